@@ -1,0 +1,438 @@
+"""The truth that the analytic predictor is tested against: real transformers and PEFT models, measured on the CPU.
+
+Nothing here knows a formula. Autograd's own hooks say what a forward pass keeps, the allocator's event record says how many
+bytes are live, and torch's FLOP counter counts what is really dispatched.
+"""
+
+import gc
+import tempfile
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+from torch.profiler import ProfilerActivity, profile, record_function
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.optimization import Adafactor
+
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup
+
+Phase = Literal["forward", "backward", "optimizer"]
+PHASES: tuple[Phase, ...] = ("forward", "backward", "optimizer")
+MARK = "oracle."
+
+
+# --- building -----------------------------------------------------------------------------------------------------------
+
+
+def build(config: Mapping[str, Any], setup: TrainSetup) -> torch.nn.Module:
+    """The model of a config.json-like dict with random weights, ready to train as `setup` says."""
+    torch.manual_seed(0)
+    model = _base_model(config, setup)
+    if setup.quantization:
+        model = _quantize(model, setup, setup.quantization)
+    if setup.lora:
+        model = _add_lora(model, setup.lora)
+    if setup.checkpointing:
+        _enable_checkpointing(model)
+    return model.train()
+
+
+def _base_model(config: Mapping[str, Any], setup: TrainSetup) -> Any:
+    fields = {k: v for k, v in config.items() if k not in ("model_type", "architectures")}
+    hf_config = AutoConfig.for_model(config["model_type"], **fields)
+    hf_config.use_cache = False
+    return AutoModelForCausalLM.from_config(hf_config, dtype=getattr(torch, setup.dtype), attn_implementation=_attention(setup))
+
+
+def _attention(setup: TrainSetup) -> str:
+    return "eager" if setup.attention == "eager" else "sdpa"
+
+
+def _quantize(model: Any, setup: TrainSetup, quantization: Quantization) -> Any:
+    """Write the model and load it back in NF4, so that transformers itself decides what is quantised."""
+    from peft import prepare_model_for_kbit_training
+
+    dtype = getattr(torch, setup.dtype)
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=quantization.double_quant,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, quantization_config=nf4, device_map="cpu", attn_implementation=_attention(setup)
+        )
+    model.config.use_cache = False
+    if quantization.recipe == "kbit":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            model = prepare_model_for_kbit_training(
+                model,
+                use_gradient_checkpointing=setup.checkpointing,
+                gradient_checkpointing_kwargs={"use_reentrant": False},
+            )
+    return model
+
+
+def _add_lora(model: Any, lora: LoraConfig) -> Any:
+    import peft
+
+    targets = list(lora.target_modules) if isinstance(lora.target_modules, tuple) else lora.target_modules
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT declares an int and takes any number
+        lora_dropout=lora.lora_dropout,
+        target_modules=targets,
+        layers_to_transform=list(lora.layers_to_transform) or None,
+        modules_to_save=list(lora.modules_to_save) or None,
+        use_rslora=lora.use_rslora,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        adapted = peft.get_peft_model(model, config, autocast_adapter_dtype=lora.adapter_dtype == "float32")
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.to(getattr(torch, lora.adapter_dtype))
+    return adapted
+
+
+def _enable_checkpointing(model: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def make_optimizer(model: torch.nn.Module, setup: TrainSetup) -> torch.optim.Optimizer:
+    """The optimizer of `setup` over what trains, with the options that the HF Trainer gives it."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    rate = 1e-4
+    implementation = {"foreach": setup.optimizer_impl == "foreach", "fused": setup.optimizer_impl == "fused"}
+    if setup.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=rate, **implementation)
+    if setup.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, **implementation)
+    if setup.optimizer == "adafactor":
+        return Adafactor(parameters, lr=rate, scale_parameter=False, relative_step=False)
+    import bitsandbytes
+
+    return bitsandbytes.optim.AdamW8bit(parameters, lr=rate)
+
+
+# --- one training step --------------------------------------------------------------------------------------------------
+
+
+def make_ids(model: Any, setup: TrainSetup) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, model.config.vocab_size, (setup.batch_size, setup.seq_len), generator=generator)
+
+
+def forward(model: Any, setup: TrainSetup, ids: torch.Tensor) -> torch.Tensor:
+    """The loss, and nothing else, of one forward pass without an attention mask."""
+    amp: AbstractContextManager[Any] = torch.autocast("cpu", torch.bfloat16) if setup.precision == "amp" else nullcontext()
+    with amp:
+        loss: torch.Tensor = model(input_ids=ids, labels=ids, use_cache=False).loss
+    return loss
+
+
+def run_steps(
+    model: torch.nn.Module,
+    setup: TrainSetup,
+    optimizer: torch.optim.Optimizer,
+    ids: torch.Tensor,
+    steps: int,
+    phase: Callable[[int, Phase], AbstractContextManager[Any]] = lambda step, name: nullcontext(),
+    zero_last: bool = True,
+) -> None:
+    """`steps` whole optimizer steps, each of `setup.accumulation` micro-batches; `phase` wraps every part of a step."""
+    for step in range(1, steps + 1):
+        for _ in range(setup.accumulation):
+            with phase(step, "forward"):
+                loss = forward(model, setup, ids)
+            with phase(step, "backward"):
+                loss.backward()
+        with phase(step, "optimizer"):
+            optimizer.step()
+        if zero_last or step < steps:
+            optimizer.zero_grad(set_to_none=True)
+        del loss
+
+
+# --- what lives on ------------------------------------------------------------------------------------------------------
+
+
+def storage_key(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def quant_state_tensors(parameter: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors beside the packed weight of a 4-bit parameter: scales, code book, offset, and the nested ones."""
+    found, states = [], [getattr(parameter, "quant_state", None)]
+    while states:
+        state = states.pop()
+        if state is not None:
+            found += [t for t in vars(state).values() if isinstance(t, torch.Tensor)]
+            states.append(getattr(state, "state2", None))
+    return found
+
+
+def quantization_state_bytes(model: torch.nn.Module) -> dict[str, int]:
+    """Bytes of the quantisation state of every 4-bit parameter."""
+    sizes = {name: sum(t.untyped_storage().nbytes() for t in quant_state_tensors(p)) for name, p in model.named_parameters()}
+    return {name: size for name, size in sizes.items() if size}
+
+
+def fixed_storages(model: torch.nn.Module) -> dict[int, int]:
+    """Key and bytes of each storage that the model owns: parameters, buffers, quantisation states."""
+    owned = [*model.parameters(), *model.buffers()]
+    owned += [t for p in model.parameters() for t in quant_state_tensors(p)]
+    return {storage_key(t): t.untyped_storage().nbytes() for t in owned}
+
+
+def persistent_bytes(
+    model: torch.nn.Module, setup: TrainSetup, optimizer: torch.optim.Optimizer
+) -> dict[str, tuple[int, int, int]]:
+    """(parameter, gradient, optimizer state) bytes by parameter name, after two real steps.
+
+    The packed weight of a 4-bit parameter is counted here, its quantisation state in `quantization_state_bytes`. A state
+    tensor that several parameters share (the code books of 8-bit AdamW) stands under the pseudo-name "shared".
+    """
+    run_steps(model, setup, optimizer, make_ids(model, setup), 2, zero_last=False)
+    holders: dict[int, int] = {}
+    for state in optimizer.state.values():
+        for tensor in _tensors(state):
+            holders[storage_key(tensor)] = holders.get(storage_key(tensor), 0) + 1
+    shared: dict[int, int] = {}
+    result = {}
+    for name, parameter in model.named_parameters():
+        grad = parameter.grad.untyped_storage().nbytes() if parameter.grad is not None else 0
+        own = 0
+        for tensor in _tensors(optimizer.state.get(parameter, {})):
+            if holders[storage_key(tensor)] > 1:
+                shared[storage_key(tensor)] = tensor.untyped_storage().nbytes()
+            else:
+                own += tensor.untyped_storage().nbytes()
+        result[name] = (parameter.untyped_storage().nbytes(), grad, own)
+    if shared:
+        result["shared"] = (0, 0, sum(shared.values()))
+    optimizer.zero_grad(set_to_none=True)
+    return result
+
+
+def _tensors(state: Mapping[str, Any]) -> list[torch.Tensor]:
+    return [value for value in state.values() if isinstance(value, torch.Tensor)]
+
+
+# --- what a forward pass keeps ------------------------------------------------------------------------------------------
+
+
+class Saved(NamedTuple):
+    """One storage that autograd keeps: its bytes, the innermost module that ran when it was saved first, and as what."""
+
+    bytes: int
+    module: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+def saved_by_storage(model: torch.nn.Module, setup: TrainSetup) -> list[Saved]:
+    """Every storage that one forward pass with labels keeps for backward, in order; the model's own are left out."""
+    known = fixed_storages(model)
+    found: dict[int, Saved] = {}
+    alive: list[torch.Tensor] = []
+
+    with module_stack(model) as stack:
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            key = storage_key(tensor)
+            if key not in known and key not in found and tensor.untyped_storage().nbytes():
+                found[key] = Saved(tensor.untyped_storage().nbytes(), stack[-1], tensor.dtype, tuple(tensor.shape))
+                alive.append(tensor)  # else its key could be used again
+            return tensor
+
+        with saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = forward(model, setup, make_ids(model, setup))
+    del loss
+    return list(found.values())
+
+
+def saved_activation_bytes(model: torch.nn.Module, setup: TrainSetup) -> int:
+    """Bytes that autograd keeps at the end of forward, parameters and buffers left out."""
+    return sum(saved.bytes for saved in saved_by_storage(model, setup))
+
+
+@contextmanager
+def module_stack(model: torch.nn.Module) -> Iterator[list[str]]:
+    """A list whose last element is the name of the module that is running."""
+    stack: list[str] = [""]
+    handles = []
+    for name, module in model.named_modules():
+
+        def enter(_module: torch.nn.Module, _args: Any, name: str = name) -> None:
+            stack.append(name)
+
+        def leave(_module: torch.nn.Module, _args: Any, _output: Any) -> None:
+            stack.pop()
+
+        handles.append(module.register_forward_pre_hook(enter))
+        handles.append(module.register_forward_hook(leave, always_call=True))
+    try:
+        yield stack
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+# --- peaks --------------------------------------------------------------------------------------------------------------
+
+Peaks = dict[tuple[int, str], int]
+
+
+def step_peaks(model: torch.nn.Module, setup: TrainSetup, steps: int = 2, source: str = "allocator") -> Peaks:
+    """Peak live bytes of each (step, phase), and of the whole step under (step, "step").
+
+    source "allocator" replays torch's own record of the CPU allocator, kernel scratch included. "dispatch" follows the
+    storages that operators return, and sees no more than those.
+    """
+    optimizer = make_optimizer(model, setup)
+    ids = make_ids(model, setup)
+    gc.collect()
+    before = fixed_storages(model) | {storage_key(ids): ids.untyped_storage().nbytes()}
+    measure = {"allocator": _allocator_peaks, "dispatch": _dispatch_peaks}[source]
+    peaks = measure(model, setup, optimizer, ids, steps, before)
+    for step in range(1, steps + 1):
+        peaks[step, "step"] = max(peaks[step, phase] for phase in PHASES)
+    return peaks
+
+
+def _allocator_peaks(
+    model: torch.nn.Module,
+    setup: TrainSetup,
+    optimizer: torch.optim.Optimizer,
+    ids: torch.Tensor,
+    steps: int,
+    before: dict[int, int],
+) -> Peaks:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run_steps(model, setup, optimizer, ids, steps, lambda step, name: record_function(f"{MARK}{step}.{name}"))
+    events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
+    marks = [(e.start_ns(), e.end_ns(), e.name()) for e in events if e.name().startswith(MARK)]
+    memory = deque(sorted(((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"), key=lambda pair: pair[0]))
+    live = sum(before.values())
+    peaks: Peaks = {}
+    for start, end, name in sorted(marks):
+        step, phase = name.removeprefix(MARK).split(".")
+        while memory and memory[0][0] < start:
+            live += memory.popleft()[1]
+        peak = live
+        while memory and memory[0][0] <= end:
+            live += memory.popleft()[1]
+            peak = max(peak, live)
+        key = (int(step), phase)
+        peaks[key] = max(peak, peaks.get(key, 0))
+    return peaks
+
+
+class StorageTracker(TorchDispatchMode):
+    """Live bytes of all CPU storages that operators return, and of those registered before."""
+
+    def __init__(self, before: Mapping[int, int]) -> None:
+        super().__init__()
+        self.live = sum(before.values())
+        self.peak = self.live
+        self._known = set(before)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu":
+                self._add(leaf.untyped_storage())
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known or not size:
+            return
+        self._known.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._remove, key, size)
+
+    def _remove(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+def _dispatch_peaks(
+    model: torch.nn.Module,
+    setup: TrainSetup,
+    optimizer: torch.optim.Optimizer,
+    ids: torch.Tensor,
+    steps: int,
+    before: dict[int, int],
+) -> Peaks:
+    peaks: Peaks = {}
+    tracker = StorageTracker(before)
+
+    @contextmanager
+    def phase(step: int, name: Phase) -> Iterator[None]:
+        tracker.peak = tracker.live
+        yield
+        peaks[step, name] = max(tracker.peak, peaks.get((step, name), 0))
+
+    with tracker:
+        run_steps(model, setup, optimizer, ids, steps, phase)
+    return peaks
+
+
+# --- FLOPs --------------------------------------------------------------------------------------------------------------
+
+
+class _FlopCounter(FlopCounterMode):
+    """Counts apart what runs in backward with grad mode on: only the recomputation of a checkpoint does."""
+
+    def __init__(self) -> None:
+        super().__init__(display=False)
+        self.with_grad = 0
+
+    def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:
+        before = self.get_total_flops()
+        result = super()._count_flops(func_packet, out, args, kwargs)
+        if torch.is_grad_enabled():
+            self.with_grad += self.get_total_flops() - before
+        return result
+
+
+def flops(model: torch.nn.Module, setup: TrainSetup) -> dict[str, int]:
+    """FLOPs of one micro-batch: forward, backward, and recompute (0 without checkpointing), none counted twice.
+
+    torch counts causal attention in full, and knows no formula for the CPU's flash attention: take eager attention where
+    the attention core must be counted.
+    """
+    ids = make_ids(model, setup)
+    with _FlopCounter() as ahead:
+        loss = forward(model, setup, ids)
+    with _FlopCounter() as back:
+        loss.backward()
+    model.zero_grad(set_to_none=True)
+    return {"forward": ahead.get_total_flops(), "backward": back.get_total_flops() - back.with_grad, "recompute": back.with_grad}
+
+
+def forward_flops_by_module(model: torch.nn.Module, setup: TrainSetup) -> dict[str, int]:
+    """Forward FLOPs by full module name, each with those of the modules inside it; the whole model is ""."""
+    with _FlopCounter() as counter, torch.no_grad():
+        forward(model, setup, make_ids(model, setup))
+    root = type(model).__name__
+    counts = {"" if name in ("Global", root) else name.removeprefix(root + "."): sum(ops.values())
+              for name, ops in counter.get_flop_counts().items()}  # fmt: skip
+    return counts
