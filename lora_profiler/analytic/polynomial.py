@@ -1,0 +1,104 @@
+"""Exact integer polynomials in batch b, sequence s and rank r: what a tensor's size is before anyone says how long or wide.
+
+A fourth symbol, t, stands for s rounded up to a multiple of 32, which the efficient attention kernel pads to.
+"""
+
+from collections.abc import Iterable
+
+Exponents = tuple[int, int, int, int]
+CONSTANT: Exponents = (0, 0, 0, 0)
+
+
+class Polynomial:
+    """An immutable sum of integer coefficients times b^i s^j r^k t^l. Supports +, - and * with its like and with ints."""
+
+    __slots__ = ("terms",)
+
+    def __init__(self, terms: dict[Exponents, int]) -> None:
+        self.terms = terms
+
+    def __add__(self, other: "Polynomial | int") -> "Polynomial":
+        terms = dict(self.terms)
+        for exponents, coefficient in _terms(other).items():
+            terms[exponents] = terms.get(exponents, 0) + coefficient
+        return Polynomial(terms)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: "Polynomial | int") -> "Polynomial":
+        return self + other * -1
+
+    def __mul__(self, other: "Polynomial | int") -> "Polynomial":
+        if isinstance(other, int):
+            return Polynomial({e: c * other for e, c in self.terms.items()})
+        terms: dict[Exponents, int] = {}
+        for (a0, a1, a2, a3), ca in self.terms.items():
+            for (b0, b1, b2, b3), cb in other.terms.items():
+                exponents = (a0 + b0, a1 + b1, a2 + b2, a3 + b3)
+                terms[exponents] = terms.get(exponents, 0) + ca * cb
+        return Polynomial(terms)
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, divisor: int) -> "Polynomial":
+        """Exact division by an int; asserts that nothing is left over."""
+        assert all(c % divisor == 0 for c in self.terms.values()), f"{self} is not divisible by {divisor}"
+        return Polynomial({e: c // divisor for e, c in self.terms.items()})
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Polynomial) and self.nonzero() == other.nonzero()
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.nonzero().items()))
+
+    def nonzero(self) -> dict[Exponents, int]:
+        return {e: c for e, c in self.terms.items() if c}
+
+    def evaluate(self, batch: int, seq: int, rank: int) -> int:
+        padded = -(-seq // 32) * 32
+        return sum(c * batch**i * seq**j * rank**k * padded**m for (i, j, k, m), c in self.terms.items())
+
+    def dominates(self, other: "Polynomial") -> bool:
+        """True if no coefficient is smaller than the other's: then this is at least as large wherever b, s, r >= 0."""
+        mine = self.terms
+        return all(mine.get(e, 0) >= c for e, c in other.terms.items()) and all(
+            c >= 0 or e in other.terms for e, c in mine.items()
+        )
+
+    def __str__(self) -> str:
+        """'4096*b*s + 512*s + 8', highest powers first; 's32' is s rounded up to 32."""
+        names = ("b", "s", "r", "s32")
+        parts = []
+        for exponents, coefficient in sorted(self.nonzero().items(), reverse=True):
+            factors = [str(coefficient)] if coefficient != 1 or exponents == CONSTANT else []
+            for name, power in zip(names, exponents, strict=True):
+                factors += [name] if power == 1 else [f"{name}^{power}"] if power else []
+            parts.append("*".join(factors))
+        return " + ".join(parts).replace("+ -", "- ") or "0"
+
+    __repr__ = __str__
+
+
+def _terms(value: Polynomial | int) -> dict[Exponents, int]:
+    return {CONSTANT: value} if isinstance(value, int) else value.terms
+
+
+def total(polynomials: Iterable[Polynomial]) -> Polynomial:
+    """The sum of any number of polynomials, 0 of none."""
+    terms: dict[Exponents, int] = {}
+    for polynomial in polynomials:
+        for exponents, coefficient in polynomial.terms.items():
+            terms[exponents] = terms.get(exponents, 0) + coefficient
+    return Polynomial(terms)
+
+
+def constant(value: int) -> Polynomial:
+    return Polynomial({CONSTANT: value})
+
+
+ZERO = constant(0)
+B = Polynomial({(1, 0, 0, 0): 1})
+S = Polynomial({(0, 1, 0, 0): 1})
+R = Polynomial({(0, 0, 1, 0): 1})
+S32 = Polynomial({(0, 0, 0, 1): 1})
+TOKENS = B * S

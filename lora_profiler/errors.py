@@ -1,0 +1,42 @@
+"""Every error that a user can cause or meet, with the exit code that `lora-profile` answers it with."""
+
+from difflib import get_close_matches
+from typing import Iterable
+
+
+class LoraProfilerError(Exception):
+    """Base of all errors raised on purpose. `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class UsageError(LoraProfilerError, ValueError):
+    """The question itself is wrong: an unknown option value, card or target module, a size out of range."""
+
+    exit_code = 2
+
+
+class TargetModulesError(UsageError):
+    """PEFT would refuse these target modules; the message gives its reason and what to use instead."""
+
+
+class ModelNotFoundError(LoraProfilerError):
+    """The model could not be obtained: unknown, gated, offline, or a config.json that is no such thing."""
+
+    exit_code = 3
+
+
+class UnsupportedModelError(ModelNotFoundError):
+    """The config.json is fine, but nothing installed here can say what weights such a model has."""
+
+
+def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The known words closest to `word`, best first, compared without case; at most `count`."""
+    by_lower = {k.lower(): k for k in known}
+    return [by_lower[k] for k in get_close_matches(word.lower(), by_lower, n=count, cutoff=0.5)]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """' Did you mean a, b?' for an error message, or '' when nothing known is close to `word`."""
+    close = nearest(word, known)
+    return f" Did you mean {', '.join(close)}?" if close else ""

@@ -1,0 +1,120 @@
+"""What a model is made of: every named weight with its shape, and the config fields that change memory.
+
+Names are those of `named_modules()` / `named_parameters()` in transformers. A model of 80 equal layers holds one copy of
+that layer: a `Stack` lists its distinct layers once and says in which order they follow.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from typing import Any
+
+LINEAR_KINDS = frozenset({"Linear", "Conv1D"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weight:
+    """One parameter of a module. `name` is local ("weight"); `tied_to` is the full name of the parameter it shares."""
+
+    name: str
+    shape: tuple[int, ...]
+    tied_to: str | None = None
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Module:
+    """A module that owns parameters itself.
+
+    `name` is relative to the layer inside a `Stack` ("self_attn.q_proj"), absolute outside. `kind` is the torch class that
+    PEFT tells apart ("Linear", "Conv1D", "Embedding", "Conv2d", ...), else the class name ("LlamaRMSNorm").
+    """
+
+    name: str
+    kind: str
+    weights: tuple[Weight, ...]
+
+    @property
+    def is_linear(self) -> bool:
+        return self.kind in LINEAR_KINDS
+
+    @property
+    def in_features(self) -> int | None:
+        """Columns of x that the layer takes; None if the module is not linear. Conv1D stores its weight transposed."""
+        return self._shape[1 if self.kind == "Linear" else 0] if self.is_linear else None
+
+    @property
+    def out_features(self) -> int | None:
+        return self._shape[0 if self.kind == "Linear" else 1] if self.is_linear else None
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return self.weight("weight").shape
+
+    def weight(self, name: str) -> Weight:
+        for weight in self.weights:
+            if weight.name == name:
+                return weight
+        raise KeyError(f"{self.name} has no parameter {name}")
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters that this module adds to the model; a tied weight adds none."""
+        return sum(w.numel for w in self.weights if w.tied_to is None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """The layers of one ModuleList: `kinds[order[i]]` are the modules of layer i, whose name is `f"{name}.{i}"`."""
+
+    name: str
+    kinds: tuple[tuple[Module, ...], ...]
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A model as the answerers see it: identity, config.json fields and weights. Equal when id and fingerprint are.
+
+    `config` holds config.json's fields in transformers' present spelling (`hidden_size`, `num_hidden_layers`, ...), of the
+    language model where the file nests it. `source` tells where they came from: "bundled", a path, or "hub".
+    """
+
+    id: str
+    model_type: str
+    architecture: str
+    source: str
+    fingerprint: str
+    dtype: str | None = field(compare=False)
+    config: Mapping[str, Any] = field(compare=False, repr=False)
+    parts: tuple[Module | Stack, ...] = field(compare=False, repr=False)
+
+    def modules(self) -> Iterator[tuple[str, Module]]:
+        """(full name, module) of every module that owns parameters, in the order of `named_modules()`."""
+        for part in self.parts:
+            if isinstance(part, Module):
+                yield part.name, part
+            else:
+                for i, kind in enumerate(part.order):
+                    for module in part.kinds[kind]:
+                        yield f"{part.name}.{i}.{module.name}", module
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """Unique parameters, tied weights once, buffers not counted: PEFT's and transformers' own count."""
+        total = 0
+        for part in self.parts:
+            if isinstance(part, Module):
+                total += part.num_parameters
+            else:
+                sizes = [sum(m.num_parameters for m in kind) for kind in part.kinds]
+                total += sum(sizes[kind] for kind in part.order)
+        return total
+
+    @property
+    def num_layers(self) -> int:
+        return int(self.config["num_hidden_layers"])

@@ -1,0 +1,122 @@
+"""An answer: memory at every named moment, FLOPs, cost per layer. Ints only; text is made by `units` and `report`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from lora_profiler.workload import Workload
+
+Category = Literal[
+    "parameters", "quantization_state", "adapters", "buffers", "gradients", "optimizer_states", "inputs", "activations",
+    "logits_and_loss", "temporaries", "workspace", "communication", "unattributed",
+]  # fmt: skip
+CATEGORIES: tuple[Category, ...] = Category.__args__  # type: ignore[attr-defined]  # typing has no public accessor on an alias
+
+MomentName = Literal["setup", "end_of_forward", "loss_backward", "last_layer_backward", "first_layer_backward", "optimizer_step"]
+MOMENTS: tuple[MomentName, ...] = MomentName.__args__  # type: ignore[attr-defined]
+Step = Literal[1, "steady"]
+Engine = Literal["analytic", "compiled", "traced"]
+Exactness = Literal["exact", "estimate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """Live bytes of **one instant** by category. `step` 1 has no optimizer states yet during forward and backward."""
+
+    moment: MomentName
+    step: Step
+    bytes: Mapping[Category, int]
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.bytes.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterCount:
+    """Numbers, not bytes. `base` is the model's own count, tied weights once; `adapter` what LoRA adds."""
+
+    base: int
+    adapter: int
+    trainable: int
+
+    @property
+    def total(self) -> int:
+        return self.base + self.adapter
+
+    @property
+    def trainable_fraction(self) -> float:
+        return self.trainable / self.total
+
+    @property
+    def reduction_vs_full(self) -> float:
+        return 1 - self.trainable / self.base
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlopCount:
+    """FLOPs (2 x multiply-add) of one micro-batch as the hardware runs them; frozen weights skip what autograd skips."""
+
+    forward: int
+    backward: int
+    recompute: int
+    tokens: int
+
+    @property
+    def total(self) -> int:
+        return self.forward + self.backward + self.recompute
+
+    @property
+    def per_token(self) -> int:
+        return self.total // self.tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCost:
+    """What one named module costs: a linear with its adapter, a norm, or the attention core of a layer (no weights)."""
+
+    name: str
+    kind: str
+    in_features: int | None
+    out_features: int | None
+    num_parameters: int
+    num_trainable_parameters: int
+    parameter_bytes: int
+    gradient_bytes: int
+    optimizer_state_bytes: int
+    saved_activation_bytes: int
+    flops: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The answer to one workload. `layers` are worked out when asked for.
+
+    `persistent_bytes` holds parameters, quantization_state, adapters, gradients, optimizer_states. `saved_activation_bytes`
+    is everything autograd keeps at the end of forward, parameters left out; None where the engine does not know it.
+    `exactness` tells whether `peak` is exact by construction; `error_bound` is the largest relative error seen where it is
+    an estimate (0.15: within 15 %), None where nothing is claimed.
+    """
+
+    workload: Workload
+    engine: Engine
+    exactness: Exactness
+    assumptions: tuple[str, ...]
+    error_bound: float | None
+    attention_kernel: str
+    parameters: ParameterCount
+    persistent_bytes: Mapping[str, int]
+    saved_activation_bytes: int | None
+    moments: tuple[Moment, ...]
+    flops: FlopCount | None
+    layer_source: Callable[[], tuple[LayerCost, ...]] = field(repr=False, compare=False)
+
+    @cached_property
+    def layers(self) -> tuple[LayerCost, ...]:
+        return self.layer_source()
+
+    @cached_property
+    def peak(self) -> Moment:
+        """The steady-state moment with the most live bytes; the earliest of equals."""
+        return max((m for m in self.moments if m.step == "steady"), key=lambda m: m.total_bytes)

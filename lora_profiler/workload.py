@@ -1,0 +1,161 @@
+"""The question: which model, trained how. Frozen, hashable, and refused with a clear message when it makes no sense."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.model_spec import ModelSpec
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Optimizer = Literal["adamw", "adamw_8bit", "sgd", "adafactor"]
+OptimizerImpl = Literal["foreach", "fused", "forloop"]
+Attention = Literal["auto", "flash", "efficient", "cudnn", "math", "eager"]
+Device = Literal["cuda", "cpu", "mps", "xpu"]
+Precision = Literal["pure", "amp"]
+Recipe = Literal["stock", "kbit", "trl"]
+Method = Literal["full", "lora", "qlora"]
+
+DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+MAX_SIZE = 2**31 - 1
+"""Largest batch, sequence or rank accepted: beyond it torch's own index arithmetic no longer holds."""
+
+
+def _choice(name: str, value: object, accepted: tuple[str, ...]) -> None:
+    if value not in accepted:
+        raise UsageError(f"{name} is {value!r}; accepted: {', '.join(accepted)}.{did_you_mean(str(value), accepted)}")
+
+
+def _positive(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_SIZE:
+        raise UsageError(f"{name} is {value!r}; it must be a whole number from 1 to {MAX_SIZE}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraConfig:
+    """A LoRA adapter, spelled as in `peft.LoraConfig`.
+
+    target_modules: "all-linear", None (PEFT's default for the model type), a tuple of names matched by suffix, or one
+    regular expression matched in full, as PEFT does. `lora_alpha` None means twice the rank. `adapter_dtype` is the dtype
+    of A and B: float32 is what PEFT makes of a 16-bit base unless `autocast_adapter_dtype=False`.
+
+    Raises UsageError for values that PEFT refuses.
+    """
+
+    r: int = 16
+    lora_alpha: float | None = None
+    lora_dropout: float = 0.0
+    target_modules: str | tuple[str, ...] | None = "all-linear"
+    layers_to_transform: tuple[int, ...] = ()
+    modules_to_save: tuple[str, ...] = ()
+    use_rslora: bool = False
+    adapter_dtype: Dtype = "float32"
+
+    def __post_init__(self) -> None:
+        _positive("rank", self.r)
+        if not isinstance(self.lora_dropout, int | float) or not 0.0 <= self.lora_dropout < 1.0:
+            raise UsageError(f"dropout is {self.lora_dropout!r}; it must be at least 0 and below 1.")
+        if self.lora_alpha is not None and not (isinstance(self.lora_alpha, int | float) and self.lora_alpha > 0):
+            raise UsageError(f"alpha is {self.lora_alpha!r}; it must be a number above 0.")
+        _choice("adapter dtype", self.adapter_dtype, get_args(Dtype))
+        if self.target_modules == () or self.target_modules == "":
+            raise UsageError("target modules are empty; name at least one, or use all-linear.")
+
+    @property
+    def alpha(self) -> float:
+        return 2 * self.r if self.lora_alpha is None else self.lora_alpha
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantization:
+    """The frozen base in NF4 (bitsandbytes, block 64), with or without double quantisation.
+
+    recipe: "stock" injects adapters as PEFT does; "kbit" first runs `prepare_model_for_kbit_training` (every parameter left
+    in 16 bit becomes float32); "trl" keeps the base as it is and trains bfloat16 adapters.
+    """
+
+    double_quant: bool = True
+    recipe: Recipe = "stock"
+
+    def __post_init__(self) -> None:
+        _choice("recipe", self.recipe, get_args(Recipe))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSetup:
+    """How the model is trained. `lora=None` is full fine-tuning; `quantization` needs LoRA and makes it QLoRA.
+
+    `batch_size` is the micro-batch, `seq_len` its padded length in tokens. `dtype` is that of the base weights; `precision`
+    "amp" runs the forward pass under bfloat16 autocast. `checkpointing` is non-reentrant, one segment a layer.
+
+    Raises UsageError for values out of range and for options that contradict each other.
+    """
+
+    lora: LoraConfig | None = None
+    quantization: Quantization | None = None
+    batch_size: int = 1
+    seq_len: int = 2048
+    accumulation: int = 1
+    dtype: Dtype = "bfloat16"
+    precision: Precision = "pure"
+    optimizer: Optimizer = "adamw"
+    optimizer_impl: OptimizerImpl = "foreach"
+    checkpointing: bool = False
+    attention: Attention = "auto"
+    device: Device = "cuda"
+
+    def __post_init__(self) -> None:
+        _positive("batch size", self.batch_size)
+        _positive("sequence length", self.seq_len)
+        _positive("accumulation", self.accumulation)
+        _choice("dtype", self.dtype, get_args(Dtype))
+        _choice("precision", self.precision, get_args(Precision))
+        _choice("optimizer", self.optimizer, get_args(Optimizer))
+        _choice("optimizer implementation", self.optimizer_impl, get_args(OptimizerImpl))
+        _choice("attention", self.attention, get_args(Attention))
+        _choice("device", self.device, get_args(Device))
+        if self.quantization is not None and self.lora is None:
+            raise UsageError("a 4-bit base cannot be trained in full; add a LoRA adapter (method qlora).")
+        if self.optimizer in ("adamw_8bit", "adafactor") and self.optimizer_impl == "fused":
+            raise UsageError(f"{self.optimizer} has no fused implementation; leave --optimizer-impl out.")
+
+    @property
+    def method(self) -> Method:
+        if self.lora is None:
+            return "full"
+        return "lora" if self.quantization is None else "qlora"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """One frozen question: this model, trained with this setup."""
+
+    model: ModelSpec
+    setup: TrainSetup = field(default_factory=TrainSetup)
+
+    @property
+    def key(self) -> str:
+        """A short name of this case that is the same on every machine: model id, method and a hash of everything."""
+        text = json.dumps([self.model.id, self.model.fingerprint, setup_dict(self.setup)], sort_keys=True)
+        return f"{self.model.id.replace('/', '--')}-{self.setup.method}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def setup_dict(setup: TrainSetup) -> dict[str, Any]:
+    """The setup as JSON spells it: `method` and LoRA's fields beside the rest, absent ones null."""
+    lora, quantization = setup.lora, setup.quantization
+    rest = {k: v for k, v in asdict(setup).items() if k not in ("lora", "quantization")}
+    return {
+        "method": setup.method,
+        "rank": lora.r if lora else None,
+        "alpha": lora.alpha if lora else None,
+        "dropout": lora.lora_dropout if lora else None,
+        "targets": list(lora.target_modules) if lora and isinstance(lora.target_modules, tuple) else lora.target_modules if lora else None,
+        "layers_to_transform": list(lora.layers_to_transform) if lora else None,
+        "modules_to_save": list(lora.modules_to_save) if lora else None,
+        "use_rslora": lora.use_rslora if lora else None,
+        "adapter_dtype": lora.adapter_dtype if lora else None,
+        "double_quant": quantization.double_quant if quantization else None,
+        "recipe": quantization.recipe if quantization else None,
+        **rest,
+    }
