@@ -1,0 +1,5 @@
+"""The analytic predictor: exact rules on symbolic sizes, without torch. `predict(workload)`, `peak_bytes`, `sweep`."""
+
+from lora_profiler.analytic.predict import peak_bytes, predict
+
+__all__ = ["peak_bytes", "predict"]

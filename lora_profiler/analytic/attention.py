@@ -1,0 +1,31 @@
+"""Which attention kernel a workload runs: what is asked for, or what torch takes for device, dtype, heads and mask."""
+
+from lora_profiler.analytic.families import FAMILIES
+from lora_profiler.workload import Workload
+
+FLASH_MAX_HEAD_DIM = 256
+
+
+def resolve_kernel(workload: Workload) -> str:
+    """ "eager", "cpu" (torch's flash kernel for CPU), "flash", "efficient", "cudnn" or "math".
+
+    CUDA prefers flash, then efficient, then math; flash takes 16-bit inputs only. Without a mask transformers hands grouped
+    heads to SDPA as they are (`enable_gqa`), which the efficient kernel does not take: float32 with grouped heads falls to
+    math. A mask (a filled sliding window) is decided layer by layer. Gemma 2 with softcapping runs eager whatever is asked.
+    """
+    setup, model = workload.setup, workload.model
+    if model.model_type not in FAMILIES:
+        return setup.attention
+    config = model.config
+    if setup.attention == "eager" or config.get("attn_logit_softcapping") is not None and model.model_type == "gemma2":
+        return "eager"
+    if setup.device == "cpu":
+        return "math" if setup.attention == "math" else "cpu"
+    if setup.attention != "auto":
+        return setup.attention
+    if setup.device == "mps":
+        return "math"
+    if setup.dtype != "float32" and config["head_dim"] <= FLASH_MAX_HEAD_DIM:
+        return "flash"
+    grouped = config["num_key_value_heads"] != config["num_attention_heads"] and config["head_dim"] <= FLASH_MAX_HEAD_DIM
+    return "math" if grouped else "efficient"

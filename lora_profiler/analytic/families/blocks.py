@@ -1,0 +1,157 @@
+"""Pieces that several families share: norms, rotary embedding, attention, gated MLP. Each mirrors transformers' own code."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lora_profiler.analytic.ledger import Ledger, Tensor
+from lora_profiler.analytic.polynomial import S32, TOKENS, B, Polynomial, S, constant
+
+Config = Mapping[str, Any]
+
+COMPOSITE_ACTIVATIONS = frozenset({"gelu_new", "gelu_fast", "gelu_python", "quick_gelu"})
+OUTPUT_KEEPERS = frozenset({"relu", "tanh", "sigmoid"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heads:
+    """Attention shape: query heads, key/value heads, features a head."""
+
+    query: int
+    key_value: int
+    dim: int
+
+    @property
+    def groups(self) -> int:
+        return self.query // self.key_value
+
+
+def heads_of(c: Config) -> Heads:
+    return Heads(query=c["num_attention_heads"], key_value=c["num_key_value_heads"], dim=c["head_dim"])
+
+
+def rms_norm(op: Ledger, x: Tensor, name: str, rows: Polynomial = TOKENS, *, style: str = "llama") -> Tensor:
+    """w * x / rms(x), computed in float32.
+
+    style "llama" converts back before multiplying by w, "olmo" after, "gemma" multiplies by (1 + w) in float32.
+    """
+    op.scope = name
+    weight = op.weight(name)
+    wide = op.cast(x, "float32")
+    inverse = op.activation(op.scale(op.reduce(op.square(wide), rows)), keeps_output=True)
+    normed = op.multiply(wide, inverse)
+    if style == "gemma":
+        return op.cast(op.multiply(normed, op.scale(op.cast(weight, "float32"))), x.dtype)
+    if style == "olmo":
+        return op.cast(op.multiply(normed, weight), x.dtype)
+    return op.multiply(op.cast(normed, x.dtype), weight)
+
+
+def rotary(
+    op: Ledger,
+    x: Tensor,
+    head_dim: int,
+    rotary_dim: int,
+    tables: str = "rotary",
+    *,
+    dtype: str | None = None,
+    always_concatenates: bool = False,
+) -> Tensor:
+    """x cos + rotate_half(x) sin over the first `rotary_dim` of each head's features; cos and sin are (1, s, rotary_dim).
+
+    `dtype` of the tables is the residual stream's unless given. Families that allow a partial rotation concatenate the
+    rest even where there is none.
+    """
+    cos, sin = (op.shared(f"{tables}.{t}", S * rotary_dim, dtype or op.rules.rest_dtype) for t in ("cos", "sin"))
+    rotated_elements = x.elements // head_dim * rotary_dim
+    rest = x.elements - rotated_elements
+    part = x if rotary_dim == head_dim else op.split(x, (rotated_elements, rest))[0]
+    half = Tensor(part.elements // 2, part.dtype, part.requires_grad, part.storage)
+    turned = op.concatenate(op.scale(half), half, elements=rotated_elements)
+    out = op.add(op.multiply(part, cos), op.multiply(turned, sin))
+    if rotary_dim < head_dim or always_concatenates:
+        out = op.concatenate(out, part, elements=x.elements)
+    return op.cast(out, x.dtype)
+
+
+def repeat(op: Ledger, x: Tensor, groups: int) -> Tensor:
+    """`repeat_kv`: each key/value head copied for its query heads; nothing to do without groups."""
+    if groups == 1:
+        return x
+    out = op.fresh(x.elements * groups, x.dtype, x.requires_grad)
+    op.record((x,), (out,))
+    return out
+
+
+def attention(
+    op: Ledger,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: Heads,
+    scope: str,
+    *,
+    dropout: float = 0.0,
+    masked: bool = False,
+    upcast: bool = True,
+    softcap: bool = False,
+) -> Tensor:
+    """softmax(q k^T) v by the kernel that the rules name. `masked`: an explicit mask excludes the flash kernels.
+
+    eager: `eager_attention_forward` of the family (`upcast`: float32 softmax). SDPA: PyTorch's fused kernels keep q, k, v,
+    their output and the row-wise log-sum-exp.
+    """
+    op.scope = scope
+    kernel = op.rules.kernel
+    if kernel in ("eager", "math"):
+        return _scores(op, q, k, v, heads, dropout, upcast and kernel == "eager", softcap)
+    if kernel == "cpu" and dropout > 0.0:
+        return _scores(op, q, k, v, heads, dropout, False, False)
+    if masked or kernel in ("efficient", "cudnn"):
+        k, v = repeat(op, k, heads.groups), repeat(op, v, heads.groups)
+    out = op.fresh(q.elements, q.dtype, q.requires_grad or k.requires_grad or v.requires_grad)
+    rows = B * S32 if kernel == "efficient" or (masked and kernel != "cpu") else TOKENS
+    kept = [q, k, v, out, op.fresh(rows * heads.query, "float32", False)]
+    if kernel != "cpu":
+        kept.append(op.fresh(constant(24 if kernel == "flash" and not masked else 16), "uint8", False))
+    if masked:
+        kept.append(op.fresh(B * S * S, q.dtype, False))
+    flops = q.elements * S * 4
+    op.record((q, k, v), (out,), kept, flops, flops // 2 * 5, saves_output=True)
+    return op.view(out)
+
+
+def _scores(
+    op: Ledger, q: Tensor, k: Tensor, v: Tensor, heads: Heads, dropout: float, upcast: bool, softcap: bool
+) -> Tensor:
+    """Attention written out: scores (b, heads, s, s), softmax, product with v."""
+    k, v = repeat(op, k, heads.groups), repeat(op, v, heads.groups)
+    size = TOKENS * S * heads.query
+    scores = op.scale(op.matmul(q, k, size, constant(heads.dim)))
+    if softcap:
+        scores = op.scale(op.activation(op.scale(scores), keeps_output=True))
+    weights = op.softmax(op.scale(scores), "float32" if upcast else q.dtype)
+    weights = op.dropout(op.cast(weights, q.dtype), dropout)
+    out = op.matmul(weights, v, q.elements, S)
+    return op.view(out) if op.rules.seq_is_one else op.copy(out)
+
+
+def gated_mlp(op: Ledger, x: Tensor, c: Config, name: str = "mlp", intermediate: int | None = None) -> Tensor:
+    """down(act(gate(x)) * up(x))."""
+    gate = op.linear(x, f"{name}.gate_proj")
+    op.scope = name
+    acted = activate(op, gate, c["hidden_act"])
+    up = op.linear(x, f"{name}.up_proj")
+    op.scope = name
+    return op.linear(op.multiply(acted, up), f"{name}.down_proj")
+
+
+def activate(op: Ledger, x: Tensor, kind: str) -> Tensor:
+    """The activation function by its transformers name; `gelu_new` is written out in Python and keeps four tensors."""
+    if kind == "gelu_new":
+        # 0.5 * x * (1 + tanh(c * (x + 0.044715 * x^3))): 0.5x, x^3, tanh and 1 + tanh are tensors of their own
+        cube = op.square(x)
+        inner = op.scale(op.add(x, op.scale(cube)))
+        bracket = op.scale(op.activation(inner, keeps_output=True))
+        return op.multiply(op.scale(x), bracket)
+    return op.activation(x, keeps_output=kind in OUTPUT_KEEPERS)

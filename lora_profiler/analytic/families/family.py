@@ -1,0 +1,56 @@
+"""What a family has to say: how it embeds, what one layer does, and how it gets from the last layer to logits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lora_profiler.analytic.families.blocks import Config
+from lora_profiler.analytic.ledger import Ledger, Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """`stack` is the ModuleList of decoder layers. `embed` turns ids into the residual stream, `layer` runs layer i,
+    `head` makes logits of the last hidden state, `norm` that state of the last layer's output.
+
+    `window(config, i)` is the sliding window of layer i in tokens, None for full attention; `head_name` the output layer.
+    `rotary_sets(config)` are the (name, features) of its rotary tables, in `rotary_dtype` or the residual stream's dtype;
+    `buffer_bytes(dtype)` what the model registers beside them.
+    """
+
+    stack: str
+    embed: Callable[[Ledger, Tensor, Config], Tensor]
+    layer: Callable[[Ledger, Tensor, Config, int], Tensor]
+    norm: Callable[[Ledger, Tensor, Config], Tensor]
+    head: Callable[[Ledger, Tensor, Config], Tensor]
+    window: Callable[[Config, int], int | None]
+    rotary_sets: Callable[[Config], tuple[tuple[str, int], ...]]
+    head_name: str = "lm_head"
+    rotary_dtype: str | None = None
+    buffer_bytes: Callable[[str], int] = lambda dtype: 0
+
+
+def plain_embedding(name: str) -> Callable[[Ledger, Tensor, Config], Tensor]:
+    def embed(op: Ledger, ids: Tensor, c: Config) -> Tensor:
+        return op.inputs(op.embedding(name, ids, c["hidden_size"]))
+
+    return embed
+
+
+def plain_head(op: Ledger, x: Tensor, c: Config) -> Tensor:
+    return op.linear(x, "lm_head")
+
+
+def full_attention(c: Config, layer: int) -> int | None:
+    return None
+
+
+def window_by_layer_type(c: Config, layer: int) -> int | None:
+    """`layer_types` where the config has them, else its `sliding_window` for every layer."""
+    types = c.get("layer_types")
+    if types:
+        return c.get("sliding_window") if types[layer] == "sliding_attention" else None
+    return c.get("sliding_window")
+
+
+def one_rotary_set(c: Config) -> tuple[tuple[str, int], ...]:
+    return (("rotary", c["head_dim"]),)

@@ -1,0 +1,86 @@
+"""Gemma 1 to 3, text: (1 + w) norms in float32, scaled embeddings, sandwich norms and softcapping from Gemma 2 on."""
+
+from lora_profiler.analytic.families.blocks import Config, attention, gated_mlp, heads_of, rms_norm, rotary
+from lora_profiler.analytic.families.family import Family, full_attention, one_rotary_set, plain_head, window_by_layer_type
+from lora_profiler.analytic.families.llama import residual
+from lora_profiler.analytic.ledger import Ledger, Tensor
+from lora_profiler.analytic.polynomial import TOKENS, constant
+
+
+def embed(op: Ledger, ids: Tensor, c: Config) -> Tensor:
+    """Embedding times sqrt(hidden_size); the scale is a scalar buffer, converted to the weight's dtype if that differs."""
+    x = op.embedding("model.embed_tokens", ids, c["hidden_size"])
+    scale = op.fresh(constant(1), x.dtype, False)
+    if x.dtype == "float32":
+        scale.storage.role = "parameter"
+    return op.inputs(op.multiply(x, scale))
+
+
+def self_attention(op: Ledger, x: Tensor, c: Config, layer: int, *, norms: bool, softcap: bool) -> Tensor:
+    heads = heads_of(c)
+    sliding = (c.get("layer_types") or ("full_attention",) * (layer + 1))[layer] == "sliding_attention"
+    q, k, v = (op.linear(x, f"self_attn.{name}_proj") for name in "qkv")
+    if norms:
+        q = rms_norm(op, q, "self_attn.q_norm", TOKENS * heads.query, style="gemma")
+        k = rms_norm(op, k, "self_attn.k_norm", TOKENS * heads.key_value, style="gemma")
+    op.scope = "self_attn"
+    tables = "rotary.sliding" if norms and sliding else "rotary"
+    q, k = (rotary(op, t, heads.dim, heads.dim, tables) for t in (q, k))
+    masked = layer in op.rules.window_filled
+    v = op.view(v, merged=False)
+    out = attention(op, q, k, v, heads, "self_attn", dropout=c["attention_dropout"], masked=masked, softcap=softcap)
+    return op.linear(out, "self_attn.o_proj")
+
+
+def gemma_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
+    normed = rms_norm(op, x, "input_layernorm", style="gemma")
+    x = residual(op, x, self_attention(op, normed, c, layer, norms=False, softcap=False))
+    return residual(op, x, gated_mlp(op, rms_norm(op, x, "post_attention_layernorm", style="gemma"), c))
+
+
+def sandwich_layer(op: Ledger, x: Tensor, c: Config, layer: int, *, norms: bool, softcap: bool) -> Tensor:
+    normed = rms_norm(op, x, "input_layernorm", style="gemma")
+    update = self_attention(op, normed, c, layer, norms=norms, softcap=softcap)
+    x = residual(op, x, rms_norm(op, update, "post_attention_layernorm", style="gemma"))
+    update = gated_mlp(op, rms_norm(op, x, "pre_feedforward_layernorm", style="gemma"), c)
+    return residual(op, x, rms_norm(op, update, "post_feedforward_layernorm", style="gemma"))
+
+
+def gemma2_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
+    return sandwich_layer(op, x, c, layer, norms=False, softcap=c.get("attn_logit_softcapping") is not None)
+
+
+def gemma3_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
+    return sandwich_layer(op, x, c, layer, norms=True, softcap=False)
+
+
+def norm(op: Ledger, x: Tensor, c: Config) -> Tensor:
+    return rms_norm(op, x, "model.norm", style="gemma")
+
+
+def softcapped_head(op: Ledger, x: Tensor, c: Config) -> Tensor:
+    logits = op.linear(x, "lm_head")
+    if c.get("final_logit_softcapping") is None:
+        return logits
+    return op.scale(op.activation(op.scale(logits), keeps_output=True))
+
+
+def two_rotary_sets(c: Config) -> tuple[tuple[str, int], ...]:
+    """Gemma 3 rotates sliding and full layers by different tables, made for the layer types that occur."""
+    kinds = set(c["layer_types"])
+    sets = [("rotary", "full_attention"), ("rotary.sliding", "sliding_attention")]
+    return tuple((name, c["head_dim"]) for name, kind in sets if kind in kinds)
+
+
+GEMMA = Family(
+    stack="model.layers", embed=embed, layer=gemma_layer, norm=norm, head=plain_head,
+    window=full_attention, rotary_sets=one_rotary_set,
+)  # fmt: skip
+GEMMA2 = Family(
+    stack="model.layers", embed=embed, layer=gemma2_layer, norm=norm, head=softcapped_head,
+    window=window_by_layer_type, rotary_sets=one_rotary_set,
+)  # fmt: skip
+GEMMA3 = Family(
+    stack="model.layers", embed=embed, layer=gemma3_layer, norm=norm, head=softcapped_head,
+    window=window_by_layer_type, rotary_sets=two_rotary_sets,
+)  # fmt: skip

@@ -1,0 +1,42 @@
+"""GPT-2: learned positions, LayerNorm, fused Conv1D c_attn, gelu_new written out (transformers `modeling_gpt2.py`)."""
+
+from lora_profiler.analytic.families.blocks import Config, activate, attention, heads_of
+from lora_profiler.analytic.families.family import Family, full_attention, plain_head
+from lora_profiler.analytic.families.llama import residual
+from lora_profiler.analytic.ledger import Ledger, Tensor
+from lora_profiler.analytic.polynomial import TOKENS, S
+
+
+def embed(op: Ledger, ids: Tensor, c: Config) -> Tensor:
+    tokens = op.inputs(op.embedding("transformer.wte", ids, c["hidden_size"]))
+    positions = op.embedding("transformer.wpe", op.fresh(S, "int64", False), c["hidden_size"])
+    op.scope = "transformer"
+    return op.dropout(op.add(tokens, positions), c["embd_pdrop"])
+
+
+def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
+    heads = heads_of(c)
+    fused = op.linear(op.layer_norm(x, "ln_1"), "attn.c_attn")
+    op.scope = "attn"
+    q, k, v = op.split(fused, [TOKENS * c["hidden_size"]] * 3, merged=False)
+    out = attention(op, q, k, v, heads, "attn", dropout=c["attn_pdrop"], upcast=False)
+    x = residual(op, op.dropout(op.linear(out, "attn.c_proj"), c["resid_pdrop"]), x)
+    inner = op.linear(op.layer_norm(x, "ln_2"), "mlp.c_fc")
+    op.scope = "mlp"
+    update = op.linear(activate(op, inner, c["hidden_act"]), "mlp.c_proj")
+    return residual(op, x, op.dropout(update, c["resid_pdrop"]))
+
+
+def norm(op: Ledger, x: Tensor, c: Config) -> Tensor:
+    return op.layer_norm(x, "transformer.ln_f")
+
+
+GPT2 = Family(
+    stack="transformer.h",
+    embed=embed,
+    layer=layer,
+    norm=norm,
+    head=plain_head,
+    window=full_attention,
+    rotary_sets=lambda c: (),
+)

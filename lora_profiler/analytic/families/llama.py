@@ -1,0 +1,87 @@
+"""Llama and its close relatives: Mistral, Qwen2, Qwen3, Olmo2 (transformers `modeling_llama.py` and the like)."""
+
+from lora_profiler.analytic.families.blocks import Config, attention, gated_mlp, heads_of, rms_norm, rotary
+from lora_profiler.analytic.families.family import (
+    Family,
+    full_attention,
+    one_rotary_set,
+    plain_embedding,
+    plain_head,
+    window_by_layer_type,
+)
+from lora_profiler.analytic.ledger import Ledger, Tensor
+from lora_profiler.analytic.polynomial import TOKENS
+
+
+def self_attention(op: Ledger, x: Tensor, c: Config, masked: bool, norms: str = "none") -> Tensor:
+    """q, k, v, optional norms of q and k (Qwen3 per head, Olmo2 over all heads), rotary embedding, attention, output.
+
+    `norms`: "none", "heads" or "all".
+    """
+    heads = heads_of(c)
+    q, k, v = (op.linear(x, f"self_attn.{name}_proj") for name in "qkv")
+    if norms == "heads":
+        q = rms_norm(op, q, "self_attn.q_norm", TOKENS * heads.query)
+        k = rms_norm(op, k, "self_attn.k_norm", TOKENS * heads.key_value)
+    elif norms == "all":
+        q = rms_norm(op, q, "self_attn.q_norm", style="olmo")
+        k = rms_norm(op, k, "self_attn.k_norm", style="olmo")
+    op.scope = "self_attn"
+    table_dtype = "float32" if norms == "all" else None
+    q, k = (rotary(op, t, heads.dim, heads.dim, dtype=table_dtype) for t in (q, k))
+    v = op.view(v, merged=False)
+    out = attention(op, q, k, v, heads, "self_attn", dropout=c["attention_dropout"], masked=masked)
+    return op.linear(out, "self_attn.o_proj")
+
+
+def residual(op: Ledger, x: Tensor, update: Tensor) -> Tensor:
+    op.scope = ""
+    return op.add(x, update)
+
+
+def llama_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
+    masked = layer in op.rules.window_filled
+    x = residual(op, x, self_attention(op, rms_norm(op, x, "input_layernorm"), c, masked))
+    return residual(op, x, gated_mlp(op, rms_norm(op, x, "post_attention_layernorm"), c))
+
+
+def qwen3_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
+    masked = layer in op.rules.window_filled
+    x = residual(op, x, self_attention(op, rms_norm(op, x, "input_layernorm"), c, masked, norms="heads"))
+    return residual(op, x, gated_mlp(op, rms_norm(op, x, "post_attention_layernorm"), c))
+
+
+def olmo2_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
+    """Norms follow attention and MLP instead of preceding them."""
+    update = rms_norm(op, self_attention(op, x, c, False, norms="all"), "post_attention_layernorm", style="olmo")
+    x = residual(op, x, update)
+    return residual(op, x, rms_norm(op, gated_mlp(op, x, c), "post_feedforward_layernorm", style="olmo"))
+
+
+def final_norm(op: Ledger, x: Tensor, c: Config) -> Tensor:
+    return rms_norm(op, x, "model.norm")
+
+
+def olmo2_final_norm(op: Ledger, x: Tensor, c: Config) -> Tensor:
+    return rms_norm(op, x, "model.norm", style="olmo")
+
+
+EMBED = plain_embedding("model.embed_tokens")
+
+LLAMA = Family(
+    stack="model.layers", embed=EMBED, layer=llama_layer, norm=final_norm, head=plain_head,
+    window=full_attention, rotary_sets=one_rotary_set,
+)  # fmt: skip
+MISTRAL = Family(
+    stack="model.layers", embed=EMBED, layer=llama_layer, norm=final_norm, head=plain_head,
+    window=window_by_layer_type, rotary_sets=one_rotary_set,
+)  # fmt: skip
+QWEN2 = MISTRAL
+QWEN3 = Family(
+    stack="model.layers", embed=EMBED, layer=qwen3_layer, norm=final_norm, head=plain_head,
+    window=window_by_layer_type, rotary_sets=one_rotary_set,
+)  # fmt: skip
+OLMO2 = Family(
+    stack="model.layers", embed=EMBED, layer=olmo2_layer, norm=olmo2_final_norm, head=plain_head,
+    window=full_attention, rotary_sets=one_rotary_set, rotary_dtype="float32",
+)  # fmt: skip

@@ -1,0 +1,75 @@
+"""Mixtral and Qwen3-MoE: Llama's attention, experts as packed 3-D weights run by grouped matrix products.
+
+transformers `integrations/moe.py` (`grouped_mm_experts_forward`), `modeling_mixtral.py`, `modeling_qwen3_moe.py`. What is kept
+does not depend on which expert a token goes to.
+"""
+
+from lora_profiler.analytic.families.blocks import Config, activate, gated_mlp, rms_norm
+from lora_profiler.analytic.families.family import Family, one_rotary_set, plain_head, window_by_layer_type
+from lora_profiler.analytic.families.llama import EMBED, final_norm, residual, self_attention
+from lora_profiler.analytic.ledger import Ledger, Tensor
+from lora_profiler.analytic.polynomial import TOKENS, Polynomial, constant
+
+
+def route(op: Ledger, x: Tensor, experts: int, chosen: Polynomial, *, renormalises: bool, dtype: str) -> Tensor:
+    """Routing weights of the chosen experts: softmax in float32, top k, divided by their sum where the model does so."""
+    op.scope = "mlp.gate"
+    hidden = op.modules["mlp.gate"].weight("weight").shape[1]
+    logits = op.product(x, op.parameter("mlp.gate", "weight"), hidden, experts)
+    probabilities = op.softmax(logits, "float32")
+    indices = op.fresh(chosen, "int64", False)
+    weights = op.select(probabilities, chosen, indices)
+    if renormalises:
+        weights = op.normalize(weights, TOKENS)
+    return op.cast(weights, dtype)
+
+
+def run_experts(op: Ledger, x: Tensor, weights: Tensor, c: Config, chosen: Polynomial, experts: int) -> Tensor:
+    """Tokens sorted by expert, gate-up and down products per group, weighted, put back in order and summed."""
+    op.scope = "mlp.experts"
+    double_width, hidden = op.modules["mlp.experts"].weight("gate_up_proj").shape[1:]
+    width = double_width // 2
+    order, places, back = (op.fresh(chosen, "int64", False) for _ in range(3))
+    offsets = op.fresh(constant(experts), "int32", False)
+
+    gathered = op.select(x, chosen * hidden, places)
+    sorted_weights = op.select(weights, chosen, order)
+    fused = op.grouped_product(gathered, op.parameter("mlp.experts", "gate_up_proj"), chosen, hidden, 2 * width, offsets)
+    gate, up = op.split(fused, [chosen * width] * 2)
+    inner = op.multiply(activate(op, gate, c["hidden_act"]), up)
+    out = op.grouped_product(inner, op.parameter("mlp.experts", "down_proj"), chosen, width, hidden, offsets)
+    weighted = op.multiply(out, sorted_weights)
+    ordered = op.select(weighted, chosen * hidden, back)
+    return op.cast(op.reduce(ordered, TOKENS * hidden), x.dtype)
+
+
+def moe_layer(op: Ledger, x: Tensor, c: Config, layer: int, *, qwen: bool) -> Tensor:
+    masked = layer in op.rules.window_filled
+    normed = rms_norm(op, x, "input_layernorm")
+    x = residual(op, x, self_attention(op, normed, c, masked, norms="heads" if qwen else "none"))
+    hidden = rms_norm(op, x, "post_attention_layernorm")
+    if op.has("mlp.gate_proj"):
+        return residual(op, x, gated_mlp(op, hidden, c))
+    experts = op.modules["mlp.experts"].weight("gate_up_proj").shape[0]
+    chosen = TOKENS * c["num_experts_per_tok"]
+    renormalises = c["norm_topk_prob"] if qwen else True
+    weights = route(op, hidden, experts, chosen, renormalises=renormalises, dtype=x.dtype if qwen else "float32")
+    return residual(op, x, run_experts(op, hidden, weights, c, chosen, experts))
+
+
+def mixtral_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
+    return moe_layer(op, x, c, layer, qwen=False)
+
+
+def qwen3_moe_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
+    return moe_layer(op, x, c, layer, qwen=True)
+
+
+MIXTRAL = Family(
+    stack="model.layers", embed=EMBED, layer=mixtral_layer, norm=final_norm, head=plain_head,
+    window=window_by_layer_type, rotary_sets=one_rotary_set,
+)  # fmt: skip
+QWEN3_MOE = Family(
+    stack="model.layers", embed=EMBED, layer=qwen3_moe_layer, norm=final_norm, head=plain_head,
+    window=window_by_layer_type, rotary_sets=one_rotary_set,
+)  # fmt: skip

@@ -1,0 +1,40 @@
+"""Phi-3: fused qkv and gate-up projections, dropout on both residual branches (transformers `modeling_phi3.py`)."""
+
+from lora_profiler.analytic.families.blocks import Config, activate, attention, heads_of, rms_norm, rotary
+from lora_profiler.analytic.families.family import Family, plain_embedding, plain_head, window_by_layer_type
+from lora_profiler.analytic.families.llama import final_norm, residual
+from lora_profiler.analytic.ledger import Ledger, Tensor
+from lora_profiler.analytic.polynomial import TOKENS
+
+
+def rotary_dim(c: Config) -> int:
+    return int(c["head_dim"] * c.get("partial_rotary_factor", 1.0))
+
+
+def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
+    heads = heads_of(c)
+    fused = op.linear(rms_norm(op, x, "input_layernorm"), "self_attn.qkv_proj")
+    op.scope = "self_attn"
+    sizes = [TOKENS * (n * heads.dim) for n in (heads.query, heads.key_value, heads.key_value)]
+    q, k, v = op.split(fused, sizes, merged=False)
+    q, k = (rotary(op, t, heads.dim, rotary_dim(c), always_concatenates=True) for t in (q, k))
+    masked = index in op.rules.window_filled
+    out = attention(op, q, k, v, heads, "self_attn", dropout=c["attention_dropout"], masked=masked)
+    x = residual(op, x, op.dropout(op.linear(out, "self_attn.o_proj"), c["resid_pdrop"]))
+
+    fused = op.linear(rms_norm(op, x, "post_attention_layernorm"), "mlp.gate_up_proj")
+    op.scope = "mlp"
+    gate, up = op.split(fused, [fused.elements // 2] * 2)
+    update = op.linear(op.multiply(up, activate(op, gate, c["hidden_act"])), "mlp.down_proj")
+    return residual(op, x, op.dropout(update, c["resid_pdrop"]))
+
+
+PHI3 = Family(
+    stack="model.layers",
+    embed=plain_embedding("model.embed_tokens"),
+    layer=layer,
+    norm=final_norm,
+    head=plain_head,
+    window=window_by_layer_type,
+    rotary_sets=lambda c: (("rotary", rotary_dim(c)),),
+)

@@ -1,0 +1,118 @@
+"""The same numbers by module: which layer holds which weights, gradients, states, saved activations and FLOPs."""
+
+from collections import defaultdict
+
+from lora_profiler.adapters import Adapter
+from lora_profiler.analytic.optimizers import state_bytes, total_state_bytes
+from lora_profiler.analytic.persistent import TrainableTensor, adapter_dtype, module_bytes, rest_dtype
+from lora_profiler.analytic.plan import Plan, Values
+from lora_profiler.analytic.polynomial import R, constant
+from lora_profiler.analytic.structure import Run
+from lora_profiler.model_spec import Module
+from lora_profiler.prediction import LayerCost
+from lora_profiler.workload import TrainSetup
+
+
+def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
+    """One row per module that owns parameters, then rows for what belongs to no module alone: attention cores, activation
+    functions, the loss, the optimizer's shared tables. Every column sums to the prediction's total."""
+    model, setup = plan.workload.model, plan.workload.setup
+    head = plan.family.head_name if plan.family else "lm_head"
+    adapted: dict[str, list[Adapter]] = defaultdict(list)
+    for adapter in plan.adapters:
+        adapted[adapter.module].append(adapter)
+    copied = {name for name, _ in plan.copies}
+    activity = _activity(plan, at)
+
+    rows = []
+    for name, module in model.modules():
+        tensors = _trainable(module, adapted.get(name, []), name in copied, setup)
+        weights, quantization = module_bytes(module, setup, head)
+        extra = sum(t.bytes.evaluate(*at) for t in tensors) if setup.lora else 0
+        saved, flops = activity.pop(name, (0, 0))
+        rows.append(
+            LayerCost(
+                name=name,
+                kind=module.kind,
+                in_features=module.in_features,
+                out_features=module.out_features,
+                num_parameters=module.num_parameters,
+                num_trainable_parameters=sum(t.numel.evaluate(*at) for t in tensors),
+                parameter_bytes=weights + quantization + extra,
+                gradient_bytes=sum(t.bytes.evaluate(*at) for t in tensors),
+                optimizer_state_bytes=sum(state_bytes(t, setup).evaluate(*at) for t in tensors),
+                saved_activation_bytes=saved,
+                flops=flops,
+            )
+        )
+    shared_states = total_state_bytes(plan.state.trainable, setup).evaluate(*at) - sum(r.optimizer_state_bytes for r in rows)
+    rows += [_rest(name, "activation", saved, flops) for name, (saved, flops) in activity.items()]
+    if shared_states:
+        rows.append(_rest("optimizer", "optimizer", 0, 0, shared_states))
+    return tuple(rows)
+
+
+def _rest(name: str, kind: str, saved: int, flops: int, states: int = 0) -> LayerCost:
+    return LayerCost(
+        name=name, kind=kind, in_features=None, out_features=None, num_parameters=0, num_trainable_parameters=0,
+        parameter_bytes=0, gradient_bytes=0, optimizer_state_bytes=states, saved_activation_bytes=saved, flops=flops,
+    )  # fmt: skip
+
+
+def _trainable(module: Module, found: list[Adapter], copied: bool, setup: TrainSetup) -> list[TrainableTensor]:
+    tensors = []
+    if setup.lora is None or copied:
+        tensors = [
+            TrainableTensor(tuple(constant(size) for size in w.shape), rest_dtype(setup))
+            for w in module.weights
+            if copied or w.tied_to is None
+        ]
+    for adapter in found:
+        rank = R * (adapter.rank_factor * adapter.num_experts)
+        dtype = adapter_dtype(setup)
+        tensors.append(TrainableTensor((rank, constant(adapter.in_features)), dtype))
+        tensors.append(TrainableTensor((constant(adapter.out_features), rank), dtype))
+    return tensors
+
+
+def _activity(plan: Plan, at: Values) -> dict[str, tuple[int, int]]:
+    """(saved bytes, FLOPs) by full name of the module or part that they belong to."""
+    result: dict[str, tuple[int, int]] = {}
+    if plan.forward is None or plan.kept is None or plan.family is None:
+        return result
+
+    def note(name: str, saved: int, flops: int) -> None:
+        before = result.get(name, (0, 0))
+        if saved or flops:
+            result[name] = (before[0] + saved, before[1] + flops)
+
+    checkpointing = plan.workload.setup.checkpointing
+    for run in (plan.forward.embed, plan.forward.head):
+        for scope, (saved, flops) in _by_scope(run, at, keeps=True, repeats=False).items():
+            note(scope or "model", saved, flops)
+    for layer, size in plan.kept.layers:
+        scopes = _by_scope(layer.run, at, keeps=not checkpointing, repeats=checkpointing)
+        whole = size.evaluate(*at) if checkpointing else 0
+        for index in layer.indices:
+            name = f"{plan.family.stack}.{index}"
+            note(name, whole, 0)
+            for scope, (saved, flops) in scopes.items():
+                note(f"{name}.{scope}" if scope else name, saved, flops)
+    note("rotary_emb", plan.kept.shared.evaluate(*at), 0)
+    note("loss", plan.kept.loss.evaluate(*at), 0)
+    return result
+
+
+def _by_scope(run: Run, at: Values, *, keeps: bool, repeats: bool) -> dict[str, tuple[int, int]]:
+    saved: dict[str, int] = defaultdict(int)
+    flops: dict[str, int] = defaultdict(int)
+    if keeps:
+        for storage, scope in run.saved.items():
+            if storage.role != "shared":
+                saved[scope] += storage.bytes.evaluate(*at)
+    repeated = run.repeated_nodes if repeats else []
+    for node in run.nodes:
+        flops[node.module] += (node.forward_flops + node.backward_flops).evaluate(*at)
+    for node in repeated:
+        flops[node.module] += node.forward_flops.evaluate(*at)
+    return {scope: (saved[scope], flops[scope]) for scope in {*saved, *flops}}

@@ -1,0 +1,401 @@
+"""The symbolic ledger: a forward pass on tensors without data, in which every op applies the rule of what autograd keeps.
+
+A family's forward pass calls these ops in the order in which transformers calls torch's. A tensor knows its element count (a
+polynomial in batch, sequence and rank), its dtype, whether it requires grad, and its storage. Saved bytes are summed over
+distinct storages, parameters and buffers left out, which is how `torch.autograd.graph.saved_tensors_hooks` sees them: a view
+shares its storage, and a tensor kept by two ops counts once.
+
+Every op also leaves a `Node`: what it saves, the FLOPs of its kernels, what its backward allocates. `backward.py` walks these
+nodes to find the live bytes inside a layer's backward pass, `flops.py` to count.
+
+Saving rules: torch's `derivatives.yaml`, checked against real models by `tests/test_saved_bytes.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lora_profiler.adapters import Adapter
+from lora_profiler.analytic.polynomial import TOKENS, ZERO, Polynomial, R, constant, total
+from lora_profiler.model_spec import Module
+
+ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
+
+
+class Storage:
+    """Bytes behind one or more tensors. `role` is "parameter" (counted elsewhere), "shared" (made once per model, such as
+    the rotary tables; `name` says which) or "activation"."""
+
+    __slots__ = ("bytes", "name", "role")
+
+    def __init__(self, size: Polynomial, role: str = "activation", name: str = "") -> None:
+        self.bytes = size
+        self.role = role
+        self.name = name
+
+
+@dataclass(slots=True, eq=False)
+class Tensor:
+    """A tensor without data. `merged` tells whether its (batch, head) dimensions can be viewed as one: a fresh tensor's can,
+    a transposed view's only at batch size 1, and `matmul` copies what cannot."""
+
+    elements: Polynomial
+    dtype: str
+    requires_grad: bool
+    storage: Storage
+    merged: bool = True
+
+    @property
+    def bytes(self) -> Polynomial:
+        return self.elements * ITEMSIZE[self.dtype]
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One autograd node. `gradients` are parameter-gradient bytes that its backward leaves behind, `workspace` what its
+    backward allocates beside input gradients and frees again; `aliases` says that it hands its gradient on without a copy.
+    `packs` (saves anything, parameters included) and `saves_output` matter to checkpointing, whose recompute stops as soon
+    as the last saved tensor exists: before the kernel that keeps its inputs, after the one that keeps its output."""
+
+    module: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    saved: tuple[Storage, ...] = ()
+    forward_flops: Polynomial = ZERO
+    backward_flops: Polynomial = ZERO
+    gradients: Polynomial = ZERO
+    workspace: Polynomial = ZERO
+    aliases: bool = False
+    saves_output: bool = False
+    packs: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What decides between saving rules: device, kernel, dtypes, dropout, and the few sizes at which a rule flips.
+
+    `rest_dtype` is the dtype of what is not quantised, and so of the residual stream; `head` the output layer, which never
+    is. `input_grads`: checkpointing makes the embeddings' output require grad. `window_filled` are the layers whose sliding
+    window the sequence fills, which therefore get an explicit mask.
+    """
+
+    device: str
+    kernel: str
+    dtype: str
+    adapter_dtype: str
+    lora_dropout: float
+    quantized: bool
+    rest_dtype: str
+    head: str
+    batch_is_one: bool
+    seq_is_one: bool
+    input_grads: bool
+    window_filled: frozenset[int] = frozenset()
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Runs one part of the model: the weights it may use, and what became of them.
+
+    `modules` and `adapters` are keyed by the names that the forward pass uses (relative to the layer inside a layer).
+    `trainable` are the modules whose own weights receive gradients.
+    """
+
+    rules: Rules
+    modules: Mapping[str, Module]
+    adapters: Mapping[str, Sequence[Adapter]]
+    trainable: frozenset[str]
+    nodes: list[Node] = field(default_factory=list)
+    saved: dict[Storage, str] = field(default_factory=dict)
+    scope: str = ""
+
+    # -- tensors ---------------------------------------------------------------------------------------------------------
+
+    def fresh(self, elements: Polynomial, dtype: str, requires_grad: bool, merged: bool = True) -> Tensor:
+        return Tensor(elements, dtype, requires_grad, Storage(elements * ITEMSIZE[dtype]), merged)
+
+    def weight(self, module: str, name: str = "weight") -> Tensor:
+        """The parameter as the forward pass sees it."""
+        shape = self.modules[module].weight(name)
+        quantized = self.is_quantized(module)
+        dtype = self.rules.dtype if quantized else self.rules.rest_dtype
+        storage = Storage(ZERO, "parameter", f"{module}.{name}")
+        return Tensor(constant(shape.numel), dtype, module in self.trainable, storage)
+
+    def is_quantized(self, module: str) -> bool:
+        """bitsandbytes replaces every nn.Linear but the output head; Conv1D layers it replaces too."""
+        return self.rules.quantized and self.modules[module].is_linear and module != self.rules.head
+
+    def has(self, module: str, name: str = "weight") -> bool:
+        return module in self.modules and any(w.name == name for w in self.modules[module].weights)
+
+    def view(self, x: Tensor, *, merged: bool = True) -> Tensor:
+        """Another shape of the same storage; gradients pass through it without a copy."""
+        out = Tensor(x.elements, x.dtype, x.requires_grad, x.storage, merged)
+        self.record((x,), (out,), aliases=True)
+        return out
+
+    def shared(self, name: str, elements: Polynomial, dtype: str) -> Tensor:
+        """A tensor made once per model and used by every layer; its storage counts once, under `name`."""
+        return Tensor(elements, dtype, False, Storage(elements * ITEMSIZE[dtype], "shared", name))
+
+    def split(self, x: Tensor, sizes: Sequence[Polynomial], *, merged: bool = True) -> tuple[Tensor, ...]:
+        """Slices that share x's storage; their gradients are gathered into one tensor of x's size."""
+        parts = tuple(Tensor(size, x.dtype, x.requires_grad, x.storage, merged) for size in sizes)
+        self.record((x,), parts)
+        return parts
+
+    def record(
+        self,
+        inputs: tuple[Tensor, ...],
+        outputs: tuple[Tensor, ...],
+        saved: Sequence[Tensor] = (),
+        forward_flops: Polynomial = ZERO,
+        backward_flops: Polynomial = ZERO,
+        gradients: Polynomial = ZERO,
+        workspace: Polynomial = ZERO,
+        aliases: bool = False,
+        saves_output: bool = False,
+    ) -> None:
+        kept: list[Storage] = []
+        requires_grad = outputs[0].requires_grad
+        if requires_grad:
+            for tensor in saved:
+                if tensor.storage.role != "parameter" and tensor.storage not in kept:
+                    kept.append(tensor.storage)
+                    self.saved.setdefault(tensor.storage, self.scope)
+        self.nodes.append(
+            Node(
+                self.scope,
+                inputs,
+                outputs,
+                tuple(kept),
+                forward_flops,
+                backward_flops if requires_grad else ZERO,
+                gradients,
+                workspace,
+                aliases,
+                saves_output,
+                requires_grad and bool(saved),
+            )
+        )
+
+    # -- element by element ----------------------------------------------------------------------------------------------
+
+    def cast(self, x: Tensor, dtype: str) -> Tensor:
+        if x.dtype == dtype:
+            return x
+        out = self.fresh(x.elements, dtype, x.requires_grad, x.merged)
+        self.record((x,), (out,))
+        return out
+
+    def scale(self, x: Tensor) -> Tensor:
+        """x times, divided by or plus a Python number, or -x: saves nothing."""
+        out = self.fresh(x.elements, x.dtype, x.requires_grad, x.merged)
+        self.record((x,), (out,))
+        return out
+
+    def copy(self, x: Tensor) -> Tensor:
+        """`contiguous()` or `clone()` that really copies."""
+        out = self.fresh(x.elements, x.dtype, x.requires_grad)
+        self.record((x,), (out,))
+        return out
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        """x + y in the wider dtype; both get the same gradient, converted where their dtype differs."""
+        dtype = x.dtype if ITEMSIZE[x.dtype] >= ITEMSIZE[y.dtype] else y.dtype
+        out = self.fresh(x.elements, dtype, x.requires_grad or y.requires_grad)
+        self.record((x, y), (out,), aliases=x.dtype == y.dtype)
+        return out
+
+    def multiply(self, x: Tensor, y: Tensor, *, elements: Polynomial | None = None) -> Tensor:
+        """x * y: keeps each factor for the other's gradient. `elements` is the broadcast size, x's by default."""
+        dtype = x.dtype if ITEMSIZE[x.dtype] >= ITEMSIZE[y.dtype] else y.dtype
+        out = self.fresh(elements or x.elements, dtype, x.requires_grad or y.requires_grad, x.merged)
+        saved = [a for a, b in ((x, y), (y, x)) if b.requires_grad]
+        broadcast = [t for t in (x, y) if t.requires_grad and t.elements != out.elements]
+        gradients = total(t.bytes for t in (x, y) if t.requires_grad and t.storage.role == "parameter")
+        self.record((x, y), (out,), saved, gradients=gradients, workspace=out.bytes * len(broadcast))
+        return out
+
+    def square(self, x: Tensor) -> Tensor:
+        """x.pow(2): keeps x."""
+        out = self.fresh(x.elements, x.dtype, x.requires_grad, x.merged)
+        self.record((x,), (out,), (x,), workspace=x.bytes)
+        return out
+
+    def activation(self, x: Tensor, *, keeps_output: bool = False) -> Tensor:
+        """silu and gelu keep their input; relu, tanh, rsqrt, softmax and sigmoid their output."""
+        out = self.fresh(x.elements, x.dtype, x.requires_grad, x.merged)
+        self.record((x,), (out,), (out if keeps_output else x,), saves_output=keeps_output)
+        return out
+
+    def reduce(self, x: Tensor, elements: Polynomial) -> Tensor:
+        """mean or sum over some dimensions: saves nothing, its gradient is expanded without a copy."""
+        out = self.fresh(elements, x.dtype, x.requires_grad)
+        self.record((x,), (out,))
+        return out
+
+    def concatenate(self, *parts: Tensor, elements: Polynomial) -> Tensor:
+        out = self.fresh(elements, parts[0].dtype, any(p.requires_grad for p in parts))
+        self.record(parts, (out,))
+        return out
+
+    def dropout(self, x: Tensor, p: float) -> Tensor:
+        """Keeps its mask where x requires grad: one byte an element on CUDA, the noise in x's dtype on CPU."""
+        if p == 0.0:
+            return x
+        out = self.fresh(x.elements, x.dtype, x.requires_grad, x.merged)
+        mask = self.fresh(x.elements, x.dtype if self.rules.device == "cpu" else "bool", False)
+        self.record((x,), (out,), (mask,))
+        return out
+
+    def softmax(self, x: Tensor, dtype: str) -> Tensor:
+        """softmax(x, dtype=dtype): keeps its output. A conversion happens inside the kernel, without a copy of x."""
+        out = self.fresh(x.elements, dtype, x.requires_grad)
+        self.record((x,), (out,), (out,), saves_output=True, workspace=x.bytes if x.dtype != dtype else ZERO)
+        return out
+
+    # -- matrix products -------------------------------------------------------------------------------------------------
+
+    def linear(self, x: Tensor, name: str) -> Tensor:
+        """The named linear layer with its LoRA adapter, if it has one, as PEFT's `lora.Linear.forward` runs it."""
+        self.scope = name
+        module = self.modules[name]
+        assert module.in_features is not None and module.out_features is not None
+        y = self.product(x, self.weight(name), module.in_features, module.out_features)
+        for adapter in self.adapters.get(name, ()):
+            y = self._low_rank(x, y, adapter)
+        return y
+
+    def product(self, x: Tensor, weight: Tensor, in_features: int, out_features: int) -> Tensor:
+        """x W^T (+ bias): keeps x if W trains; W itself, where it is a parameter, is no activation.
+
+        A 4-bit weight is unpacked for each of its gradients: 2 or 4 bytes an element for the time of the product.
+        """
+        rows = x.elements // in_features
+        out = self.fresh(rows * out_features, x.dtype, x.requires_grad or weight.requires_grad)
+        saved = [t for t, other in ((x, weight), (weight, x)) if other.requires_grad]
+        flops = rows * (2 * in_features * out_features)
+        parameters = self.modules[self.scope] if weight.storage.role == "parameter" and weight.requires_grad else None
+        size = sum(w.numel for w in parameters.weights) * ITEMSIZE[weight.dtype] if parameters else 0
+        unpacked = self.scope in self.modules and self.is_quantized(self.scope)
+        self.record(
+            (x, weight),
+            (out,),
+            saved,
+            forward_flops=flops,
+            backward_flops=flops * (x.requires_grad + weight.requires_grad),
+            gradients=constant(size),
+            workspace=weight.bytes if unpacked else ZERO,
+        )
+        return out
+
+    def _low_rank(self, x: Tensor, y: Tensor, adapter: Adapter) -> Tensor:
+        """y + scaling * B A dropout(x), in the adapter's dtype, cast back: PEFT `lora/layer.py`, `Linear.forward`."""
+        rules = self.rules
+        rows, rank = x.elements // adapter.in_features, R
+        dropped = self.dropout(self.cast(x, rules.adapter_dtype), rules.lora_dropout)
+        inner = self._trained(dropped, rows, constant(adapter.in_features), rank)
+        delta = self.scale(self._trained(inner, rows, rank, constant(adapter.out_features)))
+        return self.cast(self.add(y, delta), y.dtype)
+
+    def _trained(self, x: Tensor, rows: Polynomial, in_size: Polynomial, out_size: Polynomial) -> Tensor:
+        """x times a trained matrix of (out_size, in_size), which is how A and B act: keeps x."""
+        out = self.fresh(rows * out_size, x.dtype, True)
+        flops = rows * in_size * out_size * 2
+        self.record((x,), (out,), (x,), flops, flops * (1 + x.requires_grad), in_size * out_size * ITEMSIZE[x.dtype])
+        return out
+
+    def matmul(self, x: Tensor, y: Tensor, elements: Polynomial, depth: Polynomial) -> Tensor:
+        """Batched x @ y of two activations with `depth` summed over: keeps each for the other's gradient.
+
+        torch views (batch, head) as one dimension and copies an operand where it cannot.
+        """
+        x, y = (t if t.merged or self.rules.batch_is_one else self.copy(t) for t in (x, y))
+        out = self.fresh(elements, x.dtype, x.requires_grad or y.requires_grad)
+        saved = [a for a, b in ((x, y), (y, x)) if b.requires_grad]
+        flops = elements * depth * 2
+        self.record((x, y), (out,), saved, flops, flops * (x.requires_grad + y.requires_grad))
+        return out
+
+    # -- experts ---------------------------------------------------------------------------------------------------------
+
+    def parameter(self, module: str, name: str) -> Tensor:
+        """A bare parameter; where PEFT adapts it, W + scaling * B A is made anew: PEFT `lora/layer.py`, `ParamWrapper`."""
+        weight = self.weight(module, name)
+        for adapter in self.adapters.get(module, ()):
+            if adapter.parameter == name:
+                return self._merged(weight, adapter)
+        return weight
+
+    def _merged(self, weight: Tensor, adapter: Adapter) -> Tensor:
+        rank, dtype = R * (adapter.num_experts * adapter.rank_factor), self.rules.adapter_dtype
+        a, b = (
+            Tensor(rank * features, dtype, True, Storage(ZERO, "parameter"))
+            for features in (adapter.in_features, adapter.out_features)
+        )
+        gradients = a.bytes + b.bytes
+        flops = weight.elements * R * (2 * adapter.rank_factor)
+        if adapter.num_experts == 1:
+            delta = self.fresh(weight.elements, dtype, True)
+            self.record((a, b), (delta,), (a, b), flops, flops * 2, gradients)
+            return self.add(weight, self.cast(self.scale(delta), weight.dtype))
+        a, b = self.cast(a, weight.dtype), self.cast(b, weight.dtype)
+        out = self.fresh(weight.elements, weight.dtype, True)
+        self.record((a, b), (out,), (a, b), flops, flops * 2, gradients)
+        return out
+
+    def grouped_product(
+        self, x: Tensor, weight: Tensor, rows: Polynomial, in_features: int, out_features: int, offsets: Tensor
+    ) -> Tensor:
+        """One matrix product per expert over the rows routed to it: keeps x, W and the group offsets as a product does."""
+        out = self.fresh(rows * out_features, x.dtype, x.requires_grad or weight.requires_grad)
+        saved = [t for t, other in ((x, weight), (weight, x)) if other.requires_grad]
+        flops = rows * (2 * in_features * out_features)
+        own = weight.storage.role == "parameter" and weight.requires_grad
+        self.record(
+            (x, weight), (out,), [*saved, offsets], flops, flops * (x.requires_grad + weight.requires_grad),
+            weight.bytes if own else ZERO,
+        )  # fmt: skip
+        return out
+
+    def select(self, x: Tensor, elements: Polynomial, index: Tensor) -> Tensor:
+        """Gather by index, or top-k: keeps the index."""
+        out = self.fresh(elements, x.dtype, x.requires_grad)
+        self.record((x,), (out,), (index,))
+        return out
+
+    def normalize(self, x: Tensor, rows: Polynomial) -> Tensor:
+        """x /= x.sum(-1), in place: keeps the sum and the values from before."""
+        total_ = self.reduce(x, rows)
+        out = self.fresh(x.elements, x.dtype, x.requires_grad)
+        before = self.fresh(x.elements, x.dtype, False)
+        self.record((x, total_), (out,), (total_, before))
+        return out
+
+    # -- norms, embeddings -----------------------------------------------------------------------------------------------
+
+    def layer_norm(self, x: Tensor, name: str, rows: Polynomial = TOKENS) -> Tensor:
+        """nn.LayerNorm: keeps x, mean and 1/std; the statistics are float32 on CUDA and x's dtype on CPU."""
+        self.scope = name
+        trains = name in self.trainable and bool(self.modules[name].weights) if name in self.modules else False
+        out = self.fresh(x.elements, x.dtype, x.requires_grad or trains)
+        statistics = self.fresh(rows * 2, x.dtype if self.rules.device == "cpu" else "float32", False)
+        size = self.modules[name].num_parameters * ITEMSIZE[x.dtype] if trains else 0
+        self.record((x,), (out,), (x, statistics), gradients=constant(size))
+        return out
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """The output of the input embedding, which `enable_input_require_grads` makes a leaf that requires grad."""
+        if self.rules.input_grads and not x.requires_grad:
+            return Tensor(x.elements, x.dtype, True, x.storage)
+        return x
+
+    def embedding(self, name: str, ids: Tensor, features: int) -> Tensor:
+        """Keeps the ids if its weight trains."""
+        self.scope = name
+        weight = self.weight(name)
+        out = self.fresh(ids.elements * features, weight.dtype, weight.requires_grad)
+        self.record((weight,), (out,), (ids,), gradients=weight.bytes if weight.requires_grad else ZERO)
+        return out
+

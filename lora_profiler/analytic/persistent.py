@@ -1,0 +1,150 @@
+"""What lives through the whole step: weights (also in NF4), adapters, and what each trainable tensor brings with it.
+
+Sources: bitsandbytes `functional.py` (quantize_4bit) for NF4; PEFT `tuners/lora` for adapters; memory rules checked against
+real models by `tests/test_persistent.py`.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lora_profiler.adapters import Adapter
+from lora_profiler.analytic.polynomial import ZERO, Polynomial, R, constant, total
+from lora_profiler.model_spec import ModelSpec, Module
+from lora_profiler.workload import DTYPE_BYTES, TrainSetup
+
+NF4_BLOCK = 64
+NF4_NESTED_BLOCK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class TrainableTensor:
+    """A tensor that receives a gradient: its shape (polynomials in the rank) and dtype."""
+
+    shape: tuple[Polynomial, ...]
+    dtype: str
+
+    @property
+    def numel(self) -> Polynomial:
+        result = constant(1)
+        for size in self.shape:
+            result = result * size
+        return result
+
+    @property
+    def bytes(self) -> Polynomial:
+        return self.numel * DTYPE_BYTES[self.dtype]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Persistent:
+    """Bytes and counts by kind, over the whole model; adapters and everything that follows from them depend on the rank."""
+
+    parameter_bytes: int
+    quantization_bytes: int
+    adapter_bytes: Polynomial
+    adapter_parameters: Polynomial
+    trainable: Counter[TrainableTensor]
+
+    @property
+    def trainable_parameters(self) -> Polynomial:
+        return total(tensor.numel * count for tensor, count in self.trainable.items())
+
+    @property
+    def gradient_bytes(self) -> Polynomial:
+        return total(tensor.bytes * count for tensor, count in self.trainable.items())
+
+    @property
+    def num_trainable_tensors(self) -> int:
+        return sum(self.trainable.values())
+
+
+def rest_dtype(setup: TrainSetup) -> str:
+    """Dtype of everything that is not quantised: PEFT's k-bit preparation turns 16-bit parameters into float32."""
+    kbit = setup.quantization is not None and setup.quantization.recipe == "kbit"
+    return "float32" if kbit else setup.dtype
+
+
+def adapter_dtype(setup: TrainSetup) -> str:
+    assert setup.lora is not None
+    trl = setup.quantization is not None and setup.quantization.recipe == "trl"
+    return "bfloat16" if trl else setup.lora.adapter_dtype
+
+
+def nf4_bytes(numel: int, double_quant: bool) -> tuple[int, int]:
+    """(packed weight, quantisation state) in bytes of one linear layer in NF4.
+
+    Two 4-bit values a byte; one float32 scale per block of 64, or with double quantisation one byte per block, a float32
+    scale per 256 of those, their 256-entry code book, and an offset; and the 16-entry NF4 code book.
+    """
+    packed, blocks = -(-numel // 2), -(-numel // NF4_BLOCK)
+    if not double_quant:
+        return packed, 4 * blocks + 64
+    return packed, blocks + 4 * -(-blocks // NF4_NESTED_BLOCK) + 1024 + 64 + 4
+
+
+def module_bytes(module: Module, setup: TrainSetup, head: str) -> tuple[int, int]:
+    """(parameters, quantisation state) in bytes of one module; tied weights count where they first occur."""
+    itemsize = DTYPE_BYTES[rest_dtype(setup)]
+    if setup.quantization is None or not module.is_linear or module.name == head:
+        return module.num_parameters * itemsize, 0
+    packed, state = nf4_bytes(module.weight("weight").numel, setup.quantization.double_quant)
+    rest = sum(w.numel for w in module.weights if w.name != "weight") * itemsize
+    return packed + rest, state
+
+
+def groups(spec: ModelSpec) -> Iterator[tuple[Module, int]]:
+    """Every distinct module and how often the model has it."""
+    for part in spec.parts:
+        if isinstance(part, Module):
+            yield part, 1
+        else:
+            counts = Counter(part.order)
+            for number, kind in enumerate(part.kinds):
+                for module in kind:
+                    yield module, counts[number]
+
+
+def persistent(
+    spec: ModelSpec, setup: TrainSetup, head: str, adapters: tuple[Adapter, ...], copies: tuple[tuple[str, Module], ...]
+) -> Persistent:
+    """`copies` are the modules that `modules_to_save` duplicates, which train in the base's dtype."""
+    parameters = quantization = 0
+    for module, count in groups(spec):
+        weight, state = module_bytes(module, setup, head)
+        parameters += weight * count
+        quantization += state * count
+
+    trainable: Counter[TrainableTensor] = Counter()
+    rest = rest_dtype(setup)
+    if setup.lora is None:
+        for module, count in groups(spec):
+            for weight_ in module.weights:
+                if weight_.tied_to is None:
+                    trainable[_fixed(weight_.shape, rest)] += count
+    else:
+        for (in_features, out_features, rank_factor), count in _adapter_shapes(adapters).items():
+            rank = R * rank_factor
+            trainable[TrainableTensor((rank, constant(in_features)), adapter_dtype(setup))] += count
+            trainable[TrainableTensor((constant(out_features), rank), adapter_dtype(setup))] += count
+        for _, module in copies:
+            for weight_ in module.weights:
+                trainable[_fixed(weight_.shape, rest)] += 1
+    is_lora = setup.lora is not None
+    return Persistent(
+        parameter_bytes=parameters,
+        quantization_bytes=quantization,
+        adapter_bytes=total(t.bytes * n for t, n in trainable.items()) if is_lora else ZERO,
+        adapter_parameters=total(t.numel * n for t, n in trainable.items()) if is_lora else ZERO,
+        trainable=trainable,
+    )
+
+
+def _fixed(shape: tuple[int, ...], dtype: str) -> TrainableTensor:
+    return TrainableTensor(tuple(constant(size) for size in shape), dtype)
+
+
+def _adapter_shapes(adapters: tuple[Adapter, ...]) -> Counter[tuple[int, int, int]]:
+    return Counter((a.in_features, a.out_features, a.rank_factor * a.num_experts) for a in adapters)
+
+

@@ -1,0 +1,184 @@
+"""A workload with batch, sequence and rank left open, worked out once: every later answer only puts numbers in.
+
+Some facts flip a rule instead of scaling it (one sample, one token, a sequence that fills a sliding window); each combination
+of them is a plan of its own. `plan_for` keeps the plans of this process.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
+
+from lora_profiler.adapters import Adapter, adapters, saved_modules
+from lora_profiler.analytic.attention import resolve_kernel
+from lora_profiler.analytic.families import FAMILIES, Family
+from lora_profiler.analytic.ledger import Rules
+from lora_profiler.analytic.moments import Activations, Candidate, Moments, activations, moments, persistent_only
+from lora_profiler.analytic.persistent import Persistent, adapter_dtype, persistent, rest_dtype
+from lora_profiler.analytic.polynomial import Exponents, Polynomial, total
+from lora_profiler.analytic.structure import ForwardPass, forward_pass
+from lora_profiler.model_spec import ModelSpec, Module
+from lora_profiler.prediction import MOMENTS, MomentName
+from lora_profiler.workload import TrainSetup, Workload
+
+EXACT_MOMENTS: frozenset[MomentName] = frozenset({"setup", "end_of_forward", "loss_backward", "optimizer_step"})
+
+
+class Values(NamedTuple):
+    """Batch, sequence and rank of one question (rank 1 where there is no adapter: no polynomial asks)."""
+
+    batch: int
+    seq: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """Polynomials over one list of monomials, so that many of them cost one list of products."""
+
+    monomials: tuple[Exponents, ...]
+    rows: tuple[tuple[tuple[int, int], ...], ...]
+
+    @classmethod
+    def of(cls, polynomials: Sequence[Polynomial]) -> "Compiled":
+        monomials = sorted({e for p in polynomials for e in p.nonzero()})
+        index = {e: i for i, e in enumerate(monomials)}
+        return cls(tuple(monomials), tuple(tuple((index[e], c) for e, c in p.nonzero().items()) for p in polynomials))
+
+    def evaluate(self, at: Values) -> list[int]:
+        b, s, r = at
+        padded = -(-s // 32) * 32
+        powers = [b**i * s**j * r**k * padded**m for i, j, k, m in self.monomials]
+        return [sum([powers[i] * c for i, c in row]) for row in self.rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Plan:
+    """Everything about a workload that does not depend on batch, sequence and rank.
+
+    `forward`, `kept` and the FLOPs are None where the ledger does not know the family.
+    """
+
+    workload: Workload
+    family: Family | None
+    kernel: str
+    adapters: tuple[Adapter, ...]
+    copies: tuple[tuple[str, Module], ...]
+    state: Persistent
+    forward: ForwardPass | None
+    kept: Activations | None
+    moments: Moments
+    forward_flops: Polynomial
+    backward_flops: Polynomial
+    recompute_flops: Polynomial
+    order: tuple[tuple[MomentName, int], ...]
+    totals: Compiled
+    counts: Compiled
+
+    def candidate(self, moment: MomentName, number: int) -> Candidate:
+        return self.moments[moment][number]
+
+
+def plan_for(workload: Workload) -> Plan:
+    """The plan that answers `workload`, from this process's memory or worked out now.
+
+    Raises TargetModulesError where PEFT refuses the adapter.
+    """
+    setup, model = workload.setup, workload.model
+    lora = setup.lora
+    windows = _windows(model)
+    key = (
+        model.id,
+        model.fingerprint,
+        None if lora is None else (
+            lora.target_modules, lora.lora_dropout, lora.layers_to_transform, lora.modules_to_save, lora.adapter_dtype,
+            lora.r if setup.optimizer == "adamw_8bit" else 0,
+        ),
+        setup.quantization, setup.dtype, setup.precision, setup.optimizer, setup.optimizer_impl, setup.checkpointing,
+        setup.attention, setup.device, setup.accumulation > 1, setup.batch_size == 1, setup.seq_len == 1,
+        tuple([setup.seq_len >= w for w in windows]) if windows else (),
+    )  # fmt: skip
+    plan = _PLANS.get(key)
+    if plan is None:
+        if len(_PLANS) >= _MAX_PLANS:
+            _PLANS.clear()
+        plan = _PLANS[key] = _build(workload)
+    return plan
+
+
+_PLANS: dict[object, Plan] = {}
+_MAX_PLANS = 1024
+
+
+@lru_cache(maxsize=256)
+def _windows(model: ModelSpec) -> tuple[int, ...]:
+    """The distinct sliding windows of the model's layers, in tokens."""
+    family = FAMILIES.get(model.model_type)
+    if family is None:
+        return ()
+    found = {family.window(model.config, i) for i in range(model.num_layers)}
+    return tuple(sorted(w for w in found if w is not None))
+
+
+def _build(workload: Workload) -> Plan:
+    setup, model = workload.setup, workload.model
+    family = FAMILIES.get(model.model_type)
+    head = family.head_name if family else "lm_head"
+    found = adapters(model, setup.lora) if setup.lora else ()
+    copies = saved_modules(model, setup.lora) if setup.lora else ()
+    state = persistent(model, setup, head, found, copies)
+    batch_is_one, kernel = setup.batch_size == 1, resolve_kernel(workload)
+    forward = kept = None
+    zero = Polynomial({})
+    flops = (zero, zero, zero)
+    if family is None:
+        live: Moments = persistent_only(state, workload)
+    else:
+        rules = _rules(workload, family, kernel)
+        trainable = frozenset(n for n, _ in (model.modules() if setup.lora is None else copies))
+        forward = forward_pass(model, family, rules, found, trainable)
+        kept = activations(forward, family, workload, batch_is_one)
+        live = moments(forward, kept, state, family, workload, batch_is_one)
+        flops = _flops(forward, setup)
+    order = tuple((m, i) for m in MOMENTS if m in live for i in range(len(live[m])))
+    totals = [live[m][i].total for m, i in order]
+    states = live["setup"][0].bytes["optimizer_states"]
+    saved = kept.saved if kept else zero
+    counts = [saved, *flops, state.adapter_parameters, state.trainable_parameters, state.adapter_bytes, state.gradient_bytes, states]
+    return Plan(
+        workload=replace(workload), family=family, kernel=kernel, adapters=found, copies=copies, state=state, forward=forward,
+        kept=kept, moments=live, forward_flops=flops[0], backward_flops=flops[1], recompute_flops=flops[2], order=order,
+        totals=Compiled.of(totals), counts=Compiled.of(counts),
+    )  # fmt: skip
+
+
+def _rules(workload: Workload, family: Family, kernel: str) -> Rules:
+    setup, model = workload.setup, workload.model
+    filled = frozenset(
+        i for i in range(model.num_layers) if (w := family.window(model.config, i)) is not None and setup.seq_len >= w
+    )
+    return Rules(
+        device=setup.device,
+        kernel=kernel,
+        dtype=setup.dtype,
+        adapter_dtype=adapter_dtype(setup) if setup.lora else setup.dtype,
+        lora_dropout=setup.lora.lora_dropout if setup.lora else 0.0,
+        quantized=setup.quantization is not None,
+        rest_dtype=rest_dtype(setup),
+        head=family.head_name,
+        batch_is_one=setup.batch_size == 1,
+        seq_is_one=setup.seq_len == 1,
+        input_grads=setup.checkpointing and setup.lora is not None,
+        window_filled=filled,
+    )
+
+
+def _flops(forward: ForwardPass, setup: TrainSetup) -> tuple[Polynomial, Polynomial, Polynomial]:
+    """(forward, backward, recompute) FLOPs of one micro-batch."""
+    runs = [(forward.embed, 1), *((x.run, len(x.indices)) for x in forward.layers), (forward.head, 1)]
+    ahead = total(node.forward_flops * n for run, n in runs for node in run.nodes)
+    back = total(node.backward_flops * n for run, n in runs for node in run.nodes)
+    again = total(x.run.recompute_flops * len(x.indices) for x in forward.layers) if setup.checkpointing else Polynomial({})
+    return ahead, back, again
+
+

@@ -1,0 +1,127 @@
+"""`predict`: one workload in, one Prediction out. `peak_bytes`: only the number, for searches over thousands of sizes."""
+
+from collections.abc import Mapping
+from functools import partial
+
+from lora_profiler.analytic.layers import layer_costs
+from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, Values, plan_for
+from lora_profiler.prediction import CATEGORIES, Category, Exactness, FlopCount, Moment, MomentName, ParameterCount, Prediction
+from lora_profiler.workload import Workload
+
+LAYER_ERROR = 0.16
+"""Largest relative error seen of a peak that falls inside a layer: `benchmarks/results/peaks.md`, which checks it."""
+
+_NO_STATES_YET = frozenset({"end_of_forward", "loss_backward", "last_layer_backward", "first_layer_backward"})
+
+
+def values(workload: Workload) -> Values:
+    lora = workload.setup.lora
+    return Values(workload.setup.batch_size, workload.setup.seq_len, lora.r if lora else 1)
+
+
+def peak_bytes(workload: Workload) -> int:
+    """Steady-state peak of live bytes: `predict(workload).peak.total_bytes` without the rest.
+
+    Raises what `predict` raises.
+    """
+    plan = plan_for(workload)
+    return max(plan.totals.evaluate(values(workload)))
+
+
+def predict(workload: Workload) -> Prediction:
+    """Memory at every moment, FLOPs and cost per layer of one training step, worked out from rules alone.
+
+    A family that the ledger does not know gets exact parameters, gradients and optimizer states; its activations are None,
+    and only the moments that need none of them are given.
+
+    Raises TargetModulesError where PEFT refuses the adapter.
+    """
+    plan = plan_for(workload)
+    at = values(workload)
+    totals = plan.totals.evaluate(at)
+    saved, forward, backward, recompute, adapter, trainable, adapter_size, gradients, states = plan.counts.evaluate(at)
+    known = plan.forward is not None
+    setup = workload.setup
+    base = workload.model.num_parameters
+    exactness = _exactness(plan, totals)
+    return Prediction(
+        workload=workload,
+        engine="analytic",
+        exactness=exactness,
+        assumptions=assumptions(workload, plan),
+        error_bound=LAYER_ERROR if exactness == "estimate" and known else None,
+        attention_kernel=plan.kernel,
+        parameters=ParameterCount(base=base, adapter=adapter, trainable=trainable),
+        persistent_bytes={
+            "parameters": plan.state.parameter_bytes,
+            "quantization_state": plan.state.quantization_bytes,
+            "adapters": adapter_size,
+            "gradients": gradients,
+            "optimizer_states": states,
+        },
+        saved_activation_bytes=saved if known else None,
+        moments=_moments(plan, totals, at),
+        flops=FlopCount(forward=forward, backward=backward, recompute=recompute, tokens=setup.batch_size * setup.seq_len)
+        if known
+        else None,
+        layer_source=partial(layer_costs, plan, at),
+    )
+
+
+def _largest(plan: Plan, totals: list[int]) -> dict[MomentName, tuple[int, int]]:
+    """Per moment its largest candidate: (total bytes, candidate number)."""
+    best: dict[MomentName, tuple[int, int]] = {}
+    for (moment, number), size in zip(plan.order, totals, strict=True):
+        if moment not in best or size > best[moment][0]:
+            best[moment] = (size, number)
+    return best
+
+
+def _moments(plan: Plan, totals: list[int], at: Values) -> tuple[Moment, ...]:
+    """Every moment in step order, first for step 1, then in steady state."""
+    first, steady = [], []
+    for moment, (_, number) in _largest(plan, totals).items():
+        polynomials = plan.candidate(moment, number).bytes
+        found: dict[Category, int] = {c: polynomials[c].evaluate(*at) for c in CATEGORIES if c in polynomials}
+        steady.append(Moment(moment=moment, step="steady", bytes=found))
+        fresh = found | {"optimizer_states": 0} if moment in _NO_STATES_YET or moment == "setup" else found
+        first.append(Moment(moment=moment, step=1, bytes=fresh))
+    return (*first, *steady)
+
+
+def _exactness(plan: Plan, totals: list[int]) -> Exactness:
+    """Exact if an exact moment holds the peak even when the moments inside layers are as much larger as they ever were."""
+    if plan.forward is None or not _is_plain(plan.workload):
+        return "estimate"
+    best = {moment: size for moment, (size, _) in _largest(plan, totals).items()}
+    exact = max(size for moment, size in best.items() if moment in EXACT_MOMENTS)
+    inside = max((size for moment, size in best.items() if moment not in EXACT_MOMENTS), default=0)
+    return "exact" if inside * (1 + LAYER_ERROR) <= exact else "estimate"
+
+
+def _is_plain(workload: Workload) -> bool:
+    """Settings for which the rules were checked against real steps to the byte."""
+    return workload.setup.precision == "pure"
+
+
+def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
+    """What the answer takes for granted, a sentence each."""
+    setup = workload.setup
+    found = ["Bytes that live tensors ask for; allocator rounding, workspaces and the CUDA context come on top."]
+    if plan.forward is None:
+        found.append(
+            f"Activations of model type {workload.model.model_type} are not known to this engine: parameters, gradients and "
+            "optimizer states are exact, the peak is a lower bound."
+        )
+        return tuple(found)
+    found.append(f"No padding mask, equal lengths; attention kernel: {plan.kernel}.")
+    if setup.device == "cuda":
+        found.append("CUDA rules are taken from torch's source and meta kernels; they await a check on a GPU.")
+    if setup.precision == "amp":
+        found.append("Autocast is approximated by its casts of inputs and weights.")
+    return tuple(found)
+
+
+def category_totals(moment: Moment) -> Mapping[Category, int]:
+    """Every category of the moment, absent ones as 0."""
+    return {c: moment.bytes.get(c, 0) for c in CATEGORIES}

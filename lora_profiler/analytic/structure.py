@@ -1,0 +1,149 @@
+"""One forward pass of the whole model through the ledger, each distinct layer run once.
+
+Layers that have equal modules, equal adapters, the same kind of attention and the same kind of input are one `LayerRun` with a
+list of indices, so an 80-layer model costs two or three runs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lora_profiler.adapters import Adapter
+from lora_profiler.analytic.backward import live_bytes
+from lora_profiler.analytic.families import Family
+from lora_profiler.analytic.ledger import Ledger, Node, Rules, Storage, Tensor
+from lora_profiler.analytic.polynomial import TOKENS, Polynomial, total
+from lora_profiler.model_spec import ModelSpec, Module, Stack
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """What one part of the model (embeddings, a distinct layer, norm and head) did to the ledger."""
+
+    nodes: list[Node]
+    saved: Mapping[Storage, str]
+    input: Tensor
+    output: Tensor
+    _candidates: tuple[Polynomial, ...] | None = None
+
+    @property
+    def saved_bytes(self) -> Polynomial:
+        """Kept for backward, parameters and tensors shared by the whole model left out."""
+        return total(s.bytes for s in self.saved if s.role != "shared")
+
+    @property
+    def shared(self) -> dict[str, Polynomial]:
+        return {s.name: s.bytes for s in self.saved if s.role == "shared"}
+
+    @property
+    def gradient_bytes(self) -> Polynomial:
+        return total(node.gradients for node in self.nodes if node.outputs[0].requires_grad)
+
+    @property
+    def backward_candidates(self) -> tuple[Polynomial, ...]:
+        if self._candidates is None:
+            self._candidates = live_bytes(self.nodes, self.output)
+        return self._candidates
+
+    @property
+    def repeated_nodes(self) -> list[Node]:
+        """What non-reentrant checkpointing runs again: up to the last tensor that must be saved again."""
+        last = max((i for i, node in enumerate(self.nodes) if node.packs), default=-1)
+        return self.nodes[: last + (self.nodes[last].saves_output if last >= 0 else 0)]
+
+    @property
+    def recompute_flops(self) -> Polynomial:
+        return total(node.forward_flops for node in self.repeated_nodes)
+
+
+@dataclass(slots=True, eq=False)
+class LayerRun:
+    """A distinct layer and the indices at which it occurs."""
+
+    run: Run
+    indices: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardPass:
+    """The whole forward pass: embeddings, distinct layers in order of first occurrence, norm and head up to the logits.
+
+    `hidden` is the last hidden state, which the model's output object keeps alive until the loss is known.
+    """
+
+    embed: Run
+    layers: tuple[LayerRun, ...]
+    head: Run
+    hidden: Tensor
+    logits: Tensor
+    num_layers: int
+
+    def shared(self) -> dict[str, Polynomial]:
+        result: dict[str, Polynomial] = {}
+        for layer in self.layers:
+            result.update(layer.run.shared)
+        return result
+
+
+def forward_pass(
+    spec: ModelSpec, family: Family, rules: Rules, adapters: tuple[Adapter, ...], trainable: frozenset[str]
+) -> ForwardPass:
+    """Runs `spec` through its family's program. `trainable` are the full names of modules whose own weights train."""
+    config = spec.config
+    root = {part.name: part for part in spec.parts if isinstance(part, Module)}
+    stack = next(part for part in spec.parts if isinstance(part, Stack) and part.name == family.stack)
+    by_layer, outside = _adapters_by_layer(adapters, stack.name)
+    trains = _trainable_by_layer(stack, trainable)
+
+    op = Ledger(rules, root, outside, trainable)
+    ids = Tensor(TOKENS, "int64", False, Storage(TOKENS * 8))
+    x = family.embed(op, ids, config)
+    embed = Run(op.nodes, op.saved, ids, x)
+
+    runs: dict[object, LayerRun] = {}
+    for index, kind in enumerate(stack.order):
+        mine = by_layer.get(index, {})
+        sliding = family.window(config, index) is not None
+        key = (kind, sliding, index in rules.window_filled, tuple((n, len(a)) for n, a in mine.items()), x.requires_grad, x.dtype)
+        layer = runs.get(key)
+        if layer is None:
+            modules = {module.name: module for module in stack.kinds[kind]}
+            op = Ledger(rules, modules, mine, trains[kind])
+            start = Tensor(x.elements, x.dtype, x.requires_grad, Storage(x.bytes))
+            end = family.layer(op, start, config, index)
+            layer = runs[key] = LayerRun(Run(op.nodes, op.saved, start, end))
+        layer.indices.append(index)
+        x = layer.run.output
+
+    op = Ledger(rules, root, outside, trainable)
+    start = Tensor(x.elements, x.dtype, x.requires_grad, Storage(x.bytes))
+    hidden = family.norm(op, start, config)
+    logits = family.head(op, hidden, config)
+    head = Run(op.nodes, op.saved, start, logits)
+    return ForwardPass(
+        embed=embed, layers=tuple(runs.values()), head=head, hidden=hidden, logits=logits, num_layers=len(stack.order)
+    )
+
+
+def _adapters_by_layer(
+    adapters: tuple[Adapter, ...], stack: str
+) -> tuple[dict[int, dict[str, list[Adapter]]], dict[str, list[Adapter]]]:
+    """Adapters keyed by layer index and name inside the layer; and those outside the stack by full name."""
+    by_layer: dict[int, dict[str, list[Adapter]]] = {}
+    outside: dict[str, list[Adapter]] = {}
+    prefix = stack + "."
+    for adapter in adapters:
+        if adapter.module.startswith(prefix):
+            index, _, name = adapter.module[len(prefix) :].partition(".")
+            by_layer.setdefault(int(index), {}).setdefault(name, []).append(adapter)
+        else:
+            outside.setdefault(adapter.module, []).append(adapter)
+    return by_layer, outside
+
+
+def _trainable_by_layer(stack: Stack, trainable: frozenset[str]) -> list[frozenset[str]]:
+    """Names inside the layer that train, per kind of layer; full fine-tuning trains all, `modules_to_save` some."""
+    result = []
+    for number, kind in enumerate(stack.kinds):
+        first = stack.order.index(number)
+        result.append(frozenset(m.name for m in kind if f"{stack.name}.{first}.{m.name}" in trainable))
+    return result
