@@ -52,8 +52,9 @@ def _base_model(config: Mapping[str, Any], setup: TrainSetup) -> Any:
     return AutoModelForCausalLM.from_config(hf_config, dtype=getattr(torch, setup.dtype), attn_implementation=_attention(setup))
 
 
-def _attention(setup: TrainSetup) -> str:
-    return "eager" if setup.attention == "eager" else "sdpa"
+def _attention(setup: TrainSetup) -> str | None:
+    """For "auto" transformers chooses: SDPA, but eager for Gemma 2, which has no other since it caps the scores."""
+    return {"eager": "eager", "auto": None}.get(setup.attention, "sdpa")
 
 
 def _quantize(model: Any, setup: TrainSetup, quantization: Quantization) -> Any:

@@ -1,0 +1,205 @@
+"""The oracle against numbers that others took from real runs of the same library versions, and against itself."""
+
+import families
+import oracle
+import pytest
+import torch
+
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup
+
+QKVO = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+# family: full, q and v (GPT-2: c_attn), all (MoE: q, k, v, o), full GC, all GC, full eager, full fp32, full at b 1 s 17
+SAVED = {
+    "llama": (324_484, 277_828, 464_452, 52_612, 43_012, 418_948, 560_644, 115_340),
+    "qwen2": (324_484, 277_828, 464_452, 52_612, 43_012, 418_948, 560_644, 115_340),
+    "qwen3": (425_092, 344_260, 546_628, 52_612, 43_012, 524_164, 703_108, 151_108),
+    "gpt2": (420_292, 357_316, 530_116, 43_588, 38_404, 445_636, 817_924, 148_932),
+    "gemma3_text": (599_620, 403_332, 605_764, 57_412, 43_204, 698_692, 817_732, 214_780),
+    "gemma2": (621_604, 462_628, 664_612, 67_108, 52_900, 621_604, 867_844, 210_894),
+    "mixtral": (523_252, 416_692, 476_596, 52_612, 43_012, 617_716, 943_732, 185_768),
+    "qwen3_moe": (458_020, 358_756, 434_404, 52_612, 43_012, 557_092, 755_044, 162_832),
+}
+PARAMETERS = {
+    "llama": 79_152,
+    "qwen2": 74_592,
+    "qwen3": 86_160,
+    "gpt2": 102_048,
+    "gemma3_text": 81_600,
+    "gemma2": 81_504,
+    "mixtral": 224_880,
+    "qwen3_moe": 177_168,
+}
+
+WIDE = families.TINY["llama"] | {
+    "hidden_size": 512,
+    "intermediate_size": 1376,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "vocab_size": 32000,
+}
+
+
+def small(**fields) -> TrainSetup:
+    return TrainSetup(**({"batch_size": 2, "seq_len": 24, "device": "cpu"} | fields))
+
+
+def saved(config, setup: TrainSetup) -> int:
+    return oracle.saved_activation_bytes(oracle.build(config, setup), setup)
+
+
+@pytest.mark.parametrize("family", SAVED)
+def test_saved_bytes_of_the_reference_table(family):
+    few = LoraConfig(r=4, target_modules=("c_attn",) if family == "gpt2" else ("q_proj", "v_proj"))
+    many = LoraConfig(r=4, target_modules=QKVO if family in ("mixtral", "qwen3_moe") else "all-linear")
+    setups = (
+        small(),
+        small(lora=few),
+        small(lora=many),
+        small(checkpointing=True),
+        small(lora=many, checkpointing=True),
+        small(attention="eager"),
+        small(dtype="float32"),
+        small(batch_size=1, seq_len=17),
+    )
+    assert tuple(saved(families.TINY[family], setup) for setup in setups) == SAVED[family]
+
+
+@pytest.mark.parametrize("family", PARAMETERS)
+def test_parameter_count(family):
+    assert sum(p.numel() for p in oracle.build(families.TINY[family], small()).parameters()) == PARAMETERS[family]
+
+
+@pytest.mark.parametrize(
+    ("rank", "batch", "seq", "dtype", "expected"),
+    [(33, 4, 40, "bfloat16", 1_589_124), (33, 4, 40, "float32", 1_549_444), (1, 2, 63, "bfloat16", 1_026_652)],
+)
+def test_saved_bytes_in_rank_and_size(rank, batch, seq, dtype, expected):
+    changes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8, "head_dim": 8, "intermediate_size": 96}
+    config = families.TINY["llama"] | changes | {"vocab_size": 333}
+    assert saved(config, small(batch_size=batch, seq_len=seq, dtype=dtype, lora=LoraConfig(r=rank))) == expected
+
+
+def wide(**fields) -> TrainSetup:
+    return small(seq_len=256, **fields)
+
+
+ALL = LoraConfig(r=16)
+PEAKS = [
+    (wide(dtype="float32", checkpointing=True), (671_049_908, 736_577_700, 887_454_124)),
+    (wide(dtype="float32", optimizer_impl="forloop"), (749_752_756, 815_280_548, 841_038_252)),
+    (wide(), (477_947_316, 510_707_108, 443_729_322)),
+    (wide(dtype="float32", lora=LoraConfig(target_modules=("q_proj", "v_proj"))), (370_456_984, 434_936_200, 179_788_112)),
+    (wide(lora=ALL), (329_316_056, 361_551_560, 100_586_992)),
+    (wide(lora=ALL, checkpointing=True), (263_460_312, 295_695_816, 101_635_568)),
+    (wide(lora=LoraConfig(adapter_dtype="bfloat16")), (298_698_456, 330_933_960, 94_668_270)),
+]
+
+
+@pytest.mark.parametrize(("setup", "expected"), PEAKS)
+def test_peaks_of_the_reference_table(setup, expected):
+    peaks = oracle.step_peaks(oracle.build(WIDE, setup), setup)
+    assert tuple(peaks[2, phase] for phase in oracle.PHASES) == expected
+    assert peaks[2, "step"] == max(expected)
+    assert peaks[1, "backward"] < peaks[2, "backward"]
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=4, adapter_dtype="float32")], ids=["full", "lora"])
+def test_the_two_trackers_agree(lora):
+    setup = small(seq_len=256, dtype="float32", lora=lora)
+    config = WIDE | {"vocab_size": 2000}
+    by_allocator = oracle.step_peaks(oracle.build(config, setup), setup)
+    by_dispatch = oracle.step_peaks(oracle.build(config, setup), setup, source="dispatch")
+    for step in (1, 2):
+        assert by_dispatch[step, "forward"] == pytest.approx(by_allocator[step, "forward"], rel=1e-4)
+        assert by_dispatch[step, "step"] == pytest.approx(by_allocator[step, "step"], rel=1e-3)
+
+
+def test_saved_storages_name_their_module():
+    setup = small()
+    storages = oracle.saved_by_storage(oracle.build(families.TINY["llama"], setup), setup)
+    gate = [s for s in storages if s.module == "model.layers.1.mlp.act_fn"]
+    assert gate == [oracle.Saved(2 * 48 * 112, "model.layers.1.mlp.act_fn", torch.bfloat16, (2, 24, 112))]
+
+
+def test_persistent_bytes_of_lora():
+    setup = small(lora=LoraConfig(r=4))
+    model = oracle.build(families.TINY["llama"], setup)
+    sizes = oracle.persistent_bytes(model, setup, oracle.make_optimizer(model, setup))
+    prefix = "base_model.model.model.layers.0.self_attn.q_proj."
+    assert sizes[prefix + "base_layer.weight"] == (2 * 48 * 48, 0, 0)
+    assert sizes[prefix + "lora_A.default.weight"] == (4 * 4 * 48, 4 * 4 * 48, 2 * 4 * 4 * 48 + 4)
+
+
+@pytest.mark.parametrize("adapter_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapter_dtype_is_what_the_setup_says(dtype, adapter_dtype):
+    model = oracle.build(families.TINY["gpt2"], small(dtype=dtype, lora=LoraConfig(r=4, adapter_dtype=adapter_dtype)))
+    assert {p.dtype for n, p in model.named_parameters() if "lora_" in n} == {getattr(torch, adapter_dtype)}
+    assert {p.dtype for n, p in model.named_parameters() if "lora_" not in n} == {getattr(torch, dtype)}
+
+
+@pytest.mark.parametrize("double_quant", [True, False])
+def test_nf4_bytes(double_quant):
+    setup = small(quantization=Quantization(double_quant=double_quant), lora=LoraConfig(r=4))
+    model = oracle.build(families.TINY["llama"], setup)
+    name = "base_model.model.model.layers.0.mlp.gate_proj.base_layer.weight"
+    blocks = 48 * 112 // 64
+    assert model.get_parameter(name).untyped_storage().nbytes() == 48 * 112 // 2
+    expected = blocks + 4 + 1024 + 64 + 4 if double_quant else 4 * blocks + 64
+    assert oracle.quantization_state_bytes(model)[name] == expected
+    assert oracle.saved_activation_bytes(model, setup) == SAVED["llama"][2]
+
+
+def test_flops_of_llama():
+    """Linears only, plus eager attention's two products: 2 x tokens x weights forward, twice that backward."""
+    setup = small(attention="eager", checkpointing=True)
+    model = oracle.build(families.TINY["llama"], setup)
+    linears = {n: m.weight.numel() for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    scores = 3 * 2 * (2 * 2 * 4 * 24 * 24 * 12)
+    counted = oracle.flops(model, setup)
+    assert counted["forward"] == 2 * 48 * sum(linears.values()) + scores
+    assert counted["backward"] == 2 * (2 * 48 * sum(linears.values()) + scores)
+    down = sum(size for name, size in linears.items() if name.endswith("down_proj"))  # its output is not needed again
+    assert counted["recompute"] == 2 * 48 * (sum(linears.values()) - linears["lm_head"] - down) + scores
+    by_module = oracle.forward_flops_by_module(model, setup)
+    assert by_module[""] == counted["forward"]
+    assert by_module["model.layers.1.mlp.up_proj"] == 2 * 48 * 48 * 112
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=4)], ids=["full", "lora"])
+@pytest.mark.parametrize("attention", ["auto", "eager"])
+@pytest.mark.parametrize(
+    "config",
+    [*families.TINY.values(), *families.VARIED.values()],
+    ids=[*families.TINY, *(f"{n}-varied" for n in families.VARIED)],
+)
+def test_every_family_trains(config, attention, lora):
+    setup = small(attention=attention, lora=lora)
+    model = oracle.build(config, setup)
+    ids = oracle.make_ids(model, setup)
+    before = oracle.forward(model, setup, ids).item()
+    oracle.run_steps(model, setup, oracle.make_optimizer(model, setup), ids, 2)
+    assert 0 < oracle.forward(model, setup, ids).item() < 1.5 * before
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "sgd", "adafactor"])
+def test_every_optimizer_trains(optimizer):
+    setup = small(optimizer=optimizer, dtype="float32")
+    model = oracle.build(families.TINY["llama"], setup)
+    sizes = oracle.persistent_bytes(model, setup, oracle.make_optimizer(model, setup))
+    assert sum(gradient for _, gradient, _ in sizes.values()) == 4 * PARAMETERS["llama"]
+    assert (sum(state for _, _, state in sizes.values()) == 0) == (optimizer == "sgd")
+
+
+@pytest.mark.parametrize("recipe", ["stock", "kbit", "trl"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_every_recipe_trains(family, recipe):
+    lora = LoraConfig(r=4, adapter_dtype="bfloat16" if recipe == "trl" else "float32")
+    setup = small(quantization=Quantization(recipe=recipe), lora=lora, checkpointing=True)
+    model = oracle.build(families.TINY[family], setup)
+    oracle.run_steps(model, setup, oracle.make_optimizer(model, setup), oracle.make_ids(model, setup), 2)
+    norms = {p.dtype for n, p in model.named_parameters() if "lora" not in n and ("norm" in n or "ln_" in n)}
+    assert norms == {torch.float32 if recipe == "kbit" else torch.bfloat16}
