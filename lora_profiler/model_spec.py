@@ -82,6 +82,8 @@ class ModelSpec:
 
     `config` holds config.json's fields in transformers' present spelling (`hidden_size`, `num_hidden_layers`, ...), of the
     language model where the file nests it. `source` tells where they came from: "bundled", a path, or "hub".
+    `output_embedding` is the module that makes the logits, None if the class has none. `weightless` names the modules that
+    own no parameter and contain none ("model.layers.*.mlp.act_fn", `*` for every layer): target patterns can hit them.
     """
 
     id: str
@@ -92,6 +94,8 @@ class ModelSpec:
     dtype: str | None = field(compare=False)
     config: Mapping[str, Any] = field(compare=False, repr=False)
     parts: tuple[Module | Stack, ...] = field(compare=False, repr=False)
+    output_embedding: str | None = field(default=None, compare=False, repr=False)
+    weightless: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def modules(self) -> Iterator[tuple[str, Module]]:
         """(full name, module) of every module that owns parameters, in the order of `named_modules()`."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from lora_profiler.catalog.config import DATA
+from lora_profiler.catalog.config import data_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class CatalogEntry:
 @cache
 def facts() -> dict[str, dict[str, Any]]:
     """Lower-case id or alias -> the model's line in the data file; aliases come after all ids."""
-    rows = json.loads((DATA / "models.json").read_text("utf-8"))["models"]
+    rows = json.loads(data_text("models.json"))["models"]
     by_name = {row["id"].lower(): row for row in rows}
     for row in rows:
         for alias in row["aliases"]:

@@ -6,16 +6,13 @@ Field by field this is what `transformers.CONFIG_MAPPING[model_type].from_dict` 
 """
 
 import json
+import os
 from collections.abc import Mapping
 from functools import cache
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, NoReturn
 
 from lora_profiler.errors import ModelNotFoundError, did_you_mean
-
-DATA = Path(__file__).parent / "data"
-MAX_NESTING = 32
 
 Raw = Mapping[str, Any]
 
@@ -52,11 +49,17 @@ _OLD_SPELLINGS = {
 _UNDECLARED = frozenset({"head_dim", "sliding_window_pattern"})
 """Read by the modelling code or the constructor although the config class of some families has no such field."""
 ACTIVATIONS = frozenset({
-    "gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh", "gelu_python_tanh", "laplace",
-    "leaky_relu", "linear", "mish", "quick_gelu", "relu", "relu2", "relu6", "sigmoid", "silu", "swish", "tanh",
+    "gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh", "gelu_python_tanh",
+    "laplace", "leaky_relu", "linear", "mish", "quick_gelu", "relu", "relu2", "relu6", "sigmoid", "silu", "swish", "tanh",
 })  # fmt: skip
 """`transformers.activations.ACT2FN` without the two that own weights (prelu, xielu)."""
 _LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
+
+
+def data_text(name: str) -> str:
+    """A data file of this package."""
+    with open(os.path.join(os.path.dirname(__file__), "data", name), encoding="utf-8") as file:
+        return file.read()
 
 
 def parse(text: str | bytes, source: str) -> Raw:
@@ -88,7 +91,7 @@ def _kind(value: object) -> str:
 @cache
 def class_defaults() -> dict[str, dict[str, Any]]:
     """model type -> its causal LM class, old field names, rope and field defaults; see `benchmarks/extract_shapes.py`."""
-    table: dict[str, dict[str, Any]] = json.loads((DATA / "defaults.json").read_text("utf-8"))
+    table: dict[str, dict[str, Any]] = json.loads(data_text("defaults.json"))
     return table
 
 
@@ -209,7 +212,7 @@ def _derive(config: dict[str, Any], raw: Raw, source: str) -> None:
     if config.get("use_sliding_window") is False:
         config["sliding_window"] = None
     pattern = config.pop("sliding_window_pattern", None)
-    if "layer_types" in config and config["layer_types"] is None and isinstance(layers, int):
+    if "layer_types" in config and config["layer_types"] is None and isinstance(layers, int) and layers <= 10_000:
         every = {"gemma2": 2, "gemma3_text": 6 if pattern is None else pattern}.get(str(kind))
         if every is not None:
             full = [(i + 1) % every == 0 for i in range(layers)]

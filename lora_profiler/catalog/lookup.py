@@ -3,18 +3,26 @@
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_profiler.catalog import config as cfg
 from lora_profiler.catalog.architectures import FAMILIES
-from lora_profiler.catalog.bundled import bundled_names, facts
-from lora_profiler.errors import ModelNotFoundError, UnsupportedModelError, UsageError, did_you_mean
+from lora_profiler.catalog.bundled import facts
+from lora_profiler.errors import ModelNotFoundError, UsageError
 from lora_profiler.model_spec import ModelSpec
+
+if TYPE_CHECKING:
+    from lora_profiler.catalog.shapes import Described
 
 _HUB_URL = re.compile(
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<id>[^/?#]+(?:/[^/?#]+)?)(?:/(?:tree|blob|resolve)/(?P<rev>[^/?#]+))?"
 )
+_NO_WEIGHTS = re.compile(
+    r"dropout|pdrop|_eps$|epsilon|rope|rotary|theta|^hidden_act|activation_function|_token|use_cache|dtype|initializer|"
+    r"softcapping|sliding_window|chunk|scaling|_coef|model_type|architectures|quantization_config|auto_map|attn_implementation"
+)
+"""Fields that no weight depends on, so that two models may differ in them and share one table."""
+MAX_CONFIG_BYTES = 16_000_000
 _MODEL_ID = re.compile(r"[\w.\-]{1,96}(?:/[\w.\-]{1,96})?")
 
 
@@ -37,7 +45,7 @@ def find_model(name: str, *, revision: str = "main", offline: bool = False) -> M
         return _bundled(row)
     path = _local_config(name)
     if path is not None:
-        return model_from_config(cfg.parse(_read(path), str(path)), id=_local_id(path), source=str(path))
+        return model_from_config(cfg.parse(_read(path), path), id=_local_id(path), source=path)
     if not _MODEL_ID.fullmatch(name):
         raise ModelNotFoundError(f"{name!r} is neither a file or folder here nor a hub id of the form organisation/name.")
     from lora_profiler.catalog.hub import config_json
@@ -55,23 +63,81 @@ def model_from_config(raw: Mapping[str, Any], *, id: str, source: str) -> ModelS
     where = f"config.json of {id}" if source == "hub" else source
     model_type = cfg.model_type(raw, where)
     architecture = _architecture(raw, where)
+    dtype = cfg.dtype(raw, where)
     if model_type in FAMILIES and "text_config" not in raw and _is_language_model(architecture):
         config = cfg.normalise(raw, where, strict=True)
         if not config.get("add_cross_attention"):
-            parts = FAMILIES[model_type](config)
-            architecture = cfg.class_defaults()[model_type]["architecture"]
-            return _spec(id, model_type, architecture, source, cfg.dtype(raw, where), config, parts)
-    raise UnsupportedModelError(f"{where}: model_type {model_type!r}.{did_you_mean(model_type, FAMILIES)}")
+            family = cfg.class_defaults()[model_type]
+            described = FAMILIES[model_type](config), "lm_head", tuple(family["weightless"])
+            return _spec(id, model_type, family["architecture"], source, dtype, config, described)
+    config = cfg.normalise(cfg.language_model(raw, where), where, strict=False)
+    row = _bundled_twin(raw, architecture)
+    if row is not None:
+        return _from_table(row, id, source, dtype, config)
+    from lora_profiler.catalog.meta_build import build, describe
+
+    model = build(raw, where)
+    built = model.config.get_text_config()
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
+        if hasattr(built, name):
+            config.setdefault(name, getattr(built, name))
+    return _spec(id, model_type, type(model).__name__, source, dtype, config, describe(model))
 
 
 def _bundled(row: Mapping[str, Any]) -> ModelSpec:
-    raw = {"model_type": row["model_type"], "architectures": [row["architecture"]], "dtype": row["dtype"], **row["config"]}
-    return model_from_config(raw, id=row["id"], source="bundled")
+    raw = _as_config_json(row)
+    if raw["model_type"] in FAMILIES:
+        return model_from_config(raw, id=row["id"], source="bundled")
+    config = cfg.normalise(cfg.language_model(raw, row["id"]), row["id"], strict=False)
+    return _from_table(row, row["id"], "bundled", row["dtype"], config)
+
+
+def _from_table(row: Mapping[str, Any], id: str, source: str, dtype: str | None, config: dict[str, Any]) -> ModelSpec:
+    """A model with the weights of the bundled one in `row`, under the type by which transformers builds that."""
+    from lora_profiler.catalog.shapes import table
+
+    model_type = row.get("transformers_model_type") or row["model_type"]
+    return _spec(id, model_type, row["architecture"], source, dtype, config, table(row["id"]))
+
+
+def _as_config_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A bundled model's facts as its config.json would have them, under the type by which transformers builds it."""
+    model_type = row.get("transformers_model_type") or row["model_type"]
+    return {"model_type": model_type, "architectures": [row["architecture"]], "dtype": row["dtype"], **row["config"]}
+
+
+def _bundled_twin(raw: Mapping[str, Any], architecture: str | None) -> Mapping[str, Any] | None:
+    """The bundled model with the same type, class and fields, whose table holds for `raw` as well; None if there is none."""
+    for row in facts().values():
+        same_type = raw["model_type"] in (row["model_type"], row.get("transformers_model_type"))
+        if same_type and architecture in (None, row["architecture"]) and _same_weights(raw, _as_config_json(row)):
+            return row
+    return None
+
+
+def _same_weights(raw: Mapping[str, Any], twin: Mapping[str, Any]) -> bool:
+    """Whether two config.json of one type agree in every field that can change a weight, class defaults filled in."""
+    family = cfg.class_defaults().get(str(twin.get("model_type")), {"fields": {}, "renamed": {}})
+    known = {family["renamed"].get(name, name) for name in {*family["fields"], *twin}}
+
+    def fields(config: Mapping[str, Any]) -> dict[str, Any]:
+        merged = {**family["fields"], **{name: value for name, value in config.items() if value is not None}}
+        return {family["renamed"].get(name, name): value for name, value in merged.items()}
+
+    a, b = fields(raw), fields(twin)
+    for name in known | {name for name, value in a.items() if isinstance(value, dict) and name.endswith("_config")}:
+        if name.endswith("_config") and isinstance(a.get(name), dict) and isinstance(b.get(name), dict):
+            if not _same_weights(a[name], b[name]):
+                return False
+        elif not _NO_WEIGHTS.search(name) and a.get(name) != b.get(name):
+            return False
+    return True
 
 
 def _spec(
-    id: str, model_type: str, architecture: str, source: str, dtype: str | None, config: dict[str, Any], parts: Any
+    id: str, model_type: str, architecture: str, source: str, dtype: str | None, config: dict[str, Any], described: "Described"
 ) -> ModelSpec:
+    parts, output_embedding, weightless = described
     return ModelSpec(
         id=id,
         model_type=model_type,
@@ -81,6 +147,8 @@ def _spec(
         dtype=dtype,
         config=config,
         parts=parts,
+        output_embedding=output_embedding,
+        weightless=weightless,
     )
 
 
@@ -99,32 +167,37 @@ def _is_language_model(architecture: str | None) -> bool:
     return architecture is None or architecture.endswith(("ForCausalLM", "LMHeadModel", "Model"))
 
 
-def _local_config(name: str) -> Path | None:
-    """The config.json that `name` points to on this disk, None if it points to nothing."""
-    path = Path(name).expanduser()
-    try:
-        if path.is_dir() and (path / "config.json").is_file():
-            return path / "config.json"
-        if path.is_dir() and (name.startswith((".", "~", "/")) or os.sep in name.rstrip(os.sep)):
+def _local_config(name: str) -> str | None:
+    """The config.json that `name` points to on this disk, None if it points to nothing.
+
+    Raises ModelNotFoundError for what is plainly meant as a path and holds none.
+    """
+    path = os.path.expanduser(name)
+    looks_like_path = name.startswith((".", "~", os.sep)) or name.endswith((os.sep, ".json"))
+    if os.path.isdir(path):
+        inside = os.path.join(path, "config.json")
+        if os.path.isfile(inside):
+            return inside
+        if looks_like_path:
             raise ModelNotFoundError(f"{name} is a folder without a config.json; point to the model's own folder.")
-        if path.is_file():
-            return path
-    except OSError:
-        return None
-    if name.endswith(".json") or name.startswith(("./", "../", "~", "/")):
+    elif os.path.isfile(path):
+        return path
+    elif looks_like_path:
         raise ModelNotFoundError(f"There is no file or folder {name}; check the path, or give a hub id.")
     return None
 
 
-def _read(path: Path) -> bytes:
-    if path.stat().st_size > 16 * 2**20:
-        raise ModelNotFoundError(f"{path} is larger than 16 MiB; a config.json is a few KiB.")
+def _read(path: str) -> bytes:
     try:
-        return path.read_bytes()
+        if os.path.getsize(path) > MAX_CONFIG_BYTES:
+            raise ModelNotFoundError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes; a config.json has a few thousand.")
+        with open(path, "rb") as file:
+            return file.read()
     except OSError as e:
         raise ModelNotFoundError(f"{path} cannot be read: {e.strerror}.") from None
 
 
-def _local_id(path: Path) -> str:
+def _local_id(path: str) -> str:
     """A short name of a local model: its folder's, or the file's where the file has a name of its own."""
-    return path.resolve().parent.name if path.name == "config.json" else path.stem
+    folder, file = os.path.split(os.path.abspath(path))
+    return os.path.basename(folder) if file == "config.json" else file.removesuffix(".json")

@@ -1,0 +1,214 @@
+"""Which weights PEFT adapts for given target modules, and with what shapes; where PEFT refuses, why.
+
+A replay of PEFT 0.21.2 on module names, without PEFT: `tuners/tuners_utils.py` (`inject_adapter`, `_inject_parameters`),
+`tuners/lora/layer.py` (shapes). `tests/test_adapters.py` compares it with the real thing.
+
+Not modelled, and refused: LoRA on a tied embedding or head, on grouped convolutions and on `nn.MultiheadAttention`.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import prod
+
+from lora_profiler.adapters.refusal import refuse, suggestion
+from lora_profiler.adapters.targets import Targets, containers, outer_containers, resolve
+from lora_profiler.model_spec import ModelSpec, Module, Stack, Weight
+from lora_profiler.workload import LoraConfig
+
+_MAMBA_TYPES = frozenset({"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"})
+_CONVOLUTIONS = frozenset({"Conv1d", "Conv2d", "Conv3d"})
+_SUPPORTED = frozenset({"Linear", "Conv1D", "Embedding"}) | _CONVOLUTIONS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """The pair A, B that PEFT puts beside one weight.
+
+    `module` is the full name of the module, `kind` its class; `parameter` is None where PEFT wraps the module, else the local
+    name of the bare parameter that it wraps. `num_experts` > 1 for packed experts, which share one A and one B of that many
+    ranks; `rank_factor` is 2 where gate and up are fused in one parameter. `kernel` is that of a convolution.
+    """
+
+    module: str
+    parameter: str | None
+    kind: str
+    in_features: int
+    out_features: int
+    num_experts: int = 1
+    rank_factor: int = 1
+    kernel: tuple[int, ...] = ()
+
+    def rank(self, r: int) -> int:
+        """Rows of A and columns of B at rank `r`."""
+        return r * self.rank_factor * self.num_experts
+
+    def a_shape(self, r: int) -> tuple[int, ...]:
+        """(rank, in): lora_A's weight, or lora_embedding_A, whose inputs are the embedding's rows."""
+        return (self.rank(r), self.in_features, *self.kernel)
+
+    def b_shape(self, r: int) -> tuple[int, ...]:
+        """(out, rank): lora_B's weight, or lora_embedding_B."""
+        return (self.out_features, self.rank(r), *(1 for _ in self.kernel))
+
+    def num_parameters(self, r: int) -> int:
+        return self.rank(r) * (self.in_features * prod(self.kernel) + self.out_features)
+
+
+@dataclass(frozen=True, slots=True)
+class _Hit:
+    """One adapter of a layer, named within the layer."""
+
+    name: str
+    parameter: str | None
+    kind: str
+    in_features: int
+    out_features: int
+    num_experts: int = 1
+    rank_factor: int = 1
+    kernel: tuple[int, ...] = ()
+
+    def under(self, prefix: str) -> Adapter:
+        return Adapter(
+            module=prefix + self.name,
+            parameter=self.parameter,
+            kind=self.kind,
+            in_features=self.in_features,
+            out_features=self.out_features,
+            num_experts=self.num_experts,
+            rank_factor=self.rank_factor,
+            kernel=self.kernel,
+        )
+
+
+def adapters(spec: ModelSpec, lora: LoraConfig) -> tuple[Adapter, ...]:
+    """What PEFT adds to the model for this LoraConfig, in the order of `named_modules()`.
+
+    Raises RefusedTargetsError where PEFT would raise, with its reason and a suggestion.
+    """
+    targets = resolve(spec, lora)
+    if not targets.all_linear:
+        _check_containers(spec, targets)
+    tied = _tied(spec)
+    found: list[Adapter] = []
+    for part in spec.parts:
+        if isinstance(part, Module):
+            found += [hit.under("") for hit in _hits(spec, lora, targets, "", (part,), tied)]
+        elif targets.alike:
+            kinds = [list(_hits(spec, lora, targets, f"{part.name}.0.", kind, tied)) for kind in part.kinds]
+            found += [hit.under(f"{part.name}.{i}.") for i, kind in enumerate(part.order) for hit in kinds[kind]]
+        else:
+            for i, kind in enumerate(part.order):
+                prefix = f"{part.name}.{i}."
+                found += [hit.under(prefix) for hit in _hits(spec, lora, targets, prefix, part.kinds[kind], tied)]
+    if not found:
+        _refuse_empty(spec, lora, targets)
+    return tuple(found)
+
+
+def _hits(
+    spec: ModelSpec, lora: LoraConfig, targets: Targets, prefix: str, modules: Iterable[Module], tied: frozenset[str]
+) -> Iterator[_Hit]:
+    """The adapters of one layer, or of one module outside the layers."""
+    for module in modules:
+        key = prefix + module.name
+        if targets.all_linear:
+            hit = module.is_linear and key != spec.output_embedding and not targets.excludes(key)
+        else:
+            hit = targets.matches(key)
+        if hit:
+            _check_module(spec, key, module, tied)
+            yield _of_module(module, lora.r)
+        if targets.parameters:
+            for weight in module.weights:
+                if targets.matches_parameter(f"{key}.{weight.name}"):
+                    _check_parameter(key, weight, lora)
+                    yield _of_parameter(module, weight, targets)
+
+
+def _of_module(module: Module, r: int) -> _Hit:
+    shape = module.weight("weight").shape
+    if module.kind == "Linear":
+        return _Hit(module.name, None, module.kind, shape[1], shape[0])
+    if module.kind in _CONVOLUTIONS:
+        return _Hit(module.name, None, module.kind, shape[1], shape[0], kernel=shape[2:])
+    return _Hit(module.name, None, module.kind, shape[0], shape[1])  # Conv1D: (in, out); Embedding: (rows, columns)
+
+
+def _of_parameter(module: Module, weight: Weight, targets: Targets) -> _Hit:
+    """peft's ParamWrapper: (experts, out, in) packed experts, or (out, in)."""
+    *experts, out_features, in_features = weight.shape
+    factor = 2 if targets.fused and weight.name == "gate_up_proj" else 1
+    return _Hit(module.name, weight.name, module.kind, in_features, out_features, prod(experts), factor)
+
+
+def _check_module(spec: ModelSpec, key: str, module: Module, tied: frozenset[str]) -> None:
+    leaf = key.rsplit(".", 1)[-1]
+    if spec.model_type in _MAMBA_TYPES and leaf in ("out_proj", "conv1d"):
+        refuse(f"PEFT does not adapt {leaf} of Mamba models ({key}). Leave it out.", "ValueError")
+    if module.kind == "MultiheadAttention":
+        refuse(f"{key} is an nn.MultiheadAttention, which is not modelled here. Leave it out.", None)
+    if module.kind not in _SUPPORTED:
+        refuse(f"{key} is a {module.kind}, which PEFT cannot adapt." + suggestion(spec, ()), "ValueError")
+    weight = module.weight("weight")
+    if module.kind in _CONVOLUTIONS and weight.shape[1] == 1 < weight.shape[0]:
+        refuse(f"{key} is a grouped convolution, which is not modelled here. Leave it out.", None)
+    if weight.tied_to or f"{key}.weight" in tied:
+        refuse(
+            f"{key} shares its weight with another module (tied embeddings); LoRA there would untie them and is not modelled. "
+            "Leave it out, or name it in modules to save.",
+            None,
+        )
+
+
+def _check_parameter(key: str, weight: Weight, lora: LoraConfig) -> None:
+    if lora.lora_dropout:
+        refuse(
+            f"PEFT cannot apply dropout to adapters on bare parameters ({key}.{weight.name}): set dropout to 0, or leave the "
+            "experts and the router out.",
+            "ValueError",
+        )
+    if len(weight.shape) not in (2, 3):
+        refuse(f"{key}.{weight.name} has {len(weight.shape)} dimensions; PEFT adapts parameters of 2 or 3.", "ValueError")
+
+
+def _check_containers(spec: ModelSpec, targets: Targets) -> None:
+    """PEFT refuses as soon as a target matches a module that is no single layer, such as a whole MLP or an activation."""
+    keys = outer_containers(spec)
+    loose = list(spec.weightless)
+    for part in spec.parts:
+        if isinstance(part, Stack):
+            start = f"{part.name}.*."
+            inner = {name: None for kind in part.kinds for name in containers(kind)}
+            inner |= {name.removeprefix(start): None for name in loose if name.startswith(start)}
+            loose = [name for name in loose if not name.startswith(start)]
+            for i in range(1 if targets.alike else len(part.order)):
+                keys += [f"{part.name}.{i}", *(f"{part.name}.{i}.{name}" for name in inner)]
+    keys += loose
+    for key in keys:
+        if targets.matches(key):
+            refuse(f"{key} is not a linear layer; PEFT refuses targets that match it." + suggestion(spec, (key,)), "ValueError")
+
+
+def _tied(spec: ModelSpec) -> frozenset[str]:
+    """Full names of the weights that other modules share."""
+    return frozenset(
+        weight.tied_to
+        for part in spec.parts
+        for modules in (part.kinds if isinstance(part, Stack) else ((part,),))
+        for module in modules
+        for weight in module.weights
+        if weight.tied_to
+    )
+
+
+def _refuse_empty(spec: ModelSpec, lora: LoraConfig, targets: Targets) -> None:
+    asked = lora.target_modules
+    if asked is None and not targets.names:
+        message = f"PEFT finds no default target modules for {spec.model_type}, whose experts are packed." + suggestion(spec, ())
+    elif targets.saved:
+        message = "Nothing is left to adapt: every target is missing or stands in modules to save." + suggestion(spec, ())
+    else:
+        names = (asked,) if isinstance(asked, str) else tuple(asked or sorted(targets.names))
+        where = f" in layers {', '.join(map(str, lora.layers_to_transform))}" if lora.layers_to_transform else ""
+        message = f"No module of {spec.id} matches {', '.join(names)}{where}." + suggestion(spec, names)
+    refuse(message, "NoMatchingPeftModuleError")

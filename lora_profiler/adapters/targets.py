@@ -1,0 +1,191 @@
+"""`target_modules` of a LoraConfig, resolved for one model as PEFT resolves them: which names match, which parameters.
+
+Source: peft 0.21.2, `tuners/tuners_utils.py` (`check_target_module_exists`, `_maybe_include_all_linear_layers`),
+`utils/transformers_weight_conversion.py` (`_convert_peft_config_moe`), `tuners/lora/config.py`.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from lora_profiler.adapters.peft_tables import DEFAULT_TARGETS, FUSED_PARAMETER, PACKED_EXPERTS
+from lora_profiler.adapters.refusal import refuse, suggestion
+from lora_profiler.model_spec import ModelSpec, Module, Stack
+from lora_profiler.workload import LoraConfig
+
+_LAYER_INDEX = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.")
+_PLAIN_NAME = re.compile(r"[A-Za-z_]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """What to match. One of `all_linear`, `pattern` and `names` counts; `parameters` are wrapped besides.
+
+    `fused` tells that gate and up were both asked for, so that their packed parameter gets twice the rank. `saved` are the
+    patterns of `modules_to_save`, which are never adapted. `alike` tells that no answer can depend on the layer's number.
+    """
+
+    all_linear: bool = False
+    pattern: re.Pattern[str] | None = None
+    names: frozenset[str] = frozenset()
+    parameters: frozenset[str] = frozenset()
+    fused: bool = False
+    layers: frozenset[int] = frozenset()
+    saved: tuple[re.Pattern[str], ...] = ()
+    alike: bool = True
+    suffixes: tuple[str, ...] = field(default=(), compare=False)
+
+    def excludes(self, key: str) -> bool:
+        return any(pattern.match(key) for pattern in self.saved)
+
+    def matches(self, key: str) -> bool:
+        """Whether PEFT takes the module or parameter called `key`; all-linear, which goes by class, is not asked here."""
+        if self.excludes(key):
+            return False
+        if self.pattern is not None:
+            return self.pattern.fullmatch(key) is not None
+        if key in self.names:
+            return True  # a full name is taken whatever `layers_to_transform` says
+        if not key.endswith(self.suffixes):
+            return False
+        if not self.layers:
+            return True
+        layer = _LAYER_INDEX.match(key)
+        return layer is not None and int(layer["idx"]) in self.layers
+
+    def matches_parameter(self, key: str) -> bool:
+        return any(key == name or key.endswith(f".{name}") for name in self.parameters)
+
+
+def resolve(spec: ModelSpec, lora: LoraConfig) -> Targets:
+    """The targets of `lora` in this model. Raises RefusedTargetsError for what PEFT refuses before it looks at modules."""
+    asked = lora.target_modules
+    if isinstance(asked, str) and lora.layers_to_transform:
+        refuse(
+            "layers_to_transform picks layers for a list of names; PEFT refuses it beside all-linear or a pattern.", "ValueError"
+        )
+    saved = tuple(_compile(rf"(^|.*\.){name}($|\..*)", f"modules_to_save {name!r}") for name in lora.modules_to_save)
+    saved_alike = all(_PLAIN_NAME.fullmatch(name) for name in lora.modules_to_save)
+    packed = PACKED_EXPERTS.get(spec.model_type)
+    if packed is not None:
+        return _with_packed_experts(spec, lora, packed, saved, saved_alike)
+    if asked is None:
+        asked = DEFAULT_TARGETS.get(spec.model_type)
+        if asked is None:
+            refuse(f"PEFT has no default target modules for model type {spec.model_type}." + suggestion(spec, ()), "ValueError")
+    if isinstance(asked, str) and asked.lower() == "all-linear":
+        return Targets(all_linear=True, saved=saved, alike=saved_alike)
+    if isinstance(asked, str):
+        return Targets(pattern=_compile(asked, f"target pattern {asked!r}"), saved=saved, alike=False)
+    return _named(frozenset(asked), lora, saved, saved_alike)
+
+
+def _named(names: frozenset[str], lora: LoraConfig, saved: tuple[re.Pattern[str], ...], alike: bool, **more: object) -> Targets:
+    return Targets(
+        names=names,
+        suffixes=tuple(f".{name}" for name in names),
+        layers=frozenset(lora.layers_to_transform),
+        saved=saved,
+        alike=alike and not lora.layers_to_transform and not any(c.isdigit() for name in names for c in name),
+        **more,  # type: ignore[arg-type]  # parameters and fused, from the one caller below
+    )
+
+
+def _with_packed_experts(
+    spec: ModelSpec, lora: LoraConfig, packed: dict[str, str], saved: tuple[re.Pattern[str], ...], saved_alike: bool
+) -> Targets:
+    """Types whose experts and router became bare parameters: PEFT sends the old names there, and only there.
+
+    The default of the type is never looked up, since PEFT sets an empty list first: mixtral, though in the table, fails.
+    """
+    asked = lora.target_modules
+    names = set(asked) if isinstance(asked, tuple) else set()
+    if isinstance(asked, str) and asked.lower() == "all-linear":
+        names = _all_linear_leaves(spec, saved) | set(packed)
+    elif isinstance(asked, str):
+        pattern = Targets(pattern=_compile(asked, f"target pattern {asked!r}"), saved=saved, alike=False)
+        names = _leaves(spec, pattern, packed)
+        if not names:
+            return pattern
+    moved = {name: old for name in names for old in packed if name == old or name.endswith(f".{old}")}
+    fused = {old for old in moved.values() if packed[old] == FUSED_PARAMETER}
+    both = {old for old, new in packed.items() if new == FUSED_PARAMETER}
+    if fused and fused != both:
+        refuse(
+            f"{', '.join(sorted(fused))} cannot be adapted without {', '.join(sorted(both - fused))}: this model holds them "
+            f"fused in {FUSED_PARAMETER}. Name both, or use all-linear.",
+            "ValueError",
+        )
+    parameters = frozenset(packed[old] for old in moved.values())
+    return _named(frozenset(names - set(moved)), lora, saved, saved_alike, parameters=parameters, fused=bool(fused))
+
+
+def _all_linear_leaves(spec: ModelSpec, saved: tuple[re.Pattern[str], ...]) -> set[str]:
+    """Last parts of the names of all linear layers; PEFT goes on with these, not with the full names."""
+    return {name.rsplit(".", 1)[-1] for name, module in spec.modules() if module.is_linear and name != spec.output_embedding}
+
+
+def _leaves(spec: ModelSpec, pattern: Targets, packed: dict[str, str]) -> set[str]:
+    """Last parts of every module and parameter name that a pattern matches, old names of fused parameters probed too."""
+    keys = [*all_names(spec)]
+    holders: dict[str, set[str]] = {}
+    for name, module in spec.modules():
+        keys += [f"{name}.{weight.name}" for weight in module.weights if weight.tied_to is None]
+        for weight in module.weights:
+            holders.setdefault(weight.name, set()).add(name)
+    found = {key.rsplit(".", 1)[-1] for key in keys if pattern.matches(key)}
+    for old, new in packed.items():
+        if any(pattern.matches(f"{holder}.{old}") for holder in holders.get(new, ())):
+            found.add(old)
+    return found
+
+
+def all_names(spec: ModelSpec) -> Iterator[str]:
+    """Every name in `named_modules()` but the root's: modules with weights, the modules that hold them, and weightless ones."""
+    for part in spec.parts:
+        if isinstance(part, Module):
+            yield part.name
+        else:
+            nodes = [[module.name for module in kind] + containers(kind) for kind in part.kinds]
+            for i, kind in enumerate(part.order):
+                yield f"{part.name}.{i}"
+                for name in nodes[kind]:
+                    yield f"{part.name}.{i}.{name}"
+    yield from outer_containers(spec)
+    for name in spec.weightless:
+        stack = next((p for p in spec.parts if isinstance(p, Stack) and name.startswith(f"{p.name}.*.")), None)
+        if stack is None:
+            yield name
+        else:
+            rest = name.removeprefix(f"{stack.name}.*.")
+            for i in range(len(stack.order)):
+                yield f"{stack.name}.{i}.{rest}"
+
+
+def containers(modules: tuple[Module, ...]) -> list[str]:
+    """Names of the modules between a layer and its `modules` ("self_attn", "mlp"), in order, each once."""
+    found: dict[str, None] = {}
+    own = {module.name for module in modules}
+    for module in modules:
+        pieces = module.name.split(".")
+        for n in range(1, len(pieces)):
+            found[".".join(pieces[:n])] = None
+    return [name for name in found if name not in own]
+
+
+def outer_containers(spec: ModelSpec) -> list[str]:
+    """Names of the modules outside the layers that hold others: "model", "model.layers"."""
+    found: dict[str, None] = {}
+    own = {part.name for part in spec.parts if isinstance(part, Module)}
+    for part in spec.parts:
+        pieces = part.name.split(".")
+        for n in range(1, len(pieces) + isinstance(part, Stack)):
+            found[".".join(pieces[:n])] = None
+    return [name for name in found if name not in own]
+
+
+def _compile(pattern: str, what: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as e:
+        refuse(f"{what} is no regular expression: {e}.", "error")
