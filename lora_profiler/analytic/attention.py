@@ -1,6 +1,7 @@
 """Which attention kernel a workload runs: what is asked for, or what torch takes for device, dtype, heads and mask."""
 
 from lora_profiler.analytic.families import FAMILIES
+from lora_profiler.analytic.families.blocks import heads_of
 from lora_profiler.workload import Workload
 
 FLASH_MAX_HEAD_DIM = 256
@@ -16,7 +17,7 @@ def resolve_kernel(workload: Workload) -> str:
     setup, model = workload.setup, workload.model
     if model.model_type not in FAMILIES:
         return setup.attention
-    config = model.config
+    config, heads = model.config, heads_of(model.config)
     if setup.attention == "eager" or config.get("attn_logit_softcapping") is not None and model.model_type == "gemma2":
         return "eager"
     if setup.device == "cpu":
@@ -25,7 +26,7 @@ def resolve_kernel(workload: Workload) -> str:
         return setup.attention
     if setup.device == "mps":
         return "math"
-    if setup.dtype != "float32" and config["head_dim"] <= FLASH_MAX_HEAD_DIM:
+    if setup.dtype != "float32" and heads.dim <= FLASH_MAX_HEAD_DIM:
         return "flash"
-    grouped = config["num_key_value_heads"] != config["num_attention_heads"] and config["head_dim"] <= FLASH_MAX_HEAD_DIM
+    grouped = heads.groups > 1 and heads.dim <= FLASH_MAX_HEAD_DIM
     return "math" if grouped else "efficient"

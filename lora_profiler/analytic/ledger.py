@@ -194,16 +194,22 @@ class Ledger:
         self.record((x,), (out,))
         return out
 
-    def copy(self, x: Tensor) -> Tensor:
-        """`contiguous()` or `clone()` that really copies."""
-        out = self.fresh(x.elements, x.dtype, x.requires_grad)
+    def copy(self, x: Tensor, times: int = 1) -> Tensor:
+        """`contiguous()`, `clone()` or a repetition that really copies."""
+        out = self.fresh(x.elements * times, x.dtype, x.requires_grad)
+        self.record((x,), (out,))
+        return out
+
+    def expand(self, x: Tensor, times: int) -> Tensor:
+        """A repetition by stride 0: no copy, the same storage."""
+        out = Tensor(x.elements * times, x.dtype, x.requires_grad, x.storage, merged=False)
         self.record((x,), (out,))
         return out
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         """x + y in the wider dtype; both get the same gradient, converted where their dtype differs."""
         dtype = x.dtype if ITEMSIZE[x.dtype] >= ITEMSIZE[y.dtype] else y.dtype
-        out = self.fresh(x.elements, dtype, x.requires_grad or y.requires_grad)
+        out = self.fresh(x.elements, dtype, x.requires_grad or y.requires_grad, x.merged)
         self.record((x, y), (out,), aliases=x.dtype == y.dtype)
         return out
 

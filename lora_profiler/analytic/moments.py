@@ -65,7 +65,9 @@ class Activations:
         return total(size * len(layer.indices) for layer, size in self.layers)
 
 
-def activations(forward: ForwardPass, family: Family, workload: Workload, batch_is_one: bool) -> Activations:
+def activations(
+    forward: ForwardPass, family: Family, workload: Workload, kernel: str, batch_is_one: bool
+) -> Activations:
     setup, config = workload.setup, workload.model.config
     vocab = forward.logits.elements
     labels = (S + 1) * 8 if batch_is_one else TOKENS * 8
@@ -74,9 +76,13 @@ def activations(forward: ForwardPass, family: Family, workload: Workload, batch_
     if setup.checkpointing:
         dtype = family.rotary_dtype or forward.embed.output.dtype
         held = total(S * (2 * size * ITEMSIZE[dtype]) for _, size in family.rotary_sets(config)) + S * 8
-        if setup.attention == "eager":
-            held = held + B * S * S * ITEMSIZE[forward.embed.output.dtype]
         shared = {}
+        if kernel == "eager":
+            mask = B * S * S * ITEMSIZE[forward.embed.output.dtype]
+            if family.mask_is_positional:
+                shared["attention_mask"] = mask
+            else:
+                held = held + mask
     layers = tuple(
         (layer, layer.run.input.bytes if setup.checkpointing else layer.run.saved_bytes) for layer in forward.layers
     )

@@ -27,7 +27,9 @@ class Heads:
 
 
 def heads_of(c: Config) -> Heads:
-    return Heads(query=c["num_attention_heads"], key_value=c["num_key_value_heads"], dim=c["head_dim"])
+    """Families without grouped heads state neither `num_key_value_heads` nor `head_dim`."""
+    query = c["num_attention_heads"]
+    return Heads(query=query, key_value=c.get("num_key_value_heads", query), dim=c.get("head_dim", c["hidden_size"] // query))
 
 
 def rms_norm(op: Ledger, x: Tensor, name: str, rows: Polynomial = TOKENS, *, style: str = "llama") -> Tensor:
@@ -62,11 +64,12 @@ def rotary(
     `dtype` of the tables is the residual stream's unless given. Families that allow a partial rotation concatenate the
     rest even where there is none.
     """
+    x = op.view(x, merged=False)
     cos, sin = (op.shared(f"{tables}.{t}", S * rotary_dim, dtype or op.rules.rest_dtype) for t in ("cos", "sin"))
     rotated_elements = x.elements // head_dim * rotary_dim
     rest = x.elements - rotated_elements
     part = x if rotary_dim == head_dim else op.split(x, (rotated_elements, rest))[0]
-    half = Tensor(part.elements // 2, part.dtype, part.requires_grad, part.storage)
+    half = op.split(part, (part.elements // 2,), merged=False)[0]
     turned = op.concatenate(op.scale(half), half, elements=rotated_elements)
     out = op.add(op.multiply(part, cos), op.multiply(turned, sin))
     if rotary_dim < head_dim or always_concatenates:
@@ -74,13 +77,11 @@ def rotary(
     return op.cast(out, x.dtype)
 
 
-def repeat(op: Ledger, x: Tensor, groups: int) -> Tensor:
-    """`repeat_kv`: each key/value head copied for its query heads; nothing to do without groups."""
-    if groups == 1:
+def repeat(op: Ledger, x: Tensor, heads: Heads) -> Tensor:
+    """`repeat_kv`: each key/value head copied for its query heads; a single head is only expanded, which copies nothing."""
+    if heads.groups == 1:
         return x
-    out = op.fresh(x.elements * groups, x.dtype, x.requires_grad)
-    op.record((x,), (out,))
-    return out
+    return op.expand(x, heads.groups) if heads.key_value == 1 else op.copy(x, heads.groups)
 
 
 def attention(
@@ -103,12 +104,12 @@ def attention(
     """
     op.scope = scope
     kernel = op.rules.kernel
-    if kernel in ("eager", "math"):
-        return _scores(op, q, k, v, heads, dropout, upcast and kernel == "eager", softcap)
-    if kernel == "cpu" and dropout > 0.0:
-        return _scores(op, q, k, v, heads, dropout, False, False)
+    if kernel == "eager":
+        return _eager(op, q, k, v, heads, dropout, upcast, softcap)
+    if kernel == "math" or (kernel == "cpu" and dropout > 0.0):
+        return _math(op, q, k, v, heads, dropout)
     if masked or kernel in ("efficient", "cudnn"):
-        k, v = repeat(op, k, heads.groups), repeat(op, v, heads.groups)
+        k, v = repeat(op, k, heads), repeat(op, v, heads)
     out = op.fresh(q.elements, q.dtype, q.requires_grad or k.requires_grad or v.requires_grad)
     rows = B * S32 if kernel == "efficient" or (masked and kernel != "cpu") else TOKENS
     kept = [q, k, v, out, op.fresh(rows * heads.query, "float32", False)]
@@ -118,22 +119,35 @@ def attention(
         kept.append(op.fresh(B * S * S, q.dtype, False))
     flops = q.elements * S * 4
     op.record((q, k, v), (out,), kept, flops, flops // 2 * 5, saves_output=True)
-    return op.view(out)
+    # the output is laid out as q is, and `transpose(1, 2).contiguous()` copies one that is (b, heads, s, d) in memory
+    return op.copy(out) if q.merged and not op.rules.seq_is_one else op.view(out)
 
 
-def _scores(
+def _eager(
     op: Ledger, q: Tensor, k: Tensor, v: Tensor, heads: Heads, dropout: float, upcast: bool, softcap: bool
 ) -> Tensor:
-    """Attention written out: scores (b, heads, s, s), softmax, product with v."""
-    k, v = repeat(op, k, heads.groups), repeat(op, v, heads.groups)
-    size = TOKENS * S * heads.query
-    scores = op.scale(op.matmul(q, k, size, constant(heads.dim)))
+    """Attention written out in Python: scores (b, heads, s, s), softmax, product with v."""
+    k, v = repeat(op, k, heads), repeat(op, v, heads)
+    scores = op.scale(op.matmul(q, k, TOKENS * S * heads.query, constant(heads.dim)))
     if softcap:
         scores = op.scale(op.activation(op.scale(scores), keeps_output=True))
     weights = op.softmax(op.scale(scores), "float32" if upcast else q.dtype)
     weights = op.dropout(op.cast(weights, q.dtype), dropout)
-    out = op.matmul(weights, v, q.elements, S)
-    return op.view(out) if op.rules.seq_is_one else op.copy(out)
+    return _joined(op, op.matmul(weights, v, q.elements, S))
+
+
+def _math(op: Ledger, q: Tensor, k: Tensor, v: Tensor, heads: Heads, dropout: float) -> Tensor:
+    """SDPA without a fused kernel (`_scaled_dot_product_attention_math`): in float32, scale split over q and k."""
+    wide = [op.cast(t, "float32") for t in (q, k, v)]
+    wide[1:] = [op.copy(t, heads.groups) if heads.groups > 1 else t for t in wide[1:]]
+    scores = op.matmul(op.scale(wide[0]), op.scale(wide[1]), TOKENS * S * heads.query, constant(heads.dim))
+    weights = op.dropout(op.softmax(scores, "float32"), dropout)
+    return _joined(op, op.cast(op.matmul(weights, wide[2], q.elements, S), q.dtype))
+
+
+def _joined(op: Ledger, x: Tensor) -> Tensor:
+    """(b, heads, s, d) to (b, s, heads * d): a copy, unless s is 1."""
+    return op.view(x) if op.rules.seq_is_one else op.copy(x)
 
 
 def gated_mlp(op: Ledger, x: Tensor, c: Config, name: str = "mlp", intermediate: int | None = None) -> Tensor:

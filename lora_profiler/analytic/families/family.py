@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lora_profiler.analytic.families.blocks import Config
+from lora_profiler.analytic.families.blocks import Config, heads_of
 from lora_profiler.analytic.ledger import Ledger, Tensor
 
 
@@ -14,7 +14,8 @@ class Family:
 
     `window(config, i)` is the sliding window of layer i in tokens, None for full attention; `head_name` the output layer.
     `rotary_sets(config)` are the (name, features) of its rotary tables, in `rotary_dtype` or the residual stream's dtype;
-    `buffer_bytes(dtype)` what the model registers beside them.
+    `buffer_bytes(dtype)` what the model registers beside them. `mask_is_positional`: layers take the attention mask as a
+    positional argument, which checkpointing saves.
     """
 
     stack: str
@@ -27,6 +28,7 @@ class Family:
     head_name: str = "lm_head"
     rotary_dtype: str | None = None
     buffer_bytes: Callable[[str], int] = lambda dtype: 0
+    mask_is_positional: bool = False
 
 
 def plain_embedding(name: str) -> Callable[[Ledger, Tensor, Config], Tensor]:
@@ -53,4 +55,4 @@ def window_by_layer_type(c: Config, layer: int) -> int | None:
 
 
 def one_rotary_set(c: Config) -> tuple[tuple[str, int], ...]:
-    return (("rotary", c["head_dim"]),)
+    return (("rotary", heads_of(c).dim),)

@@ -3,17 +3,13 @@
 from lora_profiler.analytic.families.blocks import Config, attention, gated_mlp, heads_of, rms_norm, rotary
 from lora_profiler.analytic.families.family import Family, full_attention, one_rotary_set, plain_head, window_by_layer_type
 from lora_profiler.analytic.families.llama import residual
-from lora_profiler.analytic.ledger import Ledger, Tensor
-from lora_profiler.analytic.polynomial import TOKENS, constant
+from lora_profiler.analytic.ledger import ITEMSIZE, Ledger, Tensor
+from lora_profiler.analytic.polynomial import TOKENS
 
 
 def embed(op: Ledger, ids: Tensor, c: Config) -> Tensor:
-    """Embedding times sqrt(hidden_size); the scale is a scalar buffer, converted to the weight's dtype if that differs."""
-    x = op.embedding("model.embed_tokens", ids, c["hidden_size"])
-    scale = op.fresh(constant(1), x.dtype, False)
-    if x.dtype == "float32":
-        scale.storage.role = "parameter"
-    return op.inputs(op.multiply(x, scale))
+    """Embedding times sqrt(hidden_size), a scalar buffer in the weight's dtype."""
+    return op.inputs(op.scale(op.embedding("model.embed_tokens", ids, c["hidden_size"])))
 
 
 def self_attention(op: Ledger, x: Tensor, c: Config, layer: int, *, norms: bool, softcap: bool) -> Tensor:
@@ -72,15 +68,19 @@ def two_rotary_sets(c: Config) -> tuple[tuple[str, int], ...]:
     return tuple((name, c["head_dim"]) for name, kind in sets if kind in kinds)
 
 
+def embed_scale_bytes(dtype: str) -> int:
+    return ITEMSIZE[dtype]
+
+
 GEMMA = Family(
     stack="model.layers", embed=embed, layer=gemma_layer, norm=norm, head=plain_head,
-    window=full_attention, rotary_sets=one_rotary_set,
+    window=full_attention, rotary_sets=one_rotary_set, buffer_bytes=embed_scale_bytes,
 )  # fmt: skip
 GEMMA2 = Family(
     stack="model.layers", embed=embed, layer=gemma2_layer, norm=norm, head=softcapped_head,
-    window=window_by_layer_type, rotary_sets=one_rotary_set,
+    window=window_by_layer_type, rotary_sets=one_rotary_set, buffer_bytes=embed_scale_bytes,
 )  # fmt: skip
 GEMMA3 = Family(
     stack="model.layers", embed=embed, layer=gemma3_layer, norm=norm, head=softcapped_head,
-    window=window_by_layer_type, rotary_sets=two_rotary_sets,
+    window=window_by_layer_type, rotary_sets=two_rotary_sets, buffer_bytes=embed_scale_bytes,
 )  # fmt: skip

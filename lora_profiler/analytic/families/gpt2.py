@@ -19,7 +19,7 @@ def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
     fused = op.linear(op.layer_norm(x, "ln_1"), "attn.c_attn")
     op.scope = "attn"
     q, k, v = op.split(fused, [TOKENS * c["hidden_size"]] * 3, merged=False)
-    out = attention(op, q, k, v, heads, "attn", dropout=c["attn_pdrop"], upcast=False)
+    out = attention(op, q, k, v, heads, "attn", dropout=c["attention_dropout"], upcast=False)
     x = residual(op, op.dropout(op.linear(out, "attn.c_proj"), c["resid_pdrop"]), x)
     inner = op.linear(op.layer_norm(x, "ln_2"), "mlp.c_fc")
     op.scope = "mlp"
@@ -39,4 +39,5 @@ GPT2 = Family(
     head=plain_head,
     window=full_attention,
     rotary_sets=lambda c: (),
+    mask_is_positional=True,
 )

@@ -8,7 +8,7 @@ from lora_profiler.analytic.polynomial import TOKENS
 
 
 def rotary_dim(c: Config) -> int:
-    return int(c["head_dim"] * c.get("partial_rotary_factor", 1.0))
+    return int(heads_of(c).dim * c.get("partial_rotary_factor", 1.0))
 
 
 def embed(op: Ledger, ids: Tensor, c: Config) -> Tensor:
