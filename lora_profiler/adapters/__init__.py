@@ -2,6 +2,6 @@
 
 from lora_profiler.adapters.matching import Adapter, adapters
 from lora_profiler.adapters.refusal import RefusedTargetsError
-from lora_profiler.adapters.saved import SavedModule, saved_modules
+from lora_profiler.adapters.saved import saved_modules
 
-__all__ = ["Adapter", "RefusedTargetsError", "SavedModule", "adapters", "saved_modules"]
+__all__ = ["Adapter", "RefusedTargetsError", "adapters", "saved_modules"]

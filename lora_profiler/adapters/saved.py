@@ -4,32 +4,21 @@ Source: peft 0.21.2, `utils/other.py` (`_set_trainable`, `AuxiliaryTrainingWrapp
 `endswith`, not by whole parts as targets do: "norm" takes every layer norm too. The copy keeps the base weights' dtype.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 from lora_profiler.adapters.matching import adapters
 from lora_profiler.adapters.refusal import refuse
 from lora_profiler.adapters.targets import all_names
-from lora_profiler.model_spec import ModelSpec, Stack, Weight
+from lora_profiler.model_spec import ModelSpec, Module, Stack
 from lora_profiler.workload import LoraConfig
 
 _INSIDE_ADAPTERS = ("base_layer", "lora_A", "lora_B", "lora_dropout", "lora_embedding_A", "lora_embedding_B", "default")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SavedModule:
-    """A module of which a trainable copy is kept; `weights` are the copy's own, tied ones untied."""
+def saved_modules(spec: ModelSpec, lora: LoraConfig) -> tuple[tuple[str, Module], ...]:
+    """(full name, module) of the full trainable copies that `lora.modules_to_save` asks for, in the order of `named_modules()`.
 
-    module: str
-    kind: str
-    weights: tuple[Weight, ...]
-
-    @property
-    def num_parameters(self) -> int:
-        return sum(weight.numel for weight in self.weights)
-
-
-def saved_modules(spec: ModelSpec, lora: LoraConfig) -> tuple[SavedModule, ...]:
-    """The full trainable copies that `lora.modules_to_save` asks for; names that match nothing are skipped, as in PEFT.
+    Weights of the copies are their own, tied ones untied. Names that match nothing are skipped, as PEFT does.
 
     Raises RefusedTargetsError where PEFT would: a list of layers, or a module that an adapter already wraps.
     """
@@ -51,8 +40,7 @@ def saved_modules(spec: ModelSpec, lora: LoraConfig) -> tuple[SavedModule, ...]:
     found = []
     for name, module in spec.modules():
         if name in roots or any(name.startswith(f"{root}.") for root in roots):
-            weights = tuple(Weight(name=weight.name, shape=weight.shape) for weight in module.weights)
-            found.append(SavedModule(module=name, kind=module.kind, weights=weights))
+            found.append((name, replace(module, weights=tuple(replace(weight, tied_to=None) for weight in module.weights))))
     return tuple(found)
 
 

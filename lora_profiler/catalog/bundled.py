@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 from lora_profiler.catalog.config import data_text
+from lora_profiler.errors import did_you_mean, nearest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +32,17 @@ class CatalogEntry:
 
 
 @cache
+def rows() -> list[dict[str, Any]]:
+    """The lines of the data file, one a model."""
+    table: list[dict[str, Any]] = json.loads(data_text("models.json"))["models"]
+    return table
+
+
+@cache
 def facts() -> dict[str, dict[str, Any]]:
     """Lower-case id or alias -> the model's line in the data file; aliases come after all ids."""
-    rows = json.loads(data_text("models.json"))["models"]
-    by_name = {row["id"].lower(): row for row in rows}
-    for row in rows:
+    by_name = {row["id"].lower(): row for row in rows()}
+    for row in rows():
         for alias in row["aliases"]:
             by_name.setdefault(alias.lower(), row)
     return by_name
@@ -57,11 +64,15 @@ def bundled_models() -> tuple[CatalogEntry, ...]:
             verification=row["verification"],
             source=row["source"],
         )
-        for name, row in facts().items()
-        if name == row["id"].lower()
+        for row in rows()
     )
 
 
-def bundled_names() -> tuple[str, ...]:
-    """Ids and aliases as they are written, for suggestions."""
-    return tuple(name for row in facts().values() for name in (row["id"], *row["aliases"]))
+def similar_names(name: str) -> str:
+    """' Did you mean ...?' with bundled ids and aliases close to `name`, or ''. A bare name is compared with bare names."""
+    ids = [spelling for row in rows() for spelling in (row["id"], *row["aliases"])]
+    if "/" in name:
+        return did_you_mean(name, ids)
+    by_tail = {full.rsplit("/", 1)[-1].lower(): full for full in reversed(ids)}
+    close = [by_tail[tail] for tail in nearest(name, by_tail)]
+    return f" Did you mean {', '.join(close)}?" if close else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_profiler.catalog import config as cfg
 from lora_profiler.catalog.architectures import FAMILIES
-from lora_profiler.catalog.bundled import facts
+from lora_profiler.catalog.bundled import facts, rows
 from lora_profiler.errors import ModelNotFoundError, UsageError
 from lora_profiler.model_spec import ModelSpec
 
@@ -50,8 +50,8 @@ def find_model(name: str, *, revision: str = "main", offline: bool = False) -> M
         raise ModelNotFoundError(f"{name!r} is neither a file or folder here nor a hub id of the form organisation/name.")
     from lora_profiler.catalog.hub import config_json
 
-    text, source = config_json(name, revision=revision, offline=offline)
-    return model_from_config(cfg.parse(text, f"config.json of {name}"), id=name, source=source)
+    text = config_json(name, revision=revision, offline=offline)
+    return model_from_config(cfg.parse(text, f"config.json of {name}"), id=name, source="hub")
 
 
 def model_from_config(raw: Mapping[str, Any], *, id: str, source: str) -> ModelSpec:
@@ -108,7 +108,7 @@ def _as_config_json(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _bundled_twin(raw: Mapping[str, Any], architecture: str | None) -> Mapping[str, Any] | None:
     """The bundled model with the same type, class and fields, whose table holds for `raw` as well; None if there is none."""
-    for row in facts().values():
+    for row in rows():
         same_type = raw["model_type"] in (row["model_type"], row.get("transformers_model_type"))
         if same_type and architecture in (None, row["architecture"]) and _same_weights(raw, _as_config_json(row)):
             return row

@@ -40,11 +40,12 @@ def build(raw: Mapping[str, Any], source: str) -> "PreTrainedModel":
         )
     _check_counts(raw, source)
     verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity(40)  # errors only: warnings about token ids would reach the terminal
     try:
         config = transformers.CONFIG_MAPPING[model_type].from_dict(dict(raw))
         with torch.device("meta"):
-            return _model_class(raw, config)(config)  # type: ignore[no-any-return]  # transformers classes are untyped
+            model: PreTrainedModel = _model_class(raw, config)(config)
+            return model
     except Exception as e:  # third-party constructors on any input: whatever they raise says that the config does not fit
         reason = (str(e).strip() or type(e).__name__).splitlines()[0][:200]
         raise ModelNotFoundError(f"{source}: transformers cannot build this {model_type} model: {reason}") from e
@@ -73,7 +74,7 @@ def _check_counts(raw: Mapping[str, Any], source: str) -> None:
                 raise ModelNotFoundError(f"{source}: {name} is {value}; models of up to {limit} are built here.")
 
 
-def describe(model: "nn.Module") -> tuple[tuple[Module | Stack, ...], str | None, tuple[str, ...]]:
+def describe(model: "PreTrainedModel") -> tuple[tuple[Module | Stack, ...], str | None, tuple[str, ...]]:
     """(parts, output embedding, weightless modules) of a built model, as `ModelSpec` holds them."""
     stacks = _stacks(model)
     first_names: dict[int, str] = {}
@@ -92,7 +93,10 @@ def describe(model: "nn.Module") -> tuple[tuple[Module | Stack, ...], str | None
         weights = tuple(_weights(name, module, first_names))
         if weights:
             described = Module(name=rest if stack else name, kind=_kind(module), weights=weights)
-            (layers[stack][index] if stack else parts).append(described)  # type: ignore[attr-defined]
+            if stack:
+                layers[stack][index].append(described)
+            else:
+                parts.append(described)
     filled = tuple(_fold(part.name, layers[part.name]) if isinstance(part, Stack) else part for part in parts)
     return filled, _output_embedding(model), tuple(weightless)
 
@@ -144,6 +148,6 @@ def _fold(name: str, layers: dict[int, list[Module]]) -> Stack:
     return Stack(name=name, kinds=tuple(kinds), order=order)
 
 
-def _output_embedding(model: "nn.Module") -> str | None:
-    found = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    return next((name for name, module in model.named_modules() if module is found), None) if found is not None else None
+def _output_embedding(model: "PreTrainedModel") -> str | None:
+    found = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return next((name for name, module in model.named_modules() if module is found), None)

@@ -1,0 +1,189 @@
+"""Cards by name: memory, bandwidth and dense peaks from `data/gpus.csv`, each row with its source."""
+
+import csv
+import re
+from dataclasses import dataclass
+from functools import cache
+from io import StringIO
+from statistics import median
+
+from lora_profiler.catalog.config import data_text
+from lora_profiler.errors import UsageError, did_you_mean
+
+_CUSTOM = re.compile(r"custom:\s*(?P<size>\d+(?:\.\d+)?)\s*(?P<unit>[kmgt]i?b)", re.IGNORECASE)
+_UNITS = {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_GIB = _UNITS["gib"]
+_NO_NAME = frozenset({
+    "nvidia", "amd", "intel", "apple", "geforce", "radeon", "instinct", "tesla", "rtx", "rx", "generation", "edition", "per",
+    "gpu",
+})  # fmt: skip
+"""Words that do not tell one card from another, so that people leave them out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """One card. Peaks are dense TFLOP/s, bandwidth in GB/s (1e9); None where no source gives a figure.
+
+    `memory_bytes_usable` is what the driver reports in total, None where nobody has published it; `lost_share` is then the
+    share of the printed memory that cards of the same architecture lose. `confidence`: high, medium or low (the source's).
+    """
+
+    key: str
+    name: str
+    aliases: tuple[str, ...] = ()
+    vendor: str = "custom"
+    architecture: str = "custom"
+    memory_gib_marketed: float | None = None
+    memory_bytes_usable: int | None = None
+    bandwidth_gb_s: float | None = None
+    bf16_dense_tflops: float | None = None
+    fp16_dense_tflops: float | None = None
+    tf32_dense_tflops: float | None = None
+    fp8_dense_tflops: float | None = None
+    fp32_tflops: float | None = None
+    ecc_note: str = ""
+    source: str = ""
+    confidence: str = "high"
+    lost_share: float = 0.0
+
+    @property
+    def usable_is_estimated(self) -> bool:
+        return self.memory_bytes_usable is None
+
+    @property
+    def usable_bytes(self) -> int | None:
+        """Bytes a program can have: the card's own figure, else an estimate; None where the memory itself is not fixed."""
+        if self.memory_bytes_usable is not None:
+            return self.memory_bytes_usable
+        if self.memory_gib_marketed is None:
+            return None
+        return int(self.memory_gib_marketed * _GIB * (1 - self.lost_share))
+
+
+@cache
+def bundled_gpus() -> tuple[Gpu, ...]:
+    """Every card of the catalogue, in the order of the data file."""
+    rows = list(csv.DictReader(StringIO(data_text("gpus.csv"))))
+    return tuple(_gpu(row, rows) for row in rows)
+
+
+def _gpu(row: dict[str, str], rows: list[dict[str, str]]) -> Gpu:
+    return Gpu(
+        key=row["key"],
+        name=row["name"],
+        aliases=tuple(alias for alias in row["aliases"].split(";") if alias),
+        vendor=row["vendor"],
+        architecture=row["architecture"],
+        memory_gib_marketed=_number(row["memory_gib_marketed"]),
+        memory_bytes_usable=int(row["memory_bytes_usable"]) if row["memory_bytes_usable"] else None,
+        bandwidth_gb_s=_number(row["bandwidth_gb_s"]),
+        bf16_dense_tflops=_number(row["bf16_dense_tflops"]),
+        fp16_dense_tflops=_number(row["fp16_dense_tflops"]),
+        tf32_dense_tflops=_number(row["tf32_dense_tflops"]),
+        fp8_dense_tflops=_number(row["fp8_dense_tflops"]),
+        fp32_tflops=_number(row["fp32_tflops"]),
+        ecc_note=row["ecc_note"],
+        source=row["source"],
+        confidence=row["confidence"],
+        lost_share=_lost_share(row, rows),
+    )
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def _lost_share(row: dict[str, str], rows: list[dict[str, str]]) -> float:
+    """Median share of the printed GiB that is not usable, over cards of the same architecture with both figures known.
+
+    Cards with the same kind of memory protection come first, since ECC is most of the difference; without any, the vendor's.
+    """
+    for same in (("architecture", "ecc_note"), ("architecture",), ("vendor",)):
+        shares = [
+            1 - int(other["memory_bytes_usable"]) / (float(other["memory_gib_marketed"]) * _GIB)
+            for other in rows
+            if other["memory_bytes_usable"] and other["memory_gib_marketed"] and all(other[k] == row[k] for k in same)
+        ]
+        if shares:
+            return median(shares)
+    return 0.0
+
+
+def find_gpu(name: str) -> Gpu:
+    """The card called `name`: a key (`rtx_4090`), a full name, a short form that fits one card only, or `custom:24GiB`.
+
+    Raises UsageError for an unknown card, with the nearest, and for a short form that fits several, with all of them.
+    """
+    wanted = name.strip()
+    if not wanted:
+        raise UsageError("The card's name is empty; `lora-profile gpus` lists all, custom:24GiB stands for any of that size.")
+    if wanted.lower().startswith("custom"):
+        return _custom(wanted)
+    if wanted.lower() == "auto":
+        return find_gpu(_installed())
+    cards = bundled_gpus()
+    words = _words(wanted)
+    same = [card for card in cards if _squeeze(wanted) in {_squeeze(n) for n in _names(card)}]
+    equal = same or [card for card in cards if words and words in [_words(n) for n in _names(card)]]
+    fitting = equal or [card for card in cards if words and set(words) <= _all_words(card)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        keys = ", ".join(card.key for card in fitting)
+        raise UsageError(f"{name} can be any of several cards: {keys}. Name one, or give custom:24GiB.")
+    known = [spelling for card in cards for spelling in (card.key, _squeeze(card.key), *card.aliases)]
+    raise UsageError(
+        f"There is no card {name!r} in the catalogue.{did_you_mean(wanted, known)} "
+        "`lora-profile gpus` lists all; custom:24GiB stands for any card of that size."
+    )
+
+
+def _squeeze(name: str) -> str:
+    """Letters and digits only, lower case: "RTX 4090", "rtx_4090" and "rtx4090" are one name."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _names(card: Gpu) -> tuple[str, ...]:
+    return (card.key, card.name, *card.aliases)
+
+
+def _words(name: str) -> list[str]:
+    """Words that tell cards apart, "rtx4060ti" as two and "80 GB" as one."""
+    text = re.sub(r"(\d+)\s*gi?b\b", r"\1gb", name.lower().replace("_", " "))
+    text = re.sub(r"\b(rtx|rx)(?=\d)", r"\1 ", text)
+    text = re.sub(r"(?<=\d{4})(?=ti|super|xtx)", " ", text)
+    return [word for word in re.split(r"[^a-z0-9]+", text) if word and word not in _NO_NAME]
+
+
+def _all_words(card: Gpu) -> set[str]:
+    words = {word for name in _names(card) for word in _words(name)}
+    return words | {word[:-1] for word in words if re.fullmatch(r"(sxm|hbm)\d", word)}
+
+
+def _custom(name: str) -> Gpu:
+    size = _CUSTOM.fullmatch(name)
+    if size is None:
+        raise UsageError(f"{name!r} is no card size; write custom:24GiB, custom:24GB or custom:24576MiB.")
+    memory = int(float(size["size"]) * _UNITS[size["unit"].lower()])
+    if not 1 <= memory < 1 << 60:
+        raise UsageError(f"{name!r} is no size that a card has; write for example custom:24GiB.")
+    return Gpu(key=name, name=name, memory_gib_marketed=memory / _GIB, memory_bytes_usable=memory, source="given by the user")
+
+
+def _installed() -> str:
+    """Name of the first NVIDIA card in this machine, as its driver gives it."""
+    try:
+        import pynvml
+    except ImportError:
+        raise UsageError(
+            "--gpu auto asks the NVIDIA driver through pynvml: pip install nvidia-ml-py, or name the card."
+        ) from None
+    try:
+        pynvml.nvmlInit()
+        try:
+            found = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError as e:
+        raise UsageError(f"--gpu auto found no NVIDIA card ({e}); name the card, or give custom:24GiB.") from None
+    return found.decode() if isinstance(found, bytes) else str(found)
