@@ -100,10 +100,20 @@ def activations(
 
 
 def moments(
-    forward: ForwardPass, kept: Activations, state: Persistent, family: Family, workload: Workload, batch_is_one: bool
+    forward: ForwardPass,
+    kept: Activations,
+    state: Persistent,
+    family: Family,
+    workload: Workload,
+    kernel: str,
+    adapted: int,
+    batch_is_one: bool,
 ) -> Moments:
-    """Steady-state live bytes at every moment; `inputs` are the token ids, which live through the step."""
-    setup, model = workload.setup, workload.model
+    """Steady-state live bytes at every moment; `inputs` are the token ids, which live through the step.
+
+    `adapted` is the number of linear layers with an adapter.
+    """
+    setup = workload.setup
     gradients = state.gradient_bytes
     base: dict[Category, Polynomial] = {
         "parameters": constant(state.parameter_bytes),
@@ -123,6 +133,7 @@ def moments(
     stored = kept.saved - kept.ids - kept.loss + kept.held
     copy = logits.elements * 4 if ITEMSIZE[logits.dtype] != 4 else ZERO
     hidden_is_saved = forward.hidden.storage in forward.head.saved
+    stored = stored + _host_scalars(forward, workload, kernel, adapted)
     last_hidden = ZERO if hidden_is_saved else forward.hidden.bytes
     padded = ZERO if batch_is_one else B * (S + 1) * 8
     end_of_forward = candidate(
@@ -132,7 +143,7 @@ def moments(
 
     step = [
         candidate(base, gradients=gradients, activations=_leaf_inputs(forward, setup), logits_and_loss=constant(4), temporaries=t)
-        for t in step_temporary_candidates(state.trainable, setup)
+        for t in step_temporary_candidates(state, setup)
     ]
     last, first = _layer_backward(forward, kept, gradients, running, workload)
     return {
@@ -145,6 +156,15 @@ def moments(
     }
 
 
+def _host_scalars(forward: ForwardPass, workload: Workload, kernel: str, adapted: int) -> Polynomial:
+    """What only counts where host memory is counted: scaling factors as 8-byte scalars, checkpointing's generator states."""
+    setup = workload.setup
+    if setup.device != "cpu":
+        return ZERO
+    size = 8 * adapted + (8 * forward.num_layers if kernel == "eager" else 0)
+    return constant(size + (RNG_STATE_BYTES * forward.num_layers if setup.checkpointing else 0))
+
+
 def persistent_only(state: Persistent, workload: Workload) -> Moments:
     """The moments that need no activations: what is known of a family without a ledger."""
     base: dict[Category, Polynomial] = {
@@ -155,7 +175,7 @@ def persistent_only(state: Persistent, workload: Workload) -> Moments:
         "optimizer_states": total_state_bytes(state.trainable, workload.setup),
     }
     step = base | {"gradients": state.gradient_bytes, "inputs": TOKENS * 8}
-    temporaries = step_temporary_candidates(state.trainable, workload.setup)
+    temporaries = step_temporary_candidates(state, workload.setup)
     return {"setup": (candidate(base),), "optimizer_step": tuple(candidate(step, temporaries=t) for t in temporaries)}
 
 

@@ -4,12 +4,12 @@ Sources: torch `optim/adamw.py`, `optim/sgd.py`; transformers `optimization.py` 
 Measured against the real optimizers by `tests/test_persistent.py` and `tests/test_moments.py`.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 
-from lora_profiler.analytic.persistent import TrainableTensor
+from lora_profiler.analytic.backward import undominated
+from lora_profiler.analytic.persistent import Persistent, TrainableTensor
 from lora_profiler.analytic.polynomial import ZERO, Polynomial, constant, total
-from lora_profiler.workload import TrainSetup
+from lora_profiler.workload import DTYPE_BYTES, TrainSetup
 
 EIGHT_BIT_MIN_NUMEL = 4096
 EIGHT_BIT_BLOCK = 256
@@ -56,18 +56,23 @@ def total_state_bytes(trainable: Mapping[TrainableTensor, int], setup: TrainSetu
     return result
 
 
-def step_temporary_candidates(trainable: Mapping[TrainableTensor, int], setup: TrainSetup) -> tuple[Polynomial, ...]:
+def step_temporary_candidates(state: Persistent, setup: TrainSetup) -> tuple[Polynomial, ...]:
     """Bytes that a step allocates and frees beside gradients and states; the largest of the candidates counts.
 
-    foreach AdamW makes one tensor per parameter of a dtype at a time; the loop two of the tensor it works on.
+    foreach AdamW makes one tensor per parameter of a dtype at a time. The loop makes two of the tensor that it works on while
+    the last one of the tensor before is still bound to its name. On CPU the scalars of the step count too.
     """
-    if setup.optimizer == "adamw":
-        if setup.optimizer_impl == "fused":
-            return (ZERO,)
-        if setup.optimizer_impl == "foreach":
-            by_dtype: Counter[str] = Counter(tensor.dtype for tensor in trainable)
-            return tuple(total(t.bytes * n for t, n in trainable.items() if t.dtype == dtype) for dtype in by_dtype)
-        return tuple(tensor.bytes * 2 for tensor in trainable) or (ZERO,)
-    if setup.optimizer == "adafactor":
-        return tuple(tensor.numel * 8 for tensor in trainable) or (ZERO,)
-    return (ZERO,)
+    trainable = state.trainable
+    scalars = _host_scalars(trainable) if setup.device == "cpu" else ZERO
+    found: list[Polynomial] = [ZERO]
+    if setup.optimizer == "adamw" and setup.optimizer_impl == "foreach":
+        found = [total(t.bytes * n for t, n in trainable.items() if t.dtype == d) for d in sorted({t.dtype for t in trainable})]
+    elif setup.optimizer == "adamw" and setup.optimizer_impl == "forloop":
+        found = [this.bytes * 2 + (before.bytes if before else ZERO) for before, this in state.neighbours]
+    elif setup.optimizer == "adafactor":
+        found = [tensor.numel * 8 for tensor in trainable]
+    return undominated(size + scalars for size in found)
+
+
+def _host_scalars(trainable: Mapping[TrainableTensor, int]) -> Polynomial:
+    return constant(8 + max(DTYPE_BYTES[tensor.dtype] for tensor in trainable))

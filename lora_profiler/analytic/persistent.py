@@ -38,13 +38,17 @@ class TrainableTensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Persistent:
-    """Bytes and counts by kind, over the whole model; adapters and everything that follows from them depend on the rank."""
+    """Bytes and counts by kind, over the whole model; adapters and everything that follows from them depend on the rank.
+
+    `neighbours` are the pairs (previous, this) of trainable tensors that follow each other in the optimizer.
+    """
 
     parameter_bytes: int
     quantization_bytes: int
     adapter_bytes: Polynomial
     adapter_parameters: Polynomial
     trainable: Counter[TrainableTensor]
+    neighbours: frozenset[tuple[TrainableTensor | None, TrainableTensor]]
 
     @property
     def trainable_parameters(self) -> Polynomial:
@@ -115,36 +119,41 @@ def persistent(
         parameters += weight * count
         quantization += state * count
 
-    trainable: Counter[TrainableTensor] = Counter()
-    rest = rest_dtype(setup)
-    if setup.lora is None:
-        for module, count in groups(spec):
-            for weight_ in module.weights:
-                if weight_.tied_to is None:
-                    trainable[_fixed(weight_.shape, rest)] += count
-    else:
-        for (in_features, out_features, rank_factor), count in _adapter_shapes(adapters).items():
-            rank = R * rank_factor
-            trainable[TrainableTensor((rank, constant(in_features)), adapter_dtype(setup))] += count
-            trainable[TrainableTensor((constant(out_features), rank), adapter_dtype(setup))] += count
-        for _, module in copies:
-            for weight_ in module.weights:
-                trainable[_fixed(weight_.shape, rest)] += 1
-    is_lora = setup.lora is not None
+    order = tuple(_trainable(spec, setup, adapters, copies))
+    trainable = Counter(order)
+    added = order if setup.lora is not None else ()
     return Persistent(
         parameter_bytes=parameters,
         quantization_bytes=quantization,
-        adapter_bytes=total(t.bytes * n for t, n in trainable.items()) if is_lora else ZERO,
-        adapter_parameters=total(t.numel * n for t, n in trainable.items()) if is_lora else ZERO,
+        adapter_bytes=total(t.bytes for t in added),
+        adapter_parameters=total(t.numel for t in added),
         trainable=trainable,
+        neighbours=frozenset(zip((None, *order), order, strict=False)),
     )
+
+
+def _trainable(
+    spec: ModelSpec, setup: TrainSetup, adapters: tuple[Adapter, ...], copies: tuple[tuple[str, Module], ...]
+) -> Iterator[TrainableTensor]:
+    """The tensors that an optimizer gets, in the order of `named_parameters()`."""
+    rest = rest_dtype(setup)
+    if setup.lora is None:
+        for _, module in spec.modules():
+            yield from (_fixed(w.shape, rest) for w in module.weights if w.tied_to is None)
+        return
+    dtype, made = adapter_dtype(setup), {}
+    for a in adapters:
+        key = (a.in_features, a.out_features, a.rank_factor * a.num_experts)
+        if key not in made:
+            rank = R * key[2]
+            made[key] = (
+                TrainableTensor((rank, constant(a.in_features)), dtype),
+                TrainableTensor((constant(a.out_features), rank), dtype),
+            )
+        yield from made[key]
+    for _, module in copies:
+        yield from (_fixed(w.shape, rest) for w in module.weights)
 
 
 def _fixed(shape: tuple[int, ...], dtype: str) -> TrainableTensor:
     return TrainableTensor(tuple(constant(size) for size in shape), dtype)
-
-
-def _adapter_shapes(adapters: tuple[Adapter, ...]) -> Counter[tuple[int, int, int]]:
-    return Counter((a.in_features, a.out_features, a.rank_factor * a.num_experts) for a in adapters)
-
-
