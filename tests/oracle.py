@@ -205,33 +205,26 @@ def persistent_bytes(
 ) -> dict[str, tuple[int, int, int]]:
     """(parameter, gradient, optimizer state) bytes by parameter name, after two real steps.
 
-    The packed weight of a 4-bit parameter is counted here, its quantisation state in `quantization_state_bytes`. A state
-    tensor that several parameters share (the code books of 8-bit AdamW) stands under the pseudo-name "shared".
+    The packed weight of a 4-bit parameter is counted here, its quantisation state in `quantization_state_bytes`. The code
+    books of 8-bit AdamW, which all its states share, stand under the pseudo-name "code books".
     """
     run_steps(model, setup, optimizer, make_ids(model, setup), 2, zero_last=False)
-    holders: dict[int, int] = {}
-    for state in optimizer.state.values():
-        for tensor in _tensors(state):
-            holders[storage_key(tensor)] = holders.get(storage_key(tensor), 0) + 1
-    shared: dict[int, int] = {}
+    books = {storage_key(t): t.untyped_storage().nbytes() for t in _code_books(optimizer)}
     result = {}
     for name, parameter in model.named_parameters():
         grad = parameter.grad.untyped_storage().nbytes() if parameter.grad is not None else 0
-        own = 0
-        for tensor in _tensors(optimizer.state.get(parameter, {})):
-            if holders[storage_key(tensor)] > 1:
-                shared[storage_key(tensor)] = tensor.untyped_storage().nbytes()
-            else:
-                own += tensor.untyped_storage().nbytes()
-        result[name] = (parameter.untyped_storage().nbytes(), grad, own)
-    if shared:
-        result["shared"] = (0, 0, sum(shared.values()))
+        state = [t for t in optimizer.state.get(parameter, {}).values() if isinstance(t, torch.Tensor)]
+        state_bytes = sum(t.untyped_storage().nbytes() for t in state if storage_key(t) not in books)
+        result[name] = (parameter.untyped_storage().nbytes(), grad, state_bytes)
+    if books:
+        result["code books"] = (0, 0, sum(books.values()))
     optimizer.zero_grad(set_to_none=True)
     return result
 
 
-def _tensors(state: Mapping[str, Any]) -> list[torch.Tensor]:
-    return [value for value in state.values() if isinstance(value, torch.Tensor)]
+def _code_books(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """What bitsandbytes makes together with the optimizer, before its first step."""
+    return list(getattr(optimizer, "name2qmap", {}).values())
 
 
 # --- what a forward pass keeps ------------------------------------------------------------------------------------------
@@ -308,7 +301,8 @@ def step_peaks(model: torch.nn.Module, setup: TrainSetup, steps: int = 2, source
     optimizer = make_optimizer(model, setup)
     ids = make_ids(model, setup)
     gc.collect()
-    before = fixed_storages(model) | {storage_key(ids): ids.untyped_storage().nbytes()}
+    others = {storage_key(t): t.untyped_storage().nbytes() for t in (ids, *_code_books(optimizer))}
+    before = fixed_storages(model) | others
     measure = {"allocator": _allocator_peaks, "dispatch": _dispatch_peaks}[source]
     peaks = measure(model, setup, optimizer, ids, steps, before)
     for step in range(1, steps + 1):

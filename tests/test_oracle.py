@@ -133,6 +133,16 @@ def test_persistent_bytes_of_lora():
     assert sizes[prefix + "lora_A.default.weight"] == (4 * 4 * 48, 4 * 4 * 48, 2 * 4 * 4 * 48 + 4)
 
 
+def test_persistent_bytes_of_8bit_adamw():
+    """Two one-byte states and a scale per 256 elements; fp32 states below 4096 elements; two code books in all."""
+    setup = small(optimizer="adamw_8bit")
+    model = oracle.build(families.TINY["llama"], setup)
+    sizes = oracle.persistent_bytes(model, setup, oracle.make_optimizer(model, setup))
+    assert sizes["model.layers.0.mlp.up_proj.weight"][2] == 2 * 48 * 112 + 2 * 4 * 21
+    assert sizes["model.layers.0.self_attn.q_proj.weight"][2] == 2 * 4 * 48 * 48
+    assert sizes["code books"] == (0, 0, 2048)
+
+
 @pytest.mark.parametrize("adapter_dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_adapter_dtype_is_what_the_setup_says(dtype, adapter_dtype):
