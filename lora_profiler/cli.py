@@ -1,0 +1,258 @@
+"""`lora-profile`: parses, asks, prints. Each command imports what it needs when it runs, so that the answer starts at once."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from lora_profiler import __version__
+from lora_profiler.cli_options import output_options, setup_options, setups
+from lora_profiler.click_parts import (
+    HELP_NAMES,
+    DefaultGroup,
+    ExampleCommand,
+    check_new_file,
+    complete_model,
+    run,
+    warn,
+    write_out,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from lora_profiler.planning import Answer
+    from lora_profiler.report.blocks import Block
+
+PIPE_WIDTH = 100
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Entry point: ends the process with the exit code of the contract (0 done, 1 does not fit, 2 usage, 3 no such model)."""
+    run(root, args, "lora-profile")
+
+
+@click.group(
+    cls=DefaultGroup,
+    context_settings=HELP_NAMES,
+    invoke_without_command=True,
+    epilog="""
+Examples:
+  lora-profile meta-llama/Llama-3.1-8B --rank 16       short for: lora-profile predict ...
+  lora-profile gpt2 --per-layer                        which layer holds what
+  lora-profile Qwen/Qwen2.5-7B --method qlora --gpu rtx_4090
+  lora-profile models llama                            the bundled models, by name
+
+Shell completion: eval "$(_LORA_PROFILE_COMPLETE=bash_source lora-profile)"; zsh and fish likewise.
+""",
+)
+@click.version_option(__version__, prog_name="lora-profile")
+@click.pass_context
+def root(ctx: click.Context) -> None:
+    """What full, LoRA and QLoRA fine-tuning of a model cost in memory and compute, from the model's name alone.
+
+    No weight is downloaded and no accelerator is needed.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+@root.command(
+    "predict",
+    short_help="Predict memory and compute of fine-tuning a model.",
+    cls=ExampleCommand,
+    context_settings=HELP_NAMES,
+    epilog="""
+MODEL is a hub id, a hub URL, an alias, a folder, or a path to a config.json.
+
+Examples:
+  lora-profile predict meta-llama/Llama-3.1-8B --rank 16
+  lora-profile predict gpt2 --rank 8 --targets c_attn --per-layer
+  lora-profile predict Qwen/Qwen2.5-7B --method qlora --checkpointing -b 4 --gpu rtx_4090
+  lora-profile predict ./my-model/config.json --format json -o answer.json
+
+Exit code: 0 done, and if --gpu names a card at least one method fits it; 1 none fits; 2 usage; 3 no such model.
+""",
+)
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, shell_complete=complete_model)
+@setup_options
+@click.option("--per-layer", is_flag=True, help="Weights, memory and compute of every distinct layer.")
+@click.option("--explain", is_flag=True, help="The formula behind each number, with the numbers put in.")
+@output_options("table", "json", "csv", "md")
+@click.pass_context
+def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> None:
+    """Predict memory and compute of fine-tuning MODEL: full and LoRA side by side, or the methods asked for."""
+    check_new_file(o["output"], o["force"])
+    from lora_profiler.catalog import find_gpu, find_model
+    from lora_profiler.planning import answers
+    from lora_profiler.workload import Workload
+
+    gpu = find_gpu(o["gpu"]) if o["gpu"] else None
+    specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
+    asked = [[Workload(model=spec, setup=setup) for setup in setups(spec, ctx)] for spec in specs]
+    found = [answers(workloads, gpu, o["engine"], all_levers=o["form"] == "json") for workloads in asked]
+    for one_model in found:
+        _warn_of_large_ranks(one_model)
+    _print_answers(found, o)
+    if gpu is not None and not any(a.fit and a.fit.verdict != "does_not_fit" for one_model in found for a in one_model):
+        ctx.exit(1)
+
+
+def _warn_of_large_ranks(answers: Sequence["Answer"]) -> None:
+    """Says on stderr where an adapter holds more weights than the layer that it adapts; once for all methods."""
+    from lora_profiler.planning import outweighed_layers
+
+    for answer in answers:
+        layers = outweighed_layers(answer.prediction)
+        if layers:
+            first, lora = layers[0], answer.prediction.workload.setup.lora
+            assert lora is not None
+            warn(
+                f"rank {lora.r} outweighs {len(layers)} of the adapted layers: the adapter of {first.name} "
+                f"({first.in_features} x {first.out_features}) has {first.num_trainable_parameters:,} weights, the layer itself "
+                f"{first.num_parameters:,}."
+            )
+            return
+
+
+def _print_answers(answers: Sequence[Sequence["Answer"]], o: dict[str, Any]) -> None:
+    flat = [a for one_model in answers for a in one_model]
+    if o["form"] == "json":
+        from lora_profiler.report.payload import predict_payload
+
+        _print_json(predict_payload(flat), o["output"])
+    elif o["form"] == "csv":
+        from lora_profiler.report.payload import layer_records, predict_records
+        from lora_profiler.report.render import csv_text
+
+        write_out(csv_text(layer_records(flat) if o["per_layer"] else predict_records(flat)), o["output"])
+    else:
+        blocks: list[Block] = []
+        for one_model in answers:
+            blocks += _model_blocks(one_model, per_layer=o["per_layer"], explain=o["explain"], engine=o["engine"])
+        _print_blocks(blocks, o["form"], o["output"])
+
+
+def _model_blocks(answers: Sequence["Answer"], *, per_layer: bool, explain: bool, engine: str) -> list["Block"]:
+    from lora_profiler.planning import activation_excess
+    from lora_profiler.report.predictions import model_blocks
+
+    predictions = [a.prediction for a in answers]
+    full = next((p for p in predictions if p.workload.setup.method == "full"), None)
+    lora = next((p for p in predictions if p.workload.setup.method != "full"), None)
+    blocks = model_blocks(answers, activation_excess(full, lora, engine) if full and lora else None)
+    if per_layer:
+        from lora_profiler.report.layers import layer_blocks
+
+        blocks += layer_blocks(predictions)
+    if explain:
+        from lora_profiler.report.explain import explain_blocks
+
+        blocks += [block for p in predictions for block in explain_blocks(p)]
+    return blocks
+
+
+@root.command(
+    "models",
+    short_help="List the bundled models.",
+    cls=ExampleCommand,
+    context_settings=HELP_NAMES,
+    epilog="""
+Examples:
+  lora-profile models                    all of them
+  lora-profile models qwen3              ids, aliases and types that contain the text
+  lora-profile models --format json      with the source of every count
+""",
+)
+@click.argument("text", nargs=-1)
+@output_options("table", "json", "csv", "md")
+def models_command(text: tuple[str, ...], form: str, output: str | None, force: bool) -> None:
+    """List the bundled models, whose facts need no network; TEXT narrows the list."""
+    check_new_file(output, force)
+    from lora_profiler.catalog import bundled_models
+    from lora_profiler.report.catalogues import matching, model_records, models_table
+
+    words = " ".join(text)
+    found = [m for m in bundled_models() if matching(words, (m.id, *m.aliases, m.model_type))]
+    _note_if_empty(found, words, "model", (m.id for m in bundled_models()))
+    _print_catalogue("models", model_records(found), models_table(found), form, output)
+
+
+@root.command(
+    "gpus",
+    short_help="List the bundled cards.",
+    cls=ExampleCommand,
+    context_settings=HELP_NAMES,
+    epilog="""
+Examples:
+  lora-profile gpus                      all of them
+  lora-profile gpus 4090                 keys, names and architectures that contain the text
+  lora-profile gpus --format csv -o gpus.csv
+""",
+)
+@click.argument("text", nargs=-1)
+@output_options("table", "json", "csv", "md")
+def gpus_command(text: tuple[str, ...], form: str, output: str | None, force: bool) -> None:
+    """List the bundled cards, by the key that --gpu takes; TEXT narrows the list. ~ marks an estimate."""
+    check_new_file(output, force)
+    from lora_profiler.catalog import bundled_gpus
+    from lora_profiler.report.catalogues import gpu_records, gpus_table, matching
+
+    words = " ".join(text)
+    found = [g for g in bundled_gpus() if matching(words, (g.key, g.name, *g.aliases, g.vendor, g.architecture))]
+    _note_if_empty(found, words, "card", (g.key for g in bundled_gpus()))
+    _print_catalogue("gpus", gpu_records(found), gpus_table(found), form, output)
+
+
+@root.command(
+    "doctor", short_help="Show versions, cards, cache and hub settings.", cls=ExampleCommand, context_settings=HELP_NAMES
+)
+@output_options("table", "json", "md")
+def doctor_command(form: str, output: str | None, force: bool) -> None:
+    """Show versions, cards, cache folder and hub settings of this installation. Tokens are never printed."""
+    check_new_file(output, force)
+    from lora_profiler.doctor import diagnose
+    from lora_profiler.report.catalogues import doctor_table
+
+    diagnosis = diagnose()
+    if form == "json":
+        _print_json({"schema_version": "1.0", "lora_profiler": __version__, **diagnosis.as_dict()}, output)
+    else:
+        _print_blocks([doctor_table(diagnosis)], form, output)
+
+
+def _note_if_empty(found: Sequence[object], words: str, what: str, known: Any) -> None:
+    if not found:
+        from lora_profiler.errors import did_you_mean
+
+        warn(f"no bundled {what} is called {words!r}.{did_you_mean(words, known)}")
+
+
+def _print_catalogue(name: str, records: list[dict[str, Any]], table: "Block", form: str, output: str | None) -> None:
+    if form == "json":
+        _print_json({"schema_version": "1.0", name: records}, output)
+    elif form == "csv":
+        from lora_profiler.report.catalogues import csv_records
+        from lora_profiler.report.render import csv_text
+
+        write_out(csv_text(csv_records(records)), output)
+    else:
+        _print_blocks([table], form, output)
+
+
+def _print_json(document: dict[str, Any], output: str | None) -> None:
+    import json
+
+    write_out(json.dumps(document, indent=2) + "\n", output)
+
+
+def _print_blocks(blocks: Sequence["Block"], form: str, output: str | None) -> None:
+    from lora_profiler.report import render
+
+    def show() -> None:
+        from lora_profiler.report.terminal import show as show_on_terminal
+
+        show_on_terminal(blocks)
+
+    if form == "md":
+        write_out(render.markdown(blocks), output)
+    else:
+        write_out(render.plain(blocks, PIPE_WIDTH), output, show)

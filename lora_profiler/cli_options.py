@@ -1,0 +1,193 @@
+"""The options that say how a model is trained, shared by every command that needs a setup, and the setups they mean."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar, get_args
+
+import click
+from click.core import ParameterSource
+
+from lora_profiler.click_parts import NearestChoice, complete_gpu
+from lora_profiler.errors import UsageError
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.workload import (
+    Attention,
+    Device,
+    Dtype,
+    LoraConfig,
+    Method,
+    Optimizer,
+    OptimizerImpl,
+    Precision,
+    Quantization,
+    Recipe,
+    TrainSetup,
+)  # fmt: skip
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+LORA_OPTIONS = ("rank", "alpha", "dropout", "targets", "layers_to_transform", "modules_to_save", "adapter_dtype")
+QLORA_OPTIONS = ("double_quant", "recipe")
+
+
+def _literal(alias: Any) -> NearestChoice:
+    return NearestChoice(get_args(alias))
+
+
+_SETUP_OPTIONS = [
+    click.option(
+        "--method", "methods", multiple=True, type=_literal(Method), help="Repeat for several. [default: full and lora]"
+    ),
+    click.option("-r", "--rank", type=int, default=16, show_default=True, help="Rank of the LoRA matrices."),
+    click.option("--alpha", type=float, help="LoRA's scale; costs nothing. [default: 2 x rank]"),
+    click.option("--dropout", type=float, default=0.0, help="Dropout on the adapters' inputs. [default: 0]"),
+    click.option(
+        "--targets", default="all-linear", metavar="all-linear|default|attention|NAME,...|re:PATTERN", show_default="all-linear",
+        help="Layers to adapt: every linear layer, PEFT's default for the model, the attention projections, names matched by "
+        "suffix, or a pattern matched in full.",
+    ),
+    click.option("--layers-to-transform", metavar="N,N-N", help="Adapt only these layers, by number; with a list of names."),
+    click.option("--modules-to-save", metavar="NAME,...", help="Modules trained in full beside the adapters."),
+    click.option("--adapter-dtype", type=_literal(Dtype), default="float32", help="[default: float32, as PEFT does]"),
+    click.option("-b", "--batch-size", type=int, default=1, show_default=True, help="Sequences in one micro-batch."),
+    click.option("-s", "--seq-len", type=int, default=2048, show_default=True, help="Tokens in each sequence."),
+    click.option("--accumulation", type=int, default=1, show_default=True, help="Micro-batches per optimizer step."),
+    click.option("--dtype", type=_literal(Dtype), default="bfloat16", show_default=True, help="Of the base weights."),
+    click.option("--precision", type=_literal(Precision), default="pure", show_default=True, help="amp: bfloat16 autocast."),
+    click.option("--double-quant/--no-double-quant", default=True, help="QLoRA: quantise the scales too. [default: on]"),
+    click.option(
+        "--recipe", type=_literal(Recipe), default="stock", show_default=True,
+        help="QLoRA: stock, PEFT's k-bit preparation (norms, embeddings and head to float32), or TRL's (bfloat16 adapters).",
+    ),
+    click.option("--optimizer", type=_literal(Optimizer), default="adamw", show_default=True),
+    click.option(
+        "--optimizer-impl", type=_literal(OptimizerImpl), default="foreach", show_default=True,
+        help="foreach is what torch takes on CUDA.",
+    ),
+    click.option("--checkpointing/--no-checkpointing", default=False, help="Recompute each layer in backward. [default: off]"),
+    click.option(
+        "--attention", type=_literal(Attention), default="auto", show_default=True,
+        help="auto is SDPA with the kernel that torch would take.",
+    ),
+    click.option("--device", type=_literal(Device), default="cuda", show_default=True, help="Whose memory rules hold."),
+]  # fmt: skip
+
+_LOOKUP_OPTIONS = [
+    click.option("--revision", default="main", show_default=True, help="Branch, tag or commit on the hub."),
+    click.option("--offline", is_flag=True, help="Never ask the hub."),
+    click.option(
+        "--gpu", metavar="KEY|auto|custom:24GiB", shell_complete=complete_gpu,
+        help="Judge a card; `lora-profile gpus` lists them.",
+    ),
+    click.option("--engine", default="auto", metavar="auto|analytic", show_default=True, help="What answers."),
+]  # fmt: skip
+
+
+def setup_options(command: F) -> F:
+    """Adds the options of a training setup, of the model look-up, the card and the engine, in this order."""
+    for option in reversed(_SETUP_OPTIONS + _LOOKUP_OPTIONS):
+        command = option(command)
+    return command
+
+
+def output_options(*formats: str) -> Callable[[F], F]:
+    """Adds --format (the first is the default), -o and --force."""
+
+    def add(command: F) -> F:
+        for option in reversed([
+            click.option("--format", "form", type=NearestChoice(formats), default=formats[0], show_default=True),
+            click.option("-o", "--output", metavar="FILE", help="Write to a new file instead of stdout."),
+            click.option("--force", is_flag=True, help="Let -o replace a file."),
+        ]):  # fmt: skip
+            command = option(command)
+        return command
+
+    return add
+
+
+def setups(model: ModelSpec, ctx: click.Context) -> list[TrainSetup]:
+    """One setup for each asked method, in the order asked. Raises UsageError for options that contradict each other."""
+    o = ctx.params
+    methods: Sequence[str] = list(dict.fromkeys(o["methods"])) or ["full", "lora"]
+    _refuse_idle_options(ctx, methods)
+    base = TrainSetup(
+        batch_size=o["batch_size"], seq_len=o["seq_len"], accumulation=o["accumulation"], dtype=o["dtype"],
+        precision=o["precision"], optimizer=o["optimizer"], optimizer_impl=o["optimizer_impl"],
+        checkpointing=o["checkpointing"], attention=o["attention"], device=o["device"],
+    )  # fmt: skip
+    if set(methods) == {"full"}:
+        return [base]
+    lora = LoraConfig(
+        r=o["rank"], lora_alpha=o["alpha"], lora_dropout=o["dropout"], target_modules=_targets(o["targets"], model),
+        layers_to_transform=_numbers(o["layers_to_transform"]), modules_to_save=_names(o["modules_to_save"], "--modules-to-save"),
+        adapter_dtype=o["adapter_dtype"],
+    )  # fmt: skip
+    return [_with_method(base, lora, method, ctx) for method in methods]
+
+
+def _with_method(base: TrainSetup, lora: LoraConfig, method: str, ctx: click.Context) -> TrainSetup:
+    if method == "full":
+        return base
+    if method == "lora":
+        return replace(base, lora=lora)
+    quantization = Quantization(double_quant=ctx.params["double_quant"], recipe=ctx.params["recipe"])
+    if quantization.recipe == "trl":
+        if _given(ctx, "adapter_dtype") and lora.adapter_dtype != "bfloat16":
+            raise UsageError(f"the trl recipe trains bfloat16 adapters, not {lora.adapter_dtype}; leave out one of the two.")
+        lora = replace(lora, adapter_dtype="bfloat16")
+    return replace(base, lora=lora, quantization=quantization)
+
+
+def _given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP, None)
+
+
+def _refuse_idle_options(ctx: click.Context, methods: Sequence[str]) -> None:
+    """An option that none of the methods would read is a mistake, not a wish to be ignored."""
+    idle = [] if {"lora", "qlora"} & set(methods) else [n for n in LORA_OPTIONS if _given(ctx, n)]
+    if idle:
+        raise UsageError(f"{_flag(idle[0])} has no meaning for --method full; add --method lora, or leave it out.")
+    idle = [] if "qlora" in methods else [n for n in QLORA_OPTIONS if _given(ctx, n)]
+    if idle:
+        raise UsageError(f"{_flag(idle[0])} is about a 4-bit base; add --method qlora, or leave it out.")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _targets(text: str, model: ModelSpec) -> str | tuple[str, ...] | None:
+    if text == "all-linear":
+        return "all-linear"
+    if text == "default":
+        return None
+    if text == "attention":
+        from lora_profiler.planning import attention_targets
+
+        return attention_targets(model)
+    if text.startswith("re:"):
+        return text.removeprefix("re:")
+    return _names(text, "--targets")
+
+
+def _names(text: str | None, option: str) -> tuple[str, ...]:
+    if text is None:
+        return ()
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise UsageError(f"{option} is {text!r}; write names with commas between them.")
+    return names
+
+
+def _numbers(text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = (p.strip() for p in part.partition("-"))
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise UsageError(f"--layers-to-transform is {text!r}; write layer numbers and ranges, as in 0,2,8-15.")
+        if int(last or first) > 100_000:
+            raise UsageError(f"--layers-to-transform is {text!r}; no model has that many layers.")
+        found += range(int(first), int(last or first) + 1)
+    return tuple(dict.fromkeys(found))

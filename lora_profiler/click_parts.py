@@ -1,0 +1,149 @@
+"""What click does not bring: a default command, the nearest match for values, text for every error, output to a new file."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean, nearest
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+HELP_NAMES = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class NearestChoice(click.Choice[str]):
+    """One of several words; another word is refused with the nearest of them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as e:
+            raise click.BadParameter(e.message + did_you_mean(str(value), map(str, self.choices)), ctx=ctx, param=param) from None
+
+
+class DefaultGroup(click.Group):
+    """A group whose command `default` may go unnamed: `tool X --option` means `tool default X --option`."""
+
+    default = "predict"
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help", "--version"):
+            self._refuse_misspelt_command(ctx, args[0])
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+    def _refuse_misspelt_command(self, ctx: click.Context, word: str) -> None:
+        """A word that is nearly a command, and that no model is called by, is not looked for on the hub."""
+        if ctx.resilient_parsing or word.startswith("-") or "/" in word or Path(word).exists():
+            return
+        close = [name for name in nearest(word, self.commands, 1) if _alike(word, name)]
+        if close and not is_bundled(word):
+            raise click.UsageError(f"No such command {word!r}. Did you mean {close[0]}?", ctx)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _write_verbatim(self.epilog, formatter)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list["CompletionItem"]:
+        return [*super().shell_complete(ctx, incomplete), *complete_model(ctx, None, incomplete)]
+
+
+class ExampleCommand(click.Command):
+    """A command whose epilog is printed line by line, as it stands."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _write_verbatim(self.epilog, formatter)
+
+
+def _write_verbatim(text: str | None, formatter: click.HelpFormatter) -> None:
+    if text:
+        formatter.write_paragraph()
+        formatter.write("".join(f"{line}\n" for line in text.strip("\n").split("\n")))
+
+
+def _alike(word: str, name: str) -> bool:
+    from difflib import SequenceMatcher
+
+    return SequenceMatcher(None, word.lower(), name).ratio() >= 0.75
+
+
+def is_bundled(name: str) -> bool:
+    from lora_profiler.catalog.bundled import facts
+
+    return name.lower() in facts()
+
+
+def complete_model(ctx: click.Context, param: Any, incomplete: str) -> list["CompletionItem"]:
+    from lora_profiler.catalog import bundled_models
+
+    known = [name for model in bundled_models() for name in (model.id, *model.aliases)]
+    names = [name for name in known if name.lower().startswith(incomplete.lower())] if incomplete else []
+    return _items(names)
+
+
+def complete_gpu(ctx: click.Context, param: Any, incomplete: str) -> list["CompletionItem"]:
+    from lora_profiler.catalog import bundled_gpus
+
+    keys = ["auto", *(gpu.key for gpu in bundled_gpus())]
+    return _items(key for key in keys if key.startswith(incomplete.lower()))
+
+
+def _items(words: Iterable[str]) -> list["CompletionItem"]:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(word) for word in words]
+
+
+def run(command: click.Command, args: Sequence[str] | None, prog_name: str) -> NoReturn:
+    """Runs `command` and ends the process: errors made on purpose become one message on stderr and their exit code."""
+    try:
+        code = command.main(args, prog_name=prog_name, standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as e:
+        e.show()
+        code = e.exit_code
+    except LoraProfilerError as e:
+        click.echo(f"Error: {e}", err=True)
+        code = e.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        code = 130
+    except BrokenPipeError:  # the reader of our output left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def check_new_file(path: str | None, force: bool) -> None:
+    """Refuses a place where no file can or should be made, before any work is done. Raises UsageError."""
+    if path is None:
+        return
+    target = Path(path)
+    if target.is_dir():
+        raise UsageError(f"{path} is a folder; name a file in it.")
+    if target.exists() and not force:
+        raise UsageError(f"{path} exists; name another file, or add --force to replace it.")
+    if not target.absolute().parent.is_dir():
+        raise UsageError(f"There is no folder {target.parent}; make it first.")
+
+
+def write_out(text: str, path: str | None, show: Callable[[], None] | None = None) -> None:
+    """`text` to the file, or to stdout; a terminal gets `show()` instead where there is one."""
+    if path is not None:
+        try:
+            Path(path).write_text(text, "utf-8")
+        except OSError as e:
+            raise UsageError(f"{path} cannot be written: {e.strerror}.") from None
+        click.echo(f"Wrote {path}.", err=True)
+    elif show is not None and sys.stdout.isatty():
+        show()
+    else:
+        click.echo(text, nl=False)
+
+
+def warn(text: str) -> None:
+    click.echo(f"Warning: {text}", err=True)

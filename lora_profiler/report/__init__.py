@@ -1,0 +1,1 @@
+"""From predictions to rows and text. Nothing here computes a cost, prints, or knows which face shows it."""

@@ -1,0 +1,44 @@
+"""What a report is made of before any face draws it: paragraphs, and tables whose cells are text already."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+RowKind = Literal["plain", "section", "total", "peak"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Cells from left to right; a row may be shorter than the table. `indent` shifts the first cell's text."""
+
+    cells: tuple[str, ...]
+    kind: RowKind = "plain"
+    indent: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows under column labels. The first `left` columns hold names (left aligned), the others numbers (right aligned)."""
+
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    title: str = ""
+    left: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paragraph:
+    """One piece of running text. `heading` ones name what follows; `lines` are kept apart and never joined."""
+
+    lines: tuple[str, ...]
+    heading: bool = False
+
+
+Block = Table | Paragraph
+
+
+def heading(text: str) -> Paragraph:
+    return Paragraph(lines=(text,), heading=True)
+
+
+def paragraph(*lines: str) -> Paragraph:
+    return Paragraph(lines=lines)

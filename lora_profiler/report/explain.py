@@ -1,0 +1,215 @@
+"""`--explain`: the formula behind each number of one prediction, with the numbers put in. The arithmetic shown is exact.
+
+A formula is worked out again here from the model's shapes and compared with the predicted number: what a rule does not
+account for is shown as a rest, never hidden.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from lora_profiler.model_spec import ModelSpec, Stack
+from lora_profiler.prediction import CATEGORIES, LayerCost, Moment, Prediction
+from lora_profiler.report import metrics
+from lora_profiler.report.blocks import Block, Row, Table, paragraph
+from lora_profiler.report.predictions import method_label
+from lora_profiler.units import bytes_text, count_text, flops_text, percent_text
+from lora_profiler.workload import DTYPE_BYTES, TrainSetup
+
+LEGEND = "B batch, S sequence, R rank, V vocabulary; tokens = B x S. All bytes are exact integers."
+
+_OPTIMIZERS = {
+    "adamw": "AdamW keeps two states per trained weight, each in that weight's dtype",
+    "adamw_8bit": "8-bit AdamW keeps two bytes per trained weight and scales; tensors below 4,096 weights stay 32-bit",
+    "sgd": "SGD without momentum keeps nothing",
+    "adafactor": "Adafactor keeps one row and one column of sums per trained matrix",
+}
+Line = tuple[str, str, str]
+"""(what, its value, the formula)."""
+
+
+def explain_blocks(prediction: Prediction) -> list[Block]:
+    """The formulas of one prediction as a table, under a legend of the letters in them."""
+    rows: list[Row] = []
+    for title, lines in (
+        ("parameters", _parameters(prediction)),
+        ("persistent", _persistent(prediction)),
+        ("saved for backward", _saved(prediction)),
+        ("moments in steady state", _moments(prediction)),
+        ("compute", _compute(prediction)),
+    ):
+        found = [Row(cells=(what, formula, value), indent=1) for what, value, formula in lines]
+        rows += [Row(cells=(title,), kind="section"), *found] if found else []
+    setup = prediction.workload.setup
+    sizes = f"Here B = {setup.batch_size}, S = {count_text(setup.seq_len)}" + (f", R = {setup.lora.r}." if setup.lora else ".")
+    table = Table(title=f"How {method_label(prediction)} was worked out", columns=("", "formula", "="), rows=tuple(rows), left=2)
+    return [table, paragraph(f"{LEGEND} {sizes}")]
+
+
+def _parameters(prediction: Prediction) -> Iterator[Line]:
+    model, parameters = prediction.workload.model, prediction.parameters
+    yield "model", count_text(parameters.base), _model_formula(model)
+    if parameters.adapter:
+        yield "adapters", count_text(parameters.adapter), _adapter_formula(prediction)
+    if parameters.trainable < parameters.base:
+        fewer = f"1 - {count_text(parameters.trainable)} / {count_text(parameters.base)}"
+        yield "fewer trained", percent_text(parameters.reduction_vs_full), fewer
+
+
+def _model_formula(model: ModelSpec) -> str:
+    """'32 x 218,112,000 in model.layers + 525,336,576 in model.embed_tokens + ...'."""
+    parts: list[str] = []
+    for part in model.parts:
+        if isinstance(part, Stack):
+            sizes = [sum(m.num_parameters for m in kind) for kind in part.kinds]
+            for size, count in Counter(sizes[kind] for kind in part.order).items():
+                parts.append(f"{count} x {count_text(size)} in {part.name}")
+        elif part.num_parameters:
+            parts.append(f"{count_text(part.num_parameters)} in {part.name}")
+    if len(parts) > 6:
+        parts = [*parts[:5], f"the rest of {len(parts)} parts"]
+    return " + ".join(parts)
+
+
+def _adapter_formula(prediction: Prediction) -> str:
+    lora = prediction.workload.setup.lora
+    assert lora is not None
+    widths, rest = divmod(prediction.parameters.adapter, lora.r)
+    if rest or lora.modules_to_save:
+        return "R x (in + out) of every adapted layer, and full copies of what modules_to_save names"
+    return f"R x (in + out) summed over adapted layers = {lora.r} x {count_text(widths)}"
+
+
+def _persistent(prediction: Prediction) -> Iterator[Line]:
+    setup, parameters, held = prediction.workload.setup, prediction.parameters, prediction.persistent_bytes
+    weights = held.get("parameters", 0)
+    if setup.quantization is None:
+        yield "weights", bytes_text(weights), _product(weights, parameters.base, "weights", setup.dtype)
+    else:
+        yield "weights", bytes_text(weights), "two 4-bit weights a byte in each linear layer; everything else in its own dtype"
+        plain, nested = "4 B per 64 weights, and 64 B", "1 B per 64 weights, 4 B per 16,384, and 1,092 B"
+        yield (
+            "constants",
+            bytes_text(held.get("quantization_state", 0)),
+            f"{nested if setup.quantization.double_quant else plain}, in each 4-bit layer",
+        )
+    trained = setup.dtype if setup.lora is None else setup.lora.adapter_dtype
+    if held.get("adapters"):
+        yield "adapters", bytes_text(held["adapters"]), _product(held["adapters"], parameters.adapter, "adapter weights", trained)
+    gradients = held.get("gradients", 0)
+    yield "gradients", bytes_text(gradients), _product(gradients, parameters.trainable, "trained weights", trained)
+    yield "optimizer", bytes_text(held.get("optimizer_states", 0)), _optimizer_formula(prediction, trained)
+
+
+def _product(total: int, count: int, what: str, dtype: str) -> str:
+    """'8,030,261,248 weights x 2 B (bfloat16)', and a rest where that is not all."""
+    size = DTYPE_BYTES[dtype]
+    text = f"{count_text(count)} {what} x {size} B ({dtype})"
+    rest = total - count * size
+    return text if rest == 0 else f"{text} {'+' if rest > 0 else '-'} {count_text(abs(rest))} B of other dtypes"
+
+
+def _optimizer_formula(prediction: Prediction, trained: str) -> str:
+    optimizer, states = prediction.workload.setup.optimizer, prediction.persistent_bytes.get("optimizer_states", 0)
+    if optimizer != "adamw":
+        return _OPTIMIZERS[optimizer]
+    product = 2 * prediction.parameters.trainable * DTYPE_BYTES[trained]
+    rest = f" + {count_text(states - product)} B of step counters" if states > product else ""
+    weights = f"{count_text(prediction.parameters.trainable)} trained weights x {DTYPE_BYTES[trained]} B"
+    return f"2 x {weights} ({_OPTIMIZERS[optimizer]}){rest}"
+
+
+def _saved(prediction: Prediction) -> Iterator[Line]:
+    """What each layer of the stack keeps, a line for each distinct sum, then what is kept outside the layers."""
+    saved = prediction.saved_activation_bytes
+    if saved is None:
+        return
+    tokens = prediction.workload.setup.batch_size * prediction.workload.setup.seq_len
+    stacks = [part.name for part in prediction.workload.model.parts if isinstance(part, Stack)]
+    by_layer: Counter[tuple[str, int]] = Counter()
+    for cost in prediction.layers:
+        if place := _layer_of(cost, stacks):
+            by_layer[place] += cost.saved_activation_bytes
+    sums: dict[tuple[str, int], list[int]] = {}
+    for (stack, index), size in by_layer.items():
+        if size:
+            sums.setdefault((stack, size), []).append(index)
+    for (stack, size), indices in sums.items():
+        each = f"{count_text(size)} B"
+        per_token = f", {count_text(size // tokens)} B a token" if size % tokens < min(tokens, 4096) else ""
+        which = f"layer {indices[0]}" if len(indices) == 1 else f"{len(indices)} layers"
+        yield which, bytes_text(size * len(indices)), f"{len(indices)} x {each} in {stack}{per_token}"
+    outside = saved - sum(by_layer.values())
+    yield "elsewhere", bytes_text(outside), "float32 log-probabilities, 4 B x tokens x V; final norm, rotary tables, labels"
+    yield "sum", bytes_text(saved), "every tensor storage that autograd keeps, once; no parameters"
+
+
+def _layer_of(cost: LayerCost, stacks: list[str]) -> tuple[str, int] | None:
+    for stack in stacks:
+        if cost.name.startswith(f"{stack}."):
+            index = cost.name[len(stack) + 1 :].split(".", 1)[0]
+            return (stack, int(index)) if index.isdecimal() else None
+    return None
+
+
+def _moments(prediction: Prediction) -> Iterator[Line]:
+    for moment in prediction.moments:
+        if moment.step == "steady":
+            mark = "* " if moment.moment == prediction.peak.moment else ""
+            yield metrics.MOMENT_LABELS[moment.moment], mark + bytes_text(moment.total_bytes), _moment_formula(moment)
+    logits = _logits_formula(prediction)
+    if logits:
+        yield "logits and loss", bytes_text(prediction.peak.bytes.get("logits_and_loss", 0)), logits
+
+
+def _moment_formula(moment: Moment) -> str:
+    held = [(c, moment.bytes.get(c, 0)) for c in CATEGORIES]
+    return " + ".join(f"{metrics.CATEGORY_LABELS[c]} {bytes_text(size)}" for c, size in held if size)
+
+
+def _logits_formula(prediction: Prediction) -> str:
+    """The logits' part of the peak as bytes per logit, where the peak lies in the loss."""
+    size = prediction.peak.bytes.get("logits_and_loss", 0)
+    vocabulary = prediction.workload.model.config.get("vocab_size")
+    if not isinstance(vocabulary, int) or prediction.peak.moment not in ("end_of_forward", "loss_backward"):
+        return ""
+    setup = prediction.workload.setup
+    each, rest = divmod(size, setup.batch_size * setup.seq_len * vocabulary)
+    return f"{each} B x {setup.batch_size} x {count_text(setup.seq_len)} x {count_text(vocabulary)} logits + {count_text(rest)} B"
+
+
+def _compute(prediction: Prediction) -> Iterator[Line]:
+    flops = prediction.flops
+    if flops is None:
+        return
+    setup = prediction.workload.setup
+    model, adapters = _linear_flops(prediction)
+    rest = flops.forward - model - adapters
+    forward = f"linear layers 2 x tokens x in x out = {flops_text(model)}"
+    if adapters:
+        forward += f" + adapters 2 x tokens x R x (in + out) = {flops_text(adapters)}"
+    if rest > 0:
+        forward += f" + attention and the rest {flops_text(rest)}"
+    yield "forward", flops_text(flops.forward), forward if rest >= 0 else "2 x multiply-adds of every operation"
+    yield "backward", flops_text(flops.backward), _backward_words(setup) + f", {flops.backward / flops.forward:.2f} x forward"
+    if flops.recompute:
+        yield (
+            "recompute",
+            flops_text(flops.recompute),
+            "checkpointing runs each layer forward again, up to the last tensor needed",
+        )
+    per_token = f"{flops_text(flops.total)} / {count_text(flops.tokens)} tokens"
+    yield "per token", flops_text(flops.per_token), per_token
+
+
+def _backward_words(setup: TrainSetup) -> str:
+    if setup.lora is None:
+        return "each matrix twice: for its input's gradient and for its own"
+    return "frozen matrices once, for their input's gradient; adapters twice; nothing below the first adapter"
+
+
+def _linear_flops(prediction: Prediction) -> tuple[int, int]:
+    """Forward FLOPs of dense linear layers, and of their adapters: exact for models whose every linear sees every token."""
+    setup = prediction.workload.setup
+    tokens = setup.batch_size * setup.seq_len
+    weights = sum(m.weight("weight").numel for _, m in prediction.workload.model.modules() if m.is_linear)
+    return 2 * tokens * weights, 2 * tokens * prediction.parameters.adapter

@@ -1,0 +1,149 @@
+"""Per-layer tables: equal layers as one row, with the textbook comparison of trained weights and the sums that check it."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from lora_profiler.prediction import LayerCost, Prediction
+from lora_profiler.report.blocks import Block, Row, Table
+from lora_profiler.report.predictions import method_label
+from lora_profiler.units import bytes_text, count_text, flops_text, percent_text
+
+_INDEX = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)|(?<=\.)\d+$")
+_MOST_RANGES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerGroup:
+    """Layers that cost the same: `name` with their numbers as ranges ("model.layers.0-31.self_attn.q_proj")."""
+
+    name: str
+    layers: tuple[tuple[LayerCost, ...], ...]
+    """One entry a layer: its cost under each method."""
+
+    @property
+    def count(self) -> int:
+        return len(self.layers)
+
+    @property
+    def costs(self) -> tuple[LayerCost, ...]:
+        """The cost of one of them under each method."""
+        return self.layers[0]
+
+
+def group_layers(layers: Sequence[Sequence[LayerCost]], *, parameters_only: bool = False) -> list[LayerGroup]:
+    """Groups equal layers of one model; `layers` holds the layers of each method, in the same order.
+
+    Equal means: the same name but for the numbers in it, the same kind and shape, and the same cost under every method
+    (with `parameters_only`, the same numbers of parameters; what owns none is left out).
+    """
+    members: dict[tuple[object, ...], list[tuple[LayerCost, ...]]] = {}
+    for costs in zip(*layers, strict=True):
+        first = costs[0]
+        if parameters_only and not any(c.num_parameters or c.num_trainable_parameters for c in costs):
+            continue
+        key: tuple[object, ...] = (_INDEX.sub("*", first.name), first.kind, first.in_features, first.out_features)
+        for cost in costs:
+            key += (cost.num_parameters, cost.num_trainable_parameters)
+            if not parameters_only:
+                key += (cost.parameter_bytes, cost.gradient_bytes, cost.optimizer_state_bytes)
+                key += (cost.saved_activation_bytes, cost.flops)
+        members.setdefault(key, []).append(costs)
+    return [LayerGroup(name=_range_name([m[0].name for m in group]), layers=tuple(group)) for group in members.values()]
+
+
+def _range_name(names: list[str]) -> str:
+    """The names with each changing number as ranges: a.0.b, a.1.b, a.3.b -> a.0-1,3.b."""
+    pattern = _INDEX.split(names[0])
+    numbers = [_INDEX.findall(name) for name in names]
+    text = pattern[0]
+    for place, rest in enumerate(pattern[1:]):
+        text += _ranges({int(n[place]) for n in numbers}) + rest
+    return text
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """{0, 1, 2, 5} -> '0-2,5'; with many holes only '0..61'."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    if len(runs) > _MOST_RANGES:
+        return f"{runs[0][0]}..{runs[-1][1]}"
+    return ",".join(f"{a}-{b}" if b > a else str(a) for a, b in runs)
+
+
+def layer_blocks(predictions: Sequence[Prediction]) -> list[Block]:
+    """The parameter comparison over all methods of one model, then memory and compute of each method."""
+    return [parameter_table(predictions), *(cost_table(p) for p in predictions)]
+
+
+def parameter_table(predictions: Sequence[Prediction]) -> Table:
+    """Weights of each distinct layer and how many of them train under each method; the last row sums every copy."""
+    groups = group_layers([p.layers for p in predictions], parameters_only=True)
+    rows = []
+    for group in groups:
+        model = _model_weights(group.costs[0])
+        trained = [c.num_trainable_parameters for c in group.costs]
+        rows.append(_parameter_row(group.name, group.count, _shape(group.costs[0]), model, trained))
+    model = sum(_model_weights(g.costs[0]) * g.count for g in groups)
+    trained = [sum(g.costs[i].num_trainable_parameters * g.count for g in groups) for i in range(len(predictions))]
+    rows.append(_parameter_row("all copies together", sum(g.count for g in groups), "", model, trained, kind="total"))
+    columns = ["layer", "copies", "in x out", "weights in each", *(f"trained, {method_label(p)}" for p in predictions)]
+    if any(t < model for t in trained):
+        columns.append("fewer")
+    return Table(title="Trained weights per layer", columns=tuple(columns), rows=_same_length(rows, len(columns)))
+
+
+def _parameter_row(name: str, count: int, shape: str, model: int, trained: Sequence[int], kind: str = "plain") -> Row:
+    least = min(trained)
+    fewer = percent_text(1 - least / model) if model and least < model else ""
+    cells = (name, f"x{count}", shape, count_text(model), *map(count_text, trained), fewer)
+    return Row(cells=cells, kind=kind)  # type: ignore[arg-type]
+
+
+def _same_length(rows: Sequence[Row], length: int) -> tuple[Row, ...]:
+    return tuple(Row(cells=row.cells[:length], kind=row.kind, indent=row.indent) for row in rows)
+
+
+def cost_table(prediction: Prediction) -> Table:
+    """Bytes and FLOPs of each distinct layer under one method; sums over every copy, and what belongs to no layer."""
+    groups = group_layers([prediction.layers])
+    rows = [_cost_row(g.name, g.count, _values(g.costs[0])) for g in groups]
+    sums = [sum(values) for values in zip(*(_values(cost) for cost in prediction.layers), strict=True)]
+    saved, flops = prediction.saved_activation_bytes, prediction.flops
+    persistent = prediction.persistent_bytes
+    weights = sum(persistent.get(k, 0) for k in ("parameters", "quantization_state", "adapters"))
+    totals = [
+        weights,
+        persistent.get("gradients", 0),
+        persistent.get("optimizer_states", 0),
+        sums[3] if saved is None else saved,
+        sums[4] if flops is None else flops.total,
+    ]
+    rest = [total - part for total, part in zip(totals, sums, strict=True)]
+    if any(rest):
+        rows.append(_cost_row("outside the layers", 0, rest))
+    rows.append(_cost_row("all together", 0, totals, kind="total"))
+    columns = ("layer", "copies", "weights", "gradients", "optimizer", "saved for backward", "compute")
+    return Table(title=f"Memory and compute in each layer, {method_label(prediction)}", columns=columns, rows=tuple(rows))
+
+
+def _values(cost: LayerCost) -> tuple[int, ...]:
+    return (cost.parameter_bytes, cost.gradient_bytes, cost.optimizer_state_bytes, cost.saved_activation_bytes, cost.flops)
+
+
+def _cost_row(name: str, count: int, values: Sequence[int], kind: str = "plain") -> Row:
+    texts = (*map(bytes_text, values[:4]), flops_text(values[4]))
+    cells = (name, f"x{count}" if count else "", *(text if value else "-" for text, value in zip(texts, values, strict=True)))
+    return Row(cells=cells, kind=kind)  # type: ignore[arg-type]
+
+
+def _model_weights(cost: LayerCost) -> int:
+    return cost.num_parameters
+
+
+def _shape(cost: LayerCost) -> str:
+    return f"{cost.in_features} x {cost.out_features}" if cost.in_features is not None else ""

@@ -1,0 +1,272 @@
+"""The answer of `lora-profile predict` about one model: methods side by side, what holds the peak, the card's verdict."""
+
+from collections.abc import Callable, Sequence
+
+from lora_profiler.planning import CONTEXT_BAND_BYTES, FRAGMENTATION_PERCENT, ActivationExcess, Answer, Fit
+from lora_profiler.prediction import CATEGORIES, MOMENTS, Moment, Prediction
+from lora_profiler.report import metrics
+from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.units import byte_unit, bytes_text, count_text, flops_text, in_unit, percent_text, short_count_text
+from lora_profiler.workload import TrainSetup
+
+UNKNOWN = "?"
+
+
+def model_blocks(answers: Sequence[Answer], excess: ActivationExcess | None = None) -> list[Block]:
+    """All blocks about one model, asked with one setup and one or more methods."""
+    first = answers[0].prediction
+    blocks: list[Block] = [heading(_title(first)), paragraph(*_setup_lines(answers)), comparison_table(answers)]
+    if answers[0].gpu is not None:
+        blocks.append(card_table(answers))
+    return blocks + _closing_blocks(answers, excess)
+
+
+def method_label(prediction: Prediction) -> str:
+    """'full', 'LoRA r16': the column label of a prediction."""
+    setup = prediction.workload.setup
+    label = metrics.METHOD_LABELS[setup.method]
+    return f"{label} r{setup.lora.r}" if setup.lora else label
+
+
+def _title(prediction: Prediction) -> str:
+    model = prediction.workload.model
+    return f"{model.id}: {model.model_type}, {model.num_layers} layers, {short_count_text(model.num_parameters)} parameters"
+
+
+def _setup_lines(answers: Sequence[Answer]) -> list[str]:
+    first = answers[0].prediction
+    setup = first.workload.setup
+    micro = f" x {setup.accumulation} micro-batches" if setup.accumulation > 1 else ""
+    autocast = " under bfloat16 autocast" if setup.precision == "amp" else ""
+    kernels = " / ".join(dict.fromkeys(a.prediction.attention_kernel for a in answers))
+    checkpointing = "with checkpointing" if setup.checkpointing else "no checkpointing"
+    lines = [
+        f"batch {setup.batch_size} x {count_text(setup.seq_len)} tokens{micro}, {setup.dtype} weights{autocast}, "
+        f"{setup.optimizer} ({setup.optimizer_impl})",
+        f"{checkpointing}, {kernels} attention, memory rules of {setup.device}",
+    ]
+    return lines + [_adapter_line(a.prediction.workload.setup) for a in answers if a.prediction.workload.setup.lora]
+
+
+def _adapter_line(setup: TrainSetup) -> str:
+    lora, quantization = setup.lora, setup.quantization
+    assert lora is not None
+    targets = lora.target_modules
+    text = "PEFT's default" if targets is None else targets if isinstance(targets, str) else ", ".join(targets)
+    line = f"{metrics.METHOD_LABELS[setup.method]}: rank {lora.r}, alpha {lora.alpha:g}, targets {text}"
+    line += f", {lora.adapter_dtype} adapters"
+    if lora.lora_dropout:
+        line += f", dropout {lora.lora_dropout:g}"
+    if lora.layers_to_transform:
+        line += f", layers {', '.join(map(str, lora.layers_to_transform))}"
+    if lora.modules_to_save:
+        line += f", also trained: {', '.join(lora.modules_to_save)}"
+    if quantization:
+        line += f", NF4 base{' with double quantisation' if quantization.double_quant else ''}, {quantization.recipe} recipe"
+    return line
+
+
+def comparison_table(answers: Sequence[Answer]) -> Table:
+    """Parameters, persistent bytes, activations, moments, peak and FLOPs, one column a method.
+
+    With full fine-tuning first and one other method, a last column gives the other as a share of full.
+    """
+    predictions = [a.prediction for a in answers]
+    labels = [method_label(p) for p in predictions]
+    ratio = len(predictions) == 2 and predictions[0].workload.setup.method == "full"
+    columns = ("", *labels, f"{metrics.METHOD_LABELS[predictions[1].workload.setup.method]} / full") if ratio else ("", *labels)
+    builder = _Rows(ratio)
+
+    builder.section("parameters")
+    parameters = [p.parameters for p in predictions]
+    builder.numbers("model", [p.base for p in parameters], count_text, share=False)
+    if any(p.adapter for p in parameters):
+        builder.numbers("adapters", [p.adapter for p in parameters], count_text)
+    builder.numbers("trained", [p.trainable for p in parameters], count_text, kind="total")
+    builder.texts(
+        "fewer trained than in full", [percent_text(p.reduction_vs_full) if p.trainable < p.base else "" for p in parameters]
+    )
+
+    totals = [sum(p.persistent_bytes.values()) for p in predictions]
+    builder.section("persistent", totals)
+    for key, label in metrics.PERSISTENT_LABELS.items():
+        parts = [p.persistent_bytes.get(key, 0) for p in predictions]
+        if any(parts):
+            builder.sizes(label, parts)
+    builder.sizes("sum", totals, kind="total")
+
+    saved = [p.saved_activation_bytes for p in predictions]
+    if any(s is not None for s in saved):
+        builder.section("saved for backward", [s or 0 for s in saved])
+        builder.sizes("activations and loss", saved)
+
+    steady = [{m.moment: m for m in p.moments if m.step == "steady"} for p in predictions]
+    peaks = [p.peak for p in predictions]
+    builder.section("memory at each moment", [p.total_bytes for p in peaks])
+    for moment in MOMENTS:
+        if any(moment in s for s in steady):
+            at = [s.get(moment) for s in steady]
+            builder.moments(metrics.MOMENT_LABELS[moment], at, peaks)
+    builder.sizes("peak", [p.total_bytes for p in peaks], kind="peak")
+
+    builder.section("what the peak is made of", [p.total_bytes for p in peaks])
+    for category in CATEGORIES:
+        held = [p.bytes.get(category, 0) for p in peaks]
+        if any(held):  # the methods' peaks may be different moments: a share of one part would say nothing
+            builder.sizes(metrics.CATEGORY_LABELS[category], held, share=False)
+    builder.sizes("sum", [p.total_bytes for p in peaks], kind="total")
+
+    flops = [p.flops for p in predictions]
+    if any(f is not None for f in flops):
+        builder.section("compute per micro-batch")
+        builder.numbers("forward", [f.forward if f else None for f in flops], flops_text)
+        builder.numbers("backward", [f.backward if f else None for f in flops], flops_text)
+        if any(f and f.recompute for f in flops):
+            builder.numbers("recompute", [f.recompute if f else None for f in flops], flops_text)
+        builder.numbers("sum", [f.total if f else None for f in flops], flops_text, kind="total")
+        builder.numbers("per token", [f.per_token if f else None for f in flops], flops_text)
+    return Table(columns=columns, rows=tuple(builder.rows))
+
+
+class _Rows:
+    """Collects rows of one comparison; a section of bytes writes all its values in the unit of its largest."""
+
+    def __init__(self, ratio: bool) -> None:
+        self.rows: list[Row] = []
+        self.ratio = ratio
+        self.size = 1
+
+    def section(self, title: str, sizes: Sequence[int] = ()) -> None:
+        if sizes:
+            unit, self.size = byte_unit(max(sizes))
+            title = f"{title}, {unit}"
+        self.rows.append(Row(cells=(title,), kind="section"))
+
+    def texts(self, label: str, texts: Sequence[str], share: str = "", kind: str = "plain") -> None:
+        if any(texts):
+            cells = (label, *texts, share) if self.ratio else (label, *texts)
+            self.rows.append(Row(cells=cells, kind=kind, indent=1))  # type: ignore[arg-type]
+
+    def numbers(
+        self, label: str, values: Sequence[int | None], text: Callable[[int], str], kind: str = "plain", *, share: bool = True
+    ) -> None:
+        self.texts(label, [UNKNOWN if v is None else text(v) for v in values], self._share(values) if share else "", kind)
+
+    def sizes(self, label: str, values: Sequence[int | None], kind: str = "plain", *, share: bool = True) -> None:
+        self.numbers(label, values, lambda v: in_unit(v, self.size), kind, share=share)
+
+    def moments(self, label: str, at: Sequence[Moment | None], peaks: Sequence[Moment]) -> None:
+        totals = [m.total_bytes if m else None for m in at]
+        texts = [
+            UNKNOWN if m is None else ("* " if m.moment == peak.moment else "") + in_unit(m.total_bytes, self.size)
+            for m, peak in zip(at, peaks, strict=True)
+        ]
+        self.texts(label, texts, self._share(totals))
+
+    def _share(self, values: Sequence[int | None]) -> str:
+        if not self.ratio or values[0] is None or values[1] is None or values[0] == 0 or values[0] == values[1]:
+            return ""
+        return percent_text(values[1] / values[0])
+
+
+def card_table(answers: Sequence[Answer]) -> Table:
+    """The verdict on the card that was asked about: peak, each part of the reserve, headroom, and the largest sizes."""
+    gpu = answers[0].gpu
+    assert gpu is not None
+    fits = [a.fit for a in answers]
+    setup = answers[0].prediction.workload.setup
+    usable = gpu.usable_bytes or 0
+    unit, size = byte_unit(usable)
+
+    def row(label: str, value: Callable[[Fit], str], kind: str = "plain", indent: int = 1) -> Row:
+        return Row(cells=(label, *(value(f) if f else UNKNOWN for f in fits)), kind=kind, indent=indent)  # type: ignore[arg-type]
+
+    def limit(value: int) -> str:
+        return count_text(value) if value else "none"
+
+    band = f"{in_unit(CONTEXT_BAND_BYTES, size)}"
+    rows = [
+        row("peak", lambda f: in_unit(f.peak_bytes, size)),
+        row("reserve for what tensors do not show", lambda f: in_unit(f.reserve_bytes, size)),
+        row(f"driver context and kernels (+- {band})", lambda f: in_unit(f.reserve.context_bytes, size), indent=2),
+        row("BLAS workspaces", lambda f: in_unit(f.reserve.workspace_bytes, size), indent=2),
+        row(
+            f"fragmentation, {FRAGMENTATION_PERCENT} % of the peak",
+            lambda f: in_unit(f.reserve.fragmentation_bytes, size),
+            indent=2,
+        ),
+        row("headroom", lambda f: in_unit(f.headroom_bytes, size)),
+        row("verdict", lambda f: metrics.VERDICT_LABELS[f.verdict], kind="peak"),
+        row(f"largest batch of {count_text(setup.seq_len)} tokens", lambda f: limit(f.largest_batch_size)),
+        row(f"longest sequence at batch {setup.batch_size}", lambda f: limit(f.longest_seq_len)),
+    ]
+    name = gpu.key if gpu.name == gpu.key else f"{gpu.key} ({gpu.name})"
+    title = f"{name}, {'~' if gpu.usable_is_estimated else ''}{bytes_text(usable)} usable"
+    return Table(title=title, columns=(unit, *(method_label(a.prediction) for a in answers)), rows=tuple(rows))
+
+
+def _closing_blocks(answers: Sequence[Answer], excess: ActivationExcess | None) -> list[Block]:
+    lines = [f"* {_peak_words(a.prediction)}." for a in answers]
+    lines += [words for a in answers if (words := _lever_words(a))]
+    if excess:
+        lines.append(excess_line(excess))
+    for answer in answers:
+        lines += _fit_notes(answer)
+    return [paragraph(*lines), paragraph(*_exactness_lines([a.prediction for a in answers]))]
+
+
+def _peak_words(prediction: Prediction) -> str:
+    peak = prediction.peak
+    text = f"{method_label(prediction)} peaks at {bytes_text(peak.total_bytes)}: {metrics.MOMENT_LABELS[peak.moment]}"
+    return text if prediction.saved_activation_bytes is not None else text + ", activations not included"
+
+
+def _lever_words(answer: Answer) -> str:
+    if not answer.levers:
+        return ""
+    lever = answer.levers[0]
+    saving = f"saves {bytes_text(lever.saved_bytes)} ({100 * lever.saved_fraction:.0f} %)"
+    return f"{method_label(answer.prediction)}: what lowers the peak most is {lever.name} ({lever.option}) {saving}."
+
+
+def excess_line(excess: ActivationExcess) -> str:
+    """One line on why LoRA keeps more for backward than full fine-tuning."""
+    why = {
+        "adapter_dtype": "every adapted layer keeps its own copy of its input in the adapter's dtype",
+        "dropout": "adapter dropout keeps the dropped input and a mask of every adapted layer",
+    }
+    text = f"LoRA keeps more for backward than full ({bytes_text(excess.lora_bytes)} against {bytes_text(excess.full_bytes)})"
+    if excess.causes:
+        text += ": " + ", and ".join(why[c] for c in excess.causes)
+    if excess.remedied_bytes < excess.lora_bytes:
+        fixes = {"adapter_dtype": "adapters in the base's dtype", "dropout": "no dropout"}
+        text += f"; with {' and '.join(fixes[c] for c in excess.causes)} it would keep {bytes_text(excess.remedied_bytes)}"
+    return text + "."
+
+
+def _fit_notes(answer: Answer) -> list[str]:
+    if answer.gpu is None:
+        return []
+    label = method_label(answer.prediction)
+    if answer.fit is None:
+        return [f"{label}: whether it fits is not known, because its activations are not known to this engine."]
+    trained_for = answer.prediction.workload.model.config.get("max_position_embeddings")
+    if isinstance(trained_for, int) and answer.fit.longest_seq_len > trained_for:
+        allowed, made_for = count_text(answer.fit.longest_seq_len), count_text(trained_for)
+        return [f"{label}: memory allows {allowed} tokens, the model was made for {made_for}."]
+    return []
+
+
+def _exactness_lines(predictions: Sequence[Prediction]) -> list[str]:
+    said: dict[str, list[str]] = {}
+    for p in predictions:
+        said.setdefault(_exactness_text(p), []).append(method_label(p))
+    lines = [f"{', '.join(labels)}: {text}" for text, labels in said.items()]
+    return lines + [f"- {text}" for text in dict.fromkeys(text for p in predictions for text in p.assumptions)]
+
+
+def _exactness_text(prediction: Prediction) -> str:
+    if prediction.exactness == "exact":
+        return f"the peak is exact ({prediction.engine} engine)."
+    bound = f", within {100 * prediction.error_bound:g} % wherever it was checked" if prediction.error_bound else ""
+    return f"the peak is an estimate{bound} ({prediction.engine} engine)."

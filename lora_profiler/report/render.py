@@ -1,0 +1,96 @@
+"""Blocks to text: plain, Markdown, CSV, and styled for a terminal. Pure: strings in, strings out."""
+
+import csv
+import io
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from lora_profiler.report.blocks import Block, Paragraph, Row, Table
+
+Style = Callable[[str, str], str]
+"""(text, what it is: 'heading' | 'section' | 'total' | 'peak' | 'columns') -> the text, perhaps with colour codes."""
+
+
+def no_style(text: str, kind: str) -> str:
+    return text
+
+
+def plain(blocks: Sequence[Block], width: int = 100, style: Style = no_style) -> str:
+    """Text for a terminal or a pipe. Paragraphs wrap at `width`; tables keep their columns, however wide."""
+    parts = [_plain_table(b, style) if isinstance(b, Table) else _plain_paragraph(b, width, style) for b in blocks]
+    return "\n\n".join(parts) + "\n"
+
+
+def _plain_paragraph(block: Paragraph, width: int, style: Style) -> str:
+    lines: list[str] = []
+    for line in block.lines:
+        indent = " " * (len(line) - len(line.lstrip()))
+        lines += textwrap.wrap(line, width, subsequent_indent=indent + "  ", break_long_words=False, break_on_hyphens=False) or [
+            ""
+        ]
+    text = "\n".join(lines)
+    return style(text, "heading") if block.heading else text
+
+
+def _plain_table(table: Table, style: Style) -> str:
+    count = len(table.columns)
+    texts = [(row, _padded(row, count)) for row in table.rows]
+    widths = [
+        max([len(table.columns[i]), *(len(cells[i]) for row, cells in texts if row.kind != "section" or len(row.cells) > 1)])
+        for i in range(count)
+    ]
+    lines = [style(table.title, "heading")] if table.title else []
+    lines.append(style(_line(list(table.columns), widths, table.left), "columns"))
+    for number, (row, cells) in enumerate(texts):
+        if row.kind == "section" and number:
+            lines.append("")
+        lines.append(style(_line(cells, widths, table.left), row.kind))
+    return "\n".join(lines)
+
+
+def _padded(row: Row, count: int) -> list[str]:
+    cells = list(row.cells) + [""] * (count - len(row.cells))
+    cells[0] = "  " * row.indent + cells[0]
+    return cells
+
+
+def _line(cells: list[str], widths: list[int], left: int) -> str:
+    return "  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))).rstrip()
+
+
+def markdown(blocks: Sequence[Block]) -> str:
+    """GitHub's Markdown: headings, paragraphs, pipe tables."""
+    return "\n\n".join(_markdown_table(b) if isinstance(b, Table) else _markdown_paragraph(b) for b in blocks) + "\n"
+
+
+def _markdown_paragraph(block: Paragraph) -> str:
+    if block.heading:
+        return "## " + " ".join(block.lines)
+    return "  \n".join(line.strip() for line in block.lines)
+
+
+def _markdown_table(table: Table) -> str:
+    rule = ["---" if i < table.left else "---:" for i in range(len(table.columns))]
+    lines = [f"### {table.title}\n"] if table.title else []
+    lines += [_markdown_row(table.columns), _markdown_row(rule)]
+    for row in table.rows:
+        cells = [c.replace("|", "\\|") for c in row.cells] + [""] * (len(table.columns) - len(row.cells))
+        cells[0] = "&emsp;" * row.indent + cells[0]
+        lines.append(_markdown_row([f"**{c}**" if c else c for c in cells] if row.kind != "plain" else cells))
+    return "\n".join(lines)
+
+
+def _markdown_row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def csv_text(records: Sequence[dict[str, Any]]) -> str:
+    """CSV with a header line, as RFC 4180 has it but with plain newlines; None is an empty field."""
+    if not records:
+        return ""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fieldnames=list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return out.getvalue()

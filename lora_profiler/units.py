@@ -1,0 +1,87 @@
+"""Numbers to text and back: bytes, counts, FLOPs, percentages. The only file that knows how big a GiB is."""
+
+import re
+
+from lora_profiler.errors import UsageError
+
+KIB, MIB, GIB, TIB = 2**10, 2**20, 2**30, 2**40
+
+_BYTE_UNITS = (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB))
+_COUNT_UNITS = (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3))
+_FLOP_UNITS = (("EFLOP", 10**18), ("PFLOP", 10**15), ("TFLOP", 10**12), ("GFLOP", 10**9), ("MFLOP", 10**6))
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([a-zA-Z]*)\s*")
+_SIZE_UNITS = {
+    "b": 1, "": 1,
+    "kib": KIB, "mib": MIB, "gib": GIB, "tib": TIB,
+    "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+}  # fmt: skip
+
+
+def bytes_text(count: int) -> str:
+    """A byte count in the largest binary unit that leaves at least one whole: 1536 -> '1.50 KiB', 512 -> '512 B'."""
+    for name, size in _BYTE_UNITS:
+        if abs(count) >= size:
+            return f"{count / size:,.2f} {name}"
+    return f"{count:,} B"
+
+
+def byte_unit(largest: int) -> tuple[str, int]:
+    """(name, bytes) of the binary unit in which a column, whose largest value is `largest`, is best written."""
+    for name, size in _BYTE_UNITS[1:]:
+        if abs(largest) >= size:
+            return name, size
+    return "B", 1
+
+
+def in_unit(count: int, size: int) -> str:
+    """`count` bytes in a unit of `size` bytes, two decimals; a value that would round to nothing reads '<0.01'."""
+    if size == 1 or count == 0:
+        return f"{count / size:,.0f}"
+    if 0 < count < size / 200:
+        return "<0.01"
+    return f"{count / size:,.2f}"
+
+
+def count_text(count: int) -> str:
+    """A plain number with thousands separators: 65536 -> '65,536'."""
+    return f"{count:,}"
+
+
+def short_count_text(count: int) -> str:
+    """A number as people say it: 8030261248 -> '8.03 B', 494032768 -> '494.0 M', 999 -> '999'."""
+    for name, size in _COUNT_UNITS:
+        if count >= size:
+            value = count / size
+            return f"{value:.{2 if value < 100 else 1}f} {name}"
+    return str(count)
+
+
+def flops_text(count: int) -> str:
+    """Floating-point operations (2 x multiply-add): 32_900_000_000_000 -> '32.90 TFLOP'."""
+    for name, size in _FLOP_UNITS:
+        if count >= size:
+            return f"{count / size:,.2f} {name}"
+    return f"{count:,} FLOP"
+
+
+def percent_text(fraction: float) -> str:
+    """A fraction as a percentage with two decimals that never claims a whole it is not: 0.999999 -> '>99.99 %'."""
+    if 0 < fraction < 0.00005:
+        return "<0.01 %"
+    if 0.99995 <= fraction < 1:
+        return ">99.99 %"
+    return f"{100 * fraction:.2f} %"
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes meant by '24GiB' (binary), '24GB' (decimal), '512 MiB' or plain '1024'.
+
+    Raises UsageError for anything else, for nothing and for less.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None or match[2].lower() not in _SIZE_UNITS:
+        raise UsageError(f"{text!r} is not a memory size; write a number and GiB, MiB, GB or MB, as in 24GiB.")
+    count = round(float(match[1]) * _SIZE_UNITS[match[2].lower()])
+    if count < 1:
+        raise UsageError(f"{text!r} is not a memory size above 0.")
+    return count
