@@ -137,11 +137,12 @@ def normalise(raw: Raw, source: str, *, strict: bool) -> dict[str, Any]:
     family = class_defaults().get(str(raw.get("model_type")), {"renamed": {}, "fields": {}, "rope": None})
     renamed = {**_OLD_SPELLINGS, **family["renamed"]}
     config: dict[str, Any] = {renamed.get(name, name): value for name, value in family["fields"].items()}
-    known = set(config) | _UNDECLARED
+    # What the class itself reads: its fields, their second names (`attribute_map`), and what the modelling code looks up.
+    read = family["fields"].keys() | family["renamed"].keys() | set(family["renamed"].values()) | _UNDECLARED
     for name, value in raw.items():
-        name = renamed.get(name, name)
-        if name in known and (value is not None or name in _NULLABLE):
-            config[name] = value
+        canonical = renamed.get(name, name)
+        if name in read and (value is not None or canonical in _NULLABLE):
+            config[canonical] = value
     if strict:
         _require(config, source)
     rope = _rope(raw, family["rope"], source, strict=strict)

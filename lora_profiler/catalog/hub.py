@@ -18,13 +18,8 @@ LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 def config_json(name: str, *, revision: str, offline: bool) -> bytes:
     """config.json of the hub model `name` at `revision`. Raises ModelNotFoundError with the reason and the next step."""
-    from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import constants, get_session, hf_hub_url, hf_raise_for_status, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but re-exported without saying so
-        build_hf_headers,
-        get_session,
-        hf_raise_for_status,
-    )
 
     # The HTTP client's own base class (httpx in huggingface_hub 1.x, httpx2 in 2.x), without naming the client.
     connection_errors: tuple[type[BaseException], ...] = (HfHubHTTPError.__bases__[0], OSError)
@@ -43,7 +38,7 @@ def config_json(name: str, *, revision: str, offline: bool) -> bytes:
             f"or give the path of its config.json.{similar_names(name)}"
         )
     try:
-        response = get_session().get(url, headers=build_hf_headers(), timeout=TIMEOUT_SECONDS, follow_redirects=True)
+        response = get_session().get(url, headers=_headers(), timeout=TIMEOUT_SECONDS, follow_redirects=True)
         hf_raise_for_status(response)
     except HfHubHTTPError as e:
         _explain(e, name, revision)
@@ -55,6 +50,14 @@ def config_json(name: str, *, revision: str, offline: bool) -> bytes:
         ) from None
     content: bytes = response.content
     return content
+
+
+def _headers() -> dict[str, str]:
+    """The user's token and nothing about this machine; huggingface_hub's own headers cost a request of their own."""
+    from huggingface_hub import constants, get_token
+
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    return {"user-agent": "lora-profiler"} | ({"authorization": f"Bearer {token}"} if token else {})
 
 
 def _explain(error: "HfHubHTTPError", name: str, revision: str) -> NoReturn:
@@ -72,7 +75,7 @@ def _explain(error: "HfHubHTTPError", name: str, revision: str) -> NoReturn:
             f"{name} has no config.json at {revision}. For an adapter give its base model, for GGUF files the model that they "
             "were made from."
         )
-    elif status == 404 and isinstance(error, RepositoryNotFoundError):
+    elif status == 404:
         message = f"There is no model {name} on the hub ({constants.ENDPOINT}), or it is not yours to see.{similar_names(name)}"
     elif isinstance(error, RepositoryNotFoundError) or status in (401, 403):
         message = (

@@ -70,17 +70,17 @@ def model_from_config(raw: Mapping[str, Any], *, id: str, source: str) -> ModelS
             family = cfg.class_defaults()[model_type]
             described = FAMILIES[model_type](config), "lm_head", tuple(family["weightless"])
             return _spec(id, model_type, family["architecture"], source, dtype, config, described)
-    config = cfg.normalise(cfg.language_model(raw, where), where, strict=False)
     row = _bundled_twin(raw, architecture)
     if row is not None:
-        return _from_table(row, id, source, dtype, config)
+        return _from_table(row, raw, id, source, dtype)
     from lora_profiler.catalog.meta_build import build, describe
 
+    config = cfg.normalise(cfg.language_model(raw, where), where, strict=False)
     model = build(raw, where)
     built = model.config.get_text_config()
     for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
         if hasattr(built, name):
-            config.setdefault(name, getattr(built, name))
+            config[name] = getattr(built, name)
     return _spec(id, model_type, type(model).__name__, source, dtype, config, describe(model))
 
 
@@ -88,15 +88,16 @@ def _bundled(row: Mapping[str, Any]) -> ModelSpec:
     raw = _as_config_json(row)
     if raw["model_type"] in FAMILIES:
         return model_from_config(raw, id=row["id"], source="bundled")
-    config = cfg.normalise(cfg.language_model(raw, row["id"]), row["id"], strict=False)
-    return _from_table(row, row["id"], "bundled", row["dtype"], config)
+    return _from_table(row, raw, row["id"], "bundled", row["dtype"])
 
 
-def _from_table(row: Mapping[str, Any], id: str, source: str, dtype: str | None, config: dict[str, Any]) -> ModelSpec:
-    """A model with the weights of the bundled one in `row`, under the type by which transformers builds that."""
+def _from_table(row: Mapping[str, Any], raw: Mapping[str, Any], id: str, source: str, dtype: str | None) -> ModelSpec:
+    """The model of `raw` with the weights of the bundled one in `row`, under the type by which transformers builds that."""
     from lora_profiler.catalog.shapes import table
 
     model_type = row.get("transformers_model_type") or row["model_type"]
+    language_type = row["config"].get("text_config", {}).get("model_type", model_type)  # what `raw` calls it does not count
+    config = cfg.normalise({**cfg.language_model(raw, id), "model_type": language_type}, id, strict=False)
     return _spec(id, model_type, row["architecture"], source, dtype, config, table(row["id"]))
 
 

@@ -4,6 +4,7 @@ For a config.json whose family is neither declared in `architectures` nor bundle
 imported inside the functions, so that the catalogue stays light. Remote code is never run.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +41,11 @@ def build(raw: Mapping[str, Any], source: str) -> "PreTrainedModel":
         )
     _check_counts(raw, source)
     verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity(40)  # errors only: warnings about token ids would reach the terminal
+    transformers.logging.set_verbosity(50)  # what it logs it also raises, or it is about token ids
     try:
         config = transformers.CONFIG_MAPPING[model_type].from_dict(dict(raw))
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             model: PreTrainedModel = _model_class(raw, config)(config)
             return model
     except Exception as e:  # third-party constructors on any input: whatever they raise says that the config does not fit

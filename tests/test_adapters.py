@@ -1,0 +1,249 @@
+"""LoRA targets against PEFT itself, on tiny models of the meta device, and against the stored counts of 66 real models."""
+
+import json
+import subprocess
+import sys
+import warnings
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from lora_profiler.adapters import RefusedTargetsError, adapters, saved_modules
+from lora_profiler.catalog import find_model, model_from_config
+from lora_profiler.errors import UsageError
+from lora_profiler.workload import LoraConfig
+
+COUNTS = json.loads((Path(__file__).parent / "data" / "lora_counts.json").read_text())["models"]
+TARGETS = {"default": None, "all-linear": "all-linear", "qkvo": ("q_proj", "k_proj", "v_proj", "o_proj")}
+TINY = {
+    "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 12, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": 0,
+}  # fmt: skip
+MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20}
+MODELS = {
+    "llama": {"model_type": "llama", **TINY},
+    "tied": {"model_type": "llama", **TINY, "tie_word_embeddings": True},
+    "gemma3_text": {"model_type": "gemma3_text", **TINY},
+    "phi3": {"model_type": "phi3", **TINY},
+    "gpt2": {"model_type": "gpt2", **TINY},
+    "gpt_neox": {"model_type": "gpt_neox", **TINY},
+    "opt": {"model_type": "opt", **TINY, "word_embed_proj_dim": 16},
+    "mixtral": {"model_type": "mixtral", **TINY, "num_hidden_layers": 3, "num_local_experts": 4},
+    "qwen3_moe": {"model_type": "qwen3_moe", **TINY, **MOE, "num_hidden_layers": 3, "mlp_only_layers": [1]},
+    "t5": {"model_type": "t5", "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": 96,
+           "architectures": ["T5ForConditionalGeneration"]},
+    "vit": {"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
+            "image_size": 32, "patch_size": 8, "architectures": ["ViTForImageClassification"]},
+    "qwen2_moe": {"model_type": "qwen2_moe", **TINY, **MOE, "num_hidden_layers": 2, "shared_expert_intermediate_size": 24},
+}  # fmt: skip
+CASES = {
+    "default": {"target_modules": None},
+    "all-linear": {"target_modules": "all-linear"},
+    "ALL-LINEAR": {"target_modules": "ALL-LINEAR"},
+    "one-suffix": {"target_modules": ("q_proj",)},
+    "attention": {"target_modules": ("q_proj", "k_proj", "v_proj", "o_proj")},
+    "mlp": {"target_modules": ("gate_proj", "up_proj", "down_proj")},
+    "half-of-a-fused-pair": {"target_modules": ("q_proj", "gate_proj")},
+    "down-only": {"target_modules": ("down_proj",)},
+    "router": {"target_modules": ("gate", "q_proj")},
+    "w1w2w3": {"target_modules": ("w1", "w2", "w3")},
+    "packed-names": {"target_modules": ("gate_up_proj", "qkv_proj")},
+    "with-parent": {"target_modules": ("self_attn.q_proj", "mlp.down_proj")},
+    "gpt": {"target_modules": ("c_attn", "c_proj", "query_key_value", "dense", "fc1", "fc2", "out_proj")},
+    "one-layer-by-name": {"target_modules": ("layers.1.self_attn.q_proj", "h.1.attn.c_attn")},
+    "one-layer-by-number": {"target_modules": ("1.self_attn.q_proj",)},
+    "full-name": {"target_modules": ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj")},
+    "missing": {"target_modules": ("no_such_proj",)},
+    "missing-and-there": {"target_modules": ("no_such_proj", "q_proj", "c_attn")},
+    "container": {"target_modules": ("mlp",)},
+    "norm": {"target_modules": ("input_layernorm",)},
+    "activation": {"target_modules": ("act_fn", "q_proj")},
+    "rotary": {"target_modules": ("rotary_emb",)},
+    "layer-number": {"target_modules": ("0",)},
+    "embedding": {"target_modules": ("embed_tokens", "q_proj")},
+    "embeddings-gpt": {"target_modules": ("wpe", "embed_positions", "relative_attention_bias")},
+    "head": {"target_modules": ("lm_head", "q_proj")},
+    "root-head": {"target_modules": ("lm_head",)},
+    "regex": {"target_modules": r".*\.(q|v)_proj"},
+    "regex-digits": {"target_modules": r".*\.[02]\.self_attn\.[qkv]_proj"},
+    "regex-one-digit": {"target_modules": r"model\.layers\..\.mlp\.up_proj"},
+    "regex-is-full": {"target_modules": r"q_proj"},
+    "regex-mlp": {"target_modules": r".*\.mlp\..*"},
+    "regex-mlp-proj": {"target_modules": r".*\.mlp\..*_proj"},
+    "regex-experts": {"target_modules": r".*experts\.(gate_proj|up_proj|down_proj)"},
+    "regex-experts-half": {"target_modules": r".*experts\.(gate_proj|down_proj)"},
+    "regex-router": {"target_modules": r".*mlp\.gate|.*q_proj"},
+    "regex-everything": {"target_modules": r".*"},
+    "regex-broken": {"target_modules": r".*(q_proj"},
+    "layers": {"target_modules": ("q_proj", "down_proj", "c_attn"), "layers_to_transform": (0, 2, 11)},
+    "layers-none-left": {"target_modules": ("q_proj",), "layers_to_transform": (77,)},
+    "layers-full-name": {"target_modules": ("model.layers.0.self_attn.q_proj",), "layers_to_transform": (5,)},
+    "layers-root": {"target_modules": ("lm_head", "q_proj"), "layers_to_transform": (1,)},
+    "layers-all-linear": {"target_modules": "all-linear", "layers_to_transform": (0,)},
+    "layers-regex": {"target_modules": r".*q_proj", "layers_to_transform": (0,)},
+    "save-head": {"target_modules": ("q_proj", "c_attn", "query_key_value", "qkv_proj"), "modules_to_save": ("lm_head",)},
+    "save-both": {"target_modules": "all-linear", "modules_to_save": ("lm_head", "embed_tokens")},
+    "save-norm": {"target_modules": ("q_proj", "c_attn"), "modules_to_save": ("norm",)},
+    "save-what-is-adapted": {"target_modules": ("q_proj", "v_proj"), "modules_to_save": ("v_proj",)},
+    "save-everything-adapted": {"target_modules": ("q_proj",), "modules_to_save": ("q_proj",)},
+    "save-part-of-a-name": {"target_modules": ("q_proj", "v_proj"), "modules_to_save": ("proj",)},
+    "save-mlp": {"target_modules": "all-linear", "modules_to_save": ("mlp",)},
+    "save-one-layer": {"target_modules": "all-linear", "modules_to_save": ("layers.1",)},
+    "save-layers": {"target_modules": ("q_proj",), "modules_to_save": ("layers",)},
+    "save-missing": {"target_modules": ("q_proj", "c_attn"), "modules_to_save": ("classifier",)},
+    "save-classifier": {"target_modules": ("q", "v", "q_proj", "v_proj"), "modules_to_save": ("classifier",)},
+    "save-router": {"target_modules": "all-linear", "modules_to_save": ("gate",)},
+    "dropout": {"target_modules": "all-linear", "lora_dropout": 0.1},
+    "t5": {"target_modules": ("q", "k", "v", "o", "wi", "wo")},
+    "convolution": {"target_modules": ("projection", "q_proj")},
+    "shared": {"target_modules": ("shared_expert_gate", "q_proj")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", COUNTS, ids=lambda row: row["id"])
+@pytest.mark.parametrize("case", TARGETS)
+def test_stored_counts_of_real_models(row, case):
+    spec, want = find_model(row["id"]), row[case]
+    if "error" in want:
+        with pytest.raises(RefusedTargetsError) as caught:
+            adapters(spec, LoraConfig(target_modules=TARGETS[case]))
+        assert caught.value.peft_error == want["error"] and caught.value.exit_code == 2
+        return
+    found = adapters(spec, LoraConfig(target_modules=TARGETS[case]))
+    assert [sum(a.num_parameters(r) for a in found) for r in (8, 16)] == [want["r8"], want["r16"]]
+    by_name: dict[str, dict[str, int]] = defaultdict(lambda: {"n": 0, "r8": 0})
+    for adapter in found:
+        leaf = adapter.module.rsplit(".", 1)[-1]
+        entry = by_name[f"{leaf}.{adapter.parameter}" if adapter.parameter else leaf]
+        entry["n"] += 1
+        entry["r8"] += adapter.num_parameters(8)
+    assert by_name == want["modules"]
+
+
+@pytest.fixture(scope="module")
+def bases():
+    """Tiny real models without weights, one a type. PEFT changes them in place, so each use takes a copy."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("peft")
+    built = {}
+    for name, raw in MODELS.items():
+        config = transformers.CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw))
+        cls = getattr(transformers, raw["architectures"][0]) if "architectures" in raw else None
+        with torch.device("meta"):
+            built[name] = cls(config) if cls else transformers.AutoModelForCausalLM.from_config(config)
+    return built
+
+
+def peft_answer(base, lora):
+    """(trainable weights by name and shape, None), or (None, name of PEFT's exception)."""
+    import copy
+
+    import peft
+
+    asked = lora.target_modules
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            config = peft.LoraConfig(
+                r=lora.r,
+                lora_dropout=lora.lora_dropout,
+                target_modules=list(asked) if isinstance(asked, tuple) else asked,
+                layers_to_transform=list(lora.layers_to_transform) or None,
+                modules_to_save=list(lora.modules_to_save) or None,
+            )
+            model = peft.get_peft_model(copy.deepcopy(base), config)
+        except Exception as e:
+            return None, type(e).__name__
+    return sorted((name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad), None
+
+
+def our_answer(spec, lora):
+    """The same, from names and shapes. Packed parameters nest wrappers, so their names are left to the shapes."""
+    weights = []
+    for a in adapters(spec, lora):
+        first, second = ("lora_embedding_A.default", "lora_embedding_B.default")
+        if a.kind != "Embedding":
+            first, second = ("lora_A.default.weight", "lora_B.default.weight")
+        weights.append((f"base_model.model.{a.module}.{first}", a.a_shape(lora.r)))
+        weights.append((f"base_model.model.{a.module}.{second}", a.b_shape(lora.r)))
+    saved = [(name, w.name, w.shape) for name, module in saved_modules(spec, lora) for w in module.weights]
+    return sorted(weights), sorted(saved)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("model", MODELS)
+def test_peft_itself_agrees(bases, model, case):
+    spec = model_from_config(MODELS[model], id=model, source="test")
+    lora = LoraConfig(r=4, **CASES[case])
+    real, error = peft_answer(bases[model], lora)
+    try:
+        ours, saved = our_answer(spec, lora)
+    except RefusedTargetsError as refusal:
+        assert len(str(refusal)) > 40
+        if refusal.peft_error is None:
+            assert error is not None or "not modelled" in str(refusal)
+        else:
+            assert error == refusal.peft_error, str(refusal)
+        return
+    assert error is None, f"PEFT refuses with {error}"
+    nested = [(name, shape) for name, shape in real if ".base_layer." in name]
+    in_lora = [(name, shape) for name, shape in real if "lora_" in name]
+    if nested:
+        assert sorted(shape for _, shape in in_lora) == sorted(shape for _, shape in ours)
+    else:
+        assert in_lora == ours
+    real_saved = [(name, shape) for name, shape in real if ".modules_to_save." in name]
+    assert sorted(shape for _, shape in real_saved) == sorted(shape for _, _, shape in saved)
+    assert len(real_saved) + len(in_lora) == len(real)
+
+
+def test_not_modelled_is_refused_with_its_own_words():
+    spec = model_from_config(MODELS["tied"], id="tied", source="test")
+    for targets in (("lm_head",), ("embed_tokens",)):
+        with pytest.raises(UsageError, match="tied") as caught:
+            adapters(spec, LoraConfig(target_modules=targets))
+        assert caught.value.peft_error is None
+
+
+def test_refusals_name_what_exists():
+    spec = find_model("meta-llama/Llama-3.1-8B")
+    with pytest.raises(RefusedTargetsError, match=r"Did you mean .*q_proj"):
+        adapters(spec, LoraConfig(target_modules=("qproj",)))
+    with pytest.raises(RefusedTargetsError, match="all-linear"):
+        adapters(find_model("microsoft/phi-4"), LoraConfig(target_modules=None))
+
+
+def test_peft_tables_are_pefts_own():
+    pytest.importorskip("peft")
+    from peft.utils import transformers_weight_conversion as conversion
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as MAPPING
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    from lora_profiler.adapters.peft_tables import DEFAULT_TARGETS, PACKED_EXPERTS
+
+    assert {k: list(v) if isinstance(v, tuple) else v for k, v in DEFAULT_TARGETS.items()} == MAPPING
+    patterns = conversion._MODEL_TO_CONVERSION_PATTERN
+    real = {
+        model_type: conversion._MOE_TARGET_MODULE_MAPPING[pattern]
+        for model_type, pattern in patterns.items()
+        if pattern in conversion._MOE_TARGET_MODULE_MAPPING and get_checkpoint_conversion_mapping(model_type) is not None
+    }
+    assert real == PACKED_EXPERTS
+
+
+def test_the_textbook_example():
+    """A 4096 x 4096 layer: 16,777,216 weights in full, 65,536 with rank 8."""
+    found = adapters(find_model("meta-llama/Llama-3.1-8B"), LoraConfig(target_modules=("q_proj",)))
+    assert len(found) == 32 and found[0].num_parameters(8) == 65_536
+    assert (found[0].a_shape(8), found[0].b_shape(8)) == ((8, 4096), (4096, 8))
+
+
+def test_matching_needs_no_heavy_module():
+    code = (
+        "import sys; from lora_profiler.adapters import adapters; from lora_profiler.catalog import find_model\n"
+        "from lora_profiler.workload import LoraConfig; adapters(find_model('mistralai/Mixtral-8x7B-v0.1'), LoraConfig())\n"
+        "print(sorted({'torch', 'numpy', 'transformers', 'peft'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -1,0 +1,383 @@
+"""The bundled catalogue, cards, look-up order and the hub's refusals. No test here imports torch or reaches the network."""
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from lora_profiler.catalog import bundled_gpus, bundled_models, find_gpu, find_model, model_from_config
+from lora_profiler.catalog import config as cfg
+from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UnsupportedModelError, UsageError
+
+LLAMA = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1000, "torch_dtype": "bfloat16",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("entry", bundled_models(), ids=lambda entry: entry.id)
+def test_every_bundled_model_has_its_true_count(entry):
+    spec = find_model(entry.id)
+    assert spec.num_parameters == entry.num_parameters
+    assert spec.num_parameters == sum(module.num_parameters for _, module in spec.modules())
+    assert spec.source == "bundled" and spec.id == entry.id and spec.num_layers >= 1
+
+
+def test_there_are_166_models_each_with_a_source():
+    entries = bundled_models()
+    assert len(entries) == 166
+    assert all(entry.source and entry.architecture for entry in entries)
+    exact = [entry for entry in entries if entry.verification == "exact"]
+    assert all(entry.num_parameters == entry.published_num_parameters for entry in exact) and len(exact) > 100
+
+
+def test_aliases_urls_and_case_lead_to_the_same_model():
+    spec = find_model("meta-llama/Llama-3.1-8B")
+    for name in (
+        "META-llama/llama-3.1-8b",
+        "unsloth/Meta-Llama-3.1-8B",
+        "https://huggingface.co/meta-llama/Llama-3.1-8B",
+        "https://huggingface.co/meta-llama/Llama-3.1-8B/tree/main",
+        "huggingface.co/meta-llama/Llama-3.1-8B/",
+        "https://hf.co/meta-llama/Llama-3.1-8B?library=transformers",
+        " gpt2 ",
+    ):
+        found = find_model(name, offline=True)
+        assert found == spec or (name == " gpt2 " and found.id == "openai-community/gpt2")
+    assert spec.dtype == "bfloat16"
+    assert hash(spec) == hash(find_model("unsloth/Meta-Llama-3.1-8B"))
+
+
+def test_the_catalogue_imports_nothing_heavy():
+    code = (
+        "import sys; from lora_profiler.catalog import *; from lora_profiler.adapters import adapters\n"
+        "from lora_profiler.workload import LoraConfig\n"
+        "specs = [find_model(e.id) for e in bundled_models()]; [adapters(s, LoraConfig()) for s in specs]; find_gpu('rtx 4090')\n"
+        "print(sorted({'torch', 'numpy', 'transformers', 'peft', 'huggingface_hub', 'pandas'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+# --- config.json from the disk -------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_and_a_file_are_read(tmp_path):
+    folder = tmp_path / "my-llama"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    by_folder, by_file = find_model(str(folder)), find_model(str(folder / "config.json"))
+    assert by_folder == by_file and by_folder.id == "my-llama" and by_folder.dtype == "bfloat16"
+    assert by_folder.source == str(folder / "config.json")
+    assert by_folder.num_parameters == 2 * 1000 * 64 + 64 + 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128 + 2 * 64)
+
+
+def test_a_bundled_id_wins_over_a_folder_of_that_name(tmp_path, monkeypatch):
+    (tmp_path / "gpt2").mkdir()
+    (tmp_path / "gpt2" / "config.json").write_text(json.dumps(LLAMA))
+    monkeypatch.chdir(tmp_path)
+    assert find_model("gpt2").model_type == "gpt2"
+    assert find_model("./gpt2").model_type == "llama"
+
+
+def test_old_and_new_spellings_are_one_model():
+    old = {**LLAMA, "rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 8.0}, "head_dim": None, "mlp_bias": None}
+    new = {key: value for key, value in LLAMA.items() if key != "torch_dtype"}
+    new |= {"dtype": "bfloat16", "rope_parameters": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e5}, "head_dim": 16}
+    a, b = (model_from_config(raw, id="x", source="test") for raw in (old, new))
+    assert a == b and a.config == b.config and a.dtype == b.dtype == "bfloat16"
+    assert a.config["rope_parameters"] == {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e5}
+
+
+def test_attribute_names_of_gpt2_are_translated():
+    own = {"model_type": "gpt2", "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "vocab_size": 100, "attn_pdrop": 0.2}
+    canonical = {"model_type": "gpt2", "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 100}
+    canonical |= {"max_position_embeddings": 64, "attn_pdrop": 0.2, "n_inner": None}
+    a, b = (model_from_config(raw, id="x", source="test") for raw in (own, canonical))
+    assert a == b and a.config["intermediate_size"] == 128 and a.config["hidden_act"] == "gelu_new"
+    assert a.config["attention_dropout"] == 0.2
+    ignored = model_from_config({**own, "intermediate_size": 77, "hidden_act": "relu"}, id="x", source="test")
+    assert ignored == a, "GPT2Config has no such fields: transformers leaves them unread"
+
+
+def test_nulls_that_say_something_are_kept():
+    raw = {**LLAMA, "model_type": "mistral", "architectures": ["MistralForCausalLM"]}
+    assert model_from_config(raw, id="x", source="t").config["sliding_window"] == 4096  # the class default
+    assert model_from_config({**raw, "sliding_window": None}, id="x", source="t").config["sliding_window"] is None
+
+
+def test_a_config_with_a_bundled_models_fields_needs_no_torch():
+    row = next(row for row in json.loads(cfg.data_text("models.json"))["models"] if row["id"] == "google/gemma-3-4b-it")
+    raw = {"model_type": "gemma3", "architectures": [row["architecture"]], **row["config"], "transformers_version": "4.50"}
+    assert model_from_config(raw, id="mine", source="t").num_parameters == row["num_parameters"]
+    raw["text_config"] = {**raw["text_config"], "num_hidden_layers": 33}
+    code = (
+        "import sys, json; sys.modules['torch'] = None\n"
+        "from lora_profiler.catalog import model_from_config\n"
+        f"model_from_config(json.loads({json.dumps(raw)!r}), id='mine', source='mine.json')"
+    )
+    failed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "UnsupportedModelError: mine.json" in failed.stderr and 'pip install "lora_profiler[measure]"' in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"hidden_size": "64"}, ["hidden_size", "'64'", "whole number"]),
+        ({"hidden_size": -64}, ["hidden_size", "-64"]),
+        ({"hidden_size": 0}, ["hidden_size", "0"]),
+        ({"hidden_size": 2**40}, ["hidden_size", str(2**40)]),
+        ({"num_hidden_layers": 10**9}, ["num_hidden_layers"]),
+        ({"num_hidden_layers": True}, ["num_hidden_layers", "True"]),
+        ({"vocab_size": 32000.0}, ["vocab_size"]),
+        ({"num_attention_heads": 5}, ["64", "5", "divide"]),
+        ({"num_key_value_heads": 3}, ["num_key_value_heads", "3"]),
+        ({"tie_word_embeddings": "yes"}, ["tie_word_embeddings", "true or false"]),
+        ({"attention_dropout": 1.5}, ["attention_dropout"]),
+        ({"hidden_act": "sillu"}, ["sillu", "silu"]),
+        ({"hidden_act": ["silu"]}, ["hidden_act"]),
+        ({"rope_scaling": 3}, ["rope_scaling"]),
+        ({"rope_theta": "x"}, ["rope_theta"]),
+        ({"torch_dtype": 16}, ["torch_dtype"]),
+        ({"architectures": "LlamaForCausalLM"}, ["architectures"]),
+        ({"model_type": None}, ["model_type"]),
+        ({"model_type": 7}, ["model_type"]),
+    ],
+)
+def test_bad_fields_are_named_with_what_is_accepted(change, words):
+    with pytest.raises(ModelNotFoundError) as caught:
+        model_from_config({**LLAMA, **change}, id="x", source="bad.json")
+    assert all(word in str(caught.value) for word in ["bad.json", *words]) and caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"model_type": "llama", "hidden_size": 12', "cut off"),
+        ("[1, 2]", "not a JSON object"),
+        ("", "cut off"),
+        ('{"hidden_size": NaN}', "NaN"),
+        ("{}", "has no model_type"),
+        ('{"model_type": "llama"', "cut off"),
+        ("[" * 100_000, "bad.json"),
+        ('{"a": ' + "9" * 5000 + "}", "bad.json"),
+        ("\xff\xfe", "bad.json"),
+    ],
+)
+def test_bad_files_are_refused_in_words(tmp_path, text, words):
+    path = tmp_path / "bad.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ModelNotFoundError, match=words):
+        find_model(str(path))
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\0b"])
+def test_an_empty_name_is_a_usage_error(name):
+    with pytest.raises(UsageError):
+        find_model(name)
+
+
+def test_paths_that_lead_nowhere_say_so(tmp_path):
+    with pytest.raises(ModelNotFoundError, match="no file or folder"):
+        find_model(str(tmp_path / "nothing"))
+    with pytest.raises(ModelNotFoundError, match="folder without"):
+        find_model(str(tmp_path))
+    with pytest.raises(ModelNotFoundError, match="neither a file"):
+        find_model("what is this?")
+
+
+# --- the hub -------------------------------------------------------------------------------------------------------------------
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Answers as huggingface.co does, by the name of the repository."""
+
+    answers: ClassVar = {
+        "org/open": (200, {}, json.dumps(LLAMA)),
+        "org/gated": (403, {"X-Error-Code": "GatedRepo"}, ""),
+        "org/gated-anonymous": (401, {"X-Error-Code": "GatedRepo"}, ""),
+        "org/private": (401, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Invalid username or password."}, ""),
+        "org/no-config": (404, {"X-Error-Code": "EntryNotFound"}, ""),
+        "org/no-revision": (404, {"X-Error-Code": "RevisionNotFound"}, ""),
+        "org/broken": (503, {}, ""),
+        "org/html": (200, {}, "<html>"),
+        "meta-llama/Llama-3.1-8B": (200, {}, json.dumps(LLAMA)),
+    }
+    seen: ClassVar[list[tuple[str, str | None]]] = []
+
+    def do_GET(self):
+        name, _, rest = self.path.lstrip("/").partition("/resolve/")
+        self.seen.append((rest, self.headers.get("authorization")))
+        status, headers, body = self.answers.get(name, (404, {"X-Error-Code": "RepoNotFound"}, ""))
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def ask(name: str, endpoint: str, home: Path, call: str = "", **env: str) -> str:
+    """What find_model says in a fresh process: 'id source parameters', or 'ErrorName: message'."""
+    code = (
+        "from lora_profiler.catalog import find_model; from lora_profiler.errors import LoraProfilerError\n"
+        f"try: s = find_model({name!r}{call}); print(s.id, s.source, s.num_parameters)\n"
+        "except LoraProfilerError as e: print(f'{type(e).__name__}: {e}')"
+    )
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    clean |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1", **env}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean, timeout=60)
+    assert not done.stderr, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("org/gated", ["gated", "licence", "hf auth login", "HF_TOKEN"]),
+        ("org/gated-anonymous", ["gated", "licence"]),
+        ("org/private", ["private", "hf auth login", "HF_TOKEN"]),
+        ("Qwen/Qwen2.5-7C", ["no model Qwen/Qwen2.5-7C", "Did you mean Qwen/Qwen2.5-7B"]),
+        ("llama-3.1-8c", ["no model llama-3.1-8c", "Did you mean meta-llama/Llama-3.1-8B"]),
+        ("org/no-config", ["no config.json", "base model"]),
+        ("org/no-revision", ["no revision"]),
+        ("org/broken", ["503", "later"]),
+        ("org/html", ["config.json of org/html", "not valid JSON"]),
+    ],
+)
+def test_the_hubs_refusals_each_have_a_next_step(hub, tmp_path, name, words):
+    said = ask(name, hub, tmp_path)
+    assert said.startswith("ModelNotFoundError: ") and all(word in said for word in words), said
+
+
+def test_the_hub_gives_a_config_with_the_token_and_the_revision(hub, tmp_path):
+    Hub.seen.clear()
+    assert ask("org/open", hub, tmp_path, ", revision='v1'", HF_TOKEN="hf_secret").startswith("org/open hub ")
+    assert Hub.seen == [("v1/config.json", "Bearer hf_secret")]
+
+
+def test_a_bundled_id_at_another_revision_is_not_the_bundled_one(hub, tmp_path):
+    assert ask("meta-llama/Llama-3.1-8B", hub, tmp_path) == "meta-llama/Llama-3.1-8B bundled 8030261248"
+    assert ask("meta-llama/Llama-3.1-8B", hub, tmp_path, ", revision='v1'").startswith("meta-llama/Llama-3.1-8B hub 2")
+    assert ask("https://huggingface.co/meta-llama/Llama-3.1-8B/tree/v1", hub, tmp_path).startswith(
+        "meta-llama/Llama-3.1-8B hub 2"
+    )
+
+
+def test_without_a_network_the_answer_comes_soon_and_says_why(tmp_path):
+    said = ask("org/anything", "http://127.0.0.1:9", tmp_path)
+    assert "cannot be reached" in said and "config.json" in said
+    for call, env, why in ((", offline=True", {}, "--offline"), ("", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE")):
+        said = ask("Qwen/Qwen2.5-7C", "http://127.0.0.1:9", tmp_path, call, **env)
+        assert why in said and "Did you mean Qwen/Qwen2.5-7B" in said
+
+
+def test_the_local_cache_answers_before_the_hub(tmp_path):
+    repo = tmp_path / "hub" / "models--org--cached"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("abc")
+    (repo / "snapshots" / "abc").mkdir(parents=True)
+    (repo / "snapshots" / "abc" / "config.json").write_text(json.dumps(LLAMA))
+    assert ask("org/cached", "http://127.0.0.1:9", tmp_path, ", offline=True").startswith("org/cached hub ")
+
+
+def test_unknown_types_are_named_and_remote_code_is_not_run():
+    pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    with pytest.raises(UnsupportedModelError, match=r"lama'.*Did you mean.*llama"):
+        model_from_config({"model_type": "lama"}, id="x", source="t")
+    with pytest.raises(UnsupportedModelError, match=r"auto_map.*never run"):
+        model_from_config({"model_type": "zzz", "auto_map": {"AutoConfig": "x--y.Z"}}, id="x", source="t")
+
+
+# --- cards ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_card_is_found_by_key_and_full_name():
+    cards = bundled_gpus()
+    assert len(cards) == 84 and all(card.source for card in cards)
+    for card in cards:
+        assert find_gpu(card.key) is card
+        assert find_gpu(card.name.upper()) is card
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("rtx4090", "rtx_4090"), ("RTX 4090", "rtx_4090"), ("4090", "rtx_4090"), ("rtx-4090", "rtx_4090"), ("T4", "t4"),
+        ("rtx 3060", "rtx_3060_12gb"), ("A100-SXM4-80GB", "a100_sxm_80gb"), ("a100 sxm 80 GB", "a100_sxm_80gb"),
+        ("h100 sxm", "h100_sxm_80gb"), ("NVIDIA H100 80GB HBM3", "h100_sxm_80gb"), ("h200", "h200_sxm_141gb"),
+        ("l40", "l40"), ("l40s", "l40s"), ("mi300x", "mi300x_192gb"), ("apple m1", "apple_m1"),
+        ("4060ti 16gb", "rtx_4060_ti_16gb"),
+    ],
+)  # fmt: skip
+def test_short_forms_of_one_card(name, key):
+    assert find_gpu(name).key == key
+
+
+SEVERAL = {"h100": ["h100_pcie_80gb", "h100_sxm_80gb", "h100_nvl_94gb"], "a100-80gb": ["a100_sxm_80gb", "a100_pcie_80gb"]}
+
+
+@pytest.mark.parametrize(("name", "keys"), SEVERAL.items())
+def test_short_forms_of_several_cards_list_them(name, keys):
+    with pytest.raises(UsageError, match="several") as caught:
+        find_gpu(name)
+    assert all(key in str(caught.value) for key in keys) and caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("rtx4095", "rtx4090"), ("A101", "A10")])
+def test_unknown_cards_get_the_nearest(name, nearest):
+    with pytest.raises(UsageError, match=f"Did you mean.*{nearest}"):
+        find_gpu(name)
+
+
+def test_usable_memory_is_the_cards_own_or_marked_as_an_estimate():
+    own, guessed = find_gpu("rtx_4090"), find_gpu("rtx_4070")
+    assert own.usable_bytes == 25_232_932_864 and not own.usable_is_estimated
+    assert guessed.usable_is_estimated and 0.9 * 12 * 2**30 < guessed.usable_bytes < 12 * 2**30
+    assert find_gpu("apple_m1").usable_bytes is None
+    for card in bundled_gpus():
+        assert (
+            card.usable_bytes is None
+            or 0.85 * card.memory_gib_marketed * 2**30 < card.usable_bytes <= card.memory_gib_marketed * 2**30
+        )
+
+
+SIZES = {"custom:24GiB": 24 * 2**30, "custom:24GB": 24 * 10**9, "custom: 24576 mib": 24 * 2**30, "CUSTOM:1.5GiB": 3 * 2**29}
+
+
+@pytest.mark.parametrize(("name", "size"), SIZES.items())
+def test_custom_cards(name, size):
+    assert find_gpu(name).usable_bytes == size and not find_gpu(name).usable_is_estimated
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["custom", "custom:", "custom:24", "custom:0GiB", "custom:-1GiB", "custom:1e9TiB", "custom:99999999999TiB", "", "auto"],
+)
+def test_bad_cards_are_usage_errors(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    with pytest.raises(UsageError):
+        find_gpu(name)
+
+
+def test_every_error_is_one_of_ours():
+    assert issubclass(UnsupportedModelError, ModelNotFoundError) and issubclass(ModelNotFoundError, LoraProfilerError)
