@@ -13,7 +13,10 @@ Category = Literal[
 ]  # fmt: skip
 CATEGORIES: tuple[Category, ...] = Category.__args__  # type: ignore[attr-defined]  # typing has no public accessor on an alias
 
-MomentName = Literal["setup", "end_of_forward", "loss_backward", "last_layer_backward", "first_layer_backward", "optimizer_step"]
+MomentName = Literal[
+    "setup", "last_layer_forward", "end_of_forward", "loss_backward", "last_layer_backward", "first_layer_backward",
+    "optimizer_step",
+]  # fmt: skip
 MOMENTS: tuple[MomentName, ...] = MomentName.__args__  # type: ignore[attr-defined]
 Step = Literal[1, "steady"]
 Engine = Literal["analytic", "compiled", "traced"]

@@ -12,13 +12,13 @@ def resolve_kernel(workload: Workload) -> str:
 
     CUDA prefers flash, then efficient, then math; flash takes 16-bit inputs only. Without a mask transformers hands grouped
     heads to SDPA as they are (`enable_gqa`), which the efficient kernel does not take: float32 with grouped heads falls to
-    math. A mask (a filled sliding window) is decided layer by layer. Gemma 2 with softcapping runs eager whatever is asked.
+    math. A mask (a filled sliding window) is decided layer by layer. transformers runs Gemma 2 eager whatever is asked.
     """
     setup, model = workload.setup, workload.model
     if model.model_type not in FAMILIES:
         return setup.attention
-    config, heads = model.config, heads_of(model.config)
-    if setup.attention == "eager" or config.get("attn_logit_softcapping") is not None and model.model_type == "gemma2":
+    heads = heads_of(model.config)
+    if setup.attention == "eager" or model.model_type == "gemma2":
         return "eager"
     if setup.device == "cpu":
         return "math" if setup.attention == "math" else "cpu"

@@ -110,7 +110,7 @@ def _by_scope(run: Run, at: Values, *, keeps: bool, repeats: bool) -> dict[str, 
         for storage, scope in run.saved.items():
             if storage.role != "shared":
                 saved[scope] += storage.bytes.evaluate(*at)
-    repeated = run.repeated_nodes if repeats else []
+    repeated = run.nodes[: run.repeated] if repeats else []
     for node in run.nodes:
         flops[node.module] += (node.forward_flops + node.backward_flops).evaluate(*at)
     for node in repeated:

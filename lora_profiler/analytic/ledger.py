@@ -5,7 +5,7 @@ polynomial in batch, sequence and rank), its dtype, whether it requires grad, an
 distinct storages, parameters and buffers left out, which is how `torch.autograd.graph.saved_tensors_hooks` sees them: a view
 shares its storage, and a tensor kept by two ops counts once.
 
-Every op also leaves a `Node`: what it saves, the FLOPs of its kernels, what its backward allocates. `backward.py` walks these
+Every op also leaves a `Node`: what it saves, the FLOPs of its kernels, what its backward allocates. `liveness.py` walks these
 nodes to find the live bytes inside a layer's backward pass, `flops.py` to count.
 
 Saving rules: torch's `derivatives.yaml`, checked against real models by `tests/test_saved_bytes.py`.
@@ -97,7 +97,8 @@ class Ledger:
     """Runs one part of the model: the weights it may use, and what became of them.
 
     `modules` and `adapters` are keyed by the names that the forward pass uses (relative to the layer inside a layer).
-    `trainable` are the modules whose own weights receive gradients.
+    `trainable` are the modules whose own weights receive gradients. `leaf`: see `inputs`;
+    `scalars`: see `scale`.
     """
 
     rules: Rules
@@ -107,6 +108,8 @@ class Ledger:
     nodes: list[Node] = field(default_factory=list)
     saved: dict[Storage, str] = field(default_factory=dict)
     scope: str = ""
+    leaf: Tensor | None = None
+    scalars: int = 0
 
     # -- tensors ---------------------------------------------------------------------------------------------------------
 
@@ -189,7 +192,13 @@ class Ledger:
         return out
 
     def scale(self, x: Tensor) -> Tensor:
-        """x times, divided by or plus a Python number, or -x: saves nothing."""
+        """x times or divided by a Python number: saves nothing but that number, 8 bytes of host memory."""
+        out = self.shift(x)
+        self.scalars += x.requires_grad
+        return out
+
+    def shift(self, x: Tensor) -> Tensor:
+        """x plus something that needs no gradient, or -x: saves nothing."""
         out = self.fresh(x.elements, x.dtype, x.requires_grad, x.merged)
         self.record((x,), (out,))
         return out
@@ -394,7 +403,8 @@ class Ledger:
     def inputs(self, x: Tensor) -> Tensor:
         """The output of the input embedding, which `enable_input_require_grads` makes a leaf that requires grad."""
         if self.rules.input_grads and not x.requires_grad:
-            return Tensor(x.elements, x.dtype, True, x.storage)
+            self.leaf = Tensor(x.elements, x.dtype, True, x.storage)
+            return self.leaf
         return x
 
     def embedding(self, name: str, ids: Tensor, features: int) -> Tensor:

@@ -1,14 +1,15 @@
-"""Live bytes inside a backward pass: autograd's own order, node by node, over what the ledger recorded.
+"""Live bytes inside a layer: what the forward pass and autograd hold from node to node, over what the ledger recorded.
 
-At each node its incoming gradients, the tensors still saved, the new input gradients and the kernel's own workspace exist at
-once; afterwards its saved tensors and incoming gradients are released. This is an estimate, not a replay: buffers that torch
-reuses in place, and copies that a kernel makes on its own, can move a peak inside a layer by the error stated with the answer.
+Forward: a tensor lives until its last use, or for good if it is saved. Backward: at each node its incoming gradients, the
+tensors still saved, the new input gradients and the kernel's own workspace exist at once; afterwards its saved tensors and
+incoming gradients are released. Both are estimates, not replays: Python names that outlive a last use, buffers that torch
+reuses in place, and copies that a kernel makes on its own can move a peak inside a layer by the error stated with the answer.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lora_profiler.analytic.ledger import Node, Storage, Tensor
+from lora_profiler.analytic.ledger import ITEMSIZE, Node, Storage, Tensor
 from lora_profiler.analytic.polynomial import ZERO, Polynomial, total
 
 
@@ -18,7 +19,46 @@ class _Gradient:
     users: int
 
 
-def live_bytes(nodes: Sequence[Node], output: Tensor) -> tuple[Polynomial, ...]:
+def forward_bytes(
+    nodes: Sequence[Node], start: Tensor, output: Tensor, *, stop: int, promotes: bool
+) -> tuple[Polynomial, ...]:
+    """Largest live bytes while the first `stop` of `nodes` run forward with autograd on, the storage of `start` left out.
+
+    `promotes`: an op on two dtypes first copies the narrower operand, as torch's CPU kernels do.
+    """
+    last_use: dict[Storage, int] = {}
+    kept: set[Storage] = {start.storage, output.storage}
+    for i, node in enumerate(nodes):
+        last_use.update((t.storage, i) for t in (*node.inputs, *node.outputs))
+        kept.update(node.saved)
+    dying: dict[int, list[Storage]] = {}
+    for storage, i in last_use.items():
+        if storage not in kept and storage.role == "activation":
+            dying.setdefault(i, []).append(storage)
+
+    seen = {start.storage}
+    live = ZERO
+    candidates = []
+    for i, node in enumerate(nodes[:stop]):
+        for storage in (*(t.storage for t in node.outputs), *node.saved):
+            if storage not in seen and storage.role == "activation":
+                seen.add(storage)
+                live = live + storage.bytes
+        candidates.append(live + _promoted(node) if promotes else live)
+        for storage in dying.get(i, ()):
+            live = live - storage.bytes
+    return undominated(candidates)
+
+
+def _promoted(node: Node) -> Polynomial:
+    widths = [ITEMSIZE[t.dtype] for t in node.inputs]
+    if len(widths) < 2 or min(widths) == max(widths):
+        return ZERO
+    narrow = (t for t in node.inputs if ITEMSIZE[t.dtype] < max(widths))
+    return total(t.elements * max(widths) for t in narrow)
+
+
+def backward_bytes(nodes: Sequence[Node], output: Tensor) -> tuple[Polynomial, ...]:
     """Largest live bytes during the backward of `nodes`, as few polynomials whose maximum it is, parameters left out.
 
     Counted are saved tensors of these nodes (shared ones left out), activation gradients and the parameter gradients that

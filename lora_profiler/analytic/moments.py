@@ -1,14 +1,16 @@
 """The instants on which a peak can fall, as polynomials by category: `facts` of the step in the order in which it runs.
 
 Exact by construction: setup, end_of_forward, loss_backward, optimizer_step. The backward of the last and the first layers is
-worked out by `backward.py`, and an estimate.
+worked out by `liveness.py`, and an estimate.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.ledger import ITEMSIZE
+from lora_profiler.analytic.liveness import undominated
 from lora_profiler.analytic.optimizers import step_temporary_candidates, total_state_bytes
 from lora_profiler.analytic.persistent import Persistent
 from lora_profiler.analytic.polynomial import TOKENS, ZERO, B, Polynomial, S, constant, total
@@ -41,7 +43,8 @@ def candidate(base: Breakdown, **more: Polynomial) -> Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activations:
-    """What autograd keeps at the end of forward, by part. `labels` are counted in `loss`; `held` lives on without being saved.
+    """What autograd keeps at the end of forward, by part. `labels` are counted in `loss`; `held` and `scalars` live on without
+    being saved, `masks` only until the forward pass is over.
 
     `layers` holds (bytes, count) per distinct layer: the layer's own saved set, or its input under checkpointing.
     """
@@ -54,6 +57,8 @@ class Activations:
     labels: Polynomial
     ids: Polynomial
     held: Polynomial
+    scalars: Polynomial
+    masks: Polynomial
 
     @property
     def saved(self) -> Polynomial:
@@ -71,18 +76,20 @@ def activations(
     setup, config = workload.setup, workload.model.config
     vocab = forward.logits.elements
     labels = (S + 1) * 8 if batch_is_one else TOKENS * 8
-    shared = forward.shared()
-    held = ZERO
+    shared, held = forward.shared(), ZERO
+    used = {family.window(config, i) for i in range(forward.num_layers)}
+    mask = partial(mask_bytes, setup=setup, dtype=forward.embed.output.dtype, kernel=kernel)
     if setup.checkpointing:
         dtype = family.rotary_dtype or forward.embed.output.dtype
-        held = total(S * (2 * size * ITEMSIZE[dtype]) for _, size in family.rotary_sets(config)) + S * 8
+        tables = total(S * (2 * size * ITEMSIZE[dtype]) for _, size in family.rotary_sets(config))
+        held = tables + (TOKENS if family.positions_per_sample else S) * 8
         shared = {}
-        if kernel == "eager":
-            mask = B * S * S * ITEMSIZE[forward.embed.output.dtype]
-            if family.mask_is_positional:
-                shared["attention_mask"] = mask
-            else:
-                held = held + mask
+        if family.mask_is_positional:
+            shared["attention_mask"] = mask(used)
+        else:
+            held = held + mask(used)
+        if forward.leaf is not None and forward.leaf.storage is not forward.embed.output.storage:
+            held = held + forward.leaf.bytes
     layers = tuple(
         (layer, layer.run.input.bytes if setup.checkpointing else layer.run.saved_bytes) for layer in forward.layers
     )
@@ -96,6 +103,8 @@ def activations(
         labels=labels,
         ids=TOKENS * 8 if trains_ids else ZERO,
         held=held,
+        scalars=_host_scalars(forward, setup),
+        masks=mask(used | set(family.masks(config))),
     )
 
 
@@ -105,14 +114,9 @@ def moments(
     state: Persistent,
     family: Family,
     workload: Workload,
-    kernel: str,
-    adapted: int,
     batch_is_one: bool,
 ) -> Moments:
-    """Steady-state live bytes at every moment; `inputs` are the token ids, which live through the step.
-
-    `adapted` is the number of linear layers with an adapter.
-    """
+    """Steady-state live bytes at every moment; `inputs` are the token ids, which live through the step."""
     setup = workload.setup
     gradients = state.gradient_bytes
     base: dict[Category, Polynomial] = {
@@ -130,10 +134,9 @@ def moments(
     running = base | {"gradients": accumulated}
 
     logits = forward.logits
-    stored = kept.saved - kept.ids - kept.loss + kept.held
+    stored = kept.saved - kept.ids - kept.loss + kept.held + kept.scalars
     copy = logits.elements * 4 if ITEMSIZE[logits.dtype] != 4 else ZERO
     hidden_is_saved = forward.hidden.storage in forward.head.saved
-    stored = stored + _host_scalars(forward, workload, kernel, adapted)
     last_hidden = ZERO if hidden_is_saved else forward.hidden.bytes
     padded = ZERO if batch_is_one else B * (S + 1) * 8
     end_of_forward = candidate(
@@ -141,28 +144,27 @@ def moments(
     )
     loss_backward = candidate(running, activations=stored, logits_and_loss=kept.loss - kept.labels + logits.elements * 8 + 4)
 
+    # the gradient of a leaf stays, and with it the leaf, until the loss is dropped
+    leaf = forward.leaf.bytes * 2 if forward.leaf is not None else ZERO
     step = [
-        candidate(base, gradients=gradients, activations=_leaf_inputs(forward, setup), logits_and_loss=constant(4), temporaries=t)
+        candidate(base, gradients=gradients, activations=leaf, logits_and_loss=constant(4), temporaries=t)
         for t in step_temporary_candidates(state, setup)
     ]
-    last, first = _layer_backward(forward, kept, gradients, running, workload)
     return {
         "setup": (setup_moment,),
         "end_of_forward": (end_of_forward,),
         "loss_backward": (loss_backward,),
-        "last_layer_backward": last,
-        "first_layer_backward": first,
         "optimizer_step": tuple(step),
+        **_inside_layers(forward, kept, gradients, running, workload),
     }
 
 
-def _host_scalars(forward: ForwardPass, workload: Workload, kernel: str, adapted: int) -> Polynomial:
-    """What only counts where host memory is counted: scaling factors as 8-byte scalars, checkpointing's generator states."""
-    setup = workload.setup
+def _host_scalars(forward: ForwardPass, setup: TrainSetup) -> Polynomial:
+    """What only counts where host memory is counted: Python factors that autograd keeps, checkpointing's generator states."""
     if setup.device != "cpu":
         return ZERO
-    size = 8 * adapted + (8 * forward.num_layers if kernel == "eager" else 0)
-    return constant(size + (RNG_STATE_BYTES * forward.num_layers if setup.checkpointing else 0))
+    factors = forward.embed.scalars + forward.head.scalars + sum(x.run.scalars * len(x.indices) for x in forward.layers)
+    return constant(8 * factors + (RNG_STATE_BYTES * forward.num_layers if setup.checkpointing else 0))
 
 
 def persistent_only(state: Persistent, workload: Workload) -> Moments:
@@ -179,11 +181,12 @@ def persistent_only(state: Persistent, workload: Workload) -> Moments:
     return {"setup": (candidate(base),), "optimizer_step": tuple(candidate(step, temporaries=t) for t in temporaries)}
 
 
-def _leaf_inputs(forward: ForwardPass, setup: TrainSetup) -> Polynomial:
-    """With checkpointing and a frozen embedding, its output is a leaf whose gradient stays until the loss is dropped."""
-    if setup.checkpointing and setup.lora is not None:
-        return forward.embed.output.bytes * 2
-    return ZERO
+def mask_bytes(windows: set[int | None], *, setup: TrainSetup, dtype: str, kernel: str) -> Polynomial:
+    """Attention masks of the given kinds of attention: additive ones for eager, a boolean one for SDPA where a sliding window
+    is filled, none where the causal flag suffices."""
+    if kernel == "eager":
+        return B * S * S * (ITEMSIZE[dtype] * len(windows))
+    return B * S * S * sum(w is not None and setup.seq_len >= w for w in windows)
 
 
 def buffer_bytes(family: Family, workload: Workload) -> int:
@@ -191,52 +194,67 @@ def buffer_bytes(family: Family, workload: Workload) -> int:
     return sum(4 * size for _, size in family.rotary_sets(workload.model.config)) + family.buffer_bytes(workload.setup.dtype)
 
 
-def _layer_backward(
+def _inside_layers(
     forward: ForwardPass, kept: Activations, gradients: Polynomial, running: Breakdown, workload: Workload
-) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...]]:
-    """Candidates inside the backward of each distinct layer where it occurs last and first, and of head and embedding."""
+) -> dict[MomentName, tuple[Candidate, ...]]:
+    """Candidates inside the layers: each distinct one where it occurs last and first, then head and embedding.
+
+    Under checkpointing a layer's forward pass runs again at the start of its backward, and counts there.
+    """
     checkpointing = workload.setup.checkpointing
-    accumulates = workload.setup.accumulation > 1
     per_layer = {id(layer): size for layer, size in kept.layers}
-    grads = {id(layer): layer.run.gradient_bytes for layer in forward.layers}
-    head_gradients, embed_gradients = forward.head.gradient_bytes, forward.embed.gradient_bytes
-    ends = kept.embed - kept.ids + kept.shared + kept.held + 4
+    ends = kept.embed - kept.ids + kept.shared + kept.held + kept.scalars
 
     def made(*, above: int) -> Polynomial:
-        """Gradients of the head and of all layers with an index over `above`."""
-        layers = total(grads[id(x)] * sum(i > above for i in x.indices) for x in forward.layers)
-        return ZERO if accumulates else head_gradients + layers
+        """Gradients of the head and of all layers with an index over `above`; with accumulation they exist already."""
+        if workload.setup.accumulation > 1:
+            return ZERO
+        layers = total(x.run.gradient_bytes * sum(i > above for i in x.indices) for x in forward.layers)
+        return forward.head.gradient_bytes + layers
 
     def stored(*, below: int) -> Polynomial:
         return total(per_layer[id(x)] * sum(i < below for i in x.indices) for x in forward.layers)
 
+    def found(layer: LayerRun, index: int, inside: Iterable[Polynomial], own: Polynomial, **more: Polynomial) -> list[Candidate]:
+        below = ends + stored(below=index) + own
+        return [candidate(running, activations=below, temporaries=size, **more) for size in inside]
+
+    ahead: list[Candidate] = []
     last = [
         candidate(running, activations=ends + stored(below=forward.num_layers), temporaries=inside)
         for inside in forward.head.backward_candidates
     ]
-    first = []
+    first: list[Candidate] = []
     for layer in forward.layers:
-        for index, found in ((layer.indices[-1], last), (layer.indices[0], first)):
-            own = layer.run.input.bytes if checkpointing and layer.run.input.storage not in layer.run.saved else ZERO
-            for inside in layer.run.backward_candidates:
-                found.append(
-                    candidate(
-                        running,
-                        gradients=made(above=index),
-                        activations=ends + stored(below=index) + own,
-                        temporaries=inside,
-                    )
-                )
-    if embed_gradients != ZERO:
-        head = next((m for name, m in workload.model.modules() if name == "lm_head"), None)
-        tied = head is not None and head.weights[0].tied_to is not None
-        doubled = constant(head.weights[0].numel * ITEMSIZE[forward.embed.output.dtype] * 2) if head and tied else ZERO
-        first.append(
-            candidate(
-                running,
-                gradients=ZERO if accumulates else gradients,
-                activations=forward.embed.output.bytes + constant(12),
-                temporaries=doubled,
-            )
-        )
-    return tuple(last), tuple(first)
+        run, newest, oldest = layer.run, layer.indices[-1], layer.indices[0]
+        if not checkpointing:
+            ahead += found(layer, newest, run.forward_candidates, run.input.bytes + kept.masks)
+        checkpoint = run.input.bytes if checkpointing and run.input.storage not in run.saved else ZERO
+        for index, where in ((newest, last), (oldest, first)):
+            extra = {"gradients": made(above=index), "logits_and_loss": constant(4)}
+            where += found(layer, index, run.backward_candidates, checkpoint, **extra)
+            if checkpointing:
+                where += found(layer, index, run.recompute_candidates, run.input.bytes + run.output.bytes, **extra)
+    if forward.embed.gradient_bytes != ZERO:
+        first.append(_embedding_backward(forward, gradients, running, workload))
+    inside = {"last_layer_forward": ahead, "last_layer_backward": last, "first_layer_backward": first}
+    return {name: _undominated(found_) for name, found_ in inside.items() if found_}  # type: ignore[misc]
+
+
+def _embedding_backward(forward: ForwardPass, gradients: Polynomial, running: Breakdown, workload: Workload) -> Candidate:
+    """All gradients, the embedding output's among them; a tied head's gradient, the embedding's and their sum coexist."""
+    head = next((module for name, module in workload.model.modules() if name == "lm_head"), None)
+    tied = head is not None and head.weights[0].tied_to is not None
+    doubled = head.weights[0].numel * ITEMSIZE[forward.embed.output.dtype] * 2 if head and tied else 0
+    return candidate(
+        running,
+        gradients=ZERO if workload.setup.accumulation > 1 else gradients,
+        activations=forward.embed.output.bytes + 8,
+        logits_and_loss=constant(4),
+        temporaries=constant(doubled),
+    )
+
+
+def _undominated(candidates: list[Candidate]) -> tuple[Candidate, ...]:
+    kept = undominated(c.total for c in candidates)
+    return tuple(next(c for c in candidates if c.total is size) for size in kept)

@@ -6,9 +6,9 @@ Measured against the real optimizers by `tests/test_persistent.py` and `tests/te
 
 from collections.abc import Mapping
 
-from lora_profiler.analytic.backward import undominated
+from lora_profiler.analytic.liveness import undominated
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
-from lora_profiler.analytic.polynomial import ZERO, Polynomial, constant, total
+from lora_profiler.analytic.polynomial import ZERO, Polynomial, constant, product, total
 from lora_profiler.workload import DTYPE_BYTES, TrainSetup
 
 EIGHT_BIT_MIN_NUMEL = 4096
@@ -17,62 +17,68 @@ CODE_BOOK_BYTES = 1024
 
 
 def state_bytes(tensor: TrainableTensor, setup: TrainSetup) -> Polynomial:
-    """Bytes of the states of one tensor, step counters left out.
+    """Bytes of the states of one tensor that live on the device.
 
-    AdamW keeps two averages in the tensor's own dtype; SGD without momentum nothing; Adafactor a float32 row and column for
-    matrices and a float32 average for the rest. 8-bit AdamW keeps two bytes an element and two float32 scales per 256
-    elements, but two float32 averages for tensors under 4096 elements; its tensors' sizes must not depend on the rank.
+    AdamW keeps two averages in the tensor's own dtype, and a 4-byte step counter that stays in host memory unless the
+    implementation is fused (on CPU host memory is what counts). SGD without momentum keeps nothing. Adafactor keeps a float32
+    row and column for matrices, a float32 average for vectors, and a 4-byte scalar. 8-bit AdamW keeps two bytes an element
+    and two float32 scales per 256 elements, but two float32 averages for tensors under 4096 elements; it must not be asked
+    with an open rank.
     """
     if setup.optimizer == "adamw":
-        return tensor.bytes * 2
+        counted = setup.optimizer_impl == "fused" or setup.device == "cpu"
+        return tensor.bytes * 2 + (4 if counted else 0)
     if setup.optimizer == "sgd":
         return ZERO
     if setup.optimizer == "adafactor":
-        if len(tensor.shape) < 2:
-            return tensor.numel * 4
-        *batch, rows, columns = tensor.shape
-        leading = constant(1)
-        for size in batch:
-            leading = leading * size
-        return leading * (rows + columns) * 4
-    numel = tensor.numel.evaluate(1, 1, 1)
+        return _factored(tensor) + 4
+    (numel,) = tensor.numel.terms.values()
     if numel < EIGHT_BIT_MIN_NUMEL:
         return constant(8 * numel)
     return constant(2 * (numel + 4 * -(-numel // EIGHT_BIT_BLOCK)))
 
 
-def total_state_bytes(trainable: Mapping[TrainableTensor, int], setup: TrainSetup) -> Polynomial:
-    """Bytes of all states, with what is kept on the device beside them: step counters and 8-bit code books.
+def _factored(tensor: TrainableTensor) -> Polynomial:
+    """float32 row and column averages over the last two dimensions; a vector is kept whole."""
+    if len(tensor.shape) < 2:
+        return tensor.numel * 4
+    *leading, rows, columns = tensor.shape
+    return product(leading) * (rows + columns) * 4
 
-    The step counter is a 4-byte scalar per tensor, in host memory unless the implementation is fused; on CPU host memory is
-    what is counted.
-    """
+
+def total_state_bytes(trainable: Mapping[TrainableTensor, int], setup: TrainSetup) -> Polynomial:
+    """Bytes of all states; 8-bit AdamW shares two code books of 256 float32 among its tensors."""
     result = total(state_bytes(tensor, setup) * count for tensor, count in trainable.items())
-    counters = setup.optimizer == "adamw" and (setup.optimizer_impl == "fused" or setup.device == "cpu")
-    if counters:
-        result = result + 4 * sum(trainable.values())
-    if setup.optimizer == "adamw_8bit":
-        result = result + 2 * CODE_BOOK_BYTES
-    return result
+    return result + 2 * CODE_BOOK_BYTES if setup.optimizer == "adamw_8bit" else result
 
 
 def step_temporary_candidates(state: Persistent, setup: TrainSetup) -> tuple[Polynomial, ...]:
     """Bytes that a step allocates and frees beside gradients and states; the largest of the candidates counts.
 
     foreach AdamW makes one tensor per parameter of a dtype at a time. The loop makes two of the tensor that it works on while
-    the last one of the tensor before is still bound to its name. On CPU the scalars of the step count too.
+    the last one of the tensor before is still bound to its name; Adafactor likewise, in float32, two for float32 parameters
+    and four for others. 8-bit AdamW works in place on CUDA, in float32 copies on CPU. On CPU the scalars of the step count.
     """
-    trainable = state.trainable
-    scalars = _host_scalars(trainable) if setup.device == "cpu" else ZERO
+    trainable, pairs = state.trainable, state.neighbours
+    on_cpu = setup.device == "cpu"
+    scalars = 0
     found: list[Polynomial] = [ZERO]
-    if setup.optimizer == "adamw" and setup.optimizer_impl == "foreach":
-        found = [total(t.bytes * n for t, n in trainable.items() if t.dtype == d) for d in sorted({t.dtype for t in trainable})]
-    elif setup.optimizer == "adamw" and setup.optimizer_impl == "forloop":
-        found = [this.bytes * 2 + (before.bytes if before else ZERO) for before, this in state.neighbours]
+    if setup.optimizer == "adamw":
+        scalars = 12 if setup.optimizer_impl == "fused" else 8 + max(DTYPE_BYTES[tensor.dtype] for tensor in trainable)
+        if setup.optimizer_impl == "foreach":
+            dtypes = sorted({tensor.dtype for tensor in trainable})
+            found = [total(t.bytes * n for t, n in trainable.items() if t.dtype == dtype) for dtype in dtypes]
+        elif setup.optimizer_impl == "forloop":
+            found = [this.bytes * 2 + (before.bytes if before else ZERO) for before, this in pairs]
     elif setup.optimizer == "adafactor":
-        found = [tensor.numel * 8 for tensor in trainable]
-    return undominated(size + scalars for size in found)
+        scalars = 12
+        found = [this.numel * 4 * _copies(this) + (before.numel * 4 if before else ZERO) for before, this in pairs]
+        found += [this.numel * 4 * _copies(this) + _factored(this) - 12 for this in trainable]
+    elif setup.optimizer == "adamw_8bit" and on_cpu:
+        scalars = 12
+        found = [tensor.numel * (4 * (5 if tensor.dtype == "float32" else 6)) for tensor in trainable]
+    return undominated(size + (scalars if on_cpu else 0) for size in found)
 
 
-def _host_scalars(trainable: Mapping[TrainableTensor, int]) -> Polynomial:
-    return constant(8 + max(DTYPE_BYTES[tensor.dtype] for tensor in trainable))
+def _copies(tensor: TrainableTensor) -> int:
+    return 2 if tensor.dtype == "float32" else 4

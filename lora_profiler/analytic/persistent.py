@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lora_profiler.adapters import Adapter
-from lora_profiler.analytic.polynomial import ZERO, Polynomial, R, constant, total
+from lora_profiler.analytic.polynomial import Polynomial, R, constant, product, total
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.workload import DTYPE_BYTES, TrainSetup
 
@@ -26,10 +26,7 @@ class TrainableTensor:
 
     @property
     def numel(self) -> Polynomial:
-        result = constant(1)
-        for size in self.shape:
-            result = result * size
-        return result
+        return product(self.shape)
 
     @property
     def bytes(self) -> Polynomial:

@@ -138,7 +138,7 @@ def _build(workload: Workload) -> Plan:
         trainable = frozenset(n for n, _ in (model.modules() if setup.lora is None else copies))
         forward = forward_pass(model, family, rules, found, trainable)
         kept = activations(forward, family, workload, kernel, batch_is_one)
-        live = moments(forward, kept, state, family, workload, kernel, sum(a.parameter is None for a in found), batch_is_one)
+        live = moments(forward, kept, state, family, workload, batch_is_one)
         flops = _flops(forward, setup)
     order = tuple((m, i) for m in MOMENTS if m in live for i in range(len(live[m])))
     totals = [live[m][i].total for m, i in order]

@@ -92,6 +92,14 @@ def total(polynomials: Iterable[Polynomial]) -> Polynomial:
     return Polynomial(terms)
 
 
+def product(polynomials: Iterable[Polynomial]) -> Polynomial:
+    """The product of any number of polynomials, 1 of none."""
+    result = constant(1)
+    for polynomial in polynomials:
+        result = result * polynomial
+    return result
+
+
 def constant(value: int) -> Polynomial:
     return Polynomial({CONSTANT: value})
 

@@ -11,7 +11,7 @@ from lora_profiler.workload import Workload
 LAYER_ERROR = 0.16
 """Largest relative error seen of a peak that falls inside a layer: `benchmarks/results/peaks.md`, which checks it."""
 
-_NO_STATES_YET = frozenset({"end_of_forward", "loss_backward", "last_layer_backward", "first_layer_backward"})
+_NO_STATES_YET = frozenset({"last_layer_forward", "end_of_forward", "loss_backward", "last_layer_backward", "first_layer_backward"})
 
 
 def values(workload: Workload) -> Values:

@@ -6,24 +6,29 @@ list of indices, so an 80-layer model costs two or three runs.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from lora_profiler.adapters import Adapter
-from lora_profiler.analytic.backward import live_bytes
+from lora_profiler.analytic.liveness import backward_bytes, forward_bytes
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.ledger import Ledger, Node, Rules, Storage, Tensor
 from lora_profiler.analytic.polynomial import TOKENS, Polynomial, total
 from lora_profiler.model_spec import ModelSpec, Module, Stack
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Run:
-    """What one part of the model (embeddings, a distinct layer, norm and head) did to the ledger."""
+    """What one part of the model (embeddings, a distinct layer, norm and head) did to the ledger.
+
+    `promotes`: see `liveness.forward_bytes`; `scalars`: see `Ledger.scale`.
+    """
 
     nodes: list[Node]
     saved: Mapping[Storage, str]
     input: Tensor
     output: Tensor
-    _candidates: tuple[Polynomial, ...] | None = None
+    promotes: bool
+    scalars: int
 
     @property
     def saved_bytes(self) -> Polynomial:
@@ -38,21 +43,27 @@ class Run:
     def gradient_bytes(self) -> Polynomial:
         return total(node.gradients for node in self.nodes if node.outputs[0].requires_grad)
 
-    @property
+    @cached_property
     def backward_candidates(self) -> tuple[Polynomial, ...]:
-        if self._candidates is None:
-            self._candidates = live_bytes(self.nodes, self.output)
-        return self._candidates
+        return backward_bytes(self.nodes, self.output)
+
+    @cached_property
+    def forward_candidates(self) -> tuple[Polynomial, ...]:
+        return forward_bytes(self.nodes, self.input, self.output, stop=len(self.nodes), promotes=self.promotes)
+
+    @cached_property
+    def recompute_candidates(self) -> tuple[Polynomial, ...]:
+        return forward_bytes(self.nodes, self.input, self.output, stop=self.repeated, promotes=self.promotes)
 
     @property
-    def repeated_nodes(self) -> list[Node]:
-        """What non-reentrant checkpointing runs again: up to the last tensor that must be saved again."""
+    def repeated(self) -> int:
+        """How many nodes non-reentrant checkpointing runs again: up to the last tensor that must be saved again."""
         last = max((i for i, node in enumerate(self.nodes) if node.packs), default=-1)
-        return self.nodes[: last + (self.nodes[last].saves_output if last >= 0 else 0)]
+        return last + (self.nodes[last].saves_output if last >= 0 else 1)
 
     @property
     def recompute_flops(self) -> Polynomial:
-        return total(node.forward_flops for node in self.repeated_nodes)
+        return total(node.forward_flops for node in self.nodes[: self.repeated])
 
 
 @dataclass(slots=True, eq=False)
@@ -67,10 +78,11 @@ class LayerRun:
 class ForwardPass:
     """The whole forward pass: embeddings, distinct layers in order of first occurrence, norm and head up to the logits.
 
-    `hidden` is the last hidden state, which the model's output object keeps alive until the loss is known.
+    `leaf` is the embeddings' output where checkpointing makes it require grad although nothing before it trains. `hidden` is the last hidden state, which the model's output object keeps alive until the loss is known.
     """
 
     embed: Run
+    leaf: Tensor | None
     layers: tuple[LayerRun, ...]
     head: Run
     hidden: Tensor
@@ -94,10 +106,12 @@ def forward_pass(
     by_layer, outside = _adapters_by_layer(adapters, stack.name)
     trains = _trainable_by_layer(stack, trainable)
 
+    promotes = rules.device == "cpu"
+
     op = Ledger(rules, root, outside, trainable)
     ids = Tensor(TOKENS, "int64", False, Storage(TOKENS * 8))
     x = family.embed(op, ids, config)
-    embed = Run(op.nodes, op.saved, ids, x)
+    embed, leaf = Run(op.nodes, op.saved, ids, x, promotes, op.scalars), op.leaf
 
     runs: dict[object, LayerRun] = {}
     for index, kind in enumerate(stack.order):
@@ -110,7 +124,7 @@ def forward_pass(
             op = Ledger(rules, modules, mine, trains[kind])
             start = Tensor(x.elements, x.dtype, x.requires_grad, Storage(x.bytes))
             end = family.layer(op, start, config, index)
-            layer = runs[key] = LayerRun(Run(op.nodes, op.saved, start, end))
+            layer = runs[key] = LayerRun(Run(op.nodes, op.saved, start, end, promotes, op.scalars))
         layer.indices.append(index)
         x = layer.run.output
 
@@ -118,9 +132,9 @@ def forward_pass(
     start = Tensor(x.elements, x.dtype, x.requires_grad, Storage(x.bytes))
     hidden = family.norm(op, start, config)
     logits = family.head(op, hidden, config)
-    head = Run(op.nodes, op.saved, start, logits)
+    head = Run(op.nodes, op.saved, start, logits, promotes, op.scalars)
     return ForwardPass(
-        embed=embed, layers=tuple(runs.values()), head=head, hidden=hidden, logits=logits, num_layers=len(stack.order)
+        embed=embed, leaf=leaf, layers=tuple(runs.values()), head=head, hidden=hidden, logits=logits, num_layers=len(stack.order)
     )
 
 

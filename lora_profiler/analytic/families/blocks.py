@@ -40,10 +40,10 @@ def rms_norm(op: Ledger, x: Tensor, name: str, rows: Polynomial = TOKENS, *, sty
     op.scope = name
     weight = op.weight(name)
     wide = op.cast(x, "float32")
-    inverse = op.activation(op.scale(op.reduce(op.square(wide), rows)), keeps_output=True)
+    inverse = op.activation(op.shift(op.reduce(op.square(wide), rows)), keeps_output=True)
     normed = op.multiply(wide, inverse)
     if style == "gemma":
-        return op.cast(op.multiply(normed, op.scale(op.cast(weight, "float32"))), x.dtype)
+        return op.cast(op.multiply(normed, op.shift(op.cast(weight, "float32"))), x.dtype)
     if style == "olmo":
         return op.cast(op.multiply(normed, weight), x.dtype)
     return op.multiply(op.cast(normed, x.dtype), weight)
@@ -70,7 +70,7 @@ def rotary(
     rest = x.elements - rotated_elements
     part = x if rotary_dim == head_dim else op.split(x, (rotated_elements, rest))[0]
     half = op.split(part, (part.elements // 2,), merged=False)[0]
-    turned = op.concatenate(op.scale(half), half, elements=rotated_elements)
+    turned = op.concatenate(op.shift(half), half, elements=rotated_elements)
     out = op.add(op.multiply(part, cos), op.multiply(turned, sin))
     if rotary_dim < head_dim or always_concatenates:
         out = op.concatenate(out, part, elements=x.elements)
@@ -131,7 +131,7 @@ def _eager(
     scores = op.scale(op.matmul(q, k, TOKENS * S * heads.query, constant(heads.dim)))
     if softcap:
         scores = op.scale(op.activation(op.scale(scores), keeps_output=True))
-    weights = op.softmax(op.scale(scores), "float32" if upcast else q.dtype)
+    weights = op.softmax(op.shift(scores), "float32" if upcast else q.dtype)
     weights = op.dropout(op.cast(weights, q.dtype), dropout)
     return _joined(op, op.matmul(weights, v, q.elements, S))
 
@@ -166,6 +166,6 @@ def activate(op: Ledger, x: Tensor, kind: str) -> Tensor:
         # 0.5 * x * (1 + tanh(c * (x + 0.044715 * x^3))): 0.5x, x^3, tanh and 1 + tanh are tensors of their own
         cube = op.square(x)
         inner = op.scale(op.add(x, op.scale(cube)))
-        bracket = op.scale(op.activation(inner, keeps_output=True))
+        bracket = op.shift(op.activation(inner, keeps_output=True))
         return op.multiply(op.scale(x), bracket)
     return op.activation(x, keeps_output=kind in OUTPUT_KEEPERS)

@@ -15,7 +15,8 @@ class Family:
     `window(config, i)` is the sliding window of layer i in tokens, None for full attention; `head_name` the output layer.
     `rotary_sets(config)` are the (name, features) of its rotary tables, in `rotary_dtype` or the residual stream's dtype;
     `buffer_bytes(dtype)` what the model registers beside them. `mask_is_positional`: layers take the attention mask as a
-    positional argument, which checkpointing saves.
+    positional argument, which checkpointing saves. `masks(config)`: windows that get a mask whether a layer uses it or not.
+    `positions_per_sample`: position ids are (b, s) instead of (1, s).
     """
 
     stack: str
@@ -29,6 +30,8 @@ class Family:
     rotary_dtype: str | None = None
     buffer_bytes: Callable[[str], int] = lambda dtype: 0
     mask_is_positional: bool = False
+    masks: Callable[[Config], tuple[int | None, ...]] = lambda c: ()
+    positions_per_sample: bool = False
 
 
 def plain_embedding(name: str) -> Callable[[Ledger, Tensor, Config], Tensor]:

@@ -8,8 +8,8 @@ from lora_profiler.analytic.polynomial import TOKENS
 
 
 def embed(op: Ledger, ids: Tensor, c: Config) -> Tensor:
-    """Embedding times sqrt(hidden_size), a scalar buffer in the weight's dtype."""
-    return op.inputs(op.scale(op.embedding("model.embed_tokens", ids, c["hidden_size"])))
+    """Embedding times sqrt(hidden_size), a scalar buffer in the weight's dtype (no Python number)."""
+    return op.inputs(op.shift(op.embedding("model.embed_tokens", ids, c["hidden_size"])))
 
 
 def self_attention(op: Ledger, x: Tensor, c: Config, layer: int, *, norms: bool, softcap: bool) -> Tensor:
@@ -68,6 +68,10 @@ def two_rotary_sets(c: Config) -> tuple[tuple[str, int], ...]:
     return tuple((name, c["head_dim"]) for name, kind in sets if kind in kinds)
 
 
+def both_masks(c: Config) -> tuple[int | None, ...]:
+    return None, c["sliding_window"]
+
+
 def embed_scale_bytes(dtype: str) -> int:
     return ITEMSIZE[dtype]
 
@@ -77,10 +81,10 @@ GEMMA = Family(
     window=full_attention, rotary_sets=one_rotary_set, buffer_bytes=embed_scale_bytes,
 )  # fmt: skip
 GEMMA2 = Family(
-    stack="model.layers", embed=embed, layer=gemma2_layer, norm=norm, head=softcapped_head,
+    stack="model.layers", embed=embed, layer=gemma2_layer, norm=norm, head=softcapped_head, masks=both_masks,
     window=window_by_layer_type, rotary_sets=one_rotary_set, buffer_bytes=embed_scale_bytes,
 )  # fmt: skip
 GEMMA3 = Family(
-    stack="model.layers", embed=embed, layer=gemma3_layer, norm=norm, head=softcapped_head,
+    stack="model.layers", embed=embed, layer=gemma3_layer, norm=norm, head=softcapped_head, masks=both_masks,
     window=window_by_layer_type, rotary_sets=two_rotary_sets, buffer_bytes=embed_scale_bytes,
 )  # fmt: skip

@@ -50,4 +50,5 @@ OPT = Family(
     head=plain_head,
     window=full_attention,
     rotary_sets=lambda c: (),
+    positions_per_sample=True,
 )
