@@ -6,7 +6,7 @@ import pytest
 
 from lora_profiler.catalog import bundled_models, find_model, model_from_config
 from lora_profiler.catalog.architectures import FAMILIES
-from lora_profiler.catalog.bundled import rows
+from lora_profiler.catalog.facts import rows
 from lora_profiler.errors import ModelNotFoundError
 
 torch = pytest.importorskip("torch")

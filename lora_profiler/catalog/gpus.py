@@ -5,7 +5,6 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from io import StringIO
-from statistics import median
 
 from lora_profiler.catalog.config import data_text
 from lora_profiler.errors import UsageError, did_you_mean
@@ -105,7 +104,7 @@ def _lost_share(row: dict[str, str], rows: list[dict[str, str]]) -> float:
             if other["memory_bytes_usable"] and other["memory_gib_marketed"] and all(other[k] == row[k] for k in same)
         ]
         if shares:
-            return median(shares)
+            return sorted(shares)[len(shares) // 2]
     return 0.0
 
 

@@ -6,7 +6,7 @@ network it tries again for 23 seconds.
 
 from typing import TYPE_CHECKING, NoReturn
 
-from lora_profiler.catalog.bundled import similar_names
+from lora_profiler.catalog.facts import similar_names
 from lora_profiler.errors import ModelNotFoundError
 
 if TYPE_CHECKING:

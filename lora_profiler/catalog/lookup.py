@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 from lora_profiler.catalog import config as cfg
 from lora_profiler.catalog.architectures import FAMILIES
-from lora_profiler.catalog.bundled import facts, rows
+from lora_profiler.catalog.facts import facts, rows
 from lora_profiler.errors import ModelNotFoundError, UsageError
 from lora_profiler.model_spec import ModelSpec
 
 if TYPE_CHECKING:
     from lora_profiler.catalog.shapes import Described
 
-_HUB_URL = re.compile(
+_HUB_URL = (
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<id>[^/?#]+(?:/[^/?#]+)?)(?:/(?:tree|blob|resolve)/(?P<rev>[^/?#]+))?"
 )
-_NO_WEIGHTS = re.compile(
+_NO_WEIGHTS = (
     r"dropout|pdrop|_eps$|epsilon|rope|rotary|theta|^hidden_act|activation_function|_token|use_cache|dtype|initializer|"
     r"softcapping|sliding_window|chunk|scaling|_coef|model_type|architectures|quantization_config|auto_map|attn_implementation"
 )
-"""Fields that no weight depends on, so that two models may differ in them and share one table."""
+"""Fields that no weight depends on, so that two models may differ in them and share one table. Patterns are compiled on use."""
+_MODEL_ID = r"[\w.\-]{1,96}(?:/[\w.\-]{1,96})?"
 MAX_CONFIG_BYTES = 16_000_000
-_MODEL_ID = re.compile(r"[\w.\-]{1,96}(?:/[\w.\-]{1,96})?")
 
 
 def find_model(name: str, *, revision: str = "main", offline: bool = False) -> ModelSpec:
@@ -38,7 +38,7 @@ def find_model(name: str, *, revision: str = "main", offline: bool = False) -> M
     name = name.strip()
     if not name or "\0" in name:
         raise UsageError("The model's name is empty; give a hub id such as meta-llama/Llama-3.1-8B, or a config.json.")
-    if url := _HUB_URL.match(name):
+    if ".co/" in name and (url := re.match(_HUB_URL, name)):
         name, revision = url["id"], url["rev"] or revision
     row = facts().get(name.lower())
     if row is not None and revision == "main":
@@ -46,7 +46,7 @@ def find_model(name: str, *, revision: str = "main", offline: bool = False) -> M
     path = _local_config(name)
     if path is not None:
         return model_from_config(cfg.parse(_read(path), path), id=_local_id(path), source=path)
-    if not _MODEL_ID.fullmatch(name):
+    if not re.fullmatch(_MODEL_ID, name):
         raise ModelNotFoundError(f"{name!r} is neither a file or folder here nor a hub id of the form organisation/name.")
     from lora_profiler.catalog.hub import config_json
 
@@ -130,7 +130,7 @@ def _same_weights(raw: Mapping[str, Any], twin: Mapping[str, Any]) -> bool:
         if name.endswith("_config") and isinstance(a.get(name), dict) and isinstance(b.get(name), dict):
             if not _same_weights(a[name], b[name]):
                 return False
-        elif not _NO_WEIGHTS.search(name) and a.get(name) != b.get(name):
+        elif not re.search(_NO_WEIGHTS, name) and a.get(name) != b.get(name):
             return False
     return True
 
