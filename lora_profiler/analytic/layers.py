@@ -4,9 +4,9 @@ from collections import defaultdict
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.analytic.optimizers import state_bytes, total_state_bytes
-from lora_profiler.analytic.persistent import TrainableTensor, adapter_dtype, module_bytes, rest_dtype
+from lora_profiler.analytic.persistent import TrainableTensor, adapter_dtype, adapter_tensors, module_bytes, rest_dtype
 from lora_profiler.analytic.plan import Plan, Values
-from lora_profiler.analytic.polynomial import R, constant
+from lora_profiler.analytic.polynomial import constant
 from lora_profiler.analytic.structure import Run
 from lora_profiler.model_spec import Module
 from lora_profiler.prediction import LayerCost
@@ -68,10 +68,7 @@ def _trainable(module: Module, found: list[Adapter], copied: bool, setup: TrainS
             if copied or w.tied_to is None
         ]
     for adapter in found:
-        rank = R * (adapter.rank_factor * adapter.num_experts)
-        dtype = adapter_dtype(setup)
-        tensors.append(TrainableTensor((rank, constant(adapter.in_features)), dtype))
-        tensors.append(TrainableTensor((constant(adapter.out_features), rank), dtype))
+        tensors += adapter_tensors(adapter, adapter_dtype(setup))
     return tensors
 
 

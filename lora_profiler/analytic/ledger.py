@@ -352,7 +352,9 @@ class Ledger:
         gradients = a.bytes + b.bytes
         flops = weight.elements * R * (2 * adapter.rank_factor)
         if adapter.num_experts == 1:
-            delta = self.fresh(weight.elements, dtype, True)
+            if self.rules.device == "cpu":  # PEFT's get_delta_weight multiplies 16-bit factors in float32 there
+                a, b = self.cast(a, "float32"), self.cast(b, "float32")
+            delta = self.fresh(weight.elements, a.dtype, True)
             self.record((a, b), (delta,), (a, b), flops, flops * 2, gradients)
             return self.add(weight, self.cast(self.scale(delta), weight.dtype))
         a, b = self.cast(a, weight.dtype), self.cast(b, weight.dtype)

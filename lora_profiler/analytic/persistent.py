@@ -139,18 +139,23 @@ def _trainable(
             yield from (_fixed(w.shape, rest) for w in module.weights if w.tied_to is None)
         return
     dtype, made = adapter_dtype(setup), {}
-    for a in adapters:
-        key = (a.in_features, a.out_features, a.rank_factor * a.num_experts)
-        if key not in made:
-            rank = R * key[2]
-            made[key] = (
-                TrainableTensor((rank, constant(a.in_features)), dtype),
-                TrainableTensor((constant(a.out_features), rank), dtype),
-            )
-        yield from made[key]
+    for adapter in adapters:
+        shapes = adapter.a_shape(1), adapter.b_shape(1)
+        if shapes not in made:
+            made[shapes] = adapter_tensors(adapter, dtype)
+        yield from made[shapes]
     for _, module in copies:
         yield from (_fixed(w.shape, rest) for w in module.weights)
 
 
 def _fixed(shape: tuple[int, ...], dtype: str) -> TrainableTensor:
     return TrainableTensor(tuple(constant(size) for size in shape), dtype)
+
+
+def adapter_tensors(adapter: Adapter, dtype: str) -> tuple[TrainableTensor, TrainableTensor]:
+    """A and B of one adapter, with the rank left open: (rank, in, ...) and (out, rank, ...)."""
+    (_, *inner), (outer, _, *ones) = adapter.a_shape(1), adapter.b_shape(1)
+    rank = R * adapter.rank(1)
+    a = (rank, *(constant(size) for size in inner))
+    b = (constant(outer), rank, *(constant(size) for size in ones))
+    return TrainableTensor(a, dtype), TrainableTensor(b, dtype)
