@@ -77,6 +77,7 @@ CASES = {
     "regex-everything": {"target_modules": r".*"},
     "regex-broken": {"target_modules": r".*(q_proj"},
     "layers": {"target_modules": ("q_proj", "down_proj", "c_attn"), "layers_to_transform": (0, 2, 11)},
+    "layers-in-layers": {"target_modules": ("q", "wo"), "layers_to_transform": (1,)},
     "layers-none-left": {"target_modules": ("q_proj",), "layers_to_transform": (77,)},
     "layers-full-name": {"target_modules": ("model.layers.0.self_attn.q_proj",), "layers_to_transform": (5,)},
     "layers-root": {"target_modules": ("lm_head", "q_proj"), "layers_to_transform": (1,)},

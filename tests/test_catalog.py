@@ -213,6 +213,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         name, _, rest = self.path.lstrip("/").partition("/resolve/")
+        if name == "org/silent":
+            threading.Event().wait(3)
         self.seen.append((rest, self.headers.get("authorization")))
         status, headers, body = self.answers.get(name, (404, {"X-Error-Code": "RepoNotFound"}, ""))
         self.send_response(status)
@@ -235,10 +237,10 @@ def hub() -> Iterator[str]:
     server.server_close()
 
 
-def ask(name: str, endpoint: str, home: Path, call: str = "", **env: str) -> str:
+def ask(name: str, endpoint: str, home: Path, call: str = "", before: str = "", **env: str) -> str:
     """What find_model says in a fresh process: 'id source parameters', or 'ErrorName: message'."""
     code = (
-        "from lora_profiler.catalog import find_model; from lora_profiler.errors import LoraProfilerError\n"
+        f"from lora_profiler.catalog import find_model, hub; from lora_profiler.errors import LoraProfilerError\n{before}\n"
         f"try: s = find_model({name!r}{call}); print(s.id, s.source, s.num_parameters)\n"
         "except LoraProfilerError as e: print(f'{type(e).__name__}: {e}')"
     )
@@ -288,6 +290,11 @@ def test_without_a_network_the_answer_comes_soon_and_says_why(tmp_path):
     for call, env, why in ((", offline=True", {}, "--offline"), ("", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE")):
         said = ask("Qwen/Qwen2.5-7C", "http://127.0.0.1:9", tmp_path, call, **env)
         assert why in said and "Did you mean Qwen/Qwen2.5-7B" in said
+
+
+def test_a_hub_that_does_not_answer_is_given_up(hub, tmp_path):
+    said = ask("org/silent", hub, tmp_path, before="hub.TIMEOUT_SECONDS = 0.2")
+    assert "cannot be reached" in said and "timed out" in said
 
 
 def test_the_local_cache_answers_before_the_hub(tmp_path):
