@@ -19,6 +19,7 @@ from lora_profiler.click_parts import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from lora_profiler.model_spec import ModelSpec
     from lora_profiler.planning import Answer
     from lora_profiler.report.blocks import Block
 
@@ -91,6 +92,8 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     found = [answers(workloads, gpu, o["engine"], all_levers=o["form"] == "json") for workloads in asked]
     for one_model in found:
         _warn_of_large_ranks(one_model)
+    for spec in specs:
+        _warn_of_long_sequences(spec, o["seq_len"])
     _print_answers(found, o)
     if gpu is not None and not any(a.fit and a.fit.verdict != "does_not_fit" for one_model in found for a in one_model):
         ctx.exit(1)
@@ -111,6 +114,14 @@ def _warn_of_large_ranks(answers: Sequence["Answer"]) -> None:
                 f"{first.num_parameters:,}."
             )
             return
+
+
+def _warn_of_long_sequences(model: "ModelSpec", seq_len: int) -> None:
+    from lora_profiler.planning import trained_length
+
+    made_for = trained_length(model)
+    if made_for is not None and seq_len > made_for:
+        warn(f"{model.id} was made for {made_for:,} tokens, not {seq_len:,}; see --seq-len.")
 
 
 def _print_answers(answers: Sequence[Sequence["Answer"]], o: dict[str, Any]) -> None:

@@ -429,3 +429,12 @@ def _distinct_modules(model: ModelSpec) -> Iterator[Module]:
         else:
             for kind in part.kinds:
                 yield from kind
+
+
+def trained_length(model: ModelSpec) -> int | None:
+    """The longest sequence that the model was made for, None where its config does not say."""
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        length = model.config.get(key)
+        if isinstance(length, int) and not isinstance(length, bool):
+            return length
+    return None

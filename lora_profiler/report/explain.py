@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 from lora_profiler.model_spec import ModelSpec, Stack
-from lora_profiler.prediction import CATEGORIES, LayerCost, Moment, Prediction
+from lora_profiler.prediction import CATEGORIES, LayerCost, Moment, MomentName, Prediction
 from lora_profiler.report import metrics
-from lora_profiler.report.blocks import Block, Row, Table, paragraph
+from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
 from lora_profiler.report.predictions import method_label
-from lora_profiler.units import bytes_text, count_text, flops_text, percent_text
+from lora_profiler.units import byte_unit, bytes_text, count_text, flops_text, in_unit, percent_text
 from lora_profiler.workload import DTYPE_BYTES, TrainSetup
 
 LEGEND = "B batch, S sequence, R rank, V vocabulary; tokens = B x S. All bytes are exact integers."
@@ -28,21 +28,50 @@ Line = tuple[str, str, str]
 
 
 def explain_blocks(prediction: Prediction) -> list[Block]:
-    """The formulas of one prediction as a table, under a legend of the letters in them."""
-    rows: list[Row] = []
-    for title, lines in (
+    """The formulas of one prediction, a line each, then what is alive at each moment."""
+    setup = prediction.workload.setup
+    sizes = f"B = {setup.batch_size}, S = {count_text(setup.seq_len)}" + (f", R = {setup.lora.r}" if setup.lora else "")
+    lines = [f"{LEGEND} Here {sizes}."]
+    for title, found in (
         ("parameters", _parameters(prediction)),
         ("persistent", _persistent(prediction)),
         ("saved for backward", _saved(prediction)),
-        ("moments in steady state", _moments(prediction)),
-        ("compute", _compute(prediction)),
+        ("compute per micro-batch", _compute(prediction)),
     ):
-        found = [Row(cells=(what, formula, value), indent=1) for what, value, formula in lines]
-        rows += [Row(cells=(title,), kind="section"), *found] if found else []
-    setup = prediction.workload.setup
-    sizes = f"Here B = {setup.batch_size}, S = {count_text(setup.seq_len)}" + (f", R = {setup.lora.r}." if setup.lora else ".")
-    table = Table(title=f"How {method_label(prediction)} was worked out", columns=("", "formula", "="), rows=tuple(rows), left=2)
-    return [table, paragraph(f"{LEGEND} {sizes}")]
+        lines.append(title)
+        lines += [f"  {what}: {value} = {formula}" for what, value, formula in found]
+    blocks: list[Block] = [
+        heading(f"How {method_label(prediction)} was worked out"),
+        paragraph(*lines),
+        moments_table(prediction),
+    ]
+    words = [f"{metrics.MOMENT_LABELS[m]}: {metrics.MOMENT_DEFINITIONS[m]}" for m in _steady(prediction)]
+    logits = _logits_formula(prediction)
+    return [*blocks, paragraph(*words, *([f"logits and loss at the peak: {logits}"] if logits else []))]
+
+
+def _steady(prediction: Prediction) -> dict[MomentName, Moment]:
+    return {m.moment: m for m in prediction.moments if m.step == "steady"}
+
+
+def moments_table(prediction: Prediction) -> Table:
+    """Moments by category, all in one unit: each row sums to its moment's total."""
+    moments = _steady(prediction)
+    categories = [c for c in CATEGORIES if any(m.bytes.get(c) for m in moments.values())]
+    unit, size = byte_unit(prediction.peak.total_bytes)
+    rows = [
+        Row(
+            cells=(
+                metrics.MOMENT_LABELS[name],
+                *(in_unit(moment.bytes.get(c, 0), size) for c in categories),
+                in_unit(moment.total_bytes, size),
+            ),
+            kind="peak" if name == prediction.peak.moment else "plain",
+        )
+        for name, moment in moments.items()
+    ]
+    columns = ("", *(metrics.CATEGORY_SHORT[c] for c in categories), "sum")
+    return Table(title=f"Alive at each moment, {method_label(prediction)}, {unit}", columns=columns, rows=tuple(rows))
 
 
 def _parameters(prediction: Prediction) -> Iterator[Line]:
@@ -140,7 +169,11 @@ def _saved(prediction: Prediction) -> Iterator[Line]:
         yield which, bytes_text(size * len(indices)), f"{len(indices)} x {each} in {stack}{per_token}"
     outside = saved - sum(by_layer.values())
     yield "elsewhere", bytes_text(outside), "float32 log-probabilities, 4 B x tokens x V; final norm, rotary tables, labels"
-    yield "sum", bytes_text(saved), "every tensor storage that autograd keeps, once; no parameters"
+    yield (
+        "together",
+        f"{bytes_text(saved)}, {count_text(saved)} B",
+        "every tensor storage that autograd keeps, once; no parameters",
+    )
 
 
 def _layer_of(cost: LayerCost, stacks: list[str]) -> tuple[str, int] | None:
@@ -149,21 +182,6 @@ def _layer_of(cost: LayerCost, stacks: list[str]) -> tuple[str, int] | None:
             index = cost.name[len(stack) + 1 :].split(".", 1)[0]
             return (stack, int(index)) if index.isdecimal() else None
     return None
-
-
-def _moments(prediction: Prediction) -> Iterator[Line]:
-    for moment in prediction.moments:
-        if moment.step == "steady":
-            mark = "* " if moment.moment == prediction.peak.moment else ""
-            yield metrics.MOMENT_LABELS[moment.moment], mark + bytes_text(moment.total_bytes), _moment_formula(moment)
-    logits = _logits_formula(prediction)
-    if logits:
-        yield "logits and loss", bytes_text(prediction.peak.bytes.get("logits_and_loss", 0)), logits
-
-
-def _moment_formula(moment: Moment) -> str:
-    held = [(c, moment.bytes.get(c, 0)) for c in CATEGORIES]
-    return " + ".join(f"{metrics.CATEGORY_LABELS[c]} {bytes_text(size)}" for c, size in held if size)
 
 
 def _logits_formula(prediction: Prediction) -> str:

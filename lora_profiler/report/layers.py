@@ -32,14 +32,17 @@ class LayerGroup:
 
 
 def group_layers(layers: Sequence[Sequence[LayerCost]], *, parameters_only: bool = False) -> list[LayerGroup]:
-    """Groups equal layers of one model; `layers` holds the layers of each method, in the same order.
+    """Groups equal layers of one model; `layers` holds the layers of each method, which share the names of all modules.
 
     Equal means: the same name but for the numbers in it, the same kind and shape, and the same cost under every method
     (with `parameters_only`, the same numbers of parameters; what owns none is left out).
     """
     members: dict[tuple[object, ...], list[tuple[LayerCost, ...]]] = {}
-    for costs in zip(*layers, strict=True):
-        first = costs[0]
+    by_name = [{cost.name: cost for cost in method} for method in layers[1:]]
+    for first in layers[0]:
+        if not all(first.name in found for found in by_name):
+            continue  # what one method alone has beside the modules, such as a dropout mask
+        costs = (first, *(found[first.name] for found in by_name))
         if parameters_only and not any(c.num_parameters or c.num_trainable_parameters for c in costs):
             continue
         key: tuple[object, ...] = (_INDEX.sub("*", first.name), first.kind, first.in_features, first.out_features)
@@ -85,10 +88,10 @@ def parameter_table(predictions: Sequence[Prediction]) -> Table:
     groups = group_layers([p.layers for p in predictions], parameters_only=True)
     rows = []
     for group in groups:
-        model = _model_weights(group.costs[0])
+        model = group.costs[0].num_parameters
         trained = [c.num_trainable_parameters for c in group.costs]
         rows.append(_parameter_row(group.name, group.count, _shape(group.costs[0]), model, trained))
-    model = sum(_model_weights(g.costs[0]) * g.count for g in groups)
+    model = sum(g.costs[0].num_parameters * g.count for g in groups)
     trained = [sum(g.costs[i].num_trainable_parameters * g.count for g in groups) for i in range(len(predictions))]
     rows.append(_parameter_row("all copies together", sum(g.count for g in groups), "", model, trained, kind="total"))
     columns = ["layer", "copies", "in x out", "weights in each", *(f"trained, {method_label(p)}" for p in predictions)]
@@ -99,7 +102,7 @@ def parameter_table(predictions: Sequence[Prediction]) -> Table:
 
 def _parameter_row(name: str, count: int, shape: str, model: int, trained: Sequence[int], kind: str = "plain") -> Row:
     least = min(trained)
-    fewer = percent_text(1 - least / model) if model and least < model else ""
+    fewer = ("frozen" if least == 0 else percent_text(1 - least / model)) if model and least < model else ""
     cells = (name, f"x{count}", shape, count_text(model), *map(count_text, trained), fewer)
     return Row(cells=cells, kind=kind)  # type: ignore[arg-type]
 
@@ -139,10 +142,6 @@ def _cost_row(name: str, count: int, values: Sequence[int], kind: str = "plain")
     texts = (*map(bytes_text, values[:4]), flops_text(values[4]))
     cells = (name, f"x{count}" if count else "", *(text if value else "-" for text, value in zip(texts, values, strict=True)))
     return Row(cells=cells, kind=kind)  # type: ignore[arg-type]
-
-
-def _model_weights(cost: LayerCost) -> int:
-    return cost.num_parameters
 
 
 def _shape(cost: LayerCost) -> str:

@@ -18,6 +18,14 @@ CATEGORY_LABELS: Final[dict[str, str]] = {
     "unattributed": "not attributed",
 }
 
+CATEGORY_SHORT: Final[dict[str, str]] = CATEGORY_LABELS | {
+    "quantization_state": "constants",
+    "optimizer_states": "optimizer",
+    "inputs": "inputs",
+    "logits_and_loss": "logits, loss",
+}
+"""The same for the heads of narrow columns."""
+
 CATEGORY_DEFINITIONS: Final[dict[str, str]] = {
     "parameters": "the model's own weights, as they are stored for training",
     "quantization_state": "scales and code books of a 4-bit base",

@@ -101,15 +101,16 @@ def _lever_dict(lever: Lever) -> dict[str, Any]:
 
 
 def predict_records(answers: Sequence[Answer]) -> list[dict[str, Any]]:
-    """One flat record a prediction: the JSON's paths joined by dots, lists of layers and levers left out."""
+    """One flat record a prediction: the JSON's paths joined by dots; assumptions, layers and levers left out."""
     records = []
     for answer in answers:
-        document = answer_dict(answer) | {"layers": None, "levers": None}
-        moments = {
-            f"{m['moment']}.{'steady' if m['step'] == 'steady' else 'step1'}": m["total_bytes"] for m in document.pop("moments")
+        document = prediction_dict(answer.prediction) | {"fit": _fit_dict(answer.fit) if answer.fit else None}
+        document["moments"] = {
+            f"{moment.moment}.{moment.step if moment.step == 'steady' else 'step1'}": moment.total_bytes
+            for moment in answer.prediction.moments
         }
-        document = {k: v for k, v in document.items() if k not in ("layers", "levers")}
-        records.append(dict(_flat({**document, "moments": moments})))
+        del document["assumptions"]
+        records.append(dict(_flat(document)))
     return _aligned(records)
 
 

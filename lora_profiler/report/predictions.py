@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from lora_profiler.planning import CONTEXT_BAND_BYTES, FRAGMENTATION_PERCENT, ActivationExcess, Answer, Fit
+from lora_profiler.planning import CONTEXT_BAND_BYTES, FRAGMENTATION_PERCENT, ActivationExcess, Answer, Fit, trained_length
 from lora_profiler.prediction import CATEGORIES, MOMENTS, Moment, Prediction
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
@@ -107,7 +107,8 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
         if any(moment in s for s in steady):
             at = [s.get(moment) for s in steady]
             builder.moments(metrics.MOMENT_LABELS[moment], at, peaks)
-    builder.sizes("peak", [p.total_bytes for p in peaks], kind="peak")
+    known = all(p.saved_activation_bytes is not None for p in predictions)
+    builder.sizes("peak" if known else "peak without activations", [p.total_bytes for p in peaks], kind="peak")
 
     builder.section("what the peak is made of", [p.total_bytes for p in peaks])
     for category in CATEGORIES:
@@ -217,16 +218,18 @@ def _closing_blocks(answers: Sequence[Answer], excess: ActivationExcess | None) 
 
 def _peak_words(prediction: Prediction) -> str:
     peak = prediction.peak
-    text = f"{method_label(prediction)} peaks at {bytes_text(peak.total_bytes)}: {metrics.MOMENT_LABELS[peak.moment]}"
-    return text if prediction.saved_activation_bytes is not None else text + ", activations not included"
+    at, label = metrics.MOMENT_LABELS[peak.moment], method_label(prediction)
+    if prediction.saved_activation_bytes is None:
+        return f"{label} needs at least {bytes_text(peak.total_bytes)} ({at}); its activations, which come on top, are not known"
+    return f"{label} peaks at {bytes_text(peak.total_bytes)}: {at}"
 
 
 def _lever_words(answer: Answer) -> str:
     if not answer.levers:
         return ""
     lever = answer.levers[0]
-    saving = f"saves {bytes_text(lever.saved_bytes)} ({100 * lever.saved_fraction:.0f} %)"
-    return f"{method_label(answer.prediction)}: what lowers the peak most is {lever.name} ({lever.option}) {saving}."
+    saving = f"{bytes_text(lever.saved_bytes)} ({100 * lever.saved_fraction:.0f} %)"
+    return f"{method_label(answer.prediction)}: {lever.name} ({lever.option}) lowers the peak most, by {saving}."
 
 
 def excess_line(excess: ActivationExcess) -> str:
@@ -250,8 +253,8 @@ def _fit_notes(answer: Answer) -> list[str]:
     label = method_label(answer.prediction)
     if answer.fit is None:
         return [f"{label}: whether it fits is not known, because its activations are not known to this engine."]
-    trained_for = answer.prediction.workload.model.config.get("max_position_embeddings")
-    if isinstance(trained_for, int) and answer.fit.longest_seq_len > trained_for:
+    trained_for = trained_length(answer.prediction.workload.model)
+    if trained_for is not None and answer.fit.longest_seq_len > trained_for:
         allowed, made_for = count_text(answer.fit.longest_seq_len), count_text(trained_for)
         return [f"{label}: memory allows {allowed} tokens, the model was made for {made_for}."]
     return []
@@ -268,5 +271,7 @@ def _exactness_lines(predictions: Sequence[Prediction]) -> list[str]:
 def _exactness_text(prediction: Prediction) -> str:
     if prediction.exactness == "exact":
         return f"the peak is exact ({prediction.engine} engine)."
+    if prediction.saved_activation_bytes is None:
+        return f"the peak is a lower bound ({prediction.engine} engine)."
     bound = f", within {100 * prediction.error_bound:g} % wherever it was checked" if prediction.error_bound else ""
     return f"the peak is an estimate{bound} ({prediction.engine} engine)."

@@ -29,7 +29,7 @@ def _table(block: Table) -> object:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    table = RichTable(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table = RichTable(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", show_header=any(block.columns))
     for index, label in enumerate(block.columns):
         is_name = index < block.left
         table.add_column(

@@ -1,0 +1,65 @@
+"""The command line loads nothing heavy, and the package's public names are the right ones, loaded when used."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = [
+    "torch", "numpy", "pandas", "transformers", "peft", "accelerate", "bitsandbytes", "huggingface_hub", "rich", "streamlit",
+    "plotly", "jinja2", "httpx", "pygments", "importlib.metadata", "urllib.request", "asyncio", "concurrent.futures",
+]  # fmt: skip
+SHOW_MODULES = "import sys, atexit; atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr)); "
+
+
+def modules_after(code: str) -> set[str]:
+    done = subprocess.run([sys.executable, "-c", SHOW_MODULES + code], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["meta-llama/Llama-3.1-8B", "--rank", "16"],
+        ["gpt2", "--gpu", "rtx_4090", "--seq-len", "512", "--per-layer", "--explain"],
+        ["gpt2", "--method", "qlora", "--seq-len", "512", "--format", "json"],
+        ["models", "llama"],
+        ["gpus"],
+        ["--help"],
+    ],
+)
+def test_commands_load_nothing_heavy(arguments: list[str]) -> None:
+    code = f"from lora_profiler.cli import root; root.main({arguments!r}, 'lora-profile', standalone_mode=False)"
+    loaded = modules_after(code)
+    assert "lora_profiler.cli" in loaded
+    assert loaded.isdisjoint(HEAVY)
+
+
+def test_help_loads_no_predictor() -> None:
+    loaded = modules_after("from lora_profiler.cli import root; root.main(['-h'], 'lora-profile', standalone_mode=False)")
+    assert not {m for m in loaded if m.startswith(("lora_profiler.analytic", "lora_profiler.catalog", "lora_profiler.report"))}
+
+
+def test_importing_the_package_loads_nothing_of_it() -> None:
+    assert {m for m in modules_after("import lora_profiler") if m.startswith("lora_profiler")} == {"lora_profiler"}
+
+
+def test_public_names_are_complete_and_lazy() -> None:
+    import lora_profiler
+
+    for name in lora_profiler.__all__:
+        assert getattr(lora_profiler, name) is not None
+    assert set(lora_profiler.__all__) <= set(dir(lora_profiler))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        lora_profiler.nothing  # noqa: B018
+
+
+def test_version_is_the_distribution_s() -> None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    import lora_profiler
+
+    try:
+        assert version("lora-profiler") == lora_profiler.__version__
+    except PackageNotFoundError:
+        pytest.skip("runs from a checkout that is not installed")

@@ -1,0 +1,190 @@
+"""Verdicts, searches and levers. The bisection runs on made-up predictors, the rest on the real one."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_profiler import planning
+from lora_profiler.catalog import find_gpu, find_model
+from lora_profiler.errors import UsageError
+from lora_profiler.planning import Fit, best_lever, fit, judge, largest, levers, reserve_for
+from lora_profiler.units import GIB
+from lora_profiler.workload import MAX_SIZE, LoraConfig, Quantization, TrainSetup, Workload
+
+
+@dataclass(frozen=True)
+class FakeCard:
+    usable_bytes: int | None = 24 * GIB
+    key: str = "fake"
+    name: str = "Fake"
+    vendor: str = "nvidia"
+    architecture: str = "ada"
+    usable_is_estimated: bool = False
+
+
+def workload(model: str = "gpt2", **setup: object) -> Workload:
+    return Workload(model=find_model(model), setup=TrainSetup(**{"seq_len": 512, **setup}))  # type: ignore[arg-type]
+
+
+@given(st.integers(0, 3000), st.integers(1, 4000), st.integers(1, 3000))
+def test_largest_finds_the_edge_of_any_monotone_question(edge: int, guess: int, limit: int) -> None:
+    asked = []
+
+    def accepts(size: int) -> bool:
+        asked.append(size)
+        assert 1 <= size <= limit
+        return size <= edge
+
+    assert largest(accepts, guess, limit) == min(edge, limit)
+    assert len(asked) <= 30
+
+
+def test_largest_at_its_limits() -> None:
+    assert largest(lambda size: True) == MAX_SIZE
+    assert largest(lambda size: False) == 0
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=8)])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_fit_sizes_are_the_edge_of_the_full_predictor(lora: LoraConfig | None, checkpointing: bool) -> None:
+    card = find_gpu("rtx_4090")
+    case = workload(lora=lora, checkpointing=checkpointing)
+    found = fit(case, card)
+    assert found is not None
+    assert found.verdict == "fits"
+    for field, size in (("batch_size", found.largest_batch_size), ("seq_len", found.longest_seq_len)):
+        at = replace(case, setup=replace(case.setup, **{field: size}))
+        beyond = replace(case, setup=replace(case.setup, **{field: size + 1}))
+        assert fit(at, card).verdict == "fits"  # type: ignore[union-attr]
+        assert fit(beyond, card).verdict != "fits"  # type: ignore[union-attr]
+
+
+def test_verdict_is_fits_then_tight_then_does_not_fit() -> None:
+    card = FakeCard()
+    peak = 10 * GIB
+    reserve = reserve_for(card, peak).total_bytes
+    assert judge(peak, peak + reserve, card) == "fits"
+    assert judge(peak, peak + reserve - 1, card) == "tight"
+    assert judge(peak, peak, card) == "tight"
+    assert judge(peak, peak - 1, card) == "does_not_fit"
+
+
+def test_reserve_names_its_parts() -> None:
+    older, hopper, apple = (reserve_for(find_gpu(k), 100 * GIB) for k in ("rtx_4090", "h100_sxm_80gb", "apple_m1"))
+    assert older.workspace_bytes == 2 * 8_519_680
+    assert hopper.workspace_bytes == 2 * 32 * 2**20
+    assert apple.workspace_bytes == apple.context_bytes == 0
+    assert older.fragmentation_bytes == 6 * GIB
+    assert older.total_bytes == older.context_bytes + older.workspace_bytes + older.fragmentation_bytes
+
+
+def test_every_catalogue_architecture_that_has_wide_workspaces_exists() -> None:
+    from lora_profiler.catalog import bundled_gpus
+
+    assert set(planning._WORKSPACE_BYTES) <= {gpu.architecture for gpu in bundled_gpus()}
+
+
+def test_fit_adds_up_and_says_none_as_zero() -> None:
+    found = fit(workload(), FakeCard(usable_bytes=1 << 20))
+    assert isinstance(found, Fit)
+    assert found.verdict == "does_not_fit"
+    assert found.largest_batch_size == found.longest_seq_len == 0
+    assert found.headroom_bytes == found.usable_bytes - found.peak_bytes - found.reserve_bytes < 0
+
+
+def test_fit_of_unknown_activations_is_only_ever_a_no() -> None:
+    case = workload("microsoft/phi-2", lora=LoraConfig())
+    assert fit(case, FakeCard()) is None
+    no = fit(case, FakeCard(usable_bytes=GIB))
+    assert no is not None
+    assert no.verdict == "does_not_fit"
+    assert levers(case) == ()
+    assert best_lever(case) is None
+
+
+def test_fit_refuses_questions_without_an_answer() -> None:
+    with pytest.raises(UsageError, match="device is cpu"):
+        fit(workload(device="cpu"), FakeCard())
+    with pytest.raises(UsageError, match="several memory sizes"):
+        fit(workload(), FakeCard(usable_bytes=None))
+
+
+@pytest.mark.parametrize("engine", ["compiled", "traced", "analitic"])
+def test_engines_that_are_not_here_are_refused(engine: str) -> None:
+    with pytest.raises(UsageError, match="engine"):
+        planning.predict(workload(), engine)
+
+
+SETUPS = [
+    TrainSetup(seq_len=256),
+    TrainSetup(seq_len=1024, batch_size=4),
+    TrainSetup(seq_len=1024, batch_size=4, checkpointing=True, optimizer_impl="fused"),
+    TrainSetup(seq_len=256, dtype="float32"),
+    TrainSetup(seq_len=512, batch_size=2, attention="eager"),
+    TrainSetup(seq_len=512, lora=LoraConfig()),
+    TrainSetup(seq_len=1024, batch_size=8, lora=LoraConfig(lora_dropout=0.1)),
+    TrainSetup(seq_len=1024, lora=LoraConfig(adapter_dtype="bfloat16"), checkpointing=True),
+    TrainSetup(seq_len=512, lora=LoraConfig(r=256), quantization=Quantization()),
+    TrainSetup(seq_len=64, batch_size=1, lora=LoraConfig(r=8), optimizer="sgd"),
+]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "meta-llama/Llama-3.2-1B"])
+@pytest.mark.parametrize("setup", SETUPS, ids=range(len(SETUPS)))
+def test_levers_are_predictions_and_the_best_is_their_first(name: str, setup: TrainSetup) -> None:
+    case = Workload(model=find_model(name), setup=setup)
+    before = planning.peak_bytes(case)
+    found = levers(case)
+    assert [lever.saved_bytes for lever in found] == sorted((lever.saved_bytes for lever in found), reverse=True)
+    assert all(lever.saved_bytes > 0 and lever.peak_bytes + lever.saved_bytes == before for lever in found)
+    best = best_lever(case)
+    assert (best.saved_bytes if best else 0) == (found[0].saved_bytes if found else 0)
+
+
+def test_a_lever_does_what_its_option_does() -> None:
+    case = workload(lora=LoraConfig(), batch_size=4)
+    after = {lever.option: lever.peak_bytes for lever in levers(case)}
+    assert after["--checkpointing"] == planning.peak_bytes(replace(case, setup=replace(case.setup, checkpointing=True)))
+    assert after["--batch-size 2"] == planning.peak_bytes(replace(case, setup=replace(case.setup, batch_size=2)))
+    assert "--method qlora" not in {lever.option for lever in levers(case, besides={"qlora"})}
+
+
+def test_activation_excess_has_its_cause_and_its_remedy() -> None:
+    model = find_model("meta-llama/Llama-3.1-8B")
+    full = planning.predict(Workload(model=model))
+    by_default = planning.predict(Workload(model=model, setup=TrainSetup(lora=LoraConfig())))
+    excess = planning.activation_excess(full, by_default)
+    assert excess is not None
+    assert (excess.full_bytes, excess.lora_bytes) == (14_281_122_572, 20_417_364_748)
+    assert excess.causes == ("adapter_dtype",)
+    assert excess.remedied_bytes < excess.full_bytes
+    narrow = planning.predict(Workload(model=model, setup=TrainSetup(lora=LoraConfig(adapter_dtype="bfloat16"))))
+    assert planning.activation_excess(full, narrow) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [
+        ("gpt2", ("c_attn", "attn.c_proj")),
+        ("meta-llama/Llama-3.1-8B", ("q_proj", "k_proj", "v_proj", "o_proj")),
+        ("EleutherAI/pythia-70m", ("query_key_value", "dense")),
+        ("facebook/opt-125m", ("k_proj", "v_proj", "q_proj", "out_proj")),
+    ],
+)
+def test_attention_targets_match_attention_only(name: str, targets: tuple[str, ...]) -> None:
+    model = find_model(name)
+    assert planning.attention_targets(model) == targets
+    prediction = planning.predict(Workload(model=model, setup=TrainSetup(lora=LoraConfig(target_modules=targets))))
+    trained = {layer.name for layer in prediction.layers if layer.num_trainable_parameters}
+    assert trained
+    assert all("att" in layer for layer in trained)
+
+
+def test_outweighed_layers_are_those_whose_adapter_is_larger() -> None:
+    small = planning.predict(workload(lora=LoraConfig(r=16)))
+    assert planning.outweighed_layers(small) == ()
+    large = planning.outweighed_layers(planning.predict(workload(lora=LoraConfig(r=600))))
+    assert {layer.name.rsplit(".", 2)[-2] + "." + layer.name.rsplit(".", 1)[-1] for layer in large} >= {"attn.c_attn"}
+    assert all(layer.num_trainable_parameters > layer.num_parameters for layer in large)

@@ -1,0 +1,261 @@
+"""Tables, JSON, CSV and explanations: columns that sum to what they state, and nothing that the prediction does not hold."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Sequence
+
+import jsonschema
+import pytest
+
+from lora_profiler.catalog import find_gpu, find_model
+from lora_profiler.planning import Answer, activation_excess, answers
+from lora_profiler.prediction import CATEGORIES, MOMENTS
+from lora_profiler.report import metrics, render
+from lora_profiler.report.blocks import Paragraph, Row, Table
+from lora_profiler.report.explain import explain_blocks, moments_table
+from lora_profiler.report.layers import cost_table, group_layers, layer_blocks, parameter_table
+from lora_profiler.report.payload import layer_records, predict_payload, predict_records, predict_schema
+from lora_profiler.report.predictions import card_table, comparison_table, model_blocks
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+
+MODELS = [
+    "gpt2",
+    "meta-llama/Llama-3.1-8B",
+    "Qwen/Qwen2.5-0.5B",
+    "google/gemma-2-2b",
+    "mistralai/Mixtral-8x7B-v0.1",
+    "microsoft/phi-2",
+]
+
+
+def ask(name: str, gpu: str | None = None, *, all_levers: bool = False, **setup: object) -> list[Answer]:
+    base = TrainSetup(**{"seq_len": 512, **setup})  # type: ignore[arg-type]
+    lora = LoraConfig(r=8)
+    methods: Sequence[dict[str, object]] = ({}, {"lora": lora}, {"lora": lora, "quantization": Quantization()})
+    model = find_model(name)
+    made = [Workload(model=model, setup=TrainSetup(**{**{f: getattr(base, f) for f in FIELDS}, **m})) for m in methods]  # type: ignore[arg-type]
+    return answers(made, find_gpu(gpu) if gpu else None, all_levers=all_levers)
+
+
+FIELDS = [f for f in TrainSetup.__dataclass_fields__ if f not in ("lora", "quantization")]
+
+
+def sections(table: Table) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    title = ""
+    for row in table.rows:
+        if row.kind == "section":
+            title = row.cells[0].split(",")[0]
+        else:
+            found.setdefault(title, []).append(row)
+    return found
+
+
+def number(text: str) -> float:
+    text = text.removeprefix("* ").replace(",", "").split(" ")[0]
+    return 0.0 if text == "<0.01" else float(text)
+
+
+def test_every_category_and_moment_has_words() -> None:
+    assert set(metrics.CATEGORY_LABELS) == set(metrics.CATEGORY_DEFINITIONS) == set(metrics.CATEGORY_SHORT) == set(CATEGORIES)
+    assert set(metrics.MOMENT_LABELS) == set(metrics.MOMENT_DEFINITIONS) == set(MOMENTS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_columns_sum_to_their_stated_totals(name: str, checkpointing: bool) -> None:
+    found = sections(comparison_table(ask(name, checkpointing=checkpointing)))
+    for title in ("persistent", "what the peak is made of"):
+        *parts, total = found[title]
+        assert total.kind == "total"
+        for column in range(1, 4):
+            assert sum(number(row.cells[column]) for row in parts) == pytest.approx(
+                number(total.cells[column]), abs=0.005 * (len(parts) + 1)
+            )
+    peaks = found["memory at each moment"]
+    for column in range(1, 4):
+        moments = [row.cells[column] for row in peaks[:-1]]
+        starred = [m for m in moments if m.startswith("* ")]
+        assert len(starred) == 1
+        assert number(starred[0]) == number(peaks[-1].cells[column]) == max(map(number, moments))
+    if name != "microsoft/phi-2":
+        compute = {row.cells[0]: row for row in found["compute per micro-batch"]}
+        assert ("recompute" in compute) == checkpointing
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_layers_sum_to_the_prediction(name: str, checkpointing: bool) -> None:
+    for answer in ask(name, checkpointing=checkpointing):
+        p = answer.prediction
+        layers = p.layers
+        held = p.persistent_bytes
+        assert sum(c.num_parameters for c in layers) == p.parameters.base
+        assert sum(c.num_trainable_parameters for c in layers) == p.parameters.trainable
+        assert sum(c.parameter_bytes for c in layers) == held["parameters"] + held["quantization_state"] + held["adapters"]
+        assert sum(c.gradient_bytes for c in layers) == held["gradients"]
+        assert sum(c.optimizer_state_bytes for c in layers) == held["optimizer_states"]
+        if p.saved_activation_bytes is not None and p.flops is not None:
+            assert sum(c.saved_activation_bytes for c in layers) == p.saved_activation_bytes
+            assert sum(c.flops for c in layers) == p.flops.total
+        groups = group_layers([layers])
+        assert sum(g.count for g in groups) == len(layers)
+        assert sum(g.count * g.costs[0].flops for g in groups) == sum(c.flops for c in layers)
+
+
+def test_the_textbook_layer_stands_on_its_own_row() -> None:
+    model = find_model("meta-llama/Llama-3.1-8B")
+    setups = (TrainSetup(), TrainSetup(lora=LoraConfig(r=8)))
+    predictions = [a.prediction for a in answers([Workload(model=model, setup=s) for s in setups])]
+    rows = {row.cells[0]: row.cells[1:] for row in parameter_table(predictions).rows}
+    assert rows["model.layers.0-31.self_attn.q_proj"] == ("x32", "4096 x 4096", "16,777,216", "16,777,216", "65,536", "99.61 %")
+    assert rows["lm_head"][-1] == "frozen"
+    assert rows["all copies together"] == ("x291", "", "8,030,261,248", "8,030,261,248", "20,971,520", "99.74 %")
+
+
+def test_parameter_rows_times_copies_sum_to_the_last_row() -> None:
+    for name in MODELS:
+        table = parameter_table([a.prediction for a in ask(name)])
+        *parts, total = table.rows
+        for column in range(3, 7):
+            summed = sum(int(row.cells[1][1:]) * int(row.cells[column].replace(",", "")) for row in parts)
+            assert summed == int(total.cells[column].replace(",", ""))
+
+
+def test_layers_that_alternate_are_one_row_with_all_numbers() -> None:
+    names = [row.cells[0] for row in parameter_table([a.prediction for a in ask("google/gemma-2-2b")]).rows]
+    assert "model.layers.0-25.self_attn.q_proj" in names
+
+
+def test_cost_table_says_what_no_layer_holds() -> None:
+    for answer in ask("gpt2"):
+        table = cost_table(answer.prediction)
+        assert table.rows[-1].cells[0] == "all together"
+        assert {row.cells[0] for row in table.rows}.isdisjoint({"outside the layers"})
+
+
+def test_card_table_has_the_reserve_in_parts() -> None:
+    asked = ask("gpt2", "rtx_4090")
+    rows = {row.cells[0]: row.cells[1:] for row in card_table(asked).rows}
+    reserve = [number(t) for t in rows["reserve for what tensors do not show"]]
+    parts = [rows[k] for k in rows if k.startswith(("driver context", "BLAS", "fragmentation"))]
+    assert len(parts) == 3
+    for column, total in enumerate(reserve):
+        assert sum(number(p[column]) for p in parts) == pytest.approx(total, abs=0.02)
+    assert rows["verdict"] == ("fits", "fits", "fits")
+    for a, headroom, peak in zip(asked, rows["headroom"], rows["peak"], strict=True):
+        assert a.fit is not None
+        assert number(headroom) == pytest.approx(
+            a.fit.usable_bytes / 2**30 - number(peak) - a.fit.reserve_bytes / 2**30, abs=0.02
+        )
+
+
+def test_card_of_a_model_with_unknown_activations_shows_question_marks() -> None:
+    text = render.plain(model_blocks(ask("microsoft/phi-2", "h100_sxm_80gb")))
+    assert re.search(r"verdict +\? +\? +\?", text)
+    assert "whether it fits is not known" in text
+    assert "at least" in text
+
+
+def test_the_excess_of_lora_is_said_in_one_line() -> None:
+    asked = ask("meta-llama/Llama-3.1-8B")
+    excess = activation_excess(asked[0].prediction, asked[1].prediction)
+    lines = [line for b in model_blocks(asked, excess) if isinstance(b, Paragraph) for line in b.lines]
+    assert sum("LoRA keeps more for backward than full" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("gpu", [None, "rtx_4090"])
+def test_json_is_what_the_schema_says(name: str, gpu: str | None) -> None:
+    document = predict_payload(ask(name, gpu, all_levers=True))
+    schema = predict_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(json.loads(json.dumps(document)), schema)
+    for prediction in document["predictions"]:
+        assert set(prediction) == set(schema["$defs"]["prediction"]["properties"])
+        assert set(prediction["setup"]) == set(schema["$defs"]["prediction"]["properties"]["setup"]["properties"])
+        assert prediction["peak"] in prediction["moments"]
+        assert prediction["parameters"]["total"] == prediction["parameters"]["base"] + prediction["parameters"]["adapter"]
+        for moment in prediction["moments"]:
+            assert moment["total_bytes"] == sum(moment["bytes"].values())
+
+
+def test_csv_has_one_record_a_prediction_with_the_paths_of_the_json() -> None:
+    asked = ask("gpt2", "rtx_4090")
+    rows = list(csv.DictReader(io.StringIO(render.csv_text(predict_records(asked)))))
+    documents = predict_payload(asked)["predictions"]
+    assert len(rows) == len(documents)
+    for row, document in zip(rows, documents, strict=True):
+        assert row["model.id"] == document["model"]["id"]
+        assert int(row["peak.total_bytes"]) == document["peak"]["total_bytes"]
+        assert int(row["moments.optimizer_step.steady"]) == document["moments"][-1]["total_bytes"]
+        assert int(row["fit.reserve.context_bytes"]) == document["fit"]["reserve"]["context_bytes"]
+        assert row["setup.rank"] == ("" if document["setup"]["rank"] is None else "8")
+    layers = list(csv.DictReader(io.StringIO(render.csv_text(layer_records(asked)))))
+    assert len(layers) == sum(len(d["layers"]) for d in documents)
+    assert render.csv_text([]) == ""
+
+
+def test_csv_of_known_and_unknown_models_together_keeps_its_columns() -> None:
+    records = predict_records([*ask("microsoft/phi-2"), *ask("gpt2")])
+    assert len({tuple(r) for r in records}) == 1
+    assert records[0]["flops.total"] is None
+    assert "flops" not in records[0]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_explanations_use_the_predicted_numbers(name: str) -> None:
+    for answer in ask(name):
+        text = render.plain(explain_blocks(answer.prediction), 10_000)
+        assert f"{answer.prediction.parameters.base:,}" in text
+        for line in text.splitlines():
+            if match := re.search(r"(?:weights|gradients|adapters): ([\d.]+ \w+) = ([\d,]+) [a-z ]+ x (\d) B \(\w+\)$", line):
+                count = int(match[2].replace(",", "")) * int(match[3])
+                from lora_profiler.units import bytes_text
+
+                assert match[1] == bytes_text(count)
+
+
+def test_explained_saved_bytes_are_the_sum_of_their_lines() -> None:
+    p = ask("meta-llama/Llama-3.1-8B", seq_len=2048)[1].prediction
+    text = render.plain(explain_blocks(p), 10_000)
+    assert "layer 0: 544.70 MiB = 1 x 571,154,456 B in model.layers, 278,884 B a token" in text
+    assert "31 layers: 17.46 GiB = 31 x 604,717,080 B in model.layers, 295,272 B a token" in text
+    assert "logits and loss at the peak: 12 B x 1 x 2,048 x 128,256 logits + 8 B" in text
+
+
+def test_moments_table_rows_sum() -> None:
+    for answer in ask("Qwen/Qwen2.5-0.5B"):
+        for row in moments_table(answer.prediction).rows:
+            *parts, total = map(number, row.cells[1:])
+            assert sum(parts) == pytest.approx(total, abs=0.06)
+
+
+def test_plain_text_wraps_without_parting_numbers_from_units() -> None:
+    text = render.plain([Paragraph(lines=("x" * 90 + " it is 12.34 GiB (45 %) or so",))], 100)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "12.34 GiB" in text
+    assert "\0" not in text
+
+
+def test_markdown_escapes_pipes_and_keeps_columns() -> None:
+    table = Table(columns=("a", "b"), rows=(Row(cells=("x|y", "1")), Row(cells=("only",), kind="section")))
+    lines = render.markdown([table]).splitlines()
+    assert lines == ["| a | b |", "| --- | ---: |", "| x\\|y | 1 |", "| **only** |  |"]
+
+
+def test_layer_blocks_render_in_both_texts() -> None:
+    blocks = layer_blocks([a.prediction for a in ask("gpt2")])
+    assert render.plain(blocks).count("all together") == 3
+    assert render.markdown(blocks).count("all copies together") == 1
+
+
+def test_number_ranges_of_layers() -> None:
+    from lora_profiler.report.layers import _range_name
+
+    assert _range_name(["m.0.a", "m.1.a", "m.3.a"]) == "m.0-1,3.a"
+    assert _range_name([f"m.{i}.a" for i in range(0, 12, 2)]) == "m.0..10.a"
+    assert _range_name(["m.0.e.0.w", "m.0.e.1.w", "m.1.e.0.w", "m.1.e.1.w"]) == "m.0-1.e.0-1.w"
+    assert _range_name(["lm_head"]) == "lm_head"

@@ -1,0 +1,78 @@
+"""Numbers to text and back."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_profiler import units
+from lora_profiler.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (512, "512 B"), (1536, "1.50 KiB"), (2**30, "1.00 GiB"), (5 * 2**40, "5.00 TiB"), (-(2**30), "-1.00 GiB")],
+)
+def test_bytes_text(count: int, text: str) -> None:
+    assert units.bytes_text(count) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(999, "999"), (8_030_261_248, "8.03 B"), (494_032_768, "494.0 M"), (65_536, "65.54 K")]
+)
+def test_short_count_text(count: int, text: str) -> None:
+    assert units.short_count_text(count) == text
+
+
+def test_count_and_flops_text() -> None:
+    assert units.count_text(65_536) == "65,536"
+    assert units.flops_text(32_900_000_000_000) == "32.90 TFLOP"
+    assert units.flops_text(12) == "12 FLOP"
+
+
+def test_percent_text_never_claims_a_whole() -> None:
+    assert units.percent_text(1 - 65_536 / 16_777_216) == "99.61 %"
+    assert units.percent_text(0.999999) == ">99.99 %"
+    assert units.percent_text(0.0000001) == "<0.01 %"
+    assert units.percent_text(1.0) == "100.00 %"
+    assert units.percent_text(0.0) == "0.00 %"
+
+
+def test_in_unit_shows_what_would_round_away() -> None:
+    assert units.in_unit(16, units.GIB) == "<0.01"
+    assert units.in_unit(0, units.GIB) == "0"
+    assert units.in_unit(3 * units.GIB, units.GIB) == "3.00"
+    assert units.in_unit(17, 1) == "17"
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("24GiB", 24 * 2**30),
+        ("24GB", 24 * 10**9),
+        ("512 MiB", 512 * 2**20),
+        ("1024", 1024),
+        ("1.5gib", 3 * 2**29),
+        (".5KiB", 512),
+    ],
+)
+def test_parse_bytes(text: str, count: int) -> None:
+    assert units.parse_bytes(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "24 GX", "-1GiB", "0GiB", "1e9", "24GiBs", "nan"])
+def test_parse_bytes_refuses(text: str) -> None:
+    with pytest.raises(UsageError):
+        units.parse_bytes(text)
+
+
+@given(st.integers(0, 2**50))
+def test_texts_parse_back_within_their_rounding(count: int) -> None:
+    text = units.bytes_text(count).replace(",", "")
+    if count:
+        assert units.parse_bytes(text) == pytest.approx(count, rel=0.006)
+
+
+@given(st.integers(1, 2**50))
+def test_byte_unit_leaves_a_whole(largest: int) -> None:
+    _, size = units.byte_unit(largest)
+    assert largest / size >= 1
