@@ -61,23 +61,28 @@ def step_temporary_candidates(state: Persistent, setup: TrainSetup) -> tuple[Pol
     """
     trainable, pairs = state.trainable, state.neighbours
     on_cpu = setup.device == "cpu"
-    scalars = 0
-    found: list[Polynomial] = [ZERO]
-    if setup.optimizer == "adamw":
-        scalars = 12 if setup.optimizer_impl == "fused" else 8 + max(DTYPE_BYTES[tensor.dtype] for tensor in trainable)
-        if setup.optimizer_impl == "foreach":
-            dtypes = sorted({tensor.dtype for tensor in trainable})
-            found = [total(t.bytes * n for t, n in trainable.items() if t.dtype == dtype) for dtype in dtypes]
-        elif setup.optimizer_impl == "forloop":
-            found = [this.bytes * 2 + (before.bytes if before else ZERO) for before, this in pairs]
+    scalars = 12 if on_cpu else 0
+    if setup.optimizer == "adamw" and setup.optimizer_impl == "foreach":
+        # the temporaries of one dtype are still bound while the next dtype's are made
+        dtypes = {tensor.dtype for tensor in trainable}
+        scalars = 8 + DTYPE_BYTES[min(dtypes)] if on_cpu and len(dtypes) == 1 else 0
+        found = [state.gradient_bytes + scalars]
+    elif setup.optimizer == "adamw" and setup.optimizer_impl == "forloop":
+        found = [this.bytes * 2 + _bytes(before) + (8 + DTYPE_BYTES[this.dtype] if on_cpu else 0) for before, this in pairs]
+    elif setup.optimizer == "adamw":
+        found = [constant(scalars)]
     elif setup.optimizer == "adafactor":
-        scalars = 12
-        found = [this.numel * 4 * _copies(this) + (before.numel * 4 if before else ZERO) for before, this in pairs]
-        found += [this.numel * 4 * _copies(this) + _factored(this) - 12 for this in trainable]
+        found = [this.numel * 4 * _copies(this) + (before.numel * 4 if before else 0) + scalars for before, this in pairs]
+        found += [this.numel * 4 * _copies(this) + _factored(this) for this in trainable]
     elif setup.optimizer == "adamw_8bit" and on_cpu:
-        scalars = 12
-        found = [tensor.numel * (4 * (5 if tensor.dtype == "float32" else 6)) for tensor in trainable]
-    return undominated(size + (scalars if on_cpu else 0) for size in found)
+        found = [tensor.numel * (4 * (5 if tensor.dtype == "float32" else 6)) + scalars for tensor in trainable]
+    else:
+        found = [ZERO]
+    return undominated(found)
+
+
+def _bytes(tensor: TrainableTensor | None) -> Polynomial:
+    return tensor.bytes if tensor else ZERO
 
 
 def _copies(tensor: TrainableTensor) -> int:

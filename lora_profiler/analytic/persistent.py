@@ -139,12 +139,23 @@ def _trainable(
             yield from (_fixed(w.shape, rest) for w in module.weights if w.tied_to is None)
         return
     dtype, made = adapter_dtype(setup), {}
+    saved = dict(copies)
+    if saved:  # modules outside the layers come before and after those with adapters
+        position = {name: i for i, (name, _) in enumerate(spec.modules())}
+        adapters = tuple(sorted(adapters, key=lambda a: position[a.module]))
+        first = position[adapters[0].module]
+        before = [module for name, module in saved.items() if position[name] < first]
+        after = [module for name, module in saved.items() if position[name] > first]
+    else:
+        before, after = [], []
+    for module in before:
+        yield from (_fixed(w.shape, rest) for w in module.weights)
     for adapter in adapters:
         shapes = adapter.a_shape(1), adapter.b_shape(1)
         if shapes not in made:
             made[shapes] = adapter_tensors(adapter, dtype)
         yield from made[shapes]
-    for _, module in copies:
+    for module in after:
         yield from (_fixed(w.shape, rest) for w in module.weights)
 
 
