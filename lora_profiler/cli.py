@@ -19,9 +19,9 @@ from lora_profiler.click_parts import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from lora_profiler.model_spec import ModelSpec
     from lora_profiler.planning import Answer
     from lora_profiler.report.blocks import Block
+    from lora_profiler.workload import Workload
 
 PIPE_WIDTH = 100
 
@@ -91,9 +91,9 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     asked = [[Workload(model=spec, setup=setup) for setup in setups(spec, ctx)] for spec in specs]
     found = [answers(workloads, gpu, o["engine"], all_levers=o["form"] == "json") for workloads in asked]
     for one_model in found:
+        _warn_of_idle_targets(one_model)
         _warn_of_large_ranks(one_model)
-    for spec in specs:
-        _warn_of_long_sequences(spec, o["seq_len"])
+        _warn_of_long_sequences(one_model[0].prediction.workload)
     _print_answers(found, o)
     if gpu is not None and not any(a.fit and a.fit.verdict != "does_not_fit" for one_model in found for a in one_model):
         ctx.exit(1)
@@ -116,12 +116,22 @@ def _warn_of_large_ranks(answers: Sequence["Answer"]) -> None:
             return
 
 
-def _warn_of_long_sequences(model: "ModelSpec", seq_len: int) -> None:
+def _warn_of_idle_targets(answers: Sequence["Answer"]) -> None:
+    from lora_profiler.errors import did_you_mean
+    from lora_profiler.planning import unmatched_targets
+
+    workload = answers[-1].prediction.workload
+    for target in unmatched_targets(workload):
+        leaves = {name.rpartition(".")[2] for name, module in workload.model.modules() if module.is_linear}
+        warn(f"no module of {workload.model.id} matches {target}, which PEFT passes over.{did_you_mean(target, sorted(leaves))}")
+
+
+def _warn_of_long_sequences(workload: "Workload") -> None:
     from lora_profiler.planning import trained_length
 
-    made_for = trained_length(model)
+    made_for, seq_len = trained_length(workload.model), workload.setup.seq_len
     if made_for is not None and seq_len > made_for:
-        warn(f"{model.id} was made for {made_for:,} tokens, not {seq_len:,}; see --seq-len.")
+        warn(f"{workload.model.id} was made for {made_for:,} tokens, not {seq_len:,}; see --seq-len.")
 
 
 def _print_answers(answers: Sequence[Sequence["Answer"]], o: dict[str, Any]) -> None:

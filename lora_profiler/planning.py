@@ -438,3 +438,19 @@ def trained_length(model: ModelSpec) -> int | None:
         if isinstance(length, int) and not isinstance(length, bool):
             return length
     return None
+
+
+def unmatched_targets(workload: Workload) -> tuple[str, ...]:
+    """Names in a list of targets that match nothing; PEFT passes over them in silence as long as another one matches.
+
+    Families whose experts PEFT renames are not judged.
+    """
+    lora = workload.setup.lora
+    if lora is None or not isinstance(lora.target_modules, tuple):
+        return ()
+    from lora_profiler.adapters.peft_tables import PACKED_EXPERTS
+
+    if workload.model.model_type in PACKED_EXPERTS:
+        return ()
+    names = [f".{name}" for name, _ in workload.model.modules()]
+    return tuple(t for t in lora.target_modules if not any(name.endswith(f".{t}") for name in names))

@@ -1,0 +1,82 @@
+"""The README's commands and transcripts: found, run, compared and written anew.
+
+    python tests/readme.py --setup      prints the two set-up commands, a line each
+    python tests/readme.py --update     runs every transcript again and writes its output into README.md
+
+A transcript is a fenced block of kind `console`: `$ command`, then everything that it prints. `console exit=1` states an
+exit code other than 0. Blocks of kind `pycon` are Python sessions.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+_FENCE = re.compile(r"^```(?P<kind>\w+)(?: exit=(?P<code>\d+))?\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """One command and what it prints, stdout and stderr together; `start` and `end` are places of `output` in the README."""
+
+    command: str
+    output: str
+    code: int
+    start: int
+    end: int
+
+
+def setup_commands(text: str) -> list[str]:
+    """The bodies of all blocks of kind `sh`: exactly the set-up commands, a line each."""
+    return [line for match in _FENCE.finditer(text) if match["kind"] == "sh" for line in match["body"].splitlines()]
+
+
+def sessions(text: str) -> list[str]:
+    return [match["body"] for match in _FENCE.finditer(text) if match["kind"] == "pycon"]
+
+
+def transcripts(text: str) -> Iterator[Transcript]:
+    for match in _FENCE.finditer(text):
+        if match["kind"] != "console":
+            continue
+        command, _, output = match["body"].partition("\n")
+        assert command.startswith("$ "), f"a console block begins with '$ ', not with {command!r}"
+        start = match.start("body") + len(command) + 1
+        yield Transcript(command[2:], output, int(match["code"] or 0), start, start + len(output))
+
+
+def run(command: str) -> tuple[str, int]:
+    """(output, exit code) of a shell command in which `lora-profile` is this checkout's, 80 columns wide and offline."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "lora-profile"
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m lora_profiler "$@"\n')
+        program.chmod(0o755)
+        env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+        env |= {"PATH": f"{folder}{os.pathsep}{env['PATH']}", "PYTHONPATH": str(ROOT), "COLUMNS": "80", "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(
+            ["sh", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, cwd=folder, timeout=120
+        )
+    return done.stdout, done.returncode
+
+
+def updated(text: str) -> str:
+    for transcript in reversed(list(transcripts(text))):
+        output, code = run(transcript.command)
+        assert code == transcript.code, f"{transcript.command}: exit code {code}, the README says {transcript.code}"
+        text = text[: transcript.start] + output + text[transcript.end :]
+    return text
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--setup"]:
+        print(*setup_commands(README.read_text("utf-8")), sep="\n")
+    elif sys.argv[1:] == ["--update"]:
+        README.write_text(updated(README.read_text("utf-8")), "utf-8")
+    else:
+        sys.exit(__doc__)

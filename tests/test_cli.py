@@ -1,0 +1,362 @@
+"""The command line as a user meets it: answers, exit codes, bad input, output files, terminals, completion."""
+
+import csv
+import io
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from lora_profiler.report.payload import predict_schema
+
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "COLUMNS", "NO_COLOR"))} | {"HF_HUB_OFFLINE": "1"}
+
+
+def lora_profile(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lora_profiler", *arguments],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT | environment,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+    )
+
+
+def answer(*arguments: str, code: int = 0) -> str:
+    done = lora_profile(*arguments)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def refusal(*arguments: str, code: int) -> str:
+    done = lora_profile(*arguments)
+    assert done.returncode == code, (done.stdout, done.stderr)
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert "Error: " in done.stderr
+    return done.stderr
+
+
+def predictions(*arguments: str) -> list[dict[str, object]]:
+    document = json.loads(answer(*arguments, "--format", "json"))
+    jsonschema.validate(document, predict_schema())
+    found: list[dict[str, object]] = document["predictions"]
+    return found
+
+
+def test_the_main_job() -> None:
+    text = answer("meta-llama/Llama-3.1-8B", "--rank", "16")
+    assert text.startswith("meta-llama/Llama-3.1-8B: llama, 32 layers, 8.03 B parameters\n")
+    for part in ("full", "LoRA r16", "41,943,040", "99.48 %", "persistent, GiB", "optimizer states", "saved for backward, GiB",
+                 "start of backward, in the loss", "what the peak is made of, GiB", "TFLOP", "lowers the peak most",
+                 "LoRA keeps more for backward than full"):  # fmt: skip
+        assert part in text
+    assert re.search(r"optimizer step +\* 74\.79 ", text)
+    assert re.search(r"start of backward, in the loss +60\.13 +\* 36\.40 ", text)
+    assert "\x1b" not in text
+    assert all(len(line) <= 100 for line in text.splitlines())
+
+
+@pytest.mark.parametrize("arguments", [["gpt2"], ["--rank", "8", "gpt2"], ["gpt2", "-s", "64"], ["-b", "2", "gpt2", "--explain"]])
+def test_predict_may_go_unnamed(arguments: list[str]) -> None:
+    assert answer(*arguments, "-s", "128") == answer("predict", *arguments, "-s", "128")
+
+
+def test_one_prediction_a_model_and_method_in_the_order_given() -> None:
+    found = predictions("gpt2", "Qwen/Qwen2.5-0.5B", "--method", "qlora", "--method", "full", "-s", "64")
+    asked = [(p["model"]["id"], p["setup"]["method"]) for p in found]  # type: ignore[index]
+    assert asked == [(m, k) for m in ("openai-community/gpt2", "Qwen/Qwen2.5-0.5B") for k in ("qlora", "full")]
+
+
+def test_every_option_reaches_the_setup() -> None:
+    (found,) = predictions(
+        "gpt2", "--method", "qlora", "-r", "4", "--alpha", "9", "--dropout", "0.1", "--targets", "c_attn,mlp.c_fc", "-b", "3", "-s", "96",
+        "--layers-to-transform", "0,2-4", "--modules-to-save", "ln_f", "--adapter-dtype", "bfloat16", "--accumulation", "2",
+        "--dtype", "float16", "--precision", "amp", "--no-double-quant", "--recipe", "trl", "--optimizer", "sgd", "--device", "cuda",
+        "--optimizer-impl", "forloop", "--checkpointing", "--attention", "eager", "--engine", "analytic", "--offline",
+    )  # fmt: skip
+    assert found["setup"] == {
+        "method": "qlora", "rank": 4, "alpha": 9.0, "dropout": 0.1, "targets": ["c_attn", "mlp.c_fc"],
+        "layers_to_transform": [0, 2, 3, 4], "modules_to_save": ["ln_f"], "use_rslora": False, "adapter_dtype": "bfloat16",
+        "double_quant": False, "recipe": "trl", "batch_size": 3, "seq_len": 96, "accumulation": 2, "dtype": "float16",
+        "precision": "amp", "optimizer": "sgd", "optimizer_impl": "forloop", "checkpointing": True, "attention": "eager",
+        "device": "cuda",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("targets", "trained"),
+    [
+        ("all-linear", 4_884_480),
+        ("default", 921_600),
+        ("q_proj,v_proj", 921_600),
+        ("attention", 1_843_200),
+        (r"re:.*\.(q|v)_proj", 921_600),
+    ],
+)
+def test_targets(targets: str, trained: int) -> None:
+    (found,) = predictions("HuggingFaceTB/SmolLM2-135M", "--method", "lora", "--targets", targets, "-s", "64")
+    assert found["parameters"]["trainable"] == trained  # type: ignore[index]
+
+
+def test_the_trl_recipe_brings_its_adapter_dtype() -> None:
+    full, qlora = predictions("gpt2", "--method", "full", "--method", "qlora", "--recipe", "trl", "-s", "64")
+    assert qlora["setup"]["adapter_dtype"] == "bfloat16"  # type: ignore[index]
+    assert full["setup"]["adapter_dtype"] is None  # type: ignore[index]
+
+
+def test_csv_md_and_per_layer() -> None:
+    rows = list(csv.DictReader(io.StringIO(answer("gpt2", "-s", "64", "--format", "csv"))))
+    assert [row["setup.method"] for row in rows] == ["full", "lora"]
+    layers = list(csv.DictReader(io.StringIO(answer("gpt2", "-s", "64", "--format", "csv", "--per-layer"))))
+    assert sum(int(row["num_parameters"]) for row in layers if row["method"] == "lora") == 124_439_808
+    assert answer("gpt2", "-s", "64", "--format", "md").startswith("## openai-community/gpt2: ")
+    table = answer("meta-llama/Llama-3.1-8B", "-r", "8", "--per-layer")
+    line = next(line for line in table.splitlines() if "self_attn.q_proj" in line)
+    assert line.split() == "model.layers.0-31.self_attn.q_proj x32 4096 x 4096 16,777,216 16,777,216 65,536 99.61 %".split()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "verdicts"),
+    [
+        (["gpt2", "-s", "512", "--gpu", "rtx_4090"], 0, ["fits", "fits"]),
+        (["meta-llama/Llama-3.1-8B", "--gpu", "h100_sxm_80gb"], 0, ["tight", "fits"]),
+        (["meta-llama/Llama-3.1-8B", "--gpu", "h100_sxm_80gb", "--method", "full"], 0, ["tight"]),
+        (["meta-llama/Llama-3.1-8B", "--gpu", "rtx_4090"], 1, ["does_not_fit", "does_not_fit"]),
+        (["gpt2", "-s", "512", "--gpu", "custom:4GiB"], 0, ["fits", "fits"]),
+        (["gpt2", "-s", "512", "--gpu", "custom:64MiB"], 1, ["does_not_fit", "does_not_fit"]),
+        (["meta-llama/Llama-3.1-8B", "gpt2", "-s", "512", "--gpu", "l4", "--method", "full"], 0, ["does_not_fit", "fits"]),
+    ],
+)
+def test_exit_code_tells_whether_a_method_fits(arguments: list[str], code: int, verdicts: list[str]) -> None:
+    document = json.loads(answer(*arguments, "--format", "json", code=code))
+    assert [p["fit"]["verdict"] for p in document["predictions"]] == verdicts
+
+
+def test_fit_that_nobody_can_tell_is_no_yes() -> None:
+    document = json.loads(answer("microsoft/phi-2", "--method", "lora", "--gpu", "h100_sxm_80gb", "--format", "json", code=1))
+    assert document["predictions"][0]["fit"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["meta-llama/Llama-3.1-8b-Instrct"], 3, ["meta-llama/Llama-3.1-8B-Instruct"]),
+        (["nobody/nothing"], 3, ["nobody/nothing"]),
+        (["./no/such/config.json"], 3, ["no file or folder"]),
+        (["modles"], 2, ["No such command", "models"]),
+        (["gpt2", "--methd", "lora"], 2, ["--methd", "--method"]),
+        (["gpt2", "--method", "lorra"], 2, ["'lorra'", "Did you mean lora"]),
+        (["gpt2", "--optimizer", "adam"], 2, ["Did you mean adamw"]),
+        (["gpt2", "--format", "jsn"], 2, ["Did you mean json"]),
+        (["gpt2", "--gpu", "rtx_4900"], 2, ["rtx_4900", "rtx_4090"]),
+        (["gpt2", "--gpu", "custom:lots"], 2, ["custom:24GiB"]),
+        (["gpt2", "--gpu", "apple_m1"], 2, ["custom:24GiB"]),
+        (["gpt2", "--targets", "c_atn"], 2, ["c_attn"]),
+        (["gpt2", "--targets", "re:("], 2, ["("]),
+        (["gpt2", "--targets", ","], 2, ["--targets"]),
+        (["gpt2", "--targets", ""], 2, ["--targets"]),
+        (["microsoft/Phi-3-mini-4k-instruct", "--targets", "default"], 2, ["all-linear"]),
+        (["gpt2", "--rank", "0"], 2, ["rank is 0"]),
+        (["gpt2", "--rank", "-4"], 2, ["rank is -4"]),
+        (["gpt2", "--rank", "many"], 2, ["--rank", "many"]),
+        (["gpt2", "-b", "0"], 2, ["batch size is 0"]),
+        (["gpt2", "-s", "99999999999999"], 2, ["sequence length"]),
+        (["gpt2", "--dropout", "1"], 2, ["dropout"]),
+        (["gpt2", "--dropout", "nan"], 2, ["dropout"]),
+        (["gpt2", "--alpha", "0"], 2, ["alpha"]),
+        (["gpt2", "--layers-to-transform", "3-1", "--targets", "c_attn"], 2, ["--layers-to-transform"]),
+        (["gpt2", "--layers-to-transform", "0"], 2, ["list of names"]),
+        (["gpt2", "--engine", "compiled"], 2, ["no compiled engine"]),
+        (["gpt2", "--engine", "analitic"], 2, ["Did you mean analytic"]),
+        (["gpt2", "--method", "full", "--rank", "8"], 2, ["--rank", "--method full"]),
+        (["gpt2", "--recipe", "kbit"], 2, ["--recipe", "--method qlora"]),
+        (["gpt2", "--method", "lora", "--no-double-quant"], 2, ["--double-quant", "--method qlora"]),
+        (["gpt2", "--method", "qlora", "--recipe", "trl", "--adapter-dtype", "float32"], 2, ["trl", "bfloat16"]),
+        (["gpt2", "--optimizer", "adafactor", "--optimizer-impl", "fused"], 2, ["fused"]),
+        (["gpt2", "--device", "cpu", "--gpu", "l4"], 2, ["--device cpu"]),
+        (["gpt2", "-o", "no/such/folder/x.json"], 2, ["no folder"]),
+        (["gpt2", "-o", "."], 2, ["folder"]),
+        (["predict"], 2, ["MODEL"]),
+        (["models", "--frmat", "json"], 2, ["--format"]),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_a_clear_error(arguments: list[str], code: int, words: list[str]) -> None:
+    message = refusal(*arguments, code=code)
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", '"llama"', '{"model_type": 3}', '{"model_type": "lama", "hidden_size": 4}',
+     '{"model_type": "llama", "hidden_size": "wide"}', '{"model_type": "llama", "hidden_size": -64, "num_hidden_layers": 2}',
+     "\x00\x01\x02"],
+)  # fmt: skip
+def test_a_config_that_is_none_is_a_model_that_cannot_be_had(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    refusal(str(path), code=3)
+
+
+def test_a_local_config_is_a_model(tmp_path: Path) -> None:
+    config = {
+        "model_type": "llama", "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 112, "vocab_size": 101, "head_dim": 12, "tie_word_embeddings": False,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for name in (str(tmp_path), str(tmp_path / "config.json")):
+        (found,) = predictions(name, "--method", "full", "-s", "24", "-b", "2")
+        assert found["parameters"]["base"] == 79_152  # type: ignore[index]
+
+
+def test_a_rank_that_outweighs_its_layers_is_a_warning() -> None:
+    done = lora_profile("gpt2", "-s", "64", "--rank", "2000", "--format", "json")
+    assert done.returncode == 0
+    assert done.stderr.startswith("Warning: rank 2000 outweighs 48 of the adapted layers")
+    json.loads(done.stdout)
+    assert lora_profile("gpt2", "-s", "64", "--rank", "8").stderr == ""
+
+
+def test_a_sequence_longer_than_the_model_was_made_for_is_a_warning() -> None:
+    done = lora_profile("gpt2", "-s", "2048")
+    assert done.returncode == 0
+    assert done.stderr == "Warning: openai-community/gpt2 was made for 1,024 tokens, not 2,048; see --seq-len.\n"
+
+
+def test_a_target_among_others_that_matches_nothing_is_a_warning() -> None:
+    done = lora_profile("meta-llama/Llama-3.1-8B", "--targets", "q_prj,v_proj")
+    assert done.returncode == 0
+    assert done.stderr.startswith(
+        "Warning: no module of meta-llama/Llama-3.1-8B matches q_prj, which PEFT passes over. Did you mean q_proj"
+    )
+
+
+def test_output_goes_to_a_new_file_only(tmp_path: Path) -> None:
+    path = tmp_path / "answer.json"
+    arguments = ["gpt2", "-s", "64", "--format", "json", "-o", str(path)]
+    done = lora_profile(*arguments)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == f"Wrote {path}.\n"
+    first = path.read_text()
+    assert json.loads(first)["schema_version"] == "1.0"
+    assert "exists" in refusal(*arguments, code=2)
+    assert lora_profile(*arguments, "-b", "2", "--force").returncode == 0
+    assert path.read_text() != first
+
+
+def test_models() -> None:
+    assert len(answer("models").splitlines()) == 167
+    assert all("qwen3" in line.lower() for line in answer("models", "qwen3").splitlines()[1:])
+    found = json.loads(answer("models", "llama-3.1-8b", "--format", "json"))
+    assert found["schema_version"] == "1.0"
+    assert {m["num_parameters"] for m in found["models"]} == {8_030_261_248}
+    assert all(m["source"] for m in found["models"])
+    assert len(list(csv.DictReader(io.StringIO(answer("models", "--format", "csv"))))) == 166
+
+
+def test_gpus() -> None:
+    assert len(answer("gpus").splitlines()) == 85
+    found = json.loads(answer("gpus", "4090", "--format", "json"))["gpus"]
+    assert [g["key"] for g in found] == ["rtx_4090"]
+    assert found[0]["usable_bytes"] == 25_232_932_864
+    assert re.search(r"rtx_a5000 .* ~\d", answer("gpus", "a5000"))
+
+
+def test_a_filter_that_finds_nothing_says_so() -> None:
+    done = lora_profile("gpus", "4900", "--format", "json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["gpus"] == []
+    assert "no bundled card is called '4900'" in done.stderr
+
+
+def test_doctor_never_prints_a_token(tmp_path: Path) -> None:
+    secret = "hf_" + "x" * 30
+    done = lora_profile("doctor", HF_TOKEN=secret, HF_HOME=str(tmp_path), HF_ENDPOINT="https://user:word@example.org")
+    assert done.returncode == 0
+    assert secret not in done.stdout + done.stderr
+    assert "user:word" not in done.stdout
+    assert re.search(r"token +set by HF_TOKEN", done.stdout)
+    assert "HF_HUB_OFFLINE is set" in done.stdout
+    (tmp_path / "token").write_text(secret)
+    document = json.loads(lora_profile("doctor", "--format", "json", HF_HOME=str(tmp_path)).stdout)
+    assert document["hub"]["token"] == "set by a token file"
+    assert document["packages"]["click"][0].isdigit()
+    assert secret not in str(document)
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["-h"], ["--help"], ["predict", "-h"], ["models", "--help"], ["gpus", "-h"], ["doctor", "-h"]]
+)
+def test_help(arguments: list[str]) -> None:
+    text = answer(*arguments)
+    assert text.startswith("Usage: lora-profile")
+    assert "doctor" in arguments or "Examples:\n  lora-profile " in text
+
+
+def test_version() -> None:
+    from lora_profiler import __version__
+
+    assert answer("--version") == f"lora-profile, version {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("lora-profile mod", "models"),
+        ("lora-profile meta-llama/Llama-3.1-8", "meta-llama/Llama-3.1-8B"),
+        ("lora-profile gpt2 --ran", "--rank"),
+        ("lora-profile predict gpt2 --method ql", "qlora"),
+        ("lora-profile gpt2 --gpu rtx_40", "rtx_4090"),
+    ],
+)
+def test_shell_completion(words: str, expected: str) -> None:
+    done = lora_profile(_LORA_PROFILE_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=str(len(words.split()) - 1))
+    assert expected in [line.partition(",")[2] for line in done.stdout.splitlines()]
+
+
+def on_a_terminal(*arguments: str, **environment: str) -> str:
+    """What the command prints when stdout is a terminal of 80 columns."""
+    main, other = pty.openpty()
+    env = ENVIRONMENT | {"TERM": "xterm-256color", "COLUMNS": "80"} | environment
+    process = subprocess.Popen([sys.executable, "-m", "lora_profiler", *arguments], stdout=other, stderr=other, env=env)
+    os.close(other)
+    out = b""
+    while True:
+        try:
+            chunk = os.read(main, 65536)
+        except OSError:  # Linux's way to say that the other end is closed
+            break
+        if not chunk:
+            break
+        out += chunk
+    assert process.wait() == 0
+    os.close(main)
+    return out.decode()
+
+
+def test_a_terminal_gets_colour_unless_it_is_unwanted() -> None:
+    colour = re.compile(r"\x1b\[[0-9;]*3[0-9][;m]")
+    assert colour.search(on_a_terminal("gpt2", "-s", "64"))
+    plain = on_a_terminal("gpt2", "-s", "64", NO_COLOR="1")
+    assert not colour.search(plain)
+    assert "\x1b" not in on_a_terminal("gpt2", "-s", "64", TERM="dumb")
+    narrow = on_a_terminal("gpt2", "-s", "64", "--per-layer", NO_COLOR="1", TERM="dumb")
+    assert max(len(line.rstrip("\r")) for line in narrow.split("\n")) <= 80
+    assert "…" not in narrow
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m lora_profiler models | head -1", shell=True, capture_output=True, text=True, env=ENVIRONMENT
+    )
+    assert done.stdout.startswith("model ")
+    assert done.stderr == ""

@@ -1,0 +1,53 @@
+"""Everything that the README shows is what happens."""
+
+import doctest
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from readme import README, ROOT, Transcript, run, sessions, setup_commands, transcripts
+
+TEXT = README.read_text("utf-8")
+
+
+@pytest.mark.parametrize("transcript", transcripts(TEXT), ids=lambda t: t.command)
+def test_transcript(transcript: Transcript) -> None:
+    output, code = run(transcript.command)
+    assert output == transcript.output, "after a wanted change: python tests/readme.py --update"
+    assert code == transcript.code
+
+
+@pytest.mark.parametrize("session", sessions(TEXT), ids=range(len(sessions(TEXT))))
+def test_python_session(session: str) -> None:
+    parser, runner = doctest.DocTestParser(), doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    test = parser.get_doctest(session, {}, "README.md", "README.md", 0)
+    assert test.examples
+    assert runner.run(test).failed == 0
+
+
+def test_there_are_exactly_two_setup_commands_and_they_come_first() -> None:
+    first, second = setup_commands(TEXT)
+    assert "lora-profile meta-llama/Llama-3.1-8B" in first
+    assert "pytest" in second
+    assert TEXT.index("```sh") < TEXT.index("```console")
+
+
+def test_every_command_and_option_group_is_shown() -> None:
+    commands = [t.command for t in transcripts(TEXT)]
+    for needed in ("lora-profile predict --help", "lora-profile --help", "--per-layer", "--explain", "--gpu", "lora-profile models",
+                   "lora-profile gpus"):  # fmt: skip
+        assert any(needed in command for command in commands), needed
+
+
+def test_the_map_names_every_module_of_the_package() -> None:
+    for path in sorted((ROOT / "lora_profiler").iterdir()):
+        if path.name.startswith("_") or path.name == "py.typed":
+            continue
+        name = f"{path.name}/" if path.is_dir() else path.name
+        assert f"`{name}`" in TEXT, f"the map of the code does not name {name}"
+
+
+def test_the_changelog_has_this_version() -> None:
+    project = tomllib.loads(Path(ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
