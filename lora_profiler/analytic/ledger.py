@@ -74,7 +74,7 @@ class Rules:
     """What decides between saving rules: device, kernel, dtypes, dropout, and the few sizes at which a rule flips.
 
     `rest_dtype` is the dtype of what is not quantised, and so of the residual stream; `head` the output layer, which never
-    is. `input_grads`: checkpointing makes the embeddings' output require grad. `window_filled` are the layers whose sliding
+    is. `autocast`: matrix products and attention run in bfloat16 whatever their inputs are. `input_grads`: checkpointing makes the embeddings' output require grad. `window_filled` are the layers whose sliding
     window the sequence fills, which therefore get an explicit mask.
     """
 
@@ -85,6 +85,7 @@ class Rules:
     lora_dropout: float
     quantized: bool
     rest_dtype: str
+    autocast: bool
     head: str
     batch_is_one: bool
     seq_is_one: bool
@@ -98,7 +99,8 @@ class Ledger:
 
     `modules` and `adapters` are keyed by the names that the forward pass uses (relative to the layer inside a layer).
     `trainable` are the modules whose own weights receive gradients. `leaf`: see `inputs`;
-    `scalars`: see `scale`.
+    `scalars`: see `scale`. `cached` are autocast's bfloat16 copies of trained weights, by the weight's own storage; they live
+    until autocast is left at the end of forward.
     """
 
     rules: Rules
@@ -110,6 +112,7 @@ class Ledger:
     scope: str = ""
     leaf: Tensor | None = None
     scalars: int = 0
+    cached: dict[Storage, Tensor] = field(default_factory=dict)
 
     # -- tensors ---------------------------------------------------------------------------------------------------------
 
@@ -288,12 +291,18 @@ class Ledger:
         A 4-bit weight is unpacked for each of its gradients: 2 or 4 bytes an element for the time of the product.
         """
         rows = x.elements // in_features
-        out = self.fresh(rows * out_features, x.dtype, x.requires_grad or weight.requires_grad)
+        packed = self.scope in self.modules and self.is_quantized(self.scope)
+        size = 0
+        if weight.storage.role == "parameter" and weight.requires_grad:
+            size = sum(w.numel for w in self.modules[self.scope].weights) * ITEMSIZE[weight.dtype]
+        if packed:
+            dtype, unpacked = x.dtype, weight.bytes
+        else:
+            x, weight, unpacked = self.lowered(x), self.lowered_weight(weight), ZERO
+            dtype = x.dtype
+        out = self.fresh(rows * out_features, dtype, x.requires_grad or weight.requires_grad)
         saved = [t for t, other in ((x, weight), (weight, x)) if other.requires_grad]
         flops = rows * (2 * in_features * out_features)
-        parameters = self.modules[self.scope] if weight.storage.role == "parameter" and weight.requires_grad else None
-        size = sum(w.numel for w in parameters.weights) * ITEMSIZE[weight.dtype] if parameters else 0
-        unpacked = self.scope in self.modules and self.is_quantized(self.scope)
         self.record(
             (x, weight),
             (out,),
@@ -301,9 +310,21 @@ class Ledger:
             forward_flops=flops,
             backward_flops=flops * (x.requires_grad + weight.requires_grad),
             gradients=constant(size),
-            workspace=weight.bytes if unpacked else ZERO,
+            workspace=unpacked,
         )
         return out
+
+    def lowered(self, x: Tensor) -> Tensor:
+        """x as autocast hands it to a product: a bfloat16 copy per call, unless it is bfloat16 already."""
+        return self.cast(x, "bfloat16") if self.rules.autocast else x
+
+    def lowered_weight(self, weight: Tensor) -> Tensor:
+        """A weight as autocast hands it to a product. The copy of one that trains is made once and cached."""
+        if not self.rules.autocast or weight.dtype == "bfloat16":
+            return weight
+        if not weight.requires_grad or weight.storage.role != "parameter":
+            return self.fresh(weight.elements, "bfloat16", weight.requires_grad)
+        return self.cached.setdefault(weight.storage, self.fresh(weight.elements, "bfloat16", True))
 
     def _low_rank(self, x: Tensor, y: Tensor, adapter: Adapter) -> Tensor:
         """y + scaling * B A dropout(x), in the adapter's dtype, cast back: PEFT `lora/layer.py`, `Linear.forward`."""
@@ -316,9 +337,14 @@ class Ledger:
 
     def _trained(self, x: Tensor, rows: Polynomial, in_size: Polynomial, out_size: Polynomial) -> Tensor:
         """x times a trained matrix of (out_size, in_size), which is how A and B act: keeps x."""
+        dtype = self.rules.adapter_dtype
+        size = in_size * out_size
+        weight = self.lowered_weight(Tensor(size, dtype, True, Storage(ZERO, "parameter")))
+        x = self.lowered(x)
         out = self.fresh(rows * out_size, x.dtype, True)
-        flops = rows * in_size * out_size * 2
-        self.record((x,), (out,), (x,), flops, flops * (1 + x.requires_grad), in_size * out_size * ITEMSIZE[x.dtype])
+        flops = rows * size * 2
+        self.record((x, weight), (out,), (x, weight) if x.requires_grad else (x,), flops, flops * (1 + x.requires_grad),
+                    size * ITEMSIZE[dtype])  # fmt: skip
         return out
 
     def matmul(self, x: Tensor, y: Tensor, elements: Polynomial, depth: Polynomial) -> Tensor:
@@ -366,6 +392,7 @@ class Ledger:
         self, x: Tensor, weight: Tensor, rows: Polynomial, in_features: int, out_features: int, offsets: Tensor
     ) -> Tensor:
         """One matrix product per expert over the rows routed to it: keeps x, W and the group offsets as a product does."""
+        x = self.cast(x, weight.dtype)
         out = self.fresh(rows * out_features, x.dtype, x.requires_grad or weight.requires_grad)
         saved = [t for t, other in ((x, weight), (weight, x)) if other.requires_grad]
         flops = rows * (2 * in_features * out_features)
@@ -393,8 +420,13 @@ class Ledger:
     # -- norms, embeddings -----------------------------------------------------------------------------------------------
 
     def layer_norm(self, x: Tensor, name: str, rows: Polynomial = TOKENS) -> Tensor:
-        """nn.LayerNorm: keeps x, mean and 1/std; the statistics are float32 on CUDA and x's dtype on CPU."""
+        """nn.LayerNorm: keeps x, mean and 1/std; the statistics are float32 on CUDA and x's dtype on CPU.
+
+        Autocast runs it in float32 on CUDA, and leaves it alone on CPU.
+        """
         self.scope = name
+        if self.rules.autocast and self.rules.device != "cpu":
+            x = self.cast(x, "float32")
         trains = name in self.trainable and bool(self.modules[name].weights) if name in self.modules else False
         out = self.fresh(x.elements, x.dtype, x.requires_grad or trains)
         statistics = self.fresh(rows * 2, x.dtype if self.rules.device == "cpu" else "float32", False)

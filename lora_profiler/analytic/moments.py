@@ -44,7 +44,7 @@ def candidate(base: Breakdown, **more: Polynomial) -> Candidate:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activations:
     """What autograd keeps at the end of forward, by part. `labels` are counted in `loss`; `held` and `scalars` live on without
-    being saved, `masks` only until the forward pass is over.
+    being saved, `masks` and autocast's `cached` weights only until the forward pass is over.
 
     `layers` holds (bytes, count) per distinct layer: the layer's own saved set, or its input under checkpointing.
     """
@@ -59,6 +59,7 @@ class Activations:
     held: Polynomial
     scalars: Polynomial
     masks: Polynomial
+    cached: Polynomial
 
     @property
     def saved(self) -> Polynomial:
@@ -105,6 +106,7 @@ def activations(
         held=held,
         scalars=_host_scalars(forward, setup),
         masks=mask(used | set(family.masks(config))),
+        cached=_cached(forward, setup.checkpointing),
     )
 
 
@@ -140,7 +142,7 @@ def moments(
     last_hidden = ZERO if hidden_is_saved else forward.hidden.bytes
     padded = ZERO if batch_is_one else B * (S + 1) * 8
     end_of_forward = candidate(
-        running, activations=stored + last_hidden, logits_and_loss=kept.loss + logits.bytes + copy + padded + 4
+        running, activations=stored + last_hidden + kept.cached, logits_and_loss=kept.loss + logits.bytes + copy + padded + 4
     )
     loss_backward = candidate(running, activations=stored, logits_and_loss=kept.loss - kept.labels + logits.elements * 8 + 4)
 
@@ -179,6 +181,13 @@ def persistent_only(state: Persistent, workload: Workload) -> Moments:
     step = base | {"gradients": state.gradient_bytes, "inputs": TOKENS * 8}
     temporaries = step_temporary_candidates(state, workload.setup)
     return {"setup": (candidate(base),), "optimizer_step": tuple(candidate(step, temporaries=t) for t in temporaries)}
+
+
+def _cached(forward: ForwardPass, checkpointing: bool) -> Polynomial:
+    """Autocast's copies of trained weights that nothing saves, or that checkpointing dropped from what is saved."""
+    runs = [(forward.embed, 1, False), (forward.head, 1, False)]
+    runs += [(layer.run, len(layer.indices), checkpointing) for layer in forward.layers]
+    return total(s.bytes * n for run, n, dropped in runs for s in run.cached if dropped or s not in run.saved)
 
 
 def mask_bytes(windows: set[int | None], *, setup: TrainSetup, dtype: str, kernel: str) -> Polynomial:
@@ -228,7 +237,7 @@ def _inside_layers(
     for layer in forward.layers:
         run, newest, oldest = layer.run, layer.indices[-1], layer.indices[0]
         if not checkpointing:
-            ahead += found(layer, newest, run.forward_candidates, run.input.bytes + kept.masks)
+            ahead += found(layer, newest, run.forward_candidates, run.input.bytes + kept.masks + kept.cached)
         checkpoint = run.input.bytes if checkpointing and run.input.storage not in run.saved else ZERO
         for index, where in ((newest, last), (oldest, first)):
             extra = {"gradients": made(above=index), "logits_and_loss": constant(4)}

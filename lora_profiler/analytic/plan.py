@@ -165,6 +165,7 @@ def _rules(workload: Workload, family: Family, kernel: str) -> Rules:
         lora_dropout=setup.lora.lora_dropout if setup.lora else 0.0,
         quantized=setup.quantization is not None,
         rest_dtype=rest_dtype(setup),
+        autocast=setup.precision == "amp",
         head=family.head_name,
         batch_is_one=setup.batch_size == 1,
         seq_is_one=setup.seq_len == 1,

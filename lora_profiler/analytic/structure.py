@@ -20,7 +20,7 @@ from lora_profiler.model_spec import ModelSpec, Module, Stack
 class Run:
     """What one part of the model (embeddings, a distinct layer, norm and head) did to the ledger.
 
-    `promotes`: see `liveness.forward_bytes`; `scalars`: see `Ledger.scale`.
+    `promotes`: see `liveness.forward_bytes`; `scalars`: see `Ledger.scale`; `cached`: see `Ledger`.
     """
 
     nodes: list[Node]
@@ -29,6 +29,7 @@ class Run:
     output: Tensor
     promotes: bool
     scalars: int
+    cached: tuple[Storage, ...]
 
     @property
     def saved_bytes(self) -> Polynomial:
@@ -111,7 +112,7 @@ def forward_pass(
     op = Ledger(rules, root, outside, trainable)
     ids = Tensor(TOKENS, "int64", False, Storage(TOKENS * 8))
     x = family.embed(op, ids, config)
-    embed, leaf = Run(op.nodes, op.saved, ids, x, promotes, op.scalars), op.leaf
+    embed, leaf = Run(op.nodes, op.saved, ids, x, promotes, op.scalars, _copies(op)), op.leaf
 
     runs: dict[object, LayerRun] = {}
     for index, kind in enumerate(stack.order):
@@ -124,7 +125,7 @@ def forward_pass(
             op = Ledger(rules, modules, mine, trains[kind])
             start = Tensor(x.elements, x.dtype, x.requires_grad, Storage(x.bytes))
             end = family.layer(op, start, config, index)
-            layer = runs[key] = LayerRun(Run(op.nodes, op.saved, start, end, promotes, op.scalars))
+            layer = runs[key] = LayerRun(Run(op.nodes, op.saved, start, end, promotes, op.scalars, _copies(op)))
         layer.indices.append(index)
         x = layer.run.output
 
@@ -132,10 +133,14 @@ def forward_pass(
     start = Tensor(x.elements, x.dtype, x.requires_grad, Storage(x.bytes))
     hidden = family.norm(op, start, config)
     logits = family.head(op, hidden, config)
-    head = Run(op.nodes, op.saved, start, logits, promotes, op.scalars)
+    head = Run(op.nodes, op.saved, start, logits, promotes, op.scalars, _copies(op))
     return ForwardPass(
         embed=embed, leaf=leaf, layers=tuple(runs.values()), head=head, hidden=hidden, logits=logits, num_layers=len(stack.order)
     )
+
+
+def _copies(op: Ledger) -> tuple[Storage, ...]:
+    return tuple(copy.storage for copy in op.cached.values())
 
 
 def _adapters_by_layer(

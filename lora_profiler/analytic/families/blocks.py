@@ -61,7 +61,7 @@ def rotary(
 ) -> Tensor:
     """x cos + rotate_half(x) sin over the first `rotary_dim` of each head's features; cos and sin are (1, s, rotary_dim).
 
-    `dtype` of the tables is the residual stream's unless given. Families that allow a partial rotation concatenate the
+    The tables have the residual stream's dtype; a family that makes them in another `dtype` converts the result back. Families that allow a partial rotation concatenate the
     rest even where there is none.
     """
     x = op.view(x, merged=False)
@@ -74,7 +74,7 @@ def rotary(
     out = op.add(op.multiply(part, cos), op.multiply(turned, sin))
     if rotary_dim < head_dim or always_concatenates:
         out = op.concatenate(out, part, elements=x.elements)
-    return op.cast(out, x.dtype)
+    return op.cast(out, x.dtype) if dtype else out
 
 
 def repeat(op: Ledger, x: Tensor, heads: Heads) -> Tensor:
@@ -110,6 +110,7 @@ def attention(
         return _math(op, q, k, v, heads, dropout)
     if masked or kernel in ("efficient", "cudnn"):
         k, v = repeat(op, k, heads), repeat(op, v, heads)
+    q, k, v = (op.lowered(t) for t in (q, k, v))
     out = op.fresh(q.elements, q.dtype, q.requires_grad or k.requires_grad or v.requires_grad)
     rows = B * S32 if kernel == "efficient" or (masked and kernel != "cpu") else TOKENS
     kept = [q, k, v, out, op.fresh(rows * heads.query, "float32", False)]
@@ -128,21 +129,23 @@ def _eager(
 ) -> Tensor:
     """Attention written out in Python: scores (b, heads, s, s), softmax, product with v."""
     k, v = repeat(op, k, heads), repeat(op, v, heads)
-    scores = op.scale(op.matmul(q, k, TOKENS * S * heads.query, constant(heads.dim)))
+    scores = op.scale(op.matmul(op.lowered(q), op.lowered(k), TOKENS * S * heads.query, constant(heads.dim)))
     if softcap:
         scores = op.scale(op.activation(op.scale(scores), keeps_output=True))
-    weights = op.softmax(op.shift(scores), "float32" if upcast else q.dtype)
+    scores = op.shift(op.cast(scores, op.rules.rest_dtype))  # the mask has the residual stream's dtype
+    weights = op.softmax(scores, "float32" if upcast else scores.dtype)
     weights = op.dropout(op.cast(weights, q.dtype), dropout)
-    return _joined(op, op.matmul(weights, v, q.elements, S))
+    return _joined(op, op.matmul(op.lowered(weights), op.lowered(v), q.elements, S))
 
 
 def _math(op: Ledger, q: Tensor, k: Tensor, v: Tensor, heads: Heads, dropout: float) -> Tensor:
     """SDPA without a fused kernel (`_scaled_dot_product_attention_math`): in float32, scale split over q and k."""
-    wide = [op.cast(t, "float32") for t in (q, k, v)]
+    dtype = op.lowered(q).dtype
+    wide = [op.cast(op.lowered(t), "float32") for t in (q, k, v)]
     wide[1:] = [op.copy(t, heads.groups) if heads.groups > 1 else t for t in wide[1:]]
     scores = op.matmul(op.scale(wide[0]), op.scale(wide[1]), TOKENS * S * heads.query, constant(heads.dim))
     weights = op.dropout(op.softmax(scores, "float32"), dropout)
-    return _joined(op, op.cast(op.matmul(weights, wide[2], q.elements, S), q.dtype))
+    return _joined(op, op.cast(op.matmul(weights, wide[2], q.elements, S), dtype))
 
 
 def _joined(op: Ledger, x: Tensor) -> Tensor:

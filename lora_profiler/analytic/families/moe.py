@@ -11,8 +11,11 @@ from lora_profiler.analytic.ledger import Ledger, Tensor
 from lora_profiler.analytic.polynomial import TOKENS, Polynomial, constant
 
 
-def route(op: Ledger, x: Tensor, experts: int, chosen: Polynomial, *, renormalises: bool, dtype: str) -> Tensor:
-    """Routing weights of the chosen experts: softmax in float32, top k, divided by their sum where the model does so."""
+def route(op: Ledger, x: Tensor, experts: int, chosen: Polynomial, *, renormalises: bool, narrows: bool) -> Tensor:
+    """Routing weights of the chosen experts: softmax in float32, top k, divided by their sum where the model does so.
+
+    `narrows`: converted to the router logits' dtype at the end.
+    """
     op.scope = "mlp.gate"
     hidden = op.modules["mlp.gate"].weight("weight").shape[1]
     logits = op.product(x, op.parameter("mlp.gate", "weight"), hidden, experts)
@@ -21,7 +24,7 @@ def route(op: Ledger, x: Tensor, experts: int, chosen: Polynomial, *, renormalis
     weights = op.select(probabilities, chosen, indices)
     if renormalises:
         weights = op.normalize(weights, TOKENS)
-    return op.cast(weights, dtype)
+    return op.cast(weights, logits.dtype) if narrows else weights
 
 
 def run_experts(op: Ledger, x: Tensor, weights: Tensor, c: Config, chosen: Polynomial, experts: int) -> Tensor:
@@ -53,7 +56,7 @@ def moe_layer(op: Ledger, x: Tensor, c: Config, layer: int, *, qwen: bool) -> Te
     experts = op.modules["mlp.experts"].weight("gate_up_proj").shape[0]
     chosen = TOKENS * c["num_experts_per_tok"]
     renormalises = c["norm_topk_prob"] if qwen else True
-    weights = route(op, hidden, experts, chosen, renormalises=renormalises, dtype=x.dtype if qwen else "float32")
+    weights = route(op, hidden, experts, chosen, renormalises=renormalises, narrows=qwen)
     return residual(op, x, run_experts(op, hidden, weights, c, chosen, experts))
 
 
