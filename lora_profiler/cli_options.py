@@ -42,7 +42,7 @@ _SETUP_OPTIONS = [
     click.option("--alpha", type=float, help="LoRA's scale; costs nothing. [default: 2 x rank]"),
     click.option("--dropout", type=float, default=0.0, help="Dropout on the adapters' inputs. [default: 0]"),
     click.option(
-        "--targets", default="all-linear", metavar="all-linear|default|attention|NAME,...|re:PATTERN", show_default="all-linear",
+        "--targets", default="all-linear", metavar="all-linear|default|attention|NAME,...|re:PATTERN", show_default=True,
         help="Layers to adapt: every linear layer, PEFT's default for the model, the attention projections, names matched by "
         "suffix, or a pattern matched in full.",
     ),

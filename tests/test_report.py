@@ -259,3 +259,13 @@ def test_number_ranges_of_layers() -> None:
     assert _range_name([f"m.{i}.a" for i in range(0, 12, 2)]) == "m.0..10.a"
     assert _range_name(["m.0.e.0.w", "m.0.e.1.w", "m.1.e.0.w", "m.1.e.1.w"]) == "m.0-1.e.0-1.w"
     assert _range_name(["lm_head"]) == "lm_head"
+
+
+def test_explained_forward_is_linear_layers_adapters_and_attention() -> None:
+    """What the linear layers and adapters leave is 4 B S^2 H D per layer: scores and values."""
+    from lora_profiler.report.explain import _linear_flops
+
+    for answer in ask("meta-llama/Llama-3.1-8B"):
+        p = answer.prediction
+        assert p.flops is not None
+        assert p.flops.forward - sum(_linear_flops(p)) == 4 * 512**2 * 32 * 128 * 32

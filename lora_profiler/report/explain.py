@@ -206,7 +206,7 @@ def _compute(prediction: Prediction) -> Iterator[Line]:
     if adapters:
         forward += f" + adapters 2 x tokens x R x (in + out) = {flops_text(adapters)}"
     if rest > 0:
-        forward += f" + attention and the rest {flops_text(rest)}"
+        forward += f" + attention{' and experts' if _has_experts(prediction) else ''} {flops_text(rest)}"
     yield "forward", flops_text(flops.forward), forward if rest >= 0 else "2 x multiply-adds of every operation"
     yield "backward", flops_text(flops.backward), _backward_words(setup) + f", {flops.backward / flops.forward:.2f} x forward"
     if flops.recompute:
@@ -219,6 +219,11 @@ def _compute(prediction: Prediction) -> Iterator[Line]:
     yield "per token", flops_text(flops.per_token), per_token
 
 
+def _has_experts(prediction: Prediction) -> bool:
+    """Whether layers of the model hold matrices that only some tokens pass."""
+    return any(len(w.shape) == 3 for _, module in prediction.workload.model.modules() for w in module.weights)
+
+
 def _backward_words(setup: TrainSetup) -> str:
     if setup.lora is None:
         return "each matrix twice: for its input's gradient and for its own"
@@ -226,8 +231,9 @@ def _backward_words(setup: TrainSetup) -> str:
 
 
 def _linear_flops(prediction: Prediction) -> tuple[int, int]:
-    """Forward FLOPs of dense linear layers, and of their adapters: exact for models whose every linear sees every token."""
-    setup = prediction.workload.setup
-    tokens = setup.batch_size * setup.seq_len
+    """Forward FLOPs of the linear layers, which every token passes, and of their adapters; packed experts are not among them."""
+    tokens = prediction.workload.setup.batch_size * prediction.workload.setup.seq_len
+    linear = [cost for cost in prediction.layers if cost.in_features is not None]
     weights = sum(m.weight("weight").numel for _, m in prediction.workload.model.modules() if m.is_linear)
-    return 2 * tokens * weights, 2 * tokens * prediction.parameters.adapter
+    adapted = [c for c in linear if prediction.workload.setup.lora and c.num_trainable_parameters != c.num_parameters]
+    return 2 * tokens * weights, 2 * tokens * sum(c.num_trainable_parameters for c in adapted)
