@@ -1,7 +1,8 @@
 """Which attention kernel a workload runs: what is asked for, or what torch takes for device, dtype, heads and mask."""
 
-from lora_profiler.analytic.families import FAMILIES
+from lora_profiler.analytic.families import family_of
 from lora_profiler.analytic.families.blocks import heads_of
+from lora_profiler.analytic.persistent import rest_dtype
 from lora_profiler.workload import Workload
 
 FLASH_MAX_HEAD_DIM = 256
@@ -15,9 +16,10 @@ def resolve_kernel(workload: Workload) -> str:
     math. A mask (a filled sliding window) is decided layer by layer. transformers runs Gemma 2 eager whatever is asked.
     """
     setup, model = workload.setup, workload.model
-    if model.model_type not in FAMILIES:
+    if family_of(model) is None:
         return setup.attention
     heads = heads_of(model.config)
+    dtype = "bfloat16" if setup.precision == "amp" else rest_dtype(setup)
     if setup.attention == "eager" or model.model_type == "gemma2":
         return "eager"
     if setup.device == "cpu":
@@ -26,7 +28,7 @@ def resolve_kernel(workload: Workload) -> str:
         return setup.attention
     if setup.device == "mps":
         return "math"
-    if setup.dtype != "float32" and heads.dim <= FLASH_MAX_HEAD_DIM:
+    if dtype != "float32" and heads.dim <= FLASH_MAX_HEAD_DIM:
         return "flash"
     grouped = heads.groups > 1 and heads.dim <= FLASH_MAX_HEAD_DIM
     return "math" if grouped else "efficient"

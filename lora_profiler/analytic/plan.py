@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from lora_profiler.adapters import Adapter, adapters, saved_modules
 from lora_profiler.analytic.attention import resolve_kernel
-from lora_profiler.analytic.families import FAMILIES, Family
+from lora_profiler.analytic.families import Family, family_of
 from lora_profiler.analytic.ledger import Rules
+from lora_profiler.analytic.liveness import undominated
 from lora_profiler.analytic.moments import Activations, Candidate, Moments, activations, moments, persistent_only
 from lora_profiler.analytic.persistent import Persistent, adapter_dtype, persistent, rest_dtype
 from lora_profiler.analytic.polynomial import Exponents, Polynomial, total
@@ -38,12 +39,14 @@ class Compiled:
 
     monomials: tuple[Exponents, ...]
     rows: tuple[tuple[tuple[int, int], ...], ...]
+    polynomials: tuple[Polynomial, ...]
 
     @classmethod
     def of(cls, polynomials: Sequence[Polynomial]) -> "Compiled":
         monomials = sorted({e for p in polynomials for e in p.nonzero()})
         index = {e: i for i, e in enumerate(monomials)}
-        return cls(tuple(monomials), tuple(tuple((index[e], c) for e, c in p.nonzero().items()) for p in polynomials))
+        rows = tuple(tuple((index[e], c) for e, c in p.nonzero().items()) for p in polynomials)
+        return cls(tuple(monomials), rows, tuple(polynomials))
 
     def evaluate(self, at: Values) -> list[int]:
         b, s, r = at
@@ -56,6 +59,7 @@ class Compiled:
 class Plan:
     """Everything about a workload that does not depend on batch, sequence and rank.
 
+    `totals` are the candidates of all moments in `order`, `peaks` those of them that can be the largest of all.
     `forward`, `kept` and the FLOPs are None where the ledger does not know the family.
     """
 
@@ -73,6 +77,7 @@ class Plan:
     recompute_flops: Polynomial
     order: tuple[tuple[MomentName, int], ...]
     totals: Compiled
+    peaks: Compiled
     counts: Compiled
 
     def candidate(self, moment: MomentName, number: int) -> Candidate:
@@ -86,7 +91,7 @@ def plan_for(workload: Workload) -> Plan:
     """
     setup, model = workload.setup, workload.model
     lora = setup.lora
-    windows = _windows(model)
+    windows = windows_of(model)
     key = (
         model.id,
         model.fingerprint,
@@ -111,9 +116,9 @@ _MAX_PLANS = 1024
 
 
 @lru_cache(maxsize=256)
-def _windows(model: ModelSpec) -> tuple[int, ...]:
+def windows_of(model: ModelSpec) -> tuple[int, ...]:
     """The distinct sliding windows of the model's layers, in tokens."""
-    family = FAMILIES.get(model.model_type)
+    family = family_of(model)
     if family is None:
         return ()
     found = {family.window(model.config, i) for i in range(model.num_layers)}
@@ -122,7 +127,7 @@ def _windows(model: ModelSpec) -> tuple[int, ...]:
 
 def _build(workload: Workload) -> Plan:
     setup, model = workload.setup, workload.model
-    family = FAMILIES.get(model.model_type)
+    family = family_of(model)
     head = family.head_name if family else "lm_head"
     found = adapters(model, setup.lora) if setup.lora else ()
     copies = saved_modules(model, setup.lora) if setup.lora else ()
@@ -148,7 +153,7 @@ def _build(workload: Workload) -> Plan:
     return Plan(
         workload=replace(workload), family=family, kernel=kernel, adapters=found, copies=copies, state=state, forward=forward,
         kept=kept, moments=live, forward_flops=flops[0], backward_flops=flops[1], recompute_flops=flops[2], order=order,
-        totals=Compiled.of(totals), counts=Compiled.of(counts),
+        totals=Compiled.of(totals), peaks=Compiled.of(undominated(totals)), counts=Compiled.of(counts),
     )  # fmt: skip
 
 

@@ -65,6 +65,21 @@ class Polynomial:
             c >= 0 or e in other.terms for e, c in mine.items()
         )
 
+    def shifted(self, batch: int, seq: int, rank: int) -> "Polynomial":
+        """The same value in other symbols: b, s, r counted from the given sizes up, t from s up.
+
+        What is zero or more from those sizes on has no negative symbol left, so `dominates` decides for that range.
+        """
+        result = Polynomial({})
+        symbols = (B + batch, S + seq, R + rank, S + seq + S32)
+        for exponents, coefficient in self.nonzero().items():
+            term = constant(coefficient)
+            for symbol, power in zip(symbols, exponents, strict=True):
+                for _ in range(power):
+                    term = term * symbol
+            result = result + term
+        return result
+
     def __str__(self) -> str:
         """'4096*b*s + 512*s + 8', highest powers first; 's32' is s rounded up to 32."""
         names = ("b", "s", "r", "s32")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 
+from lora_profiler.analytic.families import unmodelled
 from lora_profiler.analytic.layers import layer_costs
 from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, Values, plan_for
 from lora_profiler.prediction import CATEGORIES, Category, Exactness, FlopCount, Moment, MomentName, ParameterCount, Prediction
@@ -25,7 +26,7 @@ def peak_bytes(workload: Workload) -> int:
     Raises what `predict` raises.
     """
     plan = plan_for(workload)
-    return max(plan.totals.evaluate(values(workload)))
+    return max(plan.peaks.evaluate(values(workload)))
 
 
 def predict(workload: Workload) -> Prediction:
@@ -91,7 +92,7 @@ def _moments(plan: Plan, totals: list[int], at: Values) -> tuple[Moment, ...]:
 
 def _exactness(plan: Plan, totals: list[int]) -> Exactness:
     """Exact if an exact moment holds the peak even when the moments inside layers are as much larger as they ever were."""
-    if plan.forward is None or not _is_plain(plan.workload):
+    if plan.forward is None or _doubts(plan):
         return "estimate"
     best = {moment: size for moment, (size, _) in _largest(plan, totals).items()}
     exact = max(size for moment, size in best.items() if moment in EXACT_MOMENTS)
@@ -99,9 +100,14 @@ def _exactness(plan: Plan, totals: list[int]) -> Exactness:
     return "exact" if inside * (1 + LAYER_ERROR) <= exact else "estimate"
 
 
-def _is_plain(workload: Workload) -> bool:
-    """Settings for which the rules were checked against real steps to the byte."""
-    return workload.setup.precision == "pure"
+def _doubts(plan: Plan) -> list[str]:
+    """What is set that the ledger does not follow to the byte, a sentence each."""
+    found = [f"The config's {name} is not modelled." for name in unmodelled(plan.workload.model)]
+    if any(a.kind == "Embedding" for a in plan.adapters):
+        found.append("Activations of LoRA on an embedding are not modelled.")
+    if plan.workload.setup.device in ("mps", "xpu"):
+        found.append(f"The rules of {plan.workload.setup.device} are those of CUDA, unchecked.")
+    return found
 
 
 def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
@@ -118,8 +124,8 @@ def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
     if setup.device == "cuda":
         found.append("CUDA rules are taken from torch's source and meta kernels; they await a check on a GPU.")
     if setup.precision == "amp":
-        found.append("Autocast is approximated by its casts of inputs and weights.")
-    return tuple(found)
+        found.append("Autocast to bfloat16 covers the forward pass alone; logits are not converted to float32 afterwards.")
+    return (*found, *_doubts(plan))
 
 
 def category_totals(moment: Moment) -> Mapping[Category, int]:

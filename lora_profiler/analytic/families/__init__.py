@@ -2,6 +2,7 @@
 
 from lora_profiler.analytic.families import gemma, gpt2, gpt_neox, llama, moe, opt, phi3
 from lora_profiler.analytic.families.family import Family
+from lora_profiler.model_spec import ModelSpec
 
 FAMILIES: dict[str, Family] = {
     "llama": llama.LLAMA,
@@ -20,4 +21,25 @@ FAMILIES: dict[str, Family] = {
     "qwen3_moe": moe.QWEN3_MOE,
 }
 
-__all__ = ["FAMILIES", "Family"]
+_BODIES = ("ForCausalLM", "LMHeadModel", "Model")
+"""Endings of the classes that a family's program describes: the causal language model, or its bare body trained as one."""
+
+
+def family_of(model: ModelSpec) -> Family | None:
+    """The program that runs `model`, None if there is none: another type, another head, cross-attention."""
+    if not model.architecture.endswith(_BODIES) or model.config.get("add_cross_attention"):
+        return None
+    return FAMILIES.get(model.model_type)
+
+
+def unmodelled(model: ModelSpec) -> tuple[str, ...]:
+    """Options of the config, switched on, that change activations in a way that no program follows."""
+    config = model.config
+    return tuple(name for name in _UNMODELLED if config.get(name))
+
+
+_UNMODELLED = (
+    "layerdrop", "router_jitter_noise", "output_router_logits", "use_bidirectional_attention", "reorder_and_upcast_attn",
+)  # fmt: skip
+
+__all__ = ["FAMILIES", "Family", "family_of", "unmodelled"]

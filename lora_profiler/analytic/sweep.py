@@ -1,0 +1,162 @@
+"""Peaks of millions of (batch, sequence, rank) at once: the same polynomials as `predict`, over NumPy arrays."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from lora_profiler.analytic.liveness import undominated
+from lora_profiler.analytic.plan import plan_for, windows_of
+from lora_profiler.analytic.polynomial import Exponents, Polynomial
+from lora_profiler.errors import UsageError
+from lora_profiler.workload import MAX_SIZE, Workload
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+
+_BLOCK = 1 << 13
+"""Points worked on at a time: what they need fits the processor's cache."""
+
+_EXACT_FLOAT = 2**53
+"""Below this every whole number is a float64, and float64 arithmetic on whole numbers is exact; processors do it faster."""
+
+
+def sweep(
+    workload: Workload, *, batch_size: "ArrayLike | None" = None, seq_len: "ArrayLike | None" = None, rank: "ArrayLike | None" = None
+) -> "NDArray[np.int64]":
+    """Steady-state peak bytes, `predict(...).peak.total_bytes`, for every combination of the given sizes.
+
+    The arrays broadcast against each other as NumPy does: shapes (n, 1, 1), (m, 1), (k,) give an (n, m, k) table, equal
+    shapes go point by point. What is left out stays as `workload` has it. Needs NumPy, and nothing else.
+
+    Raises UsageError for sizes that are not whole numbers from 1 up, a rank without an adapter, or a peak beyond 2^63 bytes.
+    """
+    import numpy as np
+
+    setup = workload.setup
+    if rank is not None and setup.lora is None:
+        raise UsageError("full fine-tuning has no rank to sweep over; leave it out, or set lora.")
+    own = setup.lora.r if setup.lora else 1
+    arrays = [
+        _sizes(np, name, value, default)
+        for name, value, default in (
+            ("batch_size", batch_size, setup.batch_size), ("seq_len", seq_len, setup.seq_len), ("rank", rank, own),
+        )
+    ]  # fmt: skip
+    try:
+        shape = np.broadcast_shapes(*(a.shape for a in arrays))
+    except ValueError as error:
+        raise UsageError(f"sizes do not fit together: shapes {', '.join(str(a.shape) for a in arrays)}.") from error
+    result = np.empty(shape, np.int64)
+    if result.size:
+        plans = _Plans(np, workload, *(int(edge(a)) for a in arrays for edge in (np.min, np.max)))
+        arrays = [a.astype(plans.dtype).reshape((1,) * (result.ndim - a.ndim) + a.shape) for a in arrays]
+        _fill(plans, result, arrays)
+    return result
+
+
+def _sizes(np: Any, name: str, value: "ArrayLike | None", default: int) -> "NDArray[np.int64]":
+    array = np.asarray(default if value is None else value)
+    if array.dtype.kind not in "iu" or (array.size and (array.min() < 1 or array.max() > MAX_SIZE)):
+        raise UsageError(f"{name} must hold whole numbers from 1 to {MAX_SIZE}.")
+    result: NDArray[np.int64] = array.astype(np.int64)
+    return result
+
+
+class _Plans:
+    """The plans that answer for a range of sizes, as matrices: one row per possible peak, one column per monomial."""
+
+    def __init__(self, np: Any, workload: Workload, b0: int, b1: int, s0: int, s1: int, r0: int, r1: int) -> None:
+        self.np, self.workload = np, workload
+        self.low, self.high = (b0, s0, r0), (b1, s1, r1)
+        starts = [1, 2, *(w for w in windows_of(workload.model) if w > 2)]
+        spans = zip(starts, [*starts[1:], MAX_SIZE + 1], strict=True)
+        self.spans = [(first, after) for first, after in spans if first <= s1 and after > s0]
+        """Lengths [first, after) for which the same rules hold: one token, a window not yet filled, a filled one."""
+        self.rank_is_fact = workload.setup.optimizer == "adamw_8bit" and workload.setup.lora is not None
+        self._matrices: dict[tuple[int, int, int], tuple[list[Exponents], Any]] = {}
+        samples = {min(b0, 2), min(b1, 2)}
+        largest = max(
+            p.evaluate(b1, s1, r1) for b in samples for s, _ in self.spans for p in self._polynomials((b, s, r1))
+        )
+        if largest >= 2**63:
+            raise UsageError("these sizes need more than 2^63 bytes; lower the largest.")
+        self.dtype = "float64" if largest < _EXACT_FLOAT else "int64"
+
+    def _polynomials(self, key: tuple[int, int, int]) -> list[Polynomial]:
+        """What can be the peak from the smallest sizes on, where the facts of `key` hold."""
+        batch, first, rank = key
+        setup = self.workload.setup
+        lora = replace(setup.lora, r=rank) if setup.lora and self.rank_is_fact else setup.lora
+        plan = plan_for(replace(self.workload, setup=replace(setup, batch_size=batch, seq_len=first, lora=lora)))
+        corner = max(self.low[0], batch), max(self.low[1], first), self.low[2]
+        shifted = {p.shifted(*corner): p for p in plan.peaks.polynomials}
+        return [shifted[p] for p in undominated(shifted)]
+
+    def matrix(self, key: tuple[int, int, int]) -> tuple[list[Exponents], Any]:
+        """`key`: batch (1, or 2 for any other), first length of a span, rank where that is a fact (else any)."""
+        found = self._matrices.get(key)
+        if found is None:
+            polynomials = self._polynomials(key)
+            monomials = sorted({e for p in polynomials for e in p.nonzero()})
+            rows = [[p.terms.get(e, 0) for e in monomials] for p in polynomials]
+            found = self._matrices[key] = monomials, self.np.array(rows, self.dtype)
+        return found
+
+
+def _fill(plans: _Plans, result: Any, arrays: list[Any]) -> None:
+    """Cuts the table along its longest axis until a piece fits the cache, and answers that."""
+    if result.size > _BLOCK:
+        axis = max(range(result.ndim), key=lambda i: int(result.shape[i]))
+        half = result.shape[axis] // 2
+        for part in (slice(0, half), slice(half, None)):
+            index = (slice(None),) * axis + (part,)
+            _fill(plans, result[index], [a[index] if a.shape[axis] > 1 else a for a in arrays])
+        return
+    for where, key in _facts(plans, *arrays):
+        if where.all():
+            result[...] = _largest(plans, key, arrays, result.shape)
+        elif where.shape == result.shape and result.ndim == 1:
+            chosen = [a[where] if a.size > 1 else a for a in arrays]
+            result[where] = _largest(plans, key, chosen, (int(where.sum()),))
+        else:
+            plans.np.copyto(result, _largest(plans, key, arrays, result.shape), where=where, casting="unsafe")
+
+
+def _facts(plans: _Plans, b: Any, s: Any, r: Any) -> Iterator[tuple[Any, tuple[int, int, int]]]:
+    """(points, facts that hold there) of one block."""
+    ranks = [(int(value), r == value) for value in plans.np.unique(r)] if plans.rank_is_fact else [(plans.high[2], True)]
+    batches = [(batch, where) for batch, where in ((1, b == 1), (2, b > 1)) if where.any()]
+    spans = [(first, where) for first, after in plans.spans if (where := (s >= first) & (s < after)).any()]
+    for batch, in_batch in batches:
+        for first, in_span in spans:
+            for rank, in_rank in ranks:
+                yield in_batch & in_span & in_rank, (batch, first, rank)
+
+
+def _largest(plans: _Plans, key: tuple[int, int, int], arrays: list[Any], shape: tuple[int, ...]) -> Any:
+    """The largest candidate at every point of one block, as a matrix product over monomials.
+
+    Candidates only grow with the sizes, so one whose value at the block's largest sizes is below another's value at the
+    smallest cannot be the peak anywhere in it.
+    """
+    np, (monomials, coefficients) = plans.np, plans.matrix(key)
+    least, most = (coefficients @ _values(np, monomials, [edge(a) for a in arrays], ()) for edge in (np.min, np.max))
+    coefficients = coefficients[most >= least.max()]
+    used = coefficients.any(axis=0)
+    values = _values(np, [e for e, keep in zip(monomials, used, strict=True) if keep], arrays, shape)
+    return (coefficients[:, used] @ values.reshape(len(values), -1)).max(axis=0).reshape(shape)
+
+
+def _values(np: Any, monomials: list[Exponents], sizes: list[Any], shape: tuple[int, ...]) -> Any:
+    """Each monomial at every point: (monomials, *shape). Broadcasting keeps what varies along one axis a small array."""
+    b, s, r = sizes
+    padded = np.ceil(s / 32) * 32 if any(e[3] for e in monomials) else s
+    values = np.empty((len(monomials), *shape), np.result_type(b, s, r))
+    for i, exponents in enumerate(monomials):
+        term: Any = 1
+        for base, power in zip((b, s, r, padded), exponents, strict=True):
+            for _ in range(power):
+                term = term * base
+        values[i] = term
+    return values
