@@ -144,13 +144,14 @@ class Workload:
 def setup_dict(setup: TrainSetup) -> dict[str, Any]:
     """The setup as JSON spells it: `method` and LoRA's fields beside the rest, absent ones null."""
     lora, quantization = setup.lora, setup.quantization
+    targets = lora.target_modules if lora else None
     rest = {k: v for k, v in asdict(setup).items() if k not in ("lora", "quantization")}
     return {
         "method": setup.method,
         "rank": lora.r if lora else None,
         "alpha": lora.alpha if lora else None,
         "dropout": lora.lora_dropout if lora else None,
-        "targets": list(lora.target_modules) if lora and isinstance(lora.target_modules, tuple) else lora.target_modules if lora else None,
+        "targets": list(targets) if isinstance(targets, tuple) else targets,
         "layers_to_transform": list(lora.layers_to_transform) if lora else None,
         "modules_to_save": list(lora.modules_to_save) if lora else None,
         "use_rslora": lora.use_rslora if lora else None,

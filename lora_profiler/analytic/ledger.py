@@ -74,8 +74,9 @@ class Rules:
     """What decides between saving rules: device, kernel, dtypes, dropout, and the few sizes at which a rule flips.
 
     `rest_dtype` is the dtype of what is not quantised, and so of the residual stream; `head` the output layer, which never
-    is. `autocast`: matrix products and attention run in bfloat16 whatever their inputs are. `input_grads`: checkpointing makes the embeddings' output require grad. `window_filled` are the layers whose sliding
-    window the sequence fills, which therefore get an explicit mask.
+    is. `autocast`: matrix products and attention run in bfloat16 whatever their inputs are. `input_grads`: checkpointing
+    makes the embeddings' output require grad. `window_filled` are the layers whose sliding window the sequence fills, which
+    therefore get an explicit mask.
     """
 
     device: str
@@ -448,4 +449,3 @@ class Ledger:
         out = self.fresh(ids.elements * features, weight.dtype, weight.requires_grad)
         self.record((weight,), (out,), (ids,), gradients=weight.bytes if weight.requires_grad else ZERO)
         return out
-

@@ -19,9 +19,7 @@ class _Gradient:
     users: int
 
 
-def forward_bytes(
-    nodes: Sequence[Node], start: Tensor, output: Tensor, *, stop: int, promotes: bool
-) -> tuple[Polynomial, ...]:
+def forward_bytes(nodes: Sequence[Node], start: Tensor, output: Tensor, *, stop: int, promotes: bool) -> tuple[Polynomial, ...]:
     """Largest live bytes while the first `stop` of `nodes` run forward with autograd on, the storage of `start` left out.
 
     `promotes`: an op on two dtypes first copies the narrower operand, as torch's CPU kernels do.

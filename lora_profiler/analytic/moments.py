@@ -71,9 +71,7 @@ class Activations:
         return total(size * len(layer.indices) for layer, size in self.layers)
 
 
-def activations(
-    forward: ForwardPass, family: Family, workload: Workload, kernel: str, batch_is_one: bool
-) -> Activations:
+def activations(forward: ForwardPass, family: Family, workload: Workload, kernel: str, batch_is_one: bool) -> Activations:
     setup, config = workload.setup, workload.model.config
     vocab = forward.logits.elements
     labels = (S + 1) * 8 if batch_is_one else TOKENS * 8
@@ -91,9 +89,7 @@ def activations(
             held = held + mask(used)
         if forward.leaf is not None and forward.leaf.storage is not forward.embed.output.storage:
             held = held + forward.leaf.bytes
-    layers = tuple(
-        (layer, layer.run.input.bytes if setup.checkpointing else layer.run.saved_bytes) for layer in forward.layers
-    )
+    layers = tuple((layer, layer.run.input.bytes if setup.checkpointing else layer.run.saved_bytes) for layer in forward.layers)
     trains_ids = any(s.bytes == TOKENS * 8 and s is forward.embed.input.storage for s in forward.embed.saved)
     return Activations(
         embed=forward.embed.saved_bytes,

@@ -4,7 +4,7 @@ Some facts flip a rule instead of scaling it (one sample, one token, a sequence 
 of them is a plan of its own. `plan_for` keeps the plans of this process.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -149,11 +149,11 @@ def _build(workload: Workload) -> Plan:
     totals = [live[m][i].total for m, i in order]
     states = live["setup"][0].bytes["optimizer_states"]
     saved = kept.saved if kept else zero
-    counts = [saved, *flops, state.adapter_parameters, state.trainable_parameters, state.adapter_bytes, state.gradient_bytes, states]
+    numbers = [state.adapter_parameters, state.trainable_parameters, state.adapter_bytes, state.gradient_bytes]
     return Plan(
         workload=replace(workload), family=family, kernel=kernel, adapters=found, copies=copies, state=state, forward=forward,
         kept=kept, moments=live, forward_flops=flops[0], backward_flops=flops[1], recompute_flops=flops[2], order=order,
-        totals=Compiled.of(totals), peaks=Compiled.of(undominated(totals)), counts=Compiled.of(counts),
+        totals=Compiled.of(totals), peaks=Compiled.of(undominated(totals)), counts=Compiled.of([saved, *flops, *numbers, states]),
     )  # fmt: skip
 
 
@@ -186,5 +186,3 @@ def _flops(forward: ForwardPass, setup: TrainSetup) -> tuple[Polynomial, Polynom
     back = total(node.backward_flops * n for run, n in runs for node in run.nodes)
     again = total(x.run.recompute_flops * len(x.indices) for x in forward.layers) if setup.checkpointing else Polynomial({})
     return ahead, back, again
-
-

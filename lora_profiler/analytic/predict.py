@@ -6,13 +6,22 @@ from functools import partial
 from lora_profiler.analytic.families import unmodelled
 from lora_profiler.analytic.layers import layer_costs
 from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, Values, plan_for
-from lora_profiler.prediction import CATEGORIES, Category, Exactness, FlopCount, Moment, MomentName, ParameterCount, Prediction
+from lora_profiler.prediction import (
+    CATEGORIES,
+    Category,
+    Exactness,
+    FlopCount,
+    Moment,
+    MomentName,
+    ParameterCount,
+    Prediction,
+)
 from lora_profiler.workload import Workload
 
 LAYER_ERROR = 0.16
 """Largest relative error seen of a peak that falls inside a layer: `benchmarks/results/peaks.md`, which checks it."""
 
-_NO_STATES_YET = frozenset({"last_layer_forward", "end_of_forward", "loss_backward", "last_layer_backward", "first_layer_backward"})
+_STATES_FROM_STEP_2 = frozenset(MOMENTS) - {"optimizer_step"}
 
 
 def values(workload: Workload) -> Values:
@@ -85,7 +94,7 @@ def _moments(plan: Plan, totals: list[int], at: Values) -> tuple[Moment, ...]:
         polynomials = plan.candidate(moment, number).bytes
         found: dict[Category, int] = {c: polynomials[c].evaluate(*at) for c in CATEGORIES if c in polynomials}
         steady.append(Moment(moment=moment, step="steady", bytes=found))
-        fresh = found | {"optimizer_states": 0} if moment in _NO_STATES_YET or moment == "setup" else found
+        fresh = found | {"optimizer_states": 0} if moment in _STATES_FROM_STEP_2 else found
         first.append(Moment(moment=moment, step=1, bytes=fresh))
     return (*first, *steady)
 

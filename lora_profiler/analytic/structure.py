@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from lora_profiler.adapters import Adapter
-from lora_profiler.analytic.liveness import backward_bytes, forward_bytes
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.ledger import Ledger, Node, Rules, Storage, Tensor
+from lora_profiler.analytic.liveness import backward_bytes, forward_bytes
 from lora_profiler.analytic.polynomial import TOKENS, Polynomial, total
 from lora_profiler.model_spec import ModelSpec, Module, Stack
 
@@ -79,7 +79,8 @@ class LayerRun:
 class ForwardPass:
     """The whole forward pass: embeddings, distinct layers in order of first occurrence, norm and head up to the logits.
 
-    `leaf` is the embeddings' output where checkpointing makes it require grad although nothing before it trains. `hidden` is the last hidden state, which the model's output object keeps alive until the loss is known.
+    `leaf` is the embeddings' output where checkpointing makes it require grad although nothing before it trains. `hidden` is
+    the last hidden state, which the model's output object keeps alive until the loss is known.
     """
 
     embed: Run

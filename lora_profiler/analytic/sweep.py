@@ -22,7 +22,11 @@ _EXACT_FLOAT = 2**53
 
 
 def sweep(
-    workload: Workload, *, batch_size: "ArrayLike | None" = None, seq_len: "ArrayLike | None" = None, rank: "ArrayLike | None" = None
+    workload: Workload,
+    *,
+    batch_size: "ArrayLike | None" = None,
+    seq_len: "ArrayLike | None" = None,
+    rank: "ArrayLike | None" = None,
 ) -> "NDArray[np.int64]":
     """Steady-state peak bytes, `predict(...).peak.total_bytes`, for every combination of the given sizes.
 
@@ -76,9 +80,7 @@ class _Plans:
         self.rank_is_fact = workload.setup.optimizer == "adamw_8bit" and workload.setup.lora is not None
         self._matrices: dict[tuple[int, int, int], tuple[list[Exponents], Any]] = {}
         samples = {min(b0, 2), min(b1, 2)}
-        largest = max(
-            p.evaluate(b1, s1, r1) for b in samples for s, _ in self.spans for p in self._polynomials((b, s, r1))
-        )
+        largest = max(p.evaluate(b1, s1, r1) for b in samples for s, _ in self.spans for p in self._polynomials((b, s, r1)))
         if largest >= 2**63:
             raise UsageError("these sizes need more than 2^63 bytes; lower the largest.")
         self.dtype = "float64" if largest < _EXACT_FLOAT else "int64"
@@ -131,21 +133,29 @@ def _facts(plans: _Plans, b: Any, s: Any, r: Any) -> Iterator[tuple[Any, tuple[i
     for batch, in_batch in batches:
         for first, in_span in spans:
             for rank, in_rank in ranks:
-                yield in_batch & in_span & in_rank, (batch, first, rank)
+                where = in_batch & in_span & in_rank
+                if where.any():
+                    yield where, (batch, first, rank)
 
 
 def _largest(plans: _Plans, key: tuple[int, int, int], arrays: list[Any], shape: tuple[int, ...]) -> Any:
-    """The largest candidate at every point of one block, as a matrix product over monomials.
+    """The largest candidate at every point of one block.
 
     Candidates only grow with the sizes, so one whose value at the block's largest sizes is below another's value at the
     smallest cannot be the peak anywhere in it.
     """
     np, (monomials, coefficients) = plans.np, plans.matrix(key)
     least, most = (coefficients @ _values(np, monomials, [edge(a) for a in arrays], ()) for edge in (np.min, np.max))
-    coefficients = coefficients[most >= least.max()]
-    used = coefficients.any(axis=0)
-    values = _values(np, [e for e, keep in zip(monomials, used, strict=True) if keep], arrays, shape)
-    return (coefficients[:, used] @ values.reshape(len(values), -1)).max(axis=0).reshape(shape)
+    values = _values(np, monomials, arrays, shape)
+    result, term = np.zeros(shape, plans.dtype), np.empty(shape, plans.dtype)
+    for row in coefficients[most >= least.max()]:
+        size = np.zeros(shape, plans.dtype)
+        for coefficient, value in zip(row, values, strict=True):
+            if coefficient:
+                np.multiply(value, coefficient, out=term)
+                size += term
+        np.maximum(result, size, out=result)
+    return result
 
 
 def _values(np: Any, monomials: list[Exponents], sizes: list[Any], shape: tuple[int, ...]) -> Any:

@@ -61,8 +61,8 @@ def rotary(
 ) -> Tensor:
     """x cos + rotate_half(x) sin over the first `rotary_dim` of each head's features; cos and sin are (1, s, rotary_dim).
 
-    The tables have the residual stream's dtype; a family that makes them in another `dtype` converts the result back. Families that allow a partial rotation concatenate the
-    rest even where there is none.
+    The tables have the residual stream's dtype; a family that makes them in another `dtype` converts the result back.
+    Families that allow a partial rotation concatenate the rest even where there is none (`always_concatenates`).
     """
     x = op.view(x, merged=False)
     cos, sin = (op.shared(f"{tables}.{t}", S * rotary_dim, dtype or op.rules.rest_dtype) for t in ("cos", "sin"))
@@ -124,9 +124,7 @@ def attention(
     return op.copy(out) if q.merged and not op.rules.seq_is_one else op.view(out)
 
 
-def _eager(
-    op: Ledger, q: Tensor, k: Tensor, v: Tensor, heads: Heads, dropout: float, upcast: bool, softcap: bool
-) -> Tensor:
+def _eager(op: Ledger, q: Tensor, k: Tensor, v: Tensor, heads: Heads, dropout: float, upcast: bool, softcap: bool) -> Tensor:
     """Attention written out in Python: scores (b, heads, s, s), softmax, product with v."""
     k, v = repeat(op, k, heads), repeat(op, v, heads)
     scores = op.scale(op.matmul(op.lowered(q), op.lowered(k), TOKENS * S * heads.query, constant(heads.dim)))
