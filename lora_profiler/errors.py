@@ -1,7 +1,7 @@
 """Every error that a user can cause or meet, with the exit code that `lora-profile` answers it with."""
 
+from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Iterable
 
 
 class LoraProfilerError(Exception):

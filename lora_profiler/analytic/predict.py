@@ -8,6 +8,7 @@ from lora_profiler.analytic.layers import layer_costs
 from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, Values, plan_for
 from lora_profiler.prediction import (
     CATEGORIES,
+    MOMENTS,
     Category,
     Exactness,
     FlopCount,
