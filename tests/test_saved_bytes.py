@@ -1,0 +1,280 @@
+"""What autograd keeps: equal to `saved_tensors_hooks` on real models to the byte, and to formulas worked out by hand.
+
+The whole grid is run by `benchmarks/saved_bytes.py`; here are 200 of its cases, drawn by a fixed seed.
+"""
+
+import re
+from collections import defaultdict
+from dataclasses import replace
+
+import pytest
+
+import cases
+import oracle
+import test_oracle
+from lora_profiler.analytic import predict
+from lora_profiler.catalog import find_model, model_from_config
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+
+QV = ("q_proj", "v_proj")
+RESIDUAL_DROPOUT = ("gpt2-varied", "opt_no_bias-varied")
+"""Their dropouts are booked with the projection before them."""
+LAYER = re.compile(r".+?\.(?:layers|h)\.\d+")
+IN_LAYER = re.compile(rf"({LAYER.pattern})(?:\.([^.]+))?")
+
+
+def saved(model: ModelSpec, **fields) -> int:
+    found = predict(Workload(model=model, setup=TrainSetup(**fields))).saved_activation_bytes
+    assert found is not None
+    return found
+
+
+# --- against real models ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", cases.sample(200, seed=20), ids=str)
+def test_equal_to_autograd(case):
+    storages = oracle.saved_by_storage(oracle.build(cases.CONFIGS[case.config], case.setup), case.setup)
+    prediction = predict(cases.workload(case))
+    assert prediction.saved_activation_bytes == sum(s.bytes for s in storages)
+    assert prediction.saved_activation_bytes == sum(row.saved_activation_bytes for row in prediction.layers)
+    if case.setup.batch_size > 1:  # with one sample a rotary table has the shape of a single head
+        ours = {row.name: row.saved_activation_bytes for row in prediction.layers if row.saved_activation_bytes}
+        real = real_by_module(storages, {row.name for row in prediction.layers}, case)
+        depth = 1 if case.config in RESIDUAL_DROPOUT else 2
+        assert by_part(ours, depth) == by_part(real, depth)
+
+
+def real_by_module(storages: list[oracle.Saved], names: set[str], case: cases.Case) -> dict[str, int]:
+    """Bytes by the predictor's name of a module: PEFT's wrappers removed, functions without weights given to their parent."""
+    result: dict[str, int] = defaultdict(int)
+    for storage in storages:
+        name = storage.module.removeprefix("base_model.model").removeprefix(".")
+        name = "rotary_emb" if is_shared(storage, case) else re.sub(r"\.(base_layer|lora_\w+)\b.*$", "", name)
+        while name and name not in names and not LAYER.fullmatch(name):
+            name = name.rpartition(".")[0]
+        result[name or "loss"] += storage.bytes
+    return result
+
+
+def is_shared(storage: oracle.Saved, case: cases.Case) -> bool:
+    """Rotary tables, and the mask that GPT-2 hands to its checkpointed layers: the only ones without a batch dimension or
+    with one for heads."""
+    size, seq = case.setup.batch_size, case.setup.seq_len
+    mask = case.setup.checkpointing and storage.shape == (size, 1, seq, seq)
+    return mask or (len(storage.shape) > 2 and storage.shape[0] == 1 and seq in storage.shape)
+
+
+def by_part(sizes: dict[str, int], depth: int) -> dict[str, int]:
+    """Summed over the layers (depth 1) or their parts (2: norms, attention, MLP); what lies outside them with the loss."""
+    result: dict[str, int] = defaultdict(int)
+    for name, size in sizes.items():
+        layer = IN_LAYER.match(name)
+        place = ".".join(filter(None, layer.groups()[:depth])) if layer else name if name == "rotary_emb" else "outside"
+        result[place] += size
+    return result
+
+
+@pytest.mark.parametrize("method", ["full", "all", "dropout"])
+@pytest.mark.parametrize("name", [n for n in cases.CONFIGS if n not in RESIDUAL_DROPOUT])
+def test_every_module_keeps_what_autograd_keeps_there(name, method):
+    """Module by module, but for Gemma 2's cap of the logits, which is booked with the head and runs in no module."""
+    lora = cases.methods(cases.family(name))[method]
+    case = cases.Case(name, method, TrainSetup(lora=lora, batch_size=2, seq_len=24, device="cpu"))
+    prediction = predict(cases.workload(case))
+    names = {row.name for row in prediction.layers}
+    real = real_by_module(oracle.saved_by_storage(oracle.build(cases.CONFIGS[name], case.setup), case.setup), names, case)
+    ours = {row.name: row.saved_activation_bytes for row in prediction.layers if row.saved_activation_bytes}
+    if cases.family(name) == "gemma2":
+        for sizes in (ours, real):
+            sizes["loss"] += sizes.pop("lm_head", 0)
+    assert ours == real
+
+
+def test_the_grid_is_large_and_covers_every_family():
+    assert len(cases.grid()) >= 1000
+    assert len(set(map(str, cases.grid()))) == len(cases.grid())
+    assert {cases.family(c.config) for c in cases.sample(200, seed=20)} == {c["model_type"] for c in cases.CONFIGS.values()}
+
+
+# --- toy numbers that others took from the same versions -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", test_oracle.SAVED)
+def test_toy_models(family):
+    model = cases.spec_of(family)
+    few = LoraConfig(r=4, target_modules=cases.FEW.get(family, QV))
+    every = cases.methods(family)["all"]
+    toy = {"batch_size": 2, "seq_len": 24, "device": "cpu"}
+    assert (
+        saved(model, **toy),
+        saved(model, **toy, lora=few),
+        saved(model, **toy, lora=every),
+        saved(model, **toy, checkpointing=True),
+        saved(model, **toy, lora=every, checkpointing=True),
+        saved(model, **toy, attention="eager"),
+        saved(model, **toy, dtype="float32"),
+        saved(model, **toy | {"batch_size": 1, "seq_len": 17}),
+    ) == test_oracle.SAVED[family]
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [("llama", (324_556, 277_900, 464_524, 52_612, 43_012)), ("gpt2", (421_708, 358_540, 531_340, 43_780, 38_596))],
+)
+def test_toy_models_by_the_rules_of_cuda(family, expected):
+    """Flash adds 24 bytes of random state a layer; LayerNorm's statistics are float32."""
+    few, every = LoraConfig(r=4, target_modules=cases.FEW.get(family, QV)), LoraConfig(r=4)
+    setups = ({}, {"lora": few}, {"lora": every}, {"checkpointing": True}, {"lora": every, "checkpointing": True})
+    found = tuple(saved(cases.spec_of(family), batch_size=2, seq_len=24, **fields) for fields in setups)
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("rank", "batch", "seq", "dtype", "expected"),
+    [(33, 4, 40, "bfloat16", 1_589_124), (33, 4, 40, "float32", 1_549_444), (1, 2, 63, "bfloat16", 1_026_652)],
+)
+def test_rank_and_size(rank, batch, seq, dtype, expected):
+    changes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8, "head_dim": 8, "intermediate_size": 96}
+    model = model_from_config(cases.CONFIGS["llama"] | changes | {"vocab_size": 333}, id="wide", source="test")
+    assert saved(model, batch_size=batch, seq_len=seq, dtype=dtype, lora=LoraConfig(r=rank), device="cpu") == expected
+
+
+# --- published sizes ----------------------------------------------------------------------------------------------------
+
+
+def changed(name: str, **fields) -> ModelSpec:
+    """A bundled model with other config fields."""
+    model = find_model(name)
+    return replace(model, config={**model.config, **fields}, fingerprint=f"{model.fingerprint}-{sorted(fields.items())}")
+
+
+NO_DROPOUT = {"attention_dropout": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
+PUBLISHED = [
+    (
+        "HuggingFaceTB/SmolLM2-135M",
+        {},
+        (1, 256),
+        (240_663_564, 216_870_924, 337_293_324, 59_771_916, 360_951_820),
+    ),
+    ("Qwen/Qwen2.5-0.5B", {}, (2, 96), (382_627_588, 337_012_228, 494_200_324, 125_634_820, 581_518_852)),
+    ("gpt2", NO_DROPOUT, (2, 128), (184_548_356, 165_080_068, 222_292_996, 56_578_052, 316_689_412)),
+]
+
+
+@pytest.mark.parametrize(("name", "fields", "size", "expected"), PUBLISHED, ids=[row[0] for row in PUBLISHED])
+def test_published_sizes(name, fields, size, expected):
+    """Full; q and v; all linears; all with checkpointing; all on a float32 model. Taken from real models on the CPU."""
+    model, every = changed(name, **fields), LoraConfig(r=16)
+    few = LoraConfig(r=16, target_modules=cases.FEW.get(model.model_type, QV))
+    common = {"batch_size": size[0], "seq_len": size[1], "device": "cpu"}
+    assert (
+        saved(model, **common),
+        saved(model, **common, lora=few),
+        saved(model, **common, lora=every),
+        saved(model, **common, lora=every, checkpointing=True),
+        saved(model, **common, lora=every, dtype="float32"),
+    ) == expected
+
+
+# --- Llama-3-8B by hand -------------------------------------------------------------------------------------------------
+
+LLAMA3 = "meta-llama/Meta-Llama-3-8B"
+ALL, ALL16 = LoraConfig(r=16), LoraConfig(r=16, adapter_dtype="bfloat16")
+FLASH: dict[str, object] = {"device": "cuda"}
+EAGER: dict[str, object] = {"device": "cpu", "attention": "eager"}
+F32: dict[str, object] = {"device": "cpu", "dtype": "float32"}
+MASKED: dict[str, object] = {"device": "cpu"}
+
+# what trains; setup; bytes a token of a later layer, of layer 0 and of the head; in each also per r and per s
+HAND = {
+    "full": (None, FLASH, (200_840, 200_840, 545_804), 0, 0),
+    "q and v": (LoraConfig(target_modules=QV), FLASH, (172_168, 155_780, 529_420), 8, 0),
+    "all": (ALL, FLASH, (295_048, 278_660, 529_420), 28, 0),
+    "all, bf16 adapters": (ALL16, FLASH, (184_456, 168_068, 529_420), 14, 0),
+    "all, dropout": (replace(ALL, lora_dropout=0.05), FLASH, (333_960, 305_284, 529_420), 28, 0),
+    "all, bf16 adapters, dropout": (replace(ALL16, lora_dropout=0.05), FLASH, (256_136, 227_460, 529_420), 14, 0),
+    "full, masked": (None, MASKED, (213_128, 213_128, 545_804), 0, 2),
+    "all, masked": (ALL, MASKED, (307_336, 290_948, 529_420), 28, 2),
+    "full, eager": (None, EAGER, (213_000, 213_000, 545_804), 0, 192),
+    "all, eager": (ALL, EAGER, (299_016, 282_628, 529_420), 28, 192),
+    "full, float32": (None, F32, (368_776, 368_776, 562_188), 0, 0),
+    "all, float32": (ALL, F32, (336_008, 319_620, 529_420), 28, 0),
+}
+
+
+@pytest.mark.parametrize(("batch", "seq", "rank"), [(1, 2048, 16), (2, 1000, 16), (3, 4096, 64), (8, 129, 1), (1, 64, 8)])
+@pytest.mark.parametrize("row", HAND)
+def test_llama3_by_hand(row, batch, seq, rank):
+    """Rows with a mask are Mistral's: the same layers with a sliding window that the sequence fills."""
+    lora, fields, (later, first, head), per_rank, per_seq = HAND[row]
+    model = find_model(LLAMA3)
+    if fields is MASKED:
+        model = replace(changed(LLAMA3, sliding_window=64), model_type="mistral")
+    tokens, wide = batch * seq, fields.get("dtype") == "float32"
+    expected = tokens * (first + 31 * later + head + 32 * (per_rank * rank + per_seq * seq)) + 4
+    expected += (1024 if wide else 512) * seq
+    expected += 32 * 24 if fields is FLASH else 0
+    expected += 8 * tokens if lora is None else 0
+    expected += 8 if batch == 1 else 0
+    lora = replace(lora, r=rank) if lora else None
+    assert saved(model, batch_size=batch, seq_len=seq, lora=lora, **fields) == expected
+
+
+LLAMA3_TOTALS = [
+    ({}, 14_281_122_572),
+    ({"lora": LoraConfig(target_modules=QV)}, 12_343_329_548),
+    ({"lora": ALL}, 20_417_364_748),
+    ({"checkpointing": True}, 1_654_693_900),
+    ({"lora": ALL, "checkpointing": True}, 1_621_123_084),
+    ({"lora": LoraConfig(target_modules=QV), "checkpointing": True}, 1_621_123_084),
+]
+
+
+@pytest.mark.parametrize(("fields", "expected"), LLAMA3_TOTALS)
+def test_llama3_totals(fields, expected):
+    assert saved(find_model(LLAMA3), batch_size=1, seq_len=2048, **fields) == expected
+
+
+def test_lora_with_the_defaults_keeps_more_than_full_fine_tuning():
+    """2048 tokens of Llama-3-8B, GB: 14.28 full; 20.42, 13.15 (bfloat16 adapters), 12.34 (q and v), 22.94 (dropout)."""
+    loras = (None, ALL, ALL16, LoraConfig(target_modules=QV), replace(ALL, lora_dropout=0.05))
+    found = [saved(find_model(LLAMA3), batch_size=1, seq_len=2048, lora=lora) for lora in loras]
+    assert [round(size / 1e9, 2) for size in found] == [14.28, 20.42, 13.15, 12.34, 22.94]
+
+
+@pytest.mark.parametrize(("batch", "seq", "rank"), [(2, 512, 16), (4, 100, 8)])
+def test_gpt2_by_hand(batch, seq, rank):
+    """By the rules of CUDA: 24 bytes a layer of random state, float32 statistics of LayerNorm."""
+    model, tokens = changed("gpt2", **NO_DROPOUT), batch * seq
+    common = {"batch_size": batch, "seq_len": seq}
+    few = LoraConfig(r=rank, target_modules=("c_attn",))
+    end = 12 * 24 + 4
+    assert saved(model, **common) == tokens * (12 * 43_072 + 204_116) + end + 8 * tokens + 8 * seq
+    assert saved(model, **common, lora=few) == tokens * (11 * 36_928 + 35_384 + 12 * 4 * rank + 202_580) + end
+    every = tokens * (12 * (55_360 + 16 * rank) - 1544 + 202_580) + end
+    assert saved(model, **common, lora=replace(few, target_modules="all-linear")) == every
+
+
+@pytest.mark.parametrize(("batch", "seq", "rank"), [(2, 512, 16), (4, 100, 8)])
+def test_mixtral_by_hand(batch, seq, rank):
+    """Per layer 24 bytes of random state and 8 group offsets; the experts' part does not depend on the routing."""
+    model, tokens = find_model("mistralai/Mixtral-8x7B-v0.1"), batch * seq
+    common = {"batch_size": batch, "seq_len": seq}
+    vocabulary, norm = 4 * 32_000 + 8, 6 * 4096 + 4
+    full = tokens * (32 * 348_412 + norm + 2 * 4096 + vocabulary + 8) + 32 * 56 + 512 * seq + 4
+    assert saved(model, **common) == full
+    lora = LoraConfig(r=rank, target_modules=cases.ATTENTION)
+    first = 4 * 4096 + 4  # layer 0's norm keeps nothing: its input needs no gradient
+    adapted = tokens * (32 * (307_452 + 16 * rank) - first + norm - 2 * 4096 + vocabulary) + 32 * 56 + 512 * seq + 4
+    assert saved(model, **common, lora=lora) == adapted
+
+
+def test_expert_adapters_keep_merged_copies_of_the_weights():
+    """PEFT makes W + BA of every expert stack anew, and autograd keeps it: 2.82 GB a layer of Mixtral-8x7B."""
+    model = find_model("mistralai/Mixtral-8x7B-v0.1")
+    common = {"batch_size": 1, "seq_len": 8}
+    attention = saved(model, **common, lora=LoraConfig(target_modules=cases.ATTENTION))
+    merged = saved(model, **common, lora=LoraConfig()) - attention
+    assert merged == pytest.approx(32 * 8 * 3 * 4096 * 14336 * 2, rel=0.01)
