@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-_BLOCK = 1 << 13
+_BLOCK = 1 << 14
 """Points worked on at a time: what they need fits the processor's cache."""
 
 _EXACT_FLOAT = 2**53
@@ -141,28 +141,36 @@ def _facts(plans: _Plans, b: Any, s: Any, r: Any) -> Iterator[tuple[Any, tuple[i
 def _largest(plans: _Plans, key: tuple[int, int, int], arrays: list[Any], shape: tuple[int, ...]) -> Any:
     """The largest candidate at every point of one block.
 
-    Candidates only grow with the sizes, so one whose value at the block's largest sizes is below another's value at the
-    smallest cannot be the peak anywhere in it.
+    The candidate that leads at the largest sizes leaves behind all that it exceeds at every point of the block, whichever way
+    each difference of coefficients points. Over a table, all work before the rank comes in is on the smaller (batch,
+    sequence) face.
     """
     np, (monomials, coefficients) = plans.np, plans.matrix(key)
-    least, most = (coefficients @ _values(np, monomials, [edge(a) for a in arrays], ()) for edge in (np.min, np.max))
-    values = _values(np, monomials, arrays, shape)
-    result, term = np.zeros(shape, plans.dtype), np.empty(shape, plans.dtype)
-    for row in coefficients[most >= least.max()]:
-        size = np.zeros(shape, plans.dtype)
-        for coefficient, value in zip(row, values, strict=True):
+    least, most = (_values(np, monomials, [edge(a) for a in arrays], ()) for edge in (np.min, np.max))
+    leader = coefficients[(coefficients @ most).argmax()]
+    lead = leader - coefficients
+    behind = np.maximum(lead, 0) @ least + np.minimum(lead, 0) @ most >= 0
+    b, s, r = arrays
+    face = np.broadcast_shapes(b.shape, s.shape)
+    values = _values(np, [(i, j, 0, m) for i, j, _, m in monomials], [b, s, r], face)
+    result = None
+    for row in (leader, *coefficients[~behind]):
+        by_rank: dict[int, Any] = {}
+        for coefficient, value, (_, _, k, _) in zip(row, values, monomials, strict=True):
             if coefficient:
-                np.multiply(value, coefficient, out=term)
-                size += term
-        np.maximum(result, size, out=result)
-    return result
+                by_rank[k] = by_rank.get(k, 0) + coefficient * value
+        size: Any = 0
+        for power, term in by_rank.items():
+            size = size + term * r**power if power else size + term
+        result = size if result is None else np.maximum(result, size)
+    return np.broadcast_to(result, shape)
 
 
 def _values(np: Any, monomials: list[Exponents], sizes: list[Any], shape: tuple[int, ...]) -> Any:
-    """Each monomial at every point: (monomials, *shape). Broadcasting keeps what varies along one axis a small array."""
+    """Each monomial at every point: (monomials, *shape)."""
     b, s, r = sizes
     padded = np.ceil(s / 32) * 32 if any(e[3] for e in monomials) else s
-    values = np.empty((len(monomials), *shape), np.result_type(b, s, r))
+    values = np.empty((len(monomials), *shape), b.dtype)
     for i, exponents in enumerate(monomials):
         term: Any = 1
         for base, power in zip((b, s, r, padded), exponents, strict=True):
