@@ -1,7 +1,5 @@
 """The question: which model, trained how. Frozen, hashable, and refused with a clear message when it makes no sense."""
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
@@ -137,6 +135,9 @@ class Workload:
     @property
     def key(self) -> str:
         """A short name of this case that is the same on every machine: model id, method and a hash of everything."""
+        import hashlib
+        import json
+
         text = json.dumps([self.model.id, self.model.fingerprint, setup_dict(self.setup)], sort_keys=True)
         return f"{self.model.id.replace('/', '--')}-{self.setup.method}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 

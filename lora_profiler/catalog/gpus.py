@@ -8,10 +8,8 @@ from io import StringIO
 
 from lora_profiler.catalog.config import data_text
 from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.units import GIB, MIB, parse_bytes
 
-_CUSTOM = re.compile(r"custom:\s*(?P<size>\d+(?:\.\d+)?)\s*(?P<unit>[kmgt]i?b)", re.IGNORECASE)
-_UNITS = {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-_GIB = _UNITS["gib"]
 _NO_NAME = frozenset({
     "nvidia", "amd", "intel", "apple", "geforce", "radeon", "instinct", "tesla", "rtx", "rx", "generation", "edition", "per",
     "gpu",
@@ -56,7 +54,7 @@ class Gpu:
             return self.memory_bytes_usable
         if self.memory_gib_marketed is None:
             return None
-        return int(self.memory_gib_marketed * _GIB * (1 - self.lost_share))
+        return int(self.memory_gib_marketed * GIB * (1 - self.lost_share))
 
 
 @cache
@@ -99,7 +97,7 @@ def _lost_share(row: dict[str, str], rows: list[dict[str, str]]) -> float:
     """
     for same in (("architecture", "ecc_note"), ("architecture",), ("vendor",)):
         shares = [
-            1 - int(other["memory_bytes_usable"]) / (float(other["memory_gib_marketed"]) * _GIB)
+            1 - int(other["memory_bytes_usable"]) / (float(other["memory_gib_marketed"]) * GIB)
             for other in rows
             if other["memory_bytes_usable"] and other["memory_gib_marketed"] and all(other[k] == row[k] for k in same)
         ]
@@ -160,13 +158,13 @@ def _all_words(card: Gpu) -> set[str]:
 
 
 def _custom(name: str) -> Gpu:
-    size = _CUSTOM.fullmatch(name)
-    if size is None:
+    try:
+        memory = parse_bytes(name.partition(":")[2])
+    except UsageError:
+        memory = 0
+    if not MIB <= memory < 1 << 60:
         raise UsageError(f"{name!r} is no card size; write custom:24GiB, custom:24GB or custom:24576MiB.")
-    memory = int(float(size["size"]) * _UNITS[size["unit"].lower()])
-    if not 1 <= memory < 1 << 60:
-        raise UsageError(f"{name!r} is no size that a card has; write for example custom:24GiB.")
-    return Gpu(key=name, name=name, memory_gib_marketed=memory / _GIB, memory_bytes_usable=memory, source="given by the user")
+    return Gpu(key=name, name=name, memory_gib_marketed=memory / GIB, memory_bytes_usable=memory, source="given by the user")
 
 
 def _installed() -> str:
