@@ -18,6 +18,11 @@ class _Gradient:
     bytes: Polynomial
     users: int
 
+    def release(self) -> Polynomial:
+        """One user less; the bytes that this frees."""
+        self.users -= 1
+        return ZERO if self.users else self.bytes
+
 
 def forward_bytes(nodes: Sequence[Node], start: Tensor, output: Tensor, *, stop: int, promotes: bool) -> tuple[Polynomial, ...]:
     """Largest live bytes while the first `stop` of `nodes` run forward with autograd on, the storage of `start` left out.
@@ -77,32 +82,38 @@ def backward_bytes(nodes: Sequence[Node], output: Tensor) -> tuple[Polynomial, .
         if not arrived:
             continue
         made = ZERO
+        sums: list[tuple[Tensor, bool]] = []
         for tensor in node.inputs:
             if not tensor.requires_grad or tensor.storage.role == "parameter":
                 continue
-            if node.aliases and tensor.dtype == node.outputs[0].dtype and tensor not in pending:
+            passes_on = node.aliases and tensor.dtype == node.outputs[0].dtype
+            if tensor in pending:
+                sums.append((tensor, passes_on))
+            elif passes_on:
                 arrived[0].users += 1
                 pending[tensor] = arrived[0]
-                continue
-            known = pending.get(tensor)
-            if known is None:
+            else:
                 pending[tensor] = _Gradient(tensor.bytes, 1)
-                made = made + tensor.bytes
-            elif known.users > 1:
-                known.users -= 1
-                pending[tensor] = _Gradient(tensor.bytes, 1)
+            if not passes_on:
                 made = made + tensor.bytes
         live = live + made + node.gradients
         candidates.append(live + node.workspace)
-        for gradient in arrived:
-            gradient.users -= 1
-            if gradient.users == 0:
-                live = live - gradient.bytes
+
         for storage in node.saved:
             if storage in users:
                 users[storage] -= 1
                 if users[storage] == 0:
                     live = live - storage.bytes
+        for gradient in arrived:
+            live = live - gradient.release()
+        for tensor, passes_on in sums:
+            before = pending[tensor]
+            if before.users > 1:  # somebody else holds it, so the sum is a tensor of its own
+                live = live + tensor.bytes - before.release()
+                candidates.append(live)
+                pending[tensor] = _Gradient(tensor.bytes, 1)
+            if not passes_on:
+                live = live - tensor.bytes
     return undominated(candidates)
 
 
