@@ -117,6 +117,9 @@ class TrainSetup:
             raise UsageError("a 4-bit base cannot be trained in full; add a LoRA adapter (method qlora).")
         if self.optimizer in ("adamw_8bit", "adafactor") and self.optimizer_impl == "fused":
             raise UsageError(f"{self.optimizer} has no fused implementation; leave --optimizer-impl out.")
+        half = self.dtype != "float32" or self.precision == "amp"
+        if self.attention in ("flash", "cudnn") and self.device != "cpu" and not half:
+            raise UsageError(f"{self.attention} attention takes no float32; use a 16-bit dtype, amp, or attention efficient.")
 
     @property
     def method(self) -> Method:

@@ -54,7 +54,8 @@ class Node:
     """One autograd node. `gradients` are parameter-gradient bytes that its backward leaves behind, `workspace` what its
     backward allocates beside input gradients and frees again; `aliases` says that it hands its gradient on without a copy.
     `packs` (saves anything, parameters included) and `saves_output` matter to checkpointing, whose recompute stops as soon
-    as the last saved tensor exists: before the kernel that keeps its inputs, after the one that keeps its output."""
+    as the last saved tensor exists: before the kernel that keeps its inputs, after the one that keeps its output. `holds` are
+    tensors that a Python name keeps alive until then."""
 
     module: str
     inputs: tuple[Tensor, ...]
@@ -67,6 +68,7 @@ class Node:
     aliases: bool = False
     saves_output: bool = False
     packs: bool = False
+    holds: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +164,7 @@ class Ledger:
         workspace: Polynomial = ZERO,
         aliases: bool = False,
         saves_output: bool = False,
+        holds: tuple[Tensor, ...] = (),
     ) -> None:
         kept: list[Storage] = []
         requires_grad = outputs[0].requires_grad
@@ -183,6 +186,7 @@ class Ledger:
                 aliases,
                 saves_output,
                 requires_grad and bool(saved),
+                holds,
             )
         )
 
@@ -219,11 +223,14 @@ class Ledger:
         self.record((x,), (out,))
         return out
 
-    def add(self, x: Tensor, y: Tensor) -> Tensor:
-        """x + y in the wider dtype; both get the same gradient, converted where their dtype differs."""
+    def add(self, x: Tensor, y: Tensor, *, holds: tuple[Tensor, ...] = ()) -> Tensor:
+        """x + y in the wider dtype; both get the same gradient, converted where their dtype differs.
+
+        `holds`: what a Python name still keeps alive while this runs.
+        """
         dtype = x.dtype if ITEMSIZE[x.dtype] >= ITEMSIZE[y.dtype] else y.dtype
         out = self.fresh(x.elements, dtype, x.requires_grad or y.requires_grad, x.merged)
-        self.record((x, y), (out,), aliases=x.dtype == y.dtype)
+        self.record((x, y), (out,), aliases=x.dtype == y.dtype, holds=holds)
         return out
 
     def multiply(self, x: Tensor, y: Tensor, *, elements: Polynomial | None = None) -> Tensor:
@@ -331,10 +338,11 @@ class Ledger:
         """y + scaling * B A dropout(x), in the adapter's dtype, cast back: PEFT `lora/layer.py`, `Linear.forward`."""
         rules = self.rules
         rows, rank = x.elements // adapter.in_features, R
-        dropped = self.dropout(self.cast(x, rules.adapter_dtype), rules.lora_dropout)
+        cast = self.cast(x, rules.adapter_dtype)
+        dropped = self.dropout(cast, rules.lora_dropout)
         inner = self._trained(dropped, rows, constant(adapter.in_features), rank)
         delta = self.scale(self._trained(inner, rows, rank, constant(adapter.out_features)))
-        return self.cast(self.add(y, delta), y.dtype)
+        return self.cast(self.add(y, delta, holds=(cast,)), y.dtype)
 
     def _trained(self, x: Tensor, rows: Polynomial, in_size: Polynomial, out_size: Polynomial) -> Tensor:
         """x times a trained matrix of (out_size, in_size), which is how A and B act: keeps x."""

@@ -32,7 +32,7 @@ def forward_bytes(nodes: Sequence[Node], start: Tensor, output: Tensor, *, stop:
     last_use: dict[Storage, int] = {}
     kept: set[Storage] = {start.storage, output.storage}
     for i, node in enumerate(nodes):
-        last_use.update((t.storage, i) for t in (*node.inputs, *node.outputs))
+        last_use.update((t.storage, i) for t in (*node.inputs, *node.outputs, *node.holds))
         kept.update(node.saved)
     dying: dict[int, list[Storage]] = {}
     for storage, i in last_use.items():

@@ -127,10 +127,13 @@ def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
     if plan.forward is None:
         found.append(
             f"Activations of model type {workload.model.model_type} are not known to this engine: parameters, gradients and "
-            "optimizer states are exact, the peak is a lower bound."
+            "optimizer states are exact, the peak is a lower bound. One real step on a GPU tells the rest: "
+            "torch.cuda.max_memory_allocated()."
         )
         return tuple(found)
     found.append(f"No padding mask, equal lengths; attention kernel: {plan.kernel}.")
+    if plan.kernel == "math" and setup.attention == "auto" and setup.device == "cuda":
+        found.append("float32 with grouped heads is taken to fall to SDPA's math kernel, which keeps b x heads x s x s scores.")
     if setup.device == "cuda":
         found.append("CUDA rules are taken from torch's source and meta kernels; they await a check on a GPU.")
     if setup.precision == "amp":
