@@ -9,8 +9,8 @@ reuses in place, and copies that a kernel makes on its own can move a peak insid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lora_profiler.analytic.ledger import ITEMSIZE, Node, Storage, Tensor
 from lora_profiler.analytic.polynomial import ZERO, Polynomial, total
+from lora_profiler.analytic.tensors import ITEMSIZE, Node, Storage, Tensor
 
 
 @dataclass(slots=True, eq=False)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from lora_profiler.analytic.families import Family
-from lora_profiler.analytic.ledger import ITEMSIZE
 from lora_profiler.analytic.liveness import undominated
 from lora_profiler.analytic.optimizers import step_temporary_candidates, total_state_bytes
 from lora_profiler.analytic.persistent import Persistent
 from lora_profiler.analytic.polynomial import TOKENS, ZERO, B, Polynomial, S, constant, total
 from lora_profiler.analytic.structure import ForwardPass, LayerRun
+from lora_profiler.analytic.tensors import ITEMSIZE
 from lora_profiler.prediction import Category, MomentName
 from lora_profiler.workload import TrainSetup, Workload
 

@@ -55,10 +55,6 @@ class Persistent:
     def gradient_bytes(self) -> Polynomial:
         return total(tensor.bytes * count for tensor, count in self.trainable.items())
 
-    @property
-    def num_trainable_tensors(self) -> int:
-        return sum(self.trainable.values())
-
 
 def rest_dtype(setup: TrainSetup) -> str:
     """Dtype of everything that is not quantised: PEFT's k-bit preparation turns 16-bit parameters into float32."""

@@ -12,12 +12,12 @@ from typing import NamedTuple
 from lora_profiler.adapters import Adapter, adapters, saved_modules
 from lora_profiler.analytic.attention import resolve_kernel
 from lora_profiler.analytic.families import Family, family_of
-from lora_profiler.analytic.ledger import Rules
 from lora_profiler.analytic.liveness import undominated
 from lora_profiler.analytic.moments import Activations, Candidate, Moments, activations, moments, persistent_only
 from lora_profiler.analytic.persistent import Persistent, adapter_dtype, persistent, rest_dtype
 from lora_profiler.analytic.polynomial import Exponents, Polynomial, total
 from lora_profiler.analytic.structure import ForwardPass, forward_pass
+from lora_profiler.analytic.tensors import Rules
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.prediction import MOMENTS, MomentName
 from lora_profiler.workload import TrainSetup, Workload
@@ -60,7 +60,7 @@ class Plan:
     """Everything about a workload that does not depend on batch, sequence and rank.
 
     `totals` are the candidates of all moments in `order`, `peaks` those of them that can be the largest of all.
-    `forward`, `kept` and the FLOPs are None where the ledger does not know the family.
+    `forward` and `kept` are None where the ledger does not know the family.
     """
 
     workload: Workload
@@ -72,9 +72,6 @@ class Plan:
     forward: ForwardPass | None
     kept: Activations | None
     moments: Moments
-    forward_flops: Polynomial
-    backward_flops: Polynomial
-    recompute_flops: Polynomial
     order: tuple[tuple[MomentName, int], ...]
     totals: Compiled
     peaks: Compiled
@@ -152,7 +149,7 @@ def _build(workload: Workload) -> Plan:
     numbers = [state.adapter_parameters, state.trainable_parameters, state.adapter_bytes, state.gradient_bytes]
     return Plan(
         workload=replace(workload), family=family, kernel=kernel, adapters=found, copies=copies, state=state, forward=forward,
-        kept=kept, moments=live, forward_flops=flops[0], backward_flops=flops[1], recompute_flops=flops[2], order=order,
+        kept=kept, moments=live, order=order,
         totals=Compiled.of(totals), peaks=Compiled.of(undominated(totals)), counts=Compiled.of([saved, *flops, *numbers, states]),
     )  # fmt: skip
 

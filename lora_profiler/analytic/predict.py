@@ -1,6 +1,5 @@
 """`predict`: one workload in, one Prediction out. `peak_bytes`: only the number, for searches over thousands of sizes."""
 
-from collections.abc import Mapping
 from functools import partial
 
 from lora_profiler.analytic.families import unmodelled
@@ -139,8 +138,3 @@ def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
     if setup.precision == "amp":
         found.append("Autocast to bfloat16 covers the forward pass alone; logits are not converted to float32 afterwards.")
     return (*found, *_doubts(plan))
-
-
-def category_totals(moment: Moment) -> Mapping[Category, int]:
-    """Every category of the moment, absent ones as 0."""
-    return {c: moment.bytes.get(c, 0) for c in CATEGORIES}

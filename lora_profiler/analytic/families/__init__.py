@@ -1,6 +1,7 @@
 """The families that the ledger knows: each one's forward pass as a short program, read next to transformers' own code."""
 
 from lora_profiler.analytic.families import gemma, gpt2, gpt_neox, llama, moe, opt, phi3
+from lora_profiler.analytic.families.blocks import KNOWN_ACTIVATIONS
 from lora_profiler.analytic.families.family import Family
 from lora_profiler.model_spec import ModelSpec
 
@@ -33,9 +34,12 @@ def family_of(model: ModelSpec) -> Family | None:
 
 
 def unmodelled(model: ModelSpec) -> tuple[str, ...]:
-    """Options of the config, switched on, that change activations in a way that no program follows."""
+    """Fields of the config whose value changes activations in a way that no program follows."""
     config = model.config
-    return tuple(name for name in _UNMODELLED if config.get(name))
+    found = [name for name in _UNMODELLED if config.get(name)]
+    if config.get("hidden_act") not in KNOWN_ACTIVATIONS:
+        found.append("hidden_act")
+    return tuple(found)
 
 
 _UNMODELLED = (

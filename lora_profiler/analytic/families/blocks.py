@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lora_profiler.analytic.ledger import Ledger, Tensor
+from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.polynomial import S32, TOKENS, B, Polynomial, S, constant
+from lora_profiler.analytic.tensors import Tensor
 
 Config = Mapping[str, Any]
 
-COMPOSITE_ACTIVATIONS = frozenset({"gelu_new", "gelu_fast", "gelu_python", "quick_gelu"})
-OUTPUT_KEEPERS = frozenset({"relu", "tanh", "sigmoid"})
+_KEEP_OUTPUT = frozenset({"relu", "tanh", "sigmoid"})
+_KEEP_INPUT = frozenset({"gelu", "gelu_pytorch_tanh", "silu", "swish"})
+KNOWN_ACTIVATIONS = _KEEP_OUTPUT | _KEEP_INPUT | {"gelu_new", "gelu_fast", "quick_gelu"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +153,7 @@ def _joined(op: Ledger, x: Tensor) -> Tensor:
     return op.view(x) if op.rules.seq_is_one else op.copy(x)
 
 
-def gated_mlp(op: Ledger, x: Tensor, c: Config, name: str = "mlp", intermediate: int | None = None) -> Tensor:
+def gated_mlp(op: Ledger, x: Tensor, c: Config, name: str = "mlp") -> Tensor:
     """down(act(gate(x)) * up(x))."""
     gate = op.linear(x, f"{name}.gate_proj")
     op.scope = name
@@ -162,11 +164,14 @@ def gated_mlp(op: Ledger, x: Tensor, c: Config, name: str = "mlp", intermediate:
 
 
 def activate(op: Ledger, x: Tensor, kind: str) -> Tensor:
-    """The activation function by its transformers name; `gelu_new` is written out in Python and keeps four tensors."""
-    if kind == "gelu_new":
-        # 0.5 * x * (1 + tanh(c * (x + 0.044715 * x^3))): 0.5x, x^3, tanh and 1 + tanh are tensors of their own
-        cube = op.square(x)
-        inner = op.scale(op.add(x, op.scale(cube)))
-        bracket = op.shift(op.activation(inner, keeps_output=True))
-        return op.multiply(op.scale(x), bracket)
-    return op.activation(x, keeps_output=kind in OUTPUT_KEEPERS)
+    """The activation function by its transformers name (`activations.py`). Those written out in Python keep several tensors;
+    one that is not in KNOWN_ACTIVATIONS is taken to be a single kernel that keeps its input."""
+    if kind == "gelu_new":  # 0.5 * x * (1 + tanh(c * (x + 0.044715 * x^3)))
+        inner = op.scale(op.add(x, op.scale(op.square(x))))
+        return op.multiply(op.scale(x), op.shift(op.activation(inner, keeps_output=True)))
+    if kind == "gelu_fast":  # 0.5 * x * (1 + tanh(x * c * (1 + 0.044715 * x * x)))
+        inner = op.multiply(op.scale(x), op.shift(op.multiply(op.scale(x), x)))
+        return op.multiply(op.scale(x), op.shift(op.activation(inner, keeps_output=True)))
+    if kind == "quick_gelu":  # x * sigmoid(1.702 * x)
+        return op.multiply(x, op.activation(op.scale(x), keeps_output=True))
+    return op.activation(x, keeps_output=kind in _KEEP_OUTPUT)

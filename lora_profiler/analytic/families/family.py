@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lora_profiler.analytic.families.blocks import Config, heads_of
-from lora_profiler.analytic.ledger import Ledger, Tensor
+from lora_profiler.analytic.ledger import Ledger
+from lora_profiler.analytic.tensors import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

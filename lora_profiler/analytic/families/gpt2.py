@@ -3,8 +3,9 @@
 from lora_profiler.analytic.families.blocks import Config, activate, attention, heads_of
 from lora_profiler.analytic.families.family import Family, full_attention, plain_head
 from lora_profiler.analytic.families.llama import residual
-from lora_profiler.analytic.ledger import Ledger, Tensor
+from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.polynomial import TOKENS, S
+from lora_profiler.analytic.tensors import Tensor
 
 
 def embed(op: Ledger, ids: Tensor, c: Config) -> Tensor:

@@ -9,8 +9,9 @@ from lora_profiler.analytic.families.family import (
     plain_head,
     window_by_layer_type,
 )
-from lora_profiler.analytic.ledger import Ledger, Tensor
+from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.polynomial import TOKENS
+from lora_profiler.analytic.tensors import Tensor
 
 
 def self_attention(op: Ledger, x: Tensor, c: Config, masked: bool, norms: str = "none") -> Tensor:

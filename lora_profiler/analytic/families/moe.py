@@ -7,8 +7,9 @@ does not depend on which expert a token goes to.
 from lora_profiler.analytic.families.blocks import Config, activate, gated_mlp, rms_norm
 from lora_profiler.analytic.families.family import Family, one_rotary_set, plain_head, window_by_layer_type
 from lora_profiler.analytic.families.llama import EMBED, final_norm, residual, self_attention
-from lora_profiler.analytic.ledger import Ledger, Tensor
+from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.polynomial import TOKENS, Polynomial, constant
+from lora_profiler.analytic.tensors import Tensor
 
 
 def route(op: Ledger, x: Tensor, experts: int, chosen: Polynomial, *, renormalises: bool, narrows: bool) -> Tensor:

@@ -1,0 +1,82 @@
+"""What the ledger works on: tensors without data, the storages behind them, and the autograd nodes that ops leave."""
+
+from dataclasses import dataclass
+
+from lora_profiler.analytic.polynomial import ZERO, Polynomial
+
+ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
+
+
+class Storage:
+    """Bytes behind one or more tensors. `role` is "parameter" (counted elsewhere), "shared" (made once per model, such as
+    the rotary tables; `name` says which) or "activation"."""
+
+    __slots__ = ("bytes", "name", "role")
+
+    def __init__(self, size: Polynomial, role: str = "activation", name: str = "") -> None:
+        self.bytes = size
+        self.role = role
+        self.name = name
+
+
+@dataclass(slots=True, eq=False)
+class Tensor:
+    """A tensor without data. `merged` tells whether its (batch, head) dimensions can be viewed as one: a fresh tensor's can,
+    a transposed view's only at batch size 1, and `matmul` copies what cannot."""
+
+    elements: Polynomial
+    dtype: str
+    requires_grad: bool
+    storage: Storage
+    merged: bool = True
+
+    @property
+    def bytes(self) -> Polynomial:
+        return self.elements * ITEMSIZE[self.dtype]
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One autograd node. `gradients` are parameter-gradient bytes that its backward leaves behind, `workspace` what its
+    backward allocates beside input gradients and frees again; `aliases` says that it hands its gradient on without a copy.
+    `packs` (saves anything, parameters included) and `saves_output` matter to checkpointing, whose recompute stops as soon
+    as the last saved tensor exists: before the kernel that keeps its inputs, after the one that keeps its output. `holds` are
+    tensors that a Python name keeps alive until then."""
+
+    module: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    saved: tuple[Storage, ...] = ()
+    forward_flops: Polynomial = ZERO
+    backward_flops: Polynomial = ZERO
+    gradients: Polynomial = ZERO
+    workspace: Polynomial = ZERO
+    aliases: bool = False
+    saves_output: bool = False
+    packs: bool = False
+    holds: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What decides between saving rules: device, kernel, dtypes, dropout, and the few sizes at which a rule flips.
+
+    `rest_dtype` is the dtype of what is not quantised, and so of the residual stream; `head` the output layer, which never
+    is. `autocast`: matrix products and attention run in bfloat16 whatever their inputs are. `input_grads`: checkpointing
+    makes the embeddings' output require grad. `window_filled` are the layers whose sliding window the sequence fills, which
+    therefore get an explicit mask.
+    """
+
+    device: str
+    kernel: str
+    dtype: str
+    adapter_dtype: str
+    lora_dropout: float
+    quantized: bool
+    rest_dtype: str
+    autocast: bool
+    head: str
+    batch_is_one: bool
+    seq_is_one: bool
+    input_grads: bool
+    window_filled: frozenset[int] = frozenset()
