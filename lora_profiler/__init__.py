@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from lora_profiler.catalog import Gpu, bundled_gpus, bundled_models, find_gpu, find_model
     from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, TargetModulesError, UnsupportedModelError, UsageError
     from lora_profiler.model_spec import ModelSpec
-    from lora_profiler.planning import Fit, Lever, answers, best_lever, fit, levers, peak_bytes, predict
+    from lora_profiler.planning.answers import answers
+    from lora_profiler.planning.engine import peak_bytes, predict
+    from lora_profiler.planning.fit import Fit, fit
+    from lora_profiler.planning.levers import Lever, best_lever, levers
     from lora_profiler.prediction import FlopCount, LayerCost, Moment, ParameterCount, Prediction
     from lora_profiler.report.payload import answer_dict, predict_schema, prediction_dict
     from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
@@ -27,7 +30,10 @@ _HOMES = {
     "catalog": ("Gpu", "bundled_gpus", "bundled_models", "find_gpu", "find_model"),
     "errors": ("LoraProfilerError", "ModelNotFoundError", "TargetModulesError", "UnsupportedModelError", "UsageError"),
     "model_spec": ("ModelSpec",),
-    "planning": ("Fit", "Lever", "answers", "best_lever", "fit", "levers", "peak_bytes", "predict"),
+    "planning.answers": ("answers",),
+    "planning.engine": ("peak_bytes", "predict"),
+    "planning.fit": ("Fit", "fit"),
+    "planning.levers": ("Lever", "best_lever", "levers"),
     "prediction": ("FlopCount", "LayerCost", "Moment", "ParameterCount", "Prediction"),
     "report.payload": ("answer_dict", "predict_schema", "prediction_dict"),
     "workload": ("LoraConfig", "Quantization", "TrainSetup", "Workload"),

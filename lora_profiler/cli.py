@@ -19,7 +19,7 @@ from lora_profiler.click_parts import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from lora_profiler.planning import Answer
+    from lora_profiler.planning.answers import Answer
     from lora_profiler.report.blocks import Block
     from lora_profiler.workload import Workload
 
@@ -83,7 +83,7 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     """Predict memory and compute of fine-tuning MODEL: full and LoRA side by side, or the methods asked for."""
     check_new_file(o["output"], o["force"])
     from lora_profiler.catalog import find_gpu, find_model
-    from lora_profiler.planning import answers
+    from lora_profiler.planning.answers import answers
     from lora_profiler.workload import Workload
 
     gpu = find_gpu(o["gpu"]) if o["gpu"] else None
@@ -101,7 +101,7 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
 
 def _warn_of_large_ranks(answers: Sequence["Answer"]) -> None:
     """Says on stderr where an adapter holds more weights than the layer that it adapts; once for all methods."""
-    from lora_profiler.planning import outweighed_layers
+    from lora_profiler.planning.remarks import outweighed_layers
 
     for answer in answers:
         layers = outweighed_layers(answer.prediction)
@@ -118,7 +118,7 @@ def _warn_of_large_ranks(answers: Sequence["Answer"]) -> None:
 
 def _warn_of_idle_targets(answers: Sequence["Answer"]) -> None:
     from lora_profiler.errors import did_you_mean
-    from lora_profiler.planning import unmatched_targets
+    from lora_profiler.planning.remarks import unmatched_targets
 
     workload = answers[-1].prediction.workload
     for target in unmatched_targets(workload):
@@ -127,7 +127,7 @@ def _warn_of_idle_targets(answers: Sequence["Answer"]) -> None:
 
 
 def _warn_of_long_sequences(workload: "Workload") -> None:
-    from lora_profiler.planning import trained_length
+    from lora_profiler.planning.remarks import trained_length
 
     made_for, seq_len = trained_length(workload.model), workload.setup.seq_len
     if made_for is not None and seq_len > made_for:
@@ -153,7 +153,7 @@ def _print_answers(answers: Sequence[Sequence["Answer"]], o: dict[str, Any]) -> 
 
 
 def _model_blocks(answers: Sequence["Answer"], *, per_layer: bool, explain: bool, engine: str) -> list["Block"]:
-    from lora_profiler.planning import activation_excess
+    from lora_profiler.planning.remarks import activation_excess
     from lora_profiler.report.predictions import model_blocks
 
     predictions = [a.prediction for a in answers]

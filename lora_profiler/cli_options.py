@@ -162,7 +162,7 @@ def _targets(text: str, model: ModelSpec) -> str | tuple[str, ...] | None:
     if text == "default":
         return None
     if text == "attention":
-        from lora_profiler.planning import attention_targets
+        from lora_profiler.planning.remarks import attention_targets
 
         return attention_targets(model)
     if text.startswith("re:"):

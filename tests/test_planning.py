@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_profiler import planning
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import UsageError
-from lora_profiler.planning import Fit, best_lever, fit, judge, largest, levers, reserve_for
+from lora_profiler.planning.engine import peak_bytes, predict
+from lora_profiler.planning.fit import _WORKSPACE_BYTES, Fit, fit, judge, largest, reserve_for
+from lora_profiler.planning.levers import best_lever, levers
+from lora_profiler.planning.remarks import activation_excess, attention_targets, outweighed_layers
 from lora_profiler.units import GIB
 from lora_profiler.workload import MAX_SIZE, LoraConfig, Quantization, TrainSetup, Workload
 
@@ -83,7 +85,7 @@ def test_reserve_names_its_parts() -> None:
 def test_every_catalogue_architecture_that_has_wide_workspaces_exists() -> None:
     from lora_profiler.catalog import bundled_gpus
 
-    assert set(planning._WORKSPACE_BYTES) <= {gpu.architecture for gpu in bundled_gpus()}
+    assert set(_WORKSPACE_BYTES) <= {gpu.architecture for gpu in bundled_gpus()}
 
 
 def test_fit_adds_up_and_says_none_as_zero() -> None:
@@ -114,7 +116,7 @@ def test_fit_refuses_questions_without_an_answer() -> None:
 @pytest.mark.parametrize("engine", ["compiled", "traced", "analitic"])
 def test_engines_that_are_not_here_are_refused(engine: str) -> None:
     with pytest.raises(UsageError, match="engine"):
-        planning.predict(workload(), engine)
+        predict(workload(), engine)
 
 
 SETUPS = [
@@ -135,7 +137,7 @@ SETUPS = [
 @pytest.mark.parametrize("setup", SETUPS, ids=range(len(SETUPS)))
 def test_levers_are_predictions_and_the_best_is_their_first(name: str, setup: TrainSetup) -> None:
     case = Workload(model=find_model(name), setup=setup)
-    before = planning.peak_bytes(case)
+    before = peak_bytes(case)
     found = levers(case)
     assert [lever.saved_bytes for lever in found] == sorted((lever.saved_bytes for lever in found), reverse=True)
     assert all(lever.saved_bytes > 0 and lever.peak_bytes + lever.saved_bytes == before for lever in found)
@@ -146,22 +148,22 @@ def test_levers_are_predictions_and_the_best_is_their_first(name: str, setup: Tr
 def test_a_lever_does_what_its_option_does() -> None:
     case = workload(lora=LoraConfig(), batch_size=4)
     after = {lever.option: lever.peak_bytes for lever in levers(case)}
-    assert after["--checkpointing"] == planning.peak_bytes(replace(case, setup=replace(case.setup, checkpointing=True)))
-    assert after["--batch-size 2"] == planning.peak_bytes(replace(case, setup=replace(case.setup, batch_size=2)))
+    assert after["--checkpointing"] == peak_bytes(replace(case, setup=replace(case.setup, checkpointing=True)))
+    assert after["--batch-size 2"] == peak_bytes(replace(case, setup=replace(case.setup, batch_size=2)))
     assert "--method qlora" not in {lever.option for lever in levers(case, besides={"qlora"})}
 
 
 def test_activation_excess_has_its_cause_and_its_remedy() -> None:
     model = find_model("meta-llama/Llama-3.1-8B")
-    full = planning.predict(Workload(model=model))
-    by_default = planning.predict(Workload(model=model, setup=TrainSetup(lora=LoraConfig())))
-    excess = planning.activation_excess(full, by_default)
+    full = predict(Workload(model=model))
+    by_default = predict(Workload(model=model, setup=TrainSetup(lora=LoraConfig())))
+    excess = activation_excess(full, by_default)
     assert excess is not None
     assert (excess.full_bytes, excess.lora_bytes) == (14_281_122_572, 20_417_364_748)
     assert excess.causes == ("adapter_dtype",)
     assert excess.remedied_bytes < excess.full_bytes
-    narrow = planning.predict(Workload(model=model, setup=TrainSetup(lora=LoraConfig(adapter_dtype="bfloat16"))))
-    assert planning.activation_excess(full, narrow) is None
+    narrow = predict(Workload(model=model, setup=TrainSetup(lora=LoraConfig(adapter_dtype="bfloat16"))))
+    assert activation_excess(full, narrow) is None
 
 
 @pytest.mark.parametrize(
@@ -175,16 +177,16 @@ def test_activation_excess_has_its_cause_and_its_remedy() -> None:
 )
 def test_attention_targets_match_attention_only(name: str, targets: tuple[str, ...]) -> None:
     model = find_model(name)
-    assert planning.attention_targets(model) == targets
-    prediction = planning.predict(Workload(model=model, setup=TrainSetup(lora=LoraConfig(target_modules=targets))))
+    assert attention_targets(model) == targets
+    prediction = predict(Workload(model=model, setup=TrainSetup(lora=LoraConfig(target_modules=targets))))
     trained = {layer.name for layer in prediction.layers if layer.num_trainable_parameters}
     assert trained
     assert all("att" in layer for layer in trained)
 
 
 def test_outweighed_layers_are_those_whose_adapter_is_larger() -> None:
-    small = planning.predict(workload(lora=LoraConfig(r=16)))
-    assert planning.outweighed_layers(small) == ()
-    large = planning.outweighed_layers(planning.predict(workload(lora=LoraConfig(r=600))))
+    small = predict(workload(lora=LoraConfig(r=16)))
+    assert outweighed_layers(small) == ()
+    large = outweighed_layers(predict(workload(lora=LoraConfig(r=600))))
     assert {layer.name.rsplit(".", 2)[-2] + "." + layer.name.rsplit(".", 1)[-1] for layer in large} >= {"attn.c_attn"}
     assert all(layer.num_trainable_parameters > layer.num_parameters for layer in large)

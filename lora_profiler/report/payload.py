@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lora_profiler.planning import Answer, Fit, Lever
+from lora_profiler.planning.answers import Answer
+from lora_profiler.planning.fit import Fit
+from lora_profiler.planning.levers import Lever
 from lora_profiler.prediction import Moment, Prediction
 from lora_profiler.workload import setup_dict
 

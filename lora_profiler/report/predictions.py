@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from lora_profiler.planning import CONTEXT_BAND_BYTES, FRAGMENTATION_PERCENT, ActivationExcess, Answer, Fit, trained_length
+from lora_profiler.planning.answers import Answer
+from lora_profiler.planning.fit import CONTEXT_BAND_BYTES, FRAGMENTATION_PERCENT, Fit
+from lora_profiler.planning.remarks import ActivationExcess, trained_length
 from lora_profiler.prediction import CATEGORIES, MOMENTS, Moment, Prediction
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
