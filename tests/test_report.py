@@ -10,7 +10,8 @@ import jsonschema
 import pytest
 
 from lora_profiler.catalog import find_gpu, find_model
-from lora_profiler.planning import Answer, activation_excess, answers
+from lora_profiler.planning.answers import Answer, answers
+from lora_profiler.planning.remarks import activation_excess
 from lora_profiler.prediction import CATEGORIES, MOMENTS
 from lora_profiler.report import metrics, render
 from lora_profiler.report.blocks import Paragraph, Row, Table
