@@ -247,16 +247,21 @@ def _inside_layers(
 
 
 def _embedding_backward(forward: ForwardPass, gradients: Polynomial, running: Breakdown, workload: Workload) -> Candidate:
-    """All gradients, the embedding output's among them; a tied head's gradient, the embedding's and their sum coexist."""
+    """All gradients, the embedding output's among them.
+
+    A tied head's gradient, the embedding's and their sum coexist; where autocast converted the head's gradient, it belongs to
+    nobody else and takes the embedding's in.
+    """
     head = next((module for name, module in workload.model.modules() if name == "lm_head"), None)
     tied = head is not None and head.weights[0].tied_to is not None
-    doubled = head.weights[0].numel * ITEMSIZE[forward.embed.output.dtype] * 2 if head and tied else 0
+    converted = bool(forward.head.cached)
+    size = head.weights[0].numel * ITEMSIZE[forward.embed.output.dtype] if head and tied else 0
     return candidate(
         running,
         gradients=ZERO if workload.setup.accumulation > 1 else gradients,
         activations=forward.embed.output.bytes + 8,
         logits_and_loss=constant(4),
-        temporaries=constant(doubled),
+        temporaries=constant(size if converted else 2 * size),
     )
 
 

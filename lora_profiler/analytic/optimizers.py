@@ -22,8 +22,8 @@ def state_bytes(tensor: TrainableTensor, setup: TrainSetup) -> Polynomial:
     AdamW keeps two averages in the tensor's own dtype, and a 4-byte step counter that stays in host memory unless the
     implementation is fused (on CPU host memory is what counts). SGD without momentum keeps nothing. Adafactor keeps a float32
     row and column for matrices, a float32 average for vectors, and a 4-byte scalar. 8-bit AdamW keeps two bytes an element
-    and two float32 scales per 256 elements, but two float32 averages for tensors under 4096 elements; it must not be asked
-    with an open rank.
+    and two float32 scales per 256 elements, but two float32 averages for tensors under 4096 elements: steps of a size, not a
+    polynomial, so that the rank is taken from `setup`.
     """
     if setup.optimizer == "adamw":
         counted = setup.optimizer_impl == "fused" or setup.device == "cpu"
@@ -32,7 +32,7 @@ def state_bytes(tensor: TrainableTensor, setup: TrainSetup) -> Polynomial:
         return ZERO
     if setup.optimizer == "adafactor":
         return _factored(tensor) + 4
-    (numel,) = tensor.numel.terms.values()
+    numel = tensor.numel.evaluate(1, 1, setup.lora.r if setup.lora else 1)
     if numel < EIGHT_BIT_MIN_NUMEL:
         return constant(8 * numel)
     return constant(2 * (numel + 4 * -(-numel // EIGHT_BIT_BLOCK)))
