@@ -32,7 +32,7 @@ def state_bytes(tensor: TrainableTensor, setup: TrainSetup) -> Polynomial:
         return ZERO
     if setup.optimizer == "adafactor":
         return _factored(tensor) + 4
-    numel = tensor.numel.evaluate(1, 1, setup.lora.r if setup.lora else 1)
+    numel = _numel(tensor, setup)
     if numel < EIGHT_BIT_MIN_NUMEL:
         return constant(8 * numel)
     return constant(2 * (numel + 4 * -(-numel // EIGHT_BIT_BLOCK)))
@@ -75,7 +75,7 @@ def step_temporary_candidates(state: Persistent, setup: TrainSetup) -> tuple[Pol
         found = [this.numel * 4 * _copies(this) + (before.numel * 4 if before else 0) + scalars for before, this in pairs]
         found += [this.numel * 4 * _copies(this) + _factored(this) for this in trainable]
     elif setup.optimizer == "adamw_8bit" and on_cpu:
-        found = [tensor.numel * (4 * (5 if tensor.dtype == "float32" else 6)) + scalars for tensor in trainable]
+        found = [tensor.numel * (4 * _eight_bit_copies(tensor, setup)) + scalars for tensor in trainable]
     else:
         found = [ZERO]
     return undominated(found)
@@ -83,6 +83,15 @@ def step_temporary_candidates(state: Persistent, setup: TrainSetup) -> tuple[Pol
 
 def _bytes(tensor: TrainableTensor | None) -> Polynomial:
     return tensor.bytes if tensor else ZERO
+
+
+def _numel(tensor: TrainableTensor, setup: TrainSetup) -> int:
+    return tensor.numel.evaluate(1, 1, setup.lora.r if setup.lora else 1)
+
+
+def _eight_bit_copies(tensor: TrainableTensor, setup: TrainSetup) -> int:
+    """float32 copies that bitsandbytes' CPU kernels make: two more for 8-bit states, one more for 16-bit tensors."""
+    return 3 + 2 * (_numel(tensor, setup) >= EIGHT_BIT_MIN_NUMEL) + (tensor.dtype != "float32")
 
 
 def _copies(tensor: TrainableTensor) -> int:
