@@ -22,6 +22,7 @@ from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 torch.set_num_threads(1)
 
 CONFIGS: Mapping[str, families.Config] = {**families.TINY, **{f"{name}-varied": c for name, c in families.VARIED.items()}}
+TINY_NAMES = tuple(families.TINY)
 MIXTURES = ("mixtral", "qwen3_moe")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 FEW = {"gpt2": ("c_attn",), "gpt_neox": ("query_key_value",), "phi3": ("qkv_proj",)}

@@ -1,0 +1,188 @@
+"""What lives from step to step: equal to real models after two real optimizer steps, module by module and tensor by tensor."""
+
+import re
+from collections import Counter, defaultdict
+from dataclasses import replace
+
+import pytest
+
+import cases
+import oracle
+from lora_profiler.analytic import predict
+from lora_profiler.analytic.optimizers import state_bytes
+from lora_profiler.analytic.persistent import nf4_bytes
+from lora_profiler.analytic.plan import plan_for
+from lora_profiler.catalog import model_from_config
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+
+Sizes = dict[str, tuple[int, int, int]]
+SMALL = {"batch_size": 2, "seq_len": 8, "device": "cpu"}
+WRAPPERS = re.compile(r"\.(base_layer|lora_[AB]\.default|original_module|modules_to_save\.default)(?=\.|$)")
+
+
+def agree(config, setup: TrainSetup) -> None:
+    """Compare a real run of two steps with the prediction: totals, modules, single tensors."""
+    measured = replace(setup, lora=replace(setup.lora, adapter_dtype="bfloat16")) if is_trl(setup) and setup.lora else setup
+    model = oracle.build(config, measured)
+    real = oracle.persistent_bytes(model, measured, oracle.make_optimizer(model, measured))
+    states = oracle.quantization_state_bytes(model)
+    workload = Workload(model=model_from_config(dict(config), id=str(sorted(config.items())), source="test"), setup=setup)
+    prediction = predict(workload)
+
+    found = prediction.persistent_bytes
+    parameters, gradients, optimizer = (sum(sizes[i] for sizes in real.values()) for i in range(3))
+    assert found["parameters"] + found["adapters"] == parameters
+    assert found["adapters"] == sum(sizes[0] for name, sizes in real.items() if "lora_" in name or "modules_to_save" in name)
+    assert found["quantization_state"] == sum(states.values())
+    assert found["gradients"] == gradients
+    assert found["optimizer_states"] == optimizer
+
+    rows = {row.name: (row.parameter_bytes, row.gradient_bytes, row.optimizer_state_bytes) for row in prediction.layers}
+    assert {name: sizes for name, sizes in rows.items() if any(sizes)} == by_module(real, states)
+    assert trained_tensors(workload) == Counter((g, s) for name, (_, g, s) in real.items() if g)
+
+
+def is_trl(setup: TrainSetup) -> bool:
+    return setup.quantization is not None and setup.quantization.recipe == "trl"
+
+
+def by_module(real: Sizes, states: dict[str, int]) -> Sizes:
+    """The sizes of parameters summed by the module's name in the base model; quantisation states count as parameters."""
+    result: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    for name, sizes in real.items():
+        module = WRAPPERS.sub("", name.removeprefix("base_model.model.")).rpartition(".")[0]
+        for i, size in enumerate(sizes):
+            result["optimizer" if name == "code books" else module][i] += size
+        result[module or "optimizer"][0] += states.get(name, 0)
+    return {name: (a, b, c) for name, (a, b, c) in result.items()}
+
+
+def trained_tensors(workload: Workload) -> Counter[tuple[int, int]]:
+    """(gradient, optimizer state) bytes of every trainable tensor as predicted, unordered."""
+    at = (1, 1, workload.setup.lora.r if workload.setup.lora else 1)
+    tensors = plan_for(workload).state.trainable
+    result: Counter[tuple[int, int]] = Counter()
+    for tensor, count in tensors.items():
+        result[tensor.bytes.evaluate(*at), state_bytes(tensor, workload.setup).evaluate(*at)] += count
+    return result
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", ["full", "few", "all"])
+@pytest.mark.parametrize("name", cases.CONFIGS)
+def test_adamw(name, method, dtype):
+    agree(cases.CONFIGS[name], TrainSetup(lora=cases.methods(cases.family(name))[method], dtype=dtype, **SMALL))
+
+
+@pytest.mark.parametrize("name", cases.TINY_NAMES)
+def test_bfloat16_adapters(name):
+    agree(cases.CONFIGS[name], TrainSetup(lora=cases.methods(cases.family(name))["bf16"], **SMALL))
+
+
+@pytest.mark.parametrize("adapter_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", [n for n in cases.CONFIGS if cases.family(n) in cases.MIXTURES])
+def test_expert_adapters(name, adapter_dtype):
+    agree(cases.CONFIGS[name], TrainSetup(lora=LoraConfig(r=3, adapter_dtype=adapter_dtype), **SMALL))
+
+
+OPTIMIZERS = [
+    ("adamw", "foreach"),
+    ("adamw", "forloop"),
+    ("adamw", "fused"),
+    ("sgd", "foreach"),
+    ("sgd", "forloop"),
+    ("adafactor", "foreach"),
+    ("adamw_8bit", "foreach"),
+]
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=40), LoraConfig(r=4, adapter_dtype="bfloat16")], ids=["full", "r40", "bf16"])
+@pytest.mark.parametrize(("optimizer", "implementation"), OPTIMIZERS)
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3_moe-varied"])
+def test_other_optimizers(name, optimizer, implementation, lora):
+    """Rank 40 makes adapters of both more and fewer than 4096 elements, where 8-bit AdamW changes."""
+    lora = replace(lora, target_modules=cases.ATTENTION) if lora and cases.family(name) in cases.MIXTURES else lora
+    agree(cases.CONFIGS[name], TrainSetup(lora=lora, optimizer=optimizer, optimizer_impl=implementation, **SMALL))
+
+
+UNTIED = {"tie_word_embeddings": False}
+EXTRAS = [
+    ("llama", {"modules_to_save": ("lm_head",)}),
+    ("llama", {"modules_to_save": ("lm_head", "embed_tokens")}),
+    ("llama", {"modules_to_save": ("norm",), "target_modules": ("q_proj", "down_proj")}),
+    ("llama-varied", {"layers_to_transform": (1, 3), "target_modules": ("gate_proj", "o_proj")}),
+    ("llama-varied", {"layers_to_transform": (0,), "modules_to_save": ("lm_head",), "target_modules": ("up_proj",)}),
+    ("gpt2", {"modules_to_save": ("wte",), "target_modules": ("c_attn",)}),
+    ("gpt2-varied", {"layers_to_transform": (3,), "target_modules": ("c_proj",)}),
+    (
+        "gpt_neox",
+        {
+            "modules_to_save": ("embed_in", "embed_out"),
+            "layers_to_transform": (2,),
+            "target_modules": ("dense", "query_key_value"),
+        },
+    ),
+    ("opt", {"modules_to_save": ("lm_head",)}),
+    ("gemma", {"layers_to_transform": (0, 2), "use_rslora": True, "target_modules": ("v_proj", "down_proj")}),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("name", "fields"), EXTRAS)
+def test_saved_modules_and_chosen_layers(name, fields, dtype):
+    agree(cases.CONFIGS[name] | UNTIED, TrainSetup(lora=LoraConfig(r=4, **fields), dtype=dtype, **SMALL))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("double_quant", [True, False], ids=["double", "plain"])
+@pytest.mark.parametrize("recipe", ["stock", "kbit", "trl"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "opt-varied", "mixtral"])
+def test_qlora(name, recipe, double_quant, dtype, request):
+    """The k-bit recipe makes biases float32; the first forward pass of a 4-bit layer turns its own back to the compute dtype."""
+    if recipe == "kbit" and dtype == "bfloat16" and name in ("qwen2", "gpt2", "opt-varied"):
+        request.applymarker(pytest.mark.xfail(reason="biases of 4-bit layers are counted as float32", strict=True))
+    quantization = Quantization(double_quant=double_quant, recipe=recipe)
+    lora = cases.methods(cases.family(name))["all"]
+    agree(cases.CONFIGS[name], TrainSetup(lora=lora, quantization=quantization, dtype=dtype, **SMALL))
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "plain", "double"),
+    [(1024, 1024, 589_888, 542_020), (256, 100, 14_464, 14_300), (4096, 1024, 2_359_360, 2_164_804)],
+)
+def test_nf4_of_one_matrix(rows, columns, plain, double):
+    """Taken from bitsandbytes."""
+    assert sum(nf4_bytes(rows * columns, double_quant=False)) == plain
+    assert sum(nf4_bytes(rows * columns, double_quant=True)) == double
+
+
+@pytest.mark.parametrize("elements", [1, 63, 64, 65, 4096, 16384, 16385, 999_999])
+def test_nf4_against_bitsandbytes(elements):
+    import torch
+    from bitsandbytes.functional import quantize_4bit
+
+    for double_quant in (True, False):
+        packed, state = quantize_4bit(torch.ones(elements), quant_type="nf4", compress_statistics=double_quant)
+        tensors = [state.absmax, state.code]
+        if double_quant:
+            tensors += [state.offset, state.state2.absmax, state.state2.code]
+        assert nf4_bytes(elements, double_quant) == (packed.nbytes, sum(t.nbytes for t in tensors))
+
+
+def test_full_fine_tuning_by_hand():
+    """Bytes a parameter: 2 + 2 + 4 in bfloat16, 4 + 4 + 8 in float32; adapters of a bfloat16 base 16."""
+    model = cases.spec_of("llama")
+    parameters = model.num_parameters
+    for dtype, size in (("bfloat16", 2), ("float32", 4)):
+        found = predict(Workload(model=model, setup=TrainSetup(dtype=dtype))).persistent_bytes
+        assert dict(found) == {
+            "parameters": size * parameters,
+            "quantization_state": 0,
+            "adapters": 0,
+            "gradients": size * parameters,
+            "optimizer_states": 2 * size * parameters,
+        }
+    found = predict(Workload(model=model, setup=TrainSetup(lora=LoraConfig(r=4))))
+    adapter = found.parameters.adapter
+    assert (found.persistent_bytes["adapters"], found.persistent_bytes["gradients"]) == (4 * adapter, 4 * adapter)
+    assert found.persistent_bytes["optimizer_states"] == 8 * adapter
