@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from lora_profiler.analytic.liveness import undominated
@@ -14,11 +15,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-_BLOCK = 1 << 14
+_BLOCK = 1 << 15
 """Points worked on at a time: what they need fits the processor's cache."""
 
 _EXACT_FLOAT = 2**53
 """Below this every whole number is a float64, and float64 arithmetic on whole numbers is exact; processors do it faster."""
+
+
+_TOKEN_STEPS = (1, 512, 4096, 32768, MAX_SIZE**2)
 
 
 def sweep(
@@ -116,13 +120,22 @@ def _fill(plans: _Plans, result: Any, arrays: list[Any]) -> None:
             _fill(plans, result[index], [a[index] if a.shape[axis] > 1 else a for a in arrays])
         return
     for where, key in _facts(plans, *arrays):
-        if where.all():
+        if where.all() and not (result.ndim == 1 and arrays[0].size > 1 < arrays[1].size):
             result[...] = _largest(plans, key, arrays, result.shape)
         elif where.shape == result.shape and result.ndim == 1:
-            chosen = [a[where] if a.size > 1 else a for a in arrays]
-            result[where] = _largest(plans, key, chosen, (int(where.sum()),))
+            _scatter(plans, result, arrays, where, key)
         else:
             plans.np.copyto(result, _largest(plans, key, arrays, result.shape), where=where, casting="unsafe")
+
+
+def _scatter(plans: _Plans, result: Any, arrays: list[Any], where: Any, key: tuple[int, int, int]) -> None:
+    """Unrelated points, by their number of tokens: many candidates can be the peak of a few tokens, few that of many."""
+    tokens = arrays[0] * arrays[1]
+    for first, after in pairwise(_TOKEN_STEPS):
+        chosen = where & (tokens >= first) & (tokens < after)
+        count = int(chosen.sum())
+        if count:
+            result[chosen] = _largest(plans, key, [a[chosen] if a.size > 1 else a for a in arrays], (count,))
 
 
 def _facts(plans: _Plans, b: Any, s: Any, r: Any) -> Iterator[tuple[Any, tuple[int, int, int]]]:
@@ -146,13 +159,13 @@ def _largest(plans: _Plans, key: tuple[int, int, int], arrays: list[Any], shape:
     sequence) face.
     """
     np, (monomials, coefficients) = plans.np, plans.matrix(key)
-    least, most = (_values(np, monomials, [edge(a) for a in arrays], ()) for edge in (np.min, np.max))
+    b, s, r = arrays
+    values = _values(np, monomials, b, s)
+    by_monomial = values.reshape(len(monomials), -1)
+    least, most = (edge(by_monomial, axis=1) * [float(edge(r)) ** k for *_, k, _ in monomials] for edge in (np.min, np.max))
     leader = coefficients[(coefficients @ most).argmax()]
     lead = leader - coefficients
     behind = np.maximum(lead, 0) @ least + np.minimum(lead, 0) @ most >= 0
-    b, s, r = arrays
-    face = np.broadcast_shapes(b.shape, s.shape)
-    values = _values(np, [(i, j, 0, m) for i, j, _, m in monomials], [b, s, r], face)
     result = None
     for row in (leader, *coefficients[~behind]):
         by_rank: dict[int, Any] = {}
@@ -166,15 +179,14 @@ def _largest(plans: _Plans, key: tuple[int, int, int], arrays: list[Any], shape:
     return np.broadcast_to(result, shape)
 
 
-def _values(np: Any, monomials: list[Exponents], sizes: list[Any], shape: tuple[int, ...]) -> Any:
-    """Each monomial at every point: (monomials, *shape)."""
-    b, s, r = sizes
+def _values(np: Any, monomials: list[Exponents], b: Any, s: Any) -> Any:
+    """Each monomial's part in batch and sequence at every point: (monomials, *face)."""
     padded = np.ceil(s / 32) * 32 if any(e[3] for e in monomials) else s
-    values = np.empty((len(monomials), *shape), b.dtype)
-    for i, exponents in enumerate(monomials):
+    values = np.empty((len(monomials), *np.broadcast_shapes(b.shape, s.shape)), b.dtype)
+    for row, (i, j, _, m) in zip(values, monomials, strict=True):
         term: Any = 1
-        for base, power in zip((b, s, r, padded), exponents, strict=True):
+        for base, power in ((b, i), (s, j), (padded, m)):
             for _ in range(power):
                 term = term * base
-        values[i] = term
+        row[...] = term
     return values
