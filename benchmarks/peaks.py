@@ -1,0 +1,326 @@
+"""Peak memory of a training step: predicted against what the CPU allocator recorded, over seeded configurations.
+
+    python -m benchmarks.peaks [--only NUMBER ... | --again]
+
+Each configuration is a small transformers + PEFT model that trains for two real steps; the second is compared. Writes
+`results/peaks.md` and `results/peaks.json`: the signed errors (predicted / real - 1) split by whether the answer claims to be
+exact and by the moment that it names, the worst ones, and the errors of each phase. About ten minutes on one core; needs the
+test extra. --only prints single configurations and writes nothing; --again compares the peaks recorded last with what is
+predicted now, in seconds.
+"""
+
+import argparse
+import json
+import random
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+import torch
+
+import cases
+import families
+import oracle
+from lora_profiler.analytic import predict
+from lora_profiler.catalog import model_from_config
+from lora_profiler.prediction import Prediction
+from lora_profiler.workload import Quantization, TrainSetup, Workload
+
+RESULTS = Path(__file__).parent / "results"
+VERSIONS = {name: version(name) for name in ("torch", "transformers", "peft", "bitsandbytes")}
+SEEDS = (2024, 1, 2, 3)
+COUNT = 168
+"""Configurations a seed: every family twelve times."""
+MAX_LOGITS = 16_000_000
+VOCABULARIES = (256, 256, 1000, 4000, 8000, 16_000, 32_000, 50_000, 100_000, 150_000)
+DTYPES = (*[("float32", "pure")] * 3, *[("bfloat16", "pure")] * 4, ("float32", "amp"), ("bfloat16", "amp"))
+OPTIMIZERS = (
+    ("adamw", "foreach"),
+    ("adamw", "foreach"),
+    ("adamw", "fused"),
+    ("adamw", "fused"),
+    ("adamw", "forloop"),
+    ("sgd", "foreach"),
+    ("sgd", "fused"),
+    ("sgd", "forloop"),
+    ("adafactor", "foreach"),
+    ("adamw_8bit", "foreach"),
+)
+PHASES = {
+    "forward": ("last_layer_forward", "end_of_forward"),
+    "backward": ("loss_backward", "last_layer_backward", "first_layer_backward"),
+    "optimizer": ("optimizer_step",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A model as config.json spells it and how it is trained."""
+
+    number: int
+    config: Mapping[str, Any]
+    method: str
+    setup: TrainSetup
+
+    @property
+    def workload(self) -> Workload:
+        model = model_from_config(dict(self.config), id=f"peak-{self.number}", source="benchmark")
+        return Workload(model=model, setup=self.setup)
+
+    def __str__(self) -> str:
+        c, s = self.config, self.setup
+        width = c.get("hidden_size", c.get("n_embd"))
+        optimizer = s.optimizer if s.optimizer in ("adafactor", "adamw_8bit") else f"{s.optimizer} {s.optimizer_impl}"
+        parts = [
+            f"{c['model_type']} h{width} V{c['vocab_size']}",
+            self.method,
+            s.dtype if s.precision == "pure" else f"{s.dtype} autocast",
+            s.attention,
+            f"b{s.batch_size} s{s.seq_len}",
+            optimizer,
+        ]
+        return ", ".join([*parts, "checkpointing"] if s.checkpointing else parts)
+
+
+def configurations(seeds: Sequence[int] = SEEDS) -> list[Configuration]:
+    """The same list on every machine: every family in turn, the rest drawn."""
+    found: list[Configuration] = []
+    for seed in seeds:
+        draw = random.Random(seed)
+        found += [_configuration(len(found) + turn, turn, draw) for turn in range(COUNT)]
+    return found
+
+
+def _configuration(number: int, turn: int, draw: random.Random) -> Configuration:
+    family = list(families.TINY)[turn % len(families.TINY)]
+    vocabulary = VOCABULARIES[turn // len(families.TINY) % len(VOCABULARIES)]
+    config = _config(family, vocabulary, draw)
+    dtype, precision = draw.choice(DTYPES)
+    names = ["full", "full", "few", "all", "dropout", "bf16", "nf4"]
+    method = draw.choice([n for n in names if dtype == "bfloat16" or n != "bf16"])
+    lora = cases.methods(family, draw.choice([4, 16]))["all" if method == "nf4" else method]
+    quantization = Quantization(double_quant=draw.random() < 0.5) if method == "nf4" else None
+    optimizer, implementation = draw.choice(OPTIMIZERS)
+    sizes = [(b, s) for b in (1, 2, 4) for s in (32, 64, 128, 256) if b * s * vocabulary <= MAX_LOGITS]
+    batch, seq = draw.choice(sizes)
+    setup = TrainSetup(
+        lora=lora,
+        quantization=quantization,
+        batch_size=batch,
+        seq_len=seq,
+        dtype=dtype,  # type: ignore[arg-type]
+        precision="pure" if quantization else precision,  # type: ignore[arg-type]
+        optimizer=optimizer,  # type: ignore[arg-type]
+        optimizer_impl=implementation,  # type: ignore[arg-type]
+        checkpointing=draw.random() < 0.5,
+        attention=draw.choice(["auto", "auto", "eager"]),  # type: ignore[arg-type]
+        device="cpu",
+    )
+    return Configuration(number, config, method, setup)
+
+
+def _config(family: str, vocabulary: int, draw: random.Random) -> dict[str, Any]:
+    """A model of the family with 4 heads, as wide as its vocabulary lets memory be."""
+    width = draw.choice([64, 128, 256] if vocabulary <= 16_000 else [64, 128] if vocabulary <= 50_000 else [64])
+    layers, inner = draw.choice([2, 4, 6]), draw.choice([2, 3, 4]) * width
+    config = dict(families.TINY[family]) | {"vocab_size": vocabulary}
+    if family == "gpt2":
+        return config | {"n_embd": width, "n_layer": layers, "n_positions": 512}
+    config |= {"hidden_size": width, "num_hidden_layers": layers, "max_position_embeddings": 512}
+    if family == "opt":
+        return config | {"word_embed_proj_dim": width, "ffn_dim": inner}
+    config |= {"intermediate_size": inner}
+    if family == "gpt_neox":
+        return config
+    config |= {"num_key_value_heads": draw.choice([1, 2, 4])}
+    if "head_dim" in config:
+        config |= {"head_dim": width // 4}
+    if family == "qwen3_moe":
+        config |= {"moe_intermediate_size": width // 2}
+    if family in ("mistral", "gemma2", "gemma3_text"):
+        config |= {"sliding_window": draw.choice([64, 4096])}
+    if family in ("llama", "qwen2", "qwen3", "olmo2"):
+        config |= {"tie_word_embeddings": draw.random() < 0.5}
+    return config
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`real` are the allocator's peaks of the second step by phase, and of the whole as "step"."""
+
+    configuration: Configuration
+    real: Mapping[str, int]
+    prediction: Prediction
+
+    @property
+    def error(self) -> float:
+        return self.prediction.peak.total_bytes / self.real["step"] - 1
+
+    @property
+    def moment(self) -> str:
+        return self.prediction.peak.moment
+
+    @property
+    def steady(self) -> dict[str, int]:
+        return {m.moment: m.total_bytes for m in self.prediction.moments if m.step == "steady"}
+
+    @property
+    def phase_errors(self) -> dict[str, float]:
+        found = {phase: max(self.steady[m] for m in names if m in self.steady) for phase, names in PHASES.items()}
+        return {phase: size / self.real[phase] - 1 for phase, size in found.items()}
+
+    @property
+    def inside_error(self) -> float | None:
+        """Of the backward moments inside layers, where one of them really is the peak of backward."""
+        if self.real["backward"] <= self.steady["loss_backward"]:
+            return None
+        return max(self.steady["last_layer_backward"], self.steady["first_layer_backward"]) / self.real["backward"] - 1
+
+
+def measure(configuration: Configuration) -> Row:
+    peaks = oracle.step_peaks(oracle.build(configuration.config, configuration.setup), configuration.setup)
+    return Row(configuration, {name: peaks[2, name] for name in (*oracle.PHASES, "step")}, predict(configuration.workload))
+
+
+# --- reporting ----------------------------------------------------------------------------------------------------------
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:+.3f} %"
+
+
+def spread(errors: list[float]) -> str:
+    """Cells of a table: how many, lowest, median, highest, mean of the absolute values, share within 1 %."""
+    within = sum(abs(e) <= 0.01 for e in errors) / len(errors)
+    cells = [percent(min(errors)), percent(median(errors)), percent(max(errors)), f"{100 * mean(map(abs, errors)):.3f} %"]
+    return " | ".join([str(len(errors)), *cells, f"{100 * within:.0f} %"])
+
+
+def table(title: str, groups: Iterable[tuple[str, list[float]]]) -> list[str]:
+    columns = ["runs", "lowest", "median", "highest", "mean of absolute", "within 1 %"]
+    lines = ["", f"| {' | '.join([title, *columns])} |", "|---" + "|---:" * len(columns) + "|"]
+    return lines + [f"| {name} | {spread(errors)} |" for name, errors in groups if errors]
+
+
+def grouped(rows: list[Row], key: Callable[[Row], str]) -> list[tuple[str, list[float]]]:
+    names = sorted({key(r) for r in rows})
+    return [(name, [r.error for r in rows if key(r) == name]) for name in names]
+
+
+def as_markdown(rows: list[Row], seconds: int) -> str:
+    exact = [r for r in rows if r.prediction.exactness == "exact"]
+    estimates = [r for r in rows if r.prediction.exactness == "estimate"]
+    lines = [
+        "# Peak memory of a training step, predicted and real",
+        "",
+        f"{len(rows)} configurations of {len({r.configuration.config['model_type'] for r in rows})} families, vocabularies of",
+        f"{min(VOCABULARIES)} to {max(VOCABULARIES)}; two real steps on the CPU each, the second compared. Real: torch's",
+        "record of its CPU allocator, kernel scratch included, on one thread. Errors are predicted / real - 1.",
+        f"`python -m benchmarks.peaks`, {seconds} s, with {', '.join(f'{n} {v}' for n, v in VERSIONS.items())}.",
+    ]
+    lines += table("answer", [("says exact", [r.error for r in exact]), ("says estimate", [r.error for r in estimates])])
+    lines += table("moment of an exact peak", grouped(exact, lambda r: r.moment))
+    lines += table("moment of an estimated peak", grouped(estimates, lambda r: r.moment))
+    lines += table("phase, its own peak", [(phase, [r.phase_errors[phase] for r in rows]) for phase in PHASES])
+    checkpointing = [("with checkpointing", True), ("without", False)]
+    lines += table(
+        "backward inside a layer",
+        [
+            (name, [e for r in rows if r.configuration.setup.checkpointing == on and (e := r.inside_error) is not None])
+            for name, on in checkpointing
+        ],
+    )
+    lines += table(
+        "estimates",
+        [(name, [r.error for r in estimates if r.configuration.setup.checkpointing == on]) for name, on in checkpointing],
+    )
+    lines += table("family", grouped(rows, lambda r: str(r.configuration.config["model_type"])))
+    lines += table("vocabulary", [(str(v), [r.error for r in rows if r.configuration.config["vocab_size"] == v])
+                                  for v in sorted(set(VOCABULARIES))])  # fmt: skip
+    lines += table(
+        "optimizer", grouped(rows, lambda r: f"{r.configuration.setup.optimizer} {r.configuration.setup.optimizer_impl}")
+    )
+    lines += table("trains", grouped(rows, lambda r: r.configuration.method))
+    lines += table("precision", grouped(rows, lambda r: f"{r.configuration.setup.dtype} {r.configuration.setup.precision}"))
+    for title, some in (("exact", exact), ("estimate", estimates)):
+        lines += ["", f"## The ten worst answers that say {title}", "", "| error | moment | configuration |", "|---:|---|---|"]
+        worst = sorted(some, key=lambda r: -abs(r.error))[:10]
+        lines += [f"| {percent(r.error)} | {r.moment} | {r.configuration.number}: {r.configuration} |" for r in worst]
+    return "\n".join(lines) + "\n"
+
+
+def as_json(rows: list[Row], seconds: int) -> str:
+    answers = {kind: [abs(r.error) for r in rows if r.prediction.exactness == kind] for kind in ("exact", "estimate")}
+    head = {
+        "versions": VERSIONS,
+        "seconds": seconds,
+        "worst": {kind: round(max(errors, default=0.0), 6) for kind, errors in answers.items()},
+    }
+    lines = [json.dumps(_row(r)) for r in rows]
+    return json.dumps(head)[:-1] + ', "rows": [\n' + ",\n".join(lines) + "\n]}\n"
+
+
+def _row(r: Row) -> dict[str, Any]:
+    return {
+        "number": r.configuration.number,
+        "configuration": str(r.configuration),
+        "exactness": r.prediction.exactness,
+        "moment": r.moment,
+        "predicted": r.prediction.peak.total_bytes,
+        "real": dict(r.real),
+        "error": round(r.error, 6),
+        "inside_error": None if r.inside_error is None else round(r.inside_error, 6),
+        "phase_errors": {phase: round(e, 6) for phase, e in r.phase_errors.items()},
+    }
+
+
+def recorded() -> dict[int, Mapping[str, int]]:
+    """The real peaks of the last whole run, by the number of the configuration."""
+    rows = json.loads((RESULTS / "peaks.json").read_text())["rows"]
+    known = {c.number: str(c) for c in configurations()}
+    assert known == {r["number"]: r["configuration"] for r in rows}, "the configurations have changed: run the benchmark again"
+    return {r["number"]: r["real"] for r in rows}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--only", type=int, nargs="+", default=[], metavar="NUMBER")
+    which.add_argument("--again", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    if options.again:
+        real, seconds = recorded(), json.loads((RESULTS / "peaks.json").read_text())["seconds"]
+        write([Row(c, real[c.number], predict(c.workload)) for c in configurations()], seconds)
+        return 0
+    started, rows = time.perf_counter(), []
+    for configuration in configurations():
+        if options.only and configuration.number not in options.only:
+            continue
+        row = measure(configuration)
+        rows.append(row)
+        phases = " ".join(f"{phase} {percent(e)}" for phase, e in row.phase_errors.items())
+        answer = f"{row.prediction.exactness}, {row.moment} {percent(row.error)}"
+        print(f"{configuration.number}: {answer} | {phases} | {configuration}", flush=True)
+    if not options.only:
+        write(rows, round(time.perf_counter() - started))
+    return 0
+
+
+def write(rows: list[Row], seconds: int) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "peaks.md").write_text(as_markdown(rows, seconds))
+    (RESULTS / "peaks.json").write_text(as_json(rows, seconds))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,296 @@
+"""The moments of the peak: equal to the CPU allocator's record of real steps, and to sums worked out by hand.
+
+`benchmarks/peaks.py` runs many more configurations; its published errors are held to what the predictor claims.
+"""
+
+import json
+import random
+from dataclasses import replace
+from functools import cache
+
+import pytest
+
+import cases
+import oracle
+import test_oracle
+from benchmarks import peaks
+from lora_profiler.analytic import peak_bytes, predict
+from lora_profiler.analytic.plan import EXACT_MOMENTS
+from lora_profiler.analytic.predict import CHECKPOINTED_LAYER_ERROR, LAYER_ERROR
+from lora_profiler.catalog import find_model, model_from_config
+from lora_profiler.prediction import Prediction
+from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+
+BACKWARD = peaks.PHASES["backward"]
+QV = ("q_proj", "v_proj")
+ALL, ALL16 = LoraConfig(r=16), LoraConfig(r=16, adapter_dtype="bfloat16")
+
+
+def totals(prediction: Prediction, step: int | str = "steady") -> dict[str, int]:
+    return {m.moment: m.total_bytes for m in prediction.moments if m.step == step}
+
+
+def by_phase(prediction: Prediction, step: int | str = "steady") -> tuple[int, int, int]:
+    """Peaks of forward, backward and optimizer step, by the moments that are exact."""
+    found = totals(prediction, step)
+    return found["end_of_forward"], found["loss_backward"], found["optimizer_step"]
+
+
+def predicted(config, setup: TrainSetup) -> Prediction:
+    model = model_from_config(dict(config), id=str(sorted(config.items(), key=str)), source="test")
+    return predict(Workload(model=model, setup=setup))
+
+
+# --- tables that others took from the same versions ----------------------------------------------------------------------
+
+
+def toy(**fields) -> TrainSetup:
+    return TrainSetup(**({"batch_size": 2, "seq_len": 256, "device": "cpu"} | fields))
+
+
+TOY = {
+    "full float32": (toy(dtype="float32"), (749_752_756, 815_280_548, 887_454_124)),
+    "full float32, checkpointing": (toy(dtype="float32", checkpointing=True), (671_049_908, 736_577_700, 887_454_124)),
+    "full float32, eager": (toy(dtype="float32", attention="eager"), (770_658_772, 836_186_564, 887_454_124)),
+    "full float32, loop": (toy(dtype="float32", optimizer_impl="forloop"), (749_752_756, 815_280_548, 841_038_252)),
+    "full bfloat16": (toy(), (477_947_316, 510_707_108, 443_729_322)),
+    "q and v float32": (
+        toy(dtype="float32", lora=LoraConfig(target_modules=QV)),
+        (370_456_984, 434_936_200, 179_788_112),
+    ),
+    "all, float32 adapters": (toy(lora=ALL), (329_316_056, 361_551_560, 100_586_992)),
+    "all, checkpointing": (toy(lora=ALL, checkpointing=True), (263_460_312, 295_695_816, 101_635_568)),
+    "all bfloat16": (toy(lora=ALL16), (298_698_456, 330_933_960, 94_668_270)),
+}
+
+
+@pytest.mark.parametrize("row", TOY)
+def test_toy_model(row):
+    """Real CPU runs of a 4-layer Llama with 32000 words; `test_oracle.py` repeats them."""
+    setup, expected = TOY[row]
+    assert by_phase(predicted(test_oracle.WIDE, setup)) == expected
+
+
+def test_toy_model_with_fused_adamw():
+    """Its step needs no temporaries; the peak of the whole step then lies in the loss."""
+    found = totals(predicted(test_oracle.WIDE, toy(dtype="float32", optimizer_impl="fused")))
+    assert found["optimizer_step"] == 709_964_204
+    assert max(found, key=lambda name: found[name]) == "loss_backward"
+
+
+LLAMA3 = {
+    "LoRA": ({"lora": ALL}, (38_574_007_568, 39_082_550_536, 16_899_400_196)),
+    "LoRA, bf16 adapters": ({"lora": ALL16}, (31_059_911_952, 31_568_454_920, 16_479_969_796)),
+    "q and v": ({"lora": LoraConfig(target_modules=QV)}, (30_078_444_816, 30_586_987_784, 16_196_854_276)),
+    "LoRA, checkpointing": ({"lora": ALL, "checkpointing": True}, (19_778_830_864, 20_287_373_832, 16_932_954_628)),
+    "q and v, checkpointing": (
+        {"lora": LoraConfig(target_modules=QV), "checkpointing": True},
+        (19_357_303_312, 19_865_846_280, 16_230_408_708),
+    ),
+    "full, foreach": ({}, (64_038_700_304, 64_564_020_488, 80_302_629_380)),
+    "full, loop": ({"optimizer_impl": "forloop"}, (64_038_700_304, 64_564_020_488, 66_343_461_380)),
+    "full, fused": ({"optimizer_impl": "fused"}, (64_038_701_468, 64_564_021_652, 64_242_108_048)),
+}
+
+
+def llama3(**fields) -> Prediction:
+    model = find_model("meta-llama/Meta-Llama-3-8B")
+    return predict(Workload(model=model, setup=TrainSetup(batch_size=1, seq_len=2048, **fields)))
+
+
+@pytest.mark.parametrize("row", LLAMA3)
+def test_llama3_on_cuda(row):
+    """2048 tokens, bfloat16, flash: traced on the meta device by others."""
+    fields, expected = LLAMA3[row]
+    assert by_phase(llama3(**fields)) == expected
+
+
+def test_llama3_at_the_end_of_backward():
+    """With checkpointing and fused AdamW the peak lies at the embedding: all gradients and the gradient of its output."""
+    found = llama3(optimizer_impl="fused", checkpointing=True)
+    assert found.peak.moment == "first_layer_backward"
+    assert abs(found.peak.total_bytes - 64_258_885_268) <= 4  # the trace had freed the loss
+    assert totals(found)["end_of_forward"] == 51_413_337_756
+    assert totals(found)["optimizer_step"] == 64_242_108_048
+
+
+def test_llama3_term_by_term():
+    """weights + adapters and their states + buffers + ids + loss backward; step 1 has no states."""
+    found = llama3(lora=ALL)
+    steady = next(m for m in found.moments if m.step == "steady" and m.moment == "loss_backward")
+    assert steady.bytes["parameters"] == 16_060_522_496
+    assert steady.bytes["adapters"] + steady.bytes["optimizer_states"] == 3 * 167_772_160
+    assert (steady.bytes["buffers"], steady.bytes["inputs"], steady.bytes["gradients"]) == (512, 16_384, 0)
+    assert steady.bytes["activations"] + steady.bytes["logits_and_loss"] == 22_518_694_664
+    assert totals(found)["loss_backward"] - totals(found, 1)["loss_backward"] == 335_544_320
+
+
+# --- real steps: optimizers ----------------------------------------------------------------------------------------------
+
+IMPLEMENTATIONS = [
+    ("adamw", "foreach"),
+    ("adamw", "forloop"),
+    ("adamw", "fused"),
+    ("sgd", "foreach"),
+    ("sgd", "forloop"),
+    ("sgd", "fused"),
+    ("adafactor", "foreach"),
+    ("adamw_8bit", "foreach"),
+]
+TRAINED = [(method, dtype) for method in ("full", "all") for dtype in ("float32", "bfloat16")] + [("bf16", "bfloat16")]
+
+
+def drawn(optimizer: str, implementation: str) -> list[cases.Case]:
+    """One run per kind of trained tensors on a family drawn by a seed, checkpointed or not."""
+    draw = random.Random(f"{optimizer} {implementation}")
+    found = []
+    for method, dtype in TRAINED:
+        name = draw.choice(list(cases.CONFIGS))
+        setup = TrainSetup(
+            lora=cases.methods(cases.family(name), draw.choice([2, 48]))[method],
+            dtype=dtype,
+            batch_size=draw.choice([1, 2]),
+            seq_len=24,
+            optimizer=optimizer,
+            optimizer_impl=implementation,
+            checkpointing=draw.random() < 0.5,
+            device="cpu",
+        )
+        found.append(cases.Case(name, method, setup))
+    return found
+
+
+@pytest.mark.parametrize(
+    "case", [c for row in IMPLEMENTATIONS for c in drawn(*row)], ids=lambda c: f"{c.setup.optimizer}-{c.setup.optimizer_impl}-{c}"
+)
+def test_optimizer_steps_to_the_byte(case):
+    real = oracle.step_peaks(oracle.build(cases.CONFIGS[case.config], case.setup), case.setup)
+    assert totals(predict(cases.workload(case)))["optimizer_step"] == real[2, "optimizer"]
+
+
+# --- real steps: whole ----------------------------------------------------------------------------------------------------
+
+SEEDED = [c for c in peaks.configurations(seeds=(5,)) if c.config["vocab_size"] <= 32_000][::4]
+
+
+@pytest.mark.parametrize("configuration", SEEDED, ids=str)
+def test_real_steps(configuration):
+    """The phases whose peak an exact moment holds by a safe margin are equal to the byte; the whole keeps its promise."""
+    row = peaks.measure(configuration)
+    found = totals(row.prediction)
+    assert found["optimizer_step"] == row.real["optimizer"]
+    margin = 1 + CHECKPOINTED_LAYER_ERROR
+    if found["end_of_forward"] > margin * max(found.get("last_layer_forward", 0), *(found[m] for m in BACKWARD[1:])):
+        assert found["end_of_forward"] == row.real["forward"]
+    if found["loss_backward"] > margin * max(found[m] for m in BACKWARD[1:]):
+        assert found["loss_backward"] == row.real["backward"]
+    assert abs(row.error) <= promised(row.prediction)
+
+
+def promised(prediction: Prediction) -> float:
+    """The largest relative error that an answer admits."""
+    if prediction.exactness == "exact":
+        assert prediction.error_bound is None
+        return 0.01
+    assert prediction.error_bound is not None
+    return prediction.error_bound
+
+
+def test_both_answers_and_both_exact_phases_occur():
+    answers = [predict(c.workload) for c in SEEDED]
+    assert len(answers) >= 24
+    assert {a.exactness for a in answers} == {"exact", "estimate"}
+    assert {a.peak.moment for a in answers} >= {"loss_backward", "optimizer_step", "last_layer_backward", "first_layer_backward"}
+
+
+WIDE = cases.CONFIGS["llama"] | {"vocab_size": 8000}
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=8), LoraConfig(r=8, adapter_dtype="bfloat16")], ids=["full", "lora", "bf16"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "adafactor"])
+def test_step_1_has_no_states_yet(optimizer, lora):
+    setup = TrainSetup(batch_size=2, seq_len=64, device="cpu", lora=lora, optimizer=optimizer)
+    real = oracle.step_peaks(oracle.build(WIDE, setup), setup)
+    found = predicted(WIDE, setup)
+    for step, name in ((1, 1), (2, "steady")):
+        forward, backward, _ = by_phase(found, name)
+        assert (forward, backward) == (real[step, "forward"], real[step, "backward"])
+    states = found.persistent_bytes["optimizer_states"]
+    assert by_phase(found)[0] - by_phase(found, 1)[0] == states
+    assert (states == 0) == (optimizer == "sgd")
+    assert by_phase(found, 1)[2] == by_phase(found)[2] == real[2, "optimizer"]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=8)], ids=["full", "lora"])
+def test_accumulation_keeps_gradients(lora, checkpointing):
+    """From the second micro-batch on the gradients of the first are alive in forward and backward.
+
+    The oracle's plain loop also holds the loss of the micro-batch before until the next is known, and with it, where
+    checkpointing made the embedding's output require a gradient, that output and its gradient. A function that returns a
+    detached loss, as the HF Trainer has, does not; the predictor follows the latter.
+    """
+    common = {"batch_size": 2, "seq_len": 64, "device": "cpu", "lora": lora, "checkpointing": checkpointing}
+    once, twice = TrainSetup(**common), TrainSetup(accumulation=2, **common)
+    real = oracle.step_peaks(oracle.build(WIDE, twice), twice)
+    found, alone = predicted(WIDE, twice), predicted(WIDE, once)
+    gradients = found.persistent_bytes["gradients"]
+    loss_before = 4 + (2 * 2 * 2 * 64 * 48 if lora and checkpointing else 0)
+    forward, backward, optimizer = by_phase(found)
+    assert (forward + loss_before, backward, optimizer) == (real[2, "forward"], real[2, "backward"], real[2, "optimizer"])
+    assert (forward, backward) == (by_phase(alone)[0] + gradients, by_phase(alone)[1] + gradients)
+    assert optimizer == by_phase(alone)[2]
+    assert predicted(WIDE, replace(twice, accumulation=16)).moments == found.moments
+
+
+WINDOWS = ["mistral-varied", "qwen2-varied", "gemma3_text-varied", "phi3-varied", "mixtral-varied", "gemma2-varied"]
+
+
+@pytest.mark.parametrize("attention", ["auto", "eager"])
+@pytest.mark.parametrize("name", WINDOWS)
+def test_masks_held_by_checkpoints(name, attention, request):
+    """A filled sliding window has a mask; SDPA's is one for all samples, eager attention's is a copy for each."""
+    if attention == "auto" and name != "gemma2-varied":
+        request.applymarker(pytest.mark.xfail(reason="SDPA's mask is counted once a sample", strict=True))
+    config = cases.CONFIGS[name] | {"vocab_size": 9000}
+    setup = TrainSetup(batch_size=4, seq_len=64, device="cpu", checkpointing=True, attention=attention)
+    real = oracle.step_peaks(oracle.build(config, setup), setup)
+    assert by_phase(predicted(config, setup)) == tuple(real[2, phase] for phase in oracle.PHASES)
+
+
+# --- what is claimed -------------------------------------------------------------------------------------------------------
+
+
+@cache
+def published() -> list[tuple[Prediction, dict[str, int]]]:
+    """Today's prediction and the recorded real peaks: of the 60 configurations whose error was largest, and of every sixth."""
+    rows, real = json.loads((peaks.RESULTS / "peaks.json").read_text())["rows"], peaks.recorded()
+    worst = {r["number"] for r in sorted(rows, key=lambda r: -abs(r["error"]))[:60]}
+    chosen = [c for c in peaks.configurations() if c.number in worst or c.number % 6 == 0]
+    return [(predict(c.workload), dict(real[c.number])) for c in chosen]
+
+
+@pytest.mark.xfail(reason="Gemma 2 with 256 words; Phi-3 in NF4 with checkpointing; Llama under autocast", strict=True)
+def test_published_errors_are_within_what_answers_claim():
+    worst = json.loads((peaks.RESULTS / "peaks.json").read_text())["worst"]
+    assert worst["exact"] <= 0.01
+    assert worst["estimate"] <= max(LAYER_ERROR, CHECKPOINTED_LAYER_ERROR)
+
+
+@pytest.mark.xfail(reason="Gemma 2 with 256 words; Phi-3 in NF4 with checkpointing; Llama under autocast", strict=True)
+def test_predictions_are_within_what_they_claim_of_the_published_peaks():
+    assert len(published()) >= 100
+    errors = [(str(p.workload.setup), abs(p.peak.total_bytes / real["step"] - 1), promised(p)) for p, real in published()]
+    assert [row for row in errors if row[1] > row[2]] == []
+
+
+def test_optimizer_steps_of_the_published_peaks_to_the_byte():
+    found = [(totals(p)["optimizer_step"], real["optimizer"]) for p, real in published()]
+    assert [pair for pair in found if pair[0] != pair[1]] == []
+
+
+def test_an_exact_answer_names_an_exact_moment():
+    for prediction, _ in published():
+        if prediction.exactness == "exact":
+            assert prediction.peak.moment in EXACT_MOMENTS
+        assert peak_bytes(prediction.workload) == prediction.peak.total_bytes
