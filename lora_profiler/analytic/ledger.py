@@ -88,7 +88,6 @@ class Ledger:
         workspace: Polynomial = ZERO,
         aliases: bool = False,
         saves_output: bool = False,
-        holds: tuple[Tensor, ...] = (),
     ) -> None:
         kept: list[Storage] = []
         requires_grad = outputs[0].requires_grad
@@ -110,7 +109,6 @@ class Ledger:
                 aliases,
                 saves_output,
                 requires_grad and bool(saved),
-                holds,
             )
         )
 
@@ -147,14 +145,15 @@ class Ledger:
         self.record((x,), (out,))
         return out
 
-    def add(self, x: Tensor, y: Tensor, *, holds: tuple[Tensor, ...] = ()) -> Tensor:
-        """x + y in the wider dtype; both get the same gradient, converted where their dtype differs.
+    def keep(self, *tensors: Tensor) -> None:
+        """A Python name (an argument, a local variable) keeps these alive until here, whether they are used again or not."""
+        self.nodes[-1].holds += tensors
 
-        `holds`: what a Python name still keeps alive while this runs.
-        """
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        """x + y in the wider dtype; both get the same gradient, converted where their dtype differs."""
         dtype = x.dtype if ITEMSIZE[x.dtype] >= ITEMSIZE[y.dtype] else y.dtype
         out = self.fresh(x.elements, dtype, x.requires_grad or y.requires_grad, x.merged)
-        self.record((x, y), (out,), aliases=x.dtype == y.dtype, holds=holds)
+        self.record((x, y), (out,), aliases=x.dtype == y.dtype)
         return out
 
     def multiply(self, x: Tensor, y: Tensor, *, elements: Polynomial | None = None) -> Tensor:
@@ -224,14 +223,15 @@ class Ledger:
         """
         rows = x.elements // in_features
         packed = self.scope in self.modules and self.is_quantized(self.scope)
-        size = 0
+        gradients = ZERO
         if weight.storage.role == "parameter" and weight.requires_grad:
-            size = sum(w.numel for w in self.modules[self.scope].weights) * ITEMSIZE[weight.dtype]
+            biases = (w for w in self.modules[self.scope].weights if w.name != "weight")
+            gradients = constant(sum(w.numel for w in biases) * ITEMSIZE[weight.dtype])
         if packed:
             dtype, unpacked = x.dtype, weight.bytes
         else:
-            x, weight, unpacked = self.lowered(x), self.lowered_weight(weight), ZERO
-            dtype = x.dtype
+            x, (weight, own) = self.lowered(x), self.lowered_weight(weight)
+            dtype, unpacked, gradients = x.dtype, ZERO, gradients + own
         out = self.fresh(rows * out_features, dtype, x.requires_grad or weight.requires_grad)
         saved = [t for t, other in ((x, weight), (weight, x)) if other.requires_grad]
         flops = rows * (2 * in_features * out_features)
@@ -241,7 +241,7 @@ class Ledger:
             saved,
             forward_flops=flops,
             backward_flops=flops * (x.requires_grad + weight.requires_grad),
-            gradients=constant(size),
+            gradients=gradients,
             workspace=unpacked,
         )
         return out
@@ -250,34 +250,45 @@ class Ledger:
         """x as autocast hands it to a product: a bfloat16 copy per call, unless it is bfloat16 already."""
         return self.cast(x, "bfloat16") if self.rules.autocast else x
 
-    def lowered_weight(self, weight: Tensor) -> Tensor:
-        """A weight as autocast hands it to a product. The copy of one that trains is made once and cached."""
+    def lowered_weight(self, weight: Tensor) -> tuple[Tensor, Polynomial]:
+        """A weight as autocast hands it to a product, and the gradient bytes that the product leaves for it.
+
+        The copy of one that trains is made once and cached; its gradient is converted back by the copy's own node.
+        """
+        own = weight.bytes if weight.requires_grad and weight.storage.role == "parameter" else ZERO
         if not self.rules.autocast or weight.dtype == "bfloat16":
-            return weight
-        if not weight.requires_grad or weight.storage.role != "parameter":
-            return self.fresh(weight.elements, "bfloat16", weight.requires_grad)
-        return self.cached.setdefault(weight.storage, self.fresh(weight.elements, "bfloat16", True))
+            return weight, own
+        copy = self.fresh(weight.elements, "bfloat16", weight.requires_grad)
+        if own != ZERO:
+            self.cached[weight.storage] = copy
+            self.record((weight,), (copy,), gradients=own)
+        return copy, ZERO
 
     def _low_rank(self, x: Tensor, y: Tensor, adapter: Adapter) -> Tensor:
-        """y + scaling * B A dropout(x), in the adapter's dtype, cast back: PEFT `lora/layer.py`, `Linear.forward`."""
+        """y + scaling * B A dropout(x), with A and B in the adapter's dtype: PEFT `lora/layer.py` (`Linear.forward`) adds and
+        casts the sum back, `lora/bnb.py` (`Linear4bit.forward`) clones y and casts before it adds."""
         rules = self.rules
         rows, rank = x.elements // adapter.in_features, R
         cast = self.cast(x, rules.adapter_dtype)
         dropped = self.dropout(cast, rules.lora_dropout)
         inner = self._trained(dropped, rows, constant(adapter.in_features), rank)
         delta = self.scale(self._trained(inner, rows, rank, constant(adapter.out_features)))
-        return self.cast(self.add(y, delta, holds=(cast,)), y.dtype)
+        if self.is_quantized(self.scope):
+            result = self.add(self.copy(y), self.cast(delta, y.dtype))
+        else:
+            result = self.cast(self.add(y, delta), y.dtype)
+        self.keep(x, cast)
+        return result
 
     def _trained(self, x: Tensor, rows: Polynomial, in_size: Polynomial, out_size: Polynomial) -> Tensor:
         """x times a trained matrix of (out_size, in_size), which is how A and B act: keeps x."""
-        dtype = self.rules.adapter_dtype
         size = in_size * out_size
-        weight = self.lowered_weight(Tensor(size, dtype, True, Storage(ZERO, "parameter")))
+        weight, own = self.lowered_weight(Tensor(size, self.rules.adapter_dtype, True, Storage(ZERO, "parameter")))
         x = self.lowered(x)
         out = self.fresh(rows * out_size, x.dtype, True)
         flops = rows * size * 2
-        self.record((x, weight), (out,), (x, weight) if x.requires_grad else (x,), flops, flops * (1 + x.requires_grad),
-                    size * ITEMSIZE[dtype])  # fmt: skip
+        saved = (x, weight) if x.requires_grad else (x,)
+        self.record((x, weight), (out,), saved, flops, flops * (1 + x.requires_grad), own)
         return out
 
     def matmul(self, x: Tensor, y: Tensor, elements: Polynomial, depth: Polynomial) -> Tensor:

@@ -160,7 +160,9 @@ def gated_mlp(op: Ledger, x: Tensor, c: Config, name: str = "mlp") -> Tensor:
     acted = activate(op, gate, c["hidden_act"])
     up = op.linear(x, f"{name}.up_proj")
     op.scope = name
-    return op.linear(op.multiply(acted, up), f"{name}.down_proj")
+    out = op.linear(op.multiply(acted, up), f"{name}.down_proj")
+    op.keep(x)
+    return out
 
 
 def activate(op: Ledger, x: Tensor, kind: str) -> Tensor:

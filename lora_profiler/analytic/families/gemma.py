@@ -26,7 +26,9 @@ def self_attention(op: Ledger, x: Tensor, c: Config, layer: int, *, norms: bool,
     masked = layer in op.rules.window_filled
     v = op.view(v, merged=False)
     out = attention(op, q, k, v, heads, "self_attn", dropout=c["attention_dropout"], masked=masked, softcap=softcap)
-    return op.linear(out, "self_attn.o_proj")
+    out = op.linear(out, "self_attn.o_proj")
+    op.keep(x, q, k, v)
+    return out
 
 
 def gemma_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:

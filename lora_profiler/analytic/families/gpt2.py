@@ -17,15 +17,21 @@ def embed(op: Ledger, ids: Tensor, c: Config) -> Tensor:
 
 def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
     heads = heads_of(c)
-    fused = op.linear(op.layer_norm(x, "ln_1"), "attn.c_attn")
+    normed = op.layer_norm(x, "ln_1")
+    fused = op.linear(normed, "attn.c_attn")
     op.scope = "attn"
     q, k, v = op.split(fused, [TOKENS * c["hidden_size"]] * 3, merged=False)
     out = attention(op, q, k, v, heads, "attn", dropout=c["attention_dropout"], upcast=False)
-    x = residual(op, op.dropout(op.linear(out, "attn.c_proj"), c["resid_pdrop"]), x)
-    inner = op.linear(op.layer_norm(x, "ln_2"), "mlp.c_fc")
+    attended = op.dropout(op.linear(out, "attn.c_proj"), c["resid_pdrop"])
+    op.keep(normed, q, k, v)
+    x = residual(op, attended, x)
+    normed = op.layer_norm(x, "ln_2")
+    inner = op.linear(normed, "mlp.c_fc")
     op.scope = "mlp"
     update = op.linear(activate(op, inner, c["hidden_act"]), "mlp.c_proj")
-    return residual(op, x, op.dropout(update, c["resid_pdrop"]))
+    x = residual(op, x, op.dropout(update, c["resid_pdrop"]))
+    op.keep(normed, attended)
+    return x
 
 
 def norm(op: Ledger, x: Tensor, c: Config) -> Tensor:

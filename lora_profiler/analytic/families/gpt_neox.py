@@ -23,7 +23,9 @@ def self_attention(op: Ledger, x: Tensor, c: Config) -> Tensor:
     op.scope = "attention"
     q, k, v = op.split(fused, [TOKENS * c["hidden_size"]] * 3, merged=False)
     q, k = (rotary(op, t, heads.dim, rotary_dim(c), always_concatenates=True) for t in (q, k))
-    return op.linear(attention(op, q, k, v, heads, "attention", dropout=c["attention_dropout"]), "attention.dense")
+    out = op.linear(attention(op, q, k, v, heads, "attention", dropout=c["attention_dropout"]), "attention.dense")
+    op.keep(x, fused, q, k, v)
+    return out
 
 
 def mlp(op: Ledger, x: Tensor, c: Config) -> Tensor:

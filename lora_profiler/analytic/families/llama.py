@@ -32,7 +32,9 @@ def self_attention(op: Ledger, x: Tensor, c: Config, masked: bool, norms: str = 
     q, k = (rotary(op, t, heads.dim, heads.dim, dtype=table_dtype) for t in (q, k))
     v = op.view(v, merged=False)
     out = attention(op, q, k, v, heads, "self_attn", dropout=c["attention_dropout"], masked=masked)
-    return op.linear(out, "self_attn.o_proj")
+    out = op.linear(out, "self_attn.o_proj")
+    op.keep(x, q, k, v)
+    return out
 
 
 def residual(op: Ledger, x: Tensor, update: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
     op.scope = "self_attn"
     q, k, v = (op.view(t, merged=False) for t in (q, k, v))
     out = op.linear(attention(op, q, k, v, heads, "self_attn", dropout=c["attention_dropout"]), "self_attn.out_proj")
+    op.keep(hidden, q, k, v)
     x = residual(op, x, op.dropout(out, c["dropout"]))
     if not before:
         x = op.layer_norm(x, "self_attn_layer_norm")

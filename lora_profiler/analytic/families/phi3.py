@@ -14,19 +14,24 @@ def rotary_dim(c: Config) -> int:
 
 def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
     heads = heads_of(c)
-    fused = op.linear(rms_norm(op, x, "input_layernorm"), "self_attn.qkv_proj")
+    normed = rms_norm(op, x, "input_layernorm")
+    fused = op.linear(normed, "self_attn.qkv_proj")
     op.scope = "self_attn"
     sizes = [TOKENS * (n * heads.dim) for n in (heads.query, heads.key_value, heads.key_value)]
     q, k, v = op.split(fused, sizes, merged=False)
     q, k = (rotary(op, t, heads.dim, rotary_dim(c), always_concatenates=True) for t in (q, k))
     masked = index in op.rules.window_filled
     out = attention(op, q, k, v, heads, "self_attn", dropout=c["attention_dropout"], masked=masked)
-    x = residual(op, x, op.dropout(op.linear(out, "self_attn.o_proj"), c["resid_pdrop"]))
+    update = op.linear(out, "self_attn.o_proj")
+    op.keep(normed, fused, q, k, v)
+    x = residual(op, x, op.dropout(update, c["resid_pdrop"]))
 
-    fused = op.linear(rms_norm(op, x, "post_attention_layernorm"), "mlp.gate_up_proj")
+    normed = rms_norm(op, x, "post_attention_layernorm")
+    fused = op.linear(normed, "mlp.gate_up_proj")
     op.scope = "mlp"
     gate, up = op.split(fused, [fused.elements // 2] * 2)
     update = op.linear(op.multiply(up, activate(op, gate, c["hidden_act"])), "mlp.down_proj")
+    op.keep(normed, gate)
     return residual(op, x, op.dropout(update, c["resid_pdrop"]))
 
 
