@@ -258,6 +258,19 @@ def test_masks_held_by_checkpoints(name, attention, request):
     assert by_phase(predicted(config, setup)) == tuple(real[2, phase] for phase in oracle.PHASES)
 
 
+@pytest.mark.parametrize("method", ["full", "all"])
+@pytest.mark.parametrize("name", cases.TINY_NAMES)
+def test_checkpoints_of_every_family(name, method, request):
+    """What checkpointing holds beside what is saved: rotary tables, position ids, the embedding's output."""
+    if (name, method) == ("gpt2", "full"):
+        reason = "position ids that the trained position embedding keeps are counted again as held by the layers"
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+    config, lora = cases.CONFIGS[name] | {"vocab_size": 9000}, cases.methods(name)[method]
+    setup = TrainSetup(lora=lora, batch_size=2, seq_len=40, device="cpu", checkpointing=True)
+    real = oracle.step_peaks(oracle.build(config, setup), setup)
+    assert by_phase(predicted(config, setup)) == tuple(real[2, phase] for phase in oracle.PHASES)
+
+
 # --- what is claimed -------------------------------------------------------------------------------------------------------
 
 
