@@ -329,7 +329,8 @@ class Ledger:
             return self.add(weight, self.cast(self.scale(delta), weight.dtype))
         a, b = self.cast(a, weight.dtype), self.cast(b, weight.dtype)
         out = self.fresh(weight.elements, weight.dtype, True)
-        self.record((a, b), (out,), (a, b), flops, flops * 2, gradients)
+        # made twice in a forward pass: when PEFT registers the parametrization, and when the layer reads it
+        self.record((a, b), (out,), (a, b), flops * 2, flops * 2, gradients)
         return out
 
     def grouped_product(

@@ -187,11 +187,11 @@ def _cached(forward: ForwardPass, checkpointing: bool) -> Polynomial:
 
 
 def mask_bytes(windows: set[int | None], *, setup: TrainSetup, dtype: str, kernel: str) -> Polynomial:
-    """Attention masks of the given kinds of attention: additive ones for eager, a boolean one for SDPA where a sliding window
-    is filled, none where the causal flag suffices."""
+    """Attention masks of the given kinds of attention: additive ones for eager, one a sample; a boolean one for all samples for
+    SDPA where a sliding window is filled, none where the causal flag suffices."""
     if kernel == "eager":
         return B * S * S * (ITEMSIZE[dtype] * len(windows))
-    return B * S * S * sum(w is not None and setup.seq_len >= w for w in windows)
+    return S * S * sum(w is not None and setup.seq_len >= w for w in windows)
 
 
 def buffer_bytes(family: Family, workload: Workload) -> int:

@@ -81,13 +81,15 @@ def nf4_bytes(numel: int, double_quant: bool) -> tuple[int, int]:
 
 
 def module_bytes(module: Module, setup: TrainSetup, head: str) -> tuple[int, int]:
-    """(parameters, quantisation state) in bytes of one module; tied weights count where they first occur."""
-    itemsize = DTYPE_BYTES[rest_dtype(setup)]
+    """(parameters, quantisation state) in bytes of one module; tied weights count where they first occur.
+
+    A 4-bit layer turns its bias back to the compute dtype in its first forward pass, whatever the recipe made of it.
+    """
     if setup.quantization is None or not module.is_linear or module.name == head:
-        return module.num_parameters * itemsize, 0
+        return module.num_parameters * DTYPE_BYTES[rest_dtype(setup)], 0
     packed, state = nf4_bytes(module.weight("weight").numel, setup.quantization.double_quant)
-    rest = sum(w.numel for w in module.weights if w.name != "weight") * itemsize
-    return packed + rest, state
+    biases = sum(w.numel for w in module.weights if w.name != "weight")
+    return packed + biases * DTYPE_BYTES[setup.dtype], state
 
 
 def groups(spec: ModelSpec) -> Iterator[tuple[Module, int]]:
