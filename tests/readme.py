@@ -1,7 +1,8 @@
 """The README's commands and transcripts: found, run, compared and written anew.
 
     python tests/readme.py --setup      prints the two set-up commands, a line each
-    python tests/readme.py --update     runs every transcript again and writes its output into README.md
+    python tests/readme.py --update     runs every transcript again and writes its output into README.md, and the accuracy
+                                        table of the committed benchmark results with it
 
 A transcript is a fenced block of kind `console`: `$ command`, then everything that it prints. `console exit=1` states an
 exit code other than 0. Blocks of kind `pycon` are Python sessions.
@@ -18,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+_BEGIN, _END = "<!-- accuracy:begin -->", "<!-- accuracy:end -->"
 _FENCE = re.compile(r"^```(?P<kind>\w+)(?: exit=(?P<code>\d+))?\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -65,7 +67,18 @@ def run(command: str) -> tuple[str, int]:
     return done.stdout, done.returncode
 
 
+def with_accuracy(text: str) -> str:
+    """The README with the accuracy table of the committed results between its marks."""
+    sys.path.insert(0, str(ROOT))
+    from benchmarks.accuracy import table
+
+    before, _, rest = text.partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    return f"{before}{_BEGIN}\n{table()}\n{_END}{after}"
+
+
 def updated(text: str) -> str:
+    text = with_accuracy(text)
     for transcript in reversed(list(transcripts(text))):
         output, code = run(transcript.command)
         assert code == transcript.code, f"{transcript.command}: exit code {code}, the README says {transcript.code}"

@@ -1,10 +1,10 @@
 """The oracle against numbers that others took from real runs of the same library versions, and against itself."""
 
-import families
-import oracle
 import pytest
 import torch
 
+import families
+import oracle
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup
 
 QKVO = ("q_proj", "k_proj", "v_proj", "o_proj")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from readme import README, ROOT, Transcript, run, sessions, setup_commands, transcripts
+from readme import README, ROOT, Transcript, run, sessions, setup_commands, transcripts, with_accuracy
 
 TEXT = README.read_text("utf-8")
 
@@ -24,6 +24,10 @@ def test_python_session(session: str) -> None:
     test = parser.get_doctest(session, {}, "README.md", "README.md", 0)
     assert test.examples
     assert runner.run(test).failed == 0
+
+
+def test_accuracy_is_that_of_the_committed_results() -> None:
+    assert with_accuracy(TEXT) == TEXT, "after new results: python tests/readme.py --update"
 
 
 def test_there_are_exactly_two_setup_commands_and_they_come_first() -> None:

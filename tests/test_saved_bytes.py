@@ -116,12 +116,14 @@ def test_qlora(name, recipe, checkpointing):
     assert predict(Workload(model=cases.spec_of(name), setup=setup)).saved_activation_bytes == real
 
 
-@pytest.mark.xfail(reason="merged expert weights under autocast", strict=True)
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe-varied"])
-def test_expert_adapters_under_autocast(name):
+def test_expert_adapters_under_autocast_are_an_estimate(name):
+    """Not followed to the byte, and the answer says so."""
     setup = TrainSetup(lora=LoraConfig(r=3), batch_size=2, seq_len=16, precision="amp", device="cpu")
     real = oracle.saved_activation_bytes(oracle.build(cases.CONFIGS[name], setup), setup)
-    assert predict(Workload(model=cases.spec_of(name), setup=setup)).saved_activation_bytes == real
+    found = predict(Workload(model=cases.spec_of(name), setup=setup))
+    assert found.exactness == "estimate"
+    assert abs(found.saved_activation_bytes - real) <= 1024
 
 
 def test_the_grid_is_large_and_covers_every_family():

@@ -95,7 +95,7 @@ def _activity(plan: Plan, at: Values) -> dict[str, tuple[int, int]]:
             note(name, whole, 0)
             for scope, (saved, flops) in scopes.items():
                 note(f"{name}.{scope}" if scope else name, saved, flops)
-    note("rotary_emb", plan.kept.shared.evaluate(*at), 0)
+    note("attention_mask" if checkpointing else "rotary_emb", plan.kept.shared.evaluate(*at), 0)
     note("loss", plan.kept.loss.evaluate(*at), 0)
     return result
 

@@ -81,7 +81,12 @@ def activations(forward: ForwardPass, family: Family, workload: Workload, kernel
     if setup.checkpointing:
         dtype = family.rotary_dtype or forward.embed.output.dtype
         tables = total(S * (2 * size * ITEMSIZE[dtype]) for _, size in family.rotary_sets(config))
-        held = tables + (TOKENS if family.positions_per_sample else S) * 8
+        positions = S * 8
+        if family.positions_per_sample:
+            positions = TOKENS * 8
+        elif any(storage.bytes == positions for storage in forward.embed.saved):
+            positions = ZERO  # a trained position embedding keeps them already
+        held = tables + positions
         shared = {}
         if family.mask_is_positional:
             shared["attention_mask"] = mask(used)

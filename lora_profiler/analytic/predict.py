@@ -4,7 +4,7 @@ from functools import partial
 
 from lora_profiler.analytic.families import unmodelled
 from lora_profiler.analytic.layers import layer_costs
-from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, Values, plan_for
+from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, Values, plan_for, windows_of
 from lora_profiler.prediction import (
     CATEGORIES,
     MOMENTS,
@@ -119,6 +119,10 @@ def _doubts(plan: Plan) -> list[str]:
     found = [f"The config's {name} is not modelled." for name in unmodelled(plan.workload.model)]
     if any(a.kind == "Embedding" for a in plan.adapters):
         found.append("Activations of LoRA on an embedding are not modelled.")
+    if plan.workload.setup.precision == "amp" and any(a.parameter is not None for a in plan.adapters):
+        found.append("Adapters on packed experts under autocast: saved bytes were off by up to 1 KiB on small models.")
+    if plan.kernel == "math" and plan.workload.setup.attention == "math" and windows_of(plan.workload.model):
+        found.append("SDPA's math kernel with a sliding window that the sequence fills is not followed to the byte.")
     if plan.workload.setup.device in ("mps", "xpu"):
         found.append(f"The rules of {plan.workload.setup.device} are those of CUDA, unchecked.")
     return found

@@ -1,0 +1,60 @@
+"""The accuracy table of the README, from the committed results of the other benchmarks.
+
+python -m benchmarks.accuracy        prints it; `python tests/readme.py --update` puts it into README.md
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def results(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+
+
+def error_row(what: str, rows: Sequence[dict[str, Any]]) -> str:
+    errors = [row["error"] for row in rows]
+    worst = max(rows, key=lambda row: abs(row["error"]))
+    return f"| {what} | {len(rows)} | {mean(abs(e) for e in errors):.2%} | {worst['error']:+.2%} | {worst['configuration']} |"
+
+
+def table() -> str:
+    """Markdown: saved bytes, peaks by what the answer claims, speed."""
+    saved, peaks, start, speed = (results(name) for name in ("saved_bytes", "peaks", "startup", "throughput"))
+    rows = peaks["rows"]
+    exact = [row for row in rows if row["exactness"] == "exact"]
+    rest = [row for row in rows if row["exactness"] != "exact"]
+    stored = [row for row in rest if "checkpointing" not in row["configuration"]]
+    repeated = [row for row in rest if "checkpointing" in row["configuration"]]
+    seconds = {row["name"]: row["median_seconds"] for row in start["results"]}
+    ours = next(value for name, value in seconds.items() if name.startswith("lora-profile meta-llama"))
+    accelerate = next(value for name, value in seconds.items() if name.startswith("accelerate"))
+    rate = {row["what"]: row["per_second"] for row in speed["rows"]}
+    versions = ", ".join(f"{name} {number}" for name, number in peaks["versions"].items())
+    swept = next(value for name, value in rate.items() if name.startswith("sweep, table"))
+    return "\n".join([
+        f"Measured on CPU with {versions}; nothing here has been measured on a GPU yet.",
+        "",
+        f"- **Saved activations**: {saved['exact']:,} of {saved['cases']:,} real forward passes equal to the byte "
+        f"({len(saved['families'])} families; `benchmarks/results/saved_bytes.md`).",
+        f"- **Peak of a real training step**, {len(rows)} seeded configurations (`benchmarks/results/peaks.md`):",
+        "",
+        "| the answer says | runs | mean error | worst | worst case |",
+        "| --- | ---: | ---: | ---: | --- |",
+        error_row("exact", exact),
+        error_row("estimate, no checkpointing", stored),
+        error_row("estimate, checkpointing", repeated),
+        "",
+        "  The models are tiny and most vocabularies small, so that peaks inside layers, which are the estimates, occur often.",
+        f"- **Speed**: {ours:.2f} s for a whole `lora-profile` process, {accelerate / ours:.0f} times faster than "
+        f"`accelerate estimate-memory --help` beside it; {rate['peak_bytes']:,.0f} peaks a second one at a time, "
+        f"{swept / 1e6:,.0f} million by `sweep` (`benchmarks/results/startup.md`, `throughput.md`).",
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    print(table())
