@@ -1,7 +1,7 @@
-"""The instants on which a peak can fall, as polynomials by category: `facts` of the step in the order in which it runs.
+"""The instants on which a peak can fall: live bytes of each, by category, as polynomials in batch, sequence and rank.
 
-Exact by construction: setup, end_of_forward, loss_backward, optimizer_step. The backward of the last and the first layers is
-worked out by `liveness.py`, and an estimate.
+Exact by construction: setup, end_of_forward, loss_backward, optimizer_step. What happens inside the last and the first layers
+is worked out by `liveness.py`, and an estimate.
 """
 
 from collections.abc import Iterable, Mapping

@@ -91,6 +91,7 @@ def plan_for(workload: Workload) -> Plan:
     windows = windows_of(model)
     key = (
         model.id,
+        model.architecture,
         model.fingerprint,
         None if lora is None else (
             lora.target_modules, lora.lora_dropout, lora.layers_to_transform, lora.modules_to_save, lora.adapter_dtype,
