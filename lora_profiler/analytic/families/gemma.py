@@ -1,5 +1,7 @@
 """Gemma 1 to 3, text: (1 + w) norms in float32, scaled embeddings, sandwich norms and softcapping from Gemma 2 on."""
 
+from dataclasses import replace
+
 from lora_profiler.analytic.families.blocks import Config, attention, gated_mlp, heads_of, rms_norm, rotary
 from lora_profiler.analytic.families.family import Family, full_attention, one_rotary_set, plain_head, window_by_layer_type
 from lora_profiler.analytic.families.llama import residual
@@ -83,11 +85,5 @@ GEMMA = Family(
     stack="model.layers", embed=embed, layer=gemma_layer, norm=norm, head=plain_head,
     window=full_attention, rotary_sets=one_rotary_set, buffer_bytes=embed_scale_bytes,
 )  # fmt: skip
-GEMMA2 = Family(
-    stack="model.layers", embed=embed, layer=gemma2_layer, norm=norm, head=softcapped_head, masks=both_masks,
-    window=window_by_layer_type, rotary_sets=one_rotary_set, buffer_bytes=embed_scale_bytes,
-)  # fmt: skip
-GEMMA3 = Family(
-    stack="model.layers", embed=embed, layer=gemma3_layer, norm=norm, head=softcapped_head, masks=both_masks,
-    window=window_by_layer_type, rotary_sets=two_rotary_sets, buffer_bytes=embed_scale_bytes,
-)  # fmt: skip
+GEMMA2 = replace(GEMMA, layer=gemma2_layer, head=softcapped_head, masks=both_masks, window=window_by_layer_type)
+GEMMA3 = replace(GEMMA2, layer=gemma3_layer, rotary_sets=two_rotary_sets)

@@ -1,5 +1,7 @@
 """Llama and its close relatives: Mistral, Qwen2, Qwen3, Olmo2 (transformers `modeling_llama.py` and the like)."""
 
+from dataclasses import replace
+
 from lora_profiler.analytic.families.blocks import Config, attention, gated_mlp, heads_of, rms_norm, rotary
 from lora_profiler.analytic.families.family import (
     Family,
@@ -75,16 +77,7 @@ LLAMA = Family(
     stack="model.layers", embed=EMBED, layer=llama_layer, norm=final_norm, head=plain_head,
     window=full_attention, rotary_sets=one_rotary_set,
 )  # fmt: skip
-MISTRAL = Family(
-    stack="model.layers", embed=EMBED, layer=llama_layer, norm=final_norm, head=plain_head,
-    window=window_by_layer_type, rotary_sets=one_rotary_set,
-)  # fmt: skip
+MISTRAL = replace(LLAMA, window=window_by_layer_type)
 QWEN2 = MISTRAL
-QWEN3 = Family(
-    stack="model.layers", embed=EMBED, layer=qwen3_layer, norm=final_norm, head=plain_head,
-    window=window_by_layer_type, rotary_sets=one_rotary_set,
-)  # fmt: skip
-OLMO2 = Family(
-    stack="model.layers", embed=EMBED, layer=olmo2_layer, norm=olmo2_final_norm, head=plain_head,
-    window=full_attention, rotary_sets=one_rotary_set, rotary_dtype="float32",
-)  # fmt: skip
+QWEN3 = replace(MISTRAL, layer=qwen3_layer)
+OLMO2 = replace(LLAMA, layer=olmo2_layer, norm=olmo2_final_norm, rotary_dtype="float32")

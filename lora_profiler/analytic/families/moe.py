@@ -4,9 +4,10 @@ transformers `integrations/moe.py` (`grouped_mm_experts_forward`), `modeling_mix
 does not depend on which expert a token goes to.
 """
 
+from dataclasses import replace
+
 from lora_profiler.analytic.families.blocks import Config, activate, gated_mlp, rms_norm
-from lora_profiler.analytic.families.family import Family, one_rotary_set, plain_head, window_by_layer_type
-from lora_profiler.analytic.families.llama import EMBED, final_norm, residual, self_attention
+from lora_profiler.analytic.families.llama import MISTRAL, residual, self_attention
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.polynomial import TOKENS, Polynomial, constant
 from lora_profiler.analytic.tensors import Tensor
@@ -71,11 +72,5 @@ def qwen3_moe_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
     return moe_layer(op, x, c, layer, qwen=True)
 
 
-MIXTRAL = Family(
-    stack="model.layers", embed=EMBED, layer=mixtral_layer, norm=final_norm, head=plain_head,
-    window=window_by_layer_type, rotary_sets=one_rotary_set,
-)  # fmt: skip
-QWEN3_MOE = Family(
-    stack="model.layers", embed=EMBED, layer=qwen3_moe_layer, norm=final_norm, head=plain_head,
-    window=window_by_layer_type, rotary_sets=one_rotary_set,
-)  # fmt: skip
+MIXTRAL = replace(MISTRAL, layer=mixtral_layer)
+QWEN3_MOE = replace(MISTRAL, layer=qwen3_moe_layer)
