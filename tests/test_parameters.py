@@ -4,13 +4,18 @@ import json
 
 import pytest
 
+from lora_profiler.analytic.persistent import module_bytes, unquantized
 from lora_profiler.catalog import bundled_models, find_model, model_from_config
 from lora_profiler.catalog.architectures import FAMILIES
 from lora_profiler.catalog.facts import rows
 from lora_profiler.errors import ModelNotFoundError
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+from transformers.quantizers.base import get_keys_to_not_convert  # noqa: E402
+from transformers.quantizers.quantizers_utils import should_convert_module  # noqa: E402
+
 nn, Conv1D = torch.nn, transformers.pytorch_utils.Conv1D
 
 TINY = {
@@ -142,6 +147,20 @@ def test_a_bundled_table_equals_the_real_model(id):
     spec = find_model(id)
     assert our_table(spec) == real_table(built(raw, row["architecture"]))
     assert spec.architecture == row["architecture"]
+
+
+@pytest.mark.parametrize(
+    "id", [*OTHERS, "FacebookAI/roberta-base", "distilbert/distilbert-base-uncased", "openai-community/gpt2"]
+)
+def test_a_4_bit_base_packs_the_layers_that_transformers_would(id):
+    row = next(row for row in rows() if row["id"] == id)
+    model_type = row.get("transformers_model_type") or row["model_type"]
+    model = built({"model_type": model_type, **row["config"]}, row["architecture"])
+    left_out = get_keys_to_not_convert(model)
+    linear = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
+    spec, setup = find_model(id), TrainSetup(lora=LoraConfig(), quantization=Quantization())
+    packed = {name for name, module in spec.modules() if module_bytes(module, setup, unquantized(spec))[1]}
+    assert packed == {name for name in linear if should_convert_module(name, left_out)}
 
 
 def test_weightless_modules_are_the_real_ones():

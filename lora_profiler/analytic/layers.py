@@ -4,7 +4,14 @@ from collections import defaultdict
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.analytic.optimizers import state_bytes, total_state_bytes
-from lora_profiler.analytic.persistent import TrainableTensor, adapter_dtype, adapter_tensors, module_bytes, rest_dtype
+from lora_profiler.analytic.persistent import (
+    TrainableTensor,
+    adapter_dtype,
+    adapter_tensors,
+    module_bytes,
+    rest_dtype,
+    unquantized,
+)
 from lora_profiler.analytic.plan import Plan, Values
 from lora_profiler.analytic.polynomial import constant
 from lora_profiler.analytic.structure import Run
@@ -17,17 +24,16 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
     """One row per module that owns parameters, then rows for what belongs to no module alone: attention cores, activation
     functions, the loss, the optimizer's shared tables. Every column sums to the prediction's total."""
     model, setup = plan.workload.model, plan.workload.setup
-    head = plan.family.head_name if plan.family else "lm_head"
     adapted: dict[str, list[Adapter]] = defaultdict(list)
     for adapter in plan.adapters:
         adapted[adapter.module].append(adapter)
-    copied = {name for name, _ in plan.copies}
+    copied, kept = {name for name, _ in plan.copies}, unquantized(model)
     activity = _activity(plan, at)
 
     rows = []
     for name, module in model.modules():
         tensors = _trainable(module, adapted.get(name, []), name in copied, setup)
-        weights, quantization = module_bytes(module, setup, head)
+        weights, quantization = module_bytes(module, setup, kept)
         extra = sum(t.bytes.evaluate(*at) for t in tensors) if setup.lora else 0
         saved, flops = activity.pop(name, (0, 0))
         rows.append(

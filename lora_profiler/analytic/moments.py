@@ -257,7 +257,7 @@ def _embedding_backward(forward: ForwardPass, gradients: Polynomial, running: Br
     A tied head's gradient, the embedding's and their sum coexist; where autocast converted the head's gradient, it belongs to
     nobody else and takes the embedding's in.
     """
-    head = next((module for name, module in workload.model.modules() if name == "lm_head"), None)
+    head = next((module for name, module in workload.model.modules() if name == workload.model.output_embedding), None)
     tied = head is not None and head.weights[0].tied_to is not None
     converted = bool(forward.head.cached)
     size = head.weights[0].numel * ITEMSIZE[forward.embed.output.dtype] if head and tied else 0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.analytic.polynomial import Polynomial, R, constant, product, total
-from lora_profiler.model_spec import ModelSpec, Module
+from lora_profiler.model_spec import ModelSpec, Module, Stack
 from lora_profiler.workload import DTYPE_BYTES, TrainSetup
 
 NF4_BLOCK = 64
@@ -80,12 +80,24 @@ def nf4_bytes(numel: int, double_quant: bool) -> tuple[int, int]:
     return packed, blocks + 4 * -(-blocks // NF4_NESTED_BLOCK) + 1024 + 64 + 4
 
 
-def module_bytes(module: Module, setup: TrainSetup, head: str) -> tuple[int, int]:
+def unquantized(spec: ModelSpec) -> frozenset[str]:
+    """Linear layers that stay as they are in a 4-bit model: the output layer, and the owner of the last parameter.
+
+    transformers `quantizers/base.py`, get_keys_to_not_convert. A last parameter inside a list of layers is not looked for.
+    """
+    last = next(part for part in reversed(spec.parts) if isinstance(part, Stack) or part.num_parameters)
+    kept = {spec.output_embedding or ""}
+    if isinstance(last, Module) and [w.name for w in last.weights if w.tied_to is None][-1] == "weight":
+        kept.add(last.name)
+    return frozenset(kept)
+
+
+def module_bytes(module: Module, setup: TrainSetup, unquantized: frozenset[str]) -> tuple[int, int]:
     """(parameters, quantisation state) in bytes of one module; tied weights count where they first occur.
 
     A 4-bit layer turns its bias back to the compute dtype in its first forward pass, whatever the recipe made of it.
     """
-    if setup.quantization is None or not module.is_linear or module.name == head:
+    if setup.quantization is None or not module.is_linear or module.name in unquantized:
         return module.num_parameters * DTYPE_BYTES[rest_dtype(setup)], 0
     packed, state = nf4_bytes(module.weight("weight").numel, setup.quantization.double_quant)
     biases = sum(w.numel for w in module.weights if w.name != "weight")
@@ -105,12 +117,13 @@ def groups(spec: ModelSpec) -> Iterator[tuple[Module, int]]:
 
 
 def persistent(
-    spec: ModelSpec, setup: TrainSetup, head: str, adapters: tuple[Adapter, ...], copies: tuple[tuple[str, Module], ...]
+    spec: ModelSpec, setup: TrainSetup, adapters: tuple[Adapter, ...], copies: tuple[tuple[str, Module], ...]
 ) -> Persistent:
     """`copies` are the modules that `modules_to_save` duplicates, which train in the base's dtype."""
     parameters = quantization = 0
+    kept = unquantized(spec)
     for module, count in groups(spec):
-        weight, state = module_bytes(module, setup, head)
+        weight, state = module_bytes(module, setup, kept)
         parameters += weight * count
         quantization += state * count
 

@@ -126,10 +126,9 @@ def windows_of(model: ModelSpec) -> tuple[int, ...]:
 def _build(workload: Workload) -> Plan:
     setup, model = workload.setup, workload.model
     family = family_of(model)
-    head = family.head_name if family else "lm_head"
     found = adapters(model, setup.lora) if setup.lora else ()
     copies = saved_modules(model, setup.lora) if setup.lora else ()
-    state = persistent(model, setup, head, found, copies)
+    state = persistent(model, setup, found, copies)
     batch_is_one, kernel = setup.batch_size == 1, resolve_kernel(workload)
     forward = kept = None
     zero = Polynomial({})
@@ -169,7 +168,7 @@ def _rules(workload: Workload, family: Family, kernel: str) -> Rules:
         quantized=setup.quantization is not None,
         rest_dtype=rest_dtype(setup),
         autocast=setup.precision == "amp",
-        head=family.head_name,
+        head=model.output_embedding,
         batch_is_one=setup.batch_size == 1,
         seq_is_one=setup.seq_len == 1,
         input_grads=setup.checkpointing and setup.lora is not None,

@@ -75,7 +75,7 @@ class Rules:
     quantized: bool
     rest_dtype: str
     autocast: bool
-    head: str
+    head: str | None
     batch_is_one: bool
     seq_is_one: bool
     input_grads: bool

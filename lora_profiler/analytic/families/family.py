@@ -13,7 +13,7 @@ class Family:
     """`stack` is the ModuleList of decoder layers. `embed` turns ids into the residual stream, `layer` runs layer i,
     `head` makes logits of the last hidden state, `norm` that state of the last layer's output.
 
-    `window(config, i)` is the sliding window of layer i in tokens, None for full attention; `head_name` the output layer.
+    `window(config, i)` is the sliding window of layer i in tokens, None for full attention;
     `rotary_sets(config)` are the (name, features) of its rotary tables, in `rotary_dtype` or the residual stream's dtype;
     `buffer_bytes(dtype)` what the model registers beside them. `mask_is_positional`: layers take the attention mask as a
     positional argument, which checkpointing saves. `masks(config)`: windows that get a mask whether a layer uses it or not.
@@ -27,7 +27,6 @@ class Family:
     head: Callable[[Ledger, Tensor, Config], Tensor]
     window: Callable[[Config, int], int | None]
     rotary_sets: Callable[[Config], tuple[tuple[str, int], ...]]
-    head_name: str = "lm_head"
     rotary_dtype: str | None = None
     buffer_bytes: Callable[[str], int] = lambda dtype: 0
     mask_is_positional: bool = False
