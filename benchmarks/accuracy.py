@@ -56,7 +56,9 @@ def table() -> str:
             "its tensors reach, and the rest is scratch inside a CPU kernel"
             for row in scratch
         )
-        + ". The models are tiny and most vocabularies small, so that peaks inside layers, which are the estimates, occur often.",
+        + ". The models are tiny and most vocabularies small, so that peaks inside layers, which are the estimates, occur often. "
+        "The bounds that an estimate states are the largest errors of these rows, rounded up; "
+        "`python -m benchmarks.peaks --fresh SEED` measures rows on which nothing was set.",
         f"- **Speed**: {ours:.2f} s for a whole `lora-profile` process, {accelerate / ours:.0f} times faster than "
         f"`accelerate estimate-memory --help` beside it; {rate['peak_bytes']:,.0f} peaks a second one at a time, "
         f"{swept / 1e6:,.0f} million by `sweep` (`benchmarks/results/startup.md`, `throughput.md`).",
