@@ -84,6 +84,7 @@ class ModelSpec:
     language model where the file nests it. `source` tells where they came from: "bundled", a path, or "hub".
     `output_embedding` is the module that makes the logits, None if the class has none. `weightless` names the modules that
     own no parameter and contain none ("model.layers.*.mlp.act_fn", `*` for every layer): target patterns can hit them.
+    `published` is the whole config.json as it came, out of which the real model can be built.
     """
 
     id: str
@@ -96,6 +97,7 @@ class ModelSpec:
     parts: tuple[Module | Stack, ...] = field(compare=False, repr=False)
     output_embedding: str | None = field(default=None, compare=False, repr=False)
     weightless: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    published: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def modules(self) -> Iterator[tuple[str, Module]]:
         """(full name, module) of every module that owns parameters, in the order of `named_modules()`."""

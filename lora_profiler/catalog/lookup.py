@@ -69,7 +69,7 @@ def model_from_config(raw: Mapping[str, Any], *, id: str, source: str) -> ModelS
         if not config.get("add_cross_attention"):
             family = cfg.class_defaults()[model_type]
             described = FAMILIES[model_type](config), "lm_head", tuple(family["weightless"])
-            return _spec(id, model_type, family["architecture"], source, dtype, config, described)
+            return _spec(id, model_type, family["architecture"], source, dtype, config, described, raw)
     row = _bundled_twin(raw, architecture)
     if row is not None:
         return _from_table(row, raw, id, source, dtype)
@@ -81,7 +81,7 @@ def model_from_config(raw: Mapping[str, Any], *, id: str, source: str) -> ModelS
     for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
         if hasattr(built, name):
             config[name] = getattr(built, name)
-    return _spec(id, model_type, type(model).__name__, source, dtype, config, describe(model))
+    return _spec(id, model_type, type(model).__name__, source, dtype, config, describe(model), raw)
 
 
 def _bundled(row: Mapping[str, Any]) -> ModelSpec:
@@ -98,7 +98,7 @@ def _from_table(row: Mapping[str, Any], raw: Mapping[str, Any], id: str, source:
     model_type = row.get("transformers_model_type") or row["model_type"]
     language_type = row["config"].get("text_config", {}).get("model_type", model_type)  # what `raw` calls it does not count
     config = cfg.normalise({**cfg.language_model(raw, id), "model_type": language_type}, id, strict=False)
-    return _spec(id, model_type, row["architecture"], source, dtype, config, table(row["id"]))
+    return _spec(id, model_type, row["architecture"], source, dtype, config, table(row["id"]), raw)
 
 
 def _as_config_json(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,7 +136,14 @@ def _same_weights(raw: Mapping[str, Any], twin: Mapping[str, Any]) -> bool:
 
 
 def _spec(
-    id: str, model_type: str, architecture: str, source: str, dtype: str | None, config: dict[str, Any], described: "Described"
+    id: str,
+    model_type: str,
+    architecture: str,
+    source: str,
+    dtype: str | None,
+    config: dict[str, Any],
+    described: "Described",
+    published: Mapping[str, Any],
 ) -> ModelSpec:
     parts, output_embedding, weightless = described
     return ModelSpec(
@@ -150,6 +157,7 @@ def _spec(
         parts=parts,
         output_embedding=output_embedding,
         weightless=weightless,
+        published=published,
     )
 
 

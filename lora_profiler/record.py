@@ -1,0 +1,264 @@
+"""What one real training run showed: raw samples, the machine and software they come from, and what was asked.
+
+Nothing derived is kept. Medians, rates and errors are worked out on reading (`statistics`, `compare`), so that a better formula
+scores all history again. `None` means "not measured", never 0; a missing phase or category was not seen.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lora_profiler.prediction import Category
+from lora_profiler.workload import Workload
+
+SCHEMA_VERSION = "1.1"
+"""1.0: the fields of the contract alone. 1.1: conditions, keys, times, and every sample beyond the contract."""
+
+Phase = Literal["setup", "forward", "loss", "backward", "clip", "optimizer", "zero"]
+PHASES: tuple[Phase, ...] = Phase.__args__  # type: ignore[attr-defined]  # typing has no public accessor on an alias
+
+Status = Literal["ok", "noisy", "oom", "host_oom", "timeout", "crash", "unsupported", "invalid", "interrupted"]
+STATUSES: tuple[Status, ...] = Status.__args__  # type: ignore[attr-defined]
+MEASURED: frozenset[Status] = frozenset({"ok", "noisy"})
+"""Statuses of a run that went through: its numbers are whole, where others are lower bounds."""
+
+Flag = Literal[
+    "busy_machine", "host_bound", "instrumentation_perturbed_memory", "memory_pressure", "shared_device",
+    "thermal_throttling", "unattributed_over_1_percent",
+]  # fmt: skip
+"""What makes a number worth a second look; definitions in `docs/measuring.md`."""
+
+VramMethod = Literal["pid", "device_delta", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What the harness held fixed beside the workload. Part of a case's key.
+
+    weights: "random", "hub", or the file name of local ones; text: "random" tokens, or the file name of a text.
+    `padding` is the share of padded positions in each sequence. `budget_bytes` emulates a device with so much memory.
+    `memory_steps` are the optimizer steps of the memory pass. `min_timed_steps` 0 leaves the timing pass out;
+    `max_timing_seconds` ends it. `ballast_bytes` are held through every step, a test of the harness itself.
+    """
+
+    weights: str = "random"
+    text: str = "random"
+    seed: int = 0
+    padding: float = 0.0
+    budget_bytes: int | None = None
+    memory_steps: int = 3
+    min_timed_steps: int = 10
+    max_timing_seconds: float = 60.0
+    ballast_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """The device trained on. `uuid_hash` tells cards apart without naming them."""
+
+    kind: str
+    name: str
+    total_bytes: int | None = None
+    uuid_hash: str | None = None
+    compute_capability: str | None = None
+    driver: str | None = None
+    cuda: str | None = None
+    cudnn: str | None = None
+    vbios: str | None = None
+    ecc: bool | None = None
+    mig: str | None = None
+    power_limit_watts: float | None = None
+    clocks_locked: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Machine and software of a run: no host name, user name, path or token.
+
+    `packages` maps distributions to versions; `variables` holds allow-listed environment variables. `commit`, `dirty` and
+    `diff_hash` are those of this program's source tree, None for an installed one.
+    """
+
+    python: str
+    platform: str
+    packages: Mapping[str, str]
+    device: Device
+    cpu: str | None = None
+    logical_cpus: int | None = None
+    threads: int | None = None
+    memory_bytes: int | None = None
+    memory_limit_bytes: int | None = None
+    allocator: str | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
+    commit: str | None = None
+    dirty: bool | None = None
+    diff_hash: str | None = None
+    command: str | None = None
+
+    @property
+    def key(self) -> str:
+        """12 hex digits of what can change a result: software, device, processor, threads and settings; not the commit."""
+        import hashlib
+        import json
+
+        device = self.device
+        parts = [
+            self.python, self.platform, sorted(self.packages.items()), sorted(self.variables.items()), self.cpu, self.threads,
+            device.kind, device.name, device.total_bytes, device.driver, device.cuda, device.mig, self.allocator,
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseSample:
+    """Counters at the end of one phase of one step of the memory pass; peaks are those within the phase.
+
+    `requested`: bytes that tensors asked for; `allocated`: after the allocator's rounding; `active`: plus blocks another stream
+    still uses; `reserved`: taken from the driver. On CPU the allocator rounds nothing: `requested` alone is given.
+    """
+
+    step: int
+    phase: Phase
+    requested_bytes: int | None = None
+    requested_peak_bytes: int | None = None
+    allocated_bytes: int | None = None
+    allocated_peak_bytes: int | None = None
+    active_peak_bytes: int | None = None
+    reserved_bytes: int | None = None
+    reserved_peak_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSample:
+    """What the driver says is in use on the whole device at a named moment: idle, context, first_step, end, exit."""
+
+    when: str
+    used_bytes: int
+    process_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Telemetry:
+    """Samples of a process of its own during the timing pass, ten a second; `throttle_reasons` are NVML's bits, or-ed."""
+
+    sm_clock_mhz: tuple[int, ...] = ()
+    memory_clock_mhz: tuple[int, ...] = ()
+    temperature_celsius: tuple[int, ...] = ()
+    power_watts: tuple[float, ...] = ()
+    default_sm_clock_mhz: int | None = None
+    throttle_reasons: int = 0
+    other_processes: int | None = None
+    used_bytes_peak: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Energy:
+    """The driver's energy counter over a block of whole steps, and over an idle wait of the same warm process before it."""
+
+    joules: float
+    seconds: float
+    steps: int
+    idle_joules: float
+    idle_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Where a run ended that did not go through. `phase` may also be a stage before the first step, such as "load"."""
+
+    reason: str
+    phase: str | None = None
+    step: int | None = None
+    tried_bytes: int | None = None
+    free_bytes: int | None = None
+    allocated_bytes: int | None = None
+    reserved_bytes: int | None = None
+    exit_code: int | None = None
+    log: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Raw samples of one run. Peaks are those of the steady state (steps 2 and later) unless named otherwise.
+
+    `phase_peak_bytes` and `attribution_bytes` are requested bytes; the latter add up to `peak_requested_bytes` exactly, the rest
+    being `unattributed`. `tracked_phase_peak_bytes` is the second opinion of the storage tracker. `workspace_bytes` is what
+    a first matrix product added to allocated memory for good; `device_used_bytes` the driver's figure at the end less that of the
+    idle device. Token counts are those of one optimizer step.
+    """
+
+    status: Status
+    failure: Failure | None = None
+    flags: tuple[Flag, ...] = ()
+    num_parameters: int | None = None
+    num_trainable_parameters: int | None = None
+    attention_kernel: str | None = None
+    tokens_per_step: int | None = None
+    nonpad_tokens_per_step: int | None = None
+    supervised_tokens_per_step: int | None = None
+    step_seconds: tuple[float, ...] = ()
+    warmup_seconds: tuple[float, ...] = ()
+    phase_seconds: Mapping[Phase, tuple[float, ...]] = field(default_factory=dict)
+    block_seconds: float | None = None
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    other_cpu_share: float | None = None
+    loss: tuple[float, ...] = ()
+    peak_requested_bytes: int | None = None
+    peak_allocated_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
+    device_used_bytes: int | None = None
+    peak_phase: Phase | None = None
+    phase_peak_bytes: Mapping[Phase, int] = field(default_factory=dict)
+    step1_phase_peak_bytes: Mapping[Phase, int] = field(default_factory=dict)
+    tracked_phase_peak_bytes: Mapping[Phase, int] = field(default_factory=dict)
+    timed_peak_bytes: int | None = None
+    phases: tuple[PhaseSample, ...] = ()
+    attribution_bytes: Mapping[Category, int] = field(default_factory=dict)
+    persistent_bytes: Mapping[Category, int] = field(default_factory=dict)
+    saved_activation_bytes: int | None = None
+    workspace_bytes: int | None = None
+    context_bytes: int | None = None
+    stage_peak_bytes: Mapping[str, int] = field(default_factory=dict)
+    resident_bytes: Mapping[str, int] = field(default_factory=dict)
+    device_samples: tuple[DeviceSample, ...] = ()
+    process_vram_method: VramMethod = "none"
+    exclusive: bool | None = None
+    health: Mapping[str, int] = field(default_factory=dict)
+    telemetry: Telemetry | None = None
+    energy: Energy | None = None
+
+    @property
+    def went_through(self) -> bool:
+        return self.status in MEASURED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One run as the store keeps it. `started_at` and `ended_at` are UTC, ISO 8601 with seconds."""
+
+    workload: Workload
+    conditions: Conditions
+    environment: Environment
+    measurement: Measurement
+    repeat: int = 0
+    started_at: str | None = None
+    ended_at: str | None = None
+
+    @property
+    def case_key(self) -> str:
+        return case_key(self.workload, self.conditions)
+
+    @property
+    def id(self) -> str:
+        """The case, the environment and the repeat: a second record of the same id replaces the first."""
+        return f"{self.case_key}.{self.environment.key}.{self.repeat}"
+
+
+def case_key(workload: Workload, conditions: Conditions) -> str:
+    """The workload's key and six hex digits of the conditions; the same on every machine."""
+    import hashlib
+    import json
+    from dataclasses import asdict
+
+    digest = hashlib.sha256(json.dumps(asdict(conditions), sort_keys=True).encode()).hexdigest()[:6]
+    return f"{workload.key}-{digest}"

@@ -1,0 +1,224 @@
+"""Workloads and records to JSON and back. What comes back is checked field by field; older schemas are migrated on reading."""
+
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from lora_profiler.catalog import find_model, model_from_config
+from lora_profiler.errors import LoraProfilerError, UsageError
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.record import SCHEMA_VERSION, Conditions, Environment, Measurement, Record
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload, setup_dict
+
+_DERIVED = frozenset({"id", "case_key", "environment_key"})
+_LORA = ("layers_to_transform", "modules_to_save", "use_rslora", "adapter_dtype")
+
+
+class RecordError(LoraProfilerError):
+    """A record that cannot be read: not JSON, a missing or unknown field, a wrong type, a newer schema."""
+
+    exit_code = 2
+
+
+def record_dict(record: Record) -> dict[str, Any]:
+    """A record in JSON's own types; `id`, `case_key` and `environment_key` are written for people and other programs."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "id": record.id,
+        "case_key": record.case_key,
+        "environment_key": record.environment.key,
+        "repeat": record.repeat,
+        "started_at": record.started_at,
+        "ended_at": record.ended_at,
+        "workload": workload_dict(record.workload),
+        "conditions": asdict(record.conditions),
+        "environment": asdict(record.environment),
+        "measurement": asdict(record.measurement),
+    }
+
+
+def record_from_dict(data: Mapping[str, Any]) -> Record:
+    """The record that `record_dict` wrote, now or in an older version of this program.
+
+    Raises RecordError for anything else, and what `find_model` raises for a model that is neither bundled nor described.
+    """
+    data = migrated(data)
+    known = {"schema_version", "repeat", "started_at", "ended_at", "workload", "conditions", "environment", "measurement"}
+    unknown = sorted(set(data) - known - _DERIVED)
+    if unknown:
+        raise RecordError(f"A record has no field {', '.join(unknown)}; it may come from a newer version.")
+    missing = sorted({"workload", "environment", "measurement"} - set(data))
+    if missing:
+        raise RecordError(f"A record needs {', '.join(missing)}.")
+    return Record(
+        workload=workload_from_dict(_object(data["workload"], "workload")),
+        conditions=decoded(Conditions, data.get("conditions") or {}, "conditions"),
+        environment=decoded(Environment, data["environment"], "environment"),
+        measurement=decoded(Measurement, data["measurement"], "measurement"),
+        repeat=decoded(int, data.get("repeat", 0), "repeat"),
+        started_at=decoded(str | None, data.get("started_at"), "started_at"),
+        ended_at=decoded(str | None, data.get("ended_at"), "ended_at"),
+    )
+
+
+def migrated(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`data` in the present schema. Raises RecordError for a schema that is newer, or none at all."""
+    version = data.get("schema_version")
+    if version is None:
+        raise RecordError("A record needs a schema_version.")
+    while version != SCHEMA_VERSION:
+        step = _MIGRATIONS.get(version)
+        if step is None:
+            raise RecordError(f"The record's schema is {version!r}; this version reads up to {SCHEMA_VERSION}.")
+        version, data = step(data)
+    return data
+
+
+def _from_1_0(data: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """1.0 is the contract's minimum: an environment of any fields, and no conditions, keys or times."""
+    environment = dict(_object(data.get("environment", {}), "environment"))
+    names = {f.name for f in fields(Environment)}
+    unplaced = {name: str(value) for name, value in environment.items() if name not in names and value is not None}
+    setup = _object(_object(data["workload"], "workload").get("setup", {}), "workload.setup") if "workload" in data else {}
+    kind = str(setup.get("device", "cuda"))
+    device = environment.get("device")
+    if not isinstance(device, Mapping):
+        environment["device"] = {"kind": kind, "name": str(device or unplaced.pop("gpu", None) or "unknown")}
+    packages = environment.get("packages")
+    environment = {name: value for name, value in environment.items() if name in names}
+    environment["python"] = str(environment.get("python") or "unknown")
+    environment["platform"] = str(environment.get("platform") or "unknown")
+    environment["packages"] = {**unplaced, **(packages if isinstance(packages, Mapping) else {})}
+    return "1.1", {**data, "schema_version": "1.1", "environment": environment}
+
+
+_MIGRATIONS: dict[str, Callable[[Mapping[str, Any]], tuple[str, Mapping[str, Any]]]] = {"1.0": _from_1_0}
+"""From a schema to the next one."""
+
+
+# --- workloads ----------------------------------------------------------------------------------------------------------
+
+
+def workload_dict(workload: Workload) -> dict[str, Any]:
+    """Model and setup, with the model's config.json, so that any machine can ask the same question again."""
+    model = workload.model
+    return {
+        "model": {
+            "id": model.id,
+            "model_type": model.model_type,
+            "source": "bundled" if model.source == "bundled" else "hub" if model.source == "hub" else "file",
+            "num_layers": model.num_layers,
+            "fingerprint": model.fingerprint,
+            "config": dict(model.published),
+        },
+        "setup": setup_dict(workload.setup),
+    }
+
+
+def workload_from_dict(data: Mapping[str, Any]) -> Workload:
+    """The workload that `workload_dict` wrote. A model without `config` is looked up by its id, offline.
+
+    Raises RecordError for what is no workload or names another model than its config describes.
+    """
+    try:
+        model, setup = _object(data["model"], "model"), _object(data["setup"], "setup")
+        return Workload(model=_model_from_dict(model), setup=setup_from_dict(setup))
+    except KeyError as e:
+        raise RecordError(f"A workload needs {e.args[0]}.") from None
+    except UsageError as e:
+        raise RecordError(f"The record's setup is not valid: {e}") from None
+
+
+def _model_from_dict(data: Mapping[str, Any]) -> ModelSpec:
+    config, source = data.get("config"), str(data.get("source") or "file")
+    if config:
+        spec = model_from_config(_object(config, "model.config"), id=str(data["id"]), source=source)
+    else:
+        spec = find_model(str(data["id"]), offline=True)
+    if data.get("fingerprint") not in (None, spec.fingerprint):
+        raise RecordError(f"The record's {data['id']} is not the model that this version makes of its config.")
+    return spec
+
+
+def setup_from_dict(data: Mapping[str, Any]) -> TrainSetup:
+    """The setup of `workload.setup_dict`; a field that is left out has its default. Raises RecordError, UsageError."""
+    rest = dict(data)
+    method = rest.pop("method", "full")
+    targets = rest.pop("targets", None)
+    lora_fields = {
+        "r": rest.pop("rank", None),
+        "lora_alpha": rest.pop("alpha", None),
+        "lora_dropout": rest.pop("dropout", None),
+        **{name: rest.pop(name, None) for name in _LORA},
+    }
+    quantization_fields = {name: rest.pop(name, None) for name in ("double_quant", "recipe")}
+    unknown = sorted(set(rest) - {f.name for f in fields(TrainSetup)})
+    if unknown:
+        raise RecordError(f"A setup has no field {', '.join(unknown)}.")
+    if method not in ("full", "lora", "qlora"):
+        raise RecordError(f"method is {method!r}; accepted: full, lora, qlora.")
+    lora = None
+    if method != "full":
+        given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in lora_fields.items() if v is not None}
+        lora = LoraConfig(target_modules=tuple(targets) if isinstance(targets, list) else targets, **given)
+    quantization = None
+    if method == "qlora":
+        quantization = Quantization(**{name: v for name, v in quantization_fields.items() if v is not None})
+    return TrainSetup(lora=lora, quantization=quantization, **rest)
+
+
+# --- fields -------------------------------------------------------------------------------------------------------------
+
+
+def _object(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise RecordError(f"{where} is {_short(value)}; it must be an object.")
+    return value
+
+
+def decoded(kind: Any, value: Any, where: str) -> Any:
+    """`value`, as json reads it, as an instance of the annotation `kind`: dataclasses, Literals, unions, tuples, mappings.
+
+    Raises RecordError naming `where`: a wrong type, an unknown or a missing field. A bool is no int.
+    """
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        options = get_args(kind)
+        if value is None and type(None) in options:
+            return None
+        return decoded(next(o for o in options if o is not type(None)), value, where)
+    if origin is Literal:
+        if value not in get_args(kind):
+            raise RecordError(f"{where} is {_short(value)}; accepted: {', '.join(map(str, get_args(kind)))}.")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise RecordError(f"{where} is {_short(value)}; it must be a list.")
+        return tuple(decoded(get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is not None and issubclass(origin, Mapping):
+        of_key, of_value = get_args(kind)
+        pairs = _object(value, where).items()
+        return {decoded(of_key, k, f"{where} key"): decoded(of_value, v, f"{where}.{k}") for k, v in pairs}
+    if is_dataclass(kind):
+        return _dataclass(kind, _object(value, where), where)
+    accepted = (int, float) if kind is float else (kind,)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise RecordError(f"{where} is {_short(value)}; it must be {kind.__name__}.")
+    return float(value) if kind is float else value
+
+
+def _dataclass(kind: Any, data: Mapping[str, Any], where: str) -> Any:
+    hints = get_type_hints(kind)
+    unknown = sorted(set(data) - set(hints))
+    if unknown:
+        raise RecordError(f"{where} has no field {', '.join(unknown)}; the record may come from a newer version.")
+    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING and f.name not in data]
+    if needed:
+        raise RecordError(f"{where} needs {', '.join(needed)}.")
+    return kind(**{name: decoded(hints[name], value, f"{where}.{name}") for name, value in data.items()})
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
