@@ -10,12 +10,16 @@ from lora_profiler.catalog.lookup import find_model, model_from_config
 
 if TYPE_CHECKING:
     from lora_profiler.catalog.bundled import CatalogEntry, bundled_models
+    from lora_profiler.catalog.devices import match_device
     from lora_profiler.catalog.gpus import Gpu, bundled_gpus, find_gpu
 
-__all__ = ["CatalogEntry", "Gpu", "bundled_gpus", "bundled_models", "find_gpu", "find_model", "model_from_config"]
+__all__ = ["CatalogEntry", "Gpu", "bundled_gpus", "bundled_models", "find_gpu", "find_model", "match_device", "model_from_config"]
 
 
-_HOMES = {"CatalogEntry": "bundled", "bundled_models": "bundled", "Gpu": "gpus", "bundled_gpus": "gpus", "find_gpu": "gpus"}
+_HOMES = {
+    "CatalogEntry": "bundled", "bundled_models": "bundled",
+    "Gpu": "gpus", "bundled_gpus": "gpus", "find_gpu": "gpus", "match_device": "devices",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
