@@ -1,0 +1,76 @@
+"""Locks between processes: one writer at a time, and a mark that a folder belongs to a run that still lives.
+
+Both go when their process ends, however it ends. On Windows a writer locks a byte of the file, and no run is marked.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+_marks: dict[tuple[int, Path], int] = {}
+"""Descriptors of this process's marks. They stay open: closing any descriptor of a file drops a process's POSIX locks on it."""
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Holds the lock file `path`, made if need be, for the block; waits for whoever holds it. Raises OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if sys.platform == "win32":
+            _wait_for_byte(descriptor)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def mark_in_use(path: Path) -> None:
+    """Marks the file `path` as used by this process until it ends; waits for a `sole_user`. Raises OSError."""
+    if sys.platform == "win32":
+        return
+    key = (os.getpid(), path)
+    if key not in _marks:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        fcntl.lockf(descriptor, fcntl.LOCK_SH)
+        _marks[key] = descriptor
+
+
+@contextmanager
+def sole_user(path: Path) -> Iterator[bool]:
+    """Whether no other living process has marked `path`; where that is so, none can until the block ends. Raises OSError."""
+    if sys.platform == "win32":
+        yield True
+        return
+    marked = _marks.get((os.getpid(), path))
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666) if marked is None else marked
+    try:
+        alone = True
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # which of the two is up to the system
+            alone = False
+        yield alone
+    finally:
+        if marked is None:
+            os.close(descriptor)
+        else:
+            fcntl.lockf(descriptor, fcntl.LOCK_SH)
+
+
+if sys.platform == "win32":
+
+    def _wait_for_byte(descriptor: int) -> None:
+        while True:
+            try:
+                msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)  # gives up after ten seconds
+                return
+            except OSError:
+                continue
