@@ -1,0 +1,173 @@
+"""Memory and processor time of this process and of the machine around it. `None` where the system does not tell.
+
+`root` stands in for the root folder of /proc and /sys in tests.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path("/")
+_NO_LIMIT_BYTES = 2**60
+"""cgroup version 1 writes a number near 2**63 for "no limit"."""
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------------
+
+
+def physical_memory_bytes() -> int | None:
+    """The machine's memory, whatever this process may use of it."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        psutil = _psutil()
+        return None if psutil is None else int(psutil.virtual_memory().total)
+
+
+def memory_limit_bytes(root: Path = _ROOT) -> int | None:
+    """The tightest memory limit among this process's control groups; None where there is none."""
+    found = [_number(folder / name) for folder in _control_groups(root) for name in ("memory.max", "memory.limit_in_bytes")]
+    return min((limit for limit in found if limit is not None and limit < _NO_LIMIT_BYTES), default=None)
+
+
+def resident_bytes(root: Path = _ROOT) -> int | None:
+    """What this process holds in memory now, pages shared with others included."""
+    try:
+        return int((root / "proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        psutil = _psutil()
+        return None if psutil is None else int(psutil.Process().memory_info().rss)
+
+
+def peak_resident_bytes(root: Path = _ROOT) -> int | None:
+    """The most that this process ever held in memory.
+
+    `ru_maxrss` (bytes on macOS, KiB elsewhere) only where there is no VmHWM: on Linux it survives exec, and so also counts what
+    the process that started this one held.
+    """
+    for line in _lines(root / "proc/self/status"):
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    try:
+        resource = import_module("resource")
+    except ImportError:  # Windows
+        return None
+    unit = {"darwin": 1}.get(sys.platform, 1024)
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
+
+
+def cgroup_peak_bytes(root: Path = _ROOT) -> int | None:
+    """The most that this process's control group ever used, page cache and other processes of the group included."""
+    found = (_number(folder / name) for folder in _control_groups(root) for name in ("memory.peak", "memory.max_usage_in_bytes"))
+    return next((peak for peak in found if peak is not None), None)
+
+
+def oom_kills(root: Path = _ROOT) -> int | None:
+    """How many processes of this control group the kernel has killed for want of memory so far."""
+    for folder in _control_groups(root):
+        for line in (*_lines(folder / "memory.events"), *_lines(folder / "memory.oom_control")):
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return None
+
+
+def _control_groups(root: Path) -> Iterator[Path]:
+    """Folders of the control groups that count this process's memory, innermost first; of version 2 ("0::/...") and version 1.
+
+    Inside a container the path that the kernel names may not be there: the mount itself is then the container's group.
+    """
+    mount = root / "sys/fs/cgroup"
+    for line in _lines(root / "proc/self/cgroup"):
+        number, controllers, path = line.split(":", 2)
+        if number == "0" or "memory" in controllers.split(","):
+            top = mount if number == "0" else mount / "memory"
+            folder = top / path.lstrip("/")
+            yield from (f for f in (folder, *folder.parents) if f.is_relative_to(top) and f.is_dir())
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _number(path: Path) -> int | None:
+    lines = _lines(path)
+    return int(lines[0]) if lines and lines[0].isdigit() else None
+
+
+# --- processor time -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuTimes:
+    """A moment: processor seconds spent so far by this process and its descendants, by the whole machine; and a clock."""
+
+    own_seconds: float
+    busy_seconds: float
+    wall_seconds: float
+
+
+def cpu_times(root: Path = _ROOT) -> CpuTimes | None:
+    """Now. The system counts in hundredths of a second, so intervals of a second and more can be compared."""
+    busy = _busy_seconds(root)
+    if busy is None:
+        return None
+    own = os.times()
+    seconds = own.user + own.system + own.children_user + own.children_system + sum(map(_process_seconds, _descendants()))
+    return CpuTimes(own_seconds=seconds, busy_seconds=busy, wall_seconds=time.perf_counter())
+
+
+def other_cpu_share(before: CpuTimes | None, after: CpuTimes | None, cpus: int) -> float | None:
+    """The share of the machine's processor time, of `cpus` processors, that went to neither this process nor its descendants.
+
+    Time that a hypervisor gave to others ("steal") counts: it is missing here all the same.
+    """
+    if before is None or after is None or after.wall_seconds <= before.wall_seconds:
+        return None
+    others = (after.busy_seconds - before.busy_seconds) - (after.own_seconds - before.own_seconds)
+    return min(1.0, max(0.0, others / ((after.wall_seconds - before.wall_seconds) * cpus)))
+
+
+def _busy_seconds(root: Path) -> float | None:
+    first = next(iter(_lines(root / "proc/stat")), "")
+    if first.startswith("cpu "):
+        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, first.split()[1:9])  # user and nice hold guests' time
+        return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    psutil = _psutil()
+    if psutil is None:
+        return None
+    times = psutil.cpu_times()
+    return float(times.user + times.system + getattr(times, "nice", 0.0))
+
+
+def _descendants() -> list[int]:
+    """Process ids below this process; those that ended and were waited for are in their parents' times."""
+    found, waiting = [], [os.getpid()]
+    while waiting:
+        parent = waiting.pop()
+        children = [
+            int(pid) for task in Path(f"/proc/{parent}/task").glob("*/children") for pid in " ".join(_lines(task)).split()
+        ]
+        found += children
+        waiting += children
+    return found
+
+
+def _process_seconds(pid: int) -> float:
+    """Processor seconds of a process and its children that it waited for; 0 if it has just gone."""
+    fields = " ".join(_lines(Path(f"/proc/{pid}/stat"))).rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")  # utime, stime, cutime, cstime: proc(5)
+
+
+def _psutil() -> Any:
+    try:
+        return import_module("psutil")
+    except ImportError:
+        return None

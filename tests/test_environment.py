@@ -1,0 +1,397 @@
+"""What a record says of machine and software, and what it must not say; memory and processor time against other sources."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import lora_profiler
+from fake_nvml import FakeDevice, FakeNvml
+from lora_profiler.harness import machine
+from lora_profiler.harness.environment import environment, public_command, resident_bytes
+from lora_profiler.harness.machine import CpuTimes, cpu_times, other_cpu_share
+from lora_profiler.harness.provenance import public_word, source
+from lora_profiler.record import Environment
+from lora_profiler.record_json import decoded
+
+ROOT = Path(__file__).parent.parent
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+# --- nothing private ------------------------------------------------------------------------------------------------------
+
+TOKENS = ("hf_" + "AbCdEfGh" * 4, "sk-ant-api03-" + "x1Y2" * 6, "0123456789abcdef" * 2, "eyJhbGciOiJIUzI1NiJ9.e30.abcDEF123")
+PLANTED = {
+    "HOME": "/home/plantuser", "USER": "plantuser", "LOGNAME": "plantuser", "HOSTNAME": "planthost", "HF_TOKEN": TOKENS[0],
+    "WANDB_API_KEY": TOKENS[2], "LD_PRELOAD": "/home/plantuser/lib/libjemalloc.so.2", "OMP_NUM_THREADS": "2",
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "MALLOC_CONF": TOKENS[1], "CUDA_VISIBLE_DEVICES": "GPU-plantuser",
+}  # fmt: skip
+PLANTED_COMMAND = [
+    "/home/plantuser/venv/bin/lora-profile", "bench", "/home/plantuser/models/llama", "--records=/srv/planthost/r.jsonl",
+    "-o/home/plantuser/out.json", "--hub-token", "word", "--api-key=word", "--weights", TOKENS[0], TOKENS[3], "--rank", "8",
+    "https://plantuser:word@planthost/meta/llama?token=word", "plantuser", "plantuser@planthost:/tmp/x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("import_torch", [False, True])
+def test_nothing_private_gets_in(import_torch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in PLANTED.items():
+        monkeypatch.setenv(name, value)
+    command = public_command(PLANTED_COMMAND)
+    found = environment("cpu", command=command, import_torch=import_torch)
+    text = json.dumps(asdict(found))
+    for secret in ("plantuser", "planthost", "word", "/home", "/srv", *TOKENS, str(ROOT), str(Path.home()), platform.node()):
+        assert secret not in text
+    assert found.variables["LD_PRELOAD"] == "libjemalloc.so.2"
+    assert found.variables["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+    assert command.startswith("lora-profile bench llama --records=r.jsonl out.json --hub-token '***' ")
+    assert command.endswith(" --rank 8 llama '***' '***:x'")
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "SmolLM2-135M-Instruct", "Llama-3.1-8B-Instruct", "q_proj,v_proj", r"re:.*layers\.\d+\.(q|v)_proj", "custom:24GiB",
+        "garbage_collection_threshold:0.8,max_split_size_mb:128", "2e-05", "--rank",
+    ],
+)  # fmt: skip
+def test_ordinary_words_stay(word: str) -> None:
+    assert public_word(word) == word
+
+
+def test_commands_without_a_program_s_name() -> None:
+    assert public_command([]) == ""
+    assert public_command(["/a/lora_profiler/__main__.py", "bench", "org/model"]) == "lora-profile bench model"
+    assert public_word(r"C:\Users\someone\m.json") == "C:m.json"
+
+
+# --- the facts ------------------------------------------------------------------------------------------------------------
+
+
+def test_environment_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "3")
+    found = environment("cpu", command="lora-profile bench")
+    assert found.python == platform.python_version()
+    assert found.packages["torch"] == version("torch")
+    assert found.packages["lora-profiler"] == lora_profiler.__version__
+    assert found.threads == torch.get_num_threads()
+    assert found.variables["MALLOC_ARENA_MAX"] == "3"
+    assert found.variables["float32_matmul_precision"] == torch.get_float32_matmul_precision()
+    assert found.device.kind == "cpu"
+    assert found.device.name == found.cpu
+    assert found.device.total_bytes == found.memory_bytes
+    assert decoded(Environment, json.loads(json.dumps(asdict(found))), "environment") == found
+
+
+def test_settings_are_read_as_they_stand() -> None:
+    torch = pytest.importorskip("torch")
+    before = environment("cpu", command=None).key
+    torch.use_deterministic_algorithms(True)
+    try:
+        found = environment("cpu", command=None)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert found.variables["deterministic_algorithms"] == "True"
+    assert found.key != before
+
+
+def test_a_setting_that_torch_refuses_to_tell_is_left_out() -> None:
+    """Once the newer switch is set, torch raises on reading the older one. Process-wide, hence a process of its own."""
+    pytest.importorskip("torch")
+    code = (
+        "import torch; torch.backends.cuda.matmul.fp32_precision = 'tf32'\n"
+        "from lora_profiler.harness.environment import environment\n"
+        "found = environment('cuda', command=None).variables\n"
+        "print(found['matmul.fp32_precision'], 'matmul.allow_tf32' in found)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == ["tf32", "False"]
+
+
+def test_without_torch_nothing_heavy_is_loaded() -> None:
+    code = (
+        "import sys; from lora_profiler.harness.environment import environment\n"
+        "e = environment('cuda', command='x', import_torch=False)\n"
+        "print(e.threads, e.device.kind, *sys.modules.keys() & {'torch', 'numpy', 'transformers', 'rich'})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == ["None", "cuda"]
+
+
+class FakeTorch(SimpleNamespace):
+    """As much of torch as describing a CUDA device takes."""
+
+    def __init__(self, hip: str | None = None) -> None:
+        properties = SimpleNamespace(
+            name="NVIDIA H100 80GB HBM3",
+            total_memory=85_000_000_000,
+            uuid="22-bb",
+            major=9,
+            minor=0,
+            gcnArchName="gfx942:sramecc+",
+        )
+        cuda = SimpleNamespace(
+            is_available=lambda: True, get_device_properties=lambda: properties, get_allocator_backend=lambda: "cudaMallocAsync"
+        )
+        super().__init__(
+            cuda=cuda, version=SimpleNamespace(cuda=None if hip else "13.0", hip=hip), get_num_threads=lambda: 4,
+            backends=SimpleNamespace(cudnn=SimpleNamespace(version=lambda: 91002, benchmark=True)),
+        )  # fmt: skip
+
+
+def test_a_cuda_device_is_described_by_torch_and_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = FakeNvml(
+        FakeDevice("GPU-11-aa", vbios="other"), FakeDevice("GPU-22-bb", power_limit=700_000, application_clock=1500)
+    )
+    monkeypatch.setitem(sys.modules, "torch", FakeTorch())
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    found = environment("cuda", command=None, environ={"CUDA_VISIBLE_DEVICES": "0"})
+    assert asdict(found.device) == {
+        "kind": "cuda", "name": "NVIDIA H100 80GB HBM3", "total_bytes": 85_000_000_000, "uuid_hash": found.device.uuid_hash,
+        "compute_capability": "9.0", "driver": "580.65.06", "cuda": "13.0", "cudnn": "91002", "vbios": "96.00.74.00.01",
+        "ecc": True, "mig": "off", "power_limit_watts": 700.0, "clocks_locked": True,
+    }  # fmt: skip
+    assert (found.allocator, found.variables) == ("cudaMallocAsync", {"cudnn.benchmark": "True"})
+    assert library.opened == 0
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    blind = environment("cuda", command=None, environ={})
+    assert blind.device.uuid_hash == found.device.uuid_hash
+    assert (blind.device.driver, blind.device.mig) == (None, None)
+
+
+def test_rocm_s_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", FakeTorch(hip="7.0.2"))
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(driver=False))
+    device = environment("cuda", command=None, environ={}).device
+    assert (device.cuda, device.compute_capability, device.driver) == ("rocm 7.0.2", "gfx942", None)
+
+
+def test_a_cuda_device_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(FakeDevice("GPU-1", name="NVIDIA L4", total=24_000)))
+    device = environment("cuda", command=None, import_torch=False, environ={}).device
+    assert (device.name, device.total_bytes, device.cuda, device.driver) == ("NVIDIA L4", 24_000, None, "580.65.06")
+
+
+# --- the source tree ------------------------------------------------------------------------------------------------------
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main")
+    done = subprocess.run(["git", "-C", str(folder), *identity, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    folder = tmp_path / "tree" / "package"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("x = 1\n")
+    git(folder.parent, "init")
+    git(folder.parent, "add", ".")
+    git(folder.parent, "commit", "-m", "first")
+    return folder
+
+
+def test_the_commit_of_a_clean_tree(package: Path) -> None:
+    found = source(package, {})
+    assert (found.commit, found.dirty, found.diff_hash) == (git(package, "rev-parse", "HEAD"), False, None)
+    (package.parent / "records.jsonl").write_text("{}\n")  # what a run writes beside the package changes no result
+    assert source(package, {}) == found
+    assert source(package, {"GIT_DIR": "/nowhere", "LORA_PROFILER_COMMIT": "f" * 40}) == found
+
+
+def test_differences_from_the_commit_have_a_hash(package: Path) -> None:
+    hashes = set()
+    for change in ("x = 2\n", "x = 3\n", "x = 2\n"):
+        (package / "__init__.py").write_text(change)
+        found = source(package, {})
+        assert (found.commit, found.dirty) == (git(package, "rev-parse", "HEAD"), True)
+        hashes.add(found.diff_hash)
+    assert len(hashes) == 2
+    (package / "new.py").write_text("y = 1\n")
+    assert source(package, {}).diff_hash not in hashes
+
+
+def test_a_repository_around_an_installed_package_is_another_s(package: Path) -> None:
+    installed = package.parent / ".venv" / "lib" / "package"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").write_text("x = 1\n")
+    assert source(installed, {}).commit is None
+
+
+@pytest.mark.parametrize(
+    ("given", "commit"), [("0123ABC", "0123abc"), ("f" * 40, "f" * 40), ("HEAD", None), ("", None), ("a" * 41, None)]
+)
+def test_files_that_travelled_alone_carry_their_commit(tmp_path: Path, given: str, commit: str | None) -> None:
+    (tmp_path / "__init__.py").write_text("")
+    found = source(tmp_path, {"LORA_PROFILER_COMMIT": given})
+    assert (found.commit, found.dirty) == (commit, None)
+
+
+def test_no_git_is_no_commit(package: Path) -> None:
+    assert source(package, {"PATH": "/nowhere"}).commit is None
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------------
+
+
+def test_resident_bytes_follow_what_is_held() -> None:
+    before = resident_bytes()
+    held = bytearray(b"x") * (64 << 20)
+    after = resident_bytes()
+    assert before is not None
+    assert after is not None
+    assert 60 << 20 < after - before < 70 << 20
+    assert len(held) == 64 << 20
+    psutil = pytest.importorskip("psutil")
+    assert after == pytest.approx(psutil.Process().memory_info().rss, rel=0.02)
+
+
+def test_peak_resident_bytes_stay_and_are_the_process_s_own() -> None:
+    """A process started by a large one: on Linux its `ru_maxrss` begins at what the large one held."""
+    child = (
+        "from lora_profiler.harness.machine import *; held = bytearray(b'x') * (90 << 20); del held; print(peak_resident_bytes())"
+    )
+    code = (
+        "import subprocess, sys; held = bytearray(b'x') * (400 << 20)\n"
+        f"print(subprocess.run([sys.executable, '-c', {child!r}], capture_output=True, text=True, check=True).stdout)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert 90 << 20 < int(done.stdout) < 200 << 20
+
+
+def written(root: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return root
+
+
+def test_control_groups_of_version_2(tmp_path: Path) -> None:
+    root = written(tmp_path, {
+        "proc/self/cgroup": "0::/user.slice/job\n", "sys/fs/cgroup/memory.max": "max\n",
+        "sys/fs/cgroup/user.slice/memory.max": "1000\n", "sys/fs/cgroup/user.slice/memory.peak": "77\n",
+        "sys/fs/cgroup/user.slice/job/memory.max": "5000\n", "sys/fs/cgroup/user.slice/job/memory.peak": "42\n",
+        "sys/fs/cgroup/user.slice/job/memory.events": "low 0\nhigh 0\nmax 9\noom 3\noom_kill 2\noom_group_kill 0\n",
+    })  # fmt: skip
+    assert machine.memory_limit_bytes(root) == 1000  # the tightest counts, the own peak and kills
+    assert machine.cgroup_peak_bytes(root) == 42
+    assert machine.oom_kills(root) == 2
+
+
+def test_control_groups_of_version_1_beside_an_empty_version_2(tmp_path: Path) -> None:
+    root = written(tmp_path, {
+        "proc/self/cgroup": "8:cpu,cpuacct:/\n4:memory:/job\n0::/\n", "sys/fs/cgroup/unified/x": "",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+        "sys/fs/cgroup/memory/job/memory.limit_in_bytes": "2048\n",
+        "sys/fs/cgroup/memory/job/memory.max_usage_in_bytes": "512\n",
+        "sys/fs/cgroup/memory/job/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n",
+    })  # fmt: skip
+    assert machine.memory_limit_bytes(root) == 2048
+    assert machine.cgroup_peak_bytes(root) == 512
+    assert machine.oom_kills(root) == 1
+
+
+def test_in_a_container_the_mount_is_the_group(tmp_path: Path) -> None:
+    root = written(tmp_path, {"proc/self/cgroup": "0::/docker/abc\n", "sys/fs/cgroup/memory.max": "4096\n"})
+    assert machine.memory_limit_bytes(root) == 4096
+
+
+def test_no_control_groups(tmp_path: Path) -> None:
+    assert machine.memory_limit_bytes(tmp_path) is None
+    assert machine.cgroup_peak_bytes(tmp_path) is None
+    assert machine.oom_kills(tmp_path) is None
+
+
+def test_physical_memory_agrees_with_psutil() -> None:
+    psutil = pytest.importorskip("psutil")
+    assert machine.physical_memory_bytes() == pytest.approx(psutil.virtual_memory().total, rel=0.01)
+
+
+# --- processor time -------------------------------------------------------------------------------------------------------
+
+
+def moment(own: float, busy: float, wall: float) -> CpuTimes:
+    return CpuTimes(own_seconds=own, busy_seconds=busy, wall_seconds=wall)
+
+
+@pytest.mark.parametrize(
+    ("after", "share"),
+    [
+        (moment(11, 101, 2), 0.0),
+        (moment(11, 102, 2), 0.25),
+        (moment(10, 104, 2), 1.0),
+        (moment(12, 101, 2), 0.0),
+        (moment(1, 1, 0), None),
+    ],
+)
+def test_the_share_of_others(after: CpuTimes, share: float | None) -> None:
+    assert other_cpu_share(moment(10, 100, 0), after, 2) == share
+
+
+def test_the_share_is_not_known_without_times() -> None:
+    assert other_cpu_share(None, moment(1, 1, 1), 2) is None
+    assert other_cpu_share(moment(1, 1, 1), None, 2) is None
+
+
+def test_busy_time_leaves_idle_waits_out_and_guests_once(tmp_path: Path) -> None:
+    written(tmp_path, {"proc/stat": "cpu  1000 200 300 99999 88888 40 50 60 700 80\ncpu0 1 1 1 1\n"})
+    found = cpu_times(tmp_path)
+    assert found is not None
+    assert found.busy_seconds * os.sysconf("SC_CLK_TCK") == pytest.approx(1650)
+
+
+HOG = "while True: pass"
+WATCH = """
+import json, subprocess, sys, time, psutil
+from lora_profiler.harness.machine import cpu_times
+hog = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if sys.argv[1] == "own" else psutil.Process(int(sys.argv[1]))
+spent = lambda: sum(psutil.Process(hog.pid).cpu_times()[:2])
+spent_before, before = spent(), cpu_times()
+time.sleep(1.5)
+after, spent_after = cpu_times(), spent()
+own, busy = after.own_seconds - before.own_seconds, after.busy_seconds - before.busy_seconds
+if sys.argv[1] == "own":
+    hog.kill()
+    hog.wait()
+print(json.dumps([spent_after - spent_before, own, busy, cpu_times().own_seconds - after.own_seconds]))
+"""
+
+
+def watched(hog: str) -> list[float]:
+    done = subprocess.run([sys.executable, "-c", WATCH, hog], capture_output=True, text=True, check=True, cwd=ROOT)
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+@linux
+def test_a_hog_beside_us_is_another_s() -> None:
+    """Other programs may be busy too, so the hog's own seconds are the least that others must have taken."""
+    pytest.importorskip("psutil")
+    hog = subprocess.Popen([sys.executable, "-c", HOG])
+    try:
+        spent, own, busy, _ = watched(str(hog.pid))
+    finally:
+        hog.kill()
+        hog.wait()
+    assert spent > 0.3
+    assert own < 0.1
+    assert busy - own > 0.95 * spent - 0.05
+
+
+@linux
+def test_a_hog_below_us_is_our_own_and_stays_so_when_it_ended() -> None:
+    pytest.importorskip("psutil")
+    spent, own, busy, after_its_end = watched("own")
+    assert spent > 0.3
+    assert spent * 0.95 - 0.05 < own < spent + 0.15
+    assert busy > own - 0.1
+    assert after_its_end > -0.03
