@@ -153,6 +153,10 @@ class Nvml:
         uuid = self.uuid()
         return None if uuid is None else uuid_hash(uuid)
 
+    def compute_capability(self) -> tuple[int, int] | None:
+        found = self._ask("nvmlDeviceGetCudaComputeCapability")
+        return None if found is None else (int(found[0]), int(found[1]))
+
     def vbios(self) -> str | None:
         return self._text("nvmlDeviceGetVbiosVersion")
 

@@ -1,0 +1,262 @@
+"""The measured process: `python -m lora_profiler.harness.child CASE RESULT` trains one case and leaves one record.
+
+CASE is the JSON that `runner` writes; RESULT is written whole or not at all. Standard output carries one JSON line a heartbeat,
+so that a hang has a phase, and last the record; whatever libraries print goes to standard error.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from lora_profiler import modeling
+from lora_profiler.durable import write_durably
+from lora_profiler.harness.case import Case, case_from_dict
+from lora_profiler.harness.counters import Counters, driver_bytes
+from lora_profiler.harness.device_view import DeviceView
+from lora_profiler.harness.environment import environment
+from lora_profiler.harness.failures import failure_of, status_of
+from lora_profiler.harness.machine import peak_resident_bytes, resident_bytes
+from lora_profiler.harness.memory_pass import MemoryResult, memory_pass, one_step_peak
+from lora_profiler.harness.timing_pass import TimingResult, interval_limit, timing_pass
+from lora_profiler.harness.training import Batches, Training, token_counts
+from lora_profiler.record import Failure, Flag, Measurement, Phase, Record, Status
+from lora_profiler.record_json import record_dict
+from lora_profiler.samples import relative_half_width
+
+PERTURBED = 0.005
+"""A peak after the timing pass may differ by this share from the memory pass's before the record is flagged."""
+UNATTRIBUTED = 0.01
+BUSY = 0.10
+"""Share of the machine's processor time that others may take before a timing is called noisy."""
+
+
+@dataclass(slots=True)
+class Run:
+    """One case as it goes: where it stands, and all that is known so far."""
+
+    case: Case
+    heartbeats: IO[str]
+    where: str = "import"
+    step: int | None = None
+    memory: MemoryResult = field(default_factory=MemoryResult)
+    timing: TimingResult = field(default_factory=TimingResult)
+    counts: tuple[int, int] | None = None
+    tokens: tuple[int, int, int] | None = None
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    stage_peak_bytes: dict[str, int] = field(default_factory=dict)
+    resident: dict[str, int] = field(default_factory=dict)
+    timed_peak_bytes: int | None = None
+    other_cpu_share: float | None = None
+    _entered: float = field(default_factory=time.perf_counter)
+
+    def stage(self, name: str) -> None:
+        """Leaves the stage before, and keeps what it took."""
+        now = time.perf_counter()
+        self.stage_seconds[self.where] = self.stage_seconds.get(self.where, 0.0) + now - self._entered
+        resident = resident_bytes()
+        if resident is not None:
+            self.resident[self.where] = resident
+        counters = Counters(self.case.workload.setup.device)
+        peak = counters.read()["allocated_peak_bytes"] if counters.available else driver_bytes(self.case.workload.setup.device)
+        if peak is not None:
+            self.stage_peak_bytes[self.where] = max(peak, self.stage_peak_bytes.get(self.where, 0))
+            counters.reset_peaks()
+        self.where, self.step, self._entered = name, None, now
+        self.beat()
+
+    def enter(self, step: int, phase: Phase) -> None:
+        self.where, self.step = phase, step
+        self.beat()
+
+    def beat(self, done: int | None = None) -> None:
+        """Tells the parent where the run stands; one that is gone ends this process, since nobody waits for its result."""
+        self.tell({"phase": self.where, "step": self.step, "done": done})
+
+    def tell(self, what: dict[str, Any]) -> None:
+        try:
+            print(json.dumps(what), file=self.heartbeats, flush=True)
+        except OSError:
+            os._exit(1)
+
+
+def train(run: Run, view: DeviceView) -> None:
+    """The whole case. Raises what the training raises; `run` then holds what was found before."""
+    case, setup = run.case, run.case.workload.setup
+    run.stage("context")
+    run.memory.workspace_bytes = view.make_context()
+    run.tell({"environment": asdict(environment(setup.device, command=case.command))})
+    view.limit(case.conditions.budget_bytes)
+    weights = case.workload.model.id if case.weights in (None, "hub") else case.weights
+    text = modeling.text_tokens(case.text, weights) if case.text else None
+    model = modeling.build_model(case.workload, weights=case.weights, on_stage=run.stage)
+    run.stage("optimizer_build")
+    optimizer = modeling.make_optimizer(model, setup)
+    run.counts = modeling.count_parameters(model)
+    torch.manual_seed(case.conditions.seed)
+    batches = Batches(setup, case.conditions, case.workload.model.config["vocab_size"], text)
+    training = Training(model, optimizer, setup, batches, case.conditions.ballast_bytes)
+    padded, real, supervised = token_counts(Batches(setup, case.conditions, 2, text).next())
+    run.tokens = (padded * setup.accumulation, real * setup.accumulation, supervised * setup.accumulation)
+    run.stage("memory")
+    memory_pass(training, case.conditions, run.memory, run.enter)
+    view.sample("first_step")
+    run.stage("timing")
+    if case.conditions.min_timed_steps:
+        counters = Counters(setup.device)
+        counters.reset_peaks()
+        with view.timing():
+            timing_pass(training, case.conditions, run.timing, lambda what, done: run.beat(done))
+        run.other_cpu_share = view.other_cpu_share
+        run.timed_peak_bytes = counters.read()["requested_peak_bytes"] if counters.available else one_step_peak(training)
+    run.stage("end")
+    view.sample("end")
+
+
+def measurement(run: Run, view: DeviceView, status: Status, failure: Failure | None) -> Measurement:
+    memory, timing, peak = run.memory, run.timing, run.memory.peak
+    counters = Counters(run.case.workload.setup.device)
+    steady = [s for s in memory.samples if s.step > 1]
+    on_cpu = run.case.workload.setup.device == "cpu"
+    allocated = [s.allocated_peak_bytes for s in steady if s.allocated_peak_bytes is not None]
+    reserved = [s.reserved_peak_bytes for s in steady if s.reserved_peak_bytes is not None]
+    resident = dict(run.resident)
+    highest = peak_resident_bytes()
+    if highest is not None:
+        resident["peak"] = highest
+    return Measurement(
+        status=status,
+        failure=failure,
+        flags=flags(run, view),
+        num_parameters=run.counts[0] if run.counts else None,
+        num_trainable_parameters=run.counts[1] if run.counts else None,
+        attention_kernel=" and ".join(memory.kernels) or None,
+        tokens_per_step=run.tokens[0] if run.tokens else None,
+        nonpad_tokens_per_step=run.tokens[1] if run.tokens else None,
+        supervised_tokens_per_step=run.tokens[2] if run.tokens else None,
+        step_seconds=tuple(timing.step_seconds),
+        warmup_seconds=tuple(timing.warmup_seconds),
+        phase_seconds={phase: tuple(found) for phase, found in timing.phase_seconds.items()},
+        block_seconds=timing.block_seconds or None,
+        stage_seconds=dict(run.stage_seconds),
+        other_cpu_share=run.other_cpu_share,
+        loss=tuple([*memory.losses, *timing.losses]),
+        peak_requested_bytes=peak[1] if peak else None,
+        peak_allocated_bytes=peak[1] if peak and on_cpu else max(allocated, default=None),
+        peak_reserved_bytes=max(reserved, default=None),
+        device_used_bytes=view.used_beyond_idle(),
+        peak_phase=peak[0] if peak else None,
+        phase_peak_bytes=memory.steady,
+        step1_phase_peak_bytes=memory.step1,
+        tracked_phase_peak_bytes=memory.tracked,
+        timed_peak_bytes=run.timed_peak_bytes,
+        phases=tuple(memory.samples),
+        attribution_bytes=memory.attribution,
+        persistent_bytes=memory.persistent,
+        saved_activation_bytes=memory.saved_activation_bytes,
+        workspace_bytes=memory.workspace_bytes,
+        context_bytes=view.context_bytes(),
+        stage_peak_bytes=dict(run.stage_peak_bytes),
+        resident_bytes=resident,
+        device_samples=tuple(view.samples),
+        process_vram_method=view.process_vram_method,
+        exclusive=view.exclusive,
+        health=counters.health(),
+        telemetry=view.telemetry,
+        energy=view.energy(len(timing.step_seconds)),
+    )
+
+
+def flags(run: Run, view: DeviceView) -> tuple[Flag, ...]:
+    memory, timing = run.memory, run.timing
+    size = memory.peak[1] if memory.peak else None
+    found: list[Flag] = []
+    if run.other_cpu_share is not None and run.other_cpu_share > BUSY:
+        found.append("busy_machine")
+    if timing.step_seconds and timing.block_seconds > 1.02 * sum(timing.step_seconds):
+        found.append("host_bound")
+    if size and run.timed_peak_bytes is not None and abs(run.timed_peak_bytes - size) > PERTURBED * size:
+        found.append("instrumentation_perturbed_memory")
+    if Counters(run.case.workload.setup.device).health().get("num_alloc_retries"):
+        found.append("memory_pressure")
+    if view.exclusive is False:
+        found.append("shared_device")
+    if view.too_hot:
+        found.append("thermal_throttling")
+    if size and abs(memory.attribution.get("unattributed", 0)) > UNATTRIBUTED * size:
+        found.append("unattributed_over_1_percent")
+    return tuple(found)
+
+
+def quality(run: Run, view: DeviceView) -> Status:
+    """ok, or noisy: the timing is not as good as the protocol asks; memory is exact in either case."""
+    seconds = run.timing.step_seconds
+    if not seconds:
+        return "ok"
+    spoilt = {"busy_machine", "thermal_throttling", "memory_pressure"} & set(flags(run, view))
+    few = len(seconds) < run.case.conditions.min_timed_steps
+    wide = relative_half_width(seconds) > interval_limit(run.case.workload.setup.device)
+    return "noisy" if spoilt or few or wide else "ok"
+
+
+def measured(case: Case, heartbeats: IO[str]) -> Record:
+    """Trains the case and returns its record, whatever happens to it."""
+    run = Run(case=case, heartbeats=heartbeats)
+    started = _now()
+    view = DeviceView(case.workload.setup.device)
+    status: Status
+    failure = None
+    try:
+        train(run, view)
+        status = quality(run, view)
+    except BaseException as error:
+        status = status_of(error)
+        failure = failure_of(error, run.where, run.step, **view.failure_counters())
+    view.look_around()
+    found = measurement(run, view, status, failure)
+    view.close()
+    return Record(
+        workload=case.workload,
+        conditions=case.conditions,
+        environment=environment(case.workload.setup.device, command=case.command),
+        measurement=found,
+        repeat=case.repeat,
+        started_at=started,
+        ended_at=_now(),
+    )
+
+
+def die_with_parent() -> None:
+    """Linux ends this process when the one that started it is killed, so that no orphan disturbs the next measurement."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def main(arguments: Sequence[str]) -> int:
+    die_with_parent()
+    case_path, result_path = map(Path, arguments)
+    heartbeats = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # libraries that print may not spoil the line to the parent
+    case = case_from_dict(json.loads(case_path.read_text("utf-8")))
+    text = json.dumps(record_dict(measured(case, heartbeats)))
+    write_durably(result_path, text)
+    print(text, file=heartbeats, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,54 @@
+"""Allocator counters of a device, in the words of `PhaseSample`: exact peaks between two resets, read without synchronising."""
+
+from typing import Any
+
+import torch
+
+_STATS = {
+    "requested_bytes": "requested_bytes.all.current",
+    "requested_peak_bytes": "requested_bytes.all.peak",
+    "allocated_bytes": "allocated_bytes.all.current",
+    "allocated_peak_bytes": "allocated_bytes.all.peak",
+    "active_peak_bytes": "active_bytes.all.peak",
+    "reserved_bytes": "reserved_bytes.all.current",
+    "reserved_peak_bytes": "reserved_bytes.all.peak",
+}
+_HEALTH = {
+    "num_alloc_retries": "num_alloc_retries",
+    "num_ooms": "num_ooms",
+    "num_device_alloc": "num_device_alloc",
+    "num_sync_all_streams": "num_sync_all_streams",
+    "segments_peak": "segment.all.peak",
+    "inactive_split_bytes_peak": "inactive_split_bytes.all.peak",
+}
+
+
+class Counters:
+    """The caching allocator of "cuda" (ROCm too) or "xpu". `available` is False where the device keeps no such counters."""
+
+    def __init__(self, kind: str) -> None:
+        self._api: Any = getattr(torch, kind, None) if kind in ("cuda", "xpu") else None
+        self.available = self._api is not None and hasattr(self._api, "memory_stats") and bool(self._api.is_available())
+
+    def read(self) -> dict[str, int | None]:
+        """Every counter that the device gives, in bytes; None for one that it does not know."""
+        stats = self._api.memory_stats() if self.available else {}
+        return {name: stats.get(key) for name, key in _STATS.items()}
+
+    def reset_peaks(self) -> None:
+        if self.available:
+            self._api.reset_peak_memory_stats()
+
+    def health(self) -> dict[str, int]:
+        """Counts since the start of what slows an allocator down; empty where there are none."""
+        stats = self._api.memory_stats() if self.available else {}
+        return {name: int(stats[key]) for name, key in _HEALTH.items() if stats.get(key) is not None}
+
+    def synchronize(self) -> None:
+        if self._api is not None:
+            self._api.synchronize()
+
+
+def driver_bytes(kind: str) -> int | None:
+    """What the Metal driver has given to this process; the only counter that MPS has beside that of live tensors."""
+    return int(torch.mps.driver_allocated_memory()) if kind == "mps" else None

@@ -1,0 +1,61 @@
+"""An exception of a training run as a status and a reason that can be stored."""
+
+import re
+import traceback
+
+import torch
+
+from lora_profiler.harness.failures_text import without_paths
+from lora_profiler.harness.tracker import BudgetExceededError
+from lora_profiler.record import Failure, Status
+
+OUT_OF_MEMORY_TEXTS = (
+    "out of memory",
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDNN_STATUS_NOT_SUPPORTED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "Cannot allocate memory",
+)
+"""What torch and its libraries say in a plain RuntimeError when memory is short."""
+UNSUPPORTED_TEXTS = ("not implemented for", "No available kernel", "does not support", "is not supported")
+_TRIED = re.compile(r"(?:Tried to allocate|you tried to allocate) ([0-9.]+) ?(bytes|KiB|MiB|GiB)")
+_UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_LOG_LINES = 12
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
+
+
+def status_of(error: BaseException) -> Status:
+    """oom, interrupted, unsupported (torch has no kernel for what was asked), or crash."""
+    if is_out_of_memory(error):
+        return "oom"
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, NotImplementedError) or any(text in str(error) for text in UNSUPPORTED_TEXTS):
+        return "unsupported"
+    return "crash"
+
+
+def failure_of(error: BaseException, phase: str, step: int | None, **counters: int | None) -> Failure:
+    """What is kept of an error: its first lines, where it happened, and the bytes that it names. Paths are cut to file names."""
+    tried = error.tried_bytes if isinstance(error, BudgetExceededError) else _tried_bytes(str(error))
+    log = "".join(traceback.format_exception(error)[-4:])
+    return Failure(
+        reason=without_paths(f"{type(error).__name__}: {error}")[:600],
+        phase=phase,
+        step=step,
+        tried_bytes=tried,
+        free_bytes=counters.get("free_bytes"),
+        allocated_bytes=error.live_bytes if isinstance(error, BudgetExceededError) else counters.get("allocated_bytes"),
+        reserved_bytes=counters.get("reserved_bytes"),
+        log=None if is_out_of_memory(error) else without_paths("\n".join(log.splitlines()[-_LOG_LINES:])),
+    )
+
+
+def _tried_bytes(text: str) -> int | None:
+    found = _TRIED.search(text)
+    return round(float(found[1]) * _UNITS[found[2]]) if found else None

@@ -1,0 +1,283 @@
+"""The memory pass: a few whole steps whose peaks are read at every phase boundary, then one more to tell what a peak is made of.
+
+Never timed. Three sources, one result: the counters of a caching allocator (CUDA, ROCm, XPU), torch's record of its CPU
+allocator, and the storage tracker, which is the second opinion everywhere and the only one on MPS.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from lora_profiler.harness import ownership
+from lora_profiler.harness.categories import LOGITS_GRADIENT, Claims, completed, composition
+from lora_profiler.harness.counters import Counters
+from lora_profiler.harness.cpu_allocator import AllocatorRecord
+from lora_profiler.harness.timeline import Peak, Timeline, steady
+from lora_profiler.harness.tracker import BudgetExceededError, StorageTracker
+from lora_profiler.harness.training import Training
+from lora_profiler.modeling import forward_loss, output_head
+from lora_profiler.prediction import Category
+from lora_profiler.record import Conditions, Phase, PhaseSample
+
+Progress = Callable[[int, Phase], None]
+
+
+@dataclass(slots=True)
+class MemoryResult:
+    """What the pass found so far; after a failure the peaks are lower bounds."""
+
+    samples: list[PhaseSample] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    tracked: dict[Phase, int] = field(default_factory=dict)
+    attribution: dict[Category, int] = field(default_factory=dict)
+    persistent: dict[Category, int] = field(default_factory=dict)
+    saved_activation_bytes: int | None = None
+    workspace_bytes: int | None = None
+    kernels: tuple[str, ...] = ()
+
+    def peaks(self) -> dict[tuple[int, Phase], int]:
+        """Requested bytes by step and phase."""
+        found: dict[tuple[int, Phase], int] = {}
+        for s in self.samples:
+            if s.requested_peak_bytes is not None:
+                found[s.step, s.phase] = max(s.requested_peak_bytes, found.get((s.step, s.phase), 0))
+        return found
+
+    @property
+    def steady(self) -> dict[Phase, int]:
+        return steady(self.peaks())
+
+    @property
+    def step1(self) -> dict[Phase, int]:
+        return {phase: size for (step, phase), size in self.peaks().items() if step == 1}
+
+    @property
+    def peak(self) -> tuple[Phase, int] | None:
+        """The steady phase with the largest peak, and its bytes."""
+        found = self.steady
+        return max(found.items(), key=lambda item: item[1]) if found else None
+
+
+class Recorder(Protocol):
+    """What writes marks: an allocator record or a tracker."""
+
+    def mark(self, step: int, phase: Phase, note: str = "") -> None: ...
+
+
+def memory_pass(training: Training, conditions: Conditions, result: MemoryResult, progress: Progress) -> None:
+    """Fills `result` as it goes, so that a run that fails keeps what it has. Raises what the training raises."""
+    kind = training.setup.device
+    if kind == "cpu":
+        _with_allocator_record(training, conditions, result, progress)
+    elif Counters(kind).available:
+        _with_counters(training, conditions, result, progress)
+    tracked, claims = _tracked(training, conditions, result, progress)
+    _attribute(result, tracked, claims)
+    result.saved_activation_bytes = saved_activation_bytes(training)
+
+
+def _with_counters(training: Training, conditions: Conditions, result: MemoryResult, progress: Progress) -> None:
+    counters = Counters(training.setup.device)
+    current: list[tuple[int, Phase]] = []
+
+    def enter(step: int, phase: Phase) -> None:
+        counters.synchronize()
+        if current:
+            before_step, before_phase = current.pop()
+            result.samples.append(PhaseSample(step=before_step, phase=before_phase, **counters.read()))
+        counters.reset_peaks()
+        if phase == "optimizer":
+            result.persistent |= ownership.sizes(ownership.owned(training), training.setup.device)
+        current.append((step, phase))
+        progress(step, phase)
+
+    counters.reset_peaks()
+    try:
+        with _loss_phase(training, enter):
+            for _ in range(conditions.memory_steps):
+                result.losses.append(float(training.step(enter)))
+    finally:
+        if current:
+            step, phase = current.pop()
+            result.samples.append(PhaseSample(step=step, phase=phase, **counters.read()))
+    result.persistent |= ownership.sizes(ownership.owned(training), training.setup.device)
+
+
+def _with_allocator_record(training: Training, conditions: Conditions, result: MemoryResult, progress: Progress) -> None:
+    """The CPU's allocator record over all steps. A budget is watched by a tracker that runs inside it."""
+    tensors = ownership.existing(training)
+    claims = ownership.claims_of(tensors, ownership.by_address)
+    record = AllocatorRecord({ownership.by_address(t): t.untyped_storage().nbytes() for _, t in tensors})
+    budget = conditions.budget_bytes
+    guard: Any = StorageTracker("cpu", [t for _, t in tensors], budget) if budget is not None else nullcontext()
+    del tensors
+    steps = _Steps(training, record, claims, ownership.by_address, progress)
+    failed = True
+    record.start()
+    try:
+        with guard:
+            steps.run(conditions.memory_steps, result)
+        failed = False
+    finally:
+        timeline = record.stop()
+        peaks = timeline.peaks()
+        result.samples += _samples(timeline, peaks)
+        if not failed:
+            _compose(result, timeline, steps.claims(timeline), peaks)
+    if budget is not None:
+        worst = max(peaks.items(), key=lambda item: item[1].size_bytes)[1].size_bytes
+        if worst > budget:
+            raise BudgetExceededError(budget, worst, 0)
+
+
+def _tracked(training: Training, conditions: Conditions, result: MemoryResult, progress: Progress) -> tuple[Timeline, Claims]:
+    """One steady step (with neither counters nor record: all steps) under the storage tracker."""
+    kind = training.setup.device
+    alone = not result.samples
+    tensors = ownership.existing(training)
+    claims = ownership.claims_of(tensors, ownership.by_storage)
+    counters = Counters(kind)
+    budget = conditions.budget_bytes if alone else None
+    tracker = StorageTracker(kind, [t for _, t in tensors], budget, counters if counters.available else None)
+    del tensors
+    steps = _Steps(training, tracker, claims, ownership.by_storage, progress)
+    try:
+        with tracker:
+            steps.run(conditions.memory_steps if alone else 1, result if alone else MemoryResult())
+    finally:
+        peaks = tracker.timeline.peaks()
+        if alone:
+            result.samples += _samples(tracker.timeline, peaks)
+    last = training.steps_done
+    result.tracked = {phase: peak.size_bytes for (step, phase), peak in peaks.items() if step == last}
+    result.kernels = tuple(sorted(tracker.attention_kernels))
+    result.persistent |= steps.persistent
+    return tracker.timeline, steps.claims(tracker.timeline)
+
+
+def _attribute(result: MemoryResult, tracked: Timeline, claims: Claims) -> None:
+    """Where nothing better said what the peak is made of, the tracker does; the rest is unattributed."""
+    if result.peak is None or result.attribution:
+        return
+    phase, size = result.peak
+    at = max((p for (_, name), p in tracked.peaks().items() if name == phase), key=lambda p: p.size_bytes, default=None)
+    if at is not None:
+        found = composition(tracked, at.position, claims)
+        workspace: dict[Category, int] = {"workspace": result.workspace_bytes} if result.workspace_bytes else {}
+        result.attribution = completed(found | workspace, size)
+
+
+def _compose(result: MemoryResult, timeline: Timeline, claims: Claims, peaks: dict[tuple[int, Phase], Peak]) -> None:
+    peak = max((p for (step, _), p in peaks.items() if step > 1), key=lambda p: p.size_bytes)
+    result.attribution = completed(composition(timeline, peak.position, claims), peak.size_bytes)
+
+
+def _samples(timeline: Timeline, peaks: dict[tuple[int, Phase], Peak]) -> list[PhaseSample]:
+    live = timeline.live_bytes()
+    ends = {(step, phase): live[max(stop - 1, start)] for step, phase, start, stop in timeline.spans()}
+    return [
+        PhaseSample(step=step, phase=phase, requested_bytes=ends[step, phase], requested_peak_bytes=peak.size_bytes)
+        for (step, phase), peak in peaks.items()
+    ]
+
+
+class _Steps:
+    """Steps that leave marks and notice who owns what at each boundary."""
+
+    def __init__(self, training: Training, recorder: Recorder, claims: Claims, key: ownership.Key, progress: Progress) -> None:
+        self._training, self._recorder, self._key, self._progress = training, recorder, key, progress
+        self._before = claims.before
+        self._seen: list[tuple[int, str, list[int], Category]] = []
+        self.persistent: dict[Category, int] = {}
+
+    def run(self, count: int, result: MemoryResult) -> None:
+        with _loss_phase(self._training, self._enter, self._note):
+            for _ in range(count):
+                result.losses.append(float(self._training.step(self._enter)))
+        self._recorder.mark(self._training.steps_done + 1, "setup")
+
+    def claims(self, timeline: Timeline) -> Claims:
+        """Every owner seen, at the position where it was seen."""
+        later = []
+        for step, note, keys, category in self._seen:
+            position = timeline.position_of(step, note)
+            if position is not None:
+                later += [(position, key, category) for key in keys]
+        return Claims(before=self._before, later=later)
+
+    def _enter(self, step: int, phase: Phase) -> None:
+        if phase == "optimizer":
+            self._own(step, "backward", "gradients", list(ownership.gradient_tensors(self._training.model)))
+            self.persistent |= ownership.sizes(ownership.owned(self._training), self._training.setup.device)
+        elif phase == "zero":
+            self._own(step, "optimizer", "optimizer_states", list(ownership.state_tensors(self._training.optimizer)))
+            self.persistent |= ownership.sizes(ownership.owned(self._training), self._training.setup.device)
+        self._recorder.mark(step, phase)
+        self._progress(step, phase)
+
+    def _own(self, step: int, phase: Phase, category: Category, tensors: list[torch.Tensor]) -> None:
+        note = f"end of {phase}"
+        self._recorder.mark(step, phase, note)
+        self._seen.append((step, note, [self._key(t) for t in tensors], category))
+
+    def _note(self, step: int, logits: torch.Tensor) -> None:
+        """Called as soon as the logits exist."""
+        self._recorder.mark(step, "forward", "logits")
+        self._seen.append((step, "logits", [self._key(logits)], "logits_and_loss"))
+        if logits.requires_grad:
+            logits.register_hook(lambda _: self._recorder.mark(step, "backward", LOGITS_GRADIENT))  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _loss_phase(
+    training: Training, enter: Callable[[int, Phase], None], note: Callable[[int, torch.Tensor], None] | None = None
+) -> Iterator[None]:
+    """Enters phase "loss" when the output layer has made the logits, once a forward pass."""
+    head = output_head(training.model)
+    if head is None:
+        yield
+        return
+
+    def made(_module: torch.nn.Module, _args: Any, output: Any) -> None:
+        step = training.steps_done + 1
+        if note is not None and isinstance(output, torch.Tensor):
+            note(step, output)
+        enter(step, "loss")
+
+    handle = head.register_forward_hook(made)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def saved_activation_bytes(training: Training) -> int:
+    """Bytes that autograd keeps at the end of one forward pass, each storage once, those of the model left out."""
+    known = {ownership.by_storage(t) for _, t in ownership.model_tensors(training.model)}
+    kept: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        alias = tensor.detach()  # the tensor itself would hold its own node: a cycle that nobody collects
+        kept.setdefault(ownership.by_storage(tensor), alias)  # held, else its key could be used again
+        return alias
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = forward_loss(training.model, training.setup, training.batches.next())
+    del loss
+    return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in known)
+
+
+def one_step_peak(training: Training) -> int | None:
+    """Peak of one more step on the CPU, to see whether the passes before left the memory as it was; None on other devices."""
+    if training.setup.device != "cpu":
+        return None
+    tensors = ownership.existing(training)
+    record = AllocatorRecord({ownership.by_address(t): t.untyped_storage().nbytes() for _, t in tensors})
+    del tensors
+    record.start()
+    training.step(record.mark)
+    record.mark(training.steps_done + 1, "setup")
+    return max(record.stop().live_bytes())

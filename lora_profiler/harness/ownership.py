@@ -1,0 +1,100 @@
+"""What the model, the optimizer and the gradients own at an instant, by category and storage."""
+
+import gc
+from collections.abc import Callable, Iterator
+
+import torch
+
+from lora_profiler.harness.categories import Claims
+from lora_profiler.harness.training import Training
+from lora_profiler.modeling import quantization_tensors
+from lora_profiler.prediction import Category
+
+Key = Callable[[torch.Tensor], int]
+
+
+def by_address(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def by_storage(tensor: torch.Tensor) -> int:
+    key: int = tensor.untyped_storage()._cdata
+    return key
+
+
+def model_tensors(model: torch.nn.Module) -> Iterator[tuple[Category, torch.Tensor]]:
+    """Parameters, adapters (copies made for `modules_to_save` among them), quantisation constants and buffers."""
+    for name, parameter in model.named_parameters():
+        yield ("adapters" if is_adapter(name) else "parameters"), parameter
+        for tensor in quantization_tensors(parameter):
+            yield "quantization_state", tensor
+    for _, buffer in model.named_buffers():
+        yield "buffers", buffer
+
+
+def is_adapter(name: str) -> bool:
+    """Whether PEFT made the parameter of this name."""
+    return "lora_" in name or ".modules_to_save." in name
+
+
+def gradient_tensors(model: torch.nn.Module) -> Iterator[torch.Tensor]:
+    return (p.grad for p in model.parameters() if p.grad is not None)
+
+
+def state_tensors(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
+    """Tensors that the optimizer keeps for its parameters, and the code books that bitsandbytes shares among them."""
+    for state in optimizer.state.values():
+        yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+    books = getattr(optimizer, "name2qmap", {})
+    yield from (value for value in books.values() if isinstance(value, torch.Tensor))
+
+
+def owned(training: Training) -> Iterator[tuple[Category, torch.Tensor]]:
+    """Everything that lives between two steps, with its owner."""
+    yield from model_tensors(training.model)
+    yield from (("optimizer_states", t) for t in state_tensors(training.optimizer))
+    yield from (("gradients", t) for t in gradient_tensors(training.model))
+    if training.ballast is not None:
+        yield "temporaries", training.ballast
+
+
+def stray_tensors(device_type: str, known: set[int]) -> list[torch.Tensor]:
+    """Tensors on the device that Python holds and nobody owns."""
+    gc.collect()
+    found = []
+    for thing in gc.get_objects():
+        if type(thing) is torch.Tensor and thing.device.type == device_type and thing.layout is torch.strided:
+            key = by_storage(thing)
+            if key not in known:
+                known.add(key)
+                found.append(thing)
+    return found
+
+
+def existing(training: Training) -> list[tuple[Category, torch.Tensor]]:
+    """Every tensor alive on the device, each storage once, with its owner; nobody's is `unattributed`."""
+    device_type = training.setup.device
+    found: list[tuple[Category, torch.Tensor]] = []
+    known: set[int] = set()
+    for category, tensor in owned(training):
+        key = by_storage(tensor)
+        if tensor.device.type == device_type and key not in known and tensor.untyped_storage().nbytes():
+            known.add(key)
+            found.append((category, tensor))
+    return found + [("unattributed", t) for t in stray_tensors(device_type, known) if t.untyped_storage().nbytes()]
+
+
+def claims_of(tensors: list[tuple[Category, torch.Tensor]], key: Key) -> Claims:
+    return Claims(before={key(tensor): category for category, tensor in tensors})
+
+
+def sizes(tensors: Iterator[tuple[Category, torch.Tensor]], device_type: str) -> dict[Category, int]:
+    """Bytes by category, each storage once, of the tensors on `device_type`."""
+    known: set[int] = set()
+    found: dict[Category, int] = {}
+    for category, tensor in tensors:
+        key = by_storage(tensor)
+        if tensor.device.type == device_type and key not in known:
+            known.add(key)
+            found[category] = found.get(category, 0) + tensor.untyped_storage().nbytes()
+    return found

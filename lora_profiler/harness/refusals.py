@@ -1,0 +1,56 @@
+"""What is refused before a process is started: what cannot run here, or cannot run at all. Imports nothing heavy."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+
+from lora_profiler.errors import LoraProfilerError, UsageError
+from lora_profiler.harness.nvml import open_device
+from lora_profiler.record import Conditions
+from lora_profiler.workload import Workload
+
+NEEDED = ("torch", "transformers", "peft", "accelerate")
+LEARNED_POSITIONS = {"gpt2", "opt", "gpt_neo", "gpt_bigcode", "codegen"}
+"""Model types with a table of positions: a longer sequence has no row in it."""
+BFLOAT16_CAPABILITY = (8, 0)
+
+
+class MeasurementError(LoraProfilerError):
+    """The measurement could not be made at all. A run that runs out of memory is a result, not this."""
+
+    exit_code = 4
+
+
+def _card_capability() -> tuple[int, int] | None:
+    """Compute capability of the card that a child would use, None where NVML cannot tell."""
+    with open_device() as device:
+        return device.compute_capability()
+
+
+def refuse(
+    workload: Workload,
+    conditions: Conditions,
+    installed: Callable[[str], object] = find_spec,
+    capability: Callable[[], tuple[int, int] | None] = _card_capability,
+) -> None:
+    """Raises MeasurementError for what this installation or card cannot run, UsageError for what no machine could."""
+    setup, model = workload.setup, workload.model
+    missing = [name for name in NEEDED if installed(name) is None]
+    if missing:
+        raise MeasurementError(f"measuring needs {', '.join(missing)}; install them: pip install 'lora-profiler[measure]'.")
+    if (setup.quantization or setup.optimizer == "adamw_8bit") and installed("bitsandbytes") is None:
+        what = "a 4-bit base" if setup.quantization else "8-bit AdamW"
+        raise MeasurementError(f"{what} needs bitsandbytes; install it: pip install 'lora-profiler[qlora]'.")
+    longest = model.config.get("max_position_embeddings")
+    if model.model_type in LEARNED_POSITIONS and longest is not None and setup.seq_len > longest:
+        raise UsageError(f"{model.id} has a table of {longest:,} positions, not {setup.seq_len:,}; take a shorter --seq-len.")
+    if not 0 <= conditions.padding < 1 or round(setup.seq_len * conditions.padding) >= setup.seq_len:
+        raise UsageError(f"padding is {conditions.padding}; it must be at least 0 and leave at least one token.")
+    if conditions.memory_steps < 2:
+        raise UsageError(f"memory steps are {conditions.memory_steps}; the steady state begins at step 2, so take 2 or more.")
+    if setup.device == "cuda" and (setup.dtype == "bfloat16" or setup.precision == "amp"):
+        found = capability()
+        if found is not None and found < BFLOAT16_CAPABILITY:
+            capable = ".".join(map(str, found))
+            raise MeasurementError(
+                f"this card (compute capability {capable}) has no bfloat16; take --dtype float16 or float32 and --precision pure."
+            )

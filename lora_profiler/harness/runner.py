@@ -1,0 +1,250 @@
+"""`measure`: one case in one fresh process. The parent never imports torch, makes no context on the device, and waits asleep.
+
+Whatever happens to the child becomes a record: a result that it wrote, or what its exit code, its last heartbeat and its log
+tell. Only the process group that was started here is ever ended.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from lora_profiler.harness.case import Case, case_dict
+from lora_profiler.harness.environment import environment
+from lora_profiler.harness.failures_text import without_paths
+from lora_profiler.harness.machine import oom_kills
+from lora_profiler.harness.refusals import refuse
+from lora_profiler.record import Conditions, Environment, Failure, Measurement, Record, Status
+from lora_profiler.record_json import RecordError, decoded, record_from_dict
+from lora_profiler.workload import Workload
+
+TERMINATE_SECONDS = 10.0
+"""What a child has between SIGTERM and SIGKILL."""
+LOG_BYTES = 4000
+DEFAULT_TIMEOUT_SECONDS = 1800.0
+CHILD = (sys.executable, "-m", "lora_profiler.harness.child")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """Where a child stands: a stage before the first step or a phase of a step, and steps done of a timing pass."""
+
+    phase: str
+    step: int | None = None
+    done: int | None = None
+
+
+class MeasurementInterrupted(KeyboardInterrupt):
+    """Ctrl-C while a child ran; `record` tells where it stood."""
+
+    def __init__(self, record: Record) -> None:
+        super().__init__()
+        self.record = record
+
+
+def measure(
+    workload: Workload,
+    conditions: Conditions | None = None,
+    *,
+    weights: str | None = None,
+    text: str | None = None,
+    repeat: int = 0,
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+    progress: Callable[[Heartbeat], None] = lambda heartbeat: None,
+    result_path: Path | None = None,
+    command: str | None = None,
+    child: tuple[str, ...] = CHILD,
+) -> Record:
+    """Trains `workload` for real in a fresh process and returns what was measured; running out of memory is a result.
+
+    weights: None for random ones built from the config, "hub", a folder or a .gguf file; text: a file to train on instead of
+    random tokens. `result_path` is where the child leaves its record before it ends, so that it survives this process.
+
+    Raises UsageError or MeasurementError for what is refused before a process starts, MeasurementInterrupted on Ctrl-C.
+    """
+    conditions = _named(conditions or Conditions(), weights, text)
+    refuse(workload, conditions)
+    case = Case(workload=workload, conditions=conditions, repeat=repeat, weights=weights, text=text, command=command)
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    with tempfile.TemporaryDirectory(prefix="lora-profiler-") as folder:
+        result = result_path or Path(folder) / "result.json"
+        case_path = Path(folder) / "case.json"
+        case_path.write_text(json.dumps(case_dict(case)), "utf-8")
+        with open(Path(folder) / "log", "w+b") as log:
+            ended = _run([*child, str(case_path), str(result)], log, timeout_seconds, progress, weights)
+            log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_BYTES))
+            tail = log.read().decode("utf-8", "replace")
+        if result.exists():
+            with contextlib.suppress(RecordError, ValueError):
+                return record_from_dict(json.loads(result.read_text("utf-8")))
+    record = _failed(case, ended, tail, started)
+    if ended.interrupted:
+        raise MeasurementInterrupted(record)
+    return record
+
+
+def _named(conditions: Conditions, weights: str | None, text: str | None) -> Conditions:
+    """Conditions that name the inputs, without saying where on this machine they lie."""
+    name = "random" if weights is None else "hub" if weights == "hub" else Path(weights).name
+    return replace(conditions, weights=name, text="random" if text is None else Path(text).name)
+
+
+@dataclass(slots=True)
+class _Ended:
+    """How a child ended: its exit code (negative: the signal), and what was heard of it."""
+
+    exit_code: int = 0
+    timed_out: bool = False
+    interrupted: bool = False
+    killed_for_memory: bool = False
+    last: Heartbeat = Heartbeat(phase="start")
+    environment: Any = None
+
+
+def _run(
+    command: list[str], log: IO[bytes], timeout_seconds: float, progress: Callable[[Heartbeat], None], weights: str | None
+) -> _Ended:
+    ended = _Ended()
+    kills = oom_kills()
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        start_new_session=True,
+        env=_child_environment(weights),
+    )
+    news: queue.SimpleQueue[Heartbeat | None] = queue.SimpleQueue()
+    listener = threading.Thread(target=_listen, args=(process, news, ended), daemon=True)
+    listener.start()
+    threading.Thread(target=_await_end, args=(process, news), daemon=True).start()
+    deadline = time.monotonic() + timeout_seconds
+    try:
+        while True:
+            heartbeat = news.get(timeout=max(0.0, deadline - time.monotonic()))
+            if heartbeat is None:
+                break
+            progress(heartbeat)
+    except queue.Empty:
+        ended.timed_out = True
+    except KeyboardInterrupt:
+        ended.interrupted = True
+    finally:
+        _end_group(process)
+        listener.join(timeout=1.0)
+    ended.exit_code = process.returncode
+    after = oom_kills()
+    ended.killed_for_memory = process.returncode == -9 and kills is not None and after is not None and after > kills
+    return ended
+
+
+def _child_environment(weights: str | None) -> dict[str, str]:
+    """This process's environment, the package importable, and the allocator's settings under both of their names."""
+    root = str(Path(__file__).resolve().parents[2])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    settings = env.get("PYTORCH_ALLOC_CONF") or env.get("PYTORCH_CUDA_ALLOC_CONF")
+    if settings:  # torch 2.9 read some of them under the old name only
+        env["PYTORCH_ALLOC_CONF"] = env["PYTORCH_CUDA_ALLOC_CONF"] = settings
+    if weights != "hub":
+        env["HF_HUB_OFFLINE"] = "1"
+    return env
+
+
+def _listen(process: "subprocess.Popen[bytes]", news: "queue.SimpleQueue[Heartbeat | None]", ended: _Ended) -> None:
+    """Passes heartbeats on, and keeps the last one."""
+    assert process.stdout is not None
+    with process.stdout as lines:
+        for line in lines:
+            try:
+                found = json.loads(line)
+                if "phase" in found:
+                    ended.last = Heartbeat(phase=str(found["phase"]), step=found["step"], done=found["done"])
+                    news.put(ended.last)
+                elif "measurement" not in found:
+                    ended.environment = found["environment"]
+            except (ValueError, KeyError, TypeError):  # not ours
+                continue
+
+
+def _await_end(process: "subprocess.Popen[bytes]", news: "queue.SimpleQueue[Heartbeat | None]") -> None:
+    """Says with None that the child has ended. It is not reaped here: its group keeps its number until it has been ended."""
+    if hasattr(os, "waitid"):
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    else:
+        process.wait()
+    news.put(None)
+
+
+def _end_group(process: "subprocess.Popen[bytes]") -> None:
+    """Ends the child and all that it started: asks first, then does not ask; only afterwards is its number free again."""
+    if not _has_ended(process):
+        _signal_group(process, signal.SIGTERM)
+        deadline = time.monotonic() + TERMINATE_SECONDS
+        while not _has_ended(process) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    _signal_group(process, getattr(signal, "SIGKILL", signal.SIGTERM))
+    process.wait()
+
+
+def _has_ended(process: "subprocess.Popen[bytes]") -> bool:
+    """Whether the child has ended, without reaping it."""
+    if hasattr(os, "waitid"):
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+    return process.poll() is not None
+
+
+def _signal_group(process: "subprocess.Popen[bytes]", what: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, what)
+        elif process.poll() is None:
+            process.send_signal(what)
+
+
+def _failed(case: Case, ended: _Ended, log: str, started: str) -> Record:
+    status: Status = "crash"
+    reason = f"the measured process ended with exit code {ended.exit_code} and left no result"
+    if ended.interrupted:
+        status, reason = "interrupted", "interrupted from outside"
+    elif ended.timed_out:
+        status, reason = "timeout", "the time limit passed; the process was ended"
+    elif ended.killed_for_memory:
+        status, reason = "host_oom", "the kernel ended the process because the machine ran out of memory"
+    elif ended.exit_code < 0:
+        reason = f"the measured process was ended by signal {-ended.exit_code}"
+    failure = Failure(
+        reason=reason,
+        phase=ended.last.phase,
+        step=ended.last.step,
+        exit_code=ended.exit_code,
+        log=without_paths(log)[-1500:] or None if status == "crash" else None,
+    )
+    return Record(
+        workload=case.workload,
+        conditions=case.conditions,
+        environment=_environment(case, ended),
+        measurement=Measurement(status=status, failure=failure),
+        repeat=case.repeat,
+        started_at=started,
+        ended_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _environment(case: Case, ended: _Ended) -> Environment:
+    if ended.environment is not None:
+        with contextlib.suppress(RecordError):
+            found: Environment = decoded(Environment, ended.environment, "environment")
+            return found
+    return environment(case.workload.setup.device, command=case.command)

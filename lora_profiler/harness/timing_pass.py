@@ -1,0 +1,160 @@
+"""The timing pass: whole steps with no probe in them, in blocks between which the device is waited for.
+
+CUDA steps are timed by events, so that the host never waits inside a block; elsewhere by the clock. The garbage collector is
+off inside a block. Protocol: warm up until the steps no longer drift, then measure until the median is known well enough.
+"""
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+
+from lora_profiler.harness.counters import Counters
+from lora_profiler.harness.training import Training
+from lora_profiler.record import Conditions, Phase
+from lora_profiler.samples import relative_half_width
+
+WARMUP_MIN_STEPS, WARMUP_MIN_SECONDS = 3, 1.0
+WARMUP_MAX_STEPS, WARMUP_MAX_SECONDS = 30, 60.0
+DRIFT_WINDOW, DRIFT_LIMIT = 5, 0.01
+"""Warm when the Theil-Sen slope of the last five steps is below 1 % of a step per step."""
+BLOCK_SECONDS = 1.0
+
+Instant = TypeVar("Instant")
+
+
+@dataclass(slots=True)
+class TimingResult:
+    """Raw samples in seconds. `block_seconds` is the clock's sum over the blocks, to hold against the steps' own."""
+
+    warmup_seconds: list[float] = field(default_factory=list)
+    step_seconds: list[float] = field(default_factory=list)
+    phase_seconds: dict[Phase, list[float]] = field(default_factory=dict)
+    block_seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+
+
+def timing_pass(training: Training, conditions: Conditions, result: TimingResult, progress: Callable[[str, int], None]) -> None:
+    """Fills `result`. `progress` is told "warmup" or "timing" and how many steps of it are done, between blocks only."""
+    if not conditions.min_timed_steps:
+        return
+    began = time.perf_counter()
+    while not _warm(result.warmup_seconds, conditions):
+        _block(training, 1, result.warmup_seconds, None, result.losses)
+        progress("warmup", len(result.warmup_seconds))
+    limit = interval_limit(training.setup.device)
+    typical = max(result.warmup_seconds[-1], 1e-6)
+    size = min(max(1, round(BLOCK_SECONDS / typical)), conditions.min_timed_steps)
+    while not _enough(result.step_seconds, conditions, limit, time.perf_counter() - began):
+        result.block_seconds += _block(training, size, result.step_seconds, result.phase_seconds, result.losses)
+        progress("timing", len(result.step_seconds))
+
+
+def interval_limit(device: str) -> float:
+    """Largest half-width of the median's 95 % interval, as a share of the median, that is not called noisy."""
+    return 0.05 if device == "cpu" else 0.01
+
+
+def _enough(samples: list[float], conditions: Conditions, limit: float, elapsed: float) -> bool:
+    if not samples:
+        return False
+    if elapsed > conditions.max_timing_seconds:
+        return True
+    return len(samples) >= conditions.min_timed_steps and relative_half_width(samples) <= limit
+
+
+def _warm(samples: list[float], conditions: Conditions) -> bool:
+    elapsed = sum(samples)
+    if len(samples) >= WARMUP_MAX_STEPS or elapsed >= min(WARMUP_MAX_SECONDS, conditions.max_timing_seconds / 2):
+        return bool(samples)
+    if len(samples) < max(WARMUP_MIN_STEPS, DRIFT_WINDOW) or elapsed < WARMUP_MIN_SECONDS:
+        return False
+    window = samples[-DRIFT_WINDOW:]
+    slopes = sorted((b - a) / (j - i) for i, a in enumerate(window) for j, b in enumerate(window) if i < j)
+    return abs(slopes[len(slopes) // 2]) < DRIFT_LIMIT * sorted(window)[len(window) // 2]
+
+
+def _block(
+    training: Training, count: int, into: list[float], phases: dict[Phase, list[float]] | None, losses: list[float]
+) -> float:
+    """Runs `count` steps and appends the seconds of each; returns what the clock says of the whole block."""
+    clock = _EventClock() if training.setup.device in ("cuda", "xpu") else _HostClock(training.setup.device)
+    gc.collect()
+    gc.disable()
+    try:
+        kept = []
+        clock.synchronize()
+        began = time.perf_counter()
+        for _ in range(count):
+            kept.append(training.step(clock.enter))
+        clock.enter(training.steps_done + 1, "setup")
+        clock.synchronize()
+        seconds = time.perf_counter() - began
+    finally:
+        gc.enable()
+    steps, by_phase = clock.durations()
+    into += steps
+    if phases is not None:
+        for phase, found in by_phase.items():
+            phases.setdefault(phase, []).extend(found)
+    losses += [float(loss) for loss in kept]
+    return seconds
+
+
+def _durations(
+    marks: list[tuple[int, Phase, Instant]], between: Callable[[Instant, Instant], float]
+) -> tuple[list[float], dict[Phase, list[float]]]:
+    """Seconds of each step, and of each phase within it (summed over micro-batches)."""
+    starts: dict[int, Instant] = {}
+    by_phase: dict[Phase, dict[int, float]] = {}
+    for step, _, instant in marks:
+        starts.setdefault(step, instant)
+    for (step, phase, instant), (_, _, following) in pairwise(marks):
+        found = by_phase.setdefault(phase, {})
+        found[step] = found.get(step, 0.0) + between(instant, following)
+    instants = list(starts.values())
+    steps = [between(a, b) for a, b in pairwise(instants)]
+    return steps, {phase: list(found.values()) for phase, found in by_phase.items()}
+
+
+class _HostClock:
+    """The host's clock at each phase boundary. MPS runs behind the host, so a step there ends with a wait."""
+
+    def __init__(self, kind: str) -> None:
+        self._waits = kind == "mps"
+        self._marks: list[tuple[int, Phase, float]] = []
+
+    def synchronize(self) -> None:
+        if self._waits:
+            torch.mps.synchronize()
+
+    def enter(self, step: int, phase: Phase) -> None:
+        if phase == "setup":
+            self.synchronize()
+        self._marks.append((step, phase, time.perf_counter()))
+
+    def durations(self) -> tuple[list[float], dict[Phase, list[float]]]:
+        return _durations(self._marks, lambda a, b: b - a)
+
+
+class _EventClock:
+    """Timing events on the device's own stream: recording one costs the host microseconds and the device nothing."""
+
+    def __init__(self) -> None:
+        self._counters = Counters("cuda" if torch.cuda.is_available() else "xpu")
+        self._marks: list[tuple[int, Phase, torch.Event]] = []
+
+    def synchronize(self) -> None:
+        self._counters.synchronize()
+
+    def enter(self, step: int, phase: Phase) -> None:
+        event = torch.Event(enable_timing=True)
+        event.record()
+        self._marks.append((step, phase, event))
+
+    def durations(self) -> tuple[list[float], dict[Phase, list[float]]]:
+        return _durations(self._marks, lambda a, b: a.elapsed_time(b) / 1000)

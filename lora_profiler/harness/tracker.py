@@ -1,0 +1,108 @@
+"""Live bytes of the storages that operators return: the same on every device, and the only source where a device counts nothing.
+
+What a kernel takes for itself is not seen. Everything alive before must be registered, or optimizer states are missed.
+"""
+
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lora_profiler.harness.counters import Counters
+from lora_profiler.harness.timeline import Allocation, Mark, Timeline
+from lora_profiler.record import Phase
+
+_SCRATCH = -1
+_ATTENTION_KERNELS = {
+    "_scaled_dot_product_flash_attention": "flash",
+    "_scaled_dot_product_efficient_attention": "efficient",
+    "_scaled_dot_product_cudnn_attention": "cudnn",
+    "_scaled_dot_product_flash_attention_for_cpu": "cpu",
+    "_safe_softmax": "math",  # what torch's own decomposition of the attention calls, and nothing else does
+}
+"""torch's operator -> the name that a prediction gives the kernel."""
+
+
+class BudgetExceededError(torch.OutOfMemoryError):
+    """Raised by the tracker in place of a device that is full. Bytes: the budget, those alive, those that came on top."""
+
+    def __init__(self, budget_bytes: int, live_bytes: int, tried_bytes: int) -> None:
+        super().__init__(f"out of memory: {live_bytes} B alive and {tried_bytes} B more asked, of a budget of {budget_bytes} B")
+        self.budget_bytes, self.live_bytes, self.tried_bytes = budget_bytes, live_bytes, tried_bytes
+
+
+class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes a timeline of all storages on `device_type` while it is active.
+
+    `existing` are tensors that are alive already. With `budget_bytes`, raises BudgetExceededError once more than that is alive.
+    With `counters`, what an operator's kernel takes beyond its outputs is there for the time of the operator.
+    """
+
+    def __init__(
+        self,
+        device_type: str,
+        existing: Iterable[torch.Tensor],
+        budget_bytes: int | None = None,
+        counters: Counters | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.timeline = Timeline()
+        self._device_type = device_type
+        self._budget_bytes = budget_bytes
+        self._counters = counters
+        self._alive: dict[int, Allocation] = {}
+        self.live_bytes = 0
+        self.attention_kernels: set[str] = set()
+        for tensor in existing:
+            self._add(tensor, born=-1)
+
+    def mark(self, step: int, phase: Phase, note: str = "") -> None:
+        self.timeline.marks.append(Mark(position=self._next(), step=step, phase=phase, note=note))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        if self._counters is not None:
+            self._counters.reset_peaks()
+        result = func(*args, **(kwargs or {}))
+        kernel = _ATTENTION_KERNELS.get(func.overloadpacket.__name__)
+        if kernel is not None:
+            self.attention_kernels.add(kernel)
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._add(leaf)
+        if self._counters is not None:
+            self._add_scratch(self._counters.read())
+        return result
+
+    def _add_scratch(self, read: Mapping[str, int | None]) -> None:
+        scratch = (read["requested_peak_bytes"] or 0) - (read["requested_bytes"] or 0)
+        if scratch > 0:
+            position = self._next()
+            self.timeline.allocations.append(Allocation(key=_SCRATCH, size_bytes=scratch, born=position, died=self._next()))
+
+    def _add(self, tensor: torch.Tensor, born: int | None = None) -> None:
+        if tensor.device.type != self._device_type:
+            return
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if not size or key in self._alive:
+            return
+        position = self._next() if born is None else born
+        allocation = self._alive[key] = Allocation(key=key, size_bytes=size, born=position)
+        self.timeline.allocations.append(allocation)
+        self.live_bytes += size
+        weakref.finalize(storage, self._remove, allocation)
+        if self._budget_bytes is not None and self.live_bytes > self._budget_bytes:
+            raise BudgetExceededError(self._budget_bytes, self.live_bytes - size, size)
+
+    def _remove(self, allocation: Allocation) -> None:
+        if self._alive.get(allocation.key) is allocation:
+            del self._alive[allocation.key]
+            self.live_bytes -= allocation.size_bytes
+            allocation.died = self._next()
+
+    def _next(self) -> int:
+        self.timeline.end += 1
+        return self.timeline.end - 1

@@ -1,0 +1,102 @@
+"""A training run in steps: the batch, forward, backward, optimizer step and zero_grad that every pass of the harness repeats."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from lora_profiler.modeling import attention_context, forward_loss
+from lora_profiler.record import Conditions, Phase
+from lora_profiler.workload import TrainSetup
+
+Enter = Callable[[int, Phase], None]
+"""Called at the start of each phase with the step's number and the phase."""
+Batch = Mapping[str, torch.Tensor]
+IGNORED_LABEL = -100
+
+
+class Batches:
+    """Micro-batches of `batch_size` x `seq_len` tokens: random ones, or consecutive windows of a text.
+
+    Without padding the labels are the input ids themselves and there is no mask, as a packed data set gives them.
+    """
+
+    def __init__(self, setup: TrainSetup, conditions: Conditions, vocab_size: int, text: torch.Tensor | None = None) -> None:
+        self._shape = (setup.batch_size, setup.seq_len)
+        self._device = setup.device
+        self._vocab_size = vocab_size
+        self._text = text
+        self._taken = 0
+        self._generator = torch.Generator().manual_seed(conditions.seed + 1)
+        self._padded = round(setup.seq_len * conditions.padding)
+
+    def next(self) -> Batch:
+        ids = self._ids()
+        if not self._padded:
+            ids = ids.to(self._device)
+            return {"input_ids": ids, "labels": ids}
+        mask = torch.ones_like(ids)
+        mask[:, ids.shape[1] - self._padded :] = 0
+        labels = ids.masked_fill(mask == 0, IGNORED_LABEL)
+        return {name: t.to(self._device) for name, t in (("input_ids", ids), ("labels", labels), ("attention_mask", mask))}
+
+    def _ids(self) -> torch.Tensor:
+        if self._text is None:
+            return torch.randint(0, self._vocab_size, self._shape, generator=self._generator)
+        count = self._shape[0] * self._shape[1]
+        if self._taken + count > len(self._text):
+            self._taken = 0
+        self._taken += count
+        return self._text[self._taken - count : self._taken].reshape(self._shape).clone()
+
+
+def token_counts(batch: Batch) -> tuple[int, int, int]:
+    """(padded, not padding, supervised) tokens of one micro-batch; supervised are the labels that are not ignored."""
+    padded = batch["input_ids"].numel()
+    real = int(batch["attention_mask"].sum()) if "attention_mask" in batch else padded
+    return padded, real, int((batch["labels"] != IGNORED_LABEL).sum())
+
+
+class Training:
+    """A model, its optimizer and its data, stepped from outside. `steps_done` counts whole optimizer steps.
+
+    `ballast_bytes` are held as well, by a tensor that nothing uses.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        setup: TrainSetup,
+        batches: Batches,
+        ballast_bytes: int = 0,
+    ) -> None:
+        self.model, self.optimizer, self.setup, self.batches = model, optimizer, setup, batches
+        self.ballast = torch.ones(ballast_bytes, dtype=torch.uint8, device=setup.device) if ballast_bytes else None
+        self.steps_done = 0
+
+    def step(self, enter: Enter) -> torch.Tensor:
+        """One optimizer step; returns the mean loss of its micro-batches, detached and still on the device.
+
+        Only the loss is held, so that logits die in backward; it lives until the step is over, as in a plain loop.
+        """
+        number = self.steps_done + 1
+        accumulation = self.setup.accumulation
+        summed: Any = 0
+        for _ in range(accumulation):
+            enter(number, "setup")
+            batch = self.batches.next()
+            enter(number, "forward")
+            with attention_context(self.setup):
+                loss = forward_loss(self.model, self.setup, batch)
+                if accumulation > 1:
+                    loss = loss / accumulation
+                enter(number, "backward")
+                loss.backward()  # type: ignore[no-untyped-call]
+            summed = loss.detach() if accumulation == 1 else summed + loss.detach()
+        enter(number, "optimizer")
+        self.optimizer.step()
+        enter(number, "zero")
+        self.optimizer.zero_grad(set_to_none=True)
+        self.steps_done = number
+        return summed  # type: ignore[no-any-return]
