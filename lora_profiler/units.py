@@ -1,4 +1,4 @@
-"""Numbers to text and back: bytes, counts, FLOPs, percentages. The only file that knows how big a GiB is."""
+"""Numbers to text and back: bytes, counts, FLOPs, percentages, errors, times. The only file that knows how big a GiB is."""
 
 import re
 
@@ -34,11 +34,11 @@ def byte_unit(largest: int) -> tuple[str, int]:
 
 
 def in_unit(count: int, size: int) -> str:
-    """`count` bytes in a unit of `size` bytes, two decimals; a value that would round to nothing reads '<0.01'."""
+    """`count` bytes in a unit of `size` bytes, two decimals; what would round to nothing reads '<0.01', or '>-0.01'."""
     if size == 1 or count == 0:
         return f"{count / size:,.0f}"
-    if 0 < count < size / 200:
-        return "<0.01"
+    if abs(count) < size / 200:
+        return "<0.01" if count > 0 else ">-0.01"
     return f"{count / size:,.2f}"
 
 
@@ -71,6 +71,30 @@ def percent_text(fraction: float) -> str:
     if 0.99995 <= fraction < 1:
         return ">99.99 %"
     return f"{100 * fraction:.2f} %"
+
+
+def error_text(relative_error: float) -> str:
+    """A signed relative error as a percentage: 0.0047 -> '+0.47 %'. No error at all reads 'exact', and nothing else does."""
+    if relative_error == 0:
+        return "exact"
+    sign = "+" if relative_error > 0 else "-"
+    return f"{sign}<0.01 %" if abs(relative_error) < 0.00005 else f"{100 * relative_error:+,.2f} %"
+
+
+def seconds_text(seconds: float) -> str:
+    """A time that people can read: 0.0213 -> '21.30 ms', 1.5 -> '1.50 s', 125 -> '2 min 5 s'."""
+    if seconds < 1:
+        return f"{1000 * seconds:,.2f} ms"
+    if seconds < 120:
+        return f"{seconds:,.2f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes:,} min {rest} s"
+
+
+def rate_text(per_second: float, what: str = "") -> str:
+    """Things per second with at least three digits: 3063.4 tokens -> '3,063 tokens/s', 12.34 -> '12.3/s', 0.512 -> '0.512/s'."""
+    decimals = 0 if per_second >= 100 else 1 if per_second >= 10 else 2 if per_second >= 1 else 3
+    return f"{per_second:,.{decimals}f}{f' {what}' if what else ''}/s"
 
 
 def parse_bytes(text: str) -> int:

@@ -14,14 +14,16 @@ from lora_profiler.prediction import FlopCount, Moment, MomentName, ParameterCou
 from lora_profiler.record import Conditions, Device, Environment, Measurement, Record
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
-MODEL = model_from_config(dict(families.TINY["gpt2"]), id="tiny-gpt2", source="test")
+MODEL = model_from_config(dict(families.TINY["gpt2"]), id="tiny-gpt2", source="file")
 WORKLOAD = Workload(model=MODEL, setup=TrainSetup(batch_size=2, seq_len=8, dtype="float32", device="cpu"))
 LORA_WORKLOAD = replace(WORKLOAD, setup=replace(WORKLOAD.setup, lora=LoraConfig(r=4)))
 
 CPU = Device(kind="cpu", name="A processor", total_bytes=8 * 2**30)
 H100 = Device(kind="cuda", name="NVIDIA H100 80GB HBM3", total_bytes=81_559 * 2**20, uuid_hash="aaaa", driver="580.1")
 PACKAGES = {"torch": "2.13.0", "transformers": "5.24.0", "peft": "0.21.2"}
-ENVIRONMENT = Environment(python="3.11.7", platform="Linux", packages=PACKAGES, device=CPU, cpu="A processor", threads=2)
+ENVIRONMENT = Environment(
+    python="3.11.7", platform="Linux", packages=PACKAGES, device=CPU, cpu="A processor", threads=2, commit="0123abc", dirty=False
+)
 
 PERSISTENT = {"parameters": 400_000, "gradients": 400_000, "optimizer_states": 800_000}
 PEAK = {**PERSISTENT, "activations": 1_000, "logits_and_loss": 4, "temporaries": 398_000, "unattributed": 996}
@@ -41,7 +43,11 @@ def make_record(
     repeat: int = 0,
     **measured: Any,
 ) -> Record:
-    """A record of `workload` that went well; `measured` are fields of `Measurement` to set or, with None, to leave unmeasured."""
+    """A record of `workload` that went well; `measured` are fields of `Measurement` to set or, with None, to leave unmeasured.
+
+    The workload is asked for on the device that is given.
+    """
+    workload = replace(workload, setup=replace(workload.setup, device=device.kind))  # type: ignore[arg-type]
     setup = workload.setup
     tokens = setup.batch_size * setup.seq_len * setup.accumulation
     fields: dict[str, Any] = {

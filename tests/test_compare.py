@@ -9,11 +9,17 @@ from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_model
 from lora_profiler.compare import METRICS, TOTAL, Comparison, compare, lower_bounds, misses, summary
 from lora_profiler.record import STATUSES
+from lora_profiler.record_checks import problems
 from lora_profiler.workload import Workload
 
 
 def by_place(found: tuple[Comparison, ...]) -> dict[tuple[str, str], tuple[int, int]]:
     return {(c.metric, c.category): (c.predicted, c.measured) for c in found}
+
+
+def test_the_records_made_by_hand_hold_together() -> None:
+    assert problems(records.make_record()) == []
+    assert problems(records.make_record(device=records.H100, step_seconds=(0.1,) * 10)) == []
 
 
 def test_every_row_of_a_record() -> None:

@@ -76,3 +76,40 @@ def test_texts_parse_back_within_their_rounding(count: int) -> None:
 def test_byte_unit_leaves_a_whole(largest: int) -> None:
     _, size = units.byte_unit(largest)
     assert largest / size >= 1
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [(0.0, "exact"), (0.0047, "+0.47 %"), (-0.25, "-25.00 %"), (1e-6, "+<0.01 %"), (-1e-6, "-<0.01 %"), (12.0, "+1,200.00 %")],
+)
+def test_error_text_is_signed_and_only_equality_is_exact(error: float, text: str) -> None:
+    assert units.error_text(error) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0213, "21.30 ms"),
+        (0.9999, "999.90 ms"),
+        (1.5, "1.50 s"),
+        (119.0, "119.00 s"),
+        (125.4, "2 min 5 s"),
+        (179.6, "3 min 0 s"),
+    ],
+)
+def test_seconds_text(seconds: float, text: str) -> None:
+    assert units.seconds_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("rate", "what", "text"),
+    [(3063.4, "tokens", "3,063 tokens/s"), (12.34, "", "12.3/s"), (1.234, "steps", "1.23 steps/s"), (0.0512, "", "0.051/s")],
+)
+def test_rate_text(rate: float, what: str, text: str) -> None:
+    assert units.rate_text(rate, what) == text
+
+
+def test_in_unit_below_nothing() -> None:
+    assert units.in_unit(-16, units.GIB) == ">-0.01"
+    assert units.in_unit(-3 * units.GIB, units.GIB) == "-3.00"
+    assert units.in_unit(-17, 1) == "-17"

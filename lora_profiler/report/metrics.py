@@ -73,3 +73,95 @@ PERSISTENT_LABELS: Final[dict[str, str]] = {
 METHOD_LABELS: Final[dict[str, str]] = {"full": "full", "lora": "LoRA", "qlora": "QLoRA"}
 
 VERDICT_LABELS: Final[dict[str, str]] = {"fits": "fits", "tight": "tight", "does_not_fit": "does not fit"}
+
+PHASE_LABELS: Final[dict[str, str]] = {
+    "setup": "between steps",
+    "forward": "forward and loss",
+    "loss": "the loss",
+    "backward": "backward",
+    "clip": "gradient clipping",
+    "optimizer": "optimizer step",
+    "zero": "clearing gradients",
+}
+"""Measured phases; "forward" also names the group of forward and loss that is compared with a prediction."""
+
+METRIC_LABELS: Final[dict[str, str]] = {
+    "peak_requested_bytes": "peak that tensors ask for",
+    "peak_allocated_bytes": "peak allocated",
+    "attribution_bytes": "part of the peak",
+    "phase_peak_bytes": "peak of a phase",
+    "step1_phase_peak_bytes": "peak of a phase in step 1",
+    "persistent_bytes": "persistent",
+    "saved_activation_bytes": "saved for backward",
+    "num_parameters": "parameters",
+    "num_trainable_parameters": "trained parameters",
+    "peak_reserved_bytes": "reserved by the allocator",
+    "device_used_bytes": "in use on the device",
+}
+
+ALONE_LABELS: Final[dict[str, str]] = {
+    "rounding": "allocated beyond what tensors ask for",
+    "peak_reserved_bytes": "reserved by the allocator",
+    "fragmentation": "of it not allocated (fragmentation)",
+    "device_used_bytes": "in use on the device, above idle",
+    "outside": "of it outside torch's allocator",
+    "context_bytes": "driver context",
+    "workspace_bytes": "BLAS workspace, inside what is allocated",
+}
+"""Memory that is measured but that no engine predicts yet."""
+
+STATUS_LABELS: Final[dict[str, str]] = {
+    "ok": "ok",
+    "noisy": "noisy",
+    "oom": "out of memory",
+    "host_oom": "host out of memory",
+    "timeout": "timed out",
+    "crash": "crashed",
+    "unsupported": "unsupported",
+    "invalid": "invalid",
+    "interrupted": "interrupted",
+}
+
+STATUS_DEFINITIONS: Final[dict[str, str]] = {
+    "ok": "the run went through and kept to the protocol",
+    "noisy": "the run went through and its memory is what it was, but its times scatter more than the protocol allows",
+    "oom": "the device had no room for an allocation",
+    "host_oom": "the operating system ended the process because the machine ran out of memory",
+    "timeout": "the run took longer than it was given and was ended",
+    "crash": "the process ended before it had a result",
+    "unsupported": "this combination cannot be trained on this device or with these libraries",
+    "invalid": "the run ended, but what it measured cannot be right",
+    "interrupted": "the run was stopped by hand",
+}
+
+STATUS_ADVICE: Final[dict[str, str]] = {
+    "oom": "a smaller batch or sequence, --checkpointing, or what `lora-profile predict` says lowers the peak most",
+    "host_oom": "a smaller model or batch, or a machine with more memory; other programs may hold what is missing",
+    "timeout": "a longer time limit, or a smaller batch or sequence",
+    "crash": "the run again with the log at hand; `lora-profile doctor` shows what is installed",
+    "unsupported": "another dtype, attention or optimizer, or what `lora-profile doctor` says is missing",
+    "invalid": "the run again on an idle machine",
+    "interrupted": "the same command with --resume",
+}
+"""What to try after each failure."""
+
+FLAG_DEFINITIONS: Final[dict[str, str]] = {
+    "busy_machine": "other programs took processor time while steps were timed: times are too long",
+    "host_bound": "the host could not keep the device busy: times say more about Python than about the card",
+    "instrumentation_perturbed_memory": "the peak after the timing pass differs from the one measured: memory is in doubt",
+    "memory_pressure": "the allocator had to give memory back and ask again: times are too long",
+    "shared_device": "another process used the device: what the driver says is in use is not this run's alone",
+    "thermal_throttling": "the card slowed itself down: times are too long",
+    "unattributed_over_1_percent": "over 1 % of the peak belongs to no category",
+}
+
+MFU_DEFINITIONS: Final[tuple[str, ...]] = (
+    "MFU: FLOPs that the method needs (forward and backward) over what the card's dense peak allows in the same time. "
+    "HFU: with what checkpointing computes again. Attention counts in full, not only its causal half.",
+    'LoRA needs fewer FLOPs than full fine-tuning, so their MFU cannot be compared; "full equivalent" is the MFU of full '
+    "fine-tuning at the same tokens per second.",
+)
+
+ENERGY_CAVEAT: Final = "Energy is the driver's counter, which on A100 and H100 sees power a quarter of the time."
+
+ERROR_DEFINITION: Final = "error = (predicted - measured) / measured"

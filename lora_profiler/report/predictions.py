@@ -36,21 +36,28 @@ def _title(prediction: Prediction) -> str:
 
 
 def _setup_lines(answers: Sequence[Answer]) -> list[str]:
-    first = answers[0].prediction
-    setup = first.workload.setup
+    predictions = [a.prediction for a in answers]
+    setup = predictions[0].workload.setup
+    kernels = list(dict.fromkeys(p.attention_kernel for p in predictions))
+    lines = [training_line(setup), f"{attention_words(setup, kernels)}, memory rules of {setup.device}"]
+    return lines + [adapter_line(p.workload.setup) for p in predictions if p.workload.setup.lora]
+
+
+def training_line(setup: TrainSetup) -> str:
+    """'batch 1 x 2,048 tokens, bfloat16 weights, adamw (foreach)'."""
     micro = f" x {setup.accumulation} micro-batches" if setup.accumulation > 1 else ""
     autocast = " under bfloat16 autocast" if setup.precision == "amp" else ""
-    kernels = " / ".join(dict.fromkeys(a.prediction.attention_kernel for a in answers))
-    checkpointing = "with checkpointing" if setup.checkpointing else "no checkpointing"
-    lines = [
-        f"batch {setup.batch_size} x {count_text(setup.seq_len)} tokens{micro}, {setup.dtype} weights{autocast}, "
-        f"{setup.optimizer} ({setup.optimizer_impl})",
-        f"{checkpointing}, {kernels} attention, memory rules of {setup.device}",
-    ]
-    return lines + [_adapter_line(a.prediction.workload.setup) for a in answers if a.prediction.workload.setup.lora]
+    sizes = f"batch {setup.batch_size} x {count_text(setup.seq_len)} tokens{micro}"
+    return f"{sizes}, {setup.dtype} weights{autocast}, {setup.optimizer} ({setup.optimizer_impl})"
 
 
-def _adapter_line(setup: TrainSetup) -> str:
+def attention_words(setup: TrainSetup, kernels: Sequence[str]) -> str:
+    """'no checkpointing, flash attention'."""
+    return f"{'with checkpointing' if setup.checkpointing else 'no checkpointing'}, {' / '.join(kernels)} attention"
+
+
+def adapter_line(setup: TrainSetup) -> str:
+    """'LoRA: rank 16, alpha 32, targets all-linear, float32 adapters', and what else is not the default."""
     lora, quantization = setup.lora, setup.quantization
     assert lora is not None
     targets = lora.target_modules
@@ -215,7 +222,7 @@ def _closing_blocks(answers: Sequence[Answer], excess: ActivationExcess | None) 
         lines.append(excess_line(excess))
     for answer in answers:
         lines += _fit_notes(answer)
-    return [paragraph(*lines), paragraph(*_exactness_lines([a.prediction for a in answers]))]
+    return [paragraph(*lines), paragraph(*exactness_lines([a.prediction for a in answers]))]
 
 
 def _peak_words(prediction: Prediction) -> str:
@@ -262,7 +269,8 @@ def _fit_notes(answer: Answer) -> list[str]:
     return []
 
 
-def _exactness_lines(predictions: Sequence[Prediction]) -> list[str]:
+def exactness_lines(predictions: Sequence[Prediction]) -> list[str]:
+    """What each peak claims to be, and then what the answers take for granted."""
     said: dict[str, list[str]] = {}
     for p in predictions:
         said.setdefault(_exactness_text(p), []).append(method_label(p))

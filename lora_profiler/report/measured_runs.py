@@ -1,0 +1,145 @@
+"""Many records: a row for each run, live or at the end, and the errors of all of them by metric and category."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lora_profiler.compare import TOTAL, Comparison, ErrorSummary, compare, summary
+from lora_profiler.prediction import Prediction
+from lora_profiler.record import Record
+from lora_profiler.report import metrics
+from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.predictions import method_label
+from lora_profiler.throughput import throughput
+from lora_profiler.units import bytes_text, count_text, error_text, percent_text, rate_text, seconds_text
+from lora_profiler.workload import Workload, setup_dict
+
+RUN_COLUMNS = ("model", "method", "setup", "status", "peak", "predicted", "error", "step", "tokens")
+COMPARED_PEAK = "peak_requested_bytes"
+
+
+def run_row(record: Record, prediction: Prediction, distinction: str = "") -> Row:
+    """One run under `RUN_COLUMNS`. `distinction` says what sets it apart from its neighbours: see `distinctions`."""
+    measured = record.measurement.peak_requested_bytes
+    error = next((c.relative_error for c in compare(record, prediction) if c.metric == COMPARED_PEAK), None)
+    speed = throughput(record)
+    at_least = "" if record.measurement.went_through else ">= "
+    lower = "" if prediction.saved_activation_bytes is not None else ">= "
+    return Row(
+        cells=(
+            record.workload.model.id,
+            method_label(prediction),
+            distinction,
+            metrics.STATUS_LABELS[record.measurement.status],
+            at_least + bytes_text(measured) if measured is not None else "",
+            lower + bytes_text(prediction.peak.total_bytes),
+            error_text(error) if error is not None else "",
+            seconds_text(speed.steps.median) if speed else "",
+            rate_text(speed.tokens_per_second) if speed and speed.tokens_per_second is not None else "",
+        )
+    )
+
+
+def run_text(record: Record, prediction: Prediction, distinction: str = "") -> str:
+    """The same on one line, for a run that has just ended: 'gpt2, full, batch 4: ok, peak 2.3 GiB, predicted ...'."""
+    model, method, what, status, peak, predicted, error, step, tokens = run_row(record, prediction, distinction).cells
+    parts = [status, f"peak {peak}" if peak else "", f"predicted {predicted}", f"error {error}" if error else ""]
+    parts += [f"{step} a step" if step else "", tokens.replace("/s", " tokens/s")]
+    return f"{', '.join(filter(None, (model, method, what)))}: {', '.join(filter(None, parts))}"
+
+
+def summary_table(pairs: Sequence[tuple[Record, Prediction]]) -> Table:
+    """A row for each record, failures included, in the order given. A column that no run fills is left out."""
+    words = distinctions([record.workload for record, _ in pairs])
+    rows = [run_row(record, prediction, what) for (record, prediction), what in zip(pairs, words, strict=True)]
+    used = [i for i in range(len(RUN_COLUMNS)) if any(row.cells[i] for row in rows)]
+    return Table(
+        columns=tuple(RUN_COLUMNS[i] for i in used),
+        rows=tuple(Row(cells=tuple(row.cells[i] for i in used)) for row in rows),
+        left=sum(1 for i in used if i < 4),
+    )
+
+
+# --- what sets runs apart -----------------------------------------------------------------------------------------------
+
+
+def distinctions(workloads: Sequence[Workload]) -> list[str]:
+    """For each workload, in words, the settings in which they differ; model, method and rank have cells of their own."""
+    setups = [setup_dict(w.setup) for w in workloads]
+    differing = [name for name in _WORDS if len({str(s[name]) for s in setups if s[name] is not None}) > 1]
+    return [", ".join(filter(None, (_words(name, setup) for name in differing))) for setup in setups]
+
+
+_WORDS: Mapping[str, str] = {
+    "batch_size": "batch {}",
+    "seq_len": "{} tokens",
+    "accumulation": "{} micro-batches",
+    "dtype": "{}",
+    "precision": "{}",
+    "checkpointing": "",
+    "optimizer": "{}",
+    "optimizer_impl": "{}",
+    "attention": "{} attention",
+    "device": "{}",
+    "targets": "targets {}",
+    "adapter_dtype": "{} adapters",
+    "dropout": "dropout {}",
+    "alpha": "alpha {}",
+    "use_rslora": "",
+    "layers_to_transform": "layers {}",
+    "modules_to_save": "also trains {}",
+    "recipe": "{} recipe",
+    "double_quant": "",
+}
+_YES_OR_NO = {
+    "checkpointing": ("checkpointing", "no checkpointing"),
+    "use_rslora": ("rsLoRA", "no rsLoRA"),
+    "double_quant": ("double quantisation", "plain quantisation"),
+}
+
+
+def _words(name: str, setup: Mapping[str, Any]) -> str:
+    value = setup[name]
+    if value is None or value == [] or (name == "alpha" and value == 2 * setup["rank"]):
+        return ""
+    if name in _YES_OR_NO:
+        return _YES_OR_NO[name][0 if value else 1]
+    if isinstance(value, list):
+        value = " ".join(map(str, value))
+    elif isinstance(value, int):
+        value = count_text(value)
+    elif isinstance(value, float):
+        value = f"{value:g}"
+    return _WORDS[name].format(value)
+
+
+# --- errors of all ------------------------------------------------------------------------------------------------------
+
+
+def error_summary(comparisons: Sequence[Comparison]) -> Table:
+    """Mean and worst error of each metric and category, and where the worst is. Rows that nothing predicts are left out."""
+    rows = []
+    metric = ""
+    for found in summary(comparisons):
+        if found.group[0] != metric:
+            metric = found.group[0]
+            rows.append(Row(cells=(metrics.METRIC_LABELS[metric],), kind="section"))
+        rows.append(Row(cells=(_category_label(metric, found.group[1]), *_error_cells(found)), indent=1))
+    columns = ("", "n", "mean of absolute", "median", "worst", "within 1 %", "worst record")
+    return Table(title="Errors over all records", columns=columns, rows=tuple(rows))
+
+
+def _category_label(metric: str, category: str) -> str:
+    if category == TOTAL:
+        return "all together"
+    return (metrics.PHASE_LABELS if metric.endswith("phase_peak_bytes") else metrics.CATEGORY_LABELS)[category]
+
+
+def _error_cells(found: ErrorSummary) -> tuple[str, ...]:
+    within = f"{100 * found.share_within_1_percent:.0f} %"
+    if found.mean_absolute is None or found.median is None or found.worst is None:
+        return (count_text(found.n), "", "", "", within, "")
+    absolute = percent_text(found.mean_absolute) if found.mean_absolute else "exact"
+    return (
+        count_text(found.n), absolute, error_text(found.median), error_text(found.worst), within,
+        found.worst_record_id if found.worst and found.worst_record_id else "",
+    )  # fmt: skip

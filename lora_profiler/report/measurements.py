@@ -1,0 +1,254 @@
+"""One record: what was run, its numbers beside the predicted ones, how fast it went, or how it failed."""
+
+from collections.abc import Mapping, Sequence
+
+from lora_profiler.compare import TOTAL, Comparison, Metric, lower_bounds
+from lora_profiler.prediction import CATEGORIES, Prediction
+from lora_profiler.record import Device, Environment, Record
+from lora_profiler.report import metrics
+from lora_profiler.report.blocks import Block, Row, RowKind, Table, heading, paragraph
+from lora_profiler.report.predictions import adapter_line, attention_words, exactness_lines, method_label, training_line
+from lora_profiler.report.speed import speed_lines
+from lora_profiler.throughput import Throughput, Utilisation
+from lora_profiler.units import byte_unit, bytes_text, count_text, error_text, in_unit, percent_text
+
+NAMED_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
+NOTHING = "-"
+
+
+def record_blocks(
+    record: Record,
+    prediction: Prediction,
+    comparisons: Sequence[Comparison],
+    speed: Throughput | None,
+    utilisation: Utilisation | None = None,
+) -> list[Block]:
+    """Everything about one record. `comparisons` are those of `compare(record, prediction)`."""
+    label, status = method_label(prediction), metrics.STATUS_LABELS[record.measurement.status]
+    blocks: list[Block] = [
+        heading(f"{record.workload.model.id}, {label}: {status}"),
+        paragraph(*_setting_lines(record, prediction)),
+        paragraph(*_status_lines(record, speed)),
+    ]
+    if not record.measurement.went_through:
+        return [*blocks, paragraph(*_failure_lines(record, prediction))]
+    table = error_table(record, comparisons)
+    if table.rows:
+        blocks += [table, paragraph(*_table_notes(record, prediction, comparisons))]
+    alone = alone_table(record)
+    if alone.rows:
+        blocks.append(alone)
+    if speed:
+        blocks.append(paragraph(*speed_lines(speed, utilisation)))
+    return [*blocks, paragraph(*exactness_lines([prediction]))]
+
+
+# --- what was run -------------------------------------------------------------------------------------------------------
+
+
+def _setting_lines(record: Record, prediction: Prediction) -> list[str]:
+    setup = record.workload.setup
+    kernel = record.measurement.attention_kernel or prediction.attention_kernel
+    lines = [training_line(setup), attention_words(setup, [kernel])]
+    if setup.lora:
+        lines.append(adapter_line(setup))
+    return [*lines, _conditions_line(record), environment_line(record.environment)]
+
+
+def environment_line(environment: Environment) -> str:
+    """'NVIDIA L4, 22.03 GiB, driver 580.1; Python 3.12.3, torch 2.11.0, ...': device and software of a run."""
+    parts = [_device_text(environment.device)]
+    if environment.device.kind == "cpu" and environment.threads is not None:
+        parts.append(f"{environment.threads} thread{'s' if environment.threads > 1 else ''}")
+    versions = [f"{name} {environment.packages[name]}" for name in NAMED_PACKAGES if name in environment.packages]
+    return "; ".join([", ".join(parts), ", ".join([f"Python {environment.python}", *versions])])
+
+
+def _device_text(device: Device) -> str:
+    parts = [device.name]
+    if device.total_bytes is not None:
+        parts.append(bytes_text(device.total_bytes))
+    if device.driver:
+        parts.append(f"driver {device.driver}")
+    if device.mig == "on":
+        parts.append("a MIG slice")
+    return ", ".join(parts)
+
+
+def _conditions_line(record: Record) -> str:
+    held = record.conditions
+    parts = [f"{held.weights} weights" if held.weights in ("random", "hub") else f"weights of {held.weights}"]
+    parts.append("random tokens" if held.text == "random" else f"text of {held.text}")
+    if held.padding:
+        parts.append(f"{percent_text(held.padding)} padding")
+    if held.budget_bytes is not None:
+        parts.append(f"held to {bytes_text(held.budget_bytes)}")
+    if held.ballast_bytes:
+        parts.append(f"{bytes_text(held.ballast_bytes)} of ballast held throughout")
+    return ", ".join([*parts, f"seed {held.seed}"])
+
+
+def _status_lines(record: Record, speed: Throughput | None) -> list[str]:
+    status = record.measurement.status
+    flags = dict.fromkeys([*record.measurement.flags, *(["host_bound"] if speed and speed.host_bound else [])])
+    words = f"{metrics.STATUS_LABELS[status]}: {metrics.STATUS_DEFINITIONS[status]}."
+    return [words, *(f"! {flag.replace('_', ' ')}: {metrics.FLAG_DEFINITIONS[flag]}." for flag in flags)]
+
+
+def _failure_lines(record: Record, prediction: Prediction) -> list[str]:
+    """What happened, where, what was known by then, and what to try."""
+    status, failure = record.measurement.status, record.measurement.failure
+    lines = []
+    if failure:
+        where = f" in {metrics.PHASE_LABELS.get(failure.phase, failure.phase)}" if failure.phase else ""
+        step = f", step {failure.step}" if failure.step is not None else ""
+        lines.append(f"It ended{where}{step}: {failure.reason}" if where or step else f"It ended: {failure.reason}")
+        sizes = {
+            "asked for": failure.tried_bytes,
+            "free": failure.free_bytes,
+            "allocated": failure.allocated_bytes,
+            "reserved": failure.reserved_bytes,
+        }
+        known = [f"{bytes_text(size)} {name}" for name, size in sizes.items() if size is not None]
+        if known:
+            lines.append(f"At that moment: {', '.join(known)}.")
+        if failure.exit_code is not None:
+            lines.append(f"The process ended with code {failure.exit_code}.")
+    bounds = lower_bounds(record)
+    lines += [f"At least, by then: {metrics.METRIC_LABELS[name]} {bytes_text(size)}." for name, size in bounds.items()]
+    lines.append(f"Predicted: {predicted_peak_text(prediction)}.")
+    if status in metrics.STATUS_ADVICE:
+        lines.append(f"To try: {metrics.STATUS_ADVICE[status]}.")
+    return lines
+
+
+def predicted_peak_text(prediction: Prediction) -> str:
+    """'36.40 GiB at start of backward, in the loss'; 'at least' where the engine does not know the activations."""
+    peak = prediction.peak
+    text = f"{bytes_text(peak.total_bytes)} at {metrics.MOMENT_LABELS[peak.moment]}"
+    return text if prediction.saved_activation_bytes is not None else f"at least {text}"
+
+
+# --- predicted against measured -----------------------------------------------------------------------------------------
+
+
+def error_table(record: Record, comparisons: Sequence[Comparison]) -> Table:
+    """Predicted, measured and signed error of every compared number. The parts of the peak add up to the peak in both columns;
+    `not attributed` is among them even where it is nothing."""
+    rows = _Rows(comparisons)
+    peak = rows.find("peak_requested_bytes", TOTAL)
+    parts = rows.of("attribution_bytes")
+    if parts or peak:
+        rows.section("what the peak is made of", [*parts, *([peak] if peak else [])])
+        for category in CATEGORIES:
+            found = rows.find("attribution_bytes", category)
+            if found or (parts and category == "unattributed"):
+                rows.line(
+                    metrics.CATEGORY_LABELS[category], found.predicted if found else 0, found.measured if found else 0, found
+                )
+        if peak:
+            rows.line("peak", peak.predicted, peak.measured, peak, kind="peak")
+        allocated = rows.find("peak_allocated_bytes", TOTAL)
+        if allocated and not (peak and peak.measured == allocated.measured):
+            rows.line("peak allocated, rounded up", allocated.predicted, allocated.measured, allocated)
+    rows.lines("peak of each phase", rows.of("phase_peak_bytes"), metrics.PHASE_LABELS)
+    rows.lines("peak of each phase in step 1", rows.of("step1_phase_peak_bytes"), metrics.PHASE_LABELS)
+    kept = rows.of("persistent_bytes")
+    rows.lines("persistent", kept, metrics.CATEGORY_LABELS)
+    if kept:
+        rows.sum(kept)
+    rows.lines("saved for backward", rows.of("saved_activation_bytes"), {TOTAL: "activations and loss"})
+    numbers = {"model": rows.find("num_parameters", TOTAL), "trained": rows.find("num_trainable_parameters", TOTAL)}
+    if any(numbers.values()):
+        rows.heading("parameters")
+    for label, number in numbers.items():
+        if number:
+            rows.counts(label, number)
+    return Table(columns=("", "predicted", "measured", "error"), rows=tuple(rows.rows))
+
+
+class _Rows:
+    """Collects rows; a section of bytes writes all its values in the unit of its largest."""
+
+    def __init__(self, comparisons: Sequence[Comparison]) -> None:
+        self._comparisons = comparisons
+        self._size = 1
+        self.rows: list[Row] = []
+
+    def of(self, metric: Metric) -> list[Comparison]:
+        return [c for c in self._comparisons if c.metric == metric]
+
+    def find(self, metric: Metric, category: str) -> Comparison | None:
+        return next((c for c in self._comparisons if c.metric == metric and c.category == category), None)
+
+    def section(self, title: str, shown: Sequence[Comparison]) -> None:
+        unit, self._size = byte_unit(max(max(c.predicted, c.measured) for c in shown))
+        self.heading(f"{title}, {unit}")
+
+    def heading(self, title: str) -> None:
+        self.rows.append(Row(cells=(title,), kind="section"))
+
+    def lines(self, title: str, found: Sequence[Comparison], labels: Mapping[str, str]) -> None:
+        if found:
+            self.section(title, found)
+        for c in found:
+            self.line(labels[c.category], c.predicted, c.measured, c)
+
+    def line(self, label: str, predicted: int, measured: int, c: Comparison | None, kind: RowKind = "plain") -> None:
+        cells = (label, in_unit(predicted, self._size), in_unit(measured, self._size), comparison_text(c) if c else "")
+        self.rows.append(Row(cells=cells, kind=kind, indent=1))
+
+    def sum(self, parts: Sequence[Comparison]) -> None:
+        predicted, measured = sum(c.predicted for c in parts), sum(c.measured for c in parts)
+        error = error_text((predicted - measured) / measured) if measured else NOTHING
+        cells = ("sum", in_unit(predicted, self._size), in_unit(measured, self._size), error)
+        self.rows.append(Row(cells=cells, kind="total", indent=1))
+
+    def counts(self, label: str, c: Comparison) -> None:
+        cells = (label, count_text(c.predicted), count_text(c.measured), comparison_text(c))
+        self.rows.append(Row(cells=cells, indent=1))
+
+
+def comparison_text(c: Comparison) -> str:
+    """The signed error; a dash where nothing was measured to relate it to, nothing where nothing was predicted."""
+    if not c.is_claim:
+        return ""
+    return NOTHING if c.relative_error is None else error_text(c.relative_error)
+
+
+def _table_notes(record: Record, prediction: Prediction, comparisons: Sequence[Comparison]) -> list[str]:
+    lines = [f"{metrics.ERROR_DEFINITION}; nothing stands there where nothing is predicted."]
+    measurement = record.measurement
+    if any(c.metric == "peak_requested_bytes" for c in comparisons):
+        where = f", measured in {metrics.PHASE_LABELS[measurement.peak_phase]}" if measurement.peak_phase else ""
+        lines.insert(0, f"The peak is predicted at {metrics.MOMENT_LABELS[prediction.peak.moment]}{where}.")
+    return lines
+
+
+def alone_table(record: Record) -> Table:
+    """Memory beside the tensors' that was measured and that nothing predicts; only what was measured has a row."""
+    m = record.measurement
+    requested, allocated, reserved, used = (
+        m.peak_requested_bytes, m.peak_allocated_bytes, m.peak_reserved_bytes, m.device_used_bytes,
+    )  # fmt: skip
+    sizes = {
+        "rounding": _difference(allocated, requested) or None,
+        "workspace_bytes": m.workspace_bytes,
+        "peak_reserved_bytes": reserved,
+        "fragmentation": _difference(reserved, allocated),
+        "device_used_bytes": used,
+        "outside": _difference(used, reserved),
+        "context_bytes": m.context_bytes,
+    }
+    known = {name: size for name, size in sizes.items() if size is not None}
+    unit, size = byte_unit(max(known.values(), default=0))
+    inside = ("fragmentation", "outside")
+    rows = [
+        Row(cells=(metrics.ALONE_LABELS[name], in_unit(value, size)), indent=2 if name in inside else 1)
+        for name, value in known.items()
+    ]
+    return Table(title=f"Measured beside, {unit}", columns=("", "measured"), rows=tuple(rows))
+
+
+def _difference(whole: int | None, part: int | None) -> int | None:
+    return None if whole is None or part is None else whole - part
