@@ -1,10 +1,11 @@
 """What the parent hands to the measured process: the question, the conditions, and where local inputs lie."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from lora_profiler.record import Conditions
+from lora_profiler.record import Conditions, case_key
 from lora_profiler.record_json import decoded, workload_dict, workload_from_dict
 from lora_profiler.workload import Workload
 
@@ -19,6 +20,25 @@ class Case:
     weights: str | None = None
     text: str | None = None
     command: str | None = None
+
+    @property
+    def key(self) -> str:
+        return case_key(self.workload, self.conditions)
+
+
+def make_case(
+    workload: Workload,
+    conditions: Conditions | None = None,
+    *,
+    weights: str | None = None,
+    text: str | None = None,
+    repeat: int = 0,
+    command: str | None = None,
+) -> Case:
+    """A case whose conditions name its inputs, without saying where on this machine they lie."""
+    name = "random" if weights is None else "hub" if weights == "hub" else Path(weights).name
+    named = replace(conditions or Conditions(), weights=name, text="random" if text is None else Path(text).name)
+    return Case(workload=workload, conditions=named, repeat=repeat, weights=weights, text=text, command=command)
 
 
 def case_dict(case: Case) -> dict[str, Any]:

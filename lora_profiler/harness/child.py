@@ -1,4 +1,5 @@
-"""The measured process: `python -m lora_profiler.harness.child CASE RESULT` trains one case and leaves one record.
+"""The measured process: `python -m lora_profiler.harness.child CASE RESULT` trains one case and leaves one record;
+`... --environment DEVICE` only tells in which environment it would.
 
 CASE is the JSON that `runner` writes; RESULT is written whole or not at all. Standard output carries one JSON line a heartbeat,
 so that a hang has a phase, and last the record; whatever libraries print goes to standard error.
@@ -248,6 +249,9 @@ def _now() -> str:
 
 def main(arguments: Sequence[str]) -> int:
     die_with_parent()
+    if arguments[0] == "--environment":
+        print(json.dumps(asdict(environment(arguments[1], command=None))))
+        return 0
     case_path, result_path = map(Path, arguments)
     heartbeats = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries that print may not spoil the line to the parent

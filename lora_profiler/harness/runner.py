@@ -15,16 +15,16 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from lora_profiler.harness.case import Case, case_dict
+from lora_profiler.harness.case import Case, case_dict, make_case
 from lora_profiler.harness.environment import environment
 from lora_profiler.harness.failures_text import without_paths
 from lora_profiler.harness.machine import oom_kills
-from lora_profiler.harness.refusals import refuse
+from lora_profiler.harness.refusals import MeasurementError, refuse
 from lora_profiler.record import Conditions, Environment, Failure, Measurement, Record, Status
 from lora_profiler.record_json import RecordError, decoded, record_from_dict
 from lora_profiler.workload import Workload
@@ -59,30 +59,37 @@ def measure(
     *,
     weights: str | None = None,
     text: str | None = None,
-    repeat: int = 0,
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     progress: Callable[[Heartbeat], None] = lambda heartbeat: None,
-    result_path: Path | None = None,
-    command: str | None = None,
-    child: tuple[str, ...] = CHILD,
 ) -> Record:
     """Trains `workload` for real in a fresh process and returns what was measured; running out of memory is a result.
 
     weights: None for random ones built from the config, "hub", a folder or a .gguf file; text: a file to train on instead of
-    random tokens. `result_path` is where the child leaves its record before it ends, so that it survives this process.
+    random tokens.
 
     Raises UsageError or MeasurementError for what is refused before a process starts, MeasurementInterrupted on Ctrl-C.
     """
-    conditions = _named(conditions or Conditions(), weights, text)
-    refuse(workload, conditions)
-    case = Case(workload=workload, conditions=conditions, repeat=repeat, weights=weights, text=text, command=command)
+    case = make_case(workload, conditions, weights=weights, text=text)
+    return measure_case(case, timeout_seconds=timeout_seconds, progress=progress)
+
+
+def measure_case(
+    case: Case,
+    *,
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+    progress: Callable[[Heartbeat], None] = lambda heartbeat: None,
+    result_path: Path | None = None,
+    child: tuple[str, ...] = CHILD,
+) -> Record:
+    """`measure` for a case; `result_path` is where the child leaves its record, so that it survives this process."""
+    refuse(case.workload, case.conditions)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     with tempfile.TemporaryDirectory(prefix="lora-profiler-") as folder:
         result = result_path or Path(folder) / "result.json"
         case_path = Path(folder) / "case.json"
         case_path.write_text(json.dumps(case_dict(case)), "utf-8")
         with open(Path(folder) / "log", "w+b") as log:
-            ended = _run([*child, str(case_path), str(result)], log, timeout_seconds, progress, weights)
+            ended = _run([*child, str(case_path), str(result)], log, timeout_seconds, progress, case.weights)
             log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_BYTES))
             tail = log.read().decode("utf-8", "replace")
         if result.exists():
@@ -94,10 +101,18 @@ def measure(
     return record
 
 
-def _named(conditions: Conditions, weights: str | None, text: str | None) -> Conditions:
-    """Conditions that name the inputs, without saying where on this machine they lie."""
-    name = "random" if weights is None else "hub" if weights == "hub" else Path(weights).name
-    return replace(conditions, weights=name, text="random" if text is None else Path(text).name)
+def environment_of(device: str) -> Environment:
+    """The environment of a child that trains on `device`, asked of one, since only there torch is imported.
+
+    Raises MeasurementError where not even that runs.
+    """
+    command = [*CHILD, "--environment", device]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=_child_environment(None), check=False)
+        found: Environment = decoded(Environment, json.loads(done.stdout.splitlines()[-1]), "environment")
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError, RecordError) as e:
+        raise MeasurementError(f"a process that measures on {device} could not be started: {e}") from None
+    return found
 
 
 @dataclass(slots=True)

@@ -1,0 +1,127 @@
+"""The largest batch that really trains: probes in fresh processes around the predicted one, proven from both sides."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from lora_profiler.harness import Case
+from lora_profiler.record import Record
+from lora_profiler.workload import MAX_SIZE
+
+Probe = Callable[[Case], Record]
+Fits = Literal["fits", "fits_with_retries", "does_not_fit"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LargestBatch:
+    """`batch_size` trained, in two processes, and `batch_size` + 1 did not; 0 if not even 1 did.
+
+    `monotone` is False if a larger batch fitted where a smaller one had not: then `batch_size` is the largest below the first
+    failure, and the truth lies up to `upper`. `emulated` tells that a budget stood in for the device's memory.
+    """
+
+    batch_size: int
+    upper: int
+    monotone: bool
+    emulated: bool
+    predicted: int | None
+    records: tuple[Record, ...]
+
+
+def verdict(record: Record) -> Fits | None:
+    """What one probe says; None where it failed for another reason than memory, which says nothing about the batch."""
+    if record.measurement.went_through:
+        return "fits_with_retries" if record.measurement.health.get("num_alloc_retries") else "fits"
+    return "does_not_fit" if record.measurement.status in ("oom", "host_oom") else None
+
+
+def largest_batch(case: Case, probe: Probe, predicted: int | None = None, limit: int = MAX_SIZE) -> LargestBatch:
+    """The largest micro-batch of `case` that completes its optimizer steps without an allocation retry.
+
+    Starts at the prediction and looks one step, then a tenth to the side that it must, then twice as far each time; bisects;
+    ends with the found size trained twice and the next one failed. Without a prediction it starts at 1. No other size is probed
+    twice. Raises ProbeFailedError where a probe fails for another reason than memory.
+    """
+    search = _Search(case, probe, limit)
+    low, high = search.bracket(predicted)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if search.fits(middle):
+            low = middle
+        else:
+            high = middle
+    if low:
+        search.prove(low)
+    return search.result(low, predicted)
+
+
+def _strides(guess: int) -> Iterator[int]:
+    """1, a tenth of the guess, then twice as far each time."""
+    yield 1
+    stride = max(1, guess // 10)
+    while True:
+        yield stride
+        stride *= 2
+
+
+class ProbeFailedError(RuntimeError):
+    """A probe ended neither well nor for want of memory; `record` tells how."""
+
+    def __init__(self, record: Record) -> None:
+        failure = record.measurement.failure
+        super().__init__(f"a probe ended as {record.measurement.status}: {failure.reason if failure else 'no reason given'}")
+        self.record = record
+
+
+class _Search:
+    def __init__(self, case: Case, probe: Probe, limit: int) -> None:
+        self._case, self._probe, self._limit = case, probe, limit
+        self._known: dict[int, bool] = {}
+        self._records: list[Record] = []
+
+    def fits(self, size: int) -> bool:
+        if size not in self._known:
+            self._known[size] = self._run(size, repeat=self._case.repeat)
+        return self._known[size]
+
+    def prove(self, size: int) -> None:
+        """Trains `size` in another process; if it fails now, it does not count as fitting."""
+        self._known[size] = self._run(size, repeat=self._case.repeat + 1)
+
+    def bracket(self, predicted: int | None) -> tuple[int, int]:
+        """(largest known to fit or 0, smallest known not to or beyond the limit): next to each other if the prediction is right."""
+        guess = min(max(predicted or 1, 1), self._limit)
+        strides = _strides(guess)
+        if self.fits(guess):
+            low, high = guess, guess + next(strides)
+            while high <= self._limit and self.fits(high):
+                low, high = high, high + next(strides)
+            return low, min(high, self._limit + 1)
+        low, high = guess - next(strides), guess
+        while low > 0 and not self.fits(low):
+            low, high = max(0, low - next(strides)), low
+        return low, high
+
+    def result(self, low: int, predicted: int | None) -> LargestBatch:
+        failing = [size for size, fitted in self._known.items() if not fitted]
+        fitting = [size for size, fitted in self._known.items() if fitted]
+        first = min(failing, default=self._limit + 1)
+        best = max((size for size in fitting if size < first), default=0)
+        return LargestBatch(
+            batch_size=best,
+            upper=max([best, *fitting]),
+            monotone=all(size < first for size in fitting),
+            emulated=self._case.conditions.budget_bytes is not None,
+            predicted=predicted,
+            records=tuple(self._records),
+        )
+
+    def _run(self, size: int, repeat: int) -> bool:
+        setup = replace(self._case.workload.setup, batch_size=size)
+        case = replace(self._case, workload=replace(self._case.workload, setup=setup), repeat=repeat)
+        record = self._probe(case)
+        self._records.append(record)
+        found = verdict(record)
+        if found is None:
+            raise ProbeFailedError(record)
+        return found == "fits"
