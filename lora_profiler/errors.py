@@ -30,6 +30,12 @@ class UnsupportedModelError(ModelNotFoundError):
     """The config.json is fine, but nothing installed here can say what weights such a model has."""
 
 
+class UnbuildableError(LoraProfilerError):
+    """The real model could not be built: a library or the device is missing, or what was built is not what was asked for."""
+
+    exit_code = 4
+
+
 def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The known words closest to `word`, best first, compared without case; at most `count`."""
     by_lower = {k.lower(): k for k in known}

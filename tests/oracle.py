@@ -6,11 +6,11 @@ bytes are live, and torch's FLOP counter counts what is really dispatched.
 
 import gc
 import tempfile
-import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,10 +19,15 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
-from transformers.optimization import Adafactor
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup
+from lora_profiler.catalog import model_from_config
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.modeling import attention_context, build_model, forward_loss, make_optimizer, quantization_tensors
+from lora_profiler.modeling.adapters import inject_adapters
+from lora_profiler.modeling.build import base_model
+from lora_profiler.modeling.third_party import quiet
+from lora_profiler.workload import TrainSetup, Workload
 
 Phase = Literal["forward", "backward", "optimizer"]
 PHASES: tuple[Phase, ...] = ("forward", "backward", "optimizer")
@@ -33,34 +38,23 @@ MARK = "oracle."
 
 
 def build(config: Mapping[str, Any], setup: TrainSetup) -> torch.nn.Module:
-    """The model of a config.json-like dict with random weights, ready to train as `setup` says."""
-    torch.manual_seed(0)
-    model = _base_model(config, setup)
-    if setup.quantization:
-        model = _quantize(model, setup, setup.quantization)
-    if setup.lora:
-        model = _add_lora(model, setup.lora)
-    if setup.checkpointing:
-        _enable_checkpointing(model)
-    return model.train()
+    """The model of a config.json-like dict with random weights on the CPU, ready to train as `setup` says."""
+    return build_model(Workload(model=_spec(config), setup=replace(setup, device="cpu")))
 
 
-def _base_model(config: Mapping[str, Any], setup: TrainSetup) -> Any:
-    fields = {k: v for k, v in config.items() if k not in ("model_type", "architectures")}
-    hf_config = AutoConfig.for_model(config["model_type"], **fields)
-    hf_config.use_cache = False
-    return AutoModelForCausalLM.from_config(hf_config, dtype=getattr(torch, setup.dtype), attn_implementation=_attention(setup))
+def _spec(config: Mapping[str, Any]) -> ModelSpec:
+    return model_from_config(dict(config), id="oracle", source="test")
 
 
-def _attention(setup: TrainSetup) -> str | None:
-    """For "auto" transformers chooses: SDPA, but eager for Gemma 2, which has no other since it caps the scores."""
-    return {"eager": "eager", "auto": None}.get(setup.attention, "sdpa")
+def quantized_by_transformers(config: Mapping[str, Any], setup: TrainSetup) -> torch.nn.Module:
+    """What `build` makes of a 4-bit setup, the other way round: written in 16 bit and loaded back in NF4.
 
-
-def _quantize(model: Any, setup: TrainSetup, quantization: Quantization) -> Any:
-    """Write the model and load it back in NF4, so that transformers itself decides what is quantised."""
+    So transformers itself decides what is quantised, and how; nothing of `modeling.nf4` runs.
+    """
     from peft import prepare_model_for_kbit_training
 
+    quantization, setup = setup.quantization, replace(setup, device="cpu")
+    assert quantization is not None
     dtype = getattr(torch, setup.dtype)
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -68,66 +62,16 @@ def _quantize(model: Any, setup: TrainSetup, quantization: Quantization) -> Any:
         bnb_4bit_use_double_quant=quantization.double_quant,
         bnb_4bit_compute_dtype=dtype,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, quantization_config=nf4, device_map="cpu", attn_implementation=_attention(setup)
-        )
-    model.config.use_cache = False
-    if quantization.recipe == "kbit":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        torch.manual_seed(0)
+        base_model(_spec(config), setup).save_pretrained(folder)  # type: ignore[operator]
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, quantization_config=nf4, device_map="cpu")
+        if quantization.recipe == "kbit":
+            checkpointing = {"use_reentrant": False}
             model = prepare_model_for_kbit_training(
-                model,
-                use_gradient_checkpointing=setup.checkpointing,
-                gradient_checkpointing_kwargs={"use_reentrant": False},
+                model, use_gradient_checkpointing=setup.checkpointing, gradient_checkpointing_kwargs=checkpointing
             )
-    return model
-
-
-def _add_lora(model: Any, lora: LoraConfig) -> Any:
-    import peft
-
-    targets = list(lora.target_modules) if isinstance(lora.target_modules, tuple) else lora.target_modules
-    config = peft.LoraConfig(
-        task_type="CAUSAL_LM",
-        r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT declares an int and takes any number
-        lora_dropout=lora.lora_dropout,
-        target_modules=targets,
-        layers_to_transform=list(lora.layers_to_transform) or None,
-        modules_to_save=list(lora.modules_to_save) or None,
-        use_rslora=lora.use_rslora,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        adapted = peft.get_peft_model(model, config, autocast_adapter_dtype=lora.adapter_dtype == "float32")
-    for name, parameter in adapted.named_parameters():
-        if "lora_" in name:
-            parameter.data = parameter.data.to(getattr(torch, lora.adapter_dtype))
-    return adapted
-
-
-def _enable_checkpointing(model: Any) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-
-
-def make_optimizer(model: torch.nn.Module, setup: TrainSetup) -> torch.optim.Optimizer:
-    """The optimizer of `setup` over what trains, with the options that the HF Trainer gives it."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    rate = 1e-4
-    implementation = {"foreach": setup.optimizer_impl == "foreach", "fused": setup.optimizer_impl == "fused"}
-    if setup.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=rate, **implementation)
-    if setup.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, **implementation)
-    if setup.optimizer == "adafactor":
-        return Adafactor(parameters, lr=rate, scale_parameter=False, relative_step=False)
-    import bitsandbytes
-
-    return bitsandbytes.optim.AdamW8bit(parameters, lr=rate)
+        return inject_adapters(model, setup).train()
 
 
 # --- one training step --------------------------------------------------------------------------------------------------
@@ -140,10 +84,9 @@ def make_ids(model: Any, setup: TrainSetup) -> torch.Tensor:
 
 def forward(model: Any, setup: TrainSetup, ids: torch.Tensor) -> torch.Tensor:
     """The loss, and nothing else, of one forward pass without an attention mask."""
-    amp: AbstractContextManager[Any] = torch.autocast("cpu", torch.bfloat16) if setup.precision == "amp" else nullcontext()
-    with amp:
-        loss: torch.Tensor = model(input_ids=ids, labels=ids, use_cache=False).loss
-    return loss
+    setup = replace(setup, device="cpu")
+    with attention_context(setup):
+        return forward_loss(model, setup, {"input_ids": ids, "labels": ids})
 
 
 def run_steps(
@@ -160,7 +103,7 @@ def run_steps(
         for _ in range(setup.accumulation):
             with phase(step, "forward"):
                 loss = forward(model, setup, ids)
-            with phase(step, "backward"):
+            with phase(step, "backward"), attention_context(replace(setup, device="cpu")):
                 loss.backward()
         with phase(step, "optimizer"):
             optimizer.step()
@@ -176,27 +119,16 @@ def storage_key(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def quant_state_tensors(parameter: torch.Tensor) -> list[torch.Tensor]:
-    """The tensors beside the packed weight of a 4-bit parameter: scales, code book, offset, and the nested ones."""
-    found, states = [], [getattr(parameter, "quant_state", None)]
-    while states:
-        state = states.pop()
-        if state is not None:
-            found += [t for t in vars(state).values() if isinstance(t, torch.Tensor)]
-            states.append(getattr(state, "state2", None))
-    return found
-
-
 def quantization_state_bytes(model: torch.nn.Module) -> dict[str, int]:
     """Bytes of the quantisation state of every 4-bit parameter."""
-    sizes = {name: sum(t.untyped_storage().nbytes() for t in quant_state_tensors(p)) for name, p in model.named_parameters()}
+    sizes = {name: sum(t.untyped_storage().nbytes() for t in quantization_tensors(p)) for name, p in model.named_parameters()}
     return {name: size for name, size in sizes.items() if size}
 
 
 def fixed_storages(model: torch.nn.Module) -> dict[int, int]:
     """Key and bytes of each storage that the model owns: parameters, buffers, quantisation states."""
     owned = [*model.parameters(), *model.buffers()]
-    owned += [t for p in model.parameters() for t in quant_state_tensors(p)]
+    owned += [t for p in model.parameters() for t in quantization_tensors(p)]
     return {storage_key(t): t.untyped_storage().nbytes() for t in owned}
 
 

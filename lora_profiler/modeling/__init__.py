@@ -1,0 +1,21 @@
+"""The one place that makes a real, trainable model of a `Workload`: transformers + PEFT, 4-bit where asked, ready to step.
+
+May import torch; transformers, PEFT and bitsandbytes load when a model is built.
+"""
+
+from lora_profiler.modeling.build import build_model
+from lora_profiler.modeling.contents import adapter_parameters, count_parameters, output_head, quantization_tensors
+from lora_profiler.modeling.stepping import attention_context, forward_loss, make_optimizer
+from lora_profiler.modeling.text import text_tokens
+
+__all__ = [
+    "adapter_parameters",
+    "attention_context",
+    "build_model",
+    "count_parameters",
+    "forward_loss",
+    "make_optimizer",
+    "output_head",
+    "quantization_tensors",
+    "text_tokens",
+]

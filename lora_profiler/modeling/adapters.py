@@ -1,0 +1,42 @@
+"""LoRA adapters as PEFT injects them, and activation checkpointing as transformers does it."""
+
+from typing import Any
+
+import torch
+
+from lora_profiler.workload import TrainSetup
+
+
+def inject_adapters(model: torch.nn.Module, setup: TrainSetup) -> Any:
+    """`model` wrapped by PEFT, adapters in the dtype of the setup; the recipe "trl" has bfloat16 ones.
+
+    PEFT makes them float32 on a 16-bit base unless `autocast_adapter_dtype` is off. What `modules_to_save` copies stays in the
+    base's dtype. Raises what PEFT raises.
+    """
+    import peft
+
+    lora = setup.lora
+    assert lora is not None
+    trl = setup.quantization is not None and setup.quantization.recipe == "trl"
+    dtype = torch.bfloat16 if trl else getattr(torch, lora.adapter_dtype)
+    targets = list(lora.target_modules) if isinstance(lora.target_modules, tuple) else lora.target_modules
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT declares an int and takes any number
+        lora_dropout=lora.lora_dropout,
+        target_modules=targets,
+        layers_to_transform=list(lora.layers_to_transform) or None,
+        modules_to_save=list(lora.modules_to_save) or None,
+        use_rslora=lora.use_rslora,
+    )
+    adapted = peft.get_peft_model(model, config, autocast_adapter_dtype=dtype == torch.float32)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.to(dtype)
+    return adapted
+
+
+def enable_checkpointing(model: Any) -> None:
+    """Non-reentrant, one segment a layer. The name is the one that every supported transformers has; 5.24 deprecates it."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -1,0 +1,154 @@
+"""`build_model`: the base model of a config.json on the device, in 4 bit where asked, with adapters and checkpointing.
+
+The order is that of a fine-tuning script: load, quantise, prepare, inject adapters, turn checkpointing on.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext, redirect_stderr
+from copy import deepcopy
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lora_profiler.errors import UnbuildableError, UsageError
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.modeling.adapters import enable_checkpointing, inject_adapters
+from lora_profiler.modeling.contents import count_parameters
+from lora_profiler.modeling.nf4 import nf4_config, prepare_for_training, quantise
+from lora_profiler.modeling.third_party import quiet, refusals, require
+from lora_profiler.workload import TrainSetup, Workload
+
+Stage = Callable[[str], None]
+MEASURE = '"lora-profiler[measure]"'
+
+
+def build_model(workload: Workload, *, weights: str | None = None, on_stage: Stage = lambda name: None) -> torch.nn.Module:
+    """The model of `workload` on its device, in train mode without a cache, ready to train as its setup says.
+
+    weights: None for random ones (seed 0, as transformers initialises them); "hub" for those of `workload.model.id`; a folder
+    that `from_pretrained` takes; or a GGUF file, dequantised. `on_stage` is told "load", "quantise" and "adapter_inject" as
+    each begins. Remote code is never run.
+
+    A 4-bit model of random or GGUF weights is quantised on the device out of the 16-bit one, which has to fit there; the
+    others go through `from_pretrained(quantization_config=...)`, one weight at a time.
+
+    Raises UnbuildableError where a library or the device is missing, where transformers or PEFT refuses, and where the
+    outcome is not what was asked for: its parameters do not count `workload.model.num_parameters`, its weights are not in
+    `setup.dtype`, or the given weights lack some. Raises UsageError for weights that are no such thing. An exhausted memory
+    leaves as torch raises it.
+    """
+    setup = workload.setup
+    require("transformers", MEASURE, "Building a model")
+    if setup.lora is not None:
+        require("peft", MEASURE, "LoRA")
+    if setup.quantization is not None:
+        require("bitsandbytes", '"lora-profiler[qlora]"', "A 4-bit base")
+    if not torch.get_device_module(setup.device).is_available():
+        raise UnbuildableError(f"torch {torch.__version__} sees no {setup.device} device on this machine; try --device cpu.")
+
+    torch.manual_seed(0)
+    with quiet():
+        on_stage("load")
+        model = base_model(workload.model, setup, weights)
+        _check(model, workload)
+        if setup.quantization is not None:
+            on_stage("quantise")
+            quantise(model, setup.quantization, getattr(torch, setup.dtype))
+            prepare_for_training(model, setup.quantization, setup.checkpointing)
+        if setup.lora is not None:
+            on_stage("adapter_inject")
+            with refusals(f"PEFT refuses these adapters on {workload.model.id}"):
+                model = inject_adapters(model, setup)
+        if setup.checkpointing:
+            with refusals(f"{workload.model.id} has no activation checkpointing"):
+                enable_checkpointing(model)
+    return model.train()
+
+
+def base_model(spec: ModelSpec, setup: TrainSetup, weights: str | None = None) -> torch.nn.Module:
+    """The model itself on the device in `setup.dtype`; already in 4 bit where transformers quantises while it loads.
+
+    Raises as `build_model` does.
+    """
+    if weights is None:
+        model_class, config = _class_and_config(spec, leave_out=("auto_map", "quantization_config"))
+        with refusals(f"transformers cannot build {spec.id}"), torch.device(setup.device):
+            model: torch.nn.Module = model_class._from_config(config, **_options(setup))
+            return model
+    model_class, config = _class_and_config(spec, leave_out=("auto_map",))
+    source = _pretrained(spec, setup, weights)
+    bar = redirect_stderr(StringIO()) if "gguf_file" in source else nullcontext()  # its own, which no setting turns off
+    with refusals(f"the weights of {spec.id} could not be loaded from {weights}"), bar:
+        model, report = model_class.from_pretrained(
+            config=config, device_map={"": setup.device}, output_loading_info=True, **source, **_options(setup)
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise UnbuildableError(f"{weights} lacks {len(missing)} weights that {spec.id} has, {missing[0]} first; give its own.")
+    return model
+
+
+def _class_and_config(spec: ModelSpec, leave_out: tuple[str, ...]) -> tuple[Any, Any]:
+    """The transformers class of a model and a fresh config object, without the fields to `leave_out`."""
+    import transformers
+
+    raw = {name: value for name, value in spec.published.items() if name not in leave_out}
+    if not raw:
+        raise UnbuildableError(f"the config.json of {spec.id} is not known, so no model can be built from it.")
+    model_class = getattr(transformers, spec.architecture, None)
+    if model_class is None or spec.model_type not in transformers.CONFIG_MAPPING:
+        raise UnbuildableError(
+            f"transformers {transformers.__version__} has no {spec.architecture} for model type {spec.model_type!r}; update it."
+        )
+    with refusals(f"transformers refuses the config.json of {spec.id}"):
+        config = transformers.CONFIG_MAPPING[spec.model_type].from_dict(deepcopy(raw) | {"model_type": spec.model_type})
+    if model_class.config_class is not None and not isinstance(config, model_class.config_class):
+        config = config.get_text_config()  # a language model out of a config that nests it
+    config.use_cache = False
+    return model_class, config
+
+
+def _options(setup: TrainSetup) -> dict[str, Any]:
+    """dtype and attention. For "auto" transformers chooses: SDPA, but eager for the families that have no other."""
+    attention = {"eager": "eager", "auto": None}.get(setup.attention, "sdpa")
+    return {"dtype": getattr(torch, setup.dtype), "attn_implementation": attention}
+
+
+def _pretrained(spec: ModelSpec, setup: TrainSetup, weights: str) -> dict[str, Any]:
+    """What `from_pretrained` is given to find weights, and how to take them."""
+    on_the_fly = {} if setup.quantization is None else {"quantization_config": nf4_config(setup.quantization, setup.dtype)}
+    if weights == "hub":
+        return {"pretrained_model_name_or_path": spec.id, **on_the_fly}
+    path = Path(weights).expanduser()
+    if path.is_dir():
+        return {"pretrained_model_name_or_path": str(path), **on_the_fly}
+    if not path.is_file() or path.suffix != ".gguf":
+        raise UsageError(f"weights are {weights!r}; give random, hub, a folder with a model's files, or a .gguf file.")
+    require("gguf", "gguf", "Reading a GGUF file")
+    import transformers
+
+    # From 5.24 on transformers may leave the weights packed, which nothing can train.
+    packed = getattr(transformers, "GgufConfig", None)
+    plain = {} if packed is None else {"quantization_config": packed(dequantize=True)}
+    return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, **plain}
+
+
+def _check(model: Any, workload: Workload) -> None:
+    """Raises UnbuildableError unless the model is the one asked for: as many parameters, in the dtype asked for.
+
+    transformers itself keeps some weights of some families in float32, router weights for one; those may be.
+    """
+    spec, dtype = workload.model, getattr(torch, workload.setup.dtype)
+    count, _ = count_parameters(model)
+    if count != spec.num_parameters:
+        raise UnbuildableError(
+            f"{spec.id} was built with {count} parameters, but its config.json means {spec.num_parameters}; these are not the "
+            "weights of that model, or this version of transformers builds another one."
+        )
+    kept = {*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())}
+    for name, parameter in model.named_parameters():
+        wanted = parameter.dtype == dtype or not parameter.is_floating_point()
+        if not wanted and not (parameter.dtype == torch.float32 and any(part in name for part in kept)):
+            raise UnbuildableError(f"{spec.id}: {name} is {parameter.dtype}, not {dtype} as asked.")

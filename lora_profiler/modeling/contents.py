@@ -1,0 +1,51 @@
+"""What a built model holds: base and adapter parameters, the tensors beside a 4-bit weight, and the output head."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def adapter_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that PEFT added: low-rank factors and the copies of `modules_to_save`. None without PEFT."""
+    found: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name in getattr(module, "adapter_layer_names", ()):
+            layer = getattr(module, name, None)
+            if isinstance(layer, nn.Module):
+                found |= {id(p): p for p in layer.parameters()}
+    return list(found.values())
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """(the base model's parameters, parameters that receive a gradient), each once; a 4-bit weight counts what it stands for.
+
+    Adapters are in the second number only. Ties count once, buffers not.
+    """
+    adapters = {id(p) for p in adapter_parameters(model)}
+    parameters = list(model.parameters())
+    base = sum(_numel(p) for p in parameters if id(p) not in adapters)
+    return base, sum(_numel(p) for p in parameters if p.requires_grad)
+
+
+def _numel(parameter: nn.Parameter) -> int:
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else int(state.shape.numel())
+
+
+def quantization_tensors(parameter: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors beside the packed weight of a 4-bit parameter: scales, code book, offset, and the nested ones; else none."""
+    found, states = [], [getattr(parameter, "quant_state", None)]
+    while states:
+        state = states.pop()
+        if state is not None:
+            found += [t for t in vars(state).values() if isinstance(t, torch.Tensor)]
+            states.append(getattr(state, "state2", None))
+    return found
+
+
+def output_head(model: Any) -> nn.Module | None:
+    """The module whose output is the logits, in PEFT's wrapping where it has one; None if the class names none."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    head = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
+    return head if isinstance(head, nn.Module) else None

@@ -1,0 +1,72 @@
+"""A model turned into a 4-bit base (bitsandbytes NF4, block 64) where it stands, and PEFT's k-bit preparation.
+
+transformers quantises while it loads a checkpoint. Random weights have none, so the same parts of transformers are called on
+a model that is already there: its quantiser says which modules change, and its load operation makes each packed weight.
+Source: transformers `quantizers/quantizer_bnb_4bit.py`, `integrations/bitsandbytes.py`; PEFT `utils/other.py`.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from lora_profiler.modeling.third_party import refusals
+from lora_profiler.workload import Quantization
+
+
+def nf4_config(quantization: Quantization, dtype: str) -> Any:
+    """The `BitsAndBytesConfig` of a base that computes in `dtype`."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=quantization.double_quant,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+
+
+def quantise(model: Any, quantization: Quantization, dtype: torch.dtype) -> None:
+    """Replace in place each linear module that transformers would load in NF4; nothing where it already did.
+
+    One 16-bit weight at a time lives beside its packed form and is freed before the next one.
+    """
+    if getattr(model, "is_loaded_in_4bit", False):
+        return
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    config = nf4_config(quantization, str(dtype).removeprefix("torch."))
+    quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
+    plain = dict(model.named_modules())
+    with refusals("transformers cannot quantise this model"):
+        quantizer.validate_environment(device_map=None)
+        quantizer.preprocess_model(model=model, dtype=dtype, device_map=None)
+    replaced = {name: plain[name] for name, module in model.named_modules() if module is not plain[name]}
+    plain.clear()
+    operation = quantizer.get_quantize_ops()
+    while replaced:
+        name, old = replaced.popitem()
+        _pack(model, name, old, operation)
+    model.hf_quantizer = quantizer
+    quantizer.postprocess_model(model)
+
+
+def _pack(model: nn.Module, name: str, old: nn.Module, operation: Any) -> None:
+    """Give the new module `name`, so far without data, the packed weight and the bias of the one it replaces."""
+    new, weight = model.get_submodule(name), f"{name}.weight"
+    packed = operation.convert({weight: old.weight.data}, model=model, full_layer_name=weight)
+    new.weight = packed[weight]
+    if isinstance(old.bias, nn.Parameter):
+        new.bias = nn.Parameter(old.bias.data, requires_grad=False)
+    new.train(old.training)
+
+
+def prepare_for_training(model: nn.Module, quantization: Quantization, checkpointing: bool) -> None:
+    """What the recipe does to a 4-bit base before adapters come: "kbit" casts everything left in 16 bit to float32."""
+    if quantization.recipe != "kbit":
+        return
+    from peft import prepare_model_for_kbit_training
+
+    prepare_model_for_kbit_training(  # type: ignore[no-untyped-call]
+        model, use_gradient_checkpointing=checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False}
+    )

@@ -1,0 +1,66 @@
+"""The parts of one training step that depend on the setup: the optimizer, the loss, and the attention kernel."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lora_profiler.modeling.third_party import require
+from lora_profiler.workload import TrainSetup
+
+LEARNING_RATE = 1e-4
+_BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+_FORCED = {"cuda": frozenset(_BACKENDS), "cpu": frozenset({"flash", "math"})}
+"""Kernels that a device has several of. What a CPU lacks falls to its flash kernel, as the predictor says."""
+
+
+def make_optimizer(model: torch.nn.Module, setup: TrainSetup) -> torch.optim.Optimizer:
+    """The optimizer of `setup` over what trains, with the options that the HF Trainer gives it.
+
+    Raises UnbuildableError where its library is missing.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    implementation: dict[str, Any] = {"foreach": setup.optimizer_impl == "foreach", "fused": setup.optimizer_impl == "fused"}
+    if setup.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=LEARNING_RATE, **implementation)
+    if setup.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=LEARNING_RATE, **implementation)
+    if setup.optimizer == "adafactor":
+        from transformers.optimization import Adafactor
+
+        return Adafactor(parameters, lr=LEARNING_RATE, scale_parameter=False, relative_step=False)  # type: ignore[no-untyped-call]
+    require("bitsandbytes", '"lora-profiler[qlora]"', "8-bit AdamW")
+    from bitsandbytes.optim import AdamW8bit  # type: ignore[attr-defined]  # re-exported without saying so
+
+    return AdamW8bit(parameters, lr=LEARNING_RATE)  # type: ignore[no-untyped-call]
+
+
+def forward_loss(model: torch.nn.Module, setup: TrainSetup, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The loss of one micro-batch, in the graph; the outputs, logits among them, are not held.
+
+    `batch` has input_ids and labels on the model's device, and attention_mask only where something is padded. Precision
+    "amp" runs the forward pass under bfloat16 autocast.
+    """
+    amp: AbstractContextManager[Any] = nullcontext()
+    if setup.precision == "amp":
+        amp = torch.autocast(setup.device, torch.bfloat16)
+    with amp:
+        loss: torch.Tensor = model(**batch, use_cache=False).loss
+    return loss
+
+
+def attention_context(setup: TrainSetup) -> AbstractContextManager[Any]:
+    """Inside, SDPA takes the kernel that `setup.attention` names, or raises RuntimeError; for auto and eager nothing changes.
+
+    Hold it over backward as well: a checkpointed layer runs again there, and must take the same kernel.
+    """
+    if setup.attention in _FORCED.get(setup.device, frozenset()):
+        return sdpa_kernel(_BACKENDS[setup.attention])
+    return nullcontext()

@@ -1,0 +1,58 @@
+"""Around transformers, PEFT and bitsandbytes: are they here, do they keep quiet, and what they refuse said in one line."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+from lora_profiler.errors import LoraProfilerError, UnbuildableError
+
+
+def require(module: str, install: str, purpose: str) -> None:
+    """Raises UnbuildableError where `module` is not installed; `install` is what pip is to be given."""
+    if find_spec(module) is None:
+        raise UnbuildableError(f"{purpose} needs {module}, which is not installed: pip install {install}")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside: no progress bars, warnings or log lines below an error from the libraries that build and load models.
+
+    Everything that matters of what they say is checked afterwards: classes, counts, dtypes, missing weights. A deprecated
+    name is called where only that one exists in every version supported.
+    """
+    from transformers.utils import logging as untyped
+
+    transformers_logging: Any = untyped
+    bitsandbytes = logging.getLogger("bitsandbytes")
+    level, verbosity = bitsandbytes.level, transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    bitsandbytes.setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        bitsandbytes.setLevel(level)
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def refusals(what: str) -> Iterator[None]:
+    """Turns what a library raises on input it does not take into UnbuildableError: "`what`: reason".
+
+    RuntimeError passes, because an exhausted device is one.
+    """
+    try:
+        yield
+    except LoraProfilerError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, ImportError, OSError, NotImplementedError) as e:
+        reason = (str(e).strip() or type(e).__name__).splitlines()[0][:300]
+        raise UnbuildableError(f"{what}: {reason}") from e
