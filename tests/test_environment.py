@@ -18,6 +18,7 @@ from lora_profiler.harness import machine
 from lora_profiler.harness.environment import environment, public_command, resident_bytes
 from lora_profiler.harness.machine import CpuTimes, cpu_times, other_cpu_share
 from lora_profiler.harness.provenance import public_word, source
+from lora_profiler.private_text import private_text
 from lora_profiler.record import Environment
 from lora_profiler.record_json import decoded
 
@@ -49,9 +50,11 @@ def test_nothing_private_gets_in(import_torch: bool, monkeypatch: pytest.MonkeyP
     text = json.dumps(asdict(found))
     for secret in ("plantuser", "planthost", "word", "/home", "/srv", *TOKENS, str(ROOT), str(Path.home()), platform.node()):
         assert secret not in text
+    assert list(private_text(asdict(found), "environment")) == []
     assert found.variables["LD_PRELOAD"] == "libjemalloc.so.2"
     assert found.variables["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
     assert command.startswith("lora-profile bench llama --records=r.jsonl out.json --hub-token '***' ")
+    assert " --api-key '***' --weights '***' '***' --rank 8 " in command
     assert command.endswith(" --rank 8 llama '***' '***:x'")
 
 

@@ -73,7 +73,7 @@ def public_command(argv: Sequence[str]) -> str:
     for word in words:
         option, equals, value = word.partition("=") if re.match(r"--[\w-]+=", word) else ("", "", word)
         hide = hide_next or bool(equals and _SECRET_NAME.search(option))
-        public.append(f"{option}{equals}{'***' if hide else public_word(value)}")
+        public += [option, "***"] if hide and option else ["***"] if hide else [f"{option}{equals}{public_word(value)}"]
         hide_next = not equals and word.startswith("-") and bool(_SECRET_NAME.search(word))
     return shlex.join(public)
 

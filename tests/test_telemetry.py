@@ -1,0 +1,308 @@
+"""The sidecar as a real process over a fake driver, the verdict on clocks, and energy against a counter that is known."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fake_nvml import FakeDevice, FakeNvml
+from lora_profiler.harness.nvml import Nvml, open_device
+from lora_profiler.harness.telemetry import EnergyMeter, Sampler, TelemetrySidecar, too_hot, watch
+from lora_profiler.record import Energy, Telemetry
+
+TESTS = Path(__file__).parent
+
+
+def nvml(card: FakeDevice) -> Nvml:
+    return open_device(environ={}, pynvml=FakeNvml(card))
+
+
+# --- the verdict ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reasons", "clocks", "default", "hot"),
+    [
+        (0x00, (1980, 1980), 1980, False),
+        (0x04, (1980, 1500), 1980, False),  # the software power cap is normal
+        (0x08, (1980,), 1980, True),
+        (0x40, (1980,), 1980, True),
+        (0x80, (), None, True),
+        (0x60, (1980,), 1980, True),
+        (0x27, (1980,), 1980, False),
+        (0x00, (1484, 1484, 1980), 1980, True),
+        (0x00, (1485, 1485, 300), 1980, False),  # exactly three quarters
+        (0x00, (300, 300, 300), None, False),
+        (0x00, (), 1980, False),
+    ],
+)
+def test_too_hot(reasons: int, clocks: tuple[int, ...], default: int | None, hot: bool) -> None:
+    assert too_hot(Telemetry(sm_clock_mhz=clocks, default_sm_clock_mhz=default, throttle_reasons=reasons)) is hot
+
+
+# --- sampling -------------------------------------------------------------------------------------------------------------
+
+
+def test_samples_are_kept_and_bits_or_ed() -> None:
+    card = FakeDevice("GPU-1", processes=[(7, 1)], used=100)
+    sampler = Sampler(nvml(card), 7)
+    sampler.sample()
+    card.clocks, card.temperature, card.power, card.reasons, card.used = {1: 1200, 2: 2600}, 70, 99_000, 0x44, 300
+    card.processes = [(7, 1), (8, 1), (9, 1)]
+    sampler.sample()
+    card.reasons, card.used, card.processes, card.temperature = 0x01, 200, [(7, 1)], None
+    sampler.sample()
+    assert sampler.telemetry() == Telemetry(
+        sm_clock_mhz=(1800, 1200, 1200),
+        memory_clock_mhz=(2600, 2600, 2600),
+        temperature_celsius=(55, 70),
+        power_watts=(350.5, 99.0, 99.0),
+        default_sm_clock_mhz=1980,
+        throttle_reasons=0x45,
+        other_processes=2,
+        used_bytes_peak=300,
+    )
+    sampler.clear()
+    assert sampler.telemetry() == Telemetry(default_sm_clock_mhz=1980)
+
+
+class Commands(io.TextIOBase):
+    """Standard input whose lines come at given times."""
+
+    def __init__(self, *moments: tuple[float, str]) -> None:
+        self._moments = moments
+
+    def __iter__(self) -> Iterator[str]:  # type: ignore[override]
+        begun = time.monotonic()
+        for seconds, line in self._moments:
+            time.sleep(max(0.0, begun + seconds - time.monotonic()))
+            if line:
+                yield line
+
+
+def test_sampling_keeps_its_pace_and_begins_anew() -> None:
+    """Even when a sample itself takes most of the interval."""
+
+    class Counting(Sampler):
+        taken = 0
+        kept = 0
+
+        def sample(self) -> None:
+            super().sample()
+            self.taken += 1
+            self.kept += 1
+            time.sleep(0.04)
+
+        def clear(self) -> None:
+            super().clear()
+            self.kept = 0
+
+    sampler = Counting(nvml(FakeDevice("GPU-1")), 7)
+    found = watch(sampler, Commands((1.0, "begin\n"), (1.5, "")), 0.05)  # type: ignore[arg-type]
+    assert 20 <= sampler.taken <= 31
+    assert sampler.kept == len(found.sm_clock_mhz) < 12
+
+
+# --- the process ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fake_driver(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def plant(**card: object) -> None:
+        monkeypatch.setenv("FAKE_NVML", json.dumps(card))
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(TESTS / "fake_driver"), str(TESTS))))
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    return plant
+
+
+def test_the_sidecar_samples_from_begin_to_stop(fake_driver: Callable[..., None]) -> None:
+    fake_driver(processes=[[os.getpid(), 5], [1, 5]], used=123, reasons=4)
+    sidecar = TelemetrySidecar(os.getpid(), seconds_between=0.02)
+    sidecar.start()
+    time.sleep(1.5)
+    begun = time.monotonic()
+    sidecar.begin()
+    time.sleep(0.6)
+    found = sidecar.stop(timeout_seconds=10)
+    assert found is not None
+    assert 5 <= len(found.sm_clock_mhz) <= (time.monotonic() - begun) / 0.02 + 2
+    assert set(found.sm_clock_mhz) == {1800}
+    assert (found.other_processes, found.used_bytes_peak, found.throttle_reasons) == (1, 123, 4)
+    assert sidecar.stop() is None
+
+
+def test_it_delays_nothing(fake_driver: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_driver()
+    monkeypatch.setenv("FAKE_NVML_SECONDS", "5")  # a driver that takes its time
+    sidecar = TelemetrySidecar(os.getpid())
+    asked = time.monotonic()
+    sidecar.start()
+    sidecar.begin()
+    assert sidecar.stop(timeout_seconds=0.2) is None
+    assert time.monotonic() - asked < 2
+
+
+def test_without_nvml_there_is_no_telemetry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "pynvml.py").write_text("raise ImportError\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    sidecar = TelemetrySidecar(os.getpid())
+    sidecar.start()
+    process = sidecar._process
+    assert process is not None
+    process.wait(10)
+    sidecar.begin()
+    sidecar.begin()
+    assert sidecar.stop() is None
+
+
+def test_without_a_start_or_a_program_there_is_no_telemetry(monkeypatch: pytest.MonkeyPatch) -> None:
+    sidecar = TelemetrySidecar(os.getpid())
+    sidecar.begin()
+    assert sidecar.stop() is None
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    sidecar.start()
+    assert sidecar.stop() is None
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_sidecar_that_does_not_answer_is_ended(fake_driver: Callable[..., None], how: signal.Signals) -> None:
+    fake_driver()
+    sidecar = TelemetrySidecar(os.getpid())
+    sidecar.start()
+    process = sidecar._process
+    assert process is not None
+    process.send_signal(how)
+    asked = time.monotonic()
+    assert sidecar.stop(timeout_seconds=0.3) is None
+    assert time.monotonic() - asked < 2
+    assert process.returncode == -signal.SIGKILL
+
+
+OWNER = """
+import os, sys, time
+from lora_profiler.harness.telemetry import TelemetrySidecar
+sidecar = TelemetrySidecar(os.getpid())
+sidecar.start()
+print(sidecar._process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_it_dies_with_its_parent_and_ignores_ctrl_c(fake_driver: Callable[..., None]) -> None:
+    fake_driver()
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join((str(TESTS.parent), os.environ["PYTHONPATH"]))}
+    owner = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True, env=environ)
+    assert owner.stdout is not None
+    pid = int(owner.stdout.readline())
+    time.sleep(1.0)
+    os.kill(pid, signal.SIGINT)
+    time.sleep(0.2)
+    assert alive(pid)
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    until = time.monotonic() + 5
+    while alive(pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not alive(pid)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+# --- energy ---------------------------------------------------------------------------------------------------------------
+
+
+class Card:
+    """A card that takes 90 W when idle and 600 W while it works, on a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.device = FakeDevice("GPU-1", energy=7_000_000_000)
+
+    def spend(self, seconds: float, watts: float = 90.0) -> None:
+        self.now += seconds
+        if self.device.energy is not None:
+            self.device.energy += round(watts * seconds * 1000)
+
+    @contextmanager
+    def meter(self) -> Iterator[EnergyMeter]:
+        with nvml(self.device) as opened:
+            yield EnergyMeter(opened, clock=lambda: self.now, sleep=self.spend)
+
+
+def test_energy_of_a_block_and_of_the_idle_wait_before() -> None:
+    card = Card()
+    with card.meter() as meter:
+        meter.idle()
+        card.spend(3.0, 300.0)  # what lies between counts to neither
+        with meter.block():
+            card.spend(12.5, 600.0)
+        card.spend(2.0)
+        found = meter.result(50)
+    assert found == Energy(joules=7500.0, seconds=12.5, steps=50, idle_joules=450.0, idle_seconds=5.0)
+
+
+def test_a_short_block_says_nothing() -> None:
+    card = Card()
+    with card.meter() as meter:
+        meter.idle()
+        with meter.block():
+            card.spend(9.9, 600.0)
+        assert meter.result(40) is None
+
+
+def test_no_energy_without_an_idle_wait_or_a_block() -> None:
+    card = Card()
+    with card.meter() as meter:
+        with meter.block():
+            card.spend(20.0)
+        assert meter.result(40) is None
+    with card.meter() as meter:
+        meter.idle()
+        assert meter.result(40) is None
+
+
+def test_a_card_without_a_counter_is_not_waited_for() -> None:
+    card = Card()
+    card.device.energy = None
+    with card.meter() as meter:
+        meter.idle()
+        assert card.now == 100.0
+        with meter.block():
+            card.spend(20.0)
+        assert meter.result(40) is None
+
+
+def test_a_counter_that_began_anew_says_nothing() -> None:
+    card = Card()
+    with card.meter() as meter:
+        meter.idle()
+        with meter.block():
+            card.spend(20.0)
+            card.device.energy = 5
+        assert meter.result(40) is None
+
+
+def test_an_error_in_the_block_passes_and_leaves_no_energy() -> None:
+    card = Card()
+    with card.meter() as meter:
+        meter.idle()
+        with pytest.raises(MemoryError), meter.block():
+            card.spend(20.0)
+            raise MemoryError
+        assert meter.result(40) is None
