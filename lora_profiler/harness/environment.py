@@ -11,7 +11,6 @@ from importlib import import_module
 from operator import attrgetter
 from typing import Any
 
-from lora_profiler import __version__
 from lora_profiler.harness.machine import (
     CpuTimes,
     cgroup_peak_bytes,
@@ -126,7 +125,8 @@ def _torch() -> Any:
 def _packages() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"lora-profiler": __version__}  # of the code that runs, which need not be what is installed
+    own = import_module(__name__.partition(".")[0])  # the code that runs, which need not be what is installed
+    found = {"lora-profiler": str(own.__version__)}
     for name in PACKAGES:
         try:
             found[name] = version(name)
