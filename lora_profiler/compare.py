@@ -24,6 +24,8 @@ PHASE_GROUPS: Mapping[str, tuple[tuple[Phase, ...], tuple[MomentName, ...]]] = {
 }
 """Measured phases and predicted moments that lie in the same part of a step. Nothing is predicted of clip and zero."""
 
+_CATEGORY_ORDER = (TOTAL, *CATEGORIES, *PHASE_GROUPS)
+
 NOT_PREDICTED: frozenset[Category] = frozenset({"workspace", "communication", "unattributed"})
 """Categories that no engine claims yet: their rows make the columns add up, and are no errors."""
 
@@ -59,10 +61,12 @@ def compare(record: Record, prediction: Prediction) -> tuple[Comparison, ...]:
     `prediction` is that of `record.workload`. Peaks are compared in steady state; a category that one side alone has counts as 0
     on the other. `peak_allocated_bytes` is held against the predicted peak too, although rounding comes on top. Reserved and
     device bytes have no rows, since no engine predicts them. Nothing is said of a run that did not go through: its peaks are
-    `lower_bounds`. An engine that does not know the activations makes no claim on what holds them.
+    `lower_bounds`. An engine that does not know the activations makes no claim on what holds them. With several micro-batches a
+    step, the phase "setup" was also measured between them, where gradients live: that is no moment of the prediction's.
     """
     if not record.measurement.went_through:
         return ()
+    between_micro_batches = record.workload.setup.accumulation > 1
     return tuple(
         Comparison(
             record_id=record.id,
@@ -74,7 +78,7 @@ def compare(record: Record, prediction: Prediction) -> tuple[Comparison, ...]:
             relative_error=(predicted - measured) / measured if measured else None,
         )
         for metric, category, predicted, measured in _pairs(record.measurement, prediction)
-        if measured is not None
+        if measured is not None and not (category == "setup" and between_micro_batches)
     )
 
 
@@ -157,9 +161,9 @@ class ErrorSummary:
 
 
 def summary(comparisons: Iterable[Comparison], by: Sequence[Field] = ("metric", "category")) -> tuple[ErrorSummary, ...]:
-    """Errors gathered by the named fields, in order of first appearance. Rows that are no claim are left out."""
+    """Errors gathered by the named fields, in the order of metrics and categories. Rows that are no claim are left out."""
     groups: dict[tuple[str, ...], list[Comparison]] = {}
-    for c in comparisons:
+    for c in sorted(comparisons, key=lambda c: (METRICS.index(c.metric), _CATEGORY_ORDER.index(c.category))):
         if c.is_claim:
             groups.setdefault(tuple(str(getattr(c, name)) for name in by), []).append(c)
     return tuple(_summed(group, members) for group, members in groups.items())

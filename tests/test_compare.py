@@ -127,6 +127,13 @@ def test_runs_that_did_not_go_through_have_bounds_and_no_errors(status: str) -> 
     assert lower_bounds(record) == ({} if through else bounds)
 
 
+def test_between_micro_batches_is_not_between_steps() -> None:
+    workload = replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, accumulation=2))
+    found = by_place(compare(records.make_record(workload), records.make_prediction(workload)))
+    assert ("phase_peak_bytes", "forward") in found and ("step1_phase_peak_bytes", "forward") in found
+    assert ("phase_peak_bytes", "setup") not in found and ("step1_phase_peak_bytes", "setup") not in found
+
+
 def row(
     predicted: int, measured: int, record_id: str = "r", category: str = TOTAL, metric: str = "peak_requested_bytes"
 ) -> Comparison:
@@ -162,8 +169,8 @@ def test_summaries_leave_out_what_nobody_predicts_and_count_what_has_no_relative
     assert found["inputs"].share_within_1_percent == 0.0
 
 
-def test_a_summary_by_one_field() -> None:
-    rows = [row(101, 100), row(103, 100, metric="saved_activation_bytes"), row(99, 100, category="setup")]
+def test_a_summary_is_in_the_order_of_metrics_and_goes_by_any_field() -> None:
+    rows = [row(103, 100, metric="saved_activation_bytes"), row(101, 100), row(99, 100, category="setup")]
     assert [(s.group, s.n) for s in summary(rows, by=("metric",))] == [
         (("peak_requested_bytes",), 2),
         (("saved_activation_bytes",), 1),

@@ -72,7 +72,7 @@ def distinctions(workloads: Sequence[Workload]) -> list[str]:
 _WORDS: Mapping[str, str] = {
     "batch_size": "batch {}",
     "seq_len": "{} tokens",
-    "accumulation": "{} micro-batches",
+    "accumulation": "accumulation {}",
     "dtype": "{}",
     "precision": "{}",
     "checkpointing": "",

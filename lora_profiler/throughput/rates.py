@@ -3,14 +3,12 @@
 from dataclasses import dataclass
 
 from lora_profiler.record import Measurement, Record
+from lora_profiler.record_checks import NOISE_SHARE, NOISE_SHARES
 from lora_profiler.throughput.spread import Spread, spread
 
 MIN_STEPS = 10
 SD_LIMIT, EXTREME_LIMIT, DRIFT_LIMIT = 0.10, 0.50, 0.01
 """Warnings: standard deviation and extremes against the mean, drift a step."""
-HALF_WIDTH_LIMITS = {"cpu": 0.05}
-GPU_HALF_WIDTH_LIMIT = 0.01
-"""How wide half the median's interval may be, as a share of it: on a CPU, and everywhere else."""
 HOST_BOUND_LIMIT = 0.02
 MIN_ENERGY_SECONDS = 10.0
 """The driver's counter moves in steps of about 0.1 s; a shorter block says nothing."""
@@ -65,7 +63,7 @@ def throughput(record: Record) -> Throughput | None:
         supervised_tokens_per_second=rate(measurement.supervised_tokens_per_step),
         host_bound=None if kind == "cpu" else _host_bound(measurement),
         energy=_energy(measurement),
-        warnings=_warnings(steps, HALF_WIDTH_LIMITS.get(kind, GPU_HALF_WIDTH_LIMIT)),
+        warnings=_warnings(steps, NOISE_SHARES.get(kind, NOISE_SHARE)),
     )
 
 
