@@ -39,6 +39,7 @@ class FakeDevice:
     old_reasons_call_only: bool = False
     energy: int | None = 123_456
     ecc: int | None = 1
+    capability: tuple[int, int] | None = (9, 0)
     vbios: str | None = "96.00.74.00.01"
 
 
@@ -145,6 +146,9 @@ class FakeNvml:
 
     def nvmlDeviceGetTotalEnergyConsumption(self, device: FakeDevice) -> int:
         return _told(device.energy)
+
+    def nvmlDeviceGetCudaComputeCapability(self, device: FakeDevice) -> tuple[int, int]:
+        return _told(device.capability)
 
     def nvmlDeviceGetEccMode(self, device: FakeDevice) -> list[int]:
         return [_told(device.ecc)] * 2

@@ -62,3 +62,4 @@ int nvmlDeviceGetClockInfo(void *device, int kind, unsigned *mhz) { *mhz = kind 
 int nvmlDeviceGetTemperature(void *device, int sensor, unsigned *celsius) { *celsius = 41; return SUCCESS; }
 int nvmlDeviceGetCurrentClocksThrottleReasons(void *device, u64 *bits) { *bits = 0x44; return SUCCESS; }
 int nvmlDeviceGetPowerUsage(void *device, unsigned *milliwatts) { *milliwatts = 123400; return SUCCESS; }
+int nvmlDeviceGetCudaComputeCapability(void *device, int *major, int *minor) { *major = 9, *minor = 0; return SUCCESS; }

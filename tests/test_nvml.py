@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 FIGURES = (
     "used_bytes", "total_bytes", "sm_clock_mhz", "memory_clock_mhz", "default_sm_clock_mhz", "clocks_locked",
     "temperature_celsius", "throttle_reasons", "power_watts", "power_limit_watts", "energy_millijoules", "name", "uuid",
-    "uuid_hash", "vbios", "driver", "ecc", "mig",
+    "uuid_hash", "vbios", "driver", "ecc", "mig", "compute_capability",
 )  # fmt: skip
 
 
@@ -158,6 +158,7 @@ def test_figures_of_a_whole_card() -> None:
         assert (device.sm_clock_mhz(), device.memory_clock_mhz(), device.default_sm_clock_mhz()) == (1800, 2600, 1980)
         assert (device.temperature_celsius(), device.power_watts(), device.power_limit_watts()) == (55, 350.5, 700.0)
         assert (device.throttle_reasons(), device.energy_millijoules(), device.clocks_locked()) == (4, 123_456, True)
+        assert device.compute_capability() == (9, 0)
         assert (device.ecc(), device.mig(), device.vbios(), device.driver()) == (True, "off", card.vbios, "580.65.06")
         assert device.problem == ""
     assert library.opened == 0
@@ -188,7 +189,7 @@ def test_memory_stays_with_the_version_that_answered_first() -> None:
 def test_a_device_that_tells_nothing_raises_nothing() -> None:
     silent = dict.fromkeys(
         ["processes", "mig", "clocks", "default_clock", "application_clock", "temperature", "power", "power_limit", "reasons",
-         "energy", "ecc", "vbios"]
+         "energy", "ecc", "vbios", "capability"]
     )  # fmt: skip
     device = opened(FakeNvml(FakeDevice("GPU-1", **silent)))
     told = {figure for figure in FIGURES if getattr(device, figure)() is not None}
@@ -261,7 +262,8 @@ def facts(uuid=None, **environ):
         me = os.getpid()
         return [d.problem, d.uuid(), d.used_bytes(), d.total_bytes(), d.process_bytes(me), d.process_bytes(4242),
                 d.other_processes(me), d.mig(), d.energy_millijoules(), d.sm_clock_mhz(), d.memory_clock_mhz(),
-                d.temperature_celsius(), d.throttle_reasons(), d.power_watts(), d.power_limit_watts(), d.ecc(), d.driver()]
+                d.temperature_celsius(), d.throttle_reasons(), d.power_watts(), d.power_limit_watts(), d.ecc(), d.driver(),
+                d.compute_capability()]
 third, fourth = "MIG-33333333-aaaa-bbbb-cccc-000000000003", "MIG-44444444-aaaa-bbbb-cccc-000000000004"
 print(json.dumps([facts(), facts(CUDA_VISIBLE_DEVICES="1"), facts(CUDA_VISIBLE_DEVICES=fourth),
                   facts("22222222-aaaa-bbbb-cccc-000000000002", CUDA_VISIBLE_DEVICES=third)]))
@@ -276,11 +278,11 @@ def test_the_real_binding_over_a_driver_library(tmp_path: Path) -> None:
     environ = os.environ | {"LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", REAL_BINDING], env=environ, capture_output=True, text=True, check=True)
     whole, ambiguous, named, of_card = json.loads(done.stdout)
-    rest = [1755, 2619, 41, 0x44, 123.4, None, None, "580.65.06"]
+    rest = [1755, 2619, 41, 0x44, 123.4, None, None, "580.65.06", [9, 0]]
     whole_uuid, slices = "GPU-11111111-aaaa-bbbb-cccc-000000000001", "MIG-{0}-aaaa-bbbb-cccc-00000000000{1}"
     assert whole == ["", whole_uuid, 1000, 80_000, 700, None, 1, "off", 5_000_000_000, *rest]
     assert "2 slices" in ambiguous[0]
-    assert ambiguous[1:] == [None] * 16
+    assert ambiguous[1:] == [None] * 17
     assert named == ["", slices.format("44444444", 4), 4000, 80_000, 700, None, 1, "4g.40gb", None, *rest]
     assert of_card[:3] == ["", slices.format("33333333", 3), 3000]
 
