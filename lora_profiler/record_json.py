@@ -13,6 +13,12 @@ from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workloa
 
 _DERIVED = frozenset({"id", "case_key", "environment_key"})
 _LORA = ("layers_to_transform", "modules_to_save", "use_rslora", "adapter_dtype")
+_SETUP_KINDS: dict[str, Any] = {
+    "rank": int | None, "alpha": float | None, "dropout": float | None, "layers_to_transform": tuple[int, ...] | None,
+    "modules_to_save": tuple[str, ...] | None, "use_rslora": bool | None, "adapter_dtype": str | None,
+    "double_quant": bool | None, "recipe": str | None, "checkpointing": bool,
+}  # fmt: skip
+"""Of the fields whose types the dataclasses themselves leave to the type checker."""
 
 
 class RecordError(LoraProfilerError):
@@ -43,7 +49,7 @@ def record_from_dict(data: Mapping[str, Any]) -> Record:
 
     Raises RecordError for anything else, and what `find_model` raises for a model that is neither bundled nor described.
     """
-    data = migrated(data)
+    data = migrated(_object(data, "a record"))
     known = {"schema_version", "repeat", "started_at", "ended_at", "workload", "conditions", "environment", "measurement"}
     unknown = sorted(set(data) - known - _DERIVED)
     if unknown:
@@ -51,9 +57,11 @@ def record_from_dict(data: Mapping[str, Any]) -> Record:
     missing = sorted({"workload", "environment", "measurement"} - set(data))
     if missing:
         raise RecordError(f"A record needs {', '.join(missing)}.")
+    for name in _DERIVED:
+        decoded(str | None, data.get(name), name)
     return Record(
         workload=workload_from_dict(_object(data["workload"], "workload")),
-        conditions=decoded(Conditions, data.get("conditions") or {}, "conditions"),
+        conditions=decoded(Conditions, data.get("conditions", {}), "conditions"),
         environment=decoded(Environment, data["environment"], "environment"),
         measurement=decoded(Measurement, data["measurement"], "measurement"),
         repeat=decoded(int, data.get("repeat", 0), "repeat"),
@@ -68,7 +76,7 @@ def migrated(data: Mapping[str, Any]) -> Mapping[str, Any]:
     if version is None:
         raise RecordError("A record needs a schema_version.")
     while version != SCHEMA_VERSION:
-        step = _MIGRATIONS.get(version)
+        step = _MIGRATIONS.get(version) if isinstance(version, str) else None
         if step is None:
             raise RecordError(f"The record's schema is {version!r}; this version reads up to {SCHEMA_VERSION}.")
         version, data = step(data)
@@ -131,11 +139,14 @@ def workload_from_dict(data: Mapping[str, Any]) -> Workload:
 
 
 def _model_from_dict(data: Mapping[str, Any]) -> ModelSpec:
-    config, source = data.get("config"), str(data.get("source") or "file")
-    if config:
-        spec = model_from_config(_object(config, "model.config"), id=str(data["id"]), source=source)
+    name = decoded(str, data["id"], "model.id")
+    for key, kind in (("model_type", str | None), ("source", str | None), ("num_layers", int | None)):
+        decoded(kind, data.get(key), f"model.{key}")
+    config = data.get("config")
+    if config is not None and _object(config, "model.config"):
+        spec = model_from_config(config, id=name, source=data.get("source") or "file")
     else:
-        spec = find_model(str(data["id"]), offline=True)
+        spec = find_model(name, offline=True)
     if data.get("fingerprint") not in (None, spec.fingerprint):
         raise RecordError(f"The record's {data['id']} is not the model that this version makes of its config.")
     return spec
@@ -143,6 +154,9 @@ def _model_from_dict(data: Mapping[str, Any]) -> ModelSpec:
 
 def setup_from_dict(data: Mapping[str, Any]) -> TrainSetup:
     """The setup of `workload.setup_dict`; a field that is left out has its default. Raises RecordError, UsageError."""
+    for name, kind in _SETUP_KINDS.items():
+        if name in data:
+            decoded(kind, data[name], f"setup.{name}")
     rest = dict(data)
     method = rest.pop("method", "full")
     targets = rest.pop("targets", None)
@@ -153,11 +167,12 @@ def setup_from_dict(data: Mapping[str, Any]) -> TrainSetup:
         **{name: rest.pop(name, None) for name in _LORA},
     }
     quantization_fields = {name: rest.pop(name, None) for name in ("double_quant", "recipe")}
-    unknown = sorted(set(rest) - {f.name for f in fields(TrainSetup)})
+    unknown = sorted(set(rest) - ({f.name for f in fields(TrainSetup)} - {"lora", "quantization"}))
     if unknown:
         raise RecordError(f"A setup has no field {', '.join(unknown)}.")
     if method not in ("full", "lora", "qlora"):
         raise RecordError(f"method is {method!r}; accepted: full, lora, qlora.")
+    decoded(tuple[str, ...] if isinstance(targets, list) else str | None, targets, "setup.targets")
     lora = None
     if method != "full":
         given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in lora_fields.items() if v is not None}

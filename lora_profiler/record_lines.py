@@ -1,7 +1,6 @@
 """Reading a file of record lines: what one crash or one odd line can spoil is that line, never the rest."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,11 @@ class RecordFile:
         self.path = path
         self._start_over()
 
-    def _start_over(self, identity: tuple[int, int] | None = None) -> None:
+    def _start_over(self) -> None:
         self.by_id: dict[str, Record] = {}
         self.unreadable: list[str] = []
-        self._identity = identity
         self._position = self._newlines = self._torn_lines = 0
+        self._last_line = b""
         self._torn_end = self._whole_end = False
 
     @property
@@ -48,28 +47,29 @@ class RecordFile:
         return list(self.by_id.values())
 
     def catch_up(self) -> None:
-        """Reads on from where the last call ended, or from the start where the file was replaced or cut. Raises OSError."""
+        """Reads on from where the last call ended, or from the start where the file is another or was cut. Raises OSError."""
         if not self.path.exists():
             self._start_over()
             return
         with open(self.path, "rb") as file:
-            status = os.fstat(file.fileno())
-            identity = (status.st_dev, status.st_ino)
-            if identity != self._identity or status.st_size < self._position:
-                self._start_over(identity)
-            file.seek(self._position)
+            file.seek(self._position - len(self._last_line))
+            if file.read(len(self._last_line)) != self._last_line:
+                self._start_over()
+                file.seek(0)
             added = file.read()
         *lines, rest = added.split(b"\n")
         for line in lines:
             self._torn_lines += not self._take(line)
             self._newlines += 1
-            self._whole_end = False
+            self._advance(line + b"\n", open_end=False)
         self._torn_end = not self._take(rest)
-        self._position += len(added)
-        if self._torn_end:
-            self._position -= len(rest)  # to be read again, in case that it was still being written
-        elif rest:
-            self._whole_end = True
+        if rest and not self._torn_end:  # a torn one is read again, in case that it was still being written
+            self._advance(rest, open_end=True)
+
+    def _advance(self, line: bytes, open_end: bool) -> None:
+        self._position += len(line)
+        self._last_line = line if line.strip() else self._last_line + line
+        self._whole_end = open_end
 
     def _take(self, line: bytes) -> bool:
         """Adds the record in `line`; whether the line was whole, which a blank one is."""

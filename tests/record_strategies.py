@@ -1,0 +1,89 @@
+"""Hypothesis strategies for records of every shape that the types allow, sense or not."""
+
+import types
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from hypothesis import strategies as st
+
+import families
+from lora_profiler.catalog import find_model, model_from_config
+from lora_profiler.errors import UsageError
+from lora_profiler.record import Conditions, Environment, Measurement, Record
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+
+MODELS = [
+    find_model("gpt2"),
+    find_model("meta-llama/Llama-3.1-8B"),
+    *(model_from_config(dict(config), id=f"tiny/{name}", source="file") for name, config in families.TINY.items()),
+]
+
+
+def of(kind: Any) -> st.SearchStrategy[Any]:
+    """Values of an annotation: every field of a dataclass drawn, every literal, None where it may be."""
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        return st.one_of(*(st.none() if o is type(None) else of(o) for o in get_args(kind)))
+    if origin is Literal:
+        return st.sampled_from(get_args(kind))
+    if origin is tuple:
+        return st.lists(of(get_args(kind)[0]), max_size=3).map(tuple)
+    if origin is not None and issubclass(origin, Mapping):
+        return st.dictionaries(of(get_args(kind)[0]), of(get_args(kind)[1]), max_size=3)
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return st.builds(kind, **{f.name: of(hints[f.name]) for f in fields(kind)})
+    plain = {
+        int: st.integers(-(2**40), 2**63),
+        float: st.floats(allow_nan=False, allow_infinity=False),
+        str: st.text(max_size=8),
+        bool: st.booleans(),
+    }
+    return plain[kind]
+
+
+ALPHAS = st.one_of(st.none(), st.integers(1, 64), st.floats(0.5, 64))
+TARGETS = st.one_of(
+    st.sampled_from(["all-linear", None, r".*\.(c_attn|q_proj)"]),
+    st.lists(st.sampled_from(["q_proj", "v_proj", "c_attn", "0.mlp.c_fc"]), min_size=1, max_size=3).map(tuple),
+)
+
+
+@st.composite
+def setups(draw: st.DrawFn) -> TrainSetup:
+    """Every field of a setup and of LoRA drawn from all that is accepted."""
+    hints, lora_hints, quantization_hints = (get_type_hints(kind) for kind in (TrainSetup, LoraConfig, Quantization))
+    sizes = {name: st.integers(1, 4096) for name in ("batch_size", "seq_len", "accumulation", "r")}
+    lora = draw(
+        st.none()
+        | st.builds(
+            LoraConfig,
+            **{name: of(kind) for name, kind in lora_hints.items()}
+            | {"r": sizes["r"], "lora_alpha": ALPHAS, "lora_dropout": st.sampled_from([0, 0.0, 0.05, 0.5])}
+            | {"target_modules": TARGETS, "layers_to_transform": st.lists(st.integers(0, 80), max_size=3).map(tuple)},
+        )
+    )
+    quantization = draw(st.none() | of(Quantization)) if lora and quantization_hints else None
+    rest = {name: draw(sizes.get(name, of(kind))) for name, kind in hints.items() if name not in ("lora", "quantization")}
+    try:
+        return TrainSetup(lora=lora, quantization=quantization, **rest)
+    except UsageError:  # options that contradict each other
+        return TrainSetup(lora=lora, quantization=quantization)
+
+
+def workloads() -> st.SearchStrategy[Workload]:
+    return st.builds(Workload, model=st.sampled_from(MODELS), setup=setups())
+
+
+def records() -> st.SearchStrategy[Record]:
+    return st.builds(
+        Record,
+        workload=workloads(),
+        conditions=of(Conditions),
+        environment=of(Environment),
+        measurement=of(Measurement),
+        repeat=st.integers(0, 5),
+        started_at=of(str | None),
+        ended_at=of(str | None),
+    )
