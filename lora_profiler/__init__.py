@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lora_profiler.report.payload import answer_dict, predict_schema, prediction_dict
     from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "analytic": ("sweep",),

@@ -1,6 +1,6 @@
 """The question: which model, trained how. Frozen, hashable, and refused with a clear message when it makes no sense."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import InitVar, asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from lora_profiler.errors import UsageError, did_you_mean
@@ -36,7 +36,8 @@ class LoraConfig:
 
     target_modules: "all-linear", None (PEFT's default for the model type), a tuple of names matched by suffix, or one
     regular expression matched in full, as PEFT does. `lora_alpha` None means twice the rank. `adapter_dtype` is the dtype
-    of A and B: float32 is what PEFT makes of a 16-bit base unless `autocast_adapter_dtype=False`.
+    of A and B: float32 is what PEFT makes of a 16-bit base unless `autocast_adapter_dtype=False`. `use_dora` is known only to be
+    refused with the reason, and is no field.
 
     Raises UsageError for values that PEFT refuses.
     """
@@ -49,8 +50,14 @@ class LoraConfig:
     modules_to_save: tuple[str, ...] = ()
     use_rslora: bool = False
     adapter_dtype: Dtype = "float32"
+    use_dora: InitVar[bool] = False
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, use_dora: bool) -> None:
+        if use_dora:
+            raise UsageError(
+                "DoRA is not modelled: it trains a vector of magnitudes beside every adapter and takes the norm of each whole "
+                "weight in every forward pass; leave use_dora out to ask about plain LoRA."
+            )
         _positive("rank", self.r)
         if not isinstance(self.lora_dropout, int | float) or not 0.0 <= self.lora_dropout < 1.0:
             raise UsageError(f"dropout is {self.lora_dropout!r}; it must be at least 0 and below 1.")
@@ -85,7 +92,8 @@ class TrainSetup:
     """How the model is trained. `lora=None` is full fine-tuning; `quantization` needs LoRA and makes it QLoRA.
 
     `batch_size` is the micro-batch, `seq_len` its padded length in tokens. `dtype` is that of the base weights; `precision`
-    "amp" runs the forward pass under bfloat16 autocast. `checkpointing` is non-reentrant, one segment a layer.
+    "amp" runs the forward pass under bfloat16 autocast. `checkpointing` is non-reentrant, one segment a layer; `use_reentrant` is
+    known only to be refused with the reason, and is no field.
 
     Raises UsageError for values out of range and for options that contradict each other.
     """
@@ -102,8 +110,15 @@ class TrainSetup:
     checkpointing: bool = False
     attention: Attention = "auto"
     device: Device = "cuda"
+    use_reentrant: InitVar[bool] = False
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, use_reentrant: bool) -> None:
+        if use_reentrant:
+            raise UsageError(
+                "reentrant checkpointing is not modelled: it keeps other tensors than the non-reentrant kind, and where no input "
+                "of a layer requires a gradient, as under LoRA on a frozen embedding, it trains nothing; leave use_reentrant out "
+                "and take --checkpointing, which is non-reentrant."
+            )
         _positive("batch size", self.batch_size)
         _positive("sequence length", self.seq_len)
         _positive("accumulation", self.accumulation)
