@@ -1,4 +1,7 @@
-"""What this installation can do: versions, devices, cache folders and hub settings. Imports nothing heavy, prints no secret."""
+"""What this installation can do: versions, devices, measuring, cache folders and hub settings.
+
+Imports nothing heavy and prints no secret; what only torch can tell comes from a process of its own.
+"""
 
 import os
 import platform
@@ -6,7 +9,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from shutil import disk_usage
+
+from lora_profiler.harness.abilities import Abilities, abilities
+from lora_profiler.harness.nvml import Nvml, open_cards
+from lora_profiler.units import bytes_text
 
 PACKAGES: dict[str, str] = {
     "click": "command line",
@@ -27,20 +34,18 @@ PACKAGES: dict[str, str] = {
 }
 """Distribution name -> what it is for here."""
 
+MEASURING = ("torch", "transformers", "peft", "accelerate")
+"""Distributions without which nothing is trained."""
+
+_VRAM_METHODS = {
+    "pid": "yes",
+    "device_delta": "no, the driver hides it here; taken from the whole device less what was in use before",
+    "none": "no",
+}
+
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 HUB_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_TOKEN_PATH", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HUB_DISABLE_TELEMETRY")
 DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
-    """A card as NVML sees it. `mig` is "off", "on" (its slices are what a process gets) or "not supported"."""
-
-    index: int
-    name: str
-    total_bytes: int
-    used_bytes: int
-    mig: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +62,15 @@ class Diagnosis:
 
 
 def diagnose(environ: Mapping[str, str] | None = None) -> Diagnosis:
-    """Looks around once. `environ` stands in for the environment in tests."""
+    """Looks around once, which takes a few seconds where torch is installed. `environ` stands in for the environment in tests."""
     env = os.environ if environ is None else environ
     lines = [("python", "version", platform.python_version()), ("python", "platform", platform.platform())]
     lines += [("python", "executable", sys.executable)]
     lines += [("packages", name, _version(name)) for name in PACKAGES]
-    devices, problem = nvml_devices()
-    if problem:
-        lines.append(("devices", "NVML", problem))
-    lines += [("devices", f"{d.index}: {d.name}", _device_text(d)) for d in devices]
+    lines += _device_lines()
     lines += [("devices", name, env[name]) for name in DEVICE_VARIABLES if name in env]
+    lines += _measuring_lines(abilities(env))
+    lines += [("measuring", name, text) for name, text in _record_lines()]
     lines += _hub_lines(env)
     return Diagnosis(lines=tuple(lines))
 
@@ -80,45 +84,69 @@ def _version(distribution: str) -> str:
         return f"not installed ({PACKAGES[distribution]})"
 
 
-def _device_text(device: Device) -> str:
-    from lora_profiler.units import bytes_text
-
-    return f"{bytes_text(device.total_bytes)}, {bytes_text(device.used_bytes)} in use, MIG {device.mig}"
+def _installed(distribution: str) -> bool:
+    return not _version(distribution).startswith("not installed")
 
 
-def nvml_devices() -> tuple[list[Device], str]:
-    """Cards that NVML lists, and why there is none. Makes no CUDA context."""
-    try:
-        import pynvml  # from the distribution nvidia-ml-py
-    except ImportError:
-        return [], "nvidia-ml-py is not installed, so no card was looked for"
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as e:
-        return [], f"no NVIDIA driver here ({e})"
-    try:
-        return [_device(pynvml, i) for i in range(pynvml.nvmlDeviceGetCount())], ""
-    except pynvml.NVMLError as e:
-        return [], f"NVML failed ({e})"
-    finally:
-        pynvml.nvmlShutdown()
+def _device_lines() -> list[tuple[str, str, str]]:
+    """Cards that NVML lists, or why there is none."""
+    cards, problem = open_cards()
+    lines = [("devices", "NVML", problem or f"driver {cards[0].driver()}")]
+    for i, card in enumerate(cards):
+        with card:
+            lines.append(("devices", f"{i}: {card.name()}", _card_text(card)))
+    return lines
 
 
-def _device(pynvml: Any, index: int) -> Device:
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    name = pynvml.nvmlDeviceGetName(handle)
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    try:
-        mig = "on" if pynvml.nvmlDeviceGetMigMode(handle)[0] else "off"
-    except pynvml.NVMLError:
-        mig = "not supported"
-    return Device(
-        index=index,
-        name=name.decode() if isinstance(name, bytes) else str(name),
-        total_bytes=int(memory.total),
-        used_bytes=int(memory.used),
-        mig=mig,
+def _card_text(card: Nvml) -> str:
+    total, used, counter = card.total_bytes(), card.used_bytes(), card.energy_millijoules()
+    memory = (
+        "memory shared with the processor" if total is None or used is None else f"{bytes_text(total)}, {bytes_text(used)} in use"
     )
+    return f"{memory}, MIG {card.mig()}, {'energy counter' if counter is not None else 'no energy counter'}"
+
+
+def _measuring_lines(found: Abilities) -> list[tuple[str, str, str]]:
+    """What `bench` can train here, and why not."""
+    missing = [name for name in MEASURING if not _installed(name)]
+    lines = []
+    if missing:
+        lines.append(("full, LoRA", f"no: {', '.join(missing)} not installed; pip install 'lora-profiler[measure]'"))
+    elif not found.devices:
+        lines.append(("full, LoRA", f"no: {found.problem}"))
+    else:
+        lines.append(("full, LoRA", f"yes, on {', '.join(found.devices)}"))
+    lines.append(("QLoRA", _qlora_text(found, bool(missing))))
+    if found.devices:
+        lines.append(("torch", f"{found.torch}, sees {', '.join(found.devices)}"))
+        lines.append(("bfloat16", ", ".join(f"{device}: {text}" for device, text in found.bfloat16.items()) or "not known"))
+    if found.problem and found.devices:
+        lines.append(("inquiry", f"stopped at {found.problem}"))
+    if found.vram_method is not None:
+        lines.append(("memory of one process", _VRAM_METHODS[found.vram_method]))
+    return [("measuring", name, text) for name, text in lines]
+
+
+def _qlora_text(found: Abilities, incomplete: bool) -> str:
+    if not _installed("bitsandbytes"):
+        return "no: bitsandbytes not installed; pip install 'lora-profiler[qlora]'"
+    if incomplete or not found.devices:
+        return "no, as above"
+    works = [device for device, text in found.four_bit.items() if text == "yes"]
+    fails = [f"{device}: {text}" for device, text in found.four_bit.items() if text != "yes"]
+    return "; ".join([f"yes, on {', '.join(works)}"] * bool(works) + fails) or "not known"
+
+
+def _record_lines() -> list[tuple[str, str]]:
+    """Where `bench` keeps its records unless told otherwise, and how much room is left there."""
+    from lora_profiler.store import StoreError, default_records_path
+
+    try:
+        path = default_records_path()
+        folder = next(f for f in path.parents if f.is_dir())
+        return [("records", str(path)), ("free disk there", bytes_text(disk_usage(folder).free))]
+    except (StoreError, OSError) as e:
+        return [("records", f"no place: {e}")]
 
 
 def _hub_lines(env: Mapping[str, str]) -> list[tuple[str, str, str]]:

@@ -239,7 +239,7 @@ def open_cards(pynvml: Any = None) -> tuple[list[Nvml], str]:
         problem = f"NVML failed ({e})"
     finally:
         _shut_down(library)
-    return cards, problem
+    return cards, problem or ("" if cards else "no NVIDIA device here")
 
 
 def uuid_hash(uuid: str) -> str:
