@@ -7,20 +7,28 @@
 The names below are imported when first used, so that `import lora_profiler` costs nothing.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lora_profiler.analytic import sweep
     from lora_profiler.catalog import Gpu, bundled_gpus, bundled_models, find_gpu, find_model
+    from lora_profiler.compare import Comparison, compare
     from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, TargetModulesError, UnsupportedModelError, UsageError
+    from lora_profiler.harness import MeasurementError, measure
     from lora_profiler.model_spec import ModelSpec
     from lora_profiler.planning.answers import answers
     from lora_profiler.planning.engine import peak_bytes, predict
     from lora_profiler.planning.fit import Fit, fit
     from lora_profiler.planning.levers import Lever, best_lever, levers
     from lora_profiler.prediction import FlopCount, LayerCost, Moment, ParameterCount, Prediction
+    from lora_profiler.record import Conditions, Environment, Measurement, Record
+    from lora_profiler.report.measurement_payload import bench_payload, bench_schema
     from lora_profiler.report.payload import answer_dict, predict_schema, prediction_dict
+    from lora_profiler.store import Store
+    from lora_profiler.throughput import Throughput, throughput
     from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 __version__ = "0.2.0"
@@ -28,19 +36,28 @@ __version__ = "0.2.0"
 _HOMES = {
     "analytic": ("sweep",),
     "catalog": ("Gpu", "bundled_gpus", "bundled_models", "find_gpu", "find_model"),
+    "compare": ("Comparison", "compare"),
     "errors": ("LoraProfilerError", "ModelNotFoundError", "TargetModulesError", "UnsupportedModelError", "UsageError"),
+    "harness": ("MeasurementError", "measure"),
     "model_spec": ("ModelSpec",),
     "planning.answers": ("answers",),
     "planning.engine": ("peak_bytes", "predict"),
     "planning.fit": ("Fit", "fit"),
     "planning.levers": ("Lever", "best_lever", "levers"),
     "prediction": ("FlopCount", "LayerCost", "Moment", "ParameterCount", "Prediction"),
+    "record": ("Conditions", "Environment", "Measurement", "Record"),
+    "report.measurement_payload": ("bench_payload", "bench_schema"),
     "report.payload": ("answer_dict", "predict_schema", "prediction_dict"),
+    "store": ("Store",),
+    "throughput": ("Throughput", "throughput"),
     "workload": ("LoraConfig", "Quantization", "TrainSetup", "Workload"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Comparison",
+    "Conditions",
+    "Environment",
     "Fit",
     "FlopCount",
     "Gpu",
@@ -48,32 +65,53 @@ __all__ = [
     "Lever",
     "LoraConfig",
     "LoraProfilerError",
+    "Measurement",
+    "MeasurementError",
     "ModelNotFoundError",
     "ModelSpec",
     "Moment",
     "ParameterCount",
     "Prediction",
     "Quantization",
+    "Record",
+    "Store",
     "TargetModulesError",
+    "Throughput",
     "TrainSetup",
     "UnsupportedModelError",
     "UsageError",
     "Workload",
     "answer_dict",
     "answers",
+    "bench_payload",
+    "bench_schema",
     "best_lever",
     "bundled_gpus",
     "bundled_models",
+    "compare",
     "find_gpu",
     "find_model",
     "fit",
     "levers",
+    "measure",
     "peak_bytes",
     "predict",
     "predict_schema",
     "prediction_dict",
     "sweep",
+    "throughput",
 ]
+
+
+class _Package(ModuleType):
+    """This package. Two public functions share their names with the modules that hold them: importing those hides neither."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOME_OF and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> object:
