@@ -89,7 +89,7 @@ class _Search:
         self._known[size] = self._run(size, repeat=self._case.repeat + 1)
 
     def bracket(self, predicted: int | None) -> tuple[int, int]:
-        """(largest known to fit or 0, smallest known not to or beyond the limit): next to each other if the prediction is right."""
+        """(largest known to fit or 0, smallest known not to or beyond the limit): adjacent if the prediction is right."""
         guess = min(max(predicted or 1, 1), self._limit)
         strides = _strides(guess)
         if self.fits(guess):

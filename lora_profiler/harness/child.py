@@ -58,21 +58,24 @@ class Run:
     resident: dict[str, int] = field(default_factory=dict)
     timed_peak_bytes: int | None = None
     other_cpu_share: float | None = None
+    _stage: str = "import"
     _entered: float = field(default_factory=time.perf_counter)
 
     def stage(self, name: str) -> None:
         """Leaves the stage before, and keeps what it took."""
         now = time.perf_counter()
-        self.stage_seconds[self.where] = self.stage_seconds.get(self.where, 0.0) + now - self._entered
+        left = self._stage
+        self.stage_seconds[left] = self.stage_seconds.get(left, 0.0) + now - self._entered
         resident = resident_bytes()
         if resident is not None:
-            self.resident[self.where] = resident
+            self.resident[left] = resident
         counters = Counters(self.case.workload.setup.device)
         peak = counters.read()["allocated_peak_bytes"] if counters.available else driver_bytes(self.case.workload.setup.device)
         if peak is not None:
-            self.stage_peak_bytes[self.where] = max(peak, self.stage_peak_bytes.get(self.where, 0))
+            self.stage_peak_bytes[left] = max(peak, self.stage_peak_bytes.get(left, 0))
             counters.reset_peaks()
-        self.where, self.step, self._entered = name, None, now
+        self._stage = self.where = name
+        self.step, self._entered = None, now
         self.beat()
 
     def enter(self, step: int, phase: Phase) -> None:
@@ -173,7 +176,7 @@ def measurement(run: Run, view: DeviceView, status: Status, failure: Failure | N
         exclusive=view.exclusive,
         health=counters.health(),
         telemetry=view.telemetry,
-        energy=view.energy(len(timing.step_seconds)),
+        energy=view.energy(len(timing.warmup_seconds) + len(timing.step_seconds)),
     )
 
 

@@ -7,6 +7,7 @@ tell. Only the process group that was started here is ever ended.
 import contextlib
 import json
 import os
+import platform
 import queue
 import signal
 import subprocess
@@ -21,11 +22,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from lora_profiler.harness.case import Case, case_dict, make_case
-from lora_profiler.harness.environment import environment
 from lora_profiler.harness.failures_text import without_paths
 from lora_profiler.harness.machine import oom_kills
 from lora_profiler.harness.refusals import MeasurementError, refuse
-from lora_profiler.record import Conditions, Environment, Failure, Measurement, Record, Status
+from lora_profiler.record import Conditions, Device, Environment, Failure, Measurement, Record, Status
 from lora_profiler.record_json import RecordError, decoded, record_from_dict
 from lora_profiler.workload import Workload
 
@@ -262,4 +262,14 @@ def _environment(case: Case, ended: _Ended) -> Environment:
         with contextlib.suppress(RecordError):
             found: Environment = decoded(Environment, ended.environment, "environment")
             return found
-    return environment(case.workload.setup.device, command=case.command)
+    device = case.workload.setup.device
+    try:
+        return environment_of(device)
+    except MeasurementError:
+        return Environment(
+            python=platform.python_version(),
+            platform=platform.platform(),
+            packages={},
+            device=Device(kind=device, name="unknown"),
+            command=case.command,
+        )

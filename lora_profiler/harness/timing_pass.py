@@ -43,6 +43,21 @@ def timing_pass(training: Training, conditions: Conditions, result: TimingResult
     if not conditions.min_timed_steps:
         return
     began = time.perf_counter()
+    gc.collect()
+    gc.freeze()  # what is there by now stays: collecting between blocks then takes no time
+    try:
+        _warm_up_and_time(training, conditions, result, progress, began)
+    finally:
+        gc.unfreeze()
+
+
+def _warm_up_and_time(
+    training: Training,
+    conditions: Conditions,
+    result: TimingResult,
+    progress: Callable[[str, int], None],
+    began: float,
+) -> None:
     while not _warm(result.warmup_seconds, conditions):
         _block(training, 1, result.warmup_seconds, None, result.losses)
         progress("warmup", len(result.warmup_seconds))

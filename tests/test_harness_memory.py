@@ -1,0 +1,243 @@
+"""The memory pass against what it cannot have made up: planted bytes, torch's own trackers, the oracle's reading of the profiler."""
+
+import gc
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed._tools.mem_tracker import MemTracker
+
+import families
+import oracle
+from lora_profiler.catalog import model_from_config
+from lora_profiler.harness.memory_pass import MemoryResult, memory_pass, one_step_peak
+from lora_profiler.harness.timeline import Allocation, Mark, Timeline
+from lora_profiler.harness.tracker import BudgetExceededError
+from lora_profiler.harness.training import Batches, Training, token_counts
+from lora_profiler.modeling import build_model, make_optimizer
+from lora_profiler.record import Conditions
+from lora_profiler.units import MIB
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+
+FULL = TrainSetup(device="cpu", dtype="float32", batch_size=2, seq_len=64)
+LORA = replace(FULL, lora=LoraConfig(r=4))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    gc.collect()
+
+
+def training(
+    setup: TrainSetup, family: str = "llama", ballast_bytes: int = 0, conditions: Conditions | None = None, **config: Any
+) -> Training:
+    model = model_from_config(dict(families.TINY[family]) | config, id="tiny", source="test")
+    built = build_model(Workload(model=model, setup=setup))
+    batches = Batches(setup, conditions or Conditions(), model.config["vocab_size"])
+    return Training(built, make_optimizer(built, setup), setup, batches, ballast_bytes)
+
+
+def measured(run: Training, conditions: Conditions | None = None) -> MemoryResult:
+    result = MemoryResult()
+    memory_pass(run, conditions or Conditions(), result, lambda step, phase: None)
+    return result
+
+
+# --- 1: planted bytes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mebibytes", [1, 64, 512])
+def test_ballast_raises_every_peak_by_exactly_its_bytes(mebibytes: int) -> None:
+    plain, heavy = measured(training(LORA)), measured(training(LORA, ballast_bytes=mebibytes * MIB))
+    assert {phase: size - plain.steady[phase] for phase, size in heavy.steady.items()} == dict.fromkeys(
+        plain.steady, mebibytes * MIB
+    )
+    assert {phase: size - plain.tracked[phase] for phase, size in heavy.tracked.items()} == dict.fromkeys(
+        plain.tracked, mebibytes * MIB
+    )
+    assert heavy.attribution["temporaries"] - plain.attribution.get("temporaries", 0) == mebibytes * MIB
+
+
+def test_a_short_lived_tensor_in_forward_raises_the_forward_phase_alone() -> None:
+    plain, run = measured(training(LORA)), training(LORA)
+    layer = run.model.get_submodule("base_model.model.model.layers.0")
+    layer.register_forward_hook(lambda *_: torch.ones(8 * MIB, dtype=torch.uint8).sum() and None)
+    spiked = measured(run)
+    raised = {phase for phase, size in spiked.steady.items() if size > plain.steady[phase]}
+    assert raised == {"forward"}
+    assert spiked.steady["forward"] > 8 * MIB
+    assert spiked.peak == ("forward", spiked.steady["forward"])
+    assert spiked.attribution["temporaries"] >= 8 * MIB
+
+
+# --- 2: several witnesses ------------------------------------------------------------------------------------------------
+
+WIDE = {"vocab_size": 32_000}
+SEEN = [(family, method, checkpointing) for family in ("llama", "gpt2", "opt", "qwen3") for method in ("full", "lora")
+        for checkpointing in (False, True)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "method", "checkpointing"), SEEN)
+def test_allocator_tracker_and_profiler_agree(family: str, method: str, checkpointing: bool) -> None:
+    """Within 0.01 % of a peak of some 200 MB; the categories are its sum, and next to nothing is without an owner."""
+    setup = replace(FULL if method == "full" else LORA, checkpointing=checkpointing, batch_size=2, seq_len=256)
+    result = measured(training(setup, family, **WIDE))
+    assert result.peak is not None
+    phase, peak = result.peak
+    model = oracle.build(dict(families.TINY[family]) | WIDE, setup)
+    theirs = oracle.step_peaks(model, setup)
+    assert peak == pytest.approx(theirs[2, "step"], rel=1e-4)
+    assert result.tracked[phase] == pytest.approx(peak, rel=1e-4)
+    for ours, name in ((max(result.steady["forward"], result.steady["loss"]), "forward"),
+                       (result.steady["backward"], "backward"), (result.steady["optimizer"], "optimizer")):  # fmt: skip
+        assert ours == pytest.approx(theirs[2, name], rel=1e-4), name
+    assert max(result.step1.values()) == pytest.approx(theirs[1, "step"], rel=1e-4)
+    assert sum(result.attribution.values()) == peak
+    assert abs(result.attribution["unattributed"]) <= 1e-4 * peak
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "qwen3"])
+def test_full_training_agrees_with_torchs_mem_tracker(family: str) -> None:
+    """MemTracker follows modules and not owners, knows no frozen parameter, and is right from its second step on."""
+    setup = replace(FULL, batch_size=2, seq_len=256)
+    result = measured(training(setup, family, **WIDE))
+    run = training(setup, family, **WIDE)
+    tracker = MemTracker()
+    tracker.track_external(run.model, run.optimizer)
+    with tracker:
+        run.step(lambda step, phase: None)
+        tracker.reset_mod_stats()
+        run.step(lambda step, phase: None)
+    theirs = max(snapshot["Total"] for snapshot in tracker.get_tracker_snapshot("peak").values())
+    assert result.peak is not None
+    assert result.peak[1] == pytest.approx(theirs, rel=1e-4)
+
+
+def test_the_memory_pass_changes_no_peak() -> None:
+    for setup in (FULL, LORA, replace(LORA, checkpointing=True)):
+        run = training(setup)
+        result = measured(run)
+        assert result.peak is not None
+        assert one_step_peak(run) == result.peak[1]
+
+
+# --- 3: step 1, steady state, optimizer implementations ---------------------------------------------------------------------
+
+
+def test_optimizer_implementations_and_the_first_step() -> None:
+    """foreach needs the trainable bytes once more, a loop two of the largest parameter, fused next to nothing."""
+    found = {}
+    for implementation in ("fused", "forloop", "foreach"):
+        run = training(replace(FULL, optimizer_impl=implementation), hidden_size=96, vocab_size=2000)
+        found[implementation] = measured(run)
+    at_step = {name: result.steady["optimizer"] for name, result in found.items()}
+    assert at_step["fused"] < at_step["forloop"] < at_step["foreach"]
+    trainable = found["fused"].persistent["parameters"]
+    assert at_step["foreach"] - at_step["fused"] == pytest.approx(trainable, rel=0.01)
+    largest = 2000 * 96 * 4
+    assert at_step["forloop"] - at_step["fused"] == pytest.approx(2 * largest, rel=0.01)
+    for result in found.values():
+        assert result.step1["forward"] < result.steady["forward"]
+        assert result.steady["forward"] - result.step1["forward"] == pytest.approx(2 * trainable, rel=0.01)
+
+
+# --- what a peak is made of -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [
+        FULL,
+        LORA,
+        replace(LORA, dtype="bfloat16"),
+        replace(LORA, dtype="bfloat16", checkpointing=True),
+        replace(LORA, dtype="bfloat16", quantization=Quantization()),
+        replace(LORA, lora=LoraConfig(r=4, modules_to_save=("lm_head",))),
+        replace(FULL, optimizer="adamw_8bit"),
+        replace(FULL, accumulation=2),
+        replace(FULL, precision="amp"),
+    ],
+)  # fmt: skip
+def test_persistent_bytes_are_those_of_the_oracle(setup: TrainSetup) -> None:
+    result = measured(training(setup))
+    model = oracle.build(families.TINY["llama"], setup)
+    theirs = oracle.persistent_bytes(model, setup, oracle.make_optimizer(model, setup))
+    weights, gradients, states = (sum(sizes[i] for sizes in theirs.values()) for i in range(3))
+    kept = result.persistent
+    assert kept["parameters"] + kept.get("adapters", 0) == weights
+    assert kept["gradients"] == gradients
+    assert kept["optimizer_states"] == states
+    assert kept.get("quantization_state", 0) == sum(oracle.quantization_state_bytes(model).values())
+
+
+@pytest.mark.parametrize("setup", [FULL, LORA, replace(LORA, checkpointing=True), replace(FULL, attention="eager")])
+def test_saved_activations_are_those_of_the_oracle(setup: TrainSetup) -> None:
+    theirs = oracle.saved_activation_bytes(oracle.build(families.TINY["llama"], setup), setup)
+    assert measured(training(setup)).saved_activation_bytes == theirs
+
+
+def test_a_tensor_that_nobody_owns_is_unattributed() -> None:
+    forgotten = torch.ones(3 * MIB, dtype=torch.uint8)
+    result = measured(training(LORA))
+    assert result.attribution["unattributed"] >= forgotten.nbytes
+
+
+# --- budgets ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_budget_ends_the_run_where_it_is_passed() -> None:
+    whole = measured(training(LORA))
+    assert whole.peak is not None
+    enough = Conditions(budget_bytes=whole.peak[1])
+    assert measured(training(LORA), enough).peak == whole.peak
+    result = MemoryResult()
+    with pytest.raises(BudgetExceededError) as raised:
+        memory_pass(training(LORA), Conditions(budget_bytes=whole.peak[1] - 4096), result, lambda step, phase: None)
+    assert raised.value.live_bytes + raised.value.tried_bytes > raised.value.budget_bytes
+    assert result.samples, "what was seen before is kept"
+    assert not result.attribution
+
+
+# --- 10: padding and accumulation -------------------------------------------------------------------------------------------
+
+
+def test_padding_takes_real_tokens_away_and_leaves_the_padded_ones() -> None:
+    plain = token_counts(Batches(FULL, Conditions(), 101).next())
+    half = Batches(FULL, Conditions(padding=0.5), 101).next()
+    assert plain == (128, 128, 128)
+    assert token_counts(half) == (128, 64, 64)
+    assert int((half["labels"] != -100).sum()) == 64
+    assert half["attention_mask"].sum(1).tolist() == [32, 32]
+
+
+def test_accumulation_costs_the_gradients_and_no_more() -> None:
+    """Four micro-batches of one sequence: the memory of one, and from the second on the gradients stay meanwhile."""
+    one = measured(training(replace(FULL, batch_size=1)))
+    four = measured(training(replace(FULL, batch_size=1, accumulation=4)))
+    more = four.steady["forward"] - one.steady["forward"]
+    assert more == pytest.approx(one.persistent["gradients"], rel=0.01)
+    assert four.steady["optimizer"] == pytest.approx(one.steady["optimizer"], abs=256)
+
+
+# --- the timeline itself ------------------------------------------------------------------------------------------------------
+
+
+def test_a_timeline_worked_by_hand() -> None:
+    """Base 10; forward takes 5 and 7 and lets the 7 go; backward takes 4 while the 5 is there, and lets all go."""
+    marks = [Mark(position=0, step=1, phase="forward"), Mark(position=4, step=1, phase="backward"),
+             Mark(position=8, step=2, phase="setup")]  # fmt: skip
+    allocations = [
+        Allocation(key=1, size_bytes=10),
+        Allocation(key=2, size_bytes=5, born=1, died=6),
+        Allocation(key=3, size_bytes=7, born=2, died=3),
+        Allocation(key=4, size_bytes=4, born=5, died=7),
+    ]
+    timeline = Timeline(allocations=allocations, marks=marks, end=9)
+    assert timeline.live_bytes() == [10, 15, 22, 15, 15, 19, 14, 10, 10, 10]
+    peaks = {key: (peak.position, peak.size_bytes) for key, peak in timeline.peaks().items()}
+    assert peaks == {(1, "forward"): (2, 22), (1, "backward"): (5, 19), (2, "setup"): (8, 10)}
