@@ -1,0 +1,13 @@
+"""What to measure: suites by name. Each is a function that takes a device and returns cases, the same on every machine."""
+
+from collections.abc import Callable, Mapping
+
+from benchmarks.cpu_suites import cpu_families, tiny
+from lora_profiler.harness import Case
+
+Suite = Callable[..., tuple[Case, ...]]
+
+
+def suites() -> Mapping[str, Suite]:
+    """Every suite by its name; called with the device to train on, such as `suites()["tiny"]("cpu")`."""
+    return {suite.__name__: suite for suite in (tiny, cpu_families)}
