@@ -304,6 +304,13 @@ def test_control_groups_of_version_1_beside_an_empty_version_2(tmp_path: Path) -
     assert machine.oom_kills(root) == 1
 
 
+def test_a_group_without_a_limit_has_none(tmp_path: Path) -> None:
+    unlimited = {"sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}
+    assert machine.memory_limit_bytes(written(tmp_path / "1", {"proc/self/cgroup": "4:memory:/\n", **unlimited})) is None
+    unlimited = {"sys/fs/cgroup/memory.max": "max\n"}
+    assert machine.memory_limit_bytes(written(tmp_path / "2", {"proc/self/cgroup": "0::/\n", **unlimited})) is None
+
+
 def test_in_a_container_the_mount_is_the_group(tmp_path: Path) -> None:
     root = written(tmp_path, {"proc/self/cgroup": "0::/docker/abc\n", "sys/fs/cgroup/memory.max": "4096\n"})
     assert machine.memory_limit_bytes(root) == 4096
