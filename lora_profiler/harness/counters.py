@@ -51,4 +51,4 @@ class Counters:
 
 def driver_bytes(kind: str) -> int | None:
     """What the Metal driver has given to this process; the only counter that MPS has beside that of live tensors."""
-    return int(torch.mps.driver_allocated_memory()) if kind == "mps" else None
+    return int(torch.mps.driver_allocated_memory()) if kind == "mps" and torch.mps.is_available() else None

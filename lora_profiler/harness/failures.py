@@ -5,6 +5,7 @@ import traceback
 
 import torch
 
+from lora_profiler.errors import UnbuildableError
 from lora_profiler.harness.failures_text import without_paths
 from lora_profiler.harness.tracker import BudgetExceededError
 from lora_profiler.record import Failure, Status
@@ -30,12 +31,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def status_of(error: BaseException) -> Status:
-    """oom, interrupted, unsupported (torch has no kernel for what was asked), or crash."""
+    """oom, interrupted, unsupported (no such device, or no kernel for what was asked), or crash."""
     if is_out_of_memory(error):
         return "oom"
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
-    if isinstance(error, NotImplementedError) or any(text in str(error) for text in UNSUPPORTED_TEXTS):
+    if isinstance(error, NotImplementedError | UnbuildableError) or any(text in str(error) for text in UNSUPPORTED_TEXTS):
         return "unsupported"
     return "crash"
 

@@ -196,7 +196,8 @@ def _listen(process: "subprocess.Popen[bytes]", news: "queue.SimpleQueue[Heartbe
 def _await_end(process: "subprocess.Popen[bytes]", news: "queue.SimpleQueue[Heartbeat | None]") -> None:
     """Says with None that the child has ended. It is not reaped here: its group keeps its number until it has been ended."""
     if hasattr(os, "waitid"):
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with contextlib.suppress(ChildProcessError):  # ended and reaped by the other thread, which then hears nothing new
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     else:
         process.wait()
     news.put(None)

@@ -1,0 +1,304 @@
+"""Whole cases in processes of their own: what ends badly is a record too, nothing outlives its case, and no case disturbs the next."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import families
+from lora_profiler.catalog import model_from_config
+from lora_profiler.errors import UsageError
+from lora_profiler.harness import Case, Heartbeat, MeasurementError, make_case, measure_case
+from lora_profiler.harness.refusals import refuse
+from lora_profiler.planning.engine import predict
+from lora_profiler.record import Conditions, Record
+from lora_profiler.record_checks import problems
+from lora_profiler.units import GIB, MIB
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+
+MODEL = model_from_config(dict(families.TINY["llama"]) | {"vocab_size": 4000}, id="tiny", source="test")
+SETUP = TrainSetup(device="cpu", dtype="float32", batch_size=2, seq_len=64, lora=LoraConfig(r=4))
+QUICK = Conditions(min_timed_steps=0, memory_steps=2)
+TIMED = Conditions(min_timed_steps=6, max_timing_seconds=5.0)
+
+
+def case(setup: TrainSetup = SETUP, conditions: Conditions = QUICK) -> Case:
+    return make_case(Workload(model=MODEL, setup=setup), conditions)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def good() -> Record:
+    """One case that goes through, timed."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    heard: list[Heartbeat] = []
+    try:
+        record = measure_case(case(conditions=TIMED), progress=heard.append)
+    finally:
+        os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
+    order = list(dict.fromkeys(h.phase for h in heard))
+    assert order[:3] == ["context", "load", "adapter_inject"]
+    assert {"forward", "loss", "backward", "optimizer", "timing"} <= set(order)
+    return record
+
+
+def test_a_record_holds_together(good: Record) -> None:
+    m = good.measurement
+    assert m.status in ("ok", "noisy"), m.failure
+    assert problems(good) == []
+    assert len(m.step_seconds) >= 6
+    assert m.tokens_per_step == 128
+    assert sum(m.attribution_bytes.values()) == m.peak_requested_bytes
+    assert set(m.stage_seconds) >= {"import", "context", "load", "adapter_inject", "optimizer_build", "memory", "timing"}
+    assert m.timed_peak_bytes == m.peak_requested_bytes
+
+
+def test_a_measurement_equals_its_prediction(good: Record) -> None:
+    assert good.measurement.peak_requested_bytes == pytest.approx(predict(good.workload).peak.total_bytes, rel=1e-4)
+
+
+def test_the_parent_imports_no_torch_and_makes_no_context(tmp_path: Path) -> None:
+    program = textwrap.dedent("""
+        import sys
+        from lora_profiler import LoraConfig, TrainSetup, Workload
+        from lora_profiler.catalog import find_model
+        from lora_profiler.harness import make_case, measure_case
+        from lora_profiler.record import Conditions
+        setup = TrainSetup(device="cpu", dtype="float32", seq_len=8, lora=LoraConfig(r=4))
+        workload = Workload(model=find_model(sys.argv[1]), setup=setup)
+        record = measure_case(make_case(workload, Conditions(min_timed_steps=0, memory_steps=2)))
+        crash = measure_case(make_case(workload), child=(sys.executable, "-c", "raise SystemExit(3)"))
+        print(record.measurement.status, crash.measurement.status, sorted({"torch", "transformers", "numpy"} & set(sys.modules)))
+    """)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(dict(families.TINY["llama"]) | {"architectures": ["LlamaForCausalLM"]}))
+    done = subprocess.run([sys.executable, "-c", program, str(config)], capture_output=True, text=True, timeout=200)
+    assert done.stdout.split(maxsplit=2) == ["ok", "crash", "[]\n"], done.stderr
+
+
+# --- 6: what ends badly is a row ---------------------------------------------------------------------------------------------
+
+
+def test_a_budget_gives_oom_with_its_phase_and_bytes(good: Record) -> None:
+    peak = good.measurement.peak_requested_bytes
+    assert peak is not None
+    record = measure_case(case(conditions=replace(QUICK, budget_bytes=peak - MIB)))
+    m = record.measurement
+    assert m.status == "oom"
+    assert m.failure is not None and m.failure.phase in ("loss", "backward") and m.failure.step == 1
+    assert m.failure.tried_bytes and m.failure.allocated_bytes
+    assert m.failure.allocated_bytes + m.failure.tried_bytes > peak - MIB
+    assert m.step1_phase_peak_bytes["forward"] > 0, "peaks before the failure are kept"
+    assert problems(record) == []
+
+
+def test_the_system_refusing_memory_is_oom() -> None:
+    limited = textwrap.dedent("""
+        import resource, runpy, sys
+        import torch, transformers, peft
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 600 * 2**20, resource.RLIM_INFINITY))
+        runpy.run_module("lora_profiler.harness.child", run_name="__main__", alter_sys=True)
+    """)
+    huge = case(replace(SETUP, batch_size=64, seq_len=512))
+    record = measure_case(huge, child=(sys.executable, "-c", limited))
+    assert record.measurement.status == "oom", record.measurement.failure
+    assert record.measurement.failure is not None
+    assert record.measurement.failure.phase in ("forward", "loss", "backward")
+    assert record.measurement.failure.tried_bytes and record.measurement.failure.tried_bytes > MIB
+
+
+def _sleeper(phase: str, marker: Path, stubborn: bool = False) -> tuple[str, ...]:
+    """A child that says where it is, starts a child of its own and hangs."""
+    program = textwrap.dedent(f"""
+        import json, os, signal, subprocess, sys, time
+        if {stubborn}:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        open({str(marker)!r}, "w").write(f"{{os.getpid()}} {{grandchild.pid}}")
+        print(json.dumps(dict(phase={phase!r}, step=2, done=None)), flush=True)
+        time.sleep(600)
+    """)
+    return (sys.executable, "-c", program)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def _gone(pids: list[int]) -> bool:
+    deadline = time.monotonic() + 5
+    while any(map(_alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not any(map(_alive, pids))
+
+
+def test_a_hang_is_a_timeout_with_its_phase_and_leaves_nothing_alive(tmp_path: Path) -> None:
+    marker = tmp_path / "pids"
+    record = measure_case(case(), timeout_seconds=2.0, child=_sleeper("backward", marker))
+    assert record.measurement.status == "timeout"
+    assert record.measurement.failure is not None
+    assert (record.measurement.failure.phase, record.measurement.failure.step) == ("backward", 2)
+    assert _gone([int(pid) for pid in marker.read_text().split()])
+
+
+def test_a_child_that_ignores_the_request_is_ended_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_profiler.harness.runner.TERMINATE_SECONDS", 0.5)
+    marker = tmp_path / "pids"
+    record = measure_case(case(), timeout_seconds=2.0, child=_sleeper("load", marker, stubborn=True))
+    assert record.measurement.status == "timeout"
+    assert _gone([int(pid) for pid in marker.read_text().split()])
+
+
+@pytest.mark.parametrize(("kills", "status"), [([0, 0], "crash"), ([0, 1], "host_oom")])
+def test_a_killed_child_is_a_crash_or_the_machine_out_of_memory(
+    kills: list[int], status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = iter(kills)
+    monkeypatch.setattr("lora_profiler.harness.runner.oom_kills", lambda: next(counts))
+    killed = (sys.executable, "-c", "import os; os.kill(os.getpid(), 9)")
+    record = measure_case(case(), child=killed)
+    assert record.measurement.status == status
+    assert record.measurement.failure is not None
+    assert record.measurement.failure.exit_code == -9
+
+
+def test_a_crash_keeps_the_end_of_its_log_without_paths() -> None:
+    failing = (sys.executable, "-c", "raise ValueError('no such thing in /home/someone/secret.txt')")
+    record = measure_case(case(), child=failing)
+    assert record.measurement.status == "crash"
+    assert record.measurement.failure is not None
+    assert record.measurement.failure.log is not None
+    assert "no such thing in secret.txt" in record.measurement.failure.log
+    assert "/home" not in json.dumps(record.measurement.failure.log)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="a machine with an accelerator can run this")
+@pytest.mark.parametrize("device", ["cuda", "mps", "xpu"])
+def test_a_device_that_is_not_there_is_unsupported(device: str) -> None:
+    record = measure_case(case(replace(SETUP, device=device)))  # type: ignore[arg-type]
+    assert record.measurement.status == "unsupported"
+    assert record.measurement.failure is not None
+    assert f"sees no {device} device on this machine; try --device cpu" in record.measurement.failure.reason
+
+
+def test_an_interruption_is_a_record_and_ends_the_child(tmp_path: Path) -> None:
+    from lora_profiler.harness import MeasurementInterrupted
+
+    marker = tmp_path / "pids"
+
+    def interrupt() -> None:
+        while not marker.exists() or not marker.read_text():
+            time.sleep(0.02)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(MeasurementInterrupted) as raised:
+        measure_case(case(), child=_sleeper("forward", marker))
+    assert raised.value.record.measurement.status == "interrupted"
+    assert raised.value.record.measurement.failure is not None
+    assert raised.value.record.measurement.failure.phase == "forward"
+    assert _gone([int(pid) for pid in marker.read_text().split()])
+
+
+def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
+    """kill -9 of the driver leaves no process that trains on."""
+    program = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        import families
+        from test_harness import case, measure_case
+        from lora_profiler.record import Conditions
+        measure_case(case(conditions=Conditions(max_timing_seconds=60.0, min_timed_steps=10**6)),
+                     progress=lambda h: Path(sys.argv[1]).write_text(h.phase))
+    """)
+    said = tmp_path / "phase"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    driver = subprocess.Popen([sys.executable, "-c", program, str(said)], env=env)
+    deadline = time.monotonic() + 100
+    while not (said.exists() and said.read_text() in ("forward", "loss", "backward", "timing")):
+        assert time.monotonic() < deadline and driver.poll() is None
+        time.sleep(0.05)
+    children = [int(p) for p in Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()]
+    assert children and all(map(_alive, children))
+    driver.kill()
+    driver.wait()
+    assert _gone(children)
+
+
+# --- 7: isolation ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_case_is_the_same_after_one_that_ran_out_of_memory(good: Record) -> None:
+    measure_case(case(conditions=replace(QUICK, budget_bytes=2 * MIB)))
+    again = measure_case(case(conditions=TIMED))
+    for name in ("phase_peak_bytes", "step1_phase_peak_bytes", "attribution_bytes", "persistent_bytes", "saved_activation_bytes"):
+        assert getattr(again.measurement, name) == getattr(good.measurement, name), name
+
+
+def test_a_busy_machine_is_flagged() -> None:
+    hog = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        record = measure_case(case(conditions=replace(TIMED, max_timing_seconds=3.0)))
+    finally:
+        hog.kill()
+        hog.wait()
+    assert "busy_machine" in record.measurement.flags
+    assert record.measurement.status == "noisy"
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------------------
+
+
+def _installed(*missing: str) -> Callable[[str], object]:
+    return lambda name: None if name in missing else name
+
+
+def test_what_cannot_run_here_is_refused_before_a_process_starts() -> None:
+    qlora = Workload(model=MODEL, setup=replace(SETUP, dtype="bfloat16", quantization=Quantization()))
+    on_cuda = Workload(model=MODEL, setup=replace(SETUP, device="cuda", dtype="bfloat16"))
+    with pytest.raises(MeasurementError, match=r"needs torch, peft.*lora-profiler\[measure\]"):
+        refuse(qlora, QUICK, _installed("torch", "peft"))
+    with pytest.raises(MeasurementError, match="4-bit base needs bitsandbytes"):
+        refuse(qlora, QUICK, _installed("bitsandbytes"))
+    with pytest.raises(MeasurementError, match=r"compute capability 7.5\) has no bfloat16"):
+        refuse(on_cuda, QUICK, _installed(), lambda: (7, 5))
+    refuse(on_cuda, QUICK, _installed(), lambda: (8, 0))
+    refuse(on_cuda, QUICK, _installed(), lambda: None)
+
+
+def test_what_no_machine_can_run_is_refused() -> None:
+    gpt2 = model_from_config(families.TINY["gpt2"], id="tiny-gpt2", source="test")
+    with pytest.raises(UsageError, match="table of 256 positions, not 512"):
+        refuse(Workload(model=gpt2, setup=replace(SETUP, seq_len=512)), QUICK, _installed())
+    with pytest.raises(UsageError, match="padding is 1.0"):
+        refuse(Workload(model=MODEL, setup=SETUP), replace(QUICK, padding=1.0), _installed())
+    with pytest.raises(UsageError, match="take 2 or more"):
+        refuse(Workload(model=MODEL, setup=SETUP), replace(QUICK, memory_steps=1), _installed())
+
+
+def test_an_absurd_size_ends_as_oom_and_not_in_a_swapping_machine() -> None:
+    record = measure_case(case(replace(SETUP, seq_len=200), replace(QUICK, ballast_bytes=512 * GIB)))
+    assert record.measurement.status == "oom"
+    assert record.measurement.failure is not None
+    assert record.measurement.failure.tried_bytes == 512 * GIB
