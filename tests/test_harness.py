@@ -1,4 +1,4 @@
-"""Whole cases in processes of their own: what ends badly is a record too, nothing outlives its case, and no case disturbs the next."""
+"""Whole cases in processes of their own: what ends badly is a record, nothing outlives its case, none disturbs the next."""
 
 import json
 import os
@@ -281,7 +281,7 @@ def test_what_cannot_run_here_is_refused_before_a_process_starts() -> None:
         refuse(qlora, QUICK, _installed("torch", "peft"))
     with pytest.raises(MeasurementError, match="4-bit base needs bitsandbytes"):
         refuse(qlora, QUICK, _installed("bitsandbytes"))
-    with pytest.raises(MeasurementError, match=r"compute capability 7.5\) has no bfloat16"):
+    with pytest.raises(MeasurementError, match=r"compute capability 7\.5\) has no bfloat16"):
         refuse(on_cuda, QUICK, _installed(), lambda: (7, 5))
     refuse(on_cuda, QUICK, _installed(), lambda: (8, 0))
     refuse(on_cuda, QUICK, _installed(), lambda: None)
@@ -291,7 +291,7 @@ def test_what_no_machine_can_run_is_refused() -> None:
     gpt2 = model_from_config(families.TINY["gpt2"], id="tiny-gpt2", source="test")
     with pytest.raises(UsageError, match="table of 256 positions, not 512"):
         refuse(Workload(model=gpt2, setup=replace(SETUP, seq_len=512)), QUICK, _installed())
-    with pytest.raises(UsageError, match="padding is 1.0"):
+    with pytest.raises(UsageError, match=r"padding is 1\.0"):
         refuse(Workload(model=MODEL, setup=SETUP), replace(QUICK, padding=1.0), _installed())
     with pytest.raises(UsageError, match="take 2 or more"):
         refuse(Workload(model=MODEL, setup=SETUP), replace(QUICK, memory_steps=1), _installed())

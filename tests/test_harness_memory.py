@@ -1,4 +1,4 @@
-"""The memory pass against what it cannot have made up: planted bytes, torch's own tracker, the oracle's reading of the profiler."""
+"""The memory pass against what it cannot make up: planted bytes, torch's own tracker, the oracle's reading of the profiler."""
 
 import gc
 from dataclasses import replace

@@ -16,8 +16,8 @@ Fits = Literal["fits", "fits_with_retries", "does_not_fit"]
 class LargestBatch:
     """`batch_size` trained, in two processes, and `batch_size` + 1 did not; 0 if not even 1 did.
 
-    `monotone` is False if a larger batch fitted where a smaller one had not: then `batch_size` is the largest below the first
-    failure, and the truth lies up to `upper`. `emulated` tells that a budget stood in for the device's memory.
+    `monotone` is False if a batch fitted that did not fit again, or that is larger than one that did not: then the truth lies
+    up to `upper`, the largest that ever trained. `emulated` tells that a budget stood in for the device's memory.
     """
 
     batch_size: int
@@ -50,8 +50,8 @@ def largest_batch(case: Case, probe: Probe, predicted: int | None = None, limit:
             low = middle
         else:
             high = middle
-    if low:
-        search.prove(low)
+    while low and not search.proves(low):
+        low -= 1
     return search.result(low, predicted)
 
 
@@ -77,6 +77,7 @@ class _Search:
     def __init__(self, case: Case, probe: Probe, limit: int) -> None:
         self._case, self._probe, self._limit = case, probe, limit
         self._known: dict[int, bool] = {}
+        self._fitted: set[int] = set()
         self._records: list[Record] = []
 
     def fits(self, size: int) -> bool:
@@ -84,9 +85,12 @@ class _Search:
             self._known[size] = self._run(size, repeat=self._case.repeat)
         return self._known[size]
 
-    def prove(self, size: int) -> None:
-        """Trains `size` in another process; if it fails now, it does not count as fitting."""
+    def proves(self, size: int) -> bool:
+        """Whether `size` trains in two processes; one that fails in the second does not count as fitting."""
+        if not self.fits(size):
+            return False
         self._known[size] = self._run(size, repeat=self._case.repeat + 1)
+        return self._known[size]
 
     def bracket(self, predicted: int | None) -> tuple[int, int]:
         """(largest known to fit or 0, smallest known not to or beyond the limit): adjacent if the prediction is right."""
@@ -103,14 +107,11 @@ class _Search:
         return low, high
 
     def result(self, low: int, predicted: int | None) -> LargestBatch:
-        failing = [size for size, fitted in self._known.items() if not fitted]
-        fitting = [size for size, fitted in self._known.items() if fitted]
-        first = min(failing, default=self._limit + 1)
-        best = max((size for size in fitting if size < first), default=0)
+        first = min((size for size, fitted in self._known.items() if not fitted), default=self._limit + 1)
         return LargestBatch(
-            batch_size=best,
-            upper=max([best, *fitting]),
-            monotone=all(size < first for size in fitting),
+            batch_size=low,
+            upper=max([low, *self._fitted]),
+            monotone=all(size < first for size in self._fitted),
             emulated=self._case.conditions.budget_bytes is not None,
             predicted=predicted,
             records=tuple(self._records),
@@ -124,4 +125,6 @@ class _Search:
         found = verdict(record)
         if found is None:
             raise ProbeFailedError(record)
+        if found == "fits":
+            self._fitted.add(size)
         return found == "fits"

@@ -1,0 +1,255 @@
+"""Which cases are still owed, in what time, what an interruption keeps; and the batch search against trying every size."""
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_profiler.campaign.batch_search import LargestBatch, ProbeFailedError, largest_batch
+from lora_profiler.campaign.runs import MARGIN_SECONDS, Outcome, run_cases
+from lora_profiler.harness import Case, Heartbeat, MeasurementInterrupted, make_case
+from lora_profiler.record import Conditions, Environment, Failure, Record
+from lora_profiler.store import Store
+from records import WORKLOAD, make_record
+
+
+def case(batch_size: int = 2, repeat: int = 0, seed: int = 0) -> Case:
+    setup = replace(WORKLOAD.setup, batch_size=batch_size)
+    return make_case(replace(WORKLOAD, setup=setup), Conditions(seed=seed), repeat=repeat)
+
+
+def record_of(asked: Case, status: str = "ok", environment: dict[str, Any] | None = None) -> Record:
+    measured: dict[str, Any] = {}
+    if status != "ok":
+        measured = {"failure": Failure(reason="as planned", phase="forward"), "step_seconds": None}
+    found = make_record(asked.workload, conditions=asked.conditions, repeat=asked.repeat, environment=environment, **measured)
+    return replace(found, measurement=replace(found.measurement, status=status))  # type: ignore[arg-type]
+
+
+HERE = record_of(case()).environment.key
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.started_cases: list[int] = []
+        self.finished_cases: list[tuple[int, str, bool]] = []
+
+    def started(self, index: int, case: Case) -> None:
+        self.started_cases.append(index)
+
+    def progressed(self, index: int, heartbeat: Heartbeat) -> None:
+        pass
+
+    def finished(self, index: int, record: Record, stored_before: bool) -> None:
+        self.finished_cases.append((index, record.measurement.status, stored_before))
+
+
+class Clock:
+    """Time passes only where somebody says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def measurer(results: Callable[[Case], Record], clock: Clock | None = None, seconds: float = 0.0) -> Any:
+    def measure(asked: Case, **options: Any) -> Record:
+        measure.asked.append((asked, options))  # type: ignore[attr-defined]
+        if clock is not None:
+            clock.now += seconds
+        return results(asked)
+
+    measure.asked = []  # type: ignore[attr-defined]
+    return measure
+
+
+def run(cases: list[Case], store: Store, measure: Any, **options: Any) -> tuple[Outcome, Listener]:
+    listener = Listener()
+    outcome = run_cases(cases, store, listener, measure=measure, environment_key=lambda device: HERE, **options)
+    return outcome, listener
+
+
+def test_every_case_is_stored_when_it_is_there_and_not_run_again(tmp_path: Path) -> None:
+    store, cases = Store(tmp_path / "records.jsonl"), [case(1), case(2), case(2, repeat=1), case(4)]
+    first = measurer(record_of)
+    outcome, heard = run(cases, store, first, resume=True)
+    assert [r.id for r in outcome.records] == [r.id for r in store.records()]
+    assert heard.finished_cases == [(i, "ok", False) for i in range(4)]
+    second = measurer(record_of)
+    again, heard = run(cases, store, second, resume=True)
+    assert second.asked == []
+    assert [r.id for r in again.records] == [r.id for r in outcome.records]
+    assert heard.finished_cases == [(i, "ok", True) for i in range(4)]
+
+
+@pytest.mark.parametrize("changed", [case(3), case(2, repeat=7), case(2, seed=1)])
+def test_a_changed_case_is_another_case(tmp_path: Path, changed: Case) -> None:
+    store = Store(tmp_path / "records.jsonl")
+    run([case(2)], store, measurer(record_of))
+    measure = measurer(record_of)
+    run([case(2), changed], store, measure, resume=True)
+    assert [asked for asked, _ in measure.asked] == [changed]
+
+
+def test_another_environment_is_measured_anew_and_nothing_is_overwritten(tmp_path: Path) -> None:
+    store = Store(tmp_path / "records.jsonl")
+    old = record_of(case(), environment={"packages": {"torch": "2.11.0"}})
+    store.append(old)
+    measure = measurer(record_of)
+    run([case()], store, measure, resume=True)
+    assert len(measure.asked) == 1
+    assert {r.environment.packages["torch"] for r in store.records()} == {"2.11.0", "2.13.0"}
+
+
+def test_failures_are_kept_and_rerun_only_where_asked(tmp_path: Path) -> None:
+    store, statuses = Store(tmp_path / "records.jsonl"), iter(["oom", "ok", "crash", "interrupted"])
+    cases = [case(1), case(2), case(3), case(4)]
+    run(cases, store, measurer(lambda asked: record_of(asked, next(statuses))))
+    measure = measurer(record_of)
+    run(cases, store, measure, resume=True)
+    assert [asked.workload.setup.batch_size for asked, _ in measure.asked] == [4], "an interruption ends nothing"
+    measure = measurer(record_of)
+    run(cases, store, measure, resume=True, rerun=["oom"])
+    assert [asked.workload.setup.batch_size for asked, _ in measure.asked] == [1]
+    assert [r.measurement.status for r in store.records() if r.workload.setup.batch_size == 1] == ["ok"]
+
+
+def test_without_resume_the_newest_wins(tmp_path: Path) -> None:
+    store = Store(tmp_path / "records.jsonl")
+    run([case()], store, measurer(lambda asked: record_of(asked, "oom")))
+    run([case()], store, measurer(record_of))
+    assert [r.measurement.status for r in store.records()] == ["ok"]
+
+
+def test_a_deadline_leaves_out_what_would_not_end_in_time(tmp_path: Path) -> None:
+    """Cases of 100 s: the first is expected to take 60. Of 400 s three fit, since the fourth would need 300 + 100 + margin."""
+    clock, store = Clock(), Store(tmp_path / "records.jsonl")
+    measure = measurer(record_of, clock, 100.0)
+    outcome, _ = run([case(b) for b in range(1, 8)], store, measure, deadline_seconds=400.0, clock=clock)
+    assert 2 * 100 + 100 + MARGIN_SECONDS <= 400 < 3 * 100 + 100 + MARGIN_SECONDS
+    assert len(outcome.records) == 3
+    assert [c.workload.setup.batch_size for c in outcome.left] == [4, 5, 6, 7]
+    assert [options["timeout_seconds"] for _, options in measure.asked] == [400.0, 300.0, 200.0]
+
+
+def test_ctrl_c_keeps_what_has_finished_and_notes_what_has_not(tmp_path: Path) -> None:
+    store = Store(tmp_path / "records.jsonl")
+
+    def results(asked: Case) -> Record:
+        if asked.workload.setup.batch_size == 3:
+            raise MeasurementInterrupted(record_of(asked, "interrupted"))
+        return record_of(asked)
+
+    outcome, _ = run([case(b) for b in (1, 2, 3, 4)], store, measurer(results))
+    assert outcome.interrupted
+    assert [r.measurement.status for r in store.records()] == ["ok", "ok", "interrupted"]
+    measure = measurer(record_of)
+    run([case(b) for b in (1, 2, 3, 4)], store, measure, resume=True)
+    assert [asked.workload.setup.batch_size for asked, _ in measure.asked] == [3, 4]
+    assert [r.measurement.status for r in store.records()] == ["ok"] * 4
+
+
+def test_a_result_left_by_a_killed_run_is_taken_in(tmp_path: Path) -> None:
+    import json
+
+    from lora_profiler.record_json import record_dict
+
+    store = Store(tmp_path / "records.jsonl")
+    store.pending_path("left").write_text(json.dumps(record_dict(record_of(case()))))
+    measure = measurer(record_of)
+    outcome, _ = run([case()], store, measure, resume=True)
+    assert measure.asked == []
+    assert [r.id for r in outcome.records] == [record_of(case()).id]
+
+
+# --- 9: the largest batch ----------------------------------------------------------------------------------------------------
+
+
+class Machine:
+    """Trains batches up to `holds`, those in `retries` only after giving memory back."""
+
+    def __init__(self, holds: int, retries: frozenset[int] = frozenset()) -> None:
+        self.holds, self.retries = holds, retries
+        self.asked: list[int] = []
+
+    def __call__(self, asked: Case) -> Record:
+        size = asked.workload.setup.batch_size
+        self.asked.append(size)
+        record = record_of(asked, "ok" if size <= self.holds else "oom")
+        health = {"num_alloc_retries": 3 if size in self.retries else 0}
+        return replace(record, measurement=replace(record.measurement, health=health))
+
+
+def searches() -> Iterator[tuple[int, int | None]]:
+    draw = random.Random(9)
+    for _ in range(50):
+        holds = draw.choice([0, 1, 2, 3, draw.randrange(4, 60), draw.randrange(60, 3000)])
+        near = max(1, round(holds * draw.uniform(0.7, 1.4)))
+        yield holds, draw.choice([None, max(holds, 1), near, near])
+
+
+@pytest.mark.parametrize(("holds", "predicted"), list(searches()))
+def test_the_search_finds_what_trying_every_size_finds(holds: int, predicted: int | None) -> None:
+    machine = Machine(holds)
+    found = largest_batch(case(), machine, predicted)
+    exhaustive = max((size for size in range(1, holds + 2) if size <= holds), default=0)
+    assert found.batch_size == found.upper == exhaustive
+    assert found.monotone
+    assert holds + 1 in machine.asked, "the next one was seen to fail"
+    if holds:
+        assert machine.asked.count(holds) == 2, "the found one trained twice"
+    assert len(machine.asked) == len(set(machine.asked)) + (1 if holds else 0), "no other size twice"
+    assert len(machine.asked) <= 2 * math.log2(max(holds, 1)) + 4
+    assert len(found.records) == len(machine.asked)
+
+
+def test_a_right_prediction_takes_three_probes() -> None:
+    machine = Machine(37)
+    assert largest_batch(case(), machine, 37).batch_size == 37
+    assert machine.asked == [37, 38, 37]
+
+
+def test_the_proof_is_a_run_of_its_own() -> None:
+    found = largest_batch(case(), Machine(5), 5)
+    proofs = [r for r in found.records if r.workload.setup.batch_size == 5]
+    assert len({r.id for r in proofs}) == 2
+
+
+def test_a_batch_that_fits_only_sometimes_does_not_count() -> None:
+    class Moody(Machine):
+        def __call__(self, asked: Case) -> Record:
+            record = super().__call__(asked)
+            return record_of(asked, "oom") if self.asked.count(10) == 2 and self.asked[-1] == 10 else record
+
+    found: LargestBatch = largest_batch(case(), Moody(10), 10)
+    assert (found.batch_size, found.upper, found.monotone) == (9, 10, False)
+
+
+def test_retries_do_not_count_as_fitting() -> None:
+    assert largest_batch(case(), Machine(12, retries=frozenset({11, 12})), 11).batch_size == 10
+
+
+def test_a_probe_that_fails_otherwise_ends_the_search() -> None:
+    with pytest.raises(ProbeFailedError, match="crash: as planned") as raised:
+        largest_batch(case(), lambda asked: record_of(asked, "crash"))
+    assert raised.value.record.measurement.status == "crash"
+
+
+def test_the_environment_is_asked_for_only_where_something_is_stored(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def environment_key(device: str) -> str:
+        asked.append(device)
+        return HERE
+
+    store = Store(tmp_path / "records.jsonl")
+    for _ in range(2):
+        run_cases([case()], store, Listener(), measure=measurer(record_of), environment_key=environment_key, resume=True)
+    assert asked == ["cpu"]
+    assert isinstance(store.records()[0].environment, Environment)
