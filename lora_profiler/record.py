@@ -28,6 +28,13 @@ Flag = Literal[
 ]  # fmt: skip
 """What makes a number worth a second look; definitions in `docs/measuring.md`."""
 
+UNATTRIBUTED_SHARE = 0.01
+"""Of the peak: more that no category explains is flagged."""
+PERTURBED_SHARE = 0.005
+"""Of the peak: more between two ways of measuring it is flagged."""
+BUSY_SHARE = 0.10
+"""Of the machine's processor time: more that went to others while steps were timed is flagged."""
+
 VramMethod = Literal["pid", "device_delta", "none"]
 
 

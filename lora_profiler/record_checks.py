@@ -10,18 +10,13 @@ from typing import Any, NoReturn
 
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.private_text import private_text
-from lora_profiler.record import SCHEMA_VERSION, Flag, Record
+from lora_profiler.record import PERTURBED_SHARE, SCHEMA_VERSION, UNATTRIBUTED_SHARE, Flag, Phase, Record
 from lora_profiler.record_json import record_dict
 from lora_profiler.record_lines import parsed_record
-from lora_profiler.samples import relative_half_width
+from lora_profiler.samples import half_width_limit, relative_half_width
 
-UNATTRIBUTED_SHARE = 0.01
-"""Of the peak: more that no category explains must be flagged."""
-PERTURBED_SHARE = 0.005
-"""Of the peak: more between two ways of measuring it must be flagged."""
-NOISE_SHARES = {"cpu": 0.05}
-NOISE_SHARE = 0.01
-"""Largest half-width of the median's 95 % interval, over the median, that is still `ok`; on a CPU the one above."""
+AT_REST: tuple[Phase, ...] = ("setup", "zero")
+"""Phases without a product in them: elsewhere kernels take memory for themselves, which no tracker of tensors sees."""
 SPOILS_TIMES: tuple[Flag, ...] = ("busy_machine", "memory_pressure", "thermal_throttling")
 
 
@@ -56,7 +51,7 @@ def _noise_called_ok(record: Record) -> Iterator[str]:
             yield f"The status is ok in spite of the flag {flag}."
     if not m.step_seconds or min(m.step_seconds) <= 0:
         return
-    limit, found = NOISE_SHARES.get(kind, NOISE_SHARE), relative_half_width(m.step_seconds)
+    limit, found = half_width_limit(kind), relative_half_width(m.step_seconds)
     if found > limit:
         yield f"The status is ok, but the median's interval is {found:.1%} to either side; at most {limit:.0%} is not noise."
     if len(m.step_seconds) < record.conditions.min_timed_steps:
@@ -118,7 +113,8 @@ def _second_opinions(record: Record) -> Iterator[str]:
     workspace = m.workspace_bytes or 0  # the library's own, which is no tensor, so that no tracker sees it
     for phase, tracked in m.tracked_phase_peak_bytes.items():
         counted = m.phase_peak_bytes.get(phase, tracked)
-        if not counted - workspace - PERTURBED_SHARE * counted <= tracked <= counted + PERTURBED_SHARE * counted:
+        least = counted - workspace - PERTURBED_SHARE * counted if phase in AT_REST else 0
+        if not least <= tracked <= counted + PERTURBED_SHARE * counted:
             yield f"In {phase} the tracker saw {tracked} bytes, the allocator {counted}: over 0.5 % apart, and not flagged."
     peak = m.peak_requested_bytes
     if peak is not None and m.timed_peak_bytes is not None and abs(m.timed_peak_bytes - peak) > PERTURBED_SHARE * peak:
@@ -169,7 +165,8 @@ def _tokens(record: Record) -> Iterator[str]:
         count = getattr(m, name)
         if count is not None and not 0 <= count <= expected:
             yield f"{name} is {count} of {expected} tokens."
-    if m.num_parameters is not None and not 0 <= (m.num_trainable_parameters or 0) <= m.num_parameters:
+    trained = m.num_trainable_parameters or 0
+    if m.num_parameters is not None and (trained < 0 or (setup.lora is None and trained > m.num_parameters)):
         yield f"{m.num_trainable_parameters} of {m.num_parameters} parameters are said to be trained."
 
 

@@ -22,6 +22,11 @@ def median_interval(samples: Sequence[float]) -> tuple[float, float, float]:
     return ordered[k - 1], middle, ordered[n - k]
 
 
+def half_width_limit(device_kind: str) -> float:
+    """Largest `relative_half_width` of step times that is not called noisy: 5 % on a CPU, 1 % on an accelerator."""
+    return 0.05 if device_kind == "cpu" else 0.01
+
+
 def relative_half_width(samples: Sequence[float]) -> float:
     """Half the interval's width over the median: what the timing protocol limits. Raises ValueError for no samples."""
     low, middle, high = median_interval(samples)

@@ -28,17 +28,21 @@ from lora_profiler.harness.environment import environment
 from lora_profiler.harness.failures import failure_of, status_of
 from lora_profiler.harness.machine import peak_resident_bytes, resident_bytes
 from lora_profiler.harness.memory_pass import MemoryResult, memory_pass, one_step_peak
-from lora_profiler.harness.timing_pass import TimingResult, interval_limit, timing_pass
+from lora_profiler.harness.timing_pass import TimingResult, timing_pass
 from lora_profiler.harness.training import Batches, Training, token_counts
-from lora_profiler.record import Failure, Flag, Measurement, Phase, Record, Status
+from lora_profiler.record import (
+    BUSY_SHARE,
+    PERTURBED_SHARE,
+    UNATTRIBUTED_SHARE,
+    Failure,
+    Flag,
+    Measurement,
+    Phase,
+    Record,
+    Status,
+)
 from lora_profiler.record_json import record_dict
-from lora_profiler.samples import relative_half_width
-
-PERTURBED = 0.005
-"""A peak after the timing pass may differ by this share from the memory pass's before the record is flagged."""
-UNATTRIBUTED = 0.01
-BUSY = 0.10
-"""Share of the machine's processor time that others may take before a timing is called noisy."""
+from lora_profiler.samples import half_width_limit, relative_half_width
 
 
 @dataclass(slots=True)
@@ -184,11 +188,11 @@ def flags(run: Run, view: DeviceView) -> tuple[Flag, ...]:
     memory, timing = run.memory, run.timing
     size = memory.peak[1] if memory.peak else None
     found: list[Flag] = []
-    if run.other_cpu_share is not None and run.other_cpu_share > BUSY:
+    if run.other_cpu_share is not None and run.other_cpu_share > BUSY_SHARE:
         found.append("busy_machine")
     if timing.step_seconds and timing.block_seconds > 1.02 * sum(timing.step_seconds):
         found.append("host_bound")
-    if size and run.timed_peak_bytes is not None and abs(run.timed_peak_bytes - size) > PERTURBED * size:
+    if size and run.timed_peak_bytes is not None and abs(run.timed_peak_bytes - size) > PERTURBED_SHARE * size:
         found.append("instrumentation_perturbed_memory")
     if Counters(run.case.workload.setup.device).health().get("num_alloc_retries"):
         found.append("memory_pressure")
@@ -196,7 +200,7 @@ def flags(run: Run, view: DeviceView) -> tuple[Flag, ...]:
         found.append("shared_device")
     if view.too_hot:
         found.append("thermal_throttling")
-    if size and abs(memory.attribution.get("unattributed", 0)) > UNATTRIBUTED * size:
+    if size and abs(memory.attribution.get("unattributed", 0)) > UNATTRIBUTED_SHARE * size:
         found.append("unattributed_over_1_percent")
     return tuple(found)
 
@@ -208,7 +212,7 @@ def quality(run: Run, view: DeviceView) -> Status:
         return "ok"
     spoilt = {"busy_machine", "thermal_throttling", "memory_pressure"} & set(flags(run, view))
     few = len(seconds) < run.case.conditions.min_timed_steps
-    wide = relative_half_width(seconds) > interval_limit(run.case.workload.setup.device)
+    wide = relative_half_width(seconds) > half_width_limit(run.case.workload.setup.device)
     return "noisy" if spoilt or few or wide else "ok"
 
 

@@ -16,7 +16,7 @@ import torch
 from lora_profiler.harness.counters import Counters
 from lora_profiler.harness.training import Training
 from lora_profiler.record import Conditions, Phase
-from lora_profiler.samples import relative_half_width
+from lora_profiler.samples import half_width_limit, relative_half_width
 
 WARMUP_MIN_STEPS, WARMUP_MIN_SECONDS = 3, 1.0
 WARMUP_MAX_STEPS, WARMUP_MAX_SECONDS = 30, 60.0
@@ -61,17 +61,12 @@ def _warm_up_and_time(
     while not _warm(result.warmup_seconds, conditions):
         _block(training, 1, result.warmup_seconds, None, result.losses)
         progress("warmup", len(result.warmup_seconds))
-    limit = interval_limit(training.setup.device)
+    limit = half_width_limit(training.setup.device)
     typical = max(result.warmup_seconds[-1], 1e-6)
     size = min(max(1, round(BLOCK_SECONDS / typical)), conditions.min_timed_steps)
     while not _enough(result.step_seconds, conditions, limit, time.perf_counter() - began):
         result.block_seconds += _block(training, size, result.step_seconds, result.phase_seconds, result.losses)
         progress("timing", len(result.step_seconds))
-
-
-def interval_limit(device: str) -> float:
-    """Largest half-width of the median's 95 % interval, as a share of the median, that is not called noisy."""
-    return 0.05 if device == "cpu" else 0.01
 
 
 def _enough(samples: list[float], conditions: Conditions, limit: float, elapsed: float) -> bool:

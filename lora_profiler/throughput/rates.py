@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from lora_profiler.record import Measurement, Record
-from lora_profiler.record_checks import NOISE_SHARE, NOISE_SHARES
+from lora_profiler.samples import half_width_limit
 from lora_profiler.throughput.spread import Spread, spread
 
 MIN_STEPS = 10
@@ -63,7 +63,7 @@ def throughput(record: Record) -> Throughput | None:
         supervised_tokens_per_second=rate(measurement.supervised_tokens_per_step),
         host_bound=None if kind == "cpu" else _host_bound(measurement),
         energy=_energy(measurement),
-        warnings=_warnings(steps, NOISE_SHARES.get(kind, NOISE_SHARE)),
+        warnings=_warnings(steps, half_width_limit(kind)),
     )
 
 
