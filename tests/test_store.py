@@ -214,12 +214,13 @@ from records import make_record
 store, first = Store(Path(sys.argv[1])), int(sys.argv[2])
 print("ready", flush=True)
 sys.stdin.readline()
-print(sum(store.append(make_record(repeat=repeat)) for repeat in range(first, first + 50)))
+pairs = [(first + i, 1000 + i) for i in range(25)]
+print(sum(store.append(make_record(repeat=repeat)) for pair in pairs for repeat in pair))
 """
 
 
 def test_four_writers_lose_and_double_nothing(path: Path) -> None:
-    """50 records each, half of them also written by a neighbour."""
+    """50 records each, every second of which all four write at about the same time."""
     writers = [
         subprocess.Popen(
             [sys.executable, "-c", WRITER, str(path), str(25 * i)],
@@ -237,7 +238,7 @@ def test_four_writers_lose_and_double_nothing(path: Path) -> None:
     for writer in writers:
         outputs.append(writer.communicate()[0])
         assert writer.returncode == 0
-    expected = {make_record(repeat=repeat).id for repeat in range(125)}
+    expected = {make_record(repeat=repeat).id for repeat in [*range(100), *range(1000, 1025)]}
     on_disk = [line["id"] for line in lines_on_disk(path)]
     assert sorted(on_disk) == sorted(expected)
     assert sum(map(int, outputs)) == 125
@@ -388,6 +389,26 @@ def test_merge_takes_in_what_is_new_or_later(path: Path, tmp_path: Path) -> None
     assert len(here.unreadable) == 1 and here.unreadable[0].startswith(f"{pieces[1]}, line 3")
     with pytest.raises(StoreError, match="does not exist"):
         here.merge([tmp_path / "nothing.jsonl"])
+
+
+def test_a_result_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, events = tmp_path / "result.json", []
+    write_durably(path, "old")
+    real_fsync, real_replace = os.fsync, os.replace
+
+    def fsync(descriptor: int) -> None:
+        events.append(("fsync", path.read_text(), path.with_name("result.json.tmp").exists()))
+        real_fsync(descriptor)
+
+    def rename(source: Path, target: Path) -> None:
+        events.append(("rename", path.read_text(), source.read_text()))
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", rename)
+    write_durably(path, "new é")
+    assert events == [("fsync", "old", True), ("rename", "old", "new é"), ("fsync", "new é", False)]
+    assert path.read_bytes() == "new é".encode()
 
 
 # --- disks and places ---------------------------------------------------------------------------------------------------
