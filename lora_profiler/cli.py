@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from lora_profiler import __version__
-from lora_profiler.cli_options import output_options, setup_options, setups
+from lora_profiler.cli_bench import bench_command
+from lora_profiler.cli_options import answer_options, output_options, setup_options, setups
+from lora_profiler.cli_warnings import warn_of
 from lora_profiler.click_parts import (
     HELP_NAMES,
     DefaultGroup,
     ExampleCommand,
     check_new_file,
     complete_model,
+    print_blocks,
+    print_json,
     run,
     warn,
     write_out,
@@ -21,13 +25,10 @@ from lora_profiler.click_parts import (
 if TYPE_CHECKING:
     from lora_profiler.planning.answers import Answer
     from lora_profiler.report.blocks import Block
-    from lora_profiler.workload import Workload
-
-PIPE_WIDTH = 100
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Entry point: ends the process with the exit code of the contract (0 done, 1 does not fit, 2 usage, 3 no such model)."""
+    """Ends the process with the exit code of the contract (0 done, 1 does not fit, 2 usage, 3 no model, 4 not run)."""
     run(root, args, "lora-profile")
 
 
@@ -74,7 +75,8 @@ Exit code: 0 done, and if --gpu names a card at least one method fits it; 1 none
 """,
 )
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, shell_complete=complete_model)
-@setup_options
+@setup_options(device="cuda", device_help="Whose memory rules hold.")
+@answer_options
 @click.option("--per-layer", is_flag=True, help="Weights, memory and compute of every distinct layer.")
 @click.option("--explain", is_flag=True, help="The formula behind each number, with the numbers put in.")
 @output_options("table", "json", "csv", "md")
@@ -91,47 +93,10 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     asked = [[Workload(model=spec, setup=setup) for setup in setups(spec, ctx)] for spec in specs]
     found = [answers(workloads, gpu, o["engine"], all_levers=o["form"] == "json") for workloads in asked]
     for one_model in found:
-        _warn_of_idle_targets(one_model)
-        _warn_of_large_ranks(one_model)
-        _warn_of_long_sequences(one_model[0].prediction.workload)
+        warn_of([answer.prediction for answer in one_model])
     _print_answers(found, o)
     if gpu is not None and not any(a.fit and a.fit.verdict != "does_not_fit" for one_model in found for a in one_model):
         ctx.exit(1)
-
-
-def _warn_of_large_ranks(answers: Sequence["Answer"]) -> None:
-    """Says on stderr where an adapter holds more weights than the layer that it adapts; once for all methods."""
-    from lora_profiler.planning.remarks import outweighed_layers
-
-    for answer in answers:
-        layers = outweighed_layers(answer.prediction)
-        if layers:
-            first, lora = layers[0], answer.prediction.workload.setup.lora
-            assert lora is not None
-            warn(
-                f"rank {lora.r} outweighs {len(layers)} of the adapted layers: the adapter of {first.name} "
-                f"({first.in_features} x {first.out_features}) has {first.num_trainable_parameters:,} weights, the layer itself "
-                f"{first.num_parameters:,}."
-            )
-            return
-
-
-def _warn_of_idle_targets(answers: Sequence["Answer"]) -> None:
-    from lora_profiler.errors import did_you_mean
-    from lora_profiler.planning.remarks import unmatched_targets
-
-    workload = answers[-1].prediction.workload
-    for target in unmatched_targets(workload):
-        leaves = {name.rpartition(".")[2] for name, module in workload.model.modules() if module.is_linear}
-        warn(f"no module of {workload.model.id} matches {target}, which PEFT passes over.{did_you_mean(target, sorted(leaves))}")
-
-
-def _warn_of_long_sequences(workload: "Workload") -> None:
-    from lora_profiler.planning.remarks import trained_length
-
-    made_for, seq_len = trained_length(workload.model), workload.setup.seq_len
-    if made_for is not None and seq_len > made_for:
-        warn(f"{workload.model.id} was made for {made_for:,} tokens, not {seq_len:,}; see --seq-len.")
 
 
 def _print_answers(answers: Sequence[Sequence["Answer"]], o: dict[str, Any]) -> None:
@@ -139,7 +104,7 @@ def _print_answers(answers: Sequence[Sequence["Answer"]], o: dict[str, Any]) -> 
     if o["form"] == "json":
         from lora_profiler.report.payload import predict_payload
 
-        _print_json(predict_payload(flat), o["output"])
+        print_json(predict_payload(flat), o["output"])
     elif o["form"] == "csv":
         from lora_profiler.report.payload import layer_records, predict_records
         from lora_profiler.report.render import csv_text
@@ -149,7 +114,7 @@ def _print_answers(answers: Sequence[Sequence["Answer"]], o: dict[str, Any]) -> 
         blocks: list[Block] = []
         for one_model in answers:
             blocks += _model_blocks(one_model, per_layer=o["per_layer"], explain=o["explain"], engine=o["engine"])
-        _print_blocks(blocks, o["form"], o["output"])
+        print_blocks(blocks, o["form"], o["output"])
 
 
 def _model_blocks(answers: Sequence["Answer"], *, per_layer: bool, explain: bool, engine: str) -> list["Block"]:
@@ -235,9 +200,9 @@ def doctor_command(form: str, output: str | None, force: bool) -> None:
 
     diagnosis = diagnose()
     if form == "json":
-        _print_json({"schema_version": "1.0", "lora_profiler": __version__, **diagnosis.as_dict()}, output)
+        print_json({"schema_version": "1.0", "lora_profiler": __version__, **diagnosis.as_dict()}, output)
     else:
-        _print_blocks([doctor_table(diagnosis)], form, output)
+        print_blocks([doctor_table(diagnosis)], form, output)
 
 
 def _note_if_empty(found: Sequence[object], words: str, what: str, known: Any) -> None:
@@ -249,31 +214,14 @@ def _note_if_empty(found: Sequence[object], words: str, what: str, known: Any) -
 
 def _print_catalogue(name: str, records: list[dict[str, Any]], table: "Block", form: str, output: str | None) -> None:
     if form == "json":
-        _print_json({"schema_version": "1.0", name: records}, output)
+        print_json({"schema_version": "1.0", name: records}, output)
     elif form == "csv":
         from lora_profiler.report.catalogues import csv_records
         from lora_profiler.report.render import csv_text
 
         write_out(csv_text(csv_records(records)), output)
     else:
-        _print_blocks([table], form, output)
+        print_blocks([table], form, output)
 
 
-def _print_json(document: dict[str, Any], output: str | None) -> None:
-    import json
-
-    write_out(json.dumps(document, indent=2) + "\n", output)
-
-
-def _print_blocks(blocks: Sequence["Block"], form: str, output: str | None) -> None:
-    from lora_profiler.report import render
-
-    def show() -> None:
-        from lora_profiler.report.terminal import show as show_on_terminal
-
-        show_on_terminal(blocks)
-
-    if form == "md":
-        write_out(render.markdown(blocks), output)
-    else:
-        write_out(render.plain(blocks, PIPE_WIDTH), output, show)
+root.add_command(bench_command)

@@ -26,7 +26,7 @@ from lora_profiler.workload import (
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-LORA_OPTIONS = ("rank", "alpha", "dropout", "targets", "layers_to_transform", "modules_to_save", "adapter_dtype")
+LORA_OPTIONS = ("rank", "alpha", "dropout", "targets", "layers_to_transform", "modules_to_save", "adapter_dtype", "use_dora")
 QLORA_OPTIONS = ("double_quant", "recipe")
 
 
@@ -49,6 +49,7 @@ _SETUP_OPTIONS = [
     click.option("--layers-to-transform", metavar="N,N-N", help="Adapt only these layers, by number; with a list of names."),
     click.option("--modules-to-save", metavar="NAME,...", help="Modules trained in full beside the adapters."),
     click.option("--adapter-dtype", type=_literal(Dtype), default="float32", help="[default: float32, as PEFT does]"),
+    click.option("--use-dora", is_flag=True, hidden=True),
     click.option("-b", "--batch-size", type=int, default=1, show_default=True, help="Sequences in one micro-batch."),
     click.option("-s", "--seq-len", type=int, default=2048, show_default=True, help="Tokens in each sequence."),
     click.option("--accumulation", type=int, default=1, show_default=True, help="Micro-batches per optimizer step."),
@@ -65,16 +66,20 @@ _SETUP_OPTIONS = [
         help="foreach is what torch takes on CUDA.",
     ),
     click.option("--checkpointing/--no-checkpointing", default=False, help="Recompute each layer in backward. [default: off]"),
+    click.option("--use-reentrant", is_flag=True, hidden=True),
     click.option(
         "--attention", type=_literal(Attention), default="auto", show_default=True,
         help="auto is SDPA with the kernel that torch would take.",
     ),
-    click.option("--device", type=_literal(Device), default="cuda", show_default=True, help="Whose memory rules hold."),
 ]  # fmt: skip
+"""Hidden ones are refused with the reason: people who come from PEFT and transformers know them."""
 
 _LOOKUP_OPTIONS = [
     click.option("--revision", default="main", show_default=True, help="Branch, tag or commit on the hub."),
     click.option("--offline", is_flag=True, help="Never ask the hub."),
+]  # fmt: skip
+
+_ANSWER_OPTIONS = [
     click.option(
         "--gpu", metavar="KEY|auto|custom:24GiB", shell_complete=complete_gpu,
         help="Judge a card; `lora-profile gpus` lists them.",
@@ -83,44 +88,60 @@ _LOOKUP_OPTIONS = [
 ]  # fmt: skip
 
 
-def setup_options(command: F) -> F:
-    """Adds the options of a training setup, of the model look-up, the card and the engine, in this order."""
-    for option in reversed(_SETUP_OPTIONS + _LOOKUP_OPTIONS):
-        command = option(command)
-    return command
+def setup_options(*, device: str | None, device_help: str) -> Callable[[F], F]:
+    """Adds the options of a training setup and of the model look-up. `device` is the default of --device, None to find it out."""
+    of_device = click.option("--device", type=_literal(Device), default=device, show_default=device or False, help=device_help)
+
+    def add(command: F) -> F:
+        return _with_options(command, [*_SETUP_OPTIONS, of_device, *_LOOKUP_OPTIONS])
+
+    return add
+
+
+def answer_options(command: F) -> F:
+    """Adds the options of the card to judge and of the engine."""
+    return _with_options(command, _ANSWER_OPTIONS)
 
 
 def output_options(*formats: str) -> Callable[[F], F]:
     """Adds --format (the first is the default), -o and --force."""
 
     def add(command: F) -> F:
-        for option in reversed([
+        return _with_options(command, [
             click.option("--format", "form", type=NearestChoice(formats), default=formats[0], show_default=True),
             click.option("-o", "--output", metavar="FILE", help="Write to a new file instead of stdout."),
             click.option("--force", is_flag=True, help="Let -o replace a file."),
-        ]):  # fmt: skip
-            command = option(command)
-        return command
+        ])  # fmt: skip
 
     return add
 
 
-def setups(model: ModelSpec, ctx: click.Context) -> list[TrainSetup]:
-    """One setup for each asked method, in the order asked. Raises UsageError for options that contradict each other."""
+def _with_options(command: F, options: Sequence[Callable[[F], F]]) -> F:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def setups(model: ModelSpec, ctx: click.Context, device: Device | None = None) -> list[TrainSetup]:
+    """One setup for each asked method, in the order asked; on `device` where that is not left to --device.
+
+    Raises UsageError for options that contradict each other.
+    """
     o = ctx.params
     methods: Sequence[str] = list(dict.fromkeys(o["methods"])) or ["full", "lora"]
     _refuse_idle_options(ctx, methods)
     base = TrainSetup(
         batch_size=o["batch_size"], seq_len=o["seq_len"], accumulation=o["accumulation"], dtype=o["dtype"],
         precision=o["precision"], optimizer=o["optimizer"], optimizer_impl=o["optimizer_impl"],
-        checkpointing=o["checkpointing"], attention=o["attention"], device=o["device"],
+        checkpointing=o["checkpointing"], attention=o["attention"], device=o["device"] if device is None else device,
+        use_reentrant=o["use_reentrant"],
     )  # fmt: skip
     if set(methods) == {"full"}:
         return [base]
     lora = LoraConfig(
         r=o["rank"], lora_alpha=o["alpha"], lora_dropout=o["dropout"], target_modules=_targets(o["targets"], model),
         layers_to_transform=_numbers(o["layers_to_transform"]), modules_to_save=_names(o["modules_to_save"], "--modules-to-save"),
-        adapter_dtype=o["adapter_dtype"],
+        adapter_dtype=o["adapter_dtype"], use_dora=o["use_dora"],
     )  # fmt: skip
     return [_with_method(base, lora, method, ctx) for method in methods]
 
@@ -132,27 +153,29 @@ def _with_method(base: TrainSetup, lora: LoraConfig, method: str, ctx: click.Con
         return replace(base, lora=lora)
     quantization = Quantization(double_quant=ctx.params["double_quant"], recipe=ctx.params["recipe"])
     if quantization.recipe == "trl":
-        if _given(ctx, "adapter_dtype") and lora.adapter_dtype != "bfloat16":
+        if given(ctx, "adapter_dtype") and lora.adapter_dtype != "bfloat16":
             raise UsageError(f"the trl recipe trains bfloat16 adapters, not {lora.adapter_dtype}; leave out one of the two.")
         lora = replace(lora, adapter_dtype="bfloat16")
     return replace(base, lora=lora, quantization=quantization)
 
 
-def _given(ctx: click.Context, name: str) -> bool:
+def given(ctx: click.Context, name: str) -> bool:
+    """Whether the user gave the option, by its parameter's name; its default is not given."""
     return ctx.get_parameter_source(name) not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP, None)
 
 
 def _refuse_idle_options(ctx: click.Context, methods: Sequence[str]) -> None:
     """An option that none of the methods would read is a mistake, not a wish to be ignored."""
-    idle = [] if {"lora", "qlora"} & set(methods) else [n for n in LORA_OPTIONS if _given(ctx, n)]
+    idle = [] if {"lora", "qlora"} & set(methods) else [n for n in LORA_OPTIONS if given(ctx, n)]
     if idle:
-        raise UsageError(f"{_flag(idle[0])} has no meaning for --method full; add --method lora, or leave it out.")
-    idle = [] if "qlora" in methods else [n for n in QLORA_OPTIONS if _given(ctx, n)]
+        raise UsageError(f"{flag(idle[0])} has no meaning for --method full; add --method lora, or leave it out.")
+    idle = [] if "qlora" in methods else [n for n in QLORA_OPTIONS if given(ctx, n)]
     if idle:
-        raise UsageError(f"{_flag(idle[0])} is about a 4-bit base; add --method qlora, or leave it out.")
+        raise UsageError(f"{flag(idle[0])} is about a 4-bit base; add --method qlora, or leave it out.")
 
 
-def _flag(name: str) -> str:
+def flag(name: str) -> str:
+    """The option of a parameter: seq_len is --seq-len."""
     return "--" + name.replace("_", "-")
 
 

@@ -13,6 +13,9 @@ from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean, ne
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from lora_profiler.report.blocks import Block
+
+PIPE_WIDTH = 100
 HELP_NAMES = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -24,6 +27,16 @@ class NearestChoice(click.Choice[str]):
             return super().convert(value, param, ctx)
         except click.BadParameter as e:
             raise click.BadParameter(e.message + did_you_mean(str(value), map(str, self.choices)), ctx=ctx, param=param) from None
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range; neither infinite nor none at all."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if number - number != 0:
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 class DefaultGroup(click.Group):
@@ -82,17 +95,18 @@ def complete_model(ctx: click.Context, param: Any, incomplete: str) -> list["Com
 
     known = [name for model in bundled_models() for name in (model.id, *model.aliases)]
     names = [name for name in known if name.lower().startswith(incomplete.lower())] if incomplete else []
-    return _items(names)
+    return items(names)
 
 
 def complete_gpu(ctx: click.Context, param: Any, incomplete: str) -> list["CompletionItem"]:
     from lora_profiler.catalog import bundled_gpus
 
     keys = ["auto", *(gpu.key for gpu in bundled_gpus())]
-    return _items(key for key in keys if key.startswith(incomplete.lower()))
+    return items(key for key in keys if key.startswith(incomplete.lower()))
 
 
-def _items(words: Iterable[str]) -> list["CompletionItem"]:
+def items(words: Iterable[str]) -> list["CompletionItem"]:
+    """Words as the shell is offered them."""
     from click.shell_completion import CompletionItem
 
     return [CompletionItem(word) for word in words]
@@ -143,6 +157,28 @@ def write_out(text: str, path: str | None, show: Callable[[], None] | None = Non
         show()
     else:
         click.echo(text, nl=False)
+
+
+def print_json(document: dict[str, Any], output: str | None) -> None:
+    """`document` to the file, or to stdout."""
+    import json
+
+    write_out(json.dumps(document, indent=2) + "\n", output)
+
+
+def print_blocks(blocks: Sequence["Block"], form: str, output: str | None) -> None:
+    """`blocks` as Markdown ("md") or as text, to the file or to stdout; drawn where that is a terminal."""
+    from lora_profiler.report import render
+
+    def show() -> None:
+        from lora_profiler.report.terminal import show as show_on_terminal
+
+        show_on_terminal(blocks)
+
+    if form == "md":
+        write_out(render.markdown(blocks), output)
+    else:
+        write_out(render.plain(blocks, PIPE_WIDTH), output, show)
 
 
 def warn(text: str) -> None:

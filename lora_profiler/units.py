@@ -91,6 +91,13 @@ def seconds_text(seconds: float) -> str:
     return f"{minutes:,} min {rest} s"
 
 
+def clock_text(seconds: float) -> str:
+    """A time as a clock shows it, for what changes while one looks: 7.9 -> '0:07', 3723 -> '1:02:03'."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def rate_text(per_second: float, what: str = "") -> str:
     """Things per second with at least three digits: 3063.4 tokens -> '3,063 tokens/s', 12.34 -> '12.3/s', 0.512 -> '0.512/s'."""
     decimals = 0 if per_second >= 100 else 1 if per_second >= 10 else 2 if per_second >= 1 else 3

@@ -101,6 +101,11 @@ def test_seconds_text(seconds: float, text: str) -> None:
     assert units.seconds_text(seconds) == text
 
 
+@pytest.mark.parametrize(("seconds", "text"), [(0.0, "0:00"), (7.9, "0:07"), (59.99, "0:59"), (125, "2:05"), (3723.5, "1:02:03")])
+def test_clock_text(seconds: float, text: str) -> None:
+    assert units.clock_text(seconds) == text
+
+
 @pytest.mark.parametrize(
     ("rate", "what", "text"),
     [(3063.4, "tokens", "3,063 tokens/s"), (12.34, "", "12.3/s"), (1.234, "steps", "1.23 steps/s"), (0.0512, "", "0.051/s")],

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
+from lora_profiler.campaign.batch_search import LargestBatch
 from lora_profiler.compare import Comparison
 from lora_profiler.record import Record
 from lora_profiler.record_json import record_dict
@@ -27,13 +28,25 @@ def bench_schema() -> dict[str, Any]:
     return schema
 
 
-def bench_payload(records: Sequence[Record], comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """The whole document: raw samples and how predictions stand to them. Nothing else that is derived is in it."""
-    return {
+def bench_payload(
+    records: Sequence[Record], comparisons: Sequence[Comparison], largest_batches: Sequence[LargestBatch] = ()
+) -> dict[str, Any]:
+    """The whole document: raw samples, how predictions stand to them, and what batch searches proved. Nothing else is derived."""
+    document = {
         "schema_version": SCHEMA_VERSION,
         "records": [record_dict(record) for record in records],
         "comparisons": [asdict(comparison) for comparison in comparisons],
     }
+    if largest_batches:
+        document["largest_batches"] = [_largest_batch_dict(found) for found in largest_batches]
+    return document
+
+
+def _largest_batch_dict(found: LargestBatch) -> dict[str, Any]:
+    workload = found.records[0].workload
+    probes = {"record_ids": [record.id for record in found.records]}
+    rest = {f.name: getattr(found, f.name) for f in fields(found) if f.name != "records"}
+    return {"model": workload.model.id, "setup": setup_dict(workload.setup) | {"batch_size": None}, **rest, **probes}
 
 
 def run_records(records: Sequence[Record]) -> list[dict[str, Any]]:

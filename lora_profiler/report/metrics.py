@@ -85,6 +85,28 @@ PHASE_LABELS: Final[dict[str, str]] = {
 }
 """Measured phases; "forward" also names the group of forward and loss that is compared with a prediction."""
 
+PHASE_SHORT: Final[dict[str, str]] = PHASE_LABELS | {
+    "setup": "the batch",
+    "forward": "forward",
+    "clip": "clipping",
+    "optimizer": "optimizer",
+}
+"""The same while a step goes on, for narrow columns."""
+
+STAGE_LABELS: Final[dict[str, str]] = {
+    "start": "starting",
+    "import": "importing",
+    "context": "opening the device",
+    "load": "loading the model",
+    "quantise": "quantising",
+    "adapter_inject": "adding adapters",
+    "optimizer_build": "making the optimizer",
+    "memory": "memory",
+    "timing": "timing",
+    "end": "finishing",
+}
+"""What a measured process does before, between and after its steps."""
+
 METRIC_LABELS: Final[dict[str, str]] = {
     "peak_requested_bytes": "peak that tensors ask for",
     "peak_allocated_bytes": "peak allocated",

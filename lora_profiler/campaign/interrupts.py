@@ -1,0 +1,35 @@
+"""Ctrl-C during a run: once to end it, and what comes after cannot spoil the winding up."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+
+@dataclass(slots=True)
+class Interrupt:
+    """`asked` once Ctrl-C was pressed."""
+
+    asked: bool = False
+
+
+@contextmanager
+def one_interrupt() -> Iterator[Interrupt]:
+    """Inside, the first Ctrl-C raises KeyboardInterrupt as ever; further ones are passed over, while children are ended and
+    records stored, which takes seconds. Where Ctrl-C is ignored already, as in the background of a shell, it stays so.
+    """
+    interrupt = Interrupt()
+    before = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if not interrupt.asked:
+            interrupt.asked = True
+            raise KeyboardInterrupt
+
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, handle)
+    try:
+        yield interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)

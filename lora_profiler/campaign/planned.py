@@ -1,0 +1,74 @@
+"""Cases with their predictions, made before anything runs, so that a wrong question costs no time."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lora_profiler.harness import Case, MeasurementError
+from lora_profiler.harness.refusals import refuse
+from lora_profiler.planning.engine import predict
+from lora_profiler.prediction import Prediction
+from lora_profiler.record import Conditions
+from lora_profiler.units import bytes_text
+from lora_profiler.workload import Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A case that can be started, and what is predicted of it."""
+
+    case: Case
+    prediction: Prediction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A case that this machine or installation cannot run, and why."""
+
+    case: Case
+    reason: str
+
+
+def planned(case: Case, check: Callable[[Workload, Conditions], None] = refuse) -> Planned:
+    """`case` with its prediction. Raises what `refusals.refuse` and the predictor raise."""
+    check(case.workload, case.conditions)
+    return Planned(case=case, prediction=predict(case.workload))
+
+
+def sorted_out(
+    cases: Sequence[Case], memory_bytes: int | None, check: Callable[[Workload, Conditions], None] = refuse
+) -> tuple[list[Planned], list[Refused]]:
+    """Those of many cases that can be started here, and those that cannot: a suite is made for more than one machine.
+
+    `memory_bytes` is the machine's. Raises UsageError for a case that no machine could run.
+    """
+    able: list[Planned] = []
+    unable: list[Refused] = []
+    for case in cases:
+        try:
+            found = planned(case, check)
+            refuse_beyond(memory_bytes, [found])
+            able.append(found)
+        except MeasurementError as e:
+            unable.append(Refused(case=case, reason=str(e)))
+    return able, unable
+
+
+def refuse_beyond(memory_bytes: int | None, cases: Sequence[Planned]) -> None:
+    """Raises MeasurementError for a case on the CPU that needs more than the machine's memory by its prediction.
+
+    There it would end by the operating system's choice, and perhaps another program with it. A budget ends a run in time, but the
+    weights must have room all the same. A device of its own says by itself that it is full.
+    """
+    for each in cases:
+        conditions, prediction = each.case.conditions, each.prediction
+        if memory_bytes is None or each.case.workload.setup.device != "cpu":
+            continue
+        weights = sum(prediction.persistent_bytes.get(name, 0) for name in ("parameters", "adapters", "quantization_state"))
+        peak = prediction.peak.total_bytes
+        needed = max(weights, peak if conditions.budget_bytes is None else min(peak, conditions.budget_bytes))
+        if needed > memory_bytes:
+            name = f"{each.case.workload.model.id} ({each.case.workload.setup.method})"
+            raise MeasurementError(
+                f"{name} needs {bytes_text(needed)} by its prediction, and this machine has {bytes_text(memory_bytes)}; take a "
+                "smaller batch or sequence, or --budget to see it run out of memory."
+            )

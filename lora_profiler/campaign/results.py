@@ -1,0 +1,40 @@
+"""A record beside everything that is worked out from it: prediction, errors, speed, utilisation."""
+
+from dataclasses import dataclass, replace
+
+from lora_profiler.compare import Comparison, compare
+from lora_profiler.planning.engine import predict
+from lora_profiler.prediction import Prediction
+from lora_profiler.record import Record
+from lora_profiler.throughput import Throughput, Utilisation, throughput, utilisation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One record and what it says; `speed` and `utilisation` are None where nothing was timed or the card is unknown."""
+
+    record: Record
+    prediction: Prediction
+    comparisons: tuple[Comparison, ...]
+    speed: Throughput | None
+    utilisation: Utilisation | None
+
+
+def result(record: Record, prediction: Prediction) -> Result:
+    """`prediction` is that of `record.workload`."""
+    return Result(
+        record=record,
+        prediction=prediction,
+        comparisons=compare(record, prediction),
+        speed=throughput(record),
+        utilisation=_utilisation(record, prediction),
+    )
+
+
+def _utilisation(record: Record, prediction: Prediction) -> Utilisation | None:
+    found = utilisation(record, prediction.flops)
+    setup = record.workload.setup
+    if found is None or setup.lora is None:
+        return found
+    full = predict(replace(record.workload, setup=replace(setup, lora=None, quantization=None)))
+    return utilisation(record, prediction.flops, full.flops)

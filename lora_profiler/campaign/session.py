@@ -1,0 +1,83 @@
+"""One command's worth of measuring: its cases in turn, or the probes of a batch search, with one store and one deadline."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+from lora_profiler.campaign import runs
+from lora_profiler.campaign.batch_search import LargestBatch, largest_batch
+from lora_profiler.campaign.interrupts import Interrupt
+from lora_profiler.campaign.planned import Planned, planned
+from lora_profiler.campaign.progress import Progress
+from lora_profiler.harness import Case, MeasurementInterrupted, environment_of, measure_case
+from lora_profiler.record import Record
+from lora_profiler.store import Store
+
+
+class TimeIsUpError(Exception):
+    """A search could not start its next probe before the deadline; what it measured is stored."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """How cases are run: see `runs.run_cases`. The environment is asked for once a device."""
+
+    store: Store
+    progress: Progress
+    interrupt: Interrupt
+    resume: bool = False
+    rerun: tuple[str, ...] = ()
+    deadline_seconds: float | None = None
+    timeout_seconds: float = 1800.0
+    clock: Callable[[], float] = time.monotonic
+    _began: float = 0.0
+    _environment_key: Callable[[str], str] = field(default=lambda device: device)
+
+    def __post_init__(self) -> None:
+        self._began = self.clock()
+        self._environment_key = cache(lambda device: environment_of(device).key)
+
+    def run(self, cases: Sequence[Planned]) -> runs.Outcome:
+        """Every case in turn. Raises StoreError, and KeyboardInterrupt where Ctrl-C came between two cases."""
+        rows = [self.progress.add(each) for each in cases]
+        return self._run([each.case for each in cases], rows[0] if rows else 0)
+
+    def search(self, start: Planned, predicted: int | None) -> LargestBatch:
+        """The largest batch of a case, each probe a row and a record.
+
+        Raises ProbeFailedError, TimeIsUpError, and MeasurementInterrupted on Ctrl-C.
+        """
+        return largest_batch(start.case, self._probe, predicted)
+
+    def _probe(self, case: Case) -> Record:
+        outcome = self._run([case], self.progress.add(planned(case)))
+        if outcome.interrupted:
+            raise MeasurementInterrupted(outcome.records[-1])
+        if outcome.left:
+            raise TimeIsUpError("the deadline leaves no time for another probe.")
+        return outcome.records[0]
+
+    def _run(self, cases: Sequence[Case], first_row: int) -> runs.Outcome:
+        deadline = self.deadline_seconds
+        outcome = runs.run_cases(
+            cases,
+            self.store,
+            self.progress.observer(first_row),
+            resume=self.resume,
+            rerun=self.rerun,
+            deadline_seconds=None if deadline is None else deadline - (self.clock() - self._began),
+            timeout_seconds=self.timeout_seconds,
+            measure=self._measure,
+            environment_key=self._environment_key,
+        )
+        if outcome.interrupted:
+            self.progress.interrupt(outcome.records[-1])
+        return outcome
+
+    def _measure(self, case: Case, **options: object) -> Record:
+        """A child may end well in the moment of Ctrl-C: its record is kept, and nothing is started after it."""
+        record = measure_case(case, **options)  # type: ignore[arg-type]  # run_cases' own keywords, passed on
+        if self.interrupt.asked:
+            raise MeasurementInterrupted(record)
+        return record

@@ -1,0 +1,220 @@
+"""`lora-profile bench`: trains for real, one process a case, keeps every record, and holds it against the prediction."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lora_profiler.cli_bench_options import bench_options, check_options, model_cases
+from lora_profiler.cli_options import output_options, setup_options
+from lora_profiler.cli_warnings import warn_of
+from lora_profiler.click_parts import (
+    HELP_NAMES,
+    ExampleCommand,
+    check_new_file,
+    complete_model,
+    print_blocks,
+    print_json,
+    warn,
+    write_out,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from lora_profiler.campaign.batch_search import LargestBatch
+    from lora_profiler.campaign.planned import Planned
+    from lora_profiler.campaign.progress import Progress
+    from lora_profiler.campaign.results import Result
+    from lora_profiler.campaign.session import Session
+    from lora_profiler.harness import Case
+    from lora_profiler.store import Store
+    from lora_profiler.workload import Device
+
+NOT_MEASURED = ("timeout", "crash", "unsupported", "invalid")
+"""Statuses that say nothing about the case itself. Running out of memory does: it is a result."""
+
+
+@click.command(
+    "bench",
+    short_help="Train a model for real, and compare with the prediction.",
+    cls=ExampleCommand,
+    context_settings=HELP_NAMES,
+    epilog="""
+MODEL is a hub id, a hub URL, an alias, a folder, or a path to a config.json. Weights are random unless --weights says
+otherwise, so nothing is downloaded. Every case runs in a process of its own; Ctrl-C ends it and keeps what is done.
+
+Examples:
+  lora-profile bench gpt2 -s 512                            full and LoRA on the accelerator that is there
+  lora-profile bench gpt2 -s 512 --device cpu --dtype float32 --timing-seconds 20
+  lora-profile bench gpt2 -s 128 --budget 2GiB              does it fit into 2 GiB?
+  lora-profile bench gpt2 -s 128 --largest-batch --budget 4GiB --device cpu
+  lora-profile bench --suite NAME --resume --deadline 560   in pieces: say it again until nothing is left
+
+Exit code: 0 done, running out of memory included; 2 usage; 3 no such model; 4 not measured; 130 Ctrl-C.
+""",
+)
+@click.argument("models", metavar="[MODEL...]", nargs=-1, shell_complete=complete_model)
+@setup_options(device=None, device_help="Where to train. [default: the accelerator that is there, else cpu]")
+@bench_options
+@output_options("table", "json", "csv", "md")
+@click.pass_context
+def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> None:
+    """Train MODEL for real on this machine: measure memory and time, store the records, and compare with the prediction."""
+    check_new_file(o["output"], o["force"])
+    check_options(ctx, models)
+    from lora_profiler.campaign.interrupts import one_interrupt
+    from lora_profiler.campaign.progress import Progress
+    from lora_profiler.campaign.results import result
+    from lora_profiler.campaign.session import Session
+    from lora_profiler.report.progress import shown
+    from lora_profiler.store import Store, default_records_path
+
+    device = _device(o["device"])
+    cases, num_refused = _cases(ctx, models, device)
+    store = Store(o["records"] or default_records_path())
+    click.echo(f"Training on {device}; records go to {store.path}.", err=True)
+    progress = Progress(earlier=store.records())
+    with one_interrupt() as interrupt:
+        session = Session(
+            store=store, progress=progress, interrupt=interrupt, resume=o["resume"], rerun=o["rerun"],
+            deadline_seconds=o["deadline"], timeout_seconds=o["timeout"],
+        )  # fmt: skip
+        drawn_again = o["form"] == "table" and o["output"] is None and sys.stdout.isatty()
+        total = None if o["largest_batch"] else len(cases)
+        proven: list[LargestBatch] = []
+        with shown(progress, total=total, deadline_seconds=o["deadline"], transient=drawn_again):
+            num_left = _run(session, cases, proven, search=o["largest_batch"])
+        results = [result(row.record, row.planned.prediction) for row in progress.rows if row.record is not None]
+        _print(results, proven, o)
+        _say_what_is_left(progress, store, num_left, interrupt.asked)
+    if interrupt.asked:
+        ctx.exit(130)
+    if num_refused or any(r.record.measurement.status in NOT_MEASURED for r in results):
+        ctx.exit(4)
+
+
+# --- before ---------------------------------------------------------------------------------------------------------------
+
+
+def _device(asked: "Device | None") -> "Device":
+    from lora_profiler.harness.device_choice import check_device, present_device
+
+    if asked is None:
+        return present_device()
+    check_device(asked)
+    return asked
+
+
+def _cases(ctx: click.Context, models: tuple[str, ...], device: "Device") -> tuple[list["Planned"], int]:
+    """Everything that will be started, refused and predicted already, and how many cases of a suite cannot run here.
+
+    Raises UsageError and MeasurementError before anything is started.
+    """
+    from lora_profiler.campaign.planned import planned, refuse_beyond, sorted_out
+    from lora_profiler.campaign.suites import suite_cases
+    from lora_profiler.harness import MeasurementError
+    from lora_profiler.harness.machine import memory_limit_bytes, physical_memory_bytes
+    from lora_profiler.harness.provenance import public_command
+
+    name = ctx.params["suite"]
+    cases = suite_cases(name, device) if name else model_cases(ctx, models, device)
+    if ctx.params["largest_batch"]:
+        _check_search(cases)
+    command = public_command(sys.argv)
+    cases = [replace(case, command=command) for case in cases]
+    memory = memory_limit_bytes() or physical_memory_bytes()
+    if not name:
+        able = [planned(case) for case in cases]
+        refuse_beyond(memory, able)
+        _warn_of(able)
+        return able, 0
+    able, unable = sorted_out(cases, memory)
+    for refused in unable:
+        warn(f"left out {refused.case.key}: {refused.reason}")
+    if not able:
+        raise MeasurementError(f"none of the {len(cases)} cases of {name} can run here; the reasons stand above.")
+    return able, len(unable)
+
+
+def _check_search(cases: Sequence["Case"]) -> None:
+    """Raises UsageError where nothing would end the search but the operating system."""
+    from lora_profiler.errors import UsageError
+
+    if any(case.workload.setup.device == "cpu" and case.conditions.budget_bytes is None for case in cases):
+        raise UsageError(
+            "--largest-batch on the CPU needs --budget SIZE: without one the search would end when the operating system ends "
+            "it, or another program."
+        )
+
+
+def _warn_of(able: Sequence["Planned"]) -> None:
+    by_model = {each.case.workload.model: [] for each in able}  # type: dict[Any, list[Any]]
+    for each in able:
+        by_model[each.case.workload.model].append(each.prediction)
+    for predictions in by_model.values():
+        warn_of(predictions)
+
+
+# --- during ---------------------------------------------------------------------------------------------------------------
+
+
+def _run(session: "Session", cases: Sequence["Planned"], proven: list["LargestBatch"], *, search: bool) -> int:
+    """Measures, or searches and adds to `proven`; how many cases were left for want of time. Ctrl-C ends it early."""
+    from lora_profiler.campaign.batch_search import ProbeFailedError
+    from lora_profiler.campaign.predicted import predicted_start
+    from lora_profiler.campaign.session import TimeIsUpError
+
+    try:
+        if not search:
+            return len(session.run(cases).left)
+        for number, case in enumerate(cases):
+            try:
+                proven.append(session.search(case, predicted_start(case.case)))
+            except TimeIsUpError:
+                return len(cases) - number
+            except ProbeFailedError as e:
+                warn(f"the search for {case.case.workload.key} ended: {e}.")
+    except KeyboardInterrupt:
+        session.progress.interrupt(None)
+    return 0
+
+
+# --- after ----------------------------------------------------------------------------------------------------------------
+
+
+def _print(results: Sequence["Result"], proven: Sequence["LargestBatch"], o: dict[str, Any]) -> None:
+    if not results and o["form"] != "json":
+        return
+    if o["form"] == "json":
+        from lora_profiler.report.measurement_payload import bench_payload
+
+        comparisons = [c for r in results for c in r.comparisons]
+        print_json(bench_payload([r.record for r in results], comparisons, proven), o["output"])
+    elif o["form"] == "csv":
+        from lora_profiler.report.measurement_payload import run_records
+        from lora_profiler.report.render import csv_text
+
+        write_out(csv_text(run_records([r.record for r in results])), o["output"])
+    else:
+        from lora_profiler.report.bench import bench_blocks, search_blocks
+
+        searched = {record.id for found in proven for record in found.records}
+        others = [r for r in results if r.record.id not in searched]
+        by_id = {r.record.id: r for r in results}
+        print_blocks([*search_blocks(proven, by_id), *bench_blocks(others)], o["form"], o["output"])
+
+
+def _say_what_is_left(progress: "Progress", store: "Store", num_left: int, interrupted: bool) -> None:
+    """On stderr: what a second run would do, and lines of the store that could not be read."""
+    stored = sum(1 for row in progress.rows if row.state == "stored")
+    if progress.rows and stored == len(progress.rows):
+        click.echo(f"All {stored} cases are stored for this environment already: nothing was run.", err=True)
+    if num_left:
+        click.echo(f"{num_left} cases were left for want of time: run again with --resume.", err=True)
+    if interrupted:
+        click.echo("Interrupted. What is done is stored: run again with --resume.", err=True)
+    if store.torn:
+        warn(f"{store.path} has {store.torn} lines that a crash left half written; they are passed over.")
+    for message in store.unreadable:
+        warn(f"a record was passed over: {message}")

@@ -1,0 +1,194 @@
+"""The options of `bench` beside those of a setup, and the cases that all of them mean."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from lora_profiler.cli_options import flag, given, setups
+from lora_profiler.click_parts import FiniteRange, items
+from lora_profiler.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from lora_profiler.harness import Case
+    from lora_profiler.model_spec import ModelSpec
+    from lora_profiler.record import Conditions
+    from lora_profiler.workload import Device
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+WITH_SUITE = (
+    "suite", "device", "records", "resume", "rerun", "deadline", "timeout", "form", "output", "force",
+)  # fmt: skip
+"""Options that have a meaning beside --suite, whose cases fix everything else."""
+TIMING_OPTIONS = ("steps", "timing_seconds")
+
+
+def _complete_status(ctx: click.Context, param: Any, incomplete: str) -> list["CompletionItem"]:
+    from lora_profiler.record import STATUSES
+
+    return items(status for status in STATUSES if status.startswith(incomplete))
+
+
+def _complete_suite(ctx: click.Context, param: Any, incomplete: str) -> list["CompletionItem"]:
+    from lora_profiler.campaign.suites import suites
+
+    try:
+        return items(name for name in sorted(suites()) if name.startswith(incomplete))
+    except UsageError:
+        return []
+
+
+_SECONDS = FiniteRange(min=0, min_open=True)
+_OPTIONS = [
+    click.option("--records", type=Path, metavar="PATH", help="The store of records. [default: in the user's data folder]"),
+    click.option("--resume", is_flag=True, help="Leave out what is stored for this environment already."),
+    click.option(
+        "--rerun", multiple=True, metavar="STATUS", shell_complete=_complete_status,
+        help="With --resume: run these again, as in --rerun oom. Repeat for several.",
+    ),
+    click.option(
+        "--suite", metavar="NAME", shell_complete=_complete_suite, help="The cases of a suite in benchmarks/suites.py."
+    ),
+    click.option("--deadline", type=_SECONDS, metavar="SECONDS", help="Start no case that would not end in this time."),
+    click.option(
+        "--timeout", type=_SECONDS, default=1800.0, metavar="SECONDS", help="End a case that takes longer. [default: 1800]"
+    ),
+    click.option(
+        "--repeats", type=click.IntRange(1, 1000), default=1, metavar="N",
+        help="Run each case in so many processes, forth and back. [default: 1]",
+    ),
+    click.option("--largest-batch", is_flag=True, help="Search the largest batch that trains, beginning at the predicted one."),
+    click.option(
+        "--budget", metavar="SIZE", help="Emulate a device with so much memory, as in 24GiB. [default: the device's own]"
+    ),
+    click.option(
+        "--weights", default="random", metavar="random|hub|PATH", show_default=True,
+        help="What the weights hold; PATH is a folder or a .gguf file.",
+    ),
+    click.option("--text", type=Path, metavar="FILE", help="Train on a text instead of random tokens."),
+    click.option(
+        "--padding", type=FiniteRange(0, 1, max_open=True), default=0.0, metavar="SHARE",
+        help="Share of each sequence that is padding. [default: 0]",
+    ),
+    click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, metavar="N", help="Of tokens and dropout. [default: 0]"),
+    click.option("--steps", type=click.IntRange(1), metavar="N", help="Time at least so many steps. [default: 10]"),
+    click.option("--timing-seconds", type=_SECONDS, metavar="SECONDS", help="Time no longer than so. [default: 60]"),
+    click.option("--no-timing", is_flag=True, help="Measure memory alone."),
+]  # fmt: skip
+
+
+def bench_options(command: F) -> F:
+    """Adds what `bench` has beside the options of a setup."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:
+    """Raises UsageError for options that contradict each other or that nothing would read, before anything is looked up."""
+    from lora_profiler.store import finished
+
+    o = ctx.params
+    if bool(models) == bool(o["suite"]):
+        both = "a suite has its own models; name one of the two." if models else "name a MODEL, or a --suite."
+        raise UsageError(f"what to train is not clear: {both}")
+    if o["suite"]:
+        for name in o:
+            if name not in (*WITH_SUITE, "models") and given(ctx, name):
+                raise UsageError(f"{flag(name)} has no meaning with --suite, whose cases fix it; leave it out.")
+    finished((), o["rerun"])
+    if o["rerun"] and not o["resume"]:
+        raise UsageError("--rerun says what --resume is not to leave out; add --resume.")
+    idle = [name for name in TIMING_OPTIONS if given(ctx, name)]
+    if o["no_timing"] and idle:
+        raise UsageError(f"{flag(idle[0])} has no meaning with --no-timing; leave out one of the two.")
+    if o["largest_batch"]:
+        idle += [name for name in ("repeats", "no_timing") if given(ctx, name)]
+        if idle:
+            raise UsageError(f"{flag(idle[0])} has no meaning with --largest-batch, which times nothing; leave it out.")
+
+
+# --- cases ----------------------------------------------------------------------------------------------------------------
+
+
+def model_cases(ctx: click.Context, models: tuple[str, ...], device: "Device") -> list["Case"]:
+    """One case for each model, method and repeat: odd repeats run backwards (A, B, B, A), so that a drift hits all alike.
+
+    Raises UsageError, and what `find_model` raises.
+    """
+    from lora_profiler.catalog import find_model
+    from lora_profiler.harness import make_case
+    from lora_profiler.workload import Workload
+
+    o = ctx.params
+    conditions = _conditions(o)
+    weights, text = _weights(o, models), _text(o)
+    specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
+    if text is not None and weights is None:
+        _check_tokenizer(specs)
+    workloads = [Workload(model=spec, setup=setup) for spec in specs for setup in setups(spec, ctx, device)]
+    return [
+        make_case(workload, conditions, weights=weights, text=text, repeat=repeat)
+        for repeat in range(o["repeats"])
+        for workload in (reversed(workloads) if repeat % 2 else workloads)
+    ]
+
+
+def _conditions(o: dict[str, Any]) -> "Conditions":
+    from lora_profiler.record import Conditions
+    from lora_profiler.units import parse_bytes
+
+    changes: dict[str, Any] = {"seed": o["seed"], "padding": o["padding"]}
+    if o["budget"]:
+        changes["budget_bytes"] = parse_bytes(o["budget"])
+    if o["steps"] is not None:
+        changes["min_timed_steps"] = o["steps"]
+    if o["timing_seconds"] is not None:
+        changes["max_timing_seconds"] = o["timing_seconds"]
+    if o["no_timing"]:
+        changes["min_timed_steps"] = 0
+    if o["largest_batch"]:  # two whole optimizer steps are what "fits" means
+        changes |= {"memory_steps": 2, "min_timed_steps": 0}
+    return Conditions(**changes)
+
+
+def _weights(o: dict[str, Any], models: tuple[str, ...]) -> str | None:
+    """None for random weights, "hub", or the path."""
+    asked: str = o["weights"]
+    if asked == "random":
+        return None
+    if asked == "hub":
+        if o["offline"]:
+            raise UsageError("--weights hub asks the hub; leave out --offline, and set HF_HUB_OFFLINE=1 to take what is cached.")
+        if o["revision"] != "main":
+            raise UsageError("--weights hub loads the main revision; fetch another one yourself, and give its folder.")
+        return "hub"
+    path = Path(asked).expanduser()
+    if not path.is_dir() and not (path.is_file() and path.suffix == ".gguf"):
+        raise UsageError(
+            f"weights are {asked!r}; give random, hub, a folder with a model's files, or a .gguf file."
+            f"{did_you_mean(asked, ('random', 'hub'))}"
+        )
+    if len(models) > 1:
+        raise UsageError(f"{asked} can hold the weights of one model, not of {len(models)}; name one MODEL.")
+    return str(path)
+
+
+def _text(o: dict[str, Any]) -> str | None:
+    if o["text"] is None:
+        return None
+    path: Path = o["text"].expanduser()
+    if not path.is_file():
+        raise UsageError(f"--text {o['text']}: there is no such file.")
+    return str(path)
+
+
+def _check_tokenizer(specs: list["ModelSpec"]) -> None:
+    """A text is read with the tokenizer of the weights; without weights, with that of the hub id in the local cache."""
+    for spec in specs:
+        if spec.source not in ("bundled", "hub"):
+            raise UsageError(f"--text needs the tokenizer of {spec.id}; give the folder that holds it with --weights PATH.")
