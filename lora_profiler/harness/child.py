@@ -122,8 +122,14 @@ def train(run: Run, view: DeviceView) -> None:
     if case.conditions.min_timed_steps:
         counters = Counters(setup.device)
         counters.reset_peaks()
-        with view.timing():
-            timing_pass(training, case.conditions, run.timing, lambda what, done: run.beat(done))
+        with view.timing() as begin:
+
+            def progress(what: str, done: int) -> None:
+                if what == "timing" and not done:
+                    begin()
+                run.beat(done)
+
+            timing_pass(training, case.conditions, run.timing, progress)
         run.other_cpu_share = view.other_cpu_share
         run.timed_peak_bytes = counters.read()["requested_peak_bytes"] if counters.available else one_step_peak(training)
     run.stage("end")
@@ -180,7 +186,7 @@ def measurement(run: Run, view: DeviceView, status: Status, failure: Failure | N
         exclusive=view.exclusive,
         health=counters.health(),
         telemetry=view.telemetry,
-        energy=view.energy(len(timing.warmup_seconds) + len(timing.step_seconds)),
+        energy=view.energy(len(timing.step_seconds)),
     )
 
 

@@ -1,8 +1,8 @@
 """What the measured process learns of its device beside the allocator: the driver's view, context, telemetry, energy, load."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 
@@ -64,24 +64,32 @@ class DeviceView:
         torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, fraction)))
 
     @contextmanager
-    def timing(self) -> Iterator[None]:
-        """Around the timing pass: telemetry from a process of its own, energy, and who else kept the machine busy."""
+    def timing(self) -> Iterator[Callable[[], None]]:
+        """Around the timing pass: telemetry from a process of its own, energy, and who else kept the machine busy.
+
+        What is yielded is to be called when the warm-up is over; all three count from then on.
+        """
         sidecar = TelemetrySidecar(os.getpid()) if self._energy is not None else None
         if self._energy is not None:
             self._energy.idle()
         if sidecar is not None:
             sidecar.start()
-        before: CpuTimes | None = cpu_times()
-        try:
-            if self._energy is not None:
-                with self._energy.block():
-                    yield
-            else:
-                yield
-        finally:
-            self.other_cpu_share = other_cpu_share(before, cpu_times(), os.cpu_count() or 1)
-            if sidecar is not None:
-                self.telemetry = sidecar.stop()
+        warm: list[CpuTimes | None] = []
+        with ExitStack() as block:
+
+            def begin() -> None:
+                warm.append(cpu_times())
+                if sidecar is not None:
+                    sidecar.begin()
+                if self._energy is not None:
+                    block.enter_context(self._energy.block())
+
+            try:
+                yield begin
+            finally:
+                self.other_cpu_share = other_cpu_share(warm[0], cpu_times(), os.cpu_count() or 1) if warm else None
+                if sidecar is not None:
+                    self.telemetry = sidecar.stop()
 
     def energy(self, steps: int) -> Energy | None:
         return self._energy.result(steps) if self._energy is not None and steps else None

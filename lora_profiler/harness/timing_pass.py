@@ -1,7 +1,8 @@
 """The timing pass: whole steps with no probe in them, in blocks between which the device is waited for.
 
 CUDA steps are timed by events, so that the host never waits inside a block; elsewhere by the clock. The garbage collector is
-off inside a block. Protocol: warm up until the steps no longer drift, then measure until the median is known well enough.
+off inside a block. A step's time is that of forward, backward, optimizer and zero_grad; making the batch is a phase apart.
+Protocol: warm up until the steps no longer drift, then measure until the median is known well enough.
 """
 
 import gc
@@ -39,7 +40,8 @@ class TimingResult:
 
 
 def timing_pass(training: Training, conditions: Conditions, result: TimingResult, progress: Callable[[str, int], None]) -> None:
-    """Fills `result`. `progress` is told "warmup" or "timing" and how many steps of it are done, between blocks only."""
+    """Fills `result`. `progress` is told "warmup" or "timing" and how many steps of it are done, between blocks only; "timing"
+    with 0 steps tells that the warm-up is over."""
     if not conditions.min_timed_steps:
         return
     began = time.perf_counter()
@@ -61,6 +63,7 @@ def _warm_up_and_time(
     while not _warm(result.warmup_seconds, conditions):
         _block(training, 1, result.warmup_seconds, None, result.losses)
         progress("warmup", len(result.warmup_seconds))
+    progress("timing", 0)
     limit = half_width_limit(training.setup.device)
     typical = max(result.warmup_seconds[-1], 1e-6)
     size = min(max(1, round(BLOCK_SECONDS / typical)), conditions.min_timed_steps)
@@ -91,7 +94,7 @@ def _warm(samples: list[float], conditions: Conditions) -> bool:
 def _block(
     training: Training, count: int, into: list[float], phases: dict[Phase, list[float]] | None, losses: list[float]
 ) -> float:
-    """Runs `count` steps and appends the seconds of each; returns what the clock says of the whole block."""
+    """Runs `count` steps and appends the seconds of each; returns what the clock says of the whole block, batches left out."""
     clock = _EventClock() if training.setup.device in ("cuda", "xpu") else _HostClock(training.setup.device)
     gc.collect()
     gc.disable()
@@ -107,6 +110,7 @@ def _block(
     finally:
         gc.enable()
     steps, by_phase = clock.durations()
+    seconds -= sum(by_phase["setup"])
     into += steps
     if phases is not None:
         for phase, found in by_phase.items():
@@ -118,17 +122,16 @@ def _block(
 def _durations(
     marks: list[tuple[int, Phase, Instant]], between: Callable[[Instant, Instant], float]
 ) -> tuple[list[float], dict[Phase, list[float]]]:
-    """Seconds of each step, and of each phase within it (summed over micro-batches)."""
-    starts: dict[int, Instant] = {}
+    """Seconds of each step without the making of its batch, and of each phase within it (summed over micro-batches)."""
+    steps: dict[int, float] = {}
     by_phase: dict[Phase, dict[int, float]] = {}
-    for step, _, instant in marks:
-        starts.setdefault(step, instant)
     for (step, phase, instant), (_, _, following) in pairwise(marks):
+        seconds = between(instant, following)
         found = by_phase.setdefault(phase, {})
-        found[step] = found.get(step, 0.0) + between(instant, following)
-    instants = list(starts.values())
-    steps = [between(a, b) for a, b in pairwise(instants)]
-    return steps, {phase: list(found.values()) for phase, found in by_phase.items()}
+        found[step] = found.get(step, 0.0) + seconds
+        if phase != "setup":
+            steps[step] = steps.get(step, 0.0) + seconds
+    return list(steps.values()), {phase: list(found.values()) for phase, found in by_phase.items()}
 
 
 class _HostClock:
