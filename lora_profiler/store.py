@@ -25,7 +25,7 @@ from lora_profiler.record_lines import RecordFile, StoreError, parsed_record, re
 __all__ = ["Store", "StoreError", "check_file", "default_records_path", "finished", "problems", "read_records"]
 
 _LONGEST_NAME = 200
-"""Of a pending file, in characters: file systems end at 255 bytes, and .json.tmp comes on top."""
+"""Of a pending file, in characters: file systems end at 255 bytes, and this run's mark and .json.tmp come on top."""
 
 
 def default_records_path() -> Path:
@@ -66,6 +66,7 @@ class Store:
         self.path = Path(os.path.realpath(path))
         self.pending_folder = self.path.with_name(self.path.stem + ".pending")
         self._lock_path = self.path.with_name(self.path.name + ".lock")
+        self._run = os.urandom(4).hex()
         self._mark_path = self.pending_folder / "in_use"
         self._file = RecordFile(self.path)
         self._unreadable_elsewhere: dict[Path, list[str]] = {}
@@ -178,7 +179,8 @@ class Store:
     def pending_path(self, name: str) -> Path:
         """Where the process that measures leaves its result (`durable.write_durably`), as `record_dict` in JSON.
 
-        `name` is the record's id or any other text. Until this process ends, no other takes anything out of the folder.
+        `name` is the record's id or any other text. Another `Store` has another path for it, so that what two runs or an earlier
+        one leave is never taken for this one's. Until this process ends, no other takes anything out of the folder.
         Raises StoreError.
         """
         with _as_store_error(f"{self.pending_folder} cannot be used"):
@@ -186,7 +188,7 @@ class Store:
         plain = re.sub(r"[^A-Za-z0-9._+-]", "-", name).lstrip(".")
         if plain != name or len(plain) > _LONGEST_NAME:
             plain = f"{plain[: _LONGEST_NAME - 13]}-{sha256(name.encode()).hexdigest()[:12]}"
-        return self.pending_folder / f"{plain}.json"
+        return self.pending_folder / f"{plain}.{self._run}.json"
 
     def recover(self) -> list[Record]:
         """Takes in every finished result that a killed run left in the pending folder; returns those that were new.

@@ -20,6 +20,12 @@ MODELS = [
 ]
 
 
+def hints_of(kind: Any) -> dict[str, Any]:
+    """The annotations of a dataclass's fields; what only its constructor takes is left out."""
+    hints = get_type_hints(kind)
+    return {f.name: hints[f.name] for f in fields(kind)}
+
+
 def of(kind: Any) -> st.SearchStrategy[Any]:
     """Values of an annotation: every field of a dataclass drawn, every literal, None where it may be."""
     origin = get_origin(kind)
@@ -32,8 +38,7 @@ def of(kind: Any) -> st.SearchStrategy[Any]:
     if origin is not None and issubclass(origin, Mapping):
         return st.dictionaries(of(get_args(kind)[0]), of(get_args(kind)[1]), max_size=3)
     if is_dataclass(kind):
-        hints = get_type_hints(kind)
-        return st.builds(kind, **{f.name: of(hints[f.name]) for f in fields(kind)})
+        return st.builds(kind, **{name: of(hint) for name, hint in hints_of(kind).items()})
     plain = {
         int: st.integers(-(2**40), 2**63),
         float: st.floats(allow_nan=False, allow_infinity=False),
@@ -53,19 +58,22 @@ TARGETS = st.one_of(
 @st.composite
 def setups(draw: st.DrawFn) -> TrainSetup:
     """Every field of a setup and of LoRA drawn from all that is accepted."""
-    hints, lora_hints, quantization_hints = (get_type_hints(kind) for kind in (TrainSetup, LoraConfig, Quantization))
     sizes = {name: st.integers(1, 4096) for name in ("batch_size", "seq_len", "accumulation", "r")}
     lora = draw(
         st.none()
         | st.builds(
             LoraConfig,
-            **{name: of(kind) for name, kind in lora_hints.items()}
+            **{name: of(kind) for name, kind in hints_of(LoraConfig).items()}
             | {"r": sizes["r"], "lora_alpha": ALPHAS, "lora_dropout": st.sampled_from([0, 0.0, 0.05, 0.5])}
             | {"target_modules": TARGETS, "layers_to_transform": st.lists(st.integers(0, 80), max_size=3).map(tuple)},
         )
     )
-    quantization = draw(st.none() | of(Quantization)) if lora and quantization_hints else None
-    rest = {name: draw(sizes.get(name, of(kind))) for name, kind in hints.items() if name not in ("lora", "quantization")}
+    quantization = draw(st.none() | of(Quantization)) if lora else None
+    rest = {
+        name: draw(sizes.get(name, of(kind)))
+        for name, kind in hints_of(TrainSetup).items()
+        if name not in ("lora", "quantization")
+    }
     try:
         return TrainSetup(lora=lora, quantization=quantization, **rest)
     except UsageError:  # options that contradict each other

@@ -231,7 +231,7 @@ def test_what_the_schema_refuses_the_decoder_refuses() -> None:
     refused_by_schema = tried = 0
     for place in places(good):
         in_object = isinstance(place[-1], str)
-        for how in [*draw.sample(JUNK, 4), "delete", *(["add"] if in_object else [])]:
+        for how in [*draw.sample(JUNK, 3), "delete", *(["add"] if in_object else [])]:
             changed = spoilt(good, place, how)
             tried += 1
             try:
@@ -243,7 +243,7 @@ def test_what_the_schema_refuses_the_decoder_refuses() -> None:
                 VALIDATOR.validate(changed)
             else:
                 refused_by_schema += not VALIDATOR.is_valid(changed)
-    assert tried > 1000
+    assert tried > 800
     assert refused_by_schema > tried / 3
 
 

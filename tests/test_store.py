@@ -374,6 +374,7 @@ def test_any_name_makes_a_file_of_its_own_in_the_folder(path: Path, name: str) -
     others = [store.pending_path(other) for other in (name + "x", "org-model-x", "a-b", make_record().id)]
     assert made not in others
     assert store.pending_path(name) == made
+    assert Store(path).pending_path(name) != made  # another run's result is not taken for one's own
 
 
 def test_merge_takes_in_what_is_new_or_later(path: Path, tmp_path: Path) -> None:
