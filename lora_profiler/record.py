@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lora_profiler.prediction import Category
-from lora_profiler.workload import Workload
+from lora_profiler.workload import Workload, canonical
 
 SCHEMA_VERSION = "1.1"
 """1.0: the fields of the contract alone. 1.1: conditions, keys, times, and every sample beyond the contract."""
@@ -267,5 +267,5 @@ def case_key(workload: Workload, conditions: Conditions) -> str:
     import json
     from dataclasses import asdict
 
-    digest = hashlib.sha256(json.dumps(asdict(conditions), sort_keys=True).encode()).hexdigest()[:6]
+    digest = hashlib.sha256(json.dumps(canonical(asdict(conditions)), sort_keys=True).encode()).hexdigest()[:6]
     return f"{workload.key}-{digest}"

@@ -1,5 +1,6 @@
 """The question: which model, trained how. Frozen, hashable, and refused with a clear message when it makes no sense."""
 
+from collections.abc import Mapping
 from dataclasses import InitVar, asdict, dataclass, field
 from typing import Any, Literal, get_args
 
@@ -156,8 +157,13 @@ class Workload:
         import hashlib
         import json
 
-        text = json.dumps([self.model.id, self.model.fingerprint, setup_dict(self.setup)], sort_keys=True)
+        text = json.dumps([self.model.id, self.model.fingerprint, canonical(setup_dict(self.setup))], sort_keys=True)
         return f"{self.model.id.replace('/', '--')}-{self.setup.method}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def canonical(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """`fields` with whole floats as ints, so that 32 and 32.0 make one key."""
+    return {name: int(v) if isinstance(v, float) and v.is_integer() else v for name, v in fields.items()}
 
 
 def setup_dict(setup: TrainSetup) -> dict[str, Any]:

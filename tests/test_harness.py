@@ -246,6 +246,27 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     assert _gone(children)
 
 
+def test_a_loss_that_is_no_number_is_invalid() -> None:
+    overflow = textwrap.dedent("""
+        import runpy, torch
+        from lora_profiler import modeling
+        build = modeling.build_model
+        def broken(*args, **options):
+            model = build(*args, **options)
+            with torch.no_grad():
+                next(p for p in model.parameters() if p.requires_grad).fill_(float("nan"))
+            return model
+        modeling.build_model = broken
+        runpy.run_module("lora_profiler.harness.child", run_name="__main__", alter_sys=True)
+    """)
+    record = measure_case(case(), child=(sys.executable, "-c", overflow))
+    assert record.measurement.status == "invalid"
+    assert record.measurement.failure is not None
+    assert record.measurement.failure.reason == "the loss is nan at step 1"
+    assert record.measurement.loss == ()
+    assert problems(record) == []
+
+
 # --- 7: isolation ------------------------------------------------------------------------------------------------------------
 
 

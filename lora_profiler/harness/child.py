@@ -7,6 +7,7 @@ so that a hang has a phase, and last the record; whatever libraries print goes t
 
 import ctypes
 import json
+import math
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any
 
@@ -163,7 +165,7 @@ def measurement(run: Run, view: DeviceView, status: Status, failure: Failure | N
         block_seconds=timing.block_seconds or None,
         stage_seconds=dict(run.stage_seconds),
         other_cpu_share=run.other_cpu_share,
-        loss=tuple([*memory.losses, *timing.losses]),
+        loss=tuple(takewhile(math.isfinite, [*memory.losses, *timing.losses])),
         peak_requested_bytes=peak[1] if peak else None,
         peak_allocated_bytes=peak[1] if peak and on_cpu else max(allocated, default=None),
         peak_reserved_bytes=max(reserved, default=None),
@@ -211,6 +213,15 @@ def flags(run: Run, view: DeviceView) -> tuple[Flag, ...]:
     return tuple(found)
 
 
+def judged(run: Run, view: DeviceView) -> tuple[Status, Failure | None]:
+    """invalid where the loss is no number: then nothing was trained; else ok, or noisy with a timing below the protocol."""
+    losses = [*run.memory.losses, *run.timing.losses]
+    bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
+    if bad is not None:
+        return "invalid", Failure(reason=f"the loss is {losses[bad]} at step {bad + 1}", phase="loss", step=bad + 1)
+    return quality(run, view), None
+
+
 def quality(run: Run, view: DeviceView) -> Status:
     """ok, or noisy: the timing is not as good as the protocol asks; memory is exact in either case."""
     seconds = run.timing.step_seconds
@@ -231,7 +242,7 @@ def measured(case: Case, heartbeats: IO[str]) -> Record:
     failure = None
     try:
         train(run, view)
-        status = quality(run, view)
+        status, failure = judged(run, view)
     except BaseException as error:
         status = status_of(error)
         failure = failure_of(error, run.where, run.step, **view.failure_counters())
