@@ -8,8 +8,8 @@ from lora_profiler.campaign.results import Result
 from lora_profiler.errors import UsageError
 from lora_profiler.record import Record
 from lora_profiler.report import metrics
-from lora_profiler.report.blocks import Block, heading, paragraph
-from lora_profiler.report.measured_runs import error_summary, run_text, summary_table
+from lora_profiler.report.blocks import Block, Table, heading, paragraph
+from lora_profiler.report.measured_runs import error_summary, summary_table
 from lora_profiler.report.measurements import environment_line, record_blocks
 from lora_profiler.report.predictions import method_label
 from lora_profiler.report.speed import ratio_line
@@ -35,24 +35,30 @@ def _many(results: Sequence[Result]) -> list[Block]:
     blocks: list[Block] = [
         heading(f"{len(results)} records"),
         paragraph(*dict.fromkeys(environment_line(r.record.environment) for r in results)),
-        summary_table([(r.record, r.prediction) for r in results]),
+        _numbered(summary_table([(r.record, r.prediction) for r in results])),
     ]
-    failures = [line for r in results for line in _failure_lines(r)]
+    failures = [line for number, r in enumerate(results, 1) for line in _failure_lines(number, r)]
     if failures:
         blocks.append(paragraph(*failures))
     comparisons = [c for r in results for c in r.comparisons]
     if comparisons:
-        blocks += [error_summary(comparisons), paragraph(f"{metrics.ERROR_DEFINITION}.")]
+        numbers = {r.record.id: f"#{number}" for number, r in enumerate(results, 1)}
+        blocks += [error_summary(comparisons, numbers), paragraph(f"{metrics.ERROR_DEFINITION}.")]
     return blocks
 
 
-def _failure_lines(r: Result) -> list[str]:
+def _numbered(table: Table) -> Table:
+    rows = tuple(replace(row, cells=(f"#{number}", *row.cells)) for number, row in enumerate(table.rows, 1))
+    return replace(table, columns=("", *table.columns), rows=rows, left=table.left + 1)
+
+
+def _failure_lines(number: int, r: Result) -> list[str]:
     measurement = r.record.measurement
     if measurement.went_through or measurement.failure is None:
         return []
     failure = measurement.failure
     where = f", in {metrics.PHASE_LABELS.get(failure.phase, failure.phase)}" if failure.phase else ""
-    return [f"! {run_text(r.record, r.prediction)}{where}: {failure.reason}"]
+    return [f"! #{number}, {metrics.STATUS_LABELS[measurement.status]}{where}: {failure.reason}"]
 
 
 def ratio_lines(results: Sequence[Result]) -> list[str]:

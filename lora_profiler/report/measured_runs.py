@@ -115,15 +115,18 @@ def _words(name: str, setup: Mapping[str, Any]) -> str:
 # --- errors of all ------------------------------------------------------------------------------------------------------
 
 
-def error_summary(comparisons: Sequence[Comparison]) -> Table:
-    """Mean and worst error of each metric and category, and where the worst is. Rows that nothing predicts are left out."""
+def error_summary(comparisons: Sequence[Comparison], names: Mapping[str, str] | None = None) -> Table:
+    """Mean and worst error of each metric and category, and where the worst is. Rows that nothing predicts are left out.
+
+    `names` are shorter ones for the records, by id.
+    """
     rows = []
     metric = ""
     for found in summary(comparisons):
         if found.group[0] != metric:
             metric = found.group[0]
             rows.append(Row(cells=(metrics.METRIC_LABELS[metric],), kind="section"))
-        rows.append(Row(cells=(_category_label(metric, found.group[1]), *_error_cells(found)), indent=1))
+        rows.append(Row(cells=(_category_label(metric, found.group[1]), *_error_cells(found, names or {})), indent=1))
     columns = ("", "n", "mean of absolute", "median", "worst", "within 1 %", "worst record")
     return Table(title="Errors over all records", columns=columns, rows=tuple(rows))
 
@@ -134,12 +137,12 @@ def _category_label(metric: str, category: str) -> str:
     return (metrics.PHASE_LABELS if metric.endswith("phase_peak_bytes") else metrics.CATEGORY_LABELS)[category]
 
 
-def _error_cells(found: ErrorSummary) -> tuple[str, ...]:
+def _error_cells(found: ErrorSummary, names: Mapping[str, str]) -> tuple[str, ...]:
     within = f"{100 * found.share_within_1_percent:.0f} %"
     if found.mean_absolute is None or found.median is None or found.worst is None:
         return (count_text(found.n), "", "", "", within, "")
     absolute = percent_text(found.mean_absolute) if found.mean_absolute else "exact"
     return (
         count_text(found.n), absolute, error_text(found.median), error_text(found.worst), within,
-        found.worst_record_id if found.worst and found.worst_record_id else "",
+        names.get(found.worst_record_id, found.worst_record_id) if found.worst and found.worst_record_id else "",
     )  # fmt: skip

@@ -18,14 +18,16 @@ from lora_profiler.report.predictions import method_label
 from lora_profiler.units import bytes_text, clock_text, count_text
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 COLUMNS = ("model", "method", "setup", "status", "time", "peak", "predicted", "error")
 _STYLES = {"running": "bold cyan", "waiting": "dim", "stored": "dim", "interrupted": "yellow"}
 _STATUS_STYLES = {"ok": "green", "noisy": "yellow", "oom": "yellow"}
-_LEAST_WIDTHS = {"predicted": 90, "error": 70}
-"""Columns that a terminal narrower than so many characters goes without."""
-_STATUS_WIDTH = 22
+_WIDTHS = {"method": 9, "status": 20, "time": 7, "peak": 11, "predicted": 11, "error": 8}
+"""Of columns that must neither jump nor lose a letter; model and setup share what is left."""
+_GAP = 2
+_LEAST_FOR_NAMES = 22
+"""Where model and setup would get less, the predicted peak is left out, then the error."""
 _SECONDS_BETWEEN = 1.0
 
 
@@ -93,29 +95,43 @@ def row_distinctions(rows: Sequence[CaseRow]) -> list[str]:
 # --- the live table -------------------------------------------------------------------------------------------------------
 
 
-def drawn(progress: Progress, width: int, height: int, deadline_seconds: float | None = None) -> "Table":
+def drawn(progress: Progress, width: int, height: int, deadline_seconds: float | None = None) -> "Group":
     """The rows around the one that runs, as many as the terminal has lines for, and how far the whole is."""
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     words = row_distinctions(progress.rows)
-    has_words = any(words)
-    names = [n for n in COLUMNS if width >= _LEAST_WIDTHS.get(n, 0) and (n != "setup" or has_words)]
-    table = Table(
-        box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", caption_justify="left", caption_style="",
-        caption=Text(footer(progress, deadline_seconds), style="dim", overflow="fold"),
-    )  # fmt: skip
-    for name in names:
+    widths = column_widths(width, [_model(row) for row in progress.rows], words)
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="dim")
+    for name, size in widths.items():
         left = name in COLUMNS[:4]
-        table.add_column(
-            name, justify="left" if left else "right", no_wrap=True, overflow="ellipsis",
-            min_width=_STATUS_WIDTH if name == "status" else None,
-        )  # fmt: skip
+        table.add_column(name, justify="left" if left else "right", no_wrap=True, overflow="ellipsis", width=size)
     first, last = window(progress.rows, height - 4)
     for row, what in list(zip(progress.rows, words, strict=True))[first:last]:
         cells = dict(zip(COLUMNS, _cells(progress, row, what), strict=True))
-        table.add_row(*(Text(cells[name], style=_style(row, name)) for name in names))
-    return table
+        table.add_row(*(Text(cells[name], style=_style(row, name)) for name in widths))
+    return Group(table, Text(footer(progress, deadline_seconds), style="dim"))
+
+
+def column_widths(width: int, models: Sequence[str], words: Sequence[str]) -> dict[str, int]:
+    """The columns that a terminal of `width` characters shows, in order, and how wide each is."""
+    has_setup = any(words)
+    names = [name for name in COLUMNS if name != "setup" or has_setup]
+    for name in ("predicted", "error", ""):
+        fixed = sum(_WIDTHS.get(n, 0) for n in names) + _GAP * (len(names) - 1)
+        rest = max(_LEAST_FOR_NAMES, width - fixed)
+        if width - fixed >= _LEAST_FOR_NAMES or not name:
+            break
+        names.remove(name)
+    longest = max(map(len, (*models, "model")))
+    of_model = min(longest, max(rest - max(map(len, ("setup", *words))) - 1, rest // 2)) if has_setup else min(longest, rest)
+    shared = {"model": of_model, "setup": min(max(map(len, ("setup", *words))), rest - of_model)}
+    return {name: (_WIDTHS | shared)[name] for name in names}
+
+
+def _model(row: CaseRow) -> str:
+    return row.planned.case.workload.model.id.rpartition("/")[2]
 
 
 def window(rows: Sequence[CaseRow], most: int) -> tuple[int, int]:
@@ -129,14 +145,13 @@ def window(rows: Sequence[CaseRow], most: int) -> tuple[int, int]:
 
 
 def _cells(progress: Progress, row: CaseRow, what: str) -> tuple[str, ...]:
-    workload = row.planned.case.workload
-    model, method = workload.model.id.rpartition("/")[2], method_label(row.planned.prediction)
+    model, method = _model(row), method_label(row.planned.prediction)
     seconds = progress.elapsed(row)
     time = "" if seconds is None else clock_text(seconds)
     if row.record is None:
         return (model, method, what, status_text(row), time, "", _predicted_text(row), "")
     found = run_row(row.record, row.planned.prediction).cells
-    status = f"{found[3]}, stored before" if row.state == "stored" else found[3]
+    status = f"{found[3]} (stored)" if row.state == "stored" else found[3]
     return (model, method, what, status, time, *found[4:7])
 
 
@@ -166,7 +181,7 @@ def _style(row: CaseRow, column: str) -> str:
 
 
 def footer(progress: Progress, deadline_seconds: float | None = None) -> str:
-    """'2 of 8 done (1 out of memory); 3:12 gone, about 9:00 left. Ctrl-C ends the run and keeps what is done.'"""
+    """'2 of 8 done (1 out of memory); 3:12 gone, about 9:00 left. Ctrl-C keeps what is done.'"""
     statuses = [row.record.measurement.status for row in progress.rows if row.record is not None]
     short = Counter(metrics.STATUS_LABELS[status] for status in statuses if status not in MEASURED)
     counts = f"{len(statuses)} of {len(progress.rows)} done"
@@ -178,4 +193,4 @@ def footer(progress: Progress, deadline_seconds: float | None = None) -> str:
         times.append(f"about {clock_text(left)} left")
     if deadline_seconds is not None:
         times.append(f"{clock_text(max(0.0, deadline_seconds - progress.seconds_gone))} to the deadline")
-    return f"{counts}; {', '.join(times)}. Ctrl-C ends the run and keeps what is done."
+    return f"{counts}; {', '.join(times)}. Ctrl-C keeps what is done."
