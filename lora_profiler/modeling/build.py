@@ -55,7 +55,7 @@ def build_model(workload: Workload, *, weights: str | None = None, on_stage: Sta
         _check(model, workload)
         if setup.quantization is not None:
             on_stage("quantise")
-            quantise(model, setup.quantization, getattr(torch, setup.dtype))
+            quantise(model, setup.quantization, setup.dtype)
             prepare_for_training(model, setup.quantization, setup.checkpointing)
         if setup.lora is not None:
             on_stage("adapter_inject")
@@ -75,18 +75,26 @@ def base_model(spec: ModelSpec, setup: TrainSetup, weights: str | None = None) -
     if weights is None:
         model_class, config = _class_and_config(spec, leave_out=("auto_map", "quantization_config"))
         with refusals(f"transformers cannot build {spec.id}"), torch.device(setup.device):
-            model: torch.nn.Module = model_class._from_config(config, **_options(setup))
+            model: torch.nn.Module = model_class._from_config(config, **_options(spec, setup))
             return model
     model_class, config = _class_and_config(spec, leave_out=("auto_map",))
     source = _pretrained(spec, setup, weights)
     bar = redirect_stderr(StringIO()) if "gguf_file" in source else nullcontext()  # its own, which no setting turns off
     with refusals(f"the weights of {spec.id} could not be loaded from {weights}"), bar:
         model, report = model_class.from_pretrained(
-            config=config, device_map={"": setup.device}, output_loading_info=True, **source, **_options(setup)
+            config=config,
+            device_map={"": setup.device},
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, in words
+            **source,
+            **_options(spec, setup),
         )
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise UnbuildableError(f"{weights} lacks {len(missing)} weights that {spec.id} has, {missing[0]} first; give its own.")
+    absent = sorted(report["missing_keys"]) + sorted(name for name, *_ in report["mismatched_keys"])
+    if absent:
+        raise UnbuildableError(
+            f"{weights} lacks {len(absent)} weights of {spec.id}, or has them in another shape: {absent[0]} is the first. "
+            "Give the weights of this model."
+        )
     return model
 
 
@@ -104,15 +112,20 @@ def _class_and_config(spec: ModelSpec, leave_out: tuple[str, ...]) -> tuple[Any,
         )
     with refusals(f"transformers refuses the config.json of {spec.id}"):
         config = transformers.CONFIG_MAPPING[spec.model_type].from_dict(deepcopy(raw) | {"model_type": spec.model_type})
-    if model_class.config_class is not None and not isinstance(config, model_class.config_class):
-        config = config.get_text_config()  # a language model out of a config that nests it
     config.use_cache = False
     return model_class, config
 
 
-def _options(setup: TrainSetup) -> dict[str, Any]:
-    """dtype and attention. For "auto" transformers chooses: SDPA, but eager for the families that have no other."""
+def _options(spec: ModelSpec, setup: TrainSetup) -> dict[str, Any]:
+    """dtype and attention. For "auto" transformers chooses: SDPA, but eager for the families that have no other.
+
+    Gemma 2 caps its scores, which no SDPA kernel does: 5.24 runs it eager and refuses SDPA, 5.17 would leave the cap out.
+    """
     attention = {"eager": "eager", "auto": None}.get(setup.attention, "sdpa")
+    if spec.model_type == "gemma2" and attention != "eager":
+        if attention == "sdpa":
+            raise UnbuildableError(f"{spec.id} caps its attention scores, so {setup.attention} cannot run; use eager or auto.")
+        attention = "eager"
     return {"dtype": getattr(torch, setup.dtype), "attn_implementation": attention}
 
 

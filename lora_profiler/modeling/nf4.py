@@ -26,7 +26,7 @@ def nf4_config(quantization: Quantization, dtype: str) -> Any:
     )
 
 
-def quantise(model: Any, quantization: Quantization, dtype: torch.dtype) -> None:
+def quantise(model: Any, quantization: Quantization, dtype: str) -> None:
     """Replace in place each linear module that transformers would load in NF4; nothing where it already did.
 
     One 16-bit weight at a time lives beside its packed form and is freed before the next one.
@@ -35,12 +35,11 @@ def quantise(model: Any, quantization: Quantization, dtype: torch.dtype) -> None
         return
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    config = nf4_config(quantization, str(dtype).removeprefix("torch."))
-    quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
+    quantizer = AutoHfQuantizer.from_config(nf4_config(quantization, dtype), pre_quantized=False)
     plain = dict(model.named_modules())
     with refusals("transformers cannot quantise this model"):
         quantizer.validate_environment(device_map=None)
-        quantizer.preprocess_model(model=model, dtype=dtype, device_map=None)
+        quantizer.preprocess_model(model=model, dtype=getattr(torch, dtype), device_map=None)
     replaced = {name: plain[name] for name, module in model.named_modules() if module is not plain[name]}
     plain.clear()
     operation = quantizer.get_quantize_ops()
@@ -56,9 +55,7 @@ def _pack(model: nn.Module, name: str, old: nn.Module, operation: Any) -> None:
     new, weight = model.get_submodule(name), f"{name}.weight"
     packed = operation.convert({weight: old.weight.data}, model=model, full_layer_name=weight)
     new.weight = packed[weight]
-    if isinstance(old.bias, nn.Parameter):
-        new.bias = nn.Parameter(old.bias.data, requires_grad=False)
-    new.train(old.training)
+    new.bias = old.bias
 
 
 def prepare_for_training(model: nn.Module, quantization: Quantization, checkpointing: bool) -> None:

@@ -47,12 +47,14 @@ def quiet() -> Iterator[None]:
 def refusals(what: str) -> Iterator[None]:
     """Turns what a library raises on input it does not take into UnbuildableError: "`what`: reason".
 
-    RuntimeError passes, because an exhausted device is one.
+    RuntimeError and MemoryError pass, because an exhausted device raises them.
     """
     try:
         yield
     except LoraProfilerError:
         raise
-    except (ValueError, TypeError, LookupError, AttributeError, ImportError, OSError, NotImplementedError) as e:
-        reason = (str(e).strip() or type(e).__name__).splitlines()[0][:300]
-        raise UnbuildableError(f"{what}: {reason}") from e
+    except Exception as e:
+        if isinstance(e, RuntimeError | MemoryError) and not isinstance(e, NotImplementedError):
+            raise
+        reason = " ".join(str(e).split()) or type(e).__name__
+        raise UnbuildableError(f"{what}: {reason[:300]}") from e
