@@ -43,8 +43,9 @@ def candidate(base: Breakdown, **more: Polynomial) -> Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activations:
-    """What autograd keeps at the end of forward, by part. `labels` are counted in `loss`; `held` and `scalars` live on without
-    being saved, `masks` and autocast's `cached` weights only until the forward pass is over.
+    """What autograd keeps at the end of forward, by part. `labels` are counted in `loss`; `capped` is what softcapping keeps of
+    the logits, counted in `head`; `held` and `scalars` live on without being saved, `masks` and autocast's `cached` weights only
+    until the forward pass is over.
 
     `layers` holds (bytes, count) per distinct layer: the layer's own saved set, or its input under checkpointing.
     """
@@ -53,6 +54,7 @@ class Activations:
     shared: Polynomial
     layers: tuple[tuple[LayerRun, Polynomial], ...]
     head: Polynomial
+    capped: Polynomial
     loss: Polynomial
     labels: Polynomial
     ids: Polynomial
@@ -101,6 +103,7 @@ def activations(forward: ForwardPass, family: Family, workload: Workload, kernel
         shared=total(shared.values()),
         layers=layers,
         head=forward.head.saved_bytes,
+        capped=_kept_by_softcapping(forward, workload),
         loss=vocab * 4 + labels + 4,
         labels=labels,
         ids=TOKENS * 8 if trains_ids else ZERO,
@@ -137,15 +140,16 @@ def moments(
     running = base | {"gradients": accumulated}
 
     logits = forward.logits
-    stored = kept.saved - kept.ids - kept.loss + kept.held + kept.scalars
+    stored = kept.saved - kept.ids - kept.capped - kept.loss + kept.held + kept.scalars
+    kept_of_logits = kept.loss + kept.capped
     copy = logits.elements * 4 if ITEMSIZE[logits.dtype] != 4 else ZERO
     hidden_is_saved = forward.hidden.storage in forward.head.saved
     last_hidden = ZERO if hidden_is_saved else forward.hidden.bytes
     padded = ZERO if batch_is_one else B * (S + 1) * 8
     end_of_forward = candidate(
-        running, activations=stored + last_hidden + kept.cached, logits_and_loss=kept.loss + logits.bytes + copy + padded + 4
+        running, activations=stored + last_hidden + kept.cached, logits_and_loss=kept_of_logits + logits.bytes + copy + padded + 4
     )
-    loss_backward = candidate(running, activations=stored, logits_and_loss=kept.loss - kept.labels + logits.elements * 8 + 4)
+    loss_backward = candidate(running, activations=stored, logits_and_loss=kept_of_logits - kept.labels + logits.elements * 8 + 4)
 
     # the gradient of a leaf stays, and with it the leaf, until the loss is dropped
     leaf = forward.leaf.bytes * 2 if forward.leaf is not None else ZERO
@@ -160,6 +164,13 @@ def moments(
         "optimizer_step": tuple(step),
         **_inside_layers(forward, kept, gradients, running, workload),
     }
+
+
+def _kept_by_softcapping(forward: ForwardPass, workload: Workload) -> Polynomial:
+    """The capped logits that tanh keeps for its gradient, where the family caps them."""
+    if workload.model.config.get("final_logit_softcapping") is None:
+        return ZERO
+    return total(storage.bytes for storage in forward.head.saved if storage.bytes == forward.logits.bytes)
 
 
 def _host_scalars(forward: ForwardPass, setup: TrainSetup) -> Polynomial:
@@ -264,9 +275,8 @@ def _embedding_backward(forward: ForwardPass, gradients: Polynomial, running: Br
     return candidate(
         running,
         gradients=ZERO if workload.setup.accumulation > 1 else gradients,
-        activations=forward.embed.output.bytes + 8,
-        logits_and_loss=constant(4),
-        temporaries=constant(size if converted else 2 * size),
+        logits_and_loss=constant(8),
+        temporaries=forward.embed.output.bytes + (size if converted else 2 * size),
     )
 
 
