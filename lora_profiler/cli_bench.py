@@ -176,7 +176,7 @@ def _run(session: "Session", cases: Sequence["Planned"], proven: list["LargestBa
             except ProbeFailedError as e:
                 warn(f"the search for {case.case.workload.key} ended: {e}.")
     except KeyboardInterrupt:
-        session.progress.interrupt(None)
+        session.interrupted()
     return 0
 
 
@@ -209,9 +209,10 @@ def _say_what_is_left(progress: "Progress", store: "Store", num_left: int, inter
     """On stderr: what a second run would do, and lines of the store that could not be read."""
     stored = sum(1 for row in progress.rows if row.state == "stored")
     if progress.rows and stored == len(progress.rows):
-        click.echo(f"All {stored} cases are stored for this environment already: nothing was run.", err=True)
+        every = "All cases are" if stored > 1 else "The case is"
+        click.echo(f"{every} stored for this environment already: nothing was run.", err=True)
     if num_left:
-        click.echo(f"{num_left} cases were left for want of time: run again with --resume.", err=True)
+        click.echo(f"Left for want of time: {num_left} of the cases. Run again with --resume.", err=True)
     if interrupted:
         click.echo("Interrupted. What is done is stored: run again with --resume.", err=True)
     if store.torn:

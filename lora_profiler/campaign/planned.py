@@ -1,15 +1,13 @@
 """Cases with their predictions, made before anything runs, so that a wrong question costs no time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lora_profiler.harness import Case, MeasurementError
 from lora_profiler.harness.refusals import refuse
 from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import Prediction
-from lora_profiler.record import Conditions
 from lora_profiler.units import bytes_text
-from lora_profiler.workload import Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,15 +26,13 @@ class Refused:
     reason: str
 
 
-def planned(case: Case, check: Callable[[Workload, Conditions], None] = refuse) -> Planned:
+def planned(case: Case) -> Planned:
     """`case` with its prediction. Raises what `refusals.refuse` and the predictor raise."""
-    check(case.workload, case.conditions)
+    refuse(case.workload, case.conditions)
     return Planned(case=case, prediction=predict(case.workload))
 
 
-def sorted_out(
-    cases: Sequence[Case], memory_bytes: int | None, check: Callable[[Workload, Conditions], None] = refuse
-) -> tuple[list[Planned], list[Refused]]:
+def sorted_out(cases: Sequence[Case], memory_bytes: int | None) -> tuple[list[Planned], list[Refused]]:
     """Those of many cases that can be started here, and those that cannot: a suite is made for more than one machine.
 
     `memory_bytes` is the machine's. Raises UsageError for a case that no machine could run.
@@ -45,7 +41,7 @@ def sorted_out(
     unable: list[Refused] = []
     for case in cases:
         try:
-            found = planned(case, check)
+            found = planned(case)
             refuse_beyond(memory_bytes, [found])
             able.append(found)
         except MeasurementError as e:

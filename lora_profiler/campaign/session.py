@@ -50,6 +50,11 @@ class Session:
         """
         return largest_batch(start.case, self._probe, predicted)
 
+    def interrupted(self, record: Record | None = None) -> None:
+        """Ctrl-C ended the case that ran; `record`, if there is one, tells where it stood."""
+        self.interrupt.asked = True
+        self.progress.interrupt(record)
+
     def _probe(self, case: Case) -> Record:
         outcome = self._run([case], self.progress.add(planned(case)))
         if outcome.interrupted:
@@ -72,7 +77,7 @@ class Session:
             environment_key=self._environment_key,
         )
         if outcome.interrupted:
-            self.progress.interrupt(outcome.records[-1])
+            self.interrupted(outcome.records[-1])
         return outcome
 
     def _measure(self, case: Case, **options: object) -> Record:

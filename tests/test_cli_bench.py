@@ -1,0 +1,732 @@
+"""`lora-profile bench` as a user meets it, with a stand-in for the measured process; at the end it trains for real."""
+
+import csv
+import io
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+import families
+from lora_profiler.campaign import session
+from lora_profiler.cli import main
+from lora_profiler.harness import Case, Heartbeat, MeasurementInterrupted
+from lora_profiler.planning.engine import predict
+from lora_profiler.record import Failure, Record
+from lora_profiler.report.measurement_payload import bench_schema
+from lora_profiler.store import Store
+from records import make_record
+
+Answer = Callable[[Case], Record]
+SIZES = ("--device", "cpu", "-b", "2", "-s", "24", "--dtype", "float32")
+
+
+def record_of(case: Case, status: str = "ok", **measured: Any) -> Record:
+    """A record of `case` whose peak is the predicted one."""
+    peak = predict(case.workload).peak
+    fields: dict[str, Any] = {
+        "status": status,
+        "peak_requested_bytes": peak.total_bytes,
+        "peak_allocated_bytes": peak.total_bytes,
+        "attribution_bytes": dict(peak.bytes),
+        "phase_peak_bytes": {"backward": peak.total_bytes},
+        "step1_phase_peak_bytes": None,
+        "persistent_bytes": None,
+        "saved_activation_bytes": None,
+    }
+    if status not in ("ok", "noisy"):
+        fields |= dict.fromkeys(("peak_requested_bytes", "peak_allocated_bytes", "attribution_bytes", "phase_peak_bytes"))
+        fields |= {"failure": Failure(reason="as planned", phase="forward", step=1), "step_seconds": None}
+    return make_record(case.workload, conditions=case.conditions, repeat=case.repeat, **fields | measured)
+
+
+class Bench:
+    """The command in this process. Cases are answered by `answer` and kept in `asked`; no process is started."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.store_path = folder / "records.jsonl"
+        self.model = folder / "tiny" / "config.json"
+        self.model.parent.mkdir()
+        self.model.write_text(json.dumps(families.TINY["llama"]))
+        self.asked: list[Case] = []
+        self.options: list[dict[str, Any]] = []
+        self.answer: Answer = record_of
+        self._capsys = capsys
+        monkeypatch.setattr(session, "measure_case", self._measure)
+        monkeypatch.setattr(session, "environment_of", lambda device: make_record().environment)
+
+    def _measure(self, case: Case, *, progress: Callable[[Heartbeat], None], **options: Any) -> Record:
+        self.asked.append(case)
+        self.options.append(options)
+        progress(Heartbeat(phase="forward", step=1))
+        return self.answer(case)
+
+    def __call__(self, *arguments: str, records: Path | None = None) -> tuple[int, str, str]:
+        self.asked.clear()
+        self._capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(["bench", *arguments, "--records", str(records or self.store_path)])
+        out, err = self._capsys.readouterr()
+        assert "Traceback" not in err
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, out, err
+
+    def tiny(self, *arguments: str) -> tuple[int, str, str]:
+        return self(str(self.model), *SIZES, *arguments)
+
+    def stored(self) -> list[Record]:
+        return Store(self.store_path).records()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(tmp_path, capsys, monkeypatch)
+
+
+def statuses(*found: str) -> Answer:
+    """Answers in turn; the last one for all that follow."""
+    left = list(found)
+    return lambda case: record_of(case, left.pop(0) if len(left) > 1 else left[0])
+
+
+# --- what is asked --------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_is_two_cases_with_the_setup_that_was_asked_for(bench: Bench) -> None:
+    code, _, err = bench.tiny("--rank", "4", "--optimizer", "sgd")
+    assert code == 0
+    assert [case.workload.setup.method for case in bench.asked] == ["full", "lora"]
+    full, lora = (case.workload.setup for case in bench.asked)
+    assert (full.batch_size, full.seq_len, full.dtype, full.device, full.optimizer) == (2, 24, "float32", "cpu", "sgd")
+    assert lora.lora is not None
+    assert lora.lora.r == 4
+    assert err.startswith(f"Training on cpu; records go to {bench.store_path}.\n")
+    assert [r.id for r in bench.stored()] == [record_of(case).id for case in bench.asked]
+
+
+def test_every_option_of_its_own_reaches_the_case(bench: Bench, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("words")
+    code, _, _ = bench.tiny(
+        "--method", "full", "--weights", str(bench.model.parent), "--text", str(text), "--seed", "5", "--padding", "0.25",
+        "--budget", "3MiB", "--steps", "7", "--timing-seconds", "2.5", "--timeout", "9.5",
+    )  # fmt: skip
+    assert code == 0
+    (case,), (options,) = bench.asked, bench.options
+    held = case.conditions
+    assert (held.weights, held.text, case.weights, case.text) == ("tiny", "text.txt", str(bench.model.parent), str(text))
+    assert (held.seed, held.padding, held.budget_bytes) == (5, 0.25, 3 * 2**20)
+    assert (held.min_timed_steps, held.max_timing_seconds, held.memory_steps) == (7, 2.5, 3)
+    assert options["timeout_seconds"] == 9.5
+    assert case.command is not None
+
+
+def test_no_timing_leaves_the_timing_pass_out(bench: Bench) -> None:
+    bench.tiny("--method", "full", "--no-timing")
+    assert bench.asked[0].conditions.min_timed_steps == 0
+
+
+def test_weights_are_random_unless_the_hub_is_named(bench: Bench) -> None:
+    bench.tiny("--method", "full")
+    assert (bench.asked[0].weights, bench.asked[0].conditions.weights) == (None, "random")
+    bench("gpt2", *SIZES, "--method", "full", "--weights", "hub")
+    assert (bench.asked[0].weights, bench.asked[0].conditions.weights) == ("hub", "hub")
+
+
+def test_repeats_run_forth_and_back(bench: Bench) -> None:
+    bench.tiny("--repeats", "3")
+    order = [(case.workload.setup.method, case.repeat) for case in bench.asked]
+    assert order == [("full", 0), ("lora", 0), ("lora", 1), ("full", 1), ("full", 2), ("lora", 2)]
+    assert len({r.id for r in bench.stored()}) == 6
+
+
+def test_without_device_it_is_the_accelerator_that_is_there(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lora_profiler.harness import device_choice
+
+    monkeypatch.setattr(device_choice, "torch_version", lambda: "2.11.0+cpu")
+    code, _, err = bench(str(bench.model), "-s", "24", "--method", "full")
+    assert code == 0
+    assert "Training on cpu" in err
+    assert bench.asked[0].workload.setup.device == "cpu"
+
+
+# --- the store ------------------------------------------------------------------------------------------------------------
+
+
+def test_resume_runs_what_is_not_stored_and_says_so(bench: Bench) -> None:
+    bench.tiny("--method", "full")
+    code, out, err = bench.tiny("--resume")
+    assert code == 0
+    assert [case.workload.setup.method for case in bench.asked] == ["lora"]
+    assert re.search(r"\[1/2\] tiny, full: ok, .*; stored before, not run again\n", err)
+    assert "tiny, full: ok" in out
+    code, out, err = bench.tiny("--resume")
+    assert (code, bench.asked) == (0, [])
+    assert err.endswith("All cases are stored for this environment already: nothing was run.\n")
+    assert "tiny, LoRA r16: ok" in out
+    bench.tiny("--resume", "--seed", "1")
+    assert len(bench.asked) == 2
+
+
+def test_without_resume_a_case_is_measured_again_and_replaces_its_record(bench: Bench) -> None:
+    bench.tiny("--method", "full")
+    bench.answer = lambda case: record_of(case, step_seconds=(9.0,) * 10, warmup_seconds=(9.0,))
+    bench.tiny("--method", "full")
+    assert len(bench.asked) == 1
+    assert [r.measurement.step_seconds[0] for r in bench.stored()] == [9.0]
+
+
+def test_resume_repeats_what_was_interrupted_and_what_rerun_names(bench: Bench) -> None:
+    bench.answer = statuses("oom", "crash", "interrupted", "ok")
+    bench.tiny("--repeats", "2")
+    bench.answer = record_of
+    bench.tiny("--repeats", "2", "--resume", "--rerun", "oom")
+    assert [(case.workload.setup.method, case.repeat) for case in bench.asked] == [("full", 0), ("lora", 1)]
+    assert sorted(r.measurement.status for r in bench.stored()) == ["crash", "ok", "ok", "ok"]
+
+
+def test_the_deadline_leaves_cases_for_the_next_run(bench: Bench) -> None:
+    code, _, err = bench.tiny("--deadline", "100")  # a first case is taken to last 60 s, and 45 s are kept free
+    assert (code, bench.asked) == (0, [])
+    assert "Left for want of time: 2 of the cases. Run again with --resume." in err
+
+
+def test_lines_of_the_store_that_cannot_be_read_are_told_of(bench: Bench) -> None:
+    bench.store_path.write_text('{"schema_version": "9.0"}\n{"torn": \n')
+    code, _, err = bench.tiny("--method", "full")
+    assert code == 0
+    assert "Warning: a record was passed over" in err
+    assert "left half written" in err
+    assert len(bench.stored()) == 1
+
+
+# --- what is shown --------------------------------------------------------------------------------------------------------
+
+
+def test_few_records_are_shown_in_full_and_full_against_lora(bench: Bench) -> None:
+    code, out, _ = bench.tiny()
+    assert code == 0
+    assert re.search(r"^  peak +1\.51 +1\.51 +exact$", out, re.MULTILINE)
+    assert "tiny, full: ok" in out
+    assert "tiny, LoRA r16: ok" in out
+    assert re.search(r"^tiny: LoRA r16 takes 1\.000 of the time of full \(95 % interval ", out, re.MULTILINE)
+    assert "Errors over all records" not in out
+    assert all(len(line) <= 100 for line in out.splitlines())
+    assert "\x1b" not in out
+
+
+def test_many_records_are_a_row_each_with_their_errors_together(bench: Bench) -> None:
+    bench.answer = statuses("ok", "oom", "ok")
+    code, out, _ = bench.tiny("--repeats", "2")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == "4 records"
+    assert [line.split()[0] for line in lines if re.match(r"#\d ", line)] == ["#1", "#2", "#3", "#4"]
+    assert "! #2, out of memory, in forward and loss: as planned" in lines
+    assert "Errors over all records" in lines
+    assert re.search(r"^  all together +3 +exact +exact +exact +100 %$", out, re.MULTILINE)
+
+
+def test_json_has_records_and_comparisons(bench: Bench) -> None:
+    code, out, _ = bench.tiny("--format", "json")
+    document = json.loads(out)
+    assert code == 0
+    jsonschema.validate(document, bench_schema())
+    assert [r["workload"]["setup"]["method"] for r in document["records"]] == ["full", "lora"]
+    totals = [c for c in document["comparisons"] if c["metric"] == "peak_requested_bytes"]
+    assert [(c["record_id"], c["relative_error"]) for c in totals] == [(r["id"], 0) for r in document["records"]]
+    assert "largest_batches" not in document
+
+
+def test_csv_and_md(bench: Bench) -> None:
+    rows = list(csv.DictReader(io.StringIO(bench.tiny("--format", "csv")[1])))
+    assert [(row["method"], row["status"]) for row in rows] == [("full", "ok"), ("lora", "ok")]
+    assert bench.tiny("--format", "md")[1].startswith("## tiny, full: ok\n")
+
+
+def test_output_goes_to_a_new_file(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    code, out, err = bench.tiny("--method", "full", "--format", "json", "-o", str(path))
+    assert (code, out) == (0, "")
+    assert f"Wrote {path}." in err
+    assert len(json.loads(path.read_text())["records"]) == 1
+    code, _, err = bench.tiny("--method", "full", "--format", "json", "-o", str(path))
+    assert (code, bench.asked) == (2, [])
+    assert "exists" in err
+
+
+def test_progress_off_a_terminal_is_a_line_when_a_case_starts_and_ends(bench: Bench) -> None:
+    bench.answer = statuses("ok", "oom")
+    lines = bench.tiny()[2].splitlines()[1:]
+    assert lines[0] == "[1/2] tiny, full: started, predicted peak 1.51 MiB"
+    assert lines[1].startswith("[1/2] tiny, full: ok, peak 1.51 MiB, predicted 1.51 MiB, error exact, 100.00 ms a step, 480 tok")
+    assert lines[1].endswith("; took 0:00")
+    assert lines[2] == "[2/2] tiny, LoRA r16: started, predicted peak 1.30 MiB"
+    assert lines[3] == "[2/2] tiny, LoRA r16: out of memory, predicted 1.30 MiB; took 0:00"
+    assert len(lines) == 4
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [("ok", 0), ("noisy", 0), ("oom", 0), ("host_oom", 0), ("timeout", 4), ("crash", 4), ("unsupported", 4), ("invalid", 4)],
+)
+def test_exit_code_tells_whether_something_was_measured(bench: Bench, status: str, code: int) -> None:
+    bench.answer = statuses("ok", status)
+    found, out, _ = bench.tiny()
+    assert found == code
+    assert [r.measurement.status for r in bench.stored()] == ["ok", status]
+    assert "tiny, full: ok" in out
+
+
+# --- Ctrl-C ---------------------------------------------------------------------------------------------------------------
+
+
+def interrupted_at(number: int, then: Callable[[Case], Record]) -> Answer:
+    count = iter(range(1, 100))
+    return lambda case: then(case) if next(count) == number else record_of(case)
+
+
+def stop(case: Case) -> Record:
+    raise MeasurementInterrupted(record_of(case, "interrupted"))
+
+
+def test_ctrl_c_keeps_what_is_done_and_stores_the_interrupted_one(bench: Bench) -> None:
+    bench.answer = interrupted_at(2, stop)
+    code, out, err = bench.tiny("--repeats", "2")
+    assert code == 130
+    assert len(bench.asked) == 2
+    assert [r.measurement.status for r in bench.stored()] == ["ok", "interrupted"]
+    assert "tiny, full: ok" in out
+    assert "tiny, LoRA r16: interrupted" in out
+    assert err.endswith("Interrupted. What is done is stored: run again with --resume.\n")
+    bench.answer = record_of
+    code, _, _ = bench.tiny("--repeats", "2", "--resume")
+    assert (code, len(bench.asked)) == (0, 3)
+    assert [r.measurement.status for r in bench.stored()] == ["ok"] * 4
+
+
+def test_ctrl_c_in_json_still_gives_what_is_done(bench: Bench) -> None:
+    bench.answer = interrupted_at(2, stop)
+    code, out, _ = bench.tiny("--format", "json")
+    assert code == 130
+    assert [r["measurement"]["status"] for r in json.loads(out)["records"]] == ["ok", "interrupted"]
+
+
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.05)
+
+
+def test_ctrl_c_between_two_processes_ends_the_run(bench: Bench) -> None:
+    def pressed(case: Case) -> Record:
+        press_ctrl_c()
+        raise AssertionError("Ctrl-C did nothing")
+
+    bench.answer = interrupted_at(2, pressed)
+    code, out, err = bench.tiny("--repeats", "2")
+    assert code == 130
+    assert len(bench.asked) == 2
+    assert "tiny, full: ok" in out
+    assert "[2/4] tiny, LoRA r16, run 1: interrupted" in err
+
+
+def test_a_case_that_ends_well_in_the_moment_of_ctrl_c_is_kept_and_the_last(bench: Bench) -> None:
+    def ended_well(case: Case) -> Record:
+        try:
+            press_ctrl_c()
+        except KeyboardInterrupt:
+            press_ctrl_c()  # a second one is passed over
+        return record_of(case)
+
+    bench.answer = interrupted_at(1, ended_well)
+    code, out, _ = bench.tiny()
+    assert code == 130
+    assert len(bench.asked) == 1
+    assert [r.measurement.status for r in bench.stored()] == ["ok"]
+    assert "tiny, full: ok" in out
+
+
+def test_ctrl_c_means_what_it_meant_before_when_the_run_is_over(bench: Bench) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    bench.tiny("--method", "full")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+# --- refused --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, ["MODEL", "--suite"]),
+        (["gpt2", "--suite", "tiny"], 2, ["one of the two"]),
+        (["--suite", "tiny", "--rank", "3"], 2, ["--rank", "--suite"]),
+        (["--suite", "tiny", "--seed", "3"], 2, ["--seed", "--suite"]),
+        (["--suite", "tinny"], 2, ["Did you mean tiny?", "cpu_families"]),
+        (["gpt2", "--resume", "--rerun", "omo"], 2, ["Did you mean oom", "noisy"]),
+        (["gpt2", "--rerun", "oom"], 2, ["--resume"]),
+        (["gpt2", "--no-timing", "--steps", "3"], 2, ["--steps", "--no-timing"]),
+        (["gpt2", "--largest-batch", "--timing-seconds", "3"], 2, ["--timing-seconds", "--largest-batch"]),
+        (["gpt2", "--largest-batch", "--repeats", "3"], 2, ["--repeats", "--largest-batch"]),
+        (["gpt2", "--largest-batch", *SIZES], 2, ["--budget"]),
+        (["gpt2", "--weights", "hbu"], 2, ["'hbu'", "Did you mean hub"]),
+        (["gpt2", "--weights", "./nowhere"], 2, ["./nowhere", ".gguf"]),
+        (["gpt2", "Qwen/Qwen2.5-0.5B", "--weights", "."], 2, ["one model"]),
+        (["gpt2", "--weights", "hub", "--offline"], 2, ["--offline", "HF_HUB_OFFLINE"]),
+        (["gpt2", "--weights", "hub", "--revision", "x"], 2, ["main"]),
+        (["gpt2", "--text", "nothing.txt"], 2, ["nothing.txt"]),
+        (["gpt2", "--budget", "lots"], 2, ["24GiB"]),
+        (["gpt2", "--padding", "1"], 2, ["--padding"]),
+        (["gpt2", "--padding", "0.99", *SIZES], 2, ["padding", "one token"]),
+        (["gpt2", "--steps", "0"], 2, ["--steps"]),
+        (["gpt2", "--timing-seconds", "nan"], 2, ["finite"]),
+        (["gpt2", "--timeout", "inf"], 2, ["finite"]),
+        (["gpt2", "--deadline", "0"], 2, ["--deadline"]),
+        (["gpt2", "--repeats", "0"], 2, ["--repeats"]),
+        (["gpt2", "--format", "jsn"], 2, ["Did you mean json"]),
+        (["gpt2", "--gpu", "l4"], 2, ["--gpu"]),
+        (["gpt2", "--method", "lorra"], 2, ["Did you mean lora"]),
+        (["gpt2", "--use-dora", *SIZES], 2, ["DoRA is not modelled"]),
+        (["gpt2", "--use-reentrant", *SIZES], 2, ["reentrant checkpointing is not modelled", "trains nothing"]),
+        (["gpt2", *SIZES, "-s", "2000"], 2, ["1,024 positions"]),
+        (["gpt22"], 3, ["gpt2"]),
+        (["gpt2", "./no/such/config.json", *SIZES], 3, ["no file or folder"]),
+        (["meta-llama/Llama-3.1-405B", "-s", "24", "--device", "cpu"], 4, ["this machine has", "--budget"]),
+        (["meta-llama/Llama-3.1-405B", "-s", "24", "--device", "cpu", "--budget", "1GiB"], 4, ["this machine has"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_question_is_refused_before_anything_starts(
+    bench: Bench, arguments: list[str], code: int, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    found, out, err = bench(*arguments)
+    assert (found, out) == (code, "")
+    assert "Error: " in err
+    for word in words:
+        assert word in err
+    assert bench.asked == []
+    assert not bench.store_path.exists()
+
+
+def test_one_wrong_case_among_many_is_refused_before_the_first_starts(bench: Bench) -> None:
+    code, _, err = bench(str(bench.model), "gpt2", *SIZES, "-s", "1100")
+    assert (code, bench.asked) == (2, [])
+    assert "1,024 positions" in err
+
+
+def test_a_store_that_cannot_be_written_is_refused_before_anything_starts(bench: Bench, tmp_path: Path) -> None:
+    code, _, err = bench(str(bench.model), *SIZES, records=tmp_path)
+    assert (code, bench.asked) == (2, [])
+    assert "is a folder" in err
+
+
+def test_a_text_needs_a_tokenizer(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("words")
+    code, _, err = bench.tiny("--text", str(tmp_path / "text.txt"))
+    assert (code, bench.asked) == (2, [])
+    assert "--weights PATH" in err
+
+
+@pytest.mark.parametrize("flag", ["--use-dora", "--use-reentrant"])
+def test_predict_refuses_what_is_not_modelled_too(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["gpt2", "-s", "64", flag])
+    assert ended.value.code == 2
+    assert "is not modelled" in capsys.readouterr().err
+
+
+def test_a_strange_target_is_warned_of_once_for_all_repeats(bench: Bench) -> None:
+    _, _, err = bench.tiny("--method", "lora", "--targets", "q_prj,v_proj", "--repeats", "2")
+    assert err.count("Warning: no module of tiny matches q_prj") == 1
+
+
+# --- suites ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_suite_of_the_source_tree_brings_its_own_cases(bench: Bench) -> None:
+    code, out, _ = bench("--suite", "tiny", "--device", "cpu")
+    assert code == 0
+    assert [case.workload.setup.method for case in bench.asked] == ["full", "lora", "qlora", "lora"]
+    assert out.startswith("4 records\n")
+    assert {case.workload.setup.device for case in bench.asked} == {"cpu"}
+
+
+def test_cases_of_a_suite_that_cannot_run_here_are_left_out_and_told_of(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lora_profiler.campaign import planned
+    from lora_profiler.harness.refusals import refuse
+
+    without = {"bitsandbytes"}
+    check = lambda workload, conditions: refuse(workload, conditions, lambda name: None if name in without else name)  # noqa: E731
+    monkeypatch.setattr(planned, "refuse", check)
+    code, _, err = bench("--suite", "tiny", "--device", "cpu")
+    assert code == 4
+    assert [case.workload.setup.method for case in bench.asked] == ["full", "lora", "lora"]
+    assert re.search(r"Warning: left out tiny-llama-qlora-\w+-\w+: a 4-bit base needs bitsandbytes", err)
+    without.add("torch")
+    code, _, err = bench("--suite", "tiny", "--device", "cpu")
+    assert (code, bench.asked) == (4, [])
+    assert "none of the 4 cases of tiny can run here" in err
+
+
+# --- the largest batch ----------------------------------------------------------------------------------------------------
+
+
+def holds(count: int) -> Answer:
+    return lambda case: record_of(case, "ok" if case.workload.setup.batch_size <= count else "oom", step_seconds=None)
+
+
+def test_the_search_begins_at_the_prediction_and_shows_its_probes(bench: Bench) -> None:
+    bench.answer = holds(11)
+    code, out, err = bench.tiny("--method", "lora", "--largest-batch", "--budget", "4MiB")
+    assert code == 0
+    assert [case.workload.setup.batch_size for case in bench.asked] == [11, 12, 11]
+    assert {(case.conditions.memory_steps, case.conditions.min_timed_steps) for case in bench.asked} == {(2, 0)}
+    assert out.startswith("tiny, LoRA r16: the largest batch of 24 tokens\n")
+    proof = "11 is the largest batch within 4.00 MiB of A processor: it trained in two processes, and 12 did not fit."
+    assert proof in " ".join(out.split())
+    assert "Predicted: 11." in out
+    assert "[2] tiny, LoRA r16, batch 12: out of memory" in err
+    assert len(bench.stored()) == 3
+
+
+def test_the_search_in_json(bench: Bench) -> None:
+    bench.answer = holds(9)
+    code, out, _ = bench.tiny("--method", "lora", "--largest-batch", "--budget", "4MiB", "--format", "json")
+    document = json.loads(out)
+    jsonschema.validate(document, bench_schema())
+    (found,) = document["largest_batches"]
+    assert code == 0
+    assert {name: found[name] for name in ("batch_size", "upper", "monotone", "emulated", "predicted")} == {
+        "batch_size": 9, "upper": 9, "monotone": True, "emulated": True, "predicted": 11,
+    }  # fmt: skip
+    assert sorted(found["record_ids"]) == sorted(r["id"] for r in document["records"])
+
+
+def test_a_search_resumes_from_its_stored_probes(bench: Bench) -> None:
+    bench.answer = holds(11)
+    arguments = ("--method", "lora", "--largest-batch", "--budget", "4MiB", "--resume")
+    bench.tiny(*arguments)
+    code, out, _ = bench.tiny(*arguments)
+    assert (code, bench.asked) == (0, [])
+    assert "11 is the largest batch" in out
+
+
+def test_nothing_fits(bench: Bench) -> None:
+    bench.answer = holds(0)
+    code, out, _ = bench.tiny("--method", "lora", "--largest-batch", "--budget", "4MiB")
+    assert code == 0
+    assert "Not even one sequence trains within 4.00 MiB" in out
+
+
+def test_a_search_that_fails_is_told_of_and_its_probes_are_shown(bench: Bench) -> None:
+    bench.answer = statuses("ok", "crash")
+    code, out, err = bench.tiny("--method", "lora", "--largest-batch", "--budget", "4MiB")
+    assert code == 4
+    assert "the search for tiny-lora-" in err
+    assert "a probe ended as crash: as planned" in err
+    assert "tiny, LoRA r16: crashed" in out
+
+
+def test_ctrl_c_in_a_search_keeps_its_probes(bench: Bench) -> None:
+    bench.answer = interrupted_at(2, stop)
+    code, out, err = bench.tiny("--method", "lora", "--largest-batch", "--budget", "4MiB")
+    assert code == 130
+    assert [r.measurement.status for r in bench.stored()] == ["ok", "interrupted"]
+    assert "tiny, LoRA r16: ok" in out
+    assert "run again with --resume" in err
+
+
+def test_the_deadline_ends_a_search(bench: Bench) -> None:
+    code, _, err = bench.tiny("--largest-batch", "--budget", "4MiB", "--deadline", "50")
+    assert (code, bench.asked) == (0, [])
+    assert "Left for want of time: 2 of the cases." in err
+
+
+# --- help, completion, terminals ------------------------------------------------------------------------------------------
+
+
+def lora_profile(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR")} | {"HF_HUB_OFFLINE": "1"} | environment
+    return subprocess.run(
+        [sys.executable, "-m", "lora_profiler", *arguments],
+        capture_output=True, text=True, env=env, stdin=subprocess.DEVNULL, timeout=240,
+    )  # fmt: skip
+
+
+def test_help() -> None:
+    text = lora_profile("bench", "-h").stdout
+    assert text.startswith("Usage: lora-profile bench [OPTIONS] [MODEL...]")
+    assert "Examples:\n  lora-profile bench " in text
+    assert "Exit code: 0 done" in text
+    assert "--use-dora" not in text
+    assert "--engine" not in text
+    assert all(len(line) <= 120 for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("lora-profile ben", "bench"),
+        ("lora-profile bench gpt2 --budg", "--budget"),
+        ("lora-profile bench meta-llama/Llama-3.1-8", "meta-llama/Llama-3.1-8B"),
+        ("lora-profile bench gpt2 --rerun oo", "oom"),
+        ("lora-profile bench --suite ti", "tiny"),
+    ],
+)
+def test_shell_completion(words: str, expected: str) -> None:
+    done = lora_profile(_LORA_PROFILE_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=str(len(words.split()) - 1))
+    assert expected in [line.partition(",")[2] for line in done.stdout.splitlines()]
+
+
+ON_A_TERMINAL = """
+import sys
+sys.path[:0] = sys.argv[1].split(":")
+from test_cli_bench import record_of
+from lora_profiler.campaign import session
+from lora_profiler.cli import main
+from lora_profiler.harness import Heartbeat
+
+def measure(case, *, progress, **options):
+    import time
+    progress(Heartbeat(phase="backward", step=2))
+    time.sleep(1.3)
+    return record_of(case)
+
+session.measure_case = measure
+main(sys.argv[2:])
+"""
+
+
+def on_a_terminal(*arguments: str, **environment: str) -> str:
+    """What the command, with a stand-in for the measured process, writes to a terminal of 100 columns."""
+    main_end, other = pty.openpty()
+    env = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"} | environment
+    path = f"{Path(__file__).parent}:{Path(__file__).parents[1]}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", ON_A_TERMINAL, path, "bench", *arguments], stdin=other, stdout=other, stderr=other, env=env
+    )
+    os.close(other)
+    out = b""
+    while True:
+        try:
+            chunk = os.read(main_end, 65536)
+        except OSError:  # Linux's way to say that the other end is closed
+            break
+        if not chunk:
+            break
+        out += chunk
+    assert process.wait() == 0, out.decode()
+    os.close(main_end)
+    return out.decode()
+
+
+def test_a_terminal_shows_rows_as_they_go_and_then_the_table_instead(bench: Bench, tmp_path: Path) -> None:
+    arguments = (str(bench.model), *SIZES, "--method", "full", "--records", str(tmp_path / "r.jsonl"))
+    text = on_a_terminal(*arguments)
+    assert "step 2: backward" in text
+    assert "0 of 1 done" in text
+    assert "Ctrl-C keeps what is done." in text
+    assert "[1/1]" not in text
+    assert text.index("step 2: backward") < text.index("what the peak is made of")
+    plain = on_a_terminal(*arguments, TERM="dumb")
+    assert "\x1b" not in plain
+    assert "[1/1] tiny, full: started" in plain
+
+
+# --- for real -------------------------------------------------------------------------------------------------------------
+
+ONE_CORE = {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bench")
+    (folder / "tiny").mkdir()
+    (folder / "tiny" / "config.json").write_text(json.dumps(families.TINY["llama"]))
+    return folder
+
+
+def real(place: Path, *arguments: str) -> tuple[str, ...]:
+    return ("bench", str(place / "tiny"), *SIZES, "--timing-seconds", "2", "--records", str(place / "r.jsonl"), *arguments)
+
+
+def processes_of(place: Path) -> Iterator[str]:
+    """Command lines of living measured processes that leave their result in the folder."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if str(place) in line and "lora_profiler.harness.child" in line:
+            yield line
+
+
+@pytest.mark.slow
+def test_a_real_run_agrees_with_its_prediction_and_is_not_repeated(place: Path) -> None:
+    done = lora_profile(*real(place, "--method", "full", "--format", "json"), **ONE_CORE)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    jsonschema.validate(document, bench_schema())
+    (record,) = document["records"]
+    assert record["measurement"]["status"] in ("ok", "noisy")
+    assert record["environment"]["command"].startswith("lora-profile bench tiny --device cpu")
+    assert str(place) not in done.stdout
+    errors = {c["metric"]: c["relative_error"] for c in document["comparisons"] if c["category"] == "total"}
+    assert abs(errors["peak_requested_bytes"]) < 0.01
+    assert errors["num_parameters"] == 0
+    again = lora_profile(*real(place, "--method", "full", "--format", "json", "--resume"), **ONE_CORE)
+    assert again.returncode == 0
+    assert "nothing was run" in again.stderr
+    assert json.loads(again.stdout)["records"] == document["records"]
+
+
+@pytest.mark.slow
+def test_a_real_run_out_of_its_budget_is_a_result_with_a_phase(place: Path) -> None:
+    done = lora_profile(*real(place, "--method", "full", "--budget", "1MiB", "--format", "json"), **ONE_CORE)
+    assert done.returncode == 0, done.stderr
+    (record,) = json.loads(done.stdout)["records"]
+    measurement = record["measurement"]
+    assert measurement["status"] == "oom"
+    assert measurement["failure"]["phase"] in ("forward", "loss", "backward", "optimizer")
+    assert measurement["failure"]["step"] == 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_of_a_real_run_leaves_the_finished_rows_and_no_process(place: Path) -> None:
+    arguments = real(place, "--method", "full", "--method", "lora", "--seed", "3", "--timing-seconds", "1")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lora_profiler", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | ONE_CORE, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        assert any("LoRA r16: started" in line for line in process.stderr)
+        time.sleep(2.0)
+        assert list(processes_of(place))
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert "Interrupted. What is done is stored: run again with --resume." in err
+    assert re.search(r"^tiny, full: (ok|noisy)$", out, re.MULTILINE)
+    assert re.search(r"^tiny, LoRA r16: interrupted$", out, re.MULTILINE)
+    kept = {r.workload.setup.method: r for r in Store(place / "r.jsonl").records() if r.conditions.seed == 3}
+    assert kept["full"].measurement.went_through
+    assert kept["lora"].measurement.status == "interrupted"
+    assert kept["lora"].measurement.failure is not None
+    assert kept["lora"].measurement.failure.phase
+    deadline = time.monotonic() + 5
+    while list(processes_of(place)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert list(processes_of(place)) == []
