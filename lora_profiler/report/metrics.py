@@ -90,6 +90,7 @@ PHASE_SHORT: Final[dict[str, str]] = PHASE_LABELS | {
     "forward": "forward",
     "clip": "clipping",
     "optimizer": "optimizer",
+    "zero": "clearing",
 }
 """The same while a step goes on, for narrow columns."""
 

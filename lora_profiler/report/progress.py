@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 COLUMNS = ("model", "method", "setup", "status", "time", "peak", "predicted", "error")
 _STYLES = {"running": "bold cyan", "waiting": "dim", "stored": "dim", "interrupted": "yellow"}
 _STATUS_STYLES = {"ok": "green", "noisy": "yellow", "oom": "yellow"}
-_WIDTHS = {"method": 9, "status": 20, "time": 7, "peak": 11, "predicted": 11, "error": 8}
+_WIDTHS = {"method": 9, "status": 20, "time": 7, "peak": 12, "predicted": 12, "error": 8}
 """Of columns that must neither jump nor lose a letter; model and setup share what is left."""
 _GAP = 2
-_LEAST_FOR_NAMES = 22
+_LEAST_FOR_NAMES = 20
 """Where model and setup would get less, the predicted peak is left out, then the error."""
 _SECONDS_BETWEEN = 1.0
 

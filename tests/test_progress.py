@@ -1,0 +1,223 @@
+"""A run while it goes: where each case stands, how long the rest takes, and rows that keep to the terminal's width."""
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from lora_profiler.campaign.planned import Planned
+from lora_profiler.campaign.progress import Progress
+from lora_profiler.harness import Heartbeat, make_case
+from lora_profiler.planning.engine import predict
+from lora_profiler.record import PHASES, Conditions, Failure
+from lora_profiler.report import metrics
+from lora_profiler.report.progress import COLUMNS, column_widths, drawn, footer, line, row_distinctions, status_text, window
+from lora_profiler.workload import LoraConfig, Workload
+from records import WORKLOAD, make_record
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def planned(rank: int | None = None, repeat: int = 0, seed: int = 0, **setup: Any) -> Planned:
+    lora = None if rank is None else LoraConfig(r=rank)
+    workload = Workload(model=WORKLOAD.model, setup=replace(WORKLOAD.setup, lora=lora, **setup))
+    return Planned(case=make_case(workload, Conditions(seed=seed), repeat=repeat), prediction=predict(workload))
+
+
+def record_of(each: Planned, **measured: Any) -> Any:
+    return make_record(each.case.workload, conditions=each.case.conditions, repeat=each.case.repeat, **measured)
+
+
+def progress_of(*cases: Planned, clock: Clock | None = None, **options: Any) -> Progress:
+    progress = Progress(clock=clock or Clock(), **options)
+    for each in cases:
+        progress.add(each)
+    return progress
+
+
+def run(progress: Progress, clock: Clock, index: int, seconds: float, **measured: Any) -> None:
+    each = progress.rows[index].planned
+    progress.observer().started(index, each.case)
+    clock.now += seconds
+    progress.observer().finished(index, record_of(each, **measured), False)
+
+
+# --- times ----------------------------------------------------------------------------------------------------------------
+
+
+def test_time_left_is_known_once_something_is_known() -> None:
+    clock = Clock()
+    progress = progress_of(planned(), planned(rank=4), planned(batch_size=4), planned(rank=8), clock=clock)
+    assert progress.seconds_left() is None
+    progress.observer().started(0, progress.rows[0].planned.case)
+    clock.now += 5
+    assert progress.seconds_left() is None
+    run(progress, clock, 0, 10)
+    assert progress.seconds_left() == 30  # nothing else is known of the two LoRAs
+    run(progress, clock, 1, 40)
+    assert progress.seconds_left() == 10 + 40  # by kind: one more in full, one more LoRA
+    progress.observer().started(2, progress.rows[2].planned.case)
+    clock.now += 4
+    assert progress.seconds_left() == 6 + 40
+    clock.now += 100
+    assert progress.seconds_left() == 40  # it takes longer than thought, which gives no time back
+    assert progress.seconds_gone == 159
+
+
+def test_a_case_takes_what_it_took_before_and_what_is_stored_takes_nothing() -> None:
+    clock = Clock()
+    cases = planned(), planned(rank=4)
+    progress = progress_of(*cases, clock=clock, earlier=[record_of(cases[0]), record_of(cases[1], status="oom")])
+    assert progress.rows[0].expected == 60  # records of this stand-in last a minute
+    assert progress.rows[1].expected is None  # what ran out of memory before may take longer now
+    progress.observer().finished(1, record_of(cases[1]), True)
+    assert progress.seconds_left() == 60
+    assert progress.elapsed(progress.rows[1]) is None
+
+
+def test_probes_have_their_own_rows() -> None:
+    progress, clock = progress_of(planned()), Clock()
+    place = progress.add(planned(batch_size=3))
+    progress.observer(place).started(0, progress.rows[1].planned.case)
+    assert [row.state for row in progress.rows] == ["waiting", "running"]
+    progress.interrupt(None)
+    assert [row.state for row in progress.rows] == ["waiting", "interrupted"]
+    assert clock.now == 100
+
+
+# --- words ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("beat", "text"),
+    [
+        (None, "starting"),
+        (Heartbeat(phase="load"), "loading the model"),
+        (Heartbeat(phase="backward", step=2), "step 2: backward"),
+        (Heartbeat(phase="loss", step=1), "step 1: the loss"),
+        (Heartbeat(phase="timing"), "timing"),
+        (Heartbeat(phase="timing", done=1), "timing, 1 step"),
+        (Heartbeat(phase="timing", done=1200), "timing, 1,200 steps"),
+        (Heartbeat(phase="something new"), "something new"),
+    ],
+)
+def test_status_text(beat: Heartbeat | None, text: str) -> None:
+    progress = progress_of(planned())
+    assert status_text(progress.rows[0]) == "waiting"
+    progress.observer().started(0, progress.rows[0].planned.case)
+    if beat:
+        progress.observer().progressed(0, beat)
+    assert status_text(progress.rows[0]) == text
+
+
+def test_every_status_text_fits_its_column() -> None:
+    from lora_profiler.report.progress import _WIDTHS
+
+    texts = [*metrics.STAGE_LABELS.values(), *(f"step 4: {metrics.PHASE_SHORT[phase]}" for phase in PHASES)]
+    assert max(map(len, [*texts, *metrics.STATUS_LABELS.values()])) <= _WIDTHS["status"]
+
+
+def test_a_line_for_each_start_and_end() -> None:
+    clock = Clock()
+    progress = progress_of(planned(), planned(rank=4), clock=clock)
+    told: list[str] = []
+    progress.tell = lambda index, row: told.append(line(progress, index, row, 2))
+    run(progress, clock, 0, 75.2)
+    progress.observer().started(1, progress.rows[1].planned.case)
+    progress.interrupt(None)
+    assert told[0].startswith("[1/2] tiny-gpt2, full: started, predicted peak ")
+    assert told[1].startswith("[1/2] tiny-gpt2, full: ok, peak 1.91 MiB, predicted ")
+    assert told[1].endswith("; took 1:15")
+    assert told[3].startswith("[2/2] tiny-gpt2, LoRA r4: interrupted, predicted peak ")
+    assert line(progress, 0, progress.rows[0], None).startswith("[1] ")
+
+
+def test_runs_of_one_case_are_numbered_and_settings_named_where_they_differ() -> None:
+    rows = progress_of(planned(batch_size=1), planned(batch_size=2), planned(batch_size=2, repeat=1)).rows
+    assert row_distinctions(rows) == ["batch 1, run 1", "batch 2, run 1", "batch 2, run 2"]
+
+
+def test_the_footer_counts_what_ended_how() -> None:
+    clock = Clock()
+    progress = progress_of(planned(), planned(rank=4), planned(rank=8), clock=clock)
+    assert footer(progress) == "0 of 3 done; 0:00 gone. Ctrl-C keeps what is done."
+    run(progress, clock, 0, 60)
+    run(progress, clock, 1, 30, status="oom", failure=Failure(reason="full"))
+    expected = "2 of 3 done (1 out of memory); 1:30 gone, about 0:30 left, 3:30 to the deadline. Ctrl-C keeps what is done."
+    assert footer(progress, 300.0) == expected
+
+
+# --- the live table -------------------------------------------------------------------------------------------------------
+
+
+def screen(progress: Progress, width: int, height: int = 30) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, height=height, force_terminal=False)
+    console.print(drawn(progress, width, height))
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+def busy(count: int = 4) -> Progress:
+    clock = Clock()
+    cases = [planned(rank=4 * i or None, batch_size=1 + i % 3, checkpointing=bool(i % 2)) for i in range(count)]
+    progress = progress_of(*cases, clock=clock)
+    run(progress, clock, 0, 7)
+    run(progress, clock, 1, 4000, status="oom", failure=Failure(reason="full"), peak_requested_bytes=57 * 2**30 // 5)
+    progress.observer().started(2, cases[2].case)
+    progress.observer().progressed(2, Heartbeat(phase="optimizer_build"))
+    return progress
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
+def test_rows_keep_to_the_width_and_their_numbers_stay_whole(width: int) -> None:
+    lines = screen(busy(), width)
+    assert all(len(text.rstrip()) <= width for text in lines)
+    assert len(lines) == 1 + 4 + (2 if width == 80 else 1)
+    assert ">= 11.40 GiB" in lines[2]
+    assert "1:06:40" in lines[2]
+    assert "making the optimizer" in lines[3]
+    head = lines[0]
+    place = head.index("status")
+    assert [text[place:].split("  ")[0].strip() for text in lines[1:5]] == [
+        "ok",
+        "out of memory",
+        "making the optimizer",
+        "waiting",
+    ]
+    end = head.index("peak") + len("peak")
+    assert lines[1][:end].endswith("1.91 MiB")
+
+
+def test_a_wide_terminal_shows_all_columns_and_a_narrow_one_leaves_the_prediction_out() -> None:
+    words = ["batch 1, checkpointing, 12 tokens"]
+    assert tuple(column_widths(160, ["gpt2"], words)) == COLUMNS
+    assert "predicted" not in column_widths(100, ["gpt2"], words)
+    assert "error" in column_widths(100, ["gpt2"], words)
+    assert "error" not in column_widths(72, ["gpt2"], words)
+    assert "setup" not in column_widths(160, ["gpt2"], [""])
+    for width in range(60, 200):
+        sizes = column_widths(width, ["a-model-with-a-long-name"], words)
+        assert sum(sizes.values()) + 2 * (len(sizes) - 1) <= max(width, 80)
+
+
+def test_the_row_that_runs_is_in_sight_in_a_long_list() -> None:
+    clock = Clock()
+    progress = progress_of(*(planned(batch_size=1 + i) for i in range(40)), clock=clock)
+    for i in range(25):
+        run(progress, clock, i, 1)
+    progress.observer().started(25, progress.rows[25].planned.case)
+    first, last = window(progress.rows, 12)
+    assert last - first == 12
+    assert first < 25 < last - 1
+    lines = screen(progress, 100, 16)
+    assert len(lines) <= 16
+    assert any("starting" in text for text in lines)
+    assert window(progress.rows[:3], 12) == (0, 3)
+    assert window([], 12) == (0, 0)
