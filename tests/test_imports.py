@@ -12,8 +12,9 @@ HEAVY = [
 SHOW_MODULES = "import sys, atexit; atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr)); "
 
 
-def modules_after(code: str) -> set[str]:
-    done = subprocess.run([sys.executable, "-c", SHOW_MODULES + code], capture_output=True, text=True, check=True)
+def modules_after(code: str, exit_code: int = 0) -> set[str]:
+    done = subprocess.run([sys.executable, "-c", SHOW_MODULES + code], capture_output=True, text=True)
+    assert done.returncode == exit_code, done.stderr
     return set(done.stderr.split())
 
 
@@ -26,6 +27,7 @@ def modules_after(code: str) -> set[str]:
         ["models", "llama"],
         ["gpus"],
         ["--help"],
+        ["bench", "--help"],
     ],
 )
 def test_commands_load_nothing_heavy(arguments: list[str]) -> None:
@@ -42,6 +44,30 @@ def test_help_loads_no_predictor() -> None:
 
 def test_importing_the_package_loads_nothing_of_it() -> None:
     assert {m for m in modules_after("import lora_profiler") if m.startswith("lora_profiler")} == {"lora_profiler"}
+
+
+def test_a_refused_bench_loads_nothing_heavy_either() -> None:
+    loaded = modules_after(
+        "from lora_profiler.cli import main; main(['bench', 'gpt2', '--use-dora', '--device', 'cpu'])", exit_code=2
+    )
+    assert "lora_profiler.cli_bench" in loaded
+    assert loaded.isdisjoint(set(HEAVY) - {"importlib.metadata"})
+
+
+def test_importing_a_module_does_not_hide_the_function_of_its_name() -> None:
+    modules_after(
+        "import lora_profiler.compare, lora_profiler.throughput.rates, lora_profiler as package; "
+        "assert package.compare.__module__ == 'lora_profiler.compare', package.compare; "
+        "assert callable(package.throughput); from lora_profiler.compare import summary; "
+        "import lora_profiler.store; assert package.store.Store is package.Store"
+    )
+
+
+def test_measuring_from_python_loads_no_torch_in_this_process() -> None:
+    loaded = modules_after(
+        "from lora_profiler import Comparison, Conditions, Environment, Measurement, Record, Store, compare, measure, throughput"
+    )
+    assert loaded.isdisjoint({"torch", "numpy", "transformers", "peft", "rich", "psutil", "pynvml"})
 
 
 def test_public_names_are_complete_and_lazy() -> None:
