@@ -312,6 +312,9 @@ def test_what_no_machine_can_run_is_refused() -> None:
     gpt2 = model_from_config(families.TINY["gpt2"], id="tiny-gpt2", source="test")
     with pytest.raises(UsageError, match="table of 256 positions, not 512"):
         refuse(Workload(model=gpt2, setup=replace(SETUP, seq_len=512)), QUICK, _installed())
+    gemma = model_from_config(families.TINY["gemma2"], id="tiny-gemma", source="test")
+    with pytest.raises(UsageError, match=r"runs Gemma 2 eager.*--attention flash"):
+        refuse(Workload(model=gemma, setup=replace(SETUP, attention="flash")), QUICK, _installed())
     with pytest.raises(UsageError, match=r"padding is 1\.0"):
         refuse(Workload(model=MODEL, setup=SETUP), replace(QUICK, padding=1.0), _installed())
     with pytest.raises(UsageError, match="take 2 or more"):

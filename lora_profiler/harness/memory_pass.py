@@ -18,7 +18,7 @@ from lora_profiler.harness.cpu_allocator import AllocatorRecord
 from lora_profiler.harness.timeline import Peak, Timeline, steady
 from lora_profiler.harness.tracker import BudgetExceededError, StorageTracker
 from lora_profiler.harness.training import Training
-from lora_profiler.modeling import forward_loss, output_head
+from lora_profiler.modeling import attention_context, forward_loss, output_head
 from lora_profiler.prediction import Category
 from lora_profiler.record import Conditions, Phase, PhaseSample
 
@@ -264,7 +264,7 @@ def saved_activation_bytes(training: Training) -> int:
         kept.setdefault(ownership.by_storage(tensor), alias)  # held, else its key could be used again
         return alias
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with attention_context(training.setup), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = forward_loss(training.model, training.setup, training.batches.next())
     del loss
     return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in known)

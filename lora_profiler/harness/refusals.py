@@ -40,6 +40,8 @@ def refuse(
     if (setup.quantization or setup.optimizer == "adamw_8bit") and installed("bitsandbytes") is None:
         what = "a 4-bit base" if setup.quantization else "8-bit AdamW"
         raise MeasurementError(f"{what} needs bitsandbytes; install it: pip install 'lora-profiler[qlora]'.")
+    if model.model_type == "gemma2" and setup.attention not in ("auto", "eager"):
+        raise UsageError(f"transformers runs Gemma 2 eager, since SDPA caps no scores; leave out --attention {setup.attention}.")
     longest = model.config.get("max_position_embeddings")
     if model.model_type in LEARNED_POSITIONS and longest is not None and setup.seq_len > longest:
         raise UsageError(f"{model.id} has a table of {longest:,} positions, not {setup.seq_len:,}; take a shorter --seq-len.")
