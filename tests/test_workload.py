@@ -1,0 +1,34 @@
+"""What is refused in words that PEFT and transformers use, without becoming part of the question."""
+
+from dataclasses import asdict, fields, replace
+
+import pytest
+
+from lora_profiler.errors import UsageError
+from lora_profiler.record_json import RecordError, setup_from_dict
+from lora_profiler.workload import LoraConfig, TrainSetup, setup_dict
+
+
+def test_dora_is_refused_with_the_reason() -> None:
+    with pytest.raises(UsageError, match=r"DoRA is not modelled: .*magnitudes.*norm of each whole weight.*leave use_dora out"):
+        LoraConfig(use_dora=True)
+    with pytest.raises(UsageError, match="DoRA"):
+        replace(LoraConfig(r=4), use_dora=True)
+
+
+def test_reentrant_checkpointing_is_refused_with_the_reason() -> None:
+    with pytest.raises(UsageError, match=r"reentrant checkpointing is not modelled: .*trains nothing.*--checkpointing"):
+        TrainSetup(use_reentrant=True, checkpointing=True)
+
+
+def test_what_is_refused_is_no_part_of_the_question() -> None:
+    setup = TrainSetup(lora=LoraConfig(r=4, use_dora=False), use_reentrant=False)
+    assert setup == TrainSetup(lora=LoraConfig(r=4))
+    assert not {"use_dora", "use_reentrant"} & {f.name for kind in (LoraConfig, TrainSetup) for f in fields(kind)}
+    assert "use_dora" not in str(asdict(setup))
+    data = setup_dict(setup)
+    assert not {"use_dora", "use_reentrant"} & set(data)
+    assert setup_from_dict(data) == setup
+    assert replace(setup, batch_size=3).lora == setup.lora
+    with pytest.raises(RecordError, match="no field use_reentrant"):
+        setup_from_dict({**data, "use_reentrant": True})
