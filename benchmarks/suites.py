@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from benchmarks.cpu_suites import cpu_families, tiny
 from benchmarks.h100_suite import h100_campaign
 from lora_profiler.harness import Case
+from lora_profiler.workload import Device
 
 Suite = Callable[..., tuple[Case, ...]]
 
@@ -12,3 +13,8 @@ Suite = Callable[..., tuple[Case, ...]]
 def suites() -> Mapping[str, Suite]:
     """Every suite by its name; called with the device to train on, such as `suites()["tiny"]("cpu")`."""
     return {suite.__name__: suite for suite in (tiny, cpu_families, h100_campaign)}
+
+
+def home_device(suite: str) -> Device:
+    """The device that a suite is made for; on others it can be tried out."""
+    return "cuda" if suite == h100_campaign.__name__ else "cpu"
