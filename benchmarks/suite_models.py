@@ -64,6 +64,11 @@ def medium(family: str) -> ModelSpec:
     return model_from_config(dict(MEDIUM[family]), id=f"medium-{family}", source="file")
 
 
+def few_tokens(family: str) -> ModelSpec:
+    """The same with a vocabulary of 512, so that the loss is small beside the layers."""
+    return model_from_config({**MEDIUM[family], "vocab_size": 512}, id=f"few-tokens-{family}", source="file")
+
+
 def tiny() -> ModelSpec:
     return model_from_config(dict(TINY), id="tiny-llama", source="file")
 
