@@ -42,6 +42,7 @@ Examples:
   lora-profile gpt2 --per-layer                        which layer holds what
   lora-profile Qwen/Qwen2.5-7B --method qlora --gpu rtx_4090
   lora-profile models llama                            the bundled models, by name
+  lora-profile bench gpt2 -s 512                       train it here, and compare with the prediction
 
 Shell completion: eval "$(_LORA_PROFILE_COMPLETE=bash_source lora-profile)"; zsh and fish likewise.
 """,
@@ -51,7 +52,7 @@ Shell completion: eval "$(_LORA_PROFILE_COMPLETE=bash_source lora-profile)"; zsh
 def root(ctx: click.Context) -> None:
     """What full, LoRA and QLoRA fine-tuning of a model cost in memory and compute, from the model's name alone.
 
-    No weight is downloaded and no accelerator is needed.
+    No weight is downloaded and no accelerator is needed. bench trains for real on the device at hand.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
