@@ -67,6 +67,18 @@ def backward_bytes(nodes: Sequence[Node], output: Tensor) -> tuple[Polynomial, .
     Counted are saved tensors of these nodes (shared ones left out), activation gradients and the parameter gradients that
     these nodes leave behind. `output` is the tensor whose gradient arrives first.
     """
+    return undominated(_backward(nodes, output)[0])
+
+
+def waiting_gradients(nodes: Sequence[Node], output: Tensor) -> Polynomial:
+    """Bytes of the gradients that wait when backward comes to the first node that needs a saved tensor: with checkpointing the
+    forward pass runs again there, beside them."""
+    behind = next((i for i in range(len(nodes), 0, -1) if nodes[i - 1].packs), 0)
+    return _backward(nodes[behind:], output)[1]
+
+
+def _backward(nodes: Sequence[Node], output: Tensor) -> tuple[list[Polynomial], Polynomial]:
+    """(live bytes at every node, live bytes at the end) of `backward_bytes`."""
     users: dict[Storage, int] = {}
     for node in nodes:
         for storage in node.saved:
@@ -114,7 +126,7 @@ def backward_bytes(nodes: Sequence[Node], output: Tensor) -> tuple[Polynomial, .
                 pending[tensor] = _Gradient(tensor.bytes, 1)
             if not passes_on:
                 live = live - tensor.bytes
-    return undominated(candidates)
+    return candidates, live
 
 
 def undominated(candidates: Iterable[Polynomial]) -> tuple[Polynomial, ...]:

@@ -223,6 +223,7 @@ def _inside_layers(
     Under checkpointing a layer's forward pass runs again at the start of its backward, and counts there.
     """
     checkpointing = workload.setup.checkpointing
+    state = constant(RNG_STATE_BYTES if workload.setup.device == "cpu" else 0)  # that of before, while a layer runs again
     per_layer = {id(layer): size for layer, size in kept.layers}
     ends = kept.embed - kept.ids + kept.shared + kept.held + kept.scalars
 
@@ -255,7 +256,7 @@ def _inside_layers(
             extra = {"gradients": made(above=index), "logits_and_loss": constant(4)}
             where += found(layer, index, run.backward_candidates, checkpoint, **extra)
             if checkpointing:
-                where += found(layer, index, run.recompute_candidates, run.input.bytes + run.output.bytes, **extra)
+                where += found(layer, index, run.recompute_candidates, run.input.bytes + run.waiting_gradients + state, **extra)
     if forward.embed.gradient_bytes != ZERO:
         first.append(_embedding_backward(forward, gradients, running, workload))
     inside = {"last_layer_forward": ahead, "last_layer_backward": last, "first_layer_backward": first}

@@ -11,7 +11,7 @@ from functools import cached_property
 from lora_profiler.adapters import Adapter
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.liveness import backward_bytes, forward_bytes
+from lora_profiler.analytic.liveness import backward_bytes, forward_bytes, waiting_gradients
 from lora_profiler.analytic.polynomial import TOKENS, Polynomial, total
 from lora_profiler.analytic.tensors import Node, Rules, Storage, Tensor
 from lora_profiler.model_spec import ModelSpec, Module, Stack
@@ -56,6 +56,10 @@ class Run:
     @cached_property
     def recompute_candidates(self) -> tuple[Polynomial, ...]:
         return forward_bytes(self.nodes, self.input, self.output, stop=self.repeated, promotes=self.promotes)
+
+    @cached_property
+    def waiting_gradients(self) -> Polynomial:
+        return waiting_gradients(self.nodes, self.output)
 
     @property
     def repeated(self) -> int:
