@@ -26,6 +26,26 @@ _ATTENTION_KERNELS = {
 """torch's operator -> the name that a prediction gives the kernel."""
 
 
+_HELD_BY_NOBODY_ELSE = (4, 2)
+"""Largest use counts of a tensor and of its storage while only autograd's own buffer holds it."""
+
+
+def _sums_gradients(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> bool:
+    """Whether this is autograd adding two gradients, which it does in place if nobody else holds the first of them.
+
+    While a dispatch mode is active it never does (torch/csrc/autograd/input_buffer.cpp), so the tracker does it in its stead.
+    """
+    if func is not torch.ops.aten.add.Tensor or kwargs or len(args) != 2 or torch.is_grad_enabled():
+        return False
+    if not hasattr(torch.Tensor, "_use_count"):  # private: without it a sum is taken for a tensor of its own
+        return False
+    a, b = args
+    if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)) or a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    tensors, storages = _HELD_BY_NOBODY_ELSE
+    return a._use_count() <= tensors and torch._C._storage_Use_Count(a.untyped_storage()._cdata) <= storages
+
+
 class BudgetExceededError(torch.OutOfMemoryError):
     """Raised by the tracker in place of a device that is full. Bytes: the budget, those alive, those that came on top."""
 
@@ -55,16 +75,21 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._counters = counters
         self._alive: dict[int, Allocation] = {}
         self.live_bytes = 0
+        self._in_backward = False
         self.attention_kernels: set[str] = set()
         for tensor in existing:
             self._add(tensor, born=-1)
 
     def mark(self, step: int, phase: Phase, note: str = "") -> None:
+        if not note:
+            self._in_backward = phase == "backward"
         self.timeline.marks.append(Mark(position=self._next(), step=step, phase=phase, note=note))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         if self._counters is not None:
             self._counters.reset_peaks()
+        if self._in_backward and _sums_gradients(func, args, kwargs):
+            func = torch.ops.aten.add_.Tensor
         result = func(*args, **(kwargs or {}))
         kernel = _ATTENTION_KERNELS.get(func.overloadpacket.__name__)
         if kernel is not None:
