@@ -120,8 +120,9 @@ def test_full_training_agrees_with_torchs_mem_tracker(family: str) -> None:
 
 def test_the_tracker_sums_gradients_as_autograd_does_without_it() -> None:
     """OPT with LoRA and a small vocabulary: its backward peak lies where the gradients of q, k and v are added up."""
-    setup = replace(LORA, batch_size=4, seq_len=256)
-    result = measured(training(setup, "opt", vocab_size=512))
+    setup = replace(LORA, batch_size=4, seq_len=128)
+    sizes = {"hidden_size": 256, "word_embed_proj_dim": 256, "ffn_dim": 256, "num_attention_heads": 8, "num_hidden_layers": 2}
+    result = measured(training(setup, "opt", vocab_size=64, **sizes))
     assert result.tracked["backward"] == pytest.approx(result.steady["backward"], rel=1e-3)
 
 

@@ -43,7 +43,8 @@ def _sums_gradients(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
     if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)) or a.shape != b.shape or a.dtype != b.dtype:
         return False
     tensors, storages = _HELD_BY_NOBODY_ELSE
-    return a._use_count() <= tensors and torch._C._storage_Use_Count(a.untyped_storage()._cdata) <= storages
+    uses: int = a._use_count()  # type: ignore[attr-defined]
+    return uses <= tensors and torch._C._storage_Use_Count(a.untyped_storage()._cdata) <= storages
 
 
 class BudgetExceededError(torch.OutOfMemoryError):
