@@ -415,7 +415,7 @@ def test_a_wrong_question_is_refused_before_anything_starts(
     for word in words:
         assert word in err
     assert bench.asked == []
-    assert not bench.store_path.exists()
+    assert [path.name for path in bench.store_path.parent.iterdir()] == ["tiny"]
 
 
 def test_one_wrong_case_among_many_is_refused_before_the_first_starts(bench: Bench) -> None:
