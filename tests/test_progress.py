@@ -160,7 +160,7 @@ def test_the_footer_counts_what_ended_how() -> None:
 
 def screen(progress: Progress, width: int, height: int = 30) -> list[str]:
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=False)
-    console.print(drawn(progress, width, height))
+    console.print(drawn(progress, row_distinctions(progress.rows), width, height))
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
 
 

@@ -44,8 +44,12 @@ def shown(progress: Progress, *, total: int | None, deadline_seconds: float | No
         return
     from rich.live import Live
 
+    words: list[str] = []
+
     def draw() -> Any:
-        return drawn(progress, console.width, console.height, deadline_seconds)
+        if len(words) != len(progress.rows):  # of a hundred cases this is most of a drawing
+            words[:] = row_distinctions(progress.rows)
+        return drawn(progress, words, console.width, console.height, deadline_seconds)
 
     with Live(
         console=console, get_renderable=draw, refresh_per_second=1 / _SECONDS_BETWEEN, transient=transient, redirect_stdout=False
@@ -95,13 +99,14 @@ def row_distinctions(rows: Sequence[CaseRow]) -> list[str]:
 # --- the live table -------------------------------------------------------------------------------------------------------
 
 
-def drawn(progress: Progress, width: int, height: int, deadline_seconds: float | None = None) -> "Group":
-    """The rows around the one that runs, as many as the terminal has lines for, and how far the whole is."""
+def drawn(progress: Progress, words: Sequence[str], width: int, height: int, deadline_seconds: float | None = None) -> "Group":
+    """The rows around the one that runs, as many as the terminal has lines for, and how far the whole is. `words` are those of
+    `row_distinctions`.
+    """
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    words = row_distinctions(progress.rows)
     widths = column_widths(width, [_model(row) for row in progress.rows], words)
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="dim")
     for name, size in widths.items():
