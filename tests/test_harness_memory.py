@@ -126,6 +126,13 @@ def test_the_tracker_sums_gradients_as_autograd_does_without_it() -> None:
     assert result.tracked["backward"] == pytest.approx(result.steady["backward"], rel=1e-3)
 
 
+def test_a_bias_that_bitsandbytes_replaces_is_not_counted_twice() -> None:
+    """PEFT's k-bit preparation makes biases float32, the first forward pass makes them 16 bit again: the old ones are gone."""
+    setup = replace(LORA, dtype="bfloat16", quantization=Quantization(recipe="kbit"))
+    result = measured(training(setup, "gpt_neox"))
+    assert result.attribution["parameters"] == result.persistent["parameters"]
+
+
 def test_the_memory_pass_changes_no_peak() -> None:
     for setup in (FULL, LORA, replace(LORA, checkpointing=True)):
         run = training(setup)

@@ -22,6 +22,7 @@ from lora_profiler.modeling import attention_context, forward_loss, output_head
 from lora_profiler.prediction import Category
 from lora_profiler.record import Conditions, Phase, PhaseSample
 
+_LOGITS = "logits"
 Progress = Callable[[int, Phase], None]
 
 
@@ -123,6 +124,7 @@ def _with_allocator_record(training: Training, conditions: Conditions, result: M
         failed = False
     finally:
         timeline = record.stop()
+        steps.bury(timeline)
         peaks = timeline.peaks()
         result.samples += _samples(timeline, peaks)
         if not failed:
@@ -208,25 +210,37 @@ class _Steps:
                 later += [(position, key, category) for key in keys]
         return Claims(before=self._before, later=later)
 
+    def bury(self, timeline: Timeline) -> None:
+        """Ends what was owned before the start and is no more: torch's profiler reports no death of what it saw not born."""
+        seen: dict[int, set[int]] = {}
+        for step, note, keys, _ in self._seen:
+            position = timeline.position_of(step, note)
+            if position is not None and note != _LOGITS:
+                seen.setdefault(position, set()).update(keys)
+        for a in timeline.allocations:
+            if a.born < 0 and a.died is None and self._before.get(a.key, "unattributed") != "unattributed":
+                a.died = next((position for position, keys in sorted(seen.items()) if a.key not in keys), None)
+
     def _enter(self, step: int, phase: Phase) -> None:
-        if phase == "optimizer":
-            self._own(step, "backward", "gradients", list(ownership.gradient_tensors(self._training.model)))
-            self.persistent |= ownership.sizes(ownership.owned(self._training), self._training.setup.device)
-        elif phase == "zero":
-            self._own(step, "optimizer", "optimizer_states", list(ownership.state_tensors(self._training.optimizer)))
-            self.persistent |= ownership.sizes(ownership.owned(self._training), self._training.setup.device)
+        if phase in ("optimizer", "zero"):
+            self._see_owners(step, "backward" if phase == "optimizer" else "optimizer")
         self._recorder.mark(step, phase)
         self._progress(step, phase)
 
-    def _own(self, step: int, phase: Phase, category: Category, tensors: list[torch.Tensor]) -> None:
+    def _see_owners(self, step: int, phase: Phase) -> None:
+        """Notes who owns what at the end of `phase`: gradients and states have come, and bitsandbytes may replace a bias."""
         note = f"end of {phase}"
         self._recorder.mark(step, phase, note)
-        self._seen.append((step, note, [self._key(t) for t in tensors], category))
+        keys: dict[Category, list[int]] = {}
+        for category, tensor in ownership.owned(self._training):
+            keys.setdefault(category, []).append(self._key(tensor))
+        self._seen += [(step, note, found, category) for category, found in keys.items()]
+        self.persistent |= ownership.sizes(ownership.owned(self._training), self._training.setup.device)
 
     def _note(self, step: int, logits: torch.Tensor) -> None:
         """Called as soon as the logits exist."""
-        self._recorder.mark(step, "forward", "logits")
-        self._seen.append((step, "logits", [self._key(logits)], "logits_and_loss"))
+        self._recorder.mark(step, "forward", _LOGITS)
+        self._seen.append((step, _LOGITS, [self._key(logits)], "logits_and_loss"))
         if logits.requires_grad:
             logits.register_hook(lambda _: self._recorder.mark(step, "backward", LOGITS_GRADIENT))  # type: ignore[no-untyped-call]
 
