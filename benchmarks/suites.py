@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from benchmarks.cpu_layers_suite import cpu_layers
 from benchmarks.cpu_suites import cpu_families, tiny
 from benchmarks.h100_suite import h100_campaign
 from lora_profiler.harness import Case
@@ -12,7 +13,7 @@ Suite = Callable[..., tuple[Case, ...]]
 
 def suites() -> Mapping[str, Suite]:
     """Every suite by its name; called with the device to train on, such as `suites()["tiny"]("cpu")`."""
-    return {suite.__name__: suite for suite in (tiny, cpu_families, h100_campaign)}
+    return {suite.__name__: suite for suite in (tiny, cpu_families, cpu_layers, h100_campaign)}
 
 
 def home_device(suite: str) -> Device:

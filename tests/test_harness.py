@@ -317,6 +317,8 @@ def test_what_no_machine_can_run_is_refused() -> None:
         refuse(Workload(model=gemma, setup=replace(SETUP, attention="flash")), QUICK, _installed())
     with pytest.raises(UsageError, match=r"padding is 1\.0"):
         refuse(Workload(model=MODEL, setup=SETUP), replace(QUICK, padding=1.0), _installed())
+    with pytest.raises(UsageError, match="cannot be emulated on xpu"):
+        refuse(Workload(model=MODEL, setup=replace(SETUP, device="xpu")), replace(QUICK, budget_bytes=GIB), _installed())
     with pytest.raises(UsageError, match="take 2 or more"):
         refuse(Workload(model=MODEL, setup=SETUP), replace(QUICK, memory_steps=1), _installed())
 

@@ -124,7 +124,7 @@ def train(run: Run, view: DeviceView) -> None:
     if case.conditions.min_timed_steps:
         counters = Counters(setup.device)
         counters.reset_peaks()
-        with view.timing() as begin:
+        with view.timing(case.conditions.max_timing_seconds) as begin:
 
             def progress(what: str, done: int) -> None:
                 if what == "timing" and not done:

@@ -9,7 +9,7 @@ import torch
 from lora_profiler.harness.counters import Counters
 from lora_profiler.harness.machine import CpuTimes, cpu_times, other_cpu_share
 from lora_profiler.harness.nvml import Nvml, open_device
-from lora_profiler.harness.telemetry import EnergyMeter, TelemetrySidecar, too_hot
+from lora_profiler.harness.telemetry import MIN_BLOCK_SECONDS, EnergyMeter, TelemetrySidecar, too_hot
 from lora_profiler.record import DeviceSample, Energy, Telemetry, VramMethod
 
 
@@ -64,13 +64,13 @@ class DeviceView:
         torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, fraction)))
 
     @contextmanager
-    def timing(self) -> Iterator[Callable[[], None]]:
-        """Around the timing pass: telemetry from a process of its own, energy, and who else kept the machine busy.
+    def timing(self, seconds: float) -> Iterator[Callable[[], None]]:
+        """Around a timing pass of at most `seconds`: telemetry from a process of its own, energy, and who kept the machine busy.
 
         What is yielded is to be called when the warm-up is over; all three count from then on.
         """
         sidecar = TelemetrySidecar(os.getpid()) if self._energy is not None else None
-        if self._energy is not None:
+        if self._energy is not None and seconds >= MIN_BLOCK_SECONDS:
             self._energy.idle()
         if sidecar is not None:
             sidecar.start()

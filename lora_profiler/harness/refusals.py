@@ -47,6 +47,8 @@ def refuse(
         raise UsageError(f"{model.id} has a table of {longest:,} positions, not {setup.seq_len:,}; take a shorter --seq-len.")
     if not 0 <= conditions.padding < 1 or round(setup.seq_len * conditions.padding) >= setup.seq_len:
         raise UsageError(f"padding is {conditions.padding}; it must be at least 0 and leave at least one token.")
+    if conditions.budget_bytes is not None and setup.device == "xpu":
+        raise UsageError("a smaller memory cannot be emulated on xpu; leave out the budget.")
     if conditions.memory_steps < 2:
         raise UsageError(f"memory steps are {conditions.memory_steps}; the steady state begins at step 2, so take 2 or more.")
     if setup.device == "cuda" and (setup.dtype == "bfloat16" or setup.precision == "amp"):
