@@ -13,6 +13,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def models() -> list[dict[str, Any]]:
 def build(facts: dict[str, Any]) -> PreTrainedModel:
     model_type = facts.get("transformers_model_type") or facts["model_type"]
     config = CONFIG_MAPPING[model_type].from_dict(
-        {**facts["config"], "model_type": model_type, "architectures": [facts["architecture"]]}
+        deepcopy({**facts["config"], "model_type": model_type, "architectures": [facts["architecture"]]})
     )
     with torch.device("meta"):
         return getattr(transformers, facts["architecture"])(config)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from collections import defaultdict
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -130,7 +131,7 @@ def bases():
     pytest.importorskip("peft")
     built = {}
     for name, raw in MODELS.items():
-        config = transformers.CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw))
+        config = transformers.CONFIG_MAPPING[raw["model_type"]].from_dict(deepcopy(dict(raw)))
         cls = getattr(transformers, raw["architectures"][0]) if "architectures" in raw else None
         with torch.device("meta"):
             built[name] = cls(config) if cls else transformers.AutoModelForCausalLM.from_config(config)

@@ -1,11 +1,12 @@
 """Every named weight against the real model of transformers, built on the meta device: names, classes, shapes, ties, order."""
 
 import json
+from copy import deepcopy
 
 import pytest
 
 from lora_profiler.analytic.persistent import module_bytes, unquantized
-from lora_profiler.catalog import bundled_models, find_model, model_from_config
+from lora_profiler.catalog import bundled_models, find_model, meta_build, model_from_config
 from lora_profiler.catalog.architectures import FAMILIES
 from lora_profiler.catalog.facts import rows
 from lora_profiler.errors import ModelNotFoundError
@@ -65,7 +66,7 @@ PEFT_KINDS = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def built(raw, architecture):
-    config = transformers.CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw))
+    config = transformers.CONFIG_MAPPING[raw["model_type"]].from_dict(deepcopy(dict(raw)))
     with torch.device("meta"):
         return getattr(transformers, architecture)(config)
 
@@ -122,10 +123,18 @@ def test_fields_equal_transformers_own_reading(family, change):
     assert compared >= 10
 
 
+def test_reading_a_config_leaves_it_as_it_was():
+    """transformers writes into nested dicts, which here belong to the catalogue: every later answer would see it."""
+    raw = find_model("meta-llama/Llama-3.2-1B").published
+    before = deepcopy(dict(raw))
+    meta_build.build(raw, "test")
+    assert dict(raw) == before
+
+
 @pytest.mark.parametrize("entry", [e for e in bundled_models() if e.model_type in FAMILIES], ids=lambda entry: entry.id)
 def test_bundled_fields_of_the_families_equal_transformers_own_reading(entry):
     row = next(row for row in rows() if row["id"] == entry.id)
-    config = transformers.CONFIG_MAPPING[entry.model_type].from_dict({"model_type": entry.model_type, **row["config"]})
+    config = transformers.CONFIG_MAPPING[entry.model_type].from_dict(deepcopy({"model_type": entry.model_type, **row["config"]}))
     ours = find_model(entry.id).config
     for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "sliding_window"):
         if name in ours and hasattr(config, name):

@@ -6,6 +6,7 @@ imported inside the functions, so that the catalogue stays light. Remote code is
 
 import warnings
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from lora_profiler.errors import ModelNotFoundError, UnsupportedModelError, did_you_mean
@@ -43,7 +44,7 @@ def build(raw: Mapping[str, Any], source: str) -> "PreTrainedModel":
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity(50)  # what it logs it also raises, or it is about token ids
     try:
-        config = transformers.CONFIG_MAPPING[model_type].from_dict(dict(raw))
+        config = transformers.CONFIG_MAPPING[model_type].from_dict(deepcopy(dict(raw)))  # it writes into nested ones
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model: PreTrainedModel = _model_class(raw, config)(config)
