@@ -11,7 +11,9 @@ from torch.distributed._tools.mem_tracker import MemTracker
 import families
 import oracle
 from lora_profiler.catalog import model_from_config
-from lora_profiler.harness.memory_pass import MemoryResult, memory_pass, one_step_peak
+from lora_profiler.harness import ownership
+from lora_profiler.harness.categories import Claims
+from lora_profiler.harness.memory_pass import MemoryResult, _Steps, memory_pass, one_step_peak
 from lora_profiler.harness.timeline import Allocation, Mark, Timeline
 from lora_profiler.harness.tracker import BudgetExceededError
 from lora_profiler.harness.training import Batches, Training, token_counts
@@ -131,6 +133,17 @@ def test_a_bias_that_bitsandbytes_replaces_is_not_counted_twice() -> None:
     setup = replace(LORA, dtype="bfloat16", quantization=Quantization(recipe="kbit"))
     result = measured(training(setup, "gpt_neox"))
     assert result.attribution["parameters"] == result.persistent["parameters"]
+
+
+def test_what_was_replaced_ends_when_it_went_and_not_when_its_address_is_used_again() -> None:
+    """Addresses by hand: 7 belongs to a bias that is gone at the end of backward, and is given out again much later."""
+    old = Allocation(key=7, size_bytes=192, died=50)
+    timeline = Timeline(allocations=[old], marks=[Mark(position=10, step=1, phase="backward", note="end of backward")], end=60)
+    run = training(LORA)
+    steps = _Steps(run, None, Claims(before={7: "parameters"}), ownership.by_address, lambda step, phase: None)
+    steps._seen = [(1, "end of backward", [8], "parameters")]
+    steps.bury(timeline)
+    assert old.died == 10
 
 
 def test_the_memory_pass_changes_no_peak() -> None:

@@ -211,15 +211,18 @@ class _Steps:
         return Claims(before=self._before, later=later)
 
     def bury(self, timeline: Timeline) -> None:
-        """Ends what was owned before the start and is no more: torch's profiler reports no death of what it saw not born."""
+        """Ends what was owned before the start and is no more: torch's profiler reports no death of what it saw not born, and a
+        birth at the same address may come much later."""
         seen: dict[int, set[int]] = {}
         for step, note, keys, _ in self._seen:
             position = timeline.position_of(step, note)
             if position is not None and note != _LOGITS:
                 seen.setdefault(position, set()).update(keys)
         for a in timeline.allocations:
-            if a.born < 0 and a.died is None and self._before.get(a.key, "unattributed") != "unattributed":
-                a.died = next((position for position, keys in sorted(seen.items()) if a.key not in keys), None)
+            if a.born < 0 and self._before.get(a.key, "unattributed") != "unattributed":
+                gone = next((position for position, keys in sorted(seen.items()) if a.key not in keys), None)
+                if gone is not None and (a.died is None or gone < a.died):
+                    a.died = gone
 
     def _enter(self, step: int, phase: Phase) -> None:
         if phase in ("optimizer", "zero"):
