@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_profiler.analytic.liveness import undominated
-from lora_profiler.analytic.polynomial import S32, TOKENS, ZERO, B, Polynomial, R, S, constant, product, total
+from lora_profiler.algebra.front import undominated
+from lora_profiler.algebra.polynomial import S32, TOKENS, ZERO, B, Polynomial, R, S, constant, product, total
 
 EXPONENTS = st.tuples(*[st.integers(0, 3)] * 4)
 POLYNOMIALS = st.dictionaries(EXPONENTS, st.integers(-(10**6), 10**6), max_size=6).map(Polynomial)

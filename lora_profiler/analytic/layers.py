@@ -3,6 +3,7 @@
 from collections import defaultdict
 
 from lora_profiler.adapters import Adapter
+from lora_profiler.algebra.polynomial import constant
 from lora_profiler.analytic.optimizers import state_bytes, total_state_bytes
 from lora_profiler.analytic.persistent import (
     TrainableTensor,
@@ -13,7 +14,6 @@ from lora_profiler.analytic.persistent import (
     unquantized,
 )
 from lora_profiler.analytic.plan import Plan, Values
-from lora_profiler.analytic.polynomial import constant
 from lora_profiler.analytic.structure import Run
 from lora_profiler.model_spec import Module
 from lora_profiler.prediction import LayerCost

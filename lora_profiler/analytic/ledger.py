@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lora_profiler.adapters import Adapter
-from lora_profiler.analytic.polynomial import TOKENS, ZERO, Polynomial, R, constant, total
+from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, R, constant, total
 from lora_profiler.analytic.tensors import ITEMSIZE, Node, Rules, Storage, Tensor
 from lora_profiler.model_spec import Module
 

@@ -6,10 +6,11 @@ incoming gradients are released. Both are estimates, not replays: Python names t
 reuses in place, and copies that a kernel makes on its own can move a peak inside a layer by the error stated with the answer.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lora_profiler.analytic.polynomial import ZERO, Polynomial, total
+from lora_profiler.algebra.front import undominated
+from lora_profiler.algebra.polynomial import ZERO, Polynomial, total
 from lora_profiler.analytic.tensors import ITEMSIZE, Node, Storage, Tensor
 
 
@@ -127,14 +128,3 @@ def _backward(nodes: Sequence[Node], output: Tensor) -> tuple[list[Polynomial], 
             if not passes_on:
                 live = live - tensor.bytes
     return candidates, live
-
-
-def undominated(candidates: Iterable[Polynomial]) -> tuple[Polynomial, ...]:
-    """The candidates that can be the maximum for some sizes: those that no other one dominates coefficient by coefficient."""
-    front: list[Polynomial] = []
-    for candidate in candidates:
-        if any(kept.dominates(candidate) for kept in front):
-            continue
-        front = [kept for kept in front if not candidate.dominates(kept)]
-        front.append(candidate)
-    return tuple(front)

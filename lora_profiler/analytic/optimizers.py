@@ -6,9 +6,9 @@ Measured against the real optimizers by `tests/test_persistent.py` and `tests/te
 
 from collections.abc import Mapping
 
-from lora_profiler.analytic.liveness import undominated
+from lora_profiler.algebra.front import undominated
+from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, product, total
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
-from lora_profiler.analytic.polynomial import ZERO, Polynomial, constant, product, total
 from lora_profiler.workload import DTYPE_BYTES, TrainSetup
 
 EIGHT_BIT_MIN_NUMEL = 4096

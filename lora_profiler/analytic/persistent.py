@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lora_profiler.adapters import Adapter
-from lora_profiler.analytic.polynomial import Polynomial, R, constant, product, total
+from lora_profiler.algebra.polynomial import Polynomial, R, constant, product, total
 from lora_profiler.model_spec import ModelSpec, Module, Stack
 from lora_profiler.workload import DTYPE_BYTES, TrainSetup
 

@@ -10,12 +10,12 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from lora_profiler.adapters import Adapter, adapters, saved_modules
+from lora_profiler.algebra.front import undominated
+from lora_profiler.algebra.polynomial import Exponents, Polynomial, total
 from lora_profiler.analytic.attention import resolve_kernel
 from lora_profiler.analytic.families import Family, family_of
-from lora_profiler.analytic.liveness import undominated
 from lora_profiler.analytic.moments import Activations, Candidate, Moments, activations, moments, persistent_only
 from lora_profiler.analytic.persistent import Persistent, adapter_dtype, persistent, rest_dtype
-from lora_profiler.analytic.polynomial import Exponents, Polynomial, total
 from lora_profiler.analytic.structure import ForwardPass, forward_pass
 from lora_profiler.analytic.tensors import Rules
 from lora_profiler.model_spec import ModelSpec, Module

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from lora_profiler.adapters import Adapter
+from lora_profiler.algebra.polynomial import TOKENS, Polynomial, total
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.liveness import backward_bytes, forward_bytes, waiting_gradients
-from lora_profiler.analytic.polynomial import TOKENS, Polynomial, total
 from lora_profiler.analytic.tensors import Node, Rules, Storage, Tensor
 from lora_profiler.model_spec import ModelSpec, Module, Stack
 

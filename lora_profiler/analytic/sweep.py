@@ -5,9 +5,9 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from lora_profiler.analytic.liveness import undominated
+from lora_profiler.algebra.front import undominated
+from lora_profiler.algebra.polynomial import Exponents, Polynomial
 from lora_profiler.analytic.plan import plan_for, windows_of
-from lora_profiler.analytic.polynomial import Exponents, Polynomial
 from lora_profiler.errors import UsageError
 from lora_profiler.workload import MAX_SIZE, Workload
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lora_profiler.analytic.polynomial import ZERO, Polynomial
+from lora_profiler.algebra.polynomial import ZERO, Polynomial
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lora_profiler.algebra.polynomial import S32, TOKENS, B, Polynomial, S, constant
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.polynomial import S32, TOKENS, B, Polynomial, S, constant
 from lora_profiler.analytic.tensors import Tensor
 
 Config = Mapping[str, Any]

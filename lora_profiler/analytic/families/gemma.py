@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
+from lora_profiler.algebra.polynomial import TOKENS
 from lora_profiler.analytic.families.blocks import Config, attention, gated_mlp, heads_of, rms_norm, rotary
 from lora_profiler.analytic.families.family import Family, full_attention, one_rotary_set, plain_head, window_by_layer_type
 from lora_profiler.analytic.families.llama import residual
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.polynomial import TOKENS
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 
 

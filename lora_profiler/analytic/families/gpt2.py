@@ -1,10 +1,10 @@
 """GPT-2: learned positions, LayerNorm, fused Conv1D c_attn, gelu_new written out (transformers `modeling_gpt2.py`)."""
 
+from lora_profiler.algebra.polynomial import TOKENS, S
 from lora_profiler.analytic.families.blocks import Config, activate, attention, heads_of
 from lora_profiler.analytic.families.family import Family, full_attention, plain_head
 from lora_profiler.analytic.families.llama import residual
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.polynomial import TOKENS, S
 from lora_profiler.analytic.tensors import Tensor
 
 

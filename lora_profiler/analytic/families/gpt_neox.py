@@ -1,10 +1,10 @@
 """GPT-NeoX and Pythia: parallel residual branches, fused qkv, partial rotary embedding (`modeling_gpt_neox.py`)."""
 
+from lora_profiler.algebra.polynomial import TOKENS
 from lora_profiler.analytic.families.blocks import Config, activate, attention, heads_of, rotary
 from lora_profiler.analytic.families.family import Family, full_attention, plain_head
 from lora_profiler.analytic.families.llama import residual
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.polynomial import TOKENS
 from lora_profiler.analytic.tensors import Tensor
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from lora_profiler.algebra.polynomial import TOKENS
 from lora_profiler.analytic.families.blocks import Config, attention, gated_mlp, heads_of, rms_norm, rotary
 from lora_profiler.analytic.families.family import (
     Family,
@@ -12,7 +13,6 @@ from lora_profiler.analytic.families.family import (
     window_by_layer_type,
 )
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.polynomial import TOKENS
 from lora_profiler.analytic.tensors import Tensor
 
 

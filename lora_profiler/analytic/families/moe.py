@@ -6,10 +6,10 @@ does not depend on which expert a token goes to.
 
 from dataclasses import replace
 
+from lora_profiler.algebra.polynomial import TOKENS, Polynomial, constant
 from lora_profiler.analytic.families.blocks import Config, activate, gated_mlp, rms_norm
 from lora_profiler.analytic.families.llama import MISTRAL, residual, self_attention
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.polynomial import TOKENS, Polynomial, constant
 from lora_profiler.analytic.tensors import Tensor
 
 

@@ -1,10 +1,10 @@
 """Phi-3: fused qkv and gate-up projections, dropout on both residual branches (transformers `modeling_phi3.py`)."""
 
+from lora_profiler.algebra.polynomial import TOKENS
 from lora_profiler.analytic.families.blocks import Config, activate, attention, heads_of, rms_norm, rotary
 from lora_profiler.analytic.families.family import Family, plain_embedding, plain_head, window_by_layer_type
 from lora_profiler.analytic.families.llama import final_norm, residual
 from lora_profiler.analytic.ledger import Ledger
-from lora_profiler.analytic.polynomial import TOKENS
 from lora_profiler.analytic.tensors import Tensor
 
 
