@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -186,15 +186,21 @@ class Machine:
         return replace(record, measurement=replace(record.measurement, health=health))
 
 
-def searches() -> Iterator[tuple[int, int | None]]:
+def searches(count: int, near: tuple[float, float] = (0.7, 1.4)) -> Iterator[tuple[int, int | None]]:
+    """What a machine holds, and a prediction of it: none, the right one, or one that is off by a factor within `near`."""
     draw = random.Random(9)
-    for _ in range(50):
+    for _ in range(count):
         holds = draw.choice([0, 1, 2, 3, draw.randrange(4, 60), draw.randrange(60, 3000)])
-        near = max(1, round(holds * draw.uniform(0.7, 1.4)))
-        yield holds, draw.choice([None, max(holds, 1), near, near])
+        guessed = max(1, round(holds * draw.uniform(*near)))
+        yield holds, draw.choice([None, max(holds, 1), guessed, guessed])
 
 
-@pytest.mark.parametrize(("holds", "predicted"), list(searches()))
+def most_probes(holds: int) -> int:
+    """2 log2(b) + 2; but 1 trains twice and 2 fails, which no search can do in two probes."""
+    return max(3, math.floor(2 * math.log2(max(holds, 1)) + 2))
+
+
+@pytest.mark.parametrize(("holds", "predicted"), list(searches(50)))
 def test_the_search_finds_what_trying_every_size_finds(holds: int, predicted: int | None) -> None:
     machine = Machine(holds)
     found = largest_batch(case(), machine, predicted)
@@ -205,8 +211,49 @@ def test_the_search_finds_what_trying_every_size_finds(holds: int, predicted: in
     if holds:
         assert machine.asked.count(holds) == 2, "the found one trained twice"
     assert len(machine.asked) == len(set(machine.asked)) + (1 if holds else 0), "no other size twice"
-    assert len(machine.asked) <= 2 * math.log2(max(holds, 1)) + 4
+    assert len(machine.asked) <= most_probes(holds)
     assert len(found.records) == len(machine.asked)
+
+
+def over_the_bound(asked: Iterable[tuple[int, int | None]]) -> tuple[int, int]:
+    """By how many probes the worst search lies above the bound, and how many searches there were."""
+    worst, count = -100, 0
+    for holds, predicted in asked:
+        machine = Machine(holds)
+        assert largest_batch(SMALL_CASE, machine, predicted).batch_size == holds
+        worst, count = max(worst, len(machine.asked) - most_probes(holds)), count + 1
+    return worst, count
+
+
+SMALL_CASE = case()
+
+
+def test_no_search_takes_more_probes_than_the_bound() -> None:
+    """The bound is met exactly, by searches without a prediction and by others."""
+    assert over_the_bound(searches(2000)) == (0, 2000)
+    assert over_the_bound((holds, None) for holds in range(300)) == (0, 300)
+
+
+def test_a_prediction_four_times_off_costs_at_most_four_probes_more() -> None:
+    worst, _ = over_the_bound(searches(500, near=(0.25, 4.0)))
+    assert 0 < worst <= 4
+    assert over_the_bound((holds, guess) for holds in range(1, 25) for guess in range(1, 4 * holds + 1))[0] <= 4
+
+
+def test_a_search_without_a_prediction_doubles() -> None:
+    machine = Machine(5)
+    largest_batch(case(), machine)
+    assert machine.asked == [2, 4, 8, 6, 5, 5]
+    machine = Machine(1)
+    largest_batch(case(), machine)
+    assert machine.asked == [2, 1, 1]
+
+
+def test_from_a_prediction_it_goes_one_step_then_a_tenth_then_twice_as_far() -> None:
+    for holds, first in ((60, [50, 51, 56, 66]), (40, [50, 49, 44, 34])):
+        machine = Machine(holds)
+        largest_batch(case(), machine, 50)
+        assert machine.asked[:4] == first
 
 
 def test_a_right_prediction_takes_three_probes() -> None:
