@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,72 @@ def test_a_deadline_leaves_out_what_would_not_end_in_time(tmp_path: Path) -> Non
     assert len(outcome.records) == 3
     assert [c.workload.setup.batch_size for c in outcome.left] == [4, 5, 6, 7]
     assert [options["timeout_seconds"] for _, options in measure.asked] == [400.0, 300.0, 200.0]
+
+
+def test_a_case_that_the_deadline_cuts_off_is_measured_again(tmp_path: Path) -> None:
+    """Of 350 s the first case takes 150: the second is expected to end in time, gets the 200 s that are left, and uses them up.
+    The third is not started. A case that used up its own limit is stored as such and not run again."""
+    clock, store = Clock(), Store(tmp_path / "records.jsonl")
+    statuses = iter(["ok", "timeout"])
+    measure = measurer(lambda asked: record_of(asked, next(statuses)), clock, 150.0)
+    cases = [case(1), case(2), case(3)]
+    outcome, heard = run(cases, store, measure, deadline_seconds=350.0, timeout_seconds=300.0, clock=clock)
+    assert [options["timeout_seconds"] for _, options in measure.asked] == [300.0, 200.0]
+    assert [c.workload.setup.batch_size for c in outcome.left] == [2, 3]
+    cut = outcome.records[1].measurement
+    assert cut.status == "interrupted" and cut.failure is not None and cut.failure.phase == "forward"
+    assert "the deadline of this piece came after 200 s" in cut.failure.reason
+    assert heard.finished_cases == [(0, "ok", False), (1, "interrupted", False)]
+    statuses = iter(["timeout", "ok"])
+    measure = measurer(lambda asked: record_of(asked, next(statuses)), clock, 150.0)
+    run(cases, store, measure, resume=True, deadline_seconds=1000.0, timeout_seconds=300.0, clock=clock)
+    assert [asked.workload.setup.batch_size for asked, _ in measure.asked] == [2, 3]
+    assert [r.measurement.status for r in store.records()] == ["ok", "timeout", "ok"], "the last limit was the case's own"
+
+
+def test_a_cut_off_case_never_takes_the_place_of_a_whole_one(tmp_path: Path) -> None:
+    store = Store(tmp_path / "records.jsonl")
+    run([case()], store, measurer(record_of))
+    cut = measurer(lambda asked: record_of(asked, "timeout"))
+    outcome, _ = run([case()], store, cut, deadline_seconds=200.0)
+    assert [r.measurement.status for r in outcome.records] == ["interrupted"]
+    assert [r.measurement.status for r in store.records()] == ["ok"]
+
+
+def taking(record: Record, seconds: int) -> Record:
+    ended = datetime.fromisoformat("2026-11-01T10:00:00+00:00") + timedelta(seconds=seconds)
+    return replace(record, started_at="2026-11-01T10:00:00+00:00", ended_at=ended.isoformat())
+
+
+@pytest.mark.parametrize(
+    ("earlier", "started"),
+    [
+        ([], 1),  # a first guess of 60 s
+        ([taking(record_of(case(8)), 100)], 1),
+        ([taking(record_of(case(8)), 100), taking(record_of(case(9)), 160)], 0),  # the longest counts
+        ([taking(record_of(case(8), "crash"), 160)], 0),
+        ([taking(record_of(case(8), environment={"threads": 64}), 160)], 1),  # another environment takes other times
+        ([taking(record_of(case(8), "unsupported"), 0), taking(record_of(case(9)), 160)], 0),
+    ],
+)
+def test_earlier_pieces_tell_how_long_a_case_takes(tmp_path: Path, earlier: list[Record], started: int) -> None:
+    """200 s are left, 45 of them kept free."""
+    store = Store(tmp_path / "records.jsonl")
+    for record in earlier:
+        store.append(record)
+    measure = measurer(record_of)
+    outcome, _ = run([case(1)], store, measure, resume=True, deadline_seconds=200.0)
+    assert (len(measure.asked), len(outcome.left)) == (started, 1 - started)
+
+
+def test_a_refused_case_says_nothing_of_the_time_of_others(tmp_path: Path) -> None:
+    """90 s are no time for a case of which nothing is known, whatever was refused in no time before."""
+    store, clock = Store(tmp_path / "records.jsonl"), Clock()
+    store.append(taking(record_of(case(8), "unsupported"), 0))
+    outcome, _ = run([case(1), case(2)], store, measurer(record_of, clock, 0.1), deadline_seconds=90.0, clock=clock)
+    assert len(outcome.left) == 2
+    outcome, _ = run([case(1), case(2)], store, measurer(record_of, clock, 0.1), deadline_seconds=105.0, clock=clock)
+    assert len(outcome.left) == 1
 
 
 def test_ctrl_c_keeps_what_has_finished_and_notes_what_has_not(tmp_path: Path) -> None:

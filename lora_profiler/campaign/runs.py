@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
 from lora_profiler.harness import Case, Heartbeat, MeasurementInterrupted, environment_of, measure_case
-from lora_profiler.record import Record
+from lora_profiler.record import Failure, Record
 from lora_profiler.store import Store, finished
+from lora_profiler.workload import Workload
 
 Measure = Callable[..., Record]
 """`measure_case`, or what stands in for it in tests."""
@@ -27,9 +28,10 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """`records` in the order of the cases, those stored before among them; `left` could not be started in time.
+    """`records` in the order of the cases, those stored before among them; `left` could not be started, or not ended, in time.
 
-    `interrupted` tells that Ctrl-C ended the run; what had finished by then is stored.
+    A case that the deadline cut off is among both: its record says how far it came. `interrupted` tells that Ctrl-C ended the
+    run; what had finished by then is stored.
     """
 
     records: tuple[Record, ...]
@@ -53,24 +55,25 @@ def run_cases(
     """Measures every case and appends its record to `store`; results that a killed run left behind are taken in first.
 
     With `resume`, a case that has a terminal record of this environment is not run again, unless its status is in `rerun`.
-    With `deadline_seconds`, no case is started that would not end in time, judging by the longest so far; later ones may be
-    shorter, so they are looked at too.
+    With `deadline_seconds`, no case is started that would not end in time, judging by the longest so far, records of this
+    environment among them; later ones may be shorter, so they are looked at too. One that the deadline cuts off before its own
+    time limit has not shown that it takes too long: its record is `interrupted`, and the next piece measures it again.
 
     Raises StoreError where a record cannot be kept, and what `measure` raises before it starts a process.
     """
     began = clock()
     store.recover()
     stored = _stored(cases, store, environment_key, rerun) if resume else {}
+    longest = _longest_before(cases, store, environment_key) if deadline_seconds is not None else {}
     records: list[Record] = []
     left: list[Case] = []
-    longest: dict[str, float] = {}
     for index, case in enumerate(cases):
         known = stored.get((case.key, case.repeat))
         if known is not None:
             records.append(known)
             observer.finished(index, known, True)
             continue
-        expected = _expected_seconds(case, longest)
+        expected = _expected_seconds(case.workload, longest)
         if deadline_seconds is not None and clock() - began + expected + MARGIN_SECONDS > deadline_seconds:
             left.append(case)
             continue
@@ -89,10 +92,12 @@ def run_cases(
             store.append(stop.record)
             records.append(stop.record)
             return Outcome(records=tuple(records), left=tuple(cases[index + 1 :]), interrupted=True)
+        if rest < timeout_seconds and record.measurement.status == "timeout":
+            record = _cut_off(record, rest)
+            left.append(case)
         store.append(record, replace=True)
         pending.unlink(missing_ok=True)
-        kind = _kind(case)
-        longest[kind] = max(clock() - before, longest.get(kind, 0.0))
+        _note_seconds(longest, case.workload, clock() - before)
         records.append(record)
         observer.finished(index, record, False)
     return Outcome(records=tuple(records), left=tuple(left), interrupted=False)
@@ -106,21 +111,49 @@ def _stored(
     found = store.records()
     done = finished(found, rerun)
     candidates = [r for r in found if r.id in done and (r.case_key, r.repeat) in wanted]
-    if not candidates:  # asking for the environment takes seconds
-        return {}
-    keys = {device: environment_key(device) for device in {case.workload.setup.device for case in cases}}
-    here = [r for r in candidates if r.environment.key == keys.get(r.workload.setup.device)]
-    return {(r.case_key, r.repeat): r for r in here}
+    return {(r.case_key, r.repeat): r for r in _of_here(candidates, environment_key)}
 
 
-def _kind(case: Case) -> str:
+def _of_here(records: Sequence[Record], environment_key: Callable[[str], str]) -> list[Record]:
+    """Those measured in the environment of now, which is asked for only where there are any, since that takes seconds."""
+    keys = {device: environment_key(device) for device in {r.workload.setup.device for r in records}}
+    return [r for r in records if r.environment.key == keys[r.workload.setup.device]]
+
+
+def _cut_off(record: Record, seconds: float) -> Record:
+    """The record of a case whose time limit was the deadline's, after `seconds`: no verdict on the case."""
+    reason = f"the deadline of this piece came after {seconds:.0f} s, before the case's own time limit; another piece measures it"
+    failure = replace(record.measurement.failure or Failure(reason=reason), reason=reason)
+    return replace(record, measurement=replace(record.measurement, status="interrupted", failure=failure))
+
+
+# --- how long a case takes ------------------------------------------------------------------------------------------------
+
+
+def _longest_before(cases: Sequence[Case], store: Store, environment_key: Callable[[str], str]) -> dict[str, float]:
+    """By kind, the longest of this environment's records: an earlier piece has shown what a later one may expect."""
+    devices = {case.workload.setup.device for case in cases}
+    found: dict[str, float] = {}
+    for record in _of_here([r for r in store.records() if r.workload.setup.device in devices], environment_key):
+        _note_seconds(found, record.workload, seconds_taken(record) or 0.0)
+    return found
+
+
+def _note_seconds(longest: dict[str, float], workload: Workload, seconds: float) -> None:
+    """Keeps the longest. A case that took no second was refused, which says nothing of others."""
+    if seconds >= 1:
+        kind = _kind(workload)
+        longest[kind] = max(seconds, longest.get(kind, 0.0))
+
+
+def _kind(workload: Workload) -> str:
     """Cases of one model and method take times of one size."""
-    return f"{case.workload.model.fingerprint} {case.workload.setup.method}"
+    return f"{workload.model.fingerprint} {workload.setup.method}"
 
 
-def _expected_seconds(case: Case, longest: dict[str, float]) -> float:
+def _expected_seconds(workload: Workload, longest: dict[str, float]) -> float:
     """The longest case of the kind so far, else of all, else a first guess."""
-    return longest.get(_kind(case)) or max(longest.values(), default=FIRST_ESTIMATE_SECONDS)
+    return longest.get(_kind(workload)) or max(longest.values(), default=FIRST_ESTIMATE_SECONDS)
 
 
 def seconds_taken(record: Record) -> float | None:
