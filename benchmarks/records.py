@@ -1,6 +1,6 @@
 """The predictions held against every committed record: errors per metric and category, and a reason for each one over 1 %.
 
-python -m benchmarks.records        seconds, without torch; ends with 1 if a miss has no reason
+python -m benchmarks.records        seconds, without torch; ends with 1 if a miss has no reason, or a speed cannot be true
 
 Writes `results/records.md` and `results/records.json` from `records/*/*.jsonl`. Nothing derived is stored in a record: a better
 rule scores all of them again.
@@ -18,6 +18,7 @@ from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.record import Record
 from lora_profiler.record_lines import read_records
+from lora_profiler.throughput import impossible
 from lora_profiler.units import error_text
 
 RECORDS = Path(__file__).resolve().parent / "records"
@@ -81,8 +82,9 @@ def reason(c: Comparison, s: Scored) -> str:
 
 
 def row(group: ErrorSummary, names: dict[str, str]) -> str:
-    worst = names[group.worst_record_id]
-    cells = [*group.group, str(group.n), f"{group.mean_absolute:.4%}", error_text(group.worst), worst]
+    cells = [*group.group, str(group.n), "", "", ""]
+    if group.mean_absolute is not None and group.worst is not None and group.worst_record_id is not None:  # else 0 was measured
+        cells[-3:] = f"{group.mean_absolute:.4%}", error_text(group.worst), names[group.worst_record_id]
     return f"| {' | '.join(cells)} |"
 
 
@@ -159,14 +161,17 @@ def main() -> int:
     folders = [(name, rows) for name, rows in folders if rows]
     lines = ["# Predicted against measured, every committed record", "", "`python -m benchmarks.records`", ""]
     unexplained = 0
+    untrue = [sentence for _, rows in folders for s in rows for sentence in impossible(s.record, s.prediction.flops)]
+    lines += [f"- **{sentence}**" for sentence in untrue]
     for name, rows in folders:
         text, reasons = section(name, rows)
         lines += text
         unexplained += reasons[UNEXPLAINED]
     (RESULTS / "records.md").write_text("\n".join(lines).rstrip() + "\n", "utf-8")
     (RESULTS / "records.json").write_text(as_json(folders), "utf-8")
-    print(f"{sum(len(rows) for _, rows in folders)} records, {unexplained} misses without a reason", flush=True)
-    return 1 if unexplained else 0
+    count = sum(len(rows) for _, rows in folders)
+    print(f"{count} records, {unexplained} misses without a reason", *untrue, sep="\n", flush=True)
+    return 1 if unexplained or untrue else 0
 
 
 if __name__ == "__main__":
