@@ -1,10 +1,13 @@
 """Ctrl-C during a run: once to end it, and what comes after cannot spoil the winding up."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+
+from lora_profiler.harness import Case, MeasurementInterrupted
+from lora_profiler.record import Record
 
 
 @dataclass(slots=True)
@@ -33,3 +36,16 @@ def one_interrupt() -> Iterator[Interrupt]:
         yield interrupt
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def last_when_asked(measure: Callable[..., Record], interrupt: Interrupt) -> Callable[..., Record]:
+    """`measure`, but what it returns after Ctrl-C is the last: a child may end well in that moment. Its record is kept then, and
+    nothing is started after it."""
+
+    def measured(case: Case, **options: object) -> Record:
+        record = measure(case, **options)
+        if interrupt.asked:
+            raise MeasurementInterrupted(record)
+        return record
+
+    return measured

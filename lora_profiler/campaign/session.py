@@ -7,7 +7,7 @@ from functools import cache
 
 from lora_profiler.campaign import runs
 from lora_profiler.campaign.batch_search import LargestBatch, largest_batch
-from lora_profiler.campaign.interrupts import Interrupt
+from lora_profiler.campaign.interrupts import Interrupt, last_when_asked
 from lora_profiler.campaign.planned import Planned, planned
 from lora_profiler.campaign.progress import Progress
 from lora_profiler.harness import Case, MeasurementInterrupted, environment_of, measure_case
@@ -73,16 +73,9 @@ class Session:
             rerun=self.rerun,
             deadline_seconds=None if deadline is None else deadline - (self.clock() - self._began),
             timeout_seconds=self.timeout_seconds,
-            measure=self._measure,
+            measure=last_when_asked(measure_case, self.interrupt),
             environment_key=self._environment_key,
         )
         if outcome.interrupted:
             self.interrupted(outcome.records[-1])
         return outcome
-
-    def _measure(self, case: Case, **options: object) -> Record:
-        """A child may end well in the moment of Ctrl-C: its record is kept, and nothing is started after it."""
-        record = measure_case(case, **options)  # type: ignore[arg-type]  # run_cases' own keywords, passed on
-        if self.interrupt.asked:
-            raise MeasurementInterrupted(record)
-        return record
