@@ -4,44 +4,48 @@
     python -m benchmarks.campaign check SUITE
     python -m benchmarks.campaign run SUITE --out DIR --deadline-s 560 [--seed-rows FILE ...] [--wheel FILE]
     python -m benchmarks.campaign kernels --out DIR
+    python -m benchmarks.campaign report SUITE [--records FILE ...] [-o FILE]
 
 Straight from the source tree, with argparse alone. `predict` comes before the first `run` and is committed. A `run` whose DIR
 does not outlive it is continued with the rows that it left: `--seed-rows DIR/records.jsonl` in the next piece. Where the tree
 travels without its repository, LORA_PROFILER_COMMIT=HASH tells records which commit it is.
 
-Exit codes: 0 all measured, or nothing wrong; 1 cases are left for another piece, or a check found something; 2 a wrong
+`--deadline-s` is what is left for this piece, of which `run` keeps 45 s free. In the last piece 120 s are to stay free: say what
+is left of the whole campaign less 75 s.
+
+A rehearsal on a CPU has predictions of its own, in a folder of its own:
+
+    python -m benchmarks.campaign predict SUITE --device cpu --into DIR
+    python -m benchmarks.campaign run SUITE --device cpu --predictions DIR --out DIR
+    python -m benchmarks.campaign report SUITE --predictions DIR --records DIR/records.jsonl
+
+Exit codes: 0 all measured, or nothing wrong; 1 cases are left for another piece, or a check or report found something; 2 a wrong
 question; 4 this machine cannot measure; 130 interrupted.
 """
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from importlib import invalidate_caches
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
-from zipfile import BadZipFile, ZipFile
 
-from benchmarks import predictions
+from benchmarks import blind, predictions
+from benchmarks.machine import importable, usable_environment
 from benchmarks.suites import home_device, suites
+from lora_profiler.campaign.interrupts import last_when_asked, one_interrupt
 from lora_profiler.campaign.runs import Outcome, run_cases, seconds_taken
 from lora_profiler.durable import write_durably
 from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean
-from lora_profiler.harness import Case, Heartbeat, MeasurementError, environment_of, measure_case
-from lora_profiler.harness.refusals import NEEDED
+from lora_profiler.harness import Case, Heartbeat, MeasurementError, measure_case
 from lora_profiler.record import Environment, Failure, Measurement, Record
+from lora_profiler.record_lines import read_records
 from lora_profiler.store import Store
 from lora_profiler.units import bytes_text, seconds_text
 
-LEAST_VERSIONS = {"torch": (2, 11), "transformers": (5, 17)}
 CASE_TIMEOUT_SECONDS = 300.0
 DEVICES = ("cuda", "cpu")
 
@@ -79,8 +83,15 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
         each.add_argument("--device", choices=DEVICES, help="default: the one that the suite is made for; kernels: cuda")
     predict = command("predict", write_predictions, "write the predictions of a suite, before it is measured")
+    predict.add_argument("--device", choices=DEVICES, help="default: the one that the suite is made for")
+    predict.add_argument("--into", type=Path, default=predictions.PREDICTIONS, metavar="DIR", help="default: where all are")
     predict.add_argument("--force", action="store_true", help="write them although there are some")
     command("check", check, "whether predictions are as written, and records younger than they")
+    report = command("report", write_report, "every case as it was foretold and as it was measured")
+    report.add_argument("--records", type=Path, nargs="+", metavar="FILE", help="default: the committed ones of the suite")
+    report.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: standard output")
+    for each in (run, report):
+        each.add_argument("--predictions", type=Path, metavar="DIR", help="where those of a rehearsal lie")
     return parser
 
 
@@ -91,9 +102,9 @@ def run_suite(asked: argparse.Namespace) -> int:
     began = time.monotonic()
     device = asked.device or home_device(asked.suite)
     cases = _cases(asked.suite, device)
-    if device == home_device(asked.suite):
-        _say_whether_blind(asked.suite, cases)
-    with _importable(asked.wheel):
+    if asked.predictions or device == home_device(asked.suite):
+        _say_whether_blind(asked.suite, cases, asked.predictions or predictions.PREDICTIONS)
+    with importable(asked.wheel), one_interrupt() as interrupt:
         environment = usable_environment(device)
         asked.out.mkdir(parents=True, exist_ok=True)
         write_durably(asked.out / "environment.json", json.dumps(asdict(environment), indent=1) + "\n")
@@ -109,40 +120,11 @@ def run_suite(asked: argparse.Namespace) -> int:
             resume=asked.resume or bool(asked.seed_rows),
             deadline_seconds=None if asked.deadline_s is None else asked.deadline_s - (time.monotonic() - began),
             timeout_seconds=CASE_TIMEOUT_SECONDS,
-            measure=_measure_in(environment),
+            measure=last_when_asked(_measure_in(environment), interrupt),
             environment_key=lambda _: environment.key,
         )
     print(_summary(outcome, len(cases)), flush=True)
     return 130 if outcome.interrupted else 1 if outcome.left else 0
-
-
-def usable_environment(device: str, installed: Callable[[str], object] = find_spec) -> Environment:
-    """The environment in which cases will run. Raises MeasurementError where something that every case needs is missing."""
-    missing = [name for name in NEEDED if installed(name) is None]
-    if missing:
-        raise MeasurementError(f"this machine lacks {', '.join(missing)}, without which nothing can be measured.")
-    _try_imports()
-    environment = environment_of(device)
-    for name, least in LEAST_VERSIONS.items():
-        found = environment.packages.get(name, "0")
-        if _version(found) < least:
-            raise MeasurementError(f"{name} is {found} here; it must be {'.'.join(map(str, least))} or later.")
-    if device != "cpu" and environment.device.total_bytes is None:
-        raise MeasurementError(f"torch {environment.packages['torch']} sees no {device} device on this machine.")
-    return environment
-
-
-def _try_imports() -> None:
-    """Imports what every case needs, in a process of its own. Raises MeasurementError: better now than once a case."""
-    command = [sys.executable, "-c", f"import {', '.join(NEEDED)}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise MeasurementError(f"{', '.join(NEEDED)} cannot all be imported on this machine: {reason}")
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.partition("+")[0].split(".")[:2] if part.isdigit())
 
 
 def _measure_in(environment: Environment) -> Callable[..., Record]:
@@ -167,35 +149,9 @@ def _measure_in(environment: Environment) -> Callable[..., Record]:
     return measure
 
 
-@contextmanager
-def _importable(wheel: Path | None) -> Iterator[None]:
-    """Inside, this process and those that it starts can import what is in the wheel."""
-    if wheel is None:
-        yield
-        return
-    with TemporaryDirectory(prefix="lora-profiler-wheel-") as folder:
-        try:
-            with ZipFile(wheel) as archive:
-                archive.extractall(folder)
-        except (OSError, BadZipFile) as e:
-            raise UsageError(f"{wheel} is no wheel that can be unpacked: {e}.") from None
-        before = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (folder, before)))
-        sys.path.insert(0, folder)
-        invalidate_caches()
-        try:
-            yield
-        finally:
-            sys.path.remove(folder)
-            if before is None:
-                del os.environ["PYTHONPATH"]
-            else:
-                os.environ["PYTHONPATH"] = before
-
-
-def _say_whether_blind(suite: str, cases: Sequence[Case]) -> None:
+def _say_whether_blind(suite: str, cases: Sequence[Case], folder: Path) -> None:
     """Raises UsageError for predictions that are not of this suite: measuring it then would prove nothing."""
-    found = predictions.read(suite)
+    found = predictions.read(suite, folder)
     if found is None:
         print(f"No predictions of {suite} were written: what is measured now was not foretold.", flush=True)
     elif wrong := predictions.file_problems(found, cases):
@@ -258,9 +214,11 @@ def measure_kernels(asked: argparse.Namespace) -> int:
 
 
 def write_predictions(asked: argparse.Namespace) -> int:
-    path = predictions.write(asked.suite, _cases(asked.suite, home_device(asked.suite)), force=asked.force)
-    found = predictions.read(asked.suite)
-    assert found is not None
+    device = asked.device or home_device(asked.suite)
+    if device != home_device(asked.suite) and asked.into.resolve() == predictions.PREDICTIONS:
+        raise UsageError(f"predictions of {asked.suite} on {device} are for a rehearsal; name a folder for them: --into DIR.")
+    path = predictions.write(asked.suite, _cases(asked.suite, device), asked.into, force=asked.force)
+    found = _written(asked.suite, asked.into)
     print(f"{len(found['cases'])} predictions in {path.name}, sha256 {found['sha256']}")
     return 0
 
@@ -268,9 +226,7 @@ def write_predictions(asked: argparse.Namespace) -> int:
 def check(asked: argparse.Namespace) -> int:
     """Tells everything that is wrong, and what cannot be told."""
     cases = _cases(asked.suite, home_device(asked.suite))
-    found = predictions.read(asked.suite)
-    if found is None:
-        raise UsageError(f"there are no predictions of {asked.suite}; write them: campaign predict {asked.suite}.")
+    found = _written(asked.suite)
     committed = predictions.committed_at(predictions.path_of(asked.suite))
     records = predictions.records_of(asked.suite)
     problems = predictions.file_problems(found, cases) + predictions.record_problems(found, records, committed)
@@ -282,6 +238,34 @@ def check(asked: argparse.Namespace) -> int:
     print(f"{len(records)} committed records of {asked.suite}. The present version predicts {len(changed)} cases otherwise.")
     print(*problems, sep="\n", end="\n" if problems else "")
     return 1 if problems else 0
+
+
+def write_report(asked: argparse.Namespace) -> int:
+    """The predictions of the file, never made anew, beside what was measured, and whatever makes them no blind ones."""
+    folder = asked.predictions or predictions.PREDICTIONS
+    found = _written(asked.suite, folder)
+    if asked.records:
+        records = blind.latest(record for path in asked.records for record in read_records(path).records)
+    else:
+        records = predictions.records_of(asked.suite)
+    committed = predictions.committed_at(predictions.path_of(asked.suite, folder))
+    cases = _cases(asked.suite, predictions.device_of(found))
+    problems = predictions.file_problems(found, cases)
+    problems += predictions.record_problems(found, records, committed)
+    text = blind.report(found, cases, records, committed, problems)
+    if asked.output is None:
+        print(text, end="")
+    else:
+        write_durably(asked.output, text)
+    return 1 if problems else 0
+
+
+def _written(suite: str, folder: Path = predictions.PREDICTIONS) -> predictions.Found:
+    """The predictions in `folder`. Raises UsageError where there are none."""
+    found = predictions.read(suite, folder)
+    if found is None:
+        raise UsageError(f"there are no predictions of {suite}; write them: campaign predict {suite}.")
+    return found
 
 
 def _cases(suite: str, device: str) -> tuple[Case, ...]:

@@ -11,14 +11,16 @@ from dataclasses import asdict
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import lora_profiler
+from benchmarks.suites import home_device
 from lora_profiler.durable import write_durably
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case
 from lora_profiler.harness.provenance import source
 from lora_profiler.planning.engine import predict
+from lora_profiler.planning.fit import CONTEXT_BYTES
 from lora_profiler.record import Record
 from lora_profiler.record_json import workload_dict
 from lora_profiler.record_lines import read_records
@@ -26,8 +28,11 @@ from lora_profiler.record_lines import read_records
 BENCHMARKS = Path(__file__).resolve().parent
 PREDICTIONS, RECORDS = BENCHMARKS / "predictions", BENCHMARKS / "records"
 PACKAGE = Path(lora_profiler.__file__).resolve().parent
-PREDICTOR = ("adapters", "analytic", "catalog", "planning", "model_spec.py", "prediction.py", "workload.py")
+PREDICTOR = ("adapters", "algebra", "analytic", "catalog", "planning", "model_spec.py", "prediction.py", "workload.py")
 """Parts of the package that a prediction can depend on."""
+
+Found: TypeAlias = dict[str, Any]
+"""A predictions file as it was read."""
 
 
 def predicted(case: Case) -> dict[str, Any]:
@@ -41,6 +46,7 @@ def predicted(case: Case) -> dict[str, Any]:
         "engine": p.engine,
         "peak_bytes": p.peak.total_bytes,
         "peak_moment": p.peak.moment,
+        "fits": fits(case, p.peak.total_bytes),
         "exactness": p.exactness,
         "error_bound": p.error_bound,
         "attention_kernel": p.attention_kernel,
@@ -54,7 +60,14 @@ def predicted(case: Case) -> dict[str, Any]:
     }
 
 
-def predictions(suite: str, cases: Sequence[Case]) -> dict[str, Any]:
+def fits(case: Case, peak_bytes: int) -> bool | None:
+    """Whether the peak is foretold to fit the card that a budget emulates, beside what a CUDA context takes; None without one."""
+    budget = case.conditions.budget_bytes
+    beside = CONTEXT_BYTES if case.workload.setup.device == "cuda" else 0
+    return None if budget is None else peak_bytes + beside <= budget
+
+
+def predictions(suite: str, cases: Sequence[Case]) -> Found:
     """What the present version predicts of a suite; repeats of a case have one prediction."""
     tree = source()
     body = {
@@ -108,10 +121,16 @@ def write(suite: str, cases: Sequence[Case], folder: Path = PREDICTIONS, force: 
     return path
 
 
-def read(suite: str, folder: Path = PREDICTIONS) -> dict[str, Any] | None:
+def read(suite: str, folder: Path = PREDICTIONS) -> Found | None:
     """The predictions that were written, None where there are none. Raises ValueError for a file that is no JSON."""
     path = path_of(suite, folder)
     return json.loads(path.read_text("utf-8")) if path.exists() else None
+
+
+def device_of(found: Found) -> str:
+    """The device that the predictions are for, which all cases of a suite share."""
+    device: str = found["cases"][0]["workload"]["setup"]["device"]
+    return device
 
 
 # --- checks -------------------------------------------------------------------------------------------------------------
@@ -151,8 +170,12 @@ def record_problems(found: Mapping[str, Any], records: Sequence[Record], committ
 
 
 def records_of(suite: str, folder: Path = RECORDS) -> list[Record]:
-    """Committed records that the campaign made for the suite, by the command that they keep."""
+    """Committed records that the campaign made for the suite on the device that it is made for, by the command that they keep.
+
+    A rehearsal on another device measures other cases, of which nothing was foretold here.
+    """
     found = [record for path in sorted(folder.rglob("*.jsonl")) for record in read_records(path).records]
+    found = [record for record in found if record.workload.setup.device == home_device(suite)]
     return [record for record in found if (record.environment.command or "").startswith(command_of(suite))]
 
 

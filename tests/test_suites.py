@@ -4,12 +4,14 @@ goes on from piece to piece, on machines that have little installed."""
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import venv
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,13 +20,15 @@ from typing import Any
 import pytest
 
 import records
-from benchmarks import campaign, kernel_facts, predictions
-from benchmarks.campaign import main, usable_environment
+from benchmarks import campaign, kernel_facts, machine, predictions
+from benchmarks.campaign import main
 from benchmarks.gpu_time import case_seconds
+from benchmarks.machine import usable_environment
 from benchmarks.suites import home_device, suites
 from lora_profiler.catalog import find_gpu
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case, MeasurementError, make_case, measure_case
+from lora_profiler.harness.device_choice import CPU_BUILD, torch_version
 from lora_profiler.harness.refusals import refuse
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import CONTEXT_BYTES
@@ -254,6 +258,22 @@ def test_the_hash_of_the_predictor_follows_its_source(tmp_path: Path) -> None:
     assert predictions.predictor_hash(tmp_path) != predictions.predictor_hash()
 
 
+def test_all_that_a_prediction_depends_on_is_hashed() -> None:
+    """Whatever part of the package a prediction has loaded, but for errors and text."""
+    program = (
+        "import sys\n"
+        "from lora_profiler.catalog import find_model\n"
+        "from lora_profiler.planning.engine import predict\n"
+        "from lora_profiler.planning.fit import CONTEXT_BYTES\n"
+        "from lora_profiler.workload import LoraConfig, TrainSetup, Workload\n"
+        "p = predict(Workload(model=find_model('gpt2', offline=True), setup=TrainSetup(lora=LoraConfig())))\n"
+        "print(p.peak and p.flops and '', *{m.split('.')[1] for m in sys.modules if m.startswith('lora_profiler.')})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    hashed = {part.removesuffix(".py") for part in predictions.PREDICTOR}
+    assert {"analytic", "planning"} <= set(done.stdout.split()) <= hashed | {"errors", "units"}
+
+
 def measured(case: Case, started_at: str = "2026-11-01T10:00:00+00:00") -> Record:
     """A record of the case as a campaign would make it."""
     record = records.make_record(case.workload, conditions=case.conditions, environment={"command": campaign_command("tiny")})
@@ -285,6 +305,17 @@ def test_only_records_of_the_campaign_claim_its_suite(tmp_path: Path) -> None:
     write_records(tmp_path / "machine" / "records.jsonl", [own, other, unknown])
     assert predictions.records_of("tiny", tmp_path) == [own]
     assert predictions.records_of("tin", tmp_path) == []
+
+
+def test_a_rehearsal_on_another_device_is_no_record_of_the_suite(tmp_path: Path) -> None:
+    suite = "h100_campaign"
+    command = {"command": campaign_command(suite)}
+    rehearsed, real = (
+        records.make_record(CASES[suite, device][0].workload, device=where, environment=command)
+        for device, where in (("cpu", records.CPU), ("cuda", records.H100))
+    )
+    write_records(tmp_path / "machine" / "records.jsonl", [rehearsed, real])
+    assert predictions.records_of(suite, tmp_path) == [real]
 
 
 def write_records(path: Path, found: Sequence[Record]) -> None:
@@ -388,12 +419,34 @@ def test_a_campaign_whose_predictions_do_not_hold_is_refused(
     tmp_path: Path, pretended: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = predictions.write("tiny", cases("tiny"), tmp_path)
-    monkeypatch.setattr(
-        predictions, "read", lambda suite: json.loads(path.read_text().replace('"peak_bytes":', '"peak_bytes":1', 1))
-    )
-    assert main(["run", "tiny", "--out", str(tmp_path / "out")]) == 2
+    path.write_text(path.read_text().replace('"peak_bytes":', '"peak_bytes":1', 1))
+    assert main(["run", "tiny", "--out", str(tmp_path / "out"), "--predictions", str(tmp_path)]) == 2
     assert "do not hold" in capsys.readouterr().err
+    monkeypatch.setattr(predictions, "PREDICTIONS", tmp_path)
+    assert main(["run", "tiny", "--out", str(tmp_path / "out")]) == 2
     assert pretended == []
+
+
+def test_ctrl_c_in_the_moment_in_which_a_case_ends_well_is_heard(
+    tmp_path: Path, pretended: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `measure_case` does it: the interruption ends the child, which has left its result already."""
+    whole = campaign.measure_case
+
+    def interrupted(case: Case, **options: Any) -> Record:
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        return whole(case, **options)
+
+    monkeypatch.setattr(campaign, "measure_case", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    assert main(["run", "tiny", "--out", str(tmp_path)]) == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    assert len(pretended) == 1
+    assert [r.measurement.status for r in read_records(tmp_path / "records.jsonl").records] == ["ok"]
+    monkeypatch.setattr(campaign, "measure_case", whole)
+    assert main(["run", "tiny", "--out", str(tmp_path), "--resume"]) == 0
+    assert len(pretended) == 3
 
 
 def test_a_wheel_can_be_imported_from(tmp_path: Path, pretended: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -440,19 +493,30 @@ def test_an_unknown_suite_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     ],
 )
 def test_a_machine_with_too_old_a_stack_is_refused(monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str) -> None:
-    monkeypatch.setattr(campaign, "_try_imports", lambda: None)
-    monkeypatch.setattr(campaign, "environment_of", lambda device: replace(HERE, **change))
+    monkeypatch.setattr(machine, "_try_imports", lambda: None)
+    monkeypatch.setattr(machine, "environment_of", lambda device: replace(HERE, **change))
     with pytest.raises(MeasurementError, match=said):
         usable_environment("cpu")
 
 
 def test_a_machine_without_a_card_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(campaign, "_try_imports", lambda: None)
-    monkeypatch.setattr(campaign, "environment_of", lambda device: replace(HERE, device=Device(kind="cuda", name="unknown")))
-    with pytest.raises(MeasurementError, match="sees no cuda device"):
+    monkeypatch.setattr(machine, "_try_imports", lambda: None)
+    monkeypatch.setattr(machine, "environment_of", lambda device: replace(HERE, device=Device(kind="cuda", name="unknown")))
+    with pytest.raises(MeasurementError, match=r"sees no cuda device on this machine\.$"):
         usable_environment("cuda")
-    monkeypatch.setattr(campaign, "environment_of", lambda device: HERE)
+    monkeypatch.setattr(machine, "environment_of", lambda device: HERE)
     assert usable_environment("cpu") == HERE
+
+
+@pytest.mark.skipif(not torch_version().endswith(CPU_BUILD), reason="needs a torch that was built for the CPU alone")
+def test_a_card_that_torch_cannot_use_is_no_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole way through a child, to which a driver shows a card and torch none."""
+    tests = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tests / "fake_driver"), str(tests))))
+    monkeypatch.setenv("FAKE_NVML", json.dumps({"name": "NVIDIA Example", "total": 80 * 2**30}))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(MeasurementError, match="sees no cuda device on this machine, though the driver shows NVIDIA Example"):
+        usable_environment("cuda")
 
 
 def test_missing_packages_are_named_before_anything_starts() -> None:
