@@ -5,6 +5,7 @@ A plain sum of what a case does one after the other. The constants are guesses o
 """
 
 from lora_profiler.harness import Case
+from lora_profiler.harness.telemetry import MIN_BLOCK_SECONDS
 from lora_profiler.planning.engine import predict
 from lora_profiler.workload import TrainSetup
 
@@ -24,7 +25,7 @@ LAUNCH_SECONDS, TRACKED_SECONDS = 8e-6, 80e-6
 MEMORY_STEPS_BESIDE = 2
 """The tracked step and the forward pass that counts saved tensors."""
 IDLE_SECONDS = 5.0
-"""Of the energy meter, before timing."""
+"""Of the energy meter, before a timing that may last long enough for it."""
 WARMUP_SECONDS, TIMING_SECONDS = 1.5, 2.0
 """At least, whatever the steps take."""
 
@@ -48,7 +49,8 @@ def case_seconds(case: Case) -> float:
     memory = (conditions.memory_steps + MEMORY_STEPS_BESIDE) * step + tracked
     timing = 0.0
     if conditions.min_timed_steps:
-        timing = IDLE_SECONDS + max(WARMUP_SECONDS, 5 * step)
+        timing = IDLE_SECONDS if conditions.max_timing_seconds >= MIN_BLOCK_SECONDS else 0.0
+        timing += max(WARMUP_SECONDS, 5 * step)
         timing += min(conditions.max_timing_seconds, max(TIMING_SECONDS, conditions.min_timed_steps * step))
     return START_SECONDS + build + memory + timing
 

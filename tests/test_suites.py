@@ -22,7 +22,7 @@ import pytest
 import records
 from benchmarks import campaign, kernel_facts, machine, predictions
 from benchmarks.campaign import main
-from benchmarks.gpu_time import case_seconds
+from benchmarks.gpu_time import case_seconds, step_seconds
 from benchmarks.machine import usable_environment
 from benchmarks.suites import home_device, suites
 from lora_profiler.catalog import find_gpu
@@ -30,6 +30,7 @@ from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case, MeasurementError, make_case, measure_case
 from lora_profiler.harness.device_choice import CPU_BUILD, torch_version
 from lora_profiler.harness.refusals import refuse
+from lora_profiler.harness.telemetry import MIN_BLOCK_SECONDS
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import CONTEXT_BYTES
 from lora_profiler.record import Device, Environment, Record
@@ -150,6 +151,16 @@ def test_edges_lie_where_the_predictions_put_them() -> None:
         budget = below.conditions.budget_bytes
         assert budget is not None and budget == above.conditions.budget_bytes
         assert foretold[below.key] < budget < foretold[above.key] + CONTEXT_BYTES
+
+
+def test_energy_is_measured_over_blocks_that_are_long_enough() -> None:
+    """One of twice as many steps as the other, and even at twice the speed that is reckoned with; both end before the limit."""
+    timed = [case for case in cases("h100_campaign") if case.conditions.min_timed_steps]
+    short, long = [case for case in timed if case.conditions.max_timing_seconds >= MIN_BLOCK_SECONDS]
+    assert short.workload == long.workload
+    assert long.conditions.min_timed_steps == 2 * short.conditions.min_timed_steps
+    assert short.conditions.min_timed_steps * step_seconds(short) / 2 >= MIN_BLOCK_SECONDS
+    assert long.conditions.min_timed_steps * step_seconds(long) < 0.9 * long.conditions.max_timing_seconds
 
 
 def test_the_campaign_measures_a_thing_in_three_processes() -> None:
