@@ -231,6 +231,34 @@ def test_a_budget_ends_the_run_where_it_is_passed() -> None:
     assert not result.attribution
 
 
+# --- batches ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("device", "padding"), [("cuda", 0.0), ("cuda", 0.5), ("cpu", 0.0), ("xpu", 0.5)])
+def test_batches_reach_cuda_without_a_wait(device: Any, padding: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a copy from pinned memory that is asked not to block lets the host go on (CUDA's guide, page-locked memory)."""
+    pinned: list[torch.Tensor] = []
+    moved: list[tuple[bool, Any, bool]] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor.clone())
+        return pinned[-1]
+
+    def to(tensor: torch.Tensor, where: Any, non_blocking: bool = False) -> torch.Tensor:
+        moved.append((any(tensor is each for each in pinned), where, non_blocking))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    conditions = Conditions(padding=padding)
+    batch = Batches(replace(FULL, device=device), conditions, 101).next()
+    fast = device == "cuda"
+    assert moved == [(fast, device, fast)] * len({id(t) for t in batch.values()})
+    monkeypatch.undo()
+    expected = Batches(FULL, conditions, 101).next()
+    assert all(torch.equal(batch[name], expected[name]) for name in expected)
+
+
 # --- 10: padding and accumulation -------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,8 @@ IGNORED_LABEL = -100
 class Batches:
     """Micro-batches of `batch_size` x `seq_len` tokens: random ones, or consecutive windows of a text.
 
-    Without padding the labels are the input ids themselves and there is no mask, as a packed data set gives them.
+    Without padding the labels are the input ids themselves and there is no mask, as a packed data set gives them. To CUDA they
+    go from pinned memory, as a data loader sends them: a copy from any other makes the host wait for the device.
     """
 
     def __init__(self, setup: TrainSetup, conditions: Conditions, vocab_size: int, text: torch.Tensor | None = None) -> None:
@@ -33,12 +34,17 @@ class Batches:
     def next(self) -> Batch:
         ids = self._ids()
         if not self._padded:
-            ids = ids.to(self._device)
+            ids = self._moved(ids)
             return {"input_ids": ids, "labels": ids}
         mask = torch.ones_like(ids)
         mask[:, ids.shape[1] - self._padded :] = 0
         labels = ids.masked_fill(mask == 0, IGNORED_LABEL)
-        return {name: t.to(self._device) for name, t in (("input_ids", ids), ("labels", labels), ("attention_mask", mask))}
+        return {name: self._moved(t) for name, t in (("input_ids", ids), ("labels", labels), ("attention_mask", mask))}
+
+    def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self._device == "cuda":
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor.to(self._device)
 
     def _ids(self) -> torch.Tensor:
         if self._text is None:
