@@ -32,6 +32,7 @@ QUICK = Conditions(min_timed_steps=0, memory_steps=2)
 TIMED = Conditions(min_timed_steps=6, max_timing_seconds=5.0)
 
 
+from lora_profiler.store import Store
 def case(setup: TrainSetup = SETUP, conditions: Conditions = QUICK) -> Case:
     return make_case(Workload(model=MODEL, setup=setup), conditions)
 
@@ -198,6 +199,24 @@ def test_a_device_that_is_not_there_is_unsupported(device: str) -> None:
     record = measure_case(case(replace(SETUP, device=device)))  # type: ignore[arg-type]
     assert record.measurement.status == "unsupported"
     assert record.measurement.failure is not None
+@pytest.mark.parametrize("result", ["{", '{"schema_version": "9.0", "path": "/home/someone/x"}'])
+def test_a_result_that_cannot_be_read_is_told_of_and_stays(result: str, tmp_path: Path) -> None:
+    """The process itself ended well; what it found may be read by hand, or by the version that understands it."""
+    store = Store(tmp_path / "records.jsonl")
+    pending = store.pending_path("a-case.0")
+    writer = (sys.executable, "-c", f"import sys; open(sys.argv[2], 'w').write({result!r})")
+    record = measure_case(case(), result_path=pending, child=writer)
+    assert record.measurement.status == "crash"
+    assert record.measurement.failure is not None
+    assert record.measurement.failure.reason.startswith("the measured process left a result that cannot be read: ")
+    assert record.measurement.failure.exit_code == 0
+    pending.unlink(missing_ok=True)  # as a run does once the record is stored
+    (left,) = store.pending_folder.glob("*.json")
+    assert left.read_text() == result
+    assert store.recover() == []
+    assert str(left) in "".join(store.unreadable)
+
+
     assert f"sees no {device} device on this machine; try --device cpu" in record.measurement.failure.reason
 
 
@@ -328,3 +347,22 @@ def test_an_absurd_size_ends_as_oom_and_not_in_a_swapping_machine() -> None:
     assert record.measurement.status == "oom"
     assert record.measurement.failure is not None
     assert record.measurement.failure.tried_bytes == 512 * GIB
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_allocator_settings_that_contradict_each_other_are_refused(name: str) -> None:
+    on_cuda = Workload(model=MODEL, setup=replace(SETUP, device="cuda"))
+    for settings, refused in [
+        ("expandable_segments:True,max_split_size_mb:128", True),
+        ("max_split_size_mb:128, expandable_segments:True", True),
+        ("expandable_segments:False,max_split_size_mb:128", False),
+        ("expandable_segments:True,garbage_collection_threshold:0.8", False),
+        ("max_split_size_mb:128", False),
+        ("", False),
+    ]:
+        if refused:
+            with pytest.raises(UsageError, match=r"expandable_segments and max_split_size_mb.*leave one of the two out"):
+                refuse(on_cuda, QUICK, _installed(), environ={name: settings})
+        else:
+            refuse(on_cuda, QUICK, _installed(), environ={name: settings})
+        refuse(Workload(model=MODEL, setup=SETUP), QUICK, _installed(), environ={name: settings})
+
+

@@ -1,6 +1,7 @@
 """What is refused before a process is started: what cannot run here, or cannot run at all. Imports nothing heavy."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 
 from lora_profiler.errors import LoraProfilerError, UsageError
@@ -26,11 +27,17 @@ def _card_capability() -> tuple[int, int] | None:
         return device.compute_capability()
 
 
+def allocator_settings(environ: Mapping[str, str]) -> str | None:
+    """What is asked of torch's CUDA allocator, under the variable's new name or else its old one; None if nothing is."""
+    return environ.get("PYTORCH_ALLOC_CONF") or environ.get("PYTORCH_CUDA_ALLOC_CONF")
+
+
 def refuse(
     workload: Workload,
     conditions: Conditions,
     installed: Callable[[str], object] = find_spec,
     capability: Callable[[], tuple[int, int] | None] = _card_capability,
+    environ: Mapping[str, str] = os.environ,
 ) -> None:
     """Raises MeasurementError for what this installation or card cannot run, UsageError for what no machine could."""
     setup, model = workload.setup, workload.model
@@ -51,6 +58,13 @@ def refuse(
         raise UsageError("a smaller memory cannot be emulated on xpu; leave out the budget.")
     if conditions.memory_steps < 2:
         raise UsageError(f"memory steps are {conditions.memory_steps}; the steady state begins at step 2, so take 2 or more.")
+    if setup.device == "cuda":
+        asked = dict(part.partition(":")[::2] for part in (allocator_settings(environ) or "").replace(" ", "").split(","))
+        if asked.get("expandable_segments") == "True" and "max_split_size_mb" in asked:
+            raise UsageError(
+                "PYTORCH_ALLOC_CONF asks for expandable_segments and max_split_size_mb, but torch splits expandable segments at "
+                "any size, so that the limit would not mean what it says; leave one of the two out."
+            )
     if setup.device == "cuda" and (setup.dtype == "bfloat16" or setup.precision == "amp"):
         found = capability()
         if found is not None and found < BFLOAT16_CAPABILITY:

@@ -21,10 +21,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness.case import Case, case_dict, make_case
 from lora_profiler.harness.failures_text import without_paths
 from lora_profiler.harness.machine import oom_kills
-from lora_profiler.harness.refusals import MeasurementError, refuse
+from lora_profiler.harness.refusals import MeasurementError, allocator_settings, refuse
 from lora_profiler.record import Conditions, Device, Environment, Failure, Measurement, Record, Status
 from lora_profiler.record_json import RecordError, decoded, record_from_dict
 from lora_profiler.workload import Workload
@@ -81,7 +82,10 @@ def measure_case(
     result_path: Path | None = None,
     child: tuple[str, ...] = CHILD,
 ) -> Record:
-    """`measure` for a case; `result_path` is where the child leaves its record, so that it survives this process."""
+    """`measure` for a case; `result_path` is where the child leaves its record, so that it survives this process.
+
+    A result that cannot be read stays beside it, as NAME.unreadable.json.
+    """
     refuse(case.workload, case.conditions)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     with tempfile.TemporaryDirectory(prefix="lora-profiler-") as folder:
@@ -93,8 +97,11 @@ def measure_case(
             log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_BYTES))
             tail = log.read().decode("utf-8", "replace")
         if result.exists():
-            with contextlib.suppress(RecordError, ValueError):
+            try:
                 return record_from_dict(json.loads(result.read_text("utf-8")))
+            except (LoraProfilerError, ValueError, RecursionError) as e:
+                ended.unreadable = str(e)
+                result.replace(result.with_suffix(".unreadable.json"))
     record = _failed(case, ended, tail, started)
     if ended.interrupted:
         raise MeasurementInterrupted(record)
@@ -117,12 +124,13 @@ def environment_of(device: str) -> Environment:
 
 @dataclass(slots=True)
 class _Ended:
-    """How a child ended: its exit code (negative: the signal), and what was heard of it."""
+    """How a child ended: its exit code (negative: the signal), and what was heard of it. `unreadable`: why its result is none."""
 
     exit_code: int = 0
     timed_out: bool = False
     interrupted: bool = False
     killed_for_memory: bool = False
+    unreadable: str | None = None
     last: Heartbeat = Heartbeat(phase="start")
     environment: Any = None
 
@@ -169,7 +177,7 @@ def _child_environment(weights: str | None) -> dict[str, str]:
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
-    settings = env.get("PYTORCH_ALLOC_CONF") or env.get("PYTORCH_CUDA_ALLOC_CONF")
+    settings = allocator_settings(env)
     if settings:  # torch 2.9 read some of them under the old name only
         env["PYTORCH_ALLOC_CONF"] = env["PYTORCH_CUDA_ALLOC_CONF"] = settings
     if weights != "hub":
@@ -238,6 +246,8 @@ def _failed(case: Case, ended: _Ended, log: str, started: str) -> Record:
         status, reason = "timeout", "the time limit passed; the process was ended"
     elif ended.killed_for_memory:
         status, reason = "host_oom", "the kernel ended the process because the machine ran out of memory"
+    elif ended.unreadable is not None:
+        reason = without_paths(f"the measured process left a result that cannot be read: {ended.unreadable}")[:600]
     elif ended.exit_code < 0:
         reason = f"the measured process was ended by signal {-ended.exit_code}"
     failure = Failure(
