@@ -137,7 +137,10 @@ class PhaseSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceSample:
-    """What the driver says is in use on the whole device at a named moment: idle, context, first_step, end, exit."""
+    """What the driver says is in use on the whole device at a named moment: idle, context, first_step, end.
+
+    `reserved_bytes` are what this process's allocator held of them at that moment.
+    """
 
     when: str
     used_bytes: int
@@ -147,6 +150,7 @@ class DeviceSample:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Telemetry:
     """Samples of a process of its own during the timing pass, ten a second; `throttle_reasons` are NVML's bits, or-ed."""
+    reserved_bytes: int | None = None
 
     sm_clock_mhz: tuple[int, ...] = ()
     memory_clock_mhz: tuple[int, ...] = ()

@@ -330,8 +330,8 @@ def test_physical_memory_agrees_with_psutil() -> None:
 # --- processor time -------------------------------------------------------------------------------------------------------
 
 
-def moment(own: float, busy: float, wall: float) -> CpuTimes:
-    return CpuTimes(own_seconds=own, busy_seconds=busy, wall_seconds=wall)
+def moment(own: float, busy: float, wall: float, *cpus: int) -> CpuTimes:
+    return CpuTimes(own_seconds=own, busy_seconds=busy, wall_seconds=wall, cpus=frozenset(cpus or (4, 5)))
 
 
 @pytest.mark.parametrize(
@@ -345,19 +345,53 @@ def moment(own: float, busy: float, wall: float) -> CpuTimes:
     ],
 )
 def test_the_share_of_others(after: CpuTimes, share: float | None) -> None:
-    assert other_cpu_share(moment(10, 100, 0), after, 2) == share
+    assert other_cpu_share(moment(10, 100, 0), after) == share
 
 
 def test_the_share_is_not_known_without_times() -> None:
-    assert other_cpu_share(None, moment(1, 1, 1), 2) is None
-    assert other_cpu_share(moment(1, 1, 1), None, 2) is None
+    assert other_cpu_share(None, moment(1, 1, 1)) is None
+    assert other_cpu_share(moment(1, 1, 1), None) is None
 
 
-def test_busy_time_leaves_idle_waits_out_and_guests_once(tmp_path: Path) -> None:
-    written(tmp_path, {"proc/stat": "cpu  1000 200 300 99999 88888 40 50 60 700 80\ncpu0 1 1 1 1\n"})
+STAT = """cpu  9000 0 0 0 0 0 0 0 0 0
+cpu0 1000 200 300 99999 88888 40 50 60 700 80
+cpu2 7 0 0 99999 0 0 0 0 0 0
+cpu11 20000 0 0 0 0 0 0 0 0 0
+intr 1 2 3
+"""
+
+
+@pytest.mark.parametrize(("allowed", "cpus", "ticks"), [((0,), {0}, 1650), ((0, 2, 3), {0, 2}, 1657), ((77,), {0, 2, 11}, 21657)])
+def test_busy_time_is_that_of_our_processors(tmp_path: Path, allowed: tuple[int, ...], cpus: set[int], ticks: int) -> None:
+    """Idle time and waits are left out, guests count once; where the numbers are others' (a container's own), all count."""
+    found = cpu_times(written(tmp_path, {"proc/stat": STAT}), frozenset(allowed))
+    assert found is not None
+    assert found.cpus == cpus
+    assert found.busy_seconds * os.sysconf("SC_CLK_TCK") == pytest.approx(ticks)
+
+
+@linux
+def test_our_processors_are_those_of_all_threads() -> None:
+    """Bound by the system's call here as OpenMP binds its threads, the first of which is the program's own."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two processors")
+    code = (
+        "import os, threading; from lora_profiler.harness.machine import cpu_times\n"
+        "a, b, *_ = os.sched_getaffinity(0); os.sched_setaffinity(0, {a}); print(cpu_times().cpus == {a})\n"
+        "go = threading.Event(); bound = threading.Event()\n"
+        "threading.Thread(target=lambda: (os.sched_setaffinity(0, {b}), bound.set(), go.wait())).start()\n"
+        "bound.wait(); print(cpu_times().cpus == {a, b}); go.set()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == ["True", "True"]
+
+
+def test_without_proc_the_times_are_psutil_s(tmp_path: Path) -> None:
+    psutil = pytest.importorskip("psutil")
     found = cpu_times(tmp_path)
     assert found is not None
-    assert found.busy_seconds * os.sysconf("SC_CLK_TCK") == pytest.approx(1650)
+    expected = sum(t.user + t.system + t.nice for cpu, t in enumerate(psutil.cpu_times(percpu=True)) if cpu in found.cpus)
+    assert found.busy_seconds == pytest.approx(expected, abs=1.0)
 
 
 HOG = "while True: pass"
@@ -393,6 +427,7 @@ def test_a_hog_beside_us_is_another_s() -> None:
         hog.kill()
         hog.wait()
     assert spent > 0.3
+        (moment(11, 102, 2, 4, 5, 6), None),  # it was moved to other processors meanwhile
     assert own < 0.1
     assert busy - own > 0.95 * spent - 0.05
 

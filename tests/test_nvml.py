@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from fake_nvml import FakeDevice, FakeNvml
 from lora_profiler.harness import nvml, visible_device
 from lora_profiler.harness.nvml import THROTTLING, Nvml, open_cards, open_device, uuid_hash
 from lora_profiler.harness.visible_device import visible_entries
+from lora_profiler.units import MIB
 
 ROOT = Path(__file__).parent.parent
 FIGURES = (
@@ -235,6 +238,122 @@ def test_cards_are_closed_one_by_one() -> None:
 def test_a_uuid_hash_is_the_same_from_torch_and_from_nvml() -> None:
     assert uuid_hash("GPU-8932f937-d72c") == uuid_hash("8932F937-d72c") != uuid_hash("MIG-8932f937-d72c")
     assert re.fullmatch("[0-9a-f]{12}", uuid_hash("GPU-8932f937-d72c"))
+
+
+# --- whose memory it is ----------------------------------------------------------------------------------------------------
+
+ME = os.getpid()
+
+
+class FakeCounters:
+    """As much of the allocator's counters as the driver's figures are held against."""
+
+    available = True
+    reserved: int | None = None
+
+    def __init__(self, kind: str) -> None: ...
+
+    def read(self) -> dict[str, int | None]:
+        return {"reserved_bytes": FakeCounters.reserved, "allocated_bytes": 0}
+
+    def synchronize(self) -> None: ...
+
+
+@pytest.fixture
+def view_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeDevice], Any]:
+    device_view = pytest.importorskip("lora_profiler.harness.device_view")
+
+    def opened_view(card: FakeDevice) -> Any:
+        monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(card))
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        monkeypatch.setattr(device_view, "Counters", FakeCounters)
+        FakeCounters.reserved = None
+        return device_view.DeviceView("cuda")
+
+    return opened_view
+
+
+HIDDEN: dict[str, Any] = {"processes": None}
+EMPTY: dict[str, Any] = {"processes": []}  # as many containers show it
+OLD: dict[str, Any] = {"processes": None, "memory_v2": False}
+
+
+@pytest.mark.parametrize(
+    ("card", "idle", "others", "exclusive"),
+    [
+        (HIDDEN, 1, 0, True),
+        (HIDDEN, 64, 250, True),
+        (HIDDEN, 65, 0, False),  # somebody's memory is there at the start
+        (HIDDEN, 1, 260, False),  # and at the end more than kernels loaded late
+        (EMPTY, 1, 0, True),
+        (EMPTY, 500, 0, False),
+        (EMPTY, 1, 500, False),
+        (OLD, 1, 0, None),  # the driver's reserve is among it, so that nothing can be said of the start
+        (OLD, 1, 500, False),
+        ({"processes": [(4242, None)]}, 1, 0, False),
+    ],
+)
+def test_where_processes_are_hidden_memory_tells_who_is_there(
+    card: dict[str, Any], idle: int, others: int, exclusive: bool | None, view_of: Callable[[FakeDevice], Any]
+) -> None:
+    device = FakeDevice("GPU-1", used=idle * MIB, **card)
+    view = view_of(device)
+    device.used, FakeCounters.reserved = (idle + 400 + 22) * MIB, 22 * MIB
+    view.sample("context")
+    device.used, FakeCounters.reserved = (idle + 400 + 5000 + others) * MIB, 5000 * MIB
+    view.look_around()
+    assert view.exclusive is exclusive
+
+
+def test_a_list_that_shows_us_is_believed(view_of: Callable[[FakeDevice], Any]) -> None:
+    """A screen takes memory, but it is no process that computes."""
+    lists: list[tuple[list[tuple[int, int | None]], bool]] = [([(ME, 5)], True), ([(ME, 5), (4242, 5)], False)]
+    for at_the_end, exclusive in lists:
+        device = FakeDevice("GPU-1", used=700 * MIB)
+        view = view_of(device)
+        device.processes = at_the_end
+        view.look_around()
+        assert view.exclusive is exclusive
+
+
+def test_a_run_without_a_context_does_not_know_whether_it_was_alone(view_of: Callable[[FakeDevice], Any]) -> None:
+    view = view_of(FakeDevice("GPU-1", used=MIB, **HIDDEN))
+    view.look_around()
+    assert view.exclusive is None
+
+
+def test_the_context_holds_what_the_first_product_loads(
+    view_of: Callable[[FakeDevice], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """300 MiB for the context, 100 MiB for BLAS; a budget leaves the rest to the allocator, whose own bytes are in neither."""
+    torch = pytest.importorskip("torch")
+    device = FakeDevice("GPU-1", used=3 * MIB, **HIDDEN)
+    view = view_of(device)
+    zeros, product = torch.zeros, torch.Tensor.__matmul__
+
+    def first_kernel(*size: int, device: str) -> Any:
+        grow(302, 2)
+        return zeros(*size)
+
+    def first_product(a: Any, b: Any) -> Any:
+        grow(164, 66)
+        return product(a, b)
+
+    def grow(used: int, reserved: int) -> None:
+        device.used, FakeCounters.reserved = device.used + used * MIB, reserved * MIB
+
+    monkeypatch.setattr(torch, "zeros", first_kernel)
+    monkeypatch.setattr(torch.Tensor, "__matmul__", first_product)
+    view.kind = "cpu"
+    view.make_context()
+    assert view.context_bytes() == 400 * MIB
+    assert [(s.when, s.reserved_bytes) for s in view.samples] == [("idle", None), ("context", 66 * MIB)]
+    fractions: list[float] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 80_000 * MIB))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
+    view.kind = "cuda"
+    view.limit(8400 * MIB)
+    assert fractions == [0.1]
 
 
 # --- against the real binding ---------------------------------------------------------------------------------------------

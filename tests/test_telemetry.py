@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from fake_nvml import FakeDevice, FakeNvml
+from lora_profiler.harness import device_view
+from lora_profiler.harness.device_view import DeviceView
 from lora_profiler.harness.nvml import Nvml, open_device
 from lora_profiler.harness.telemetry import EnergyMeter, Sampler, TelemetrySidecar, too_hot, watch
 from lora_profiler.record import Energy, Telemetry
@@ -306,3 +308,55 @@ def test_an_error_in_the_block_passes_and_leaves_no_energy() -> None:
             card.spend(20.0)
             raise MemoryError
         assert meter.result(40) is None
+
+
+class SlowSidecar:
+    """One that takes three seconds to answer, in which the card is idle."""
+
+    def __init__(self, card: Card) -> None:
+        self._card = card
+        self.stopped = 0
+
+    def start(self) -> None:
+        pass
+
+    begin = start
+
+    def stop(self) -> Telemetry:
+        self._card.spend(3.0)
+        self.stopped += 1
+        return Telemetry(throttle_reasons=4)
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[Card, DeviceView, SlowSidecar]:
+    card = Card()
+    sidecar = SlowSidecar(card)
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(card.device))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(device_view, "TelemetrySidecar", lambda pid: sidecar)
+    view = DeviceView("cuda")
+    assert view._nvml is not None
+    view._energy = EnergyMeter(view._nvml, clock=lambda: card.now, sleep=card.spend)
+    return card, view, sidecar
+
+
+def test_energy_ends_before_the_sidecar_is_waited_for(watched: tuple[Card, DeviceView, SlowSidecar]) -> None:
+    card, view, _ = watched
+    with view.timing(60.0) as begin:
+        card.spend(4.0, 500.0)
+        begin()
+        card.spend(12.5, 600.0)
+    assert view.energy(50) == Energy(joules=7500.0, seconds=12.5, steps=50, idle_joules=450.0, idle_seconds=5.0)
+    assert view.telemetry == Telemetry(throttle_reasons=4)
+    assert view.other_cpu_share is not None
+
+
+def test_a_timing_pass_that_fails_leaves_no_energy_and_no_sidecar(watched: tuple[Card, DeviceView, SlowSidecar]) -> None:
+    card, view, sidecar = watched
+    with pytest.raises(MemoryError), view.timing(60.0) as begin:
+        begin()
+        card.spend(12.5, 600.0)
+        raise MemoryError
+    assert view.energy(50) is None
+    assert sidecar.stopped == 1

@@ -11,12 +11,19 @@ from lora_profiler.harness.machine import CpuTimes, cpu_times, other_cpu_share
 from lora_profiler.harness.nvml import Nvml, open_device
 from lora_profiler.harness.telemetry import MIN_BLOCK_SECONDS, EnergyMeter, TelemetrySidecar, too_hot
 from lora_profiler.record import DeviceSample, Energy, Telemetry, VramMethod
+from lora_profiler.units import MIB
+
+IDLE_BYTES = 64 * MIB
+"""In use on a device that nobody uses: a few MiB at most where the driver's reserve is told apart. The smallest context of
+another process seen in public takes 107 MiB (RTX 4060 Ti)."""
+UNEXPLAINED_BYTES = 256 * MIB
+"""Beyond context and allocator: kernels loaded later take less, the context of another process on a large card takes more."""
 
 
 class DeviceView:
     """One device for the time of one case. Opened before anything else touches the device, so that the first sample is idle.
 
-    `exclusive` is False if someone else had memory or a process on the device at the start or the end, None if that is unknown.
+    `exclusive` is False if someone else had a process or memory on the device at the start or the end, None if that is unknown.
     """
 
     def __init__(self, kind: str) -> None:
@@ -27,7 +34,6 @@ class DeviceView:
         self.exclusive: bool | None = None
         self._nvml: Nvml | None = open_device() if kind == "cuda" else None
         self._energy = EnergyMeter(self._nvml) if self._nvml is not None and self._nvml.available else None
-        self._reserved_at_context: int | None = None
         self._others_at_start = self._nvml.other_processes(os.getpid(), holds_context=False) if self._nvml else None
         self.sample("idle")
 
@@ -35,21 +41,23 @@ class DeviceView:
         used = self._nvml.used_bytes() if self._nvml is not None else None
         if self._nvml is None or used is None:
             return
-        self.samples.append(DeviceSample(when=when, used_bytes=used, process_bytes=self._nvml.process_bytes(os.getpid())))
+        process, reserved = self._nvml.process_bytes(os.getpid()), Counters(self.kind).read()["reserved_bytes"]
+        self.samples.append(DeviceSample(when=when, used_bytes=used, process_bytes=process, reserved_bytes=reserved))
 
     def make_context(self) -> int | None:
-        """Makes the device's context and its BLAS handles; bytes that a first product and its gradient leave allocated."""
+        """Makes the device's context and its BLAS handles; bytes that a first product and its gradient leave allocated.
+
+        The context's sample follows the product: the kernels of BLAS are a part of what a process costs without its tensors.
+        """
         counters = Counters(self.kind)
         if not counters.available:
             return None
         first = torch.zeros(1, device=self.kind)
-        counters.synchronize()
-        self.sample("context")
-        self._reserved_at_context = counters.read()["reserved_bytes"]
         before = counters.read()["allocated_bytes"]
         x = torch.ones(16, 16, device=self.kind, requires_grad=True)
         (x @ x).sum().backward()  # type: ignore[no-untyped-call]
         counters.synchronize()
+        self.sample("context")
         del x
         after = counters.read()["allocated_bytes"]
         del first
@@ -75,38 +83,38 @@ class DeviceView:
         if sidecar is not None:
             sidecar.start()
         warm: list[CpuTimes | None] = []
-        with ExitStack() as block:
+        try:
+            with ExitStack() as block:
 
-            def begin() -> None:
-                warm.append(cpu_times())
-                if sidecar is not None:
-                    sidecar.begin()
-                if self._energy is not None:
-                    block.enter_context(self._energy.block())
+                def begin() -> None:
+                    warm.append(cpu_times())
+                    if sidecar is not None:
+                        sidecar.begin()
+                    if self._energy is not None:
+                        block.enter_context(self._energy.block())
 
-            try:
                 yield begin
-            finally:
-                self.other_cpu_share = other_cpu_share(warm[0], cpu_times(), os.cpu_count() or 1) if warm else None
-                if sidecar is not None:
-                    self.telemetry = sidecar.stop()
+        finally:  # after the block of energy: the device is idle while the sidecar is waited for
+            self.other_cpu_share = other_cpu_share(warm[0], cpu_times()) if warm else None
+            if sidecar is not None:
+                self.telemetry = sidecar.stop()
 
     def energy(self, steps: int) -> Energy | None:
         return self._energy.result(steps) if self._energy is not None and steps else None
 
-    def used_bytes(self, when: str) -> int | None:
-        return next((s.used_bytes for s in self.samples if s.when == when), None)
+    def sampled(self, when: str) -> DeviceSample | None:
+        return next((s for s in self.samples if s.when == when), None)
 
     def context_bytes(self) -> int | None:
-        """What the driver took for the context and the first kernel, beyond the idle device and the allocator's own."""
-        idle, made = self.used_bytes("idle"), self.used_bytes("context")
-        if idle is None or made is None or self._reserved_at_context is None:
+        """What the driver took for the context and the first kernels, beyond the idle device and the allocator's own."""
+        idle, made = self.sampled("idle"), self.sampled("context")
+        if idle is None or made is None or made.reserved_bytes is None:
             return None
-        return made - idle - self._reserved_at_context
+        return made.used_bytes - idle.used_bytes - made.reserved_bytes
 
     def used_beyond_idle(self) -> int | None:
-        idle, end = self.used_bytes("idle"), self.used_bytes("end")
-        return end - idle if idle is not None and end is not None else None
+        idle, end = self.sampled("idle"), self.sampled("end")
+        return end.used_bytes - idle.used_bytes if idle is not None and end is not None else None
 
     @property
     def process_vram_method(self) -> VramMethod:
@@ -127,10 +135,28 @@ class DeviceView:
         return {"free_bytes": free, "allocated_bytes": read["allocated_bytes"], "reserved_bytes": read["reserved_bytes"]}
 
     def look_around(self) -> None:
-        """Sees at the end who else is on the device."""
-        if self._nvml is not None and self._others_at_start is not None:
-            others = self._nvml.other_processes(os.getpid())
-            self.exclusive = None if others is None and not self._others_at_start else not (self._others_at_start or others)
+        """Sees at the end who else is on the device: by the driver's list of processes, else by memory."""
+        if self._nvml is None:
+            return
+        others = self._nvml.other_processes(os.getpid())
+        if self._others_at_start or others:
+            self.exclusive = False
+        else:
+            self.exclusive = True if self._others_at_start == others == 0 else self._alone_by_memory(self._nvml)
+
+    def _alone_by_memory(self, nvml: Nvml) -> bool | None:
+        """Where processes are hidden, as in most containers: nobody's memory at the start, and only this process's at the end."""
+        idle, now = self.sampled("idle"), nvml.used_bytes()
+        if idle is None or now is None:
+            return None
+        context, reserved = self.context_bytes(), Counters(self.kind).read()["reserved_bytes"]
+        explained = None
+        if context is not None and reserved is not None:
+            explained = now - idle.used_bytes - context - reserved <= UNEXPLAINED_BYTES
+        empty = None if nvml.counts_reserve else idle.used_bytes <= IDLE_BYTES
+        if empty is False or explained is False:
+            return False
+        return True if empty and explained else None
 
     def close(self) -> None:
         """Lets NVML go."""

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -107,44 +108,68 @@ def _number(path: Path) -> int | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuTimes:
-    """A moment: processor seconds spent so far by this process and its descendants, by the whole machine; and a clock."""
+    """A moment: processor seconds spent so far by this process and its descendants, and by everyone on `cpus`; and a clock.
+
+    `cpus` are the numbers of the processors that this process may run on. What happens on others takes nothing from it: in a
+    container they are the neighbours'.
+    """
 
     own_seconds: float
     busy_seconds: float
     wall_seconds: float
+    cpus: frozenset[int]
 
 
-def cpu_times(root: Path = _ROOT) -> CpuTimes | None:
-    """Now. The system counts in hundredths of a second, so intervals of a second and more can be compared."""
+def cpu_times(root: Path = _ROOT, allowed: frozenset[int] | None = None) -> CpuTimes | None:
+    """Now. The system counts in hundredths of a second, so intervals of a second and more can be compared.
+
+    `allowed` stands in for the processors of this process in tests.
+    """
     busy = _busy_seconds(root)
-    if busy is None:
+    cpus = frozenset((_allowed_cpus() if allowed is None else allowed) & busy.keys()) or frozenset(busy)
+    if not cpus:
         return None
     own = os.times()
     seconds = own.user + own.system + own.children_user + own.children_system + sum(map(_process_seconds, _descendants()))
-    return CpuTimes(own_seconds=seconds, busy_seconds=busy, wall_seconds=time.perf_counter())
+    return CpuTimes(own_seconds=seconds, busy_seconds=sum(busy[cpu] for cpu in cpus), wall_seconds=time.perf_counter(), cpus=cpus)
 
 
-def other_cpu_share(before: CpuTimes | None, after: CpuTimes | None, cpus: int) -> float | None:
-    """The share of the machine's processor time, of `cpus` processors, that went to neither this process nor its descendants.
+def other_cpu_share(before: CpuTimes | None, after: CpuTimes | None) -> float | None:
+    """The share of the time of this process's processors that went to neither it nor its descendants; None if they changed.
 
     Time that a hypervisor gave to others ("steal") counts: it is missing here all the same.
     """
-    if before is None or after is None or after.wall_seconds <= before.wall_seconds:
+    if before is None or after is None or after.wall_seconds <= before.wall_seconds or after.cpus != before.cpus:
         return None
     others = (after.busy_seconds - before.busy_seconds) - (after.own_seconds - before.own_seconds)
-    return min(1.0, max(0.0, others / ((after.wall_seconds - before.wall_seconds) * cpus)))
+    return min(1.0, max(0.0, others / ((after.wall_seconds - before.wall_seconds) * len(after.cpus))))
 
 
-def _busy_seconds(root: Path) -> float | None:
-    first = next(iter(_lines(root / "proc/stat")), "")
-    if first.startswith("cpu "):
-        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, first.split()[1:9])  # user and nice hold guests' time
-        return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-    psutil = _psutil()
-    if psutil is None:
-        return None
-    times = psutil.cpu_times()
-    return float(times.user + times.system + getattr(times, "nice", 0.0))
+def _allowed_cpus() -> frozenset[int]:
+    """Of all threads of this process, since OpenMP may bind each to a processor of its own; empty where the system has no such
+    thing."""
+    if not hasattr(os, "sched_getaffinity"):
+        return frozenset()
+    found: set[int] = set()
+    for thread in Path("/proc/self/task").glob("*"):
+        with suppress(ProcessLookupError):  # it has just ended
+            found |= os.sched_getaffinity(int(thread.name))
+    return frozenset(found or os.sched_getaffinity(0))
+
+
+def _busy_seconds(root: Path) -> dict[int, float]:
+    """By processor; empty where the system does not tell."""
+    found = {}
+    for line in _lines(root / "proc/stat"):
+        name, *times = line.split()
+        if name.startswith("cpu") and name != "cpu":
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, times[:8])  # user and nice hold guests' time
+            found[int(name[3:])] = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    psutil = None if found else _psutil()
+    if psutil is not None:
+        for cpu, spent in enumerate(psutil.cpu_times(percpu=True)):
+            found[cpu] = float(spent.user + spent.system + getattr(spent, "nice", 0.0))
+    return found
 
 
 def _descendants() -> list[int]:

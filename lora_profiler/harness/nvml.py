@@ -58,6 +58,11 @@ class Nvml:
         memory = self._memory()
         return None if memory is None else int(memory.used)
 
+    @property
+    def counts_reserve(self) -> bool:
+        """Whether `used_bytes` holds the driver's reserve, some hundred MiB: an old driver, or nothing was asked yet."""
+        return not self._memory_version
+
     def total_bytes(self) -> int | None:
         memory = self._memory()
         return None if memory is None else int(memory.total)
