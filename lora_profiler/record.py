@@ -104,14 +104,19 @@ class Environment:
 
     @property
     def key(self) -> str:
-        """12 hex digits of what can change a result: software, device, processor, threads and settings; not the commit."""
+        """12 hex digits of what can change a result: software, device, processor, threads and settings; not the commit.
+
+        Of the allocator the backend counts: which settings are in force follows from the variables and torch's version, and can
+        be read only once the device was used.
+        """
         import hashlib
         import json
 
         device = self.device
         parts = [
             self.python, self.platform, sorted(self.packages.items()), sorted(self.variables.items()), self.cpu, self.threads,
-            device.kind, device.name, device.total_bytes, device.driver, device.cuda, device.mig, self.allocator,
+            device.kind, device.name, device.total_bytes, device.driver, device.cuda, device.mig,
+            self.allocator and self.allocator.partition(",")[0],
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
@@ -145,12 +150,12 @@ class DeviceSample:
     when: str
     used_bytes: int
     process_bytes: int | None = None
+    reserved_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Telemetry:
     """Samples of a process of its own during the timing pass, ten a second; `throttle_reasons` are NVML's bits, or-ed."""
-    reserved_bytes: int | None = None
 
     sm_clock_mhz: tuple[int, ...] = ()
     memory_clock_mhz: tuple[int, ...] = ()

@@ -142,8 +142,9 @@ class FakeTorch(SimpleNamespace):
             gcnArchName="gfx942:sramecc+",
         )
         cuda = SimpleNamespace(
-            is_available=lambda: True, get_device_properties=lambda: properties, get_allocator_backend=lambda: "cudaMallocAsync"
-        )
+            is_available=lambda: True, get_device_properties=lambda: properties, get_allocator_backend=lambda: "cudaMallocAsync",
+            is_initialized=lambda: False,
+        )  # fmt: skip
         super().__init__(
             cuda=cuda, version=SimpleNamespace(cuda=None if hip else "13.0", hip=hip), get_num_threads=lambda: 4,
             backends=SimpleNamespace(cudnn=SimpleNamespace(version=lambda: 91002, benchmark=True)),
@@ -168,6 +169,56 @@ def test_a_cuda_device_is_described_by_torch_and_its_driver(monkeypatch: pytest.
     blind = environment("cuda", command=None, environ={})
     assert blind.device.uuid_hash == found.device.uuid_hash
     assert (blind.device.driver, blind.device.mig) == (None, None)
+
+
+IN_FORCE = {  # as torch 2.13 writes it, csrc/cuda/Module.cpp
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "max_split_size": -1, "garbage_collection_threshold": 0.0,
+    "expandable_segments": False, "pinned_num_register_threads": 1, "release_lock_on_cudamalloc": False,
+    "pinned_use_cuda_host_register": False, "roundup_power2_divisions": {"1": 0}, "graph_capture_record_stream_reuse": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "allocator"),
+    [
+        ({}, "native"),  # what was asked for, but is not in force
+        ({"expandable_segments": True}, "native, expandable_segments:True"),
+        (
+            {"max_split_size": 134_217_728, "garbage_collection_threshold": 0.8},
+            "native, max_split_size:134217728, garbage_collection_threshold:0.8",
+        ),
+    ],
+)
+def test_allocator_settings_are_those_in_force(
+    settings: dict[str, object], allocator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = FakeTorch()
+    torch.cuda.get_allocator_backend = lambda: "native"
+    torch.cuda.memory = SimpleNamespace(_snapshot=lambda: {"segments": [], "allocator_settings": IN_FORCE | settings})
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(driver=False))
+    before = environment("cuda", command=None, environ={})
+    torch.cuda.is_initialized = lambda: True
+    found = environment("cuda", command=None, environ={})
+    assert (before.allocator, found.allocator) == ("native", allocator)
+    assert before.key == found.key, "a resumed run asks before the device is used"
+
+
+@pytest.mark.parametrize("missing", ["snapshot", "settings", "one", "support"])
+def test_an_allocator_that_tells_no_settings(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported() -> None:
+        raise RuntimeError("cudaMallocAsync does not yet support snapshot")
+
+    memories = {
+        "snapshot": SimpleNamespace(), "settings": SimpleNamespace(_snapshot=lambda: {"segments": []}),
+        "one": SimpleNamespace(_snapshot=lambda: {"allocator_settings": {"expandable_segments": True}}),
+        "support": SimpleNamespace(_snapshot=unsupported),
+    }  # fmt: skip
+    torch = FakeTorch()
+    torch.cuda.is_initialized, torch.cuda.memory = lambda: True, memories[missing]
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(driver=False))
+    assert environment("cuda", command=None, environ={}).allocator == "cudaMallocAsync"
 
 
 def test_rocm_s_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,6 +393,7 @@ def moment(own: float, busy: float, wall: float, *cpus: int) -> CpuTimes:
         (moment(10, 104, 2), 1.0),
         (moment(12, 101, 2), 0.0),
         (moment(1, 1, 0), None),
+        (moment(11, 102, 2, 4, 5, 6), None),  # it was moved to other processors meanwhile
     ],
 )
 def test_the_share_of_others(after: CpuTimes, share: float | None) -> None:
@@ -427,7 +479,6 @@ def test_a_hog_beside_us_is_another_s() -> None:
         hog.kill()
         hog.wait()
     assert spent > 0.3
-        (moment(11, 102, 2, 4, 5, 6), None),  # it was moved to other processors meanwhile
     assert own < 0.1
     assert busy - own > 0.95 * spent - 0.05
 

@@ -96,7 +96,7 @@ def environment(
         threads=None if torch is None else torch.get_num_threads(),
         memory_bytes=physical_memory_bytes(),
         memory_limit_bytes=memory_limit_bytes(),
-        allocator=None if cuda is None else cuda.get_allocator_backend(),
+        allocator=None if cuda is None else _allocator(cuda),
         variables={name: public_word(env[name]) for name in VARIABLES if name in env} | _settings(torch, setup_device),
         commit=tree.commit,
         dirty=tree.dirty,
@@ -120,6 +120,25 @@ def _torch() -> Any:
         return import_module("torch")
     except ImportError:
         return None
+
+
+_ALLOCATOR_DEFAULTS = {"expandable_segments": False, "max_split_size": -1, "garbage_collection_threshold": 0.0}
+"""The settings whose values torch tells, and those that change nothing (max_split_size in bytes, -1 for no limit)."""
+
+
+def _allocator(cuda: Any) -> str:
+    """The backend, and what torch says is in force beside its defaults: some versions ignore what a variable asks for.
+
+    The snapshot is private to torch, other backends have none, and before the device was used there is nothing to ask.
+    """
+    parts = [str(cuda.get_allocator_backend())]
+    if cuda.is_initialized():
+        try:
+            settings = cuda.memory._snapshot()["allocator_settings"]
+            parts += [f"{name}:{settings[name]}" for name, default in _ALLOCATOR_DEFAULTS.items() if settings[name] != default]
+        except (RuntimeError, AttributeError, KeyError, TypeError):
+            parts = parts[:1]
+    return ", ".join(parts)
 
 
 def _packages() -> dict[str, str]:
