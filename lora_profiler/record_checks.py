@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +18,33 @@ from lora_profiler.samples import half_width_limit, relative_half_width
 AT_REST: tuple[Phase, ...] = ("setup", "zero")
 """Phases without a product in them: elsewhere kernels take memory for themselves, which no tracker of tensors sees."""
 SPOILS_TIMES: tuple[Flag, ...] = ("busy_machine", "memory_pressure", "thermal_throttling")
+
+
+def spoils_times(flags: Collection[Flag], device_kind: str) -> list[Flag]:
+    """Those of `flags` that make the times of a run on a device of this kind noisy.
+
+    A busy host takes nothing from an accelerator that it keeps fed: there it counts only where the run waited for the host.
+    """
+    harmless = device_kind != "cpu" and "host_bound" not in flags
+    return [flag for flag in SPOILS_TIMES if flag in flags and not (flag == "busy_machine" and harmless)]
+
+
+def second_opinions(
+    counted: Mapping[Phase, int],
+    tracked: Mapping[Phase, int],
+    workspace_bytes: int | None,
+    peak: int | None,
+    timed_peak_bytes: int | None,
+) -> Iterator[str]:
+    """Where two ways of measuring a peak differ by more than can be: the steady one of each phase as it was `counted`, the
+    `tracked` one, and that of the timing pass. The workspace is the library's own, no tensor, so that no tracker sees it."""
+    for phase, seen in tracked.items():
+        size = counted.get(phase, seen)
+        least = size - (workspace_bytes or 0) - PERTURBED_SHARE * size if phase in AT_REST else 0
+        if not least <= seen <= size + PERTURBED_SHARE * size:
+            yield f"In {phase} the tracker saw {seen} bytes, the allocator {size}: over 0.5 % apart"
+    if peak is not None and timed_peak_bytes is not None and abs(timed_peak_bytes - peak) > PERTURBED_SHARE * peak:
+        yield f"After the timing pass the peak was {timed_peak_bytes}, before it {peak}: over 0.5 % apart"
 
 
 def problems(record: Record) -> list[str]:
@@ -46,9 +73,8 @@ def _status(record: Record) -> Iterator[str]:
 
 def _noise_called_ok(record: Record) -> Iterator[str]:
     m, kind = record.measurement, record.environment.device.kind
-    for flag in SPOILS_TIMES:
-        if flag in m.flags:
-            yield f"The status is ok in spite of the flag {flag}."
+    for flag in spoils_times(m.flags, kind):
+        yield f"The status is ok in spite of the flag {flag}."
     if not m.step_seconds or min(m.step_seconds) <= 0:
         return
     limit, found = half_width_limit(kind), relative_half_width(m.step_seconds)
@@ -110,15 +136,10 @@ def _second_opinions(record: Record) -> Iterator[str]:
     m = record.measurement
     if not m.went_through or "instrumentation_perturbed_memory" in m.flags:
         return
-    workspace = m.workspace_bytes or 0  # the library's own, which is no tensor, so that no tracker sees it
-    for phase, tracked in m.tracked_phase_peak_bytes.items():
-        counted = m.phase_peak_bytes.get(phase, tracked)
-        least = counted - workspace - PERTURBED_SHARE * counted if phase in AT_REST else 0
-        if not least <= tracked <= counted + PERTURBED_SHARE * counted:
-            yield f"In {phase} the tracker saw {tracked} bytes, the allocator {counted}: over 0.5 % apart, and not flagged."
-    peak = m.peak_requested_bytes
-    if peak is not None and m.timed_peak_bytes is not None and abs(m.timed_peak_bytes - peak) > PERTURBED_SHARE * peak:
-        yield f"After the timing pass the peak was {m.timed_peak_bytes}, before it {peak}: over 0.5 % apart, and not flagged."
+    for found in second_opinions(
+        m.phase_peak_bytes, m.tracked_phase_peak_bytes, m.workspace_bytes, m.peak_requested_bytes, m.timed_peak_bytes
+    ):
+        yield f"{found}, and not flagged."
 
 
 # --- times, tokens and losses -------------------------------------------------------------------------------------------

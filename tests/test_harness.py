@@ -1,7 +1,9 @@
 """Whole cases in processes of their own: what ends badly is a record, nothing outlives its case, none disturbs the next."""
 
+import io
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +22,17 @@ import families
 from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case, Heartbeat, MeasurementError, make_case, measure_case
+from lora_profiler.harness import child as measured_process
+from lora_profiler.harness.child import Run, flags, measurement, quality, train
+from lora_profiler.harness.device_view import DeviceView
+from lora_profiler.harness.machine import cgroup_peak_bytes
+from lora_profiler.harness.memory_pass import MemoryResult
 from lora_profiler.harness.refusals import refuse
+from lora_profiler.harness.timing_pass import TimingResult
 from lora_profiler.planning.engine import predict
-from lora_profiler.record import Conditions, Record
+from lora_profiler.record import Conditions, PhaseSample, Record
 from lora_profiler.record_checks import problems
+from lora_profiler.store import Store
 from lora_profiler.units import GIB, MIB
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
@@ -32,7 +42,6 @@ QUICK = Conditions(min_timed_steps=0, memory_steps=2)
 TIMED = Conditions(min_timed_steps=6, max_timing_seconds=5.0)
 
 
-from lora_profiler.store import Store
 def case(setup: TrainSetup = SETUP, conditions: Conditions = QUICK) -> Case:
     return make_case(Workload(model=MODEL, setup=setup), conditions)
 
@@ -67,6 +76,13 @@ def test_a_record_holds_together(good: Record) -> None:
     assert sum(m.attribution_bytes.values()) == m.peak_requested_bytes
     assert set(m.stage_seconds) >= {"import", "context", "load", "adapter_inject", "optimizer_build", "memory", "timing"}
     assert m.timed_peak_bytes == m.peak_requested_bytes
+
+
+def test_the_group_s_peak_is_kept_where_the_system_tells_it(good: Record) -> None:
+    now, kept = cgroup_peak_bytes(), good.measurement.resident_bytes.get("cgroup_peak")
+    assert (now is None) == (kept is None)
+    if now is not None and kept is not None:
+        assert good.measurement.resident_bytes["peak"] / 4 < kept <= now  # the group shares pages with others, and counts others
 
 
 def test_a_measurement_equals_its_prediction(good: Record) -> None:
@@ -183,22 +199,6 @@ def test_a_killed_child_is_a_crash_or_the_machine_out_of_memory(
     assert record.measurement.failure.exit_code == -9
 
 
-def test_a_crash_keeps_the_end_of_its_log_without_paths() -> None:
-    failing = (sys.executable, "-c", "raise ValueError('no such thing in /home/someone/secret.txt')")
-    record = measure_case(case(), child=failing)
-    assert record.measurement.status == "crash"
-    assert record.measurement.failure is not None
-    assert record.measurement.failure.log is not None
-    assert "no such thing in secret.txt" in record.measurement.failure.log
-    assert "/home" not in json.dumps(record.measurement.failure.log)
-
-
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="a machine with an accelerator can run this")
-@pytest.mark.parametrize("device", ["cuda", "mps", "xpu"])
-def test_a_device_that_is_not_there_is_unsupported(device: str) -> None:
-    record = measure_case(case(replace(SETUP, device=device)))  # type: ignore[arg-type]
-    assert record.measurement.status == "unsupported"
-    assert record.measurement.failure is not None
 @pytest.mark.parametrize("result", ["{", '{"schema_version": "9.0", "path": "/home/someone/x"}'])
 def test_a_result_that_cannot_be_read_is_told_of_and_stays(result: str, tmp_path: Path) -> None:
     """The process itself ended well; what it found may be read by hand, or by the version that understands it."""
@@ -217,6 +217,22 @@ def test_a_result_that_cannot_be_read_is_told_of_and_stays(result: str, tmp_path
     assert str(left) in "".join(store.unreadable)
 
 
+def test_a_crash_keeps_the_end_of_its_log_without_paths() -> None:
+    failing = (sys.executable, "-c", "raise ValueError('no such thing in /home/someone/secret.txt')")
+    record = measure_case(case(), child=failing)
+    assert record.measurement.status == "crash"
+    assert record.measurement.failure is not None
+    assert record.measurement.failure.log is not None
+    assert "no such thing in secret.txt" in record.measurement.failure.log
+    assert "/home" not in json.dumps(record.measurement.failure.log)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="a machine with an accelerator can run this")
+@pytest.mark.parametrize("device", ["cuda", "mps", "xpu"])
+def test_a_device_that_is_not_there_is_unsupported(device: str) -> None:
+    record = measure_case(case(replace(SETUP, device=device)))  # type: ignore[arg-type]
+    assert record.measurement.status == "unsupported"
+    assert record.measurement.failure is not None
     assert f"sees no {device} device on this machine; try --device cpu" in record.measurement.failure.reason
 
 
@@ -307,6 +323,92 @@ def test_a_busy_machine_is_flagged() -> None:
     assert record.measurement.status == "noisy"
 
 
+# --- what the child makes of what it saw ---------------------------------------------------------------------------------------
+
+
+def run_of(device: str, **found: Any) -> Run:
+    return Run(case=case(replace(SETUP, device=device), TIMED), heartbeats=io.StringIO(), **found)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("device", "block_seconds", "status"), [("cpu", 1.0, "noisy"), ("cuda", 1.0, "ok"), ("cuda", 1.03, "noisy")]
+)
+def test_a_busy_host_spoils_the_times_of_a_card_only_if_it_was_waited_for(device: str, block_seconds: float, status: str) -> None:
+    run = run_of(device, timing=TimingResult(step_seconds=[0.1] * 10, block_seconds=block_seconds), other_cpu_share=0.5)
+    view = DeviceView("cpu")
+    assert "busy_machine" in flags(run, view)
+    assert quality(run, view) == status
+
+
+def test_flags_are_those_that_the_checker_asks_for(good: Record) -> None:
+    """Tracker, allocator and timing pass a little or much apart, in phases with kernels or without, with a workspace or not."""
+    draw = random.Random(1)
+    seen = set()
+    for _ in range(300):
+        peaks = {phase: draw.choice((10_000, 20_000)) for phase in ("setup", "forward", "backward", "zero")}
+        memory = MemoryResult(
+            samples=[PhaseSample(step=2, phase=phase, requested_peak_bytes=size) for phase, size in peaks.items()],  # type: ignore[arg-type]
+            tracked={phase: size + draw.choice((-900, -51, -50, 0, 50, 101)) for phase, size in peaks.items()},  # type: ignore[misc]
+            workspace_bytes=draw.choice((None, 0, 850)),
+        )
+        timed = max(peaks.values()) + draw.choice((-101, 0, 50, 101))
+        run, view = run_of("cpu", memory=memory, timed_peak_bytes=timed), DeviceView("cpu")
+        found = measurement(run, view, "ok", None)
+        flagged = "instrumentation_perturbed_memory" in found.flags
+        asked = any("not flagged" in problem for problem in problems(replace(good, measurement=replace(found, flags=()))))
+        assert flagged == asked
+        assert not any("not flagged" in problem for problem in problems(replace(good, measurement=found)))
+        seen.add(flagged)
+    assert seen == {True, False}
+
+
+class FakeCounters:
+    """A caching allocator whose peak is low since its last reset, and that meets retries as the test says."""
+
+    available = True
+    retries = 0
+
+    def __init__(self, kind: str) -> None: ...
+
+    def read(self) -> dict[str, int | None]:
+        return {"allocated_peak_bytes": 7, "requested_peak_bytes": 7}
+
+    def counts(self) -> dict[str, int]:
+        return {"num_alloc_retries": FakeCounters.retries}
+
+    def highest(self) -> dict[str, int]:
+        return {}
+
+    def reset_peaks(self) -> None: ...
+
+
+def test_the_peak_of_the_memory_stage_is_that_of_its_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measured_process, "Counters", FakeCounters)
+    run = run_of("cuda")
+    run.stage("memory")
+    sizes = (60, 100, None, 80)
+    run.memory.samples = [PhaseSample(step=1, phase="forward", allocated_peak_bytes=size) for size in sizes]
+    for stage in ("timing", "end"):
+        run.stage(stage)
+    assert run.stage_peak_bytes == {"import": 7, "memory": 100, "timing": 7}
+
+
+def test_retries_while_steps_are_timed_count_and_those_of_the_warm_up_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def timing_pass(training: Any, conditions: Any, result: TimingResult, progress: Callable[[str, int], None]) -> None:
+        for what, done, retries in (("warmup", 1, 40), ("timing", 0, 500), ("timing", 1, 2)):
+            FakeCounters.retries += retries
+            progress(what, done)
+
+    FakeCounters.retries = 5
+    monkeypatch.setattr(measured_process, "Counters", FakeCounters)
+    monkeypatch.setattr(measured_process, "timing_pass", timing_pass)
+    run, view = run_of("cpu"), DeviceView("cpu")
+    train(run, view)
+    assert run.memory.health.found == {"num_alloc_retries": 2}
+    assert "memory_pressure" in flags(run, view)
+    assert measurement(run, view, "noisy", None).health == {"num_alloc_retries": 2}
+
+
 # --- refusals -----------------------------------------------------------------------------------------------------------------
 
 
@@ -325,6 +427,25 @@ def test_what_cannot_run_here_is_refused_before_a_process_starts() -> None:
         refuse(on_cuda, QUICK, _installed(), lambda: (7, 5))
     refuse(on_cuda, QUICK, _installed(), lambda: (8, 0))
     refuse(on_cuda, QUICK, _installed(), lambda: None)
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_allocator_settings_that_contradict_each_other_are_refused(name: str) -> None:
+    on_cuda = Workload(model=MODEL, setup=replace(SETUP, device="cuda"))
+    for settings, refused in [
+        ("expandable_segments:True,max_split_size_mb:128", True),
+        ("max_split_size_mb:128, expandable_segments:True", True),
+        ("expandable_segments:False,max_split_size_mb:128", False),
+        ("expandable_segments:True,garbage_collection_threshold:0.8", False),
+        ("max_split_size_mb:128", False),
+        ("", False),
+    ]:
+        if refused:
+            with pytest.raises(UsageError, match=r"expandable_segments and max_split_size_mb.*leave one of the two out"):
+                refuse(on_cuda, QUICK, _installed(), environ={name: settings})
+        else:
+            refuse(on_cuda, QUICK, _installed(), environ={name: settings})
+        refuse(Workload(model=MODEL, setup=SETUP), QUICK, _installed(), environ={name: settings})
 
 
 def test_what_no_machine_can_run_is_refused() -> None:
@@ -347,22 +468,3 @@ def test_an_absurd_size_ends_as_oom_and_not_in_a_swapping_machine() -> None:
     assert record.measurement.status == "oom"
     assert record.measurement.failure is not None
     assert record.measurement.failure.tried_bytes == 512 * GIB
-@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
-def test_allocator_settings_that_contradict_each_other_are_refused(name: str) -> None:
-    on_cuda = Workload(model=MODEL, setup=replace(SETUP, device="cuda"))
-    for settings, refused in [
-        ("expandable_segments:True,max_split_size_mb:128", True),
-        ("max_split_size_mb:128, expandable_segments:True", True),
-        ("expandable_segments:False,max_split_size_mb:128", False),
-        ("expandable_segments:True,garbage_collection_threshold:0.8", False),
-        ("max_split_size_mb:128", False),
-        ("", False),
-    ]:
-        if refused:
-            with pytest.raises(UsageError, match=r"expandable_segments and max_split_size_mb.*leave one of the two out"):
-                refuse(on_cuda, QUICK, _installed(), environ={name: settings})
-        else:
-            refuse(on_cuda, QUICK, _installed(), environ={name: settings})
-        refuse(Workload(model=MODEL, setup=SETUP), QUICK, _installed(), environ={name: settings})
-
-

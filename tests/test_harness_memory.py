@@ -11,6 +11,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 import families
 import oracle
 from lora_profiler.catalog import model_from_config
+from lora_profiler.harness import memory_pass as passes
 from lora_profiler.harness import ownership
 from lora_profiler.harness.categories import Claims
 from lora_profiler.harness.memory_pass import MemoryResult, _Steps, memory_pass, one_step_peak
@@ -229,6 +230,102 @@ def test_a_budget_ends_the_run_where_it_is_passed() -> None:
     assert raised.value.live_bytes + raised.value.tried_bytes > raised.value.budget_bytes
     assert result.samples, "what was seen before is kept"
     assert not result.attribution
+
+
+# --- a case that just fits --------------------------------------------------------------------------------------------------
+
+
+def out_of_memory(run: Training, after_steps: int, where: str) -> Any:
+    """Plants an error in every pass from step `after_steps` + 1 on, in forward or half way through backward."""
+
+    def fail(*_: Any) -> None:
+        if run.steps_done >= after_steps:
+            raise torch.OutOfMemoryError("planted")
+
+    layer = run.model.get_submodule("model.layers.1" if where == "forward" else "model.layers.0.mlp.down_proj")
+    if where == "forward":
+        return layer.register_forward_hook(fail)
+    return layer.weight.register_post_accumulate_grad_hook(fail)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("where", "after_steps"), [("forward", 3), ("forward", 4), ("backward", 3)])
+def test_running_out_of_memory_after_the_steps_takes_nothing_from_them(where: str, after_steps: int) -> None:
+    """After three steps come the tracked one, and a forward pass that looks at what autograd saves."""
+    plain, run = measured(training(FULL)), training(FULL)
+    planted = out_of_memory(run, after_steps, where)
+    result = measured(run)
+    planted.remove()
+    assert (result.peak, result.steady, result.attribution) == (plain.peak, plain.steady, plain.attribution)
+    assert result.tracked == ({} if after_steps == 3 else plain.tracked)
+    assert result.saved_activation_bytes == (plain.saved_activation_bytes if where == "backward" else None)
+    assert result.peak is not None
+    assert all(p.grad is None for p in run.model.parameters())
+    run.step(lambda *_: None)  # only now autograd lets go of the gradients that waited in its queue when backward failed
+    assert one_step_peak(run) == result.peak[1], "what the failed passes left would lie below every later peak"
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_running_out_of_memory_in_a_step_is_what_the_run_shows(where: str) -> None:
+    run = training(FULL)
+    out_of_memory(run, 2, where)
+    with pytest.raises(torch.OutOfMemoryError, match="planted"):
+        measured(run)
+
+
+def test_another_error_after_the_steps_is_raised() -> None:
+    run = training(FULL)
+    layer = run.model.get_submodule("model.layers.1")
+    layer.register_forward_hook(lambda *_: 1 / 0 if run.steps_done >= 3 else None)
+    with pytest.raises(ZeroDivisionError):
+        measured(run)
+
+
+class FakeCounters:
+    """A caching allocator that met five retries while the model was loaded, and meets more as `run` goes."""
+
+    available = True
+    run: Training
+    retries: int
+    segments: int
+
+    def __init__(self, kind: str) -> None:
+        assert kind == "cpu"
+
+    def read(self) -> dict[str, int | None]:
+        return {"requested_bytes": 1000, "requested_peak_bytes": 2000, "allocated_bytes": 1024, "allocated_peak_bytes": 2048}
+
+    def reset_peaks(self) -> None:
+        type(self).segments = 1
+
+    def counts(self) -> dict[str, int]:
+        return {"num_alloc_retries": self.retries}
+
+    def highest(self) -> dict[str, int]:
+        return {"segments_peak": self.segments}
+
+    def synchronize(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_allocator_s_health_is_that_of_the_steps_alone(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    retries = {0: 2, 1: 1, 2: 0, 3: 70, 4: 70}
+    segments = {0: 4, 1: 9, 2: 4, 3: 50, 4: 50}
+    monkeypatch.setattr(passes, "Counters", FakeCounters)
+    FakeCounters.retries, FakeCounters.segments = 5, 30
+    run = training(FULL)
+
+    def count(*_: Any) -> None:
+        FakeCounters.retries += retries[run.steps_done]
+        FakeCounters.segments = segments[run.steps_done]
+
+    run.model.get_submodule("model.layers.1").register_forward_hook(count)
+    if fails:
+        out_of_memory(run, 3, "forward")
+    result = measured(run)
+    assert result.health.found == {"num_alloc_retries": 3, "segments_peak": 9}
+    assert result.peak is not None and result.peak[1] == 2000
+    assert (result.attribution == {}, result.tracked == {}) == (fails, fails)
 
 
 # --- batches ------------------------------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ def elsewhere(**environment: Any) -> Record:
         good(),
         on_cuda(),
         good(status="noisy", flags=("busy_machine",)),
+        on_cuda(status="ok", step_seconds=(0.1,) * 10, flags=("busy_machine", "shared_device")),
         good(status="noisy", step_seconds=(0.1, 0.3, 0.1, 0.4, 0.1, 0.9)),
         good(status="oom", failure=Failure(reason="out of memory"), step_seconds=None, attribution_bytes=None),
         good(status="interrupted", failure=Failure(reason="interrupted from outside"), step_seconds=None),
@@ -82,6 +83,10 @@ NAN, INFINITE = float("nan"), float("inf")
         (good(flags=("busy_machine",)), "The status is ok in spite of the flag busy_machine"),
         (good(flags=("thermal_throttling",)), "The status is ok in spite of the flag thermal_throttling"),
         (good(flags=("memory_pressure",)), "The status is ok in spite of the flag memory_pressure"),
+        (
+            on_cuda(status="ok", step_seconds=(0.1,) * 10, flags=("busy_machine", "host_bound")),
+            "The status is ok in spite of the flag busy_machine",
+        ),
         (good(step_seconds=(0.1,) * 5 + (0.12,) * 5), "the median's interval is 9.1% to either side; at most 5% is not noise"),
         (on_cuda(status="ok"), "at most 1% is not noise"),
         (good(step_seconds=(0.1,) * 9), "The status is ok with 9 timed steps of 10"),

@@ -28,21 +28,12 @@ from lora_profiler.harness.counters import Counters, driver_bytes
 from lora_profiler.harness.device_view import DeviceView
 from lora_profiler.harness.environment import environment
 from lora_profiler.harness.failures import failure_of, status_of
-from lora_profiler.harness.machine import peak_resident_bytes, resident_bytes
+from lora_profiler.harness.machine import cgroup_peak_bytes, peak_resident_bytes, resident_bytes
 from lora_profiler.harness.memory_pass import MemoryResult, memory_pass, one_step_peak
 from lora_profiler.harness.timing_pass import TimingResult, timing_pass
 from lora_profiler.harness.training import Batches, Training, token_counts
-from lora_profiler.record import (
-    BUSY_SHARE,
-    PERTURBED_SHARE,
-    UNATTRIBUTED_SHARE,
-    Failure,
-    Flag,
-    Measurement,
-    Phase,
-    Record,
-    Status,
-)
+from lora_profiler.record import BUSY_SHARE, UNATTRIBUTED_SHARE, Failure, Flag, Measurement, Phase, Record, Status
+from lora_profiler.record_checks import second_opinions, spoils_times
 from lora_profiler.record_json import record_dict
 from lora_profiler.samples import half_width_limit, relative_half_width
 
@@ -75,14 +66,22 @@ class Run:
         resident = resident_bytes()
         if resident is not None:
             self.resident[left] = resident
-        counters = Counters(self.case.workload.setup.device)
-        peak = counters.read()["allocated_peak_bytes"] if counters.available else driver_bytes(self.case.workload.setup.device)
+        peak = self._peak_of(left)
         if peak is not None:
             self.stage_peak_bytes[left] = max(peak, self.stage_peak_bytes.get(left, 0))
-            counters.reset_peaks()
+        Counters(self.case.workload.setup.device).reset_peaks()
         self._stage = self.where = name
         self.step, self._entered = None, now
         self.beat()
+
+    def _peak_of(self, stage: str) -> int | None:
+        """How far the allocator went in the stage that ends. The memory pass resets its peaks at every phase and keeps them."""
+        counters = Counters(self.case.workload.setup.device)
+        if not counters.available:
+            return driver_bytes(self.case.workload.setup.device)
+        if stage == "memory":
+            return max((s.allocated_peak_bytes for s in self.memory.samples if s.allocated_peak_bytes is not None), default=None)
+        return counters.read()["allocated_peak_bytes"]
 
     def enter(self, step: int, phase: Phase) -> None:
         self.where, self.step = phase, step
@@ -129,9 +128,13 @@ def train(run: Run, view: DeviceView) -> None:
             def progress(what: str, done: int) -> None:
                 if what == "timing" and not done:
                     begin()
+                    run.memory.health.begin(counters)
                 run.beat(done)
 
-            timing_pass(training, case.conditions, run.timing, progress)
+            try:
+                timing_pass(training, case.conditions, run.timing, progress)
+            finally:
+                run.memory.health.end(counters)
         run.other_cpu_share = view.other_cpu_share
         run.timed_peak_bytes = counters.read()["requested_peak_bytes"] if counters.available else one_step_peak(training)
     run.stage("end")
@@ -140,15 +143,11 @@ def train(run: Run, view: DeviceView) -> None:
 
 def measurement(run: Run, view: DeviceView, status: Status, failure: Failure | None) -> Measurement:
     memory, timing, peak = run.memory, run.timing, run.memory.peak
-    counters = Counters(run.case.workload.setup.device)
     steady = [s for s in memory.samples if s.step > 1]
     on_cpu = run.case.workload.setup.device == "cpu"
     allocated = [s.allocated_peak_bytes for s in steady if s.allocated_peak_bytes is not None]
     reserved = [s.reserved_peak_bytes for s in steady if s.reserved_peak_bytes is not None]
-    resident = dict(run.resident)
-    highest = peak_resident_bytes()
-    if highest is not None:
-        resident["peak"] = highest
+    highest = {"peak": peak_resident_bytes(), "cgroup_peak": cgroup_peak_bytes()}
     return Measurement(
         status=status,
         failure=failure,
@@ -182,11 +181,11 @@ def measurement(run: Run, view: DeviceView, status: Status, failure: Failure | N
         workspace_bytes=memory.workspace_bytes,
         context_bytes=view.context_bytes(),
         stage_peak_bytes=dict(run.stage_peak_bytes),
-        resident_bytes=resident,
+        resident_bytes=run.resident | {name: size for name, size in highest.items() if size is not None},
         device_samples=tuple(view.samples),
         process_vram_method=view.process_vram_method,
         exclusive=view.exclusive,
-        health=counters.health(),
+        health=dict(memory.health.found),
         telemetry=view.telemetry,
         energy=view.energy(len(timing.step_seconds)),
     )
@@ -200,9 +199,9 @@ def flags(run: Run, view: DeviceView) -> tuple[Flag, ...]:
         found.append("busy_machine")
     if timing.step_seconds and timing.block_seconds > 1.02 * sum(timing.step_seconds):
         found.append("host_bound")
-    if size and run.timed_peak_bytes is not None and abs(run.timed_peak_bytes - size) > PERTURBED_SHARE * size:
+    if any(second_opinions(memory.steady, memory.tracked, memory.workspace_bytes, size, run.timed_peak_bytes)):
         found.append("instrumentation_perturbed_memory")
-    if Counters(run.case.workload.setup.device).health().get("num_alloc_retries"):
+    if memory.health.found.get("num_alloc_retries"):
         found.append("memory_pressure")
     if view.exclusive is False:
         found.append("shared_device")
@@ -227,9 +226,10 @@ def quality(run: Run, view: DeviceView) -> Status:
     seconds = run.timing.step_seconds
     if not seconds:
         return "ok"
-    spoilt = {"busy_machine", "thermal_throttling", "memory_pressure"} & set(flags(run, view))
+    kind = run.case.workload.setup.device
+    spoilt = spoils_times(flags(run, view), kind)
     few = len(seconds) < run.case.conditions.min_timed_steps
-    wide = relative_half_width(seconds) > half_width_limit(run.case.workload.setup.device)
+    wide = relative_half_width(seconds) > half_width_limit(kind)
     return "noisy" if spoilt or few or wide else "ok"
 
 

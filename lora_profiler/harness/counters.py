@@ -13,14 +13,8 @@ _STATS = {
     "reserved_bytes": "reserved_bytes.all.current",
     "reserved_peak_bytes": "reserved_bytes.all.peak",
 }
-_HEALTH = {
-    "num_alloc_retries": "num_alloc_retries",
-    "num_ooms": "num_ooms",
-    "num_device_alloc": "num_device_alloc",
-    "num_sync_all_streams": "num_sync_all_streams",
-    "segments_peak": "segment.all.peak",
-    "inactive_split_bytes_peak": "inactive_split_bytes.all.peak",
-}
+_COUNTS = ("num_alloc_retries", "num_ooms", "num_device_alloc", "num_sync_all_streams")
+_HIGHEST = {"segments_peak": "segment.all.peak", "inactive_split_bytes_peak": "inactive_split_bytes.all.peak"}
 
 
 class Counters:
@@ -39,14 +33,48 @@ class Counters:
         if self.available:
             self._api.reset_peak_memory_stats()
 
-    def health(self) -> dict[str, int]:
-        """Counts since the start of what slows an allocator down; empty where there are none."""
+    def counts(self) -> dict[str, int]:
+        """How often, since the process started, the allocator did what slows it down; empty where it does not count."""
         stats = self._api.memory_stats() if self.available else {}
-        return {name: int(stats[key]) for name, key in _HEALTH.items() if stats.get(key) is not None}
+        return {name: int(stats[name]) for name in _COUNTS if stats.get(name) is not None}
+
+    def highest(self) -> dict[str, int]:
+        """Most segments and most bytes in fragments since the last reset of the peaks."""
+        stats = self._api.memory_stats() if self.available else {}
+        return {name: int(stats[key]) for name, key in _HIGHEST.items() if stats.get(key) is not None}
 
     def synchronize(self) -> None:
         if self._api is not None:
             self._api.synchronize()
+
+
+class Health:
+    """What slowed the allocator down in measured steps: its counts from each `begin` to `end`, and the most of what has a peak.
+
+    The allocator counts since the process started. Loading, warm-up and the passes that only explain stay out: what they met
+    says nothing about a step, and may well be met by them alone.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[str, int] = {}
+        self._before: dict[str, int] | None = None
+
+    def begin(self, counters: Counters) -> None:
+        self._before = counters.counts()
+
+    def look(self, counters: Counters) -> None:
+        """To be called before the peaks are reset."""
+        for name, value in counters.highest().items():
+            self.found[name] = max(value, self.found.get(name, 0))
+
+    def end(self, counters: Counters) -> None:
+        """Does nothing where nothing was begun."""
+        if self._before is None:
+            return
+        before, self._before = self._before, None
+        self.look(counters)
+        for name, value in counters.counts().items():
+            self.found[name] = self.found.get(name, 0) + value - before.get(name, 0)
 
 
 def driver_bytes(kind: str) -> int | None:

@@ -2,8 +2,11 @@
 
 Never timed. Three sources, one result: the counters of a caching allocator (CUDA, ROCm, XPU), torch's record of its CPU
 allocator, and the storage tracker, which is the second opinion everywhere and the only one on MPS.
+
+What follows the steps only explains them. It needs more memory than they do, so a case that just fits may have none of it.
 """
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -13,8 +16,9 @@ import torch
 
 from lora_profiler.harness import ownership
 from lora_profiler.harness.categories import LOGITS_GRADIENT, Claims, completed, composition
-from lora_profiler.harness.counters import Counters
+from lora_profiler.harness.counters import Counters, Health
 from lora_profiler.harness.cpu_allocator import AllocatorRecord
+from lora_profiler.harness.failures import is_out_of_memory
 from lora_profiler.harness.timeline import Peak, Timeline, steady
 from lora_profiler.harness.tracker import BudgetExceededError, StorageTracker
 from lora_profiler.harness.training import Training
@@ -28,7 +32,7 @@ Progress = Callable[[int, Phase], None]
 
 @dataclass(slots=True)
 class MemoryResult:
-    """What the pass found so far; after a failure the peaks are lower bounds."""
+    """What the pass found so far; after a failure the peaks are lower bounds. `health` is that of the steps alone."""
 
     samples: list[PhaseSample] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -38,6 +42,7 @@ class MemoryResult:
     saved_activation_bytes: int | None = None
     workspace_bytes: int | None = None
     kernels: tuple[str, ...] = ()
+    health: Health = field(default_factory=Health)
 
     def peaks(self) -> dict[tuple[int, Phase], int]:
         """Requested bytes by step and phase."""
@@ -69,19 +74,40 @@ class Recorder(Protocol):
 
 
 def memory_pass(training: Training, conditions: Conditions, result: MemoryResult, progress: Progress) -> None:
-    """Fills `result` as it goes, so that a run that fails keeps what it has. Raises what the training raises."""
+    """Fills `result` as it goes, so that a run that fails keeps what it has. Raises what the training raises.
+
+    Once the steps went through, running out of memory while explaining them is no failure: what it would have told stays out.
+    """
     kind = training.setup.device
-    if kind == "cpu":
+    counters = Counters(kind)
+    if counters.available:
+        _with_counters(training, conditions, counters, result, progress)
+    elif kind == "cpu":
         _with_allocator_record(training, conditions, result, progress)
-    elif Counters(kind).available:
-        _with_counters(training, conditions, result, progress)
-    tracked, claims = _tracked(training, conditions, result, progress)
-    _attribute(result, tracked, claims)
-    result.saved_activation_bytes = saved_activation_bytes(training)
+    with _as_memory_allows(training) if result.samples else nullcontext():
+        tracked, claims = _tracked(training, conditions, result, progress)
+        _attribute(result, tracked, claims)
+    with _as_memory_allows(training):
+        result.saved_activation_bytes = saved_activation_bytes(training)
 
 
-def _with_counters(training: Training, conditions: Conditions, result: MemoryResult, progress: Progress) -> None:
-    counters = Counters(training.setup.device)
+@contextmanager
+def _as_memory_allows(training: Training) -> Iterator[None]:
+    """Ends the block where it runs out of memory, and lets go of what it left."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    else:
+        return
+    training.optimizer.zero_grad(set_to_none=True)
+    gc.collect()
+
+
+def _with_counters(
+    training: Training, conditions: Conditions, counters: Counters, result: MemoryResult, progress: Progress
+) -> None:
     current: list[tuple[int, Phase]] = []
 
     def enter(step: int, phase: Phase) -> None:
@@ -89,12 +115,14 @@ def _with_counters(training: Training, conditions: Conditions, result: MemoryRes
         if current:
             before_step, before_phase = current.pop()
             result.samples.append(PhaseSample(step=before_step, phase=before_phase, **counters.read()))
+            result.health.look(counters)
         counters.reset_peaks()
         if phase == "optimizer":
             result.persistent |= ownership.sizes(ownership.owned(training), training.setup.device)
         current.append((step, phase))
         progress(step, phase)
 
+    result.health.begin(counters)
     counters.reset_peaks()
     try:
         with _loss_phase(training, enter):
@@ -104,6 +132,7 @@ def _with_counters(training: Training, conditions: Conditions, result: MemoryRes
         if current:
             step, phase = current.pop()
             result.samples.append(PhaseSample(step=step, phase=phase, **counters.read()))
+        result.health.end(counters)
     result.persistent |= ownership.sizes(ownership.owned(training), training.setup.device)
 
 
