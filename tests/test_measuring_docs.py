@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lora_profiler.campaign.runs import MARGIN_SECONDS
-from lora_profiler.harness import runner, telemetry, timing_pass
+from lora_profiler.harness import device_view, runner, telemetry, timing_pass
 from lora_profiler.prediction import CATEGORIES
 from lora_profiler.record import (
     BUSY_SHARE,
@@ -27,8 +27,10 @@ from lora_profiler.record import (
     Record,
     Telemetry,
 )
+from lora_profiler.record_checks import AT_REST
 from lora_profiler.report.metrics import STAGE_LABELS
 from lora_profiler.samples import half_width_limit
+from lora_profiler.units import MIB
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs" / "measuring.md").read_text("utf-8")
@@ -70,6 +72,10 @@ def test_every_category_and_stage_is_named() -> None:
         f"more than {BUSY_SHARE:.0%}".replace("%", " %"),
         f"by more than {PERTURBED_SHARE:.1%}".replace("%", " %"),
         f"more than {UNATTRIBUTED_SHARE:.0%} of the peak".replace("%", " %"),
+        f"over {PERTURBED_SHARE:.1%} more than the allocator".replace("%", " %"),
+        f"less in {' or '.join(f'`{phase}`' for phase in AT_REST)}",
+        f"idle device had more than {device_view.IDLE_BYTES // MIB} MiB in use",
+        f"over {device_view.UNEXPLAINED_BYTES // MIB} MiB are explained by neither",
         f"below {telemetry.LEAST_CLOCK_SHARE:.0%} of the default".replace("%", " %"),
         f"within {half_width_limit('cuda'):.0%} of it ({half_width_limit('cpu'):.0%} on a CPU)".replace("%", " %"),
         f"at least {max(timing_pass.WARMUP_MIN_STEPS, timing_pass.DRIFT_WINDOW)} steps and {timing_pass.WARMUP_MIN_SECONDS:g} s",
