@@ -24,12 +24,14 @@ Stage = Callable[[str], None]
 MEASURE = '"lora-profiler[measure]"'
 
 
-def build_model(workload: Workload, *, weights: str | None = None, on_stage: Stage = lambda name: None) -> torch.nn.Module:
+def build_model(
+    workload: Workload, *, weights: str | None = None, on_stage: Stage = lambda name: None, device: str | None = None
+) -> torch.nn.Module:
     """The model of `workload` on its device, in train mode without a cache, ready to train as its setup says.
 
     weights: None for random ones (seed 0, as transformers initialises them); "hub" for those of `workload.model.id`; a folder
     that `from_pretrained` takes; or a GGUF file, dequantised. `on_stage` is told "load", "quantise" and "adapter_inject" as
-    each begins. Remote code is never run.
+    each begins. `device` "meta" builds it of tensors without data. Remote code is never run.
 
     A 4-bit model of random or GGUF weights is quantised on the device out of the 16-bit one, which has to fit there; the
     others go through `from_pretrained(quantization_config=...)`, one weight at a time.
@@ -45,13 +47,14 @@ def build_model(workload: Workload, *, weights: str | None = None, on_stage: Sta
         require("peft", MEASURE, "LoRA")
     if setup.quantization is not None:
         require("bitsandbytes", '"lora-profiler[qlora]"', "A 4-bit base")
-    if not torch.get_device_module(setup.device).is_available():
+    device = device or setup.device
+    if device != "meta" and not torch.get_device_module(device).is_available():
         raise UnbuildableError(f"torch {torch.__version__} sees no {setup.device} device on this machine; try --device cpu.")
 
     torch.manual_seed(0)
     with quiet():
         on_stage("load")
-        model = base_model(workload.model, setup, weights)
+        model = base_model(workload.model, setup, weights, device)
         _check(model, workload)
         if setup.quantization is not None:
             on_stage("quantise")
@@ -59,7 +62,8 @@ def build_model(workload: Workload, *, weights: str | None = None, on_stage: Sta
             prepare_for_training(model, setup.quantization, setup.checkpointing)
         if setup.lora is not None:
             on_stage("adapter_inject")
-            with refusals(f"PEFT refuses these adapters on {workload.model.id}"):
+            place = torch.device("meta") if device == "meta" else nullcontext()  # PEFT moves no adapter to where the base is then
+            with refusals(f"PEFT refuses these adapters on {workload.model.id}"), place:
                 model = inject_adapters(model, setup)
         if setup.checkpointing:
             with refusals(f"{workload.model.id} has no activation checkpointing"):
@@ -67,14 +71,15 @@ def build_model(workload: Workload, *, weights: str | None = None, on_stage: Sta
     return model.train()
 
 
-def base_model(spec: ModelSpec, setup: TrainSetup, weights: str | None = None) -> torch.nn.Module:
-    """The model itself on the device in `setup.dtype`; already in 4 bit where transformers quantises while it loads.
+def base_model(spec: ModelSpec, setup: TrainSetup, weights: str | None = None, device: str | None = None) -> torch.nn.Module:
+    """The model itself on `device` (None: that of the setup) in `setup.dtype`; already in 4 bit where transformers quantises
+    while it loads.
 
     Raises as `build_model` does.
     """
     if weights is None:
         model_class, config = _class_and_config(spec, leave_out=("auto_map", "quantization_config"))
-        with refusals(f"transformers cannot build {spec.id}"), torch.device(setup.device):
+        with refusals(f"transformers cannot build {spec.id}"), torch.device(device or setup.device):
             model: torch.nn.Module = model_class._from_config(config, **_options(spec, setup))
             return model
     model_class, config = _class_and_config(spec, leave_out=("auto_map",))

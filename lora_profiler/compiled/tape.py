@@ -1,0 +1,142 @@
+"""The tape of a training step: births and deaths of storages in order, folded so that it serves any number of layers.
+
+A flat tape lists every event. A folded one keeps the units of a stack of layers (a unit is one layer, or one period of unlike
+ones) as blocks: first, second, last but one, last. The blocks between are copies, whose references point as far to the side as
+their own do. `expand` makes the flat tape of any depth again; the compiler proves it equal to fresh traces of other depths.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from lora_profiler.prediction import Category
+
+LEAST_UNITS = 4
+"""Units that a folded tape was made of, and the fewest that it can be expanded to."""
+
+Anchor = Literal["here", "first", "last", "single"]
+"""How a reference counts units: from the unit it stands in, from the first one, back from the last one, or not at all."""
+
+
+class Birth(NamedTuple):
+    """One storage: which size, of which module, made by which operator, and whether autograd keeps it at the end of forward."""
+
+    size: int
+    category: Category
+    module: str
+    op: str
+    saved: bool
+
+
+class Mark(NamedTuple):
+    """From here on `phase` of `step` runs, micro-batch `micro`. With `note`, an instant within the phase that was running."""
+
+    step: int
+    micro: int
+    phase: str
+    note: str
+
+
+class Death(NamedTuple):
+    """The storage born as number `ordinal` of a block of run `run`; see `Anchor` for `unit`."""
+
+    run: int
+    anchor: Anchor
+    unit: int
+    ordinal: int
+
+
+Event = Birth | Death | Mark
+
+
+class FlatEvent(NamedTuple):
+    """An event of a flat tape: the birth, or the number of the birth that dies, or a mark."""
+
+    birth: Birth | None
+    dies: int
+    mark: Mark | None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Consecutive blocks of events. `direction` 0: one block outside the stack; 1 or -1: its units, forth or back."""
+
+    direction: int
+    blocks: tuple[tuple[Event, ...], ...]
+
+    def block_of(self, unit: int, units: int) -> int:
+        """Which block stands for `unit` of `units`; the copied one is the later of the two inner ones in the order of time."""
+        if unit < 2 and (self.direction > 0 or unit == 0):
+            return unit
+        if unit >= units - 2 and (self.direction < 0 or unit == units - 1):
+            return LEAST_UNITS - (units - unit)
+        return 2 if self.direction > 0 else 1
+
+    def units(self, units: int) -> Iterator[int]:
+        return iter(range(units) if self.direction > 0 else range(units - 1, -1, -1))
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How units lie in a stack of layers: `prefix` layers before them, `period` layers a unit, `tail` layers behind."""
+
+    stack: str
+    prefix: int
+    period: int
+    tail: int
+
+    def layers(self, units: int) -> int:
+        return self.prefix + units * self.period + self.tail
+
+    def units_of(self, layers: int) -> int | None:
+        """None for a number of layers that is no whole number of units."""
+        whole, rest = divmod(layers - self.prefix - self.tail, self.period)
+        return whole if not rest and whole >= LEAST_UNITS else None
+
+    def name(self, template: str, unit: int, units: int) -> str:
+        """A module's name: `template` has "{k}" for the layer k places behind the unit's first, "{~k}" for the k-th last."""
+        head, brace, rest = template.partition("{")
+        if not brace:
+            return template
+        number, _, tail = rest.partition("}")
+        if number.startswith("~"):
+            return f"{head}{self.layers(units) - int(number[1:])}{tail}"
+        return f"{head}{self.prefix + unit * self.period + int(number)}{tail}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tape:
+    """A folded tape; without a layout it has one run, and serves the depth that it was traced at."""
+
+    runs: tuple[Run, ...]
+    layout: Layout | None
+
+    def expand(self, units: int) -> list[tuple[FlatEvent, tuple[int, int, int]]]:
+        """Every event at a depth of `units`, with its place: (run, unit, number within its block)."""
+        numbers: dict[tuple[int, int, int], int] = {}
+        found: list[tuple[FlatEvent, tuple[int, int, int]]] = []
+        for q, run in enumerate(self.runs):
+            for unit in run.units(units) if run.direction else (0,):
+                block = run.blocks[run.block_of(unit, units) if run.direction else 0]
+                ordinal = 0
+                for i, event in enumerate(block):
+                    place = (q, unit, i)
+                    if isinstance(event, Birth):
+                        numbers[q, unit, ordinal] = len(numbers)
+                        ordinal += 1
+                        module = self.layout.name(event.module, unit, units) if self.layout else event.module
+                        found.append((FlatEvent(event._replace(module=module), -1, None), place))
+                    elif isinstance(event, Death):
+                        there = _resolved(event, unit, units)
+                        found.append((FlatEvent(None, numbers[event.run, there, event.ordinal], None), place))
+                    else:
+                        found.append((FlatEvent(None, -1, event), place))
+        return found
+
+
+def _resolved(death: Death, unit: int, units: int) -> int:
+    if death.anchor == "here":
+        return unit + death.unit
+    if death.anchor == "last":
+        return units - 1 - death.unit
+    return death.unit

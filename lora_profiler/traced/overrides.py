@@ -1,0 +1,195 @@
+"""What torch and transformers would do on a real device where the meta device does something else: scoped replacements.
+
+Each is a context manager over one name of torch or transformers; `tests/test_overrides.py` fails when a name moves. Sources:
+torch `aten/src/ATen/native/transformers/{attention.cpp,sdp_utils_cpp.cpp,cuda/sdp_utils.cpp}`, `torch/nn/functional.py`,
+`torch/optim/{adam,adamw}.py`; transformers `masking_utils.py`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lora_profiler.workload import TrainSetup
+
+aten = torch.ops.aten
+FLASH_MAX_HEAD_DIM = 256
+
+
+@contextmanager
+def device_rules(setup: TrainSetup, kernels: set[str], seen: Callable[[Tensor], object]) -> Iterator[None]:
+    """Everything that makes a trace on the meta device speak for `setup.device`.
+
+    Kernels that attention takes go to `kernels`; memory that no operator returns is told to `seen`.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(attention(setup, kernels))
+        stack.enter_context(no_packed_sequences())
+        stack.enter_context(no_autocast_on_meta())
+        stack.enter_context(generator_states(seen) if setup.device == "cpu" else byte_dropout())
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+@contextmanager
+def attention(setup: TrainSetup, kernels: set[str]) -> Iterator[None]:
+    """SDPA calls the fused operator that the device would take; the meta device itself knows the math path alone."""
+    math = F.scaled_dot_product_attention
+
+    def sdpa(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        kernel = attention_kernel(setup, query, key, value, attn_mask, dropout_p, enable_gqa)
+        kernels.add(kernel)
+        if kernel == "math":
+            return math(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+        if kernel in ("efficient", "cudnn") and enable_gqa and key.shape[1] != query.shape[1]:
+            groups = query.shape[1] // key.shape[1]
+            key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
+        return _fused(kernel, query, key, value, _additive(attn_mask, query.dtype), dropout_p, is_causal, scale)
+
+    with _replaced(F, "scaled_dot_product_attention", sdpa):
+        yield
+
+
+def attention_kernel(
+    setup: TrainSetup, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, enable_gqa: bool
+) -> str:
+    """The kernel that torch takes for one call: "cpu", "flash", "efficient", "cudnn" or "math".
+
+    CPU: its flash kernel, but for dropout, a mask that trains, and heads of unlike widths. CUDA: flash for 16 bit without a mask,
+    else efficient, which takes no grouped heads, else math. A kernel that was asked for and cannot take a mask gives way to the
+    efficient one.
+    """
+    widths = {query.shape[-1], key.shape[-1], value.shape[-1]}
+    grouped = enable_gqa and query.shape[1] != key.shape[1]
+    if setup.device == "cpu":
+        refused = setup.attention == "math" or dropout > 0 or len(widths) > 1 or (mask is not None and mask.requires_grad)
+        return "math" if refused else "cpu"
+    if setup.device == "mps":
+        return "math"
+    asked = setup.attention
+    if asked in ("efficient", "cudnn", "math", "flash"):
+        return "efficient" if asked == "flash" and mask is not None else asked
+    if query.dtype != torch.float32 and mask is None and len(widths) == 1 and max(widths) <= FLASH_MAX_HEAD_DIM:
+        return "flash"
+    return "math" if grouped else "efficient"
+
+
+def _fused(
+    kernel: str, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, causal: bool, scale: float | None
+) -> Tensor:
+    qkv = query, key, value
+    out: Tensor
+    if kernel == "cpu":
+        out, *_ = aten._scaled_dot_product_flash_attention_for_cpu(*qkv, dropout, causal, attn_mask=mask, scale=scale)
+    elif kernel == "flash":
+        out, *_ = aten._scaled_dot_product_flash_attention(*qkv, dropout, causal, False, scale=scale)
+    elif kernel == "cudnn":
+        out, *_ = aten._scaled_dot_product_cudnn_attention(*qkv, mask, True, dropout, causal, False, scale=scale)
+    else:
+        if mask is not None:
+            mask = mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+        out, *_ = aten._scaled_dot_product_efficient_attention(*qkv, mask, True, dropout, causal, scale=scale)
+    return out
+
+
+def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """As `convert_boolean_attn_mask` does before a fused kernel: one more mask, in the dtype of the query."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask.logical_not(), float("-inf"))
+
+
+@contextmanager
+def byte_dropout() -> Iterator[None]:
+    """CUDA's dropout keeps a mask of one byte an element; the meta device keeps noise in the input's dtype, as the CPU does."""
+    plain = F.dropout
+
+    def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        if not training or p == 0 or inplace:
+            return plain(input, p, training, inplace)
+        out: Tensor = torch.native_dropout(input, p, True)[0]
+        return out
+
+    with _replaced(F, "dropout", dropout):
+        yield
+
+
+@contextmanager
+def no_packed_sequences() -> Iterator[None]:
+    """transformers looks into the position ids for packed sequences; without data it is told that there are none."""
+    from transformers import masking_utils
+
+    with _replaced(masking_utils, "find_packed_sequence_indices", lambda *args, **kwargs: None):
+        yield
+
+
+@contextmanager
+def generator_states(seen: Callable[[Tensor], object]) -> Iterator[None]:
+    """The state of the CPU's generator, which checkpointing keeps for every layer, comes from no operator."""
+    plain = torch.get_rng_state
+
+    def get_rng_state() -> Tensor:
+        state = plain()
+        seen(state)
+        return state
+
+    with _replaced(torch, "get_rng_state", get_rng_state):
+        yield
+
+
+@contextmanager
+def no_autocast_on_meta() -> Iterator[None]:
+    """PEFT turns autocast off around packed experts, for the device of the weights; torch knows none for the meta device."""
+    plain = torch.autocast
+
+    def autocast(device_type: str, *args: Any, **kwargs: Any) -> Any:
+        return nullcontext() if device_type == "meta" else plain(device_type, *args, **kwargs)
+
+    with _replaced(torch, "autocast", autocast):
+        yield
+
+
+# --- operators whose meta kernel returns something else than the device's -------------------------------------------------
+
+
+def substitutes(device: str) -> dict[Any, Callable[..., Any]]:
+    """Operator -> what the tracer calls in its place; it gets the operator and its arguments."""
+    found: dict[Any, Callable[..., Any]] = {aten._grouped_mm.default: grouped_product}
+    if device == "cpu":
+        found[aten.native_layer_norm.default] = layer_norm_on_cpu
+    return found
+
+
+def grouped_product(func: Any, a: Tensor, b: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The meta kernel insists on bfloat16; the devices take other dtypes and return the same shape in them."""
+    if a.dtype == torch.bfloat16:
+        return func(a, b, *args, **kwargs)  # type: ignore[no-any-return]
+    shape: Tensor = func(*(torch.empty_like(t, dtype=torch.bfloat16) for t in (a, b)), *args, **kwargs)
+    return torch.empty(shape.shape, dtype=a.dtype, device=a.device)
+
+
+def layer_norm_on_cpu(func: Any, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and deviation are in the input's dtype on the CPU, in float32 elsewhere."""
+    out, mean, deviation = func(x, *args, **kwargs)
+    return out, torch.empty_like(mean, dtype=x.dtype), torch.empty_like(deviation, dtype=x.dtype)

@@ -1,0 +1,226 @@
+"""One workload traced: the real model on the meta device, two whole optimizer steps, and one more forward pass under hooks.
+
+The loop is that of the harness (`modeling` makes model, optimizer and loss for both), so that a trace and a measurement speak of
+the same instants.
+"""
+
+import gc
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lora_profiler import modeling
+from lora_profiler.prediction import Category
+from lora_profiler.traced.categories import LOGITS, LOGITS_GRADIENT, completed
+from lora_profiler.traced.overrides import device_rules, substitutes
+from lora_profiler.traced.tracer import Trace, Tracer
+from lora_profiler.workload import TrainSetup, Workload
+
+
+@dataclass(slots=True)
+class Traced:
+    """A trace, the kernels that attention took, and the numbers of elements that train or were added by PEFT."""
+
+    trace: Trace
+    kernels: tuple[str, ...]
+    num_adapter: int
+    num_trainable: int
+
+
+def plain_name(name: str) -> str:
+    """A module's name without PEFT's wrapping: that of the base model."""
+    name = name.removeprefix("base_model.model.")
+    for mark in (".base_layer", ".lora_", ".modules_to_save", ".original_module"):
+        name = name.partition(mark)[0]
+    return name
+
+
+def trace(workload: Workload, build: Callable[[Workload], torch.nn.Module]) -> Traced:
+    """Traces `workload` on the model that `build` makes of it on the meta device."""
+    setup = workload.setup
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = build(workload)
+        optimizer = modeling.make_optimizer(model, setup)
+    kernels: set[str] = set()
+    names = {module: plain_name(name) for name, module in model.named_modules()}
+    tracer = Tracer(names, substitutes(setup.device), counts_host=setup.device == "cpu")
+    run = _Run(model, optimizer, setup, tracer, names)
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        with warnings.catch_warnings(), device_rules(setup, kernels, tracer.see), tracer.following(model):
+            warnings.simplefilter("ignore")
+            run.go()
+    finally:
+        if enabled:
+            gc.enable()
+    kept_by_autograd(tracer.trace)
+    completed(tracer.trace)
+    adapters = modeling.adapter_parameters(model)
+    return Traced(
+        trace=tracer.trace,
+        kernels=tuple(sorted(kernels)),
+        num_adapter=sum(p.numel() for p in adapters),
+        num_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+    )
+
+
+def kept_by_autograd(trace: Trace) -> None:
+    """Moves what the hooks saw in the third forward pass to the births of the second, one by one, and cuts the third off."""
+    starts = [m for m in trace.marks if not m.note]
+    end = next(m.position for m in starts if m.step == 3)
+    ahead = {m.step: m.position for m in starts if m.phase == "setup" and m.micro == 0}
+    behind = {m.step: m.position for m in starts if m.phase in ("backward", "end") and m.micro == 0}
+    passes = []
+    for step in (2, 3):
+        numbers = [e for e in trace.events[ahead[step] : behind[step]] if e >= 0]
+        passes.append([trace.births[i] for i in numbers])
+    assert [b.op for b in passes[0]] == [b.op for b in passes[1]], "the third forward pass is not the second one again"
+    for second, third in zip(*passes, strict=True):
+        second.saved = third.saved
+    del trace.events[end:], trace.where[end:]
+    trace.births = trace.births[: max(e for e in trace.events if e >= 0) + 1]
+    trace.marks = [m for m in trace.marks if m.step < 3]
+
+
+class _Run:
+    """The steps of one trace."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        setup: TrainSetup,
+        tracer: Tracer,
+        names: dict[torch.nn.Module, str],
+    ) -> None:
+        self._model, self._optimizer, self._setup, self._tracer = model, optimizer, setup, tracer
+        self._module_of = {id(p): names[m] for m in model.modules() for p in m.parameters(recurse=False)}
+        self._names = names
+        self._head = modeling.output_head(model)
+        self._step, self._micro = 0, 0
+
+    def go(self) -> None:
+        tracer = self._tracer
+        tracer.mark(0, 0, "before")
+        tracer.register(self._owned())
+        for step in (1, 2):
+            tracer.counts_flops = step == 2
+            with tracer:
+                loss = self._whole_step(step)
+            del loss
+        tracer.mark(3, 0, "setup")
+        self._forward_under_hooks()
+
+    def _owned(self) -> Iterator[tuple[Category, str, torch.Tensor]]:
+        for module in self._model.modules():
+            name = self._names[module]
+            for local, parameter in module.named_parameters(recurse=False):
+                adapter = "lora_" in local or self._is_adapter(module)
+                yield ("adapters" if adapter else "parameters"), name, parameter
+                for tensor in modeling.quantization_tensors(parameter):
+                    yield "quantization_state", name, tensor
+            for _, buffer in module.named_buffers(recurse=False):
+                yield "buffers", name, buffer
+
+    def _is_adapter(self, module: torch.nn.Module) -> bool:
+        return id(module) in self._adapter_modules
+
+    @property
+    def _adapter_modules(self) -> set[int]:
+        found = getattr(self, "_adapters", None)
+        if found is None:
+            ids = {id(p) for p in modeling.adapter_parameters(self._model)}
+            found = {id(m) for m in self._model.modules() if any(id(p) in ids for p in m.parameters(recurse=False))}
+            self._adapters = found
+        return found
+
+    def _enter(self, phase: str) -> None:
+        self._tracer.mark(self._step, self._micro, phase)
+
+    def _batch(self) -> dict[str, torch.Tensor]:
+        shape = (self._setup.batch_size, self._setup.seq_len)
+        ids = torch.empty(shape, dtype=torch.int64, device="meta")
+        return {"input_ids": ids, "labels": ids}
+
+    def _whole_step(self, step: int) -> torch.Tensor:
+        """As the harness's `Training.step`: the loss alone is held, until the step is over."""
+        self._step = step
+        accumulation = min(self._setup.accumulation, 2)
+        summed: Any = 0
+        for micro in range(accumulation):
+            self._micro = micro
+            self._enter("setup")
+            batch = self._batch()
+            self._enter("forward")
+            loss = self._forward(batch)
+            if accumulation > 1:
+                loss = loss / accumulation
+            self._enter("backward")
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._claim_gradients()
+            summed = loss.detach() if accumulation == 1 else summed + loss.detach()
+        self._enter("optimizer")
+        self._optimizer.step()
+        self._claim_states()
+        self._enter("zero")
+        self._optimizer.zero_grad(set_to_none=True)
+        return summed  # type: ignore[no-any-return]
+
+    def _forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        handle = None
+        if self._head is not None:
+            handle = self._head.register_forward_hook(self._logits_made)
+        try:
+            return modeling.forward_loss(self._model, self._setup, batch)
+        finally:
+            if handle is not None:
+                handle.remove()
+
+    def _logits_made(self, _module: torch.nn.Module, _args: Any, logits: Any) -> None:
+        tracer = self._tracer
+        if not isinstance(logits, torch.Tensor):
+            return
+        tracer.mark(self._step, self._micro, "forward", LOGITS)
+        tracer.claim(logits, "logits_and_loss")
+        step, micro = self._step, self._micro
+        if logits.requires_grad:
+            logits.register_hook(lambda _: tracer.mark(step, micro, "backward", LOGITS_GRADIENT))  # type: ignore[no-untyped-call]
+        self._enter("loss")
+
+    def _claim_gradients(self) -> None:
+        for parameter in self._model.parameters():
+            if parameter.grad is not None:
+                self._tracer.claim(parameter.grad, "gradients", self._module_of[id(parameter)])
+
+    def _claim_states(self) -> None:
+        for parameter, state in self._optimizer.state.items():
+            for value in state.values():
+                if isinstance(value, torch.Tensor):
+                    self._tracer.claim(value, "optimizer_states", self._module_of[id(parameter)])
+
+    def _forward_under_hooks(self) -> None:
+        """Marks what autograd keeps of a forward pass; those of the model are left out."""
+        tracer, kept = self._tracer, []
+        self._step, self._micro = 3, 0
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            birth = tracer.birth_of(tensor)
+            if birth is not None:
+                birth.saved = True
+            alias = tensor.detach()
+            kept.append(alias)
+            return alias
+
+        with tracer:
+            batch = self._batch()
+            self._enter("forward")
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                loss = self._forward(batch)
+            self._enter("end")
+        del loss

@@ -1,0 +1,230 @@
+"""Births and deaths of every storage while real code runs on tensors without data, with the module and the operator of each.
+
+The order of events is that of a real run, sizes included; only the numbers in the tensors do not exist. What asks for one
+(`.item()`, a data-dependent shape) fails, with the line that asked.
+"""
+
+import weakref
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from lora_profiler.prediction import Category
+
+aten = torch.ops.aten
+_FLOPS = {
+    **flop_registry,
+    aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[aten._scaled_dot_product_flash_attention],
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[aten._scaled_dot_product_flash_attention_backward],
+}
+"""torch's own formulas; its registry lacks the CPU's attention, which multiplies the same matrices."""
+_NO_SEQUENCE = 2**63
+"""Sequence numbers from here on are not those of a forward pass (gradient accumulation nodes)."""
+
+
+@dataclass(slots=True)
+class Birth:
+    """One storage: its bytes, the phase it was born in (an index into `Trace.phases`), the module and operator that made it."""
+
+    size_bytes: int
+    phase: int
+    module: str
+    op: str
+    category: Category | None = None
+    saved: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """From event `position` on, `phase` of `step` runs, micro-batch `micro`. `note` names an instant within a phase instead."""
+
+    position: int
+    step: int
+    micro: int
+    phase: str
+    note: str = ""
+
+
+@dataclass(slots=True)
+class Trace:
+    """`events`: i for the birth of `births[i]`, ~i for its death. `flops`: by (phase, module) of the last whole step."""
+
+    births: list[Birth] = field(default_factory=list)
+    events: list[int] = field(default_factory=list)
+    where: list[str] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+    flops: dict[tuple[str, str], int] = field(default_factory=dict)
+
+
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes a trace of the storages on the meta device, and on the CPU too where host memory counts (`counts_host`)."""
+
+    def __init__(
+        self, names: Mapping[torch.nn.Module, str], substitutes: Mapping[Any, Callable[..., Any]], *, counts_host: bool
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._substitutes = substitutes
+        self.trace = Trace()
+        self._names = names
+        self._devices = {"meta", "cpu"} if counts_host else {"meta"}
+        self._alive: dict[int, int] = {}
+        self._stack: list[str] = []
+        self._sequence: list[int] = []
+        self._sequence_modules: list[str] = []
+        self._module = ""
+        self._phase = "before"
+        self._in_backward = False
+        self.counts_flops = False
+
+    # --- what runs ----------------------------------------------------------------------------------------------------------
+
+    def mark(self, step: int, micro: int, phase: str, note: str = "") -> None:
+        self.trace.marks.append(Mark(len(self.trace.events), step, micro, phase, note))
+        if not note:
+            self._phase = phase
+            self._in_backward = phase == "backward"
+            if phase in ("setup", "optimizer", "zero"):
+                self._module = ""
+            if phase == "forward":
+                self._sequence, self._sequence_modules = [], []
+
+    @contextmanager
+    def following(self, model: torch.nn.Module) -> Iterator[None]:
+        """Inside, the names of modules that run are known, in backward too."""
+        handles = []
+        for module in model.modules():
+            name = self._names.get(module, "")
+            handles.append(module.register_forward_pre_hook(lambda _m, _a, name=name: self._push(name)))
+            handles.append(module.register_forward_hook(lambda _m, _a, _o: self._pop(), always_call=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _push(self, name: str) -> None:
+        self._stack.append(name)
+        self._note_sequence()
+
+    def _pop(self) -> None:
+        self._stack.pop()
+        self._note_sequence()
+
+    def _note_sequence(self) -> None:
+        self._module = self._stack[-1] if self._stack else ""
+        self._sequence.append(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
+        self._sequence_modules.append(self._module)
+
+    def _current_module(self) -> str:
+        if self._stack or not self._in_backward:
+            return self._module
+        node = torch._C._current_autograd_node()
+        if node is not None:
+            number = node._sequence_nr()
+            if number < _NO_SEQUENCE:
+                at = bisect_right(self._sequence, number) - 1
+                self._module = self._sequence_modules[at] if at >= 0 else ""
+        return self._module
+
+    # --- what is born ---------------------------------------------------------------------------------------------------------
+
+    def register(self, tensors: Iterable[tuple[Category, str, torch.Tensor]]) -> None:
+        """Notes what is there before the first step, by owner."""
+        for category, module, tensor in tensors:
+            born = self._add(tensor, module, "")
+            if born is not None:
+                self.trace.births[born].category = category
+
+    def claim(self, tensor: torch.Tensor, category: Category, module: str | None = None) -> None:
+        """Says whose a living storage is."""
+        found = self._alive.get(tensor.untyped_storage()._cdata)
+        if found is not None:
+            birth = self.trace.births[found]
+            birth.category = category
+            if module is not None:
+                birth.module = module
+
+    def see(self, tensor: torch.Tensor) -> None:
+        """Notes a storage that no operator returned."""
+        self._add(tensor, self._current_module(), None)
+
+    def birth_of(self, tensor: torch.Tensor) -> Birth | None:
+        found = self._alive.get(tensor.untyped_storage()._cdata)
+        return None if found is None else self.trace.births[found]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        module = self._current_module()
+        if self._in_backward and not self._stack and sums_gradients(func, args, kwargs):
+            func = aten.add_.Tensor
+        substitute = self._substitutes.get(func)
+        result = func(*args, **kwargs) if substitute is None else substitute(func, *args, **kwargs)
+        leaves = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        owners = self._owners(args, len(leaves)) if self._phase == "optimizer" else None
+        for i, leaf in enumerate(leaves):
+            self._add(leaf, owners[i] if owners else module, func)
+        if self.counts_flops and func._overloadpacket in _FLOPS:
+            phase = "recompute" if self._in_backward and torch.is_grad_enabled() else self._phase
+            key = (phase, module)
+            count = _FLOPS[func._overloadpacket](*args, **kwargs, out_val=result)
+            self.trace.flops[key] = self.trace.flops.get(key, 0) + count
+        return result
+
+    def _add(self, tensor: torch.Tensor, module: str, func: Any) -> int | None:
+        if tensor.device.type not in self._devices:
+            return None
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if not size or key in self._alive:
+            return None
+        trace = self.trace
+        number = self._alive[key] = len(trace.births)
+        op = str(func._overloadpacket).removeprefix("aten.") if func else ""
+        trace.births.append(Birth(size, len(trace.marks), module, op))
+        if self._phase == "optimizer":
+            self._module = module
+        trace.events.append(number)
+        trace.where.append(module)
+        weakref.finalize(storage, self._remove, key, number)
+        return number
+
+    def _owners(self, args: tuple[Any, ...], count: int) -> list[str] | None:
+        """Modules of what an optimizer's operator returns: those of the tensors that it works on, one by one in a foreach one."""
+        tensors = [leaf for leaf in tree_leaves(args[:1]) if isinstance(leaf, torch.Tensor)]
+        if len(tensors) != count:
+            return None
+        births = [self.birth_of(tensor) for tensor in tensors]
+        return ["" if birth is None else birth.module for birth in births]
+
+    def _remove(self, key: int, number: int) -> None:
+        if self._alive.get(key) == number:
+            del self._alive[key]
+            self.trace.events.append(~number)
+            birth = self.trace.births[number]
+            listed = self._phase == "zero" or (self._phase == "optimizer" and birth.op.startswith("_foreach"))
+            self.trace.where.append(birth.module if listed else self._module)
+
+
+_HELD_BY_NOBODY_ELSE = (4, 2)
+
+
+def sums_gradients(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether this is autograd adding two gradients, which it does in place if nobody else holds the first of them.
+
+    While a dispatch mode is active it never does (torch/csrc/autograd/input_buffer.cpp), so the tracer does it in its stead.
+    """
+    if func is not aten.add.Tensor or kwargs or len(args) != 2 or torch.is_grad_enabled():
+        return False
+    a, b = args
+    if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)) or a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    tensors, storages = _HELD_BY_NOBODY_ELSE
+    uses: int = a._use_count()  # type: ignore[attr-defined]
+    return uses <= tensors and torch._C._storage_Use_Count(a.untyped_storage()._cdata) <= storages
