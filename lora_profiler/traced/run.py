@@ -159,8 +159,6 @@ class _Run:
             batch = self._batch()
             self._enter("forward")
             loss = self._forward(batch)
-            if accumulation > 1:
-                loss = loss / accumulation
             self._enter("backward")
             loss.backward()  # type: ignore[no-untyped-call]
             self._claim_gradients()
@@ -173,14 +171,13 @@ class _Run:
         return summed  # type: ignore[no-any-return]
 
     def _forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        handle = None
-        if self._head is not None:
-            handle = self._head.register_forward_hook(self._logits_made)
+        handle = self._head.register_forward_hook(self._logits_made) if self._head is not None else None
         try:
-            return modeling.forward_loss(self._model, self._setup, batch)
+            loss = modeling.forward_loss(self._model, self._setup, batch)
         finally:
             if handle is not None:
                 handle.remove()
+        return loss / self._setup.accumulation if self._setup.accumulation > 1 else loss
 
     def _logits_made(self, _module: torch.nn.Module, _args: Any, logits: Any) -> None:
         tracer = self._tracer
