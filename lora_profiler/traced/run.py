@@ -59,33 +59,38 @@ def trace(workload: Workload, build: Callable[[Workload], torch.nn.Module]) -> T
     finally:
         if enabled:
             gc.enable()
-    kept_by_autograd(tracer.trace)
-    completed(tracer.trace)
+    whole = two_steps(tracer.trace)
+    completed(whole)
     adapters = modeling.adapter_parameters(model)
     return Traced(
-        trace=tracer.trace,
+        trace=whole,
         kernels=tuple(sorted(kernels)),
         num_adapter=sum(p.numel() for p in adapters),
         num_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
     )
 
 
-def kept_by_autograd(trace: Trace) -> None:
-    """Moves what the hooks saw in the third forward pass to the births of the second, one by one, and cuts the third off."""
+def two_steps(trace: Trace) -> Trace:
+    """The trace up to the third step, with what the hooks saw there moved to the births of the second forward pass, one by one.
+
+    A trace of its own: the model dies later, and the old one goes on writing that down.
+    """
     starts = [m for m in trace.marks if not m.note]
     end = next(m.position for m in starts if m.step == 3)
     ahead = {m.step: m.position for m in starts if m.phase == "setup" and m.micro == 0}
     behind = {m.step: m.position for m in starts if m.phase in ("backward", "end") and m.micro == 0}
-    passes = []
-    for step in (2, 3):
-        numbers = [e for e in trace.events[ahead[step] : behind[step]] if e >= 0]
-        passes.append([trace.births[i] for i in numbers])
-    assert [b.op for b in passes[0]] == [b.op for b in passes[1]], "the third forward pass is not the second one again"
-    for second, third in zip(*passes, strict=True):
-        second.saved = third.saved
-    del trace.events[end:], trace.where[end:]
-    trace.births = trace.births[: max(e for e in trace.events if e >= 0) + 1]
-    trace.marks = [m for m in trace.marks if m.step < 3]
+    second, third = ([trace.births[e] for e in trace.events[ahead[step] : behind[step]] if e >= 0] for step in (2, 3))
+    assert [b.op for b in second] == [b.op for b in third], "the third forward pass is not the second one again"
+    for mine, seen in zip(second, third, strict=True):
+        mine.saved = seen.saved
+    events = trace.events[:end]
+    return Trace(
+        births=trace.births[: max(events) + 1],
+        events=events,
+        where=trace.where[:end],
+        marks=[m for m in trace.marks if m.step < 3],
+        flops=trace.flops,
+    )
 
 
 class _Run:
