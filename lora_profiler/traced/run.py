@@ -22,12 +22,12 @@ from lora_profiler.workload import TrainSetup, Workload
 
 @dataclass(slots=True)
 class Traced:
-    """A trace, the kernels that attention took, and the numbers of elements that train or were added by PEFT."""
+    """A trace, the kernels that attention took, the elements that PEFT added, and those that train, by module."""
 
     trace: Trace
     kernels: tuple[str, ...]
     num_adapter: int
-    num_trainable: int
+    trainable: dict[str, int]
 
 
 def plain_name(name: str) -> str:
@@ -66,8 +66,20 @@ def trace(workload: Workload, build: Callable[[Workload], torch.nn.Module]) -> T
         trace=whole,
         kernels=tuple(sorted(kernels)),
         num_adapter=sum(p.numel() for p in adapters),
-        num_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        trainable=_trainable(model, names),
     )
+
+
+def _trainable(model: torch.nn.Module, names: dict[torch.nn.Module, str]) -> dict[str, int]:
+    """Elements that train by module, a tied parameter once."""
+    found: dict[str, int] = {}
+    seen: set[int] = set()
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                found[names[module]] = found.get(names[module], 0) + parameter.numel()
+    return found
 
 
 def two_steps(trace: Trace) -> Trace:
