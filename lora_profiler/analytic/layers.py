@@ -4,6 +4,7 @@ from collections import defaultdict
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import constant
+from lora_profiler.algebra.table import Values
 from lora_profiler.analytic.optimizers import state_bytes, total_state_bytes
 from lora_profiler.analytic.persistent import (
     TrainableTensor,
@@ -13,7 +14,7 @@ from lora_profiler.analytic.persistent import (
     rest_dtype,
     unquantized,
 )
-from lora_profiler.analytic.plan import Plan, Values
+from lora_profiler.analytic.plan import Plan
 from lora_profiler.analytic.structure import Run
 from lora_profiler.model_spec import Module
 from lora_profiler.prediction import LayerCost

@@ -4,14 +4,13 @@ Some facts flip a rule instead of scaling it (one sample, one token, a sequence 
 of them is a plan of its own. `plan_for` keeps the plans of this process.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
 
 from lora_profiler.adapters import Adapter, adapters, saved_modules
 from lora_profiler.algebra.front import undominated
-from lora_profiler.algebra.polynomial import Exponents, Polynomial, total
+from lora_profiler.algebra.polynomial import Polynomial, total
+from lora_profiler.algebra.table import Table
 from lora_profiler.analytic.attention import resolve_kernel
 from lora_profiler.analytic.families import Family, family_of
 from lora_profiler.analytic.moments import Activations, Candidate, Moments, activations, moments, persistent_only
@@ -23,36 +22,6 @@ from lora_profiler.prediction import MOMENTS, MomentName
 from lora_profiler.workload import TrainSetup, Workload
 
 EXACT_MOMENTS: frozenset[MomentName] = frozenset({"setup", "end_of_forward", "loss_backward", "optimizer_step"})
-
-
-class Values(NamedTuple):
-    """Batch, sequence and rank of one question (rank 1 where there is no adapter: no polynomial asks)."""
-
-    batch: int
-    seq: int
-    rank: int
-
-
-@dataclass(frozen=True, slots=True)
-class Compiled:
-    """Polynomials over one list of monomials, so that many of them cost one list of products."""
-
-    monomials: tuple[Exponents, ...]
-    rows: tuple[tuple[tuple[int, int], ...], ...]
-    polynomials: tuple[Polynomial, ...]
-
-    @classmethod
-    def of(cls, polynomials: Sequence[Polynomial]) -> "Compiled":
-        monomials = sorted({e for p in polynomials for e in p.nonzero()})
-        index = {e: i for i, e in enumerate(monomials)}
-        rows = tuple(tuple((index[e], c) for e, c in p.nonzero().items()) for p in polynomials)
-        return cls(tuple(monomials), rows, tuple(polynomials))
-
-    def evaluate(self, at: Values) -> list[int]:
-        b, s, r = at
-        padded = -(-s // 32) * 32
-        powers = [b**i * s**j * r**k * padded**m for i, j, k, m in self.monomials]
-        return [sum([powers[i] * c for i, c in row]) for row in self.rows]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -73,9 +42,9 @@ class Plan:
     kept: Activations | None
     moments: Moments
     order: tuple[tuple[MomentName, int], ...]
-    totals: Compiled
-    peaks: Compiled
-    counts: Compiled
+    totals: Table
+    peaks: Table
+    counts: Table
 
     def candidate(self, moment: MomentName, number: int) -> Candidate:
         return self.moments[moment][number]
@@ -150,7 +119,7 @@ def _build(workload: Workload) -> Plan:
     return Plan(
         workload=replace(workload), family=family, kernel=kernel, adapters=found, copies=copies, state=state, forward=forward,
         kept=kept, moments=live, order=order,
-        totals=Compiled.of(totals), peaks=Compiled.of(undominated(totals)), counts=Compiled.of([saved, *flops, *numbers, states]),
+        totals=Table.of(totals), peaks=Table.of(undominated(totals)), counts=Table.of([saved, *flops, *numbers, states]),
     )  # fmt: skip
 
 

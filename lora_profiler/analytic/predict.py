@@ -2,9 +2,10 @@
 
 from functools import partial
 
+from lora_profiler.algebra.table import Values
 from lora_profiler.analytic.families import unmodelled
 from lora_profiler.analytic.layers import layer_costs
-from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, Values, plan_for, windows_of
+from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, plan_for, windows_of
 from lora_profiler.prediction import (
     CATEGORIES,
     MOMENTS,

@@ -133,6 +133,12 @@ class Tape:
                         found.append((FlatEvent(None, -1, event), place))
         return found
 
+    def written(self, place: tuple[int, int, int], units: int) -> Event:
+        """The event at a place of the tape expanded to `units`, as it is written for every depth."""
+        q, unit, i = place
+        run = self.runs[q]
+        return run.blocks[run.block_of(unit, units) if run.direction else 0][i]
+
 
 def _resolved(death: Death, unit: int, units: int) -> int:
     if death.anchor == "here":

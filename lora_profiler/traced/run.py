@@ -32,6 +32,8 @@ class Traced:
 
 def plain_name(name: str) -> str:
     """A module's name without PEFT's wrapping: that of the base model."""
+    if name in ("base_model", "base_model.model"):
+        return ""
     name = name.removeprefix("base_model.model.")
     for mark in (".base_layer", ".lora_", ".modules_to_save", ".original_module"):
         name = name.partition(mark)[0]
@@ -93,8 +95,11 @@ def two_steps(trace: Trace) -> Trace:
     behind = {m.step: m.position for m in starts if m.phase in ("backward", "end") and m.micro == 0}
     second, third = ([trace.births[e] for e in trace.events[ahead[step] : behind[step]] if e >= 0] for step in (2, 3))
     assert [b.op for b in second] == [b.op for b in third], "the third forward pass is not the second one again"
-    for mine, seen in zip(second, third, strict=True):
-        mine.saved = seen.saved
+    kept = [birth.saved for birth in third]
+    for birth in trace.births:
+        birth.saved = False  # what belongs to the model is kept anyhow
+    for birth, saved in zip(second, kept, strict=True):
+        birth.saved = saved
     events = trace.events[:end]
     return Trace(
         births=trace.births[: max(events) + 1],
@@ -131,6 +136,7 @@ class _Run:
             with tracer:
                 loss = self._whole_step(step)
             del loss
+        tracer.counts_flops = False
         tracer.mark(3, 0, "setup")
         self._forward_under_hooks()
 

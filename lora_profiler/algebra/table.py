@@ -1,0 +1,37 @@
+"""Many polynomials at one point: each power is worked out once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from lora_profiler.algebra.polynomial import Exponents, Polynomial
+
+
+class Values(NamedTuple):
+    """Batch, sequence and rank of one question (rank 1 where there is no adapter: no polynomial asks)."""
+
+    batch: int
+    seq: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Polynomials over one list of monomials, so that many of them cost one list of products."""
+
+    monomials: tuple[Exponents, ...]
+    rows: tuple[tuple[tuple[int, int], ...], ...]
+    polynomials: tuple[Polynomial, ...]
+
+    @classmethod
+    def of(cls, polynomials: Sequence[Polynomial]) -> "Table":
+        monomials = sorted({e for p in polynomials for e in p.nonzero()})
+        index = {e: i for i, e in enumerate(monomials)}
+        rows = tuple(tuple((index[e], c) for e, c in p.nonzero().items()) for p in polynomials)
+        return cls(tuple(monomials), rows, tuple(polynomials))
+
+    def evaluate(self, at: Values) -> list[int]:
+        b, s, r = at
+        padded = -(-s // 32) * 32
+        powers = [b**i * s**j * r**k * padded**m for i, j, k, m in self.monomials]
+        return [sum([powers[i] * c for i, c in row]) for row in self.rows]

@@ -1,0 +1,51 @@
+"""Polynomials in batch, sequence and rank whose coefficients grow linearly with the number of units of a stack."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from lora_profiler.algebra import Exponents, Polynomial
+
+
+class Affine(NamedTuple):
+    """`base` + units x `per_unit`."""
+
+    base: Polynomial
+    per_unit: Polynomial
+
+    @classmethod
+    def through(cls, units: int, here: Polynomial, next_: Polynomial) -> "Affine":
+        """The one that is `here` at `units` and `next_` at one unit more."""
+        per_unit = next_ - here
+        return cls(Polynomial((here - per_unit * units).nonzero()), Polynomial(per_unit.nonzero()))
+
+    @classmethod
+    def constant(cls, polynomial: Polynomial) -> "Affine":
+        return cls(polynomial, Polynomial({}))
+
+    def at(self, units: int) -> Polynomial:
+        return self.base + self.per_unit * units if self.per_unit.terms else self.base
+
+
+AffineJson = dict[str, list[int]]
+
+
+def affine_json(affine: Affine) -> AffineJson:
+    """{"1,1,0,0": [coefficient, coefficient a unit]}; the second is left out where it is 0."""
+    base, per_unit = affine.base.nonzero(), affine.per_unit.nonzero()
+    found = {}
+    for exponents in sorted({*base, *per_unit}):
+        pair = [base.get(exponents, 0), per_unit.get(exponents, 0)]
+        found[",".join(map(str, exponents))] = pair if pair[1] else pair[:1]
+    return found
+
+
+def affine_from_json(data: Mapping[str, Iterable[int]]) -> Affine:
+    base: dict[Exponents, int] = {}
+    per_unit: dict[Exponents, int] = {}
+    for name, pair in data.items():
+        i, j, k, m = map(int, name.split(","))
+        first, *second = pair
+        base[i, j, k, m] = first
+        if second:
+            per_unit[i, j, k, m] = second[0]
+    return Affine(Polynomial(base), Polynomial(per_unit))

@@ -1,0 +1,109 @@
+"""A profile at one depth, ready to take batch, sequence and rank: every later answer only puts numbers in."""
+
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+
+from lora_profiler.algebra import Polynomial
+from lora_profiler.algebra.table import Table, Values
+from lora_profiler.compiled.facts import facts_of
+from lora_profiler.compiled.library import find_profile
+from lora_profiler.compiled.modules import total
+from lora_profiler.compiled.profile import Facts, Profile, profile_key
+from lora_profiler.errors import LoraProfilerError
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.prediction import Category
+from lora_profiler.workload import TrainSetup, Workload
+
+
+class NoProfileError(LoraProfilerError):
+    """No profile answers this workload."""
+
+
+class Evaluation:
+    """Everything of a profile that depends on the depth alone."""
+
+    def __init__(self, profile: Profile, units: int) -> None:
+        self.profile, self.units = profile, units
+        self.saved = profile.saved.at(units)
+        self.persistent = {category: affine.at(units) for category, affine in profile.persistent.items()}
+        self.trainable = total(profile.trainable).at(units)
+        self.flops = {phase: total(numbers).at(units) for phase, numbers in profile.flops.items()}
+        self._totals = Table.of([instant.total(units) for instant in profile.instants])
+        steady = [instant.total(units) for instant in profile.instants if instant.step == 2]
+        self._steady = Table.of(steady)
+
+    @staticmethod
+    def values(setup: TrainSetup) -> Values:
+        return Values(setup.batch_size, setup.seq_len, setup.lora.r if setup.lora else 1)
+
+    def totals(self, at: Values) -> list[int]:
+        """Live bytes of each of the profile's instants."""
+        return self._totals.evaluate(at)
+
+    def peak(self, setup: TrainSetup) -> int:
+        return max(self._steady.evaluate(self.values(setup)))
+
+    def category(self, number: int, category: Category) -> Polynomial:
+        affine = self.profile.instants[number].live.get(category)
+        return Polynomial({}) if affine is None else affine.at(self.units)
+
+    def gradients(self, values: Sequence[int]) -> dict[str, int]:
+        """Bytes of gradients by module when the optimizer of step 2 begins; `values` are the sizes with numbers put in."""
+        alive: dict[int, tuple[str, int]] = {}
+        born = 0
+        for event, _ in self.profile.tape.expand(self.units):
+            if event.birth is not None:
+                if event.birth.category == "gradients":
+                    alive[born] = (event.birth.module, values[event.birth.size])
+                born += 1
+            elif event.mark is not None:
+                if event.mark.phase == "optimizer" and event.mark.step == 2:
+                    break
+            else:
+                alive.pop(event.dies, None)
+        found: dict[str, int] = {}
+        for module, size in alive.values():
+            found[module] = found.get(module, 0) + size
+        return found
+
+    @cached_property
+    def steady_polynomials(self) -> tuple[Polynomial, ...]:
+        """Whose maximum is the steady-state peak."""
+        return self._steady.polynomials
+
+
+def evaluation_of(workload: Workload) -> Evaluation:
+    """The profile of a workload at its depth, from this process's memory, the package or the cache. Raises NoProfileError."""
+    found = _evaluation(workload.model, _fixed(workload.setup), facts_of(workload))
+    if found is None:
+        raise NoProfileError(
+            f"no compiled profile answers {workload.model.id} with this setup; make one with the same options: "
+            f"lora-profile compile {workload.model.id}"
+        )
+    return found
+
+
+def has_profile(workload: Workload) -> bool:
+    return _evaluation(workload.model, _fixed(workload.setup), facts_of(workload)) is not None
+
+
+def _fixed(setup: TrainSetup) -> TrainSetup:
+    """The setup with one size in place of all that a profile leaves open."""
+    from dataclasses import replace
+
+    lora = replace(setup.lora, r=1, lora_alpha=1.0, use_rslora=False) if setup.lora else None
+    return replace(setup, batch_size=1, seq_len=1, accumulation=1, lora=lora)
+
+
+@lru_cache(maxsize=512)
+def _evaluation(model: ModelSpec, setup: TrainSetup, facts: Facts) -> Evaluation | None:
+    profile = find_profile(profile_key(model, setup, facts))
+    if profile is None:
+        return None
+    units = profile.units(model.num_layers)
+    return None if units is None else Evaluation(profile, units)
+
+
+def forget() -> None:
+    """After a profile was added: what was not found may be there now."""
+    _evaluation.cache_clear()

@@ -1,0 +1,166 @@
+"""The instants of a tape at which a moment of the step can peak: live bytes of each, by category, at any depth."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from lora_profiler.algebra import Polynomial
+from lora_profiler.compiled.affine import Affine
+from lora_profiler.compiled.tape import Birth, FlatEvent, Tape
+from lora_profiler.prediction import Category, MomentName
+
+Live = dict[Category, Polynomial]
+Place = tuple[int, int, int]
+Seen = tuple[int, MomentName, str, Live]
+"""(step, moment, module, live bytes)."""
+Key = tuple[int, str, int, int]
+"""(run, the end of the stack that a unit is counted from, units from there, number within the block)."""
+LOGITS, LOGITS_GRADIENT = "logits", "logits_gradient"
+
+_LAYER = re.compile(r"\.(\d+)(?:\.|$)")
+DEPTHS = (6, 7, 8)
+"""Two depths give each instant's line over depth, the third proves it. In six units every one is within three of an end."""
+
+
+class Instant(NamedTuple):
+    """Live bytes at one place of a tape, in a moment of step 1 or of the steady state (step 2).
+
+    `module` is what ran, as in `Layout.name`, in `unit`, counted back from the last one where negative.
+    """
+
+    step: int
+    moment: MomentName
+    module: str
+    unit: int
+    live: Mapping[Category, Affine]
+
+    def total(self, units: int) -> Polynomial:
+        found = Polynomial({})
+        for affine in self.live.values():
+            found = found + affine.at(units)
+        return found
+
+
+def undominated(found: Sequence[Instant], least_batch: int, least_seq: int, least_units: int) -> list[Instant]:
+    """The instants that can be the largest of their step and moment, from the given sizes on; of equals the first."""
+    fronts: dict[tuple[int, str], list[tuple[Polynomial, Polynomial, Instant]]] = {}
+    for instant in found:
+        base = instant.total(least_units).shifted(least_batch, least_seq, 1)
+        growth = (instant.total(least_units + 1) - instant.total(least_units)).shifted(least_batch, least_seq, 1)
+        front = fronts.setdefault((instant.step, instant.moment), [])
+        if any(b.dominates(base) and g.dominates(growth) for b, g, _ in front):
+            continue
+        front[:] = [(b, g, i) for b, g, i in front if not (base.dominates(b) and growth.dominates(g))]
+        front.append((base, growth, instant))
+    return [instant for front in fronts.values() for _, _, instant in front]
+
+
+class DepthError(Exception):
+    """Live bytes do not grow by the same with every unit."""
+
+
+def instants(tape: Tape, sizes: Sequence[Polynomial], units: int | None) -> list[Instant]:
+    """Every local maximum of a tape. Folded tapes answer for any depth, others for their own (`units` None).
+
+    Raises DepthError.
+    """
+    if units is None:
+        return [
+            Instant(step, moment, module, 0, {c: Affine.constant(p) for c, p in live.items()})
+            for _, (step, moment, module, live) in _walk(tape, sizes, 0)
+        ]
+    at = [dict(_anchored(tape, sizes, depth)) for depth in DEPTHS]
+    found = []
+    for key, (step, moment, module, here) in at[0].items():
+        next_, third = at[1][key][3], at[2][key][3]
+        lines = {c: Affine.through(DEPTHS[0], here.get(c, _ZERO), next_.get(c, _ZERO)) for c in {*here, *next_}}
+        if any(line.at(DEPTHS[2]) != third.get(c, _ZERO) for c, line in lines.items()) or not {*third} <= {*lines}:
+            raise DepthError(f"bytes at {key} are no line over depth")
+        _, end, k, _ = key
+        found.append(Instant(step, moment, module, -1 - k if end == "end" else k, lines))
+    return found
+
+
+_ZERO = Polynomial({})
+
+
+def _anchored(tape: Tape, sizes: Sequence[Polynomial], depth: int) -> Iterator[tuple[Key, Seen]]:
+    """The instants whose unit is within three of an end of the stack, by that end. Those between lie on a line of these."""
+    for (run, unit, i), seen in _walk(tape, sizes, depth):
+        anchor, k = ("start", unit) if unit < 3 else ("end", depth - 1 - unit)
+        if k < 3:
+            yield (run, anchor if tape.runs[run].direction else "", k, i), seen
+
+
+def _walk(tape: Tape, sizes: Sequence[Polynomial], depth: int) -> Iterator[tuple[Place, Seen]]:
+    """Each birth that something else than a birth follows, and the starts of a step and of its optimizer."""
+    events = tape.expand(depth)
+    layers = 1 + max((_layer(e.birth.module) for e, _ in events if e.birth is not None), default=0)
+    live: Live = {}
+    births: list[tuple[int, Category]] = []
+    state = _State(layers)
+    for position, (event, place) in enumerate(events):
+        if event.birth is not None:
+            category = event.birth.category
+            births.append((event.birth.size, category))
+            live[category] = live.get(category, _ZERO) + sizes[event.birth.size]
+            state.born(event.birth)
+            following = events[position + 1][0] if position + 1 < len(events) else None
+            if (following is None or following.birth is None) and (moment := state.moment):
+                written = tape.written(place, depth)
+                assert isinstance(written, Birth)
+                yield place, (state.step, moment, written.module, dict(live))
+        elif event.mark is not None:
+            state.marked(event)
+            if event.mark.phase == "setup" and event.mark.micro == 0:
+                yield place, (state.step, "setup", "", dict(live))
+            elif event.mark.phase == "optimizer":
+                yield place, (state.step, "optimizer_step", "", dict(live))
+        else:
+            size, category = births[event.dies]
+            live[category] = live[category] - sizes[size]
+
+
+class _State:
+    """Where a walk stands in the step."""
+
+    def __init__(self, layers: int) -> None:
+        self._layers = layers
+        self.step = 0
+        self._phase = "before"
+        self._reached: set[str] = set()
+        self._layer = -1
+        self._in_loss = False
+
+    def marked(self, event: FlatEvent) -> None:
+        mark = event.mark
+        assert mark is not None
+        if mark.note:
+            self._reached.add(mark.note)
+            return
+        self.step, self._phase = mark.step, mark.phase
+        if mark.phase in ("setup", "backward"):
+            self._reached, self._layer = set(), -1
+
+    def born(self, birth: Birth) -> None:
+        layer = _layer(birth.module)
+        if layer >= 0:
+            self._layer = layer
+        self._in_loss = birth.category == "logits_and_loss"
+
+    @property
+    def moment(self) -> MomentName | None:
+        if self._phase in ("forward", "loss"):
+            return "end_of_forward" if self._in_loss else "last_layer_forward"
+        if self._phase == "optimizer":
+            return "optimizer_step"
+        if self._phase != "backward":
+            return None
+        if LOGITS_GRADIENT not in self._reached:
+            return "loss_backward"
+        return "last_layer_backward" if self._layer < 0 or 2 * self._layer >= self._layers else "first_layer_backward"
+
+
+def _layer(module: str) -> int:
+    found = _LAYER.search(module)
+    return int(found[1]) if found else -1

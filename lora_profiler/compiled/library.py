@@ -1,0 +1,104 @@
+"""Where profiles are kept: those that come with the package, and a cache in the user's folder that several processes may share.
+
+Both are SQLite files of one table, so that writers wait for each other and a killed one leaves nothing half done. A cache that
+cannot be read is put aside; a cached profile made with other versions than those installed is not used.
+"""
+
+import os
+import sqlite3
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from lora_profiler.compiled.profile import FORMAT, Profile, ProfileError, packed, unpacked
+
+BUNDLED = Path(__file__).parent / "data" / "profiles.sqlite"
+CACHE_VARIABLE = "LORA_PROFILER_CACHE"
+_WAIT_SECONDS = 30.0
+_TABLE = "CREATE TABLE IF NOT EXISTS profiles (key TEXT PRIMARY KEY, format INTEGER NOT NULL, data BLOB NOT NULL) WITHOUT ROWID"
+
+
+def cache_path() -> Path | None:
+    """`lora_profiler/profiles.sqlite` in the user's cache folder, or in $LORA_PROFILER_CACHE; None where there is no home."""
+    given = os.environ.get(CACHE_VARIABLE)
+    if given:
+        return Path(given) / "profiles.sqlite"
+    try:
+        if sys.platform == "win32":
+            local = os.environ.get("LOCALAPPDATA")
+            base = Path(local) if local else Path.home() / "AppData" / "Local"
+        elif sys.platform == "darwin":
+            base = Path.home() / "Library" / "Caches"
+        else:
+            xdg = os.environ.get("XDG_CACHE_HOME", "")
+            base = Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return base / "lora_profiler" / "profiles.sqlite"
+
+
+def find_profile(key: str) -> Profile | None:
+    """The profile of this key: bundled, else cached by the versions that are installed; None where there is none."""
+    bundled = _read(BUNDLED, key)
+    if bundled is not None:
+        return bundled
+    path = cache_path()
+    found = _read(path, key) if path is not None else None
+    return found if found is not None and _is_of_these_versions(found.versions) else None
+
+
+def keep(profile: Profile) -> Path | None:
+    """Puts a profile into the cache, in place of one with its key. None where it cannot be kept: the next one traces again."""
+    path = cache_path()
+    if path is None:
+        return None
+    for attempt in (1, 2):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path, [profile])
+            return path
+        except sqlite3.OperationalError:  # locked for long, a full disk, a folder that cannot be written
+            return None
+        except sqlite3.DatabaseError:
+            if attempt == 2:
+                return None
+            path.replace(path.with_suffix(".unreadable"))
+        except OSError:
+            return None
+    return None
+
+
+def write(path: Path, profiles: "list[Profile]") -> None:
+    """Adds profiles to the file at `path`, all or none. Raises sqlite3.Error."""
+    rows = [(p.key, FORMAT, packed(p)) for p in profiles]
+    with closing(sqlite3.connect(path, timeout=_WAIT_SECONDS)) as connection, connection:
+        connection.execute(_TABLE)
+        connection.executemany("INSERT OR REPLACE INTO profiles VALUES (?, ?, ?)", rows)
+
+
+def _read(path: Path, key: str) -> Profile | None:
+    """None too for what cannot be read: a profile can always be made again."""
+    if not path.is_file():
+        return None
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_WAIT_SECONDS)) as connection:
+            row = connection.execute("SELECT data FROM profiles WHERE key = ? AND format = ?", (key, FORMAT)).fetchone()
+        return None if row is None else unpacked(row[0])
+    except (sqlite3.Error, ProfileError):
+        return None
+
+
+def _is_of_these_versions(versions: Mapping[str, str]) -> bool:
+    """A package that is not installed here cannot contradict."""
+    return all(installed in (None, made) for name, made in versions.items() for installed in [_installed(name)])
+
+
+@cache
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,156 @@
+"""A profile: one traced step, compiled. Answers for every batch, sequence, rank and depth in its range, without torch.
+
+The JSON format is documented in `docs/profiles.md`; `FORMAT` changes with it, and an unknown one is refused.
+"""
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from lora_profiler.algebra import Polynomial
+from lora_profiler.compiled.affine import Affine, affine_from_json, affine_json
+from lora_profiler.compiled.instants import Instant
+from lora_profiler.compiled.modules import ModuleNumber, numbers_from_json, numbers_json
+from lora_profiler.compiled.tape import Layout, Tape
+from lora_profiler.compiled.tape_json import tape_from_json, tape_json
+from lora_profiler.errors import LoraProfilerError
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.prediction import Category
+from lora_profiler.workload import TrainSetup, setup_dict
+
+FORMAT = 1
+OPEN_FIELDS = ("batch_size", "seq_len", "rank", "alpha", "accumulation", "use_rslora")
+"""Fields of a setup that a profile does not fix as they are: sizes, and what changes neither bytes nor FLOPs."""
+
+
+class ProfileError(LoraProfilerError):
+    """What was read is no profile of this format."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What flips a rule instead of scaling it. A profile holds for one combination; the rank is open unless it is one."""
+
+    one_sample: bool
+    one_token: bool
+    windows_filled: tuple[bool, ...]
+    accumulates: bool
+    rank: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """`instants` are those that can be the largest of their moment; `sizes` and `tape` the whole step.
+
+    `saved` are the bytes that autograd keeps, `persistent` those that live between two steps, and all gradients. `flops` are by
+    phase and module, `trainable` the elements that train by module. `checked` are the points at which a fresh trace was equal,
+    event by event: (layers, batch, sequence, rank).
+    """
+
+    key: str
+    model: Mapping[str, Any]
+    setup: Mapping[str, Any]
+    facts: Facts
+    layout: Layout | None
+    num_layers: int
+    kernels: tuple[str, ...]
+    versions: Mapping[str, str]
+    checked: tuple[tuple[int, int, int, int], ...]
+    saved: Affine
+    persistent: Mapping[Category, Affine]
+    instants: tuple[Instant, ...]
+    sizes: tuple[Polynomial, ...]
+    flops: Mapping[str, tuple[ModuleNumber, ...]]
+    trainable: tuple[ModuleNumber, ...]
+    tape_source: Any
+
+    @cached_property
+    def tape(self) -> Tape:
+        return self.tape_source if isinstance(self.tape_source, Tape) else tape_from_json(self.tape_source, self.layout)
+
+    def units(self, num_layers: int) -> int | None:
+        """Units at a depth, None where the profile does not serve it. An unfolded profile serves its own depth, as 0 units."""
+        if self.layout is None:
+            return 0 if num_layers == self.num_layers else None
+        return self.layout.units_of(num_layers)
+
+
+def setup_key(setup: TrainSetup) -> dict[str, Any]:
+    """The fields of a setup that a profile fixes."""
+    return {name: value for name, value in setup_dict(setup).items() if name not in OPEN_FIELDS}
+
+
+def profile_key(model: ModelSpec, setup: TrainSetup, facts: Facts) -> str:
+    """24 hex digits of everything that a profile holds for: the model, the setup without sizes, and the facts."""
+    import hashlib
+
+    parts = [FORMAT, model.architecture, model.fingerprint, setup_key(setup), asdict(facts)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def packed(profile: Profile) -> bytes:
+    return zlib.compress(json.dumps(profile_json(profile), separators=(",", ":")).encode(), 9)
+
+
+def unpacked(data: bytes) -> Profile:
+    """Raises ProfileError."""
+    try:
+        return profile_from_json(json.loads(zlib.decompress(data)))
+    except (zlib.error, ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
+        raise ProfileError(f"this is no profile: {type(e).__name__}: {e}") from e
+
+
+def profile_json(profile: Profile) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "key": profile.key,
+        "model": dict(profile.model),
+        "setup": dict(profile.setup),
+        "facts": asdict(profile.facts),
+        "layout": asdict(profile.layout) if profile.layout else None,
+        "num_layers": profile.num_layers,
+        "kernels": list(profile.kernels),
+        "versions": dict(profile.versions),
+        "checked": [list(point) for point in profile.checked],
+        "saved": affine_json(profile.saved),
+        "persistent": {name: affine_json(a) for name, a in profile.persistent.items()},
+        "instants": [
+            [i.step, i.moment, i.module, i.unit, {category: affine_json(a) for category, a in i.live.items()}]
+            for i in profile.instants
+        ],
+        "sizes": [affine_json(Affine.constant(size)) for size in profile.sizes],
+        "flops": {phase: numbers_json(found) for phase, found in profile.flops.items()},
+        "trainable": numbers_json(profile.trainable),
+        "tape": tape_json(profile.tape),
+    }
+
+
+def profile_from_json(data: Mapping[str, Any]) -> Profile:
+    """Raises ProfileError for another format; KeyError and the like for what is no profile at all."""
+    if data["format"] != FORMAT:
+        raise ProfileError(f"the profile has format {data['format']}; this version reads {FORMAT}.")
+    facts = data["facts"]
+    return Profile(
+        key=data["key"],
+        model=data["model"],
+        setup=data["setup"],
+        facts=Facts(**{**facts, "windows_filled": tuple(facts["windows_filled"])}),
+        layout=Layout(**data["layout"]) if data["layout"] else None,
+        num_layers=data["num_layers"],
+        kernels=tuple(data["kernels"]),
+        versions=data["versions"],
+        checked=tuple(tuple(point) for point in data["checked"]),
+        saved=affine_from_json(data["saved"]),
+        persistent={name: affine_from_json(a) for name, a in data["persistent"].items()},
+        instants=tuple(
+            Instant(step, moment, module, unit, {category: affine_from_json(a) for category, a in live.items()})
+            for step, moment, module, unit, live in data["instants"]
+        ),
+        sizes=tuple(affine_from_json(p).base for p in data["sizes"]),
+        flops={phase: numbers_from_json(found) for phase, found in data["flops"].items()},
+        trainable=numbers_from_json(data["trainable"]),
+        tape_source=data["tape"],
+    )

@@ -1,0 +1,1 @@
+"""The real training step traced on the meta device, and compiled into profiles. Knows torch."""

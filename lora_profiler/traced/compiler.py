@@ -1,0 +1,197 @@
+"""A workload's step traced at a few points and compiled into a profile that answers for every size; refused on any doubt.
+
+Four traces of four units give the sizes as polynomials and the tape as blocks. Traces of five and of six units, and one of the
+model as it is, at sizes of their own, must then come out of it event by event.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from lora_profiler.algebra import Polynomial
+from lora_profiler.compiled.affine import Affine
+from lora_profiler.compiled.facts import below, facts_of, least_sizes, windows_of
+from lora_profiler.compiled.instants import DepthError, Instant, instants, undominated
+from lora_profiler.compiled.modules import ModuleNumber
+from lora_profiler.compiled.profile import Facts, Profile, profile_key, setup_key
+from lora_profiler.compiled.tape import LEAST_UNITS, Layout, Tape
+from lora_profiler.errors import UnbuildableError
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.modeling import build_model
+from lora_profiler.prediction import Category
+from lora_profiler.traced.fit import NoPolynomialError, Point, fitted
+from lora_profiler.traced.flat import Flat, TapeError, aligned, at_point, difference, flat
+from lora_profiler.traced.fold import Label, fold, labels_of, template, unfolded
+from lora_profiler.traced.layouts import at_depth, layout_of
+from lora_profiler.traced.run import trace
+from lora_profiler.workload import Workload
+
+FLOP_PHASES = ("forward", "backward", "recompute")
+PACKAGES = ("lora-profiler", "torch", "transformers", "peft", "bitsandbytes")
+_BATCHES, _RANKS = (3, 7, 5, 2, 4, 11, 2), (5, 11, 3, 13, 7, 2, 8)
+_SEQUENCES = (41, 67, 101, 131, 73, 89, 64)
+"""Unrelated sizes: the first four are fitted through, the others checked at."""
+
+
+class CompileError(UnbuildableError):
+    """No profile that could be trusted came out; the message says at which point it was wrong."""
+
+
+def compile_profile(workload: Workload, on_trace: Callable[[str], None] = lambda what: None) -> Profile:
+    """The profile that answers `workload` and every other size for which the same facts hold.
+
+    Raises CompileError, and what building the model raises.
+    """
+    facts = facts_of(workload)
+    points = _points(workload, facts)
+    layout = layout_of(workload.model)
+    try:
+        return _compiled(workload, facts, points, layout, on_trace)
+    except (TapeError, DepthError) as doubt:
+        if layout is None:
+            raise CompileError(f"{workload.model.id} cannot be compiled: {doubt}.") from None
+    except NoPolynomialError as doubt:
+        raise CompileError(f"{workload.model.id} cannot be compiled: no polynomial goes through {doubt}.") from None
+    try:
+        return _compiled(workload, facts, points, None, on_trace)
+    except (TapeError, NoPolynomialError) as doubt:
+        raise CompileError(f"{workload.model.id} cannot be compiled: {doubt}.") from None
+
+
+def _compiled(
+    workload: Workload, facts: Facts, points: tuple[Point, ...], layout: Layout | None, on_trace: Callable[[str], None]
+) -> Profile:
+    model = workload.model
+
+    def traced(spec: ModelSpec, point: Point) -> Flat:
+        on_trace(f"{spec.num_layers} layers, batch {point.batch}, {point.seq} tokens, rank {point.rank}")
+        return flat(trace(at_point(Workload(model=spec, setup=workload.setup), point), _on_meta))
+
+    fit_at, check_at = points[:4], points[4:]
+    small = model if layout is None else at_depth(model, layout.layers(LEAST_UNITS))
+    flats = [traced(small, point) for point in fit_at]
+    events, sizes = aligned(flats, fit_at)
+    flops = {phase: _by_module([f.flops_of(phase) for f in flats], fit_at, layout) for phase in FLOP_PHASES}
+    trainable = _by_module([f.trainable for f in flats], fit_at, layout)
+    checked = []
+    if layout is None:
+        tape, checks = unfolded(events), [(0, model)]
+    else:
+        tape = fold(events, labels_of(flats[0].where, layout, LEAST_UNITS), layout)
+        whole = layout.units_of(model.num_layers)
+        assert whole is not None
+        checks = [(n, at_depth(model, layout.layers(n))) for n in (LEAST_UNITS + 1, LEAST_UNITS + 2)] + [(whole, model)]
+    for (units, spec), point in zip(checks, check_at, strict=False):
+        fresh = traced(spec, point)
+        wrong = difference([event for event, _ in tape.expand(units)], sizes, fresh, point)
+        wrong = wrong or _numbers_differ(trainable, fresh.trainable, layout, units, point)
+        for phase, numbers in flops.items():
+            wrong = wrong or _numbers_differ(numbers, fresh.flops_of(phase), layout, units, point)
+        if wrong:
+            raise TapeError(f"at {spec.num_layers} layers, {wrong}")
+        checked.append((spec.num_layers, *point))
+    found = instants(tape, sizes, None if layout is None else LEAST_UNITS)
+    least_batch, least_seq = least_sizes(facts, windows_of(model))
+    folded_least = 0 if layout is None else LEAST_UNITS
+    return Profile(
+        key=profile_key(model, workload.setup, facts),
+        model={"id": model.id, "model_type": model.model_type, "fingerprint": model.fingerprint},
+        setup=setup_key(workload.setup),
+        facts=facts,
+        layout=layout,
+        num_layers=model.num_layers,
+        kernels=flats[0].kernels,
+        versions=versions(),
+        checked=tuple(checked),
+        saved=_saved(tape, sizes, layout),
+        persistent=_persistent(found),
+        instants=tuple(undominated(found, least_batch, least_seq, folded_least)),
+        sizes=tuple(sizes),
+        flops=flops,
+        trainable=trainable,
+        tape_source=tape,
+    )
+
+
+def _on_meta(workload: Workload) -> torch.nn.Module:
+    return build_model(workload, device="meta")
+
+
+def _points(workload: Workload, facts: Facts) -> tuple[Point, ...]:
+    """Sizes for which `facts` hold: four to fit through, three to check at."""
+    windows = windows_of(workload.model)
+    _, least = least_sizes(facts, windows)
+    beyond = below(facts, windows)
+    found: list[Point] = []
+    for batch, seq, rank in zip(_BATCHES, _SEQUENCES, _RANKS, strict=True):
+        seq = 1 if facts.one_token else seq if least <= 2 else least + seq
+        if beyond is not None and not facts.one_token:
+            seq = min(seq, beyond - 1 - len(found))
+        rank = facts.rank or (rank if workload.setup.lora else 1)
+        found.append(Point(1 if facts.one_sample else batch, seq, rank))
+    return tuple(found)
+
+
+def _saved(tape: Tape, sizes: Sequence[Polynomial], layout: Layout | None) -> Affine:
+    """Bytes of all that autograd keeps."""
+
+    def at(units: int) -> Polynomial:
+        found = Polynomial({})
+        for event, _ in tape.expand(units):
+            if event.birth is not None and event.birth.saved:
+                found = found + sizes[event.birth.size]
+        return found
+
+    return Affine.constant(at(0)) if layout is None else Affine.through(LEAST_UNITS, at(LEAST_UNITS), at(LEAST_UNITS + 1))
+
+
+def _persistent(found: Sequence[Instant]) -> dict[Category, Affine]:
+    """What lives between two steps, and the gradients when the optimizer begins."""
+    setup = next(i for i in found if i.step == 2 and i.moment == "setup")
+    step = next(i for i in found if i.step == 2 and i.moment == "optimizer_step")
+    return {**setup.live, "gradients": step.live["gradients"]}
+
+
+def _by_module(found: Sequence[Mapping[str, int]], points: tuple[Point, ...], layout: Layout | None) -> tuple[ModuleNumber, ...]:
+    """Numbers by module seen at each point, as polynomials. Raises TapeError where inner units differ."""
+    names = list(dict.fromkeys(name for one in found for name in one))
+    values = {name: _fitted(points, tuple(one.get(name, 0) for one in found)) for name in names}
+    if layout is None:
+        return tuple(ModuleNumber(name, p, p, p) for name, p in values.items())
+    by_template: dict[str, dict[Label, Polynomial]] = {}
+    for name, unit in zip(names, labels_of(names, layout, LEAST_UNITS), strict=True):
+        by_template.setdefault(template(name, unit, layout), {})[unit] = values[name]
+    numbers = []
+    for name, units in by_template.items():
+        if None in units:
+            numbers.append(ModuleNumber(name, units[None], units[None], units[None]))
+            continue
+        first, second, third, last = (units.get(unit, Polynomial({})) for unit in range(LEAST_UNITS))
+        if second != third:
+            raise TapeError(f"{name} differs between inner layers")
+        numbers.append(ModuleNumber(name, first, second, last))
+    return tuple(numbers)
+
+
+def _fitted(points: tuple[Point, ...], values: tuple[int, ...]) -> Polynomial:
+    return fitted(points, values) if any(values) else Polynomial({})
+
+
+def _numbers_differ(
+    numbers: Sequence[ModuleNumber], fresh: Mapping[str, int], layout: Layout | None, units: int, at: Point
+) -> str | None:
+    mine = {name: p.evaluate(*at) for number in numbers for name, p in number.at(layout, units)}
+    wrong = [name for name in {*mine, *fresh} if mine.get(name, 0) != fresh.get(name, 0)]
+    return f"{min(wrong)} has {mine.get(min(wrong), 0)} instead of {fresh.get(min(wrong), 0)}" if wrong else None
+
+
+def versions() -> dict[str, str]:
+    """Of what a trace depends on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,98 @@
+"""Traces in the form of tapes: flat events with their labels, aligned over several points of one workload."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from lora_profiler.algebra import Polynomial
+from lora_profiler.compiled.tape import Birth, FlatEvent, Mark
+from lora_profiler.traced.fit import Point, fitted
+from lora_profiler.traced.fold import MARK
+from lora_profiler.traced.run import Traced
+from lora_profiler.workload import Workload
+
+
+class TapeError(Exception):
+    """Two traces that should tell the same story do not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flat:
+    """A trace as flat events; the size of a birth is in bytes. `where` names the module that each event belongs to."""
+
+    events: list[FlatEvent]
+    where: list[str]
+    flops: dict[tuple[str, str], int]
+    kernels: tuple[str, ...]
+    trainable: dict[str, int]
+
+    def flops_of(self, phase: str) -> dict[str, int]:
+        """By module."""
+        return {module: count for (when, module), count in self.flops.items() if when == phase}
+
+
+def flat(traced: Traced) -> Flat:
+    trace = traced.trace
+    events: list[FlatEvent] = []
+    where: list[str] = []
+    marks = iter([*trace.marks, None])
+    mark = next(marks)
+    for position, event in enumerate([*trace.events, None]):
+        while mark is not None and (event is None or mark.position <= position):
+            events.append(FlatEvent(None, -1, Mark(mark.step, mark.micro, mark.phase, mark.note)))
+            where.append(MARK)
+            mark = next(marks)
+        if event is None:
+            break
+        if event >= 0:
+            b = trace.births[event]
+            assert b.category is not None
+            events.append(FlatEvent(Birth(b.size_bytes, b.category, b.module, b.op, b.saved), -1, None))
+        else:
+            events.append(FlatEvent(None, ~event, None))
+        where.append(trace.where[position])
+    return Flat(events, where, trace.flops, traced.kernels, traced.trainable)
+
+
+def at_point(workload: Workload, point: Point) -> Workload:
+    setup = workload.setup
+    lora = replace(setup.lora, r=point.rank, lora_alpha=None) if setup.lora else None
+    return replace(workload, setup=replace(setup, batch_size=point.batch, seq_len=point.seq, lora=lora))
+
+
+def aligned(flats: Sequence[Flat], points: tuple[Point, ...]) -> tuple[list[FlatEvent], list[Polynomial]]:
+    """One tape for all points: the size of a birth is the number of its polynomial.
+
+    Raises TapeError where the traces differ in more than sizes, NoPolynomialError where sizes follow no polynomial.
+    """
+    first = flats[0]
+    for other in flats[1:]:
+        if len(other.events) != len(first.events) or any(_unlike(a, b) for a, b in zip(first.events, other.events, strict=True)):
+            raise TapeError("the tape changes with batch, sequence or rank")
+    numbers: dict[Polynomial, int] = {}
+    events = []
+    for together in zip(*(f.events for f in flats), strict=True):
+        event = together[0]
+        if event.birth is not None:
+            found = fitted(points, tuple(e.birth.size for e in together if e.birth is not None))
+            event = event._replace(birth=event.birth._replace(size=numbers.setdefault(found, len(numbers))))
+        events.append(event)
+    return events, list(numbers)
+
+
+def _unlike(a: FlatEvent, b: FlatEvent) -> bool:
+    if a.birth is None or b.birth is None:
+        return a != b
+    return a.birth[1:] != b.birth[1:]
+
+
+def difference(events: Sequence[FlatEvent], sizes: Sequence[Polynomial], fresh: Flat, at: Point) -> str | None:
+    """What a tape says otherwise than a fresh trace at a point; None where they are equal, event by event."""
+    if len(events) != len(fresh.events):
+        return f"{len(events)} events instead of {len(fresh.events)}"
+    values = [size.evaluate(*at) for size in sizes]
+    for i, (mine, real) in enumerate(zip(events, fresh.events, strict=True)):
+        if mine.birth is not None:
+            mine = mine._replace(birth=mine.birth._replace(size=values[mine.birth.size]))
+        if mine != real:
+            return f"event {i}: {mine} instead of {real}"
+    return None

@@ -1,0 +1,58 @@
+"""How the layers of a model repeat, and the same model with fewer of them."""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+from lora_profiler.catalog import model_from_config
+from lora_profiler.compiled.tape import LEAST_UNITS, Layout
+from lora_profiler.model_spec import ModelSpec, Stack
+
+_DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+MOST_PERIOD = 8
+
+
+def layout_of(model: ModelSpec) -> Layout | None:
+    """The units of a model's one stack: the shortest period that repeats from some layer on. None where a full trace is due:
+    several stacks, too few layers, or layers that do not repeat. A guess from shapes and the config; the compiler checks it."""
+    stacks = [part for part in model.parts if isinstance(part, Stack)]
+    if len(stacks) != 1:
+        return None
+    kinds = _kinds(model, stacks[0])
+    for period in range(1, MOST_PERIOD + 1):
+        for prefix in range(MOST_PERIOD):
+            body = kinds[prefix:]
+            units, tail = divmod(len(body), period)
+            if units > LEAST_UNITS and all(kind == body[i % period] for i, kind in enumerate(body)):
+                return Layout(stacks[0].name, prefix, period, tail)
+    return None
+
+
+def _kinds(model: ModelSpec, stack: Stack) -> list[tuple[Any, ...]]:
+    """What tells one layer of the stack from another: its weights, and what lists of the config with an entry a layer say."""
+    lists = [values for values in _lists(model.published, len(stack.order)) + _lists(model.config, len(stack.order))]
+    return [(kind, *(str(values[i]) for values in lists)) for i, kind in enumerate(stack.order)]
+
+
+def _lists(config: Mapping[str, Any], length: int) -> list[Sequence[Any]]:
+    nested = [found for value in config.values() if isinstance(value, dict) for found in _lists(value, length)]
+    return nested + [value for value in config.values() if isinstance(value, list | tuple) and len(value) == length]
+
+
+def at_depth(model: ModelSpec, layers: int) -> ModelSpec:
+    """The same model with its first `layers` layers."""
+    raw = deepcopy(dict(model.published))
+    _cut(raw, model.num_layers, layers)
+    raw["model_type"] = raw.get("model_type", model.model_type)
+    raw.setdefault("architectures", [model.architecture])
+    return model_from_config(raw, id=f"{model.id} x {layers}", source="cut")
+
+
+def _cut(config: dict[str, Any], depth: int, layers: int) -> None:
+    for name, value in config.items():
+        if isinstance(value, dict):
+            _cut(value, depth, layers)
+        elif name in _DEPTHS and value == depth:
+            config[name] = layers
+        elif isinstance(value, list) and len(value) == depth:
+            config[name] = value[:layers]
