@@ -7,6 +7,7 @@ import click
 
 from lora_profiler import __version__
 from lora_profiler.cli_bench import bench_command
+from lora_profiler.cli_compile import compile_command
 from lora_profiler.cli_options import answer_options, output_options, setup_options, setups
 from lora_profiler.cli_warnings import warn_of
 from lora_profiler.click_parts import (
@@ -25,6 +26,7 @@ from lora_profiler.click_parts import (
 if TYPE_CHECKING:
     from lora_profiler.planning.answers import Answer
     from lora_profiler.report.blocks import Block
+    from lora_profiler.workload import Workload
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -92,12 +94,28 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     gpu = find_gpu(o["gpu"]) if o["gpu"] else None
     specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
     asked = [[Workload(model=spec, setup=setup) for setup in setups(spec, ctx)] for spec in specs]
+    if o["engine"] == "auto":
+        _trace_what_nothing_knows([workload for one_model in asked for workload in one_model])
     found = [answers(workloads, gpu, o["engine"], all_levers=o["form"] == "json") for workloads in asked]
     for one_model in found:
         warn_of([answer.prediction for answer in one_model])
     _print_answers(found, o)
     if gpu is not None and not any(a.fit and a.fit.verdict != "does_not_fit" for one_model in found for a in one_model):
         ctx.exit(1)
+
+
+def _trace_what_nothing_knows(workloads: Sequence["Workload"]) -> None:
+    """Makes the profiles that are missing where the rules do not know the model either; says what cannot be traced."""
+    from lora_profiler.errors import UnbuildableError
+    from lora_profiler.planning.profiles import is_worth_a_trace, make_profile
+
+    for workload in workloads:
+        if is_worth_a_trace(workload):
+            click.echo(f"tracing {workload.model.id}, {workload.setup.method}: once, some seconds; kept for later", err=True)
+            try:
+                make_profile(workload)
+            except UnbuildableError as e:
+                warn(f"the step could not be traced: {e}")
 
 
 def _print_answers(answers: Sequence[Sequence["Answer"]], o: dict[str, Any]) -> None:
@@ -226,3 +244,4 @@ def _print_catalogue(name: str, records: list[dict[str, Any]], table: "Block", f
 
 
 root.add_command(bench_command)
+root.add_command(compile_command)

@@ -84,7 +84,7 @@ _ANSWER_OPTIONS = [
         "--gpu", metavar="KEY|auto|custom:24GiB", shell_complete=complete_gpu,
         help="Judge a card; `lora-profile gpus` lists them.",
     ),
-    click.option("--engine", default="auto", metavar="auto|analytic", show_default=True, help="What answers."),
+    click.option("--engine", default="auto", metavar="auto|analytic|compiled|traced", show_default=True, help="What answers."),
 ]  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """The analytic predictor: exact rules on symbolic sizes, without torch. `predict(workload)`, `peak_bytes`, `sweep`."""
 
-from lora_profiler.analytic.predict import peak_bytes, predict
+from lora_profiler.analytic.predict import knows, peak_bytes, predict
 from lora_profiler.analytic.sweep import sweep
 
-__all__ = ["peak_bytes", "predict", "sweep"]
+__all__ = ["knows", "peak_bytes", "predict", "sweep"]

@@ -3,9 +3,10 @@
 from functools import partial
 
 from lora_profiler.algebra.table import Values
-from lora_profiler.analytic.families import unmodelled
+from lora_profiler.analytic.families import family_of, unmodelled
 from lora_profiler.analytic.layers import layer_costs
 from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, plan_for, windows_of
+from lora_profiler.model_spec import ModelSpec
 from lora_profiler.prediction import (
     CATEGORIES,
     MOMENTS,
@@ -24,6 +25,11 @@ LAYER_ERROR, CHECKPOINTED_LAYER_ERROR = 0.03, 0.05
 `benchmarks/results/peaks.md`. `tests/test_moments.py` holds the published results to it."""
 
 _STATES_FROM_STEP_2 = frozenset(MOMENTS) - {"optimizer_step"}
+
+
+def knows(model: ModelSpec) -> bool:
+    """Whether there is a program of what the model's layers keep."""
+    return family_of(model) is not None
 
 
 def values(workload: Workload) -> Values:

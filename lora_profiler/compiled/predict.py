@@ -36,7 +36,17 @@ def predict(workload: Workload) -> Prediction:
 
     Raises NoProfileError where neither the package nor the cache has one.
     """
-    found = evaluation_of(workload)
+    return _prediction(evaluation_of(workload), workload)
+
+
+def predict_with(profile: Profile, workload: Workload) -> Prediction:
+    """`predict` from a profile at hand, which must be one of this workload."""
+    units = profile.units(workload.model.num_layers)
+    assert units is not None, f"the profile serves no model of {workload.model.num_layers} layers"
+    return _prediction(Evaluation(profile, units), workload)
+
+
+def _prediction(found: Evaluation, workload: Workload) -> Prediction:
     profile, setup, at = found.profile, workload.setup, found.values(workload.setup)
     trainable = found.trainable.evaluate(*at)
     moments = tuple(_moments(found, at, 1)) + tuple(_moments(found, at, 2))

@@ -45,15 +45,17 @@ class Facts:
 class Profile:
     """`instants` are those that can be the largest of their moment; `sizes` and `tape` the whole step.
 
-    `saved` are the bytes that autograd keeps, `persistent` those that live between two steps, and all gradients. `flops` are by
-    phase and module, `trainable` the elements that train by module. `checked` are the points at which a fresh trace was equal,
-    event by event: (layers, batch, sequence, rank).
+    `valid` are the smallest and the largest batch, sequence, rank and number of layers, None for no end. `saved` are the bytes
+    that autograd keeps, `persistent` those that live between two steps, and all gradients. `flops` are by phase and module,
+    `trainable` the elements that train by module. `checked` are the points at which a fresh trace was equal, event by event:
+    (layers, batch, sequence, rank).
     """
 
     key: str
     model: Mapping[str, Any]
     setup: Mapping[str, Any]
     facts: Facts
+    valid: Mapping[str, tuple[int, int | None]]
     layout: Layout | None
     num_layers: int
     kernels: tuple[str, ...]
@@ -110,6 +112,7 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         "model": dict(profile.model),
         "setup": dict(profile.setup),
         "facts": asdict(profile.facts),
+        "valid": {name: list(ends) for name, ends in profile.valid.items()},
         "layout": asdict(profile.layout) if profile.layout else None,
         "num_layers": profile.num_layers,
         "kernels": list(profile.kernels),
@@ -138,6 +141,7 @@ def profile_from_json(data: Mapping[str, Any]) -> Profile:
         model=data["model"],
         setup=data["setup"],
         facts=Facts(**{**facts, "windows_filled": tuple(facts["windows_filled"])}),
+        valid={name: (ends[0], ends[1]) for name, ends in data["valid"].items()},
         layout=Layout(**data["layout"]) if data["layout"] else None,
         num_layers=data["num_layers"],
         kernels=tuple(data["kernels"]),

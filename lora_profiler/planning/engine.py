@@ -1,4 +1,4 @@
-"""Which answerer predicts: the one place that will choose between rules, profiles and traces."""
+"""Which answerer predicts: the one place that chooses between rules, profiles and fresh traces."""
 
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.prediction import Prediction
@@ -8,26 +8,59 @@ ENGINES = ("auto", "analytic", "compiled", "traced")
 
 
 def predict(workload: Workload, engine: str = "auto") -> Prediction:
-    """The prediction of the named answerer; "auto" takes the best one that this version has.
+    """The prediction of the named answerer.
 
-    Raises UsageError for an engine that is unknown or not part of this version, and whatever the answerer raises.
+    "auto" takes a compiled profile where one is bundled or cached, else the rules, which say themselves where they are estimates
+    or lower bounds. "traced" traces the real step anew, which needs torch and takes some seconds, and keeps the profile.
+
+    Raises UsageError for an engine that is unknown, and whatever the answerer raises.
     """
-    _check(engine)
-    from lora_profiler.analytic import predict as analytic_predict
+    if _resolved(workload, engine) == "analytic":
+        from lora_profiler.analytic import predict as analytic_predict
 
-    return analytic_predict(workload)
+        return analytic_predict(workload)
+    if engine == "traced":
+        from lora_profiler.traced import predict as traced_predict
+
+        return traced_predict(workload)
+    from lora_profiler.compiled import predict as compiled_predict
+
+    return compiled_predict(workload)
 
 
 def peak_bytes(workload: Workload, engine: str = "auto") -> int:
-    """Steady-state peak alone: `predict(workload, engine).peak.total_bytes`, cheap enough to search with."""
-    _check(engine)
-    from lora_profiler.analytic import peak_bytes as analytic_peak_bytes
+    """Steady-state peak alone: `predict(workload, engine).peak.total_bytes`, cheap enough to search with.
 
-    return analytic_peak_bytes(workload)
+    "traced" takes the profiles that are there, as "compiled" does: a search traces nothing.
+    """
+    if _resolved(workload, engine) == "analytic":
+        from lora_profiler.analytic import peak_bytes as analytic_peak_bytes
+
+        return analytic_peak_bytes(workload)
+    from lora_profiler.compiled import peak_bytes as compiled_peak_bytes
+
+    return compiled_peak_bytes(workload)
 
 
-def _check(engine: str) -> None:
+def follow_up(prediction: Prediction, engine: str) -> str:
+    """The engine for questions that compare with `prediction`: where rules do not know the activations, profiles alone answer."""
+    if engine == "auto" and prediction.engine != "analytic" and not rules_know(prediction.workload):
+        return "compiled"
+    return engine
+
+
+def rules_know(workload: Workload) -> bool:
+    """Whether the rules know what the model's layers keep."""
+    from lora_profiler.analytic import knows
+
+    return knows(workload.model)
+
+
+def _resolved(workload: Workload, engine: str) -> str:
     if engine not in ENGINES:
         raise UsageError(f"engine is {engine!r}; accepted: {', '.join(ENGINES)}.{did_you_mean(engine, ENGINES)}")
-    if engine in ("compiled", "traced"):
-        raise UsageError(f"this version has no {engine} engine; leave --engine out, or use --engine analytic.")
+    if engine != "auto":
+        return engine
+    from lora_profiler.compiled import has_profile
+
+    return "compiled" if has_profile(workload) else "analytic"

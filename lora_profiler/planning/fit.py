@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+from lora_profiler.compiled import NoProfileError
 from lora_profiler.errors import UsageError
-from lora_profiler.planning.engine import peak_bytes, predict
+from lora_profiler.planning.engine import follow_up, peak_bytes, predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.units import GIB, MIB
 from lora_profiler.workload import MAX_SIZE, TrainSetup, Workload
@@ -123,10 +124,14 @@ def fit(workload: Workload, gpu: Card, engine: str = "auto", prediction: Predict
     verdict = judge(peak, usable, gpu)
     batch_size = seq_len = 0
     if prediction.saved_activation_bytes is not None:
-        setup = workload.setup
+        setup, answerer = workload.setup, follow_up(prediction, engine)
 
         def fits(changed: TrainSetup) -> bool:
-            return judge(peak_bytes(replace(workload, setup=changed), engine), usable, gpu) == "fits"
+            try:
+                peak = peak_bytes(replace(workload, setup=changed), answerer)
+            except NoProfileError:  # a size at which other rules hold, for which nobody has traced the step
+                return False
+            return judge(peak, usable, gpu) == "fits"
 
         batch_size = largest(lambda size: fits(replace(setup, batch_size=size)), guess=setup.batch_size)
         seq_len = largest(lambda size: fits(replace(setup, seq_len=size)), guess=setup.seq_len)

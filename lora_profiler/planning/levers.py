@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.planning.engine import peak_bytes, predict
+from lora_profiler.planning.engine import follow_up, peak_bytes, predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
@@ -33,7 +33,8 @@ def levers(
     Changes to a method in `besides` are left out. Empty where the engine does not know the activations: then the peak itself
     is only a lower bound.
     """
-    found = (_try(change, workload, engine) for change in _changes(workload, engine, prediction, besides))
+    prediction = prediction or predict(workload, engine)
+    found = (_try(change, workload, follow_up(prediction, engine)) for change in _changes(workload, prediction, besides))
     return tuple(sorted((lever for lever in found if lever), key=lambda lever: -lever.saved_bytes))
 
 
@@ -41,11 +42,12 @@ def best_lever(
     workload: Workload, engine: str = "auto", prediction: Prediction | None = None, *, besides: Collection[str] = ()
 ) -> Lever | None:
     """The first of `levers`, in less time: a change that cannot save as much as one already tried is not tried."""
+    prediction = prediction or predict(workload, engine)
     best: Lever | None = None
-    for change in sorted(_changes(workload, engine, prediction, besides), key=lambda change: -change.at_most):
+    for change in sorted(_changes(workload, prediction, besides), key=lambda change: -change.at_most):
         if best is not None and change.at_most <= best.saved_bytes:
             break
-        lever = _try(change, workload, engine)
+        lever = _try(change, workload, follow_up(prediction, engine))
         if lever is not None and (best is None or lever.saved_bytes > best.saved_bytes):
             best = lever
     return best
@@ -72,10 +74,8 @@ def _try(change: _Change, workload: Workload, engine: str) -> Lever | None:
     return Lever(name=change.name, option=change.option, price=change.price, peak_bytes=after, saved_bytes=change.before - after)
 
 
-def _changes(workload: Workload, engine: str, prediction: Prediction | None, besides: Collection[str]) -> Iterator[_Change]:
+def _changes(workload: Workload, prediction: Prediction, besides: Collection[str]) -> Iterator[_Change]:
     """Every change worth a try."""
-    if prediction is None:
-        prediction = predict(workload, engine)
     if prediction.saved_activation_bytes is None:
         return
     setup, lora, peak = workload.setup, workload.setup.lora, prediction.peak

@@ -99,6 +99,7 @@ def _compiled(
         model={"id": model.id, "model_type": model.model_type, "fingerprint": model.fingerprint},
         setup=setup_key(workload.setup),
         facts=facts,
+        valid=_valid(workload, facts, layout),
         layout=layout,
         num_layers=model.num_layers,
         kernels=flats[0].kernels,
@@ -131,6 +132,18 @@ def _points(workload: Workload, facts: Facts) -> tuple[Point, ...]:
         rank = facts.rank or (rank if workload.setup.lora else 1)
         found.append(Point(1 if facts.one_sample else batch, seq, rank))
     return tuple(found)
+
+
+def _valid(workload: Workload, facts: Facts, layout: Layout | None) -> dict[str, tuple[int, int | None]]:
+    windows, lora, layers = windows_of(workload.model), workload.setup.lora, workload.model.num_layers
+    batch, seq = least_sizes(facts, windows)
+    beyond = below(facts, windows)
+    return {
+        "batch_size": (batch, 1 if facts.one_sample else None),
+        "seq_len": (seq, None if beyond is None else beyond - 1),
+        "rank": (facts.rank, facts.rank) if facts.rank else (1, None if lora else 1),
+        "num_layers": (layers, layers) if layout is None else (layout.layers(LEAST_UNITS), None),
+    }
 
 
 def _saved(tape: Tape, sizes: Sequence[Polynomial], layout: Layout | None) -> Affine:

@@ -1,0 +1,61 @@
+"""`lora-profile compile`: traces a model's step once and keeps the profile that answers for every size from then on."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lora_profiler.cli_options import output_options, setup_options, setups
+from lora_profiler.click_parts import HELP_NAMES, ExampleCommand, check_new_file, complete_model, print_blocks, print_json
+
+if TYPE_CHECKING:
+    from lora_profiler.compiled.profile import Profile
+
+
+@click.command(
+    "compile",
+    short_help="Trace a model once, and keep the profile that answers for every size.",
+    cls=ExampleCommand,
+    context_settings=HELP_NAMES,
+    epilog="""
+MODEL is a hub id, a hub URL, an alias, a folder, or a path to a config.json. Needs torch, transformers and PEFT, but neither
+weights nor an accelerator: the real training step runs on tensors without data. The outcome is checked against fresh traces
+and kept in the user's cache; `lora-profile predict` then answers from it in a blink, for every batch, length and rank.
+
+Examples:
+  lora-profile compile bigscience/bloom-560m
+  lora-profile compile ./my-model/config.json --method lora --checkpointing --targets q_proj,v_proj
+
+Exit code: 0 done; 2 usage; 3 no such model; 4 a step that cannot be traced, or no profile that could be trusted.
+""",
+)
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, shell_complete=complete_model)
+@setup_options(device="cuda", device_help="Whose memory rules hold.")
+@output_options("table", "json", "md")
+@click.pass_context
+def compile_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> None:
+    """Trace MODEL's training step, full and LoRA or as asked, and keep the profiles that answer for every size."""
+    check_new_file(o["output"], o["force"])
+    from lora_profiler.catalog import find_model
+    from lora_profiler.workload import Workload
+
+    specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
+    made = [each for spec in specs for setup in setups(spec, ctx) for each in _compiled(Workload(model=spec, setup=setup))]
+    from lora_profiler.report.profiles import profile_blocks, profile_records
+
+    if o["form"] == "json":
+        print_json({"schema_version": "1.0", "profiles": profile_records(made)}, o["output"])
+    else:
+        print_blocks(profile_blocks(made), o["form"], o["output"])
+
+
+def _compiled(workload: Any) -> "Sequence[Profile]":
+    """One profile for each set of facts that sizes can change."""
+    from lora_profiler.planning.profiles import make_profile, variants
+
+    found = []
+    for each in variants(workload):
+        setup = each.setup
+        click.echo(f"tracing {workload.model.id}, {setup.method}: batch {setup.batch_size}, {setup.seq_len:,} tokens", err=True)
+        found.append(make_profile(each))
+    return found
