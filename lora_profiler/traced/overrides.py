@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lora_profiler.traced.optimizers_on_meta import fused_on_meta, optimizer_kernels
+from lora_profiler.traced.replacing import replaced
 from lora_profiler.workload import TrainSetup
 
 aten = torch.ops.aten
@@ -29,18 +31,9 @@ def device_rules(setup: TrainSetup, kernels: set[str], seen: Callable[[Tensor], 
         stack.enter_context(attention(setup, kernels))
         stack.enter_context(no_packed_sequences())
         stack.enter_context(no_autocast_on_meta())
+        stack.enter_context(fused_on_meta())
         stack.enter_context(generator_states(seen) if setup.device == "cpu" else byte_dropout())
         yield
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
 
 
 @contextmanager
@@ -67,7 +60,7 @@ def attention(setup: TrainSetup, kernels: set[str]) -> Iterator[None]:
             key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
         return _fused(kernel, query, key, value, _additive(attn_mask, query.dtype), dropout_p, is_causal, scale)
 
-    with _replaced(F, "scaled_dot_product_attention", sdpa):
+    with replaced(F, "scaled_dot_product_attention", sdpa):
         yield
 
 
@@ -131,7 +124,7 @@ def byte_dropout() -> Iterator[None]:
         out: Tensor = torch.native_dropout(input, p, True)[0]
         return out
 
-    with _replaced(F, "dropout", dropout):
+    with replaced(F, "dropout", dropout):
         yield
 
 
@@ -140,7 +133,7 @@ def no_packed_sequences() -> Iterator[None]:
     """transformers looks into the position ids for packed sequences; without data it is told that there are none."""
     from transformers import masking_utils
 
-    with _replaced(masking_utils, "find_packed_sequence_indices", lambda *args, **kwargs: None):
+    with replaced(masking_utils, "find_packed_sequence_indices", lambda *args, **kwargs: None):
         yield
 
 
@@ -154,7 +147,7 @@ def generator_states(seen: Callable[[Tensor], object]) -> Iterator[None]:
         seen(state)
         return state
 
-    with _replaced(torch, "get_rng_state", get_rng_state):
+    with replaced(torch, "get_rng_state", get_rng_state):
         yield
 
 
@@ -166,7 +159,7 @@ def no_autocast_on_meta() -> Iterator[None]:
     def autocast(device_type: str, *args: Any, **kwargs: Any) -> Any:
         return nullcontext() if device_type == "meta" else plain(device_type, *args, **kwargs)
 
-    with _replaced(torch, "autocast", autocast):
+    with replaced(torch, "autocast", autocast):
         yield
 
 
@@ -179,6 +172,11 @@ def substitutes(device: str) -> dict[Any, Callable[..., Any]]:
     if device == "cpu":
         found[aten.native_layer_norm.default] = layer_norm_on_cpu
     return found
+
+
+def kernels_in_python(setup: TrainSetup) -> dict[Any, Callable[..., Any]]:
+    """Operator -> the Python that the device runs for it, to be traced in its place."""
+    return optimizer_kernels(setup)
 
 
 def grouped_product(func: Any, a: Tensor, b: Tensor, *args: Any, **kwargs: Any) -> Tensor:

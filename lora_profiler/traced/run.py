@@ -15,7 +15,8 @@ import torch
 from lora_profiler import modeling
 from lora_profiler.prediction import Category
 from lora_profiler.traced.categories import LOGITS, LOGITS_GRADIENT, completed
-from lora_profiler.traced.overrides import device_rules, substitutes
+from lora_profiler.traced.optimizers_on_meta import code_books
+from lora_profiler.traced.overrides import device_rules, kernels_in_python, substitutes
 from lora_profiler.traced.tracer import Trace, Tracer
 from lora_profiler.workload import TrainSetup, Workload
 
@@ -49,7 +50,7 @@ def trace(workload: Workload, build: Callable[[Workload], torch.nn.Module]) -> T
         optimizer = modeling.make_optimizer(model, setup)
     kernels: set[str] = set()
     names = {module: plain_name(name) for name, module in model.named_modules()}
-    tracer = Tracer(names, substitutes(setup.device), counts_host=setup.device == "cpu")
+    tracer = Tracer(names, substitutes(setup.device), kernels_in_python(setup), counts_host=setup.device == "cpu")
     run = _Run(model, optimizer, setup, tracer, names)
     gc.collect()
     enabled = gc.isenabled()
@@ -150,6 +151,8 @@ class _Run:
                     yield "quantization_state", name, tensor
             for _, buffer in module.named_buffers(recurse=False):
                 yield "buffers", name, buffer
+        for book in code_books(self._optimizer):
+            yield "optimizer_states", "", book
 
     def _is_adapter(self, module: torch.nn.Module) -> bool:
         return id(module) in self._adapter_modules
@@ -223,6 +226,8 @@ class _Run:
             for value in state.values():
                 if isinstance(value, torch.Tensor):
                     self._tracer.claim(value, "optimizer_states", self._module_of[id(parameter)])
+        for book in code_books(self._optimizer):
+            self._tracer.claim(book, "optimizer_states", "")
 
     def _forward_under_hooks(self) -> None:
         """Marks what autograd keeps of a forward pass; those of the model are left out."""

@@ -67,10 +67,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes a trace of the storages on the meta device, and on the CPU too where host memory counts (`counts_host`)."""
 
     def __init__(
-        self, names: Mapping[torch.nn.Module, str], substitutes: Mapping[Any, Callable[..., Any]], *, counts_host: bool
+        self,
+        names: Mapping[torch.nn.Module, str],
+        substitutes: Mapping[Any, Callable[..., Any]],
+        kernels: Mapping[Any, Callable[..., Any]],
+        *,
+        counts_host: bool,
     ) -> None:
+        """`substitutes` are called in place of an operator; `kernels` too, but what they call is traced and they are not."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self._substitutes = substitutes
+        self._substitutes, self._kernels = substitutes, kernels
         self.trace = Trace()
         self._names = names
         self._devices = {"meta", "cpu"} if counts_host else {"meta"}
@@ -161,6 +167,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
+        kernel = self._kernels.get(func)
+        if kernel is not None:
+            with self:
+                return kernel(*args, **kwargs)
         module = self._current_module()
         if self._in_backward and not self._stack and sums_gradients(func, args, kwargs):
             func = aten.add_.Tensor
