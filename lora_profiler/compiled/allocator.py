@@ -1,0 +1,304 @@
+"""What CUDA's caching allocator makes of the births and deaths of storages: the bytes it hands out, and those it reserves.
+
+A simulation of c10/cuda/CUDACachingAllocator.cpp for one stream and default settings; all sizes in bytes. A request is rounded
+to 512 bytes and served from the smallest free block that fits, else from a new segment of the driver. Blocks are split on taking
+and joined within their segment on freeing. Three figures differ: requested (what the tensors need), allocated (whole blocks:
+rounding, and tails too small to split off) and reserved (segments; what nvidia-smi shows, less context and other libraries).
+
+Two things the source does not settle. New segments lie above earlier ones here, where the driver may put them anywhere: that
+decides between free blocks of one size. And an expandable region never runs out of addresses.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lora_profiler.units import MIB
+
+# In c10/core/AllocatorConfig.h: kMinBlockSize, kSmallSize, kSmallBuffer, large_segment_size, kMinLargeAlloc, kRoundLarge.
+BLOCK = 512
+"""Every block is a multiple of this."""
+SMALL_REQUEST = MIB
+"""The largest request, rounded, for the small pool. The large pool leaves tails of up to this size with their block."""
+SMALL_SEGMENT = 2 * MIB
+LARGE_SEGMENT = 20 * MIB
+"""Segment of the large pool for requests below `OWN_SEGMENT`; from there on, each gets its own, a multiple of `GRAIN`."""
+OWN_SEGMENT = 10 * MIB
+GRAIN = 2 * MIB
+"""Segments are multiples of this, so capacities between two multiples do not differ."""
+
+# A block is one integer, its size above its address: sorted blocks are in the order of best fit.
+_BITS = 52
+_ADDRESS = (1 << _BITS) - 1
+
+
+class SimulatedOutOfMemoryError(Exception):
+    """The replay does not complete on a card of this capacity."""
+
+    def __init__(self, capacity_bytes: int | None) -> None:
+        super().__init__(f"out of memory on a simulated card of {capacity_bytes} bytes")
+        self.capacity_bytes = capacity_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllocatorPeak:
+    """The largest value of each counter over a replay; the three need not fall together."""
+
+    requested_bytes: int
+    allocated_bytes: int
+    reserved_bytes: int
+
+
+class Card:
+    """The driver: what is reserved of it, and the peak of that."""
+
+    def __init__(self, capacity_bytes: int | None) -> None:
+        self.capacity = capacity_bytes
+        self.reserved = self.peak = 0
+
+    def reserve(self, size: int) -> bool:
+        if self.capacity is not None and self.reserved + size > self.capacity:
+            return False
+        self.reserved += size
+        self.peak = max(self.peak, self.reserved)
+        return True
+
+
+class Pool:
+    """The free blocks of the small or the large pool: `free` in the order of best fit, and under both of their `ends`.
+
+    Segments lie apart and free neighbours are joined, so an address is an end of one free block at most.
+    """
+
+    def __init__(self, card: Card, small: bool) -> None:
+        self.card, self.small = card, small
+        self.largest_tail = 0 if small else SMALL_REQUEST
+        self.free: list[int] = []
+        self.ends: dict[int, int] = {}
+        self.segments: dict[int, int] = {}
+        self.top = 0
+
+    def take(self, size: int) -> int:
+        """A block for `size` bytes, a multiple of `BLOCK`; 0 when neither the pool nor the driver has room."""
+        at = self.fit(size)
+        if at == len(self.free):
+            return self.take(size) if self.grow(size) else 0
+        block = self.free.pop(at)
+        start, whole = block & _ADDRESS, block >> _BITS
+        ends, middle, end = self.ends, start + size, start + whole
+        del ends[start]
+        if whole - size <= self.largest_tail:
+            del ends[end]
+            return block
+        rest = end - middle << _BITS | middle
+        ends[middle] = ends[end] = rest
+        insort(self.free, rest)
+        return size << _BITS | start
+
+    def give(self, block: int) -> None:
+        """Frees a block, joined with its free neighbours."""
+        free, ends = self.free, self.ends
+        start = block & _ADDRESS
+        end = start + (block >> _BITS)
+        if start in ends:
+            left = ends.pop(start)
+            del free[bisect_left(free, left)]
+            start = left & _ADDRESS
+        if end in ends:
+            right = ends.pop(end)
+            del free[bisect_left(free, right)]
+            end += right >> _BITS
+        block = end - start << _BITS | start
+        ends[start] = ends[end] = block
+        insort(free, block)
+
+    def withdraw(self, block: int) -> None:
+        """Takes a free block out of the pool, whole."""
+        start = block & _ADDRESS
+        del self.free[bisect_left(self.free, block)], self.ends[start], self.ends[start + (block >> _BITS)]
+
+    def fit(self, size: int) -> int:
+        """Index in `free` of the block to take; its length for none."""
+        return bisect_left(self.free, size << _BITS)
+
+    def grow(self, size: int) -> bool:
+        """Whether the driver had room for a segment for `size`; it lies free in the pool then."""
+        segment = SMALL_SEGMENT if self.small else LARGE_SEGMENT if size < OWN_SEGMENT else -(-size // GRAIN) * GRAIN
+        if not self.card.reserve(segment):
+            return False
+        self.segments[self.top] = segment
+        self.give(segment << _BITS | self.top)
+        self.top += segment + GRAIN
+        return True
+
+    def release(self) -> None:
+        """Returns segments without a live block to the driver."""
+        for block in [b for b in self.free if self.segments.get(b & _ADDRESS) == b >> _BITS]:
+            self.withdraw(block)
+            self.card.reserved -= self.segments.pop(block & _ADDRESS)
+
+
+class ExpandablePool(Pool):
+    """A pool with expandable segments: one region of addresses, backed by memory page by page; `holes` (start: end) are not."""
+
+    def __init__(self, card: Card, small: bool) -> None:
+        super().__init__(card, small)
+        self.largest_tail = 0
+        self.page = SMALL_SEGMENT if small else LARGE_SEGMENT
+        self.holes = {0: _ADDRESS}
+
+    def fit(self, size: int) -> int:
+        """As the source has it, a block before a hole counts as large as it could grow, and so is passed over for the next."""
+        at, free = super().fit(size), self.free
+        while at + 1 < len(free) and self._room(free[at]) > self._room(free[at + 1]):
+            at += 1
+        return at
+
+    def _room(self, block: int) -> int:
+        end = (block & _ADDRESS) + (block >> _BITS)
+        return self.holes.get(end, end) - (block & _ADDRESS)
+
+    def grow(self, size: int) -> bool:
+        """Backs the lowest addresses where `size` fits. What was backed before the driver refuses stays, free."""
+        for at in sorted(self.holes):
+            start = self.ends.get(at, at) & _ADDRESS
+            if self._is_clear(start, size):
+                break
+        while at - start < size:
+            hole_end = self.holes.pop(at)
+            backed = -(-min(start + size, hole_end) // self.page) * self.page - at
+            if not self.card.reserve(backed):
+                self.holes[at] = hole_end
+                return False
+            if at + backed < hole_end:
+                self.holes[at + backed] = hole_end
+            self.give(backed << _BITS | at)
+            at = start + (self.ends[start] >> _BITS)
+        return True
+
+    def _is_clear(self, start: int, size: int) -> bool:
+        """Whether holes and free blocks alone make up `size` bytes from `start` on."""
+        at = start
+        while at - start < size:
+            block = self.ends.get(at, 0)
+            if at in self.holes:
+                at = self.holes[at]
+            elif block and block & _ADDRESS == at:
+                at += block >> _BITS
+            else:
+                return False
+        return True
+
+    def release(self) -> None:
+        """Returns the pages on which nothing lives to the driver."""
+        for block in self.free.copy():
+            start = block & _ADDRESS
+            end = start + (block >> _BITS)
+            first, last = -(-start // self.page) * self.page, end // self.page * self.page
+            if first < last:
+                self.withdraw(block)
+                for a, b in ((start, first), (last, end)):
+                    if a < b:
+                        self.give(b - a << _BITS | a)
+                self.holes[first] = last
+                self.card.reserved -= last - first
+        for start in sorted(self.holes, reverse=True):
+            end = self.holes[start]
+            self.holes[start] = self.holes.pop(end, end)
+
+
+class Allocator:
+    """Both pools of a card."""
+
+    def __init__(self, capacity_bytes: int | None = None, expandable_segments: bool = False) -> None:
+        self.card = Card(capacity_bytes)
+        kind = ExpandablePool if expandable_segments else Pool
+        self.small, self.large = kind(self.card, small=True), kind(self.card, small=False)
+
+    def allocate(self, size: int) -> int:
+        """The block for a storage of `size` bytes, of which there is at least one."""
+        size = -(-size // BLOCK) * BLOCK
+        pool = self.small if size <= SMALL_REQUEST else self.large
+        return pool.take(size) or self._taken_after_release(pool, size)
+
+    def _taken_after_release(self, pool: Pool, size: int) -> int:
+        self.large.release()
+        self.small.release()
+        if block := pool.take(size):
+            return block
+        raise SimulatedOutOfMemoryError(self.card.capacity)
+
+    def free(self, block: int) -> None:
+        # A block of the small pool is as large as its request: its tails are always split off.
+        (self.small if block >> _BITS <= SMALL_REQUEST else self.large).give(block)
+
+
+def replay(
+    sizes: Sequence[int], events: Sequence[int], *, capacity_bytes: int | None = None, expandable_segments: bool = False
+) -> AllocatorPeak:
+    """The peaks over `events`: i is the birth of storage i of sizes[i] bytes, ~i its death. An empty storage takes no block.
+
+    With a capacity, of the memory left for segments, a full card makes the allocator release what it can and ask once more.
+    Raises SimulatedOutOfMemoryError where that is not enough.
+    """
+    return _replayed(sizes, events, Allocator(capacity_bytes, expandable_segments), None)
+
+
+def timeline(
+    sizes: Sequence[int], events: Sequence[int], *, capacity_bytes: int | None = None, expandable_segments: bool = False
+) -> list[tuple[int, int, int]]:
+    """Requested, allocated and reserved bytes after each event of a `replay`."""
+    after: list[tuple[int, int, int]] = []
+    _replayed(sizes, events, Allocator(capacity_bytes, expandable_segments), after)
+    return after
+
+
+def _replayed(
+    sizes: Sequence[int], events: Sequence[int], allocator: Allocator, after: list[tuple[int, int, int]] | None
+) -> AllocatorPeak:
+    card, allocate, free = allocator.card, allocator.allocate, allocator.free
+    live: dict[int, int] = {}
+    requested = allocated = most_requested = most_allocated = 0
+    for event in events:
+        if event < 0:
+            block = live.pop(~event)
+            if block:
+                free(block)
+                requested -= sizes[~event]
+                allocated -= block >> _BITS
+        elif size := sizes[event]:
+            live[event] = block = allocate(size)
+            requested += size
+            allocated += block >> _BITS
+            if requested > most_requested:
+                most_requested = requested
+            if allocated > most_allocated:
+                most_allocated = allocated
+        else:
+            live[event] = 0
+        if after is not None:
+            after.append((requested, allocated, card.reserved))
+    return AllocatorPeak(requested_bytes=most_requested, allocated_bytes=most_allocated, reserved_bytes=card.peak)
+
+
+def smallest_capacity(sizes: Sequence[int], events: Sequence[int], *, expandable_segments: bool = False) -> int:
+    """The smallest card, a multiple of `GRAIN`, on which a `replay` completes, by bisection.
+
+    It completes on the answer and not on a card one `GRAIN` smaller. Memory and success are not quite monotone, since a full card
+    releases early, which can leave better gaps: a still smaller card may complete by luck, and a larger one fail.
+    """
+    rounded = [-(-size // BLOCK) * BLOCK for size in sizes]
+    total = least = 0
+    for event in events:
+        total += rounded[event] if event >= 0 else -rounded[~event]
+        least = max(least, total)
+    too_small = -(-least // GRAIN) * GRAIN - GRAIN
+    enough = replay(sizes, events, expandable_segments=expandable_segments).reserved_bytes
+    while enough - too_small > GRAIN:
+        capacity = (too_small + enough) // 2 // GRAIN * GRAIN
+        try:
+            # What was never reserved is not needed.
+            enough = replay(sizes, events, capacity_bytes=capacity, expandable_segments=expandable_segments).reserved_bytes
+        except SimulatedOutOfMemoryError:
+            too_small = capacity
+    return enough
