@@ -60,6 +60,14 @@ def _inside_layers(c: Comparison, s: Scored) -> bool:
     return bool(peak and bound and in_peak and abs(c.predicted - c.measured) <= bound * peak)
 
 
+def _another_instant(c: Comparison, s: Scored) -> bool:
+    """The sum is within the stated bound; what it is made of is told of an instant that is nearly as large."""
+    peak = s.record.measurement.peak_requested_bytes
+    bound = s.prediction.error_bound
+    total = abs(s.prediction.peak.total_bytes - (peak or 0))
+    return bool(peak and bound and c.metric == "attribution_bytes" and total <= bound * peak)
+
+
 def _phase_below_the_peak(c: Comparison, s: Scored) -> bool:
     """A phase whose own peak lies inside a layer, while the step's peak is elsewhere and is exact."""
     in_layers = c.category in ("forward", "backward")
@@ -69,6 +77,11 @@ def _phase_below_the_peak(c: Comparison, s: Scored) -> bool:
 REASONS: tuple[tuple[str, Callable[[Comparison, Scored], bool]], ...] = (
     (f"scalars: at most {SCALAR_BYTES} bytes", _scalars),
     ("the peak lies inside a layer: the answer says estimate, and the miss is within its stated bound", _inside_layers),
+    (
+        "the peak lies inside a layer: the answer says estimate, its sum is within its stated bound, and what it is made of is told "
+        "of another instant, nearly as large",
+        _another_instant,
+    ),
     ("a phase below the step's peak: its own peak lies inside a layer, an estimate", _phase_below_the_peak),
 )
 UNEXPLAINED = "no reason is known"

@@ -667,7 +667,7 @@ def processes_of(place: Path) -> Iterator[str]:
             line = path.read_bytes().decode(errors="replace")
         except OSError:
             continue
-        if str(place) in line and "lora_profiler.harness.child" in line:
+        if str(place) in line and "lora_profiler.harness.begin" in line:
             yield line
 
 

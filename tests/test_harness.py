@@ -130,7 +130,7 @@ def test_the_system_refusing_memory_is_oom() -> None:
         import torch, transformers, peft
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 600 * 2**20, resource.RLIM_INFINITY))
-        runpy.run_module("lora_profiler.harness.child", run_name="__main__", alter_sys=True)
+        runpy.run_module("lora_profiler.harness.begin", run_name="__main__", alter_sys=True)
     """)
     huge = case(replace(SETUP, batch_size=64, seq_len=512))
     record = measure_case(huge, child=(sys.executable, "-c", limited))
@@ -292,7 +292,7 @@ def test_a_loss_that_is_no_number_is_invalid() -> None:
                 next(p for p in model.parameters() if p.requires_grad).fill_(float("nan"))
             return model
         modeling.build_model = broken
-        runpy.run_module("lora_profiler.harness.child", run_name="__main__", alter_sys=True)
+        runpy.run_module("lora_profiler.harness.begin", run_name="__main__", alter_sys=True)
     """)
     record = measure_case(case(), child=(sys.executable, "-c", overflow))
     assert record.measurement.status == "invalid"

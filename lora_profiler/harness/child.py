@@ -1,16 +1,13 @@
-"""The measured process: `python -m lora_profiler.harness.child CASE RESULT` trains one case and leaves one record;
+"""The measured process: `python -m lora_profiler.harness.begin CASE RESULT` trains one case and leaves one record;
 `... --environment DEVICE` only tells in which environment it would.
 
 CASE is the JSON that `runner` writes; RESULT is written whole or not at all. Standard output carries one JSON line a heartbeat,
 so that a hang has a phase, and last the record; whatever libraries print goes to standard error.
 """
 
-import ctypes
 import json
 import math
 import os
-import signal
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -260,19 +257,11 @@ def measured(case: Case, heartbeats: IO[str]) -> Record:
     )
 
 
-def die_with_parent() -> None:
-    """Linux ends this process when the one that started it is killed, so that no orphan disturbs the next measurement."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def main(arguments: Sequence[str]) -> int:
-    die_with_parent()
     if arguments[0] == "--environment":
         print(json.dumps(asdict(environment(arguments[1], command=None))))
         return 0
@@ -284,7 +273,3 @@ def main(arguments: Sequence[str]) -> int:
     write_durably(result_path, text)
     print(text, file=heartbeats, flush=True)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.harness.begin import PARENT_VARIABLE
 from lora_profiler.harness.case import Case, case_dict, make_case
 from lora_profiler.harness.failures_text import without_paths
 from lora_profiler.harness.machine import oom_kills
@@ -34,7 +35,7 @@ TERMINATE_SECONDS = 10.0
 """What a child has between SIGTERM and SIGKILL."""
 LOG_BYTES = 4000
 DEFAULT_TIMEOUT_SECONDS = 1800.0
-CHILD = (sys.executable, "-m", "lora_profiler.harness.child")
+CHILD = (sys.executable, "-m", "lora_profiler.harness.begin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +178,7 @@ def _child_environment(weights: str | None) -> dict[str, str]:
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    env[PARENT_VARIABLE] = str(os.getpid())
     settings = allocator_settings(env)
     if settings:  # torch 2.9 read some of them under the old name only
         env["PYTORCH_ALLOC_CONF"] = env["PYTORCH_CUDA_ALLOC_CONF"] = settings
