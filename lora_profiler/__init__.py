@@ -13,7 +13,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lora_profiler.analytic import sweep
     from lora_profiler.catalog import Gpu, bundled_gpus, bundled_models, find_gpu, find_model
     from lora_profiler.compare import Comparison, compare
     from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, TargetModulesError, UnsupportedModelError, UsageError
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from lora_profiler.planning.engine import peak_bytes, predict
     from lora_profiler.planning.fit import Fit, fit
     from lora_profiler.planning.levers import Lever, best_lever, levers
+    from lora_profiler.planning.sweep import sweep
     from lora_profiler.prediction import FlopCount, LayerCost, Moment, ParameterCount, Prediction
     from lora_profiler.record import Conditions, Environment, Measurement, Record
     from lora_profiler.report.measurement_payload import bench_payload, bench_schema
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _HOMES = {
-    "analytic": ("sweep",),
     "catalog": ("Gpu", "bundled_gpus", "bundled_models", "find_gpu", "find_model"),
     "compare": ("Comparison", "compare"),
     "errors": ("LoraProfilerError", "ModelNotFoundError", "TargetModulesError", "UnsupportedModelError", "UsageError"),
@@ -44,6 +43,7 @@ _HOMES = {
     "planning.engine": ("peak_bytes", "predict"),
     "planning.fit": ("Fit", "fit"),
     "planning.levers": ("Lever", "best_lever", "levers"),
+    "planning.sweep": ("sweep",),
     "prediction": ("FlopCount", "LayerCost", "Moment", "ParameterCount", "Prediction"),
     "record": ("Conditions", "Environment", "Measurement", "Record"),
     "report.measurement_payload": ("bench_payload", "bench_schema"),

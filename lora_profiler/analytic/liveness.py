@@ -25,16 +25,22 @@ class _Gradient:
         return ZERO if self.users else self.bytes
 
 
-def forward_bytes(nodes: Sequence[Node], start: Tensor, output: Tensor, *, stop: int, promotes: bool) -> tuple[Polynomial, ...]:
+def forward_bytes(
+    nodes: Sequence[Node], start: Tensor, output: Tensor, *, stop: int, promotes: bool, keeps: bool = True
+) -> tuple[Polynomial, ...]:
     """Largest live bytes while the first `stop` of `nodes` run forward with autograd on, the storage of `start` left out.
 
-    `promotes`: an op on two dtypes first copies the narrower operand, as torch's CPU kernels do.
+    `promotes`: an op on two dtypes first copies the narrower operand, as torch's CPU kernels do. `keeps`: what autograd saves lives
+    on; inside a checkpoint it is let go as soon as nothing else needs it.
     """
     last_use: dict[Storage, int] = {}
     kept: set[Storage] = {start.storage, output.storage}
     for i, node in enumerate(nodes):
         last_use.update((t.storage, i) for t in (*node.inputs, *node.outputs, *node.holds))
-        kept.update(node.saved)
+        if keeps:
+            kept.update(node.saved)
+        else:
+            last_use.update((storage, i) for storage in node.saved)
     dying: dict[int, list[Storage]] = {}
     for storage, i in last_use.items():
         if storage not in kept and storage.role == "activation":

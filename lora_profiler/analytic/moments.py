@@ -249,8 +249,8 @@ def _inside_layers(
     first: list[Candidate] = []
     for layer in forward.layers:
         run, newest, oldest = layer.run, layer.indices[-1], layer.indices[0]
-        if not checkpointing:
-            ahead += found(layer, newest, run.forward_candidates, run.input.bytes + kept.masks + kept.cached)
+        running_forward = run.checkpointed_candidates if checkpointing else run.forward_candidates
+        ahead += found(layer, newest, running_forward, run.input.bytes + kept.masks + kept.cached)
         checkpoint = run.input.bytes if checkpointing and run.input.storage not in run.saved else ZERO
         for index, where in ((newest, last), (oldest, first)):
             extra = {"gradients": made(above=index), "logits_and_loss": constant(4)}

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from lora_profiler.algebra.polynomial import Polynomial
 from lora_profiler.algebra.table import Values
 from lora_profiler.analytic.families import family_of, unmodelled
 from lora_profiler.analytic.layers import layer_costs
@@ -44,6 +45,11 @@ def peak_bytes(workload: Workload) -> int:
     """
     plan = plan_for(workload)
     return max(plan.peaks.evaluate(values(workload)))
+
+
+def peak_polynomials(workload: Workload) -> tuple[Polynomial, ...]:
+    """Polynomials in batch, sequence and rank whose maximum is the steady-state peak, where the facts of `workload` hold."""
+    return plan_for(workload).peaks.polynomials
 
 
 def predict(workload: Workload) -> Prediction:

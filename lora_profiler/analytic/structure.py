@@ -54,6 +54,11 @@ class Run:
         return forward_bytes(self.nodes, self.input, self.output, stop=len(self.nodes), promotes=self.promotes)
 
     @cached_property
+    def checkpointed_candidates(self) -> tuple[Polynomial, ...]:
+        """The forward pass inside a checkpoint."""
+        return forward_bytes(self.nodes, self.input, self.output, stop=len(self.nodes), promotes=self.promotes, keeps=False)
+
+    @cached_property
     def recompute_candidates(self) -> tuple[Polynomial, ...]:
         return forward_bytes(self.nodes, self.input, self.output, stop=self.repeated, promotes=self.promotes)
 

@@ -1,7 +1,7 @@
 """A profile at one depth, ready to take batch, sequence and rank: every later answer only puts numbers in."""
 
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 from lora_profiler.algebra import Polynomial
 from lora_profiler.algebra.table import Table, Values
@@ -66,7 +66,7 @@ class Evaluation:
             found[module] = found.get(module, 0) + size
         return found
 
-    @cached_property
+    @property
     def steady_polynomials(self) -> tuple[Polynomial, ...]:
         """Whose maximum is the steady-state peak."""
         return self._steady.polynomials

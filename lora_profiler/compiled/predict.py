@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from functools import partial
 
+from lora_profiler.algebra import Polynomial
 from lora_profiler.algebra.table import Values
 from lora_profiler.compiled.evaluation import Evaluation, evaluation_of
 from lora_profiler.compiled.profile import Profile
@@ -29,6 +30,14 @@ of another dtype stood up to 9 % above the trace where layers are large and the 
 def peak_bytes(workload: Workload) -> int:
     """Steady-state peak of live bytes: `predict(workload).peak.total_bytes` without the rest. Raises NoProfileError."""
     return evaluation_of(workload).peak(workload.setup)
+
+
+def peak_polynomials(workload: Workload) -> tuple[Polynomial, ...]:
+    """Polynomials in batch, sequence and rank whose maximum is the steady-state peak, where the facts of `workload` hold.
+
+    Raises NoProfileError.
+    """
+    return evaluation_of(workload).steady_polynomials
 
 
 def predict(workload: Workload) -> Prediction:

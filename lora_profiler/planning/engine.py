@@ -1,8 +1,14 @@
 """Which answerer predicts: the one place that chooses between rules, profiles and fresh traces."""
 
+from typing import TYPE_CHECKING
+
 from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.model_spec import ModelSpec
 from lora_profiler.prediction import Prediction
 from lora_profiler.workload import Workload
+
+if TYPE_CHECKING:
+    from lora_profiler.algebra import Polynomial
 
 ENGINES = ("auto", "analytic", "compiled", "traced")
 
@@ -40,6 +46,24 @@ def peak_bytes(workload: Workload, engine: str = "auto") -> int:
     from lora_profiler.compiled import peak_bytes as compiled_peak_bytes
 
     return compiled_peak_bytes(workload)
+
+
+def peak_polynomials(workload: Workload, engine: str = "auto") -> "tuple[Polynomial, ...]":
+    """Polynomials in batch, sequence and rank whose maximum is the steady-state peak, where the facts of `workload` hold."""
+    if _resolved(workload, engine) == "analytic":
+        from lora_profiler.analytic import peak_polynomials as analytic_polynomials
+
+        return analytic_polynomials(workload)
+    from lora_profiler.compiled import peak_polynomials as compiled_polynomials
+
+    return compiled_polynomials(workload)
+
+
+def windows_of(model: ModelSpec) -> tuple[int, ...]:
+    """Lengths from which on other rules hold, in tokens."""
+    from lora_profiler.compiled.facts import windows_of as compiled_windows
+
+    return compiled_windows(model)
 
 
 def follow_up(prediction: Prediction, engine: str) -> str:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from lora_profiler.algebra.front import undominated
 from lora_profiler.algebra.polynomial import Exponents, Polynomial
-from lora_profiler.analytic.plan import plan_for, windows_of
 from lora_profiler.errors import UsageError
+from lora_profiler.planning.engine import peak_polynomials, rules_know, windows_of
 from lora_profiler.workload import MAX_SIZE, Workload
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class _Plans:
 
     def __init__(self, np: Any, workload: Workload, b0: int, b1: int, s0: int, s1: int, r0: int, r1: int) -> None:
         self.np, self.workload = np, workload
+        self._engine = "auto" if rules_know(workload) else "compiled"
         self.low, self.high = (b0, s0, r0), (b1, s1, r1)
         starts = [1, 2, *(w for w in windows_of(workload.model) if w > 2)]
         spans = zip(starts, [*starts[1:], MAX_SIZE + 1], strict=True)
@@ -94,9 +95,9 @@ class _Plans:
         batch, first, rank = key
         setup = self.workload.setup
         lora = replace(setup.lora, r=rank) if setup.lora and self.rank_is_fact else setup.lora
-        plan = plan_for(replace(self.workload, setup=replace(setup, batch_size=batch, seq_len=first, lora=lora)))
+        asked = replace(self.workload, setup=replace(setup, batch_size=batch, seq_len=first, lora=lora))
         corner = max(self.low[0], batch), max(self.low[1], first), self.low[2]
-        shifted = {p.shifted(*corner): p for p in plan.peaks.polynomials}
+        shifted = {p.shifted(*corner): p for p in peak_polynomials(asked, self._engine)}
         return [shifted[p] for p in undominated(shifted)]
 
     def matrix(self, key: tuple[int, int, int]) -> tuple[list[Exponents], Any]:
