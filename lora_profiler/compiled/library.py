@@ -5,12 +5,10 @@ cannot be read is put aside; a cached profile made with other versions than thos
 """
 
 import os
-import sqlite3
 import sys
 from collections.abc import Mapping
 from contextlib import closing
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from lora_profiler.compiled.profile import FORMAT, Profile, ProfileError, packed, unpacked
@@ -52,6 +50,8 @@ def find_profile(key: str) -> Profile | None:
 
 def keep(profile: Profile) -> Path | None:
     """Puts a profile into the cache, in place of one with its key. None where it cannot be kept: the next one traces again."""
+    import sqlite3
+
     path = cache_path()
     if path is None:
         return None
@@ -73,6 +73,8 @@ def keep(profile: Profile) -> Path | None:
 
 def write(path: Path, profiles: "list[Profile]") -> None:
     """Adds profiles to the file at `path`, all or none. Raises sqlite3.Error."""
+    import sqlite3
+
     rows = [(p.key, FORMAT, packed(p)) for p in profiles]
     with closing(sqlite3.connect(path, timeout=_WAIT_SECONDS)) as connection, connection:
         connection.execute(_TABLE)
@@ -83,6 +85,8 @@ def _read(path: Path, key: str) -> Profile | None:
     """None too for what cannot be read: a profile can always be made again."""
     if not path.is_file():
         return None
+    import sqlite3  # a process that has no profile to read does without
+
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_WAIT_SECONDS)) as connection:
             row = connection.execute("SELECT data FROM profiles WHERE key = ? AND format = ?", (key, FORMAT)).fetchone()
@@ -98,6 +102,8 @@ def _is_of_these_versions(versions: Mapping[str, str]) -> bool:
 
 @cache
 def _installed(name: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(name)
     except PackageNotFoundError:
