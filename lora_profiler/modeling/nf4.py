@@ -56,6 +56,19 @@ def _pack(model: nn.Module, name: str, old: nn.Module, operation: Any) -> None:
     packed = operation.convert({weight: old.weight.data}, model=model, full_layer_name=weight)
     new.weight = packed[weight]
     new.bias = old.bias
+    if new.weight.device.type == "meta":
+        _pack_without_data(new.weight)
+
+
+def _pack_without_data(weight: Any) -> None:
+    """bitsandbytes packs nothing on the way to the meta device; its packing itself gives the layout there too.
+
+    It keeps a code book from the first packing for all later ones: that one is not to be without data.
+    """
+    from bitsandbytes import functional
+
+    functional.name2qmap.setdefault("dynamic", functional.create_dynamic_map())
+    weight._quantize(weight.device)
 
 
 def prepare_for_training(model: nn.Module, quantization: Quantization, checkpointing: bool) -> None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lora_profiler.traced.optimizers_on_meta import fused_on_meta, optimizer_kernels
+from lora_profiler.traced.quantised_on_meta import quantised_kernels
 from lora_profiler.traced.replacing import replaced
 from lora_profiler.workload import TrainSetup
 
@@ -176,7 +177,7 @@ def substitutes(device: str) -> dict[Any, Callable[..., Any]]:
 
 def kernels_in_python(setup: TrainSetup) -> dict[Any, Callable[..., Any]]:
     """Operator -> the Python that the device runs for it, to be traced in its place."""
-    return optimizer_kernels(setup)
+    return optimizer_kernels(setup) | quantised_kernels(setup)
 
 
 def grouped_product(func: Any, a: Tensor, b: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -137,6 +137,8 @@ class _Run:
             with tracer:
                 loss = self._whole_step(step)
             del loss
+            for category, name, tensor in self._owned():
+                tracer.claim(tensor, category, name)  # a 4-bit layer's bias is another storage after its first forward pass
         tracer.counts_flops = False
         tracer.mark(3, 0, "setup")
         self._forward_under_hooks()
