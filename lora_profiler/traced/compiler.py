@@ -4,6 +4,7 @@ Four traces of four units give the sizes as polynomials and the tape as blocks. 
 model as it is, at sizes of their own, must then come out of it event by event.
 """
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
@@ -43,6 +44,15 @@ def compile_profile(workload: Workload, on_trace: Callable[[str], None] = lambda
 
     Raises CompileError, and what building the model raises.
     """
+    gc.collect()
+    gc.freeze()  # libraries hold a million objects, which every trace would look through again
+    try:
+        return _folded_or_whole(workload, on_trace)
+    finally:
+        gc.unfreeze()
+
+
+def _folded_or_whole(workload: Workload, on_trace: Callable[[str], None]) -> Profile:
     facts = facts_of(workload)
     points = _points(workload, facts)
     layout = layout_of(workload.model)

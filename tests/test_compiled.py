@@ -1,0 +1,264 @@
+"""Compiled profiles against fresh traces, which know nothing of polynomials, folding or depth."""
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import families
+from lora_profiler.catalog import model_from_config
+from lora_profiler.compiled import NoProfileError, has_profile, library, peak_bytes, predict, predict_with
+from lora_profiler.compiled.evaluation import forget
+from lora_profiler.compiled.facts import facts_of
+from lora_profiler.compiled.profile import Profile, ProfileError, packed, profile_key, unpacked
+from lora_profiler.modeling import build_model
+from lora_profiler.planning import engine
+from lora_profiler.traced.compiler import CompileError, compile_profile
+from lora_profiler.traced.flat import Flat, flat
+from lora_profiler.traced.layouts import at_depth, layout_of
+from lora_profiler.traced.run import trace
+from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+
+BASE = TrainSetup(device="cuda", batch_size=2, seq_len=64)
+LORA = replace(BASE, lora=LoraConfig(r=4))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache of one's own."""
+    monkeypatch.setenv(library.CACHE_VARIABLE, str(tmp_path / "cache"))
+    forget()
+    yield tmp_path / "cache" / "profiles.sqlite"
+    forget()
+
+
+def workload(family: str, setup: TrainSetup, layers: int = 7, **config: Any) -> Workload:
+    raw = dict(families.TINY[family])
+    raw |= {name: layers for name in ("num_hidden_layers", "n_layer") if name in raw}
+    return Workload(model=model_from_config(raw | config, id=f"tiny-{family}", source="test"), setup=setup)
+
+
+def fresh(asked: Workload) -> Flat:
+    return flat(trace(asked, lambda w: build_model(w, device="meta")))
+
+
+def truth(asked: Workload) -> dict[tuple[int, str], int]:
+    """Peak of each (step, phase) by adding up the events of a fresh trace."""
+    found: dict[tuple[int, str], int] = {}
+    live, sizes, where = 0, [], (0, "before")
+    for event in fresh(asked).events:
+        if event.birth is not None:
+            sizes.append(event.birth.size)
+            live += event.birth.size
+        elif event.mark is None:
+            live -= sizes[event.dies]
+        elif not event.mark.note:
+            where = (event.mark.step, {"loss": "forward"}.get(event.mark.phase, event.mark.phase))
+        found[where] = max(live, found.get(where, 0))
+    return found
+
+
+GROUPS = {
+    "forward": ("last_layer_forward", "end_of_forward"),
+    "backward": ("loss_backward", "last_layer_backward", "first_layer_backward"),
+    "optimizer": ("optimizer_step",),
+}
+
+SETUPS = {
+    "full": BASE,
+    "full checkpointed": replace(BASE, checkpointing=True, optimizer_impl="forloop"),
+    "lora": LORA,
+    "lora checkpointed, dropout": replace(LORA, checkpointing=True, lora=LoraConfig(r=4, lora_dropout=0.1)),
+    "lora accumulated": replace(LORA, accumulation=3),
+    "eager": replace(BASE, attention="eager"),
+    "efficient": replace(LORA, attention="efficient"),
+}
+
+
+CASES = [*(("llama", name) for name in SETUPS), ("gpt2", "lora"), ("opt", "full checkpointed")]
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_a_profile_says_what_a_fresh_trace_of_another_size_and_depth_says(family: str, name: str) -> None:
+    made = compile_profile(workload(family, SETUPS[name]))
+    assert made.layout is not None
+    for layers, batch, seq, rank in ((4, 2, 2, 1), (11, 5, 233, 21)):
+        setup = SETUPS[name]
+        lora = replace(setup.lora, r=rank) if setup.lora else None
+        asked = workload(family, replace(setup, batch_size=batch, seq_len=seq, lora=lora), layers)
+        said = predict_with(made, asked)
+        real = truth(asked)
+        for step, label in ((1, 1), (2, "steady")):
+            at = {m.moment: m.total_bytes for m in said.moments if m.step == label}
+            for phase, moments in GROUPS.items():
+                assert max(at[m] for m in moments if m in at) == real[step, phase], (layers, batch, seq, rank, step, phase)
+        assert said.peak.total_bytes == max(size for (step, _), size in real.items() if step == 2)
+
+
+@pytest.mark.parametrize("family", ["gemma3_text", "qwen3_moe"])
+def test_unlike_layers_are_folded_by_their_period_or_traced_whole(family: str) -> None:
+    """Gemma 3 turns between windows and full attention; a mixture keeps its router's tensors."""
+    asked = workload(family, BASE, layers=11)
+    made = compile_profile(asked)
+    assert predict_with(made, asked).peak.total_bytes == max(n for (step, _), n in truth(asked).items() if step == 2)
+
+
+def test_a_filled_window_is_another_profile() -> None:
+    window = {"sliding_window": 48, "layer_types": ["sliding_attention"] * 7}
+    short = workload("mistral", replace(LORA, seq_len=47), **window)
+    long = workload("mistral", replace(LORA, seq_len=48), **window)
+    assert facts_of(short) != facts_of(long)
+    assert profile_key(short.model, short.setup, facts_of(short)) != profile_key(long.model, long.setup, facts_of(long))
+    for asked in (short, long):
+        made = compile_profile(asked)
+        assert predict_with(made, asked).peak.total_bytes == max(n for (step, _), n in truth(asked).items() if step == 2)
+
+
+def test_columns_of_the_layers_sum_to_the_totals() -> None:
+    asked = workload("llama", LORA)
+    said = predict_with(compile_profile(asked), asked)
+    sums = {
+        name: sum(getattr(layer, name) for layer in said.layers)
+        for name in ("num_trainable_parameters", "gradient_bytes", "optimizer_state_bytes", "saved_activation_bytes", "flops")
+    }
+    assert said.flops is not None
+    assert sums == {
+        "num_trainable_parameters": said.parameters.trainable,
+        "gradient_bytes": said.persistent_bytes["gradients"],
+        "optimizer_state_bytes": said.persistent_bytes["optimizer_states"],
+        "saved_activation_bytes": said.saved_activation_bytes,
+        "flops": said.flops.total,
+    }
+    assert {name for name, _ in asked.model.modules()} <= {layer.name for layer in said.layers}
+
+
+@pytest.mark.parametrize("setup", [BASE, LORA, replace(LORA, checkpointing=True)])
+def test_rules_and_profile_agree_where_the_rules_are_exact(setup: TrainSetup) -> None:
+    """Two predictors that share nothing but the question."""
+    asked = workload("llama", setup, vocab_size=32_000)
+    compiled = predict_with(compile_profile(asked), asked)
+    rules = engine.predict(asked, "analytic")
+    assert rules.exactness == "exact"
+    assert compiled.peak.moment == rules.peak.moment
+    assert {c: n for c, n in compiled.peak.bytes.items() if n} == {c: n for c, n in rules.peak.bytes.items() if n}
+    assert compiled.saved_activation_bytes == rules.saved_activation_bytes
+    assert compiled.persistent_bytes == rules.persistent_bytes
+    assert compiled.parameters == rules.parameters
+    assert compiled.flops == rules.flops
+
+
+# --- kept and found ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple[Workload, Profile]:
+    asked = workload("llama", LORA)
+    return asked, compile_profile(asked)
+
+
+def test_a_profile_comes_back_from_json(made: tuple[Workload, Profile]) -> None:
+    asked, profile = made
+    back = unpacked(packed(profile))
+    assert packed(back) == packed(profile)
+    assert predict_with(back, asked) == predict_with(profile, asked)
+    assert predict_with(back, asked).layers == predict_with(profile, asked).layers
+
+
+def test_what_is_no_profile_is_refused(made: tuple[Workload, Profile]) -> None:
+    data = packed(made[1])
+    for spoilt in (b"", data[:-7], data[:50] + b"\0" + data[51:], b"x\x9c\x03\0\0\0\0\x01"):
+        with pytest.raises(ProfileError):
+            unpacked(spoilt)
+
+
+def test_a_kept_profile_answers_every_size_and_nothing_else(made: tuple[Workload, Profile], cache: Path) -> None:
+    asked, profile = made
+    with pytest.raises(NoProfileError, match="lora-profile compile"):
+        predict(asked)
+    assert library.keep(profile) == cache
+    forget()
+    larger = replace(asked, setup=replace(asked.setup, batch_size=9, seq_len=777, lora=LoraConfig(r=99)))
+    assert predict(larger).engine == "compiled"
+    assert peak_bytes(larger) == predict(larger).peak.total_bytes
+    assert engine.predict(larger).engine == "compiled"
+    for other in (replace(asked.setup, batch_size=1), replace(asked.setup, checkpointing=True), BASE):
+        assert not has_profile(replace(asked, setup=other))
+
+
+def test_a_profile_of_other_versions_is_not_used(made: tuple[Workload, Profile]) -> None:
+    asked, profile = made
+    library.keep(replace(profile, versions={**profile.versions, "transformers": "1.0"}))
+    forget()
+    assert not has_profile(asked)
+
+
+def test_an_unreadable_cache_is_put_aside(made: tuple[Workload, Profile], cache: Path) -> None:
+    asked, profile = made
+    cache.parent.mkdir(parents=True)
+    cache.write_bytes(b"this is no database, and longer than a header of SQLite is" * 10)
+    assert not has_profile(asked)
+    assert library.keep(profile) == cache
+    forget()
+    assert has_profile(asked)
+    assert cache.with_suffix(".unreadable").exists()
+
+
+def test_a_spoilt_row_counts_as_none(made: tuple[Workload, Profile], cache: Path) -> None:
+    asked, profile = made
+    library.keep(profile)
+    with sqlite3.connect(cache) as connection:
+        connection.execute("UPDATE profiles SET data = ?", (b"nothing",))
+    connection.close()
+    forget()
+    assert not has_profile(asked)
+
+
+# --- refused ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_tape_that_changes_with_the_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a kernel took another path from some length on, which the config does not name."""
+    from lora_profiler.traced import compiler
+
+    def build(asked: Workload) -> Any:
+        model = build_model(asked, device="meta")
+        if asked.setup.seq_len > 100:
+            model.get_input_embeddings().register_forward_hook(lambda _m, _a, out: out.clone())
+        return model
+
+    monkeypatch.setattr(compiler, "_on_meta", build)
+    with pytest.raises(CompileError, match="tape changes"):
+        compile_profile(workload("llama", BASE))
+
+
+def test_a_size_beyond_polynomials_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lora_profiler.traced import compiler
+
+    def build(asked: Workload) -> Any:
+        import torch
+
+        model = build_model(asked, device="meta")
+        odd = torch.empty(asked.setup.seq_len**3 // 7, device="meta")
+        model.get_input_embeddings().register_forward_hook(lambda _m, _a, out: out + torch.neg(odd)[:1])
+        return model
+
+    monkeypatch.setattr(compiler, "_on_meta", build)
+    with pytest.raises(CompileError, match="polynomial"):
+        compile_profile(workload("llama", BASE))
+
+
+def test_the_layout_finds_periods_and_prefixes() -> None:
+    plain = layout_of(workload("llama", BASE).model)
+    assert plain is not None and (plain.prefix, plain.period, plain.tail) == (0, 1, 0)
+    turning = layout_of(workload("gemma3_text", BASE, 20, layer_types=(["sliding_attention"] * 3 + ["full_attention"]) * 5).model)
+    assert turning is not None and (turning.prefix, turning.period) == (0, 4)
+    first = layout_of(workload("qwen3_moe", BASE, 9, mlp_only_layers=[0]).model)
+    assert first is not None and (first.prefix, first.period) == (1, 1)
+    assert layout_of(workload("llama", BASE, 3).model) is None
+    assert at_depth(workload("llama", BASE).model, 5).num_layers == 5
