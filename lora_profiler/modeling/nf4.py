@@ -67,7 +67,7 @@ def _pack_without_data(weight: Any) -> None:
     """
     from bitsandbytes import functional
 
-    functional.name2qmap.setdefault("dynamic", functional.create_dynamic_map())
+    functional.name2qmap.setdefault("dynamic", functional.create_dynamic_map())  # type: ignore[no-untyped-call]
     weight._quantize(weight.device)
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lora_profiler.traced.autocast import Autocast
 from lora_profiler.traced.optimizers_on_meta import fused_on_meta, optimizer_kernels
 from lora_profiler.traced.quantised_on_meta import quantised_kernels
 from lora_profiler.traced.replacing import replaced
@@ -29,17 +30,26 @@ def device_rules(setup: TrainSetup, kernels: set[str], seen: Callable[[Tensor], 
     Kernels that attention takes go to `kernels`; memory that no operator returns is told to `seen`.
     """
     with ExitStack() as stack:
-        stack.enter_context(attention(setup, kernels))
+        lowered = None
+        if setup.precision == "amp":
+            casts = Autocast(setup)
+            stack.enter_context(casts.installed())
+            lowered = casts.lowered
+        else:
+            stack.enter_context(no_autocast_on_meta())
+        stack.enter_context(attention(setup, kernels, lowered))
         stack.enter_context(no_packed_sequences())
-        stack.enter_context(no_autocast_on_meta())
         stack.enter_context(fused_on_meta())
         stack.enter_context(generator_states(seen) if setup.device == "cpu" else byte_dropout())
         yield
 
 
 @contextmanager
-def attention(setup: TrainSetup, kernels: set[str]) -> Iterator[None]:
-    """SDPA calls the fused operator that the device would take; the meta device itself knows the math path alone."""
+def attention(setup: TrainSetup, kernels: set[str], lowered: Callable[..., list[Any]] | None = None) -> Iterator[None]:
+    """SDPA calls the fused operator that the device would take; the meta device itself knows the math path alone.
+
+    `lowered` casts what it gets, as autocast does before SDPA.
+    """
     math = F.scaled_dot_product_attention
 
     def sdpa(
@@ -52,6 +62,8 @@ def attention(setup: TrainSetup, kernels: set[str]) -> Iterator[None]:
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
+        if lowered is not None:
+            query, key, value, attn_mask = lowered(query, key, value, attn_mask)
         kernel = attention_kernel(setup, query, key, value, attn_mask, dropout_p, enable_gqa)
         kernels.add(kernel)
         if kernel == "math":
