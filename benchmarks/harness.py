@@ -1,15 +1,17 @@
-"""What the harness itself costs, and whether its clock is right; paired within one process, so that the machine cancels out.
+"""What the harness itself costs, and whether its clock is right; in pairs, so that the machine cancels out.
 
-    python -m benchmarks.harness            about three minutes on one core that has nothing else to do; needs the test extra
+    python -m benchmarks.harness            about ten minutes on one core that has nothing else to do; needs the test extra
 
-Writes `results/harness.md` and `results/harness.json`. Blocks alternate A, B, B, A; a figure is the median over the pairs with a
-bootstrap interval.
+Writes `results/harness.md` and `results/harness.json`. Blocks alternate A, B, B, A within a process; a figure is the median over
+the pairs with a bootstrap interval. Two loops that do the same differ by some percent in one process, for as long as it lives,
+one way or the other: their tensors come to lie at other addresses. So loops are compared over many processes, a median each.
 """
 
 import argparse
 import json
 import os
 import random
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +38,7 @@ RESULTS = Path(__file__).parent / "results"
 SETUP = TrainSetup(device="cpu", dtype="float32", batch_size=4, seq_len=128, lora=LoraConfig(r=8))
 SIZES = {"vocab_size": 4000, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4}
 STEPS, PAIRS = 10, 30
+PROCESSES, PAIRS_IN_EACH = 10, 4
 INJECTED_SECONDS = 0.020
 
 
@@ -93,12 +96,32 @@ def slow_data(run: Training) -> Iterator[None]:
         run.batches.next = following  # type: ignore[method-assign]
 
 
-def paired(a: Callable[[], float], b: Callable[[], float], of: Callable[[float, float], float]) -> dict[str, Any]:
-    """`of(a, b)` over PAIRS pairs in the order A B, B A, ...: median, bootstrap interval of the median, and every pair."""
+def pairs(a: Callable[[], float], b: Callable[[], float], of: Callable[[float, float], float], count: int = PAIRS) -> list[float]:
+    """`of(a, b)` over pairs in the order A B, B A, ..."""
     found = []
-    for turn in range(PAIRS):
+    for turn in range(count):
         first, second = (a(), b()) if turn % 2 == 0 else (b(), a())
         found.append(of(first, second) if turn % 2 == 0 else of(second, first))
+    return found
+
+
+def over_processes(what: str) -> list[float]:
+    """The median ratio of one process, for many."""
+    command = [sys.executable, "-m", "benchmarks.harness", "--one-process", what]
+    outputs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(PROCESSES)]
+    return [float(text.splitlines()[-1]) for text in outputs]
+
+
+def one_process(what: str) -> float:
+    run = training()
+    for _ in range(3):
+        bare_seconds(run)
+    first: Callable[[Training], float] = harness_seconds if what == "harness" else bare_seconds
+    return median(pairs(lambda: first(run), lambda: bare_seconds(run), lambda a, b: a / b, PAIRS_IN_EACH))
+
+
+def summed_up(found: list[float]) -> dict[str, Any]:
+    """Median, bootstrap interval of the median, and every value."""
     draw = random.Random(0)
     medians = sorted(median(draw.choices(found, k=len(found))) for _ in range(2000))
     return {"median": median(found), "low": medians[50], "high": medians[1949], "pairs": found}
@@ -116,13 +139,14 @@ def measured(run: Training) -> dict[str, dict[str, Any]]:
     plain = lambda: harness_seconds(run)  # noqa: E731  # named for what it is in the calls below
     for _ in range(3):
         bare_seconds(run)
-    return {
-        "harness / bare loop": paired(plain, lambda: bare_seconds(run), lambda a, b: a / b),
-        "bare loop / bare loop": paired(lambda: bare_seconds(run), lambda: bare_seconds(run), lambda a, b: a / b),
-        "20 ms in forward, ms more": paired(with_(sleeping, run), plain, lambda a, b: 1000 * (a - b)),
-        "20 ms in making the batch, ms more": paired(with_(slow_data, run), plain, lambda a, b: 1000 * (a - b)),
-        "twice the steps / once": paired(lambda: harness_seconds(run, 2 * STEPS), plain, lambda a, b: a / b),
+    values = {
+        "harness / bare loop": over_processes("harness"),
+        "bare loop / bare loop": over_processes("bare"),
+        "20 ms in forward, ms more": pairs(with_(sleeping, run), plain, lambda a, b: 1000 * (a - b)),
+        "20 ms in making the batch, ms more": pairs(with_(slow_data, run), plain, lambda a, b: 1000 * (a - b)),
+        "twice the steps / once": pairs(lambda: harness_seconds(run, 2 * STEPS), plain, lambda a, b: a / b),
     }
+    return {name: summed_up(found) for name, found in values.items()}
 
 
 def as_markdown(found: dict[str, dict[str, Any]], step: tuple[float, float, float], seconds: int) -> str:
@@ -130,8 +154,9 @@ def as_markdown(found: dict[str, dict[str, Any]], step: tuple[float, float, floa
     lines = [
         "# What the harness costs, and whether its clock is right",
         "",
-        f"{PAIRS} pairs of blocks of {STEPS} steps each, alternating, in one process on one thread; a step takes {middle:.1f} ms",
-        f"({low:.1f} to {high:.1f}). Small Llama, rank 8, 4 x 128 tokens, CPU.",
+        f"Pairs of blocks of {STEPS} steps each, alternating, on one thread; a step takes {middle:.1f} ms ({low:.1f} to",
+        f"{high:.1f}). Small Llama, rank 8, 4 x 128 tokens, CPU. The first two rows are medians over {PROCESSES} processes of",
+        f"{PAIRS_IN_EACH} pairs each, the others over {PAIRS} pairs of one process.",
         f"`python -m benchmarks.harness`, {seconds} s, torch {version('torch')}, load {os.getloadavg()[0]:.1f} at the end.",
         "",
         "| what | median | 95 % interval | expected |",
@@ -145,8 +170,13 @@ def as_markdown(found: dict[str, dict[str, Any]], step: tuple[float, float, floa
 
 
 def main() -> int:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--one-process", choices=("harness", "bare"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.one_process:
+        print(one_process(options.one_process))
+        return 0
     began = time.perf_counter()
     run = training()
     found = measured(run)

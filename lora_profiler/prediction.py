@@ -92,9 +92,24 @@ class LayerCost:
     flops: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceMemory:
+    """What CUDA's caching allocator makes of two steps, simulated event by event: peaks in bytes.
+
+    `allocated` counts whole blocks, `reserved` the segments taken from the driver when there is always room,
+    `expandable_reserved` the same with expandable segments, `smallest` the least that the allocator must be given to complete
+    both steps. BLAS workspaces and the driver's context come on top.
+    """
+
+    allocated_bytes: int
+    reserved_bytes: int
+    expandable_reserved_bytes: int
+    smallest_bytes: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The answer to one workload. `layers` are worked out when asked for.
+    """The answer to one workload. `layers` and `device_memory` are worked out when asked for.
 
     `persistent_bytes` holds parameters, quantization_state, adapters, gradients, optimizer_states. `saved_activation_bytes`
     is everything autograd keeps at the end of forward, parameters left out; None where the engine does not know it.
@@ -114,10 +129,16 @@ class Prediction:
     moments: tuple[Moment, ...]
     flops: FlopCount | None
     layer_source: Callable[[], tuple[LayerCost, ...]] = field(repr=False, compare=False)
+    device_memory_source: Callable[[], DeviceMemory] | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def layers(self) -> tuple[LayerCost, ...]:
         return self.layer_source()
+
+    @cached_property
+    def device_memory(self) -> DeviceMemory | None:
+        """None where the engine has no tape to replay, or the device no such allocator."""
+        return None if self.device_memory_source is None else self.device_memory_source()
 
     @cached_property
     def peak(self) -> Moment:

@@ -6,12 +6,14 @@ from functools import partial
 
 from lora_profiler.algebra import Polynomial
 from lora_profiler.algebra.table import Values
+from lora_profiler.compiled.allocator import replay, smallest_capacity
 from lora_profiler.compiled.evaluation import Evaluation, evaluation_of
 from lora_profiler.compiled.profile import Profile
 from lora_profiler.model_spec import Module
 from lora_profiler.prediction import (
     CATEGORIES,
     Category,
+    DeviceMemory,
     Exactness,
     FlopCount,
     LayerCost,
@@ -83,6 +85,7 @@ def _prediction(found: Evaluation, workload: Workload) -> Prediction:
             tokens=setup.batch_size * setup.seq_len,
         ),
         layer_source=partial(layer_costs, found, workload),
+        device_memory_source=partial(device_memory, found, at) if setup.device == "cuda" else None,
     )
 
 
@@ -125,6 +128,29 @@ def _assumptions(workload: Workload, profile: Profile) -> tuple[str, ...]:
     if workload.setup.device == "cuda":
         found.append("CUDA rules are taken from torch's source and meta kernels; they await a check on a GPU.")
     return tuple(found)
+
+
+# --- in the allocator -----------------------------------------------------------------------------------------------------
+
+
+def device_memory(found: Evaluation, at: Values) -> DeviceMemory:
+    """The whole tape at these sizes, replayed through a simulation of CUDA's caching allocator."""
+    values = [size.evaluate(*at) for size in found.profile.sizes]
+    sizes: list[int] = []
+    events: list[int] = []
+    for event, _ in found.profile.tape.expand(found.units):
+        if event.birth is not None:
+            events.append(len(sizes))
+            sizes.append(values[event.birth.size])
+        elif event.mark is None:
+            events.append(~event.dies)
+    plain, expandable = replay(sizes, events), replay(sizes, events, expandable_segments=True)
+    return DeviceMemory(
+        allocated_bytes=plain.allocated_bytes,
+        reserved_bytes=plain.reserved_bytes,
+        expandable_reserved_bytes=expandable.reserved_bytes,
+        smallest_bytes=smallest_capacity(sizes, events),
+    )
 
 
 # --- by module ------------------------------------------------------------------------------------------------------------

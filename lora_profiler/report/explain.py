@@ -37,9 +37,10 @@ def explain_blocks(prediction: Prediction) -> list[Block]:
         ("persistent", _persistent(prediction)),
         ("saved for backward", _saved(prediction)),
         ("compute per micro-batch", _compute(prediction)),
+        ("in CUDA's caching allocator, simulated over two steps", _allocator(prediction)),
     ):
-        lines.append(title)
-        lines += [f"  {what}: {value} = {formula}" for what, value, formula in found]
+        said = [f"  {what}: {value} = {formula}" for what, value, formula in found]
+        lines += [title, *said] if said else []
     blocks: list[Block] = [
         heading(f"How {method_label(prediction)} was worked out"),
         paragraph(*lines),
@@ -217,6 +218,21 @@ def _compute(prediction: Prediction) -> Iterator[Line]:
         )
     per_token = f"{flops_text(flops.total)} / {count_text(flops.tokens)} tokens"
     yield "per token", flops_text(flops.per_token), per_token
+
+
+def _allocator(prediction: Prediction) -> Iterator[Line]:
+    """Nothing where the engine has no tape to replay. Context and BLAS workspaces are left out: they differ by card."""
+    memory = prediction.device_memory
+    if memory is None:
+        return
+    yield "allocated", bytes_text(memory.allocated_bytes), "whole blocks: requests rounded up to 512 B, and tails not split off"
+    yield (
+        "reserved",
+        bytes_text(memory.reserved_bytes),
+        "segments taken from the driver, holes included, where there is always room",
+    )
+    yield "reserved, expandable", bytes_text(memory.expandable_reserved_bytes), "the same with expandable_segments:True"
+    yield "at least", bytes_text(memory.smallest_bytes), "the least with which two steps end, after giving segments back"
 
 
 def _has_experts(prediction: Prediction) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.fit import Fit
 from lora_profiler.planning.levers import Lever
-from lora_profiler.prediction import Moment, Prediction
+from lora_profiler.prediction import DeviceMemory, Moment, Prediction
 from lora_profiler.workload import setup_dict
 
 SCHEMA_VERSION = "1.0"
@@ -66,7 +66,7 @@ def prediction_dict(prediction: Prediction) -> dict[str, Any]:
         "saved_activation_bytes": prediction.saved_activation_bytes,
         "moments": [_moment_dict(moment) for moment in prediction.moments],
         "peak": _moment_dict(prediction.peak),
-        "device_memory": None,
+        "device_memory": _device_memory_dict(prediction.device_memory) if prediction.device_memory else None,
         "flops": {
             "forward": flops.forward,
             "backward": flops.backward,
@@ -78,6 +78,11 @@ def prediction_dict(prediction: Prediction) -> dict[str, Any]:
         else None,
         "step_time": None,
     }
+
+
+def _device_memory_dict(memory: DeviceMemory) -> dict[str, int | None]:
+    """`device_bytes` would add context and workspaces, which differ by card: see `fit.reserve`."""
+    return {**asdict(memory), "device_bytes": None}
 
 
 def _moment_dict(moment: Moment) -> dict[str, Any]:
