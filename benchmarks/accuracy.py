@@ -22,6 +22,34 @@ def error_row(what: str, rows: Sequence[dict[str, Any]]) -> str:
     return f"| {what} | {len(rows)} | {mean(abs(e) for e in errors):.2%} | {worst['error']:+.2%} | {worst['configuration']} |"
 
 
+def measured_line() -> str:
+    """The committed records of the harness."""
+    found = []
+    for name, folder in results("records").items():
+        peak = next(e for e in folder["errors"] if e["metric"] == "peak_requested_bytes")
+        worst = "-".join(peak["worst_record"].split("-")[:-2])
+        found.append(
+            f"- **Real training runs**, {folder['records']} records of the harness ({name}): the peak is "
+            f"{peak['mean_absolute']:.2%} off in the mean, {peak['worst']:+.2%} at worst ({worst}); by metric and category, "
+            "every miss with its reason, in `benchmarks/results/records.md`.\n"
+        )
+    return "".join(found)
+
+
+def profiles_line() -> str:
+    """Two predictors at full size."""
+    rows = results("profiles")["rows"]
+    compared = [row for row in rows if row.get("rules")]
+    points = sum(len(row["peak_errors"]) for row in compared)
+    equal = sum(not error for row in compared for error in row["peak_errors"])
+    worst = max((abs(error) for row in compared for error in row["peak_errors"]), default=0.0)
+    return (
+        f"- **Rules against compiled traces**, two predictors that share nothing but the question: {len(compared)} steps of "
+        f"{len({row['model'] for row in compared})} models at full size; {equal:,} of {points:,} peaks equal to the byte, "
+        f"the rest up to {worst:.2%} apart (`benchmarks/results/profiles.md`)."
+    )
+
+
 def table() -> str:
     """Markdown: saved bytes, peaks by what the answer claims, speed."""
     saved, peaks, start, speed = (results(name) for name in ("saved_bytes", "peaks", "startup", "throughput"))
@@ -59,6 +87,7 @@ def table() -> str:
         + ". The models are tiny and most vocabularies small, so that peaks inside layers, which are the estimates, occur often. "
         "The bounds that an estimate states are the largest errors of these rows, rounded up; "
         "`python -m benchmarks.peaks --fresh SEED` measures rows on which nothing was set.",
+        measured_line() + profiles_line(),
         f"- **Speed**: {ours:.2f} s for a whole `lora-profile` process, {accelerate / ours:.0f} times faster than "
         f"`accelerate estimate-memory --help` beside it; {rate['peak_bytes']:,.0f} peaks a second one at a time, "
         f"{swept / 1e6:,.0f} million by `sweep` (`benchmarks/results/startup.md`, `throughput.md`).",

@@ -61,6 +61,7 @@ def run(command: str) -> tuple[str, int]:
         program.chmod(0o755)
         env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
         env |= {"PATH": f"{folder}{os.pathsep}{env['PATH']}", "PYTHONPATH": str(ROOT), "COLUMNS": "80", "HF_HUB_OFFLINE": "1"}
+        env["LORA_PROFILER_CACHE"] = folder
         done = subprocess.run(
             ["sh", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, cwd=folder, timeout=120
         )

@@ -1,0 +1,119 @@
+"""`lora-profile compile`, and answers from profiles on the command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jsonschema
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from lora_profiler.cli import main
+from lora_profiler.compiled.evaluation import forget
+from lora_profiler.report.payload import predict_schema
+
+TINY_BLOOM = {
+    "model_type": "bloom", "architectures": ["BloomForCausalLM"], "hidden_size": 32, "n_layer": 6, "n_head": 4, "vocab_size": 500,
+}  # fmt: skip
+"""A type that the rules do not know."""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORA_PROFILER_CACHE", str(tmp_path / "cache"))
+    forget()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(TINY_BLOOM))
+    return str(path)
+
+
+class Done(NamedTuple):
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    def run_(*arguments: str) -> Done:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        out, err = capfd.readouterr()
+        return Done(ended.value.code or 0, out, err)  # type: ignore[arg-type]
+
+    return run_
+
+
+Run = Callable[..., Done]
+
+
+def predictions(run: Run, *arguments: str) -> list[dict[str, Any]]:
+    done = run(*arguments, "--format", "json")
+    assert done.exit_code == 0, done.stderr
+    document = json.loads(done.stdout)
+    jsonschema.validate(document, predict_schema())
+    found: list[dict[str, Any]] = document["predictions"]
+    return found
+
+
+def test_a_compiled_model_is_answered_exactly_for_every_size(run: Run, config: str) -> None:
+    done = run("compile", config, "--method", "lora", "--format", "json")
+    assert done.exit_code == 0, done.stderr
+    made = json.loads(done.stdout)["profiles"]
+    assert [p["valid"]["batch_size"] for p in made] == [[1, 1], [2, None]]
+    assert all(len(p["checked"]) == 3 and p["setup"]["method"] == "lora" for p in made)
+
+    (answer,) = predictions(run, "predict", config, "--method", "lora", "-b", "7", "-s", "300", "-r", "5", "--engine", "compiled")
+    assert (answer["engine"], answer["exactness"]) == ("compiled", "exact")
+    memory, peak = answer["device_memory"], answer["peak"]["total_bytes"]
+    assert peak <= memory["allocated_bytes"] <= memory["reserved_bytes"]
+    assert memory["smallest_bytes"] <= memory["reserved_bytes"]
+
+    words = run("predict", config, "--method", "lora", "-b", "7", "-s", "300", "--explain", "--gpu", "rtx_4090")
+    assert words.exit_code == 0, words.stderr
+    assert "the peak is exact (compiled engine)" in words.stdout
+    assert "caching allocator" in words.stdout
+    assert "largest batch" in words.stdout
+
+
+def test_auto_traces_what_the_rules_do_not_know_once(run: Run, config: str) -> None:
+    first = run("predict", config, "--method", "full", "-s", "64")
+    assert "tracing" in first.stderr
+    assert "compiled engine" in first.stdout
+    again = run("predict", config, "--method", "full", "-s", "99")
+    assert "tracing" not in again.stderr
+    assert "compiled engine" in again.stdout
+
+
+def test_without_a_profile_the_engine_says_how_to_make_one(run: Run, config: str) -> None:
+    done = run("predict", config, "--engine", "compiled")
+    assert done.exit_code == 2
+    assert "lora-profile compile" in done.stderr
+
+
+def test_the_engine_traced_needs_no_profile(run: Run) -> None:
+    (answer,) = predictions(
+        run, "predict", "EleutherAI/pythia-14m", "--method", "lora", "-b", "2", "-s", "64", "--engine", "traced"
+    )
+    (rules,) = predictions(
+        run, "predict", "EleutherAI/pythia-14m", "--method", "lora", "-b", "2", "-s", "64", "--engine", "analytic"
+    )
+    assert answer["engine"] == "traced"
+    assert answer["peak"]["total_bytes"] == rules["peak"]["total_bytes"]
+    assert answer["saved_activation_bytes"] == rules["saved_activation_bytes"]
+
+
+def test_a_step_that_cannot_be_traced_ends_with_4_and_the_reason(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**TINY_BLOOM, "hidden_size": 30}))
+    done = run("compile", str(path))
+    assert done.exit_code in (3, 4)
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip()) > 20
