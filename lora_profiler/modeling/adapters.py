@@ -21,7 +21,7 @@ def inject_adapters(model: torch.nn.Module, setup: TrainSetup) -> Any:
     dtype = torch.bfloat16 if trl else getattr(torch, lora.adapter_dtype)
     targets = list(lora.target_modules) if isinstance(lora.target_modules, tuple) else lora.target_modules
     config = peft.LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=_task_type(model),
         r=lora.r,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT declares an int and takes any number
         lora_dropout=lora.lora_dropout,
@@ -35,6 +35,13 @@ def inject_adapters(model: torch.nn.Module, setup: TrainSetup) -> Any:
         if "lora_" in name:
             parameter.data = parameter.data.to(dtype)
     return adapted
+
+
+def _task_type(model: Any) -> str | None:
+    """PEFT's wrapper: one that generates for models that do, else the plain one."""
+    if not hasattr(model, "prepare_inputs_for_generation"):
+        return None
+    return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
 
 
 def enable_checkpointing(model: Any) -> None:

@@ -154,7 +154,7 @@ STATUS_DEFINITIONS: Final[dict[str, str]] = {
     "crash": "the process ended before it had a result",
     "unsupported": "this combination cannot be trained on this device or with these libraries",
     "invalid": "the run ended, but what it measured cannot be right",
-    "interrupted": "the run was stopped by hand",
+    "interrupted": "the run was stopped by hand, or its piece was over",
 }
 
 STATUS_ADVICE: Final[dict[str, str]] = {
@@ -171,7 +171,7 @@ STATUS_ADVICE: Final[dict[str, str]] = {
 FLAG_DEFINITIONS: Final[dict[str, str]] = {
     "busy_machine": "other programs took processor time while steps were timed: times are too long",
     "host_bound": "the host could not keep the device busy: times say more about Python than about the card",
-    "instrumentation_perturbed_memory": "the peak after the timing pass differs from the one measured: memory is in doubt",
+    "instrumentation_perturbed_memory": "two ways of measuring the peak differ: memory is in doubt",
     "memory_pressure": "the allocator had to give memory back and ask again: times are too long",
     "shared_device": "another process used the device: what the driver says is in use is not this run's alone",
     "thermal_throttling": "the card slowed itself down: times are too long",
