@@ -17,7 +17,8 @@ _COMMON_LOWER = """
 _CPU_LOWER = "_addmm_activation _native_multi_head_attention conv1d.padding conv2d.padding conv3d.padding mkldnn_rnn_layer"
 _CUDA_LOWER = """
     _convolution _scaled_dot_product_flash_attention _thnn_fused_gru_cell _thnn_fused_lstm_cell addmv addr chain_matmul
-    convolution cudnn_convolution cudnn_convolution_transpose einsum gru_cell linalg_multi_dot lstm_cell mv rnn_relu_cell rnn_tanh_cell
+    convolution cudnn_convolution cudnn_convolution_transpose einsum gru_cell linalg_multi_dot lstm_cell mv rnn_relu_cell
+    rnn_tanh_cell
 """
 _CUDA_PROMOTED = "addcdiv addcmul atan2 bilinear cross dot grid_sampler index_put scatter_add tensordot vdot"
 _CUDA_FLOAT_RESULT = """

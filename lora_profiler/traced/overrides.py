@@ -17,6 +17,7 @@ from lora_profiler.traced.autocast import Autocast
 from lora_profiler.traced.optimizers_on_meta import fused_on_meta, optimizer_kernels
 from lora_profiler.traced.quantised_on_meta import quantised_kernels
 from lora_profiler.traced.replacing import replaced
+from lora_profiler.traced.tracer import Tracer
 from lora_profiler.workload import TrainSetup
 
 aten = torch.ops.aten
@@ -24,10 +25,10 @@ FLASH_MAX_HEAD_DIM = 256
 
 
 @contextmanager
-def device_rules(setup: TrainSetup, kernels: set[str], seen: Callable[[Tensor], object]) -> Iterator[None]:
-    """Everything that makes a trace on the meta device speak for `setup.device`.
+def device_rules(setup: TrainSetup, padding: bool, kernels: set[str], tracer: Tracer) -> Iterator[None]:
+    """Everything that makes a trace on the meta device speak for `setup.device`, and for batches with `padding` or without.
 
-    Kernels that attention takes go to `kernels`; memory that no operator returns is told to `seen`.
+    Kernels that attention takes go to `kernels`.
     """
     with ExitStack() as stack:
         lowered = None
@@ -37,15 +38,19 @@ def device_rules(setup: TrainSetup, kernels: set[str], seen: Callable[[Tensor], 
             lowered = casts.lowered
         else:
             stack.enter_context(no_autocast_on_meta())
-        stack.enter_context(attention(setup, kernels, lowered))
+        stack.enter_context(attention(setup, kernels, tracer, lowered))
         stack.enter_context(no_packed_sequences())
+        stack.enter_context(no_look_at_tokens())
+        stack.enter_context(known_padding(padding))
         stack.enter_context(fused_on_meta())
-        stack.enter_context(generator_states(seen) if setup.device == "cpu" else byte_dropout())
+        stack.enter_context(generator_states(tracer.see) if setup.device == "cpu" else byte_dropout())
         yield
 
 
 @contextmanager
-def attention(setup: TrainSetup, kernels: set[str], lowered: Callable[..., list[Any]] | None = None) -> Iterator[None]:
+def attention(
+    setup: TrainSetup, kernels: set[str], tracer: Tracer, lowered: Callable[..., list[Any]] | None = None
+) -> Iterator[None]:
     """SDPA calls the fused operator that the device would take; the meta device itself knows the math path alone.
 
     `lowered` casts what it gets, as autocast does before SDPA.
@@ -67,7 +72,8 @@ def attention(setup: TrainSetup, kernels: set[str], lowered: Callable[..., list[
         kernel = attention_kernel(setup, query, key, value, attn_mask, dropout_p, enable_gqa)
         kernels.add(kernel)
         if kernel == "math":
-            return math(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+            with tracer.masking_in_place():
+                return math(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
         if kernel in ("efficient", "cudnn") and enable_gqa and key.shape[1] != query.shape[1]:
             groups = query.shape[1] // key.shape[1]
             key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
@@ -83,11 +89,14 @@ def attention_kernel(
     """The kernel that torch takes for one call: "cpu", "flash", "efficient", "cudnn" or "math".
 
     CPU: its flash kernel, but for dropout, a mask that trains, and heads of unlike widths. CUDA: flash for 16 bit without a mask,
-    else efficient, which takes no grouped heads, else math. A kernel that was asked for and cannot take a mask gives way to the
-    efficient one.
+    else efficient, which takes no grouped heads, else math. Heads that are broadcast are for math alone. A kernel that was asked
+    for and cannot take a mask gives way to the efficient one.
     """
     widths = {query.shape[-1], key.shape[-1], value.shape[-1]}
     grouped = enable_gqa and query.shape[1] != key.shape[1]
+    whole = query.ndim == 4 and query.shape[0] == key.shape[0] == value.shape[0]
+    if not whole or not (enable_gqa or query.shape[1] == key.shape[1] == value.shape[1]):
+        return "math"
     if setup.device == "cpu":
         refused = setup.attention == "math" or dropout > 0 or len(widths) > 1 or (mask is not None and mask.requires_grad)
         return "math" if refused else "cpu"
@@ -147,6 +156,34 @@ def no_packed_sequences() -> Iterator[None]:
     from transformers import masking_utils
 
     with replaced(masking_utils, "find_packed_sequence_indices", lambda *args, **kwargs: None):
+        yield
+
+
+@contextmanager
+def known_padding(padding: bool) -> Iterator[None]:
+    """transformers leaves a mask out where it masks nothing. Whether it does is known here, and cannot be read off it."""
+    from transformers import masking_utils
+
+    def told(name: str) -> Callable[..., bool]:
+        plain = getattr(masking_utils, name)
+
+        def ignored(padding_mask: Tensor | None, *args: Any, **kwargs: Any) -> bool:
+            return not (padding and padding_mask is not None) and plain(None, *args, **kwargs)
+
+        return ignored
+
+    with ExitStack() as stack:
+        for name in ("_ignore_causal_mask_sdpa", "_ignore_bidirectional_mask_sdpa"):
+            stack.enter_context(replaced(masking_utils, name, told(name)))
+        yield
+
+
+@contextmanager
+def no_look_at_tokens() -> Iterator[None]:
+    """transformers looks at the first and the last tokens, to warn of padding without a mask; without data it is kept from it."""
+    from transformers import PreTrainedModel
+
+    with replaced(PreTrainedModel, "warn_if_padding_and_no_attention_mask", lambda *args, **kwargs: None):
         yield
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from lora_profiler import modeling
 from lora_profiler.prediction import Category
@@ -41,8 +42,8 @@ def plain_name(name: str) -> str:
     return name
 
 
-def trace(workload: Workload, build: Callable[[Workload], torch.nn.Module]) -> Traced:
-    """Traces `workload` on the model that `build` makes of it on the meta device."""
+def trace(workload: Workload, build: Callable[[Workload], torch.nn.Module], *, padding: bool = False) -> Traced:
+    """Traces `workload` on the model that `build` makes of it on the meta device; with `padding` the batches have a mask."""
     setup = workload.setup
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -51,12 +52,12 @@ def trace(workload: Workload, build: Callable[[Workload], torch.nn.Module]) -> T
     kernels: set[str] = set()
     names = {module: plain_name(name) for name, module in model.named_modules()}
     tracer = Tracer(names, substitutes(setup.device), kernels_in_python(setup), counts_host=setup.device == "cpu")
-    run = _Run(model, optimizer, setup, tracer, names)
+    run = _Run(model, optimizer, setup, padding, tracer, names)
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()
     try:
-        with warnings.catch_warnings(), device_rules(setup, kernels, tracer.see), tracer.following(model):
+        with warnings.catch_warnings(), device_rules(setup, padding, kernels, tracer), tracer.following(model):
             warnings.simplefilter("ignore")
             run.go()
     finally:
@@ -119,10 +120,12 @@ class _Run:
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         setup: TrainSetup,
+        padding: bool,
         tracer: Tracer,
         names: dict[torch.nn.Module, str],
     ) -> None:
         self._model, self._optimizer, self._setup, self._tracer = model, optimizer, setup, tracer
+        self._padding = padding
         self._module_of = {id(p): names[m] for m in model.modules() for p in m.parameters(recurse=False)}
         self._names = names
         self._head = modeling.output_head(model)
@@ -172,9 +175,12 @@ class _Run:
         self._tracer.mark(self._step, self._micro, phase)
 
     def _batch(self) -> dict[str, torch.Tensor]:
+        """As the harness's `Batches.next`: without padding the labels are the ids themselves."""
         shape = (self._setup.batch_size, self._setup.seq_len)
         ids = torch.empty(shape, dtype=torch.int64, device="meta")
-        return {"input_ids": ids, "labels": ids}
+        if not self._padding:
+            return {"input_ids": ids, "labels": ids}
+        return {"input_ids": ids, "labels": torch.empty_like(ids), "attention_mask": torch.empty_like(ids)}
 
     def _whole_step(self, step: int) -> torch.Tensor:
         """As the harness's `Training.step`: the loss alone is held, until the step is over."""
@@ -240,7 +246,8 @@ class _Run:
             birth = tracer.birth_of(tensor)
             if birth is not None:
                 birth.saved = True
-            alias = tensor.detach()
+            with _disable_current_modes():  # an index made of a list is seen by nobody but its hook
+                alias = tensor.detach()
             kept.append(alias)
             return alias
 

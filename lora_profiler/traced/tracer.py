@@ -87,6 +87,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._module = ""
         self._phase = "before"
         self._in_backward = False
+        self._masks_in_place = False
         self.counts_flops = False
 
     # --- what runs ----------------------------------------------------------------------------------------------------------
@@ -139,6 +140,15 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._module = self._sequence_modules[at] if at >= 0 else ""
         return self._module
 
+    @contextmanager
+    def masking_in_place(self) -> Iterator[None]:
+        """Inside, the mask is added onto the scores, as the math path does unless a dispatch mode is active (attention.cpp)."""
+        self._masks_in_place = True
+        try:
+            yield
+        finally:
+            self._masks_in_place = False
+
     # --- what is born ---------------------------------------------------------------------------------------------------------
 
     def register(self, tensors: Iterable[tuple[Category, str, torch.Tensor]]) -> None:
@@ -172,8 +182,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with self:
                 return kernel(*args, **kwargs)
         module = self._current_module()
-        if self._in_backward and not self._stack and sums_gradients(func, args, kwargs):
-            func = aten.add_.Tensor
+        if self._in_backward and not self._stack and held_by_nobody_else(func, args, kwargs):
+            func = _IN_PLACE[func][0]
+        elif self._masks_in_place and func is aten.add.Tensor:
+            func, args = aten.alias.default, args[:1]  # the sum written over its first term
         substitute = self._substitutes.get(func)
         result = func(*args, **kwargs) if substitute is None else substitute(func, *args, **kwargs)
         leaves = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
@@ -222,19 +234,31 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.trace.where.append(birth.module if listed else self._module)
 
 
-_HELD_BY_NOBODY_ELSE = (4, 2)
+_IN_PLACE = {
+    aten.add.Tensor: (aten.add_.Tensor, 4),
+    aten.scatter.src: (aten.scatter_.src, 4),
+    aten.scatter_add.default: (aten.scatter_add_.default, 4),
+    aten.index_add.default: (aten.index_add_.default, 4),
+    aten.index_put.default: (aten.index_put_.default, 5),
+}
+"""Operator -> what autograd calls instead of it, and the uses that its first tensor has then."""
+_STORAGE_USES = 2
 
 
-def sums_gradients(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether this is autograd adding two gradients, which it does in place if nobody else holds the first of them.
+def held_by_nobody_else(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether autograd works here on a tensor of its own: the sum of gradients so far, or the zeros around a gradient.
 
-    While a dispatch mode is active it never does (torch/csrc/autograd/input_buffer.cpp), so the tracer does it in its stead.
+    It does so in place, but never while a dispatch mode is active (torch/csrc/autograd/input_buffer.cpp, and
+    `areAnyTensorSubclassLike` in FunctionsManual.cpp), so the tracer does it in its stead.
     """
-    if func is not aten.add.Tensor or kwargs or len(args) != 2 or torch.is_grad_enabled():
+    if func not in _IN_PLACE or kwargs or torch.is_grad_enabled():
         return False
-    a, b = args
-    if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)) or a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    tensors, storages = _HELD_BY_NOBODY_ELSE
-    uses: int = a._use_count()  # type: ignore[attr-defined]
-    return uses <= tensors and torch._C._storage_Use_Count(a.untyped_storage()._cdata) <= storages
+    first = args[0]
+    if func is aten.add.Tensor:
+        second = args[1]
+        if not (isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor)):
+            return False
+        if first.shape != second.shape or first.dtype != second.dtype:
+            return False
+    uses: int = first._use_count()
+    return uses <= _IN_PLACE[func][1] and torch._C._storage_Use_Count(first.untyped_storage()._cdata) <= _STORAGE_USES
