@@ -143,7 +143,8 @@ def test_exit_code_tells_whether_a_method_fits(arguments: list[str], code: int, 
 
 
 def test_fit_that_nobody_can_tell_is_no_yes() -> None:
-    document = json.loads(answer("microsoft/phi-2", "--method", "lora", "--gpu", "h100_sxm_80gb", "--format", "json", code=1))
+    question = ("--method", "lora", "--gpu", "h100_sxm_80gb", "--engine", "analytic")
+    document = json.loads(answer("microsoft/phi-2", *question, "--format", "json", code=1))
     assert document["predictions"][0]["fit"] is None
 
 
@@ -176,7 +177,7 @@ def test_fit_that_nobody_can_tell_is_no_yes() -> None:
         (["gpt2", "--alpha", "0"], 2, ["alpha"]),
         (["gpt2", "--layers-to-transform", "3-1", "--targets", "c_attn"], 2, ["--layers-to-transform"]),
         (["gpt2", "--layers-to-transform", "0"], 2, ["list of names"]),
-        (["gpt2", "--engine", "compiled"], 2, ["no compiled engine"]),
+        (["gpt2", "--engine", "compiled"], 2, ["lora-profile compile"]),
         (["gpt2", "--engine", "analitic"], 2, ["Did you mean analytic"]),
         (["gpt2", "--method", "full", "--rank", "8"], 2, ["--rank", "--method full"]),
         (["gpt2", "--recipe", "kbit"], 2, ["--recipe", "--method qlora"]),

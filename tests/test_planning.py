@@ -113,10 +113,11 @@ def test_fit_refuses_questions_without_an_answer() -> None:
         fit(workload(), FakeCard(usable_bytes=None))
 
 
-@pytest.mark.parametrize("engine", ["compiled", "traced", "analitic"])
-def test_engines_that_are_not_here_are_refused(engine: str) -> None:
-    with pytest.raises(UsageError, match="engine"):
-        predict(workload(), engine)
+@pytest.mark.parametrize(("engine", "words"), [("analitic", "Did you mean analytic"), ("compiled", "lora-profile compile")])
+def test_engines_that_cannot_answer_are_refused(engine: str, words: str) -> None:
+    for ask in (predict, peak_bytes):
+        with pytest.raises(UsageError, match=words):
+            ask(workload(), engine)
 
 
 SETUPS = [
