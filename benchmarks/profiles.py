@@ -143,21 +143,22 @@ def write(rows: list[dict[str, Any]]) -> None:
     exact = sum(row["exact"] for row in compared)
     estimates = [e for row in compared for e in row["peak_errors"] if e]
     points = sum(len(row["peak_errors"]) for row in compared)
+    num_models, folded = len({r["model"] for r in rows}), sum(row["folded"] for row in made)
     equal = sum(row["rules"] == "equal" for row in compared)
     seconds, size = _median([row["seconds"] for row in made]), _median([row["bytes"] for row in made])
     lines = [
         "# Rules against compiled traces, at full size",
         "",
-        f"`python -m benchmarks.profiles`: {len({r['model'] for r in rows})} models of the catalogue, full and LoRA (all linears),",
-        f"with and without checkpointing, CUDA rules, batch 2 and more. {len(made)} of {len(rows)} steps have a profile; why the",
-        "others have none stands below.",
+        f"`python -m benchmarks.profiles`: {num_models} models of the catalogue, full and LoRA (all linears), with and without",
+        f"checkpointing, CUDA rules, batch 2 and more. {len(made)} of {len(rows)} steps have a profile; why the others have none",
+        "stands below.",
         "",
-        f"- {len(compared)} profiles are of families that the rules know: saved bytes, persistent bytes, parameters and FLOPs, and",
-        f"  the peaks that the rules call exact, are equal in {equal} of them at every size asked ({points} points).",
+        f"- {len(compared)} profiles are of families that the rules know: saved bytes, persistent bytes, parameters and",
+        f"  FLOPs, and the peaks that the rules call exact, are equal in {equal} of them at every size asked ({points} points).",
         f"- The rules call {exact} peaks exact; {len(estimates)} of all {points} differ, by at most",
         f"  {max(map(abs, estimates), default=0):.3%}.",
         f"- {len(made) - len(compared)} profiles are of types that the rules do not know.",
-        f"- A profile takes {seconds:.1f} s and {size:,.0f} B (medians); {sum(row['folded'] for row in made)} are folded over depth.",
+        f"- A profile takes {seconds:.1f} s and {size:,.0f} B (medians, two processes a core); {folded} are folded.",
         "",
         "## Where the rules say otherwise",
         "",

@@ -78,8 +78,8 @@ REASONS: tuple[tuple[str, Callable[[Comparison, Scored], bool]], ...] = (
     (f"scalars: at most {SCALAR_BYTES} bytes", _scalars),
     ("the peak lies inside a layer: the answer says estimate, and the miss is within its stated bound", _inside_layers),
     (
-        "the peak lies inside a layer: the answer says estimate, its sum is within its stated bound, and what it is made of is told "
-        "of another instant, nearly as large",
+        "the peak lies inside a layer: the answer says estimate, its sum is within its stated bound, and what it is made of is "
+        "told of another instant, nearly as large",
         _another_instant,
     ),
     ("a phase below the step's peak: its own peak lies inside a layer, an estimate", _phase_below_the_peak),

@@ -1,0 +1,99 @@
+"""Every committed record predicted a second time, by profiles compiled for its device: errors beside those of the rules.
+
+    python -m benchmarks.traced_records [--jobs N]        some seconds a record; needs the test extra
+
+Writes `results/traced_records.md` and `.json`. A record whose step cannot be traced is listed with the reason.
+"""
+
+import argparse
+import json
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+from benchmarks.records import RECORDS, RESULTS, row, scored, short
+from lora_profiler.compare import Comparison, compare, summary
+from lora_profiler.errors import LoraProfilerError
+from lora_profiler.record import Record
+from lora_profiler.record_lines import read_records
+
+
+def traced(record: Record) -> tuple[str, list[Comparison], str]:
+    """(id, comparisons, why there are none). Runs in a process of its own."""
+    import warnings
+
+    from lora_profiler.compiled import predict_with
+    from lora_profiler.traced.compiler import compile_profile
+
+    warnings.simplefilter("ignore")
+    try:
+        profile = compile_profile(record.workload)
+    except LoraProfilerError as e:
+        return record.id, [], str(e)
+    except Exception as e:  # whatever a library raises on a meta tensor belongs into the table
+        return record.id, [], f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
+    return record.id, list(compare(record, predict_with(profile, record.workload))), ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    folders = [folder for folder in sorted(RECORDS.iterdir()) if folder.is_dir()]
+    rules = [s for folder in folders for s in scored(folder)]
+    names = {s.record.id: short(s) for s in rules}
+    records = [r for folder in folders for path in sorted(folder.glob("*.jsonl")) for r in read_records(path).records]
+    records = [r for r in records if r.measurement.went_through]
+    comparisons: list[Comparison] = []
+    reasons: dict[str, str] = {}
+    with ProcessPoolExecutor(options.jobs, max_tasks_per_child=20) as pool:
+        for number, (key, found, reason) in enumerate(pool.map(traced, records), 1):
+            comparisons += found
+            if reason:
+                reasons[key] = reason
+            if number % 10 == 0:
+                print(f"{number} of {len(records)}, {len(reasons)} without a profile", flush=True)
+    answered = {c.record_id for c in comparisons}
+    of_rules = [c for s in rules if s.record.id in answered for c in s.comparisons]
+    lines = [
+        "# Profiles against measured, every committed record",
+        "",
+        "`python -m benchmarks.traced_records`",
+        "",
+        f"{len(answered)} of {len(records)} records: a profile of the traced step, compiled for the CPU, and beside it the rules",
+        "on the same records.",
+        "",
+        "| metric | category | records | mean error | worst | where |",
+        "|---|---|---:|---:|---:|---|",
+        *(row(group, names) for group in summary(comparisons)),
+        "",
+        "## The rules on the same records",
+        "",
+        "| metric | category | records | mean error | worst | where |",
+        "|---|---|---:|---:|---:|---|",
+        *(row(group, names) for group in summary(of_rules)),
+        "",
+        "## Without a profile",
+        "",
+        *([f"- {names[key]}: {reason}" for key, reason in reasons.items()] or ["None."]),
+    ]
+    (RESULTS / "traced_records.md").write_text("\n".join(lines) + "\n", "utf-8")
+    (RESULTS / "traced_records.json").write_text(
+        json.dumps(_json(comparisons, len(answered), len(records)), indent=1) + "\n", "utf-8"
+    )
+    return 0
+
+
+def _json(comparisons: list[Comparison], answered: int, records: int) -> dict[str, Any]:
+    return {
+        "records": records,
+        "answered": answered,
+        "errors": [
+            {"metric": g.group[0], "category": g.group[1], "n": g.n, "mean_absolute": g.mean_absolute, "worst": g.worst}
+            for g in summary(comparisons)
+        ],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
