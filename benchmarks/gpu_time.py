@@ -4,9 +4,9 @@ A plain sum of what a case does one after the other. The constants are guesses o
 `stage_seconds` of the first records: a campaign that runs goes by what its cases really took.
 """
 
+from lora_profiler.analytic import predict
 from lora_profiler.harness import Case
 from lora_profiler.harness.telemetry import MIN_BLOCK_SECONDS
-from lora_profiler.planning.engine import predict
 from lora_profiler.workload import TrainSetup
 
 START_SECONDS = 13.0

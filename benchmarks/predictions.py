@@ -15,11 +15,11 @@ from typing import Any, TypeAlias
 
 import lora_profiler
 from benchmarks.suites import home_device
+from lora_profiler.analytic import predict
 from lora_profiler.durable import write_durably
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case
 from lora_profiler.harness.provenance import source
-from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import CONTEXT_BYTES
 from lora_profiler.record import Record
 from lora_profiler.record_json import workload_dict

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora_profiler.analytic import predict
 from lora_profiler.compare import Comparison, ErrorSummary, compare, misses, summary
-from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.record import Record
 from lora_profiler.record_lines import read_records
