@@ -79,9 +79,10 @@ def base_model(spec: ModelSpec, setup: TrainSetup, weights: str | None = None, d
     """
     if weights is None:
         model_class, config = _class_and_config(spec, leave_out=("auto_map", "quantization_config"))
-        with refusals(f"transformers cannot build {spec.id}"), torch.device(device or setup.device):
+        place = torch.device(device or setup.device)
+        with refusals(f"transformers cannot build {spec.id}"), place:
             model: torch.nn.Module = model_class._from_config(config, **_options(spec, setup))
-            return model
+            return model.to(place)  # torch.normal, for one, makes its tensors on the CPU all the same
     model_class, config = _class_and_config(spec, leave_out=("auto_map",))
     source = _pretrained(spec, setup, weights)
     bar = redirect_stderr(StringIO()) if "gguf_file" in source else nullcontext()  # its own, which no setting turns off

@@ -1,8 +1,7 @@
 """What torch and transformers would do on a real device where the meta device does something else: scoped replacements.
 
 Each is a context manager over one name of torch or transformers; `tests/test_overrides.py` fails when a name moves. Sources:
-torch `aten/src/ATen/native/transformers/{attention.cpp,sdp_utils_cpp.cpp,cuda/sdp_utils.cpp}`, `torch/nn/functional.py`,
-`torch/optim/{adam,adamw}.py`; transformers `masking_utils.py`.
+torch `nn/functional.py`, transformers `masking_utils.py`, `modeling_utils.py`.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lora_profiler.traced.attention import attention
 from lora_profiler.traced.autocast import Autocast
 from lora_profiler.traced.optimizers_on_meta import fused_on_meta, optimizer_kernels
 from lora_profiler.traced.quantised_on_meta import quantised_kernels
@@ -21,7 +21,6 @@ from lora_profiler.traced.tracer import Tracer
 from lora_profiler.workload import TrainSetup
 
 aten = torch.ops.aten
-FLASH_MAX_HEAD_DIM = 256
 
 
 @contextmanager
@@ -45,94 +44,6 @@ def device_rules(setup: TrainSetup, padding: bool, kernels: set[str], tracer: Tr
         stack.enter_context(fused_on_meta())
         stack.enter_context(generator_states(tracer.see) if setup.device == "cpu" else byte_dropout())
         yield
-
-
-@contextmanager
-def attention(
-    setup: TrainSetup, kernels: set[str], tracer: Tracer, lowered: Callable[..., list[Any]] | None = None
-) -> Iterator[None]:
-    """SDPA calls the fused operator that the device would take; the meta device itself knows the math path alone.
-
-    `lowered` casts what it gets, as autocast does before SDPA.
-    """
-    math = F.scaled_dot_product_attention
-
-    def sdpa(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
-        if lowered is not None:
-            query, key, value, attn_mask = lowered(query, key, value, attn_mask)
-        kernel = attention_kernel(setup, query, key, value, attn_mask, dropout_p, enable_gqa)
-        kernels.add(kernel)
-        if kernel == "math":
-            with tracer.masking_in_place():
-                return math(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-        if kernel in ("efficient", "cudnn") and enable_gqa and key.shape[1] != query.shape[1]:
-            groups = query.shape[1] // key.shape[1]
-            key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
-        return _fused(kernel, query, key, value, _additive(attn_mask, query.dtype), dropout_p, is_causal, scale)
-
-    with replaced(F, "scaled_dot_product_attention", sdpa):
-        yield
-
-
-def attention_kernel(
-    setup: TrainSetup, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, enable_gqa: bool
-) -> str:
-    """The kernel that torch takes for one call: "cpu", "flash", "efficient", "cudnn" or "math".
-
-    CPU: its flash kernel, but for dropout, a mask that trains, and heads of unlike widths. CUDA: flash for 16 bit without a mask,
-    else efficient, which takes no grouped heads, else math. Heads that are broadcast are for math alone. A kernel that was asked
-    for and cannot take a mask gives way to the efficient one.
-    """
-    widths = {query.shape[-1], key.shape[-1], value.shape[-1]}
-    grouped = enable_gqa and query.shape[1] != key.shape[1]
-    whole = query.ndim == 4 and query.shape[0] == key.shape[0] == value.shape[0]
-    if not whole or not (enable_gqa or query.shape[1] == key.shape[1] == value.shape[1]):
-        return "math"
-    if setup.device == "cpu":
-        refused = setup.attention == "math" or dropout > 0 or len(widths) > 1 or (mask is not None and mask.requires_grad)
-        return "math" if refused else "cpu"
-    if setup.device == "mps":
-        return "math"
-    asked = setup.attention
-    if asked in ("efficient", "cudnn", "math", "flash"):
-        return "efficient" if asked == "flash" and mask is not None else asked
-    if query.dtype != torch.float32 and mask is None and len(widths) == 1 and max(widths) <= FLASH_MAX_HEAD_DIM:
-        return "flash"
-    return "math" if grouped else "efficient"
-
-
-def _fused(
-    kernel: str, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, causal: bool, scale: float | None
-) -> Tensor:
-    qkv = query, key, value
-    out: Tensor
-    if kernel == "cpu":
-        out, *_ = aten._scaled_dot_product_flash_attention_for_cpu(*qkv, dropout, causal, attn_mask=mask, scale=scale)
-    elif kernel == "flash":
-        out, *_ = aten._scaled_dot_product_flash_attention(*qkv, dropout, causal, False, scale=scale)
-    elif kernel == "cudnn":
-        out, *_ = aten._scaled_dot_product_cudnn_attention(*qkv, mask, True, dropout, causal, False, scale=scale)
-    else:
-        if mask is not None:
-            mask = mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
-        out, *_ = aten._scaled_dot_product_efficient_attention(*qkv, mask, True, dropout, causal, scale=scale)
-    return out
-
-
-def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """As `convert_boolean_attn_mask` does before a fused kernel: one more mask, in the dtype of the query."""
-    if mask is None or mask.dtype != torch.bool:
-        return mask
-    return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask.logical_not(), float("-inf"))
 
 
 @contextmanager

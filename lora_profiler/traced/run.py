@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from lora_profiler import modeling
 from lora_profiler.prediction import Category
 from lora_profiler.traced.categories import LOGITS, LOGITS_GRADIENT, completed
+from lora_profiler.traced.failures import naming_the_line
 from lora_profiler.traced.optimizers_on_meta import code_books
 from lora_profiler.traced.overrides import device_rules, kernels_in_python, substitutes
 from lora_profiler.traced.tracer import Trace, Tracer
@@ -43,7 +44,10 @@ def plain_name(name: str) -> str:
 
 
 def trace(workload: Workload, build: Callable[[Workload], torch.nn.Module], *, padding: bool = False) -> Traced:
-    """Traces `workload` on the model that `build` makes of it on the meta device; with `padding` the batches have a mask."""
+    """Traces `workload` on the model that `build` makes of it on the meta device; with `padding` the batches have a mask.
+
+    Raises UnbuildableError, with the line of the model's code, where that asks for a number that no tensor here holds.
+    """
     setup = workload.setup
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -57,7 +61,12 @@ def trace(workload: Workload, build: Callable[[Workload], torch.nn.Module], *, p
     enabled = gc.isenabled()
     gc.disable()
     try:
-        with warnings.catch_warnings(), device_rules(setup, padding, kernels, tracer), tracer.following(model):
+        with (
+            warnings.catch_warnings(),
+            naming_the_line(workload.model.id, tracer.current_module),
+            device_rules(setup, padding, kernels, tracer),
+            tracer.following(model),
+        ):
             warnings.simplefilter("ignore")
             run.go()
     finally:
@@ -148,7 +157,7 @@ class _Run:
 
     def _owned(self) -> Iterator[tuple[Category, str, torch.Tensor]]:
         for module in self._model.modules():
-            name = self._names[module]
+            name = self._names.get(module, "")  # some models make modules as they run
             for local, parameter in module.named_parameters(recurse=False):
                 adapter = "lora_" in local or self._is_adapter(module)
                 yield ("adapters" if adapter else "parameters"), name, parameter

@@ -1,0 +1,117 @@
+"""The attention kernel that a device would take: SDPA's choice, which torch makes by device, made for tensors without data.
+
+Sources: torch `aten/src/ATen/native/transformers/{attention.cpp,sdp_utils_cpp.cpp,cuda/sdp_utils.cpp}`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lora_profiler.traced.replacing import replaced
+from lora_profiler.traced.tracer import Tracer
+from lora_profiler.workload import TrainSetup
+
+aten = torch.ops.aten
+FLASH_MAX_HEAD_DIM = 256
+FLASH_ALIGNMENT = 8
+"""Head widths that are no multiple of it are padded, and the padded copies kept."""
+_ALIGNMENT = {torch.float32: 4, torch.bfloat16: 8, torch.float16: 8}
+"""Elements that the efficient kernel loads at once, on cards from sm80 on."""
+
+
+@contextmanager
+def attention(
+    setup: TrainSetup, kernels: set[str], tracer: Tracer, lowered: Callable[..., list[Any]] | None = None
+) -> Iterator[None]:
+    """SDPA calls the fused operator that the device would take; the meta device itself knows the math path alone.
+
+    `lowered` casts what it gets, as autocast does before SDPA.
+    """
+    math = F.scaled_dot_product_attention
+
+    def sdpa(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        if lowered is not None:
+            query, key, value, attn_mask = lowered(query, key, value, attn_mask)
+        kernel = attention_kernel(setup, query, key, value, attn_mask, dropout_p, enable_gqa)
+        kernels.add(kernel)
+        if kernel == "math":
+            with tracer.masking_in_place():
+                return math(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+        if kernel in ("efficient", "cudnn") and enable_gqa and key.shape[1] != query.shape[1]:
+            groups = query.shape[1] // key.shape[1]
+            key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
+        return _fused(kernel, query, key, value, _additive(attn_mask, query.dtype), dropout_p, is_causal, scale)
+
+    with replaced(F, "scaled_dot_product_attention", sdpa):
+        yield
+
+
+def attention_kernel(
+    setup: TrainSetup, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, enable_gqa: bool
+) -> str:
+    """The kernel that torch takes for one call: "cpu", "flash", "efficient", "cudnn" or "math".
+
+    CPU: its flash kernel, but for dropout, a mask that trains, and heads of unlike widths. CUDA: flash for 16 bit without a mask,
+    else efficient, which takes neither grouped heads nor widths that its loads do not divide, else math. Heads that are broadcast
+    are for math alone. A kernel that was asked for and cannot take a mask gives way to the efficient one.
+    """
+    widths = {query.shape[-1], key.shape[-1], value.shape[-1]}
+    grouped = enable_gqa and query.shape[1] != key.shape[1]
+    whole = query.ndim == 4 and query.shape[0] == key.shape[0] == value.shape[0]
+    if not whole or not (enable_gqa or query.shape[1] == key.shape[1] == value.shape[1]):
+        return "math"
+    if setup.device == "cpu":
+        refused = setup.attention == "math" or dropout > 0 or len(widths) > 1 or (mask is not None and mask.requires_grad)
+        return "math" if refused else "cpu"
+    if setup.device == "mps":
+        return "math"
+    asked = setup.attention
+    if asked in ("efficient", "cudnn", "math", "flash"):
+        return "efficient" if asked == "flash" and mask is not None else asked
+    if query.dtype != torch.float32 and mask is None and len(widths) == 1 and max(widths) <= FLASH_MAX_HEAD_DIM:
+        return "flash"
+    aligned = query.shape[-1] == key.shape[-1] and not any(w % _ALIGNMENT[query.dtype] for w in widths)
+    return "efficient" if aligned and not grouped else "math"
+
+
+def _fused(
+    kernel: str, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, causal: bool, scale: float | None
+) -> Tensor:
+    qkv: tuple[Tensor, ...] = (query, key, value)
+    out: Tensor
+    if kernel == "cpu":
+        out, *_ = aten._scaled_dot_product_flash_attention_for_cpu(*qkv, dropout, causal, attn_mask=mask, scale=scale)
+    elif kernel == "flash":
+        width = query.shape[-1]
+        scale = scale or width**-0.5
+        if width % FLASH_ALIGNMENT:
+            qkv = tuple(F.pad(t, (0, -width % FLASH_ALIGNMENT)) for t in qkv)
+        out, *_ = aten._scaled_dot_product_flash_attention(*qkv, dropout, causal, False, scale=scale)
+        out = out[..., :width]
+    elif kernel == "cudnn":
+        out, *_ = aten._scaled_dot_product_cudnn_attention(*qkv, mask, True, dropout, causal, False, scale=scale)
+    else:
+        if mask is not None:
+            mask = mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+        out, *_ = aten._scaled_dot_product_efficient_attention(*qkv, mask, True, dropout, causal, scale=scale)
+    return out
+
+
+def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """As `convert_boolean_attn_mask` does before a fused kernel: one more mask, in the dtype of the query."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask.logical_not(), float("-inf"))
