@@ -8,7 +8,6 @@ import errno
 import json
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -21,6 +20,7 @@ from lora_profiler.record import STATUSES, Record
 from lora_profiler.record_checks import check_file, problems
 from lora_profiler.record_json import record_dict
 from lora_profiler.record_lines import RecordFile, StoreError, parsed_record, read_records
+from lora_profiler.user_folders import user_folder
 
 __all__ = ["Store", "StoreError", "check_file", "default_records_path", "finished", "problems", "read_records"]
 
@@ -30,18 +30,10 @@ _LONGEST_NAME = 200
 
 def default_records_path() -> Path:
     """`lora_profiler/records.jsonl` in the user's data folder, as the system has it. Raises StoreError where there is no home."""
-    try:
-        if sys.platform == "win32":
-            given = os.environ.get("LOCALAPPDATA")
-            base = Path(given) if given else Path.home() / "AppData" / "Local"
-        elif sys.platform == "darwin":
-            base = Path.home() / "Library" / "Application Support"
-        else:
-            given = os.environ.get("XDG_DATA_HOME", "")
-            base = Path(given) if os.path.isabs(given) else Path.home() / ".local" / "share"
-    except RuntimeError:
-        raise StoreError("There is no home folder to keep records in; name a file with --records PATH.") from None
-    return base / "lora_profiler" / "records.jsonl"
+    folder = user_folder("data")
+    if folder is None:
+        raise StoreError("There is no home folder to keep records in; name a file with --records PATH.")
+    return folder / "records.jsonl"
 
 
 def finished(records: Iterable[Record], rerun: Iterable[str] = ()) -> set[str]:

@@ -30,8 +30,8 @@ def forward_bytes(
 ) -> tuple[Polynomial, ...]:
     """Largest live bytes while the first `stop` of `nodes` run forward with autograd on, the storage of `start` left out.
 
-    `promotes`: an op on two dtypes first copies the narrower operand, as torch's CPU kernels do. `keeps`: what autograd saves lives
-    on; inside a checkpoint it is let go as soon as nothing else needs it.
+    `promotes`: an op on two dtypes first copies the narrower operand, as torch's CPU kernels do. `keeps`: what autograd saves
+    lives on; inside a checkpoint it is let go as soon as nothing else needs it.
     """
     last_use: dict[Storage, int] = {}
     kept: set[Storage] = {start.storage, output.storage}

@@ -5,13 +5,13 @@ cannot be read is put aside; a cached profile made with other versions than thos
 """
 
 import os
-import sys
 from collections.abc import Mapping
 from contextlib import closing
 from functools import cache
 from pathlib import Path
 
 from lora_profiler.compiled.profile import FORMAT, Profile, ProfileError, packed, unpacked
+from lora_profiler.user_folders import user_folder
 
 BUNDLED = Path(__file__).parent / "data" / "profiles.sqlite"
 CACHE_VARIABLE = "LORA_PROFILER_CACHE"
@@ -20,22 +20,10 @@ _TABLE = "CREATE TABLE IF NOT EXISTS profiles (key TEXT PRIMARY KEY, format INTE
 
 
 def cache_path() -> Path | None:
-    """`lora_profiler/profiles.sqlite` in the user's cache folder, or in $LORA_PROFILER_CACHE; None where there is no home."""
+    """`profiles.sqlite` in the user's cache folder, or in $LORA_PROFILER_CACHE; None where there is no home."""
     given = os.environ.get(CACHE_VARIABLE)
-    if given:
-        return Path(given) / "profiles.sqlite"
-    try:
-        if sys.platform == "win32":
-            local = os.environ.get("LOCALAPPDATA")
-            base = Path(local) if local else Path.home() / "AppData" / "Local"
-        elif sys.platform == "darwin":
-            base = Path.home() / "Library" / "Caches"
-        else:
-            xdg = os.environ.get("XDG_CACHE_HOME", "")
-            base = Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache"
-    except RuntimeError:
-        return None
-    return base / "lora_profiler" / "profiles.sqlite"
+    folder = Path(given) if given else user_folder("cache")
+    return None if folder is None else folder / "profiles.sqlite"
 
 
 def find_profile(key: str) -> Profile | None:

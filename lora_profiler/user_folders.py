@@ -1,0 +1,26 @@
+"""Where the system wants a user's data and caches to lie."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Literal
+
+_ELSEWHERE = {"data": ("XDG_DATA_HOME", Path(".local", "share")), "cache": ("XDG_CACHE_HOME", Path(".cache"))}
+_ON_MACOS = {"data": "Application Support", "cache": "Caches"}
+
+
+def user_folder(kind: Literal["data", "cache"]) -> Path | None:
+    """This program's folder for what is kept, or for what can be made again; None where there is no home."""
+    try:
+        if sys.platform == "win32":
+            given = os.environ.get("LOCALAPPDATA")
+            base = Path(given) if given else Path.home() / "AppData" / "Local"
+        elif sys.platform == "darwin":
+            base = Path.home() / "Library" / _ON_MACOS[kind]
+        else:
+            variable, usual = _ELSEWHERE[kind]
+            given = os.environ.get(variable, "")
+            base = Path(given) if os.path.isabs(given) else Path.home() / usual
+    except RuntimeError:
+        return None
+    return base / "lora_profiler"
