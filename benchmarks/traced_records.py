@@ -46,7 +46,7 @@ def main() -> int:
     records = [r for r in records if r.measurement.went_through]
     comparisons: list[Comparison] = []
     reasons: dict[str, str] = {}
-    with ProcessPoolExecutor(options.jobs, max_tasks_per_child=20) as pool:
+    with ProcessPoolExecutor(options.jobs) as pool:
         for number, (key, found, reason) in enumerate(pool.map(traced, records), 1):
             comparisons += found
             if reason:
