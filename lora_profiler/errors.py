@@ -20,6 +20,10 @@ class TargetModulesError(UsageError):
     """PEFT would refuse these target modules; the message gives its reason and what to use instead."""
 
 
+class NoProfileError(UsageError):
+    """No compiled profile answers this workload, and the engine asked for has nothing else."""
+
+
 class ModelNotFoundError(LoraProfilerError):
     """The model could not be obtained: unknown, gated, offline, or a config.json that is no such thing."""
 

@@ -13,10 +13,11 @@ pytest.importorskip("transformers")
 
 import families
 from lora_profiler.catalog import model_from_config
-from lora_profiler.compiled import NoProfileError, has_profile, library, peak_bytes, predict, predict_with
+from lora_profiler.compiled import has_profile, library, peak_bytes, predict, predict_with
 from lora_profiler.compiled.evaluation import forget
 from lora_profiler.compiled.facts import facts_of
 from lora_profiler.compiled.profile import Profile, ProfileError, packed, profile_key, unpacked
+from lora_profiler.errors import NoProfileError
 from lora_profiler.modeling import build_model
 from lora_profiler.planning import engine
 from lora_profiler.traced.compiler import CompileError, compile_profile

@@ -274,7 +274,7 @@ def test_all_that_a_prediction_depends_on_is_hashed() -> None:
     program = (
         "import sys\n"
         "from lora_profiler.catalog import find_model\n"
-        "from lora_profiler.planning.engine import predict\n"
+        "from lora_profiler.analytic import predict\n"
         "from lora_profiler.planning.fit import CONTEXT_BYTES\n"
         "from lora_profiler.workload import LoraConfig, TrainSetup, Workload\n"
         "p = predict(Workload(model=find_model('gpt2', offline=True), setup=TrainSetup(lora=LoraConfig())))\n"

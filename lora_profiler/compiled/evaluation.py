@@ -9,14 +9,10 @@ from lora_profiler.compiled.facts import facts_of
 from lora_profiler.compiled.library import find_profile
 from lora_profiler.compiled.modules import total
 from lora_profiler.compiled.profile import Facts, Profile, profile_key
-from lora_profiler.errors import UsageError
+from lora_profiler.errors import NoProfileError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.prediction import Category
 from lora_profiler.workload import TrainSetup, Workload
-
-
-class NoProfileError(UsageError):
-    """No profile answers this workload."""
 
 
 class Evaluation:

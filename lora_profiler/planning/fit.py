@@ -4,8 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from lora_profiler.compiled import NoProfileError
-from lora_profiler.errors import UsageError
+from lora_profiler.errors import NoProfileError, UsageError
 from lora_profiler.planning.engine import follow_up, peak_bytes, predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.units import GIB, MIB
