@@ -115,3 +115,12 @@ def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     if mask is None or mask.dtype != torch.bool:
         return mask
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask.logical_not(), float("-inf"))
+
+
+def safe_softmax(scores: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """What the math path's one operator is made of: rows that are masked as a whole become zeros."""
+    out = torch.softmax(scores, dim, dtype)
+    masked = torch.isneginf(scores)
+    rows = masked.all(dim, keepdim=True)
+    zero = torch.scalar_tensor(0.0, dtype=out.dtype, device=out.device)
+    return aten.where.self_out(rows, zero, out, out=out)  # type: ignore[no-any-return]

@@ -30,7 +30,7 @@ def naming_the_line(model: str, module: Callable[[], str]) -> Iterator[None]:
             raise
         reason = " ".join(str(e).split())[:200] or type(e).__name__
         place = _place(frames) or f"the backward pass of {module()}"
-        message = f"{model} cannot be traced: {place} needs what tensors without data have not: {reason}"
+        message = f"{model} cannot be traced: {place} fails on a batch of text without data: {reason}"
         raise UnbuildableError(message) from e
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lora_profiler.traced.attention import attention
+from lora_profiler.traced.attention import attention, safe_softmax
 from lora_profiler.traced.autocast import Autocast
 from lora_profiler.traced.optimizers_on_meta import fused_on_meta, optimizer_kernels
 from lora_profiler.traced.quantised_on_meta import quantised_kernels
@@ -24,8 +24,8 @@ aten = torch.ops.aten
 
 
 @contextmanager
-def device_rules(setup: TrainSetup, padding: bool, kernels: set[str], tracer: Tracer) -> Iterator[None]:
-    """Everything that makes a trace on the meta device speak for `setup.device`, and for batches with `padding` or without.
+def device_rules(setup: TrainSetup, kernels: set[str], tracer: Tracer) -> Iterator[None]:
+    """Everything that makes a trace on the meta device speak for `setup.device`.
 
     Kernels that attention takes go to `kernels`.
     """
@@ -40,7 +40,7 @@ def device_rules(setup: TrainSetup, padding: bool, kernels: set[str], tracer: Tr
         stack.enter_context(attention(setup, kernels, tracer, lowered))
         stack.enter_context(no_packed_sequences())
         stack.enter_context(no_look_at_tokens())
-        stack.enter_context(known_padding(padding))
+        stack.enter_context(known_padding(tracer))
         stack.enter_context(fused_on_meta())
         stack.enter_context(generator_states(tracer.see) if setup.device == "cpu" else byte_dropout())
         yield
@@ -71,7 +71,7 @@ def no_packed_sequences() -> Iterator[None]:
 
 
 @contextmanager
-def known_padding(padding: bool) -> Iterator[None]:
+def known_padding(tracer: Tracer) -> Iterator[None]:
     """transformers leaves a mask out where it masks nothing. Whether it does is known here, and cannot be read off it."""
     from transformers import masking_utils
 
@@ -79,7 +79,7 @@ def known_padding(padding: bool) -> Iterator[None]:
         plain = getattr(masking_utils, name)
 
         def ignored(padding_mask: Tensor | None, *args: Any, **kwargs: Any) -> bool:
-            return not (padding and padding_mask is not None) and plain(None, *args, **kwargs)
+            return not (padding_mask is not None and tracer.masks(padding_mask)) and plain(None, *args, **kwargs)
 
         return ignored
 
@@ -100,15 +100,19 @@ def no_look_at_tokens() -> Iterator[None]:
 
 @contextmanager
 def generator_states(seen: Callable[[Tensor], object]) -> Iterator[None]:
-    """The state of the CPU's generator, which checkpointing keeps for every layer, comes from no operator."""
-    plain = torch.get_rng_state
+    """The state of the CPU's generator comes from no operator. Checkpointing keeps one for every layer, and puts one aside while
+    it computes a layer again, but for the meta device, of which torch holds that it has no random numbers."""
+    plain, fork = torch.get_rng_state, torch.random.fork_rng
 
     def get_rng_state() -> Tensor:
         state = plain()
         seen(state)
         return state
 
-    with replaced(torch, "get_rng_state", get_rng_state):
+    def fork_rng(devices: Any = None, enabled: bool = True, *, device_type: str, **kwargs: Any) -> Any:
+        return fork([], enabled, **kwargs) if device_type == "meta" else fork(devices, enabled, device_type=device_type, **kwargs)
+
+    with replaced(torch, "get_rng_state", get_rng_state), replaced(torch.random, "fork_rng", fork_rng):
         yield
 
 
@@ -137,7 +141,7 @@ def substitutes(device: str) -> dict[Any, Callable[..., Any]]:
 
 def kernels_in_python(setup: TrainSetup) -> dict[Any, Callable[..., Any]]:
     """Operator -> the Python that the device runs for it, to be traced in its place."""
-    return optimizer_kernels(setup) | quantised_kernels(setup)
+    return {aten._safe_softmax.default: safe_softmax} | optimizer_kernels(setup) | quantised_kernels(setup)
 
 
 def grouped_product(func: Any, a: Tensor, b: Tensor, *args: Any, **kwargs: Any) -> Tensor:

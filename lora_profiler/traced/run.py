@@ -53,6 +53,7 @@ def trace(workload: Workload, build: Callable[[Workload], torch.nn.Module], *, p
         warnings.simplefilter("ignore")
         model = build(workload)
         optimizer = modeling.make_optimizer(model, setup)
+    _keep_every_layer(model)
     kernels: set[str] = set()
     names = {module: plain_name(name) for name, module in model.named_modules()}
     tracer = Tracer(names, substitutes(setup.device), kernels_in_python(setup), counts_host=setup.device == "cpu")
@@ -64,7 +65,7 @@ def trace(workload: Workload, build: Callable[[Workload], torch.nn.Module], *, p
         with (
             warnings.catch_warnings(),
             naming_the_line(workload.model.id, tracer.current_module),
-            device_rules(setup, padding, kernels, tracer),
+            device_rules(setup, kernels, tracer),
             tracer.following(model),
         ):
             warnings.simplefilter("ignore")
@@ -81,6 +82,13 @@ def trace(workload: Workload, build: Callable[[Workload], torch.nn.Module], *, p
         num_adapter=sum(p.numel() for p in adapters),
         trainable=_trainable(model, names),
     )
+
+
+def _keep_every_layer(model: torch.nn.Module) -> None:
+    """Some models leave layers out at random while they train; a trace is of the step that leaves out none."""
+    for module in model.modules():
+        if getattr(module, "layerdrop", 0.0):
+            module.layerdrop = 0.0  # type: ignore[assignment]  # a number, not a module
 
 
 def _trainable(model: torch.nn.Module, names: dict[torch.nn.Module, str]) -> dict[str, int]:
@@ -189,7 +197,9 @@ class _Run:
         ids = torch.empty(shape, dtype=torch.int64, device="meta")
         if not self._padding:
             return {"input_ids": ids, "labels": ids}
-        return {"input_ids": ids, "labels": torch.empty_like(ids), "attention_mask": torch.empty_like(ids)}
+        mask = torch.empty_like(ids)
+        self._tracer.pad(mask)
+        return {"input_ids": ids, "labels": torch.empty_like(ids), "attention_mask": mask}
 
     def _whole_step(self, step: int) -> torch.Tensor:
         """As the harness's `Training.step`: the loss alone is held, until the step is over."""

@@ -88,6 +88,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._phase = "before"
         self._in_backward = False
         self._masks_in_place = False
+        self._padded: set[int] = set()
         self.counts_flops = False
 
     # --- what runs ----------------------------------------------------------------------------------------------------------
@@ -172,6 +173,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Notes a storage that no operator returned."""
         self._add(tensor, self.current_module(), None)
 
+    def pad(self, mask: torch.Tensor) -> None:
+        """Says that `mask` masks something, and all that is made of it."""
+        self._padded.add(mask.untyped_storage()._cdata)
+
+    def masks(self, mask: torch.Tensor) -> bool:
+        """Whether `mask` comes from one that masks something; what a model makes for itself masks nothing."""
+        return mask.untyped_storage()._cdata in self._padded
+
     def birth_of(self, tensor: torch.Tensor) -> Birth | None:
         found = self._alive.get(tensor.untyped_storage()._cdata)
         return None if found is None else self.trace.births[found]
@@ -190,6 +199,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         substitute = self._substitutes.get(func)
         result = func(*args, **kwargs) if substitute is None else substitute(func, *args, **kwargs)
         leaves = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        if self._padded and any(isinstance(t, torch.Tensor) and self.masks(t) for t in tree_leaves(args[:1])):
+            self._padded.update(leaf.untyped_storage()._cdata for leaf in leaves)
         owners = self._owners(args, len(leaves)) if self._phase == "optimizer" else None
         for i, leaf in enumerate(leaves):
             self._add(leaf, owners[i] if owners else module, func)
@@ -229,6 +240,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _remove(self, key: int, number: int) -> None:
         if self._alive.get(key) == number:
             del self._alive[key]
+            self._padded.discard(key)
             self.trace.events.append(~number)
             birth = self.trace.births[number]
             listed = self._phase == "zero" or (self._phase == "optimizer" and birth.op.startswith("_foreach"))
