@@ -107,13 +107,14 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
 def _trace_what_nothing_knows(workloads: Sequence["Workload"]) -> None:
     """Makes the profiles that are missing where the rules do not know the model either; says what cannot be traced."""
     from lora_profiler.errors import UnbuildableError
-    from lora_profiler.planning.profiles import is_worth_a_trace, make_profile
+    from lora_profiler.planning.profiles import is_worth_a_trace
+    from lora_profiler.traced import compile_profile
 
     for workload in workloads:
         if is_worth_a_trace(workload):
             click.echo(f"tracing {workload.model.id}, {workload.setup.method}: once, some seconds; kept for later", err=True)
             try:
-                make_profile(workload)
+                compile_profile(workload)
             except UnbuildableError as e:
                 warn(f"the step could not be traced: {e}")
 

@@ -51,11 +51,12 @@ def compile_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
 
 def _compiled(workload: Any) -> "Sequence[Profile]":
     """One profile for each set of facts that sizes can change."""
-    from lora_profiler.planning.profiles import make_profile, variants
+    from lora_profiler.planning.profiles import variants
+    from lora_profiler.traced import compile_profile
 
     found = []
     for each in variants(workload):
         setup = each.setup
         click.echo(f"tracing {workload.model.id}, {setup.method}: batch {setup.batch_size}, {setup.seq_len:,} tokens", err=True)
-        found.append(make_profile(each))
+        found.append(compile_profile(each))
     return found

@@ -117,3 +117,11 @@ def test_a_step_that_cannot_be_traced_ends_with_4_and_the_reason(run: Run, tmp_p
     assert done.exit_code in (3, 4)
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip()) > 20
+
+
+def test_without_torch_it_says_what_to_install(run: Run, config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_profiler.traced.find_spec", lambda name: None if name == "torch" else name)
+    for question in (("compile", config), ("predict", "gpt2", "--engine", "traced")):
+        done = run(*question)
+        assert done.exit_code == 4
+        assert "tracing needs torch; install them: pip install 'lora-profiler[measure]'" in done.stderr

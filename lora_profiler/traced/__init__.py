@@ -1,19 +1,40 @@
-"""The real training step traced on the meta device, and compiled into profiles. Knows torch."""
+"""The real training step traced on the meta device, and compiled into profiles. What lies inside knows torch, this file not."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from lora_profiler.errors import UnbuildableError
+
 if TYPE_CHECKING:
+    from lora_profiler.compiled.profile import Profile
     from lora_profiler.prediction import Prediction
     from lora_profiler.workload import Workload
 
+NEEDED = ("torch", "transformers", "peft")
+
+
+def missing() -> list[str]:
+    """What a trace needs and is not installed."""
+    return [name for name in NEEDED if find_spec(name) is None]
+
+
+def compile_profile(workload: "Workload") -> "Profile":
+    """A profile made now and kept in the cache. Raises UnbuildableError: a library is missing, or no profile could be trusted."""
+    if absent := missing():
+        raise UnbuildableError(f"tracing needs {', '.join(absent)}; install them: pip install 'lora-profiler[measure]'.")
+    from lora_profiler.compiled.evaluation import forget
+    from lora_profiler.compiled.library import keep
+    from lora_profiler.traced.compiler import compile_profile as compiled
+
+    profile = compiled(workload)
+    keep(profile)
+    forget()
+    return profile
+
 
 def predict(workload: "Workload") -> "Prediction":
-    """The answer of a profile made now, which is kept in the cache. Raises CompileError, and what building the model raises."""
-    from lora_profiler import compiled
-    from lora_profiler.compiled.library import keep
-    from lora_profiler.traced.compiler import compile_profile
+    """The answer of a profile made now. Raises what `compile_profile` raises."""
+    from lora_profiler.compiled import predict_with
 
-    profile = compile_profile(workload)
-    keep(profile)
-    return replace(compiled.predict_with(profile, workload), engine="traced")
+    return replace(predict_with(compile_profile(workload), workload), engine="traced")
