@@ -58,9 +58,8 @@ def trace(workload: Workload, build: Callable[[Workload], torch.nn.Module], *, p
     names = {module: plain_name(name) for name, module in model.named_modules()}
     tracer = Tracer(names, substitutes(setup.device), kernels_in_python(setup), counts_host=setup.device == "cpu")
     run = _Run(model, optimizer, setup, padding, tracer, names)
-    gc.collect()
     enabled = gc.isenabled()
-    gc.disable()
+    gc.disable()  # deaths are those that reference counts bring, the same in every run
     try:
         with (
             warnings.catch_warnings(),
