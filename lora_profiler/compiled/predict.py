@@ -24,9 +24,10 @@ from lora_profiler.prediction import (
 )
 from lora_profiler.workload import Workload
 
-PROMOTION_ERROR = 0.10
-"""On a CPU an operator on two dtypes first copies the narrower operand, which no trace sees: measured peaks of LoRA with adapters
-of another dtype stood up to 9 % above the trace where layers are large and the vocabulary is small."""
+PROMOTION_ERROR = 0.12
+"""On a CPU an operator on two dtypes first copies the narrower operand, which no trace sees. The trace of LoRA with adapters of
+another dtype lay up to 11.6 % below measured peaks where layers are large and the vocabulary is small, rounded up here:
+`benchmarks/results/traced_records.md`."""
 
 
 def peak_bytes(workload: Workload) -> int:
