@@ -15,10 +15,10 @@ _PACKAGES = "site-packages"
 
 
 @contextmanager
-def naming_the_line(model: str, module: Callable[[], str]) -> Iterator[None]:
+def naming_the_line(model: str, whereabouts: Callable[[], str]) -> Iterator[None]:
     """Turns what upstream code raises on tensors without data into UnbuildableError; our own mistakes stay what they are.
 
-    Backward runs no line of the model: there `module` names the one whose gradient it was.
+    Backward and the optimizer run no line of the model: there `whereabouts` names the module whose turn it was.
     """
     try:
         yield
@@ -29,7 +29,7 @@ def naming_the_line(model: str, module: Callable[[], str]) -> Iterator[None]:
         if _inside(frames[-1], _OURS):
             raise
         reason = " ".join(str(e).split())[:200] or type(e).__name__
-        place = _place(frames) or f"the backward pass of {module()}"
+        place = _place(frames) or whereabouts()
         message = f"{model} cannot be traced: {place} fails on a batch of text without data: {reason}"
         raise UnbuildableError(message) from e
 

@@ -63,7 +63,7 @@ def trace(workload: Workload, build: Callable[[Workload], torch.nn.Module], *, p
     try:
         with (
             warnings.catch_warnings(),
-            naming_the_line(workload.model.id, tracer.current_module),
+            naming_the_line(workload.model.id, tracer.whereabouts),
             device_rules(setup, kernels, tracer),
             tracer.following(model),
         ):

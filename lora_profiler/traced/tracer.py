@@ -130,8 +130,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._sequence.append(torch.autograd._get_sequence_nr())  # type: ignore[attr-defined]
         self._sequence_modules.append(self._module)
 
-    def current_module(self) -> str:
-        """The module that runs, or whose gradient is made."""
+    def whereabouts(self) -> str:
+        """The phase and the module that runs, or whose gradient is made, in words."""
+        return f"the {self._phase} of {self._module or 'the model'}"
+
+    def _current_module(self) -> str:
         if self._stack or not self._in_backward:
             return self._module
         node = torch._C._current_autograd_node()
@@ -171,7 +174,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def see(self, tensor: torch.Tensor) -> None:
         """Notes a storage that no operator returned."""
-        self._add(tensor, self.current_module(), None)
+        self._add(tensor, self._current_module(), None)
 
     def pad(self, mask: torch.Tensor) -> None:
         """Says that `mask` masks something, and all that is made of it."""
@@ -191,7 +194,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if kernel is not None:
             with self:
                 return kernel(*args, **kwargs)
-        module = self.current_module()
+        module = self._current_module()
         if self._in_backward and not self._stack and held_by_nobody_else(func, args, kwargs):
             func = _IN_PLACE[func][0]
         elif self._masks_in_place and func is aten.add.Tensor:
