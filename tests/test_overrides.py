@@ -204,7 +204,7 @@ BACKWARD = {
 
 
 def test_every_rule_of_what_is_done_in_place_is_tried():
-    assert set(BACKWARD) == set(tracer._IN_PLACE)
+    assert set(BACKWARD) == set(tracer.IN_PLACE)
 
 
 @pytest.mark.parametrize("operator", BACKWARD, ids=str)

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from lora_profiler.prediction import Category
+from lora_profiler.traced.in_place import IN_PLACE, held_by_nobody_else
 
 aten = torch.ops.aten
 _FLOPS = {
@@ -196,7 +197,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return kernel(*args, **kwargs)
         module = self._current_module()
         if self._in_backward and not self._stack and held_by_nobody_else(func, args, kwargs):
-            func = _IN_PLACE[func][0]
+            func = IN_PLACE[func][0]
         elif self._masks_in_place and func is aten.add.Tensor:
             func, args = aten.alias.default, args[:1]  # the sum written over its first term
         substitute = self._substitutes.get(func)
@@ -248,33 +249,3 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             birth = self.trace.births[number]
             listed = self._phase == "zero" or (self._phase == "optimizer" and birth.op.startswith("_foreach"))
             self.trace.where.append(birth.module if listed else self._module)
-
-
-_IN_PLACE = {
-    aten.add.Tensor: (aten.add_.Tensor, 4),
-    aten.scatter.src: (aten.scatter_.src, 4),
-    aten.scatter_add.default: (aten.scatter_add_.default, 4),
-    aten.index_add.default: (aten.index_add_.default, 4),
-    aten.index_put.default: (aten.index_put_.default, 5),
-}
-"""Operator -> what autograd calls instead of it, and the uses that its first tensor has then."""
-_STORAGE_USES = 2
-
-
-def held_by_nobody_else(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether autograd works here on a tensor of its own: the sum of gradients so far, or the zeros around a gradient.
-
-    It does so in place, but never while a dispatch mode is active (torch/csrc/autograd/input_buffer.cpp, and
-    `areAnyTensorSubclassLike` in FunctionsManual.cpp), so the tracer does it in its stead.
-    """
-    if func not in _IN_PLACE or kwargs or torch.is_grad_enabled():
-        return False
-    first = args[0]
-    if func is aten.add.Tensor:
-        second = args[1]
-        if not (isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor)):
-            return False
-        if first.shape != second.shape or first.dtype != second.dtype:
-            return False
-    uses: int = first._use_count()
-    return uses <= _IN_PLACE[func][1] and torch._C._storage_Use_Count(first.untyped_storage()._cdata) <= _STORAGE_USES
