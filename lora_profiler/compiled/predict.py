@@ -24,10 +24,10 @@ from lora_profiler.prediction import (
 )
 from lora_profiler.workload import Workload
 
-PROMOTION_ERROR = 0.12
+PROMOTION_ERROR = 0.20
 """On a CPU an operator on two dtypes first copies the narrower operand, which no trace sees. The trace of LoRA with adapters of
-another dtype lay up to 11.6 % below measured peaks where layers are large and the vocabulary is small, rounded up here:
-`benchmarks/results/traced_records.md`."""
+another dtype lay up to 11.6 % below measured peaks in `benchmarks/results/traced_records.md`, and up to 19 % in toys with hardly
+any vocabulary (`tests/test_traced.py`): the largest, rounded up."""
 
 
 def peak_bytes(workload: Workload) -> int:
