@@ -155,6 +155,17 @@ def test_rules_and_profile_agree_where_the_rules_are_exact(setup: TrainSetup) ->
     assert compiled.flops == rules.flops
 
 
+def test_what_the_trace_cannot_see_on_a_cpu_is_an_estimate() -> None:
+    """Copies that operators on two dtypes make inside their kernels."""
+    mixed = replace(LORA, device="cpu", dtype="bfloat16")
+    alike = replace(mixed, lora=LoraConfig(r=4, adapter_dtype="bfloat16"))
+    for setup, exactness in ((mixed, "estimate"), (alike, "exact"), (replace(alike, precision="amp"), "estimate")):
+        asked = workload("llama", setup, layers=2)
+        said = predict_with(compile_profile(asked), asked)
+        assert said.exactness == exactness
+        assert (said.error_bound is not None) == (exactness == "estimate")
+
+
 # --- kept and found ---------------------------------------------------------------------------------------------------------
 
 

@@ -110,8 +110,8 @@ def _moments(found: Evaluation, at: Values, step: int) -> list[Moment]:
 
 def _exactness(workload: Workload) -> tuple[Exactness, tuple[str, ...]]:
     setup = workload.setup
-    mixed = setup.lora is not None and setup.lora.adapter_dtype != setup.dtype and setup.precision == "pure"
-    if setup.device == "cpu" and mixed:
+    mixed = setup.lora is not None and setup.lora.adapter_dtype != setup.dtype
+    if setup.device == "cpu" and (mixed or setup.precision == "amp"):
         return "estimate", (
             "On a CPU an operator on two dtypes copies the narrower operand inside its kernel; the trace does not see these "
             "copies, and a peak inside a layer may stand higher.",
