@@ -66,10 +66,10 @@ def compare(record: Record, prediction: Prediction) -> tuple[Comparison, ...]:
     """
     if not record.measurement.went_through:
         return ()
-    between_micro_batches = record.workload.setup.accumulation > 1
+    record_id, between_micro_batches = record.id, record.workload.setup.accumulation > 1
     return tuple(
         Comparison(
-            record_id=record.id,
+            record_id=record_id,
             engine=prediction.engine,
             metric=metric,
             category=category,

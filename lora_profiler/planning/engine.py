@@ -80,9 +80,14 @@ def rules_know(workload: Workload) -> bool:
     return knows(workload.model)
 
 
-def _resolved(workload: Workload, engine: str) -> str:
+def check_engine(engine: str) -> None:
+    """Raises UsageError for an engine that is unknown."""
     if engine not in ENGINES:
         raise UsageError(f"engine is {engine!r}; accepted: {', '.join(ENGINES)}.{did_you_mean(engine, ENGINES)}")
+
+
+def _resolved(workload: Workload, engine: str) -> str:
+    check_engine(engine)
     if engine != "auto":
         return engine
     from lora_profiler.compiled import has_profile
