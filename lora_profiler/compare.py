@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Literal
 
-from lora_profiler.prediction import CATEGORIES, Category, Engine, Moment, MomentName, Prediction, Step
-from lora_profiler.record import Measurement, Phase, Record
+from lora_profiler.prediction import CATEGORIES, Category, Engine, Moment, MomentName, Phase, Prediction, Step
+from lora_profiler.record import Measurement, Record
 
 Metric = Literal[
     "peak_requested_bytes", "peak_allocated_bytes", "attribution_bytes", "phase_peak_bytes", "step1_phase_peak_bytes",

@@ -18,6 +18,8 @@ MomentName = Literal[
     "optimizer_step",
 ]  # fmt: skip
 MOMENTS: tuple[MomentName, ...] = MomentName.__args__  # type: ignore[attr-defined]
+Phase = Literal["setup", "forward", "loss", "backward", "clip", "optimizer", "zero"]
+PHASES: tuple[Phase, ...] = Phase.__args__  # type: ignore[attr-defined]
 Step = Literal[1, "steady"]
 Engine = Literal["analytic", "compiled", "traced"]
 Exactness = Literal["exact", "estimate"]
@@ -29,6 +31,26 @@ class Moment:
 
     moment: MomentName
     step: Step
+    bytes: Mapping[Category, int]
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.bytes.values())
+
+
+PHASE_OF: Mapping[MomentName, Phase] = {
+    "setup": "setup", "last_layer_forward": "forward", "end_of_forward": "loss", "loss_backward": "backward",
+    "last_layer_backward": "backward", "first_layer_backward": "backward", "optimizer_step": "optimizer",
+}  # fmt: skip
+"""The phase that a moment lies in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurvePoint:
+    """Live bytes by category at one instant of a step; `module` is what ran, "" where the engine cannot tell."""
+
+    phase: Phase
+    module: str
     bytes: Mapping[Category, int]
 
     @property
@@ -109,7 +131,7 @@ class DeviceMemory:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The answer to one workload. `layers` and `device_memory` are worked out when asked for.
+    """The answer to one workload. `layers`, `curve` and `device_memory` are worked out when asked for.
 
     `persistent_bytes` holds parameters, quantization_state, adapters, gradients, optimizer_states. `saved_activation_bytes`
     is everything autograd keeps at the end of forward, parameters left out; None where the engine does not know it.
@@ -130,10 +152,22 @@ class Prediction:
     flops: FlopCount | None
     layer_source: Callable[[], tuple[LayerCost, ...]] = field(repr=False, compare=False)
     device_memory_source: Callable[[], DeviceMemory] | None = field(default=None, repr=False, compare=False)
+    curve_source: Callable[[], tuple[CurvePoint, ...]] | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def layers(self) -> tuple[LayerCost, ...]:
         return self.layer_source()
+
+    @cached_property
+    def curve(self) -> tuple[CurvePoint, ...]:
+        """Memory over one steady step in order of time. Its largest point is the peak.
+
+        An engine without a tape gives one point for each moment that it knows.
+        """
+        if self.curve_source is not None:
+            return self.curve_source()
+        steady = (m for m in self.moments if m.step == "steady")
+        return tuple(CurvePoint(phase=PHASE_OF[m.moment], module="", bytes=m.bytes) for m in steady)
 
     @cached_property
     def device_memory(self) -> DeviceMemory | None:

@@ -8,17 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lora_profiler.prediction import Category
+from lora_profiler.prediction import Category, Phase
 from lora_profiler.workload import Workload, canonical
 
 SCHEMA_VERSION = "1.1"
 """1.0: the fields of the contract alone. 1.1: conditions, keys, times, and every sample beyond the contract."""
 
-Phase = Literal["setup", "forward", "loss", "backward", "clip", "optimizer", "zero"]
-PHASES: tuple[Phase, ...] = Phase.__args__  # type: ignore[attr-defined]  # typing has no public accessor on an alias
-
 Status = Literal["ok", "noisy", "oom", "host_oom", "timeout", "crash", "unsupported", "invalid", "interrupted"]
-STATUSES: tuple[Status, ...] = Status.__args__  # type: ignore[attr-defined]
+STATUSES: tuple[Status, ...] = Status.__args__  # type: ignore[attr-defined]  # typing has no public accessor on an alias
 MEASURED: frozenset[Status] = frozenset({"ok", "noisy"})
 """Statuses of a run that went through: its numbers are whole, where others are lower bounds."""
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.prediction import Phase
 from lora_profiler.private_text import private_text
-from lora_profiler.record import PERTURBED_SHARE, SCHEMA_VERSION, UNATTRIBUTED_SHARE, Flag, Phase, Record
+from lora_profiler.record import PERTURBED_SHARE, SCHEMA_VERSION, UNATTRIBUTED_SHARE, Flag, Record
 from lora_profiler.record_json import record_dict
 from lora_profiler.record_lines import parsed_record
 from lora_profiler.samples import half_width_limit, relative_half_width

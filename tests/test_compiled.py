@@ -275,3 +275,27 @@ def test_the_layout_finds_periods_and_prefixes() -> None:
     assert first is not None and (first.prefix, first.period) == (1, 1)
     assert layout_of(workload("llama", BASE, 3).model) is None
     assert at_depth(workload("llama", BASE).model, 5).num_layers == 5
+
+
+@pytest.mark.parametrize("setup", [BASE, SETUPS["lora checkpointed, dropout"], SETUPS["lora accumulated"]])
+def test_a_curve_has_the_peak_of_every_phase_and_goes_forward_in_time(setup: TrainSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_profiler.compiled.curve.MOST_POINTS", 60)
+    asked = workload("llama", setup)
+    prediction = predict_with(compile_profile(asked), asked)
+    curve = prediction.curve
+    joined = {"loss": "forward", "setup": "between", "zero": "between"}
+    real = {phase: size for (step, phase), size in truth(asked).items() if step == 2}
+    for phase in ("forward", "backward", "optimizer"):
+        assert max(p.total_bytes for p in curve if joined.get(p.phase, p.phase) == phase) == real[phase]
+    assert max(p.total_bytes for p in curve) == prediction.peak.total_bytes
+    assert {p.bytes["parameters"] for p in curve} == {prediction.persistent_bytes["parameters"]}
+    order = [p.phase for i, p in enumerate(curve) if i == 0 or curve[i - 1].phase != p.phase]
+    assert order == ["setup", "forward", "loss", "backward"] * min(setup.accumulation, 2) + ["optimizer", "zero"]
+    assert len(curve) < 120
+
+
+def test_rules_give_a_point_of_the_curve_for_each_moment() -> None:
+    prediction = engine.predict(workload("llama", LORA), "analytic")
+    steady = [m for m in prediction.moments if m.step == "steady"]
+    assert [dict(p.bytes) for p in prediction.curve] == [dict(m.bytes) for m in steady]
+    assert [p.phase for p in prediction.curve] == ["setup", "forward", "loss", "backward", "backward", "backward", "optimizer"]

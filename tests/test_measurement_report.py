@@ -11,8 +11,8 @@ import pytest
 import records
 from lora_profiler.analytic import predict
 from lora_profiler.compare import METRICS, PHASE_GROUPS, compare
-from lora_profiler.prediction import CATEGORIES, FlopCount
-from lora_profiler.record import PHASES, STATUSES, Conditions, Energy, Failure, Flag, Record
+from lora_profiler.prediction import CATEGORIES, PHASES, FlopCount
+from lora_profiler.record import STATUSES, Conditions, Energy, Failure, Flag, Record
 from lora_profiler.record_json import record_from_dict
 from lora_profiler.report import metrics, render
 from lora_profiler.report.blocks import Row, Table

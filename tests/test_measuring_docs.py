@@ -8,11 +8,10 @@ import pytest
 
 from lora_profiler.campaign.runs import MARGIN_SECONDS
 from lora_profiler.harness import device_view, runner, telemetry, timing_pass
-from lora_profiler.prediction import CATEGORIES
+from lora_profiler.prediction import CATEGORIES, PHASES
 from lora_profiler.record import (
     BUSY_SHARE,
     PERTURBED_SHARE,
-    PHASES,
     STATUSES,
     UNATTRIBUTED_SHARE,
     Conditions,

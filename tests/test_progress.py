@@ -11,7 +11,8 @@ from lora_profiler.campaign.planned import Planned
 from lora_profiler.campaign.progress import Progress
 from lora_profiler.harness import Heartbeat, make_case
 from lora_profiler.planning.engine import predict
-from lora_profiler.record import PHASES, Conditions, Failure
+from lora_profiler.prediction import PHASES
+from lora_profiler.record import Conditions, Failure
 from lora_profiler.report import metrics
 from lora_profiler.report.progress import COLUMNS, column_widths, drawn, footer, line, row_distinctions, status_text, window
 from lora_profiler.workload import LoraConfig, Workload

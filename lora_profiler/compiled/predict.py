@@ -7,6 +7,7 @@ from functools import partial
 from lora_profiler.algebra import Polynomial
 from lora_profiler.algebra.table import Values
 from lora_profiler.compiled.allocator import replay, smallest_capacity
+from lora_profiler.compiled.curve import curve
 from lora_profiler.compiled.evaluation import Evaluation, evaluation_of
 from lora_profiler.compiled.profile import Profile
 from lora_profiler.model_spec import Module
@@ -87,6 +88,7 @@ def _prediction(found: Evaluation, workload: Workload) -> Prediction:
         ),
         layer_source=partial(layer_costs, found, workload),
         device_memory_source=partial(device_memory, found, at) if setup.device == "cuda" else None,
+        curve_source=partial(curve, found, at),
     )
 
 

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lora_profiler.harness.timeline import Allocation, Timeline
-from lora_profiler.prediction import CATEGORIES, Category
-from lora_profiler.record import Phase
+from lora_profiler.prediction import CATEGORIES, Category, Phase
 
 LOGITS_GRADIENT = "logits_gradient"
 """The note at which backward has come to the logits: everything of the loss lies before."""

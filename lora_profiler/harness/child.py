@@ -29,7 +29,8 @@ from lora_profiler.harness.machine import cgroup_peak_bytes, peak_resident_bytes
 from lora_profiler.harness.memory_pass import MemoryResult, memory_pass, one_step_peak
 from lora_profiler.harness.timing_pass import TimingResult, timing_pass
 from lora_profiler.harness.training import Batches, Training, token_counts
-from lora_profiler.record import BUSY_SHARE, UNATTRIBUTED_SHARE, Failure, Flag, Measurement, Phase, Record, Status
+from lora_profiler.prediction import Phase
+from lora_profiler.record import BUSY_SHARE, UNATTRIBUTED_SHARE, Failure, Flag, Measurement, Record, Status
 from lora_profiler.record_checks import second_opinions, spoils_times
 from lora_profiler.record_json import record_dict
 from lora_profiler.samples import half_width_limit, relative_half_width

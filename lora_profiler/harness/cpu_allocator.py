@@ -10,7 +10,7 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from lora_profiler.harness.timeline import Allocation, Mark, Timeline
-from lora_profiler.record import Phase
+from lora_profiler.prediction import Phase
 
 _MARK = "lora_profiler.mark/"
 

@@ -23,8 +23,8 @@ from lora_profiler.harness.timeline import Peak, Timeline, steady
 from lora_profiler.harness.tracker import BudgetExceededError, StorageTracker
 from lora_profiler.harness.training import Training
 from lora_profiler.modeling import attention_context, forward_loss, output_head
-from lora_profiler.prediction import Category
-from lora_profiler.record import Conditions, Phase, PhaseSample
+from lora_profiler.prediction import Category, Phase
+from lora_profiler.record import Conditions, PhaseSample
 
 _LOGITS = "logits"
 Progress = Callable[[int, Phase], None]

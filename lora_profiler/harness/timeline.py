@@ -7,7 +7,7 @@ Two sources write the same timeline, torch's record of its allocator (`cpu_alloc
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from lora_profiler.record import Phase
+from lora_profiler.prediction import Phase
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

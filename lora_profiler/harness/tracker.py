@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from lora_profiler.harness.counters import Counters
 from lora_profiler.harness.timeline import Allocation, Mark, Timeline
-from lora_profiler.record import Phase
+from lora_profiler.prediction import Phase
 
 _SCRATCH = -1
 _ATTENTION_KERNELS = {

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from lora_profiler.modeling import attention_context, forward_loss
-from lora_profiler.record import Conditions, Phase
+from lora_profiler.prediction import Phase
+from lora_profiler.record import Conditions
 from lora_profiler.workload import TrainSetup
 
 Enter = Callable[[int, Phase], None]
