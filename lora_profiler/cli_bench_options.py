@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from lora_profiler.cli_options import flag, given, setups
+from lora_profiler.cli_options import given, setups
 from lora_profiler.click_parts import FiniteRange, items
 from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.planning.setups import flag
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

@@ -1,33 +1,29 @@
 """The options that say how a model is trained, shared by every command that needs a setup, and the setups they mean."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields
 from typing import Any, TypeVar, get_args
 
 import click
 from click.core import ParameterSource
 
 from lora_profiler.click_parts import NearestChoice, complete_gpu
-from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.planning.setups import SetupOptions
+from lora_profiler.planning.setups import setups as planning_setups
 from lora_profiler.workload import (
     Attention,
     Device,
     Dtype,
-    LoraConfig,
     Method,
     Optimizer,
     OptimizerImpl,
     Precision,
-    Quantization,
     Recipe,
     TrainSetup,
 )  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-LORA_OPTIONS = ("rank", "alpha", "dropout", "targets", "layers_to_transform", "modules_to_save", "adapter_dtype", "use_dora")
-QLORA_OPTIONS = ("double_quant", "recipe")
 
 
 def _literal(alias: Any) -> NearestChoice:
@@ -127,90 +123,13 @@ def setups(model: ModelSpec, ctx: click.Context, device: Device | None = None) -
 
     Raises UsageError for options that contradict each other.
     """
-    o = ctx.params
-    methods: Sequence[str] = list(dict.fromkeys(o["methods"])) or ["full", "lora"]
-    _refuse_idle_options(ctx, methods)
-    base = TrainSetup(
-        batch_size=o["batch_size"], seq_len=o["seq_len"], accumulation=o["accumulation"], dtype=o["dtype"],
-        precision=o["precision"], optimizer=o["optimizer"], optimizer_impl=o["optimizer_impl"],
-        checkpointing=o["checkpointing"], attention=o["attention"], device=o["device"] if device is None else device,
-        use_reentrant=o["use_reentrant"],
-    )  # fmt: skip
-    if set(methods) == {"full"}:
-        return [base]
-    lora = LoraConfig(
-        r=o["rank"], lora_alpha=o["alpha"], lora_dropout=o["dropout"], target_modules=_targets(o["targets"], model),
-        layers_to_transform=_numbers(o["layers_to_transform"]), modules_to_save=_names(o["modules_to_save"], "--modules-to-save"),
-        adapter_dtype=o["adapter_dtype"], use_dora=o["use_dora"],
-    )  # fmt: skip
-    return [_with_method(base, lora, method, ctx) for method in methods]
-
-
-def _with_method(base: TrainSetup, lora: LoraConfig, method: str, ctx: click.Context) -> TrainSetup:
-    if method == "full":
-        return base
-    if method == "lora":
-        return replace(base, lora=lora)
-    quantization = Quantization(double_quant=ctx.params["double_quant"], recipe=ctx.params["recipe"])
-    if quantization.recipe == "trl":
-        if given(ctx, "adapter_dtype") and lora.adapter_dtype != "bfloat16":
-            raise UsageError(f"the trl recipe trains bfloat16 adapters, not {lora.adapter_dtype}; leave out one of the two.")
-        lora = replace(lora, adapter_dtype="bfloat16")
-    return replace(base, lora=lora, quantization=quantization)
+    o = {f.name: ctx.params[f.name] for f in fields(SetupOptions)}
+    o["methods"] = tuple(o["methods"])
+    if device is not None:
+        o["device"] = device
+    return planning_setups(model, SetupOptions(**o), {name for name in o if given(ctx, name)})
 
 
 def given(ctx: click.Context, name: str) -> bool:
     """Whether the user gave the option, by its parameter's name; its default is not given."""
     return ctx.get_parameter_source(name) not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP, None)
-
-
-def _refuse_idle_options(ctx: click.Context, methods: Sequence[str]) -> None:
-    """An option that none of the methods would read is a mistake, not a wish to be ignored."""
-    idle = [] if {"lora", "qlora"} & set(methods) else [n for n in LORA_OPTIONS if given(ctx, n)]
-    if idle:
-        raise UsageError(f"{flag(idle[0])} has no meaning for --method full; add --method lora, or leave it out.")
-    idle = [] if "qlora" in methods else [n for n in QLORA_OPTIONS if given(ctx, n)]
-    if idle:
-        raise UsageError(f"{flag(idle[0])} is about a 4-bit base; add --method qlora, or leave it out.")
-
-
-def flag(name: str) -> str:
-    """The option of a parameter: seq_len is --seq-len."""
-    return "--" + name.replace("_", "-")
-
-
-def _targets(text: str, model: ModelSpec) -> str | tuple[str, ...] | None:
-    if text == "all-linear":
-        return "all-linear"
-    if text == "default":
-        return None
-    if text == "attention":
-        from lora_profiler.planning.remarks import attention_targets
-
-        return attention_targets(model)
-    if text.startswith("re:"):
-        return text.removeprefix("re:")
-    return _names(text, "--targets")
-
-
-def _names(text: str | None, option: str) -> tuple[str, ...]:
-    if text is None:
-        return ()
-    names = tuple(name.strip() for name in text.split(","))
-    if not all(names):
-        raise UsageError(f"{option} is {text!r}; write names with commas between them.")
-    return names
-
-
-def _numbers(text: str | None) -> tuple[int, ...]:
-    if text is None:
-        return ()
-    found: list[int] = []
-    for part in text.split(","):
-        first, dash, last = (p.strip() for p in part.partition("-"))
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise UsageError(f"--layers-to-transform is {text!r}; write layer numbers and ranges, as in 0,2,8-15.")
-        if int(last or first) > 100_000:
-            raise UsageError(f"--layers-to-transform is {text!r}; no model has that many layers.")
-        found += range(int(first), int(last or first) + 1)
-    return tuple(dict.fromkeys(found))
