@@ -83,7 +83,8 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
         drawn_again = o["form"] == "table" and o["output"] is None and sys.stdout.isatty()
         total = None if o["largest_batch"] else len(cases)
         proven: list[LargestBatch] = []
-        with shown(progress, total=total, deadline_seconds=o["deadline"], transient=drawn_again):
+        as_json = o["progress"] == "json"
+        with shown(progress, total=total, deadline_seconds=o["deadline"], transient=drawn_again, as_json=as_json):
             num_left = _run(session, cases, proven, search=o["largest_batch"])
         results = [result(row.record, row.planned.prediction) for row in progress.rows if row.record is not None]
         _print(results, proven, o)

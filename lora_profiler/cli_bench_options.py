@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from lora_profiler.cli_options import given, setups
-from lora_profiler.click_parts import FiniteRange, items
+from lora_profiler.click_parts import FiniteRange, NearestChoice, items
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.planning.setups import flag
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 WITH_SUITE = (
-    "suite", "device", "records", "resume", "rerun", "deadline", "timeout", "form", "output", "force",
+    "suite", "device", "records", "resume", "rerun", "deadline", "timeout", "progress", "form", "output", "force",
 )  # fmt: skip
 """Options that have a meaning beside --suite, whose cases fix everything else."""
 TIMING_OPTIONS = ("steps", "timing_seconds")
@@ -79,6 +79,10 @@ _OPTIONS = [
     click.option("--steps", type=click.IntRange(1), metavar="N", help="Time at least so many steps. [default: 10]"),
     click.option("--timing-seconds", type=_SECONDS, metavar="SECONDS", help="Time no longer than so. [default: 60]"),
     click.option("--no-timing", is_flag=True, help="Measure memory alone."),
+    click.option(
+        "--progress", type=NearestChoice(("auto", "json")), default="auto", show_default=True,
+        help="On stderr; json: one object a line, at every step, for other programs.",
+    ),
 ]  # fmt: skip
 
 

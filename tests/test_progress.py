@@ -1,6 +1,7 @@
 """A run while it goes: where each case stands, how long the rest takes, and rows that keep to the terminal's width."""
 
 import io
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,17 @@ from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import PHASES
 from lora_profiler.record import Conditions, Failure
 from lora_profiler.report import metrics
-from lora_profiler.report.progress import COLUMNS, column_widths, drawn, footer, line, row_distinctions, status_text, window
+from lora_profiler.report.progress import (
+    COLUMNS,
+    column_widths,
+    drawn,
+    footer,
+    line,
+    row_distinctions,
+    shown,
+    status_text,
+    window,
+)
 from lora_profiler.workload import LoraConfig, Workload
 from records import WORKLOAD, make_record
 
@@ -222,3 +233,25 @@ def test_the_row_that_runs_is_in_sight_in_a_long_list() -> None:
     assert any("starting" in text for text in lines)
     assert window(progress.rows[:3], 12) == (0, 3)
     assert window([], 12) == (0, 0)
+
+
+# --- for other programs ---------------------------------------------------------------------------------------------------
+
+
+def test_every_heartbeat_is_a_line_of_json_where_that_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    progress = progress_of(planned(), planned(rank=4), clock=clock)
+    with shown(progress, total=2, deadline_seconds=None, transient=False, as_json=True):
+        observer, case = progress.observer(), progress.rows[1].planned.case
+        observer.started(1, case)
+        observer.progressed(1, Heartbeat(phase="backward", step=2))
+        observer.progressed(1, Heartbeat(phase="timing", done=7))
+        observer.finished(1, record_of(progress.rows[1].planned, status="noisy"), False)
+    lines = [json.loads(text) for text in capsys.readouterr().err.splitlines()]
+    assert {(told["case"], told["of"], told["model"], told["method"]) for told in lines} == {(2, 2, "tiny-gpt2", "lora")}
+    where = [(told["state"], told["phase"], told["step"], told["done"], told["status"]) for told in lines]
+    assert where == [
+        ("running", None, None, None, None), ("running", "backward", 2, None, None), ("running", "timing", None, 7, None),
+        ("done", None, None, None, "noisy"),
+    ]  # fmt: skip
+    assert [told["record_id"] for told in lines] == [None, None, None, progress.rows[1].record.id]  # type: ignore[union-attr]

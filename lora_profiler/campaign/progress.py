@@ -38,10 +38,14 @@ class CaseRow:
 
 @dataclass(slots=True)
 class Progress:
-    """All rows of a run; `tell` is called with the place and the row whenever one starts or ends. `clock` gives seconds."""
+    """All rows of a run; `tell` is called with the place and the row whenever one starts or ends, `beat` with each heartbeat.
+
+    `clock` gives seconds.
+    """
 
     earlier: Iterable[Record] = ()
     tell: Callable[[int, CaseRow], None] = lambda index, row: None
+    beat: Callable[[int, CaseRow], None] = lambda index, row: None
     clock: Callable[[], float] = time.monotonic
     rows: list[CaseRow] = field(default_factory=list)
     _earlier_seconds: dict[str, float] = field(default_factory=dict)
@@ -117,7 +121,9 @@ class RowObserver:
         self.progress.tell(self.first + index, row)
 
     def progressed(self, index: int, heartbeat: Heartbeat) -> None:
-        self._row(index).heartbeat = heartbeat
+        row = self._row(index)
+        row.heartbeat = heartbeat
+        self.progress.beat(self.first + index, row)
 
     def finished(self, index: int, record: Record, stored_before: bool) -> None:
         row = self._row(index)

@@ -1,8 +1,10 @@
-"""A run while it goes: on a terminal a table that is drawn anew every second, elsewhere one line whenever a case starts or ends.
+"""A run while it goes: on a terminal a table that is drawn anew every second, elsewhere one line whenever a case starts or ends,
+or for another program a line of JSON at every step.
 
 All of it goes to stderr. A second between two drawings, since the machine that draws is the one that is measured.
 """
 
+import json
 import os
 import sys
 from collections import Counter
@@ -34,11 +36,17 @@ _MOST_ROWS = 20
 
 
 @contextmanager
-def shown(progress: Progress, *, total: int | None, deadline_seconds: float | None, transient: bool) -> Iterator[None]:
+def shown(
+    progress: Progress, *, total: int | None, deadline_seconds: float | None, transient: bool, as_json: bool = False
+) -> Iterator[None]:
     """Shows `progress` on stderr while the block runs. `total` is the number of cases where it is known beforehand.
 
-    `transient` takes the table away at the end, where another one is about to tell the same.
+    `transient` takes the table away at the end, where another one is about to tell the same. `as_json` is for other programs.
     """
+    if as_json:
+        progress.tell = progress.beat = lambda index, row: print(json_line(index, row, total), file=sys.stderr, flush=True)
+        yield
+        return
     console = _terminal()
     if console is None:
         progress.tell = lambda index, row: print(line(progress, index, row, total), file=sys.stderr, flush=True)
@@ -96,6 +104,25 @@ def row_distinctions(rows: Sequence[CaseRow]) -> list[str]:
     runs = [f"run {case.repeat + 1}" if repeated else "" for case in cases]
     words = distinctions([case.workload for case in cases])
     return [", ".join(filter(None, parts)) for parts in zip(words, runs, strict=True)]
+
+
+def json_line(index: int, row: CaseRow, total: int | None) -> str:
+    """Where one case stands, as an object: `status` and `record_id` once it has a record, else `phase`, `step` and `done` as the
+    measured process told them. `case` counts from 1.
+    """
+    beat, workload = row.heartbeat, row.planned.case.workload
+    return json.dumps({
+        "case": index + 1,
+        "of": total,
+        "model": workload.model.id,
+        "method": workload.setup.method,
+        "state": row.state,
+        "phase": beat.phase if beat and row.record is None else None,
+        "step": beat.step if beat and row.record is None else None,
+        "done": beat.done if beat and row.record is None else None,
+        "status": row.record.measurement.status if row.record else None,
+        "record_id": row.record.id if row.record else None,
+    })  # fmt: skip
 
 
 # --- the live table -------------------------------------------------------------------------------------------------------
