@@ -388,3 +388,30 @@ def test_bad_cards_are_usage_errors(name, monkeypatch):
 
 def test_every_error_is_one_of_ours():
     assert issubclass(UnsupportedModelError, ModelNotFoundError) and issubclass(ModelNotFoundError, LoraProfilerError)
+
+
+def test_without_the_disk_no_name_is_a_path(tmp_path, monkeypatch):
+    """Names that come from links: what lies in the working folder, or anywhere, is not looked at."""
+    folder = tmp_path / "organisation" / "name"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(LLAMA), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert find_model("organisation/name").model_type == "llama"
+    for name in ("organisation/name", str(folder), str(folder / "config.json"), "./organisation/name"):
+        with pytest.raises(ModelNotFoundError):
+            find_model(name, offline=True, on_disk=False)
+    assert find_model("gpt2", on_disk=False) == find_model("gpt2")
+
+
+def test_a_process_that_must_not_load_torch_is_told_what_to_do_instead():
+    code = (
+        "from lora_profiler.catalog import model_from_config; from lora_profiler.catalog.meta_build import nothing_built\n"
+        "with nothing_built('Ask elsewhere.'):\n"
+        "    try: model_from_config({'model_type': 'mamba'}, id='x', source='x.json')\n"
+        "    except Exception as e: print(type(e).__name__, e)\n"
+        "import sys; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("UnsupportedModelError")
+    assert done.stdout.rstrip().endswith("mamba model are not known here. Ask elsewhere.")

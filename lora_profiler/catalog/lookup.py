@@ -26,12 +26,12 @@ _MODEL_ID = r"[\w.\-]{1,96}(?:/[\w.\-]{1,96})?"
 MAX_CONFIG_BYTES = 16_000_000
 
 
-def find_model(name: str, *, revision: str = "main", offline: bool = False) -> ModelSpec:
+def find_model(name: str, *, revision: str = "main", offline: bool = False, on_disk: bool = True) -> ModelSpec:
     """The model called `name`: a hub id, a hub URL, an alias, a folder, or a path to a config.json.
 
     Looked for among the bundled models, on the disk, in the local Hugging Face cache, on the hub (config.json only; not
     if `offline`). A bundled id at another `revision` than main is not the bundled one and goes to the cache and the hub.
-    Remote code is never run.
+    Without `on_disk` no name is taken for a path, as where names come from links. Remote code is never run.
 
     Raises ModelNotFoundError or UnsupportedModelError with the next step, UsageError for an empty name.
     """
@@ -43,11 +43,12 @@ def find_model(name: str, *, revision: str = "main", offline: bool = False) -> M
     row = facts().get(name.lower())
     if row is not None and revision == "main":
         return _bundled(row)
-    path = _local_config(name)
+    path = _local_config(name) if on_disk else None
     if path is not None:
         return model_from_config(cfg.parse(_read(path), path), id=_local_id(path), source=path)
     if not re.fullmatch(_MODEL_ID, name):
-        raise ModelNotFoundError(f"{name!r} is neither a file or folder here nor a hub id of the form organisation/name.")
+        here = "neither a file or folder here nor" if on_disk else "not"
+        raise ModelNotFoundError(f"{name!r} is {here} a hub id of the form organisation/name.")
     from lora_profiler.catalog.hub import config_json
 
     text = config_json(name, revision=revision, offline=offline)

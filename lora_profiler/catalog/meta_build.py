@@ -6,6 +6,8 @@ imported inside the functions, so that the catalogue stays light. Remote code is
 
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,18 @@ MAX_LAYERS = 1000
 MAX_EXPERTS = 4096
 INSTALL = 'Install what can build it: pip install "lora_profiler[measure]".'
 
+_INSTEAD: ContextVar[str | None] = ContextVar("instead", default=None)
+
+
+@contextmanager
+def nothing_built(instead: str) -> Iterator[None]:
+    """Inside, `build` raises UnsupportedModelError and says `instead`: for a process that must not load torch."""
+    token = _INSTEAD.set(instead)
+    try:
+        yield
+    finally:
+        _INSTEAD.reset(token)
+
 
 def build(raw: Mapping[str, Any], source: str) -> "PreTrainedModel":
     """The model of a config.json on the meta device, of the class that it names, else the type's causal language model.
@@ -28,7 +42,9 @@ def build(raw: Mapping[str, Any], source: str) -> "PreTrainedModel":
     Raises UnsupportedModelError without torch and transformers, or for a type that transformers does not know;
     ModelNotFoundError where transformers refuses the config.
     """
-    model_type = str(raw["model_type"])
+    model_type, instead = str(raw["model_type"]), _INSTEAD.get()
+    if instead is not None:
+        raise UnsupportedModelError(f"{source}: the weights of a {model_type} model are not known here. {instead}")
     try:
         import torch
         import transformers
