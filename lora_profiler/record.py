@@ -6,6 +6,7 @@ scores all history again. `None` means "not measured", never 0; a missing phase 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 from lora_profiler.prediction import Category, Phase
@@ -267,8 +268,9 @@ class Record:
         return f"{self.case_key}.{self.environment.key}.{self.repeat}"
 
 
+@lru_cache(maxsize=1024)
 def case_key(workload: Workload, conditions: Conditions) -> str:
-    """The workload's key and six hex digits of the conditions; the same on every machine."""
+    """The workload's key and six hex digits of the conditions; the same on every machine. Remembered, since every id needs it."""
     import hashlib
     import json
     from dataclasses import asdict

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lora_profiler.compare import Comparison, compare
+from lora_profiler.compare import Claims, Comparison, claims
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import check_engine, predict
 from lora_profiler.prediction import Prediction
@@ -31,22 +31,34 @@ def scored(records: Iterable[Record], engine: str = "auto") -> list[Scored]:
     """
     check_engine(engine)
     answerer = "compiled" if engine == "traced" else engine
-    answers: dict[Workload, Prediction | str] = {}
+    answers: dict[Workload, _Answer] = {}
     found = []
     for record in records:
-        workload = record.workload
-        if workload not in answers:
-            answers[workload] = _answer(workload, answerer)
-        answer = answers[workload]
-        if isinstance(answer, str):
-            found.append(Scored(record=record, prediction=None, refusal=answer, comparisons=()))
-        else:
-            found.append(Scored(record=record, prediction=answer, refusal=None, comparisons=compare(record, answer)))
+        answer = answers.get(record.workload)
+        if answer is None:
+            answer = answers[record.workload] = _answer(record.workload, answerer)
+        found.append(answer.beside(record))
     return found
 
 
-def _answer(workload: Workload, engine: str) -> Prediction | str:
+class _Answer:
+    """Of one workload. What it claims is worked out with the first run that went through: on CUDA that can take a while."""
+
+    def __init__(self, prediction: Prediction | None, refusal: str | None) -> None:
+        self._prediction, self._refusal = prediction, refusal
+        self._claims: Claims | None = None
+
+    def beside(self, record: Record) -> Scored:
+        comparisons: tuple[Comparison, ...] = ()
+        if self._prediction is not None and record.measurement.went_through:
+            if self._claims is None:
+                self._claims = claims(self._prediction)
+            comparisons = self._claims.against(record)
+        return Scored(record=record, prediction=self._prediction, refusal=self._refusal, comparisons=comparisons)
+
+
+def _answer(workload: Workload, engine: str) -> _Answer:
     try:
-        return predict(workload, engine)
+        return _Answer(predict(workload, engine), None)
     except LoraProfilerError as e:
-        return str(e)
+        return _Answer(None, str(e))
