@@ -3,6 +3,8 @@
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
+from functools import cache
+from math import isfinite
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lora_profiler.catalog import find_model, model_from_config
@@ -125,7 +127,8 @@ def workload_dict(workload: Workload) -> dict[str, Any]:
 
 
 def workload_from_dict(data: Mapping[str, Any]) -> Workload:
-    """The workload that `workload_dict` wrote. A model without `config` is looked up by its id, offline.
+    """The workload that `workload_dict` wrote. A model without `config` is looked up by its id, offline, among bundled and
+    cached ones.
 
     Raises RecordError for what is no workload or names another model than its config describes.
     """
@@ -146,7 +149,7 @@ def _model_from_dict(data: Mapping[str, Any]) -> ModelSpec:
     if config is not None and _object(config, "model.config"):
         spec = model_from_config(config, id=name, source=data.get("source") or "file")
     else:
-        spec = find_model(name, offline=True)
+        spec = find_model(name, offline=True, on_disk=False)  # no record makes this program read a file
     if data.get("fingerprint") not in (None, spec.fingerprint):
         raise RecordError(f"The record's {data['id']} is not the model that this version makes of its config.")
     return spec
@@ -192,46 +195,101 @@ def _object(value: Any, where: str) -> Mapping[str, Any]:
     return value
 
 
+Decoder = Callable[[Any, str], Any]
+"""(a value as json reads it, where it stands) -> the value as its annotation has it."""
+
+
 def decoded(kind: Any, value: Any, where: str) -> Any:
     """`value`, as json reads it, as an instance of the annotation `kind`: dataclasses, Literals, unions, tuples, mappings.
 
     Raises RecordError naming `where`: a wrong type, an unknown or a missing field. A bool is no int.
     """
+    return _decoder(kind)(value, where)
+
+
+@cache
+def _decoder(kind: Any) -> Decoder:
+    """Made once for each annotation: thousands of records are read with the same few."""
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
-        options = get_args(kind)
-        if value is None and type(None) in options:
-            return None
-        return decoded(next(o for o in options if o is not type(None)), value, where)
+        return _optional(get_args(kind))
     if origin is Literal:
-        if value not in get_args(kind):
-            raise RecordError(f"{where} is {_short(value)}; accepted: {', '.join(map(str, get_args(kind)))}.")
-        return value
+        return _one_of(get_args(kind))
     if origin is tuple:
+        return _sequence(get_args(kind)[0])
+    if origin is not None and issubclass(origin, Mapping):
+        return _mapping(*get_args(kind))
+    return _dataclass(kind) if is_dataclass(kind) else _plain(kind)
+
+
+def _optional(options: tuple[Any, ...]) -> Decoder:
+    decode = _decoder(next(option for option in options if option is not types.NoneType))
+    if types.NoneType not in options:
+        return decode
+    return lambda value, where: None if value is None else decode(value, where)
+
+
+def _one_of(accepted: tuple[Any, ...]) -> Decoder:
+    def decode(value: Any, where: str) -> Any:
+        if value not in accepted:
+            raise RecordError(f"{where} is {_short(value)}; accepted: {', '.join(map(str, accepted))}.")
+        return value
+
+    return decode
+
+
+def _sequence(kind: Any) -> Decoder:
+    decode_item = _decoder(kind)
+
+    def decode(value: Any, where: str) -> Any:
         if not isinstance(value, list | tuple):
             raise RecordError(f"{where} is {_short(value)}; it must be a list.")
-        return tuple(decoded(get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is not None and issubclass(origin, Mapping):
-        of_key, of_value = get_args(kind)
+        if all(type(item) is kind for item in value) and (kind is not float or all(map(isfinite, value))):
+            return tuple(value)  # the many times of steps, as they are
+        return tuple([decode_item(item, f"{where}[{i}]") for i, item in enumerate(value)])
+
+    return decode
+
+
+def _mapping(of_key: Any, of_value: Any) -> Decoder:
+    decode_key, decode_value = _decoder(of_key), _decoder(of_value)
+
+    def decode(value: Any, where: str) -> Any:
         pairs = _object(value, where).items()
-        return {decoded(of_key, k, f"{where} key"): decoded(of_value, v, f"{where}.{k}") for k, v in pairs}
-    if is_dataclass(kind):
-        return _dataclass(kind, _object(value, where), where)
-    accepted = (int, float) if kind is float else (kind,)
-    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-        raise RecordError(f"{where} is {_short(value)}; it must be {kind.__name__}.")
-    return float(value) if kind is float else value
+        return {decode_key(k, f"{where} key"): decode_value(v, f"{where}.{k}") for k, v in pairs}
+
+    return decode
 
 
-def _dataclass(kind: Any, data: Mapping[str, Any], where: str) -> Any:
+def _dataclass(kind: Any) -> Decoder:
     hints = get_type_hints(kind)
-    unknown = sorted(set(data) - set(hints))
-    if unknown:
-        raise RecordError(f"{where} has no field {', '.join(unknown)}; the record may come from a newer version.")
-    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING and f.name not in data]
-    if needed:
-        raise RecordError(f"{where} needs {', '.join(needed)}.")
-    return kind(**{name: decoded(hints[name], value, f"{where}.{name}") for name, value in data.items()})
+    decoders = {f.name: _decoder(hints[f.name]) for f in fields(kind)}
+    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+
+    def decode(value: Any, where: str) -> Any:
+        data = _object(value, where)
+        unknown = sorted(data.keys() - decoders.keys())
+        if unknown:
+            raise RecordError(f"{where} has no field {', '.join(unknown)}; the record may come from a newer version.")
+        missing = [name for name in needed if name not in data]
+        if missing:
+            raise RecordError(f"{where} needs {', '.join(missing)}.")
+        return kind(**{name: decoders[name](item, f"{where}.{name}") for name, item in data.items()})
+
+    return decode
+
+
+def _plain(kind: Any) -> Decoder:
+    accepted = (int, float) if kind is float else (kind,)
+
+    def decode(value: Any, where: str) -> Any:
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            raise RecordError(f"{where} is {_short(value)}; it must be {kind.__name__}.")
+        if kind is float and not isfinite(value):  # which Python's json reads, although JSON has no such number
+            raise RecordError(f"{where} is {value}; it must be finite.")
+        return float(value) if kind is float else value
+
+    return decode
 
 
 def _short(value: Any) -> str:

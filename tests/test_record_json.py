@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 import lora_profiler
 from lora_profiler.catalog import find_model
 from lora_profiler.catalog.bundled import bundled_models
-from lora_profiler.errors import LoraProfilerError
+from lora_profiler.errors import LoraProfilerError, ModelNotFoundError
 from lora_profiler.record import SCHEMA_VERSION, STATUSES, Conditions, Failure, Record, case_key
 from lora_profiler.record_checks import problems
 from lora_profiler.record_json import RecordError, record_dict, record_from_dict, workload_dict, workload_from_dict
@@ -69,6 +69,15 @@ def test_a_model_without_its_config_is_looked_up() -> None:
     assert workload_from_dict(data) == Workload(model=find_model("gpt2"))
 
 
+def test_no_record_makes_this_program_read_a_file(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(dict(MODELS[0].published)))
+    data = through_json(workload_dict(Workload(model=MODELS[0])))
+    data["model"] = {"id": str(tmp_path)}
+    assert find_model(str(tmp_path)).fingerprint == MODELS[0].fingerprint
+    with pytest.raises(ModelNotFoundError, match="is not a hub id"):
+        workload_from_dict(data)
+
+
 def test_a_model_that_is_another_than_its_config_says_is_refused() -> None:
     data = through_json(workload_dict(Workload(model=MODELS[0])))
     data["model"]["config"]["n_layer"] = 13
@@ -118,6 +127,8 @@ def test_keys_follow_what_they_stand_for() -> None:
         (("measurement", "peak_requested_bytes"), 1.5, "measurement.peak_requested_bytes is 1.5; it must be int"),
         (("measurement", "peak_requested_bytes"), True, "measurement.peak_requested_bytes is True; it must be int"),
         (("measurement", "step_seconds", 1), "fast", r"measurement.step_seconds\[1\] is 'fast'; it must be float"),
+        (("measurement", "step_seconds", 1), float("inf"), r"measurement.step_seconds\[1\] is inf; it must be finite"),
+        (("measurement", "block_seconds"), float("nan"), "measurement.block_seconds is nan; it must be finite"),
         (("measurement", "status"), "fine", "measurement.status is 'fine'; accepted: ok, noisy, oom"),
         (("measurement", "phase_peak_bytes", "lunch"), 1, "measurement.phase_peak_bytes key is 'lunch'; accepted: setup"),
         (("measurement", "phases", 0, "colour"), 1, r"measurement.phases\[0\] has no field colour"),
