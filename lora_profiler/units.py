@@ -81,6 +81,14 @@ def error_text(relative_error: float) -> str:
     return f"{sign}<0.01 %" if abs(relative_error) < 0.00005 else f"{100 * relative_error:+,.2f} %"
 
 
+def change_text(ratio: float) -> str:
+    """A signed change as a percentage with one decimal: -0.5133 -> '-51.3 %', 0.0 -> 'the same', 0.0001 -> '+<0.1 %'."""
+    if ratio == 0:
+        return "the same"
+    sign = "+" if ratio > 0 else "-"
+    return f"{sign}<0.1 %" if abs(ratio) < 0.0005 else f"{100 * ratio:+,.1f} %"
+
+
 def seconds_text(seconds: float) -> str:
     """A time that people can read: 0.0213 -> '21.30 ms', 1.5 -> '1.50 s', 125 -> '2 min 5 s'."""
     if seconds < 1:

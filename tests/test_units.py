@@ -118,3 +118,11 @@ def test_in_unit_below_nothing() -> None:
     assert units.in_unit(-16, units.GIB) == ">-0.01"
     assert units.in_unit(-3 * units.GIB, units.GIB) == "-3.00"
     assert units.in_unit(-17, 1) == "-17"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"),
+    [(0, "the same"), (-0.51334, "-51.3 %"), (12.5, "+1,250.0 %"), (0.0004, "+<0.1 %"), (-0.0004, "-<0.1 %"), (0.0006, "+0.1 %")],
+)
+def test_change_text_is_signed_and_only_equality_is_the_same(ratio: float, text: str) -> None:
+    assert units.change_text(ratio) == text
