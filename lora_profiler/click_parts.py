@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean, nearest
+from lora_profiler.printable import printable
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -121,7 +122,7 @@ def run(command: click.Command, args: Sequence[str] | None, prog_name: str) -> N
         e.show()
         code = e.exit_code
     except LoraProfilerError as e:
-        click.echo(f"Error: {e}", err=True)
+        click.echo("Error: " + "\n".join(map(printable, str(e).split("\n"))), err=True)
         code = e.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
@@ -182,4 +183,4 @@ def print_blocks(blocks: Sequence["Block"], form: str, output: str | None) -> No
 
 
 def warn(text: str) -> None:
-    click.echo(f"Warning: {text}", err=True)
+    click.echo(f"Warning: {printable(text)}", err=True)

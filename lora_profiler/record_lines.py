@@ -99,6 +99,11 @@ def parsed_record(data: Any) -> Record:
         raise RecordError(f"This is no record that can be read ({type(e).__name__}: {e}).") from e
 
 
+def recency(record: Record) -> tuple[bool, str]:
+    """What makes a record the later one of its id: that it was not interrupted, then when it ended (ISO 8601 sorts as text)."""
+    return record.measurement.status != "interrupted", record.ended_at or ""
+
+
 def read_records(path: Path) -> RecordFile:
     """The records of a file that is only to be read, such as a committed one. Raises StoreError where it cannot be opened."""
     if path.is_dir():

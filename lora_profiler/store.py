@@ -19,7 +19,7 @@ from lora_profiler.locks import exclusive, mark_in_use, sole_user
 from lora_profiler.record import STATUSES, Record
 from lora_profiler.record_checks import check_file, problems
 from lora_profiler.record_json import record_dict
-from lora_profiler.record_lines import RecordFile, StoreError, parsed_record, read_records
+from lora_profiler.record_lines import RecordFile, StoreError, parsed_record, read_records, recency
 from lora_profiler.user_folders import user_folder
 
 __all__ = ["Store", "StoreError", "check_file", "default_records_path", "finished", "problems", "read_records"]
@@ -128,7 +128,7 @@ class Store:
 
     def _take_in(self, record: Record) -> bool:
         """Adds a record from elsewhere unless the store has a later one of its id. Raises StoreError."""
-        return self._add(record, lambda stored: _rank(record) >= _rank(stored))
+        return self._add(record, lambda stored: recency(record) >= recency(stored))
 
     def _add(self, record: Record, wanted: Callable[[Record], bool]) -> bool:
         line = _line(record)
@@ -224,11 +224,6 @@ def _line(record: Record) -> str:
 
 def _interrupted(record: Record) -> bool:
     return record.measurement.status == "interrupted"
-
-
-def _rank(record: Record) -> tuple[bool, str]:
-    """What makes a record the later one: that it was not interrupted, then when it ended (ISO 8601 sorts as text)."""
-    return not _interrupted(record), record.ended_at or ""
 
 
 @contextmanager

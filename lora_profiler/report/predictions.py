@@ -25,7 +25,11 @@ def model_blocks(answers: Sequence[Answer], excess: ActivationExcess | None = No
 
 def method_label(prediction: Prediction) -> str:
     """'full', 'LoRA r16': the column label of a prediction."""
-    setup = prediction.workload.setup
+    return way_label(prediction.workload.setup)
+
+
+def way_label(setup: TrainSetup) -> str:
+    """The same for a setup that nothing is predicted of."""
     label = metrics.METHOD_LABELS[setup.method]
     return f"{label} r{setup.lora.r}" if setup.lora else label
 

@@ -1,4 +1,4 @@
-"""Blocks to text: plain, Markdown, CSV, and styled for a terminal. Pure: strings in, strings out."""
+"""Blocks to text: plain, Markdown, CSV, and styled for a terminal. Pure: strings in, strings out, all of them printable."""
 
 import csv
 import io
@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from lora_profiler.printable import printable
 from lora_profiler.report.blocks import Block, Paragraph, Row, Table
 
 Style = Callable[[str, str], str]
@@ -28,7 +29,7 @@ def plain(blocks: Sequence[Block], width: int = 100, style: Style = no_style) ->
 
 def _plain_paragraph(block: Paragraph, width: int, style: Style) -> str:
     lines: list[str] = []
-    for line in block.lines:
+    for line in map(printable, block.lines):
         indent = " " * (len(line) - len(line.lstrip()))
         lines += textwrap.wrap(line, width, subsequent_indent=indent + "  ", break_long_words=False, break_on_hyphens=False) or [
             ""
@@ -52,7 +53,7 @@ def _plain_table(table: Table, style: Style) -> str:
         max([len(table.columns[i]), *(len(cells[i]) for row, cells in texts if row.kind != "section" or len(row.cells) > 1)])
         for i in range(count)
     ]
-    lines = [style(table.title, "heading")] if table.title else []
+    lines = [style(printable(table.title), "heading")] if table.title else []
     if any(table.columns):
         lines.append(style(_line(list(table.columns), widths, table.left), "columns"))
     for number, (row, cells) in enumerate(texts):
@@ -63,7 +64,7 @@ def _plain_table(table: Table, style: Style) -> str:
 
 
 def _padded(row: Row, count: int) -> list[str]:
-    cells = list(row.cells) + [""] * (count - len(row.cells))
+    cells = [*map(printable, row.cells)] + [""] * (count - len(row.cells))
     cells[0] = "  " * row.indent + cells[0]
     return cells
 
@@ -79,16 +80,16 @@ def markdown(blocks: Sequence[Block]) -> str:
 
 def _markdown_paragraph(block: Paragraph) -> str:
     if block.heading:
-        return "## " + " ".join(block.lines)
-    return "  \n".join(line.strip() for line in block.lines)
+        return "## " + " ".join(map(printable, block.lines))
+    return "  \n".join(printable(line).strip() for line in block.lines)
 
 
 def _markdown_table(table: Table) -> str:
     rule = ["---" if i < table.left else "---:" for i in range(len(table.columns))]
-    lines = [f"### {table.title}\n"] if table.title else []
+    lines = [f"### {printable(table.title)}\n"] if table.title else []
     lines += [_markdown_row(table.columns), _markdown_row(rule)]
     for row in table.rows:
-        cells = [c.replace("|", "\\|") for c in row.cells] + [""] * (len(table.columns) - len(row.cells))
+        cells = [printable(c).replace("|", "\\|") for c in row.cells] + [""] * (len(table.columns) - len(row.cells))
         cells[0] = "&emsp;" * row.indent + cells[0]
         lines.append(_markdown_row([f"**{c}**" if c else c for c in cells] if row.kind != "plain" else cells))
     return "\n".join(lines)
@@ -99,11 +100,11 @@ def _markdown_row(cells: Iterable[str]) -> str:
 
 
 def csv_text(records: Sequence[dict[str, Any]]) -> str:
-    """CSV with a header line, as RFC 4180 has it but with plain newlines; None is an empty field."""
+    """CSV with a header line, as RFC 4180 has it but with plain newlines; None is an empty field, and every text is printable."""
     if not records:
         return ""
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(records[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows({k: printable(v) if isinstance(v, str) else v for k, v in record.items()} for record in records)
     return out.getvalue()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from lora_profiler.printable import printable
 from lora_profiler.report.blocks import Block, Paragraph, Table
 
 _STYLES = {"plain": "", "section": "bold", "total": "bold", "peak": "bold cyan"}
@@ -17,11 +18,11 @@ def show(blocks: Sequence[Block]) -> None:
         if number:
             console.print()
         if isinstance(block, Paragraph):
-            for line in block.lines:
+            for line in map(printable, block.lines):
                 console.print(Text(line, style="bold" if block.heading else ""))
         else:
             if block.title:
-                console.print(Text(block.title, style="bold"))
+                console.print(Text(printable(block.title), style="bold"))
             console.print(_table(block))
 
 
@@ -38,6 +39,7 @@ def _table(block: Table) -> object:
     for number, row in enumerate(block.rows):
         if row.kind == "section" and number:
             table.add_row()
-        cells = ["  " * row.indent + row.cells[0], *row.cells[1:]]
+        first, *rest = map(printable, row.cells)
+        cells = ["  " * row.indent + first, *rest]
         table.add_row(*(Text(cell) for cell in cells), style=_STYLES[row.kind])
     return table
