@@ -1,0 +1,19 @@
+"""Figures of predictions and measurements, as plain dicts that plotly draws; see `figure`."""
+
+from lora_profiler.report.charts.category_bars import CategoryBar, category_bars
+from lora_profiler.report.charts.error_strip import ErrorDot, error_strip
+from lora_profiler.report.charts.figure import CONFIG, Figure, Limit
+from lora_profiler.report.charts.fit_map import FitCell, fit_map
+from lora_profiler.report.charts.identity_scatter import ScatterPoint, identity_scatter
+from lora_profiler.report.charts.layer_bars import LayerQuantity, LayerRow, layer_bars, layer_rows
+from lora_profiler.report.charts.lever_bars import lever_bars
+from lora_profiler.report.charts.memory_curve import memory_curve
+from lora_profiler.report.charts.phase_samples import phase_samples
+from lora_profiler.report.charts.step_times import step_times
+from lora_profiler.report.charts.throughput_bars import ThroughputBar, throughput_bars
+
+__all__ = [
+    "CONFIG", "CategoryBar", "ErrorDot", "Figure", "FitCell", "LayerQuantity", "LayerRow", "Limit", "ScatterPoint",
+    "ThroughputBar", "category_bars", "error_strip", "fit_map", "identity_scatter", "layer_bars", "layer_rows", "lever_bars",
+    "memory_curve", "phase_samples", "step_times", "throughput_bars",
+]  # fmt: skip
