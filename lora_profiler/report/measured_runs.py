@@ -11,7 +11,7 @@ from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.predictions import method_label
 from lora_profiler.throughput import throughput
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text, rate_text, seconds_text
-from lora_profiler.workload import Workload, setup_dict
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload, setup_dict
 
 RUN_COLUMNS = ("model", "method", "setup", "status", "peak", "predicted", "error", "step", "tokens")
 COMPARED_PEAK = "peak_requested_bytes"
@@ -69,6 +69,15 @@ def distinctions(workloads: Sequence[Workload]) -> list[str]:
     return [", ".join(filter(None, (_words(name, setup) for name in differing))) for setup in setups]
 
 
+def setting(setup: TrainSetup) -> str:
+    """'batch 4 x 256, bfloat16, fused, float32 adapters': sizes and dtype, then whatever is not as by default."""
+    own, usual = setup_dict(setup), setup_dict(_USUAL)
+    usual["adapter_dtype"] = setup.dtype  # another one costs memory, the default too
+    rest = [_words(n, own) for n in _WORDS if n not in ("batch_size", "seq_len", "dtype", "device") and own[n] != usual[n]]
+    return ", ".join(filter(None, (f"batch {count_text(setup.batch_size)} x {count_text(setup.seq_len)}", setup.dtype, *rest)))
+
+
+_USUAL = TrainSetup(lora=LoraConfig(), quantization=Quantization())
 _WORDS: Mapping[str, str] = {
     "batch_size": "batch {}",
     "seq_len": "{} tokens",

@@ -120,7 +120,48 @@ METRIC_LABELS: Final[dict[str, str]] = {
     "num_trainable_parameters": "trained parameters",
     "peak_reserved_bytes": "reserved by the allocator",
     "device_used_bytes": "in use on the device",
+    "step_seconds": "median step",
+    "tokens_per_second": "tokens a second",
 }
+
+GROUPING_LABELS: Final[dict[str, str]] = {
+    "metric": "what",
+    "category": "part",
+    "engine": "engine",
+    "method": "method",
+    "family": "family",
+    "model": "model",
+    "device": "device",
+}
+"""By what errors are gathered; a family is a model type of transformers."""
+
+ENVIRONMENT_LABELS: Final[dict[str, str]] = {
+    "device.name": "device",
+    "device.kind": "kind of device",
+    "device.total_bytes": "memory of the device",
+    "device.uuid_hash": "card, by a hash of its UUID",
+    "device.compute_capability": "compute capability",
+    "device.driver": "driver",
+    "device.cuda": "CUDA",
+    "device.cudnn": "cuDNN",
+    "device.vbios": "VBIOS",
+    "device.ecc": "ECC",
+    "device.mig": "MIG",
+    "device.power_limit_watts": "power limit, W",
+    "device.clocks_locked": "clocks locked",
+    "python": "Python",
+    "platform": "platform",
+    "cpu": "processor",
+    "logical_cpus": "logical processors",
+    "threads": "threads",
+    "memory_bytes": "memory of the machine",
+    "memory_limit_bytes": "memory limit",
+    "allocator": "allocator",
+    "commit": "commit of this program",
+    "dirty": "uncommitted changes",
+    "diff_hash": "hash of these changes",
+}
+"""Fields of a record's environment by their path; packages and variables go by their own names."""
 
 ALONE_LABELS: Final[dict[str, str]] = {
     "rounding": "allocated beyond what tensors ask for",
