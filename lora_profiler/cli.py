@@ -7,6 +7,7 @@ import click
 
 from lora_profiler import __version__
 from lora_profiler.cli_bench import bench_command
+from lora_profiler.cli_compare import compare_command
 from lora_profiler.cli_compile import compile_command
 from lora_profiler.cli_options import answer_options, output_options, setup_options, setups
 from lora_profiler.cli_warnings import warn_of
@@ -45,6 +46,7 @@ Examples:
   lora-profile Qwen/Qwen2.5-7B --method qlora --gpu rtx_4090
   lora-profile models llama                            the bundled models, by name
   lora-profile bench gpt2 -s 512                       train it here, and compare with the prediction
+  lora-profile compare records.jsonl                   how far predictions were off, over many runs
 
 Shell completion: eval "$(_LORA_PROFILE_COMPLETE=bash_source lora-profile)"; zsh and fish likewise.
 """,
@@ -245,4 +247,5 @@ def _print_catalogue(name: str, records: list[dict[str, Any]], table: "Block", f
 
 
 root.add_command(bench_command)
+root.add_command(compare_command)
 root.add_command(compile_command)

@@ -6,7 +6,9 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from lora_profiler.campaign.batch_search import LargestBatch
-from lora_profiler.compare import Comparison
+from lora_profiler.changes import Change, Pairs, SetupChange
+from lora_profiler.compare import Comparison, ErrorSummary, Grouping
+from lora_profiler.planning.scored import Scored
 from lora_profiler.record import Record
 from lora_profiler.record_json import record_dict
 from lora_profiler.throughput import throughput
@@ -40,6 +42,64 @@ def bench_payload(
     if largest_batches:
         document["largest_batches"] = [_largest_batch_dict(found) for found in largest_batches]
     return document
+
+
+def compare_payload(
+    scored: Sequence[Scored], comparisons: Sequence[Comparison], summaries: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The same for `compare`: with errors by group (`summary_records`), and why records could not be predicted."""
+    return {
+        **bench_payload([s.record for s in scored], comparisons),
+        "summaries": list(summaries),
+        "refusals": [{"record_id": s.record.id, "reason": s.refusal} for s in scored if s.refusal is not None],
+    }
+
+
+def summary_records(found: Sequence[ErrorSummary], by: Sequence[Grouping]) -> list[dict[str, Any]]:
+    """One flat record a group: the values that its members share, and their errors."""
+    errors = [f.name for f in fields(ErrorSummary) if f.name != "group"]
+    return [{**dict(zip(by, s.group, strict=True)), **{name: getattr(s, name) for name in errors}} for s in found]
+
+
+def change_payload(pairs: Pairs, found: Sequence[Change], setup: Sequence[SetupChange]) -> dict[str, Any]:
+    """Two sets against each other: `records` are those before, `against` those after; nothing is predicted."""
+    before = [*(r for pair in pairs.pairs for r in pair.before), *pairs.only_before]
+    after = [*(r for pair in pairs.pairs for r in pair.after), *pairs.only_after]
+    return {
+        **bench_payload(before, ()),
+        "against": [record_dict(record) for record in after],
+        "changes": [_change_dict(change) for change in found],
+        "setup_changes": [asdict(change) for change in setup],
+        "outcomes": [
+            {"case_key": pair.case_key, **{side: [r.measurement.status for r in getattr(pair, side)] for side in _SIDES}}
+            for pair in pairs.pairs
+        ],
+    }
+
+
+_SIDES = ("before", "after")
+
+
+def _change_dict(change: Change) -> dict[str, Any]:
+    return {**asdict(change), "is_beyond_noise": change.is_beyond_noise}
+
+
+def change_records(pairs: Pairs, found: Sequence[Change]) -> list[dict[str, Any]]:
+    """One flat record a change for CSV, led by the model and method of its case."""
+    workloads = {pair.case_key: pair.before[0].workload for pair in pairs.pairs}
+    return [
+        {
+            "model": workloads[c.case_key].model.id,
+            "method": workloads[c.case_key].setup.method,
+            "case_key": c.case_key,
+            "metric": c.metric,
+            **{side if name == "value" else f"{side}_{name}": value
+               for side in _SIDES for name, value in asdict(getattr(c, side)).items()},
+            "relative_change": c.relative_change,
+            "is_beyond_noise": c.is_beyond_noise,
+        }
+        for c in found
+    ]  # fmt: skip
 
 
 def _largest_batch_dict(found: LargestBatch) -> dict[str, Any]:
@@ -78,14 +138,16 @@ def _cell(value: Any) -> Any:
 
 
 def comparison_records(records: Sequence[Record], comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """One flat record a comparison for CSV, led by the model, method and status of its run."""
-    runs: Mapping[str, Record] = {record.id: record for record in records}
-    return [
-        {
-            "model": runs[c.record_id].workload.model.id,
-            "method": runs[c.record_id].workload.setup.method,
-            "status": runs[c.record_id].measurement.status,
-            **asdict(c),
-        }
-        for c in comparisons
-    ]
+    """One flat record a comparison for CSV, led by the model, method, family, device and status of its run."""
+    runs = {record.id: _run_names(record) for record in records}
+    return [{**runs[c.record_id], **asdict(c)} for c in comparisons]
+
+
+def _run_names(record: Record) -> dict[str, str]:
+    return {
+        "model": record.workload.model.id,
+        "method": record.workload.setup.method,
+        "family": record.workload.model.model_type,
+        "device": record.environment.device.name,
+        "status": record.measurement.status,
+    }

@@ -1,0 +1,194 @@
+"""Two sets of records against each other: what differs in the set-up, what changed by method, and the largest changes."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+
+from lora_profiler.changes import Change, ChangeMetric, Pair, Pairs, SetupChange, Side
+from lora_profiler.record import Record
+from lora_profiler.report import metrics
+from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.report.comparisons import run_cells, run_name, shortened, value_text
+from lora_profiler.units import bytes_text, count_text, error_text, percent_text
+from lora_profiler.workload import Method
+
+MOST_VALUES = 3
+"""Of one field of the set-up; more are counted."""
+MOST_CASES = 5
+CHANGE_DEFINITION = "change = (after - before) / before"
+
+
+def change_blocks(
+    pairs: Pairs, found: Sequence[Change], setup: Sequence[SetupChange], worst: int, hints: Sequence[str] = ()
+) -> list[Block]:
+    """What `compare --against` shows. `found` are changes of the pairs, in the metrics that were asked for."""
+    methods = {pair.case_key: pair.before[0].workload.setup.method for pair in pairs.pairs}
+    shown = [c for c in found if c.is_beyond_noise]
+    blocks: list[Block] = [heading(f"Before and after: {_count(len(pairs.pairs), 'case')} on both sides")]
+    lines = [*outcome_lines(pairs.pairs), *one_sided_lines(pairs)]
+    blocks += [paragraph(*lines)] if lines else []
+    blocks.append(setup_table(setup) if setup else paragraph("The set-ups are the same."))
+    if found:
+        blocks += [changes_table(found, methods), paragraph(*_notes(found))]
+    if shown[:worst]:
+        blocks.append(largest_changes_table(largest_changes(shown, worst), pairs.pairs))
+    return [*blocks, paragraph(*hints)] if hints else blocks
+
+
+def outcome_lines(pairs: Sequence[Pair]) -> list[str]:
+    """Cases that went through on one side alone."""
+    lines = []
+    for pair in pairs:
+        if pair.is_lost or pair.is_won:
+            before, after = _statuses(pair.before), _statuses(pair.after)
+            lines.append(f"! {run_name(pair.before[0])}: {before} before, {after} after")
+    return _cut(lines, "cases whose outcome changed")
+
+
+def one_sided_lines(pairs: Pairs) -> list[str]:
+    """Cases that only one side has, and runs that were left out."""
+    lines = []
+    for word, records in (("before", pairs.only_before), ("after", pairs.only_after)):
+        cases = {r.case_key + r.environment.device.name: r for r in records}
+        if cases:
+            names = _cut([run_name(r) for r in cases.values()], "more", 2)
+            lines.append(f"Only {word}, {_count(len(cases), 'case')}: {'; '.join(names)}")
+    if pairs.left_out:
+        lines.append(f"Left out: {_count(pairs.left_out, 'run')} of an older environment than the newest of the case.")
+    return lines
+
+
+def _statuses(records: Sequence[Record]) -> str:
+    return " and ".join(dict.fromkeys(metrics.STATUS_LABELS[r.measurement.status] for r in records))
+
+
+def _cut(lines: list[str], what: str, count: int = MOST_CASES) -> list[str]:
+    return lines if len(lines) <= count else [*lines[:count], f"and {count_text(len(lines) - count)} {what}"]
+
+
+def _count(n: int, what: str) -> str:
+    return f"{count_text(n)} {what}{'' if n == 1 else 's'}"
+
+
+# --- the set-up -----------------------------------------------------------------------------------------------------------
+
+
+def setup_table(found: Sequence[SetupChange]) -> Table:
+    """A row for each field of the environments that differs."""
+    rows = [Row(cells=(field_label(c.field), _values(c.field, c.before), _values(c.field, c.after))) for c in found]
+    return Table(title="What differs in the set-up", columns=("", "before", "after"), rows=tuple(rows), left=3)
+
+
+def field_label(field: str) -> str:
+    """'packages.torch' -> 'torch', 'device.driver' -> 'driver'."""
+    return metrics.ENVIRONMENT_LABELS.get(field) or shortened(field.partition(".")[2] or field)
+
+
+def _values(field: str, values: Sequence[str]) -> str:
+    if not values:
+        return "none"
+    known = [bytes_text(int(v)) if field.endswith("_bytes") else shortened(v) for v in values]
+    rest = len(known) - MOST_VALUES
+    return ", ".join([*known[:MOST_VALUES], f"{count_text(rest)} more"] if rest > 0 else known)
+
+
+# --- the changes ----------------------------------------------------------------------------------------------------------
+
+
+def changes_table(found: Sequence[Change], methods: Mapping[str, Method]) -> Table:
+    """A section for each metric, in it a row for each method and one for all. `methods` by case key."""
+    rows: list[Row] = []
+    measured = list(dict.fromkeys(c.metric for c in found))
+    for metric in sorted(measured, key=list(metrics.METRIC_LABELS).index):
+        members = [c for c in found if c.metric == metric]
+        rows.append(Row(cells=(metrics.METRIC_LABELS[metric],), kind="section"))
+        by_method = {m: [c for c in members if methods[c.case_key] == m] for m in metrics.METHOD_LABELS}
+        groups = {metrics.METHOD_LABELS[m]: changed for m, changed in by_method.items() if changed}
+        rows += [Row(cells=(label, *_change_cells(changed)), indent=1) for label, changed in groups.items()]
+        if len(groups) > 1:
+            rows.append(Row(cells=("all", *_change_cells(members)), indent=1, kind="total"))
+    columns = ("", "cases", "median", "lowest", "highest", "beyond noise")
+    return Table(title="Changes", columns=columns, rows=tuple(rows))
+
+
+def _change_cells(found: Sequence[Change]) -> tuple[str, ...]:
+    relative = [c.relative_change for c in found if c.relative_change is not None]
+    numbers = [change_text(f(relative)) for f in (median, min, max)] if relative else ["", "", ""]
+    return (count_text(len(found)), *numbers, count_text(sum(c.is_beyond_noise for c in found)))
+
+
+def change_text(relative_change: float) -> str:
+    """A signed relative change as a percentage; none at all reads 'same', and nothing else does."""
+    return error_text(relative_change) if relative_change else "same"
+
+
+def largest_changes(found: Iterable[Change], count: int) -> list[Change]:
+    """The `count` largest relative changes, those from 0 first."""
+    return sorted(found, key=lambda c: float("inf") if c.relative_change is None else abs(c.relative_change), reverse=True)[
+        :count
+    ]
+
+
+def largest_changes_table(found: Sequence[Change], pairs: Sequence[Pair]) -> Table:
+    """A row each: which case, before, after, change."""
+    runs = {pair.case_key: pair.before[0] for pair in pairs}
+    rows = [
+        Row(
+            cells=(
+                *run_cells(runs[c.case_key]),
+                metrics.METRIC_LABELS[c.metric],
+                side_text(c.metric, c.before),
+                side_text(c.metric, c.after),
+                change_text(c.relative_change) if c.relative_change is not None else "-",
+            )
+        )
+        for c in found
+    ]
+    columns = ("model", "method", "setup", "what", "before", "after", "change")
+    return Table(title="Largest changes beyond noise", columns=columns, rows=tuple(rows), left=4)
+
+
+def side_text(metric: ChangeMetric, side: Side) -> str:
+    """'141.40 ms +-2.1 %': the value, and half its interval where it has one."""
+    text = value_text(metric, side.value)
+    if side.low is None or side.high is None:
+        return text
+    return f"{text} +-{50 * (side.high - side.low) / side.value:.1f} %"
+
+
+# --- a limit --------------------------------------------------------------------------------------------------------------
+
+
+def judgement(
+    judged: Sequence[Change],
+    worse: Sequence[Change],
+    lost: Sequence[Pair],
+    pairs: Sequence[Pair],
+    chosen: Sequence[ChangeMetric],
+    limit: float,
+) -> str:
+    """A sentence or two on a limit: how many of the `judged` changes are `worse` by more, the worst, and the cases `lost`."""
+    what = ", ".join(metrics.METRIC_LABELS[metric] for metric in chosen)
+    parts = []
+    if lost:
+        parts.append(f"No longer trained: {_count(len(lost), 'case')}, such as {run_name(lost[0].before[0])}.")
+    if worse:
+        (worst,) = largest_changes(worse, 1)
+        run = next(pair.before[0] for pair in pairs if pair.case_key == worst.case_key)
+        change = change_text(worst.relative_change) if worst.relative_change is not None else "from nothing"
+        parts.append(
+            f"Worse by more than {percent_text(limit)}: {count_text(len(worse))} of {_count(len(judged), 'number')} ({what}). "
+            f"The worst is {metrics.METRIC_LABELS[worst.metric]} of {run_name(run)} ({worst.case_key}): "
+            f"{side_text(worst.metric, worst.before)} before, {side_text(worst.metric, worst.after)} after, {change}."
+        )
+    if parts:
+        return " ".join(parts)
+    if not judged:
+        return f"Nothing could be judged: no case has a number on both sides ({what})."
+    return f"Not worse by more than {percent_text(limit)}: all {_count(len(judged), 'number')} ({what})."
+
+
+def _notes(found: Sequence[Change]) -> list[str]:
+    lines = [f"{CHANGE_DEFINITION}. Bytes: the largest of a case's runs; any difference is beyond noise."]
+    if any(c.before.low is not None for c in found):
+        lines.append("Times: the median of all steps, +- half its 95 % interval; beyond noise where the two intervals lie apart.")
+    return lines
