@@ -74,6 +74,23 @@ METHOD_LABELS: Final[dict[str, str]] = {"full": "full", "lora": "LoRA", "qlora":
 
 VERDICT_LABELS: Final[dict[str, str]] = {"fits": "fits", "tight": "tight", "does_not_fit": "does not fit"}
 
+VERDICT_DEFINITIONS: Final[dict[str, str]] = {
+    "fits": "the peak and the reserve for what tensors do not show are within what the card gives a program",
+    "tight": "the peak is, but not with the reserve",
+    "does_not_fit": "not even the peak is",
+}
+
+LAYER_LABELS: Final[dict[str, str]] = {
+    "num_trainable_parameters": "trained weights",
+    "num_parameters": "weights",
+    "parameter_bytes": "memory of the weights",
+    "gradient_bytes": "memory of the gradients",
+    "optimizer_state_bytes": "memory of the optimizer states",
+    "saved_activation_bytes": "saved for backward",
+    "flops": "compute",
+}
+"""What one layer costs, by the field of `LayerCost`."""
+
 PHASE_LABELS: Final[dict[str, str]] = {
     "setup": "between steps",
     "forward": "forward and loss",
