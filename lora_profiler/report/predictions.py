@@ -220,7 +220,7 @@ def card_table(answers: Sequence[Answer]) -> Table:
 
 
 def _closing_blocks(answers: Sequence[Answer], excess: ActivationExcess | None) -> list[Block]:
-    lines = [f"* {_peak_words(a.prediction)}." for a in answers]
+    lines = [f"* {peak_words(a.prediction)}." for a in answers]
     lines += [words for a in answers if (words := _lever_words(a))]
     if excess:
         lines.append(excess_line(excess))
@@ -229,7 +229,7 @@ def _closing_blocks(answers: Sequence[Answer], excess: ActivationExcess | None) 
     return [paragraph(*lines), paragraph(*exactness_lines([a.prediction for a in answers]))]
 
 
-def _peak_words(prediction: Prediction) -> str:
+def peak_words(prediction: Prediction) -> str:
     peak = prediction.peak
     at, label = metrics.MOMENT_LABELS[peak.moment], method_label(prediction)
     if prediction.saved_activation_bytes is None:
