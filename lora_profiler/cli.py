@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from lora_profiler import __version__
+from lora_profiler.cli_app import app_command
 from lora_profiler.cli_bench import bench_command
 from lora_profiler.cli_compare import compare_command
 from lora_profiler.cli_compile import compile_command
@@ -246,6 +247,7 @@ def _print_catalogue(name: str, records: list[dict[str, Any]], table: "Block", f
         print_blocks([table], form, output)
 
 
+root.add_command(app_command)
 root.add_command(bench_command)
 root.add_command(compare_command)
 root.add_command(compile_command)

@@ -1,0 +1,73 @@
+"""A question and all that is said about it: the one place where a page's numbers come from."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from lora_profiler.catalog import find_gpu
+from lora_profiler.dashboard.question import Question
+from lora_profiler.errors import UsageError
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.planning.answers import Answer, answers
+from lora_profiler.planning.fit import Card
+from lora_profiler.planning.profiles import is_worth_a_trace
+from lora_profiler.planning.remarks import ActivationExcess, activation_excess
+from lora_profiler.planning.setups import setups
+from lora_profiler.prediction import Prediction
+from lora_profiler.report.cautions import caution_lines
+from lora_profiler.report.payload import predict_payload
+from lora_profiler.workload import Workload
+
+NOT_TRACED_HERE = (
+    "The traced engine runs the real step with torch, which the dashboard never loads. Trace it on the command line; the profile "
+    "is kept, and auto and compiled answer from it here."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """The answers to a question, one a method, and `payload`: the same as the JSON of `lora-profile predict`."""
+
+    question: Question
+    answers: tuple[Answer, ...]
+    excess: ActivationExcess | None
+    cautions: tuple[str, ...]
+    payload: dict[str, Any]
+
+    @property
+    def predictions(self) -> tuple[Prediction, ...]:
+        return tuple(answer.prediction for answer in self.answers)
+
+    @property
+    def gpu(self) -> Card | None:
+        return self.answers[0].gpu
+
+
+def workloads(model: ModelSpec, question: Question) -> list[Workload]:
+    """One for each method. Raises UsageError."""
+    return [Workload(model=model, setup=setup) for setup in setups(model, question.options, question.given)]
+
+
+def answered(model: ModelSpec, question: Question) -> Answered:
+    """Every method's answer. Raises UsageError for what the command line would refuse, and what the engine raises.
+
+    Nothing is traced: "traced" is refused with what to do instead.
+    """
+    if question.engine == "traced":
+        raise UsageError(NOT_TRACED_HERE)
+    gpu = find_gpu(question.gpu) if question.gpu is not None else None
+    found = answers(workloads(model, question), gpu, question.engine, all_levers=True)
+    predictions = [answer.prediction for answer in found]
+    full = next((p for p in predictions if p.workload.setup.method == "full"), None)
+    lora = next((p for p in predictions if p.workload.setup.method != "full"), None)
+    return Answered(
+        question=question,
+        answers=tuple(found),
+        excess=activation_excess(full, lora, question.engine) if full and lora else None,
+        cautions=tuple(caution_lines(predictions)),
+        payload=predict_payload(found),
+    )
+
+
+def would_be_traced(found: Answered) -> bool:
+    """Whether the command line would trace the step first, since neither rules nor a profile know what the model keeps."""
+    return found.question.engine == "auto" and any(is_worth_a_trace(p.workload) for p in found.predictions)

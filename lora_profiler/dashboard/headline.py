@@ -1,0 +1,81 @@
+"""The few numbers that stand first on the page: each for every method, with what it changes against full fine-tuning."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lora_profiler.planning.answers import Answer
+from lora_profiler.prediction import Prediction
+from lora_profiler.report import metrics
+from lora_profiler.report.predictions import method_label
+from lora_profiler.units import bytes_text, change_text, flops_text, percent_text, short_count_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """One card: (method, value, change against full) for each method, and a line under them."""
+
+    label: str
+    rows: tuple[tuple[str, str, str], ...]
+    note: str
+
+
+def headlines(answers: Sequence[Answer]) -> list[Headline]:
+    """Peak, what is trained, what is held, what backward needs, compute, and the card's verdict where one is named."""
+    predictions = [answer.prediction for answer in answers]
+    known = all(p.saved_activation_bytes is not None for p in predictions)
+    peaks = list(dict.fromkeys(metrics.MOMENT_LABELS[p.peak.moment] for p in predictions))
+    least = min(p.parameters.trainable_fraction for p in predictions)
+    found = [
+        _headline(
+            "Peak memory" if known else "Peak memory without activations", predictions, lambda p: p.peak.total_bytes, bytes_text,
+            "at " + ", ".join(peaks) if len(peaks) == 1 else "at " + "; ".join(
+                f"{method_label(p)}: {metrics.MOMENT_LABELS[p.peak.moment]}" for p in predictions
+            ),
+        ),
+        _headline(
+            "Trained parameters", predictions, lambda p: p.parameters.trainable, short_count_text,
+            f"{percent_text(least)} of all" if least < 1 else "every weight",
+        ),
+        _headline(
+            "Held through the whole step", predictions, lambda p: sum(p.persistent_bytes.values()), bytes_text,
+            "weights, gradients, optimizer states",
+        ),
+        _headline("Saved for backward", predictions, lambda p: p.saved_activation_bytes, bytes_text, "activations and loss"),
+        _headline(
+            "Compute per token", predictions, lambda p: p.flops.per_token if p.flops else None, flops_text, "forward and backward"
+        ),
+    ]  # fmt: skip
+    verdict = _verdict(answers)
+    return [verdict, *found] if verdict else found
+
+
+def _headline(
+    label: str,
+    predictions: Sequence[Prediction],
+    value: Callable[[Prediction], int | None],
+    text: Callable[[int], str],
+    note: str,
+) -> Headline:
+    full = next((value(p) for p in predictions if p.workload.setup.method == "full"), None)
+    rows = []
+    for p in predictions:
+        number, is_full = value(p), p.workload.setup.method == "full"
+        change = change_text(number / full - 1) if number is not None and full and not is_full else ""
+        rows.append((method_label(p), "not known" if number is None else text(number), change))
+    return Headline(label=label, rows=tuple(rows), note=note)
+
+
+def _verdict(answers: Sequence[Answer]) -> Headline | None:
+    gpu = answers[0].gpu
+    if gpu is None or gpu.usable_bytes is None:
+        return None
+    rows = tuple(
+        (
+            method_label(a.prediction),
+            metrics.VERDICT_LABELS[a.fit.verdict] if a.fit else "not known",
+            f"{bytes_text(a.fit.headroom_bytes)}" if a.fit else "",
+        )
+        for a in answers
+    )
+    about = "~" if gpu.usable_is_estimated else ""
+    return Headline(label=f"On {gpu.name}", rows=rows, note=f"headroom, of {about}{bytes_text(gpu.usable_bytes)} usable")

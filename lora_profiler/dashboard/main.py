@@ -1,0 +1,5 @@
+"""What `lora-profile app` has streamlit run."""
+
+from lora_profiler.dashboard.shell import show
+
+show()

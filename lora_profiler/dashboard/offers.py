@@ -1,0 +1,54 @@
+"""What can be downloaded: the JSON and CSV of the command line, and the HTML report, made only when they are asked for."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lora_profiler.dashboard.answered import Answered
+from lora_profiler.dashboard.markup import plain_name
+from lora_profiler.dashboard.parts import Offer
+from lora_profiler.planning.scored import Scored
+from lora_profiler.report.measurement_payload import bench_payload, comparison_records, run_records
+from lora_profiler.report.payload import layer_records, predict_records
+from lora_profiler.report.render import csv_text
+
+JSON, CSV, HTML = "application/json", "text/csv", "text/html"
+
+
+def of_answers(found: Answered) -> list[Offer]:
+    """The answers to one question."""
+    name = plain_name(found.predictions[0].workload.model.id)
+    return [
+        ("JSON", f"{name}.json", JSON, lambda: json_text(found.payload)),
+        ("CSV", f"{name}.csv", CSV, lambda: csv_text(predict_records(found.answers))),
+        ("CSV by layer", f"{name}-layers.csv", CSV, lambda: csv_text(layer_records(found.answers))),
+        ("Report, HTML", f"{name}.html", HTML, lambda: _page_of_answers(found)),
+    ]
+
+
+def of_records(found: Sequence[Scored], name: str) -> list[Offer]:
+    """Records and their comparisons."""
+    records = [s.record for s in found]
+    comparisons = [c for s in found for c in s.comparisons]
+    return [
+        ("JSON", f"{name}.json", JSON, lambda: json_text(bench_payload(records, comparisons))),
+        ("CSV of runs", f"{name}-runs.csv", CSV, lambda: csv_text(run_records(records))),
+        ("CSV of errors", f"{name}-errors.csv", CSV, lambda: csv_text(comparison_records(records, comparisons))),
+        ("Report, HTML", f"{name}.html", HTML, lambda: _page_of_records(found)),
+    ]
+
+
+def json_text(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _page_of_answers(found: Answered) -> str:
+    from lora_profiler.report.page import report_content, write_page
+
+    return write_page(report_content([], found.answers))
+
+
+def _page_of_records(found: Sequence[Scored]) -> str:
+    from lora_profiler.report.page import report_content, write_page
+
+    return write_page(report_content(found))

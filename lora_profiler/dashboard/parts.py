@@ -1,0 +1,86 @@
+"""What pages are put together from: text, tables, figures and downloads, in one look."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib.resources import files
+
+import streamlit as st
+
+from lora_profiler.dashboard import markup
+from lora_profiler.report.blocks import Block
+from lora_profiler.report.charts import CONFIG, Figure
+from lora_profiler.report.palette import Theme
+
+Offer = tuple[str, str, str, Callable[[], str]]
+"""A download: its label, file name and MIME type, and what makes the text when it is asked for."""
+
+
+def style() -> None:
+    """Once a run, before anything else."""
+    st.html(f"<style>{_css()}</style>")
+
+
+@cache
+def _css() -> str:
+    return files("lora_profiler.dashboard").joinpath("style.css").read_text("utf-8")
+
+
+def theme() -> Theme:
+    """What the browser shows now."""
+    return "dark" if st.context.theme.type == "dark" else "light"
+
+
+def title(text: str, *lines: str) -> None:
+    st.html(markup.title(text, lines))
+
+
+def blocks(found: Iterable[Block]) -> None:
+    st.html(markup.html_of(found))
+
+
+def small(*lines: str) -> None:
+    st.html(markup.small(lines))
+
+
+def problem(text: str, *more: str, heading: str = "") -> None:
+    """What cannot be done, and what to do; the rest of the page stays."""
+    st.html(markup.note("problem", (text, *more), heading))
+
+
+def caution(*lines: str) -> None:
+    st.html(markup.note("caution", lines))
+
+
+def note(*lines: str, heading: str = "") -> None:
+    """An empty state, or something to know."""
+    st.html(markup.note("note", lines, heading))
+
+
+def figure(drawn: Figure, key: str, says: str) -> None:
+    """A figure of `report.charts`. `says` is what a screen reader is told."""
+    st.plotly_chart(drawn, theme=None, key=key, width="stretch", config=CONFIG, alt=says)
+
+
+def downloads(key: str, offers: Sequence[Offer]) -> None:
+    """Buttons side by side."""
+    with st.container(horizontal=True, gap="small"):
+        for label, name, mime, make in offers:
+            st.download_button(label, make, file_name=name, mime=mime, key=f"{key}.{name}", on_click="ignore")
+
+
+@contextmanager
+def drawer(label: str, key: str) -> Iterator[bool]:
+    """A part that is made only when it is opened; whether it is."""
+    drawn = st.expander(label, key=key, on_change="rerun")
+    with drawn:
+        yield bool(drawn.open)
+
+
+def choose(label: str, options: Sequence[str], default: str, key: str) -> str:
+    """One of a few; what was chosen stays chosen as long as it is there, else `default` is."""
+    if st.session_state.get(key) not in options:
+        st.session_state[key] = default
+    if len(options) == 1:
+        return default
+    return st.segmented_control(label, options, key=key, required=True) or default

@@ -1,0 +1,125 @@
+"""Predict: one question, every method side by side, where the memory goes, what fits, and what would lower it."""
+
+import shlex
+from collections.abc import Sequence
+from typing import get_args
+
+import streamlit as st
+
+from lora_profiler.dashboard import figures, form, markup, offers, parts
+from lora_profiler.dashboard.answered import Answered, answered, would_be_traced
+from lora_profiler.dashboard.headline import headlines
+from lora_profiler.dashboard.question import predict_arguments, setup_arguments
+from lora_profiler.errors import LoraProfilerError
+from lora_profiler.planning.answers import Answer
+from lora_profiler.planning.levers import Lever
+from lora_profiler.report import metrics
+from lora_profiler.report.blocks import Paragraph, Table
+from lora_profiler.report.charts.layer_bars import LayerQuantity
+from lora_profiler.report.explain import explain_blocks
+from lora_profiler.report.layers import layer_blocks
+from lora_profiler.report.predictions import method_label, model_blocks, peak_words
+from lora_profiler.units import bytes_text
+
+
+def show() -> None:
+    with st.sidebar:
+        asked = form.ask()
+    form.tell(asked)
+    if asked.model is None:
+        return
+    try:
+        found = answered(asked.model, asked.question)
+    except LoraProfilerError as e:
+        parts.problem(str(e), heading="This question has no answer")
+        return
+    _draw(found)
+
+
+def _draw(found: Answered) -> None:
+    blocks = model_blocks(found.answers, found.excess)
+    heading, setup, *closing = (block for block in blocks if isinstance(block, Paragraph))
+    parts.title(heading.lines[0], *setup.lines)
+    if found.cautions:
+        parts.caution(*found.cautions)
+    if would_be_traced(found):
+        command = shlex.join(["lora-profile", "compile", found.question.model, *setup_arguments(found.question)])
+        parts.caution(
+            "Neither the rules nor a profile know this model's activations, so that every peak here is a lower bound. Trace the "
+            "step once on the command line, and this page knows them too:", command,
+        )  # fmt: skip
+    st.html(markup.cards(headlines(found.answers)))
+    st.subheader("What the peak is made of", anchor=False)
+    parts.figure(figures.composition(found.answers, parts.theme()), "composition", _composition_words(found.answers))
+    _detail(found)
+    _layers(found)
+    st.subheader("In numbers", anchor=False)
+    with parts.drawer("All numbers", "numbers") as is_open:
+        if is_open:
+            parts.blocks(block for block in blocks if isinstance(block, Table))
+    with parts.drawer("How each number was worked out", "explain") as is_open:
+        if is_open:
+            parts.blocks(block for p in found.predictions for block in explain_blocks(p))
+    parts.small(*(line for block in closing for line in block.lines))
+    st.subheader("Take it along", anchor=False)
+    parts.downloads("predict", offers.of_answers(found))
+    st.caption("The same on the command line")
+    st.code(shlex.join(["lora-profile", *predict_arguments(found.question)]), language=None, wrap_lines=True)
+
+
+def _detail(found: Answered) -> None:
+    """What belongs to one method: its step, its map of what fits, its levers."""
+    labels = [method_label(p) for p in found.predictions]
+    default = next((label for label, p in zip(labels, found.predictions, strict=True) if p.workload.setup.lora), labels[0])
+    answer = found.answers[labels.index(parts.choose("In detail", labels, default, "detail"))]
+    label, shade = method_label(answer.prediction), parts.theme()
+    st.subheader(f"Memory over one step, {label}", anchor=False)
+    parts.figure(figures.curve(answer, shade), "curve", f"Live memory over one training step, {peak_words(answer.prediction)}.")
+    st.subheader(f"What fits, {label}", anchor=False)
+    fitting = figures.fit_map(answer, found.question.engine, shade)
+    if fitting is not None and answer.gpu is not None:
+        parts.figure(fitting, "fit_map", f"Which batch sizes and sequence lengths fit {answer.gpu.name}.")
+        parts.small(*(f"{metrics.VERDICT_LABELS[name]}: {words}." for name, words in metrics.VERDICT_DEFINITIONS.items()))
+    elif found.gpu is None:
+        parts.note("Choose a card on the left to see which batch sizes and sequence lengths fit it.")
+    else:
+        parts.note("Whether a size fits is not known, because this engine does not know the model's activations.")
+    st.subheader(f"What lowers the peak, {label}", anchor=False)
+    drawn = figures.levers(answer, shade)
+    if drawn is None:
+        parts.note("No single change that is known here lowers this peak.")
+    else:
+        parts.figure(drawn, "levers", "What lowers the peak: " + "; ".join(_lever_words(lever) for lever in answer.levers) + ".")
+        parts.small(*(f"{lever.name}: {lever.option}; {lever.price}." for lever in answer.levers))
+
+
+def _lever_words(lever: Lever) -> str:
+    return f"{lever.name} by {bytes_text(lever.saved_bytes)}"
+
+
+def _layers(found: Answered) -> None:
+    st.subheader("Layer by layer", anchor=False)
+    quantity: LayerQuantity = st.selectbox(
+        "What is shown of each layer", get_args(LayerQuantity), key="quantity", format_func=metrics.LAYER_LABELS.__getitem__
+    )
+    drawn = figures.layers(found.answers, quantity, parts.theme())
+    if drawn is None:
+        parts.note("No layer holds any of it.")
+    else:
+        what = metrics.LAYER_LABELS[quantity]
+        parts.figure(drawn, "layers", f"{what} of each kind of layer under each method; the table below has the numbers.")
+    with parts.drawer("Every kind of layer as a table", "layer_tables") as is_open:
+        if is_open:
+            parts.blocks(layer_blocks(found.predictions))
+
+
+def _composition_words(answers: Sequence[Answer]) -> str:
+    parts_of = []
+    for a in answers:
+        held = ", ".join(
+            f"{metrics.CATEGORY_LABELS[category]} {bytes_text(size)}"
+            for category, size in a.prediction.peak.bytes.items()
+            if size
+        )
+        parts_of.append(f"{method_label(a.prediction)}: {held}")
+    return f"Stacked bars of the peak by category. {'; '.join(parts_of)}."

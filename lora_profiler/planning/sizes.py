@@ -1,0 +1,60 @@
+"""Batches and lengths around a question, and which of them fit a card: what a map of what fits is drawn from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from lora_profiler.errors import LoraProfilerError
+from lora_profiler.planning.engine import follow_up, peak_bytes
+from lora_profiler.planning.fit import Card, Verdict, judge
+from lora_profiler.planning.remarks import trained_length
+from lora_profiler.prediction import Prediction
+
+BATCHES = tuple(2**n for n in range(7))
+LONGEST_COLUMNS = 9
+"""Lengths on a map; the longest ones that the model was made for."""
+LENGTHS = tuple(2**n for n in range(7, 18))
+UNKNOWN_LENGTH = 8192
+"""Up to here where a config does not say for what length its model was made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizeFit:
+    """One batch and length: its steady-state peak and the card's verdict, both None where the engine has no answer."""
+
+    batch_size: int
+    seq_len: int
+    peak_bytes: int | None
+    verdict: Verdict | None
+
+
+def size_fits(prediction: Prediction, gpu: Card, engine: str = "auto") -> tuple[SizeFit, ...]:
+    """The workload of `prediction` at every batch and length of a grid, its own among them, by batch and then by length.
+
+    Each is predicted anew. Empty where the engine does not know the activations, and for a card sold with several sizes.
+    """
+    usable, workload = gpu.usable_bytes, prediction.workload
+    if usable is None or prediction.saved_activation_bytes is None:
+        return ()
+    answerer = follow_up(prediction, engine)
+    found = []
+    for batch in batches(workload.setup.batch_size):
+        for length in lengths(workload.setup.seq_len, trained_length(workload.model)):
+            try:
+                peak = peak_bytes(replace(workload, setup=replace(workload.setup, batch_size=batch, seq_len=length)), answerer)
+            except LoraProfilerError:  # a size at which other rules hold, for which there is no profile
+                found.append(SizeFit(batch_size=batch, seq_len=length, peak_bytes=None, verdict=None))
+                continue
+            verdict = judge(peak, usable, gpu)
+            found.append(SizeFit(batch_size=batch, seq_len=length, peak_bytes=peak, verdict=verdict))
+    return tuple(found)
+
+
+def batches(asked: int) -> Sequence[int]:
+    """Powers of two, and the one that was asked."""
+    return sorted({*BATCHES, asked})
+
+
+def lengths(asked: int, made_for: int | None) -> Sequence[int]:
+    """Powers of two up to what the model was made for, and the one that was asked."""
+    usual = [length for length in LENGTHS if length <= (made_for or UNKNOWN_LENGTH)] or [LENGTHS[0]]
+    return sorted({*usual[-LONGEST_COLUMNS:], asked})
