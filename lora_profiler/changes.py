@@ -48,12 +48,16 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One number of one side. `low` and `high` are the 95 % interval of a median, None for bytes; `n` samples or runs."""
+    """One number of one side. `low` and `high` are the 95 % interval of a median, None for bytes; `n` samples or runs.
+
+    `record_ids` are those of the runs that it comes from.
+    """
 
     value: float
     low: float | None
     high: float | None
     n: int
+    record_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,18 +167,30 @@ def _change(pair: Pair, metric: ChangeMetric) -> Iterator[Change]:
 
 
 def _side(records: Sequence[Record], metric: ChangeMetric) -> Side | None:
-    found = [r.measurement for r in records if r.measurement.went_through]
-    if metric not in ("step_seconds", "tokens_per_second"):
-        sizes = [size for m in found if (size := getattr(m, metric)) is not None]
-        return Side(value=max(sizes), low=None, high=None, n=len(sizes)) if sizes else None
-    seconds = [s for m in found if min(m.step_seconds, default=0.0) > 0 for s in m.step_seconds]
-    if not seconds:
+    return _time(records, metric) if metric in ("step_seconds", "tokens_per_second") else _size(records, metric)
+
+
+def _size(records: Sequence[Record], metric: ChangeMetric) -> Side | None:
+    found = {r.id: getattr(r.measurement, metric) for r in records if r.measurement.went_through}
+    sizes = {key: size for key, size in found.items() if size is not None}
+    if not sizes:
         return None
+    return Side(value=max(sizes.values()), low=None, high=None, n=len(sizes), record_ids=tuple(sizes))
+
+
+def _time(records: Sequence[Record], metric: ChangeMetric) -> Side | None:
+    timed = [r for r in records if r.measurement.went_through and min(r.measurement.step_seconds, default=0.0) > 0]
+    if not timed:
+        return None
+    seconds = [s for r in timed for s in r.measurement.step_seconds]
     low, middle, high = median_interval(seconds)
+    n, record_ids = len(seconds), tuple(r.id for r in timed)
     if metric == "step_seconds":
-        return Side(value=middle, low=low, high=high, n=len(seconds))
-    tokens = next((m.tokens_per_step for m in found if m.tokens_per_step), None)
-    return Side(value=tokens / middle, low=tokens / high, high=tokens / low, n=len(seconds)) if tokens else None
+        return Side(value=middle, low=low, high=high, n=n, record_ids=record_ids)
+    tokens = next((r.measurement.tokens_per_step for r in timed if r.measurement.tokens_per_step), None)
+    if tokens is None:
+        return None
+    return Side(value=tokens / middle, low=tokens / high, high=tokens / low, n=n, record_ids=record_ids)
 
 
 # --- the set-up ---------------------------------------------------------------------------------------------------------

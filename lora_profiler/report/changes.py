@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
-from lora_profiler.changes import Change, ChangeMetric, Pair, Pairs, SetupChange, Side
+from lora_profiler.changes import Change, Pair, Pairs, SetupChange, Side
 from lora_profiler.record import Record
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
@@ -22,15 +22,16 @@ def change_blocks(
 ) -> list[Block]:
     """What `compare --against` shows. `found` are changes of the pairs, in the metrics that were asked for."""
     methods = {pair.case_key: pair.before[0].workload.setup.method for pair in pairs.pairs}
-    shown = [c for c in found if c.is_beyond_noise]
     blocks: list[Block] = [heading(f"Before and after: {_count(len(pairs.pairs), 'case')} on both sides")]
     lines = [*outcome_lines(pairs.pairs), *one_sided_lines(pairs)]
     blocks += [paragraph(*lines)] if lines else []
     blocks.append(setup_table(setup) if setup else paragraph("The set-ups are the same."))
     if found:
         blocks += [changes_table(found, methods), paragraph(*_notes(found))]
-    if shown[:worst]:
-        blocks.append(largest_changes_table(largest_changes(shown, worst), pairs.pairs))
+    for metric in dict.fromkeys(c.metric for c in found):
+        largest = largest_changes([c for c in found if c.metric == metric and c.is_beyond_noise], worst)
+        if largest:
+            blocks.append(largest_changes_table(largest, pairs.pairs))
     return [*blocks, paragraph(*hints)] if hints else blocks
 
 
@@ -41,7 +42,7 @@ def outcome_lines(pairs: Sequence[Pair]) -> list[str]:
         if pair.is_lost or pair.is_won:
             before, after = _statuses(pair.before), _statuses(pair.after)
             lines.append(f"! {run_name(pair.before[0])}: {before} before, {after} after")
-    return _cut(lines, "cases whose outcome changed")
+    return _cut(lines, "more cases with another outcome")
 
 
 def one_sided_lines(pairs: Pairs) -> list[str]:
@@ -129,30 +130,44 @@ def largest_changes(found: Iterable[Change], count: int) -> list[Change]:
 
 
 def largest_changes_table(found: Sequence[Change], pairs: Sequence[Pair]) -> Table:
-    """A row each: which case, before, after, change."""
-    runs = {pair.case_key: pair.before[0] for pair in pairs}
+    """A row for each change of one metric: which case, before, after, change; for times the larger of the two intervals too."""
+    is_time = found[0].before.low is not None
     rows = [
         Row(
             cells=(
-                *run_cells(runs[c.case_key]),
-                metrics.METRIC_LABELS[c.metric],
-                side_text(c.metric, c.before),
-                side_text(c.metric, c.after),
-                change_text(c.relative_change) if c.relative_change is not None else "-",
+                *run_cells(run_of(c, pairs)),
+                *_numbers(c),
+                *([_half_width(max(c.before, c.after, key=_share))] if is_time else []),
             )
         )
         for c in found
     ]
-    columns = ("model", "method", "setup", "what", "before", "after", "change")
-    return Table(title="Largest changes beyond noise", columns=columns, rows=tuple(rows), left=4)
+    return Table(
+        title=f"Largest changes beyond noise: {metrics.METRIC_LABELS[found[0].metric]}",
+        columns=("model", "method", "setup", "before", "after", "change", *(["+-"] if is_time else [])),
+        rows=tuple(rows),
+        left=3,
+    )
 
 
-def side_text(metric: ChangeMetric, side: Side) -> str:
-    """'141.40 ms +-2.1 %': the value, and half its interval where it has one."""
-    text = value_text(metric, side.value)
-    if side.low is None or side.high is None:
-        return text
-    return f"{text} +-{50 * (side.high - side.low) / side.value:.1f} %"
+def run_of(change: Change, pairs: Sequence[Pair]) -> Record:
+    """The first of the runs before that a change comes from."""
+    return next(r for pair in pairs if pair.case_key == change.case_key for r in pair.before if r.id in change.before.record_ids)
+
+
+def _numbers(c: Change) -> tuple[str, str, str]:
+    change = change_text(c.relative_change) if c.relative_change is not None else "-"
+    return value_text(c.metric, c.before.value), value_text(c.metric, c.after.value), change
+
+
+def _share(side: Side) -> float:
+    """Half the interval of a median over it."""
+    assert side.low is not None and side.high is not None
+    return (side.high - side.low) / 2 / side.value
+
+
+def _half_width(side: Side) -> str:
+    return f"{100 * _share(side):.1f} %"
 
 
 # --- a limit --------------------------------------------------------------------------------------------------------------
@@ -163,7 +178,7 @@ def judgement(
     worse: Sequence[Change],
     lost: Sequence[Pair],
     pairs: Sequence[Pair],
-    chosen: Sequence[ChangeMetric],
+    chosen: Sequence[str],
     limit: float,
 ) -> str:
     """A sentence or two on a limit: how many of the `judged` changes are `worse` by more, the worst, and the cases `lost`."""
@@ -173,12 +188,11 @@ def judgement(
         parts.append(f"No longer trained: {_count(len(lost), 'case')}, such as {run_name(lost[0].before[0])}.")
     if worse:
         (worst,) = largest_changes(worse, 1)
-        run = next(pair.before[0] for pair in pairs if pair.case_key == worst.case_key)
-        change = change_text(worst.relative_change) if worst.relative_change is not None else "from nothing"
+        before, after, change = _numbers(worst)
         parts.append(
             f"Worse by more than {percent_text(limit)}: {count_text(len(worse))} of {_count(len(judged), 'number')} ({what}). "
-            f"The worst is {metrics.METRIC_LABELS[worst.metric]} of {run_name(run)} ({worst.case_key}): "
-            f"{side_text(worst.metric, worst.before)} before, {side_text(worst.metric, worst.after)} after, {change}."
+            f"The worst is {metrics.METRIC_LABELS[worst.metric]} of {run_name(run_of(worst, pairs))} ({worst.case_key}): "
+            f"{before} before, {after} after, {change}."
         )
     if parts:
         return " ".join(parts)
@@ -190,5 +204,7 @@ def judgement(
 def _notes(found: Sequence[Change]) -> list[str]:
     lines = [f"{CHANGE_DEFINITION}. Bytes: the largest of a case's runs; any difference is beyond noise."]
     if any(c.before.low is not None for c in found):
-        lines.append("Times: the median of all steps, +- half its 95 % interval; beyond noise where the two intervals lie apart.")
+        lines.append(
+            "Times: the median of all steps, beyond noise where the 95 % intervals lie apart; +- is half the wider of the two."
+        )
     return lines

@@ -93,7 +93,7 @@ def change_records(pairs: Pairs, found: Sequence[Change]) -> list[dict[str, Any]
             "method": workloads[c.case_key].setup.method,
             "case_key": c.case_key,
             "metric": c.metric,
-            **{side if name == "value" else f"{side}_{name}": value
+            **{side if name == "value" else f"{side}_{name}": _cell(value)
                for side in _SIDES for name, value in asdict(getattr(c, side)).items()},
             "relative_change": c.relative_change,
             "is_beyond_noise": c.is_beyond_noise,
