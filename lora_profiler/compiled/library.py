@@ -1,7 +1,7 @@
-"""Where profiles are kept: those that come with the package, and a cache in the user's folder that several processes may share.
+"""Where profiles are found: in the bundle of the package, else in a cache in the user's folder that several processes may share.
 
-Both are SQLite files of one table, so that writers wait for each other and a killed one leaves nothing half done. A cache that
-cannot be read is put aside; a cached profile made with other versions than those installed is not used.
+The cache is a SQLite file of one table, so that writers wait for each other and a killed one leaves nothing half done. A cache
+that cannot be read is put aside; a cached profile made with other versions than those installed is not used.
 """
 
 import os
@@ -10,10 +10,10 @@ from contextlib import closing
 from functools import cache
 from pathlib import Path
 
+from lora_profiler.compiled.bundle import bundled_profile
 from lora_profiler.compiled.profile import FORMAT, Profile, ProfileError, packed, unpacked
 from lora_profiler.user_folders import user_folder
 
-BUNDLED = Path(__file__).parent / "data" / "profiles.sqlite"
 CACHE_VARIABLE = "LORA_PROFILER_CACHE"
 _WAIT_SECONDS = 30.0
 _TABLE = "CREATE TABLE IF NOT EXISTS profiles (key TEXT PRIMARY KEY, format INTEGER NOT NULL, data BLOB NOT NULL) WITHOUT ROWID"
@@ -28,7 +28,7 @@ def cache_path() -> Path | None:
 
 def find_profile(key: str) -> Profile | None:
     """The profile of this key: bundled, else cached by the versions that are installed; None where there is none."""
-    bundled = _read(BUNDLED, key)
+    bundled = bundled_profile(key)
     if bundled is not None:
         return bundled
     path = cache_path()

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from lora_profiler.adapters.peft_tables import DEFAULT_TARGETS
 from lora_profiler.algebra import Polynomial
 from lora_profiler.compiled.affine import Affine, affine_from_json, affine_json
 from lora_profiler.compiled.instants import Instant
@@ -21,7 +22,7 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.prediction import Category
 from lora_profiler.workload import TrainSetup, setup_dict
 
-FORMAT = 1
+FORMAT = 2
 OPEN_FIELDS = ("batch_size", "seq_len", "rank", "alpha", "accumulation", "use_rslora")
 """Fields of a setup that a profile does not fix as they are: sizes, and what changes neither bytes nor FLOPs."""
 
@@ -85,11 +86,24 @@ def setup_key(setup: TrainSetup) -> dict[str, Any]:
     return {name: value for name, value in setup_dict(setup).items() if name not in OPEN_FIELDS}
 
 
+def _told(model: ModelSpec, setup: TrainSetup) -> dict[str, Any]:
+    """The fixed fields that differ from the defaults: an option added later leaves the keys of older profiles as they are.
+
+    Target modules that mean the same are written the same.
+    """
+    usual = setup_key(TrainSetup())
+    told = {name: value for name, value in setup_key(setup).items() if value != usual[name]}
+    if setup.lora is not None:
+        targets = setup.lora.target_modules or DEFAULT_TARGETS.get(model.model_type)
+        told["targets"] = targets if targets is None or isinstance(targets, str) else sorted(targets)
+    return told
+
+
 def profile_key(model: ModelSpec, setup: TrainSetup, facts: Facts) -> str:
     """24 hex digits of everything that a profile holds for: the model, the setup without sizes, and the facts."""
     import hashlib
 
-    parts = [FORMAT, model.architecture, model.fingerprint, setup_key(setup), asdict(facts)]
+    parts = [FORMAT, model.architecture, model.fingerprint, _told(model, setup), asdict(facts)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 

@@ -38,9 +38,12 @@ class Mark(NamedTuple):
 
 
 class Death(NamedTuple):
-    """The storage born as number `ordinal` of a block of run `run`; see `Anchor` for `unit`."""
+    """The storage born as number `ordinal` of a block `back` runs before this one; see `Anchor` for `unit`.
 
-    run: int
+    Counted back, so that the second step is written as the first one is.
+    """
+
+    back: int
     anchor: Anchor
     unit: int
     ordinal: int
@@ -128,7 +131,7 @@ class Tape:
                         found.append((FlatEvent(event._replace(module=module), -1, None), place))
                     elif isinstance(event, Death):
                         there = _resolved(event, unit, units)
-                        found.append((FlatEvent(None, numbers[event.run, there, event.ordinal], None), place))
+                        found.append((FlatEvent(None, numbers[q - event.back, there, event.ordinal], None), place))
                     else:
                         found.append((FlatEvent(None, -1, event), place))
         return found

@@ -119,6 +119,8 @@ def _class_and_config(spec: ModelSpec, leave_out: tuple[str, ...]) -> tuple[Any,
     with refusals(f"transformers refuses the config.json of {spec.id}"):
         config = transformers.CONFIG_MAPPING[spec.model_type].from_dict(deepcopy(raw) | {"model_type": spec.model_type})
     config.use_cache = False
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = 0  # the first id that the decoder reads: any does, and published files leave it out
     return model_class, config
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lora_profiler.errors import UnbuildableError
 from lora_profiler.modeling.third_party import require
 from lora_profiler.workload import TrainSetup
 
@@ -46,13 +47,15 @@ def forward_loss(model: torch.nn.Module, setup: TrainSetup, batch: Mapping[str, 
     """The loss of one micro-batch, in the graph; the outputs, logits among them, are not held.
 
     `batch` has input_ids and labels on the model's device, and attention_mask only where something is padded. Precision
-    "amp" runs the forward pass under bfloat16 autocast.
+    "amp" runs the forward pass under bfloat16 autocast. Raises UnbuildableError for a class of models without a loss.
     """
     amp: AbstractContextManager[Any] = nullcontext()
     if setup.precision == "amp":
         amp = torch.autocast(setup.device, torch.bfloat16)
     with amp:
-        loss: torch.Tensor = model(**batch, use_cache=False).loss
+        loss: torch.Tensor | None = getattr(model(**batch, use_cache=False), "loss", None)
+    if loss is None:
+        raise UnbuildableError(f"{type(model).__name__} returns no loss to train on; ask about a class with a head.")
     return loss
 
 

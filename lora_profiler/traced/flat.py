@@ -65,8 +65,9 @@ def aligned(flats: Sequence[Flat], points: tuple[Point, ...]) -> tuple[list[Flat
     Raises TapeError where the traces differ in more than sizes, NoPolynomialError where sizes follow no polynomial.
     """
     first = flats[0]
+    settled = _settled(first.events)
     for other in flats[1:]:
-        if len(other.events) != len(first.events) or any(_unlike(a, b) for a, b in zip(first.events, other.events, strict=True)):
+        if len(other.events) != len(settled) or any(_unlike(*two) for two in zip(settled, _settled(other.events), strict=True)):
             raise TapeError("the tape changes with batch, sequence or rank")
     numbers: dict[Polynomial, int] = {}
     events = []
@@ -79,6 +80,21 @@ def aligned(flats: Sequence[Flat], points: tuple[Point, ...]) -> tuple[list[Flat
     return events, list(numbers)
 
 
+def _settled(events: Sequence[FlatEvent]) -> list[FlatEvent]:
+    """Events with neighbouring deaths by age: what dies in one go dies in the order in which Python clears a dict or a frame,
+    which now and then is another one, and no memory is taken in between."""
+    found: list[FlatEvent] = []
+    dying: list[FlatEvent] = []
+    for event in events:
+        if event.birth is None and event.mark is None:
+            dying.append(event)
+        else:
+            found += sorted(dying, key=lambda death: death.dies)
+            dying.clear()
+            found.append(event)
+    return found + sorted(dying, key=lambda death: death.dies)
+
+
 def _unlike(a: FlatEvent, b: FlatEvent) -> bool:
     if a.birth is None or b.birth is None:
         return a != b
@@ -86,11 +102,14 @@ def _unlike(a: FlatEvent, b: FlatEvent) -> bool:
 
 
 def difference(events: Sequence[FlatEvent], sizes: Sequence[Polynomial], fresh: Flat, at: Point) -> str | None:
-    """What a tape says otherwise than a fresh trace at a point; None where they are equal, event by event."""
+    """What a tape says otherwise than a fresh trace at a point; None where they are equal, event by event.
+
+    The order among deaths that no other event parts does not count.
+    """
     if len(events) != len(fresh.events):
         return f"{len(events)} events instead of {len(fresh.events)}"
     values = [size.evaluate(*at) for size in sizes]
-    for i, (mine, real) in enumerate(zip(events, fresh.events, strict=True)):
+    for i, (mine, real) in enumerate(zip(_settled(events), _settled(fresh.events), strict=True)):
         if mine.birth is not None:
             mine = mine._replace(birth=mine.birth._replace(size=values[mine.birth.size]))
         if mine != real:

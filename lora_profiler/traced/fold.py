@@ -29,7 +29,7 @@ def fold(events: Sequence[FlatEvent], labels: Sequence[Label], layout: Layout) -
                 elif event.mark is not None:
                     block.append(event.mark)
                 else:
-                    block.append(_reference(home[event.dies], unit))
+                    block.append(_reference(home[event.dies], q, unit))
             blocks[unit or 0] = tuple(block)
         folded.append(Run(direction, tuple(blocks[unit] for unit in sorted(blocks))))
     return Tape(tuple(folded), layout)
@@ -96,14 +96,15 @@ def _runs(segments: Sequence[tuple[Label, int, int]]) -> list[tuple[int, list[tu
     return found
 
 
-def _reference(home: tuple[int, Label, int], unit: Label) -> Death:
+def _reference(home: tuple[int, Label, int], q: int, unit: Label) -> Death:
     run, there, ordinal = home
+    back = q - run
     if there is None:
-        return Death(run, "single", 0, ordinal)
+        return Death(back, "single", 0, ordinal)
     if unit is not None:
-        return Death(run, "here", there - unit, ordinal)
+        return Death(back, "here", there - unit, ordinal)
     anchor: Anchor = "first" if there < LEAST_UNITS // 2 else "last"
-    return Death(run, anchor, there if anchor == "first" else LEAST_UNITS - 1 - there, ordinal)
+    return Death(back, anchor, there if anchor == "first" else LEAST_UNITS - 1 - there, ordinal)
 
 
 def template(module: str, unit: Label, layout: Layout) -> str:

@@ -13,9 +13,10 @@ MOST_PERIOD = 8
 
 
 def layout_of(model: ModelSpec) -> Layout | None:
-    """The units of a model's one stack: the shortest period that repeats from some layer on. None where a full trace is due:
-    several stacks, too few layers, or layers that do not repeat. A guess from shapes and the config; the compiler checks it."""
-    stacks = [part for part in model.parts if isinstance(part, Stack)]
+    """The units of the one stack that makes the model's depth: the shortest period that repeats from some layer on. None where a
+    full trace is due: several such stacks, too few layers, or layers that do not repeat. A guess from shapes and the config; the
+    compiler checks it."""
+    stacks = [part for part in model.parts if isinstance(part, Stack) and len(part.order) == model.num_layers]
     if len(stacks) != 1:
         return None
     kinds = _kinds(model, stacks[0])
@@ -40,19 +41,21 @@ def _lists(config: Mapping[str, Any], length: int) -> list[Sequence[Any]]:
 
 
 def at_depth(model: ModelSpec, layers: int) -> ModelSpec:
-    """The same model with its first `layers` layers."""
+    """The same model with `layers` layers: its first ones, and where it has fewer, more that go on as the last ones do."""
     raw = deepcopy(dict(model.published))
-    _cut(raw, model.num_layers, layers)
+    layout = layout_of(model)
+    _cut(raw, model.num_layers, layers, layout.period if layout else 1)
     raw["model_type"] = raw.get("model_type", model.model_type)
     raw.setdefault("architectures", [model.architecture])
     return model_from_config(raw, id=f"{model.id} x {layers}", source="cut")
 
 
-def _cut(config: dict[str, Any], depth: int, layers: int) -> None:
+def _cut(config: dict[str, Any], depth: int, layers: int, period: int) -> None:
     for name, value in config.items():
         if isinstance(value, dict):
-            _cut(value, depth, layers)
+            _cut(value, depth, layers, period)
         elif name in _DEPTHS and value == depth:
             config[name] = layers
         elif isinstance(value, list) and len(value) == depth:
-            config[name] = value[:layers]
+            more = [value[depth - period + i % period] for i in range(layers - depth)]
+            config[name] = value[:layers] + more

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import flop_registry
 
 from lora_profiler.prediction import Category
 from lora_profiler.traced.in_place import IN_PLACE, held_by_nobody_else
+from lora_profiler.traced.shortcuts import SHORTCUTS
 
 aten = torch.ops.aten
 _FLOPS = {
@@ -200,7 +201,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             func = IN_PLACE[func][0]
         elif self._masks_in_place and func is aten.add.Tensor:
             func, args = aten.alias.default, args[:1]  # the sum written over its first term
-        substitute = self._substitutes.get(func)
+        substitute = self._substitutes.get(func) or SHORTCUTS.get(func)
         result = func(*args, **kwargs) if substitute is None else substitute(func, *args, **kwargs)
         leaves = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         if self._padded and any(isinstance(t, torch.Tensor) and self.masks(t) for t in tree_leaves(args[:1])):

@@ -1,0 +1,245 @@
+"""Makes the profiles that come with the package: what people ask of each model of the catalogue, traced and compiled.
+
+    python -m benchmarks.bundle compile [--deadline SECONDS] [--jobs N] [--types TEXT]    hours; goes on where it was cut off
+    python -m benchmarks.bundle pack                                                      writes the package's file, and results
+
+Full, LoRA on all linear layers, LoRA on PEFT's default, QLoRA; with and without checkpointing; AdamW as foreach and fused; one
+sample and several; sliding windows that the sequence fills or not. The models of one type are compiled one after another: a tape
+that tells the story of a relative's, which was checked at full depth, needs fewer traces. Each model has at least one profile
+that was checked at its own full depth. Results: `results/bundle.md` and `.json`.
+"""
+
+import argparse
+import json
+import sqlite3
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from lora_profiler.catalog import bundled_models, find_model
+from lora_profiler.compiled.bundle import BUNDLED, write_bundle
+from lora_profiler.compiled.facts import facts_of, windows_of
+from lora_profiler.compiled.profile import Profile, packed, profile_key, unpacked
+from lora_profiler.errors import LoraProfilerError
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+
+RESULTS = Path(__file__).resolve().parent / "results"
+WORK = Path(__file__).resolve().parent / ".bundle" / "work.sqlite"
+ALL, DEFAULT = LoraConfig(), LoraConfig(target_modules=None)
+METHODS = {
+    "full": TrainSetup(),
+    "LoRA": TrainSetup(lora=ALL),
+    "QLoRA": TrainSetup(lora=ALL, quantization=Quantization()),
+    "LoRA, default targets": TrainSetup(lora=DEFAULT),
+}
+LONGEST_WINDOW = 8192
+"""Windows that hardly a sequence fills are left open."""
+
+
+def asked(model: ModelSpec, impl: str) -> Iterator[tuple[str, Workload]]:
+    """What is bundled of a model, with one of AdamW's implementations; the plainest first."""
+    lengths = [2048 if all(w > 2048 for w in windows_of(model)) else 2, *(w for w in windows_of(model) if w <= LONGEST_WINDOW)]
+    for checkpointing, (method, base), seq, batch in product((False, True), METHODS.items(), lengths, (2, 1)):
+        setup = replace(base, checkpointing=checkpointing, optimizer_impl=impl, batch_size=batch, seq_len=seq)  # type: ignore[arg-type]
+        label = f"{method}{', checkpointing' if checkpointing else ''}, {impl}, batch {batch}, {seq} tokens"
+        yield label, Workload(model=model, setup=setup)
+
+
+def key_of(workload: Workload) -> str:
+    return profile_key(workload.model, workload.setup, facts_of(workload))
+
+
+# --- compiling ------------------------------------------------------------------------------------------------------------
+
+
+def work() -> sqlite3.Connection:
+    WORK.parent.mkdir(exist_ok=True)
+    connection = sqlite3.connect(WORK, timeout=60)
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS made (key TEXT PRIMARY KEY, model TEXT, label TEXT, data BLOB, reason TEXT, seconds REAL)"
+    )
+    return connection
+
+
+def compile_type(names: list[str], impl: str, until: float | None) -> int:
+    """Compiles what is missing of the models of one type, in a process of its own; how many profiles were made or refused."""
+    import warnings
+
+    from lora_profiler.traced.compiler import compile_profile, story
+
+    warnings.simplefilter("ignore")
+    proven: set[str] = set()
+    count = 0
+    with closing(work()) as connection:
+        for name in names:
+            model = find_model(name, offline=True)
+            deep = False  # whether a profile of this very model was checked at full depth
+            for label, workload in asked(model, impl):
+                key = key_of(workload)
+                row = connection.execute("SELECT data FROM made WHERE key = ?", (key,)).fetchone()
+                if row is not None:
+                    if row[0] is not None:
+                        profile = unpacked(row[0])
+                        proven.add(story(profile.tape))
+                        deep = deep or any(layers == model.num_layers for layers, *_ in profile.checked)
+                    continue
+                if until is not None and time.time() > until:
+                    return count
+                began = time.perf_counter()
+                data = reason = None
+                try:
+                    profile = compile_profile(workload, proven=proven if deep else ())
+                except LoraProfilerError as e:
+                    reason = str(e)
+                except Exception as e:  # whatever a library raises on a meta tensor belongs into the table
+                    reason = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
+                else:
+                    proven.add(story(profile.tape))
+                    deep, data = True, packed(profile)
+                seconds = time.perf_counter() - began
+                with connection:
+                    row = (key, name, label, data, reason, seconds)
+                    connection.execute("INSERT OR REPLACE INTO made VALUES (?, ?, ?, ?, ?, ?)", row)
+                count += 1
+    return count
+
+
+def compile_all(types: str, deadline: float | None, jobs: int) -> None:
+    by_type: dict[str, list[ModelSpec]] = defaultdict(list)
+    for entry in bundled_models():
+        by_type[entry.model_type].append(entry)
+    until = None if deadline is None else time.time() + deadline
+    groups = [
+        ([m.id for m in sorted(models, key=lambda m: m.num_parameters)], impl)
+        for impl in ("foreach", "fused")
+        for name, models in sorted(by_type.items(), key=lambda item: (-len(item[1]), item[0]))
+        if types in name
+    ]
+    began = time.monotonic()
+    with ProcessPoolExecutor(jobs) as pool:
+        waiting = iter(groups)
+        running = {pool.submit(compile_type, *group, until): group for group, _ in zip(waiting, range(jobs), strict=False)}
+        while running:
+            finished = next(as_completed(running))
+            names, impl = running.pop(finished)
+            print(
+                f"{time.monotonic() - began:.0f} s: {names[0]} and {len(names) - 1} more, {impl}: {finished.result()}", flush=True
+            )
+            following = next(waiting, None)
+            if following is not None:
+                running[pool.submit(compile_type, *following, until)] = following
+
+
+# --- packing --------------------------------------------------------------------------------------------------------------
+
+
+def pack() -> dict[str, Any]:
+    """Writes the package's file out of all that was made; what is in it, and why the rest is not."""
+    packs: list[list[Profile]] = []
+    models: list[dict[str, Any]] = []
+    known: set[str] = set()
+    seconds: list[float] = []
+    with closing(work()) as connection:
+        for entry in sorted(bundled_models(), key=lambda m: m.id):
+            model = find_model(entry.id, offline=True)
+            profiles: list[Profile] = []
+            reasons: Counter[str] = Counter()
+            num_asked = num_open = 0
+            for impl in ("foreach", "fused"):
+                for _, workload in asked(model, impl):
+                    num_asked += 1
+                    key = key_of(workload)
+                    row = connection.execute("SELECT data, reason, seconds FROM made WHERE key = ?", (key,)).fetchone()
+                    if row is None:
+                        num_open += 1
+                    elif row[0] is None:
+                        reasons[row[1]] += 1
+                    elif key not in known:
+                        known.add(key)
+                        profiles.append(unpacked(row[0]))
+                        seconds.append(row[2])
+            if profiles:
+                packs.append(profiles)
+            models.append(
+                {
+                    "model": entry.id, "type": model.model_type, "asked": num_asked, "not_compiled_yet": num_open,
+                    "answered": num_asked - num_open - reasons.total(), "own": len(profiles),
+                    "folded": sum(p.layout is not None for p in profiles),
+                    "checked_at_full_depth": sum(any(point[0] == model.num_layers for point in p.checked) for p in profiles),
+                    "reasons": dict(reasons),
+                }
+            )  # fmt: skip
+    write_bundle(BUNDLED, packs)
+    versions = packs[0][0].versions if packs else {}
+    return {
+        "models": models,
+        "profiles": len(known),
+        "bytes": BUNDLED.stat().st_size,
+        "seconds_of_compiling": round(sum(seconds)),
+        "versions": {name: version for name, version in versions.items() if name != "lora-profiler"},
+    }
+
+
+def markdown(result: dict[str, Any]) -> str:
+    models = result["models"]
+    answered = [m for m in models if m["answered"]]
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for m in models:
+        for reason, count in m["reasons"].items():
+            general = reason.replace(m["model"], "MODEL")
+            reasons[general].append(f"{m['model']} ({count} of {m['asked']})")
+    lines = [
+        "# The profiles that come with the package",
+        "",
+        f"`python -m benchmarks.bundle`: {result['profiles']:,} profiles for {len(answered)} of {len(models)} models, "
+        f"{result['bytes'] / 2**20:.1f} MiB, {result['seconds_of_compiling'] / 3600:.1f} hours of one core. Made with "
+        + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+        + ".",
+        "",
+        "Asked of each: full, LoRA on all linear layers, LoRA on PEFT's default targets, QLoRA; checkpointing on and off; AdamW",
+        "foreach and fused; one sample and several; sliding windows filled and not. `own`: not shared with a model of equal",
+        "layers; `deep`: compared with a fresh trace of all its layers, the others with one of five units, since a relative's",
+        "equal tape was compared at full depth.",
+        "",
+        "| model | type | asked | answered | own | folded | deep | refused | not compiled yet |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        *(
+            f"| {m['model']} | {m['type']} | {m['asked']} | {m['answered']} | {m['own']} | {m['folded']} | "
+            f"{m['checked_at_full_depth']} | {sum(m['reasons'].values())} | {m['not_compiled_yet']} |"
+            for m in models
+        ),
+        "",
+        "## Refused, and why",
+        "",
+        *(f"- {reason}\n  {', '.join(who)}" for reason, who in sorted(reasons.items(), key=lambda item: -len(item[1]))),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("compile", "pack"))
+    parser.add_argument("--types", default="", metavar="TEXT", help="only model types whose name contains it")
+    parser.add_argument("--deadline", type=float, default=None, metavar="SECONDS", help="begin no profile after so long")
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    if options.what == "compile":
+        compile_all(options.types, options.deadline, options.jobs)
+        return 0
+    result = pack()
+    (RESULTS / "bundle.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    (RESULTS / "bundle.md").write_text(markdown(result), "utf-8")
+    print(f"{result['profiles']} profiles, {result['bytes'] / 2**20:.1f} MiB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
