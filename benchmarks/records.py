@@ -10,11 +10,10 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from lora_profiler.analytic import predict
-from lora_profiler.compare import Comparison, ErrorSummary, compare, misses, summary
+from lora_profiler.compare import Comparison, ErrorSummary, misses, summary
+from lora_profiler.planning.scored import Scored, scored
 from lora_profiler.prediction import Prediction
 from lora_profiler.record import Record
 from lora_profiler.record_lines import read_records
@@ -26,23 +25,15 @@ RESULTS = Path(__file__).resolve().parent / "results"
 SCALAR_BYTES = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """A record that went through, what is predicted of it, and the two joined."""
-
-    record: Record
-    prediction: Prediction
-    comparisons: tuple[Comparison, ...]
+def scored_records(folder: Path) -> list[Scored]:
+    """Those that went through, held against the rules."""
+    through = [r for path in sorted(folder.glob("*.jsonl")) for r in read_records(path).records if r.measurement.went_through]
+    return scored(through, "analytic")
 
 
-def scored(folder: Path) -> list[Scored]:
-    found = []
-    for path in sorted(folder.glob("*.jsonl")):
-        for record in read_records(path).records:
-            if record.measurement.went_through:
-                prediction = predict(record.workload)
-                found.append(Scored(record, prediction, compare(record, prediction)))
-    return found
+def prediction_of(s: Scored) -> Prediction:
+    assert s.prediction is not None, s.refusal
+    return s.prediction
 
 
 # --- why a figure misses --------------------------------------------------------------------------------------------------
@@ -55,7 +46,7 @@ def _scalars(c: Comparison, s: Scored) -> bool:
 def _inside_layers(c: Comparison, s: Scored) -> bool:
     """Only where the answer says estimate, and within the bound that it states."""
     peak = s.record.measurement.peak_requested_bytes
-    bound = s.prediction.error_bound
+    bound = prediction_of(s).error_bound
     in_peak = c.metric in ("peak_requested_bytes", "peak_allocated_bytes", "attribution_bytes", "phase_peak_bytes")
     return bool(peak and bound and in_peak and abs(c.predicted - c.measured) <= bound * peak)
 
@@ -63,8 +54,8 @@ def _inside_layers(c: Comparison, s: Scored) -> bool:
 def _another_instant(c: Comparison, s: Scored) -> bool:
     """The sum is within the stated bound; what it is made of is told of an instant that is nearly as large."""
     peak = s.record.measurement.peak_requested_bytes
-    bound = s.prediction.error_bound
-    total = abs(s.prediction.peak.total_bytes - (peak or 0))
+    bound = prediction_of(s).error_bound
+    total = abs(prediction_of(s).peak.total_bytes - (peak or 0))
     return bool(peak and bound and c.metric == "attribution_bytes" and total <= bound * peak)
 
 
@@ -170,11 +161,11 @@ def as_json(folders: Iterable[tuple[str, Sequence[Scored]]]) -> str:
 
 
 def main() -> int:
-    folders = [(folder.name, scored(folder)) for folder in sorted(RECORDS.iterdir()) if folder.is_dir()]
+    folders = [(folder.name, scored_records(folder)) for folder in sorted(RECORDS.iterdir()) if folder.is_dir()]
     folders = [(name, rows) for name, rows in folders if rows]
     lines = ["# Predicted against measured, every committed record", "", "`python -m benchmarks.records`", ""]
     unexplained = 0
-    untrue = [sentence for _, rows in folders for s in rows for sentence in impossible(s.record, s.prediction.flops)]
+    untrue = [sentence for _, rows in folders for s in rows for sentence in impossible(s.record, prediction_of(s).flops)]
     lines += [f"- **{sentence}**" for sentence in untrue]
     for name, rows in folders:
         text, reasons = section(name, rows)

@@ -11,7 +11,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-from benchmarks.records import RECORDS, RESULTS, row, scored, short
+from benchmarks.records import RECORDS, RESULTS, row, scored_records, short
 from lora_profiler.compare import Comparison, compare, summary
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.record import Record
@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     folders = [folder for folder in sorted(RECORDS.iterdir()) if folder.is_dir()]
-    rules = [s for folder in folders for s in scored(folder)]
+    rules = [s for folder in folders for s in scored_records(folder)]
     names = {s.record.id: short(s) for s in rules}
     records = [r for folder in folders for path in sorted(folder.glob("*.jsonl")) for r in read_records(path).records]
     records = [r for r in records if r.measurement.went_through]
