@@ -2,12 +2,17 @@
 
 from dataclasses import replace
 
+import pandas
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+import families
 import records
 from lora_profiler.analytic import predict
-from lora_profiler.catalog import find_model
-from lora_profiler.compare import METRICS, TOTAL, Comparison, compare, lower_bounds, misses, summary
+from lora_profiler.catalog import find_model, model_from_config
+from lora_profiler.compare import METRICS, TOTAL, Comparison, Grouping, claims, compare, lower_bounds, misses, summary
+from lora_profiler.prediction import DeviceMemory
 from lora_profiler.record import STATUSES
 from lora_profiler.record_checks import problems
 from lora_profiler.workload import Workload
@@ -80,9 +85,55 @@ def test_only_what_both_sides_give_has_a_row() -> None:
     }  # fmt: skip
 
 
-def test_reserved_and_device_bytes_have_no_rows_until_an_engine_predicts_them() -> None:
+def test_reserved_and_device_bytes_have_no_rows_where_nothing_predicts_them() -> None:
     record = records.make_record(device=records.H100, peak_reserved_bytes=3_000_000, device_used_bytes=4_000_000)
     assert not {c.metric for c in compare(record, records.make_prediction())} & {"peak_reserved_bytes", "device_used_bytes"}
+
+
+MEMORY = DeviceMemory(
+    allocated_bytes=2_100_000, reserved_bytes=4_000_000, expandable_reserved_bytes=3_000_000, smallest_bytes=2_500_000
+)
+ON_CARD = {"peak_requested_bytes": 2_000_000, "peak_allocated_bytes": 2_100_000, "peak_reserved_bytes": 3_200_000}
+
+
+@pytest.mark.parametrize(
+    ("allocator", "reserved"),
+    [
+        ("native", 4_000_000),
+        (None, 4_000_000),
+        ("native, max_split_size:1048576", 4_000_000),
+        ("native, expandable_segments:True", 3_000_000),
+        ("native, expandable_segments:True, max_split_size:1048576", 3_000_000),
+    ],
+)
+def test_allocated_and_reserved_are_held_against_the_simulated_allocator(allocator: str | None, reserved: int) -> None:
+    record = records.make_record(device=records.H100, environment={"allocator": allocator}, **ON_CARD)
+    found = by_place(compare(record, records.make_prediction(record.workload, device_memory_source=lambda: MEMORY)))
+    assert found["peak_requested_bytes", TOTAL] == (2_000_000, 2_000_000)
+    assert found["peak_allocated_bytes", TOTAL] == (2_100_000, 2_100_000)
+    assert found["peak_reserved_bytes", TOTAL] == (reserved, 3_200_000)
+
+
+def test_without_a_simulated_allocator_allocated_is_held_against_the_peak_and_reserved_against_nothing() -> None:
+    record = records.make_record(device=records.H100, **ON_CARD)
+    found = by_place(compare(record, records.make_prediction(record.workload)))
+    assert found["peak_allocated_bytes", TOTAL] == (2_000_000, 2_100_000)
+    assert ("peak_reserved_bytes", TOTAL) not in found
+
+
+def test_the_allocator_of_a_run_that_failed_is_not_simulated() -> None:
+    def never() -> DeviceMemory:
+        raise AssertionError("simulated")
+
+    record = records.make_record(device=records.H100, status="oom", **ON_CARD)
+    assert compare(record, records.make_prediction(record.workload, device_memory_source=never)) == ()
+
+
+def test_claims_are_held_against_any_number_of_records() -> None:
+    made = [records.make_record(repeat=i, peak_requested_bytes=2_000_000 + i) for i in range(3)]
+    prediction = records.make_prediction()
+    held = claims(prediction)
+    assert [held.against(r) for r in made] == [compare(r, prediction) for r in made]
 
 
 def test_an_engine_that_does_not_know_the_activations_claims_no_peak() -> None:
@@ -153,7 +204,78 @@ def test_a_summary_by_hand() -> None:
     assert found.mean_absolute == pytest.approx(0.0225)
     assert found.median == pytest.approx(0.005)
     assert (found.worst, found.worst_record_id) == (pytest.approx(-0.06), "b")
+    assert (found.worst_under, found.worst_under_record_id) == (pytest.approx(-0.06), "b")
+    assert (found.worst_over, found.worst_over_record_id) == (pytest.approx(0.02), "a")
     assert found.share_within_1_percent == 0.5
+
+
+def test_where_all_lie_on_one_side_there_is_no_worst_on_the_other() -> None:
+    (found,) = summary([row(100, 100, "exact"), row(97, 100, "a"), row(98, 100, "b")])
+    assert (found.worst_under, found.worst_under_record_id) == (pytest.approx(-0.03), "a")
+    assert (found.worst_over, found.worst_over_record_id) == (None, None)
+    (exact,) = summary([row(100, 100)])
+    assert (exact.worst, exact.worst_under, exact.worst_over, exact.median) == (0.0, None, None, 0.0)
+
+
+def test_a_summary_by_what_only_the_records_know() -> None:
+    """Peaks of 2,000,000 B predicted; measured 1.6, 2.0 and 2.5 MB: +25 %, exact and -20 %."""
+    llama = model_from_config(dict(families.TINY["llama"]), id="tiny-llama", source="file")
+    of_llama = replace(records.WORKLOAD, model=llama)
+    made = [
+        records.make_record(peak_requested_bytes=1_600_000),
+        records.make_record(records.LORA_WORKLOAD, device=records.H100, peak_requested_bytes=2_000_000),
+        records.make_record(of_llama, peak_requested_bytes=2_500_000),
+    ]
+    found = [c for r in made for c in compare(r, records.make_prediction(r.workload)) if c.metric == "peak_requested_bytes"]
+    by_id = {r.id: r for r in made}
+
+    def errors(*by: Grouping) -> dict[tuple[str, ...], tuple[int, float | None]]:
+        return {s.group: (s.n, s.worst) for s in summary(found, by, by_id)}
+
+    assert errors("method") == {("full",): (2, 0.25), ("lora",): (1, 0.0)}
+    assert errors("family") == {("gpt2",): (2, 0.25), ("llama",): (1, -0.2)}
+    assert errors("model") == {("tiny-gpt2",): (2, 0.25), ("tiny-llama",): (1, -0.2)}
+    assert errors("device") == {("A processor",): (2, 0.25), ("NVIDIA H100 80GB HBM3",): (1, 0.0)}
+    assert errors("engine") == {("analytic",): (3, 0.25)}
+    assert errors("family", "method") == {("gpt2", "full"): (1, 0.25), ("gpt2", "lora"): (1, 0.0), ("llama", "full"): (1, -0.2)}
+    assert list(errors("method", "family")) == [("full", "gpt2"), ("full", "llama"), ("lora", "gpt2")]
+
+
+PLACES = st.sampled_from([(TOTAL, "peak_requested_bytes"), ("activations", "attribution_bytes")])
+
+
+@st.composite
+def rows_of_records(draw: st.DrawFn) -> list[Comparison]:
+    sizes = st.integers(0, 10**12)
+    return [row(draw(sizes), draw(sizes), f"r{i}", *draw(PLACES)) for i in range(draw(st.integers(1, 30)))]
+
+
+@given(rows_of_records())
+def test_summaries_are_those_of_pandas(rows: list[Comparison]) -> None:
+    frame = pandas.DataFrame([(c.metric, c.category, c.record_id, c.predicted, c.measured) for c in rows])
+    frame.columns = pandas.Index(["metric", "category", "record", "predicted", "measured"])
+    measured = frame["measured"].where(frame["measured"] != 0).astype(float)
+    frame["error"] = (frame["predicted"] - frame["measured"]) / measured
+    frame["within"] = (frame["predicted"] - frame["measured"]).abs() * 100 <= frame["measured"]
+    found = {s.group: s for s in summary(rows)}
+    groups = dict(iter(frame.groupby(["metric", "category"])))
+    assert set(found) == set(groups)
+    for group, members in groups.items():
+        s, errors = found[group], members["error"].dropna()
+        assert s.n == len(members)
+        assert s.share_within_1_percent == pytest.approx(members["within"].mean())
+        if errors.empty:
+            assert (s.mean_absolute, s.median, s.worst, s.worst_under, s.worst_over) == (None,) * 5
+            continue
+        assert s.mean_absolute == pytest.approx(errors.abs().mean())
+        assert s.median == pytest.approx(errors.median())
+        assert abs(s.worst or 0) == pytest.approx(errors.abs().max())
+        assert (s.worst_under or 0) == pytest.approx(min(errors.min(), 0))
+        assert (s.worst_over or 0) == pytest.approx(max(errors.max(), 0))
+        for value, name in ((s.worst_under, s.worst_under_record_id), (s.worst_over, s.worst_over_record_id)):
+            assert (value is None) == (name is None)
+            if name is not None:
+                assert members.loc[members["record"] == name, "error"].item() == pytest.approx(value)
 
 
 def test_summaries_leave_out_what_nobody_predicts_and_count_what_has_no_relative_error() -> None:
