@@ -111,6 +111,9 @@ PHASE_SHORT: Final[dict[str, str]] = PHASE_LABELS | {
 }
 """The same while a step goes on, for narrow columns."""
 
+PHASE_CURVE: Final[dict[str, str]] = PHASE_SHORT | {"setup": "between steps", "optimizer": "optimizer step"}
+"""The same along a picture of one step."""
+
 STAGE_LABELS: Final[dict[str, str]] = {
     "start": "starting",
     "import": "importing",
@@ -179,6 +182,14 @@ ENVIRONMENT_LABELS: Final[dict[str, str]] = {
     "diff_hash": "hash of these changes",
 }
 """Fields of a record's environment by their path; packages and variables go by their own names."""
+
+COUNTER_LABELS: Final[dict[str, str]] = {
+    "requested_peak_bytes": "peak that tensors ask for",
+    "requested_bytes": "of it left at the end of the phase",
+    "allocated_peak_bytes": "peak allocated",
+    "reserved_peak_bytes": "reserved by the allocator",
+}
+"""Counters of a memory pass, phase by phase."""
 
 ALONE_LABELS: Final[dict[str, str]] = {
     "rounding": "allocated beyond what tensors ask for",

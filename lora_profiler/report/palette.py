@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from lora_profiler.planning.fit import Verdict
-from lora_profiler.prediction import Category, Phase
+from lora_profiler.prediction import Category
 from lora_profiler.workload import Method
 
 Theme = Literal["light", "dark"]
@@ -63,37 +63,49 @@ WARNING: Final = Colour(light="#a63c00", dark="#ff9d66")
 # --- categories of memory -------------------------------------------------------------------------------------------------
 
 CATEGORY_PAINTS: Final[Mapping[Category, Paint]] = {
-    "parameters": Paint(colour=Colour(light="#33628c", dark="#6f9fc9")),
-    "quantization_state": Paint(colour=Colour(light="#5b8cb5", dark="#a5c8e4"), hatch="."),
-    "adapters": Paint(colour=Colour(light="#d55e00", dark="#f5894a"), hatch="\\"),
-    "buffers": Paint(colour=Colour(light="#7f8b99", dark="#8f9bab"), hatch="|"),
-    "gradients": Paint(colour=Colour(light="#aa4499", dark="#d98acb")),
-    "optimizer_states": Paint(colour=Colour(light="#117755", dark="#4db892")),
-    "inputs": Paint(colour=Colour(light="#7a6a53", dark="#c2b090"), hatch="+"),
-    "activations": Paint(colour=Colour(light="#e39a1c", dark="#f0b84d")),
-    "logits_and_loss": Paint(colour=Colour(light="#c9584f", dark="#ee8a80"), hatch="/"),
-    "temporaries": Paint(colour=Colour(light="#8d95a0", dark="#aab2bd"), hatch="x"),
-    "workspace": Paint(colour=Colour(light="#6b7480", dark="#c3c9d2"), hatch="-"),
-    "communication": Paint(colour=Colour(light="#4a5360", dark="#dde1e7"), hatch="/"),
-    "unattributed": Paint(colour=Colour(light="#a9b0b9", dark="#7b8490"), hatch="."),
+    "parameters": Paint(colour=Colour(light="#4b85da", dark="#4695ea")),
+    "quantization_state": Paint(colour=Colour(light="#2a4462", dark="#90c4f2"), hatch="."),
+    "adapters": Paint(colour=Colour(light="#b24200", dark="#ef8030"), hatch="\\"),
+    "buffers": Paint(colour=Colour(light="#56798c", dark="#7fa3b5"), hatch="|"),
+    "gradients": Paint(colour=Colour(light="#8b3f9f", dark="#b16db0")),
+    "optimizer_states": Paint(colour=Colour(light="#309e70", dark="#5cc496")),
+    "inputs": Paint(colour=Colour(light="#77663a", dark="#b5a06a"), hatch="+"),
+    "activations": Paint(colour=Colour(light="#cb8403", dark="#f8d074")),
+    "logits_and_loss": Paint(colour=Colour(light="#a32f3a", dark="#d74f59"), hatch="/"),
+    "temporaries": Paint(colour=Colour(light="#8c94a0", dark="#c5cad5"), hatch="x"),
+    "workspace": Paint(colour=Colour(light="#6d6778", dark="#a39cb3"), hatch="-"),
+    "communication": Paint(colour=Colour(light="#3f4450", dark="#e6e9f0"), hatch="/"),
+    "unattributed": Paint(colour=Colour(light="#a08d84", dark="#8a7d78"), hatch="."),
 }
 
 # --- methods, verdicts, sides ---------------------------------------------------------------------------------------------
 
 METHOD_MARKS: Final[Mapping[Method, Mark]] = {
-    "full": Mark(colour=Colour(light="#33628c", dark="#6f9fc9"), symbol="circle"),
-    "lora": Mark(colour=Colour(light="#d55e00", dark="#f5894a"), symbol="diamond"),
-    "qlora": Mark(colour=Colour(light="#117755", dark="#4db892"), symbol="square"),
+    "full": Mark(colour=Colour(light="#4b85da", dark="#4695ea"), symbol="circle"),
+    "lora": Mark(colour=Colour(light="#b24200", dark="#ef8030"), symbol="diamond"),
+    "qlora": Mark(colour=Colour(light="#309e70", dark="#5cc496"), symbol="square"),
 }
 
-VERDICT_PAINTS: Final[Mapping[Verdict, Paint]] = {
-    "fits": Paint(colour=Colour(light="#cfe3f5", dark="#1d4263")),
-    "tight": Paint(colour=Colour(light="#fbe3b0", dark="#5a4413"), hatch="."),
-    "does_not_fit": Paint(colour=Colour(light="#f3cfc9", dark="#5e2a24"), hatch="x"),
+VERDICT_COLOURS: Final[Mapping[Verdict, Colour]] = {
+    "fits": Colour(light="#cfe3f5", dark="#1d4263"),
+    "tight": Colour(light="#fbe3b0", dark="#5a4413"),
+    "does_not_fit": Colour(light="#f3cfc9", dark="#5e2a24"),
 }
+"""Behind text, which is drawn in ink."""
 VERDICT_SIGNS: Final[Mapping[Verdict, str]] = {"fits": "✓", "tight": "~", "does_not_fit": "✗"}
 
-PHASE_ORDER: Final[tuple[Phase, ...]] = ("setup", "forward", "loss", "backward", "clip", "optimizer", "zero")
+
+REST_PAINT: Final = Paint(colour=Colour(light="#8c94a0", dark="#c5cad5"))
+SAVED_PAINT: Final = Paint(colour=Colour(light="#309e70", dark="#5cc496"), hatch="/")
+"""What is left of a peak, and what a change saves of it."""
+
+COUNTER_MARKS: Final[Mapping[str, Mark]] = {
+    "requested_peak_bytes": Mark(colour=Colour(light="#4b85da", dark="#4695ea"), symbol="circle"),
+    "requested_bytes": Mark(colour=Colour(light="#4b85da", dark="#4695ea"), symbol="circle-open"),
+    "allocated_peak_bytes": Mark(colour=Colour(light="#b24200", dark="#ef8030"), symbol="diamond"),
+    "reserved_peak_bytes": Mark(colour=Colour(light="#309e70", dark="#5cc496"), symbol="square"),
+}
+"""By the field of a phase's sample."""
 
 
 def colour(of: Colour, theme: Theme = "light") -> str:
@@ -103,9 +115,10 @@ def colour(of: Colour, theme: Theme = "light") -> str:
 
 def all_colours() -> tuple[Colour, ...]:
     """Every colour that a figure may use."""
-    named = (PAPER, PANEL, INK, FAINT_INK, LINE, ACCENT, WARNING)
-    paints = (*CATEGORY_PAINTS.values(), *VERDICT_PAINTS.values())
-    return (*named, *(p.colour for p in paints), *(m.colour for m in METHOD_MARKS.values()))
+    named = (PAPER, PANEL, INK, FAINT_INK, LINE, ACCENT, WARNING, *VERDICT_COLOURS.values())
+    paints = (*CATEGORY_PAINTS.values(), REST_PAINT, SAVED_PAINT)
+    marks = (*METHOD_MARKS.values(), *COUNTER_MARKS.values())
+    return (*named, *(p.colour for p in paints), *(m.colour for m in marks))
 
 
 DARK_OF: Final[Mapping[str, str]] = {c.light: c.dark for c in all_colours()}

@@ -1,11 +1,17 @@
 """Stacked bars of memory by category, one for each label."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from lora_profiler.prediction import Category
-from lora_profiler.report.charts.figure import Figure, Limit
-from lora_profiler.report.palette import Theme
+from lora_profiler.prediction import CATEGORIES, Category
+from lora_profiler.report.charts.bytes_axis import bytes_axis, largest_of, limit_line
+from lora_profiler.report.charts.figure import Figure, Limit, figure, hatched, head, rows
+from lora_profiler.report.charts.grouped_rows import height_px, places
+from lora_profiler.report.charts.labels import label, lines
+from lora_profiler.report.metrics import CATEGORY_LABELS
+from lora_profiler.report.palette import BODY_PX, CATEGORY_PAINTS, INK, Theme
+from lora_profiler.units import bytes_text, percent_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,10 +24,67 @@ class CategoryBar:
     at_least: bool = False
     """Whether the sum is a lower bound, and is written so."""
 
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.bytes.values())
+
 
 def category_bars(bars: Sequence[CategoryBar], *, limit: Limit | None = None, theme: Theme = "light") -> Figure:
     """One horizontal stacked bar for each of `bars`, from top to bottom, its sum at the end. Empty without bars.
 
     Categories keep their order, colour and hatch; those that no bar has are left out of the legend.
     """
-    raise NotImplementedError
+    axis, size = bytes_axis(largest_of([bar.total_bytes for bar in bars], limit))
+    positions, heads = places([bar.group for bar in bars])
+    data = [trace for category in CATEGORIES for trace in _category(category, bars, positions, size)]
+    data.append(_sums(bars, positions, size))
+    shapes, notes = limit_line(limit, size, upright=True)
+    return figure(
+        data,
+        height=height_px(positions),
+        x=axis,
+        y=rows([label(bar.label) for bar in bars], positions),
+        theme=theme,
+        barmode="stack",
+        bargap=0.25,
+        annotations=[*(head(label(text, 100), y=y) for text, y in heads), *notes],
+        shapes=shapes,
+    )
+
+
+def _category(category: Category, bars: Sequence[CategoryBar], positions: Sequence[float], size: int) -> Iterator[dict[str, Any]]:
+    held = [(bar, y, bar.bytes.get(category, 0)) for bar, y in zip(bars, positions, strict=True)]
+    held = [(bar, y, count) for bar, y, count in held if count > 0]  # what is not attributed can be less than nothing
+    if not held:
+        return
+    name, paint = CATEGORY_LABELS[category], CATEGORY_PAINTS[category]
+    yield {
+        "type": "bar",
+        "orientation": "h",
+        "name": name,
+        "x": [count / size for _, _, count in held],
+        "y": [y for _, y, _ in held],
+        "hovertext": [_hover(bar, name, count) for bar, _, count in held],
+        "hoverinfo": "text",
+        "marker": hatched(paint),
+    }  # fmt: skip
+
+
+def _hover(bar: CategoryBar, name: str, count: int) -> str:
+    share = f", {percent_text(count / bar.total_bytes)} of {bytes_text(bar.total_bytes)}" if bar.total_bytes > 0 else ""
+    return lines(label(bar.group, 80), f"{label(bar.label)}: {name}", bytes_text(count) + share)
+
+
+def _sums(bars: Sequence[CategoryBar], positions: Sequence[float], size: int) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "text",
+        "x": [bar.total_bytes / size for bar in bars],
+        "y": list(positions),
+        "text": [f" {'≥ ' if bar.at_least else ''}{bytes_text(bar.total_bytes)}" for bar in bars],
+        "textposition": "middle right",
+        "textfont": {"size": BODY_PX, "color": INK.light},
+        "cliponaxis": False,
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }

@@ -1,11 +1,24 @@
 """Signed relative errors, one dot a record, in a strip for each group."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
+from typing import Any, get_args
 
-from lora_profiler.report.charts.figure import Figure
-from lora_profiler.report.palette import Theme
+from lora_profiler.report.charts.figure import Figure, figure, rows, values
+from lora_profiler.report.charts.labels import label, lines
+from lora_profiler.report.metrics import METHOD_LABELS
+from lora_profiler.report.palette import FAINT_INK, INK, METHOD_MARKS, PAPER, Theme
+from lora_profiler.units import count_text, error_text
 from lora_profiler.workload import Method
+
+_ROW_PX, _AROUND_PX = 40, 110
+_SPREAD = 0.62
+"""Height of the band in which a strip's dots lie, in strips."""
+_GOLDEN = 0.618034
+"""Multiples of it, without their whole part, spread evenly however many there are."""
+_LEAST_PERCENT = 0.1
+"""The axis reaches at least so far to either side: where all is exact, dots stand on one line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,8 +33,61 @@ class ErrorDot:
 
 
 def error_strip(dots: Sequence[ErrorDot], *, theme: Theme = "light") -> Figure:
-    """A strip for each group in order of appearance: its dots around zero, the median as a bar, n and the worst at the end.
+    """A strip for each group in order of appearance: its dots around zero, the median as a bar, how many they are by its name.
 
-    The `customdata` of every dot is its record id.
+    The `customdata` of every dot is its record id. Within a strip the height of a dot means nothing.
     """
-    raise NotImplementedError
+    groups = list(dict.fromkeys(dot.group for dot in dots))
+    place = {group: float(number) for number, group in enumerate(groups)}
+    members = {group: [dot for dot in dots if dot.group == group] for group in groups}
+    reach = max([_LEAST_PERCENT, *(110 * abs(dot.error) for dot in dots)])
+    zero = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": {"color": FAINT_INK.light, "width": 1}}
+    labels = [lines(label(group, 32), f"n = {count_text(len(found))}") for group, found in members.items()]
+    return figure(
+        [*_dots(dots, place), _medians(members, place)],
+        height=_AROUND_PX + _ROW_PX * len(groups),
+        x=values("error, % of what was measured (left: predicted too little)", range=[-reach, reach], ticksuffix=" %"),
+        y=rows(labels, list(place.values())),
+        theme=theme,
+        shapes=[{**zero, "layer": "below"}],
+    )
+
+
+def _dots(dots: Sequence[ErrorDot], place: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+    numbers: dict[str, int] = {}
+    heights = []
+    for dot in dots:
+        number = numbers[dot.group] = numbers.get(dot.group, -1) + 1
+        heights.append(place[dot.group] + _SPREAD * ((number * _GOLDEN) % 1 - 0.5))
+    for method in get_args(Method):
+        found = [(dot, y) for dot, y in zip(dots, heights, strict=True) if dot.method == method]
+        if found:
+            mark = METHOD_MARKS[method]
+            yield {
+                "type": "scatter",
+                "mode": "markers",
+                "name": METHOD_LABELS[method],
+                "x": [100 * dot.error for dot, _ in found],
+                "y": [y for _, y in found],
+                "customdata": [dot.record_id for dot, _ in found],
+                "hovertext": [lines(label(dot.label, 80), error_text(dot.error)) for dot, _ in found],
+                "hoverinfo": "text",
+                "marker": {
+                    "color": mark.colour.light, "symbol": mark.symbol, "size": 8, "opacity": 0.8,
+                    "line": {"width": 0.5, "color": PAPER.light},
+                },
+            }  # fmt: skip
+
+
+def _medians(members: Mapping[str, Sequence[ErrorDot]], place: Mapping[str, float]) -> dict[str, Any]:
+    middles = {group: median(dot.error for dot in found) for group, found in members.items()}
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "median",
+        "x": [100 * middle for middle in middles.values()],
+        "y": [place[group] for group in middles],
+        "hovertext": [lines(label(group), f"median {error_text(middle)}") for group, middle in middles.items()],
+        "hoverinfo": "text",
+        "marker": {"symbol": "line-ns", "size": 22, "color": INK.light, "line": {"width": 2.5, "color": INK.light}},
+    }

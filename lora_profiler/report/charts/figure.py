@@ -1,18 +1,34 @@
-"""What all figures share: paper, ink, type, axes without clutter, the dark repaint, and text that plotly takes as text."""
+"""What all figures share: paper, ink and type, axes without clutter, and the repaint for the dark."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+
+from lora_profiler.report.palette import (
+    BODY_PX,
+    DARK_OF,
+    FAINT_INK,
+    FONT,
+    HEAD_PX,
+    INK,
+    LINE,
+    PANEL,
+    PAPER,
+    SMALL_PX,
+    Paint,
+    Theme,
+)  # fmt: skip
 
 Figure = dict[str, Any]
 """{"data": [...], "layout": {...}}: JSON's own types, as plotly's `Figure(...)`, `Plotly.newPlot` and Streamlit take it."""
 
 CONFIG: Final[dict[str, Any]] = {
-    "displaylogo": False, "responsive": True, "modeBarButtons": [["toImage"]], "toImageButtonOptions": {"format": "png", "scale": 2},
-}  # fmt: skip
+    "displaylogo": False,
+    "responsive": True,
+    "modeBarButtons": [["toImage"]],
+    "toImageButtonOptions": {"format": "png", "scale": 2},
+}
 """plotly's configuration beside a figure: one button, which saves it as a picture."""
-
-BAR_PX, ROW_PX = 22, 30
-"""Thickness of a bar, and the height that one row of bars takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,3 +37,117 @@ class Limit:
 
     label: str
     bytes: int
+
+
+def figure(
+    data: Sequence[Mapping[str, Any]], *, height: int, x: Mapping[str, Any], y: Mapping[str, Any], theme: Theme, **layout: Any
+) -> Figure:
+    """The finished figure of `height` pixels, as wide as where it stands. Drawn in light colours, and repainted for the dark."""
+    drawn: Figure = {
+        "data": list(data),
+        "layout": {
+            "template": {"layout": {}},  # none of plotly's own
+            "font": {"family": FONT, "size": BODY_PX, "color": INK.light},
+            "paper_bgcolor": PAPER.light,
+            "plot_bgcolor": PAPER.light,
+            "margin": {"l": 8, "r": 16, "t": 12, "b": 8},
+            "height": height,
+            "hovermode": "closest",
+            "hoverlabel": {
+                "bgcolor": PANEL.light,
+                "bordercolor": LINE.light,
+                "align": "left",
+                "font": {"family": FONT, "size": BODY_PX, "color": INK.light},
+            },
+            "dragmode": False,
+            "modebar": {"bgcolor": PAPER.light, "color": FAINT_INK.light, "activecolor": INK.light},
+            "showlegend": True,
+            "legend": {
+                "orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "traceorder": "normal",
+                "bgcolor": PAPER.light, "font": {"size": SMALL_PX}, "itemclick": "toggle", "itemdoubleclick": False,
+            },
+            "xaxis": {**_AXIS, **x},
+            "yaxis": {**_AXIS, **y},
+            **layout,
+        },
+    }  # fmt: skip
+    return drawn if theme == "light" else repainted(drawn)
+
+
+_AXIS: Final[dict[str, Any]] = {
+    "automargin": True, "fixedrange": True, "showgrid": False, "gridcolor": LINE.light, "zeroline": False,
+    "linecolor": LINE.light, "tickcolor": LINE.light, "tickfont": {"size": SMALL_PX, "color": FAINT_INK.light},
+}  # fmt: skip
+
+
+def title(text: str) -> dict[str, Any]:
+    """An axis title."""
+    return {"text": text, "font": {"size": SMALL_PX, "color": FAINT_INK.light}, "standoff": 8}
+
+
+def values(axis_title: str, **changes: Any) -> dict[str, Any]:
+    """An axis of numbers, with thin lines across and thousands separators."""
+    return {"title": title(axis_title), "showgrid": True, "separatethousands": True, "nticks": 8, **changes}
+
+
+def rows(labels: Sequence[str], positions: Sequence[float], **changes: Any) -> dict[str, Any]:
+    """A vertical axis of safe labels at `positions`, from top to bottom. Positions are numbers, so that equal labels stay two."""
+    ends = (max(positions, default=0.0) + 0.6, -0.6)
+    return {
+        "tickmode": "array", "tickvals": list(positions), "ticktext": list(labels), "range": ends, "ticks": "",
+        "tickfont": {"size": SMALL_PX, "color": INK.light}, "ticklabelstandoff": 6, **changes,
+    }  # fmt: skip
+
+
+def note(text: str, *, x: float, y: float, **changes: Any) -> dict[str, Any]:
+    """Safe text at a place of the figure, without an arrow unless `changes` asks for one."""
+    faint = {"size": SMALL_PX, "color": FAINT_INK.light}
+    return {"text": text, "x": x, "y": y, "showarrow": False, "font": faint, **changes}
+
+
+def head(text: str, *, y: float) -> dict[str, Any]:
+    """The heading of a group of rows, at their left end."""
+    font = {"size": HEAD_PX, "color": INK.light}
+    return note(text, x=0, y=y, xref="paper", xanchor="left", yanchor="middle", font=font)
+
+
+def hatched(paint: Paint) -> dict[str, Any]:
+    """The marker of bars: colour and hatch, thinly parted from their neighbours."""
+    marker: dict[str, Any] = {"color": paint.colour.light, "line": {"width": 1, "color": PAPER.light}}
+    return {**marker, "pattern": hatch(paint)} if paint.hatch else marker
+
+
+def hatch(paint: Paint) -> dict[str, Any]:
+    """Thin strokes of paper over a colour."""
+    return {
+        "shape": paint.hatch, "fillmode": "replace", "bgcolor": paint.colour.light, "fgcolor": PAPER.light, "size": 7,
+        "solidity": 0.25,
+    }  # fmt: skip
+
+
+def key(name: str, marker: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of the legend that belongs to no trace."""
+    nowhere = {"type": "scatter", "mode": "markers", "x": [None], "y": [None], "hoverinfo": "skip"}
+    return {**nowhere, "name": name, "marker": dict(marker)}
+
+
+# --- the dark -------------------------------------------------------------------------------------------------------------
+
+
+def repainted(drawn: Figure) -> Figure:
+    """The same figure with the dark twin of every colour. Text stays as it is, even where it spells a colour."""
+    done: Figure = _repainted(drawn, is_colour=False)
+    return done
+
+
+def _repainted(value: Any, *, is_colour: bool) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _repainted(part, is_colour=is_colour_name(name)) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_repainted(part, is_colour=is_colour) for part in value]
+    return DARK_OF.get(value, value) if is_colour and isinstance(value, str) else value
+
+
+def is_colour_name(name: str) -> bool:
+    """Whether plotly's attribute of this name holds colours: `color`, `fillcolor`, `paper_bgcolor`, `colorscale`."""
+    return name.endswith(("color", "colorscale"))

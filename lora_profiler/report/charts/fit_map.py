@@ -1,16 +1,23 @@
 """Which batches and lengths fit a card: the peak in every cell, with its verdict in colour, sign and words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, get_args
 
 from lora_profiler.planning.fit import Verdict
-from lora_profiler.report.charts.figure import Figure
-from lora_profiler.report.palette import Theme
+from lora_profiler.report.charts.figure import Figure, figure, key, rows, title
+from lora_profiler.report.charts.labels import lines
+from lora_profiler.report.metrics import VERDICT_LABELS
+from lora_profiler.report.palette import INK, VERDICT_COLOURS, VERDICT_SIGNS, Theme
+from lora_profiler.units import bytes_text, count_text
+
+_ROW_PX, _AROUND_PX = 34, 110
+_VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitCell:
-    """One size; `peak_bytes` None where nothing answers. `is_asked` marks the cell of the question itself."""
+    """One size; `peak_bytes` and `verdict` None where nothing answers. `is_asked` marks the cell of the question itself."""
 
     batch_size: int
     seq_len: int
@@ -21,4 +28,71 @@ class FitCell:
 
 def fit_map(cells: Sequence[FitCell], *, theme: Theme = "light") -> Figure:
     """Sequence lengths from left to right, batch sizes from bottom to top, in every cell the peak and a sign of its verdict."""
-    raise NotImplementedError
+    lengths = sorted({cell.seq_len for cell in cells})
+    batches = sorted({cell.batch_size for cell in cells}, reverse=True)
+    by_size = {(cell.batch_size, cell.seq_len): cell for cell in cells}
+    grid = [[by_size.get((batch, length)) for length in lengths] for batch in batches]
+    marks = [_outline(batches.index(c.batch_size), lengths.index(c.seq_len)) for c in cells if c.is_asked]
+    found = {cell.verdict for cell in cells}
+    keys = [
+        key(f"{VERDICT_SIGNS[v]} {VERDICT_LABELS[v]}", {"symbol": "square", "size": 12, "color": VERDICT_COLOURS[v].light})
+        for v in _VERDICTS
+        if v in found
+    ]
+    return figure(
+        [_heat(grid, lengths), *keys],
+        height=_AROUND_PX + _ROW_PX * len(batches),
+        x={
+            "title": title("sequence length, tokens"), "tickmode": "array", "tickvals": list(range(len(lengths))),
+            "ticktext": [count_text(length) for length in lengths], "range": [-0.5, len(lengths) - 0.5],
+        },
+        y=rows(
+            [count_text(batch) for batch in batches], range(len(batches)), title=title("batch size"),
+            range=[len(batches) - 0.5, -0.5],
+        ),
+        theme=theme,
+        shapes=marks,
+    )  # fmt: skip
+
+
+def _heat(grid: Sequence[Sequence[FitCell | None]], lengths: Sequence[int]) -> dict[str, Any]:
+    steps = len(_VERDICTS)
+    scale = [[(i + side) / steps, VERDICT_COLOURS[v].light] for i, v in enumerate(_VERDICTS) for side in (0, 1)]
+    return {
+        "type": "heatmap",
+        "x": list(range(len(lengths))),
+        "y": list(range(len(grid))),
+        "z": [[_VERDICTS.index(cell.verdict) if cell and cell.verdict else None for cell in row] for row in grid],
+        "zmin": -0.5,
+        "zmax": steps - 0.5,
+        "colorscale": scale,
+        "showscale": False,
+        "xgap": 2,
+        "ygap": 2,
+        "text": [[_text(cell) for cell in row] for row in grid],
+        "texttemplate": "%{text}",
+        "textfont": {"color": INK.light},
+        "hovertext": [[_hover(cell) for cell in row] for row in grid],
+        "hoverinfo": "text",
+        "hoverongaps": False,
+    }
+
+
+def _text(cell: FitCell | None) -> str:
+    if cell is None or cell.peak_bytes is None or cell.verdict is None:
+        return ""
+    return f"{VERDICT_SIGNS[cell.verdict]} {bytes_text(cell.peak_bytes)}"
+
+
+def _hover(cell: FitCell | None) -> str:
+    if cell is None:
+        return ""
+    sizes = f"batch {count_text(cell.batch_size)} x {count_text(cell.seq_len)} tokens"
+    if cell.peak_bytes is None or cell.verdict is None:
+        return lines(sizes, "not known")
+    return lines(sizes, f"peak {bytes_text(cell.peak_bytes)}: {VERDICT_LABELS[cell.verdict]}")
+
+
+def _outline(row: int, column: int) -> Mapping[str, Any]:
+    ends = {"x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}
+    return {"type": "rect", **ends, "line": {"color": INK.light, "width": 2.5}}

@@ -1,12 +1,19 @@
 """What each kind of layer costs under every method, side by side."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from lora_profiler.prediction import Prediction
-from lora_profiler.report.charts.figure import Figure
-from lora_profiler.report.palette import Theme
+from lora_profiler.report.charts.bytes_axis import bytes_axis, log_bytes_axis
+from lora_profiler.report.charts.figure import Figure, figure, rows, values
+from lora_profiler.report.charts.labels import label, lines
+from lora_profiler.report.layers import group_layers
+from lora_profiler.report.metrics import LAYER_LABELS
+from lora_profiler.report.palette import BODY_PX, FAINT_INK, LINE, METHOD_MARKS, PAPER, Theme
+from lora_profiler.report.predictions import method_label
+from lora_profiler.units import bytes_text, count_text, flops_text, percent_text, short_count_text
 from lora_profiler.workload import Method
 
 LayerQuantity = Literal[
@@ -15,10 +22,14 @@ LayerQuantity = Literal[
 ]  # fmt: skip
 """The columns of `LayerCost` that can be drawn."""
 
+_ROW_PX, _AROUND_PX = 28, 110
+_FAR_APART = 50
+"""Values that differ by more than this factor are drawn on a log scale."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRow:
-    """Layers that cost the same: their name with numbers as ranges, how many they are, and the value of all together by method."""
+    """Layers that cost the same: their name with numbers as ranges, how many they are, and the value of one of them by method."""
 
     name: str
     count: int
@@ -29,12 +40,128 @@ class LayerRow:
 
 
 def layer_rows(predictions: Sequence[Prediction], quantity: LayerQuantity = "num_trainable_parameters") -> list[LayerRow]:
-    """The rows of one model's predictions, one a method, in the order of the model; layers that hold nothing of it left out."""
-    raise NotImplementedError
+    """The rows of one model's predictions, one prediction a method, in the order of the model.
+
+    Layers that hold nothing of `quantity` under any method are left out.
+    """
+    labels = [method_label(prediction) for prediction in predictions]
+    methods = {name: p.workload.setup.method for name, p in zip(labels, predictions, strict=True)}
+    groups = group_layers([prediction.layers for prediction in predictions], parameters_only="parameters" in quantity)
+    found = [
+        LayerRow(
+            name=group.name,
+            count=group.count,
+            values={name: getattr(cost, quantity) for name, cost in zip(labels, group.costs, strict=True)},
+            methods=methods,
+        )
+        for group in groups
+    ]
+    return [row for row in found if any(row.values.values())]
 
 
 def layer_bars(
-    rows: Sequence[LayerRow], quantity: LayerQuantity = "num_trainable_parameters", *, theme: Theme = "light"
+    layers: Sequence[LayerRow], quantity: LayerQuantity = "num_trainable_parameters", *, theme: Theme = "light"
 ) -> Figure:
-    """A row for each of `rows`, in it a mark for every method; on a log scale where values lie far apart."""
-    raise NotImplementedError
+    """A line for each of `layers`, on it a mark for every method; on a log scale where values lie far apart.
+
+    Hollow marks at the left end stand for nothing at all.
+    """
+    found = [value for row in layers for value in row.values.values() if value]
+    smallest, largest = min(found, default=1), max(found, default=1)
+    log = largest > _FAR_APART * smallest
+    axis, size, zero = _axis(quantity, smallest, largest, log=log)
+    positions = list(range(len(layers)))
+    return figure(
+        [
+            _lines(layers, positions, size, zero),
+            *_marks(layers, positions, size, zero, quantity),
+            _ratios(layers, positions, size, zero),
+        ],
+        height=_AROUND_PX + _ROW_PX * len(layers),
+        x=axis,
+        y=rows([_name(row) for row in layers], positions),
+        theme=theme,
+    )
+
+
+def _name(row: LayerRow) -> str:
+    return f"{label(row.name, 40)}{f' ×{count_text(row.count)}' if row.count > 1 else ''}"
+
+
+def _axis(quantity: LayerQuantity, smallest: int, largest: int, *, log: bool) -> tuple[dict[str, Any], float, float]:
+    """(axis, what values are divided by, where nothing is drawn)."""
+    what = f"{LAYER_LABELS[quantity]} in each{', log scale' if log else ''}"
+    if quantity.endswith("bytes"):
+        if log:
+            return log_bytes_axis(smallest, 4 * largest, what), 1, smallest / 2
+        axis, size = bytes_axis(round(1.1 * largest), what)
+        return axis, size, 0
+    if not log:
+        return values(what, range=[0, 1.3 * largest], tickformat="~s"), 1, 0
+    low, high = math.log10(smallest) - 0.35, math.log10(largest) + 0.75
+    powers = range(math.ceil(low), math.floor(high) + 1)
+    texts = [flops_text(10**p) if quantity == "flops" else short_count_text(10**p) for p in powers]
+    texts = [text.replace(".00 ", " ").replace(".0 ", " ") for text in texts]
+    ticks = {"tickmode": "array", "tickvals": [10**p for p in powers], "ticktext": texts}
+    return values(what, type="log", range=[low, high], **ticks), 1, 10**low * 1.05
+
+
+def _text(value: int, quantity: LayerQuantity) -> str:
+    return (bytes_text if quantity.endswith("bytes") else flops_text if quantity == "flops" else count_text)(value)
+
+
+def _lines(found: Sequence[LayerRow], positions: Sequence[int], size: float, zero: float) -> dict[str, Any]:
+    """From the least to the most of each row."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for row, at in zip(found, positions, strict=True):
+        ends = [value / size or zero for value in row.values.values()]
+        x += [min(ends), max(ends), None]
+        y += [at, at, None]
+    return {
+        "type": "scatter", "mode": "lines", "x": x, "y": y, "line": {"color": LINE.light, "width": 3}, "hoverinfo": "skip",
+        "showlegend": False,
+    }  # fmt: skip
+
+
+def _marks(
+    found: Sequence[LayerRow], positions: Sequence[int], size: float, zero: float, quantity: LayerQuantity
+) -> Iterator[dict[str, Any]]:
+    methods = {name: method for row in found for name, method in row.methods.items()}
+    for name, method in methods.items():
+        mark = METHOD_MARKS[method]
+        held = [(row, at, row.values[name]) for row, at in zip(found, positions, strict=True) if name in row.values]
+        yield {
+            "type": "scatter",
+            "mode": "markers",
+            "name": label(name),
+            "x": [value / size or zero for _, _, value in held],
+            "y": [at for _, at, _ in held],
+            "hovertext": [
+                lines(label(row.name, 80), f"{label(name)}: {_text(value, quantity)} in each") for row, _, value in held
+            ],
+            "hoverinfo": "text",
+            "cliponaxis": False,
+            "marker": {
+                "color": mark.colour.light, "size": 10, "line": {"width": 1, "color": PAPER.light},
+                "symbol": [mark.symbol if value else f"{mark.symbol}-open" for _, _, value in held],
+            },
+        }  # fmt: skip
+
+
+def _ratios(found: Sequence[LayerRow], positions: Sequence[int], size: float, zero: float) -> dict[str, Any]:
+    """At the end of each row, how its last method stands to its first."""
+    return {
+        "type": "scatter", "mode": "text", "x": [max(row.values.values()) / size or zero for row in found], "y": list(positions),
+        "text": [f"  {_ratio(list(row.values.values()))}" for row in found], "textposition": "middle right",
+        "textfont": {"size": BODY_PX, "color": FAINT_INK.light}, "cliponaxis": False, "hoverinfo": "skip", "showlegend": False,
+    }  # fmt: skip
+
+
+def _ratio(held: Sequence[int]) -> str:
+    first, last = held[0], held[-1]
+    if len(held) < 2 or first == last or not first:
+        return ""
+    if not last:
+        return "nothing"
+    return f"{percent_text(1 - last / first)} less" if last < first else f"{percent_text(last / first - 1)} more"

@@ -3,13 +3,50 @@
 from collections.abc import Sequence
 
 from lora_profiler.planning.levers import Lever
-from lora_profiler.report.charts.figure import Figure
-from lora_profiler.report.palette import Theme
+from lora_profiler.report.charts.bytes_axis import bytes_axis
+from lora_profiler.report.charts.figure import Figure, figure, hatched, rows
+from lora_profiler.report.charts.labels import label, lines
+from lora_profiler.report.palette import BODY_PX, INK, REST_PAINT, SAVED_PAINT, Theme
+from lora_profiler.units import bytes_text, percent_text
+
+_ROW_PX, _AROUND_PX = 44, 100
 
 
 def lever_bars(levers: Sequence[Lever], *, theme: Theme = "light") -> Figure:
-    """One bar a lever of one workload, in the order given: the peak that is left, and hatched what it saves, in bytes and percent.
+    """One bar a lever of one workload, in the order given: the peak that is left and, hatched, what is saved.
 
     All levers of a workload begin at the same peak.
     """
-    raise NotImplementedError
+    axis, size = bytes_axis(round(1.2 * max((lever.peak_bytes + lever.saved_bytes for lever in levers), default=0)), "peak")
+    positions = list(range(len(levers)))
+    wholes = [lever.peak_bytes + lever.saved_bytes for lever in levers]
+    hover = [
+        lines(
+            label(f"{lever.name} ({lever.option})", 80),
+            f"{bytes_text(lever.peak_bytes)} instead of {bytes_text(whole)}",
+            f"price: {label(lever.price, 80)}",
+        )
+        for lever, whole in zip(levers, wholes, strict=True)
+    ]
+    bar = {"type": "bar", "orientation": "h", "y": positions, "hovertext": hover, "hoverinfo": "text"}
+    saved = [f"{bytes_text(lever.saved_bytes)} less, {percent_text(lever.saved_fraction)}" for lever in levers]
+    left = {**bar, "name": "peak that is left", "x": [lever.peak_bytes / size for lever in levers]}
+    gone = {**bar, "name": "saved", "x": [lever.saved_bytes / size for lever in levers]}
+    sums = {
+        "type": "scatter", "mode": "text", "x": [whole / size for whole in wholes], "y": positions,
+        "text": [f" {text}" for text in saved], "textposition": "middle right", "hoverinfo": "skip", "showlegend": False,
+        "textfont": {"size": BODY_PX, "color": INK.light}, "cliponaxis": False,
+    }  # fmt: skip
+    return figure(
+        [
+            {**left, "marker": hatched(REST_PAINT)},
+            {**gone, "marker": hatched(SAVED_PAINT)},
+            sums,
+        ],
+        height=_AROUND_PX + _ROW_PX * len(levers),
+        x=axis,
+        y=rows([lines(label(lever.name, 40), label(lever.option, 40)) for lever in levers], positions),
+        theme=theme,
+        barmode="stack",
+        bargap=0.35,
+    )

@@ -1,15 +1,125 @@
 """Memory over one step: live bytes stacked by category, its phases, and the peak."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
 
-from lora_profiler.prediction import CurvePoint
-from lora_profiler.report.charts.figure import Figure, Limit
-from lora_profiler.report.palette import Theme
+from lora_profiler.prediction import CATEGORIES, Category, CurvePoint
+from lora_profiler.report.charts.bytes_axis import bytes_axis, largest_of, limit_line
+from lora_profiler.report.charts.figure import Figure, Limit, figure, hatch, note, title
+from lora_profiler.report.charts.labels import label, lines
+from lora_profiler.report.metrics import CATEGORY_LABELS, PHASE_CURVE
+from lora_profiler.report.palette import BODY_PX, CATEGORY_PAINTS, INK, PANEL, PAPER, Theme
+from lora_profiler.units import bytes_text
+
+_HEIGHT_PX = 420
+_LETTER = 0.011
+"""Width of a letter as a share of the figure's, at its narrowest: what decides which phases have room for their name."""
 
 
 def memory_curve(points: Sequence[CurvePoint], *, limit: Limit | None = None, theme: Theme = "light") -> Figure:
-    """Areas from the first to the last of `points`, which are in order of time and not of equal lengths of it.
+    """Areas from the first to the last of `points`, which are in order of time and not of equal lengths of it. Empty without any.
 
     Phases are shaded in turn and named; the largest point is marked with its bytes and what ran.
     """
-    raise NotImplementedError
+    axis, size = bytes_axis(largest_of([point.total_bytes for point in points], limit))
+    bands = _bands(points)
+    shapes, notes = limit_line(limit, size, upright=False)
+    words = [*_names(bands, len(points)), *([_peak(points, size)] if points else [])]
+    shades = [
+        {"type": "rect", "x0": first, "x1": after, "y0": 0, "y1": 1, "yref": "paper", "line": {"width": 0},
+         "fillcolor": (PANEL if number % 2 else PAPER).light, "layer": "below"}
+        for number, (_, first, after) in enumerate(bands)
+    ]  # fmt: skip
+    return figure(
+        [*_areas(points, size), _totals(points, size)],
+        height=_HEIGHT_PX,
+        x={"title": title("one step, in order"), "range": [-0.5, max(len(points), 1) - 0.5], "showticklabels": False},
+        y=axis,
+        theme=theme,
+        hovermode="x",
+        shapes=[*shades, *shapes],
+        annotations=[*words, *notes],
+        margin={"l": 8, "r": 16, "t": 28, "b": 8},
+    )
+
+
+def _bands(points: Sequence[CurvePoint]) -> list[tuple[str, float, float]]:
+    """(phase, where it begins, where it ends) along the axis."""
+    found = []
+    at = 0
+    for phase, members in groupby(point.phase for point in points):
+        count = len(list(members))
+        found.append((PHASE_CURVE[phase], at - 0.5, at + count - 0.5))
+        at += count
+    return found
+
+
+def _names(bands: Sequence[tuple[str, float, float]], count: int) -> Iterator[dict[str, Any]]:
+    """The names of phases within the top of their bands; those that would not fit hang in a second line, or are left out."""
+    free = [-0.5, -0.5]
+    for name, first, after in bands:
+        width = count * _LETTER * len(name)
+        middle = (first + after) / 2
+        for line, begin in enumerate(free):
+            if middle - width / 2 >= begin - 0.01 * count and middle + width / 2 <= count - 0.5 + 0.02 * count:
+                free[line] = middle + width / 2
+                yield note(name, x=middle, y=1 - 0.06 * line, yref="paper", yanchor="top")
+                break
+
+
+def _areas(points: Sequence[CurvePoint], size: int) -> Iterator[dict[str, Any]]:
+    for category in _held(points):
+        paint = CATEGORY_PAINTS[category]
+        area: dict[str, Any] = {
+            "type": "scatter",
+            "mode": "lines",
+            "name": CATEGORY_LABELS[category],
+            "x": list(range(len(points))),
+            "y": [max(point.bytes.get(category, 0), 0) / size for point in points],
+            "stackgroup": "memory",
+            "fillcolor": paint.colour.light,
+            "line": {"width": 0.5, "color": PAPER.light},
+            "hoverinfo": "skip",
+        }
+        if paint.hatch:
+            area["fillpattern"] = hatch(paint)
+        yield area
+
+
+def _held(points: Sequence[CurvePoint]) -> list[Category]:
+    return [category for category in CATEGORIES if any(point.bytes.get(category, 0) > 0 for point in points)]
+
+
+def _totals(points: Sequence[CurvePoint], size: int) -> dict[str, Any]:
+    """The outline, which also answers when pointed at."""
+    return {
+        "type": "scatter",
+        "mode": "lines" if len(points) > 40 else "lines+markers",
+        "x": list(range(len(points))),
+        "y": [point.total_bytes / size for point in points],
+        "line": {"color": INK.light, "width": 1.2},
+        "marker": {"color": INK.light, "size": 5},
+        "hovertext": [_hover(point) for point in points],
+        "hoverinfo": "text",
+        "showlegend": False,
+    }
+
+
+def _hover(point: CurvePoint) -> str:
+    parts = [f"{CATEGORY_LABELS[c]} {bytes_text(point.bytes[c])}" for c in reversed(CATEGORIES) if point.bytes.get(c)]
+    where = PHASE_CURVE[point.phase] + (f", {label(point.module)}" if point.module else "")
+    return lines(where, f"<b>{bytes_text(point.total_bytes)}</b>", *parts)
+
+
+def _peak(points: Sequence[CurvePoint], size: int) -> dict[str, Any]:
+    at = max(range(len(points)), key=lambda i: points[i].total_bytes)
+    point, share = points[at], at / max(len(points) - 1, 1)
+    where = f", {label(point.module, 36)}" if point.module else f", {PHASE_CURVE[point.phase]}"
+    anchor = "left" if share < 0.25 else "right" if share > 0.75 else "center"
+    return note(
+        f"peak {bytes_text(point.total_bytes)}{where}",
+        x=at, y=point.total_bytes / size, showarrow=True, arrowhead=6, arrowsize=1, arrowwidth=1, arrowcolor=INK.light,
+        ax=0, ay=-22, xanchor=anchor, bgcolor=PAPER.light, borderpad=2, font={"size": BODY_PX, "color": INK.light},
+        standoff=1,
+    )  # fmt: skip

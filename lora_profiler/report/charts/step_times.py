@@ -1,10 +1,57 @@
 """The raw times of a run's steps, with their median."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from lora_profiler.record import Measurement
-from lora_profiler.report.charts.figure import Figure
-from lora_profiler.report.palette import Theme
+from lora_profiler.report.charts.figure import Figure, figure, note, title, values
+from lora_profiler.report.palette import ACCENT, FAINT_INK, PANEL, Theme
+from lora_profiler.samples import median_interval
+from lora_profiler.units import seconds_text
+
+_HEIGHT_PX = 300
 
 
 def step_times(measurement: Measurement, *, theme: Theme = "light") -> Figure:
-    """A dot a step in order: warm-up hollow, timed filled, the median with its 95 % interval across. Empty where nothing was timed."""
-    raise NotImplementedError
+    """A dot a step in order: warm-up hollow, timed filled; the median of the timed ones with its 95 % interval across.
+
+    Empty where nothing was timed.
+    """
+    warmup, timed = measurement.warmup_seconds, measurement.step_seconds
+    unit, scale = ("s", 1.0) if max((*warmup, *timed), default=0.0) >= 1 else ("ms", 1000.0)
+    data = [
+        _dots("warm-up", warmup, 1, scale, "circle-open"),
+        _dots("timed", timed, 1 + len(warmup), scale, "circle"),
+    ]
+    shapes, notes = _median(timed, scale) if timed else ([], [])
+    return figure(
+        [trace for trace in data if trace["x"]],
+        height=_HEIGHT_PX,
+        x={"title": title("step"), "range": [0.3, len(warmup) + len(timed) + 0.7], "nticks": 12},
+        y=values(f"time of a step, {unit}", rangemode="tozero"),
+        theme=theme,
+        shapes=shapes,
+        annotations=notes,
+    )
+
+
+def _dots(name: str, seconds: Sequence[float], first: int, scale: float, symbol: str) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": list(range(first, first + len(seconds))),
+        "y": [scale * s for s in seconds],
+        "hovertext": [f"step {first + i}, {name}: {seconds_text(s)}" for i, s in enumerate(seconds)],
+        "hoverinfo": "text",
+        "marker": {"color": ACCENT.light, "symbol": symbol, "size": 7},
+    }
+
+
+def _median(timed: Sequence[float], scale: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    low, middle, high = (scale * s for s in median_interval(timed))
+    along = {"x0": 0, "x1": 1, "xref": "paper", "layer": "below"}
+    band = {"type": "rect", **along, "y0": low, "y1": high, "line": {"width": 0}, "fillcolor": PANEL.light}
+    line = {"type": "line", **along, "y0": middle, "y1": middle, "line": {"color": FAINT_INK.light, "width": 1, "dash": "dash"}}
+    text = f"median {seconds_text(middle / scale)}"
+    return [band, line], [note(text, x=1, xref="paper", xanchor="right", y=high, yanchor="bottom")]

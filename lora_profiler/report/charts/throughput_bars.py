@@ -1,10 +1,16 @@
 """How many tokens a second each run trained."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, get_args
 
-from lora_profiler.report.charts.figure import Figure
-from lora_profiler.report.palette import Theme
+from lora_profiler.report.charts.bytes_axis import ROOM
+from lora_profiler.report.charts.figure import Figure, figure, head, rows, values
+from lora_profiler.report.charts.grouped_rows import height_px, places
+from lora_profiler.report.charts.labels import label, lines
+from lora_profiler.report.metrics import METHOD_LABELS
+from lora_profiler.report.palette import BODY_PX, FAINT_INK, INK, METHOD_MARKS, PAPER, Theme
+from lora_profiler.units import rate_text
 from lora_profiler.workload import Method
 
 
@@ -22,5 +28,50 @@ class ThroughputBar:
 
 
 def throughput_bars(bars: Sequence[ThroughputBar], *, theme: Theme = "light") -> Figure:
-    """One horizontal bar for each of `bars`, from top to bottom, its number at the end."""
-    raise NotImplementedError
+    """One horizontal bar for each of `bars`, from top to bottom, its number at the end and its interval as a whisker."""
+    positions, heads = places([bar.group for bar in bars])
+    largest = max((bar.high for bar in bars), default=1.0)
+    return figure(
+        [*_traces(bars, positions), _numbers(bars, positions)],
+        height=height_px(positions),
+        x=values("tokens a second, median step", range=[0, ROOM * largest]),
+        y=rows([label(bar.label) for bar in bars], positions),
+        theme=theme,
+        bargap=0.35,
+        annotations=[head(label(text, 100), y=y) for text, y in heads],
+    )
+
+
+def _traces(bars: Sequence[ThroughputBar], positions: Sequence[float]) -> Iterator[dict[str, Any]]:
+    for method in get_args(Method):
+        found = [(bar, y) for bar, y in zip(bars, positions, strict=True) if bar.method == method]
+        if found:
+            yield {
+                "type": "bar",
+                "orientation": "h",
+                "name": METHOD_LABELS[method],
+                "x": [bar.tokens_per_second for bar, _ in found],
+                "y": [y for _, y in found],
+                "customdata": [bar.record_id for bar, _ in found],
+                "hovertext": [_hover(bar) for bar, _ in found],
+                "hoverinfo": "text",
+                "marker": {"color": METHOD_MARKS[method].colour.light, "line": {"width": 1, "color": PAPER.light}},
+                "error_x": {
+                    "type": "data", "symmetric": False, "thickness": 1.2, "width": 4, "color": FAINT_INK.light,
+                    "array": [bar.high - bar.tokens_per_second for bar, _ in found],
+                    "arrayminus": [bar.tokens_per_second - bar.low for bar, _ in found],
+                },
+            }  # fmt: skip
+
+
+def _numbers(bars: Sequence[ThroughputBar], positions: Sequence[float]) -> dict[str, Any]:
+    return {
+        "type": "scatter", "mode": "text", "x": [bar.high for bar in bars], "y": list(positions),
+        "text": [f" {rate_text(bar.tokens_per_second)}" for bar in bars], "textposition": "middle right", "hoverinfo": "skip",
+        "textfont": {"size": BODY_PX, "color": INK.light}, "cliponaxis": False, "showlegend": False,
+    }  # fmt: skip
+
+
+def _hover(bar: ThroughputBar) -> str:
+    interval = f"95 % interval {rate_text(bar.low)} to {rate_text(bar.high)}"
+    return lines(label(bar.group, 80), label(bar.label, 80), rate_text(bar.tokens_per_second, "tokens"), interval)
