@@ -105,4 +105,5 @@ def _bench_document(path: Path) -> tuple[list[Record], list[str]] | None:
             unreadable.append(f"{path}, records[{number}]: {e}")
     rest = len(unreadable) - _TOLD
     more = [f"{path}: {rest:,} more of its records cannot be read."] if rest > 0 else []
-    return found, [*unreadable[:_TOLD], *more]
+    empty = [] if data["records"] else [f"{path} has an empty list of records."]
+    return found, [*unreadable[:_TOLD], *more, *empty]

@@ -1,0 +1,161 @@
+"""Files and folders of records: what is read, what is passed over with a word, and what is refused."""
+
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_profiler.compare import compare
+from lora_profiler.record import Record
+from lora_profiler.record_json import record_dict
+from lora_profiler.record_lines import StoreError
+from lora_profiler.record_sets import RecordSet, read_set
+from lora_profiler.report.measurement_payload import bench_payload
+from records import make_prediction, make_record
+
+GOLDEN = Path(__file__).parent / "golden"
+MADE = [make_record(repeat=i) for i in range(4)]
+
+
+def line(record: Record, **changes: Any) -> str:
+    return json.dumps(record_dict(record) | changes) + "\n"
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(lines))
+    return path
+
+
+def ids(found: RecordSet) -> list[int]:
+    return [r.repeat for r in found.records]
+
+
+def test_a_file_and_two_levels_of_a_folder_are_read_in_order(tmp_path: Path) -> None:
+    file = write(tmp_path / "one.txt", line(MADE[0]))
+    write(tmp_path / "set" / "b.jsonl", line(MADE[2]))
+    write(tmp_path / "set" / "a.jsonl", line(MADE[1]))
+    write(tmp_path / "set" / "card" / "c.jsonl", line(MADE[3]))
+    write(tmp_path / "set" / "card" / "deep" / "d.jsonl", "not read")
+    write(tmp_path / "set" / "notes.json", "not read")
+    write(tmp_path / "set" / "records.pending" / "x.json", "not read")
+    found = read_set([file, tmp_path / "set"])
+    assert ids(found) == [0, 1, 2, 3]
+    assert found.records == tuple(MADE)
+    assert found.warnings == ()
+
+
+def test_a_file_named_twice_is_read_once(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", line(MADE[0]), "{torn\n")
+    found = read_set([file, tmp_path, file])
+    assert ids(found) == [0]
+    assert len(found.warnings) == 1
+
+
+def test_of_one_id_the_record_that_ended_last_counts_and_an_interrupted_one_only_alone(tmp_path: Path) -> None:
+    def ended(minute: int, status: str = "ok") -> Record:
+        return replace(make_record(status=status), ended_at=f"2026-11-01T10:{minute:02}:00+00:00")
+
+    a = write(tmp_path / "a.jsonl", line(ended(30)))
+    b = write(tmp_path / "b.jsonl", line(ended(20)))
+    c = write(tmp_path / "c.jsonl", line(ended(40, "interrupted")))
+    for order in ([a, b, c], [c, b, a], [b, a]):
+        assert read_set(order).records == (ended(30),)
+    assert read_set([c]).records == (ended(40, "interrupted"),)
+
+
+def test_links_in_folders_are_passed_over_and_named_ones_are_read(tmp_path: Path) -> None:
+    secret = write(tmp_path / "elsewhere" / "secret.jsonl", line(MADE[1]))
+    folder = tmp_path / "set"
+    write(folder / "own.jsonl", line(MADE[0]))
+    os.symlink(secret, folder / "linked.jsonl")
+    os.symlink(secret.parent, folder / "linked")
+    assert ids(read_set([folder])) == [0]
+    assert ids(read_set([folder, folder / "linked.jsonl"])) == [0, 1]
+
+
+def test_good_lines_are_used_and_each_kind_of_bad_one_is_told_of(tmp_path: Path) -> None:
+    newer = [line(MADE[1], schema_version="9.0")] * 5
+    unknown = line(make_record(repeat=9), workload={"model": {"id": "nobody/nothing"}, "setup": {}})
+    file = write(tmp_path / "a.jsonl", line(MADE[0]), *newer, '{"torn": \n', "null\n", unknown, "\n", line(MADE[2])[:400])
+    empty = write(tmp_path / "b.jsonl")
+    found = read_set([file, empty])
+    assert ids(found) == [0]
+    first, second, third, more, torn, nothing = found.warnings
+    for number, text in enumerate((first, second, third), 2):
+        assert text == f"{file}, line {number}: The record's schema is '9.0'; this version reads up to 1.1."
+    assert more == f"{file}: 4 more of its lines are no records that can be read."
+    assert torn == f"{file}: 2 of its lines are no JSON, as a crash leaves them."
+    assert nothing == f"{empty} is empty."
+
+
+def test_an_older_file_is_read(tmp_path: Path) -> None:
+    old = json.loads((GOLDEN / "record-1.0.json").read_text())
+    (record,) = read_set([write(tmp_path / "old.jsonl", json.dumps(old))]).records
+    assert record.measurement.status == old["measurement"]["status"]
+
+
+def test_the_json_that_bench_printed_is_a_set_too(tmp_path: Path) -> None:
+    document = bench_payload(MADE, compare(MADE[0], make_prediction()))
+    file = write(tmp_path / "bench.json", json.dumps(document, indent=2))
+    found = read_set([file])
+    assert found.records == tuple(MADE)
+    assert found.warnings == ()
+    document["records"][1] = {"schema_version": "1.1"}
+    found = read_set([write(file, json.dumps(document, indent=2))])
+    assert ids(found) == [0, 2, 3]
+    assert found.warnings == (f"{file}, records[1]: A record needs environment, measurement, workload.",)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"\n \n", "is empty"),
+        (b"model,error\ngpt2,3\n", "2 of its lines are no JSON"),
+        (b"\x89PNG\r\n\x1a\n\x00\xff", "of its lines are no JSON"),
+        (b"\xff\xfe{\x00}\x00", "one of its lines is no JSON"),
+        (b"[1, 2]\n", "line 1: a record is [1, 2]; it must be an object"),
+        (b'{"records": []}\n', "line 1: A record needs a schema_version"),
+        (b'{\n"records": {}\n}\n', "3 of its lines are no JSON"),
+        (b'{\n"records": []\n}\n', "a.jsonl has an empty list of records"),
+        (b"[" * 100_000, "one of its lines is no JSON"),
+        (b'{"schema_version": "1.1", "measurement": {"step_seconds": [NaN]}}', "A record needs environment, workload"),
+    ],
+)
+def test_a_file_without_any_record_is_refused_with_what_it_holds(tmp_path: Path, content: bytes, said: str) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(content)
+    with pytest.raises(StoreError) as refused:
+        read_set([file])
+    assert str(refused.value).startswith("No record can be read. ")
+    assert said in str(refused.value)
+    assert "`lora-profile bench --records`" in str(refused.value)
+    assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nowhere", "does not exist; name files of records, or folders of .jsonl files"),
+        ("empty", "has no .jsonl files, nor have the folders in it"),
+        ("pipe", "is neither a file nor a folder"),
+        ("a\0b", "a\0b"),
+        ("x" * 5000, "cannot be opened: File name too long"),
+    ],
+)
+def test_a_path_that_is_no_place_of_records_is_refused(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    good = write(tmp_path / "good.jsonl", line(MADE[0]))
+    with pytest.raises(StoreError) as refused:
+        read_set([good, tmp_path / name])
+    assert said in str(refused.value)
+
+
+def test_numbers_of_a_record_stay_what_they_were(tmp_path: Path) -> None:
+    (found,) = read_set([write(tmp_path / "a.jsonl", line(MADE[0]))]).records
+    assert asdict(found.measurement) == asdict(MADE[0].measurement)
