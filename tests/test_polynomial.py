@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_profiler.algebra.front import undominated
-from lora_profiler.algebra.polynomial import S32, TOKENS, ZERO, B, Polynomial, R, S, constant, product, total
+from lora_profiler.algebra.polynomial import S16, S32, TOKENS, ZERO, B, Polynomial, R, S, constant, product, total
 
-EXPONENTS = st.tuples(*[st.integers(0, 3)] * 4)
+EXPONENTS = st.tuples(*[st.integers(0, 3)] * 5)
 POLYNOMIALS = st.dictionaries(EXPONENTS, st.integers(-(10**6), 10**6), max_size=6).map(Polynomial)
 POINTS = st.tuples(st.integers(0, 40), st.integers(0, 5000), st.integers(0, 300))
 ONE = constant(1)
@@ -43,9 +43,10 @@ def test_evaluation_is_a_homomorphism(p, q, at, number):
 def test_symbols(at):
     batch, seq, rank = at
     assert (B.evaluate(*at), S.evaluate(*at), R.evaluate(*at), TOKENS.evaluate(*at)) == (batch, seq, rank, batch * seq)
-    padded = S32.evaluate(*at)
-    assert padded % 32 == 0
-    assert seq <= padded < seq + 32
+    for symbol, multiple in ((S32, 32), (S16, 16)):
+        padded = symbol.evaluate(*at)
+        assert padded % multiple == 0
+        assert seq <= padded < seq + multiple
 
 
 @given(st.lists(POLYNOMIALS, max_size=5), POINTS)
@@ -80,7 +81,7 @@ def test_undominated_candidates_have_the_same_maximum(many, at):
 
 @given(POLYNOMIALS, POLYNOMIALS)
 def test_equality_and_hash_ignore_zero_terms(p, q):
-    padded = Polynomial({**p.terms, (9, 9, 9, 9): 0})
+    padded = Polynomial({**p.terms, (9, 9, 9, 9, 9): 0})
     assert p == padded
     assert hash(p) == hash(padded)
     assert (p == q) == (p - q == ZERO)
@@ -91,7 +92,7 @@ def test_equality_and_hash_ignore_zero_terms(p, q):
 def test_text_is_the_polynomial(p, at):
     """Read as Python it has the same value."""
     batch, seq, rank = at
-    names = {"b": batch, "s": seq, "r": rank, "s32": -(-seq // 32) * 32}
+    names = {"b": batch, "s": seq, "r": rank, "s32": -(-seq // 32) * 32, "s16": -(-seq // 16) * 16}
     assert eval(str(p).replace("^", "**"), {}, names) == p.evaluate(*at)
 
 
@@ -103,6 +104,7 @@ def test_text_is_the_polynomial(p, at):
         (B * S * 4096 + S * 512 + 8, "4096*b*s + 512*s + 8"),
         (B * S * S - R * 3, "b*s^2 - 3*r"),
         (B * S32 * 4, "4*b*s32"),
+        (B * S * S16 * 4, "4*b*s*s16"),
         (ONE - B, "-1*b + 1"),
     ],
 )

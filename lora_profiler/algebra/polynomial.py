@@ -1,16 +1,20 @@
 """Exact integer polynomials in batch b, sequence s and rank r: what a tensor's size is before anyone says how long or wide.
 
-A fourth symbol, t, stands for s rounded up to a multiple of 32, which the efficient attention kernel pads to.
+Two more symbols stand for s rounded up, as the efficient attention kernel pads: t to a multiple of 32, u to one of 16.
 """
 
 from collections.abc import Iterable
 
-Exponents = tuple[int, int, int, int]
-CONSTANT: Exponents = (0, 0, 0, 0)
+Exponents = tuple[int, int, int, int, int]
+CONSTANT: Exponents = (0, 0, 0, 0, 0)
+
+
+def rounded_up(seq: int, multiple: int) -> int:
+    return -(-seq // multiple) * multiple
 
 
 class Polynomial:
-    """An immutable sum of integer coefficients times b^i s^j r^k t^l. Supports +, - and * with its like and with ints."""
+    """An immutable sum of integer coefficients times b^i s^j r^k t^m u^n. Supports +, - and * with its like and with ints."""
 
     __slots__ = ("terms",)
 
@@ -32,9 +36,9 @@ class Polynomial:
         if isinstance(other, int):
             return Polynomial({e: c * other for e, c in self.terms.items()})
         terms: dict[Exponents, int] = {}
-        for (a0, a1, a2, a3), ca in self.terms.items():
-            for (b0, b1, b2, b3), cb in other.terms.items():
-                exponents = (a0 + b0, a1 + b1, a2 + b2, a3 + b3)
+        for (a0, a1, a2, a3, a4), ca in self.terms.items():
+            for (b0, b1, b2, b3, b4), cb in other.terms.items():
+                exponents = (a0 + b0, a1 + b1, a2 + b2, a3 + b3, a4 + b4)
                 terms[exponents] = terms.get(exponents, 0) + ca * cb
         return Polynomial(terms)
 
@@ -55,8 +59,8 @@ class Polynomial:
         return {e: c for e, c in self.terms.items() if c}
 
     def evaluate(self, batch: int, seq: int, rank: int) -> int:
-        padded = -(-seq // 32) * 32
-        return sum(c * batch**i * seq**j * rank**k * padded**m for (i, j, k, m), c in self.terms.items())
+        t, u = rounded_up(seq, 32), rounded_up(seq, 16)
+        return sum(c * batch**i * seq**j * rank**k * t**m * u**n for (i, j, k, m, n), c in self.terms.items())
 
     def dominates(self, other: "Polynomial") -> bool:
         """True if no coefficient is smaller than the other's: then this is at least as large wherever b, s, r >= 0."""
@@ -66,12 +70,12 @@ class Polynomial:
         )
 
     def shifted(self, batch: int, seq: int, rank: int) -> "Polynomial":
-        """The same value in other symbols: b, s, r counted from the given sizes up, t from s up.
+        """The same value in other symbols: b, s, r counted from the given sizes up, t and u from s up.
 
         What is zero or more from those sizes on has no negative symbol left, so `dominates` decides for that range.
         """
         result = Polynomial({})
-        symbols = (B + batch, S + seq, R + rank, S + seq + S32)
+        symbols = (B + batch, S + seq, R + rank, S + seq + S32, S + seq + S16)
         for exponents, coefficient in self.nonzero().items():
             term = constant(coefficient)
             for symbol, power in zip(symbols, exponents, strict=True):
@@ -81,8 +85,8 @@ class Polynomial:
         return result
 
     def __str__(self) -> str:
-        """'4096*b*s + 512*s + 8', highest powers first; 's32' is s rounded up to 32."""
-        names = ("b", "s", "r", "s32")
+        """'4096*b*s + 512*s + 8', highest powers first; 's32' is s rounded up to 32, 's16' to 16."""
+        names = ("b", "s", "r", "s32", "s16")
         parts = []
         for exponents, coefficient in sorted(self.nonzero().items(), reverse=True):
             factors = [str(coefficient)] if coefficient != 1 or exponents == CONSTANT else []
@@ -120,8 +124,9 @@ def constant(value: int) -> Polynomial:
 
 
 ZERO = constant(0)
-B = Polynomial({(1, 0, 0, 0): 1})
-S = Polynomial({(0, 1, 0, 0): 1})
-R = Polynomial({(0, 0, 1, 0): 1})
-S32 = Polynomial({(0, 0, 0, 1): 1})
+B = Polynomial({(1, 0, 0, 0, 0): 1})
+S = Polynomial({(0, 1, 0, 0, 0): 1})
+R = Polynomial({(0, 0, 1, 0, 0): 1})
+S32 = Polynomial({(0, 0, 0, 1, 0): 1})
+S16 = Polynomial({(0, 0, 0, 0, 1): 1})
 TOKENS = B * S

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from lora_profiler.algebra.polynomial import Exponents, Polynomial
+from lora_profiler.algebra.polynomial import Exponents, Polynomial, rounded_up
 
 
 class Values(NamedTuple):
@@ -32,6 +32,6 @@ class Table:
 
     def evaluate(self, at: Values) -> list[int]:
         b, s, r = at
-        padded = -(-s // 32) * 32
-        powers = [b**i * s**j * r**k * padded**m for i, j, k, m in self.monomials]
+        t, u = rounded_up(s, 32), rounded_up(s, 16)
+        powers = [b**i * s**j * r**k * t**m * u**n for i, j, k, m, n in self.monomials]
         return [sum([powers[i] * c for i, c in row]) for row in self.rows]

@@ -30,7 +30,7 @@ AffineJson = dict[str, list[int]]
 
 
 def affine_json(affine: Affine) -> AffineJson:
-    """{"1,1,0,0": [coefficient, coefficient a unit]}; the second is left out where it is 0."""
+    """{"1,1,0,0,0": [coefficient, coefficient a unit]}; the second is left out where it is 0."""
     base, per_unit = affine.base.nonzero(), affine.per_unit.nonzero()
     found = {}
     for exponents in sorted({*base, *per_unit}):
@@ -43,9 +43,9 @@ def affine_from_json(data: Mapping[str, Iterable[int]]) -> Affine:
     base: dict[Exponents, int] = {}
     per_unit: dict[Exponents, int] = {}
     for name, pair in data.items():
-        i, j, k, m = map(int, name.split(","))
+        i, j, k, m, n = map(int, name.split(","))
         first, *second = pair
-        base[i, j, k, m] = first
+        base[i, j, k, m, n] = first
         if second:
-            per_unit[i, j, k, m] = second[0]
+            per_unit[i, j, k, m, n] = second[0]
     return Affine(Polynomial(base), Polynomial(per_unit))

@@ -163,14 +163,14 @@ def _largest(plans: _Plans, key: tuple[int, int, int], arrays: list[Any], shape:
     b, s, r = arrays
     values = _values(np, monomials, b, s)
     by_monomial = values.reshape(len(monomials), -1)
-    least, most = (edge(by_monomial, axis=1) * [float(edge(r)) ** k for *_, k, _ in monomials] for edge in (np.min, np.max))
+    least, most = (edge(by_monomial, axis=1) * [float(edge(r)) ** k for _, _, k, _, _ in monomials] for edge in (np.min, np.max))
     leader = coefficients[(coefficients @ most).argmax()]
     lead = leader - coefficients
     behind = np.maximum(lead, 0) @ least + np.minimum(lead, 0) @ most >= 0
     result = None
     for row in (leader, *coefficients[~behind]):
         by_rank: dict[int, Any] = {}
-        for coefficient, value, (_, _, k, _) in zip(row, values, monomials, strict=True):
+        for coefficient, value, (_, _, k, _, _) in zip(row, values, monomials, strict=True):
             if coefficient:
                 by_rank[k] = by_rank.get(k, 0) + coefficient * value
         size: Any = 0
@@ -182,11 +182,11 @@ def _largest(plans: _Plans, key: tuple[int, int, int], arrays: list[Any], shape:
 
 def _values(np: Any, monomials: list[Exponents], b: Any, s: Any) -> Any:
     """Each monomial's part in batch and sequence at every point: (monomials, *face)."""
-    padded = np.ceil(s / 32) * 32 if any(e[3] for e in monomials) else s
+    t, u = (np.ceil(s / multiple) * multiple if any(e[i] for e in monomials) else s for i, multiple in ((3, 32), (4, 16)))
     values = np.empty((len(monomials), *np.broadcast_shapes(b.shape, s.shape)), b.dtype)
-    for row, (i, j, _, m) in zip(values, monomials, strict=True):
+    for row, (i, j, _, m, n) in zip(values, monomials, strict=True):
         term: Any = 1
-        for base, power in ((b, i), (s, j), (padded, m)):
+        for base, power in ((b, i), (s, j), (t, m), (u, n)):
             for _ in range(power):
                 term = term * base
         row[...] = term

@@ -33,8 +33,10 @@ from lora_profiler.workload import Workload
 FLOP_PHASES = ("forward", "backward", "recompute")
 PACKAGES = ("lora-profiler", "torch", "transformers", "peft", "bitsandbytes")
 _BATCHES, _RANKS = (3, 7, 5, 2, 4, 11, 2), (5, 11, 3, 13, 7, 2, 8)
-_SEQUENCES = (41, 67, 101, 131, 73, 89, 64)
-"""Unrelated sizes: the first four are fitted through, the others checked at."""
+_SEQUENCES = (41, 67, 89, 131, 73, 101, 64)
+"""Unrelated sizes, also when rounded up to 16 and to 32: the first four are fitted through, the others checked at."""
+_LONGEST = 4096
+"""Tokens checked at where neither the facts nor the config set an end. Traces of long sequences are no slower."""
 
 
 class CompileError(UnbuildableError):
@@ -89,7 +91,7 @@ def _compiled(
         on_trace(f"{spec.num_layers} layers, batch {point.batch}, {point.seq} tokens, rank {point.rank}")
         return flat(trace(at_point(Workload(model=spec, setup=workload.setup), point), _on_meta))
 
-    fit_at, check_at = points[:4], points[4:]
+    fit_at, check_at = points[:4], (_far(points[4], model, facts), *points[5:])
     small = model if layout is None else at_depth(model, layout.layers(LEAST_UNITS))
     flats = [traced(small, point) for point in fit_at]
     events, sizes = aligned(flats, fit_at)
@@ -164,6 +166,16 @@ def _points(workload: Workload, facts: Facts) -> tuple[Point, ...]:
         rank = facts.rank or (rank if workload.setup.lora else 1)
         found.append(Point(1 if facts.one_sample else batch, seq, rank))
     return tuple(found)
+
+
+def _far(point: Point, model: ModelSpec, facts: Facts) -> Point:
+    """`point` with as many tokens as the facts and the model's positions allow: a window that nobody named would show."""
+    if facts.one_token:
+        return point
+    window, positions = below(facts, windows_of(model)), model.config.get("max_position_embeddings")
+    ends = [end for end in (window and window - 1, positions) if isinstance(end, int)]
+    longest = min(ends, default=_LONGEST)
+    return point._replace(seq=max(point.seq, longest))
 
 
 def _valid(workload: Workload, facts: Facts, layout: Layout | None) -> dict[str, tuple[int, int | None]]:

@@ -22,16 +22,16 @@ class NoPolynomialError(Exception):
 
 
 MONOMIALS: tuple[Exponents, ...] = (
-    (0, 0, 0, 0), (1, 1, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (1, 1, 1, 0), (1, 2, 0, 0), (0, 2, 0, 0), (1, 0, 0, 1),
-    (0, 1, 1, 0), (1, 0, 1, 0), (0, 0, 0, 1), (1, 1, 0, 1), (0, 1, 0, 1), (1, 0, 0, 2), (0, 0, 2, 0),
+    (0, 0, 0, 0, 0), (1, 1, 0, 0, 0), (1, 0, 0, 0, 0), (0, 1, 0, 0, 0), (0, 0, 1, 0, 0), (1, 1, 1, 0, 0), (1, 2, 0, 0, 0),
+    (0, 2, 0, 0, 0), (1, 0, 0, 1, 0), (1, 1, 0, 0, 1), (0, 1, 1, 0, 0), (1, 0, 1, 0, 0), (0, 0, 0, 1, 0), (1, 1, 0, 1, 0),
+    (0, 1, 0, 1, 0), (0, 1, 0, 0, 1), (1, 0, 0, 2, 0), (0, 0, 2, 0, 0),
 )  # fmt: skip
-"""Powers of batch, sequence, rank, and the sequence rounded up to 32, the usual ones first."""
+"""Powers of batch, sequence, rank, and the sequence rounded up to 32 and to 16, the usual ones first."""
 MOST_TERMS = 3
 
 
 def _value(exponents: Exponents, at: Point) -> int:
-    i, j, k, m = exponents
-    return int(at.batch**i * at.seq**j * at.rank**k * (-(-at.seq // 32) * 32) ** m)
+    return Polynomial({exponents: 1}).evaluate(*at)
 
 
 @cache
