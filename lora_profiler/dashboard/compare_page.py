@@ -1,1 +1,232 @@
-def show() -> None: ...
+"""Compare: what was predicted beside what was measured, over many records and inside one."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from lora_profiler.compare import GROUPINGS, METRICS, Grouping, Metric
+from lora_profiler.dashboard import offers, parts, record_view, records
+from lora_profiler.dashboard.question import CHOICES
+from lora_profiler.dashboard.records import Loaded
+from lora_profiler.dashboard.runs import FILTERS, STRIPS, Filter, Run, choices, filtered, runs, scatter, strip
+from lora_profiler.dashboard.settings import UPLOAD_MIB
+from lora_profiler.errors import LoraProfilerError, did_you_mean
+from lora_profiler.report import charts, metrics
+from lora_profiler.report.comparisons import (
+    environment_lines,
+    errors_table,
+    largest_errors,
+    largest_errors_table,
+    not_compared_lines,
+)
+from lora_profiler.units import byte_unit, count_text
+
+MOST_DOTS = 2000
+"""A figure shows the records of the largest errors; more dots than this hide each other."""
+_WORST = 5
+_TITLE = "Predicted against measured"
+
+
+@dataclass(slots=True)
+class _Picked:
+    """What was read, and what could not be: (heading, sentence)."""
+
+    known: bool = False
+    asked: bool = False
+    found: list[Loaded] = field(default_factory=list)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+
+def show() -> None:
+    with st.sidebar:
+        picked = _picked()
+    _passed_over()
+    for heading, text in picked.problems:
+        parts.problem(text, heading=heading)
+    if not picked.found:
+        _nothing(picked)
+        return
+    found = records.merged(tuple(picked.found))
+    for warning in found.warnings:
+        parts.caution(f"Passed over: {warning}")
+    everything = runs(found)
+    with st.sidebar:
+        wanted = _filters(everything)
+    chosen = filtered(everything, wanted)
+    if not chosen:
+        parts.title(_TITLE)
+        parts.note(f"None of the {count_text(len(everything))} records has all that the filters ask for; widen one on the left.")
+        return
+    _draw(chosen, len(everything))
+
+
+# --- which records --------------------------------------------------------------------------------------------------------
+
+
+def _picked() -> _Picked:
+    known = {source.label: source for source in records.sources(sys.argv[1:])}
+    labels = list(known)
+    chosen = st.pills("Records", labels, selection_mode="multi", default=labels, key="sources") if labels else []
+    file = st.file_uploader("Add a file of records", type=["jsonl", "json"], key="records_file", max_upload_size=UPLOAD_MIB)
+    engine = st.selectbox("Predicted by", [e for e in CHOICES["engine"] if e != "traced"], key="compare_engine")
+    picked = _Picked(known=bool(known), asked=bool(chosen) or file is not None)
+    for label in chosen:
+        try:
+            with st.spinner("Reading the records", show_time=False):
+                picked.found.append(records.loaded(known[label], engine))
+        except (LoraProfilerError, OSError) as e:
+            picked.problems.append((f"{label} could not be read", str(e)))
+    if file is not None:
+        try:
+            picked.found.append(records.uploaded(file.name, file.getvalue(), engine))
+        except LoraProfilerError as e:
+            picked.problems.append(("The uploaded file was not taken", str(e)))
+    return picked
+
+
+def _nothing(picked: _Picked) -> None:
+    parts.title(_TITLE)
+    if picked.asked:
+        return
+    if picked.known:
+        parts.note("Choose on the left which records to show.")
+    else:
+        parts.note(
+            "Measure something first, on the page Measure or with `lora-profile bench MODEL`; or start with `lora-profile app "
+            "--records PATH`, or upload a file of records on the left.", heading="There are no records yet",
+        )  # fmt: skip
+
+
+def _passed_over() -> None:
+    """A link may name one record; it names no file."""
+    for name in st.query_params:
+        if name != "record":
+            hint = " Files are named when the dashboard is started: lora-profile app --records PATH." if name == "records" else ""
+            parts.caution(
+                f"Passed over in the link: this page has no option {name[:60]!r}.{did_you_mean(name[:60], ['record'])}{hint}"
+            )
+
+
+def _filters(found: Sequence[Run]) -> dict[Filter, list[str]]:
+    labels: dict[Filter, str] = {"model": "Model", "method": "Method", "device": "Device", "status": "Status"}
+    words = metrics.METHOD_LABELS | metrics.STATUS_LABELS
+    return {
+        by: st.multiselect(
+            labels[by], choices(found, by), key=f"filter.{by}", placeholder="All",
+            format_func=(lambda name: words[name]) if by in ("method", "status") else str,
+        )
+        for by in FILTERS
+    }  # fmt: skip
+
+
+# --- the page -------------------------------------------------------------------------------------------------------------
+
+
+def _draw(chosen: Sequence[Run], total: int) -> None:
+    of_all = f" of {count_text(total)}" if len(chosen) < total else ""
+    scored = [run.scored for run in chosen]
+    by_id = {run.record_id: run.scored.record for run in chosen}
+    parts.title(
+        f"{count_text(len(chosen))}{of_all} records, predicted against measured",
+        *environment_lines(by_id.values()), *not_compared_lines(scored),
+    )  # fmt: skip
+    peaks = [c for s in scored for c in s.comparisons if c.metric == "peak_requested_bytes"]
+    if peaks:
+        parts.blocks([errors_table(peaks, ("method",), by_id)])
+        _figures(chosen)
+    else:
+        parts.note("Nothing is predicted of the peaks of these records, so that there is no error to show.")
+    _errors(scored, by_id)
+    _table(chosen)
+    parts.downloads("compare", offers.of_records(scored, "records"))
+
+
+def _figures(chosen: Sequence[Run]) -> None:
+    shade = parts.theme()
+    shown = sorted((run for run in chosen if run.relative_error is not None), key=lambda run: -abs(run.relative_error or 0))
+    st.subheader("Peak memory, predicted against measured", anchor=False)
+    parts.figure(
+        charts.identity_scatter(scatter(shown[:MOST_DOTS]), theme=shade), "scatter",
+        "Predicted against measured peak of each record; on the line both are equal. The table of records has the numbers.",
+    )  # fmt: skip
+    st.subheader("Errors of the peak", anchor=False)
+    by: Grouping = parts.choose("By", STRIPS, STRIPS[0], "strip_by", metrics.GROUPING_LABELS)  # type: ignore[assignment]
+    parts.figure(
+        charts.error_strip(strip(shown[:MOST_DOTS], by), theme=shade), "strip",
+        f"Signed relative errors of the peak by {metrics.GROUPING_LABELS[by]}; the table has the numbers.",
+    )  # fmt: skip
+    if len(shown) > MOST_DOTS:
+        parts.small(
+            f"Both figures show the {count_text(MOST_DOTS)} records with the largest errors, of {count_text(len(shown))}."
+        )
+
+
+def _errors(scored: Sequence[Any], by_id: dict[str, Any]) -> None:
+    with parts.drawer("Errors of everything that is predicted", "all_errors") as is_open:
+        if is_open:
+            chosen: Metric = st.selectbox("Metric", METRICS, key="metric", format_func=metrics.METRIC_LABELS.__getitem__)
+            groupings = [name for name in GROUPINGS if name != "metric"]
+            by: list[Grouping] = st.pills(
+                "By", groupings, selection_mode="multi", default=groupings[:1], key="errors_by",
+                format_func=metrics.GROUPING_LABELS.__getitem__,
+            )  # fmt: skip
+            found = [c for s in scored for c in s.comparisons if c.metric == chosen]
+            if not any(c.is_claim for c in found):
+                parts.note("Nothing is predicted of it in these records.")
+                return
+            blocks = [errors_table(found, by, by_id)]
+            if largest := largest_errors(found, _WORST):
+                blocks.append(largest_errors_table(largest, by_id))
+            parts.blocks(blocks)
+            parts.small(f"{metrics.ERROR_DEFINITION}.")
+
+
+def _table(chosen: Sequence[Run]) -> None:
+    st.subheader("Records", anchor=False)
+    unit, size = byte_unit(max((run.measured_bytes or 0 for run in chosen), default=1))
+    frame = pd.DataFrame(
+        {
+            "model": [run.model for run in chosen],
+            "method": [run.way for run in chosen],
+            "setup": [run.setting for run in chosen],
+            "device": [run.device for run in chosen],
+            "status": [metrics.STATUS_LABELS[run.status] for run in chosen],
+            f"predicted, {unit}": [_in(run.predicted_bytes, size) for run in chosen],
+            f"measured, {unit}": [_in(run.measured_bytes, size) for run in chosen],
+            "error, %": [None if run.relative_error is None else 100 * run.relative_error for run in chosen],
+            "step, ms": [None if run.step_seconds is None else 1000 * run.step_seconds for run in chosen],
+            "tokens/s": [run.tokens_per_second for run in chosen],
+        }
+    )
+    number = {name: st.column_config.NumberColumn(format="%.2f") for name in frame.columns[5:9]}
+    picked = st.dataframe(
+        frame, hide_index=True, key="runs", on_select="rerun", selection_mode="single-row",
+        column_config={**number, "tokens/s": st.column_config.NumberColumn(format="%.0f")},
+        alt="One row a record: what was run, how it ended, predicted and measured peak, error, step time, tokens a second",
+    )  # fmt: skip
+    rows = picked["selection"]["rows"]
+    run = chosen[rows[0]] if rows and rows[0] < len(chosen) else _linked(chosen)
+    if run is None:
+        parts.note("Choose a row, by its box on the left or with the keyboard, to see its timeline, its steps and its machine.")
+        return
+    if rows:
+        st.query_params["record"] = run.record_id
+    record_view.show(run.scored)
+
+
+def _linked(chosen: Sequence[Run]) -> Run | None:
+    wanted = st.query_params.get("record")
+    if wanted is None:
+        return None
+    found = next((run for run in chosen if run.record_id == wanted), None)
+    if found is None:
+        parts.caution(f"The link names the record {wanted[:120]!r}, which is not among those shown.")
+    return found
+
+
+def _in(count: int | None, size: int) -> float | None:
+    return None if count is None else count / size

@@ -2,10 +2,16 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape as html_escape
 
 from lora_profiler.dashboard.headline import Headline
+from lora_profiler.printable import printable
 from lora_profiler.report.blocks import Block, Paragraph, Row, Table
+
+
+def escape(text: str, *, quote: bool = True) -> str:
+    """`text` as HTML shows it, word for word: no markup, nothing that hides or turns it."""
+    return html_escape(printable(text), quote=quote)
 
 
 def html_of(blocks: Iterable[Block]) -> str:
@@ -30,7 +36,7 @@ def _table(table: Table) -> str:
         cells = (_head_cell(text, left=place < table.left) for place, text in enumerate(table.columns))
         head = f"<thead><tr>{''.join(cells)}</tr></thead>"
     body = "".join(_row(row, table) for row in table.rows)
-    label = escape(table.title or "table", quote=True)
+    label = escape(table.title or "table")
     inner = f'<table class="lp-table">{caption}{head}<tbody>{body}</tbody></table>'
     return f'<div class="lp lp-scroll" role="region" aria-label="{label}" tabindex="0">{inner}</div>'
 

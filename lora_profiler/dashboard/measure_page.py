@@ -1,1 +1,168 @@
-def show() -> None: ...
+"""Measure: the present question trained for real on this machine, followed while it goes, and held against its prediction."""
+
+from dataclasses import replace
+from functools import cache
+
+import streamlit as st
+
+from lora_profiler.dashboard import form, measuring, parts, record_view
+from lora_profiler.dashboard.answered import Answered, answered
+from lora_profiler.dashboard.measuring import CaseState, Conditions, Measuring
+from lora_profiler.dashboard.question import CHOICES, Question
+from lora_profiler.errors import LoraProfilerError
+from lora_profiler.harness import Heartbeat
+from lora_profiler.harness.device_choice import present_device
+from lora_profiler.planning.scored import scored
+from lora_profiler.report import metrics
+from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.predictions import method_label
+from lora_profiler.report.progress import beat_text
+from lora_profiler.units import bytes_text, clock_text
+from lora_profiler.workload import MAX_SIZE, Device
+
+_EVERY_SECONDS = 0.5
+
+
+def show() -> None:
+    with st.sidebar:
+        conditions = _conditions()
+        st.divider()
+        asked = form.ask()
+    form.tell(asked)
+    running = measuring.present()
+    if asked.model is not None:
+        try:
+            found = answered(asked.model, _as_measured(asked.question, conditions))
+        except LoraProfilerError as e:
+            parts.problem(str(e), heading="This question cannot be asked")
+        else:
+            _before(found, asked, conditions)
+    if running is None:
+        return
+    if running.runs:
+        _live()
+    else:
+        _after(running)
+
+
+# --- before ---------------------------------------------------------------------------------------------------------------
+
+
+def _conditions() -> Conditions:
+    """What a measurement has beside the question."""
+    device: Device | None = st.selectbox(
+        "Train on", CHOICES["device"], index=None, key="measure.device", placeholder="The accelerator that is there, else cpu"
+    )
+    no_timing = st.toggle("Memory alone, no step times", key="measure.no_timing")
+    steps = seconds = None
+    if not no_timing:
+        steps = st.number_input(
+            "Timed steps, at least", 1, MAX_SIZE, value=None, key="measure.steps", placeholder="10", format="%d"
+        )
+        seconds = st.number_input(
+            "Time no longer than, seconds", 1.0, 86_400.0, value=None, key="measure.seconds", placeholder="60", format="%g"
+        )
+    with st.expander("More conditions"):
+        budget = st.text_input(
+            "Memory budget", key="measure.budget", placeholder="The device's own; or 24GiB",
+            help="Emulates a device with so much memory: does it fit?",
+        )  # fmt: skip
+        repeats = st.number_input("Runs of each case", 1, 100, key="measure.repeats", help="Each in a process of its own.")
+        timeout = st.number_input("End a case after, seconds", 10.0, 86_400.0, 1800.0, key="measure.timeout", format="%g")
+    return Conditions(
+        device=device, steps=steps, timing_seconds=seconds, no_timing=no_timing, budget=budget.strip() or None, repeats=repeats,
+        timeout_seconds=timeout,
+    )  # fmt: skip
+
+
+def _as_measured(asked: Question, conditions: Conditions) -> Question:
+    """The question of the device that would be trained on; `bench` asks about no card and no engine."""
+    device = conditions.device or device_here()
+    return replace(asked, options=replace(asked.options, device=device), gpu=None, engine="auto")
+
+
+@cache
+def device_here() -> Device:
+    """The accelerator that is there, else the CPU."""
+    return present_device()
+
+
+def _before(found: Answered, asked: form.Asked, conditions: Conditions) -> None:
+    device = found.question.options.device
+    model = found.predictions[0].workload.model
+    parts.title(
+        f"Measure {model.id}",
+        f"Trains for real on this machine's {device}, each method in a process of its own, with random weights: nothing is "
+        "downloaded. What is measured goes to your records, and to the page Compare.",
+    )  # fmt: skip
+    rows = [
+        Row(cells=(method_label(p), f"{'' if p.saved_activation_bytes is not None else '>= '}{bytes_text(p.peak.total_bytes)}"))
+        for p in found.predictions
+    ]
+    parts.blocks([Table(columns=("method", f"predicted peak on {device}"), rows=tuple(rows))])
+    running = measuring.present()
+    busy = running is not None and running.runs
+    if st.button("Start measuring", type="primary", key="measure.start", disabled=busy):
+        try:
+            measuring.start(model, found.question, conditions, uploaded=asked.uploaded)
+        except (LoraProfilerError, OSError) as e:
+            parts.problem(str(e), heading="Nothing was started")
+        else:
+            st.rerun()
+
+
+# --- during ---------------------------------------------------------------------------------------------------------------
+
+
+@st.fragment(run_every=_EVERY_SECONDS)
+def _live() -> None:
+    """Drawn anew by itself twice a second, without the rest of the page, until the process has ended."""
+    running = measuring.present()
+    if running is None or not running.runs:
+        st.rerun()
+    st.subheader("Measuring", anchor=False)
+    parts.blocks([_progress(running)])
+    parts.small(f"{clock_text(running.seconds)} gone; {running.command}")
+    if running.cancelled:
+        parts.note("It is being ended; what is done is stored first.")
+    else:
+        st.button("Cancel", key="measure.cancel", on_click=running.cancel, help="Ends the process; what is done is kept.")
+
+
+def _progress(running: Measuring) -> Table:
+    rows = [
+        Row(cells=(_place(case), case.model, metrics.METHOD_LABELS.get(case.method, case.method), where(case)))
+        for case in running.cases.values()
+    ]
+    return Table(columns=("case", "model", "method", "now"), rows=tuple(rows) or (Row(cells=("", "", "", "starting")),), left=4)
+
+
+def _place(case: CaseState) -> str:
+    return f"{case.case} of {case.of}" if case.of is not None else str(case.case)
+
+
+def where(case: CaseState) -> str:
+    """Where a case stands: 'step 2: backward', 'timing, 40 steps', or how it ended."""
+    if case.status is not None:
+        return metrics.STATUS_LABELS.get(case.status, case.status)
+    return beat_text(None if case.phase is None else Heartbeat(phase=case.phase, step=case.step, done=case.done))
+
+
+# --- after ----------------------------------------------------------------------------------------------------------------
+
+
+def _after(ended: Measuring) -> None:
+    st.subheader("Measured" if not ended.cancelled else "Cancelled", anchor=False)
+    parts.small(f"{ended.command}; took {clock_text(ended.seconds)}")
+    refusal = ended.refusal()
+    if refusal is not None:
+        parts.problem(*refusal.splitlines(), heading="Nothing was measured")
+        return
+    for line in ended.said:
+        if line.startswith("Warning: "):
+            parts.caution(line.removeprefix("Warning: "))
+    found = scored(ended.records())
+    if not found:
+        parts.note("No case had ended or begun to be measured; nothing was stored.")
+    for number, each in enumerate(found):
+        record_view.show(each, f"measured.{number}")

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ from lora_profiler.dashboard.markup import plain_name
 from lora_profiler.dashboard.question import Question, setup_arguments
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.planning.setups import SetupOptions
 from lora_profiler.record import Record
 from lora_profiler.record_lines import parsed_record
+from lora_profiler.workload import Device
 
 WIND_UP_SECONDS = 25.0
 """What the process has after Ctrl-C to end its child and to store what is done; then it is ended, and then killed."""
@@ -41,7 +43,7 @@ class AlreadyMeasuringError(LoraProfilerError):
 class Conditions:
     """What `bench` is told beside the question; None leaves its default."""
 
-    device: str | None = None
+    device: Device | None = None
     steps: int | None = None
     timing_seconds: float | None = None
     no_timing: bool = False
@@ -52,10 +54,7 @@ class Conditions:
 
 def bench_arguments(model: str, question: Question, conditions: Conditions) -> list[str]:
     """What to give `lora-profile`; `model` is an id or a config.json's path. The device of a prediction is not taken over."""
-    arguments = setup_arguments(question)
-    if "--device" in arguments:
-        place = arguments.index("--device")
-        del arguments[place : place + 2]
+    arguments = setup_arguments(replace(question, options=replace(question.options, device=SetupOptions().device)))
     named = {
         "--device": conditions.device,
         "--steps": conditions.steps,

@@ -1,6 +1,6 @@
 """What pages are put together from: text, tables, figures and downloads, in one look."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
@@ -77,10 +77,11 @@ def drawer(label: str, key: str) -> Iterator[bool]:
         yield bool(drawn.open)
 
 
-def choose(label: str, options: Sequence[str], default: str, key: str) -> str:
-    """One of a few; what was chosen stays chosen as long as it is there, else `default` is."""
+def choose(label: str, options: Sequence[str], default: str, key: str, words: Mapping[str, str] | None = None) -> str:
+    """One of a few, shown in `words`; what was chosen stays chosen as long as it is there, else `default` is."""
     if st.session_state.get(key) not in options:
         st.session_state[key] = default
     if len(options) == 1:
         return default
-    return st.segmented_control(label, options, key=key, required=True) or default
+    shown = words or {}
+    return st.segmented_control(label, options, key=key, required=True, format_func=lambda o: shown.get(o, o)) or default

@@ -1,7 +1,10 @@
-"""How the dashboard is served: on this machine alone, asking nobody for anything. No module here loads streamlit."""
+"""How the dashboard is served: on this machine alone, asking nobody for anything, in the colours and the type of the figures."""
 
+import json
 from pathlib import Path
 from typing import Final
+
+from lora_profiler.report.palette import ACCENT, FONT, INK, LINE, PANEL, PAPER, Theme, colour
 
 SCRIPT = Path(__file__).with_name("main.py")
 """What `streamlit run` is given."""
@@ -9,7 +12,19 @@ FIRST_PORT = 8501
 UPLOAD_MIB = 64
 """A file of records or a config.json: the largest that may be uploaded."""
 
-SERVED: Final[dict[str, str | int | bool | list[str]]] = {
+Setting = str | int | bool | list[str]
+
+
+def _theme(theme: Theme) -> dict[str, Setting]:
+    colours = {
+        "primaryColor": ACCENT, "linkColor": ACCENT, "textColor": INK, "backgroundColor": PAPER,
+        "secondaryBackgroundColor": PANEL, "borderColor": LINE, "dataframeBorderColor": LINE,
+        "dataframeHeaderBackgroundColor": PANEL,
+    }  # fmt: skip
+    return {f"theme.{theme}.{name}": colour(of, theme) for name, of in colours.items()}
+
+
+SERVED: Final[dict[str, Setting]] = {
     "server.address": "127.0.0.1",
     "server.allowedHosts": ["127.0.0.1", "localhost"],
     "server.fileWatcherType": "none",
@@ -20,8 +35,11 @@ SERVED: Final[dict[str, str | int | bool | list[str]]] = {
     "client.showErrorDetails": "type",
     "client.showErrorLinks": False,
     "runner.magicEnabled": False,
+    "theme.font": FONT,
+    "theme.baseRadius": "small",
+    **_theme("light"),
+    **_theme("dark"),
 }
-"""`.streamlit/config.toml` says the same for `streamlit run app.py`."""
 
 
 def flags(port: int, *, headless: bool) -> list[str]:
@@ -30,7 +48,24 @@ def flags(port: int, *, headless: bool) -> list[str]:
     return [f"--{name}={text}" for name, value in settings.items() for text in _texts(value)]
 
 
-def _texts(value: object) -> list[str]:
+def _texts(value: Setting) -> list[str]:
     if isinstance(value, list):
         return value
     return [str(value).lower() if isinstance(value, bool) else str(value)]
+
+
+def config_toml() -> str:
+    """`.streamlit/config.toml`, which says the same for `streamlit run app.py`."""
+    lines = ["# Written by `python -m lora_profiler.dashboard.settings`, as `lora-profile app` has it."]
+    section = ""
+    for name, value in SERVED.items():
+        head, _, key = name.rpartition(".")
+        if head != section:
+            section = head
+            lines += ["", f"[{section}]"]
+        lines.append(f"{key} = {json.dumps(value)}")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(config_toml(), end="")

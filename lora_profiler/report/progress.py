@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lora_profiler.campaign.progress import CaseRow, Progress
+from lora_profiler.harness import Heartbeat
 from lora_profiler.record import MEASURED
 from lora_profiler.report import metrics
 from lora_profiler.report.measured_runs import distinctions, run_row, run_text
@@ -191,9 +192,11 @@ def _cells(progress: Progress, row: CaseRow, what: str) -> tuple[str, ...]:
 
 def status_text(row: CaseRow) -> str:
     """Where a row without a record stands: 'waiting', 'loading the weights', 'step 2: backward', 'timing, 40 steps'."""
-    if row.state != "running":
-        return row.state
-    beat = row.heartbeat
+    return beat_text(row.heartbeat) if row.state == "running" else row.state
+
+
+def beat_text(beat: Heartbeat | None) -> str:
+    """What a measured process does: 'loading the model', 'step 2: backward', 'timing, 40 steps'; 'starting' before it says so."""
     if beat is None:
         return metrics.STAGE_LABELS["start"]
     if beat.step is not None:

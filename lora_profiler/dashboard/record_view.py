@@ -1,0 +1,105 @@
+"""One record in full: its numbers beside the predicted ones, its timeline, its steps, what the peak held, and the machine."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import streamlit as st
+
+from lora_profiler.dashboard import markup, offers, parts
+from lora_profiler.planning.scored import Scored
+from lora_profiler.record import Environment, Record
+from lora_profiler.report import charts, metrics
+from lora_profiler.report.blocks import Block, Paragraph, Row, Table
+from lora_profiler.report.charts import CategoryBar
+from lora_profiler.report.comparisons import run_name
+from lora_profiler.report.measurements import alone_table, record_blocks
+from lora_profiler.throughput import Throughput, throughput
+from lora_profiler.units import bytes_text
+
+
+def show(scored: Scored, key: str = "record") -> None:
+    """Everything about one record; `key` sets its widgets apart from those of another one on the same page."""
+    record, measurement = scored.record, scored.record.measurement
+    speed = throughput(record)
+    heading, *blocks = _blocks(scored, speed)
+    st.subheader("One record", anchor=False)
+    st.html(markup.title(" ".join(heading.lines) if isinstance(heading, Paragraph) else run_name(record), (f"id {record.id}",)))
+    if measurement.phases:
+        st.subheader("Memory, phase by phase", anchor=False)
+        words = "Counters at the end of each phase of each step of the memory pass, and the peak within each."
+        parts.figure(charts.phase_samples(measurement.phases, theme=parts.theme()), f"{key}.phases", words)
+    bars = _bars(scored)
+    if bars:
+        st.subheader("What the peak was made of", anchor=False)
+        words = "Stacked bars of the peak by category, predicted and measured; the table below has the numbers."
+        parts.figure(charts.category_bars(bars, theme=parts.theme()), f"{key}.attribution", words)
+    if measurement.step_seconds:
+        st.subheader("Time of each step", anchor=False)
+        counts = len(measurement.warmup_seconds), len(measurement.step_seconds)
+        words = f"Times of {counts[0]} warm-up and {counts[1]} timed steps, with the median."
+        parts.figure(charts.step_times(measurement, theme=parts.theme()), f"{key}.steps", words)
+    st.subheader("In numbers", anchor=False)
+    parts.blocks(blocks)
+    with parts.drawer("Machine and software", f"{key}.environment") as is_open:
+        if is_open:
+            parts.blocks([environment_table(record.environment), conditions_table(record)])
+    parts.downloads(key, offers.of_records([scored], markup.plain_name(record.id)))
+
+
+def _blocks(scored: Scored, speed: Throughput | None) -> list[Block]:
+    if scored.prediction is not None:
+        return record_blocks(scored.record, scored.prediction, scored.comparisons, speed)
+    name, reason = run_name(scored.record), scored.refusal or ""
+    alone = alone_table(scored.record)
+    return [
+        Paragraph(lines=(name,), heading=True),
+        Paragraph(lines=(f"Not predicted: {reason}",)),
+        *([alone] if alone.rows else []),
+    ]
+
+
+def _bars(scored: Scored) -> list[CategoryBar]:
+    """Predicted, as far as it is, and measured."""
+    measured, prediction = scored.record.measurement.attribution_bytes, scored.prediction
+    if not measured:
+        return []
+    bars = [CategoryBar(label="measured", bytes=measured)]
+    if prediction is None or prediction.saved_activation_bytes is None:
+        return bars
+    return [CategoryBar(label="predicted", bytes=prediction.peak.bytes), *bars]
+
+
+# --- what a record says about where it was made ---------------------------------------------------------------------------
+
+
+def environment_table(environment: Environment) -> Table:
+    """Device, machine, software and settings; only what is known has a row."""
+    known = dict(_flat(asdict(environment)))
+    rows = [Row(cells=(label, _text(path, known[path]))) for path, label in metrics.ENVIRONMENT_LABELS.items() if path in known]
+    rows += [Row(cells=(path.partition(".")[2], str(value))) for path, value in known.items() if path.startswith("packages.")]
+    rows += [Row(cells=(path.partition(".")[2], str(value))) for path, value in known.items() if path.startswith("variables.")]
+    return Table(title="Environment", columns=("", ""), rows=tuple(rows), left=2)
+
+
+def conditions_table(record: Record) -> Table:
+    """What the harness held fixed, when it ran, and what was typed."""
+    held = {**asdict(record.conditions), "repeat": record.repeat, "started": record.started_at, "ended": record.ended_at}
+    if record.environment.command:
+        held["command"] = record.environment.command
+    rows = [Row(cells=(name.replace("_", " "), _text(name, value))) for name, value in held.items() if value is not None]
+    return Table(title="Conditions", columns=("", ""), rows=tuple(rows), left=2)
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            yield from _flat(item, f"{prefix}{name}.")
+        elif item is not None:
+            yield f"{prefix}{name}", item
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return bytes_text(value) if name.endswith("_bytes") and isinstance(value, int) else str(value)

@@ -1,0 +1,156 @@
+"""Where records come from: the checkout's, the user's own, those named at the start, and an upload. Nothing else is opened."""
+
+import argparse
+import json
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import lora_profiler
+from lora_profiler.catalog.meta_build import nothing_built
+from lora_profiler.dashboard.models import INSTEAD
+from lora_profiler.errors import LoraProfilerError
+from lora_profiler.planning.scored import Scored, scored
+from lora_profiler.record import Record
+from lora_profiler.record_lines import StoreError, parsed_record, recency
+from lora_profiler.record_sets import SUFFIX, RecordSet, read_set
+from lora_profiler.store import default_records_path
+
+MOST_TOLD = 5
+"""Of what cannot be read in one upload, so much is told one by one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A file, or a folder of files, under the words by which a page names it."""
+
+    label: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Loaded:
+    """Records beside their predictions, and a sentence for everything that could not be read.
+
+    Equal to itself alone, so that what is worked out of it can be kept.
+    """
+
+    scored: tuple[Scored, ...]
+    warnings: tuple[str, ...]
+
+
+def sources(arguments: Sequence[str]) -> list[Source]:
+    """What there is to show; `arguments` are those after the script, as `lora-profile app` hands them over."""
+    given = argparse.ArgumentParser(exit_on_error=False, add_help=False)
+    given.add_argument("--records", action="append", default=[], type=Path)
+    named: list[Path] = given.parse_known_args(list(arguments))[0].records
+    found = [Source(label=path.name or str(path), path=path) for path in named]
+    committed = Path(lora_profiler.__file__).resolve().parents[1] / "benchmarks" / "records"
+    if committed.is_dir():
+        found.append(Source(label="Committed records", path=committed))
+    try:
+        own = default_records_path()
+    except StoreError:
+        return found
+    return [*found, Source(label="My records", path=own)] if own.is_file() else found
+
+
+def loaded(source: Source, engine: str) -> Loaded:
+    """The records of a source, read again only where a file has changed. Raises StoreError, and UsageError for the engine."""
+    files = tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in _files(source.path))
+    with _one_reader:  # a second page waits for the first to have read
+        return _scored(source.path, files, engine)
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted({*path.glob(f"*{SUFFIX}"), *path.glob(f"*/*{SUFFIX}")})
+
+
+_one_reader = threading.Lock()
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, files: tuple[tuple[str, int, int], ...]) -> RecordSet:
+    with nothing_built(INSTEAD):
+        return read_set([path])
+
+
+@lru_cache(maxsize=8)
+def _scored(path: Path, files: tuple[tuple[str, int, int], ...], engine: str) -> Loaded:
+    found = _read(path, files)
+    return Loaded(scored=tuple(scored(found.records, engine)), warnings=found.warnings)
+
+
+@lru_cache(maxsize=2)
+def uploaded(name: str, content: bytes, engine: str) -> Loaded:
+    """The records in an uploaded file, which is kept nowhere: a JSON object a line, or what `bench --format json` printed.
+
+    Raises StoreError where there is no record in it.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise StoreError(f"{name} is no file of records: it is not UTF-8 text (byte {e.start}).") from None
+    records: list[Record] = []
+    warnings: list[str] = []
+    with nothing_built(INSTEAD):
+        for place, item in _items(text):
+            try:
+                records.append(parsed_record(item))
+            except LoraProfilerError as e:
+                warnings.append(f"{name}, {place}: {e}")
+    if len(warnings) > MOST_TOLD:
+        warnings[MOST_TOLD:] = [f"{name}: {len(warnings) - MOST_TOLD:,} more cannot be read."]
+    if not records:
+        told = " ".join(warnings) or "It is empty."
+        raise StoreError(
+            f"{name} holds no record that can be read. {told} A file of records has one JSON object a line, as `lora-profile "
+            "bench --records` writes it."
+        )
+    return Loaded(scored=tuple(scored(_newest(records), engine)), warnings=tuple(warnings))
+
+
+_NO_JSON = object()
+
+
+def _items(text: str) -> Iterable[tuple[str, object]]:
+    """Where each thing stands that may be a record, and what it is; `_NO_JSON`, which is none, for a line that is not JSON."""
+    whole = _json(text)
+    if isinstance(whole, dict) and isinstance(whole.get("records"), list):
+        return [(f"records[{number}]", item) for number, item in enumerate(whole["records"])]
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    return [(f"line {number}", _json(line)) for number, line in lines]
+
+
+def _json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return _NO_JSON
+
+
+@lru_cache(maxsize=8)
+def merged(found: tuple[Loaded, ...]) -> Loaded:
+    """Several as one: of each id the record that ended last, as one file has it."""
+    if len(found) == 1:
+        return found[0]
+    by_id: dict[str, Scored] = {}
+    warnings: list[str] = []
+    for each in found:
+        warnings += each.warnings
+        for s in each.scored:
+            key = s.record.id
+            if key not in by_id or recency(s.record) >= recency(by_id[key].record):
+                by_id[key] = s
+    return Loaded(scored=tuple(by_id.values()), warnings=tuple(warnings))
+
+
+def _newest(records: Iterable[Record]) -> list[Record]:
+    by_id: dict[str, Record] = {}
+    for record in records:
+        key = record.id
+        if key not in by_id or recency(record) >= recency(by_id[key]):
+            by_id[key] = record
+    return list(by_id.values())
