@@ -1,0 +1,528 @@
+"""`lora-profile compare` as a user meets it: over records made by hand, over the committed ones, and over what is no record."""
+
+import csv
+import io
+import json
+import os
+import pty
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+import families
+import records
+from lora_profiler import cli_compare
+from lora_profiler.analytic import predict
+from lora_profiler.catalog import find_model, model_from_config
+from lora_profiler.changes import CHANGE_METRICS
+from lora_profiler.cli import main
+from lora_profiler.compare import GROUPINGS, METRICS
+from lora_profiler.record import Failure, Record
+from lora_profiler.record_json import record_dict
+from lora_profiler.report.measurement_payload import bench_schema
+from lora_profiler.workload import Workload
+
+COMMITTED = Path(__file__).parents[1] / "benchmarks" / "records"
+LLAMA = model_from_config(dict(families.TINY["llama"]), id="tiny-llama", source="file")
+OF_LLAMA = replace(records.WORKLOAD, model=LLAMA)
+HOSTILE = "\x1b]0;owned\x07\x1b[2J[red]gpt2[/red]|`x`\u202e<script>"
+
+
+class Compare:
+    """The command in this process, over files that it makes."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder = folder
+        self._capsys = capsys
+
+    def file(self, name: str, made: Sequence[Record], more: str = "") -> str:
+        path = self.folder / name
+        path.write_text("".join(json.dumps(record_dict(record)) + "\n" for record in made) + more)
+        return str(path)
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        self._capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(["compare", *arguments])
+        out, err = self._capsys.readouterr()
+        assert "Traceback" not in err
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, out, err
+
+
+@pytest.fixture
+def compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Compare:
+    return Compare(tmp_path, capsys)
+
+
+def off_by(error: float, workload: Workload = records.WORKLOAD, **more: Any) -> Record:
+    """A record whose predicted peak is off by `error` of what it measured, to a byte."""
+    peak = round(predict(workload).peak.total_bytes / (1 + error))
+    return records.make_record(workload, peak_requested_bytes=peak, peak_allocated_bytes=peak, **more)
+
+
+def three() -> list[Record]:
+    return [off_by(0.25), off_by(-0.1, records.LORA_WORKLOAD), off_by(0.0, OF_LLAMA)]
+
+
+def lines_of(text: str, beginning: str) -> list[list[str]]:
+    """The cells, two blanks apart, of all lines that begin so."""
+    return [re.split(r" {2,}", line.strip()) for line in text.splitlines() if line.strip().startswith(beginning)]
+
+
+# --- predicted against measured -------------------------------------------------------------------------------------------
+
+
+def test_the_names_of_the_options_are_those_of_the_library() -> None:
+    assert cli_compare.PREDICTED == METRICS
+    assert cli_compare.CHANGING == CHANGE_METRICS
+    assert sorted(cli_compare.GROUPINGS) == sorted(GROUPINGS)
+
+
+def test_a_few_lines_by_method_and_the_largest_errors(compare: Compare) -> None:
+    """Errors: full +25 % and 0, LoRA -10 %."""
+    code, out, err = compare(compare.file("r.jsonl", three()))
+    assert (code, err) == (0, "")
+    assert out.startswith(
+        "3 records, predicted against measured\n\nA processor, 8.00 GiB, 2 threads; Python 3.11.7, torch 2.13.0"
+    )
+    assert "Error of the peak that tensors ask for\n" in out
+    assert lines_of(out, "full ") == [["full", "2", "12.50 %", "+12.50 %", "none", "+25.00 %", "50 %"]]
+    assert lines_of(out, "LoRA ") == [["LoRA", "1", "10.00 %", "-10.00 %", "-10.00 %", "none", "0 %"]]
+    assert lines_of(out, "all ") == [["all", "3", "11.67 %", "exact", "-10.00 %", "+25.00 %", "33 %"]]
+    largest = lines_of(out[out.index("Largest errors") :], "tiny-")
+    assert [(row[0], row[1], row[-1]) for row in largest] == [
+        ("tiny-gpt2", "full", "+25.00 %"),
+        ("tiny-gpt2", "LoRA r4", "-10.00 %"),
+    ]
+    assert largest[0][2] == "batch 2 x 8, float32"
+    assert "Equal to the last digit: 1 of 3. Predicted by the analytic engine." in " ".join(out.split())
+    assert out.endswith("every number: --format csv or json.\n")
+    assert all(len(line) <= 100 for line in out.splitlines())
+    assert len(out.splitlines()) < 25
+
+
+def test_errors_by_any_grouping(compare: Compare) -> None:
+    file = compare.file("r.jsonl", three())
+    _, out, _ = compare(file, "--by", "family", "--by", "method")
+    assert lines_of(out, "family ")[0][:2] == ["family", "method"]
+    assert [row[:4] for row in lines_of(out, "gpt2 ")] == [["gpt2", "full", "1", "25.00 %"], ["gpt2", "LoRA", "1", "10.00 %"]]
+    assert [row[:4] for row in lines_of(out, "llama ")] == [["llama", "full", "1", "exact"]]
+    _, out, _ = compare(file, "--by", "device")
+    assert [row[:2] for row in lines_of(out, "A processor ")] == [["A processor", "3"]]
+    _, out, _ = compare(file, "--by", "engine", "--worst", "0")
+    assert [row[:2] for row in lines_of(out, "analytic  ")] == [["analytic", "3"]]
+    assert "Largest errors" not in out
+    _, out, _ = compare(file, "--metric", "attribution_bytes", "--by", "category")
+    assert {row[0] for row in lines_of(out, "optimizer ") + lines_of(out, "gradients ")} == {"optimizer states", "gradients"}
+
+
+def test_every_metric_has_a_section(compare: Compare) -> None:
+    _, out, _ = compare(compare.file("r.jsonl", three()), "--metric", "all")
+    for label in ("peak that tensors ask for", "peak allocated", "part of the peak", "saved for backward", "parameters"):
+        assert re.search(rf"^{label}$", out, re.MULTILINE), label
+    assert "reserved by the allocator" not in out
+
+
+def test_json_is_what_the_schema_says_and_its_summaries_follow_from_its_comparisons(compare: Compare) -> None:
+    made = three()
+    code, out, _ = compare(compare.file("r.jsonl", made), "--format", "json", "--by", "method")
+    document = json.loads(out)
+    assert code == 0
+    jsonschema.validate(document, bench_schema())
+    assert [r["id"] for r in document["records"]] == [r.id for r in made]
+    methods = {r.id: r.workload.setup.method for r in made}
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for c in document["comparisons"]:
+        if c["relative_error"] is not None and (c["predicted"] or c["category"] not in ("workspace", "unattributed")):
+            found.setdefault((c["metric"], c["category"], methods[c["record_id"]]), []).append(c["relative_error"])
+    summaries = {(s["metric"], s["category"], s["method"]): s for s in document["summaries"]}
+    assert {key for key, s in summaries.items() if s["mean_absolute"] is not None} == set(found)
+    for key, errors in found.items():
+        assert summaries[key]["mean_absolute"] == pytest.approx(statistics.mean(map(abs, errors)))
+        assert summaries[key]["median"] == pytest.approx(statistics.median(errors))
+        assert summaries[key]["worst"] == max(errors, key=abs)
+    assert document["refusals"] == []
+
+
+def test_csv_is_a_line_a_number_and_with_by_a_line_a_group(compare: Compare) -> None:
+    file = compare.file("r.jsonl", three())
+    rows = list(csv.DictReader(io.StringIO(compare(file, "--format", "csv", "--metric", "peak_requested_bytes")[1])))
+    assert [(row["model"], row["method"], row["family"], row["device"], row["status"]) for row in rows] == [
+        ("tiny-gpt2", "full", "gpt2", "A processor", "ok"),
+        ("tiny-gpt2", "lora", "gpt2", "A processor", "ok"),
+        ("tiny-llama", "full", "llama", "A processor", "ok"),
+    ]
+    assert [round(float(row["relative_error"]), 4) for row in rows] == [0.25, -0.1, 0]
+    every = list(csv.DictReader(io.StringIO(compare(file, "--format", "csv")[1])))
+    assert len(every) > 30
+    rows = list(csv.DictReader(io.StringIO(compare(file, "--format", "csv", "--by", "family", "--metric", "num_parameters")[1])))
+    assert [(row["family"], row["n"], row["worst"]) for row in rows if row["metric"] == "num_parameters"] == [
+        ("gpt2", "2", "0.0"), ("llama", "1", rows[1]["worst"]),
+    ]  # fmt: skip
+
+
+def test_markdown_and_a_new_file(compare: Compare, tmp_path: Path) -> None:
+    file, target = compare.file("r.jsonl", three()), tmp_path / "errors.md"
+    code, out, err = compare(file, "--format", "md", "-o", str(target))
+    assert (code, out) == (0, "")
+    assert f"Wrote {target}." in err
+    assert target.read_text().startswith("## 3 records, predicted against measured\n")
+    assert "| full | 2 | 12.50 % | +12.50 % | none | +25.00 % | 50 % |" in target.read_text()
+    code, _, err = compare(file, "-o", str(target))
+    assert code == 2 and "--force" in err
+    assert compare(file, "-o", str(target), "--force")[0] == 0
+
+
+def test_runs_that_failed_and_workloads_that_nothing_predicts_are_told_of(compare: Compare) -> None:
+    idle = replace(records.LORA_WORKLOAD.setup.lora, target_modules=("no_such_module",))  # type: ignore[type-var]
+    strange = replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, lora=idle))
+    failure = Failure(reason="no room", phase="forward", step=1)
+    made = [*three(), records.make_record(strange), *(off_by(0.0, repeat=i, status="oom", failure=failure) for i in (1, 2))]
+    code, out, _ = compare(compare.file("r.jsonl", made))
+    assert code == 0
+    assert "Not compared, for the run did not go through: 2 out of memory.\n" in out
+    assert "Not predicted, 1: No module of tiny-gpt2 matches no_such_module" in out
+    assert lines_of(out, "all ")[0][1] == "3"
+    document = json.loads(compare(compare.file("r.jsonl", made), "--format", "json")[1])
+    jsonschema.validate(document, bench_schema())
+    assert [r["record_id"] for r in document["refusals"]] == [made[3].id]
+    code, out, _ = compare(compare.file("only.jsonl", made[3:]))
+    assert code == 0
+    assert "Nothing is predicted of peak that tensors ask for in these records." in out
+
+
+def test_records_of_many_set_ups_are_counted(compare: Compare) -> None:
+    made = [off_by(0.0, environment={"packages": {"torch": f"2.{i}.0"}}) for i in range(9)]
+    _, out, _ = compare(compare.file("r.jsonl", made))
+    assert "and 6 more set-ups" in out
+
+
+def test_the_engine_is_the_one_asked_for(compare: Compare) -> None:
+    file = compare.file("r.jsonl", three())
+    code, out, _ = compare(file, "--engine", "traced")
+    assert code == 0
+    assert "no compiled profile answers tiny-gpt2 with this setup" in " ".join(out.split())
+
+
+# --- the limit ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--fail-above", "26%"], 0, "Within 26.00 %: all 3 claimed numbers (peak that tensors ask for)."),
+        (
+            ["--fail-above", "24%"],
+            1,
+            "Off by more than 24.00 %: 1 of 3 claimed numbers (peak that tensors ask for). The worst is peak ",
+        ),
+        (["--fail-above", "5 %"], 1, "2 of 3"),
+        (["--fail-above", "0%", "--metric", "num_parameters"], 0, "Within 0.00 %: all 3 claimed numbers (parameters)."),
+        (["--fail-above", "0%", "--metric", "persistent_bytes"], 1, "persistent"),
+        (["--fail-above", "5%", "--metric", "peak_reserved_bytes"], 1, "Nothing could be judged"),
+    ],
+)
+def test_the_limit_judges_what_metric_names(compare: Compare, arguments: list[str], code: int, said: str) -> None:
+    found, _, err = compare(compare.file("r.jsonl", three()), *arguments)
+    assert found == code
+    assert said in err
+
+
+def test_the_worst_is_named_with_its_numbers_and_id(compare: Compare) -> None:
+    made = three()
+    _, out, err = compare(compare.file("r.jsonl", made), "--fail-above", "5%", "--format", "json")
+    assert f"peak that tensors ask for of tiny-gpt2, full, batch 2 x 8, float32 ({made[0].id}): predicted " in err
+    assert err.endswith("+25.00 %.\n")
+    json.loads(out)
+
+
+def test_what_was_measured_as_nothing_is_beyond_any_limit(compare: Compare) -> None:
+    made = [records.make_record(saved_activation_bytes=0)]
+    code, _, err = compare(compare.file("r.jsonl", made), "--fail-above", "1000%", "--metric", "saved_activation_bytes")
+    assert code == 1
+    assert err.endswith("measured 0 B, nothing was measured.\n")
+
+
+def test_a_model_whose_peak_is_only_a_lower_bound_claims_none(compare: Compare) -> None:
+    unknown = replace(records.WORKLOAD, model=find_model("microsoft/phi-2"))
+    code, _, err = compare(compare.file("r.jsonl", [records.make_record(unknown)]), "--fail-above", "5%", "--engine", "analytic")
+    assert code == 1
+    assert "Nothing could be judged: no record has both a measured and a predicted number" in err
+
+
+# --- two sets -------------------------------------------------------------------------------------------------------------
+
+OTHER = {"packages": {**records.PACKAGES, "torch": "2.14.0"}, "threads": 4}
+
+
+def before_and_after() -> tuple[list[Record], list[Record]]:
+    """full: the peak 5 % up, steps as they were. LoRA: steps of 0.1 s now take 0.12 s. llama: lost."""
+    steps = {"step_seconds": (0.1,) * 10}
+    before = [
+        records.make_record(**steps),
+        records.make_record(records.LORA_WORKLOAD, **steps),
+        records.make_record(OF_LLAMA),
+        records.make_record(replace(OF_LLAMA, setup=records.LORA_WORKLOAD.setup)),
+    ]
+    after = [
+        records.make_record(environment=OTHER, peak_requested_bytes=2_100_000, **steps),
+        records.make_record(records.LORA_WORKLOAD, environment=OTHER, step_seconds=(0.12,) * 10),
+        records.make_record(OF_LLAMA, environment=OTHER, status="oom", failure=Failure(reason="no room")),
+    ]
+    return before, after
+
+
+def test_two_sets_show_set_up_outcomes_and_changes(compare: Compare) -> None:
+    before, after = before_and_after()
+    code, out, err = compare(compare.file("a.jsonl", before), "--against", compare.file("b.jsonl", after))
+    assert (code, err) == (0, "")
+    assert out.startswith("Before and after: 3 cases on both sides\n")
+    assert "! tiny-llama, full, batch 2 x 8, float32: ok before, out of memory after\n" in out
+    assert "Only before, 1 case: tiny-llama, LoRA r4, batch 2 x 8, float32\n" in out
+    assert lines_of(out, "torch ") == [["torch", "2.13.0", "2.14.0"]]
+    assert lines_of(out, "threads ") == [["threads", "2", "4"]]
+    assert not lines_of(out, "transformers ")
+    assert lines_of(out, "full ") == [
+        ["full", "1", "+5.00 %", "+5.00 %", "+5.00 %", "1"],
+        ["full", "1", "same", "same", "same", "0"],
+    ]
+    assert lines_of(out, "LoRA ") == [
+        ["LoRA", "1", "same", "same", "same", "0"],
+        ["LoRA", "1", "+20.00 %", "+20.00 %", "+20.00 %", "1"],
+    ]
+    assert [row[-3:] for row in lines_of(out, "tiny-gpt2  full")] == [["1.91 MiB", "2.00 MiB", "+5.00 %"]]
+    assert [row[-4:] for row in lines_of(out, "tiny-gpt2  LoRA")] == [["100.00 ms", "120.00 ms", "+20.00 %", "0.0 %"]]
+
+
+def test_the_same_set_twice_changes_nothing(compare: Compare) -> None:
+    file = compare.file("a.jsonl", before_and_after()[0])
+    code, out, err = compare(file, "--against", file, "--fail-above", "0%")
+    assert code == 0
+    assert "The set-ups are the same." in out
+    assert "Largest changes" not in out
+    assert "Not worse by more than 0.00 %: all 8 numbers (peak that tensors ask for, median step)." in err
+
+
+def test_two_sets_in_json_and_csv(compare: Compare) -> None:
+    before, after = before_and_after()
+    files = compare.file("a.jsonl", before), "--against", compare.file("b.jsonl", after)
+    document = json.loads(compare(*files, "--format", "json")[1])
+    jsonschema.validate(document, bench_schema())
+    assert [r["id"] for r in document["records"]] == [r.id for r in before]
+    assert [r["id"] for r in document["against"]] == [r.id for r in after]
+    changes = {(c["case_key"], c["metric"]): c for c in document["changes"]}
+    full, lora = before[0].case_key, before[1].case_key
+    assert changes[full, "peak_requested_bytes"]["relative_change"] == 0.05
+    assert changes[lora, "tokens_per_second"]["relative_change"] == pytest.approx(0.1 / 0.12 - 1)
+    assert changes[lora, "step_seconds"]["before"]["record_ids"] == [before[1].id]
+    assert {c["field"]: (c["before"], c["after"]) for c in document["setup_changes"]} == {
+        "packages.torch": (["2.13.0"], ["2.14.0"]), "threads": (["2"], ["4"]),
+    }  # fmt: skip
+    assert document["outcomes"][2] == {"case_key": before[2].case_key, "before": ["ok"], "after": ["oom"]}
+    assert document["comparisons"] == []
+    rows = list(csv.DictReader(io.StringIO(compare(*files, "--format", "csv", "--metric", "step_seconds")[1])))
+    assert [(row["method"], row["before"], row["after"], row["is_beyond_noise"]) for row in rows] == [
+        ("full", "0.1", "0.1", "False"), ("lora", "0.1", "0.12", "True"),
+    ]  # fmt: skip
+    assert compare(*files, "--format", "md")[1].startswith("## Before and after: 3 cases on both sides\n")
+
+
+@pytest.mark.parametrize(
+    ("kept", "arguments", "code", "said"),
+    [
+        (
+            [0, 1],
+            ["6%"],
+            1,
+            "Worse by more than 6.00 %: 1 of 4 numbers (peak that tensors ask for, median step). The worst is median step",
+        ),
+        ([0, 1], ["6%", "--metric", "peak_requested_bytes"], 0, "Not worse by more than 6.00 %: all 2 numbers"),
+        ([0, 1], ["4%", "--metric", "peak_requested_bytes"], 1, "1.91 MiB before, 2.00 MiB after, +5.00 %."),
+        ([0, 1], ["15%", "--metric", "tokens_per_second"], 1, "tokens a second"),
+        ([0, 1], ["21%"], 0, "Not worse"),
+        ([0, 1, 2], ["50%"], 1, "No longer trained: 1 case, such as tiny-llama, full"),
+        ([0, 1], ["5%", "--metric", "device_used_bytes"], 1, "Nothing could be judged: no case has a number on both sides"),
+    ],
+)
+def test_the_limit_of_two_sets(compare: Compare, kept: list[int], arguments: list[str], code: int, said: str) -> None:
+    before, after = before_and_after()
+    files = compare.file("a.jsonl", before), "--against", compare.file("b.jsonl", [after[i] for i in kept])
+    for form in ("table", "json"):
+        found, _, err = compare(*files, "--fail-above", *arguments, "--format", form)
+        assert found == code
+        assert said in err
+
+
+def test_sets_without_a_case_in_common(compare: Compare) -> None:
+    before, after = before_and_after()
+    files = compare.file("a.jsonl", before[:1]), "--against", compare.file("b.jsonl", after[1:2])
+    code, out, err = compare(*files)
+    assert code == 0
+    assert "Warning: no case is in both sets" in err
+    assert "Only before, 1 case" in out and "Only after, 1 case" in out
+    assert compare(*files, "--fail-above", "5%")[0] == 1
+
+
+def test_many_files_are_one_set_on_either_side(compare: Compare) -> None:
+    before, after = before_and_after()
+    one = [compare.file(f"a{i}.jsonl", [record]) for i, record in enumerate(before)]
+    two = [argument for i, record in enumerate(after) for argument in ("--against", compare.file(f"b{i}.jsonl", [record]))]
+    assert compare(*one, *two)[1].startswith("Before and after: 3 cases on both sides\n")
+
+
+# --- what cannot be ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["Missing argument", "RECORDS"]),
+        (["FILE", "--fail-above", "5"], ["'5' is no percentage", "as in 5%"]),
+        (["FILE", "--fail-above", "-5%"], ["is no percentage of 0 or more"]),
+        (["FILE", "--fail-above", "nan%"], ["is no percentage"]),
+        (["FILE", "--fail-above", "%"], ["is no percentage"]),
+        (["FILE", "--by", "methd"], ["Did you mean method"]),
+        (["FILE", "--metric", "peak_requested"], ["Did you mean peak_requested_bytes"]),
+        (["FILE", "--metric", "step_seconds"], ["nothing predicts step_seconds yet", "--against"]),
+        (["FILE", "--against", "FILE", "--metric", "num_parameters"], ["num_parameters is compared with predictions only"]),
+        (["FILE", "--against", "FILE", "--by", "method"], ["--by is about predictions"]),
+        (["FILE", "--against", "FILE", "--engine", "analytic"], ["--engine is about predictions"]),
+        (["FILE", "--engine", "analitic"], ["Did you mean analytic"]),
+        (["FILE", "--worst", "-1"], ["--worst"]),
+        (["FILE", "--format", "yaml"], ["yaml"]),
+        (["nowhere.jsonl"], ["nowhere.jsonl does not exist"]),
+        (["FILE", "--against", "nowhere"], ["nowhere does not exist"]),
+        (["FILE", "-o", "FILE"], ["exists"]),
+    ],
+)
+def test_a_wrong_question_is_refused(compare: Compare, arguments: list[str], words: list[str]) -> None:
+    file = compare.file("r.jsonl", three())
+    code, out, err = compare(*(file if argument == "FILE" else argument for argument in arguments))
+    assert (code, out) == (2, "")
+    for word in words:
+        assert word in err
+
+
+def test_good_lines_are_used_and_bad_ones_are_warned_of(compare: Compare) -> None:
+    newer = json.dumps(record_dict(off_by(0.0, repeat=5)) | {"schema_version": "7.0"})
+    file = compare.file("r.jsonl", three(), f'{newer}\n{{"torn')
+    empty = compare.file("empty.jsonl", [])
+    code, out, err = compare(file, empty)
+    assert code == 0
+    assert out.startswith("3 records")
+    assert err.splitlines() == [
+        f"Warning: passed over: {file}, line 4: The record's schema is '7.0'; this version reads up to 1.1.",
+        f"Warning: passed over: {file}: one of its lines is no JSON, as a crash leaves them.",
+        f"Warning: passed over: {empty} is empty.",
+    ]
+
+
+def test_files_without_a_record_and_folders_without_files_are_usage_errors(compare: Compare, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    foreign = tmp_path / "data.csv"
+    foreign.write_text("a,b\n1,2\n")
+    for path, said in ((foreign, "2 of its lines are no JSON"), (tmp_path / "none", "has no .jsonl files")):
+        code, out, err = compare(str(path))
+        assert (code, out) == (2, "")
+        assert err.startswith("Error: ") and said in err
+
+
+def hostile() -> list[Record]:
+    """Every text that a stranger chooses, and one model of which nothing is known."""
+    model = model_from_config(dict(families.TINY["gpt2"]), id=HOSTILE, source="file")
+    device = replace(records.CPU, name=HOSTILE)
+    environment = {"python": HOSTILE, "packages": {"torch": HOSTILE, HOSTILE: "1"}, "variables": {HOSTILE: HOSTILE}}
+    workload = replace(records.WORKLOAD, model=model)
+    return [
+        records.make_record(workload, device=device, environment=environment, peak_requested_bytes=10**30),
+        records.make_record(workload, repeat=1, status="crash", failure=Failure(reason=HOSTILE, phase=HOSTILE, log=HOSTILE)),
+    ]
+
+
+def outputs(compare: Compare) -> Iterator[str]:
+    strange = json.dumps(record_dict(three()[0]) | {HOSTILE: 1})
+    file, other = compare.file("h.jsonl", hostile(), f"{strange}\n"), compare.file("r.jsonl", [*three(), hostile()[0]])
+    for arguments in (
+        (file,), (file, "--by", "device", "--by", "model"), (file, "--format", "md"), (file, "--format", "csv"),
+        (file, "--against", other), (other, "--against", file, "--fail-above", "1%"), (file, "--fail-above", "1%"),
+        (file, "--format", "json"),
+    ):  # fmt: skip
+        code, out, err = compare(*arguments)
+        assert code in (0, 1)
+        yield out
+        yield err
+
+
+def test_hostile_text_neither_moves_nor_colours_anything(compare: Compare) -> None:
+    for text in outputs(compare):
+        assert not set(text) & {"\x1b", "\x07", "\u202e", "\r"}
+        text.encode("utf-8")
+    assert "\\x1b]0;owned\\x07" in next(outputs(compare))
+
+
+def on_a_terminal(*arguments: str, columns: int, **environment: str) -> str:
+    """What the real command writes to a terminal."""
+    main_end, other = pty.openpty()
+    env = os.environ | {"TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": "40"} | environment
+    process = subprocess.Popen([sys.executable, "-m", "lora_profiler", "compare", *arguments], stdin=other, stdout=other, env=env)
+    os.close(other)
+    out = b""
+    while True:
+        try:
+            chunk = os.read(main_end, 65536)
+        except OSError:  # Linux's way to say that the other end is closed
+            break
+        if not chunk:
+            break
+        out += chunk
+    assert process.wait() == 0, out.decode()
+    os.close(main_end)
+    return out.decode()
+
+
+def test_on_a_terminal_hostile_text_is_as_harmless_and_markup_stays_text(compare: Compare) -> None:
+    text = on_a_terminal(compare.file("h.jsonl", hostile()), columns=200, TERM="dumb")
+    assert not set(text) & {"\x1b", "\x07", "\u202e"}
+    assert "[red]gpt2[/red]" in text
+
+
+@pytest.mark.parametrize("columns", [80, 100, 200])
+def test_no_line_is_wider_than_the_terminal(columns: int) -> None:
+    text = re.sub(r"\x1b\[[0-9;]*m", "", on_a_terminal(str(COMMITTED), columns=columns))
+    assert max(len(line) for line in text.splitlines()) <= columns
+    assert "Largest errors" in text
+
+
+# --- the committed records ------------------------------------------------------------------------------------------------
+
+
+def test_the_committed_records_have_the_errors_of_the_committed_results(compare: Compare) -> None:
+    document = json.loads(compare(str(COMMITTED), "--format", "json", "--engine", "analytic")[1])
+    found = {(s["metric"], s["category"]): s for s in document["summaries"]}
+    (results,) = json.loads((COMMITTED.parent / "results" / "records.json").read_text()).values()
+    assert len(document["records"]) == results["records"] > 100
+    for row in results["errors"]:
+        s = found.pop((row["metric"], row["category"]))
+        assert (s["n"], s["worst_record_id"]) == (row["n"], row["worst_record"])
+        for name in ("mean_absolute", "worst"):
+            assert s[name] == (None if row[name] is None else pytest.approx(row[name]))
+    assert found == {}
+
+
+def test_thousands_of_records(compare: Compare) -> None:
+    made = [off_by(0.0), off_by(0.25, records.LORA_WORKLOAD)]
+    many = [replace(record, repeat=i) for i in range(1500) for record in made]
+    code, out, _ = compare(compare.file("r.jsonl", many))
+    assert code == 0
+    assert out.startswith("3,000 records")
+    assert lines_of(out, "all ")[0][1:3] == ["3,000", "12.50 %"]
+    assert len(out.splitlines()) < 25
