@@ -41,7 +41,7 @@ def test_every_command_and_option_group_is_shown() -> None:
     commands = [t.command for t in transcripts(TEXT)]
     shown = (
         "predict --help", "--help", "--per-layer", "--explain", "--gpu", "--checkpointing", "qlora", "models", "gpus",
-        "bench EleutherAI", "bench --help",
+        "bench EleutherAI", "bench --help", "compare benchmarks/records",
     )  # fmt: skip
     for needed in shown:
         assert any(needed in command for command in commands), needed
