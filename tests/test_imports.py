@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ HEAVY = [
     "torch", "numpy", "pandas", "transformers", "peft", "accelerate", "bitsandbytes", "huggingface_hub", "rich", "streamlit",
     "plotly", "jinja2", "httpx", "pygments", "importlib.metadata", "urllib.request", "asyncio", "concurrent.futures",
 ]  # fmt: skip
+COMMITTED = str(Path(__file__).parents[1] / "benchmarks" / "records")
 SHOW_MODULES = "import sys, atexit; atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr)); "
 
 
@@ -28,6 +30,10 @@ def modules_after(code: str, exit_code: int = 0) -> set[str]:
         ["gpus"],
         ["--help"],
         ["bench", "--help"],
+        ["compare", "--help"],
+        ["compare", COMMITTED, "--by", "family"],
+        ["compare", COMMITTED, "--format", "json"],
+        ["compare", COMMITTED, "--against", COMMITTED],
     ],
 )
 def test_commands_load_nothing_heavy(arguments: list[str]) -> None:
