@@ -11,7 +11,7 @@ import pytest
 import records
 from lora_profiler.analytic import predict
 from lora_profiler.compare import METRICS, PHASE_GROUPS, compare
-from lora_profiler.prediction import CATEGORIES, PHASES, FlopCount
+from lora_profiler.prediction import CATEGORIES, PHASES, DeviceMemory, FlopCount
 from lora_profiler.record import STATUSES, Conditions, Energy, Failure, Flag, Record
 from lora_profiler.record_json import record_from_dict
 from lora_profiler.report import metrics, render
@@ -126,6 +126,17 @@ def test_a_card_s_memory_stands_beside_with_its_differences() -> None:
     }  # fmt: skip
     allocated = sections(error_table(record, compare(record, records.make_prediction())))["what the peak is made of"]
     assert allocated["peak allocated, rounded up"].cells[1:] == ("1.91", "2.00", "-4.63 %")
+
+
+def test_a_simulated_allocator_stands_beside_what_was_allocated_and_reserved() -> None:
+    record = records.make_record(device=records.H100, **ON_CARD)
+    memory = DeviceMemory(
+        allocated_bytes=2 * MIB, reserved_bytes=9 * MIB, expandable_reserved_bytes=6 * MIB, smallest_bytes=2 * MIB
+    )
+    prediction = records.make_prediction(record.workload, device_memory_source=lambda: memory)
+    rows = sections(error_table(record, compare(record, prediction)))["what the peak is made of"]
+    assert rows["peak allocated, rounded up"].cells[1:] == ("2.00", "2.00", "exact")
+    assert rows["reserved by the allocator"].cells[1:] == ("9.00", "6.00", "+50.00 %")
 
 
 def test_a_processor_has_nothing_beside() -> None:

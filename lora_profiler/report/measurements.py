@@ -151,6 +151,9 @@ def error_table(record: Record, comparisons: Sequence[Comparison]) -> Table:
         allocated = rows.find("peak_allocated_bytes", TOTAL)
         if allocated and not (peak and peak.measured == allocated.measured):
             rows.line("peak allocated, rounded up", allocated.predicted, allocated.measured, allocated)
+        reserved = rows.find("peak_reserved_bytes", TOTAL)
+        if reserved:
+            rows.line(metrics.METRIC_LABELS["peak_reserved_bytes"], reserved.predicted, reserved.measured, reserved)
     rows.lines("peak of each phase", rows.of("phase_peak_bytes"), metrics.PHASE_LABELS)
     rows.lines("peak of each phase in step 1", rows.of("step1_phase_peak_bytes"), metrics.PHASE_LABELS)
     kept = rows.of("persistent_bytes")
