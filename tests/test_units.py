@@ -17,6 +17,14 @@ def test_bytes_text(count: int, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1,023 B"), (-1536, "-1.50 KiB"), (39_082_550_536, "36.4 GiB"), (1020 * 2**30, "1,020 GiB")],
+)
+def test_short_bytes_text_has_three_digits(count: int, text: str) -> None:
+    assert units.short_bytes_text(count) == text
+
+
+@pytest.mark.parametrize(
     ("count", "text"), [(999, "999"), (8_030_261_248, "8.03 B"), (494_032_768, "494.0 M"), (65_536, "65.54 K")]
 )
 def test_short_count_text(count: int, text: str) -> None:

@@ -6,19 +6,20 @@ from typing import Any
 
 from lora_profiler.report.charts.figure import Limit, note, values
 from lora_profiler.report.charts.labels import label
-from lora_profiler.report.palette import SMALL_PX, WARNING
+from lora_profiler.report.palette import PAPER, SMALL_PX, WARNING
 from lora_profiler.units import byte_unit, bytes_text
 
 ROOM = 1.16
 """How far an axis goes beyond its largest value, for the text at the end of bars."""
+Layout = dict[str, Any]
 _STEPS = (1, 2, 3, 5, 10)
 _MOST_TICKS = 9
 
 
-def bytes_axis(largest: int, what: str = "memory", **changes: Any) -> tuple[dict[str, Any], int]:
-    """(axis, bytes in its unit): from 0 to a little beyond `largest` bytes. Values are drawn as bytes / unit."""
+def bytes_axis(largest: int, what: str = "memory", room: float = ROOM) -> tuple[dict[str, Any], int]:
+    """(axis, bytes in its unit): from 0 to `room` times `largest` bytes. Values are drawn as bytes / unit."""
     unit, size = byte_unit(largest)
-    return values(f"{what}, {unit}", range=[0, ROOM * max(largest, 1) / size], **changes), size
+    return values(f"{what}, {unit}", range=[0, room * max(largest, 1) / size]), size
 
 
 def log_bytes_axis(smallest: int, largest: int, what: str, **changes: Any) -> dict[str, Any]:
@@ -35,18 +36,21 @@ def log_bytes_axis(smallest: int, largest: int, what: str, **changes: Any) -> di
     )  # fmt: skip
 
 
-def limit_line(limit: Limit | None, size: int, *, upright: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(shapes, annotations) of a limit's line, none without one; `upright` where bytes go from left to right."""
+def limit_line(limit: Limit | None, size: int, *, below: float | None = None) -> tuple[list[Layout], list[Layout]]:
+    """(shapes, annotations) of a limit's line, none without one.
+
+    Where bytes go from left to right, the line is upright, and `below` is the place on the other axis where its name has room.
+    """
     if limit is None:
         return [], []
     at, text = limit.bytes / size, f"{label(limit.label)}: {bytes_text(limit.bytes)}"
-    anchors = {"xanchor": "right", "yanchor": "bottom", "font": {"color": WARNING.light, "size": SMALL_PX}}
-    if upright:
+    font = {"color": WARNING.light, "size": SMALL_PX}
+    if below is not None:
         ends: dict[str, Any] = {"x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper"}
-        words = note(text, x=at, y=0, yref="paper", **anchors)
+        words = note(text, x=at, y=below, xanchor="auto", yanchor="middle", font=font)
     else:
         ends = {"x0": 0, "x1": 1, "xref": "paper", "y0": at, "y1": at}
-        words = note(text, x=1, y=at, xref="paper", **anchors)
+        words = note(text, x=1, y=at, xref="paper", xanchor="right", yanchor="bottom", font=font, bgcolor=PAPER.light)
     return [{"type": "line", **ends, "line": {"color": WARNING.light, "width": 1.5, "dash": "dash"}}], [words]
 
 

@@ -38,12 +38,13 @@ def category_bars(bars: Sequence[CategoryBar], *, limit: Limit | None = None, th
     positions, heads = places([bar.group for bar in bars])
     data = [trace for category in CATEGORIES for trace in _category(category, bars, positions, size)]
     data.append(_sums(bars, positions, size))
-    shapes, notes = limit_line(limit, size, upright=True)
+    last = max(positions, default=0.0)
+    shapes, notes = limit_line(limit, size, below=last + 0.9)
     return figure(
         data,
-        height=height_px(positions),
+        height=height_px(positions, len(data), 0.7 if limit else 0.0),
         x=axis,
-        y=rows([label(bar.label) for bar in bars], positions),
+        y=rows([label(bar.label) for bar in bars], positions, below=1.3 if limit else 0.6),
         theme=theme,
         barmode="stack",
         bargap=0.25,

@@ -9,7 +9,7 @@ from lora_profiler.report.charts.figure import Figure, figure, key, rows, title
 from lora_profiler.report.charts.labels import lines
 from lora_profiler.report.metrics import VERDICT_LABELS
 from lora_profiler.report.palette import INK, VERDICT_COLOURS, VERDICT_SIGNS, Theme
-from lora_profiler.units import bytes_text, count_text
+from lora_profiler.units import bytes_text, count_text, short_bytes_text
 
 _ROW_PX, _AROUND_PX = 34, 110
 _VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -71,7 +71,7 @@ def _heat(grid: Sequence[Sequence[FitCell | None]], lengths: Sequence[int]) -> d
         "ygap": 2,
         "text": [[_text(cell) for cell in row] for row in grid],
         "texttemplate": "%{text}",
-        "textfont": {"color": INK.light},
+        "textfont": {"color": INK.light, "size": 11},
         "hovertext": [[_hover(cell) for cell in row] for row in grid],
         "hoverinfo": "text",
         "hoverongaps": False,
@@ -81,7 +81,7 @@ def _heat(grid: Sequence[Sequence[FitCell | None]], lengths: Sequence[int]) -> d
 def _text(cell: FitCell | None) -> str:
     if cell is None or cell.peak_bytes is None or cell.verdict is None:
         return ""
-    return f"{VERDICT_SIGNS[cell.verdict]} {bytes_text(cell.peak_bytes)}"
+    return f"{VERDICT_SIGNS[cell.verdict]} {short_bytes_text(cell.peak_bytes)}"
 
 
 def _hover(cell: FitCell | None) -> str:

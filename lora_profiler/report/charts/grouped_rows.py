@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-_ROW_PX, _AROUND_PX = 28, 120
+_ROW_PX, _AROUND_PX, _LEGEND_PX = 28, 84, 19
+_LEGEND_COLUMNS = 3
+"""Entries of a legend in one line, where the figure is narrow."""
 _HEAD_ROWS = 1.15
 """Height of a heading and the space above it, in rows."""
 _HEAD_ABOVE = 0.85
@@ -24,6 +26,7 @@ def places(groups: Sequence[str]) -> tuple[list[float], list[tuple[str, float]]]
     return positions, heads
 
 
-def height_px(positions: Sequence[float]) -> int:
-    """Pixels of a figure with bars at these positions, legend and axis included."""
-    return round(_AROUND_PX + _ROW_PX * (max(positions, default=0.0) + 1))
+def height_px(positions: Sequence[float], entries: int, extra_rows: float = 0.0) -> int:
+    """Pixels of a figure with bars at these positions and so many `entries` in its legend, axis included."""
+    legend = _LEGEND_PX * -(-entries // _LEGEND_COLUMNS)
+    return round(_AROUND_PX + legend + _ROW_PX * (max(positions, default=0.0) + 1.2 + extra_rows))

@@ -23,6 +23,8 @@ LayerQuantity = Literal[
 """The columns of `LayerCost` that can be drawn."""
 
 _ROW_PX, _AROUND_PX = 28, 110
+_EDGE = 1.0001
+"""Just within a log axis."""
 _FAR_APART = 50
 """Values that differ by more than this factor are drawn on a log scale."""
 
@@ -93,7 +95,8 @@ def _axis(quantity: LayerQuantity, smallest: int, largest: int, *, log: bool) ->
     what = f"{LAYER_LABELS[quantity]} in each{', log scale' if log else ''}"
     if quantity.endswith("bytes"):
         if log:
-            return log_bytes_axis(smallest, 4 * largest, what), 1, smallest / 2
+            axis = log_bytes_axis(smallest, 4 * largest, what)
+            return axis, 1, _EDGE * 10 ** axis["range"][0]
         axis, size = bytes_axis(round(1.1 * largest), what)
         return axis, size, 0
     if not log:
@@ -103,7 +106,7 @@ def _axis(quantity: LayerQuantity, smallest: int, largest: int, *, log: bool) ->
     texts = [flops_text(10**p) if quantity == "flops" else short_count_text(10**p) for p in powers]
     texts = [text.replace(".00 ", " ").replace(".0 ", " ") for text in texts]
     ticks = {"tickmode": "array", "tickvals": [10**p for p in powers], "ticktext": texts}
-    return values(what, type="log", range=[low, high], **ticks), 1, 10**low * 1.05
+    return values(what, type="log", range=[low, high], **ticks), 1, _EDGE * 10**low
 
 
 def _text(value: int, quantity: LayerQuantity) -> str:
@@ -127,26 +130,27 @@ def _lines(found: Sequence[LayerRow], positions: Sequence[int], size: float, zer
 def _marks(
     found: Sequence[LayerRow], positions: Sequence[int], size: float, zero: float, quantity: LayerQuantity
 ) -> Iterator[dict[str, Any]]:
+    """Filled marks of each method, and hollow ones where it holds nothing."""
     methods = {name: method for row in found for name, method in row.methods.items()}
     for name, method in methods.items():
         mark = METHOD_MARKS[method]
         held = [(row, at, row.values[name]) for row, at in zip(found, positions, strict=True) if name in row.values]
-        yield {
-            "type": "scatter",
-            "mode": "markers",
-            "name": label(name),
-            "x": [value / size or zero for _, _, value in held],
-            "y": [at for _, at, _ in held],
-            "hovertext": [
-                lines(label(row.name, 80), f"{label(name)}: {_text(value, quantity)} in each") for row, _, value in held
-            ],
-            "hoverinfo": "text",
-            "cliponaxis": False,
-            "marker": {
-                "color": mark.colour.light, "size": 10, "line": {"width": 1, "color": PAPER.light},
-                "symbol": [mark.symbol if value else f"{mark.symbol}-open" for _, _, value in held],
-            },
-        }  # fmt: skip
+        for symbol, here in ((mark.symbol, [h for h in held if h[2]]), (f"{mark.symbol}-open", [h for h in held if not h[2]])):
+            yield {
+                "type": "scatter",
+                "mode": "markers",
+                "name": label(name),
+                "legendgroup": method,
+                "showlegend": symbol == mark.symbol,
+                "x": [value / size or zero for _, _, value in here],
+                "y": [at for _, at, _ in here],
+                "hovertext": [
+                    lines(label(row.name, 80), f"{label(name)}: {_text(value, quantity)} in each") for row, _, value in here
+                ],
+                "hoverinfo": "text",
+                "cliponaxis": False,
+                "marker": {"color": mark.colour.light, "symbol": symbol, "size": 10, "line": {"width": 1, "color": PAPER.light}},
+            }
 
 
 def _ratios(found: Sequence[LayerRow], positions: Sequence[int], size: float, zero: float) -> dict[str, Any]:

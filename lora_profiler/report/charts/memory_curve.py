@@ -22,9 +22,9 @@ def memory_curve(points: Sequence[CurvePoint], *, limit: Limit | None = None, th
 
     Phases are shaded in turn and named; the largest point is marked with its bytes and what ran.
     """
-    axis, size = bytes_axis(largest_of([point.total_bytes for point in points], limit))
+    axis, size = bytes_axis(largest_of([point.total_bytes for point in points], limit), room=1.3)
     bands = _bands(points)
-    shapes, notes = limit_line(limit, size, upright=False)
+    shapes, notes = limit_line(limit, size)
     words = [*_names(bands, len(points)), *([_peak(points, size)] if points else [])]
     shades = [
         {"type": "rect", "x0": first, "x1": after, "y0": 0, "y1": 1, "yref": "paper", "line": {"width": 0},
@@ -34,7 +34,12 @@ def memory_curve(points: Sequence[CurvePoint], *, limit: Limit | None = None, th
     return figure(
         [*_areas(points, size), _totals(points, size)],
         height=_HEIGHT_PX,
-        x={"title": title("one step, in order"), "range": [-0.5, max(len(points), 1) - 0.5], "showticklabels": False},
+        x={
+            "title": title("one step, in order"),
+            "range": [-0.5, max(len(points), 1) - 0.5],
+            "showticklabels": False,
+            "ticks": "",
+        },
         y=axis,
         theme=theme,
         hovermode="x",

@@ -33,7 +33,7 @@ def throughput_bars(bars: Sequence[ThroughputBar], *, theme: Theme = "light") ->
     largest = max((bar.high for bar in bars), default=1.0)
     return figure(
         [*_traces(bars, positions), _numbers(bars, positions)],
-        height=height_px(positions),
+        height=height_px(positions, len(get_args(Method))),
         x=values("tokens a second, median step", range=[0, ROOM * largest]),
         y=rows([label(bar.label) for bar in bars], positions),
         theme=theme,
