@@ -99,7 +99,7 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     asked = [[Workload(model=spec, setup=setup) for setup in setups(spec, ctx)] for spec in specs]
     if o["engine"] == "auto":
         _trace_what_nothing_knows([workload for one_model in asked for workload in one_model])
-    found = [answers(workloads, gpu, o["engine"], all_levers=o["form"] == "json") for workloads in asked]
+    found = [answers(workloads, gpu, o["engine"], all_levers=o["explain"] or o["form"] == "json") for workloads in asked]
     for one_model in found:
         warn_of([answer.prediction for answer in one_model])
     _print_answers(found, o)
@@ -155,7 +155,7 @@ def _model_blocks(answers: Sequence["Answer"], *, per_layer: bool, explain: bool
     if explain:
         from lora_profiler.report.explain import explain_blocks
 
-        blocks += [block for p in predictions for block in explain_blocks(p)]
+        blocks += [block for a in answers for block in explain_blocks(a.prediction, a.levers)]
     return blocks
 
 

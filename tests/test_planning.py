@@ -56,11 +56,14 @@ def test_fit_sizes_are_the_edge_of_the_full_predictor(lora: LoraConfig | None, c
     found = fit(case, card)
     assert found is not None
     assert found.verdict == "fits"
-    for field, size in (("batch_size", found.largest_batch_size), ("seq_len", found.longest_seq_len)):
-        at = replace(case, setup=replace(case.setup, **{field: size}))
-        beyond = replace(case, setup=replace(case.setup, **{field: size + 1}))
-        assert fit(at, card).verdict == "fits"  # type: ignore[union-attr]
-        assert fit(beyond, card).verdict != "fits"  # type: ignore[union-attr]
+    assert (found.highest_rank is None) == (lora is None)
+    edges = [("batch_size", found.largest_batch_size), ("seq_len", found.longest_seq_len)]
+    for field, size in edges + ([("lora", found.highest_rank)] if found.highest_rank else []):
+        for asked, fits in ((size, True), (size + 1, False)):
+            value = LoraConfig(r=asked) if field == "lora" else asked
+            at = fit(replace(case, setup=replace(case.setup, **{field: value})), card)  # type: ignore[arg-type]
+            assert at is not None
+            assert (at.verdict == "fits") is fits
 
 
 def test_verdict_is_fits_then_tight_then_does_not_fit() -> None:

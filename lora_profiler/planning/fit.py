@@ -68,9 +68,9 @@ class Fit:
     """One workload on one card.
 
     verdict: 'fits' = peak + reserve within the card's usable bytes; 'tight' = the peak fits but not with the reserve; else
-    'does_not_fit'. `largest_batch_size` (at the asked sequence length) and `longest_seq_len` (at the asked batch size) are
-    the largest whose own verdict is 'fits'; 0 where not even 1 fits. `longest_seq_len` knows memory only, not how long a
-    sequence the model was made for.
+    'does_not_fit'. `largest_batch_size`, `longest_seq_len` and `highest_rank`, each with all else as asked, are the largest
+    whose own verdict is 'fits'; 0 where not even 1 fits, and no rank without an adapter. `longest_seq_len` knows memory only,
+    not how long a sequence the model was made for.
     """
 
     gpu: Card
@@ -80,6 +80,7 @@ class Fit:
     verdict: Verdict
     largest_batch_size: int
     longest_seq_len: int
+    highest_rank: int | None
 
     @property
     def reserve_bytes(self) -> int:
@@ -106,9 +107,9 @@ def reserve_for(gpu: Card, peak: int) -> Reserve:
 
 
 def fit(workload: Workload, gpu: Card, engine: str = "auto", prediction: Prediction | None = None) -> Fit | None:
-    """Whether `workload` fits on `gpu`, and how far batch and sequence can grow; `prediction` saves asking for it again.
+    """Whether `workload` fits on `gpu`, and how far batch, sequence and rank can grow; `prediction` saves asking for it again.
 
-    Sizes are found by bisection over the full predictor, whose peak never falls when batch or sequence grow. Returns None
+    Sizes are found by bisection over the full predictor, whose peak never falls when one of them grows. Returns None
     where the engine does not know the activations and what it knows alone would fit: then nobody can tell.
     Raises UsageError for a setup that does not run on a card (`device` cpu), and for a card sold with several memory sizes.
     """
@@ -122,6 +123,8 @@ def fit(workload: Workload, gpu: Card, engine: str = "auto", prediction: Predict
     peak = prediction.peak.total_bytes
     verdict = judge(peak, usable, gpu)
     batch_size = seq_len = 0
+    lora = workload.setup.lora
+    rank = None if lora is None else 0
     if prediction.saved_activation_bytes is not None:
         setup, answerer = workload.setup, follow_up(prediction, engine)
 
@@ -134,6 +137,8 @@ def fit(workload: Workload, gpu: Card, engine: str = "auto", prediction: Predict
 
         batch_size = largest(lambda size: fits(replace(setup, batch_size=size)), guess=setup.batch_size)
         seq_len = largest(lambda size: fits(replace(setup, seq_len=size)), guess=setup.seq_len)
+        if lora is not None:
+            rank = largest(lambda size: fits(replace(setup, lora=replace(lora, r=size))), guess=lora.r)
     elif verdict != "does_not_fit":
         return None
     return Fit(
@@ -144,6 +149,7 @@ def fit(workload: Workload, gpu: Card, engine: str = "auto", prediction: Predict
         verdict=verdict,
         largest_batch_size=batch_size,
         longest_seq_len=seq_len,
+        highest_rank=rank,
     )
 
 

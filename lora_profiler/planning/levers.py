@@ -119,6 +119,14 @@ def _changes(workload: Workload, prediction: Prediction, besides: Collection[str
     if lora is not None and lora.lora_dropout > 0:
         dry = replace(setup, lora=replace(lora, lora_dropout=0.0))
         yield change("no adapter dropout", "--dropout 0", "regularises less", dry, "activations", "temporaries")
+    if lora is not None:
+        adapted = ("adapters", "gradients", "optimizer_states", "activations", "temporaries")
+        if lora.r > 1:
+            lower = replace(setup, lora=replace(lora, r=lora.r // 2))
+            yield change(f"rank {lora.r // 2}", f"--rank {lora.r // 2}", "an update of lower rank", lower, *adapted)
+        if lora.target_modules == "all-linear":
+            fewer = replace(setup, lora=replace(lora, target_modules=None))
+            yield change("adapters on PEFT's default targets", "--targets default", "adapts fewer layers", fewer, *adapted)
     if setup.batch_size > 1:
         half = setup.batch_size // 2
         smaller = replace(setup, batch_size=half)

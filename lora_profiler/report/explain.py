@@ -5,9 +5,10 @@ account for is shown as a rest, never hidden.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lora_profiler.model_spec import ModelSpec, Stack
+from lora_profiler.planning.levers import Lever
 from lora_profiler.prediction import CATEGORIES, LayerCost, Moment, MomentName, Prediction
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
@@ -27,8 +28,8 @@ Line = tuple[str, str, str]
 """(what, its value, the formula)."""
 
 
-def explain_blocks(prediction: Prediction) -> list[Block]:
-    """The formulas of one prediction, a line each, then what is alive at each moment."""
+def explain_blocks(prediction: Prediction, levers: Sequence[Lever]) -> list[Block]:
+    """The formulas of one prediction, a line each, then what is alive at each moment, and what each lever does to the peak."""
     setup = prediction.workload.setup
     sizes = f"B = {setup.batch_size}, S = {count_text(setup.seq_len)}" + (f", R = {setup.lora.r}" if setup.lora else "")
     lines = [f"{LEGEND} Here {sizes}."]
@@ -48,7 +49,8 @@ def explain_blocks(prediction: Prediction) -> list[Block]:
     ]
     words = [f"{metrics.MOMENT_LABELS[m]}: {metrics.MOMENT_DEFINITIONS[m]}" for m in _steady(prediction)]
     logits = _logits_formula(prediction)
-    return [*blocks, paragraph(*words, *([f"logits and loss at the peak: {logits}"] if logits else []))]
+    blocks.append(paragraph(*words, *([f"logits and loss at the peak: {logits}"] if logits else [])))
+    return [*blocks, levers_table(prediction, levers)] if levers else blocks
 
 
 def _steady(prediction: Prediction) -> dict[MomentName, Moment]:
@@ -73,6 +75,26 @@ def moments_table(prediction: Prediction) -> Table:
     ]
     columns = ("", *(metrics.CATEGORY_SHORT[c] for c in categories), "sum")
     return Table(title=f"Alive at each moment, {method_label(prediction)}, {unit}", columns=columns, rows=tuple(rows))
+
+
+def levers_table(prediction: Prediction, levers: Sequence[Lever]) -> Table:
+    """One row a single change that lowers the peak, each predicted anew."""
+    unit, size = byte_unit(prediction.peak.total_bytes)
+    rows = [
+        Row(
+            cells=(
+                lever.name,
+                lever.option,
+                lever.price,
+                in_unit(lever.peak_bytes, size),
+                in_unit(lever.saved_bytes, size),
+                percent_text(lever.saved_fraction),
+            )
+        )
+        for lever in levers
+    ]
+    title = f"What lowers the peak, {method_label(prediction)}, each predicted anew, {unit}"
+    return Table(title=title, columns=("change", "option", "its price", "peak then", "saved", "share"), rows=tuple(rows), left=3)
 
 
 def _parameters(prediction: Prediction) -> Iterator[Line]:

@@ -100,6 +100,7 @@ def _fit_dict(fit: Fit) -> dict[str, Any]:
         "headroom_bytes": fit.headroom_bytes,
         "largest_batch_size": fit.largest_batch_size,
         "longest_seq_len": fit.longest_seq_len,
+        "highest_rank": fit.highest_rank,
     }
 
 

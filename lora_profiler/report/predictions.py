@@ -214,6 +214,8 @@ def card_table(answers: Sequence[Answer]) -> Table:
         row(f"largest batch of {count_text(setup.seq_len)} tokens", lambda f: limit(f.largest_batch_size)),
         row(f"longest sequence at batch {setup.batch_size}", lambda f: limit(f.longest_seq_len)),
     ]
+    if any(a.prediction.workload.setup.lora for a in answers):
+        rows.append(row("highest rank", lambda f: "-" if f.highest_rank is None else limit(f.highest_rank)))
     name = gpu.key if gpu.name == gpu.key else f"{gpu.key} ({gpu.name})"
     title = f"{name}, {'~' if gpu.usable_is_estimated else ''}{bytes_text(usable)} usable"
     return Table(title=title, columns=(unit, *(method_label(a.prediction) for a in answers)), rows=tuple(rows))
