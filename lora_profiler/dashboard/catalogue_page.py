@@ -1,1 +1,114 @@
-def show() -> None: ...
+"""Catalogue: the bundled models and cards, to search, to sort, and to take to the page of predictions."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from lora_profiler.catalog import Gpu, bundled_gpus, bundled_models
+from lora_profiler.dashboard import form, link, offers, parts
+from lora_profiler.dashboard.question import Question
+from lora_profiler.errors import did_you_mean
+from lora_profiler.report.catalogues import csv_records, gpu_records, matching, model_records
+from lora_profiler.report.render import csv_text
+from lora_profiler.units import GIB, count_text
+
+
+def show() -> None:
+    link.write(link.written("Catalogue", form.question()))
+    parts.title("Catalogue", "What is known without a network: choose a row to ask about it.")
+    _models()
+    _cards()
+
+
+def _models() -> None:
+    parts.section("Models")
+    text = st.text_input("Search the models", key="models_text", placeholder="llama 8b; qwen3; gated")
+    entries = bundled_models()
+    found = [e for e in entries if matching(text, (e.id, *e.aliases, e.model_type, "gated" if e.gated else ""))]
+    if not found:
+        near = did_you_mean(text, [e.id for e in entries])
+        parts.note(f"No bundled model is called {text!r}.{near} Any hub id can be typed on the page Predict.")
+        return
+    chosen = _table(
+        "models",
+        {
+            "model": [e.id for e in found],
+            "type": [e.model_type for e in found],
+            "parameters, M": [e.num_parameters / 1e6 for e in found],
+            "published in": [e.dtype or "not stated" for e in found],
+            "access": ["gated" if e.gated else "open" for e in found],
+            "count checked": [e.verification for e in found],
+            "also called": [", ".join(e.aliases) for e in found],
+            "source": [e.source for e in found],
+        },
+        {"parameters, M": "%.1f"},
+        f"{count_text(len(found))} of {count_text(len(entries))} models",
+    )
+    if chosen is not None:
+        asked = replace(form.question(), model=found[chosen].id)
+        st.button(f"Predict {parts.plain(found[chosen].id)}", key="models_go", type="primary", on_click=_predict, args=(asked,))
+    parts.downloads("models", _offers("models", model_records(found)))
+
+
+def _cards() -> None:
+    parts.section("Cards")
+    text = st.text_input("Search the cards", key="cards_text", placeholder="4090; h100; amd")
+    cards = bundled_gpus()
+    found = [c for c in cards if matching(text, (c.key, c.name, *c.aliases, c.vendor, c.architecture))]
+    if not found:
+        near = did_you_mean(text, [c.key for c in cards])
+        parts.note(f"No bundled card is called {text!r}.{near} custom:24GiB stands for any card of that size.")
+        return
+    chosen = _table(
+        "cards",
+        {
+            "card": [c.name for c in found],
+            "key": [c.key for c in found],
+            "architecture": [c.architecture for c in found],
+            "usable, GiB": [None if c.usable_bytes is None else c.usable_bytes / GIB for c in found],
+            "usable is": [_how_known(c) for c in found],
+            "bandwidth, GB/s": [c.bandwidth_gb_s for c in found],
+            "bf16, TFLOP/s": [c.bf16_dense_tflops for c in found],
+            "confidence": [c.confidence for c in found],
+            "source": [c.source for c in found],
+        },
+        {"usable, GiB": "%.2f", "bandwidth, GB/s": "%.0f", "bf16, TFLOP/s": "%.1f"},
+        f"{count_text(len(found))} of {count_text(len(cards))} cards",
+    )
+    if chosen is not None and found[chosen].usable_bytes is None:
+        parts.note(f"{found[chosen].name} is sold with several memory sizes; type custom:24GiB, say, on the page Predict.")
+    elif chosen is not None:
+        asked = replace(form.question(), gpu=found[chosen].key)
+        st.button(f"Judge {parts.plain(found[chosen].name)}", key="cards_go", type="primary", on_click=_predict, args=(asked,))
+    parts.downloads("cards", _offers("cards", gpu_records(found)))
+
+
+def _how_known(card: Gpu) -> str:
+    return "several sizes" if card.usable_bytes is None else "estimated" if card.usable_is_estimated else "the driver's figure"
+
+
+def _table(key: str, columns: dict[str, list[Any]], formats: dict[str, str], says: str) -> int | None:
+    """A table to sort and choose a row of; the place of the chosen row. `says` stands under it."""
+    picked = st.dataframe(
+        pd.DataFrame(columns), hide_index=True, key=key, on_select="rerun", selection_mode="single-row", height=360,
+        column_config={name: st.column_config.NumberColumn(format=text) for name, text in formats.items()}, alt=says, placeholder="-",
+    )  # fmt: skip
+    parts.small(says)
+    rows = [row for row in picked["selection"]["rows"] if row < len(next(iter(columns.values())))]
+    return rows[0] if rows else None
+
+
+def _predict(asked: Question) -> None:
+    form.seed(asked)
+    st.session_state[link.PAGE_KEY] = "Predict"
+    link.changed_here()
+
+
+def _offers(name: str, records: Sequence[dict[str, Any]]) -> list[parts.Offer]:
+    return [
+        ("JSON", f"{name}.json", offers.JSON, lambda: offers.json_text({"schema_version": "1.0", name: list(records)})),
+        ("CSV", f"{name}.csv", offers.CSV, lambda: csv_text(csv_records(list(records)))),
+    ]

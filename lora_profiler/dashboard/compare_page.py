@@ -9,12 +9,12 @@ import pandas as pd
 import streamlit as st
 
 from lora_profiler.compare import GROUPINGS, METRICS, Grouping, Metric
-from lora_profiler.dashboard import offers, parts, record_view, records
+from lora_profiler.dashboard import link, offers, parts, record_view, records
 from lora_profiler.dashboard.question import CHOICES
 from lora_profiler.dashboard.records import Loaded
 from lora_profiler.dashboard.runs import FILTERS, STRIPS, Filter, Run, choices, filtered, runs, scatter, strip
 from lora_profiler.dashboard.settings import UPLOAD_MIB
-from lora_profiler.errors import LoraProfilerError, did_you_mean
+from lora_profiler.errors import LoraProfilerError
 from lora_profiler.report import charts, metrics
 from lora_profiler.report.comparisons import (
     environment_lines,
@@ -29,6 +29,8 @@ MOST_DOTS = 2000
 """A figure shows the records of the largest errors; more dots than this hide each other."""
 _WORST = 5
 _TITLE = "Predicted against measured"
+LINKED = "linked_record"
+"""Where the id is kept of the record that a link names, or that was chosen last."""
 
 
 @dataclass(slots=True)
@@ -44,7 +46,8 @@ class _Picked:
 def show() -> None:
     with st.sidebar:
         picked = _picked()
-    _passed_over()
+    for text in st.session_state["complaints"]:
+        parts.caution(f"Passed over in the link: {text}")
     for heading, text in picked.problems:
         parts.problem(text, heading=heading)
     if not picked.found:
@@ -101,16 +104,6 @@ def _nothing(picked: _Picked) -> None:
         )  # fmt: skip
 
 
-def _passed_over() -> None:
-    """A link may name one record; it names no file."""
-    for name in st.query_params:
-        if name != "record":
-            hint = " Files are named when the dashboard is started: lora-profile app --records PATH." if name == "records" else ""
-            parts.caution(
-                f"Passed over in the link: this page has no option {name[:60]!r}.{did_you_mean(name[:60], ['record'])}{hint}"
-            )
-
-
 def _filters(found: Sequence[Run]) -> dict[Filter, list[str]]:
     labels: dict[Filter, str] = {"model": "Model", "method": "Method", "device": "Device", "status": "Status"}
     words = metrics.METHOD_LABELS | metrics.STATUS_LABELS
@@ -148,12 +141,12 @@ def _draw(chosen: Sequence[Run], total: int) -> None:
 def _figures(chosen: Sequence[Run]) -> None:
     shade = parts.theme()
     shown = sorted((run for run in chosen if run.relative_error is not None), key=lambda run: -abs(run.relative_error or 0))
-    st.subheader("Peak memory, predicted against measured", anchor=False)
+    parts.section("Peak memory, predicted against measured")
     parts.figure(
         charts.identity_scatter(scatter(shown[:MOST_DOTS]), theme=shade), "scatter",
         "Predicted against measured peak of each record; on the line both are equal. The table of records has the numbers.",
     )  # fmt: skip
-    st.subheader("Errors of the peak", anchor=False)
+    parts.section("Errors of the peak")
     by: Grouping = parts.choose("By", STRIPS, STRIPS[0], "strip_by", metrics.GROUPING_LABELS)  # type: ignore[assignment]
     parts.figure(
         charts.error_strip(strip(shown[:MOST_DOTS], by), theme=shade), "strip",
@@ -186,7 +179,7 @@ def _errors(scored: Sequence[Any], by_id: dict[str, Any]) -> None:
 
 
 def _table(chosen: Sequence[Run]) -> None:
-    st.subheader("Records", anchor=False)
+    parts.section("Records")
     unit, size = byte_unit(max((run.measured_bytes or 0 for run in chosen), default=1))
     frame = pd.DataFrame(
         {
@@ -208,24 +201,18 @@ def _table(chosen: Sequence[Run]) -> None:
         column_config={**number, "tokens/s": st.column_config.NumberColumn(format="%.0f")},
         alt="One row a record: what was run, how it ended, predicted and measured peak, error, step time, tokens a second",
     )  # fmt: skip
-    rows = picked["selection"]["rows"]
-    run = chosen[rows[0]] if rows and rows[0] < len(chosen) else _linked(chosen)
-    if run is None:
-        parts.note("Choose a row, by its box on the left or with the keyboard, to see its timeline, its steps and its machine.")
-        return
+    rows = [row for row in picked["selection"]["rows"] if row < len(chosen)]
+    linked = st.session_state[LINKED]
+    run = chosen[rows[0]] if rows else next((run for run in chosen if run.record_id == linked), None)
     if rows:
-        st.query_params["record"] = run.record_id
-    record_view.show(run.scored)
-
-
-def _linked(chosen: Sequence[Run]) -> Run | None:
-    wanted = st.query_params.get("record")
-    if wanted is None:
-        return None
-    found = next((run for run in chosen if run.record_id == wanted), None)
-    if found is None:
-        parts.caution(f"The link names the record {wanted[:120]!r}, which is not among those shown.")
-    return found
+        st.session_state[LINKED] = chosen[rows[0]].record_id
+    link.write(link.written("Compare", record=run.record_id if run else linked))
+    if run is not None:
+        record_view.show(run.scored)
+    elif linked is not None:
+        parts.caution(f"The record {linked[:160]!r}, which the link names, is not among those shown.")
+    else:
+        parts.note("Choose a row, by its box on the left or with the keyboard, to see its timeline, its steps and its machine.")
 
 
 def _in(count: int | None, size: int) -> float | None:

@@ -1,15 +1,16 @@
 """The question as widgets: seeded by the link, grouped as people think of them, the same options as the command line's."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import streamlit as st
 
 from lora_profiler.catalog import bundled_gpus, bundled_models
 from lora_profiler.dashboard import parts
+from lora_profiler.dashboard.link import changed_here
 from lora_profiler.dashboard.models import published_model, uploaded_model
-from lora_profiler.dashboard.question import CHOICES, METHODS, Question, from_params, idle_options, to_params
+from lora_profiler.dashboard.question import CHOICES, METHODS, Question, idle_options
 from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
@@ -20,6 +21,8 @@ from lora_profiler.workload import MAX_SIZE
 BY_NAME, UPLOAD = "By name", "A config.json"
 _TARGETS = ("all-linear", "default", "attention")
 _KEY = "ask."
+_LISTS = ("layers_to_transform", "modules_to_save")
+"""Text that may be left empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,37 +38,19 @@ class Asked:
 # --- what is remembered ---------------------------------------------------------------------------------------------------
 
 
-def question() -> Question:
-    """What is asked now: at first what the link says, then what the widgets say, on whichever page they stand."""
+def seed(asked: Question, complaints: Sequence[str] = ()) -> None:
+    """Sets every widget to `asked`, on whichever page they are drawn next; `complaints` are shown until it changes."""
     state = st.session_state
-    if "question" not in state:
-        state.question, state.complaints = from_params(_link())
-        state["linked"], state["remembered"] = _values(state.question), _values(state.question)
-    found: Question = state.question
+    state["question"], state["first"], state["complaints"] = asked, asked, tuple(complaints)
+    state["linked"], state["remembered"] = _values(asked), _values(asked)
+    for key in [key for key in state if str(key).startswith(_KEY)]:
+        del state[key]
+
+
+def question() -> Question:
+    """What is asked now."""
+    found: Question = st.session_state["question"]
     return found
-
-
-def ask_about(model: str) -> None:
-    """The same question about another model, as if it had been chosen on the page."""
-    st.session_state.question = replace(question(), model=model)
-    st.session_state["remembered"] |= {"model": model, "origin": BY_NAME}
-
-
-def judge(card: str) -> None:
-    """The same question with another card."""
-    st.session_state.question = replace(question(), gpu=card)
-    st.session_state["remembered"] |= {"gpu": card}
-
-
-def _link() -> dict[str, list[str]]:
-    return {name: st.query_params.get_all(name) for name in st.query_params}
-
-
-def write_link(asked: Asked) -> None:
-    """Puts the question into the address; nothing where no link could hold it."""
-    params = {} if asked.uploaded else to_params(asked.question)
-    if _link() != params:
-        st.query_params.from_dict(params)
 
 
 def _values(asked: Question) -> dict[str, Any]:
@@ -73,12 +58,13 @@ def _values(asked: Question) -> dict[str, Any]:
     return {"origin": BY_NAME, **own, **{f.name: getattr(asked.options, f.name) for f in fields(SetupOptions)}}
 
 
-def _keyed(name: str) -> str:
-    """The widget's key, whose state begins with what is remembered."""
+def _kept(name: str) -> dict[str, Any]:
+    """What every widget of the question is given: its key, whose state begins with what is remembered."""
     key = _KEY + name
     if key not in st.session_state:
-        st.session_state[key] = st.session_state["remembered"][name]
-    return key
+        value = st.session_state["remembered"][name]
+        st.session_state[key] = list(value) if isinstance(value, tuple) else "" if value is None and name in _LISTS else value
+    return {"key": key, "on_change": changed_here}
 
 
 # --- the widgets ----------------------------------------------------------------------------------------------------------
@@ -86,16 +72,21 @@ def _keyed(name: str) -> str:
 
 def ask() -> Asked:
     """Draws the whole question in the place where it is called."""
-    question()
     values: dict[str, Any] = st.session_state["remembered"]
-    values["origin"] = st.segmented_control("Model", (BY_NAME, UPLOAD), key=_keyed("origin"), required=True)
+    values["origin"] = st.segmented_control("Model", (BY_NAME, UPLOAD), **_kept("origin"), required=True)
     uploaded = None
     if values["origin"] == UPLOAD:
-        uploaded = st.file_uploader("A model's config.json", type="json", key="config_json", max_upload_size=UPLOAD_MIB)
+        uploaded = st.file_uploader(
+            "A model's config.json", type="json", on_change=changed_here, key="config_json", max_upload_size=UPLOAD_MIB
+        )
     else:
         values["model"] = _model()
     chosen = st.pills(
-        "Methods", METHODS, selection_mode="multi", key=_keyed_methods(), format_func=metrics.METHOD_LABELS.__getitem__
+        "Methods",
+        METHODS,
+        selection_mode="multi",
+        format_func=metrics.METHOD_LABELS.__getitem__,
+        **_kept("methods"),
     )
     values["methods"] = tuple(method for method in METHODS if method in chosen) or SetupOptions().methods
     values["gpu"] = _card()
@@ -114,7 +105,7 @@ def ask() -> Asked:
         values |= _attention()
     with st.expander("Answer and look-up"):
         values |= _answer(hub=values["origin"] == BY_NAME)
-    found = st.session_state.question = _question(values)
+    found = st.session_state["question"] = _question(values)
     is_upload = values["origin"] == UPLOAD
     if is_upload and uploaded is None:
         return Asked(question=found, model=None, refusal=None, uploaded=True)
@@ -130,15 +121,14 @@ def ask() -> Asked:
 
 
 def tell(asked: Asked) -> None:
-    """Says in the place where it is called what the link asked in vain, and why there is no model; else writes the link."""
-    for text in st.session_state.complaints:
-        parts.caution(f"Passed over in the link: {text}")
+    """Says in the place where it is called what the link asked in vain, and why there is no model."""
+    if asked.question == st.session_state["first"]:
+        for text in st.session_state["complaints"]:
+            parts.caution(f"Passed over in the link: {text}")
     if asked.refusal is not None:
         parts.problem(asked.refusal, heading="There is no such model here")
     elif asked.model is None:
         parts.note("Choose a file on the left: the config.json of any transformers model.", heading="A config.json is needed")
-    else:
-        write_link(asked)
 
 
 def _question(values: Mapping[str, Any]) -> Question:
@@ -149,17 +139,10 @@ def _question(values: Mapping[str, Any]) -> Question:
     return Question(options=options, **own)
 
 
-def _keyed_methods() -> str:
-    key = _keyed("methods")
-    if isinstance(st.session_state[key], tuple):
-        st.session_state[key] = list(st.session_state[key])
-    return key
-
-
 def _model() -> str:
     names = [name for entry in bundled_models() for name in (entry.id, *entry.aliases)]
     chosen = st.selectbox(
-        "Model's name", _with_linked("model", names), key=_keyed("model"), accept_new_options=True,
+        "Model's name", _with_linked("model", names), **_kept("model"), accept_new_options=True,
         placeholder="Search, or type a hub id", label_visibility="collapsed",
         help="One of the bundled models, or any hub id such as organisation/name: its config.json is fetched then.",
     )  # fmt: skip
@@ -170,7 +153,7 @@ def _card() -> str | None:
     keys = [card.key for card in bundled_gpus() if card.usable_bytes is not None]
     names = {card.key: f"{card.key} · {card.name}" for card in bundled_gpus()}
     return st.selectbox(
-        "Card", _with_linked("gpu", [*keys, "auto"]), index=None, key=_keyed("gpu"), accept_new_options=True,
+        "Card", _with_linked("gpu", [*keys, "auto"]), index=None, **_kept("gpu"), accept_new_options=True,
         placeholder="None: search, or type custom:24GiB", format_func=lambda key: names.get(key, key),
         help="Whether it fits, the largest batch and the longest sequence. auto asks the driver of this machine.",
     )  # fmt: skip
@@ -183,35 +166,49 @@ def _with_linked(name: str, options: Sequence[str]) -> list[str]:
 
 
 def _size(label: str, name: str, help: str | None = None, step: int = 1) -> int:
-    return st.number_input(label, 1, MAX_SIZE, step=step, key=_keyed(name), help=help)
+    size: int = st.number_input(label, 1, MAX_SIZE, step=step, help=help, **_kept(name))
+    return size
 
 
 def _choice(label: str, name: str, help: str | None = None) -> str:
-    return st.selectbox(label, CHOICES[name], key=_keyed(name), help=help)
+    chosen: str = st.selectbox(label, CHOICES[name], help=help, **_kept(name))
+    return chosen
 
 
 def _batch() -> dict[str, Any]:
+    left, right = st.columns(2)
+    with left:
+        batch_size = _size("Batch size", "batch_size", "Sequences in one micro-batch.")
+    with right:
+        accumulation = _size("Accumulation", "accumulation", "Micro-batches per optimizer step.")
+    seq_len = _size("Sequence length, tokens", "seq_len")
+    checkpointing = st.toggle("Gradient checkpointing", **_kept("checkpointing"), help="Recompute each layer in backward.")
     return {
-        "batch_size": _size("Batch size", "batch_size", "Sequences in one micro-batch."),
-        "seq_len": _size("Sequence length, tokens", "seq_len"),
-        "accumulation": _size("Accumulation", "accumulation", "Micro-batches per optimizer step."),
-        "checkpointing": st.toggle(
-            "Gradient checkpointing", key=_keyed("checkpointing"), help="Recompute each layer in backward."
-        ),
-    }
+        "batch_size": batch_size, "seq_len": seq_len, "accumulation": accumulation, "checkpointing": checkpointing,
+    }  # fmt: skip
 
 
 def _adapter() -> dict[str, Any]:
-    rank = _size("Rank", "rank", "Of the LoRA matrices.")
-    alpha = st.number_input(
-        "Alpha", min_value=0.0, value=None, step=1.0, format="%g", key=_keyed("alpha"), placeholder="2 × rank",
-        help="LoRA's scale; costs nothing.",
-    )  # fmt: skip
-    dropout = st.number_input(
-        "Dropout", 0.0, 0.99, step=0.05, format="%g", key=_keyed("dropout"), help="On the adapters' inputs."
-    )
+    left, right = st.columns(2)
+    with left:
+        rank = _size("Rank", "rank", "Of the LoRA matrices.")
+        dropout = st.number_input(
+            "Dropout",
+            0.0,
+            0.99,
+            step=0.05,
+            format="%g",
+            help="On the adapters' inputs.",
+            **_kept("dropout"),
+        )
+    with right:
+        alpha = st.number_input(
+            "Alpha", min_value=0.0, value=None, step=1.0, format="%g", **_kept("alpha"), placeholder="2 × rank",
+            help="LoRA's scale; costs nothing.",
+        )  # fmt: skip
+        dtype = _choice("Its dtype", "adapter_dtype", "Of the adapter: PEFT takes float32 on a 16-bit base.")
     targets = st.selectbox(
-        "Targets", _with_linked("targets", _TARGETS), key=_keyed("targets"), accept_new_options=True,
+        "Targets", _with_linked("targets", _TARGETS), **_kept("targets"), accept_new_options=True,
         help="Every linear layer, PEFT's default for the model, the attention projections; or type names with commas, or "
         "re:PATTERN.",
     )  # fmt: skip
@@ -220,7 +217,7 @@ def _adapter() -> dict[str, Any]:
         "alpha": alpha,
         "dropout": dropout,
         "targets": targets or SetupOptions().targets,
-        "adapter_dtype": _choice("Adapter dtype", "adapter_dtype", "PEFT takes float32 for a 16-bit base."),
+        "adapter_dtype": dtype,
         "layers_to_transform": _text("Layers to transform", "layers_to_transform", "all of them; or 0,2,8-15"),
         "modules_to_save": _text("Modules to save", "modules_to_save", "none; or lm_head,embed_tokens"),
     }
@@ -228,15 +225,12 @@ def _adapter() -> dict[str, Any]:
 
 def _text(label: str, name: str, placeholder: str) -> str | None:
     """A list as text; None where nothing is written."""
-    key = _keyed(name)
-    if st.session_state[key] is None:
-        st.session_state[key] = ""
-    return st.text_input(label, key=key, placeholder=placeholder).strip() or None
+    return st.text_input(label, placeholder=placeholder, **_kept(name)).strip() or None
 
 
 def _quantised() -> dict[str, Any]:
     return {
-        "double_quant": st.toggle("Double quantisation", key=_keyed("double_quant"), help="Quantise the scales too."),
+        "double_quant": st.toggle("Double quantisation", **_kept("double_quant"), help="Quantise the scales too."),
         "recipe": _choice(
             "Recipe", "recipe",
             "stock; kbit: PEFT's preparation, which brings norms, embeddings and head to float32; trl: bfloat16 adapters.",
@@ -245,19 +239,23 @@ def _quantised() -> dict[str, Any]:
 
 
 def _optimizer() -> dict[str, Any]:
-    return {
-        "dtype": _choice("Weights", "dtype", "Dtype of the base."),
-        "precision": _choice("Precision", "precision", "amp: bfloat16 autocast."),
-        "optimizer": _choice("Optimizer", "optimizer"),
-        "optimizer_impl": _choice("Optimizer implementation", "optimizer_impl", "foreach is what torch takes on CUDA."),
-    }
+    left, right = st.columns(2)
+    with left:
+        dtype = _choice("Weights", "dtype", "Dtype of the base.")
+        optimizer = _choice("Optimizer", "optimizer")
+    with right:
+        precision = _choice("Precision", "precision", "amp: bfloat16 autocast.")
+        impl = _choice("Made of", "optimizer_impl", "The optimizer's implementation; foreach is what torch takes on CUDA.")
+    return {"dtype": dtype, "precision": precision, "optimizer": optimizer, "optimizer_impl": impl}
 
 
 def _attention() -> dict[str, Any]:
-    return {
-        "attention": _choice("Attention", "attention", "auto is SDPA with the kernel that torch would take."),
-        "device": _choice("Device", "device", "Whose memory rules hold."),
-    }
+    left, right = st.columns(2)
+    with left:
+        attention = _choice("Attention", "attention", "auto is SDPA with the kernel that torch would take.")
+    with right:
+        device = _choice("Device", "device", "Whose memory rules hold.")
+    return {"attention": attention, "device": device}
 
 
 def _answer(*, hub: bool) -> dict[str, Any]:
@@ -267,6 +265,6 @@ def _answer(*, hub: bool) -> dict[str, Any]:
         )
     }
     if hub:
-        found["revision"] = st.text_input("Revision", key=_keyed("revision"), help="Branch, tag or commit on the hub.") or "main"
-        found["offline"] = st.toggle("Never ask the hub", key=_keyed("offline"))
+        found["revision"] = st.text_input("Revision", **_kept("revision"), help="Branch, tag or commit on the hub.") or "main"
+        found["offline"] = st.toggle("Never ask the hub", **_kept("offline"))
     return found

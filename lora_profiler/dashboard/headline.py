@@ -23,14 +23,11 @@ def headlines(answers: Sequence[Answer]) -> list[Headline]:
     """Peak, what is trained, what is held, what backward needs, compute, and the card's verdict where one is named."""
     predictions = [answer.prediction for answer in answers]
     known = all(p.saved_activation_bytes is not None for p in predictions)
-    peaks = list(dict.fromkeys(metrics.MOMENT_LABELS[p.peak.moment] for p in predictions))
     least = min(p.parameters.trainable_fraction for p in predictions)
     found = [
         _headline(
             "Peak memory" if known else "Peak memory without activations", predictions, lambda p: p.peak.total_bytes, bytes_text,
-            "at " + ", ".join(peaks) if len(peaks) == 1 else "at " + "; ".join(
-                f"{method_label(p)}: {metrics.MOMENT_LABELS[p.peak.moment]}" for p in predictions
-            ),
+            _moments(predictions),
         ),
         _headline(
             "Trained parameters", predictions, lambda p: p.parameters.trainable, short_count_text,
@@ -47,6 +44,12 @@ def headlines(answers: Sequence[Answer]) -> list[Headline]:
     ]  # fmt: skip
     verdict = _verdict(answers)
     return [verdict, *found] if verdict else found
+
+
+def _moments(predictions: Sequence[Prediction]) -> str:
+    """When the peaks are; once where all are at the same moment."""
+    at = [metrics.MOMENT_LABELS[p.peak.moment] for p in predictions]
+    return at[0] if len(set(at)) == 1 else "; ".join(f"{method_label(p)}: {m}" for p, m in zip(predictions, at, strict=True))
 
 
 def _headline(

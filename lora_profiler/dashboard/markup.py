@@ -21,7 +21,7 @@ def html_of(blocks: Iterable[Block]) -> str:
 
 def _paragraph(block: Paragraph) -> str:
     if block.heading:
-        return f'<div class="lp"><h2>{escape(" ".join(block.lines))}</h2></div>'
+        return section(" ".join(block.lines))
     return f'<div class="lp">{paragraphs(block.lines)}</div>'
 
 
@@ -67,6 +67,10 @@ def note(kind: str, lines: Sequence[str], title: str = "") -> str:
 def title(text: str, lines: Sequence[str] = ()) -> str:
     """The head of a page and what stands under it."""
     return f'<div class="lp"><h1>{escape(text)}</h1><div class="lp-quiet">{paragraphs(lines)}</div></div>'
+
+
+def section(text: str) -> str:
+    return f'<div class="lp"><h2>{escape(text)}</h2></div>'
 
 
 def small(lines: Sequence[str]) -> str:

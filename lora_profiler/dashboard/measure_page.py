@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 from functools import cache
+from typing import get_args
 
 import streamlit as st
 
-from lora_profiler.dashboard import form, measuring, parts, record_view
+from lora_profiler.dashboard import form, link, measuring, parts, record_view
 from lora_profiler.dashboard.answered import Answered, answered
 from lora_profiler.dashboard.measuring import CaseState, Conditions, Measuring
-from lora_profiler.dashboard.question import CHOICES, Question
+from lora_profiler.dashboard.question import Question
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness import Heartbeat
 from lora_profiler.harness.device_choice import present_device
@@ -25,10 +26,11 @@ _EVERY_SECONDS = 0.5
 
 def show() -> None:
     with st.sidebar:
-        conditions = _conditions()
-        st.divider()
+        with st.expander("How it is measured", expanded=True):
+            conditions = _conditions()
         asked = form.ask()
     form.tell(asked)
+    link.write(link.written("Measure", None if asked.uploaded else asked.question))
     running = measuring.present()
     if asked.model is not None:
         try:
@@ -51,7 +53,7 @@ def show() -> None:
 def _conditions() -> Conditions:
     """What a measurement has beside the question."""
     device: Device | None = st.selectbox(
-        "Train on", CHOICES["device"], index=None, key="measure.device", placeholder="The accelerator that is there, else cpu"
+        "Train on", get_args(Device), index=None, key="measure.device", placeholder="The accelerator that is there, else cpu"
     )
     no_timing = st.toggle("Memory alone, no step times", key="measure.no_timing")
     steps = seconds = None
@@ -62,13 +64,12 @@ def _conditions() -> Conditions:
         seconds = st.number_input(
             "Time no longer than, seconds", 1.0, 86_400.0, value=None, key="measure.seconds", placeholder="60", format="%g"
         )
-    with st.expander("More conditions"):
-        budget = st.text_input(
-            "Memory budget", key="measure.budget", placeholder="The device's own; or 24GiB",
-            help="Emulates a device with so much memory: does it fit?",
-        )  # fmt: skip
-        repeats = st.number_input("Runs of each case", 1, 100, key="measure.repeats", help="Each in a process of its own.")
-        timeout = st.number_input("End a case after, seconds", 10.0, 86_400.0, 1800.0, key="measure.timeout", format="%g")
+    budget = st.text_input(
+        "Memory budget", key="measure.budget", placeholder="the device's own; or 24GiB",
+        help="Emulates a device with so much memory: does it fit?",
+    )  # fmt: skip
+    repeats = st.number_input("Runs of each case", 1, 100, key="measure.repeats", help="Each in a process of its own.")
+    timeout = st.number_input("End a case after, seconds", 10.0, 86_400.0, 1800.0, key="measure.timeout", format="%g")
     return Conditions(
         device=device, steps=steps, timing_seconds=seconds, no_timing=no_timing, budget=budget.strip() or None, repeats=repeats,
         timeout_seconds=timeout,
@@ -120,7 +121,7 @@ def _live() -> None:
     running = measuring.present()
     if running is None or not running.runs:
         st.rerun()
-    st.subheader("Measuring", anchor=False)
+    parts.section("Measuring")
     parts.blocks([_progress(running)])
     parts.small(f"{clock_text(running.seconds)} gone; {running.command}")
     if running.cancelled:
@@ -152,7 +153,7 @@ def where(case: CaseState) -> str:
 
 
 def _after(ended: Measuring) -> None:
-    st.subheader("Measured" if not ended.cancelled else "Cancelled", anchor=False)
+    parts.section("Measured" if not ended.cancelled else "Cancelled")
     parts.small(f"{ended.command}; took {clock_text(ended.seconds)}")
     refusal = ended.refusal()
     if refusal is not None:

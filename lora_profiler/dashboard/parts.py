@@ -1,5 +1,6 @@
 """What pages are put together from: text, tables, figures and downloads, in one look."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -8,6 +9,7 @@ from importlib.resources import files
 import streamlit as st
 
 from lora_profiler.dashboard import markup
+from lora_profiler.printable import printable
 from lora_profiler.report.blocks import Block
 from lora_profiler.report.charts import CONFIG, Figure
 from lora_profiler.report.palette import Theme
@@ -33,6 +35,16 @@ def theme() -> Theme:
 
 def title(text: str, *lines: str) -> None:
     st.html(markup.title(text, lines))
+
+
+def section(text: str) -> None:
+    """The head of what follows."""
+    st.html(markup.section(text))
+
+
+def plain(text: str) -> str:
+    """`text` for the label of a widget, where streamlit reads Markdown: every mark in it stands for itself."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", printable(text))
 
 
 def blocks(found: Iterable[Block]) -> None:

@@ -6,7 +6,7 @@ from typing import get_args
 
 import streamlit as st
 
-from lora_profiler.dashboard import figures, form, markup, offers, parts
+from lora_profiler.dashboard import figures, form, link, markup, offers, parts
 from lora_profiler.dashboard.answered import Answered, answered, would_be_traced
 from lora_profiler.dashboard.headline import headlines
 from lora_profiler.dashboard.question import predict_arguments, setup_arguments
@@ -26,6 +26,7 @@ def show() -> None:
     with st.sidebar:
         asked = form.ask()
     form.tell(asked)
+    link.write(link.written("Predict", None if asked.uploaded else asked.question))
     if asked.model is None:
         return
     try:
@@ -49,19 +50,19 @@ def _draw(found: Answered) -> None:
             "step once on the command line, and this page knows them too:", command,
         )  # fmt: skip
     st.html(markup.cards(headlines(found.answers)))
-    st.subheader("What the peak is made of", anchor=False)
+    parts.section("What the peak is made of")
     parts.figure(figures.composition(found.answers, parts.theme()), "composition", _composition_words(found.answers))
     _detail(found)
     _layers(found)
-    st.subheader("In numbers", anchor=False)
+    parts.section("In numbers")
     with parts.drawer("All numbers", "numbers") as is_open:
         if is_open:
             parts.blocks(block for block in blocks if isinstance(block, Table))
     with parts.drawer("How each number was worked out", "explain") as is_open:
         if is_open:
-            parts.blocks(block for p in found.predictions for block in explain_blocks(p))
+            parts.blocks(block for a in found.answers for block in explain_blocks(a.prediction, a.levers))
     parts.small(*(line for block in closing for line in block.lines))
-    st.subheader("Take it along", anchor=False)
+    parts.section("Take it along")
     parts.downloads("predict", offers.of_answers(found))
     st.caption("The same on the command line")
     st.code(shlex.join(["lora-profile", *predict_arguments(found.question)]), language=None, wrap_lines=True)
@@ -73,9 +74,9 @@ def _detail(found: Answered) -> None:
     default = next((label for label, p in zip(labels, found.predictions, strict=True) if p.workload.setup.lora), labels[0])
     answer = found.answers[labels.index(parts.choose("In detail", labels, default, "detail"))]
     label, shade = method_label(answer.prediction), parts.theme()
-    st.subheader(f"Memory over one step, {label}", anchor=False)
+    parts.section(f"Memory over one step, {label}")
     parts.figure(figures.curve(answer, shade), "curve", f"Live memory over one training step, {peak_words(answer.prediction)}.")
-    st.subheader(f"What fits, {label}", anchor=False)
+    parts.section(f"What fits, {label}")
     fitting = figures.fit_map(answer, found.question.engine, shade)
     if fitting is not None and answer.gpu is not None:
         parts.figure(fitting, "fit_map", f"Which batch sizes and sequence lengths fit {answer.gpu.name}.")
@@ -84,7 +85,7 @@ def _detail(found: Answered) -> None:
         parts.note("Choose a card on the left to see which batch sizes and sequence lengths fit it.")
     else:
         parts.note("Whether a size fits is not known, because this engine does not know the model's activations.")
-    st.subheader(f"What lowers the peak, {label}", anchor=False)
+    parts.section(f"What lowers the peak, {label}")
     drawn = figures.levers(answer, shade)
     if drawn is None:
         parts.note("No single change that is known here lowers this peak.")
@@ -98,7 +99,7 @@ def _lever_words(lever: Lever) -> str:
 
 
 def _layers(found: Answered) -> None:
-    st.subheader("Layer by layer", anchor=False)
+    parts.section("Layer by layer")
     quantity: LayerQuantity = st.selectbox(
         "What is shown of each layer", get_args(LayerQuantity), key="quantity", format_func=metrics.LAYER_LABELS.__getitem__
     )

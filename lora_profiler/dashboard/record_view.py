@@ -4,8 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-import streamlit as st
-
 from lora_profiler.dashboard import markup, offers, parts
 from lora_profiler.planning.scored import Scored
 from lora_profiler.record import Environment, Record
@@ -23,23 +21,23 @@ def show(scored: Scored, key: str = "record") -> None:
     record, measurement = scored.record, scored.record.measurement
     speed = throughput(record)
     heading, *blocks = _blocks(scored, speed)
-    st.subheader("One record", anchor=False)
-    st.html(markup.title(" ".join(heading.lines) if isinstance(heading, Paragraph) else run_name(record), (f"id {record.id}",)))
+    parts.section(" ".join(heading.lines) if isinstance(heading, Paragraph) else run_name(record))
+    parts.small(f"record {record.id}")
     if measurement.phases:
-        st.subheader("Memory, phase by phase", anchor=False)
+        parts.section("Memory, phase by phase")
         words = "Counters at the end of each phase of each step of the memory pass, and the peak within each."
         parts.figure(charts.phase_samples(measurement.phases, theme=parts.theme()), f"{key}.phases", words)
     bars = _bars(scored)
     if bars:
-        st.subheader("What the peak was made of", anchor=False)
+        parts.section("What the peak was made of")
         words = "Stacked bars of the peak by category, predicted and measured; the table below has the numbers."
         parts.figure(charts.category_bars(bars, theme=parts.theme()), f"{key}.attribution", words)
     if measurement.step_seconds:
-        st.subheader("Time of each step", anchor=False)
+        parts.section("Time of each step")
         counts = len(measurement.warmup_seconds), len(measurement.step_seconds)
         words = f"Times of {counts[0]} warm-up and {counts[1]} timed steps, with the median."
         parts.figure(charts.step_times(measurement, theme=parts.theme()), f"{key}.steps", words)
-    st.subheader("In numbers", anchor=False)
+    parts.section("In numbers")
     parts.blocks(blocks)
     with parts.drawer("Machine and software", f"{key}.environment") as is_open:
         if is_open:

@@ -6,42 +6,42 @@ from collections.abc import Callable
 import streamlit as st
 
 from lora_profiler import __version__
-from lora_profiler.dashboard import catalogue_page, compare_page, measure_page, parts, predict_page
+from lora_profiler.dashboard import catalogue_page, compare_page, form, link, measure_page, parts, predict_page
 from lora_profiler.errors import LoraProfilerError
 
 _ABOUT = f"lora-profiler {__version__}: what full, LoRA and QLoRA fine-tuning of a model cost in memory and compute."
-PAGES = (
-    ("Predict", "", predict_page.show),
-    ("Compare", "compare", compare_page.show),
-    ("Measure", "measure", measure_page.show),
-    ("Catalogue", "catalogue", catalogue_page.show),
-)
+SIDEBAR_PX = 340
+_DRAWN = dict(zip(link.PAGES, (predict_page.show, compare_page.show, measure_page.show, catalogue_page.show), strict=True))
 
 
 def show() -> None:
-    """One run of the script: the page that the address names."""
+    """One run of the script: the page that was chosen, or that the address names where it was changed from outside."""
     st.set_page_config(
-        page_title="lora-profiler", layout="wide", menu_items={"About": _ABOUT, "Get help": None, "Report a bug": None}
-    )
+        page_title="lora-profiler", layout="wide", initial_sidebar_state=SIDEBAR_PX,
+        menu_items={"About": _ABOUT, "Get help": None, "Report a bug": None},
+    )  # fmt: skip
     parts.style()
-    pages = [st.Page(_alive(draw), title=name, url_path=path or name.lower(), default=not path) for name, path, draw in PAGES]
-    st.navigation(pages, position="top").run()
+    asked = link.news()
+    if asked is not None:
+        st.session_state[link.PAGE_KEY] = asked.page
+        st.session_state[compare_page.LINKED] = asked.record
+        form.seed(asked.question, asked.complaints)
+    page = st.segmented_control(
+        "Page", link.PAGES, key=link.PAGE_KEY, required=True, label_visibility="collapsed", on_change=link.changed_here
+    )
+    _draw(_DRAWN[page or link.PAGES[0]])
 
 
-def _alive(draw: Callable[[], None]) -> Callable[[], None]:
-    """`draw`, with whatever it did not expect as a message: the widgets above it stay, and the next change draws it anew."""
-
-    def page() -> None:
-        try:
-            draw()
-        except LoraProfilerError as e:
-            parts.problem(str(e))
-        except Exception as e:  # streamlit's own signals are no Exceptions
-            logging.getLogger("lora_profiler").exception("the page %s could not be drawn", draw.__module__)
-            parts.problem(
-                f"This was not expected ({type(e).__name__}). The terminal of the dashboard has the details; change the "
-                "question, or reload the page.",
-                heading="The page could not be drawn",
-            )
-
-    return page
+def _draw(page: Callable[[], None]) -> None:
+    """The page, or whatever it did not expect as a message: the widgets stay, and the next change draws it anew."""
+    try:
+        page()
+    except LoraProfilerError as e:
+        parts.problem(str(e))
+    except Exception as e:  # streamlit's own signals are no Exceptions
+        logging.getLogger("lora_profiler").exception("a page of the dashboard could not be drawn")
+        parts.problem(
+            f"This was not expected ({type(e).__name__}). The terminal of the dashboard has the details; change the question, or "
+            "reload the page.",
+            heading="The page could not be drawn",
+        )

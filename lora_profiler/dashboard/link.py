@@ -1,0 +1,88 @@
+"""The address of the window: which page it shows and what is asked there, read when it changes from outside, else written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import streamlit as st
+
+from lora_profiler.dashboard.question import Question, from_params, to_params
+from lora_profiler.errors import did_you_mean
+
+PAGES = ("Predict", "Compare", "Measure", "Catalogue")
+PAGE_KEY = "page"
+_STARTED_WITH = "Files are named when the dashboard is started: lora-profile app --records PATH."
+
+Params = dict[str, list[str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """What an address says: a page, a question, one record; `complaints` are sentences on what was passed over."""
+
+    page: str
+    question: Question
+    record: str | None
+    complaints: tuple[str, ...]
+
+
+def parsed(params: Mapping[str, Sequence[str]]) -> Link:
+    """The meaning of query parameters, whoever wrote them. No path is ever taken from them."""
+    rest = {name: list(values) for name, values in params.items()}
+    complaints: list[str] = []
+    page = _page(rest.pop("page", [PAGES[0]])[-1], complaints)
+    if page != "Compare":
+        question, found = from_params(rest)
+        return Link(page=page, question=question, record=None, complaints=(*complaints, *found))
+    record = rest.pop("record", [""])[-1] or None
+    for name in rest:
+        text = f"The page Compare has no option {name[:60]!r}.{did_you_mean(name[:60], ('record',))}"
+        complaints.append(f"{text} {_STARTED_WITH}" if name == "records" else text)
+    return Link(page=page, question=Question(), record=record, complaints=tuple(complaints))
+
+
+def _page(name: str, complaints: list[str]) -> str:
+    found = next((page for page in PAGES if page.lower() == name.lower()), None)
+    if found is None:
+        known = [page.lower() for page in PAGES]
+        complaints.append(f"There is no page {name[:60]!r}; there are {', '.join(known)}.{did_you_mean(name[:60], known)}")
+    return found or PAGES[0]
+
+
+def written(page: str, question: Question | None = None, record: str | None = None) -> Params:
+    """The query parameters of a page; without `question` where no link could hold it."""
+    params: Params = {} if page == PAGES[0] else {"page": [page.lower()]}
+    if question is not None:
+        params |= to_params(question)
+    return params | ({"record": [record]} if record else {})
+
+
+# --- the address of this window -------------------------------------------------------------------------------------------
+
+
+def news() -> Link | None:
+    """What the address says where it was changed from outside, as by a link or by going back; None where it was not.
+
+    A change of a widget goes before: the address that came with it may be the one before the last was written.
+    """
+    state, params = st.session_state, _params()
+    changed_here = state.pop("changed_here", False)
+    if params == state.get("written_params") or (changed_here and "written_params" in state):
+        return None
+    state["written_params"] = params
+    return parsed(params)
+
+
+def changed_here() -> None:
+    """For every widget of the question, when it changes."""
+    st.session_state["changed_here"] = True
+
+
+def write(params: Params) -> None:
+    """Puts `params` into the address."""
+    if _params() != params:
+        st.query_params.from_dict(params)
+    st.session_state["written_params"] = params
+
+
+def _params() -> Params:
+    return {name: st.query_params.get_all(name) for name in st.query_params}
