@@ -144,6 +144,22 @@ METRIC_LABELS: Final[dict[str, str]] = {
     "tokens_per_second": "tokens a second",
 }
 
+METRIC_DEFINITIONS: Final[dict[str, str]] = {
+    "peak_requested_bytes": "the most bytes that live tensors ask for at one instant of the steady state, the second step and later",
+    "peak_allocated_bytes": "the same with the allocator's rounding and the tails of blocks that it does not split",
+    "attribution_bytes": "what that instant is made of, by category; the parts add up to the peak",
+    "phase_peak_bytes": "the most that tensors ask for within one phase of a steady step",
+    "step1_phase_peak_bytes": "the same in the first step, before there are optimizer states",
+    "persistent_bytes": "what is there in every step: weights, adapters, buffers, gradients, optimizer states, by category",
+    "saved_activation_bytes": "everything that autograd keeps at the end of the forward pass, parameters left out",
+    "num_parameters": "the model's own weights, tied ones once; adapters are not among them",
+    "num_trainable_parameters": "weights that receive gradients: all of them in full fine-tuning, the adapters under LoRA",
+    "peak_reserved_bytes": "what the allocator took from the driver in segments, free blocks in them included",
+    "device_used_bytes": "what the driver says is in use on the device at the end, less what was in use while it was idle",
+    "step_seconds": "the median time of an optimizer step, all its micro-batches included, after the warm-up",
+    "tokens_per_second": "padded tokens of an optimizer step over its median time",
+}
+
 GROUPING_LABELS: Final[dict[str, str]] = {
     "metric": "what",
     "category": "part",
