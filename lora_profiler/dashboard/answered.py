@@ -25,13 +25,17 @@ NOT_TRACED_HERE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """The answers to a question, one a method, and `payload`: the same as the JSON of `lora-profile predict`."""
+    """The answers to a question, one a method."""
 
     question: Question
     answers: tuple[Answer, ...]
     excess: ActivationExcess | None
     cautions: tuple[str, ...]
-    payload: dict[str, Any]
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The JSON of `lora-profile predict`."""
+        return predict_payload(self.answers)
 
     @property
     def predictions(self) -> tuple[Prediction, ...]:
@@ -64,7 +68,6 @@ def answered(model: ModelSpec, question: Question) -> Answered:
         answers=tuple(found),
         excess=activation_excess(full, lora, question.engine) if full and lora else None,
         cautions=tuple(caution_lines(predictions)),
-        payload=predict_payload(found),
     )
 
 

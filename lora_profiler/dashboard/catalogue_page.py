@@ -94,7 +94,8 @@ def _table(key: str, columns: dict[str, list[Any]], formats: dict[str, str], say
     """A table to sort and choose a row of; the place of the chosen row. `says` stands under it."""
     picked = st.dataframe(
         pd.DataFrame(columns), hide_index=True, key=key, on_select="rerun", selection_mode="single-row", height=360,
-        column_config={name: st.column_config.NumberColumn(format=text) for name, text in formats.items()}, alt=says, placeholder="-",
+        column_config={name: st.column_config.NumberColumn(format=text) for name, text in formats.items()},
+        alt=says, placeholder="-",
     )  # fmt: skip
     parts.small(says)
     rows = [row for row in picked["selection"]["rows"] if row < len(next(iter(columns.values())))]

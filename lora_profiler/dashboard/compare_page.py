@@ -164,7 +164,7 @@ def _errors(scored: Sequence[Any], by_id: dict[str, Any]) -> None:
             chosen: Metric = st.selectbox("Metric", METRICS, key="metric", format_func=metrics.METRIC_LABELS.__getitem__)
             groupings = [name for name in GROUPINGS if name != "metric"]
             by: list[Grouping] = st.pills(
-                "By", groupings, selection_mode="multi", default=groupings[:1], key="errors_by",
+                "By", groupings, selection_mode="multi", default=["method"], key="errors_by",
                 format_func=metrics.GROUPING_LABELS.__getitem__,
             )  # fmt: skip
             found = [c for s in scored for c in s.comparisons if c.metric == chosen]
@@ -185,19 +185,19 @@ def _table(chosen: Sequence[Run]) -> None:
         {
             "model": [run.model for run in chosen],
             "method": [run.way for run in chosen],
-            "setup": [run.setting for run in chosen],
-            "device": [run.device for run in chosen],
             "status": [metrics.STATUS_LABELS[run.status] for run in chosen],
             f"predicted, {unit}": [_in(run.predicted_bytes, size) for run in chosen],
             f"measured, {unit}": [_in(run.measured_bytes, size) for run in chosen],
             "error, %": [None if run.relative_error is None else 100 * run.relative_error for run in chosen],
             "step, ms": [None if run.step_seconds is None else 1000 * run.step_seconds for run in chosen],
             "tokens/s": [run.tokens_per_second for run in chosen],
+            "setup": [run.setting for run in chosen],
+            "device": [run.device for run in chosen],
         }
     )
-    number = {name: st.column_config.NumberColumn(format="%.2f") for name in frame.columns[5:9]}
+    number = {name: st.column_config.NumberColumn(format="%.2f") for name in frame.columns[3:7]}
     picked = st.dataframe(
-        frame, hide_index=True, key="runs", on_select="rerun", selection_mode="single-row",
+        frame, hide_index=True, placeholder="-", key="runs", on_select="rerun", selection_mode="single-row",
         column_config={**number, "tokens/s": st.column_config.NumberColumn(format="%.0f")},
         alt="One row a record: what was run, how it ended, predicted and measured peak, error, step time, tokens a second",
     )  # fmt: skip

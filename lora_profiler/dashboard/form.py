@@ -70,8 +70,8 @@ def _kept(name: str) -> dict[str, Any]:
 # --- the widgets ----------------------------------------------------------------------------------------------------------
 
 
-def ask() -> Asked:
-    """Draws the whole question in the place where it is called."""
+def ask(*, to_measure: bool = False) -> Asked:
+    """Draws the whole question in the place where it is called; `to_measure` without what a real run does not ask about."""
     values: dict[str, Any] = st.session_state["remembered"]
     values["origin"] = st.segmented_control("Model", (BY_NAME, UPLOAD), **_kept("origin"), required=True)
     uploaded = None
@@ -89,7 +89,8 @@ def ask() -> Asked:
         **_kept("methods"),
     )
     values["methods"] = tuple(method for method in METHODS if method in chosen) or SetupOptions().methods
-    values["gpu"] = _card()
+    if not to_measure:
+        values["gpu"] = _card()
     asked = set(values["methods"])
     with st.expander("Batch and length", expanded=True):
         values |= _batch()
@@ -101,10 +102,13 @@ def ask() -> Asked:
             values |= _quantised()
     with st.expander("Weights and optimizer"):
         values |= _optimizer()
-    with st.expander("Attention and device"):
-        values |= _attention()
-    with st.expander("Answer and look-up"):
-        values |= _answer(hub=values["origin"] == BY_NAME)
+    with st.expander("Attention" if to_measure else "Attention and device"):
+        values |= _attention(device=not to_measure)
+    by_name = values["origin"] == BY_NAME
+    if by_name or not to_measure:
+        with st.expander("Look-up" if to_measure else "Answer and look-up"):
+            values |= {} if to_measure else _engine()
+            values |= _look_up() if by_name else {}
     found = st.session_state["question"] = _question(values)
     is_upload = values["origin"] == UPLOAD
     if is_upload and uploaded is None:
@@ -249,22 +253,16 @@ def _optimizer() -> dict[str, Any]:
     return {"dtype": dtype, "precision": precision, "optimizer": optimizer, "optimizer_impl": impl}
 
 
-def _attention() -> dict[str, Any]:
-    left, right = st.columns(2)
-    with left:
-        attention = _choice("Attention", "attention", "auto is SDPA with the kernel that torch would take.")
-    with right:
-        device = _choice("Device", "device", "Whose memory rules hold.")
-    return {"attention": attention, "device": device}
+def _attention(*, device: bool) -> dict[str, Any]:
+    found = {"attention": _choice("Attention", "attention", "auto is SDPA with the kernel that torch would take.")}
+    return found | ({"device": _choice("Device", "device", "Whose memory rules hold.")} if device else {})
 
 
-def _answer(*, hub: bool) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "engine": _choice(
-            "Engine", "engine", "auto: a compiled profile where there is one, else the rules. Nothing is traced in this window."
-        )
-    }
-    if hub:
-        found["revision"] = st.text_input("Revision", **_kept("revision"), help="Branch, tag or commit on the hub.") or "main"
-        found["offline"] = st.toggle("Never ask the hub", **_kept("offline"))
-    return found
+def _engine() -> dict[str, Any]:
+    says = "auto: a compiled profile where there is one, else the rules. Nothing is traced in this window."
+    return {"engine": _choice("Engine", "engine", says)}
+
+
+def _look_up() -> dict[str, Any]:
+    revision = st.text_input("Revision", help="Branch, tag or commit on the hub.", **_kept("revision"))
+    return {"revision": revision.strip() or "main", "offline": st.toggle("Never ask the hub", **_kept("offline"))}

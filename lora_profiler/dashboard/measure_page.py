@@ -28,7 +28,7 @@ def show() -> None:
     with st.sidebar:
         with st.expander("How it is measured", expanded=True):
             conditions = _conditions()
-        asked = form.ask()
+        asked = form.ask(to_measure=True)
     form.tell(asked)
     link.write(link.written("Measure", None if asked.uploaded else asked.question))
     running = measuring.present()

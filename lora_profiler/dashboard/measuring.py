@@ -3,6 +3,7 @@
 The process is `lora-profile bench`; what it measures it stores itself, so that nothing is lost with this one.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -201,6 +202,8 @@ def start(model: ModelSpec, question: Question, conditions: Conditions, *, uploa
         arguments = bench_arguments(name, question, conditions)
         shown = bench_arguments(f"{model.id}.json", question, conditions) if uploaded else arguments
         found = _started([*arguments, "--progress", "json", "--format", "json"], shown, folder)
+        if not _started_so_far:
+            atexit.register(end_all)
         _started_so_far[:] = [found]
         return found
 

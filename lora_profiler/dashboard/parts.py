@@ -12,7 +12,7 @@ from lora_profiler.dashboard import markup
 from lora_profiler.printable import printable
 from lora_profiler.report.blocks import Block
 from lora_profiler.report.charts import CONFIG, Figure
-from lora_profiler.report.palette import Theme
+from lora_profiler.report.palette import ACCENT, LINE, PAPER, WARNING, Theme, colour
 
 Offer = tuple[str, str, str, Callable[[], str]]
 """A download: its label, file name and MIME type, and what makes the text when it is asked for."""
@@ -20,7 +20,13 @@ Offer = tuple[str, str, str, Callable[[], str]]
 
 def style() -> None:
     """Once a run, before anything else."""
-    st.html(f"<style>{_css()}</style>")
+    st.html(f"<style>:root {{ {_colours(theme())} }} {_css()}</style>")
+
+
+def _colours(shade: Theme) -> str:
+    """The palette's colours as the style sheet names them."""
+    named = {"paper": PAPER, "line": LINE, "accent": ACCENT, "warning": WARNING}
+    return " ".join(f"--lp-{name}: {colour(of, shade)};" for name, of in named.items())
 
 
 @cache
