@@ -469,6 +469,15 @@ def test_hostile_text_neither_moves_nor_colours_anything(compare: Compare) -> No
     assert "\\x1b]0;owned\\x07" in next(outputs(compare))
 
 
+def test_a_name_as_long_as_a_page_keeps_its_ends_alone(compare: Compare) -> None:
+    model = model_from_config(dict(families.TINY["gpt2"]), id="first" + "x" * 9000 + "last", source="file")
+    file = compare.file("r.jsonl", [off_by(0.25, replace(records.WORKLOAD, model=model))])
+    for arguments in ((file, "--by", "model"), (file, "--against", file)):
+        _, out, _ = compare(*arguments)
+        assert max(len(line) for line in out.splitlines()) < 200
+    assert re.search(r"^firstx+\.\.\.x+last +1 ", compare(file, "--by", "model")[1], re.MULTILINE)
+
+
 def on_a_terminal(*arguments: str, columns: int, **environment: str) -> str:
     """What the real command writes to a terminal."""
     main_end, other = pty.openpty()
