@@ -1,10 +1,17 @@
-"""Tests see no profiles but those that they make: a user's own would answer in place of the rules."""
+"""Tests see no profiles but those that they make: a user's own, or the package's, would answer in place of the rules."""
 
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
 
+from lora_profiler.compiled import bundle
+
+THE_BUNDLE = bundle.BUNDLED
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    os.environ["LORA_PROFILER_CACHE"] = tempfile.mkdtemp(prefix="lora-profiler-tests-")
+    folder = tempfile.mkdtemp(prefix="lora-profiler-tests-")
+    os.environ["LORA_PROFILER_CACHE"] = folder
+    bundle.BUNDLED = Path(folder) / "no-bundle"

@@ -13,14 +13,15 @@ pytest.importorskip("transformers")
 
 import families
 from lora_profiler.catalog import model_from_config
-from lora_profiler.compiled import has_profile, library, peak_bytes, predict, predict_with
+from lora_profiler.compiled import bundle, has_profile, library, peak_bytes, predict, predict_with
 from lora_profiler.compiled.evaluation import forget
 from lora_profiler.compiled.facts import facts_of
 from lora_profiler.compiled.profile import Profile, ProfileError, packed, profile_key, unpacked
 from lora_profiler.errors import NoProfileError
 from lora_profiler.modeling import build_model
 from lora_profiler.planning import engine
-from lora_profiler.traced.compiler import CompileError, compile_profile
+from lora_profiler.traced import tracer
+from lora_profiler.traced.compiler import CompileError, compile_profile, story
 from lora_profiler.traced.flat import Flat, flat
 from lora_profiler.traced.layouts import at_depth, layout_of
 from lora_profiler.traced.run import trace
@@ -183,6 +184,51 @@ def test_a_profile_comes_back_from_json(made: tuple[Workload, Profile]) -> None:
     assert predict_with(back, asked).layers == predict_with(profile, asked).layers
 
 
+def test_a_bundle_gives_back_what_was_packed(
+    made: tuple[Workload, Profile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, profile = made
+    other = replace(profile, key="f" * 24, versions={**profile.versions, "torch": "1.0"})
+    path = tmp_path / "profiles.sqlite"
+    bundle.write_bundle(path, [[other], [other, profile]][1:])
+    first = path.read_bytes()
+    bundle.write_bundle(path, [[other, profile]])
+    assert path.read_bytes() == first
+    monkeypatch.setattr(bundle, "BUNDLED", path)
+    found = bundle.bundled_profile(profile.key)
+    assert found is not None and packed(found) == packed(profile)
+    assert bundle.bundled_profile("0" * 24) is None
+    forget()
+    assert engine.predict(asked).engine == "compiled"
+    assert engine.predict(asked) == predict_with(profile, asked)
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"no database", b"damaged"])
+def test_a_bundle_that_cannot_be_read_counts_as_none(
+    spoilt: bytes, made: tuple[Workload, Profile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"{spoilt.hex()}.sqlite"
+    bundle.write_bundle(path, [[made[1]]])
+    if spoilt == b"damaged":
+        with sqlite3.connect(path) as connection:
+            connection.execute("UPDATE packs SET data = ?", (b"nothing",))
+        connection.close()
+    else:
+        path.write_bytes(spoilt)
+    monkeypatch.setattr(bundle, "BUNDLED", path)
+    assert bundle.bundled_profile(made[1].key) is None
+
+
+def test_targets_that_mean_the_same_have_one_key() -> None:
+    model = workload("llama", LORA).model
+
+    def key(targets: Any) -> str:
+        asked = Workload(model=model, setup=replace(LORA, lora=LoraConfig(r=4, target_modules=targets)))
+        return profile_key(model, asked.setup, facts_of(asked))
+
+    assert key(None) == key(("v_proj", "q_proj")) == key(("q_proj", "v_proj")) != key("all-linear")
+
+
 def test_what_is_no_profile_is_refused(made: tuple[Workload, Profile]) -> None:
     data = packed(made[1])
     for spoilt in (b"", data[:-7], data[:50] + b"\0" + data[51:], b"x\x9c\x03\0\0\0\0\x01"):
@@ -250,6 +296,56 @@ def test_a_tape_that_changes_with_the_size_is_refused(monkeypatch: pytest.Monkey
         compile_profile(workload("llama", BASE))
 
 
+def test_a_window_that_nobody_named_is_found_at_the_longest_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a model took another path from a length on that no point of the fit reaches."""
+    from lora_profiler.traced import compiler
+
+    def build(asked: Workload) -> Any:
+        model = build_model(asked, device="meta")
+        if asked.setup.seq_len > 200:
+            model.get_input_embeddings().register_forward_hook(lambda _m, _a, out: out.clone())
+        return model
+
+    monkeypatch.setattr(compiler, "_on_meta", build)
+    with pytest.raises(CompileError, match="events instead of"):
+        compile_profile(workload("llama", BASE))
+
+
+# --- relatives --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_relative_needs_fewer_traces_and_has_the_same_profile_otherwise() -> None:
+    wide = workload("llama", LORA, hidden_size=96, intermediate_size=200, vocab_size=300)
+    proven = story(compile_profile(workload("llama", LORA)).tape)
+    short, whole = compile_profile(wide, proven={proven}), compile_profile(wide)
+    assert [layers for layers, *_ in short.checked] == [5]
+    assert [layers for layers, *_ in whole.checked] == [5, 6, 7]
+    assert packed(replace(short, checked=())) == packed(replace(whole, checked=()))
+
+
+@pytest.mark.parametrize("changes", [{"attention_bias": True}, {"tie_word_embeddings": True}, {"num_key_value_heads": 4}])
+def test_a_model_that_does_something_else_is_no_relative(changes: dict[str, Any]) -> None:
+    """Tied, it makes fewer gradients; with a bias, more; with as many key heads as heads, it need not repeat them in eager."""
+    eager = replace(BASE, attention="eager")
+    proven = story(compile_profile(workload("llama", eager)).tape)
+    assert len(compile_profile(workload("llama", eager, **changes), proven={proven}).checked) == 3
+
+
+# --- shortcuts --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "qwen3_moe"])
+@pytest.mark.parametrize("setup", [BASE, SETUPS["lora checkpointed, dropout"], SETUPS["eager"]])
+def test_shortcuts_change_nothing(family: str, setup: TrainSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = workload(family, setup)
+    if family == "qwen3_moe" and setup.lora is not None:
+        asked = replace(asked, setup=replace(setup, lora=LoraConfig(r=4, target_modules=("q_proj", "v_proj"))))
+    with_them = fresh(asked)
+    monkeypatch.setattr(tracer, "SHORTCUTS", {})
+    without = fresh(asked)
+    assert (with_them.events, with_them.where, with_them.flops) == (without.events, without.where, without.flops)
+
+
 def test_a_size_beyond_polynomials_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from lora_profiler.traced import compiler
 
@@ -275,27 +371,6 @@ def test_the_layout_finds_periods_and_prefixes() -> None:
     assert first is not None and (first.prefix, first.period) == (1, 1)
     assert layout_of(workload("llama", BASE, 3).model) is None
     assert at_depth(workload("llama", BASE).model, 5).num_layers == 5
-
-
-@pytest.mark.parametrize("setup", [BASE, SETUPS["lora checkpointed, dropout"], SETUPS["lora accumulated"]])
-def test_a_curve_has_the_peak_of_every_phase_and_goes_forward_in_time(setup: TrainSetup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_profiler.compiled.curve.MOST_POINTS", 60)
-    asked = workload("llama", setup)
-    prediction = predict_with(compile_profile(asked), asked)
-    curve = prediction.curve
-    joined = {"loss": "forward", "setup": "between", "zero": "between"}
-    real = {phase: size for (step, phase), size in truth(asked).items() if step == 2}
-    for phase in ("forward", "backward", "optimizer"):
-        assert max(p.total_bytes for p in curve if joined.get(p.phase, p.phase) == phase) == real[phase]
-    assert max(p.total_bytes for p in curve) == prediction.peak.total_bytes
-    assert {p.bytes["parameters"] for p in curve} == {prediction.persistent_bytes["parameters"]}
-    order = [p.phase for i, p in enumerate(curve) if i == 0 or curve[i - 1].phase != p.phase]
-    assert order == ["setup", "forward", "loss", "backward"] * min(setup.accumulation, 2) + ["optimizer", "zero"]
-    assert len(curve) < 120
-
-
-def test_rules_give_a_point_of_the_curve_for_each_moment() -> None:
-    prediction = engine.predict(workload("llama", LORA), "analytic")
-    steady = [m for m in prediction.moments if m.step == "steady"]
-    assert [dict(p.bytes) for p in prediction.curve] == [dict(m.bytes) for m in steady]
-    assert [p.phase for p in prediction.curve] == ["setup", "forward", "loss", "backward", "backward", "backward", "optimizer"]
+    period = ["sliding_attention", "sliding_attention", "full_attention"]
+    long = at_depth(workload("gemma3_text", BASE, 16, layer_types=(period * 6)[:16]).model, 18)
+    assert long.config["layer_types"] == period * 6

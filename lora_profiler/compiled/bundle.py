@@ -15,8 +15,9 @@ from lora_profiler.compiled.profile import FORMAT, Profile, ProfileError, profil
 BUNDLED = Path(__file__).parent / "data" / "profiles.sqlite"
 
 
-def bundled_profile(key: str, path: Path = BUNDLED) -> Profile | None:
+def bundled_profile(key: str) -> Profile | None:
     """None where the package has none of this key, or a file that cannot be read: any profile can be made again."""
+    path = BUNDLED
     if not path.is_file():
         return None
     import sqlite3  # a process that has no profile to read does without
