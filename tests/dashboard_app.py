@@ -1,0 +1,59 @@
+"""The dashboard without a browser: its pages run in this process, and what stands on them as text."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+from streamlit.testing.v1 import AppTest
+
+SCRIPT = str(Path(__file__).resolve().parent.parent / "app.py")
+
+
+def opened(**params: str | list[str]) -> AppTest:
+    """A new window on the address with these query parameters; underscores stand for dashes."""
+    app = AppTest.from_file(SCRIPT, default_timeout=60)
+    for name, value in params.items():
+        app.query_params[name.replace("_", "-")] = value
+    return app.run()
+
+
+def texts(app: AppTest) -> str:
+    """All text of the page's own HTML, as a reader sees it; its notes and problems among it."""
+    return "\n".join(text_of(element.value) for element in app.html if not element.value.startswith("<style>"))
+
+
+def text_of(html: str) -> str:
+    reader = _Text()
+    reader.feed(html)
+    return re.sub(r"[ \n]*\n[ \n]*", "\n", "".join(reader.found)).strip()
+
+
+def tags_of(html: str) -> set[str]:
+    reader = _Text()
+    reader.feed(html)
+    return reader.tags
+
+
+def problems(app: AppTest) -> list[str]:
+    return [text_of(e.value) for e in app.html if "lp-problem" in e.value]
+
+
+def cautions(app: AppTest) -> list[str]:
+    return [text_of(e.value) for e in app.html if "lp-caution" in e.value]
+
+
+class _Text(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag in ("p", "tr", "h1", "h2", "h3", "section", "caption"):
+            self.found.append("\n")
+        elif tag in ("td", "th"):
+            self.found.append("\t")
+
+    def handle_data(self, data: str) -> None:
+        self.found.append(data)
