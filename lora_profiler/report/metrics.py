@@ -145,7 +145,7 @@ METRIC_LABELS: Final[dict[str, str]] = {
 }
 
 METRIC_DEFINITIONS: Final[dict[str, str]] = {
-    "peak_requested_bytes": "the most bytes that live tensors ask for at one instant of the steady state, the second step and later",
+    "peak_requested_bytes": "the most bytes that live tensors ask for at one instant of the second step or a later one",
     "peak_allocated_bytes": "the same with the allocator's rounding and the tails of blocks that it does not split",
     "attribution_bytes": "what that instant is made of, by category; the parts add up to the peak",
     "phase_peak_bytes": "the most that tensors ask for within one phase of a steady step",
@@ -273,3 +273,8 @@ MFU_DEFINITIONS: Final[tuple[str, ...]] = (
 ENERGY_CAVEAT: Final = "Energy is the driver's counter, which on A100 and H100 sees power a quarter of the time."
 
 ERROR_DEFINITION: Final = "error = (predicted - measured) / measured"
+
+PARTS_CAVEAT: Final = (
+    "Where two instants of a step are nearly as high, the prediction may name one and the run another: the peaks then agree, and "
+    "the parts that they are made of do not."
+)

@@ -36,10 +36,13 @@ def log_bytes_axis(smallest: int, largest: int, what: str, **changes: Any) -> di
     )  # fmt: skip
 
 
-def limit_line(limit: Limit | None, size: int, *, below: float | None = None) -> tuple[list[Layout], list[Layout]]:
+def limit_line(
+    limit: Limit | None, size: int, largest: int = 0, *, below: float | None = None
+) -> tuple[list[Layout], list[Layout]]:
     """(shapes, annotations) of a limit's line, none without one.
 
-    Where bytes go from left to right, the line is upright, and `below` is the place on the other axis where its name has room.
+    Where bytes go from left to right, the line is upright, and `below` is the place on the other axis where its name has room,
+    on the side of the line where more is left up to `largest` bytes.
     """
     if limit is None:
         return [], []
@@ -47,7 +50,8 @@ def limit_line(limit: Limit | None, size: int, *, below: float | None = None) ->
     font = {"color": WARNING.light, "size": SMALL_PX}
     if below is not None:
         ends: dict[str, Any] = {"x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper"}
-        words = note(text, x=at, y=below, xanchor="auto", yanchor="middle", font=font)
+        side = {"xanchor": "left", "xshift": 4} if limit.bytes < largest / 2 else {"xanchor": "right", "xshift": -4}
+        words = note(text, x=at, y=below, yanchor="middle", font=font, **side)
     else:
         ends = {"x0": 0, "x1": 1, "xref": "paper", "y0": at, "y1": at}
         words = note(text, x=1, y=at, xref="paper", xanchor="right", yanchor="bottom", font=font, bgcolor=PAPER.light)

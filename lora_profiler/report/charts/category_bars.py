@@ -34,12 +34,13 @@ def category_bars(bars: Sequence[CategoryBar], *, limit: Limit | None = None, th
 
     Categories keep their order, colour and hatch; those that no bar has are left out of the legend.
     """
-    axis, size = bytes_axis(largest_of([bar.total_bytes for bar in bars], limit))
+    largest = largest_of([bar.total_bytes for bar in bars], limit)
+    axis, size = bytes_axis(largest)
     positions, heads = places([bar.group for bar in bars])
     data = [trace for category in CATEGORIES for trace in _category(category, bars, positions, size)]
     data.append(_sums(bars, positions, size))
     last = max(positions, default=0.0)
-    shapes, notes = limit_line(limit, size, below=last + 0.9)
+    shapes, notes = limit_line(limit, size, largest, below=last + 0.9)
     return figure(
         data,
         height=height_px(positions, len(data), 0.7 if limit else 0.0),

@@ -9,7 +9,7 @@ _ELLIPSIS = "…"
 
 def label(text: str, longest: int = LONGEST) -> str:
     """`text` as plotly shows it word for word: one line, nothing that is a tag or turns the direction, at most `longest` long."""
-    return _escaped(_shortened(printable(text), longest))
+    return _escaped(shortened(printable(text), longest))
 
 
 def lines(*parts: str) -> str:
@@ -17,7 +17,7 @@ def lines(*parts: str) -> str:
     return "<br>".join(part for part in parts if part)
 
 
-def _shortened(text: str, longest: int) -> str:
+def shortened(text: str, longest: int = LONGEST) -> str:
     """Beginning and end of a text that is too long, since names often differ at their end."""
     if len(text) <= longest:
         return text

@@ -23,6 +23,8 @@ LayerQuantity = Literal[
 """The columns of `LayerCost` that can be drawn."""
 
 _ROW_PX, _AROUND_PX = 28, 110
+_APART = 0.3
+"""Between the marks of two methods in one row, so that equal ones are both seen."""
 _EDGE = 1.0001
 """Just within a log axis."""
 _FAR_APART = 50
@@ -132,8 +134,8 @@ def _marks(
 ) -> Iterator[dict[str, Any]]:
     """Filled marks of each method, and hollow ones where it holds nothing."""
     methods = {name: method for row in found for name, method in row.methods.items()}
-    for name, method in methods.items():
-        mark = METHOD_MARKS[method]
+    for number, (name, method) in enumerate(methods.items()):
+        mark, shift = METHOD_MARKS[method], _APART * (number - (len(methods) - 1) / 2)
         held = [(row, at, row.values[name]) for row, at in zip(found, positions, strict=True) if name in row.values]
         for symbol, here in ((mark.symbol, [h for h in held if h[2]]), (f"{mark.symbol}-open", [h for h in held if not h[2]])):
             yield {
@@ -143,13 +145,13 @@ def _marks(
                 "legendgroup": method,
                 "showlegend": symbol == mark.symbol,
                 "x": [value / size or zero for _, _, value in here],
-                "y": [at for _, at, _ in here],
+                "y": [at + shift for _, at, _ in here],
                 "hovertext": [
                     lines(label(row.name, 80), f"{label(name)}: {_text(value, quantity)} in each") for row, _, value in here
                 ],
                 "hoverinfo": "text",
                 "cliponaxis": False,
-                "marker": {"color": mark.colour.light, "symbol": symbol, "size": 10, "line": {"width": 1, "color": PAPER.light}},
+                "marker": {"color": mark.colour.light, "symbol": symbol, "size": 9, "line": {"width": 1, "color": PAPER.light}},
             }
 
 
@@ -166,6 +168,4 @@ def _ratio(held: Sequence[int]) -> str:
     first, last = held[0], held[-1]
     if len(held) < 2 or first == last or not first:
         return ""
-    if not last:
-        return "nothing"
     return f"{percent_text(1 - last / first)} less" if last < first else f"{percent_text(last / first - 1)} more"

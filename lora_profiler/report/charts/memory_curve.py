@@ -13,7 +13,7 @@ from lora_profiler.report.palette import BODY_PX, CATEGORY_PAINTS, INK, PANEL, P
 from lora_profiler.units import bytes_text
 
 _HEIGHT_PX = 420
-_LETTER = 0.011
+_LETTER = 0.014
 """Width of a letter as a share of the figure's, at its narrowest: what decides which phases have room for their name."""
 
 
@@ -61,16 +61,16 @@ def _bands(points: Sequence[CurvePoint]) -> list[tuple[str, float, float]]:
 
 
 def _names(bands: Sequence[tuple[str, float, float]], count: int) -> Iterator[dict[str, Any]]:
-    """The names of phases within the top of their bands; those that would not fit hang in a second line, or are left out."""
-    free = [-0.5, -0.5]
+    """The names of phases over their bands; a name that would run into the one before hangs in a second line, or is left out."""
+    first_x, last_x = -0.5, count - 0.5
+    free = [first_x, first_x]
     for name, first, after in bands:
-        width = count * _LETTER * len(name)
-        middle = (first + after) / 2
-        for line, begin in enumerate(free):
-            if middle - width / 2 >= begin - 0.01 * count and middle + width / 2 <= count - 0.5 + 0.02 * count:
-                free[line] = middle + width / 2
-                yield note(name, x=middle, y=1 - 0.06 * line, yref="paper", yanchor="top")
-                break
+        half = count * _LETTER * len(name) / 2
+        middle = max(first_x + half, min((first + after) / 2, last_x - half))
+        line = next((number for number, begin in enumerate(free) if middle - half >= begin), None)
+        if line is not None:
+            free[line] = middle + half + count * _LETTER
+            yield note(name, x=middle, y=1 - 0.06 * line, yref="paper", yanchor="top")
 
 
 def _areas(points: Sequence[CurvePoint], size: int) -> Iterator[dict[str, Any]]:

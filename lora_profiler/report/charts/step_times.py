@@ -53,5 +53,6 @@ def _median(timed: Sequence[float], scale: float) -> tuple[list[dict[str, Any]],
     along = {"x0": 0, "x1": 1, "xref": "paper", "layer": "below"}
     band = {"type": "rect", **along, "y0": low, "y1": high, "line": {"width": 0}, "fillcolor": PANEL.light}
     line = {"type": "line", **along, "y0": middle, "y1": middle, "line": {"color": FAINT_INK.light, "width": 1, "dash": "dash"}}
-    text = f"median {seconds_text(middle / scale)}"
-    return [band, line], [note(text, x=1, xref="paper", xanchor="right", y=high, yanchor="bottom")]
+    ends = f"{seconds_text(low / scale)} to {seconds_text(high / scale)}"
+    text = f"median {seconds_text(middle / scale)}, 95 % interval {ends}"
+    return [band, line], [note(text, x=1, xref="paper", xanchor="right", y=1, yref="paper", yanchor="bottom")]

@@ -1,0 +1,178 @@
+"""How far predictions were off: every run on the line where both are equal, errors in strips and in tables."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from lora_profiler.compare import METRICS, TOTAL, Comparison, Grouping, summary
+from lora_profiler.record import Record
+from lora_profiler.report import charts, metrics
+from lora_profiler.report.blocks import Paragraph, Table, paragraph
+from lora_profiler.report.charts import ErrorDot, ScatterPoint
+from lora_profiler.report.comparisons import errors_table, largest_errors, largest_errors_table, run_name
+from lora_profiler.report.page.parts import Beside, Drawing, Fact, Part, Section
+from lora_profiler.report.page.runs import Run, worst_first
+from lora_profiler.units import bytes_text, count_text, error_text, percent_text
+
+MOST_DOTS = 1200
+"""Of one figure. More would hide each other, and take long to draw."""
+WORST_DOTS = 300
+"""Of them are those with the largest errors; the others are taken evenly."""
+MOST_FAMILIES = 20
+MOST_ERRORS = 15
+
+
+def accuracy_section(runs: Sequence[Run]) -> Section | None:
+    """Predicted against measured, None where nothing was."""
+    compared = [run for run in runs if run.peak is not None]
+    records = {run.scored.record.id: run.scored.record for run in runs}
+    claims = [c for run in runs for c in run.scored.comparisons if c.is_claim]
+    if not claims:
+        return None
+    parts: list[Part] = []
+    if compared:
+        drawn = _drawn(compared)
+        peaks = [c for run in compared if (c := run.peak) is not None]
+        parts += [
+            *_told(drawn, compared),
+            Beside(parts=(_scatter(drawn), _families(drawn))),
+            Beside(parts=(_errors_by("method", peaks, records), _errors_by("family", peaks, records))),
+            *_largest(peaks, records),
+        ]
+    parts += [_metrics(claims, records), paragraph(*_notes(claims)), errors_table(claims, ("category",), records)]
+    return Section(name="accuracy", title="Predicted against measured", parts=tuple(parts))
+
+
+def accuracy_facts(runs: Sequence[Run]) -> list[Fact]:
+    """Mean and worst error of the peak, and how many are within one percent."""
+    rows = [peak for run in runs if (peak := run.peak) is not None]
+    whole = summary(rows, ())
+    if not whole or whole[0].mean_absolute is None:
+        return []
+    found, names = whole[0], {run.scored.record.id: run.name for run in runs}
+    exact = sum(c.predicted == c.measured for c in rows)
+    mean = percent_text(found.mean_absolute or 0.0) if found.mean_absolute else "exact"
+    worst = error_text(found.worst) if found.worst is not None else "exact"
+    where = names.get(found.worst_record_id or "", "") if found.worst else "every peak is equal to the byte"
+    within = sum(c.is_within(0.01) for c in rows)
+    return [
+        Fact(label="mean error of the peak", value=mean, note=f"over {count_text(found.n)} runs that went through"),
+        Fact(label="worst error of the peak", value=worst, note=where),
+        Fact(
+            label="within 1 %",
+            value=f"{count_text(within)} of {count_text(found.n)}",
+            note=f"{count_text(exact)} equal to the byte",
+        ),
+    ]
+
+
+def _notes(claims: Sequence[Comparison]) -> list[str]:
+    engines = " and ".join(sorted({c.engine for c in claims}))
+    equal = sum(c.predicted == c.measured for c in claims)
+    lines = [
+        f"{metrics.ERROR_DEFINITION}. Mean is that of absolute errors. Equal to the last digit: {count_text(equal)} of "
+        f"{count_text(len(claims))} numbers. Predicted by the {engines} engine{'s' if ' and ' in engines else ''}."
+    ]
+    if any(c.metric == "attribution_bytes" for c in claims):
+        lines.append(metrics.PARTS_CAVEAT)
+    return lines
+
+
+# --- figures --------------------------------------------------------------------------------------------------------------
+
+
+def _drawn(compared: Sequence[Run]) -> list[Run]:
+    """All of them where they are few; else the largest errors and every so many-th of the rest, in their order."""
+    if len(compared) <= MOST_DOTS:
+        return list(compared)
+    ordered = worst_first(compared)
+    rest = ordered[WORST_DOTS:]
+    each = -(-len(rest) // (MOST_DOTS - WORST_DOTS))
+    return sorted([*ordered[:WORST_DOTS], *rest[::each]], key=lambda run: run.number)
+
+
+def _told(drawn: Sequence[Run], compared: Sequence[Run]) -> Iterable[Paragraph]:
+    if len(drawn) < len(compared):
+        yield paragraph(
+            f"The figures show {count_text(len(drawn))} of {count_text(len(compared))} runs: the {WORST_DOTS} with the largest "
+            "errors, and every so many-th of the others. The tables count all."
+        )
+
+
+def _scatter(drawn: Sequence[Run]) -> Drawing:
+    points = [
+        ScatterPoint(
+            label=run.name,
+            method=run.scored.record.workload.setup.method,
+            predicted_bytes=peak.predicted,
+            measured_bytes=peak.measured,
+            record_id=run.scored.record.id,
+        )
+        for run in drawn
+        if (peak := run.peak) is not None and peak.predicted > 0 and peak.measured > 0
+    ]
+    sizes = [point.measured_bytes for point in points]
+    span = f", from {bytes_text(min(sizes))} to {bytes_text(max(sizes))}" if sizes else ""
+    return Drawing(
+        name="scatter",
+        caption="Peak memory, predicted against measured; equal on the dashed line. The numbers are in the table of all runs.",
+        description=f"A scatter plot of {count_text(len(points))} runs{span}, and the line on which both sides are equal.",
+        figure=charts.identity_scatter(points),
+    )
+
+
+def _families(drawn: Sequence[Run]) -> Drawing:
+    """The peak's errors, a strip for each family; the families with most runs where they are many."""
+    dots = [_dot(run.scored.record.workload.model.model_type, run, run.error) for run in drawn if run.error is not None]
+    members = {dot.group: sum(d.group == dot.group for d in dots) for dot in dots}
+    kept = sorted(members, key=lambda group: (-members[group], group))[:MOST_FAMILIES]
+    rest = f" The {MOST_FAMILIES} families with most runs of {len(members)}." if len(members) > MOST_FAMILIES else ""
+    shown = sorted((dot for dot in dots if dot.group in kept), key=lambda dot: dot.group)
+    return Drawing(
+        name="errors-by-family",
+        caption=f"Error of the peak, one dot a run, by family. The numbers are in the tables below.{rest}",
+        description=f"Strips of errors around zero for {len(kept)} model families, with the median of each.",
+        figure=charts.error_strip(shown),
+    )
+
+
+def _metrics(claims: Sequence[Comparison], records: dict[str, Record]) -> Drawing:
+    """Errors of every metric that is one number, a strip each."""
+    whole = [c for c in claims if c.category == TOTAL and c.relative_error is not None]
+    each = -(-len(whole) // MOST_DOTS)
+    by_size = sorted(whole, key=lambda c: -abs(c.relative_error or 0.0))
+    kept = sorted(by_size[:WORST_DOTS] + by_size[WORST_DOTS::each], key=lambda c: METRICS.index(c.metric))
+    dots = [
+        ErrorDot(
+            group=metrics.METRIC_LABELS[c.metric],
+            label=run_name(records[c.record_id]),
+            error=c.relative_error or 0.0,
+            method=records[c.record_id].workload.setup.method,
+            record_id=c.record_id,
+        )
+        for c in kept
+    ]
+    return Drawing(
+        name="errors-by-metric",
+        caption="Errors of every number that a run has one of, by what it is. The numbers are in the table below.",
+        description=f"Strips of errors around zero for {len({dot.group for dot in dots})} metrics, with the median of each.",
+        figure=charts.error_strip(dots),
+    )
+
+
+def _dot(group: str, run: Run, error: float) -> ErrorDot:
+    record = run.scored.record
+    return ErrorDot(group=group, label=run.name, error=error, method=record.workload.setup.method, record_id=record.id)
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------------
+
+
+def _errors_by(grouping: Grouping, peaks: Sequence[Comparison], records: dict[str, Record]) -> Table:
+    table = errors_table(peaks, (grouping,), records)
+    return replace(table, title=f"{table.title}, by {metrics.GROUPING_LABELS[grouping]}")
+
+
+def _largest(peaks: Sequence[Comparison], records: dict[str, Record]) -> Iterable[Part]:
+    found = largest_errors(peaks, MOST_ERRORS)
+    if found:
+        yield largest_errors_table(found, records)

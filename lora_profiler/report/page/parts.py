@@ -1,0 +1,73 @@
+"""What the content of a page is made of, beside paragraphs and tables: figures with their numbers, folds, sections."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lora_profiler.report.blocks import Paragraph, Table
+from lora_profiler.report.charts import Figure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """One headline number: what it is, its text with unit, and a line on it."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """A figure. `name` is its id on the page; `description` says in words what is seen; `numbers` are the same as a table.
+
+    Without `numbers` the caption names the table that holds them.
+    """
+
+    name: str
+    caption: str
+    description: str
+    figure: Figure
+    numbers: Table | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fold:
+    """Parts that are shown when asked for."""
+
+    title: str
+    parts: tuple["Part", ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """Parts next to each other where the window is wide enough, else below each other."""
+
+    parts: tuple["Part", ...]
+
+
+Part = Paragraph | Table | Drawing | Fold | Beside
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A part of the page with a heading and an id to link to."""
+
+    name: str
+    title: str
+    parts: tuple[Part, ...]
+
+
+def drawings(parts: Iterable[Part]) -> list[Drawing]:
+    """Every figure among `parts` and in their folds, in order."""
+    found: list[Drawing] = []
+    for part in parts:
+        if isinstance(part, Drawing):
+            found.append(part)
+        elif isinstance(part, Fold | Beside):
+            found += drawings(part.parts)
+    return found
+
+
+def sections(*asked: Section | None) -> tuple[Section, ...]:
+    """Those that there is something to say in."""
+    return tuple(section for section in asked if section is not None and section.parts)

@@ -1,0 +1,139 @@
+"""Answers to questions, without records: the peak of each method, its step, its layers, the card, and what would lower it."""
+
+from collections.abc import Iterable, Sequence
+
+from lora_profiler.planning.answers import Answer
+from lora_profiler.planning.remarks import activation_excess
+from lora_profiler.planning.sizes import size_fits
+from lora_profiler.report import charts, metrics
+from lora_profiler.report.blocks import Paragraph, Row, Table
+from lora_profiler.report.charts import CategoryBar, FitCell, Limit
+from lora_profiler.report.charts.labels import shortened
+from lora_profiler.report.page.parts import Beside, Drawing, Fact, Part, Section
+from lora_profiler.report.page.steps import curve_drawing, layer_drawings
+from lora_profiler.report.predictions import method_label, model_blocks
+from lora_profiler.units import bytes_text, count_text, percent_text
+
+MOST_FACTS = 6
+
+
+def predicted_sections(answers: Sequence[Answer]) -> Iterable[Section]:
+    """A section for each model, its answers side by side."""
+    models = dict.fromkeys(answer.prediction.workload.model for answer in answers)
+    for number, model in enumerate(models):
+        members = [answer for answer in answers if answer.prediction.workload.model == model]
+        yield Section(
+            name=f"predicted-{number}", title=f"Predicted: {shortened(model.id)}", parts=tuple(_parts(f"p{number}", members))
+        )
+
+
+def predicted_facts(answers: Sequence[Answer]) -> list[Fact]:
+    """The peak of each answer."""
+    facts = []
+    for answer in answers[:MOST_FACTS]:
+        prediction = answer.prediction
+        lower = "≥ " if prediction.saved_activation_bytes is None else ""
+        trained = percent_text(prediction.parameters.trainable_fraction)
+        verdict = f"; {metrics.VERDICT_LABELS[answer.fit.verdict]} on {answer.fit.gpu.name}" if answer.fit else ""
+        facts.append(Fact(
+            label=f"{method_label(prediction)} peaks at",
+            value=lower + bytes_text(prediction.peak.total_bytes),
+            note=f"{shortened(prediction.workload.model.id)}, {trained} of the weights train{verdict}",
+        ))  # fmt: skip
+    return facts
+
+
+def _parts(prefix: str, answers: Sequence[Answer]) -> Iterable[Part]:
+    predictions = [answer.prediction for answer in answers]
+    full = next((p for p in predictions if p.workload.setup.method == "full"), None)
+    lora = next((p for p in predictions if p.workload.setup.method != "full"), None)
+    title, *blocks = model_blocks(answers, activation_excess(full, lora) if full and lora else None)
+    if isinstance(title, Paragraph):
+        yield Paragraph(lines=title.lines)
+    limit = _limit(answers[0])
+    yield _bars(prefix, answers, limit)
+    yield from blocks
+    known = [p for p in predictions if p.saved_activation_bytes is not None]
+    if known:
+        curves = (curve_drawing(f"{prefix}-curve-{n}", method_label(p), p, limit) for n, p in enumerate(known))
+        yield Beside(parts=tuple(curves))
+    yield from layer_drawings(f"{prefix}-layers", predictions)
+    for number, answer in enumerate(answers):
+        yield from _fit_map(f"{prefix}-fit-{number}", answer)
+        yield from _levers(f"{prefix}-levers-{number}", answer)
+
+
+def _limit(answer: Answer) -> Limit | None:
+    gpu = answer.gpu
+    return None if gpu is None or gpu.usable_bytes is None else Limit(label=gpu.name, bytes=gpu.usable_bytes)
+
+
+def _bars(prefix: str, answers: Sequence[Answer], limit: Limit | None) -> Drawing:
+    bars = [
+        CategoryBar(
+            label=method_label(a.prediction),
+            bytes=a.prediction.peak.bytes,
+            at_least=a.prediction.saved_activation_bytes is None,
+        )
+        for a in answers
+    ]
+    told = ", ".join(f"{bar.label} {bytes_text(bar.total_bytes)}" for bar in bars)
+    return Drawing(
+        name=f"{prefix}-bars",
+        caption="The predicted peak of each method, by category; the numbers are in the table below.",
+        description=f"Stacked bars: {told}.",
+        figure=charts.category_bars(bars, limit=limit),
+    )
+
+
+def _fit_map(name: str, answer: Answer) -> Iterable[Drawing]:
+    if answer.gpu is None:
+        return
+    setup = answer.prediction.workload.setup
+    cells = [
+        FitCell(
+            batch_size=s.batch_size, seq_len=s.seq_len, peak_bytes=s.peak_bytes, verdict=s.verdict,
+            is_asked=(s.batch_size, s.seq_len) == (setup.batch_size, setup.seq_len),
+        )
+        for s in size_fits(answer.prediction, answer.gpu)
+    ]  # fmt: skip
+    if cells:
+        fitting = sum(cell.verdict == "fits" for cell in cells)
+        yield Drawing(
+            name=name,
+            caption=f"{method_label(answer.prediction)} on {answer.gpu.name}: peak and verdict at every batch and length.",
+            description=f"A grid of {count_text(len(cells))} sizes, {count_text(fitting)} of which fit.",
+            figure=charts.fit_map(cells),
+            numbers=_fit_table(cells),
+        )
+
+
+def _fit_table(cells: Sequence[FitCell]) -> Table:
+    rows = tuple(
+        Row(
+            cells=(
+                count_text(c.batch_size), count_text(c.seq_len), bytes_text(c.peak_bytes) if c.peak_bytes is not None else "",
+                metrics.VERDICT_LABELS[c.verdict] if c.verdict else "not known",
+            )
+        )
+        for c in cells
+    )  # fmt: skip
+    return Table(title="The numbers of the figure", columns=("batch", "tokens", "peak", "verdict"), rows=rows, left=0)
+
+
+def _levers(name: str, answer: Answer) -> Iterable[Drawing]:
+    if answer.levers:
+        best = answer.levers[0]
+        rows = tuple(
+            Row(cells=(lever.name, lever.option, lever.price, *map(bytes_text, (lever.peak_bytes, lever.saved_bytes)),
+                       percent_text(lever.saved_fraction)))
+            for lever in answer.levers
+        )  # fmt: skip
+        columns = ("change", "option", "price", "peak then", "saved", "")
+        yield Drawing(
+            name=name,
+            caption=f"{method_label(answer.prediction)}: single changes that lower the peak, each predicted anew.",
+            description=f"Bars of {len(rows)} changes; {best.name} saves most, {bytes_text(best.saved_bytes)}.",
+            figure=charts.lever_bars(answer.levers),
+            numbers=Table(title="The numbers of the figure", columns=columns, rows=rows, left=3),
+        )

@@ -1,0 +1,193 @@
+"""The records of a page, numbered: every one in a table of its own, and every one that did not go through with its reason."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lora_profiler.compare import TOTAL, Comparison, Metric, lower_bounds
+from lora_profiler.planning.scored import Scored
+from lora_profiler.record import Record
+from lora_profiler.report import metrics
+from lora_profiler.report.blocks import Row, Table, paragraph
+from lora_profiler.report.charts.labels import shortened
+from lora_profiler.report.comparisons import run_cells
+from lora_profiler.report.measurements import comparison_text
+from lora_profiler.report.page.parts import Fact, Part, Section
+from lora_profiler.throughput import Throughput, throughput
+from lora_profiler.units import bytes_text, count_text, rate_text, seconds_text
+
+MOST_ROWS = 2000
+"""Rows of the tables of all runs. The embedded data hold more."""
+PEAK: Metric = "peak_requested_bytes"
+LONGEST_ID = 120
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A scored record as the page speaks of it. `number` counts from 1 in the order given."""
+
+    number: int
+    scored: Scored
+    speed: Throughput | None
+
+    @property
+    def name(self) -> str:
+        """'#12 gpt2, LoRA r16, batch 2 x 512, float32'."""
+        return f"#{self.number} {', '.join(run_cells(self.scored.record))}"
+
+    @property
+    def peak(self) -> Comparison | None:
+        """The peak, predicted and measured, where both are known."""
+        return next((c for c in self.scored.comparisons if c.metric == PEAK and c.category == TOTAL), None)
+
+    @property
+    def error(self) -> float | None:
+        peak = self.peak
+        return None if peak is None else peak.relative_error
+
+
+def numbered(scored: Sequence[Scored]) -> list[Run]:
+    return [Run(number=n, scored=s, speed=throughput(s.record)) for n, s in enumerate(scored, 1)]
+
+
+def worst_first(runs: Sequence[Run]) -> list[Run]:
+    """By the size of the peak's error, the largest first; those without one last. Equal ones keep their order."""
+    return sorted(runs, key=lambda run: -1.0 if run.error is None else abs(run.error), reverse=True)
+
+
+# --- all of them ----------------------------------------------------------------------------------------------------------
+
+
+def runs_section(runs: Sequence[Run]) -> Section | None:
+    """Every run, a row each."""
+    if not runs:
+        return None
+    shown = sorted(worst_first(runs)[:MOST_ROWS], key=lambda run: run.number) if len(runs) > MOST_ROWS else runs
+    said: list[Part] = []
+    if len(shown) < len(runs):
+        said.append(paragraph(
+            f"The {count_text(len(shown))} runs with the largest errors of {count_text(len(runs))}; the downloads at the top "
+            "hold all of them."
+        ))  # fmt: skip
+    return Section(name="runs", title="All runs", parts=(*said, runs_table(shown)))
+
+
+def runs_table(runs: Sequence[Run]) -> Table:
+    """A row for each run; a column that none fills is left out."""
+    columns = ("#", "model", "method", "setup", "status", "peak", "predicted", "error", "step", "tokens/s", "record")
+    rows = [_cells(run) for run in runs]
+    used = [i for i in range(len(columns)) if any(cells[i] for cells in rows)]
+    return Table(
+        title="Peak predicted and measured, time of a step",
+        columns=tuple(columns[i] for i in used),
+        rows=tuple(Row(cells=tuple(cells[i] for i in used)) for cells in rows),
+        left=sum(1 for i in used if i < 5),
+    )
+
+
+def _cells(run: Run) -> tuple[str, ...]:
+    record, prediction, speed = run.scored.record, run.scored.prediction, run.speed
+    measured, peak = record.measurement, run.peak
+    tokens = speed.tokens_per_second if speed else None
+    lower = prediction is not None and prediction.saved_activation_bytes is None
+    return (
+        count_text(run.number),
+        *run_cells(record),
+        metrics.STATUS_LABELS[measured.status],
+        _at_least(measured.peak_requested_bytes, not measured.went_through),
+        _at_least(prediction.peak.total_bytes if prediction else None, lower),
+        comparison_text(peak) if peak else "",
+        seconds_text(speed.steps.median) if speed else "",
+        rate_text(tokens).removesuffix("/s") if tokens is not None else "",
+        shortened(record.id.removeprefix(_prefix(record)), LONGEST_ID),
+    )
+
+
+def _prefix(record: Record) -> str:
+    """What the columns of model and method say of a record's id already."""
+    return record.workload.key.rpartition("-")[0] + "-"
+
+
+def _at_least(size: int | None, is_bound: bool) -> str:
+    return "" if size is None else f"{'≥ ' if is_bound else ''}{bytes_text(size)}"
+
+
+# --- what did not go through ----------------------------------------------------------------------------------------------
+
+
+def failures_section(runs: Sequence[Run]) -> Section | None:
+    """Every run that did not go through, and every workload that could not be predicted; a sentence where there are none."""
+    if not runs:
+        return None
+    failed = [run for run in runs if not run.scored.record.measurement.went_through]
+    refused = [run for run in runs if run.scored.refusal is not None]
+    parts: list[Part] = []
+    if failed:
+        parts += [failures_table(failed[:MOST_ROWS]), paragraph(*_definitions(failed))]
+        if len(failed) > MOST_ROWS:
+            parts.append(paragraph(f"The first {count_text(MOST_ROWS)} of {count_text(len(failed))}; the downloads hold all."))
+    else:
+        parts.append(paragraph("Every run went through: none ran out of memory, crashed, or was ended."))
+    if refused:
+        parts.append(_refusals_table(refused[:MOST_ROWS]))
+    return Section(name="failures", title="What did not go through", parts=tuple(parts))
+
+
+def failures_table(failed: Sequence[Run]) -> Table:
+    """How each ended, what was known by then, what had been predicted, and what to try."""
+    rows = []
+    for run in failed:
+        record, prediction = run.scored.record, run.scored.prediction
+        status, failure = record.measurement.status, record.measurement.failure
+        bounds = lower_bounds(record)
+        rows.append(Row(cells=(
+            count_text(run.number),
+            *run_cells(record),
+            metrics.STATUS_LABELS[status],
+            _where(failure.phase, failure.step) if failure else "",
+            shortened(failure.reason, LONGEST_ID) if failure else "",
+            bytes_text(bounds[PEAK]) if PEAK in bounds else "",
+            bytes_text(prediction.peak.total_bytes) if prediction else "",
+        )))  # fmt: skip
+    columns = ("#", "model", "method", "setup", "status", "where", "reason", "at least, by then", "predicted")
+    return Table(title="Runs that ended early: results too", columns=columns, rows=tuple(rows), left=7)
+
+
+def _where(phase: str | None, step: int | None) -> str:
+    if phase is None:
+        return ""
+    label = metrics.PHASE_LABELS.get(phase) or metrics.STAGE_LABELS.get(phase, phase)
+    return label if step is None else f"{label}, step {step}"
+
+
+def _definitions(failed: Sequence[Run]) -> list[str]:
+    statuses = dict.fromkeys(run.scored.record.measurement.status for run in failed)
+    lines = []
+    for status in statuses:
+        advice = metrics.STATUS_ADVICE.get(status)
+        line = f"{metrics.STATUS_LABELS[status].capitalize()}: {metrics.STATUS_DEFINITIONS[status]}."
+        lines.append(f"{line} To try: {advice}." if advice else line)
+    return lines
+
+
+def _refusals_table(refused: Sequence[Run]) -> Table:
+    rows = [
+        Row(cells=(count_text(run.number), *run_cells(run.scored.record), shortened(run.scored.refusal or "", 300)))
+        for run in refused
+    ]
+    return Table(
+        title="Runs that nothing could predict", columns=("#", "model", "method", "setup", "why"), rows=tuple(rows), left=5
+    )
+
+
+# --- in short -------------------------------------------------------------------------------------------------------------
+
+
+def run_facts(runs: Sequence[Run]) -> list[Fact]:
+    """How many, and how many of them went through."""
+    if not runs:
+        return []
+    through = sum(run.scored.record.measurement.went_through for run in runs)
+    ended = len(runs) - through
+    models = len({run.scored.record.workload.model.id for run in runs})
+    note = "all went through" if not ended else f"{count_text(ended)} did not go through"
+    return [Fact(label="runs", value=count_text(len(runs)), note=f"of {count_text(models)} models; {note}")]

@@ -1,0 +1,153 @@
+"""Memory over one step, and what each layer costs: full fine-tuning beside LoRA."""
+
+from collections.abc import Iterable, Sequence
+
+from lora_profiler.prediction import CurvePoint, Prediction
+from lora_profiler.record import PhaseSample
+from lora_profiler.report import charts, metrics
+from lora_profiler.report.blocks import Row, Table, paragraph
+from lora_profiler.report.charts import LayerQuantity, LayerRow, Limit
+from lora_profiler.report.charts.labels import shortened
+from lora_profiler.report.page.alike import full_and_lora, groups_alike, peak_of
+from lora_profiler.report.page.parts import Beside, Drawing, Part, Section
+from lora_profiler.report.page.runs import Run
+from lora_profiler.report.predictions import method_label
+from lora_profiler.units import byte_unit, bytes_text, count_text, flops_text, in_unit
+
+QUANTITIES: tuple[LayerQuantity, ...] = ("num_trainable_parameters", "saved_activation_bytes")
+ALIKE = "Full fine-tuning and LoRA: the largest two runs that differ in nothing else."
+MOST_POINTS = 60
+"""Of a curve, as rows of its table: the turning points that matter are few."""
+
+
+def steps_section(runs: Sequence[Run]) -> Section | None:
+    """The predicted curve and the measured counters of full fine-tuning and of LoRA, else of the largest run."""
+    shown = _shown(runs)
+    if not shown:
+        return None
+    curves = [
+        curve_drawing(f"curve-{run.number}", run.name, prediction)
+        for run in shown
+        if (prediction := run.scored.prediction) is not None and prediction.saved_activation_bytes is not None
+    ]
+    counters = [_samples_drawing(run, phases) for run in shown if (phases := run.scored.record.measurement.phases)]
+    said = paragraph(ALIKE if len(shown) > 1 else "The run with the largest peak.")
+    parts: tuple[Part, ...] = (said, *(Beside(parts=tuple(each)) for each in (curves, counters) if each))
+    return Section(name="step", title="Memory over one step", parts=parts)
+
+
+def layers_section(runs: Sequence[Run]) -> Section | None:
+    """What each layer costs under full fine-tuning and LoRA; None where the runs do not hold both of one model."""
+    pair = full_and_lora(groups_alike(runs))
+    predictions = [run.scored.prediction for run in pair if run.scored.prediction is not None]
+    parts = tuple(layer_drawings("layers", predictions)) if predictions else ()
+    return Section(name="layers", title="Layer by layer", parts=(paragraph(ALIKE), *parts)) if parts else None
+
+
+def _shown(runs: Sequence[Run]) -> list[Run]:
+    pair = full_and_lora(groups_alike(runs))
+    rest = [run for run in runs if run.scored.prediction is not None and run.scored.record.measurement.went_through]
+    return pair or sorted(rest, key=lambda run: -peak_of(run))[:1]
+
+
+# --- one step -------------------------------------------------------------------------------------------------------------
+
+
+def curve_drawing(name: str, title: str, prediction: Prediction, limit: Limit | None = None) -> Drawing:
+    """The predicted live bytes of one step."""
+    points = prediction.curve
+    peak = max(points, key=lambda point: point.total_bytes)
+    engine = "at the moments that the rules know" if len(points) < 20 else "at its turning points"
+    return Drawing(
+        name=name,
+        caption=f"{title}: predicted memory over one steady step, by category, {engine}.",
+        description=(
+            f"Stacked areas of {title} through {_phases(points)}; the peak is {bytes_text(peak.total_bytes)} in "
+            f"{metrics.PHASE_CURVE[peak.phase]}{f', {peak.module}' if peak.module else ''}."
+        ),
+        figure=charts.memory_curve(points, limit=limit),
+        numbers=_curve_table(points),
+    )  # fmt: skip
+
+
+def _phases(points: Sequence[CurvePoint]) -> str:
+    return ", ".join(metrics.PHASE_CURVE[phase] for phase in dict.fromkeys(point.phase for point in points))
+
+
+def _curve_table(points: Sequence[CurvePoint]) -> Table:
+    """Every point of a short curve; of a long one the largest of each stretch."""
+    each = -(-len(points) // MOST_POINTS)
+    kept = [max(points[i : i + each], key=lambda point: point.total_bytes) for i in range(0, len(points), each)]
+    unit, size = byte_unit(max(point.total_bytes for point in points))
+    held = [c for c in metrics.CATEGORY_SHORT if any(point.bytes.get(c) for point in kept)]  # type: ignore[call-overload]
+    rows = tuple(
+        Row(
+            cells=(
+                metrics.PHASE_CURVE[point.phase],
+                point.module,
+                *(in_unit(point.bytes.get(c, 0), size) for c in held),  # type: ignore[call-overload]
+                in_unit(point.total_bytes, size),
+            ),
+            kind="peak" if point.total_bytes == max(p.total_bytes for p in points) else "plain",
+        )
+        for point in kept
+    )
+    columns = ("phase", "module", *(metrics.CATEGORY_SHORT[c] for c in held), "sum")
+    modules = any(row.cells[1] for row in rows)
+    if not modules:
+        columns, rows = (columns[0], *columns[2:]), tuple(Row(cells=(r.cells[0], *r.cells[2:]), kind=r.kind) for r in rows)
+    return Table(title=f"The numbers of the figure, {unit}", columns=columns, rows=rows, left=2 if modules else 1)
+
+
+def _samples_drawing(run: Run, samples: Sequence[PhaseSample]) -> Drawing:
+    peaks = [sample.requested_peak_bytes or 0 for sample in samples]
+    return Drawing(
+        name=f"counters-{run.number}",
+        caption=f"{run.name}: memory as it was measured, phase by phase.",
+        description=f"Lines through {len(samples)} phases of several steps; the largest peak is {bytes_text(max(peaks))}.",
+        figure=charts.phase_samples(samples),
+        numbers=_samples_table(samples),
+    )
+
+
+def _samples_table(samples: Sequence[PhaseSample]) -> Table:
+    names = [name for name in metrics.COUNTER_LABELS if any(getattr(s, name) is not None for s in samples)]
+    unit, size = byte_unit(max((getattr(s, name) or 0 for s in samples for name in names), default=0))
+    rows = tuple(
+        Row(cells=(f"step {s.step}, {metrics.PHASE_CURVE[s.phase]}", *(_size(getattr(s, name), size) for name in names)))
+        for s in samples
+    )
+    columns = ("phase", *(metrics.COUNTER_LABELS[name] for name in names))
+    return Table(title=f"The numbers of the figure, {unit}", columns=columns, rows=rows)
+
+
+def _size(value: int | None, size: int) -> str:
+    return "" if value is None else in_unit(value, size)
+
+
+# --- layers ---------------------------------------------------------------------------------------------------------------
+
+
+def layer_drawings(name: str, predictions: Sequence[Prediction]) -> Iterable[Drawing]:
+    """One model's layers under every method: what trains, and what is kept for backward."""
+    labels = " and ".join(method_label(p) for p in predictions)
+    model = shortened(predictions[0].workload.model.id)
+    ends = f" At its end: {method_label(predictions[-1])} against {method_label(predictions[0])}." if len(predictions) > 1 else ""
+    for quantity in QUANTITIES:
+        rows = charts.layer_rows(predictions, quantity)
+        if rows:
+            yield Drawing(
+                name=f"{name}-{quantity.replace('_', '-')}",
+                caption=f"{model}: {metrics.LAYER_LABELS[quantity]} in each layer, {labels}. Equal layers share a row.{ends}",
+                description=f"For each of {count_text(len(rows))} kinds of layer a mark for {labels}, hollow for nothing.",
+                figure=charts.layer_bars(rows, quantity),
+                numbers=_layers_table(rows, quantity),
+            )  # fmt: skip
+
+
+def _layers_table(rows: Sequence[LayerRow], quantity: LayerQuantity) -> Table:
+    labels = list(rows[0].methods)
+    text = bytes_text if quantity.endswith("bytes") else flops_text if quantity == "flops" else count_text
+    cells = [(row.name, f"×{count_text(row.count)}", *(text(row.values[name]) for name in labels)) for row in rows]
+    title = f"{metrics.LAYER_LABELS[quantity].capitalize()}, in each of the copies"
+    return Table(title=title, columns=("layer", "copies", *labels), rows=tuple(Row(cells=c) for c in cells))

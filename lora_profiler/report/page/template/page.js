@@ -1,0 +1,96 @@
+"use strict";
+(async () => {
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  let printing = false;
+
+  /* The text of an embedded block: as it stands, or base64 of deflated UTF-8. */
+  async function block(id) {
+    const element = document.getElementById(id);
+    if (!("packed" in element.dataset)) return element.textContent;
+    const bytes = Uint8Array.from(atob(element.textContent), (c) => c.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).text();
+  }
+
+  const { config, dark: darkOf, figures } = JSON.parse(await block("figures"));
+  let loading = null;
+
+  function plotly() {
+    loading ??= block("plotly").then((code) => {
+      const script = document.createElement("script");
+      script.textContent = code;
+      document.head.append(script);
+      return Plotly;
+    });
+    return loading;
+  }
+
+  /* Figures are drawn in light colours; in the dark each has its twin. Text stays as it is, even where it spells a colour. */
+  function repainted(value, isColour) {
+    if (Array.isArray(value)) return value.map((part) => repainted(part, isColour));
+    if (value !== null && typeof value === "object") {
+      return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, repainted(v, /color(scale)?$/.test(k))]));
+    }
+    return isColour && Object.hasOwn(darkOf, value) ? darkOf[value] : value;
+  }
+
+  const drawn = new Set();
+  async function draw(element) {
+    const figure = figures[element.id];
+    const shown = dark.matches && !printing ? repainted(figure, false) : structuredClone(figure);
+    const options = { ...config, toImageButtonOptions: { ...config.toImageButtonOptions, filename: element.id } };
+    const { newPlot, react } = await plotly();
+    if (!drawn.has(element)) element.replaceChildren();
+    await (drawn.has(element) ? react : newPlot)(element, shown.data, shown.layout, options);
+    drawn.add(element);
+  }
+
+  /* Each figure when it comes near, so that a page of many opens at once. */
+  const places = [...document.querySelectorAll(".figure")];
+  const watcher = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (entry.isIntersecting) {
+        watcher.unobserve(entry.target);
+        draw(entry.target);
+      }
+    }
+  }, { rootMargin: "600px" });
+  places.forEach((element) => watcher.observe(element));
+  dark.addEventListener("change", () => drawn.forEach((element) => draw(element)));
+
+  /* On paper everything is drawn, in light colours. */
+  addEventListener("beforeprint", () => { printing = true; places.filter((e) => e.offsetParent).forEach((e) => draw(e)); });
+  addEventListener("afterprint", () => { printing = false; drawn.forEach((element) => draw(element)); });
+
+  /* Downloads are made here, of what is embedded. */
+  function csv(columns, rows) {
+    const cell = (v) => (v === null ? "" : /[",\r\n]/.test(String(v)) ? `"${String(v).replaceAll('"', '""')}"` : String(v));
+    return [columns, ...rows].map((row) => row.map(cell).join(",")).join("\n") + "\n";
+  }
+
+  function comparisons({ records, comparisons: found }) {
+    const id = records.columns.indexOf("record_id");
+    const columns = ["record_id", "engine", "metric", "category", "predicted", "measured", "relative_error"];
+    const rows = found.flatMap((c) => c.record.map((number, i) => [
+      records.rows[number][id], c.engine[i], c.metric, c.category, c.predicted[i], c.measured[i],
+      c.measured[i] ? (c.predicted[i] - c.measured[i]) / c.measured[i] : null,
+    ]));
+    return csv(columns, rows);
+  }
+
+  function save(name, type, text) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type }));
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  }
+
+  document.querySelectorAll("[data-download]").forEach((button) => button.addEventListener("click", async () => {
+    const text = await block("data");
+    const what = button.dataset.download;
+    if (what === "json") save("lora-profiler.json", "application/json", text);
+    if (what === "runs") save("runs.csv", "text/csv", csv(...Object.values(JSON.parse(text).records)));
+    if (what === "comparisons") save("comparisons.csv", "text/csv", comparisons(JSON.parse(text)));
+  }));
+  document.querySelector(".downloads").hidden = false;
+})();
