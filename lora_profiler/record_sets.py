@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora_profiler.collector import collector_paused
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.record import Record
 from lora_profiler.record_lines import RecordFile, StoreError, parsed_record, read_records, recency
@@ -35,7 +36,8 @@ def read_set(paths: Iterable[Path]) -> RecordSet:
     by_id: dict[str, Record] = {}
     warnings: list[str] = []
     for file in dict.fromkeys(file for path in paths for file in _files(path)):
-        found, told = _read(file)
+        with collector_paused():
+            found, told = _read(file)
         warnings += told
         for record in found:
             key = record.id

@@ -1,5 +1,7 @@
 """Many records beside their predictions: one prediction a workload, refusals that spoil nothing, no trace."""
 
+import gc
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -82,6 +84,24 @@ def test_the_engine_that_was_asked_for_answers() -> None:
 def test_an_unknown_engine_is_refused_whatever_the_records(made: list[Record]) -> None:
     with pytest.raises(UsageError, match="Did you mean analytic"):
         scored(made, "analitic")
+
+
+def test_the_garbage_collector_is_as_it_was_before() -> None:
+    def made() -> Iterator[Record]:
+        assert not gc.isenabled()
+        yield records.make_record()
+        raise KeyError
+
+    assert gc.isenabled()
+    with pytest.raises(KeyError):
+        scored(made())
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        scored([records.make_record()])
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from lora_profiler.collector import collector_paused
 from lora_profiler.compare import Claims, Comparison, claims
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import check_engine, predict
@@ -33,11 +34,12 @@ def scored(records: Iterable[Record], engine: str = "auto") -> list[Scored]:
     answerer = "compiled" if engine == "traced" else engine
     answers: dict[Workload, _Answer] = {}
     found = []
-    for record in records:
-        answer = answers.get(record.workload)
-        if answer is None:
-            answer = answers[record.workload] = _answer(record.workload, answerer)
-        found.append(answer.beside(record))
+    with collector_paused():
+        for record in records:
+            answer = answers.get(record.workload)
+            if answer is None:
+                answer = answers[record.workload] = _answer(record.workload, answerer)
+            found.append(answer.beside(record))
     return found
 
 
