@@ -19,7 +19,12 @@ def opened(**params: str | list[str]) -> AppTest:
 
 def texts(app: AppTest) -> str:
     """All text of the page's own HTML, as a reader sees it; its notes and problems among it."""
-    return "\n".join(text_of(element.value) for element in app.html if not element.value.startswith("<style>"))
+    return "\n".join(map(text_of, written(app)))
+
+
+def written(app: AppTest) -> list[str]:
+    """The page's own HTML, without the style sheet."""
+    return [element.value for element in app.html if not element.value.startswith("<style>")]
 
 
 def text_of(html: str) -> str:
@@ -35,11 +40,11 @@ def tags_of(html: str) -> set[str]:
 
 
 def problems(app: AppTest) -> list[str]:
-    return [text_of(e.value) for e in app.html if "lp-problem" in e.value]
+    return [text_of(html) for html in written(app) if "lp-problem" in html]
 
 
 def cautions(app: AppTest) -> list[str]:
-    return [text_of(e.value) for e in app.html if "lp-caution" in e.value]
+    return [text_of(html) for html in written(app) if "lp-caution" in html]
 
 
 class _Text(HTMLParser):

@@ -1,0 +1,553 @@
+"""The pages of the dashboard, run without a browser: every option, every empty and every broken state, and the same numbers."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+import records
+from dashboard_app import SCRIPT, cautions, opened, problems, tags_of, text_of, texts, written
+from lora_profiler.catalog import bundled_gpus, bundled_models, find_gpu, find_model
+from lora_profiler.dashboard import predict_page
+from lora_profiler.planning.answers import answers
+from lora_profiler.record import Failure
+from lora_profiler.record_json import record_dict
+from lora_profiler.report import metrics
+from lora_profiler.units import bytes_text
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+
+HOSTILE = (
+    "<script>alert(1)</script> $x$ :red[y] [a](http://x.invalid) ![i](http://x.invalid/i.png) <img src=x onerror=1> `c` **b**"
+)
+GPT2 = {"model": "openai-community/gpt2", "seq_len": "256"}
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No records but those of the checkout, no hub, no arguments of the test runner."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    yield
+
+
+def asked(app: AppTest) -> Any:
+    return app.session_state["question"]
+
+
+def sound(app: AppTest) -> AppTest:
+    assert not app.exception, app.exception
+    assert not problems(app), problems(app)
+    return app
+
+
+def figures(app: AppTest) -> dict[str, dict[str, Any]]:
+    """By key."""
+    return {element.key: json.loads(element.proto.spec) for element in app.get("plotly_chart")}
+
+
+# --- predict --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_page_answers_the_first_question() -> None:
+    app = sound(opened())
+    shown = texts(app)
+    assert "meta-llama/Llama-3.1-8B: llama, 32 layers, 8.03 B parameters" in shown
+    setup = TrainSetup()
+    found = answers(
+        [Workload(model=find_model("meta-llama/Llama-3.1-8B"), setup=s) for s in (setup, replace(setup, lora=LoraConfig()))]
+    )
+    full, lora = (a.prediction.peak.total_bytes for a in found)
+    assert f"full\t{bytes_text(full)}" in shown and f"LoRA r16\t{bytes_text(lora)}\t{100 * (lora / full - 1):+.1f} %" in shown
+    assert {"composition", "curve", "levers", "layers"} <= set(figures(app))
+    assert "Choose a card" in shown
+
+
+OPTIONS: list[tuple[str, str, Any, str, str]] = [
+    ("number_input", "batch_size", 4, "batch-size", "4"),
+    ("number_input", "seq_len", 128, "seq-len", "128"),
+    ("number_input", "accumulation", 2, "accumulation", "2"),
+    ("toggle", "checkpointing", True, "checkpointing", "yes"),
+    ("number_input", "rank", 8, "rank", "8"),
+    ("number_input", "alpha", 32.0, "alpha", "32.0"),
+    ("number_input", "dropout", 0.1, "dropout", "0.1"),
+    ("selectbox", "targets", "attention", "targets", "attention"),
+    ("selectbox", "adapter_dtype", "bfloat16", "adapter-dtype", "bfloat16"),
+    ("text_input", "modules_to_save", "lm_head", "modules-to-save", "lm_head"),
+    ("toggle", "double_quant", False, "double-quant", "no"),
+    ("selectbox", "recipe", "kbit", "recipe", "kbit"),
+    ("selectbox", "dtype", "float32", "dtype", "float32"),
+    ("selectbox", "precision", "amp", "precision", "amp"),
+    ("selectbox", "optimizer", "sgd", "optimizer", "sgd"),
+    ("selectbox", "optimizer_impl", "fused", "optimizer-impl", "fused"),
+    ("selectbox", "attention", "eager", "attention", "eager"),
+    ("selectbox", "device", "cpu", "device", "cpu"),
+    ("selectbox", "engine", "analytic", "engine", "analytic"),
+    ("text_input", "revision", "main", "", ""),
+    ("toggle", "offline", True, "offline", "yes"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "value", "parameter", "text"), OPTIONS, ids=[o[1] for o in OPTIONS])
+def test_every_option_reaches_the_question_the_address_and_the_answer(
+    kind: str, name: str, value: Any, parameter: str, text: str
+) -> None:
+    app = opened(**GPT2, method=["full", "lora", "qlora"])
+    before = texts(app)
+    found = next(element for element in getattr(app, kind) if element.key == f"ask.{name}")
+    sound(found.set_value(value).run())
+    holder = asked(app) if name in ("engine", "revision", "offline") else asked(app).options
+    assert getattr(holder, name) == value
+    if parameter:
+        assert app.query_params[parameter] == [text] or app.query_params[parameter] == text
+    silent = {"alpha", "engine", "revision", "offline", "device"}  # cost nothing, or change words that stand in closed drawers
+    assert (texts(app) != before) or name in silent
+
+
+def test_layers_are_chosen_with_a_list_of_names() -> None:
+    app = sound(opened(**GPT2, targets="c_attn", layers_to_transform="0-3"))
+    assert asked(app).options.layers_to_transform == "0-3"
+    assert "layers 0, 1, 2, 3" in texts(app)
+
+
+def test_methods_stand_side_by_side_and_bring_their_options() -> None:
+    app = sound(opened(**GPT2, method=["full"]))
+    assert not [n for n in app.number_input if n.key == "ask.rank"]
+    methods = next(group for group in app.pills if group.key == "ask.methods")
+    sound(methods.set_value(["full", "qlora"]).run())
+    assert [n.value for n in app.number_input if n.key == "ask.rank"] == [16]
+    assert app.query_params["method"] == ["full", "qlora"]
+    setup = TrainSetup(seq_len=256)
+    qlora = replace(setup, lora=LoraConfig(), quantization=Quantization())
+    (answer,) = answers([Workload(model=find_model("gpt2"), setup=qlora)])
+    assert f"QLoRA r16\t{bytes_text(answer.prediction.peak.total_bytes)}" in texts(app)
+
+
+def test_options_come_back_with_their_method() -> None:
+    app = opened(**GPT2, rank="64")
+    methods = next(group for group in app.pills if group.key == "ask.methods")
+    sound(methods.set_value(["full"]).run())
+    assert asked(app).options.rank == 16 and "rank" not in app.query_params
+    methods = next(group for group in app.pills if group.key == "ask.methods")
+    sound(methods.set_value(["full", "lora"]).run())
+    assert asked(app).options.rank == 64
+
+
+def test_a_card_brings_a_verdict_and_a_map_of_what_fits() -> None:
+    app = opened(**GPT2)
+    card = next(box for box in app.selectbox if box.key == "ask.gpu")
+    sound(card.set_value("rtx_4090").run())
+    assert app.query_params["gpu"] in ("rtx_4090", ["rtx_4090"])
+    setup = TrainSetup(seq_len=256)
+    workloads = [Workload(model=find_model("gpt2"), setup=s) for s in (setup, replace(setup, lora=LoraConfig()))]
+    for answer in answers(workloads, find_gpu("rtx_4090")):
+        assert answer.fit is not None
+        assert metrics.VERDICT_LABELS[answer.fit.verdict] in texts(app)
+        assert bytes_text(answer.fit.headroom_bytes) in texts(app)
+    assert "fit_map" in figures(app)
+
+
+def test_figures_show_the_numbers_of_the_answer() -> None:
+    """The bars of the peak add up to the peak of every method, and the levers are those of the answer."""
+    drawn = figures(sound(opened(**GPT2, method=["full", "lora"])))
+    setup = TrainSetup(seq_len=256)
+    workloads = [Workload(model=find_model("gpt2"), setup=s) for s in (setup, replace(setup, lora=LoraConfig()))]
+    found = answers(workloads, all_levers=True)
+    sums: dict[float, float] = {}
+    for trace in drawn["composition"]["data"]:
+        if trace["type"] == "bar":
+            for place, gib in zip(trace["y"], trace["x"], strict=True):
+                sums[place] = sums.get(place, 0) + gib
+    assert [round(sums[place] * 2**30) for place in sorted(sums)] == [a.prediction.peak.total_bytes for a in found]
+    words = json.dumps(drawn["levers"])
+    assert found[1].levers and all(bytes_text(lever.saved_bytes) in words for lever in found[1].levers)
+
+
+def test_in_detail_follows_the_method_that_is_chosen() -> None:
+    app = sound(opened(**GPT2))
+    assert "Memory over one step, LoRA r16" in texts(app)
+    chosen = next(group for group in app.segmented_control if group.key == "detail")
+    sound(chosen.set_value("full").run())
+    assert "Memory over one step, full" in texts(app)
+
+
+@pytest.mark.parametrize("quantity", metrics.LAYER_LABELS)
+def test_every_quantity_of_layers_can_be_drawn(quantity: str) -> None:
+    app = opened(**GPT2)
+    box = next(box for box in app.selectbox if box.key == "quantity")
+    sound(box.set_value(quantity).run())
+    assert "layers" in figures(app)
+
+
+@pytest.mark.parametrize(
+    ("drawer", "says"),
+    [
+        ("numbers", "memory at each moment, GiB"),
+        ("explain", "How full was worked out"),
+        ("layer_tables", "Trained weights per layer"),
+    ],
+)
+def test_a_drawer_is_filled_when_it_is_opened(drawer: str, says: str) -> None:
+    app = sound(opened(**GPT2))
+    assert says not in texts(app)
+    app.session_state[drawer] = True
+    assert says in texts(sound(app.run()))
+
+
+def test_what_is_refused_is_said_and_the_page_stays_alive() -> None:
+    app = opened(**GPT2, optimizer="adafactor", optimizer_impl="fused")
+    assert "adafactor has no fused implementation" in problems(app)[0]
+    box = next(box for box in app.selectbox if box.key == "ask.optimizer_impl")
+    sound(box.set_value("foreach").run())
+
+
+def test_a_card_without_a_fixed_memory_and_a_card_on_a_cpu_are_refused_in_words() -> None:
+    assert "device is cpu" in problems(opened(**GPT2, gpu="rtx_4090", device="cpu"))[0]
+    assert "no card 'rtx_409'" in problems(opened(**GPT2, gpu="rtx_409"))[0]
+
+
+def test_the_traced_engine_says_what_to_do() -> None:
+    assert "command line" in problems(opened(**GPT2, engine="traced"))[0]
+    assert "compile" in problems(opened(**GPT2, engine="compiled"))[0]
+
+
+def test_what_a_link_says_in_vain_is_shown_until_the_question_changes() -> None:
+    app = opened(**GPT2, rank="zero", records="/etc/passwd")
+    assert len(cautions(app)) == 2 and "rank is 'zero'" in cautions(app)[0]
+    found = next(n for n in app.number_input if n.key == "ask.batch_size")
+    sound(found.set_value(2).run())
+    assert not cautions(app)
+
+
+def test_an_address_changed_from_outside_is_followed() -> None:
+    """As by the browser's button for going back."""
+    app = sound(opened(**GPT2, rank="8"))
+    app.query_params["rank"] = "32"
+    sound(app.run())
+    assert asked(app).options.rank == 32
+    assert [n.value for n in app.number_input if n.key == "ask.rank"] == [32]
+    app.query_params["page"] = "catalogue"
+    assert "166 of 166 models" in texts(sound(app.run()))
+
+
+def test_an_unknown_model_is_refused_with_the_nearest() -> None:
+    app = opened(model="meta-llama/Llama-3.1-8C")
+    assert "Did you mean meta-llama/Llama-3.1-8B" in problems(app)[0]
+
+
+def test_a_config_is_uploaded_and_has_no_link() -> None:
+    app = opened(**GPT2)
+    origin = next(group for group in app.segmented_control if group.key == "ask.origin")
+    sound(origin.set_value("A config.json").run())
+    assert "Choose a file" in texts(app) and "model" not in app.query_params
+    content = json.dumps(dict(find_model("Qwen/Qwen2.5-0.5B").published)).encode()
+    app.file_uploader(key="config_json").set_value(("mine.json", content, "application/json"))
+    sound(app.run())
+    assert "mine: qwen2, 24 layers" in texts(app)
+    app.file_uploader(key="config_json").set_value(
+        ("bad.json", b'{"model_type": "llama", "hidden_size": "<b>"}', "application/json")
+    )
+    assert "hidden_size" in problems(app.run())[0]
+
+
+def test_a_model_that_torch_would_build_is_told_where_to_ask() -> None:
+    app = opened(**GPT2)
+    next(group for group in app.segmented_control if group.key == "ask.origin").set_value("A config.json").run()
+    app.file_uploader(key="config_json").set_value(("x.json", b'{"model_type": "mamba"}', "application/json"))
+    assert "ask on the command line" in problems(app.run())[0]
+
+
+def test_an_error_that_nobody_expected_spoils_one_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = sound(opened(**GPT2))
+
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError("secret detail")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predict_page, "answered", broken)
+        app.run()
+        assert "not expected (ZeroDivisionError)" in problems(app)[0]
+        assert "secret" not in texts(app)
+    sound(app.run())
+
+
+# --- compare --------------------------------------------------------------------------------------------------------------
+
+
+def stored(path: Path, *found: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record_dict(record)) + "\n" for record in found), "utf-8")
+    return path
+
+
+def own_store(tmp_path: Path, *found: Any) -> Path:
+    return stored(tmp_path / "data" / "lora_profiler" / "records.jsonl", *found)
+
+
+def frame(app: AppTest) -> Any:
+    return app.dataframe[0].value
+
+
+def without_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in an installed wheel."""
+    import lora_profiler
+
+    monkeypatch.setattr(lora_profiler, "__file__", str(tmp_path / "site-packages" / "lora_profiler" / "__init__.py"))
+
+
+def test_the_committed_records_are_compared_as_the_command_line_does() -> None:
+    app = sound(opened(page="compare"))
+    folder = Path(SCRIPT).parent / "benchmarks" / "records"
+    lines = sum(1 for path in folder.rglob("*.jsonl") for line in path.read_text("utf-8").splitlines() if line.strip())
+    assert len(frame(app)) == lines
+    done = subprocess.run(
+        [sys.executable, "-m", "lora_profiler", "compare", str(folder), "--format", "json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    errors = [100 * c["relative_error"] for c in json.loads(done.stdout)["comparisons"] if c["metric"] == "peak_requested_bytes"]
+    assert frame(app)["error, %"].dropna().tolist() == pytest.approx(errors)
+    assert f"{lines} records, predicted against measured" in texts(app)
+    assert {"scatter", "strip"} <= set(figures(app))
+
+
+def test_filters_narrow_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_checkout(monkeypatch, tmp_path)
+    failed = {"status": "oom", "failure": Failure(reason="no room")}
+    own_store(
+        tmp_path, records.make_record(), records.make_record(records.LORA_WORKLOAD), records.make_record(device=records.H100),
+        records.make_record(repeat=1, **failed),
+    )  # fmt: skip
+    app = sound(opened(page="compare"))
+    assert len(frame(app)) == 4
+    assert "Not compared, for the run did not go through: 1 out of memory" in texts(app)
+    for name, value, left in (
+        ("method", "lora", 1),
+        ("device", records.H100.name, 1),
+        ("status", "oom", 1),
+        ("model", "tiny-gpt2", 4),
+    ):
+        box = next(box for box in app.multiselect if box.key == f"filter.{name}")
+        sound(box.set_value([value]).run())
+        assert len(frame(app)) == left, name
+        next(box for box in app.multiselect if box.key == f"filter.{name}").set_value([]).run()
+    next(box for box in app.multiselect if box.key == "filter.method").set_value(["lora"]).run()
+    next(box for box in app.multiselect if box.key == "filter.status").set_value(["oom"]).run()
+    assert "None of the 4 records" in texts(sound(app))
+
+
+def test_one_record_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the link to it: its error table, its figures, its machine."""
+    without_checkout(monkeypatch, tmp_path)
+    record = records.make_record()
+    own_store(tmp_path, record, records.make_record(repeat=1))
+    app = sound(opened(page="compare", record=record.id))
+    shown = texts(app)
+    assert f"record {record.id}" in shown and "tiny-gpt2, full: ok" in shown
+    assert "peak of each phase" in shown
+    assert {"record.attribution", "record.steps"} <= set(figures(app))
+    app.session_state["record.environment"] = True
+    shown = texts(sound(app.run()))
+    assert "torch\t2.13.0" in shown and "A processor" in shown and "0123abc" in shown
+
+
+def test_a_link_to_a_record_that_is_not_there_is_told() -> None:
+    app = opened(page="compare", record="<b>nothing</b>")
+    assert any("<b>nothing</b>" in text for text in cautions(app))
+    assert len(frame(app))
+
+
+def test_a_link_that_names_a_file_reads_none(tmp_path: Path) -> None:
+    path = stored(tmp_path / "elsewhere.jsonl", records.make_record())
+    app = opened(page="compare", records=str(path))
+    assert "no option 'records'" in cautions(app)[0]
+    assert "tiny-gpt2" not in str(frame(app)["model"].tolist())
+
+
+def test_without_any_records_the_page_says_where_they_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_checkout(monkeypatch, tmp_path)
+    app = sound(opened(page="compare"))
+    assert "There are no records yet" in texts(app) and "lora-profile bench" in texts(app)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "is empty"), ("\n\n", "is empty"), ("nonsense\n", "no JSON"), ('{"schema_version": "9.9"}\n', "schema is '9.9'"),
+        ('[{"a": 1}]\n', "must be an object"), ('{"torch": "foreign"}\n', "schema_version"), ("\x00\x01\x02", "no JSON"),
+    ],
+    ids=["empty", "blank", "no JSON", "newer", "a list", "foreign", "binary"],
+)  # fmt: skip
+def test_a_store_that_cannot_be_read_is_told_and_the_rest_is_shown(content: str, said: str, tmp_path: Path) -> None:
+    own_store(tmp_path).write_text(content, "utf-8")
+    app = opened(page="compare")
+    assert any(said in text for text in problems(app)), problems(app)
+    assert len(frame(app)) > 100
+    assert not app.exception
+
+
+def test_torn_older_and_unknown_records_are_passed_over_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_checkout(monkeypatch, tmp_path)
+    good, foreign = record_dict(records.make_record()), record_dict(records.make_record(repeat=1))
+    foreign["workload"]["model"] = {"id": "nobody/knows-this", "config": {"model_type": "mamba"}}
+    longer = replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, seq_len=16))
+    older = {**record_dict(records.make_record(longer)), "schema_version": "1.0"}
+    for name in ("conditions", "case_key", "environment_key", "id", "repeat"):
+        older.pop(name)
+    path = own_store(tmp_path)
+    path.write_text("\n".join([json.dumps(good), json.dumps(foreign), json.dumps(older), json.dumps(good)[:99]]), "utf-8")
+    app = sound(opened(page="compare"))
+    told = "\n".join(cautions(app))
+    assert "line 2" in told and "mamba" in told and "no JSON, as a crash leaves them" in told
+    assert len(frame(app)) == 2
+
+
+def test_named_files_and_folders_are_shown_and_missing_ones_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_checkout(monkeypatch, tmp_path)
+    named = stored(tmp_path / "named.jsonl", records.make_record())
+    stored(tmp_path / "more" / "a.jsonl", records.make_record(repeat=1))
+    stored(tmp_path / "not-named.jsonl", records.make_record(repeat=2))
+    arguments = ["--records", str(named), "--records", str(tmp_path / "more"), "--records", str(tmp_path / "gone.jsonl")]
+    monkeypatch.setattr(sys, "argv", ["app.py", *arguments])
+    app = opened(page="compare")
+    assert len(frame(app)) == 2
+    assert "gone.jsonl" in problems(app)[0]
+
+
+def test_a_file_of_records_is_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_checkout(monkeypatch, tmp_path)
+    app = opened(page="compare")
+    line = json.dumps(record_dict(records.make_record()))
+    app.file_uploader(key="records_file").set_value(("up.jsonl", f"{line}\nbroken\n".encode(), "application/json"))
+    sound(app.run())
+    assert len(frame(app)) == 1 and "line 2" in cautions(app)[0]
+    assert not list(tmp_path.rglob("up*"))
+    app.file_uploader(key="records_file").set_value(("up.jsonl", b"\xff\xff", "application/json"))
+    app.run()
+    assert "not UTF-8" in problems(app)[0]
+
+
+def test_names_from_elsewhere_are_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Markup of HTML, Markdown and LaTeX in every place of a record that a page shows."""
+    without_checkout(monkeypatch, tmp_path)
+    data = record_dict(
+        records.make_record(
+            device=replace(records.CPU, name=HOSTILE), environment={"packages": {HOSTILE: HOSTILE}, "cpu": HOSTILE},
+        )
+    )  # fmt: skip
+    data["workload"]["model"]["id"] = HOSTILE
+    failed = json.loads(json.dumps(data)) | {"repeat": 1}
+    failed["measurement"] |= {"status": "crash", "failure": {"reason": HOSTILE, "phase": HOSTILE}}
+    path = own_store(tmp_path)
+    path.write_text(json.dumps(data) + "\n" + json.dumps(failed) + "\n", "utf-8")
+    app = opened(page="compare", record=json_id(path, 1))
+    assert not app.exception
+    assert frame(app)["model"].tolist() == [HOSTILE] * 2
+    assert "It ended in <script>alert(1)</script>" in texts(app)
+    app = opened(page="compare", record=json_id(path, 0))
+    app.session_state["record.environment"] = True
+    app.run()
+    assert not app.exception
+    assert texts(app).count("<script>alert(1)</script>") >= 4
+    allowed = {"div", "h1", "h2", "h3", "p", "table", "caption", "thead", "tbody", "tr", "th", "td", "section", "strong"}
+    assert all(tags_of(html) <= allowed for html in written(app))
+    for element in (*app.markdown, *app.caption, *app.error, *app.warning, *app.info):
+        assert "http://x.invalid" not in element.value
+    drawn = figures(app)
+    for trace in (trace for figure in drawn.values() for trace in figure["data"]):
+        trace.pop("customdata", None)  # ids, which are not shown
+    shown = json.dumps(drawn, ensure_ascii=False)
+    assert "alert(1)" in shown  # the name of the run, and plotly reads tags
+    assert not re.search(r"<(script|img|a)\b", shown)
+
+
+def json_id(path: Path, place: int) -> str:
+    from lora_profiler.record_lines import read_records
+
+    return read_records(path).records[place].id
+
+
+# --- catalogue ------------------------------------------------------------------------------------------------------------
+
+
+def test_models_and_cards_are_searchable() -> None:
+    app = sound(opened(page="catalogue"))
+    assert len(app.dataframe[0].value) == len(bundled_models()) and len(app.dataframe[1].value) == len(bundled_gpus())
+    next(field for field in app.text_input if field.key == "models_text").set_value("llama 8b").run()
+    names = app.dataframe[0].value["model"].tolist()
+    assert "meta-llama/Llama-3.1-8B" in names and all("8b" in str(row).lower() for row in app.dataframe[0].value.values.tolist())
+    next(field for field in app.text_input if field.key == "cards_text").set_value("h100").run()
+    assert 0 < len(sound(app).dataframe[1].value) < 10
+    next(field for field in app.text_input if field.key == "models_text").set_value("<b>nothing").run()
+    assert "No bundled model is called '<b>nothing'" in texts(sound(app))
+
+
+# --- all of them ----------------------------------------------------------------------------------------------------------
+
+
+def test_no_page_loads_torch() -> None:
+    """In a process of its own: every page, a model that torch would build, and a record of one."""
+    code = f"""
+import json, sys
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(SCRIPT).parent)]!r}
+sys.argv = ["app.py"]
+from dashboard_app import opened
+for page in ("predict", "compare", "measure", "catalogue"):
+    assert not opened(page=page, **({{}} if page == "compare" else {{"model": "gpt2"}})).exception
+app = opened(model="gpt2", gpu="rtx_4090")
+app.session_state["numbers"] = app.session_state["explain"] = app.session_state["layer_tables"] = True
+app.run()
+next(g for g in app.segmented_control if g.key == "ask.origin").set_value("A config.json").run()
+app.file_uploader(key="config_json").set_value(("x.json", b'{{"model_type": "mamba"}}', "application/json"))
+assert not app.run().exception
+app = opened(page="compare")
+app.file_uploader(key="records_file").set_value(("up.jsonl", {_record_of_mamba()!r}, "application/json"))
+assert not app.run().exception
+print(sorted(set(sys.modules) & {{"torch", "transformers", "peft", "accelerate", "bitsandbytes"}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == "[]"
+
+
+def _record_of_mamba() -> bytes:
+    data = record_dict(records.make_record())
+    data["workload"]["model"] = {"id": "nobody/knows-this", "config": {"model_type": "mamba"}}
+    return json.dumps(data).encode()
+
+
+def test_every_widget_and_figure_has_words() -> None:
+    """For people who do not see it."""
+    for page in ("predict", "compare", "measure", "catalogue"):
+        app = opened(page=page, **({} if page == "compare" else {"model": "gpt2", "gpu": "rtx_4090"}))
+        widgets = [
+            *app.button, *app.selectbox, *app.number_input, *app.text_input, *app.toggle, *app.multiselect, *app.pills,
+            *app.segmented_control, *app.download_button, *app.file_uploader, *app.expander,
+        ]  # fmt: skip
+        assert widgets and all(widget.label.strip() for widget in widgets)
+        assert all(figure.proto.alt.strip() for figure in app.get("plotly_chart"))
+        assert all(table.proto.alt.strip() for table in app.dataframe)
+
+
+def test_downloads_stand_on_every_page() -> None:
+    labels = {
+        "predict": {"JSON", "CSV", "CSV by layer", "Report, HTML"},
+        "compare": {"JSON", "CSV of runs", "CSV of errors", "Report, HTML"},
+        "catalogue": {"JSON", "CSV"},
+    }
+    for page, expected in labels.items():
+        app = sound(opened(page=page, **({} if page == "compare" else {"model": "gpt2"})))
+        assert {button.label for button in app.download_button} == expected
+
+
+def test_text_of_reads_what_a_reader_reads() -> None:
+    """The tests' own eyes."""
+    assert text_of("<p>a &lt;b&gt;</p><table><tr><th>c</th><td>d</td></tr></table>") == "a <b>\n\tc\td"
