@@ -13,9 +13,9 @@ from lora_profiler.report.page.parts import Beside, Drawing, Fact, Part, Section
 from lora_profiler.report.page.runs import Run, worst_first
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text
 
-MOST_DOTS = 1200
+MOST_DOTS = 800
 """Of one figure. More would hide each other, and take long to draw."""
-WORST_DOTS = 300
+WORST_DOTS = 200
 """Of them are those with the largest errors; the others are taken evenly."""
 MOST_FAMILIES = 20
 MOST_ERRORS = 15
@@ -24,7 +24,7 @@ MOST_ERRORS = 15
 def accuracy_section(runs: Sequence[Run]) -> Section | None:
     """Predicted against measured, None where nothing was."""
     compared = [run for run in runs if run.peak is not None]
-    records = {run.scored.record.id: run.scored.record for run in runs}
+    records = {run.record_id: run.scored.record for run in runs}
     claims = [c for run in runs for c in run.scored.comparisons if c.is_claim]
     if not claims:
         return None
@@ -48,11 +48,11 @@ def accuracy_facts(runs: Sequence[Run]) -> list[Fact]:
     whole = summary(rows, ())
     if not whole or whole[0].mean_absolute is None:
         return []
-    found, names = whole[0], {run.scored.record.id: run.name for run in runs}
+    found, by_id = whole[0], {run.record_id: run for run in runs}
     exact = sum(c.predicted == c.measured for c in rows)
     mean = percent_text(found.mean_absolute or 0.0) if found.mean_absolute else "exact"
     worst = error_text(found.worst) if found.worst is not None else "exact"
-    where = names.get(found.worst_record_id or "", "") if found.worst else "every peak is equal to the byte"
+    where = by_id[found.worst_record_id].name if found.worst and found.worst_record_id else "every peak is equal to the byte"
     within = sum(c.is_within(0.01) for c in rows)
     return [
         Fact(label="mean error of the peak", value=mean, note=f"over {count_text(found.n)} runs that went through"),
@@ -105,7 +105,6 @@ def _scatter(drawn: Sequence[Run]) -> Drawing:
             method=run.scored.record.workload.setup.method,
             predicted_bytes=peak.predicted,
             measured_bytes=peak.measured,
-            record_id=run.scored.record.id,
         )
         for run in drawn
         if (peak := run.peak) is not None and peak.predicted > 0 and peak.measured > 0
@@ -147,7 +146,6 @@ def _metrics(claims: Sequence[Comparison], records: dict[str, Record]) -> Drawin
             label=run_name(records[c.record_id]),
             error=c.relative_error or 0.0,
             method=records[c.record_id].workload.setup.method,
-            record_id=c.record_id,
         )
         for c in kept
     ]
@@ -161,7 +159,7 @@ def _metrics(claims: Sequence[Comparison], records: dict[str, Record]) -> Drawin
 
 def _dot(group: str, run: Run, error: float) -> ErrorDot:
     record = run.scored.record
-    return ErrorDot(group=group, label=run.name, error=error, method=record.workload.setup.method, record_id=record.id)
+    return ErrorDot(group=group, label=run.name, error=error, method=record.workload.setup.method)
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------------

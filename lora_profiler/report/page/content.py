@@ -9,6 +9,7 @@ from lora_profiler.planning.scored import Scored
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.comparisons import environment_lines, not_compared_lines
 from lora_profiler.report.page.accuracy import accuracy_facts, accuracy_section
+from lora_profiler.report.page.alike import groups_alike
 from lora_profiler.report.page.composition import composition_section
 from lora_profiler.report.page.data import page_data
 from lora_profiler.report.page.definitions import definitions_section
@@ -38,6 +39,7 @@ def report_content(scored: Sequence[Scored], predictions: Sequence[Answer] = (),
     Everything is worked out from the arguments: the same ones make the same page at any time.
     """
     runs = numbered(scored)
+    groups = groups_alike(runs)
     return Content(
         title=title or _title(scored, predictions),
         lines=tuple([*environment_lines(s.record for s in scored), *not_compared_lines(scored)]),
@@ -46,15 +48,15 @@ def report_content(scored: Sequence[Scored], predictions: Sequence[Answer] = (),
             *predicted_sections(predictions),
             accuracy_section(runs),
             composition_section(runs),
-            steps_section(runs),
-            layers_section(runs),
-            speed_section(runs),
+            steps_section(runs, groups),
+            layers_section(groups),
+            speed_section(runs, groups),
             failures_section(runs),
             runs_section(runs),
             provenance_section(runs),
             definitions_section(),
         ),
-        data=page_data(scored, predictions),
+        data=page_data(runs, predictions),
     )
 
 

@@ -3,46 +3,70 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lora_profiler.compare import METRICS, Comparison
+from lora_profiler.compare import Comparison
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.scored import Scored
-from lora_profiler.report.measurement_payload import run_records
+from lora_profiler.report.page.runs import Run
 from lora_profiler.report.payload import answer_dict
+from lora_profiler.workload import setup_dict
 
 SCHEMA_VERSION = "1.0"
+MEASURED = (
+    "num_parameters", "num_trainable_parameters", "attention_kernel", "tokens_per_step", "peak_phase", "peak_requested_bytes",
+    "peak_allocated_bytes", "peak_reserved_bytes", "device_used_bytes", "saved_activation_bytes",
+)  # fmt: skip
+"""Fields of `record.Measurement` that every record of a page has in full."""
 
 
-def page_data(scored: Sequence[Scored], answers: Sequence[Answer]) -> dict[str, Any]:
-    """{"schema_version", "records": {"columns", "rows"}, "comparisons": [...], "refusals": [...], "predictions": [...]}.
+def page_data(runs: Sequence[Run], answers: Sequence[Answer]) -> dict[str, Any]:
+    """{"schema_version", "records": {name: [...]}, "comparisons": [...], "refusals": [...], "predictions": [...]}.
 
-    Records are the rows of `bench --format csv`. Each of the comparisons is one metric and category: `record` counts the rows of
-    records from 0, and `engine`, `predicted` and `measured` stand beside it; relative_error is (predicted - measured) / measured.
-    Predictions are those of `predict --format json`.
+    `records` has a list for each field, with one value a record. Each of `comparisons` is one metric and category of an engine:
+    `measured` has one value a record too, null where nothing was compared, and so has `difference`, which is predicted -
+    measured; relative_error is difference / measured. `predictions` are those of `predict --format json`.
     """
-    runs = run_records([s.record for s in scored])
-    columns = list(runs[0]) if runs else []
+    rows = [_row(run) for run in runs]
     return {
         "schema_version": SCHEMA_VERSION,
-        "records": {"columns": columns, "rows": [[run[name] for name in columns] for run in runs]},
-        "comparisons": _comparisons(scored),
-        "refusals": [{"record": number, "reason": s.refusal} for number, s in enumerate(scored) if s.refusal is not None],
+        "records": {name: [row[name] for row in rows] for name in (rows[0] if rows else ())},
+        "comparisons": _comparisons(runs),
+        "refusals": [
+            {"record_id": run.record_id, "reason": run.scored.refusal} for run in runs if run.scored.refusal is not None
+        ],
         "predictions": [answer_dict(answer) for answer in answers],
     }
 
 
-def _comparisons(scored: Sequence[Scored]) -> list[dict[str, Any]]:
-    found: dict[tuple[str, str], list[tuple[int, Comparison]]] = {}
-    for number, each in enumerate(scored):
-        for c in each.comparisons:
-            found.setdefault((c.metric, c.category), []).append((number, c))
+def _row(run: Run) -> dict[str, Any]:
+    record = run.scored.record
+    measured = record.measurement
+    return {
+        "record_id": run.record_id,
+        "model": record.workload.model.id,
+        "model_type": record.workload.model.model_type,
+        **setup_dict(record.workload.setup),
+        "device_name": record.environment.device.name,
+        "status": measured.status,
+        "flags": list(measured.flags),
+        "reason": measured.failure.reason if measured.failure else None,
+        **{name: getattr(measured, name) for name in MEASURED},
+        "timed_steps": len(measured.step_seconds),
+        "median_step_seconds": run.speed.steps.median if run.speed else None,
+    }
+
+
+def _comparisons(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    found: dict[tuple[str, str, str], dict[int, Comparison]] = {}
+    for number, run in enumerate(runs):
+        for c in run.scored.comparisons:
+            found.setdefault((c.metric, c.category, c.engine), {})[number] = c
+    numbers = range(len(runs))
     return [
         {
             "metric": metric,
             "category": category,
-            "record": [number for number, _ in members],
-            "engine": [c.engine for _, c in members],
-            "predicted": [c.predicted for _, c in members],
-            "measured": [c.measured for _, c in members],
+            "engine": engine,
+            "measured": [by_run[n].measured if n in by_run else None for n in numbers],
+            "difference": [by_run[n].predicted - by_run[n].measured if n in by_run else None for n in numbers],
         }
-        for (metric, category), members in sorted(found.items(), key=lambda item: METRICS.index(item[1][0][1].metric))
+        for (metric, category, engine), by_run in found.items()
     ]

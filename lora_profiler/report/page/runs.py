@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from lora_profiler.compare import TOTAL, Comparison, Metric, lower_bounds
 from lora_profiler.planning.scored import Scored
-from lora_profiler.record import Record
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.charts.labels import shortened
@@ -15,7 +14,7 @@ from lora_profiler.report.page.parts import Fact, Part, Section
 from lora_profiler.throughput import Throughput, throughput
 from lora_profiler.units import bytes_text, count_text, rate_text, seconds_text
 
-MOST_ROWS = 2000
+MOST_ROWS = 1000
 """Rows of the tables of all runs. The embedded data hold more."""
 PEAK: Metric = "peak_requested_bytes"
 LONGEST_ID = 120
@@ -23,16 +22,21 @@ LONGEST_ID = 120
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A scored record as the page speaks of it. `number` counts from 1 in the order given."""
+    """A scored record as the page speaks of it. `number` counts from 1 in the order given; ids take long, and are kept."""
 
     number: int
     scored: Scored
+    record_id: str
     speed: Throughput | None
 
     @property
     def name(self) -> str:
         """'#12 gpt2, LoRA r16, batch 2 x 512, float32'."""
         return f"#{self.number} {', '.join(run_cells(self.scored.record))}"
+
+    @property
+    def is_timed(self) -> bool:
+        return self.speed is not None and self.speed.tokens_per_second is not None
 
     @property
     def peak(self) -> Comparison | None:
@@ -46,7 +50,7 @@ class Run:
 
 
 def numbered(scored: Sequence[Scored]) -> list[Run]:
-    return [Run(number=n, scored=s, speed=throughput(s.record)) for n, s in enumerate(scored, 1)]
+    return [Run(number=n, scored=s, record_id=s.record.id, speed=throughput(s.record)) for n, s in enumerate(scored, 1)]
 
 
 def worst_first(runs: Sequence[Run]) -> list[Run]:
@@ -98,13 +102,14 @@ def _cells(run: Run) -> tuple[str, ...]:
         comparison_text(peak) if peak else "",
         seconds_text(speed.steps.median) if speed else "",
         rate_text(tokens).removesuffix("/s") if tokens is not None else "",
-        shortened(record.id.removeprefix(_prefix(record)), LONGEST_ID),
+        shortened(_tail(run), LONGEST_ID),
     )
 
 
-def _prefix(record: Record) -> str:
-    """What the columns of model and method say of a record's id already."""
-    return record.workload.key.rpartition("-")[0] + "-"
+def _tail(run: Run) -> str:
+    """A record's id without the model and the method, which have columns of their own."""
+    workload = run.scored.record.workload
+    return run.record_id.removeprefix(f"{workload.model.id.replace('/', '--')}-{workload.setup.method}-")
 
 
 def _at_least(size: int | None, is_bound: bool) -> str:

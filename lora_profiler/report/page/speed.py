@@ -1,6 +1,7 @@
 """How fast the runs went: tokens a second of runs that are alike but for their method, with intervals."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lora_profiler.errors import UsageError
 from lora_profiler.report import charts
@@ -8,7 +9,8 @@ from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.charts import ThroughputBar
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.comparisons import run_cells
-from lora_profiler.report.page.alike import full_and_lora, groups_alike
+from lora_profiler.report.measured_runs import setting
+from lora_profiler.report.page.alike import full_and_lora
 from lora_profiler.report.page.parts import Beside, Drawing, Part, Section
 from lora_profiler.report.page.runs import Run
 from lora_profiler.report.predictions import way_label
@@ -19,46 +21,44 @@ from lora_profiler.units import count_text, percent_text, rate_text, seconds_tex
 MOST_BARS = 24
 
 
-def speed_section(runs: Sequence[Run]) -> Section | None:
-    """Throughput, None where nothing was timed. Every run's step time is in the table of all runs."""
-    timed = [run for run in runs if run.speed is not None and run.speed.tokens_per_second is not None]
+def speed_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Section | None:
+    """Throughput, of the runs that are alike (`groups`) first; None where nothing was timed."""
+    timed = [run for run in runs if run.is_timed]
     if not timed:
         return None
-    picked, is_alike = _picked(timed)
-    several = "Groups are alike in all but their method. " if is_alike else ""
+    alike = [found for group in groups if len(found := [run for run in group if run.is_timed]) > 1]
+    picked = _picked(alike) or list(timed[:MOST_BARS])
     shown = "" if len(picked) == len(timed) else f"{count_text(len(picked))} of {count_text(len(timed))} timed runs. "
+    several = "Runs of a group are alike in all but their method and its options. " if alike else ""
     parts: list[Part] = [
-        paragraph(f"{shown}{several}Whiskers are 95 % intervals of the median step.", *_ratio(timed)),
+        paragraph(f"{shown}{several}Whiskers are 95 % intervals of the median step.", *_ratio(alike)),
         _drawing(picked),
+        Beside(parts=tuple(_steps_drawing(run) for run in full_and_lora(alike) or timed[:1])),
     ]
-    steps = full_and_lora(groups_alike(timed)) or timed[:1]
-    parts.append(Beside(parts=tuple(_steps_drawing(run) for run in steps)))
     return Section(name="speed", title="Throughput", parts=tuple(parts))
 
 
-def _picked(timed: Sequence[Run]) -> tuple[list[Run], bool]:
-    """Whole groups of runs alike, as many as there is room for; without any, the first runs."""
+def _picked(alike: Sequence[Sequence[Run]]) -> list[Run]:
+    """Whole groups, as many as there is room for."""
     picked: list[Run] = []
-    for group in groups_alike(timed):
+    for group in alike:
         if len(picked) + len(group) <= MOST_BARS:
             picked += group
-    return (picked, True) if picked else (list(timed[:MOST_BARS]), False)
+    return picked
 
 
-def _ratio(timed: Sequence[Run]) -> list[str]:
+def _ratio(alike: Sequence[Sequence[Run]]) -> list[str]:
     """The step time of LoRA as a share of full fine-tuning's, for the pair that the page shows elsewhere too."""
-    pair = full_and_lora(groups_alike(timed))
+    pair = full_and_lora(alike)
     if not pair:
         return []
-    full, lora = pair
+    records = [run.scored.record for run in pair]
     try:
-        ratio = full_against_lora([full.scored.record], [lora.scored.record])
+        ratio = full_against_lora(records[:1], records[1:])
     except UsageError:  # they were not measured under the same conditions, which their records say
         return []
-    setups = [run.scored.record.workload.setup for run in pair]
-    return [
-        f"{shortened(full.scored.record.workload.model.id)}: {ratio_line(way_label(setups[0]), way_label(setups[1]), ratio)}."
-    ]
+    full, lora = (way_label(record.workload.setup) for record in records)
+    return [f"{shortened(records[0].workload.model.id)}: {ratio_line(full, lora, ratio)}."]
 
 
 # --- tokens a second ------------------------------------------------------------------------------------------------------
@@ -80,15 +80,14 @@ def _bar(run: Run) -> ThroughputBar | None:
     record, speed = run.scored.record, run.speed
     if speed is None or speed.tokens_per_second is None:
         return None
-    model, method, setting = run_cells(record)
+    base = replace(record.workload.setup, lora=None, quantization=None)
     return ThroughputBar(
-        label=f"{method} (#{run.number})",
+        label=f"{way_label(record.workload.setup)} (#{run.number})",
         method=record.workload.setup.method,
         tokens_per_second=speed.tokens_per_second,
         low=speed.tokens_per_second * speed.steps.median / speed.steps.high,
         high=speed.tokens_per_second * speed.steps.median / speed.steps.low,
-        group=f"{model}, {setting.partition(', float32 adapters')[0]}",
-        record_id=record.id,
+        group=f"{shortened(record.workload.model.id)}, {setting(base)}",
     )
 
 

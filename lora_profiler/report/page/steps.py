@@ -8,7 +8,7 @@ from lora_profiler.report import charts, metrics
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.charts import LayerQuantity, LayerRow, Limit
 from lora_profiler.report.charts.labels import shortened
-from lora_profiler.report.page.alike import full_and_lora, groups_alike, peak_of
+from lora_profiler.report.page.alike import full_and_lora, peak_of
 from lora_profiler.report.page.parts import Beside, Drawing, Part, Section
 from lora_profiler.report.page.runs import Run
 from lora_profiler.report.predictions import method_label
@@ -20,9 +20,12 @@ MOST_POINTS = 60
 """Of a curve, as rows of its table: the turning points that matter are few."""
 
 
-def steps_section(runs: Sequence[Run]) -> Section | None:
-    """The predicted curve and the measured counters of full fine-tuning and of LoRA, else of the largest run."""
-    shown = _shown(runs)
+def steps_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Section | None:
+    """The predicted curve and the measured counters of full fine-tuning and of LoRA, else of the largest run.
+
+    `groups` are the runs that are alike.
+    """
+    shown = full_and_lora(groups) or _largest(runs)
     if not shown:
         return None
     curves = [
@@ -36,18 +39,17 @@ def steps_section(runs: Sequence[Run]) -> Section | None:
     return Section(name="step", title="Memory over one step", parts=parts)
 
 
-def layers_section(runs: Sequence[Run]) -> Section | None:
+def layers_section(groups: Sequence[Sequence[Run]]) -> Section | None:
     """What each layer costs under full fine-tuning and LoRA; None where the runs do not hold both of one model."""
-    pair = full_and_lora(groups_alike(runs))
+    pair = full_and_lora(groups)
     predictions = [run.scored.prediction for run in pair if run.scored.prediction is not None]
     parts = tuple(layer_drawings("layers", predictions)) if predictions else ()
     return Section(name="layers", title="Layer by layer", parts=(paragraph(ALIKE), *parts)) if parts else None
 
 
-def _shown(runs: Sequence[Run]) -> list[Run]:
-    pair = full_and_lora(groups_alike(runs))
+def _largest(runs: Sequence[Run]) -> list[Run]:
     rest = [run for run in runs if run.scored.prediction is not None and run.scored.record.measurement.went_through]
-    return pair or sorted(rest, key=lambda run: -peak_of(run))[:1]
+    return sorted(rest, key=lambda run: -peak_of(run))[:1]
 
 
 # --- one step -------------------------------------------------------------------------------------------------------------

@@ -63,16 +63,23 @@
 
   /* Downloads are made here, of what is embedded. */
   function csv(columns, rows) {
-    const cell = (v) => (v === null ? "" : /[",\r\n]/.test(String(v)) ? `"${String(v).replaceAll('"', '""')}"` : String(v));
+    const cell = (v) => {
+      const text = Array.isArray(v) ? v.join("; ") : String(v ?? "");
+      return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+    };
     return [columns, ...rows].map((row) => row.map(cell).join(",")).join("\n") + "\n";
   }
 
+  function runs({ records }) {
+    const columns = Object.keys(records);
+    return csv(columns, records.record_id.map((_, n) => columns.map((name) => records[name][n])));
+  }
+
   function comparisons({ records, comparisons: found }) {
-    const id = records.columns.indexOf("record_id");
     const columns = ["record_id", "engine", "metric", "category", "predicted", "measured", "relative_error"];
-    const rows = found.flatMap((c) => c.record.map((number, i) => [
-      records.rows[number][id], c.engine[i], c.metric, c.category, c.predicted[i], c.measured[i],
-      c.measured[i] ? (c.predicted[i] - c.measured[i]) / c.measured[i] : null,
+    const rows = records.record_id.flatMap((id, n) => found.filter((c) => c.measured[n] !== null).map((c) => [
+      id, c.engine, c.metric, c.category, c.measured[n] + c.difference[n], c.measured[n],
+      c.measured[n] ? c.difference[n] / c.measured[n] : null,
     ]));
     return csv(columns, rows);
   }
@@ -89,7 +96,7 @@
     const text = await block("data");
     const what = button.dataset.download;
     if (what === "json") save("lora-profiler.json", "application/json", text);
-    if (what === "runs") save("runs.csv", "text/csv", csv(...Object.values(JSON.parse(text).records)));
+    if (what === "runs") save("runs.csv", "text/csv", runs(JSON.parse(text)));
     if (what === "comparisons") save("comparisons.csv", "text/csv", comparisons(JSON.parse(text)));
   }));
   document.querySelector(".downloads").hidden = false;
