@@ -32,6 +32,7 @@ WIND_UP_SECONDS = 25.0
 """What the process has after Ctrl-C to end its child and to store what is done; then it is ended, and then killed."""
 TERMINATE_SECONDS = 5.0
 _KEPT_LINES = 200
+_COMMAND = (sys.executable, "-m", "lora_profiler")
 
 
 class AlreadyMeasuringError(LoraProfilerError):
@@ -200,7 +201,7 @@ def start(model: ModelSpec, question: Question, conditions: Conditions, *, uploa
         folder = tempfile.TemporaryDirectory(prefix="lora-profiler-") if uploaded else None
         name = question.model if folder is None else _written(model, folder.name)
         arguments = bench_arguments(name, question, conditions)
-        shown = bench_arguments(f"{model.id}.json", question, conditions) if uploaded else arguments
+        shown = bench_arguments(f"{plain_name(model.id)}.json", question, conditions) if uploaded else arguments
         found = _started([*arguments, "--progress", "json", "--format", "json"], shown, folder)
         if not _started_so_far:
             atexit.register(end_all)
@@ -218,7 +219,7 @@ def _started(arguments: Sequence[str], shown: Sequence[str], folder: "tempfile.T
     root = str(Path(__file__).resolve().parents[2])
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     process: subprocess.Popen[str] = subprocess.Popen(
-        [sys.executable, "-m", "lora_profiler", *arguments],
+        [*_COMMAND, *arguments],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace",
         start_new_session=True, env={**os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"},
     )  # fmt: skip

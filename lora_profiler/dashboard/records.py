@@ -46,7 +46,8 @@ def sources(arguments: Sequence[str]) -> list[Source]:
     given = argparse.ArgumentParser(exit_on_error=False, add_help=False)
     given.add_argument("--records", action="append", default=[], type=Path)
     named: list[Path] = given.parse_known_args(list(arguments))[0].records
-    found = [Source(label=path.name or str(path), path=path) for path in named]
+    shared = {path.name for path in named if sum(other.name == path.name for other in named) > 1}
+    found = [Source(label=path.name if path.name not in shared else str(path), path=path) for path in dict.fromkeys(named)]
     committed = Path(lora_profiler.__file__).resolve().parents[1] / "benchmarks" / "records"
     if committed.is_dir():
         found.append(Source(label="Committed records", path=committed))

@@ -1,0 +1,358 @@
+"""What the pages are put together from: escaped text, records from files and uploads, filters, and a followed process."""
+
+import json
+import os
+import re
+import signal
+import sys
+import time
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import records
+from dashboard_app import SCRIPT, opened, problems, tags_of, text_of, texts
+from lora_profiler.catalog import find_gpu, find_model
+from lora_profiler.dashboard import markup, measuring, offers, parts
+from lora_profiler.dashboard import records as shown_records
+from lora_profiler.dashboard import settings as served
+from lora_profiler.dashboard.measure_page import where
+from lora_profiler.dashboard.measuring import AlreadyMeasuringError, Conditions, Measuring
+from lora_profiler.dashboard.question import Question
+from lora_profiler.dashboard.runs import FILTERS, choices, filtered, runs, scatter, strip
+from lora_profiler.planning.engine import predict
+from lora_profiler.planning.fit import fit
+from lora_profiler.planning.scored import scored
+from lora_profiler.planning.setups import SetupOptions
+from lora_profiler.planning.sizes import batches, lengths, size_fits
+from lora_profiler.printable import printable
+from lora_profiler.record import Failure
+from lora_profiler.record_json import record_dict
+from lora_profiler.record_lines import StoreError
+from lora_profiler.report.blocks import Row, Table, paragraph
+from lora_profiler.report.page import embedded_data
+from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+
+# --- text -----------------------------------------------------------------------------------------------------------------
+
+TEXTS = st.text(max_size=40) | st.sampled_from(["<script>", "</p><b>", "&amp;", '" onload="x', "a\x1b[2Jb", "\u202ekcab", "<!--"])
+
+
+@given(TEXTS)
+def test_any_text_is_shown_word_for_word(text: str) -> None:
+    expected = text_of(f"<p>{markup.escape(text)}</p>")
+    for html in (markup.note("problem", [text]), markup.small([text]), markup.title(text), markup.section(text)):
+        assert text_of(html) == expected
+        assert tags_of(html) <= {"div", "p", "h1", "h2"}
+    assert "<" not in markup.escape(text)
+    assert unescape(markup.escape(text)) == printable(text)
+
+
+@given(TEXTS, TEXTS)
+def test_tables_hold_their_cells_as_text(name: str, cell: str) -> None:
+    rows = (Row(cells=(name,), kind="section"), Row(cells=(name, cell), indent=1), Row(cells=(name,), kind="total"))
+    html = markup.html_of([Table(title=name, columns=("", cell or "x"), rows=rows), paragraph(cell)])
+    assert tags_of(html) <= {"div", "p", "table", "caption", "thead", "tbody", "tr", "th", "td"}
+    assert html.count("<tr") == 3 + 1 and html.count("<td") + html.count("<th ") == 2 + 1 + 2 + 2
+
+
+@given(TEXTS)
+def test_labels_of_widgets_are_no_markdown(text: str) -> None:
+    """Every ASCII mark stands behind a backslash, which Markdown takes for the mark itself."""
+    label = parts.plain(text)
+    assert re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", label) == printable(text)
+    assert not re.search(r"[!-/:-@\[-`{-~]", re.sub(r"\\[!-/:-@\[-`{-~]", "", label))
+
+
+@given(TEXTS)
+def test_any_name_makes_a_file_name(text: str) -> None:
+    name = markup.plain_name(text)
+    assert name and "/" not in name and not name.startswith(".") and name == os.path.basename(name)
+
+
+# --- how it is served -----------------------------------------------------------------------------------------------------
+
+
+def test_the_checkout_s_own_configuration_is_the_launcher_s() -> None:
+    committed = Path(SCRIPT).parent / ".streamlit" / "config.toml"
+    assert committed.read_text("utf-8") == served.config_toml(), (
+        "python -m lora_profiler.dashboard.settings > .streamlit/config.toml"
+    )
+
+
+def test_streamlit_knows_every_setting_and_serves_this_machine_alone() -> None:
+    from streamlit import config
+
+    for name in served.SERVED:
+        assert name in config._config_options_template, name
+    assert served.SERVED["server.address"] == "127.0.0.1" and served.SERVED["browser.gatherUsageStats"] is False
+    assert {"--server.allowedHosts=localhost", "--server.headless=true", "--server.port=8501"} < set(
+        served.flags(8501, headless=True)
+    )
+
+
+# --- records --------------------------------------------------------------------------------------------------------------
+
+
+def lines(*found: Any) -> bytes:
+    return "".join(json.dumps(record_dict(record)) + "\n" for record in found).encode()
+
+
+def test_only_what_was_asked_for_is_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    (tmp_path / "stray.jsonl").write_bytes(lines(records.make_record()))
+    committed = Path(SCRIPT).parent / "benchmarks" / "records"
+    assert [s.path for s in shown_records.sources([])] == [committed]
+    found = shown_records.sources(["--records", "a.jsonl", "--other", "--records", str(tmp_path / "b")])
+    assert [s.path for s in found] == [Path("a.jsonl"), tmp_path / "b", committed]
+    assert len({s.label for s in found}) == 3
+
+
+def test_sources_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    found = shown_records.sources(["--records", str(tmp_path / "a" / "r.jsonl"), "--records", str(tmp_path / "b" / "r.jsonl")])
+    assert len({s.label for s in found}) == len(found)
+
+
+def test_a_source_is_read_again_when_it_has_grown(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(lines(records.make_record()))
+    source = shown_records.Source(label="r", path=path)
+    first = shown_records.loaded(source, "auto")
+    assert shown_records.loaded(source, "auto") is first
+    path.write_bytes(lines(records.make_record(), records.make_record(repeat=1)))
+    assert len(shown_records.loaded(source, "auto").scored) == 2
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=300) | st.text(max_size=100).map(str.encode))
+def test_any_upload_is_records_or_a_refusal(content: bytes) -> None:
+    with pytest.raises(StoreError, match=r"x\.jsonl"):
+        shown_records.uploaded("x.jsonl", content, "auto")
+
+
+def test_an_upload_is_lines_or_what_bench_printed() -> None:
+    record, newer = records.make_record(), replace(records.make_record(), ended_at="2026-11-02T00:00:00+00:00")
+    (only,) = shown_records.uploaded("x.jsonl", lines(newer, record), "auto").scored
+    assert only.record == newer  # of one id the one that ended last
+    document = dict(json.loads(offers.of_records(scored([record]), "x")[0][3]()))
+    (again,) = shown_records.uploaded("x.json", json.dumps(document).encode(), "auto").scored
+    assert again.record == record
+    many = b"".join(b'{"number": %d}\n' % n for n in range(40)) + lines(record)
+    found = shown_records.uploaded("x.jsonl", many, "auto")
+    assert len(found.scored) == 1 and len(found.warnings) == shown_records.MOST_TOLD + 1 and "35 more" in found.warnings[-1]
+
+
+def test_several_sources_are_one_set(tmp_path: Path) -> None:
+    record, newer = records.make_record(), replace(records.make_record(), ended_at="2026-11-02T00:00:00+00:00")
+    one = shown_records.Loaded(scored=tuple(scored([newer])), warnings=("a",))
+    other = shown_records.Loaded(scored=tuple(scored([record, records.make_record(repeat=1)])), warnings=("b",))
+    found = shown_records.merged((one, other))
+    assert [s.record.repeat for s in found.scored] == [0, 1] and found.warnings == ("a", "b")
+    assert found.scored[0].record == newer
+
+
+def some_runs() -> Any:
+    failed = {"status": "oom", "failure": Failure(reason="no room"), "step_seconds": None}
+    return runs(shown_records.Loaded(scored=tuple(scored([
+        records.make_record(), records.make_record(records.LORA_WORKLOAD), records.make_record(device=records.H100),
+        records.make_record(records.LORA_WORKLOAD, repeat=1, **failed),
+    ])), warnings=()))  # fmt: skip
+
+
+@given(st.fixed_dictionaries({by: st.lists(st.sampled_from(choices(some_runs(), by)), unique=True) for by in FILTERS}))
+def test_filters_let_through_what_has_all_of_them(wanted: Any) -> None:
+    found = filtered(some_runs(), wanted)
+    for run in some_runs():
+        has_all = all(not names or getattr(run, by) in names for by, names in wanted.items())
+        assert (run in found) == has_all
+
+
+def test_figures_of_many_records_leave_out_what_was_not_compared() -> None:
+    compared = [run for run in some_runs() if run.status == "ok"]
+    assert len(scatter(some_runs())) == len(strip(some_runs(), "method")) == len(compared)
+    assert [dot.group for dot in strip(some_runs(), "method")] == ["full", "full", "LoRA"]
+    assert {dot.error for dot in strip(compared, "device")} == {run.relative_error for run in compared}
+
+
+# --- sizes that fit -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=8)])
+def test_every_cell_of_the_map_is_its_own_prediction_and_verdict(lora: LoraConfig | None) -> None:
+    workload = Workload(model=find_model("gpt2"), setup=TrainSetup(lora=lora, batch_size=3, seq_len=200))
+    gpu = find_gpu("custom:4GiB")
+    cells = size_fits(predict(workload), gpu)
+    assert (3, 200) in {(c.batch_size, c.seq_len) for c in cells}
+    assert {c.verdict for c in cells} == {"fits", "tight", "does_not_fit"}
+    for cell in cells[::5]:
+        asked = replace(workload, setup=replace(workload.setup, batch_size=cell.batch_size, seq_len=cell.seq_len))
+        judged = fit(asked, gpu)
+        assert judged is not None
+        assert (cell.peak_bytes, cell.verdict) == (predict(asked).peak.total_bytes, judged.verdict)
+
+
+def test_the_map_ends_where_the_model_does() -> None:
+    assert list(lengths(2048, 2048)) == [128, 256, 512, 1024, 2048]
+    assert list(lengths(100, 1024)) == [100, 128, 256, 512, 1024]
+    assert len(lengths(2048, 131_072)) == 9 and max(lengths(2048, 131_072)) == 131_072
+    assert max(lengths(64, None)) == 8192 and list(batches(3)) == [1, 2, 3, 4, 8, 16, 32, 64]
+
+
+# --- downloads ------------------------------------------------------------------------------------------------------------
+
+
+def test_downloads_of_records_hold_all_of_them() -> None:
+    found = scored([records.make_record(), records.make_record(records.LORA_WORKLOAD)])
+    made = {label: make() for label, _, _, make in offers.of_records(found, "records")}
+    document = json.loads(made["JSON"])
+    assert [r["id"] for r in document["records"]] == [s.record.id for s in found]
+    assert len(document["comparisons"]) == sum(len(s.comparisons) for s in found)
+    assert len(made["CSV of runs"].splitlines()) == 3
+    assert len(made["CSV of errors"].splitlines()) == len(document["comparisons"]) + 1
+    assert len(embedded_data(made["Report, HTML"])["records"]["record_id"]) == 2
+
+
+# --- a measurement --------------------------------------------------------------------------------------------------------
+
+
+class Process:
+    """Stands in for a started one."""
+
+    pid, stdout, stderr = -1, None, None
+
+
+def followed(*heard: str, exit_code: int | None = None, **more: Any) -> Measuring:
+    found = Measuring(command="lora-profile bench x", began=time.monotonic(), process=Process(), folder=None, **more)  # type: ignore[arg-type]
+    for line in heard:
+        found._hear(line)
+    found.exit_code = exit_code
+    return found
+
+
+def told(**fields: Any) -> str:
+    empty = dict.fromkeys(("of", "phase", "step", "done", "status", "record_id"))
+    return json.dumps({**empty, "case": 1, "model": "gpt2", "method": "full", "state": "running", **fields})
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (told(), "starting"), (told(phase="load"), "loading the model"), (told(phase="backward", step=2), "step 2: backward"),
+        (told(phase="timing", done=1), "timing, 1 step"), (told(status="oom", state="done"), "out of memory"),
+        (told(phase="something new"), "something new"), (told(status="new"), "new"),
+    ],
+)  # fmt: skip
+def test_where_a_case_stands_is_said_in_words(line: str, words: str) -> None:
+    assert where(followed(line).cases[1]) == words
+
+
+@given(st.text(max_size=60))
+def test_whatever_a_process_says_is_heard(line: str) -> None:
+    found = followed(line, "{", "{}", '{"case": 1}', told(step=1, phase="forward"))
+    assert list(found.cases) == [1]
+
+
+def test_why_nothing_was_measured_is_its_own_last_word() -> None:
+    assert followed("Warning: long", "Error: no torch here", exit_code=4).refusal() == "no torch here"
+    assert followed("Traceback", "KeyError: 1", exit_code=1).refusal() == "Traceback\nKeyError: 1"
+    assert followed(exit_code=1).refusal() == "It ended with 1."
+    assert followed("Error: x", exit_code=0, document={"records": []}).refusal() is None
+    assert followed("Error: x", exit_code=130, cancelled=True).refusal() is None
+    assert followed("Error: x").refusal() is None
+
+
+@pytest.fixture
+def nothing_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setattr(measuring, "_started_so_far", [])
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    return tmp_path
+
+
+def ended(found: Measuring, seconds: float = 60) -> Measuring:
+    deadline = time.monotonic() + seconds
+    while found.runs and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not found.runs
+    return found
+
+
+LARGE = Question(model="meta-llama/Llama-3.1-405B", options=SetupOptions(methods=("full",)))
+
+
+def test_what_bench_refuses_is_shown_where_it_was_asked(nothing_measured: Path) -> None:
+    app = opened(page="measure", model=LARGE.model, method=["full"])
+    next(box for box in app.selectbox if box.key == "measure.device").set_value("cpu").run()
+    next(button for button in app.button if button.key == "measure.start").click().run()
+    ended(measuring.present())  # type: ignore[arg-type]
+    app.run()
+    assert "Nothing was measured" in problems(app)[0] and "by its prediction, and this machine has" in problems(app)[0]
+    assert not app.exception
+
+
+SLEEPS = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.{})
+print("Error: up", file=sys.stderr, flush=True)
+time.sleep(60)
+"""
+TELLS_ITS_CONFIG = """
+import json, os, sys
+path = sys.argv[2]
+mode = os.stat(os.path.dirname(path)).st_mode & 0o777
+print(json.dumps({"records": [], "path": path, "mode": mode, "type": json.load(open(path))["model_type"]}))
+"""
+
+
+@pytest.mark.parametrize("what", ["default_int_handler", "SIG_IGN"])
+def test_a_cancelled_process_ends_with_all_that_it_started(
+    what: str, nothing_measured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that winds up at Ctrl-C, and one that does not hear it."""
+    monkeypatch.setattr(measuring, "WIND_UP_SECONDS", 5.0 if what == "default_int_handler" else 0.3)
+    monkeypatch.setattr(measuring, "_COMMAND", (sys.executable, "-c", SLEEPS.format(what)))
+    found = measuring.start(find_model("gpt2"), Question(model="gpt2"), Conditions(), uploaded=False)
+    with pytest.raises(AlreadyMeasuringError, match="spoil each other"):
+        measuring.start(find_model("gpt2"), Question(model="gpt2"), Conditions(), uploaded=False)
+    deadline = time.monotonic() + 30
+    while not found.said and time.monotonic() < deadline:
+        time.sleep(0.02)
+    found.cancel()
+    ended(found, 20)
+    assert found.exit_code == (-signal.SIGTERM if what == "SIG_IGN" else found.exit_code) != 0
+    assert found.refusal() is None and found.records() == []
+
+
+def test_an_uploaded_config_lies_in_a_folder_of_its_own_while_it_is_measured(
+    nothing_measured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "_COMMAND", (sys.executable, "-c", TELLS_ITS_CONFIG))
+    model = replace(find_model("gpt2"), id="../../evil <b>")
+    found = ended(measuring.start(model, Question(), Conditions(), uploaded=True))
+    assert found.document is not None and found.document["type"] == "gpt2" and found.document["mode"] == 0o700
+    assert not os.path.exists(found.document["path"]) and "evil" in os.path.basename(found.document["path"])
+    assert "/" not in found.command.split()[2].strip("'")
+
+
+def test_a_record_that_ran_out_of_memory_is_a_result(nothing_measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = records.make_record(
+        status="oom", failure=Failure(reason="no room for 2 GiB", phase="backward", step=1), step_seconds=None
+    )
+    document = {"schema_version": "1.0", "records": [record_dict(record)], "comparisons": []}
+    monkeypatch.setattr(measuring, "_COMMAND", (sys.executable, "-c", f"print({json.dumps(document)!r})"))
+    ended(measuring.start(find_model("gpt2"), Question(model="gpt2"), Conditions(), uploaded=False))
+    app = opened(page="measure", model="gpt2")
+    assert not app.exception and not problems(app)
+    assert "tiny-gpt2, full: out of memory" in texts(app) and "no room for 2 GiB" in texts(app) and "Predicted: " in texts(app)
+
+
+def test_what_is_no_record_spoils_no_page(nothing_measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "_COMMAND", (sys.executable, "-c", 'print(\'{"records": [{"a": 1}]}\')'))
+    ended(measuring.start(find_model("gpt2"), Question(model="gpt2"), Conditions(), uploaded=False))
+    app = opened(page="measure", model="gpt2")
+    assert "schema_version" in problems(app)[0]
