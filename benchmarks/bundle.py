@@ -23,6 +23,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from lora_profiler.analytic import knows
 from lora_profiler.catalog import bundled_models, find_model
 from lora_profiler.compiled.bundle import BUNDLED, write_bundle
 from lora_profiler.compiled.facts import facts_of, windows_of
@@ -113,14 +114,14 @@ def compile_type(names: list[str], impl: str, until: float | None) -> int:
 
 
 def compile_all(types: str, deadline: float | None, jobs: int) -> None:
-    by_type: dict[str, list[ModelSpec]] = defaultdict(list)
+    by_type: dict[str, list[ModelSpec]] = defaultdict(list)  # those that the rules do not know first: nothing else answers them
     for entry in bundled_models():
-        by_type[entry.model_type].append(entry)
+        by_type[entry.model_type].append(find_model(entry.id, offline=True))
     until = None if deadline is None else time.time() + deadline
     groups = [
         ([m.id for m in sorted(models, key=lambda m: m.num_parameters)], impl)
         for impl in ("foreach", "fused")
-        for name, models in sorted(by_type.items(), key=lambda item: (-len(item[1]), item[0]))
+        for name, models in sorted(by_type.items(), key=lambda item: (knows(item[1][0]), -len(item[1]), item[0]))
         if types in name
     ]
     began = time.monotonic()

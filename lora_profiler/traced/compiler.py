@@ -52,12 +52,13 @@ def compile_profile(
 
     Raises CompileError, and what building the model raises.
     """
-    gc.collect()
-    gc.freeze()  # libraries hold a million objects, which every trace would look through again
+    enabled = gc.isenabled()
+    gc.disable()  # the libraries hold a million objects, which would be looked through again and again
     try:
         return _folded_or_whole(workload, on_trace, proven)
     finally:
-        gc.unfreeze()
+        if enabled:
+            gc.enable()
 
 
 def _folded_or_whole(workload: Workload, on_trace: Callable[[str], None], proven: Collection[str]) -> Profile:
