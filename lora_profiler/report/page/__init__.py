@@ -2,6 +2,6 @@
 
 from lora_profiler.report.page.content import Content, report_content
 from lora_profiler.report.page.embedded import embedded_data
-from lora_profiler.report.page.write import write_page
+from lora_profiler.report.page.write import check_installed, write_page
 
-__all__ = ["Content", "embedded_data", "report_content", "write_page"]
+__all__ = ["Content", "check_installed", "embedded_data", "report_content", "write_page"]

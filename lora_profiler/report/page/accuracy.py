@@ -13,9 +13,9 @@ from lora_profiler.report.page.parts import Beside, Drawing, Fact, Part, Section
 from lora_profiler.report.page.runs import Run, worst_first
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text
 
-MOST_DOTS = 800
+MOST_DOTS = 600
 """Of one figure. More would hide each other, and take long to draw."""
-WORST_DOTS = 200
+WORST_DOTS = 150
 """Of them are those with the largest errors; the others are taken evenly."""
 MOST_FAMILIES = 20
 MOST_ERRORS = 15

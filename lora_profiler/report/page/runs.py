@@ -14,7 +14,7 @@ from lora_profiler.report.page.parts import Fact, Part, Section
 from lora_profiler.throughput import Throughput, throughput
 from lora_profiler.units import bytes_text, count_text, rate_text, seconds_text
 
-MOST_ROWS = 1000
+MOST_ROWS = 800
 """Rows of the tables of all runs. The embedded data hold more."""
 PEAK: Metric = "peak_requested_bytes"
 LONGEST_ID = 120

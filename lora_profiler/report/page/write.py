@@ -6,7 +6,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from lora_profiler import __version__
-from lora_profiler.errors import LoraProfilerError
+from lora_profiler.errors import UsageError
 from lora_profiler.printable import printable
 from lora_profiler.report import palette
 from lora_profiler.report.charts import CONFIG
@@ -24,25 +24,19 @@ LONGEST_TEXT = 600
 _TEMPLATES = "lora_profiler.report.page"
 
 
-class ReportExtraError(LoraProfilerError):
-    """What draws the page is not installed."""
-
-    exit_code = 2
-
-
 def check_installed() -> None:
-    """Raises ReportExtraError, before any work is done, where jinja2 or plotly is missing."""
+    """Raises UsageError where jinja2 or plotly is missing; for commands, before they do any work."""
     from importlib.util import find_spec
 
     missing = [name for name in ("jinja2", "plotly") if find_spec(name) is None]
     if missing:
-        raise ReportExtraError(f"the report needs {' and '.join(missing)}: {INSTALL}")
+        raise UsageError(f"the report needs {' and '.join(missing)}: {INSTALL}")
 
 
 def write_page(content: Content) -> str:
     """The page as HTML. The same content gives the same bytes with the same version of plotly and this program.
 
-    Raises ReportExtraError where jinja2 or plotly is not installed.
+    Raises UsageError where jinja2 or plotly is not installed.
     """
     check_installed()
     from plotly.offline import get_plotlyjs, get_plotlyjs_version
