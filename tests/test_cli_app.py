@@ -1,0 +1,150 @@
+"""`lora-profile app`: who may reach it, what it refuses, how it ends. No browser here; see test_dashboard_browser.py."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from lora_profiler import cli_app
+from lora_profiler.cli import root
+from lora_profiler.errors import UsageError
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(root, ["app", *arguments], standalone_mode=False)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def served(tmp_path: Path, *arguments: str) -> Iterator[tuple["subprocess.Popen[str]", int]]:
+    """A running dashboard and its port; it is ended afterwards."""
+    port = free_port()
+    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lora_profiler", "app", "--no-browser", "--port", str(port), *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while not healthy(port):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield process, port
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def healthy(port: int, host: str = "127.0.0.1") -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{host}:{port}/_stcore/health", timeout=2) as answer:
+            return bool(answer.read() == b"ok")
+    except OSError:
+        return False
+
+
+def upgraded(port: int, **headers: str) -> int:
+    """The status that a request for the page's own connection gets."""
+    fields = {
+        "Host": f"127.0.0.1:{port}", "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Origin": f"http://127.0.0.1:{port}", **headers,
+    }  # fmt: skip
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        text = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        connection.sendall(f"GET /_stcore/stream HTTP/1.1\r\n{text}\r\n".encode())
+        return int(connection.recv(200).split()[1])
+
+
+def test_it_is_served_to_this_machine_alone_and_ends_at_ctrl_c(tmp_path: Path) -> None:
+    with served(tmp_path) as (process, port):
+        for family, address in {(info[0], info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None)}:
+            if family == socket.AF_INET and not str(address).startswith("127."):
+                assert not healthy(port, str(address))
+        assert upgraded(port) == 101
+        assert upgraded(port, Host=f"evil.invalid:{port}", Origin=f"http://evil.invalid:{port}") >= 400  # DNS rebinding
+        assert upgraded(port, Origin="http://evil.invalid") >= 400
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+        assert process.returncode == 0, err
+        assert (f"Dashboard on http://127.0.0.1:{port}" in err and out.strip() == "") or "Stopping" in out
+        assert "Traceback" not in err
+
+
+def test_what_is_missing_is_named_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_app, "find_spec", lambda name: None if name == "streamlit" else object())
+    error = invoke().exception
+    assert isinstance(error, UsageError)
+    assert str(error) == "the dashboard needs streamlit: pip install 'lora-profiler[app]'."
+
+
+def test_records_that_are_not_there_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    error = invoke("--records", str(tmp_path / "nothing.jsonl")).exception
+    assert isinstance(error, UsageError) and "there is no such file or folder" in str(error)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What streamlit would have been given."""
+    import streamlit.web.cli
+
+    found: list[list[str]] = []
+    monkeypatch.setattr(streamlit.web.cli, "main", lambda arguments, **more: found.append(arguments))
+    return found
+
+
+def test_a_port_in_use_is_refused_when_it_was_named_and_else_passed_over(started: list[list[str]]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        error = invoke("--port", str(port)).exception
+        assert isinstance(error, UsageError) and f"port {port} is in use" in str(error)
+        assert cli_app._free_port(port, 5) in range(port + 1, port + 5)
+        with pytest.raises(UsageError, match="name one with --port"):
+            cli_app._free_port(port, 1)
+    assert started == []
+
+
+def test_records_are_handed_over_as_absolute_paths(
+    started: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.jsonl").touch()
+    assert invoke("--records", "r.jsonl", "--records", ".", "--no-browser").exception is None
+    (arguments,) = started
+    place = arguments.index("--")
+    assert arguments[place + 1 :] == ["--records", str(tmp_path / "r.jsonl"), "--records", str(tmp_path)]
+    assert "--server.headless=true" in arguments and "--server.address=127.0.0.1" in arguments
+    assert Path(arguments[1]).name == "main.py" and Path(arguments[1]).is_file()
+
+
+@pytest.mark.parametrize(("display", "headless"), [("", "true"), (":0", "false")])
+def test_a_browser_is_opened_where_there_is_a_display(
+    display: str, headless: str, started: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setenv("DISPLAY", display)
+    invoke()
+    assert f"--server.headless={headless}" in started[0]
+
+
+def test_a_wrong_port_is_refused() -> None:
+    assert "65535" in str(invoke("--port", "70000").exception)
