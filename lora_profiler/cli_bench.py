@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -62,6 +63,7 @@ Exit code: 0 done, running out of memory included; 2 usage; 3 no such model; 4 n
 def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> None:
     """Train MODEL for real on this machine: measure memory and time, store the records, and compare with the prediction."""
     check_new_file(o["output"], o["force"])
+    check_new_file(o["report"], o["force"])
     check_options(ctx, models)
     from lora_profiler.campaign.interrupts import one_interrupt
     from lora_profiler.campaign.progress import Progress
@@ -73,6 +75,8 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
     device = _device(o["device"])
     cases, num_refused = _cases(ctx, models, device)
     store = Store(o["records"] or default_records_path())
+    if o["report"]:
+        _check_report(o["report"], store, o["output"])
     click.echo(f"Training on {device}; records go to {store.path}.", err=True)
     progress = Progress(earlier=store.records())
     with one_interrupt() as interrupt:
@@ -88,6 +92,8 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
             num_left = _run(session, cases, proven, search=o["largest_batch"])
         results = [result(row.record, row.planned.prediction) for row in progress.rows if row.record is not None]
         _print(results, proven, o)
+        if o["report"]:
+            _write_report(results, o["report"], o["records"])
         _say_what_is_left(progress, store, num_left, interrupt.asked)
     if interrupt.asked:
         ctx.exit(130)
@@ -157,6 +163,18 @@ def _warn_of(able: Sequence["Planned"]) -> None:
         warn_of(predictions)
 
 
+def _check_report(path: str, store: "Store", output: str | None) -> None:
+    """Raises UsageError where the page could not be written after hours of training, or would take another file's place."""
+    from lora_profiler.errors import UsageError
+    from lora_profiler.report.page import check_installed
+
+    check_installed()
+    others = {"records": store.path, "output": Path(output) if output else None}
+    for what, other in others.items():
+        if other is not None and Path(path).absolute() == other.absolute():
+            raise UsageError(f"--report {path} is also the file of --{what}; name another one for the page.")
+
+
 # --- during ---------------------------------------------------------------------------------------------------------------
 
 
@@ -204,6 +222,23 @@ def _print(results: Sequence["Result"], proven: Sequence["LargestBatch"], o: dic
         others = [r for r in results if r.record.id not in searched]
         by_id = {r.record.id: r for r in results}
         print_blocks([*search_blocks(proven, by_id), *bench_blocks(others)], o["form"], o["output"])
+
+
+def _write_report(results: Sequence["Result"], path: str, records: "Path | None") -> None:
+    """The page of exactly these runs; on stderr how to open it, and the dashboard."""
+    if not results:
+        warn(f"nothing was measured, so {path} was not written.")
+        return
+    import shlex
+
+    from lora_profiler.planning.scored import Scored
+    from lora_profiler.report.page import report_content, write_page
+
+    scored = [Scored(record=r.record, prediction=r.prediction, refusal=None, comparisons=r.comparisons) for r in results]
+    write_out(write_page(report_content(scored)), path)
+    shown = f" --records {shlex.quote(str(records))}" if records else ""
+    click.echo(f"Open it in a browser: {Path(path).absolute().as_uri()}", err=True)
+    click.echo(f"The same and more in the dashboard: lora-profile app{shown}", err=True)
 
 
 def _say_what_is_left(progress: "Progress", store: "Store", num_left: int, interrupted: bool) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 WITH_SUITE = (
-    "suite", "device", "records", "resume", "rerun", "deadline", "timeout", "progress", "form", "output", "force",
+    "suite", "device", "records", "resume", "rerun", "deadline", "timeout", "progress", "report", "form", "output", "force",
 )  # fmt: skip
 """Options that have a meaning beside --suite, whose cases fix everything else."""
 TIMING_OPTIONS = ("steps", "timing_seconds")
@@ -79,6 +79,7 @@ _OPTIONS = [
     click.option("--steps", type=click.IntRange(1), metavar="N", help="Time at least so many steps. [default: 10]"),
     click.option("--timing-seconds", type=_SECONDS, metavar="SECONDS", help="Time no longer than so. [default: 60]"),
     click.option("--no-timing", is_flag=True, help="Measure memory alone."),
+    click.option("--report", metavar="FILE", help="Write these runs and their predictions as an HTML page too: a new file."),
     click.option(
         "--progress", type=NearestChoice(("auto", "json")), default="auto", show_default=True,
         help="On stderr; json: one object a line, at every step, for other programs.",
