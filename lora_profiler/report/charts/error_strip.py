@@ -40,7 +40,7 @@ def error_strip(dots: Sequence[ErrorDot], *, theme: Theme = "light") -> Figure:
     groups = list(dict.fromkeys(dot.group for dot in dots))
     place = {group: float(number) for number, group in enumerate(groups)}
     members = {group: [dot for dot in dots if dot.group == group] for group in groups}
-    reach = max([_LEAST_PERCENT, *(110 * abs(dot.error) for dot in dots)])
+    reach = 1.1 * max([_LEAST_PERCENT, *(100 * abs(dot.error) for dot in dots)])
     zero = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": {"color": FAINT_INK.light, "width": 1}}
     labels = [lines(label(group, 32), f"n = {count_text(len(found))}") for group, found in members.items()]
     return figure(

@@ -9,7 +9,7 @@ from lora_profiler.report.charts.bytes_axis import bytes_axis, largest_of, limit
 from lora_profiler.report.charts.figure import Figure, Limit, figure, hatch, note, title
 from lora_profiler.report.charts.labels import label, lines
 from lora_profiler.report.metrics import CATEGORY_LABELS, PHASE_CURVE
-from lora_profiler.report.palette import BODY_PX, CATEGORY_PAINTS, INK, PANEL, PAPER, Theme
+from lora_profiler.report.palette import BODY_PX, CATEGORY_PAINTS, INK, LINE, PANEL, PAPER, Theme
 from lora_profiler.units import bytes_text
 
 _HEIGHT_PX = 420
@@ -27,7 +27,7 @@ def memory_curve(points: Sequence[CurvePoint], *, limit: Limit | None = None, th
     shapes, notes = limit_line(limit, size)
     words = [*_names(bands, len(points)), *([_peak(points, size)] if points else [])]
     shades = [
-        {"type": "rect", "x0": first, "x1": after, "y0": 0, "y1": 1, "yref": "paper", "line": {"width": 0},
+        {"type": "rect", "x0": first, "x1": after, "y0": 0, "y1": 1, "yref": "paper", "line": {"width": 1, "color": LINE.light},
          "fillcolor": (PANEL if number % 2 else PAPER).light, "layer": "below"}
         for number, (_, first, after) in enumerate(bands)
     ]  # fmt: skip

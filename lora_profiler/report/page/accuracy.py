@@ -9,7 +9,7 @@ from lora_profiler.report import charts, metrics
 from lora_profiler.report.blocks import Paragraph, Table, paragraph
 from lora_profiler.report.charts import ErrorDot, ScatterPoint
 from lora_profiler.report.comparisons import errors_table, largest_errors, largest_errors_table, run_name
-from lora_profiler.report.page.parts import Beside, Drawing, Fact, Part, Section
+from lora_profiler.report.page.parts import Beside, Drawing, Fact, Fold, Part, Section
 from lora_profiler.report.page.runs import Run, worst_first
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text
 
@@ -38,7 +38,8 @@ def accuracy_section(runs: Sequence[Run]) -> Section | None:
             Beside(parts=(_errors_by("method", peaks, records), _errors_by("family", peaks, records))),
             *_largest(peaks, records),
         ]
-    parts += [_metrics(claims, records), paragraph(*_notes(claims)), errors_table(claims, ("category",), records)]
+    parts += [_metrics(claims, records), paragraph(*_notes(claims))]
+    parts += [Fold(title="Errors of every part", parts=(errors_table(claims, ("category",), records),))]
     return Section(name="accuracy", title="Predicted against measured", parts=tuple(parts))
 
 

@@ -11,6 +11,7 @@ from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.comparisons import run_cells
 from lora_profiler.report.measurements import comparison_text
 from lora_profiler.report.page.parts import Fact, Part, Section
+from lora_profiler.report.predictions import way_label
 from lora_profiler.throughput import Throughput, throughput
 from lora_profiler.units import bytes_text, count_text, rate_text, seconds_text
 
@@ -18,6 +19,8 @@ MOST_ROWS = 800
 """Rows of the tables of all runs. The embedded data hold more."""
 PEAK: Metric = "peak_requested_bytes"
 LONGEST_ID = 120
+FEW = 4
+"""Runs whose peaks are headlines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,11 +191,27 @@ def _refusals_table(refused: Sequence[Run]) -> Table:
 
 
 def run_facts(runs: Sequence[Run]) -> list[Fact]:
-    """How many, and how many of them went through."""
+    """How many, and how many of them went through; of a few, the peak of each."""
     if not runs:
         return []
     through = sum(run.scored.record.measurement.went_through for run in runs)
     ended = len(runs) - through
     models = len({run.scored.record.workload.model.id for run in runs})
+    of = f"of {count_text(models)} models; " if models > 1 else ""
     note = "all went through" if not ended else f"{count_text(ended)} did not go through"
-    return [Fact(label="runs", value=count_text(len(runs)), note=f"of {count_text(models)} models; {note}")]
+    peaks = [_peak_fact(run) for run in runs] if len(runs) <= FEW else []
+    return [*peaks, Fact(label="runs", value=count_text(len(runs)), note=of + note)]
+
+
+def _peak_fact(run: Run) -> Fact:
+    record, prediction, peak = run.scored.record, run.scored.prediction, run.peak
+    measured, speed = record.measurement, run.speed
+    told = [f"predicted {bytes_text(prediction.peak.total_bytes)}" if prediction else "not predicted"]
+    told += [comparison_text(peak)] if peak else []
+    told += [rate_text(speed.tokens_per_second, "tokens")] if speed and speed.tokens_per_second is not None else []
+    size = _at_least(measured.peak_requested_bytes, not measured.went_through)
+    return Fact(
+        label=f"{way_label(record.workload.setup)} peaks at" if size else way_label(record.workload.setup),
+        value=size or metrics.STATUS_LABELS[measured.status],
+        note=", ".join(told),
+    )
