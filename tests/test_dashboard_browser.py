@@ -1,0 +1,290 @@
+"""The dashboard in a real browser: Chromium of the system, driven by Playwright, with every request off the machine cut and told.
+
+Skipped where there is no browser, unless LORA_PROFILER_NEEDS_BROWSER is set, as `.ci/run` does.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_profiler.record_lines import read_records
+from lora_profiler.report.page import embedded_data
+from lora_profiler.report.palette import PAPER
+from test_cli_app import served
+
+pytestmark = pytest.mark.browser
+
+NEEDED = os.environ.get("LORA_PROFILER_NEEDS_BROWSER")
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PROGRAM = next(filter(None, map(shutil.which, PROGRAMS)), None)
+TINY = "model=EleutherAI%2Fpythia-14m&seq-len=32&dtype=float32&method=lora"
+PATIENCE_MS = 20_000
+
+
+@dataclass
+class Window:
+    """One page of a browser, and what went wrong in it."""
+
+    page: Any
+    address: str
+    wrong: list[str] = field(default_factory=list)
+
+    def open(self, query: str = "") -> "Window":
+        self.page.goto(f"{self.address}/?{query}")
+        self.page.locator(".lp h1, .lp-note").first.wait_for()
+        return self.settle()
+
+    def settle(self) -> "Window":
+        """Waits until no run of the script goes on."""
+        self.page.locator('[data-testid="stApp"][data-test-script-state="notRunning"]').wait_for()
+        return self
+
+    def fill(self, label: str, text: str) -> None:
+        field = self.page.get_by_role("spinbutton", name=label, exact=True)
+        field.fill(text)
+        field.press("Enter")
+
+    def type_into(self, label: str, text: str) -> None:
+        """A value that is not on the list of a box that takes such."""
+        box = self.page.get_by_role("combobox", name=re.compile(f"{re.escape(label)}$"))
+        box.click()
+        box.fill(text)
+        box.press("Enter")
+
+    def cards(self) -> str:
+        return str(self.page.locator(".lp-cards").inner_text())
+
+    def button(self, name: str) -> Any:
+        return self.page.get_by_role("button", name=name, exact=True)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str, Path]]:
+    """(process, address, folder of the user's data) of `lora-profile app` as anybody starts it."""
+    if PROGRAM is None:
+        reason = f"no browser: install one of {', '.join(PROGRAMS)}"
+        pytest.fail(reason) if NEEDED else pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("data")
+    with served(folder) as (process, port):
+        yield process, f"http://127.0.0.1:{port}", folder
+
+
+@pytest.fixture(scope="module")
+def browser(server: Any) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        arguments = ["--no-sandbox", "--disable-background-networking"]
+        found = driver.chromium.launch(executable_path=PROGRAM, args=arguments)
+        context = found.new_context(viewport={"width": 1280, "height": 900})  # one for all, so that scripts are fetched once
+        context.set_default_timeout(PATIENCE_MS)
+        yield context
+        found.close()
+
+
+@pytest.fixture
+def window(browser: Any, server: Any) -> Iterator[Callable[[], Window]]:
+    """Makes windows; afterwards none of them may have asked another machine, met an error, or opened a dialog."""
+    made: list[Window] = []
+
+    def make() -> Window:
+        found = Window(browser.new_page(), server[1])
+        made.append(found)
+
+        def asked(request: Any) -> None:
+            if not request.url.startswith((found.address, "data:", "blob:")):
+                found.wrong.append(f"asked {request.url}")
+
+        found.page.route(lambda url: not url.startswith(found.address), lambda route: route.abort())
+        found.page.on("request", asked)
+        found.page.on("console", lambda m: found.wrong.append(f"console: {m.text}") if m.type == "error" else None)
+        found.page.on("pageerror", lambda e: found.wrong.append(f"page: {e}"))
+        found.page.on("dialog", lambda d: (found.wrong.append(f"dialog: {d.message}"), d.dismiss()))
+        return found
+
+    yield make
+    for each in made:
+        each.page.close()
+    assert [wrong for each in made for wrong in each.wrong] == []
+
+
+def command_line(*arguments: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-m", "lora_profiler", *arguments, "--format", "json"], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+# --- predict --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_option_changes_the_answer_and_the_address_and_going_back_restores_both(window: Any) -> None:
+    w = window().open("model=gpt2&seq-len=256")
+    assert "openai-community/gpt2" in w.page.locator(".lp h1").inner_text()
+    before = w.cards()
+    w.fill("Rank", "64")
+    w.page.locator(".lp-card th", has_text="LoRA r64").first.wait_for()
+    w.page.wait_for_url(re.compile("rank=64"))
+    assert w.cards() != before
+    w.page.go_back()
+    w.page.locator(".lp-card th", has_text="LoRA r16").first.wait_for()
+    assert w.cards() == before
+    assert w.page.get_by_role("spinbutton", name="Rank", exact=True).input_value() == "16"
+
+
+def test_a_link_shows_the_page_again(window: Any) -> None:
+    """With what was typed: a card by its size, targets by name, and options of every group."""
+    w = window().open("model=gpt2&seq-len=256&batch-size=4&optimizer=sgd&checkpointing=yes&accumulation=2")
+    w.type_into("Card", "custom:8GiB")
+    w.page.locator(".lp-card h3", has_text="custom:8GiB").wait_for()
+    w.type_into("Targets", "c_attn,c_proj")
+    w.page.get_by_text("targets c_attn, c_proj").first.wait_for()
+    w.page.wait_for_url(re.compile("targets=c_attn"))
+    w.settle()
+    other = window()
+    other.page.goto(w.page.url)
+    other.page.locator(".lp-cards").wait_for()
+    other.settle()
+    assert other.cards() == w.cards() and "custom:8GiB" in w.cards()
+    assert other.page.locator(".lp h1 + div").inner_text() == w.page.locator(".lp h1 + div").inner_text()
+    assert other.page.locator(".js-plotly-plot").count() == w.page.locator(".js-plotly-plot").count() >= 5
+
+
+def test_downloads_are_what_the_command_line_prints(window: Any) -> None:
+    w = window().open("model=gpt2&seq-len=256&gpu=rtx_4090")
+
+    def downloaded(name: str) -> str:
+        with w.page.expect_download() as begun:
+            w.button(name).click()
+        return Path(begun.value.path()).read_text("utf-8")
+
+    expected = command_line("gpt2", "--seq-len", "256", "--gpu", "rtx_4090")
+    assert json.loads(downloaded("JSON")) == expected
+    assert len(downloaded("CSV").splitlines()) == 1 + len(expected["predictions"])
+    assert embedded_data(downloaded("Report, HTML"))["predictions"] == expected["predictions"]
+
+
+def test_names_from_a_link_or_a_file_run_nothing_and_fetch_nothing(window: Any, tmp_path: Path) -> None:
+    w = window().open("model=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E&gpu=![a](http://foreign.invalid/a.png)&rank=%24x%24")
+    assert "onerror=alert(1)" in w.page.get_by_role("alert").first.inner_text()
+    w = window().open("model=gpt2&seq-len=64&gpu=![a](http://foreign.invalid/a.png)")
+    assert "foreign.invalid" in w.page.get_by_role("alert").first.inner_text()
+    config = {"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 2, "vocab_size": 100}
+    name = "$x$ :red[a] ![i](http_foreign.invalid_i.png) <img src=x onerror=alert(1)>.json"
+    path = tmp_path / name
+    path.write_text(json.dumps(config), "utf-8")
+    w = window().open("model=gpt2&seq-len=64")
+    w.page.get_by_text("A config.json", exact=True).click()
+    w.page.locator('input[type="file"]').set_input_files(path)
+    w.page.locator(".lp h1", has_text="$x$ :red[a]").wait_for()
+    assert name.removesuffix(".json") in w.page.locator(".lp h1").inner_text()
+    assert w.page.locator('img[src="x"]').count() == 0
+
+
+def test_figures_follow_the_theme(window: Any) -> None:
+    for scheme in ("light", "dark"):
+        w = window()
+        w.page.emulate_media(color_scheme=scheme)
+        w.open("model=gpt2&seq-len=256")
+        plot = w.page.locator(".js-plotly-plot").first
+        plot.wait_for()
+        assert plot.evaluate("plot => plot.layout.paper_bgcolor") == getattr(PAPER, scheme)
+
+
+# --- compare --------------------------------------------------------------------------------------------------------------
+
+
+def test_one_record_is_drilled_into_and_has_a_link(window: Any) -> None:
+    w = window().open("page=compare")
+    assert "records, predicted against measured" in w.page.locator(".lp h1").inner_text()
+    table = w.page.locator('[data-testid="stDataFrame"] canvas').first
+    table.scroll_into_view_if_needed()
+    table.click(position={"x": 18, "y": 35 * 3 + 18}, force=True)  # what is drawn has an invisible scroller over it
+    w.page.locator(".lp h2", has_text="Memory, phase by phase").wait_for()
+    w.page.wait_for_url(re.compile("record="))
+    w.settle()
+    shown = w.page.locator(".lp-small", has_text="record ").first.inner_text()
+    w.page.get_by_text("Machine and software").click()
+    w.page.locator("caption", has_text="Environment").wait_for()
+    other = window()
+    other.page.goto(w.page.url)
+    other.page.locator(".lp h2", has_text="Memory, phase by phase").wait_for()
+    assert other.page.locator(".lp-small", has_text="record ").first.inner_text() == shown
+
+
+def test_pages_are_reached_by_the_keyboard(window: Any) -> None:
+    w = window().open("model=gpt2&seq-len=256")
+    w.page.get_by_role("radio", name="Predict").or_(w.button("Predict")).first.focus()
+    w.page.keyboard.press("ArrowRight")
+    w.page.keyboard.press("Enter")
+    w.page.locator(".lp h1", has_text="predicted against measured").wait_for()
+
+
+def test_everything_that_takes_input_has_a_name(window: Any) -> None:
+    nameless = """() => [...document.querySelectorAll('input, textarea, select, button, [role=combobox]')].filter(e => {
+        if (e.type === 'file' || e.closest('[aria-hidden=true]') || !e.offsetParent) return false;
+        const by = e.getAttribute('aria-labelledby');
+        return !(e.getAttribute('aria-label') || (by && document.getElementById(by.split(' ')[0])) || e.labels?.length
+                 || e.textContent.trim() || e.title);
+    }).map(e => e.outerHTML.slice(0, 200))"""
+    for query in ("model=gpt2&gpu=rtx_4090&method=full&method=qlora", "page=compare", f"page=measure&{TINY}", "page=catalogue"):
+        assert window().open(query).page.evaluate(nameless) == [], query
+
+
+# --- measure --------------------------------------------------------------------------------------------------------------
+
+
+def measured(folder: Path) -> list[str]:
+    return [record.measurement.status for record in read_records(folder / "lora_profiler" / "records.jsonl").records]
+
+
+def test_a_measurement_is_followed_cancelled_and_kept(window: Any, server: Any) -> None:
+    w = window().open(f"page=measure&{TINY}")
+    w.button("Start measuring").click()
+    w.button("Cancel").wait_for()
+    w.page.get_by_role("cell", name=re.compile(r"^step \d+: ")).wait_for()
+    assert w.button("Start measuring").is_disabled()
+    w.button("Cancel").click()
+    w.page.locator(".lp h2", has_text="Cancelled").wait_for(timeout=40_000)
+    w.page.locator(".lp h2", has_text="interrupted").wait_for()
+    assert "interrupted" in measured(server[2])
+
+
+def test_running_out_of_memory_is_a_result_beside_its_prediction(window: Any, server: Any) -> None:
+    w = window().open(f"page=measure&{TINY}")
+    budget = w.page.get_by_role("textbox", name="Memory budget", exact=True)
+    budget.fill("60MiB")
+    budget.press("Enter")
+    w.button("Start measuring").click()
+    w.page.locator(".lp h2", has_text="LoRA r16: out of memory").wait_for(timeout=60_000)
+    w.page.locator(".lp p", has_text="Predicted: ").wait_for()
+    w.page.locator(".lp p", has_text="To try: a smaller batch").wait_for()
+    assert "oom" in measured(server[2])
+
+
+def test_a_refusal_stands_where_it_was_asked(window: Any) -> None:
+    w = window().open(f"page=measure&{TINY}")
+    budget = w.page.get_by_role("textbox", name="Memory budget", exact=True)
+    budget.fill("much")
+    budget.press("Enter")
+    w.button("Start measuring").click()
+    w.page.get_by_role("alert").wait_for()
+    assert "'much' is not a memory size" in w.page.get_by_role("alert").inner_text()
+
+
+def test_the_server_s_process_has_loaded_no_torch(server: Any) -> None:
+    """By what is mapped into it, after all that stands above."""
+    maps = Path(f"/proc/{server[0].pid}/maps")
+    if not maps.exists():
+        pytest.skip("only Linux shows what a process has loaded")
+    assert "libtorch" not in maps.read_text()
+    assert "pyarrow" in maps.read_text()  # what it does have loaded
