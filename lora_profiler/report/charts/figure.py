@@ -93,7 +93,7 @@ def values(axis_title: str, **changes: Any) -> dict[str, Any]:
 def rows(labels: Sequence[str], positions: Sequence[float], *, below: float = 0.6, **changes: Any) -> dict[str, Any]:
     """A vertical axis of safe labels at `positions`, from top to bottom. Positions are numbers, so that equal
     labels stay two; the axis goes on `below` the last of them."""
-    ends = (max(positions, default=0.0) + below, -0.6)
+    ends = [max(positions, default=0.0) + below, -0.6]
     return {
         "tickmode": "array", "tickvals": list(positions), "ticktext": list(labels), "range": ends, "ticks": "",
         "tickfont": {"size": SMALL_PX, "color": INK.light}, "ticklabelstandoff": 6, **changes,

@@ -1,0 +1,520 @@
+"""Figures: plotly takes them, their numbers are those that went in, the colour-blind can read them, and text is only text."""
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from statistics import median
+from typing import Any, get_args
+
+import plotly.graph_objects as go
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_profiler.analytic import predict
+from lora_profiler.catalog import find_model
+from lora_profiler.planning.fit import Verdict
+from lora_profiler.planning.levers import Lever
+from lora_profiler.prediction import CATEGORIES, PHASES, CurvePoint, Phase
+from lora_profiler.record import PhaseSample
+from lora_profiler.report import charts, metrics, palette
+from lora_profiler.report.charts import (
+    CategoryBar,
+    ErrorDot,
+    Figure,
+    FitCell,
+    LayerRow,
+    Limit,
+    ScatterPoint,
+    ThroughputBar,
+)  # fmt: skip
+from lora_profiler.report.charts.figure import is_colour_name, repainted
+from lora_profiler.report.charts.labels import LONGEST
+from lora_profiler.report.metrics import CATEGORY_LABELS
+from lora_profiler.units import GIB, MIB, byte_unit, bytes_text
+from lora_profiler.workload import LoraConfig, Method, TrainSetup, Workload
+from records import make_record
+
+HOSTILE = "<script>alert(1)</script><a href='https://foreign.invalid'>a</a> &amp; %{x} {{7*7}} $x^2$ \u202ekcab\x1b[2J"
+LIMIT = Limit(label="a card", bytes=30 * GIB)
+WORKLOADS = [
+    Workload(model=find_model("meta-llama/Llama-3.2-1B"), setup=TrainSetup(seq_len=128, lora=lora))
+    for lora in (None, LoraConfig(r=8))
+]
+PREDICTIONS = [predict(workload) for workload in WORKLOADS]
+SAMPLES = [
+    PhaseSample(step=step, phase=phase, requested_peak_bytes=(number + 1) * MIB, requested_bytes=number * MIB,
+                allocated_peak_bytes=(number + 2) * MIB if step > 1 else None)
+    for step in (1, 2)
+    for number, phase in enumerate(PHASES)
+]  # fmt: skip
+LEVERS = [
+    Lever(name="checkpointing", option="--checkpointing", price="time", peak_bytes=3 * GIB, saved_bytes=2 * GIB),
+    Lever(name="8-bit AdamW", option="--optimizer adamw_8bit", price="none", peak_bytes=5 * GIB - 7, saved_bytes=7),
+]
+VERDICTS = get_args(Verdict)
+CELLS = [
+    FitCell(batch_size=b, seq_len=s, peak_bytes=b * s * MIB, verdict=VERDICTS[(b > 1) + (s > 64)], is_asked=(b, s) == (2, 64))
+    for b in (1, 2)
+    for s in (32, 64, 128)
+]  # fmt: skip
+
+
+def curve(count: int) -> list[CurvePoint]:
+    """Phases in order, an activation more at each point up to two thirds, then one less."""
+    phases: list[Phase] = ["setup", "forward", "forward", "loss", "backward", "backward", "backward", "optimizer", "zero"]
+    return [
+        CurvePoint(phase=phases[i * len(phases) // count], module=f"layer.{i}", bytes={
+            "parameters": 4 * GIB, "adapters": GIB, "activations": min(i, 2 * count - 2 * i) * 100 * MIB, "temporaries": i % 3,
+        })
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def figures(theme: palette.Theme = "light") -> dict[str, Figure]:
+    """Every chart with something to show, and with nothing."""
+    measured = make_record().measurement
+    rows = {q: charts.layer_rows(PREDICTIONS, q) for q in get_args(charts.LayerQuantity)}
+    bars = [CategoryBar(label=str(i), bytes=p.peak.bytes, group=f"run {i}", at_least=bool(i)) for i, p in enumerate(PREDICTIONS)]
+    every = CategoryBar(label="a", bytes=dict.fromkeys(CATEGORIES, MIB))
+    dots = [ErrorDot(group=g, label="a run", error=e, method=m, record_id=f"{g}{e}") for g, e, m in DOTS]
+    points = [ScatterPoint(label="a", method="full", predicted_bytes=GIB, measured_bytes=GIB + 1, record_id="x")]
+    timed = [ThroughputBar(label="full", method="full", tokens_per_second=10.0, low=9.5, high=12.0, group="gpt2", record_id="y")]
+    return {
+        "bars": charts.category_bars(bars, limit=LIMIT, theme=theme),
+        "bars of every category": charts.category_bars([every], theme=theme),
+        "no bars": charts.category_bars([], theme=theme),
+        "long curve": charts.memory_curve(curve(300), limit=LIMIT, theme=theme),
+        "short curve": charts.memory_curve(PREDICTIONS[1].curve, theme=theme),
+        "no curve": charts.memory_curve([], theme=theme),
+        **{q: charts.layer_bars(rows[q], q, theme=theme) for q in rows},
+        "no layers": charts.layer_bars([], theme=theme),
+        "scatter": charts.identity_scatter(points, theme=theme),
+        "no scatter": charts.identity_scatter([], theme=theme),
+        "strip": charts.error_strip(dots, theme=theme),
+        "no strip": charts.error_strip([], theme=theme),
+        "throughput": charts.throughput_bars(timed, theme=theme),
+        "no throughput": charts.throughput_bars([], theme=theme),
+        "steps": charts.step_times(measured, theme=theme),
+        "no steps": charts.step_times(replace(measured, step_seconds=(), warmup_seconds=()), theme=theme),
+        "phases": charts.phase_samples(SAMPLES, theme=theme),
+        "no phases": charts.phase_samples([], theme=theme),
+        "levers": charts.lever_bars(LEVERS, theme=theme),
+        "no levers": charts.lever_bars([], theme=theme),
+        "fit": charts.fit_map(CELLS, theme=theme),
+        "no fit": charts.fit_map([], theme=theme),
+    }  # fmt: skip
+
+
+DOTS: list[tuple[str, float, Method]] = [
+    ("llama", 0.01, "full"), ("llama", -0.02, "lora"), ("llama", 0.0, "lora"), ("gpt2", 0.0, "qlora"), ("gpt2", 0.0, "full"),
+]  # fmt: skip
+LIGHT, DARK = figures(), figures("dark")
+
+
+def traces(figure: Figure, kind: str, **having: Any) -> list[dict[str, Any]]:
+    return [t for t in figure["data"] if t["type"] == kind and all(t.get(name) == value for name, value in having.items())]
+
+
+def walk(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """(name of the nearest attribute, value) of everything in a figure that holds nothing else."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from walk(part, key)
+    elif isinstance(value, list):
+        for part in value:
+            yield from walk(part, name)
+    else:
+        yield name, value
+
+
+# --- what plotly says -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_plotly_takes_every_figure(name: str) -> None:
+    for figure in (LIGHT[name], DARK[name]):
+        found = go.Figure(figure)
+        assert len(found.data) == len(figure["data"])
+        assert json.loads(json.dumps(figure, allow_nan=False)) == figure
+
+
+def test_plotly_would_refuse_a_wrong_attribute() -> None:
+    with pytest.raises(ValueError, match="colour"):
+        go.Figure({"data": [{"type": "bar", "marker": {"colour": "#000000"}}]})
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_no_figure_has_clutter_or_an_axis_without_a_unit(name: str) -> None:
+    layout = LIGHT[name]["layout"]
+    assert layout["template"] == {"layout": {}}
+    assert all(layout[axis]["fixedrange"] and not layout[axis]["zeroline"] for axis in ("xaxis", "yaxis"))
+    assert isinstance(layout["height"], int)
+    titles = [layout[axis].get("title", {}).get("text", "") for axis in ("xaxis", "yaxis")]
+    assert any(titles)
+    for axis, title in zip(("xaxis", "yaxis"), titles, strict=True):
+        if layout[axis].get("showgrid") and layout[axis].get("tickmode") != "array":  # plain numbers: the title says of what
+            assert re.search(r", (B|KiB|MiB|GiB|TiB|ms|s)$|%|tokens|in each|compute|weights", title), title
+    assert charts.CONFIG["modeBarButtons"] == [["toImage"]]
+
+
+# --- the palette ----------------------------------------------------------------------------------------------------------
+
+# Simulation of a missing kind of cone: G. M. Machado et al., IEEE TVCG 15 (2009), severity 1, on linear RGB.
+SIGHT = {
+    "normal": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "protanopia": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    "deuteranopia": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
+}
+APART = 18.0
+"""Least distance in CIELAB of two colours that are told apart by colour; 2.3 is just noticeable side by side."""
+
+
+def linear(colour: str) -> list[float]:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    return [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+
+
+def seen(colour: str, sight: str) -> list[float]:
+    """CIELAB (D65) of a colour as somebody with that sight sees it."""
+    rgb = [min(1.0, max(0.0, sum(a * b for a, b in zip(row, linear(colour), strict=True)))) for row in SIGHT[sight]]
+    rows = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
+    x, y, z = (
+        sum(a * b for a, b in zip(row, rgb, strict=True)) / white for row, white in zip(rows, (0.95047, 1, 1.08883), strict=True)
+    )
+    fx, fy, fz = (t ** (1 / 3) if t > 216 / 24389 else (24389 / 27 * t + 16) / 116 for t in (x, y, z))
+    return [116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)]
+
+
+def contrast(a: str, b: str) -> float:
+    """WCAG 2.1."""
+    low, high = sorted(sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear(colour), strict=True)) for colour in (a, b))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_the_contrast_of_black_and_white_is_known() -> None:
+    assert contrast("#ffffff", "#000000") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+@pytest.mark.parametrize("theme", get_args(palette.Theme))
+def test_categories_and_methods_are_told_apart_by_colour_or_else_by_hatch_or_symbol(theme: palette.Theme, sight: str) -> None:
+    looks = {
+        "categories": [(p.hatch, palette.colour(p.colour, theme), name) for name, p in palette.CATEGORY_PAINTS.items()],
+        "methods": [("", palette.colour(m.colour, theme), name) for name, m in palette.METHOD_MARKS.items()],
+    }
+    for found in looks.values():
+        for (hatch, a, name_a), (other, b, name_b) in itertools.combinations(found, 2):
+            far = math.dist(seen(a, sight), seen(b, sight))
+            assert far >= APART or hatch != other, (name_a, name_b, far)
+    main = ("parameters", "adapters", "gradients", "optimizer_states", "activations", "logits_and_loss", "temporaries")
+    for name_a, name_b in itertools.combinations(main, 2):  # what fills nearly all of every bar needs no hatch
+        a, b = (palette.colour(palette.CATEGORY_PAINTS[name].colour, theme) for name in (name_a, name_b))  # type: ignore[index]
+        assert math.dist(seen(a, sight), seen(b, sight)) >= APART, (name_a, name_b)
+
+
+@pytest.mark.parametrize("theme", get_args(palette.Theme))
+def test_everything_stands_out_from_the_paper(theme: palette.Theme) -> None:
+    paper, panel, ink, faint, accent, warning = (
+        palette.colour(c, theme)
+        for c in (palette.PAPER, palette.PANEL, palette.INK, palette.FAINT_INK, palette.ACCENT, palette.WARNING)
+    )
+    for paint in palette.CATEGORY_PAINTS.values():
+        assert contrast(palette.colour(paint.colour, theme), paper) >= 3
+    for mark in (*palette.METHOD_MARKS.values(), *palette.COUNTER_MARKS.values()):
+        assert contrast(palette.colour(mark.colour, theme), paper) >= 3
+    for text in (ink, faint, accent, warning):
+        assert contrast(text, paper) >= 4.5
+        assert contrast(text, panel) >= 4.5
+    for behind in palette.VERDICT_COLOURS.values():
+        assert contrast(ink, palette.colour(behind, theme)) >= 4.5
+
+
+def test_all_names_have_a_look() -> None:
+    assert set(palette.CATEGORY_PAINTS) == set(CATEGORIES) == set(CATEGORY_LABELS)
+    assert set(palette.METHOD_MARKS) == set(get_args(Method))
+    assert set(palette.VERDICT_COLOURS) == set(palette.VERDICT_SIGNS) == set(get_args(Verdict))
+    assert set(metrics.PHASE_CURVE) == set(PHASES)
+    assert len({m.symbol for m in palette.METHOD_MARKS.values()}) == len(palette.METHOD_MARKS)
+    assert set(metrics.COUNTER_LABELS) == set(palette.COUNTER_MARKS)
+
+
+def test_a_light_colour_has_one_dark_twin() -> None:
+    pairs = {(c.light, c.dark) for c in palette.all_colours()}
+    assert len({light for light, _ in pairs}) == len(pairs) == len(palette.DARK_OF)
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_the_dark_figure_is_the_light_one_repainted_in_every_colour(name: str) -> None:
+    light = [value for attribute, value in walk(LIGHT[name]) if is_colour_name(attribute) and isinstance(value, str)]
+    dark = [value for attribute, value in walk(DARK[name]) if is_colour_name(attribute) and isinstance(value, str)]
+    assert set(light) <= set(palette.DARK_OF)
+    assert dark == [palette.DARK_OF[value] for value in light]
+    assert repainted(LIGHT[name]) == DARK[name]
+    looks_like_a_colour = [v for a, v in walk(LIGHT[name]) if isinstance(v, str) and re.fullmatch("#[0-9a-f]{6}", v)]
+    assert len(looks_like_a_colour) == len(light)  # and no attribute of another name holds one
+
+
+def test_text_that_spells_a_colour_is_not_repainted() -> None:
+    bars = [CategoryBar(label=palette.PAPER.light, bytes={"parameters": 1})]
+    dark = charts.category_bars(bars, theme="dark")
+    assert dark["layout"]["yaxis"]["ticktext"] == [palette.PAPER.light]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("bars", "bar"), ("long curve", "scatter")])
+def test_a_category_has_its_colour_and_hatch_everywhere(name: str, kind: str) -> None:
+    by_label = {label: palette.CATEGORY_PAINTS[category] for category, label in CATEGORY_LABELS.items()}  # type: ignore[index]
+    found = [t for t in traces(LIGHT[name], kind) if t.get("name") in by_label]
+    assert len(found) > 3
+    for trace in found:
+        paint = by_label[trace["name"]]
+        pattern = trace["marker"].get("pattern") if kind == "bar" else trace.get("fillpattern")
+        assert (trace["marker"]["color"] if kind == "bar" else trace["fillcolor"]) == paint.colour.light
+        assert (pattern["shape"] if pattern else "") == paint.hatch
+        assert pattern is None or pattern["bgcolor"] == paint.colour.light
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------------
+
+SIZES = st.dictionaries(st.sampled_from(CATEGORIES), st.integers(0, 2**45), min_size=1)
+
+
+@given(st.lists(SIZES, min_size=1, max_size=4))
+def test_stacked_bars_add_up_to_the_totals_that_stand_at_their_ends(found: list[dict[Any, int]]) -> None:
+    figure = charts.category_bars([CategoryBar(label=f"bar {i}", bytes=held) for i, held in enumerate(found)])
+    unit = figure["layout"]["xaxis"]["title"]["text"].rpartition(", ")[2]
+    size = {byte_unit(10**n)[0]: byte_unit(10**n)[1] for n in range(16)}[unit]
+    drawn: dict[float, float] = {}
+    for trace in traces(figure, "bar"):
+        for x, y in zip(trace["x"], trace["y"], strict=True):
+            drawn[y] = drawn.get(y, 0.0) + x * size
+    (ends,) = traces(figure, "scatter", mode="text")
+    totals = [sum(held.values()) for held in found]
+    assert [drawn.get(y, 0.0) for y in ends["y"]] == pytest.approx(totals)
+    assert [text.strip() for text in ends["text"]] == [bytes_text(total) for total in totals]
+    assert [trace["name"] for trace in traces(figure, "bar")] == [
+        CATEGORY_LABELS[c] for c in CATEGORIES if any(held.get(c) for held in found)
+    ]
+
+
+def test_bars_of_a_group_stand_under_one_heading_and_limits_have_their_line() -> None:
+    bars = [CategoryBar(label=label, bytes={"parameters": GIB}, group=group) for group in ("a", "b") for label in ("p", "m")]
+    layout = charts.category_bars(bars, limit=Limit(label="card", bytes=3 * GIB))["layout"]
+    heads = {note["text"]: note["y"] for note in layout["annotations"]}
+    assert set(heads) == {"a", "b", "card: 3.00 GiB"}
+    places = layout["yaxis"]["tickvals"]
+    assert heads["a"] < places[0] < places[1] < heads["b"] < places[2] < places[3]
+    assert layout["shapes"][0]["x0"] == layout["shapes"][0]["x1"] == 3.0
+    assert layout["xaxis"]["range"][1] > 3.0
+
+
+def test_what_is_less_than_nothing_is_not_drawn_but_counted() -> None:
+    figure = charts.category_bars([CategoryBar(label="a", bytes={"parameters": 1000, "unattributed": -10})])
+    assert [t["name"] for t in traces(figure, "bar")] == ["weights"]
+    assert traces(figure, "scatter", mode="text")[0]["text"] == [" 990 B"]
+
+
+def test_equal_labels_stay_two_bars() -> None:
+    layout = charts.category_bars([CategoryBar(label="same", bytes={"parameters": n}) for n in (1, 2)])["layout"]
+    assert len(set(layout["yaxis"]["tickvals"])) == 2
+
+
+@pytest.mark.parametrize("points", [curve(300), curve(9), PREDICTIONS[0].curve, PREDICTIONS[1].curve])
+def test_a_curve_stacks_to_its_totals_names_its_phases_and_marks_its_peak(points: Sequence[CurvePoint]) -> None:
+    figure = charts.memory_curve(points)
+    layout = figure["layout"]
+    areas = [t for t in figure["data"] if "stackgroup" in t]
+    outline = figure["data"][-1]
+    assert [sum(parts) for parts in zip(*(t["y"] for t in areas), strict=True)] == pytest.approx(outline["y"])
+    totals = [point.total_bytes for point in points]
+    assert outline["y"] == pytest.approx([total / GIB for total in totals])
+    peak = next(note for note in layout["annotations"] if note["showarrow"])
+    assert (peak["x"], peak["y"]) == (totals.index(max(totals)), max(totals) / GIB)
+    assert bytes_text(max(totals)) in peak["text"]
+    bands = [shape for shape in layout["shapes"] if shape["type"] == "rect"]
+    assert [b["x0"] for b in bands[1:]] == [b["x1"] for b in bands[:-1]]
+    assert (bands[0]["x0"], bands[-1]["x1"]) == (-0.5, len(points) - 0.5)
+    for band, phase in zip(bands, [phase for phase, _ in itertools.groupby(points, key=lambda p: p.phase)], strict=True):
+        inside = [p.phase for i, p in enumerate(points) if band["x0"] < i < band["x1"]]
+        assert set(inside) == {phase}
+    named = {note["text"] for note in layout["annotations"] if not note["showarrow"]}
+    assert named <= {metrics.PHASE_CURVE[p.phase] for p in points}
+    assert {"backward", "optimizer step"} <= named
+
+
+@given(st.lists(st.tuples(st.integers(1, 2**42), st.integers(1, 2**42)), min_size=1, max_size=20))
+def test_every_point_of_the_scatter_is_within_both_axes_and_ticks_are_true(sizes: list[tuple[int, int]]) -> None:
+    points = [
+        ScatterPoint(label=str(i), method=get_args(Method)[i % 3], predicted_bytes=p, measured_bytes=m, record_id=str(i))
+        for i, (p, m) in enumerate(sizes)
+    ]
+    figure = charts.identity_scatter(points)
+    layout = figure["layout"]
+    assert layout["xaxis"]["range"] == layout["yaxis"]["range"]
+    low, high = layout["xaxis"]["range"]
+    assert all(low < math.log10(size) < high for pair in sizes for size in pair)
+    drawn = {
+        i: (x, y)
+        for t in traces(figure, "scatter", mode="markers")
+        for x, y, i in zip(t["x"], t["y"], t["customdata"], strict=True)
+    }
+    assert drawn == {str(i): (m, p) for i, (p, m) in enumerate(sizes)}
+    (line,) = traces(figure, "scatter", mode="lines")
+    assert line["x"] == line["y"]
+    ticks = layout["xaxis"]["tickvals"]
+    assert 1 <= len(ticks) <= 12
+    assert [bytes_text(t).replace(".00 ", " ") for t in ticks] == layout["xaxis"]["ticktext"]
+    assert all(t & (t - 1) == 0 for t in ticks)
+
+
+def test_strips_hold_every_error_and_the_median_of_each_group() -> None:
+    figure = LIGHT["strip"]
+    dots = [t for t in figure["data"] if t["name"] != "median"]
+    assert {t["name"] for t in dots} == {"full", "LoRA", "QLoRA"}
+    drawn = {i: x for t in dots for x, i in zip(t["x"], t["customdata"], strict=True)}
+    assert drawn == {f"{g}{e}": 100 * e for g, e, _ in DOTS}
+    heights = {i: y for t in dots for y, i in zip(t["y"], t["customdata"], strict=True)}
+    for place, group in zip(figure["layout"]["yaxis"]["tickvals"], ("llama", "gpt2"), strict=True):
+        assert all(abs(y - place) < 0.5 for i, y in heights.items() if i.startswith(group))
+    (middle,) = (t for t in figure["data"] if t["name"] == "median")
+    assert middle["x"] == [100 * median(e for g, e, _ in DOTS if g == group) for group in ("llama", "gpt2")]
+    low, high = figure["layout"]["xaxis"]["range"]
+    assert low == -high and high > 2.0
+    assert figure["layout"]["yaxis"]["ticktext"] == ["llama<br>n = 3", "gpt2<br>n = 2"]
+
+
+def test_rows_of_layers_add_up_to_the_model() -> None:
+    rows = charts.layer_rows(PREDICTIONS)
+    for prediction, label in zip(PREDICTIONS, ("full", "LoRA r8"), strict=True):
+        assert sum(row.count * row.values[label] for row in rows) == prediction.parameters.trainable
+        assert rows[0].methods[label] == prediction.workload.setup.method
+    saved = charts.layer_rows(PREDICTIONS, "saved_activation_bytes")
+    assert sum(row.count * row.values["LoRA r8"] for row in saved) == PREDICTIONS[1].saved_activation_bytes
+
+
+def test_layers_are_drawn_with_hollow_marks_for_nothing() -> None:
+    rows = [
+        LayerRow(name=n, count=1, values={"full": a, "LoRA r8": b}, methods={"full": "full", "LoRA r8": "lora"})
+        for n, a, b in (("q_proj", 16_777_216, 65_536), ("norm", 4096, 0))
+    ]
+    figure = charts.layer_bars(rows)
+    marks = {(t["name"], t["marker"]["symbol"]): t["x"] for t in traces(figure, "scatter", mode="markers")}
+    assert marks["full", "circle"] == [16_777_216, 4096]
+    assert marks["LoRA r8", "diamond"] == [65_536]
+    (edge,) = marks["LoRA r8", "diamond-open"]
+    assert figure["layout"]["xaxis"]["type"] == "log"
+    assert math.log10(edge) == pytest.approx(figure["layout"]["xaxis"]["range"][0], abs=0.001)
+    assert [text.strip() for text in traces(figure, "scatter", mode="text")[0]["text"]] == ["99.61 % less", "100.00 % less"]
+
+
+def test_levers_are_cut_from_the_peak() -> None:
+    left, gone = traces(LIGHT["levers"], "bar")
+    assert [a + b for a, b in zip(left["x"], gone["x"], strict=True)] == pytest.approx([5.0, 5.0])
+    assert gone["x"] == [2.0, 7 / GIB]
+    assert gone["marker"]["pattern"]["shape"]
+
+
+def test_the_map_says_in_every_cell_what_its_size_needs() -> None:
+    figure = LIGHT["fit"]
+    (heat,) = traces(figure, "heatmap")
+    columns, rows = figure["layout"]["xaxis"]["ticktext"], figure["layout"]["yaxis"]["ticktext"]
+    assert (columns, rows) == (["32", "64", "128"], ["2", "1"])
+    for cell in CELLS:
+        row, column = rows.index(str(cell.batch_size)), columns.index(str(cell.seq_len))
+        assert cell.verdict is not None
+        assert heat["text"][row][column].startswith(palette.VERDICT_SIGNS[cell.verdict])
+        assert metrics.VERDICT_LABELS[cell.verdict] in heat["hovertext"][row][column]
+        place = (heat["z"][row][column] - heat["zmin"]) / (heat["zmax"] - heat["zmin"])
+        steps = zip(heat["colorscale"][::2], heat["colorscale"][1::2], strict=True)
+        (painted,) = ({first[1], last[1]} for first, last in steps if first[0] < place < last[0])
+        assert painted == {palette.VERDICT_COLOURS[cell.verdict].light}
+    (asked,) = figure["layout"]["shapes"]
+    assert (asked["x0"], asked["y0"]) == (columns.index("64") - 0.5, rows.index("2") - 0.5)
+    assert figure["layout"]["yaxis"]["range"][0] > figure["layout"]["yaxis"]["range"][1]  # so that the first row is on top
+
+
+def test_a_size_that_nothing_answers_for_is_an_empty_cell() -> None:
+    figure = charts.fit_map([FitCell(batch_size=1, seq_len=8, peak_bytes=None, verdict=None)])
+    (heat,) = traces(figure, "heatmap")
+    assert (heat["z"], heat["text"]) == ([[None]], [[""]])
+
+
+def test_raw_times_are_all_there_with_their_median() -> None:
+    measured = make_record().measurement
+    warm, timed = LIGHT["steps"]["data"]
+    assert warm["y"] == [1000 * s for s in measured.warmup_seconds]
+    assert timed["y"] == [1000 * s for s in measured.step_seconds]
+    assert warm["x"] + timed["x"] == list(range(1, len(warm["x"]) + len(timed["x"]) + 1))
+    line = next(s for s in LIGHT["steps"]["layout"]["shapes"] if s["type"] == "line")
+    assert line["y0"] == 1000 * median(measured.step_seconds)
+
+
+def test_counters_that_were_not_read_are_gaps() -> None:
+    found = {t["name"]: t["y"] for t in LIGHT["phases"]["data"]}
+    assert set(found) == {metrics.COUNTER_LABELS[n] for n in ("requested_peak_bytes", "requested_bytes", "allocated_peak_bytes")}
+    first = found[metrics.COUNTER_LABELS["allocated_peak_bytes"]]
+    assert first == [None] * len(PHASES) + [n + 2 for n in range(len(PHASES))]
+
+
+def test_throughput_has_its_interval() -> None:
+    (bar,) = traces(LIGHT["throughput"], "bar")
+    assert bar["x"] == [10.0]
+    assert (bar["error_x"]["arrayminus"], bar["error_x"]["array"]) == ([0.5], [2.0])
+
+
+# --- text from elsewhere --------------------------------------------------------------------------------------------------
+
+
+def hostile(text: str) -> list[Figure]:
+    bar = CategoryBar(label=text, bytes={"parameters": 1}, group=text)
+    row = LayerRow(name=text, count=2, values={text: 5}, methods={text: "full"})
+    point = CurvePoint(phase="forward", module=text, bytes={"activations": 5})
+    return [
+        charts.category_bars([bar], limit=Limit(label=text, bytes=1)),
+        charts.memory_curve([point], limit=Limit(label=text, bytes=9)),
+        charts.layer_bars([row]),
+        charts.identity_scatter([ScatterPoint(label=text, method="full", predicted_bytes=1, measured_bytes=2)]),
+        charts.error_strip([ErrorDot(group=text, label=text, error=0.5, method="full")]),
+        charts.throughput_bars([ThroughputBar(label=text, method="lora", tokens_per_second=1.0, low=1.0, high=1.0, group=text)]),
+        charts.lever_bars([Lever(name=text, option=text, price=text, peak_bytes=1, saved_bytes=1)]),
+    ]
+
+
+def shown(figure: Figure) -> list[str]:
+    return [value for name, value in walk(figure) if isinstance(value, str) and name in ("text", "hovertext", "ticktext", "name")]
+
+
+@pytest.mark.parametrize("text", [HOSTILE, "x" * 10_000, "", "2020-01-01", "<b>&lt;", "\ud800"])
+def test_names_from_elsewhere_are_text_and_short(text: str) -> None:
+    for figure in hostile(text):
+        go.Figure(json.loads(json.dumps(figure)))
+        for each in shown(figure):
+            plain = each.replace("<br>", "").replace("<b>", "", 1).replace("</b>", "", 1)
+            assert "<" not in plain
+            assert "&" not in plain.replace("&lt;", "").replace("&amp;", "")
+            assert plain.isprintable()
+            assert len(plain) < 6 * LONGEST + 120
+        assert "hovertemplate" not in json.dumps(figure)
+
+
+@given(st.text(max_size=200), st.integers(3, 60))
+def test_a_label_is_the_printable_text_as_plotly_will_show_it(text: str, longest: int) -> None:
+    from html import unescape
+
+    from lora_profiler.printable import printable
+    from lora_profiler.report.charts.labels import label
+
+    found = label(text, longest)
+    shown = unescape(found)
+    assert "<" not in found
+    assert len(shown) <= longest
+    whole = printable(text)
+    if len(whole) <= longest:
+        assert found.replace("&lt;", "<").replace("&amp;", "&") == whole
+    else:
+        begin, _, end = found.replace("&lt;", "<").replace("&amp;", "&").partition("…")
+        assert whole.startswith(begin) and whole.endswith(end)
