@@ -91,6 +91,8 @@ LAYER_LABELS: Final[dict[str, str]] = {
 }
 """What one layer costs, by the field of `LayerCost`."""
 
+CLAIM_VERDICT_LABELS: Final[dict[str, str]] = {"holds": "holds", "holds_partly": "holds in part", "fails": "fails"}
+
 PHASE_LABELS: Final[dict[str, str]] = {
     "setup": "between steps",
     "forward": "forward and loss",
