@@ -70,7 +70,7 @@ def root(ctx: click.Context) -> None:
     cls=ExampleCommand,
     context_settings=HELP_NAMES,
     epilog="""
-MODEL is a hub id, a hub URL, an alias, a folder, or a path to a config.json.
+MODEL is a hub id (SmolLM2-135M will do), a hub URL, an alias, a folder, or a path to a config.json.
 
 Examples:
   lora-profile predict meta-llama/Llama-3.1-8B --rank 16

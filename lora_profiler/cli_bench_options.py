@@ -121,8 +121,14 @@ def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:
 # --- cases ----------------------------------------------------------------------------------------------------------------
 
 
+CPU_SEQ_LEN = 128
+"""Tokens in each sequence where none are asked for and there is no accelerator: a step takes a second, not minutes."""
+
+
 def model_cases(ctx: click.Context, models: tuple[str, ...], device: "Device") -> list["Case"]:
     """One case for each model, method and repeat: odd repeats run backwards (A, B, B, A), so that a drift hits all alike.
+
+    On a CPU sequences are short unless a length is asked for, which is said.
 
     Raises UsageError, and what `find_model` raises.
     """
@@ -131,6 +137,9 @@ def model_cases(ctx: click.Context, models: tuple[str, ...], device: "Device") -
     from lora_profiler.workload import Workload
 
     o = ctx.params
+    if device == "cpu" and not given(ctx, "seq_len"):
+        o["seq_len"] = CPU_SEQ_LEN
+        click.echo(f"Sequences of {CPU_SEQ_LEN} tokens, since this is a CPU; -s asks for another length.", err=True)
     conditions = _conditions(o)
     weights, text = _weights(o, models), _text(o)
     specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]

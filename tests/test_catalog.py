@@ -38,6 +38,16 @@ def test_there_are_166_models_each_with_a_source():
     assert all(entry.num_parameters == entry.published_num_parameters for entry in exact) and len(exact) > 100
 
 
+def test_a_name_without_its_organisation_will_do_unless_a_folder_has_it(tmp_path, monkeypatch):
+    assert find_model("smollm2-135M", offline=True) == find_model("HuggingFaceTB/SmolLM2-135M")
+    with pytest.raises(ModelNotFoundError):
+        find_model("SmolLM2-135M", revision="step-1000", offline=True)
+    (tmp_path / "SmolLM2-135M").mkdir()
+    (tmp_path / "SmolLM2-135M" / "config.json").write_text(json.dumps(LLAMA))
+    monkeypatch.chdir(tmp_path)
+    assert find_model("SmolLM2-135M", offline=True).num_layers == 2
+
+
 def test_aliases_urls_and_case_lead_to_the_same_model():
     spec = find_model("meta-llama/Llama-3.1-8B")
     for name in (

@@ -25,6 +25,15 @@ def facts() -> dict[str, dict[str, Any]]:
     return by_name
 
 
+@cache
+def bare_names() -> dict[str, dict[str, Any]]:
+    """Lower-case id without its organisation -> the model's line, where it is the only model called so."""
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for row in rows():
+        by_name.setdefault(row["id"].rpartition("/")[2].lower(), []).append(row)
+    return {name: found[0] for name, found in by_name.items() if len(found) == 1}
+
+
 def similar_names(name: str) -> str:
     """' Did you mean ...?' with bundled ids and aliases close to `name`, or ''. A bare name is compared with bare names."""
     ids = [spelling for row in rows() for spelling in (row["id"], *row["aliases"])]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_profiler.catalog import config as cfg
 from lora_profiler.catalog.architectures import FAMILIES
-from lora_profiler.catalog.facts import facts, rows
+from lora_profiler.catalog.facts import bare_names, facts, rows
 from lora_profiler.errors import ModelNotFoundError, UsageError
 from lora_profiler.model_spec import ModelSpec
 
@@ -29,9 +29,10 @@ MAX_CONFIG_BYTES = 16_000_000
 def find_model(name: str, *, revision: str = "main", offline: bool = False, on_disk: bool = True) -> ModelSpec:
     """The model called `name`: a hub id, a hub URL, an alias, a folder, or a path to a config.json.
 
-    Looked for among the bundled models, on the disk, in the local Hugging Face cache, on the hub (config.json only; not
-    if `offline`). A bundled id at another `revision` than main is not the bundled one and goes to the cache and the hub.
-    Without `on_disk` no name is taken for a path, as where names come from links. Remote code is never run.
+    Looked for among the bundled models, on the disk, among the bundled ones without their organisation's name, in the local
+    Hugging Face cache, on the hub (config.json only; not if `offline`). A bundled id at another `revision` than main is not
+    the bundled one and goes to the cache and the hub. Without `on_disk` no name is taken for a path, as where names come from
+    links. Remote code is never run.
 
     Raises ModelNotFoundError or UnsupportedModelError with the next step, UsageError for an empty name.
     """
@@ -46,6 +47,9 @@ def find_model(name: str, *, revision: str = "main", offline: bool = False, on_d
     path = _local_config(name) if on_disk else None
     if path is not None:
         return model_from_config(cfg.parse(_read(path), path), id=_local_id(path), source=path)
+    row = bare_names().get(name.lower())
+    if row is not None and revision == "main":
+        return _bundled(row)
     if not re.fullmatch(_MODEL_ID, name):
         here = "neither a file or folder here nor" if on_disk else "not"
         raise ModelNotFoundError(f"{name!r} is {here} a hub id of the form organisation/name.")
