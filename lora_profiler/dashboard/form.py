@@ -184,7 +184,7 @@ def _batch() -> dict[str, Any]:
     with left:
         batch_size = _size("Batch size", "batch_size", "Sequences in one micro-batch.")
     with right:
-        accumulation = _size("Accumulation", "accumulation", "Micro-batches per optimizer step.")
+        accumulation = _size("Accumulation", "accumulation")
     seq_len = _size("Sequence length, tokens", "seq_len")
     checkpointing = st.toggle("Gradient checkpointing", **_kept("checkpointing"), help="Recompute each layer in backward.")
     return {
