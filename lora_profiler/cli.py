@@ -12,6 +12,7 @@ from lora_profiler.cli_compare import compare_command
 from lora_profiler.cli_compile import compile_command
 from lora_profiler.cli_options import answer_options, output_options, setup_options, setups
 from lora_profiler.cli_report import report_command
+from lora_profiler.cli_verify import verify_command
 from lora_profiler.cli_warnings import warn_of
 from lora_profiler.click_parts import (
     HELP_NAMES,
@@ -253,3 +254,4 @@ root.add_command(bench_command)
 root.add_command(compare_command)
 root.add_command(compile_command)
 root.add_command(report_command)
+root.add_command(verify_command)

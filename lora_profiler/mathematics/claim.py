@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 Verdict = Literal["holds", "holds_partly", "fails"]
 VERDICTS: tuple[Verdict, ...] = Verdict.__args__  # type: ignore[attr-defined]  # typing has no public accessor on an alias
@@ -87,3 +87,13 @@ class Checked:
     def is_broken(self) -> bool:
         """Whether what must hold exactly does not."""
         return self.claim.must_hold and self.finding.verdict == "fails"
+
+
+class Watch(Protocol):
+    """Whoever is told how far the checks are."""
+
+    def begin(self, claim: Claim) -> Tell:
+        """A claim's check begins; what comes back is told how far it is."""
+
+    def end(self, checked: Checked) -> None:
+        """It is done."""

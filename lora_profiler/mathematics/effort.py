@@ -12,8 +12,8 @@ class Effort:
     """Sizes of a run. A step is one optimizer step on `batch_size` x `seq_len` tokens.
 
     check_tokens: on which layers are compared with their formula. held_out_batches: on which losses are measured. merge_steps:
-    that give the adapters of claims 2 and 3 something to add. timed_calls: of a layer. learning_rates: that claim 5 tries at its
-    outermost ranks. full_learning_rate, lora_learning_rate: of claim 6. cost_steps, cost_seconds: of claim 7's timing.
+    that give the adapters of claims 2 and 3 something to add. timed_calls: of a layer. scaling_learning_rate: at which claim 5 trains
+    every rank. learning_rates: that it tries at its outermost ranks. full_learning_rate, lora_learning_rate: of claim 6. cost_steps, cost_seconds: of claim 7's timing.
     """
 
     name: Literal["quick", "full"]
@@ -25,6 +25,7 @@ class Effort:
     timed_calls: int
     scaling_ranks: tuple[int, ...]
     scaling_steps: int
+    scaling_learning_rate: float
     learning_rates: tuple[float, ...]
     tuning_ranks: tuple[int, ...]
     tuning_steps: int
@@ -48,14 +49,15 @@ def effort_for(num_parameters: int, *, quick: bool) -> Effort:
         batch_size=8 if is_small else 1,
         seq_len=64 if quick else 128,
         check_tokens=32 if quick else 128,
-        held_out_batches=3 if quick else 6,
+        held_out_batches=2 if quick else 6,
         merge_steps=3 if quick else 10,
         timed_calls=10 if quick else 30,
         scaling_ranks=(1, 8, 64) if quick else powers,
         scaling_steps=4 if quick else 12,
+        scaling_learning_rate=1e-3 if is_small else 3e-4,
         learning_rates=() if quick else (3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
         tuning_ranks=(1, 8, 64) if quick else powers,
-        tuning_steps=10 if quick else 40,
+        tuning_steps=8 if quick else 40,
         full_learning_rate=1e-3 if is_small else 1e-4,
         lora_learning_rate=5e-3 if is_small else 1e-3,
         cost_dtypes=("float32",) if quick else ("float32", "bfloat16"),

@@ -13,7 +13,7 @@ from lora_profiler.mathematics import (
     scaling,
     update_size,
 )
-from lora_profiler.mathematics.claim import CLAIMS, Checked, Claim, Finding, Tell
+from lora_profiler.mathematics.claim import CLAIMS, Checked, Claim, Finding, Tell, Watch
 from lora_profiler.mathematics.effort import Effort
 from lora_profiler.mathematics.subject import Subject
 from lora_profiler.modeling.third_party import quiet
@@ -30,15 +30,16 @@ _BYTES_A_PARAMETER = {True: 32, False: 16}
 weights before and after, the update) or weights in float64."""
 
 
-def verify(subject: Subject, claims: Sequence[Claim], effort: Effort, seed: int, tell: Callable[[Claim], Tell]) -> list[Checked]:
-    """What each claim's check found, in order. `tell(claim)` is asked for once a claim begins, and is told how far it is."""
+def verify(subject: Subject, claims: Sequence[Claim], effort: Effort, seed: int, watch: Watch) -> list[Checked]:
+    """What each claim's check found, in the order of `claims`."""
     found = []
     for claim in claims:
-        told = tell(claim)
+        tell = watch.begin(claim)
         began = time.perf_counter()
         with quiet():
-            finding = CHECKS[claim.id](subject, effort, seed, told)
+            finding = CHECKS[claim.id](subject, effort, seed, tell)
         found.append(Checked(claim=claim, finding=finding, seconds=time.perf_counter() - began))
+        watch.end(found[-1])
     return found
 
 

@@ -1,0 +1,80 @@
+"""How far `verify` is, on stderr: on a terminal a bar for each claim, elsewhere a line when one begins, ends, or takes long."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lora_profiler.mathematics.claim import Checked, Claim, Tell
+from lora_profiler.report.metrics import CLAIM_VERDICT_LABELS
+from lora_profiler.units import clock_text
+
+_SECONDS_BETWEEN_LINES = 20.0
+
+
+class Lines:
+    """Plain lines, for a pipe or a log."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._begun, self._said = count, 0, time.monotonic()
+
+    def prepare(self) -> Tell:
+        return self._tell("preparing")
+
+    def begin(self, claim: Claim) -> Tell:
+        self._begun += 1
+        self._say(f"[{self._begun}/{self._count}] {claim.id}. {claim.title}")
+        return self._tell(f"    {claim.title}")
+
+    def end(self, checked: Checked) -> None:
+        self._say(f"    {CLAIM_VERDICT_LABELS[checked.finding.verdict]}, took {clock_text(checked.seconds)}")
+
+    def _tell(self, what: str) -> Tell:
+        def tell(doing: str, done: int, total: int) -> None:
+            if time.monotonic() - self._said >= _SECONDS_BETWEEN_LINES:
+                self._say(f"{what}: {doing} ({done} of {total})")
+
+        return tell
+
+    def _say(self, text: str) -> None:
+        self._said = time.monotonic()
+        print(text, file=sys.stderr, flush=True)
+
+
+class Bars:
+    """Bars of rich."""
+
+    def __init__(self, progress: Any) -> None:
+        self._progress = progress
+        self._task: Any = None
+
+    def prepare(self) -> Tell:
+        return self._tell(self._progress.add_task("Getting the model", total=None, doing=""))
+
+    def begin(self, claim: Claim) -> Tell:
+        self._task = self._progress.add_task(f"{claim.id}. {claim.title}", total=None, doing="")
+        return self._tell(self._task)
+
+    def end(self, checked: Checked) -> None:
+        self._progress.update(self._task, total=1, completed=1, doing=CLAIM_VERDICT_LABELS[checked.finding.verdict])
+
+    def _tell(self, task: Any) -> Tell:
+        return lambda doing, done, total: self._progress.update(task, completed=done, total=total, doing=doing)
+
+
+@contextmanager
+def shown_checks(count: int) -> Iterator[Lines | Bars]:
+    """Shows on stderr how far the checks of `count` claims are while the block runs."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        yield Lines(count)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True, highlight=False, emoji=False)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), TimeElapsedColumn(),
+               TextColumn("{task.fields[doing]}", style="dim", markup=False))  # fmt: skip
+    with Progress(*columns, console=console, redirect_stdout=False) as progress:
+        yield Bars(progress)
