@@ -33,8 +33,8 @@ MODELS = (
     "meta-llama/Llama-3.1-8B", "HuggingFaceTB/SmolLM2-135M", "Qwen/Qwen2.5-7B", "Qwen/Qwen3-4B", "mistralai/Mistral-7B-v0.1",
     "microsoft/Phi-3.5-mini-instruct", "google/gemma-7b", "google/gemma-2-2b", "google/gemma-3-4b-it", "openai-community/gpt2",
     "EleutherAI/pythia-410m", "facebook/opt-1.3b", "bigscience/bloom-560m", "tiiuae/falcon-7b", "EleutherAI/gpt-j-6b",
-    "microsoft/phi-2", "allenai/OLMo-1B-hf", "allenai/OLMo-2-1124-7B", "allenai/Olmo-3-1025-7B", "ibm-granite/granite-3.0-8b-base",
-    "CohereForAI/c4ai-command-r-v01", "stabilityai/stablelm-2-zephyr-1_6b", "bigcode/starcoder2-7b",
+    "microsoft/phi-2", "allenai/OLMo-1B-hf", "allenai/OLMo-2-1124-7B", "allenai/Olmo-3-1025-7B",
+    "ibm-granite/granite-3.0-8b-base", "CohereForAI/c4ai-command-r-v01", "stabilityai/stablelm-2-zephyr-1_6b", "bigcode/starcoder2-7b",
     "HuggingFaceTB/SmolLM3-3B", "zai-org/GLM-4-9B-0414", "bigcode/gpt_bigcode-santacoder", "mistralai/Mixtral-8x7B-v0.1",
     "Qwen/Qwen3-30B-A3B", "Qwen/Qwen2-57B-A14B", "deepseek-ai/DeepSeek-V2-Lite", "openai/gpt-oss-20b",
     "google-bert/bert-base-cased", "FacebookAI/roberta-base", "distilbert/distilbert-base-uncased", "google-t5/t5-small",
@@ -212,8 +212,8 @@ def write(rows: list[dict[str, Any]], seed: int) -> None:
         "",
         f"`python -m benchmarks.held_out`, seed {seed}: {points:,} points of {len(asked_):,} profiles "
         f"({sum(r['bundled'] for r in asked_):,} of the package), {len({r['type'] for r in asked_})} architectures, "
-        f"{len({r['model'] for r in asked_})} models. At each, the steady peak of forward, backward and optimizer, the moment of the",
-        "peak and its bytes by category are held against a trace made at just that point, whose events are added up.",
+        f"{len({r['model'] for r in asked_})} models. At each, the steady peak of forward, backward and optimizer, the moment",
+        "of the peak and its bytes by category are held against a trace made at just that point, whose events are added up.",
         "",
         f"- **{len(wrong)} of {5 * points:,} comparisons differ.**",
         "",

@@ -56,6 +56,8 @@ def cases(folders: list[Path]) -> list[Case]:
         Case("python -c pass", (sys.executable, "-c", "pass"), 1),
         Case(OURS, (*ours, *OURS.split()[1:]), 1, "lora-profiler"),
     ]
+    for engine in ("compiled", "analytic"):
+        all_cases.append(Case(f"{OURS} --engine {engine}", (*ours, *OURS.split()[1:], "--engine", engine), 1, "lora-profiler"))
     all_cases.append(Case("lora-profile --help", (*ours, "--help"), 1, "lora-profiler"))
     rivals = [
         (

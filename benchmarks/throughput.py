@@ -1,4 +1,6 @@
-"""How many peaks a second: one question at a time, and by `sweep` over arrays. Ratios against a floor in the same run.
+"""How many peaks a second, by rules and from a profile: one question at a time, and by `sweep` over arrays.
+
+Ratios are against a floor in the same run.
 
     python -m benchmarks.throughput [--write]
 
@@ -13,6 +15,7 @@ import platform
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -36,6 +39,9 @@ def seconds(work: Callable[[], object]) -> float:
     return median(taken)
 
 
+ENGINES = ("analytic", "compiled")
+
+
 def one_at_a_time() -> list[dict[str, float | str]]:
     model, draw = find_model(MODEL), random.Random(0)
     sizes = [(draw.randint(1, 64), draw.randint(16, 16384), draw.randint(1, 256)) for _ in range(5000)]
@@ -51,7 +57,11 @@ def one_at_a_time() -> list[dict[str, float | str]]:
         {"what": "question built, not answered", "per_second": floor, "times_floor": 1.0},
         *(
             {"what": name, "per_second": (rate := run(answer)), "times_floor": floor / rate}
-            for name, answer in (("peak_bytes", peak_bytes), ("predict (all moments)", predict))
+            for engine in ENGINES
+            for name, answer in (
+                (f"peak_bytes, {engine}", partial(peak_bytes, engine=engine)),
+                (f"predict (all moments), {engine}", partial(predict, engine=engine)),
+            )
         ),
     ]
 
@@ -65,9 +75,11 @@ def arrays() -> list[dict[str, float | str]]:
     for name, (b, s, r) in (("table, 100 x 1000 x 100", table), ("2,000,000 unrelated points", points)):
         count = np.broadcast(b, s, r).size
         floor = count / seconds(lambda b=b, s=s, r=r: b * s * r)  # type: ignore[misc]
-        rate = count / seconds(lambda b=b, s=s, r=r: sweep(workload, batch_size=b, seq_len=s, rank=r))  # type: ignore[misc]
         rows.append({"what": f"one product, {name}", "per_second": floor, "times_floor": 1.0})
-        rows.append({"what": f"sweep, {name}", "per_second": rate, "times_floor": floor / rate})
+        for engine in ENGINES:
+            answer = partial(sweep, workload, batch_size=b, seq_len=s, rank=r, engine=engine)
+            rate = count / seconds(answer)
+            rows.append({"what": f"sweep, {engine}, {name}", "per_second": rate, "times_floor": floor / rate})
     return rows
 
 

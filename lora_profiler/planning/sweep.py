@@ -31,13 +31,16 @@ def sweep(
     batch_size: "ArrayLike | None" = None,
     seq_len: "ArrayLike | None" = None,
     rank: "ArrayLike | None" = None,
+    engine: str = "auto",
 ) -> "NDArray[np.int64]":
     """Steady-state peak bytes, `predict(...).peak.total_bytes`, for every combination of the given sizes.
 
     The arrays broadcast against each other as NumPy does: shapes (n, 1, 1), (m, 1), (k,) give an (n, m, k) table, equal
-    shapes go point by point. What is left out stays as `workload` has it. Needs NumPy, and nothing else.
+    shapes go point by point. What is left out stays as `workload` has it. `engine` as in `predict`; nothing is traced. Needs
+    NumPy, and nothing else.
 
-    Raises UsageError for sizes that are not whole numbers from 1 up, a rank without an adapter, or a peak beyond 2^63 bytes.
+    Raises UsageError for sizes that are not whole numbers from 1 up, a rank without an adapter, or a peak beyond 2^63 bytes, and
+    NoProfileError where only a profile could answer and there is none.
     """
     import numpy as np
 
@@ -57,7 +60,7 @@ def sweep(
         raise UsageError(f"sizes do not fit together: shapes {', '.join(str(a.shape) for a in arrays)}.") from error
     result = np.empty(shape, np.int64)
     if result.size:
-        plans = _Plans(np, workload, *(int(edge(a)) for a in arrays for edge in (np.min, np.max)))
+        plans = _Plans(np, workload, engine, *(int(edge(a)) for a in arrays for edge in (np.min, np.max)))
         arrays = [a.astype(plans.dtype).reshape((1,) * (result.ndim - a.ndim) + a.shape) for a in arrays]
         _fill(plans, result, arrays)
     return result
@@ -74,9 +77,9 @@ def _sizes(np: Any, name: str, value: "ArrayLike | None", default: int) -> "NDAr
 class _Plans:
     """The plans that answer for a range of sizes, as matrices: one row per possible peak, one column per monomial."""
 
-    def __init__(self, np: Any, workload: Workload, b0: int, b1: int, s0: int, s1: int, r0: int, r1: int) -> None:
+    def __init__(self, np: Any, workload: Workload, engine: str, b0: int, b1: int, s0: int, s1: int, r0: int, r1: int) -> None:
         self.np, self.workload = np, workload
-        self._engine = "auto" if rules_know(workload) else "compiled"
+        self._engine = "compiled" if engine == "auto" and not rules_know(workload) else engine
         self.low, self.high = (b0, s0, r0), (b1, s1, r1)
         starts = [1, 2, *(w for w in windows_of(workload.model) if w > 2)]
         spans = zip(starts, [*starts[1:], MAX_SIZE + 1], strict=True)
