@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from dataclasses import replace
 from html import unescape
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import lora_profiler
 import records
 from dashboard_app import SCRIPT, opened, problems, tags_of, text_of, texts
 from lora_profiler.catalog import find_gpu, find_model
@@ -35,7 +37,9 @@ from lora_profiler.record import Failure
 from lora_profiler.record_json import record_dict
 from lora_profiler.record_lines import StoreError
 from lora_profiler.report.blocks import Row, Table, paragraph
+from lora_profiler.report.comparisons import run_name
 from lora_profiler.report.page import embedded_data
+from lora_profiler.throughput import throughput
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 # --- text -----------------------------------------------------------------------------------------------------------------
@@ -113,6 +117,44 @@ def test_only_what_was_asked_for_is_a_source(tmp_path: Path, monkeypatch: pytest
     assert len({s.label for s in found}) == 3
 
 
+def test_of_a_large_file_a_part_is_shown_until_all_of_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "large.jsonl"
+    path.write_bytes(lines(*(records.make_record(repeat=n) for n in range(40))))
+    monkeypatch.setattr(lora_profiler, "__file__", str(tmp_path / "lora_profiler" / "__init__.py"))  # no committed records
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setattr(shown_records, "AT_ONCE_BYTES", 10_000)
+    monkeypatch.setattr(shown_records, "_FIRST_BYTES", path.stat().st_size // 4)
+    monkeypatch.setattr(shown_records, "_WAITED_SECONDS", 0)
+    may_read = threading.Event()
+    read = shown_records.read_set
+    monkeypatch.setattr(shown_records, "read_set", lambda paths: may_read.wait(30) and read(paths))
+    source = shown_records.Source(label="large", path=path)
+    part = shown_records.loaded(source, "auto")
+    assert not part.complete and 0 < len(part.scored) < 40 and shown_records.still_reading()
+    monkeypatch.setattr(sys, "argv", ["app.py", "--records", str(path)])
+    app = opened(page="compare")
+    assert "first records of a large file" in texts(app) and not app.exception
+    may_read.set()
+    monkeypatch.setattr(shown_records, "_WAITED_SECONDS", 30)
+    whole = shown_records.loaded(source, "auto")
+    assert whole.complete and [s.record.repeat for s in whole.scored] == list(range(40))
+    assert not shown_records.still_reading() and shown_records.loaded(source, "auto") is whole
+
+
+def test_a_large_file_without_a_record_is_refused_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "large.jsonl"
+    path.write_bytes(b"nonsense\n" * 100)
+    monkeypatch.setattr(shown_records, "AT_ONCE_BYTES", 10)
+    monkeypatch.setattr(shown_records, "_WAITED_SECONDS", 30)
+    asked: list[Any] = []
+    read = shown_records.read_set
+    monkeypatch.setattr(shown_records, "read_set", lambda paths: asked.append(paths) or read(paths))
+    for _ in range(3):
+        with pytest.raises(StoreError, match="No record can be read"):
+            shown_records.loaded(shown_records.Source(label="large", path=path), "auto")
+    assert len(asked) == 1
+
+
 def test_sources_of_one_name_are_told_apart(tmp_path: Path) -> None:
     found = shown_records.sources(["--records", str(tmp_path / "a" / "r.jsonl"), "--records", str(tmp_path / "b" / "r.jsonl")])
     assert len({s.label for s in found}) == len(found)
@@ -170,6 +212,15 @@ def test_filters_let_through_what_has_all_of_them(wanted: Any) -> None:
     for run in some_runs():
         has_all = all(not names or getattr(run, by) in names for by, names in wanted.items())
         assert (run in found) == has_all
+
+
+def test_speeds_in_the_table_are_those_of_the_record() -> None:
+    for run in some_runs():
+        speed = throughput(run.scored.record)
+        assert (run.step_seconds, run.tokens_per_second) == (
+            (speed.steps.median, speed.tokens_per_second) if speed else (None, None)
+        )
+        assert run.name == run_name(run.scored.record)
 
 
 def test_figures_of_many_records_leave_out_what_was_not_compared() -> None:

@@ -56,6 +56,8 @@ def show() -> None:
     found = records.merged(tuple(picked.found))
     for warning in found.warnings:
         parts.caution(f"Passed over: {warning}")
+    if not found.complete:
+        _await_the_rest()
     everything = runs(found)
     with st.sidebar:
         wanted = _filters(everything)
@@ -65,6 +67,14 @@ def show() -> None:
         parts.note(f"None of the {count_text(len(everything))} records has all that the filters ask for; widen one on the left.")
         return
     _draw(chosen, len(everything))
+
+
+@st.fragment(run_every=0.5)
+def _await_the_rest() -> None:
+    """Says what is not there yet, and draws the page anew when it is."""
+    if not records.still_reading():
+        st.rerun()
+    parts.note("These are the first records of a large file. The rest is being read, and the page shows all of it then.")
 
 
 # --- which records --------------------------------------------------------------------------------------------------------

@@ -4,7 +4,9 @@ import argparse
 import json
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from lora_profiler.record import Record
 from lora_profiler.record_lines import StoreError, parsed_record, recency
 from lora_profiler.record_sets import SUFFIX, RecordSet, read_set
 from lora_profiler.store import default_records_path
+from lora_profiler.units import MIB
 
 MOST_TOLD = 5
 """Of what cannot be read in one upload, so much is told one by one."""
@@ -34,11 +37,13 @@ class Source:
 class Loaded:
     """Records beside their predictions, and a sentence for everything that could not be read.
 
-    Equal to itself alone, so that what is worked out of it can be kept.
+    Equal to itself alone, so that what is worked out of it can be kept. `complete` is False for the first part of a large file,
+    the rest of which is still being read.
     """
 
     scored: tuple[Scored, ...]
     warnings: tuple[str, ...]
+    complete: bool = True
 
 
 def sources(arguments: Sequence[str]) -> list[Source]:
@@ -58,30 +63,77 @@ def sources(arguments: Sequence[str]) -> list[Source]:
     return [*found, Source(label="My records", path=own)] if own.is_file() else found
 
 
+AT_ONCE_BYTES = 8 * MIB
+"""Up to so much is waited for: a second of reading."""
+_FIRST_BYTES = 2 * MIB
+_WAITED_SECONDS = 0.1
+
+Files = tuple[tuple[str, int, int], ...]
+"""Of each file its path, when it changed (ns) and its bytes."""
+_Key = tuple[Path, Files, str]
+
+_one_reader = threading.Lock()
+"""Of what is waited for: a second window waits for the first to have read."""
+_large: "dict[_Key, Future[Loaded]]" = {}
+_large_reader = ThreadPoolExecutor(1, thread_name_prefix="records")
+
+
 def loaded(source: Source, engine: str) -> Loaded:
-    """The records of a source, read again only where a file has changed. Raises StoreError, and UsageError for the engine."""
+    """The records of a source, read again only where a file has changed; of much at first only a part, while the rest is read.
+
+    Raises StoreError, and UsageError for the engine.
+    """
     files = tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in _files(source.path))
-    with _one_reader:  # a second page waits for the first to have read
-        return _scored(source.path, files, engine)
+    with _one_reader:
+        if sum(size for *_, size in files) <= AT_ONCE_BYTES:
+            return _scored(source.path, files, engine)
+        future = _being_read((source.path, files, engine))
+    with suppress(TimeoutError):
+        return future.result(_WAITED_SECONDS)
+    return _first_part(files, engine)
+
+
+def _being_read(key: _Key) -> "Future[Loaded]":
+    """The reading of large files, begun now if it was not; other states of the same files are forgotten."""
+    if key not in _large:
+        for other in [other for other in _large if (other[0], other[2]) == (key[0], key[2])]:
+            _large.pop(other).cancel()
+        _large[key] = _large_reader.submit(_scored, *key)
+    return _large[key]
+
+
+def still_reading() -> bool:
+    """Whether the rest is not there yet of something of which a part is shown."""
+    with _one_reader:
+        return any(not future.done() for future in _large.values())
 
 
 def _files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted({*path.glob(f"*{SUFFIX}"), *path.glob(f"*/*{SUFFIX}")})
 
 
-_one_reader = threading.Lock()
-
-
 @lru_cache(maxsize=8)
-def _read(path: Path, files: tuple[tuple[str, int, int], ...]) -> RecordSet:
+def _read(path: Path, files: Files) -> RecordSet:
     with nothing_built(INSTEAD):
         return read_set([path])
 
 
 @lru_cache(maxsize=8)
-def _scored(path: Path, files: tuple[tuple[str, int, int], ...], engine: str) -> Loaded:
+def _scored(path: Path, files: Files, engine: str) -> Loaded:
     found = _read(path, files)
     return Loaded(scored=tuple(scored(found.records, engine)), warnings=found.warnings)
+
+
+@lru_cache(maxsize=2)
+def _first_part(files: Files, engine: str) -> Loaded:
+    """The records at the beginning of the largest file."""
+    path = Path(max(files, key=lambda file: file[2])[0])
+    with open(path, "rb") as file:
+        content = file.read(_FIRST_BYTES).rpartition(b"\n")[0]
+    try:
+        return replace(uploaded(path.name, content, engine), warnings=(), complete=False)
+    except StoreError:  # what is wrong with it is told when all of it is read
+        return Loaded(scored=(), warnings=(), complete=False)
 
 
 @lru_cache(maxsize=2)
@@ -145,7 +197,8 @@ def merged(found: tuple[Loaded, ...]) -> Loaded:
             key = s.record.id
             if key not in by_id or recency(s.record) >= recency(by_id[key].record):
                 by_id[key] = s
-    return Loaded(scored=tuple(by_id.values()), warnings=tuple(warnings))
+    complete = all(each.complete for each in found)
+    return Loaded(scored=tuple(by_id.values()), warnings=tuple(warnings), complete=complete)
 
 
 def _newest(records: Iterable[Record]) -> list[Record]:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import median
 from typing import Literal
 
 from lora_profiler.compare import GROUPINGS, Grouping
@@ -14,8 +15,7 @@ from lora_profiler.report.charts import ErrorDot, ScatterPoint
 from lora_profiler.report.comparisons import run_name
 from lora_profiler.report.measured_runs import COMPARED_PEAK, setting
 from lora_profiler.report.predictions import way_label
-from lora_profiler.throughput import throughput
-from lora_profiler.workload import Method
+from lora_profiler.workload import Method, Workload
 
 Filter = Literal["model", "method", "device", "status"]
 FILTERS: tuple[Filter, ...] = ("model", "method", "device", "status")
@@ -33,6 +33,7 @@ class Run:
     method: Method
     way: str
     setting: str
+    name: str
     device: str
     status: str
     measured_bytes: int | None
@@ -45,29 +46,34 @@ class Run:
 @lru_cache(maxsize=8)
 def runs(found: Loaded) -> tuple[Run, ...]:
     """A row for each record, failures included, in their order."""
-    return tuple(map(_run, found.scored))
+    words: dict[Workload, tuple[str, str, str]] = {}  # of many records few are of different workloads
+    return tuple(_run(s, words) for s in found.scored)
 
 
-def _run(s: Scored) -> Run:
+def _run(s: Scored, words: dict[Workload, tuple[str, str, str]]) -> Run:
     workload, measurement = s.record.workload, s.record.measurement
+    if workload not in words:
+        words[workload] = way_label(workload.setup), setting(workload.setup), run_name(s.record)
+    way, what, name = words[workload]
     peak = next((c for c in s.comparisons if c.metric == COMPARED_PEAK), None)
     known = s.prediction is not None and s.prediction.saved_activation_bytes is not None
-    speed = throughput(s.record)
+    seconds = median(measurement.step_seconds) if measurement.went_through and measurement.step_seconds else None
     return Run(
         scored=s,
         record_id=s.record.id,
         model=workload.model.id,
         family=workload.model.model_type,
         method=workload.setup.method,
-        way=way_label(workload.setup),
-        setting=setting(workload.setup),
+        way=way,
+        setting=what,
+        name=name,
         device=s.record.environment.device.name,
         status=measurement.status,
         measured_bytes=measurement.peak_requested_bytes,
         predicted_bytes=s.prediction.peak.total_bytes if s.prediction is not None and known else None,
         relative_error=peak.relative_error if peak else None,
-        step_seconds=speed.steps.median if speed else None,
-        tokens_per_second=speed.tokens_per_second if speed else None,
+        step_seconds=seconds,
+        tokens_per_second=measurement.tokens_per_step / seconds if seconds and measurement.tokens_per_step else None,
     )
 
 
@@ -88,7 +94,7 @@ def scatter(found: Iterable[Run]) -> list[ScatterPoint]:
     """Peaks of runs that went through."""
     return [
         ScatterPoint(
-            label=run_name(run.scored.record), method=run.method, predicted_bytes=run.predicted_bytes,
+            label=run.name, method=run.method, predicted_bytes=run.predicted_bytes,
             measured_bytes=run.measured_bytes, record_id=run.record_id,
         )
         for run in found
@@ -101,7 +107,7 @@ def strip(found: Iterable[Run], by: Grouping) -> list[ErrorDot]:
     dots = [
         ErrorDot(
             group=metrics.METHOD_LABELS[run.method] if by == "method" else str(getattr(run, by)),
-            label=run_name(run.scored.record), error=run.relative_error, method=run.method, record_id=run.record_id,
+            label=run.name, error=run.relative_error, method=run.method, record_id=run.record_id,
         )
         for run in found
         if run.relative_error is not None
