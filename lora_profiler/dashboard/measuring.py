@@ -148,10 +148,11 @@ class Measuring:
         printed: list[str] = []
         reader = threading.Thread(target=lambda out: printed.append(out.read()), args=(self.process.stdout,), daemon=True)
         reader.start()
-        for line in self.process.stderr:
-            self._hear(line.rstrip("\n"))
-        code = self.process.wait()
-        reader.join()
+        with self.process.stdout, self.process.stderr:
+            for line in self.process.stderr:
+                self._hear(line.rstrip("\n"))
+            code = self.process.wait()
+            reader.join()
         with contextlib.suppress(ValueError):
             self.document = json.loads("".join(printed))
         if self.folder is not None:
