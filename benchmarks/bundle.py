@@ -113,15 +113,22 @@ def compile_type(names: list[str], impl: str, until: float | None) -> int:
     return count
 
 
+def _order(model: ModelSpec) -> int:
+    """Types that the rules do not know first, since nothing else answers them; those traced layer by layer, hours, at the end."""
+    from lora_profiler.traced.layouts import layout_of
+
+    return 2 if layout_of(model) is None else int(knows(model))
+
+
 def compile_all(types: str, deadline: float | None, jobs: int) -> None:
-    by_type: dict[str, list[ModelSpec]] = defaultdict(list)  # those that the rules do not know first: nothing else answers them
+    by_type: dict[str, list[ModelSpec]] = defaultdict(list)
     for entry in bundled_models():
         by_type[entry.model_type].append(find_model(entry.id, offline=True))
     until = None if deadline is None else time.time() + deadline
     groups = [
         ([m.id for m in sorted(models, key=lambda m: m.num_parameters)], impl)
         for impl in ("foreach", "fused")
-        for name, models in sorted(by_type.items(), key=lambda item: (knows(item[1][0]), -len(item[1]), item[0]))
+        for name, models in sorted(by_type.items(), key=lambda item: (_order(item[1][0]), -len(item[1]), item[0]))
         if types in name
     ]
     began = time.monotonic()
