@@ -114,19 +114,23 @@ class LayerCost:
     flops: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class DeviceMemory:
     """What CUDA's caching allocator makes of two steps, simulated event by event: peaks in bytes.
 
     `allocated` counts whole blocks, `reserved` the segments taken from the driver when there is always room,
-    `expandable_reserved` the same with expandable segments, `smallest` the least that the allocator must be given to complete
-    both steps. BLAS workspaces and the driver's context come on top.
+    `expandable_reserved` the same with expandable segments. BLAS workspaces and the driver's context come on top.
     """
 
     allocated_bytes: int
     reserved_bytes: int
     expandable_reserved_bytes: int
-    smallest_bytes: int
+    smallest_source: Callable[[], int] = field(repr=False, compare=False)
+
+    @cached_property
+    def smallest_bytes(self) -> int:
+        """The least that the allocator must be given to complete both steps: found by bisection, some tenths of a second."""
+        return self.smallest_source()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,7 +91,7 @@ def test_reserved_and_device_bytes_have_no_rows_where_nothing_predicts_them() ->
 
 
 MEMORY = DeviceMemory(
-    allocated_bytes=2_100_000, reserved_bytes=4_000_000, expandable_reserved_bytes=3_000_000, smallest_bytes=2_500_000
+    allocated_bytes=2_100_000, reserved_bytes=4_000_000, expandable_reserved_bytes=3_000_000, smallest_source=lambda: 2_500_000
 )
 ON_CARD = {"peak_requested_bytes": 2_000_000, "peak_allocated_bytes": 2_100_000, "peak_reserved_bytes": 3_200_000}
 

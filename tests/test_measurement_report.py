@@ -131,7 +131,7 @@ def test_a_card_s_memory_stands_beside_with_its_differences() -> None:
 def test_a_simulated_allocator_stands_beside_what_was_allocated_and_reserved() -> None:
     record = records.make_record(device=records.H100, **ON_CARD)
     memory = DeviceMemory(
-        allocated_bytes=2 * MIB, reserved_bytes=9 * MIB, expandable_reserved_bytes=6 * MIB, smallest_bytes=2 * MIB
+        allocated_bytes=2 * MIB, reserved_bytes=9 * MIB, expandable_reserved_bytes=6 * MIB, smallest_source=lambda: 2 * MIB
     )
     prediction = records.make_prediction(record.workload, device_memory_source=lambda: memory)
     rows = sections(error_table(record, compare(record, prediction)))["what the peak is made of"]

@@ -154,7 +154,7 @@ def device_memory(found: Evaluation, at: Values) -> DeviceMemory:
         allocated_bytes=plain.allocated_bytes,
         reserved_bytes=plain.reserved_bytes,
         expandable_reserved_bytes=expandable.reserved_bytes,
-        smallest_bytes=smallest_capacity(sizes, events),
+        smallest_source=partial(smallest_capacity, sizes, events),
     )
 
 

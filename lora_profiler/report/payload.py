@@ -82,7 +82,8 @@ def prediction_dict(prediction: Prediction) -> dict[str, Any]:
 
 def _device_memory_dict(memory: DeviceMemory) -> dict[str, int | None]:
     """`device_bytes` would add context and workspaces, which differ by card: see `fit.reserve`."""
-    return {**asdict(memory), "device_bytes": None}
+    names = ("allocated_bytes", "reserved_bytes", "expandable_reserved_bytes")
+    return {**{name: getattr(memory, name) for name in names}, "device_bytes": None}
 
 
 def _moment_dict(moment: Moment) -> dict[str, Any]:
