@@ -12,7 +12,7 @@ from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.record import Conditions, Measurement
 from lora_profiler.samples import median_interval
-from lora_profiler.units import error_text, percent_text
+from lora_profiler.units import percent_text
 from lora_profiler.workload import DTYPE_BYTES, LoraConfig, TrainSetup, Workload, setup_dict
 
 RANK = 16
@@ -155,7 +155,7 @@ def _sentences(evidence: dict[str, Any]) -> tuple[str, ...]:
     return (
         *(f"{row['setup']['method']} in {row['setup']['dtype']} was not measured whole: {row['reason']}." for row in failed),
         f"Adam kept two numbers for each one trained in all {len(rows)} runs; predictions of trained numbers, gradients, Adam's "
-        f"states, saved activations and peak are off by {error_text(worst)} at most."
+        f"states, saved activations and peak are {'exact' if not worst else f'off by {percent_text(abs(worst))} at most'}."
         if _verdict(evidence) != "fails"
         else "Adam did NOT keep two numbers for each one trained.",
         *map(_pair_sentence, pairs),

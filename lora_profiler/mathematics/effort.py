@@ -12,8 +12,9 @@ class Effort:
     """Sizes of a run. A step is one optimizer step on `batch_size` x `seq_len` tokens.
 
     check_tokens: on which layers are compared with their formula. held_out_batches: on which losses are measured. merge_steps:
-    that give the adapters of claims 2 and 3 something to add. timed_calls: of a layer. scaling_learning_rate: at which claim 5 trains
-    every rank. learning_rates: that it tries at its outermost ranks. full_learning_rate, lora_learning_rate: of claim 6. cost_steps, cost_seconds: of claim 7's timing.
+    that give the adapters of claims 2 and 3 something to add. timed_calls: of a layer. scaling_learning_rate: at which claim 5
+    trains every rank. learning_rates: that it tries at its outermost ranks. full_learning_rate, lora_learning_rate: of claim 6.
+    cost_steps, cost_seconds: of claim 7's timing.
     """
 
     name: Literal["quick", "full"]

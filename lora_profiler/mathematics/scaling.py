@@ -13,7 +13,6 @@ from lora_profiler.units import percent_text
 
 ALPHA = 16.0
 """Where alpha is fixed; where it is tied to the rank, alpha = r."""
-LEARNING_RATE = 3e-4
 LEVEL_FACTOR = 2.0
 """A size is level if its largest value over the ranks is at most so many times its least."""
 LEVEL_GAIN = 0.8
@@ -32,24 +31,24 @@ SCALINGS = (
 def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding:
     """Trains on the same batches for every rank and way to scale at one learning rate, and at several for the outermost ranks."""
     runs = Runs(subject, effort, seed)
-    rates = effort.learning_rates
+    rate, rates = effort.scaling_learning_rate, effort.learning_rates
     outer = (effort.scaling_ranks[0], effort.scaling_ranks[-1])
-    wanted = [(s, r, LEARNING_RATE) for r in effort.scaling_ranks for s in SCALINGS]
-    wanted += [(s, r, rate) for r in outer for rate in rates for s in SCALINGS]
-    for number, (s, r, rate) in enumerate(wanted):
-        if not runs.is_done(s, r, rate):
-            tell(f"rank {r}, scaled by {s.factor(r):.3g}, learning rate {rate:.0e}", number, len(wanted))
-        runs.run(s, r, rate)
-    rows = [_scaling(s, [runs.run(s, r, LEARNING_RATE) for r in effort.scaling_ranks]) for s in SCALINGS]
+    wanted = [(s, r, rate) for r in effort.scaling_ranks for s in SCALINGS]
+    wanted += [(s, r, other) for r in outer for other in rates for s in SCALINGS]
+    for number, (s, r, at) in enumerate(wanted):
+        if not runs.is_done(s, r, at):
+            tell(f"rank {r}, scaled by {s.factor(r):.3g}, learning rate {at:g}", number, len(wanted))
+        runs.run(s, r, at)
+    rows = [_scaling(s, [runs.run(s, r, rate) for r in effort.scaling_ranks]) for s in SCALINGS]
     evidence = {
         "alpha": ALPHA,
-        "learning_rate": LEARNING_RATE,
+        "learning_rate": rate,
         "steps": len(runs.batches),
         "tokens_per_step": runs.batches[0].numel(),
         "base_loss": runs.base_loss,
         "trained_runs": runs.count,
         "scalings": rows,
-        "learning_rates": [_rates(s, r, [runs.run(s, r, rate) for rate in rates]) for s in SCALINGS for r in outer if rates],
+        "learning_rates": [_rates(s, r, [runs.run(s, r, at) for at in rates]) for s in SCALINGS for r in outer if rates],
     }
     return Finding(verdict=_verdict(evidence), sentences=_sentences(evidence), evidence=evidence)
 
