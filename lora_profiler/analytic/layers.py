@@ -119,4 +119,4 @@ def _by_scope(run: Run, at: Values, *, keeps: bool, repeats: bool) -> dict[str, 
         flops[node.module] += (node.forward_flops + node.backward_flops).evaluate(*at)
     for node in repeated:
         flops[node.module] += node.forward_flops.evaluate(*at)
-    return {scope: (saved[scope], flops[scope]) for scope in {*saved, *flops}}
+    return {scope: (saved[scope], flops[scope]) for scope in dict.fromkeys((*flops, *saved))}
