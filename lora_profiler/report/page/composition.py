@@ -24,11 +24,11 @@ def composition_section(runs: Sequence[Run]) -> Section | None:
     if not known:
         return None
     if len(known) <= FEW:
-        parts: list[Part] = [_drawing("composition", known, "Peak of every run")]
+        parts: list[Part] = [_drawing("peaks", known, "Peak of every run")]
     else:
         worst = [run for run in worst_first(known)[:WORST] if run.error]
-        parts = [_drawing("composition", largest_of_each_kind(known), "The largest peaks, one of each family and method")]
-        parts += [_drawing("composition-worst", worst, "The peaks that were predicted worst")] if worst else []
+        parts = [_drawing("peaks", largest_of_each_kind(known), "The largest peaks, one of each family and method")]
+        parts += [_drawing("peaks-worst", worst, "The peaks that were predicted worst")] if worst else []
         parts += _folds(known) if len(known) <= MOST_IN_FOLDS else []
     return Section(name="composition", title="What the peaks are made of", parts=tuple(parts))
 
@@ -47,7 +47,7 @@ def _folds(known: Sequence[Run]) -> Iterable[Fold]:
     for number, model in enumerate(models):
         members = [run for run in known if run.scored.record.workload.model.id == model]
         title = f"{shortened(model)}: {count_text(len(members))} run{'s' if len(members) > 1 else ''}"
-        yield Fold(title=title, parts=(_drawing(f"composition-{number}", members, "Peak of every run of this model"),))
+        yield Fold(title=title, parts=(_drawing(f"peaks-{number}", members, "Peak of every run of this model"),))
 
 
 def _drawing(name: str, members: Sequence[Run], what: str) -> Drawing:

@@ -1,7 +1,6 @@
 "use strict";
 (async () => {
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  let printing = false;
+  const dark = matchMedia("screen and (prefers-color-scheme: dark)");
 
   /* The text of an embedded block: as it stands, or base64 of deflated UTF-8. */
   async function block(id) {
@@ -35,31 +34,35 @@
 
   const drawn = new Set();
   async function draw(element) {
-    const figure = figures[element.id];
-    const shown = dark.matches && !printing ? repainted(figure, false) : structuredClone(figure);
-    const options = { ...config, toImageButtonOptions: { ...config.toImageButtonOptions, filename: element.id } };
     const { newPlot, react } = await plotly();
-    if (!drawn.has(element)) element.replaceChildren();
-    await (drawn.has(element) ? react : newPlot)(element, shown.data, shown.layout, options);
+    const figure = figures[element.id];
+    const shown = dark.matches ? repainted(figure, false) : structuredClone(figure);
+    const options = { ...config, toImageButtonOptions: { ...config.toImageButtonOptions, filename: element.id } };
+    const again = drawn.has(element);
     drawn.add(element);
+    if (!again) element.replaceChildren();
+    await (again ? react : newPlot)(element, shown.data, shown.layout, options);
   }
 
-  /* Each figure when it comes near, so that a page of many opens at once. */
+  /* Each figure when it comes near, or its fold opens; the others when there is time, so that paper finds them drawn. */
   const places = [...document.querySelectorAll(".figure")];
+  const isOpen = (element) => element.closest("details:not([open])") === null;
   const watcher = new IntersectionObserver((entries) => {
-    for (const entry of entries) {
-      if (entry.isIntersecting) {
-        watcher.unobserve(entry.target);
-        draw(entry.target);
+    for (const { isIntersecting, target } of entries) {
+      if (isIntersecting) {
+        watcher.unobserve(target);
+        if (!drawn.has(target)) draw(target);
       }
     }
   }, { rootMargin: "600px" });
   places.forEach((element) => watcher.observe(element));
-  dark.addEventListener("change", () => drawn.forEach((element) => draw(element)));
-
-  /* On paper everything is drawn, in light colours. */
-  addEventListener("beforeprint", () => { printing = true; places.filter((e) => e.offsetParent).forEach((e) => draw(e)); });
-  addEventListener("afterprint", () => { printing = false; drawn.forEach((element) => draw(element)); });
+  const later = window.requestIdleCallback ?? ((work) => setTimeout(work, 100));
+  function drawNext() {
+    const next = places.find((element) => isOpen(element) && !drawn.has(element));
+    if (next) draw(next).then(() => later(drawNext));
+  }
+  later(drawNext);
+  dark.addEventListener("change", () => drawn.forEach((element) => draw(element))); // on paper everything is light
 
   /* Downloads are made here, of what is embedded. */
   function csv(columns, rows) {

@@ -1,0 +1,58 @@
+"""The project's own reports: one HTML page for each machine whose records are committed.
+
+    python -m benchmarks.reports             writes reports/MACHINE.html from benchmarks/records/MACHINE/; needs the report extra
+
+Nothing in a page depends on when or where it is made: the same records, versions and code give the same bytes. What predicts is
+what a fresh installation has, the rules and the bundled profiles; a cache of this machine is not looked into.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from lora_profiler.compiled.library import CACHE_VARIABLE
+from lora_profiler.planning.scored import scored
+from lora_profiler.record_sets import read_set
+from lora_profiler.report.page import report_content, write_page
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDS, REPORTS = ROOT / "benchmarks" / "records", ROOT / "reports"
+
+
+def machines() -> list[Path]:
+    """The folders of committed records."""
+    return sorted(path for path in RECORDS.iterdir() if path.is_dir() and any(path.rglob("*.jsonl")))
+
+
+def page(folder: Path) -> str:
+    """The report of one machine's records, by the order of their files."""
+    read = read_set([folder])
+    assert not read.warnings, read.warnings
+    before = os.environ.get(CACHE_VARIABLE)
+    with tempfile.TemporaryDirectory() as empty:
+        os.environ[CACHE_VARIABLE] = empty
+        try:
+            found = scored(read.records)
+        finally:
+            os.environ.pop(CACHE_VARIABLE)
+            if before is not None:
+                os.environ[CACHE_VARIABLE] = before
+    return write_page(report_content(found, title=f"{folder.name}: predicted and measured"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=REPORTS, metavar="FOLDER", help="default: reports/")
+    folder: Path = parser.parse_args().output
+    folder.mkdir(exist_ok=True)
+    for machine in machines():
+        path = folder / f"{machine.name}.html"
+        path.write_text(page(machine), "utf-8")
+        print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

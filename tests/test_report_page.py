@@ -1,0 +1,644 @@
+"""The HTML page: its content without any markup, the markup read back by another parser, and the page in a real browser."""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.reports import RECORDS, REPORTS, machines
+from lora_profiler.catalog import find_gpu, find_model
+from lora_profiler.cli import main
+from lora_profiler.compare import METRICS, compare
+from lora_profiler.errors import UsageError
+from lora_profiler.planning.answers import answers
+from lora_profiler.planning.scored import Scored, scored
+from lora_profiler.prediction import CATEGORIES, MOMENTS
+from lora_profiler.record import STATUSES, Failure, Record
+from lora_profiler.record_json import record_dict
+from lora_profiler.record_lines import read_records
+from lora_profiler.report import charts, metrics, palette
+from lora_profiler.report.blocks import Table
+from lora_profiler.report.page import Content, embedded_data, report_content, write_page
+from lora_profiler.report.page import write as page_write
+from lora_profiler.report.page.embedded import PACKED_ABOVE, json_text, packed
+from lora_profiler.report.page.parts import Beside, Drawing, Fold, Part, drawings
+from lora_profiler.report.page.runs import MOST_ROWS
+from lora_profiler.report.payload import predict_payload
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from records import CPU, H100, LORA_WORKLOAD, WORKLOAD, make_record
+from test_dashboard_browser import NEEDED, PROGRAM, PROGRAMS
+
+HOSTILE = (
+    "<script>alert(1)</script>", "</script><script>alert(1)</script>", "{{7*7}}", "{% include 'x' %}", "\u202egpj.exe\u2066",
+    "<!--<script>", "x" * 10_000, "'\"><img src=x onerror=alert(1)>", "</title><b>", "]]>", "\ud800", "&amp;lt;",
+)  # fmt: skip
+OF_QLORA = replace(WORKLOAD, setup=replace(WORKLOAD.setup, lora=LoraConfig(r=4), quantization=Quantization()))
+UNKNOWN = replace(WORKLOAD, model=replace(WORKLOAD.model, id="of nobody", model_type="unheard"))
+
+
+def some_records() -> list[Record]:
+    """Full and LoRA alike, a repeat, a noisy QLoRA on a card, one out of memory, one whose reason is long, one not predicted."""
+    lora = {"num_trainable_parameters": 9_216, "peak_requested_bytes": 1_000_000, "attribution_bytes": {"activations": 1_000_000}}
+    return [
+        make_record(flags=("unattributed_over_1_percent",)),
+        make_record(LORA_WORKLOAD, **lora, phases=make_phases()),
+        make_record(repeat=1, peak_requested_bytes=1_999_000),
+        make_record(OF_QLORA, device=H100, status="noisy", peak_reserved_bytes=4_000_000),
+        make_record(
+            replace(WORKLOAD, setup=replace(WORKLOAD.setup, batch_size=64)), status="oom", step_seconds=None,
+            failure=Failure(reason="CUDA out of memory", phase="backward", step=2, tried_bytes=5),
+        ),
+        make_record(status="crash", repeat=2, failure=Failure(reason="x" * 5000, phase="load"), peak_requested_bytes=None,
+                    peak_allocated_bytes=None, attribution_bytes=None, step_seconds=None),
+        make_record(UNKNOWN),
+    ]  # fmt: skip
+
+
+def make_phases() -> tuple[Any, ...]:
+    from lora_profiler.record import PhaseSample
+
+    return tuple(
+        PhaseSample(step=s, phase=p, requested_peak_bytes=10 * s, requested_bytes=5)
+        for s in (1, 2)
+        for p in ("forward", "backward")
+    )
+
+
+def answered() -> list[Any]:
+    model = find_model("meta-llama/Llama-3.2-1B")
+    setups = [TrainSetup(seq_len=64), TrainSetup(seq_len=64, lora=LoraConfig(r=8))]
+    return answers([Workload(model=model, setup=setup) for setup in setups], find_gpu("rtx_4090"), all_levers=True)
+
+
+FOUND = scored(some_records(), "analytic")
+CONTENT = report_content(FOUND, answered(), title="A title")
+PAGE = write_page(CONTENT)
+
+
+# --- the page as another parser reads it ----------------------------------------------------------------------------------
+
+
+VOID = ("meta", "br", "img", "link", "input", "hr")
+
+
+class Read(HTMLParser):
+    """Elements with their attributes, the text of each table cell and heading, and the text of scripts by id."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.headings: list[tuple[int, str]] = []
+        self.cells: list[list[str]] = []
+        self.scripts: list[tuple[dict[str, str], str]] = []
+        self.text = ""
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        self.elements.append((tag, found))
+        if tag not in VOID:
+            self.open.append(tag)
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append((int(tag[1]), ""))
+        if tag == "tr":
+            self.cells.append([])
+        if tag in ("td", "th"):
+            self.cells[-1].append("")
+        if tag == "script":
+            self.scripts.append((found, ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        within = self.open[-1] if self.open else ""
+        if within == "script":
+            self.scripts[-1] = self.scripts[-1][0], self.scripts[-1][1] + data
+            return
+        if within != "style":
+            self.text += data
+        if re.fullmatch("h[1-6]", within):
+            self.headings[-1] = self.headings[-1][0], self.headings[-1][1] + data
+        if within in ("td", "th"):
+            self.cells[-1][-1] += data
+
+    def block(self, name: str) -> str:
+        (found,) = ((attributes, text) for attributes, text in self.scripts if attributes.get("id") == name)
+        attributes, text = found
+        return zlib.decompress(base64.b64decode(text)).decode() if "data-packed" in attributes else text
+
+    def ids(self) -> list[str]:
+        return [attributes["id"] for _, attributes in self.elements if "id" in attributes]
+
+
+READ = Read(PAGE)
+
+
+def numbers_of(data: dict[str, Any]) -> set[tuple[Any, ...]]:
+    """(record id, engine, metric, category, predicted, measured, relative error) of everything compared on a page."""
+    ids = data["records"]["record_id"]
+    return {
+        (ids[n], c["engine"], c["metric"], c["category"], m + c["difference"][n], m, c["difference"][n] / m if m else None)
+        for c in data["comparisons"]
+        for n, m in enumerate(c["measured"])
+        if m is not None
+    }
+
+
+def test_every_record_and_every_number_is_that_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text("".join(json.dumps(record_dict(record)) + "\n" for record in some_records()))
+    with pytest.raises(SystemExit):
+        main(["compare", str(path), "--engine", "analytic", "--format", "json"])
+    told = json.loads(capsys.readouterr().out)
+    data = json.loads(READ.block("data"))
+    assert data == embedded_data(PAGE)
+    assert data["records"]["record_id"] == [r["id"] for r in told["records"]]
+    assert numbers_of(data) == {tuple(c.values()) for c in told["comparisons"]}
+    assert [r["record_id"] for r in data["refusals"]] == [r["record_id"] for r in told["refusals"]]
+    assert [r["reason"] for r in data["refusals"]] == [r["reason"] for r in told["refusals"]]
+    for name in ("status", "peak_requested_bytes", "tokens_per_step", "num_parameters"):
+        assert data["records"][name] == [r["measurement"][name] for r in told["records"]]
+    medians = [median(r["measurement"]["step_seconds"]) if r["measurement"]["step_seconds"] else None for r in told["records"]]
+    assert data["records"]["median_step_seconds"] == medians
+
+
+def test_predictions_are_those_of_predict() -> None:
+    assert json.loads(READ.block("data"))["predictions"] == json.loads(json.dumps(predict_payload(answered())["predictions"]))
+
+
+def test_the_order_of_columns_is_that_of_comparisons() -> None:
+    """What the test above reads by position."""
+    (first, *_) = compare(FOUND[0].record, FOUND[0].prediction)  # type: ignore[arg-type]
+    names = ("record_id", "engine", "metric", "category", "predicted", "measured", "relative_error")
+    assert tuple(f for f in first.__dataclass_fields__) == names
+
+
+def test_every_run_has_a_row_and_every_failure_its_reason() -> None:
+    rows = [row for row in READ.cells if row and re.fullmatch(r"\d+", row[0]) and len(row) > 9]
+    assert [row[0] for row in rows] == [str(n) for n in range(1, 8)]
+    first = dict(zip(("#", "model", "method", "setup", "status", "peak", "predicted", "error"), rows[0], strict=False))
+    assert (first["model"], first["method"], first["status"], first["peak"]) == ("tiny-gpt2", "full", "ok", "1.91 MiB")
+    for row, record in zip(rows, some_records(), strict=True):
+        assert row[4] == metrics.STATUS_LABELS[record.measurement.status]
+        assert record.id.endswith(row[-1]) and len(row[-1]) > 20
+    (failure,) = (row for row in READ.cells if "CUDA out of memory" in row)
+    assert failure[:2] == ["5", "tiny-gpt2"]
+    assert {"out of memory", "backward, step 2", "1.91 MiB"} <= set(failure)
+    assert metrics.STATUS_ADVICE["oom"] in READ.text
+    assert any(row[:2] == ["7", "of nobody"] and "unheard" in row[-1] for row in READ.cells) == (FOUND[6].refusal is not None)
+
+
+def test_definitions_are_all_there() -> None:
+    defined = {row[0]: row[1] for row in READ.cells if len(row) == 2}
+    for labels, meanings in (
+        (metrics.METRIC_LABELS, metrics.METRIC_DEFINITIONS), (metrics.CATEGORY_LABELS, metrics.CATEGORY_DEFINITIONS),
+        (metrics.MOMENT_LABELS, metrics.MOMENT_DEFINITIONS), (metrics.STATUS_LABELS, metrics.STATUS_DEFINITIONS),
+    ):  # fmt: skip
+        assert set(labels) == set(meanings)
+        assert all(defined[labels[name]] == meanings[name] for name in labels)
+    assert set(METRICS) <= set(metrics.METRIC_DEFINITIONS)
+    assert (set(CATEGORIES), set(MOMENTS)) == (set(metrics.CATEGORY_DEFINITIONS), set(metrics.MOMENT_DEFINITIONS))
+    assert set(STATUSES) == set(metrics.STATUS_DEFINITIONS)
+    assert metrics.ERROR_DEFINITION in READ.text
+
+
+def test_headlines_are_right() -> None:
+    facts = {fact.label: fact for fact in report_content(FOUND[:3]).facts}
+    peaks = [s.prediction.peak.total_bytes for s in FOUND[:3] if s.prediction]
+    errors = [(p - m) / m for p, m in zip(peaks, (2_000_000, 1_000_000, 1_999_000), strict=True)]
+    assert facts["mean error of the peak"].value == f"{100 * fmean(map(abs, errors)):.2f} %"
+    worst = max(errors, key=abs)
+    assert facts["worst error of the peak"].value == f"{100 * worst:+,.2f} %"
+    assert facts["worst error of the peak"].note.startswith(f"#{errors.index(worst) + 1} ")
+    assert facts["within 1 %"].value == f"{sum(abs(e) <= 0.01 for e in errors)} of 3"
+    assert facts["runs"].value == "3"
+    assert "2 did not go through" in next(f.note for f in CONTENT.facts if f.label == "runs")
+
+
+def test_environments_are_told_once_with_packages_and_commits() -> None:
+    tables = [part for part in every_part(CONTENT) if isinstance(part, Table) and part.title.startswith("Set-up")]
+    assert [table.title for table in tables] == ["Set-up 1: A processor, 6 runs", "Set-up 2: NVIDIA H100 80GB HBM3, 1 run"]
+    first = {row.cells[0]: row.cells[-1] for row in tables[0].rows}
+    assert (first["torch"], first["Python"], first["commit of this program"]) == ("2.13.0", "3.11.7", "0123abc")
+    assert (first["uncommitted changes"], first["memory of the device"]) == ("no", "8.00 GiB")
+
+
+def every_part(content: Content) -> Iterator[Part]:
+    def within(parts: Sequence[Part]) -> Iterator[Part]:
+        for part in parts:
+            yield part
+            if isinstance(part, Fold | Beside):
+                yield from within(part.parts)
+
+    for section in content.sections:
+        yield from within(section.parts)
+
+
+# --- figures --------------------------------------------------------------------------------------------------------------
+
+
+def test_every_figure_is_on_the_page_with_words_and_numbers() -> None:
+    wanted = [d for section in CONTENT.sections for d in drawings(section.parts)]
+    settings_ = json.loads(READ.block("figures"))
+    assert settings_["figures"] == {d.name: json.loads(json.dumps(d.figure)) for d in wanted}
+    assert (settings_["dark"], settings_["config"]) == (palette.DARK_OF, charts.CONFIG)
+    placed = [a for tag, a in READ.elements if tag == "div" and a.get("class") == "figure"]
+    assert [a["id"] for a in placed] == [d.name for d in wanted]
+    assert all(a["role"] == "img" and a["aria-label"] for a in placed)
+    assert {"scatter", "errors-by-family", "errors-by-metric", "peaks", "throughput"} <= {d.name for d in wanted}
+    assert {"curve-1", "curve-2", "counters-2", "layers-num-trainable-parameters", "steps-1"} <= {d.name for d in wanted}
+    assert {"p0-bars", "p0-curve-0", "p0-fit-1", "p0-levers-0", "p0-layers-saved-activation-bytes"} <= {d.name for d in wanted}
+    elsewhere = {d.name for d in wanted if d.numbers is None}
+    assert elsewhere == {"scatter", "errors-by-family", "errors-by-metric", "p0-bars"}  # their captions name a table
+    assert all("numbers are in the table" in d.caption for d in wanted if d.numbers is None)
+
+
+def test_the_scatter_and_the_bars_hold_every_compared_run() -> None:
+    by_name = {d.name: d for section in CONTENT.sections for d in drawings(section.parts)}
+    points = [
+        pair
+        for trace in by_name["scatter"].figure["data"]
+        if trace["mode"] == "markers"
+        for pair in zip(trace["x"], trace["y"], strict=True)
+    ]
+    compared = [s for s in FOUND if any(c.metric == "peak_requested_bytes" for c in s.comparisons)]
+    expected = [(s.record.measurement.peak_requested_bytes, s.prediction.peak.total_bytes) for s in compared if s.prediction]
+    assert Counter(points) == Counter(expected)
+    assert len(expected) >= 4
+    bars = by_name["peaks"].figure["layout"]
+    said = [s.record.measurement for s in FOUND if s.record.measurement.went_through and s.record.measurement.attribution_bytes]
+    assert bars["yaxis"]["ticktext"].count("measured") == len(said)
+
+
+def test_full_is_shown_beside_the_lora_that_differs_in_nothing_else() -> None:
+    beside = [[part.name for part in p.parts if isinstance(part, Drawing)] for p in every_part(CONTENT) if isinstance(p, Beside)]
+    assert ["curve-1", "curve-2"] in beside
+
+
+# --- markup ---------------------------------------------------------------------------------------------------------------
+
+
+def test_plotly_is_inside_once_and_nothing_is_asked_of_anybody() -> None:
+    from plotly.offline import get_plotlyjs
+
+    assert READ.block("plotly") == get_plotlyjs()
+    assert sum("plotly" in a.get("id", "") for _, a in READ.elements) == 1
+    assert not {tag for tag, _ in READ.elements} & {"link", "img", "iframe", "object", "embed", "base", "form"}
+    for tag, attributes in READ.elements:
+        assert not {name for name in attributes if name.startswith("on") or name in ("src", "srcset", "action", "ping")}, tag
+        assert attributes.get("href", "#").startswith("#")
+    assert "url(" not in PAGE and "@import" not in PAGE
+    (policy,) = (a["content"] for tag, a in READ.elements if a.get("http-equiv") == "Content-Security-Policy")
+    parts = dict(part.split(" ", 1) for part in policy.split("; "))
+    assert parts["default-src"] == parts["connect-src"] == parts["form-action"] == parts["base-uri"] == "'none'"
+    (script,) = (text for attributes, text in READ.scripts if "id" not in attributes)
+    digests = {f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in (script, get_plotlyjs())}
+    assert set(parts["script-src"].split()) == digests
+
+
+def test_headings_ids_links_and_tables_make_sense() -> None:
+    levels = [level for level, _ in READ.headings]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(b <= a + 1 for a, b in pairwise(levels))
+    assert all(text.strip() for _, text in READ.headings)
+    assert max(Counter(READ.ids()).values()) == 1
+    ids = set(READ.ids())
+    assert all(a["href"][1:] in ids for tag, a in READ.elements if tag == "a")
+    for _, attributes in READ.elements:
+        if "aria-labelledby" in attributes:
+            assert attributes["aria-labelledby"] in ids
+    assert {a.get("scope") for tag, a in READ.elements if tag == "th"} <= {"col", "row", "rowgroup"}
+    assert all(a["aria-label"] and a["tabindex"] == "0" for tag, a in READ.elements if a.get("role") == "region")
+    assert ("html", {"lang": "en"}) in READ.elements
+    assert READ.headings[0][1] == "A title"
+
+
+def test_the_same_content_makes_the_same_page() -> None:
+    assert write_page(report_content(scored(some_records(), "analytic"), answered(), title="A title")) == PAGE
+
+
+def test_nothing_of_this_machine_or_this_day_is_on_the_page() -> None:
+    assert str(Path.home()) not in PAGE and os.getcwd() not in PAGE
+    assert not re.search(r"20\d\d-\d\d-\d\dT", PAGE.replace("2026-11-01T10:00:00", ""))
+
+
+def test_a_page_of_nothing_says_so() -> None:
+    content = report_content([])
+    assert content.title == "Nothing to report"
+    assert [section.name for section in content.sections] == ["definitions"]
+    assert embedded_data(write_page(content))["records"] == {}
+
+
+def test_a_page_of_failures_alone_and_of_answers_alone() -> None:
+    failures = report_content([FOUND[4], FOUND[5]])
+    assert {"failures", "runs", "provenance"} <= {s.name for s in failures.sections}
+    assert not {"accuracy", "composition", "step", "speed"} & {s.name for s in failures.sections}
+    Read(write_page(failures))
+    alone = report_content([], answered())
+    assert [s.name for s in alone.sections] == ["predicted-0", "definitions"]
+    assert alone.title == "meta-llama/Llama-3.2-1B: predicted"
+    Read(write_page(alone))
+
+
+# --- text from elsewhere --------------------------------------------------------------------------------------------------
+
+
+def named(text: str) -> list[Record]:
+    """Records in which everything that a file can say in words is `text`."""
+    model = replace(WORKLOAD.model, id=text)
+    environment = {"packages": {text: text}, "variables": {text: text}, "commit": text, "command": text, "platform": text}
+    return [
+        make_record(replace(WORKLOAD, model=model), environment=environment, device=replace(CPU, name=text)),
+        make_record(replace(LORA_WORKLOAD, model=model), environment=environment),
+        make_record(replace(WORKLOAD, model=model), repeat=1, status="oom", failure=Failure(reason=text, phase=text)),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_names_from_elsewhere_are_harmless(text: str) -> None:
+    records = named(text)
+    content = report_content(scored(records, "analytic"), title=text)
+    page = write_page(content)
+    page.encode("utf-8")
+    read = Read(page)
+    assert len(read.scripts) == 4 and [a.get("id") for a, _ in read.scripts] == ["data", "figures", "plotly", None]
+    assert not {tag for tag, _ in read.elements} & {"img", "b", "iframe"}
+    assert sum(tag == "title" for tag, _ in read.elements) == 1
+    assert all(not name.startswith("on") for _, attributes in read.elements for name in attributes)
+    assert read.text.replace("\n", "").isprintable()
+    assert "49" not in read.headings[0][1]
+    assert len(read.text) < 200_000
+    data = json.loads(read.block("data"))
+    assert data["records"]["record_id"] == [record.id for record in records]
+    assert data["records"]["model"] == [text] * 3
+    assert data["records"]["reason"][2] == text
+
+
+@given(st.text(max_size=40))
+@settings(max_examples=50, deadline=None)
+def test_any_text_in_a_block_comes_back(text: str) -> None:
+    inside = json_text({"a": [text]})
+    assert inside.isascii() and "<" not in inside
+    read = Read(f'<script type="application/json" id="data">{inside}</script>')
+    assert json.loads(read.block("data")) == {"a": [text]}
+
+
+@pytest.mark.parametrize("length", [PACKED_ABOVE - 2, PACKED_ABOVE - 1, PACKED_ABOVE * 3])
+def test_long_blocks_are_packed_and_come_back(length: int) -> None:
+    text = json.dumps("é" + "x" * (length - 8))
+    found, is_packed = packed(text)
+    assert is_packed == (len(text) > PACKED_ABOVE)
+    assert len(found) <= PACKED_ABOVE
+    mark = " data-packed" if is_packed else ""
+    assert embedded_data(f'<p>a</p><script id="data"{mark}>{found}</script>') == json.loads(text)
+
+
+def test_a_foreign_page_has_no_data() -> None:
+    with pytest.raises(ValueError, match="no data"):
+        embedded_data("<html><script>data</script></html>")
+
+
+# --- many -----------------------------------------------------------------------------------------------------------------
+
+
+def test_ten_thousand_records_fit_a_page_that_holds_them_all() -> None:
+    """Eight questions, each run 1,250 times with numbers of its own; every twentieth ran out of memory."""
+    import random
+
+    draw = random.Random(7)
+    setups = [(s.record, replace(s.record.workload.setup, batch_size=b)) for b in (1, 2, 3, 4) for s in FOUND[:2]]
+    bases = scored([replace(r, workload=replace(r.workload, setup=setup)) for r, setup in setups], "analytic")
+    many: list[Scored] = []
+    for n in range(10_000):
+        base = bases[n % len(bases)]
+        measured = base.record.measurement
+        size = round((measured.peak_requested_bytes or 0) * draw.uniform(0.9, 1.1))
+        changed: dict[str, Any] = {"peak_requested_bytes": size, "saved_activation_bytes": size // 3}
+        if n % 20 == 0:
+            changed |= {"status": "oom", "failure": Failure(reason="out of memory", phase="backward", step=n)}
+        record = replace(base.record, repeat=n, measurement=replace(measured, **changed))
+        assert base.prediction is not None
+        many.append(replace(base, record=record, comparisons=compare(record, base.prediction)))
+    page = write_page(report_content(many))
+    assert len(page.encode()) < 6_000_000
+    data = embedded_data(page)
+    assert data["records"]["record_id"] == [s.record.id for s in many]
+    found = numbers_of(data)
+    assert len(found) == sum(len(s.comparisons) for s in many)
+    assert {row[5] for row in found if row[2] == "peak_requested_bytes"} == {
+        s.record.measurement.peak_requested_bytes for s in many if s.record.measurement.went_through
+    }
+    read = Read(page)
+    rows = [row for row in read.cells if row and re.fullmatch(r"[\d,]+", row[0]) and len(row) > 9]
+    assert len(rows) == MOST_ROWS
+    assert "of 10,000; the downloads" in read.text
+    assert sum("out of memory" in row[4:5] for row in read.cells) >= 500
+
+
+# --- the project's own reports --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reports as the generator makes them now, in a process of its own."""
+    folder = tmp_path_factory.mktemp("reports")
+    environment = {k: v for k, v in os.environ.items() if k != "LORA_PROFILER_CACHE"}
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.reports", "--output", str(folder)], check=True, capture_output=True, env=environment,
+        cwd=RECORDS.parents[1],
+    )  # fmt: skip
+    return folder
+
+
+def test_committed_reports_are_what_the_generator_makes(generated: Path) -> None:
+    assert sorted(p.name for p in REPORTS.iterdir()) == sorted(p.name for p in generated.iterdir()) != []
+    for path in sorted(generated.iterdir()):
+        fresh, committed = path.read_text("utf-8"), (REPORTS / path.name).read_text("utf-8")
+        assert embedded_data(committed) == embedded_data(fresh), f"{path.name} is old: python -m benchmarks.reports"
+        if generator(committed) == generator(fresh):  # another version of plotly draws the same data
+            assert committed == fresh, f"{path.name} is old: python -m benchmarks.reports"
+
+
+def generator(page: str) -> str:
+    (found,) = re.findall('<meta name="generator" content="([^"]*)">', page)
+    return str(found)
+
+
+@pytest.mark.parametrize("machine", machines(), ids=lambda path: path.name)
+def test_a_committed_report_holds_every_committed_record(machine: Path) -> None:
+    page = (REPORTS / f"{machine.name}.html").read_text("utf-8")
+    wanted = {r.id for path in machine.rglob("*.jsonl") for r in read_records(path).records}
+    read = Read(page)
+    assert set(json.loads(read.block("data"))["records"]["record_id"]) == wanted
+    assert len(page.encode()) < 6_000_000
+    tails = {row[-1] for row in read.cells if row}
+    assert all(any(i.endswith(tail) for tail in tails if len(tail) > 20) for i in wanted)
+
+
+# --- what must be installed -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", ["jinja2", "plotly"])
+def test_without_a_library_the_message_says_what_to_install(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else there(name))
+    with pytest.raises(UsageError, match=re.escape(f"the report needs {missing}: pip install 'lora-profiler[report]'")):
+        page_write.check_installed()
+    with pytest.raises(UsageError, match=missing):
+        write_page(report_content([]))
+
+
+# --- in a browser ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if PROGRAM is None:
+        reason = f"no browser: install one of {', '.join(PROGRAMS)}"
+        pytest.fail(reason) if NEEDED else pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=PROGRAM, args=["--no-sandbox", "--disable-background-networking"])
+        yield found
+        found.close()
+
+
+ALL_DRAWN = (
+    "[...document.querySelectorAll('.figure')].filter((e) => !e.closest('details:not([open])'))"
+    ".every((e) => e.querySelector('.main-svg'))"
+)
+
+
+def until(page: Any, expression: str) -> None:
+    """Waits until it is true. Asked from outside: the page lets nobody evaluate text, not even Playwright's own waiting."""
+    deadline = time.monotonic() + 30
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, expression
+        page.wait_for_timeout(50)
+
+
+class Opened:
+    """A page in the browser with all that it asked for and complained of."""
+
+    def __init__(self, browser: Any, path: Path, **options: Any) -> None:
+        self.context = browser.new_context(viewport={"width": options.pop("width", 1200), "height": 900}, **options)
+        self.page = self.context.new_page()
+        self.wrong: list[str] = []
+        address = path.absolute().as_uri()
+        self.page.on("console", lambda m: self.wrong.append(f"console: {m.text}"))
+        self.page.on("pageerror", lambda e: self.wrong.append(f"error: {e}"))
+        self.page.on("dialog", lambda d: (self.wrong.append(f"dialog: {d.message}"), d.dismiss()))
+        self.page.on("request", lambda r: r.url in (address,) or self.wrong.append(f"asked: {r.url[:80]}"))
+        self.page.goto(address)
+        until(self.page, ALL_DRAWN)
+
+    def close(self) -> None:
+        self.context.close()
+        assert self.wrong == []
+
+
+@pytest.fixture
+def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    made: list[Opened] = []
+
+    def open_(text: str, **options: Any) -> Any:
+        path = tmp_path / f"{len(made)}.html"
+        path.write_text(text, "utf-8")
+        made.append(Opened(browser, path, **options))
+        return made[-1].page
+
+    yield open_
+    for each in made:
+        each.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 800)])
+def test_a_browser_draws_every_figure_in_the_colours_of_its_scheme(opened: Any, scheme: Any, width: int) -> None:
+    page = opened(PAGE, color_scheme=scheme, width=width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    papers = page.evaluate("[...document.querySelectorAll('.js-plotly-plot')].map((e) => e.layout.paper_bgcolor)")
+    assert set(papers) == {palette.colour(palette.PAPER, scheme)}
+    for drawing in drawings(part for section in CONTENT.sections for part in section.parts):
+        expected = drawing.figure if scheme == "light" else charts.figure.repainted(drawing.figure)
+        layout = page.evaluate(f"document.getElementById('{drawing.name}').layout")
+        assert layout["font"] == expected["layout"]["font"]
+        assert layout.get("shapes", []) == expected["layout"].get("shapes", [])
+    assert page.locator(".modebar-btn").count() == len(papers)
+
+
+@pytest.mark.browser
+def test_the_colours_follow_the_system_and_paper_is_light(opened: Any) -> None:
+    page = opened(PAGE, color_scheme="dark")
+    paper = "document.getElementById('scatter').layout.paper_bgcolor"
+    assert page.evaluate(paper) == palette.PAPER.dark
+    page.emulate_media(media="print")
+    until(page, f"{paper} === '{palette.PAPER.light}'")
+    page.emulate_media(media="screen", color_scheme="light")
+    page.emulate_media(color_scheme="dark")
+    until(page, f"{paper} === '{palette.PAPER.dark}'")
+    assert len(page.pdf()) > 100_000
+
+
+@pytest.mark.browser
+def test_the_numbers_of_the_page_can_be_downloaded(opened: Any) -> None:
+    import csv
+
+    page = opened(PAGE)
+
+    def downloaded(name: str) -> str:
+        with page.expect_download() as found:
+            page.get_by_role("button", name=name).click()
+        return Path(found.value.path()).read_text("utf-8")
+
+    data = embedded_data(PAGE)
+    assert json.loads(downloaded("all numbers, JSON")) == data
+    rows = list(csv.DictReader(downloaded("runs, CSV").splitlines()))
+    assert [row["record_id"] for row in rows] == data["records"]["record_id"]
+    assert [row["reason"] for row in rows] == [reason or "" for reason in data["records"]["reason"]]
+    found = list(csv.DictReader(downloaded("comparisons, CSV").splitlines()))
+    told = {(*row[:4], *map(str, row[4:6]), "" if row[6] is None else float(row[6])) for row in numbers_of(data)}
+    assert {(*list(r.values())[:6], float(r["relative_error"]) if r["relative_error"] else "") for r in found} == told
+
+
+@pytest.mark.browser
+def test_folds_draw_their_figures_when_they_are_opened(opened: Any) -> None:
+    committed = (REPORTS / f"{machines()[0].name}.html").read_text("utf-8")
+    page = opened(committed)
+    folded = page.locator("details.fold .figure")
+    assert folded.count() > 3 and page.locator("details.fold .js-plotly-plot").count() == 0
+    page.locator("details.fold", has=page.locator(".figure")).first.locator("summary").first.click()
+    page.locator("details.fold[open] .js-plotly-plot .main-svg").first.wait_for()
+
+
+@pytest.mark.browser
+def test_hostile_names_do_nothing_in_a_browser(opened: Any) -> None:
+    records = [replace(record, repeat=n) for n, text in enumerate(HOSTILE) for record in named(text)]
+    page = opened(write_page(report_content(scored(records, "analytic"), title=HOSTILE[0])))
+    assert page.locator("svg a, svg image, main img").count() == 0
+    assert page.locator("h1").inner_text() == HOSTILE[0]
+    assert "<script>alert(1)</script>" in page.locator("#peaks").inner_text()
+    page.locator("#scatter .point").first.hover(force=True)
