@@ -117,6 +117,16 @@ def test_only_what_was_asked_for_is_a_source(tmp_path: Path, monkeypatch: pytest
     assert len({s.label for s in found}) == 3
 
 
+def all_of(source: Any) -> Any:
+    """What is shown when the rest is read."""
+    shown_records.loaded(source, "auto")
+    shown_records.read_on()
+    deadline = time.monotonic() + 60
+    while shown_records.still_reading() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return shown_records.loaded(source, "auto")
+
+
 def test_of_a_large_file_a_part_is_shown_until_all_of_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "large.jsonl"
     path.write_bytes(lines(*(records.make_record(repeat=n) for n in range(40))))
@@ -124,7 +134,6 @@ def test_of_a_large_file_a_part_is_shown_until_all_of_it_is_read(tmp_path: Path,
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.setattr(shown_records, "AT_ONCE_BYTES", 10_000)
     monkeypatch.setattr(shown_records, "_FIRST_BYTES", path.stat().st_size // 4)
-    monkeypatch.setattr(shown_records, "_WAITED_SECONDS", 0)
     may_read = threading.Event()
     read = shown_records.read_set
     monkeypatch.setattr(shown_records, "read_set", lambda paths: may_read.wait(30) and read(paths))
@@ -134,9 +143,9 @@ def test_of_a_large_file_a_part_is_shown_until_all_of_it_is_read(tmp_path: Path,
     monkeypatch.setattr(sys, "argv", ["app.py", "--records", str(path)])
     app = opened(page="compare")
     assert "first records of a large file" in texts(app) and not app.exception
+    assert shown_records.still_reading() and not shown_records.loaded(source, "auto").complete
     may_read.set()
-    monkeypatch.setattr(shown_records, "_WAITED_SECONDS", 30)
-    whole = shown_records.loaded(source, "auto")
+    whole = all_of(source)
     assert whole.complete and [s.record.repeat for s in whole.scored] == list(range(40))
     assert not shown_records.still_reading() and shown_records.loaded(source, "auto") is whole
 
@@ -145,13 +154,14 @@ def test_a_large_file_without_a_record_is_refused_once(tmp_path: Path, monkeypat
     path = tmp_path / "large.jsonl"
     path.write_bytes(b"nonsense\n" * 100)
     monkeypatch.setattr(shown_records, "AT_ONCE_BYTES", 10)
-    monkeypatch.setattr(shown_records, "_WAITED_SECONDS", 30)
     asked: list[Any] = []
     read = shown_records.read_set
     monkeypatch.setattr(shown_records, "read_set", lambda paths: asked.append(paths) or read(paths))
+    source = shown_records.Source(label="large", path=path)
+    assert shown_records.loaded(source, "auto").scored == () and not asked
     for _ in range(3):
         with pytest.raises(StoreError, match="No record can be read"):
-            shown_records.loaded(shown_records.Source(label="large", path=path), "auto")
+            all_of(source)
     assert len(asked) == 1
 
 

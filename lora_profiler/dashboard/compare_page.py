@@ -44,6 +44,13 @@ class _Picked:
 
 
 def show() -> None:
+    try:
+        _show()
+    finally:
+        records.read_on()
+
+
+def _show() -> None:
     with st.sidebar:
         picked = _picked()
     for text in st.session_state["complaints"]:

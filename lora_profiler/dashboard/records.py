@@ -4,8 +4,7 @@ import argparse
 import json
 import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -66,7 +65,6 @@ def sources(arguments: Sequence[str]) -> list[Source]:
 AT_ONCE_BYTES = 8 * MIB
 """Up to so much is waited for: a second of reading."""
 _FIRST_BYTES = 2 * MIB
-_WAITED_SECONDS = 0.1
 
 Files = tuple[tuple[str, int, int], ...]
 """Of each file its path, when it changed (ns) and its bytes."""
@@ -75,31 +73,47 @@ _Key = tuple[Path, Files, str]
 _one_reader = threading.Lock()
 """Of what is waited for: a second window waits for the first to have read."""
 _large: "dict[_Key, Future[Loaded]]" = {}
-_large_reader = ThreadPoolExecutor(1, thread_name_prefix="records")
 
 
 def loaded(source: Source, engine: str) -> Loaded:
-    """The records of a source, read again only where a file has changed; of much at first only a part, while the rest is read.
+    """The records of a source, read again only where a file has changed; of much only a part until `read_on` has read the rest.
 
     Raises StoreError, and UsageError for the engine.
     """
     files = tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in _files(source.path))
+    key = source.path, files, engine
     with _one_reader:
         if sum(size for *_, size in files) <= AT_ONCE_BYTES:
-            return _scored(source.path, files, engine)
-        future = _being_read((source.path, files, engine))
-    with suppress(TimeoutError):
-        return future.result(_WAITED_SECONDS)
+            return _scored(*key)
+        future = _large.get(key)
+        if future is None:
+            _forget_others(key)
+            _large[key] = Future()
+    if future is not None and future.done():
+        return future.result()
     return _first_part(files, engine)
 
 
-def _being_read(key: _Key) -> "Future[Loaded]":
-    """The reading of large files, begun now if it was not; other states of the same files are forgotten."""
-    if key not in _large:
-        for other in [other for other in _large if (other[0], other[2]) == (key[0], key[2])]:
-            _large.pop(other).cancel()
-        _large[key] = _large_reader.submit(_scored, *key)
-    return _large[key]
+def _forget_others(key: _Key) -> None:
+    """Other states of the same files."""
+    for other in [other for other in _large if (other[0], other[2]) == (key[0], key[2])]:
+        del _large[other]
+
+
+def read_on() -> None:
+    """Begins to read the rest of what was shown in part; for the end of a drawing, which it would slow down."""
+    with _one_reader:
+        for key, future in _large.items():
+            if not (future.running() or future.done()):
+                future.set_running_or_notify_cancel()
+                threading.Thread(target=_read_rest, args=(key, future), daemon=True).start()
+
+
+def _read_rest(key: _Key, future: "Future[Loaded]") -> None:
+    try:
+        future.set_result(_scored(*key))
+    except BaseException as e:
+        future.set_exception(e)
 
 
 def still_reading() -> bool:
