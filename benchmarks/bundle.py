@@ -128,7 +128,7 @@ def compile_all(types: str, deadline: float | None, jobs: int) -> None:
     groups = [
         ([m.id for m in sorted(models, key=lambda m: m.num_parameters)], impl)
         for impl in ("foreach", "fused")
-        for name, models in sorted(by_type.items(), key=lambda item: (_order(item[1][0]), -len(item[1]), item[0]))
+        for name, models in sorted(by_type.items(), key=lambda item: (_order(item[1][0]), max(m.num_layers for m in item[1]), item[0]))
         if types in name
     ]
     began = time.monotonic()

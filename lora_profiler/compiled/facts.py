@@ -4,7 +4,7 @@ from lora_profiler.compiled.profile import Facts
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.workload import Workload
 
-_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "local_attention")
+_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "local_attention", "index_topk")
 RANK_COUNTS_IN_STEPS = ("adamw_8bit",)
 """Optimizers whose states come in blocks or change their form with a tensor's size: their bytes are no polynomial in the rank."""
 
