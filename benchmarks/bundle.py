@@ -125,10 +125,11 @@ def compile_all(types: str, deadline: float | None, jobs: int) -> None:
     for entry in bundled_models():
         by_type[entry.model_type].append(find_model(entry.id, offline=True))
     until = None if deadline is None else time.time() + deadline
+    in_turn = sorted(by_type.items(), key=lambda item: (_order(item[1][0]), max(m.num_layers for m in item[1]), item[0]))
     groups = [
         ([m.id for m in sorted(models, key=lambda m: m.num_parameters)], impl)
         for impl in ("foreach", "fused")
-        for name, models in sorted(by_type.items(), key=lambda item: (_order(item[1][0]), max(m.num_layers for m in item[1]), item[0]))
+        for name, models in in_turn
         if types in name
     ]
     began = time.monotonic()
