@@ -37,9 +37,10 @@ from lora_profiler.report import charts, metrics, palette
 from lora_profiler.report.blocks import Table
 from lora_profiler.report.page import Content, embedded_data, report_content, write_page
 from lora_profiler.report.page import write as page_write
+from lora_profiler.report.page.alike import full_and_lora, groups_alike
 from lora_profiler.report.page.embedded import PACKED_ABOVE, json_text, packed
 from lora_profiler.report.page.parts import Beside, Drawing, Fold, Part, drawings
-from lora_profiler.report.page.runs import MOST_ROWS
+from lora_profiler.report.page.runs import MOST_ROWS, numbered
 from lora_profiler.report.payload import predict_payload
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 from records import CPU, H100, LORA_WORKLOAD, WORKLOAD, make_record
@@ -293,6 +294,43 @@ def test_the_scatter_and_the_bars_hold_every_compared_run() -> None:
 def test_full_is_shown_beside_the_lora_that_differs_in_nothing_else() -> None:
     beside = [[part.name for part in p.parts if isinstance(part, Drawing)] for p in every_part(CONTENT) if isinstance(p, Beside)]
     assert ["curve-1", "curve-2"] in beside
+
+
+def other_sizes() -> list[Record]:
+    """Ten runs with ten batches, each with a peak of its own; LoRA only at the largest."""
+    full = [replace(WORKLOAD, setup=replace(WORKLOAD.setup, batch_size=b)) for b in range(1, 11)]
+    lora = replace(LORA_WORKLOAD, setup=replace(LORA_WORKLOAD.setup, batch_size=10))
+    return [make_record(w, peak_requested_bytes=3_000_000 + 100_000 * (w.setup.batch_size % 7)) for w in (*full, lora)]
+
+
+def test_runs_are_alike_only_where_nothing_but_the_method_differs() -> None:
+    runs = numbered(scored(other_sizes(), "analytic"))
+    assert [[run.number for run in group] for group in groups_alike(runs)] == [[10, 11]]
+    assert [run.number for run in full_and_lora(groups_alike(runs))] == [10, 11]
+    assert groups_alike(runs[:10]) == [] == full_and_lora([])
+
+
+def test_of_many_runs_the_worst_are_shown_besides_the_largest_and_the_rest_in_folds() -> None:
+    found = scored(other_sizes(), "analytic")
+    errors = {
+        n: abs(c.relative_error or 0) for n, s in enumerate(found, 1) for c in s.comparisons if c.metric == "peak_requested_bytes"
+    }
+    by_name = {d.name: d for section in report_content(found).sections for d in drawings(section.parts)}
+    heads = [note["text"].split(" ")[0] for note in by_name["peaks-worst"].figure["layout"]["annotations"]]
+    assert heads == [f"#{n}" for n in sorted(errors, key=lambda n: -errors[n])[:4]]
+    largest = [note["text"].split(" ")[0] for note in by_name["peaks"].figure["layout"]["annotations"]]
+    assert largest == ["#6", "#11"]  # 3.6 MB the first full one, and the only LoRA
+    assert by_name["peaks-0"].figure["layout"]["yaxis"]["ticktext"].count("measured") == 11
+
+
+def test_whiskers_are_the_rates_at_the_ends_of_the_interval_of_the_median() -> None:
+    """Ten steps: the interval of the median is from the second smallest to the second largest (Conover), 0.10 to 0.11 s here."""
+    (drawing,) = (d for section in CONTENT.sections for d in drawings(section.parts) if d.name == "throughput")
+    bar = next(trace for trace in drawing.figure["data"] if trace["type"] == "bar")
+    tokens = 16
+    assert bar["x"][0] == pytest.approx(tokens / 0.1)
+    assert bar["x"][0] - bar["error_x"]["arrayminus"][0] == pytest.approx(tokens / 0.11)
+    assert bar["x"][0] + bar["error_x"]["array"][0] == pytest.approx(tokens / 0.1)
 
 
 # --- markup ---------------------------------------------------------------------------------------------------------------
@@ -628,6 +666,7 @@ def test_the_numbers_of_the_page_can_be_downloaded(opened: Any) -> None:
 def test_folds_draw_their_figures_when_they_are_opened(opened: Any) -> None:
     committed = (REPORTS / f"{machines()[0].name}.html").read_text("utf-8")
     page = opened(committed)
+    page.wait_for_timeout(1000)  # what draws the open ones in idle time has ended
     folded = page.locator("details.fold .figure")
     assert folded.count() > 3 and page.locator("details.fold .js-plotly-plot").count() == 0
     page.locator("details.fold", has=page.locator(".figure")).first.locator("summary").first.click()
