@@ -69,7 +69,7 @@ def _scaling(scaling: Scaling, runs: Sequence[Run]) -> dict[str, Any]:
         slope = exponent([run.rank for run in runs], values)
         levels[name] = {"exponent": slope, "largest_to_least": ratio, "level": ratio <= LEVEL_FACTOR}
     gains = [run.gain for run in runs]
-    share = max(0.0, min(gains) / max(gains)) if max(gains) > 0 else 0.0
+    share = max(0.0, min(gains)) / max(gains) if max(gains) > 0 else 0.0
     best = max(runs, key=lambda run: run.gain)
     levels["loss"] = {"least_to_best_gain": share, "best_rank": best.rank, "level": share >= LEVEL_GAIN}
     return {"key": scaling.key, "label": scaling.label, "runs": [asdict(run) for run in runs], "levels": levels}

@@ -30,7 +30,7 @@ class Scaling:
 class Run:
     """Norms are Frobenius norms over all adapted layers, relative to that of their weights: of what the first step and the last
     step changed in the update, and of the whole update at the end. `first_logit_change` is the root mean square of what the first
-    step changes in held-out logits, relative to theirs; `gain` the fall of the held-out loss.
+    step changes in held-out logits, relative to theirs; `gain` the fall of the held-out loss, minus infinity where it diverged.
     """
 
     rank: int
@@ -96,7 +96,7 @@ class Runs:
             whole_update=update_norm(states[last]) / weight,
             first_logit_change=logit_change,
             loss=loss,
-            gain=self.base_loss - loss,
+            gain=self.base_loss - loss if math.isfinite(loss) else -math.inf,
         )
 
 

@@ -13,11 +13,14 @@ def headline(claim: Mapping[str, Any]) -> str:
     return _HEADLINES[claim["id"]](claim["evidence"])
 
 
+def number(value: float | None, form: str) -> str:
+    """A number of the document, which is null where a run or a layer came to nothing finite."""
+    return "none" if value is None else format(value, form)
+
+
 def limit_text(share: float | None) -> str:
     """An error as a share of what rounding can make: up to 1 it is rounding."""
-    if share is None:
-        return "no number"
-    return f"{share:.2f}" if share < 1000 else f"{share:.1e}"
+    return number(share, ".2f" if share is None or share < 1000 else ".1e")
 
 
 def _size(e: Evidence) -> str:
@@ -51,16 +54,16 @@ def _start(e: Evidence) -> str:
     equal = all(row["equal"] for row in e["logits"])
     first = e["gradients"]["first"]["largest_of_a"]
     start = "logits equal bit for bit" if equal else "logits differ"
-    return (
-        f"{start}; first gradient of A {'zero' if first == 0 else f'{first:.1e}'}; A normal, p = {e['gaussian']['p_value']:.2g}"
-    )
+    of_a = "zero" if first == 0 else number(first, ".1e")
+    return f"{start}; A normal, p = {e['gaussian']['p_value']:.2g}, its first gradient {of_a}"
 
 
 def _scaling(e: Evidence) -> str:
     levels = e["scalings"][0]["levels"]
     return (
-        f"worst rank gains {percent_text(levels['loss']['least_to_best_gain'])} of the best; effect on logits "
-        f"r^{levels['first_logit_change']['exponent']:+.2f}, on W r^{levels['first_update']['exponent']:+.2f}"
+        f"worst rank gains {percent_text(levels['loss']['least_to_best_gain'])} of best; first update "
+        f"r^{number(levels['first_update']['exponent'], '+.2f')}, in logits "
+        f"r^{number(levels['first_logit_change']['exponent'], '+.2f')}"
     )
 
 
@@ -68,7 +71,7 @@ def _dimension(e: Evidence) -> str:
     low = next((row for row in reversed(e["ranks"]) if row["rank"] <= 8), e["ranks"][0])
     held = [kind["energy_at_8"] for kind in e["kinds"]]
     return (
-        f"rank {low['rank']} keeps {percent_text(low['truncated_gain_share'])} of the gain, rank 8 {percent_text(min(held))} to "
+        f"rank {low['rank']}: {percent_text(low['truncated_gain_share'])} of the gain, {percent_text(min(held))} to "
         f"{percent_text(max(held))} of the energy"
     )
 

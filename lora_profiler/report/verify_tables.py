@@ -5,7 +5,7 @@ from typing import Any
 
 from lora_profiler.report.blocks import Block, Row, Table
 from lora_profiler.report.metrics import METHOD_LABELS
-from lora_profiler.report.verify_headlines import limit_text
+from lora_profiler.report.verify_headlines import limit_text, number
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text, seconds_text, short_count_text
 
 Evidence = Mapping[str, Any]
@@ -58,7 +58,7 @@ def _merge(e: Evidence) -> list[Table]:
         (
             row["model"], ", ".join(row["layouts"]), row["dtype"], str(row["layers"]), limit_text(row["weight_error_of_limit"]),
             limit_text(row["unmerged_error_of_limit"]), limit_text(row["merged_error_of_limit"]),
-            "no number" if row["output_difference"] is None else f"{row['output_difference']:.1e}",
+            number(row["output_difference"], ".1e"),
             percent_text(row["weights_restored_by_unmerge"]),
         )
         for row in e["rows"]
@@ -134,14 +134,18 @@ def _path(e: Evidence) -> list[Table]:
 def _start(e: Evidence) -> list[Table]:
     starts = [
         (
-            str(start["init_lora_weights"]), f"{start['distribution']}, deviation {start['expected_deviation']}",
+            _init(start["init_lora_weights"]), f"{start['distribution']}, deviation {start['expected_deviation']}",
             f"{start['p_value']:.2g}", f"{start['p_value_as_normal']:.1g}", f"{start['moments']['deviation']:.4f}",
             f"{start['moments']['skewness']:+.4f}", f"{start['moments']['excess_kurtosis']:+.4f}", f"{start['largest_of_b']:g}",
         )
         for start in (e["gaussian"], e["default"])
     ]  # fmt: skip
     logits = [
-        (f"logits, {row['dtype']}, {row['init_lora_weights']}", f"{row['largest_difference']:g}", count_text(row["numbers"]))
+        (
+            f"logits, {row['dtype']}, {_init(row['init_lora_weights'])}",
+            number(row["largest_difference"], "g"),
+            count_text(row["numbers"]),
+        )
         for row in e["logits"]
     ]
     steps = [
@@ -160,6 +164,10 @@ def _start(e: Evidence) -> list[Table]:
     ]
 
 
+def _init(option: str | bool) -> str:
+    return "True (default)" if option is True else str(option)
+
+
 _SIZES = {
     "first_update": "first update of W", "first_logit_change": "its effect on logits", "last_update": "last update of W",
     "whole_update": "whole update of W",
@@ -173,10 +181,10 @@ def _scaling(e: Evidence) -> list[Table]:
         rows.append(Row(cells=(scaling["label"],), kind="section"))
         levels = scaling["levels"]
         for name, label in _SIZES.items():
-            values = [f"{run[name]:.1e}" for run in scaling["runs"]]
-            how = f"r^{levels[name]['exponent']:+.2f}{', level' if levels[name]['level'] else ''}"
+            values = [number(run[name], ".1e") for run in scaling["runs"]]
+            how = f"r^{number(levels[name]['exponent'], '+.2f')}{', level' if levels[name]['level'] else ''}"
             rows.append(Row(cells=(label, *values, how), indent=1))
-        gains = [f"{run['gain']:+.3f}" for run in scaling["runs"]]
+        gains = [number(run["gain"], "+.3f") for run in scaling["runs"]]
         loss = levels["loss"]
         how = f"{percent_text(loss['least_to_best_gain'])}{', level' if loss['level'] else ''}"
         rows.append(Row(cells=("fall of the held-out loss", *gains, how), indent=1, kind="total"))
@@ -197,7 +205,7 @@ def _scaling(e: Evidence) -> list[Table]:
 
 def _gains(row: Evidence) -> list[str]:
     best = row["best_learning_rate"]
-    return [f"{each['gain']:+.3f}{'*' if each['learning_rate'] == best else ''}" for each in row["gains"]]
+    return [f"{number(each['gain'], '+.3f')}{'*' if each['learning_rate'] == best else ''}" for each in row["gains"]]
 
 
 def _dimension(e: Evidence) -> list[Table]:

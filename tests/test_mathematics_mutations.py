@@ -1,0 +1,153 @@
+"""A check that cannot fail is a defect: PEFT, or what is learnt, is broken in one way at a time, and its claim fails."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("peft")
+
+import torch
+from peft.tuners.lora.layer import Linear
+
+from claim_subjects import (
+    EFFORT,
+    a_transposed,
+    b_not_zero,
+    break_peft,
+    dropout_left_on,
+    one_thread,
+    quietly,
+    scaled_by_alpha,
+    tiny_gpt2,
+    tiny_llama,
+)  # fmt: skip
+from lora_profiler.mathematics.claim import Finding
+from lora_profiler.mathematics.spectrum import Spectrum
+from lora_profiler.mathematics.subject import Subject
+from lora_profiler.mathematics.verify import CHECKS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alone() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return tiny_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return tiny_gpt2(tmp_path_factory.mktemp("gpt2"))
+
+
+def found(claim: int, subject: Subject) -> Finding:
+    return CHECKS[claim](subject, EFFORT, 0, quietly)
+
+
+@pytest.mark.parametrize(
+    ("break_layer", "claim"),
+    [
+        (scaled_by_alpha, 2),
+        (scaled_by_alpha, 3),
+        (scaled_by_alpha, 4),  # by the chain rule
+        (b_not_zero, 4),
+        (a_transposed, 2),
+        (a_transposed, 3),
+        (dropout_left_on, 2),
+        (dropout_left_on, 3),
+    ],
+)
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_broken_layer_breaks_its_claims(
+    name: str, break_layer: Callable[[Any], None], claim: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject: Subject = request.getfixturevalue(name)
+    break_peft(monkeypatch, break_layer)
+    assert found(claim, subject).verdict == "fails"
+
+
+def test_b_that_is_not_zero_is_seen_everywhere(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_peft(monkeypatch, b_not_zero)
+    evidence = found(4, llama).evidence
+    assert not any(row["equal"] for row in evidence["logits"])
+    assert evidence["gaussian"]["largest_of_b"] > 0
+    assert evidence["gradients"]["first"]["largest_of_a"] > 0
+    assert not evidence["gradients"]["a_unmoved_by_first_step"]
+
+
+@pytest.mark.parametrize(
+    "other", [lambda layer: torch.nn.init.normal_(layer.lora_A["default"].weight, std=0.07),
+              lambda layer: torch.nn.init.uniform_(layer.lora_A["default"].weight, -0.1, 0.1)],
+    ids=["another deviation", "uniform"],
+)  # fmt: skip
+def test_an_a_that_is_not_the_gaussian_one(other: Callable[[Any], None], llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_peft(monkeypatch, other)
+    assert found(4, llama).verdict == "fails"
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_merge_that_transposes_breaks_the_merge_alone(
+    name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one mistake that shapes do not show: a square update added the wrong way round."""
+    subject: Subject = request.getfixturevalue(name)
+    right = Linear.get_delta_weight
+
+    def transposed(self: Any, adapter: str) -> torch.Tensor:
+        update = right(self, adapter)
+        return update.T if update.shape[0] == update.shape[1] else update
+
+    monkeypatch.setattr(Linear, "get_delta_weight", transposed)
+    assert found(2, subject).verdict == "fails"
+    assert found(3, subject).verdict == "holds"
+
+
+def test_a_merge_that_is_a_thousandth_off_is_no_rounding(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Linear.get_delta_weight
+    monkeypatch.setattr(Linear, "get_delta_weight", lambda self, adapter: 1.001 * right(self, adapter))
+    finding = found(2, llama)
+    assert finding.verdict == "fails"
+    assert "NOT within" in finding.sentences[0]
+
+
+def test_a_4_bit_layer_that_scales_wrongly_is_seen_though_the_others_are_right(
+    llama: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    break_peft(monkeypatch, lambda layer: scaled_by_alpha(layer) if type(layer).__name__ == "Linear4bit" else None)
+    finding = found(2, llama)
+    assert finding.verdict == "fails"
+    assert all(row["merged_error_of_limit"] <= 1 for row in finding.evidence["rows"])
+
+
+def test_a_rank_that_is_one_too_high_is_counted(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    def thicker(layer: Any) -> None:
+        r = layer.r["default"] + 1
+        layer.lora_A["default"] = torch.nn.Linear(layer.in_features, r, bias=False)
+        layer.lora_B["default"] = torch.nn.Linear(r, layer.out_features, bias=False)
+
+    break_peft(monkeypatch, thicker)
+    assert found(1, llama).verdict == "fails"
+
+
+def test_without_alpha_over_r_the_learning_rate_has_to_follow_the_rank(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found(5, llama).verdict == "holds_partly"
+    break_peft(monkeypatch, scaled_by_alpha)
+    assert found(5, llama).verdict == "fails"
+
+
+def test_directions_that_do_not_matter_keep_no_gain(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Spectrum.truncated
+
+    def least(self: Spectrum, matrix: torch.Tensor, rank: int) -> torch.Tensor:
+        flipped = Spectrum(values=self.values.flip(0), basis=self.basis.flip(1), is_left=self.is_left)
+        return right(flipped, matrix, rank)
+
+    monkeypatch.setattr(Spectrum, "truncated", least)
+    assert found(6, llama).verdict == "fails"
