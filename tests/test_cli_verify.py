@@ -1,0 +1,323 @@
+"""`lora-profile verify` from the command line: what it takes, prints, refuses and ends with; and where models come from."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jsonschema
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("peft")
+
+from claim_subjects import EFFORT, LLAMA, break_peft, one_thread, quietly, scaled_by_alpha, tiny_llama
+from lora_profiler.catalog import find_model
+from lora_profiler.cli import main
+from lora_profiler.errors import ModelNotFoundError, UsageError
+from lora_profiler.mathematics import sources, verify
+from lora_profiler.mathematics.claim import CLAIMS, Checked, Finding
+from lora_profiler.mathematics.sources import Request, hub_folder, open_subject
+from lora_profiler.mathematics.subject import Subject
+from lora_profiler.private_text import private_text
+from lora_profiler.record import Device, Environment
+from lora_profiler.report.render import markdown, plain
+from lora_profiler.report.verify import verify_blocks, verify_payload, verify_schema
+from lora_profiler.report.verify_charts import committed_results, verify_charts
+from lora_profiler.report.verify_progress import shown_checks
+
+
+class Done(NamedTuple):
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    def run_(*arguments: str) -> Done:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        out, err = capfd.readouterr()
+        return Done(ended.value.code or 0, out, err)  # type: ignore[arg-type]
+
+    return run_
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alone() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return tiny_llama(tmp_path_factory.mktemp("my-llama"))
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is run at the size of tests."""
+    monkeypatch.setattr("lora_profiler.mathematics.effort.effort_for", lambda count, quick: EFFORT)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small model is smaller still."""
+    train = sources.train_small
+    monkeypatch.setattr(sources, "train_small", lambda folder, **options: train(folder, **options, config=LLAMA))
+    monkeypatch.setattr(sources, "SMALL_MODEL_STEPS", {True: 5, False: 9})
+
+
+# --- the command ----------------------------------------------------------------------------------------------------------
+
+
+def test_json_keeps_to_its_schema_and_gives_nothing_away(run: Run, tiny: None, llama: Subject) -> None:
+    done = run("verify", str(llama.folder), "--claims", "1,4", "--quick", "--seed", "3", "--format", "json")
+    assert done.exit_code == 0
+    document = json.loads(done.stdout)
+    jsonschema.Draft202012Validator.check_schema(verify_schema())
+    jsonschema.validate(document, verify_schema())
+    assert [(c["id"], c["verdict"], c["must_hold"]) for c in document["claims"]] == [(1, "holds", False), (4, "holds", True)]
+    assert (document["seed"], document["quick"], document["model"]["text"]) == (3, True, "The Sonnets (bundled)")
+    assert document["model"]["weights"] == llama.folder.name
+    assert document["environment"]["packages"]["peft"]
+    assert list(private_text(document)) == []
+    assert "[1/2] 1. Size of the update" in done.stderr
+    assert done.stderr.count("holds, took 0:0") == 2
+
+
+def test_text_has_a_row_for_each_claim_and_its_tables(run: Run, tiny: None, llama: Subject, tmp_path: Path) -> None:
+    file = tmp_path / "found.md"
+    done = run("verify", str(llama.folder), "--claims", "3,1", "--format", "md", "-o", str(file))
+    assert (done.exit_code, done.stdout) == (0, "")
+    text = file.read_text()
+    assert text.index("## 1. Size of the update: holds") < text.index("## 3. Forward path: holds")
+    assert "| 3* | Forward path | holds |" in text
+    assert "16,777,216" in text
+    assert run("verify", str(llama.folder), "--claims", "1", "-o", str(file)).exit_code == 2
+
+
+def test_what_must_hold_and_does_not_ends_with_1(run: Run, tiny: None, llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_peft(monkeypatch, scaled_by_alpha)
+    done = run("verify", str(llama.folder), "--claims", "3")
+    assert done.exit_code == 1
+    assert "3*  Forward path  fails" in done.stdout
+    assert "does NOT equal" in done.stdout
+    monkeypatch.setitem(verify.CHECKS, 5, lambda *a: Finding(verdict="fails", sentences=(), evidence=SCALING))  # type: ignore[index]
+    assert run("verify", str(llama.folder), "--claims", "5").exit_code == 0  # nobody is bound to it
+
+
+SCALING: dict[str, Any] = {
+    "alpha": 16.0, "learning_rate": 1e-3, "steps": 1, "tokens_per_step": 1, "base_loss": 1.0, "trained_runs": 1,
+    "scalings": [
+        {
+            "key": "fixed", "label": "alpha / r, alpha fixed",
+            "runs": [{
+                "rank": 1, "factor": 16.0, "learning_rate": 1e-3, "first_update": 0.1, "last_update": float("nan"),
+                "whole_update": 0.1, "first_logit_change": 0.1, "loss": float("nan"), "gain": float("-inf"),
+            }],
+            "levels": {
+                "first_update": {"exponent": 0.5, "largest_to_least": 3.0, "level": False},
+                "last_update": {"exponent": float("nan"), "largest_to_least": float("nan"), "level": False},
+                "whole_update": {"exponent": 0.5, "largest_to_least": 3.0, "level": False},
+                "first_logit_change": {"exponent": 0.0, "largest_to_least": 1.0, "level": True},
+                "loss": {"least_to_best_gain": 0.0, "best_rank": 1, "level": False},
+            },
+        }
+    ],
+    "learning_rates": [
+        {"key": "fixed", "rank": 1, "gains": [{"learning_rate": 1.0, "gain": float("-inf")}], "best_learning_rate": 1.0}
+    ],
+}  # fmt: skip
+"""Training that came to nothing finite."""
+
+
+def test_numbers_that_are_none_are_null_in_json_and_none_in_text() -> None:
+    finding = Finding(verdict="fails", sentences=("It diverged.",), evidence=SCALING)
+    environment = Environment(python="3", platform="test", packages={}, device=Device(kind="cpu", name="test"))
+    document = verify_payload(
+        find_model("gpt2"), environment, [Checked(claim=CLAIMS[4], finding=finding, seconds=1.0)],
+        weights="w", text="t", note="A note.", seed=0, quick=False,
+    )  # fmt: skip
+    jsonschema.validate(json.loads(json.dumps(document, allow_nan=False)), verify_schema())
+    blocks = verify_blocks(document)
+    assert "! A note." in plain(blocks)
+    assert "none" in plain(blocks)
+    assert "It diverged." in markdown(blocks)
+    assert {chart.key for chart in verify_charts(document)} >= {"scaling_gain", "scaling_learning_rates"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--claims", "8"], 2, "'8' is no claim; give numbers from 1 to 7"),
+        (["--claims", ""], 2, "is no claim"),
+        (["small", "--text", "no-such-file.txt"], 2, "no-such-file.txt cannot be read"),
+        (["gpt2", "--weights", "nothing.gguf"], 2, "nothing.gguf: there is no such file"),
+        (["gpt2", "--weights", "."], 3, "holds no weights"),
+        (["gpt2", "--offline"], 3, "gpt2 is not in the local Hugging Face cache"),
+        (["no/such-model", "--offline"], 3, "no/such-model"),
+        (["meta-llama/Llama-3.1-70B"], 2, "take a smaller model, or --claims 1,2,3,4,5"),
+    ],
+)
+def test_refusals_say_what_to_do(
+    arguments: list[str], code: int, message: str, run: Run, small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    done = run("verify", *arguments)
+    assert (done.exit_code, done.stdout) == (code, "")
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize("library", ["torch", "transformers", "peft"])
+def test_a_missing_library_is_named_with_what_to_install(library: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.util import find_spec
+
+    monkeypatch.setattr("lora_profiler.modeling.third_party.find_spec", lambda name: None if name == library else find_spec(name))
+    done = run("verify", "small")
+    assert done.exit_code == 4
+    assert f"needs {library}, which is not installed: pip install 'lora-profiler[measure]'" in done.stderr
+
+
+def test_help_loads_neither_torch_nor_claims() -> None:
+    import subprocess
+
+    code = (
+        "import sys, atexit; atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr)); "
+        "from lora_profiler.cli import main; main(['verify', '--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "2, 3 and 4 must hold exactly" in done.stdout
+    loaded = set(done.stderr.split())
+    assert loaded.isdisjoint({"torch", "numpy", "rich", "transformers", "lora_profiler.mathematics.claim"})
+
+
+# --- where a model comes from ---------------------------------------------------------------------------------------------
+
+
+def test_without_weights_a_small_model_is_trained_and_that_is_said(
+    run: Run, tiny: None, small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    done = run("verify", "--offline", "--claims", "1")
+    assert done.exit_code == 0
+    text = " ".join(done.stdout.split())
+    assert "! The weights of HuggingFaceTB/SmolLM2-135M could not be had: HuggingFaceTB/SmolLM2-135M is not in the local" in text
+    assert "trained on the spot on The Tempest (bundled, public domain) in 9 steps" in text
+
+
+def test_the_small_model_is_the_same_from_the_same_seed(small: None, tmp_path: Path) -> None:
+    import torch
+
+    def made(name: str, seed: int) -> Subject:
+        (tmp_path / name).mkdir()
+        return open_subject(Request(model="small", quick=True, seed=seed), tmp_path / name, quietly)
+
+    first, second, other = made("a", 0), made("b", 0), made("c", 1)
+    state, again, another = (subject.model().state_dict() for subject in (first, second, other))
+    assert all(torch.equal(state[name], again[name]) for name in state)
+    assert not all(torch.equal(state[name], another[name]) for name in state)
+    assert (first.text, len(first.tokens)) == ("The Sonnets (bundled)", 95_650)
+    assert first.note == second.note != None  # noqa: E711
+
+
+def test_bytes_are_tokens_and_texts_are_read_whole(small: None, llama: Subject, tmp_path: Path) -> None:
+    text = tmp_path / "words.txt"
+    text.write_text("Shall I compare thee? é\n" * 400)
+    subject = open_subject(Request(model=str(llama.folder), text=text), tmp_path, quietly)
+    assert len(subject.tokens) == len(text.read_bytes())
+    assert (subject.text, subject.weights, subject.note) == ("words.txt", llama.folder.name, None)
+    assert subject.spec.num_parameters == llama.spec.num_parameters
+    text.write_text("x" * 600_000)
+    assert open_subject(Request(model=str(llama.folder), text=text), tmp_path, quietly).text == (
+        "words.txt, first 500,000 characters"
+    )
+    text.write_text("too short")
+    with pytest.raises(UsageError, match="has 9 tokens; at least 4096"):
+        open_subject(Request(model=str(llama.folder), text=text), tmp_path, quietly)
+
+
+def test_a_model_is_refused_before_weights_are_looked_for(tmp_path: Path) -> None:
+    def refuse(spec: Any) -> None:
+        raise UsageError(f"{spec.id} is too large")
+
+    with pytest.raises(UsageError, match="Qwen/Qwen3-8B is too large"):
+        open_subject(Request(model="Qwen/Qwen3-8B"), tmp_path, quietly, refuse)
+
+
+def test_weights_in_the_local_cache_are_found_without_asking(
+    llama: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cached = tmp_path / "models--someone--tiny"
+    snapshot = cached / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("abc")
+    for file in llama.folder.iterdir():
+        (snapshot / file.name).write_bytes(file.read_bytes())
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    spec = replace(llama.spec, id="someone/tiny")
+    assert hub_folder(spec, offline=True) == snapshot
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(ModelNotFoundError, match="someone/tiny is not in the local Hugging Face cache"):
+        hub_folder(spec, offline=True)
+
+
+def test_a_hub_that_cannot_be_reached_is_said_with_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fails(*arguments: Any, local_files_only: bool = False, **options: Any) -> str:
+        raise OSError("no route\nto it") if not local_files_only else real(*arguments, local_files_only=True, **options)
+
+    from huggingface_hub import snapshot_download as real
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fails)
+    with pytest.raises(ModelNotFoundError, match=r"the hub did not give them \(no route\)"):
+        hub_folder(find_model("gpt2"), offline=False)
+
+
+# --- progress, charts -----------------------------------------------------------------------------------------------------
+
+
+def test_a_log_gets_a_line_when_a_claim_takes_long(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("lora_profiler.report.verify_progress.time.monotonic", lambda: now[0])
+    with shown_checks(1) as watch:
+        tell = watch.begin(CLAIMS[4])
+        for second in range(61):
+            now[0] = float(second)
+            tell("rank 8", second, 61)
+        watch.end(Checked(claim=CLAIMS[4], finding=Finding(verdict="holds_partly", sentences=(), evidence={}), seconds=61.0))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "[1/1] 5. Scaling", *(f"    Scaling: rank 8 ({n} of 61)" for n in (20, 40, 60)), "    holds in part, took 1:01"
+    ]  # fmt: skip
+
+
+def test_committed_results_are_whole_and_turn_into_charts() -> None:
+    document = committed_results()
+    if document is None:
+        pytest.skip("there are no committed results here")
+    jsonschema.validate(document, verify_schema())
+    assert list(private_text(document)) == []
+    assert [claim["id"] for claim in document["claims"]] == list(range(1, 8))
+    assert all(claim["verdict"] == "holds" for claim in document["claims"] if claim["must_hold"])
+    charts = verify_charts(document)
+    assert len({chart.key for chart in charts}) == len(charts)
+    for chart in charts:
+        assert chart.series
+        for series in chart.series:
+            assert len(series.x) == len(series.y) > 0
+            if chart.categories:
+                assert series.x == tuple(range(len(chart.categories)))
+    share = next(chart for chart in charts if chart.key == "trained_share").series[0]
+    ranks = document["claims"][0]["evidence"]["model"]["ranks"]
+    assert dict(zip(share.x, share.y, strict=True)) == {row["rank"]: row["share_of_full"] for row in ranks}
+    assert plain(verify_blocks(document))
