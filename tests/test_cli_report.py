@@ -131,7 +131,7 @@ def test_a_missing_library_is_named_before_anything_is_read(report: Report, monk
 def test_the_page_is_the_same_whatever_the_order_of_hashing(report: Report) -> None:
     path = report.file("a.jsonl", TWO)
     pages = []
-    for seed in ("1", "2"):
+    for seed in ("1", "5"):  # which order sets of these names differently
         output = report.folder / f"{seed}.html"
         command = [sys.executable, "-m", "lora_profiler", "report", path, "-o", str(output), "--engine", "analytic"]
         subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": seed})
