@@ -17,6 +17,8 @@ MOST_DOTS = 600
 """Of one figure. More would hide each other, and take long to draw."""
 WORST_DOTS = 150
 """Of them are those with the largest errors; the others are taken evenly."""
+MOST_NUMBERS = 1500
+"""Dots of the strips of several metrics, where all are drawn up to so many and `MOST_DOTS` of more."""
 MOST_FAMILIES = 20
 MOST_ERRORS = 15
 
@@ -138,9 +140,12 @@ def _families(drawn: Sequence[Run]) -> Drawing:
 def _metrics(claims: Sequence[Comparison], records: dict[str, Record]) -> Drawing:
     """Errors of every metric that is one number, a strip each."""
     whole = [c for c in claims if c.category == TOTAL and c.relative_error is not None]
-    each = -(-len(whole) // MOST_DOTS)
-    by_size = sorted(whole, key=lambda c: -abs(c.relative_error or 0.0))
-    kept = sorted(by_size[:WORST_DOTS] + by_size[WORST_DOTS::each], key=lambda c: METRICS.index(c.metric))
+    kept, told = whole, ""
+    if len(whole) > MOST_NUMBERS:
+        by_size = sorted(whole, key=lambda c: -abs(c.relative_error or 0.0))
+        kept = by_size[:WORST_DOTS] + by_size[WORST_DOTS :: -(-len(whole) // (MOST_DOTS - WORST_DOTS))]
+        told = f" Drawn are {count_text(len(kept))} of {count_text(len(whole))}, the largest errors among them."
+    kept.sort(key=lambda c: METRICS.index(c.metric))
     dots = [
         ErrorDot(
             group=metrics.METRIC_LABELS[c.metric],
@@ -152,7 +157,7 @@ def _metrics(claims: Sequence[Comparison], records: dict[str, Record]) -> Drawin
     ]
     return Drawing(
         name="errors-by-metric",
-        caption="Errors of every number that a run has one of, by what it is. The numbers are in the table below.",
+        caption=f"Errors of every number that a run has one of, by what it is. The numbers are in the table below.{told}",
         description=f"Strips of errors around zero for {len({dot.group for dot in dots})} metrics, with the median of each.",
         figure=charts.error_strip(dots),
     )

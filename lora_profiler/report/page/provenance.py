@@ -7,7 +7,7 @@ from typing import Any
 from lora_profiler.record import Environment, Record
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Row, Table, paragraph
-from lora_profiler.report.page.parts import Fold, Part, Section
+from lora_profiler.report.page.parts import Beside, Fold, Part, Section
 from lora_profiler.report.page.runs import Run
 from lora_profiler.units import bytes_text, count_text
 
@@ -26,7 +26,7 @@ def provenance_section(runs: Sequence[Run]) -> Section | None:
         groups.setdefault(record.environment.key, []).append(record)
     shown = list(groups.values())[:MOST_ENVIRONMENTS]
     parts: list[Part] = [paragraph(*_lines(records, len(groups), len(shown)))]
-    parts += [environment_table(number, members) for number, members in enumerate(shown, 1)]
+    parts.append(Beside(parts=tuple(environment_table(number, members) for number, members in enumerate(shown, 1))))
     commands = list(dict.fromkeys(r.environment.command for r in records if r.environment.command))
     if commands:
         rows = tuple(Row(cells=(command,)) for command in commands[:MOST_COMMANDS])
