@@ -25,7 +25,7 @@ from lora_profiler.traced.compiler import CompileError, compile_profile, story
 from lora_profiler.traced.flat import Flat, flat
 from lora_profiler.traced.layouts import at_depth, layout_of
 from lora_profiler.traced.run import trace
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 BASE = TrainSetup(device="cuda", batch_size=2, seq_len=64)
 LORA = replace(BASE, lora=LoraConfig(r=4))
@@ -309,6 +309,13 @@ def test_a_window_that_nobody_named_is_found_at_the_longest_sequence(monkeypatch
     monkeypatch.setattr(compiler, "_on_meta", build)
     with pytest.raises(CompileError, match="events instead of"):
         compile_profile(workload("llama", BASE))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_4_bit_base_multiplies_as_often_as_any(checkpointing: bool) -> None:
+    """The rules count the same products, by formulas of their own."""
+    asked = workload("llama", replace(LORA, quantization=Quantization(), checkpointing=checkpointing))
+    assert predict_with(compile_profile(asked), asked).flops == engine.predict(asked, "analytic").flops
 
 
 # --- relatives --------------------------------------------------------------------------------------------------------------

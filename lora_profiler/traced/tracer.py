@@ -21,12 +21,20 @@ from lora_profiler.traced.in_place import IN_PLACE, held_by_nobody_else
 from lora_profiler.traced.shortcuts import SHORTCUTS
 
 aten = torch.ops.aten
+
+
+def _linear_flop(first: torch.Tensor, weight: torch.Tensor, *rest: Any, **more: Any) -> int:
+    return 2 * first.numel() * weight.shape[0]
+
+
 _FLOPS = {
     **flop_registry,
+    aten.linear: _linear_flop,
     aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[aten._scaled_dot_product_flash_attention],
     aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[aten._scaled_dot_product_flash_attention_backward],
 }
-"""torch's own formulas; its registry lacks the CPU's attention, which multiplies the same matrices."""
+"""torch's own formulas; its registry lacks the CPU's attention, which multiplies the same matrices, and the product as a whole,
+which a 4-bit base calls below autograd."""
 _NO_SEQUENCE = 2**63
 """Sequence numbers from here on are not those of a forward pass (gradient accumulation nodes)."""
 
@@ -210,7 +218,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for i, leaf in enumerate(leaves):
             self._add(leaf, owners[i] if owners else module, func)
         if self.counts_flops and func._overloadpacket in _FLOPS:
-            phase = "recompute" if self._in_backward and torch.is_grad_enabled() else self._phase
+            again = self._in_backward and (self._stack or torch.is_grad_enabled())  # autograd functions run without a graph
+            phase = "recompute" if again else self._phase
             key = (phase, module)
             count = _FLOPS[func._overloadpacket](*args, **kwargs, out_val=result)
             self.trace.flops[key] = self.trace.flops.get(key, 0) + count
