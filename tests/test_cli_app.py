@@ -19,6 +19,8 @@ from lora_profiler import cli_app
 from lora_profiler.cli import root
 from lora_profiler.errors import UsageError
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(root, ["app", *arguments], standalone_mode=False)
@@ -35,7 +37,7 @@ def free_port() -> int:
 def served(tmp_path: Path, *arguments: str) -> Iterator[tuple["subprocess.Popen[str]", int]]:
     """A running dashboard and its port; it is ended afterwards."""
     port = free_port()
-    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [sys.executable, "-m", "lora_profiler", "app", "--no-browser", "--port", str(port), *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path,
@@ -79,6 +81,7 @@ def test_it_is_served_to_this_machine_alone_and_ends_at_ctrl_c(tmp_path: Path) -
                 assert not healthy(port, str(address))
         assert upgraded(port) == 101
         assert upgraded(port, Host=f"evil.invalid:{port}", Origin=f"http://evil.invalid:{port}") >= 400  # DNS rebinding
+        assert upgraded(port, Host=f"evil.invalid:{port}") >= 400
         assert upgraded(port, Origin="http://evil.invalid") >= 400
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
