@@ -53,7 +53,10 @@ def _setups(effort: Effort) -> list[tuple[TrainSetup, bool]]:
 def _row(subject: Subject, setup: TrainSetup, effort: Effort, seed: int, is_timed: bool, told: Any) -> dict[str, Any]:
     workload = Workload(model=subject.spec, setup=setup)
     conditions = Conditions(
-        seed=seed, min_timed_steps=effort.cost_steps if is_timed else 0, max_timing_seconds=effort.cost_seconds
+        seed=seed,
+        memory_steps=effort.cost_memory_steps,
+        min_timed_steps=effort.cost_steps if is_timed else 0,
+        max_timing_seconds=effort.cost_seconds,
     )
 
     def progress(heartbeat: Heartbeat) -> None:

