@@ -10,12 +10,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import records
+from lora_profiler.record_json import record_dict
 from lora_profiler.record_lines import read_records
 from lora_profiler.report.page import embedded_data
 from lora_profiler.report.palette import PAPER
@@ -188,6 +190,26 @@ def test_names_from_a_link_or_a_file_run_nothing_and_fetch_nothing(window: Any, 
     w.page.locator(".lp h1", has_text="$x$ :red[a]").wait_for()
     assert name.removesuffix(".json") in w.page.locator(".lp h1").inner_text()
     assert w.page.locator('img[src="x"]').count() == 0
+
+
+def test_names_in_records_run_nothing_and_fetch_nothing(window: Any, tmp_path: Path) -> None:
+    name = "<img src=x onerror=alert(1)> ![i](http://foreign.invalid/i.png) $x$"
+    data = record_dict(records.make_record(device=replace(records.CPU, name=name)))
+    data["workload"]["model"]["id"] = name
+    path = tmp_path / "named.jsonl"
+    path.write_text(json.dumps(data) + "\n", "utf-8")
+    w = window().open("page=compare")
+    w.page.locator('input[type="file"]').set_input_files(path)
+    w.page.get_by_text("138 records").wait_for()
+    w.page.get_by_text("Committed records").click()
+    w.page.get_by_text("1 record, predicted").wait_for()
+    w.settle()
+    w.page.get_by_role("combobox", name="Device").click()
+    w.page.get_by_role("option", name=name).click()
+    w.page.locator('[data-testid="stDataFrame"] canvas').first.click(position={"x": 18, "y": 53}, force=True)
+    w.page.locator(".lp h2", has_text=f"{name}, full: ok").wait_for()
+    w.settle()
+    assert w.page.locator('img[src="x"], img[src*="foreign"]').count() == 0
 
 
 def test_figures_follow_the_theme(window: Any) -> None:

@@ -90,7 +90,7 @@ def _await_the_rest() -> None:
 def _picked() -> _Picked:
     known = {source.label: source for source in records.sources(sys.argv[1:])}
     labels = list(known)
-    chosen = st.pills("Records", labels, selection_mode="multi", default=labels, key="sources") if labels else []
+    chosen = _sources(labels) if labels else []
     file = st.file_uploader("Add a file of records", type=["jsonl", "json"], key="records_file", max_upload_size=UPLOAD_MIB)
     engine = st.selectbox("Predicted by", [e for e in CHOICES["engine"] if e != "traced"], key="compare_engine")
     picked = _Picked(known=bool(known), asked=bool(chosen) or file is not None)
@@ -106,6 +106,10 @@ def _picked() -> _Picked:
         except LoraProfilerError as e:
             picked.problems.append(("The uploaded file was not taken", str(e)))
     return picked
+
+
+def _sources(labels: list[str]) -> list[str]:
+    return st.pills("Records", labels, selection_mode="multi", default=labels, key="sources", format_func=parts.plain)
 
 
 def _nothing(picked: _Picked) -> None:
@@ -141,7 +145,7 @@ def _draw(chosen: Sequence[Run], total: int) -> None:
     scored = [run.scored for run in chosen]
     by_id = {run.record_id: run.scored.record for run in chosen}
     parts.title(
-        f"{count_text(len(chosen))}{of_all} records, predicted against measured",
+        f"{count_text(len(chosen))}{of_all} {'record' if total == 1 else 'records'}, predicted against measured",
         *environment_lines(by_id.values()), *not_compared_lines(scored),
     )  # fmt: skip
     peaks = [c for s in scored for c in s.comparisons if c.metric == "peak_requested_bytes"]
