@@ -226,6 +226,16 @@ def test_what_a_link_says_in_vain_is_shown_until_the_question_changes() -> None:
     assert not cautions(app)
 
 
+def test_the_ends_of_what_a_link_may_say_can_be_shown() -> None:
+    """And the order of methods, which is the page's own."""
+    app = sound(opened(
+        **GPT2, method=["lora", "full"], dropout="0.9999999", alpha="9007199254740991", rank="2147483647",
+        accumulation="2147483647", nonsense="1",
+    ))  # fmt: skip
+    assert asked(app).options.methods == ("full", "lora") and asked(app).options.dropout == 0.9999999
+    assert any("nonsense" in text for text in cautions(app))
+
+
 def test_an_address_changed_from_outside_is_followed() -> None:
     """As by the browser's button for going back."""
     app = sound(opened(**GPT2, rank="8"))

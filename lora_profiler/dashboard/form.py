@@ -10,7 +10,7 @@ from lora_profiler.catalog import bundled_gpus, bundled_models
 from lora_profiler.dashboard import parts
 from lora_profiler.dashboard.link import changed_here
 from lora_profiler.dashboard.models import published_model, uploaded_model
-from lora_profiler.dashboard.question import CHOICES, METHODS, Question, idle_options
+from lora_profiler.dashboard.question import BELOW_ONE, CHOICES, METHODS, MOST_ALPHA, Question, idle_options
 from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
@@ -41,7 +41,7 @@ class Asked:
 def seed(asked: Question, complaints: Sequence[str] = ()) -> None:
     """Sets every widget to `asked`, on whichever page they are drawn next; `complaints` are shown until it changes."""
     state = st.session_state
-    state["question"], state["first"], state["complaints"] = asked, asked, tuple(complaints)
+    state["question"], state["first"], state["complaints"] = asked, None, tuple(complaints)
     state["linked"], state["remembered"] = _values(asked), _values(asked)
     for key in [key for key in state if str(key).startswith(_KEY)]:
         del state[key]
@@ -85,6 +85,7 @@ def ask(*, to_measure: bool = False) -> Asked:
         "Methods",
         METHODS,
         selection_mode="multi",
+        required=True,
         format_func=metrics.METHOD_LABELS.__getitem__,
         **_kept("methods"),
     )
@@ -110,6 +111,7 @@ def ask(*, to_measure: bool = False) -> Asked:
             values |= {} if to_measure else _engine()
             values |= _look_up() if by_name else {}
     found = st.session_state["question"] = _question(values)
+    st.session_state["first"] = st.session_state["first"] or found
     is_upload = values["origin"] == UPLOAD
     if is_upload and uploaded is None:
         return Asked(question=found, model=None, refusal=None, uploaded=True)
@@ -197,18 +199,12 @@ def _adapter() -> dict[str, Any]:
     with left:
         rank = _size("Rank", "rank", "Of the LoRA matrices.")
         dropout = st.number_input(
-            "Dropout",
-            0.0,
-            0.99,
-            step=0.05,
-            format="%g",
-            help="On the adapters' inputs.",
-            **_kept("dropout"),
+            "Dropout", 0.0, BELOW_ONE, step=0.05, format="%g", help="On the adapters' inputs.", **_kept("dropout")
         )
     with right:
         alpha = st.number_input(
-            "Alpha", min_value=0.0, value=None, step=1.0, format="%g", **_kept("alpha"), placeholder="2 × rank",
-            help="LoRA's scale; costs nothing.",
+            "Alpha", 0.0, float(MOST_ALPHA), value=None, step=1.0, format="%g", placeholder="2 × rank",
+            help="LoRA's scale; costs nothing.", **_kept("alpha"),
         )  # fmt: skip
         dtype = _choice("Its dtype", "adapter_dtype", "Of the adapter: PEFT takes float32 on a 16-bit base.")
     targets = st.selectbox(

@@ -22,6 +22,9 @@ from lora_profiler.workload import (
 
 FIRST_MODEL = "meta-llama/Llama-3.1-8B"
 """What the page shows before anything is asked."""
+MOST_ALPHA = 2**53 - 1
+BELOW_ONE = math.nextafter(1.0, 0.0)
+"""The largest alpha and dropout of a field in a browser."""
 LONGEST_TEXT = 2000
 """Characters of one value in a link."""
 
@@ -149,8 +152,8 @@ def _read_number(name: str, text: str) -> float:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not (math.isfinite(number) and (0 <= number < 1 if name == "dropout" else number > 0)):
-        accepted = "a number of at least 0 and below 1" if name == "dropout" else "a number above 0"
+    if not (0 <= number < 1 if name == "dropout" else 0 < number <= MOST_ALPHA):
+        accepted = "a number of at least 0 and below 1" if name == "dropout" else f"a number above 0 and up to {MOST_ALPHA}"
         raise UsageError(f"{name} is {text[:60]!r}; it must be {accepted}.")
     return number
 
