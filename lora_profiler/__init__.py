@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lora_profiler.throughput import Throughput, throughput
     from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 _HOMES = {
     "catalog": ("Gpu", "bundled_gpus", "bundled_models", "find_gpu", "find_model"),
