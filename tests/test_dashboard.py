@@ -354,6 +354,20 @@ def test_filters_narrow_what_is_shown(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "None of the 4 records" in texts(sound(app))
 
 
+def test_what_was_chosen_is_still_chosen_after_another_page() -> None:
+    app = sound(opened(page="compare"))
+    next(box for box in app.multiselect if box.key == "filter.method").set_value(["qlora"]).run()
+    few = len(frame(app))
+    page = next(group for group in app.segmented_control if group.key == "page")
+    sound(page.set_value("Predict").run())
+    next(n for n in app.number_input if n.key == "ask.rank").set_value(5).run()
+    for name in ("Compare", "Predict"):
+        sound(next(group for group in app.segmented_control if group.key == "page").set_value(name).run())
+        if name == "Compare":
+            assert len(frame(app)) == few
+    assert [n.value for n in app.number_input if n.key == "ask.rank"] == [5] and app.query_params["rank"] in ("5", ["5"])
+
+
 def test_one_record_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the link to it: its error table, its figures, its machine."""
     without_checkout(monkeypatch, tmp_path)

@@ -92,7 +92,8 @@ def _picked() -> _Picked:
     labels = list(known)
     chosen = _sources(labels) if labels else []
     file = st.file_uploader("Add a file of records", type=["jsonl", "json"], key="records_file", max_upload_size=UPLOAD_MIB)
-    engine = st.selectbox("Predicted by", [e for e in CHOICES["engine"] if e != "traced"], key="compare_engine")
+    engines = [engine for engine in CHOICES["engine"] if engine != "traced"]
+    engine = st.selectbox("Predicted by", engines, key="compare_engine", persist_state="session")
     picked = _Picked(known=bool(known), asked=bool(chosen) or file is not None)
     for label in chosen:
         try:
@@ -109,7 +110,9 @@ def _picked() -> _Picked:
 
 
 def _sources(labels: list[str]) -> list[str]:
-    return st.pills("Records", labels, selection_mode="multi", default=labels, key="sources", format_func=parts.plain)
+    return st.pills(
+        "Records", labels, selection_mode="multi", default=labels, key="sources", format_func=parts.plain, persist_state="session"
+    )
 
 
 def _nothing(picked: _Picked) -> None:
@@ -130,7 +133,7 @@ def _filters(found: Sequence[Run]) -> dict[Filter, list[str]]:
     words = metrics.METHOD_LABELS | metrics.STATUS_LABELS
     return {
         by: st.multiselect(
-            labels[by], choices(found, by), key=f"filter.{by}", placeholder="All",
+            labels[by], choices(found, by), key=f"filter.{by}", placeholder="All", persist_state="session",
             format_func=(lambda name: words[name]) if by in ("method", "status") else str,
         )
         for by in FILTERS

@@ -85,8 +85,8 @@ def ask(*, to_measure: bool = False) -> Asked:
         "Methods",
         METHODS,
         selection_mode="multi",
-        required=True,
         format_func=metrics.METHOD_LABELS.__getitem__,
+        help="Several stand side by side; with none chosen, full and LoRA do.",
         **_kept("methods"),
     )
     values["methods"] = tuple(method for method in METHODS if method in chosen) or SetupOptions().methods

@@ -53,23 +53,46 @@ def show() -> None:
 def _conditions() -> Conditions:
     """What a measurement has beside the question."""
     device: Device | None = st.selectbox(
-        "Train on", get_args(Device), index=None, key="measure.device", placeholder="The accelerator that is there, else cpu"
+        "Train on",
+        get_args(Device),
+        index=None,
+        persist_state="session",
+        key="measure.device",
+        placeholder="The accelerator that is there, else cpu",
     )
-    no_timing = st.toggle("Memory alone, no step times", key="measure.no_timing")
+    no_timing = st.toggle("Memory alone, no step times", persist_state="session", key="measure.no_timing")
     steps = seconds = None
     if not no_timing:
         steps = st.number_input(
-            "Timed steps, at least", 1, MAX_SIZE, value=None, key="measure.steps", placeholder="10", format="%d"
+            "Timed steps, at least",
+            1,
+            MAX_SIZE,
+            value=None,
+            persist_state="session",
+            key="measure.steps",
+            placeholder="10",
+            format="%d",
         )
         seconds = st.number_input(
-            "Time no longer than, seconds", 1.0, 86_400.0, value=None, key="measure.seconds", placeholder="60", format="%g"
+            "Time no longer than, seconds",
+            1.0,
+            86_400.0,
+            value=None,
+            persist_state="session",
+            key="measure.seconds",
+            placeholder="60",
+            format="%g",
         )
     budget = st.text_input(
-        "Memory budget", key="measure.budget", placeholder="the device's own; or 24GiB",
+        "Memory budget", persist_state="session", key="measure.budget", placeholder="the device's own; or 24GiB",
         help="Emulates a device with so much memory: does it fit?",
     )  # fmt: skip
-    repeats = st.number_input("Runs of each case", 1, 100, key="measure.repeats", help="Each in a process of its own.")
-    timeout = st.number_input("End a case after, seconds", 10.0, 86_400.0, 1800.0, key="measure.timeout", format="%g")
+    repeats = st.number_input(
+        "Runs of each case", 1, 100, persist_state="session", key="measure.repeats", help="Each in a process of its own."
+    )
+    timeout = st.number_input(
+        "End a case after, seconds", 10.0, 86_400.0, 1800.0, persist_state="session", key="measure.timeout", format="%g"
+    )
     return Conditions(
         device=device, steps=steps, timing_seconds=seconds, no_timing=no_timing, budget=budget.strip() or None, repeats=repeats,
         timeout_seconds=timeout,
