@@ -181,16 +181,17 @@ def measured() -> dict[str, Any]:
         browser.close()
     return {
         "python": platform.python_version(), "streamlit": version("streamlit"), "plotly": version("plotly"),
-        "processor": cpu_model(), "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "records": RECORDS,
-        "bytes_of_records": size, "milliseconds": {name: [round(t, 1) for t in found] for name, found in times.items()},
+        "processor": cpu_model(), "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "nice": os.nice(0),
+        "records": RECORDS, "bytes_of_records": size,
+        "milliseconds": {name: [round(t, 1) for t in found] for name, found in times.items()},
     }  # fmt: skip
 
 
 def markdown(result: dict[str, Any]) -> str:
     lines = [
         "# What the dashboard takes", "",
-        f"In Chromium, on {result['processor']} with {result['cores']} cores (load {result['load']} besides): CPython "
-        f"{result['python']}, streamlit {result['streamlit']}, plotly {result['plotly']}. From the key or the address until the "
+        f"In Chromium, on {result['processor']} with {result['cores']} cores (load {result['load']} at the end, niceness "
+        f"{result['nice']}): CPython {result['python']}, streamlit {result['streamlit']}, plotly {result['plotly']}. From the key or the address until the "
         f"numbers stand in the page. {result['records']:,} records are {result['bytes_of_records'] / 1e6:.0f} MB, of which the "
         "first are shown while the rest is read. Goals: an update in 300 ms, a page of records in 2 s. Written by `python -m "
         "benchmarks.dashboard --write`.", "",

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from lora_profiler.campaign.results import result
 from lora_profiler.dashboard import markup, offers, parts
 from lora_profiler.planning.scored import Scored
 from lora_profiler.record import Environment, Record
@@ -12,15 +13,13 @@ from lora_profiler.report.blocks import Block, Paragraph, Row, Table
 from lora_profiler.report.charts import CategoryBar
 from lora_profiler.report.comparisons import run_name
 from lora_profiler.report.measurements import alone_table, record_blocks
-from lora_profiler.throughput import Throughput, throughput
 from lora_profiler.units import bytes_text
 
 
 def show(scored: Scored, key: str = "record") -> None:
     """Everything about one record; `key` sets its widgets apart from those of another one on the same page."""
     record, measurement = scored.record, scored.record.measurement
-    speed = throughput(record)
-    heading, *blocks = _blocks(scored, speed)
+    heading, *blocks = _blocks(scored)
     parts.section(" ".join(heading.lines) if isinstance(heading, Paragraph) else run_name(record))
     parts.small(f"record {record.id}")
     if measurement.phases:
@@ -45,9 +44,10 @@ def show(scored: Scored, key: str = "record") -> None:
     parts.downloads(key, offers.of_records([scored], markup.plain_name(record.id)))
 
 
-def _blocks(scored: Scored, speed: Throughput | None) -> list[Block]:
+def _blocks(scored: Scored) -> list[Block]:
     if scored.prediction is not None:
-        return record_blocks(scored.record, scored.prediction, scored.comparisons, speed)
+        found = result(scored.record, scored.prediction)
+        return record_blocks(found.record, found.prediction, found.comparisons, found.speed, found.utilisation)
     name, reason = run_name(scored.record), scored.refusal or ""
     alone = alone_table(scored.record)
     return [
