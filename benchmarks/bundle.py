@@ -25,7 +25,7 @@ from typing import Any
 
 from lora_profiler.analytic import knows
 from lora_profiler.catalog import bundled_models, find_model
-from lora_profiler.compiled.bundle import BUNDLED, write_bundle
+from lora_profiler.compiled.bundle import BUNDLED, bundled_profiles, write_bundle
 from lora_profiler.compiled.facts import facts_of, windows_of
 from lora_profiler.compiled.profile import Profile, packed, profile_key, unpacked
 from lora_profiler.errors import LoraProfilerError
@@ -41,6 +41,7 @@ METHODS = {
     "QLoRA": TrainSetup(lora=ALL, quantization=Quantization()),
     "LoRA, default targets": TrainSetup(lora=DEFAULT),
 }
+IMPLS = ("foreach", "fused")
 LONGEST_WINDOW = 8192
 """Windows that hardly a sequence fills are left open."""
 
@@ -62,12 +63,26 @@ def key_of(workload: Workload) -> str:
 
 
 def work() -> sqlite3.Connection:
+    """What was made or refused so far; in a fresh checkout, what the package and its results hold."""
     WORK.parent.mkdir(exist_ok=True)
+    fresh = not WORK.exists()
     connection = sqlite3.connect(WORK, timeout=60)
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS made (key TEXT PRIMARY KEY, model TEXT, label TEXT, data BLOB, reason TEXT, seconds REAL)"
-    )
+    with connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS made (key TEXT PRIMARY KEY, data BLOB, reason TEXT)")
+        if fresh:
+            connection.executemany("INSERT INTO made VALUES (?, ?, NULL)", ((p.key, packed(p)) for p in bundled_profiles()))
+            connection.executemany("INSERT OR IGNORE INTO made VALUES (?, NULL, ?)", _refused_before())
     return connection
+
+
+def _refused_before() -> Iterator[tuple[str, str]]:
+    """(key, reason) of everything that the last results say was refused."""
+    path = RESULTS / "bundle.json"
+    for entry in json.loads(path.read_text("utf-8"))["models"] if path.exists() else ():
+        if entry["refused"]:
+            model = find_model(entry["model"], offline=True)
+            keys = {label: key_of(workload) for impl in IMPLS for label, workload in asked(model, impl)}
+            yield from ((keys[label], reason) for label, reason in entry["refused"].items() if label in keys)
 
 
 def compile_type(names: list[str], impl: str, until: float | None) -> int:
@@ -83,7 +98,7 @@ def compile_type(names: list[str], impl: str, until: float | None) -> int:
         for name in names:
             model = find_model(name, offline=True)
             deep = False  # whether a profile of this very model was checked at full depth
-            for label, workload in asked(model, impl):
+            for _, workload in asked(model, impl):
                 key = key_of(workload)
                 row = connection.execute("SELECT data FROM made WHERE key = ?", (key,)).fetchone()
                 if row is not None:
@@ -94,7 +109,6 @@ def compile_type(names: list[str], impl: str, until: float | None) -> int:
                     continue
                 if until is not None and time.time() > until:
                     return count
-                began = time.perf_counter()
                 data = reason = None
                 try:
                     profile = compile_profile(workload, proven=proven if deep else ())
@@ -105,10 +119,8 @@ def compile_type(names: list[str], impl: str, until: float | None) -> int:
                 else:
                     proven.add(story(profile.tape))
                     deep, data = True, packed(profile)
-                seconds = time.perf_counter() - began
                 with connection:
-                    row = (key, name, label, data, reason, seconds)
-                    connection.execute("INSERT OR REPLACE INTO made VALUES (?, ?, ?, ?, ?, ?)", row)
+                    connection.execute("INSERT OR REPLACE INTO made VALUES (?, ?, ?)", (key, data, reason))
                 count += 1
     return count
 
@@ -128,7 +140,7 @@ def compile_all(types: str, deadline: float | None, jobs: int) -> None:
     in_turn = sorted(by_type.items(), key=lambda item: (_order(item[1][0]), max(m.num_layers for m in item[1]), item[0]))
     groups = [
         ([m.id for m in sorted(models, key=lambda m: m.num_parameters)], impl)
-        for impl in ("foreach", "fused")
+        for impl in IMPLS
         for name, models in in_turn
         if types in name
     ]
@@ -155,35 +167,33 @@ def pack() -> dict[str, Any]:
     packs: list[list[Profile]] = []
     models: list[dict[str, Any]] = []
     known: set[str] = set()
-    seconds: list[float] = []
     with closing(work()) as connection:
         for entry in sorted(bundled_models(), key=lambda m: m.id):
             model = find_model(entry.id, offline=True)
             profiles: list[Profile] = []
-            reasons: Counter[str] = Counter()
+            refused: dict[str, str] = {}
             num_asked = num_open = 0
-            for impl in ("foreach", "fused"):
-                for _, workload in asked(model, impl):
+            for impl in IMPLS:
+                for label, workload in asked(model, impl):
                     num_asked += 1
                     key = key_of(workload)
-                    row = connection.execute("SELECT data, reason, seconds FROM made WHERE key = ?", (key,)).fetchone()
+                    row = connection.execute("SELECT data, reason FROM made WHERE key = ?", (key,)).fetchone()
                     if row is None:
                         num_open += 1
                     elif row[0] is None:
-                        reasons[row[1]] += 1
+                        refused[label] = row[1]
                     elif key not in known:
                         known.add(key)
                         profiles.append(unpacked(row[0]))
-                        seconds.append(row[2])
             if profiles:
                 packs.append(profiles)
             models.append(
                 {
                     "model": entry.id, "type": model.model_type, "asked": num_asked, "not_compiled_yet": num_open,
-                    "answered": num_asked - num_open - reasons.total(), "own": len(profiles),
+                    "answered": num_asked - num_open - len(refused), "own": len(profiles),
                     "folded": sum(p.layout is not None for p in profiles),
                     "checked_at_full_depth": sum(any(point[0] == model.num_layers for point in p.checked) for p in profiles),
-                    "reasons": dict(reasons),
+                    "refused": refused,
                 }
             )  # fmt: skip
     write_bundle(BUNDLED, packs)
@@ -192,7 +202,6 @@ def pack() -> dict[str, Any]:
         "models": models,
         "profiles": len(known),
         "bytes": BUNDLED.stat().st_size,
-        "seconds_of_compiling": round(sum(seconds)),
         "versions": {name: version for name, version in versions.items() if name != "lora-profiler"},
     }
 
@@ -202,14 +211,14 @@ def markdown(result: dict[str, Any]) -> str:
     answered = [m for m in models if m["answered"]]
     reasons: dict[str, list[str]] = defaultdict(list)
     for m in models:
-        for reason, count in m["reasons"].items():
+        for reason, count in Counter(m["refused"].values()).items():
             general = reason.replace(m["model"], "MODEL")
             reasons[general].append(f"{m['model']} ({count} of {m['asked']})")
     lines = [
         "# The profiles that come with the package",
         "",
         f"`python -m benchmarks.bundle`: {result['profiles']:,} profiles for {len(answered)} of {len(models)} models, "
-        f"{result['bytes'] / 2**20:.1f} MiB, {result['seconds_of_compiling'] / 3600:.1f} hours of one core. Made with "
+        f"{result['bytes'] / 2**20:.1f} MiB. Made with "
         + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
         + ".",
         "",
@@ -222,7 +231,7 @@ def markdown(result: dict[str, Any]) -> str:
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         *(
             f"| {m['model']} | {m['type']} | {m['asked']} | {m['answered']} | {m['own']} | {m['folded']} | "
-            f"{m['checked_at_full_depth']} | {sum(m['reasons'].values())} | {m['not_compiled_yet']} |"
+            f"{m['checked_at_full_depth']} | {len(m['refused'])} | {m['not_compiled_yet']} |"
             for m in models
         ),
         "",

@@ -191,10 +191,10 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         "# What the dashboard takes", "",
         f"In Chromium, on {result['processor']} with {result['cores']} cores (load {result['load']} at the end, niceness "
-        f"{result['nice']}): CPython {result['python']}, streamlit {result['streamlit']}, plotly {result['plotly']}. From the key or the address until the "
-        f"numbers stand in the page. {result['records']:,} records are {result['bytes_of_records'] / 1e6:.0f} MB, of which the "
-        "first are shown while the rest is read. Goals: an update in 300 ms, a page of records in 2 s. Written by `python -m "
-        "benchmarks.dashboard --write`.", "",
+        f"{result['nice']}): CPython {result['python']}, streamlit {result['streamlit']}, plotly {result['plotly']}. From the "
+        f"key or the address until the numbers stand in the page. {result['records']:,} records are "
+        f"{result['bytes_of_records'] / 1e6:.0f} MB, of which the first are shown while the rest is read. Goals: an update in "
+        "300 ms, a page of records in 2 s. Written by `python -m benchmarks.dashboard --write`.", "",
         "| what | n | median ms | worst ms |", "| --- | ---: | ---: | ---: |",
         *(f"| {name} | {len(t)} | {median(t):,.0f} | {max(t):,.0f} |" for name, t in result["milliseconds"].items()),
     ]  # fmt: skip

@@ -5,7 +5,7 @@ and on which line a key lies. Written by `python -m benchmarks.bundle`.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
@@ -33,6 +33,19 @@ def bundled_profile(key: str) -> Profile | None:
         return profile_from_json(json.loads(_lines(path, pack)[line]))
     except (sqlite3.Error, ProfileError, ValueError, KeyError, TypeError, IndexError, EOFError):
         return None
+
+
+def bundled_profiles() -> Iterator[Profile]:
+    """All of them, pack by pack; none where the file is missing. Raises ProfileError and ValueError for one that is damaged."""
+    import sqlite3
+
+    if not BUNDLED.is_file():
+        return
+    with closing(sqlite3.connect(f"{BUNDLED.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+        packs = [number for (number,) in connection.execute("SELECT number FROM packs ORDER BY number")]
+    for number in packs:
+        for line in _lines(BUNDLED, number):
+            yield profile_from_json(json.loads(line))
 
 
 @lru_cache(maxsize=4)
