@@ -20,11 +20,12 @@ import lora_profiler
 import records
 from dashboard_app import SCRIPT, opened, problems, tags_of, text_of, texts
 from lora_profiler.catalog import find_gpu, find_model
-from lora_profiler.dashboard import markup, measuring, offers, parts
+from lora_profiler.dashboard import following, markup, measuring, offers, parts
 from lora_profiler.dashboard import records as shown_records
 from lora_profiler.dashboard import settings as served
+from lora_profiler.dashboard.following import AlreadyRunningError
 from lora_profiler.dashboard.measure_page import where
-from lora_profiler.dashboard.measuring import AlreadyMeasuringError, Conditions, Measuring
+from lora_profiler.dashboard.measuring import Conditions, Measuring, read_case
 from lora_profiler.dashboard.question import Question
 from lora_profiler.dashboard.runs import FILTERS, choices, filtered, runs, scatter, strip
 from lora_profiler.planning.engine import predict
@@ -288,7 +289,7 @@ class Process:
 
 
 def followed(*heard: str, exit_code: int | None = None, **more: Any) -> Measuring:
-    found = Measuring(command="lora-profile bench x", began=time.monotonic(), process=Process(), folder=None, **more)  # type: ignore[arg-type]
+    found = Measuring(command="lora-profile bench x", began=time.monotonic(), process=Process(), read=read_case, **more)  # type: ignore[arg-type]
     for line in heard:
         found._hear(line)
     found.exit_code = exit_code
@@ -309,13 +310,13 @@ def told(**fields: Any) -> str:
     ],
 )  # fmt: skip
 def test_where_a_case_stands_is_said_in_words(line: str, words: str) -> None:
-    assert where(followed(line).cases[1]) == words
+    assert where(followed(line).told[1]) == words
 
 
 @given(st.text(max_size=60))
 def test_whatever_a_process_says_is_heard(line: str) -> None:
     found = followed(line, "{", "{}", '{"case": 1}', told(step=1, phase="forward"))
-    assert list(found.cases) == [1]
+    assert list(found.told) == [1]
 
 
 def test_why_nothing_was_measured_is_its_own_last_word() -> None:
@@ -330,7 +331,7 @@ def test_why_nothing_was_measured_is_its_own_last_word() -> None:
 @pytest.fixture
 def nothing_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    monkeypatch.setattr(measuring, "_started_so_far", [])
+    monkeypatch.setattr(following, "_started", {})
     monkeypatch.setattr(sys, "argv", ["app.py"])
     return tmp_path
 
@@ -375,10 +376,10 @@ def test_a_cancelled_process_ends_with_all_that_it_started(
     what: str, nothing_measured: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that winds up at Ctrl-C, and one that does not hear it."""
-    monkeypatch.setattr(measuring, "WIND_UP_SECONDS", 5.0 if what == "default_int_handler" else 0.3)
-    monkeypatch.setattr(measuring, "_COMMAND", (sys.executable, "-c", SLEEPS.format(what)))
+    monkeypatch.setattr(following, "WIND_UP_SECONDS", 5.0 if what == "default_int_handler" else 0.3)
+    monkeypatch.setattr(following, "_COMMAND", (sys.executable, "-c", SLEEPS.format(what)))
     found = measuring.start(find_model("gpt2"), Question(model="gpt2"), Conditions(), uploaded=False)
-    with pytest.raises(AlreadyMeasuringError, match="spoil each other"):
+    with pytest.raises(AlreadyRunningError, match="spoil each other"):
         measuring.start(find_model("gpt2"), Question(model="gpt2"), Conditions(), uploaded=False)
     deadline = time.monotonic() + 30
     while not found.said and time.monotonic() < deadline:
@@ -386,13 +387,13 @@ def test_a_cancelled_process_ends_with_all_that_it_started(
     found.cancel()
     ended(found, 20)
     assert found.exit_code == (-signal.SIGTERM if what == "SIG_IGN" else found.exit_code) != 0
-    assert found.refusal() is None and found.records() == []
+    assert found.refusal() is None and measuring.records(found) == []
 
 
 def test_an_uploaded_config_lies_in_a_folder_of_its_own_while_it_is_measured(
     nothing_measured: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measuring, "_COMMAND", (sys.executable, "-c", TELLS_ITS_CONFIG))
+    monkeypatch.setattr(following, "_COMMAND", (sys.executable, "-c", TELLS_ITS_CONFIG))
     model = replace(find_model("gpt2"), id="../../evil <b>")
     found = ended(measuring.start(model, Question(), Conditions(), uploaded=True))
     assert found.document is not None and found.document["type"] == "gpt2" and found.document["mode"] == 0o700
@@ -405,7 +406,7 @@ def test_a_record_that_ran_out_of_memory_is_a_result(nothing_measured: Path, mon
         status="oom", failure=Failure(reason="no room for 2 GiB", phase="backward", step=1), step_seconds=None
     )
     document = {"schema_version": "1.0", "records": [record_dict(record)], "comparisons": []}
-    monkeypatch.setattr(measuring, "_COMMAND", (sys.executable, "-c", f"print({json.dumps(document)!r})"))
+    monkeypatch.setattr(following, "_COMMAND", (sys.executable, "-c", f"print({json.dumps(document)!r})"))
     ended(measuring.start(find_model("gpt2"), Question(model="gpt2"), Conditions(), uploaded=False))
     app = opened(page="measure", model="gpt2")
     assert not app.exception and not problems(app)
@@ -413,7 +414,7 @@ def test_a_record_that_ran_out_of_memory_is_a_result(nothing_measured: Path, mon
 
 
 def test_what_is_no_record_spoils_no_page(nothing_measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "_COMMAND", (sys.executable, "-c", 'print(\'{"records": [{"a": 1}]}\')'))
+    monkeypatch.setattr(following, "_COMMAND", (sys.executable, "-c", 'print(\'{"records": [{"a": 1}]}\')'))
     ended(measuring.start(find_model("gpt2"), Question(model="gpt2"), Conditions(), uploaded=False))
     app = opened(page="measure", model="gpt2")
     assert "schema_version" in problems(app)[0]

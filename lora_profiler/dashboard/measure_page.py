@@ -6,7 +6,7 @@ from typing import get_args
 
 import streamlit as st
 
-from lora_profiler.dashboard import form, link, measuring, parts, record_view
+from lora_profiler.dashboard import following, form, link, measuring, parts, record_view
 from lora_profiler.dashboard.answered import Answered, answered
 from lora_profiler.dashboard.measuring import CaseState, Conditions, Measuring
 from lora_profiler.dashboard.question import Question
@@ -124,9 +124,7 @@ def _before(found: Answered, asked: form.Asked, conditions: Conditions) -> None:
         for p in found.predictions
     ]
     parts.blocks([Table(columns=("method", f"predicted peak on {device}"), rows=tuple(rows))])
-    running = measuring.present()
-    busy = running is not None and running.runs
-    if st.button("Start measuring", type="primary", key="measure.start", disabled=busy):
+    if st.button("Start measuring", type="primary", key="measure.start", disabled=following.is_busy()):
         try:
             measuring.start(model, found.question, conditions, uploaded=asked.uploaded)
         except (LoraProfilerError, OSError) as e:
@@ -156,7 +154,7 @@ def _live() -> None:
 def _progress(running: Measuring) -> Table:
     rows = [
         Row(cells=(_place(case), case.model, metrics.METHOD_LABELS.get(case.method, case.method), where(case)))
-        for case in running.cases.values()
+        for case in running.told.values()
     ]
     return Table(columns=("case", "model", "method", "now"), rows=tuple(rows) or (Row(cells=("", "", "", "starting")),), left=4)
 
@@ -185,7 +183,7 @@ def _after(ended: Measuring) -> None:
     for line in ended.said:
         if line.startswith("Warning: "):
             parts.caution(line.removeprefix("Warning: "))
-    found = scored(ended.records())
+    found = scored(measuring.records(ended))
     if not found:
         parts.note("No case had ended or begun to be measured; nothing was stored.")
     for number, each in enumerate(found):

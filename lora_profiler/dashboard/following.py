@@ -1,0 +1,185 @@
+"""One run of `lora-profile` at a time, in a process of its own: started, followed line by line, cancelled, and read at its end.
+
+What it loads, torch above all, is never in the dashboard's process.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+from lora_profiler.errors import LoraProfilerError
+
+WIND_UP_SECONDS = 25.0
+"""What the process has after Ctrl-C to end its children and to store what is done; then it is ended, and then killed."""
+TERMINATE_SECONDS = 5.0
+_KEPT_LINES = 200
+_COMMAND = (sys.executable, "-m", "lora_profiler")
+
+Kind = Literal["measuring", "checking"]
+State = TypeVar("State")
+
+
+class AlreadyRunningError(LoraProfilerError):
+    """Two runs at once would spoil each other."""
+
+    exit_code = 4
+
+
+@dataclass(slots=True, kw_only=True)
+class Followed(Generic[State]):
+    """A started run. `told` is what it said last of each of its parts in lines of JSON, by number, as `read` makes it of them;
+    `said` what else stood on stderr.
+
+    `exit_code` is None while it runs; afterwards `document` holds the JSON that it printed, None where it printed none.
+    """
+
+    command: str
+    began: float
+    process: "subprocess.Popen[str]"
+    read: Callable[[Mapping[str, Any]], tuple[int, State]]
+    folder: "tempfile.TemporaryDirectory[str] | None" = None
+    told: dict[int, State] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+    exit_code: int | None = None
+    ended: float | None = None
+    cancelled: bool = False
+    document: dict[str, Any] | None = None
+
+    @property
+    def runs(self) -> bool:
+        return self.exit_code is None
+
+    @property
+    def seconds(self) -> float:
+        return (self.ended or time.monotonic()) - self.began
+
+    def refusal(self) -> str | None:
+        """Why there is no result, in its own words; None where there is one, or it was cancelled."""
+        if self.runs or self.document is not None or self.cancelled:
+            return None
+        errors = [line for line in self.said if line.startswith("Error: ")]
+        return errors[-1].removeprefix("Error: ") if errors else "\n".join(self.said[-8:]) or f"It ended with {self.exit_code}."
+
+    def cancel(self) -> None:
+        """Ends it as Ctrl-C would, and where that takes too long without asking. Returns at once."""
+        if self.runs and not self.cancelled:
+            self.cancelled = True
+            threading.Thread(target=self._end, daemon=True).start()
+
+    def _end(self) -> None:
+        for what, seconds in ((signal.SIGINT, WIND_UP_SECONDS), (signal.SIGTERM, TERMINATE_SECONDS)):
+            _signal_group(self.process, what)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(seconds)
+                return
+        _signal_group(self.process, getattr(signal, "SIGKILL", signal.SIGTERM))
+
+    # --- listening ---------------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Follows stderr to its end, then takes the document. Runs in a thread of its own."""
+        assert self.process.stdout is not None and self.process.stderr is not None
+        printed: list[str] = []
+        reader = threading.Thread(target=lambda out: printed.append(out.read()), args=(self.process.stdout,), daemon=True)
+        reader.start()
+        with self.process.stdout, self.process.stderr:
+            for line in self.process.stderr:
+                self._hear(line.rstrip("\n"))
+            code = self.process.wait()
+            reader.join()
+        with contextlib.suppress(ValueError):
+            self.document = json.loads("".join(printed))
+        if self.folder is not None:
+            self.folder.cleanup()
+        self.ended = time.monotonic()
+        self.exit_code = code
+
+    def _hear(self, line: str) -> None:
+        if line.startswith("{"):
+            with contextlib.suppress(ValueError, TypeError):
+                number, state = self.read(json.loads(line))
+                self.told[number] = state
+                return
+        if line.strip():
+            self.said.append(line)
+            del self.said[:-_KEPT_LINES]
+
+
+def _signal_group(process: "subprocess.Popen[str]", what: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError, ValueError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, what)
+        elif process.poll() is None:
+            process.send_signal(signal.CTRL_BREAK_EVENT if what == signal.SIGINT else what)  # type: ignore[attr-defined]
+
+
+# --- the one that runs ----------------------------------------------------------------------------------------------------
+
+_lock = threading.Lock()
+_started: "dict[Kind, Followed[Any]]" = {}
+
+
+def present(kind: Kind) -> "Followed[Any] | None":
+    """The run of this kind that goes on, or the last one that did; None where there was none."""
+    return _started.get(kind)
+
+
+def is_busy() -> bool:
+    """Whether a run of any kind goes on."""
+    return any(each.runs for each in _started.values())
+
+
+def start(
+    kind: Kind,
+    read: Callable[[Mapping[str, Any]], tuple[int, State]],
+    arguments: Sequence[str],
+    shown: Sequence[str],
+    folder: "tempfile.TemporaryDirectory[str] | None" = None,
+) -> Followed[State]:
+    """Starts `lora-profile` with these arguments; `shown` are those that a reader could give.
+
+    `folder` is gone when the process has ended, or none was started. Raises AlreadyRunningError.
+    """
+    with _lock:
+        if is_busy():
+            if folder is not None:
+                folder.cleanup()
+            raise AlreadyRunningError(
+                "A measurement or a check runs already, and two at once would spoil each other; wait, or cancel it."
+            )
+        root = str(Path(__file__).resolve().parents[2])
+        paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        process: subprocess.Popen[str] = subprocess.Popen(
+            [*_COMMAND, *arguments],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
+            errors="replace", start_new_session=True,
+            env={**os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"},
+        )  # fmt: skip
+        found = Followed(
+            command=shlex.join(["lora-profile", *shown]), began=time.monotonic(), process=process, read=read, folder=folder
+        )
+        threading.Thread(target=found._listen, daemon=True).start()
+        if not _started:
+            atexit.register(end_all)
+        _started[kind] = found
+        return found
+
+
+def end_all() -> None:
+    """For the end of the server: what still runs is ended as by a cancel, and waited for."""
+    for found in _started.values():
+        if found.runs:
+            found.cancelled = True
+            found._end()
