@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_profiler.cli_options import output_options
-from lora_profiler.click_parts import HELP_NAMES, ExampleCommand, check_new_file, complete_model, print_blocks, print_json
+from lora_profiler.click_parts import (
+    HELP_NAMES,
+    ExampleCommand,
+    NearestChoice,
+    check_new_file,
+    complete_model,
+    print_blocks,
+    print_json,
+)  # fmt: skip
 from lora_profiler.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +51,13 @@ Exit code: 0 done; 1 a claim that must hold exactly fails; 2 usage; 3 no such mo
 @click.option("--text", type=Path, metavar="FILE", help="What to train on. [default: Shakespeare's sonnets, bundled]")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, metavar="N", help="Of everything drawn. [default: 0]")
 @click.option("--offline", is_flag=True, help="Never ask the hub.")
+@click.option(
+    "--progress",
+    type=NearestChoice(("auto", "json")),
+    default="auto",
+    show_default=True,
+    help="On stderr; json: one object a line, for other programs.",
+)
 @output_options("table", "json", "md")
 @click.pass_context
 def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
@@ -64,7 +79,7 @@ def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
     from lora_profiler.report.verify_progress import shown_checks
 
     request = Request(model=model, weights=o["weights"], text=o["text"], offline=o["offline"], quick=o["quick"], seed=o["seed"])
-    with TemporaryDirectory(prefix="lora-profiler-") as work, shown_checks(len(claims)) as watch:
+    with TemporaryDirectory(prefix="lora-profiler-") as work, shown_checks(len(claims), as_json=o["progress"] == "json") as watch:
         subject = open_subject(request, Path(work), watch.prepare(), lambda spec: _admit(spec, claims))
         effort = effort_for(subject.spec.num_parameters, quick=o["quick"])
         checked = verify(subject, claims, effort, o["seed"], watch)

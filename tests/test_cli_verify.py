@@ -14,6 +14,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
+from benchmarks.mathematics import RESULTS
 from claim_subjects import EFFORT, LLAMA, break_peft, one_thread, quietly, scaled_by_alpha, tiny_llama
 from lora_profiler.catalog import find_model
 from lora_profiler.cli import main
@@ -26,7 +27,7 @@ from lora_profiler.private_text import private_text
 from lora_profiler.record import Device, Environment
 from lora_profiler.report.render import markdown, plain
 from lora_profiler.report.verify import verify_blocks, verify_payload, verify_schema
-from lora_profiler.report.verify_charts import committed_results, verify_charts
+from lora_profiler.report.verify_charts import verify_charts
 from lora_profiler.report.verify_progress import shown_checks
 
 
@@ -301,10 +302,26 @@ def test_a_log_gets_a_line_when_a_claim_takes_long(capsys: pytest.CaptureFixture
     ]  # fmt: skip
 
 
+def test_another_program_is_told_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    with shown_checks(1, as_json=True) as watch:
+        tell = watch.prepare()
+        tell("training it", 1, 150)
+        tell("training it", 2, 150)  # too soon to be worth a line
+        watch.begin(CLAIMS[4])
+        watch.end(Checked(claim=CLAIMS[4], finding=Finding(verdict="holds_partly", sentences=(), evidence={}), seconds=61.0))
+    empty = {"doing": "", "done": 0, "total": None, "verdict": None}
+    assert [json.loads(line) for line in capsys.readouterr().err.splitlines()] == [
+        {"claim": 0, "title": "Getting the model", "doing": "training it", "done": 1, "total": 150, "verdict": None},
+        {"claim": 5, "title": "Scaling", **empty},
+        {"claim": 5, "title": "Scaling", **empty, "verdict": "holds_partly"},
+    ]
+
+
 def test_committed_results_are_whole_and_turn_into_charts() -> None:
-    document = committed_results()
-    if document is None:
+    results = RESULTS / "mathematics.json"
+    if not results.exists():
         pytest.skip("there are no committed results here")
+    document = json.loads(results.read_text("utf-8"))
     jsonschema.validate(document, verify_schema())
     assert list(private_text(document)) == []
     assert [claim["id"] for claim in document["claims"]] == list(range(1, 8))

@@ -1,5 +1,8 @@
-"""How far `verify` is, on stderr: on a terminal a bar for each claim, elsewhere a line when one begins, ends, or takes long."""
+"""How far `verify` is, on stderr: on a terminal a bar for each claim, elsewhere a line when one begins, ends, or takes long, for
+another program a line of JSON whenever there is something new.
+"""
 
+import json
 import os
 import sys
 import time
@@ -12,6 +15,7 @@ from lora_profiler.report.metrics import CLAIM_VERDICT_LABELS
 from lora_profiler.units import clock_text
 
 _SECONDS_BETWEEN_LINES = 20.0
+_SECONDS_BETWEEN_JSON = 0.25
 
 
 class Lines:
@@ -43,6 +47,39 @@ class Lines:
         print(text, file=sys.stderr, flush=True)
 
 
+class JsonLines:
+    """An object a line, for other programs: {"claim": its number or 0 for the preparation, "title", "doing", "done", "total",
+    "verdict": null until it has one}.
+    """
+
+    def __init__(self) -> None:
+        self._said = 0.0
+
+    def prepare(self) -> Tell:
+        return self._tell(0, "Getting the model")
+
+    def begin(self, claim: Claim) -> Tell:
+        self._say(claim.id, claim.title)
+        return self._tell(claim.id, claim.title)
+
+    def end(self, checked: Checked) -> None:
+        self._say(checked.claim.id, checked.claim.title, verdict=checked.finding.verdict)
+
+    def _tell(self, number: int, title: str) -> Tell:
+        def tell(doing: str, done: int, total: int) -> None:
+            if time.monotonic() - self._said >= _SECONDS_BETWEEN_JSON:
+                self._say(number, title, doing, done, total)
+
+        return tell
+
+    def _say(
+        self, number: int, title: str, doing: str = "", done: int = 0, total: int | None = None, *, verdict: str | None = None
+    ) -> None:
+        self._said = time.monotonic()
+        told = {"claim": number, "title": title, "doing": doing, "done": done, "total": total, "verdict": verdict}
+        print(json.dumps(told), file=sys.stderr, flush=True)
+
+
 class Bars:
     """Bars of rich."""
 
@@ -65,8 +102,11 @@ class Bars:
 
 
 @contextmanager
-def shown_checks(count: int) -> Iterator[Lines | Bars]:
-    """Shows on stderr how far the checks of `count` claims are while the block runs."""
+def shown_checks(count: int, *, as_json: bool = False) -> Iterator[Lines | JsonLines | Bars]:
+    """Shows on stderr how far the checks of `count` claims are while the block runs; `as_json` is for other programs."""
+    if as_json:
+        yield JsonLines()
+        return
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield Lines(count)
         return
