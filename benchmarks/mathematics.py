@@ -1,10 +1,11 @@
 """The seven claims of LoRA on SmolLM2-135M with its real weights, trained and measured on Shakespeare's works.
 
     python -m benchmarks.mathematics            14 minutes of two free cores; needs the test extra and the package gguf
-    python -m benchmarks.mathematics --render   writes the text anew from the numbers that are there
+    python -m benchmarks.mathematics --render   writes anew, from the numbers that are there, what is made of them
 
 Fetches weights and text as `benchmarks.fetch_inputs` does, runs what `lora-profile verify` runs, and writes
-`results/mathematics.json` and `results/mathematics.md`. The JSON is what the dashboard and the reports draw from.
+`results/mathematics.json`, and what is made of it: the text `results/mathematics.md`, and what the dashboard's page Learn draws,
+which comes with the package. `python -m benchmarks.reports` makes the report from the JSON.
 """
 
 import argparse
@@ -22,11 +23,14 @@ from lora_profiler.mathematics.claim import CLAIMS
 from lora_profiler.mathematics.effort import effort_for
 from lora_profiler.mathematics.sources import Request, open_subject
 from lora_profiler.mathematics.verify import verify
+from lora_profiler.report.learn import findings
 from lora_profiler.report.render import markdown
 from lora_profiler.report.verify import verify_blocks, verify_payload
 from lora_profiler.report.verify_progress import shown_checks
 
 RESULTS = Path(__file__).parent / "results"
+SHOWN = Path(findings.__file__).with_name(findings.FILE)
+"""What the page Learn draws."""
 SEED = 0
 COMMAND = "python -m benchmarks.mathematics"
 TOLERANCES = (
@@ -68,7 +72,7 @@ def as_markdown(document: dict[str, Any]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--render", action="store_true", help="run nothing; write the text from the numbers that are there")
+    parser.add_argument("--render", action="store_true", help="run nothing; write what is made of the numbers that are there")
     file = RESULTS / "mathematics.json"
     if parser.parse_args().render:
         document = json.loads(file.read_text("utf-8"))
@@ -80,6 +84,7 @@ def main() -> int:
             return 1
         file.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
     (RESULTS / "mathematics.md").write_text(as_markdown(document), "utf-8")
+    SHOWN.write_text(findings.to_json(findings.findings(document)), "utf-8")
     return 0
 
 

@@ -45,13 +45,18 @@ def measure(page: Any, address: str) -> None:
     page.locator(".js-plotly-plot").nth(1).wait_for()
 
 
+def learn(page: Any, address: str) -> None:
+    page.goto(f"{address}/?page=learn")
+    page.locator(".js-plotly-plot").first.wait_for()
+
+
 def catalogue(page: Any, address: str) -> None:
     page.goto(f"{address}/?page=catalogue")
     page.locator("[data-testid=stDataFrame] canvas").nth(1).wait_for()
 
 
 SHOWN: dict[str, Callable[[Any, str], None]] = {
-    "predict": predict, "compare": compare, "measure": measure, "catalogue": catalogue,
+    "predict": predict, "compare": compare, "measure": measure, "learn": learn, "catalogue": catalogue,
 }  # fmt: skip
 
 

@@ -1,24 +1,28 @@
-"""The project's own reports: one HTML page for each machine whose records are committed.
+"""The project's own reports: one HTML page for each machine whose records are committed, and one of the mathematics of LoRA.
 
-    python -m benchmarks.reports             writes reports/MACHINE.html from benchmarks/records/MACHINE/; needs the report extra
+    python -m benchmarks.reports             writes reports/MACHINE.html from benchmarks/records/MACHINE/, and
+                                             reports/mathematics.html from benchmarks/results/; needs the report extra
 
-Nothing in a page depends on when or where it is made: the same records, versions and code give the same bytes. What predicts is
+Nothing in a page depends on when or where it is made: the same results, versions and code give the same bytes. What predicts is
 what a fresh installation has, the rules and the bundled profiles; a cache of this machine is not looked into.
 """
 
 import argparse
+import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from lora_profiler.compiled.library import CACHE_VARIABLE
 from lora_profiler.planning.scored import scored
 from lora_profiler.record_sets import read_set
-from lora_profiler.report.page import report_content, write_page
+from lora_profiler.report.page import mathematics_content, report_content, write_page
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS, REPORTS = ROOT / "benchmarks" / "records", ROOT / "reports"
+MATHEMATICS = ROOT / "benchmarks" / "results" / "mathematics.json"
 
 
 def machines() -> list[Path]:
@@ -42,14 +46,22 @@ def page(folder: Path) -> str:
     return write_page(report_content(found, title=f"{folder.name}: predicted and measured"))
 
 
+def pages() -> Iterator[tuple[str, str]]:
+    """(name, HTML) of every report that there are results for."""
+    for machine in machines():
+        yield machine.name, page(machine)
+    if MATHEMATICS.exists():
+        yield MATHEMATICS.stem, write_page(mathematics_content(json.loads(MATHEMATICS.read_text("utf-8"))))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=REPORTS, metavar="FOLDER", help="default: reports/")
     folder: Path = parser.parse_args().output
     folder.mkdir(exist_ok=True)
-    for machine in machines():
-        path = folder / f"{machine.name}.html"
-        path.write_text(page(machine), "utf-8")
+    for name, text in pages():
+        path = folder / f"{name}.html"
+        path.write_text(text, "utf-8")
         print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
     return 0
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from learning import FINDINGS
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_model
 from lora_profiler.planning.fit import Verdict
@@ -106,6 +107,7 @@ def figures(theme: palette.Theme = "light") -> dict[str, Figure]:
         "no levers": charts.lever_bars([], theme=theme),
         "fit": charts.fit_map(CELLS, theme=theme),
         "no fit": charts.fit_map([], theme=theme),
+        **{chart.key: charts.claim_chart(chart, theme=theme) for chart in FINDINGS.charts},
     }  # fmt: skip
 
 
@@ -157,7 +159,7 @@ def test_no_figure_has_clutter_or_an_axis_without_a_unit(name: str) -> None:
     assert any(titles)
     for axis, title in zip(("xaxis", "yaxis"), titles, strict=True):
         if layout[axis].get("showgrid") and layout[axis].get("tickmode") != "array":  # plain numbers: the title says of what
-            assert re.search(r", (B|KiB|MiB|GiB|TiB|ms|s)$|%|tokens|in each|compute|weights", title), title
+            assert re.search(r", (B|KiB|MiB|GiB|TiB|ms|s)$|%|tokens|in each|compute|weights|relative to|loss", title), title
     assert charts.CONFIG["modeBarButtons"] == [["toImage"]]
 
 
@@ -225,7 +227,7 @@ def test_everything_stands_out_from_the_paper(theme: palette.Theme) -> None:
     )
     for paint in palette.CATEGORY_PAINTS.values():
         assert contrast(palette.colour(paint.colour, theme), paper) >= 3
-    for mark in (*palette.METHOD_MARKS.values(), *palette.COUNTER_MARKS.values()):
+    for mark in (*palette.METHOD_MARKS.values(), *palette.COUNTER_MARKS.values(), *palette.SERIES_MARKS):
         assert contrast(palette.colour(mark.colour, theme), paper) >= 3
     for text in (ink, faint, accent, warning):
         assert contrast(text, paper) >= 4.5
@@ -240,6 +242,7 @@ def test_all_names_have_a_look() -> None:
     assert set(palette.VERDICT_COLOURS) == set(palette.VERDICT_SIGNS) == set(get_args(Verdict))
     assert set(metrics.PHASE_CURVE) == set(PHASES)
     assert len({m.symbol for m in palette.METHOD_MARKS.values()}) == len(palette.METHOD_MARKS)
+    assert len({m.symbol for m in palette.SERIES_MARKS}) == len(palette.SERIES_MARKS)
     assert set(metrics.COUNTER_LABELS) == set(palette.COUNTER_MARKS)
 
 

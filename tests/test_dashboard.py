@@ -524,8 +524,8 @@ import json, sys
 sys.path[:0] = {[str(Path(__file__).parent), str(Path(SCRIPT).parent)]!r}
 sys.argv = ["app.py"]
 from dashboard_app import opened
-for page in ("predict", "compare", "measure", "catalogue"):
-    assert not opened(page=page, **({{}} if page == "compare" else {{"model": "gpt2"}})).exception
+for page in ("predict", "compare", "measure", "learn", "catalogue"):
+    assert not opened(page=page, **({{}} if page in ("compare", "learn") else {{"model": "gpt2"}})).exception
 app = opened(model="gpt2", gpu="rtx_4090")
 app.session_state["numbers"] = app.session_state["explain"] = app.session_state["layer_tables"] = True
 app.run()
@@ -550,11 +550,11 @@ def _record_of_mamba() -> bytes:
 
 def test_every_widget_and_figure_has_words() -> None:
     """For people who do not see it."""
-    for page in ("predict", "compare", "measure", "catalogue"):
-        app = opened(page=page, **({} if page == "compare" else {"model": "gpt2", "gpu": "rtx_4090"}))
+    for page in ("predict", "compare", "measure", "learn", "catalogue"):
+        app = opened(page=page, **({} if page in ("compare", "learn") else {"model": "gpt2", "gpu": "rtx_4090"}))
         widgets = [
             *app.button, *app.selectbox, *app.number_input, *app.text_input, *app.toggle, *app.multiselect, *app.pills,
-            *app.segmented_control, *app.download_button, *app.file_uploader, *app.expander,
+            *app.segmented_control, *app.select_slider, *app.download_button, *app.file_uploader, *app.expander,
         ]  # fmt: skip
         assert widgets and all(widget.label.strip() for widget in widgets)
         assert all(figure.proto.alt.strip() for figure in app.get("plotly_chart"))

@@ -258,7 +258,13 @@ def test_everything_that_takes_input_has_a_name(window: Any) -> None:
         return !(e.getAttribute('aria-label') || (by && document.getElementById(by.split(' ')[0])) || e.labels?.length
                  || e.textContent.trim() || e.title);
     }).map(e => e.outerHTML.slice(0, 200))"""
-    for query in ("model=gpt2&gpu=rtx_4090&method=full&method=qlora", "page=compare", f"page=measure&{TINY}", "page=catalogue"):
+    for query in (
+        "model=gpt2&gpu=rtx_4090&method=full&method=qlora",
+        "page=compare",
+        f"page=measure&{TINY}",
+        "page=learn",
+        "page=catalogue",
+    ):
         assert window().open(query).page.evaluate(nameless) == [], query
 
 
@@ -301,6 +307,29 @@ def test_a_refusal_stands_where_it_was_asked(window: Any) -> None:
     w.button("Start measuring").click()
     w.page.get_by_role("alert").wait_for()
     assert "'much' is not a memory size" in w.page.get_by_role("alert").inner_text()
+
+
+# --- learn ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_layer_is_changed_by_keys_and_a_claim_is_begun_and_cancelled(window: Any) -> None:
+    w = window().open("page=learn")
+    assert "LoRA r8\t65,536" in w.cards()
+    w.page.get_by_role("slider", name="r, rank of B and A").focus()
+    w.page.keyboard.press("ArrowRight")
+    w.page.locator(".lp-card th", has_text="LoRA r16").first.wait_for()
+    w.page.wait_for_url(re.compile("r=16"))
+    w.settle()
+    assert "LoRA r16\t131,072" in w.cards()
+    drawn = w.page.get_by_role("img", name=re.compile("^Two paths .* A of 16 x 4,096"))
+    assert drawn.evaluate("image => image.complete && image.naturalWidth") > 0
+    w.page.locator(".js-plotly-plot").first.wait_for()
+    w.button("Check this claim").click()
+    w.button("Cancel").wait_for()
+    w.page.get_by_role("row", name=re.compile("Getting the model training it, [0-9]+ of 150")).wait_for()
+    assert w.button("Check this claim").is_disabled()
+    w.button("Cancel").click()
+    w.page.locator(".lp h2", has_text="Cancelled").wait_for(timeout=40_000)
 
 
 def test_the_server_s_process_has_loaded_no_torch(server: Any) -> None:

@@ -1,14 +1,16 @@
 """The address of the window: which page it shows and what is asked there, read when it changes from outside, else written."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import streamlit as st
 
+from lora_profiler.dashboard import layer_params
 from lora_profiler.dashboard.question import Question, from_params, to_params
 from lora_profiler.errors import did_you_mean
+from lora_profiler.report.learn.layer import LoraLayer
 
-PAGES = ("Predict", "Compare", "Measure", "Catalogue")
+PAGES = ("Predict", "Compare", "Measure", "Learn", "Catalogue")
 PAGE_KEY = "page"
 _STARTED_WITH = "Files are named when the dashboard is started: lora-profile app --records PATH."
 
@@ -17,11 +19,12 @@ Params = dict[str, list[str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """What an address says: a page, a question, one record; `complaints` are sentences on what was passed over."""
+    """What an address says: a page, a question, one record, a layer; `complaints` are sentences on what was passed over."""
 
     page: str
     question: Question
-    record: str | None
+    record: str | None = None
+    layer: LoraLayer = field(default_factory=LoraLayer)
     complaints: tuple[str, ...]
 
 
@@ -30,9 +33,12 @@ def parsed(params: Mapping[str, Sequence[str]]) -> Link:
     rest = {name: list(values) for name, values in params.items()}
     complaints: list[str] = []
     page = _page(rest.pop("page", [PAGES[0]])[-1], complaints)
+    if page == "Learn":
+        layer, found = layer_params.from_params(rest)
+        return Link(page=page, question=Question(), layer=layer, complaints=(*complaints, *found))
     if page != "Compare":
         question, found = from_params(rest)
-        return Link(page=page, question=question, record=None, complaints=(*complaints, *found))
+        return Link(page=page, question=question, complaints=(*complaints, *found))
     record = rest.pop("record", [""])[-1] or None
     for name in rest:
         text = f"The page Compare has no option {name[:60]!r}.{did_you_mean(name[:60], ('record',))}"
@@ -48,11 +54,13 @@ def _page(name: str, complaints: list[str]) -> str:
     return found or PAGES[0]
 
 
-def written(page: str, question: Question | None = None, record: str | None = None) -> Params:
+def written(page: str, question: Question | None = None, record: str | None = None, layer: LoraLayer | None = None) -> Params:
     """The query parameters of a page; without `question` where no link could hold it."""
     params: Params = {} if page == PAGES[0] else {"page": [page.lower()]}
     if question is not None:
         params |= to_params(question)
+    if layer is not None:
+        params |= layer_params.to_params(layer)
     return params | ({"record": [record]} if record else {})
 
 

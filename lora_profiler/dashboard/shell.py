@@ -6,12 +6,14 @@ from collections.abc import Callable
 import streamlit as st
 
 from lora_profiler import __version__
-from lora_profiler.dashboard import catalogue_page, compare_page, form, link, measure_page, parts, predict_page
+from lora_profiler.dashboard import catalogue_page, compare_page, form, learn_page, link, measure_page, parts, predict_page
 from lora_profiler.errors import LoraProfilerError
 
 _ABOUT = f"lora-profiler {__version__}: what full, LoRA and QLoRA fine-tuning of a model cost in memory and compute."
 SIDEBAR_PX = 340
-_DRAWN = dict(zip(link.PAGES, (predict_page.show, compare_page.show, measure_page.show, catalogue_page.show), strict=True))
+_DRAWN = dict(
+    zip(link.PAGES, (predict_page.show, compare_page.show, measure_page.show, learn_page.show, catalogue_page.show), strict=True)
+)
 
 
 def show() -> None:
@@ -26,6 +28,7 @@ def show() -> None:
         st.session_state[link.PAGE_KEY] = asked.page
         st.session_state[compare_page.LINKED] = asked.record
         form.seed(asked.question, asked.complaints)
+        learn_page.seed(asked.layer)
     page = st.segmented_control(
         "Page", link.PAGES, key=link.PAGE_KEY, required=True, label_visibility="collapsed", on_change=link.changed_here
     )

@@ -107,6 +107,18 @@ COUNTER_MARKS: Final[Mapping[str, Mark]] = {
 }
 """By the field of a phase's sample."""
 
+SERIES_MARKS: Final[tuple[Mark, ...]] = (
+    Mark(colour=METHOD_MARKS["full"].colour, symbol="circle"),
+    Mark(colour=METHOD_MARKS["lora"].colour, symbol="diamond"),
+    Mark(colour=METHOD_MARKS["qlora"].colour, symbol="square"),
+    Mark(colour=CATEGORY_PAINTS["gradients"].colour, symbol="triangle-up"),
+    Mark(colour=CATEGORY_PAINTS["activations"].colour, symbol="cross"),
+    Mark(colour=CATEGORY_PAINTS["logits_and_loss"].colour, symbol="triangle-down"),
+    Mark(colour=CATEGORY_PAINTS["buffers"].colour, symbol="star"),
+    Mark(colour=CATEGORY_PAINTS["communication"].colour, symbol="hexagon"),
+)
+"""Of the lines of one figure, in their order."""
+
 
 def colour(of: Colour, theme: Theme = "light") -> str:
     """'#rrggbb' in that theme."""
@@ -117,7 +129,7 @@ def all_colours() -> tuple[Colour, ...]:
     """Every colour that a figure may use."""
     named = (PAPER, PANEL, INK, FAINT_INK, LINE, ACCENT, WARNING, *VERDICT_COLOURS.values())
     paints = (*CATEGORY_PAINTS.values(), REST_PAINT, SAVED_PAINT)
-    marks = (*METHOD_MARKS.values(), *COUNTER_MARKS.values())
+    marks = (*METHOD_MARKS.values(), *COUNTER_MARKS.values(), *SERIES_MARKS)
     return (*named, *(p.colour for p in paints), *(m.colour for m in marks))
 
 

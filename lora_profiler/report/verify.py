@@ -89,19 +89,27 @@ def verify_blocks(document: Mapping[str, Any]) -> list[Block]:
     """A document of `verify_payload`, fresh or read from a file, as text: what was looked at, a row for each claim, then each
     claim with its tables and sentences.
     """
-    blocks: list[Block] = [heading(f"{document['model']['id']}: the mathematics of LoRA"), paragraph(*_lines(document))]
+    blocks: list[Block] = [heading(f"{document['model']['id']}: the mathematics of LoRA"), paragraph(*subject_lines(document))]
     if document["model"]["note"]:
         blocks.append(paragraph(f"! {document['model']['note']}"))
     blocks += [_summary(document["claims"]), paragraph("* must hold exactly: where it fails, the exit code is 1.")]
     for claim in document["claims"]:
-        blocks.append(heading(f"{claim['id']}. {claim['title']}: {CLAIM_VERDICT_LABELS[claim['verdict']]}"))
-        blocks.append(paragraph(claim["statement"]))
-        blocks += claim_tables(claim)
-        blocks.append(paragraph(*(f"- {sentence}" for sentence in claim["finding"])))
+        blocks += claim_blocks(claim)
     return blocks
 
 
-def _lines(document: Mapping[str, Any]) -> tuple[str, ...]:
+def claim_blocks(claim: Mapping[str, Any]) -> list[Block]:
+    """One claim of the document: its verdict, what it says, tables and sentences."""
+    return [
+        heading(f"{claim['id']}. {claim['title']}: {CLAIM_VERDICT_LABELS[claim['verdict']]}"),
+        paragraph(claim["statement"]),
+        *claim_tables(claim),
+        paragraph(*(f"- {sentence}" for sentence in claim["finding"])),
+    ]
+
+
+def subject_lines(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """What was looked at, how much was done, and with what."""
     model = document["model"]
     environment = Environment(**{**document["environment"], "device": Device(**document["environment"]["device"])})
     effort = "a quick run" if document["quick"] else "a full run"

@@ -1,9 +1,8 @@
 """A document of `verify`, fresh or committed, as plain data for charts: series of x and y, with the words that belong to them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 Scale = Literal["linear", "log"]
@@ -20,7 +19,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """`key` names it for ever; `note` is a sentence to stand below it; shares are fractions of 1.
+    """`key` names it for ever; `note` is a sentence to stand below it; where `y_is_share`, y are fractions of 1.
 
     Of a chart of bars x counts the `categories` from 0; of any other there are none.
     """
@@ -33,20 +32,9 @@ class Chart:
     series: tuple[Series, ...]
     x_scale: Scale = "log"
     y_scale: Scale = "linear"
+    y_is_share: bool = False
     categories: tuple[str, ...] = ()
     note: str = ""
-
-
-def committed_results() -> dict[str, Any] | None:
-    """The document that `python -m benchmarks.mathematics` wrote on SmolLM2-135M and that comes with this program: in an
-    installed package, or in its checkout. None where neither is there.
-    """
-    here = Path(__file__).resolve()
-    for path in (here.parent / "mathematics.json", here.parents[2] / "benchmarks" / "results" / "mathematics.json"):
-        if path.is_file():
-            found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-            return found
-    return None
 
 
 def verify_charts(document: Mapping[str, Any]) -> tuple[Chart, ...]:
@@ -67,11 +55,12 @@ def _size(e: Mapping[str, Any]) -> list[Chart]:
             x_label="rank",
             y_label="share of the full update",
             y_scale="log",
+            y_is_share=True,
             series=(
                 Series(label="all adapted layers", x=tuple(ranks), y=tuple(row["share_of_full"] for row in e["model"]["ranks"])),
                 *(
                     Series(
-                        label=f"{layer['name']}, {layer['out_features']} x {layer['in_features']}",
+                        label=f"{_short(layer['name'])}, {layer['out_features']} x {layer['in_features']}",
                         x=tuple(row["rank"] for row in layer["ranks"]),
                         y=tuple((row["a"] + row["b"]) / layer["full"] for row in layer["ranks"]),
                     )
@@ -81,6 +70,11 @@ def _size(e: Mapping[str, Any]) -> list[Chart]:
             note="Above 1, LoRA trains more numbers than the full update has.",
         )
     ]
+
+
+def _short(name: str) -> str:
+    """'self_attn.q_proj' of 'model.layers.*.self_attn.q_proj'."""
+    return name.rpartition("*.")[2]
 
 
 _SIZES = {
@@ -146,7 +140,7 @@ def _dimension(e: Mapping[str, Any]) -> list[Chart]:
         Chart(
             key=f"spectrum_{kind['name']}",
             claim_id=6,
-            title=f"Singular values, {kind['middle']}",
+            title=f"{_short(kind['name'])}: singular values in {kind['middle']}",
             x_label="number of the singular value",
             y_label="relative to the largest",
             y_scale="log",
@@ -166,6 +160,7 @@ def _dimension(e: Mapping[str, Any]) -> list[Chart]:
             title="How much of the gain of full fine-tuning survives at each rank",
             x_label="rank",
             y_label="share of the gain of the linear layers' update",
+            y_is_share=True,
             series=(
                 Series(
                     label="full update cut down to the rank", x=ranks, y=tuple(row["truncated_gain_share"] for row in e["ranks"])
@@ -174,19 +169,28 @@ def _dimension(e: Mapping[str, Any]) -> list[Chart]:
             ),
             note="Gain is the fall of the held-out loss.",
         ),
-        Chart(
-            key="energy_by_rank",
-            claim_id=6,
-            title="Energy of each layer's update that its best approximation holds",
-            x_label="rank",
-            y_label="share of the squared norm",
-            series=tuple(
-                Series(label=layer["name"], x=tuple(2.0**i for i in range(len(layer["energy"]))), y=tuple(layer["energy"]))
-                for layer in e["layers"]
-            ),
-        ),
+        _energy(e["layers"]),
         *spectra,
     ]
+
+
+def _energy(layers: Sequence[Mapping[str, Any]]) -> Chart:
+    """The least, the middle and the most of all layers; one with fewer ranks than another holds all from its last on."""
+    places = range(max(len(layer["energy"]) for layer in layers))
+    by_rank = [[layer["energy"][min(place, len(layer["energy"]) - 1)] for layer in layers] for place in places]
+    return Chart(
+        key="energy_by_rank",
+        claim_id=6,
+        title="Energy of each layer's update that its best approximation holds",
+        x_label="rank",
+        y_label="share of the squared norm",
+        y_is_share=True,
+        series=tuple(
+            Series(label=label, x=tuple(2.0**place for place in places), y=tuple(of(each) for each in by_rank))
+            for label, of in (("the layer with the most", max), ("the median layer", median), ("the layer with the least", min))
+        ),
+        note=f"Of {len(layers)} layers.",
+    )
 
 
 def _cost(e: Mapping[str, Any]) -> list[Chart]:
@@ -202,6 +206,7 @@ def _cost(e: Mapping[str, Any]) -> list[Chart]:
             x_label="",
             categories=tuple(names.values()),
             y_label="LoRA / full, measured",
+            y_is_share=True,
             x_scale="linear",
             series=tuple(
                 Series(

@@ -1,6 +1,7 @@
 """Figures of predictions and measurements, as plain dicts that plotly draws; see `figure`."""
 
 from lora_profiler.report.charts.category_bars import CategoryBar, category_bars
+from lora_profiler.report.charts.claim_chart import claim_chart
 from lora_profiler.report.charts.error_strip import ErrorDot, error_strip
 from lora_profiler.report.charts.figure import CONFIG, Figure, Limit
 from lora_profiler.report.charts.fit_map import FitCell, fit_map
@@ -14,6 +15,6 @@ from lora_profiler.report.charts.throughput_bars import ThroughputBar, throughpu
 
 __all__ = [
     "CONFIG", "CategoryBar", "ErrorDot", "Figure", "FitCell", "LayerQuantity", "LayerRow", "Limit", "ScatterPoint",
-    "ThroughputBar", "category_bars", "error_strip", "fit_map", "identity_scatter", "layer_bars", "layer_rows", "lever_bars",
-    "memory_curve", "phase_samples", "step_times", "throughput_bars",
+    "ThroughputBar", "category_bars", "claim_chart", "error_strip", "fit_map", "identity_scatter", "layer_bars", "layer_rows",
+    "lever_bars", "memory_curve", "phase_samples", "step_times", "throughput_bars",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the content of a page is made of, beside paragraphs and tables: figures with their numbers, folds, sections."""
+"""What the content of a page is made of, beside paragraphs and tables: figures with their numbers, pictures, folds, sections."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +18,8 @@ class Fact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawing:
-    """A figure. `name` is its id on the page; `description` says in words what is seen; `numbers` are the same as a table.
+    """A figure. `name` is its id on the page; `description` says in words what is seen; `numbers` are the same as a table;
+    `lines` stand under the caption.
 
     Without `numbers` the caption names the table that holds them.
     """
@@ -28,6 +29,16 @@ class Drawing:
     description: str
     figure: Figure
     numbers: Table | None = None
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A drawing that needs no script: `svg` of this program's own, which says in words what is seen."""
+
+    name: str
+    caption: str
+    svg: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +56,7 @@ class Beside:
     parts: tuple["Part", ...]
 
 
-Part = Paragraph | Table | Drawing | Fold | Beside
+Part = Paragraph | Table | Drawing | Picture | Fold | Beside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,85 @@
+"""One claim checked live: started, followed while it goes, and its verdict with all that was found."""
+
+import streamlit as st
+
+from lora_profiler.dashboard import checking, following, parts
+from lora_profiler.dashboard.checking import Checking, ClaimState
+from lora_profiler.mathematics.claim import CLAIMS
+from lora_profiler.report.blocks import Row, Table, paragraph
+from lora_profiler.report.metrics import CLAIM_VERDICT_LABELS
+from lora_profiler.report.verify import claim_blocks
+from lora_profiler.units import clock_text
+
+_EVERY_SECONDS = 0.5
+
+
+def show() -> None:
+    parts.section("Check a claim here")
+    titles = {claim.id: f"{claim.id}. {claim.title}" for claim in CLAIMS}
+    chosen = st.selectbox("Claim", list(titles), key="learn.claim", format_func=titles.__getitem__, persist_state="session")
+    parts.blocks([paragraph(next(claim.statement for claim in CLAIMS if claim.id == chosen))])
+    parts.small(
+        "Trains a small model on the spot on bundled text in a process of its own, then checks the claim on it. A minute or two; "
+        "nothing is downloaded."
+    )
+    lacking = checking.missing()
+    if lacking:
+        parts.note(f"{checking.INSTALL} brings them.", heading=f"To check a claim, {', '.join(lacking)} must be installed here")
+    if st.button("Check this claim", type="primary", key="learn.start", disabled=bool(lacking) or following.is_busy()):
+        try:
+            checking.start(chosen)
+        except (following.AlreadyRunningError, OSError) as e:
+            parts.problem(str(e), heading="Nothing was started")
+        else:
+            st.rerun()
+    running = checking.present()
+    if running is None:
+        return
+    if running.runs:
+        _live()
+    else:
+        _after(running)
+
+
+@st.fragment(run_every=_EVERY_SECONDS)
+def _live() -> None:
+    """Drawn anew by itself twice a second, without the rest of the page, until the process has ended."""
+    running = checking.present()
+    if running is None or not running.runs:
+        st.rerun()
+    parts.section("Checking")
+    parts.blocks([_progress(running)])
+    parts.small(f"{clock_text(running.seconds)} gone; {running.command}")
+    if running.cancelled:
+        parts.note("It is being ended.")
+    else:
+        st.button("Cancel", key="learn.cancel", on_click=running.cancel, help="Ends the process; nothing is kept.")
+
+
+def _progress(running: Checking) -> Table:
+    rows = [Row(cells=(state.title, where(state))) for _, state in sorted(running.told.items())]
+    return Table(columns=("", "now"), rows=tuple(rows) or (Row(cells=("", "starting")),), left=2)
+
+
+def where(state: ClaimState) -> str:
+    """Where a claim stands: 'training it, 21 of 150', or its verdict."""
+    if state.verdict is not None:
+        return CLAIM_VERDICT_LABELS[state.verdict]
+    if not state.doing:
+        return "beginning"
+    return state.doing if state.total is None else f"{state.doing}, {state.done} of {state.total}"
+
+
+def _after(ended: Checking) -> None:
+    if ended.cancelled:
+        parts.section("Cancelled")
+    refusal = ended.refusal()
+    if refusal is not None:
+        parts.problem(*refusal.splitlines(), heading="Nothing was checked")
+    elif ended.document is not None:
+        note = ended.document["model"]["note"]
+        for claim in ended.document["claims"]:
+            parts.blocks(claim_blocks(claim))
+        if note:
+            parts.caution(note)
+    parts.small(f"{ended.command}; took {clock_text(ended.seconds)}")

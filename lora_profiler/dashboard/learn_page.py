@@ -1,0 +1,152 @@
+"""Learn: one layer in numbers and pictures, what the claims about LoRA were found to be, and each of them to be checked here."""
+
+from base64 import b64encode
+
+import streamlit as st
+
+from lora_profiler.dashboard import check_view, layer_params, link, markup, parts
+from lora_profiler.dashboard.headline import Headline
+from lora_profiler.report import charts
+from lora_profiler.report.blocks import Row, Table, paragraph
+from lora_profiler.report.learn.counts import counts_chart, counts_words
+from lora_profiler.report.learn.findings import Findings, committed_findings
+from lora_profiler.report.learn.flow import flow, flow_words
+from lora_profiler.report.learn.groups import grouped, numbers_table
+from lora_profiler.report.learn.layer import LoraLayer, adam_bytes, gradient_bytes
+from lora_profiler.report.learn.matrices import matrices, matrices_words
+from lora_profiler.report.learn.seen import seen
+from lora_profiler.report.metrics import CLAIM_VERDICT_LABELS
+from lora_profiler.report.verify_charts import Chart
+from lora_profiler.units import bytes_text, change_text, count_text
+
+_KEY = "learn."
+_LABELS = {
+    "d": "d, numbers out of the layer", "k": "k, numbers into it", "r": "r, rank of B and A", "alpha": "alpha, their scale",
+}  # fmt: skip
+
+
+def seed(layer: LoraLayer) -> None:
+    """Sets the sliders, wherever they are drawn next."""
+    st.session_state[f"{_KEY}linked"] = layer
+    for name in layer_params.STEPS:
+        st.session_state[_KEY + name] = getattr(layer, name)
+
+
+def show() -> None:
+    parts.title(
+        "Learn what LoRA trains",
+        "A dense layer turns x into W x, and fine-tuning learns an update of W, which has d x k numbers. LoRA leaves W as it is "
+        "and learns two thin matrices instead, B of d x r and A of r x k: h = W x + (alpha / r) B (A x).",
+    )  # fmt: skip
+    layer = _layer()
+    link.write(link.written("Learn", layer=layer))
+    if layer == st.session_state[f"{_KEY}linked"]:
+        for text in st.session_state["complaints"]:
+            parts.caution(f"Passed over in the link: {text}")
+    _one_layer(layer)
+    found = committed_findings()
+    if found is None:
+        parts.section("What was found")
+        parts.note(
+            "This installation has no committed results. On the command line `lora-profile verify` makes some; below, one claim "
+            "at a time is checked.", heading="There is nothing to show yet",
+        )  # fmt: skip
+    else:
+        _found(found)
+    check_view.show()
+
+
+# --- one layer ------------------------------------------------------------------------------------------------------------
+
+
+def _layer() -> LoraLayer:
+    rows = st.columns(2), st.columns(2)
+    values = {}
+    for place, (name, label) in zip((place for row in rows for place in row), _LABELS.items(), strict=True):
+        with place:
+            values[name] = st.select_slider(
+                label, layer_params.STEPS[name], key=_KEY + name, format_func=count_text, persist_state="session",
+                on_change=link.changed_here,
+            )  # fmt: skip
+    return LoraLayer(**values)
+
+
+def _one_layer(layer: LoraLayer) -> None:
+    st.html(markup.cards(_headlines(layer)))
+    parts.note(*counts_words(layer))
+    shade = parts.theme()
+    left, right = st.columns(2)
+    with left:
+        parts.section("Full update, and B and A")
+        _picture(matrices(layer, shade), matrices_words(layer))
+    with right:
+        parts.section("The two paths")
+        _picture(flow(layer, shade), flow_words(layer))
+    counted = counts_chart(layer)
+    parts.section(counted.title)
+    parts.figure(charts.claim_chart(counted, theme=shade), "counts", " ".join((f"{counted.title}.", *counts_words(layer))))
+
+
+def _headlines(layer: LoraLayer) -> list[Headline]:
+    both = layer.full, layer.lora
+    change = change_text(layer.share - 1)
+    return [
+        Headline(label=label, rows=(("full", texts[0], ""), (f"LoRA r{layer.r}", texts[1], change)), note=note)
+        for label, texts, note in (
+            ("Numbers that train", [count_text(n) for n in both], "d k against r (d + k)"),
+            ("Gradients", [bytes_text(gradient_bytes(n)) for n in both], "in float32, 4 bytes a number"),
+            ("Adam's two averages", [bytes_text(adam_bytes(n)) for n in both], "in float32, 8 bytes a number"),
+            ("Gradients and Adam", [bytes_text(gradient_bytes(n) + adam_bytes(n)) for n in both], "12 bytes a number"),
+        )
+    ]
+
+
+def _picture(svg: str, says: str) -> None:
+    """As an image, since streamlit takes SVG out of a page's own HTML."""
+    source = f"data:image/svg+xml;base64,{b64encode(svg.encode('utf-8')).decode('ascii')}"
+    st.html(f'<div class="lp lp-picture"><img src="{source}" alt="{markup.escape(says)}"></div>')
+
+
+# --- what was found -------------------------------------------------------------------------------------------------------
+
+
+def _found(found: Findings) -> None:
+    parts.section(f"What was found on {found.model}")
+    parts.small(*found.lines)
+    parts.blocks([_verdicts(found)])
+    parts.small("* must hold exactly, up to rounding")
+    with parts.drawer("Every claim, and what was found", "learn.findings") as is_open:
+        if is_open:
+            for claim in found.claims:
+                parts.section(f"{claim.id}. {claim.title}")
+                parts.blocks([paragraph(claim.statement), paragraph(*claim.finding)])
+    for heading, members in grouped(found.charts):
+        parts.section(heading)
+        _chart(members)
+    with parts.drawer("The numbers of all these figures", "learn.numbers") as is_open:
+        if is_open:
+            for chart in found.charts:
+                parts.section(chart.title)
+                parts.blocks([numbers_table(chart)])
+
+
+def _verdicts(found: Findings) -> Table:
+    rows = [
+        Row(cells=(f"{c.id}{'*' if c.must_hold else ''}", c.title, CLAIM_VERDICT_LABELS[c.verdict], c.headline))
+        for c in found.claims
+    ]
+    return Table(columns=("", "claim", "verdict", "in numbers"), rows=tuple(rows), left=4)
+
+
+def _chart(members: list[Chart]) -> None:
+    """The one that is chosen."""
+    titles = {chart.key: chart.title for chart in members}
+    key = members[0].key
+    if len(members) > 1:
+        key = st.selectbox("Figure", list(titles), key=f"{_KEY}of.{key}", format_func=titles.__getitem__, persist_state="session")
+    chart = next(chart for chart in members if chart.key == key)
+    words = seen(chart)
+    if len(members) == 1:
+        parts.small(f"{chart.title}.")
+    parts.figure(charts.claim_chart(chart, theme=parts.theme()), f"claim.{members[0].key}", " ".join((f"{chart.title}.", *words)))
+    parts.small(*words, *([chart.note] if chart.note else []))

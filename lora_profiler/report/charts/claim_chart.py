@@ -1,0 +1,120 @@
+"""What a claim was checked with: lines over ranks, places or learning rates, and shares by category."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from lora_profiler.report.charts.figure import Figure, figure, rows, values
+from lora_profiler.report.charts.labels import label, lines
+from lora_profiler.report.palette import FAINT_INK, SERIES_MARKS, Mark, Theme
+from lora_profiler.report.verify_charts import Chart, Series
+from lora_profiler.units import percent_text
+
+_PLOT_PX, _LEGEND_PX, _ROW_PX = 290, 21, 34
+_MOST_TICKS = 15
+_LARGE = 10_000
+"""From here on numbers are counted in thousands and millions."""
+_ROOM = 1.05
+"""How far an axis of shares goes beyond the largest."""
+_SMALL_ABOVE = 16
+"""Points of a line whose marks are small."""
+
+
+def claim_chart(chart: Chart, *, theme: Theme = "light") -> Figure:
+    """The chart with a line for each of its series, or, where x counts categories, with a row for each of these.
+
+    It has no more series than there are marks. A point that is None is left out.
+    """
+    assert len(chart.series) <= len(SERIES_MARKS), chart.key
+    return _by_category(chart, theme) if chart.categories else _curves(chart, theme)
+
+
+def _curves(chart: Chart, theme: Theme) -> Figure:
+    return figure(
+        [_line(chart, series, mark) for series, mark in zip(chart.series, SERIES_MARKS, strict=False)],
+        height=_PLOT_PX + _LEGEND_PX * len(chart.series),
+        x=values(label(chart.x_label), type=chart.x_scale, **_ticks(chart.series)),
+        y=values(_y_title(chart), type=chart.y_scale, tickformat=_form(chart), nticks=6),
+        theme=theme,
+        shapes=_whole(chart, "y") if chart.y_is_share else [],
+    )
+
+
+def _line(chart: Chart, series: Series, mark: Mark) -> dict[str, Any]:
+    points = [(x, y) for x, y in zip(series.x, series.y, strict=True) if y is not None and (y > 0 or chart.y_scale == "linear")]
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": label(series.label, 60),
+        "x": [x for x, _ in points],
+        "y": [y for _, y in points],
+        "hovertext": [_hover(chart, series, f"{chart.x_label} {x:g}", y) for x, y in points],
+        "hoverinfo": "text",
+        "line": {"color": mark.colour.light, "width": 1.75},
+        "marker": {"color": mark.colour.light, "symbol": mark.symbol, "size": 4 if len(points) > _SMALL_ABOVE else 8},
+    }
+
+
+def _ticks(series: Sequence[Series]) -> dict[str, Any]:
+    """A tick at every x where they are few."""
+    places = sorted({x for each in series for x in each.x})
+    if len(places) > _MOST_TICKS:
+        return {"tickformat": "~g", "nticks": 6}
+    return {"tickmode": "array", "tickvals": places, "ticktext": [f"{x:g}" for x in places]}
+
+
+def _by_category(chart: Chart, theme: Theme) -> Figure:
+    places = [float(number) for number in range(len(chart.categories))]
+    return figure(
+        list(_rows(chart)),
+        height=90 + _ROW_PX * len(places) + _LEGEND_PX * len(chart.series),
+        x=values(_y_title(chart), range=[0, _ROOM * max(1.0, _largest(chart))], tickformat=".0%"),
+        y=rows([label(text) for text in chart.categories], places, showgrid=True),
+        theme=theme,
+        shapes=_whole(chart, "x"),
+    )
+
+
+def _rows(chart: Chart) -> Iterator[dict[str, Any]]:
+    for series, mark in zip(chart.series, SERIES_MARKS, strict=False):
+        points = [(int(x), y) for x, y in zip(series.x, series.y, strict=True) if y is not None]
+        yield {
+            "type": "scatter",
+            "mode": "markers",
+            "name": label(series.label, 60),
+            "x": [y for _, y in points],
+            "y": [float(place) for place, _ in points],
+            "hovertext": [_hover(chart, series, chart.categories[place], y) for place, y in points],
+            "hoverinfo": "text",
+            "marker": {"color": mark.colour.light, "symbol": mark.symbol, "size": 10, "opacity": 0.9},
+        }
+
+
+def _whole(chart: Chart, axis: str) -> list[dict[str, Any]]:
+    """A line at all of it, where the chart comes near."""
+    if _largest(chart) < 0.5:
+        return []
+    along = (
+        {"x0": 0, "x1": 1, "xref": "paper", "y0": 1, "y1": 1}
+        if axis == "y"
+        else {"y0": 0, "y1": 1, "yref": "paper", "x0": 1, "x1": 1}
+    )
+    return [{"type": "line", **along, "layer": "below", "line": {"color": FAINT_INK.light, "width": 1, "dash": "dash"}}]
+
+
+def _form(chart: Chart) -> str:
+    """How d3 writes the numbers of the upright axis."""
+    if chart.y_is_share:
+        return ".1~%"
+    return "~s" if any(y is not None and y >= _LARGE for series in chart.series for y in series.y) else "~g"
+
+
+def _largest(chart: Chart) -> float:
+    return max((y for series in chart.series for y in series.y if y is not None), default=0.0)
+
+
+def _y_title(chart: Chart) -> str:
+    return f"{label(chart.y_label, 60)}, %" if chart.y_is_share else label(chart.y_label, 60)
+
+
+def _hover(chart: Chart, series: Series, where: str, y: float) -> str:
+    return lines(label(series.label, 80), f"{label(where, 80)}: {percent_text(y) if chart.y_is_share else f'{y:.3g}'}")
