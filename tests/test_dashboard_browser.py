@@ -326,7 +326,7 @@ def test_a_layer_is_changed_by_keys_and_a_claim_is_begun_and_cancelled(window: A
     w.page.locator(".js-plotly-plot").first.wait_for()
     w.button("Check this claim").click()
     w.button("Cancel").wait_for()
-    w.page.get_by_role("row", name=re.compile("Getting the model training it, [0-9]+ of 150")).wait_for()
+    w.page.get_by_role("row", name=re.compile("Getting the model training it, [0-9]+ of 150")).wait_for(timeout=90_000)
     assert w.button("Check this claim").is_disabled()
     w.button("Cancel").click()
     w.page.locator(".lp h2", has_text="Cancelled").wait_for(timeout=40_000)

@@ -207,7 +207,7 @@ def test_what_was_found_is_shown_with_its_sentences() -> None:
 def test_without_results_the_page_says_how_to_get_some(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learn_page, "committed_findings", lambda: None)
     app = opened(page="learn")
-    assert not app.exception and "`lora-profile verify` makes some" in texts(app)
+    assert not app.exception and "lora-profile verify checks all claims" in texts(app)
     assert len(app.get("plotly_chart")) == 1
 
 

@@ -48,7 +48,7 @@ def show() -> None:
     if found is None:
         parts.section("What was found")
         parts.note(
-            "This installation has no committed results. On the command line `lora-profile verify` makes some; below, one claim "
+            "This installation has no committed results. On the command line, lora-profile verify checks all claims; below, one "
             "at a time is checked.", heading="There is nothing to show yet",
         )  # fmt: skip
     else:

@@ -50,8 +50,13 @@ def _line(chart: Chart, series: Series, mark: Mark) -> dict[str, Any]:
         "hovertext": [_hover(chart, series, f"{chart.x_label} {x:g}", y) for x, y in points],
         "hoverinfo": "text",
         "line": {"color": mark.colour.light, "width": 1.75},
-        "marker": {"color": mark.colour.light, "symbol": mark.symbol, "size": 4 if len(points) > _SMALL_ABOVE else 8},
+        "marker": {"color": mark.colour.light, "symbol": mark.symbol, "size": _mark_px(len(points))},
     }
+
+
+def _mark_px(points: int) -> int:
+    """Of a line with so many; one alone stands out from the line that it lies on."""
+    return 13 if points == 1 else 4 if points > _SMALL_ABOVE else 8
 
 
 def _ticks(series: Sequence[Series]) -> dict[str, Any]:
