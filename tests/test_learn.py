@@ -5,6 +5,7 @@ import re
 import sys
 import time
 from base64 import b64decode
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode
@@ -27,6 +28,7 @@ from lora_profiler.report.learn.matrices import matrices
 from lora_profiler.report.learn.seen import seen
 from lora_profiler.report.page import embedded_data, mathematics_content, write_page
 from lora_profiler.report.palette import INK, METHOD_MARKS
+from lora_profiler.report.verify_charts import Series
 
 CHARTS = {chart.key: chart for chart in FINDINGS.charts}
 SVG = "{http://www.w3.org/2000/svg}"
@@ -134,6 +136,15 @@ def test_every_point_is_drawn_and_stands_in_the_table() -> None:
         assert len(rows) == len({x for series in chart.series for x in series.x})
     assert numbers_table(CHARTS["lora_of_full"]).rows[1].cells == ("saved activations", "140.00 %")
     assert [chart for _, members in grouped(FINDINGS.charts) for chart in members] == list(FINDINGS.charts)
+
+
+def test_a_run_that_goes_wrong_does_not_press_the_others_flat() -> None:
+    wrong = Series(label="wrong", x=(1.0, 8.0), y=(0.1, -9.0))
+    chart = replace(CHARTS["scaling_gain"], series=(*CHARTS["scaling_gain"].series, wrong))
+    layout = charts.claim_chart(chart)["layout"]
+    assert layout["yaxis"]["range"] == pytest.approx([-0.42, 0.42])
+    assert [each["text"] for each in layout["annotations"]] == ["1 point lies below, down to -9"]
+    assert "range" not in charts.claim_chart(CHARTS["scaling_gain"])["layout"]["yaxis"]
 
 
 def test_findings_are_read_as_they_were_written() -> None:

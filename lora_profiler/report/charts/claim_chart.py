@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lora_profiler.report.charts.figure import Figure, figure, rows, values
+from lora_profiler.report.charts.figure import Figure, figure, note, rows, values
 from lora_profiler.report.charts.labels import label, lines
 from lora_profiler.report.palette import FAINT_INK, SERIES_MARKS, Mark, Theme
 from lora_profiler.report.verify_charts import Chart, Series
@@ -29,14 +29,29 @@ def claim_chart(chart: Chart, *, theme: Theme = "light") -> Figure:
 
 
 def _curves(chart: Chart, theme: Theme) -> Figure:
+    ends, notes = _cut(chart)
     return figure(
         [_line(chart, series, mark) for series, mark in zip(chart.series, SERIES_MARKS, strict=False)],
         height=_PLOT_PX + _LEGEND_PX * len(chart.series),
         x=values(label(chart.x_label), type=chart.x_scale, **_ticks(chart.series)),
-        y=values(_y_title(chart), type=chart.y_scale, tickformat=_form(chart), nticks=6),
+        y=values(_y_title(chart), type=chart.y_scale, tickformat=_form(chart), nticks=6, **ends),
         theme=theme,
         shapes=_whole(chart, "y") if chart.y_is_share else [],
+        annotations=notes,
     )
+
+
+def _cut(chart: Chart) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(ends of the upright axis, a note): a run that goes wrong by more than the best gains must not press the others flat."""
+    known = [y for series in chart.series for y in series.y if y is not None]
+    best = max(known, default=0.0)
+    below = [y for y in known if y < -best]
+    if chart.y_scale != "linear" or best <= 0 or not below:
+        return {}, []
+    text = f"{len(below)} {'points lie' if len(below) > 1 else 'point lies'} below, down to {_value(chart, min(below))}"
+    return {"range": [-_ROOM * best, _ROOM * best]}, [
+        note(text, x=0, xref="paper", xanchor="left", y=0, yref="paper", yanchor="bottom")
+    ]
 
 
 def _line(chart: Chart, series: Series, mark: Mark) -> dict[str, Any]:
@@ -122,4 +137,8 @@ def _y_title(chart: Chart) -> str:
 
 
 def _hover(chart: Chart, series: Series, where: str, y: float) -> str:
-    return lines(label(series.label, 80), f"{label(where, 80)}: {percent_text(y) if chart.y_is_share else f'{y:.3g}'}")
+    return lines(label(series.label, 80), f"{label(where, 80)}: {_value(chart, y)}")
+
+
+def _value(chart: Chart, y: float) -> str:
+    return percent_text(y) if chart.y_is_share else f"{y:.3g}"
