@@ -110,7 +110,7 @@ def test_the_chart_of_counts_crosses_where_the_words_say() -> None:
                                   "even: level, rank 64 has 1.25 times what rank 1 has.")),
         ("scaling_gain", ("steady: rank 8 gains most, rank 64 50.00 % of that.", "bursting: rank 1 gains most, rank 64 nothing.",
                           "useless: no rank gains anything.")),
-        ("scaling_learning_rates", ("Most is gained by steady, rank 1 at 0.01.",)),
+        ("scaling_learning_rates", ("steady, rank 1: gains most at 0.01.",)),
         ("gain_by_rank", ("Cut down to rank 8, the update keeps 90.00 % of its gain; LoRA trained at that rank gains 120.00 % of "
                           "it.",)),
         ("energy_by_rank", ("Rank 8 holds 40.00 % to 90.00 % of a layer's energy, 50.00 % in the middle.",)),

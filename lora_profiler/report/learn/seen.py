@@ -79,8 +79,10 @@ def _gain(chart: Chart) -> tuple[str, ...]:
 
 def _learning_rates(chart: Chart) -> tuple[str, ...]:
     best = {s.label: max(_points(s), key=lambda point: point[1], default=None) for s in chart.series}
-    said = [f"{label} at {point[0]:g}" if point else f"{label} at none" for label, point in best.items()]
-    return (f"Most is gained by {_listed(said)}.",)
+    return tuple(
+        f"{label}: gains most at {point[0]:g}." if point and point[1] > 0 else f"{label}: gains nothing at any."
+        for label, point in best.items()
+    )
 
 
 def _spectrum(chart: Chart) -> tuple[str, ...]:
