@@ -39,7 +39,7 @@ Exit code: 0 ended by hand; 2 usage, a missing library or a port in use included
 )  # fmt: skip
 @click.option("--no-browser", is_flag=True, help="Only serve, and print the address.")
 def app_command(port: int | None, records: tuple[Path, ...], no_browser: bool) -> None:
-    """Open the dashboard: predict, compare with what was measured, measure, and look through the catalogues."""
+    """Open the dashboard: predict, compare with what was measured, measure, learn, and look through the catalogues."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise UsageError(f"the dashboard needs {', '.join(missing)}: pip install 'lora-profiler[app]'.")
