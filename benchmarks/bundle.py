@@ -1,7 +1,8 @@
 """Makes the profiles that come with the package: what people ask of each model of the catalogue, traced and compiled.
 
-    python -m benchmarks.bundle compile [--deadline SECONDS] [--jobs N] [--types TEXT]    hours; goes on where it was cut off
-    python -m benchmarks.bundle pack                                                      writes the package's file, and results
+    python -m benchmarks.bundle compile [--deadline SECONDS] [--jobs N] [--types TEXT] [--smallest N]
+                                                      hours; goes on where it was cut off
+    python -m benchmarks.bundle pack                  writes the package's file, and results
 
 Full, LoRA on all linear layers, LoRA on PEFT's default, QLoRA; with and without checkpointing; AdamW as foreach and fused; one
 sample and several; sliding windows that the sequence fills or not. The models of one type are compiled one after another: a tape
@@ -132,14 +133,14 @@ def _order(model: ModelSpec) -> int:
     return 2 if layout_of(model) is None else int(knows(model))
 
 
-def compile_all(types: str, deadline: float | None, jobs: int) -> None:
+def compile_all(types: str, smallest: int | None, deadline: float | None, jobs: int) -> None:
     by_type: dict[str, list[ModelSpec]] = defaultdict(list)
     for entry in bundled_models():
         by_type[entry.model_type].append(find_model(entry.id, offline=True))
     until = None if deadline is None else time.time() + deadline
     in_turn = sorted(by_type.items(), key=lambda item: (_order(item[1][0]), max(m.num_layers for m in item[1]), item[0]))
     groups = [
-        ([m.id for m in sorted(models, key=lambda m: m.num_parameters)], impl)
+        ([m.id for m in sorted(models, key=lambda m: m.num_parameters)][:smallest], impl)
         for impl in IMPLS
         for name, models in in_turn
         if types in name
@@ -246,11 +247,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("compile", "pack"))
     parser.add_argument("--types", default="", metavar="TEXT", help="only model types whose name contains it")
+    parser.add_argument("--smallest", type=int, default=None, metavar="N", help="only the N smallest models of each type")
     parser.add_argument("--deadline", type=float, default=None, metavar="SECONDS", help="begin no profile after so long")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     if options.what == "compile":
-        compile_all(options.types, options.deadline, options.jobs)
+        compile_all(options.types, options.smallest, options.deadline, options.jobs)
         return 0
     result = pack()
     (RESULTS / "bundle.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
