@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from bitsandbytes import functional
 from torch.distributed._tools.mem_tracker import MemTracker
 
 import families
@@ -29,6 +30,7 @@ LORA = replace(FULL, lora=LoraConfig(r=4))
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Any:
+    functional.name2qmap.clear()  # bitsandbytes keeps the code book of an earlier test's double quantisation
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -51,7 +51,7 @@ HOSTILE = (
     "<!--<script>", "x" * 10_000, "'\"><img src=x onerror=alert(1)>", "</title><b>", "]]>", "\ud800", "&amp;lt;",
 )  # fmt: skip
 OF_QLORA = replace(WORKLOAD, setup=replace(WORKLOAD.setup, lora=LoraConfig(r=4), quantization=Quantization()))
-UNKNOWN = replace(WORKLOAD, model=replace(WORKLOAD.model, id="of nobody", model_type="unheard"))
+REFUSED = replace(WORKLOAD, setup=replace(WORKLOAD.setup, lora=LoraConfig(target_modules=("nowhere",))))
 
 
 def some_records() -> list[Record]:
@@ -68,7 +68,7 @@ def some_records() -> list[Record]:
         ),
         make_record(status="crash", repeat=2, failure=Failure(reason="x" * 5000, phase="load"), peak_requested_bytes=None,
                     peak_allocated_bytes=None, attribution_bytes=None, step_seconds=None),
-        make_record(UNKNOWN),
+        make_record(REFUSED),
     ]  # fmt: skip
 
 
@@ -206,7 +206,8 @@ def test_every_run_has_a_row_and_every_failure_its_reason() -> None:
     assert failure[:2] == ["5", "tiny-gpt2"]
     assert {"out of memory", "backward, step 2", "1.91 MiB"} <= set(failure)
     assert metrics.STATUS_ADVICE["oom"] in READ.text
-    assert any(row[:2] == ["7", "of nobody"] and "unheard" in row[-1] for row in READ.cells) == (FOUND[6].refusal is not None)
+    assert FOUND[6].refusal is not None
+    assert any(row[:2] == ["7", "tiny-gpt2"] and "nowhere" in row[-1] for row in READ.cells)
 
 
 def test_definitions_are_all_there() -> None:
