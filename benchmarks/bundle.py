@@ -148,7 +148,7 @@ def compile_all(types: str, smallest: int | None, deadline: float | None, jobs: 
     began = time.monotonic()
     with ProcessPoolExecutor(jobs) as pool:
         waiting = iter(groups)
-        running = {pool.submit(compile_type, *group, until): group for group, _ in zip(waiting, range(jobs), strict=False)}
+        running = {pool.submit(compile_type, *group, until): group for _, group in zip(range(jobs), waiting, strict=False)}
         while running:
             finished = next(as_completed(running))
             names, impl = running.pop(finished)

@@ -250,7 +250,7 @@ def main() -> int:
     names = [name for name in MODELS if options.models in name and name not in done]
     with ProcessPoolExecutor(options.jobs) as pool:
         waiting = iter(names)
-        running = {pool.submit(rows_of, n, options.seed, until): n for n, _ in zip(waiting, range(options.jobs), strict=False)}
+        running = {pool.submit(rows_of, n, options.seed, until): n for _, n in zip(range(options.jobs), waiting, strict=False)}
         while running:
             finished = next(as_completed(running))
             name = running.pop(finished)
