@@ -19,7 +19,7 @@ from lora_profiler.traced.categories import LOGITS, LOGITS_GRADIENT, completed
 from lora_profiler.traced.failures import naming_the_line
 from lora_profiler.traced.optimizers_on_meta import code_books
 from lora_profiler.traced.overrides import device_rules, kernels_in_python, substitutes
-from lora_profiler.traced.tracer import Trace, Tracer
+from lora_profiler.traced.tracer import Listener, Trace, Tracer
 from lora_profiler.workload import TrainSetup, Workload
 
 
@@ -43,8 +43,12 @@ def plain_name(name: str) -> str:
     return name
 
 
-def trace(workload: Workload, build: Callable[[Workload], torch.nn.Module], *, padding: bool = False) -> Traced:
+def trace(
+    workload: Workload, build: Callable[[Workload], torch.nn.Module], *, padding: bool = False, listener: Listener | None = None
+) -> Traced:
     """Traces `workload` on the model that `build` makes of it on the meta device; with `padding` the batches have a mask.
+
+    `listener` is told of every operator of the second step's last micro-batch, forward and backward.
 
     Raises UnbuildableError, with the line of the model's code, where that asks for a number that no tensor here holds.
     """
@@ -57,7 +61,7 @@ def trace(workload: Workload, build: Callable[[Workload], torch.nn.Module], *, p
     kernels: set[str] = set()
     names = {module: plain_name(name) for name, module in model.named_modules()}
     tracer = Tracer(names, substitutes(setup.device), kernels_in_python(setup), counts_host=setup.device == "cpu")
-    run = _Run(model, optimizer, setup, padding, tracer, names)
+    run = _Run(model, optimizer, setup, padding, tracer, names, listener)
     enabled = gc.isenabled()
     gc.disable()  # deaths are those that reference counts bring, the same in every run
     try:
@@ -139,7 +143,9 @@ class _Run:
         padding: bool,
         tracer: Tracer,
         names: dict[torch.nn.Module, str],
+        listener: Listener | None,
     ) -> None:
+        self._listener = listener
         self._model, self._optimizer, self._setup, self._tracer = model, optimizer, setup, tracer
         self._padding = padding
         self._module_of = {id(p): names[m] for m in model.modules() for p in m.parameters(recurse=False)}
@@ -209,10 +215,12 @@ class _Run:
             self._micro = micro
             self._enter("setup")
             batch = self._batch()
+            self._tracer.listener = self._listener if step == 2 and micro == accumulation - 1 else None
             self._enter("forward")
             loss = self._forward(batch)
             self._enter("backward")
             loss.backward()  # type: ignore[no-untyped-call]
+            self._tracer.listener = None
             self._claim_gradients()
             summed = loss.detach() if accumulation == 1 else summed + loss.detach()
         self._enter("optimizer")

@@ -35,6 +35,8 @@ _FLOPS = {
 }
 """torch's own formulas; its registry lacks the CPU's attention, which multiplies the same matrices, and the product as a whole,
 which a 4-bit base calls below autograd."""
+Listener = Callable[[Any, tuple[Any, ...], Mapping[str, Any], Any, str, str], None]
+"""Told of every operator: itself, its arguments, what it returned, the phase and the module."""
 _NO_SEQUENCE = 2**63
 """Sequence numbers from here on are not those of a forward pass (gradient accumulation nodes)."""
 
@@ -100,6 +102,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._masks_in_place = False
         self._padded: set[int] = set()
         self.counts_flops = False
+        self.listener: Listener | None = None
 
     # --- what runs ----------------------------------------------------------------------------------------------------------
 
@@ -217,13 +220,17 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         owners = self._owners(args, len(leaves)) if self._phase == "optimizer" else None
         for i, leaf in enumerate(leaves):
             self._add(leaf, owners[i] if owners else module, func)
+        if self.listener is not None:
+            self.listener(func, args, kwargs, result, self._phase_of_operator(), module)
         if self.counts_flops and func._overloadpacket in _FLOPS:
-            again = self._in_backward and (self._stack or torch.is_grad_enabled())  # autograd functions run without a graph
-            phase = "recompute" if again else self._phase
-            key = (phase, module)
+            key = (self._phase_of_operator(), module)
             count = _FLOPS[func._overloadpacket](*args, **kwargs, out_val=result)
             self.trace.flops[key] = self.trace.flops.get(key, 0) + count
         return result
+
+    def _phase_of_operator(self) -> str:
+        again = self._in_backward and (self._stack or torch.is_grad_enabled())  # autograd functions run without a graph
+        return "recompute" if again else self._phase
 
     def _add(self, tensor: torch.Tensor, module: str, func: Any) -> int | None:
         if tensor.device.type not in self._devices:

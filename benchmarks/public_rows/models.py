@@ -1,0 +1,193 @@
+"""Models as the libraries of the public rows had them, where those of today have them otherwise.
+
+Qwen (the first one) is no part of transformers; its own code is short, and what runs in it is written down here again
+(`modeling_qwen.py` of the model's repository). Mixtral had one linear layer for each expert and matrix (transformers up to 4.57).
+TRL's k-bit preparation leaves embeddings and head in 16 bit.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lora_profiler.modeling.adapters import enable_checkpointing, inject_adapters
+from lora_profiler.modeling.build import base_model, build_model
+from lora_profiler.modeling.nf4 import quantise
+from lora_profiler.workload import Workload
+
+
+class QwenNorm(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return normed.type_as(x) * self.weight
+
+
+class QwenAttention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.c_attn = nn.Linear(width, 3 * width)
+        self.c_proj = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in self.c_attn(x).chunk(3, dim=-1))
+        q, k = _rotated(q, cos, sin), _rotated(k, cos, sin)
+        out = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)), is_causal=True)
+        return self.c_proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+def _rotated(t: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    wide = t.float()
+    first, second = wide.chunk(2, dim=-1)
+    return (wide * cos + torch.cat((-second, first), dim=-1) * sin).type_as(t)
+
+
+class QwenMLP(nn.Module):
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(width, inner, bias=False)
+        self.w2 = nn.Linear(width, inner, bias=False)
+        self.c_proj = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(self.w1(x) * F.silu(self.w2(x)))  # type: ignore[no-any-return]
+
+
+class QwenBlock(nn.Module):
+    def __init__(self, width: int, heads: int, inner: int) -> None:
+        super().__init__()
+        self.ln_1, self.ln_2 = QwenNorm(width), QwenNorm(width)
+        self.attn, self.mlp = QwenAttention(width, heads), QwenMLP(width, inner)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        x = self.attn(self.ln_1(x), cos, sin) + x
+        return self.mlp(self.ln_2(x)) + x  # type: ignore[no-any-return]
+
+
+class Decoder(nn.Module):
+    def __init__(self, spec: Any) -> None:
+        super().__init__()
+        width, heads = spec["hidden_size"], spec["num_attention_heads"]
+        self.wte = nn.Embedding(spec["vocab_size"], width)
+        self.layers = nn.ModuleList(
+            QwenBlock(width, heads, spec["intermediate_size"]) for _ in range(spec["num_hidden_layers"])
+        )
+        self.ln_f = QwenNorm(width)
+        self.head_dim = width // heads
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.wte(ids)
+        if not x.requires_grad:
+            x.requires_grad_()  # `enable_input_require_grads`
+        cos, sin = (torch.empty(1, ids.shape[1], 1, self.head_dim, device=ids.device) for _ in range(2))
+        for layer in self.layers:
+            x = checkpoint(layer, x, cos, sin, use_reentrant=False)
+        return self.ln_f(x)  # type: ignore[no-any-return]
+
+
+class Output:
+    def __init__(self, loss: Tensor) -> None:
+        self.loss = loss
+
+
+class Qwen(nn.Module):
+    def __init__(self, spec: Any) -> None:
+        super().__init__()
+        self.model = Decoder(spec)
+        self.lm_head = nn.Linear(spec["hidden_size"], spec["vocab_size"], bias=False)
+
+    def forward(self, input_ids: Tensor, labels: Tensor, **_rest: Any) -> Output:
+        logits = self.lm_head(self.model(input_ids))
+        shifted, wanted = logits[..., :-1, :].contiguous(), labels[..., 1:].contiguous()
+        return Output(F.cross_entropy(shifted.view(-1, shifted.shape[-1]), wanted.view(-1)))
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+
+def qwen(workload: Workload) -> nn.Module:
+    setup = workload.setup
+    with torch.device("meta"):
+        model: nn.Module = Qwen(workload.model.published).to(getattr(torch, setup.dtype))
+        if setup.lora is not None:
+            model = inject_adapters(model, setup)
+    return model.train()
+
+
+class OldMixtralBlock(nn.Module):
+    """Tokens are spread evenly over the experts: on tensors without data nobody knows better."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.chosen, self.count = config.num_experts_per_tok, config.num_local_experts
+        self.gate = nn.Linear(config.hidden_size, self.count, bias=False)
+        self.experts = nn.ModuleList(OldMixtralExpert(config) for _ in range(self.count))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape, flat = x.shape, x.view(-1, x.shape[-1])
+        weights, _ = torch.topk(F.softmax(self.gate(flat), dim=1, dtype=torch.float), self.chosen, dim=-1)
+        weights = (weights / weights.sum(dim=-1, keepdim=True)).to(x.dtype)
+        out = torch.zeros(flat.shape, dtype=x.dtype, device=x.device)
+        rows = flat.shape[0] * self.chosen // self.count
+        for expert in self.experts:
+            top = torch.empty(rows, dtype=torch.int64, device=x.device)
+            place = torch.empty(rows, dtype=torch.int64, device=x.device)
+            current = expert(flat[None, top].reshape(-1, flat.shape[1])) * weights[top, place, None]
+            out.index_add_(0, top, current.to(x.dtype))
+        return out.view(shape)
+
+
+class OldMixtralExpert(nn.Module):
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.w2 = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.w3 = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))  # type: ignore[no-any-return]
+
+
+def old_mixtral(workload: Workload) -> nn.Module:
+    return _finished(_old_mixtral(workload), workload)
+
+
+def old_mixtral_kbit(workload: Workload) -> nn.Module:
+    return norms_in_float32(_finished(_old_mixtral(workload), workload))
+
+
+def _old_mixtral(workload: Workload) -> Any:
+    model: Any = base_model(workload.model, workload.setup, device="meta")
+    with torch.device("meta"):
+        for layer in model.model.layers:
+            layer.mlp = OldMixtralBlock(model.config).to(torch.bfloat16)
+    return model
+
+
+def _finished(model: Any, workload: Workload) -> nn.Module:
+    setup = workload.setup
+    assert setup.quantization is not None
+    quantise(model, setup.quantization, setup.dtype)
+    with torch.device("meta"):
+        model = inject_adapters(model, setup)
+    enable_checkpointing(model)
+    return model.train()  # type: ignore[no-any-return]
+
+
+def kbit(workload: Workload) -> nn.Module:
+    """k-bit preparation as TRL ran it: norms in float32, embeddings and head as they were."""
+    return norms_in_float32(build_model(workload, device="meta"))
+
+
+def norms_in_float32(model: nn.Module) -> nn.Module:
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1 and "norm" in name:
+            parameter.data = parameter.data.float()
+    return model

@@ -1,0 +1,272 @@
+"""Public throughput rows as questions: the workload of each, the stack that ran it, and the seconds that one step took.
+
+Tokens per second are of real tokens; a step's seconds are its tokens over them. What a source does not state is said in
+`assumed`, in words.
+"""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from benchmarks.public_rows import models, stacks
+from lora_profiler.catalog import find_model, model_from_config
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.steptime.update import CLIPPING_PASSES
+from lora_profiler.traced.kernels import Build
+from lora_profiler.workload import LoraConfig, Optimizer, OptimizerImpl, Quantization, TrainSetup, Workload
+
+ROWS = Path(__file__).parent / "rows.csv"
+Row = Mapping[str, str]
+
+
+class NotExpressibleError(Exception):
+    """A row that no workload and stack say; the message is the reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """A row to be predicted. `group` is its model, `source` where it was published, `clipping` passes over the gradients."""
+
+    id: str
+    group: str
+    source: str
+    card: str
+    workload: Workload
+    seconds: float
+    tier: int
+    method: str
+    kernels: str
+    rewrites: tuple[stacks.Rewrite, ...] = ()
+    build: Build | None = None
+    clipping: int = CLIPPING_PASSES
+    assumed: tuple[str, ...] = ()
+
+
+def throughput_rows() -> list[Row]:
+    with ROWS.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["quantity"].startswith("tokens_per_s")]
+
+
+def replay_of(row: Row) -> Replay:
+    """Raises NotExpressibleError."""
+    if row["n_gpus"] != "1":
+        raise NotExpressibleError(f"{row['n_gpus']} cards, {row['parallelism']}: communication is not modelled")
+    source = row["id"].split(":")[0]
+    replays = {
+        "fms": _fms,
+        "qwen": _qwen,
+        "torchtune-flags": _torchtune,
+        "peft": _peft,
+        "automodel": _automodel,
+        "hf-bert": _bert,
+    }
+    return replays[source](row)
+
+
+def _replay(row: Row, workload: Workload, **more: Any) -> Replay:
+    setup = workload.setup
+    tokens = setup.batch_size * setup.seq_len * setup.accumulation
+    told = {
+        "id": row["id"],
+        "group": row["model"],
+        "source": row["id"].split(":")[0],
+        "card": _CARDS[row["gpu"]],
+        "workload": workload,
+        "seconds": tokens / float(row["value"]),
+        "tier": int(row["tier"]),
+        "method": setup.method,
+        "kernels": row["kernels"] or row["caveat"],
+    }
+    return Replay(**{**told, **more})
+
+
+_CARDS = {
+    "NVIDIA A100 80GB": "a100_sxm_80gb",
+    "NVIDIA A100-SXM4-80GB": "a100_sxm_80gb",
+    "NVIDIA A100": "a100_sxm_80gb",
+    "NVIDIA H100 (DGX)": "h100_sxm_80gb",
+    "NVIDIA L40S": "l40s",
+    "Tesla V100-SXM2-16GB": "v100_sxm2_16gb",
+}
+
+
+@cache
+def _spec(id: str, **changes: Any) -> ModelSpec:
+    return model_from_config({**find_model(id).published, **changes}, id=id, source=id)
+
+
+# --- fms-acceleration -----------------------------------------------------------------------------------------------------------
+
+_OLD_TRAINER = "reentrant checkpointing, foreach AdamW and clipping, the Trainer's defaults of the time"
+
+
+def _fms(row: Row) -> Replay:
+    kernels, liger_file = row["kernels"], "liger.csv" in row["id"]
+    qlora, autocast = row["method"].startswith("qlora"), row["compute_dtype"] == "bf16 autocast"
+    kbit, santacoder, mixtral = "kbit" in kernels, "santacoder" in row["model"], "Mixtral" in row["model"]
+    lora = None
+    if row["method"] != "full":
+        targets = ("c_attn",) if santacoder else ("q_proj", "k_proj", "v_proj", "o_proj")
+        lora = LoraConfig(r=16, lora_alpha=16, lora_dropout=0.1, target_modules=targets)
+    setup = TrainSetup(
+        lora=lora,
+        quantization=Quantization() if qlora else None,
+        batch_size=int(row["batch"]),
+        seq_len=int(row["seq_len"]),
+        precision="amp" if autocast else "pure",
+        checkpointing=True,
+        attention="flash",
+    )
+    spec = _spec(row["model_config"]) if santacoder else _spec(row["model_config"], sliding_window=None)
+    fused = "fused" in kernels or "Liger" in kernels
+    liger = "Liger" in kernels or (liger_file and row["method"] == "lora")
+    rewrites: list[stacks.Rewrite] = [stacks.reentrant]
+    if liger_file:
+        rewrites.append(stacks.repeated_heads)
+    if liger:
+        rewrites.append(stacks.liger_loss(trains_head=lora is None))
+    else:
+        rewrites.append(stacks.shifted_logits)
+        if autocast and not liger_file:
+            rewrites.append(stacks.outputs_in_float32)
+        if fused:
+            rewrites.append(stacks.triton_cross_entropy)
+    if fused and not santacoder:
+        rewrites += [stacks.fused_norms, stacks.fused_rope]
+    if "fused LoRA" in kernels and not santacoder:
+        rewrites.append(stacks.fused_lora)
+    build = {
+        (True, True): models.old_mixtral_kbit,
+        (True, False): models.old_mixtral,
+        (False, True): models.kbit,
+        (False, False): None,
+    }[mixtral, kbit]
+    return _replay(
+        row,
+        Workload(model=spec, setup=setup),
+        rewrites=tuple(rewrites),
+        build=build,
+        assumed=("A100 SXM", _OLD_TRAINER, *(("experts are chosen equally often",) if mixtral else ())),
+    )
+
+
+# --- Qwen ------------------------------------------------------------------------------------------------------------------------
+
+_QWEN = {
+    "Qwen/Qwen-1.8B": {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 5504},
+    "Qwen/Qwen-7B": {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 11008},
+}
+"""Widths of the published config.json files, whose intermediate_size is that of both halves of the MLP."""
+
+
+def _qwen(row: Row) -> Replay:
+    method = row["id"].split(":")[2]
+    if method == "Q-LoRA":
+        raise NotExpressibleError("a GPTQ base: its kernels are not modelled")
+    if method == "Full-parameter" and int(row["seq_len"]) <= 2048:
+        raise NotExpressibleError("a step takes 2.2 s at 1,024 and at 2,048 tokens, which no single-card step does; probably DeepSpeed")
+    raw = {**_QWEN[row["model"]], "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 151936,
+           "tie_word_embeddings": False, "max_position_embeddings": 8192, "rms_norm_eps": 1e-6}  # fmt: skip
+    spec = model_from_config(raw, id=row["model"], source="its config.json, spelled as llama's")
+    emb = "(emb)" in method
+    lora = None
+    if method != "Full-parameter":
+        lora = LoraConfig(
+            r=64,
+            lora_alpha=16,
+            lora_dropout=0.05,
+            target_modules=("c_attn", "c_proj", "w1", "w2"),
+            modules_to_save=("wte", "lm_head") if emb else (),
+            adapter_dtype="bfloat16",
+        )
+    setup = TrainSetup(
+        lora=lora, batch_size=1, seq_len=int(row["seq_len"]), accumulation=8, precision="amp", checkpointing=True, attention="flash"
+    )
+    return _replay(
+        row,
+        Workload(model=spec, setup=setup),
+        rewrites=(stacks.reentrant, stacks.outputs_in_float32),
+        build=models.qwen,
+        assumed=("no fused norm or rotation, which its code takes where flash-attention's extras are built", _OLD_TRAINER,
+                 "adapters in bfloat16, as PEFT made them then"),
+    )  # fmt: skip
+
+
+# --- torchtune -------------------------------------------------------------------------------------------------------------------
+
+
+def _torchtune(row: Row) -> Replay:
+    flag = int(row["id"].split(":")[1])
+    optimizer: Optimizer = "adamw_8bit" if flag == 7 else "adamw"
+    impl: OptimizerImpl = "foreach" if flag == 7 else "fused"
+    setup = TrainSetup(
+        batch_size=2, seq_len=4096, checkpointing=flag >= 4, attention="flash", optimizer=optimizer, optimizer_impl=impl
+    )
+    rewrites: tuple[stacks.Rewrite, ...] = ()
+    if flag >= 2:
+        rewrites += (stacks.compiled_layers, stacks.compiled_loss if flag == 2 else stacks.compiled_chunked_loss)
+    assumed = ("A100 SXM 80 GB", "causal attention over the whole packed sequence", "fused AdamW", "no clipping")
+    if flag >= 2:
+        assumed += ("what Inductor fuses is read from its rules, not seen",)
+    return _replay(
+        row, Workload(model=_spec(row["model_config"]), setup=setup), rewrites=rewrites, clipping=0, assumed=assumed
+    )
+
+
+# --- other cards -----------------------------------------------------------------------------------------------------------------
+
+PEFT_PADDED = 220
+PEFT_REAL = 4_198_051 / 20_000
+
+
+def _peft(row: Row) -> Replay:
+    targets = {"lora/llama-3.2-3B-rank32": (32, ("q_proj", "v_proj")),
+               "lora/llama-3.2-3B-rank10-target-mlp": (10, ("gate_proj", "up_proj", "down_proj"))}  # fmt: skip
+    name = row["id"].removeprefix("peft:").split("@")[0]
+    rank, modules = targets.get(name, (0, ()))
+    lora = LoraConfig(r=rank, lora_dropout=0.0, target_modules=modules) if rank else None
+    setup = TrainSetup(lora=lora, batch_size=4, seq_len=PEFT_PADDED)
+    return _replay(
+        row,
+        Workload(model=_spec(row["model_config"]), setup=setup),
+        seconds=4 * PEFT_REAL / float(row["value"]),
+        assumed=(f"{PEFT_PADDED} padded tokens a sample of {PEFT_REAL:.0f}", "no mask"),
+    )
+
+
+def _automodel(row: Row) -> Replay:
+    lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.1, target_modules="all-linear", adapter_dtype="bfloat16")
+    setup = TrainSetup(lora=lora, batch_size=2, seq_len=4096, accumulation=16, attention="flash", optimizer_impl="fused")
+    return _replay(
+        row,
+        Workload(model=_spec(row["model_config"]), setup=setup),
+        rewrites=(stacks.fused_norms, stacks.fused_rope, stacks.fused_lora),
+        clipping=0,
+        assumed=("fused norms, rotation and adapters", "bfloat16 adapters"),
+    )
+
+
+def _bert(row: Row) -> Replay:
+    optimizer: Optimizer = "adamw_8bit" if "8bit" in row["optimizer"] else "adamw"
+    if row["optimizer"] == "Adafactor":
+        raise NotExpressibleError("Adafactor: the bytes of its update are not counted")
+    if row["compute_dtype"] != "fp32":
+        raise NotExpressibleError("autocast to float16, which cannot be asked")
+    setup = TrainSetup(
+        batch_size=int(row["batch"]),
+        seq_len=512,
+        dtype="float32",
+        checkpointing=row["grad_checkpointing"] == "yes",
+        attention="eager",
+        optimizer=optimizer,
+        optimizer_impl="forloop" if optimizer == "adamw" else "foreach",
+    )
+    return _replay(
+        row,
+        Workload(model=_spec(row["model_config"]), setup=setup),
+        rewrites=(stacks.without("cls"), *((stacks.reentrant,) if setup.checkpointing else ())),
+        assumed=("the head for two classes is left out",),
+    )

@@ -1,0 +1,236 @@
+"""What other kernels and older libraries ran in place of what a trace of today's shows: kernels taken away, kernels listed.
+
+Every rule is read from the library that it is about. None was chosen by the error that it leaves.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from math import ceil
+
+from lora_profiler.kernel import Gemm, Kernel, Phase, merged
+
+FORWARDS: tuple[Phase, ...] = ("forward", "recompute")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """Tokens of the micro-batch, and the model's widths."""
+
+    tokens: int
+    hidden: int
+    inner: int
+    vocabulary: int
+    q_width: int
+    kv_width: int
+    layers: int
+
+    @property
+    def logits(self) -> int:
+        return self.tokens * self.vocabulary
+
+
+Kernels = tuple[Kernel, ...]
+Rewrite = Callable[[Kernels, Sizes], Kernels]
+
+
+def rewritten(kernels: Kernels, sizes: Sizes, rewrites: Iterable[Rewrite]) -> Kernels:
+    for rewrite in rewrites:
+        kernels = merged(rewrite(kernels, sizes))
+    return kernels
+
+
+def _copy(op: str, phase: Phase, module: str, read: int, written: int, count: int = 1) -> Kernel:
+    return Kernel(kind="memory", op=op, phase=phase, module=module, read_bytes=read, written_bytes=written, count=count)
+
+
+def _named(kernel: Kernel, *ends: str) -> bool:
+    return re.search(rf"(?:{'|'.join(ends)})$", kernel.module) is not None
+
+
+NORMS = (r"norm", r"ln_\w+")
+
+
+def reentrant(kernels: Kernels, sizes: Sizes) -> Kernels:
+    """Reentrant checkpointing, the Trainer's default until transformers 5, runs the whole layer again; the other kind stops at
+    the last tensor that backward needs. torch `utils/checkpoint.py`."""
+    again = [replace(k, phase="recompute") for k in kernels if k.phase == "forward" and ".*" in k.module]
+    return (*(k for k in kernels if k.phase != "recompute"), *again)
+
+
+def shifted_logits(kernels: Kernels, sizes: Sizes) -> Kernels:
+    """transformers up to 4.48 shifts the float32 logits: `[..., :-1, :].contiguous()`; backward fills zeros and copies into them."""
+    size = 4 * sizes.logits
+    return (*kernels, _copy("clone", "forward", "", size, size), _copy("slice_backward", "backward", "", size, 2 * size))
+
+
+def outputs_in_float32(kernels: Kernels, sizes: Sizes) -> Kernels:
+    """accelerate casts what a model under autocast returns, 16-bit logits among it. `utils/operations.py`."""
+    return (*kernels, _copy("_to_copy", "forward", "", 2 * sizes.logits, 4 * sizes.logits))
+
+
+def repeated_heads(kernels: Kernels, sizes: Sizes) -> Kernels:
+    """Mistral's FlashAttention 2 class repeats keys and values to all heads before the kernel (transformers up to 4.47)."""
+    few, many = 2 * sizes.tokens * sizes.kv_width, 2 * sizes.tokens * sizes.q_width
+    module = "model.layers.*.self_attn"
+    more = [_copy("clone", phase, module, few, many, 2 * sizes.layers) for phase in FORWARDS]
+    return (*kernels, *more, _copy("sum", "backward", module, many, few, 2 * sizes.layers))
+
+
+def triton_cross_entropy(kernels: Kernels, sizes: Sizes) -> Kernels:
+    """Unsloth's kernels in fms-acceleration: forward reads the float32 logits, backward writes the gradient over them."""
+    gone = {"_log_softmax", "nll_loss_forward", "nll_loss_backward", "_log_softmax_backward_data"}
+    size = 4 * sizes.logits
+    return (
+        *(k for k in kernels if k.op not in gone),
+        _copy("cross_entropy", "forward", "", size, 0),
+        _copy("cross_entropy", "backward", "", size, size),
+    )
+
+
+def fused_norms(kernels: Kernels, sizes: Sizes) -> Kernels:
+    """One kernel a norm: x read, y written; backward dy and x read, dx written. What autograd adds to dx stays."""
+    size = 2 * sizes.tokens * sizes.hidden
+
+    def is_sum(k: Kernel) -> bool:
+        return k.phase == "backward" and k.op in ("add", "add_") and k.written_bytes == size
+
+    kept = [k for k in kernels if not _named(k, *NORMS) or is_sum(k)]
+    counts = {phase: sum(k.count for k in kernels if _named(k, *NORMS) and k.op == "rsqrt" and k.phase == phase) for phase in FORWARDS}
+    return (
+        *kept,
+        *(_copy("rms_norm", phase, "norm", size, size, counts[phase]) for phase in FORWARDS),
+        _copy("rms_norm_backward", "backward", "norm", 2 * size, size, counts["forward"]),
+    )
+
+
+def fused_rope(kernels: Kernels, sizes: Sizes) -> Kernels:
+    """One kernel for queries and one for keys, in place, forward and backward."""
+    gone = {"mul", "neg", "cat", "add", "add_", "slice_backward"}
+    kept = [k for k in kernels if not (_named(k, "self_attn") and k.op in gone)]
+    passes: tuple[Phase, ...] = ("forward", "recompute", "backward")
+    ran = {k.phase for k in kernels if _named(k, "self_attn")}
+    widths = (2 * sizes.tokens * sizes.q_width, 2 * sizes.tokens * sizes.kv_width)
+    return (
+        *kept,
+        *(_copy("rope", p, "model.layers.*.self_attn", size, size, sizes.layers) for p in passes if p in ran for size in widths),
+    )
+
+
+def liger_loss(trains_head: bool) -> Rewrite:
+    """Liger's fused linear cross-entropy, as fms-acceleration's plugin has it: logits a chunk at a time, cast to float32, the loss
+    kernel reads them twice and writes the gradient over them, which is cast back and multiplied. `fused_linear_cross_entropy.py`."""
+
+    def rewrite(kernels: Kernels, sizes: Sizes) -> Kernels:
+        n, h, v = sizes.tokens, sizes.hidden, sizes.vocabulary
+        chunk = 1 << (ceil(n / ceil(v / h)) - 1).bit_length()
+        count = ceil(n / chunk)
+        kept = [k for k in kernels if not (k.module in ("", "lm_head") and k.moved_bytes >= sizes.logits)]
+        weight, rows, logits = 2 * h * v, 2 * chunk * h, chunk * v
+        products = [
+            _gemm("forward", chunk, v, h, rows + weight, 2 * logits, count),
+            _gemm("forward", chunk, h, v, 2 * logits + weight, rows, count),
+        ]
+        if trains_head:
+            products.append(_gemm("forward", v, h, chunk, 2 * logits + rows + weight, weight, count))
+        return (
+            *kept,
+            *products,
+            _copy("_to_copy", "forward", "lm_head", 2 * logits, 4 * logits, count),
+            _copy("cross_entropy", "forward", "lm_head", 8 * logits, 4 * logits, count),
+            _copy("_to_copy", "forward", "lm_head", 4 * logits, 2 * logits, count),
+        )
+
+    return rewrite
+
+
+def _gemm(phase: Phase, m: int, n: int, k: int, read: int, written: int, count: int) -> Kernel:
+    gemm = Gemm(m=m, n=n, k=k)
+    return Kernel(
+        kind="gemm",
+        op="mm",
+        phase=phase,
+        module="lm_head",
+        read_bytes=read,
+        written_bytes=written,
+        dtype="bfloat16",
+        gemm=gemm,
+        flops=gemm.flops,
+        count=count,
+    )
+
+
+def fused_lora(kernels: Kernels, sizes: Sizes) -> Kernels:
+    """Unsloth's adapters: no copies, casts and sums of their own; the second skinny product adds onto the base's output, backward
+    those that make an input's gradient do. Dropout stays. Unsloth `kernels/fast_lora.py`."""
+    adapted = {k.module for k in kernels if k.gemm is not None and _is_skinny(k.gemm)}
+    found = []
+    for k in kernels:
+        if k.module not in adapted or k.kind in ("dequantise", "attention_forward", "attention_backward"):
+            found.append(k)
+        elif k.gemm is not None:
+            adds = _is_skinny(k.gemm) and k.gemm.k <= _MOST_RANK
+            found.append(replace(k, read_bytes=k.read_bytes + k.written_bytes) if adds else k)
+        elif k.op.startswith("native_dropout"):
+            found.append(k)
+    return tuple(found)
+
+
+_MOST_RANK = 64
+
+
+def _is_skinny(gemm: Gemm) -> bool:
+    return min(gemm.m, gemm.n, gemm.k) <= _MOST_RANK
+
+
+def compiled_layers(kernels: Kernels, sizes: Sizes) -> Kernels:
+    """What Inductor makes of a layer: chains of elementwise operators and one reduction are one kernel. The residual sum goes with
+    the norm behind it, backward with its gradient; rotation and SwiGLU are a kernel each. Weights of norms sum over dy and x
+    once more."""
+    x, inner = 2 * sizes.tokens * sizes.hidden, 2 * sizes.tokens * sizes.inner
+    ran = {k.phase for k in kernels}
+    norms = {p: sum(k.count for k in kernels if _named(k, *NORMS) and k.op == "rsqrt" and k.phase == p) for p in FORWARDS}
+    kept = [
+        k
+        for k in fused_rope(kernels, sizes)
+        if not _named(k, *NORMS, "mlp", "act_fn") and not (k.kind == "memory" and k.module.endswith(".*")) and not _is_sum(k, x)
+    ]
+    return (
+        *kept,
+        *(_copy("add_norm", p, "norm", 2 * x, 2 * x, norms[p]) for p in FORWARDS),
+        _copy("add_norm_backward", "backward", "norm", 3 * x, x, norms["forward"]),
+        _copy("norm_weight_backward", "backward", "norm", 2 * x, 0, norms["forward"]),
+        *(_copy("swiglu", p, "mlp", 2 * inner, inner, sizes.layers) for p in FORWARDS if p in ran),
+        _copy("swiglu_backward", "backward", "mlp", 3 * inner, 3 * inner, sizes.layers),
+    )
+
+
+def _is_sum(k: Kernel, size: int) -> bool:
+    """Of gradients, or of a residual, whatever module it is seen in."""
+    return k.kind == "memory" and k.op in ("add", "add_") and k.written_bytes == size and k.module != ""
+
+
+def compiled_loss(kernels: Kernels, sizes: Sizes) -> Kernels:
+    """Inductor's cross-entropy behind a cast of the logits to float32 of its own (torchtune before chunks)."""
+    return triton_cross_entropy(kernels, sizes)
+
+
+def compiled_chunked_loss(kernels: Kernels, sizes: Sizes) -> Kernels:
+    """torchtune's chunked loss, compiled: the cast is a part of it, forward reads the 16-bit logits, backward writes their
+    gradient."""
+    size = 2 * sizes.logits
+    gone = [k for k in kernels if k.module == "" and k.kind == "memory" and k.moved_bytes >= sizes.logits]
+    return (
+        *(k for k in kernels if k not in gone),
+        _copy("cross_entropy", "forward", "", size, 0),
+        _copy("cross_entropy", "backward", "", size, size),
+    )
+
+
+def without(*starts: str) -> Rewrite:
+    """The kernels but for those of modules whose names begin so."""
+
+    def rewrite(kernels: Kernels, sizes: Sizes) -> Kernels:
+        return tuple(k for k in kernels if not k.module.startswith(starts))
+
+    return rewrite

@@ -1,0 +1,76 @@
+"""A kernel: what runs once on the device, as bytes and FLOPs, with no word about how fast any card does it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from lora_profiler.workload import Dtype
+
+Kind = Literal["gemm", "attention_forward", "attention_backward", "dequantise", "memory"]
+Phase = Literal["forward", "backward", "recompute"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gemm:
+    """`batches` products of (m x k) by (k x n) matrices."""
+
+    batches: int = 1
+    m: int
+    n: int
+    k: int
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.batches * self.m * self.n * self.k
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel:
+    """`count` launches of one operator on one set of shapes.
+
+    Bytes and FLOPs are those of one launch. `read_bytes` and `written_bytes`: every input and output tensor once, expanded
+    dimensions once, views never. `flops` are of matrix products alone, attention's with only the causal half where it is
+    causal, and with what a fused backward pass computes again; `dtype` is that of the products. `parameters`: weights that a
+    dequantisation makes. `module` is the name in the base model, with "*" for the number of a layer that repeats.
+    """
+
+    kind: Kind
+    op: str
+    phase: Phase
+    module: str
+    read_bytes: int
+    written_bytes: int
+    dtype: Dtype | None = None
+    gemm: Gemm | None = None
+    flops: int = 0
+    parameters: int = 0
+    count: int = 1
+
+    @property
+    def moved_bytes(self) -> int:
+        return self.read_bytes + self.written_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepKernels:
+    """The kernels of one micro-batch, and what its optimizer step is about.
+
+    `tokens`: of the micro-batch. `trainable`: elements that train by the bytes that one of them has.
+    """
+
+    kernels: tuple[Kernel, ...]
+    tokens: int
+    trainable: Mapping[int, int]
+
+    @property
+    def launches(self) -> int:
+        return sum(kernel.count for kernel in self.kernels)
+
+
+def merged(kernels: Iterable[Kernel]) -> tuple[Kernel, ...]:
+    """Equal kernels as one, their counts added, in the order of the first of each."""
+    counts: dict[Kernel, int] = {}
+    for kernel in kernels:
+        one = replace(kernel, count=1)
+        counts[one] = counts.get(one, 0) + kernel.count
+    return tuple(replace(one, count=count) for one, count in counts.items() if count)

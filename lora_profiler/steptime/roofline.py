@@ -1,0 +1,126 @@
+"""Seconds of a step from its kernels: each takes the longer of its products and its bytes, and all of them a host to launch them.
+
+    bytes      b / (bandwidth beta), less where they fit into the cache
+    product    2 m n k, sides padded to tiles, / (peak eta)
+    micro      sqrt(device^2 + host^2), host = launches x launch time
+    step       accumulation x micro + update + what a step takes besides
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import hypot
+
+from lora_profiler.kernel import Gemm, Kernel, Kind, StepKernels
+from lora_profiler.steptime.constants import Fixed, Rates
+
+_TILE_LONG, _TILE_SHORT = 256, 128
+"""Sides of the tile that cuBLAS' large kernels compute at once."""
+_SMALL_TILES = (32, 64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One optimizer step: `accumulation` micro-batches and an update that moves `update_bytes`."""
+
+    micro: StepKernels
+    accumulation: int
+    update_bytes: int
+
+    @property
+    def tokens(self) -> int:
+        return self.micro.tokens * self.accumulation
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What `count` equal kernels need of a card, in seconds each: products at the whole peak, bytes at the whole bandwidth, and
+    what no fitted constant scales."""
+
+    kind: Kind
+    product: float
+    copy: float
+    rest: float
+    count: int
+
+    def seconds(self, eta: float, beta: float) -> float:
+        return self.count * max(self.product / eta, self.copy / beta, self.rest)
+
+
+@dataclass(frozen=True, slots=True)
+class StepLoad:
+    """A step on a card, ready for any eta and beta."""
+
+    loads: tuple[Load, ...]
+    host: float
+    update: float
+    accumulation: int
+    besides: float
+
+    def device_seconds(self, eta: float, beta: float) -> float:
+        return sum(load.seconds(eta, beta) for load in self.loads)
+
+    def micro_seconds(self, eta: float, beta: float) -> float:
+        return hypot(self.device_seconds(eta, beta), self.host)
+
+    def seconds(self, eta: float, beta: float) -> float:
+        return self.accumulation * self.micro_seconds(eta, beta) + self.update / beta + self.besides
+
+
+def loaded(step: Step, rates: Rates, fixed: Fixed) -> StepLoad:
+    """The step's kernels weighed against a card, those of equal weight together."""
+    counts: dict[tuple[Kind, float, float, float], int] = {}
+    for kernel in step.micro.kernels:
+        weight = (kernel.kind, *weights(kernel, rates, fixed))
+        counts[weight] = counts.get(weight, 0) + kernel.count
+    return StepLoad(
+        loads=tuple(Load(*weight, count) for weight, count in counts.items()),
+        host=step.micro.launches * fixed.launch_seconds,
+        update=step.update_bytes / rates.bandwidth,
+        accumulation=step.accumulation,
+        besides=fixed.step_seconds,
+    )
+
+
+def weights(kernel: Kernel, rates: Rates, fixed: Fixed) -> tuple[float, float, float]:
+    """(product, copy, rest) of one launch, as `Load` has them.
+
+    Float32 products reach a fixed share of a peak of their own; so do dequantisations, of the bandwidth.
+    """
+    if kernel.kind == "dequantise":
+        return 0.0, 0.0, kernel.moved_bytes / (rates.bandwidth * fixed.dequantisation)
+    copy = copy_seconds(kernel.moved_bytes, rates, fixed)
+    if kernel.kind == "memory":
+        return 0.0, copy, 0.0
+    reached = {"attention_forward": fixed.attention_forward, "attention_backward": fixed.attention_backward}.get(kernel.kind, 1.0)
+    flops = kernel.flops if kernel.gemm is None else padded_flops(kernel.gemm)
+    if kernel.dtype == "float32":
+        return 0.0, copy, flops / (rates.fp32_flops * fixed.fp32_product * reached)
+    return flops / (rates.tensor_flops * reached), copy, 0.0
+
+
+def copy_seconds(moved_bytes: int, rates: Rates, fixed: Fixed) -> float:
+    """At the whole bandwidth. What fits into half of the L2 cache runs 2.5 times faster, what does not gains in proportion."""
+    if not moved_bytes:
+        return 0.0
+    cached = min(1.0, fixed.cached_part * rates.l2_bytes / moved_bytes)
+    return moved_bytes / rates.bandwidth * (1 - fixed.cached_share * cached)
+
+
+def padded_flops(gemm: Gemm) -> int:
+    """FLOPs with the sides of the result rounded up to whole tiles: the longer to 256, the shorter to 128, or to 64 or 32 where
+    it is no longer than that."""
+    short, long = sorted((gemm.m, gemm.n))
+    tile = next((tile for tile in _SMALL_TILES if short <= tile), _TILE_SHORT)
+    return 2 * gemm.batches * _up(long, _TILE_LONG) * _up(short, tile) * gemm.k
+
+
+def _up(size: int, to: int) -> int:
+    return -(-size // to) * to
+
+
+def by_kind(loads: Iterable[Load], eta: float, beta: float) -> dict[Kind, float]:
+    """Seconds on the device by kind of kernel."""
+    found: dict[Kind, float] = {}
+    for load in loads:
+        found[load.kind] = found.get(load.kind, 0.0) + load.seconds(eta, beta)
+    return found

@@ -1,0 +1,29 @@
+"""Bytes that an optimizer's update moves."""
+
+from collections.abc import Mapping
+
+from lora_profiler.workload import TrainSetup
+
+CLIPPING_PASSES = 3
+"""Clipping by norm reads each gradient once for the norm, then reads and writes it scaled."""
+_ADAMW_PASSES = {"foreach": 18, "fused": 7, "forloop": 18}
+"""Times that AdamW reads or writes something of an element's size: fused, 4 read and 3 written; else operator by operator."""
+
+
+def update_bytes(setup: TrainSetup, trainable: Mapping[int, int], *, clipping: int = 0) -> int | None:
+    """Of one optimizer step over `trainable` elements by their size in bytes; `clipping` passes more over the gradients.
+
+    8-bit AdamW reads and writes two states of one byte. SGD reads weight and gradient and writes the weight, Adafactor's many
+    operators are not counted: None.
+    """
+    if setup.optimizer == "adafactor":
+        return None
+    return sum(count * (_bytes_each(setup, size) + clipping * size) for size, count in trainable.items())
+
+
+def _bytes_each(setup: TrainSetup, size: int) -> int:
+    if setup.optimizer == "adamw_8bit":
+        return 3 * size + 4
+    if setup.optimizer == "sgd":
+        return 3 * size
+    return _ADAMW_PASSES[setup.optimizer_impl] * size
