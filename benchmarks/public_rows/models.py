@@ -76,9 +76,7 @@ class Decoder(nn.Module):
         super().__init__()
         width, heads = spec["hidden_size"], spec["num_attention_heads"]
         self.wte = nn.Embedding(spec["vocab_size"], width)
-        self.layers = nn.ModuleList(
-            QwenBlock(width, heads, spec["intermediate_size"]) for _ in range(spec["num_hidden_layers"])
-        )
+        self.layers = nn.ModuleList(QwenBlock(width, heads, spec["intermediate_size"]) for _ in range(spec["num_hidden_layers"]))
         self.ln_f = QwenNorm(width)
         self.head_dim = width // heads
 
@@ -119,6 +117,92 @@ def qwen(workload: Workload) -> nn.Module:
         if setup.lora is not None:
             model = inject_adapters(model, setup)
     return model.train()
+
+
+class TuneAttention(nn.Module):
+    def __init__(self, spec: Any) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = spec["num_attention_heads"], spec["num_key_value_heads"]
+        width, head = spec["hidden_size"], spec["hidden_size"] // spec["num_attention_heads"]
+        self.q_proj = nn.Linear(width, self.heads * head, bias=False)
+        self.k_proj = nn.Linear(width, self.kv_heads * head, bias=False)
+        self.v_proj = nn.Linear(width, self.kv_heads * head, bias=False)
+        self.output_proj = nn.Linear(self.heads * head, width, bias=False)
+
+    def forward(self, x: Tensor, cache: Tensor) -> Tensor:
+        q, k, v = (
+            proj(x).view(*x.shape[:2], heads, -1)
+            for proj, heads in ((self.q_proj, self.heads), (self.k_proj, self.kv_heads), (self.v_proj, self.kv_heads))
+        )
+        q, k = _interleaved(q, cache).transpose(1, 2), _interleaved(k, cache).transpose(1, 2)
+        every = (-1, -1, self.heads // self.kv_heads, -1, -1)
+        k, v = (t.unsqueeze(2).expand(every).flatten(1, 2) for t in (k, v.transpose(1, 2)))
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.output_proj(out.transpose(1, 2).contiguous().flatten(2))  # type: ignore[no-any-return]
+
+
+def _interleaved(t: Tensor, cache: Tensor) -> Tensor:
+    pairs = t.float().reshape(*t.shape[:-1], -1, 2)
+    cos, sin = cache[..., 0], cache[..., 1]
+    turned = (pairs[..., 0] * cos - pairs[..., 1] * sin, pairs[..., 1] * cos + pairs[..., 0] * sin)
+    return torch.stack(turned, -1).flatten(3).type_as(t)
+
+
+class TuneMLP(nn.Module):
+    def __init__(self, spec: Any) -> None:
+        super().__init__()
+        width, inner = spec["hidden_size"], spec["intermediate_size"]
+        self.w1 = nn.Linear(width, inner, bias=False)
+        self.w2 = nn.Linear(inner, width, bias=False)
+        self.w3 = nn.Linear(width, inner, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))  # type: ignore[no-any-return]
+
+
+class TuneLayer(nn.Module):
+    def __init__(self, spec: Any) -> None:
+        super().__init__()
+        self.sa_norm, self.mlp_norm = QwenNorm(spec["hidden_size"]), QwenNorm(spec["hidden_size"])
+        self.self_attn, self.mlp = TuneAttention(spec), TuneMLP(spec)
+
+    def forward(self, x: Tensor, cache: Tensor) -> Tensor:
+        h = self.self_attn(self.sa_norm(x), cache) + x
+        return h + self.mlp(self.mlp_norm(h))  # type: ignore[no-any-return]
+
+
+class TuneDecoder(nn.Module):
+    def __init__(self, spec: Any, checkpointing: bool) -> None:
+        super().__init__()
+        self.tok_embeddings = nn.Embedding(spec["vocab_size"], spec["hidden_size"])
+        self.layers = nn.ModuleList(TuneLayer(spec) for _ in range(spec["num_hidden_layers"]))
+        self.norm = QwenNorm(spec["hidden_size"])
+        self.half = spec["hidden_size"] // spec["num_attention_heads"] // 2
+        self.checkpointing = checkpointing
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.tok_embeddings(ids)
+        cache = torch.empty(1, ids.shape[1], 1, self.half, 2, device=ids.device)
+        for layer in self.layers:
+            x = checkpoint(layer, x, cache, use_reentrant=False) if self.checkpointing else layer(x, cache)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+
+class Tune(nn.Module):
+    """torchtune's Llama with tied embeddings (`modules/{attention,position_embeddings,transformer}.py`)."""
+
+    def __init__(self, spec: Any, checkpointing: bool) -> None:
+        super().__init__()
+        self.model = TuneDecoder(spec, checkpointing)
+
+    def forward(self, input_ids: Tensor, labels: Tensor, **_rest: Any) -> Output:
+        logits = F.linear(self.model(input_ids), self.model.tok_embeddings.weight).float()
+        return Output(F.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)))
+
+
+def torchtune(workload: Workload) -> nn.Module:
+    with torch.device("meta"):
+        return Tune(workload.model.published, workload.setup.checkpointing).to(torch.bfloat16).train()
 
 
 class OldMixtralBlock(nn.Module):

@@ -6,7 +6,7 @@ Tokens per second are of real tokens; a step's seconds are its tokens over them.
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def throughput_rows() -> list[Row]:
 
 def replay_of(row: Row) -> Replay:
     """Raises NotExpressibleError."""
-    if row["n_gpus"] != "1":
+    if row["n_gpus"] != "1" and "NO_SHARD" not in row["parallelism"]:
         raise NotExpressibleError(f"{row['n_gpus']} cards, {row['parallelism']}: communication is not modelled")
     source = row["id"].split(":")[0]
     replays = {
@@ -62,6 +62,7 @@ def replay_of(row: Row) -> Replay:
         "peft": _peft,
         "automodel": _automodel,
         "hf-bert": _bert,
+        "fsdp_qlora": _fsdp_qlora,
     }
     return replays[source](row)
 
@@ -90,6 +91,8 @@ _CARDS = {
     "NVIDIA H100 (DGX)": "h100_sxm_80gb",
     "NVIDIA L40S": "l40s",
     "Tesla V100-SXM2-16GB": "v100_sxm2_16gb",
+    "RTX 3090 (280W)": "rtx_3090",
+    "RTX 4090 (400W)": "rtx_4090",
 }
 
 
@@ -98,7 +101,7 @@ def _spec(id: str, **changes: Any) -> ModelSpec:
     return model_from_config({**find_model(id).published, **changes}, id=id, source=id)
 
 
-# --- fms-acceleration -----------------------------------------------------------------------------------------------------------
+# --- fms-acceleration -------------------------------------------------------------------------------------------------
 
 _OLD_TRAINER = "reentrant checkpointing, foreach AdamW and clipping, the Trainer's defaults of the time"
 
@@ -129,11 +132,14 @@ def _fms(row: Row) -> Replay:
     if liger:
         rewrites.append(stacks.liger_loss(trains_head=lora is None))
     else:
-        rewrites.append(stacks.shifted_logits)
+        element = 2 if santacoder and not autocast else 4
+        if element == 2:
+            rewrites.append(stacks.loss_in_16_bit)
+        rewrites.append(stacks.shifted_logits(2 if santacoder else 4))
         if autocast and not liger_file:
             rewrites.append(stacks.outputs_in_float32)
         if fused:
-            rewrites.append(stacks.triton_cross_entropy)
+            rewrites.append(stacks.triton_cross_entropy(2 if santacoder else 4))
     if fused and not santacoder:
         rewrites += [stacks.fused_norms, stacks.fused_rope]
     if "fused LoRA" in kernels and not santacoder:
@@ -153,7 +159,7 @@ def _fms(row: Row) -> Replay:
     )
 
 
-# --- Qwen ------------------------------------------------------------------------------------------------------------------------
+# --- Qwen ----------------------------------------------------------------------------------------------------
 
 _QWEN = {
     "Qwen/Qwen-1.8B": {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 5504},
@@ -167,7 +173,9 @@ def _qwen(row: Row) -> Replay:
     if method == "Q-LoRA":
         raise NotExpressibleError("a GPTQ base: its kernels are not modelled")
     if method == "Full-parameter" and int(row["seq_len"]) <= 2048:
-        raise NotExpressibleError("a step takes 2.2 s at 1,024 and at 2,048 tokens, which no single-card step does; probably DeepSpeed")
+        raise NotExpressibleError(
+            "a step takes 2.2 s at 1,024 and at 2,048 tokens, which no single-card step does; probably DeepSpeed"
+        )
     raw = {**_QWEN[row["model"]], "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 151936,
            "tie_word_embeddings": False, "max_position_embeddings": 8192, "rms_norm_eps": 1e-6}  # fmt: skip
     spec = model_from_config(raw, id=row["model"], source="its config.json, spelled as llama's")
@@ -183,7 +191,13 @@ def _qwen(row: Row) -> Replay:
             adapter_dtype="bfloat16",
         )
     setup = TrainSetup(
-        lora=lora, batch_size=1, seq_len=int(row["seq_len"]), accumulation=8, precision="amp", checkpointing=True, attention="flash"
+        lora=lora,
+        batch_size=1,
+        seq_len=int(row["seq_len"]),
+        accumulation=8,
+        precision="amp",
+        checkpointing=True,
+        attention="flash",
     )
     return _replay(
         row,
@@ -195,7 +209,7 @@ def _qwen(row: Row) -> Replay:
     )  # fmt: skip
 
 
-# --- torchtune -------------------------------------------------------------------------------------------------------------------
+# --- torchtune ----------------------------------------------------------------------------------------------------
 
 
 def _torchtune(row: Row) -> Replay:
@@ -206,17 +220,24 @@ def _torchtune(row: Row) -> Replay:
         batch_size=2, seq_len=4096, checkpointing=flag >= 4, attention="flash", optimizer=optimizer, optimizer_impl=impl
     )
     rewrites: tuple[stacks.Rewrite, ...] = ()
+    if flag >= 4:
+        rewrites += (stacks.reentrant,)  # a compiled layer is one function, and runs whole before it saves anything
     if flag >= 2:
-        rewrites += (stacks.compiled_layers, stacks.compiled_loss if flag == 2 else stacks.compiled_chunked_loss)
+        rewrites += (stacks.compiled_layers, stacks.triton_cross_entropy(4) if flag == 2 else stacks.compiled_chunked_loss)
     assumed = ("A100 SXM 80 GB", "causal attention over the whole packed sequence", "fused AdamW", "no clipping")
     if flag >= 2:
         assumed += ("what Inductor fuses is read from its rules, not seen",)
     return _replay(
-        row, Workload(model=_spec(row["model_config"]), setup=setup), rewrites=rewrites, clipping=0, assumed=assumed
+        row,
+        Workload(model=_spec(row["model_config"]), setup=setup),
+        rewrites=rewrites,
+        build=models.torchtune,
+        clipping=0,
+        assumed=assumed,
     )
 
 
-# --- other cards -----------------------------------------------------------------------------------------------------------------
+# --- other cards ----------------------------------------------------------------------------------------------------
 
 PEFT_PADDED = 220
 PEFT_REAL = 4_198_051 / 20_000
@@ -249,6 +270,28 @@ def _automodel(row: Row) -> Replay:
     )
 
 
+def _fsdp_qlora(row: Row) -> Replay:
+    lora = LoraConfig(r=64, lora_alpha=16, lora_dropout=0.1, target_modules="all-linear", adapter_dtype="bfloat16")
+    setup = TrainSetup(
+        lora=lora,
+        quantization=Quantization() if row["method"].startswith("qlora") else None,
+        batch_size=int(row["batch"]),
+        seq_len=int(row["seq_len"]),
+        checkpointing=True,
+        attention="flash",
+        optimizer_impl="foreach",
+    )
+    spec = _spec(row["model_config"])
+    return _replay(
+        row,
+        Workload(model=spec, setup=setup),
+        seconds=int(row["n_gpus"]) * setup.batch_size * setup.seq_len / float(row["value"]),
+        rewrites=(stacks.reentrant, stacks.shifted_logits(4)),
+        clipping=CLIPPING_PASSES,
+        assumed=("two cards, each with a whole model; the sum of gradients over them is left out",),
+    )
+
+
 def _bert(row: Row) -> Replay:
     optimizer: Optimizer = "adamw_8bit" if "8bit" in row["optimizer"] else "adamw"
     if row["optimizer"] == "Adafactor":
@@ -267,6 +310,6 @@ def _bert(row: Row) -> Replay:
     return _replay(
         row,
         Workload(model=_spec(row["model_config"]), setup=setup),
-        rewrites=(stacks.without("cls"), *((stacks.reentrant,) if setup.checkpointing else ())),
+        rewrites=(stacks.without_head("cls"), *((stacks.reentrant,) if setup.checkpointing else ())),
         assumed=("the head for two classes is left out",),
     )

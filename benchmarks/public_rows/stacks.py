@@ -58,10 +58,26 @@ def reentrant(kernels: Kernels, sizes: Sizes) -> Kernels:
     return (*(k for k in kernels if k.phase != "recompute"), *again)
 
 
-def shifted_logits(kernels: Kernels, sizes: Sizes) -> Kernels:
-    """transformers up to 4.48 shifts the float32 logits: `[..., :-1, :].contiguous()`; backward fills zeros and copies into them."""
-    size = 4 * sizes.logits
-    return (*kernels, _copy("clone", "forward", "", size, size), _copy("slice_backward", "backward", "", size, 2 * size))
+def shifted_logits(element: int) -> Rewrite:
+    """transformers up to 4.48 shifts the logits, of `element` bytes: `[..., :-1, :].contiguous()`; backward fills zeros and
+    copies the gradient into them."""
+
+    def rewrite(kernels: Kernels, sizes: Sizes) -> Kernels:
+        size = element * sizes.logits
+        return (*kernels, _copy("clone", "forward", "", size, size), _copy("slice_backward", "backward", "", size, 2 * size))
+
+    return rewrite
+
+
+def loss_in_16_bit(kernels: Kernels, sizes: Sizes) -> Kernels:
+    """GPT-BigCode up to 4.48 gives the loss its 16-bit logits as they are."""
+    found = []
+    for k in kernels:
+        if k.module != "" or k.kind != "memory" or k.moved_bytes < sizes.logits:
+            found.append(k)
+        elif k.op != "_to_copy":
+            found.append(replace(k, read_bytes=k.read_bytes // 2, written_bytes=k.written_bytes // 2))
+    return tuple(found)
 
 
 def outputs_in_float32(kernels: Kernels, sizes: Sizes) -> Kernels:
@@ -77,15 +93,20 @@ def repeated_heads(kernels: Kernels, sizes: Sizes) -> Kernels:
     return (*kernels, *more, _copy("sum", "backward", module, many, few, 2 * sizes.layers))
 
 
-def triton_cross_entropy(kernels: Kernels, sizes: Sizes) -> Kernels:
-    """Unsloth's kernels in fms-acceleration: forward reads the float32 logits, backward writes the gradient over them."""
-    gone = {"_log_softmax", "nll_loss_forward", "nll_loss_backward", "_log_softmax_backward_data"}
-    size = 4 * sizes.logits
-    return (
-        *(k for k in kernels if k.op not in gone),
-        _copy("cross_entropy", "forward", "", size, 0),
-        _copy("cross_entropy", "backward", "", size, size),
-    )
+def triton_cross_entropy(element: int) -> Rewrite:
+    """Unsloth's kernels in fms-acceleration: forward reads the logits, backward reads them and writes the gradient over them.
+    `kernels/unsloth/cross_entropy_loss.py`."""
+
+    def rewrite(kernels: Kernels, sizes: Sizes) -> Kernels:
+        gone = {"_log_softmax", "nll_loss_forward", "nll_loss_backward", "_log_softmax_backward_data"}
+        size = element * sizes.logits
+        return (
+            *(k for k in kernels if k.op not in gone),
+            _copy("cross_entropy", "forward", "", size, 0),
+            _copy("cross_entropy", "backward", "", size, size),
+        )
+
+    return rewrite
 
 
 def fused_norms(kernels: Kernels, sizes: Sizes) -> Kernels:
@@ -96,7 +117,9 @@ def fused_norms(kernels: Kernels, sizes: Sizes) -> Kernels:
         return k.phase == "backward" and k.op in ("add", "add_") and k.written_bytes == size
 
     kept = [k for k in kernels if not _named(k, *NORMS) or is_sum(k)]
-    counts = {phase: sum(k.count for k in kernels if _named(k, *NORMS) and k.op == "rsqrt" and k.phase == phase) for phase in FORWARDS}
+    counts = {
+        phase: sum(k.count for k in kernels if _named(k, *NORMS) and k.op == "rsqrt" and k.phase == phase) for phase in FORWARDS
+    }
     return (
         *kept,
         *(_copy("rms_norm", phase, "norm", size, size, counts[phase]) for phase in FORWARDS),
@@ -118,8 +141,9 @@ def fused_rope(kernels: Kernels, sizes: Sizes) -> Kernels:
 
 
 def liger_loss(trains_head: bool) -> Rewrite:
-    """Liger's fused linear cross-entropy, as fms-acceleration's plugin has it: logits a chunk at a time, cast to float32, the loss
-    kernel reads them twice and writes the gradient over them, which is cast back and multiplied. `fused_linear_cross_entropy.py`."""
+    """Liger's fused linear cross-entropy, as fms-acceleration's plugin has it: logits a chunk at a time, cast to float32, the
+    loss kernel reads them twice and writes the gradient over them, which is cast back, scaled and multiplied.
+    `kernels/liger/fused_linear_cross_entropy.py`."""
 
     def rewrite(kernels: Kernels, sizes: Sizes) -> Kernels:
         n, h, v = sizes.tokens, sizes.hidden, sizes.vocabulary
@@ -139,6 +163,7 @@ def liger_loss(trains_head: bool) -> Rewrite:
             _copy("_to_copy", "forward", "lm_head", 2 * logits, 4 * logits, count),
             _copy("cross_entropy", "forward", "lm_head", 8 * logits, 4 * logits, count),
             _copy("_to_copy", "forward", "lm_head", 4 * logits, 2 * logits, count),
+            _copy("mul", "forward", "lm_head", 2 * logits, 2 * logits, count),
         )
 
     return rewrite
@@ -161,19 +186,29 @@ def _gemm(phase: Phase, m: int, n: int, k: int, read: int, written: int, count: 
 
 
 def fused_lora(kernels: Kernels, sizes: Sizes) -> Kernels:
-    """Unsloth's adapters: no copies, casts and sums of their own; the second skinny product adds onto the base's output, backward
-    those that make an input's gradient do. Dropout stays. Unsloth `kernels/fast_lora.py`."""
+    """Unsloth's adapters as fms-acceleration has them: no casts and copies; what the adapter makes is added in place; backward
+    makes dY B and A X anew, and masks an input's gradient by where the dropped input is not zero.
+    `fused_ops/unsloth_lora/{utils.py,bnb/fast_lora.py}`."""
     adapted = {k.module for k in kernels if k.gemm is not None and _is_skinny(k.gemm)}
-    found = []
+    kept = [k for k in kernels if k.module not in adapted or k.kind != "memory" or k.op == "native_dropout"]
+    more = []
     for k in kernels:
-        if k.module not in adapted or k.kind in ("dequantise", "attention_forward", "attention_backward"):
-            found.append(k)
-        elif k.gemm is not None:
-            adds = _is_skinny(k.gemm) and k.gemm.k <= _MOST_RANK
-            found.append(replace(k, read_bytes=k.read_bytes + k.written_bytes) if adds else k)
-        elif k.op.startswith("native_dropout"):
-            found.append(k)
-    return tuple(found)
+        if k.module not in adapted or k.gemm is None:
+            continue
+        if k.gemm.k <= _MOST_RANK and k.phase != "backward":  # (tokens x rank) by (rank x outputs)
+            more.append(_copy("add_", k.phase, k.module, 2 * k.written_bytes, k.written_bytes, k.count))
+        elif k.gemm.k <= _MOST_RANK:  # (tokens x rank) by (rank x inputs)
+            inputs = k.written_bytes
+            more.append(_copy("ne", "backward", k.module, inputs, inputs // 2, k.count))
+            more.append(_copy("mul", "backward", k.module, inputs + inputs // 2, inputs, k.count))
+            more.append(_copy("add_", "backward", k.module, 2 * inputs, inputs, k.count))
+            if re.search(r"[kv]_proj$", k.module):  # the bases' gradients of q, k and v are summed
+                more.append(_copy("add_", "backward", k.module, 2 * inputs, inputs, k.count))
+        elif k.phase == "backward" and k.gemm.n <= _MOST_RANK < k.gemm.m and k.gemm.m == sizes.tokens:
+            more.append(k)  # dY B once more
+        elif k.phase == "forward" and k.gemm.n <= _MOST_RANK:
+            more.append(replace(k, phase="backward"))  # A X once more
+    return (*kept, *more)
 
 
 _MOST_RANK = 64
@@ -184,35 +219,27 @@ def _is_skinny(gemm: Gemm) -> bool:
 
 
 def compiled_layers(kernels: Kernels, sizes: Sizes) -> Kernels:
-    """What Inductor makes of a layer: chains of elementwise operators and one reduction are one kernel. The residual sum goes with
-    the norm behind it, backward with its gradient; rotation and SwiGLU are a kernel each. Weights of norms sum over dy and x
-    once more."""
+    """What Inductor makes of a torchtune layer: chains of elementwise operators with one reduction are one kernel. The residual
+    sum goes with the norm behind it, backward with its gradient; weights of norms sum over dy and x once more. The rotation of
+    keys writes all heads, their gradient is summed in one; SwiGLU is one kernel, whose backward makes the product again."""
     x, inner = 2 * sizes.tokens * sizes.hidden, 2 * sizes.tokens * sizes.inner
-    ran = {k.phase for k in kernels}
-    norms = {p: sum(k.count for k in kernels if _named(k, *NORMS) and k.op == "rsqrt" and k.phase == p) for p in FORWARDS}
-    kept = [
-        k
-        for k in fused_rope(kernels, sizes)
-        if not _named(k, *NORMS, "mlp", "act_fn") and not (k.kind == "memory" and k.module.endswith(".*")) and not _is_sum(k, x)
-    ]
+    q, kv = 2 * sizes.tokens * sizes.q_width, 2 * sizes.tokens * sizes.kv_width
+    passes = [p for p in FORWARDS if any(k.phase == p for k in kernels)]
+    norms = {p: sum(k.count for k in kernels if _named(k, "norm") and k.op == "rsqrt" and k.phase == p) for p in FORWARDS}
+    kept = [k for k in kernels if k.kind != "memory" or (".*" not in k.module and not _named(k, "norm"))]
+    count = sizes.layers
     return (
         *kept,
-        *(_copy("add_norm", p, "norm", 2 * x, 2 * x, norms[p]) for p in FORWARDS),
+        *(_copy("add_norm", p, "norm", 2 * x, 2 * x, norms[p]) for p in passes),
         _copy("add_norm_backward", "backward", "norm", 3 * x, x, norms["forward"]),
         _copy("norm_weight_backward", "backward", "norm", 2 * x, 0, norms["forward"]),
-        *(_copy("swiglu", p, "mlp", 2 * inner, inner, sizes.layers) for p in FORWARDS if p in ran),
-        _copy("swiglu_backward", "backward", "mlp", 3 * inner, 3 * inner, sizes.layers),
+        *(_copy("rotate", p, "self_attn", q, q, count) for p in (*passes, "backward")),
+        *(_copy("rotate", p, "self_attn", kv, q, count) for p in passes),
+        *(_copy("expand", p, "self_attn", kv, q, count) for p in passes),
+        _copy("sum_heads", "backward", "self_attn", q, kv, 2 * count),
+        *(_copy("swiglu", p, "mlp", 2 * inner, inner, count) for p in passes),
+        _copy("swiglu_backward", "backward", "mlp", 3 * inner, 3 * inner, count),
     )
-
-
-def _is_sum(k: Kernel, size: int) -> bool:
-    """Of gradients, or of a residual, whatever module it is seen in."""
-    return k.kind == "memory" and k.op in ("add", "add_") and k.written_bytes == size and k.module != ""
-
-
-def compiled_loss(kernels: Kernels, sizes: Sizes) -> Kernels:
-    """Inductor's cross-entropy behind a cast of the logits to float32 of its own (torchtune before chunks)."""
-    return triton_cross_entropy(kernels, sizes)
 
 
 def compiled_chunked_loss(kernels: Kernels, sizes: Sizes) -> Kernels:
@@ -227,10 +254,11 @@ def compiled_chunked_loss(kernels: Kernels, sizes: Sizes) -> Kernels:
     )
 
 
-def without(*starts: str) -> Rewrite:
-    """The kernels but for those of modules whose names begin so."""
+def without_head(start: str) -> Rewrite:
+    """A model without the head over the vocabulary, whose modules begin with `start`, and without the loss over its logits."""
 
     def rewrite(kernels: Kernels, sizes: Sizes) -> Kernels:
-        return tuple(k for k in kernels if not k.module.startswith(starts))
+        rest = [k for k in kernels if not k.module.startswith(start)]
+        return tuple(k for k in rest if k.module or k.moved_bytes < sizes.logits)
 
     return rewrite

@@ -1,0 +1,7 @@
+"""How long a training step takes on a card: a roofline over the kernels of the traced step, with two fitted constants."""
+
+from lora_profiler.steptime.constants import Constants, Fixed, Rates, rates_of
+from lora_profiler.steptime.families import constants_for
+from lora_profiler.steptime.predict import StepTime, predict_step_time
+
+__all__ = ["Constants", "Fixed", "Rates", "StepTime", "constants_for", "predict_step_time", "rates_of"]

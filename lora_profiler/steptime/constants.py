@@ -5,12 +5,10 @@ reach. Only these two were ever fitted to measured steps. The others are fixed, 
 public rows, these are rows of `benchmarks/public_rows`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from lora_profiler.catalog import Gpu
-
-CardClass = Literal["datacentre", "consumer"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,18 +39,20 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constants:
-    """`rows` are the ids of the measurements that `eta` and `beta` were fitted to; what was fitted is no test."""
+    """`cards` are the keys of the cards whose measured steps `eta` and `beta` were fitted to, `rows` the ids of those steps: what
+    was fitted is no test."""
 
     family: str
     eta: float
     beta: float
-    fixed: Fixed = Fixed()
+    cards: tuple[str, ...] = ()
     rows: tuple[str, ...] = ()
+    fixed: Fixed = Fixed()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """What a card can do at most: bytes/s, FLOP/s, and bytes of L2 cache, 0 where nobody says.
+    """What a card can do at most: bytes/s, FLOP/s, bytes of L2 cache and multiprocessors, 0 where nobody says.
 
     `tensor_flops` is the dense peak of 16-bit products, `fp32_flops` that of float32 ones.
     """
@@ -61,13 +61,19 @@ class Rates:
     tensor_flops: float
     fp32_flops: float
     l2_bytes: int
+    processors: int
 
 
-_L2_MB = {"a100": 40, "h100": 50, "h200": 50, "gh200": 50, "l40": 96, "l40s": 96, "rtx_6000_ada": 96, "rtx_4090": 72,
-          "rtx_3090": 6, "v100": 6}  # fmt: skip
+_L2_MB = {
+    "a100": 40, "h100": 50, "h200": 50, "gh200": 50, "l40": 96, "l40s": 96, "rtx_6000_ada": 96, "rtx_4090": 72, "rtx_3090": 6,
+    "v100": 6,
+}  # fmt: skip
 """L2 caches in MB (2^20 bytes), by the first words of a card's key; NVIDIA's architecture papers."""
-_CONSUMER = ("rtx_3", "rtx_4", "rtx_5", "rtx_2", "gtx", "titan")
-_WORKSTATION = ("rtx_4000_ada", "rtx_5000_ada", "rtx_6000_ada", "rtx_4500_ada", "rtx_2000_ada")
+_PROCESSORS = {
+    "a100": 108, "h100": 132, "h100_pcie": 114, "h200": 132, "gh200": 132, "l40": 142, "l40s": 142, "rtx_6000_ada": 142,
+    "rtx_4090": 128, "rtx_3090": 82, "v100": 80,
+}  # fmt: skip
+"""Streaming multiprocessors that are switched on; the same papers."""
 
 
 def rates_of(card: Gpu) -> Rates | None:
@@ -75,15 +81,16 @@ def rates_of(card: Gpu) -> Rates | None:
     tensor = card.bf16_dense_tflops or card.fp16_dense_tflops
     if card.bandwidth_gb_s is None or tensor is None or card.fp32_tflops is None:
         return None
-    named = [name for name in _L2_MB if card.key == name or card.key.startswith(f"{name}_")]
     return Rates(
         bandwidth=card.bandwidth_gb_s * 1e9,
         tensor_flops=tensor * 1e12,
         fp32_flops=card.fp32_tflops * 1e12,
-        l2_bytes=max((_L2_MB[name] for name in named), default=0) * 2**20,
+        l2_bytes=_of(card, _L2_MB) * 2**20,
+        processors=_of(card, _PROCESSORS),
     )
 
 
-def class_of(card: Gpu) -> CardClass:
-    """Consumer cards clock above their rated boost and reach shares of the peak that datacentre cards do not."""
-    return "consumer" if card.key.startswith(_CONSUMER) and not card.key.startswith(_WORKSTATION) else "datacentre"
+def _of(card: Gpu, table: Mapping[str, int]) -> int:
+    """The entry with the longest name that the card's key begins with; 0 for none."""
+    named = [name for name in table if f"{card.key}_".startswith(f"{name}_")]
+    return table[max(named, key=len)] if named else 0

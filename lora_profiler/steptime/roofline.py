@@ -1,9 +1,9 @@
 """Seconds of a step from its kernels: each takes the longer of its products and its bytes, and all of them a host to launch them.
 
-    bytes      b / (bandwidth beta), less where they fit into the cache
-    product    2 m n k, sides padded to tiles, / (peak eta)
-    micro      sqrt(device^2 + host^2), host = launches x launch time
-    step       accumulation x micro + update + what a step takes besides
+bytes      b / (bandwidth beta), less where they fit into the cache
+product    2 m n k, in whole tiles and whole waves of them, / (peak eta)
+micro      sqrt(device^2 + host^2), host = launches x launch time
+step       accumulation x micro + update + what a step takes besides
 """
 
 from collections.abc import Iterable
@@ -92,7 +92,7 @@ def weights(kernel: Kernel, rates: Rates, fixed: Fixed) -> tuple[float, float, f
     if kernel.kind == "memory":
         return 0.0, copy, 0.0
     reached = {"attention_forward": fixed.attention_forward, "attention_backward": fixed.attention_backward}.get(kernel.kind, 1.0)
-    flops = kernel.flops if kernel.gemm is None else padded_flops(kernel.gemm)
+    flops = kernel.flops if kernel.gemm is None else tiled_flops(kernel.gemm, rates.processors)
     if kernel.dtype == "float32":
         return 0.0, copy, flops / (rates.fp32_flops * fixed.fp32_product * reached)
     return flops / (rates.tensor_flops * reached), copy, 0.0
@@ -106,16 +106,21 @@ def copy_seconds(moved_bytes: int, rates: Rates, fixed: Fixed) -> float:
     return moved_bytes / rates.bandwidth * (1 - fixed.cached_share * cached)
 
 
-def padded_flops(gemm: Gemm) -> int:
-    """FLOPs with the sides of the result rounded up to whole tiles: the longer to 256, the shorter to 128, or to 64 or 32 where
-    it is no longer than that."""
+def tiled_flops(gemm: Gemm, processors: int) -> float:
+    """FLOPs that a card is busy for: the result in whole tiles, and these in whole waves of one tile for each multiprocessor.
+
+    The longer side is rounded up to 256, the shorter to 128, or to 64 or 32 where it is no longer than that. Fewer tiles than
+    multiprocessors take no wave of their own: cuBLAS then splits the inner dimension. NVIDIA, "Matrix Multiplication Background
+    User's Guide", 3.1 and 3.2.
+    """
     short, long = sorted((gemm.m, gemm.n))
     tile = next((tile for tile in _SMALL_TILES if short <= tile), _TILE_SHORT)
-    return 2 * gemm.batches * _up(long, _TILE_LONG) * _up(short, tile) * gemm.k
-
-
-def _up(size: int, to: int) -> int:
-    return -(-size // to) * to
+    rows, columns = -(-long // _TILE_LONG), -(-short // tile)
+    flops = 2 * gemm.batches * rows * _TILE_LONG * columns * tile * gemm.k
+    tiles = gemm.batches * rows * columns
+    if not processors or tiles < processors:
+        return flops
+    return flops * (-(-tiles // processors) * processors) / tiles
 
 
 def by_kind(loads: Iterable[Load], eta: float, beta: float) -> dict[Kind, float]:

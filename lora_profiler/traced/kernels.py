@@ -38,14 +38,18 @@ _WRITES_ONLY = frozenset({
 })  # fmt: skip
 _GATHERS = frozenset({"embedding", "index", "index_select", "gather"})
 """Of the first tensor they read as many elements as they write."""
-_FILLS_FIRST = frozenset({"slice_backward", "select_backward", "constant_pad_nd", "nll_loss_backward", "embedding_dense_backward"})
+_FILLS_FIRST = frozenset(
+    {"slice_backward", "select_backward", "constant_pad_nd", "nll_loss_backward", "embedding_dense_backward"}
+)
 """They fill their output with zeros, and then write the gradient's or input's elements into it."""
 _ADDS_ROWS = frozenset({"index_add_", "index_put_", "_index_put_impl_", "scatter_add_", "index_copy_", "scatter_"})
 """Of the tensor that they change they touch as many elements as they are given."""
 _COPIES_FIRST = frozenset({"index_add", "index_put", "scatter_add", "index_copy", "scatter"})
 _DEQUANTISE = frozenset({"dequantize_4bit", "dequantize_blockwise"})
 _PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm", "linear", "_grouped_mm"})
-_ATTENTION = re.compile(r"_(scaled_dot_product|efficient|flash|cudnn)_?(flash|efficient|cudnn)?_attention(_for_cpu)?(_forward|_backward)?$")
+_ATTENTION = re.compile(
+    r"_(scaled_dot_product|efficient|flash|cudnn)_?(flash|efficient|cudnn)?_attention(_for_cpu)?(_forward|_backward)?$"
+)
 
 
 def step_kernels(workload: Workload, build: Build | None = None) -> StepKernels:
@@ -97,7 +101,9 @@ def _same(line: StepKernels, fresh: StepKernels, workload: Workload) -> None:
     wrong = [one for one in {*mine, *real} if mine.get(one, 0) != real.get(one, 0)]
     if wrong or line.trainable != fresh.trainable:
         what = f"{wrong[0].op} in {wrong[0].module or 'the model'}" if wrong else "what trains"
-        raise UnbuildableError(f"the kernels of {workload.model.id} are not linear in its layers: {what} is the first that is not.")
+        raise UnbuildableError(
+            f"the kernels of {workload.model.id} are not linear in its layers: {what} is the first that is not."
+        )
 
 
 def _on_meta(workload: Workload) -> torch.nn.Module:
@@ -130,7 +136,9 @@ def recorded(workload: Workload, build: Build, layout: Layout | None) -> StepKer
     return StepKernels(kernels=merged(found), tokens=setup.batch_size * setup.seq_len, trainable=trained)
 
 
-def kernel_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any, phase: Phase, module: str) -> Kernel | None:
+def kernel_of(
+    func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any, phase: Phase, module: str
+) -> Kernel | None:
     """The kernel that one operator launches, None where nothing runs: views, tensors without contents, numbers on the host."""
     op = func._overloadpacket.__name__
     given = _tensors((args, kwargs))
@@ -198,9 +206,7 @@ def _sum(tensors: list[Tensor]) -> int:
     return sum(_bytes(tensor) for tensor in tensors)
 
 
-def _traffic(
-    op: str, args: tuple[Any, ...], given: list[Tensor], new: list[Tensor], changed: list[Tensor]
-) -> tuple[int, int]:
+def _traffic(op: str, args: tuple[Any, ...], given: list[Tensor], new: list[Tensor], changed: list[Tensor]) -> tuple[int, int]:
     """Bytes read and written."""
     written = _sum(new) + _sum(changed)
     if op in _WRITES_ONLY:
@@ -216,6 +222,8 @@ def _traffic(
         target = args[2]
         touched = target.numel() * args[1].element_size()
         return _bytes(args[0]) + _bytes(target), written + touched
+    if op == "native_layer_norm_backward":  # x's gradient is one kernel, those of weight and bias another that reads both again
+        return _sum(given) * (2 if len(new) > 1 else 1), written
     if op in _FILLS_FIRST:
         return _sum(given), written + (_bytes(args[0]) if isinstance(args[0], Tensor) else 0)
     if op in _ADDS_ROWS or op in _COPIES_FIRST:

@@ -1,0 +1,85 @@
+"""Seconds of a step on a card, with an interval, and where they go."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lora_profiler.catalog import Gpu
+from lora_profiler.errors import UsageError
+from lora_profiler.kernel import Kind, StepKernels
+from lora_profiler.prediction import FlopCount
+from lora_profiler.steptime.constants import Constants, Rates, rates_of
+from lora_profiler.steptime.families import Likeness, constants_for, half_width
+from lora_profiler.steptime.roofline import Step, by_kind, loaded
+from lora_profiler.steptime.update import update_bytes
+from lora_profiler.workload import TrainSetup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTime:
+    """`low` and `high` hold the measured time of as many steps as the package has seen of this kind, all of them.
+
+    `mfu` is that of `throughput.utilisation`: attention in full, recomputation left out; None without a FLOP count.
+    `calibrated`: the constants were fitted to this very card. `share_of_host`: of a micro-batch's time, what launching its
+    kernels alone would take; above a half, a faster card helps little. `by_kind`: seconds on the device, all micro-batches, and
+    "update" and "besides".
+    """
+
+    seconds: float
+    low: float
+    high: float
+    tokens_per_second: float
+    mfu: float | None
+    calibrated: bool
+    likeness: Likeness
+    share_of_host: float
+    by_kind: Mapping[Kind | str, float]
+    constants: Constants
+
+
+def predict_step_time(
+    kernels: StepKernels, card: Gpu, setup: TrainSetup, flops: FlopCount | None = None, constants: Constants | None = None
+) -> StepTime | None:
+    """The time of one optimizer step of `setup`, whose micro-batch launches `kernels`; None where the card's peaks are not known.
+
+    `constants` are those of the card where they were measured on it; else the package's own. `flops` are of one micro-batch.
+
+    Raises UsageError for an optimizer whose update is not counted.
+    """
+    rates = rates_of(card)
+    if rates is None:
+        return None
+    moved = update_bytes(setup, kernels.trainable)
+    if moved is None:
+        raise UsageError(f"the time of {setup.optimizer}'s update is not known; ask about adamw, adamw_8bit or sgd.")
+    likeness: Likeness = "fitted"
+    if constants is None:
+        constants, likeness = constants_for(card)
+    load = loaded(Step(micro=kernels, accumulation=setup.accumulation, update_bytes=moved), rates, constants.fixed)
+    eta, beta = constants.eta, constants.beta
+    seconds, micro = load.seconds(eta, beta), load.micro_seconds(eta, beta)
+    width = half_width(likeness, load.host / micro)
+    return StepTime(
+        seconds=seconds,
+        low=seconds / (1 + width),
+        high=seconds / (1 - width),
+        tokens_per_second=kernels.tokens * setup.accumulation / seconds,
+        mfu=_mfu(flops, setup, seconds, kernels, rates),
+        calibrated=likeness == "fitted",
+        likeness=likeness,
+        share_of_host=load.host / micro,
+        by_kind={
+            **{kind: setup.accumulation * each for kind, each in by_kind(load.loads, eta, beta).items()},
+            "update": load.update / beta,
+            "besides": load.besides,
+        },
+        constants=constants,
+    )
+
+
+def _mfu(flops: FlopCount | None, setup: TrainSetup, seconds: float, kernels: StepKernels, rates: Rates) -> float | None:
+    """Against the peak of the dtype of most products."""
+    if flops is None:
+        return None
+    wide = sum(k.count * k.flops for k in kernels.kernels if k.dtype == "float32")
+    peak = rates.fp32_flops if 2 * wide > sum(k.count * k.flops for k in kernels.kernels) else rates.tensor_flops
+    return setup.accumulation * (flops.forward + flops.backward) / (seconds * peak)
