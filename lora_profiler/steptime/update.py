@@ -6,8 +6,9 @@ from lora_profiler.workload import TrainSetup
 
 CLIPPING_PASSES = 3
 """Clipping by norm reads each gradient once for the norm, then reads and writes it scaled."""
-_ADAMW_PASSES = {"foreach": 18, "fused": 7, "forloop": 18}
-"""Times that AdamW reads or writes something of an element's size: fused, 4 read and 3 written; else operator by operator."""
+_ADAMW_PASSES = {"foreach": 20, "fused": 7, "forloop": 20}
+"""Times that AdamW reads or writes something of an element's size: fused, 4 read and 3 written; else operator by operator, 12
+and 8 (torch `optim/adam.py`; 2 fewer without weight decay)."""
 
 
 def update_bytes(setup: TrainSetup, trainable: Mapping[int, int], *, clipping: int = 0) -> int | None:
