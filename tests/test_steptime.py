@@ -147,7 +147,7 @@ ANCHORS = (
 """A step of products alone and one of copies alone: with them neither constant is open."""
 
 
-@given(eta=st.floats(0.3, 1.1), beta=st.floats(0.3, 1.1), more=st.lists(LOADS, min_size=0, max_size=8))
+@given(eta=st.floats(0.3, 1.2), beta=st.floats(0.3, 1.0), more=st.lists(LOADS, min_size=0, max_size=8))
 @settings(max_examples=60, deadline=None)
 def test_a_fit_finds_the_constants_that_made_the_times(eta: float, beta: float, more: list[list[Load]]) -> None:
     steps = [*ANCHORS, *(StepLoad(tuple(loads), host=0.02, update=0.0, accumulation=1, besides=0.0) for loads in more)]
@@ -167,6 +167,14 @@ def test_one_wrong_row_hardly_moves_a_fit() -> None:
     found = fit(rows)
     assert found.eta == pytest.approx(0.8, rel=0.01)
     assert found.beta == pytest.approx(0.6, rel=0.01)
+
+
+def test_no_memory_delivers_more_than_its_bandwidth() -> None:
+    """Where copies seem faster than the memory, beta is 1, and eta what the other rows say."""
+    rows = [Measured(str(i), step, step.seconds(0.8, 1.3)) for i, step in enumerate(ANCHORS)]
+    found = fit(rows)
+    assert found.beta == pytest.approx(1.0)
+    assert found.eta == pytest.approx(0.8, rel=0.02)
 
 
 def test_a_fit_needs_rows_that_tell_both_constants() -> None:

@@ -1,7 +1,8 @@
 """eta and beta out of measured steps: robust least squares of the logarithm of time, in plain Python.
 
 Gauss-Newton over log eta and log beta; each step weighs a row by Huber's rule against the median absolute residual, so that a
-row of another stack than stated pulls no harder than one a few times less wrong.
+row of another stack than stated pulls no harder than one a few times less wrong. A card's memory delivers no more than its
+bandwidth, so that beta is at most 1; its clock can be above the one that the peak is stated for, so that eta may be more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -78,7 +79,11 @@ def _stride(rows: Sequence[Measured], point: tuple[float, float]) -> tuple[float
     determinant = xx * yy - xy * xy
     if determinant < 1e-9 * len(rows) ** 2:
         raise UsageError("these steps leave one constant open: they are all bound by products, or all by bytes. Add others.")
-    return (xy * yr - yy * xr) / determinant, (xy * xr - xx * yr) / determinant
+    to_most = -point[1]
+    along_beta = (xy * xr - xx * yr) / determinant
+    if along_beta <= to_most:
+        return (xy * yr - yy * xr) / determinant, along_beta
+    return -(xr + xy * to_most) / xx, to_most
 
 
 def leave_out(rows: Sequence[Measured], group_of: Mapping[str, str]) -> dict[str, float]:
