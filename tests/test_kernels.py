@@ -325,3 +325,25 @@ def test_the_update_moves_what_its_operators_do(optimizer: Any, impl: Any) -> No
             stepping.step()
     moved = sum(k.moved_bytes for k in kernels if k.moved_bytes > 1000)
     assert moved == update_bytes(asked, {4: 1200})
+
+
+@pytest.mark.parametrize("heads", [(8, 8), (8, 2)])
+def test_bytes_of_a_plain_llama_are_those_counted_from_its_code(heads: tuple[int, int]) -> None:
+    """Bytes per token of what is no product and no attention, without what does not grow with a width, operator by operator.
+
+    Forward: norms 2 x 36, sums 2 x 6 an element of the hidden state, rotation 20 of queries and keys, SwiGLU 10 of the MLP.
+    Backward: norms 2 x 92 with their weights, gradients summed 5 x 6 (two residuals; q, k, v; gate, up), rotation 34, SwiGLU 18.
+    """
+    hidden, inner, layers = 256, 704, 9
+    raw = cases.CONFIGS["llama"] | {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers}
+    raw |= {"num_attention_heads": heads[0], "num_key_value_heads": heads[1], "head_dim": hidden // heads[0]}
+    workload = Workload(model=model_from_config(raw, id="llama", source="test"), setup=setup(checkpointing=False))
+    kernels = step_kernels(workload).kernels
+    both = hidden + hidden * heads[1] // heads[0]
+
+    def moved(phase: Phase, inside: bool) -> float:
+        found = [k for k in kernels if k.kind == "memory" and k.phase == phase and (".*" in k.module) == inside]
+        return sum(k.count * k.moved_bytes for k in found) / TOKENS
+
+    assert moved("forward", True) == pytest.approx(layers * (84 * hidden + 20 * both + 10 * inner), rel=0.03)
+    assert moved("backward", True) == pytest.approx(layers * (214 * hidden + 34 * both + 18 * inner), rel=0.03)
