@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from bitsandbytes import functional
 from torch.distributed._tools.mem_tracker import MemTracker
 
 import families
@@ -30,12 +29,13 @@ LORA = replace(FULL, lora=LoraConfig(r=4))
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Any:
-    functional.name2qmap.clear()  # bitsandbytes keeps the code book of an earlier test's double quantisation
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
     gc.collect()
+    gc.freeze()  # what thousands of tests have left is nobody's here, and takes long to search for tensors
+    yield
+    gc.unfreeze()
+    torch.set_num_threads(threads)
 
 
 def training(
