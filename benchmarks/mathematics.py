@@ -1,6 +1,6 @@
 """The seven claims of LoRA on SmolLM2-135M with its real weights, trained and measured on Shakespeare's works.
 
-    python -m benchmarks.mathematics            14 minutes of two free cores; needs the test extra and the package gguf
+    python -m benchmarks.mathematics            most of an hour of two cores; needs the test extra and the package gguf
     python -m benchmarks.mathematics --render   writes anew, from the numbers that are there, what is made of them
 
 Fetches weights and text as `benchmarks.fetch_inputs` does, runs what `lora-profile verify` runs, and writes
