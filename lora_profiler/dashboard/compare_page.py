@@ -1,5 +1,6 @@
 """Compare: what was predicted beside what was measured, over many records and inside one."""
 
+import gc
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -79,6 +80,7 @@ def _show() -> None:
 @st.fragment(run_every=0.5)
 def _await_the_rest() -> None:
     """Says what is not there yet, and draws the page anew when it is."""
+    gc.freeze()  # streamlit collects garbage after every run: it would search all that is read by now, twice a second
     if not records.still_reading():
         st.rerun()
     parts.note("These are the first records of a large file. The rest is being read, and the page shows all of it then.")
