@@ -46,7 +46,8 @@ MODEL is a hub id, a hub URL, an alias, a folder, or a path to a config.json. We
 otherwise, so nothing is downloaded. Every case runs in a process of its own; Ctrl-C ends it and keeps what is done.
 
 Examples:
-  lora-profile bench SmolLM2-135M                           full and LoRA on what is there; on a CPU with 128 tokens
+  lora-profile bench SmolLM2-135M                           full and LoRA on what is there; on a CPU
+                                                            with 128 tokens in float32, unless said otherwise
   lora-profile bench gpt2 -s 512                            with 512
   lora-profile bench gpt2 -s 512 --device cpu --dtype float32 --timing-seconds 20
   lora-profile bench gpt2 -s 128 --budget 2GiB              does it fit into 2 GiB?

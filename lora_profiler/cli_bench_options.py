@@ -9,7 +9,7 @@ import click
 from lora_profiler.cli_options import given, setups
 from lora_profiler.click_parts import FiniteRange, NearestChoice, items
 from lora_profiler.errors import UsageError, did_you_mean
-from lora_profiler.planning.setups import flag
+from lora_profiler.planning.setups import CPU_DEFAULTS, flag
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -121,14 +121,10 @@ def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:
 # --- cases ----------------------------------------------------------------------------------------------------------------
 
 
-CPU_SEQ_LEN = 128
-"""Tokens in each sequence where none are asked for and there is no accelerator: a step takes a second, not minutes."""
-
-
 def model_cases(ctx: click.Context, models: tuple[str, ...], device: "Device") -> list["Case"]:
     """One case for each model, method and repeat: odd repeats run backwards (A, B, B, A), so that a drift hits all alike.
 
-    On a CPU sequences are short unless a length is asked for, which is said.
+    On a CPU some defaults are others, which is said.
 
     Raises UsageError, and what `find_model` raises.
     """
@@ -137,9 +133,11 @@ def model_cases(ctx: click.Context, models: tuple[str, ...], device: "Device") -
     from lora_profiler.workload import Workload
 
     o = ctx.params
-    if device == "cpu" and not given(ctx, "seq_len"):
-        o["seq_len"] = CPU_SEQ_LEN
-        click.echo(f"Sequences of {CPU_SEQ_LEN} tokens, since this is a CPU; -s asks for another length.", err=True)
+    if device == "cpu":
+        usual = {name: value for name, value in CPU_DEFAULTS.items() if not given(ctx, name)}
+        o |= usual
+        for name, value in usual.items():
+            click.echo(f"{flag(name)} is {value}, since this is a CPU, unless you give another.", err=True)
     conditions = _conditions(o)
     weights, text = _weights(o, models), _text(o)
     specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lora_profiler.catalog import find_model
 from lora_profiler.cli import bench_command, predict_command, root
+from lora_profiler.cli_options import given as is_given
 from lora_profiler.cli_options import setups as command_line_setups
 from lora_profiler.dashboard.answered import answered, workloads
 from lora_profiler.dashboard.link import PAGES, parsed, written
@@ -18,7 +19,7 @@ from lora_profiler.dashboard.measuring import Conditions, bench_arguments
 from lora_profiler.dashboard.models import published_model, uploaded_model
 from lora_profiler.dashboard.question import CHOICES, METHODS, Question, from_params, idle_options, predict_arguments, to_params
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UnsupportedModelError, UsageError
-from lora_profiler.planning.setups import SetupOptions
+from lora_profiler.planning.setups import CPU_DEFAULTS, SetupOptions
 from lora_profiler.report.page import embedded_data, report_content, write_page
 from lora_profiler.workload import MAX_SIZE
 
@@ -201,6 +202,7 @@ def test_a_benchmark_asks_the_same_question_of_its_own_device(question: Question
     mine = outcome(lambda: [w.setup for w in workloads(model, question)])
     assert mine == outcome(lambda: command_line_setups(model, ctx, question.options.device))
     assert (ctx.params["device"], ctx.params["steps"], ctx.params["budget"]) == (None, conditions.steps, conditions.budget)
+    assert all(is_given(ctx, name) for name in CPU_DEFAULTS), "on a CPU bench would take another value"
 
 
 @pytest.mark.parametrize("model", ["--records=x", "-x"])

@@ -1,6 +1,6 @@
 """From the options of a training setup, as people write them, to the setups they mean: one place for every face that asks."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lora_profiler.errors import UsageError
@@ -22,6 +22,10 @@ from lora_profiler.workload import (
 DEFAULT_METHODS: tuple[Method, ...] = ("full", "lora")
 LORA_OPTIONS = ("rank", "alpha", "dropout", "targets", "layers_to_transform", "modules_to_save", "adapter_dtype", "use_dora")
 QLORA_OPTIONS = ("double_quant", "recipe")
+CPU_DEFAULTS: Mapping[str, int | str] = {"seq_len": 128, "dtype": "float32"}
+"""What `bench` takes instead where it trains on a CPU: a step takes a second, not minutes. Many CPUs have no arithmetic of 16-bit
+floats, and imitate it many times slower.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
