@@ -114,6 +114,20 @@ def test_a_model_is_two_cases_with_the_setup_that_was_asked_for(bench: Bench) ->
     assert [r.id for r in bench.stored()] == [record_of(case).id for case in bench.asked]
 
 
+def test_a_cpu_is_given_little_unless_more_is_asked_for(bench: Bench) -> None:
+    def of(*arguments: str) -> tuple[int, str, str]:
+        _, _, err = bench(str(bench.model), "--device", "cpu", "--method", "full", *arguments)
+        (case,) = bench.asked
+        return case.workload.setup.seq_len, case.workload.setup.dtype, err
+
+    seq_len, dtype, err = of()
+    assert (seq_len, dtype) == (128, "float32")
+    assert "--seq-len is 128" in err and "--dtype is float32" in err
+    seq_len, dtype, err = of("-s", "2048", "--dtype", "bfloat16")
+    assert (seq_len, dtype) == (2048, "bfloat16")
+    assert "since this is a CPU" not in err
+
+
 def test_every_option_of_its_own_reaches_the_case(bench: Bench, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("words")
