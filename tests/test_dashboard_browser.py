@@ -158,6 +158,7 @@ def test_a_link_shows_the_page_again(window: Any) -> None:
     other.settle()
     assert other.cards() == w.cards() and "custom:8GiB" in w.cards()
     assert other.page.locator(".lp h1 + div").inner_text() == w.page.locator(".lp h1 + div").inner_text()
+    other.page.locator(".js-plotly-plot").nth(4).wait_for()
     assert other.page.locator(".js-plotly-plot").count() == w.page.locator(".js-plotly-plot").count() >= 5
 
 
