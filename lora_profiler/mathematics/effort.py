@@ -63,7 +63,7 @@ def effort_for(num_parameters: int, *, quick: bool) -> Effort:
         full_learning_rate=1e-3 if is_small else 1e-4,
         lora_learning_rate=5e-3 if is_small else 1e-3,
         cost_dtypes=("float32",) if quick else ("float32", "bfloat16"),
-        cost_memory_steps=2 if quick else 3,
+        cost_memory_steps=2,
         cost_steps=3 if quick else 5,
         cost_seconds=6.0 if quick else 20.0,
     )
