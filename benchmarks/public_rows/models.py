@@ -194,10 +194,11 @@ class Tune(nn.Module):
     def __init__(self, spec: Any, checkpointing: bool) -> None:
         super().__init__()
         self.model = TuneDecoder(spec, checkpointing)
+        self.loss: Any = lambda logits, labels: F.cross_entropy(logits.float(), labels)
 
     def forward(self, input_ids: Tensor, labels: Tensor, **_rest: Any) -> Output:
-        logits = F.linear(self.model(input_ids), self.model.tok_embeddings.weight).float()
-        return Output(F.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)))
+        logits = F.linear(self.model(input_ids), self.model.tok_embeddings.weight)
+        return Output(self.loss(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)))
 
 
 def torchtune(workload: Workload) -> nn.Module:

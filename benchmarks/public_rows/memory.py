@@ -1,0 +1,297 @@
+"""Public memory rows as questions: the workload of each, the stack that ran it, and what its counter was read for.
+
+What a source does not state is said in `assumed`, in words; rows that no workload and stack say raise the reason.
+"""
+
+import csv
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from torch import nn
+
+from benchmarks.public_rows import litgpt, models, old_code
+from benchmarks.public_rows.old_code import Change
+from benchmarks.public_rows.replay import ROWS, NotExpressibleError, Row, replay_of
+from benchmarks.public_rows.tape import Build, Context
+from lora_profiler.catalog import model_from_config
+from lora_profiler.modeling.build import build_model
+from lora_profiler.traced.replacing import replaced
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+
+GIB = 2**30
+Reading = Literal["peak", "at rest", "after the update", "reserved"]
+READINGS: dict[str, Reading] = {
+    "peak_allocated": "peak",
+    "peak_active": "peak",
+    "allocated_at_rest": "at rest",
+    "allocated_after_step_mean": "after the update",
+    "peak_reserved": "reserved",
+    "max_reserved": "reserved",
+}
+"""What the counter of a quantity is read for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryRow:
+    """A row to be predicted. `measured_bytes` of one card; `ranks` share weights, gradients and states where there are several,
+    in float32 with `wide_shards`; a layer is fetched ahead where it is `prefetched`.
+
+    `held_bytes` live beside the step: what a training loop holds on to that a trace of the step does not show.
+    """
+
+    id: str
+    group: str
+    source: str
+    quantity: str
+    reading: Reading
+    workload: Workload
+    build: Build
+    contexts: tuple[Context, ...]
+    stack: str
+    measured_bytes: float
+    tolerance: float | None
+    tier: int
+    ranks: int = 1
+    wide_shards: bool = False
+    prefetched: bool = False
+    held_bytes: int = 0
+    is_first_step: bool = False
+    apart: str = ""
+    assumed: tuple[str, ...] = ()
+
+
+def memory_rows() -> list[Row]:
+    with ROWS.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if not row["quantity"].startswith("tokens_per_s")]
+
+
+def memory_row(row: Row) -> MemoryRow:
+    """Raises NotExpressibleError."""
+    if row["quantity"] not in READINGS:
+        raise NotExpressibleError("memory as a tool printed it, context and all, and which tool is not said")
+    if "offload" in row["parallelism"]:
+        raise NotExpressibleError("weights on the host: not modelled")
+    source = row["id"].split(":")[0]
+    known: dict[str, Callable[[Row], MemoryRow]] = {
+        "fms": _fms,
+        "litgpt-rt": _litgpt,
+        "peft": _peft,
+        "torchtune-flags": _torchtune,
+        "fsdp_qlora": _fsdp_qlora,
+    }
+    if source not in known:
+        raise NotExpressibleError(_REASONS.get(source, "not modelled"))
+    return known[source](row)
+
+
+_REASONS = {
+    "litgpt-hub": "direction only: the peak may come from a validation pass, at a length that is not said",
+    "torchtune-loradoc": "direction only: reserved bytes at a length that is not said",
+    "swift": "reserved bytes over texts of random length, which no loss path explains (about 50 bytes a logit at 512 and 1,024)",
+    "qwen": "memory as a tool printed it, context and all, and which tool is not said",
+    "hf-bert": "memory as a tool printed it, context and all, and which tool is not said",
+}
+
+
+def _row(row: Row, workload: Workload, build: Build, stack: str, **more: Any) -> MemoryRow:
+    told: dict[str, Any] = {
+        "id": row["id"],
+        "group": row["model"],
+        "source": row["id"].split(":")[0],
+        "quantity": row["quantity"],
+        "reading": READINGS[row["quantity"]],
+        "workload": workload,
+        "build": build,
+        "contexts": (),
+        "stack": stack,
+        "measured_bytes": float(row["value"]) * GIB,
+        "tolerance": float(row["tolerance"].rstrip("%")) / 100 if row["tolerance"].endswith("%") else None,
+        "tier": int(row["tier"]),
+    }
+    return MemoryRow(**{**told, **more})
+
+
+def _built(plain: Build, changes: tuple[Change, ...]) -> Build:
+    def build(workload: Workload) -> nn.Module:
+        model = plain(workload)
+        for change in changes:
+            change(model)
+        return model
+
+    return build
+
+
+def _on_meta(workload: Workload) -> nn.Module:
+    return build_model(workload, device="meta")
+
+
+def _one_card(row: Row) -> Workload:
+    """The workload that the throughput of the same run is predicted with."""
+    return replay_of({**row, "n_gpus": "1", "value": "1"}).workload
+
+
+# --- fms-acceleration -------------------------------------------------------------------------------------------------
+
+
+def _fms(row: Row) -> MemoryRow:
+    one = replay_of({**row, "n_gpus": "1", "value": "1"})
+    kernels, liger_file = row["kernels"], "liger.csv" in row["id"]
+    santacoder = "santacoder" in row["model"]
+    autocast = one.workload.setup.precision == "amp"
+    fused = "fused" in kernels or "Liger" in kernels
+    liger = "Liger" in kernels or (liger_file and row["method"] == "lora")
+    loss = old_code.triton if fused and not liger else old_code.cross_entropy
+    changes: list[Change] = [old_code.reentrant]
+    stack = []
+    if liger:
+        changes.append(old_code.liger)
+        stack.append("Liger's fused linear cross-entropy")
+    else:
+        path = old_code.no_float if santacoder else old_code.float_in_head if liger_file else old_code.float_in_loss
+        changes.append(path(loss))
+        stack.append("Triton cross-entropy" if fused else "cross-entropy")
+        if santacoder:
+            changes.append(old_code.outputs_held)
+        stack.append("of 16-bit logits, outputs held" if santacoder else "of float32 logits, " + ("cast in the head" if liger_file else "in the loss"))
+    contexts: tuple[Context, ...] = ()
+    if liger_file:
+        contexts += (repeated_heads,)
+        stack.append("repeated keys and values")
+    if fused and not santacoder:
+        changes.append(old_code.fused_norms)
+        contexts += (rotation_in_place,)
+        stack.append("fused norms and rotation")
+    if "fused LoRA" in kernels and not santacoder:
+        changes.append(old_code.fused_lora)
+        stack.append("fused adapters")
+    sharded = int(row["n_gpus"]) > 1
+    workload = one.workload
+    if sharded and workload.setup.lora is None:  # a card computes with 16-bit weights, whatever it holds shards of
+        workload = replace(workload, setup=replace(workload.setup, precision="pure"))
+    return _row(
+        row,
+        workload,
+        _built(one.build or _on_meta, tuple(changes)),
+        ", ".join(stack),
+        contexts=contexts,
+        ranks=int(row["n_gpus"]),
+        wide_shards=autocast and row["method"] == "full",
+        apart=_SANTACODER if santacoder else "",
+        assumed=one.assumed[1:],
+    )
+
+
+_SANTACODER = "that outputs stay alive in backward was read off these rows, in both precisions; what holds them was not found"
+
+
+def repeated_heads() -> AbstractContextManager[None]:
+    """Mistral's FlashAttention 2 class of 4.45 repeats keys and values to all heads."""
+    from transformers.integrations import sdpa_attention
+
+    return replaced(sdpa_attention, "use_gqa_in_sdpa", lambda *_args, **_more: False)
+
+
+def rotation_in_place() -> AbstractContextManager[None]:
+    from transformers.models.mistral import modeling_mistral
+
+    return replaced(modeling_mistral, "apply_rotary_pos_emb", old_code.rotation_in_place)
+
+
+# --- others -----------------------------------------------------------------------------------------------------------
+
+
+_LLAMA = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
+          "intermediate_size": 11008, "vocab_size": 32000, "parallel": False, "bias": False, "rotary_percentage": 1.0}  # fmt: skip
+_STABLELM = _LLAMA | {"num_hidden_layers": 16, "intermediate_size": 16384, "vocab_size": 50688, "parallel": True, "bias": True,
+                      "rotary_percentage": 0.25}  # fmt: skip
+"""As `lit_gpt/config.py` has them."""
+
+
+def _litgpt(row: Row) -> MemoryRow:
+    if row["tier"] == "3":
+        raise NotExpressibleError("direction only: several cards, of which the source says little")
+    raw = _STABLELM if "stablelm" in row["model"] else _LLAMA
+    spelled = {**raw, "model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": False,
+               "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}  # fmt: skip
+    spec = model_from_config(spelled, id=row["model"], source="lit_gpt/config.py, spelled as llama's")
+    quantization = Quantization(double_quant="dq" in row["method"]) if row["method"].startswith("qlora") else None
+    lora = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.05, target_modules=("attn",), adapter_dtype="bfloat16")
+    setup = TrainSetup(
+        lora=lora, quantization=quantization, batch_size=int(row["batch"]), seq_len=int(row["seq_len"]), attention="flash"
+    )
+    return _row(
+        row,
+        Workload(model=spec, setup=setup),
+        litgpt.litgpt,
+        "LitGPT's own model, loss in chunks of 128 tokens" + (", bitsandbytes 0.41" if quantization else ""),
+        is_first_step=True,
+        assumed=("the first step has the longest sample, so that Adam has no states yet",),
+    )
+
+
+PEFT_TOKENS = 4_178_051 / 20_000
+"""Real tokens of a sample on average: the counter's mean is over steps, and what it counts beside states is linear in tokens."""
+
+
+def _peft(row: Row) -> MemoryRow:
+    workload = _one_card({**row, "quantity": "tokens_per_s_nonpad"})
+    if row["tier"] == "3":
+        raise NotExpressibleError("direction only: the cache was emptied at other times than stated")
+    reserved = row["quantity"] == "max_reserved"
+    setup = replace(workload.setup, seq_len=768 if reserved else 209)
+    config = workload.model.config
+    tokens = 4 * PEFT_TOKENS
+    logits = 2 * workload.model.config["vocab_size"]
+    cache = 2 * 2 * workload.model.num_layers * config["num_key_value_heads"] * (config.get("head_dim") or 128)
+    return _row(
+        row,
+        replace(workload, setup=setup),
+        _on_meta,
+        "cross-entropy of float32 logits; outputs held, keys and values among them",
+        held_bytes=0 if reserved else round(tokens * (logits + cache)),
+        apart="the longest batch is not published; 768 tokens, where samples are cut, is an upper bound" if reserved else "",
+        assumed=("768 tokens",) if reserved else ("209 tokens a sample, the average; no padding",),
+    )
+
+
+def _torchtune(row: Row) -> MemoryRow:
+    flag = int(row["id"].split(":")[1])
+    if flag in (2, 3):
+        raise NotExpressibleError("compiled without checkpointing: which tensors the compiler makes again is not modelled")
+    workload = _one_card({**row, "quantity": "tokens_per_s"})
+    if flag == 7:
+        raise NotExpressibleError("8-bit states of an update in backward, whose temporaries are not known")
+    changes: tuple[Change, ...] = (old_code.row_statistics,) if flag >= 4 else ()
+    if flag >= 5:
+        changes += (old_code.update_in_backward,)
+    config, setup = workload.model.config, workload.setup
+    on_host = workload.model.num_layers * 2 * setup.batch_size * setup.seq_len * config["hidden_size"]
+    stack = ["torchtune's own model", "compiled chunked cross-entropy" if flag >= 4 else "cross-entropy of float32 logits"]
+    stack += ["update in backward"] * (flag >= 5) + ["checkpoints in host memory"] * (flag >= 6)
+    return _row(
+        row,
+        workload,
+        _built(models.torchtune, changes),
+        ", ".join(stack),
+        held_bytes=-on_host if flag >= 6 else 0,
+        assumed=("fused AdamW", *(("eager layers between checkpoints, where Inductor's keep less",) if flag >= 4 else ())),
+    )
+
+
+def _fsdp_qlora(row: Row) -> MemoryRow:
+    if row["tier"] == "3":
+        raise NotExpressibleError("direction only: reserved bytes of sharded runs")
+    workload = _one_card({**row, "quantity": "tokens_per_s", "parallelism": "NO_SHARD"})
+    sharded = "FULL_SHARD" in row["parallelism"]
+    return _row(
+        row,
+        workload,
+        _built(_on_meta, (old_code.reentrant, old_code.float_in_head(old_code.cross_entropy), old_code.outputs_held)),
+        "cross-entropy of float32 logits, cast in the head, outputs held",
+        ranks=int(row["n_gpus"]) if sharded else 1,
+        prefetched=sharded,
+        apart="" if sharded else "reserved, from a simulated allocator",
+        assumed=("a whole model on each card",) if not sharded else (),
+    )
