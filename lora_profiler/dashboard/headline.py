@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from lora_profiler.planning.answers import Answer
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import metrics
-from lora_profiler.report.predictions import method_label
+from lora_profiler.report.ways import method_label
 from lora_profiler.units import bytes_text, change_text, flops_text, percent_text, short_count_text
 
 

@@ -18,7 +18,8 @@ from lora_profiler.report.blocks import Paragraph, Table
 from lora_profiler.report.charts.layer_bars import LayerQuantity
 from lora_profiler.report.explain import explain_blocks
 from lora_profiler.report.layers import layer_blocks
-from lora_profiler.report.predictions import method_label, model_blocks, peak_words
+from lora_profiler.report.predictions import model_blocks, peak_words
+from lora_profiler.report.ways import method_label
 from lora_profiler.units import bytes_text
 
 

@@ -7,8 +7,9 @@ from lora_profiler.prediction import CATEGORIES, Prediction
 from lora_profiler.record import Device, Environment, Record
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Block, Row, RowKind, Table, heading, paragraph
-from lora_profiler.report.predictions import adapter_line, attention_words, exactness_lines, method_label, training_line
+from lora_profiler.report.predictions import adapter_line, attention_words, exactness_lines, training_line
 from lora_profiler.report.speed import speed_lines
+from lora_profiler.report.ways import method_label
 from lora_profiler.throughput import Throughput, Utilisation
 from lora_profiler.units import byte_unit, bytes_text, count_text, error_text, in_unit, percent_text
 

@@ -11,7 +11,8 @@ from lora_profiler.report.charts import CategoryBar, FitCell, Limit
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.page.parts import Beside, Drawing, Fact, Part, Section
 from lora_profiler.report.page.steps import curve_drawing, layer_drawings
-from lora_profiler.report.predictions import method_label, model_blocks
+from lora_profiler.report.predictions import model_blocks
+from lora_profiler.report.ways import method_label
 from lora_profiler.units import bytes_text, count_text, percent_text
 
 MOST_FACTS = 6
