@@ -23,6 +23,12 @@ def composition(answers: Sequence[Answer], theme: Theme) -> Figure:
     return charts.category_bars(bars, limit=_limit(answers[0]), theme=theme)
 
 
+def times(answers: Sequence[Answer], theme: Theme) -> Figure | None:
+    """Where the time of each method's step goes; None where no time is known."""
+    bars = charts.time_bars_of(answers)
+    return charts.time_bars(bars, theme=theme) if bars else None
+
+
 def curve(answer: Answer, theme: Theme) -> Figure:
     """Memory over one steady step."""
     return charts.memory_curve(answer.prediction.curve, limit=_limit(answer), theme=theme)

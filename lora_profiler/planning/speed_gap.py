@@ -1,18 +1,16 @@
 """Why LoRA is not as much faster than full fine-tuning as its FLOPs suggest: what each kind of kernel adds to its time."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from lora_profiler.kernel import Kernel
 from lora_profiler.planning.timing import TimedStep
-from lora_profiler.steptime import Part, StepTime
-from lora_profiler.steptime.roofline import Load, weights
+from lora_profiler.steptime import Part
+from lora_profiler.steptime.roofline import Step, loaded
 
 Cause = Literal[
     "products", "adapter_products", "attention", "memory", "adapter_memory", "dequantise", "launches", "update", "besides"
 ]
-CAUSES: tuple[Cause, ...] = get_args(Cause)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +64,9 @@ def speed_gap(full: TimedStep, lora: TimedStep) -> SpeedGap:
 
 
 def _seconds_of_new_products(full: TimedStep, lora: TimedStep) -> float:
-    """Of the products in `lora` of a size that `full` has none of: the adapters', whose inner or outer side is the rank."""
+    """Of the products in `lora` of sizes that `full` has none of: the adapters', one of whose sides is the rank."""
     known = {kernel.gemm for kernel in full.kernels.kernels if kernel.kind == "gemm"}
-    new = [kernel for kernel in lora.kernels.kernels if kernel.kind == "gemm" and kernel.gemm not in known]
-    return lora.workload.setup.accumulation * sum(_device_seconds(kernel, lora.time) for kernel in new)
-
-
-def _device_seconds(kernel: Kernel, time: StepTime) -> float:
-    weight = weights(kernel, time.rates, time.constants.fixed)
-    return Load(kernel.kind, *weight, kernel.count).seconds(time.constants.eta, time.constants.beta)
+    new = tuple(kernel for kernel in lora.kernels.kernels if kernel.kind == "gemm" and kernel.gemm not in known)
+    accumulation, time = lora.workload.setup.accumulation, lora.time
+    step = Step(micro=replace(lora.kernels, kernels=new), accumulation=accumulation, update_bytes=0)
+    return accumulation * loaded(step, time.rates, time.constants.fixed).device_seconds(time.constants.eta, time.constants.beta)

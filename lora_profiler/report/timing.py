@@ -103,6 +103,12 @@ def evidence_line(row: Evidence) -> str:
     return f"Nearest public measurement: {what} took {seconds_text(row.measured_seconds)}; {error}."
 
 
+def time_words(answers: Sequence[Answer]) -> str:
+    """'full: 1.23 s (1.03 s to 1.52 s); LoRA r16: ...', of the methods whose time is known."""
+    pairs = zip(answers, steps_of(answers), strict=True)
+    return "; ".join(f"{method_label(a.prediction)}: {seconds_text(s.time.seconds)} ({interval_words(s)})" for a, s in pairs if s)
+
+
 def interval_words(step: TimedStep) -> str:
     """'0.98 s to 1.45 s'."""
     return f"{seconds_text(step.time.low)} to {seconds_text(step.time.high)}"
