@@ -112,8 +112,8 @@ OWN = Constants(family="here", eta=0.8, beta=0.7, fixed=Fixed(launch_seconds=1e-
 def measured_here(monkeypatch: pytest.MonkeyPatch, rates: Rates = PLAIN, half_width: float = 0.07) -> None:
     """This machine's processor, and every card, as if calibrated here."""
     local = SimpleNamespace(rates=rates, constants=OWN, half_width=half_width, provenance={})
-    monkeypatch.setattr(timing, "local_constants", lambda key: local)
-    monkeypatch.setattr(timing, "local_cpu", lambda: local)
+    monkeypatch.setattr("lora_profiler.steptime.local.local_constants", lambda key: local)
+    monkeypatch.setattr("lora_profiler.steptime.local.local_cpu", lambda: local)
 
 
 # --- which kernels and constants answer -----------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def test_what_was_measured_on_this_machine_comes_before_the_package(monkeypatch:
 
 def test_a_processor_is_timed_only_where_it_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu = ask(device="cpu", dtype="float32")
-    monkeypatch.setattr(timing, "local_cpu", lambda: None)
+    monkeypatch.setattr("lora_profiler.steptime.local.local_cpu", lambda: None)
     assert "lora-profile calibrate" in refusal(on_cpu, None)
     assert answers([on_cpu])[0].timing is None
     measured_here(monkeypatch)
@@ -288,10 +288,11 @@ def test_the_sentence_is_made_of_the_numbers() -> None:
     gap = SpeedGap(seconds=2.0, flops_ratio=0.7, seconds_ratio=0.85, gap_seconds=0.354, causes=causes)
     assert gap_line("LoRA r32", gap) == (
         "LoRA r32 makes 70.00 % of full's FLOPs in 85.00 % of its time, 354.00 ms more than its FLOPs suggest: "
-        "+300.00 ms casts, copies and sums of the adapters, +150.00 ms products of the adapters, -100.00 ms the optimizer's "
-        "update, +4.00 ms all else."
+        "it loses 300.00 ms to casts, copies and sums of the adapters, 150.00 ms to products of the adapters, and gains 100.00 "
+        "ms in the optimizer's update; all else +4.00 ms."
     )
-    assert "0.10 s" not in gap_line("x", gap) and "less than its FLOPs suggest" in gap_line("x", replace(gap, gap_seconds=-0.1))
+    nothing = replace(gap, gap_seconds=-0.01, causes=dict.fromkeys(causes, 0.0) | {"update": -0.01})
+    assert gap_line("LoRA r32", nothing).endswith("of its time, 10.00 ms less than its FLOPs suggest: in all -10.00 ms.")
 
 
 # --- words -----------------------------------------------------------------------------------------------------------------

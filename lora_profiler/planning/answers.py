@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lora_profiler.catalog import Gpu
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import Fit, fit
 from lora_profiler.planning.levers import Lever, best_lever, levers
-from lora_profiler.planning.speed_gap import SpeedGap, speed_gap
-from lora_profiler.planning.timing import Timing, is_timed, step_time
 from lora_profiler.prediction import Prediction
 from lora_profiler.workload import Workload
+
+if TYPE_CHECKING:
+    from lora_profiler.planning.speed_gap import SpeedGap
+    from lora_profiler.planning.timing import Timing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +28,8 @@ class Answer:
     gpu: Gpu | None
     fit: Fit | None
     levers: tuple[Lever, ...]
-    timing: Timing | None
-    speed_gap: SpeedGap | None
+    timing: "Timing | None"
+    speed_gap: "SpeedGap | None"
 
 
 def answers(
@@ -38,10 +41,9 @@ def answers(
     """
     asked = {w.setup.method for w in workloads}
     predictions = [predict(workload, engine) for workload in workloads]
-    timings = [step_time(p.workload, gpu, engine, p) if is_timed(p.workload, gpu) else None for p in predictions]
-    full = next((t for t in timings if t and t.step and t.step.workload.setup.method == "full"), None)
+    timings, gaps = _timed(predictions, gpu, engine)
     found = []
-    for prediction, timing in zip(predictions, timings, strict=True):
+    for prediction, timing, gap in zip(predictions, timings, gaps, strict=True):
         workload = prediction.workload
         if all_levers:
             tried = levers(workload, engine, prediction, besides=asked)
@@ -55,13 +57,24 @@ def answers(
                 fit=fit(workload, gpu, engine, prediction) if gpu else None,
                 levers=tried,
                 timing=timing,
-                speed_gap=_gap(full, timing),
+                speed_gap=gap,
             )
         )
     return found
 
 
-def _gap(full: Timing | None, timing: Timing | None) -> SpeedGap | None:
-    if full is None or timing is None or full.step is None or timing.step is None or timing is full:
-        return None
-    return speed_gap(full.step, timing.step)
+def _timed(
+    predictions: Sequence[Prediction], gpu: Gpu | None, engine: str
+) -> "tuple[list[Timing | None], list[SpeedGap | None]]":
+    """The time of each, and what keeps each from being as much faster than full fine-tuning as its FLOPs suggest."""
+    if gpu is None and all(p.workload.setup.device != "cpu" for p in predictions):
+        return [None] * len(predictions), [None] * len(predictions)
+    from lora_profiler.planning.speed_gap import speed_gap
+    from lora_profiler.planning.timing import is_timed, step_time
+
+    timings: list[Timing | None]
+    timings = [step_time(p.workload, gpu, engine, p) if is_timed(p.workload, gpu) else None for p in predictions]
+    steps = [timing.step if timing else None for timing in timings]
+    full = next((step for step in steps if step and step.workload.setup.method == "full"), None)
+    gaps = [speed_gap(full, step) if full and step and step is not full else None for step in steps]
+    return timings, gaps

@@ -8,7 +8,6 @@ from lora_profiler.kernel import StepKernels
 from lora_profiler.planning.engine import check_engine, predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.steptime import Basis, Constants, Evidence, Rates, StepTime, constants_for, nearest, rates_of, step_time_at
-from lora_profiler.steptime.local import local_constants, local_cpu
 from lora_profiler.traced import missing
 from lora_profiler.workload import Workload
 
@@ -94,7 +93,11 @@ class _Device:
 
 def _device(workload: Workload, gpu: Gpu | None) -> _Device | None:
     """What is known of the device: what was measured on this machine first, then what is known of cards like it."""
-    local = local_constants(gpu.key) if gpu else local_cpu() if workload.setup.device == "cpu" else None
+    if gpu is None and workload.setup.device != "cpu":
+        return None
+    from lora_profiler.steptime.local import local_constants, local_cpu
+
+    local = local_constants(gpu.key) if gpu else local_cpu()
     if local:
         return _Device(rates=local.rates, constants=local.constants, basis="this machine", half_width=local.half_width)
     rates = rates_of(gpu) if gpu else None

@@ -26,7 +26,7 @@ def bench_blocks(results: Sequence[Result]) -> list[Block]:
         return _many(results)
     blocks: list[Block] = []
     for r in results:
-        blocks += record_blocks(r.record, r.prediction, r.comparisons, r.speed, r.utilisation)
+        blocks += record_blocks(r.record, r.prediction, r.comparisons, r.speed, r.utilisation, r.timing)
     ratios = ratio_lines(results)
     return [*blocks, heading("Full against LoRA"), paragraph(*ratios)] if ratios else blocks
 
