@@ -16,11 +16,12 @@ from lora_profiler.errors import UnbuildableError, UsageError
 from lora_profiler.kernel import Gemm, Kernel, StepKernels
 from lora_profiler.planning import timing
 from lora_profiler.planning.answers import answers
+from lora_profiler.planning.engine import predict
 from lora_profiler.planning.speed_gap import Cause, SpeedGap, speed_gap
 from lora_profiler.planning.timing import TimedStep, Timing, step_time
 from lora_profiler.report import metrics
 from lora_profiler.report.timing import gap_line, time_lines, time_table
-from lora_profiler.steptime import PARTS, Constants, Fixed, Part, Rates, StepTime, nearest, rates_of
+from lora_profiler.steptime import PARTS, Constants, Fixed, Part, Rates, StepTime, nearest, rates_of, step_time_at
 from lora_profiler.steptime.evidence import evidence
 from lora_profiler.steptime.families import bundled
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
@@ -127,6 +128,8 @@ def test_a_step_is_what_its_kernels_take(lora: LoraConfig | None, monkeypatch: p
     found = timed(workload).time
     assert found.seconds == pytest.approx(by_hand(made_up(workload), PLAIN, OWN, 20))
     assert found.tokens_per_second == pytest.approx(512 / found.seconds)
+    flops = predict(workload).flops
+    assert flops is not None and timed(replace(workload, setup=replace(workload.setup, accumulation=4))).flops == 4 * flops.total
 
 
 def test_what_was_measured_on_this_machine_comes_before_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,6 +266,10 @@ def test_each_cause_is_what_the_kernels_of_its_kind_take() -> None:
     assert gap.causes["adapter_memory"] == pytest.approx(without["memory"] - spent["memory"])
     assert gap.causes["memory"] == pytest.approx((1 - gap.flops_ratio) * spent["memory"])
     assert gap.causes["dequantise"] == pytest.approx(without["dequantise"])
+    bare = tuple(kernel for kernel in lora.kernels.kernels if kernel.gemm is None or RANK not in (kernel.gemm.n, kernel.gemm.k))
+    assert len(bare) == len(lora.kernels.kernels) - 2
+    time = step_time_at(replace(lora.kernels, kernels=bare), setup, lora.time.rates, lora.time.constants, "fitted")
+    assert gap.causes["adapter_products"] == pytest.approx(without["gemm"] - time.parts["gemm"])
     assert gap.causes["update"] < 0  # 0.3 million weights to update instead of 7
 
 
@@ -347,6 +354,8 @@ def test_the_nearest_row_is_of_the_method_first_and_then_of_the_card() -> None:
     assert (mistral.model, mistral.method, mistral.tokens) == ("mistralai/Mistral-7B-v0.1", "lora", 16384)
     assert nearest("qlora", "rtx_4090", 8_000_000_000, 2048).card == "rtx_4090"
     assert nearest("lora", "mi300x_192gb", 1, 1).method == "lora"
+    assert {row.method for row in evidence() if row.card == "rtx_4090"} == {"lora", "qlora"}
+    assert nearest("full", "rtx_4090", 7_000_000_000, 8192).method == "full"
     for row in evidence():
         found = nearest(row.method, row.card, row.parameters, row.tokens)
         assert (found.method, found.card, found.parameters, found.tokens) == (row.method, row.card, row.parameters, row.tokens)

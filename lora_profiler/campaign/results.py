@@ -12,7 +12,7 @@ from lora_profiler.throughput import Throughput, Utilisation, card_of, throughpu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One record and what it says; `speed`, `utilisation` and `timing` are None where nothing was timed, both latter also where the
+    """One record and what it says; `speed`, `utilisation` and `timing` are None where nothing was timed, these two also where the
     card is unknown."""
 
     record: Record
