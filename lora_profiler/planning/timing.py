@@ -76,7 +76,7 @@ def is_timed(workload: Workload, gpu: Gpu | None) -> bool:
 _NO_DEVICE = (
     "a time is of a device: name a card; or let lora-profile calibrate measure this machine's processor, and ask for device cpu."
 )
-_TRACE_IT = "With --engine traced the step itself is traced for it, which needs torch."
+_TRACE_IT = "--engine traced traces the step for them, which needs torch."
 
 
 def _no_speed(gpu: Gpu) -> str:
