@@ -160,7 +160,7 @@ def test_a_card_brings_the_time_of_a_step() -> None:
     for part in (
         "One step on NVIDIA A100 SXM4 80GB, fitted to this card", "at least", "at most", "tokens a second", "MFU",
         "where the time goes", "matrix products", "optimizer update", "LoRA r16 makes ", "of full's FLOPs in",
-        "Step times are fitted to this card: ", "Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 16,384 tokens",
+        "Step times, fitted to this card: ", "Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 16,384 tokens",
     ):  # fmt: skip
         assert part in " ".join(text.split()), part
     full, lora = (p["step_time"] for p in predictions(*MISTRAL))

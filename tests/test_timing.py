@@ -318,7 +318,7 @@ def test_the_table_adds_up_and_the_share_is_that_of_the_times() -> None:
     assert {"matrix products", "kernels that only move bytes", "waiting for launches", "optimizer update"} <= set(cells)
     lines = time_lines(found)
     assert any(line.startswith("LoRA r32 makes ") for line in lines)
-    assert any(line.startswith("Step times are like a fitted card: ") and "a100_sxm_80gb" in line for line in lines)
+    assert any(line.startswith("Step times, like a fitted card: ") and "a100_sxm_80gb" in line for line in lines)
 
 
 def test_a_step_that_does_not_fit_is_timed_with_that_said() -> None:

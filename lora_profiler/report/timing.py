@@ -1,6 +1,7 @@
 """How long a step takes, in words: times with their interval side by side, where they go, and why LoRA gains what it gains."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.speed_gap import SpeedGap
@@ -8,7 +9,7 @@ from lora_profiler.planning.timing import TimedStep
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.ways import method_label
-from lora_profiler.steptime import PARTS, Evidence
+from lora_profiler.steptime import PARTS, Evidence, Part
 from lora_profiler.units import count_text, error_text, percent_text, rate_text, seconds_text
 
 UNKNOWN = "?"
@@ -56,12 +57,16 @@ def time_table(answers: Sequence[Answer]) -> Table | None:
     rows.append(Row(cells=("where the time goes",), kind="section"))
     for part in PARTS:
         if any(step.time.parts.get(part) for step in known):
-            label = metrics.PART_LABELS[part]
-            rows.append(Row(cells=cells(label, lambda s: s.time.parts.get(part, 0.0), seconds_text, share=False), indent=1))  # noqa: B023
+            spent = partial(_seconds_of, part)
+            rows.append(Row(cells=cells(metrics.PART_LABELS[part], spent, seconds_text, share=False), indent=1))
     labels = [method_label(answer.prediction) for answer in answers]
     ratio = [f"{metrics.METHOD_LABELS[answers[1].prediction.workload.setup.method]} / full"] if is_pair else []
     title = f"One step on {device_name(answers)}, {metrics.BASIS_LABELS[known[0].time.likeness]}"
     return Table(title=title, columns=("", *labels, *ratio), rows=tuple(rows))
+
+
+def _seconds_of(part: Part, step: TimedStep) -> float:
+    return step.time.parts.get(part, 0.0)
 
 
 def time_lines(answers: Sequence[Answer]) -> list[str]:
@@ -77,10 +82,10 @@ def time_lines(answers: Sequence[Answer]) -> list[str]:
     known = [step for step in steps_of(answers) if step]
     if not known:
         return lines
-    beyond = [method_label(a.prediction) for a in answers if a.fit and a.fit.verdict == "does_not_fit" and a.timing]
+    beyond = [method_label(a.prediction) for a in answers if a.fit and a.fit.verdict == "does_not_fit"]
     if beyond:
         lines.append(f"{', '.join(beyond)}: the time is that of a card as fast, with room for it.")
-    lines.append(f"Step times are {metrics.BASIS_LABELS[known[0].time.likeness]}: {_definition(known[0])}.")
+    lines.append(f"Step times, {metrics.BASIS_LABELS[known[0].time.likeness]}: {_definition(known[0])}.")
     return lines + list(dict.fromkeys(evidence_line(step.evidence) for step in known if step.evidence))
 
 
