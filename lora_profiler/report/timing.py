@@ -82,7 +82,8 @@ def time_lines(answers: Sequence[Answer]) -> list[str]:
     known = [step for step in steps_of(answers) if step]
     if not known:
         return lines
-    beyond = [method_label(a.prediction) for a in answers if a.fit and a.fit.verdict == "does_not_fit"]
+    timed = [answer for answer, step in zip(answers, steps_of(answers), strict=True) if step]
+    beyond = [method_label(a.prediction) for a in timed if a.fit and a.fit.verdict == "does_not_fit"]
     if beyond:
         lines.append(f"{', '.join(beyond)}: the time is that of a card as fast, with room for it.")
     lines.append(f"Step times, {metrics.BASIS_LABELS[known[0].time.likeness]}: {_definition(known[0])}.")
