@@ -1,8 +1,10 @@
 """Step time where it is asked: which kernels and constants answer, what is refused in words, and why LoRA gains what it gains."""
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, get_args
 
@@ -28,6 +30,7 @@ from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workloa
 
 GPT2 = find_model("gpt2")
 A100 = find_gpu("a100_sxm_80gb")
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "step_time.json"
 WIDE, RANK = 768, 32
 
 
@@ -347,6 +350,15 @@ def test_evidence_is_of_rows_that_were_not_fitted_where_it_says_so() -> None:
     cards = {card for family in bundled().families for card in family.cards}
     assert all((row.card in cards) == (row.left_out != "all") for row in evidence())
     assert {row.left_out for row in evidence()} == set(metrics.LEFT_OUT_LABELS)
+
+
+def test_the_package_s_evidence_is_that_of_the_committed_results() -> None:
+    rows = json.loads(RESULTS.read_text("utf-8"))["rows"]
+    names = {"model": "error_model_left_out", "card": "error_card_left_out", "all": "error_by_a100_constants"}
+    assert [row["id"] for row in rows] == [found.id for found in evidence()]
+    for row, found in zip(rows, evidence(), strict=True):
+        assert (found.model, found.method, found.card) == (row["model"], row["method"], row["card"])
+        assert (found.measured_seconds, found.error) == (row["measured_seconds"], row[names[found.left_out]])
 
 
 def test_the_nearest_row_is_of_the_method_first_and_then_of_the_card() -> None:
