@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from lora_profiler.throughput.spread import quantile
+
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -50,6 +52,17 @@ def profiles_line() -> str:
     )
 
 
+def step_time_line() -> str:
+    """Public steps, each by constants that were fitted without its model."""
+    rows = [row for row in results("step_time")["rows"] if row["error_model_left_out"] is not None]
+    errors = sorted(abs(row["error_model_left_out"]) for row in rows)
+    return (
+        f"- **Step time**, {len(rows)} public steps of {len({row['model'] for row in rows})} models on A100, each predicted from "
+        f"traced kernels by constants that were fitted without its model: median error {quantile(errors, 0.5):.1%}, 90th "
+        f"percentile {quantile(errors, 0.9):.1%}, worst {errors[-1]:.1%} (`benchmarks/results/step_time.md`)."
+    )
+
+
 def table() -> str:
     """Markdown: saved bytes, peaks by what the answer claims, speed."""
     saved, peaks, start, speed = (results(name) for name in ("saved_bytes", "peaks", "startup", "throughput"))
@@ -88,6 +101,7 @@ def table() -> str:
         "The bounds that an estimate states are the largest errors of these rows, rounded up; "
         "`python -m benchmarks.peaks --fresh SEED` measures rows on which nothing was set.",
         measured_line() + profiles_line(),
+        step_time_line(),
         f"- **Speed**: {ours:.2f} s for a whole `lora-profile` process, {accelerate / ours:.0f} times faster than "
         f"`accelerate estimate-memory --help` beside it; {rate['peak_bytes']:,.0f} peaks a second one at a time, "
         f"{swept / 1e6:,.0f} million by `sweep` (`benchmarks/results/startup.md`, `throughput.md`).",

@@ -4,8 +4,8 @@
 
 Every open throughput row of a whole model on one card becomes a workload and a stack (`public_rows/replay.py`), its kernels are
 traced, and eta and beta are fitted to the A100 rows: leave one model out, leave one source out. Prints the report; `--write`
-writes it to `results/step_time.md`, every row to `results/step_time.json`, and the constants of all rows to the package. Three
-minutes on one core; needs the test extra.
+writes it to `results/step_time.md`, every row to `results/step_time.json`, and to the package the constants of all rows and the
+rows as evidence. Three minutes on one core; needs the test extra.
 """
 
 import gc
@@ -33,7 +33,7 @@ from lora_profiler.traced.kernels import step_kernels
 from lora_profiler.workload import Workload
 
 RESULTS = Path(__file__).parent / "results"
-CONSTANTS = Path(__file__).parents[1] / "lora_profiler" / "steptime" / "data" / "constants.json"
+DATA = Path(__file__).parents[1] / "lora_profiler" / "steptime" / "data"
 FAMILIES = {"a100": ("a100_sxm_80gb", "a100_sxm_40gb", "a100_pcie_80gb", "a100_pcie_40gb"), "geforce": ("rtx_3090", "rtx_4090")}
 USUAL = Fixed()
 HOST_SHARES = (0.10, 0.25, 1.0)
@@ -184,7 +184,9 @@ def main() -> None:
             for name, f in fits.items()
         ]
         constants = {"families": families, "half_widths": widths(a100, found)}
-        CONSTANTS.write_text(json.dumps(constants, indent=1) + "\n", encoding="utf-8")
+        (DATA / "constants.json").write_text(json.dumps(constants, indent=1) + "\n", encoding="utf-8")
+        told = {"rows": [evidence_row(row, case.replay) for row, case in zip(rows, cases, strict=True)]}
+        (DATA / "evidence.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 def json_row(case: Case, found: Outcome, from_the_other: Mapping[str, float]) -> dict[str, Any]:
@@ -205,6 +207,25 @@ def json_row(case: Case, found: Outcome, from_the_other: Mapping[str, float]) ->
         "share_of_host": round(load.host / load.micro_seconds(fitted.eta, fitted.beta), 3),
         "launches": case.step.micro.launches,
         "assumed": list(replay.assumed),
+    }
+
+
+def evidence_row(row: Mapping[str, Any], replay: Replay) -> dict[str, Any]:
+    """What the package says of a row of `json_row`, as `steptime.evidence.Evidence` has it."""
+    setup = replay.workload.setup
+    left_out, error = next(
+        (what, row[name])
+        for what, name in (
+            ("model", "error_model_left_out"), ("card", "error_card_left_out"), ("all", "error_by_a100_constants"),
+        )
+        if row[name] is not None
+    )  # fmt: skip
+    return {
+        **{name: row[name] for name in ("id", "model", "method", "card", "measured_seconds")},
+        "parameters": replay.workload.model.num_parameters,
+        "tokens": setup.batch_size * setup.seq_len * setup.accumulation,
+        "error": error,
+        "left_out": left_out,
     }
 
 

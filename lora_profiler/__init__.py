@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lora_profiler.planning.fit import Fit, fit
     from lora_profiler.planning.levers import Lever, best_lever, levers
     from lora_profiler.planning.sweep import sweep
+    from lora_profiler.planning.timing import step_time
     from lora_profiler.prediction import FlopCount, LayerCost, Moment, ParameterCount, Prediction
     from lora_profiler.record import Conditions, Environment, Measurement, Record
     from lora_profiler.report.measurement_payload import bench_payload, bench_schema
@@ -44,6 +45,7 @@ _HOMES = {
     "planning.fit": ("Fit", "fit"),
     "planning.levers": ("Lever", "best_lever", "levers"),
     "planning.sweep": ("sweep",),
+    "planning.timing": ("step_time",),
     "prediction": ("FlopCount", "LayerCost", "Moment", "ParameterCount", "Prediction"),
     "record": ("Conditions", "Environment", "Measurement", "Record"),
     "report.measurement_payload": ("bench_payload", "bench_schema"),
@@ -98,6 +100,7 @@ __all__ = [
     "predict",
     "predict_schema",
     "prediction_dict",
+    "step_time",
     "sweep",
     "throughput",
 ]

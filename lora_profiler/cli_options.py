@@ -78,7 +78,7 @@ _LOOKUP_OPTIONS = [
 _ANSWER_OPTIONS = [
     click.option(
         "--gpu", metavar="KEY|auto|custom:24GiB", shell_complete=complete_gpu,
-        help="Judge a card; `lora-profile gpus` lists them.",
+        help="Judge a card, and time a step on it; `lora-profile gpus` lists them.",
     ),
     click.option("--engine", default="auto", metavar="auto|analytic|compiled|traced", show_default=True, help="What answers."),
 ]  # fmt: skip

@@ -31,11 +31,13 @@ from lora_profiler.report.charts import (
     Limit,
     ScatterPoint,
     ThroughputBar,
+    TimeBar,
 )  # fmt: skip
 from lora_profiler.report.charts.figure import is_colour_name, repainted
 from lora_profiler.report.charts.labels import LONGEST
 from lora_profiler.report.metrics import CATEGORY_LABELS
-from lora_profiler.units import GIB, MIB, byte_unit, bytes_text
+from lora_profiler.steptime import PARTS
+from lora_profiler.units import GIB, MIB, byte_unit, bytes_text, seconds_text
 from lora_profiler.workload import LoraConfig, Method, TrainSetup, Workload
 from records import make_record
 
@@ -84,7 +86,14 @@ def figures(theme: palette.Theme = "light") -> dict[str, Figure]:
     dots = [ErrorDot(group=g, label="a run", error=e, method=m, record_id=f"{g}{e}") for g, e, m in DOTS]
     points = [ScatterPoint(label="a", method="full", predicted_bytes=GIB, measured_bytes=GIB + 1, record_id="x")]
     timed = [ThroughputBar(label="full", method="full", tokens_per_second=10.0, low=9.5, high=12.0, group="gpt2", record_id="y")]
+    timed_steps = [
+        TimeBar(label="full", seconds={part: 0.25 for part in PARTS}, low=1.5, high=3.0),
+        TimeBar(label="LoRA", seconds={"gemm": 0.5, "launches": 0.0}, low=0.4, high=0.7),
+    ]
     return {
+        "times": charts.time_bars(timed_steps, theme=theme),
+        "short times": charts.time_bars([TimeBar(label="a", seconds={"gemm": 0.01}, low=0.009, high=0.02)], theme=theme),
+        "no times": charts.time_bars([], theme=theme),
         "bars": charts.category_bars(bars, limit=LIMIT, theme=theme),
         "bars of every category": charts.category_bars([every], theme=theme),
         "no bars": charts.category_bars([], theme=theme),
@@ -207,6 +216,7 @@ def test_the_contrast_of_black_and_white_is_known() -> None:
 def test_categories_and_methods_are_told_apart_by_colour_or_else_by_hatch_or_symbol(theme: palette.Theme, sight: str) -> None:
     looks = {
         "categories": [(p.hatch, palette.colour(p.colour, theme), name) for name, p in palette.CATEGORY_PAINTS.items()],
+        "parts": [(p.hatch, palette.colour(p.colour, theme), name) for name, p in palette.PART_PAINTS.items()],
         "methods": [("", palette.colour(m.colour, theme), name) for name, m in palette.METHOD_MARKS.items()],
     }
     for found in looks.values():
@@ -238,6 +248,7 @@ def test_everything_stands_out_from_the_paper(theme: palette.Theme) -> None:
 
 def test_all_names_have_a_look() -> None:
     assert set(palette.CATEGORY_PAINTS) == set(CATEGORIES) == set(CATEGORY_LABELS)
+    assert set(palette.PART_PAINTS) == set(PARTS) == set(metrics.PART_LABELS)
     assert set(palette.METHOD_MARKS) == set(get_args(Method))
     assert set(palette.VERDICT_COLOURS) == set(palette.VERDICT_SIGNS) == set(get_args(Verdict))
     assert set(metrics.PHASE_CURVE) == set(PHASES)
@@ -279,6 +290,34 @@ def test_a_category_has_its_colour_and_hatch_everywhere(name: str, kind: str) ->
         assert (trace["marker"]["color"] if kind == "bar" else trace["fillcolor"]) == paint.colour.light
         assert (pattern["shape"] if pattern else "") == paint.hatch
         assert pattern is None or pattern["bgcolor"] == paint.colour.light
+
+
+# --- times ---
+
+SPENT = st.dictionaries(st.sampled_from(PARTS), st.floats(1e-6, 100.0), min_size=1)
+
+
+@given(st.lists(SPENT, min_size=1, max_size=4), st.floats(0.05, 0.5))
+def test_bars_of_time_add_up_and_their_whiskers_end_where_the_intervals_do(found: list[dict[Any, float]], width: float) -> None:
+    totals = [sum(spent.values()) for spent in found]
+    bars = [
+        TimeBar(label=str(i), seconds=spent, low=total / (1 + width), high=total / (1 - width))
+        for i, (spent, total) in enumerate(zip(found, totals, strict=True))
+    ]
+    figure = charts.time_bars(bars)
+    size = {"s": 1.0, "ms": 1e-3}[figure["layout"]["xaxis"]["title"]["text"].rpartition(", ")[2]]
+    drawn: dict[float, float] = {}
+    for trace in traces(figure, "bar"):
+        for x, y in zip(trace["x"], trace["y"], strict=True):
+            drawn[y] = drawn.get(y, 0.0) + x * size
+    (whiskers,) = traces(figure, "scatter", mode="markers")
+    (ends,) = traces(figure, "scatter", mode="text")
+    assert [drawn[y] for y in ends["y"]] == pytest.approx(totals)
+    assert [text.strip() for text in ends["text"]] == [seconds_text(total) for total in totals]
+    for bar, x, up, down in zip(
+        bars, whiskers["x"], whiskers["error_x"]["array"], whiskers["error_x"]["arrayminus"], strict=True
+    ):
+        assert ((x - down) * size, (x + up) * size) == pytest.approx((bar.low, bar.high))
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------------

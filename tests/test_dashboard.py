@@ -20,7 +20,7 @@ from lora_profiler.planning.answers import answers
 from lora_profiler.record import Failure
 from lora_profiler.record_json import record_dict
 from lora_profiler.report import metrics
-from lora_profiler.units import bytes_text
+from lora_profiler.units import bytes_text, rate_text, seconds_text
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 HOSTILE = (
@@ -152,6 +152,34 @@ def test_a_card_brings_a_verdict_and_a_map_of_what_fits() -> None:
         assert metrics.VERDICT_LABELS[answer.fit.verdict] in texts(app)
         assert bytes_text(answer.fit.headroom_bytes) in texts(app)
     assert "fit_map" in figures(app)
+
+
+def test_a_card_brings_the_time_of_a_step_with_its_interval() -> None:
+    assert "times" not in figures(sound(opened(**GPT2)))
+    app = sound(opened(**GPT2, gpu="rtx_4090"))
+    setup = TrainSetup(seq_len=256)
+    workloads = [Workload(model=find_model("gpt2"), setup=s) for s in (setup, replace(setup, lora=LoraConfig()))]
+    times = [a.timing.step.time for a in answers(workloads, find_gpu("rtx_4090")) if a.timing and a.timing.step]
+    assert len(times) == 2
+    shown = texts(app)
+    assert "One step on NVIDIA GeForce RTX 4090" in shown and metrics.BASIS_LABELS["fitted"] in shown
+    for time, label in zip(times, ("full", "LoRA r16"), strict=True):
+        assert f"{label}\t{seconds_text(time.seconds)}" in shown
+        assert f"{label}: {seconds_text(time.low)} to {seconds_text(time.high)}" in shown
+        assert rate_text(time.tokens_per_second) in shown
+    sums: dict[float, float] = {}
+    for trace in figures(app)["times"]["data"]:
+        if trace["type"] == "bar":
+            for place, milliseconds in zip(trace["y"], trace["x"], strict=True):
+                sums[place] = sums.get(place, 0.0) + milliseconds / 1000
+    assert [sums[place] for place in sorted(sums)] == pytest.approx([time.seconds for time in times])
+    assert shown.count("LoRA r16 makes ") == 1
+
+
+def test_a_card_of_unknown_speed_is_told_and_gets_no_time() -> None:
+    app = sound(opened(**GPT2, gpu="custom:24GiB"))
+    assert "the time of a step on custom:24GiB is not known" in texts(app)
+    assert "times" not in figures(app) and "fit_map" in figures(app)
 
 
 def test_figures_show_the_numbers_of_the_answer() -> None:

@@ -10,6 +10,8 @@ import pytest
 
 import records
 from lora_profiler.analytic import predict
+from lora_profiler.campaign.results import result
+from lora_profiler.catalog import find_model
 from lora_profiler.compare import METRICS, PHASE_GROUPS, compare
 from lora_profiler.prediction import CATEGORIES, PHASES, DeviceMemory, FlopCount
 from lora_profiler.record import STATUSES, Conditions, Energy, Failure, Flag, Record
@@ -28,6 +30,7 @@ from lora_profiler.report.measurement_payload import bench_payload, bench_schema
 from lora_profiler.report.measurements import alone_table, environment_line, error_table, record_blocks
 from lora_profiler.report.speed import ratio_line, speed_lines
 from lora_profiler.throughput import full_against_lora, throughput, utilisation
+from lora_profiler.units import seconds_text
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 MIB = 2**20
@@ -44,6 +47,20 @@ def shown(record: Record, **more: object) -> str:
     prediction = records.make_prediction(record.workload)
     found = compare(record, prediction)
     return render.plain(record_blocks(record, prediction, found, throughput(record), **more), 10_000)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=8)])
+def test_a_timed_run_on_a_known_card_stands_beside_its_predicted_time(lora: LoraConfig | None) -> None:
+    workload = Workload(model=find_model("gpt2"), setup=TrainSetup(lora=lora, seq_len=256))
+    record = records.make_record(workload, device=records.H100)
+    found = result(record, predict(workload))
+    assert found.timing is not None and found.timing.step is not None and found.speed is not None
+    time, median = found.timing.step.time, found.speed.steps.median
+    text = shown(record, timing=found.timing)
+    assert f"predicted: {seconds_text(time.seconds)} (" in text
+    assert f"like a fitted card; error {100 * (time.seconds / median - 1):+,.2f} %" in text
+    on_cpu = records.make_record(workload)
+    assert result(on_cpu, predict(workload)).timing is None and "predicted: " not in shown(on_cpu)
 
 
 def sections(table: Table) -> dict[str, dict[str, Row]]:

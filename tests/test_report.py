@@ -178,6 +178,10 @@ def test_json_is_what_the_schema_says(name: str, gpu: str | None) -> None:
         assert set(prediction) == set(schema["$defs"]["prediction"]["properties"])
         assert set(prediction["setup"]) == set(schema["$defs"]["prediction"]["properties"]["setup"]["properties"])
         assert prediction["peak"] in prediction["moments"]
+        timed = schema["$defs"]["prediction"]["properties"]["step_time"]["anyOf"][0]["properties"]
+        if prediction["step_time"]:
+            assert gpu is not None and set(prediction["step_time"]) == set(timed)
+        assert (prediction["step_time_refusal"] is None) == (gpu is None or prediction["step_time"] is not None)
         assert prediction["parameters"]["total"] == prediction["parameters"]["base"] + prediction["parameters"]["adapter"]
         for moment in prediction["moments"]:
             assert moment["total_bytes"] == sum(moment["bytes"].values())
@@ -193,6 +197,8 @@ def test_csv_has_one_record_a_prediction_with_the_paths_of_the_json() -> None:
         assert int(row["peak.total_bytes"]) == document["peak"]["total_bytes"]
         assert int(row["moments.optimizer_step.steady"]) == document["moments"][-1]["total_bytes"]
         assert int(row["fit.reserve.context_bytes"]) == document["fit"]["reserve"]["context_bytes"]
+        assert float(row["step_time.seconds"]) == document["step_time"]["seconds"]
+        assert row["step_time_refusal"] == ""
         assert row["setup.rank"] == ("" if document["setup"]["rank"] is None else "8")
     layers = list(csv.DictReader(io.StringIO(render.csv_text(layer_records(asked)))))
     assert len(layers) == sum(len(d["layers"]) for d in documents)

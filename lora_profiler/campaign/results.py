@@ -1,33 +1,38 @@
-"""A record beside everything that is worked out from it: prediction, errors, speed, utilisation."""
+"""A record beside everything that is worked out from it: prediction, errors, speed, utilisation, predicted time."""
 
 from dataclasses import dataclass, replace
 
 from lora_profiler.compare import Comparison, compare
 from lora_profiler.planning.engine import predict
+from lora_profiler.planning.timing import Timing, step_time
 from lora_profiler.prediction import Prediction
 from lora_profiler.record import Record
-from lora_profiler.throughput import Throughput, Utilisation, throughput, utilisation
+from lora_profiler.throughput import Throughput, Utilisation, card_of, throughput, utilisation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One record and what it says; `speed` and `utilisation` are None where nothing was timed or the card is unknown."""
+    """One record and what it says; `speed`, `utilisation` and `timing` are None where nothing was timed, these two also where the
+    card is unknown."""
 
     record: Record
     prediction: Prediction
     comparisons: tuple[Comparison, ...]
     speed: Throughput | None
     utilisation: Utilisation | None
+    timing: Timing | None
 
 
 def result(record: Record, prediction: Prediction) -> Result:
     """`prediction` is that of `record.workload`."""
+    speed, card = throughput(record), card_of(record.environment.device)
     return Result(
         record=record,
         prediction=prediction,
         comparisons=compare(record, prediction),
-        speed=throughput(record),
+        speed=speed,
         utilisation=_utilisation(record, prediction),
+        timing=step_time(record.workload, card, prediction=prediction) if speed and card else None,
     )
 
 

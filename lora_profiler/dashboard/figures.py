@@ -7,7 +7,7 @@ from lora_profiler.planning.sizes import size_fits
 from lora_profiler.report import charts
 from lora_profiler.report.charts import CategoryBar, Figure, FitCell, LayerQuantity, Limit
 from lora_profiler.report.palette import Theme
-from lora_profiler.report.predictions import method_label
+from lora_profiler.report.ways import method_label
 
 
 def composition(answers: Sequence[Answer], theme: Theme) -> Figure:
@@ -21,6 +21,12 @@ def composition(answers: Sequence[Answer], theme: Theme) -> Figure:
         for a in answers
     ]
     return charts.category_bars(bars, limit=_limit(answers[0]), theme=theme)
+
+
+def times(answers: Sequence[Answer], theme: Theme) -> Figure | None:
+    """Where the time of each method's step goes; None where no time is known."""
+    bars = charts.time_bars_of(answers)
+    return charts.time_bars(bars, theme=theme) if bars else None
 
 
 def curve(answer: Answer, theme: Theme) -> Figure:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from lora_profiler.planning.answers import Answer
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import metrics
-from lora_profiler.report.predictions import method_label
-from lora_profiler.units import bytes_text, change_text, flops_text, percent_text, short_count_text
+from lora_profiler.report.timing import device_name, interval_words, steps_of
+from lora_profiler.report.ways import method_label
+from lora_profiler.units import bytes_text, change_text, flops_text, percent_text, rate_text, seconds_text, short_count_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +43,31 @@ def headlines(answers: Sequence[Answer]) -> list[Headline]:
             "Compute per token", predictions, lambda p: p.flops.per_token if p.flops else None, flops_text, "forward and backward"
         ),
     ]  # fmt: skip
+    found += _times(answers)
     verdict = _verdict(answers)
     return [verdict, *found] if verdict else found
+
+
+def _times(answers: Sequence[Answer]) -> list[Headline]:
+    """The time of one step with its interval, and tokens a second, on the device that was asked about."""
+    steps = {method_label(a.prediction): s for a, s in zip(answers, steps_of(answers), strict=True) if s}
+    if not steps:
+        return []
+    full = next((s for s in steps.values() if s.workload.setup.method == "full"), None)
+    rows, rates = [], []
+    for label, step in steps.items():
+        time, beside = step.time, full.time if full and full is not step else None
+        change = change_text(time.seconds / beside.seconds - 1) if beside else ""
+        faster = change_text(time.tokens_per_second / beside.tokens_per_second - 1) if beside else ""
+        rows.append((label, seconds_text(time.seconds), change))
+        rates.append((label, rate_text(time.tokens_per_second), faster))
+    basis = metrics.BASIS_LABELS[next(iter(steps.values())).time.likeness]
+    name = device_name(answers)
+    between = "; ".join(f"{label}: {interval_words(step)}" for label, step in steps.items())
+    return [
+        Headline(label=f"One step on {name}", rows=tuple(rows), note=f"{between}; {basis}"),
+        Headline(label="Tokens a second", rows=tuple(rates), note=f"on {name}, padding among them"),
+    ]
 
 
 def _moments(predictions: Sequence[Prediction]) -> str:

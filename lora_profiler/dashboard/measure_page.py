@@ -16,8 +16,8 @@ from lora_profiler.harness.device_choice import present_device
 from lora_profiler.planning.scored import scored
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Row, Table
-from lora_profiler.report.predictions import method_label
 from lora_profiler.report.progress import beat_text
+from lora_profiler.report.ways import method_label
 from lora_profiler.units import bytes_text, clock_text
 from lora_profiler.workload import MAX_SIZE, Device
 

@@ -18,7 +18,9 @@ from lora_profiler.report.blocks import Paragraph, Table
 from lora_profiler.report.charts.layer_bars import LayerQuantity
 from lora_profiler.report.explain import explain_blocks
 from lora_profiler.report.layers import layer_blocks
-from lora_profiler.report.predictions import method_label, model_blocks, peak_words
+from lora_profiler.report.predictions import model_blocks, peak_words
+from lora_profiler.report.timing import device_name, time_lines, time_words
+from lora_profiler.report.ways import method_label
 from lora_profiler.units import bytes_text
 
 
@@ -52,6 +54,7 @@ def _draw(found: Answered) -> None:
     st.html(markup.cards(headlines(found.answers)))
     parts.section("What the peak is made of")
     parts.figure(figures.composition(found.answers, parts.theme()), "composition", _composition_words(found.answers))
+    _time(found)
     _detail(found)
     _layers(found)
     parts.section("In numbers")
@@ -61,11 +64,26 @@ def _draw(found: Answered) -> None:
     with parts.drawer("How each number was worked out", "explain") as is_open:
         if is_open:
             parts.blocks(block for a in found.answers for block in explain_blocks(a.prediction, a.levers))
-    parts.small(*(line for block in closing for line in block.lines))
+    told = set(time_lines(found.answers))  # they stand beside their figure
+    parts.small(*(line for block in closing for line in block.lines if line not in told))
     parts.section("Take it along")
     parts.downloads("predict", offers.of_answers(found))
     st.caption("The same on the command line")
     st.code(shlex.join(["lora-profile", *predict_arguments(found.question)]), language=None, wrap_lines=True)
+
+
+def _time(found: Answered) -> None:
+    """Where the time of a step goes, and what there is to say about it; nothing where no device was asked about."""
+    lines = time_lines(found.answers)
+    if not lines:
+        return
+    drawn = figures.times(found.answers, parts.theme())
+    parts.section(f"Time of one step on {device_name(found.answers)}")
+    if drawn is None:
+        parts.note(*lines)
+    else:
+        parts.figure(drawn, "times", f"Stacked bars of where the time of one step goes. {time_words(found.answers)}.")
+        parts.small(*lines)
 
 
 def _detail(found: Answered) -> None:

@@ -47,7 +47,7 @@ def show(scored: Scored, key: str = "record") -> None:
 def _blocks(scored: Scored) -> list[Block]:
     if scored.prediction is not None:
         found = result(scored.record, scored.prediction)
-        return record_blocks(found.record, found.prediction, found.comparisons, found.speed, found.utilisation)
+        return record_blocks(found.record, found.prediction, found.comparisons, found.speed, found.utilisation, found.timing)
     name, reason = run_name(scored.record), scored.refusal or ""
     alone = alone_table(scored.record)
     return [

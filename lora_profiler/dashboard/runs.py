@@ -14,7 +14,7 @@ from lora_profiler.report import metrics
 from lora_profiler.report.charts import ErrorDot, ScatterPoint
 from lora_profiler.report.comparisons import run_name
 from lora_profiler.report.measured_runs import COMPARED_PEAK, setting
-from lora_profiler.report.predictions import way_label
+from lora_profiler.report.ways import way_label
 from lora_profiler.workload import Method, Workload
 
 Filter = Literal["model", "method", "device", "status"]

@@ -2,40 +2,79 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from lora_profiler.catalog import Gpu
 from lora_profiler.planning.engine import predict
-from lora_profiler.planning.fit import Card, Fit, fit
+from lora_profiler.planning.fit import Fit, fit
 from lora_profiler.planning.levers import Lever, best_lever, levers
 from lora_profiler.prediction import Prediction
 from lora_profiler.workload import Workload
 
+if TYPE_CHECKING:
+    from lora_profiler.planning.speed_gap import SpeedGap
+    from lora_profiler.planning.timing import Timing
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """Everything a face shows about one workload. `gpu` is the card that was asked about, with `fit` None if unknowable."""
+    """Everything a face shows about one workload. `gpu` is the card that was asked about, with `fit` None if unknowable.
+
+    `timing` is of that card; without one, of this machine's processor where it was measured and is the device, else None.
+    `speed_gap` is against full fine-tuning, where that is among the ways asked about and both times are known.
+    """
 
     prediction: Prediction
-    gpu: Card | None
+    gpu: Gpu | None
     fit: Fit | None
     levers: tuple[Lever, ...]
+    timing: "Timing | None"
+    speed_gap: "SpeedGap | None"
 
 
 def answers(
-    workloads: Sequence[Workload], gpu: Card | None = None, engine: str = "auto", *, all_levers: bool = False
+    workloads: Sequence[Workload], gpu: Gpu | None = None, engine: str = "auto", *, all_levers: bool = False
 ) -> list[Answer]:
-    """Predict each way to train one model, judge the card if one is named, and find what lowers each peak most.
+    """Predict each way to train one model, judge the card if one is named, time a step, and find what lowers each peak most.
 
     `all_levers` lists every lever, not the best alone. A method that is among the workloads is no lever of another.
     """
     asked = {w.setup.method for w in workloads}
+    predictions = [predict(workload, engine) for workload in workloads]
+    timings, gaps = _timed(predictions, gpu, engine)
     found = []
-    for workload in workloads:
-        prediction = predict(workload, engine)
+    for prediction, timing, gap in zip(predictions, timings, gaps, strict=True):
+        workload = prediction.workload
         if all_levers:
             tried = levers(workload, engine, prediction, besides=asked)
         else:
             best = best_lever(workload, engine, prediction, besides=asked)
             tried = (best,) if best else ()
-        fitted = fit(workload, gpu, engine, prediction) if gpu else None
-        found.append(Answer(prediction=prediction, gpu=gpu, fit=fitted, levers=tried))
+        found.append(
+            Answer(
+                prediction=prediction,
+                gpu=gpu,
+                fit=fit(workload, gpu, engine, prediction) if gpu else None,
+                levers=tried,
+                timing=timing,
+                speed_gap=gap,
+            )
+        )
     return found
+
+
+def _timed(
+    predictions: Sequence[Prediction], gpu: Gpu | None, engine: str
+) -> "tuple[list[Timing | None], list[SpeedGap | None]]":
+    """The time of each, and what keeps each from being as much faster than full fine-tuning as its FLOPs suggest."""
+    if gpu is None and all(p.workload.setup.device != "cpu" for p in predictions):
+        return [None] * len(predictions), [None] * len(predictions)
+    from lora_profiler.planning.speed_gap import speed_gap
+    from lora_profiler.planning.timing import is_timed, step_time
+
+    timings: list[Timing | None]
+    timings = [step_time(p.workload, gpu, engine, p) if is_timed(p.workload, gpu) else None for p in predictions]
+    steps = [timing.step if timing else None for timing in timings]
+    full = next((step for step in steps if step and step.workload.setup.method == "full"), None)
+    gaps = [speed_gap(full, step) if full and step and step is not full else None for step in steps]
+    return timings, gaps

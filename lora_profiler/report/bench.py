@@ -11,8 +11,8 @@ from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Block, Table, heading, paragraph
 from lora_profiler.report.measured_runs import error_summary, summary_table
 from lora_profiler.report.measurements import environment_line, record_blocks
-from lora_profiler.report.predictions import method_label
 from lora_profiler.report.speed import ratio_line
+from lora_profiler.report.ways import method_label
 from lora_profiler.throughput import full_against_lora
 from lora_profiler.units import bytes_text, count_text
 
@@ -26,7 +26,7 @@ def bench_blocks(results: Sequence[Result]) -> list[Block]:
         return _many(results)
     blocks: list[Block] = []
     for r in results:
-        blocks += record_blocks(r.record, r.prediction, r.comparisons, r.speed, r.utilisation)
+        blocks += record_blocks(r.record, r.prediction, r.comparisons, r.speed, r.utilisation, r.timing)
     ratios = ratio_lines(results)
     return [*blocks, heading("Full against LoRA"), paragraph(*ratios)] if ratios else blocks
 

@@ -10,7 +10,7 @@ from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
 from lora_profiler.report.measured_runs import setting
 from lora_profiler.report.measurements import environment_line
-from lora_profiler.report.predictions import way_label
+from lora_profiler.report.ways import way_label
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text, rate_text, seconds_text
 
 MOST_ENVIRONMENTS = 3

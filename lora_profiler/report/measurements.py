@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 
 from lora_profiler.compare import TOTAL, Comparison, Metric, lower_bounds
+from lora_profiler.planning.timing import Timing
 from lora_profiler.prediction import CATEGORIES, Prediction
 from lora_profiler.record import Device, Environment, Record
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Block, Row, RowKind, Table, heading, paragraph
-from lora_profiler.report.predictions import adapter_line, attention_words, exactness_lines, method_label, training_line
+from lora_profiler.report.predictions import adapter_line, attention_words, exactness_lines, training_line
 from lora_profiler.report.speed import speed_lines
+from lora_profiler.report.timing import predicted_time_line
+from lora_profiler.report.ways import method_label
 from lora_profiler.throughput import Throughput, Utilisation
 from lora_profiler.units import byte_unit, bytes_text, count_text, error_text, in_unit, percent_text
 
@@ -22,8 +25,10 @@ def record_blocks(
     comparisons: Sequence[Comparison],
     speed: Throughput | None,
     utilisation: Utilisation | None = None,
+    timing: Timing | None = None,
 ) -> list[Block]:
-    """Everything about one record. `comparisons` are those of `compare(record, prediction)`."""
+    """Everything about one record. `comparisons` are those of `compare(record, prediction)`, `timing` that of its workload on its
+    card."""
     label, status = method_label(prediction), metrics.STATUS_LABELS[record.measurement.status]
     blocks: list[Block] = [
         heading(f"{record.workload.model.id}, {label}: {status}"),
@@ -39,7 +44,8 @@ def record_blocks(
     if alone.rows:
         blocks.append(alone)
     if speed:
-        blocks.append(paragraph(*speed_lines(speed, utilisation)))
+        told = [predicted_time_line(timing.step, speed.steps.median)] if timing and timing.step else []
+        blocks.append(paragraph(*speed_lines(speed, utilisation), *told))
     return [*blocks, paragraph(*exactness_lines([prediction]))]
 
 

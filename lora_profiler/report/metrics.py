@@ -265,6 +265,53 @@ FLAG_DEFINITIONS: Final[dict[str, str]] = {
     "unattributed_over_1_percent": "over 1 % of the peak belongs to no category",
 }
 
+PART_LABELS: Final[dict[str, str]] = {
+    "gemm": "matrix products",
+    "attention_forward": "attention, forward",
+    "attention_backward": "attention, backward",
+    "memory": "kernels that only move bytes",
+    "dequantise": "dequantising the base",
+    "launches": "waiting for launches",
+    "update": "optimizer update",
+    "besides": "data, scheduler, logging",
+}
+"""Where a step's time goes, in display order."""
+
+CAUSE_LABELS: Final[dict[str, str]] = {
+    "products": "products that both have",
+    "adapter_products": "products of the adapters",
+    "attention": "attention",
+    "memory": "kernels that only move bytes and are in both",
+    "adapter_memory": "casts, copies and sums of the adapters",
+    "dequantise": "dequantising the base",
+    "launches": "waiting for launches",
+    "update": "the optimizer's update",
+    "besides": "data, scheduler, logging",
+}
+"""What a step with adapters spends beyond its share of FLOPs, by `SpeedGap.causes`."""
+
+BASIS_LABELS: Final[dict[str, str]] = {
+    "this machine": "calibrated on this machine",
+    "fitted": "fitted to this card",
+    "same class": "like a fitted card",
+    "other class": "another class of card",
+}
+"""How a card is known by which step times are worked out."""
+
+BASIS_DEFINITIONS: Final[dict[str, str]] = {
+    "this machine": "copies, products, launches and whole steps were measured here by lora-profile calibrate",
+    "fitted": "the shares of its peak and of its bandwidth that a step reaches are those of public measurements of it",
+    "same class": "the shares of its peak and of its bandwidth that a step reaches are those of cards of its class",
+    "other class": "no card of its class was fitted, so that the constants are of another, and the interval is wide",
+}
+
+LEFT_OUT_LABELS: Final[dict[str, str]] = {
+    "model": "by constants fitted without its model",
+    "card": "by constants fitted without its card",
+    "all": "by constants that no step of its card was fitted for",
+}
+"""What tests a public measurement is no part of."""
+
 MFU_DEFINITIONS: Final[tuple[str, ...]] = (
     "MFU: FLOPs that the method needs (forward and backward) over what the card's dense peak allows in the same time. "
     "HFU: with what checkpointing computes again. Attention counts in full, not only its causal half.",

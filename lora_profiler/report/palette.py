@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from lora_profiler.planning.fit import Verdict
 from lora_profiler.prediction import Category
+from lora_profiler.steptime import Part
 from lora_profiler.workload import Method
 
 Theme = Literal["light", "dark"]
@@ -77,6 +78,18 @@ CATEGORY_PAINTS: Final[Mapping[Category, Paint]] = {
     "communication": Paint(colour=Colour(light="#3f4450", dark="#e6e9f0"), hatch="/"),
     "unattributed": Paint(colour=Colour(light="#a08d84", dark="#8a7d78"), hatch="."),
 }
+
+PART_PAINTS: Final[Mapping[Part, Paint]] = {
+    "gemm": CATEGORY_PAINTS["parameters"],
+    "attention_forward": CATEGORY_PAINTS["activations"],
+    "attention_backward": Paint(colour=CATEGORY_PAINTS["activations"].colour, hatch="+"),
+    "memory": CATEGORY_PAINTS["temporaries"],
+    "dequantise": CATEGORY_PAINTS["quantization_state"],
+    "launches": CATEGORY_PAINTS["logits_and_loss"],
+    "update": CATEGORY_PAINTS["optimizer_states"],
+    "besides": CATEGORY_PAINTS["buffers"],
+}
+"""What a step's time is spent on."""
 
 # --- methods, verdicts, sides ---------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.fit import Fit
 from lora_profiler.planning.levers import Lever
 from lora_profiler.prediction import DeviceMemory, Moment, Prediction
+from lora_profiler.steptime import PARTS
 from lora_profiler.workload import setup_dict
 
 SCHEMA_VERSION = "1.0"
@@ -33,6 +34,8 @@ def answer_dict(answer: Answer) -> dict[str, Any]:
     return {
         **prediction_dict(prediction),
         "fit": _fit_dict(answer.fit) if answer.fit else None,
+        "step_time": _step_time_dict(answer),
+        "step_time_refusal": answer.timing.refusal if answer.timing else None,
         "levers": [_lever_dict(lever) for lever in answer.levers],
         "layers": [asdict(layer) for layer in prediction.layers],
     }
@@ -105,6 +108,35 @@ def _fit_dict(fit: Fit) -> dict[str, Any]:
     }
 
 
+def _step_time_dict(answer: Answer) -> dict[str, Any] | None:
+    step = answer.timing.step if answer.timing else None
+    if step is None:
+        return None
+    time, gap = step.time, answer.speed_gap
+    return {
+        "seconds": time.seconds,
+        "low_seconds": time.low,
+        "high_seconds": time.high,
+        "tokens_per_second": time.tokens_per_second,
+        "mfu": time.mfu,
+        "calibrated": time.calibrated,
+        "basis": time.likeness,
+        "share_of_host": time.share_of_host,
+        "launches": step.kernels.launches,
+        "part_seconds": {part: time.parts[part] for part in PARTS if part in time.parts},
+        "constants": {"family": time.constants.family, "eta": time.constants.eta, "beta": time.constants.beta},
+        "evidence": asdict(step.evidence) if step.evidence else None,
+        "against_full": {
+            "flops_ratio": gap.flops_ratio,
+            "seconds_ratio": gap.seconds_ratio,
+            "gap_seconds": gap.gap_seconds,
+            "cause_seconds": dict(gap.causes),
+        }
+        if gap
+        else None,
+    }
+
+
 def _lever_dict(lever: Lever) -> dict[str, Any]:
     return {**asdict(lever), "saved_fraction": lever.saved_fraction}
 
@@ -113,7 +145,11 @@ def predict_records(answers: Sequence[Answer]) -> list[dict[str, Any]]:
     """One flat record a prediction: the JSON's paths joined by dots; assumptions, layers and levers left out."""
     records = []
     for answer in answers:
-        document = prediction_dict(answer.prediction) | {"fit": _fit_dict(answer.fit) if answer.fit else None}
+        document = prediction_dict(answer.prediction) | {
+            "fit": _fit_dict(answer.fit) if answer.fit else None,
+            "step_time": _step_time_dict(answer),
+            "step_time_refusal": answer.timing.refusal if answer.timing else None,
+        }
         document["moments"] = {
             f"{moment.moment}.{moment.step if moment.step == 'steady' else 'step1'}": moment.total_bytes
             for moment in answer.prediction.moments

@@ -8,6 +8,7 @@ from lora_profiler.planning.remarks import ActivationExcess, trained_length
 from lora_profiler.prediction import CATEGORIES, MOMENTS, Moment, Prediction
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.report.ways import method_label
 from lora_profiler.units import byte_unit, bytes_text, count_text, flops_text, in_unit, percent_text, short_count_text
 from lora_profiler.workload import TrainSetup
 
@@ -20,18 +21,12 @@ def model_blocks(answers: Sequence[Answer], excess: ActivationExcess | None = No
     blocks: list[Block] = [heading(_title(first)), paragraph(*_setup_lines(answers)), comparison_table(answers)]
     if answers[0].gpu is not None:
         blocks.append(card_table(answers))
+    if any(answer.timing for answer in answers):
+        from lora_profiler.report.timing import time_table
+
+        timed = time_table(answers)
+        blocks += [timed] if timed else []
     return blocks + _closing_blocks(answers, excess)
-
-
-def method_label(prediction: Prediction) -> str:
-    """'full', 'LoRA r16': the column label of a prediction."""
-    return way_label(prediction.workload.setup)
-
-
-def way_label(setup: TrainSetup) -> str:
-    """The same for a setup that nothing is predicted of."""
-    label = metrics.METHOD_LABELS[setup.method]
-    return f"{label} r{setup.lora.r}" if setup.lora else label
 
 
 def _title(prediction: Prediction) -> str:
@@ -228,7 +223,12 @@ def _closing_blocks(answers: Sequence[Answer], excess: ActivationExcess | None) 
         lines.append(excess_line(excess))
     for answer in answers:
         lines += _fit_notes(answer)
-    return [paragraph(*lines), paragraph(*exactness_lines([a.prediction for a in answers]))]
+    told = [paragraph(*lines)]
+    if any(answer.timing for answer in answers):
+        from lora_profiler.report.timing import time_lines
+
+        told.append(paragraph(*time_lines(answers)))
+    return [*told, paragraph(*exactness_lines([a.prediction for a in answers]))]
 
 
 def peak_words(prediction: Prediction) -> str:

@@ -17,7 +17,7 @@ from lora_profiler.harness import Heartbeat
 from lora_profiler.record import MEASURED
 from lora_profiler.report import metrics
 from lora_profiler.report.measured_runs import distinctions, run_row, run_text
-from lora_profiler.report.predictions import method_label
+from lora_profiler.report.ways import method_label
 from lora_profiler.units import bytes_text, clock_text, count_text
 
 if TYPE_CHECKING:

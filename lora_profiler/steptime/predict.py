@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from lora_profiler.catalog import Gpu
 from lora_profiler.errors import UsageError
@@ -13,15 +14,23 @@ from lora_profiler.steptime.roofline import Step, by_kind, loaded
 from lora_profiler.steptime.update import update_bytes
 from lora_profiler.workload import TrainSetup
 
+Basis = Likeness | Literal["this machine"]
+"""Where the constants come from: measured on the machine at hand, or fitted to cards that are more or less like the one asked."""
+Part = Kind | Literal["launches", "update", "besides"]
+PARTS: tuple[Part, ...] = (
+    "gemm", "attention_forward", "attention_backward", "memory", "dequantise", "launches", "update", "besides"
+)  # fmt: skip
+"""Where the time of a step goes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTime:
     """`low` and `high` hold the measured time of as many steps as the package has seen of this kind, all of them.
 
     `mfu` is that of `throughput.utilisation`: attention in full, recomputation left out; None without a FLOP count.
-    `calibrated`: the constants were fitted to this very card. `share_of_host`: of a micro-batch's time, what launching its
-    kernels alone would take; above a half, a faster card helps little. `by_kind`: seconds on the device, all micro-batches, and
-    "update" and "besides".
+    `calibrated`: the constants were measured on this machine, or fitted to this very card. `share_of_host`: of a micro-batch's
+    time, what launching its kernels alone would take; above a half, a faster card helps little. `by_kind`: seconds on the device,
+    all micro-batches, and "update" and "besides".
     """
 
     seconds: float
@@ -30,10 +39,16 @@ class StepTime:
     tokens_per_second: float
     mfu: float | None
     calibrated: bool
-    likeness: Likeness
+    likeness: Basis
     share_of_host: float
-    by_kind: Mapping[Kind | str, float]
+    by_kind: Mapping[Part, float]
     constants: Constants
+    rates: Rates
+
+    @property
+    def parts(self) -> Mapping[Part, float]:
+        """`by_kind`, and as "launches" what the device waits for the host: together `seconds`."""
+        return {**self.by_kind, "launches": max(0.0, self.seconds - sum(self.by_kind.values()))}
 
 
 def predict_step_time(
@@ -48,23 +63,41 @@ def predict_step_time(
     rates = rates_of(card)
     if rates is None:
         return None
-    moved = update_bytes(setup, kernels.trainable)
-    if moved is None:
-        raise UsageError(f"the time of {setup.optimizer}'s update is not known; ask about adamw, adamw_8bit or sgd.")
     likeness: Likeness = "fitted"
     if constants is None:
         constants, likeness = constants_for(card)
+    return step_time_at(kernels, setup, rates, constants, likeness, flops=flops)
+
+
+def step_time_at(
+    kernels: StepKernels,
+    setup: TrainSetup,
+    rates: Rates,
+    constants: Constants,
+    likeness: Basis,
+    *,
+    flops: FlopCount | None = None,
+    width: float | None = None,
+) -> StepTime:
+    """The same on a device of known rates. `width` is half the interval's as a share, where the constants bring one of their own.
+
+    Raises UsageError for an optimizer whose update is not counted.
+    """
+    moved = update_bytes(setup, kernels.trainable)
+    if moved is None:
+        raise UsageError(f"the time of {setup.optimizer}'s update is not known; ask about adamw, adamw_8bit or sgd.")
     load = loaded(Step(micro=kernels, accumulation=setup.accumulation, update_bytes=moved), rates, constants.fixed)
     eta, beta = constants.eta, constants.beta
     seconds, micro = load.seconds(eta, beta), load.micro_seconds(eta, beta)
-    width = half_width(likeness, load.host / micro)
+    if width is None:
+        width = half_width("fitted" if likeness == "this machine" else likeness, load.host / micro)
     return StepTime(
         seconds=seconds,
         low=seconds / (1 + width),
         high=seconds / (1 - width),
         tokens_per_second=kernels.tokens * setup.accumulation / seconds,
         mfu=_mfu(flops, setup, seconds, kernels, rates),
-        calibrated=likeness == "fitted",
+        calibrated=likeness in ("this machine", "fitted"),
         likeness=likeness,
         share_of_host=load.host / micro,
         by_kind={
@@ -73,6 +106,7 @@ def predict_step_time(
             "besides": load.besides,
         },
         constants=constants,
+        rates=rates,
     )
 
 

@@ -12,9 +12,10 @@ from lora_profiler.report.charts.memory_curve import memory_curve
 from lora_profiler.report.charts.phase_samples import phase_samples
 from lora_profiler.report.charts.step_times import step_times
 from lora_profiler.report.charts.throughput_bars import ThroughputBar, throughput_bars
+from lora_profiler.report.charts.time_bars import TimeBar, time_bars, time_bars_of
 
 __all__ = [
     "CONFIG", "CategoryBar", "ErrorDot", "Figure", "FitCell", "LayerQuantity", "LayerRow", "Limit", "ScatterPoint",
-    "ThroughputBar", "category_bars", "claim_chart", "error_strip", "fit_map", "identity_scatter", "layer_bars", "layer_rows",
-    "lever_bars", "memory_curve", "phase_samples", "step_times", "throughput_bars",
+    "ThroughputBar", "TimeBar", "category_bars", "claim_chart", "error_strip", "fit_map", "identity_scatter", "layer_bars",
+    "layer_rows", "lever_bars", "memory_curve", "phase_samples", "step_times", "throughput_bars", "time_bars", "time_bars_of",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from lora_profiler.report.charts.labels import label, lines
 from lora_profiler.report.layers import group_layers
 from lora_profiler.report.metrics import LAYER_LABELS
 from lora_profiler.report.palette import BODY_PX, FAINT_INK, LINE, METHOD_MARKS, PAPER, Theme
-from lora_profiler.report.predictions import method_label
+from lora_profiler.report.ways import method_label
 from lora_profiler.units import bytes_text, count_text, flops_text, percent_text, short_count_text
 from lora_profiler.workload import Method
 

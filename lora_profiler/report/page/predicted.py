@@ -11,7 +11,9 @@ from lora_profiler.report.charts import CategoryBar, FitCell, Limit
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.page.parts import Beside, Drawing, Fact, Part, Section
 from lora_profiler.report.page.steps import curve_drawing, layer_drawings
-from lora_profiler.report.predictions import method_label, model_blocks
+from lora_profiler.report.predictions import model_blocks
+from lora_profiler.report.timing import device_name, time_words
+from lora_profiler.report.ways import method_label
 from lora_profiler.units import bytes_text, count_text, percent_text
 
 MOST_FACTS = 6
@@ -52,6 +54,7 @@ def _parts(prefix: str, answers: Sequence[Answer]) -> Iterable[Part]:
         yield Paragraph(lines=title.lines)
     limit = _limit(answers[0])
     yield _bars(prefix, answers, limit)
+    yield from _times(prefix, answers)
     yield from blocks
     known = [p for p in predictions if p.saved_activation_bytes is not None]
     if known:
@@ -84,6 +87,16 @@ def _bars(prefix: str, answers: Sequence[Answer], limit: Limit | None) -> Drawin
         description=f"Stacked bars: {told}.",
         figure=charts.category_bars(bars, limit=limit),
     )
+
+
+def _times(prefix: str, answers: Sequence[Answer]) -> Iterable[Drawing]:
+    if bars := charts.time_bars_of(answers):
+        yield Drawing(
+            name=f"{prefix}-times",
+            caption=f"Where the time of one step on {device_name(answers)} goes; the numbers are in the table below.",
+            description=f"Stacked bars: {time_words(answers)}.",
+            figure=charts.time_bars(bars),
+        )
 
 
 def _fit_map(name: str, answer: Answer) -> Iterable[Drawing]:

@@ -11,7 +11,7 @@ from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.comparisons import run_cells
 from lora_profiler.report.measurements import comparison_text
 from lora_profiler.report.page.parts import Fact, Part, Section
-from lora_profiler.report.predictions import way_label
+from lora_profiler.report.ways import way_label
 from lora_profiler.throughput import Throughput, throughput
 from lora_profiler.units import bytes_text, count_text, rate_text, seconds_text
 

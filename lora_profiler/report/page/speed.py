@@ -13,8 +13,8 @@ from lora_profiler.report.measured_runs import setting
 from lora_profiler.report.page.alike import full_and_lora
 from lora_profiler.report.page.parts import Beside, Drawing, Part, Section
 from lora_profiler.report.page.runs import Run
-from lora_profiler.report.predictions import way_label
 from lora_profiler.report.speed import ratio_line
+from lora_profiler.report.ways import way_label
 from lora_profiler.throughput import Throughput, Utilisation, full_against_lora, utilisation
 from lora_profiler.units import count_text, percent_text, rate_text, seconds_text
 

@@ -11,7 +11,7 @@ from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.page.alike import full_and_lora, peak_of
 from lora_profiler.report.page.parts import Beside, Drawing, Part, Section
 from lora_profiler.report.page.runs import Run
-from lora_profiler.report.predictions import method_label
+from lora_profiler.report.ways import method_label
 from lora_profiler.units import byte_unit, bytes_text, count_text, flops_text, in_unit
 
 QUANTITIES: tuple[LayerQuantity, ...] = ("num_trainable_parameters", "saved_activation_bytes")

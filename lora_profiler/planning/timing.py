@@ -1,0 +1,125 @@
+"""How long a step takes on a device: its kernels counted or traced, and the constants that the device is known by."""
+
+from dataclasses import dataclass
+
+from lora_profiler.catalog import Gpu
+from lora_profiler.errors import LoraProfilerError, UnbuildableError
+from lora_profiler.kernel import StepKernels
+from lora_profiler.planning.engine import check_engine, predict
+from lora_profiler.prediction import Prediction
+from lora_profiler.steptime import Basis, Constants, Evidence, Rates, StepTime, constants_for, nearest, rates_of, step_time_at
+from lora_profiler.traced import missing
+from lora_profiler.workload import Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedStep:
+    """The time of one optimizer step of `workload` on a device, the kernels of its micro-batch, and the FLOPs of the whole step.
+
+    `evidence` is the public measurement most like it, None where the constants are this machine's own.
+    """
+
+    workload: Workload
+    time: StepTime
+    kernels: StepKernels
+    flops: int
+    evidence: Evidence | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """What is known of a step's time. `step` is None where nothing is, and `refusal` then says why in a sentence; else it is
+    None."""
+
+    step: TimedStep | None
+    refusal: str | None
+
+
+def step_time(workload: Workload, gpu: Gpu | None = None, engine: str = "auto", prediction: Prediction | None = None) -> Timing:
+    """The time of a step of `workload` on `gpu`; without one, on this machine's processor where the workload's device is "cpu".
+
+    Constants that `lora-profile calibrate` found on this machine come before the package's own, which are fitted to public
+    measurements. The kernels are counted by rules; engine "traced" traces the step for them, which needs torch and takes some
+    seconds. `prediction` is that of the same workload, where there is one already.
+
+    Raises UsageError for an unknown engine, and what `predict` raises.
+    """
+    check_engine(engine)
+    device = _device(workload, gpu)
+    if device is None:
+        return Timing(step=None, refusal=_NO_DEVICE if gpu is None else _no_speed(gpu))
+    try:
+        kernels = _kernels(workload, engine)
+    except LoraProfilerError as e:
+        hint = "" if engine == "traced" else f" {_TRACE_IT}"
+        return Timing(step=None, refusal=f"the time of a step is not known: {e}{hint}")
+    setup, flops = workload.setup, (prediction or predict(workload, engine)).flops
+    try:
+        time = step_time_at(kernels, setup, device.rates, device.constants, device.basis, flops=flops, width=device.half_width)
+    except LoraProfilerError as e:
+        return Timing(step=None, refusal=str(e))
+    step = TimedStep(
+        workload=workload,
+        time=time,
+        kernels=kernels,
+        flops=setup.accumulation * (flops.total if flops else sum(k.count * k.flops for k in kernels.kernels)),
+        evidence=_evidence(workload, gpu) if gpu and device.basis != "this machine" else None,
+    )
+    return Timing(step=step, refusal=None)
+
+
+def is_timed(workload: Workload, gpu: Gpu | None) -> bool:
+    """Whether there is a device to time: a card, or this machine's processor, measured and asked about."""
+    return gpu is not None or _device(workload, gpu) is not None
+
+
+_NO_DEVICE = (
+    "a time is of a device: name a card; or let lora-profile calibrate measure this machine's processor, and ask for device cpu."
+)
+_TRACE_IT = "--engine traced traces the step for them, which needs torch."
+
+
+def _no_speed(gpu: Gpu) -> str:
+    return f"the time of a step on {gpu.name} is not known: no source here gives its bandwidth and its peak in FLOP/s."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Device:
+    rates: Rates
+    constants: Constants
+    basis: Basis
+    half_width: float | None = None
+
+
+def _device(workload: Workload, gpu: Gpu | None) -> _Device | None:
+    """What is known of the device: what was measured on this machine first, then what is known of cards like it."""
+    if gpu is None and workload.setup.device != "cpu":
+        return None
+    from lora_profiler.steptime.local import local_constants, local_cpu
+
+    local = local_constants(gpu.key) if gpu else local_cpu()
+    if local:
+        return _Device(rates=local.rates, constants=local.constants, basis="this machine", half_width=local.half_width)
+    rates = rates_of(gpu) if gpu else None
+    if gpu is None or rates is None:
+        return None
+    constants, likeness = constants_for(gpu)
+    return _Device(rates=rates, constants=constants, basis=likeness)
+
+
+def _kernels(workload: Workload, engine: str) -> StepKernels:
+    if engine == "traced":
+        if absent := missing():
+            raise UnbuildableError(f"tracing needs {', '.join(absent)}; install them: pip install 'lora-profiler[measure]'.")
+        from lora_profiler.traced.kernels import step_kernels
+
+        return step_kernels(workload)
+    from lora_profiler.analytic.kernels import counted_kernels
+
+    return counted_kernels(workload)
+
+
+def _evidence(workload: Workload, gpu: Gpu) -> Evidence:
+    setup = workload.setup
+    tokens = setup.batch_size * setup.seq_len * setup.accumulation
+    return nearest(setup.method, gpu.key, workload.model.num_parameters, tokens)

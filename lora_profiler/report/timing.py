@@ -1,0 +1,136 @@
+"""How long a step takes, in words: times with their interval side by side, where they go, and why LoRA gains what it gains."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from lora_profiler.planning.answers import Answer
+from lora_profiler.planning.speed_gap import SpeedGap
+from lora_profiler.planning.timing import TimedStep
+from lora_profiler.report import metrics
+from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.ways import method_label
+from lora_profiler.steptime import PARTS, Evidence, Part
+from lora_profiler.units import count_text, error_text, percent_text, rate_text, seconds_text
+
+UNKNOWN = "?"
+THIS_MACHINE = "this machine's processor"
+_LEAST_SHARE = 0.01
+"""A cause of less than this share of the step is not named, but one of the rest."""
+
+
+def steps_of(answers: Sequence[Answer]) -> list[TimedStep | None]:
+    """The timed step of each answer, None where nothing is known of it."""
+    return [answer.timing.step if answer.timing else None for answer in answers]
+
+
+def device_name(answers: Sequence[Answer]) -> str:
+    """What was timed."""
+    gpu = answers[0].gpu
+    return gpu.name if gpu else THIS_MACHINE
+
+
+def time_table(answers: Sequence[Answer]) -> Table | None:
+    """One optimizer step, a column a method: its time with interval, rates, and where the time goes. None where none is known.
+
+    With full fine-tuning first and one other method, a last column gives the other as a share of full.
+    """
+    steps = steps_of(answers)
+    known = [step for step in steps if step]
+    if not known:
+        return None
+    is_pair = len(answers) == 2 and answers[0].prediction.workload.setup.method == "full"
+
+    def cells(label: str, value: Callable[[TimedStep], float], text: Callable[[float], str], *, share: bool) -> tuple[str, ...]:
+        found = [value(step) if step else None for step in steps]
+        both = is_pair and share and found[0] and found[1]
+        last = [percent_text(found[1] / found[0])] if both else []  # type: ignore[operator]  # neither is None
+        return (label, *(UNKNOWN if f is None else text(f) for f in found), *last)
+
+    rows = [
+        Row(cells=cells("time", lambda s: s.time.seconds, seconds_text, share=True), kind="peak", indent=1),
+        Row(cells=cells("at least", lambda s: s.time.low, seconds_text, share=False), indent=1),
+        Row(cells=cells("at most", lambda s: s.time.high, seconds_text, share=False), indent=1),
+        Row(cells=cells("tokens a second", lambda s: s.time.tokens_per_second, rate_text, share=True), indent=1),
+    ]
+    if all(step.time.mfu is not None for step in known):
+        rows.append(Row(cells=cells("MFU", lambda s: s.time.mfu or 0.0, percent_text, share=False), indent=1))
+    rows.append(Row(cells=("where the time goes",), kind="section"))
+    for part in PARTS:
+        if any(step.time.parts.get(part) for step in known):
+            spent = partial(_seconds_of, part)
+            rows.append(Row(cells=cells(metrics.PART_LABELS[part], spent, seconds_text, share=False), indent=1))
+    labels = [method_label(answer.prediction) for answer in answers]
+    ratio = [f"{metrics.METHOD_LABELS[answers[1].prediction.workload.setup.method]} / full"] if is_pair else []
+    title = f"One step on {device_name(answers)}, {metrics.BASIS_LABELS[known[0].time.likeness]}"
+    return Table(title=title, columns=("", *labels, *ratio), rows=tuple(rows))
+
+
+def _seconds_of(part: Part, step: TimedStep) -> float:
+    return step.time.parts.get(part, 0.0)
+
+
+def time_lines(answers: Sequence[Answer]) -> list[str]:
+    """What is to be said about the times: why LoRA gains what it gains, what they rest on, and where there is none and why."""
+    refused: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for answer in answers:
+        if answer.timing and answer.timing.refusal:
+            refused.setdefault(answer.timing.refusal, []).append(method_label(answer.prediction))
+        if answer.speed_gap:
+            lines.append(gap_line(method_label(answer.prediction), answer.speed_gap))
+    lines += [f"{', '.join(labels)}: {refusal}" for refusal, labels in refused.items()]
+    known = [step for step in steps_of(answers) if step]
+    if not known:
+        return lines
+    timed = [answer for answer, step in zip(answers, steps_of(answers), strict=True) if step]
+    beyond = [method_label(a.prediction) for a in timed if a.fit and a.fit.verdict == "does_not_fit"]
+    if beyond:
+        lines.append(f"{', '.join(beyond)}: the time is that of a card as fast, with room for it.")
+    lines.append(f"Step times, {metrics.BASIS_LABELS[known[0].time.likeness]}: {_definition(known[0])}.")
+    return lines + list(dict.fromkeys(evidence_line(step.evidence) for step in known if step.evidence))
+
+
+def gap_line(label: str, gap: SpeedGap) -> str:
+    """'LoRA r16 makes 77.43 % of full's FLOPs in 90.20 % of its time, 0.71 s more than its FLOPs suggest: it loses 0.40 s to
+    casts of the adapters, ..., and gains 0.17 s in the optimizer's update; all else +0.01 s.'"""
+    least = _LEAST_SHARE * gap.seconds
+    named = sorted((item for item in gap.causes.items() if abs(item[1]) >= least), key=lambda item: -abs(item[1]))
+    lost = [f"{seconds_text(spent)} to {metrics.CAUSE_LABELS[cause]}" for cause, spent in named if spent > 0]
+    won = [f"{seconds_text(-spent)} in {metrics.CAUSE_LABELS[cause]}" for cause, spent in named if spent < 0]
+    said = [f"{verb} {', '.join(words)}" for verb, words in (("loses", lost), ("gains", won)) if words]
+    rest = gap.gap_seconds - sum(spent for _, spent in named)
+    more = f"{seconds_text(abs(gap.gap_seconds))} {'more' if gap.gap_seconds >= 0 else 'less'} than its FLOPs suggest"
+    shares = f"{percent_text(gap.flops_ratio)} of full's FLOPs in {percent_text(gap.seconds_ratio)} of its time"
+    why = f"it {', and '.join(said)}; all else" if said else "in all"
+    return f"{label} makes {shares}, {more}: {why} {'-' if rest < 0 else '+'}{seconds_text(abs(rest))}."
+
+
+def evidence_line(row: Evidence) -> str:
+    """'Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 16,384 tokens on a100_sxm_80gb took 4.93 s; ...'."""
+    what = f"{row.model}, {metrics.METHOD_LABELS[row.method]}, {count_text(row.tokens)} tokens on {row.card}"
+    error = f"the prediction's error is {error_text(row.error)} {metrics.LEFT_OUT_LABELS[row.left_out]}"
+    return f"Nearest public measurement: {what} took {seconds_text(row.measured_seconds)}; {error}."
+
+
+def predicted_time_line(step: TimedStep, measured_seconds: float) -> str:
+    """'predicted: 1.23 s (1.03 s to 1.52 s), like a fitted card; error -4.20 %', beside a measured time."""
+    error = error_text(step.time.seconds / measured_seconds - 1)
+    basis = metrics.BASIS_LABELS[step.time.likeness]
+    return f"predicted: {seconds_text(step.time.seconds)} ({interval_words(step)}), {basis}; error {error}"
+
+
+def time_words(answers: Sequence[Answer]) -> str:
+    """'full: 1.23 s (1.03 s to 1.52 s); LoRA r16: ...', of the methods whose time is known."""
+    pairs = zip(answers, steps_of(answers), strict=True)
+    return "; ".join(f"{method_label(a.prediction)}: {seconds_text(s.time.seconds)} ({interval_words(s)})" for a, s in pairs if s)
+
+
+def interval_words(step: TimedStep) -> str:
+    """'0.98 s to 1.45 s'."""
+    return f"{seconds_text(step.time.low)} to {seconds_text(step.time.high)}"
+
+
+def _definition(step: TimedStep) -> str:
+    words = metrics.BASIS_DEFINITIONS[step.time.likeness]
+    cards = step.time.constants.cards
+    return f"{words} ({', '.join(cards)})" if cards and step.time.likeness == "same class" else words
