@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from benchmarks import public_accuracy as accuracy
+from benchmarks.public_rows import grade
 from benchmarks.public_rows.memory import NotExpressibleError, memory_row, memory_rows
+from benchmarks.public_rows.report import MARKS
 from benchmarks.public_rows.tape import tape_of
 
 DOCUMENT = json.loads(accuracy.FILE.read_text("utf-8"))
@@ -24,15 +26,15 @@ def one_thread():
 
 
 def test_the_committed_errors_reach_what_was_asked():
-    for tier, (mean, worst) in accuracy.MARKS.items():
-        errors = [row["error"] for row in accuracy.graded(DOCUMENT["rows"], tier)]
-        assert accuracy.mean(errors) <= mean
+    for tier, (mean, worst) in MARKS.items():
+        errors = [row["error"] for row in grade.graded(DOCUMENT["rows"], tier)]
+        assert grade.mean(errors) <= mean
         assert worst is None or max(map(abs, errors)) <= worst
-    assert len(accuracy.graded(DOCUMENT["rows"], 1)) == 45
+    assert len(grade.graded(DOCUMENT["rows"], 1)) == 45
 
 
 def test_the_committed_report_is_what_the_numbers_say():
-    assert accuracy.FILE.with_suffix(".md").read_text("utf-8") == "\n".join(accuracy.report(DOCUMENT))
+    assert accuracy.FILE.with_suffix(".md").read_text("utf-8") == accuracy.report(DOCUMENT)
 
 
 def test_every_open_memory_row_is_predicted_or_has_a_reason():
@@ -68,23 +70,23 @@ def test_a_grown_error_is_named_and_a_smaller_one_is_not():
 
 
 def test_the_interval_is_the_conformal_quantile():
-    assert accuracy.half_width([0.01 * i for i in range(1, 20)]) == pytest.approx(0.18)  # number 18 of 19
-    assert accuracy.half_width([0.5, -0.1]) == 0.5  # too few: the largest
+    assert grade.half_width([0.01 * i for i in range(1, 20)]) == pytest.approx(0.18)  # number 18 of 19
+    assert grade.half_width([0.5, -0.1]) == 0.5  # too few: the largest
 
 
 @pytest.mark.parametrize(("hits", "n", "low", "high"), [(45, 50, 0.7819, 0.9667), (0, 10, 0.0, 0.3085), (10, 10, 0.6915, 1.0)])
 def test_binomial_intervals_are_those_of_published_tables(hits, n, low, high):
     """Clopper and Pearson, as R's binom.test prints them."""
-    assert accuracy.binomial_interval(hits, n) == pytest.approx((low, high), abs=1e-4)
+    assert grade.binomial_interval(hits, n) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_verdicts_count_refusals_and_acceptances_apart():
     row = {"reading": "peak", "tier": 1, "measured_bytes": 23_500_000_000, "predicted_bytes": 23_600_000_000}
-    assert accuracy.verdicts([row], 0.02) == {
+    assert grade.verdicts([row], 0.02) == {
         "asked": 9, "fits": 6, "refused though it fits": 1, "accepted though it does not": 0,
     }  # fmt: skip
     low = {**row, "measured_bytes": 24_500_000_000, "predicted_bytes": 23_000_000_000}
-    assert accuracy.verdicts([low], 0.0)["accepted though it does not"] == 1
+    assert grade.verdicts([low], 0.0)["accepted though it does not"] == 1
 
 
 def test_rows_that_no_workload_says_give_their_reason():

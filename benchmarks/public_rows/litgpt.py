@@ -1,4 +1,4 @@
-"""LitGPT as its resource tables were made with it, on 27 October 2023: its model, its LoRA, its chunked loss, an older 4-bit layer.
+"""LitGPT as its resource tables were made with it, on 27 October 2023: model, LoRA, chunked loss, an older 4-bit layer.
 
 `lit_gpt/{model,lora,rmsnorm,utils}.py`; bitsandbytes 0.41 `autograd/_functions.py`, which keeps every input.
 """

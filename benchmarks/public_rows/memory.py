@@ -154,7 +154,11 @@ def _fms(row: Row) -> MemoryRow:
         stack.append("Triton cross-entropy" if fused else "cross-entropy")
         if santacoder:
             changes.append(old_code.outputs_held)
-        stack.append("of 16-bit logits, outputs held" if santacoder else "of float32 logits, " + ("cast in the head" if liger_file else "in the loss"))
+        stack.append(
+            "of 16-bit logits, outputs held"
+            if santacoder
+            else "of float32 logits, " + ("cast in the head" if liger_file else "in the loss")
+        )
     contexts: tuple[Context, ...] = ()
     if liger_file:
         contexts += (repeated_heads,)
@@ -203,7 +207,8 @@ def rotation_in_place() -> AbstractContextManager[None]:
 
 
 _LLAMA = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
-          "intermediate_size": 11008, "vocab_size": 32000, "parallel": False, "bias": False, "rotary_percentage": 1.0}  # fmt: skip
+          "intermediate_size": 11008, "vocab_size": 32000, "parallel": False, "bias": False,
+          "rotary_percentage": 1.0}  # fmt: skip
 _STABLELM = _LLAMA | {"num_hidden_layers": 16, "intermediate_size": 16384, "vocab_size": 50688, "parallel": True, "bias": True,
                       "rotary_percentage": 0.25}  # fmt: skip
 """As `lit_gpt/config.py` has them."""

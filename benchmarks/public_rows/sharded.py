@@ -3,7 +3,7 @@
 Read from torch 2.4 `distributed/fsdp/{_flat_param,_runtime_utils}.py`: each layer is a unit, embedding, last norm and head are
 the root's, which stays whole from its first use to the end of backward. In the loss no layer is gathered; in the last layer's
 backward that layer is, and the one before it where it is fetched ahead. FSDP's own default is to fetch ahead, accelerate's is
-not (`utils/dataclasses.py`), and accelerate 1.0 no longer knows the key by which fms-acceleration's `accelerate.yaml` asks for it.
+not (`utils/dataclasses.py`), and fms-acceleration's `accelerate.yaml` asks by a key that accelerate 1.0 no longer knows.
 """
 
 from benchmarks.public_rows.tape import PERSISTENT, WORKSPACE, WORKSPACES, Tape

@@ -50,7 +50,7 @@ class Tape:
         return found
 
     def peak(self, first_step: bool = False) -> tuple[int, int]:
-        """Allocated and reserved bytes, workspaces included; those of the first step alone, before Adam has states, or of both."""
+        """Allocated and reserved bytes, workspaces included; of both steps, or of the first, before Adam has states."""
         found = replay(self.sizes(), self.lives(first_step))
         return found.allocated_bytes, found.reserved_bytes
 

@@ -16,7 +16,7 @@ from lora_profiler.units import percent_text
 from lora_profiler.workload import DTYPE_BYTES, LoraConfig, TrainSetup, Workload, setup_dict
 
 RANK = 16
-LONG = 4
+LONG = 2
 """So many times the usual sequence, for a pair in which activations weigh more than weights; its steps are not timed."""
 NUMBERS = ("trainable", "gradients", "optimizer_states", "saved_activations", "peak")
 CLOSE = 0.01

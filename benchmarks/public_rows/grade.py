@@ -1,0 +1,83 @@
+"""What the errors of replayed memory rows say: means, an interval and its coverage, verdicts about cards."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import ceil, comb
+from typing import Any
+
+Row = Mapping[str, Any]
+NOMINAL = 0.9
+CARDS_GB = (12, 16, 24, 32, 40, 48, 80, 96, 141)
+
+
+def graded(rows: Iterable[Row], tier: int) -> list[Row]:
+    """Rows of a tier whose counter is exact and whose stack is known without them."""
+    return [row for row in rows if row["tier"] == tier and not row["apart"] and row["reading"] != "reserved"]
+
+
+def mean(errors: Iterable[float]) -> float:
+    found = [abs(e) for e in errors]
+    return sum(found) / len(found) if found else 0.0
+
+
+def half_width(errors: Sequence[float]) -> float:
+    """Of an interval that a new row lies in with the nominal probability, were it drawn like these: the split-conformal quantile
+    of absolute errors (Vovk et al., 2005): number ceil((n + 1) x 0.9) of n in order, the largest where there are too few."""
+    ordered = sorted(abs(e) for e in errors)
+    return ordered[min(len(ordered), ceil((len(ordered) + 1) * NOMINAL)) - 1]
+
+
+def intervals(rows: Sequence[Row]) -> dict[str, Any]:
+    """Each source's rows against an interval that the other sources' errors gave."""
+    usable = [row for row in rows if row["reading"] != "reserved" and row["tier"] < 3 and not row["apart"]]
+    by_source = defaultdict(list)
+    for row in usable:
+        by_source[row["source"]].append(row["error"])
+    covered = {}
+    for source, errors in by_source.items():
+        width = half_width([e for other, found in by_source.items() if other != source for e in found])
+        covered[source] = {"half_width": width, "rows": len(errors), "inside": sum(abs(e) <= width for e in errors)}
+    inside, n = (sum(each[key] for each in covered.values()) for key in ("inside", "rows"))
+    return {
+        "half_width": half_width([row["error"] for row in usable]),
+        "by_source": covered,
+        "inside": inside,
+        "rows": n,
+        "binomial": binomial_interval(inside, n),
+        "under": sum(row["error"] < 0 for row in usable),
+        "under_by_more_than_1_percent": sum(row["error"] < -0.01 for row in usable),
+    }
+
+
+def binomial_interval(hits: int, n: int) -> tuple[float, float]:
+    """Clopper and Pearson's 95 % interval of a share, by bisection of the binomial tail."""
+
+    def tail(p: float, low: int, high: int) -> float:
+        return sum(comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(low, high + 1))
+
+    def solve(is_above: Callable[[float], bool]) -> float:
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (low, middle) if is_above(middle) else (middle, high)
+        return (low + high) / 2
+
+    lower = 0.0 if hits == 0 else solve(lambda p: tail(p, hits, n) > 0.025)
+    upper = 1.0 if hits == n else solve(lambda p: tail(p, 0, hits) < 0.025)
+    return lower, upper
+
+
+def verdicts(rows: Sequence[Row], width: float) -> dict[str, int]:
+    """Would it run on a card of so much memory? Said with the upper end of the interval, held against the measured peak."""
+    found = {"asked": 0, "fits": 0, "refused though it fits": 0, "accepted though it does not": 0}
+    for row in rows:
+        if row["reading"] != "peak" or row["tier"] > 2:
+            continue
+        for size in CARDS_GB:
+            capacity = size * 10**9
+            fits, said = row["measured_bytes"] <= capacity, row["predicted_bytes"] * (1 + width) <= capacity
+            found["asked"] += 1
+            found["fits"] += fits
+            found["refused though it fits"] += fits and not said
+            found["accepted though it does not"] += said and not fits
+    return found

@@ -1,0 +1,151 @@
+"""The report of the replayed memory rows, as Markdown."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from benchmarks.public_rows.grade import CARDS_GB, NOMINAL, Row, graded, intervals, mean, verdicts
+from benchmarks.public_rows.memory import GIB
+
+MARKS = {1: (0.005, 0.03), 2: (0.01, None)}
+"""Mean and worst absolute error that rows of a tier are to reach."""
+EXPLAINED: Mapping[str, str] = {}
+"""Why a row is out of its tolerance, by its id."""
+
+
+def report(document: Mapping[str, Any]) -> str:
+    rows: Sequence[Row] = document["rows"]
+    traced = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
+    lines = [
+        "# Peak memory against public measurements",
+        "",
+        "Written by `python -m benchmarks.public_accuracy --write`; errors are (predicted - measured) / measured, in %.",
+        f"No constant was fitted to any row. Traced by {traced}.",
+        "",
+        *_tiers(rows),
+        *_sources(rows),
+        *_interval(rows),
+        *_reserved(rows),
+        *_apart(rows),
+        *_misses(rows),
+        *_rows(rows),
+        *_left_out(document["left_out"]),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _tiers(rows: Sequence[Row]) -> Iterator[str]:
+    yield "| rows | n | mean abs. | worst | in tolerance | to be reached |"
+    yield "| --- | ---: | ---: | ---: | ---: | --- |"
+    for tier, (middle, worst) in MARKS.items():
+        found = graded(rows, tier)
+        errors = [row["error"] for row in found]
+        held = len(found) - len(_out_of_tolerance(found))
+        goal = f"mean {100 * middle:g}" + (f", worst {100 * worst:g}" if worst else "")
+        yield f"| tier {tier} | {len(found)} | {100 * mean(errors):.2f} | {_worst(errors)} | {held} | {goal} |"
+    yield ""
+
+
+def _sources(rows: Sequence[Row]) -> Iterator[str]:
+    groups: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        where = ", several cards" if row["cards"] > 1 and row["reading"] == "peak" else ""
+        groups[f"{row['source']}, {row['reading']}{where}{' (apart)' if row['apart'] else ''}"].append(row["error"])
+    yield "| source, what its counter counted | n | mean abs. | worst |"
+    yield "| --- | ---: | ---: | ---: |"
+    for name, errors in groups.items():
+        yield f"| {name} | {len(errors)} | {100 * mean(errors):.2f} | {_worst(errors)} |"
+    yield ""
+
+
+def _interval(rows: Sequence[Row]) -> Iterator[str]:
+    found = intervals(rows)
+    low, high = found["binomial"]
+    inside, n = found["inside"], found["rows"]
+    told = verdicts(rows, found["half_width"])
+    yield "## The interval"
+    yield ""
+    width = 100 * found["half_width"]
+    yield f"Half-width {width:.2f} %: the split-conformal quantile of all graded rows' errors at {NOMINAL:.0%}."
+    yield "Tested source by source, each against the errors of the others alone:"
+    yield ""
+    yield f"- {inside} of {n} rows lie inside: {inside / n:.1%}, 95 % binomial interval {low:.1%} to {high:.1%}."
+    for source, each in found["by_source"].items():
+        yield f"- {source}: {each['inside']} of {each['rows']} within {100 * each['half_width']:.2f} %"
+    yield f"- {found['under']} of {n} are predicted too low, {found['under_by_more_than_1_percent']} by more than 1 %."
+    yield (
+        f"- Cards of {', '.join(map(str, CARDS_GB))} GB, told with the interval's upper end: "
+        f"{told['refused though it fits']} false refusals among {told['fits']} that fit, "
+        f"{told['accepted though it does not']} false acceptances among {told['asked'] - told['fits']} that do not."
+    )
+    yield ""
+
+
+def _reserved(rows: Sequence[Row]) -> Iterator[str]:
+    found = [row for row in rows if row["reading"] == "reserved"]
+    inside = sum(row["predicted_low_bytes"] <= row["measured_bytes"] <= row["predicted_bytes"] for row in found)
+    yield "## Reserved bytes"
+    yield ""
+    yield "Told as a range, from the allocated peak to what a simulated allocator reserves: "
+    yield f"{inside} of {len(found)} measured ones lie in it."
+    yield ""
+    yield "| row | low, GiB | high, GiB | measured, GiB |"
+    yield "| --- | ---: | ---: | ---: |"
+    for row in found:
+        low, high, measured = (row[name] / GIB for name in ("predicted_low_bytes", "predicted_bytes", "measured_bytes"))
+        yield f"| {row['id']} | {low:.2f} | {high:.2f} | {measured:.2f} |"
+    yield ""
+
+
+def _apart(rows: Sequence[Row]) -> Iterator[str]:
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        if row["apart"]:
+            reasons[row["apart"]].append(f"{row['id']} {100 * row['error']:+.2f} %")
+    yield "## Shown apart"
+    yield ""
+    for reason, ids in reasons.items():
+        yield f"- {reason}: {', '.join(ids)}"
+    yield ""
+
+
+def _out_of_tolerance(rows: Sequence[Row]) -> list[Row]:
+    exact = [row for row in rows if not row["apart"] and row["reading"] != "reserved" and row["tolerance"]]
+    return [row for row in exact if abs(row["error"]) > row["tolerance"]]
+
+
+def _misses(rows: Sequence[Row]) -> Iterator[str]:
+    yield "## Misses"
+    yield ""
+    missed = _out_of_tolerance(rows)
+    for row in missed:
+        yield f"- {row['id']}, {row['quantity']}: {100 * row['error']:+.2f} %. {EXPLAINED.get(row['id'], 'Not understood')}."
+    if not missed:
+        yield "No graded row is out of its tolerance."
+    yield ""
+
+
+def _rows(rows: Sequence[Row]) -> Iterator[str]:
+    yield "## Rows"
+    yield ""
+    yield "| row | counter | method | stack | measured, GiB | error, % | tier |"
+    yield "| --- | --- | --- | --- | ---: | ---: | ---: |"
+    for row in rows:
+        cards = f", {row['cards']} cards" if row["cards"] > 1 else ""
+        measured = f"{row['measured_bytes'] / GIB:.4f} | {100 * row['error']:+.3f} | {row['tier']}"
+        yield f"| {row['id']} | {row['quantity']} | {row['method']} | {row['stack']}{cards} | {measured} |"
+    yield ""
+
+
+def _left_out(reasons: Mapping[str, str]) -> Iterator[str]:
+    absent: dict[str, list[str]] = defaultdict(list)
+    for name, reason in reasons.items():
+        absent[reason].append(name)
+    yield "## Not expressed"
+    yield ""
+    for reason, names in absent.items():
+        yield f"- {reason}: {len(names)} rows, {names[0]} for one"
+
+
+def _worst(errors: Sequence[float]) -> str:
+    return f"{100 * max(errors, key=abs):+.2f}" if errors else "-"
