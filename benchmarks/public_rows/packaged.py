@@ -15,8 +15,9 @@ from benchmarks.public_rows.replay import CARDS, replay_of, throughput_rows
 from lora_profiler.evidence.unexpressed import Unexpressed
 
 DATA = Path(__file__).parents[2] / "lora_profiler" / "evidence" / "data"
-_OWN_TYPES = {"stabilityai/stablelm-base-alpha-3b": "gpt_neox"}
-"""model_type in the config.json of models that LitGPT's own code ran, which no workload's model stands for."""
+OWN = {"stabilityai/stablelm-base-alpha-3b": ("gpt_neox", 3_637_321_728)}
+"""Models whose layers are LitGPT's own, and not those of the workload that asks about them: model_type in their config.json, and
+the parameters of the replayed model."""
 
 
 def write(kind: str, document: Mapping[str, Any]) -> None:
@@ -37,14 +38,15 @@ def memory_document(results: Mapping[str, Any]) -> dict[str, Any]:
 def _memory(row: Mapping[str, Any], raw: Mapping[str, str]) -> dict[str, Any]:
     workload = memory_row(raw).workload
     model = workload.model
+    model_type, parameters = OWN.get(row["model"], (model.model_type, model.num_parameters))
     same = (
         "id", "source", "model", "method", "batch_size", "seq_len", "cards", "reading", "stack", "tier", "measured_bytes",
         "predicted_bytes", "apart",
     )  # fmt: skip
     return {
         **{name: row[name] for name in same},
-        "model_type": _OWN_TYPES.get(row["model"], model.model_type),
-        "parameters": int(raw["num_parameters"] or model.num_parameters),
+        "model_type": model_type,
+        "parameters": parameters,
         "checkpointing": workload.setup.checkpointing,
         "card": CARDS[row["card"]],
         "why": MEMORY_MISSES.get(row["id"], "") if row["reading"] == "peak" else "",
