@@ -45,7 +45,7 @@ def run_experts(op: Ledger, x: Tensor, weights: Tensor, c: Config, chosen: Polyn
     out = op.grouped_product(inner, op.parameter("mlp.experts", "down_proj"), chosen, width, hidden, offsets)
     weighted = op.multiply(out, sorted_weights)
     ordered = op.select(weighted, chosen * hidden, back)
-    summed = op.cast(op.reduce(ordered, TOKENS * hidden), x.dtype)
+    summed = op.cast(op.reduce(ordered, TOKENS * hidden, "sum"), x.dtype)
     op.keep(x, gathered, fused, weighted, ordered)
     return summed
 
