@@ -210,7 +210,9 @@ class Ledger:
         return out
 
     def square(self, x: Tensor) -> Tensor:
-        """x.pow(2): keeps x."""
+        """x.pow(2), or 3: keeps x. Autocast runs it in float32 on CUDA."""
+        if self.rules.autocast and self.rules.device != "cpu":
+            x = self.cast(x, "float32")
         out = self.fresh(x.elements, x.dtype, x.requires_grad, x.merged)
         self.record("pow", (x,), (out,), (x,), workspace=x.bytes)
         return out
@@ -334,15 +336,16 @@ class Ledger:
 
     def _low_rank(self, x: Tensor, y: Tensor, adapter: Adapter) -> Tensor:
         """y + scaling * B A dropout(x), with A and B in the adapter's dtype: PEFT `lora/layer.py` (`Linear.forward`) adds and
-        casts the sum back, `lora/bnb.py` (`Linear4bit.forward`) clones y and casts before it adds."""
-        rules = self.rules
+        casts the sum back, `lora/bnb.py` (`Linear4bit.forward`) clones y and casts before it adds, and casts nothing itself under
+        autocast."""
+        rules, packed = self.rules, self.is_quantized(self.scope)
         rows, rank = x.elements // adapter.in_features, R
-        cast = self.cast(x, rules.adapter_dtype)
+        cast = x if packed and rules.autocast else self.cast(x, rules.adapter_dtype)
         dropped = self.dropout(cast, rules.lora_dropout)
         inner = self._trained(dropped, rows, constant(adapter.in_features), rank)
         delta = self.scale(self._trained(inner, rows, rank, constant(adapter.out_features)))
-        if self.is_quantized(self.scope):
-            result = self.add(self.copy(y), self.cast(delta, y.dtype))
+        if packed:
+            result = self.add(self.copy(y), delta if rules.autocast else self.cast(delta, y.dtype))
         else:
             result = self.cast(self.add(y, delta), y.dtype)
         self.keep(x, cast)
@@ -416,14 +419,19 @@ class Ledger:
         own = weight.storage.role == "parameter" and weight.requires_grad
         self.record(
             "_grouped_mm", (x, weight), (out,), [*saved, offsets], flops, flops * (x.requires_grad + weight.requires_grad),
-            weight.bytes if own else ZERO,
+            weight.bytes if own else ZERO, sizes=(constant(1), rows, constant(out_features), constant(in_features)),
+            beside=(offsets,),
         )  # fmt: skip
         return out
 
-    def select(self, x: Tensor, elements: Polynomial, index: Tensor) -> Tensor:
-        """Gather by index, or top-k: keeps the index."""
+    def derive(self, op: str, inputs: tuple[Tensor, ...], *outputs: Tensor) -> None:
+        """Integers made of integers."""
+        self.record(op, inputs, outputs)
+
+    def select(self, x: Tensor, elements: Polynomial, index: Tensor, name: str = "index") -> Tensor:
+        """ "index", a gather of rows, or "topk", which makes the index: keeps the index."""
         out = self.fresh(elements, x.dtype, x.requires_grad)
-        self.record("select", (x,), (out,), (index,))
+        self.record(name, (x,), (out,), (index,), beside=(index,))
         return out
 
     def normalize(self, x: Tensor, rows: Polynomial) -> Tensor:

@@ -126,8 +126,10 @@ def attention(
         f"{kernel}_masked" if masked else kernel, (q, k, v), (out,), kept, flops, flops // 2 * 5, saves_output=True,
         beside=(*kept[4:6], *mask), sizes=(B * heads.query, S, S, constant(heads.dim)),
     )  # fmt: skip
-    # the output is laid out as q is, and `transpose(1, 2).contiguous()` copies one that is (b, heads, s, d) in memory
-    return op.copy(out) if q.merged and not op.rules.seq_is_one else op.view(out)
+    # the output is laid out as q is (by the efficient kernel always as (b, s, heads, d)), and `transpose(1, 2).contiguous()` copies
+    # one that is (b, heads, s, d) in memory
+    as_q = kernel != "efficient" and not (masked and kernel != "cpu")
+    return op.copy(out) if as_q and q.merged and not op.rules.seq_is_one else op.view(out)
 
 
 def _eager(op: Ledger, q: Tensor, k: Tensor, v: Tensor, heads: Heads, dropout: float, upcast: bool, softcap: bool) -> Tensor:

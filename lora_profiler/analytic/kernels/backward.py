@@ -50,6 +50,8 @@ def run_backward(nodes: Sequence[Node], output: Tensor, launches: Launches) -> N
                 waiting[tensor] = gradient
             else:
                 launches.memory(node.module, "add", before.bytes + gradient.bytes, before.bytes)
+                if gradient.first == "heads":  # torch rotates by halves after the product with cos, so that these arrive first
+                    waiting[tensor] = gradient
 
 
 def _only(arrived: Sequence[Gradient | None]) -> Gradient:
@@ -155,7 +157,10 @@ def _add(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> 
     gradient, out = _only(arrived), node.outputs[0]
     for tensor in node.inputs:
         if tensor.requires_grad:
-            yield tensor, _converted(_summed(gradient, out.dtype, tensor, node, launches), out.dtype, tensor, node.module, launches)
+            yield (
+                tensor,
+                _converted(_summed(gradient, out.dtype, tensor, node, launches), out.dtype, tensor, node.module, launches),
+            )
 
 
 def _summed(gradient: Gradient, dtype: str, to: Tensor, node: Node, launches: Launches) -> Gradient:
@@ -234,6 +239,48 @@ def _embedding(node: Node, arrived: Sequence[Gradient | None], launches: Launche
         node.module, "embedding_dense_backward", gradient.bytes + launches.bytes(node.beside[0]), size + gradient.bytes
     )
     yield weight, Gradient(size)
+
+
+def _sum(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+    """No kernel: the gradient is expanded, and has no more bytes than before."""
+    yield node.inputs[0], _only(arrived)
+
+
+def _rows(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+    """Zeros, into which the chosen elements are put, in either order of the rows. An expanded gradient is copied first."""
+    x, index, gradient = node.inputs[0], node.beside[0], _only(arrived)
+    size, whole = launches.bytes(node.outputs[0]), launches.bytes(x)
+    if gradient.bytes < size:
+        launches.memory(node.module, "clone", gradient.bytes, size)
+    launches.memory(node.module, "new_zeros", 0, whole)
+    put = "scatter_" if node.op == "topk" else "index_put_"
+    launches.memory(node.module, put, launches.bytes(index) + 2 * size, size)
+    yield x, Gradient(whole)
+
+
+def _normalize(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+    """y = x / t: dx = dy / t, dt the sum of -dy (x / t) / t."""
+    x, total = node.inputs
+    size, row = launches.bytes(x), launches.bytes(total)
+    for op, read in (("div", size + row), ("div", size + row), ("neg", size), ("mul", 2 * size), ("div", size + row)):
+        launches.memory(node.module, op, read, size)
+    launches.memory(node.module, "sum", size, row)
+    yield x, _only(arrived)
+    yield total, Gradient(row)
+
+
+def _grouped(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+    x, weight = node.inputs
+    gradient, dtype, forward = _only(arrived), node.outputs[0].dtype, gemm_of(node, launches)
+    offsets, size, own = launches.bytes(node.beside[0]), launches.bytes(weight), launches.bytes(x)
+    if weight.requires_grad:
+        gemm = Gemm(m=forward.n, n=forward.k, k=forward.m)
+        launches.product(node.module, node.op, gemm, dtype, gradient.bytes + own + offsets, size)
+        yield weight, Gradient(size)
+    if x.requires_grad:
+        gemm = Gemm(m=forward.m, n=forward.k, k=forward.n)
+        launches.product(node.module, node.op, gemm, dtype, gradient.bytes + size + offsets, own)
+        yield x, Gradient(own)
 
 
 def _product(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
@@ -325,6 +372,10 @@ BACKWARD: dict[str, Backward] = {
     **dict.fromkeys(("_softmax", "_safe_softmax"), _softmax),
     "native_layer_norm": _layer_norm,
     "embedding": _embedding,
+    **dict.fromkeys(("index", "topk"), _rows),
+    "sum": _sum,
+    "normalize": _normalize,
+    "_grouped_mm": _grouped,
     "packed": _packed,
     "bmm": _batched,
 }

@@ -125,7 +125,12 @@ def _countable(plan: Plan, workload: Workload) -> ForwardPass:
         why = "rotary tables that depend on the sequence"
     else:
         runs = [plan.forward.embed, *(layer.run for layer in plan.forward.layers), plan.forward.head]
-        unknown = [node.op for run in runs for node in run.nodes if node.op not in FORWARD or node.op not in BACKWARD]
+        unknown = [
+            node.op
+            for run in runs
+            for node in run.nodes
+            if node.op not in FORWARD or (node.outputs[0].requires_grad and node.op not in BACKWARD)
+        ]
         why = f"the operator {unknown[0]} of {model.model_type}" if unknown else None
     if why is not None or plan.forward is None:
         raise UncountedError(f"the kernels of {model.id} are not counted: {why} has no rule here; a trace knows them.")

@@ -15,6 +15,9 @@ Forward = Callable[[Node, Launches], None]
 ATTENTION_OP = {"flash": "flash", "efficient": "efficient", "efficient_masked": "efficient", "flash_masked": "efficient"}
 """Node -> the fused operator that it is: a mask is for the efficient kernel alone."""
 
+INTEGERS = ("sort", "floor_divide", "_to_int", "histc", "cumsum", "arange", "index_put_")
+"""Which expert gets which row; no gradient passes."""
+
 
 def run_forward(nodes: Iterable[Node], launches: Launches) -> None:
     """Adds the kernels of `nodes`. Raises KeyError for an operator without a rule; `count.py` asks before."""
@@ -86,7 +89,34 @@ def _layer_norm(node: Node, launches: Launches) -> None:
     launches.memory(node.module, node.op, read, launches.bytes(out) + launches.bytes(statistics))
 
 
+def _all_outputs(node: Node, launches: Launches) -> None:
+    read = sum(launches.bytes(t) for t in node.inputs)
+    launches.memory(node.module, node.op, read, sum(launches.bytes(t) for t in node.outputs))
+
+
+def _top(node: Node, launches: Launches) -> None:
+    x, out, index = node.inputs[0], node.outputs[0], node.beside[0]
+    launches.memory(node.module, node.op, launches.bytes(x), launches.bytes(out) + launches.bytes(index))
+
+
+def _normalize(node: Node, launches: Launches) -> None:
+    """Divided in place, so that the values from before are copied."""
+    x, total = node.inputs
+    size = launches.bytes(x)
+    launches.memory(node.module, "clone", size, size)
+    launches.memory(node.module, "div_", size + launches.bytes(total), size)
+
+
+def _grouped(node: Node, launches: Launches) -> None:
+    """One product for all experts, each on its own rows."""
+    x, weight = node.inputs
+    out, offsets = node.outputs[0], node.beside[0]
+    read = launches.bytes(x) + launches.bytes(weight) + launches.bytes(offsets)
+    launches.product(node.module, node.op, gemm_of(node, launches), out.dtype, read, launches.bytes(out))
+
+
 def _embedding(node: Node, launches: Launches) -> None:
+    """Of the table it reads as many elements as it writes."""
     size = launches.bytes(node.outputs[0])
     launches.memory(node.module, node.op, size + launches.bytes(node.beside[0]), size)
 
@@ -109,9 +139,7 @@ def _product(node: Node, launches: Launches) -> None:
     lower(node.lowers, out.dtype, node, launches)
     lower(node.beside, out.dtype, node, launches)
     read = launches.bytes(x) + sum(launches.bytes(w, out.dtype) for w in (weight, *node.beside))
-    launches.product(
-        node.module, "addmm" if node.beside else "mm", gemm_of(node, launches), out.dtype, read, launches.bytes(out)
-    )
+    launches.product(node.module, "addmm" if node.beside else "mm", gemm_of(node, launches), out.dtype, read, launches.bytes(out))
 
 
 def _packed(node: Node, launches: Launches) -> None:
@@ -179,5 +207,9 @@ FORWARD: dict[str, Forward] = {
     "_softmax": _softmax,
     "_safe_softmax": _safe_softmax,
     "native_layer_norm": _layer_norm,
-    "embedding": _embedding,
+    **dict.fromkeys(("embedding", "index"), _embedding),
+    **dict.fromkeys(INTEGERS, _all_outputs),
+    "topk": _top,
+    "normalize": _normalize,
+    "_grouped_mm": _grouped,
 }  # fmt: skip
