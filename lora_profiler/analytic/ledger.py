@@ -235,6 +235,12 @@ class Ledger:
         self.record("cat", parts, (out,))
         return out
 
+    def pad(self, x: Tensor, width: int, padded: int) -> Tensor:
+        """The last dimension of `width` filled up with zeros."""
+        out = self.fresh(x.elements // width * padded, x.dtype, x.requires_grad)
+        self.record("constant_pad_nd", (x,), (out,))
+        return out
+
     def dropout(self, x: Tensor, p: float) -> Tensor:
         """Keeps its mask where x requires grad: one byte an element on CUDA, the noise in x's dtype on CPU."""
         if p == 0.0:
@@ -251,8 +257,7 @@ class Ledger:
         return out
 
     def safe_softmax(self, x: Tensor, dtype: str) -> Tensor:
-        """SDPA's softmax of float32 scores, in which masked rows become zeros. It returns the weights in `dtype` too, which nobody
-        keeps."""
+        """SDPA's softmax of float32 scores, in which masked rows become zeros. It returns them in `dtype` too, for nobody."""
         out = self.fresh(x.elements, x.dtype, x.requires_grad)
         returned = self.fresh(x.elements, dtype, False)
         self.record("_safe_softmax", (x,), (out,), (out,), saves_output=True, beside=(returned,))

@@ -11,6 +11,8 @@ from lora_profiler.analytic.tensors import Tensor
 Config = Mapping[str, Any]
 
 _KEEP_OUTPUT = frozenset({"relu", "tanh", "sigmoid"})
+FLASH_ALIGNMENT = 8
+"""Flash attention pads heads of a width that is no multiple of it, and keeps them padded (`attention.cpp`, pad_last_dim)."""
 _KEEP_INPUT = frozenset({"gelu", "gelu_pytorch_tanh", "silu", "swish"})
 KNOWN_ACTIVATIONS = _KEEP_OUTPUT | _KEEP_INPUT | {"gelu_new", "gelu_fast", "quick_gelu"}
 
@@ -113,6 +115,10 @@ def attention(
     if masked or kernel in ("efficient", "cudnn"):
         k, v = repeat(op, k, heads), repeat(op, v, heads)
     q, k, v = (op.lowered(t) for t in (q, k, v))
+    given, width = q.elements, heads.dim
+    if kernel == "flash" and not masked and width % FLASH_ALIGNMENT:
+        width += -width % FLASH_ALIGNMENT
+        q, k, v = (op.pad(t, heads.dim, width) for t in (q, k, v))
     out = op.fresh(q.elements, q.dtype, q.requires_grad or k.requires_grad or v.requires_grad)
     rows = B * S32 if kernel == "efficient" or (masked and kernel != "cpu") else TOKENS
     kept = [q, k, v, out, op.fresh(rows * heads.query, "float32", False)]
@@ -124,10 +130,12 @@ def attention(
     mask = kept[6:]
     op.record(
         f"{kernel}_masked" if masked else kernel, (q, k, v), (out,), kept, flops, flops // 2 * 5, saves_output=True,
-        beside=(*kept[4:6], *mask), sizes=(B * heads.query, S, S, constant(heads.dim)),
+        beside=(*kept[4:6], *mask), sizes=(B * heads.query, S, S, constant(width)),
     )  # fmt: skip
-    # the output is laid out as q is (by the efficient kernel always as (b, s, heads, d)), and `transpose(1, 2).contiguous()` copies
-    # one that is (b, heads, s, d) in memory
+    if width != heads.dim:
+        return op.copy(op.slices(out, (given,))[0])
+    # the output is laid out as q is, the efficient kernel's always as (b, s, heads, d); `transpose(1, 2).contiguous()` copies one
+    # that is (b, heads, s, d) in memory
     as_q = kernel != "efficient" and not (masked and kernel != "cpu")
     return op.copy(out) if as_q and q.merged and not op.rules.seq_is_one else op.view(out)
 

@@ -14,7 +14,9 @@ from lora_profiler.analytic.tensors import Tensor
 
 
 def route(op: Ledger, x: Tensor, experts: int, chosen: Polynomial, *, renormalises: bool, narrows: bool) -> tuple[Tensor, Tensor]:
-    """Routing weights of the chosen experts, and which these are: softmax in float32, top k, divided by their sum where the model does so.
+    """Routing weights of the chosen experts, and which these are.
+
+    Softmax in float32, top k, divided by their sum where the model does so.
 
     `narrows`: converted to the router logits' dtype at the end.
     """

@@ -117,6 +117,14 @@ def _concatenate(node: Node, arrived: Sequence[Gradient | None], launches: Launc
     yield first, Gradient(size, gradient.first)
 
 
+def _pad(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+    """Padded by less than nothing."""
+    x, gradient = node.inputs[0], _only(arrived)
+    size = launches.bytes(x)
+    launches.memory(node.module, node.op, gradient.bytes, size + gradient.bytes)
+    yield x, Gradient(size, gradient.first)
+
+
 def _expand(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
     x, gradient = node.inputs[0], _only(arrived)
     size = launches.bytes(x)
@@ -363,6 +371,7 @@ BACKWARD: dict[str, Backward] = {
     "slices": _slices,
     "halves": _halves,
     "cat": _concatenate,
+    "constant_pad_nd": _pad,
     "expand": _expand,
     "clone": _clone,
     "add": _add,

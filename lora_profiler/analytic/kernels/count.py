@@ -5,7 +5,6 @@ few milliseconds instead of seconds.
 """
 
 from lora_profiler.analytic.families import Family, unmodelled
-from lora_profiler.analytic.families.blocks import heads_of
 from lora_profiler.analytic.kernels.backward import BACKWARD, run_backward
 from lora_profiler.analytic.kernels.forward import FORWARD, run_forward
 from lora_profiler.analytic.kernels.launches import Launches
@@ -28,7 +27,6 @@ from lora_profiler.kernel import StepKernels, merged
 from lora_profiler.workload import Workload
 
 _KERNELS = frozenset({"flash", "efficient", "math", "eager"})
-_FLASH_ALIGNMENT = 8
 _ROTARY_IN_STEPS = frozenset({"dynamic", "longrope"})
 """Rotary tables whose frequencies are worked out anew in each forward pass."""
 
@@ -117,8 +115,6 @@ def _countable(plan: Plan, workload: Workload) -> ForwardPass:
         why = f"device {setup.device}"
     elif plan.kernel not in _KERNELS:
         why = f"attention {plan.kernel}"
-    elif plan.kernel == "flash" and heads_of(model.config).dim % _FLASH_ALIGNMENT:
-        why = f"flash attention on heads of width {heads_of(model.config).dim}, which it pads,"
     elif any(a.parameter is not None or a.kind not in ("Linear", "Conv1D") for a in plan.adapters):
         why = "LoRA on something else than a linear layer"
     elif (model.config.get("rope_parameters") or {}).get("rope_type") in _ROTARY_IN_STEPS:

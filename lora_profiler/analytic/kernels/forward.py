@@ -40,6 +40,12 @@ def _concatenate(node: Node, launches: Launches) -> None:
     launches.memory(node.module, "cat", size, size)
 
 
+def _pad(node: Node, launches: Launches) -> None:
+    """Zeros of the larger size, and the elements put among them."""
+    own = launches.bytes(node.inputs[0])
+    launches.memory(node.module, node.op, own, own + launches.bytes(node.outputs[0]))
+
+
 def _dropout(node: Node, launches: Launches) -> None:
     """One kernel, which writes a mask of one byte an element too."""
     out, mask = node.outputs[0], node.beside[0]
@@ -203,6 +209,7 @@ FORWARD: dict[str, Forward] = {
     "packed": _packed,
     "bmm": _batched,
     "cat": _concatenate,
+    "constant_pad_nd": _pad,
     "native_dropout": _dropout,
     "_softmax": _softmax,
     "_safe_softmax": _safe_softmax,
