@@ -20,6 +20,7 @@ def self_attention(op: Ledger, x: Tensor, c: Config, layer: int, *, norms: bool,
     heads = heads_of(c)
     sliding = (c.get("layer_types") or ("full_attention",) * (layer + 1))[layer] == "sliding_attention"
     q, k, v = (op.linear(x, f"self_attn.{name}_proj") for name in "qkv")
+    op.scope = "self_attn"
     q, k, v = (op.view(t, n) for t, n in ((q, heads.query), (k, heads.key_value), (v, heads.key_value)))
     if norms:
         q = rms_norm(op, q, "self_attn.q_norm", TOKENS * heads.query, style="gemma")

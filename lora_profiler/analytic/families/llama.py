@@ -26,6 +26,7 @@ def self_attention(op: Ledger, x: Tensor, c: Config, masked: bool, norms: str = 
     if norms == "all":
         q = rms_norm(op, q, "self_attn.q_norm", style="olmo")
         k = rms_norm(op, k, "self_attn.k_norm", style="olmo")
+    op.scope = "self_attn"
     q, k, v = (op.view(t, n) for t, n in ((q, heads.query), (k, heads.key_value), (v, heads.key_value)))
     if norms == "heads":
         q = rms_norm(op, q, "self_attn.q_norm", TOKENS * heads.query)

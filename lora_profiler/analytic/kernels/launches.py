@@ -8,6 +8,13 @@ from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.kernel import Gemm, Kernel, Kind, Phase
 from lora_profiler.workload import Dtype
 
+_OPERATORS = {
+    "shift": "add", "mask": "add", "scale": "mul", "swish": "silu", "swish_backward": "silu_backward",
+    "gelu_pytorch_tanh": "gelu", "gelu_pytorch_tanh_backward": "gelu_backward", "relu_backward": "threshold_backward",
+    "_to_int": "_to_copy",
+}  # fmt: skip
+"""What torch calls it, where the ledger says more or transformers another name."""
+
 
 @dataclass(slots=True, eq=False)
 class Launches:
@@ -39,7 +46,8 @@ class Launches:
 
     def memory(self, scope: str, op: str, read: int, written: int) -> None:
         """A kernel that only moves bytes."""
-        self._add(Kernel(kind="memory", op=op, phase=self.phase, module="", read_bytes=read, written_bytes=written), scope)
+        name = _OPERATORS.get(op, op)
+        self._add(Kernel(kind="memory", op=name, phase=self.phase, module="", read_bytes=read, written_bytes=written), scope)
 
     def product(self, scope: str, op: str, gemm: Gemm, dtype: str, read: int, written: int) -> None:
         self._add(
