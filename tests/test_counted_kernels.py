@@ -72,19 +72,22 @@ CASES: dict[str, Workload] = {
     "lora everywhere": step("llama", lora=EVERY),
     "lora in bfloat16": step("qwen2", lora=PLAIN),
     "lora on gate, one sample": step("llama", lora=replace(EVERY, target_modules=("gate_proj",)), batch_size=1),
-    "lora on the last layer": step("qwen3", lora=replace(EVERY, layers_to_transform=(1,))),
+    "lora on the last layer": step("qwen3", lora=replace(ATTENTION, layers_to_transform=(1,))),
     "lora on Conv1D": step("gpt2", lora=EVERY),
     "lora beside experts": step("mixtral", lora=ATTENTION, checkpointing=True),
+    "lora on attention, checkpointing": step("llama", lora=ATTENTION, checkpointing=True),
     "saved modules": step("llama", lora=replace(ATTENTION, modules_to_save=("lm_head", "embed_tokens"))),
     # a base in 4 bit
     "qlora": step("llama", lora=EVERY, quantization=NF4),
     "qlora, scales as they are": step("phi3", lora=EVERY, quantization=SIMPLE, checkpointing=True),
     "qlora, kbit": step("gpt_neox", lora=EVERY, quantization=KBIT, checkpointing=True),
+    "qlora on attention, checkpointing": step("llama", lora=ATTENTION, quantization=NF4, checkpointing=True),
     "qlora, trl": step("opt", lora=EVERY, quantization=TRL),
     "qlora, autocast": step("qwen2", lora=EVERY, quantization=NF4, precision="amp"),
     # precision
     "autocast": step("llama", **AMP),
     "autocast, lora": step("gemma", lora=EVERY, precision="amp", checkpointing=True),
+    "autocast, lora on attention, checkpointing": step("llama", lora=ATTENTION, checkpointing=True, **AMP),
     "autocast, layer norms": step("gpt2", checkpointing=True, **AMP),
     "float16": step("olmo2", dtype="float16", lora=EVERY),
     # attention

@@ -278,7 +278,7 @@ class Ledger:
     def product(self, x: Tensor, weight: Tensor, in_features: int, out_features: int) -> Tensor:
         """x W^T (+ bias): keeps x if W trains; W itself, where it is a parameter, is no activation.
 
-        A 4-bit weight is unpacked for each of its gradients: 2 or 4 bytes an element for the time of the product.
+        A 4-bit product keeps nothing by autograd's means (bitsandbytes `MatMul4Bit`). Its weight is unpacked for each of its gradients: 2 or 4 bytes an element for the time of the product.
         """
         rows = x.elements // in_features
         packed = self.scope in self.modules and self.is_quantized(self.scope)
@@ -293,7 +293,7 @@ class Ledger:
             x, (weight, own) = self.lowered(x), self.lowered_weight(weight)
             dtype, unpacked, gradients = x.dtype, ZERO, gradients + own
         out = self.fresh(rows * out_features, dtype, x.requires_grad or weight.requires_grad)
-        saved = [t for t, other in ((x, weight), (weight, x)) if other.requires_grad]
+        saved = [t for t, other in ((x, weight), (weight, x)) if other.requires_grad and not packed]
         flops = rows * (2 * in_features * out_features)
         self.record(
             "packed" if packed else self._product_op(),
@@ -345,12 +345,14 @@ class Ledger:
         autocast."""
         rules, packed = self.rules, self.is_quantized(self.scope)
         rows, rank = x.elements // adapter.in_features, R
+        if packed:
+            y = self.copy(y)
         cast = x if packed and rules.autocast else self.cast(x, rules.adapter_dtype)
         dropped = self.dropout(cast, rules.lora_dropout)
         inner = self._trained(dropped, rows, constant(adapter.in_features), rank)
         delta = self.scale(self._trained(inner, rows, rank, constant(adapter.out_features)))
         if packed:
-            result = self.add(self.copy(y), delta if rules.autocast else self.cast(delta, y.dtype))
+            result = self.add(y, delta if rules.autocast else self.cast(delta, y.dtype))
         else:
             result = self.cast(self.add(y, delta), y.dtype)
         self.keep(x, cast)

@@ -6,7 +6,7 @@ few milliseconds instead of seconds.
 
 from lora_profiler.analytic.families import Family, unmodelled
 from lora_profiler.analytic.kernels.backward import BACKWARD, run_backward
-from lora_profiler.analytic.kernels.forward import FORWARD, run_forward
+from lora_profiler.analytic.kernels.forward import FORWARD, run_forward, run_up_to
 from lora_profiler.analytic.kernels.launches import Launches
 from lora_profiler.analytic.kernels.surroundings import (
     count_ones,
@@ -84,7 +84,7 @@ def _back(forward: ForwardPass, family: Family, workload: Workload, launches: La
         inside = launches.under(f"{family.stack}.*", len(layer.indices))
         if workload.setup.checkpointing and layer.run.output.requires_grad:
             inside.phase = "recompute"
-            run_forward(layer.run.nodes[: layer.run.repeated], inside)
+            run_up_to(layer.run.nodes, layer.run.repeated, inside)
             inside.phase = "backward"
         run_backward(layer.run.nodes, layer.run.output, inside)
     run_backward(forward.embed.nodes, forward.embed.output, launches)

@@ -4,7 +4,7 @@ A kernel reads its inputs and writes its outputs once. Views launch nothing. Sou
 given for each call (`traced/kernels.py` lists them for a real model), and the files that are named there.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from lora_profiler.analytic.kernels.launches import Launches
 from lora_profiler.analytic.kernels.packed import unpack
@@ -90,7 +90,7 @@ def _safe_softmax(node: Node, launches: Launches) -> None:
 def _layer_norm(node: Node, launches: Launches) -> None:
     x, out = node.inputs[0], node.outputs[0]
     *weights, statistics = node.beside
-    lower(weights, out.dtype, node, launches)
+    lower(node, launches)
     read = launches.bytes(x) + sum(launches.bytes(w, out.dtype) for w in weights)
     launches.memory(node.module, node.op, read, launches.bytes(out) + launches.bytes(statistics))
 
@@ -127,11 +127,20 @@ def _embedding(node: Node, launches: Launches) -> None:
     launches.memory(node.module, node.op, size + launches.bytes(node.beside[0]), size)
 
 
-def lower(weights: Iterable[Tensor], dtype: str, node: Node, launches: Launches) -> None:
-    """The copies that autocast makes of weights in another dtype."""
-    for weight in weights:
+def lower(node: Node, launches: Launches) -> None:
+    """The copies that autocast makes of the weights of a product or a layer norm, in the dtype in which it runs."""
+    dtype = node.outputs[0].dtype
+    weights = node.beside[:-1] if node.op == "native_layer_norm" else node.beside
+    for weight in (*node.lowers, *weights):
         if weight.dtype != dtype:
             launches.memory(node.module, "_to_copy", launches.bytes(weight), launches.bytes(weight, dtype))
+
+
+def run_up_to(nodes: Sequence[Node], stop: int, launches: Launches) -> None:
+    """Adds the kernels of the first `stop` of `nodes`, and what runs before the next one keeps its inputs."""
+    run_forward(nodes[:stop], launches)
+    if stop < len(nodes) and nodes[stop].packs and nodes[stop].op in ("linear", "Conv1D", "native_layer_norm"):
+        lower(nodes[stop], launches)
 
 
 def gemm_of(node: Node, launches: Launches) -> Gemm:
@@ -142,8 +151,7 @@ def gemm_of(node: Node, launches: Launches) -> Gemm:
 def _product(node: Node, launches: Launches) -> None:
     x, weight = node.inputs
     out = node.outputs[0]
-    lower(node.lowers, out.dtype, node, launches)
-    lower(node.beside, out.dtype, node, launches)
+    lower(node, launches)
     read = launches.bytes(x) + sum(launches.bytes(w, out.dtype) for w in (weight, *node.beside))
     launches.product(node.module, "addmm" if node.beside else "mm", gemm_of(node, launches), out.dtype, read, launches.bytes(out))
 
