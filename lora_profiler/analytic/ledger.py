@@ -372,8 +372,12 @@ class Ledger:
         )  # fmt: skip
         return out
 
-    def matmul(self, x: Tensor, y: Tensor, sizes: tuple[Polynomial, Polynomial, Polynomial, Polynomial]) -> Tensor:
+    def matmul(
+        self, x: Tensor, y: Tensor, sizes: tuple[Polynomial, Polynomial, Polynomial, Polynomial], *, transposes: bool = False
+    ) -> Tensor:
         """Batched x @ y of two activations; `sizes` are (batches, m, n, k). Keeps each for the other's gradient.
+
+        `transposes`: y is (..., n, k), and its transpose multiplied.
 
         torch views (batch, head) as one dimension and copies an operand where it cannot.
         """
@@ -382,7 +386,15 @@ class Ledger:
         out = self.fresh(batches * m * n, x.dtype, x.requires_grad or y.requires_grad)
         saved = [a for a, b in ((x, y), (y, x)) if b.requires_grad]
         flops = out.elements * k * 2
-        self.record("bmm", (x, y), (out,), saved, flops, flops * (x.requires_grad + y.requires_grad), sizes=sizes)
+        self.record(
+            "bmm_transposed" if transposes else "bmm",
+            (x, y),
+            (out,),
+            saved,
+            flops,
+            flops * (x.requires_grad + y.requires_grad),
+            sizes=sizes,
+        )
         return out
 
     # -- experts ---------------------------------------------------------------------------------------------------------

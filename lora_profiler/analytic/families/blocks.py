@@ -144,7 +144,7 @@ def _eager(op: Ledger, q: Tensor, k: Tensor, v: Tensor, heads: Heads, dropout: f
     """Attention written out in Python: scores (b, heads, s, s), softmax, product with v."""
     k, v = repeat(op, k, heads), repeat(op, v, heads)
     batches, dim = B * heads.query, constant(heads.dim)
-    scores = op.scale(op.matmul(op.lowered(q), op.lowered(k), (batches, S, S, dim)))
+    scores = op.scale(op.matmul(op.lowered(q), op.lowered(k), (batches, S, S, dim), transposes=True))
     if softcap:
         scores = op.scale(op.activation(op.scale(scores), "tanh", keeps_output=True))
     scores = op.mask(scores, op.fresh(B * S * S, op.rules.rest_dtype, False))
@@ -159,7 +159,7 @@ def _math(op: Ledger, q: Tensor, k: Tensor, v: Tensor, heads: Heads, dropout: fl
     wide = [op.cast(op.lowered(t), "float32") for t in (q, k, v)]
     wide[1:] = [op.copy(t, heads.groups) if heads.groups > 1 else t for t in wide[1:]]
     batches, dim = B * heads.query, constant(heads.dim)
-    scores = op.matmul(op.scale(wide[0]), op.scale(wide[1]), (batches, S, S, dim))
+    scores = op.matmul(op.scale(wide[0]), op.scale(wide[1]), (batches, S, S, dim), transposes=True)
     weights = op.dropout(op.safe_softmax(scores, dtype), dropout)
     return _joined(op, op.cast(op.matmul(weights, wide[2], (batches, S, dim, S)), dtype))
 

@@ -1,7 +1,8 @@
 """What a device launches for each node of the ledger going back: autograd's own formulas (`derivatives.yaml`), kernel by kernel.
 
-A gradient is known by its bytes and by what comes first in memory, tokens or heads: where a layer's features were parted into
-heads, a gradient with its heads first is copied. A tensor that was used twice gets two gradients, and a kernel that adds them.
+A gradient is known by its bytes and by what comes first in memory after the batch: tokens, heads before tokens, or heads and
+their features before tokens. Where a layer's features were parted into heads, those of a gradient are joined again, which copies
+one whose tokens stand between heads and features. A tensor that was used twice gets two gradients, and a kernel that adds them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from lora_profiler.analytic.kernels.packed import unpack
 from lora_profiler.analytic.tensors import Node, Tensor
 from lora_profiler.kernel import Gemm
 
-First = Literal["tokens", "heads"]
+First = Literal["tokens", "heads", "features"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +343,7 @@ def _batched(node: Node, arrived: Sequence[Gradient | None], launches: Launches)
             own = launches.bytes(tensor)
             gemm = Gemm(batches=forward.batches, m=m, n=n, k=k)
             launches.product(node.module, "bmm", gemm, dtype, gradient.bytes + launches.bytes(other), own)
-            yield tensor, Gradient(own, "heads")
+            yield tensor, Gradient(own, "features" if tensor is y and node.op == "bmm_transposed" else "heads")
 
 
 def _attention(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
@@ -386,5 +387,5 @@ BACKWARD: dict[str, Backward] = {
     "normalize": _normalize,
     "_grouped_mm": _grouped,
     "packed": _packed,
-    "bmm": _batched,
+    **dict.fromkeys(("bmm", "bmm_transposed"), _batched),
 }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from lora_profiler.analytic.kernels.launches import Launches
 from lora_profiler.analytic.kernels.packed import unpack
-from lora_profiler.analytic.tensors import ITEMSIZE, Node, Tensor
+from lora_profiler.analytic.tensors import ITEMSIZE, Node
 from lora_profiler.kernel import Gemm
 
 Forward = Callable[[Node, Launches], None]
@@ -32,6 +32,13 @@ def _nothing(node: Node, launches: Launches) -> None:
 def _plain(node: Node, launches: Launches) -> None:
     """Reads every input and what lies beside them, writes the output."""
     read = sum(launches.bytes(t) for t in (*node.inputs, *node.beside))
+    launches.memory(node.module, node.op, read, launches.bytes(node.outputs[0]))
+
+
+def _clone(node: Node, launches: Launches) -> None:
+    """Of an expanded tensor it reads what is there."""
+    x = node.inputs[0]
+    read = min(launches.bytes(x), launches.size(x.storage.bytes))
     launches.memory(node.module, node.op, read, launches.bytes(node.outputs[0]))
 
 
@@ -207,7 +214,7 @@ FORWARD: dict[str, Forward] = {
     **dict.fromkeys(("view", "view_heads", "turn", "split", "slices", "halves", "expand"), _nothing),
     **dict.fromkeys(
         (
-            "_to_copy", "scale", "shift", "neg", "mask", "clone", "add", "mul", "pow", "mean", "sum", "rsqrt", "silu", "swish",
+            "_to_copy", "scale", "shift", "neg", "mask", "add", "mul", "pow", "mean", "sum", "rsqrt", "silu", "swish",
             "gelu", "gelu_pytorch_tanh", "relu", "tanh", "sigmoid",
         ),
         _plain,
@@ -215,7 +222,8 @@ FORWARD: dict[str, Forward] = {
     **dict.fromkeys(("linear", "Conv1D"), _product),
     **dict.fromkeys(ATTENTION_OP, _attention),
     "packed": _packed,
-    "bmm": _batched,
+    **dict.fromkeys(("bmm", "bmm_transposed"), _batched),
+    "clone": _clone,
     "cat": _concatenate,
     "constant_pad_nd": _pad,
     "native_dropout": _dropout,
