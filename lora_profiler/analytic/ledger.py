@@ -278,7 +278,8 @@ class Ledger:
     def product(self, x: Tensor, weight: Tensor, in_features: int, out_features: int) -> Tensor:
         """x W^T (+ bias): keeps x if W trains; W itself, where it is a parameter, is no activation.
 
-        A 4-bit product keeps nothing by autograd's means (bitsandbytes `MatMul4Bit`). Its weight is unpacked for each of its gradients: 2 or 4 bytes an element for the time of the product.
+        A 4-bit product keeps nothing by autograd's means (bitsandbytes `MatMul4Bit`). Its weight is unpacked for each of its
+        gradients: 2 or 4 bytes an element for the time of the product.
         """
         rows = x.elements // in_features
         packed = self.scope in self.modules and self.is_quantized(self.scope)

@@ -349,7 +349,7 @@ def _batched(node: Node, arrived: Sequence[Gradient | None], launches: Launches)
 def _attention(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
     """Five products: the scores again, and the gradients of v, of the weights, of q and of k."""
     out, gradient = node.outputs[0], _only(arrived)
-    read = gradient.bytes + sum(launches.bytes(t) for t in (*node.inputs, out, *node.beside))
+    read = gradient.bytes + sum(launches.there(t) for t in (*node.inputs, out, *node.beside))
     launches.attention(
         node.module, f"_scaled_dot_product_{ATTENTION_OP[node.op]}_attention_backward", "attention_backward",
         attention_flops(node, launches, 5), out.dtype, read, sum(launches.bytes(t) for t in node.inputs),

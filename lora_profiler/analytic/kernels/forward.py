@@ -37,9 +37,7 @@ def _plain(node: Node, launches: Launches) -> None:
 
 def _clone(node: Node, launches: Launches) -> None:
     """Of an expanded tensor it reads what is there."""
-    x = node.inputs[0]
-    read = min(launches.bytes(x), launches.size(x.storage.bytes))
-    launches.memory(node.module, node.op, read, launches.bytes(node.outputs[0]))
+    launches.memory(node.module, node.op, launches.there(node.inputs[0]), launches.bytes(node.outputs[0]))
 
 
 def _concatenate(node: Node, launches: Launches) -> None:
@@ -196,7 +194,7 @@ def _attention(node: Node, launches: Launches) -> None:
     """q k^T and its product with v. Written beside the output: the row-wise log-sum-exp and the generator's state."""
     out = node.outputs[0]
     logsumexp, state, *mask = node.beside
-    read = sum(launches.bytes(t) for t in (*node.inputs, *mask))
+    read = sum(launches.there(t) for t in (*node.inputs, *mask))
     for additive in mask:  # a boolean (1, s, s), made into zeros and minus infinity (attention.cpp, convert_boolean_attn_mask)
         size, booleans = launches.bytes(additive), launches.size(additive.elements)
         shared = launches.at.seq**2

@@ -44,6 +44,10 @@ class Launches:
         """Of the tensor, or of its elements in another dtype."""
         return self.size(tensor.elements) * ITEMSIZE[dtype or tensor.dtype]
 
+    def there(self, tensor: Tensor) -> int:
+        """Bytes that an activation has in memory: an expanded one has fewer than its elements take."""
+        return min(self.bytes(tensor), self.size(tensor.storage.bytes))
+
     def memory(self, scope: str, op: str, read: int, written: int) -> None:
         """A kernel that only moves bytes."""
         name = _OPERATORS.get(op, op)
