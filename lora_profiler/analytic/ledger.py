@@ -343,17 +343,18 @@ class Ledger:
     def _low_rank(self, x: Tensor, y: Tensor, adapter: Adapter) -> Tensor:
         """y + scaling * B A dropout(x), with A and B in the adapter's dtype: PEFT `lora/layer.py` (`Linear.forward`) adds and
         casts the sum back, `lora/bnb.py` (`Linear4bit.forward`) clones y and casts before it adds, and casts nothing itself under
-        autocast."""
+        CUDA's autocast, the only one that it asks about."""
         rules, packed = self.rules, self.is_quantized(self.scope)
         rows, rank = x.elements // adapter.in_features, R
         if packed:
             y = self.copy(y)
-        cast = x if packed and rules.autocast else self.cast(x, rules.adapter_dtype)
+        leaves = packed and rules.autocast and rules.device != "cpu"
+        cast = x if leaves else self.cast(x, rules.adapter_dtype)
         dropped = self.dropout(cast, rules.lora_dropout)
         inner = self._trained(dropped, rows, constant(adapter.in_features), rank)
         delta = self.scale(self._trained(inner, rows, rank, constant(adapter.out_features)))
         if packed:
-            result = self.add(y, delta if rules.autocast else self.cast(delta, y.dtype))
+            result = self.add(y, delta if leaves else self.cast(delta, y.dtype))
         else:
             result = self.cast(self.add(y, delta), y.dtype)
         self.keep(x, cast)
