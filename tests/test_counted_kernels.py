@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import families
@@ -163,12 +163,14 @@ def llamas(draw: st.DrawFn) -> dict[str, Any]:
     """Changes of a tiny Llama's sizes."""
     grouped = draw(st.integers(1, 3))
     heads = grouped * draw(st.integers(1, 4))
+    hidden, width = 8 * draw(st.integers(1, 20)), 2 * draw(st.integers(1, 32))
+    assume(hidden % heads == 0 or width != hidden // heads)  # what no config may say
     return {
-        "hidden_size": 8 * draw(st.integers(1, 20)),
+        "hidden_size": hidden,
         "intermediate_size": draw(st.integers(1, 300)),
         "num_attention_heads": heads,
         "num_key_value_heads": heads // grouped,
-        "head_dim": 2 * draw(st.integers(1, 32)),
+        "head_dim": width,
         "vocab_size": draw(st.integers(3, 500)),
         "num_hidden_layers": draw(st.integers(1, 6)),
     }

@@ -353,10 +353,11 @@ class Ledger:
         dropped = self.dropout(cast, rules.lora_dropout)
         inner = self._trained(dropped, rows, constant(adapter.in_features), rank)
         delta = self.scale(self._trained(inner, rows, rank, constant(adapter.out_features)))
-        if packed:
-            result = self.add(y, delta if leaves else self.cast(delta, y.dtype))
-        else:
-            result = self.cast(self.add(y, delta), y.dtype)
+        if packed and not leaves:
+            delta = self.cast(delta, y.dtype)
+        result = self.add(y, delta)
+        if not packed:
+            result = self.cast(result, y.dtype)
         self.keep(x, cast)
         return result
 
