@@ -76,12 +76,14 @@ CASES: dict[str, Workload] = {
     "lora on Conv1D": step("gpt2", lora=EVERY),
     "lora beside experts": step("mixtral", lora=ATTENTION, checkpointing=True),
     "lora on attention, checkpointing": step("llama", lora=ATTENTION, checkpointing=True),
+    "lora before dropout, checkpointing": step("gpt2-varied", {"n_layer": 2}, lora=EVERY, checkpointing=True),
     "saved modules": step("llama", lora=replace(ATTENTION, modules_to_save=("lm_head", "embed_tokens"))),
     # a base in 4 bit
     "qlora": step("llama", lora=EVERY, quantization=NF4),
     "qlora, scales as they are": step("phi3", lora=EVERY, quantization=SIMPLE, checkpointing=True),
     "qlora, kbit": step("gpt_neox", lora=EVERY, quantization=KBIT, checkpointing=True),
     "qlora on attention, checkpointing": step("llama", lora=ATTENTION, quantization=NF4, checkpointing=True),
+    "qlora, kbit, a buffer": step("gemma2", lora=EVERY, quantization=KBIT),
     "qlora, trl": step("opt", lora=EVERY, quantization=TRL),
     "qlora, autocast": step("qwen2", lora=EVERY, quantization=NF4, precision="amp"),
     # precision

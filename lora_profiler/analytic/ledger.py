@@ -247,7 +247,7 @@ class Ledger:
             return x
         out = self.fresh(x.elements, x.dtype, x.requires_grad, x.merged)
         mask = self.fresh(x.elements, x.dtype if self.rules.device == "cpu" else "bool", False)
-        self.record("native_dropout", (x,), (out,), (mask,), beside=(mask,))
+        self.record("native_dropout", (x,), (out,), (mask,), saves_output=True, beside=(mask,))
         return out
 
     def softmax(self, x: Tensor, dtype: str) -> Tensor:

@@ -11,9 +11,10 @@ from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 
 
 def embed(op: Ledger, ids: Tensor, c: Config) -> Tensor:
-    """Embedding times sqrt(hidden_size), a scalar buffer in the weight's dtype (no Python number)."""
+    """Embedding times sqrt(hidden_size), a scalar buffer (no Python number) in the dtype that the model was loaded in, converted
+    to the weight's."""
     x = op.embedding("model.embed_tokens", ids, c["hidden_size"])
-    return op.inputs(op.scale_by(x, op.fresh(constant(1), x.dtype, False)))
+    return op.inputs(op.scale_by(x, op.cast(op.fresh(constant(1), op.rules.dtype, False), x.dtype)))
 
 
 def self_attention(op: Ledger, x: Tensor, c: Config, layer: int, *, norms: bool, softcap: bool) -> Tensor:
