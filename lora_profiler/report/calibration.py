@@ -25,8 +25,7 @@ def calibration_blocks(found: Calibration, path: Path | None) -> list[Block]:
             left=2,
         ),
         paragraph(
-            f"eta {constants.eta:.3f}, beta {constants.beta:.3f}: the shares of the rate of products and of the bandwidth that steps "
-            "reach.",
+            f"eta {constants.eta:.3f}, beta {constants.beta:.3f}: what steps reach of the rate of products and of the bandwidth.",
             f"The largest error of a step whose model was left out is {percent_text(local.half_width)}; predictions take it "
             "as their interval.",
             f"Kept in {path} as {local.key}." if path else "Not kept.",

@@ -11,21 +11,22 @@ from dataclasses import dataclass
 from math import hypot, log
 
 from lora_profiler.kernel import Gemm, Kernel, Kind, StepKernels
-from lora_profiler.steptime.constants import Fixed, Rates
+from lora_profiler.steptime.constants import FRESH_BYTES, Fixed, Rates
 
 _SMALL_TILES = (32, 64)
-MMAP_BYTES = 32 * 2**20
-"""From here on every tensor on a CPU has memory of its own, fresh from the system each time: glibc's largest threshold
-(DEFAULT_MMAP_THRESHOLD_MAX in malloc.c). What is smaller is served from a heap that keeps what is freed, once warm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One optimizer step: `accumulation` micro-batches and an update that moves `update_bytes`."""
+    """One optimizer step: `accumulation` micro-batches and an update that moves `update_bytes`.
+
+    `fresh_bytes`: of the update's temporaries, which a CPU takes from the system anew (`update.fresh_bytes`).
+    """
 
     micro: StepKernels
     accumulation: int
     update_bytes: int
+    fresh_bytes: int = 0
 
     @property
     def tokens(self) -> int:
@@ -83,7 +84,7 @@ def loaded(step: Step, rates: Rates, fixed: Fixed) -> StepLoad:
         host=step.micro.launches * fixed.launch_seconds,
         update=step.update_bytes / rates.bandwidth,
         accumulation=step.accumulation,
-        besides=fixed.step_seconds,
+        besides=fixed.step_seconds + (step.fresh_bytes / rates.fresh_bandwidth if rates.fresh_bandwidth else 0.0),
         overlaps=not rates.is_host,
     )
 
@@ -113,7 +114,7 @@ def weights(kernel: Kernel, rates: Rates, fixed: Fixed) -> tuple[float, float, f
 
 def fresh_seconds(kernel: Kernel, rates: Rates) -> float:
     """For memory that the kernel's result takes from the system; an operator that changes its input (`add_`) takes none."""
-    if rates.fresh_bandwidth is None or kernel.written_bytes < MMAP_BYTES or kernel.op.endswith("_"):
+    if rates.fresh_bandwidth is None or kernel.written_bytes < FRESH_BYTES or kernel.op.endswith("_"):
         return 0.0
     return kernel.written_bytes / rates.fresh_bandwidth
 
