@@ -12,13 +12,12 @@ from lora_profiler.calibration.micro import Micro, measured_micro
 from lora_profiler.catalog import Gpu, find_gpu
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import MeasurementError, measure
-from lora_profiler.kernel import StepKernels
 from lora_profiler.record import Record
-from lora_profiler.steptime import Constants, Fixed, Rates, rates_of
+from lora_profiler.steptime import Constants, Rates, rates_of
 from lora_profiler.steptime.fit import Measured, fit, leave_out
 from lora_profiler.steptime.local import LocalConstants, Provenance, cpu_key, key_of
-from lora_profiler.steptime.roofline import Step, loaded
-from lora_profiler.steptime.update import update_bytes
+from lora_profiler.steptime.roofline import loaded
+from lora_profiler.steptime.step import step_of
 from lora_profiler.workload import Device, Workload
 
 Progress = Callable[[str, int, int], None]
@@ -38,7 +37,7 @@ class FittedStep:
 
     @property
     def seconds(self) -> float:
-        return median(self.record.measurement.step_seconds)
+        return _seconds(self.record)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +68,8 @@ def calibrate(device: Device, progress: Progress = lambda what, done, total: Non
 
     fixed = measured_fixed(micro, rates, first, recorded(first.workload).launches)
     ran = [record for record in others if record.measurement.went_through]
-    rows = [_row(record, recorded(record.workload), rates, fixed) for record in ran]
+    steps = [step_of(recorded(record.workload), record.workload.setup) for record in ran]
+    rows = [Measured(r.case_key, loaded(step, rates, fixed), _seconds(r)) for r, step in zip(ran, steps, strict=True)]
     groups = {record.case_key: record.workload.model.id for record in ran}
     if len(set(groups.values())) < 2:
         raise MeasurementError("too few training steps ran through to fit constants; free memory on the device, and try again.")
@@ -90,8 +90,8 @@ def calibrate(device: Device, progress: Progress = lambda what, done, total: Non
         errors=errors,
         provenance=_provenance(first),
     )
-    steps = tuple(FittedStep(workload=r.workload, record=r, error=errors[r.case_key]) for r in ran)
-    return Calibration(local=local, micro=micro, steps=steps, failed=tuple(r for r in others if r not in ran))
+    found = tuple(FittedStep(workload=r.workload, record=r, error=errors[r.case_key]) for r in ran)
+    return Calibration(local=local, micro=micro, steps=found, failed=tuple(r for r in others if r not in ran))
 
 
 def _measured(device: Device, progress: Progress) -> tuple[Micro, list[Record]]:
@@ -108,17 +108,13 @@ def _measured(device: Device, progress: Progress) -> tuple[Micro, list[Record]]:
     return micro, records
 
 
+def _seconds(record: Record) -> float:
+    return median(record.measurement.step_seconds)
+
+
 def _name(workload: Workload) -> str:
     setup = workload.setup
     return f"training {workload.model.id}, {setup.method}, {setup.batch_size} x {setup.seq_len:,} tokens"
-
-
-def _row(record: Record, kernels: StepKernels, rates: Rates, fixed: Fixed) -> Measured:
-    setup = record.workload.setup
-    moved = update_bytes(setup, kernels.trainable)
-    assert moved is not None
-    step = Step(micro=kernels, accumulation=setup.accumulation, update_bytes=moved)
-    return Measured(record.case_key, loaded(step, rates, fixed), median(record.measurement.step_seconds))
 
 
 def _rates(record: Record, micro: Micro) -> tuple[Rates, Gpu | None]:

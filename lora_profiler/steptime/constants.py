@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from lora_profiler.catalog import Gpu
 
 FRESH_BYTES = 16 * 2**20
-"""From here on a tensor on a CPU gets memory anew from the system each time, in pages that it zeroes one by one. glibc's heap gives
-back what is freed at its end once that reaches the trim threshold, at most 64 MiB (malloc.c, M_TRIM_THRESHOLD, twice the largest
-threshold of mmap): four tensors of this size, as many as the loss makes of the logits. From 32 MiB on each is mapped by itself.
+"""From here on a tensor on a CPU gets memory anew from the system each time, page by page. glibc's heap gives back what is freed
+at its end once that reaches the trim threshold, at most 64 MiB (malloc.c: twice the largest threshold of mmap): four tensors of
+this size, as many as the loss makes of the logits. From 32 MiB on each is mapped by itself.
 """
 
 

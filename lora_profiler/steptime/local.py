@@ -14,14 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lora_profiler.durable import write_durably
-from lora_profiler.errors import UsageError
 from lora_profiler.harness.environment import cpu_model
 from lora_profiler.harness.machine import allowed_cpus
 from lora_profiler.kernel import StepKernels
 from lora_profiler.record_json import RecordError, decoded
 from lora_profiler.steptime.constants import Constants, Rates
-from lora_profiler.steptime.roofline import Step, StepLoad, loaded
-from lora_profiler.steptime.update import update_bytes
+from lora_profiler.steptime.roofline import StepLoad, loaded
+from lora_profiler.steptime.step import step_of
 from lora_profiler.user_folders import cache_folder
 from lora_profiler.workload import TrainSetup
 
@@ -63,11 +62,7 @@ class LocalConstants:
 
         Raises UsageError for an optimizer whose update is not counted.
         """
-        moved = update_bytes(setup, kernels.trainable)
-        if moved is None:
-            raise UsageError(f"the time of {setup.optimizer}'s update is not known; ask about adamw, adamw_8bit or sgd.")
-        step = Step(micro=kernels, accumulation=setup.accumulation, update_bytes=moved)
-        return loaded(step, self.rates, self.constants.fixed)
+        return loaded(step_of(kernels, setup), self.rates, self.constants.fixed)
 
     def seconds(self, kernels: StepKernels, setup: TrainSetup) -> float:
         """Of one optimizer step. Raises what `load` raises."""
