@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.command(
     "calibrate",
-    short_help="Measure this machine, so that its step times are predicted by its own constants.",
+    short_help="Measure this machine, for predictions of its step times.",
     cls=ExampleCommand,
     context_settings=HELP_NAMES,
     epilog="""
