@@ -101,10 +101,11 @@ def _measured(device: Device, progress: Progress) -> tuple[Micro, list[Record]]:
     records: list[Record] = []
     for workload in (tiny(device), *fit_cases(device, four_bit=micro.dequantisation is not None)):
         progress(_name(workload), len(records) + 1, total)
-        records.append(measure(workload, CONDITIONS, timeout_seconds=STEP_TIMEOUT_SECONDS))
-    failure = records[0].measurement.failure
-    if not records[0].measurement.went_through:
-        raise MeasurementError(f"nothing could be trained on {device}: {failure.reason if failure else 'no reason is known'}.")
+        record = measure(workload, CONDITIONS, timeout_seconds=STEP_TIMEOUT_SECONDS)
+        if not records and not record.measurement.went_through:
+            failure = record.measurement.failure
+            raise MeasurementError(f"nothing could be trained on {device}: {failure.reason if failure else 'nobody knows why'}.")
+        records.append(record)
     return micro, records
 
 

@@ -134,7 +134,8 @@ def narrow_share(gemm: Gemm, rates: Rates) -> float:
 
 
 def copy_seconds(moved_bytes: int, rates: Rates, fixed: Fixed) -> float:
-    """At the whole bandwidth. What fits into half of the L2 cache runs 2.5 times faster, what does not gains in proportion."""
+    """At the whole bandwidth. What fits into a part of the cache saves a share of its time, by `Fixed`; what does not, in
+    proportion."""
     if not moved_bytes:
         return 0.0
     cached = min(1.0, fixed.cached_part * rates.l2_bytes / moved_bytes)
