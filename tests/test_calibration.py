@@ -114,8 +114,8 @@ def test_large_results_take_fresh_memory_and_those_in_place_take_none() -> None:
 
 
 def test_the_temporaries_of_a_large_foreach_update_are_fresh() -> None:
-    large, small = {4: 8 * 2**20}, {4: 2**20}
-    assert fresh_bytes(TrainSetup(), large) == 32 * 2**20
+    large, small = {4: 16 * 2**20}, {4: 16 * 2**20 - 1}
+    assert fresh_bytes(TrainSetup(), large) == 64 * 2**20
     assert fresh_bytes(TrainSetup(), small) == 0
     assert fresh_bytes(TrainSetup(optimizer_impl="fused"), large) == 0
     assert fresh_bytes(TrainSetup(optimizer="sgd"), large) == 0

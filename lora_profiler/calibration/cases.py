@@ -13,7 +13,7 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.record import Conditions
 from lora_profiler.workload import Device, Dtype, LoraConfig, Quantization, TrainSetup, Workload
 
-CONDITIONS = Conditions(memory_steps=2, min_timed_steps=6, max_timing_seconds=4.0)
+CONDITIONS = Conditions(memory_steps=2, min_timed_steps=6, max_timing_seconds=3.0)
 _TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
 

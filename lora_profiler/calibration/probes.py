@@ -36,7 +36,7 @@ FRESH_BYTES = 64 * MIB
 SIDE = {"cpu": 1024, "cuda": 8192}
 SLOW_SIDE = 256
 """Of a product that a CPU may have to imitate, as bfloat16 without its instructions."""
-NARROW_SIDES = (8, 16, 32, 64, 128)
+NARROW_SIDES = (8, 16, 32, 64, 128, 256, 512)
 NARROW_BY = 512
 ATTENTION = {"cpu": (1, 8, 256, 64), "cuda": (4, 16, 2048, 128)}
 """Batch, heads, tokens, width of a head."""

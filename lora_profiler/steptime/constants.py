@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 from lora_profiler.catalog import Gpu
 
-FRESH_BYTES = 16 * 2**20
-"""From here on a tensor on a CPU gets memory anew from the system each time, page by page. glibc's heap gives back what is freed
-at its end once that reaches the trim threshold, at most 64 MiB (malloc.c: twice the largest threshold of mmap): four tensors of
-this size, as many as the loss makes of the logits. From 32 MiB on each is mapped by itself.
+FRESH_BYTES = 32 * 2**20
+"""From here on every tensor on a CPU is mapped by itself, so that its memory comes anew from the system each time, page by page:
+glibc's largest threshold of mmap (malloc.c, DEFAULT_MMAP_THRESHOLD_MAX). Of smaller ones its heap keeps some and gives back others,
+by what lies at its end; none is counted.
 """
 
 

@@ -26,12 +26,12 @@ def update_bytes(setup: TrainSetup, trainable: Mapping[int, int], *, clipping: i
 def fresh_bytes(setup: TrainSetup, trainable: Mapping[int, int]) -> int:
     """Of the temporaries that foreach AdamW makes of all weights at once, one of their size; 0 for other updates.
 
-    They are let go together, with the gradients after them: where both reach the most that glibc's heap keeps (`FRESH_BYTES`),
-    the memory is given back to the system, and the next step takes it anew.
+    They are let go together. From twice `FRESH_BYTES` on, the largest trim threshold that glibc's heap comes to (malloc.c), that
+    gives them back to the system, and the next step takes them anew.
     """
-    gradients = sum(count * size for size, count in trainable.items())
+    temporaries = sum(count * size for size, count in trainable.items())
     foreach = setup.optimizer == "adamw" and setup.optimizer_impl == "foreach"
-    return gradients if foreach and 2 * gradients >= 4 * FRESH_BYTES else 0
+    return temporaries if foreach and temporaries >= 2 * FRESH_BYTES else 0
 
 
 def _bytes_each(setup: TrainSetup, size: int) -> int:
