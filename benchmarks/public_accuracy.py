@@ -55,7 +55,7 @@ def outcome(only: str, jobs: int) -> dict[str, Any]:
         if only in each["id"]:
             try:
                 row = memory_row(each)
-                runs[row.workload, row.stack].append(number)
+                runs[row.run].append(number)
             except NotExpressibleError as reason:
                 left_out[f"{each['id']} {each['quantity']}"] = str(reason)
     found: dict[int, dict[str, Any]] = {}

@@ -8,6 +8,7 @@ import click
 from lora_profiler import __version__
 from lora_profiler.cli_app import app_command
 from lora_profiler.cli_bench import bench_command
+from lora_profiler.cli_calibrate import calibrate_command
 from lora_profiler.cli_compare import compare_command
 from lora_profiler.cli_compile import compile_command
 from lora_profiler.cli_options import answer_options, output_options, setup_options, setups
@@ -251,6 +252,7 @@ def _print_catalogue(name: str, records: list[dict[str, Any]], table: "Block", f
 
 root.add_command(app_command)
 root.add_command(bench_command)
+root.add_command(calibrate_command)
 root.add_command(compare_command)
 root.add_command(compile_command)
 root.add_command(report_command)

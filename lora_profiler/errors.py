@@ -40,6 +40,12 @@ class UnbuildableError(LoraProfilerError):
     exit_code = 4
 
 
+class UncountedError(LoraProfilerError):
+    """No rule says which kernels a step of this workload launches; a trace of the real model does."""
+
+    exit_code = 4
+
+
 def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The known words closest to `word`, best first, compared without case; at most `count`."""
     by_lower = {k.lower(): k for k in known}

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+CACHE_VARIABLE = "LORA_PROFILER_CACHE"
+
 _ELSEWHERE = {"data": ("XDG_DATA_HOME", Path(".local", "share")), "cache": ("XDG_CACHE_HOME", Path(".cache"))}
 _ON_MACOS = {"data": "Application Support", "cache": "Caches"}
 
@@ -24,3 +26,9 @@ def user_folder(kind: Literal["data", "cache"]) -> Path | None:
     except RuntimeError:
         return None
     return base / "lora_profiler"
+
+
+def cache_folder() -> Path | None:
+    """Where this program keeps what can be made again: $LORA_PROFILER_CACHE, else the user's; None where there is no home."""
+    given = os.environ.get(CACHE_VARIABLE)
+    return Path(given) if given else user_folder("cache")

@@ -34,7 +34,7 @@ LORA = replace(BASE, lora=LoraConfig(r=4))
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache of one's own."""
-    monkeypatch.setenv(library.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv("LORA_PROFILER_CACHE", str(tmp_path / "cache"))
     forget()
     yield tmp_path / "cache" / "profiles.sqlite"
     forget()

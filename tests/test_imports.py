@@ -30,6 +30,7 @@ def modules_after(code: str, exit_code: int = 0) -> set[str]:
         ["gpus"],
         ["--help"],
         ["bench", "--help"],
+        ["calibrate", "--help"],
         ["report", "--help"],
         ["app", "--help"],
         ["compare", "--help"],

@@ -4,7 +4,7 @@ What a source does not state is said in `assumed`, in words; rows that no worklo
 """
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -47,8 +47,9 @@ class MemoryRow:
     quantity: str
     reading: Reading
     workload: Workload
-    build: Build
-    contexts: tuple[Context, ...]
+    plain: Build
+    changes: tuple[Change, ...] = ()
+    contexts: tuple[Context, ...] = ()
     stack: str
     measured_bytes: float
     tolerance: float | None
@@ -60,6 +61,17 @@ class MemoryRow:
     is_first_step: bool = False
     apart: str = ""
     assumed: tuple[str, ...] = ()
+
+    @property
+    def run(self) -> Hashable:
+        """What rows that one trace serves have in common; the stack names the changes."""
+        return self.workload, self.plain, self.contexts, self.stack
+
+    def build(self, workload: Workload) -> nn.Module:
+        model = self.plain(workload)
+        for change in self.changes:
+            change(model)
+        return model
 
 
 def memory_rows() -> list[Row]:
@@ -95,7 +107,7 @@ _REASONS = {
 }
 
 
-def _row(row: Row, workload: Workload, build: Build, stack: str, **more: Any) -> MemoryRow:
+def _row(row: Row, workload: Workload, plain: Build, stack: str, **more: Any) -> MemoryRow:
     told: dict[str, Any] = {
         "id": row["id"],
         "group": row["model"],
@@ -103,24 +115,13 @@ def _row(row: Row, workload: Workload, build: Build, stack: str, **more: Any) ->
         "quantity": row["quantity"],
         "reading": READINGS[row["quantity"]],
         "workload": workload,
-        "build": build,
-        "contexts": (),
+        "plain": plain,
         "stack": stack,
         "measured_bytes": float(row["value"]) * GIB,
         "tolerance": float(row["tolerance"].rstrip("%")) / 100 if row["tolerance"].endswith("%") else None,
         "tier": int(row["tier"]),
     }
     return MemoryRow(**{**told, **more})
-
-
-def _built(plain: Build, changes: tuple[Change, ...]) -> Build:
-    def build(workload: Workload) -> nn.Module:
-        model = plain(workload)
-        for change in changes:
-            change(model)
-        return model
-
-    return build
 
 
 def _on_meta(workload: Workload) -> nn.Module:
@@ -159,6 +160,8 @@ def _fms(row: Row) -> MemoryRow:
             if santacoder
             else "of float32 logits, " + ("cast in the head" if liger_file else "in the loss")
         )
+    if one.build in (models.kbit, models.old_mixtral_kbit):
+        stack.append("norms in float32")
     contexts: tuple[Context, ...] = ()
     if liger_file:
         contexts += (repeated_heads,)
@@ -177,8 +180,9 @@ def _fms(row: Row) -> MemoryRow:
     return _row(
         row,
         workload,
-        _built(one.build or _on_meta, tuple(changes)),
+        one.build or _on_meta,
         ", ".join(stack),
+        changes=tuple(changes),
         contexts=contexts,
         ranks=int(row["n_gpus"]),
         wide_shards=autocast and row["method"] == "full",
@@ -278,8 +282,9 @@ def _torchtune(row: Row) -> MemoryRow:
     return _row(
         row,
         workload,
-        _built(models.torchtune, changes),
+        models.torchtune,
         ", ".join(stack),
+        changes=changes,
         held_bytes=-on_host if flag >= 6 else 0,
         assumed=("fused AdamW", *(("eager layers between checkpoints, where Inductor's keep less",) if flag >= 4 else ())),
     )
@@ -293,8 +298,9 @@ def _fsdp_qlora(row: Row) -> MemoryRow:
     return _row(
         row,
         workload,
-        _built(_on_meta, (old_code.reentrant, old_code.float_in_head(old_code.cross_entropy), old_code.outputs_held)),
+        _on_meta,
         "cross-entropy of float32 logits, cast in the head, outputs held",
+        changes=(old_code.reentrant, old_code.float_in_head(old_code.cross_entropy), old_code.outputs_held),
         ranks=int(row["n_gpus"]) if sharded else 1,
         prefetched=sharded,
         apart="" if sharded else "reserved, from a simulated allocator",

@@ -61,24 +61,43 @@ class Ledger:
     def has(self, module: str, name: str = "weight") -> bool:
         return module in self.modules and any(w.name == name for w in self.modules[module].weights)
 
-    def view(self, x: Tensor, *, merged: bool = True) -> Tensor:
-        """Another shape of the same storage; gradients pass through it without a copy."""
-        out = Tensor(x.elements, x.dtype, x.requires_grad, x.storage, merged)
-        self.record((x,), (out,), aliases=True)
+    def view(self, x: Tensor, heads: int = 1) -> Tensor:
+        """Another shape of the same storage. Where it parts features into several `heads`, a gradient whose heads come before its
+        tokens in memory is copied on its way back."""
+        out = Tensor(x.elements, x.dtype, x.requires_grad, x.storage, x.merged)
+        self.record("view" if heads == 1 else "view_heads", (x,), (out,), aliases=True)
+        return out
+
+    def turn(self, x: Tensor) -> Tensor:
+        """(b, s, heads, d) as (b, heads, s, d), a view; gradients pass through it without a copy."""
+        out = Tensor(x.elements, x.dtype, x.requires_grad, x.storage, merged=False)
+        self.record("turn", (x,), (out,), aliases=True)
         return out
 
     def shared(self, name: str, elements: Polynomial, dtype: str) -> Tensor:
         """A tensor made once per model and used by every layer; its storage counts once, under `name`."""
         return Tensor(elements, dtype, False, Storage(elements * ITEMSIZE[dtype], "shared", name))
 
-    def split(self, x: Tensor, sizes: Sequence[Polynomial], *, merged: bool = True) -> tuple[Tensor, ...]:
-        """Slices that share x's storage; their gradients are gathered into one tensor of x's size."""
+    def split(self, x: Tensor, sizes: Sequence[Polynomial]) -> tuple[Tensor, ...]:
+        """`split` or `chunk`: parts that share x's storage; their gradients are concatenated."""
+        return self._parts("split", x, sizes, x.merged)
+
+    def slices(self, x: Tensor, sizes: Sequence[Polynomial], *, merged: bool = True) -> tuple[Tensor, ...]:
+        """Parts taken one by one (`x[..., a:b]`): each gradient is put into zeros of x's size, and these are added."""
+        return self._parts("slices", x, sizes, merged)
+
+    def halves(self, x: Tensor) -> Tensor:
+        """The two halves of each head's features, as one that is used twice."""
+        return self._parts("halves", x, (x.elements // 2,), False)[0]
+
+    def _parts(self, op: str, x: Tensor, sizes: Sequence[Polynomial], merged: bool) -> tuple[Tensor, ...]:
         parts = tuple(Tensor(size, x.dtype, x.requires_grad, x.storage, merged) for size in sizes)
-        self.record((x,), parts)
+        self.record(op, (x,), parts)
         return parts
 
     def record(
         self,
+        op: str,
         inputs: tuple[Tensor, ...],
         outputs: tuple[Tensor, ...],
         saved: Sequence[Tensor] = (),
@@ -88,6 +107,9 @@ class Ledger:
         workspace: Polynomial = ZERO,
         aliases: bool = False,
         saves_output: bool = False,
+        sizes: tuple[Polynomial, ...] = (),
+        beside: tuple[Tensor, ...] = (),
+        lowers: tuple[Tensor, ...] = (),
     ) -> None:
         kept: list[Storage] = []
         requires_grad = outputs[0].requires_grad
@@ -109,6 +131,10 @@ class Ledger:
                 aliases,
                 saves_output,
                 requires_grad and bool(saved),
+                op=op,
+                sizes=sizes,
+                beside=beside,
+                lowers=lowers,
             )
         )
 
@@ -118,31 +144,48 @@ class Ledger:
         if x.dtype == dtype:
             return x
         out = self.fresh(x.elements, dtype, x.requires_grad, x.merged)
-        self.record((x,), (out,))
+        self.record("_to_copy", (x,), (out,))
         return out
 
     def scale(self, x: Tensor) -> Tensor:
         """x times or divided by a Python number: saves nothing but that number, 8 bytes of host memory."""
-        out = self.shift(x)
         self.scalars += x.requires_grad
-        return out
+        return self._alike("scale", x)
+
+    def scale_by(self, x: Tensor, factor: Tensor) -> Tensor:
+        """x times a buffer of one element, which is no activation."""
+        return self._alike("scale", x, factor)
 
     def shift(self, x: Tensor) -> Tensor:
-        """x plus something that needs no gradient, or -x: saves nothing."""
+        """x plus a Python number: saves nothing."""
+        return self._alike("shift", x)
+
+    def negate(self, x: Tensor) -> Tensor:
+        """-x: saves nothing."""
+        return self._alike("neg", x)
+
+    def _alike(self, op: str, x: Tensor, *beside: Tensor) -> Tensor:
         out = self.fresh(x.elements, x.dtype, x.requires_grad, x.merged)
-        self.record((x,), (out,))
+        self.record(op, (x,), (out,), beside=beside)
+        return out
+
+    def mask(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x plus a mask that needs no gradient, in the wider dtype: saves nothing."""
+        dtype = x.dtype if ITEMSIZE[x.dtype] >= ITEMSIZE[mask.dtype] else mask.dtype
+        out = self.fresh(x.elements, dtype, x.requires_grad, x.merged)
+        self.record("mask", (x,), (out,), beside=(mask,))
         return out
 
     def copy(self, x: Tensor, times: int = 1) -> Tensor:
         """`contiguous()`, `clone()` or a repetition that really copies."""
         out = self.fresh(x.elements * times, x.dtype, x.requires_grad)
-        self.record((x,), (out,))
+        self.record("clone", (x,), (out,))
         return out
 
     def expand(self, x: Tensor, times: int) -> Tensor:
         """A repetition by stride 0: no copy, the same storage."""
         out = Tensor(x.elements * times, x.dtype, x.requires_grad, x.storage, merged=False)
-        self.record((x,), (out,))
+        self.record("expand", (x,), (out,))
         return out
 
     def keep(self, *tensors: Tensor) -> None:
@@ -153,7 +196,7 @@ class Ledger:
         """x + y in the wider dtype; both get the same gradient, converted where their dtype differs."""
         dtype = x.dtype if ITEMSIZE[x.dtype] >= ITEMSIZE[y.dtype] else y.dtype
         out = self.fresh(x.elements, dtype, x.requires_grad or y.requires_grad, x.merged)
-        self.record((x, y), (out,), aliases=x.dtype == y.dtype)
+        self.record("add", (x, y), (out,), aliases=x.dtype == y.dtype)
         return out
 
     def multiply(self, x: Tensor, y: Tensor, *, elements: Polynomial | None = None) -> Tensor:
@@ -163,30 +206,39 @@ class Ledger:
         saved = [a for a, b in ((x, y), (y, x)) if b.requires_grad]
         broadcast = [t for t in (x, y) if t.requires_grad and t.elements != out.elements]
         gradients = total(t.bytes for t in (x, y) if t.requires_grad and t.storage.role == "parameter")
-        self.record((x, y), (out,), saved, gradients=gradients, workspace=out.bytes * len(broadcast))
+        self.record("mul", (x, y), (out,), saved, gradients=gradients, workspace=out.bytes * len(broadcast))
         return out
 
     def square(self, x: Tensor) -> Tensor:
-        """x.pow(2): keeps x."""
+        """x.pow(2), or 3: keeps x. Autocast runs it in float32 on CUDA."""
+        if self.rules.autocast and self.rules.device != "cpu":
+            x = self.cast(x, "float32")
         out = self.fresh(x.elements, x.dtype, x.requires_grad, x.merged)
-        self.record((x,), (out,), (x,), workspace=x.bytes)
+        self.record("pow", (x,), (out,), (x,), workspace=x.bytes)
         return out
 
-    def activation(self, x: Tensor, *, keeps_output: bool = False) -> Tensor:
+    def activation(self, x: Tensor, name: str, *, keeps_output: bool = False) -> Tensor:
         """silu and gelu keep their input; relu, tanh, rsqrt, softmax and sigmoid their output."""
         out = self.fresh(x.elements, x.dtype, x.requires_grad, x.merged)
-        self.record((x,), (out,), (out if keeps_output else x,), saves_output=keeps_output)
+        self.record(name, (x,), (out,), (out if keeps_output else x,), saves_output=keeps_output)
         return out
 
-    def reduce(self, x: Tensor, elements: Polynomial) -> Tensor:
-        """mean or sum over some dimensions: saves nothing, its gradient is expanded without a copy."""
+    def reduce(self, x: Tensor, elements: Polynomial, name: str) -> Tensor:
+        """ "mean" or "sum" over some dimensions: saves nothing, its gradient is expanded without a copy."""
         out = self.fresh(elements, x.dtype, x.requires_grad)
-        self.record((x,), (out,))
+        self.record(name, (x,), (out,))
         return out
 
     def concatenate(self, *parts: Tensor, elements: Polynomial) -> Tensor:
+        """Where `parts` stand for more than they are, `elements` says how much is read and written."""
         out = self.fresh(elements, parts[0].dtype, any(p.requires_grad for p in parts))
-        self.record(parts, (out,))
+        self.record("cat", parts, (out,))
+        return out
+
+    def pad(self, x: Tensor, width: int, padded: int) -> Tensor:
+        """The last dimension of `width` filled up with zeros."""
+        out = self.fresh(x.elements // width * padded, x.dtype, x.requires_grad)
+        self.record("constant_pad_nd", (x,), (out,))
         return out
 
     def dropout(self, x: Tensor, p: float) -> Tensor:
@@ -195,13 +247,20 @@ class Ledger:
             return x
         out = self.fresh(x.elements, x.dtype, x.requires_grad, x.merged)
         mask = self.fresh(x.elements, x.dtype if self.rules.device == "cpu" else "bool", False)
-        self.record((x,), (out,), (mask,))
+        self.record("native_dropout", (x,), (out,), (mask,), saves_output=True, beside=(mask,))
         return out
 
     def softmax(self, x: Tensor, dtype: str) -> Tensor:
         """softmax(x, dtype=dtype): keeps its output. A conversion happens inside the kernel, without a copy of x."""
         out = self.fresh(x.elements, dtype, x.requires_grad)
-        self.record((x,), (out,), (out,), saves_output=True, workspace=x.bytes if x.dtype != dtype else ZERO)
+        self.record("_softmax", (x,), (out,), (out,), saves_output=True, workspace=x.bytes if x.dtype != dtype else ZERO)
+        return out
+
+    def safe_softmax(self, x: Tensor, dtype: str) -> Tensor:
+        """SDPA's softmax of float32 scores, in which masked rows become zeros. It returns them in `dtype` too, for nobody."""
+        out = self.fresh(x.elements, x.dtype, x.requires_grad)
+        returned = self.fresh(x.elements, dtype, False)
+        self.record("_safe_softmax", (x,), (out,), (out,), saves_output=True, beside=(returned,))
         return out
 
     # -- matrix products -------------------------------------------------------------------------------------------------
@@ -219,7 +278,8 @@ class Ledger:
     def product(self, x: Tensor, weight: Tensor, in_features: int, out_features: int) -> Tensor:
         """x W^T (+ bias): keeps x if W trains; W itself, where it is a parameter, is no activation.
 
-        A 4-bit weight is unpacked for each of its gradients: 2 or 4 bytes an element for the time of the product.
+        A 4-bit product keeps nothing by autograd's means (bitsandbytes `MatMul4Bit`). Its weight is unpacked for each of its
+        gradients: 2 or 4 bytes an element for the time of the product.
         """
         rows = x.elements // in_features
         packed = self.scope in self.modules and self.is_quantized(self.scope)
@@ -227,15 +287,17 @@ class Ledger:
         if weight.storage.role == "parameter" and weight.requires_grad:
             biases = (w for w in self.modules[self.scope].weights if w.name != "weight")
             gradients = constant(sum(w.numel for w in biases) * ITEMSIZE[weight.dtype])
+        given = weight
         if packed:
             dtype, unpacked = x.dtype, weight.bytes
         else:
             x, (weight, own) = self.lowered(x), self.lowered_weight(weight)
             dtype, unpacked, gradients = x.dtype, ZERO, gradients + own
         out = self.fresh(rows * out_features, dtype, x.requires_grad or weight.requires_grad)
-        saved = [t for t, other in ((x, weight), (weight, x)) if other.requires_grad]
+        saved = [t for t, other in ((x, weight), (weight, x)) if other.requires_grad and not packed]
         flops = rows * (2 * in_features * out_features)
         self.record(
+            "packed" if packed else self._product_op(),
             (x, weight),
             (out,),
             saved,
@@ -243,8 +305,22 @@ class Ledger:
             backward_flops=flops * (x.requires_grad + weight.requires_grad),
             gradients=gradients,
             workspace=unpacked,
+            sizes=(constant(1), rows, constant(out_features), constant(in_features)),
+            beside=self._biases(),
+            lowers=() if packed or weight is given or weight.requires_grad else (given,),
         )
         return out
+
+    def _product_op(self) -> str:
+        """ "Conv1D" where the weight is stored as (in, out), "linear" elsewhere."""
+        return "Conv1D" if self.scope in self.modules and self.modules[self.scope].kind == "Conv1D" else "linear"
+
+    def _biases(self) -> tuple[Tensor, ...]:
+        """The parameters beside its weight that a product of this scope adds."""
+        module = self.modules.get(self.scope)
+        if module is None or not module.is_linear:
+            return ()
+        return tuple(self.weight(self.scope, w.name) for w in module.weights if w.name != "weight")
 
     def lowered(self, x: Tensor) -> Tensor:
         """x as autocast hands it to a product: a bfloat16 copy per call, unless it is bfloat16 already."""
@@ -261,22 +337,27 @@ class Ledger:
         copy = self.fresh(weight.elements, "bfloat16", weight.requires_grad)
         if own != ZERO:
             self.cached[weight.storage] = copy
-            self.record((weight,), (copy,), gradients=own)
+            self.record("_to_copy", (weight,), (copy,), gradients=own)
         return copy, ZERO
 
     def _low_rank(self, x: Tensor, y: Tensor, adapter: Adapter) -> Tensor:
         """y + scaling * B A dropout(x), with A and B in the adapter's dtype: PEFT `lora/layer.py` (`Linear.forward`) adds and
-        casts the sum back, `lora/bnb.py` (`Linear4bit.forward`) clones y and casts before it adds."""
-        rules = self.rules
+        casts the sum back, `lora/bnb.py` (`Linear4bit.forward`) clones y and casts before it adds, and casts nothing itself under
+        CUDA's autocast, the only one that it asks about."""
+        rules, packed = self.rules, self.is_quantized(self.scope)
         rows, rank = x.elements // adapter.in_features, R
-        cast = self.cast(x, rules.adapter_dtype)
+        if packed:
+            y = self.copy(y)
+        leaves = packed and rules.autocast and rules.device != "cpu"
+        cast = x if leaves else self.cast(x, rules.adapter_dtype)
         dropped = self.dropout(cast, rules.lora_dropout)
         inner = self._trained(dropped, rows, constant(adapter.in_features), rank)
         delta = self.scale(self._trained(inner, rows, rank, constant(adapter.out_features)))
-        if self.is_quantized(self.scope):
-            result = self.add(self.copy(y), self.cast(delta, y.dtype))
-        else:
-            result = self.cast(self.add(y, delta), y.dtype)
+        if packed and not leaves:
+            delta = self.cast(delta, y.dtype)
+        result = self.add(y, delta)
+        if not packed:
+            result = self.cast(result, y.dtype)
         self.keep(x, cast)
         return result
 
@@ -288,19 +369,35 @@ class Ledger:
         out = self.fresh(rows * out_size, x.dtype, True)
         flops = rows * size * 2
         saved = (x, weight) if x.requires_grad else (x,)
-        self.record((x, weight), (out,), saved, flops, flops * (1 + x.requires_grad), own)
+        self.record(
+            "linear", (x, weight), (out,), saved, flops, flops * (1 + x.requires_grad), own,
+            sizes=(constant(1), rows, out_size, in_size)
+        )  # fmt: skip
         return out
 
-    def matmul(self, x: Tensor, y: Tensor, elements: Polynomial, depth: Polynomial) -> Tensor:
-        """Batched x @ y of two activations with `depth` summed over: keeps each for the other's gradient.
+    def matmul(
+        self, x: Tensor, y: Tensor, sizes: tuple[Polynomial, Polynomial, Polynomial, Polynomial], *, transposes: bool = False
+    ) -> Tensor:
+        """Batched x @ y of two activations; `sizes` are (batches, m, n, k). Keeps each for the other's gradient.
+
+        `transposes`: y is (..., n, k), and its transpose multiplied.
 
         torch views (batch, head) as one dimension and copies an operand where it cannot.
         """
         x, y = (t if t.merged or self.rules.batch_is_one else self.copy(t) for t in (x, y))
-        out = self.fresh(elements, x.dtype, x.requires_grad or y.requires_grad)
+        batches, m, n, k = sizes
+        out = self.fresh(batches * m * n, x.dtype, x.requires_grad or y.requires_grad)
         saved = [a for a, b in ((x, y), (y, x)) if b.requires_grad]
-        flops = elements * depth * 2
-        self.record((x, y), (out,), saved, flops, flops * (x.requires_grad + y.requires_grad))
+        flops = out.elements * k * 2
+        self.record(
+            "bmm_transposed" if transposes else "bmm",
+            (x, y),
+            (out,),
+            saved,
+            flops,
+            flops * (x.requires_grad + y.requires_grad),
+            sizes=sizes,
+        )
         return out
 
     # -- experts ---------------------------------------------------------------------------------------------------------
@@ -325,12 +422,12 @@ class Ledger:
             if self.rules.device == "cpu":  # PEFT's get_delta_weight multiplies 16-bit factors in float32 there
                 a, b = self.cast(a, "float32"), self.cast(b, "float32")
             delta = self.fresh(weight.elements, a.dtype, True)
-            self.record((a, b), (delta,), (a, b), flops, flops * 2, gradients)
+            self.record("delta", (a, b), (delta,), (a, b), flops, flops * 2, gradients)
             return self.add(weight, self.cast(self.scale(delta), weight.dtype))
         a, b = self.cast(a, weight.dtype), self.cast(b, weight.dtype)
         out = self.fresh(weight.elements, weight.dtype, True)
         # made twice in a forward pass: when PEFT registers the parametrization, and when the layer reads it
-        self.record((a, b), (out,), (a, b), flops * 2, flops * 2, gradients)
+        self.record("deltas", (a, b), (out,), (a, b), flops * 2, flops * 2, gradients)
         return out
 
     def grouped_product(
@@ -343,23 +440,28 @@ class Ledger:
         flops = rows * (2 * in_features * out_features)
         own = weight.storage.role == "parameter" and weight.requires_grad
         self.record(
-            (x, weight), (out,), [*saved, offsets], flops, flops * (x.requires_grad + weight.requires_grad),
-            weight.bytes if own else ZERO,
+            "_grouped_mm", (x, weight), (out,), [*saved, offsets], flops, flops * (x.requires_grad + weight.requires_grad),
+            weight.bytes if own else ZERO, sizes=(constant(1), rows, constant(out_features), constant(in_features)),
+            beside=(offsets,),
         )  # fmt: skip
         return out
 
-    def select(self, x: Tensor, elements: Polynomial, index: Tensor) -> Tensor:
-        """Gather by index, or top-k: keeps the index."""
+    def derive(self, op: str, inputs: tuple[Tensor, ...], *outputs: Tensor) -> None:
+        """Integers made of integers."""
+        self.record(op, inputs, outputs)
+
+    def select(self, x: Tensor, elements: Polynomial, index: Tensor, name: str = "index") -> Tensor:
+        """ "index", a gather of rows, or "topk", which makes the index: keeps the index."""
         out = self.fresh(elements, x.dtype, x.requires_grad)
-        self.record((x,), (out,), (index,))
+        self.record(name, (x,), (out,), (index,), beside=(index,))
         return out
 
     def normalize(self, x: Tensor, rows: Polynomial) -> Tensor:
         """x /= x.sum(-1), in place: keeps the sum and the values from before."""
-        total_ = self.reduce(x, rows)
+        total_ = self.reduce(x, rows, "sum")
         out = self.fresh(x.elements, x.dtype, x.requires_grad)
         before = self.fresh(x.elements, x.dtype, False)
-        self.record((x, total_), (out,), (total_, before))
+        self.record("normalize", (x, total_), (out,), (total_, before))
         return out
 
     # -- norms, embeddings -----------------------------------------------------------------------------------------------
@@ -376,7 +478,10 @@ class Ledger:
         out = self.fresh(x.elements, x.dtype, x.requires_grad or trains)
         statistics = self.fresh(rows * 2, x.dtype if self.rules.device == "cpu" else "float32", False)
         size = self.modules[name].num_parameters * ITEMSIZE[x.dtype] if trains else 0
-        self.record((x,), (out,), (x, statistics), gradients=constant(size))
+        weights = tuple(self.weight(name, w.name) for w in self.modules[name].weights) if name in self.modules else ()
+        self.record(
+            "native_layer_norm", (x,), (out,), (x, statistics), gradients=constant(size), beside=(*weights, statistics)
+        )  # fmt: skip
         return out
 
     def inputs(self, x: Tensor) -> Tensor:
@@ -391,5 +496,7 @@ class Ledger:
         self.scope = name
         weight = self.weight(name)
         out = self.fresh(ids.elements * features, weight.dtype, weight.requires_grad)
-        self.record((weight,), (out,), (ids,), gradients=weight.bytes if weight.requires_grad else ZERO)
+        self.record(
+            "embedding", (weight,), (out,), (ids,), gradients=weight.bytes if weight.requires_grad else ZERO, beside=(ids,)
+        )  # fmt: skip
         return out

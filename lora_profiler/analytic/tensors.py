@@ -40,8 +40,12 @@ class Node:
     """One autograd node. `gradients` are parameter-gradient bytes that its backward leaves behind, `workspace` what its
     backward allocates beside input gradients and frees again; `aliases` says that it hands its gradient on without a copy.
     `packs` (saves anything, parameters included) and `saves_output` matter to checkpointing, whose recompute stops as soon
-    as the last saved tensor exists: before the kernel that keeps its inputs, after the one that keeps its output. `holds` are
-    tensors that a Python name keeps alive until then."""
+    as the last saved tensor exists: before the kernel that keeps its inputs, after the one that keeps what it makes. `holds` are
+    tensors that a Python name keeps alive until then.
+
+    `op` names the operator, after torch where it is one of torch's, and decides which kernels run (`kernels/`). A product has
+    `sizes` (batches, m, n, k); `beside` is what the kernel reads but no gradient passes through here: biases, masks, the weights
+    of a layer norm. `lowers` are weights that autocast copies for this node alone."""
 
     module: str
     inputs: tuple[Tensor, ...]
@@ -55,6 +59,10 @@ class Node:
     saves_output: bool = False
     packs: bool = False
     holds: tuple[Tensor, ...] = ()
+    op: str = ""
+    sizes: tuple[Polynomial, ...] = ()
+    beside: tuple[Tensor, ...] = ()
+    lowers: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

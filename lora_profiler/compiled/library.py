@@ -4,7 +4,6 @@ The cache is a SQLite file of one table, so that writers wait for each other and
 that cannot be read is put aside; a cached profile made with other versions than those installed is not used.
 """
 
-import os
 from collections.abc import Mapping
 from contextlib import closing
 from functools import cache
@@ -12,17 +11,15 @@ from pathlib import Path
 
 from lora_profiler.compiled.bundle import bundled_profile
 from lora_profiler.compiled.profile import FORMAT, Profile, ProfileError, packed, unpacked
-from lora_profiler.user_folders import user_folder
+from lora_profiler.user_folders import cache_folder
 
-CACHE_VARIABLE = "LORA_PROFILER_CACHE"
 _WAIT_SECONDS = 30.0
 _TABLE = "CREATE TABLE IF NOT EXISTS profiles (key TEXT PRIMARY KEY, format INTEGER NOT NULL, data BLOB NOT NULL) WITHOUT ROWID"
 
 
 def cache_path() -> Path | None:
     """`profiles.sqlite` in the user's cache folder, or in $LORA_PROFILER_CACHE; None where there is no home."""
-    given = os.environ.get(CACHE_VARIABLE)
-    folder = Path(given) if given else user_folder("cache")
+    folder = cache_folder()
     return None if folder is None else folder / "profiles.sqlite"
 
 

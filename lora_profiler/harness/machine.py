@@ -77,6 +77,16 @@ def oom_kills(root: Path = _ROOT) -> int | None:
     return None
 
 
+def last_cache_bytes(root: Path = _ROOT) -> int | None:
+    """Of the first processor's last cache before memory."""
+    sizes: dict[int, int] = {}
+    for folder in (root / "sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        level, size = ((*_lines(folder / name), "")[0] for name in ("level", "size"))
+        if level.isdigit() and size[:-1].isdigit() and size[-1] in "KMG":
+            sizes[int(level)] = int(size[:-1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[size[-1]]
+    return sizes[max(sizes)] if sizes else None
+
+
 def _control_groups(root: Path) -> Iterator[Path]:
     """Folders of the control groups that count this process's memory, innermost first; of version 2 ("0::/...") and version 1.
 
@@ -126,7 +136,7 @@ def cpu_times(root: Path = _ROOT, allowed: frozenset[int] | None = None) -> CpuT
     `allowed` stands in for the processors of this process in tests.
     """
     busy = _busy_seconds(root)
-    cpus = frozenset((_allowed_cpus() if allowed is None else allowed) & busy.keys()) or frozenset(busy)
+    cpus = frozenset((allowed_cpus() if allowed is None else allowed) & busy.keys()) or frozenset(busy)
     if not cpus:
         return None
     own = os.times()
@@ -145,7 +155,7 @@ def other_cpu_share(before: CpuTimes | None, after: CpuTimes | None) -> float | 
     return min(1.0, max(0.0, others / ((after.wall_seconds - before.wall_seconds) * len(after.cpus))))
 
 
-def _allowed_cpus() -> frozenset[int]:
+def allowed_cpus() -> frozenset[int]:
     """Of all threads of this process, since OpenMP may bind each to a processor of its own; empty where the system has no such
     thing."""
     if not hasattr(os, "sched_getaffinity"):

@@ -116,7 +116,7 @@ def environment_of(device: str) -> Environment:
     """
     command = [*CHILD, "--environment", device]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=_child_environment(None), check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=child_environment(None), check=False)
         found: Environment = decoded(Environment, json.loads(done.stdout.splitlines()[-1]), "environment")
     except (OSError, subprocess.SubprocessError, ValueError, IndexError, RecordError) as e:
         raise MeasurementError(f"a process that measures on {device} could not be started: {e}") from None
@@ -147,7 +147,7 @@ def _run(
         stdout=subprocess.PIPE,
         stderr=log,
         start_new_session=True,
-        env=_child_environment(weights),
+        env=child_environment(weights),
     )
     news: queue.SimpleQueue[Heartbeat | None] = queue.SimpleQueue()
     listener = threading.Thread(target=_listen, args=(process, news, ended), daemon=True)
@@ -173,7 +173,7 @@ def _run(
     return ended
 
 
-def _child_environment(weights: str | None) -> dict[str, str]:
+def child_environment(weights: str | None) -> dict[str, str]:
     """This process's environment, the package importable, and the allocator's settings under both of their names."""
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]

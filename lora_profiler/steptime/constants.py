@@ -6,9 +6,15 @@ public rows, these are rows of `benchmarks/public_rows`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lora_profiler.catalog import Gpu
+
+FRESH_BYTES = 32 * 2**20
+"""From here on every tensor on a CPU is mapped by itself, so that its memory comes anew from the system each time, page by page:
+glibc's largest threshold of mmap (malloc.c, DEFAULT_MMAP_THRESHOLD_MAX). Of smaller ones its heap keeps some and gives back others,
+by what lies at its end; none is counted.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +24,7 @@ class Fixed:
     attention_forward, attention_backward: share of `eta` that fused attention reaches; Qwen-7B from 1,024 to 8,192 tokens wants
         0.54 of the peak on average over both.
     fp32_product: share of the float32 peak that float32 products reach, TF32 being off by default in torch; cuBLAS' usual figure
-        on datacentre cards (BERT on V100 wants 0.87).
+        on datacentre cards (BERT on V100 wants 0.87). None where `eta` is theirs too: a CPU has one kind of unit for all.
     dequantisation: share of the bandwidth that bitsandbytes' NF4 kernels reach; QLoRA rows against LoRA rows of one model want
         0.25 to 0.33.
     launch: of one kernel, by Python, autograd and the driver; it belongs to the host. 22 us with torch 2.0, below 15 with 2.13.
@@ -29,7 +35,7 @@ class Fixed:
 
     attention_forward: float = 0.85
     attention_backward: float = 0.68
-    fp32_product: float = 0.70
+    fp32_product: float | None = 0.70
     dequantisation: float = 0.25
     launch_seconds: float = 15e-6
     step_seconds: float = 0.030
@@ -54,7 +60,16 @@ class Constants:
 class Rates:
     """What a card can do at most: bytes/s, FLOP/s, bytes of L2 cache and multiprocessors, 0 where nobody says.
 
-    `tensor_flops` is the dense peak of 16-bit products, `fp32_flops` that of float32 ones.
+    `tensor_flops` is the dense peak of 16-bit products, `fp32_flops` that of float32 ones. The rest differs on a CPU:
+
+    tile: longer and shorter side of the pieces that a product's result is rounded up to; (1, 1) where a loop ends anywhere.
+    is_host: it launches its own kernels, so that launching takes its time away and never overlaps.
+    l2_bytes: there the last cache before memory.
+    fresh_bandwidth: bytes/s at which memory that the system hands out anew is first written, None where that costs nothing,
+        as under CUDA's caching allocator.
+    narrow: (shortest side, share of a large product's rate) of products with such a side, the narrowest first; a longer one
+        than the last has the whole rate.
+    operators: bytes/s of operators that compute longer than they move, by name.
     """
 
     bandwidth: float
@@ -62,6 +77,11 @@ class Rates:
     fp32_flops: float
     l2_bytes: int
     processors: int
+    tile: tuple[int, ...] = (256, 128)
+    is_host: bool = False
+    fresh_bandwidth: float | None = None
+    narrow: tuple[tuple[float, ...], ...] = ()
+    operators: Mapping[str, float] = field(default_factory=dict)
 
 
 _L2_MB = {

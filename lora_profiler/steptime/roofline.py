@@ -2,29 +2,31 @@
 
 bytes      b / (bandwidth beta), less where they fit into the cache
 product    2 m n k, in whole tiles and whole waves of them, / (peak eta)
-micro      sqrt(device^2 + host^2), host = launches x launch time
+micro      sqrt(device^2 + host^2), host = launches x launch time; device + host where both are one
 step       accumulation x micro + update + what a step takes besides
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import hypot
+from math import hypot, log
 
 from lora_profiler.kernel import Gemm, Kernel, Kind, StepKernels
-from lora_profiler.steptime.constants import Fixed, Rates
+from lora_profiler.steptime.constants import FRESH_BYTES, Fixed, Rates
 
-_TILE_LONG, _TILE_SHORT = 256, 128
-"""Sides of the tile that cuBLAS' large kernels compute at once."""
 _SMALL_TILES = (32, 64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One optimizer step: `accumulation` micro-batches and an update that moves `update_bytes`."""
+    """One optimizer step: `accumulation` micro-batches and an update that moves `update_bytes`.
+
+    `fresh_bytes`: of the update's temporaries, which a CPU takes from the system anew (`update.fresh_bytes`).
+    """
 
     micro: StepKernels
     accumulation: int
     update_bytes: int
+    fresh_bytes: int = 0
 
     @property
     def tokens(self) -> int:
@@ -34,16 +36,17 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class Load:
     """What `count` equal kernels need of a card, in seconds each: products at the whole peak, bytes at the whole bandwidth, and
-    what no fitted constant scales."""
+    what no fitted constant scales; the longest counts. `fresh`, the system's time for new memory, comes on top."""
 
     kind: Kind
     product: float
     copy: float
     rest: float
     count: int
+    fresh: float = 0.0
 
     def seconds(self, eta: float, beta: float) -> float:
-        return self.count * max(self.product / eta, self.copy / beta, self.rest)
+        return self.count * (max(self.product / eta, self.copy / beta, self.rest) + self.fresh)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +58,14 @@ class StepLoad:
     update: float
     accumulation: int
     besides: float
+    overlaps: bool = True
 
     def device_seconds(self, eta: float, beta: float) -> float:
         return sum(load.seconds(eta, beta) for load in self.loads)
 
     def micro_seconds(self, eta: float, beta: float) -> float:
-        return hypot(self.device_seconds(eta, beta), self.host)
+        device = self.device_seconds(eta, beta)
+        return hypot(device, self.host) if self.overlaps else device + self.host
 
     def seconds(self, eta: float, beta: float) -> float:
         return self.accumulation * self.micro_seconds(eta, beta) + self.update / beta + self.besides
@@ -68,55 +73,87 @@ class StepLoad:
 
 def loaded(step: Step, rates: Rates, fixed: Fixed) -> StepLoad:
     """The step's kernels weighed against a card, those of equal weight together."""
-    counts: dict[tuple[Kind, float, float, float], int] = {}
+    counts: dict[tuple[Kind, float, float, float, float], int] = {}
     for kernel in step.micro.kernels:
-        weight = (kernel.kind, *weights(kernel, rates, fixed))
+        weight = (kernel.kind, *weights(kernel, rates, fixed), fresh_seconds(kernel, rates))
         counts[weight] = counts.get(weight, 0) + kernel.count
     return StepLoad(
-        loads=tuple(Load(*weight, count) for weight, count in counts.items()),
+        loads=tuple(
+            Load(kind, product, copy, rest, count, fresh) for (kind, product, copy, rest, fresh), count in counts.items()
+        ),
         host=step.micro.launches * fixed.launch_seconds,
         update=step.update_bytes / rates.bandwidth,
         accumulation=step.accumulation,
-        besides=fixed.step_seconds,
+        besides=fixed.step_seconds + (step.fresh_bytes / rates.fresh_bandwidth if rates.fresh_bandwidth else 0.0),
+        overlaps=not rates.is_host,
     )
 
 
 def weights(kernel: Kernel, rates: Rates, fixed: Fixed) -> tuple[float, float, float]:
     """(product, copy, rest) of one launch, as `Load` has them.
 
-    Float32 products reach a fixed share of a peak of their own; so do dequantisations, of the bandwidth.
+    Float32 products reach a fixed share of a peak of their own unless `Fixed` says otherwise; dequantisations one of the
+    bandwidth, and operators that compute longer than they move a rate of their own.
     """
     if kernel.kind == "dequantise":
         return 0.0, 0.0, kernel.moved_bytes / (rates.bandwidth * fixed.dequantisation)
     copy = copy_seconds(kernel.moved_bytes, rates, fixed)
     if kernel.kind == "memory":
-        return 0.0, copy, 0.0
+        rate = rates.operators.get(kernel.op)
+        return 0.0, copy, kernel.moved_bytes / rate if rate else 0.0
     reached = {"attention_forward": fixed.attention_forward, "attention_backward": fixed.attention_backward}.get(kernel.kind, 1.0)
-    flops = kernel.flops if kernel.gemm is None else tiled_flops(kernel.gemm, rates.processors)
-    if kernel.dtype == "float32":
-        return 0.0, copy, flops / (rates.fp32_flops * fixed.fp32_product * reached)
-    return flops / (rates.tensor_flops * reached), copy, 0.0
+    if kernel.gemm is not None:
+        reached *= narrow_share(kernel.gemm, rates)
+    flops = kernel.flops if kernel.gemm is None else tiled_flops(kernel.gemm, rates.processors, rates.tile)
+    if kernel.dtype != "float32":
+        return flops / (rates.tensor_flops * reached), copy, 0.0
+    if fixed.fp32_product is None:
+        return flops / (rates.fp32_flops * reached), copy, 0.0
+    return 0.0, copy, flops / (rates.fp32_flops * fixed.fp32_product * reached)
+
+
+def fresh_seconds(kernel: Kernel, rates: Rates) -> float:
+    """For memory that the kernel's result takes from the system; an operator that changes its input (`add_`) takes none."""
+    if rates.fresh_bandwidth is None or kernel.written_bytes < FRESH_BYTES or kernel.op.endswith("_"):
+        return 0.0
+    return kernel.written_bytes / rates.fresh_bandwidth
+
+
+def narrow_share(gemm: Gemm, rates: Rates) -> float:
+    """Share of a large product's rate, between two measured sides in proportion to the logarithm."""
+    side = min(gemm.m, gemm.n, gemm.k)
+    below: tuple[float, float] | None = None
+    for width, share in rates.narrow:
+        if side <= width:
+            if below is None or side == width:
+                return share
+            part = log(side / below[0]) / log(width / below[0])
+            return below[1] + part * (share - below[1])
+        below = (width, share)
+    return 1.0
 
 
 def copy_seconds(moved_bytes: int, rates: Rates, fixed: Fixed) -> float:
-    """At the whole bandwidth. What fits into half of the L2 cache runs 2.5 times faster, what does not gains in proportion."""
+    """At the whole bandwidth. What fits into a part of the cache saves a share of its time, by `Fixed`; what does not, in
+    proportion."""
     if not moved_bytes:
         return 0.0
     cached = min(1.0, fixed.cached_part * rates.l2_bytes / moved_bytes)
     return moved_bytes / rates.bandwidth * (1 - fixed.cached_share * cached)
 
 
-def tiled_flops(gemm: Gemm, processors: int) -> float:
+def tiled_flops(gemm: Gemm, processors: int, sides: tuple[int, ...] = (256, 128)) -> float:
     """FLOPs that a card is busy for: the result in whole tiles, and these in whole waves of one tile for each multiprocessor.
 
-    The longer side is rounded up to 256, the shorter to 128, or to 64 or 32 where it is no longer than that. Fewer tiles than
-    multiprocessors take no wave of their own: cuBLAS then splits the inner dimension. NVIDIA, "Matrix Multiplication Background
-    User's Guide", 3.1 and 3.2.
+    With cuBLAS' `sides` the longer side is rounded up to 256, the shorter to 128, or to 64 or 32 where it is no longer than that.
+    Fewer tiles than multiprocessors take no wave of their own: cuBLAS then splits the inner dimension. NVIDIA, "Matrix
+    Multiplication Background User's Guide", 3.1 and 3.2.
     """
+    long_side, short_side = sides
     short, long = sorted((gemm.m, gemm.n))
-    tile = next((tile for tile in _SMALL_TILES if short <= tile), _TILE_SHORT)
-    rows, columns = -(-long // _TILE_LONG), -(-short // tile)
-    flops = 2 * gemm.batches * rows * _TILE_LONG * columns * tile * gemm.k
+    tile = min(short_side, next((tile for tile in _SMALL_TILES if short <= tile), short_side))
+    rows, columns = -(-long // long_side), -(-short // tile)
+    flops = 2 * gemm.batches * rows * long_side * columns * tile * gemm.k
     tiles = gemm.batches * rows * columns
     if not processors or tiles < processors:
         return flops

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from lora_profiler.steptime.constants import FRESH_BYTES
 from lora_profiler.workload import TrainSetup
 
 CLIPPING_PASSES = 3
@@ -20,6 +21,17 @@ def update_bytes(setup: TrainSetup, trainable: Mapping[int, int], *, clipping: i
     if setup.optimizer == "adafactor":
         return None
     return sum(count * (_bytes_each(setup, size) + clipping * size) for size, count in trainable.items())
+
+
+def fresh_bytes(setup: TrainSetup, trainable: Mapping[int, int]) -> int:
+    """Of the temporaries that foreach AdamW makes of all weights at once, one of their size; 0 for other updates.
+
+    They are let go together. From twice `FRESH_BYTES` on, the largest trim threshold that glibc's heap comes to (malloc.c), that
+    gives them back to the system, and the next step takes them anew.
+    """
+    temporaries = sum(count * size for size, count in trainable.items())
+    foreach = setup.optimizer == "adamw" and setup.optimizer_impl == "foreach"
+    return temporaries if foreach and temporaries >= 2 * FRESH_BYTES else 0
 
 
 def _bytes_each(setup: TrainSetup, size: int) -> int:

@@ -110,8 +110,8 @@ def _on_meta(workload: Workload) -> torch.nn.Module:
     return build_model(workload, device="meta")
 
 
-def recorded(workload: Workload, build: Build, layout: Layout | None) -> StepKernels:
-    """The kernels of `workload` at the depth that it has, layers of the layout's stack under one name."""
+def recorded(workload: Workload, build: Build = _on_meta, layout: Layout | None = None) -> StepKernels:
+    """The kernels of `workload` at the depth that it has, in one trace; layers of the layout's stack under one name."""
     found: list[Kernel] = []
     numbers = re.compile(rf"^({re.escape(layout.stack)})\.\d+(?=\.|$)") if layout else None
 

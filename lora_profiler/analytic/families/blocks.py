@@ -11,6 +11,8 @@ from lora_profiler.analytic.tensors import Tensor
 Config = Mapping[str, Any]
 
 _KEEP_OUTPUT = frozenset({"relu", "tanh", "sigmoid"})
+FLASH_ALIGNMENT = 8
+"""Flash attention pads heads of a width that is no multiple of it, and keeps them padded (`attention.cpp`, pad_last_dim)."""
 _KEEP_INPUT = frozenset({"gelu", "gelu_pytorch_tanh", "silu", "swish"})
 KNOWN_ACTIVATIONS = _KEEP_OUTPUT | _KEEP_INPUT | {"gelu_new", "gelu_fast", "quick_gelu"}
 
@@ -42,7 +44,7 @@ def rms_norm(op: Ledger, x: Tensor, name: str, rows: Polynomial = TOKENS, *, sty
     op.scope = name
     weight = op.weight(name)
     wide = op.cast(x, "float32")
-    inverse = op.activation(op.shift(op.reduce(op.square(wide), rows)), keeps_output=True)
+    inverse = op.activation(op.shift(op.reduce(op.square(wide), rows, "mean")), "rsqrt", keeps_output=True)
     normed = op.multiply(wide, inverse)
     if style == "gemma":
         return op.cast(op.multiply(normed, op.shift(op.cast(weight, "float32"))), x.dtype)
@@ -66,16 +68,16 @@ def rotary(
     The tables have the residual stream's dtype; a family that makes them in another `dtype` converts the result back.
     Families that allow a partial rotation concatenate the rest even where there is none (`always_concatenates`).
     """
-    x = op.view(x, merged=False)
+    x = op.turn(x)
     cos, sin = (op.shared(f"{tables}.{t}", S * rotary_dim, dtype or op.rules.rest_dtype) for t in ("cos", "sin"))
     rotated_elements = x.elements // head_dim * rotary_dim
     rest = x.elements - rotated_elements
-    part = x if rotary_dim == head_dim else op.split(x, (rotated_elements, rest))[0]
-    half = op.split(part, (part.elements // 2,), merged=False)[0]
-    turned = op.concatenate(op.shift(half), half, elements=rotated_elements)
+    part = x if rotary_dim == head_dim else op.slices(x, (rotated_elements, rest))[0]
+    half = op.halves(part)
+    turned = op.concatenate(op.negate(half), half, elements=rotated_elements)
     out = op.add(op.multiply(part, cos), op.multiply(turned, sin))
     if rotary_dim < head_dim or always_concatenates:
-        out = op.concatenate(out, part, elements=x.elements)
+        out = op.concatenate(out, part, elements=x.elements)  # `part` stands for the rest
     return op.cast(out, x.dtype) if dtype else out
 
 
@@ -113,6 +115,10 @@ def attention(
     if masked or kernel in ("efficient", "cudnn"):
         k, v = repeat(op, k, heads), repeat(op, v, heads)
     q, k, v = (op.lowered(t) for t in (q, k, v))
+    given, width = q.elements, heads.dim
+    if kernel == "flash" and not masked and width % FLASH_ALIGNMENT:
+        width += -width % FLASH_ALIGNMENT
+        q, k, v = (op.pad(t, heads.dim, width) for t in (q, k, v))
     out = op.fresh(q.elements, q.dtype, q.requires_grad or k.requires_grad or v.requires_grad)
     rows = B * S32 if kernel == "efficient" or (masked and kernel != "cpu") else TOKENS
     kept = [q, k, v, out, op.fresh(rows * heads.query, "float32", False)]
@@ -121,21 +127,30 @@ def attention(
     if masked:
         kept.append(op.fresh(B * S * S, q.dtype, False))
     flops = q.elements * S * 4
-    op.record((q, k, v), (out,), kept, flops, flops // 2 * 5, saves_output=True)
-    # the output is laid out as q is, and `transpose(1, 2).contiguous()` copies one that is (b, heads, s, d) in memory
-    return op.copy(out) if q.merged and not op.rules.seq_is_one else op.view(out)
+    mask = kept[6:]
+    op.record(
+        f"{kernel}_masked" if masked else kernel, (q, k, v), (out,), kept, flops, flops // 2 * 5, saves_output=True,
+        beside=(*kept[4:6], *mask), sizes=(B * heads.query, S, S, constant(width)),
+    )  # fmt: skip
+    if width != heads.dim:
+        return op.copy(op.slices(out, (given,))[0])
+    # the output is laid out as q is, the efficient kernel's always as (b, s, heads, d); `transpose(1, 2).contiguous()` copies one
+    # that is (b, heads, s, d) in memory
+    as_q = kernel != "efficient" and not (masked and kernel != "cpu")
+    return op.copy(out) if as_q and q.merged and not op.rules.seq_is_one else op.view(out)
 
 
 def _eager(op: Ledger, q: Tensor, k: Tensor, v: Tensor, heads: Heads, dropout: float, upcast: bool, softcap: bool) -> Tensor:
     """Attention written out in Python: scores (b, heads, s, s), softmax, product with v."""
     k, v = repeat(op, k, heads), repeat(op, v, heads)
-    scores = op.scale(op.matmul(op.lowered(q), op.lowered(k), TOKENS * S * heads.query, constant(heads.dim)))
+    batches, dim = B * heads.query, constant(heads.dim)
+    scores = op.scale(op.matmul(op.lowered(q), op.lowered(k), (batches, S, S, dim), transposes=True))
     if softcap:
-        scores = op.scale(op.activation(op.scale(scores), keeps_output=True))
-    scores = op.shift(op.cast(scores, op.rules.rest_dtype))  # the mask has the residual stream's dtype
+        scores = op.scale(op.activation(op.scale(scores), "tanh", keeps_output=True))
+    scores = op.mask(scores, op.fresh(B * S * S, op.rules.rest_dtype, False))
     weights = op.softmax(scores, "float32" if upcast else scores.dtype)
     weights = op.dropout(op.cast(weights, q.dtype), dropout)
-    return _joined(op, op.matmul(op.lowered(weights), op.lowered(v), q.elements, S))
+    return _joined(op, op.matmul(op.lowered(weights), op.lowered(v), (batches, S, dim, S)))
 
 
 def _math(op: Ledger, q: Tensor, k: Tensor, v: Tensor, heads: Heads, dropout: float) -> Tensor:
@@ -143,9 +158,10 @@ def _math(op: Ledger, q: Tensor, k: Tensor, v: Tensor, heads: Heads, dropout: fl
     dtype = op.lowered(q).dtype
     wide = [op.cast(op.lowered(t), "float32") for t in (q, k, v)]
     wide[1:] = [op.copy(t, heads.groups) if heads.groups > 1 else t for t in wide[1:]]
-    scores = op.matmul(op.scale(wide[0]), op.scale(wide[1]), TOKENS * S * heads.query, constant(heads.dim))
-    weights = op.dropout(op.softmax(scores, "float32"), dropout)
-    return _joined(op, op.cast(op.matmul(weights, wide[2], q.elements, S), dtype))
+    batches, dim = B * heads.query, constant(heads.dim)
+    scores = op.matmul(op.scale(wide[0]), op.scale(wide[1]), (batches, S, S, dim), transposes=True)
+    weights = op.dropout(op.safe_softmax(scores, dtype), dropout)
+    return _joined(op, op.cast(op.matmul(weights, wide[2], (batches, S, dim, S)), dtype))
 
 
 def _joined(op: Ledger, x: Tensor) -> Tensor:
@@ -170,10 +186,10 @@ def activate(op: Ledger, x: Tensor, kind: str) -> Tensor:
     one that is not in KNOWN_ACTIVATIONS is taken to be a single kernel that keeps its input."""
     if kind == "gelu_new":  # 0.5 * x * (1 + tanh(c * (x + 0.044715 * x^3)))
         inner = op.scale(op.add(x, op.scale(op.square(x))))
-        return op.multiply(op.scale(x), op.shift(op.activation(inner, keeps_output=True)))
+        return op.multiply(op.scale(x), op.shift(op.activation(inner, "tanh", keeps_output=True)))
     if kind == "gelu_fast":  # 0.5 * x * (1 + tanh(x * c * (1 + 0.044715 * x * x)))
         inner = op.multiply(op.scale(x), op.shift(op.multiply(op.scale(x), x)))
-        return op.multiply(op.scale(x), op.shift(op.activation(inner, keeps_output=True)))
+        return op.multiply(op.scale(x), op.shift(op.activation(inner, "tanh", keeps_output=True)))
     if kind == "quick_gelu":  # x * sigmoid(1.702 * x)
-        return op.multiply(x, op.activation(op.scale(x), keeps_output=True))
-    return op.activation(x, keeps_output=kind in _KEEP_OUTPUT)
+        return op.multiply(x, op.activation(op.scale(x), "sigmoid", keeps_output=True))
+    return op.activation(x, kind, keeps_output=kind in _KEEP_OUTPUT)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from lora_profiler.algebra.polynomial import TOKENS
+from lora_profiler.algebra.polynomial import TOKENS, constant
 from lora_profiler.analytic.families.blocks import Config, attention, gated_mlp, heads_of, rms_norm, rotary
 from lora_profiler.analytic.families.family import Family, full_attention, one_rotary_set, plain_head, window_by_layer_type
 from lora_profiler.analytic.families.llama import residual
@@ -11,14 +11,18 @@ from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 
 
 def embed(op: Ledger, ids: Tensor, c: Config) -> Tensor:
-    """Embedding times sqrt(hidden_size), a scalar buffer in the weight's dtype (no Python number)."""
-    return op.inputs(op.shift(op.embedding("model.embed_tokens", ids, c["hidden_size"])))
+    """Embedding times sqrt(hidden_size), a scalar buffer (no Python number) in the dtype that the model was loaded in, converted
+    to the weight's."""
+    x = op.embedding("model.embed_tokens", ids, c["hidden_size"])
+    return op.inputs(op.scale_by(x, op.cast(op.fresh(constant(1), op.rules.dtype, False), x.dtype)))
 
 
 def self_attention(op: Ledger, x: Tensor, c: Config, layer: int, *, norms: bool, softcap: bool) -> Tensor:
     heads = heads_of(c)
     sliding = (c.get("layer_types") or ("full_attention",) * (layer + 1))[layer] == "sliding_attention"
     q, k, v = (op.linear(x, f"self_attn.{name}_proj") for name in "qkv")
+    op.scope = "self_attn"
+    q, k, v = (op.view(t, n) for t, n in ((q, heads.query), (k, heads.key_value), (v, heads.key_value)))
     if norms:
         q = rms_norm(op, q, "self_attn.q_norm", TOKENS * heads.query, style="gemma")
         k = rms_norm(op, k, "self_attn.k_norm", TOKENS * heads.key_value, style="gemma")
@@ -26,8 +30,7 @@ def self_attention(op: Ledger, x: Tensor, c: Config, layer: int, *, norms: bool,
     tables = "rotary.sliding" if norms and sliding else "rotary"
     q, k = (rotary(op, t, heads.dim, heads.dim, tables) for t in (q, k))
     masked = layer in op.rules.window_filled
-    v = op.view(v, merged=False)
-    out = attention(op, q, k, v, heads, "self_attn", dropout=c["attention_dropout"], masked=masked, softcap=softcap)
+    out = attention(op, q, k, op.turn(v), heads, "self_attn", dropout=c["attention_dropout"], masked=masked, softcap=softcap)
     out = op.linear(out, "self_attn.o_proj")
     op.keep(x, q, k, v)
     return out
@@ -63,7 +66,7 @@ def softcapped_head(op: Ledger, x: Tensor, c: Config) -> Tensor:
     logits = op.linear(x, "lm_head")
     if c.get("final_logit_softcapping") is None:
         return logits
-    return op.scale(op.activation(op.scale(logits), keeps_output=True))
+    return op.scale(op.activation(op.scale(logits), "tanh", keeps_output=True))
 
 
 def two_rotary_sets(c: Config) -> tuple[tuple[str, int], ...]:

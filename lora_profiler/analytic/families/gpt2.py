@@ -20,7 +20,7 @@ def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
     normed = op.layer_norm(x, "ln_1")
     fused = op.linear(normed, "attn.c_attn")
     op.scope = "attn"
-    q, k, v = op.split(fused, [TOKENS * c["hidden_size"]] * 3, merged=False)
+    q, k, v = (op.turn(op.view(t, heads.query)) for t in op.split(fused, [TOKENS * c["hidden_size"]] * 3))
     out = attention(op, q, k, v, heads, "attn", dropout=c["attention_dropout"], upcast=False)
     attended = op.dropout(op.linear(out, "attn.c_proj"), c["resid_pdrop"])
     op.keep(normed, q, k, v)

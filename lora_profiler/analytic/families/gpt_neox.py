@@ -21,7 +21,7 @@ def self_attention(op: Ledger, x: Tensor, c: Config) -> Tensor:
     heads = heads_of(c)
     fused = op.linear(x, "attention.query_key_value")
     op.scope = "attention"
-    q, k, v = op.split(fused, [TOKENS * c["hidden_size"]] * 3, merged=False)
+    q, k, v = op.split(op.turn(op.view(fused, heads.query)), [TOKENS * c["hidden_size"]] * 3)
     q, k = (rotary(op, t, heads.dim, rotary_dim(c), always_concatenates=True) for t in (q, k))
     out = op.linear(attention(op, q, k, v, heads, "attention", dropout=c["attention_dropout"]), "attention.dense")
     op.keep(x, fused, q, k, v)

@@ -23,17 +23,18 @@ def self_attention(op: Ledger, x: Tensor, c: Config, masked: bool, norms: str = 
     """
     heads = heads_of(c)
     q, k, v = (op.linear(x, f"self_attn.{name}_proj") for name in "qkv")
-    if norms == "heads":
-        q = rms_norm(op, q, "self_attn.q_norm", TOKENS * heads.query)
-        k = rms_norm(op, k, "self_attn.k_norm", TOKENS * heads.key_value)
-    elif norms == "all":
+    if norms == "all":
         q = rms_norm(op, q, "self_attn.q_norm", style="olmo")
         k = rms_norm(op, k, "self_attn.k_norm", style="olmo")
     op.scope = "self_attn"
+    q, k, v = (op.view(t, n) for t, n in ((q, heads.query), (k, heads.key_value), (v, heads.key_value)))
+    if norms == "heads":
+        q = rms_norm(op, q, "self_attn.q_norm", TOKENS * heads.query)
+        k = rms_norm(op, k, "self_attn.k_norm", TOKENS * heads.key_value)
+    op.scope = "self_attn"
     table_dtype = "float32" if norms == "all" else None
     q, k = (rotary(op, t, heads.dim, heads.dim, dtype=table_dtype) for t in (q, k))
-    v = op.view(v, merged=False)
-    out = attention(op, q, k, v, heads, "self_attn", dropout=c["attention_dropout"], masked=masked)
+    out = attention(op, q, k, op.turn(v), heads, "self_attn", dropout=c["attention_dropout"], masked=masked)
     out = op.linear(out, "self_attn.o_proj")
     op.keep(x, q, k, v)
     return out

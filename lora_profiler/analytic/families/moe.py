@@ -13,8 +13,10 @@ from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.tensors import Tensor
 
 
-def route(op: Ledger, x: Tensor, experts: int, chosen: Polynomial, *, renormalises: bool, narrows: bool) -> Tensor:
-    """Routing weights of the chosen experts: softmax in float32, top k, divided by their sum where the model does so.
+def route(op: Ledger, x: Tensor, experts: int, chosen: Polynomial, *, renormalises: bool, narrows: bool) -> tuple[Tensor, Tensor]:
+    """Routing weights of the chosen experts, and which these are.
+
+    Softmax in float32, top k, divided by their sum where the model does so.
 
     `narrows`: converted to the router logits' dtype at the end.
     """
@@ -23,29 +25,37 @@ def route(op: Ledger, x: Tensor, experts: int, chosen: Polynomial, *, renormalis
     logits = op.product(x, op.parameter("mlp.gate", "weight"), hidden, experts)
     probabilities = op.softmax(logits, "float32")
     indices = op.fresh(chosen, "int64", False)
-    weights = op.select(probabilities, chosen, indices)
+    weights = op.select(probabilities, chosen, indices, "topk")
     if renormalises:
         weights = op.normalize(weights, TOKENS)
-    return op.cast(weights, logits.dtype) if narrows else weights
+    return (op.cast(weights, logits.dtype) if narrows else weights), indices
 
 
-def run_experts(op: Ledger, x: Tensor, weights: Tensor, c: Config, chosen: Polynomial, experts: int) -> Tensor:
+def run_experts(op: Ledger, x: Tensor, weights: Tensor, indices: Tensor, c: Config, chosen: Polynomial, experts: int) -> Tensor:
     """Tokens sorted by expert, gate-up and down products per group, weighted, put back in order and summed."""
     op.scope = "mlp.experts"
     double_width, hidden = op.modules["mlp.experts"].weight("gate_up_proj").shape[1:]
     width = double_width // 2
-    order, places, back = (op.fresh(chosen, "int64", False) for _ in range(3))
-    offsets = op.fresh(constant(experts), "int32", False)
+    in_order, order, places, counting, back = (op.fresh(chosen, "int64", False) for _ in range(5))
+    narrow = op.fresh(chosen, "int32", False)
+    counts, offsets = (op.fresh(constant(experts), "int32", False) for _ in range(2))
 
+    op.derive("sort", (indices,), in_order, order)
+    op.derive("floor_divide", (order,), places)
     gathered = op.select(x, chosen * hidden, places)
     sorted_weights = op.select(weights, chosen, order)
+    op.derive("_to_int", (in_order,), narrow)
+    op.derive("histc", (narrow,), counts)
+    op.derive("cumsum", (counts,), offsets)
     fused = op.grouped_product(gathered, op.parameter("mlp.experts", "gate_up_proj"), chosen, hidden, 2 * width, offsets)
     gate, up = op.split(fused, [chosen * width] * 2)
     inner = op.multiply(activate(op, gate, c["hidden_act"]), up)
     out = op.grouped_product(inner, op.parameter("mlp.experts", "down_proj"), chosen, width, hidden, offsets)
     weighted = op.multiply(out, sorted_weights)
+    op.derive("arange", (), counting)
+    op.derive("index_put_", (order, counting, back), back)
     ordered = op.select(weighted, chosen * hidden, back)
-    summed = op.cast(op.reduce(ordered, TOKENS * hidden), x.dtype)
+    summed = op.cast(op.reduce(ordered, TOKENS * hidden, "sum"), x.dtype)
     op.keep(x, gathered, fused, weighted, ordered)
     return summed
 
@@ -60,8 +70,8 @@ def moe_layer(op: Ledger, x: Tensor, c: Config, layer: int, *, qwen: bool) -> Te
     experts = op.modules["mlp.experts"].weight("gate_up_proj").shape[0]
     chosen = TOKENS * c["num_experts_per_tok"]
     renormalises = c["norm_topk_prob"] if qwen else True
-    weights = route(op, hidden, experts, chosen, renormalises=renormalises, narrows=qwen)
-    return residual(op, x, run_experts(op, hidden, weights, c, chosen, experts))
+    weights, indices = route(op, hidden, experts, chosen, renormalises=renormalises, narrows=qwen)
+    return residual(op, x, run_experts(op, hidden, weights, indices, c, chosen, experts))
 
 
 def mixtral_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:

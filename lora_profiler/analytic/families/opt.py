@@ -23,7 +23,7 @@ def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
     q = op.scale(op.linear(hidden, "self_attn.q_proj"))
     k, v = op.linear(hidden, "self_attn.k_proj"), op.linear(hidden, "self_attn.v_proj")
     op.scope = "self_attn"
-    q, k, v = (op.view(t, merged=False) for t in (q, k, v))
+    q, k, v = (op.turn(op.view(t, heads.query)) for t in (q, k, v))
     out = op.linear(attention(op, q, k, v, heads, "self_attn", dropout=c["attention_dropout"]), "self_attn.out_proj")
     op.keep(hidden, q, k, v)
     x = residual(op, x, op.dropout(out, c["dropout"]))

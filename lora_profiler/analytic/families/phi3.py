@@ -18,10 +18,11 @@ def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
     fused = op.linear(normed, "self_attn.qkv_proj")
     op.scope = "self_attn"
     sizes = [TOKENS * (n * heads.dim) for n in (heads.query, heads.key_value, heads.key_value)]
-    q, k, v = op.split(fused, sizes, merged=False)
+    q, k, v = op.slices(fused, sizes)
+    q, k, v = (op.view(t, n) for t, n in ((q, heads.query), (k, heads.key_value), (v, heads.key_value)))
     q, k = (rotary(op, t, heads.dim, rotary_dim(c), always_concatenates=True) for t in (q, k))
     masked = index in op.rules.window_filled
-    out = attention(op, q, k, v, heads, "self_attn", dropout=c["attention_dropout"], masked=masked)
+    out = attention(op, q, k, op.turn(v), heads, "self_attn", dropout=c["attention_dropout"], masked=masked)
     update = op.linear(out, "self_attn.o_proj")
     op.keep(normed, fused, q, k, v)
     x = residual(op, x, op.dropout(update, c["resid_pdrop"]))

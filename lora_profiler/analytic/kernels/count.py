@@ -1,0 +1,133 @@
+"""`counted_kernels`: every kernel of one micro-batch, out of the family's program and the rules of each operator.
+
+Equal to `traced.kernels.step_kernels` for the families and setups that `tests/test_counted_kernels.py` compares; no torch, and a
+few milliseconds instead of seconds.
+"""
+
+from lora_profiler.analytic.families import Family, unmodelled
+from lora_profiler.analytic.kernels.backward import BACKWARD, run_backward
+from lora_profiler.analytic.kernels.forward import FORWARD, run_forward, run_up_to
+from lora_profiler.analytic.kernels.launches import Launches
+from lora_profiler.analytic.kernels.surroundings import (
+    count_ones,
+    count_up,
+    loss_backward,
+    loss_forward,
+    mask,
+    rotary_tables,
+    windows_with_masks,
+)
+from lora_profiler.analytic.persistent import rest_dtype
+from lora_profiler.analytic.plan import Plan, plan_for
+from lora_profiler.analytic.predict import values
+from lora_profiler.analytic.structure import ForwardPass
+from lora_profiler.analytic.tensors import ITEMSIZE
+from lora_profiler.errors import UncountedError
+from lora_profiler.kernel import StepKernels, merged
+from lora_profiler.workload import Workload
+
+_KERNELS = frozenset({"flash", "efficient", "math", "eager"})
+_ROTARY_IN_STEPS = frozenset({"dynamic", "longrope"})
+"""Rotary tables whose frequencies are worked out anew in each forward pass."""
+
+
+def counted_kernels(workload: Workload) -> StepKernels:
+    """The kernels of one micro-batch of `workload` on a CUDA card, in the terms of `traced.kernels.step_kernels`.
+
+    Raises UncountedError, with what there is no rule for; a trace of the real model has one. Raises what `plan_for` raises.
+    """
+    plan = plan_for(workload)
+    forward = _countable(plan, workload)
+    setup = workload.setup
+    launches = Launches(
+        at=values(workload),
+        compute=setup.dtype,
+        double_quant=setup.quantization is not None and setup.quantization.double_quant,
+        accumulates=setup.accumulation > 1,
+    )
+    assert plan.family is not None
+    _ahead(forward, plan.family, workload, plan.kernel, launches)
+    _back(forward, plan.family, workload, launches)
+    trainable: dict[int, int] = {}
+    for tensor, count in plan.state.trainable.items():
+        size = ITEMSIZE[tensor.dtype]
+        trainable[size] = trainable.get(size, 0) + launches.size(tensor.numel) * count
+    return StepKernels(kernels=merged(launches.found), tokens=setup.batch_size * setup.seq_len, trainable=trainable)
+
+
+def _ahead(forward: ForwardPass, family: Family, workload: Workload, kernel: str, launches: Launches) -> None:
+    """The forward pass and the loss."""
+    model, seq = workload.model, workload.setup.seq_len
+    config, body = model.config, family.stack.rpartition(".")[0]
+    run_forward(forward.embed.nodes, launches)
+    (count_ones if family.positions_per_sample else count_up)(body, launches)
+    eager = kernel == "eager"
+    used = {family.window(config, i) for i in range(forward.num_layers)} | set(family.masks(config))
+    for window in windows_with_masks(used, eager, seq):
+        mask(body, window, rest_dtype(workload.setup) if eager else None, launches)
+    for _, features in family.rotary_sets(config):
+        rotary_tables(f"{body}.rotary_emb", features, family.rotary_dtype or forward.embed.output.dtype, launches)
+    for layer in forward.layers:
+        run_forward(layer.run.nodes, launches.under(f"{family.stack}.*", len(layer.indices)))
+    run_forward(forward.head.nodes, launches)
+    loss_forward(forward.logits, launches)
+
+
+def _back(forward: ForwardPass, family: Family, workload: Workload, launches: Launches) -> None:
+    """The backward pass; under checkpointing each layer runs forward again before it."""
+    launches.phase = "recompute"
+    launches.memory("", "ones_like", 0, 4)  # the loss's own gradient, which autograd makes outside of the backward pass
+    launches.phase = "backward"
+    loss_backward(forward.logits, launches)
+    run_backward(forward.head.nodes, forward.logits, launches)
+    for layer in forward.layers:
+        inside = launches.under(f"{family.stack}.*", len(layer.indices))
+        if workload.setup.checkpointing and layer.run.output.requires_grad:
+            inside.phase = "recompute"
+            run_up_to(layer.run.nodes, layer.run.repeated, inside)
+            inside.phase = "backward"
+        run_backward(layer.run.nodes, layer.run.output, inside)
+    run_backward(forward.embed.nodes, forward.embed.output, launches)
+    _tied(workload, launches)
+
+
+def _tied(workload: Workload, launches: Launches) -> None:
+    """A weight that embeds and makes the logits gets two gradients. Later micro-batches add both onto what is there."""
+    model = workload.model
+    if workload.setup.lora is not None or launches.accumulates:
+        return
+    for name, module in model.modules():
+        weight = next((w for w in module.weights if w.tied_to is not None), None)
+        if weight is not None and name == model.output_embedding:
+            size = weight.numel * ITEMSIZE[rest_dtype(workload.setup)]
+            launches.memory((weight.tied_to or "").rpartition(".")[0], "add", 2 * size, size)
+
+
+def _countable(plan: Plan, workload: Workload) -> ForwardPass:
+    """The forward pass to count. Raises UncountedError where something in it has no rule."""
+    model, setup = workload.model, workload.setup
+    why = None
+    if plan.forward is None or plan.family is None:
+        why = f"model type {model.model_type}"
+    elif unmodelled(model):
+        why = f"the config's {unmodelled(model)[0]}"
+    elif setup.device != "cuda":
+        why = f"device {setup.device}"
+    elif plan.kernel not in _KERNELS:
+        why = f"attention {plan.kernel}"
+    elif any(a.parameter is not None or a.kind not in ("Linear", "Conv1D") for a in plan.adapters):
+        why = "LoRA on something else than a linear layer"
+    elif (model.config.get("rope_parameters") or {}).get("rope_type") in _ROTARY_IN_STEPS:
+        why = "rotary tables that depend on the sequence"
+    else:
+        runs = [plan.forward.embed, *(layer.run for layer in plan.forward.layers), plan.forward.head]
+        unknown = [
+            node.op
+            for run in runs
+            for node in run.nodes
+            if node.op not in FORWARD or (node.outputs[0].requires_grad and node.op not in BACKWARD)
+        ]
+        why = f"the operator {unknown[0]} of {model.model_type}" if unknown else None
+    if why is not None or plan.forward is None:
+        raise UncountedError(f"the kernels of {model.id} are not counted: {why} has no rule here; a trace knows them.")
+    return plan.forward

@@ -1,0 +1,236 @@
+"""What a device launches for each node of the ledger going forward: bytes in, bytes out, and the product if there is one.
+
+A kernel reads its inputs and writes its outputs once. Views launch nothing. Sources: the operators that torch's dispatcher is
+given for each call (`traced/kernels.py` lists them for a real model), and the files that are named there.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from lora_profiler.analytic.kernels.launches import Launches
+from lora_profiler.analytic.kernels.packed import unpack
+from lora_profiler.analytic.tensors import ITEMSIZE, Node
+from lora_profiler.kernel import Gemm
+
+Forward = Callable[[Node, Launches], None]
+ATTENTION_OP = {"flash": "flash", "efficient": "efficient", "efficient_masked": "efficient", "flash_masked": "efficient"}
+"""Node -> the fused operator that it is: a mask is for the efficient kernel alone."""
+
+INTEGERS = ("sort", "floor_divide", "_to_int", "histc", "cumsum", "arange", "index_put_")
+"""Which expert gets which row; no gradient passes."""
+
+
+def run_forward(nodes: Iterable[Node], launches: Launches) -> None:
+    """Adds the kernels of `nodes`. Raises KeyError for an operator without a rule; `count.py` asks before."""
+    for node in nodes:
+        FORWARD[node.op](node, launches)
+
+
+def _nothing(node: Node, launches: Launches) -> None:
+    """A view."""
+
+
+def _plain(node: Node, launches: Launches) -> None:
+    """Reads every input and what lies beside them, writes the output."""
+    read = sum(launches.bytes(t) for t in (*node.inputs, *node.beside))
+    launches.memory(node.module, node.op, read, launches.bytes(node.outputs[0]))
+
+
+def _clone(node: Node, launches: Launches) -> None:
+    """Of an expanded tensor it reads what is there."""
+    launches.memory(node.module, node.op, launches.there(node.inputs[0]), launches.bytes(node.outputs[0]))
+
+
+def _concatenate(node: Node, launches: Launches) -> None:
+    size = launches.bytes(node.outputs[0])
+    launches.memory(node.module, "cat", size, size)
+
+
+def _pad(node: Node, launches: Launches) -> None:
+    """Zeros of the larger size, and the elements put among them."""
+    own = launches.bytes(node.inputs[0])
+    launches.memory(node.module, node.op, own, own + launches.bytes(node.outputs[0]))
+
+
+def _dropout(node: Node, launches: Launches) -> None:
+    """One kernel, which writes a mask of one byte an element too."""
+    out, mask = node.outputs[0], node.beside[0]
+    launches.memory(node.module, node.op, launches.bytes(node.inputs[0]), launches.bytes(out) + launches.bytes(mask))
+
+
+def _softmax(node: Node, launches: Launches) -> None:
+    x, out = node.inputs[0], node.outputs[0]
+    size = launches.bytes(out)
+    if x.dtype != out.dtype:
+        launches.memory(node.module, "_to_copy", launches.bytes(x), size)
+    launches.memory(node.module, "_softmax", size, size)
+
+
+def _safe_softmax(node: Node, launches: Launches) -> None:
+    """The math kernel's causal mask, which is added in place, its softmax, and zeros for rows that are masked as a whole.
+
+    torch `transformers/attention.cpp` (`_scaled_dot_product_attention_math`, `_safe_softmax`).
+    """
+    out, returned = node.outputs[0], node.beside[0]
+    pairs = launches.at.seq**2
+    size, elements = launches.bytes(out), launches.size(out.elements)
+    rows = elements // launches.at.seq
+    number = ITEMSIZE["float32"]
+    for op, read, written in (
+        ("ones", 0, pairs),
+        ("tril", pairs, pairs),
+        ("scalar_tensor", 0, number),
+        ("scalar_tensor", 0, number),
+        ("where", pairs + 2 * number, number * pairs),
+        ("softmax", size, size),
+        ("isneginf", size, elements),
+        ("all", elements, rows),
+        ("scalar_tensor", 0, number),
+        ("where", rows + number + size, size),
+    ):
+        launches.memory(node.module, op, read, written)
+    if returned.dtype != out.dtype:
+        launches.memory(node.module, "_to_copy", size, launches.bytes(returned))
+
+
+def _layer_norm(node: Node, launches: Launches) -> None:
+    x, out = node.inputs[0], node.outputs[0]
+    *weights, statistics = node.beside
+    lower(node, launches)
+    read = launches.bytes(x) + sum(launches.bytes(w, out.dtype) for w in weights)
+    launches.memory(node.module, node.op, read, launches.bytes(out) + launches.bytes(statistics))
+
+
+def _all_outputs(node: Node, launches: Launches) -> None:
+    read = sum(launches.bytes(t) for t in node.inputs)
+    launches.memory(node.module, node.op, read, sum(launches.bytes(t) for t in node.outputs))
+
+
+def _top(node: Node, launches: Launches) -> None:
+    x, out, index = node.inputs[0], node.outputs[0], node.beside[0]
+    launches.memory(node.module, node.op, launches.bytes(x), launches.bytes(out) + launches.bytes(index))
+
+
+def _normalize(node: Node, launches: Launches) -> None:
+    """Divided in place, so that the values from before are copied."""
+    x, total = node.inputs
+    size = launches.bytes(x)
+    launches.memory(node.module, "clone", size, size)
+    launches.memory(node.module, "div_", size + launches.bytes(total), size)
+
+
+def _grouped(node: Node, launches: Launches) -> None:
+    """One product for all experts, each on its own rows."""
+    x, weight = node.inputs
+    out, offsets = node.outputs[0], node.beside[0]
+    read = launches.bytes(x) + launches.bytes(weight) + launches.bytes(offsets)
+    launches.product(node.module, node.op, gemm_of(node, launches), out.dtype, read, launches.bytes(out))
+
+
+def _embedding(node: Node, launches: Launches) -> None:
+    """Of the table it reads as many elements as it writes."""
+    size = launches.bytes(node.outputs[0])
+    launches.memory(node.module, node.op, size + launches.bytes(node.beside[0]), size)
+
+
+def lower(node: Node, launches: Launches) -> None:
+    """The copies that autocast makes of the weights of a product or a layer norm, in the dtype in which it runs."""
+    dtype = node.outputs[0].dtype
+    weights = node.beside[:-1] if node.op == "native_layer_norm" else node.beside
+    for weight in (*node.lowers, *weights):
+        if weight.dtype != dtype:
+            launches.memory(node.module, "_to_copy", launches.bytes(weight), launches.bytes(weight, dtype))
+
+
+def run_up_to(nodes: Sequence[Node], stop: int, launches: Launches) -> None:
+    """Adds the kernels of the first `stop` of `nodes`, and what runs before the next one keeps its inputs."""
+    run_forward(nodes[:stop], launches)
+    if stop < len(nodes) and nodes[stop].packs and nodes[stop].op in ("linear", "Conv1D", "native_layer_norm"):
+        lower(nodes[stop], launches)
+
+
+def gemm_of(node: Node, launches: Launches) -> Gemm:
+    batches, m, n, k = (launches.size(size) for size in node.sizes)
+    return Gemm(batches=batches, m=m, n=n, k=k)
+
+
+def _product(node: Node, launches: Launches) -> None:
+    x, weight = node.inputs
+    out = node.outputs[0]
+    lower(node, launches)
+    read = launches.bytes(x) + sum(launches.bytes(w, out.dtype) for w in (weight, *node.beside))
+    launches.product(node.module, "addmm" if node.beside else "mm", gemm_of(node, launches), out.dtype, read, launches.bytes(out))
+
+
+def _packed(node: Node, launches: Launches) -> None:
+    """A 4-bit layer: the input in the compute dtype, the weight unpacked, one product, the result in the input's dtype.
+
+    bitsandbytes `nn/modules.py` (`Linear4bit.forward`), `backends/cuda/ops.py` (`_dequant_linear_fallback`).
+    """
+    x, weight = node.inputs
+    out, dtype = node.outputs[0], launches.compute
+    if x.dtype != dtype:
+        launches.memory(node.module, "_to_copy", launches.bytes(x), launches.bytes(x, dtype))
+    unpack(weight, node.module, launches)
+    read = sum(launches.bytes(t, dtype) for t in (x, weight, *node.beside))
+    launches.product(node.module, "linear", gemm_of(node, launches), dtype, read, launches.bytes(out, dtype))
+    if out.dtype != dtype:
+        launches.memory(node.module, "_to_copy", launches.bytes(out, dtype), launches.bytes(out))
+
+
+def _batched(node: Node, launches: Launches) -> None:
+    x, y = node.inputs
+    out = node.outputs[0]
+    read = launches.bytes(x) + launches.bytes(y)
+    launches.product(node.module, "bmm", gemm_of(node, launches), out.dtype, read, launches.bytes(out))
+
+
+def attention_flops(node: Node, launches: Launches, products: int) -> int:
+    """Of `products` products of scores' size, the causal half of them unless a mask says which are needed."""
+    flops = products * gemm_of(node, launches).flops
+    return flops if node.op.endswith("_masked") else flops // 2
+
+
+def _attention(node: Node, launches: Launches) -> None:
+    """q k^T and its product with v. Written beside the output: the row-wise log-sum-exp and the generator's state."""
+    out = node.outputs[0]
+    logsumexp, state, *mask = node.beside
+    read = sum(launches.there(t) for t in (*node.inputs, *mask))
+    for additive in mask:  # a boolean (1, s, s), made into zeros and minus infinity (attention.cpp, convert_boolean_attn_mask)
+        size, booleans = launches.bytes(additive), launches.size(additive.elements)
+        shared = launches.at.seq**2
+        launches.memory(node.module, "zeros_like", 0, size)
+        launches.memory(node.module, "logical_not", shared, booleans)
+        launches.memory(node.module, "masked_fill_", size + booleans, size)
+    written = sum(launches.bytes(t) for t in (out, logsumexp, state))
+    launches.attention(
+        node.module, f"_scaled_dot_product_{ATTENTION_OP[node.op]}_attention", "attention_forward",
+        attention_flops(node, launches, 2), out.dtype, read, written,
+    )  # fmt: skip
+
+
+FORWARD: dict[str, Forward] = {
+    **dict.fromkeys(("view", "view_heads", "turn", "split", "slices", "halves", "expand"), _nothing),
+    **dict.fromkeys(
+        (
+            "_to_copy", "scale", "shift", "neg", "mask", "add", "mul", "pow", "mean", "sum", "rsqrt", "silu", "swish",
+            "gelu", "gelu_pytorch_tanh", "relu", "tanh", "sigmoid",
+        ),
+        _plain,
+    ),
+    **dict.fromkeys(("linear", "Conv1D"), _product),
+    **dict.fromkeys(ATTENTION_OP, _attention),
+    "packed": _packed,
+    **dict.fromkeys(("bmm", "bmm_transposed"), _batched),
+    "clone": _clone,
+    "cat": _concatenate,
+    "constant_pad_nd": _pad,
+    "native_dropout": _dropout,
+    "_softmax": _softmax,
+    "_safe_softmax": _safe_softmax,
+    "native_layer_norm": _layer_norm,
+    **dict.fromkeys(("embedding", "index"), _embedding),
+    **dict.fromkeys(INTEGERS, _all_outputs),
+    "topk": _top,
+    "normalize": _normalize,
+    "_grouped_mm": _grouped,
+}  # fmt: skip

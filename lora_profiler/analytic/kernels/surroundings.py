@@ -1,0 +1,97 @@
+"""Kernels around the layers, which no program of a family lists: position ids, rotary tables, attention masks, and the loss.
+
+transformers `masking_utils.py`, `modeling_rope_utils.py`, `loss/loss_utils.py` (ForCausalLMLoss).
+"""
+
+from collections.abc import Iterable
+
+from lora_profiler.analytic.kernels.launches import Launches
+from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
+
+_INDEX_BYTES = 8
+
+
+def count_up(scope: str, launches: Launches) -> None:
+    """0, 1, 2 ... plus how many tokens came before, which are none."""
+    ids = _INDEX_BYTES * launches.at.seq
+    launches.memory(scope, "arange", 0, ids)
+    launches.memory(scope, "add", ids, ids)
+
+
+def count_ones(scope: str, launches: Launches) -> None:
+    """Positions out of a mask of ones, as OPT makes them: summed up in float32, one less, as indices, two more."""
+    wide = 4 * launches.at.batch * launches.at.seq
+    for op, read in (("ones", 0), ("cumsum", wide), ("mul", 2 * wide), ("sub", wide)):
+        launches.memory(scope, op, read, wide)
+    launches.memory(scope, "_to_copy", wide, 2 * wide)
+    launches.memory(scope, "add", 2 * wide, 2 * wide)
+
+
+def rotary_tables(scope: str, features: int, dtype: str, launches: Launches) -> None:
+    """cos and sin, (1, s, features), of positions times frequencies: computed in float32, each angle for two features."""
+    seq = launches.at.seq
+    narrow, table = 4 * seq * (features // 2), 4 * seq * features
+    launches.memory(scope, "_to_copy", _INDEX_BYTES * seq, 4 * seq)
+    launches.memory(scope, "mul", 4 * seq + 4 * (features // 2), narrow)
+    launches.memory(scope, "cat", narrow, table)
+    for function in ("cos", "sin"):
+        launches.memory(scope, function, table, table)
+        launches.memory(scope, "mul", table, table)  # by the scaling of attention, 1 as a rule
+        if dtype != "float32":
+            launches.memory(scope, "_to_copy", table, seq * features * ITEMSIZE[dtype])
+
+
+def mask(scope: str, window: int | None, additive: str | None, launches: Launches) -> None:
+    """Who may look at whom, (1, 1, s, s): earlier tokens, with a `window` only near ones. Eager attention takes it as zeros and
+    minus infinity in the dtype `additive`, one for each sample."""
+    batch, seq = launches.at.batch, launches.at.seq
+    ids, pairs = _INDEX_BYTES * seq, seq * seq
+    launches.memory(scope, "arange", 0, _INDEX_BYTES * batch)
+    launches.memory(scope, "arange", 0, _INDEX_BYTES)
+    for _ in range(2):
+        count_up(scope, launches)
+    if window is not None:
+        launches.memory(scope, "new_ones", 0, 1)
+        launches.memory(scope, "sub", ids, ids)
+        launches.memory(scope, "gt", 2 * ids, pairs)
+        launches.memory(scope, "bitwise_and", 1 + pairs, pairs)
+    launches.memory(scope, "le", 2 * ids, pairs)
+    if window is not None:
+        launches.memory(scope, "bitwise_and", 2 * pairs, pairs)
+    if additive is not None:
+        one = ITEMSIZE[additive]
+        launches.memory(scope, "zeros", 0, one)
+        launches.memory(scope, "scalar_tensor", 0, one)
+        launches.memory(scope, "where", pairs + 2 * one, one * batch * pairs)
+
+
+def loss_forward(logits: Tensor, launches: Launches) -> None:
+    """Logits in float32, labels shifted by one, log-softmax, and one log-probability a token."""
+    tokens = launches.at.batch * launches.at.seq
+    size, labels = launches.bytes(logits, "float32"), _INDEX_BYTES * tokens
+    padded = _INDEX_BYTES * launches.at.batch * (launches.at.seq + 1)
+    if logits.dtype != "float32":
+        launches.memory("", "_to_copy", launches.bytes(logits), size)
+    launches.memory("", "constant_pad_nd", labels, padded + labels)
+    if launches.at.batch > 1:
+        launches.memory("", "clone", labels, labels)
+    launches.memory("", "_log_softmax", size, size)
+    launches.memory("", "nll_loss_forward", labels + 4 * tokens, 8)
+    if launches.accumulates:
+        launches.memory("", "div", 4, 4)
+
+
+def loss_backward(logits: Tensor, launches: Launches) -> None:
+    tokens = launches.at.batch * launches.at.seq
+    size, labels = launches.bytes(logits, "float32"), _INDEX_BYTES * tokens
+    if launches.accumulates:
+        launches.memory("", "div", 4, 4)
+    launches.memory("", "nll_loss_backward", 4 + labels, size + 4 * tokens)
+    launches.memory("", "_log_softmax_backward_data", 2 * size, size)
+    if logits.dtype != "float32":
+        launches.memory("", "_to_copy", size, launches.bytes(logits))
+
+
+def windows_with_masks(windows: Iterable[int | None], eager: bool, seq: int) -> list[int | None]:
+    """Those for which a mask is made: all for eager attention, for SDPA only a window that the sequence fills."""
+    return [w for w in sorted(set(windows), key=lambda w: w or 0) if eager or (w is not None and seq >= w)]

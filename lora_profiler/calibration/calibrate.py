@@ -1,0 +1,151 @@
+"""A device calibrated: probes, a tiny step, six training steps, eta and beta fitted to them, errors with each model left out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import ceil
+from statistics import median
+
+from lora_profiler.calibration.cases import CONDITIONS, fit_cases, tiny
+from lora_profiler.calibration.constants import measured_fixed, measured_rates
+from lora_profiler.calibration.micro import Micro, measured_micro
+from lora_profiler.catalog import Gpu, find_gpu
+from lora_profiler.errors import UsageError
+from lora_profiler.harness import MeasurementError, measure
+from lora_profiler.record import Record
+from lora_profiler.steptime import Constants, Rates, rates_of
+from lora_profiler.steptime.fit import Measured, fit, leave_out
+from lora_profiler.steptime.local import LocalConstants, Provenance, cpu_key, key_of
+from lora_profiler.steptime.roofline import loaded
+from lora_profiler.steptime.step import step_of
+from lora_profiler.workload import Device, Workload
+
+Progress = Callable[[str, int, int], None]
+"""Told what begins, how many pieces of work are done, and of how many."""
+STEP_TIMEOUT_SECONDS = 180.0
+LEAST_HALF_WIDTH = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedStep:
+    """A training step that the constants were fitted to. `error`: (predicted - measured) / measured by the constants of the steps
+    of all other models."""
+
+    workload: Workload
+    record: Record
+    error: float
+
+    @property
+    def seconds(self) -> float:
+        return _seconds(self.record)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What was found, and everything that it was found in. `failed`: steps that did not run to their end."""
+
+    local: LocalConstants
+    micro: Micro
+    steps: tuple[FittedStep, ...]
+    failed: tuple[Record, ...]
+
+    @property
+    def was_disturbed(self) -> bool:
+        """Whether others took processor time while steps were timed."""
+        return any("busy_machine" in step.record.measurement.flags for step in self.steps)
+
+
+def calibrate(device: Device, progress: Progress = lambda what, done, total: None) -> Calibration:
+    """Measures `device` ("cpu" or "cuda") and fits its constants; keeps nothing. A minute or two.
+
+    Raises MeasurementError where the device cannot be measured, or too few steps run through.
+    """
+    micro, records = _measured(device, progress)
+    first, *others = records
+    rates, card = _rates(first, micro)
+    progress("tracing the steps", len(records) + 1, len(records) + 2)
+    from lora_profiler.traced.kernels import recorded  # not before the last step is measured: torch takes memory and processors
+
+    fixed = measured_fixed(micro, rates, first, recorded(first.workload).launches)
+    ran = [record for record in others if record.measurement.went_through]
+    steps = [step_of(recorded(record.workload), record.workload.setup) for record in ran]
+    rows = [Measured(r.case_key, loaded(step, rates, fixed), _seconds(r)) for r, step in zip(ran, steps, strict=True)]
+    groups = {record.case_key: record.workload.model.id for record in ran}
+    if len(set(groups.values())) < 2:
+        raise MeasurementError("too few training steps ran through to fit constants; free memory on the device, and try again.")
+    try:
+        fitted, errors = fit(rows), leave_out(rows, groups)
+    except UsageError as e:
+        raise MeasurementError(f"the measured steps fix no constants: {e} Is the machine busy?") from None
+    key = _key(first, card)
+    constants = Constants(
+        family=key, eta=fitted.eta, beta=fitted.beta, cards=(card.key,) if card else (), rows=tuple(sorted(fitted.rows)),
+        fixed=fixed,
+    )  # fmt: skip
+    local = LocalConstants(
+        key=key,
+        rates=rates,
+        constants=constants,
+        half_width=max(LEAST_HALF_WIDTH, ceil(100 * max(map(abs, errors.values()))) / 100),
+        errors=errors,
+        provenance=_provenance(first),
+    )
+    found = tuple(FittedStep(workload=r.workload, record=r, error=errors[r.case_key]) for r in ran)
+    return Calibration(local=local, micro=micro, steps=found, failed=tuple(r for r in others if r not in ran))
+
+
+def _measured(device: Device, progress: Progress) -> tuple[Micro, list[Record]]:
+    """The probes, the tiny step's record and those of the steps to fit. The number of steps is known before the first probe."""
+    total = 1 + 1 + len(fit_cases(device, four_bit=False)) + 1
+    micro = measured_micro(device, lambda probe: progress(f"probing {probe}", 0, total))
+    records: list[Record] = []
+    for workload in (tiny(device), *fit_cases(device, four_bit=micro.dequantisation is not None)):
+        progress(_name(workload), len(records) + 1, total)
+        record = measure(workload, CONDITIONS, timeout_seconds=STEP_TIMEOUT_SECONDS)
+        if not records and not record.measurement.went_through:
+            failure = record.measurement.failure
+            raise MeasurementError(f"nothing could be trained on {device}: {failure.reason if failure else 'nobody knows why'}.")
+        records.append(record)
+    return micro, records
+
+
+def _seconds(record: Record) -> float:
+    return median(record.measurement.step_seconds)
+
+
+def _name(workload: Workload) -> str:
+    setup = workload.setup
+    return f"training {workload.model.id}, {setup.method}, {setup.batch_size} x {setup.seq_len:,} tokens"
+
+
+def _rates(record: Record, micro: Micro) -> tuple[Rates, Gpu | None]:
+    """The card's published peaks and the card, where the catalogue knows it; else what was measured."""
+    device = record.environment.device
+    if device.kind == "cpu":
+        return measured_rates(micro, is_cpu=True), None
+    try:
+        card = find_gpu(device.name)
+    except UsageError:
+        return measured_rates(micro, is_cpu=False), None
+    published = rates_of(card)
+    return published or measured_rates(micro, is_cpu=False), card
+
+
+def _key(record: Record, card: Gpu | None) -> str:
+    device = record.environment.device
+    if device.kind == "cpu":
+        return cpu_key()
+    return card.key if card else key_of(device.name)
+
+
+def _provenance(record: Record) -> Provenance:
+    environment = record.environment
+    return Provenance(
+        device=environment.device.name,
+        cpu=environment.cpu,
+        threads=environment.threads,
+        torch=environment.packages.get("torch", "unknown"),
+        packages=environment.packages,
+        platform=environment.platform,
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

@@ -1,0 +1,80 @@
+"""Rates of a device as small probes find them, in a process of its own: `probes` measures, this module asks and waits."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from tempfile import TemporaryFile
+
+from lora_profiler.harness.failures_text import without_paths
+from lora_profiler.harness.refusals import MeasurementError
+from lora_profiler.harness.runner import child_environment
+from lora_profiler.record_json import RecordError, decoded
+from lora_profiler.workload import Device, Dtype
+
+CHILD = (sys.executable, "-m", "lora_profiler.calibration.probes")
+TIMEOUT_SECONDS = 120.0
+LOG_CHARACTERS = 1500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Micro:
+    """Bytes/s and FLOP/s that were measured; None where the device has no such thing.
+
+    bandwidth, cached_bandwidth: of a sum of two tensors that lie in memory, and in the last cache (a CPU's alone).
+    cache_bytes: of that cache, 0 where the system does not tell.
+    fresh_bandwidth: of the first writing of memory that the system hands out anew, beyond the writing itself.
+    products: of large products by dtype.
+    narrow: (shortest side, share of the large product's rate) of float32 products, on a CPU.
+    attention_forward, attention_backward: FLOP/s of causal fused attention in `attention_dtype`, counted as `kernel.Kernel` does.
+    dequantisation: bytes/s of NF4 with double quantisation; None without bitsandbytes.
+    operators: bytes/s of operators that compute longer than they move, by name, from the cache where there is one.
+    """
+
+    bandwidth: float
+    products: Mapping[Dtype, float]
+    attention_dtype: Dtype
+    attention_forward: float
+    attention_backward: float
+    cached_bandwidth: float | None = None
+    cache_bytes: int = 0
+    fresh_bandwidth: float | None = None
+    narrow: tuple[tuple[float, ...], ...] = ()
+    dequantisation: float | None = None
+    operators: Mapping[str, float] = field(default_factory=dict)
+
+
+def measured_micro(device: Device, progress: Callable[[str], None] = lambda probe: None, child: tuple[str, ...] = CHILD) -> Micro:
+    """Starts the probes on `device` and waits for them; `progress` is told the name of each before it begins.
+
+    Raises MeasurementError where they do not come to their end.
+    """
+    last: list[str] = []
+    with TemporaryFile() as log:
+        process = subprocess.Popen(
+            [*child, device], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=child_environment(None), text=True
+        )
+        limit = threading.Timer(TIMEOUT_SECONDS, process.kill)
+        limit.start()
+        try:
+            assert process.stdout is not None
+            with process.stdout as lines:
+                for line in lines:
+                    last.append(line)
+                    if line.startswith('{"probe"'):
+                        progress(str(json.loads(line)["probe"]))
+            code = process.wait()
+        finally:
+            limit.cancel()
+            process.kill()
+            process.wait()
+        log.seek(0)
+        said = log.read().decode("utf-8", "replace")[-LOG_CHARACTERS:]
+    try:
+        found: Micro = decoded(Micro, json.loads(last[-1])["micro"], "micro")
+    except (IndexError, KeyError, ValueError, RecordError) as e:
+        why = without_paths(said).strip() or str(e)
+        raise MeasurementError(f"the probes on {device} ended with code {code}: {why}") from None
+    return found

@@ -1,0 +1,192 @@
+"""The process of the probes: `python -m lora_profiler.calibration.probes DEVICE` measures rates of small pieces of work.
+
+Standard output carries one JSON line before each probe, and last the `Micro`. Each probe runs in blocks until its time is up,
+and the median of its blocks counts.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lora_profiler.calibration.micro import Micro
+from lora_profiler.calibration.operators import OPERATORS, moved_bytes
+from lora_profiler.harness.begin import die_with_parent
+from lora_profiler.harness.machine import last_cache_bytes
+from lora_profiler.workload import Device, Dtype
+
+PROBE_SECONDS = 0.25
+BLOCK_SECONDS = 0.02
+"""So long that the clock and the wait for the device do not matter."""
+LEAST_BLOCKS = 5
+MIB = 2**20
+LARGE_BYTES = {"cpu": 64 * MIB, "cuda": 512 * MIB}
+LARGEST_BYTES = 512 * MIB
+"""Of one tensor that is to lie in memory: four times the last cache at least, but never more than this."""
+FRESH_BYTES = 64 * MIB
+SIDE = {"cpu": 1024, "cuda": 8192}
+SLOW_SIDE = 256
+"""Of a product that a CPU may have to imitate, as bfloat16 without its instructions."""
+NARROW_SIDES = (8, 16, 32, 64, 128, 256, 512)
+NARROW_BY = 512
+ATTENTION = {"cpu": (1, 8, 256, 64), "cuda": (4, 16, 2048, 128)}
+"""Batch, heads, tokens, width of a head."""
+NF4_SIDE = {"cpu": 1024, "cuda": 4096}
+
+
+def seconds(call: Callable[[], object], synchronise: Callable[[], None]) -> float:
+    """Of one call: the median over blocks of calls, the first block left out."""
+    synchronise()
+    began = time.perf_counter()
+    call()
+    synchronise()
+    count = max(1, math.ceil(BLOCK_SECONDS / max(time.perf_counter() - began, 1e-6)))
+    blocks: list[float] = []
+    ends = time.perf_counter() + PROBE_SECONDS
+    while len(blocks) <= LEAST_BLOCKS or time.perf_counter() < ends:
+        began = time.perf_counter()
+        for _ in range(count):
+            call()
+        synchronise()
+        blocks.append((time.perf_counter() - began) / count)
+    return median(blocks[1:])
+
+
+class Probes:
+    """All probes of one device; what one of them found is there for the next."""
+
+    def __init__(self, device: Device) -> None:
+        self.device: Device = device
+        self.on_cpu = device == "cpu"
+        self.synchronise: Callable[[], None] = (lambda: None) if self.on_cpu else torch.accelerator.synchronize
+        self.cache_bytes = (last_cache_bytes() or 0) if self.on_cpu else 0
+
+    def run(self, tell: Callable[[str], None]) -> Micro:
+        tell("bandwidth")
+        found: dict[str, Any] = {"bandwidth": self.bandwidth(self.large_bytes), "cache_bytes": self.cache_bytes}
+        if self.cache_bytes:
+            found["cached_bandwidth"] = self.bandwidth(self.cache_bytes // 16)
+        if self.on_cpu:
+            tell("fresh memory")
+            found["fresh_bandwidth"] = self.fresh_bandwidth()
+        tell("products")
+        found["products"] = products = self.products()
+        if self.on_cpu:
+            found["narrow"] = self.narrow(products["float32"])
+        tell("attention")
+        dtype: Dtype = "float32" if self.on_cpu else "bfloat16"
+        found["attention_dtype"] = dtype
+        found["attention_forward"], found["attention_backward"] = self.attention(dtype)
+        if self.on_cpu:
+            tell("operators")
+            found["operators"] = self.operators()
+        tell("4-bit weights")
+        found["dequantisation"] = self.dequantisation()
+        return Micro(**found)
+
+    @property
+    def large_bytes(self) -> int:
+        return min(LARGEST_BYTES, max(LARGE_BYTES[self.device], 4 * self.cache_bytes))
+
+    def bandwidth(self, size_bytes: int) -> float:
+        """Of z = x + y, each of `size_bytes`, over memory that is there already."""
+        x, y, z = (torch.ones(size_bytes // 4, device=self.device) for _ in range(3))
+        return 3 * (size_bytes // 4 * 4) / self.seconds(lambda: torch.add(x, y, out=z))
+
+    def fresh_bandwidth(self) -> float | None:
+        """None where writing to fresh memory takes no longer than to old."""
+        old = torch.ones(FRESH_BYTES // 4)
+        longer = self.seconds(lambda: torch.zeros(FRESH_BYTES // 4)) - self.seconds(old.zero_)
+        return FRESH_BYTES / longer if longer > 0 else None
+
+    def products(self) -> dict[Dtype, float]:
+        """Of square matrices, float32 without TF32; dtypes that torch refuses here are left out."""
+        found: dict[Dtype, float] = {}
+        dtypes: tuple[Dtype, ...] = ("float32", "bfloat16")
+        for dtype in dtypes:
+            side = SIDE[self.device] if not self.on_cpu or dtype == "float32" else SLOW_SIDE
+            try:
+                found[dtype] = self.product(side, side, side, dtype)
+            except RuntimeError:  # a card from before bfloat16
+                continue
+        return found
+
+    def product(self, rows: int, columns: int, inner: int, dtype: Dtype) -> float:
+        """FLOP/s of a linear layer's forward product: x (rows x inner) by the transpose of w (columns x inner)."""
+        x, w = (torch.randn(n, inner, device=self.device).to(getattr(torch, dtype)) for n in (rows, columns))
+        return 2 * rows * columns * inner / self.seconds(lambda: torch.mm(x, w.t()))
+
+    def narrow(self, whole: float) -> tuple[tuple[float, float], ...]:
+        """As shares of `whole`: the mean time over which of the three sides is the narrow one."""
+        found = []
+        for side in NARROW_SIDES:
+            shapes = ((side, NARROW_BY, NARROW_BY), (NARROW_BY, side, NARROW_BY), (NARROW_BY, NARROW_BY, side))
+            rates = [self.product(*shape, "float32") for shape in shapes]
+            found.append((float(side), len(rates) / sum(1 / rate for rate in rates) / whole))
+        return tuple(found)
+
+    def attention(self, dtype: Dtype) -> tuple[float, float]:
+        """(forward, backward) of causal fused attention: two and five products of the halved square, as `Kernel.flops` counts."""
+        batch, heads, tokens, width = ATTENTION[self.device]
+        shape, kind = (batch, heads, tokens, width), getattr(torch, dtype)
+        query, key, value = (torch.randn(shape, device=self.device, dtype=kind, requires_grad=True) for _ in range(3))
+
+        def forward() -> Tensor:
+            return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+
+        out = forward()
+        gradient = torch.ones_like(out)
+        back = self.seconds(lambda: torch.autograd.grad(out, (query, key, value), gradient, retain_graph=True))
+        product = 2 * batch * heads * tokens * tokens * width // 2
+        with torch.no_grad():
+            return 2 * product / self.seconds(forward), 5 * product / back
+
+    def operators(self) -> dict[str, float]:
+        """Bytes/s, counted as the tracer counts them."""
+        return {name: moved_bytes(operator) / self.seconds(operator.on("cpu")) for name, operator in OPERATORS.items()}
+
+    def dequantisation(self) -> float | None:
+        """Bytes/s of packed weights and scales read and of 16-bit weights (float32 ones on a CPU) written; None if it fails."""
+        side, kind = NF4_SIDE[self.device], torch.float32 if self.on_cpu else torch.bfloat16
+        try:
+            from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+            weight = torch.randn(side, side, device=self.device, dtype=kind)
+            packed, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
+            taken = self.seconds(lambda: dequantize_4bit(packed, state))
+        except Exception:  # not installed, a missing library, a device without kernels
+            return None
+        moved = packed.nbytes + 4 * state.absmax.numel() + weight.nbytes
+        return float(moved / taken)
+
+    def seconds(self, call: Callable[[], object]) -> float:
+        return seconds(call, self.synchronise)
+
+
+@contextmanager
+def quiet_stdout() -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Whatever libraries print goes to standard error; the lines to the parent go where standard output went."""
+    lines = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    with lines:
+        yield lambda what: print(json.dumps(what), file=lines, flush=True)
+
+
+def main(device: Device) -> None:
+    with quiet_stdout() as tell:
+        micro = Probes(device).run(lambda probe: tell({"probe": probe}))
+        tell({"micro": asdict(micro)})
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    main(sys.argv[1])  # type: ignore[arg-type]  # the parent names a device

@@ -1,0 +1,229 @@
+"""Kernels counted by rules: those that a trace of the real model lists, one by one; and what must hold for any size."""
+
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import families
+from lora_profiler.analytic import predict
+from lora_profiler.analytic.kernels import counted_kernels
+from lora_profiler.catalog import find_gpu, model_from_config
+from lora_profiler.errors import UncountedError
+from lora_profiler.kernel import Kernel, StepKernels
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.steptime import predict_step_time
+from lora_profiler.traced.kernels import step_kernels
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+
+WIDTH = {
+    "phi3": {"hidden_size": 64}, "olmo2": {"hidden_size": 64}, "qwen2": {"hidden_size": 64}, "gpt2": {"n_embd": 64},
+    "gpt_neox": {"hidden_size": 64}, "opt": {"hidden_size": 64, "word_embed_proj_dim": 64},
+}  # fmt: skip
+"""What makes heads 16 wide where the config has no `head_dim`: flash attention pads those that are no multiple of 8."""
+
+
+def spec(name: str, **changes: Any) -> ModelSpec:
+    """A tiny model of two layers; "x-varied" as the second table of `families` has it, at its own depth."""
+    plain = name.removesuffix("-varied")
+    config = dict(families.TINY[name] if name == plain else families.VARIED[plain])
+    if name == plain:
+        config["n_layer" if name == "gpt2" else "num_hidden_layers"] = 2
+    config |= WIDTH.get(config["model_type"], {"head_dim": 16}) | changes
+    return model_from_config(config, id=name, source="test")
+
+
+def step(name: str, changes: dict[str, Any] | None = None, **setup: Any) -> Workload:
+    return Workload(model=spec(name, **(changes or {})), setup=TrainSetup(**{"batch_size": 2, "seq_len": 24, **setup}))
+
+
+EVERY = LoraConfig(r=4, lora_dropout=0.1)
+PLAIN = LoraConfig(r=4, adapter_dtype="bfloat16")
+ATTENTION = LoraConfig(r=4, target_modules=("q_proj", "k_proj", "v_proj", "o_proj"))
+NF4, SIMPLE, KBIT, TRL = Quantization(), Quantization(double_quant=False), Quantization(recipe="kbit"), Quantization(recipe="trl")
+AMP = {"precision": "amp", "dtype": "float32"}
+
+CASES: dict[str, Workload] = {
+    # every family, trained in full
+    "llama": step("llama"),
+    "llama, biases": step("llama-varied"),
+    "mistral, a window that is filled": step("mistral-varied"),
+    "qwen2, tied": step("qwen2"),
+    "qwen3, one sample": step("qwen3", batch_size=1),
+    "phi3": step("phi3", {"resid_pdrop": 0.1}),
+    "phi3, partial rotation": step("phi3-varied", {"num_hidden_layers": 2}, seq_len=12),
+    "gemma": step("gemma"),
+    "gemma2, capped": step("gemma2"),
+    "gemma3, two masks": step("gemma3_text-varied"),
+    "olmo2": step("olmo2"),
+    "gpt2, dropouts": step("gpt2-varied", {"n_layer": 2}),
+    "gpt_neox": step("gpt_neox"),
+    "gpt_neox, in sequence": step("gpt_neox-varied", {"num_hidden_layers": 2}),
+    "opt": step("opt"),
+    "opt, norms after": step("opt-varied", {"num_hidden_layers": 2, "word_embed_proj_dim": 32}),
+    "mixtral": step("mixtral"),
+    "qwen3_moe, a dense layer": step("qwen3_moe-varied", {"num_hidden_layers": 2}),
+    # adapters
+    "lora everywhere": step("llama", lora=EVERY),
+    "lora in bfloat16": step("qwen2", lora=PLAIN),
+    "lora on gate, one sample": step("llama", lora=replace(EVERY, target_modules=("gate_proj",)), batch_size=1),
+    "lora on the last layer": step("qwen3", lora=replace(ATTENTION, layers_to_transform=(1,))),
+    "lora on Conv1D": step("gpt2", lora=EVERY),
+    "lora beside experts": step("mixtral", lora=ATTENTION, checkpointing=True),
+    "lora on attention, checkpointing": step("llama", lora=ATTENTION, checkpointing=True),
+    "lora before dropout, checkpointing": step("gpt2-varied", {"n_layer": 2}, lora=EVERY, checkpointing=True),
+    "saved modules": step("llama", lora=replace(ATTENTION, modules_to_save=("lm_head", "embed_tokens"))),
+    # a base in 4 bit
+    "qlora": step("llama", lora=EVERY, quantization=NF4),
+    "qlora, scales as they are": step("phi3", lora=EVERY, quantization=SIMPLE, checkpointing=True),
+    "qlora, kbit": step("gpt_neox", lora=EVERY, quantization=KBIT, checkpointing=True),
+    "qlora on attention, checkpointing": step("llama", lora=ATTENTION, quantization=NF4, checkpointing=True),
+    "qlora, kbit, a buffer": step("gemma2", lora=EVERY, quantization=KBIT),
+    "qlora, trl": step("opt", lora=EVERY, quantization=TRL),
+    "qlora, autocast": step("qwen2", lora=EVERY, quantization=NF4, precision="amp"),
+    # precision
+    "autocast": step("llama", **AMP),
+    "autocast, lora": step("gemma", lora=EVERY, precision="amp", checkpointing=True),
+    "autocast, lora on attention, checkpointing": step("llama", lora=ATTENTION, checkpointing=True, **AMP),
+    "autocast, layer norms": step("gpt2", checkpointing=True, **AMP),
+    "float16": step("olmo2", dtype="float16", lora=EVERY),
+    # attention
+    "float32, math": step("llama", lora=ATTENTION, dtype="float32"),
+    "float32, efficient": step("gpt_neox", dtype="float32", checkpointing=True),
+    "math in bfloat16": step("qwen3", attention="math"),
+    "flash, padded heads": step("llama", {"head_dim": 12}, lora=EVERY, checkpointing=True),
+    "efficient, grouped heads": step("llama", attention="efficient"),
+    "eager": step("mistral-varied", {"num_hidden_layers": 2}, attention="eager", checkpointing=True),
+    "eager, autocast": step("gpt2", attention="eager", lora=EVERY, **AMP),
+    # the rest
+    "checkpointing": step("gemma2", checkpointing=True),
+    "accumulation": step("qwen2", accumulation=3, lora=None),
+}
+
+
+def each(kernels: StepKernels) -> Counter[tuple[Any, ...]]:
+    """How often each kernel runs, by all that its time depends on."""
+    found: Counter[tuple[Any, ...]] = Counter()
+    for k in kernels.kernels:
+        found[k.phase, k.kind, k.read_bytes, k.written_bytes, k.gemm, k.flops, k.dtype, k.parameters] += k.count
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_kernels_are_those_of_the_trace(name: str) -> None:
+    counted, traced = counted_kernels(CASES[name]), step_kernels(CASES[name])
+    mine, real = each(counted), each(traced)
+    assert {"too few": real - mine, "too many": mine - real} == {"too few": Counter(), "too many": Counter()}
+    assert (counted.tokens, counted.trainable) == (traced.tokens, traced.trainable)
+
+
+def test_a_deep_model_has_its_layers_under_one_name_and_takes_as_long() -> None:
+    workload = step("llama", {"num_hidden_layers": 9}, lora=EVERY)
+    counted, traced = counted_kernels(workload), step_kernels(workload)
+    assert each(counted) == each(traced)
+    products = [Counter({k.module: k.count for k in s.kernels if k.kind == "gemm"}) for s in (counted, traced)]
+    assert products[0] == products[1]
+    card = find_gpu("a100_sxm_80gb")
+    times = [predict_step_time(s, card, workload.setup) for s in (counted, traced)]
+    assert times[0] is not None
+    assert times[0].seconds == pytest.approx(times[1].seconds if times[1] else 0, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("workload", "why"),
+    [
+        (step("llama", device="cpu"), "device cpu"),
+        (step("llama", attention="cudnn"), "attention cudnn"),
+        (step("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}), "rotary"),
+        (step("mixtral", lora=LoraConfig(r=4)), "something else than a linear layer"),
+        (step("opt", {"layerdrop": 0.1}), "layerdrop"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_has_no_rule_is_refused(workload: Workload, why: str) -> None:
+    with pytest.raises(UncountedError, match=why):
+        counted_kernels(workload)
+
+
+def test_no_torch_is_loaded() -> None:
+    code = (
+        "import sys; from lora_profiler import find_model, TrainSetup, Workload; "
+        "from lora_profiler.analytic.kernels import counted_kernels; "
+        "counted_kernels(Workload(model=find_model('gpt2'), setup=TrainSetup())); "
+        "assert not {'torch', 'numpy', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@st.composite
+def llamas(draw: st.DrawFn) -> dict[str, Any]:
+    """Changes of a tiny Llama's sizes."""
+    grouped = draw(st.integers(1, 3))
+    heads = grouped * draw(st.integers(1, 4))
+    hidden, width = 8 * draw(st.integers(1, 20)), 2 * draw(st.integers(1, 32))
+    assume(hidden % heads == 0 or width != hidden // heads)  # what no config may say
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": draw(st.integers(1, 300)),
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads // grouped,
+        "head_dim": width,
+        "vocab_size": draw(st.integers(3, 500)),
+        "num_hidden_layers": draw(st.integers(1, 6)),
+    }
+
+
+SETUPS = st.builds(
+    TrainSetup,
+    lora=st.one_of(st.none(), st.builds(LoraConfig, r=st.integers(1, 64), lora_dropout=st.sampled_from((0.0, 0.1)))),
+    batch_size=st.integers(2, 9),
+    seq_len=st.integers(2, 200),
+    checkpointing=st.booleans(),
+    attention=st.sampled_from(("auto", "eager", "math", "efficient")),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(llamas(), SETUPS)
+def test_every_layer_more_is_as_much_more(sizes: dict[str, Any], setup: TrainSetup) -> None:
+    def at(layers: int) -> Counter[tuple[Any, ...]]:
+        return each(counted_kernels(Workload(model=spec("llama", **sizes | {"num_hidden_layers": layers}), setup=setup)))
+
+    two, three, seven = at(2), at(3), at(7)
+    assert seven == Counter({one: two[one] + 5 * (three[one] - two[one]) for one in {*two, *three}})
+
+
+@settings(max_examples=40, deadline=None)
+@given(llamas(), SETUPS, st.integers(2, 9))
+def test_launches_do_not_depend_on_the_batch_and_flops_grow_with_it(sizes: dict[str, Any], setup: TrainSetup, batch: int) -> None:
+    model = spec("llama", **sizes)
+    first, second = (
+        counted_kernels(Workload(model=model, setup=replace(setup, batch_size=b))) for b in (setup.batch_size, batch)
+    )
+    assert first.launches == second.launches
+    flops = [sum(k.count * k.flops for k in s.kernels) for s in (first, second)]
+    assert flops[0] * batch == flops[1] * setup.batch_size
+
+
+@settings(max_examples=60, deadline=None)
+@given(llamas(), SETUPS)
+def test_flops_are_those_of_the_prediction(sizes: dict[str, Any], setup: TrainSetup) -> None:
+    """The prediction counts attention in full, a fused kernel's causal half is counted here."""
+    workload = Workload(model=spec("llama", **sizes), setup=setup)
+    expected = predict(workload).flops
+    assert expected is not None
+
+    def flops(phase: str) -> int:
+        def of(k: Kernel) -> int:
+            return k.count * k.flops * (2 if k.kind.startswith("attention") else 1)
+
+        return sum(of(k) for k in counted_kernels(workload).kernels if k.phase == phase)
+
+    assert [flops(phase) for phase in ("forward", "backward", "recompute")] == [
+        expected.forward, expected.backward, expected.recompute
+    ]  # fmt: skip
