@@ -5,8 +5,8 @@
 Every open memory row becomes a workload and a stack (`public_rows/memory.py`): the real model on the meta device, with what the
 libraries of the time and the fused kernels ran in place of today's code. Its step is traced, and a simulated allocator reads off
 what the row's counter counted. Prints the report; `--write` writes it to `results/public_accuracy.md`, every row to
-`results/public_accuracy.json`, and what the package shows of them to `lora_profiler/evidence/data/memory.json`; `--check` compares
-with the results, and fails with the rows that moved. Minutes on one core; needs the test extra.
+`results/public_accuracy.json`, and what the package shows of them to `lora_profiler/evidence/data/memory.json`; `--check`
+compares with the results, and fails with the rows that moved. Minutes on one core; needs the test extra.
 """
 
 import argparse

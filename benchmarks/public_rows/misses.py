@@ -7,7 +7,9 @@ _QLORA_2023 = (
     "was not found"
 )
 _INDUCTOR = "layers between checkpoints are replayed one operation at a time, where torch.compile's kept less"
-_SHORT_QWEN = "at so few tokens three quarters of the step are the host's, of which nothing is published; it was slower than assumed"
+_SHORT_QWEN = (
+    "at so few tokens three quarters of the step are the host's, of which nothing is published; it was slower than assumed"
+)
 _FULL_QWEN = (
     "this model in full alone is slower in the prediction; the same table has steps of 1,024 and 2,048 tokens take equally long; "
     "what ran is not known"

@@ -1,4 +1,4 @@
-"""Public measurements that predictions are held to, as they come with the package: memory, and step time; and the nearest ones."""
+"""Public measurements that predictions are held to, of memory and of step time; and those that are nearest to a question."""
 
 from lora_profiler.evidence.memory import Interval, MeasuredMemory, SourceShare, interval, measured_memory, nearest_peak
 from lora_profiler.evidence.steps import LeftOut, MeasuredStep, measured_steps, nearest_step

@@ -14,17 +14,17 @@ from lora_profiler.evidence.documents import document
 from lora_profiler.workload import Method, Workload
 
 Reading = Literal["peak", "at rest", "after the update", "reserved"]
-"""What a counter is read for: the allocator's peak, what is allocated between steps or after a step's update, what is reserved."""
+"""What a counter counted: the allocator's peak, what is allocated between steps or after an update, what is reserved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredMemory:
     """One counter of one run, in bytes of one card; `cards` of them shared the model where there are several.
 
-    `card` by its key, `parameters` and `model_type` of the model, batch and length in micro-batches of tokens. `stack` is what was
-    replayed, `tier` 1 where all conditions are published, 2 where one or two are inferred. `apart` is why the row is no test,
-    "" for one that is; `why` what is known of an error beyond the interval. `url` is where it was published, `source` the first
-    part of the id.
+    `card` by its key, `parameters` and `model_type` of the model, `batch_size` and `seq_len` of a micro-batch. `stack` is what
+    was replayed, `tier` 1 where all conditions are published, 2 where one or two are inferred. `apart` is why the row is no
+    test, "" for one that is; `why` what is known of an error beyond the interval, else "". `url` is where it was published,
+    `source` the first part of the id.
     """
 
     id: str

@@ -48,12 +48,18 @@ def interval_words(found: Interval) -> str:
 
 
 def nearest_peak_line(row: MeasuredMemory) -> str:
-    """'Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 4 x 4,096 tokens with checkpointing on a100_sxm_80gb peaked at
-    24.87 GiB; the prediction's error is -<0.01 % with its stack replayed.'"""
-    what = f"{row.model}, {metrics.METHOD_LABELS[row.method]}, {setup_words(row)} on {row.card}"
+    """'Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 4 x 4,096 tokens with checkpointing on a100_sxm_80gb peaked
+    at 24.87 GiB; the prediction's error is -<0.01 % with its stack replayed.'"""
     error = f"the prediction's error is {error_text(row.error)} with its stack replayed"
     apart = f", and is no test: {row.apart}" if row.apart else ""
-    return f"Nearest public measurement: {what} peaked at {bytes_text(row.measured_bytes)}; {error}{apart}."
+    return f"Nearest public measurement: {row_label(row)} peaked at {bytes_text(row.measured_bytes)}; {error}{apart}."
+
+
+def row_label(row: MeasuredMemory | MeasuredStep) -> str:
+    """'mistralai/Mistral-7B-v0.1, LoRA, 4 x 4,096 tokens with checkpointing on a100_sxm_80gb'."""
+    sizes = setup_words(row) if isinstance(row, MeasuredMemory) else f"{count_text(row.tokens)} tokens"
+    cards = f"{row.cards} x " if isinstance(row, MeasuredMemory) and row.cards > 1 else ""
+    return f"{row.model}, {metrics.METHOD_LABELS[row.method]}, {sizes} on {cards}{row.card}"
 
 
 def setup_words(row: MeasuredMemory) -> str:
@@ -148,7 +154,8 @@ def coverage_words(found: Interval) -> str:
 
 def missed_lines() -> list[str]:
     """Graded peaks beyond the interval and steps of the furthest tenth, with what is known of each."""
-    found = [row for row in (*measured_memory(), *measured_steps()) if row.why]
+    rows: list[MeasuredMemory | MeasuredStep] = [*measured_memory(), *measured_steps()]
+    found = [row for row in rows if row.why]
     return _by_reason((row.why, f"{row.id} {error_text(row.error)}") for row in found)
 
 

@@ -224,7 +224,7 @@ def _closing_blocks(answers: Sequence[Answer], excess: ActivationExcess | None) 
         lines.append(excess_line(excess))
     for answer in answers:
         lines += _fit_notes(answer)
-    told = [paragraph(*lines)]
+    told: list[Block] = [paragraph(*lines)]
     if any(answer.timing for answer in answers):
         from lora_profiler.report.timing import time_lines
 

@@ -9,9 +9,10 @@ from lora_profiler.planning.speed_gap import SpeedGap
 from lora_profiler.planning.timing import TimedStep
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.evidence import row_label
 from lora_profiler.report.ways import method_label
 from lora_profiler.steptime import PARTS, Part
-from lora_profiler.units import count_text, error_text, percent_text, rate_text, seconds_text
+from lora_profiler.units import error_text, percent_text, rate_text, seconds_text
 
 UNKNOWN = "?"
 THIS_MACHINE = "this machine's processor"
@@ -108,9 +109,8 @@ def gap_line(label: str, gap: SpeedGap) -> str:
 
 def evidence_line(row: MeasuredStep) -> str:
     """'Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 16,384 tokens on a100_sxm_80gb took 4.93 s; ...'."""
-    what = f"{row.model}, {metrics.METHOD_LABELS[row.method]}, {count_text(row.tokens)} tokens on {row.card}"
     error = f"the prediction's error is {error_text(row.error)} {metrics.LEFT_OUT_LABELS[row.left_out]}"
-    return f"Nearest public measurement: {what} took {seconds_text(row.measured_seconds)}; {error}."
+    return f"Nearest public measurement: {row_label(row)} took {seconds_text(row.measured_seconds)}; {error}."
 
 
 def predicted_time_line(step: TimedStep, measured_seconds: float) -> str:
