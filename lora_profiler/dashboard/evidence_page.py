@@ -23,7 +23,7 @@ from lora_profiler.report.evidence import (
     missed_lines,
     row_label,
     sources_table,
-    tested_steps,
+    unseen_steps,
 )  # fmt: skip
 from lora_profiler.report.metrics import ERROR_DEFINITION, METHOD_LABELS, SOURCE_LABELS
 from lora_profiler.report.render import csv_text
@@ -31,8 +31,8 @@ from lora_profiler.units import count_text, error_text, percent_text
 from lora_profiler.workload import Method
 
 _KEY = "evidence."
-_KINDS: dict[Kind, str] = {"memory": "memory", "steps": "time of a step"}
-_WORDS: dict[str, str] = {**_KINDS}
+_KINDS: tuple[Kind, ...] = ("memory", "steps")
+_WORDS = {"memory": "memory", "steps": "time of a step"}
 
 
 def show() -> None:
@@ -55,13 +55,13 @@ def show() -> None:
     _told("Predicted, but no test", apart_lines(), "Every row is a test.")
     with parts.drawer("What no question here says", f"{_KEY}left_out") as is_open:
         if is_open:
-            for kind, what in _KINDS.items():
-                parts.section(f"Left out: {what}")
+            for kind in _KINDS:
+                parts.section(f"Left out: {_WORDS[kind]}")
                 parts.small(*left_out_lines(kind))
 
 
 def _headlines() -> list[Headline]:
-    memory, steps, found = graded_memory(), tested_steps(), interval()
+    memory, steps, found = graded_memory(), unseen_steps(), interval()
     tiers = {tier: errors_of(row for row in memory if row.tier == tier) for tier in sorted({row.tier for row in memory})}
     time = errors_of(steps)
     return [
@@ -116,7 +116,7 @@ def _figures() -> None:
 def _rows() -> None:
     """The table, narrowed by what is chosen."""
     parts.section("Every row")
-    kind = parts.choose("Kind", list(_KINDS), "memory", f"{_KEY}kind", _WORDS)
+    kind = parts.choose("Kind", _KINDS, "memory", f"{_KEY}kind", _WORDS)
     rows: Sequence[Measured] = measured_memory() if kind == "memory" else measured_steps()
     places = st.columns(3)
     with places[0]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from lora_profiler.evidence import (
     Interval,
@@ -87,7 +88,7 @@ def errors_of(rows: Iterable[MeasuredMemory | MeasuredStep]) -> Errors:
     ordered = sorted(map(abs, errors))
     return Errors(
         rows=len(errors),
-        mean=sum(ordered) / len(ordered),
+        mean=fmean(ordered),
         median=quantile(ordered, 0.5),
         p90=quantile(ordered, 0.9),
         worst=max(errors, key=abs),
@@ -98,7 +99,7 @@ def graded_memory() -> list[MeasuredMemory]:
     return [row for row in measured_memory() if row.is_graded]
 
 
-def tested_steps() -> list[MeasuredStep]:
+def unseen_steps() -> list[MeasuredStep]:
     """Steps that were predicted by constants of all models but their own."""
     return [row for row in measured_steps() if row.left_out == "model"]
 
