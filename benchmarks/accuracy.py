@@ -9,7 +9,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from lora_profiler.throughput.spread import quantile
+from lora_profiler.evidence import MeasuredMemory, MeasuredStep, interval, measured_steps
+from lora_profiler.report.evidence import coverage_words, errors_of, graded_memory, interval_words
+from lora_profiler.report.metrics import LEFT_OUT_LABELS, TIER_LABELS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -52,15 +54,29 @@ def profiles_line() -> str:
     )
 
 
-def step_time_line() -> str:
-    """Public steps, each by constants that were fitted without its model."""
-    rows = [row for row in results("step_time")["rows"] if row["error_model_left_out"] is not None]
-    errors = sorted(abs(row["error_model_left_out"]) for row in rows)
-    return (
-        f"- **Step time**, {len(rows)} public steps of {len({row['model'] for row in rows})} models on A100, each predicted from "
-        f"traced kernels by constants that were fitted without its model: median error {quantile(errors, 0.5):.1%}, 90th "
-        f"percentile {quantile(errors, 0.9):.1%}, worst {errors[-1]:.1%} (`benchmarks/results/step_time.md`)."
-    )
+def public_lines() -> list[str]:
+    """Public measurements, as the package brings them: memory by tier with the interval of a peak, steps by what was left out."""
+    found, memory = interval(), graded_memory()
+    tiers = {tier: [row for row in memory if row.tier == tier] for tier in sorted({row.tier for row in memory})}
+    steps = {what: [row for row in measured_steps() if row.left_out == what] for what in LEFT_OUT_LABELS}
+    return [
+        f"- **Public measurements**, {len(memory) + len(measured_steps())} that others published, each with its address on the "
+        "dashboard's page Evidence (`benchmarks/results/public_accuracy.md`, `step_time.md`):",
+        "",
+        "| measured by others | rows | mean error | median | 90th percentile | worst |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        *(_public_row(f"memory, tier {tier}: {TIER_LABELS[tier]}", rows) for tier, rows in tiers.items()),
+        *(_public_row(f"time of a step, {LEFT_OUT_LABELS[what]}", rows) for what, rows in steps.items()),
+        "",
+        "  No constant was fitted to memory. "
+        f"{interval_words(found)}. {coverage_words(found)} Misses, with what is known of them, and what was left out are on the "
+        "page too.",
+    ]
+
+
+def _public_row(what: str, rows: Sequence[MeasuredMemory | MeasuredStep]) -> str:
+    e = errors_of(rows)
+    return f"| {what} | {e.rows} | {e.mean:.2%} | {e.median:.2%} | {e.p90:.2%} | {e.worst:+.2%} |"
 
 
 def table() -> str:
@@ -101,7 +117,7 @@ def table() -> str:
         "The bounds that an estimate states are the largest errors of these rows, rounded up; "
         "`python -m benchmarks.peaks --fresh SEED` measures rows on which nothing was set.",
         measured_line() + profiles_line(),
-        step_time_line(),
+        *public_lines(),
         f"- **Speed**: {ours:.2f} s for a whole `lora-profile` process, {accelerate / ours:.0f} times faster than "
         f"`accelerate estimate-memory --help` beside it; {rate['peak_bytes']:,.0f} peaks a second one at a time, "
         f"{swept / 1e6:,.0f} million by `sweep` (`benchmarks/results/startup.md`, `throughput.md`).",

@@ -5,8 +5,8 @@
 Every open memory row becomes a workload and a stack (`public_rows/memory.py`): the real model on the meta device, with what the
 libraries of the time and the fused kernels ran in place of today's code. Its step is traced, and a simulated allocator reads off
 what the row's counter counted. Prints the report; `--write` writes it to `results/public_accuracy.md`, every row to
-`results/public_accuracy.json`; `--check` compares with that, and fails with the rows that moved. Minutes on one core; needs the
-test extra.
+`results/public_accuracy.json`, and what the package shows of them to `lora_profiler/evidence/data/memory.json`; `--check`
+compares with the results, and fails with the rows that moved. Minutes on one core; needs the test extra.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.public_rows.memory import MemoryRow, NotExpressibleError, memory_row, memory_rows
+from benchmarks.public_rows.packaged import memory_document, write
 from benchmarks.public_rows.report import report
 from benchmarks.public_rows.sharded import sharded_peak
 from benchmarks.public_rows.tape import Tape, tape_of
@@ -136,6 +137,7 @@ def main() -> int:
     if options.write or options.render:
         FILE.with_suffix(".md").write_text(text, encoding="utf-8")
         FILE.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write("memory", memory_document(document))
     return 0
 
 

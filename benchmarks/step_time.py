@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.public_rows import stacks
+from benchmarks.public_rows.packaged import step_document, write
 from benchmarks.public_rows.replay import NotExpressibleError, Replay, replay_of, throughput_rows
 from lora_profiler.catalog import find_gpu
 from lora_profiler.kernel import StepKernels
@@ -185,8 +186,7 @@ def main() -> None:
         ]
         constants = {"families": families, "half_widths": widths(a100, found)}
         (DATA / "constants.json").write_text(json.dumps(constants, indent=1) + "\n", encoding="utf-8")
-        told = {"rows": [evidence_row(row, case.replay) for row, case in zip(rows, cases, strict=True)]}
-        (DATA / "evidence.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        write("steps", step_document(everything))
 
 
 def json_row(case: Case, found: Outcome, from_the_other: Mapping[str, float]) -> dict[str, Any]:
@@ -207,25 +207,6 @@ def json_row(case: Case, found: Outcome, from_the_other: Mapping[str, float]) ->
         "share_of_host": round(load.host / load.micro_seconds(fitted.eta, fitted.beta), 3),
         "launches": case.step.micro.launches,
         "assumed": list(replay.assumed),
-    }
-
-
-def evidence_row(row: Mapping[str, Any], replay: Replay) -> dict[str, Any]:
-    """What the package says of a row of `json_row`, as `steptime.evidence.Evidence` has it."""
-    setup = replay.workload.setup
-    left_out, error = next(
-        (what, row[name])
-        for what, name in (
-            ("model", "error_model_left_out"), ("card", "error_card_left_out"), ("all", "error_by_a100_constants"),
-        )
-        if row[name] is not None
-    )  # fmt: skip
-    return {
-        **{name: row[name] for name in ("id", "model", "method", "card", "measured_seconds")},
-        "parameters": replay.workload.model.num_parameters,
-        "tokens": setup.batch_size * setup.seq_len * setup.accumulation,
-        "error": error,
-        "left_out": left_out,
     }
 
 

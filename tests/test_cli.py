@@ -173,6 +173,7 @@ def test_a_card_brings_the_time_of_a_step() -> None:
         measured = step["evidence"]["measured_seconds"]  # by other versions, and with clipping
         assert (step["evidence"]["model"], step["evidence"]["tokens"]) == (MISTRAL[0], 16384)
         assert step["low_seconds"] < measured < step["high_seconds"]
+        assert step["evidence"]["url"].startswith("https://github.com/")
     assert full["against_full"] is None
     gap = lora["against_full"]
     assert gap["seconds_ratio"] == pytest.approx(lora["seconds"] / full["seconds"])

@@ -16,6 +16,7 @@ import records
 from dashboard_app import SCRIPT, cautions, opened, problems, tags_of, text_of, texts, written
 from lora_profiler.catalog import bundled_gpus, bundled_models, find_gpu, find_model
 from lora_profiler.dashboard import predict_page
+from lora_profiler.evidence import interval, measured_memory, measured_steps
 from lora_profiler.planning.answers import answers
 from lora_profiler.record import Failure
 from lora_profiler.record_json import record_dict
@@ -542,6 +543,63 @@ def test_models_and_cards_are_searchable() -> None:
     assert "No bundled model is called '<b>nothing'" in texts(sound(app))
 
 
+# --- evidence -------------------------------------------------------------------------------------------------------------
+
+
+def rows_of(app: AppTest, key: str = "evidence.rows") -> Any:
+    return next(table.value for table in app.dataframe if table.key == key)
+
+
+def test_evidence_is_all_there_with_an_address_each() -> None:
+    app = sound(opened(page="evidence", model="gpt2"))
+    table = rows_of(app)
+    assert len(table) == len(measured_memory()) and list(table["published"]) == [row.url for row in measured_memory()]
+    assert "link" in next(t for t in app.dataframe if t.key == "evidence.rows").proto.columns
+    shown, found = texts(app), interval()
+    assert f"inside\t{found.inside} of {found.rows}" in shown and "the other sources' 15 peaks" in shown
+    assert "Misses, and what is known of them" in shown and "litgpt-rt:48" in shown and "qwen:1.8B:LoRA:1024" in shown
+    assert "what holds them was not found" in shown
+    peaks = [row for row in measured_memory() if row.reading == "peak"]
+    drawn = figures(app)
+    points = [point for trace in drawn["evidence.memory"]["data"] for point in trace.get("customdata", ())]
+    assert sorted(points) == sorted(row.id for row in peaks)
+    dots = [dot for trace in drawn["evidence.steps"]["data"] for dot in trace.get("customdata", ())]
+    assert sorted(dots) == sorted(row.id for row in measured_steps())
+    app.session_state["evidence.left_out"] = True
+    assert "cards, FSDP FULL_SHARD: communication is not modelled" in texts(app.run())
+
+
+def test_evidence_is_narrowed_by_source_method_and_card() -> None:
+    app = sound(opened(page="evidence"))
+    app.multiselect(key="evidence.source").set_value(["fms"]).run()
+    app.multiselect(key="evidence.method").set_value(["qlora"]).run()
+    expected = [row.id for row in measured_memory() if (row.source, row.method) == ("fms", "qlora")]
+    assert list(rows_of(app)["id"]) == expected and f"{len(expected)} of {len(measured_memory())} rows" in texts(app)
+    app.multiselect(key="evidence.card").set_value(["l40s"]).run()
+    assert "No row is of all that was chosen." in texts(sound(app))
+
+
+def test_evidence_of_steps_is_another_table() -> None:
+    app = sound(opened(page="evidence"))
+    next(g for g in app.segmented_control if g.key == "evidence.kind").set_value("steps").run()
+    assert list(rows_of(app)["id"]) == [row.id for row in measured_steps()]
+    app.multiselect(key="evidence.source").set_value(["qwen"]).run()
+    assert set(rows_of(sound(app))["source"]) == {"Qwen's README"}
+    next(g for g in app.segmented_control if g.key == "evidence.kind").set_value("memory").run()  # which has none of Qwen's
+    assert len(rows_of(sound(app))) == len(measured_memory())
+
+
+def test_the_nearest_rows_stand_beside_an_answer() -> None:
+    app = sound(opened(model="mistralai/Mistral-7B-v0.1", gpu="a100_sxm_80gb", batch_size="4", seq_len="4096", checkpointing="true"))
+    peaks, steps = rows_of(app, "nearest_peaks"), rows_of(app, "nearest_steps")
+    assert list(peaks["method"]) == ["full", "LoRA"] and set(peaks["model"]) == set(steps["model"]) == {"mistralai/Mistral-7B-v0.1"}
+    assert all(url.startswith("https://github.com/") for url in (*peaks["published"], *steps["published"]))
+    shown = texts(app)
+    assert "Peak as measured, were it as far off as public ones: full " in shown
+    assert shown.count("Nine in ten of") == 1
+    assert not [table for table in opened(model="gpt2", device="cpu").dataframe if table.key == "nearest_peaks"]
+
+
 # --- all of them ----------------------------------------------------------------------------------------------------------
 
 
@@ -552,7 +610,7 @@ import json, sys
 sys.path[:0] = {[str(Path(__file__).parent), str(Path(SCRIPT).parent)]!r}
 sys.argv = ["app.py"]
 from dashboard_app import opened
-for page in ("predict", "compare", "measure", "learn", "catalogue"):
+for page in ("predict", "compare", "measure", "learn", "evidence", "catalogue"):
     assert not opened(page=page, **({{}} if page in ("compare", "learn") else {{"model": "gpt2"}})).exception
 app = opened(model="gpt2", gpu="rtx_4090")
 app.session_state["numbers"] = app.session_state["explain"] = app.session_state["layer_tables"] = True
@@ -578,7 +636,7 @@ def _record_of_mamba() -> bytes:
 
 def test_every_widget_and_figure_has_words() -> None:
     """For people who do not see it."""
-    for page in ("predict", "compare", "measure", "learn", "catalogue"):
+    for page in ("predict", "compare", "measure", "learn", "evidence", "catalogue"):
         app = opened(page=page, **({} if page in ("compare", "learn") else {"model": "gpt2", "gpu": "rtx_4090"}))
         widgets = [
             *app.button, *app.selectbox, *app.number_input, *app.text_input, *app.toggle, *app.multiselect, *app.pills,
@@ -594,6 +652,7 @@ def test_downloads_stand_on_every_page() -> None:
         "predict": {"JSON", "CSV", "CSV by layer", "Report, HTML"},
         "compare": {"JSON", "CSV of runs", "CSV of errors", "Report, HTML"},
         "catalogue": {"JSON", "CSV"},
+        "evidence": {"JSON", "CSV"},
     }
     for page, expected in labels.items():
         app = sound(opened(page=page, **({} if page == "compare" else {"model": "gpt2"})))

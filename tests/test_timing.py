@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import lora_profiler
 from lora_profiler.catalog import Gpu, find_gpu, find_model
 from lora_profiler.errors import UnbuildableError, UsageError
+from lora_profiler.evidence import measured_steps, nearest_step
 from lora_profiler.kernel import Gemm, Kernel, StepKernels
 from lora_profiler.planning import timing
 from lora_profiler.planning.answers import answers
@@ -23,8 +24,7 @@ from lora_profiler.planning.speed_gap import Cause, SpeedGap, speed_gap
 from lora_profiler.planning.timing import TimedStep, Timing, step_time
 from lora_profiler.report import metrics
 from lora_profiler.report.timing import gap_line, time_lines, time_table
-from lora_profiler.steptime import PARTS, Constants, Fixed, Part, Rates, StepTime, nearest, rates_of, step_time_at
-from lora_profiler.steptime.evidence import evidence
+from lora_profiler.steptime import PARTS, Constants, Fixed, Part, Rates, StepTime, rates_of, step_time_at
 from lora_profiler.steptime.families import bundled
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
@@ -346,28 +346,28 @@ def test_every_basis_has_words(likeness: Any) -> None:
 
 def test_evidence_is_of_rows_that_were_not_fitted_where_it_says_so() -> None:
     fitted = {row for family in bundled().families for row in family.rows}
-    assert fitted == {row.id for row in evidence() if row.left_out != "all"}
+    assert fitted == {row.id for row in measured_steps() if row.left_out != "all"}
     cards = {card for family in bundled().families for card in family.cards}
-    assert all((row.card in cards) == (row.left_out != "all") for row in evidence())
-    assert {row.left_out for row in evidence()} == set(metrics.LEFT_OUT_LABELS)
+    assert all((row.card in cards) == (row.left_out != "all") for row in measured_steps())
+    assert {row.left_out for row in measured_steps()} == set(metrics.LEFT_OUT_LABELS)
 
 
 def test_the_package_s_evidence_is_that_of_the_committed_results() -> None:
     rows = json.loads(RESULTS.read_text("utf-8"))["rows"]
     names = {"model": "error_model_left_out", "card": "error_card_left_out", "all": "error_by_a100_constants"}
-    assert [row["id"] for row in rows] == [found.id for found in evidence()]
-    for row, found in zip(rows, evidence(), strict=True):
+    assert [row["id"] for row in rows] == [found.id for found in measured_steps()]
+    for row, found in zip(rows, measured_steps(), strict=True):
         assert (found.model, found.method, found.card) == (row["model"], row["method"], row["card"])
         assert (found.measured_seconds, found.error) == (row["measured_seconds"], row[names[found.left_out]])
 
 
 def test_the_nearest_row_is_of_the_method_first_and_then_of_the_card() -> None:
-    mistral = nearest("lora", "a100_sxm_80gb", 7_241_732_096, 16384)
+    mistral = nearest_step("lora", "a100_sxm_80gb", 7_241_732_096, 16384)
     assert (mistral.model, mistral.method, mistral.tokens) == ("mistralai/Mistral-7B-v0.1", "lora", 16384)
-    assert nearest("qlora", "rtx_4090", 8_000_000_000, 2048).card == "rtx_4090"
-    assert nearest("lora", "mi300x_192gb", 1, 1).method == "lora"
-    assert {row.method for row in evidence() if row.card == "rtx_4090"} == {"lora", "qlora"}
-    assert nearest("full", "rtx_4090", 7_000_000_000, 8192).method == "full"
-    for row in evidence():
-        found = nearest(row.method, row.card, row.parameters, row.tokens)
+    assert nearest_step("qlora", "rtx_4090", 8_000_000_000, 2048).card == "rtx_4090"
+    assert nearest_step("lora", "mi300x_192gb", 1, 1).method == "lora"
+    assert {row.method for row in measured_steps() if row.card == "rtx_4090"} == {"lora", "qlora"}
+    assert nearest_step("full", "rtx_4090", 7_000_000_000, 8192).method == "full"
+    for row in measured_steps():
+        found = nearest_step(row.method, row.card, row.parameters, row.tokens)
         assert (found.method, found.card, found.parameters, found.tokens) == (row.method, row.card, row.parameters, row.tokens)

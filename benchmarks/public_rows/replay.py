@@ -74,7 +74,7 @@ def _replay(row: Row, workload: Workload, **more: Any) -> Replay:
         "id": row["id"],
         "group": row["model"],
         "source": row["id"].split(":")[0],
-        "card": _CARDS[row["gpu"]],
+        "card": CARDS[row["gpu"]],
         "workload": workload,
         "seconds": tokens / float(row["value"]),
         "tier": int(row["tier"]),
@@ -84,9 +84,10 @@ def _replay(row: Row, workload: Workload, **more: Any) -> Replay:
     return Replay(**{**told, **more})
 
 
-_CARDS = {
+CARDS = {
     "NVIDIA A100 80GB": "a100_sxm_80gb",
     "NVIDIA A100-SXM4-80GB": "a100_sxm_80gb",
+    "NVIDIA A100-SXM4-40GB": "a100_sxm_40gb",
     "NVIDIA A100": "a100_sxm_80gb",
     "NVIDIA H100 (DGX)": "h100_sxm_80gb",
     "NVIDIA L40S": "l40s",
@@ -94,6 +95,7 @@ _CARDS = {
     "RTX 3090 (280W)": "rtx_3090",
     "RTX 4090 (400W)": "rtx_4090",
 }
+"""Keys of the cards that rows name. What is called an A100 and no more is taken for the SXM one of 80 GB."""
 
 
 @cache

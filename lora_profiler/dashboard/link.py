@@ -10,7 +10,7 @@ from lora_profiler.dashboard.question import Question, from_params, to_params
 from lora_profiler.errors import did_you_mean
 from lora_profiler.report.learn.layer import LoraLayer
 
-PAGES = ("Predict", "Compare", "Measure", "Learn", "Catalogue")
+PAGES = ("Predict", "Compare", "Measure", "Learn", "Evidence", "Catalogue")
 PAGE_KEY = "page"
 _STARTED_WITH = "Files are named when the dashboard is started: lora-profile app --records PATH."
 

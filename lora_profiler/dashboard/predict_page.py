@@ -6,20 +6,22 @@ from typing import get_args
 
 import streamlit as st
 
-from lora_profiler.dashboard import figures, form, link, markup, offers, parts
+from lora_profiler.dashboard import evidence_table, figures, form, link, markup, offers, parts
 from lora_profiler.dashboard.answered import Answered, answered, would_be_traced
 from lora_profiler.dashboard.headline import headlines
 from lora_profiler.dashboard.question import predict_arguments, setup_arguments
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.levers import Lever
+from lora_profiler.planning.likely import likely_peak
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Paragraph, Table
 from lora_profiler.report.charts.layer_bars import LayerQuantity
+from lora_profiler.report.evidence import likely_lines
 from lora_profiler.report.explain import explain_blocks
 from lora_profiler.report.layers import layer_blocks
 from lora_profiler.report.predictions import model_blocks, peak_words
-from lora_profiler.report.timing import device_name, time_lines, time_words
+from lora_profiler.report.timing import device_name, steps_of, time_lines, time_words
 from lora_profiler.report.ways import method_label
 from lora_profiler.units import bytes_text
 
@@ -54,6 +56,7 @@ def _draw(found: Answered) -> None:
     st.html(markup.cards(headlines(found.answers)))
     parts.section("What the peak is made of")
     parts.figure(figures.composition(found.answers, parts.theme()), "composition", _composition_words(found.answers))
+    _likely(found)
     _time(found)
     _detail(found)
     _layers(found)
@@ -64,12 +67,27 @@ def _draw(found: Answered) -> None:
     with parts.drawer("How each number was worked out", "explain") as is_open:
         if is_open:
             parts.blocks(block for a in found.answers for block in explain_blocks(a.prediction, a.levers))
-    told = set(time_lines(found.answers))  # they stand beside their figure
+    told = {*time_lines(found.answers), *likely_lines(found.predictions)}  # they stand beside their figure and their table
     parts.small(*(line for block in closing for line in block.lines if line not in told))
     parts.section("Take it along")
     parts.downloads("predict", offers.of_answers(found))
     st.caption("The same on the command line")
     st.code(shlex.join(["lora-profile", *predict_arguments(found.question)]), language=None, wrap_lines=True)
+
+
+def _likely(found: Answered) -> None:
+    """How far off the peaks may be, and the public measurements nearest to this question; nothing where there are none."""
+    lines = likely_lines(found.predictions)
+    if not lines:
+        return
+    parts.section("What public measurements say")
+    parts.small(*lines)
+    steps = [step for step in steps_of(found.answers) if step]
+    peaks = [likely.nearest for p in found.predictions if (likely := likely_peak(p))]
+    evidence_table.show(list(dict.fromkeys(peaks)), "nearest_peaks", "The measured peaks nearest to this question.")
+    timed = [step.evidence for step in steps if step.evidence]
+    if timed:
+        evidence_table.show(list(dict.fromkeys(timed)), "nearest_steps", "The measured steps nearest to this question.")
 
 
 def _time(found: Answered) -> None:

@@ -6,14 +6,25 @@ from collections.abc import Callable
 import streamlit as st
 
 from lora_profiler import __version__
-from lora_profiler.dashboard import catalogue_page, compare_page, form, learn_page, link, measure_page, parts, predict_page
+from lora_profiler.dashboard import (
+    catalogue_page,
+    compare_page,
+    evidence_page,
+    form,
+    learn_page,
+    link,
+    measure_page,
+    parts,
+    predict_page,
+)  # fmt: skip
 from lora_profiler.errors import LoraProfilerError
 
 _ABOUT = f"lora-profiler {__version__}: what full, LoRA and QLoRA fine-tuning of a model cost in memory and compute."
 SIDEBAR_PX = 340
-_DRAWN = dict(
-    zip(link.PAGES, (predict_page.show, compare_page.show, measure_page.show, learn_page.show, catalogue_page.show), strict=True)
-)
+_SHOW = (
+    predict_page.show, compare_page.show, measure_page.show, learn_page.show, evidence_page.show, catalogue_page.show,
+)  # fmt: skip
+_DRAWN = dict(zip(link.PAGES, _SHOW, strict=True))
 
 
 def show() -> None:

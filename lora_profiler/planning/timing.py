@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 from lora_profiler.catalog import Gpu
 from lora_profiler.errors import LoraProfilerError, UnbuildableError
+from lora_profiler.evidence import MeasuredStep, nearest_step
 from lora_profiler.kernel import StepKernels
 from lora_profiler.planning.engine import check_engine, predict
 from lora_profiler.prediction import Prediction
-from lora_profiler.steptime import Basis, Constants, Evidence, Rates, StepTime, constants_for, nearest, rates_of, step_time_at
+from lora_profiler.steptime import Basis, Constants, Rates, StepTime, constants_for, rates_of, step_time_at
 from lora_profiler.traced import missing
 from lora_profiler.workload import Workload
 
@@ -23,7 +24,7 @@ class TimedStep:
     time: StepTime
     kernels: StepKernels
     flops: int
-    evidence: Evidence | None
+    evidence: MeasuredStep | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +120,7 @@ def _kernels(workload: Workload, engine: str) -> StepKernels:
     return counted_kernels(workload)
 
 
-def _evidence(workload: Workload, gpu: Gpu) -> Evidence:
+def _evidence(workload: Workload, gpu: Gpu) -> MeasuredStep:
     setup = workload.setup
     tokens = setup.batch_size * setup.seq_len * setup.accumulation
-    return nearest(setup.method, gpu.key, workload.model.num_parameters, tokens)
+    return nearest_step(setup.method, gpu.key, workload.model.num_parameters, tokens)

@@ -312,6 +312,32 @@ LEFT_OUT_LABELS: Final[dict[str, str]] = {
 }
 """What tests a public measurement is no part of."""
 
+NOMINAL_LABELS: Final[dict[float, str]] = {0.9: "Nine in ten"}
+"""The probability that an interval is made for."""
+
+TIER_LABELS: Final[dict[int, str]] = {1: "all conditions published", 2: "one or two conditions inferred"}
+"""How much a public row says of the run behind it."""
+
+SOURCE_LABELS: Final[dict[str, str]] = {
+    "fms": "fms-acceleration",
+    "litgpt-rt": "LitGPT's tables",
+    "peft": "PEFT's comparison of methods",
+    "torchtune-flags": "torchtune's optimisation flags",
+    "fsdp_qlora": "fsdp_qlora",
+    "qwen": "Qwen's README",
+    "automodel": "NeMo AutoModel",
+    "hf-bert": "transformers' guide to one GPU",
+}
+"""Where public rows come from, by the first part of their id."""
+
+READING_LABELS: Final[dict[str, str]] = {
+    "peak": "peak allocated",
+    "at rest": "allocated between steps",
+    "after the update": "allocated after a step's update",
+    "reserved": "reserved",
+}
+"""What a public row's counter counted."""
+
 MFU_DEFINITIONS: Final[tuple[str, ...]] = (
     "MFU: FLOPs that the method needs (forward and backward) over what the card's dense peak allows in the same time. "
     "HFU: with what checkpointing computes again. Attention counts in full, not only its causal half.",

@@ -8,6 +8,7 @@ from typing import Any
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.fit import Fit
 from lora_profiler.planning.levers import Lever
+from lora_profiler.planning.likely import likely_peak
 from lora_profiler.prediction import DeviceMemory, Moment, Prediction
 from lora_profiler.steptime import PARTS
 from lora_profiler.workload import setup_dict
@@ -36,6 +37,7 @@ def answer_dict(answer: Answer) -> dict[str, Any]:
         "fit": _fit_dict(answer.fit) if answer.fit else None,
         "step_time": _step_time_dict(answer),
         "step_time_refusal": answer.timing.refusal if answer.timing else None,
+        "evidence": _evidence_dict(prediction),
         "levers": [_lever_dict(lever) for lever in answer.levers],
         "layers": [asdict(layer) for layer in prediction.layers],
     }
@@ -137,6 +139,27 @@ def _step_time_dict(answer: Answer) -> dict[str, Any] | None:
     }
 
 
+def _evidence_dict(prediction: Prediction) -> dict[str, Any] | None:
+    """What public measurements say of the peak; null where they say nothing."""
+    likely = likely_peak(prediction)
+    if likely is None:
+        return None
+    nearest, known = likely.nearest, likely.interval
+    return {
+        "low_bytes": likely.low_bytes,
+        "high_bytes": likely.high_bytes,
+        "half_width": likely.half_width,
+        "interval": {
+            "nominal": known.nominal,
+            "half_width": known.half_width,
+            "rows": known.rows,
+            "inside": known.inside,
+            "worst": known.worst,
+        },
+        "nearest": {**asdict(nearest), "error": nearest.error},
+    }
+
+
 def _lever_dict(lever: Lever) -> dict[str, Any]:
     return {**asdict(lever), "saved_fraction": lever.saved_fraction}
 
@@ -149,6 +172,7 @@ def predict_records(answers: Sequence[Answer]) -> list[dict[str, Any]]:
             "fit": _fit_dict(answer.fit) if answer.fit else None,
             "step_time": _step_time_dict(answer),
             "step_time_refusal": answer.timing.refusal if answer.timing else None,
+            "evidence": _evidence_dict(answer.prediction),
         }
         document["moments"] = {
             f"{moment.moment}.{moment.step if moment.step == 'steady' else 'step1'}": moment.total_bytes

@@ -8,6 +8,7 @@ from lora_profiler.planning.remarks import ActivationExcess, trained_length
 from lora_profiler.prediction import CATEGORIES, MOMENTS, Moment, Prediction
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.report.evidence import likely_lines
 from lora_profiler.report.ways import method_label
 from lora_profiler.units import byte_unit, bytes_text, count_text, flops_text, in_unit, percent_text, short_count_text
 from lora_profiler.workload import TrainSetup
@@ -223,12 +224,15 @@ def _closing_blocks(answers: Sequence[Answer], excess: ActivationExcess | None) 
         lines.append(excess_line(excess))
     for answer in answers:
         lines += _fit_notes(answer)
-    told = [paragraph(*lines)]
+    told: list[Block] = [paragraph(*lines)]
     if any(answer.timing for answer in answers):
         from lora_profiler.report.timing import time_lines
 
         told.append(paragraph(*time_lines(answers)))
-    return [*told, paragraph(*exactness_lines([a.prediction for a in answers]))]
+    predictions = [a.prediction for a in answers]
+    told.append(paragraph(*exactness_lines(predictions)))
+    likely = likely_lines(predictions)
+    return [*told, paragraph(*likely)] if likely else told
 
 
 def peak_words(prediction: Prediction) -> str:

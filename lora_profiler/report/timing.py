@@ -3,14 +3,16 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from lora_profiler.evidence import MeasuredStep
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.speed_gap import SpeedGap
 from lora_profiler.planning.timing import TimedStep
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.evidence import row_label
 from lora_profiler.report.ways import method_label
-from lora_profiler.steptime import PARTS, Evidence, Part
-from lora_profiler.units import count_text, error_text, percent_text, rate_text, seconds_text
+from lora_profiler.steptime import PARTS, Part
+from lora_profiler.units import error_text, percent_text, rate_text, seconds_text
 
 UNKNOWN = "?"
 THIS_MACHINE = "this machine's processor"
@@ -105,11 +107,10 @@ def gap_line(label: str, gap: SpeedGap) -> str:
     return f"{label} makes {shares}, {more}: {why} {'-' if rest < 0 else '+'}{seconds_text(abs(rest))}."
 
 
-def evidence_line(row: Evidence) -> str:
+def evidence_line(row: MeasuredStep) -> str:
     """'Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 16,384 tokens on a100_sxm_80gb took 4.93 s; ...'."""
-    what = f"{row.model}, {metrics.METHOD_LABELS[row.method]}, {count_text(row.tokens)} tokens on {row.card}"
     error = f"the prediction's error is {error_text(row.error)} {metrics.LEFT_OUT_LABELS[row.left_out]}"
-    return f"Nearest public measurement: {what} took {seconds_text(row.measured_seconds)}; {error}."
+    return f"Nearest public measurement: {row_label(row)} took {seconds_text(row.measured_seconds)}; {error}."
 
 
 def predicted_time_line(step: TimedStep, measured_seconds: float) -> str:

@@ -1,0 +1,154 @@
+"""Evidence: every public measurement that predictions were held to, how far off they were, and where each can be looked up."""
+
+from collections.abc import Sequence
+from typing import get_args
+
+import streamlit as st
+
+from lora_profiler.dashboard import evidence_table, form, link, markup, offers, parts
+from lora_profiler.dashboard.evidence_table import Measured
+from lora_profiler.dashboard.headline import Headline
+from lora_profiler.evidence import interval, measured_memory, measured_steps
+from lora_profiler.evidence.documents import Kind
+from lora_profiler.report import charts
+from lora_profiler.report.charts import ErrorDot, ScatterPoint
+from lora_profiler.report.evidence import (
+    apart_lines,
+    coverage_words,
+    errors_of,
+    errors_table,
+    graded_memory,
+    interval_words,
+    left_out_lines,
+    missed_lines,
+    row_label,
+    sources_table,
+    unseen_steps,
+)  # fmt: skip
+from lora_profiler.report.metrics import ERROR_DEFINITION, METHOD_LABELS, SOURCE_LABELS
+from lora_profiler.report.render import csv_text
+from lora_profiler.units import count_text, error_text, percent_text
+from lora_profiler.workload import Method
+
+_KEY = "evidence."
+_KINDS: tuple[Kind, ...] = ("memory", "steps")
+_WORDS = {"memory": "memory", "steps": "time of a step"}
+
+
+def show() -> None:
+    link.write(link.written("Evidence", form.question()))
+    parts.title(
+        "Evidence",
+        "What others measured and published, and how far off predictions of it are. A row of memory is predicted with the "
+        "libraries and kernels that ran it, and nothing was fitted to any; a step by constants that never saw its model.",
+        f"{ERROR_DEFINITION}.",
+    )  # fmt: skip
+    st.html(markup.cards(_headlines()))
+    parts.note(f"{interval_words(interval())}.", coverage_words(interval()), heading="How far off a predicted peak may be")
+    parts.section("By how much is published, and by what was left out")
+    parts.blocks([errors_table()])
+    parts.section("By source")
+    parts.blocks([sources_table()])
+    _figures()
+    _rows()
+    _told("Misses, and what is known of them", missed_lines(), "No row is beyond the interval.")
+    _told("Predicted, but no test", apart_lines(), "Every row is a test.")
+    with parts.drawer("What no question here says", f"{_KEY}left_out") as is_open:
+        if is_open:
+            for kind in _KINDS:
+                parts.section(f"Left out: {_WORDS[kind]}")
+                parts.small(*left_out_lines(kind))
+
+
+def _headlines() -> list[Headline]:
+    memory, steps, found = graded_memory(), unseen_steps(), interval()
+    tiers = {tier: errors_of(row for row in memory if row.tier == tier) for tier in sorted({row.tier for row in memory})}
+    time = errors_of(steps)
+    return [
+        Headline(
+            label="Memory, mean error",
+            rows=tuple((f"tier {tier}", percent_text(e.mean), f"{count_text(e.rows)} rows") for tier, e in tiers.items()),
+            note=f"worst {', '.join(error_text(e.worst) for e in tiers.values())}",
+        ),
+        Headline(
+            label="Interval of a peak",
+            rows=(
+                ("half-width", percent_text(found.half_width), ""),
+                ("inside", f"{found.inside} of {found.rows}", percent_text(found.inside / found.rows)),
+            ),
+            note="each source against the errors of the others",
+        ),
+        Headline(
+            label="Time of a step",
+            rows=(("median", percent_text(time.median), ""), ("90th percentile", percent_text(time.p90), "")),
+            note=f"{count_text(time.rows)} steps, each model left out of the fit; worst {error_text(time.worst)}",
+        ),
+    ]
+
+
+def _figures() -> None:
+    shade = parts.theme()
+    peaks = [row for row in measured_memory() if row.reading == "peak"]
+    points = [
+        ScatterPoint(
+            label=row_label(row), method=row.method, predicted_bytes=row.predicted_bytes, measured_bytes=row.measured_bytes,
+            record_id=row.id,
+        )
+        for row in peaks
+    ]  # fmt: skip
+    parts.section("Peaks, predicted against measured")
+    parts.figure(
+        charts.identity_scatter(points, theme=shade), f"{_KEY}memory",
+        f"{count_text(len(points))} public peaks against their predictions, rows that are no test among them; "
+        "the table below has the numbers.",
+    )  # fmt: skip
+    dots = [
+        ErrorDot(group=SOURCE_LABELS[row.source], label=row_label(row), error=row.error, method=row.method, record_id=row.id)
+        for row in measured_steps()
+    ]
+    parts.section("Time of a step, errors by source")
+    parts.figure(
+        charts.error_strip(dots, theme=shade), f"{_KEY}steps",
+        f"Errors of {count_text(len(dots))} public steps by source; the table below has the numbers.",
+    )  # fmt: skip
+
+
+def _rows() -> None:
+    """The table, narrowed by what is chosen."""
+    parts.section("Every row")
+    kind = parts.choose("Kind", _KINDS, "memory", f"{_KEY}kind", _WORDS)
+    rows: Sequence[Measured] = measured_memory() if kind == "memory" else measured_steps()
+    places = st.columns(3)
+    with places[0]:
+        sources = _several("Source", list(dict.fromkeys(row.source for row in rows)), "source", SOURCE_LABELS)
+    with places[1]:
+        methods = _several("Method", list(get_args(Method)), "method", METHOD_LABELS)
+    with places[2]:
+        cards = _several("Card", sorted({row.card for row in rows}), "card")
+    found = [
+        row
+        for row in rows
+        if (not sources or row.source in sources) and (not methods or row.method in methods) and (not cards or row.card in cards)
+    ]
+    if not found:
+        parts.note("No row is of all that was chosen.")
+        return
+    evidence_table.show(found, f"{_KEY}rows", f"{count_text(len(found))} of {count_text(len(rows))} rows")
+    told = evidence_table.records(found)
+    parts.downloads("evidence", [
+        ("JSON", f"evidence-{kind}.json", offers.JSON, lambda: offers.json_text({"schema_version": "1.0", kind: told})),
+        ("CSV", f"evidence-{kind}.csv", offers.CSV, lambda: csv_text(told)),
+    ])  # fmt: skip
+
+
+def _several(label: str, options: Sequence[str], key: str, words: dict[str, str] | None = None) -> list[str]:
+    """Those chosen; all where none is."""
+    shown = words or {}
+    return st.multiselect(
+        label, options, key=_KEY + key, format_func=lambda o: shown.get(o, o), placeholder="all", persist_state="session"
+    )
+
+
+def _told(heading: str, lines: Sequence[str], nothing: str) -> None:
+    parts.section(heading)
+    parts.small(*(lines or (nothing,)))

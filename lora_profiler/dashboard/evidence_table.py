@@ -1,0 +1,72 @@
+"""Public measurements as a table to sort, each with the address where it was published."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from lora_profiler.dashboard import parts
+from lora_profiler.evidence import MeasuredMemory, MeasuredStep
+from lora_profiler.report.metrics import METHOD_LABELS, READING_LABELS, SOURCE_LABELS
+from lora_profiler.units import GIB
+
+Measured = MeasuredMemory | MeasuredStep
+_FORMATS = {
+    "measured, GiB": "%.3f", "predicted, GiB": "%.3f", "measured, s": "%.3f", "predicted, s": "%.3f", "error, %": "%+.2f",
+}  # fmt: skip
+
+
+def show(rows: Sequence[Measured], key: str, says: str) -> None:
+    """All of one kind. `says` stands under the table."""
+    columns = [_memory(row) if isinstance(row, MeasuredMemory) else _step(row) for row in rows]
+    formats = {name: st.column_config.NumberColumn(format=text) for name, text in _FORMATS.items() if name in columns[0]}
+    st.dataframe(
+        pd.DataFrame(columns), hide_index=True, key=key, alt=says, placeholder="-", height="auto" if len(rows) < 9 else 360,
+        column_config={**formats, "published": st.column_config.LinkColumn(display_text="source")},
+    )  # fmt: skip
+    parts.small(says)
+
+
+def records(rows: Sequence[Measured]) -> list[dict[str, Any]]:
+    """The rows for machines."""
+    return [{**asdict(row), "error": row.error} for row in rows]
+
+
+def _memory(row: MeasuredMemory) -> dict[str, Any]:
+    return {
+        "model": row.model,
+        "method": METHOD_LABELS[row.method],
+        "batch": row.batch_size,
+        "tokens": row.seq_len,
+        "checkpointing": row.checkpointing,
+        "card": row.card,
+        "cards": row.cards,
+        "counter": READING_LABELS[row.reading],
+        "measured, GiB": row.measured_bytes / GIB,
+        "predicted, GiB": row.predicted_bytes / GIB,
+        "error, %": 100 * row.error,
+        "published": row.url,
+        "source": SOURCE_LABELS[row.source],
+        "stack": row.stack,
+        "tier": row.tier,
+        "no test, because": row.apart or None,
+        "id": row.id,
+    }
+
+
+def _step(row: MeasuredStep) -> dict[str, Any]:
+    return {
+        "model": row.model,
+        "method": METHOD_LABELS[row.method],
+        "tokens a step": row.tokens,
+        "card": row.card,
+        "measured, s": row.measured_seconds,
+        "predicted, s": row.measured_seconds * (1 + row.error),
+        "error, %": 100 * row.error,
+        "published": row.url,
+        "source": SOURCE_LABELS[row.source],
+        "left out of the fit": row.left_out,
+        "id": row.id,
+    }

@@ -1,0 +1,121 @@
+"""Public measurements of memory, each predicted with the libraries and kernels that ran it replayed; how far off the predicted
+peaks were; and the measured peak nearest to a question.
+
+No constant was fitted to any of them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from math import log
+from typing import Literal
+
+from lora_profiler.evidence.documents import document
+from lora_profiler.workload import Method, Workload
+
+Reading = Literal["peak", "at rest", "after the update", "reserved"]
+"""What a counter counted: the allocator's peak, what is allocated between steps or after an update, what is reserved."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredMemory:
+    """One counter of one run, in bytes of one card; `cards` of them shared the model where there are several.
+
+    `card` by its key, `parameters` and `model_type` of the model, `batch_size` and `seq_len` of a micro-batch. `stack` is what
+    was replayed, `tier` 1 where all conditions are published, 2 where one or two are inferred. `apart` is why the row is no
+    test, "" for one that is; `why` what is known of an error beyond the interval, else "". `url` is where it was published,
+    `source` the first part of the id.
+    """
+
+    id: str
+    source: str
+    model: str
+    model_type: str
+    parameters: int
+    method: Method
+    checkpointing: bool
+    batch_size: int
+    seq_len: int
+    card: str
+    cards: int
+    reading: Reading
+    stack: str
+    tier: int
+    measured_bytes: int
+    predicted_bytes: int
+    apart: str
+    why: str
+    url: str
+
+    @property
+    def error(self) -> float:
+        """(predicted - measured) / measured."""
+        return (self.predicted_bytes - self.measured_bytes) / self.measured_bytes
+
+    @property
+    def tokens(self) -> int:
+        """Of a micro-batch."""
+        return self.batch_size * self.seq_len
+
+    @property
+    def is_graded(self) -> bool:
+        """The counter is exact, and the stack was known without the row."""
+        return not self.apart and self.reading != "reserved"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceShare:
+    """Of `rows` peaks of one source, `inside` lay within `half_width`, which the other sources' errors gave."""
+
+    rows: int
+    inside: int
+    half_width: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """How far off predicted peaks are: within `half_width` of the measured one, as a share of it, with a probability of `nominal`
+    for a row like the graded ones.
+
+    The split-conformal quantile of their absolute errors (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World,
+    2005). Tested on rows that did not set it: of `rows` peaks, each against the errors of all sources but its own, `inside` were
+    within; `low` and `high` are the 95 % binomial interval of that share. `worst` is the largest error, signed.
+    """
+
+    nominal: float
+    half_width: float
+    rows: int
+    inside: int
+    low: float
+    high: float
+    worst: float
+    by_source: Mapping[str, SourceShare]
+
+
+@cache
+def measured_memory() -> tuple[MeasuredMemory, ...]:
+    return tuple(MeasuredMemory(**row) for row in document("memory")["rows"])
+
+
+@cache
+def interval() -> Interval:
+    data = document("memory")["interval"]
+    shares = {source: SourceShare(**share) for source, share in data["by_source"].items()}
+    return Interval(**{**data, "by_source": shares})
+
+
+def nearest_peak(workload: Workload) -> MeasuredMemory:
+    """The measured peak on one card that is most like the workload.
+
+    Of the same method first, then with checkpointing or without as asked, then of the same model type, wherever there is such a
+    row; of those the one whose parameters and tokens of a micro-batch are the fewest times larger or smaller. Of equals the
+    first, and rows whose conditions are all published stand first. Rows that are no test count: they say so.
+    """
+    setup, model = workload.setup, workload.model
+    tokens = setup.batch_size * setup.seq_len
+
+    def distance(row: MeasuredMemory) -> tuple[bool, bool, bool, float]:
+        times = abs(log(row.parameters / model.num_parameters)) + abs(log(row.tokens / tokens))
+        return row.method != setup.method, row.checkpointing != setup.checkpointing, row.model_type != model.model_type, times
+
+    return min((row for row in measured_memory() if row.reading == "peak" and row.cards == 1), key=distance)

@@ -1,0 +1,41 @@
+"""What public measurements say of a predicted peak: how far off predictions of measured peaks were, and the nearest of them."""
+
+from dataclasses import dataclass
+
+from lora_profiler.evidence import Interval, MeasuredMemory, interval, nearest_peak
+from lora_profiler.prediction import Prediction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LikelyPeak:
+    """Where a CUDA allocator's peak lies if this prediction is as far off as those of public runs: from `low_bytes` to
+    `high_bytes`, nine times in ten. `half_width` is a share of the measured peak.
+
+    The public runs were predicted with the libraries and kernels that ran them; of a run with others than assumed here nothing
+    is said.
+    """
+
+    nearest: MeasuredMemory
+    interval: Interval
+    half_width: float
+    low_bytes: int
+    high_bytes: int
+
+
+def likely_peak(prediction: Prediction) -> LikelyPeak | None:
+    """None for a lower bound, and for devices whose memory no public row tells.
+
+    An estimate's own bound widens the interval, as errors add up at worst. With an error of at most w either way the measured
+    peak is between predicted / (1 + w) and predicted / (1 - w).
+    """
+    if prediction.saved_activation_bytes is None or prediction.workload.setup.device != "cuda":
+        return None
+    known, peak = interval(), prediction.peak.total_bytes
+    width = known.half_width + (prediction.error_bound or 0.0)
+    return LikelyPeak(
+        nearest=nearest_peak(prediction.workload),
+        interval=known,
+        half_width=width,
+        low_bytes=round(peak / (1 + width)),
+        high_bytes=round(peak / (1 - width)),
+    )

@@ -1,0 +1,178 @@
+"""Public measurements in words and tables: how far off predictions of them were, and which is nearest to an answer."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from lora_profiler.evidence import (
+    Interval,
+    MeasuredMemory,
+    MeasuredStep,
+    interval,
+    measured_memory,
+    measured_steps,
+    unexpressed,
+)  # fmt: skip
+from lora_profiler.evidence.documents import Kind
+from lora_profiler.planning.likely import LikelyPeak, likely_peak
+from lora_profiler.prediction import Prediction
+from lora_profiler.report import metrics
+from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.ways import method_label
+from lora_profiler.throughput.spread import quantile
+from lora_profiler.units import bytes_text, count_text, error_text, percent_text
+
+# --- beside an answer -----------------------------------------------------------------------------------------------------
+
+
+def likely_lines(predictions: Sequence[Prediction]) -> list[str]:
+    """The interval of each peak, and the measured peaks nearest to them; nothing where public rows say nothing."""
+    pairs = [(method_label(p), likely_peak(p)) for p in predictions]
+    known = [(label, likely) for label, likely in pairs if likely]
+    if not known:
+        return []
+    ranges = "; ".join(f"{label} {range_words(likely)}" for label, likely in known)
+    lines = [f"Peak as measured, were it as far off as public ones: {ranges}. {interval_words(known[0][1].interval)}."]
+    return lines + list(dict.fromkeys(nearest_peak_line(likely.nearest) for _, likely in known))
+
+
+def range_words(likely: LikelyPeak) -> str:
+    """'24.60 GiB to 25.15 GiB'."""
+    return f"{bytes_text(likely.low_bytes)} to {bytes_text(likely.high_bytes)}"
+
+
+def interval_words(found: Interval) -> str:
+    """'Nine in ten of 68 public peaks, predicted with their own libraries and kernels replayed, were within 1.10 %, ...'."""
+    share = f"{metrics.NOMINAL_LABELS[found.nominal]} of {count_text(found.rows)} public peaks"
+    within = f"were within {percent_text(found.half_width)}, the furthest {error_text(found.worst)}"
+    return f"{share}, predicted with their own libraries and kernels replayed, {within}"
+
+
+def nearest_peak_line(row: MeasuredMemory) -> str:
+    """'Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 4 x 4,096 tokens with checkpointing on a100_sxm_80gb peaked
+    at 24.87 GiB; the prediction's error is -<0.01 % with its stack replayed.'"""
+    error = f"the prediction's error is {error_text(row.error)} with its stack replayed"
+    apart = f", and is no test: {row.apart}" if row.apart else ""
+    return f"Nearest public measurement: {row_label(row)} peaked at {bytes_text(row.measured_bytes)}; {error}{apart}."
+
+
+def row_label(row: MeasuredMemory | MeasuredStep) -> str:
+    """'mistralai/Mistral-7B-v0.1, LoRA, 4 x 4,096 tokens with checkpointing on a100_sxm_80gb'."""
+    sizes = setup_words(row) if isinstance(row, MeasuredMemory) else f"{count_text(row.tokens)} tokens"
+    cards = f"{row.cards} x " if isinstance(row, MeasuredMemory) and row.cards > 1 else ""
+    return f"{row.model}, {metrics.METHOD_LABELS[row.method]}, {sizes} on {cards}{row.card}"
+
+
+def setup_words(row: MeasuredMemory) -> str:
+    """'4 x 4,096 tokens with checkpointing'."""
+    return f"{row.batch_size} x {count_text(row.seq_len)} tokens{' with checkpointing' if row.checkpointing else ''}"
+
+
+# --- all of it ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Errors:
+    """Of `rows` of one kind: mean, median and 90th percentile of absolute errors, and the largest, signed."""
+
+    rows: int
+    mean: float
+    median: float
+    p90: float
+    worst: float
+
+
+def errors_of(rows: Iterable[MeasuredMemory | MeasuredStep]) -> Errors:
+    """Raises ValueError for no rows."""
+    errors = [row.error for row in rows]
+    ordered = sorted(map(abs, errors))
+    return Errors(
+        rows=len(errors),
+        mean=fmean(ordered),
+        median=quantile(ordered, 0.5),
+        p90=quantile(ordered, 0.9),
+        worst=max(errors, key=abs),
+    )
+
+
+def graded_memory() -> list[MeasuredMemory]:
+    return [row for row in measured_memory() if row.is_graded]
+
+
+def unseen_steps() -> list[MeasuredStep]:
+    """Steps that were predicted by constants of all models but their own."""
+    return [row for row in measured_steps() if row.left_out == "model"]
+
+
+def errors_table() -> Table:
+    """How far off predictions of public rows are: memory by tier, steps by what was left out of the fit."""
+
+    def row(label: str, rows: Iterable[MeasuredMemory | MeasuredStep]) -> Row:
+        e = errors_of(rows)
+        return Row(
+            cells=(
+                label, count_text(e.rows), percent_text(e.mean), percent_text(e.median), percent_text(e.p90), error_text(e.worst)
+            ),
+            indent=1,
+        )  # fmt: skip
+
+    graded, steps = graded_memory(), measured_steps()
+    rows = [Row(cells=("memory, stacks replayed, nothing fitted",), kind="section")]
+    rows += [row(metrics.TIER_LABELS[tier], [r for r in graded if r.tier == tier]) for tier in sorted({r.tier for r in graded})]
+    rows += [row("peaks alone", [r for r in graded if r.reading == "peak"])]
+    rows += [Row(cells=("time of a step",), kind="section")]
+    rows += [row(label, [r for r in steps if r.left_out == what]) for what, label in metrics.LEFT_OUT_LABELS.items()]
+    return Table(columns=("", "rows", "mean", "median", "90th percentile", "worst"), rows=tuple(rows))
+
+
+def sources_table() -> Table:
+    """By source: rows, errors, and how many peaks lie within the interval that the other sources' errors give."""
+    shares = interval().by_source
+    rows: list[Row] = []
+    for kind, found in (("memory", graded_memory()), ("time of a step", measured_steps())):
+        rows.append(Row(cells=(kind,), kind="section"))
+        for source in dict.fromkeys(r.source for r in found):
+            e = errors_of(r for r in found if r.source == source)
+            share = shares.get(source) if kind == "memory" else None
+            inside = f"{share.inside} of {share.rows} within {percent_text(share.half_width)}" if share else ""
+            cells = (metrics.SOURCE_LABELS[source], count_text(e.rows), percent_text(e.mean), error_text(e.worst), inside)
+            rows.append(Row(cells=cells, indent=1))
+    return Table(columns=("", "rows", "mean error", "worst", "peaks, by the other sources' errors"), rows=tuple(rows))
+
+
+def coverage_words(found: Interval) -> str:
+    """How the interval fares on rows that did not set it."""
+    share, low, high = percent_text(found.inside / found.rows), percent_text(found.low), percent_text(found.high)
+    largest = max(found.by_source.items(), key=lambda item: item[1].rows)
+    others = [each for source, each in found.by_source.items() if source != largest[0]]
+    inside, rows = sum(each.inside for each in others), sum(each.rows for each in others)
+    return (
+        f"Each source's peaks against the errors of the other sources alone: {found.inside} of {found.rows} lie inside, {share} "
+        f"(95 % interval of the share {low} to {high}). {largest[1].rows} of them are of one source, "
+        f"{metrics.SOURCE_LABELS[largest[0]]}; of the other sources' {rows} peaks {inside} lie inside."
+    )
+
+
+def missed_lines() -> list[str]:
+    """Graded peaks beyond the interval and steps of the furthest tenth, with what is known of each."""
+    rows: list[MeasuredMemory | MeasuredStep] = [*measured_memory(), *measured_steps()]
+    found = [row for row in rows if row.why]
+    return _by_reason((row.why, f"{row.id} {error_text(row.error)}") for row in found)
+
+
+def apart_lines() -> list[str]:
+    """Rows that were predicted but are no test, with the reason."""
+    rows = [row for row in measured_memory() if row.apart]
+    return _by_reason((row.apart, f"{row.id} ({row.reading}) {error_text(row.error)}") for row in rows)
+
+
+def left_out_lines(kind: Kind) -> list[str]:
+    """Rows that no question of the package says."""
+    return [f"{each.reason}: {count_text(each.rows)} rows, {each.example} for one" for each in unexpressed(kind)]
+
+
+def _by_reason(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    found: dict[str, list[str]] = {}
+    for reason, row in pairs:
+        found.setdefault(reason, []).append(row)
+    return [f"{reason}: {', '.join(rows)}." for reason, rows in found.items()]
