@@ -45,7 +45,7 @@ NF4_SIDE = {"cpu": 1024, "cuda": 4096}
 
 
 def seconds(call: Callable[[], object], synchronise: Callable[[], None]) -> float:
-    """Of one call: the lower quartile over blocks of calls, the first left out, since whatever else goes on only makes one longer."""
+    """Of one call: the lower quartile over blocks of calls, the first left out; whatever else goes on only makes one longer."""
     synchronise()
     began = time.perf_counter()
     call()
