@@ -590,9 +590,10 @@ def test_evidence_of_steps_is_another_table() -> None:
 
 
 def test_the_nearest_rows_stand_beside_an_answer() -> None:
-    app = sound(opened(model="mistralai/Mistral-7B-v0.1", gpu="a100_sxm_80gb", batch_size="4", seq_len="4096", checkpointing="true"))
+    mistral = "mistralai/Mistral-7B-v0.1"
+    app = sound(opened(model=mistral, gpu="a100_sxm_80gb", batch_size="4", seq_len="4096", checkpointing="true"))
     peaks, steps = rows_of(app, "nearest_peaks"), rows_of(app, "nearest_steps")
-    assert list(peaks["method"]) == ["full", "LoRA"] and set(peaks["model"]) == set(steps["model"]) == {"mistralai/Mistral-7B-v0.1"}
+    assert list(peaks["method"]) == ["full", "LoRA"] and set(peaks["model"]) == set(steps["model"]) == {mistral}
     assert all(url.startswith("https://github.com/") for url in (*peaks["published"], *steps["published"]))
     shown = texts(app)
     assert "Peak as measured, were it as far off as public ones: full " in shown
