@@ -125,7 +125,7 @@ def test_a_host_that_computes_launches_in_its_own_time() -> None:
     kernels = (product(512, 512, 512, count=3), memory("silu", 2**20, 2**20, count=2), memory("add", FRESH_BYTES, FRESH_BYTES))
     micro = StepKernels(kernels=kernels, tokens=7, trainable={})
     load = loaded(Step(micro=micro, accumulation=2, update_bytes=10**6, fresh_bytes=4 * 10**6), CPU, HOST)
-    add = 2 * FRESH_BYTES / 20e9 * (1 - HOST.cached_share * 0.5) / 0.5 + FRESH_BYTES / 2e9
+    add = 2 * FRESH_BYTES / 20e9 * (1 - HOST.cached_share * 0.25) / 0.5 + FRESH_BYTES / 2e9
     device = 3 * 2 * 512**3 / 100e9 / 0.8 + 2 * 2**21 / 8e9 + add
     assert load.device_seconds(0.8, 0.5) == pytest.approx(device)
     assert load.micro_seconds(0.8, 0.5) == pytest.approx(device + 6 * 20e-6)

@@ -79,11 +79,14 @@ SETUPS = {
     "lora checkpointed, dropout": replace(LORA, checkpointing=True, lora=LoraConfig(r=4, lora_dropout=0.1)),
     "lora accumulated": replace(LORA, accumulation=3),
     "eager": replace(BASE, attention="eager"),
-    "efficient": replace(LORA, attention="efficient"),
 }
 
 
-CASES = [*(("llama", name) for name in SETUPS), ("gpt2", "lora"), ("opt", "full checkpointed")]
+CASES = [
+    ("llama", "full"), ("llama", "lora checkpointed, dropout"), ("llama", "lora accumulated"), ("llama", "eager"),
+    ("gpt2", "lora"), ("opt", "full checkpointed"),
+]  # fmt: skip
+"""`python -m benchmarks.held_out` asks hundreds more."""
 
 
 @pytest.mark.parametrize(("family", "name"), CASES)
@@ -341,8 +344,13 @@ def test_a_model_that_does_something_else_is_no_relative(changes: dict[str, Any]
 # --- shortcuts --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "qwen3_moe"])
-@pytest.mark.parametrize("setup", [BASE, SETUPS["lora checkpointed, dropout"], SETUPS["eager"]])
+@pytest.mark.parametrize(
+    ("family", "setup"),
+    [
+        ("llama", BASE), ("llama", SETUPS["eager"]), ("gpt2", SETUPS["lora checkpointed, dropout"]),
+        ("gemma2", SETUPS["lora checkpointed, dropout"]), ("qwen3_moe", BASE),
+    ],
+)  # fmt: skip
 def test_shortcuts_change_nothing(family: str, setup: TrainSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = workload(family, setup)
     if family == "qwen3_moe" and setup.lora is not None:

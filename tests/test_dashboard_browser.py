@@ -29,7 +29,7 @@ NEEDED = os.environ.get("LORA_PROFILER_NEEDS_BROWSER")
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PROGRAM = next(filter(None, map(shutil.which, PROGRAMS)), None)
 TINY = "model=EleutherAI%2Fpythia-14m&seq-len=32&dtype=float32&method=lora"
-PATIENCE_MS = 20_000
+PATIENCE_MS = 60_000
 
 
 @dataclass

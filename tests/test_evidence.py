@@ -1,4 +1,4 @@
-"""Public measurements as they come with the package: out of committed results, with an address each, and the nearest of them."""
+"""Public measurements as they come with the package: out of the committed results, with an address each, and the nearest."""
 
 import csv
 import json
@@ -72,7 +72,8 @@ def published() -> dict[str, str]:
         ('QwenLM/Qwen README.md "Profiling of Memory and Speed" (e8e1596, 2023-11-30)', "QwenLM/Qwen/blob/e8e1596/README.md"),
         ('modelscope/ms-swift docs/source_en/LLM/Benchmark.md @d2b45ec8c section "Tuners"',
          "modelscope/ms-swift/blob/d2b45ec8c/docs/source_en/LLM/Benchmark.md"),
-        ("NVIDIA-NeMo/Automodel docs/performance-summary.mdx (2025-10-02) + examples/llm_benchmark/*benchmark.yaml @36044ad3",
+        ("NVIDIA-NeMo/Automodel docs/performance-summary.mdx (2025-10-02) + examples/llm_benchmark/"
+         "*peft_benchmark.yaml @36044ad3",
          "NVIDIA-NeMo/Automodel/blob/36044ad3/docs/performance-summary.mdx"),
         ("huggingface/transformers docs/source/en/perf_train_gpu_one.mdx (2022)",
          "huggingface/transformers/blob/HEAD/docs/source/en/perf_train_gpu_one.mdx"),

@@ -1,7 +1,7 @@
 """The process of the probes: `python -m lora_profiler.calibration.probes DEVICE` measures rates of small pieces of work.
 
 Standard output carries one JSON line before each probe, and last the `Micro`. Each probe runs in blocks until its time is up,
-and the median of its blocks counts.
+and the lower quartile of its blocks counts.
 """
 
 import json
@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from statistics import median
+from itertools import cycle
+from statistics import quantiles
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ NF4_SIDE = {"cpu": 1024, "cuda": 4096}
 
 
 def seconds(call: Callable[[], object], synchronise: Callable[[], None]) -> float:
-    """Of one call: the median over blocks of calls, the first block left out."""
+    """Of one call: the lower quartile over blocks of calls, the first left out; whatever else goes on only makes one longer."""
     synchronise()
     began = time.perf_counter()
     call()
@@ -58,7 +59,7 @@ def seconds(call: Callable[[], object], synchronise: Callable[[], None]) -> floa
             call()
         synchronise()
         blocks.append((time.perf_counter() - began) / count)
-    return median(blocks[1:])
+    return quantiles(blocks[1:], n=4, method="inclusive")[0]
 
 
 class Probes:
@@ -121,9 +122,21 @@ class Probes:
         return found
 
     def product(self, rows: int, columns: int, inner: int, dtype: Dtype) -> float:
-        """FLOP/s of a linear layer's forward product: x (rows x inner) by the transpose of w (columns x inner)."""
-        x, w = (torch.randn(n, inner, device=self.device).to(getattr(torch, dtype)) for n in (rows, columns))
-        return 2 * rows * columns * inner / self.seconds(lambda: torch.mm(x, w.t()))
+        """FLOP/s of a linear layer's forward product: x (rows x inner) by the transpose of w (columns x inner).
+
+        On a CPU one pair after another of so many that together they are twice the last cache: a step too meets each weight and
+        each activation cold.
+        """
+        kind = getattr(torch, dtype)
+        pairs = 1 + 2 * self.cache_bytes // ((rows + columns) * inner * kind.itemsize)
+        xs, ws = ([torch.randn(n, inner, device=self.device).to(kind) for _ in range(pairs)] for n in (rows, columns))
+        turn = cycle(zip(xs, ws, strict=True))
+
+        def one() -> Tensor:
+            x, w = next(turn)
+            return torch.mm(x, w.t())
+
+        return 2 * rows * columns * inner / self.seconds(one)
 
     def narrow(self, whole: float) -> tuple[tuple[float, float], ...]:
         """As shares of `whole`: the mean time over which of the three sides is the narrow one."""

@@ -12,8 +12,8 @@ from lora_profiler.catalog import Gpu
 
 FRESH_BYTES = 32 * 2**20
 """From here on every tensor on a CPU is mapped by itself, so that its memory comes anew from the system each time, page by page:
-glibc's largest threshold of mmap (malloc.c, DEFAULT_MMAP_THRESHOLD_MAX). Of smaller ones its heap keeps some and gives back others,
-by what lies at its end; none is counted.
+glibc's largest threshold of mmap (malloc.c, DEFAULT_MMAP_THRESHOLD_MAX). Of smaller ones its heap keeps some and gives back
+others, by what lies at its end; none is counted.
 """
 
 
