@@ -180,6 +180,23 @@ def test_a_card_brings_the_time_of_a_step() -> None:
     assert sum(gap["cause_seconds"].values()) == pytest.approx(gap["gap_seconds"])
 
 
+def test_a_peak_comes_with_an_interval_and_the_nearest_measured_one() -> None:
+    full, lora = predictions(*MISTRAL)
+    for found in (full, lora):
+        evidence, peak = found["evidence"], found["peak"]["total_bytes"]
+        nearest = evidence["nearest"]
+        assert evidence["low_bytes"] < peak < evidence["high_bytes"]
+        assert (nearest["model"], nearest["method"]) == (MISTRAL[0], found["setup"]["method"])
+        assert nearest["error"] == pytest.approx(nearest["predicted_bytes"] / nearest["measured_bytes"] - 1)
+        assert nearest["url"].startswith("https://github.com/foundation-model-stack/fms-acceleration/blob/")
+    text = " ".join(answer(*MISTRAL).split())
+    assert "Peak as measured, were it as far off as public ones: full " in text
+    assert "Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 4 x 4,096 tokens with checkpointing" in text
+    assert all(p["evidence"] is None for p in predictions("gpt2", "-s", "128", "--device", "cpu"))
+    header, row = answer("gpt2", "-s", "128", "--method", "lora", "--format", "csv").splitlines()
+    assert "evidence.nearest.url" in header and "https://github.com/" in row
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -20,9 +20,11 @@ from lora_profiler.evidence.documents import document
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.likely import likely_peak
 from lora_profiler.report import metrics
+from lora_profiler.report.blocks import Paragraph
 from lora_profiler.report.evidence import (
     apart_lines,
     coverage_words,
+    errors_table,
     errors_of,
     graded_memory,
     left_out_lines,
@@ -32,6 +34,8 @@ from lora_profiler.report.evidence import (
     sources_table,
     unseen_steps,
 )  # fmt: skip
+from lora_profiler.report.page.parts import Fold
+from lora_profiler.report.page.public import public_section
 from lora_profiler.report.payload import predict_schema
 from lora_profiler.workload import LoraConfig, Method, Quantization, TrainSetup, Workload
 
@@ -225,6 +229,22 @@ def test_the_nearest_row_is_the_nearest_in_the_order_that_is_stated(method: Meth
     assert found in rows and log(times[rows.index(found)]) == pytest.approx(min(map(log, times)))
 
 
+def test_the_method_goes_before_checkpointing_and_that_before_the_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = nearest_peak(asked("lora", checkpointing=True, tokens=(4, 4096)))
+    other_method = replace(found, id="method", method="full")
+    other_checkpointing = replace(found, id="checkpointing", checkpointing=False)
+    other_type = replace(found, id="type", model_type="llama")
+    far = replace(found, id="far", parameters=10 * found.parameters)
+    for near, rows in (
+        ("checkpointing", [other_method, other_checkpointing]),
+        ("type", [other_checkpointing, other_type]),
+        ("far", [other_type, far]),
+        ("far", [replace(found, cards=2), replace(found, reading="at rest"), far]),
+    ):
+        monkeypatch.setattr("lora_profiler.evidence.memory.measured_memory", lambda rows=rows: rows)
+        assert nearest_peak(asked("lora", checkpointing=True, tokens=(4, 4096))).id == near
+
+
 def test_a_row_that_is_no_test_says_so() -> None:
     row = next(row for row in measured_memory() if row.apart and row.cards == 1 and row.reading == "peak")
     assert nearest_peak_line(row).endswith(f"with its stack replayed, and is no test: {row.apart}.")
@@ -260,6 +280,14 @@ def test_tables_and_lines_hold_every_source_and_every_row_apart() -> None:
     assert sum(int(line.split(": ")[-1].split(" ")[0]) for line in left_out_lines("memory")) == sum(
         each.rows for each in unexpressed("memory")
     )
+
+
+def test_the_report_says_how_far_off_public_rows_are() -> None:
+    section = public_section()
+    paragraphs = [line for part in section.parts if isinstance(part, Paragraph) for line in part.lines]
+    folds = {part.title: part for part in section.parts if isinstance(part, Fold)}
+    assert coverage_words(interval()) in paragraphs and errors_table() in section.parts
+    assert folds["Predicted, but no test"].parts == (Paragraph(lines=tuple(apart_lines())),)
 
 
 def test_the_schema_has_the_fields_of_the_rows() -> None:

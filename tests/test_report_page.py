@@ -386,7 +386,7 @@ def test_nothing_of_this_machine_or_this_day_is_on_the_page() -> None:
 def test_a_page_of_nothing_says_so() -> None:
     content = report_content([])
     assert content.title == "Nothing to report"
-    assert [section.name for section in content.sections] == ["definitions"]
+    assert [section.name for section in content.sections] == ["public", "definitions"]
     assert embedded_data(write_page(content))["records"] == {}
 
 
@@ -396,7 +396,7 @@ def test_a_page_of_failures_alone_and_of_answers_alone() -> None:
     assert not {"accuracy", "composition", "step", "speed"} & {s.name for s in failures.sections}
     Read(write_page(failures))
     alone = report_content([], answered())
-    assert [s.name for s in alone.sections] == ["predicted-0", "definitions"]
+    assert [s.name for s in alone.sections] == ["predicted-0", "public", "definitions"]
     assert alone.title == "meta-llama/Llama-3.2-1B: predicted"
     Read(write_page(alone))
 

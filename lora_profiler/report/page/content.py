@@ -16,6 +16,7 @@ from lora_profiler.report.page.definitions import definitions_section
 from lora_profiler.report.page.parts import Fact, Section, sections
 from lora_profiler.report.page.predicted import predicted_facts, predicted_sections
 from lora_profiler.report.page.provenance import provenance_section
+from lora_profiler.report.page.public import public_section
 from lora_profiler.report.page.runs import failures_section, numbered, run_facts, runs_section
 from lora_profiler.report.page.speed import speed_section
 from lora_profiler.report.page.steps import layers_section, steps_section
@@ -54,6 +55,7 @@ def report_content(scored: Sequence[Scored], predictions: Sequence[Answer] = (),
             failures_section(runs),
             runs_section(runs),
             provenance_section(runs),
+            public_section(),
             definitions_section(),
         ),
         data=page_data(runs, predictions),
