@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     epilog="""
 Small probes find the device's rates: large sums and products, attention, 4-bit weights, and on a CPU its cache, fresh memory
 and slow operators. Then six training steps of made-up models run, {full, LoRA, QLoRA} x {few, many tokens}, and two constants
-are fitted to them. Nothing is downloaded. Under two minutes on an idle machine; other work on it spoils what is measured.
+are fitted to them. Nothing is downloaded. Two or three minutes on an idle machine; other work on it spoils what is measured.
 
 Examples:
   lora-profile calibrate                    the accelerator that is there, else the CPU

@@ -56,7 +56,7 @@ class Calibration:
 
 
 def calibrate(device: Device, progress: Progress = lambda what, done, total: None) -> Calibration:
-    """Measures `device` ("cpu" or "cuda") and fits its constants; keeps nothing. A minute or two.
+    """Measures `device` ("cpu" or "cuda") and fits its constants; keeps nothing. Two or three minutes.
 
     Raises MeasurementError where the device cannot be measured, or too few steps run through.
     """
