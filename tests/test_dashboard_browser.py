@@ -264,6 +264,7 @@ def test_everything_that_takes_input_has_a_name(window: Any) -> None:
         "page=compare",
         f"page=measure&{TINY}",
         "page=learn",
+        "page=evidence",
         "page=catalogue",
     ):
         assert window().open(query).page.evaluate(nameless) == [], query
