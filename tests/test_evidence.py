@@ -24,8 +24,8 @@ from lora_profiler.report.blocks import Paragraph
 from lora_profiler.report.evidence import (
     apart_lines,
     coverage_words,
-    errors_table,
     errors_of,
+    errors_table,
     graded_memory,
     left_out_lines,
     likely_lines,
