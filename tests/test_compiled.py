@@ -314,10 +314,9 @@ def test_a_window_that_nobody_named_is_found_at_the_longest_sequence(monkeypatch
         compile_profile(workload("llama", BASE))
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_4_bit_base_multiplies_as_often_as_any(checkpointing: bool) -> None:
+def test_a_4_bit_base_multiplies_as_often_as_any() -> None:
     """The rules count the same products, by formulas of their own."""
-    asked = workload("llama", replace(LORA, quantization=Quantization(), checkpointing=checkpointing), head_dim=16)
+    asked = workload("llama", replace(LORA, quantization=Quantization(), checkpointing=True), head_dim=16)
     assert predict_with(compile_profile(asked), asked).flops == engine.predict(asked, "analytic").flops
 
 
@@ -333,7 +332,7 @@ def test_a_relative_needs_fewer_traces_and_has_the_same_profile_otherwise() -> N
     assert packed(replace(short, checked=())) == packed(replace(whole, checked=()))
 
 
-@pytest.mark.parametrize("changes", [{"attention_bias": True}, {"tie_word_embeddings": True}, {"num_key_value_heads": 4}])
+@pytest.mark.parametrize("changes", [{"attention_bias": True}, {"num_key_value_heads": 4}])
 def test_a_model_that_does_something_else_is_no_relative(changes: dict[str, Any]) -> None:
     """Tied, it makes fewer gradients; with a bias, more; with as many key heads as heads, it need not repeat them in eager."""
     eager = replace(BASE, attention="eager")
@@ -353,8 +352,6 @@ def test_a_model_that_does_something_else_is_no_relative(changes: dict[str, Any]
 )  # fmt: skip
 def test_shortcuts_change_nothing(family: str, setup: TrainSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = workload(family, setup)
-    if family == "qwen3_moe" and setup.lora is not None:
-        asked = replace(asked, setup=replace(setup, lora=LoraConfig(r=4, target_modules=("q_proj", "v_proj"))))
     with_them = fresh(asked)
     monkeypatch.setattr(tracer, "SHORTCUTS", {})
     without = fresh(asked)

@@ -100,8 +100,10 @@ def test_every_file_that_is_named_is_there() -> None:
 
 
 def test_the_options_it_speaks_of_exist() -> None:
+    from lora_profiler.cli import predict_command
     from lora_profiler.cli_bench import bench_command
     from lora_profiler.cli_compare import compare_command
 
-    known = {option for command in (bench_command, compare_command) for each in command.params for option in each.opts}
+    commands = (bench_command, compare_command, predict_command)
+    known = {option for command in commands for each in command.params for option in each.opts}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", TEXT)) <= known
