@@ -40,7 +40,8 @@ def show() -> None:
     parts.title(
         "Evidence",
         "What others measured and published, and how far off predictions of it are. A row of memory is predicted with the "
-        "libraries and kernels that ran it, and nothing was fitted to any; a step by constants that never saw its model or its card.",
+        "libraries and kernels that ran it, and nothing was fitted to any; a step by constants that never saw its model or its "
+        "card.",
         f"{ERROR_DEFINITION}.",
     )  # fmt: skip
     st.html(markup.cards(_headlines()))

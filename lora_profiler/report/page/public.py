@@ -15,7 +15,8 @@ from lora_profiler.report.page.parts import Fold, Section
 
 _LINES = (
     "What others measured and published, predicted: memory with the libraries and kernels of each row replayed, and nothing "
-    "fitted; steps by constants that never saw their model or card. The dashboard's page Evidence has every row with its address.",
+    "fitted; steps by constants that never saw their model or card. The dashboard's page Evidence has every row with its "
+    "address.",
 )
 
 
