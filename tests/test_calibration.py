@@ -36,6 +36,7 @@ from lora_profiler.steptime.local import (
     local_cpu,
     local_path,
 )
+from lora_profiler.steptime.predict import step_time_at
 from lora_profiler.steptime.roofline import Step, fresh_seconds, loaded, narrow_share, tiled_flops, weights
 from lora_profiler.steptime.step import step_of
 from lora_profiler.steptime.update import fresh_bytes
@@ -397,6 +398,13 @@ def test_an_update_that_is_not_counted_is_refused() -> None:
     with pytest.raises(UsageError, match="adafactor"):
         LOCAL.load(kernels, replace(SETUP, optimizer="adafactor"))
     assert LOCAL.seconds(kernels, replace(SETUP, lora=LoraConfig())) > 0
+
+
+def test_a_prediction_takes_as_long_as_the_calibration_says() -> None:
+    kernels = StepKernels(kernels=(memory("add", FRESH_BYTES, FRESH_BYTES),), tokens=1, trainable={4: 16 * 2**20})
+    setup = TrainSetup(device="cpu", dtype="float32")
+    predicted = step_time_at(kernels, setup, LOCAL.rates, LOCAL.constants, "this machine", width=LOCAL.half_width)
+    assert predicted.seconds == LOCAL.seconds(kernels, setup)
 
 
 def test_reading_loads_no_torch() -> None:

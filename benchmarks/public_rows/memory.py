@@ -102,8 +102,6 @@ _REASONS = {
     "litgpt-hub": "direction only: the peak may come from a validation pass, at a length that is not said",
     "torchtune-loradoc": "direction only: reserved bytes at a length that is not said",
     "swift": "reserved bytes over texts of random length, which no loss path explains (about 50 bytes a logit at 512 and 1,024)",
-    "qwen": "memory as a tool printed it, context and all, and which tool is not said",
-    "hf-bert": "memory as a tool printed it, context and all, and which tool is not said",
 }
 
 

@@ -6,11 +6,10 @@ from typing import Any
 
 from benchmarks.public_rows.grade import CARDS_GB, NOMINAL, Row, graded, intervals, mean, verdicts
 from benchmarks.public_rows.memory import GIB
+from benchmarks.public_rows.misses import MEMORY_MISSES
 
 MARKS = {1: (0.005, 0.03), 2: (0.01, None)}
 """Mean and worst absolute error that rows of a tier are to reach."""
-EXPLAINED: Mapping[str, str] = {}
-"""Why a row is out of its tolerance, by its id."""
 
 
 def report(document: Mapping[str, Any]) -> str:
@@ -119,7 +118,7 @@ def _misses(rows: Sequence[Row]) -> Iterator[str]:
     yield ""
     missed = _out_of_tolerance(rows)
     for row in missed:
-        yield f"- {row['id']}, {row['quantity']}: {100 * row['error']:+.2f} %. {EXPLAINED.get(row['id'], 'Not understood')}."
+        yield f"- {row['id']}, {row['quantity']}: {100 * row['error']:+.2f} %. {MEMORY_MISSES.get(row['id'], 'Not understood')}."
     if not missed:
         yield "No graded row is out of its tolerance."
     yield ""

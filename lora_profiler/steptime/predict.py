@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lora_profiler.catalog import Gpu
-from lora_profiler.errors import UsageError
 from lora_profiler.kernel import Kind, StepKernels
 from lora_profiler.prediction import FlopCount
 from lora_profiler.steptime.constants import Constants, Rates, rates_of
 from lora_profiler.steptime.families import Likeness, constants_for, half_width
-from lora_profiler.steptime.roofline import Step, by_kind, loaded
-from lora_profiler.steptime.update import update_bytes
+from lora_profiler.steptime.roofline import by_kind, loaded
+from lora_profiler.steptime.step import step_of
 from lora_profiler.workload import TrainSetup
 
 Basis = Likeness | Literal["this machine"]
@@ -83,10 +82,7 @@ def step_time_at(
 
     Raises UsageError for an optimizer whose update is not counted.
     """
-    moved = update_bytes(setup, kernels.trainable)
-    if moved is None:
-        raise UsageError(f"the time of {setup.optimizer}'s update is not known; ask about adamw, adamw_8bit or sgd.")
-    load = loaded(Step(micro=kernels, accumulation=setup.accumulation, update_bytes=moved), rates, constants.fixed)
+    load = loaded(step_of(kernels, setup), rates, constants.fixed)
     eta, beta = constants.eta, constants.beta
     seconds, micro = load.seconds(eta, beta), load.micro_seconds(eta, beta)
     if width is None:
