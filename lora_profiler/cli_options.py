@@ -15,11 +15,13 @@ from lora_profiler.workload import (
     Attention,
     Device,
     Dtype,
+    Loss,
     Method,
     Optimizer,
     OptimizerImpl,
     Precision,
     Recipe,
+    Sharding,
     TrainSetup,
 )  # fmt: skip
 
@@ -66,6 +68,14 @@ _SETUP_OPTIONS = [
     click.option(
         "--attention", type=_literal(Attention), default="auto", show_default=True,
         help="auto is SDPA with the kernel that torch would take.",
+    ),
+    click.option(
+        "--loss", type=_literal(Loss), default="plain", show_default=True,
+        help="plain: all logits at once, as transformers; chunked: a few tokens at a time; fused: as Liger's kernel.",
+    ),
+    click.option("--world-size", type=int, default=1, show_default=True, help="Ranks that train together, a batch each."),
+    click.option(
+        "--sharding", type=_literal(Sharding), default="none", show_default=True, help="What the ranks share of the model."
     ),
 ]  # fmt: skip
 """Hidden ones are refused with the reason: people who come from PEFT and transformers know them."""

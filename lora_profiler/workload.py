@@ -15,8 +15,12 @@ Device = Literal["cuda", "cpu", "mps", "xpu"]
 Precision = Literal["pure", "amp"]
 Recipe = Literal["stock", "kbit", "trl"]
 Method = Literal["full", "lora", "qlora"]
+Loss = Literal["plain", "chunked", "fused"]
+Sharding = Literal["none", "ddp", "zero1", "zero2", "fsdp", "fsdp-no-reshard", "tp"]
 
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+LATER_FIELDS: dict[str, object] = {"loss": "plain", "world_size": 1, "sharding": "none"}
+"""Fields that came after the first stored records, with what a record without them meant: at that value they are not in a key."""
 MAX_SIZE = 2**31 - 1
 """Largest batch, sequence or rank accepted: beyond it torch's own index arithmetic no longer holds."""
 
@@ -96,6 +100,11 @@ class TrainSetup:
     "amp" runs the forward pass under bfloat16 autocast. `checkpointing` is non-reentrant, one segment a layer; `use_reentrant` is
     known only to be refused with the reason, and is no field.
 
+    `loss` is how the loss comes from the last hidden state: "plain" makes all logits and then cross-entropy, as transformers
+    does; "chunked" makes the logits of a few tokens at a time, and again in backward; "fused" computes the gradient with the
+    loss, chunk by chunk, as Liger's kernel does. `world_size` is the number of ranks, each with a batch of its own, and
+    `sharding` what they share of the model.
+
     Raises UsageError for values out of range and for options that contradict each other.
     """
 
@@ -111,6 +120,9 @@ class TrainSetup:
     checkpointing: bool = False
     attention: Attention = "auto"
     device: Device = "cuda"
+    loss: Loss = "plain"
+    world_size: int = 1
+    sharding: Sharding = "none"
     use_reentrant: InitVar[bool] = False
 
     def __post_init__(self, use_reentrant: bool) -> None:
@@ -129,6 +141,13 @@ class TrainSetup:
         _choice("optimizer implementation", self.optimizer_impl, get_args(OptimizerImpl))
         _choice("attention", self.attention, get_args(Attention))
         _choice("device", self.device, get_args(Device))
+        _choice("loss", self.loss, get_args(Loss))
+        _positive("world size", self.world_size)
+        _choice("sharding", self.sharding, get_args(Sharding))
+        if self.world_size > 1 and self.sharding == "none":
+            raise UsageError(f"a world of {self.world_size} ranks needs to know what they share; add --sharding ddp or fsdp.")
+        if self.world_size == 1 and self.sharding != "none":
+            raise UsageError(f"sharding {self.sharding} needs several ranks; add --world-size 2 or more.")
         if self.quantization is not None and self.lora is None:
             raise UsageError("a 4-bit base cannot be trained in full; add a LoRA adapter (method qlora).")
         if self.optimizer in ("adamw_8bit", "adafactor") and self.optimizer_impl == "fused":
@@ -157,7 +176,9 @@ class Workload:
         import hashlib
         import json
 
-        text = json.dumps([self.model.id, self.model.fingerprint, canonical(setup_dict(self.setup))], sort_keys=True)
+        setup = canonical(setup_dict(self.setup))
+        told = {name: value for name, value in setup.items() if value != LATER_FIELDS.get(name, ...)}
+        text = json.dumps([self.model.id, self.model.fingerprint, told], sort_keys=True)
         return f"{self.model.id.replace('/', '--')}-{self.setup.method}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 

@@ -185,12 +185,15 @@ def _batch() -> dict[str, Any]:
     left, right = st.columns(2)
     with left:
         batch_size = _size("Batch size", "batch_size", "Sequences in one micro-batch.")
+        sharding = _choice("Sharding", "sharding", "What the ranks share of the model.")
     with right:
         accumulation = _size("Accumulation", "accumulation")
+        world_size = _size("Ranks", "world_size", "That train together, each with a batch of its own.")
     seq_len = _size("Sequence length, tokens", "seq_len")
     checkpointing = st.toggle("Gradient checkpointing", **_kept("checkpointing"), help="Recompute each layer in backward.")
     return {
         "batch_size": batch_size, "seq_len": seq_len, "accumulation": accumulation, "checkpointing": checkpointing,
+        "world_size": world_size, "sharding": sharding,
     }  # fmt: skip
 
 
@@ -246,7 +249,8 @@ def _optimizer() -> dict[str, Any]:
     with right:
         precision = _choice("Precision", "precision", "amp: bfloat16 autocast.")
         impl = _choice("Made of", "optimizer_impl", "The optimizer's implementation; foreach is what torch takes on CUDA.")
-    return {"dtype": dtype, "precision": precision, "optimizer": optimizer, "optimizer_impl": impl}
+    loss = _choice("Loss", "loss", "plain: all logits at once; chunked: a few tokens at a time; fused: as Liger's kernel.")
+    return {"dtype": dtype, "precision": precision, "optimizer": optimizer, "optimizer_impl": impl, "loss": loss}
 
 
 def _attention(*, device: bool) -> dict[str, Any]:

@@ -13,11 +13,13 @@ from lora_profiler.workload import (
     Attention,
     Device,
     Dtype,
+    Loss,
     Method,
     Optimizer,
     OptimizerImpl,
     Precision,
     Recipe,
+    Sharding,
 )  # fmt: skip
 
 FIRST_MODEL = "meta-llama/Llama-3.1-8B"
@@ -31,10 +33,11 @@ LONGEST_TEXT = 2000
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "adapter_dtype": get_args(Dtype), "dtype": get_args(Dtype), "precision": get_args(Precision), "recipe": get_args(Recipe),
     "optimizer": get_args(Optimizer), "optimizer_impl": get_args(OptimizerImpl), "attention": get_args(Attention),
-    "device": get_args(Device), "engine": ENGINES,
+    "device": get_args(Device), "loss": get_args(Loss), "sharding": get_args(Sharding),
+    "engine": ENGINES,
 }  # fmt: skip
 METHODS: tuple[str, ...] = get_args(Method)
-SIZES = ("rank", "batch_size", "seq_len", "accumulation")
+SIZES = ("rank", "batch_size", "seq_len", "accumulation", "world_size")
 SWITCHES = ("double_quant", "checkpointing", "offline")
 _WORDS = {True: "yes", False: "no"}
 _NEVER = ("use_dora", "use_reentrant")

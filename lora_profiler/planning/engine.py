@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.prediction import Prediction
-from lora_profiler.workload import Workload
+from lora_profiler.workload import TrainSetup, Workload
 
 if TYPE_CHECKING:
     from lora_profiler.algebra import Polynomial
@@ -86,8 +86,17 @@ def check_engine(engine: str) -> None:
         raise UsageError(f"engine is {engine!r}; accepted: {', '.join(ENGINES)}.{did_you_mean(engine, ENGINES)}")
 
 
+def _check_setup(setup: TrainSetup) -> None:
+    """Raises UsageError for a setup that no answerer knows."""
+    if setup.loss != "plain":
+        raise UsageError(f"no engine predicts the {setup.loss} loss; leave --loss out.")
+    if setup.world_size > 1:
+        raise UsageError("no engine predicts several ranks; leave --world-size out.")
+
+
 def _resolved(workload: Workload, engine: str) -> str:
     check_engine(engine)
+    _check_setup(workload.setup)
     if engine != "auto":
         return engine
     from lora_profiler.compiled import has_profile

@@ -10,12 +10,14 @@ from lora_profiler.workload import (
     Device,
     Dtype,
     LoraConfig,
+    Loss,
     Method,
     Optimizer,
     OptimizerImpl,
     Precision,
     Quantization,
     Recipe,
+    Sharding,
     TrainSetup,
 )  # fmt: skip
 
@@ -59,6 +61,9 @@ class SetupOptions:
     use_reentrant: bool = False
     attention: Attention = "auto"
     device: Device = "cuda"
+    loss: Loss = "plain"
+    world_size: int = 1
+    sharding: Sharding = "none"
 
 
 def setups(model: ModelSpec, options: SetupOptions, given: Collection[str]) -> list[TrainSetup]:
@@ -72,7 +77,7 @@ def setups(model: ModelSpec, options: SetupOptions, given: Collection[str]) -> l
         batch_size=options.batch_size, seq_len=options.seq_len, accumulation=options.accumulation, dtype=options.dtype,
         precision=options.precision, optimizer=options.optimizer, optimizer_impl=options.optimizer_impl,
         checkpointing=options.checkpointing, attention=options.attention, device=options.device,
-        use_reentrant=options.use_reentrant,
+        loss=options.loss, world_size=options.world_size, sharding=options.sharding, use_reentrant=options.use_reentrant,
     )  # fmt: skip
     if set(methods) == {"full"}:
         return [base]

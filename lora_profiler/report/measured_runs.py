@@ -98,6 +98,9 @@ _WORDS: Mapping[str, str] = {
     "modules_to_save": "also trains {}",
     "recipe": "{} recipe",
     "double_quant": "",
+    "loss": "{} loss",
+    "world_size": "{} ranks",
+    "sharding": "{}",
 }
 _YES_OR_NO = {
     "checkpointing": ("checkpointing", "no checkpointing"),

@@ -48,7 +48,16 @@ def training_line(setup: TrainSetup) -> str:
     micro = f" x {setup.accumulation} micro-batches" if setup.accumulation > 1 else ""
     autocast = " under bfloat16 autocast" if setup.precision == "amp" else ""
     sizes = f"batch {setup.batch_size} x {count_text(setup.seq_len)} tokens{micro}"
-    return f"{sizes}, {setup.dtype} weights{autocast}, {setup.optimizer} ({setup.optimizer_impl})"
+    optimizer = f"{setup.optimizer} ({setup.optimizer_impl})"
+    return f"{sizes}, {setup.dtype} weights{autocast}, {optimizer}{_loss_words(setup)}{_rank_words(setup)}"
+
+
+def _loss_words(setup: TrainSetup) -> str:
+    return "" if setup.loss == "plain" else f", {setup.loss} loss"
+
+
+def _rank_words(setup: TrainSetup) -> str:
+    return "" if setup.world_size == 1 else f", {setup.sharding} over {setup.world_size} ranks"
 
 
 def attention_words(setup: TrainSetup, kernels: Sequence[str]) -> str:
