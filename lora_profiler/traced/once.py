@@ -1,16 +1,37 @@
 """A profile of one trace at one size, for what follows no polynomial: shards are rounded up, and chunks to powers of two."""
 
+from dataclasses import replace
+
 from lora_profiler.algebra import Polynomial
 from lora_profiler.compiled.affine import Affine
 from lora_profiler.compiled.facts import facts_of
 from lora_profiler.compiled.instants import instants
 from lora_profiler.compiled.modules import ModuleNumber
+from lora_profiler.compiled.predict import predict_with
 from lora_profiler.compiled.profile import Profile, profile_key, setup_key
+from lora_profiler.modeling import build_model
+from lora_profiler.prediction import Collective, Phase, Prediction, Traffic
 from lora_profiler.traced.compiler import FLOP_PHASES, persistent, versions
 from lora_profiler.traced.flat import flat
 from lora_profiler.traced.fold import unfolded
-from lora_profiler.traced.run import Traced
+from lora_profiler.traced.run import Traced, trace
 from lora_profiler.workload import Workload
+
+
+def predict_once(workload: Workload) -> Prediction:
+    """What a trace of exactly this workload says. Raises UnbuildableError as building and tracing do."""
+    traced = trace(workload, lambda asked: build_model(asked, device="meta"))
+    return replace(predict_with(profile_of(workload, traced), workload), engine="traced", traffic=_traffic(traced))
+
+
+def _traffic(traced: Traced) -> tuple[Traffic, ...]:
+    sizes: dict[tuple[Collective, Phase], list[int]] = {}
+    for sent in traced.sent:
+        sizes.setdefault((sent.collective, sent.phase), []).append(sent.size_bytes)
+    return tuple(
+        Traffic(collective=collective, phase=phase, count=len(found), size_bytes=sum(found))
+        for (collective, phase), found in sizes.items()
+    )
 
 
 def profile_of(workload: Workload, traced: Traced) -> Profile:

@@ -28,7 +28,7 @@ from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
 
 @dataclass(slots=True)
 class Traced:
-    """A trace, the kernels that attention took, the elements that PEFT added, those that train, by module, and what ranks send."""
+    """A trace, the kernels that attention took, the elements that PEFT added, those that train, by module, what ranks send."""
 
     trace: Trace
     kernels: tuple[str, ...]

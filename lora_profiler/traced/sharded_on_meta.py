@@ -9,16 +9,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from lora_profiler.prediction import Collective, Phase
 from lora_profiler.traced.replacing import replaced
 from lora_profiler.traced.tracer import Tracer
-
-Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "broadcast"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,7 @@ class Sent:
     """One collective of the steady step: `size_bytes` is the full, unsharded size."""
 
     collective: Collective
-    phase: str
+    phase: Phase
     size_bytes: int
 
 
@@ -55,20 +54,20 @@ class _OnMeta:
 
     def __call__(self, output_tensor: torch.Tensor, input_tensor: torch.Tensor, **options: Any) -> None:
         whole = max(output_tensor, input_tensor, key=torch.Tensor.numel)
-        self._sent.append(Sent(self._collective, self._tracer.phase, whole.numel() * whole.element_size()))
+        self._sent.append(Sent(self._collective, cast(Phase, self._tracer.phase), whole.numel() * whole.element_size()))
 
 
 def notes_what_is_sent(model: torch.nn.Module, tracer: Tracer, sent: list[Sent]) -> None:
     """Gives every unit of a sharded model collectives that only write themselves into `sent`."""
     for module in model.modules():
         if isinstance(module, dist.fsdp.FSDPModule):
-            module.set_custom_all_gather(_OnMeta("all_gather", tracer, sent))
-            module.set_custom_reduce_scatter(_OnMeta("reduce_scatter", tracer, sent))
+            module.set_custom_all_gather(_OnMeta("all_gather", tracer, sent))  # type: ignore[arg-type]  # a protocol by its looks
+            module.set_custom_reduce_scatter(_OnMeta("reduce_scatter", tracer, sent))  # type: ignore[arg-type]
 
 
 @contextmanager
 def fsdp_on_meta(tracer: Tracer) -> Iterator[None]:
-    """FSDP takes parameters on the meta device, finds no streams, and tells `tracer` of storages that it frees and takes again."""
+    """FSDP takes parameters on the meta device, finds no streams, and tells `tracer` of storages it frees and takes again."""
     from torch.distributed.fsdp._fully_shard import _fsdp_collectives, _fsdp_param, _fsdp_param_group
 
     alloc, free = _fsdp_param.alloc_storage, _fsdp_param.free_storage
@@ -82,7 +81,7 @@ def fsdp_on_meta(tracer: Tracer) -> Iterator[None]:
         tracer.freed(tensor)
         free(tensor)
 
-    handle = _fsdp_collectives._get_device_handle
+    handle = _fsdp_collectives._get_device_handle  # type: ignore[attr-defined]  # a private import of torch's own
     with ExitStack() as stack:
         stack.enter_context(replaced(_fsdp_collectives, "_get_device_handle", lambda kind: handle("cpu")))
         stack.enter_context(replaced(_fsdp_param_group.FSDPParamGroup, "_validate_no_meta_params", lambda self: None))
@@ -95,9 +94,9 @@ def replicated_on_meta(model: torch.nn.Module, tracer: Tracer, sent: list[Sent])
     """`model` under DDP, whose buckets are born now. They stay as they are: filling them anew in the order in which gradients
     came, as DDP does after the first step, asks a broadcast for numbers, and changes no sum."""
 
-    def all_reduced(_state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    def all_reduced(_state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]
         buffer = bucket.buffer()
-        sent.append(Sent("all_reduce", tracer.phase, buffer.numel() * buffer.element_size()))
+        sent.append(Sent("all_reduce", cast(Phase, tracer.phase), buffer.numel() * buffer.element_size()))
         done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
         done.set_result(buffer)
         return done
@@ -105,7 +104,7 @@ def replicated_on_meta(model: torch.nn.Module, tracer: Tracer, sent: list[Sent])
     with tracer:
         found = torch.nn.parallel.DistributedDataParallel(model, init_sync=False)
     found.register_comm_hook(None, all_reduced)
-    found.reducer = _NeverRebuilt(found.reducer)
+    found.reducer = _NeverRebuilt(found.reducer)  # type: ignore[assignment]
     found.logger = SimpleNamespace(set_runtime_stats_and_log=lambda: None)  # its clock knows no meta device, and says so
     return found
 
