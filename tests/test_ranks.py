@@ -112,3 +112,14 @@ def test_an_optimizer_that_knows_no_shards_is_refused() -> None:
 def test_more_ranks_never_hold_more() -> None:
     peaks = [by_rule(workload("llama", "fsdp", world, lora=None)).persistent_bytes["parameters"] for world in (2, 4, 8, 64)]
     assert peaks == sorted(peaks, reverse=True)
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "zero1", "fsdp"])
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=5)])
+def test_layers_sum_to_what_a_rank_holds(sharding: Sharding, lora: LoraConfig | None) -> None:
+    found = by_rule(workload("gpt2", sharding, 8, lora=lora))
+    held = found.persistent_bytes
+    assert sum(layer.parameter_bytes for layer in found.layers) == held["parameters"] + held["adapters"]
+    assert sum(layer.gradient_bytes for layer in found.layers) == held["gradients"]
+    assert sum(layer.optimizer_state_bytes for layer in found.layers) == held["optimizer_states"]
+    assert min(layer.optimizer_state_bytes for layer in found.layers) >= 0

@@ -42,14 +42,14 @@ def ranks_of(workload: Workload, state: Persistent, adapters: tuple[Adapter, ...
 
     kept = unquantized(model)
     for name, module in model.modules():
-        home(name).extend(_base(module, setup, kept))
+        home(name).extend(base_pieces(module, setup, kept))
     for name, piece in _added(setup, adapters, copies):
         home(name).append(piece)
         adapted += piece.share(setup.world_size)
     return fully_sharded(state, order, list(layers.values()), root, adapted, setup)
 
 
-def _base(module: Module, setup: TrainSetup, kept: frozenset[str]) -> Iterator[Piece]:
+def base_pieces(module: Module, setup: TrainSetup, kept: frozenset[str]) -> Iterator[Piece]:
     """A 4-bit weight is packed in the compute dtype, in one column: other storage does not shard beside 16-bit parameters."""
     packs = setup.quantization is not None and module.is_linear and module.name not in kept
     for weight in module.weights:

@@ -196,7 +196,7 @@ def fully_sharded(
     known: dict[tuple[Piece, ...], Unit] = {}
     units = tuple(known.setdefault(key, unit(key, world)) for key in map(tuple, layers))
     base = unit(root, world)
-    chunks = {tensor: _chunk(tensor, world, rank) for tensor in set(order)}
+    chunks = {tensor: chunk(tensor, world, rank) for tensor in set(order)}
     mine = [chunks[tensor] for tensor in order]
     share = Persistent(
         parameter_bytes=base.share + sum(u.share for u in units) - adapter_share,
@@ -209,6 +209,7 @@ def fully_sharded(
     return Ranks(state=share, stepped=share, units=units, root=base, reshards=setup.sharding == "fsdp", order=tuple(order))
 
 
-def _chunk(tensor: TrainableTensor, world_size: int, rank: int) -> TrainableTensor:
+def chunk(tensor: TrainableTensor, world_size: int, rank: int) -> TrainableTensor:
+    """Rank 0's part of a tensor, the rank of the adapters put in."""
     first, *rest = (size.evaluate(1, 1, rank) for size in tensor.shape)
     return TrainableTensor(tuple(constant(size) for size in (-(-first // world_size), *rest)), tensor.dtype)
