@@ -38,7 +38,7 @@ PLANS = (
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What agreed of one case: persistent bytes by category, the exact moments, the collectives; and the peak's relative error."""
+    """What agreed of one case: persistent bytes by category, exact moments, collectives; and the peak's relative error."""
 
     workload: Workload
     persistent: bool
@@ -102,19 +102,20 @@ def report(outcomes: list[Outcome], plans: list[str]) -> str:
         f"`python -m benchmarks.ranks --write`; torch {version('torch')}, transformers {version('transformers')}, "
         f"peft {version('peft')}.",
         "",
-        f"{len(outcomes)} cases: {len(MODELS)} families, full and LoRA, with and without checkpointing, rules of CUDA. Rules against "
-        "the real `DistributedDataParallel` and `fully_shard`, traced on the meta device under a fake process group. Exact moments "
-        f"are {', '.join(EXACT)}. Inside a layer rules are estimates, as they are for one process: the worst peak is "
-        f"{100 * worst.error:+.2f} % off ({worst.workload.model.id}, {worst.workload.setup.sharding} over "
-        f"{worst.workload.setup.world_size})"
-        + (
-            f"; of the {len(alone)} over 1 % off, one process alone is up to {100 * max(alone):.2f} % off in the same moment."
-            if alone
-            else "."
-        ),
+        f"{len(outcomes)} cases: {len(MODELS)} families, full and LoRA, with and without checkpointing, rules of CUDA. Rules "
+        "against the real `DistributedDataParallel` and `fully_shard`, traced on the meta device under a fake process group. "
+        f"Exact moments are {', '.join(EXACT)}. Inside a layer rules are estimates, as they are for one process: the worst peak "
+        f"is {100 * worst.error:+.2f} % off ({worst.workload.model.id}, {worst.workload.setup.sharding} over "
+        f"{worst.workload.setup.world_size} ranks){_beside_one(alone)}.",
         "",
     ]
     return "\n".join([*head, *rows, "", *plans])
+
+
+def _beside_one(alone: list[float]) -> str:
+    if not alone:
+        return ""
+    return f"; of the {len(alone)} over 1 % off, one process alone is up to {100 * max(alone):.2f} % off in the same moment"
 
 
 def _alone(workload: Workload) -> float:
@@ -144,16 +145,8 @@ def main() -> None:
         found.append(outcome(workload))
         last = found[-1]
         setup = workload.setup
-        print(
-            workload.model.id,
-            setup.sharding,
-            setup.world_size,
-            last.persistent,
-            last.moments,
-            last.traffic,
-            f"{last.error:+.4f}",
-            file=sys.stderr,
-        )
+        agreed = (last.persistent, last.moments, last.traffic)
+        print(workload.model.id, setup.sharding, setup.world_size, *agreed, f"{last.error:+.4f}", file=sys.stderr)
     text = report(found, list(plans()))
     print(text)
     if "--write" in sys.argv[1:]:
