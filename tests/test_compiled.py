@@ -82,7 +82,8 @@ SETUPS = {
 
 
 CASES = [
-    ("llama", "full"), ("llama", "lora checkpointed, dropout"), ("llama", "eager"), ("gpt2", "lora"), ("opt", "full checkpointed"),
+    ("llama", "full"), ("llama", "lora checkpointed, dropout"), ("llama", "eager"), ("gpt2", "lora"),
+    ("opt", "full checkpointed"),
 ]  # fmt: skip
 """`python -m benchmarks.held_out` asks hundreds more."""
 
