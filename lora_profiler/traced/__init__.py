@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from lora_profiler.errors import UnbuildableError
+from lora_profiler.loss_paths import no_profile
 
 if TYPE_CHECKING:
     from lora_profiler.compiled.profile import Profile
@@ -20,9 +21,11 @@ def missing() -> list[str]:
 
 
 def compile_profile(workload: "Workload") -> "Profile":
-    """A profile made now and kept in the cache. Raises UnbuildableError: a library is missing, or no profile could be trusted."""
-    if absent := missing():
-        raise UnbuildableError(f"tracing needs {', '.join(absent)}; install them: pip install 'lora-profiler[measure]'.")
+    """A profile made now and kept in the cache. Raises UnbuildableError: a library is missing, or no profile could be trusted;
+    and UsageError for a loss path of which there are none."""
+    _check_installed()
+    if workload.setup.loss != "plain":
+        raise no_profile(workload.setup.loss)
     from lora_profiler.compiled.evaluation import forget
     from lora_profiler.compiled.library import keep
     from lora_profiler.traced.compiler import compile_profile as compiled
@@ -34,7 +37,22 @@ def compile_profile(workload: "Workload") -> "Profile":
 
 
 def predict(workload: "Workload") -> "Prediction":
-    """The answer of a profile made now. Raises what `compile_profile` raises."""
+    """The answer of a profile made now, which is kept; of one trace of exactly this size where no profile holds the loss path.
+
+    Raises UnbuildableError as `compile_profile` does.
+    """
     from lora_profiler.compiled import predict_with
 
-    return replace(predict_with(compile_profile(workload), workload), engine="traced")
+    if workload.setup.loss == "plain":
+        profile = compile_profile(workload)
+    else:
+        _check_installed()
+        from lora_profiler.traced.compiler import profile_of_one_size
+
+        profile = profile_of_one_size(workload)
+    return replace(predict_with(profile, workload), engine="traced")
+
+
+def _check_installed() -> None:
+    if absent := missing():
+        raise UnbuildableError(f"tracing needs {', '.join(absent)}; install them: pip install 'lora-profiler[measure]'.")

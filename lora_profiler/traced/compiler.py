@@ -141,6 +141,51 @@ def _compiled(
     )
 
 
+def profile_of_one_size(workload: Workload) -> Profile:
+    """One trace of `workload`, as a profile of this size and this depth alone.
+
+    For a step whose events follow no polynomial in the sizes. There is nothing to check it against.
+    """
+    setup, facts = workload.setup, facts_of(workload)
+    fresh = flat(trace(workload, _on_meta))
+    numbers: dict[int, int] = {}
+    events = [
+        event if event.birth is None
+        else event._replace(birth=event.birth._replace(size=numbers.setdefault(event.birth.size, len(numbers))))
+        for event in fresh.events
+    ]  # fmt: skip
+    tape, sizes = unfolded(events), [_constant(size) for size in numbers]
+    found = instants(tape, sizes, None)
+    own = {"batch_size": setup.batch_size, "seq_len": setup.seq_len, "rank": setup.lora.r if setup.lora else 1}
+    return Profile(
+        key=profile_key(workload.model, setup, facts),
+        model={"id": workload.model.id, "model_type": workload.model.model_type, "fingerprint": workload.model.fingerprint},
+        setup=setup_key(setup),
+        facts=facts,
+        valid={name: (size, size) for name, size in {**own, "num_layers": workload.model.num_layers}.items()},
+        layout=None,
+        num_layers=workload.model.num_layers,
+        kernels=fresh.kernels,
+        versions=versions(),
+        checked=(),
+        saved=_saved(tape, sizes, None),
+        persistent=_persistent(found),
+        instants=tuple(found),
+        sizes=tuple(sizes),
+        flops={phase: _constants(fresh.flops_of(phase)) for phase in FLOP_PHASES},
+        trainable=_constants(fresh.trainable),
+        tape_source=tape,
+    )
+
+
+def _constant(value: int) -> Polynomial:
+    return Polynomial({(0, 0, 0, 0, 0): value})
+
+
+def _constants(found: Mapping[str, int]) -> tuple[ModuleNumber, ...]:
+    return tuple(ModuleNumber(name, *[_constant(value)] * 3) for name, value in found.items())
+
+
 def story(tape: Tape) -> str:
     """A hash of a folded tape and its layout without the sizes: what happens, in which order, to what."""
     blind = [
