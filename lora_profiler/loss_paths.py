@@ -46,6 +46,7 @@ def no_profile(loss: str) -> UsageError:
     )
 
 
+@lru_cache(maxsize=256)
 def head_of(model: ModelSpec) -> Module | None:
     """The module that makes the logits."""
     return next((module for name, module in model.modules() if name == model.output_embedding), None)

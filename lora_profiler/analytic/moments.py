@@ -11,6 +11,7 @@ from functools import partial
 from lora_profiler.algebra.front import undominated
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, constant, total
 from lora_profiler.analytic.families import Family
+from lora_profiler.analytic.losses import SCALAR, ChunkedHead
 from lora_profiler.analytic.optimizers import step_temporary_candidates, total_state_bytes
 from lora_profiler.analytic.persistent import Persistent
 from lora_profiler.analytic.structure import ForwardPass, LayerRun
@@ -75,7 +76,7 @@ class Activations:
 
 def activations(forward: ForwardPass, family: Family, workload: Workload, kernel: str, batch_is_one: bool) -> Activations:
     setup, config = workload.setup, workload.model.config
-    vocab = forward.logits.elements
+    vocab, chunks = forward.logits.elements, forward.chunks
     labels = (S + 1) * 8 if batch_is_one else TOKENS * 8
     shared, held = forward.shared(), ZERO
     used = {family.window(config, i) for i in range(forward.num_layers)}
@@ -104,7 +105,7 @@ def activations(forward: ForwardPass, family: Family, workload: Workload, kernel
         layers=layers,
         head=forward.head.saved_bytes,
         capped=_kept_by_softcapping(forward, workload),
-        loss=vocab * 4 + labels + 4,
+        loss=vocab * 4 + labels + 4 if chunks is None else chunks.made + chunks.trained if chunks.fused else labels + SCALAR,
         labels=labels,
         ids=TOKENS * 8 if trains_ids else ZERO,
         held=held,
@@ -150,6 +151,9 @@ def moments(
         running, activations=stored + last_hidden + kept.cached, logits_and_loss=kept_of_logits + logits.bytes + copy + padded + 4
     )
     loss_backward = candidate(running, activations=stored, logits_and_loss=kept_of_logits - kept.labels + logits.elements * 8 + 4)
+    in_loss = ((end_of_forward,), (loss_backward,))
+    if forward.chunks is not None:
+        in_loss = _in_chunks(forward.chunks, stored, last_hidden + kept.cached, kept.labels, running, setup.accumulation > 1)
 
     # the gradient of a leaf stays, and with it the leaf, until the loss is dropped
     leaf = forward.leaf.bytes * 2 if forward.leaf is not None else ZERO
@@ -159,11 +163,33 @@ def moments(
     ]
     return {
         "setup": (setup_moment,),
-        "end_of_forward": (end_of_forward,),
-        "loss_backward": (loss_backward,),
+        "end_of_forward": in_loss[0],
+        "loss_backward": in_loss[1],
         "optimizer_step": tuple(step),
         **_inside_layers(forward, kept, gradients, running, workload),
     }
+
+
+def _in_chunks(
+    chunks: ChunkedHead, stored: Polynomial, besides: Polynomial, labels: Polynomial, running: Breakdown, accumulates: bool
+) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...]]:
+    """(end of forward, loss's backward) where the head runs in chunks; `besides` lives in forward alone.
+
+    The gradients of the head's own weights become those of the parameters, unless there are some already.
+    """
+
+    def found(stages: Iterable[Polynomial], rest: Polynomial, activations: Polynomial, makes: bool) -> tuple[Candidate, ...]:
+        own = chunks.trained if makes else ZERO
+        more = {"logits_and_loss": own} if accumulates else {"gradients": own}
+        held = candidate(running, activations=activations, **more).bytes
+        return _undominated([candidate(held, logits_and_loss=rest + stage + chunks.made * makes) for stage in stages])
+
+    ahead = stored + besides + chunks.copied * chunks.fused
+    if chunks.fused:
+        forward = found(chunks.gradients(), labels + 2 * SCALAR, ahead, True)
+        return forward, found([ZERO], constant(2 * SCALAR), stored, True)
+    forward = found([chunks.losses()], labels + 2 * SCALAR, ahead, False)
+    return forward, found(chunks.gradients(), labels + 4 * SCALAR, stored, True)
 
 
 def _kept_by_softcapping(forward: ForwardPass, workload: Workload) -> Polynomial:
@@ -232,7 +258,7 @@ def _inside_layers(
         if workload.setup.accumulation > 1:
             return ZERO
         layers = total(x.run.gradient_bytes * sum(i > above for i in x.indices) for x in forward.layers)
-        return forward.head.gradient_bytes + layers
+        return forward.head_gradient_bytes + layers
 
     def stored(*, below: int) -> Polynomial:
         return total(per_layer[id(x)] * sum(i < below for i in x.indices) for x in forward.layers)
@@ -241,9 +267,10 @@ def _inside_layers(
         below = ends + stored(below=index) + own
         return [candidate(running, activations=below, temporaries=size, **more) for size in inside]
 
+    from_chunks = forward.chunks.trained if forward.chunks and workload.setup.accumulation == 1 else ZERO
     ahead: list[Candidate] = []
     last = [
-        candidate(running, activations=ends + stored(below=forward.num_layers), temporaries=inside)
+        candidate(running, activations=ends + stored(below=forward.num_layers), temporaries=inside, gradients=from_chunks)
         for inside in forward.head.backward_candidates
     ]
     first: list[Candidate] = []
@@ -266,18 +293,18 @@ def _inside_layers(
 def _embedding_backward(forward: ForwardPass, gradients: Polynomial, running: Breakdown, workload: Workload) -> Candidate:
     """All gradients, the embedding output's among them.
 
-    A tied head's gradient, the embedding's and their sum coexist; where autocast converted the head's gradient, it belongs to
-    nobody else and takes the embedding's in.
+    A tied head's gradient, the embedding's and their sum coexist; where autocast converted the head's gradient, or chunks made it,
+    it belongs to nobody else and takes the embedding's in.
     """
     head = next((module for name, module in workload.model.modules() if name == workload.model.output_embedding), None)
     tied = head is not None and head.weights[0].tied_to is not None
-    converted = bool(forward.head.cached)
+    owned = bool(forward.head.cached) or forward.chunks is not None
     size = head.weights[0].numel * ITEMSIZE[forward.embed.output.dtype] if head and tied else 0
     return candidate(
         running,
         gradients=ZERO if workload.setup.accumulation > 1 else gradients,
         logits_and_loss=constant(8),
-        temporaries=forward.embed.output.bytes + (size if converted else 2 * size),
+        temporaries=forward.embed.output.bytes + (size if owned else 2 * size),
     )
 
 

@@ -13,6 +13,7 @@ from lora_profiler.algebra.polynomial import Polynomial, total
 from lora_profiler.algebra.table import Table
 from lora_profiler.analytic.attention import resolve_kernel
 from lora_profiler.analytic.families import Family, family_of
+from lora_profiler.analytic.losses import chunk_fact
 from lora_profiler.analytic.moments import Activations, Candidate, Moments, activations, moments, persistent_only
 from lora_profiler.analytic.persistent import Persistent, adapter_dtype, persistent, rest_dtype
 from lora_profiler.analytic.structure import ForwardPass, forward_pass
@@ -68,7 +69,7 @@ def plan_for(workload: Workload) -> Plan:
         ),
         setup.quantization, setup.dtype, setup.precision, setup.optimizer, setup.optimizer_impl, setup.checkpointing,
         setup.attention, setup.device, setup.accumulation > 1, setup.batch_size == 1, setup.seq_len == 1,
-        tuple([setup.seq_len >= w for w in windows]) if windows else (),
+        tuple([setup.seq_len >= w for w in windows]) if windows else (), setup.loss, chunk_fact(workload),
     )  # fmt: skip
     plan = _PLANS.get(key)
     if plan is None:
@@ -107,7 +108,7 @@ def _build(workload: Workload) -> Plan:
     else:
         rules = _rules(workload, family, kernel)
         trainable = frozenset(n for n, _ in (model.modules() if setup.lora is None else copies))
-        forward = forward_pass(model, family, rules, found, trainable)
+        forward = forward_pass(model, family, rules, found, trainable, chunk_fact(workload))
         kept = activations(forward, family, workload, kernel, batch_is_one)
         live = moments(forward, kept, state, family, workload, batch_is_one)
         flops = _flops(forward, setup)
@@ -142,6 +143,7 @@ def _rules(workload: Workload, family: Family, kernel: str) -> Rules:
         seq_is_one=setup.seq_len == 1,
         input_grads=setup.checkpointing and setup.lora is not None,
         window_filled=filled,
+        fused_loss=setup.loss == "fused",
     )
 
 
@@ -150,5 +152,7 @@ def _flops(forward: ForwardPass, setup: TrainSetup) -> tuple[Polynomial, Polynom
     runs = [(forward.embed, 1), *((x.run, len(x.indices)) for x in forward.layers), (forward.head, 1)]
     ahead = total(node.forward_flops * n for run, n in runs for node in run.nodes)
     back = total(node.backward_flops * n for run, n in runs for node in run.nodes)
+    if forward.chunks is not None:
+        ahead, back = ahead + forward.chunks.forward_flops, back + forward.chunks.backward_flops
     again = total(x.run.recompute_flops * len(x.indices) for x in forward.layers) if setup.checkpointing else Polynomial({})
     return ahead, back, again

@@ -72,7 +72,7 @@ class Rules:
     `rest_dtype` is the dtype of what is not quantised, and so of the residual stream; `head` the output layer, which never
     is. `autocast`: matrix products and attention run in bfloat16 whatever their inputs are. `input_grads`: checkpointing
     makes the embeddings' output require grad. `window_filled` are the layers whose sliding window the sequence fills, which
-    therefore get an explicit mask.
+    therefore get an explicit mask. `fused_loss`: a head that runs in chunks makes its gradients in forward.
     """
 
     device: str
@@ -88,3 +88,4 @@ class Rules:
     seq_is_one: bool
     input_grads: bool
     window_filled: frozenset[int] = frozenset()
+    fused_loss: bool = False
