@@ -21,18 +21,22 @@ _ROW_BYTES = 28
 class ChunkedHead:
     """The head under a loss path without all logits.
 
-    `hidden` and `weight` are as the products read them; `copied` are the bytes of a weight that autocast lowered. `rows`: tokens
-    of the largest chunk. `trained`: bytes of the gradients of weight and bias.
+    `hidden` and `parameters`, the weight first, are as the products read them; `copied` are the bytes of those that autocast
+    lowered for this call. `rows`: tokens of the largest chunk.
     """
 
     fused: bool
     hidden: Tensor
-    weight: Tensor
+    parameters: tuple[Tensor, ...]
     rows: Polynomial
     width: int
     vocab: int
     copied: Polynomial
-    trained: Polynomial
+
+    @property
+    def trained(self) -> Polynomial:
+        """Bytes of the gradients of weight and bias."""
+        return total(t.bytes for t in self.parameters if t.requires_grad)
 
     @property
     def made(self) -> Polynomial:
@@ -47,7 +51,7 @@ class ChunkedHead:
     @property
     def num_gradients(self) -> int:
         """Products that backward needs."""
-        return self.hidden.requires_grad + self.weight.requires_grad
+        return self.hidden.requires_grad + self.parameters[0].requires_grad
 
     @property
     def forward_flops(self) -> Polynomial:
@@ -91,19 +95,20 @@ def chunked_head(op: Ledger, hidden: Tensor, model: ModelSpec, *, fused: bool, r
     """The head of `model` on the last hidden state, `rows` tokens at a time (0: all). Notes what it keeps for backward."""
     head = head_of(model)
     assert head is not None and head.in_features is not None and head.out_features is not None
-    weight = op.weight(model.output_embedding or "")
+    op.scope = model.output_embedding or ""
     hidden = op.lowered(hidden)
-    lowered, _ = op.lowered_weight(weight)
+    names = sorted((w.name for w in head.weights), reverse=True)
+    given = [op.weight(op.scope, name) for name in names]
+    parameters = tuple(op.lowered_weight(weight)[0] for weight in given)
     if not fused:
-        op.saved.update({t.storage: "" for t in (hidden, lowered) if t.storage.role != "parameter" and t.storage not in op.saved})
-    biases = [op.weight(model.output_embedding or "", w.name) for w in head.weights if w.name != "weight"]
+        kept = (t.storage for t in (hidden, *parameters) if t.storage.role != "parameter")
+        op.saved.update({storage: op.scope for storage in kept if storage not in op.saved})
     return ChunkedHead(
         fused=fused,
         hidden=hidden,
-        weight=lowered,
+        parameters=parameters,
         rows=constant(rows) if rows else TOKENS,
         width=head.in_features,
         vocab=head.out_features,
-        copied=ZERO if lowered is weight or weight.requires_grad else lowered.bytes,
-        trained=total(t.bytes for t in (lowered, *biases) if t.requires_grad),
+        copied=total(t.bytes for t in parameters if t.storage.role != "parameter" and not t.requires_grad),
     )
