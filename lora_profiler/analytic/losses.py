@@ -21,22 +21,36 @@ _ROW_BYTES = 28
 class ChunkedHead:
     """The head under a loss path without all logits.
 
-    `hidden` and `parameters`, the weight first, are as the products read them; `copied` are the bytes of those that autocast
-    lowered for this call. `rows`: tokens of the largest chunk.
+    `hidden` and `parameters`, the weight first, are as the products read them: lowered under autocast, from the `given` ones.
+    `rows`: tokens of the largest chunk.
     """
 
     fused: bool
     hidden: Tensor
+    given: tuple[Tensor, ...]
     parameters: tuple[Tensor, ...]
     rows: Polynomial
     width: int
     vocab: int
-    copied: Polynomial
+
+    @property
+    def lowered(self) -> bool:
+        return self.parameters != self.given
+
+    @property
+    def copied(self) -> Polynomial:
+        """Bytes of the lowered parameters."""
+        return total(t.bytes for t in self.parameters) if self.lowered else ZERO
 
     @property
     def trained(self) -> Polynomial:
-        """Bytes of the gradients of weight and bias."""
+        """Bytes of the gradients of weight and bias that the chunks add up to."""
         return total(t.bytes for t in self.parameters if t.requires_grad)
+
+    @property
+    def parameter_gradients(self) -> Polynomial:
+        """The same as the parameters have them in the end."""
+        return total(t.bytes for t in self.given if t.requires_grad)
 
     @property
     def made(self) -> Polynomial:
@@ -95,20 +109,22 @@ def chunked_head(op: Ledger, hidden: Tensor, model: ModelSpec, *, fused: bool, r
     """The head of `model` on the last hidden state, `rows` tokens at a time (0: all). Notes what it keeps for backward."""
     head = head_of(model)
     assert head is not None and head.in_features is not None and head.out_features is not None
-    op.scope = model.output_embedding or ""
+    name, op.scope = model.output_embedding or "", ""
     hidden = op.lowered(hidden)
-    names = sorted((w.name for w in head.weights), reverse=True)
-    given = [op.weight(op.scope, name) for name in names]
-    parameters = tuple(op.lowered_weight(weight)[0] for weight in given)
+    given = tuple(op.weight(name, weight) for weight in sorted((w.name for w in head.weights), reverse=True))
+    parameters = given
+    if op.rules.autocast and given[0].dtype != hidden.dtype:
+        parameters = tuple(op.fresh(t.elements, hidden.dtype, t.requires_grad) for t in given)
     if not fused:
-        kept = (t.storage for t in (hidden, *parameters) if t.storage.role != "parameter")
-        op.saved.update({storage: op.scope for storage in kept if storage not in op.saved})
+        for tensor in (hidden, *parameters):
+            if tensor.storage.role != "parameter":
+                op.saved.setdefault(tensor.storage, name)
     return ChunkedHead(
         fused=fused,
         hidden=hidden,
+        given=given,
         parameters=parameters,
         rows=constant(rows) if rows else TOKENS,
         width=head.in_features,
         vocab=head.out_features,
-        copied=total(t.bytes for t in parameters if t.storage.role != "parameter" and not t.requires_grad),
     )

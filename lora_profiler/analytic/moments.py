@@ -11,7 +11,7 @@ from functools import partial
 from lora_profiler.algebra.front import undominated
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, constant, total
 from lora_profiler.analytic.families import Family
-from lora_profiler.analytic.losses import SCALAR, ChunkedHead
+from lora_profiler.analytic.losses import SCALAR
 from lora_profiler.analytic.optimizers import step_temporary_candidates, total_state_bytes
 from lora_profiler.analytic.persistent import Persistent
 from lora_profiler.analytic.structure import ForwardPass, LayerRun
@@ -153,7 +153,7 @@ def moments(
     loss_backward = candidate(running, activations=stored, logits_and_loss=kept_of_logits - kept.labels + logits.elements * 8 + 4)
     in_loss = ((end_of_forward,), (loss_backward,))
     if forward.chunks is not None:
-        in_loss = _in_chunks(forward.chunks, stored, last_hidden + kept.cached, kept.labels, running, setup.accumulation > 1)
+        in_loss = _in_chunks(forward, stored, kept, running, setup.accumulation > 1)
 
     # the gradient of a leaf stays, and with it the leaf, until the loss is dropped
     leaf = forward.leaf.bytes * 2 if forward.leaf is not None else ZERO
@@ -171,25 +171,43 @@ def moments(
 
 
 def _in_chunks(
-    chunks: ChunkedHead, stored: Polynomial, besides: Polynomial, labels: Polynomial, running: Breakdown, accumulates: bool
+    forward: ForwardPass, stored: Polynomial, kept: Activations, running: Breakdown, accumulates: bool
 ) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...]]:
-    """(end of forward, loss's backward) where the head runs in chunks; `besides` lives in forward alone.
+    """(end of forward, loss's backward) where the head runs in chunks.
 
-    The gradients of the head's own weights become those of the parameters, unless there are some already.
+    The gradients of the head's own weights become those of the parameters, unless there are some already or autocast lowered
+    the weights: then they are converted at the end of the loss's backward, while the lowered ones still exist.
     """
+    chunks = forward.chunks
+    assert chunks is not None
+    owned: Category = "logits_and_loss" if accumulates or chunks.lowered else "gradients"
+    hidden = chunks.hidden.bytes
+    if not chunks.fused:
+        stored = stored - chunks.copied  # saved, but the loss's own
+    ahead = stored + kept.cached
+    if chunks.hidden.storage not in forward.head.saved:
+        ahead = ahead + hidden
 
-    def found(stages: Iterable[Polynomial], rest: Polynomial, activations: Polynomial, makes: bool) -> tuple[Candidate, ...]:
-        own = chunks.trained if makes else ZERO
-        more = {"logits_and_loss": own} if accumulates else {"gradients": own}
+    def found(activations: Polynomial, rest: Polynomial, stages: Iterable[Polynomial], makes: bool) -> list[Candidate]:
+        more = {owned: chunks.trained} if makes else {}
         held = candidate(running, activations=activations, **more).bytes
-        return _undominated([candidate(held, logits_and_loss=rest + stage + chunks.made * makes) for stage in stages])
+        return [candidate(held, logits_and_loss=rest + stage + chunks.made * makes) for stage in stages]
 
-    ahead = stored + besides + chunks.copied * chunks.fused
+    labels = kept.labels + chunks.copied + 2 * SCALAR
     if chunks.fused:
-        forward = found(chunks.gradients(), labels + 2 * SCALAR, ahead, True)
-        return forward, found([ZERO], constant(2 * SCALAR), stored, True)
-    forward = found([chunks.losses()], labels + 2 * SCALAR, ahead, False)
-    return forward, found(chunks.gradients(), labels + 4 * SCALAR, stored, True)
+        end = found(ahead, labels, chunks.gradients(), True)
+        back = found(stored, constant(2 * SCALAR), [ZERO], True)
+    else:
+        end = found(ahead, labels, [chunks.losses()], False)
+        back = found(stored, labels + 2 * SCALAR, chunks.gradients(), True)
+    if chunks.lowered:
+        left = stored if chunks.fused else stored - hidden
+        own: dict[Category, Polynomial] = {"logits_and_loss" if accumulates else "gradients": chunks.parameter_gradients}
+        wide = forward.hidden.bytes if chunks.hidden is not forward.hidden else ZERO
+        for more in (chunks.trained, wide):
+            held = candidate(running, activations=left, **own).bytes
+            back.append(candidate(held, logits_and_loss=chunks.made + more + 2 * SCALAR))
+    return _undominated(end), _undominated(back)
 
 
 def _kept_by_softcapping(forward: ForwardPass, workload: Workload) -> Polynomial:
@@ -267,7 +285,7 @@ def _inside_layers(
         below = ends + stored(below=index) + own
         return [candidate(running, activations=below, temporaries=size, **more) for size in inside]
 
-    from_chunks = forward.chunks.trained if forward.chunks and workload.setup.accumulation == 1 else ZERO
+    from_chunks = forward.chunks.parameter_gradients if forward.chunks and workload.setup.accumulation == 1 else ZERO
     ahead: list[Candidate] = []
     last = [
         candidate(running, activations=ends + stored(below=forward.num_layers), temporaries=inside, gradients=from_chunks)

@@ -106,7 +106,7 @@ class ForwardPass:
 
     @property
     def head_gradient_bytes(self) -> Polynomial:
-        return self.head.gradient_bytes + (self.chunks.trained if self.chunks else ZERO)
+        return self.head.gradient_bytes + (self.chunks.parameter_gradients if self.chunks else ZERO)
 
     def shared(self) -> dict[str, Polynomial]:
         result: dict[str, Polynomial] = {}

@@ -15,6 +15,9 @@ _WIDE, _INDEX = ITEMSIZE["float32"], ITEMSIZE["int64"]
 def chunks_forward(head: ChunkedHead, launches: Launches) -> None:
     """Labels, the chunks, and the loss; with `head.fused` all gradients too."""
     tokens = launches.at.batch * launches.at.seq
+    if head.lowered:
+        for given, lowered in zip(head.given, head.parameters, strict=True):
+            launches.memory("", "_to_copy", launches.bytes(given), launches.bytes(lowered))
     shifted_labels(launches)
     launches.memory("", "ne", _INDEX * tokens, tokens)
     launches.memory("", "sum", tokens, _INDEX)
@@ -49,9 +52,11 @@ def chunks_backward(head: ChunkedHead, launches: Launches) -> None:
         for rows, part in _chunks(head, launches):
             _losses(head, rows, part)
             _gradients(head, rows, part)
-    for tensor in head.parameters:
-        if tensor.requires_grad and launches.accumulates:
-            launches.memory("", "add_", 2 * launches.bytes(tensor), launches.bytes(tensor))
+    for given, lowered in zip(head.given, head.parameters, strict=True):
+        if given.requires_grad and head.lowered:
+            launches.memory("", "_to_copy", launches.bytes(lowered), launches.bytes(given))
+        if given.requires_grad and launches.accumulates:
+            launches.memory("", "add_", 2 * launches.bytes(given), launches.bytes(given))
 
 
 def _chunks(head: ChunkedHead, launches: Launches) -> Iterator[tuple[int, Launches]]:
