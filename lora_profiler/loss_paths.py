@@ -34,8 +34,9 @@ def check_loss(workload: Workload) -> None:
 
 def refused(model: str, loss: str, reason: str) -> UsageError:
     """The error for a model that a loss path cannot take."""
-    return UsageError(f"the {loss} loss multiplies by the head's weight itself, and {model} does not let it: {reason}; "
-                      "leave --loss out.")
+    return UsageError(
+        f"the {loss} loss multiplies by the head's weight itself, and {model} does not let it: {reason}; leave --loss out."
+    )
 
 
 def no_profile(loss: str) -> UsageError:

@@ -311,7 +311,7 @@ def _inside_layers(
 def _embedding_backward(forward: ForwardPass, gradients: Polynomial, running: Breakdown, workload: Workload) -> Candidate:
     """All gradients, the embedding output's among them.
 
-    A tied head's gradient, the embedding's and their sum coexist; where autocast converted the head's gradient, or chunks made it,
+    A tied head's gradient, the embedding's and their sum coexist; where autocast converted the head's gradient or chunks made it,
     it belongs to nobody else and takes the embedding's in.
     """
     head = next((module for name, module in workload.model.modules() if name == workload.model.output_embedding), None)

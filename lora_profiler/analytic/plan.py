@@ -108,7 +108,7 @@ def _build(workload: Workload) -> Plan:
     else:
         rules = _rules(workload, family, kernel)
         trainable = frozenset(n for n, _ in (model.modules() if setup.lora is None else copies))
-        forward = forward_pass(model, family, rules, found, trainable, chunk_fact(workload))
+        forward = forward_pass(model, family, rules, found, trainable)
         kept = activations(forward, family, workload, kernel, batch_is_one)
         live = moments(forward, kept, state, family, workload, batch_is_one)
         flops = _flops(forward, setup)
@@ -143,6 +143,7 @@ def _rules(workload: Workload, family: Family, kernel: str) -> Rules:
         seq_is_one=setup.seq_len == 1,
         input_grads=setup.checkpointing and setup.lora is not None,
         window_filled=filled,
+        chunk_rows=chunk_fact(workload),
         fused_loss=setup.loss == "fused",
     )
 

@@ -116,10 +116,9 @@ class ForwardPass:
 
 
 def forward_pass(
-    spec: ModelSpec, family: Family, rules: Rules, adapters: tuple[Adapter, ...], trainable: frozenset[str], chunk: int | None = None
+    spec: ModelSpec, family: Family, rules: Rules, adapters: tuple[Adapter, ...], trainable: frozenset[str]
 ) -> ForwardPass:
-    """Runs `spec` through its family's program. `trainable` are the full names of modules whose own weights train; `chunk`: see
-    `losses.chunk_fact`."""
+    """Runs `spec` through its family's program. `trainable` are the full names of modules whose own weights train."""
     config = spec.config
     root = {part.name: part for part in spec.parts if isinstance(part, Module)}
     stack = next(part for part in spec.parts if isinstance(part, Stack) and part.name == family.stack)
@@ -152,10 +151,10 @@ def forward_pass(
     start = Tensor(x.elements, x.dtype, x.requires_grad, Storage(x.bytes))
     hidden = family.norm(op, start, config)
     chunks = None
-    if chunk is None:
+    if rules.chunk_rows is None:
         logits = family.head(op, hidden, config)
     else:
-        chunks = chunked_head(op, hidden, spec, fused=rules.fused_loss, rows=chunk)
+        chunks = chunked_head(op, hidden, spec, fused=rules.fused_loss, rows=rules.chunk_rows)
         logits = chunks.hidden
     head = Run(op.nodes, op.saved, start, logits, promotes, op.scalars, _copies(op))
     return ForwardPass(

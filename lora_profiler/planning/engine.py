@@ -68,7 +68,10 @@ def windows_of(model: ModelSpec) -> tuple[int, ...]:
 
 
 def follow_up(prediction: Prediction, engine: str) -> str:
-    """The engine for questions that compare with `prediction`: where rules do not know the activations, profiles alone answer."""
+    """The engine for questions that compare with `prediction`: where rules do not know the activations, profiles alone answer;
+    where no profile holds the loss path, rules alone do."""
+    if engine in ("compiled", "traced") and prediction.workload.setup.loss != "plain" and rules_know(prediction.workload):
+        return "analytic"
     if engine == "auto" and prediction.engine != "analytic" and not rules_know(prediction.workload):
         return "compiled"
     return engine

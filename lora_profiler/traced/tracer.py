@@ -34,8 +34,8 @@ _FLOPS = {
     aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[aten._scaled_dot_product_flash_attention],
     aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[aten._scaled_dot_product_flash_attention_backward],
 }
-"""torch's own formulas; its registry lacks the CPU's attention, which multiplies the same matrices, the product as a whole, which a
-4-bit base calls below autograd, and the one that adds in place."""
+"""torch's own formulas; its registry lacks the CPU's attention, which multiplies the same matrices, the product as a whole, which
+a 4-bit base calls below autograd, and the one that adds in place."""
 Listener = Callable[[Any, tuple[Any, ...], Mapping[str, Any], Any, str, str], None]
 """Told of every operator: itself, its arguments, what it returned, the phase and the module."""
 _NO_SEQUENCE = 2**63
