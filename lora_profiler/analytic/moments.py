@@ -151,7 +151,7 @@ def moments(
         running, activations=stored + last_hidden + kept.cached, logits_and_loss=kept_of_logits + logits.bytes + copy + padded + 4
     )
     loss_backward = candidate(running, activations=stored, logits_and_loss=kept_of_logits - kept.labels + logits.elements * 8 + 4)
-    in_loss = ((end_of_forward,), (loss_backward,))
+    in_loss: tuple[tuple[Candidate, ...], tuple[Candidate, ...]] = ((end_of_forward,), (loss_backward,))
     if forward.chunks is not None:
         in_loss = _in_chunks(forward, stored, kept, running, setup.accumulation > 1)
 

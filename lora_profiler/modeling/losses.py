@@ -39,11 +39,12 @@ def _before_the_head(
     model: nn.Module, setup: TrainSetup, inputs: Mapping[str, Tensor]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """(last hidden state, weight and bias of the head)."""
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    whole: Any = model
+    base: Any = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
     name, head = base.config.name_or_path or type(base).__name__, output_head(model)
     layer: Any = head
-    if head is not None and hasattr(head, "modules_to_save"):  # PEFT's wrapper, and the copy in it that trains
-        layer = head.modules_to_save[head.active_adapters[0]]
+    if hasattr(layer, "modules_to_save"):  # PEFT's wrapper, and the copy in it that trains
+        layer = layer.modules_to_save[layer.active_adapters[0]]
     if head is None or type(layer) is not nn.Linear:
         raise refused(name, setup.loss, "no plain linear layer makes its logits")
     if base.config.is_encoder_decoder or base.loss_function.__name__ != "ForCausalLMLoss":
