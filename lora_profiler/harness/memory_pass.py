@@ -270,9 +270,10 @@ class _Steps:
         self.persistent |= ownership.sizes(ownership.owned(self._training), self._training.setup.device)
 
     def _note(self, step: int, logits: torch.Tensor) -> None:
-        """Called as soon as the logits exist."""
+        """Called as soon as the logits exist; on a loss path without all of them, as soon as the head is reached."""
         self._recorder.mark(step, "forward", _LOGITS)
-        self._seen.append((step, _LOGITS, [self._key(logits)], "logits_and_loss"))
+        if self._training.setup.loss == "plain":
+            self._seen.append((step, _LOGITS, [self._key(logits)], "logits_and_loss"))
         if logits.requires_grad:
             logits.register_hook(lambda _: self._recorder.mark(step, "backward", LOGITS_GRADIENT))  # type: ignore[no-untyped-call]
 

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.harness.nvml import open_device
+from lora_profiler.loss_paths import check_loss
 from lora_profiler.record import Conditions
 from lora_profiler.workload import Workload
 
@@ -52,8 +53,7 @@ def refuse(
     longest = model.config.get("max_position_embeddings")
     if model.model_type in LEARNED_POSITIONS and longest is not None and setup.seq_len > longest:
         raise UsageError(f"{model.id} has a table of {longest:,} positions, not {setup.seq_len:,}; take a shorter --seq-len.")
-    if setup.loss != "plain":
-        raise UsageError(f"the {setup.loss} loss cannot be measured; leave --loss out.")
+    check_loss(workload)
     if setup.world_size > 1:
         raise UsageError("several ranks cannot be measured; leave --world-size out.")
     if not 0 <= conditions.padding < 1 or round(setup.seq_len * conditions.padding) >= setup.seq_len:
