@@ -59,6 +59,7 @@ def _draw(found: Answered) -> None:
     parts.figure(figures.composition(found.answers, parts.theme()), "composition", _composition_words(found.answers))
     _likely(found)
     _time(found)
+    _sending(found)
     _detail(found)
     _layers(found)
     parts.section("In numbers")
@@ -107,7 +108,13 @@ def _time(found: Answered) -> None:
     else:
         parts.figure(drawn, "times", f"Stacked bars of where the time of one step goes. {time_words(found.answers)}.")
         parts.small(*lines)
-    parts.small(*sending_lines(found.answers))
+
+
+def _sending(found: Answered) -> None:
+    """What ranks send each other in a step; nothing where there is one process."""
+    if lines := sending_lines(found.answers):
+        parts.section("Between the ranks")
+        parts.small(*lines)
 
 
 def _detail(found: Answered) -> None:
