@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lora_profiler.cli_bench_elsewhere import emit
 from lora_profiler.cli_bench_options import bench_options, check_options, model_cases
 from lora_profiler.cli_options import output_options, setup_options
 from lora_profiler.cli_warnings import warn_of
@@ -53,6 +54,8 @@ Examples:
   lora-profile bench gpt2 -s 128 --budget 2GiB              does it fit into 2 GiB?
   lora-profile bench gpt2 -s 128 --largest-batch --budget 4GiB --device cpu
   lora-profile bench --suite NAME --resume --deadline 560   in pieces: say it again until nothing is left
+  lora-profile bench --suite NAME --device cuda --emit sbatch -o job
+                                                            for Slurm: cd job && sbatch run.sbatch
 
 Exit code: 0 done, running out of memory included; 2 usage; 3 no such model; 4 not measured; 130 Ctrl-C.
 """,
@@ -64,9 +67,13 @@ Exit code: 0 done, running out of memory included; 2 usage; 3 no such model; 4 n
 @click.pass_context
 def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> None:
     """Train MODEL for real on this machine: measure memory and time, store the records, and compare with the prediction."""
+    check_options(ctx, models)
+    if o["emit"]:
+        emit(o)
+        return
     check_new_file(o["output"], o["force"])
     check_new_file(o["report"], o["force"])
-    check_options(ctx, models)
+    from lora_profiler.campaign.case_files import read_case
     from lora_profiler.campaign.interrupts import one_interrupt
     from lora_profiler.campaign.progress import Progress
     from lora_profiler.campaign.results import result
@@ -74,8 +81,9 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
     from lora_profiler.report.progress import shown
     from lora_profiler.store import Store, default_records_path
 
-    device = _device(o["device"])
-    cases, num_refused = _cases(ctx, models, device)
+    one = read_case(o["case"]) if o["case"] else None
+    device = _device(one.workload.setup.device if one else o["device"])
+    cases, num_refused = _cases(ctx, [one] if one else _asked_cases(ctx, models, device))
     store = Store(o["records"] or default_records_path())
     if o["report"]:
         _check_report(o["report"], store, o["output"])
@@ -107,6 +115,7 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
 
 
 def _device(asked: "Device | None") -> "Device":
+    """Raises MeasurementError for one that this installation cannot train on."""
     from lora_profiler.harness.device_choice import check_device, present_device
 
     if asked is None:
@@ -115,19 +124,24 @@ def _device(asked: "Device | None") -> "Device":
     return asked
 
 
-def _cases(ctx: click.Context, models: tuple[str, ...], device: "Device") -> tuple[list["Planned"], int]:
+def _asked_cases(ctx: click.Context, models: tuple[str, ...], device: "Device") -> Sequence["Case"]:
+    from lora_profiler.campaign.suites import suite_cases
+
+    name = ctx.params["suite"]
+    return suite_cases(name, device) if name else model_cases(ctx, models, device)
+
+
+def _cases(ctx: click.Context, cases: Sequence["Case"]) -> tuple[list["Planned"], int]:
     """Everything that will be started, refused and predicted already, and how many cases of a suite cannot run here.
 
     Raises UsageError and MeasurementError before anything is started.
     """
     from lora_profiler.campaign.planned import planned, refuse_beyond, sorted_out
-    from lora_profiler.campaign.suites import suite_cases
     from lora_profiler.harness import MeasurementError
     from lora_profiler.harness.machine import memory_limit_bytes, physical_memory_bytes
     from lora_profiler.harness.provenance import public_command
 
     name = ctx.params["suite"]
-    cases = suite_cases(name, device) if name else model_cases(ctx, models, device)
     if ctx.params["largest_batch"]:
         _check_search(cases)
     command = public_command(sys.argv)

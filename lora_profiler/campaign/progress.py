@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal
 
+from lora_profiler.campaign.durations import seconds_taken
 from lora_profiler.campaign.planned import Planned
-from lora_profiler.campaign.runs import seconds_taken
 from lora_profiler.harness import Case, Heartbeat
 from lora_profiler.record import Record
 
