@@ -57,12 +57,17 @@ _OPTIONS = [
     ),
     click.option("--case", type=Path, metavar="FILE", help="The case in a file that --emit wrote."),
     click.option(
+        "--ray", metavar="auto|local|HOST:PORT",
+        help="Spread the suite over a Ray cluster: one at an address; one that this machine is part of, else its own (auto); or "
+        "its own.",
+    ),
+    click.option(
         "--emit", type=NearestChoice(EMITTED), metavar="sbatch",
         help="Run nothing: write the suite as an array job of Slurm into the new folder of -o.",
     ),
     click.option(
         "--cpus-per-case", type=click.IntRange(1), metavar="N",
-        help="With --emit: processors and threads of each. [default: OMP_NUM_THREADS, else 1]",
+        help="With --ray or --emit: processors and threads of each. [default: OMP_NUM_THREADS, else 1]",
     ),
     click.option("--deadline", type=_SECONDS, metavar="SECONDS", help="Start no case that would not end in this time."),
     click.option(
@@ -109,6 +114,7 @@ def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:
     from lora_profiler.store import finished
 
     o = ctx.params
+    _check_elsewhere(ctx)
     asked = [*(["MODEL"] if models else []), *(f"--{name}" for name in ("suite", "case") if o[name])]
     if len(asked) != 1:
         both = f"{' and '.join(asked[:2])} each bring their own; name one of the two." if asked else "name a MODEL, or a --suite."
@@ -117,7 +123,6 @@ def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:
         for name in o:
             if o[source] and name not in (*meant, "models") and given(ctx, name):
                 raise UsageError(f"{_option(ctx, name)} has no meaning with --{source}, whose cases fix it; leave it out.")
-    _check_elsewhere(ctx)
     finished((), o["rerun"])
     if o["rerun"] and not o["resume"]:
         raise UsageError("--rerun says what --resume is not to leave out; add --resume.")
@@ -138,16 +143,17 @@ def _option(ctx: click.Context, name: str) -> str:
 def _check_elsewhere(ctx: click.Context) -> None:
     """Raises UsageError for options about other machines that do not go together."""
     o = ctx.params
+    for name, does in (("ray", "spreads"), ("emit", "writes")):
+        if o[name] and not o["suite"]:
+            raise UsageError(f"--{name} {does} the cases of a suite; add --suite NAME, and name no MODEL or --case.")
     if o["emit"]:
-        if not o["suite"]:
-            raise UsageError("--emit writes the cases of a suite; add --suite NAME.")
         for name in o:
             if name not in WITH_EMIT and given(ctx, name):
                 raise UsageError(f"{_option(ctx, name)} has no meaning with --emit, which measures nothing; leave it out.")
         if o["output"] is None:
             raise UsageError("--emit writes a folder; name a new one with -o DIR.")
-    elif given(ctx, "cpus_per_case"):
-        raise UsageError("--cpus-per-case says what a case is given on other machines; add --emit.")
+    elif given(ctx, "cpus_per_case") and not o["ray"]:
+        raise UsageError("--cpus-per-case says what a case is given of machines that run many; add --ray or --emit.")
 
 
 # --- cases ----------------------------------------------------------------------------------------------------------------
