@@ -82,6 +82,7 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
     from lora_profiler.report.progress import shown
     from lora_profiler.store import Store, default_records_path
 
+    drawn_again = o["form"] == "table" and o["output"] is None and sys.stdout.isatty()
     with one_interrupt() as interrupt:
         proven: list[LargestBatch] = []
         found: Spread | None = None
@@ -93,7 +94,6 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
             device = cases[0].case.workload.setup.device
             click.echo(f"Training on {device}{spread_text(cluster)}; records go to {store.path}.", err=True)
             progress = Progress(earlier=store.records())
-            drawn_again = o["form"] == "table" and o["output"] is None and sys.stdout.isatty()
             total = None if o["largest_batch"] else len(cases)
             as_json = o["progress"] == "json"
             with shown(progress, total=total, deadline_seconds=o["deadline"], transient=drawn_again, as_json=as_json):

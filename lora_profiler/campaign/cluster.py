@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -168,20 +169,27 @@ class Cluster:
 @contextmanager
 def opened(address: str, cpus: int, *, num_cpus: int | None = None, child: tuple[str, ...] | None = None) -> Iterator[Cluster]:
     """The cluster at `address` (host:port), or with "local" one of this machine's own, which ends with the block. "auto" takes
-    $RAY_ADDRESS, else a cluster that `ray start` made this machine part of, else "local".
+    $RAY_ADDRESS, else the cluster that `ray start` made this machine part of, else "local".
 
     `cpus` are given to each case. `num_cpus` makes a local cluster believe that it has so many, and `child` stands in for the
     measured process, both for tests. What Ray prints is kept from stdout, where data go, and from the rows on stderr.
     Raises UsageError where Ray is not installed, nobody answers, or the machines differ in what they have installed.
     """
-    found = None if address == LOCAL else _existing() if address == AUTO else address
+    given = os.environ.get("RAY_ADDRESS") if address == AUTO else address
+    found = None if given == LOCAL else given or _started_here()
     if found is not None:
         _check_reachable(found)
-    with _settings(own=found is None) as folder, open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+    with (
+        _settings(own=found is None, started_here=not given) as folder,
+        open(os.devnull, "w") as nowhere,
+        redirect_stdout(nowhere),
+    ):
         ray = _ray()
         try:
             _connect(ray, found, folder, num_cpus)
             nodes = _nodes(ray, cpus)
+            if found is None and nodes[0].address != "127.0.0.1":
+                raise UsageError("Ray was imported before with settings that open its ports to the network; take a new process.")
             cluster = Cluster(ray=ray, nodes=nodes, cpus=cpus, child=child)
             _check_versions(cluster)
             yield cluster
@@ -201,21 +209,18 @@ def _ray() -> Any:
     return ray
 
 
-def _existing() -> str | None:
-    """The address that Ray itself would take for "auto"; one that `ray start` left behind counts only if somebody answers."""
-    given = os.environ.get("RAY_ADDRESS")
-    if given:
-        return given
-    _ray()
-    from ray._private.utils import read_ray_address
+def _started_here() -> str | None:
+    """The address that `ray start` left on this machine, if somebody still answers there.
 
-    left: str | None = read_ray_address()
+    Read from Ray's file and not by Ray, which takes its settings from the environment when it is imported: too early by then.
+    """
+    place = os.environ.get("RAY_TMPDIR") or (os.environ.get("TMPDIR") if sys.platform == "linux" else None) or "/tmp"
     try:
-        if left:
-            _check_reachable(left)
-    except UsageError:
+        address = Path(place, "ray", "ray_current_cluster").read_text("utf-8").strip()
+        _check_reachable(address)
+    except (OSError, UsageError):
         return None
-    return left or None
+    return address
 
 
 def _check_reachable(address: str) -> None:
@@ -235,8 +240,11 @@ def _check_reachable(address: str) -> None:
 
 
 @contextmanager
-def _settings(*, own: bool) -> Iterator[str | None]:
-    """The environment that Ray's processes are started in, put back at the end; and the folder of a cluster of our own."""
+def _settings(*, own: bool, started_here: bool) -> Iterator[str | None]:
+    """The environment that Ray's processes are started in, put back at the end; and the folder of a cluster of our own.
+
+    As Ray itself does, the token in the user's home is shown to a cluster that was started on this machine, and to no other.
+    """
     changes = {"RAY_USAGE_STATS_ENABLED": "0"}
     if own:
         root = str(Path(__file__).resolve().parents[2])
@@ -247,6 +255,8 @@ def _settings(*, own: bool) -> Iterator[str | None]:
             "RAY_memory_monitor_refresh_ms": "0",  # it would end workers for what their cases are measured for
             "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
         }
+    elif started_here and "RAY_AUTH_MODE" not in os.environ and Path("~/.ray/auth_token").expanduser().exists():
+        changes["RAY_AUTH_MODE"] = "token"
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
     try:
