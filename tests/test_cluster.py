@@ -330,7 +330,7 @@ class Here(Cluster):
         return frozenset({HERE})
 
 
-def measuring(log: Path) -> list[psutil.Process]:
+def measuring() -> list[psutil.Process]:
     """Living processes that measure for a worker of ours."""
     found = []
     for process in psutil.Process().children(recursive=True):
@@ -344,6 +344,7 @@ def measuring(log: Path) -> list[psutil.Process]:
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_cluster_of_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """Twenty cases on four workers, of which one is killed in the middle; two of the cases train for real. Then one that takes
     every worker down with it; then Ctrl-C, and the rest of that run. One cluster for all, since it takes seconds to start."""
@@ -389,7 +390,7 @@ def test_a_cluster_of_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
         assert found.interrupted
         assert slow in [c.conditions.seed for c in found.left]
         assert sorted([*seeds_of(found.records), *(c.conditions.seed for c in found.left)]) == [*range(6), slow]
-        assert measuring(log) == [], "what was interrupted is ended"
+        assert measuring() == [], "what was interrupted is ended"
         found, _ = run(store, machines, range(6), resume=True)
         assert seeds_of(store.records()) == [0, 1, 2, 3, 4, 5]
         assert len((tmp_path / "interrupted.jsonl").read_text().splitlines()) == 6

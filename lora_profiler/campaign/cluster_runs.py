@@ -20,8 +20,8 @@ from lora_profiler.store import Store
 
 LOOK_SECONDS = 1.0
 """Between two looks at the deadline while nothing comes back."""
-END_SECONDS = 15.0
-"""What a worker has to end its measured process, before it is ended itself; SIGTERM may take ten of them."""
+END_SECONDS = 5.0
+"""What a worker has to end its measured process before it is ended itself, and with it the process, by the kernel."""
 
 
 class Machines(Protocol):
