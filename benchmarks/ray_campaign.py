@@ -150,7 +150,8 @@ def report(
         f"it: {len(watched.children)}; {begun_anew} begun anew by Ray on another worker",
         f"- {len(first.records)} of {NUM_SEEDS * 4} records came back, {len(first.lost)} lost, {len(first.refused)} refused; "
         f"in the store each case stands {'exactly once' if once else 'NOT exactly once'}",
-        f"- a second run with `resume` found {len(second.records)} stored and {'wrote nothing' if unchanged else 'CHANGED THE FILE'}",
+        f"- a second run with `resume` found {len(second.records)} stored, and the file is "
+        f"{'as it was' if unchanged else 'CHANGED'}",
         f"- measuring processes left alive: {len(left_alive)}",
     ]
 

@@ -58,8 +58,8 @@ _OPTIONS = [
     click.option("--case", type=Path, metavar="FILE", help="The case in a file that --emit wrote."),
     click.option(
         "--ray", metavar="auto|local|HOST:PORT",
-        help="Spread the suite over a Ray cluster: the one at an address, one of this machine's own (local), or the one that this "
-        "machine is part of, else its own (auto).",
+        help="Spread the suite over a Ray cluster: the one at an address, one of this machine's own (local), or the one that "
+        "this machine is part of, else its own (auto).",
     ),
     click.option(
         "--emit", type=NearestChoice(EMITTED), metavar="sbatch",

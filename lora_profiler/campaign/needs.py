@@ -24,12 +24,15 @@ class Needs:
 
 
 def needs(planned: Planned, cpus: int) -> Needs:
-    """On the CPU the memory is the predicted peak, or the budget that ends the run before it, and a process without tensors."""
+    """On the CPU the memory is the predicted peak, or the budget that ends the run before it, and a process without tensors; of
+    several ranks, of each.
+    """
     case, setup = planned.case, planned.case.workload.setup
     if setup.device != "cpu":
         return Needs(cpus=cpus, gpus=setup.world_size if setup.device in ON_GPUS else 0, memory_bytes=0)
     peak, budget = planned.prediction.peak.total_bytes, case.conditions.budget_bytes
-    return Needs(cpus=cpus, gpus=0, memory_bytes=PROCESS_BYTES + (peak if budget is None else min(peak, budget)))
+    of_a_rank = PROCESS_BYTES + (peak if budget is None else min(peak, budget))
+    return Needs(cpus=cpus, gpus=0, memory_bytes=of_a_rank * setup.world_size)
 
 
 def together(several: Iterable[Needs]) -> Needs:
