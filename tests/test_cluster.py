@@ -1,5 +1,5 @@
-"""A suite on a Ray cluster: what is owed, lost and taken back, with a stand-in for Ray; then a real one of this machine's own whose
-workers are killed.
+"""A suite on a Ray cluster: what is owed, lost and taken back, with a stand-in for Ray; then a real one of this machine's own,
+whose workers are killed.
 """
 
 import os
