@@ -3,11 +3,15 @@ whose workers are killed.
 """
 
 import os
+import re
+import signal
 import socket
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -241,8 +245,9 @@ def of_nodes(*nodes: Node) -> Cluster:
 def test_a_case_must_find_all_that_it_asks_for_on_one_machine() -> None:
     found = of_nodes(machine(gpus=1), machine("10.0.0.2", gpus=2))
     assert found.refusal(Needs(cpus=4, gpus=2, memory_bytes=8)) is None
-    assert found.refusal(Needs(cpus=1, gpus=3, memory_bytes=0)) == (
-        "it asks for 3 GPUs, and no machine of the cluster has more than 2"
+    assert (
+        found.refusal(Needs(cpus=1, gpus=3, memory_bytes=0))
+        == "it asks for 3 GPUs, and no machine of the cluster has more than 2"
     )
     assert "asks for 5 processors" in str(found.refusal(Needs(cpus=5, gpus=0, memory_bytes=0)))
     assert "9 B of memory" in str(found.refusal(Needs(cpus=1, gpus=0, memory_bytes=9)))
@@ -318,6 +323,113 @@ def test_where_nobody_listens_it_says_so_at_once(monkeypatch: pytest.MonkeyPatch
     assert bench("--suite", "tiny", "--ray", "auto") == 2
     assert f"no Ray cluster answers at {address}" in capsys.readouterr().err
     assert time.monotonic() - began < 10
+
+
+def test_auto_passes_over_a_cluster_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert cluster._started_here() is None
+    (tmp_path / "ray").mkdir()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        (tmp_path / "ray" / "ray_current_cluster").write_text(f"{address}\n")
+        assert cluster._started_here() is None
+        listener.listen()
+        assert cluster._started_here() == address
+
+
+# --- the command ----------------------------------------------------------------------------------------------------------
+
+
+class Told(Machines):
+    """A stand-in that the command can ask what it has."""
+
+    def __init__(self, *nodes: Node, **options: Any) -> None:
+        super().__init__(**options)
+        self.nodes, self._like = nodes, of_nodes(*nodes)
+        self.has_gpus, self.refusal, self.at_once = self._like.has_gpus, self._like.refusal, self._like.at_once
+
+
+def on(machines: Told, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> int:
+    @contextmanager
+    def reached(address: str, cpus: int) -> Iterator[Told]:
+        assert (address, cpus) == ("local", 1)
+        yield machines
+
+    monkeypatch.setattr(cluster, "opened", reached)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    return bench("--suite", "tiny", "--ray", "local", "--records", str(tmp_path / "r.jsonl"), *arguments)
+
+
+BIG = machine(memory_bytes=2**40)
+
+
+def test_the_command_tells_of_machines_rows_and_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert on(Told(BIG, BIG), monkeypatch, tmp_path, "--format", "csv") == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("Training on cpu on 2 machines by Ray, 1 processor a case; records go to ")
+    assert err.count(": started, ") == 4
+    assert len(out.splitlines()) == 1 + 4
+    assert len(Store(tmp_path / "r.jsonl").records()) == 4
+    assert on(Told(BIG), monkeypatch, tmp_path, "--resume") == 0
+    assert "All cases are stored for this environment already" in capsys.readouterr().err
+
+
+def test_the_command_tells_of_refused_lost_and_rescheduled_cases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turns = iter([Lost("the worker died"), Ended(1, None, "no bitsandbytes")])
+    machines = Told(BIG)
+
+    def next_events(handles: Sequence[int], timeout_seconds: float) -> list[tuple[int, Event]]:
+        found = Machines.next_events(machines, handles, timeout_seconds)
+        changed = [(h, e if isinstance(e, Begun) else next(turns, replace(e, worker=9))) for h, e in found]
+        return changed
+
+    machines.next_events = next_events  # type: ignore[method-assign]
+    assert on(machines, monkeypatch, tmp_path) == 4
+    err = capsys.readouterr().err
+    assert "has no record, since Ray lost two workers over it: the worker died." in err
+    assert re.search(r"left out \S+: no bitsandbytes", err)
+    assert "Begun anew on another worker, since theirs was lost: 2 of the cases." in err
+
+
+def test_cases_that_no_machine_has_room_for_are_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machines = Told(BIG)
+    assert on(machines, monkeypatch, tmp_path, "--device", "cuda") == 2
+    err = capsys.readouterr().err
+    assert err.count("it asks for 1 GPU, and no machine of the cluster has more than 0") == 4
+    assert "none of the 4 cases of tiny for cuda can run on this cluster" in err
+    assert machines.submitted == []
+    assert on(Told(replace(BIG, gpus=8)), monkeypatch, tmp_path) == 0
+    assert "Training on cuda" in capsys.readouterr().err, "where there are GPUs they are taken"
+
+
+def test_ctrl_c_ends_the_command_and_resume_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machines, pressed = Told(BIG, room=1), []
+
+    def next_events(handles: Sequence[int], timeout_seconds: float) -> list[tuple[int, Event]]:
+        if len(handles) == 3 and not pressed:
+            pressed.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
+        return Machines.next_events(machines, handles, timeout_seconds)
+
+    machines.next_events = next_events  # type: ignore[method-assign]
+    assert on(machines, monkeypatch, tmp_path) == 130
+    err = capsys.readouterr().err
+    assert "Interrupted. What is done is stored: run again with --resume." in err
+    assert len(Store(tmp_path / "r.jsonl").records()) == 1
+    again = Told(BIG)
+    assert on(again, monkeypatch, tmp_path, "--resume") == 0
+    assert len(again.submitted) == 3
+    assert len(Store(tmp_path / "r.jsonl").records()) == 4
 
 
 # --- with Ray -------------------------------------------------------------------------------------------------------------

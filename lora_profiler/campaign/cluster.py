@@ -39,6 +39,10 @@ _OWN_ADDRESS_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's variable, for every system in spite of its name: 0 makes 127.0.0.1 the node's address and all that it listens on."""
 
 
+_PATIENCE = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_py_gcs_connect_timeout_s": "5"}
+"""Attempts and seconds for a port where something answers that is no Ray; by default Ray tries for over two minutes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """A machine of the cluster and all that it has, in use or not; `memory_bytes` is what Ray gives to tasks."""
@@ -110,11 +114,11 @@ class Cluster:
         if any(needs.gpus <= n.gpus and needs.cpus <= n.cpus and needs.memory_bytes <= n.memory_bytes for n in self.nodes):
             return None
         for what, needed, most in (
-            ("GPUs", needs.gpus, max(n.gpus for n in self.nodes)),
-            ("processors", needs.cpus, max(n.cpus for n in self.nodes)),
+            ("GPU", needs.gpus, max(n.gpus for n in self.nodes)),
+            ("processor", needs.cpus, max(n.cpus for n in self.nodes)),
         ):
             if needed > most:
-                return f"it asks for {needed} {what}, and no machine of the cluster has more than {most}"
+                return f"it asks for {needed} {what}{'s'[: needed > 1]}, and no machine of the cluster has more than {most}"
         most_bytes = max(n.memory_bytes for n in self.nodes)
         return f"it needs {bytes_text(needs.memory_bytes)} of memory, and Ray gives at most {bytes_text(most_bytes)} on a machine"
 
@@ -257,6 +261,8 @@ def _settings(*, own: bool, started_here: bool) -> Iterator[str | None]:
         }
     elif started_here and "RAY_AUTH_MODE" not in os.environ and Path("~/.ray/auth_token").expanduser().exists():
         changes["RAY_AUTH_MODE"] = "token"
+    if not own:
+        changes |= _PATIENCE
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
     try:
