@@ -99,7 +99,7 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
             with shown(progress, total=total, deadline_seconds=o["deadline"], transient=drawn_again, as_json=as_json):
                 if cluster:
                     found = spread(cluster, cases, store, progress, interrupt, o)
-                    num_left = len(found.left)
+                    num_left = 0 if found.interrupted else len(found.left)
                 else:
                     session = Session(
                         store=store, progress=progress, interrupt=interrupt, resume=o["resume"], rerun=o["rerun"],

@@ -425,6 +425,7 @@ def test_ctrl_c_ends_the_command_and_resume_goes_on(
     assert on(machines, monkeypatch, tmp_path) == 130
     err = capsys.readouterr().err
     assert "Interrupted. What is done is stored: run again with --resume." in err
+    assert "for want of time" not in err
     assert len(Store(tmp_path / "r.jsonl").records()) == 1
     again = Told(BIG)
     assert on(again, monkeypatch, tmp_path, "--resume") == 0

@@ -45,13 +45,19 @@ _PATIENCE = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_py_gcs_connect_timeout_s": "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A machine of the cluster and all that it has, in use or not; `memory_bytes` is what Ray gives to tasks."""
+    """A machine of the cluster and all that it has, in use or not; `memory_bytes` is what Ray gives to tasks. Two nodes may have
+    one address.
+    """
 
     id: str
     address: str
     cpus: int
     gpus: int
     memory_bytes: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.address} ({self.id[:6]})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +214,8 @@ def _ray() -> Any:
     try:
         import ray
         import ray.util.scheduling_strategies
-    except ImportError:
-        raise UsageError("--ray needs Ray; install it: pip install 'lora-profiler[cluster]'.") from None
+    except ImportError as e:
+        raise UsageError(f"--ray needs Ray ({e}); install it: pip install 'lora-profiler[cluster]'.") from None
     return ray
 
 
@@ -330,7 +336,7 @@ def _gpus(device: str, node: Node) -> int:
 def _check_versions(cluster: Cluster) -> None:
     """Raises UsageError where two machines differ, or where their lora-profiler is not this one."""
     asked = [(node, cluster._on(node, cluster_task.versions, num_cpus=0).remote()) for node in cluster.nodes]
-    found = {node.address: _answer(cluster.ray, node, ref, ANSWER_SECONDS) for node, ref in asked}
+    found = {node.name: _answer(cluster.ray, node, ref, ANSWER_SECONDS) for node, ref in asked}
     own = cluster_task.versions()
     message = differences(found, own["lora-profiler"])
     if message:
@@ -338,7 +344,7 @@ def _check_versions(cluster: Cluster) -> None:
 
 
 def differences(found: Mapping[str, Mapping[str, str]], own_version: str) -> str | None:
-    """What is installed in different versions on the machines of `found`, named by their addresses; None if nothing is."""
+    """What is installed in different versions on the machines of `found`, by name; None if nothing is."""
     parts = []
     for name in sorted({name for versions in found.values() for name in versions}):
         by_version: dict[str, list[str]] = {}
@@ -365,11 +371,11 @@ def _answer(ray: Any, node: Node, ref: Any, timeout_seconds: float) -> Any:
         return ray.get(ref, timeout=timeout_seconds)
     except ray.exceptions.GetTimeoutError:
         raise UsageError(
-            f"{node.address} of the cluster gave no answer within {timeout_seconds:g} s; it may be taken by other work."
+            f"{node.name} of the cluster gave no answer within {timeout_seconds:g} s; it may be taken by other work."
         ) from None
     except ray.exceptions.RayError as e:
         raise UsageError(
-            f"{node.address} of the cluster cannot run this program: {_first_line(e)}; install lora-profiler[measure] there."
+            f"{node.name} of the cluster cannot run this program: {_first_line(e)}; install lora-profiler[measure] there."
         ) from None
 
 
