@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_profiler.campaign import cluster_task
-from lora_profiler.campaign.needs import Needs
+from lora_profiler.campaign.needs import ON_GPUS, Needs
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case
 from lora_profiler.harness.case import case_dict
@@ -37,8 +37,6 @@ _LONGEST_FOLDER = 40
 """In characters: Ray adds 64 to the name of a socket in it, and the system allows 107."""
 _OWN_ADDRESS_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's variable, for every system in spite of its name: 0 makes 127.0.0.1 the node's address and all that it listens on."""
-
-
 _PATIENCE = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_py_gcs_connect_timeout_s": "5"}
 """Attempts and seconds for a port where something answers that is no Ray; by default Ray tries for over two minutes."""
 
@@ -129,14 +127,14 @@ class Cluster:
         return f"it needs {bytes_text(needs.memory_bytes)} of memory, and Ray gives at most {bytes_text(most_bytes)} on a machine"
 
     def environment_keys(self, device: str) -> frozenset[str]:
-        """Of what runs on `device` on any of the machines, each asked once. Raises UsageError for one that gives no answer."""
+        """Of what runs on `device` on any machine that has one, each asked once. Raises UsageError where one does not answer."""
         if device not in self._keys:
-            asked = [
-                (node, self._on(node, cluster_task.environment_key, num_cpus=self.cpus, num_gpus=_gpus(device, node)).remote(
-                    device, self.cpus
-                ))
-                for node in self.nodes
-            ]  # fmt: skip
+            gpus = 1 if device in ON_GPUS else 0
+            asked = []
+            for node in self.nodes:
+                if node.gpus >= gpus:
+                    task = self._on(node, cluster_task.environment_key, num_cpus=self.cpus, num_gpus=gpus)
+                    asked.append((node, task.remote(device, self.cpus)))
             self._keys[device] = frozenset(_answer(self.ray, node, ref, ENVIRONMENT_SECONDS) for node, ref in asked)
         return self._keys[device]
 
@@ -324,10 +322,6 @@ def _nodes(ray: Any, cpus: int) -> tuple[Node, ...]:
             f"each case is to have {cpus} processors, and no machine of the cluster has more than {most}; see --cpus-per-case."
         )
     return able
-
-
-def _gpus(device: str, node: Node) -> int:
-    return 1 if device != "cpu" and node.gpus else 0
 
 
 # --- what the machines have installed -------------------------------------------------------------------------------------
