@@ -19,6 +19,8 @@ Loss = Literal["plain", "chunked", "fused"]
 Sharding = Literal["none", "ddp", "zero1", "zero2", "fsdp", "fsdp-no-reshard", "tp"]
 
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+FULLY_SHARDED: tuple[Sharding, ...] = ("fsdp", "fsdp-no-reshard")
+"""Shardings that gather each layer's weights as it runs."""
 LATER_FIELDS: dict[str, object] = {"loss": "plain", "world_size": 1, "sharding": "none"}
 """Fields that came after the first stored records, with what a record without them meant: at that value they are not in a key."""
 MAX_SIZE = 2**31 - 1

@@ -54,8 +54,6 @@ def refuse(
         raise UsageError(f"{model.id} has a table of {longest:,} positions, not {setup.seq_len:,}; take a shorter --seq-len.")
     if setup.loss != "plain":
         raise UsageError(f"the {setup.loss} loss cannot be measured; leave --loss out.")
-    if setup.world_size > 1:
-        raise UsageError("several ranks cannot be measured; leave --world-size out.")
     if not 0 <= conditions.padding < 1 or round(setup.seq_len * conditions.padding) >= setup.seq_len:
         raise UsageError(f"padding is {conditions.padding}; it must be at least 0 and leave at least one token.")
     if conditions.budget_bytes is not None and setup.device == "xpu":
