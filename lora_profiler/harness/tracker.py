@@ -119,7 +119,7 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kernel = _ATTENTION_KERNELS.get(func.overloadpacket.__name__)
         if kernel is not None:
             self.attention_kernels.add(kernel)
-        old = self._unseen_among(args)
+        old = self._unseen_among(args, kwargs)
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor) and storage_of(leaf)._cdata not in old:
                 self._add(leaf)
@@ -127,11 +127,11 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._add_scratch(self._counters.read())
         return result
 
-    def _unseen_among(self, args: tuple[Any, ...]) -> set[int]:
+    def _unseen_among(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> set[int]:
         """Storages of `args`, where some are counted already as bytes that nobody sees: DDP writes into its buckets' views."""
         if not self._has_unseen:
             return set()
-        return {storage_of(leaf)._cdata for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)}
+        return {storage_of(leaf)._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
 
     def _add_scratch(self, read: Mapping[str, int | None]) -> None:
         scratch = (read["requested_peak_bytes"] or 0) - (read["requested_bytes"] or 0)
