@@ -27,6 +27,7 @@ from lora_profiler.click_parts import (
     warn,
     write_out,
 )  # fmt: skip
+from lora_profiler.errors import UsageError
 
 if TYPE_CHECKING:
     from lora_profiler.planning.answers import Answer
@@ -95,14 +96,19 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     check_new_file(o["output"], o["force"])
     from lora_profiler.catalog import find_gpu, find_model
     from lora_profiler.planning.answers import answers
+    from lora_profiler.planning.network import find_network
     from lora_profiler.workload import Workload
 
     gpu = find_gpu(o["gpu"]) if o["gpu"] else None
+    network = find_network(o["interconnect"]) if o["interconnect"] else None
     specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
     asked = [[Workload(model=spec, setup=setup) for setup in setups(spec, ctx)] for spec in specs]
     if o["engine"] == "auto":
         _trace_what_nothing_knows([workload for one_model in asked for workload in one_model])
-    found = [answers(workloads, gpu, o["engine"], all_levers=o["explain"] or o["form"] == "json") for workloads in asked]
+    if network is not None and o["world_size"] == 1:
+        raise UsageError("--interconnect is the link among several ranks; add --world-size and --sharding, or leave it out.")
+    everything = o["explain"] or o["form"] == "json"
+    found = [answers(workloads, gpu, o["engine"], all_levers=everything, network=network) for workloads in asked]
     for one_model in found:
         warn_of([answer.prediction for answer in one_model])
     _print_answers(found, o)

@@ -90,6 +90,10 @@ _ANSWER_OPTIONS = [
         "--gpu", metavar="KEY|auto|custom:24GiB", shell_complete=complete_gpu,
         help="Judge a card, and time a step on it; `lora-profile gpus` lists them.",
     ),
+    click.option(
+        "--interconnect", metavar="nvlink4|pcie5|ndr|25GB/s|...",
+        help="The link among --world-size ranks, to tell how long sending takes.",
+    ),
     click.option("--engine", default="auto", metavar="auto|analytic|compiled|traced", show_default=True, help="What answers."),
 ]  # fmt: skip
 

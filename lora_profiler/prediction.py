@@ -97,6 +97,24 @@ class FlopCount:
         return self.total // self.tokens
 
 
+Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "broadcast"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """The collectives of one kind in one phase of an optimizer step: how many, and the bytes of the full tensors together."""
+
+    collective: Collective
+    phase: Phase
+    count: int
+    size_bytes: int
+
+    def sent_bytes(self, world_size: int) -> int:
+        """What one rank sends by the ring algorithms: an all-reduce twice, the others once, each but the rank's own part."""
+        times = 2 if self.collective == "all_reduce" else 1
+        return times * self.size_bytes * (world_size - 1) // world_size
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerCost:
     """What one named module costs: a linear with its adapter, a norm, or the attention core of a layer (no weights)."""
@@ -140,7 +158,8 @@ class Prediction:
     `persistent_bytes` holds parameters, quantization_state, adapters, gradients, optimizer_states. `saved_activation_bytes`
     is everything autograd keeps at the end of forward, parameters left out; None where the engine does not know it.
     `exactness` tells whether `peak` is exact by construction; `error_bound` is the largest relative error seen where it is
-    an estimate (0.15: within 15 %), None where nothing is claimed.
+    an estimate (0.15: within 15 %), None where nothing is claimed. Of several ranks it is the one that holds most, and `traffic`
+    is what each takes part in.
     """
 
     workload: Workload
@@ -154,6 +173,7 @@ class Prediction:
     saved_activation_bytes: int | None
     moments: tuple[Moment, ...]
     flops: FlopCount | None
+    traffic: tuple[Traffic, ...] = ()
     layer_source: Callable[[], tuple[LayerCost, ...]] = field(repr=False, compare=False)
     device_memory_source: Callable[[], DeviceMemory] | None = field(default=None, repr=False, compare=False)
     curve_source: Callable[[], tuple[CurvePoint, ...]] | None = field(default=None, repr=False, compare=False)

@@ -21,6 +21,8 @@ Sharding = Literal["none", "ddp", "zero1", "zero2", "fsdp", "fsdp-no-reshard", "
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 FULLY_SHARDED: tuple[Sharding, ...] = ("fsdp", "fsdp-no-reshard")
 """Shardings that gather each layer's weights as it runs."""
+UPDATES_SHARED: tuple[Sharding, ...] = ("zero1", "zero2", *FULLY_SHARDED)
+"""Shardings under which each rank updates its part of the weights."""
 LATER_FIELDS: dict[str, object] = {"loss": "plain", "world_size": 1, "sharding": "none"}
 """Fields that came after the first stored records, with what a record without them meant: at that value they are not in a key."""
 MAX_SIZE = 2**31 - 1

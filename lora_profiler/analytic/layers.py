@@ -14,28 +14,36 @@ from lora_profiler.analytic.persistent import (
     rest_dtype,
     unquantized,
 )
+from lora_profiler.analytic.pieces import base_pieces
 from lora_profiler.analytic.plan import Plan
+from lora_profiler.analytic.ranks import chunk
 from lora_profiler.analytic.structure import Run
 from lora_profiler.model_spec import Module
 from lora_profiler.prediction import LayerCost
-from lora_profiler.workload import TrainSetup
+from lora_profiler.workload import FULLY_SHARDED, TrainSetup
 
 
 def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
     """One row per module that owns parameters, then rows for what belongs to no module alone: attention cores, activation
-    functions, the loss, the optimizer's shared tables. Every column sums to the prediction's total."""
+    functions, the loss, the optimizer's shared tables, all its states where ZeRO-1 deals them out. Every column but that of
+    trained numbers, which counts them whole, sums to the prediction's total for its rank."""
     model, setup = plan.workload.model, plan.workload.setup
     adapted: dict[str, list[Adapter]] = defaultdict(list)
     for adapter in plan.adapters:
         adapted[adapter.module].append(adapter)
     copied, kept = {name for name, _ in plan.copies}, unquantized(model)
-    activity = _activity(plan, at)
+    activity, world = _activity(plan, at), setup.world_size
+    is_sharded = setup.sharding in FULLY_SHARDED
 
     rows = []
     for name, module in model.modules():
         tensors = _trainable(module, adapted.get(name, []), name in copied, setup)
         weights, quantization = module_bytes(module, setup, kept)
-        extra = sum(t.bytes.evaluate(*at) for t in tensors) if setup.lora else 0
+        if is_sharded:
+            weights = sum(piece.share(world) for piece in base_pieces(module, setup, kept))
+        own = [chunk(t, world, at.rank) for t in tensors] if is_sharded else tensors
+        states = 0 if setup.sharding == "zero1" else sum(state_bytes(t, setup).evaluate(*at) for t in own)
+        extra = sum(t.bytes.evaluate(*at) for t in own) if setup.lora else 0
         saved, flops = activity.pop(name, (0, 0))
         rows.append(
             LayerCost(
@@ -46,13 +54,15 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
                 num_parameters=module.num_parameters,
                 num_trainable_parameters=sum(t.numel.evaluate(*at) for t in tensors),
                 parameter_bytes=weights + quantization + extra,
-                gradient_bytes=sum(t.bytes.evaluate(*at) for t in tensors),
-                optimizer_state_bytes=sum(state_bytes(t, setup).evaluate(*at) for t in tensors),
+                gradient_bytes=sum(t.bytes.evaluate(*at) for t in own),
+                optimizer_state_bytes=states,
                 saved_activation_bytes=saved,
                 flops=flops,
             )
         )
-    shared_states = total_state_bytes(plan.state.trainable, setup).evaluate(*at) - sum(r.optimizer_state_bytes for r in rows)
+    shared_states = total_state_bytes(plan.ranks.stepped.trainable, setup).evaluate(*at) - sum(
+        r.optimizer_state_bytes for r in rows
+    )
     rows += [_rest(name, "activation", saved, flops) for name, (saved, flops) in activity.items()]
     if shared_states:
         rows.append(_rest("optimizer", "optimizer", 0, 0, shared_states))

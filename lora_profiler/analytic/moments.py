@@ -12,7 +12,7 @@ from lora_profiler.algebra.front import undominated
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, constant, total
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.optimizers import step_temporary_candidates, total_state_bytes
-from lora_profiler.analytic.persistent import Persistent
+from lora_profiler.analytic.ranks import Ranks
 from lora_profiler.analytic.structure import ForwardPass, LayerRun
 from lora_profiler.analytic.tensors import ITEMSIZE
 from lora_profiler.prediction import Category, MomentName
@@ -39,6 +39,11 @@ def candidate(base: Breakdown, **more: Polynomial) -> Candidate:
     for category, size in more.items():
         merged[category] = merged.get(category, ZERO) + size  # type: ignore[index, call-overload]  # keyword names are categories
     return Candidate(bytes=merged, total=total(merged.values()))
+
+
+def beside(base: dict[Category, Polynomial], size: Polynomial) -> dict[Category, Polynomial]:
+    """`base` with what is there for other ranks' sake, if anything is."""
+    return base if size == ZERO else base | {"communication": size}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,13 +122,13 @@ def activations(forward: ForwardPass, family: Family, workload: Workload, kernel
 def moments(
     forward: ForwardPass,
     kept: Activations,
-    state: Persistent,
+    ranks: Ranks,
     family: Family,
     workload: Workload,
     batch_is_one: bool,
 ) -> Moments:
     """Steady-state live bytes at every moment; `inputs` are the token ids, which live through the step."""
-    setup = workload.setup
+    setup, state = workload.setup, ranks.state
     gradients = state.gradient_bytes
     base: dict[Category, Polynomial] = {
         "parameters": constant(state.parameter_bytes),
@@ -131,9 +136,10 @@ def moments(
         "adapters": state.adapter_bytes,
         "buffers": constant(buffer_bytes(family, workload)),
         "gradients": ZERO,
-        "optimizer_states": total_state_bytes(state.trainable, setup),
+        "optimizer_states": total_state_bytes(ranks.stepped.trainable, setup),
         "inputs": ZERO,
     }
+    base = beside(base, ranks.always)
     setup_moment = candidate(base)
     base["inputs"] = TOKENS * 8
     accumulated = gradients if setup.accumulation > 1 else ZERO
@@ -147,22 +153,28 @@ def moments(
     last_hidden = ZERO if hidden_is_saved else forward.hidden.bytes
     padded = ZERO if batch_is_one else B * (S + 1) * 8
     end_of_forward = candidate(
-        running, activations=stored + last_hidden + kept.cached, logits_and_loss=kept_of_logits + logits.bytes + copy + padded + 4
+        beside(running, ranks.in_loss),
+        activations=stored + last_hidden + kept.cached,
+        logits_and_loss=kept_of_logits + logits.bytes + copy + padded + 4,
     )
-    loss_backward = candidate(running, activations=stored, logits_and_loss=kept_of_logits - kept.labels + logits.elements * 8 + 4)
+    loss_backward = candidate(
+        beside(running, ranks.before_layers),
+        activations=stored,
+        logits_and_loss=kept_of_logits - kept.labels + logits.elements * 8 + 4,
+    )
 
     # the gradient of a leaf stays, and with it the leaf, until the loss is dropped
     leaf = forward.leaf.bytes * 2 if forward.leaf is not None else ZERO
     step = [
         candidate(base, gradients=gradients, activations=leaf, logits_and_loss=constant(4), temporaries=t)
-        for t in step_temporary_candidates(state, setup)
+        for t in step_temporary_candidates(ranks.stepped, setup)
     ]
     return {
         "setup": (setup_moment,),
         "end_of_forward": (end_of_forward,),
         "loss_backward": (loss_backward,),
         "optimizer_step": tuple(step),
-        **_inside_layers(forward, kept, gradients, running, workload),
+        **_inside_layers(forward, kept, ranks, running, workload),
     }
 
 
@@ -181,17 +193,19 @@ def _host_scalars(forward: ForwardPass, setup: TrainSetup) -> Polynomial:
     return constant(8 * factors + (RNG_STATE_BYTES * forward.num_layers if setup.checkpointing else 0))
 
 
-def persistent_only(state: Persistent, workload: Workload) -> Moments:
+def persistent_only(ranks: Ranks, workload: Workload) -> Moments:
     """The moments that need no activations: what is known of a family without a ledger."""
+    state = ranks.state
     base: dict[Category, Polynomial] = {
         "parameters": constant(state.parameter_bytes),
         "quantization_state": constant(state.quantization_bytes),
         "adapters": state.adapter_bytes,
         "gradients": ZERO,
-        "optimizer_states": total_state_bytes(state.trainable, workload.setup),
+        "optimizer_states": total_state_bytes(ranks.stepped.trainable, workload.setup),
     }
+    base = beside(base, ranks.always)
     step = base | {"gradients": state.gradient_bytes, "inputs": TOKENS * 8}
-    temporaries = step_temporary_candidates(state, workload.setup)
+    temporaries = step_temporary_candidates(ranks.stepped, workload.setup)
     return {"setup": (candidate(base),), "optimizer_step": tuple(candidate(step, temporaries=t) for t in temporaries)}
 
 
@@ -216,7 +230,7 @@ def buffer_bytes(family: Family, workload: Workload) -> int:
 
 
 def _inside_layers(
-    forward: ForwardPass, kept: Activations, gradients: Polynomial, running: Breakdown, workload: Workload
+    forward: ForwardPass, kept: Activations, ranks: Ranks, running: dict[Category, Polynomial], workload: Workload
 ) -> dict[MomentName, tuple[Candidate, ...]]:
     """Candidates inside the layers: each distinct one where it occurs last and first, then head and embedding.
 
@@ -229,6 +243,8 @@ def _inside_layers(
 
     def made(*, above: int) -> Polynomial:
         """Gradients of the head and of all layers with an index over `above`; with accumulation they exist already."""
+        if ranks.is_sharded:
+            return ZERO if workload.setup.accumulation > 1 else ranks.reduced_above(above)
         if workload.setup.accumulation > 1:
             return ZERO
         layers = total(x.run.gradient_bytes * sum(i > above for i in x.indices) for x in forward.layers)
@@ -237,33 +253,44 @@ def _inside_layers(
     def stored(*, below: int) -> Polynomial:
         return total(per_layer[id(x)] * sum(i < below for i in x.indices) for x in forward.layers)
 
-    def found(layer: LayerRun, index: int, inside: Iterable[Polynomial], own: Polynomial, **more: Polynomial) -> list[Candidate]:
+    def found(index: int, inside: Iterable[Polynomial], own: Polynomial, sent: Polynomial, **more: Polynomial) -> list[Candidate]:
         below = ends + stored(below=index) + own
-        return [candidate(running, activations=below, temporaries=size, **more) for size in inside]
+        alive = beside(running, sent)
+        return [candidate(alive, activations=below, temporaries=size, **more) for size in inside]
 
+    unreduced = forward.head.gradient_bytes if ranks.is_sharded else ZERO
     ahead: list[Candidate] = []
     last = [
-        candidate(running, activations=ends + stored(below=forward.num_layers), temporaries=inside)
+        candidate(
+            beside(running, ranks.before_layers),
+            activations=ends + stored(below=forward.num_layers),
+            temporaries=inside,
+        )
         for inside in forward.head.backward_candidates
     ]
     first: list[Candidate] = []
     for layer in forward.layers:
         run, newest, oldest = layer.run, layer.indices[-1], layer.indices[0]
         running_forward = run.checkpointed_candidates if checkpointing else run.forward_candidates
-        ahead += found(layer, newest, running_forward, run.input.bytes + kept.masks + kept.cached)
+        ahead += found(newest, running_forward, run.input.bytes + kept.masks + kept.cached, ranks.in_forward(newest))
         checkpoint = run.input.bytes if checkpointing and run.input.storage not in run.saved else ZERO
-        for index, where in ((newest, last), (oldest, first)):
-            extra = {"gradients": made(above=index), "logits_and_loss": constant(4)}
-            where += found(layer, index, run.backward_candidates, checkpoint, **extra)
+        places = [(newest, last), (oldest, first)]
+        if ranks.is_sharded:  # neither the last nor the first layer has both neighbours' buffers
+            places += [(index, last) for index in layer.indices[-2:-1]] + [(index, first) for index in layer.indices[1:2]]
+        for index, where in places:
+            sent, extra = ranks.in_backward(index), {"gradients": made(above=index), "logits_and_loss": constant(4)}
+            within = [size + unreduced for size in run.backward_candidates]
+            where += found(index, within, checkpoint, sent, **extra)
             if checkpointing:
-                where += found(layer, index, run.recompute_candidates, run.input.bytes + run.waiting_gradients + state, **extra)
+                again = [size + unreduced for size in run.recompute_candidates]
+                where += found(index, again, run.input.bytes + run.waiting_gradients + state, sent, **extra)
     if forward.embed.gradient_bytes != ZERO:
-        first.append(_embedding_backward(forward, gradients, running, workload))
+        first.append(_embedding_backward(forward, ranks, running, workload))
     inside = {"last_layer_forward": ahead, "last_layer_backward": last, "first_layer_backward": first}
     return {name: _undominated(found_) for name, found_ in inside.items() if found_}  # type: ignore[misc]
 
 
-def _embedding_backward(forward: ForwardPass, gradients: Polynomial, running: Breakdown, workload: Workload) -> Candidate:
+def _embedding_backward(forward: ForwardPass, ranks: Ranks, running: dict[Category, Polynomial], workload: Workload) -> Candidate:
     """All gradients, the embedding output's among them.
 
     A tied head's gradient, the embedding's and their sum coexist; where autocast converted the head's gradient, it belongs to
@@ -273,11 +300,15 @@ def _embedding_backward(forward: ForwardPass, gradients: Polynomial, running: Br
     tied = head is not None and head.weights[0].tied_to is not None
     converted = bool(forward.head.cached)
     size = head.weights[0].numel * ITEMSIZE[forward.embed.output.dtype] if head and tied else 0
+    gradients, unreduced = ranks.state.gradient_bytes, ZERO
+    if ranks.is_sharded:
+        gradients = ranks.reduced_above(-1)
+        unreduced = forward.embed.gradient_bytes + forward.head.gradient_bytes - size
     return candidate(
-        running,
+        beside(running, ranks.in_embedding),
         gradients=ZERO if workload.setup.accumulation > 1 else gradients,
         logits_and_loss=constant(8),
-        temporaries=forward.embed.output.bytes + (size if converted else 2 * size),
+        temporaries=forward.embed.output.bytes + unreduced + (size if converted else 2 * size),
     )
 
 

@@ -127,7 +127,7 @@ def persistent(
         parameters += weight * count
         quantization += state * count
 
-    order = tuple(_trainable(spec, setup, adapters, copies))
+    order = tuple(trainable_tensors(spec, setup, adapters, copies))
     trainable = Counter(order)
     added = order if setup.lora is not None else ()
     return Persistent(
@@ -140,7 +140,7 @@ def persistent(
     )
 
 
-def _trainable(
+def trainable_tensors(
     spec: ModelSpec, setup: TrainSetup, adapters: tuple[Adapter, ...], copies: tuple[tuple[str, Module], ...]
 ) -> Iterator[TrainableTensor]:
     """The tensors that an optimizer gets, in the order of `named_parameters()`."""

@@ -15,6 +15,8 @@ from lora_profiler.analytic.attention import resolve_kernel
 from lora_profiler.analytic.families import Family, family_of
 from lora_profiler.analytic.moments import Activations, Candidate, Moments, activations, moments, persistent_only
 from lora_profiler.analytic.persistent import Persistent, adapter_dtype, persistent, rest_dtype
+from lora_profiler.analytic.pieces import ranks_of
+from lora_profiler.analytic.ranks import Ranks
 from lora_profiler.analytic.structure import ForwardPass, forward_pass
 from lora_profiler.analytic.tensors import Rules
 from lora_profiler.model_spec import ModelSpec, Module
@@ -37,7 +39,7 @@ class Plan:
     kernel: str
     adapters: tuple[Adapter, ...]
     copies: tuple[tuple[str, Module], ...]
-    state: Persistent
+    ranks: Ranks
     forward: ForwardPass | None
     kept: Activations | None
     moments: Moments
@@ -45,6 +47,11 @@ class Plan:
     totals: Table
     peaks: Table
     counts: Table
+
+    @property
+    def state(self) -> Persistent:
+        """A rank's share of what lives through the step."""
+        return self.ranks.state
 
     def candidate(self, moment: MomentName, number: int) -> Candidate:
         return self.moments[moment][number]
@@ -64,11 +71,11 @@ def plan_for(workload: Workload) -> Plan:
         model.fingerprint,
         None if lora is None else (
             lora.target_modules, lora.lora_dropout, lora.layers_to_transform, lora.modules_to_save, lora.adapter_dtype,
-            lora.r if setup.optimizer == "adamw_8bit" else 0,
+            lora.r if setup.optimizer == "adamw_8bit" or setup.world_size > 1 else 0,
         ),
         setup.quantization, setup.dtype, setup.precision, setup.optimizer, setup.optimizer_impl, setup.checkpointing,
         setup.attention, setup.device, setup.accumulation > 1, setup.batch_size == 1, setup.seq_len == 1,
-        tuple([setup.seq_len >= w for w in windows]) if windows else (),
+        setup.world_size, setup.sharding, tuple([setup.seq_len >= w for w in windows]) if windows else (),
     )  # fmt: skip
     plan = _PLANS.get(key)
     if plan is None:
@@ -97,27 +104,29 @@ def _build(workload: Workload) -> Plan:
     family = family_of(model)
     found = adapters(model, setup.lora) if setup.lora else ()
     copies = saved_modules(model, setup.lora) if setup.lora else ()
-    state = persistent(model, setup, found, copies)
+    whole = persistent(model, setup, found, copies)
+    ranks = ranks_of(workload, whole, found, copies)
+    state = ranks.state
     batch_is_one, kernel = setup.batch_size == 1, resolve_kernel(workload)
     forward = kept = None
     zero = Polynomial({})
     flops = (zero, zero, zero)
     if family is None:
-        live: Moments = persistent_only(state, workload)
+        live: Moments = persistent_only(ranks, workload)
     else:
         rules = _rules(workload, family, kernel)
         trainable = frozenset(n for n, _ in (model.modules() if setup.lora is None else copies))
         forward = forward_pass(model, family, rules, found, trainable)
         kept = activations(forward, family, workload, kernel, batch_is_one)
-        live = moments(forward, kept, state, family, workload, batch_is_one)
+        live = moments(forward, kept, ranks, family, workload, batch_is_one)
         flops = _flops(forward, setup)
     order = tuple((m, i) for m in MOMENTS if m in live for i in range(len(live[m])))
     totals = [live[m][i].total for m, i in order]
     states = live["setup"][0].bytes["optimizer_states"]
     saved = kept.saved if kept else zero
-    numbers = [state.adapter_parameters, state.trainable_parameters, state.adapter_bytes, state.gradient_bytes]
+    numbers = [whole.adapter_parameters, whole.trainable_parameters, state.adapter_bytes, state.gradient_bytes]
     return Plan(
-        workload=replace(workload), family=family, kernel=kernel, adapters=found, copies=copies, state=state, forward=forward,
+        workload=replace(workload), family=family, kernel=kernel, adapters=found, copies=copies, ranks=ranks, forward=forward,
         kept=kept, moments=live, order=order,
         totals=Table.of(totals), peaks=Table.of(undominated(totals)), counts=Table.of([saved, *flops, *numbers, states]),
     )  # fmt: skip

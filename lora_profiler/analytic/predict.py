@@ -88,8 +88,21 @@ def predict(workload: Workload) -> Prediction:
         flops=FlopCount(forward=forward, backward=backward, recompute=recompute, tokens=setup.batch_size * setup.seq_len)
         if known
         else None,
+        traffic=plan.ranks.traffic(setup),
         layer_source=partial(layer_costs, plan, at),
     )
+
+
+_SHARED = {
+    "ddp": "One of several equal ranks under DDP; its buckets are as large as the gradients, which are no views of them "
+    "(gradient_as_bucket_view=False).",
+    "zero1": "The rank whose optimizer holds most, under DDP with ZeroRedundancyOptimizer.",
+    "fsdp": "Rank 0, which holds no less than another, under FSDP2 with every decoder layer a unit; gradients are reduced after "
+    "every micro-batch.",
+    "fsdp-no-reshard": "Rank 0, which holds no less than another, under FSDP2 with every decoder layer a unit, kept whole from "
+    "forward to backward; gradients are reduced after every micro-batch.",
+}
+"""How the ranks share, in words."""
 
 
 def layer_error(checkpointing: bool) -> float:
@@ -153,6 +166,8 @@ def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
         )
         return tuple(found)
     found.append(f"No padding mask, equal lengths; attention kernel: {plan.kernel}.")
+    if setup.world_size > 1:
+        found.append(_SHARED[setup.sharding])
     if plan.kernel == "math" and setup.attention == "auto" and setup.device == "cuda":
         found.append("float32 with grouped heads is taken to fall to SDPA's math kernel, which keeps b x heads x s x s scores.")
     if setup.device == "cuda":

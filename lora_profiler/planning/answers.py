@@ -8,6 +8,7 @@ from lora_profiler.catalog import Gpu
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import Fit, fit
 from lora_profiler.planning.levers import Lever, best_lever, levers
+from lora_profiler.planning.network import Communication, Network, communication
 from lora_profiler.prediction import Prediction
 from lora_profiler.workload import Workload
 
@@ -21,7 +22,8 @@ class Answer:
     """Everything a face shows about one workload. `gpu` is the card that was asked about, with `fit` None if unknowable.
 
     `timing` is of that card; without one, of this machine's processor where it was measured and is the device, else None.
-    `speed_gap` is against full fine-tuning, where that is among the ways asked about and both times are known.
+    `speed_gap` is against full fine-tuning, where that is among the ways asked about and both times are known. `communication`
+    is what a rank sends, None for a process alone.
     """
 
     prediction: Prediction
@@ -30,14 +32,21 @@ class Answer:
     levers: tuple[Lever, ...]
     timing: "Timing | None"
     speed_gap: "SpeedGap | None"
+    communication: Communication | None
 
 
 def answers(
-    workloads: Sequence[Workload], gpu: Gpu | None = None, engine: str = "auto", *, all_levers: bool = False
+    workloads: Sequence[Workload],
+    gpu: Gpu | None = None,
+    engine: str = "auto",
+    *,
+    all_levers: bool = False,
+    network: Network | None = None,
 ) -> list[Answer]:
     """Predict each way to train one model, judge the card if one is named, time a step, and find what lowers each peak most.
 
-    `all_levers` lists every lever, not the best alone. A method that is among the workloads is no lever of another.
+    `all_levers` lists every lever, not the best alone. `network` is the link among several ranks. A method that is among the
+    workloads is no lever of another.
     """
     asked = {w.setup.method for w in workloads}
     predictions = [predict(workload, engine) for workload in workloads]
@@ -58,6 +67,7 @@ def answers(
                 levers=tried,
                 timing=timing,
                 speed_gap=gap,
+                communication=communication(prediction, network),
             )
         )
     return found

@@ -90,8 +90,6 @@ def _check_setup(setup: TrainSetup) -> None:
     """Raises UsageError for a setup that no answerer knows."""
     if setup.loss != "plain":
         raise UsageError(f"no engine predicts the {setup.loss} loss; leave --loss out.")
-    if setup.world_size > 1:
-        raise UsageError("no engine predicts several ranks; leave --world-size out.")
 
 
 def _resolved(workload: Workload, engine: str) -> str:

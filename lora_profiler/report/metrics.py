@@ -38,7 +38,7 @@ CATEGORY_DEFINITIONS: Final[dict[str, str]] = {
     "logits_and_loss": "the logits, their float32 copies and gradients, and what cross-entropy keeps",
     "temporaries": "tensors that live for one operation or one optimizer step only",
     "workspace": "scratch memory of BLAS libraries inside the allocator",
-    "communication": "buckets and buffers of collectives",
+    "communication": "what is there for other ranks: gathered weights, buffers of collectives, DDP's buckets",
     "unattributed": "known in total only",
 }
 
@@ -90,6 +90,13 @@ LAYER_LABELS: Final[dict[str, str]] = {
     "flops": "compute",
 }
 """What one layer costs, by the field of `LayerCost`."""
+
+COLLECTIVE_LABELS: Final[dict[str, str]] = {
+    "all_gather": "all-gather",
+    "reduce_scatter": "reduce-scatter",
+    "all_reduce": "all-reduce",
+    "broadcast": "broadcast",
+}
 
 CLAIM_VERDICT_LABELS: Final[dict[str, str]] = {"holds": "holds", "holds_partly": "holds in part", "fails": "fails"}
 

@@ -10,6 +10,7 @@ from lora_profiler.planning.fit import Fit
 from lora_profiler.planning.levers import Lever
 from lora_profiler.planning.likely import likely_peak
 from lora_profiler.prediction import DeviceMemory, Moment, Prediction
+from lora_profiler.report.communication import communication_dict
 from lora_profiler.steptime import PARTS
 from lora_profiler.workload import setup_dict
 
@@ -37,6 +38,7 @@ def answer_dict(answer: Answer) -> dict[str, Any]:
         "fit": _fit_dict(answer.fit) if answer.fit else None,
         "step_time": _step_time_dict(answer),
         "step_time_refusal": answer.timing.refusal if answer.timing else None,
+        "communication": communication_dict(answer),
         "evidence": _evidence_dict(prediction),
         "levers": [_lever_dict(lever) for lever in answer.levers],
         "layers": [asdict(layer) for layer in prediction.layers],
@@ -172,6 +174,7 @@ def predict_records(answers: Sequence[Answer]) -> list[dict[str, Any]]:
             "fit": _fit_dict(answer.fit) if answer.fit else None,
             "step_time": _step_time_dict(answer),
             "step_time_refusal": answer.timing.refusal if answer.timing else None,
+            "communication": communication_dict(answer),
             "evidence": _evidence_dict(answer.prediction),
         }
         document["moments"] = {

@@ -27,6 +27,11 @@ def model_blocks(answers: Sequence[Answer], excess: ActivationExcess | None = No
 
         timed = time_table(answers)
         blocks += [timed] if timed else []
+    if answers[0].communication is not None:
+        from lora_profiler.report.communication import communication_table
+
+        sent = communication_table(answers)
+        blocks += [sent] if sent else []
     return blocks + _closing_blocks(answers, excess)
 
 
@@ -235,9 +240,10 @@ def _closing_blocks(answers: Sequence[Answer], excess: ActivationExcess | None) 
         lines += _fit_notes(answer)
     told: list[Block] = [paragraph(*lines)]
     if any(answer.timing for answer in answers):
+        from lora_profiler.report.communication import communication_lines
         from lora_profiler.report.timing import time_lines
 
-        told.append(paragraph(*time_lines(answers)))
+        told.append(paragraph(*time_lines(answers), *communication_lines(answers)))
     predictions = [a.prediction for a in answers]
     told.append(paragraph(*exactness_lines(predictions)))
     likely = likely_lines(predictions)

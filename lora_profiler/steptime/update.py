@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from lora_profiler.steptime.constants import FRESH_BYTES
-from lora_profiler.workload import TrainSetup
+from lora_profiler.workload import UPDATES_SHARED, TrainSetup
 
 CLIPPING_PASSES = 3
 """Clipping by norm reads each gradient once for the norm, then reads and writes it scaled."""
@@ -20,7 +20,7 @@ def update_bytes(setup: TrainSetup, trainable: Mapping[int, int], *, clipping: i
     """
     if setup.optimizer == "adafactor":
         return None
-    return sum(count * (_bytes_each(setup, size) + clipping * size) for size, count in trainable.items())
+    return sum(_own(setup, count) * (_bytes_each(setup, size) + clipping * size) for size, count in trainable.items())
 
 
 def fresh_bytes(setup: TrainSetup, trainable: Mapping[int, int]) -> int:
@@ -29,9 +29,14 @@ def fresh_bytes(setup: TrainSetup, trainable: Mapping[int, int]) -> int:
     They are let go together. From twice `FRESH_BYTES` on, the largest trim threshold that glibc's heap comes to (malloc.c), that
     gives them back to the system, and the next step takes them anew.
     """
-    temporaries = sum(count * size for size, count in trainable.items())
+    temporaries = sum(_own(setup, count) * size for size, count in trainable.items())
     foreach = setup.optimizer == "adamw" and setup.optimizer_impl == "foreach"
     return temporaries if foreach and temporaries >= 2 * FRESH_BYTES else 0
+
+
+def _own(setup: TrainSetup, count: int) -> int:
+    """Elements that this rank updates."""
+    return -(-count // setup.world_size) if setup.sharding in UPDATES_SHARED else count
 
 
 def _bytes_each(setup: TrainSetup, size: int) -> int:

@@ -21,8 +21,7 @@ def missing() -> list[str]:
 
 def compile_profile(workload: "Workload") -> "Profile":
     """A profile made now and kept in the cache. Raises UnbuildableError: a library is missing, or no profile could be trusted."""
-    if absent := missing():
-        raise UnbuildableError(f"tracing needs {', '.join(absent)}; install them: pip install 'lora-profiler[measure]'.")
+    _check_installed()
     from lora_profiler.compiled.evaluation import forget
     from lora_profiler.compiled.library import keep
     from lora_profiler.traced.compiler import compile_profile as compiled
@@ -33,8 +32,18 @@ def compile_profile(workload: "Workload") -> "Profile":
     return profile
 
 
+def _check_installed() -> None:
+    if absent := missing():
+        raise UnbuildableError(f"tracing needs {', '.join(absent)}; install them: pip install 'lora-profiler[measure]'.")
+
+
 def predict(workload: "Workload") -> "Prediction":
     """The answer of a profile made now. Raises what `compile_profile` raises."""
+    if workload.setup.world_size > 1:  # shards are rounded up, which no profile of every size follows
+        _check_installed()
+        from lora_profiler.traced.once import predict_once
+
+        return predict_once(workload)
     from lora_profiler.compiled import predict_with
 
     return replace(predict_with(compile_profile(workload), workload), engine="traced")

@@ -132,7 +132,7 @@ def _compiled(
         versions=versions(),
         checked=tuple(checked),
         saved=_saved(tape, sizes, layout),
-        persistent=_persistent(found),
+        persistent=persistent(found),
         instants=tuple(undominated(found, least_batch, least_seq, folded_least)),
         sizes=tuple(sizes),
         flops=flops,
@@ -204,7 +204,7 @@ def _saved(tape: Tape, sizes: Sequence[Polynomial], layout: Layout | None) -> Af
     return Affine.constant(at(0)) if layout is None else Affine.through(LEAST_UNITS, at(LEAST_UNITS), at(LEAST_UNITS + 1))
 
 
-def _persistent(found: Sequence[Instant]) -> dict[Category, Affine]:
+def persistent(found: Sequence[Instant]) -> dict[Category, Affine]:
     """What lives between two steps, and the gradients when the optimizer begins."""
     setup = next(i for i in found if i.step == 2 and i.moment == "setup")
     step = next(i for i in found if i.step == 2 and i.moment == "optimizer_step")

@@ -7,6 +7,7 @@ the same instants.
 import gc
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,23 +15,26 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from lora_profiler import modeling
+from lora_profiler.modeling.sharding import fully_sharded
 from lora_profiler.prediction import Category
 from lora_profiler.traced.categories import LOGITS, LOGITS_GRADIENT, completed
 from lora_profiler.traced.failures import naming_the_line
 from lora_profiler.traced.optimizers_on_meta import code_books
 from lora_profiler.traced.overrides import device_rules, kernels_in_python, substitutes
+from lora_profiler.traced.sharded_on_meta import Sent, fake_group, fsdp_on_meta, notes_what_is_sent, replicated_on_meta
 from lora_profiler.traced.tracer import Listener, Trace, Tracer
-from lora_profiler.workload import TrainSetup, Workload
+from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
 
 
 @dataclass(slots=True)
 class Traced:
-    """A trace, the kernels that attention took, the elements that PEFT added, and those that train, by module."""
+    """A trace, the kernels that attention took, the elements that PEFT added, those that train, by module, what ranks send."""
 
     trace: Trace
     kernels: tuple[str, ...]
     num_adapter: int
     trainable: dict[str, int]
+    sent: tuple[Sent, ...] = ()
 
 
 def plain_name(name: str) -> str:
@@ -53,14 +57,29 @@ def trace(
     Raises UnbuildableError, with the line of the model's code, where that asks for a number that no tensor here holds.
     """
     setup = workload.setup
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = build(workload)
-        optimizer = modeling.make_optimizer(model, setup)
+    with ExitStack() as group:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = build(workload)
+            if setup.world_size > 1:
+                mesh = group.enter_context(fake_group(setup.world_size))
+            if setup.sharding in FULLY_SHARDED:
+                fully_sharded(model, mesh, reshard_after_forward=setup.sharding == "fsdp")
+            optimizer = modeling.make_optimizer(model, setup)
+        return _traced(workload, model, optimizer, padding, listener)
+
+
+def _traced(
+    workload: Workload, model: torch.nn.Module, optimizer: torch.optim.Optimizer, padding: bool, listener: Listener | None
+) -> Traced:
+    setup = workload.setup
     _keep_every_layer(model)
     kernels: set[str] = set()
+    sent: list[Sent] = []
     names = {module: plain_name(name) for name, module in model.named_modules()}
     tracer = Tracer(names, substitutes(setup.device), kernels_in_python(setup), counts_host=setup.device == "cpu")
+    if setup.sharding in FULLY_SHARDED:
+        notes_what_is_sent(model, tracer, sent)
     run = _Run(model, optimizer, setup, padding, tracer, names, listener)
     enabled = gc.isenabled()
     gc.disable()  # deaths are those that reference counts bring, the same in every run
@@ -69,10 +88,11 @@ def trace(
             warnings.catch_warnings(),
             naming_the_line(workload.model.id, tracer.whereabouts),
             device_rules(setup, kernels, tracer),
+            fsdp_on_meta(tracer) if setup.sharding in FULLY_SHARDED else nullcontext(),
             tracer.following(model),
         ):
             warnings.simplefilter("ignore")
-            run.go()
+            run.go(sent)
     finally:
         if enabled:
             gc.enable()
@@ -84,6 +104,7 @@ def trace(
         kernels=tuple(sorted(kernels)),
         num_adapter=sum(p.numel() for p in adapters),
         trainable=_trainable(model, names),
+        sent=tuple(sent),
     )
 
 
@@ -148,17 +169,23 @@ class _Run:
         self._listener = listener
         self._model, self._optimizer, self._setup, self._tracer = model, optimizer, setup, tracer
         self._padding = padding
+        self._forward_model = model
         self._module_of = {id(p): names[m] for m in model.modules() for p in m.parameters(recurse=False)}
         self._names = names
         self._head = modeling.output_head(model)
         self._step, self._micro = 0, 0
 
-    def go(self) -> None:
+    def go(self, sent: list[Sent]) -> None:
+        """Leaves in `sent` what the second step sent."""
         tracer = self._tracer
         tracer.mark(0, 0, "before")
         tracer.register(self._owned())
+        if self._setup.sharding == "ddp":
+            self._forward_model = replicated_on_meta(self._model, tracer, sent)
+            tracer.claim_rest("communication")
         for step in (1, 2):
             tracer.counts_flops = step == 2
+            sent.clear()
             with tracer:
                 loss = self._whole_step(step)
             del loss
@@ -166,7 +193,9 @@ class _Run:
                 tracer.claim(tensor, category, name)  # a 4-bit layer's bias is another storage after its first forward pass
         tracer.counts_flops = False
         tracer.mark(3, 0, "setup")
+        of_step = list(sent)
         self._forward_under_hooks()
+        sent[:] = of_step
 
     def _owned(self) -> Iterator[tuple[Category, str, torch.Tensor]]:
         for module in self._model.modules():
@@ -233,7 +262,7 @@ class _Run:
     def _forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         handle = self._head.register_forward_hook(self._logits_made) if self._head is not None else None
         try:
-            loss = modeling.forward_loss(self._model, self._setup, batch)
+            loss = modeling.forward_loss(self._forward_model, self._setup, batch)
         finally:
             if handle is not None:
                 handle.remove()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -39,6 +40,11 @@ Listener = Callable[[Any, tuple[Any, ...], Mapping[str, Any], Any, str, str], No
 """Told of every operator: itself, its arguments, what it returned, the phase and the module."""
 _NO_SEQUENCE = 2**63
 """Sequence numbers from here on are not those of a forward pass (gradient accumulation nodes)."""
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """The shard of a tensor that ranks share."""
+    return getattr(tensor, "_local_tensor", tensor)
 
 
 @dataclass(slots=True)
@@ -178,12 +184,18 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def claim(self, tensor: torch.Tensor, category: Category, module: str | None = None) -> None:
         """Says whose a living storage is."""
-        found = self._alive.get(tensor.untyped_storage()._cdata)
+        found = self._alive.get(_local(tensor).untyped_storage()._cdata)
         if found is not None:
             birth = self.trace.births[found]
             birth.category = category
             if module is not None:
                 birth.module = module
+
+    def claim_rest(self, category: Category) -> None:
+        """Says whose every living storage is that is nobody's yet."""
+        for number in self._alive.values():
+            if self.trace.births[number].category is None:
+                self.trace.births[number].category = category
 
     def see(self, tensor: torch.Tensor) -> None:
         """Notes a storage that no operator returned."""
@@ -197,12 +209,25 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Whether `mask` comes from one that masks something; what a model makes for itself masks nothing."""
         return mask.untyped_storage()._cdata in self._padded
 
+    def freed(self, tensor: torch.Tensor) -> None:
+        """Notes that a storage was emptied while its tensor lives on."""
+        storage = _local(tensor).untyped_storage()
+        number = self._alive.get(storage._cdata)
+        if number is not None:
+            self._remove(storage._cdata, number)
+
+    @property
+    def phase(self) -> str:
+        return self._phase
+
     def birth_of(self, tensor: torch.Tensor) -> Birth | None:
-        found = self._alive.get(tensor.untyped_storage()._cdata)
+        found = self._alive.get(_local(tensor).untyped_storage()._cdata)
         return None if found is None else self.trace.births[found]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
+        if any(hasattr(kind, "_local_tensor") for kind in types):
+            return NotImplemented  # DTensor calls the operator again, on the shards
         kernel = self._kernels.get(func)
         if kernel is not None:
             with self:
@@ -233,7 +258,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return "recompute" if again else self._phase
 
     def _add(self, tensor: torch.Tensor, module: str, func: Any) -> int | None:
-        if tensor.device.type not in self._devices:
+        tensor = _local(tensor)
+        if tensor.device.type not in self._devices or isinstance(tensor, FakeTensor):
             return None
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()

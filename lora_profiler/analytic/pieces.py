@@ -1,0 +1,77 @@
+"""The parameters of a model by the unit that gathers them, and so what each of several ranks holds."""
+
+from collections.abc import Iterator
+
+from lora_profiler.adapters import Adapter
+from lora_profiler.analytic.persistent import Persistent, adapter_dtype, nf4_bytes, rest_dtype, trainable_tensors, unquantized
+from lora_profiler.analytic.ranks import Piece, Ranks, alone, fully_sharded, partitioned, replicated
+from lora_profiler.errors import UsageError
+from lora_profiler.model_spec import Module, Stack
+from lora_profiler.workload import DTYPE_BYTES, FULLY_SHARDED, TrainSetup, Workload
+
+Copies = tuple[tuple[str, Module], ...]
+
+
+def ranks_of(workload: Workload, state: Persistent, adapters: tuple[Adapter, ...], copies: Copies) -> Ranks:
+    """What rank 0 of `workload` holds of `state`, which is that of a process alone.
+
+    Raises UsageError for a sharding that no rule describes.
+    """
+    setup, model = workload.setup, workload.model
+    if setup.sharding == "none":
+        return alone(state)
+    order = tuple(trainable_tensors(model, setup, adapters, copies))
+    if setup.sharding == "ddp":
+        return replicated(state, order)
+    if setup.sharding == "zero1":
+        return partitioned(state, order, setup)
+    if setup.sharding not in FULLY_SHARDED:
+        raise UsageError(f"sharding {setup.sharding} has no rules yet; ddp, zero1, fsdp and fsdp-no-reshard have.")
+    if setup.optimizer not in ("adamw", "sgd"):
+        raise UsageError(f"{setup.optimizer} does not work on the shards of FSDP2; take adamw or sgd, or --sharding ddp.")
+    stacks = [part for part in model.parts if isinstance(part, Stack)]
+    layers: dict[str, list[Piece]] = {f"{stack.name}.{i}": [] for stack in stacks for i in range(len(stack.order))}
+    root: list[Piece] = []
+    adapted = 0
+
+    def home(name: str) -> list[Piece]:
+        for stack in stacks:
+            if name.startswith(stack.name + "."):
+                return layers[f"{stack.name}.{name[len(stack.name) + 1 :].partition('.')[0]}"]
+        return root
+
+    kept = unquantized(model)
+    for name, module in model.modules():
+        home(name).extend(base_pieces(module, setup, kept))
+    for name, piece in _added(setup, adapters, copies):
+        home(name).append(piece)
+        adapted += piece.share(setup.world_size)
+    return fully_sharded(state, order, list(layers.values()), root, adapted, setup)
+
+
+def base_pieces(module: Module, setup: TrainSetup, kept: frozenset[str]) -> Iterator[Piece]:
+    """A 4-bit weight is packed in the compute dtype, in one column: other storage does not shard beside 16-bit parameters."""
+    packs = setup.quantization is not None and module.is_linear and module.name not in kept
+    for weight in module.weights:
+        if weight.tied_to is not None:
+            continue
+        if packs and weight.name == "weight":
+            itemsize = DTYPE_BYTES[setup.dtype]
+            packed, _ = nf4_bytes(weight.numel, False)
+            yield Piece((-(-packed // itemsize), 1), itemsize, False)
+        else:
+            dtype = setup.dtype if packs else rest_dtype(setup)
+            yield Piece(weight.shape, DTYPE_BYTES[dtype], setup.lora is None)
+
+
+def _added(setup: TrainSetup, adapters: tuple[Adapter, ...], copies: Copies) -> Iterator[tuple[str, Piece]]:
+    """The tensors that PEFT adds, by the module that they stand beside."""
+    if setup.lora is None:
+        return
+    itemsize = DTYPE_BYTES[adapter_dtype(setup)]
+    for adapter in adapters:
+        for shape in (adapter.a_shape(setup.lora.r), adapter.b_shape(setup.lora.r)):
+            yield adapter.module, Piece(shape, itemsize, True)
+    for name, module in copies:
+        for weight in module.weights:
+            yield name, Piece(weight.shape, DTYPE_BYTES[rest_dtype(setup)], True)

@@ -1,0 +1,215 @@
+"""What a rank holds of a model that several train together, and what it holds only because they are several.
+
+The rank is 0, which never holds less than another. Sources: torch 2.13 `distributed/fsdp/_fully_shard/_fsdp_param.py` (a shard is
+a chunk of the first dimension, rounded up), `_fsdp_collectives.py` and `_fsdp_param_group.py` (which buffers live when),
+`csrc/distributed/c10d/reducer.cpp` (DDP's buckets), `distributed/optim/zero_redundancy_optimizer.py` (whose states are whose).
+`tests/test_ranks.py` compares with traces of the real wrappers under a fake process group.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant
+from lora_profiler.analytic.optimizers import state_bytes
+from lora_profiler.analytic.persistent import Persistent, TrainableTensor
+from lora_profiler.prediction import Collective, Phase, Traffic
+from lora_profiler.workload import TrainSetup
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Bytes that a rank holds at each instant because there are others.
+
+    `state` is the rank's share of weights, adapters and gradients, `stepped` that of what its optimizer works on; `always` lives
+    from the wrapping on. `units` are the layers that are gathered one by one, `root` is the unit of the rest; without units
+    gradients stay whole. `reshards` says whether a layer's weights go again after its forward pass. `order` are all tensors
+    that train, whole.
+    """
+
+    state: Persistent
+    stepped: Persistent
+    always: Polynomial = ZERO
+    units: tuple["Unit", ...] = ()
+    root: "Unit | None" = None
+    reshards: bool = True
+    order: tuple[TrainableTensor, ...] = ()
+
+    @property
+    def is_sharded(self) -> bool:
+        return self.root is not None
+
+    def in_forward(self, layer: int) -> Polynomial:
+        """The root's weights, those of the layer, and the buffer that brought them, kept until the next layer's has come."""
+        if self.root is None:
+            return self.always
+        unsharded = self.units[layer : layer + 1] if self.reshards else self.units[: layer + 1]
+        return constant(self.root.whole + sum(u.whole for u in unsharded) + self.units[layer].whole)
+
+    @property
+    def in_loss(self) -> Polynomial:
+        """As the last layer's forward pass leaves it: the loss is part of the root's."""
+        if self.root is None:
+            return self.always
+        return constant(self.root.whole + self._left + self.units[-1].whole)
+
+    @property
+    def before_layers(self) -> Polynomial:
+        """While backward is in the loss and the head: the last layer is on its way already."""
+        if self.root is None:
+            return self.always
+        return constant(self.root.whole + (self.units[-1].whole if self.reshards else self._left))
+
+    @property
+    def _left(self) -> int:
+        return 0 if self.reshards else sum(u.whole for u in self.units)
+
+    def in_backward(self, layer: int) -> Polynomial:
+        """The root's weights, the layer's, the buffer of the next one to come, and what the one before sent off as gradients."""
+        if self.root is None:
+            return self.always
+        coming = self.units[layer - 1].whole if layer > 0 else 0
+        held = self.units[layer].whole + coming if self.reshards else sum(u.whole for u in self.units[: layer + 1])
+        sent = self.units[layer + 1].reduced if layer + 1 < len(self.units) else 0
+        return constant(self.root.whole + held + sent)
+
+    @property
+    def in_embedding(self) -> Polynomial:
+        if self.root is None:
+            return self.always
+        return constant(self.root.whole + self.units[0].reduced)
+
+    def reduced_above(self, layer: int) -> Polynomial:
+        """Shards of the gradients of all layers with an index over `layer`."""
+        return constant(sum(u.reduced_share for u in self.units[layer + 1 :]))
+
+    def traffic(self, setup: TrainSetup) -> tuple[Traffic, ...]:
+        """The collectives of an optimizer step. FSDP sends gradients after every micro-batch, DDP after the last one alone."""
+        rank = setup.lora.r if setup.lora else 1
+        if self.root is None:
+            if setup.sharding == "none":
+                return ()
+            buckets = bucket_bytes([t.bytes.evaluate(1, 1, rank) for t in self.order], [t.dtype for t in self.order])
+            found = [Traffic(collective="all_reduce", phase="backward", count=len(buckets), size_bytes=sum(buckets))]
+            if setup.sharding == "zero1":
+                sizes = [t.bytes.evaluate(1, 1, rank) for t in self.order]
+                found.append(Traffic(collective="broadcast", phase="optimizer", count=len(sizes), size_bytes=sum(sizes)))
+            return tuple(found)
+        layers, all_units = self.units, (*self.units, self.root)
+        again = layers if self.reshards else ()
+        gathers = [("forward", all_units), ("backward", again)]
+        found = [_summed("all_gather", phase, [u.whole for u in units], setup) for phase, units in gathers]  # type: ignore[arg-type]
+        found.append(_summed("reduce_scatter", "backward", [u.reduced for u in all_units if u.reduced], setup))
+        return tuple(t for t in found if t.count)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What one all-gather brings. Bytes: `share` of a rank, `whole` of all, both with padding; `reduced` of the gradients that
+    one reduce-scatter takes, `reduced_share` of what it leaves."""
+
+    share: int
+    whole: int
+    reduced: int
+    reduced_share: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One parameter of a unit: its shape and bytes an element, and whether it trains."""
+
+    shape: tuple[int, ...]
+    itemsize: int
+    trains: bool
+
+    def share(self, world_size: int) -> int:
+        """Bytes of rank 0's chunk of the first dimension."""
+        return -(-self.shape[0] // world_size) * prod(self.shape[1:]) * self.itemsize
+
+
+def _summed(collective: Collective, phase: Phase, sizes: Sequence[int], setup: TrainSetup) -> Traffic:
+    times = setup.accumulation
+    return Traffic(collective=collective, phase=phase, count=times * len(sizes), size_bytes=times * sum(sizes))
+
+
+FIRST_BUCKET, BUCKET = 2**20, 25 * 2**20
+"""DDP's limits of its first bucket and of the others, in bytes (`nn/parallel/distributed.py`, `c10d.hpp`)."""
+
+
+def bucket_bytes(sizes: Sequence[int], dtypes: Sequence[str]) -> list[int]:
+    """Bytes of DDP's buckets over gradients that come in the opposite order of their parameters: a bucket takes gradients of one
+    dtype until it reaches its limit (`reducer.cpp`, compute_bucket_assignment_by_size)."""
+    full: list[int] = []
+    filling: dict[str, int] = {}
+    seen: set[str] = set()
+    for size, dtype in zip(reversed(sizes), reversed(dtypes), strict=True):
+        filling[dtype] = filling.get(dtype, 0) + size
+        if filling[dtype] >= (BUCKET if dtype in seen else FIRST_BUCKET):
+            full.append(filling.pop(dtype))
+            seen.add(dtype)
+    return full + list(filling.values())
+
+
+def unit(pieces: Iterable[Piece], world_size: int) -> Unit:
+    shares = [(piece.share(world_size), piece.trains) for piece in pieces]
+    share = sum(size for size, _ in shares)
+    reduced = sum(size for size, trains in shares if trains)
+    return Unit(share=share, whole=share * world_size, reduced=reduced * world_size, reduced_share=reduced)
+
+
+def alone(state: Persistent) -> Ranks:
+    return Ranks(state=state, stepped=state)
+
+
+def replicated(state: Persistent, order: Sequence[TrainableTensor]) -> Ranks:
+    """DDP: everything whole on every rank, and buckets as large as the gradients beside them."""
+    return Ranks(state=state, stepped=state, always=state.gradient_bytes, order=tuple(order))
+
+
+def partitioned(state: Persistent, order: Sequence[TrainableTensor], setup: TrainSetup) -> Ranks:
+    """DDP with ZeRO-1: each parameter's optimizer states live on one rank, the largest first, each to the one with the least.
+
+    `ZeroRedundancyOptimizer` counts elements; the rank with the most bytes of states is taken.
+    """
+    rank = setup.lora.r if setup.lora else 1
+    numel = [tensor.numel.evaluate(1, 1, rank) for tensor in order]
+    loads, owned = [0] * setup.world_size, [[] for _ in range(setup.world_size)]  # type: ignore[var-annotated]
+    for number in sorted(range(len(order)), key=lambda i: -numel[i]):
+        least = loads.index(min(loads))
+        loads[least] += numel[number]
+        owned[least].append(number)
+    mine = max(owned, key=lambda numbers: sum(state_bytes(order[i], setup).evaluate(1, 1, rank) for i in numbers))
+    tensors = [order[i] for i in mine]
+    stepped = replace(
+        state, trainable=Counter(tensors), neighbours=frozenset(zip((None, *tensors), tensors, strict=False))
+    )  # fmt: skip
+    return Ranks(state=state, stepped=stepped, always=state.gradient_bytes, order=tuple(order))
+
+
+def fully_sharded(
+    state: Persistent, order: Sequence[TrainableTensor], layers: Sequence[Sequence[Piece]], root: Sequence[Piece],
+    adapter_share: int, setup: TrainSetup,
+) -> Ranks:  # fmt: skip
+    """FSDP2: each layer a unit, the rest the root's. `order` are all that trains, `adapter_share` a rank's bytes of adapters."""
+    world, rank = setup.world_size, setup.lora.r if setup.lora else 1
+    known: dict[tuple[Piece, ...], Unit] = {}
+    units = tuple(known.setdefault(key, unit(key, world)) for key in map(tuple, layers))
+    base = unit(root, world)
+    chunks = {tensor: chunk(tensor, world, rank) for tensor in set(order)}
+    mine = [chunks[tensor] for tensor in order]
+    share = Persistent(
+        parameter_bytes=base.share + sum(u.share for u in units) - adapter_share,
+        quantization_bytes=state.quantization_bytes,
+        adapter_bytes=constant(adapter_share),
+        adapter_parameters=state.adapter_parameters,
+        trainable=Counter(mine),
+        neighbours=frozenset(zip((None, *mine), mine, strict=False)),
+    )
+    return Ranks(state=share, stepped=share, units=units, root=base, reshards=setup.sharding == "fsdp", order=tuple(order))
+
+
+def chunk(tensor: TrainableTensor, world_size: int, rank: int) -> TrainableTensor:
+    """Rank 0's part of a tensor, the rank of the adapters put in."""
+    first, *rest = (size.evaluate(1, 1, rank) for size in tensor.shape)
+    return TrainableTensor(tuple(constant(size) for size in (-(-first // world_size), *rest)), tensor.dtype)

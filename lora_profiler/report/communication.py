@@ -1,0 +1,89 @@
+"""What ranks send each other, as a table, a line and JSON."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from lora_profiler.planning.answers import Answer
+from lora_profiler.planning.network import Communication
+from lora_profiler.prediction import Traffic
+from lora_profiler.report import metrics
+from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.ways import method_label
+from lora_profiler.units import byte_unit, count_text, in_unit, seconds_text
+
+
+def communication_table(answers: Sequence[Answer]) -> Table | None:
+    """A row for each kind of collective and phase, a column a method; None where nobody sends anything."""
+    found = [answer.communication for answer in answers]
+    known = [each for each in found if each is not None]
+    if not known:
+        return None
+    world = answers[0].prediction.workload.setup.world_size
+    unit, size = byte_unit(max(each.sent_bytes for each in known))
+    kinds = list(dict.fromkeys((t.collective, t.phase) for each in known for t in each.traffic))
+    rows = []
+    for collective, phase in kinds:
+        of_kind = [_of_kind(each, collective, phase) for each in found]
+        label = f"{metrics.COLLECTIVE_LABELS[collective]}, {metrics.PHASE_SHORT[phase]}"
+        rows.append(Row(cells=(label, *(_cell(traffic, size) for traffic in of_kind)), indent=1))
+    rows.append(Row(cells=("a rank sends", *(in_unit(e.sent_bytes, size) if e else "" for e in found)), kind="total", indent=1))
+    network = known[0].network
+    if network is not None:
+        label = f"at least, over {network.key}"
+        texts = ["" if e is None or e.seconds is None else seconds_text(e.seconds) for e in found]
+        rows.append(Row(cells=(label, *texts), kind="peak", indent=1))
+        rows += _step_rows(answers)
+    columns = (unit, *(method_label(answer.prediction) for answer in answers))
+    return Table(title=f"Communication of a step among {world} ranks", columns=columns, rows=tuple(rows))
+
+
+def _of_kind(each: Communication | None, collective: str, phase: str) -> Traffic | None:
+    traffic = each.traffic if each else ()
+    return next((t for t in traffic if (t.collective, t.phase) == (collective, phase)), None)
+
+
+def _cell(traffic: Traffic | None, size: int) -> str:
+    return "-" if traffic is None else f"{count_text(traffic.count)} x, {in_unit(traffic.size_bytes, size)}"
+
+
+def _step_rows(answers: Sequence[Answer]) -> list[Row]:
+    """The step as long as its compute or its sending alone, and one after the other."""
+    bounds = [step_bounds(answer) for answer in answers]
+    if not any(bounds):
+        return []
+    return [
+        Row(cells=(label, *("" if b is None else seconds_text(b[i]) for b in bounds)), indent=1)
+        for i, label in enumerate(("step, if all of it is hidden behind compute", "step, if nothing is"))
+    ]
+
+
+def step_bounds(answer: Answer) -> tuple[float, float] | None:
+    """Seconds of a step at least and at most, sending included; None where compute or link is not known."""
+    step = answer.timing.step if answer.timing else None
+    seconds = answer.communication.seconds if answer.communication else None
+    return None if step is None or seconds is None else (max(step.time.low, seconds), step.time.high + seconds)
+
+
+def communication_lines(answers: Sequence[Answer]) -> list[str]:
+    """What the times leave out where several ranks train and no link was named."""
+    if not any(a.communication and a.communication.network is None and a.timing and a.timing.step for a in answers):
+        return []
+    return ["Times are of compute alone; --interconnect adds what the ranks send each other."]
+
+
+def communication_dict(answer: Answer) -> dict[str, Any] | None:
+    """None for a process alone."""
+    found = answer.communication
+    if found is None:
+        return None
+    bounds = step_bounds(answer)
+    return {
+        "world_size": answer.prediction.workload.setup.world_size,
+        "collectives": [asdict(traffic) for traffic in found.traffic],
+        "sent_bytes": found.sent_bytes,
+        "interconnect": found.network.key if found.network else None,
+        "seconds": found.seconds,
+        "step_low_seconds": bounds[0] if bounds else None,
+        "step_high_seconds": bounds[1] if bounds else None,
+    }

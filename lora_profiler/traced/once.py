@@ -1,0 +1,81 @@
+"""A profile of one trace at one size, for what follows no polynomial: shards are rounded up, and chunks to powers of two."""
+
+from dataclasses import replace
+
+from lora_profiler.algebra import Polynomial
+from lora_profiler.compiled.affine import Affine
+from lora_profiler.compiled.facts import facts_of
+from lora_profiler.compiled.instants import instants
+from lora_profiler.compiled.modules import ModuleNumber
+from lora_profiler.compiled.predict import predict_with
+from lora_profiler.compiled.profile import Profile, profile_key, setup_key
+from lora_profiler.modeling import build_model
+from lora_profiler.prediction import Collective, Phase, Prediction, Traffic
+from lora_profiler.traced.compiler import FLOP_PHASES, persistent, versions
+from lora_profiler.traced.flat import flat
+from lora_profiler.traced.fold import unfolded
+from lora_profiler.traced.run import Traced, trace
+from lora_profiler.workload import Workload
+
+
+def predict_once(workload: Workload) -> Prediction:
+    """What a trace of exactly this workload says. Raises UnbuildableError as building and tracing do."""
+    traced = trace(workload, lambda asked: build_model(asked, device="meta"))
+    return replace(predict_with(profile_of(workload, traced), workload), engine="traced", traffic=_traffic(traced))
+
+
+def _traffic(traced: Traced) -> tuple[Traffic, ...]:
+    sizes: dict[tuple[Collective, Phase], list[int]] = {}
+    for sent in traced.sent:
+        sizes.setdefault((sent.collective, sent.phase), []).append(sent.size_bytes)
+    return tuple(
+        Traffic(collective=collective, phase=phase, count=len(found), size_bytes=sum(found))
+        for (collective, phase), found in sizes.items()
+    )
+
+
+def profile_of(workload: Workload, traced: Traced) -> Profile:
+    """The profile that answers exactly the `workload` that was traced, and no other size."""
+    found = flat(traced)
+    numbers: dict[int, int] = {}
+    events = [
+        e if e.birth is None else e._replace(birth=e.birth._replace(size=numbers.setdefault(e.birth.size, len(numbers))))
+        for e in found.events
+    ]
+    sizes = [_constant(size) for size in numbers]
+    tape = unfolded(events)
+    setup = workload.setup
+    here = instants(tape, sizes, None)
+    lora = setup.lora.r if setup.lora else 1
+    return Profile(
+        key=profile_key(workload.model, setup, facts_of(workload)),
+        model={"id": workload.model.id, "model_type": workload.model.model_type, "fingerprint": workload.model.fingerprint},
+        setup=setup_key(setup),
+        facts=facts_of(workload),
+        valid={
+            "batch_size": (setup.batch_size, setup.batch_size),
+            "seq_len": (setup.seq_len, setup.seq_len),
+            "rank": (lora, lora),
+            "num_layers": (workload.model.num_layers, workload.model.num_layers),
+        },
+        layout=None,
+        num_layers=workload.model.num_layers,
+        kernels=found.kernels,
+        versions=versions(),
+        checked=(),
+        saved=Affine.constant(_constant(sum(e.birth.size for e in found.events if e.birth is not None and e.birth.saved))),
+        persistent=persistent(here),
+        instants=tuple(here),
+        sizes=tuple(sizes),
+        flops={phase: _numbers(found.flops_of(phase)) for phase in FLOP_PHASES},
+        trainable=_numbers(found.trainable),
+        tape_source=tape,
+    )
+
+
+def _constant(number: int) -> Polynomial:
+    return Polynomial({(0, 0, 0, 0, 0): number} if number else {})
+
+
+def _numbers(by_module: dict[str, int]) -> tuple[ModuleNumber, ...]:
+    return tuple(ModuleNumber(name, p, p, p) for name, count in by_module.items() for p in (_constant(count),))

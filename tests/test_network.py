@@ -1,0 +1,76 @@
+"""What ranks send: volumes against the usual shorthand, links, and the faces that show them."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+from jsonschema import validate
+
+from lora_profiler.catalog import find_model
+from lora_profiler.cli import root
+from lora_profiler.errors import UsageError
+from lora_profiler.planning.engine import predict
+from lora_profiler.planning.network import LINKS, communication, find_network
+from lora_profiler.report.payload import predict_schema
+from lora_profiler.workload import LoraConfig, Sharding, TrainSetup, Workload
+
+WORLD = 8
+SETUP = TrainSetup(seq_len=512, world_size=WORLD, sharding="fsdp")
+
+
+def sent(sharding: Sharding, lora: LoraConfig | None = None) -> int:
+    model = find_model("SmolLM2-135M", offline=True)
+    found = communication(predict(Workload(model=model, setup=replace(SETUP, sharding=sharding, lora=lora))))
+    assert found is not None
+    return found.sent_bytes
+
+
+def test_volumes_are_those_of_the_zero_paper() -> None:
+    """In units of the weights, of which each rank sends (W - 1) / W: DDP two, FSDP three but for the root's second gather."""
+    weights = 2 * find_model("SmolLM2-135M", offline=True).num_parameters * (WORLD - 1) // WORLD
+    assert sent("ddp") == pytest.approx(2 * weights, rel=1e-6)
+    embedding = 2 * 49152 * 576 * (WORLD - 1) // WORLD
+    assert sent("fsdp") == pytest.approx(3 * weights - embedding, rel=1e-4)
+    assert sent("fsdp-no-reshard") == pytest.approx(2 * weights, rel=1e-4)
+
+
+def test_lora_sends_adapters_under_ddp_and_gathers_the_base_under_fsdp() -> None:
+    lora = LoraConfig()
+    assert sent("ddp", lora) < 0.1 * sent("ddp")
+    assert sent("fsdp", lora) > 0.6 * sent("fsdp")
+
+
+def test_a_process_alone_sends_nothing() -> None:
+    alone = replace(SETUP, world_size=1, sharding="none")
+    assert communication(predict(Workload(model=find_model("gpt2", offline=True), setup=alone))) is None
+
+
+def test_links_are_named_or_rates() -> None:
+    assert find_network("nvlink4").bytes_per_second == LINKS["nvlink4"]
+    assert find_network("12.5 GB/s").bytes_per_second == 12_500_000_000
+    for wrong in ("nvlink", "0GB/s", "25", "fast"):
+        with pytest.raises(UsageError, match="interconnect is"):
+            find_network(wrong)
+
+
+def test_the_command_shows_and_prints_what_is_sent() -> None:
+    asked = ["predict", "gpt2", "-s", "512", "--world-size", "4", "--sharding", "fsdp", "--gpu", "h100_sxm_80gb"]
+    table = CliRunner().invoke(root, [*asked, "--interconnect", "nvlink4"], catch_exceptions=False)
+    assert "fsdp over 4 ranks" in table.stdout
+    assert "Communication of a step among 4 ranks" in table.stdout
+    assert "reduce-scatter, backward" in table.stdout
+    assert "step, if nothing is" in table.stdout
+    answer = CliRunner().invoke(root, [*asked, "--interconnect", "10GB/s", "--format", "json"], catch_exceptions=False)
+    document = json.loads(answer.stdout)
+    validate(document, predict_schema())
+    for prediction in document["predictions"]:
+        found, time = prediction["communication"], prediction["step_time"]
+        assert found["seconds"] == pytest.approx(found["sent_bytes"] / 10**10)
+        assert found["step_low_seconds"] == pytest.approx(max(time["low_seconds"], found["seconds"]))
+        assert found["step_high_seconds"] == pytest.approx(time["high_seconds"] + found["seconds"])
+
+
+def test_a_link_without_ranks_is_refused() -> None:
+    result = CliRunner().invoke(root, ["predict", "gpt2", "--interconnect", "nvlink4"])
+    assert isinstance(result.exception, UsageError)
