@@ -111,12 +111,12 @@ class Row:
 
     @property
     def persistent(self) -> dict[str, tuple[int, int]]:
-        """(predicted, measured) by category, of the rank that holds most."""
+        """(predicted, measured) by category, of the rank that holds most: of what a prediction counts as persistent."""
         if self.prediction is None:
             return {}
-        held = max((r.persistent_bytes for r in self.record.measurement.ranks), key=lambda sizes: sum(sizes.values()))
-        told = self.prediction.persistent_bytes
-        return {c: (told.get(c, 0), held.get(c, 0)) for c in dict.fromkeys([*told, *held]) if c != "buffers"}
+        by_rank = (r.persistent_bytes for r in self.record.measurement.ranks)
+        held = max(by_rank, key=lambda sizes: sum(sizes.values()), default={})
+        return {c: (size, held.get(c, 0)) for c, size in self.prediction.persistent_bytes.items()}
 
     @property
     def persistent_is_equal(self) -> bool:
@@ -184,8 +184,9 @@ def as_markdown(rows: list[Row]) -> str:
     lines = [
         "# Several ranks on the CPU, measured and predicted",
         "",
-        f"`python -m benchmarks.distributed --write`, gloo processes on one machine, torch {version('torch')}. Peaks and persistent",
-        "bytes are those of the rank with the most; losses are the mean of the ranks against one process on the same global data.",
+        f"`python -m benchmarks.distributed --write`, gloo processes on one machine, torch {version('torch')}.",
+        "Persistent bytes are what a prediction counts as such, of the rank that holds most; losses are the mean of the ranks",
+        "against one process on the same global data.",
         "",
         f"- {through} of {len(rows)} cases went through.",
         f"- Losses: {len(losses)} compared, at most {max(losses, default=0):.1e} apart (relative).",

@@ -270,7 +270,8 @@ class Measurement:
     def rank_imbalance(self) -> float | None:
         """How much lower the lowest peak of a rank is than the highest, as a share of it; None without ranks that measured."""
         peaks = [r.peak_requested_bytes for r in self.ranks if r.peak_requested_bytes is not None]
-        return (max(peaks) - min(peaks)) / max(peaks) if peaks and max(peaks) else None
+        highest = max(peaks, default=0)
+        return (highest - min(peaks)) / highest if highest else None
 
     @property
     def went_through(self) -> bool:

@@ -13,9 +13,15 @@ from lora_profiler.workload import Workload
 
 Measure = Callable[..., Record]
 """`measure_case`, or what stands in for it in tests."""
+EnvironmentKey = Callable[[str, bool], str]
+"""(device, whether several ranks train) -> the key of the environment that a case would run in now."""
 FIRST_ESTIMATE_SECONDS = 60.0
 MARGIN_SECONDS = 45.0
 """Kept free at the end of a piece with a deadline, for a case that takes longer than those before it."""
+
+
+def key_of_environment(device: str, ranks: bool) -> str:
+    return environment_of(device, ranks=ranks).key
 
 
 class Observer(Protocol):
@@ -49,7 +55,7 @@ def run_cases(
     deadline_seconds: float | None = None,
     timeout_seconds: float = 1800.0,
     measure: Measure = measure_case,
-    environment_key: Callable[[str], str] = lambda device: environment_of(device).key,
+    environment_key: EnvironmentKey = key_of_environment,
     clock: Callable[[], float] = time.monotonic,
 ) -> Outcome:
     """Measures every case and appends its record to `store`; results that a killed run left behind are taken in first.
@@ -104,7 +110,7 @@ def run_cases(
 
 
 def _stored(
-    cases: Sequence[Case], store: Store, environment_key: Callable[[str], str], rerun: Iterable[str]
+    cases: Sequence[Case], store: Store, environment_key: EnvironmentKey, rerun: Iterable[str]
 ) -> dict[tuple[str, int], Record]:
     """Terminal records by case and repeat, of the environments that the cases would run in now."""
     wanted = {(case.key, case.repeat) for case in cases}
@@ -114,10 +120,11 @@ def _stored(
     return {(r.case_key, r.repeat): r for r in _of_here(candidates, environment_key)}
 
 
-def _of_here(records: Sequence[Record], environment_key: Callable[[str], str]) -> list[Record]:
+def _of_here(records: Sequence[Record], environment_key: EnvironmentKey) -> list[Record]:
     """Those measured in the environment of now, which is asked for only where there are any, since that takes seconds."""
-    keys = {device: environment_key(device) for device in {r.workload.setup.device for r in records}}
-    return [r for r in records if r.environment.key == keys[r.workload.setup.device]]
+    places = {r.id: (r.workload.setup.device, r.workload.setup.world_size > 1) for r in records}
+    keys = {place: environment_key(*place) for place in sorted(set(places.values()))}
+    return [r for r in records if r.environment.key == keys[places[r.id]]]
 
 
 def _cut_off(record: Record, seconds: float) -> Record:
@@ -130,7 +137,7 @@ def _cut_off(record: Record, seconds: float) -> Record:
 # --- how long a case takes ------------------------------------------------------------------------------------------------
 
 
-def _longest_before(cases: Sequence[Case], store: Store, environment_key: Callable[[str], str]) -> dict[str, float]:
+def _longest_before(cases: Sequence[Case], store: Store, environment_key: EnvironmentKey) -> dict[str, float]:
     """By kind, the longest of this environment's records: an earlier piece has shown what a later one may expect."""
     devices = {case.workload.setup.device for case in cases}
     found: dict[str, float] = {}

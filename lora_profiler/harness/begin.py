@@ -1,7 +1,7 @@
 """The first thing a measured process does, before torch takes seconds to import: it ties its life to that of its parent.
 
-`python -m lora_profiler.harness.begin ...` goes on as `harness.child` with the same arguments; `... --ranks N CHILD... CASE RESULT`
-as `harness.launch`, which starts N of them.
+`python -m lora_profiler.harness.begin ...` goes on as `harness.child` with the same arguments; with `--ranks N CHILD... CASE
+RESULT` as `harness.launch`, which starts N of them.
 """
 
 import ctypes

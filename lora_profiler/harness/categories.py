@@ -3,8 +3,8 @@
 The rules are those of the predictor's categories, so that comparing is a join:
 what the model or the optimizer owns is claimed by identity; forward's memory is an activation if it lives on into backward, else
 a temporary; the logits, and all that is born from then on until the gradient of the logits exists, belong to the loss; backward's
-memory is a temporary unless it is a gradient, or outlives backward (the gradient of a leaf that is no parameter). Where the ranks'
-library keeps buckets, what forward leaves behind for the next step is theirs.
+memory is a temporary unless it is a gradient, or outlives backward (the gradient of a leaf that is no parameter). Where DDP keeps
+buckets, what forward leaves behind for the next step is theirs.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """FSDP's collectives on the CPU without the copies that gloo takes for its own: a broadcast for each shard, one all-reduce.
 
-gloo's all-gather and reduce-scatter copy what they send, on threads of their own that let go of it whenever they are scheduled, so
-that peaks would depend on the machine's load and on a library that no accelerator trains with. Broadcast and all-reduce work in
+gloo's all-gather and reduce-scatter copy what they send, on threads of their own that let go of it whenever they are scheduled:
+peaks would depend on the machine's load, and on a library that no accelerator trains with. Broadcast and all-reduce work in
 place. They are given the bytes without their owner: what a thread of gloo's still holds then keeps no tensor alive.
 """
 
@@ -47,7 +47,7 @@ class _ReduceScatter(_Buffers):
         op: dist.ReduceOp,
         async_op: bool = False,
     ) -> None:
-        averages = op == dist.ReduceOp.AVG
+        averages = dist.ReduceOp(dist.ReduceOp.AVG) == op
         with _disable_current_modes():
             if input_tensor.numel():
                 dist.all_reduce(_bytes_of(input_tensor), op=dist.ReduceOp.SUM if averages else op, group=group)

@@ -44,13 +44,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run_ranks(count: int, command: Sequence[str]) -> dict[int, int]:
-    """Runs `command` once a rank; exit codes of the ranks that failed, negative for a signal. Those ended for them are not in it."""
+    """Runs `command` once a rank; exit codes of the ranks that failed, negative for a signal, not of those ended for them."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
     options = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(count), "--max-restarts", "0", "--no-python"]
     try:
-        run(parse_args([*options, *command]))
+        run(parse_args([*options, *command]))  # type: ignore[no-untyped-call]
     except ChildFailedError as e:
         return {rank: failure.exitcode for rank, failure in e.failures.items()}
     return {}

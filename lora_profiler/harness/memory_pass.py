@@ -121,7 +121,7 @@ def _with_counters(
             result.health.look(counters)
         counters.reset_peaks()
         if phase == "optimizer":
-            result.persistent |= ownership.persistent(training)
+            result.persistent |= ownership.sizes(ownership.owned(training), training.setup.device)
         current.append((step, phase))
         progress(step, phase)
 
@@ -136,7 +136,7 @@ def _with_counters(
             step, phase = current.pop()
             result.samples.append(PhaseSample(step=step, phase=phase, **counters.read()))
         result.health.end(counters)
-    result.persistent |= ownership.persistent(training)
+    result.persistent |= ownership.sizes(ownership.owned(training), training.setup.device)
 
 
 def _with_allocator_record(training: Training, conditions: Conditions, result: MemoryResult, progress: Progress) -> None:
@@ -292,7 +292,7 @@ class _Steps:
         for category, tensor in ownership.owned(self._training):
             keys.setdefault(category, []).append(self._key(ownership.storage_of(tensor)))
         self._seen += [(step, note, found, category) for category, found in keys.items()]
-        self.persistent |= ownership.persistent(self._training)
+        self.persistent |= ownership.sizes(ownership.owned(self._training), self._training.setup.device)
 
     def _note(self, step: int, logits: torch.Tensor) -> None:
         """Called as soon as the logits exist."""
@@ -326,7 +326,7 @@ def _loss_phase(
 
 
 def saved_activation_bytes(training: Training) -> int:
-    """Bytes that autograd keeps at the end of one forward pass, each storage once, those of the model left out, gathered ones too."""
+    """Bytes that autograd keeps at the end of one forward pass, each storage once, the model's own, gathered or not, left out."""
 
     def known() -> set[int]:
         return {ownership.by_storage(ownership.storage_of(t)) for _, t in ownership.model_tensors(training.model)}

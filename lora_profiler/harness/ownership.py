@@ -94,13 +94,6 @@ def claims_of(tensors: list[tuple[Category, torch.Tensor]], key: Key) -> Claims:
     return Claims(before={key(storage_of(tensor)): category for category, tensor in tensors})
 
 
-def persistent(training: Training) -> dict[Category, int]:
-    """Bytes by category of what lives between two steps: what is owned, and the buckets of the ranks' library."""
-    found = sizes(owned(training), training.setup.device)
-    buckets = sum(training.spread.buckets.values())
-    return found | ({"communication": buckets} if buckets else {})
-
-
 def sizes(tensors: Iterator[tuple[Category, torch.Tensor]], device_type: str) -> dict[Category, int]:
     """Bytes by category, each storage once, of the tensors on `device_type`."""
     known: set[int] = set()

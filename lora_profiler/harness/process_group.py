@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -71,6 +72,10 @@ class Spread:
 
     module: torch.nn.Module
     buckets: dict[int, int] = field(default_factory=dict)
+
+    def without_exchange(self) -> AbstractContextManager[Any]:
+        """For a micro-batch that others follow: DDP sends the sum of gradients once, FSDP must give up each whole gradient."""
+        return self.module.no_sync() if isinstance(self.module, DistributedDataParallel) else nullcontext()
 
     def settle(self) -> None:
         """After the first steps: DDP has filled its buckets anew, as large together, at addresses that nobody knows."""

@@ -8,13 +8,10 @@ from pathlib import Path
 
 from lora_profiler.harness.case import Case
 from lora_profiler.record import Environment, Failure, Flag, Measurement, RankMeasurement, Record, Status
-from lora_profiler.workload import TrainSetup
+from lora_profiler.record_checks import unequal_loss
 
 LOST_PEER = re.compile(r"gloo|NCCL|DistBackendError|TCPStore|Connection (closed|reset|refused)|Broken pipe", re.IGNORECASE)
 """In what a rank says when another one is gone: the other one's end is then the cause."""
-LOSS_TOLERANCE = {"float32": 2e-5, "bfloat16": 5e-3, "float16": 1e-3}
-"""How far, relatively, losses may be from those of one process, by the dtype of the weights: gradients are summed in another order,
-and Adam's first steps make a whole step of a rounding error around zero."""
 
 
 def rank_result(case_path: Path, rank: int) -> Path:
@@ -63,23 +60,11 @@ def with_reference(record: Record, expected: tuple[float, ...]) -> Record:
     if not expected or not m.loss:
         flags: set[Flag] = {*m.flags, "losses_not_compared"}
         return replace(record, measurement=replace(m, flags=tuple(sorted(flags))))
-    limit = loss_tolerance(record.workload.setup)
-    pairs = list(zip(m.loss, expected, strict=False))
-    wrong = next((i for i, (mine, one) in enumerate(pairs) if abs(mine - one) > limit * abs(one)), None)
-    if wrong is None:
+    unequal = unequal_loss(m.loss, expected, record.workload.setup)
+    if unequal is None:
         return replace(record, measurement=replace(m, reference_loss=expected))
-    mine, one = pairs[wrong]
-    reason = (
-        f"the mean loss of the ranks at step {wrong + 1} is {mine:.7g}, that of one process on the same data {one:.7g}: "
-        f"over {limit:g} of it apart"
-    )
-    failure = Failure(reason=reason, phase="loss", step=wrong + 1)
+    failure = Failure(reason=unequal, phase="loss")
     return replace(record, measurement=replace(m, status="invalid", failure=failure, reference_loss=expected))
-
-
-def loss_tolerance(setup: TrainSetup) -> float:
-    """Relative: under autocast products are in bfloat16 whatever the weights are."""
-    return LOSS_TOLERANCE["bfloat16" if setup.precision == "amp" else setup.dtype]
 
 
 def _mean(losses: Sequence[Sequence[float]]) -> tuple[float, ...]:

@@ -40,8 +40,8 @@ CHILD = (sys.executable, "-m", "lora_profiler.harness.begin")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """Where a child stands: a stage before the first step or a phase of a step, and steps done of a timing pass; of several ranks,
-    which one."""
+    """Where a child stands: a stage before the first step or a phase of a step, and steps done of a timing pass; and which of
+    several ranks it is."""
 
     phase: str
     step: int | None = None
@@ -128,14 +128,18 @@ def _with_whereabouts(record: Record, ended: "_Ended") -> Record:
     return replace(record, measurement=replace(record.measurement, failure=stood))
 
 
-def environment_of(device: str) -> Environment:
-    """The environment of a child that trains on `device`, asked of one, since only there torch is imported.
+def environment_of(device: str, *, ranks: bool = False) -> Environment:
+    """The environment of a child that trains on `device`, asked of one, since only there torch is imported; of one of several
+    `ranks`, to which torchrun gives one thread each unless told otherwise.
 
     Raises MeasurementError where not even that runs.
     """
     command = [*CHILD, "--environment", device]
+    env = child_environment(None)
+    if ranks:
+        env.setdefault("OMP_NUM_THREADS", "1")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=child_environment(None), check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env, check=False)
         found: Environment = decoded(Environment, json.loads(done.stdout.splitlines()[-1]), "environment")
     except (OSError, subprocess.SubprocessError, ValueError, IndexError, RecordError) as e:
         raise MeasurementError(f"a process that measures on {device} could not be started: {e}") from None
@@ -319,7 +323,7 @@ def _environment(case: Case, ended: _Ended) -> Environment:
             return found
     device = case.workload.setup.device
     try:
-        return environment_of(device)
+        return environment_of(device, ranks=case.workload.setup.world_size > 1)
     except MeasurementError:
         return Environment(
             python=platform.python_version(),

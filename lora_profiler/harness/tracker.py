@@ -77,7 +77,8 @@ class BudgetExceededError(torch.OutOfMemoryError):
 class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes a timeline of all storages on `device_type` while it is active.
 
-    `existing` are tensors that are alive already, `unseen` bytes by key that no tensor of Python's holds. With `budget_bytes`, raises BudgetExceededError once more than that is alive.
+    `existing` are tensors that are alive already, `unseen` bytes by key that no tensor of Python's holds. With `budget_bytes`,
+    raises BudgetExceededError once more than that is alive.
     With `counters`, what an operator's kernel takes beyond its outputs is there for the time of the operator.
     """
 

@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ class Training:
     """A model, its optimizer and its data, stepped from outside. `steps_done` counts whole optimizer steps.
 
     `ballast_bytes` are held as well, by a tensor that nothing uses. `spread` is how ranks share the model, whose gradients they
-    then exchange in every backward pass.
+    then exchange.
     """
 
     def __init__(
@@ -107,11 +108,12 @@ class Training:
         number = self.steps_done + 1
         accumulation = self.setup.accumulation
         summed: Any = 0
-        for _ in range(accumulation):
+        for micro in range(accumulation):
             enter(number, "setup")
             batch = self.batches.next()
+            exchange = self.spread.without_exchange() if micro + 1 < accumulation else nullcontext()
             enter(number, "forward")
-            with attention_context(self.setup):
+            with attention_context(self.setup), exchange:
                 loss = forward_loss(self.spread.module, self.setup, batch)
                 if accumulation > 1:
                     loss = loss / accumulation

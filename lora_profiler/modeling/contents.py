@@ -34,7 +34,8 @@ def _numel(parameter: nn.Parameter) -> int:
 
 
 def quantization_tensors(holder: torch.Tensor | nn.Module) -> list[torch.Tensor]:
-    """The tensors beside the packed weight of a 4-bit parameter or its module: scales, code book, offset, and the nested ones; else none."""
+    """The tensors beside the packed weight of a 4-bit parameter, or its module's: scales, code book, offset, the nested ones;
+    else none."""
     found, states = [], [getattr(holder, "quant_state", None)]
     while states:
         state = states.pop()
