@@ -6,6 +6,7 @@ whose losses theirs must equal; then it leaves one record. A rank that fails end
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -52,7 +53,9 @@ def _run_ranks(count: int, command: Sequence[str]) -> dict[int, int]:
     try:
         run(parse_args([*options, *command]))  # type: ignore[no-untyped-call]
     except ChildFailedError as e:
-        return {rank: failure.exitcode for rank, failure in e.failures.items()}
+        exits = {rank: failure.exitcode for rank, failure in e.failures.items()}
+        own = {rank: code for rank, code in exits.items() if code != -signal.SIGTERM}  # which torchrun sends to the others
+        return own or exits
     return {}
 
 
