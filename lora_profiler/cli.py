@@ -12,6 +12,7 @@ from lora_profiler.cli_calibrate import calibrate_command
 from lora_profiler.cli_compare import compare_command
 from lora_profiler.cli_compile import compile_command
 from lora_profiler.cli_options import answer_options, output_options, setup_options, setups
+from lora_profiler.cli_plan import plan_command
 from lora_profiler.cli_report import report_command
 from lora_profiler.cli_verify import verify_command
 from lora_profiler.cli_warnings import warn_of
@@ -261,5 +262,6 @@ root.add_command(bench_command)
 root.add_command(calibrate_command)
 root.add_command(compare_command)
 root.add_command(compile_command)
+root.add_command(plan_command)
 root.add_command(report_command)
 root.add_command(verify_command)

@@ -9,14 +9,14 @@ from functools import lru_cache
 
 from lora_profiler.adapters import Adapter, adapters, saved_modules
 from lora_profiler.algebra.front import undominated
-from lora_profiler.algebra.polynomial import Polynomial, total
+from lora_profiler.algebra.polynomial import ZERO, Polynomial, total
 from lora_profiler.algebra.table import Table
 from lora_profiler.analytic.attention import resolve_kernel
 from lora_profiler.analytic.families import Family, family_of
 from lora_profiler.analytic.moments import Activations, Candidate, Moments, activations, moments, persistent_only
 from lora_profiler.analytic.persistent import Persistent, adapter_dtype, persistent, rest_dtype
 from lora_profiler.analytic.pieces import ranks_of
-from lora_profiler.analytic.ranks import Ranks
+from lora_profiler.analytic.ranks import Ranks, alone
 from lora_profiler.analytic.structure import ForwardPass, forward_pass
 from lora_profiler.analytic.tensors import Rules
 from lora_profiler.model_spec import ModelSpec, Module
@@ -102,33 +102,53 @@ def windows_of(model: ModelSpec) -> tuple[int, ...]:
 def _build(workload: Workload) -> Plan:
     setup, model = workload.setup, workload.model
     family = family_of(model)
+    if setup.world_size > 1:
+        return _shared(workload)
     found = adapters(model, setup.lora) if setup.lora else ()
     copies = saved_modules(model, setup.lora) if setup.lora else ()
-    whole = persistent(model, setup, found, copies)
-    ranks = ranks_of(workload, whole, found, copies)
-    state = ranks.state
+    state = persistent(model, setup, found, copies)
     batch_is_one, kernel = setup.batch_size == 1, resolve_kernel(workload)
     forward = kept = None
-    zero = Polynomial({})
-    flops = (zero, zero, zero)
-    if family is None:
-        live: Moments = persistent_only(ranks, workload)
-    else:
+    flops = (ZERO, ZERO, ZERO)
+    if family is not None:
         rules = _rules(workload, family, kernel)
         trainable = frozenset(n for n, _ in (model.modules() if setup.lora is None else copies))
         forward = forward_pass(model, family, rules, found, trainable)
         kept = activations(forward, family, workload, kernel, batch_is_one)
-        live = moments(forward, kept, ranks, family, workload, batch_is_one)
         flops = _flops(forward, setup)
+    saved = kept.saved if kept else ZERO
+    one = Plan(
+        workload=workload, family=family, kernel=kernel, adapters=found, copies=copies, ranks=alone(state), forward=forward,
+        kept=kept, moments={}, order=(), totals=_NOTHING, peaks=_NOTHING, counts=_NOTHING,
+    )  # fmt: skip
+    return _with_moments(one, [saved, *flops])
+
+
+def _shared(workload: Workload) -> Plan:
+    """The plan of one rank of several: the passes are those of a process alone."""
+    one = plan_for(replace(workload, setup=replace(workload.setup, world_size=1, sharding="none")))
+    ranks = ranks_of(workload, one.state, one.adapters, one.copies)
+    return _with_moments(replace(one, workload=workload, ranks=ranks), list(one.counts.polynomials[:4]))
+
+
+_NOTHING = Table.of([])
+
+
+def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
+    """`plan` with what its rank holds at every moment. `counts`: saved bytes, FLOPs of forward, backward, recompute."""
+    workload, ranks = plan.workload, plan.ranks
+    if plan.forward is None or plan.kept is None or plan.family is None:
+        live: Moments = persistent_only(ranks, workload)
+    else:
+        live = moments(plan.forward, plan.kept, ranks, plan.family, workload, workload.setup.batch_size == 1)
     order = tuple((m, i) for m in MOMENTS if m in live for i in range(len(live[m])))
     totals = [live[m][i].total for m, i in order]
+    state = ranks.state
+    numbers = [state.adapter_parameters, ranks.trained, state.adapter_bytes, state.gradient_bytes]
     states = live["setup"][0].bytes["optimizer_states"]
-    saved = kept.saved if kept else zero
-    numbers = [whole.adapter_parameters, whole.trainable_parameters, state.adapter_bytes, state.gradient_bytes]
-    return Plan(
-        workload=replace(workload), family=family, kernel=kernel, adapters=found, copies=copies, ranks=ranks, forward=forward,
-        kept=kept, moments=live, order=order,
-        totals=Table.of(totals), peaks=Table.of(undominated(totals)), counts=Table.of([saved, *flops, *numbers, states]),
+    return replace(
+        plan, moments=live, order=order,
+        totals=Table.of(totals), peaks=Table.of(undominated(totals)), counts=Table.of([*counts, *numbers, states]),
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant
+from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
 from lora_profiler.analytic.optimizers import state_bytes
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
 from lora_profiler.prediction import Collective, Phase, Traffic
@@ -35,6 +35,11 @@ class Ranks:
     root: "Unit | None" = None
     reshards: bool = True
     order: tuple[TrainableTensor, ...] = ()
+
+    @property
+    def trained(self) -> Polynomial:
+        """Elements that train, on all ranks together."""
+        return total(tensor.numel for tensor in self.order) if self.order else self.state.trainable_parameters
 
     @property
     def is_sharded(self) -> bool:

@@ -1,0 +1,157 @@
+"""Several cards for one model: which sharding takes how many, what each rank then holds, and how long a step takes."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from lora_profiler.catalog import Gpu, bundled_gpus, find_gpu
+from lora_profiler.errors import UsageError
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.planning.engine import predict
+from lora_profiler.planning.fit import Verdict, judge
+from lora_profiler.planning.network import Communication, Network, communication
+from lora_profiler.planning.timing import step_time
+from lora_profiler.prediction import Prediction
+from lora_profiler.workload import Sharding, TrainSetup, Workload
+
+SHARDINGS: tuple[Sharding, ...] = ("ddp", "zero1", "fsdp", "fsdp-no-reshard")
+MOST_CARDS = 65_536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """Equal cards, `machines` times `cards_each`."""
+
+    gpu: Gpu
+    machines: int
+    cards_each: int
+
+    @property
+    def cards(self) -> int:
+        return self.machines * self.cards_each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """One sharding of one setup over a number of ranks: what the fullest rank holds, and the verdict of its card."""
+
+    prediction: Prediction
+    verdict: Verdict
+
+    @property
+    def world_size(self) -> int:
+        return self.prediction.workload.setup.world_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """A method under a sharding. `least` is on the fewest cards that it fits on, None where it fits on no number of them;
+    `whole` is on all cards. Seconds are of a step on all cards, at least and at most: compute and sending hidden behind each
+    other, and one after the other; without a link, of compute alone; None where the card's speed is not known.
+    """
+
+    sharding: Sharding
+    least: Placement | None
+    whole: Placement
+    communication: Communication | None
+    low_seconds: float | None
+    high_seconds: float | None
+
+    @property
+    def tokens_per_second(self) -> tuple[float, float] | None:
+        """Of the whole cluster, at least and at most."""
+        if self.low_seconds is None or self.high_seconds is None:
+            return None
+        setup = self.whole.prediction.workload.setup
+        tokens = setup.world_size * setup.batch_size * setup.seq_len * setup.accumulation
+        return tokens / self.high_seconds, tokens / self.low_seconds
+
+
+def find_cluster(text: str) -> Cluster:
+    """'8xh100_sxm_80gb' or, of several machines, '16x8xh100_sxm_80gb'. Of a short name that fits cards of several buses the SXM
+    one is taken, which is the one that comes in eights.
+
+    Raises UsageError for what is no such thing, and for an unknown card.
+    """
+    found = re.fullmatch(r"\s*(?:(\d+)\s*[xX]\s*)?(\d+)\s*[xX]\s*(\S.*?)\s*", text)
+    if found is None:
+        raise UsageError(f"cluster is {text!r}; write cards times name, as in 8xh100_sxm_80gb, or 16x8xh100_sxm_80gb.")
+    machines, cards_each = int(found[1] or 1), int(found[2])
+    if not 1 <= machines * cards_each <= MOST_CARDS:
+        raise UsageError(f"cluster is {text!r}; it must have from 1 to {MOST_CARDS:,} cards.")
+    gpu = _card(found[3])
+    if gpu.usable_bytes is None:
+        raise UsageError(f"{gpu.key} is sold with several memory sizes; say which, as in 8xcustom:24GiB.")
+    return Cluster(gpu=gpu, machines=machines, cards_each=cards_each)
+
+
+def _card(name: str) -> Gpu:
+    try:
+        return find_gpu(name)
+    except UsageError as ambiguous:
+        keys = [card.key for card in bundled_gpus() if card.key in str(ambiguous) and "_sxm_" in card.key]
+        if len(keys) != 1 or "any of several" not in str(ambiguous):
+            raise
+        return find_gpu(keys[0])
+
+
+def plan(
+    model: ModelSpec, setups: Sequence[TrainSetup], cluster: Cluster, network: Network | None = None, engine: str = "auto"
+) -> list[Option]:
+    """Every way to place each setup on the cluster, in the order of the setups and of `SHARDINGS`; batch and sequence are a
+    rank's.
+
+    Raises UsageError where a setup says itself how it is sharded, and what `predict` raises.
+    """
+    if any(setup.world_size > 1 for setup in setups):
+        raise UsageError("the plan chooses world size and sharding; leave --world-size and --sharding out.")
+    return [
+        _option(model, setup, sharding, cluster, network, engine) for setup in setups for sharding in _shardings(setup, cluster)
+    ]
+
+
+def _shardings(setup: TrainSetup, cluster: Cluster) -> tuple[Sharding, ...]:
+    if cluster.cards == 1:
+        return ("none",)
+    if setup.optimizer not in ("adamw", "sgd"):
+        return ("ddp", "zero1")  # FSDP2's shards are not for the others
+    return SHARDINGS
+
+
+def _option(
+    model: ModelSpec, setup: TrainSetup, sharding: Sharding, cluster: Cluster, network: Network | None, engine: str
+) -> Option:
+    def placed(world_size: int) -> Placement:
+        shared = replace(setup, world_size=world_size, sharding=sharding if world_size > 1 else "none")
+        prediction = predict(Workload(model=model, setup=shared), engine)
+        assert cluster.gpu.usable_bytes is not None
+        return Placement(prediction=prediction, verdict=judge(prediction.peak.total_bytes, cluster.gpu.usable_bytes, cluster.gpu))
+
+    whole = placed(cluster.cards)
+    least = next((p for p in map(placed, world_sizes(cluster)) if p.verdict == "fits"), None)
+    sent = communication(whole.prediction, network)
+    low, high = _seconds(whole.prediction, cluster.gpu, engine, sent)
+    return Option(sharding=sharding, least=least, whole=whole, communication=sent, low_seconds=low, high_seconds=high)
+
+
+def world_sizes(cluster: Cluster) -> Iterator[int]:
+    """Numbers of cards worth trying, from one up: powers of two within a machine, then whole machines, doubled each time."""
+    size = 1
+    while size < cluster.cards_each:
+        yield size
+        size *= 2
+    machines = 1
+    while machines < cluster.machines:
+        yield machines * cluster.cards_each
+        machines *= 2
+    yield cluster.cards
+
+
+def _seconds(
+    prediction: Prediction, gpu: Gpu, engine: str, sent: Communication | None
+) -> tuple[float, float] | tuple[None, None]:
+    step = step_time(prediction.workload, gpu, engine, prediction).step
+    if step is None:
+        return None, None
+    sending = (sent.seconds if sent else None) or 0.0
+    return max(step.time.low, sending), step.time.high + sending

@@ -1,0 +1,148 @@
+"""The plan for a cluster as a table and as JSON."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.planning.cluster import Cluster, Option, Placement
+from lora_profiler.planning.network import Network
+from lora_profiler.report import metrics
+from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.report.predictions import adapter_line, attention_words, training_line
+from lora_profiler.report.ways import method_label
+from lora_profiler.units import GIB, bytes_text, count_text, in_unit, seconds_text, short_count_text
+from lora_profiler.workload import TrainSetup, setup_dict
+
+COLUMNS = ("", "sharding", "cards needed", "GiB a rank then", "GiB on all", "verdict", "sent, GiB", "step", "tokens a second")
+
+
+def cluster_blocks(model: ModelSpec, options: Sequence[Option], cluster: Cluster, network: Network | None) -> list[Block]:
+    """What is asked, a row for each way to place it, the way that takes the fewest cards, and what the numbers rest on."""
+    first = options[0].whole.prediction
+    setup = first.workload.setup
+    asked = [training_line(_of_one(setup)) + " a rank", attention_words(setup, [first.attention_kernel])]
+    adapted = {method_label(o.whole.prediction): adapter_line(o.whole.prediction.workload.setup) for o in options if _has_lora(o)}
+    rows = [Row(cells=_cells(option)) for option in options]
+    title = f"{model.id} ({short_count_text(model.num_parameters)} parameters) on {cluster_words(cluster)}"
+    return [
+        heading(title),
+        paragraph(*asked, *adapted.values()),
+        Table(columns=COLUMNS, rows=tuple(rows)),
+        paragraph(*fewest_lines(options), _time_words(network)),
+        paragraph(*_basis(options)),
+    ]
+
+
+def cluster_words(cluster: Cluster) -> str:
+    """'128 x h100_sxm_80gb in 16 machines, 79.10 GiB each'."""
+    machines = f" in {count_text(cluster.machines)} machines" if cluster.machines > 1 else ""
+    return f"{count_text(cluster.cards)} x {cluster.gpu.key}{machines}, {bytes_text(cluster.gpu.usable_bytes or 0)} each"
+
+
+def _of_one(setup: TrainSetup) -> TrainSetup:
+    return replace(setup, world_size=1, sharding="none")
+
+
+def _has_lora(option: Option) -> bool:
+    return option.whole.prediction.workload.setup.lora is not None
+
+
+def _cells(option: Option) -> tuple[str, ...]:
+    whole, least = option.whole, option.least
+    rates = option.tokens_per_second
+    sent = option.communication
+    seconds = (
+        "?" if option.low_seconds is None else f"{seconds_text(option.low_seconds)} to {seconds_text(option.high_seconds or 0)}"
+    )
+    return (
+        method_label(whole.prediction),
+        option.sharding,
+        "none of these" if least is None else count_text(least.world_size),
+        "" if least is None else _peak(least),
+        _peak(whole),
+        metrics.VERDICT_LABELS[whole.verdict],
+        "" if sent is None else in_unit(sent.sent_bytes, GIB),
+        seconds,
+        "?" if rates is None else f"{rates[0]:,.0f} to {rates[1]:,.0f}",
+    )
+
+
+def _peak(placement: Placement) -> str:
+    """A lower bound where activations are not known."""
+    text = in_unit(placement.prediction.peak.total_bytes, GIB)
+    return text if placement.prediction.saved_activation_bytes is not None else f">= {text}"
+
+
+def fewest_lines(options: Sequence[Option]) -> list[str]:
+    """For each method the fewest cards that any sharding fits on."""
+    lines = []
+    for label in dict.fromkeys(method_label(o.whole.prediction) for o in options):
+        mine = [o for o in options if method_label(o.whole.prediction) == label]
+        fitting = [(o.least.world_size, o.sharding) for o in mine if o.least is not None]
+        if not fitting:
+            lines.append(f"{label}: no sharding fits; checkpointing, a shorter sequence or more cards may help.")
+            continue
+        fewest = min(number for number, _ in fitting)
+        names = [sharding for number, sharding in fitting if number == fewest]
+        how = "" if fewest == 1 else f", sharded as {' or '.join(names)}"
+        lines.append(f"{label}: fits on {count_text(fewest)} {'card' if fewest == 1 else 'cards'}{how}.")
+    return lines
+
+
+def _basis(options: Sequence[Option]) -> list[str]:
+    """How far the peaks can be trusted, and what they take for granted."""
+    predictions = [option.whole.prediction for option in options]
+    known = [p for p in predictions if p.saved_activation_bytes is not None]
+    bound = max((p.error_bound or 0 for p in known), default=0)
+    doubt = f"exact, or estimates within {100 * bound:g} % wherever they were checked" if bound else "exact"
+    lines = [f"Peaks are {doubt}."] if len(known) == len(predictions) else ["Peaks are lower bounds: activations are not known."]
+    return lines + [f"- {text}" for text in dict.fromkeys(text for p in predictions for text in p.assumptions)]
+
+
+def _time_words(network: Network | None) -> str:
+    if network is None:
+        return "Times are of compute alone, on all cards; --interconnect adds what the ranks send each other."
+    return (
+        f"Times are on all cards: at least as long as compute or sending over {network.key} at its full rate, whichever is "
+        "longer, at most both one after the other."
+    )
+
+
+def cluster_payload(model: ModelSpec, options: Sequence[Option], cluster: Cluster, network: Network | None) -> dict[str, Any]:
+    """The plan in JSON's own types; bytes are integers, what is not known is null."""
+    return {
+        "schema_version": "1.0",
+        "model": {"id": model.id, "num_parameters": model.num_parameters},
+        "cluster": {
+            "gpu": cluster.gpu.key,
+            "machines": cluster.machines,
+            "cards_each": cluster.cards_each,
+            "usable_bytes": cluster.gpu.usable_bytes,
+            "interconnect": network.key if network else None,
+        },
+        "options": [
+            {
+                "setup": setup_dict(option.whole.prediction.workload.setup),
+                "least": _placement_dict(option.least) if option.least else None,
+                "whole": _placement_dict(option.whole),
+                "sent_bytes": option.communication.sent_bytes if option.communication else 0,
+                "low_seconds": option.low_seconds,
+                "high_seconds": option.high_seconds,
+            }
+            for option in options
+        ],
+    }
+
+
+def _placement_dict(placement: Placement) -> dict[str, Any]:
+    peak = placement.prediction.peak
+    return {
+        "world_size": placement.world_size,
+        "verdict": placement.verdict,
+        "exactness": placement.prediction.exactness,
+        "peak_bytes": peak.total_bytes,
+        "moment": peak.moment,
+        "bytes": dict(peak.bytes),
+        "persistent_bytes": dict(placement.prediction.persistent_bytes),
+    }
