@@ -231,8 +231,8 @@ def test_other_losses_than_those_of_one_process_make_a_record_invalid() -> None:
 
 
 @pytest.mark.parametrize("sharding", ["zero2", "tp"])
-def test_what_is_predicted_alone_is_refused(sharding: Any) -> None:
-    with pytest.raises(UsageError, match=f"sharding {sharding} is predicted, not measured; take ddp, zero1, fsdp"):
+def test_shardings_that_nothing_here_runs_are_refused(sharding: Any) -> None:
+    with pytest.raises(UsageError, match=f"sharding {sharding} cannot be measured; take ddp, zero1, fsdp"):
         refuse(Workload(model=MODEL, setup=replace(FULL, sharding=sharding)), Conditions())
 
 
@@ -261,7 +261,8 @@ def test_4_bit_weights_of_another_dtype_are_refused() -> None:
 
 def test_two_numbers_of_ranks_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["bench", "gpt2", "--nproc", "2", "--world-size", "3", "--sharding", "ddp"]
-    assert main(arguments) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
     assert "--nproc 2 and --world-size 3 are not one number" in capsys.readouterr().err
 
 

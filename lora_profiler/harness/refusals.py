@@ -93,7 +93,7 @@ def _refuse_ranks(workload: Workload, conditions: Conditions, devices: Callable[
     """What several ranks on this machine cannot run, and what their libraries cannot share."""
     setup = workload.setup
     if setup.sharding not in MEASURED_SHARDINGS:
-        raise UsageError(f"sharding {setup.sharding} is predicted, not measured; take {', '.join(MEASURED_SHARDINGS)}.")
+        raise UsageError(f"sharding {setup.sharding} cannot be measured; take {', '.join(MEASURED_SHARDINGS)}.")
     if setup.device not in ("cpu", "cuda"):
         raise UsageError(f"several ranks are measured on cuda or cpu, not on {setup.device}.")
     if setup.device == "cuda":
