@@ -25,13 +25,11 @@ FULL = TrainSetup(device="cpu", dtype="float32", batch_size=2, seq_len=24, world
 LORA = replace(FULL, lora=LoraConfig(r=3, lora_dropout=0.1))
 SETUPS = {
     "ddp full, accumulated": replace(FULL, sharding="ddp", accumulation=2),
-    "ddp lora": replace(LORA, sharding="ddp", lora=LoraConfig(r=3)),
     "zero1 full": replace(FULL, sharding="zero1"),
     "fsdp full": FULL,
-    "fsdp-no-reshard full": replace(FULL, sharding="fsdp-no-reshard"),
     "fsdp lora, dropout": LORA,
     "fsdp qlora": replace(LORA, lora=LoraConfig(r=3), quantization=Quantization()),
-    "fsdp lora, checkpointed": replace(LORA, lora=LoraConfig(r=3), checkpointing=True),
+    "fsdp-no-reshard lora, checkpointed": replace(LORA, sharding="fsdp-no-reshard", lora=LoraConfig(r=3), checkpointing=True),
 }
 CONDITIONS = Conditions(memory_steps=3)
 
