@@ -1,7 +1,9 @@
 """Tests see no profiles but those that they make: a user's own, or the package's, would answer in place of the rules."""
 
+import gc
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,14 @@ THE_BUNDLE = bundle.BUNDLED
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 """A machine that others use as well is no reason to fail."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_settled_heap() -> Iterator[None]:
+    """What the modules before have left is nobody's any more: whoever collects garbage or looks for tensors passes it by."""
+    gc.collect()
+    gc.freeze()
+    yield
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -43,6 +43,8 @@ def _within_layers(asked: Workload) -> int:
         ("gpt_neox", "fsdp", 8, {"lora": LoraConfig(r=5, adapter_dtype="bfloat16")}),
         ("gemma2", "fsdp", 2, {"optimizer": "sgd", "lora": None, "attention": "eager"}),
         ("llama", "fsdp-no-reshard", 2, {"lora": None}),
+        ("llama", "fsdp", 2, {"accumulation": 3}),
+        ("llama", "ddp", 2, {"accumulation": 3, "lora": None}),
         ("qwen2", "fsdp-no-reshard", 8, {}),
         ("llama", "ddp", 2, {}),
         ("gpt2", "ddp", 64, {"lora": None}),
@@ -53,7 +55,9 @@ def test_rules_are_the_real_wrappers(name: str, sharding: Sharding, world_size: 
     asked = workload(name, sharding, world_size, **changes)
     rule, trace = by_rule(asked), by_trace(asked)
     assert dict(rule.persistent_bytes) == dict(trace.persistent_bytes)
-    assert totals(rule) == totals(trace)
+    scalars = 8 if asked.setup.accumulation > 1 else 0  # losses summed up, which rules for one process leave out as well
+    assert totals(rule).keys() == totals(trace).keys()
+    assert all(0 <= real - totals(rule)[moment] <= scalars for moment, real in totals(trace).items())
     communication = {m.moment: m.bytes.get("communication", 0) for m in rule.moments if m.moment in EXACT}
     assert communication == {m.moment: m.bytes.get("communication", 0) for m in trace.moments if m.moment in EXACT}
     error = abs(rule.peak.total_bytes - trace.peak.total_bytes)

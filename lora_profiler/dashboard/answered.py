@@ -9,6 +9,7 @@ from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.answers import Answer, answers
 from lora_profiler.planning.fit import Card
+from lora_profiler.planning.network import find_network
 from lora_profiler.planning.profiles import is_worth_a_trace
 from lora_profiler.planning.remarks import ActivationExcess, activation_excess
 from lora_profiler.planning.setups import setups
@@ -59,7 +60,8 @@ def answered(model: ModelSpec, question: Question) -> Answered:
     if question.engine == "traced":
         raise UsageError(NOT_TRACED_HERE)
     gpu = find_gpu(question.gpu) if question.gpu is not None else None
-    found = answers(workloads(model, question), gpu, question.engine, all_levers=True)
+    network = find_network(question.interconnect) if question.interconnect is not None else None
+    found = answers(workloads(model, question), gpu, question.engine, all_levers=True, network=network)
     predictions = [answer.prediction for answer in found]
     full = next((p for p in predictions if p.workload.setup.method == "full"), None)
     lora = next((p for p in predictions if p.workload.setup.method != "full"), None)

@@ -10,10 +10,11 @@ from lora_profiler.catalog import bundled_gpus, bundled_models
 from lora_profiler.dashboard import parts
 from lora_profiler.dashboard.link import changed_here
 from lora_profiler.dashboard.models import published_model, uploaded_model
-from lora_profiler.dashboard.question import BELOW_ONE, CHOICES, METHODS, MOST_ALPHA, Question, idle_options
+from lora_profiler.dashboard.question import BELOW_ONE, CHOICES, METHODS, MOST_ALPHA, OWN_NAMES, Question, idle_options
 from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.planning.network import LINKS
 from lora_profiler.planning.setups import SetupOptions
 from lora_profiler.report import metrics
 from lora_profiler.workload import MAX_SIZE
@@ -54,7 +55,7 @@ def question() -> Question:
 
 
 def _values(asked: Question) -> dict[str, Any]:
-    own = {name: getattr(asked, name) for name in ("model", "revision", "offline", "gpu", "engine")}
+    own = {name: getattr(asked, name) for name in OWN_NAMES}
     return {"origin": BY_NAME, **own, **{f.name: getattr(asked.options, f.name) for f in fields(SetupOptions)}}
 
 
@@ -103,6 +104,8 @@ def ask(*, to_measure: bool = False) -> Asked:
             values |= _quantised()
     with st.expander("Weights and optimizer"):
         values |= _optimizer()
+    with st.expander("Several ranks", expanded=values["sharding"] != "none"):
+        values |= _ranks(network=not to_measure)
     with st.expander("Attention" if to_measure else "Attention and device"):
         values |= _attention(device=not to_measure)
     by_name = values["origin"] == BY_NAME
@@ -141,7 +144,7 @@ def _question(values: Mapping[str, Any]) -> Question:
     """The question of the values; options that no method reads, whose widgets are not shown, keep their defaults."""
     idle = idle_options(values["methods"])
     options = SetupOptions(**{f.name: values[f.name] for f in fields(SetupOptions) if f.name not in idle})
-    own = {name: values[name] for name in ("model", "revision", "offline", "gpu", "engine")}
+    own = {name: values[name] for name in OWN_NAMES}
     return Question(options=options, **own)
 
 
@@ -185,16 +188,29 @@ def _batch() -> dict[str, Any]:
     left, right = st.columns(2)
     with left:
         batch_size = _size("Batch size", "batch_size", "Sequences in one micro-batch.")
-        sharding = _choice("Sharding", "sharding", "What the ranks share of the model.")
     with right:
         accumulation = _size("Accumulation", "accumulation")
-        world_size = _size("Ranks", "world_size", "That train together, each with a batch of its own.")
     seq_len = _size("Sequence length, tokens", "seq_len")
     checkpointing = st.toggle("Gradient checkpointing", **_kept("checkpointing"), help="Recompute each layer in backward.")
     return {
         "batch_size": batch_size, "seq_len": seq_len, "accumulation": accumulation, "checkpointing": checkpointing,
-        "world_size": world_size, "sharding": sharding,
     }  # fmt: skip
+
+
+def _ranks(*, network: bool) -> dict[str, Any]:
+    """What ranks share, and only then how many there are, and what links them."""
+    sharding = _choice("Sharding", "sharding", "What ranks that train together share of the model; each has a batch of its own.")
+    if sharding == "none":
+        return {"sharding": sharding, "world_size": 1, "interconnect": None}
+    kept = _kept("world_size")
+    st.session_state[kept["key"]] = max(2, st.session_state[kept["key"]])
+    found: dict[str, Any] = {"sharding": sharding, "world_size": st.number_input("Ranks", 2, MAX_SIZE, **kept)}
+    if network:
+        found["interconnect"] = st.selectbox(
+            "Interconnect", _with_linked("interconnect", list(LINKS)), index=None, **_kept("interconnect"),
+            accept_new_options=True, placeholder="None: search, or type 25GB/s", help="The slowest link among the ranks.",
+        )  # fmt: skip
+    return found
 
 
 def _adapter() -> dict[str, Any]:

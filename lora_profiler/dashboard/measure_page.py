@@ -102,7 +102,7 @@ def _conditions() -> Conditions:
 def _as_measured(asked: Question, conditions: Conditions) -> Question:
     """The question of the device that would be trained on; `bench` asks about no card and no engine."""
     device = conditions.device or device_here()
-    return replace(asked, options=replace(asked.options, device=device), gpu=None, engine="auto")
+    return replace(asked, options=replace(asked.options, device=device), gpu=None, interconnect=None, engine="auto")
 
 
 @cache

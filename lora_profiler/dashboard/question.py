@@ -46,13 +46,14 @@ _NEVER = ("use_dora", "use_reentrant")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A model by id, the options of a setup, a card and an engine, all as the command line takes them."""
+    """A model by id, the options of a setup, a card, a link and an engine, all as the command line takes them."""
 
     model: str = FIRST_MODEL
     revision: str = "main"
     offline: bool = False
     options: SetupOptions = field(default_factory=SetupOptions)
     gpu: str | None = None
+    interconnect: str | None = None
     engine: str = "auto"
 
     @property
@@ -65,8 +66,8 @@ class Question:
 
 
 _OPTION_NAMES = tuple(f.name for f in fields(SetupOptions) if f.name not in _NEVER and f.name != "methods")
-_OWN_NAMES = ("model", "revision", "offline", "gpu", "engine")
-_PARAMETERS = {name.replace("_", "-"): name for name in (*_OWN_NAMES, *_OPTION_NAMES)}
+OWN_NAMES = ("model", "revision", "offline", "gpu", "interconnect", "engine")
+_PARAMETERS = {name.replace("_", "-"): name for name in (*OWN_NAMES, *_OPTION_NAMES)}
 """Name in a link, which is that of the command line's option, to the name of the field."""
 
 
@@ -80,7 +81,7 @@ def to_params(question: Question) -> dict[str, list[str]]:
     if question.options.methods != options.methods:
         params["method"] = list(question.options.methods)
     for parameter, name in _PARAMETERS.items():
-        own = name in _OWN_NAMES
+        own = name in OWN_NAMES
         value = getattr(question if own else question.options, name)
         if value != getattr(default if own else options, name):
             params[parameter] = [_text(value)]
@@ -108,7 +109,7 @@ def from_params(params: Mapping[str, Sequence[str]]) -> tuple[Question, tuple[st
             if name is None:
                 known = (*_PARAMETERS, "method")
                 raise UsageError(f"There is no option {parameter[:60]!r}.{did_you_mean(parameter[:60], known)}")
-            (own if name in _OWN_NAMES else options)[name] = _READ[name](name, values[-1])
+            (own if name in OWN_NAMES else options)[name] = _READ[name](name, values[-1])
         except UsageError as e:
             complaints.append(str(e))
     question = Question(options=SetupOptions(**options), **own)
@@ -175,7 +176,7 @@ _READ: Mapping[str, Callable[[str, str], Any]] = {
         else _read_number if name in ("alpha", "dropout")
         else _read_text
     )
-    for name in (*_OWN_NAMES, *_OPTION_NAMES)
+    for name in (*OWN_NAMES, *_OPTION_NAMES)
 }  # fmt: skip
 
 
@@ -205,6 +206,8 @@ def predict_arguments(question: Question) -> list[str]:
     arguments = setup_arguments(question)
     if question.gpu is not None:
         arguments += ["--gpu", question.gpu]
+    if question.interconnect is not None:
+        arguments += ["--interconnect", question.interconnect]
     if question.engine != "auto":
         arguments += ["--engine", question.engine]
     return ["predict", *arguments, "--", question.model] if question.model.startswith("-") else [question.model, *arguments]

@@ -23,9 +23,7 @@ def compile_profile(workload: "Workload") -> "Profile":
     """A profile made now and kept in the cache. Raises UnbuildableError: a library is missing, or no profile could be trusted."""
     _check_installed()
     if workload.setup.world_size > 1:
-        raise UsageError(
-            "a profile is of a process alone; of several ranks the rules answer, or --engine traced."
-        )
+        raise UsageError("a profile is of a process alone; of several ranks the rules answer, or --engine traced.")
     from lora_profiler.compiled.evaluation import forget
     from lora_profiler.compiled.library import keep
     from lora_profiler.traced.compiler import compile_profile as compiled

@@ -15,21 +15,25 @@ from lora_profiler.traced.compiler import FLOP_PHASES, persistent, versions
 from lora_profiler.traced.flat import flat
 from lora_profiler.traced.fold import unfolded
 from lora_profiler.traced.run import Traced, trace
-from lora_profiler.workload import Workload
+from lora_profiler.workload import TrainSetup, Workload
 
 
 def predict_once(workload: Workload) -> Prediction:
     """What a trace of exactly this workload says. Raises UnbuildableError as building and tracing do."""
     traced = trace(workload, lambda asked: build_model(asked, device="meta"))
-    return replace(predict_with(profile_of(workload, traced), workload), engine="traced", traffic=_traffic(traced))
+    return replace(
+        predict_with(profile_of(workload, traced), workload), engine="traced", traffic=_traffic(traced, workload.setup)
+    )
 
 
-def _traffic(traced: Traced) -> tuple[Traffic, ...]:
+def _traffic(traced: Traced, setup: TrainSetup) -> tuple[Traffic, ...]:
+    """Of all micro-batches, of which two are traced; DDP sends after the last one alone."""
+    whole, part = (1, 1) if setup.sharding == "ddp" else (setup.accumulation, min(setup.accumulation, 2))
     sizes: dict[tuple[Collective, Phase], list[int]] = {}
     for sent in traced.sent:
         sizes.setdefault((sent.collective, sent.phase), []).append(sent.size_bytes)
     return tuple(
-        Traffic(collective=collective, phase=phase, count=len(found), size_bytes=sum(found))
+        Traffic(collective=collective, phase=phase, count=len(found) * whole // part, size_bytes=sum(found) * whole // part)
         for (collective, phase), found in sizes.items()
     )
 

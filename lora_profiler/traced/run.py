@@ -7,11 +7,12 @@ the same instants.
 import gc
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import _disable_current_modes
 
 from lora_profiler import modeling
@@ -245,10 +246,11 @@ class _Run:
             self._enter("setup")
             batch = self._batch()
             self._tracer.listener = self._listener if step == 2 and micro == accumulation - 1 else None
-            self._enter("forward")
-            loss = self._forward(batch)
-            self._enter("backward")
-            loss.backward()  # type: ignore[no-untyped-call]
+            with self._unsent() if micro < accumulation - 1 else nullcontext():
+                self._enter("forward")
+                loss = self._forward(batch)
+                self._enter("backward")
+                loss.backward()  # type: ignore[no-untyped-call]
             self._tracer.listener = None
             self._claim_gradients()
             summed = loss.detach() if accumulation == 1 else summed + loss.detach()
@@ -258,6 +260,11 @@ class _Run:
         self._enter("zero")
         self._optimizer.zero_grad(set_to_none=True)
         return summed  # type: ignore[no-any-return]
+
+    def _unsent(self) -> AbstractContextManager[None]:
+        """Inside, DDP keeps gradients to itself; FSDP sends its own after every micro-batch."""
+        model = self._forward_model
+        return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
     def _forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         handle = self._head.register_forward_hook(self._logits_made) if self._head is not None else None
