@@ -215,7 +215,7 @@ def _line(row: Row) -> str:
     cells = [
         name_of(row.record.workload),
         m.status,
-        _alike([sum(r.persistent_bytes.values()) for r in m.ranks]),
+        _alike([sum(size for c, size in r.persistent_bytes.items() if c != "buffers") for r in m.ranks]),
         _alike([r.peak_requested_bytes or 0 for r in m.ranks]),
         "" if imbalance is None else f"{100 * imbalance:.2f} %",
         "" if row.prediction is None else f"{row.prediction.peak.total_bytes:,}",
