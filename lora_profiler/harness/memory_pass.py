@@ -96,11 +96,11 @@ def memory_pass(training: Training, conditions: Conditions, result: MemoryResult
 
 @contextmanager
 def _as_memory_allows(training: Training) -> Iterator[None]:
-    """Ends the block where it runs out of memory, and lets go of what it left."""
+    """Ends the block where it runs out of memory, and lets go of what it left. Of several ranks the others would wait for ever."""
     try:
         yield
     except Exception as error:
-        if not is_out_of_memory(error):
+        if not is_out_of_memory(error) or training.setup.world_size > 1:
             raise
     else:
         return

@@ -168,11 +168,18 @@ class _Ended:
         self.last = heartbeat
         return True
 
-    def furthest_behind(self) -> Heartbeat | None:
+    def furthest_behind(self, world_size: int) -> Heartbeat | None:
         """Where the one rank stands that has come less far than all others; None if there is no such rank."""
-        by_progress = sorted(self.ranks.values(), key=len)
-        behind = by_progress[0] if len(by_progress) > 1 and len(by_progress[0]) < len(by_progress[1]) else None
-        return behind[-1] if behind else None
+        if world_size == 1 or self.last.phase == "reference":
+            return None
+        first, second, *_ = sorted(range(world_size), key=self._progress_of)
+        if self._progress_of(first) == self._progress_of(second):
+            return None
+        heard = self.ranks.get(first)
+        return heard[-1] if heard else Heartbeat(phase="start", rank=first)
+
+    def _progress_of(self, rank: int) -> int:
+        return len(self.ranks.get(rank, ()))
 
 
 def _run(
@@ -282,15 +289,15 @@ def _signal_group(process: "subprocess.Popen[bytes]", what: int) -> None:
 def _failed(case: Case, ended: _Ended, log: str, started: str) -> Record:
     status: Status = "crash"
     reason = f"the measured process ended with exit code {ended.exit_code} and left no result"
-    last = ended.last
+    last, rank = ended.last, None
     if ended.interrupted:
         status, reason = "interrupted", "interrupted from outside"
     elif ended.timed_out:
         status, reason = "timeout", "the time limit passed; the process was ended"
-        behind = ended.furthest_behind()
+        behind = ended.furthest_behind(case.workload.setup.world_size)
         if behind is not None:
-            last = behind
-            reason = f"the time limit passed while all waited for rank {behind.rank}; the processes were ended"
+            last, rank = behind, behind.rank
+            reason = f"the time limit passed while all waited for rank {rank}; the processes were ended"
     elif ended.killed_for_memory:
         status, reason = "host_oom", "the kernel ended the process because the machine ran out of memory"
     elif ended.unreadable is not None:
@@ -302,7 +309,7 @@ def _failed(case: Case, ended: _Ended, log: str, started: str) -> Record:
         phase=last.phase,
         step=last.step,
         exit_code=ended.exit_code,
-        rank=last.rank if case.workload.setup.world_size > 1 and last is not ended.last else None,
+        rank=rank,
         log=without_paths(log)[-1500:] or None if status == "crash" else None,
     )
     return Record(
