@@ -50,13 +50,18 @@ def learn(page: Any, address: str) -> None:
     page.locator(".js-plotly-plot").first.wait_for()
 
 
+def evidence(page: Any, address: str) -> None:
+    page.goto(f"{address}/?page=evidence")
+    page.locator("[data-testid=stDataFrame] canvas").first.wait_for()
+
+
 def catalogue(page: Any, address: str) -> None:
     page.goto(f"{address}/?page=catalogue")
     page.locator("[data-testid=stDataFrame] canvas").nth(1).wait_for()
 
 
 SHOWN: dict[str, Callable[[Any, str], None]] = {
-    "predict": predict, "compare": compare, "measure": measure, "learn": learn, "catalogue": catalogue,
+    "predict": predict, "compare": compare, "measure": measure, "evidence": evidence, "learn": learn, "catalogue": catalogue,
 }  # fmt: skip
 
 

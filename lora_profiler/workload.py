@@ -152,6 +152,8 @@ class TrainSetup:
             raise UsageError(f"a world of {self.world_size} ranks needs to know what they share; add --sharding ddp or fsdp.")
         if self.world_size == 1 and self.sharding != "none":
             raise UsageError(f"sharding {self.sharding} needs several ranks; add --world-size 2 or more.")
+        if self.world_size > 1 and self.loss != "plain":
+            raise UsageError(f"the {self.loss} loss is known of one process only; leave out one of --loss and --world-size.")
         if self.quantization is not None and self.lora is None:
             raise UsageError("a 4-bit base cannot be trained in full; add a LoRA adapter (method qlora).")
         if self.optimizer in ("adamw_8bit", "adafactor") and self.optimizer_impl == "fused":

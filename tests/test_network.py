@@ -7,12 +7,15 @@ import pytest
 from click.testing import CliRunner
 from jsonschema import validate
 
-from lora_profiler.catalog import find_model
+from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.cli import root
 from lora_profiler.errors import UsageError
+from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.network import LINKS, communication, find_network
+from lora_profiler.report.communication import sending_lines, step_bounds
 from lora_profiler.report.payload import predict_schema
+from lora_profiler.units import seconds_text
 from lora_profiler.workload import LoraConfig, Sharding, TrainSetup, Workload
 
 WORLD = 8
@@ -74,3 +77,16 @@ def test_the_command_shows_and_prints_what_is_sent() -> None:
 def test_a_link_without_ranks_is_refused() -> None:
     result = CliRunner().invoke(root, ["predict", "gpt2", "--interconnect", "nvlink4"])
     assert isinstance(result.exception, UsageError)
+
+
+def test_a_line_tells_what_sending_adds_to_a_step() -> None:
+    model = find_model("SmolLM2-135M", offline=True)
+    card = find_gpu("h100_sxm_80gb")
+    (answer,) = answers([Workload(model=model, setup=SETUP)], card, network=find_network("1GB/s"))
+    bounds = step_bounds(answer)
+    assert bounds is not None
+    (line,) = sending_lines([answer])
+    assert line.startswith("full: a rank sends ")
+    assert line.endswith(f"with it a step takes {seconds_text(bounds[0])} to {seconds_text(bounds[1])}.")
+    (alone,) = answers([Workload(model=model, setup=SETUP)], card)
+    assert "--interconnect adds" in sending_lines([alone])[-1]

@@ -100,7 +100,7 @@ def _activity(plan: Plan, at: Values) -> dict[str, tuple[int, int]]:
         if saved or flops:
             result[name] = (before[0] + saved, before[1] + flops)
 
-    checkpointing = plan.workload.setup.checkpointing
+    model, checkpointing = plan.workload.model, plan.workload.setup.checkpointing
     for run in (plan.forward.embed, plan.forward.head):
         for scope, (saved, flops) in _by_scope(run, at, keeps=True, repeats=False).items():
             note(scope or "model", saved, flops)
@@ -114,6 +114,8 @@ def _activity(plan: Plan, at: Values) -> dict[str, tuple[int, int]]:
                 note(f"{name}.{scope}" if scope else name, saved, flops)
     note("attention_mask" if checkpointing else "rotary_emb", plan.kept.shared.evaluate(*at), 0)
     note("loss", plan.kept.loss.evaluate(*at), 0)
+    if (chunks := plan.forward.chunks) is not None:
+        note(model.output_embedding or "loss", 0, (chunks.forward_flops + chunks.backward_flops).evaluate(*at))
     return result
 
 

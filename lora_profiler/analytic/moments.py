@@ -11,6 +11,7 @@ from functools import partial
 from lora_profiler.algebra.front import undominated
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, constant, total
 from lora_profiler.analytic.families import Family
+from lora_profiler.analytic.losses import SCALAR
 from lora_profiler.analytic.optimizers import step_temporary_candidates, total_state_bytes
 from lora_profiler.analytic.ranks import Ranks
 from lora_profiler.analytic.structure import ForwardPass, LayerRun
@@ -80,7 +81,7 @@ class Activations:
 
 def activations(forward: ForwardPass, family: Family, workload: Workload, kernel: str, batch_is_one: bool) -> Activations:
     setup, config = workload.setup, workload.model.config
-    vocab = forward.logits.elements
+    vocab, chunks = forward.logits.elements, forward.chunks
     labels = (S + 1) * 8 if batch_is_one else TOKENS * 8
     shared, held = forward.shared(), ZERO
     used = {family.window(config, i) for i in range(forward.num_layers)}
@@ -109,7 +110,7 @@ def activations(forward: ForwardPass, family: Family, workload: Workload, kernel
         layers=layers,
         head=forward.head.saved_bytes,
         capped=_kept_by_softcapping(forward, workload),
-        loss=vocab * 4 + labels + 4,
+        loss=vocab * 4 + labels + 4 if chunks is None else chunks.made + chunks.trained if chunks.fused else labels + SCALAR,
         labels=labels,
         ids=TOKENS * 8 if trains_ids else ZERO,
         held=held,
@@ -162,6 +163,9 @@ def moments(
         activations=stored,
         logits_and_loss=kept_of_logits - kept.labels + logits.elements * 8 + 4,
     )
+    in_loss: tuple[tuple[Candidate, ...], tuple[Candidate, ...]] = ((end_of_forward,), (loss_backward,))
+    if forward.chunks is not None:
+        in_loss = _in_chunks(forward, stored, kept, running, setup.accumulation > 1)
 
     # the gradient of a leaf stays, and with it the leaf, until the loss is dropped
     leaf = forward.leaf.bytes * 2 if forward.leaf is not None else ZERO
@@ -171,11 +175,51 @@ def moments(
     ]
     return {
         "setup": (setup_moment,),
-        "end_of_forward": (end_of_forward,),
-        "loss_backward": (loss_backward,),
+        "end_of_forward": in_loss[0],
+        "loss_backward": in_loss[1],
         "optimizer_step": tuple(step),
         **_inside_layers(forward, kept, ranks, running, workload),
     }
+
+
+def _in_chunks(
+    forward: ForwardPass, stored: Polynomial, kept: Activations, running: Breakdown, accumulates: bool
+) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...]]:
+    """(end of forward, loss's backward) where the head runs in chunks.
+
+    The gradients of the head's own weights become those of the parameters, unless there are some already or autocast lowered
+    the weights: then they are converted at the end of the loss's backward, while the lowered ones still exist.
+    """
+    chunks = forward.chunks
+    assert chunks is not None
+    owned: Category = "logits_and_loss" if accumulates or chunks.lowered else "gradients"
+    hidden = chunks.hidden.bytes
+    if not chunks.fused:
+        stored = stored - chunks.copied  # saved, but the loss's own
+    ahead = stored + kept.cached
+    if chunks.hidden.storage not in forward.head.saved:
+        ahead = ahead + hidden
+
+    def found(activations: Polynomial, rest: Polynomial, stages: Iterable[Polynomial], makes: bool) -> list[Candidate]:
+        more = {owned: chunks.trained} if makes else {}
+        held = candidate(running, activations=activations, **more).bytes
+        return [candidate(held, logits_and_loss=rest + stage + chunks.made * makes) for stage in stages]
+
+    labels = kept.labels + chunks.copied + 2 * SCALAR
+    if chunks.fused:
+        end = found(ahead, labels, chunks.gradients(), True)
+        back = found(stored, constant(2 * SCALAR), [ZERO], True)
+    else:
+        end = found(ahead, labels, [chunks.losses()], False)
+        back = found(stored, labels + 2 * SCALAR, chunks.gradients(), True)
+    if chunks.lowered:
+        left = stored if chunks.fused else stored - hidden
+        own: dict[Category, Polynomial] = {"logits_and_loss" if accumulates else "gradients": chunks.parameter_gradients}
+        wide = forward.hidden.bytes if chunks.hidden is not forward.hidden else ZERO
+        for more in (chunks.trained, wide):
+            held = candidate(running, activations=left, **own).bytes
+            back.append(candidate(held, logits_and_loss=chunks.made + more + 2 * SCALAR))
+    return _undominated(end), _undominated(back)
 
 
 def _kept_by_softcapping(forward: ForwardPass, workload: Workload) -> Polynomial:
@@ -248,7 +292,7 @@ def _inside_layers(
         if workload.setup.accumulation > 1:
             return ZERO
         layers = total(x.run.gradient_bytes * sum(i > above for i in x.indices) for x in forward.layers)
-        return forward.head.gradient_bytes + layers
+        return forward.head_gradient_bytes + layers
 
     def stored(*, below: int) -> Polynomial:
         return total(per_layer[id(x)] * sum(i < below for i in x.indices) for x in forward.layers)
@@ -259,12 +303,14 @@ def _inside_layers(
         return [candidate(alive, activations=below, temporaries=size, **more) for size in inside]
 
     unreduced = forward.head.gradient_bytes if ranks.is_sharded else ZERO
+    from_chunks = forward.chunks.parameter_gradients if forward.chunks and workload.setup.accumulation == 1 else ZERO
     ahead: list[Candidate] = []
     last = [
         candidate(
             beside(running, ranks.before_layers),
             activations=ends + stored(below=forward.num_layers),
             temporaries=inside,
+            gradients=from_chunks,
         )
         for inside in forward.head.backward_candidates
     ]
@@ -293,12 +339,12 @@ def _inside_layers(
 def _embedding_backward(forward: ForwardPass, ranks: Ranks, running: dict[Category, Polynomial], workload: Workload) -> Candidate:
     """All gradients, the embedding output's among them.
 
-    A tied head's gradient, the embedding's and their sum coexist; where autocast converted the head's gradient, it belongs to
-    nobody else and takes the embedding's in.
+    A tied head's gradient, the embedding's and their sum coexist; where autocast converted the head's gradient or chunks made it,
+    it belongs to nobody else and takes the embedding's in.
     """
     head = next((module for name, module in workload.model.modules() if name == workload.model.output_embedding), None)
     tied = head is not None and head.weights[0].tied_to is not None
-    converted = bool(forward.head.cached)
+    owned = bool(forward.head.cached) or forward.chunks is not None
     size = head.weights[0].numel * ITEMSIZE[forward.embed.output.dtype] if head and tied else 0
     gradients, unreduced = ranks.state.gradient_bytes, ZERO
     if ranks.is_sharded:
@@ -308,7 +354,7 @@ def _embedding_backward(forward: ForwardPass, ranks: Ranks, running: dict[Catego
         beside(running, ranks.in_embedding),
         gradients=ZERO if workload.setup.accumulation > 1 else gradients,
         logits_and_loss=constant(8),
-        temporaries=forward.embed.output.bytes + unreduced + (size if converted else 2 * size),
+        temporaries=forward.embed.output.bytes + unreduced + (size if owned else 2 * size),
     )
 
 

@@ -13,6 +13,7 @@ from lora_profiler.algebra.polynomial import ZERO, Polynomial, total
 from lora_profiler.algebra.table import Table
 from lora_profiler.analytic.attention import resolve_kernel
 from lora_profiler.analytic.families import Family, family_of
+from lora_profiler.analytic.losses import chunk_fact
 from lora_profiler.analytic.moments import Activations, Candidate, Moments, activations, moments, persistent_only
 from lora_profiler.analytic.persistent import Persistent, adapter_dtype, persistent, rest_dtype
 from lora_profiler.analytic.pieces import ranks_of
@@ -75,7 +76,8 @@ def plan_for(workload: Workload) -> Plan:
         ),
         setup.quantization, setup.dtype, setup.precision, setup.optimizer, setup.optimizer_impl, setup.checkpointing,
         setup.attention, setup.device, setup.accumulation > 1, setup.batch_size == 1, setup.seq_len == 1,
-        setup.world_size, setup.sharding, tuple([setup.seq_len >= w for w in windows]) if windows else (),
+        setup.world_size, setup.sharding, setup.loss, chunk_fact(workload),
+        tuple([setup.seq_len >= w for w in windows]) if windows else (),
     )  # fmt: skip
     plan = _PLANS.get(key)
     if plan is None:
@@ -171,6 +173,8 @@ def _rules(workload: Workload, family: Family, kernel: str) -> Rules:
         seq_is_one=setup.seq_len == 1,
         input_grads=setup.checkpointing and setup.lora is not None,
         window_filled=filled,
+        chunk_rows=chunk_fact(workload),
+        fused_loss=setup.loss == "fused",
     )
 
 
@@ -179,5 +183,7 @@ def _flops(forward: ForwardPass, setup: TrainSetup) -> tuple[Polynomial, Polynom
     runs = [(forward.embed, 1), *((x.run, len(x.indices)) for x in forward.layers), (forward.head, 1)]
     ahead = total(node.forward_flops * n for run, n in runs for node in run.nodes)
     back = total(node.backward_flops * n for run, n in runs for node in run.nodes)
+    if forward.chunks is not None:
+        ahead, back = ahead + forward.chunks.forward_flops, back + forward.chunks.backward_flops
     again = total(x.run.recompute_flops * len(x.indices) for x in forward.layers) if setup.checkpointing else Polynomial({})
     return ahead, back, again

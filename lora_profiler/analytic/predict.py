@@ -168,6 +168,12 @@ def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
     found.append(f"No padding mask, equal lengths; attention kernel: {plan.kernel}.")
     if setup.world_size > 1:
         found.append(_SHARED[setup.sharding])
+    if plan.forward.chunks is not None:
+        rows = plan.forward.chunks.rows.evaluate(*values(workload))
+        found.append(
+            f"The {setup.loss} loss makes the logits of {rows:,} tokens at a time, as measuring does; other code for it may hold "
+            "other copies."
+        )
     if plan.kernel == "math" and setup.attention == "auto" and setup.device == "cuda":
         found.append("float32 with grouped heads is taken to fall to SDPA's math kernel, which keeps b x heads x s x s scores.")
     if setup.device == "cuda":

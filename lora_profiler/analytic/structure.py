@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from lora_profiler.adapters import Adapter
-from lora_profiler.algebra.polynomial import TOKENS, Polynomial, total
+from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, total
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.liveness import backward_bytes, forward_bytes, waiting_gradients
+from lora_profiler.analytic.losses import ChunkedHead, chunked_head
 from lora_profiler.analytic.tensors import Node, Rules, Storage, Tensor
 from lora_profiler.model_spec import ModelSpec, Module, Stack
 
@@ -90,7 +91,8 @@ class ForwardPass:
     """The whole forward pass: embeddings, distinct layers in order of first occurrence, norm and head up to the logits.
 
     `leaf` is the embeddings' output where checkpointing makes it require grad although nothing before it trains. `hidden` is
-    the last hidden state, which the model's output object keeps alive until the loss is known.
+    the last hidden state, which the model's output object keeps alive until the loss is known. With `chunks` there are never all
+    `logits`, and what stands for them is the hidden state.
     """
 
     embed: Run
@@ -100,6 +102,11 @@ class ForwardPass:
     hidden: Tensor
     logits: Tensor
     num_layers: int
+    chunks: ChunkedHead | None
+
+    @property
+    def head_gradient_bytes(self) -> Polynomial:
+        return self.head.gradient_bytes + (self.chunks.parameter_gradients if self.chunks else ZERO)
 
     def shared(self) -> dict[str, Polynomial]:
         result: dict[str, Polynomial] = {}
@@ -143,11 +150,17 @@ def forward_pass(
     op = Ledger(rules, root, outside, trainable)
     start = Tensor(x.elements, x.dtype, x.requires_grad, Storage(x.bytes))
     hidden = family.norm(op, start, config)
-    logits = family.head(op, hidden, config)
+    chunks = None
+    if rules.chunk_rows is None:
+        logits = family.head(op, hidden, config)
+    else:
+        chunks = chunked_head(op, hidden, spec, fused=rules.fused_loss, rows=rules.chunk_rows)
+        logits = chunks.hidden
     head = Run(op.nodes, op.saved, start, logits, promotes, op.scalars, _copies(op))
     return ForwardPass(
-        embed=embed, leaf=leaf, layers=tuple(runs.values()), head=head, hidden=hidden, logits=logits, num_layers=len(stack.order)
-    )
+        embed=embed, leaf=leaf, layers=tuple(runs.values()), head=head, hidden=hidden, logits=logits, num_layers=len(stack.order),
+        chunks=chunks,
+    )  # fmt: skip
 
 
 def _copies(op: Ledger) -> tuple[Storage, ...]:

@@ -72,7 +72,8 @@ class Rules:
     `rest_dtype` is the dtype of what is not quantised, and so of the residual stream; `head` the output layer, which never
     is. `autocast`: matrix products and attention run in bfloat16 whatever their inputs are. `input_grads`: checkpointing
     makes the embeddings' output require grad. `window_filled` are the layers whose sliding window the sequence fills, which
-    therefore get an explicit mask.
+    therefore get an explicit mask. `chunk_rows`: tokens that the head takes at a time, None for all logits at once
+    (`losses.chunk_fact`); with `fused_loss` it makes its gradients in forward.
     """
 
     device: str
@@ -88,3 +89,5 @@ class Rules:
     seq_is_one: bool
     input_grads: bool
     window_filled: frozenset[int] = frozenset()
+    chunk_rows: int | None = None
+    fused_loss: bool = False

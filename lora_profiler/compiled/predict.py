@@ -125,8 +125,9 @@ def _assumptions(workload: Workload, profile: Profile) -> tuple[str, ...]:
     made = ", ".join(f"{name} {profile.versions[name]}" for name in ("torch", "transformers", "peft") if name in profile.versions)
     whole = any(layers == profile.num_layers for layers, *_ in profile.checked)
     checked = "a fresh trace of the whole model" if whole else "a fresh trace of other sizes and depth"
+    how = f"compiled; {checked} agreed event by event" if profile.checked else "at exactly this size"
     found = [
-        f"The real step traced without data by {made}, compiled; {checked} agreed event by event.",
+        f"The real step traced without data by {made}, {how}.",
         "Bytes that live tensors ask for; allocator rounding, workspaces and the CUDA context come on top.",
         f"No padding mask, equal lengths; attention kernel: {' and '.join(profile.kernels) or 'eager'}.",
     ]

@@ -17,6 +17,7 @@ from lora_profiler.planning.likely import likely_peak
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Paragraph, Table
 from lora_profiler.report.charts.layer_bars import LayerQuantity
+from lora_profiler.report.communication import communication_lines, sending_lines
 from lora_profiler.report.evidence import likely_lines
 from lora_profiler.report.explain import explain_blocks
 from lora_profiler.report.layers import layer_blocks
@@ -58,6 +59,7 @@ def _draw(found: Answered) -> None:
     parts.figure(figures.composition(found.answers, parts.theme()), "composition", _composition_words(found.answers))
     _likely(found)
     _time(found)
+    _sending(found)
     _detail(found)
     _layers(found)
     parts.section("In numbers")
@@ -67,7 +69,11 @@ def _draw(found: Answered) -> None:
     with parts.drawer("How each number was worked out", "explain") as is_open:
         if is_open:
             parts.blocks(block for a in found.answers for block in explain_blocks(a.prediction, a.levers))
-    told = {*time_lines(found.answers), *likely_lines(found.predictions)}  # they stand beside their figure and their table
+    told = {
+        *time_lines(found.answers),
+        *communication_lines(found.answers),
+        *likely_lines(found.predictions),
+    }  # they stand beside their figure and their table
     parts.small(*(line for block in closing for line in block.lines if line not in told))
     parts.section("Take it along")
     parts.downloads("predict", offers.of_answers(found))
@@ -101,6 +107,13 @@ def _time(found: Answered) -> None:
         parts.note(*lines)
     else:
         parts.figure(drawn, "times", f"Stacked bars of where the time of one step goes. {time_words(found.answers)}.")
+        parts.small(*lines)
+
+
+def _sending(found: Answered) -> None:
+    """What ranks send each other in a step; nothing where there is one process."""
+    if lines := sending_lines(found.answers):
+        parts.section("Between the ranks")
         parts.small(*lines)
 
 

@@ -96,7 +96,7 @@ def memory_pass(training: Training, conditions: Conditions, result: MemoryResult
 
 @contextmanager
 def _as_memory_allows(training: Training) -> Iterator[None]:
-    """Ends the block where it runs out of memory, and lets go of what it left. Of several ranks the others would wait for ever."""
+    """Ends the block where it runs out of memory, and lets go of what it left; not of several ranks, since the others would wait."""
     try:
         yield
     except Exception as error:
@@ -295,9 +295,10 @@ class _Steps:
         self.persistent |= ownership.sizes(ownership.owned(self._training), self._training.setup.device)
 
     def _note(self, step: int, logits: torch.Tensor) -> None:
-        """Called as soon as the logits exist."""
+        """Called as soon as the logits exist; on a loss path without all of them, as soon as the head is reached."""
         self._recorder.mark(step, "forward", _LOGITS)
-        self._instants.append((step, _LOGITS, self._key(ownership.storage_of(logits)), "logits_and_loss"))
+        if self._training.setup.loss == "plain":
+            self._instants.append((step, _LOGITS, self._key(ownership.storage_of(logits)), "logits_and_loss"))
         if logits.requires_grad:
             logits.register_hook(lambda _: self._recorder.mark(step, "backward", LOGITS_GRADIENT))  # type: ignore[no-untyped-call]
 

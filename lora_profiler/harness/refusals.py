@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.harness.nvml import open_cards, open_device
 from lora_profiler.harness.visible_device import visible_entries
+from lora_profiler.loss_paths import check_loss
 from lora_profiler.record import Conditions
 from lora_profiler.workload import FULLY_SHARDED, Sharding, Workload
 
@@ -63,8 +64,7 @@ def refuse(
     longest = model.config.get("max_position_embeddings")
     if model.model_type in LEARNED_POSITIONS and longest is not None and setup.seq_len > longest:
         raise UsageError(f"{model.id} has a table of {longest:,} positions, not {setup.seq_len:,}; take a shorter --seq-len.")
-    if setup.loss != "plain":
-        raise UsageError(f"the {setup.loss} loss cannot be measured; leave --loss out.")
+    check_loss(workload)
     if setup.world_size > 1:
         _refuse_ranks(workload, conditions, devices)
     if not 0 <= conditions.padding < 1 or round(setup.seq_len * conditions.padding) >= setup.seq_len:
@@ -96,6 +96,10 @@ def _refuse_ranks(workload: Workload, conditions: Conditions, devices: Callable[
         raise UsageError(f"sharding {setup.sharding} cannot be measured; take {', '.join(MEASURED_SHARDINGS)}.")
     if setup.device not in ("cpu", "cuda"):
         raise UsageError(f"several ranks are measured on cuda or cpu, not on {setup.device}.")
+    if setup.loss != "plain":
+        raise UsageError(
+            f"the {setup.loss} loss multiplies by the head outside the module that ranks share; leave --loss out, or --nproc."
+        )
     if setup.device == "cuda":
         found = devices()
         if found is not None and found < setup.world_size:

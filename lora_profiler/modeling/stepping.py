@@ -8,6 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lora_profiler.errors import UnbuildableError
+from lora_profiler.modeling.losses import loss_without_logits
 from lora_profiler.modeling.third_party import require
 from lora_profiler.workload import TrainSetup
 
@@ -52,12 +53,15 @@ def forward_loss(model: torch.nn.Module, setup: TrainSetup, batch: Mapping[str, 
     """The loss of one micro-batch, in the graph; the outputs, logits among them, are not held.
 
     `batch` has input_ids and labels on the model's device, and attention_mask only where something is padded. Precision
-    "amp" runs the forward pass under bfloat16 autocast. Raises UnbuildableError for a class of models without a loss.
+    "amp" runs the forward pass under bfloat16 autocast. Raises UnbuildableError for a class of models without a loss, UsageError
+    for one that the loss path of `setup` cannot take.
     """
     amp: AbstractContextManager[Any] = nullcontext()
     if setup.precision == "amp":
         amp = torch.autocast(setup.device, torch.bfloat16)
     with amp:
+        if setup.loss != "plain":
+            return loss_without_logits(model, setup, batch)
         loss: torch.Tensor | None = getattr(model(**batch, use_cache=False), "loss", None)
     if loss is None:
         raise UnbuildableError(f"{type(model).__name__} returns no loss to train on; ask about a class with a head.")

@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING
 
 from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.loss_paths import check_loss, no_profile
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.prediction import Prediction
-from lora_profiler.workload import TrainSetup, Workload
+from lora_profiler.workload import Workload
 
 if TYPE_CHECKING:
     from lora_profiler.algebra import Polynomial
@@ -67,7 +68,10 @@ def windows_of(model: ModelSpec) -> tuple[int, ...]:
 
 
 def follow_up(prediction: Prediction, engine: str) -> str:
-    """The engine for questions that compare with `prediction`: where rules do not know the activations, profiles alone answer."""
+    """The engine for questions that compare with `prediction`: where rules do not know the activations, profiles alone answer;
+    where no profile holds the loss path, rules alone do."""
+    if engine in ("compiled", "traced") and prediction.workload.setup.loss != "plain" and rules_know(prediction.workload):
+        return "analytic"
     if engine == "auto" and prediction.engine != "analytic" and not rules_know(prediction.workload):
         return "compiled"
     return engine
@@ -86,15 +90,19 @@ def check_engine(engine: str) -> None:
         raise UsageError(f"engine is {engine!r}; accepted: {', '.join(ENGINES)}.{did_you_mean(engine, ENGINES)}")
 
 
-def _check_setup(setup: TrainSetup) -> None:
-    """Raises UsageError for a setup that no answerer knows."""
-    if setup.loss != "plain":
-        raise UsageError(f"no engine predicts the {setup.loss} loss; leave --loss out.")
+def _check_setup(workload: Workload, engine: str) -> None:
+    """Raises UsageError for a setup that no answerer knows, or not the one that is asked."""
+    setup = workload.setup
+    check_loss(workload)
+    if setup.loss != "plain" and engine == "compiled":
+        raise no_profile(setup.loss)
+    if setup.world_size > 1 and engine == "compiled":
+        raise UsageError("a profile is of a process alone; of several ranks the rules answer, or --engine traced.")
 
 
 def _resolved(workload: Workload, engine: str) -> str:
     check_engine(engine)
-    _check_setup(workload.setup)
+    _check_setup(workload, engine)
     if engine != "auto":
         return engine
     from lora_profiler.compiled import has_profile

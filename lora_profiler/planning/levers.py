@@ -113,6 +113,10 @@ def _changes(workload: Workload, prediction: Prediction, besides: Collection[str
         )
     if setup.dtype == "float32" and setup.precision == "pure":
         yield change("bfloat16 weights", "--dtype bfloat16", "trains in 16 bit", replace(setup, dtype="bfloat16"))
+    if setup.loss != "fused" and setup.world_size == 1 and peak.moment in ("end_of_forward", "loss_backward"):
+        fused_loss = replace(setup, loss="fused")
+        price = "leaves no logits to look at"
+        yield change("a fused loss", "--loss fused", price, fused_loss, "logits_and_loss", "activations", "temporaries")
     if setup.attention in ("eager", "math"):
         fast = replace(setup, attention="auto")
         yield change("SDPA attention", "--attention auto", "none known", fast, "activations", "temporaries")

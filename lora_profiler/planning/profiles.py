@@ -20,4 +20,6 @@ def variants(workload: Workload) -> Iterator[Workload]:
 
 def is_worth_a_trace(workload: Workload) -> bool:
     """Whether neither rules nor a profile know the model's activations, and what a trace needs is installed."""
-    return workload.setup.world_size == 1 and not missing() and not rules_know(workload) and not has_profile(workload)
+    if workload.setup.loss != "plain" or workload.setup.world_size > 1:  # no profile could hold it
+        return False
+    return not missing() and not rules_know(workload) and not has_profile(workload)

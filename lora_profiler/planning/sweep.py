@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any
 
 from lora_profiler.algebra.front import undominated
 from lora_profiler.algebra.polynomial import Exponents, Polynomial
 from lora_profiler.errors import UsageError
+from lora_profiler.loss_paths import head_of
 from lora_profiler.planning.engine import peak_polynomials, rules_know, windows_of
 from lora_profiler.workload import MAX_SIZE, Workload
 
@@ -22,6 +23,13 @@ _EXACT_FLOAT = 2**53
 """Below this every whole number is a float64, and float64 arithmetic on whole numbers is exact; processors do it faster."""
 
 
+Key = tuple[int, int, int, int]
+"""Facts that hold: batch (1, or 2 for any other), first length of a span, rank where that is a fact (else any), and tokens of a
+chunk of the loss where they are one (else 0)."""
+Matrix = tuple[list[Exponents], Any]
+"""Monomials, and a row of coefficients for each polynomial that can be the peak."""
+Example = tuple[int, int]
+"""Batch and sequence at which the facts of a key hold."""
 _TOKEN_STEPS = (1, 512, 4096, 32768, MAX_SIZE**2)
 
 
@@ -86,28 +94,36 @@ class _Plans:
         self.spans = [(first, after) for first, after in spans if first <= s1 and after > s0]
         """Lengths [first, after) for which the same rules hold: one token, a window not yet filled, a filled one."""
         self.rank_is_fact = workload.setup.optimizer == "adamw_8bit" and workload.setup.lora is not None
-        self._matrices: dict[tuple[int, int, int], tuple[list[Exponents], Any]] = {}
-        samples = {min(b0, 2), min(b1, 2)}
-        largest = max(p.evaluate(b1, s1, r1) for b in samples for s, _ in self.spans for p in self._polynomials((b, s, r1)))
+        self._chunked = workload.setup.loss != "plain" and rules_know(workload)
+        self._matrices: dict[Key, Matrix] = {}
+        corners = [(b1, s1)] if self._chunked else [(b, s) for b in {min(b0, 2), min(b1, 2)} for s, _ in self.spans]
+        largest = max(p.evaluate(b1, s1, r1) for b, s in corners for p in self._polynomials((min(b, 2), s, r1, 0), (b, s)))
         if largest >= 2**63:
             raise UsageError("these sizes need more than 2^63 bytes; lower the largest.")
         self.dtype = "float64" if largest < _EXACT_FLOAT else "int64"
 
-    def _polynomials(self, key: tuple[int, int, int]) -> list[Polynomial]:
-        """What can be the peak from the smallest sizes on, where the facts of `key` hold."""
-        batch, first, rank = key
+    def chunks(self, b: Any, s: Any) -> Any:
+        """Tokens of a chunk of the loss at each point; 0 where they are no fact."""
+        head = head_of(self.workload.model) if self._chunked else None
+        if head is None or head.out_features is None or head.in_features is None or head.out_features <= head.in_features:
+            return self.np.zeros((1,) * max(b.ndim, s.ndim))
+        parts = self.np.ceil(b * s / -(-head.out_features // head.in_features))
+        return self.np.exp2(self.np.frexp(parts - 1)[1])  # the exponent is the bit length
+
+    def _polynomials(self, key: Key, example: Example) -> list[Polynomial]:
+        """What can be the peak from the smallest sizes on, where the facts of `key` hold, as they do at `example`."""
+        batch, first, rank, _ = key
         setup = self.workload.setup
         lora = replace(setup.lora, r=rank) if setup.lora and self.rank_is_fact else setup.lora
-        asked = replace(self.workload, setup=replace(setup, batch_size=batch, seq_len=first, lora=lora))
+        asked = replace(self.workload, setup=replace(setup, batch_size=example[0], seq_len=example[1], lora=lora))
         corner = max(self.low[0], batch), max(self.low[1], first), self.low[2]
         shifted = {p.shifted(*corner): p for p in peak_polynomials(asked, self._engine)}
         return [shifted[p] for p in undominated(shifted)]
 
-    def matrix(self, key: tuple[int, int, int]) -> tuple[list[Exponents], Any]:
-        """`key`: batch (1, or 2 for any other), first length of a span, rank where that is a fact (else any)."""
+    def matrix(self, key: Key, example: Example) -> Matrix:
         found = self._matrices.get(key)
         if found is None:
-            polynomials = self._polynomials(key)
+            polynomials = self._polynomials(key, example)
             monomials = sorted({e for p in polynomials for e in p.nonzero()})
             rows = [[p.terms.get(e, 0) for e in monomials] for p in polynomials]
             found = self._matrices[key] = monomials, self.np.array(rows, self.dtype)
@@ -124,45 +140,55 @@ def _fill(plans: _Plans, result: Any, arrays: list[Any]) -> None:
             _fill(plans, result[index], [a[index] if a.shape[axis] > 1 else a for a in arrays])
         return
     for where, key in _facts(plans, *arrays):
+        coefficients = plans.matrix(key, _example(plans, where, key, arrays))
         if where.all() and not (result.ndim == 1 and arrays[0].size > 1 < arrays[1].size):
-            result[...] = _largest(plans, key, arrays, result.shape)
+            result[...] = _largest(plans, coefficients, arrays, result.shape)
         elif where.shape == result.shape and result.ndim == 1:
-            _scatter(plans, result, arrays, where, key)
+            _scatter(plans, result, arrays, where, coefficients)
         else:
-            plans.np.copyto(result, _largest(plans, key, arrays, result.shape), where=where, casting="unsafe")
+            plans.np.copyto(result, _largest(plans, coefficients, arrays, result.shape), where=where, casting="unsafe")
 
 
-def _scatter(plans: _Plans, result: Any, arrays: list[Any], where: Any, key: tuple[int, int, int]) -> None:
+def _example(plans: _Plans, where: Any, key: Key, arrays: list[Any]) -> Example:
+    """The smallest sizes where nothing but them is a fact, else a point at hand."""
+    if not key[3]:
+        return key[0], key[1]
+    place = plans.np.unravel_index(where.argmax(), where.shape)
+    b, s = (int(plans.np.broadcast_to(a, plans.np.broadcast_shapes(a.shape, where.shape))[place]) for a in arrays[:2])
+    return b, s
+
+
+def _scatter(plans: _Plans, result: Any, arrays: list[Any], where: Any, matrix: Matrix) -> None:
     """Unrelated points, by their number of tokens: many candidates can be the peak of a few tokens, few that of many."""
     tokens = arrays[0] * arrays[1]
     for first, after in pairwise(_TOKEN_STEPS):
         chosen = where & (tokens >= first) & (tokens < after)
         count = int(chosen.sum())
         if count:
-            result[chosen] = _largest(plans, key, [a[chosen] if a.size > 1 else a for a in arrays], (count,))
+            result[chosen] = _largest(plans, matrix, [a[chosen] if a.size > 1 else a for a in arrays], (count,))
 
 
-def _facts(plans: _Plans, b: Any, s: Any, r: Any) -> Iterator[tuple[Any, tuple[int, int, int]]]:
+def _facts(plans: _Plans, b: Any, s: Any, r: Any) -> Iterator[tuple[Any, Key]]:
     """(points, facts that hold there) of one block."""
     ranks = [(int(value), r == value) for value in plans.np.unique(r)] if plans.rank_is_fact else [(plans.high[2], True)]
     batches = [(batch, where) for batch, where in ((1, b == 1), (2, b > 1)) if where.any()]
     spans = [(first, where) for first, after in plans.spans if (where := (s >= first) & (s < after)).any()]
-    for batch, in_batch in batches:
-        for first, in_span in spans:
-            for rank, in_rank in ranks:
-                where = in_batch & in_span & in_rank
-                if where.any():
-                    yield where, (batch, first, rank)
+    rows = plans.chunks(b, s)
+    chunks = [(int(value), rows == value) for value in plans.np.unique(rows)]
+    for (batch, in_batch), (first, in_span), (rank, in_rank), (chunk, in_chunk) in product(batches, spans, ranks, chunks):
+        where = in_batch & in_span & in_rank & in_chunk
+        if where.any():
+            yield where, (batch, first, rank, chunk)
 
 
-def _largest(plans: _Plans, key: tuple[int, int, int], arrays: list[Any], shape: tuple[int, ...]) -> Any:
+def _largest(plans: _Plans, matrix: Matrix, arrays: list[Any], shape: tuple[int, ...]) -> Any:
     """The largest candidate at every point of one block.
 
     The candidate that leads at the largest sizes leaves behind all that it exceeds at every point of the block, whichever way
     each difference of coefficients points. Over a table, all work before the rank comes in is on the smaller (batch,
     sequence) face.
     """
-    np, (monomials, coefficients) = plans.np, plans.matrix(key)
+    np, (monomials, coefficients) = plans.np, matrix
     b, s, r = arrays
     values = _values(np, monomials, b, s)
     by_monomial = values.reshape(len(monomials), -1)

@@ -28,6 +28,13 @@ Line = tuple[str, str, str]
 """(what, its value, the formula)."""
 
 
+_IN_CHUNKS: dict[MomentName, str] = {
+    "end_of_forward": "every saved activation, the logits of some tokens with their float32 copy, and gradients made so far",
+    "loss_backward": "every saved activation, and the gradients of the last hidden state and of the head",
+}
+"""What is alive where the head multiplies some tokens at a time."""
+
+
 def explain_blocks(prediction: Prediction, levers: Sequence[Lever]) -> list[Block]:
     """The formulas of one prediction, a line each, then what is alive at each moment, and what each lever does to the peak."""
     setup = prediction.workload.setup
@@ -47,7 +54,8 @@ def explain_blocks(prediction: Prediction, levers: Sequence[Lever]) -> list[Bloc
         paragraph(*lines),
         moments_table(prediction),
     ]
-    words = [f"{metrics.MOMENT_LABELS[m]}: {metrics.MOMENT_DEFINITIONS[m]}" for m in _steady(prediction)]
+    told = metrics.MOMENT_DEFINITIONS | (_IN_CHUNKS if setup.loss != "plain" else {})
+    words = [f"{metrics.MOMENT_LABELS[m]}: {told[m]}" for m in _steady(prediction)]
     logits = _logits_formula(prediction)
     blocks.append(paragraph(*words, *([f"logits and loss at the peak: {logits}"] if logits else [])))
     return [*blocks, levers_table(prediction, levers)] if levers else blocks
@@ -191,7 +199,12 @@ def _saved(prediction: Prediction) -> Iterator[Line]:
         which = f"layer {indices[0]}" if len(indices) == 1 else f"{len(indices)} layers"
         yield which, bytes_text(size * len(indices)), f"{len(indices)} x {each} in {stack}{per_token}"
     outside = saved - sum(by_layer.values())
-    yield "elsewhere", bytes_text(outside), "float32 log-probabilities, 4 B x tokens x V; final norm, rotary tables, labels"
+    kept = {
+        "plain": "float32 log-probabilities, 4 B x tokens x V; final norm, rotary tables, labels",
+        "chunked": "the last hidden state; final norm, rotary tables, labels",
+        "fused": "the gradients that the loss has made; final norm, rotary tables",
+    }
+    yield "elsewhere", bytes_text(outside), kept[prediction.workload.setup.loss]
     yield (
         "together",
         f"{bytes_text(saved)}, {count_text(saved)} B",
@@ -214,6 +227,8 @@ def _logits_formula(prediction: Prediction) -> str:
     if not isinstance(vocabulary, int) or prediction.peak.moment not in ("end_of_forward", "loss_backward"):
         return ""
     setup = prediction.workload.setup
+    if setup.loss != "plain":
+        return f"{bytes_text(size)}, the logits of a few tokens and gradients made so far"
     each, rest = divmod(size, setup.batch_size * setup.seq_len * vocabulary)
     return f"{each} B x {setup.batch_size} x {count_text(setup.seq_len)} x {count_text(vocabulary)} logits + {count_text(rest)} B"
 
@@ -229,7 +244,9 @@ def _compute(prediction: Prediction) -> Iterator[Line]:
     if adapters:
         forward += f" + adapters 2 x tokens x R x (in + out) = {flops_text(adapters)}"
     if rest > 0:
-        forward += f" + attention{' and experts' if _has_experts(prediction) else ''} {flops_text(rest)}"
+        others = ["attention", *(["experts"] if _has_experts(prediction) else [])]
+        others += ["the head's gradients"] if setup.loss == "fused" else []
+        forward += f" + {' and '.join(others)} {flops_text(rest)}"
     yield "forward", flops_text(flops.forward), forward if rest >= 0 else "2 x multiply-adds of every operation"
     yield "backward", flops_text(flops.backward), _backward_words(setup) + f", {flops.backward / flops.forward:.2f} x forward"
     if flops.recompute:
@@ -263,9 +280,10 @@ def _has_experts(prediction: Prediction) -> bool:
 
 
 def _backward_words(setup: TrainSetup) -> str:
+    again = {"plain": "", "chunked": "; the head once more", "fused": "; the head not at all"}[setup.loss]
     if setup.lora is None:
-        return "each matrix twice: for its input's gradient and for its own"
-    return "frozen matrices once, for their input's gradient; adapters twice; nothing below the first adapter"
+        return f"each matrix twice: for its input's gradient and for its own{again}"
+    return f"frozen matrices once, for their input's gradient; adapters twice; nothing below the first adapter{again}"
 
 
 def _linear_flops(prediction: Prediction) -> tuple[int, int]:

@@ -46,7 +46,7 @@ _ADDS_ROWS = frozenset({"index_add_", "index_put_", "_index_put_impl_", "scatter
 """Of the tensor that they change they touch as many elements as they are given."""
 _COPIES_FIRST = frozenset({"index_add", "index_put", "scatter_add", "index_copy", "scatter"})
 _DEQUANTISE = frozenset({"dequantize_4bit", "dequantize_blockwise"})
-_PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm", "linear", "_grouped_mm"})
+_PRODUCTS = frozenset({"mm", "addmm", "addmm_", "bmm", "baddbmm", "linear", "_grouped_mm"})
 _ATTENTION = re.compile(
     r"_(scaled_dot_product|efficient|flash|cudnn)_?(flash|efficient|cudnn)?_attention(_for_cpu)?(_forward|_backward)?$"
 )
@@ -236,7 +236,7 @@ def _traffic(op: str, args: tuple[Any, ...], given: list[Tensor], new: list[Tens
 
 
 def _product(op: str, args: tuple[Any, ...]) -> tuple[Gemm, Dtype]:
-    first, second = args[1:3] if op in ("addmm", "baddbmm") else args[:2]
+    first, second = args[1:3] if op in ("addmm", "addmm_", "baddbmm") else args[:2]
     dtype = _DTYPES[first.dtype]
     if op == "linear":
         return Gemm(m=first.numel() // first.shape[-1], n=second.shape[0], k=first.shape[-1]), dtype

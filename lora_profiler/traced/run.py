@@ -280,7 +280,8 @@ class _Run:
         if not isinstance(logits, torch.Tensor):
             return
         tracer.mark(self._step, self._micro, "forward", LOGITS)
-        tracer.claim(logits, "logits_and_loss")
+        if self._setup.loss == "plain":  # else it is the hidden state that the head hands on
+            tracer.claim(logits, "logits_and_loss")
         step, micro = self._step, self._micro
         if logits.requires_grad:
             logits.register_hook(lambda _: tracer.mark(step, micro, "backward", LOGITS_GRADIENT))  # type: ignore[no-untyped-call]

@@ -31,11 +31,12 @@ def _linear_flop(first: torch.Tensor, weight: torch.Tensor, *rest: Any, **more: 
 _FLOPS = {
     **flop_registry,
     aten.linear: _linear_flop,
+    aten.addmm_: flop_registry[aten.addmm],
     aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[aten._scaled_dot_product_flash_attention],
     aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[aten._scaled_dot_product_flash_attention_backward],
 }
-"""torch's own formulas; its registry lacks the CPU's attention, which multiplies the same matrices, and the product as a whole,
-which a 4-bit base calls below autograd."""
+"""torch's own formulas; its registry lacks the CPU's attention, which multiplies the same matrices, the product as a whole, which
+a 4-bit base calls below autograd, and the one that adds in place."""
 Listener = Callable[[Any, tuple[Any, ...], Mapping[str, Any], Any, str, str], None]
 """Told of every operator: itself, its arguments, what it returned, the phase and the module."""
 _NO_SEQUENCE = 2**63
@@ -248,7 +249,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.listener is not None:
             self.listener(func, args, kwargs, result, self._phase_of_operator(), module)
         if self.counts_flops and func._overloadpacket in _FLOPS:
-            key = (self._phase_of_operator(), module)
+            phase = self._phase_of_operator()
+            key = ("forward" if phase == "loss" else phase, module)
             count = _FLOPS[func._overloadpacket](*args, **kwargs, out_val=result)
             self.trace.flops[key] = self.trace.flops.get(key, 0) + count
         return result

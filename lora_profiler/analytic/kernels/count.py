@@ -6,6 +6,7 @@ few milliseconds instead of seconds.
 
 from lora_profiler.analytic.families import Family, unmodelled
 from lora_profiler.analytic.kernels.backward import BACKWARD, run_backward
+from lora_profiler.analytic.kernels.chunks import chunks_backward, chunks_forward
 from lora_profiler.analytic.kernels.forward import FORWARD, run_forward, run_up_to
 from lora_profiler.analytic.kernels.launches import Launches
 from lora_profiler.analytic.kernels.surroundings import (
@@ -70,7 +71,10 @@ def _ahead(forward: ForwardPass, family: Family, workload: Workload, kernel: str
     for layer in forward.layers:
         run_forward(layer.run.nodes, launches.under(f"{family.stack}.*", len(layer.indices)))
     run_forward(forward.head.nodes, launches)
-    loss_forward(forward.logits, launches)
+    if forward.chunks is None:
+        loss_forward(forward.logits, launches)
+    else:
+        chunks_forward(forward.chunks, launches)
 
 
 def _back(forward: ForwardPass, family: Family, workload: Workload, launches: Launches) -> None:
@@ -78,7 +82,10 @@ def _back(forward: ForwardPass, family: Family, workload: Workload, launches: La
     launches.phase = "recompute"
     launches.memory("", "ones_like", 0, 4)  # the loss's own gradient, which autograd makes outside of the backward pass
     launches.phase = "backward"
-    loss_backward(forward.logits, launches)
+    if forward.chunks is None:
+        loss_backward(forward.logits, launches)
+    else:
+        chunks_backward(forward.chunks, launches)
     run_backward(forward.head.nodes, forward.logits, launches)
     for layer in forward.layers:
         inside = launches.under(f"{family.stack}.*", len(layer.indices))

@@ -65,16 +65,22 @@ def mask(scope: str, window: int | None, additive: str | None, launches: Launche
         launches.memory(scope, "where", pairs + 2 * one, one * batch * pairs)
 
 
+def shifted_labels(launches: Launches) -> None:
+    """Labels shifted by one: padded, and without the first, which is a copy where there are several samples."""
+    labels = _INDEX_BYTES * launches.at.batch * launches.at.seq
+    padded = _INDEX_BYTES * launches.at.batch * (launches.at.seq + 1)
+    launches.memory("", "constant_pad_nd", labels, padded + labels)
+    if launches.at.batch > 1:
+        launches.memory("", "clone", labels, labels)
+
+
 def loss_forward(logits: Tensor, launches: Launches) -> None:
     """Logits in float32, labels shifted by one, log-softmax, and one log-probability a token."""
     tokens = launches.at.batch * launches.at.seq
     size, labels = launches.bytes(logits, "float32"), _INDEX_BYTES * tokens
-    padded = _INDEX_BYTES * launches.at.batch * (launches.at.seq + 1)
     if logits.dtype != "float32":
         launches.memory("", "_to_copy", launches.bytes(logits), size)
-    launches.memory("", "constant_pad_nd", labels, padded + labels)
-    if launches.at.batch > 1:
-        launches.memory("", "clone", labels, labels)
+    shifted_labels(launches)
     launches.memory("", "_log_softmax", size, size)
     launches.memory("", "nll_loss_forward", labels + 4 * tokens, 8)
     if launches.accumulates:

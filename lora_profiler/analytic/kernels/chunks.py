@@ -1,0 +1,127 @@
+"""Kernels of a head that multiplies a chunk of tokens at a time, and of the loss in it: `modeling/losses.py`, line by line."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from lora_profiler.analytic.kernels.launches import Launches
+from lora_profiler.analytic.kernels.surroundings import shifted_labels
+from lora_profiler.analytic.losses import SCALAR, ChunkedHead
+from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
+from lora_profiler.kernel import Gemm
+
+_WIDE, _INDEX = ITEMSIZE["float32"], ITEMSIZE["int64"]
+
+
+def chunks_forward(head: ChunkedHead, launches: Launches) -> None:
+    """Labels, the chunks, and the loss; with `head.fused` all gradients too."""
+    tokens = launches.at.batch * launches.at.seq
+    if head.lowered:
+        for given, lowered in zip(head.given, head.parameters, strict=True):
+            launches.memory("", "_to_copy", launches.bytes(given), launches.bytes(lowered))
+    shifted_labels(launches)
+    launches.memory("", "ne", _INDEX * tokens, tokens)
+    launches.memory("", "sum", tokens, _INDEX)
+    launches.memory("", "_to_copy", _INDEX, SCALAR)
+    if head.fused:
+        launches.memory("", "reciprocal_", SCALAR, SCALAR)
+    launches.memory("", "zeros_like", 0, SCALAR)
+    if head.fused:
+        _zeros(head, launches)
+    for rows, part in _chunks(head, launches):
+        _losses(head, rows, part)
+        if head.fused:
+            _gradients(head, rows, part)
+        part.memory("", "add_", 2 * SCALAR, SCALAR)
+    launches.memory("", "mul_" if head.fused else "div_", 2 * SCALAR, SCALAR)
+    if launches.accumulates:
+        launches.memory("", "div", SCALAR, SCALAR)
+
+
+def chunks_backward(head: ChunkedHead, launches: Launches) -> None:
+    """The chunks again, or what forward has made scaled by the loss's own gradient."""
+    if launches.accumulates:
+        launches.memory("", "div", SCALAR, SCALAR)
+    if head.fused:
+        for tensor in (head.hidden, *head.parameters):
+            if tensor.requires_grad:
+                size = launches.bytes(tensor)
+                launches.memory("", "mul_", size + SCALAR, size)
+    else:
+        launches.memory("", "div", 2 * SCALAR, SCALAR)
+        _zeros(head, launches)
+        for rows, part in _chunks(head, launches):
+            _losses(head, rows, part)
+            _gradients(head, rows, part)
+    for given, lowered in zip(head.given, head.parameters, strict=True):
+        if given.requires_grad and head.lowered:
+            launches.memory("", "_to_copy", launches.bytes(lowered), launches.bytes(given))
+        if given.requires_grad and launches.accumulates:
+            launches.memory("", "add_", 2 * launches.bytes(given), launches.bytes(given))
+
+
+def _chunks(head: ChunkedHead, launches: Launches) -> Iterator[tuple[int, Launches]]:
+    """(rows, where their kernels go) of the chunks that are full, and of the rest."""
+    rows = launches.size(head.rows)
+    full, rest = divmod(launches.at.batch * launches.at.seq, rows)
+    yield rows, replace(launches, count=full)
+    if rest:
+        yield rest, launches
+
+
+def _zeros(head: ChunkedHead, launches: Launches) -> None:
+    for tensor in head.parameters:
+        if tensor.requires_grad:
+            launches.memory("", "zeros_like", 0, launches.bytes(tensor))
+
+
+def _parameter_bytes(tensors: tuple[Tensor, ...], launches: Launches) -> int:
+    return sum(launches.bytes(tensor) for tensor in tensors)
+
+
+def _losses(head: ChunkedHead, rows: int, launches: Launches) -> None:
+    dtype = head.hidden.dtype
+    hidden, logits, wide = (rows * n * size for n, size in _sizes(head))
+    read = hidden + _parameter_bytes(head.parameters, launches)
+    gemm = Gemm(m=rows, n=head.vocab, k=head.width)
+    launches.product("", "addmm" if len(head.parameters) > 1 else "mm", gemm, dtype, read, logits)
+    if dtype != "float32":
+        launches.memory("", "_to_copy", logits, wide)
+    number, index = _WIDE * rows, _INDEX * rows
+    for op, moved_in, moved_out in (
+        ("ne", index, rows), ("_to_copy", rows, number), ("clamp", index, index), ("amax", wide, number),
+        ("sub_", wide + number, wide), ("gather", index + number, number), ("exp_", wide, wide), ("sum", wide, number),
+        ("log", number, number), ("sub", 2 * number, number), ("mul", 2 * number, number), ("sum", number, SCALAR),
+    ):  # fmt: skip
+        launches.memory("", op, moved_in, moved_out)
+
+
+def _gradients(head: ChunkedHead, rows: int, launches: Launches) -> None:
+    dtype = head.hidden.dtype
+    hidden, logits, wide = (rows * n * size for n, size in _sizes(head))
+    number, index = _WIDE * rows, _INDEX * rows
+    for op, moved_in, moved_out in (
+        ("mul", number + SCALAR, number), ("div", 2 * number, number), ("mul_", wide + number, wide), ("neg", number, number),
+        ("scatter_add_", index + 2 * number, number),
+    ):  # fmt: skip
+        launches.memory("", op, moved_in, moved_out)
+    if dtype != "float32":
+        launches.memory("", "copy_", wide, logits)
+    weight, *biases = head.parameters
+    size = launches.bytes(weight)
+    if head.hidden.requires_grad:
+        launches.product("", "mm", Gemm(m=rows, n=head.width, k=head.vocab), dtype, logits + size, hidden)
+        launches.memory("", "copy_", hidden, hidden)
+    if weight.requires_grad:
+        gemm = Gemm(m=head.vocab, n=head.width, k=rows)
+        launches.product("", "addmm_", gemm, dtype, size + logits + hidden, size)
+    for bias in biases:
+        if bias.requires_grad:
+            own = launches.bytes(bias)
+            launches.memory("", "sum", logits, own)
+            launches.memory("", "add_", 2 * own, own)
+
+
+def _sizes(head: ChunkedHead) -> tuple[tuple[int, int], ...]:
+    """(numbers, bytes of one) of a row of the hidden state, of the logits, and of their float32 copy."""
+    size = ITEMSIZE[head.hidden.dtype]
+    return (head.width, size), (head.vocab, size), (head.vocab, _WIDE)

@@ -1,0 +1,78 @@
+"""The loss paths that make logits a few tokens at a time: how many at once, and which models they take. No torch."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+from lora_profiler.adapters import adapters
+from lora_profiler.errors import UsageError
+from lora_profiler.model_spec import ModelSpec, Module
+from lora_profiler.workload import LoraConfig, Workload
+
+_AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+"""Fields of a config.json by which a model caps or scales the logits that its head has made."""
+_NO_EFFECT = (None, 1)
+
+
+def chunk_rows(tokens: int, vocab_size: int, hidden_size: int) -> int:
+    """Tokens of a chunk: as many as keep its logits about as large as the hidden state of all tokens, a power of two.
+
+    The choice of Liger-Kernel's fused linear cross-entropy. At most about twice `tokens`, which are then one chunk.
+    """
+    parts = -(-vocab_size // hidden_size)
+    return 1 << (-(-tokens // parts) - 1).bit_length()
+
+
+def check_loss(workload: Workload) -> None:
+    """Raises UsageError where the loss path of `workload` cannot take the model, as far as its config and modules tell.
+
+    What they do not tell `modeling.losses` sees in the first forward pass.
+    """
+    if workload.setup.loss != "plain" and (reason := _reason(workload.model, workload.setup.lora)):
+        raise refused(workload.model.id, workload.setup.loss, reason)
+
+
+def refused(model: str, loss: str, reason: str) -> UsageError:
+    """The error for a model that a loss path cannot take."""
+    return UsageError(
+        f"the {loss} loss multiplies by the head's weight itself, and {model} does not let it: {reason}; leave --loss out."
+    )
+
+
+def no_profile(loss: str) -> UsageError:
+    """The error for a profile that is asked about a loss path whose chunks depend on the sizes."""
+    return UsageError(
+        f"no profile knows the {loss} loss: a chunk is a power of two of tokens, and no polynomial in batch and sequence; take "
+        "--engine analytic, or traced, which traces exactly this size."
+    )
+
+
+@lru_cache(maxsize=256)
+def head_of(model: ModelSpec) -> Module | None:
+    """The module that makes the logits."""
+    return next((module for name, module in model.modules() if name == model.output_embedding), None)
+
+
+@lru_cache(maxsize=256)
+def _reason(model: ModelSpec, lora: LoraConfig | None) -> str | None:
+    head = head_of(model)
+    if head is None or not head.is_linear:
+        return "no linear layer makes its logits"
+    if {"encoder", "decoder"} <= {word for part in model.parts for word in part.name.split(".")}:
+        return "it has an encoder beside the decoder"
+    if "MaskedLM" in model.architecture:
+        return "its labels are not those of the next token"
+    for config in _configs(model):
+        for name in _AFTER_THE_HEAD:
+            if config.get(name) not in _NO_EFFECT:
+                return f"its {name} changes the logits that the head has made"
+        if config.get("output_router_logits"):
+            return "its output_router_logits adds the router's loss"
+    if lora is not None and any(adapter.module == model.output_embedding for adapter in adapters(model, lora)):
+        return f"the adapter on {model.output_embedding} adds to the logits"
+    return None
+
+
+def _configs(model: ModelSpec) -> Iterator[dict[str, Any]]:
+    yield dict(model.config)
+    yield from (nested for nested in model.published.values() if isinstance(nested, dict))

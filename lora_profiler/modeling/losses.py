@@ -1,0 +1,169 @@
+"""The loss without all logits at once: the head multiplies a few tokens at a time.
+
+Both paths upcast to float32 and take cross-entropy as transformers does, `loss/loss_utils.py` (ForCausalLMLoss), and write the
+gradient over the logits. "chunked" makes the logits of a chunk again in backward; "fused" makes all gradients in forward, as
+Liger-Kernel's fused linear cross-entropy does, and backward only scales them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lora_profiler.loss_paths import chunk_rows, refused
+from lora_profiler.modeling.contents import output_head
+from lora_profiler.workload import TrainSetup
+
+IGNORED_LABEL = -100
+
+
+def loss_without_logits(model: nn.Module, setup: TrainSetup, batch: Mapping[str, Tensor]) -> Tensor:
+    """The loss of one micro-batch by the path that `setup.loss` names, in the graph.
+
+    The model runs with a head that hands the hidden state on. Raises UsageError where that shows something between the head
+    and the loss, or a loss of the model's own.
+    """
+    hidden, weight, bias = _before_the_head(model, setup, {name: t for name, t in batch.items() if name != "labels"})
+    if setup.precision == "amp":
+        hidden, weight, bias = (None if t is None else t.to(torch.bfloat16) for t in (hidden, weight, bias))
+    assert hidden is not None and weight is not None
+    path = _Fused if setup.loss == "fused" else _Chunked
+    loss: Tensor = path.apply(hidden.flatten(0, -2), weight, bias, _shifted(batch["labels"]))  # type: ignore[no-untyped-call]
+    return loss
+
+
+def _before_the_head(
+    model: nn.Module, setup: TrainSetup, inputs: Mapping[str, Tensor]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """(last hidden state, weight and bias of the head)."""
+    whole: Any = model
+    base: Any = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
+    name, head = base.config.name_or_path or type(base).__name__, output_head(model)
+    layer: Any = head
+    if hasattr(layer, "modules_to_save"):  # PEFT's wrapper, and the copy in it that trains
+        layer = layer.modules_to_save[layer.active_adapters[0]]
+    if head is None or type(layer) is not nn.Linear:
+        raise refused(name, setup.loss, "no plain linear layer makes its logits")
+    if base.config.is_encoder_decoder or base.loss_function.__name__ != "ForCausalLMLoss":
+        raise refused(name, setup.loss, "its loss is not that of the next token")
+    seen: list[Tensor] = []
+
+    def hand_on(hidden: Tensor) -> Tensor:
+        seen.append(hidden)
+        return hidden
+
+    with _forward_of(head, hand_on):
+        output: Any = model(**inputs, use_cache=False)
+    if len(seen) != 1 or output.logits is not seen[0]:
+        raise refused(name, setup.loss, "it changes the logits that the head has made")
+    if getattr(output, "aux_loss", None) is not None:
+        raise refused(name, setup.loss, "it adds a loss of its own")
+    return seen[0], layer.weight, layer.bias
+
+
+@contextmanager
+def _forward_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Inside, calling `module` runs `forward`; its hooks are called as ever."""
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+def _shifted(labels: Tensor) -> Tensor:
+    """The label of each token, in one row: the next token's, and none for the last of a sample."""
+    return F.pad(labels, (0, 1), value=IGNORED_LABEL)[..., 1:].contiguous().view(-1)
+
+
+def _count(labels: Tensor) -> Tensor:
+    return (labels != IGNORED_LABEL).sum().float()
+
+
+def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
+    rows = chunk_rows(hidden.shape[0], *weight.shape)
+    return (slice(start, start + rows) for start in range(0, hidden.shape[0], rows))
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, scale: Tensor | None = None) -> Tensor:
+    """The sum of the rows' losses. The logits are lost; given `scale`, their gradient times `scale` stands in their place."""
+    wide = logits.float()
+    kept, index = (labels != IGNORED_LABEL).float().unsqueeze(1), labels.clamp(min=0).unsqueeze(1)
+    wide.sub_(wide.amax(1, keepdim=True))
+    chosen = wide.gather(1, index)
+    total = wide.exp_().sum(1, keepdim=True)
+    loss = ((total.log() - chosen) * kept).sum()
+    if scale is not None:
+        share = kept * scale
+        wide.mul_(share / total)
+        wide.scatter_add_(1, index, -share)
+        if wide is not logits:
+            logits.copy_(wide)
+    return loss
+
+
+class _Gradients:
+    """What the chunks' gradients add up to, for the tensors that need one."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: tuple[bool, ...]) -> None:
+        self._hidden, self._weight = hidden, weight
+        self.hidden = torch.empty_like(hidden) if needed[0] else None
+        self.weight = torch.zeros_like(weight) if needed[1] else None
+        self.bias = torch.zeros_like(bias) if bias is not None and needed[2] else None
+
+    def add(self, rows: slice, of_logits: Tensor) -> None:
+        if self.hidden is not None:
+            self.hidden[rows] = of_logits @ self._weight
+        if self.weight is not None:
+            self.weight.addmm_(of_logits.t(), self._hidden[rows])
+        if self.bias is not None:
+            self.bias.add_(of_logits.sum(0))
+
+    def __iter__(self) -> Iterator[Tensor | None]:
+        return iter((self.hidden, self.weight, self.bias))
+
+
+class _Chunked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
+        count = _count(labels)
+        total = torch.zeros_like(count)
+        for rows in _chunks(hidden, weight):
+            total.add_(_cross_entropy(F.linear(hidden[rows], weight, bias), labels[rows]))
+        ctx.save_for_backward(hidden, weight, bias, labels, count)
+        return total.div_(count)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, labels, count = ctx.saved_tensors
+        scale = grads[0] / count
+        gradients = _Gradients(hidden, weight, bias, ctx.needs_input_grad)
+        for rows in _chunks(hidden, weight):
+            logits = F.linear(hidden[rows], weight, bias)
+            _cross_entropy(logits, labels[rows], scale)
+            gradients.add(rows, logits)
+            del logits
+        return *gradients, None
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
+        scale = _count(labels).reciprocal_()
+        total = torch.zeros_like(scale)
+        gradients = _Gradients(hidden, weight, bias, ctx.needs_input_grad)
+        for rows in _chunks(hidden, weight):
+            logits = F.linear(hidden[rows], weight, bias)
+            total.add_(_cross_entropy(logits, labels[rows], scale))
+            gradients.add(rows, logits)
+            del logits
+        ctx.save_for_backward(*gradients)
+        return total.mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        made = cast("tuple[Tensor | None, ...]", ctx.saved_tensors)
+        return *(None if gradient is None else gradient.mul_(grads[0]) for gradient in made), None
