@@ -122,7 +122,7 @@ def run_suite(asked: argparse.Namespace) -> int:
             deadline_seconds=None if asked.deadline_s is None else asked.deadline_s - (time.monotonic() - began),
             timeout_seconds=CASE_TIMEOUT_SECONDS,
             measure=last_when_asked(_measure_in(environment), interrupt),
-            environment_key=lambda _: environment.key,
+            environment_key=lambda *_: environment.key,
         )
     print(_summary(outcome, len(cases)), flush=True)
     return 130 if outcome.interrupted else 1 if outcome.left else 0

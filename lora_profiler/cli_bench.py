@@ -54,6 +54,7 @@ Examples:
   lora-profile bench gpt2 -s 512 --device cpu --dtype float32 --timing-seconds 20
   lora-profile bench gpt2 -s 128 --budget 2GiB              does it fit into 2 GiB?
   lora-profile bench gpt2 -s 128 --largest-batch --budget 4GiB --device cpu
+  lora-profile bench gpt2 -s 128 --nproc 2 --sharding fsdp --device cpu
   lora-profile bench --suite NAME --resume --deadline 560   in pieces: say it again until nothing is left
   lora-profile bench --suite NAME --ray auto --resume       spread over the machines of a Ray cluster
   lora-profile bench --suite NAME --device cuda --emit sbatch -o job

@@ -77,6 +77,10 @@ _OPTIONS = [
         "--repeats", type=click.IntRange(1, 1000), default=1, metavar="N",
         help="Run each case in so many processes, forth and back. [default: 1]",
     ),
+    click.option(
+        "--nproc", type=click.IntRange(1), metavar="N",
+        help="Train in so many processes at once, as torchrun starts them: the same as --world-size, with --sharding.",
+    ),
     click.option("--largest-batch", is_flag=True, help="Search the largest batch that trains, beginning at the predicted one."),
     click.option(
         "--budget", metavar="SIZE", help="Emulate a device with so much memory, as in 24GiB. [default: the device's own]"
@@ -123,6 +127,8 @@ def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:
         for name in o:
             if o[source] and name not in (*meant, "models") and given(ctx, name):
                 raise UsageError(f"{_option(ctx, name)} has no meaning with --{source}, whose cases fix it; leave it out.")
+    if o["nproc"] is not None and given(ctx, "world_size") and o["nproc"] != o["world_size"]:
+        raise UsageError(f"--nproc {o['nproc']} and --world-size {o['world_size']} are not one number; give one of the two.")
     finished((), o["rerun"])
     if o["rerun"] and not o["resume"]:
         raise UsageError("--rerun says what --resume is not to leave out; add --resume.")
@@ -171,6 +177,8 @@ def model_cases(ctx: click.Context, models: tuple[str, ...], device: "Device") -
     from lora_profiler.workload import Workload
 
     o = ctx.params
+    if o["nproc"] is not None:
+        o["world_size"] = o["nproc"]
     if device == "cpu":
         usual = {name: value for name, value in CPU_DEFAULTS.items() if not given(ctx, name)}
         o |= usual

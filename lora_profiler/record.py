@@ -21,7 +21,7 @@ MEASURED: frozenset[Status] = frozenset({"ok", "noisy"})
 """Statuses of a run that went through: its numbers are whole, where others are lower bounds."""
 
 Flag = Literal[
-    "busy_machine", "host_bound", "instrumentation_perturbed_memory", "memory_pressure", "shared_device",
+    "busy_machine", "host_bound", "instrumentation_perturbed_memory", "losses_not_compared", "memory_pressure", "shared_device",
     "thermal_throttling", "unattributed_over_1_percent",
 ]  # fmt: skip
 """What makes a number worth a second look; definitions in `docs/measuring.md`."""
@@ -178,7 +178,8 @@ class Energy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Where a run ended that did not go through. `phase` may also be a stage before the first step, such as "load"."""
+    """Where a run ended that did not go through. `phase` may also be a stage before the first step, such as "load"; `rank` is the
+    one of several that ended it."""
 
     reason: str
     phase: str | None = None
@@ -189,6 +190,25 @@ class Failure:
     reserved_bytes: int | None = None
     exit_code: int | None = None
     log: str | None = None
+    rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankMeasurement:
+    """What one of several ranks measured of itself, in the terms of `Measurement`. `device` is the name of its device;
+    `exit_code` that of a rank that failed by itself. A rank ended for another's sake is a crash without one."""
+
+    rank: int
+    status: Status
+    device: str | None = None
+    exit_code: int | None = None
+    peak_requested_bytes: int | None = None
+    peak_allocated_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
+    peak_phase: Phase | None = None
+    phase_peak_bytes: Mapping[Phase, int] = field(default_factory=dict)
+    persistent_bytes: Mapping[Category, int] = field(default_factory=dict)
+    loss: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +219,9 @@ class Measurement:
     being `unattributed`. `tracked_phase_peak_bytes` is the second opinion of the storage tracker. `workspace_bytes` is what
     a first matrix product added to allocated memory for good; `device_used_bytes` the driver's figure at the end less that of the
     idle device. Token counts are those of one optimizer step.
+
+    Of several ranks the numbers are those of the one with the highest peak, and `loss` is the mean of all; `ranks` has each one's
+    own, and `reference_loss` what one process on the same global data had. Without ranks both are empty.
     """
 
     status: Status
@@ -240,6 +263,15 @@ class Measurement:
     health: Mapping[str, int] = field(default_factory=dict)
     telemetry: Telemetry | None = None
     energy: Energy | None = None
+    ranks: tuple[RankMeasurement, ...] = ()
+    reference_loss: tuple[float, ...] = ()
+
+    @property
+    def rank_imbalance(self) -> float | None:
+        """How much lower the lowest peak of a rank is than the highest, as a share of it; None without ranks that measured."""
+        peaks = [r.peak_requested_bytes for r in self.ranks if r.peak_requested_bytes is not None]
+        highest = max(peaks, default=0)
+        return (highest - min(peaks)) / highest if highest else None
 
     @property
     def went_through(self) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -15,9 +15,13 @@ from lora_profiler.record import PERTURBED_SHARE, SCHEMA_VERSION, UNATTRIBUTED_S
 from lora_profiler.record_json import record_dict
 from lora_profiler.record_lines import parsed_record
 from lora_profiler.samples import half_width_limit, relative_half_width
+from lora_profiler.workload import TrainSetup
 
 AT_REST: tuple[Phase, ...] = ("setup", "zero")
 """Phases without a product in them: elsewhere kernels take memory for themselves, which no tracker of tensors sees."""
+LOSS_TOLERANCE = {"float32": 2e-6, "float16": 1e-4, "bfloat16": 1e-3}
+"""How far, relatively, the losses of ranks may be from those of one process, by the dtype of the weights: gradients are summed in
+another order, and Adam's first steps make a whole step of a rounding error around zero."""
 SPOILS_TIMES: tuple[Flag, ...] = ("busy_machine", "memory_pressure", "thermal_throttling")
 
 
@@ -28,6 +32,21 @@ def spoils_times(flags: Collection[Flag], device_kind: str) -> list[Flag]:
     """
     harmless = device_kind != "cpu" and "host_bound" not in flags
     return [flag for flag in SPOILS_TIMES if flag in flags and not (flag == "busy_machine" and harmless)]
+
+
+def unequal_loss(losses: Sequence[float], expected: Sequence[float], setup: TrainSetup) -> str | None:
+    """Where the mean loss of the ranks is not that of one process on the same data; None where they are equal within rounding.
+
+    Under autocast products are in bfloat16 whatever the weights are.
+    """
+    limit = LOSS_TOLERANCE["bfloat16" if setup.precision == "amp" else setup.dtype]
+    for step, (mine, one) in enumerate(zip(losses, expected, strict=False), 1):
+        if abs(mine - one) > limit * abs(one):
+            return (
+                f"the mean loss of the ranks at step {step} is {mine:.7g}, that of one process on the same data {one:.7g}: "
+                f"over {limit:g} of it apart"
+            )
+    return None
 
 
 def second_opinions(
@@ -50,7 +69,7 @@ def second_opinions(
 
 def problems(record: Record) -> list[str]:
     """Everything that makes `record` unfit to be believed or published, a plain sentence each; empty for a good one."""
-    checks = (_status, _memory, _attribution, _second_opinions, _times, _tokens, _provenance, _numbers)
+    checks = (_status, _memory, _attribution, _ranks, _second_opinions, _times, _tokens, _provenance, _numbers)
     found = [sentence for check in checks for sentence in check(record)]
     return [*found, *private_text(record_dict(record))]
 
@@ -131,6 +150,24 @@ def _attribution(record: Record) -> Iterator[str]:
     rest = abs(m.attribution_bytes.get("unattributed", 0))
     if rest > UNATTRIBUTED_SHARE * peak and "unattributed_over_1_percent" not in m.flags:
         yield f"{rest} of {peak} bytes are unattributed, over 1 %, and not flagged."
+
+
+def _ranks(record: Record) -> Iterator[str]:
+    m, setup = record.measurement, record.workload.setup
+    numbers = [r.rank for r in m.ranks]
+    expected = list(range(setup.world_size)) if setup.world_size > 1 else []
+    if numbers != expected and (m.ranks or m.went_through):
+        yield f"The setup has ranks {expected}, the record {numbers}."
+    if not m.ranks or not m.went_through:
+        return
+    peaks = [r.peak_requested_bytes for r in m.ranks if r.peak_requested_bytes is not None]
+    if max(peaks, default=None) != m.peak_requested_bytes:
+        yield f"peak_requested_bytes is {m.peak_requested_bytes}, but the highest rank reaches {max(peaks, default=None)}."
+    unequal = unequal_loss(m.loss, m.reference_loss, setup)
+    if unequal:
+        yield f"The status is {m.status}, but {unequal}."
+    if not m.reference_loss and "losses_not_compared" not in m.flags:
+        yield "Nobody held the losses of the ranks against those of one process, and no flag says so."
 
 
 def _second_opinions(record: Record) -> Iterator[str]:

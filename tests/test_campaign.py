@@ -72,7 +72,7 @@ def measurer(results: Callable[[Case], Record], clock: Clock | None = None, seco
 
 def run(cases: list[Case], store: Store, measure: Any, **options: Any) -> tuple[Outcome, Listener]:
     listener = Listener()
-    outcome = run_cases(cases, store, listener, measure=measure, environment_key=lambda device: HERE, **options)
+    outcome = run_cases(cases, store, listener, measure=measure, environment_key=lambda *_: HERE, **options)
     return outcome, listener
 
 
@@ -356,14 +356,14 @@ def test_a_probe_that_fails_otherwise_ends_the_search() -> None:
 
 
 def test_the_environment_is_asked_for_only_where_something_is_stored(tmp_path: Path) -> None:
-    asked: list[str] = []
+    asked: list[tuple[str, bool]] = []
 
-    def environment_key(device: str) -> str:
-        asked.append(device)
+    def environment_key(device: str, ranks: bool) -> str:
+        asked.append((device, ranks))
         return HERE
 
     store = Store(tmp_path / "records.jsonl")
     for _ in range(2):
         run_cases([case()], store, Listener(), measure=measurer(record_of), environment_key=environment_key, resume=True)
-    assert asked == ["cpu"]
+    assert asked == [("cpu", False)]
     assert isinstance(store.records()[0].environment, Environment)

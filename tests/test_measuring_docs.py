@@ -23,6 +23,7 @@ from lora_profiler.record import (
     Flag,
     Measurement,
     PhaseSample,
+    RankMeasurement,
     Record,
     Telemetry,
 )
@@ -34,7 +35,19 @@ from lora_profiler.units import MIB
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs" / "measuring.md").read_text("utf-8")
 FLAGS: tuple[str, ...] = Flag.__args__  # type: ignore[attr-defined]
-KINDS = (Conditions, Device, DeviceSample, Energy, Environment, Failure, Measurement, PhaseSample, Record, Telemetry)
+KINDS = (
+    Conditions,
+    Device,
+    DeviceSample,
+    Energy,
+    Environment,
+    Failure,
+    Measurement,
+    PhaseSample,
+    RankMeasurement,
+    Record,
+    Telemetry,
+)
 WORDS = set(re.findall(r"`(\w+)`", TEXT))
 
 

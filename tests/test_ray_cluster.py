@@ -82,7 +82,7 @@ class Machines:
         self.forced: list[int] = []
         self._outcome, self._room, self._seconds = outcome, room, seconds
 
-    def environment_keys(self, device: str) -> frozenset[str]:
+    def environment_keys(self, device: str, ranks: bool) -> frozenset[str]:
         return frozenset({"elsewhere", HERE})
 
     def submit(self, case: Case, needs: Needs, timeout_seconds: float) -> int:
@@ -439,7 +439,7 @@ def test_ctrl_c_ends_the_command_and_resume_goes_on(
 class Here(Cluster):
     """A cluster whose records are the stand-in's, which come from no environment that a worker would tell of."""
 
-    def environment_keys(self, device: str) -> frozenset[str]:
+    def environment_keys(self, device: str, ranks: bool) -> frozenset[str]:
         return frozenset({HERE})
 
 
@@ -551,6 +551,6 @@ def _of_ray() -> list[str]:
 def test_a_worker_measures_in_the_environment_of_a_plain_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     with opened("local", 1, num_cpus=1) as own:
-        found = own.environment_keys("cpu")
+        found = own.environment_keys("cpu", False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert found == {environment_of("cpu").key}

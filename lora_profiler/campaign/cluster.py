@@ -97,7 +97,7 @@ class Cluster:
     nodes: tuple[Node, ...]
     cpus: int
     child: tuple[str, ...] | None = None
-    _keys: dict[str, frozenset[str]] = field(default_factory=dict)
+    _keys: dict[tuple[str, bool], frozenset[str]] = field(default_factory=dict)
 
     @property
     def has_gpus(self) -> bool:
@@ -126,17 +126,17 @@ class Cluster:
         most_bytes = max(n.memory_bytes for n in self.nodes)
         return f"it needs {bytes_text(needs.memory_bytes)} of memory, and Ray gives at most {bytes_text(most_bytes)} on a machine"
 
-    def environment_keys(self, device: str) -> frozenset[str]:
+    def environment_keys(self, device: str, ranks: bool) -> frozenset[str]:
         """Of what runs on `device` on any machine that has one, each asked once. Raises UsageError where one does not answer."""
-        if device not in self._keys:
+        if (device, ranks) not in self._keys:
             gpus = 1 if device in ON_GPUS else 0
             asked = []
             for node in self.nodes:
                 if node.gpus >= gpus:
                     task = self._on(node, cluster_task.environment_key, num_cpus=self.cpus, num_gpus=gpus)
-                    asked.append((node, task.remote(device, self.cpus)))
-            self._keys[device] = frozenset(_answer(self.ray, node, ref, ENVIRONMENT_SECONDS) for node, ref in asked)
-        return self._keys[device]
+                    asked.append((node, task.remote(device, ranks, self.cpus)))
+            self._keys[device, ranks] = frozenset(_answer(self.ray, node, ref, ENVIRONMENT_SECONDS) for node, ref in asked)
+        return self._keys[device, ranks]
 
     def submit(self, case: Case, needs: Needs, timeout_seconds: float) -> Any:
         """A handle for `next_events`. Ray starts the case where there is room for it, and once more if its worker is lost."""

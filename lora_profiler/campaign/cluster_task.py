@@ -20,10 +20,10 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **packages()}
 
 
-def environment_key(device: str, cpus: int) -> str:
-    """Of a case that trains on `device` here. Raises MeasurementError."""
+def environment_key(device: str, ranks: bool, cpus: int) -> str:
+    """Of a case that trains on `device` here, with several ranks or not. Raises MeasurementError."""
     _give_threads(cpus)
-    return environment_of(device).key
+    return environment_of(device, ranks=ranks).key
 
 
 def measured(case_text: str, timeout_seconds: float, cpus: int, child: tuple[str, ...] | None) -> Iterator[str]:

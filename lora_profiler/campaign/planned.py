@@ -68,6 +68,7 @@ def refuse_beyond(memory_bytes: int | None, cases: Sequence[Planned]) -> None:
         weights = sum(prediction.persistent_bytes.get(name, 0) for name in ("parameters", "adapters", "quantization_state"))
         peak = prediction.peak.total_bytes
         needed = max(weights, peak if conditions.budget_bytes is None else min(peak, conditions.budget_bytes))
+        needed *= each.case.workload.setup.world_size
         if needed > memory_bytes:
             name = f"{each.case.workload.model.id} ({each.case.workload.setup.method})"
             raise MeasurementError(

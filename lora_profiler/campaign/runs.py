@@ -12,10 +12,16 @@ from lora_profiler.store import Store, finished
 
 Measure = Callable[..., Record]
 """`measure_case`, or what stands in for it in tests."""
-EnvironmentKeys = Callable[[str], frozenset[str]]
-"""Of a device: the keys of the environments that a case for it may run in now; several on several machines."""
+EnvironmentKey = Callable[[str, bool], str]
+"""(device, whether several ranks train) -> the key of the environment that a case would run in now."""
+EnvironmentKeys = Callable[[str, bool], frozenset[str]]
+"""The same of all machines that a case may run on: several on several."""
 MARGIN_SECONDS = 45.0
 """Kept free at the end of a piece with a deadline, for a case that takes longer than those before it."""
+
+
+def key_of_environment(device: str, ranks: bool) -> str:
+    return environment_of(device, ranks=ranks).key
 
 
 class Observer(Protocol):
@@ -49,7 +55,7 @@ def run_cases(
     deadline_seconds: float | None = None,
     timeout_seconds: float = 1800.0,
     measure: Measure = measure_case,
-    environment_key: Callable[[str], str] = lambda device: environment_of(device).key,
+    environment_key: EnvironmentKey = key_of_environment,
     clock: Callable[[], float] = time.monotonic,
 ) -> Outcome:
     """Measures every case and appends its record to `store`; results that a killed run left behind are taken in first.
@@ -64,8 +70,8 @@ def run_cases(
     began = clock()
     store.recover()
 
-    def here(device: str) -> frozenset[str]:
-        return frozenset({environment_key(device)})
+    def here(device: str, ranks: bool) -> frozenset[str]:
+        return frozenset({environment_key(device, ranks)})
 
     stored = stored_before(cases, store, here, rerun) if resume else {}
     durations = durations_before(cases, store, here) if deadline_seconds is not None else Durations()
@@ -129,8 +135,9 @@ def durations_before(cases: Sequence[Case], store: Store, here: EnvironmentKeys)
 
 def _of_here(records: Sequence[Record], here: EnvironmentKeys) -> list[Record]:
     """Those measured in an environment of now, which is asked for only where there are any, since that takes seconds."""
-    keys = {device: here(device) for device in {r.workload.setup.device for r in records}}
-    return [r for r in records if r.environment.key in keys[r.workload.setup.device]]
+    places = {r.id: (r.workload.setup.device, r.workload.setup.world_size > 1) for r in records}
+    keys = {place: here(*place) for place in sorted(set(places.values()))}
+    return [r for r in records if r.environment.key in keys[places[r.id]]]
 
 
 def _cut_off(record: Record, seconds: float) -> Record:

@@ -10,7 +10,7 @@ from lora_profiler.campaign.batch_search import LargestBatch, largest_batch
 from lora_profiler.campaign.interrupts import Interrupt, last_when_asked
 from lora_profiler.campaign.planned import Planned, planned
 from lora_profiler.campaign.progress import Progress
-from lora_profiler.harness import Case, MeasurementInterrupted, environment_of, measure_case
+from lora_profiler.harness import Case, MeasurementInterrupted, measure_case
 from lora_profiler.record import Record
 from lora_profiler.store import Store
 
@@ -32,11 +32,11 @@ class Session:
     timeout_seconds: float = 1800.0
     clock: Callable[[], float] = time.monotonic
     _began: float = 0.0
-    _environment_key: Callable[[str], str] = field(default=lambda device: device)
+    _environment_key: runs.EnvironmentKey = field(default=runs.key_of_environment)
 
     def __post_init__(self) -> None:
         self._began = self.clock()
-        self._environment_key = cache(lambda device: environment_of(device).key)
+        self._environment_key = cache(runs.key_of_environment)
 
     def run(self, cases: Sequence[Planned]) -> runs.Outcome:
         """Every case in turn. Raises StoreError, and KeyboardInterrupt where Ctrl-C came between two cases."""

@@ -3,7 +3,8 @@
 The rules are those of the predictor's categories, so that comparing is a join:
 what the model or the optimizer owns is claimed by identity; forward's memory is an activation if it lives on into backward, else
 a temporary; the logits, and all that is born from then on until the gradient of the logits exists, belong to the loss; backward's
-memory is a temporary unless it is a gradient, or outlives backward (the gradient of a leaf that is no parameter).
+memory is a temporary unless it is a gradient, or outlives backward (the gradient of a leaf that is no parameter). Where DDP keeps
+buckets, what forward leaves behind for the next step is theirs.
 """
 
 from collections.abc import Mapping
@@ -18,10 +19,18 @@ LOGITS_GRADIENT = "logits_gradient"
 
 @dataclass(slots=True)
 class Claims:
-    """Owners by allocation key: `before` for what was alive at the start, `later` for what was seen at a position."""
+    """Owners by allocation key: `before` for what was alive at the start, `later` for what was seen at a position.
+
+    `has_buckets`: DDP keeps memory that no Python object holds, and makes it anew in the second step's forward pass.
+    """
 
     before: dict[int, Category] = field(default_factory=dict)
     later: list[tuple[int, int, Category]] = field(default_factory=list)
+    has_buckets: bool = False
+
+    def take_buckets(self, buckets: Mapping[int, int]) -> None:
+        self.before |= dict.fromkeys(buckets, "communication")
+        self.has_buckets = bool(buckets)
 
     def by_allocation(self, timeline: Timeline) -> dict[int, Category]:
         """Category by the id of each claimed allocation; the last claim holds."""
@@ -43,21 +52,26 @@ def composition(timeline: Timeline, position: int, claims: Claims) -> dict[Categ
     found: dict[Category, int] = {}
     for a in timeline.allocations:
         if a.alive_at(position):
-            category = owned.get(id(a)) or _by_lifetime(timeline, a, spans)
+            category = owned.get(id(a)) or _by_lifetime(timeline, a, spans, claims.has_buckets)
             found[category] = found.get(category, 0) + a.size_bytes
     return {c: found[c] for c in CATEGORIES if c in found}
 
 
-def _by_lifetime(timeline: Timeline, a: Allocation, spans: list[tuple[int, Phase, int, int]]) -> Category:
+def _by_lifetime(
+    timeline: Timeline, a: Allocation, spans: list[tuple[int, Phase, int, int]], has_buckets: bool = False
+) -> Category:
     index = next((i for i, (_, _, start, stop) in enumerate(spans) if start <= a.born < stop), None)
     if index is None:
         return "unattributed"
-    _, phase, start, stop = spans[index]
+    step, phase, start, stop = spans[index]
     if phase == "setup":
         return "inputs"
     if phase == "loss":
         return "logits_and_loss"
     if phase == "forward":
+        over = next((begin for later, _, begin, _ in spans[index:] if later > step), timeline.end - 1)
+        if has_buckets and a.alive_at(over):
+            return "communication"
         backward = next((begin for _, name, begin, _ in spans[index:] if name == "backward"), timeline.end)
         return "activations" if a.alive_at(backward) else "temporaries"
     if phase == "backward":

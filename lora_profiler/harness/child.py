@@ -1,8 +1,9 @@
 """The measured process: `python -m lora_profiler.harness.begin CASE RESULT` trains one case and leaves one record;
-`... --environment DEVICE` only tells in which environment it would.
+`... --environment DEVICE` only tells in which environment it would; `... --losses CASE RESULT` leaves a list of losses.
 
 CASE is the JSON that `runner` writes; RESULT is written whole or not at all. Standard output carries one JSON line a heartbeat,
-so that a hang has a phase, and last the record; whatever libraries print goes to standard error.
+so that a hang has a phase, and last the record; whatever libraries print goes to standard error. One of several ranks leaves its
+record beside CASE and fails if its run did, so that torchrun ends the others.
 """
 
 import json
@@ -27,6 +28,8 @@ from lora_profiler.harness.environment import environment
 from lora_profiler.harness.failures import failure_of, status_of
 from lora_profiler.harness.machine import cgroup_peak_bytes, peak_resident_bytes, resident_bytes
 from lora_profiler.harness.memory_pass import MemoryResult, memory_pass, one_step_peak
+from lora_profiler.harness.process_group import Ranks, joined, own_rank, spread
+from lora_profiler.harness.ranks import rank_result
 from lora_profiler.harness.timing_pass import TimingResult, timing_pass
 from lora_profiler.harness.training import Batches, Training, token_counts
 from lora_profiler.prediction import Phase
@@ -42,6 +45,7 @@ class Run:
 
     case: Case
     heartbeats: IO[str]
+    rank: int | None = None
     where: str = "import"
     step: int | None = None
     memory: MemoryResult = field(default_factory=MemoryResult)
@@ -87,7 +91,7 @@ class Run:
 
     def beat(self, done: int | None = None) -> None:
         """Tells the parent where the run stands; one that is gone ends this process, since nobody waits for its result."""
-        self.tell({"phase": self.where, "step": self.step, "done": done})
+        self.tell({"phase": self.where, "step": self.step, "done": done} | ({} if self.rank is None else {"rank": self.rank}))
 
     def tell(self, what: dict[str, Any]) -> None:
         try:
@@ -98,21 +102,30 @@ class Run:
 
 def train(run: Run, view: DeviceView) -> None:
     """The whole case. Raises what the training raises; `run` then holds what was found before."""
-    case, setup = run.case, run.case.workload.setup
     run.stage("context")
     run.memory.workspace_bytes = view.make_context()
-    run.tell({"environment": asdict(environment(setup.device, command=case.command))})
+    with joined(run.case.workload.setup) as ranks:
+        _train(run, view, ranks)
+
+
+def _train(run: Run, view: DeviceView, ranks: Ranks) -> None:
+    case, setup = run.case, run.case.workload.setup
+    if not ranks.rank:
+        run.tell({"environment": asdict(environment(setup.device, command=case.command))})
     view.limit(case.conditions.budget_bytes)
     weights = case.workload.model.id if case.weights in (None, "hub") else case.weights
     text = modeling.text_tokens(case.text, weights) if case.text else None
     model = modeling.build_model(case.workload, weights=case.weights, on_stage=run.stage)
+    run.counts = modeling.count_parameters(model)
+    if setup.world_size > 1:
+        run.stage("shard")
+    shared = spread(model, setup)
     run.stage("optimizer_build")
     optimizer = modeling.make_optimizer(model, setup)
-    run.counts = modeling.count_parameters(model)
     torch.manual_seed(case.conditions.seed)
-    batches = Batches(setup, case.conditions, case.workload.model.config["vocab_size"], text)
+    batches = Batches(setup, case.conditions, case.workload.model.config["vocab_size"], text, ranks.rank)
     del text
-    training = Training(model, optimizer, setup, batches, case.conditions.ballast_bytes)
+    training = Training(model, optimizer, setup, batches, case.conditions.ballast_bytes, shared)
     padded, real, supervised = token_counts(Batches(setup, case.conditions, 2).next())
     run.tokens = (padded * setup.accumulation, real * setup.accumulation, supervised * setup.accumulation)
     run.stage("memory")
@@ -131,13 +144,25 @@ def train(run: Run, view: DeviceView) -> None:
                 run.beat(done)
 
             try:
-                timing_pass(training, case.conditions, run.timing, progress)
+                timing_pass(training, case.conditions, run.timing, progress, ranks.agree)
             finally:
                 run.memory.health.end(counters)
         run.other_cpu_share = view.other_cpu_share
         run.timed_peak_bytes = counters.read()["requested_peak_bytes"] if counters.available else one_step_peak(training)
     run.stage("end")
     view.sample("end")
+
+
+def losses_alone(case: Case) -> list[float]:
+    """The losses of `memory_steps` optimizer steps of one process, and nothing else measured: what ranks are held against."""
+    setup = case.workload.setup
+    weights = case.workload.model.id if case.weights in (None, "hub") else case.weights
+    text = modeling.text_tokens(case.text, weights) if case.text else None
+    model = modeling.build_model(case.workload, weights=case.weights)
+    optimizer = modeling.make_optimizer(model, setup)
+    batches = Batches(setup, case.conditions, case.workload.model.config["vocab_size"], text)
+    training = Training(model, optimizer, setup, batches)
+    return [float(training.step(lambda step, phase: None)) for _ in range(case.conditions.memory_steps)]
 
 
 def measurement(run: Run, view: DeviceView, status: Status, failure: Failure | None) -> Measurement:
@@ -234,7 +259,7 @@ def quality(run: Run, view: DeviceView) -> Status:
 
 def measured(case: Case, heartbeats: IO[str]) -> Record:
     """Trains the case and returns its record, whatever happens to it."""
-    run = Run(case=case, heartbeats=heartbeats)
+    run = Run(case=case, heartbeats=heartbeats, rank=own_rank())
     started = _now()
     view = DeviceView(case.workload.setup.device)
     status: Status
@@ -267,11 +292,19 @@ def main(arguments: Sequence[str]) -> int:
     if arguments[0] == "--environment":
         print(json.dumps(asdict(environment(arguments[1], command=None))))
         return 0
+    if arguments[0] == "--losses":
+        case = case_from_dict(json.loads(Path(arguments[1]).read_text("utf-8")))
+        write_durably(Path(arguments[2]), json.dumps(losses_alone(case)))
+        return 0
     case_path, result_path = map(Path, arguments)
     heartbeats = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries that print may not spoil the line to the parent
     case = case_from_dict(json.loads(case_path.read_text("utf-8")))
-    text = json.dumps(record_dict(measured(case, heartbeats)))
+    record, rank = measured(case, heartbeats), own_rank()
+    text = json.dumps(record_dict(record))
+    if rank is not None:
+        write_durably(rank_result(case_path, rank), text)
+        return 0 if record.measurement.went_through else 1
     write_durably(result_path, text)
     print(text, file=heartbeats, flush=True)
     return 0

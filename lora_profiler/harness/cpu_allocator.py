@@ -7,6 +7,7 @@ torch's own memory profiler reads (torch/profiler/_memory_profiler.py); `tests/t
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from lora_profiler.harness.timeline import Allocation, Mark, Timeline
@@ -28,6 +29,9 @@ class AllocatorRecord:
     def mark(self, step: int, phase: Phase, note: str = "") -> None:
         with record_function(f"{_MARK}{step}/{phase}/{note}"):
             pass
+
+    def resized(self, storage: torch.UntypedStorage) -> None:
+        """The allocator has recorded it."""
 
     def stop(self) -> Timeline:
         self._profile.stop()

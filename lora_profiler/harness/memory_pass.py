@@ -9,7 +9,7 @@ What follows the steps only explains them. It needs more memory than they do, so
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -19,8 +19,9 @@ from lora_profiler.harness.categories import LOGITS_GRADIENT, Claims, completed,
 from lora_profiler.harness.counters import Counters, Health
 from lora_profiler.harness.cpu_allocator import AllocatorRecord
 from lora_profiler.harness.failures import is_out_of_memory
+from lora_profiler.harness.process_group import reshard
 from lora_profiler.harness.timeline import Peak, Timeline, steady
-from lora_profiler.harness.tracker import BudgetExceededError, StorageTracker
+from lora_profiler.harness.tracker import BudgetExceededError, StorageTracker, told_of_resizing
 from lora_profiler.harness.training import Training
 from lora_profiler.modeling import attention_context, forward_loss, output_head
 from lora_profiler.prediction import Category, Phase
@@ -72,6 +73,8 @@ class Recorder(Protocol):
 
     def mark(self, step: int, phase: Phase, note: str = "") -> None: ...
 
+    def resized(self, storage: torch.UntypedStorage) -> None: ...
+
 
 def memory_pass(training: Training, conditions: Conditions, result: MemoryResult, progress: Progress) -> None:
     """Fills `result` as it goes, so that a run that fails keeps what it has. Raises what the training raises.
@@ -93,11 +96,11 @@ def memory_pass(training: Training, conditions: Conditions, result: MemoryResult
 
 @contextmanager
 def _as_memory_allows(training: Training) -> Iterator[None]:
-    """Ends the block where it runs out of memory, and lets go of what it left."""
+    """Ends the block where it runs out of memory, and lets go of what it left; not of several ranks: the others would wait."""
     try:
         yield
     except Exception as error:
-        if not is_out_of_memory(error):
+        if not is_out_of_memory(error) or training.setup.world_size > 1:
             raise
     else:
         return
@@ -140,9 +143,11 @@ def _with_allocator_record(training: Training, conditions: Conditions, result: M
     """The CPU's allocator record over all steps. A budget is watched by a tracker that runs inside it."""
     tensors = ownership.existing(training)
     claims = ownership.claims_of(tensors, ownership.by_address)
-    record = AllocatorRecord({ownership.by_address(t): t.untyped_storage().nbytes() for _, t in tensors})
+    claims.take_buckets(training.spread.buckets)
+    record = AllocatorRecord(_bytes_by_address(tensors) | training.spread.buckets)
     budget = conditions.budget_bytes
-    guard: Any = StorageTracker("cpu", [t for _, t in tensors], budget) if budget is not None else nullcontext()
+    buckets = training.spread.buckets
+    guard: Any = StorageTracker("cpu", [t for _, t in tensors], budget, None, buckets) if budget is not None else nullcontext()
     del tensors
     steps = _Steps(training, record, claims, ownership.by_address, progress)
     failed = True
@@ -153,6 +158,7 @@ def _with_allocator_record(training: Training, conditions: Conditions, result: M
         failed = False
     finally:
         timeline = record.stop()
+        training.spread.settle()
         steps.bury(timeline)
         peaks = timeline.peaks()
         result.samples += _samples(timeline, peaks)
@@ -170,9 +176,11 @@ def _tracked(training: Training, conditions: Conditions, result: MemoryResult, p
     alone = not result.samples
     tensors = ownership.existing(training)
     claims = ownership.claims_of(tensors, ownership.by_storage)
+    claims.take_buckets(training.spread.buckets)
     counters = Counters(kind)
     budget = conditions.budget_bytes if alone else None
-    tracker = StorageTracker(kind, [t for _, t in tensors], budget, counters if counters.available else None)
+    scratch = counters if counters.available else None
+    tracker = StorageTracker(kind, [t for _, t in tensors], budget, scratch, training.spread.buckets)
     del tensors
     steps = _Steps(training, tracker, claims, ownership.by_storage, progress)
     try:
@@ -187,6 +195,10 @@ def _tracked(training: Training, conditions: Conditions, result: MemoryResult, p
     result.kernels = tuple(sorted(tracker.attention_kernels))
     result.persistent |= steps.persistent
     return tracker.timeline, steps.claims(tracker.timeline)
+
+
+def _bytes_by_address(tensors: list[tuple[Category, torch.Tensor]]) -> dict[int, int]:
+    return {ownership.by_address(s): s.nbytes() for s in (ownership.storage_of(t) for _, t in tensors)}
 
 
 def _attribute(result: MemoryResult, tracked: Timeline, claims: Claims) -> None:
@@ -220,12 +232,14 @@ class _Steps:
 
     def __init__(self, training: Training, recorder: Recorder, claims: Claims, key: ownership.Key, progress: Progress) -> None:
         self._training, self._recorder, self._key, self._progress = training, recorder, key, progress
-        self._before = claims.before
+        self._claims = claims
         self._seen: list[tuple[int, str, list[int], Category]] = []
+        self._instants: list[tuple[int, str, int, Category]] = []
+        self._now: tuple[int, Phase] = (training.steps_done + 1, "setup")
         self.persistent: dict[Category, int] = {}
 
     def run(self, count: int, result: MemoryResult) -> None:
-        with _loss_phase(self._training, self._enter, self._note):
+        with _loss_phase(self._training, self._enter, self._note), told_of_resizing(self._resized):
             for _ in range(count):
                 result.losses.append(float(self._training.step(self._enter)))
         self._recorder.mark(self._training.steps_done + 1, "setup")
@@ -233,11 +247,12 @@ class _Steps:
     def claims(self, timeline: Timeline) -> Claims:
         """Every owner seen, at the position where it was seen."""
         later = []
-        for step, note, keys, category in self._seen:
-            position = timeline.position_of(step, note)
-            if position is not None:
-                later += [(position, key, category) for key in keys]
-        return Claims(before=self._before, later=later)
+        places = {(m.step, m.note): m.position for m in timeline.marks}
+        one = [(step, note, [key], category) for step, note, key, category in self._instants]
+        for step, note, keys, category in [*self._seen, *one]:
+            if (step, note) in places:
+                later += [(places[step, note], key, category) for key in keys]
+        return replace(self._claims, later=sorted(later))
 
     def bury(self, timeline: Timeline) -> None:
         """Ends what was owned before the start and is no more: torch's profiler reports no death of what it saw not born, and a
@@ -245,10 +260,10 @@ class _Steps:
         seen: dict[int, set[int]] = {}
         for step, note, keys, _ in self._seen:
             position = timeline.position_of(step, note)
-            if position is not None and note != _LOGITS:
+            if position is not None:
                 seen.setdefault(position, set()).update(keys)
         for a in timeline.allocations:
-            if a.born < 0 and self._before.get(a.key, "unattributed") != "unattributed":
+            if a.born < 0 and self._claims.before.get(a.key, "unattributed") not in ("unattributed", "communication"):
                 gone = next((position for position, keys in sorted(seen.items()) if a.key not in keys), None)
                 if gone is not None and (a.died is None or gone < a.died):
                     a.died = gone
@@ -256,8 +271,18 @@ class _Steps:
     def _enter(self, step: int, phase: Phase) -> None:
         if phase in ("optimizer", "zero"):
             self._see_owners(step, "backward" if phase == "optimizer" else "optimizer")
+        self._now = step, phase
         self._recorder.mark(step, phase)
         self._progress(step, phase)
+
+    def _resized(self, storage: torch.UntypedStorage) -> None:
+        """Weights that FSDP gathers, each in a storage of its own, are the ranks' communication while they are there."""
+        self._recorder.resized(storage)
+        if storage.nbytes():
+            step, phase = self._now
+            note = f"gathered {len(self._instants)}"
+            self._recorder.mark(step, phase, note)
+            self._instants.append((step, note, self._key(storage), "communication"))
 
     def _see_owners(self, step: int, phase: Phase) -> None:
         """Notes who owns what at the end of `phase`: gradients and states have come, and bitsandbytes may replace a bias."""
@@ -265,7 +290,7 @@ class _Steps:
         self._recorder.mark(step, phase, note)
         keys: dict[Category, list[int]] = {}
         for category, tensor in ownership.owned(self._training):
-            keys.setdefault(category, []).append(self._key(tensor))
+            keys.setdefault(category, []).append(self._key(ownership.storage_of(tensor)))
         self._seen += [(step, note, found, category) for category, found in keys.items()]
         self.persistent |= ownership.sizes(ownership.owned(self._training), self._training.setup.device)
 
@@ -273,7 +298,7 @@ class _Steps:
         """Called as soon as the logits exist; on a loss path without all of them, as soon as the head is reached."""
         self._recorder.mark(step, "forward", _LOGITS)
         if self._training.setup.loss == "plain":
-            self._seen.append((step, _LOGITS, [self._key(logits)], "logits_and_loss"))
+            self._instants.append((step, _LOGITS, self._key(ownership.storage_of(logits)), "logits_and_loss"))
         if logits.requires_grad:
             logits.register_hook(lambda _: self._recorder.mark(step, "backward", LOGITS_GRADIENT))  # type: ignore[no-untyped-call]
 
@@ -302,19 +327,26 @@ def _loss_phase(
 
 
 def saved_activation_bytes(training: Training) -> int:
-    """Bytes that autograd keeps at the end of one forward pass, each storage once, those of the model left out."""
-    known = {ownership.by_storage(t) for _, t in ownership.model_tensors(training.model)}
+    """Bytes that autograd keeps at the end of one forward pass, each storage once, the model's own, gathered or not, left out."""
+
+    def known() -> set[int]:
+        return {ownership.by_storage(ownership.storage_of(t)) for _, t in ownership.model_tensors(training.model)}
+
+    model = known()
     kept: dict[int, torch.Tensor] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         alias = tensor.detach()  # the tensor itself would hold its own node: a cycle that nobody collects
-        kept.setdefault(ownership.by_storage(tensor), alias)  # held, else its key could be used again
+        kept.setdefault(ownership.by_storage(ownership.storage_of(tensor)), alias)  # held, else its key could be used again
         return alias
 
     with attention_context(training.setup), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = forward_loss(training.model, training.setup, training.batches.next())
     del loss
-    return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in known)
+    model |= known()
+    found = sum(ownership.storage_of(t).nbytes() for key, t in kept.items() if key not in model)
+    reshard(training.model)
+    return found
 
 
 def one_step_peak(training: Training) -> int | None:
@@ -322,7 +354,7 @@ def one_step_peak(training: Training) -> int | None:
     if training.setup.device != "cpu":
         return None
     tensors = ownership.existing(training)
-    record = AllocatorRecord({ownership.by_address(t): t.untyped_storage().nbytes() for _, t in tensors})
+    record = AllocatorRecord(_bytes_by_address(tensors) | training.spread.buckets)
     del tensors
     record.start()
     training.step(record.mark)

@@ -10,15 +10,20 @@ from lora_profiler.harness.training import Training
 from lora_profiler.modeling import quantization_tensors
 from lora_profiler.prediction import Category
 
-Key = Callable[[torch.Tensor], int]
+Key = Callable[[torch.UntypedStorage], int]
 
 
-def by_address(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage:
+    """What `tensor` lies in; of one that ranks share, what this rank's shard does."""
+    return getattr(tensor, "_local_tensor", tensor).untyped_storage()
 
 
-def by_storage(tensor: torch.Tensor) -> int:
-    key: int = tensor.untyped_storage()._cdata
+def by_address(storage: torch.UntypedStorage) -> int:
+    return storage.data_ptr()
+
+
+def by_storage(storage: torch.UntypedStorage) -> int:
+    key: int = storage._cdata
     return key
 
 
@@ -26,7 +31,8 @@ def model_tensors(model: torch.nn.Module) -> Iterator[tuple[Category, torch.Tens
     """Parameters, adapters (copies made for `modules_to_save` among them), quantisation constants and buffers."""
     for name, parameter in model.named_parameters():
         yield ("adapters" if is_adapter(name) else "parameters"), parameter
-        for tensor in quantization_tensors(parameter):
+    for module in model.modules():  # whose weight is a plain shard once ranks share it; it keeps the constants itself
+        for tensor in quantization_tensors(module):
             yield "quantization_state", tensor
     for _, buffer in model.named_buffers():
         yield "buffers", buffer
@@ -43,7 +49,7 @@ def gradient_tensors(model: torch.nn.Module) -> Iterator[torch.Tensor]:
 
 def state_tensors(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
     """Tensors that the optimizer keeps for its parameters, and the code books that bitsandbytes shares among them."""
-    for state in optimizer.state.values():
+    for state in getattr(optimizer, "optim", optimizer).state.values():  # ZeroRedundancyOptimizer's own part is inside
         yield from (value for value in state.values() if isinstance(value, torch.Tensor))
     books = getattr(optimizer, "name2qmap", {})
     yield from (value for value in books.values() if isinstance(value, torch.Tensor))
@@ -64,7 +70,7 @@ def stray_tensors(device_type: str, known: set[int]) -> list[torch.Tensor]:
     found = []
     for thing in gc.get_objects():
         if type(thing) is torch.Tensor and thing.device.type == device_type and thing.layout is torch.strided:
-            key = by_storage(thing)
+            key = by_storage(storage_of(thing))
             if key not in known:
                 known.add(key)
                 found.append(thing)
@@ -77,15 +83,15 @@ def existing(training: Training) -> list[tuple[Category, torch.Tensor]]:
     found: list[tuple[Category, torch.Tensor]] = []
     known: set[int] = set()
     for category, tensor in owned(training):
-        key = by_storage(tensor)
-        if tensor.device.type == device_type and key not in known and tensor.untyped_storage().nbytes():
+        key = by_storage(storage_of(tensor))
+        if tensor.device.type == device_type and key not in known and storage_of(tensor).nbytes():
             known.add(key)
             found.append((category, tensor))
-    return found + [("unattributed", t) for t in stray_tensors(device_type, known) if t.untyped_storage().nbytes()]
+    return found + [("unattributed", t) for t in stray_tensors(device_type, known) if storage_of(t).nbytes()]
 
 
 def claims_of(tensors: list[tuple[Category, torch.Tensor]], key: Key) -> Claims:
-    return Claims(before={key(tensor): category for category, tensor in tensors})
+    return Claims(before={key(storage_of(tensor)): category for category, tensor in tensors})
 
 
 def sizes(tensors: Iterator[tuple[Category, torch.Tensor]], device_type: str) -> dict[Category, int]:
@@ -93,8 +99,8 @@ def sizes(tensors: Iterator[tuple[Category, torch.Tensor]], device_type: str) ->
     known: set[int] = set()
     found: dict[Category, int] = {}
     for category, tensor in tensors:
-        key = by_storage(tensor)
+        key = by_storage(storage_of(tensor))
         if tensor.device.type == device_type and key not in known:
             known.add(key)
-            found[category] = found.get(category, 0) + tensor.untyped_storage().nbytes()
+            found[category] = found.get(category, 0) + storage_of(tensor).nbytes()
     return found

@@ -5,15 +5,17 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 
 from lora_profiler.errors import LoraProfilerError, UsageError
-from lora_profiler.harness.nvml import open_device
+from lora_profiler.harness.nvml import open_cards, open_device
+from lora_profiler.harness.visible_device import visible_entries
 from lora_profiler.loss_paths import check_loss
 from lora_profiler.record import Conditions
-from lora_profiler.workload import Workload
+from lora_profiler.workload import FULLY_SHARDED, Sharding, Workload
 
 NEEDED = ("torch", "transformers", "peft", "accelerate")
 LEARNED_POSITIONS = {"gpt2", "opt", "gpt_neo", "gpt_bigcode", "codegen"}
 """Model types with a table of positions: a longer sequence has no row in it."""
 BFLOAT16_CAPABILITY = (8, 0)
+MEASURED_SHARDINGS: tuple[Sharding, ...] = ("ddp", "zero1", *FULLY_SHARDED)
 
 
 class MeasurementError(LoraProfilerError):
@@ -28,6 +30,14 @@ def _card_capability() -> tuple[int, int] | None:
         return device.compute_capability()
 
 
+def _visible_devices() -> int | None:
+    """How many NVIDIA devices a child would see, None where NVML cannot tell."""
+    cards, problem = open_cards()
+    for card in cards:
+        card.close()
+    return None if problem else len(visible_entries(os.environ.get("CUDA_VISIBLE_DEVICES"), len(cards)))
+
+
 def allocator_settings(environ: Mapping[str, str]) -> str | None:
     """What is asked of torch's CUDA allocator, under the variable's new name or else its old one; None if nothing is."""
     return environ.get("PYTORCH_ALLOC_CONF") or environ.get("PYTORCH_CUDA_ALLOC_CONF")
@@ -39,6 +49,7 @@ def refuse(
     installed: Callable[[str], object] = find_spec,
     capability: Callable[[], tuple[int, int] | None] = _card_capability,
     environ: Mapping[str, str] = os.environ,
+    devices: Callable[[], int | None] = _visible_devices,
 ) -> None:
     """Raises MeasurementError for what this installation or card cannot run, UsageError for what no machine could."""
     setup, model = workload.setup, workload.model
@@ -55,7 +66,7 @@ def refuse(
         raise UsageError(f"{model.id} has a table of {longest:,} positions, not {setup.seq_len:,}; take a shorter --seq-len.")
     check_loss(workload)
     if setup.world_size > 1:
-        raise UsageError("several ranks cannot be measured; leave --world-size out.")
+        _refuse_ranks(workload, conditions, devices)
     if not 0 <= conditions.padding < 1 or round(setup.seq_len * conditions.padding) >= setup.seq_len:
         raise UsageError(f"padding is {conditions.padding}; it must be at least 0 and leave at least one token.")
     if conditions.budget_bytes is not None and setup.device == "xpu":
@@ -76,3 +87,34 @@ def refuse(
             raise MeasurementError(
                 f"this card (compute capability {capable}) has no bfloat16; take --dtype float16 or float32 and --precision pure."
             )
+
+
+def _refuse_ranks(workload: Workload, conditions: Conditions, devices: Callable[[], int | None]) -> None:
+    """What several ranks on this machine cannot run, and what their libraries cannot share."""
+    setup = workload.setup
+    if setup.sharding not in MEASURED_SHARDINGS:
+        raise UsageError(f"sharding {setup.sharding} cannot be measured; take {', '.join(MEASURED_SHARDINGS)}.")
+    if setup.device not in ("cpu", "cuda"):
+        raise UsageError(f"several ranks are measured on cuda or cpu, not on {setup.device}.")
+    if setup.loss != "plain":
+        raise UsageError(
+            f"the {setup.loss} loss multiplies by the head outside the module that ranks share; leave --loss out, or --nproc."
+        )
+    if setup.device == "cuda":
+        found = devices()
+        if found is not None and found < setup.world_size:
+            raise MeasurementError(
+                f"{setup.world_size} ranks need a CUDA device each, and {found} can be seen here; take a smaller --nproc, or "
+                "--device cpu."
+            )
+    if setup.sharding != "ddp" and setup.optimizer not in ("adamw", "sgd"):
+        raise UsageError(
+            f"{setup.optimizer} takes no states that {setup.sharding} shares; take --optimizer adamw or sgd, or --sharding ddp."
+        )
+    packed = (workload.model.published.get("quantization_config") or {}).get("bnb_4bit_quant_storage")
+    shards_4_bit = setup.quantization is not None and setup.sharding in FULLY_SHARDED and conditions.weights != "random"
+    if shards_4_bit and packed not in (None, setup.dtype):
+        raise UsageError(
+            f"these weights are stored in 4 bit as {packed}, which FSDP cannot shard beside {setup.dtype}; quantise them anew "
+            f"with bnb_4bit_quant_storage={setup.dtype}, or take --sharding ddp."
+        )

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -40,11 +40,13 @@ CHILD = (sys.executable, "-m", "lora_profiler.harness.begin")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """Where a child stands: a stage before the first step or a phase of a step, and steps done of a timing pass."""
+    """Where a child stands: a stage before the first step or a phase of a step, and steps done of a timing pass; and which of
+    several ranks it is."""
 
     phase: str
     step: int | None = None
     done: int | None = None
+    rank: int | None = None
 
 
 class MeasurementInterrupted(KeyboardInterrupt):
@@ -94,12 +96,13 @@ def measure_case(
         case_path = Path(folder) / "case.json"
         case_path.write_text(json.dumps(case_dict(case)), "utf-8")
         with open(Path(folder) / "log", "w+b") as log:
-            ended = _run([*child, str(case_path), str(result)], log, timeout_seconds, progress, case.weights)
+            command = [*_launcher(case), *child, str(case_path), str(result)]
+            ended = _run(command, log, timeout_seconds, progress, case.weights)
             log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_BYTES))
             tail = log.read().decode("utf-8", "replace")
         if result.exists():
             try:
-                return record_from_dict(json.loads(result.read_text("utf-8")))
+                return _with_whereabouts(record_from_dict(json.loads(result.read_text("utf-8"))), ended)
             except (LoraProfilerError, ValueError, RecursionError) as e:
                 ended.unreadable = str(e)
                 result.replace(result.with_suffix(".unreadable.json"))
@@ -109,14 +112,34 @@ def measure_case(
     return record
 
 
-def environment_of(device: str) -> Environment:
-    """The environment of a child that trains on `device`, asked of one, since only there torch is imported.
+def _launcher(case: Case) -> tuple[str, ...]:
+    """What stands before the child's command where there are to be several of them."""
+    count = case.workload.setup.world_size
+    return () if count == 1 else (*CHILD, "--ranks", str(count))
+
+
+def _with_whereabouts(record: Record, ended: "_Ended") -> Record:
+    """`record`, which its launcher left, with where the rank stood that died without a word."""
+    failure = record.measurement.failure
+    heard = ended.ranks.get(failure.rank) if failure is not None and failure.rank is not None else None
+    if failure is None or failure.phase is not None or not heard:
+        return record
+    stood = replace(failure, phase=heard[-1].phase, step=heard[-1].step)
+    return replace(record, measurement=replace(record.measurement, failure=stood))
+
+
+def environment_of(device: str, *, ranks: bool = False) -> Environment:
+    """The environment of a child that trains on `device`, asked of one, since only there torch is imported; of one of several
+    `ranks`, to which torchrun gives one thread each unless told otherwise.
 
     Raises MeasurementError where not even that runs.
     """
     command = [*CHILD, "--environment", device]
+    env = child_environment(None)
+    if ranks:
+        env.setdefault("OMP_NUM_THREADS", "1")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=child_environment(None), check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env, check=False)
         found: Environment = decoded(Environment, json.loads(done.stdout.splitlines()[-1]), "environment")
     except (OSError, subprocess.SubprocessError, ValueError, IndexError, RecordError) as e:
         raise MeasurementError(f"a process that measures on {device} could not be started: {e}") from None
@@ -133,7 +156,30 @@ class _Ended:
     killed_for_memory: bool = False
     unreadable: str | None = None
     last: Heartbeat = Heartbeat(phase="start")
+    ranks: dict[int, list[Heartbeat]] = field(default_factory=dict)
     environment: Any = None
+
+    def hear(self, heartbeat: Heartbeat) -> bool:
+        """Keeps it; whether it speaks for the case: of several ranks the first does."""
+        if heartbeat.rank is not None:
+            self.ranks.setdefault(heartbeat.rank, []).append(heartbeat)
+        if heartbeat.rank:
+            return False
+        self.last = heartbeat
+        return True
+
+    def furthest_behind(self, world_size: int) -> Heartbeat | None:
+        """Where the one rank stands that has come less far than all others; None if there is no such rank."""
+        if world_size == 1 or self.last.phase == "reference":
+            return None
+        first, second, *_ = sorted(range(world_size), key=self._progress_of)
+        if self._progress_of(first) == self._progress_of(second):
+            return None
+        heard = self.ranks.get(first)
+        return heard[-1] if heard else Heartbeat(phase="start", rank=first)
+
+    def _progress_of(self, rank: int) -> int:
+        return len(self.ranks.get(rank, ()))
 
 
 def _run(
@@ -195,8 +241,9 @@ def _listen(process: "subprocess.Popen[bytes]", news: "queue.SimpleQueue[Heartbe
             try:
                 found = json.loads(line)
                 if "phase" in found:
-                    ended.last = Heartbeat(phase=str(found["phase"]), step=found["step"], done=found["done"])
-                    news.put(ended.last)
+                    heard = Heartbeat(phase=str(found["phase"]), step=found["step"], done=found["done"], rank=found.get("rank"))
+                    if ended.hear(heard):
+                        news.put(heard)
                 elif "measurement" not in found:
                     ended.environment = found["environment"]
             except (ValueError, KeyError, TypeError):  # not ours
@@ -242,10 +289,15 @@ def _signal_group(process: "subprocess.Popen[bytes]", what: int) -> None:
 def _failed(case: Case, ended: _Ended, log: str, started: str) -> Record:
     status: Status = "crash"
     reason = f"the measured process ended with exit code {ended.exit_code} and left no result"
+    last, rank = ended.last, None
     if ended.interrupted:
         status, reason = "interrupted", "interrupted from outside"
     elif ended.timed_out:
         status, reason = "timeout", "the time limit passed; the process was ended"
+        behind = ended.furthest_behind(case.workload.setup.world_size)
+        if behind is not None:
+            last, rank = behind, behind.rank
+            reason = f"the time limit passed while all waited for rank {rank}; the processes were ended"
     elif ended.killed_for_memory:
         status, reason = "host_oom", "the kernel ended the process because the machine ran out of memory"
     elif ended.unreadable is not None:
@@ -254,9 +306,10 @@ def _failed(case: Case, ended: _Ended, log: str, started: str) -> Record:
         reason = f"the measured process was ended by signal {-ended.exit_code}"
     failure = Failure(
         reason=reason,
-        phase=ended.last.phase,
-        step=ended.last.step,
+        phase=last.phase,
+        step=last.step,
         exit_code=ended.exit_code,
+        rank=rank,
         log=without_paths(log)[-1500:] or None if status == "crash" else None,
     )
     return Record(
@@ -277,7 +330,7 @@ def _environment(case: Case, ended: _Ended) -> Environment:
             return found
     device = case.workload.setup.device
     try:
-        return environment_of(device)
+        return environment_of(device, ranks=case.workload.setup.world_size > 1)
     except MeasurementError:
         return Environment(
             python=platform.python_version(),

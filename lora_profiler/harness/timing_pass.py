@@ -2,7 +2,8 @@
 
 CUDA steps are timed by events, so that the host never waits inside a block; elsewhere by the clock. The garbage collector is
 off inside a block. A step's time is that of forward, backward, optimizer and zero_grad; making the batch is a phase apart.
-Protocol: warm up until the steps no longer drift, then measure until the median is known well enough.
+Protocol: warm up until the steps no longer drift, then measure until the median is known well enough. Of several ranks the first
+decides when that is, between blocks: each step waits for all.
 """
 
 import gc
@@ -27,6 +28,8 @@ DRIFT_WINDOW, DRIFT_LIMIT = 5, 0.01
 BLOCK_SECONDS = 1.0
 
 Instant = TypeVar("Instant")
+Agree = Callable[[float], float]
+"""What one rank would do -> what all do."""
 
 
 @dataclass(slots=True)
@@ -40,7 +43,13 @@ class TimingResult:
     losses: list[float] = field(default_factory=list)
 
 
-def timing_pass(training: Training, conditions: Conditions, result: TimingResult, progress: Callable[[str, int], None]) -> None:
+def timing_pass(
+    training: Training,
+    conditions: Conditions,
+    result: TimingResult,
+    progress: Callable[[str, int], None],
+    agree: Agree = lambda value: value,
+) -> None:
     """Fills `result`. `progress` is told "warmup" or "timing" and how many steps of it are done, between blocks only; "timing"
     with 0 steps tells that the warm-up is over."""
     if not conditions.min_timed_steps:
@@ -49,7 +58,7 @@ def timing_pass(training: Training, conditions: Conditions, result: TimingResult
     gc.collect()
     gc.freeze()  # what is there by now stays: collecting between blocks then takes no time
     try:
-        _warm_up_and_time(training, conditions, result, progress, began)
+        _warm_up_and_time(training, conditions, result, progress, began, agree)
     finally:
         gc.unfreeze()
 
@@ -60,15 +69,16 @@ def _warm_up_and_time(
     result: TimingResult,
     progress: Callable[[str, int], None],
     began: float,
+    agree: Agree,
 ) -> None:
-    while not _warm(result.warmup_seconds, conditions):
+    while not agree(_warm(result.warmup_seconds, conditions)):
         _block(training, 1, result.warmup_seconds, None, result.losses)
         progress("warmup", len(result.warmup_seconds))
     progress("timing", 0)
     limit = half_width_limit(training.setup.device)
     typical = max(result.warmup_seconds[-1], 1e-6)
-    size = min(max(1, round(BLOCK_SECONDS / typical)), conditions.min_timed_steps)
-    while not _enough(result.step_seconds, conditions, limit, time.perf_counter() - began):
+    size = int(agree(min(max(1, round(BLOCK_SECONDS / typical)), conditions.min_timed_steps)))
+    while not agree(_enough(result.step_seconds, conditions, limit, time.perf_counter() - began)):
         result.block_seconds += _block(training, size, result.step_seconds, result.phase_seconds, result.losses)
         progress("timing", len(result.step_seconds))
 

@@ -4,7 +4,8 @@ What a kernel takes for itself is not seen. Everything alive before must be regi
 """
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lora_profiler.harness.counters import Counters
+from lora_profiler.harness.ownership import storage_of
 from lora_profiler.harness.timeline import Allocation, Mark, Timeline
 from lora_profiler.prediction import Phase
 
@@ -47,6 +49,23 @@ def _sums_gradients(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
     return uses <= tensors and torch._C._storage_Use_Count(a.untyped_storage()._cdata) <= storages
 
 
+@contextmanager
+def told_of_resizing(told: Callable[[torch.UntypedStorage], None]) -> Iterator[None]:
+    """Inside, `told` hears of each storage that changes its size. No operator returns it: FSDP frees gathered weights so."""
+    resize = torch.UntypedStorage.resize_
+
+    def resize_(storage: torch.UntypedStorage, size: int) -> Any:
+        found = resize(storage, size)
+        told(storage)
+        return found
+
+    torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
+
+
 class BudgetExceededError(torch.OutOfMemoryError):
     """Raised by the tracker in place of a device that is full. Bytes: the budget, those alive, those that came on top."""
 
@@ -58,7 +77,8 @@ class BudgetExceededError(torch.OutOfMemoryError):
 class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes a timeline of all storages on `device_type` while it is active.
 
-    `existing` are tensors that are alive already. With `budget_bytes`, raises BudgetExceededError once more than that is alive.
+    `existing` are tensors that are alive already, `unseen` bytes by key that no tensor of Python's holds. With `budget_bytes`,
+    raises BudgetExceededError once more than that is alive.
     With `counters`, what an operator's kernel takes beyond its outputs is there for the time of the operator.
     """
 
@@ -68,6 +88,7 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         existing: Iterable[torch.Tensor],
         budget_bytes: int | None = None,
         counters: Counters | None = None,
+        unseen: Mapping[int, int] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.timeline = Timeline()
@@ -80,6 +101,10 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.attention_kernels: set[str] = set()
         for tensor in existing:
             self._add(tensor, born=-1)
+        self._has_unseen = bool(unseen)
+        for key, size in (unseen or {}).items():
+            self.timeline.allocations.append(Allocation(key=key, size_bytes=size))
+            self.live_bytes += size
 
     def mark(self, step: int, phase: Phase, note: str = "") -> None:
         if not note:
@@ -95,12 +120,19 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kernel = _ATTENTION_KERNELS.get(func.overloadpacket.__name__)
         if kernel is not None:
             self.attention_kernels.add(kernel)
+        old = self._unseen_among(args, kwargs)
         for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
+            if isinstance(leaf, torch.Tensor) and storage_of(leaf)._cdata not in old:
                 self._add(leaf)
         if self._counters is not None:
             self._add_scratch(self._counters.read())
         return result
+
+    def _unseen_among(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> set[int]:
+        """Storages of `args`, where some are counted already as bytes that nobody sees: DDP writes into its buckets' views."""
+        if not self._has_unseen:
+            return set()
+        return {storage_of(leaf)._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
 
     def _add_scratch(self, read: Mapping[str, int | None]) -> None:
         scratch = (read["requested_peak_bytes"] or 0) - (read["requested_bytes"] or 0)
@@ -111,7 +143,9 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _add(self, tensor: torch.Tensor, born: int | None = None) -> None:
         if tensor.device.type != self._device_type:
             return
-        storage = tensor.untyped_storage()
+        self._add_storage(storage_of(tensor), born)
+
+    def _add_storage(self, storage: torch.UntypedStorage, born: int | None = None) -> None:
         key, size = storage._cdata, storage.nbytes()
         if not size or key in self._alive:
             return
@@ -122,6 +156,14 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         weakref.finalize(storage, self._remove, allocation)
         if self._budget_bytes is not None and self.live_bytes > self._budget_bytes:
             raise BudgetExceededError(self._budget_bytes, self.live_bytes - size, size)
+
+    def resized(self, storage: torch.UntypedStorage) -> None:
+        """Notes a storage that was emptied or filled while its tensors live on."""
+        before = self._alive.get(storage._cdata)
+        if before is not None:
+            self._remove(before)
+        if storage.device.type == self._device_type:
+            self._add_storage(storage)
 
     def _remove(self, allocation: Allocation) -> None:
         if self._alive.get(allocation.key) is allocation:

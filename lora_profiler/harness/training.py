@@ -2,10 +2,12 @@
 
 from array import array
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
+from lora_profiler.harness.process_group import Spread
 from lora_profiler.modeling import attention_context, forward_loss
 from lora_profiler.prediction import Phase
 from lora_profiler.record import Conditions
@@ -20,21 +22,30 @@ IGNORED_LABEL = -100
 class Batches:
     """Micro-batches of `batch_size` x `seq_len` tokens: random ones, or consecutive windows of a text.
 
+    Rank r of W takes every W-th of them from the r-th on, so that W ranks together take what one process would with W times the
+    accumulation. Each micro-batch seeds what is drawn at random within it, dropout above all, by its own number.
+
     Without padding the labels are the input ids themselves and there is no mask, as a packed data set gives them. To CUDA they
     go from pinned memory, as a data loader sends them: a copy from any other makes the host wait for the device.
     """
 
-    def __init__(self, setup: TrainSetup, conditions: Conditions, vocab_size: int, text: torch.Tensor | None = None) -> None:
+    def __init__(
+        self, setup: TrainSetup, conditions: Conditions, vocab_size: int, text: torch.Tensor | None = None, rank: int = 0
+    ) -> None:
         self._shape = (setup.batch_size, setup.seq_len)
         self._device = setup.device
         self._vocab_size = vocab_size
         self._text = None if text is None else array("q", text.tolist())  # no tensor, which would count as the training's memory
-        self._taken = 0
+        self._ranks = setup.world_size
+        self._number, self._drawn = rank, 0
+        self._seed = conditions.seed
         self._generator = torch.Generator().manual_seed(conditions.seed + 1)
         self._padded = round(setup.seq_len * conditions.padding)
 
     def next(self) -> Batch:
         ids = self._ids()
+        torch.manual_seed(self._seed + self._number)
+        self._number += self._ranks
         if not self._padded:
             ids = self._moved(ids)
             return {"input_ids": ids, "labels": ids}
@@ -49,13 +60,16 @@ class Batches:
         return tensor.to(self._device)
 
     def _ids(self) -> torch.Tensor:
+        """Micro-batch `_number`."""
         if self._text is None:
-            return torch.randint(0, self._vocab_size, self._shape, generator=self._generator)
+            ids = torch.empty(self._shape, dtype=torch.int64)
+            while self._drawn <= self._number:  # those of other ranks too, over one another
+                ids.random_(0, self._vocab_size, generator=self._generator)
+                self._drawn += 1
+            return ids
         count = self._shape[0] * self._shape[1]
-        if self._taken + count > len(self._text):
-            self._taken = 0
-        self._taken += count
-        return torch.tensor(self._text[self._taken - count : self._taken], dtype=torch.int64).reshape(self._shape)
+        begin = self._number % (len(self._text) // count) * count
+        return torch.tensor(self._text[begin : begin + count], dtype=torch.int64).reshape(self._shape)
 
 
 def token_counts(batch: Batch) -> tuple[int, int, int]:
@@ -68,7 +82,8 @@ def token_counts(batch: Batch) -> tuple[int, int, int]:
 class Training:
     """A model, its optimizer and its data, stepped from outside. `steps_done` counts whole optimizer steps.
 
-    `ballast_bytes` are held as well, by a tensor that nothing uses.
+    `ballast_bytes` are held as well, by a tensor that nothing uses. `spread` is how ranks share the model, whose gradients they
+    then exchange.
     """
 
     def __init__(
@@ -78,9 +93,11 @@ class Training:
         setup: TrainSetup,
         batches: Batches,
         ballast_bytes: int = 0,
+        spread: Spread | None = None,
     ) -> None:
         self.model, self.optimizer, self.setup, self.batches = model, optimizer, setup, batches
         self.ballast = torch.ones(ballast_bytes, dtype=torch.uint8, device=setup.device) if ballast_bytes else None
+        self.spread = spread or Spread(module=model)
         self.steps_done = 0
 
     def step(self, enter: Enter) -> torch.Tensor:
@@ -91,12 +108,13 @@ class Training:
         number = self.steps_done + 1
         accumulation = self.setup.accumulation
         summed: Any = 0
-        for _ in range(accumulation):
+        for micro in range(accumulation):
             enter(number, "setup")
             batch = self.batches.next()
+            exchange = self.spread.without_exchange() if micro + 1 < accumulation else nullcontext()
             enter(number, "forward")
-            with attention_context(self.setup):
-                loss = forward_loss(self.model, self.setup, batch)
+            with attention_context(self.setup), exchange:
+                loss = forward_loss(self.spread.module, self.setup, batch)
                 if accumulation > 1:
                     loss = loss / accumulation
                 enter(number, "backward")

@@ -18,7 +18,7 @@ from lora_profiler.modeling.adapters import enable_checkpointing, inject_adapter
 from lora_profiler.modeling.contents import count_parameters
 from lora_profiler.modeling.nf4 import nf4_config, prepare_for_training, quantise
 from lora_profiler.modeling.third_party import quiet, refusals, require
-from lora_profiler.workload import TrainSetup, Workload
+from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
 
 Stage = Callable[[str], None]
 MEASURE = '"lora-profiler[measure]"'
@@ -58,7 +58,7 @@ def build_model(
         _check(model, workload)
         if setup.quantization is not None:
             on_stage("quantise")
-            quantise(model, setup.quantization, setup.dtype)
+            quantise(model, setup.quantization, setup.dtype, sharded=setup.sharding in FULLY_SHARDED)
             prepare_for_training(model, setup.quantization, setup.checkpointing)
         if setup.lora is not None:
             on_stage("adapter_inject")
@@ -139,7 +139,10 @@ def _options(spec: ModelSpec, setup: TrainSetup) -> dict[str, Any]:
 
 def _pretrained(spec: ModelSpec, setup: TrainSetup, weights: str) -> dict[str, Any]:
     """What `from_pretrained` is given to find weights, and how to take them."""
-    on_the_fly = {} if setup.quantization is None else {"quantization_config": nf4_config(setup.quantization, setup.dtype)}
+    on_the_fly = {}
+    if setup.quantization is not None:
+        sharded = setup.sharding in FULLY_SHARDED
+        on_the_fly["quantization_config"] = nf4_config(setup.quantization, setup.dtype, sharded=sharded)
     if weights == "hub":
         return {"pretrained_model_name_or_path": spec.id, **on_the_fly}
     path = Path(weights).expanduser()

@@ -33,9 +33,10 @@ def _numel(parameter: nn.Parameter) -> int:
     return parameter.numel() if state is None else int(state.shape.numel())
 
 
-def quantization_tensors(parameter: torch.Tensor) -> list[torch.Tensor]:
-    """The tensors beside the packed weight of a 4-bit parameter: scales, code book, offset, and the nested ones; else none."""
-    found, states = [], [getattr(parameter, "quant_state", None)]
+def quantization_tensors(holder: torch.Tensor | nn.Module) -> list[torch.Tensor]:
+    """The tensors beside the packed weight of a 4-bit parameter, or its module's: scales, code book, offset, the nested ones;
+    else none."""
+    found, states = [], [getattr(holder, "quant_state", None)]
     while states:
         state = states.pop()
         if state is not None:

@@ -14,19 +14,24 @@ from lora_profiler.modeling.third_party import refusals
 from lora_profiler.workload import Quantization
 
 
-def nf4_config(quantization: Quantization, dtype: str) -> Any:
-    """The `BitsAndBytesConfig` of a base that computes in `dtype`."""
+def nf4_config(quantization: Quantization, dtype: str, *, sharded: bool = False) -> Any:
+    """The `BitsAndBytesConfig` of a base that computes in `dtype`.
+
+    One that FSDP shards is stored in that dtype too, four or eight codes to an element, as bitsandbytes and PEFT ask for it.
+    """
     from transformers import BitsAndBytesConfig
 
+    storage = {"bnb_4bit_quant_storage": getattr(torch, dtype)} if sharded else {}
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=quantization.double_quant,
         bnb_4bit_compute_dtype=getattr(torch, dtype),
+        **storage,
     )
 
 
-def quantise(model: Any, quantization: Quantization, dtype: str) -> None:
+def quantise(model: Any, quantization: Quantization, dtype: str, *, sharded: bool = False) -> None:
     """Replace in place each linear module that transformers would load in NF4; nothing where it already did.
 
     One 16-bit weight at a time lives beside its packed form and is freed before the next one.
@@ -35,7 +40,7 @@ def quantise(model: Any, quantization: Quantization, dtype: str) -> None:
         return
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    quantizer = AutoHfQuantizer.from_config(nf4_config(quantization, dtype), pre_quantized=False)
+    quantizer = AutoHfQuantizer.from_config(nf4_config(quantization, dtype, sharded=sharded), pre_quantized=False)
     plain = dict(model.named_modules())
     with refusals("transformers cannot quantise this model"):
         quantizer.validate_environment(device_map=None)

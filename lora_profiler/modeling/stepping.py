@@ -30,6 +30,11 @@ def make_optimizer(model: torch.nn.Module, setup: TrainSetup) -> torch.optim.Opt
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     implementation: dict[str, Any] = {"foreach": setup.optimizer_impl == "foreach", "fused": setup.optimizer_impl == "fused"}
+    if setup.sharding == "zero1":
+        from torch.distributed.optim import ZeroRedundancyOptimizer
+
+        kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[setup.optimizer]
+        return ZeroRedundancyOptimizer(parameters, kind, lr=LEARNING_RATE, **implementation)
     if setup.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=LEARNING_RATE, **implementation)
     if setup.optimizer == "sgd":

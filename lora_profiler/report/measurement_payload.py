@@ -11,6 +11,7 @@ from lora_profiler.compare import Comparison, ErrorSummary, Grouping
 from lora_profiler.planning.scored import Scored
 from lora_profiler.record import Record
 from lora_profiler.record_json import record_dict
+from lora_profiler.report.ranks import ranks_record
 from lora_profiler.throughput import throughput
 from lora_profiler.workload import setup_dict
 
@@ -33,12 +34,16 @@ def bench_schema() -> dict[str, Any]:
 def bench_payload(
     records: Sequence[Record], comparisons: Sequence[Comparison], largest_batches: Sequence[LargestBatch] = ()
 ) -> dict[str, Any]:
-    """The whole document: raw samples, how predictions stand to them, and what batch searches proved. Nothing else is derived."""
-    document = {
+    """The whole document: raw samples, how predictions stand to them, how ranks stand to each other, and what batch searches
+    proved. Nothing else is derived."""
+    document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "records": [record_dict(record) for record in records],
         "comparisons": [asdict(comparison) for comparison in comparisons],
     }
+    of_ranks = [ranks_record(record) for record in records if record.measurement.ranks]
+    if of_ranks:
+        document["ranks"] = of_ranks
     if largest_batches:
         document["largest_batches"] = [_largest_batch_dict(found) for found in largest_batches]
     return document

@@ -9,6 +9,7 @@ from lora_profiler.record import Device, Environment, Record
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Block, Row, RowKind, Table, heading, paragraph
 from lora_profiler.report.predictions import adapter_line, attention_words, exactness_lines, training_line
+from lora_profiler.report.ranks import ranks_lines, ranks_table
 from lora_profiler.report.speed import speed_lines
 from lora_profiler.report.timing import predicted_time_line
 from lora_profiler.report.ways import method_label
@@ -36,17 +37,23 @@ def record_blocks(
         paragraph(*_status_lines(record, speed)),
     ]
     if not record.measurement.went_through:
-        return [*blocks, paragraph(*_failure_lines(record, prediction))]
+        return [*blocks, paragraph(*_failure_lines(record, prediction)), *_ranks_blocks(record)]
     table = error_table(record, comparisons)
     if table.rows:
         blocks += [table, paragraph(*_table_notes(record, prediction, comparisons))]
     alone = alone_table(record)
     if alone.rows:
         blocks.append(alone)
+    blocks += _ranks_blocks(record)
     if speed:
         told = [predicted_time_line(timing.step, speed.steps.median)] if timing and timing.step else []
         blocks.append(paragraph(*speed_lines(speed, utilisation), *told))
     return [*blocks, paragraph(*exactness_lines([prediction]))]
+
+
+def _ranks_blocks(record: Record) -> list[Block]:
+    table, lines = ranks_table(record), ranks_lines(record)
+    return [*([table] if table else []), *([paragraph(*lines)] if lines else [])]
 
 
 # --- what was run -------------------------------------------------------------------------------------------------------

@@ -130,9 +130,11 @@ STAGE_LABELS: Final[dict[str, str]] = {
     "load": "loading the model",
     "quantise": "quantising",
     "adapter_inject": "adding adapters",
+    "shard": "sharding",
     "optimizer_build": "making the optimizer",
     "memory": "memory",
     "timing": "timing",
+    "reference": "training alone",
     "end": "finishing",
 }
 """What a measured process does before, between and after its steps."""
@@ -266,6 +268,7 @@ FLAG_DEFINITIONS: Final[dict[str, str]] = {
     "busy_machine": "other programs took processor time while steps were timed: times are too long",
     "host_bound": "the host could not keep the device busy: times say more about Python than about the card",
     "instrumentation_perturbed_memory": "two ways of measuring the peak differ: memory is in doubt",
+    "losses_not_compared": "one process could not train on what the ranks trained on: nobody says that their losses are right",
     "memory_pressure": "the allocator had to give memory back and ask again: times are too long",
     "shared_device": "another process used the device: what the driver says is in use is not this run's alone",
     "thermal_throttling": "the card slowed itself down: times are too long",

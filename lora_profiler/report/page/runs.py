@@ -11,6 +11,7 @@ from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.comparisons import run_cells
 from lora_profiler.report.measurements import comparison_text
 from lora_profiler.report.page.parts import Fact, Part, Section
+from lora_profiler.report.ranks import ranks_text
 from lora_profiler.report.ways import way_label
 from lora_profiler.throughput import Throughput, throughput
 from lora_profiler.units import bytes_text, count_text, rate_text, seconds_text
@@ -80,7 +81,7 @@ def runs_section(runs: Sequence[Run]) -> Section | None:
 
 def runs_table(runs: Sequence[Run]) -> Table:
     """A row for each run; a column that none fills is left out."""
-    columns = ("#", "model", "method", "setup", "status", "peak", "predicted", "error", "step", "tokens/s", "record")
+    columns = ("#", "model", "method", "setup", "status", "peak", "ranks", "predicted", "error", "step", "tokens/s", "record")
     rows = [_cells(run) for run in runs]
     used = [i for i in range(len(columns)) if any(cells[i] for cells in rows)]
     return Table(
@@ -101,6 +102,7 @@ def _cells(run: Run) -> tuple[str, ...]:
         *run_cells(record),
         metrics.STATUS_LABELS[measured.status],
         _at_least(measured.peak_requested_bytes, not measured.went_through),
+        ranks_text(record),
         _at_least(prediction.peak.total_bytes if prediction else None, lower),
         comparison_text(peak) if peak else "",
         seconds_text(speed.steps.median) if speed else "",

@@ -1,0 +1,73 @@
+"""What each of several ranks held and how high it went, the highest of them, and how far they lie apart."""
+
+from typing import Any
+
+from lora_profiler.record import Record
+from lora_profiler.report import metrics
+from lora_profiler.report.blocks import Row, Table
+from lora_profiler.units import byte_unit, in_unit, percent_text
+
+
+def ranks_table(record: Record) -> Table | None:
+    """A row a rank, in the unit of the highest peak; None for a run of one process."""
+    ranks = record.measurement.ranks
+    if not ranks:
+        return None
+    unit, size = byte_unit(max((r.peak_requested_bytes or 0 for r in ranks), default=0))
+    rows = [
+        Row(
+            cells=(
+                f"rank {r.rank}",
+                in_unit(r.peak_requested_bytes, size) if r.peak_requested_bytes is not None else "",
+                metrics.PHASE_LABELS.get(r.peak_phase, r.peak_phase) if r.peak_phase else "",
+                in_unit(sum(r.persistent_bytes.values()), size) if r.persistent_bytes else "",
+                metrics.STATUS_LABELS[r.status],
+            )
+        )
+        for r in ranks
+    ]
+    return Table(title=f"Ranks, {unit}", columns=("", "peak", "in", "persistent", "status"), rows=tuple(rows), left=1)
+
+
+def ranks_text(record: Record) -> str:
+    """'2, alike' or '4, up to 3.1 % lower' for a cell beside the peak; nothing for a run of one process."""
+    m = record.measurement
+    if not m.ranks or m.rank_imbalance is None:
+        return ""
+    return f"{len(m.ranks)}, {f'up to {percent_text(m.rank_imbalance)} lower' if m.rank_imbalance else 'alike'}"
+
+
+def ranks_lines(record: Record) -> list[str]:
+    """What the table means, and what one process on the same data says of the losses."""
+    m, setup = record.measurement, record.workload.setup
+    if not m.ranks:
+        return []
+    lines = []
+    if m.rank_imbalance is not None and m.went_through:
+        lines.append(
+            "All numbers above are those of one rank, the one with the highest peak; the lowest is "
+            f"{percent_text(m.rank_imbalance)} below it."
+            if m.rank_imbalance
+            else "All numbers above are those of one rank; all ranks have the same peak."
+        )
+    if m.reference_loss and m.loss:
+        steps = min(len(m.reference_loss), len(m.loss))
+        lines.append(
+            f"Mean loss of the ranks at step {steps}: {m.loss[steps - 1]:.6g}; of one process with accumulation "
+            f"{setup.accumulation * setup.world_size} on the same data: {m.reference_loss[steps - 1]:.6g}."
+        )
+    return lines
+
+
+def ranks_record(record: Record) -> dict[str, Any]:
+    """The same for JSON."""
+    m = record.measurement
+    peaks = [r.peak_requested_bytes for r in m.ranks]
+    known = [peak for peak in peaks if peak is not None]
+    return {
+        "record_id": record.id,
+        "peak_requested_bytes": peaks,
+        "persistent_bytes": [sum(r.persistent_bytes.values()) if r.persistent_bytes else None for r in m.ranks],
+        "max_peak_requested_bytes": max(known, default=None),
+        "imbalance": m.rank_imbalance,
+    }

@@ -1,0 +1,280 @@
+"""Several ranks: they hold what the rules say, learn what one process learns, and none outlives a case that ends badly."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import several_ranks
+from lora_profiler.cli import main
+from lora_profiler.errors import UsageError
+from lora_profiler.harness import Case, Heartbeat, MeasurementError, make_case, measure_case
+from lora_profiler.harness.ranks import gathered, with_reference
+from lora_profiler.harness.refusals import refuse
+from lora_profiler.planning.engine import predict
+from lora_profiler.record import Conditions, Failure, Record
+from lora_profiler.record_checks import problems
+from lora_profiler.record_json import record_dict, record_from_dict
+from lora_profiler.report.ranks import ranks_lines, ranks_record, ranks_table
+from lora_profiler.workload import LoraConfig, Optimizer, Quantization, TrainSetup, Workload
+from records import ENVIRONMENT, make_record
+from several_ranks import FULL, LORA, MODEL, SETUPS
+
+TESTS = Path(__file__).parent
+
+
+def case(setup: TrainSetup = FULL, conditions: Conditions | None = None) -> Case:
+    return make_case(Workload(model=MODEL, setup=setup), conditions or Conditions(min_timed_steps=0, memory_steps=2))
+
+
+# --- what two ranks hold and learn ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two ranks measured of each setup."""
+    folder = tmp_path_factory.mktemp("ranks")
+    options = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
+    paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    command = [sys.executable, "-m", "torch.distributed.run", *options, str(TESTS / "several_ranks.py"), str(folder)]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}, timeout=280)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("name", SETUPS)
+def test_ranks_hold_what_the_rules_say(found: list[dict[str, Any]], name: str) -> None:
+    prediction = predict(Workload(model=MODEL, setup=SETUPS[name]))
+    highest = max((ranks[name] for ranks in found), key=lambda r: sum(r["persistent"].values()))
+    told = {category: size for category, size in prediction.persistent_bytes.items() if size}
+    assert {c: size for c, size in highest["persistent"].items() if c != "buffers"} == told
+    peak = max(ranks[name]["peak"][1] for ranks in found)
+    assert peak == pytest.approx(prediction.peak.total_bytes, rel=0.01)
+
+
+@pytest.mark.parametrize("name", SETUPS)
+def test_ranks_learn_what_one_process_learns(found: list[dict[str, Any]], name: str) -> None:
+    setup = SETUPS[name]
+    alone = several_ranks.training(replace(setup, world_size=1, sharding="none", accumulation=2 * setup.accumulation))
+    losses = [float(alone.step(lambda step, phase: None)) for _ in range(several_ranks.CONDITIONS.memory_steps)]
+    mean = [sum(step) / 2 for step in zip(*(ranks[name]["losses"] for ranks in found), strict=True)]
+    assert mean == pytest.approx(losses, rel=1e-6)
+    assert found[0][name]["losses"] != found[1][name]["losses"], "each rank has a batch of its own"
+
+
+@pytest.mark.parametrize("name", SETUPS)
+def test_the_tracker_sees_the_weights_that_come_and_go(found: list[dict[str, Any]], name: str) -> None:
+    """The two ways of measuring agree where nothing but tensors takes memory."""
+    one = found[0][name]
+    for phase in ("setup", "zero"):
+        assert one["tracked"][phase] == pytest.approx(one["steady"][phase], rel=0.005)
+    if name.startswith("fsdp"):
+        assert one["attribution"]["communication"] > one["persistent"]["parameters"] / 2
+
+
+# --- one record ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_case_of_two_ranks_is_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    heard: list[Heartbeat] = []
+    setup = replace(LORA, lora=LoraConfig(r=3))
+    conditions = Conditions(min_timed_steps=2, memory_steps=2, max_timing_seconds=2.0)
+    record = measure_case(case(setup, conditions), progress=heard.append)
+    m = record.measurement
+    assert m.went_through, m.failure
+    assert problems(record) == []
+    assert [r.rank for r in m.ranks] == [0, 1]
+    assert m.peak_requested_bytes == max(r.peak_requested_bytes or 0 for r in m.ranks)
+    assert m.reference_loss == pytest.approx(m.loss[:2], rel=1e-6)
+    assert len(m.step_seconds) >= 2
+    assert {h.rank for h in heard} == {0, None}, "the first rank speaks for all, then the one that trains alone"
+    assert record_from_dict(json.loads(json.dumps(record_dict(record)))) == record
+    table = ranks_table(record)
+    assert table is not None and [row.cells[0] for row in table.rows] == ["rank 0", "rank 1"]
+    assert len(ranks_lines(record)) == 2
+    assert ranks_record(record)["imbalance"] == m.rank_imbalance
+
+
+# --- what ends badly ----------------------------------------------------------------------------------------------------------
+
+BEGINNING = """
+    import json, os, signal, sys, time
+    from pathlib import Path
+    from lora_profiler.harness.begin import die_with_parent
+    die_with_parent()
+    rank = int(os.environ["RANK"])
+    Path(os.environ["PIDS"], str(rank)).write_text(str(os.getpid()))
+    def beat(phase, step):
+        print(json.dumps({"phase": phase, "step": step, "done": None, "rank": rank}), flush=True)
+    if rank == 0:
+        print(os.environ["ENVIRONMENT"], flush=True)
+    beat("forward", 1)
+    while len(list(Path(os.environ["PIDS"]).iterdir())) < 2:
+        time.sleep(0.05)
+"""
+
+
+@pytest.fixture
+def pids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[int]]]:
+    """The process ids that two ranks have left; afterwards none of them is alive."""
+    monkeypatch.setenv("PIDS", str(tmp_path))
+    monkeypatch.setenv("ENVIRONMENT", json.dumps({"environment": asdict(ENVIRONMENT)}))
+    yield lambda: [int(path.read_text()) for path in tmp_path.iterdir()]
+
+
+def ended(pid: int) -> bool:
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def ranks_that(program: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", textwrap.dedent(BEGINNING) + textwrap.dedent(program))
+
+
+def test_a_rank_that_dies_is_named_and_takes_the_others_along(pids: Callable[[], list[int]]) -> None:
+    program = """
+        if rank == 1:
+            beat("backward", 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(600)
+    """
+    record = measure_case(case(), timeout_seconds=100.0, child=ranks_that(program))
+    m = record.measurement
+    assert m.status == "crash" and m.failure is not None
+    assert m.failure.reason == "rank 1 was ended by signal 9 and left no result"
+    assert (m.failure.rank, m.failure.phase, m.failure.step, m.failure.exit_code) == (1, "backward", 2, -9)
+    assert [r.exit_code for r in m.ranks] == [None, -9]
+    assert len(pids()) == 2 and all(ended(pid) for pid in pids())
+    assert problems(record) == []
+
+
+def test_a_rank_that_hangs_is_named_and_none_is_left(pids: Callable[[], list[int]]) -> None:
+    program = """
+        if rank == 0:
+            beat("loss", 1)
+            beat("backward", 1)
+        time.sleep(600)
+    """
+    record = measure_case(case(), timeout_seconds=10.0, child=ranks_that(program))
+    m = record.measurement
+    assert m.status == "timeout" and m.failure is not None
+    assert "rank 1" in m.failure.reason
+    assert (m.failure.rank, m.failure.phase, m.failure.step) == (1, "forward", 1)
+    assert len(pids()) == 2 and all(ended(pid) for pid in pids())
+
+
+def test_ranks_end_with_a_launcher_that_is_killed(pids: Callable[[], list[int]]) -> None:
+    program = "os.kill(os.getppid(), signal.SIGKILL) if rank == 0 else None\ntime.sleep(600)"
+    record = measure_case(case(), timeout_seconds=100.0, child=ranks_that(program))
+    assert record.measurement.status == "crash"
+    assert len(pids()) == 2 and all(ended(pid) for pid in pids())
+
+
+def of_rank(status: str, reason: str, peak: int) -> Record:
+    workload = Workload(model=MODEL, setup=FULL)
+    failure = None if status == "ok" else Failure(reason=reason, phase="backward", step=1)
+    return make_record(workload, status=status, failure=failure, peak_requested_bytes=peak)
+
+
+@pytest.mark.parametrize(
+    ("records", "exits", "status", "rank"),
+    [
+        ({0: ("crash", "RuntimeError: Connection closed by peer"), 1: ("oom", "out of memory")}, {0: 1, 1: 1}, "oom", 1),
+        ({0: ("crash", "RuntimeError: [gloo/transport/tcp/pair.cc:547] Connection closed by peer")}, {0: 1, 1: -11}, "crash", 1),
+        ({0: ("crash", "gloo: Connection closed by peer"), 1: ("crash", "ValueError: its own")}, {0: 1, 1: 1}, "crash", 1),
+        ({0: ("ok", "")}, {}, "crash", 1),
+        ({0: ("ok", ""), 1: ("invalid", "the loss is nan at step 1")}, {1: 1}, "invalid", 1),
+    ],
+)
+def test_the_first_cause_is_the_failure(
+    records: dict[int, tuple[str, str]], exits: dict[int, int], status: str, rank: int
+) -> None:
+    told = {r: of_rank(*records[r], 1000 + r) if r in records else None for r in (0, 1)}
+    m = gathered(case(), told, exits, False, lambda: of_rank("ok", "", 1).environment).measurement
+    assert m.failure is not None
+    assert (m.status, m.failure.rank) == (status, rank)
+    assert f"rank {rank}" in m.failure.reason
+
+
+def test_memory_that_the_kernel_took_back_is_host_oom() -> None:
+    m = gathered(case(), {0: None, 1: None}, {1: -signal.SIGKILL}, True, lambda: of_rank("ok", "", 1).environment).measurement
+    assert m.status == "host_oom"
+
+
+def test_other_losses_than_those_of_one_process_make_a_record_invalid() -> None:
+    record = gathered(case(), {r: of_rank("ok", "", 9) for r in (0, 1)}, {}, False, lambda: of_rank("ok", "", 1).environment)
+    losses = record.measurement.loss
+    assert with_reference(record, losses).measurement.status == "ok"
+    wrong = with_reference(record, (losses[0], losses[1] * (1 + 1e-5))).measurement
+    assert wrong.status == "invalid" and wrong.failure is not None and "at step 2" in wrong.failure.reason
+    unchecked = with_reference(record, ()).measurement
+    assert unchecked.status == "ok" and "losses_not_compared" in unchecked.flags
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sharding", ["zero2", "tp"])
+def test_shardings_that_nothing_here_runs_are_refused(sharding: Any) -> None:
+    with pytest.raises(UsageError, match=f"sharding {sharding} cannot be measured; take ddp, zero1, fsdp"):
+        refuse(Workload(model=MODEL, setup=replace(FULL, sharding=sharding)), Conditions())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_8bit", "adafactor"])
+def test_states_that_cannot_be_shared_are_refused(optimizer: Optimizer) -> None:
+    with pytest.raises(UsageError, match="take --optimizer adamw or sgd, or --sharding ddp"):
+        refuse(Workload(model=MODEL, setup=replace(FULL, optimizer=optimizer)), Conditions())
+    refuse(Workload(model=MODEL, setup=replace(FULL, optimizer=optimizer, sharding="ddp")), Conditions())
+
+
+def test_a_loss_outside_the_shared_module_is_refused() -> None:
+    with pytest.raises(UsageError, match="leave --loss out, or --nproc"):
+        refuse(Workload(model=MODEL, setup=replace(FULL, loss="chunked")), Conditions())
+
+
+def test_more_ranks_than_devices_are_refused() -> None:
+    setup = replace(FULL, device="cuda")
+    with pytest.raises(MeasurementError, match="2 ranks need a CUDA device each, and 1 can be seen here"):
+        refuse(Workload(model=MODEL, setup=setup), Conditions(), devices=lambda: 1)
+    refuse(Workload(model=MODEL, setup=setup), Conditions(), devices=lambda: 2)
+
+
+def test_4_bit_weights_of_another_dtype_are_refused() -> None:
+    config = dict(MODEL.published) | {"quantization_config": {"bnb_4bit_quant_storage": "uint8"}}
+    packed = replace(MODEL, published=config)
+    setup = replace(LORA, quantization=Quantization())
+    with pytest.raises(UsageError, match="stored in 4 bit as uint8, which FSDP cannot shard beside float32"):
+        refuse(Workload(model=packed, setup=setup), Conditions(weights="hub"))
+    refuse(Workload(model=packed, setup=setup), Conditions())
+
+
+def test_two_numbers_of_ranks_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["bench", "gpt2", "--nproc", "2", "--world-size", "3", "--sharding", "ddp"]
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert "--nproc 2 and --world-size 3 are not one number" in capsys.readouterr().err
+
+
+def test_a_checker_finds_what_does_not_hold_together() -> None:
+    record = gathered(case(), {r: of_rank("ok", "", 9) for r in (0, 1)}, {}, False, lambda: of_rank("ok", "", 1).environment)
+    whole = with_reference(record, record.measurement.loss)
+    about_ranks = lambda r: [p for p in problems(r) if "rank" in p]  # noqa: E731  # short for this test
+    assert about_ranks(whole) == []
+    for change in ({"ranks": whole.measurement.ranks[:1]}, {"peak_requested_bytes": 10}, {"reference_loss": ()}):
+        assert about_ranks(replace(whole, measurement=replace(whole.measurement, **change)))  # type: ignore[arg-type]
