@@ -28,7 +28,7 @@ from lora_profiler.planning.timing import step_time
 from lora_profiler.prediction import Prediction
 from lora_profiler.traced import compile_profile
 from lora_profiler.traced.compiler import profile_of_one_size
-from lora_profiler.workload import Loss, LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.workload import LoraConfig, Loss, Quantization, TrainSetup, Workload
 
 PATHS: tuple[Loss, ...] = ("chunked", "fused")
 LORA = LoraConfig(r=4)
