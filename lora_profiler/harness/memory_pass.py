@@ -96,7 +96,7 @@ def memory_pass(training: Training, conditions: Conditions, result: MemoryResult
 
 @contextmanager
 def _as_memory_allows(training: Training) -> Iterator[None]:
-    """Ends the block where it runs out of memory, and lets go of what it left; not of several ranks, since the others would wait."""
+    """Ends the block where it runs out of memory, and lets go of what it left; of several ranks, all would wait for it: it fails."""
     try:
         yield
     except Exception as error:
