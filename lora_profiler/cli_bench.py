@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lora_profiler.cli_bench_elsewhere import cluster_cases, cluster_of, emit, say_what_was_lost, spread, spread_text
 from lora_profiler.cli_bench_options import bench_options, check_options, model_cases
 from lora_profiler.cli_options import output_options, setup_options
 from lora_profiler.cli_warnings import warn_of
@@ -24,6 +25,7 @@ from lora_profiler.click_parts import (
 
 if TYPE_CHECKING:
     from lora_profiler.campaign.batch_search import LargestBatch
+    from lora_profiler.campaign.cluster_runs import Spread
     from lora_profiler.campaign.planned import Planned
     from lora_profiler.campaign.progress import Progress
     from lora_profiler.campaign.results import Result
@@ -54,6 +56,9 @@ Examples:
   lora-profile bench gpt2 -s 128 --largest-batch --budget 4GiB --device cpu
   lora-profile bench gpt2 -s 128 --nproc 2 --sharding fsdp --device cpu
   lora-profile bench --suite NAME --resume --deadline 560   in pieces: say it again until nothing is left
+  lora-profile bench --suite NAME --ray auto --resume       spread over the machines of a Ray cluster
+  lora-profile bench --suite NAME --device cuda --emit sbatch -o job
+                                                            for Slurm: cd job && sbatch run.sbatch
 
 Exit code: 0 done, running out of memory included; 2 usage; 3 no such model; 4 not measured; 130 Ctrl-C.
 """,
@@ -65,9 +70,12 @@ Exit code: 0 done, running out of memory included; 2 usage; 3 no such model; 4 n
 @click.pass_context
 def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> None:
     """Train MODEL for real on this machine: measure memory and time, store the records, and compare with the prediction."""
+    check_options(ctx, models)
+    if o["emit"]:
+        emit(o)
+        return
     check_new_file(o["output"], o["force"])
     check_new_file(o["report"], o["force"])
-    check_options(ctx, models)
     from lora_profiler.campaign.interrupts import one_interrupt
     from lora_profiler.campaign.progress import Progress
     from lora_profiler.campaign.results import result
@@ -75,32 +83,41 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
     from lora_profiler.report.progress import shown
     from lora_profiler.store import Store, default_records_path
 
-    device = _device(o["device"])
-    cases, num_refused = _cases(ctx, models, device)
-    store = Store(o["records"] or default_records_path())
-    if o["report"]:
-        _check_report(o["report"], store, o["output"])
-    click.echo(f"Training on {device}; records go to {store.path}.", err=True)
-    progress = Progress(earlier=store.records())
+    drawn_again = o["form"] == "table" and o["output"] is None and sys.stdout.isatty()
     with one_interrupt() as interrupt:
-        session = Session(
-            store=store, progress=progress, interrupt=interrupt, resume=o["resume"], rerun=o["rerun"],
-            deadline_seconds=o["deadline"], timeout_seconds=o["timeout"],
-        )  # fmt: skip
-        drawn_again = o["form"] == "table" and o["output"] is None and sys.stdout.isatty()
-        total = None if o["largest_batch"] else len(cases)
         proven: list[LargestBatch] = []
-        as_json = o["progress"] == "json"
-        with shown(progress, total=total, deadline_seconds=o["deadline"], transient=drawn_again, as_json=as_json):
-            num_left = _run(session, cases, proven, search=o["largest_batch"])
+        found: Spread | None = None
+        with cluster_of(o) as cluster:
+            cases, num_refused = cluster_cases(cluster, o) if cluster else _cases(ctx, models)
+            store = Store(o["records"] or default_records_path())
+            if o["report"]:
+                _check_report(o["report"], store, o["output"])
+            device = cases[0].case.workload.setup.device
+            click.echo(f"Training on {device}{spread_text(cluster)}; records go to {store.path}.", err=True)
+            progress = Progress(earlier=store.records())
+            total = None if o["largest_batch"] else len(cases)
+            as_json = o["progress"] == "json"
+            with shown(progress, total=total, deadline_seconds=o["deadline"], transient=drawn_again, as_json=as_json):
+                if cluster:
+                    found = spread(cluster, cases, store, progress, interrupt, o)
+                    num_left = 0 if found.interrupted else len(found.left)
+                else:
+                    session = Session(
+                        store=store, progress=progress, interrupt=interrupt, resume=o["resume"], rerun=o["rerun"],
+                        deadline_seconds=o["deadline"], timeout_seconds=o["timeout"],
+                    )  # fmt: skip
+                    num_left = _run(session, cases, proven, search=o["largest_batch"])
         results = [result(row.record, row.planned.prediction) for row in progress.rows if row.record is not None]
         _print(results, proven, o)
         if o["report"]:
             _write_report(results, o["report"], o["records"])
+        if found:
+            say_what_was_lost(found)
         _say_what_is_left(progress, store, num_left, interrupt.asked)
     if interrupt.asked:
         ctx.exit(130)
-    if num_refused or any(r.record.measurement.status in NOT_MEASURED for r in results):
+    unmeasured = found is not None and (found.refused or found.lost)
+    if num_refused or unmeasured or any(r.record.measurement.status in NOT_MEASURED for r in results):
         ctx.exit(4)
 
 
@@ -108,6 +125,7 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
 
 
 def _device(asked: "Device | None") -> "Device":
+    """Raises MeasurementError for one that this installation cannot train on."""
     from lora_profiler.harness.device_choice import check_device, present_device
 
     if asked is None:
@@ -116,19 +134,31 @@ def _device(asked: "Device | None") -> "Device":
     return asked
 
 
-def _cases(ctx: click.Context, models: tuple[str, ...], device: "Device") -> tuple[list["Planned"], int]:
+def _asked_cases(ctx: click.Context, models: tuple[str, ...]) -> Sequence["Case"]:
+    """Those of the suite, the file or the models. Raises UsageError, and MeasurementError for a device that is not there."""
+    from lora_profiler.campaign.case_files import read_case
+    from lora_profiler.campaign.suites import suite_cases
+
+    name, file = ctx.params["suite"], ctx.params["case"]
+    if file:
+        case = read_case(file)
+        _device(case.workload.setup.device)
+        return [case]
+    device = _device(ctx.params["device"])
+    return suite_cases(name, device) if name else model_cases(ctx, models, device)
+
+
+def _cases(ctx: click.Context, models: tuple[str, ...]) -> tuple[list["Planned"], int]:
     """Everything that will be started, refused and predicted already, and how many cases of a suite cannot run here.
 
     Raises UsageError and MeasurementError before anything is started.
     """
     from lora_profiler.campaign.planned import planned, refuse_beyond, sorted_out
-    from lora_profiler.campaign.suites import suite_cases
     from lora_profiler.harness import MeasurementError
     from lora_profiler.harness.machine import memory_limit_bytes, physical_memory_bytes
     from lora_profiler.harness.provenance import public_command
 
-    name = ctx.params["suite"]
-    cases = suite_cases(name, device) if name else model_cases(ctx, models, device)
+    name, cases = ctx.params["suite"], _asked_cases(ctx, models)
     if ctx.params["largest_batch"]:
         _check_search(cases)
     command = public_command(sys.argv)

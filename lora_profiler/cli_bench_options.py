@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-WITH_SUITE = (
-    "suite", "device", "records", "resume", "rerun", "deadline", "timeout", "progress", "report", "form", "output", "force",
-)  # fmt: skip
-"""Options that have a meaning beside --suite, whose cases fix everything else."""
+WITH_CASE = ("case", "records", "resume", "rerun", "deadline", "timeout", "progress", "report", "form", "output", "force")
+"""Options that have a meaning beside --case, which fixes everything else."""
+WITH_SUITE = ("suite", "device", "ray", "cpus_per_case", "emit", *WITH_CASE[1:])
+WITH_EMIT = ("suite", "device", "cpus_per_case", "emit", "timeout", "output", "force")
+EMITTED = ("sbatch",)
 TIMING_OPTIONS = ("steps", "timing_seconds")
 
 
@@ -53,6 +54,20 @@ _OPTIONS = [
     ),
     click.option(
         "--suite", metavar="NAME", shell_complete=_complete_suite, help="The cases of a suite in benchmarks/suites.py."
+    ),
+    click.option("--case", type=Path, metavar="FILE", help="The case in a file that --emit wrote."),
+    click.option(
+        "--ray", metavar="auto|local|HOST:PORT",
+        help="Spread the suite over a Ray cluster: the one at an address, one of this machine's own (local), or the one that "
+        "this machine is part of, else its own (auto).",
+    ),
+    click.option(
+        "--emit", type=NearestChoice(EMITTED), metavar="sbatch",
+        help="Run nothing: write the suite as an array job of Slurm into the new folder of -o.",
+    ),
+    click.option(
+        "--cpus-per-case", type=click.IntRange(1), metavar="N",
+        help="With --ray or --emit: processors and threads of each. [default: OMP_NUM_THREADS, else 1]",
     ),
     click.option("--deadline", type=_SECONDS, metavar="SECONDS", help="Start no case that would not end in this time."),
     click.option(
@@ -103,13 +118,15 @@ def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:
     from lora_profiler.store import finished
 
     o = ctx.params
-    if bool(models) == bool(o["suite"]):
-        both = "a suite has its own models; name one of the two." if models else "name a MODEL, or a --suite."
+    _check_elsewhere(ctx)
+    asked = [*(["MODEL"] if models else []), *(f"--{name}" for name in ("suite", "case") if o[name])]
+    if len(asked) != 1:
+        both = f"{' and '.join(asked[:2])} each bring their own; name one of the two." if asked else "name a MODEL, or a --suite."
         raise UsageError(f"what to train is not clear: {both}")
-    if o["suite"]:
+    for source, meant in (("suite", WITH_SUITE), ("case", WITH_CASE)):
         for name in o:
-            if name not in (*WITH_SUITE, "models") and given(ctx, name):
-                raise UsageError(f"{flag(name)} has no meaning with --suite, whose cases fix it; leave it out.")
+            if o[source] and name not in (*meant, "models") and given(ctx, name):
+                raise UsageError(f"{_option(ctx, name)} has no meaning with --{source}, whose cases fix it; leave it out.")
     if o["nproc"] is not None and given(ctx, "world_size") and o["nproc"] != o["world_size"]:
         raise UsageError(f"--nproc {o['nproc']} and --world-size {o['world_size']} are not one number; give one of the two.")
     finished((), o["rerun"])
@@ -122,6 +139,27 @@ def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:
         idle += [name for name in ("repeats", "no_timing") if given(ctx, name)]
         if idle:
             raise UsageError(f"{flag(idle[0])} has no meaning with --largest-batch, which times nothing; leave it out.")
+
+
+def _option(ctx: click.Context, name: str) -> str:
+    """How the parameter `name` is written on the command line."""
+    return next(max(p.opts, key=len) for p in ctx.command.params if p.name == name)
+
+
+def _check_elsewhere(ctx: click.Context) -> None:
+    """Raises UsageError for options about other machines that do not go together."""
+    o = ctx.params
+    for name, does in (("ray", "spreads"), ("emit", "writes")):
+        if o[name] and not o["suite"]:
+            raise UsageError(f"--{name} {does} the cases of a suite; add --suite NAME, and name no MODEL or --case.")
+    if o["emit"]:
+        for name in o:
+            if name not in WITH_EMIT and given(ctx, name):
+                raise UsageError(f"{_option(ctx, name)} has no meaning with --emit, which measures nothing; leave it out.")
+        if o["output"] is None:
+            raise UsageError("--emit writes a folder; name a new one with -o DIR.")
+    elif given(ctx, "cpus_per_case") and not o["ray"]:
+        raise UsageError("--cpus-per-case says what a case is given of machines that run many; add --ray or --emit.")
 
 
 # --- cases ----------------------------------------------------------------------------------------------------------------

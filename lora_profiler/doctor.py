@@ -31,6 +31,7 @@ PACKAGES: dict[str, str] = {
     "plotly": "dashboard and report",
     "pandas": "dashboard",
     "jinja2": "report",
+    "ray": "bench --ray",
 }
 """Distribution name -> what it is for here."""
 

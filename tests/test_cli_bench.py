@@ -18,7 +18,7 @@ import jsonschema
 import pytest
 
 import families
-from lora_profiler.campaign import session
+from lora_profiler.campaign import runs, session
 from lora_profiler.cli import main
 from lora_profiler.harness import Case, Heartbeat, MeasurementInterrupted
 from lora_profiler.planning.engine import predict
@@ -63,7 +63,7 @@ class Bench:
         self.answer: Answer = record_of
         self._capsys = capsys
         monkeypatch.setattr(session, "measure_case", self._measure)
-        monkeypatch.setattr(session, "environment_of", lambda device: make_record().environment)
+        monkeypatch.setattr(runs, "environment_of", lambda device, ranks=False: make_record().environment)
 
     def _measure(self, case: Case, *, progress: Callable[[Heartbeat], None], **options: Any) -> Record:
         self.asked.append(case)

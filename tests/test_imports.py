@@ -8,7 +8,7 @@ import pytest
 
 HEAVY = [
     "torch", "numpy", "pandas", "transformers", "peft", "accelerate", "bitsandbytes", "huggingface_hub", "rich", "streamlit",
-    "plotly", "jinja2", "httpx", "pygments", "importlib.metadata", "urllib.request", "asyncio", "concurrent.futures",
+    "plotly", "jinja2", "ray", "httpx", "pygments", "importlib.metadata", "urllib.request", "asyncio", "concurrent.futures",
 ]  # fmt: skip
 COMMITTED = str(Path(__file__).parents[1] / "benchmarks" / "records")
 SHOW_MODULES = "import sys, atexit; atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr)); "

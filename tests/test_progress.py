@@ -84,6 +84,14 @@ def test_time_left_is_known_once_something_is_known() -> None:
     assert progress.seconds_gone == 159
 
 
+def test_cases_side_by_side_share_the_time_that_is_left() -> None:
+    clock = Clock()
+    progress = progress_of(*[planned()] * 5, clock=clock)
+    progress.at_once = 2
+    run(progress, clock, 0, 10)
+    assert progress.seconds_left() == 4 * 10 / 2
+
+
 def test_a_case_takes_what_it_took_before_and_what_is_stored_takes_nothing() -> None:
     clock = Clock()
     cases = planned(), planned(rank=4)

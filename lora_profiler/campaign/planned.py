@@ -32,6 +32,12 @@ def planned(case: Case) -> Planned:
     return Planned(case=case, prediction=predict(case.workload))
 
 
+def planned_elsewhere(case: Case) -> Planned:
+    """`planned` for a case that other machines run: what this one lacks is no reason to refuse it. Raises UsageError."""
+    refuse(case.workload, case.conditions, installed=lambda name: name, capability=lambda: None)
+    return Planned(case=case, prediction=predict(case.workload))
+
+
 def sorted_out(cases: Sequence[Case], memory_bytes: int | None) -> tuple[list[Planned], list[Refused]]:
     """Those of many cases that can be started here, and those that cannot: a suite is made for more than one machine.
 

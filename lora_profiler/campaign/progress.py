@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal
 
+from lora_profiler.campaign.durations import seconds_taken
 from lora_profiler.campaign.planned import Planned
-from lora_profiler.campaign.runs import seconds_taken
 from lora_profiler.harness import Case, Heartbeat
 from lora_profiler.record import Record
 
@@ -40,13 +40,14 @@ class CaseRow:
 class Progress:
     """All rows of a run; `tell` is called with the place and the row whenever one starts or ends, `beat` with each heartbeat.
 
-    `clock` gives seconds.
+    `clock` gives seconds. `at_once` cases run side by side.
     """
 
     earlier: Iterable[Record] = ()
     tell: Callable[[int, CaseRow], None] = lambda index, row: None
     beat: Callable[[int, CaseRow], None] = lambda index, row: None
     clock: Callable[[], float] = time.monotonic
+    at_once: int = 1
     rows: list[CaseRow] = field(default_factory=list)
     _earlier_seconds: dict[str, float] = field(default_factory=dict)
     _began: float = 0.0
@@ -98,7 +99,7 @@ class Progress:
                 if expected is None:
                     return None
                 left += max(0.0, expected - (self.elapsed(row) or 0.0))
-        return left
+        return left / self.at_once
 
     def _expected(self, row: CaseRow) -> float | None:
         if row.expected is not None:

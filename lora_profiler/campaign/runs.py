@@ -3,19 +3,19 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Protocol
 
+from lora_profiler.campaign.durations import Durations, seconds_taken
 from lora_profiler.harness import Case, Heartbeat, MeasurementInterrupted, environment_of, measure_case
 from lora_profiler.record import Failure, Record
 from lora_profiler.store import Store, finished
-from lora_profiler.workload import Workload
 
 Measure = Callable[..., Record]
 """`measure_case`, or what stands in for it in tests."""
 EnvironmentKey = Callable[[str, bool], str]
 """(device, whether several ranks train) -> the key of the environment that a case would run in now."""
-FIRST_ESTIMATE_SECONDS = 60.0
+EnvironmentKeys = Callable[[str, bool], frozenset[str]]
+"""The same of all machines that a case may run on: several on several."""
 MARGIN_SECONDS = 45.0
 """Kept free at the end of a piece with a deadline, for a case that takes longer than those before it."""
 
@@ -69,8 +69,12 @@ def run_cases(
     """
     began = clock()
     store.recover()
-    stored = _stored(cases, store, environment_key, rerun) if resume else {}
-    longest = _longest_before(cases, store, environment_key) if deadline_seconds is not None else {}
+
+    def here(device: str, ranks: bool) -> frozenset[str]:
+        return frozenset({environment_key(device, ranks)})
+
+    stored = stored_before(cases, store, here, rerun) if resume else {}
+    durations = durations_before(cases, store, here) if deadline_seconds is not None else Durations()
     records: list[Record] = []
     left: list[Case] = []
     for index, case in enumerate(cases):
@@ -79,7 +83,7 @@ def run_cases(
             records.append(known)
             observer.finished(index, known, True)
             continue
-        expected = _expected_seconds(case.workload, longest)
+        expected = durations.expected_seconds(case.workload)
         if deadline_seconds is not None and clock() - began + expected + MARGIN_SECONDS > deadline_seconds:
             left.append(case)
             continue
@@ -103,28 +107,37 @@ def run_cases(
             left.append(case)
         store.append(record, replace=True)
         pending.unlink(missing_ok=True)
-        _note_seconds(longest, case.workload, clock() - before)
+        durations.note(case.workload, clock() - before)
         records.append(record)
         observer.finished(index, record, False)
     return Outcome(records=tuple(records), left=tuple(left), interrupted=False)
 
 
-def _stored(
-    cases: Sequence[Case], store: Store, environment_key: EnvironmentKey, rerun: Iterable[str]
+def stored_before(
+    cases: Sequence[Case], store: Store, here: EnvironmentKeys, rerun: Iterable[str]
 ) -> dict[tuple[str, int], Record]:
     """Terminal records by case and repeat, of the environments that the cases would run in now."""
     wanted = {(case.key, case.repeat) for case in cases}
     found = store.records()
     done = finished(found, rerun)
     candidates = [r for r in found if r.id in done and (r.case_key, r.repeat) in wanted]
-    return {(r.case_key, r.repeat): r for r in _of_here(candidates, environment_key)}
+    return {(r.case_key, r.repeat): r for r in _of_here(candidates, here)}
 
 
-def _of_here(records: Sequence[Record], environment_key: EnvironmentKey) -> list[Record]:
-    """Those measured in the environment of now, which is asked for only where there are any, since that takes seconds."""
+def durations_before(cases: Sequence[Case], store: Store, here: EnvironmentKeys) -> Durations:
+    """What this environment's records took: an earlier piece has shown what a later one may expect."""
+    devices = {case.workload.setup.device for case in cases}
+    found = Durations()
+    for record in _of_here([r for r in store.records() if r.workload.setup.device in devices], here):
+        found.note(record.workload, seconds_taken(record) or 0.0)
+    return found
+
+
+def _of_here(records: Sequence[Record], here: EnvironmentKeys) -> list[Record]:
+    """Those measured in an environment of now, which is asked for only where there are any, since that takes seconds."""
     places = {r.id: (r.workload.setup.device, r.workload.setup.world_size > 1) for r in records}
-    keys = {place: environment_key(*place) for place in sorted(set(places.values()))}
-    return [r for r in records if r.environment.key == keys[places[r.id]]]
+    keys = {place: here(*place) for place in sorted(set(places.values()))}
+    return [r for r in records if r.environment.key in keys[places[r.id]]]
 
 
 def _cut_off(record: Record, seconds: float) -> Record:
@@ -132,39 +145,3 @@ def _cut_off(record: Record, seconds: float) -> Record:
     reason = f"the deadline of this piece came after {seconds:.0f} s, before the case's own time limit; another piece measures it"
     failure = replace(record.measurement.failure or Failure(reason=reason), reason=reason)
     return replace(record, measurement=replace(record.measurement, status="interrupted", failure=failure))
-
-
-# --- how long a case takes ------------------------------------------------------------------------------------------------
-
-
-def _longest_before(cases: Sequence[Case], store: Store, environment_key: EnvironmentKey) -> dict[str, float]:
-    """By kind, the longest of this environment's records: an earlier piece has shown what a later one may expect."""
-    devices = {case.workload.setup.device for case in cases}
-    found: dict[str, float] = {}
-    for record in _of_here([r for r in store.records() if r.workload.setup.device in devices], environment_key):
-        _note_seconds(found, record.workload, seconds_taken(record) or 0.0)
-    return found
-
-
-def _note_seconds(longest: dict[str, float], workload: Workload, seconds: float) -> None:
-    """Keeps the longest. A case that took no second was refused, which says nothing of others."""
-    if seconds >= 1:
-        kind = _kind(workload)
-        longest[kind] = max(seconds, longest.get(kind, 0.0))
-
-
-def _kind(workload: Workload) -> str:
-    """Cases of one model and method take times of one size."""
-    return f"{workload.model.fingerprint} {workload.setup.method}"
-
-
-def _expected_seconds(workload: Workload, longest: dict[str, float]) -> float:
-    """The longest case of the kind so far, else of all, else a first guess."""
-    return longest.get(_kind(workload)) or max(longest.values(), default=FIRST_ESTIMATE_SECONDS)
-
-
-def seconds_taken(record: Record) -> float | None:
-    """Wall time of a whole run, its process included; None where it was not noted."""
-    if record.started_at is None or record.ended_at is None:
-        return None
-    return (datetime.fromisoformat(record.ended_at) - datetime.fromisoformat(record.started_at)).total_seconds()

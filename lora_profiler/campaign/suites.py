@@ -35,9 +35,14 @@ def suites(roots: Sequence[Path] | None = None) -> Mapping[str, Suite]:
     return found
 
 
-def suite_cases(name: str, device: Device, roots: Sequence[Path] | None = None) -> tuple[Case, ...]:
-    """The cases of the suite called `name`, for `device`. Raises UsageError for an unknown suite, with all there are."""
+def suite(name: str, roots: Sequence[Path] | None = None) -> Suite:
+    """The suite called `name`. Raises UsageError for an unknown one, with all there are."""
     known = suites(roots)
     if name not in known:
         raise UsageError(f"there is no suite {name!r}; there are {', '.join(sorted(known))}.{did_you_mean(name, known)}")
-    return known[name](device=device)
+    return known[name]
+
+
+def suite_cases(name: str, device: Device, roots: Sequence[Path] | None = None) -> tuple[Case, ...]:
+    """The cases of the suite called `name`, for `device`. Raises UsageError for an unknown suite, with all there are."""
+    return suite(name, roots)(device=device)

@@ -36,6 +36,7 @@ __all__ = [
     "memory_limit_bytes",
     "oom_kills",
     "other_cpu_share",
+    "packages",
     "peak_resident_bytes",
     "physical_memory_bytes",
     "public_command",
@@ -89,7 +90,7 @@ def environment(
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),
-        packages=_packages(),
+        packages=packages(),
         device=_device(setup_device, torch, env),
         cpu=cpu_model(),
         logical_cpus=os.cpu_count(),
@@ -141,7 +142,8 @@ def _allocator(cuda: Any) -> str:
     return ", ".join(parts)
 
 
-def _packages() -> dict[str, str]:
+def packages() -> dict[str, str]:
+    """Installed versions of this program and of `PACKAGES`."""
     from importlib.metadata import PackageNotFoundError, version
 
     own = import_module(__name__.partition(".")[0])  # the code that runs, which need not be what is installed

@@ -96,7 +96,7 @@ def memory_pass(training: Training, conditions: Conditions, result: MemoryResult
 
 @contextmanager
 def _as_memory_allows(training: Training) -> Iterator[None]:
-    """Ends the block where it runs out of memory, and lets go of what it left. One of several ranks fails: all others wait for it."""
+    """Ends the block where it runs out of memory, and lets go of what it left; not of several ranks: the others would wait."""
     try:
         yield
     except Exception as error:
