@@ -243,11 +243,6 @@ def test_states_that_cannot_be_shared_are_refused(optimizer: Optimizer) -> None:
     refuse(Workload(model=MODEL, setup=replace(FULL, optimizer=optimizer, sharding="ddp")), Conditions())
 
 
-def test_a_loss_outside_the_shared_module_is_refused() -> None:
-    with pytest.raises(UsageError, match="leave --loss out, or --nproc"):
-        refuse(Workload(model=MODEL, setup=replace(FULL, loss="chunked")), Conditions())
-
-
 def test_more_ranks_than_devices_are_refused() -> None:
     setup = replace(FULL, device="cuda")
     with pytest.raises(MeasurementError, match="2 ranks need a CUDA device each, and 1 can be seen here"):

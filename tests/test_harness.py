@@ -394,7 +394,9 @@ def test_the_peak_of_the_memory_stage_is_that_of_its_phases(monkeypatch: pytest.
 
 
 def test_retries_while_steps_are_timed_count_and_those_of_the_warm_up_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    def timing_pass(training: Any, conditions: Any, result: TimingResult, progress: Callable[[str, int], None]) -> None:
+    def timing_pass(
+        training: Any, conditions: Any, result: TimingResult, progress: Callable[[str, int], None], agree: Any
+    ) -> None:
         for what, done, retries in (("warmup", 1, 40), ("timing", 0, 500), ("timing", 1, 2)):
             FakeCounters.retries += retries
             progress(what, done)

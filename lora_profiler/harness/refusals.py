@@ -96,10 +96,6 @@ def _refuse_ranks(workload: Workload, conditions: Conditions, devices: Callable[
         raise UsageError(f"sharding {setup.sharding} cannot be measured; take {', '.join(MEASURED_SHARDINGS)}.")
     if setup.device not in ("cpu", "cuda"):
         raise UsageError(f"several ranks are measured on cuda or cpu, not on {setup.device}.")
-    if setup.loss != "plain":
-        raise UsageError(
-            f"the {setup.loss} loss multiplies by the head outside the module that ranks share; leave --loss out, or --nproc."
-        )
     if setup.device == "cuda":
         found = devices()
         if found is not None and found < setup.world_size:

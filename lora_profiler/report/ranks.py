@@ -9,24 +9,29 @@ from lora_profiler.units import byte_unit, in_unit, percent_text
 
 
 def ranks_table(record: Record) -> Table | None:
-    """A row a rank, in the unit of the highest peak; None for a run of one process."""
+    """A row a rank, in the unit of the highest peak; a column that no rank fills is left out. None for a run of one process."""
     ranks = record.measurement.ranks
     if not ranks:
         return None
     unit, size = byte_unit(max((r.peak_requested_bytes or 0 for r in ranks), default=0))
+    columns = ("", f"peak, {unit}", "in", f"persistent, {unit}", "status")
     rows = [
-        Row(
-            cells=(
-                f"rank {r.rank}",
-                in_unit(r.peak_requested_bytes, size) if r.peak_requested_bytes is not None else "",
-                metrics.PHASE_LABELS.get(r.peak_phase, r.peak_phase) if r.peak_phase else "",
-                in_unit(sum(r.persistent_bytes.values()), size) if r.persistent_bytes else "",
-                metrics.STATUS_LABELS[r.status],
-            )
+        (
+            f"rank {r.rank}",
+            in_unit(r.peak_requested_bytes, size) if r.peak_requested_bytes is not None else "",
+            metrics.PHASE_LABELS.get(r.peak_phase, r.peak_phase) if r.peak_phase else "",
+            in_unit(sum(r.persistent_bytes.values()), size) if r.persistent_bytes else "",
+            metrics.STATUS_LABELS[r.status],
         )
         for r in ranks
     ]
-    return Table(title=f"Ranks, {unit}", columns=("", "peak", "in", "persistent", "status"), rows=tuple(rows), left=1)
+    used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    return Table(
+        title="Ranks",
+        columns=tuple(columns[i] for i in used),
+        rows=tuple(Row(cells=tuple(row[i] for i in used)) for row in rows),
+        left=1,
+    )
 
 
 def ranks_text(record: Record) -> str:
