@@ -118,7 +118,7 @@ def test_more_ranks_never_hold_more() -> None:
     assert peaks == sorted(peaks, reverse=True)
 
 
-@pytest.mark.parametrize("sharding", ["ddp", "zero1", "fsdp"])
+@pytest.mark.parametrize("sharding", ["ddp", "zero1", "zero2", "fsdp"])
 @pytest.mark.parametrize("lora", [None, LoraConfig(r=5)])
 def test_layers_sum_to_what_a_rank_holds(sharding: Sharding, lora: LoraConfig | None) -> None:
     found = by_rule(workload("gpt2", sharding, 8, lora=lora))
@@ -127,3 +127,37 @@ def test_layers_sum_to_what_a_rank_holds(sharding: Sharding, lora: LoraConfig | 
     assert sum(layer.gradient_bytes for layer in found.layers) == held["gradients"]
     assert sum(layer.optimizer_state_bytes for layer in found.layers) == held["optimizer_states"]
     assert min(layer.optimizer_state_bytes for layer in found.layers) >= 0
+
+
+def test_a_part_under_tensor_parallelism_by_hand() -> None:
+    """Half of what the layers' linear weights take goes, and nothing else; two sums a layer in forward, five in backward."""
+    whole, part = (by_rule(workload("llama", s, w, lora=None)) for s, w in (("none", 1), ("tp", 2)))
+    model = whole.workload.model
+    linear = sum(m.num_parameters for name, m in model.modules() if m.is_linear and name != model.output_embedding)
+    assert part.persistent_bytes["parameters"] == whole.persistent_bytes["parameters"] - 2 * linear // 2
+    assert part.persistent_bytes["gradients"] == part.persistent_bytes["parameters"]
+    assert part.parameters == whole.parameters
+    hidden = 2 * 24 * model.config["hidden_size"] * 2
+    found = {(t.collective, t.phase): (t.count, t.size_bytes) for t in part.traffic}
+    layers = model.num_layers
+    assert found == {
+        ("all_reduce", "forward"): (2 * layers, 2 * layers * hidden),
+        ("all_reduce", "backward"): (5 * layers, 5 * layers * hidden),
+    }
+    assert (part.exactness, part.error_bound) == ("estimate", None)
+
+
+def test_heads_that_ranks_do_not_divide_are_refused() -> None:
+    with pytest.raises(UsageError, match="which 3 ranks do not divide"):
+        by_rule(workload("llama", "tp", 3))
+    with pytest.raises(UsageError, match="not of gpt2"):
+        by_rule(workload("gpt2", "tp", 2))
+
+
+def test_zero2_deals_out_gradients_and_states_and_claims_nothing() -> None:
+    whole, dealt = (by_rule(workload("llama", s, w, lora=None)) for s, w in (("none", 1), ("zero2", 4)))
+    assert dealt.persistent_bytes["parameters"] == whole.persistent_bytes["parameters"]
+    for category in ("gradients", "optimizer_states"):
+        assert dealt.persistent_bytes[category] == pytest.approx(whole.persistent_bytes[category] / 4, abs=16)
+    assert (dealt.exactness, dealt.error_bound) == ("estimate", None)
+    assert {(t.collective, t.phase) for t in dealt.traffic} == {("reduce_scatter", "backward"), ("all_gather", "optimizer")}

@@ -25,7 +25,7 @@ from lora_profiler.workload import FULLY_SHARDED, TrainSetup
 
 def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
     """One row per module that owns parameters, then rows for what belongs to no module alone: attention cores, activation
-    functions, the loss, the optimizer's shared tables, all its states where ZeRO-1 deals them out. Every column but that of
+    functions, the loss, the optimizer's shared tables, all its states where ZeRO deals them out, and under ZeRO-2 the gradients. Every column but that of
     trained numbers, which counts them whole, sums to the prediction's total for its rank."""
     model, setup = plan.workload.model, plan.workload.setup
     adapted: dict[str, list[Adapter]] = defaultdict(list)
@@ -42,7 +42,8 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
         if is_sharded:
             weights = sum(piece.share(world) for piece in base_pieces(module, setup, kept))
         own = [chunk(t, world, at.rank) for t in tensors] if is_sharded else tensors
-        states = 0 if setup.sharding == "zero1" else sum(state_bytes(t, setup).evaluate(*at) for t in own)
+        states = 0 if setup.sharding in ("zero1", "zero2") else sum(state_bytes(t, setup).evaluate(*at) for t in own)
+        gradients = 0 if setup.sharding == "zero2" else sum(t.bytes.evaluate(*at) for t in own)
         extra = sum(t.bytes.evaluate(*at) for t in own) if setup.lora else 0
         saved, flops = activity.pop(name, (0, 0))
         rows.append(
@@ -54,7 +55,7 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
                 num_parameters=module.num_parameters,
                 num_trainable_parameters=sum(t.numel.evaluate(*at) for t in tensors),
                 parameter_bytes=weights + quantization + extra,
-                gradient_bytes=sum(t.bytes.evaluate(*at) for t in own),
+                gradient_bytes=gradients,
                 optimizer_state_bytes=states,
                 saved_activation_bytes=saved,
                 flops=flops,
@@ -64,15 +65,16 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
         r.optimizer_state_bytes for r in rows
     )
     rows += [_rest(name, "activation", saved, flops) for name, (saved, flops) in activity.items()]
-    if shared_states:
-        rows.append(_rest("optimizer", "optimizer", 0, 0, shared_states))
+    dealt = plan.state.gradient_bytes.evaluate(*at) if setup.sharding == "zero2" else 0
+    if shared_states or dealt:
+        rows.append(_rest("optimizer", "optimizer", 0, 0, shared_states, dealt))
     return tuple(rows)
 
 
-def _rest(name: str, kind: str, saved: int, flops: int, states: int = 0) -> LayerCost:
+def _rest(name: str, kind: str, saved: int, flops: int, states: int = 0, gradients: int = 0) -> LayerCost:
     return LayerCost(
         name=name, kind=kind, in_features=None, out_features=None, num_parameters=0, num_trainable_parameters=0,
-        parameter_bytes=0, gradient_bytes=0, optimizer_state_bytes=states, saved_activation_bytes=saved, flops=flops,
+        parameter_bytes=0, gradient_bytes=gradients, optimizer_state_bytes=states, saved_activation_bytes=saved, flops=flops,
     )  # fmt: skip
 
 

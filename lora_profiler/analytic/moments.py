@@ -289,6 +289,10 @@ def _inside_layers(
         """Gradients of the head and of all layers with an index over `above`; with accumulation they exist already."""
         if ranks.is_sharded:
             return ZERO if workload.setup.accumulation > 1 else ranks.reduced_above(above)
+        if ranks.dealt > 1:
+            rank = workload.setup.lora.r if workload.setup.lora else 1
+            whole = total(x.run.gradient_bytes * sum(i > above for i in x.indices) for x in forward.layers)
+            return constant(-(-(whole + forward.head_gradient_bytes).evaluate(1, 1, rank) // ranks.dealt))
         if workload.setup.accumulation > 1:
             return ZERO
         layers = total(x.run.gradient_bytes * sum(i > above for i in x.indices) for x in forward.layers)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.analytic.persistent import Persistent, adapter_dtype, nf4_bytes, rest_dtype, trainable_tensors, unquantized
-from lora_profiler.analytic.ranks import Piece, Ranks, alone, fully_sharded, partitioned, replicated
+from lora_profiler.analytic.ranks import Piece, Ranks, alone, dealt_out, fully_sharded, partitioned, replicated
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import Module, Stack
 from lora_profiler.workload import DTYPE_BYTES, FULLY_SHARDED, TrainSetup, Workload
@@ -25,8 +25,10 @@ def ranks_of(workload: Workload, state: Persistent, adapters: tuple[Adapter, ...
         return replicated(state, order)
     if setup.sharding == "zero1":
         return partitioned(state, order, setup)
+    if setup.sharding == "zero2":
+        return dealt_out(state, setup, order)
     if setup.sharding not in FULLY_SHARDED:
-        raise UsageError(f"sharding {setup.sharding} has no rules yet; ddp, zero1, fsdp and fsdp-no-reshard have.")
+        raise UsageError(f"sharding {setup.sharding} has no rules yet; ddp, zero1, zero2, fsdp, fsdp-no-reshard and tp have.")
     if setup.optimizer not in ("adamw", "sgd"):
         raise UsageError(f"{setup.optimizer} does not work on the shards of FSDP2; take adamw or sgd, or --sharding ddp.")
     stacks = [part for part in model.parts if isinstance(part, Stack)]

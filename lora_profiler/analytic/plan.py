@@ -19,6 +19,7 @@ from lora_profiler.analytic.persistent import Persistent, adapter_dtype, persist
 from lora_profiler.analytic.pieces import ranks_of
 from lora_profiler.analytic.ranks import Ranks, alone
 from lora_profiler.analytic.structure import ForwardPass, forward_pass
+from lora_profiler.analytic.tensor_parallel import part_of, traffic
 from lora_profiler.analytic.tensors import Rules
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.prediction import MOMENTS, MomentName
@@ -127,7 +128,11 @@ def _build(workload: Workload) -> Plan:
 
 
 def _shared(workload: Workload) -> Plan:
-    """The plan of one rank of several: the passes are those of a process alone."""
+    """The plan of one rank of several: the passes are those of a process alone, under tensor parallelism of a part."""
+    if workload.setup.sharding == "tp":
+        part = part_of(workload)
+        one = plan_for(part)
+        return replace(one, ranks=replace(one.ranks, exchanged=traffic(workload.model, workload.setup)))
     one = plan_for(replace(workload, setup=replace(workload.setup, world_size=1, sharding="none")))
     ranks = ranks_of(workload, one.state, one.adapters, one.copies)
     return _with_moments(replace(one, workload=workload, ranks=ranks), list(one.counts.polynomials[:4]))

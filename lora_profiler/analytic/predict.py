@@ -1,5 +1,6 @@
 """`predict`: one workload in, one Prediction out. `peak_bytes`: only the number, for searches over thousands of sizes."""
 
+from dataclasses import replace
 from functools import partial
 
 from lora_profiler.algebra.polynomial import Polynomial
@@ -19,7 +20,7 @@ from lora_profiler.prediction import (
     ParameterCount,
     Prediction,
 )
-from lora_profiler.workload import Workload
+from lora_profiler.workload import TrainSetup, Workload
 
 LAYER_ERROR, CHECKPOINTED_LAYER_ERROR = 0.03, 0.05
 """Largest relative error seen of a peak that falls inside a layer, without and with checkpointing, rounded up:
@@ -67,13 +68,18 @@ def predict(workload: Workload) -> Prediction:
     known = plan.forward is not None
     setup = workload.setup
     base = workload.model.num_parameters
-    exactness = _exactness(plan, totals)
+    if setup.sharding == "tp":  # numbers are of the whole model, bytes of the rank's part
+        one = plan_for(replace(workload, setup=replace(setup, world_size=1, sharding="none")))
+        _, _, _, _, adapter, trainable, *_ = one.counts.evaluate(at)
+    exactness, is_checked = _exactness(plan, setup, totals), setup.sharding not in UNCHECKED
     return Prediction(
         workload=workload,
         engine="analytic",
         exactness=exactness,
         assumptions=assumptions(workload, plan),
-        error_bound=layer_error(setup.checkpointing) if exactness == "estimate" and known else None,
+        error_bound=layer_error(setup.checkpointing) if exactness == "estimate" and known and is_checked else None,
+        if exactness == "estimate" and known and setup.sharding not in UNCHECKED
+        else None,
         attention_kernel=plan.kernel,
         parameters=ParameterCount(base=base, adapter=adapter, trainable=trainable),
         persistent_bytes={
@@ -93,10 +99,14 @@ def predict(workload: Workload) -> Prediction:
     )
 
 
+UNCHECKED = ("zero2", "tp")
 _SHARED = {
     "ddp": "One of several equal ranks under DDP; its buckets are as large as the gradients, which are no views of them "
     "(gradient_as_bucket_view=False).",
     "zero1": "The rank whose optimizer holds most, under DDP with ZeroRedundancyOptimizer.",
+    "zero2": "ZeRO-2 as its paper deals out gradients and states, with DeepSpeed's default buckets, and without the float32 copies "
+    "of 16-bit weights that DeepSpeed keeps.",
+    "tp": "Every rank under tensor parallelism: its part of heads and MLP, whole norms, embedding and head.",
     "fsdp": "Rank 0, which holds no less than another, under FSDP2 with every decoder layer a unit; gradients are reduced after "
     "every micro-batch.",
     "fsdp-no-reshard": "Rank 0, which holds no less than another, under FSDP2 with every decoder layer a unit, kept whole from "
@@ -130,9 +140,9 @@ def _moments(plan: Plan, totals: list[int], at: Values) -> tuple[Moment, ...]:
     return (*first, *steady)
 
 
-def _exactness(plan: Plan, totals: list[int]) -> Exactness:
+def _exactness(plan: Plan, setup: TrainSetup, totals: list[int]) -> Exactness:
     """Exact if an exact moment holds the peak even when the moments inside layers are as much larger as they ever were."""
-    if plan.forward is None or _doubts(plan):
+    if plan.forward is None or _doubts(plan, setup):
         return "estimate"
     best = {moment: size for moment, (size, _) in _largest(plan, totals).items()}
     exact = max(size for moment, size in best.items() if moment in EXACT_MOMENTS)
@@ -140,7 +150,7 @@ def _exactness(plan: Plan, totals: list[int]) -> Exactness:
     return "exact" if inside * (1 + layer_error(plan.workload.setup.checkpointing)) <= exact else "estimate"
 
 
-def _doubts(plan: Plan) -> list[str]:
+def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
     """What is set that the ledger does not follow to the byte, a sentence each."""
     found = [f"The config's {name} is not modelled." for name in unmodelled(plan.workload.model)]
     if any(a.kind == "Embedding" for a in plan.adapters):
@@ -149,6 +159,8 @@ def _doubts(plan: Plan) -> list[str]:
         found.append("Adapters on packed experts under autocast: saved bytes were off by up to 1 KiB on small models.")
     if plan.kernel == "math" and plan.workload.setup.attention == "math" and windows_of(plan.workload.model):
         found.append("SDPA's math kernel with a sliding window that the sequence fills is not followed to the byte.")
+    if setup.sharding in UNCHECKED:
+        found.append("No trace and no measurement of this sharding was held against its rule.")
     if plan.workload.setup.device in ("mps", "xpu"):
         found.append(f"The rules of {plan.workload.setup.device} are those of CUDA, unchecked.")
     return found
@@ -180,4 +192,4 @@ def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
         found.append("CUDA rules are taken from torch's source and meta kernels; they await a check on a GPU.")
     if setup.precision == "amp":
         found.append("Autocast to bfloat16 covers the forward pass alone; logits are not converted to float32 afterwards.")
-    return (*found, *_doubts(plan))
+    return (*found, *_doubts(plan, setup))

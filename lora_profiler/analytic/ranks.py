@@ -15,7 +15,7 @@ from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
 from lora_profiler.analytic.optimizers import state_bytes
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
 from lora_profiler.prediction import Collective, Phase, Traffic
-from lora_profiler.workload import TrainSetup
+from lora_profiler.workload import DTYPE_BYTES, TrainSetup
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +25,18 @@ class Ranks:
     `state` is the rank's share of weights, adapters and gradients, `stepped` that of what its optimizer works on; `always` lives
     from the wrapping on. `units` are the layers that are gathered one by one, `root` is the unit of the rest; without units
     gradients stay whole. `reshards` says whether a layer's weights go again after its forward pass. `order` are all tensors
-    that train, whole.
+    that train, whole. `dealt` is over how many ranks gradients are dealt out as they come, the weights staying whole.
     """
 
     state: Persistent
     stepped: Persistent
     always: Polynomial = ZERO
+    dealt: int = 1
     units: tuple["Unit", ...] = ()
     root: "Unit | None" = None
     reshards: bool = True
     order: tuple[TrainableTensor, ...] = ()
+    exchanged: tuple[Traffic, ...] = ()
 
     @property
     def trained(self) -> Polynomial:
@@ -93,8 +95,19 @@ class Ranks:
         """The collectives of an optimizer step. FSDP sends gradients after every micro-batch, DDP after the last one alone."""
         rank = setup.lora.r if setup.lora else 1
         if self.root is None:
-            if setup.sharding == "none":
-                return ()
+            if setup.sharding in ("none", "tp"):
+                return self.exchanged
+            if setup.sharding == "zero2":
+                whole = sum(t.bytes.evaluate(1, 1, rank) for t in self.order)
+                return (
+                    Traffic(
+                        collective="reduce_scatter",
+                        phase="backward",
+                        count=setup.accumulation,
+                        size_bytes=whole * setup.accumulation,
+                    ),
+                    Traffic(collective="all_gather", phase="optimizer", count=1, size_bytes=whole),
+                )
             buckets = bucket_bytes([t.bytes.evaluate(1, 1, rank) for t in self.order], [t.dtype for t in self.order])
             found = [Traffic(collective="all_reduce", phase="backward", count=len(buckets), size_bytes=sum(buckets))]
             if setup.sharding == "zero1":
@@ -190,6 +203,23 @@ def partitioned(state: Persistent, order: Sequence[TrainableTensor], setup: Trai
         state, trainable=Counter(tensors), neighbours=frozenset(zip((None, *tensors), tensors, strict=False))
     )  # fmt: skip
     return Ranks(state=state, stepped=stepped, always=state.gradient_bytes, order=tuple(order))
+
+
+REDUCE_BUCKET_ELEMENTS = 500_000_000
+"""DeepSpeed's default of `reduce_bucket_size`."""
+
+
+def dealt_out(state: Persistent, setup: TrainSetup, order: Sequence[TrainableTensor]) -> Ranks:
+    """ZeRO-2, by the rule of its paper and DeepSpeed's buckets, unchecked here: weights whole, gradients and states dealt out
+    as one flat tensor of each dtype, two buckets of gradients on their way."""
+    rank = setup.lora.r if setup.lora else 1
+    flat: dict[str, int] = {}
+    for tensor in order:
+        flat[tensor.dtype] = flat.get(tensor.dtype, 0) + tensor.numel.evaluate(1, 1, rank)
+    parts = [TrainableTensor((constant(-(-numel // setup.world_size)),), dtype) for dtype, numel in flat.items()]
+    share = replace(state, trainable=Counter(parts), neighbours=frozenset(zip((None, *parts), parts, strict=False)))
+    buckets = sum(2 * DTYPE_BYTES[dtype] * min(numel, REDUCE_BUCKET_ELEMENTS) for dtype, numel in flat.items())
+    return Ranks(state=share, stepped=share, always=constant(buckets), dealt=setup.world_size, order=tuple(order))
 
 
 def fully_sharded(
