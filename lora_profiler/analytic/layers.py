@@ -25,8 +25,8 @@ from lora_profiler.workload import FULLY_SHARDED, TrainSetup
 
 def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
     """One row per module that owns parameters, then rows for what belongs to no module alone: attention cores, activation
-    functions, the loss, the optimizer's shared tables, all its states where ZeRO deals them out, and under ZeRO-2 the gradients. Every column but that of
-    trained numbers, which counts them whole, sums to the prediction's total for its rank."""
+    functions, the loss, the optimizer's shared tables, all its states where ZeRO deals them out, and under ZeRO-2 the gradients.
+    Every column but that of trained numbers, which counts them whole, sums to the prediction's total for its rank."""
     model, setup = plan.workload.model, plan.workload.setup
     adapted: dict[str, list[Adapter]] = defaultdict(list)
     for adapter in plan.adapters:

@@ -78,8 +78,6 @@ def predict(workload: Workload) -> Prediction:
         exactness=exactness,
         assumptions=assumptions(workload, plan),
         error_bound=layer_error(setup.checkpointing) if exactness == "estimate" and known and is_checked else None,
-        if exactness == "estimate" and known and setup.sharding not in UNCHECKED
-        else None,
         attention_kernel=plan.kernel,
         parameters=ParameterCount(base=base, adapter=adapter, trainable=trainable),
         persistent_bytes={
@@ -104,8 +102,8 @@ _SHARED = {
     "ddp": "One of several equal ranks under DDP; its buckets are as large as the gradients, which are no views of them "
     "(gradient_as_bucket_view=False).",
     "zero1": "The rank whose optimizer holds most, under DDP with ZeroRedundancyOptimizer.",
-    "zero2": "ZeRO-2 as its paper deals out gradients and states, with DeepSpeed's default buckets, and without the float32 copies "
-    "of 16-bit weights that DeepSpeed keeps.",
+    "zero2": "ZeRO-2 as its paper deals out gradients and states, with DeepSpeed's default buckets, and without the float32 "
+    "copies of 16-bit weights that DeepSpeed keeps.",
     "tp": "Every rank under tensor parallelism: its part of heads and MLP, whole norms, embedding and head.",
     "fsdp": "Rank 0, which holds no less than another, under FSDP2 with every decoder layer a unit; gradients are reduced after "
     "every micro-batch.",
