@@ -97,7 +97,7 @@ def predict(workload: Workload) -> Prediction:
     )
 
 
-UNCHECKED = ("zero2", "tp")
+UNCHECKED = ("zero2",)
 _SHARED = {
     "ddp": "One of several equal ranks under DDP; its buckets are as large as the gradients, which are no views of them "
     "(gradient_as_bucket_view=False).",
@@ -157,6 +157,8 @@ def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
         found.append("Adapters on packed experts under autocast: saved bytes were off by up to 1 KiB on small models.")
     if plan.kernel == "math" and plan.workload.setup.attention == "math" and windows_of(plan.workload.model):
         found.append("SDPA's math kernel with a sliding window that the sequence fills is not followed to the byte.")
+    if setup.sharding == "tp" and setup.optimizer_impl == "foreach":
+        found.append("torch's foreach optimizers refuse weights of which some are cut and some whole; take forloop or fused.")
     if setup.sharding in UNCHECKED:
         found.append("No trace and no measurement of this sharding was held against its rule.")
     if plan.workload.setup.device in ("mps", "xpu"):

@@ -3,6 +3,7 @@
 As transformers' `base_model_tp_plan` and torch's per-module plans cut it: q, k, v, gate and up by columns, o and down by rows;
 norms, embedding and head stay whole on every rank. Each row-wise product is summed over the ranks in forward; in backward the
 input's gradient of each column-wise one is (torch `distributed/tensor/parallel/style.py`, one module at a time).
+`tests/test_ranks.py` compares with a trace of the real `parallelize_module`.
 """
 
 from dataclasses import replace

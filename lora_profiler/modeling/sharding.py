@@ -1,12 +1,16 @@
-"""FSDP2 around a model, as accelerate wraps it: every decoder layer a unit, what is left (embedding, norm, head) the root's."""
+"""A model shared by ranks: FSDP2 as accelerate wraps it, every decoder layer a unit, what is left (embedding, norm, head) the
+root's; or tensor parallelism, each linear layer of attention and MLP cut by itself."""
 
 from typing import Any
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
 from lora_profiler.errors import UnbuildableError
+
+_BY_COLUMNS, _BY_ROWS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"), ("o_proj", "down_proj")
 
 
 def units(model: torch.nn.Module) -> list[torch.nn.Module]:
@@ -33,3 +37,16 @@ def fully_sharded(model: torch.nn.Module, mesh: DeviceMesh, *, reshard_after_for
         fully_shard(unit, mesh=mesh, reshard_after_forward=reshard)
     fully_shard(model, mesh=mesh, reshard_after_forward=reshard)
     return model
+
+
+def tensor_parallel(model: torch.nn.Module, mesh: DeviceMesh) -> torch.nn.Module:
+    """`model` with q, k, v, gate and up cut by columns and o and down by rows over `mesh`, in place; adapters are not."""
+    plan: dict[str, ParallelStyle] = {}
+    for name, _ in model.named_modules():
+        last = name.rpartition(".")[2]
+        if last in _BY_COLUMNS:
+            plan[name] = ColwiseParallel()
+        elif last in _BY_ROWS:
+            plan[name] = RowwiseParallel()
+    parallelized: torch.nn.Module = parallelize_module(model, mesh, plan)
+    return parallelized

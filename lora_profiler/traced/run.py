@@ -16,13 +16,20 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import _disable_current_modes
 
 from lora_profiler import modeling
-from lora_profiler.modeling.sharding import fully_sharded
+from lora_profiler.modeling.sharding import fully_sharded, tensor_parallel
 from lora_profiler.prediction import Category
 from lora_profiler.traced.categories import LOGITS, LOGITS_GRADIENT, completed
 from lora_profiler.traced.failures import naming_the_line
 from lora_profiler.traced.optimizers_on_meta import code_books
 from lora_profiler.traced.overrides import device_rules, kernels_in_python, substitutes
-from lora_profiler.traced.sharded_on_meta import Sent, fake_group, fsdp_on_meta, notes_what_is_sent, replicated_on_meta
+from lora_profiler.traced.sharded_on_meta import (
+    Sent,
+    fake_group,
+    fsdp_on_meta,
+    noted_sums,
+    notes_what_is_sent,
+    replicated_on_meta,
+)
 from lora_profiler.traced.tracer import Listener, Trace, Tracer
 from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
 
@@ -66,6 +73,8 @@ def trace(
                 mesh = group.enter_context(fake_group(setup.world_size))
             if setup.sharding in FULLY_SHARDED:
                 fully_sharded(model, mesh, reshard_after_forward=setup.sharding == "fsdp")
+            if setup.sharding == "tp":
+                model = tensor_parallel(model, mesh)
             optimizer = modeling.make_optimizer(model, setup)
         return _traced(workload, model, optimizer, padding, listener)
 
@@ -78,7 +87,9 @@ def _traced(
     kernels: set[str] = set()
     sent: list[Sent] = []
     names = {module: plain_name(name) for name, module in model.named_modules()}
-    tracer = Tracer(names, substitutes(setup.device), kernels_in_python(setup), counts_host=setup.device == "cpu")
+    noted = substitutes(setup.device)
+    tracer = Tracer(names, noted, kernels_in_python(setup), counts_host=setup.device == "cpu")
+    noted |= noted_sums(tracer, sent)
     if setup.sharding in FULLY_SHARDED:
         notes_what_is_sent(model, tracer, sent)
     run = _Run(model, optimizer, setup, padding, tracer, names, listener)

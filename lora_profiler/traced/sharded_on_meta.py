@@ -5,7 +5,7 @@ The real `fully_shard` and `DistributedDataParallel` run; replaced is what would
 2.13 `distributed/fsdp/_fully_shard/{_fsdp_collectives,_fsdp_param,_fsdp_param_group}.py`, `nn/parallel/distributed.py`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -63,6 +63,16 @@ def notes_what_is_sent(model: torch.nn.Module, tracer: Tracer, sent: list[Sent])
         if isinstance(module, dist.fsdp.FSDPModule):
             module.set_custom_all_gather(_OnMeta("all_gather", tracer, sent))  # type: ignore[arg-type]  # a protocol by its looks
             module.set_custom_reduce_scatter(_OnMeta("reduce_scatter", tracer, sent))  # type: ignore[arg-type]
+
+
+def noted_sums(tracer: Tracer, sent: list[Sent]) -> dict[Any, Callable[..., Any]]:
+    """The operator that sums over ranks under tensor parallelism, and what runs in its place: itself, with a note in `sent`."""
+
+    def all_reduce(func: Any, tensor: torch.Tensor, *rest: Any) -> Any:
+        sent.append(Sent("all_reduce", cast(Phase, tracer.phase), tensor.numel() * tensor.element_size()))
+        return func(tensor, *rest)
+
+    return {torch.ops._c10d_functional.all_reduce.default: all_reduce}
 
 
 @contextmanager
