@@ -156,6 +156,11 @@ def test_heads_that_ranks_do_not_divide_are_refused() -> None:
         by_rule(workload("gpt2", "tp", 2))
 
 
+def test_adapters_under_tensor_parallelism_claim_no_error() -> None:
+    found = by_rule(workload("llama", "tp", 2))
+    assert (found.exactness, found.error_bound) == ("estimate", None)
+
+
 def test_zero2_deals_out_gradients_and_states_and_claims_nothing() -> None:
     whole, dealt = (by_rule(workload("llama", s, w, lora=None)) for s, w in (("none", 1), ("zero2", 4)))
     assert dealt.persistent_bytes["parameters"] == whole.persistent_bytes["parameters"]

@@ -71,7 +71,7 @@ def predict(workload: Workload) -> Prediction:
     if setup.sharding == "tp":  # numbers are of the whole model, bytes of the rank's part
         one = plan_for(replace(workload, setup=replace(setup, world_size=1, sharding="none")))
         _, _, _, _, adapter, trainable, *_ = one.counts.evaluate(at)
-    exactness, is_checked = _exactness(plan, setup, totals), setup.sharding not in UNCHECKED
+    exactness, is_checked = _exactness(plan, setup, totals), not _is_unchecked(setup)
     return Prediction(
         workload=workload,
         engine="analytic",
@@ -97,7 +97,6 @@ def predict(workload: Workload) -> Prediction:
     )
 
 
-UNCHECKED = ("zero2",)
 _SHARED = {
     "ddp": "One of several equal ranks under DDP; its buckets are as large as the gradients, which are no views of them "
     "(gradient_as_bucket_view=False).",
@@ -148,6 +147,11 @@ def _exactness(plan: Plan, setup: TrainSetup, totals: list[int]) -> Exactness:
     return "exact" if inside * (1 + layer_error(plan.workload.setup.checkpointing)) <= exact else "estimate"
 
 
+def _is_unchecked(setup: TrainSetup) -> bool:
+    """Whether the sharding's rule was held against no trace; how adapters are cut with their layers was not."""
+    return setup.sharding == "zero2" or (setup.sharding == "tp" and setup.lora is not None)
+
+
 def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
     """What is set that the ledger does not follow to the byte, a sentence each."""
     found = [f"The config's {name} is not modelled." for name in unmodelled(plan.workload.model)]
@@ -159,7 +163,7 @@ def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
         found.append("SDPA's math kernel with a sliding window that the sequence fills is not followed to the byte.")
     if setup.sharding == "tp" and setup.optimizer_impl == "foreach":
         found.append("torch's foreach optimizers refuse weights of which some are cut and some whole; take forloop or fused.")
-    if setup.sharding in UNCHECKED:
+    if _is_unchecked(setup):
         found.append("No trace and no measurement of this sharding was held against its rule.")
     if plan.workload.setup.device in ("mps", "xpu"):
         found.append(f"The rules of {plan.workload.setup.device} are those of CUDA, unchecked.")
