@@ -7,6 +7,7 @@ import torch.distributed as dist
 
 import cases
 from lora_profiler.analytic import predict as by_rule
+from lora_profiler.analytic import shared_parts
 from lora_profiler.analytic.ranks import BUCKET, FIRST_BUCKET, Piece, bucket_bytes, unit
 from lora_profiler.errors import UsageError
 from lora_profiler.prediction import Prediction
@@ -168,3 +169,13 @@ def test_zero2_deals_out_gradients_and_states_and_claims_nothing() -> None:
         assert dealt.persistent_bytes[category] == pytest.approx(whole.persistent_bytes[category] / 4, abs=16)
     assert (dealt.exactness, dealt.error_bound) == ("estimate", None)
     assert {(t.collective, t.phase) for t in dealt.traffic} == {("reduce_scatter", "backward"), ("all_gather", "optimizer")}
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp", "fsdp-no-reshard"])
+def test_parts_add_up_to_communication(sharding: Sharding) -> None:
+    asked = workload("llama", sharding, 8, lora=None)
+    for moment in by_rule(asked).moments:
+        parts = shared_parts(asked, moment.moment)
+        if parts:
+            assert sum(parts.values()) == moment.bytes["communication"], moment.moment
+    assert shared_parts(asked, "end_of_forward")

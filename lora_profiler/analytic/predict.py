@@ -8,6 +8,7 @@ from lora_profiler.algebra.table import Values
 from lora_profiler.analytic.families import family_of, unmodelled
 from lora_profiler.analytic.layers import layer_costs
 from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, plan_for, windows_of
+from lora_profiler.analytic.ranks import Part
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.prediction import (
     CATEGORIES,
@@ -32,6 +33,11 @@ _STATES_FROM_STEP_2 = frozenset(MOMENTS) - {"optimizer_step"}
 def knows(model: ModelSpec) -> bool:
     """Whether there is a program of what the model's layers keep."""
     return family_of(model) is not None
+
+
+def shared_parts(workload: Workload, moment: MomentName) -> dict[Part, int]:
+    """Bytes that a rank of `workload` holds for the others' sake at `moment`, by what they are. Raises what `predict` raises."""
+    return plan_for(workload).ranks.parts(moment)
 
 
 def values(workload: Workload) -> Values:

@@ -10,12 +10,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Literal
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
 from lora_profiler.analytic.optimizers import state_bytes
 from lora_profiler.analytic.persistent import Persistent, TrainableTensor
-from lora_profiler.prediction import Collective, Phase, Traffic
+from lora_profiler.prediction import Collective, MomentName, Phase, Traffic
 from lora_profiler.workload import DTYPE_BYTES, TrainSetup
+
+Part = Literal["root", "layers", "buffer", "buckets"]
+"""Gathered weights of the root's unit and of layers, the buffer that brought or brings a layer's, DDP's buckets of gradients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,20 @@ class Ranks:
     def reduced_above(self, layer: int) -> Polynomial:
         """Shards of the gradients of all layers with an index over `layer`."""
         return constant(sum(u.reduced_share for u in self.units[layer + 1 :]))
+
+    def parts(self, moment: MomentName) -> dict[Part, int]:
+        """Bytes of what is there for other ranks' sake at `moment`, by what it is; nothing for a moment inside a layer's
+        backward, which one moment's name does not tell apart."""
+        if self.root is None:
+            size = self.always.evaluate(1, 1, 1)
+            return {"buckets": size} if size else {}
+        root, last = self.root.whole, self.units[-1].whole
+        found: dict[MomentName, dict[Part, int]] = {
+            "last_layer_forward": {"root": root, "layers": last if self.reshards else self._left, "buffer": last},
+            "end_of_forward": {"root": root, "layers": self._left, "buffer": last},
+            "loss_backward": {"root": root, "layers": self._left, "buffer": last * self.reshards},
+        }
+        return {part: size for part, size in found.get(moment, {}).items() if size}
 
     def traffic(self, setup: TrainSetup) -> tuple[Traffic, ...]:
         """The collectives of an optimizer step. FSDP sends gradients after every micro-batch, DDP after the last one alone."""

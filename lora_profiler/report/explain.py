@@ -14,7 +14,7 @@ from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
 from lora_profiler.report.ways import method_label
 from lora_profiler.units import byte_unit, bytes_text, count_text, flops_text, in_unit, percent_text
-from lora_profiler.workload import DTYPE_BYTES, TrainSetup
+from lora_profiler.workload import DTYPE_BYTES, FULLY_SHARDED, Sharding, TrainSetup
 
 LEGEND = "B batch, S sequence, R rank, V vocabulary; tokens = B x S. All bytes are exact integers."
 
@@ -57,7 +57,14 @@ def explain_blocks(prediction: Prediction, levers: Sequence[Lever]) -> list[Bloc
     told = metrics.MOMENT_DEFINITIONS | (_IN_CHUNKS if setup.loss != "plain" else {})
     words = [f"{metrics.MOMENT_LABELS[m]}: {told[m]}" for m in _steady(prediction)]
     logits = _logits_formula(prediction)
-    blocks.append(paragraph(*words, *([f"logits and loss at the peak: {logits}"] if logits else [])))
+    shared = _communication_formula(prediction)
+    blocks.append(
+        paragraph(
+            *words,
+            *([f"logits and loss at the peak: {logits}"] if logits else []),
+            *([f"communication at the peak: {shared}"] if shared else []),
+        )
+    )
     return [*blocks, levers_table(prediction, levers)] if levers else blocks
 
 
@@ -143,7 +150,7 @@ def _persistent(prediction: Prediction) -> Iterator[Line]:
     setup, parameters, held = prediction.workload.setup, prediction.parameters, prediction.persistent_bytes
     weights = held.get("parameters", 0)
     if setup.quantization is None:
-        yield "weights", bytes_text(weights), _product(weights, parameters.base, "weights", setup.dtype)
+        yield "weights", bytes_text(weights), _product(weights, parameters.base, "weights", setup.dtype, _cut(setup, "weights"))
     else:
         yield "weights", bytes_text(weights), "two 4-bit weights a byte in each linear layer; everything else in its own dtype"
         plain, nested = "4 B per 64 weights, and 64 B", "1 B per 64 weights, 4 B per 16,384, and 1,092 B"
@@ -154,16 +161,45 @@ def _persistent(prediction: Prediction) -> Iterator[Line]:
         )
     trained = setup.dtype if setup.lora is None else setup.lora.adapter_dtype
     if held.get("adapters"):
-        yield "adapters", bytes_text(held["adapters"]), _product(held["adapters"], parameters.adapter, "adapter weights", trained)
+        yield (
+            "adapters",
+            bytes_text(held["adapters"]),
+            _product(held["adapters"], parameters.adapter, "adapter weights", trained, _cut(setup, "weights")),
+        )
     gradients = held.get("gradients", 0)
-    yield "gradients", bytes_text(gradients), _product(gradients, parameters.trainable, "trained weights", trained)
+    yield (
+        "gradients",
+        bytes_text(gradients),
+        _product(gradients, parameters.trainable, "trained weights", trained, _cut(setup, "gradients")),
+    )
     yield "optimizer", bytes_text(held.get("optimizer_states", 0)), _optimizer_formula(prediction, trained)
 
 
-def _product(total: int, count: int, what: str, dtype: str) -> str:
-    """'8,030,261,248 weights x 2 B (bfloat16)', and a rest where that is not all."""
+_CUT: dict[str, tuple[Sharding, ...]] = {
+    "weights": (*FULLY_SHARDED, "tp"),
+    "gradients": ("zero2", *FULLY_SHARDED, "tp"),
+    "states": ("zero1", "zero2", *FULLY_SHARDED, "tp"),
+}
+_CUT_WORDS: dict[Sharding, str] = {
+    "zero1": "dealt out over {} ranks, each parameter whole to one",
+    "zero2": "dealt out over {} ranks",
+    "fsdp": "of each tensor the first of {} chunks",
+    "fsdp-no-reshard": "of each tensor the first of {} chunks",
+    "tp": "the linear layers' cut over {} ranks",
+}
+
+
+def _cut(setup: TrainSetup, what: str) -> str:
+    """How ranks share weights, gradients or states, in words; nothing where each has them whole."""
+    return _CUT_WORDS[setup.sharding].format(setup.world_size) if setup.sharding in _CUT[what] else ""
+
+
+def _product(total: int, count: int, what: str, dtype: str, cut: str) -> str:
+    """'8,030,261,248 weights x 2 B (bfloat16)', and a rest where that is not all, or how ranks share it."""
     size = DTYPE_BYTES[dtype]
     text = f"{count_text(count)} {what} x {size} B ({dtype})"
+    if cut:
+        return f"{text}, {cut}"
     rest = total - count * size
     return text if rest == 0 else f"{text} {'+' if rest > 0 else '-'} {count_text(abs(rest))} B of other dtypes"
 
@@ -173,9 +209,10 @@ def _optimizer_formula(prediction: Prediction, trained: str) -> str:
     if optimizer != "adamw":
         return _OPTIMIZERS[optimizer]
     product = 2 * prediction.parameters.trainable * DTYPE_BYTES[trained]
+    cut = _cut(prediction.workload.setup, "states")
     rest = f" + {count_text(states - product)} B of step counters" if states > product else ""
     weights = f"{count_text(prediction.parameters.trainable)} trained weights x {DTYPE_BYTES[trained]} B"
-    return f"2 x {weights} ({_OPTIMIZERS[optimizer]}){rest}"
+    return f"2 x {weights} ({_OPTIMIZERS[optimizer]}){f', {cut}' if cut else rest}"
 
 
 def _saved(prediction: Prediction) -> Iterator[Line]:
@@ -231,6 +268,22 @@ def _logits_formula(prediction: Prediction) -> str:
         return f"{bytes_text(size)}, the logits of a few tokens and gradients made so far"
     each, rest = divmod(size, setup.batch_size * setup.seq_len * vocabulary)
     return f"{each} B x {setup.batch_size} x {count_text(setup.seq_len)} x {count_text(vocabulary)} logits + {count_text(rest)} B"
+
+
+_PART_WORDS: dict[str, str] = {
+    "root": "the root's gathered weights (embedding, last norm, head)",
+    "layers": "gathered weights of layers",
+    "buffer": "the buffer of the last layer's all-gather",
+    "buckets": "buckets of gradients",
+}
+
+
+def _communication_formula(prediction: Prediction) -> str:
+    """What is alive at the peak for other ranks' sake, part by part, where the moment tells."""
+    from lora_profiler.analytic import shared_parts
+
+    parts = shared_parts(prediction.workload, prediction.peak.moment) if prediction.workload.setup.world_size > 1 else {}
+    return " + ".join(f"{bytes_text(size)} {_PART_WORDS[part]}" for part, size in parts.items())
 
 
 def _compute(prediction: Prediction) -> Iterator[Line]:
