@@ -172,8 +172,9 @@ def test_zero2_deals_out_gradients_and_states_and_claims_nothing() -> None:
 
 
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp", "fsdp-no-reshard"])
-def test_parts_add_up_to_communication(sharding: Sharding) -> None:
-    asked = workload("llama", sharding, 8, lora=None)
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=4)])
+def test_parts_add_up_to_communication(sharding: Sharding, lora: LoraConfig | None) -> None:
+    asked = workload("llama", sharding, 8, lora=lora)
     for moment in by_rule(asked).moments:
         parts = shared_parts(asked, moment.moment)
         if parts:

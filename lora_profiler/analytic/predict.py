@@ -37,7 +37,7 @@ def knows(model: ModelSpec) -> bool:
 
 def shared_parts(workload: Workload, moment: MomentName) -> dict[Part, int]:
     """Bytes that a rank of `workload` holds for the others' sake at `moment`, by what they are. Raises what `predict` raises."""
-    return plan_for(workload).ranks.parts(moment)
+    return plan_for(workload).ranks.parts(moment, values(workload).rank)
 
 
 def values(workload: Workload) -> Values:

@@ -95,11 +95,11 @@ class Ranks:
         """Shards of the gradients of all layers with an index over `layer`."""
         return constant(sum(u.reduced_share for u in self.units[layer + 1 :]))
 
-    def parts(self, moment: MomentName) -> dict[Part, int]:
+    def parts(self, moment: MomentName, rank: int) -> dict[Part, int]:
         """Bytes of what is there for other ranks' sake at `moment`, by what it is; nothing for a moment inside a layer's
-        backward, which one moment's name does not tell apart."""
+        backward, which one moment's name does not tell apart. `rank` is that of the adapters."""
         if self.root is None:
-            size = self.always.evaluate(1, 1, 1)
+            size = self.always.evaluate(1, 1, rank)
             return {"buckets": size} if size else {}
         root, last = self.root.whole, self.units[-1].whole
         found: dict[MomentName, dict[Part, int]] = {
