@@ -54,6 +54,21 @@ def profiles_line() -> str:
     )
 
 
+def ranks_line() -> str:
+    cases = results("distributed")["cases"]
+    equal = 0
+    for case in cases:
+        held, told = case["record"]["measurement"]["persistent_bytes"], case["predicted_persistent_bytes"]
+        equal += all(held.get(name, 0) == size for name, size in told.items())
+    worst = max((case["peak_error"] for case in cases), key=abs)
+    losses = max(case["loss_difference"] for case in cases)
+    return (
+        f"- **Several ranks**, {len(cases)} cases of 2 and 4 processes on a CPU, DDP, ZeRO-1 and FSDP2: persistent bytes equal in "
+        f"{equal}, the peak {100 * worst:+.2f} % off at worst, losses {losses:.0e} from one process; rules against the real wrappers "
+        "traced for up to 64 ranks: `benchmarks/results/distributed.md`, `ranks.md`."
+    )
+
+
 def public_lines() -> list[str]:
     """Public measurements, as the package brings them: memory by tier with the interval of a peak, steps by what was left out."""
     found, memory = interval(), graded_memory()
@@ -117,6 +132,7 @@ def table() -> str:
         "The bounds that an estimate states are the largest errors of these rows, rounded up; "
         "`python -m benchmarks.peaks --fresh SEED` measures rows on which nothing was set.",
         measured_line() + profiles_line(),
+        ranks_line(),
         *public_lines(),
         f"- **Speed**: {ours:.2f} s for a whole `lora-profile` process, {accelerate / ours:.0f} times faster than "
         f"`accelerate estimate-memory --help` beside it; {rate['peak_bytes']:,.0f} peaks a second one at a time, "
