@@ -63,9 +63,9 @@ def ranks_line() -> str:
     worst = max((case["peak_error"] for case in cases), key=abs)
     losses = max(case["loss_difference"] for case in cases)
     return (
-        f"- **Several ranks**, {len(cases)} cases of 2 and 4 processes on a CPU, DDP, ZeRO-1 and FSDP2: persistent bytes equal in "
-        f"{equal}, the peak {100 * worst:+.2f} % off at worst, losses {losses:.0e} from one process; rules against the real wrappers "
-        "traced for up to 64 ranks: `benchmarks/results/distributed.md`, `ranks.md`."
+        f"- **Several ranks**, {len(cases)} cases of 2 and 4 processes on a CPU, DDP, ZeRO-1 and FSDP2: persistent bytes equal "
+        f"in {equal}, the peak {100 * worst:+.2f} % off at worst, losses {losses:.0e} from one process; rules against the real "
+        "wrappers traced for up to 64 ranks: `benchmarks/results/distributed.md`, `ranks.md`."
     )
 
 
