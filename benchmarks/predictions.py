@@ -28,7 +28,17 @@ from lora_profiler.record_lines import read_records
 BENCHMARKS = Path(__file__).resolve().parent
 PREDICTIONS, RECORDS = BENCHMARKS / "predictions", BENCHMARKS / "records"
 PACKAGE = Path(lora_profiler.__file__).resolve().parent
-PREDICTOR = ("adapters", "algebra", "analytic", "catalog", "planning", "model_spec.py", "prediction.py", "workload.py")
+PREDICTOR = (
+    "adapters",
+    "algebra",
+    "analytic",
+    "catalog",
+    "planning",
+    "loss_paths.py",
+    "model_spec.py",
+    "prediction.py",
+    "workload.py",
+)
 """Parts of the package that a prediction can depend on."""
 
 Found: TypeAlias = dict[str, Any]

@@ -32,7 +32,7 @@ def test_accuracy_is_that_of_the_committed_results() -> None:
 
 def test_there_are_exactly_two_setup_commands_and_they_come_first() -> None:
     first, second = setup_commands(TEXT)
-    assert "lora-profile bench SmolLM2-135M --timing-seconds 20 --report" in first
+    assert "lora-profile bench SmolLM2-135M --timing-seconds 10 --report" in first
     assert "pytest" in second
     assert TEXT.index("```sh") < TEXT.index("```console")
 

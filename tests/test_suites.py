@@ -588,12 +588,10 @@ def test_a_bare_machine_measures(bare_python: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("over", [False, True])
-def test_an_edge_in_miniature_is_an_edge(over: bool) -> None:
-    """The budget of a stand-in lies between the two batches for real, too."""
+def test_an_edge_in_miniature_is_an_edge() -> None:
+    """The budget of a stand-in is passed for real by the second batch; the rehearsal in `test_blind.py` trains the first, too."""
     edges = [case for case in CASES["h100_campaign", "cpu"] if case.conditions.budget_bytes is not None]
-    record = measure_case(edges[over])
-    assert record.measurement.status == ("oom" if over else "ok")
+    assert measure_case(edges[1]).measurement.status == "oom"
 
 
 def test_facts_of_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
