@@ -9,6 +9,9 @@ from lora_profiler.planning.engine import follow_up, peak_bytes, predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
+AWAY_FROM_HEAD = ("setup", "last_layer_forward", "optimizer_step")
+"""Moments that do not depend on how the head makes the loss."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lever:
@@ -115,8 +118,9 @@ def _changes(workload: Workload, prediction: Prediction, besides: Collection[str
         yield change("bfloat16 weights", "--dtype bfloat16", "trains in 16 bit", replace(setup, dtype="bfloat16"))
     if setup.loss != "fused" and setup.world_size == 1 and peak.moment in ("end_of_forward", "loss_backward"):
         fused_loss = replace(setup, loss="fused")
-        price = "leaves no logits to look at"
-        yield change("a fused loss", "--loss fused", price, fused_loss, "logits_and_loss", "activations", "temporaries")
+        elsewhere = max(m.total_bytes for m in prediction.moments if m.step == "steady" and m.moment in AWAY_FROM_HEAD)
+        found = change("a fused loss", "--loss fused", "leaves no logits to look at", fused_loss)
+        yield found._replace(at_most=everything - elsewhere)  # these moments stay as they are
     if setup.attention in ("eager", "math"):
         fast = replace(setup, attention="auto")
         yield change("SDPA attention", "--attention auto", "none known", fast, "activations", "temporaries")
