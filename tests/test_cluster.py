@@ -13,6 +13,7 @@ from lora_profiler.planning.cluster import find_cluster, plan, world_sizes
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import judge
 from lora_profiler.planning.network import find_network
+from lora_profiler.units import MIB
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 LLAMA = "meta-llama/Llama-3.1-8B"
@@ -51,6 +52,18 @@ def test_the_fewest_cards_are_those_that_predictions_one_by_one_find() -> None:
     assert needed["full", "ddp"] is None  # 8 bytes a weight on every card
     assert needed["full", "fsdp"] == 4  # 8 bytes a weight and 2 of temporaries, over 4 cards: 18.7 of 23.6 GiB
     assert needed["lora", "fsdp"] is not None
+
+
+def test_a_card_without_room_for_the_reserve_is_no_fit() -> None:
+    """The peak of two ranks fits, but not with what tensors do not show: four ranks are needed."""
+    model = find_model("SmolLM2-135M", offline=True)
+    two = TrainSetup(checkpointing=True, world_size=2, sharding="fsdp")
+    peak = predict(Workload(model=model, setup=two)).peak.total_bytes
+    cluster = find_cluster(f"8xcustom:{-(-peak // MIB)}MiB")
+    assert cluster.gpu.usable_bytes is not None
+    assert judge(peak, cluster.gpu.usable_bytes, cluster.gpu) == "tight"
+    option = next(o for o in plan(model, [SETUP], cluster) if o.sharding == "fsdp")
+    assert option.least is None or option.least.world_size > 2
 
 
 def test_sending_bounds_the_time_from_both_sides() -> None:

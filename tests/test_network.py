@@ -15,6 +15,7 @@ from lora_profiler.planning.engine import predict
 from lora_profiler.planning.network import LINKS, communication, find_network
 from lora_profiler.report.communication import sending_lines, step_bounds
 from lora_profiler.report.payload import predict_schema
+from lora_profiler.steptime.update import fresh_bytes, update_bytes
 from lora_profiler.units import seconds_text
 from lora_profiler.workload import LoraConfig, Sharding, TrainSetup, Workload
 
@@ -90,3 +91,13 @@ def test_a_line_tells_what_sending_adds_to_a_step() -> None:
     assert line.endswith(f"with it a step takes {seconds_text(bounds[0])} to {seconds_text(bounds[1])}.")
     (alone,) = answers([Workload(model=model, setup=SETUP)], card)
     assert "--interconnect adds" in sending_lines([alone])[-1]
+
+
+@pytest.mark.parametrize(
+    ("sharding", "ranks"), [("ddp", 1), ("tp", 1), ("zero1", 8), ("zero2", 8), ("fsdp", 8), ("fsdp-no-reshard", 8)]
+)
+def test_a_rank_updates_its_part_alone(sharding: Sharding, ranks: int) -> None:
+    alone, shared = TrainSetup(), replace(SETUP, sharding=sharding)
+    many = 8 * 10**8
+    assert update_bytes(shared, {2: many}) == update_bytes(alone, {2: many // ranks})
+    assert fresh_bytes(shared, {2: many}) == fresh_bytes(alone, {2: many // ranks}) > 0

@@ -52,7 +52,7 @@ def time_table(answers: Sequence[Answer]) -> Table | None:
         Row(cells=cells("time", lambda s: s.time.seconds, seconds_text, share=True), kind="peak", indent=1),
         Row(cells=cells("at least", lambda s: s.time.low, seconds_text, share=False), indent=1),
         Row(cells=cells("at most", lambda s: s.time.high, seconds_text, share=False), indent=1),
-        Row(cells=cells("tokens a second", lambda s: s.time.tokens_per_second, rate_text, share=True), indent=1),
+        Row(cells=cells(_rate_label(answers), lambda s: s.time.tokens_per_second, rate_text, share=True), indent=1),
     ]
     if all(step.time.mfu is not None for step in known):
         rows.append(Row(cells=cells("MFU", lambda s: s.time.mfu or 0.0, percent_text, share=False), indent=1))
@@ -65,6 +65,12 @@ def time_table(answers: Sequence[Answer]) -> Table | None:
     ratio = [f"{metrics.METHOD_LABELS[answers[1].prediction.workload.setup.method]} / full"] if is_pair else []
     title = f"One step on {device_name(answers)}, {metrics.BASIS_LABELS[known[0].time.likeness]}"
     return Table(title=title, columns=("", *labels, *ratio), rows=tuple(rows))
+
+
+def _rate_label(answers: Sequence[Answer]) -> str:
+    """Ranks have a batch each, but under tensor parallelism, where all work on one."""
+    setup = answers[0].prediction.workload.setup
+    return "tokens a second" if setup.world_size == 1 or setup.sharding == "tp" else "tokens a second and rank"
 
 
 def _seconds_of(part: Part, step: TimedStep) -> float:
