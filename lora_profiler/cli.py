@@ -28,7 +28,6 @@ from lora_profiler.click_parts import (
     warn,
     write_out,
 )  # fmt: skip
-from lora_profiler.errors import UsageError
 
 if TYPE_CHECKING:
     from lora_profiler.planning.answers import Answer
@@ -106,8 +105,6 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     asked = [[Workload(model=spec, setup=setup) for setup in setups(spec, ctx)] for spec in specs]
     if o["engine"] == "auto":
         _trace_what_nothing_knows([workload for one_model in asked for workload in one_model])
-    if network is not None and o["world_size"] == 1:
-        raise UsageError("--interconnect is the link among several ranks; add --world-size and --sharding, or leave it out.")
     everything = o["explain"] or o["form"] == "json"
     found = [answers(workloads, gpu, o["engine"], all_levers=everything, network=network) for workloads in asked]
     for one_model in found:

@@ -57,6 +57,7 @@ def questions(
     model: st.SearchStrategy[str], sizes: st.SearchStrategy[int], texts: st.SearchStrategy[str], **more: Any
 ) -> st.SearchStrategy[Question]:
     drawn = {"revision": TEXTS, "offline": st.booleans(), "gpu": st.none() | st.sampled_from(["rtx_4090", "custom:24GiB"]),
+             "interconnect": st.none() | st.sampled_from(["nvlink4", "25GB/s"]),
              "engine": st.sampled_from(CHOICES["engine"])}  # fmt: skip
     return st.builds(Question, model=model, options=options(sizes, texts), **(drawn | more))
 
@@ -189,7 +190,8 @@ def test_the_command_line_shown_asks_the_same_question(question: Question) -> No
     arguments = predict_arguments(question)
     ctx = predict_command.make_context("predict", arguments[arguments[0] == "predict" :])
     assert ctx.params["models"] == (question.model,)
-    assert (ctx.params["gpu"], ctx.params["engine"]) == (question.gpu, question.engine)
+    told = [ctx.params[name] for name in ("gpu", "interconnect", "engine")]
+    assert told == [question.gpu, question.interconnect, question.engine]
     mine = outcome(lambda: [w.setup for w in workloads(model, question)])
     assert mine == outcome(lambda: command_line_setups(model, ctx))
 

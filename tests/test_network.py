@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 from jsonschema import validate
 
+from lora_profiler.analytic import shared_parts
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.cli import root
 from lora_profiler.errors import UsageError
@@ -14,9 +15,11 @@ from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.network import LINKS, communication, find_network
 from lora_profiler.report.communication import sending_lines, step_bounds
+from lora_profiler.report.explain import explain_blocks
 from lora_profiler.report.payload import predict_schema
+from lora_profiler.report.render import plain
 from lora_profiler.steptime.update import fresh_bytes, update_bytes
-from lora_profiler.units import seconds_text
+from lora_profiler.units import bytes_text, seconds_text
 from lora_profiler.workload import LoraConfig, Sharding, TrainSetup, Workload
 
 WORLD = 8
@@ -101,3 +104,17 @@ def test_a_rank_updates_its_part_alone(sharding: Sharding, ranks: int) -> None:
     many = 8 * 10**8
     assert update_bytes(shared, {2: many}) == update_bytes(alone, {2: many // ranks})
     assert fresh_bytes(shared, {2: many}) == fresh_bytes(alone, {2: many // ranks}) > 0
+
+
+def test_explain_tells_how_ranks_share_each_part() -> None:
+    model = find_model("SmolLM2-135M", offline=True)
+    found = predict(Workload(model=model, setup=SETUP))
+    text = plain(explain_blocks(found, ()), width=400)
+    cut = "of each tensor the first of 8 chunks"
+    assert f" weights x 2 B (bfloat16), {cut}" in text
+    assert f" trained weights x 2 B (bfloat16), {cut}" in text
+    assert f"each in that weight's dtype), {cut}" in text
+    parts = shared_parts(found.workload, found.peak.moment)
+    assert f"{bytes_text(parts['root'])} the root's gathered weights" in text
+    assert f"{bytes_text(parts['buffer'])} the buffer" in text
+    assert "chunks" not in plain(explain_blocks(predict(Workload(model=model)), ()), width=400)

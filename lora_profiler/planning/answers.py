@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_profiler.catalog import Gpu
+from lora_profiler.errors import UsageError
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import Fit, fit
 from lora_profiler.planning.levers import Lever, best_lever, levers
@@ -46,8 +47,10 @@ def answers(
     """Predict each way to train one model, judge the card if one is named, time a step, and find what lowers each peak most.
 
     `all_levers` lists every lever, not the best alone. `network` is the link among several ranks. A method that is among the
-    workloads is no lever of another.
+    workloads is no lever of another. Raises UsageError for a network among one process, and what `predict` raises.
     """
+    if network is not None and any(w.setup.world_size == 1 for w in workloads):
+        raise UsageError("--interconnect is the link among several ranks; add --world-size and --sharding, or leave it out.")
     asked = {w.setup.method for w in workloads}
     predictions = [predict(workload, engine) for workload in workloads]
     timings, gaps = _timed(predictions, gpu, engine)
