@@ -35,8 +35,10 @@ PREDICTOR = (
     "catalog",
     "planning",
     "loss_paths.py",
+    "packing.py",
     "model_spec.py",
     "prediction.py",
+    "unprofiled.py",
     "workload.py",
 )
 """Parts of the package that a prediction can depend on."""

@@ -50,6 +50,10 @@ _SETUP_OPTIONS = [
     click.option("--use-dora", is_flag=True, hidden=True),
     click.option("-b", "--batch-size", type=int, default=1, show_default=True, help="Sequences in one micro-batch."),
     click.option("-s", "--seq-len", type=int, default=2048, show_default=True, help="Tokens in each sequence."),
+    click.option(
+        "--packed", type=int, metavar="TOKENS",
+        help="Rows of --seq-len hold sequences of so many tokens; --attention flash is then FlashAttention 2's kernel for them.",
+    ),
     click.option("--accumulation", type=int, default=1, show_default=True, help="Micro-batches per optimizer step."),
     click.option("--dtype", type=_literal(Dtype), default="bfloat16", show_default=True, help="Of the base weights."),
     click.option("--precision", type=_literal(Precision), default="pure", show_default=True, help="amp: bfloat16 autocast."),

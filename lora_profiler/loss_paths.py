@@ -39,14 +39,6 @@ def refused(model: str, loss: str, reason: str) -> UsageError:
     )
 
 
-def no_profile(loss: str) -> UsageError:
-    """The error for a profile that is asked about a loss path whose chunks depend on the sizes."""
-    return UsageError(
-        f"no profile knows the {loss} loss: a chunk is a power of two of tokens, and no polynomial in batch and sequence; take "
-        "--engine analytic, or traced, which traces exactly this size."
-    )
-
-
 @lru_cache(maxsize=256)
 def head_of(model: ModelSpec) -> Module | None:
     """The module that makes the logits."""

@@ -23,7 +23,7 @@ FULLY_SHARDED: tuple[Sharding, ...] = ("fsdp", "fsdp-no-reshard")
 """Shardings that gather each layer's weights as it runs."""
 UPDATES_SHARED: tuple[Sharding, ...] = ("zero1", "zero2", *FULLY_SHARDED)
 """Shardings under which each rank updates its part of the weights."""
-LATER_FIELDS: dict[str, object] = {"loss": "plain", "world_size": 1, "sharding": "none"}
+LATER_FIELDS: dict[str, object] = {"loss": "plain", "world_size": 1, "sharding": "none", "packed": None}
 """Fields that came after the first stored records, with what a record without them meant: at that value they are not in a key."""
 MAX_SIZE = 2**31 - 1
 """Largest batch, sequence or rank accepted: beyond it torch's own index arithmetic no longer holds."""
@@ -109,6 +109,9 @@ class TrainSetup:
     loss, chunk by chunk, as Liger's kernel does. `world_size` is the number of ranks, each with a batch of its own, and
     `sharding` what they share of the model.
 
+    `packed` is the length in tokens of the sequences that are packed into each row of `seq_len`, the last one of a row cut where
+    it ends; None, or a row no longer than that, for one sequence a row.
+
     Raises UsageError for values out of range and for options that contradict each other.
     """
 
@@ -127,6 +130,7 @@ class TrainSetup:
     loss: Loss = "plain"
     world_size: int = 1
     sharding: Sharding = "none"
+    packed: int | None = None
     use_reentrant: InitVar[bool] = False
 
     def __post_init__(self, use_reentrant: bool) -> None:
@@ -154,6 +158,8 @@ class TrainSetup:
             raise UsageError(f"sharding {self.sharding} needs several ranks; add --world-size 2 or more.")
         if self.world_size > 1 and self.loss != "plain":
             raise UsageError(f"the {self.loss} loss is known of one process only; leave out one of --loss and --world-size.")
+        if self.packed is not None:
+            _positive("packed length", self.packed)
         if self.quantization is not None and self.lora is None:
             raise UsageError("a 4-bit base cannot be trained in full; add a LoRA adapter (method qlora).")
         if self.optimizer in ("adamw_8bit", "adafactor") and self.optimizer_impl == "fused":
@@ -167,6 +173,16 @@ class TrainSetup:
         if self.lora is None:
             return "full"
         return "lora" if self.quantization is None else "qlora"
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether a row holds several sequences."""
+        return self.packed is not None and self.packed < self.seq_len
+
+    @property
+    def is_flattened(self) -> bool:
+        """Whether packed rows become one, without a mask: FlashAttention 2 is told where sequences begin (`cu_seqlens`)."""
+        return self.is_packed and self.attention == "flash" and self.device == "cuda"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

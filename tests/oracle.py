@@ -32,6 +32,7 @@ from lora_profiler.workload import TrainSetup, Workload
 Phase = Literal["forward", "backward", "optimizer"]
 PHASES: tuple[Phase, ...] = ("forward", "backward", "optimizer")
 MARK = "oracle."
+Batch = Mapping[str, torch.Tensor]
 
 
 # --- building -----------------------------------------------------------------------------------------------------------
@@ -82,18 +83,27 @@ def make_ids(model: Any, setup: TrainSetup) -> torch.Tensor:
     return torch.randint(0, model.config.vocab_size, (setup.batch_size, setup.seq_len), generator=generator)
 
 
-def forward(model: Any, setup: TrainSetup, ids: torch.Tensor) -> torch.Tensor:
-    """The loss, and nothing else, of one forward pass without an attention mask."""
+def make_batch(model: Any, setup: TrainSetup) -> Batch:
+    """Without an attention mask; packed rows with positions that begin anew, and no label where they do."""
+    ids = make_ids(model, setup)
+    if not setup.packed or setup.packed >= setup.seq_len:
+        return {"input_ids": ids, "labels": ids}
+    positions = torch.arange(setup.seq_len).remainder(setup.packed).repeat(setup.batch_size, 1)
+    return {"input_ids": ids, "labels": ids.masked_fill(positions == 0, -100), "position_ids": positions}
+
+
+def forward(model: Any, setup: TrainSetup, batch: Batch) -> torch.Tensor:
+    """The loss, and nothing else, of one forward pass."""
     setup = replace(setup, device="cpu")
     with attention_context(setup):
-        return forward_loss(model, setup, {"input_ids": ids, "labels": ids})
+        return forward_loss(model, setup, batch)
 
 
 def run_steps(
     model: torch.nn.Module,
     setup: TrainSetup,
     optimizer: torch.optim.Optimizer,
-    ids: torch.Tensor,
+    batch: Batch,
     steps: int,
     phase: Callable[[int, Phase], AbstractContextManager[Any]] = lambda step, name: nullcontext(),
     zero_last: bool = True,
@@ -102,7 +112,7 @@ def run_steps(
     for step in range(1, steps + 1):
         for _ in range(setup.accumulation):
             with phase(step, "forward"):
-                loss = forward(model, setup, ids)
+                loss = forward(model, setup, batch)
             with phase(step, "backward"), attention_context(replace(setup, device="cpu")):
                 loss.backward()
         with phase(step, "optimizer"):
@@ -140,7 +150,7 @@ def persistent_bytes(
     The packed weight of a 4-bit parameter is counted here, its quantisation state in `quantization_state_bytes`. The code
     books of 8-bit AdamW, which all its states share, stand under the pseudo-name "code books".
     """
-    run_steps(model, setup, optimizer, make_ids(model, setup), 2, zero_last=False)
+    run_steps(model, setup, optimizer, make_batch(model, setup), 2, zero_last=False)
     books = {storage_key(t): t.untyped_storage().nbytes() for t in _code_books(optimizer)}
     result = {}
     for name, parameter in model.named_parameters():
@@ -187,7 +197,7 @@ def saved_by_storage(model: torch.nn.Module, setup: TrainSetup) -> list[Saved]:
             return tensor
 
         with saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss = forward(model, setup, make_ids(model, setup))
+            loss = forward(model, setup, make_batch(model, setup))
     del loss
     return list(found.values())
 
@@ -231,12 +241,12 @@ def step_peaks(model: torch.nn.Module, setup: TrainSetup, steps: int = 2, source
     storages that operators return, and sees no more than those.
     """
     optimizer = make_optimizer(model, setup)
-    ids = make_ids(model, setup)
+    batch = make_batch(model, setup)
     gc.collect()
-    others = {storage_key(t): t.untyped_storage().nbytes() for t in (ids, *_code_books(optimizer))}
+    others = {storage_key(t): t.untyped_storage().nbytes() for t in (*batch.values(), *_code_books(optimizer))}
     before = fixed_storages(model) | others
     measure = {"allocator": _allocator_peaks, "dispatch": _dispatch_peaks}[source]
-    peaks = measure(model, setup, optimizer, ids, steps, before)
+    peaks = measure(model, setup, optimizer, batch, steps, before)
     for step in range(1, steps + 1):
         peaks[step, "step"] = max(peaks[step, phase] for phase in PHASES)
     return peaks
@@ -246,12 +256,12 @@ def _allocator_peaks(
     model: torch.nn.Module,
     setup: TrainSetup,
     optimizer: torch.optim.Optimizer,
-    ids: torch.Tensor,
+    batch: Batch,
     steps: int,
     before: dict[int, int],
 ) -> Peaks:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run_steps(model, setup, optimizer, ids, steps, lambda step, name: record_function(f"{MARK}{step}.{name}"))
+        run_steps(model, setup, optimizer, batch, steps, lambda step, name: record_function(f"{MARK}{step}.{name}"))
     events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
     marks = [(e.start_ns(), e.end_ns(), e.name()) for e in events if e.name().startswith(MARK)]
     memory = deque(sorted(((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"), key=lambda pair: pair[0]))
@@ -304,7 +314,7 @@ def _dispatch_peaks(
     model: torch.nn.Module,
     setup: TrainSetup,
     optimizer: torch.optim.Optimizer,
-    ids: torch.Tensor,
+    batch: Batch,
     steps: int,
     before: dict[int, int],
 ) -> Peaks:
@@ -318,7 +328,7 @@ def _dispatch_peaks(
         peaks[step, name] = max(tracker.peak, peaks.get((step, name), 0))
 
     with tracker:
-        run_steps(model, setup, optimizer, ids, steps, phase)
+        run_steps(model, setup, optimizer, batch, steps, phase)
     return peaks
 
 
@@ -346,9 +356,9 @@ def flops(model: torch.nn.Module, setup: TrainSetup) -> dict[str, int]:
     torch counts causal attention in full, and knows no formula for the CPU's flash attention: take eager attention where
     the attention core must be counted.
     """
-    ids = make_ids(model, setup)
+    batch = make_batch(model, setup)
     with _FlopCounter() as ahead:
-        loss = forward(model, setup, ids)
+        loss = forward(model, setup, batch)
     with _FlopCounter() as back:
         loss.backward()
     model.zero_grad(set_to_none=True)
@@ -358,7 +368,7 @@ def flops(model: torch.nn.Module, setup: TrainSetup) -> dict[str, int]:
 def forward_flops_by_module(model: torch.nn.Module, setup: TrainSetup) -> dict[str, int]:
     """Forward FLOPs by full module name, each with those of the modules inside it; the whole model is ""."""
     with _FlopCounter() as counter, torch.no_grad():
-        forward(model, setup, make_ids(model, setup))
+        forward(model, setup, make_batch(model, setup))
     root = type(model).__name__
     counts = {"" if name in ("Global", root) else name.removeprefix(root + "."): sum(ops.values())
               for name, ops in counter.get_flop_counts().items()}  # fmt: skip

@@ -58,7 +58,9 @@ TARGETS = st.one_of(
 @st.composite
 def setups(draw: st.DrawFn) -> TrainSetup:
     """Every field of a setup and of LoRA drawn from all that is accepted."""
+    sizes: dict[str, st.SearchStrategy[Any]]
     sizes = {name: st.integers(1, 4096) for name in ("batch_size", "seq_len", "accumulation", "r")}
+    sizes["packed"] = st.none() | st.integers(1, 4096)
     lora = draw(
         st.none()
         | st.builds(

@@ -184,10 +184,10 @@ def test_flops_of_llama():
 def test_every_family_trains(config, attention, lora):
     setup = small(attention=attention, lora=lora)
     model = oracle.build(config, setup)
-    ids = oracle.make_ids(model, setup)
-    before = oracle.forward(model, setup, ids).item()
-    oracle.run_steps(model, setup, oracle.make_optimizer(model, setup), ids, 2)
-    assert 0 < oracle.forward(model, setup, ids).item() < 1.5 * before
+    batch = oracle.make_batch(model, setup)
+    before = oracle.forward(model, setup, batch).item()
+    oracle.run_steps(model, setup, oracle.make_optimizer(model, setup), batch, 2)
+    assert 0 < oracle.forward(model, setup, batch).item() < 1.5 * before
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "sgd", "adafactor"])
@@ -205,6 +205,6 @@ def test_every_recipe_trains(family, recipe):
     lora = LoraConfig(r=4, adapter_dtype="bfloat16" if recipe == "trl" else "float32")
     setup = small(quantization=Quantization(recipe=recipe), lora=lora, checkpointing=True)
     model = oracle.build(families.TINY[family], setup)
-    oracle.run_steps(model, setup, oracle.make_optimizer(model, setup), oracle.make_ids(model, setup), 2)
+    oracle.run_steps(model, setup, oracle.make_optimizer(model, setup), oracle.make_batch(model, setup), 2)
     norms = {p.dtype for n, p in model.named_parameters() if "lora" not in n and ("norm" in n or "ln_" in n)}
     assert norms == {torch.float32 if recipe == "kbit" else torch.bfloat16}

@@ -58,7 +58,7 @@ def test_without_it_the_trace_is_another(name, monkeypatch):
 
 
 FAILING: dict[str, tuple[str, TrainSetup, dict[str, Any]]] = {
-    "no_packed_sequences": ("llama", BASE, {}),
+    "packed_sequences": ("llama", BASE, {}),
     "no_look_at_tokens": ("gpt2", BASE, {"pad_token_id": 0}),
     "known_padding": ("llama", BASE, {"padding": True}),
     "fused_on_meta": ("llama", replace(BASE, optimizer_impl="fused"), {}),

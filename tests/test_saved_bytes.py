@@ -111,7 +111,7 @@ def test_qlora(name, recipe, checkpointing):
     quantization = Quantization(recipe=recipe)
     setup = TrainSetup(lora=lora, quantization=quantization, batch_size=2, seq_len=24, checkpointing=checkpointing, device="cpu")
     model = oracle.build(cases.CONFIGS[name], setup)
-    oracle.forward(model, setup, oracle.make_ids(model, setup))
+    oracle.forward(model, setup, oracle.make_batch(model, setup))
     real = oracle.saved_activation_bytes(model, setup)
     assert predict(Workload(model=cases.spec_of(name), setup=setup)).saved_activation_bytes == real
 

@@ -362,7 +362,7 @@ def test_biases_of_a_prepared_4_bit_base(name, precision):
     config = config_of(name)
     model = oracle.build(config, setup)
     with torch.no_grad():
-        oracle.forward(model, setup, oracle.make_ids(model, setup))
+        oracle.forward(model, setup, oracle.make_batch(model, setup))
     close(peaks_of(traced_of(config, setup).trace), oracle.step_peaks(model, setup), steps=(2,))
 
 

@@ -3,9 +3,11 @@
 from lora_profiler.analytic.families import family_of
 from lora_profiler.analytic.families.blocks import heads_of
 from lora_profiler.analytic.persistent import rest_dtype
+from lora_profiler.analytic.tensors import ITEMSIZE
 from lora_profiler.workload import Workload
 
 FLASH_MAX_HEAD_DIM = 256
+EFFICIENT_ALIGNMENT_BYTES = 16
 
 
 def resolve_kernel(workload: Workload) -> str:
@@ -13,7 +15,9 @@ def resolve_kernel(workload: Workload) -> str:
 
     CUDA prefers flash, then efficient, then math; flash takes 16-bit inputs only. Without a mask transformers hands grouped
     heads to SDPA as they are (`enable_gqa`), which the efficient kernel does not take: float32 with grouped heads falls to
-    math. A mask (a filled sliding window) is decided layer by layer. transformers runs Gemma 2 eager whatever is asked.
+    math. The mask of a filled sliding window is decided layer by layer; packed rows have one in every layer, for which
+    transformers repeats grouped heads, and the efficient kernel loads them in pieces of 16 bytes. transformers runs Gemma 2 eager
+    whatever is asked.
     """
     setup, model = workload.setup, workload.model
     if family_of(model) is None:
@@ -28,6 +32,8 @@ def resolve_kernel(workload: Workload) -> str:
         return setup.attention
     if setup.device == "mps":
         return "math"
+    if setup.is_packed:
+        return "math" if heads.dim * ITEMSIZE[dtype] % EFFICIENT_ALIGNMENT_BYTES else "efficient"
     if dtype != "float32" and heads.dim <= FLASH_MAX_HEAD_DIM:
         return "flash"
     grouped = heads.groups > 1 and heads.dim <= FLASH_MAX_HEAD_DIM

@@ -78,6 +78,11 @@ class Ledger:
         """A tensor made once per model and used by every layer; its storage counts once, under `name`."""
         return Tensor(elements, dtype, False, Storage(elements * ITEMSIZE[dtype], "shared", name))
 
+    def positions(self) -> Tensor:
+        """Position ids; those of packed rows come with the batch."""
+        size = self.rules.positions
+        return Tensor(size, "int64", False, Storage(size * 8, "input" if self.rules.packed else "activation"))
+
     def split(self, x: Tensor, sizes: Sequence[Polynomial]) -> tuple[Tensor, ...]:
         """`split` or `chunk`: parts that share x's storage; their gradients are concatenated."""
         return self._parts("split", x, sizes, x.merged)
@@ -384,7 +389,7 @@ class Ledger:
 
         torch views (batch, head) as one dimension and copies an operand where it cannot.
         """
-        x, y = (t if t.merged or self.rules.batch_is_one else self.copy(t) for t in (x, y))
+        x, y = (t if t.merged or self.rules.one_row else self.copy(t) for t in (x, y))
         batches, m, n, k = sizes
         out = self.fresh(batches * m * n, x.dtype, x.requires_grad or y.requires_grad)
         saved = [a for a, b in ((x, y), (y, x)) if b.requires_grad]

@@ -79,18 +79,25 @@ class Activations:
         return total(size * len(layer.indices) for layer, size in self.layers)
 
 
-def activations(forward: ForwardPass, family: Family, workload: Workload, kernel: str, batch_is_one: bool) -> Activations:
+def has_one_row(setup: TrainSetup) -> bool:
+    """Whether a micro-batch is one row, whose labels are shifted without a copy."""
+    return setup.batch_size == 1 or setup.is_flattened
+
+
+def activations(forward: ForwardPass, family: Family, workload: Workload, kernel: str) -> Activations:
     setup, config = workload.setup, workload.model.config
     vocab, chunks = forward.logits.elements, forward.chunks
-    labels = (S + 1) * 8 if batch_is_one else TOKENS * 8
-    shared, held = forward.shared(), ZERO
+    labels = TOKENS * 8 + 8 if has_one_row(setup) else TOKENS * 8
+    shared, held, position_count = forward.shared(), ZERO, TOKENS if setup.is_packed else S
     used = {family.window(config, i) for i in range(forward.num_layers)}
     mask = partial(mask_bytes, setup=setup, dtype=forward.embed.output.dtype, kernel=kernel)
     if setup.checkpointing:
         dtype = family.rotary_dtype or forward.embed.output.dtype
-        tables = total(S * (2 * size * ITEMSIZE[dtype]) for _, size in family.rotary_sets(config))
+        tables = total(position_count * (2 * size * ITEMSIZE[dtype]) for _, size in family.rotary_sets(config))
         positions = S * 8
-        if family.positions_per_sample:
+        if setup.is_packed:
+            positions = ZERO  # they came with the batch
+        elif family.positions_per_sample:
             positions = TOKENS * 8
         elif any(storage.bytes == positions for storage in forward.embed.saved):
             positions = ZERO  # a trained position embedding keeps them already
@@ -103,7 +110,6 @@ def activations(forward: ForwardPass, family: Family, workload: Workload, kernel
         if forward.leaf is not None and forward.leaf.storage is not forward.embed.output.storage:
             held = held + forward.leaf.bytes
     layers = tuple((layer, layer.run.input.bytes if setup.checkpointing else layer.run.saved_bytes) for layer in forward.layers)
-    trains_ids = any(s.bytes == TOKENS * 8 and s is forward.embed.input.storage for s in forward.embed.saved)
     return Activations(
         embed=forward.embed.saved_bytes,
         shared=total(shared.values()),
@@ -112,7 +118,7 @@ def activations(forward: ForwardPass, family: Family, workload: Workload, kernel
         capped=_kept_by_softcapping(forward, workload),
         loss=vocab * 4 + labels + 4 if chunks is None else chunks.made + chunks.trained if chunks.fused else labels + SCALAR,
         labels=labels,
-        ids=TOKENS * 8 if trains_ids else ZERO,
+        ids=total(s.bytes for s in forward.embed.saved if s.role == "input"),
         held=held,
         scalars=_host_scalars(forward, setup),
         masks=mask(used | set(family.masks(config))),
@@ -126,9 +132,9 @@ def moments(
     ranks: Ranks,
     family: Family,
     workload: Workload,
-    batch_is_one: bool,
 ) -> Moments:
-    """Steady-state live bytes at every moment; `inputs` are the token ids, which live through the step."""
+    """Steady-state live bytes at every moment; `inputs` are the token ids, which live through the step; of packed rows labels and
+    position ids too."""
     setup, state = workload.setup, ranks.state
     gradients = state.gradient_bytes
     base: dict[Category, Polynomial] = {
@@ -142,7 +148,7 @@ def moments(
     }
     base = beside(base, ranks.always)
     setup_moment = candidate(base)
-    base["inputs"] = TOKENS * 8
+    base["inputs"] = TOKENS * (24 if setup.is_packed else 8)
     accumulated = gradients if setup.accumulation > 1 else ZERO
     running = base | {"gradients": accumulated}
 
@@ -152,7 +158,7 @@ def moments(
     copy = logits.elements * 4 if ITEMSIZE[logits.dtype] != 4 else ZERO
     hidden_is_saved = forward.hidden.storage in forward.head.saved
     last_hidden = ZERO if hidden_is_saved else forward.hidden.bytes
-    padded = ZERO if batch_is_one else B * (S + 1) * 8
+    padded = ZERO if has_one_row(setup) else B * (S + 1) * 8
     end_of_forward = candidate(
         beside(running, ranks.in_loss),
         activations=stored + last_hidden + kept.cached,
@@ -248,7 +254,7 @@ def persistent_only(ranks: Ranks, workload: Workload) -> Moments:
         "optimizer_states": total_state_bytes(ranks.stepped.trainable, workload.setup),
     }
     base = beside(base, ranks.always)
-    step = base | {"gradients": state.gradient_bytes, "inputs": TOKENS * 8}
+    step = base | {"gradients": state.gradient_bytes, "inputs": TOKENS * (24 if workload.setup.is_packed else 8)}
     temporaries = step_temporary_candidates(ranks.stepped, workload.setup)
     return {"setup": (candidate(base),), "optimizer_step": tuple(candidate(step, temporaries=t) for t in temporaries)}
 
@@ -261,8 +267,12 @@ def _cached(forward: ForwardPass, checkpointing: bool) -> Polynomial:
 
 
 def mask_bytes(windows: set[int | None], *, setup: TrainSetup, dtype: str, kernel: str) -> Polynomial:
-    """Attention masks of the given kinds of attention: additive ones for eager, one a sample; a boolean one for all samples for
-    SDPA where a sliding window is filled, none where the causal flag suffices."""
+    """Attention masks of the given kinds of attention: additive ones for eager, one a sample; for SDPA a boolean one each packed
+    row, or for all samples where a sliding window is filled, none where the causal flag suffices."""
+    if setup.is_flattened:
+        return ZERO
+    if setup.is_packed and kernel != "eager":
+        return B * S * S * len(windows)
     if kernel == "eager":
         return B * S * S * (ITEMSIZE[dtype] * len(windows))
     return S * S * sum(w is not None and setup.seq_len >= w for w in windows)

@@ -9,12 +9,20 @@ from functools import lru_cache
 
 from lora_profiler.adapters import Adapter, adapters, saved_modules
 from lora_profiler.algebra.front import undominated
-from lora_profiler.algebra.polynomial import ZERO, Polynomial, total
+from lora_profiler.algebra.polynomial import ZERO, Polynomial, S, constant, total
 from lora_profiler.algebra.table import Table
 from lora_profiler.analytic.attention import resolve_kernel
 from lora_profiler.analytic.families import Family, family_of
 from lora_profiler.analytic.losses import chunk_fact
-from lora_profiler.analytic.moments import Activations, Candidate, Moments, activations, moments, persistent_only
+from lora_profiler.analytic.moments import (
+    Activations,
+    Candidate,
+    Moments,
+    activations,
+    has_one_row,
+    moments,
+    persistent_only,
+)
 from lora_profiler.analytic.persistent import Persistent, adapter_dtype, persistent, rest_dtype
 from lora_profiler.analytic.pieces import ranks_of
 from lora_profiler.analytic.ranks import Ranks, alone
@@ -77,7 +85,7 @@ def plan_for(workload: Workload) -> Plan:
         ),
         setup.quantization, setup.dtype, setup.precision, setup.optimizer, setup.optimizer_impl, setup.checkpointing,
         setup.attention, setup.device, setup.accumulation > 1, setup.batch_size == 1, setup.seq_len == 1,
-        setup.world_size, setup.sharding, setup.loss, chunk_fact(workload),
+        setup.world_size, setup.sharding, setup.loss, chunk_fact(workload), setup.is_packed, _attended(setup),
         tuple([setup.seq_len >= w for w in windows]) if windows else (),
     )  # fmt: skip
     plan = _PLANS.get(key)
@@ -110,14 +118,14 @@ def _build(workload: Workload) -> Plan:
     found = adapters(model, setup.lora) if setup.lora else ()
     copies = saved_modules(model, setup.lora) if setup.lora else ()
     state = persistent(model, setup, found, copies)
-    batch_is_one, kernel = setup.batch_size == 1, resolve_kernel(workload)
+    kernel = resolve_kernel(workload)
     forward = kept = None
     flops = (ZERO, ZERO, ZERO)
     if family is not None:
         rules = _rules(workload, family, kernel)
         trainable = frozenset(n for n, _ in (model.modules() if setup.lora is None else copies))
         forward = forward_pass(model, family, rules, found, trainable)
-        kept = activations(forward, family, workload, kernel, batch_is_one)
+        kept = activations(forward, family, workload, kernel)
         flops = _flops(forward, setup)
     saved = kept.saved if kept else ZERO
     one = Plan(
@@ -147,7 +155,7 @@ def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
     if plan.forward is None or plan.kept is None or plan.family is None:
         live: Moments = persistent_only(ranks, workload)
     else:
-        live = moments(plan.forward, plan.kept, ranks, plan.family, workload, workload.setup.batch_size == 1)
+        live = moments(plan.forward, plan.kept, ranks, plan.family, workload)
     order = tuple((m, i) for m in MOMENTS if m in live for i in range(len(live[m])))
     totals = [live[m][i].total for m, i in order]
     state = ranks.state
@@ -161,9 +169,6 @@ def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
 
 def _rules(workload: Workload, family: Family, kernel: str) -> Rules:
     setup, model = workload.setup, workload.model
-    filled = frozenset(
-        i for i in range(model.num_layers) if (w := family.window(model.config, i)) is not None and setup.seq_len >= w
-    )
     return Rules(
         device=setup.device,
         kernel=kernel,
@@ -174,13 +179,36 @@ def _rules(workload: Workload, family: Family, kernel: str) -> Rules:
         rest_dtype=rest_dtype(setup),
         autocast=setup.precision == "amp",
         head=model.output_embedding,
-        batch_is_one=setup.batch_size == 1,
+        one_row=has_one_row(setup),
         seq_is_one=setup.seq_len == 1,
         input_grads=setup.checkpointing and setup.lora is not None,
-        window_filled=filled,
+        masked_layers=_masked_layers(workload, family),
+        packed=setup.is_packed,
+        attended=_attended(setup),
         chunk_rows=chunk_fact(workload),
         fused_loss=setup.loss == "fused",
     )
+
+
+def _masked_layers(workload: Workload, family: Family) -> frozenset[int]:
+    """Layers whose SDPA gets an explicit mask: sequences share a row, or fill the layer's sliding window."""
+    setup, model = workload.setup, workload.model
+    if setup.is_flattened:
+        return frozenset()
+    windows = {i: family.window(model.config, i) for i in range(model.num_layers)}
+    return frozenset(i for i, w in windows.items() if setup.is_packed or (w is not None and setup.seq_len >= w))
+
+
+def _attended(setup: TrainSetup) -> Polynomial:
+    """Pairs of tokens in a row that attention computes: all of them, or where it is told of sequences those of each.
+
+    A row of s tokens in sequences of p, the last one of r = s mod p: (s - r) / p sequences of p^2 pairs and one of r^2.
+    """
+    if not setup.is_flattened:
+        return S * S
+    assert setup.packed is not None
+    rest = setup.seq_len % setup.packed
+    return S * setup.packed + constant(rest * (rest - setup.packed))
 
 
 def _flops(forward: ForwardPass, setup: TrainSetup) -> tuple[Polynomial, Polynomial, Polynomial]:

@@ -128,7 +128,7 @@ def forward_pass(
     promotes = rules.device == "cpu"
 
     op = Ledger(rules, root, outside, trainable)
-    ids = Tensor(TOKENS, "int64", False, Storage(TOKENS * 8))
+    ids = Tensor(TOKENS, "int64", False, Storage(TOKENS * 8, "input"))
     x = family.embed(op, ids, config)
     embed, leaf = Run(op.nodes, op.saved, ids, x, promotes, op.scalars, _copies(op)), op.leaf
 
@@ -136,7 +136,7 @@ def forward_pass(
     for index, kind in enumerate(stack.order):
         mine = by_layer.get(index, {})
         sliding = family.window(config, index) is not None
-        key = (kind, sliding, index in rules.window_filled, tuple((n, len(a)) for n, a in mine.items()), x.requires_grad, x.dtype)
+        key = (kind, sliding, index in rules.masked_layers, tuple((n, len(a)) for n, a in mine.items()), x.requires_grad, x.dtype)
         layer = runs.get(key)
         if layer is None:
             modules = {module.name: module for module in stack.kinds[kind]}

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from lora_profiler.algebra.polynomial import ZERO, Polynomial
+from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, S
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
 
 
 class Storage:
-    """Bytes behind one or more tensors. `role` is "parameter" (counted elsewhere), "shared" (made once per model, such as
-    the rotary tables; `name` says which) or "activation"."""
+    """Bytes behind one or more tensors. `role` is "parameter" or "input" (counted elsewhere), "shared" (made once per model, such
+    as the rotary tables; `name` says which) or "activation"."""
 
     __slots__ = ("bytes", "name", "role")
 
@@ -71,9 +71,10 @@ class Rules:
 
     `rest_dtype` is the dtype of what is not quantised, and so of the residual stream; `head` the output layer, which never
     is. `autocast`: matrix products and attention run in bfloat16 whatever their inputs are. `input_grads`: checkpointing
-    makes the embeddings' output require grad. `window_filled` are the layers whose sliding window the sequence fills, which
-    therefore get an explicit mask. `chunk_rows`: tokens that the head takes at a time, None for all logits at once
-    (`losses.chunk_fact`); with `fused_loss` it makes its gradients in forward.
+    makes the embeddings' output require grad. `masked_layers` get an explicit mask: their sliding window is filled, or rows hold
+    several sequences. `one_row`: a micro-batch is one row; `attended` are the pairs of tokens of a row that attention computes.
+    `chunk_rows`: tokens that the head takes at a time, None for all logits at once (`losses.chunk_fact`); with `fused_loss` it
+    makes its gradients in forward.
     """
 
     device: str
@@ -85,9 +86,16 @@ class Rules:
     rest_dtype: str
     autocast: bool
     head: str | None
-    batch_is_one: bool
+    one_row: bool
     seq_is_one: bool
     input_grads: bool
-    window_filled: frozenset[int] = frozenset()
+    masked_layers: frozenset[int] = frozenset()
+    packed: bool = False
+    attended: Polynomial = S * S
     chunk_rows: int | None = None
     fused_loss: bool = False
+
+    @property
+    def positions(self) -> Polynomial:
+        """Distinct position ids: (1, s), of packed rows (b, s)."""
+        return TOKENS if self.packed else S

@@ -11,6 +11,7 @@ from lora_profiler.compiled.curve import curve
 from lora_profiler.compiled.evaluation import Evaluation, evaluation_of
 from lora_profiler.compiled.profile import Profile
 from lora_profiler.model_spec import Module
+from lora_profiler.packing import rows_words
 from lora_profiler.prediction import (
     CATEGORIES,
     Category,
@@ -129,7 +130,7 @@ def _assumptions(workload: Workload, profile: Profile) -> tuple[str, ...]:
     found = [
         f"The real step traced without data by {made}, {how}.",
         "Bytes that live tensors ask for; allocator rounding, workspaces and the CUDA context come on top.",
-        f"No padding mask, equal lengths; attention kernel: {' and '.join(profile.kernels) or 'eager'}.",
+        rows_words(workload.setup, " and ".join(profile.kernels) or "eager"),
     ]
     if workload.setup.device == "cuda":
         found.append("CUDA rules are taken from torch's source and meta kernels; they await a check on a GPU.")

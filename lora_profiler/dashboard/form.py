@@ -191,9 +191,14 @@ def _batch() -> dict[str, Any]:
     with right:
         accumulation = _size("Accumulation", "accumulation")
     seq_len = _size("Sequence length, tokens", "seq_len")
+    packed = st.number_input(
+        "Packed from sequences of, tokens", 1, MAX_SIZE, value=None, step=1, placeholder="one sequence a row",
+        help="Sequences of this length share each row; flash attention is then FlashAttention 2's for them.", **_kept("packed"),
+    )  # fmt: skip
     checkpointing = st.toggle("Gradient checkpointing", **_kept("checkpointing"), help="Recompute each layer in backward.")
     return {
-        "batch_size": batch_size, "seq_len": seq_len, "accumulation": accumulation, "checkpointing": checkpointing,
+        "batch_size": batch_size, "seq_len": seq_len, "packed": packed, "accumulation": accumulation,
+        "checkpointing": checkpointing,
     }  # fmt: skip
 
 

@@ -37,7 +37,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "engine": ENGINES,
 }  # fmt: skip
 METHODS: tuple[str, ...] = get_args(Method)
-SIZES = ("rank", "batch_size", "seq_len", "accumulation", "world_size")
+SIZES = ("rank", "batch_size", "seq_len", "accumulation", "world_size", "packed")
 SWITCHES = ("double_quant", "checkpointing", "offline")
 _WORDS = {True: "yes", False: "no"}
 _NEVER = ("use_dora", "use_reentrant")

@@ -8,6 +8,7 @@ from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.harness.nvml import open_cards, open_device
 from lora_profiler.harness.visible_device import visible_entries
 from lora_profiler.loss_paths import check_loss
+from lora_profiler.packing import check_packing
 from lora_profiler.record import Conditions
 from lora_profiler.workload import FULLY_SHARDED, Sharding, Workload
 
@@ -65,6 +66,14 @@ def refuse(
     if model.model_type in LEARNED_POSITIONS and longest is not None and setup.seq_len > longest:
         raise UsageError(f"{model.id} has a table of {longest:,} positions, not {setup.seq_len:,}; take a shorter --seq-len.")
     check_loss(workload)
+    check_packing(workload)
+    if setup.is_packed and conditions.padding:
+        raise UsageError("packed rows hold no padding; leave out one of --packed and --padding.")
+    if setup.is_flattened:
+        raise UsageError(
+            "packed rows are measured with SDPA, whose flash kernel takes no mask; leave out --attention flash, or predict what "
+            "FlashAttention 2 needs."
+        )
     if setup.world_size > 1:
         _refuse_ranks(workload, conditions, devices)
     if not 0 <= conditions.padding < 1 or round(setup.seq_len * conditions.padding) >= setup.seq_len:

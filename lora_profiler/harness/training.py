@@ -9,6 +9,7 @@ import torch
 
 from lora_profiler.harness.process_group import Spread
 from lora_profiler.modeling import attention_context, forward_loss
+from lora_profiler.packing import lengths
 from lora_profiler.prediction import Phase
 from lora_profiler.record import Conditions
 from lora_profiler.workload import TrainSetup
@@ -25,8 +26,9 @@ class Batches:
     Rank r of W takes every W-th of them from the r-th on, so that W ranks together take what one process would with W times the
     accumulation. Each micro-batch seeds what is drawn at random within it, dropout above all, by its own number.
 
-    Without padding the labels are the input ids themselves and there is no mask, as a packed data set gives them. To CUDA they
-    go from pinned memory, as a data loader sends them: a copy from any other makes the host wait for the device.
+    Without padding the labels are the input ids themselves and there is no mask, as a data set of one long text gives them.
+    Packed sequences come with position ids that begin anew, and without a label for their first token. To CUDA they go from
+    pinned memory, as a data loader sends them: a copy from any other makes the host wait for the device.
     """
 
     def __init__(
@@ -41,11 +43,16 @@ class Batches:
         self._seed = conditions.seed
         self._generator = torch.Generator().manual_seed(conditions.seed + 1)
         self._padded = round(setup.seq_len * conditions.padding)
+        self._positions = [i for length in lengths(setup) for i in range(length)] if setup.is_packed else []
 
     def next(self) -> Batch:
         ids = self._ids()
         torch.manual_seed(self._seed + self._number)
         self._number += self._ranks
+        if self._positions:
+            positions = torch.tensor(self._positions).expand(ids.shape).contiguous()
+            labels = ids.masked_fill(positions == 0, IGNORED_LABEL)
+            return {name: self._moved(t) for name, t in (("input_ids", ids), ("labels", labels), ("position_ids", positions))}
         if not self._padded:
             ids = self._moved(ids)
             return {"input_ids": ids, "labels": ids}

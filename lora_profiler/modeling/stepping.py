@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lora_profiler.errors import UnbuildableError
 from lora_profiler.modeling.losses import loss_without_logits
+from lora_profiler.modeling.packing import told_apart
 from lora_profiler.modeling.third_party import require
 from lora_profiler.workload import TrainSetup
 
@@ -52,14 +53,15 @@ def make_optimizer(model: torch.nn.Module, setup: TrainSetup) -> torch.optim.Opt
 def forward_loss(model: torch.nn.Module, setup: TrainSetup, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """The loss of one micro-batch, in the graph; the outputs, logits among them, are not held.
 
-    `batch` has input_ids and labels on the model's device, and attention_mask only where something is padded. Precision
+    `batch` has input_ids and labels on the model's device, attention_mask only where something is padded, position_ids only where
+    rows are packed. Precision
     "amp" runs the forward pass under bfloat16 autocast. Raises UnbuildableError for a class of models without a loss, UsageError
-    for one that the loss path of `setup` cannot take.
+    for one that the loss path of `setup` cannot take, or to which packed sequences are one.
     """
     amp: AbstractContextManager[Any] = nullcontext()
     if setup.precision == "amp":
         amp = torch.autocast(setup.device, torch.bfloat16)
-    with amp:
+    with amp, told_apart(model) if setup.is_packed else nullcontext():
         if setup.loss != "plain":
             return loss_without_logits(model, setup, batch)
         loss: torch.Tensor | None = getattr(model(**batch, use_cache=False), "loss", None)

@@ -3,9 +3,11 @@
 from typing import TYPE_CHECKING
 
 from lora_profiler.errors import UsageError, did_you_mean
-from lora_profiler.loss_paths import check_loss, no_profile
+from lora_profiler.loss_paths import check_loss
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.packing import check_packing
 from lora_profiler.prediction import Prediction
+from lora_profiler.unprofiled import why_unprofiled
 from lora_profiler.workload import Workload
 
 if TYPE_CHECKING:
@@ -69,8 +71,8 @@ def windows_of(model: ModelSpec) -> tuple[int, ...]:
 
 def follow_up(prediction: Prediction, engine: str) -> str:
     """The engine for questions that compare with `prediction`: where rules do not know the activations, profiles alone answer;
-    where no profile holds the loss path, rules alone do."""
-    if engine in ("compiled", "traced") and prediction.workload.setup.loss != "plain" and rules_know(prediction.workload):
+    where no profile could hold the setup, rules alone do."""
+    if engine in ("compiled", "traced") and why_unprofiled(prediction.workload.setup) and rules_know(prediction.workload):
         return "analytic"
     if engine == "auto" and prediction.engine != "analytic" and not rules_know(prediction.workload):
         return "compiled"
@@ -92,12 +94,10 @@ def check_engine(engine: str) -> None:
 
 def _check_setup(workload: Workload, engine: str) -> None:
     """Raises UsageError for a setup that no answerer knows, or not the one that is asked."""
-    setup = workload.setup
     check_loss(workload)
-    if setup.loss != "plain" and engine == "compiled":
-        raise no_profile(setup.loss)
-    if setup.world_size > 1 and engine == "compiled":
-        raise UsageError("a profile is of a process alone; of several ranks the rules answer, or --engine traced.")
+    check_packing(workload)
+    if engine == "compiled" and (reason := why_unprofiled(workload.setup)):
+        raise UsageError(reason)
 
 
 def _resolved(workload: Workload, engine: str) -> str:

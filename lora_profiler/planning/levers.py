@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.packing import takes_flattened
 from lora_profiler.planning.engine import follow_up, peak_bytes, predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
@@ -124,6 +125,10 @@ def _changes(workload: Workload, prediction: Prediction, besides: Collection[str
     if setup.attention in ("eager", "math"):
         fast = replace(setup, attention="auto")
         yield change("SDPA attention", "--attention auto", "none known", fast, "activations", "temporaries")
+    flash = replace(setup, attention="flash") if setup.dtype != "float32" or setup.precision == "amp" else setup
+    if flash.is_flattened and not setup.is_flattened and takes_flattened(workload.model):
+        price = "needs the flash-attn package"
+        yield change("FlashAttention 2 for packed rows", "--attention flash", price, flash, "activations", "temporaries")
     if lora is not None and lora.lora_dropout > 0:
         dry = replace(setup, lora=replace(lora, lora_dropout=0.0))
         yield change("no adapter dropout", "--dropout 0", "regularises less", dry, "activations", "temporaries")

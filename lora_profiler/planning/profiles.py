@@ -7,6 +7,7 @@ from lora_profiler.compiled import has_profile
 from lora_profiler.compiled.facts import windows_of
 from lora_profiler.planning.engine import rules_know
 from lora_profiler.traced import missing
+from lora_profiler.unprofiled import why_unprofiled
 from lora_profiler.workload import Workload
 
 
@@ -20,6 +21,4 @@ def variants(workload: Workload) -> Iterator[Workload]:
 
 def is_worth_a_trace(workload: Workload) -> bool:
     """Whether neither rules nor a profile know the model's activations, and what a trace needs is installed."""
-    if workload.setup.loss != "plain" or workload.setup.world_size > 1:  # no profile could hold it
-        return False
-    return not missing() and not rules_know(workload) and not has_profile(workload)
+    return not why_unprofiled(workload.setup) and not missing() and not rules_know(workload) and not has_profile(workload)

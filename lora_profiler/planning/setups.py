@@ -64,6 +64,7 @@ class SetupOptions:
     loss: Loss = "plain"
     world_size: int = 1
     sharding: Sharding = "none"
+    packed: int | None = None
 
 
 def setups(model: ModelSpec, options: SetupOptions, given: Collection[str]) -> list[TrainSetup]:
@@ -77,7 +78,8 @@ def setups(model: ModelSpec, options: SetupOptions, given: Collection[str]) -> l
         batch_size=options.batch_size, seq_len=options.seq_len, accumulation=options.accumulation, dtype=options.dtype,
         precision=options.precision, optimizer=options.optimizer, optimizer_impl=options.optimizer_impl,
         checkpointing=options.checkpointing, attention=options.attention, device=options.device,
-        loss=options.loss, world_size=options.world_size, sharding=options.sharding, use_reentrant=options.use_reentrant,
+        loss=options.loss, world_size=options.world_size, sharding=options.sharding, packed=options.packed,
+        use_reentrant=options.use_reentrant,
     )  # fmt: skip
     if set(methods) == {"full"}:
         return [base]

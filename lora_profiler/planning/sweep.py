@@ -89,10 +89,11 @@ class _Plans:
         self.np, self.workload = np, workload
         self._engine = "compiled" if engine == "auto" and not rules_know(workload) else engine
         self.low, self.high = (b0, s0, r0), (b1, s1, r1)
-        starts = [1, 2, *(w for w in windows_of(workload.model) if w > 2)]
+        packed = workload.setup.packed
+        starts = sorted({1, 2, *(w for w in windows_of(workload.model) if w > 2), *([packed + 1] if packed else [])})
         spans = zip(starts, [*starts[1:], MAX_SIZE + 1], strict=True)
         self.spans = [(first, after) for first, after in spans if first <= s1 and after > s0]
-        """Lengths [first, after) for which the same rules hold: one token, a window not yet filled, a filled one."""
+        """Lengths [first, after) for which the same rules hold: one token, a window not yet filled, a filled one, packed rows."""
         self.rank_is_fact = workload.setup.optimizer == "adamw_8bit" and workload.setup.lora is not None
         self._chunked = workload.setup.loss != "plain" and rules_know(workload)
         self._matrices: dict[Key, Matrix] = {}

@@ -101,6 +101,7 @@ _WORDS: Mapping[str, str] = {
     "loss": "{} loss",
     "world_size": "{} ranks",
     "sharding": "{}",
+    "packed": "packed from {}",
 }
 _YES_OR_NO = {
     "checkpointing": ("checkpointing", "no checkpointing"),

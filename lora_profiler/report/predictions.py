@@ -52,7 +52,8 @@ def training_line(setup: TrainSetup) -> str:
     """'batch 1 x 2,048 tokens, bfloat16 weights, adamw (foreach)'."""
     micro = f" x {setup.accumulation} micro-batches" if setup.accumulation > 1 else ""
     autocast = " under bfloat16 autocast" if setup.precision == "amp" else ""
-    sizes = f"batch {setup.batch_size} x {count_text(setup.seq_len)} tokens{micro}"
+    packed = f" packed from sequences of {count_text(setup.packed)}" if setup.packed and setup.is_packed else ""
+    sizes = f"batch {setup.batch_size} x {count_text(setup.seq_len)} tokens{packed}{micro}"
     optimizer = f"{setup.optimizer} ({setup.optimizer_impl})"
     return f"{sizes}, {setup.dtype} weights{autocast}, {optimizer}{_loss_words(setup)}{_rank_words(setup)}"
 

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from lora_profiler.errors import UnbuildableError, UsageError
-from lora_profiler.loss_paths import no_profile
+from lora_profiler.unprofiled import why_unprofiled
 
 if TYPE_CHECKING:
     from lora_profiler.compiled.profile import Profile
@@ -22,12 +22,10 @@ def missing() -> list[str]:
 
 def compile_profile(workload: "Workload") -> "Profile":
     """A profile made now and kept in the cache. Raises UnbuildableError: a library is missing, or no profile could be trusted;
-    and UsageError for a loss path of which there are none."""
+    and UsageError for a setup that none could hold."""
     _check_installed()
-    if workload.setup.loss != "plain":
-        raise no_profile(workload.setup.loss)
-    if workload.setup.world_size > 1:
-        raise UsageError("a profile is of a process alone; of several ranks the rules answer, or --engine traced.")
+    if reason := why_unprofiled(workload.setup):
+        raise UsageError(reason)
     from lora_profiler.compiled.evaluation import forget
     from lora_profiler.compiled.library import keep
     from lora_profiler.traced.compiler import compile_profile as compiled
@@ -44,12 +42,12 @@ def _check_installed() -> None:
 
 
 def predict(workload: "Workload") -> "Prediction":
-    """The answer of a profile made now, which is kept; of one trace of exactly this size where no profile holds the loss path or
-    the ranks.
+    """The answer of a profile made now, which is kept; of one trace of exactly this size where no profile could hold the
+    setup.
 
     Raises UnbuildableError as `compile_profile` does.
     """
-    if workload.setup.loss != "plain" or workload.setup.world_size > 1:
+    if why_unprofiled(workload.setup):
         _check_installed()
         from lora_profiler.traced.once import predict_once
 

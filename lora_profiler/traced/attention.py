@@ -4,13 +4,15 @@ Sources: torch `aten/src/ATen/native/transformers/{attention.cpp,sdp_utils_cpp.c
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from itertools import accumulate
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lora_profiler.packing import lengths
 from lora_profiler.traced.replacing import replaced
 from lora_profiler.traced.tracer import Tracer
 from lora_profiler.workload import TrainSetup
@@ -32,6 +34,8 @@ def attention(
     `lowered` casts what it gets, as autocast does before SDPA.
     """
     math = F.scaled_dot_product_attention
+    packed = [0, *accumulate(lengths(setup) * setup.batch_size)] if setup.is_flattened else []
+    begins = torch.tensor(packed, dtype=torch.int32)  # on the CPU, so that torch can count FLOPs of each sequence
 
     def sdpa(
         query: Tensor,
@@ -45,6 +49,9 @@ def attention(
     ) -> Tensor:
         if lowered is not None:
             query, key, value, attn_mask = lowered(query, key, value, attn_mask)
+        if setup.is_flattened:
+            kernels.add("flash")
+            return _of_each_sequence(query, key, value, begins, dropout_p, is_causal, scale)
         kernel = attention_kernel(setup, query, key, value, attn_mask, dropout_p, enable_gqa)
         kernels.add(kernel)
         if kernel == "math":
@@ -55,8 +62,20 @@ def attention(
             key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
         return _fused(kernel, query, key, value, _additive(attn_mask, query.dtype), dropout_p, is_causal, scale)
 
-    with replaced(F, "scaled_dot_product_attention", sdpa):
+    with replaced(F, "scaled_dot_product_attention", sdpa), no_masks() if setup.is_flattened else nullcontext():
         yield
+
+
+@contextmanager
+def no_masks() -> Iterator[None]:
+    """Masks as transformers makes them for FlashAttention 2: none, since the kernel knows windows and sequences itself."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, flash_attention_mask
+
+    ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] = flash_attention_mask
+    try:
+        yield
+    finally:
+        del ALL_MASK_ATTENTION_FUNCTIONS["sdpa"]  # type: ignore[no-untyped-call]
 
 
 def attention_kernel(
@@ -108,6 +127,24 @@ def _fused(
             mask = mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
         out, *_ = aten._scaled_dot_product_efficient_attention(*qkv, mask, True, dropout, causal, scale=scale)
     return out
+
+
+def _of_each_sequence(
+    query: Tensor, key: Tensor, value: Tensor, begins: Tensor, dropout: float, causal: bool, scale: float | None
+) -> Tensor:
+    """`flash_attn_varlen_func` on one row: torch's own operator of that kernel, on (tokens, heads, width) without the row.
+
+    `begins` are the tokens at which sequences begin, and the end. Grouped heads go in as they are.
+    """
+    width = query.shape[-1]
+    tensors = [t.transpose(1, 2).flatten(0, 1) for t in (query, key, value)]
+    if width % FLASH_ALIGNMENT:
+        tensors = [F.pad(t, (0, -width % FLASH_ALIGNMENT)) for t in tensors]
+    longest = int(begins.diff().max())
+    out, *_ = aten._flash_attention_forward(
+        *tensors, begins, begins, longest, longest, dropout, causal, False, scale=scale or width**-0.5
+    )
+    return out[..., :width].unflatten(0, (query.shape[0], query.shape[2])).transpose(1, 2)  # type: ignore[no-any-return]
 
 
 def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

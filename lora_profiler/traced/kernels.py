@@ -251,7 +251,11 @@ def _product(op: str, args: tuple[Any, ...]) -> tuple[Gemm, Dtype]:
 def _attention_flops(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], kind: Kind) -> int:
     """Two products forward, five backward, where a fused kernel makes the scores again; half of each where causal."""
     query, key, value = (_argument(func, args, kwargs, name) for name in ("query", "key", "value"))
-    pairs = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
+    if query.ndim == 3:  # (tokens, heads, width): sequences of their own in one row
+        lengths = _argument(func, args, kwargs, "cum_seq_q").diff().tolist()
+        pairs = query.shape[1] * sum(length**2 for length in lengths)
+    else:
+        pairs = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
     width, value_width = query.shape[-1], value.shape[-1]
     widths = width + value_width if kind == "attention_forward" else 3 * width + 2 * value_width
     flops = 2 * pairs * widths

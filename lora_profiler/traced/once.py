@@ -1,4 +1,4 @@
-"""A profile of one trace at one size, for what follows no polynomial: shards are rounded up, and chunks to powers of two."""
+"""A profile of one trace at one size, for what no profile holds: shards are rounded up, chunks to powers of two, packed rows."""
 
 from dataclasses import replace
 

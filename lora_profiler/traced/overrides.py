@@ -38,7 +38,7 @@ def device_rules(setup: TrainSetup, kernels: set[str], tracer: Tracer) -> Iterat
         else:
             stack.enter_context(no_autocast_on_meta())
         stack.enter_context(attention(setup, kernels, tracer, lowered))
-        stack.enter_context(no_packed_sequences())
+        stack.enter_context(packed_sequences(setup.is_packed))
         stack.enter_context(no_look_at_tokens())
         stack.enter_context(known_padding(tracer))
         stack.enter_context(fused_on_meta())
@@ -62,11 +62,19 @@ def byte_dropout() -> Iterator[None]:
 
 
 @contextmanager
-def no_packed_sequences() -> Iterator[None]:
-    """transformers looks into the position ids for packed sequences; without data it is told that there are none."""
+def packed_sequences(are_packed: bool) -> Iterator[None]:
+    """transformers looks into the position ids for packed sequences; without data it is told whether there are any."""
     from transformers import masking_utils
 
-    with replaced(masking_utils, "find_packed_sequence_indices", lambda *args, **kwargs: None):
+    plain = masking_utils.find_packed_sequence_indices
+
+    def find(position_ids: Tensor) -> Tensor | None:
+        if not are_packed:
+            return None
+        with replaced(masking_utils, "is_tracing", lambda *args: True):  # it then takes for granted that there are
+            return plain(position_ids)
+
+    with replaced(masking_utils, "find_packed_sequence_indices", find):
         yield
 
 

@@ -238,9 +238,12 @@ class _Run:
         self._tracer.mark(self._step, self._micro, phase)
 
     def _batch(self) -> dict[str, torch.Tensor]:
-        """As the harness's `Batches.next`: without padding the labels are the ids themselves."""
-        shape = (self._setup.batch_size, self._setup.seq_len)
+        """As the harness's `Batches.next`: without padding the labels are the ids themselves. Flattened rows are one."""
+        setup = self._setup
+        shape = (1, setup.batch_size * setup.seq_len) if setup.is_flattened else (setup.batch_size, setup.seq_len)
         ids = torch.empty(shape, dtype=torch.int64, device="meta")
+        if setup.is_packed:
+            return {"input_ids": ids, "labels": torch.empty_like(ids), "position_ids": torch.empty_like(ids)}
         if not self._padding:
             return {"input_ids": ids, "labels": ids}
         mask = torch.empty_like(ids)

@@ -63,13 +63,14 @@ def rotary(
     dtype: str | None = None,
     always_concatenates: bool = False,
 ) -> Tensor:
-    """x cos + rotate_half(x) sin over the first `rotary_dim` of each head's features; cos and sin are (1, s, rotary_dim).
+    """x cos + rotate_half(x) sin over the first `rotary_dim` of each head's features; cos and sin are (1, s, rotary_dim),
+    of packed rows (b, s, rotary_dim).
 
     The tables have the residual stream's dtype; a family that makes them in another `dtype` converts the result back.
     Families that allow a partial rotation concatenate the rest even where there is none (`always_concatenates`).
     """
     x = op.turn(x)
-    cos, sin = (op.shared(f"{tables}.{t}", S * rotary_dim, dtype or op.rules.rest_dtype) for t in ("cos", "sin"))
+    cos, sin = (op.shared(f"{tables}.{t}", op.rules.positions * rotary_dim, dtype or op.rules.rest_dtype) for t in ("cos", "sin"))
     rotated_elements = x.elements // head_dim * rotary_dim
     rest = x.elements - rotated_elements
     part = x if rotary_dim == head_dim else op.slices(x, (rotated_elements, rest))[0]
@@ -126,10 +127,11 @@ def attention(
         kept.append(op.fresh(constant(24 if kernel == "flash" and not masked else 16), "uint8", False))
     if masked:
         kept.append(op.fresh(B * S * S, q.dtype, False))
-    flops = q.elements * S * 4
+    flops = B * op.rules.attended * (heads.query * width * 4)
     mask = kept[6:]
+    named = f"{kernel}_masked" if masked else "flash_varlen" if kernel == "flash" and op.rules.packed else kernel
     op.record(
-        f"{kernel}_masked" if masked else kernel, (q, k, v), (out,), kept, flops, flops // 2 * 5, saves_output=True,
+        named, (q, k, v), (out,), kept, flops, flops // 2 * 5, saves_output=True,
         beside=(*kept[4:6], *mask), sizes=(B * heads.query, S, S, constant(width)),
     )  # fmt: skip
     if width != heads.dim:

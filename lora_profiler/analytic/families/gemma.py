@@ -29,7 +29,7 @@ def self_attention(op: Ledger, x: Tensor, c: Config, layer: int, *, norms: bool,
     op.scope = "self_attn"
     tables = "rotary.sliding" if norms and sliding else "rotary"
     q, k = (rotary(op, t, heads.dim, heads.dim, tables) for t in (q, k))
-    masked = layer in op.rules.window_filled
+    masked = layer in op.rules.masked_layers
     out = attention(op, q, k, op.turn(v), heads, "self_attn", dropout=c["attention_dropout"], masked=masked, softcap=softcap)
     out = op.linear(out, "self_attn.o_proj")
     op.keep(x, q, k, v)

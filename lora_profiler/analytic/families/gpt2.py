@@ -1,6 +1,6 @@
 """GPT-2: learned positions, LayerNorm, fused Conv1D c_attn, gelu_new written out (transformers `modeling_gpt2.py`)."""
 
-from lora_profiler.algebra.polynomial import TOKENS, S
+from lora_profiler.algebra.polynomial import TOKENS
 from lora_profiler.analytic.families.blocks import Config, activate, attention, heads_of
 from lora_profiler.analytic.families.family import Family, full_attention, plain_head
 from lora_profiler.analytic.families.llama import residual
@@ -10,18 +10,18 @@ from lora_profiler.analytic.tensors import Tensor
 
 def embed(op: Ledger, ids: Tensor, c: Config) -> Tensor:
     tokens = op.inputs(op.embedding("transformer.wte", ids, c["hidden_size"]))
-    positions = op.embedding("transformer.wpe", op.fresh(S, "int64", False), c["hidden_size"])
+    positions = op.embedding("transformer.wpe", op.positions(), c["hidden_size"])
     op.scope = "transformer"
     return op.dropout(op.add(tokens, positions), c["embd_pdrop"])
 
 
 def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
-    heads = heads_of(c)
+    heads, masked = heads_of(c), index in op.rules.masked_layers
     normed = op.layer_norm(x, "ln_1")
     fused = op.linear(normed, "attn.c_attn")
     op.scope = "attn"
     q, k, v = (op.turn(op.view(t, heads.query)) for t in op.split(fused, [TOKENS * c["hidden_size"]] * 3))
-    out = attention(op, q, k, v, heads, "attn", dropout=c["attention_dropout"], upcast=False)
+    out = attention(op, q, k, v, heads, "attn", dropout=c["attention_dropout"], masked=masked, upcast=False)
     attended = op.dropout(op.linear(out, "attn.c_proj"), c["resid_pdrop"])
     op.keep(normed, q, k, v)
     x = residual(op, attended, x)

@@ -17,13 +17,13 @@ def embed(op: Ledger, ids: Tensor, c: Config) -> Tensor:
     return op.dropout(x, c["hidden_dropout"])
 
 
-def self_attention(op: Ledger, x: Tensor, c: Config) -> Tensor:
+def self_attention(op: Ledger, x: Tensor, c: Config, masked: bool) -> Tensor:
     heads = heads_of(c)
     fused = op.linear(x, "attention.query_key_value")
     op.scope = "attention"
     q, k, v = op.split(op.turn(op.view(fused, heads.query)), [TOKENS * c["hidden_size"]] * 3)
     q, k = (rotary(op, t, heads.dim, rotary_dim(c), always_concatenates=True) for t in (q, k))
-    out = op.linear(attention(op, q, k, v, heads, "attention", dropout=c["attention_dropout"]), "attention.dense")
+    out = op.linear(attention(op, q, k, v, heads, "attention", dropout=c["attention_dropout"], masked=masked), "attention.dense")
     op.keep(x, fused, q, k, v)
     return out
 
@@ -35,7 +35,8 @@ def mlp(op: Ledger, x: Tensor, c: Config) -> Tensor:
 
 
 def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
-    attended = op.dropout(self_attention(op, op.layer_norm(x, "input_layernorm"), c), c["hidden_dropout"])
+    masked = index in op.rules.masked_layers
+    attended = op.dropout(self_attention(op, op.layer_norm(x, "input_layernorm"), c, masked), c["hidden_dropout"])
     if c["use_parallel_residual"]:
         update = op.dropout(mlp(op, op.layer_norm(x, "post_attention_layernorm"), c), c["hidden_dropout"])
         return residual(op, residual(op, update, attended), x)

@@ -46,20 +46,22 @@ def residual(op: Ledger, x: Tensor, update: Tensor) -> Tensor:
 
 
 def llama_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
-    masked = layer in op.rules.window_filled
+    masked = layer in op.rules.masked_layers
     x = residual(op, x, self_attention(op, rms_norm(op, x, "input_layernorm"), c, masked))
     return residual(op, x, gated_mlp(op, rms_norm(op, x, "post_attention_layernorm"), c))
 
 
 def qwen3_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
-    masked = layer in op.rules.window_filled
+    masked = layer in op.rules.masked_layers
     x = residual(op, x, self_attention(op, rms_norm(op, x, "input_layernorm"), c, masked, norms="heads"))
     return residual(op, x, gated_mlp(op, rms_norm(op, x, "post_attention_layernorm"), c))
 
 
 def olmo2_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
     """Norms follow attention and MLP instead of preceding them."""
-    update = rms_norm(op, self_attention(op, x, c, False, norms="all"), "post_attention_layernorm", style="olmo")
+    update = rms_norm(
+        op, self_attention(op, x, c, layer in op.rules.masked_layers, norms="all"), "post_attention_layernorm", style="olmo"
+    )
     x = residual(op, x, update)
     return residual(op, x, rms_norm(op, gated_mlp(op, x, c), "post_feedforward_layernorm", style="olmo"))
 

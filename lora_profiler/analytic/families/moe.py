@@ -61,7 +61,7 @@ def run_experts(op: Ledger, x: Tensor, weights: Tensor, indices: Tensor, c: Conf
 
 
 def moe_layer(op: Ledger, x: Tensor, c: Config, layer: int, *, qwen: bool) -> Tensor:
-    masked = layer in op.rules.window_filled
+    masked = layer in op.rules.masked_layers
     normed = rms_norm(op, x, "input_layernorm")
     x = residual(op, x, self_attention(op, normed, c, masked, norms="heads" if qwen else "none"))
     hidden = rms_norm(op, x, "post_attention_layernorm")

@@ -21,7 +21,7 @@ def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
     q, k, v = op.slices(fused, sizes)
     q, k, v = (op.view(t, n) for t, n in ((q, heads.query), (k, heads.key_value), (v, heads.key_value)))
     q, k = (rotary(op, t, heads.dim, rotary_dim(c), always_concatenates=True) for t in (q, k))
-    masked = index in op.rules.window_filled
+    masked = index in op.rules.masked_layers
     out = attention(op, q, k, op.turn(v), heads, "self_attn", dropout=c["attention_dropout"], masked=masked)
     update = op.linear(out, "self_attn.o_proj")
     op.keep(normed, fused, q, k, v)

@@ -351,7 +351,7 @@ def _attention(node: Node, arrived: Sequence[Gradient | None], launches: Launche
     out, gradient = node.outputs[0], _only(arrived)
     read = gradient.bytes + sum(launches.there(t) for t in (*node.inputs, out, *node.beside))
     launches.attention(
-        node.module, f"_scaled_dot_product_{ATTENTION_OP[node.op]}_attention_backward", "attention_backward",
+        node.module, ATTENTION_OP[node.op][1], "attention_backward",
         attention_flops(node, launches, 5), out.dtype, read, sum(launches.bytes(t) for t in node.inputs),
     )  # fmt: skip
     for tensor in node.inputs:

@@ -14,7 +14,7 @@ _WIDE, _INDEX = ITEMSIZE["float32"], ITEMSIZE["int64"]
 
 def chunks_forward(head: ChunkedHead, launches: Launches) -> None:
     """Labels, the chunks, and the loss; with `head.fused` all gradients too."""
-    tokens = launches.at.batch * launches.at.seq
+    tokens = launches.tokens
     if head.lowered:
         for given, lowered in zip(head.given, head.parameters, strict=True):
             launches.memory("", "_to_copy", launches.bytes(given), launches.bytes(lowered))
@@ -62,7 +62,7 @@ def chunks_backward(head: ChunkedHead, launches: Launches) -> None:
 def _chunks(head: ChunkedHead, launches: Launches) -> Iterator[tuple[int, Launches]]:
     """(rows, where their kernels go) of the chunks that are full, and of the rest."""
     rows = launches.size(head.rows)
-    full, rest = divmod(launches.at.batch * launches.at.seq, rows)
+    full, rest = divmod(launches.tokens, rows)
     yield rows, replace(launches, count=full)
     if rest:
         yield rest, launches

@@ -12,6 +12,7 @@ from lora_profiler.analytic.kernels.launches import Launches
 from lora_profiler.analytic.kernels.surroundings import (
     count_ones,
     count_up,
+    find_sequences,
     loss_backward,
     loss_forward,
     mask,
@@ -42,6 +43,8 @@ def counted_kernels(workload: Workload) -> StepKernels:
     setup = workload.setup
     launches = Launches(
         at=values(workload),
+        rows=1 if setup.is_flattened else setup.batch_size,
+        packed=setup.is_packed,
         compute=setup.dtype,
         double_quant=setup.quantization is not None and setup.quantization.double_quant,
         accumulates=setup.accumulation > 1,
@@ -58,14 +61,19 @@ def counted_kernels(workload: Workload) -> StepKernels:
 
 def _ahead(forward: ForwardPass, family: Family, workload: Workload, kernel: str, launches: Launches) -> None:
     """The forward pass and the loss."""
-    model, seq = workload.model, workload.setup.seq_len
+    model, setup = workload.model, workload.setup
     config, body = model.config, family.stack.rpartition(".")[0]
     run_forward(forward.embed.nodes, launches)
-    (count_ones if family.positions_per_sample else count_up)(body, launches)
+    if not setup.is_packed:
+        (count_ones if family.positions_per_sample else count_up)(body, launches)
     eager = kernel == "eager"
     used = {family.window(config, i) for i in range(forward.num_layers)} | set(family.masks(config))
-    for window in windows_with_masks(used, eager, seq):
-        mask(body, window, rest_dtype(workload.setup) if eager else None, launches)
+    if setup.is_packed:
+        for _ in used:
+            find_sequences(body, launches)
+    if not setup.is_flattened:
+        for window in windows_with_masks(used, eager or setup.is_packed, setup.seq_len):
+            mask(body, window, rest_dtype(setup) if eager else None, launches)
     for _, features in family.rotary_sets(config):
         rotary_tables(f"{body}.rotary_emb", features, family.rotary_dtype or forward.embed.output.dtype, launches)
     for layer in forward.layers:

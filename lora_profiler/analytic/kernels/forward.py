@@ -12,8 +12,13 @@ from lora_profiler.analytic.tensors import ITEMSIZE, Node
 from lora_profiler.kernel import Gemm
 
 Forward = Callable[[Node, Launches], None]
-ATTENTION_OP = {"flash": "flash", "efficient": "efficient", "efficient_masked": "efficient", "flash_masked": "efficient"}
-"""Node -> the fused operator that it is: a mask is for the efficient kernel alone."""
+_FLASH, _EFFICIENT = "_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"
+ATTENTION_OP = {
+    "flash": (_FLASH, f"{_FLASH}_backward"),
+    "flash_varlen": ("_flash_attention_forward", "_flash_attention_backward"),
+    **dict.fromkeys(("efficient", "efficient_masked", "flash_masked"), (_EFFICIENT, f"{_EFFICIENT}_backward")),
+}
+"""Node -> the fused operators that it is, forward and backward: a mask is for the efficient kernel alone."""
 
 INTEGERS = ("sort", "floor_divide", "_to_int", "histc", "cumsum", "arange", "index_put_")
 """Which expert gets which row; no gradient passes."""
@@ -186,7 +191,7 @@ def _batched(node: Node, launches: Launches) -> None:
 
 def attention_flops(node: Node, launches: Launches, products: int) -> int:
     """Of `products` products of scores' size, the causal half of them unless a mask says which are needed."""
-    flops = products * gemm_of(node, launches).flops
+    flops = products * launches.size(node.forward_flops) // 2
     return flops if node.op.endswith("_masked") else flops // 2
 
 
@@ -195,15 +200,15 @@ def _attention(node: Node, launches: Launches) -> None:
     out = node.outputs[0]
     logsumexp, state, *mask = node.beside
     read = sum(launches.there(t) for t in (*node.inputs, *mask))
-    for additive in mask:  # a boolean (1, s, s), made into zeros and minus infinity (attention.cpp, convert_boolean_attn_mask)
+    for additive in mask:  # a boolean one, made into zeros and minus infinity (attention.cpp, convert_boolean_attn_mask)
         size, booleans = launches.bytes(additive), launches.size(additive.elements)
-        shared = launches.at.seq**2
+        shared = launches.masks * launches.at.seq**2
         launches.memory(node.module, "zeros_like", 0, size)
         launches.memory(node.module, "logical_not", shared, booleans)
         launches.memory(node.module, "masked_fill_", size + booleans, size)
     written = sum(launches.bytes(t) for t in (out, logsumexp, state))
     launches.attention(
-        node.module, f"_scaled_dot_product_{ATTENTION_OP[node.op]}_attention", "attention_forward",
+        node.module, ATTENTION_OP[node.op][0], "attention_forward",
         attention_flops(node, launches, 2), out.dtype, read, written,
     )  # fmt: skip
 

@@ -20,11 +20,14 @@ _OPERATORS = {
 class Launches:
     """The kernels of one part of the model that occurs `count` times, under `module`.
 
-    `at`: batch, sequence and rank; `compute`: the dtype that 4-bit weights are unpacked to, `double_quant` how they are packed;
-    `accumulates`: gradients of earlier micro-batches are there already.
+    `at`: batch, sequence and rank; `rows` of the micro-batch, one where those of `packed` sequences are flattened; `compute`: the
+    dtype that 4-bit weights are unpacked to, `double_quant` how they are stored; `accumulates`: gradients of earlier
+    micro-batches are there already.
     """
 
     at: Values
+    rows: int
+    packed: bool
     compute: Dtype
     double_quant: bool
     accumulates: bool
@@ -32,6 +35,15 @@ class Launches:
     count: int = 1
     phase: Phase = "forward"
     found: list[Kernel] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        return self.at.batch * self.at.seq
+
+    @property
+    def masks(self) -> int:
+        """Masks of one kind: one for all samples, of packed rows one each."""
+        return self.rows if self.packed else 1
 
     def under(self, module: str, count: int = 1) -> "Launches":
         """The same list, for another part."""

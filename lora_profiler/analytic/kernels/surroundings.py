@@ -20,36 +20,54 @@ def count_up(scope: str, launches: Launches) -> None:
 
 def count_ones(scope: str, launches: Launches) -> None:
     """Positions out of a mask of ones, as OPT makes them: summed up in float32, one less, as indices, two more."""
-    wide = 4 * launches.at.batch * launches.at.seq
+    wide = 4 * launches.tokens
     for op, read in (("ones", 0), ("cumsum", wide), ("mul", 2 * wide), ("sub", wide)):
         launches.memory(scope, op, read, wide)
     launches.memory(scope, "_to_copy", wide, 2 * wide)
     launches.memory(scope, "add", 2 * wide, 2 * wide)
 
 
+def find_sequences(scope: str, launches: Launches) -> None:
+    """The number of each token's sequence in its row: where a position is not the one before it and one, another begins."""
+    row, ids = _INDEX_BYTES * launches.rows, _INDEX_BYTES * launches.tokens
+    launches.memory(scope, "sub", row, row)
+    launches.memory(scope, "cat", row + ids, row + ids)
+    launches.memory(scope, "sub", 2 * ids, ids)
+    launches.memory(scope, "ne", ids, launches.tokens)
+    launches.memory(scope, "cumsum", launches.tokens, ids)
+
+
 def rotary_tables(scope: str, features: int, dtype: str, launches: Launches) -> None:
-    """cos and sin, (1, s, features), of positions times frequencies: computed in float32, each angle for two features."""
-    seq = launches.at.seq
-    narrow, table = 4 * seq * (features // 2), 4 * seq * features
-    launches.memory(scope, "_to_copy", _INDEX_BYTES * seq, 4 * seq)
-    launches.memory(scope, "mul", 4 * seq + 4 * (features // 2), narrow)
+    """cos and sin, (1, s, features), of packed rows (b, s, features), of positions times frequencies: computed in float32, each
+    angle for two features."""
+    positions = launches.tokens if launches.packed else launches.at.seq
+    narrow, table = 4 * positions * (features // 2), 4 * positions * features
+    launches.memory(scope, "_to_copy", _INDEX_BYTES * positions, 4 * positions)
+    launches.memory(scope, "mul", 4 * positions + 4 * (features // 2), narrow)
     launches.memory(scope, "cat", narrow, table)
     for function in ("cos", "sin"):
         launches.memory(scope, function, table, table)
         launches.memory(scope, "mul", table, table)  # by the scaling of attention, 1 as a rule
         if dtype != "float32":
-            launches.memory(scope, "_to_copy", table, seq * features * ITEMSIZE[dtype])
+            launches.memory(scope, "_to_copy", table, positions * features * ITEMSIZE[dtype])
 
 
 def mask(scope: str, window: int | None, additive: str | None, launches: Launches) -> None:
-    """Who may look at whom, (1, 1, s, s): earlier tokens, with a `window` only near ones. Eager attention takes it as zeros and
-    minus infinity in the dtype `additive`, one for each sample."""
+    """Who may look at whom, (1, 1, s, s): earlier tokens, with a `window` only near ones, of packed rows those of the same
+    sequence, (b, 1, s, s). Eager attention takes it as zeros and minus infinity in the dtype `additive`, one for each sample."""
     batch, seq = launches.at.batch, launches.at.seq
-    ids, pairs = _INDEX_BYTES * seq, seq * seq
+    ids, pairs = _INDEX_BYTES * seq * launches.masks, seq * seq * launches.masks
     launches.memory(scope, "arange", 0, _INDEX_BYTES * batch)
     launches.memory(scope, "arange", 0, _INDEX_BYTES)
     for _ in range(2):
         count_up(scope, launches)
+    if launches.packed:
+        launches.memory(scope, "new_ones", 0, 1)
+        launches.memory(scope, "bitwise_and", 1 + pairs, pairs)
+        launches.memory(scope, "eq", 2 * ids, pairs)
+        launches.memory(scope, "bitwise_and", 2 * pairs, pairs)
+        for _ in range(4):  # positions, and numbers of sequences, of those who look and of those who are looked at
+            launches.memory(scope, "index", ids + _INDEX_BYTES * (batch + seq), ids)
     if window is not None:
         launches.memory(scope, "new_ones", 0, 1)
         launches.memory(scope, "sub", ids, ids)
@@ -62,21 +80,21 @@ def mask(scope: str, window: int | None, additive: str | None, launches: Launche
         one = ITEMSIZE[additive]
         launches.memory(scope, "zeros", 0, one)
         launches.memory(scope, "scalar_tensor", 0, one)
-        launches.memory(scope, "where", pairs + 2 * one, one * batch * pairs)
+        launches.memory(scope, "where", pairs + 2 * one, one * batch * seq * seq)
 
 
 def shifted_labels(launches: Launches) -> None:
     """Labels shifted by one: padded, and without the first, which is a copy where there are several samples."""
-    labels = _INDEX_BYTES * launches.at.batch * launches.at.seq
-    padded = _INDEX_BYTES * launches.at.batch * (launches.at.seq + 1)
+    labels = _INDEX_BYTES * launches.tokens
+    padded = labels + _INDEX_BYTES * launches.rows
     launches.memory("", "constant_pad_nd", labels, padded + labels)
-    if launches.at.batch > 1:
+    if launches.rows > 1:
         launches.memory("", "clone", labels, labels)
 
 
 def loss_forward(logits: Tensor, launches: Launches) -> None:
     """Logits in float32, labels shifted by one, log-softmax, and one log-probability a token."""
-    tokens = launches.at.batch * launches.at.seq
+    tokens = launches.tokens
     size, labels = launches.bytes(logits, "float32"), _INDEX_BYTES * tokens
     if logits.dtype != "float32":
         launches.memory("", "_to_copy", launches.bytes(logits), size)
@@ -88,7 +106,7 @@ def loss_forward(logits: Tensor, launches: Launches) -> None:
 
 
 def loss_backward(logits: Tensor, launches: Launches) -> None:
-    tokens = launches.at.batch * launches.at.seq
+    tokens = launches.tokens
     size, labels = launches.bytes(logits, "float32"), _INDEX_BYTES * tokens
     if launches.accumulates:
         launches.memory("", "div", 4, 4)
@@ -98,6 +116,6 @@ def loss_backward(logits: Tensor, launches: Launches) -> None:
         launches.memory("", "_to_copy", size, launches.bytes(logits))
 
 
-def windows_with_masks(windows: Iterable[int | None], eager: bool, seq: int) -> list[int | None]:
-    """Those for which a mask is made: all for eager attention, for SDPA only a window that the sequence fills."""
-    return [w for w in sorted(set(windows), key=lambda w: w or 0) if eager or (w is not None and seq >= w)]
+def windows_with_masks(windows: Iterable[int | None], always: bool, seq: int) -> list[int | None]:
+    """Those for which a mask is made: all for eager attention and packed rows (`always`), else only a window that is filled."""
+    return [w for w in sorted(set(windows), key=lambda w: w or 0) if always or (w is not None and seq >= w)]

@@ -1,0 +1,52 @@
+"""Sequences packed into rows: how long they are, and which models tell them apart. No torch."""
+
+from lora_profiler.errors import UsageError
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.workload import TrainSetup, Workload
+
+BLIND = frozenset({"opt", "bloom"})
+"""Model types of the rules and the catalogue whose code makes its mask without looking at position ids, or takes none."""
+
+
+def lengths(setup: TrainSetup) -> tuple[int, ...]:
+    """Tokens of the sequences of one row, the last one cut where the row ends."""
+    if setup.packed is None or not setup.is_packed:
+        return (setup.seq_len,)
+    whole, rest = divmod(setup.seq_len, setup.packed)
+    return (setup.packed,) * whole + ((rest,) if rest else ())
+
+
+def check_packing(workload: Workload) -> None:
+    """Raises UsageError where the model of `workload` is known not to tell packed sequences apart.
+
+    What is not known `modeling.packing` sees in the first forward pass.
+    """
+    if workload.setup.is_packed and workload.model.model_type in BLIND:
+        raise blind(workload.model.id)
+    if workload.setup.is_flattened and not takes_flattened(workload.model):
+        raise UsageError(f"{workload.model.id} caps its attention scores and runs eager here; leave out --attention flash.")
+
+
+def takes_flattened(model: ModelSpec) -> bool:
+    """Whether flash kernels of this model's attention are known here."""
+    return model.config.get("attn_logit_softcapping") is None
+
+
+def blind(model: str) -> UsageError:
+    """The error for a model to which packed sequences are one."""
+    return UsageError(
+        f"{model} does not tell packed sequences apart: its code makes no mask of position ids, so that each would attend to the "
+        "ones before it; leave --packed out."
+    )
+
+
+def rows_words(setup: TrainSetup, kernel: str) -> str:
+    """How the rows of a micro-batch are filled, and what attention runs over them."""
+    if setup.is_flattened:
+        return (
+            f"Rows of sequences of {setup.packed:,} tokens become one, and flash-attn's kernel is told where each begins "
+            "(cu_seqlens, 4 bytes a sequence, is left out); checked against traces of torch's operator for it, never measured."
+        )
+    if setup.is_packed:
+        return f"Rows of sequences of {setup.packed:,} tokens, without padding, each with a mask; attention kernel: {kernel}."
+    return f"No padding mask, equal lengths; attention kernel: {kernel}."

@@ -1,0 +1,250 @@
+"""Packed rows: sequences train as if each were alone, and memory, FLOPs and kernels are those of real steps and fresh traces.
+
+The truths are single sequences on the same model for the numbers, the CPU allocator's record of real steps and traces of the real
+model for the memory; torch's own operator for sequences in one row stands for FlashAttention 2.
+"""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+import cases
+import families
+import oracle
+from lora_profiler.analytic import predict
+from lora_profiler.analytic.plan import EXACT_MOMENTS
+from lora_profiler.catalog import find_gpu, find_model, model_from_config
+from lora_profiler.errors import UsageError
+from lora_profiler.harness.refusals import refuse
+from lora_profiler.harness.training import Batches
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.modeling import forward_loss
+from lora_profiler.packing import BLIND, check_packing, lengths
+from lora_profiler.planning.engine import peak_bytes
+from lora_profiler.planning.engine import predict as predict_by
+from lora_profiler.planning.levers import levers
+from lora_profiler.planning.sweep import sweep
+from lora_profiler.planning.timing import step_time
+from lora_profiler.prediction import Prediction
+from lora_profiler.record import Conditions
+from lora_profiler.report.predictions import training_line
+from lora_profiler.traced import compile_profile
+from lora_profiler.traced.once import predict_once
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+
+LORA = LoraConfig(r=4)
+SEEING = tuple(name for name in cases.CONFIGS if cases.family(name) not in BLIND)
+
+
+def spec(name: str) -> ModelSpec:
+    return cases.spec_of(name)
+
+
+def llama_8b(**setup: object) -> Workload:
+    return Workload(model=find_model("meta-llama/Llama-3.1-8B", offline=True), setup=TrainSetup(**setup))  # type: ignore[arg-type]
+
+
+# --- what packing means ----------------------------------------------------------------------------------------------------
+
+
+def test_a_row_is_cut_where_it_ends() -> None:
+    assert lengths(TrainSetup(seq_len=40, packed=16)) == (16, 16, 8)
+    assert lengths(TrainSetup(seq_len=32, packed=16)) == (16, 16)
+    assert lengths(TrainSetup(seq_len=16, packed=16)) == lengths(TrainSetup(seq_len=16)) == (16,)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral-varied", "gpt2", "gemma2"])
+def test_packed_sequences_train_as_if_each_were_alone(name: str) -> None:
+    """Loss and gradients of two rows, against six passes over one sequence each; a filled sliding window among them."""
+    setup = TrainSetup(device="cpu", dtype="float32", batch_size=2, seq_len=40, packed=16)
+    model = oracle.build({**cases.CONFIGS[name], "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}, setup)
+    batch = oracle.make_batch(model, setup)
+    packed = forward_loss(model, setup, batch)
+    packed.backward()  # type: ignore[no-untyped-call]
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    pieces = [piece for row in batch["input_ids"] for piece in row.split(lengths(setup))]
+    trained = sum(len(piece) - 1 for piece in pieces)
+    alone = 0.0
+    for piece in pieces:
+        ids = piece[None]
+        loss = forward_loss(model, replace(setup, packed=None), {"input_ids": ids, "labels": ids}) * (len(piece) - 1) / trained
+        loss.backward()
+        alone += loss.item()
+    assert packed.item() == pytest.approx(alone, rel=1e-6)
+    for parameter, value in model.named_parameters():
+        assert value.grad is not None
+        assert (gradients[parameter] - value.grad).norm() <= 1e-5 * value.grad.norm() + 1e-7, parameter
+
+
+def test_batches_begin_positions_anew_and_train_on_no_first_token() -> None:
+    setup = TrainSetup(device="cpu", batch_size=2, seq_len=40, packed=16)
+    batch = Batches(setup, Conditions(), 100).next()
+    assert batch["position_ids"].tolist() == [[*range(16), *range(16), *range(8)]] * 2
+    ignored = batch["labels"] == -100
+    assert torch.equal(ignored, batch["position_ids"] == 0)
+    assert torch.equal(batch["labels"][~ignored], batch["input_ids"][~ignored])
+    assert set(Batches(replace(setup, seq_len=16), Conditions(), 100).next()) == {"input_ids", "labels"}
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["facebook/opt-1.3b", "bigscience/bloom-560m"])
+def test_models_that_do_not_tell_sequences_apart_are_refused_with_and_without_torch(name: str) -> None:
+    workload = Workload(model=find_model(name, offline=True), setup=TrainSetup(packed=512))
+    for asked in (check_packing, predict_by, lambda w: refuse(w, Conditions())):
+        with pytest.raises(UsageError, match="does not tell packed sequences apart"):
+            asked(workload)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ["opt", "bloom", "bert", "t5"])
+def test_their_code_itself_shows_it(name: str) -> None:
+    """What the list of `packing.BLIND` does not name is seen in the first forward pass."""
+    tiny = {
+        "opt": families.TINY["opt"],
+        "bloom": {"model_type": "bloom", "hidden_size": 32, "n_layer": 1, "n_head": 2, "vocab_size": 64},
+        "bert": {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+                 "intermediate_size": 64, "vocab_size": 64, "architectures": ["BertForMaskedLM"]},
+        "t5": {"model_type": "t5", "d_model": 32, "num_layers": 1, "num_heads": 2, "d_kv": 16, "d_ff": 64, "vocab_size": 64,
+               "architectures": ["T5ForConditionalGeneration"]},
+    }[name]  # fmt: skip
+    setup = TrainSetup(device="cpu", dtype="float32", seq_len=12, packed=5)
+    with pytest.raises(UsageError, match="does not tell packed sequences apart"):
+        predict_once(Workload(model=model_from_config(dict(tiny), id=name, source="test"), setup=setup))
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(UsageError, match="packed length is 0"):
+        TrainSetup(packed=0)
+    with pytest.raises(UsageError, match="no profile is of packed rows"):
+        predict_by(llama_8b(packed=512), "compiled")
+    with pytest.raises(UsageError, match="no profile is of packed rows"):
+        compile_profile(llama_8b(packed=512))
+    with pytest.raises(UsageError, match="caps its attention scores"):
+        predict_by(Workload(model=spec("gemma2"), setup=TrainSetup(seq_len=40, packed=16, attention="flash")))
+    with pytest.raises(UsageError, match="--padding"):
+        refuse(llama_8b(packed=512), Conditions(padding=0.5))
+    with pytest.raises(UsageError, match="--attention flash"):
+        refuse(llama_8b(packed=512, attention="flash"), Conditions(), capability=lambda: (9, 0))
+
+
+# --- memory, FLOPs ---------------------------------------------------------------------------------------------------------
+
+
+def totals(prediction: Prediction) -> dict[str, int]:
+    return {m.moment: m.total_bytes for m in prediction.moments if m.step == "steady"}
+
+
+def drawn() -> list[tuple[str, TrainSetup]]:
+    """Every family with a mask and as FlashAttention 2 takes it, the rest by a seed: lengths that divide a row, and others."""
+    draw = random.Random(5)
+    found = []
+    for name in SEEING:
+        for attention in ("auto", "flash", "eager") if cases.family(name) != "gemma2" else ("auto",):
+            lora = draw.choice([None, cases.methods(cases.family(name))["all"]])
+            setup = TrainSetup(
+                lora=lora, batch_size=draw.choice([1, 3]), seq_len=draw.choice([40, 48]), packed=draw.choice([7, 16]),
+                checkpointing=draw.random() < 0.5, attention=attention,  # type: ignore[arg-type]
+            )  # fmt: skip
+            if lora and cases.family(name) not in cases.MIXTURES and draw.random() < 0.3:
+                setup = replace(setup, quantization=Quantization())
+            found.append((name, setup))
+    amp = TrainSetup(lora=LORA, dtype="float32", precision="amp", batch_size=2, seq_len=40, packed=16)
+    fused = TrainSetup(lora=LORA, batch_size=2, seq_len=40, packed=16, loss="fused")
+    in_flash = [("qwen2", replace(amp, attention="flash")), ("llama", replace(fused, attention="flash"))]
+    return [*found, ("llama", amp), ("llama", fused), *in_flash]
+
+
+@pytest.mark.parametrize(("name", "setup"), drawn(), ids=lambda value: value if isinstance(value, str) else value.attention)
+def test_exact_moments_are_those_of_the_trace(name: str, setup: TrainSetup) -> None:
+    workload = Workload(model=spec(name), setup=setup)
+    mine, real = predict(workload), predict_once(workload)
+    assert {m: totals(mine)[m] for m in EXACT_MOMENTS} == {m: totals(real)[m] for m in EXACT_MOMENTS}
+    assert mine.attention_kernel == "eager" if setup.attention == "eager" else mine.attention_kernel == real.attention_kernel
+    assert cases.family(name) in cases.MIXTURES or mine.flops == real.flops  # torch counts no grouped products
+    assert mine.saved_activation_bytes == real.saved_activation_bytes
+    if mine.exactness == "exact" or mine.error_bound:
+        assert mine.peak.total_bytes == pytest.approx(real.peak.total_bytes, rel=mine.error_bound or 1e-9)
+
+
+MEASURED = [
+    ("llama", TrainSetup(dtype="float32")),
+    ("llama", TrainSetup(dtype="bfloat16", lora=LORA, checkpointing=True)),
+    ("mistral-varied", TrainSetup(dtype="float32", lora=LORA)),
+    ("qwen3", TrainSetup(dtype="float32", checkpointing=True)),
+    ("gpt2", TrainSetup(dtype="float32")),
+    ("gpt_neox", TrainSetup(dtype="float32", lora=LORA)),
+    ("olmo2", TrainSetup(dtype="float32")),
+]
+
+
+@pytest.mark.parametrize(("name", "setup"), MEASURED, ids=lambda value: value if isinstance(value, str) else value.method)
+def test_real_steps(name: str, setup: TrainSetup) -> None:
+    """To the byte in the forward peak where the loss holds it, and in the optimizer step; the whole keeps its promise."""
+    setup = replace(setup, batch_size=2, seq_len=100, packed=33, device="cpu", optimizer_impl="fused")
+    found = {**cases.CONFIGS[name], "vocab_size": 4001, "max_position_embeddings": 256, "n_positions": 256}
+    prediction = predict(Workload(model=model_from_config(dict(found), id=name, source="test"), setup=setup))
+    real = oracle.step_peaks(oracle.build(found, setup), setup)
+    mine = totals(prediction)
+    assert mine["optimizer_step"] == real[2, "optimizer"]
+    if mine["end_of_forward"] >= mine["last_layer_forward"]:
+        assert mine["end_of_forward"] == real[2, "forward"]
+    assert prediction.peak.total_bytes == pytest.approx(real[2, "step"], rel=prediction.error_bound or 1e-4)
+
+
+def test_attention_flops_by_hand() -> None:
+    """Of a row of 40 in sequences of 16: told of them the kernel computes 16^2 + 16^2 + 8^2 pairs, with a mask 40^2."""
+    model = model_from_config({**cases.CONFIGS["llama"], "head_dim": 16}, id="wide", source="test")
+    heads, width = model.config["num_attention_heads"], model.config["head_dim"]
+    setup = TrainSetup(batch_size=3, seq_len=40, packed=16)
+    masked, told = (predict(Workload(model=model, setup=replace(setup, attention=a))).flops for a in ("auto", "flash"))
+    assert masked and told
+    fewer = 3 * (40**2 - (2 * 16**2 + 8**2))
+    assert masked.forward - told.forward == fewer * heads * width * 4 * model.num_layers
+
+
+def test_with_one_sequence_a_row_nothing_changes() -> None:
+    for length in (2048, 5000):
+        alone, packed = predict(llama_8b(lora=LORA)), predict(llama_8b(lora=LORA, packed=length))
+        assert packed.moments == alone.moments
+        assert packed.flops == alone.flops
+
+
+# --- planning, faces -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attention", ["auto", "flash"])
+def test_sweeps_are_many_predictions(attention: str) -> None:
+    workload = llama_8b(lora=LORA, packed=64, attention=attention)
+    batch, seq = [1, 2, 3, 16], [1, 5, 64, 65, 100, 1000]
+    table = sweep(workload, batch_size=[[b] for b in batch], seq_len=seq, engine="analytic")
+    asked = [[replace(workload, setup=replace(workload.setup, batch_size=b, seq_len=s)) for s in seq] for b in batch]
+    assert table.tolist() == [[peak_bytes(each, "analytic") for each in row] for row in asked]
+
+
+def test_the_lever_is_what_its_option_brings() -> None:
+    workload = llama_8b(lora=LORA, packed=512, seq_len=8192, checkpointing=True, loss="fused")
+    found = {lever.option: lever.peak_bytes for lever in levers(workload)}
+    flash = replace(workload, setup=replace(workload.setup, attention="flash"))
+    assert found["--attention flash"] == peak_bytes(flash) < peak_bytes(workload)
+    assert "--attention flash" not in {lever.option for lever in levers(flash)}
+    assert "--attention flash" not in {lever.option for lever in levers(replace(flash, setup=replace(flash.setup, packed=None)))}
+
+
+def test_time_is_known_and_shorter_where_the_kernel_is_told() -> None:
+    card = find_gpu("h100_sxm")
+    masked, told = (step_time(llama_8b(lora=LORA, packed=512, seq_len=8192, attention=a), card).step for a in ("auto", "flash"))
+    assert masked and told
+    assert told.time.seconds < masked.time.seconds
+
+
+def test_the_answer_says_what_rows_hold() -> None:
+    packed = predict(llama_8b(lora=LORA, packed=512))
+    assert training_line(packed.workload.setup).startswith("batch 1 x 2,048 tokens packed from sequences of 512, ")
+    assert packed.attention_kernel == "efficient"
+    assert any("Rows of sequences of 512 tokens, without padding, each with a mask" in said for said in packed.assumptions)
+    flash = predict(llama_8b(lora=LORA, packed=512, attention="flash"))
+    assert any("never measured" in said for said in flash.assumptions)
