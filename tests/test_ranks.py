@@ -52,6 +52,9 @@ def _within_layers(asked: Workload) -> int:
         ("qwen2", "ddp", 8, {"checkpointing": True, "optimizer_impl": "fused"}),
         ("llama", "tp", 2, {"lora": None, "optimizer_impl": "forloop"}),
         ("qwen2", "tp", 2, {"lora": None, "optimizer_impl": "forloop", "checkpointing": True}),
+        ("llama", "fsdp", 2, {"packed": 7}),
+        ("qwen2", "ddp", 8, {"packed": 7, "attention": "flash"}),
+        ("llama", "tp", 2, {"packed": 7, "lora": None, "optimizer_impl": "forloop"}),
     ],
 )
 def test_rules_are_the_real_wrappers(name: str, sharding: Sharding, world_size: int, changes: dict[str, object]) -> None:
