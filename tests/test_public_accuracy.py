@@ -89,6 +89,16 @@ def test_verdicts_count_refusals_and_acceptances_apart():
     assert grade.verdicts([low], 0.0)["accepted though it does not"] == 1
 
 
+def test_a_reserve_is_raised_by_what_other_sources_were_above():
+    rows = [
+        {"source": source, "reading": "reserved", "predicted_bytes": 100, "measured_bytes": measured}
+        for source, measured in (("a", 104), ("a", 90), ("b", 102), ("b", 103), ("c", 50))
+    ]
+    assert grade.reserved_margins(rows) == {"a": pytest.approx(0.03), "b": pytest.approx(0.04), "c": pytest.approx(0.04)}
+    assert grade.reserved_margins(rows[4:]) == {"c": 0.0}
+    assert grade.reserved_margins([row | {"reading": "peak"} for row in rows]) == {}
+
+
 def test_rows_that_no_workload_says_give_their_reason():
     raw = next(row for row in memory_rows() if row["id"].startswith("swift"))
     with pytest.raises(NotExpressibleError, match="random length"):

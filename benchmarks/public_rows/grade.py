@@ -49,6 +49,16 @@ def intervals(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
+def reserved_margins(rows: Sequence[Row]) -> dict[str, float]:
+    """By source, what the simulated reserve is raised by to be an upper end: the most, as a share, that reserved bytes of other
+    sources' rows were above theirs."""
+    excess = defaultdict(list)
+    for row in rows:
+        if row["reading"] == "reserved":
+            excess[row["source"]].append(row["measured_bytes"] / row["predicted_bytes"] - 1)
+    return {s: max((0.0, *(e for other, found in excess.items() if other != s for e in found))) for s in excess}
+
+
 def binomial_interval(hits: int, n: int) -> tuple[float, float]:
     """Clopper and Pearson's 95 % interval of a share, by bisection of the binomial tail."""
 
