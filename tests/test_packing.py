@@ -195,14 +195,15 @@ def test_real_steps(name: str, setup: TrainSetup) -> None:
     assert prediction.peak.total_bytes == pytest.approx(real[2, "step"], rel=prediction.error_bound or 1e-4)
 
 
-def test_attention_flops_by_hand() -> None:
-    """Of a row of 40 in sequences of 16: told of them the kernel computes 16^2 + 16^2 + 8^2 pairs, with a mask 40^2."""
+@pytest.mark.parametrize("sequences", [(16, 16, 8), (16, 16, 9), (10, 10, 10, 10), (39, 1)])
+def test_attention_flops_by_hand(sequences: tuple[int, ...]) -> None:
+    """Told of sequences the kernel computes the pairs of each, with a mask all pairs of the row."""
     model = model_from_config({**cases.CONFIGS["llama"], "head_dim": 16}, id="wide", source="test")
     heads, width = model.config["num_attention_heads"], model.config["head_dim"]
-    setup = TrainSetup(batch_size=3, seq_len=40, packed=16)
+    setup = TrainSetup(batch_size=3, seq_len=sum(sequences), packed=sequences[0])
     masked, told = (predict(Workload(model=model, setup=replace(setup, attention=a))).flops for a in ("auto", "flash"))
     assert masked and told
-    fewer = 3 * (40**2 - (2 * 16**2 + 8**2))
+    fewer = 3 * (sum(sequences) ** 2 - sum(length**2 for length in sequences))
     assert masked.forward - told.forward == fewer * heads * width * 4 * model.num_layers
 
 
@@ -231,7 +232,8 @@ def test_the_lever_is_what_its_option_brings() -> None:
     flash = replace(workload, setup=replace(workload.setup, attention="flash"))
     assert found["--attention flash"] == peak_bytes(flash) < peak_bytes(workload)
     assert "--attention flash" not in {lever.option for lever in levers(flash)}
-    assert "--attention flash" not in {lever.option for lever in levers(replace(flash, setup=replace(flash.setup, packed=None)))}
+    alone = replace(workload, setup=replace(workload.setup, packed=None))
+    assert "--attention flash" not in {lever.option for lever in levers(alone)}
 
 
 def test_time_is_known_and_shorter_where_the_kernel_is_told() -> None:

@@ -126,7 +126,7 @@ def _changes(workload: Workload, prediction: Prediction, besides: Collection[str
         fast = replace(setup, attention="auto")
         yield change("SDPA attention", "--attention auto", "none known", fast, "activations", "temporaries")
     flash = replace(setup, attention="flash") if setup.dtype != "float32" or setup.precision == "amp" else setup
-    if flash.is_flattened and not setup.is_flattened and takes_flattened(workload.model):
+    if flash.is_flattened and takes_flattened(workload.model):
         price = "needs the flash-attn package"
         yield change("FlashAttention 2 for packed rows", "--attention flash", price, flash, "activations", "temporaries")
     if lora is not None and lora.lora_dropout > 0:
