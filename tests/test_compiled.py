@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ LORA = replace(BASE, lora=LoraConfig(r=4))
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def cache_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache of one's own."""
     monkeypatch.setenv("LORA_PROFILER_CACHE", str(tmp_path / "cache"))
     forget()
@@ -44,6 +45,12 @@ def workload(family: str, setup: TrainSetup, layers: int = 7, **config: Any) -> 
     raw = dict(families.TINY[family])
     raw |= {name: layers for name in ("num_hidden_layers", "n_layer") if name in raw}
     return Workload(model=model_from_config(raw | config, id=f"tiny-{family}", source="test"), setup=setup)
+
+
+@cache
+def compiled(asked: Workload) -> Profile:
+    """Made once for all tests that ask for it."""
+    return compile_profile(asked)
 
 
 def fresh(asked: Workload) -> Flat:
@@ -90,7 +97,7 @@ CASES = [
 
 @pytest.mark.parametrize(("family", "name"), CASES)
 def test_a_profile_says_what_a_fresh_trace_of_another_size_and_depth_says(family: str, name: str) -> None:
-    made = compile_profile(workload(family, SETUPS[name]))
+    made = compiled(workload(family, SETUPS[name]))
     assert made.layout is not None
     for layers, batch, seq, rank in ((4, 2, 2, 1), (11, 5, 233, 21)):
         setup = SETUPS[name]
@@ -126,7 +133,7 @@ def test_a_filled_window_is_another_profile() -> None:
 
 def test_columns_of_the_layers_sum_to_the_totals() -> None:
     asked = workload("llama", LORA)
-    said = predict_with(compile_profile(asked), asked)
+    said = predict_with(compiled(asked), asked)
     sums = {
         name: sum(getattr(layer, name) for layer in said.layers)
         for name in ("num_trainable_parameters", "gradient_bytes", "optimizer_state_bytes", "saved_activation_bytes", "flops")
@@ -142,20 +149,20 @@ def test_columns_of_the_layers_sum_to_the_totals() -> None:
     assert {name for name, _ in asked.model.modules()} <= {layer.name for layer in said.layers}
 
 
-@pytest.mark.parametrize("setup", [BASE, LORA, replace(LORA, checkpointing=True)])
+@pytest.mark.parametrize("setup", [BASE, replace(LORA, checkpointing=True)])
 def test_rules_and_profile_agree_where_the_rules_are_exact(setup: TrainSetup) -> None:
     """Two predictors that share nothing but the question. Heads of 12, as elsewhere here, CUDA's flash kernel pads to 16 first:
     the trace shows it, the rules do not know it."""
     asked = workload("llama", setup, vocab_size=32_000, head_dim=16)
-    compiled = predict_with(compile_profile(asked), asked)
+    said = predict_with(compiled(asked), asked)
     rules = engine.predict(asked, "analytic")
     assert rules.exactness == "exact"
-    assert compiled.peak.moment == rules.peak.moment
-    assert {c: n for c, n in compiled.peak.bytes.items() if n} == {c: n for c, n in rules.peak.bytes.items() if n}
-    assert compiled.saved_activation_bytes == rules.saved_activation_bytes
-    assert compiled.persistent_bytes == rules.persistent_bytes
-    assert compiled.parameters == rules.parameters
-    assert compiled.flops == rules.flops
+    assert said.peak.moment == rules.peak.moment
+    assert {c: n for c, n in said.peak.bytes.items() if n} == {c: n for c, n in rules.peak.bytes.items() if n}
+    assert said.saved_activation_bytes == rules.saved_activation_bytes
+    assert said.persistent_bytes == rules.persistent_bytes
+    assert said.parameters == rules.parameters
+    assert said.flops == rules.flops
 
 
 def test_what_the_trace_cannot_see_on_a_cpu_is_an_estimate() -> None:
@@ -175,7 +182,7 @@ def test_what_the_trace_cannot_see_on_a_cpu_is_an_estimate() -> None:
 @pytest.fixture(scope="module")
 def made() -> tuple[Workload, Profile]:
     asked = workload("llama", LORA)
-    return asked, compile_profile(asked)
+    return asked, compiled(asked)
 
 
 def test_a_profile_comes_back_from_json(made: tuple[Workload, Profile]) -> None:
@@ -238,11 +245,11 @@ def test_what_is_no_profile_is_refused(made: tuple[Workload, Profile]) -> None:
             unpacked(spoilt)
 
 
-def test_a_kept_profile_answers_every_size_and_nothing_else(made: tuple[Workload, Profile], cache: Path) -> None:
+def test_a_kept_profile_answers_every_size_and_nothing_else(made: tuple[Workload, Profile], cache_file: Path) -> None:
     asked, profile = made
     with pytest.raises(NoProfileError, match="lora-profile compile"):
         predict(asked)
-    assert library.keep(profile) == cache
+    assert library.keep(profile) == cache_file
     forget()
     larger = replace(asked, setup=replace(asked.setup, batch_size=9, seq_len=777, lora=LoraConfig(r=99)))
     assert predict(larger).engine == "compiled"
@@ -259,21 +266,21 @@ def test_a_profile_of_other_versions_is_not_used(made: tuple[Workload, Profile])
     assert not has_profile(asked)
 
 
-def test_an_unreadable_cache_is_put_aside(made: tuple[Workload, Profile], cache: Path) -> None:
+def test_an_unreadable_cache_is_put_aside(made: tuple[Workload, Profile], cache_file: Path) -> None:
     asked, profile = made
-    cache.parent.mkdir(parents=True)
-    cache.write_bytes(b"this is no database, and longer than a header of SQLite is" * 10)
+    cache_file.parent.mkdir(parents=True)
+    cache_file.write_bytes(b"this is no database, and longer than a header of SQLite is" * 10)
     assert not has_profile(asked)
-    assert library.keep(profile) == cache
+    assert library.keep(profile) == cache_file
     forget()
     assert has_profile(asked)
-    assert cache.with_suffix(".unreadable").exists()
+    assert cache_file.with_suffix(".unreadable").exists()
 
 
-def test_a_spoilt_row_counts_as_none(made: tuple[Workload, Profile], cache: Path) -> None:
+def test_a_spoilt_row_counts_as_none(made: tuple[Workload, Profile], cache_file: Path) -> None:
     asked, profile = made
     library.keep(profile)
-    with sqlite3.connect(cache) as connection:
+    with sqlite3.connect(cache_file) as connection:
         connection.execute("UPDATE profiles SET data = ?", (b"nothing",))
     connection.close()
     forget()
@@ -324,7 +331,7 @@ def test_a_4_bit_base_multiplies_as_often_as_any() -> None:
 
 def test_a_relative_needs_fewer_traces_and_has_the_same_profile_otherwise() -> None:
     wide = workload("llama", LORA, hidden_size=96, intermediate_size=200, vocab_size=300)
-    proven = story(compile_profile(workload("llama", LORA)).tape)
+    proven = story(compiled(workload("llama", LORA)).tape)
     short, whole = compile_profile(wide, proven={proven}), compile_profile(wide)
     assert [layers for layers, *_ in short.checked] == [5]
     assert [layers for layers, *_ in whole.checked] == [5, 6, 7]
@@ -335,7 +342,7 @@ def test_a_relative_needs_fewer_traces_and_has_the_same_profile_otherwise() -> N
 def test_a_model_that_does_something_else_is_no_relative(changes: dict[str, Any]) -> None:
     """Tied, it makes fewer gradients; with a bias, more; with as many key heads as heads, it need not repeat them in eager."""
     eager = replace(BASE, attention="eager")
-    proven = story(compile_profile(workload("llama", eager)).tape)
+    proven = story(compiled(workload("llama", eager)).tape)
     assert len(compile_profile(workload("llama", eager, **changes), proven={proven}).checked) == 3
 
 

@@ -81,10 +81,7 @@ def test_a_short_lived_tensor_in_forward_raises_the_forward_phase_alone() -> Non
 # --- 2: several witnesses ------------------------------------------------------------------------------------------------
 
 WIDE = {"vocab_size": 32_000}
-SEEN = [
-    ("llama", "full", False), ("llama", "lora", True), ("gpt2", "full", True), ("gpt2", "lora", False),
-    ("opt", "full", False), ("opt", "lora", True), ("qwen3", "full", True), ("qwen3", "lora", False),
-]  # fmt: skip
+SEEN = [("llama", "full", False), ("gpt2", "full", True), ("opt", "lora", True), ("qwen3", "lora", False)]
 
 
 @pytest.mark.parametrize(("family", "method", "checkpointing"), SEEN)
@@ -106,7 +103,7 @@ def test_allocator_tracker_and_profiler_agree(family: str, method: str, checkpoi
     assert abs(result.attribution["unattributed"]) <= 1e-4 * peak
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_full_training_agrees_with_torchs_mem_tracker(family: str) -> None:
     """MemTracker follows modules and not owners, knows no frozen parameter, and is right from its second step on."""
     setup = replace(FULL, batch_size=2, seq_len=256)
