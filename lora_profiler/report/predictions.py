@@ -8,7 +8,7 @@ from lora_profiler.planning.remarks import ActivationExcess, trained_length
 from lora_profiler.prediction import CATEGORIES, MOMENTS, Moment, Prediction
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
-from lora_profiler.report.evidence import likely_lines
+from lora_profiler.report.nearby import likely_lines
 from lora_profiler.report.ways import method_label
 from lora_profiler.units import byte_unit, bytes_text, count_text, flops_text, in_unit, percent_text, short_count_text
 from lora_profiler.workload import TrainSetup
