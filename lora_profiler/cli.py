@@ -6,15 +6,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from lora_profiler import __version__
-from lora_profiler.cli_app import app_command
-from lora_profiler.cli_bench import bench_command
-from lora_profiler.cli_calibrate import calibrate_command
-from lora_profiler.cli_compare import compare_command
-from lora_profiler.cli_compile import compile_command
 from lora_profiler.cli_options import answer_options, output_options, setup_options, setups
-from lora_profiler.cli_plan import plan_command
-from lora_profiler.cli_report import report_command
-from lora_profiler.cli_verify import verify_command
 from lora_profiler.cli_warnings import warn_of
 from lora_profiler.click_parts import (
     HELP_NAMES,
@@ -42,6 +34,10 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 @click.group(
     cls=DefaultGroup,
+    elsewhere={
+        name: f"lora_profiler.cli_{name}"
+        for name in ("app", "bench", "calibrate", "compare", "compile", "plan", "report", "verify")
+    },
     context_settings=HELP_NAMES,
     invoke_without_command=True,
     epilog="""
@@ -252,13 +248,3 @@ def _print_catalogue(name: str, records: list[dict[str, Any]], table: "Block", f
         write_out(csv_text(csv_records(records)), output)
     else:
         print_blocks([table], form, output)
-
-
-root.add_command(app_command)
-root.add_command(bench_command)
-root.add_command(calibrate_command)
-root.add_command(compare_command)
-root.add_command(compile_command)
-root.add_command(plan_command)
-root.add_command(report_command)
-root.add_command(verify_command)
