@@ -20,9 +20,12 @@ from lora_profiler.click_parts import (
     warn,
     write_out,
 )  # fmt: skip
+from lora_profiler.collector import collector_paused
 
 if TYPE_CHECKING:
+    from lora_profiler.catalog import Gpu
     from lora_profiler.planning.answers import Answer
+    from lora_profiler.planning.network import Network
     from lora_profiler.report.blocks import Block
     from lora_profiler.workload import Workload
 
@@ -87,16 +90,16 @@ Exit code: 0 done, and if --gpu names a card at least one method fits it; 1 none
 @click.option("--explain", is_flag=True, help="The formula behind each number, with the numbers put in.")
 @output_options("table", "json", "csv", "md")
 @click.pass_context
+@collector_paused()
 def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> None:
     """Predict memory and compute of fine-tuning MODEL: full and LoRA side by side, or the methods asked for."""
     check_new_file(o["output"], o["force"])
-    from lora_profiler.catalog import find_gpu, find_model
+    from lora_profiler.catalog import find_model
     from lora_profiler.planning.answers import answers
-    from lora_profiler.planning.network import find_network
     from lora_profiler.workload import Workload
 
-    gpu = find_gpu(o["gpu"]) if o["gpu"] else None
-    network = find_network(o["interconnect"]) if o["interconnect"] else None
+    gpu = _gpu(o["gpu"]) if o["gpu"] else None
+    network = _network(o["interconnect"]) if o["interconnect"] else None
     specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
     asked = [[Workload(model=spec, setup=setup) for setup in setups(spec, ctx)] for spec in specs]
     if o["engine"] == "auto":
@@ -108,6 +111,18 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     _print_answers(found, o)
     if gpu is not None and not any(a.fit and a.fit.verdict != "does_not_fit" for one_model in found for a in one_model):
         ctx.exit(1)
+
+
+def _gpu(key: str) -> "Gpu":
+    from lora_profiler.catalog import find_gpu
+
+    return find_gpu(key)
+
+
+def _network(text: str) -> "Network":
+    from lora_profiler.planning.network import find_network
+
+    return find_network(text)
 
 
 def _trace_what_nothing_knows(workloads: Sequence["Workload"]) -> None:

@@ -6,7 +6,6 @@ from functools import partial
 from lora_profiler.algebra.polynomial import Polynomial
 from lora_profiler.algebra.table import Values
 from lora_profiler.analytic.families import family_of, unmodelled
-from lora_profiler.analytic.layers import layer_costs
 from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, plan_for, windows_of
 from lora_profiler.analytic.ranks import Part
 from lora_profiler.model_spec import ModelSpec
@@ -16,6 +15,7 @@ from lora_profiler.prediction import (
     Category,
     Exactness,
     FlopCount,
+    LayerCost,
     Moment,
     MomentName,
     ParameterCount,
@@ -99,8 +99,14 @@ def predict(workload: Workload) -> Prediction:
         if known
         else None,
         traffic=plan.ranks.traffic(setup),
-        layer_source=partial(layer_costs, plan, at),
+        layer_source=partial(_layers, plan, at),
     )
+
+
+def _layers(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
+    from lora_profiler.analytic.layers import layer_costs
+
+    return layer_costs(plan, at)
 
 
 _SHARED = {
