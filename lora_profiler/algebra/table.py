@@ -25,9 +25,10 @@ class Table:
 
     @classmethod
     def of(cls, polynomials: Sequence[Polynomial]) -> "Table":
-        monomials = sorted({e for p in polynomials for e in p.nonzero()})
+        found = [p.nonzero() for p in polynomials]
+        monomials = sorted({e for terms in found for e in terms})
         index = {e: i for i, e in enumerate(monomials)}
-        rows = tuple(tuple((index[e], c) for e, c in p.nonzero().items()) for p in polynomials)
+        rows = tuple([tuple([(index[e], c) for e, c in terms.items()]) for terms in found])
         return cls(tuple(monomials), rows, tuple(polynomials))
 
     def evaluate(self, at: Values) -> list[int]:

@@ -1,6 +1,7 @@
 """Polynomials in batch, sequence and rank whose coefficients grow linearly with the number of units of a stack."""
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import NamedTuple
 
 from lora_profiler.algebra import Exponents, Polynomial
@@ -42,10 +43,16 @@ def affine_json(affine: Affine) -> AffineJson:
 def affine_from_json(data: Mapping[str, Iterable[int]]) -> Affine:
     base: dict[Exponents, int] = {}
     per_unit: dict[Exponents, int] = {}
-    for name, pair in data.items():
-        i, j, k, m, n = map(int, name.split(","))
-        first, *second = pair
-        base[i, j, k, m, n] = first
+    for name, (first, *second) in data.items():
+        exponents = _exponents(name)
+        base[exponents] = first
         if second:
-            per_unit[i, j, k, m, n] = second[0]
+            per_unit[exponents] = second[0]
     return Affine(Polynomial(base), Polynomial(per_unit))
+
+
+@cache
+def _exponents(name: str) -> Exponents:
+    """A profile has thousands of monomials, and few different ones."""
+    i, j, k, m, n = map(int, name.split(","))
+    return i, j, k, m, n

@@ -96,9 +96,10 @@ _PERSISTENT: tuple[Category, ...] = ("parameters", "quantization_state", "adapte
 
 def _moments(found: Evaluation, at: Values, step: int) -> list[Moment]:
     best: dict[MomentName, tuple[int, int]] = {}
-    for number, (instant, total) in enumerate(zip(found.profile.instants, found.totals(at), strict=True)):
-        if instant.step == step and (instant.moment not in best or total > best[instant.moment][0]):
-            best[instant.moment] = (total, number)
+    for number, total in found.totals(step, at):
+        moment = found.profile.instants[number].moment
+        if moment not in best or total > best[moment][0]:
+            best[moment] = (total, number)
     return [
         Moment(
             moment=name,
