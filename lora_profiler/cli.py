@@ -20,7 +20,7 @@ from lora_profiler.click_parts import (
     warn,
     write_out,
 )  # fmt: skip
-from lora_profiler.collector import collector_paused
+from lora_profiler.collector import collector_paused, exit_without_search
 
 if TYPE_CHECKING:
     from lora_profiler.catalog import Gpu
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Ends the process with the exit code of the contract (0 done, 1 does not fit, 2 usage, 3 no model, 4 not run)."""
+    exit_without_search()
     run(root, args, "lora-profile")
 
 
