@@ -1,7 +1,6 @@
 """Many polynomials at one point: each power is worked out once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from lora_profiler.algebra.polynomial import Exponents, Polynomial, rounded_up
@@ -15,8 +14,7 @@ class Values(NamedTuple):
     rank: int
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(NamedTuple):
     """Polynomials over one list of monomials, so that many of them cost one list of products."""
 
     monomials: tuple[Exponents, ...]

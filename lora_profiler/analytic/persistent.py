@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import Polynomial, R, constant, product, total
@@ -18,8 +19,7 @@ NF4_BLOCK = 64
 NF4_NESTED_BLOCK = 256
 
 
-@dataclass(frozen=True, slots=True)
-class TrainableTensor:
+class TrainableTensor(NamedTuple):
     """A tensor that receives a gradient: its shape (polynomials in the rank) and dtype."""
 
     shape: tuple[Polynomial, ...]

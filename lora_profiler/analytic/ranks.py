@@ -9,7 +9,7 @@ a chunk of the first dimension, rounded up), `_fsdp_collectives.py` and `_fsdp_p
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
 from lora_profiler.analytic.optimizers import state_bytes
@@ -139,8 +139,7 @@ class Ranks:
         return tuple(t for t in found if t.count)
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(NamedTuple):
     """What one all-gather brings. Bytes: `share` of a rank, `whole` of all, both with padding; `reduced` of the gradients that
     one reduce-scatter takes, `reduced_share` of what it leaves."""
 
@@ -150,8 +149,7 @@ class Unit:
     reduced_share: int
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """One parameter of a unit: its shape and bytes an element, and whether it trains."""
 
     shape: tuple[int, ...]
