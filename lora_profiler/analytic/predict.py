@@ -51,12 +51,12 @@ def peak_bytes(workload: Workload) -> int:
     Raises what `predict` raises.
     """
     plan = plan_for(workload)
-    return max(plan.peaks.evaluate(values(workload)))
+    return max(plan.totals.evaluate(values(workload)))
 
 
 def peak_polynomials(workload: Workload) -> tuple[Polynomial, ...]:
     """Polynomials in batch, sequence and rank whose maximum is the steady-state peak, where the facts of `workload` hold."""
-    return plan_for(workload).peaks.polynomials
+    return plan_for(workload).peaks
 
 
 def predict(workload: Workload) -> Prediction:
