@@ -1,6 +1,6 @@
 """Polynomials in batch, sequence and rank whose coefficients grow linearly with the number of units of a stack."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -40,14 +40,14 @@ def affine_json(affine: Affine) -> AffineJson:
     return found
 
 
-def affine_from_json(data: Mapping[str, Iterable[int]]) -> Affine:
+def affine_from_json(data: Mapping[str, Sequence[int]]) -> Affine:
     base: dict[Exponents, int] = {}
     per_unit: dict[Exponents, int] = {}
-    for name, (first, *second) in data.items():
+    for name, pair in data.items():
         exponents = _exponents(name)
-        base[exponents] = first
-        if second:
-            per_unit[exponents] = second[0]
+        base[exponents] = pair[0]
+        if len(pair) > 1:
+            per_unit[exponents] = pair[1]
     return Affine(Polynomial(base), Polynomial(per_unit))
 
 
