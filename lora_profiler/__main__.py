@@ -1,6 +1,16 @@
-"""`python -m lora_profiler` is `lora-profile`."""
+"""Where the process of `lora-profile` begins, which `python -m lora_profiler` is too."""
 
-from lora_profiler.cli import main
+from typing import NoReturn
+
+from lora_profiler.collector import collector_paused
+
+
+def main() -> NoReturn:
+    """Ends the process with the exit code of the contract: see `cli.main`."""
+    with collector_paused():  # modules stay
+        from lora_profiler import cli
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

@@ -22,4 +22,4 @@ def is_worth_a_trace(workload: Workload) -> bool:
     """Whether neither rules nor a profile know the model's activations, and what a trace needs is installed."""
     if workload.setup.loss != "plain" or workload.setup.world_size > 1:  # no profile could hold it
         return False
-    return not missing() and not rules_know(workload) and not has_profile(workload)
+    return not rules_know(workload) and not has_profile(workload) and not missing()
