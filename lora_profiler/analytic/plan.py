@@ -51,7 +51,7 @@ class Plan:
 
     @cached_property
     def peaks(self) -> tuple[Polynomial, ...]:
-        """Those of `totals` that can be the largest of all: a fifth fewer, which one question is not worth the search for."""
+        """Those of `totals` that can be the largest of all: about a fifth fewer. To find them costs more than a few questions."""
         return undominated(self.totals.polynomials)
 
     @property
