@@ -1,14 +1,14 @@
 """Where the process of `lora-profile` begins, which `python -m lora_profiler` is too."""
 
+import gc
 from typing import NoReturn
-
-from lora_profiler.collector import collector_paused
 
 
 def main() -> NoReturn:
     """Ends the process with the exit code of the contract: see `cli.main`."""
-    with collector_paused():  # modules stay
-        from lora_profiler import cli
+    gc.disable()  # an answer's process ends before a search for cycles would pay; `cli.root` enables it for other commands
+    from lora_profiler import cli
+
     cli.main()
 
 

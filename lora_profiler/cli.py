@@ -1,5 +1,6 @@
 """`lora-profile`: parses, asks, prints. Each command imports what it needs when it runs, so that the answer starts at once."""
 
+import gc
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -65,6 +66,8 @@ def root(ctx: click.Context) -> None:
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
+    elif ctx.invoked_subcommand != "predict":
+        gc.enable()  # other commands may go on for long
 
 
 @root.command(
