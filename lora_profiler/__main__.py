@@ -1,6 +1,16 @@
-"""`python -m lora_profiler` is `lora-profile`."""
+"""Where the process of `lora-profile` begins, which `python -m lora_profiler` is too."""
 
-from lora_profiler.cli import main
+import gc
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Ends the process with the exit code of the contract: see `cli.main`."""
+    gc.disable()  # an answer's process ends before a search for cycles would pay; `cli.root` enables it for other commands
+    from lora_profiler import cli
+
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

@@ -1,20 +1,13 @@
 """`lora-profile`: parses, asks, prints. Each command imports what it needs when it runs, so that the answer starts at once."""
 
+import gc
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from lora_profiler import __version__
-from lora_profiler.cli_app import app_command
-from lora_profiler.cli_bench import bench_command
-from lora_profiler.cli_calibrate import calibrate_command
-from lora_profiler.cli_compare import compare_command
-from lora_profiler.cli_compile import compile_command
 from lora_profiler.cli_options import answer_options, output_options, setup_options, setups
-from lora_profiler.cli_plan import plan_command
-from lora_profiler.cli_report import report_command
-from lora_profiler.cli_verify import verify_command
 from lora_profiler.cli_warnings import warn_of
 from lora_profiler.click_parts import (
     HELP_NAMES,
@@ -28,20 +21,28 @@ from lora_profiler.click_parts import (
     warn,
     write_out,
 )  # fmt: skip
+from lora_profiler.collector import collector_paused, exit_without_search
 
 if TYPE_CHECKING:
+    from lora_profiler.catalog import Gpu
     from lora_profiler.planning.answers import Answer
+    from lora_profiler.planning.network import Network
     from lora_profiler.report.blocks import Block
     from lora_profiler.workload import Workload
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Ends the process with the exit code of the contract (0 done, 1 does not fit, 2 usage, 3 no model, 4 not run)."""
+    exit_without_search()
     run(root, args, "lora-profile")
 
 
 @click.group(
     cls=DefaultGroup,
+    elsewhere={
+        name: f"lora_profiler.cli_{name}"
+        for name in ("app", "bench", "calibrate", "compare", "compile", "plan", "report", "verify")
+    },
     context_settings=HELP_NAMES,
     invoke_without_command=True,
     epilog="""
@@ -65,6 +66,8 @@ def root(ctx: click.Context) -> None:
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
+    elif ctx.invoked_subcommand != "predict":
+        gc.enable()  # other commands may go on for long
 
 
 @root.command(
@@ -91,16 +94,16 @@ Exit code: 0 done, and if --gpu names a card at least one method fits it; 1 none
 @click.option("--explain", is_flag=True, help="The formula behind each number, with the numbers put in.")
 @output_options("table", "json", "csv", "md")
 @click.pass_context
+@collector_paused()
 def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> None:
     """Predict memory and compute of fine-tuning MODEL: full and LoRA side by side, or the methods asked for."""
     check_new_file(o["output"], o["force"])
-    from lora_profiler.catalog import find_gpu, find_model
+    from lora_profiler.catalog import find_model
     from lora_profiler.planning.answers import answers
-    from lora_profiler.planning.network import find_network
     from lora_profiler.workload import Workload
 
-    gpu = find_gpu(o["gpu"]) if o["gpu"] else None
-    network = find_network(o["interconnect"]) if o["interconnect"] else None
+    gpu = _gpu(o["gpu"]) if o["gpu"] else None
+    network = _network(o["interconnect"]) if o["interconnect"] else None
     specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
     asked = [[Workload(model=spec, setup=setup) for setup in setups(spec, ctx)] for spec in specs]
     if o["engine"] == "auto":
@@ -112,6 +115,18 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     _print_answers(found, o)
     if gpu is not None and not any(a.fit and a.fit.verdict != "does_not_fit" for one_model in found for a in one_model):
         ctx.exit(1)
+
+
+def _gpu(key: str) -> "Gpu":
+    from lora_profiler.catalog import find_gpu
+
+    return find_gpu(key)
+
+
+def _network(text: str) -> "Network":
+    from lora_profiler.planning.network import find_network
+
+    return find_network(text)
 
 
 def _trace_what_nothing_knows(workloads: Sequence["Workload"]) -> None:
@@ -252,13 +267,3 @@ def _print_catalogue(name: str, records: list[dict[str, Any]], table: "Block", f
         write_out(csv_text(csv_records(records)), output)
     else:
         print_blocks([table], form, output)
-
-
-root.add_command(app_command)
-root.add_command(bench_command)
-root.add_command(calibrate_command)
-root.add_command(compare_command)
-root.add_command(compile_command)
-root.add_command(plan_command)
-root.add_command(report_command)
-root.add_command(verify_command)

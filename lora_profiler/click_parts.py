@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -41,12 +42,27 @@ class FiniteRange(click.FloatRange):
 
 
 class DefaultGroup(click.Group):
-    """A group whose command `default` may go unnamed: `tool X --option` means `tool default X --option`."""
+    """A group whose command `default` may go unnamed: `tool X --option` means `tool default X --option`.
+
+    Commands that live `elsewhere` are imported when they are asked for: `name` is `name_command` of the module given.
+    """
 
     default = "predict"
 
+    def __init__(self, *args: Any, elsewhere: Mapping[str, str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.elsewhere = elsewhere
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*self.commands, *self.elsewhere})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.elsewhere and cmd_name not in self.commands:
+            self.add_command(getattr(import_module(self.elsewhere[cmd_name]), f"{cmd_name}_command"))
+        return super().get_command(ctx, cmd_name)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ("-h", "--help", "--version"):
+        if args and args[0] not in (*self.list_commands(ctx), "-h", "--help", "--version"):
             self._refuse_misspelt_command(ctx, args[0])
             args = [self.default, *args]
         return super().parse_args(ctx, args)
@@ -55,7 +71,7 @@ class DefaultGroup(click.Group):
         """A word that is nearly a command, and that no model is called by, is not looked for on the hub."""
         if ctx.resilient_parsing or word.startswith("-") or "/" in word or Path(word).exists():
             return
-        close = [name for name in nearest(word, self.commands, 1) if _alike(word, name)]
+        close = [name for name in nearest(word, self.list_commands(ctx), 1) if _alike(word, name)]
         if close and not is_bundled(word):
             raise click.UsageError(f"No such command {word!r}. Did you mean {close[0]}?", ctx)
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_profiler.catalog import find_model
-from lora_profiler.cli import bench_command, predict_command, root
+from lora_profiler.cli import predict_command, root
+from lora_profiler.cli_bench import bench_command
 from lora_profiler.cli_options import given as is_given
 from lora_profiler.cli_options import setups as command_line_setups
 from lora_profiler.dashboard.answered import answered, workloads

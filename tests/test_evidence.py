@@ -28,12 +28,11 @@ from lora_profiler.report.evidence import (
     errors_table,
     graded_memory,
     left_out_lines,
-    likely_lines,
     missed_lines,
-    nearest_peak_line,
     sources_table,
     unseen_steps,
 )  # fmt: skip
+from lora_profiler.report.nearby import likely_lines, nearest_peak_line
 from lora_profiler.report.page.parts import Fold
 from lora_profiler.report.page.public import public_section
 from lora_profiler.report.payload import predict_schema

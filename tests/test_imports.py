@@ -46,6 +46,20 @@ def test_commands_load_nothing_heavy(arguments: list[str]) -> None:
     assert loaded.isdisjoint(HEAVY)
 
 
+def test_an_answer_loads_nothing_of_other_questions() -> None:
+    loaded = modules_after("from lora_profiler.cli import root; root.main(['gpt2', '-s', '512'], 'x', standalone_mode=False)")
+    others = ["catalog.gpus", "cli_bench", "evidence.steps", "planning.fit", "planning.network", "record", "throughput"]
+    assert "lora_profiler.report.nearby" in loaded
+    assert loaded.isdisjoint({"csv", "socket", "statistics", *(f"lora_profiler.{name}" for name in others)})
+
+
+def test_commands_are_found_where_they_live() -> None:
+    modules_after(
+        "from lora_profiler.cli import root; import click; ctx = click.Context(root); "
+        "assert all(root.get_command(ctx, name).name == name for name in root.list_commands(ctx))"
+    )
+
+
 def test_help_loads_no_predictor() -> None:
     loaded = modules_after("from lora_profiler.cli import root; root.main(['-h'], 'lora-profile', standalone_mode=False)")
     assert not {m for m in loaded if m.startswith(("lora_profiler.analytic", "lora_profiler.catalog", "lora_profiler.report"))}

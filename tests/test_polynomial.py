@@ -79,6 +79,15 @@ def test_undominated_candidates_have_the_same_maximum(many, at):
     assert len(kept) <= len(many)
 
 
+@given(st.lists(st.dictionaries(EXPONENTS, st.integers(-2, 2), max_size=2).map(Polynomial), max_size=8))
+def test_undominated_candidates_keep_their_order_and_of_equals_the_first_stays(many):
+    def is_ruled_out(number: int) -> bool:
+        p = many[number]
+        return any(q.dominates(p) and (p != q or i < number) for i, q in enumerate(many))
+
+    assert list(map(id, undominated(many))) == [id(p) for number, p in enumerate(many) if not is_ruled_out(number)]
+
+
 @given(POLYNOMIALS, POLYNOMIALS)
 def test_equality_and_hash_ignore_zero_terms(p, q):
     padded = Polynomial({**p.terms, (9, 9, 9, 9, 9): 0})

@@ -7,8 +7,8 @@ Not modelled, and refused: LoRA on a tied embedding or head, on grouped convolut
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 from lora_profiler.adapters.refusal import refuse, suggestion
 from lora_profiler.adapters.targets import Targets, containers, outer_containers, resolve
@@ -20,8 +20,7 @@ _CONVOLUTIONS = frozenset({"Conv1d", "Conv2d", "Conv3d"})
 _SUPPORTED = frozenset({"Linear", "Conv1D", "Embedding"}) | _CONVOLUTIONS
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adapter:
+class Adapter(NamedTuple):
     """The pair A, B that PEFT puts beside one weight.
 
     `module` is the full name of the module, `kind` its class; `parameter` is None where PEFT wraps the module, else the local
@@ -50,34 +49,12 @@ class Adapter:
         """(out, rank): lora_B's weight, or lora_embedding_B."""
         return (self.out_features, self.rank(r), *(1 for _ in self.kernel))
 
+    def under(self, prefix: str) -> "Adapter":
+        """The same adapter of the module whose name `module` is within `prefix`."""
+        return self._replace(module=prefix + self.module)
+
     def num_parameters(self, r: int) -> int:
         return self.rank(r) * (self.in_features * prod(self.kernel) + self.out_features)
-
-
-@dataclass(frozen=True, slots=True)
-class _Hit:
-    """One adapter of a layer, named within the layer."""
-
-    name: str
-    parameter: str | None
-    kind: str
-    in_features: int
-    out_features: int
-    num_experts: int = 1
-    rank_factor: int = 1
-    kernel: tuple[int, ...] = ()
-
-    def under(self, prefix: str) -> Adapter:
-        return Adapter(
-            module=prefix + self.name,
-            parameter=self.parameter,
-            kind=self.kind,
-            in_features=self.in_features,
-            out_features=self.out_features,
-            num_experts=self.num_experts,
-            rank_factor=self.rank_factor,
-            kernel=self.kernel,
-        )
 
 
 def adapters(spec: ModelSpec, lora: LoraConfig) -> tuple[Adapter, ...]:
@@ -92,7 +69,7 @@ def adapters(spec: ModelSpec, lora: LoraConfig) -> tuple[Adapter, ...]:
     found: list[Adapter] = []
     for part in spec.parts:
         if isinstance(part, Module):
-            found += [hit.under("") for hit in _hits(spec, lora, targets, "", (part,), tied)]
+            found += _hits(spec, lora, targets, "", (part,), tied)
         elif targets.alike:
             kinds = [list(_hits(spec, lora, targets, f"{part.name}.0.", kind, tied)) for kind in part.kinds]
             found += [hit.under(f"{part.name}.{i}.") for i, kind in enumerate(part.order) for hit in kinds[kind]]
@@ -107,8 +84,8 @@ def adapters(spec: ModelSpec, lora: LoraConfig) -> tuple[Adapter, ...]:
 
 def _hits(
     spec: ModelSpec, lora: LoraConfig, targets: Targets, prefix: str, modules: Iterable[Module], tied: frozenset[str]
-) -> Iterator[_Hit]:
-    """The adapters of one layer, or of one module outside the layers."""
+) -> Iterator[Adapter]:
+    """The adapters of one layer, named within the layer, or of one module outside the layers."""
     for module in modules:
         key = prefix + module.name
         if targets.all_linear:
@@ -125,20 +102,20 @@ def _hits(
                     yield _of_parameter(module, weight, targets)
 
 
-def _of_module(module: Module, r: int) -> _Hit:
+def _of_module(module: Module, r: int) -> Adapter:
     shape = module.weight("weight").shape
     if module.kind == "Linear":
-        return _Hit(module.name, None, module.kind, shape[1], shape[0])
+        return Adapter(module.name, None, module.kind, shape[1], shape[0])
     if module.kind in _CONVOLUTIONS:
-        return _Hit(module.name, None, module.kind, shape[1], shape[0], kernel=shape[2:])
-    return _Hit(module.name, None, module.kind, shape[0], shape[1])  # Conv1D: (in, out); Embedding: (rows, columns)
+        return Adapter(module.name, None, module.kind, shape[1], shape[0], kernel=shape[2:])
+    return Adapter(module.name, None, module.kind, shape[0], shape[1])  # Conv1D: (in, out); Embedding: (rows, columns)
 
 
-def _of_parameter(module: Module, weight: Weight, targets: Targets) -> _Hit:
+def _of_parameter(module: Module, weight: Weight, targets: Targets) -> Adapter:
     """peft's ParamWrapper: (experts, out, in) packed experts, or (out, in)."""
     *experts, out_features, in_features = weight.shape
     factor = 2 if targets.fused and weight.name == "gate_up_proj" else 1
-    return _Hit(module.name, weight.name, module.kind, in_features, out_features, prod(experts), factor)
+    return Adapter(module.name, weight.name, module.kind, in_features, out_features, prod(experts), factor)
 
 
 def _check_module(spec: ModelSpec, key: str, module: Module, tied: frozenset[str]) -> None:

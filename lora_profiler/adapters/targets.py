@@ -6,7 +6,7 @@ Source: peft 0.21.2, `tuners/tuners_utils.py` (`check_target_module_exists`, `_m
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from lora_profiler.adapters.peft_tables import DEFAULT_TARGETS, FUSED_PARAMETER, PACKED_EXPERTS
 from lora_profiler.adapters.refusal import refuse, suggestion
@@ -17,8 +17,7 @@ _LAYER_INDEX = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.")
 _PLAIN_NAME = re.compile(r"[A-Za-z_]+")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Targets:
+class Targets(NamedTuple):
     """What to match. One of `all_linear`, `pattern` and `names` counts; `parameters` are wrapped besides.
 
     `fused` tells that gate and up were both asked for, so that their packed parameter gets twice the rank. `saved` are the
@@ -33,7 +32,7 @@ class Targets:
     layers: frozenset[int] = frozenset()
     saved: tuple[re.Pattern[str], ...] = ()
     alike: bool = True
-    suffixes: tuple[str, ...] = field(default=(), compare=False)
+    suffixes: tuple[str, ...] = ()
 
     def excludes(self, key: str) -> bool:
         return any(pattern.match(key) for pattern in self.saved)

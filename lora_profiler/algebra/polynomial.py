@@ -16,7 +16,8 @@ def rounded_up(seq: int, multiple: int) -> int:
 class Polynomial:
     """An immutable sum of integer coefficients times b^i s^j r^k t^m u^n. Supports +, - and * with its like and with ints."""
 
-    __slots__ = ("terms",)
+    __slots__ = ("_hash", "terms")
+    _hash: int
 
     def __init__(self, terms: dict[Exponents, int]) -> None:
         self.terms = terms
@@ -50,10 +51,14 @@ class Polynomial:
         return Polynomial({e: c // divisor for e, c in self.terms.items()})
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Polynomial) and self.nonzero() == other.nonzero()
+        return isinstance(other, Polynomial) and (self.terms == other.terms or self.nonzero() == other.nonzero())
 
     def __hash__(self) -> int:
-        return hash(frozenset(self.nonzero().items()))
+        try:
+            return self._hash
+        except AttributeError:  # few polynomials are ever hashed, those of a model's tensors again and again
+            self._hash = hash(frozenset(self.nonzero().items()))
+            return self._hash
 
     def nonzero(self) -> dict[Exponents, int]:
         return {e: c for e, c in self.terms.items() if c}
@@ -64,10 +69,11 @@ class Polynomial:
 
     def dominates(self, other: "Polynomial") -> bool:
         """True if no coefficient is smaller than the other's: then this is at least as large wherever b, s, r >= 0."""
-        mine = self.terms
-        return all(mine.get(e, 0) >= c for e, c in other.terms.items()) and all(
-            c >= 0 or e in other.terms for e, c in mine.items()
-        )
+        mine, theirs = self.terms, other.terms
+        for exponents, coefficient in theirs.items():
+            if mine.get(exponents, 0) < coefficient:
+                return False
+        return all([c >= 0 or e in theirs for e, c in mine.items()])
 
     def shifted(self, batch: int, seq: int, rank: int) -> "Polynomial":
         """The same value in other symbols: b, s, r counted from the given sizes up, t and u from s up.

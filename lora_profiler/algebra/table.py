@@ -1,7 +1,6 @@
 """Many polynomials at one point: each power is worked out once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from lora_profiler.algebra.polynomial import Exponents, Polynomial, rounded_up
@@ -15,8 +14,7 @@ class Values(NamedTuple):
     rank: int
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(NamedTuple):
     """Polynomials over one list of monomials, so that many of them cost one list of products."""
 
     monomials: tuple[Exponents, ...]
@@ -25,9 +23,10 @@ class Table:
 
     @classmethod
     def of(cls, polynomials: Sequence[Polynomial]) -> "Table":
-        monomials = sorted({e for p in polynomials for e in p.nonzero()})
+        found = [p.nonzero() for p in polynomials]
+        monomials = sorted({e for terms in found for e in terms})
         index = {e: i for i, e in enumerate(monomials)}
-        rows = tuple(tuple((index[e], c) for e, c in p.nonzero().items()) for p in polynomials)
+        rows = tuple([tuple([(index[e], c) for e, c in terms.items()]) for terms in found])
         return cls(tuple(monomials), rows, tuple(polynomials))
 
     def evaluate(self, at: Values) -> list[int]:

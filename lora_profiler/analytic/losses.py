@@ -3,7 +3,7 @@
 Everything is counted from that code; of all chunks the first is the largest, and what lives besides is the same for each.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, constant, total
 from lora_profiler.analytic.ledger import Ledger
@@ -17,8 +17,7 @@ _ROW_BYTES = 28
 """A row's numbers beside its logits, where most of them live: five in float32, and the label as an index."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChunkedHead:
+class ChunkedHead(NamedTuple):
     """The head under a loss path without all logits.
 
     `hidden` and `parameters`, the weight first, are as the products read them: lowered under autocast, from the `given` ones.

@@ -5,8 +5,8 @@ is worked out by `liveness.py`, and an estimate.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from lora_profiler.algebra.front import undominated
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, constant, total
@@ -24,8 +24,7 @@ RNG_STATE_BYTES = 5056
 """torch's CPU generator state, which checkpointing keeps per layer; host memory when the model is on a GPU."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Candidate(NamedTuple):
     """One possible maximum of a moment: its live bytes by category, and their sum."""
 
     bytes: Breakdown
@@ -47,8 +46,7 @@ def beside(base: dict[Category, Polynomial], size: Polynomial) -> dict[Category,
     return base if size == ZERO else base | {"communication": size}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Activations:
+class Activations(NamedTuple):
     """What autograd keeps at the end of forward, by part. `labels` are counted in `loss`; `capped` is what softcapping keeps of
     the logits, counted in `head`; `held` and `scalars` live on without being saved, `masks` and autocast's `cached` weights only
     until the forward pass is over.

@@ -59,7 +59,7 @@ def step_temporary_candidates(state: Persistent, setup: TrainSetup) -> tuple[Pol
     the last one of the tensor before is still bound to its name; Adafactor likewise, in float32, two for float32 parameters
     and four for others. 8-bit AdamW works in place on CUDA, in float32 copies on CPU. On CPU the scalars of the step count.
     """
-    trainable, pairs = state.trainable, state.neighbours
+    trainable = state.trainable
     on_cpu = setup.device == "cpu"
     scalars = 12 if on_cpu else 0
     if setup.optimizer == "adamw" and setup.optimizer_impl == "foreach":
@@ -68,10 +68,12 @@ def step_temporary_candidates(state: Persistent, setup: TrainSetup) -> tuple[Pol
         scalars = 8 + DTYPE_BYTES[min(dtypes)] if on_cpu and len(dtypes) == 1 else 0
         found = [state.gradient_bytes + scalars]
     elif setup.optimizer == "adamw" and setup.optimizer_impl == "forloop":
+        pairs = state.neighbours
         found = [this.bytes * 2 + _bytes(before) + (8 + DTYPE_BYTES[this.dtype] if on_cpu else 0) for before, this in pairs]
     elif setup.optimizer == "adamw":
         found = [constant(scalars)]
     elif setup.optimizer == "adafactor":
+        pairs = state.neighbours
         found = [this.numel * 4 * _copies(this) + (before.numel * 4 if before else 0) + scalars for before, this in pairs]
         found += [this.numel * 4 * _copies(this) + _factored(this) for this in trainable]
     elif setup.optimizer == "adamw_8bit" and on_cpu:

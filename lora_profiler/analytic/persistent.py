@@ -7,6 +7,8 @@ real models by `tests/test_persistent.py`.
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import Polynomial, R, constant, product, total
@@ -17,8 +19,7 @@ NF4_BLOCK = 64
 NF4_NESTED_BLOCK = 256
 
 
-@dataclass(frozen=True, slots=True)
-class TrainableTensor:
+class TrainableTensor(NamedTuple):
     """A tensor that receives a gradient: its shape (polynomials in the rank) and dtype."""
 
     shape: tuple[Polynomial, ...]
@@ -33,19 +34,28 @@ class TrainableTensor:
         return self.numel * DTYPE_BYTES[self.dtype]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Persistent:
     """Bytes and counts by kind, over the whole model; adapters and everything that follows from them depend on the rank.
 
-    `neighbours` are the pairs (previous, this) of trainable tensors that follow each other in the optimizer.
+    `order` are all trainable tensors as they follow each other in the optimizer.
     """
 
     parameter_bytes: int
     quantization_bytes: int
     adapter_bytes: Polynomial
     adapter_parameters: Polynomial
-    trainable: Counter[TrainableTensor]
-    neighbours: frozenset[tuple[TrainableTensor | None, TrainableTensor]]
+    order: tuple[TrainableTensor, ...]
+
+    @cached_property
+    def trainable(self) -> Counter[TrainableTensor]:
+        """How many there are of each."""
+        return Counter(self.order)
+
+    @property
+    def neighbours(self) -> frozenset[tuple[TrainableTensor | None, TrainableTensor]]:
+        """The pairs (previous, this) in the optimizer."""
+        return frozenset(zip((None, *self.order), self.order, strict=False))
 
     @property
     def trainable_parameters(self) -> Polynomial:
@@ -128,15 +138,13 @@ def persistent(
         quantization += state * count
 
     order = tuple(trainable_tensors(spec, setup, adapters, copies))
-    trainable = Counter(order)
-    added = order if setup.lora is not None else ()
+    added = Counter(order if setup.lora is not None else ())
     return Persistent(
         parameter_bytes=parameters,
         quantization_bytes=quantization,
-        adapter_bytes=total(t.bytes for t in added),
-        adapter_parameters=total(t.numel for t in added),
-        trainable=trainable,
-        neighbours=frozenset(zip((None, *order), order, strict=False)),
+        adapter_bytes=total(tensor.bytes * count for tensor, count in added.items()),
+        adapter_parameters=total(tensor.numel * count for tensor, count in added.items()),
+        order=order,
     )
 
 
@@ -170,6 +178,7 @@ def trainable_tensors(
         yield from (_fixed(w.shape, rest) for w in module.weights)
 
 
+@lru_cache(maxsize=1024)  # a model has many tensors of few shapes, and one object is counted faster than equal ones
 def _fixed(shape: tuple[int, ...], dtype: str) -> TrainableTensor:
     return TrainableTensor(tuple(constant(size) for size in shape), dtype)
 

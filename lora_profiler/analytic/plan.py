@@ -5,7 +5,7 @@ of them is a plan of its own. `plan_for` keeps the plans of this process.
 """
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from lora_profiler.adapters import Adapter, adapters, saved_modules
 from lora_profiler.algebra.front import undominated
@@ -36,12 +36,12 @@ from lora_profiler.workload import TrainSetup, Workload
 EXACT_MOMENTS: frozenset[MomentName] = frozenset({"setup", "end_of_forward", "loss_backward", "optimizer_step"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
     """Everything about a workload that does not depend on batch, sequence and rank.
 
-    `totals` are the candidates of all moments in `order`, `peaks` those of them that can be the largest of all.
-    `forward` and `kept` are None where the ledger does not know the family.
+    `totals` are the candidates of all moments in `order`. `forward` and `kept` are None where the ledger does not know the
+    family.
     """
 
     workload: Workload
@@ -55,8 +55,12 @@ class Plan:
     moments: Moments
     order: tuple[tuple[MomentName, int], ...]
     totals: Table
-    peaks: Table
     counts: Table
+
+    @cached_property
+    def peaks(self) -> tuple[Polynomial, ...]:
+        """Those of `totals` that can be the largest of all: about a fifth fewer. To find them costs more than a few questions."""
+        return undominated(self.totals.polynomials)
 
     @property
     def state(self) -> Persistent:
@@ -130,7 +134,7 @@ def _build(workload: Workload) -> Plan:
     saved = kept.saved if kept else ZERO
     one = Plan(
         workload=workload, family=family, kernel=kernel, adapters=found, copies=copies, ranks=alone(state), forward=forward,
-        kept=kept, moments={}, order=(), totals=_NOTHING, peaks=_NOTHING, counts=_NOTHING,
+        kept=kept, moments={}, order=(), totals=_NOTHING, counts=_NOTHING,
     )  # fmt: skip
     return _with_moments(one, [saved, *flops])
 
@@ -162,8 +166,7 @@ def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
     numbers = [state.adapter_parameters, ranks.trained, state.adapter_bytes, state.gradient_bytes]
     states = live["setup"][0].bytes["optimizer_states"]
     return replace(
-        plan, moments=live, order=order,
-        totals=Table.of(totals), peaks=Table.of(undominated(totals)), counts=Table.of([*counts, *numbers, states]),
+        plan, moments=live, order=order, totals=Table.of(totals), counts=Table.of([*counts, *numbers, states])
     )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ from functools import partial
 from lora_profiler.algebra.polynomial import Polynomial
 from lora_profiler.algebra.table import Values
 from lora_profiler.analytic.families import family_of, unmodelled
-from lora_profiler.analytic.layers import layer_costs
 from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, plan_for, windows_of
 from lora_profiler.analytic.ranks import Part
 from lora_profiler.model_spec import ModelSpec
@@ -17,6 +16,7 @@ from lora_profiler.prediction import (
     Category,
     Exactness,
     FlopCount,
+    LayerCost,
     Moment,
     MomentName,
     ParameterCount,
@@ -52,12 +52,12 @@ def peak_bytes(workload: Workload) -> int:
     Raises what `predict` raises.
     """
     plan = plan_for(workload)
-    return max(plan.peaks.evaluate(values(workload)))
+    return max(plan.totals.evaluate(values(workload)))
 
 
 def peak_polynomials(workload: Workload) -> tuple[Polynomial, ...]:
     """Polynomials in batch, sequence and rank whose maximum is the steady-state peak, where the facts of `workload` hold."""
-    return plan_for(workload).peaks.polynomials
+    return plan_for(workload).peaks
 
 
 def predict(workload: Workload) -> Prediction:
@@ -100,8 +100,14 @@ def predict(workload: Workload) -> Prediction:
         if known
         else None,
         traffic=plan.ranks.traffic(setup),
-        layer_source=partial(layer_costs, plan, at),
+        layer_source=partial(_layers, plan, at),
     )
+
+
+def _layers(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
+    from lora_profiler.analytic.layers import layer_costs
+
+    return layer_costs(plan, at)
 
 
 _SHARED = {

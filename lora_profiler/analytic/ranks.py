@@ -6,11 +6,10 @@ a chunk of the first dimension, rounded up), `_fsdp_collectives.py` and `_fsdp_p
 `tests/test_ranks.py` compares with traces of the real wrappers under a fake process group.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, constant, total
 from lora_profiler.analytic.optimizers import state_bytes
@@ -140,8 +139,7 @@ class Ranks:
         return tuple(t for t in found if t.count)
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(NamedTuple):
     """What one all-gather brings. Bytes: `share` of a rank, `whole` of all, both with padding; `reduced` of the gradients that
     one reduce-scatter takes, `reduced_share` of what it leaves."""
 
@@ -151,8 +149,7 @@ class Unit:
     reduced_share: int
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """One parameter of a unit: its shape and bytes an element, and whether it trains."""
 
     shape: tuple[int, ...]
@@ -217,9 +214,7 @@ def partitioned(state: Persistent, order: Sequence[TrainableTensor], setup: Trai
         owned[least].append(number)
     mine = max(owned, key=lambda numbers: sum(state_bytes(order[i], setup).evaluate(1, 1, rank) for i in numbers))
     tensors = [order[i] for i in mine]
-    stepped = replace(
-        state, trainable=Counter(tensors), neighbours=frozenset(zip((None, *tensors), tensors, strict=False))
-    )  # fmt: skip
+    stepped = replace(state, order=tuple(tensors))
     return Ranks(state=state, stepped=stepped, always=state.gradient_bytes, order=tuple(order))
 
 
@@ -235,7 +230,7 @@ def dealt_out(state: Persistent, setup: TrainSetup, order: Sequence[TrainableTen
     for tensor in order:
         flat[tensor.dtype] = flat.get(tensor.dtype, 0) + tensor.numel.evaluate(1, 1, rank)
     parts = [TrainableTensor((constant(-(-numel // setup.world_size)),), dtype) for dtype, numel in flat.items()]
-    share = replace(state, trainable=Counter(parts), neighbours=frozenset(zip((None, *parts), parts, strict=False)))
+    share = replace(state, order=tuple(parts))
     buckets = sum(2 * DTYPE_BYTES[dtype] * min(numel, REDUCE_BUCKET_ELEMENTS) for dtype, numel in flat.items())
     return Ranks(state=share, stepped=share, always=constant(buckets), dealt=setup.world_size, order=tuple(order))
 
@@ -250,14 +245,12 @@ def fully_sharded(
     units = tuple(known.setdefault(key, unit(key, world)) for key in map(tuple, layers))
     base = unit(root, world)
     chunks = {tensor: chunk(tensor, world, rank) for tensor in set(order)}
-    mine = [chunks[tensor] for tensor in order]
     share = Persistent(
         parameter_bytes=base.share + sum(u.share for u in units) - adapter_share,
         quantization_bytes=state.quantization_bytes,
         adapter_bytes=constant(adapter_share),
         adapter_parameters=state.adapter_parameters,
-        trainable=Counter(mine),
-        neighbours=frozenset(zip((None, *mine), mine, strict=False)),
+        order=tuple(chunks[tensor] for tensor in order),
     )
     return Ranks(state=share, stepped=share, units=units, root=base, reshards=setup.sharding == "fsdp", order=tuple(order))
 

@@ -7,6 +7,7 @@ list of indices, so an 80-layer model costs two or three runs.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, total
@@ -86,8 +87,7 @@ class LayerRun:
     indices: list[int] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForwardPass:
+class ForwardPass(NamedTuple):
     """The whole forward pass: embeddings, distinct layers in order of first occurrence, norm and head up to the logits.
 
     `leaf` is the embeddings' output where checkpointing makes it require grad although nothing before it trains. `hidden` is

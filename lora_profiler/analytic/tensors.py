@@ -1,6 +1,7 @@
 """What the ledger works on: tensors without data, the storages behind them, and the autograd nodes that ops leave."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, S
 
@@ -65,8 +66,7 @@ class Node:
     lowers: tuple[Tensor, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class Rules(NamedTuple):
     """What decides between saving rules: device, kernel, dtypes, dropout, and the few sizes at which a rule flips.
 
     `rest_dtype` is the dtype of what is not quantised, and so of the residual stream; `head` the output layer, which never

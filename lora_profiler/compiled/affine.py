@@ -1,6 +1,7 @@
 """Polynomials in batch, sequence and rank whose coefficients grow linearly with the number of units of a stack."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from lora_profiler.algebra import Exponents, Polynomial
@@ -39,13 +40,19 @@ def affine_json(affine: Affine) -> AffineJson:
     return found
 
 
-def affine_from_json(data: Mapping[str, Iterable[int]]) -> Affine:
+def affine_from_json(data: Mapping[str, Sequence[int]]) -> Affine:
     base: dict[Exponents, int] = {}
     per_unit: dict[Exponents, int] = {}
     for name, pair in data.items():
-        i, j, k, m, n = map(int, name.split(","))
-        first, *second = pair
-        base[i, j, k, m, n] = first
-        if second:
-            per_unit[i, j, k, m, n] = second[0]
+        exponents = _exponents(name)
+        base[exponents] = pair[0]
+        if len(pair) > 1:
+            per_unit[exponents] = pair[1]
     return Affine(Polynomial(base), Polynomial(per_unit))
+
+
+@cache
+def _exponents(name: str) -> Exponents:
+    """A profile has thousands of monomials, and few different ones."""
+    i, j, k, m, n = map(int, name.split(","))
+    return i, j, k, m, n

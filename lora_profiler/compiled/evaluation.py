@@ -1,7 +1,7 @@
 """A profile at one depth, ready to take batch, sequence and rank: every later answer only puts numbers in."""
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
 
 from lora_profiler.algebra import Polynomial
 from lora_profiler.algebra.table import Table, Values
@@ -24,20 +24,29 @@ class Evaluation:
         self.persistent = {category: affine.at(units) for category, affine in profile.persistent.items()}
         self.trainable = total(profile.trainable).at(units)
         self.flops = {phase: total(numbers).at(units) for phase, numbers in profile.flops.items()}
-        self._totals = Table.of([instant.total(units) for instant in profile.instants])
-        steady = [instant.total(units) for instant in profile.instants if instant.step == 2]
-        self._steady = Table.of(steady)
 
     @staticmethod
     def values(setup: TrainSetup) -> Values:
         return Values(setup.batch_size, setup.seq_len, setup.lora.r if setup.lora else 1)
 
-    def totals(self, at: Values) -> list[int]:
-        """Live bytes of each of the profile's instants."""
-        return self._totals.evaluate(at)
+    def totals(self, step: int, at: Values) -> Iterator[tuple[int, int]]:
+        """(its number in the profile, live bytes) of each instant of step 1 or 2."""
+        numbers = (number for number, instant in enumerate(self.profile.instants) if instant.step == step)
+        return zip(numbers, (self._first if step == 1 else self._steady).evaluate(at), strict=True)
 
     def peak(self, setup: TrainSetup) -> int:
         return max(self._steady.evaluate(self.values(setup)))
+
+    @cached_property
+    def _first(self) -> Table:
+        return self._table(1)
+
+    @cached_property
+    def _steady(self) -> Table:
+        return self._table(2)
+
+    def _table(self, step: int) -> Table:
+        return Table.of([instant.total(self.units) for instant in self.profile.instants if instant.step == step])
 
     def category(self, number: int, category: Category) -> Polynomial:
         affine = self.profile.instants[number].live.get(category)

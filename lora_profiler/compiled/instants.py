@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from lora_profiler.algebra import Polynomial
+from lora_profiler.algebra.polynomial import Polynomial, total
 from lora_profiler.compiled.affine import Affine
 from lora_profiler.compiled.tape import Birth, FlatEvent, Tape
 from lora_profiler.prediction import Category, MomentName
@@ -35,10 +35,8 @@ class Instant(NamedTuple):
     live: Mapping[Category, Affine]
 
     def total(self, units: int) -> Polynomial:
-        found = Polynomial({})
-        for affine in self.live.values():
-            found = found + affine.at(units)
-        return found
+        lines = self.live.values()
+        return Affine(total(line.base for line in lines), total(line.per_unit for line in lines)).at(units)
 
 
 def undominated(found: Sequence[Instant], least_batch: int, least_seq: int, least_units: int) -> list[Instant]:

@@ -6,8 +6,6 @@ from functools import partial
 
 from lora_profiler.algebra import Polynomial
 from lora_profiler.algebra.table import Values
-from lora_profiler.compiled.allocator import replay, smallest_capacity
-from lora_profiler.compiled.curve import curve
 from lora_profiler.compiled.evaluation import Evaluation, evaluation_of
 from lora_profiler.compiled.profile import Profile
 from lora_profiler.model_spec import Module
@@ -15,6 +13,7 @@ from lora_profiler.packing import rows_words
 from lora_profiler.prediction import (
     CATEGORIES,
     Category,
+    CurvePoint,
     DeviceMemory,
     Exactness,
     FlopCount,
@@ -89,7 +88,7 @@ def _prediction(found: Evaluation, workload: Workload) -> Prediction:
         ),
         layer_source=partial(layer_costs, found, workload),
         device_memory_source=partial(device_memory, found, at) if setup.device == "cuda" else None,
-        curve_source=partial(curve, found, at),
+        curve_source=partial(_curve, found, at),
     )
 
 
@@ -98,9 +97,10 @@ _PERSISTENT: tuple[Category, ...] = ("parameters", "quantization_state", "adapte
 
 def _moments(found: Evaluation, at: Values, step: int) -> list[Moment]:
     best: dict[MomentName, tuple[int, int]] = {}
-    for number, (instant, total) in enumerate(zip(found.profile.instants, found.totals(at), strict=True)):
-        if instant.step == step and (instant.moment not in best or total > best[instant.moment][0]):
-            best[instant.moment] = (total, number)
+    for number, total in found.totals(step, at):
+        moment = found.profile.instants[number].moment
+        if moment not in best or total > best[moment][0]:
+            best[moment] = (total, number)
     return [
         Moment(
             moment=name,
@@ -137,11 +137,19 @@ def _assumptions(workload: Workload, profile: Profile) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _curve(found: Evaluation, at: Values) -> tuple[CurvePoint, ...]:
+    from lora_profiler.compiled.curve import curve
+
+    return curve(found, at)
+
+
 # --- in the allocator -----------------------------------------------------------------------------------------------------
 
 
 def device_memory(found: Evaluation, at: Values) -> DeviceMemory:
     """The whole tape at these sizes, replayed through a simulation of CUDA's caching allocator."""
+    from lora_profiler.compiled.allocator import replay, smallest_capacity
+
     values = [size.evaluate(*at) for size in found.profile.sizes]
     sizes: list[int] = []
     events: list[int] = []

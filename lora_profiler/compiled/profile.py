@@ -6,9 +6,9 @@ The JSON format is documented in `docs/profiles.md`; `FORMAT` changes with it, a
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from lora_profiler.adapters.peft_tables import DEFAULT_TARGETS
 from lora_profiler.algebra import Polynomial
@@ -31,8 +31,7 @@ class ProfileError(LoraProfilerError):
     """What was read is no profile of this format."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class Facts(NamedTuple):
     """What flips a rule instead of scaling it. A profile holds for one combination; the rank is open unless it is one."""
 
     one_sample: bool
@@ -103,7 +102,7 @@ def profile_key(model: ModelSpec, setup: TrainSetup, facts: Facts) -> str:
     """24 hex digits of everything that a profile holds for: the model, the setup without sizes, and the facts."""
     import hashlib
 
-    parts = [FORMAT, model.architecture, model.fingerprint, _told(model, setup), asdict(facts)]
+    parts = [FORMAT, model.architecture, model.fingerprint, _told(model, setup), facts._asdict()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -125,9 +124,9 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         "key": profile.key,
         "model": dict(profile.model),
         "setup": dict(profile.setup),
-        "facts": asdict(profile.facts),
+        "facts": profile.facts._asdict(),
         "valid": {name: list(ends) for name, ends in profile.valid.items()},
-        "layout": asdict(profile.layout) if profile.layout else None,
+        "layout": profile.layout._asdict() if profile.layout else None,
         "num_layers": profile.num_layers,
         "kernels": list(profile.kernels),
         "versions": dict(profile.versions),

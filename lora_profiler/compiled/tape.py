@@ -6,7 +6,6 @@ their own do. `expand` makes the flat tape of any depth again; the compiler prov
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from lora_profiler.prediction import Category
@@ -60,8 +59,7 @@ class FlatEvent(NamedTuple):
     mark: Mark | None
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """Consecutive blocks of events. `direction` 0: one block outside the stack; 1 or -1: its units, forth or back."""
 
     direction: int
@@ -79,8 +77,7 @@ class Run:
         return iter(range(units) if self.direction > 0 else range(units - 1, -1, -1))
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """How units lie in a stack of layers: `prefix` layers before them, `period` layers a unit, `tail` layers behind."""
 
     stack: str
@@ -107,8 +104,7 @@ class Layout:
         return f"{head}{self.prefix + unit * self.period + int(number)}{tail}"
 
 
-@dataclass(frozen=True, slots=True)
-class Tape:
+class Tape(NamedTuple):
     """A folded tape; without a layout it has one run, and serves the depth that it was traced at."""
 
     runs: tuple[Run, ...]

@@ -18,14 +18,13 @@ from lora_profiler.report.evidence import (
     errors_of,
     errors_table,
     graded_memory,
-    interval_words,
     left_out_lines,
     missed_lines,
-    row_label,
     sources_table,
     unseen_steps,
 )  # fmt: skip
 from lora_profiler.report.metrics import ERROR_DEFINITION, METHOD_LABELS, SOURCE_LABELS
+from lora_profiler.report.nearby import interval_words, row_label
 from lora_profiler.report.render import csv_text
 from lora_profiler.units import count_text, error_text, percent_text
 from lora_profiler.workload import Method

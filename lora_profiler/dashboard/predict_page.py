@@ -18,9 +18,9 @@ from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Paragraph, Table
 from lora_profiler.report.charts.layer_bars import LayerQuantity
 from lora_profiler.report.communication import communication_lines, sending_lines
-from lora_profiler.report.evidence import likely_lines
 from lora_profiler.report.explain import explain_blocks
 from lora_profiler.report.layers import layer_blocks
+from lora_profiler.report.nearby import likely_lines
 from lora_profiler.report.predictions import model_blocks, peak_words
 from lora_profiler.report.timing import device_name, steps_of, time_lines, time_words
 from lora_profiler.report.ways import method_label

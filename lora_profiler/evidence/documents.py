@@ -2,15 +2,15 @@
 
 import json
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
 Kind = Literal["memory", "steps"]
+DATA = Path(__file__).parent / "data"
 
 
 @cache
 def document(kind: Kind) -> dict[str, Any]:
     """What `python -m benchmarks.public_accuracy` and `python -m benchmarks.step_time` wrote of their rows."""
-    text = files("lora_profiler.evidence").joinpath(f"data/{kind}.json").read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
+    found: dict[str, Any] = json.loads((DATA / f"{kind}.json").read_text("utf-8"))
     return found

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import log
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lora_profiler.evidence.documents import document
 from lora_profiler.workload import Method, Workload
@@ -63,8 +63,7 @@ class MeasuredMemory:
         return not self.apart and self.reading != "reserved"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceShare:
+class SourceShare(NamedTuple):
     """Of `rows` peaks of one source, `inside` lay within `half_width`, which the other sources' errors gave."""
 
     rows: int
@@ -72,8 +71,7 @@ class SourceShare:
     half_width: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
+class Interval(NamedTuple):
     """How far off predicted peaks are: within `half_width` of the measured one, as a share of it, with a probability of `nominal`
     for a row like the graded ones.
 

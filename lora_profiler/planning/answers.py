@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lora_profiler.catalog import Gpu
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.engine import predict
-from lora_profiler.planning.fit import Fit, fit
 from lora_profiler.planning.levers import Lever, best_lever, levers
-from lora_profiler.planning.network import Communication, Network, communication
 from lora_profiler.prediction import Prediction
 from lora_profiler.workload import Workload
 
 if TYPE_CHECKING:
+    from lora_profiler.catalog import Gpu
+    from lora_profiler.planning.fit import Fit
+    from lora_profiler.planning.network import Communication, Network
     from lora_profiler.planning.speed_gap import SpeedGap
     from lora_profiler.planning.timing import Timing
 
@@ -28,21 +28,21 @@ class Answer:
     """
 
     prediction: Prediction
-    gpu: Gpu | None
-    fit: Fit | None
+    gpu: "Gpu | None"
+    fit: "Fit | None"
     levers: tuple[Lever, ...]
     timing: "Timing | None"
     speed_gap: "SpeedGap | None"
-    communication: Communication | None
+    communication: "Communication | None"
 
 
 def answers(
     workloads: Sequence[Workload],
-    gpu: Gpu | None = None,
+    gpu: "Gpu | None" = None,
     engine: str = "auto",
     *,
     all_levers: bool = False,
-    network: Network | None = None,
+    network: "Network | None" = None,
 ) -> list[Answer]:
     """Predict each way to train one model, judge the card if one is named, time a step, and find what lowers each peak most.
 
@@ -66,18 +66,30 @@ def answers(
             Answer(
                 prediction=prediction,
                 gpu=gpu,
-                fit=fit(workload, gpu, engine, prediction) if gpu else None,
+                fit=_judged(prediction, gpu, engine) if gpu else None,
                 levers=tried,
                 timing=timing,
                 speed_gap=gap,
-                communication=communication(prediction, network),
+                communication=_sent(prediction, network) if workload.setup.world_size > 1 else None,
             )
         )
     return found
 
 
+def _judged(prediction: Prediction, gpu: "Gpu", engine: str) -> "Fit | None":
+    from lora_profiler.planning.fit import fit
+
+    return fit(prediction.workload, gpu, engine, prediction)
+
+
+def _sent(prediction: Prediction, network: "Network | None") -> "Communication | None":
+    from lora_profiler.planning.network import communication
+
+    return communication(prediction, network)
+
+
 def _timed(
-    predictions: Sequence[Prediction], gpu: Gpu | None, engine: str
+    predictions: Sequence[Prediction], gpu: "Gpu | None", engine: str
 ) -> "tuple[list[Timing | None], list[SpeedGap | None]]":
     """The time of each, and what keeps each from being as much faster than full fine-tuning as its FLOPs suggest."""
     if gpu is None and all(p.workload.setup.device != "cpu" for p in predictions):

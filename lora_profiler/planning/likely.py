@@ -1,13 +1,12 @@
 """What public measurements say of a predicted peak: how far off predictions of measured peaks were, and the nearest of them."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lora_profiler.evidence import Interval, MeasuredMemory, interval, nearest_peak
 from lora_profiler.prediction import Prediction
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LikelyPeak:
+class LikelyPeak(NamedTuple):
     """Where a CUDA allocator's peak lies if this prediction is as far off as those of public runs: from `low_bytes` to
     `high_bytes`, nine times in ten. `half_width` is a share of the measured peak.
 

@@ -21,4 +21,6 @@ def variants(workload: Workload) -> Iterator[Workload]:
 
 def is_worth_a_trace(workload: Workload) -> bool:
     """Whether neither rules nor a profile know the model's activations, and what a trace needs is installed."""
-    return not why_unprofiled(workload.setup) and not missing() and not rules_know(workload) and not has_profile(workload)
+    if why_unprofiled(workload.setup):
+        return False
+    return not rules_know(workload) and not has_profile(workload) and not missing()

@@ -1,8 +1,8 @@
 """What a user should be told beside the numbers: more activations under LoRA, odd ranks and targets, long sequences."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
+from typing import Literal, NamedTuple
 
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.model_spec import ModelSpec, Module
@@ -11,8 +11,7 @@ from lora_profiler.prediction import LayerCost, Prediction
 from lora_profiler.workload import Workload
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActivationExcess:
+class ActivationExcess(NamedTuple):
     """LoRA keeps more for backward than full fine-tuning does: by how much, why, and what 16-bit adapters would keep."""
 
     full_bytes: int

@@ -1,17 +1,20 @@
 """The answer of `lora-profile predict` about one model: methods side by side, what holds the peak, the card's verdict."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.fit import CONTEXT_BAND_BYTES, FRAGMENTATION_PERCENT, Fit
 from lora_profiler.planning.remarks import ActivationExcess, trained_length
 from lora_profiler.prediction import CATEGORIES, MOMENTS, Moment, Prediction
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
-from lora_profiler.report.evidence import likely_lines
+from lora_profiler.report.nearby import likely_lines
 from lora_profiler.report.ways import method_label
 from lora_profiler.units import byte_unit, bytes_text, count_text, flops_text, in_unit, percent_text, short_count_text
 from lora_profiler.workload import TrainSetup
+
+if TYPE_CHECKING:
+    from lora_profiler.planning.fit import Fit
 
 UNKNOWN = "?"
 
@@ -196,6 +199,8 @@ class _Rows:
 
 def card_table(answers: Sequence[Answer]) -> Table:
     """The verdict on the card that was asked about: peak, each part of the reserve, headroom, and the largest sizes."""
+    from lora_profiler.planning.fit import CONTEXT_BAND_BYTES, FRAGMENTATION_PERCENT
+
     gpu = answers[0].gpu
     assert gpu is not None
     fits = [a.fit for a in answers]
@@ -203,7 +208,7 @@ def card_table(answers: Sequence[Answer]) -> Table:
     usable = gpu.usable_bytes or 0
     unit, size = byte_unit(usable)
 
-    def row(label: str, value: Callable[[Fit], str], kind: str = "plain", indent: int = 1) -> Row:
+    def row(label: str, value: "Callable[[Fit], str]", kind: str = "plain", indent: int = 1) -> Row:
         return Row(cells=(label, *(value(f) if f else UNKNOWN for f in fits)), kind=kind, indent=indent)  # type: ignore[arg-type]
 
     def limit(value: int) -> str:

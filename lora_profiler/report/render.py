@@ -1,6 +1,5 @@
 """Blocks to text: plain, Markdown, CSV, and styled for a terminal. Pure: strings in, strings out, all of them printable."""
 
-import csv
 import io
 import re
 import textwrap
@@ -101,6 +100,8 @@ def _markdown_row(cells: Iterable[str]) -> str:
 
 def csv_text(records: Sequence[dict[str, Any]]) -> str:
     """CSV with a header line, as RFC 4180 has it but with plain newlines; None is an empty field, and every text is printable."""
+    import csv
+
     if not records:
         return ""
     out = io.StringIO()

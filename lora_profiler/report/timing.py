@@ -9,7 +9,7 @@ from lora_profiler.planning.speed_gap import SpeedGap
 from lora_profiler.planning.timing import TimedStep
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Row, Table
-from lora_profiler.report.evidence import row_label
+from lora_profiler.report.nearby import row_label
 from lora_profiler.report.ways import method_label
 from lora_profiler.steptime import PARTS, Part
 from lora_profiler.units import error_text, percent_text, rate_text, seconds_text

@@ -1,8 +1,7 @@
 """Pieces that several families share: norms, rotary embedding, attention, gated MLP. Each mirrors transformers' own code."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lora_profiler.algebra.polynomial import S32, TOKENS, B, Polynomial, S, constant
 from lora_profiler.analytic.ledger import Ledger
@@ -17,8 +16,7 @@ _KEEP_INPUT = frozenset({"gelu", "gelu_pytorch_tanh", "silu", "swish"})
 KNOWN_ACTIVATIONS = _KEEP_OUTPUT | _KEEP_INPUT | {"gelu_new", "gelu_fast", "quick_gelu"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Heads:
+class Heads(NamedTuple):
     """Attention shape: query heads, key/value heads, features a head."""
 
     query: int

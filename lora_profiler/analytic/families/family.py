@@ -1,15 +1,14 @@
 """What a family has to say: how it embeds, what one layer does, and how it gets from the last layer to logits."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lora_profiler.analytic.families.blocks import Config, heads_of
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.tensors import Tensor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
+class Family(NamedTuple):
     """`stack` is the ModuleList of decoder layers. `embed` turns ids into the residual stream, `layer` runs layer i,
     `head` makes logits of the last hidden state, `norm` that state of the last layer's output.
 

@@ -1,7 +1,5 @@
 """Gemma 1 to 3, text: (1 + w) norms in float32, scaled embeddings, sandwich norms and softcapping from Gemma 2 on."""
 
-from dataclasses import replace
-
 from lora_profiler.algebra.polynomial import TOKENS, constant
 from lora_profiler.analytic.families.blocks import Config, attention, gated_mlp, heads_of, rms_norm, rotary
 from lora_profiler.analytic.families.family import Family, full_attention, one_rotary_set, plain_head, window_by_layer_type
@@ -88,5 +86,5 @@ GEMMA = Family(
     stack="model.layers", embed=embed, layer=gemma_layer, norm=norm, head=plain_head,
     window=full_attention, rotary_sets=one_rotary_set, buffer_bytes=embed_scale_bytes,
 )  # fmt: skip
-GEMMA2 = replace(GEMMA, layer=gemma2_layer, head=softcapped_head, masks=both_masks, window=window_by_layer_type)
-GEMMA3 = replace(GEMMA2, layer=gemma3_layer, rotary_sets=two_rotary_sets)
+GEMMA2 = GEMMA._replace(layer=gemma2_layer, head=softcapped_head, masks=both_masks, window=window_by_layer_type)
+GEMMA3 = GEMMA2._replace(layer=gemma3_layer, rotary_sets=two_rotary_sets)

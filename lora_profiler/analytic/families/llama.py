@@ -1,7 +1,5 @@
 """Llama and its close relatives: Mistral, Qwen2, Qwen3, Olmo2 (transformers `modeling_llama.py` and the like)."""
 
-from dataclasses import replace
-
 from lora_profiler.algebra.polynomial import TOKENS
 from lora_profiler.analytic.families.blocks import Config, attention, gated_mlp, heads_of, rms_norm, rotary
 from lora_profiler.analytic.families.family import (
@@ -80,7 +78,7 @@ LLAMA = Family(
     stack="model.layers", embed=EMBED, layer=llama_layer, norm=final_norm, head=plain_head,
     window=full_attention, rotary_sets=one_rotary_set,
 )  # fmt: skip
-MISTRAL = replace(LLAMA, window=window_by_layer_type)
+MISTRAL = LLAMA._replace(window=window_by_layer_type)
 QWEN2 = MISTRAL
-QWEN3 = replace(MISTRAL, layer=qwen3_layer)
-OLMO2 = replace(LLAMA, layer=olmo2_layer, norm=olmo2_final_norm, rotary_dtype="float32")
+QWEN3 = MISTRAL._replace(layer=qwen3_layer)
+OLMO2 = LLAMA._replace(layer=olmo2_layer, norm=olmo2_final_norm, rotary_dtype="float32")

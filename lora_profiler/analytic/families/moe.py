@@ -4,8 +4,6 @@ transformers `integrations/moe.py` (`grouped_mm_experts_forward`), `modeling_mix
 does not depend on which expert a token goes to.
 """
 
-from dataclasses import replace
-
 from lora_profiler.algebra.polynomial import TOKENS, Polynomial, constant
 from lora_profiler.analytic.families.blocks import Config, activate, gated_mlp, rms_norm
 from lora_profiler.analytic.families.llama import MISTRAL, residual, self_attention
@@ -82,5 +80,5 @@ def qwen3_moe_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
     return moe_layer(op, x, c, layer, qwen=True)
 
 
-MIXTRAL = replace(MISTRAL, layer=mixtral_layer)
-QWEN3_MOE = replace(MISTRAL, layer=qwen3_moe_layer)
+MIXTRAL = MISTRAL._replace(layer=mixtral_layer)
+QWEN3_MOE = MISTRAL._replace(layer=qwen3_moe_layer)

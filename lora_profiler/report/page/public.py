@@ -6,11 +6,11 @@ from lora_profiler.report.evidence import (
     apart_lines,
     coverage_words,
     errors_table,
-    interval_words,
     left_out_lines,
     missed_lines,
     sources_table,
 )  # fmt: skip
+from lora_profiler.report.nearby import interval_words
 from lora_profiler.report.page.parts import Fold, Section
 
 _LINES = (
