@@ -35,7 +35,7 @@ from lora_profiler.traced.once import predict_once
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 LORA = LoraConfig(r=4)
-SEEING = tuple(name for name in cases.CONFIGS if cases.family(name) not in BLIND)
+SEEING = (*(n for n in cases.TINY_NAMES if n not in BLIND), "mistral-varied", "gemma3_text-varied", "gpt2-varied")
 
 
 def spec(name: str) -> ModelSpec:
@@ -144,9 +144,10 @@ def drawn() -> list[tuple[str, TrainSetup]]:
     draw = random.Random(5)
     found = []
     for place, name in enumerate(SEEING):
-        for attention in (("auto", "flash", "eager")[place % 3], "auto" if place % 3 else "flash"):
-            if cases.family(name) == "gemma2" and attention == "flash":
-                continue
+        masked = "auto" if name == "gpt2-varied" else "efficient"
+        for attention in dict.fromkeys(((masked, "flash")[place % 2], ("flash", masked, "eager")[place % 3])):
+            if cases.family(name) == "gemma2":  # runs eager whatever is asked, and flash is refused
+                attention = "eager"
             lora = draw.choice([None, cases.methods(cases.family(name))["all"]])
             setup = TrainSetup(
                 lora=lora, batch_size=draw.choice([1, 3]), seq_len=draw.choice([40, 48]), packed=draw.choice([7, 16]),
@@ -165,12 +166,14 @@ def drawn() -> list[tuple[str, TrainSetup]]:
 def test_exact_moments_are_those_of_the_trace(name: str, setup: TrainSetup) -> None:
     workload = Workload(model=spec(name), setup=setup)
     mine, real = predict(workload), predict_once(workload)
-    assert {m: totals(mine)[m] for m in EXACT_MOMENTS} == {m: totals(real)[m] for m in EXACT_MOMENTS}
-    assert mine.attention_kernel == "eager" if setup.attention == "eager" else mine.attention_kernel == real.attention_kernel
+    assert mine.attention_kernel == ("eager" if setup.attention == "eager" else real.attention_kernel)
     assert cases.family(name) in cases.MIXTURES or mine.flops == real.flops  # torch counts no grouped products
+    if mine.attention_kernel == "math":  # the width of the heads is none that the efficient kernel loads
+        assert (mine.exactness, mine.error_bound) == ("estimate", None)
+        return
+    assert {m: totals(mine)[m] for m in EXACT_MOMENTS} == {m: totals(real)[m] for m in EXACT_MOMENTS}
     assert mine.saved_activation_bytes == real.saved_activation_bytes
-    if mine.exactness == "exact" or mine.error_bound:
-        assert mine.peak.total_bytes == pytest.approx(real.peak.total_bytes, rel=mine.error_bound or 1e-9)
+    assert mine.peak.total_bytes == pytest.approx(real.peak.total_bytes, rel=mine.error_bound or 1e-9)
 
 
 MEASURED = [
