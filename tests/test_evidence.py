@@ -36,7 +36,7 @@ from lora_profiler.report.nearby import likely_lines, nearest_peak_line
 from lora_profiler.report.page.parts import Fold
 from lora_profiler.report.page.public import public_section
 from lora_profiler.report.payload import predict_schema
-from lora_profiler.workload import LoraConfig, Method, Quantization, TrainSetup, Workload
+from lora_profiler.workload import LoraConfig, Method, Quantization, Sharding, TrainSetup, Workload
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 MISTRAL = find_model("mistralai/Mistral-7B-v0.1")
@@ -226,6 +226,14 @@ def test_the_nearest_row_is_the_nearest_in_the_order_that_is_stated(method: Meth
     ]
     found = nearest_peak(workload)
     assert found in rows and log(times[rows.index(found)]) == pytest.approx(min(map(log, times)))
+
+
+@pytest.mark.parametrize(("sharding", "several"), [("none", False), ("ddp", False), ("fsdp", True), ("fsdp-no-reshard", True)])
+def test_ranks_that_share_weights_are_held_against_several_cards(sharding: Sharding, several: bool) -> None:
+    """Under DDP a rank holds what one card would."""
+    workload = asked("lora", checkpointing=True, tokens=(2, 2048))
+    shared = replace(workload.setup, sharding=sharding, world_size=1 if sharding == "none" else 2)
+    assert (nearest_peak(replace(workload, setup=shared)).cards > 1) == several
 
 
 def test_the_method_goes_before_checkpointing_and_that_before_the_type(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from math import log
 from typing import Literal, NamedTuple
 
 from lora_profiler.evidence.documents import document
-from lora_profiler.workload import Method, Workload
+from lora_profiler.workload import FULLY_SHARDED, Method, Workload
 
 Reading = Literal["peak", "at rest", "after the update", "reserved"]
 """What a counter counted: the allocator's peak, what is allocated between steps or after an update, what is reserved."""
@@ -103,7 +103,7 @@ def interval() -> Interval:
 
 
 def nearest_peak(workload: Workload) -> MeasuredMemory:
-    """The measured peak on one card that is most like the workload.
+    """The measured peak that is most like the workload: on several cards where they share its weights, else on one.
 
     Of the same method first, then with checkpointing or without as asked, then of the same model type, wherever there is such a
     row; of those the one whose parameters and tokens of a micro-batch are the fewest times larger or smaller. Of equals the
@@ -116,4 +116,5 @@ def nearest_peak(workload: Workload) -> MeasuredMemory:
         times = abs(log(row.parameters / model.num_parameters)) + abs(log(row.tokens / tokens))
         return row.method != setup.method, row.checkpointing != setup.checkpointing, row.model_type != model.model_type, times
 
-    return min((row for row in measured_memory() if row.reading == "peak" and row.cards == 1), key=distance)
+    shared = setup.sharding in FULLY_SHARDED
+    return min((row for row in measured_memory() if row.reading == "peak" and (row.cards > 1) == shared), key=distance)
