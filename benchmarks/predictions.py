@@ -34,6 +34,7 @@ PREDICTOR = (
     "analytic",
     "catalog",
     "planning",
+    "liger.py",
     "loss_paths.py",
     "packing.py",
     "model_spec.py",

@@ -15,6 +15,7 @@ from lora_profiler.workload import (
     Attention,
     Device,
     Dtype,
+    Kernels,
     Loss,
     Method,
     Optimizer,
@@ -76,6 +77,10 @@ _SETUP_OPTIONS = [
     click.option(
         "--loss", type=_literal(Loss), default="plain", show_default=True,
         help="plain: all logits at once, as transformers; chunked: a few tokens at a time; fused: as Liger's kernel.",
+    ),
+    click.option(
+        "--kernels", type=_literal(Kernels), default="transformers", show_default=True,
+        help="liger: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding; use_liger_kernel=True adds --loss fused.",
     ),
     click.option("--world-size", type=int, default=1, show_default=True, help="Ranks that train together, a batch each."),
     click.option(

@@ -14,4 +14,6 @@ def why_unprofiled(setup: TrainSetup) -> str | None:
         return "a profile is of a process alone; of several ranks the rules answer, or --engine traced."
     if setup.is_packed:
         return "no profile is of packed rows; take --engine analytic, or traced, which traces exactly this size."
+    if setup.kernels != "transformers":
+        return "no profile is of Liger's kernels; take --engine analytic, or traced, which traces exactly this size."
     return None

@@ -16,6 +16,7 @@ Precision = Literal["pure", "amp"]
 Recipe = Literal["stock", "kbit", "trl"]
 Method = Literal["full", "lora", "qlora"]
 Loss = Literal["plain", "chunked", "fused"]
+Kernels = Literal["transformers", "liger"]
 Sharding = Literal["none", "ddp", "zero1", "zero2", "fsdp", "fsdp-no-reshard", "tp"]
 
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -23,7 +24,13 @@ FULLY_SHARDED: tuple[Sharding, ...] = ("fsdp", "fsdp-no-reshard")
 """Shardings that gather each layer's weights as it runs."""
 UPDATES_SHARED: tuple[Sharding, ...] = ("zero1", "zero2", *FULLY_SHARDED)
 """Shardings under which each rank updates its part of the weights."""
-LATER_FIELDS: dict[str, object] = {"loss": "plain", "world_size": 1, "sharding": "none", "packed": None}
+LATER_FIELDS: dict[str, object] = {
+    "loss": "plain",
+    "world_size": 1,
+    "sharding": "none",
+    "packed": None,
+    "kernels": "transformers",
+}
 """Fields that came after the first stored records, with what a record without them meant: at that value they are not in a key."""
 MAX_SIZE = 2**31 - 1
 """Largest batch, sequence or rank accepted: beyond it torch's own index arithmetic no longer holds."""
@@ -110,7 +117,8 @@ class TrainSetup:
     `sharding` what they share of the model.
 
     `packed` is the length in tokens of the sequences that are packed into each row of `seq_len`, the last one of a row cut where
-    it ends; None, or a row no longer than that, for one sequence a row.
+    it ends; None, or a row no longer than that, for one sequence a row. `kernels` "liger" are Liger-Kernel's RMSNorm, SwiGLU and
+    rotary embedding in place of transformers' own; its loss is `loss` "fused".
 
     Raises UsageError for values out of range and for options that contradict each other.
     """
@@ -131,6 +139,7 @@ class TrainSetup:
     world_size: int = 1
     sharding: Sharding = "none"
     packed: int | None = None
+    kernels: Kernels = "transformers"
     use_reentrant: InitVar[bool] = False
 
     def __post_init__(self, use_reentrant: bool) -> None:
@@ -152,6 +161,7 @@ class TrainSetup:
         _choice("loss", self.loss, get_args(Loss))
         _positive("world size", self.world_size)
         _choice("sharding", self.sharding, get_args(Sharding))
+        _choice("kernels", self.kernels, get_args(Kernels))
         if self.world_size > 1 and self.sharding == "none":
             raise UsageError(f"a world of {self.world_size} ranks needs to know what they share; add --sharding ddp or fsdp.")
         if self.world_size == 1 and self.sharding != "none":

@@ -82,7 +82,7 @@ def test_every_option_reaches_the_setup() -> None:
         "--method qlora -r 4 --alpha 9 --dropout 0.1 --targets c_attn,mlp.c_fc -b 3 -s 96 --layers-to-transform 0,2-4 "
         "--modules-to-save ln_f --adapter-dtype bfloat16 --accumulation 2 --dtype float16 --precision amp --no-double-quant "
         "--recipe trl --optimizer sgd --optimizer-impl forloop --checkpointing --attention eager --device cuda "
-        "--loss plain --world-size 4 --sharding ddp --packed 32 --engine analytic --offline"
+        "--loss plain --world-size 4 --sharding ddp --packed 32 --kernels transformers --engine analytic --offline"
     )
     (found,) = predictions("gpt2", *options.split())
     assert found["setup"] == {
@@ -91,6 +91,7 @@ def test_every_option_reaches_the_setup() -> None:
         "double_quant": False, "recipe": "trl", "batch_size": 3, "seq_len": 96, "accumulation": 2, "dtype": "float16",
         "precision": "amp", "optimizer": "sgd", "optimizer_impl": "forloop", "checkpointing": True, "attention": "eager",
         "device": "cuda", "loss": "plain", "world_size": 4, "sharding": "ddp", "packed": 32,
+        "kernels": "transformers",
     }  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def plan_for(workload: Workload) -> Plan:
         ),
         setup.quantization, setup.dtype, setup.precision, setup.optimizer, setup.optimizer_impl, setup.checkpointing,
         setup.attention, setup.device, setup.accumulation > 1, setup.batch_size == 1, setup.seq_len == 1,
-        setup.world_size, setup.sharding, setup.loss, chunk_fact(workload), setup.is_packed, _attended(setup),
+        setup.world_size, setup.sharding, setup.loss, chunk_fact(workload), setup.is_packed, _attended(setup), setup.kernels,
         tuple([setup.seq_len >= w for w in windows]) if windows else (),
     )  # fmt: skip
     plan = _PLANS.get(key)
@@ -187,6 +187,7 @@ def _rules(workload: Workload, family: Family, kernel: str) -> Rules:
         input_grads=setup.checkpointing and setup.lora is not None,
         masked_layers=_masked_layers(workload, family),
         packed=setup.is_packed,
+        liger=setup.kernels == "liger",
         attended=_attended(setup),
         chunk_rows=chunk_fact(workload),
         fused_loss=setup.loss == "fused",

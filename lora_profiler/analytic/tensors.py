@@ -73,8 +73,8 @@ class Rules(NamedTuple):
     is. `autocast`: matrix products and attention run in bfloat16 whatever their inputs are. `input_grads`: checkpointing
     makes the embeddings' output require grad. `masked_layers` get an explicit mask: their sliding window is filled, or rows hold
     several sequences. `one_row`: a micro-batch is one row; `attended` are the pairs of tokens of a row that attention computes.
-    `chunk_rows`: tokens that the head takes at a time, None for all logits at once (`losses.chunk_fact`); with `fused_loss` it
-    makes its gradients in forward.
+    `liger`: norms, MLP and rotary embedding are Liger-Kernel's. `chunk_rows`: tokens that the head takes at a time, None for all
+    logits at once (`losses.chunk_fact`); with `fused_loss` it makes its gradients in forward.
     """
 
     device: str
@@ -91,6 +91,7 @@ class Rules(NamedTuple):
     input_grads: bool
     masked_layers: frozenset[int] = frozenset()
     packed: bool = False
+    liger: bool = False
     attended: Polynomial = S * S
     chunk_rows: int | None = None
     fused_loss: bool = False

@@ -271,7 +271,15 @@ def _optimizer() -> dict[str, Any]:
         precision = _choice("Precision", "precision", "amp: bfloat16 autocast.")
         impl = _choice("Made of", "optimizer_impl", "The optimizer's implementation; foreach is what torch takes on CUDA.")
     loss = _choice("Loss", "loss", "plain: all logits at once; chunked: a few tokens at a time; fused: as Liger's kernel.")
-    return {"dtype": dtype, "precision": precision, "optimizer": optimizer, "optimizer_impl": impl, "loss": loss}
+    kernels = _choice("Kernels", "kernels", "liger: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding.")
+    return {
+        "dtype": dtype,
+        "precision": precision,
+        "optimizer": optimizer,
+        "optimizer_impl": impl,
+        "loss": loss,
+        "kernels": kernels,
+    }
 
 
 def _attention(*, device: bool) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from lora_profiler.workload import (
     Attention,
     Device,
     Dtype,
+    Kernels,
     Loss,
     Method,
     Optimizer,
@@ -33,7 +34,7 @@ LONGEST_TEXT = 2000
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "adapter_dtype": get_args(Dtype), "dtype": get_args(Dtype), "precision": get_args(Precision), "recipe": get_args(Recipe),
     "optimizer": get_args(Optimizer), "optimizer_impl": get_args(OptimizerImpl), "attention": get_args(Attention),
-    "device": get_args(Device), "loss": get_args(Loss), "sharding": get_args(Sharding),
+    "device": get_args(Device), "loss": get_args(Loss), "kernels": get_args(Kernels), "sharding": get_args(Sharding),
     "engine": ENGINES,
 }  # fmt: skip
 METHODS: tuple[str, ...] = get_args(Method)

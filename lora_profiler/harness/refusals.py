@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.harness.nvml import open_cards, open_device
 from lora_profiler.harness.visible_device import visible_entries
+from lora_profiler.liger import check_kernels
 from lora_profiler.loss_paths import check_loss
 from lora_profiler.packing import check_packing
 from lora_profiler.record import Conditions
@@ -67,6 +68,9 @@ def refuse(
         raise UsageError(f"{model.id} has a table of {longest:,} positions, not {setup.seq_len:,}; take a shorter --seq-len.")
     check_loss(workload)
     check_packing(workload)
+    check_kernels(workload)
+    if setup.kernels == "liger":
+        raise UsageError("Liger's kernels are predicted here and not run; leave out --kernels liger to measure.")
     if setup.is_packed and conditions.padding:
         raise UsageError("packed rows hold no padding; leave out one of --packed and --padding.")
     if setup.is_flattened:

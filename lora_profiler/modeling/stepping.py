@@ -1,13 +1,14 @@
 """The parts of one training step that depend on the setup: the optimizer, the loss, and the attention kernel."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lora_profiler.errors import UnbuildableError
+from lora_profiler.modeling.liger import rotary_in_place
 from lora_profiler.modeling.losses import loss_without_logits
 from lora_profiler.modeling.packing import told_apart
 from lora_profiler.modeling.third_party import require
@@ -70,11 +71,16 @@ def forward_loss(model: torch.nn.Module, setup: TrainSetup, batch: Mapping[str, 
     return loss
 
 
-def attention_context(setup: TrainSetup) -> AbstractContextManager[Any]:
+@contextmanager
+def attention_context(setup: TrainSetup) -> Iterator[None]:
     """Inside, SDPA takes the kernel that `setup.attention` names, or raises RuntimeError; for auto and eager nothing changes.
+    Among Liger's kernels queries and keys are rotated in place.
 
     Hold it over backward as well: a checkpointed layer runs again there, and must take the same kernel.
     """
-    if setup.attention in _FORCED.get(setup.device, frozenset()):
-        return sdpa_kernel(_BACKENDS[setup.attention])
-    return nullcontext()
+    with ExitStack() as stack:
+        if setup.attention in _FORCED.get(setup.device, frozenset()):
+            stack.enter_context(sdpa_kernel(_BACKENDS[setup.attention]))
+        if setup.kernels == "liger":
+            stack.enter_context(rotary_in_place())
+        yield

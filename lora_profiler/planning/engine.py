@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.liger import check_kernels
 from lora_profiler.loss_paths import check_loss
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.packing import check_packing
@@ -96,6 +97,7 @@ def _check_setup(workload: Workload, engine: str) -> None:
     """Raises UsageError for a setup that no answerer knows, or not the one that is asked."""
     check_loss(workload)
     check_packing(workload)
+    check_kernels(workload)
     if engine == "compiled" and (reason := why_unprofiled(workload.setup)):
         raise UsageError(reason)
 

@@ -9,6 +9,7 @@ from lora_profiler.workload import (
     Attention,
     Device,
     Dtype,
+    Kernels,
     LoraConfig,
     Loss,
     Method,
@@ -65,6 +66,7 @@ class SetupOptions:
     world_size: int = 1
     sharding: Sharding = "none"
     packed: int | None = None
+    kernels: Kernels = "transformers"
 
 
 def setups(model: ModelSpec, options: SetupOptions, given: Collection[str]) -> list[TrainSetup]:
@@ -79,7 +81,7 @@ def setups(model: ModelSpec, options: SetupOptions, given: Collection[str]) -> l
         precision=options.precision, optimizer=options.optimizer, optimizer_impl=options.optimizer_impl,
         checkpointing=options.checkpointing, attention=options.attention, device=options.device,
         loss=options.loss, world_size=options.world_size, sharding=options.sharding, packed=options.packed,
-        use_reentrant=options.use_reentrant,
+        kernels=options.kernels, use_reentrant=options.use_reentrant,
     )  # fmt: skip
     if set(methods) == {"full"}:
         return [base]

@@ -102,6 +102,7 @@ _WORDS: Mapping[str, str] = {
     "world_size": "{} ranks",
     "sharding": "{}",
     "packed": "packed from {}",
+    "kernels": "{} kernels",
 }
 _YES_OR_NO = {
     "checkpointing": ("checkpointing", "no checkpointing"),

@@ -58,7 +58,8 @@ def training_line(setup: TrainSetup) -> str:
     packed = f" packed from sequences of {count_text(setup.packed)}" if setup.packed and setup.is_packed else ""
     sizes = f"batch {setup.batch_size} x {count_text(setup.seq_len)} tokens{packed}{micro}"
     optimizer = f"{setup.optimizer} ({setup.optimizer_impl})"
-    return f"{sizes}, {setup.dtype} weights{autocast}, {optimizer}{_loss_words(setup)}{_rank_words(setup)}"
+    liger = ", Liger's kernels" if setup.kernels == "liger" else ""
+    return f"{sizes}, {setup.dtype} weights{autocast}, {optimizer}{_loss_words(setup)}{_rank_words(setup)}{liger}"
 
 
 def _loss_words(setup: TrainSetup) -> str:

@@ -1,0 +1,156 @@
+"""Liger-Kernel's norms, MLP and rotary embedding: stand-ins that train as transformers' own do, and rules of what they keep.
+
+The truths are transformers' layers for the numbers, and fresh traces and real CPU steps with the stand-ins for the memory.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import cases
+import oracle
+from lora_profiler.analytic import predict
+from lora_profiler.analytic.kernels import counted_kernels
+from lora_profiler.analytic.plan import EXACT_MOMENTS
+from lora_profiler.catalog import find_model
+from lora_profiler.errors import UncountedError, UsageError
+from lora_profiler.harness.refusals import refuse
+from lora_profiler.liger import FAMILIES
+from lora_profiler.modeling import attention_context, forward_loss
+from lora_profiler.planning.engine import predict as predict_by
+from lora_profiler.prediction import Prediction
+from lora_profiler.record import Conditions
+from lora_profiler.report.predictions import training_line
+from lora_profiler.traced import compile_profile
+from lora_profiler.traced.once import predict_once
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+
+LORA = LoraConfig(r=4)
+BASE = TrainSetup(batch_size=2, seq_len=40, kernels="liger")
+NAMES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+def tiny(name: str, setup: TrainSetup = BASE) -> Workload:
+    return Workload(model=cases.spec_of(name), setup=setup)
+
+
+def totals(prediction: Prediction) -> dict[str, int]:
+    return {m.moment: m.total_bytes for m in prediction.moments if m.step == "steady"}
+
+
+# --- the numbers -----------------------------------------------------------------------------------------------------------
+
+
+def trained(model: torch.nn.Module, setup: TrainSetup) -> tuple[float, dict[str, torch.Tensor]]:
+    model.zero_grad()
+    batch = oracle.make_batch(model, setup)
+    with attention_context(setup):
+        loss = forward_loss(model, setup, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+    return loss.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize("name", NAMES)
+def test_loss_and_gradients_are_those_of_transformers(name: str, checkpointing: bool, dtype: str) -> None:
+    setup = replace(BASE, device="cpu", dtype=dtype, checkpointing=checkpointing, packed=16)  # type: ignore[arg-type]
+    found, plain = (oracle.build(cases.CONFIGS[name], replace(setup, kernels=k)) for k in ("liger", "transformers"))  # type: ignore[arg-type]
+    plain.load_state_dict(found.state_dict())
+    loss, gradients = trained(found, setup)
+    truth, real = trained(plain, replace(setup, kernels="transformers"))
+    error = 1e-5 if dtype == "float32" else 0.03
+    assert loss == pytest.approx(truth, rel=error)
+    assert gradients.keys() == real.keys()
+    for parameter, gradient in real.items():
+        assert (gradients[parameter] - gradient).norm() <= error * gradient.norm() + 1e-6, parameter
+
+
+def test_outside_of_the_context_models_rotate_as_before() -> None:
+    from transformers.models.llama import modeling_llama
+
+    before = modeling_llama.apply_rotary_pos_emb
+    with attention_context(BASE):
+        assert modeling_llama.apply_rotary_pos_emb is not before
+    assert modeling_llama.apply_rotary_pos_emb is before
+
+
+# --- memory, FLOPs ---------------------------------------------------------------------------------------------------------
+
+SETUPS = [
+    replace(BASE, batch_size=1),
+    replace(BASE, lora=LORA, checkpointing=True),
+    replace(BASE, lora=replace(LORA, lora_dropout=0.1), attention="eager"),
+    replace(BASE, lora=LORA, dtype="float32", precision="amp"),
+    replace(BASE, lora=LORA, quantization=Quantization(recipe="kbit"), checkpointing=True),
+    replace(BASE, lora=LoraConfig(r=4, target_modules=("q_proj", "v_proj")), loss="fused"),
+    replace(BASE, packed=16, attention="flash"),
+]
+
+
+@pytest.mark.parametrize("place", range(len(SETUPS)))
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_exact_moments_are_those_of_the_trace(name: str, place: int) -> None:
+    workload = tiny(name, SETUPS[place])
+    mine, real = predict(workload), predict_once(workload)
+    assert {m: totals(mine)[m] for m in EXACT_MOMENTS} == {m: totals(real)[m] for m in EXACT_MOMENTS}
+    assert mine.saved_activation_bytes == real.saved_activation_bytes
+    assert mine.flops == real.flops
+    assert mine.peak.total_bytes == pytest.approx(real.peak.total_bytes, rel=mine.error_bound or 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "setup"),
+    [("llama", BASE), ("qwen2", replace(BASE, lora=LORA)), ("qwen3", replace(BASE, lora=LORA, checkpointing=True))],
+)
+def test_real_steps(name: str, setup: TrainSetup) -> None:
+    """To the byte where no stand-in runs: at the end of forward, in the optimizer step, and what autograd keeps."""
+    setup = replace(setup, device="cpu", dtype="float32", optimizer_impl="fused", seq_len=100)
+    config = {**cases.CONFIGS[name], "vocab_size": 4001}
+    from lora_profiler.catalog import model_from_config
+
+    prediction = predict(Workload(model=model_from_config(dict(config), id=name, source="test"), setup=setup))
+    model = oracle.build(config, setup)
+    assert prediction.saved_activation_bytes == oracle.saved_activation_bytes(model, setup)
+    real = oracle.step_peaks(oracle.build(config, setup), setup)
+    assert totals(prediction)["end_of_forward"] == real[2, "forward"]
+    assert totals(prediction)["loss_backward"] == real[2, "backward"]
+    assert totals(prediction)["optimizer_step"] == real[2, "optimizer"]
+
+
+def test_what_a_layer_keeps_by_hand() -> None:
+    """Two norms keep 4 bytes a feature less each, beside what their weights kept, and the MLP one of its three products."""
+    model = find_model("meta-llama/Llama-3.1-8B", offline=True)
+    setup = TrainSetup(lora=LoraConfig(target_modules=("q_proj",)))
+    plain, liger = (predict(Workload(model=model, setup=replace(setup, kernels=k))) for k in ("transformers", "liger"))  # type: ignore[arg-type]
+    assert plain.saved_activation_bytes and liger.saved_activation_bytes
+    tokens, layers, width, inner = 2048, 32, model.config["hidden_size"], model.config["intermediate_size"]
+    narrower = 2 * tokens * width  # x in 16 bit instead of 32
+    norms = 2 * layers * narrower  # the first layer's first norm keeps nothing, the final norm as much
+    fewer = norms + layers * 2 * tokens * inner
+    assert plain.saved_activation_bytes - liger.saved_activation_bytes == fewer
+
+
+# --- what is refused, what is said -----------------------------------------------------------------------------------------
+
+
+def test_what_is_not_known_is_refused() -> None:
+    with pytest.raises(UsageError, match="not of gemma2"):
+        predict_by(tiny("gemma2"))
+    gelu = replace(tiny("llama"), model=oracle._spec({**cases.CONFIGS["llama"], "hidden_act": "gelu"}))
+    with pytest.raises(UsageError, match="SwiGLU"):
+        predict_by(gelu)
+    with pytest.raises(UsageError, match="tensor parallelism"):
+        predict_by(tiny("llama", replace(BASE, world_size=2, sharding="tp")))
+    with pytest.raises(UsageError, match="not run"):
+        refuse(tiny("llama"), Conditions())
+    with pytest.raises(UsageError, match="no profile is of Liger"):
+        compile_profile(tiny("llama"))
+    with pytest.raises(UncountedError, match="Liger"):
+        counted_kernels(tiny("llama"))
+
+
+def test_it_is_said() -> None:
+    assert frozenset(NAMES) == FAMILIES
+    assert training_line(BASE).endswith(", Liger's kernels")
