@@ -72,7 +72,7 @@ OTHERS: dict[str, TrainSetup] = {
 }
 OTHERS_EACH = 4
 """Of the others, one model has so many, each model the next ones: a profile of these is made on the spot."""
-POINTS = 4
+POINTS = 6
 
 
 def cases(name: str) -> Iterator[tuple[str, Workload]]:
