@@ -7,6 +7,12 @@ FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 """Model types whose RMSNorm, SwiGLU and rotary embedding Liger-Kernel replaces by the same three functions."""
 
 
+ASSUMPTION = (
+    "Liger-Kernel's RMSNorm, SwiGLU and rotary embedding keep and write over what its source says; partial sums of the norms' "
+    "gradients, one a multiprocessor, are left out."
+)
+
+
 def check_kernels(workload: Workload) -> None:
     """Raises UsageError where Liger's kernels do not take the model, or nothing here says what they keep of it."""
     model, setup = workload.model, workload.setup

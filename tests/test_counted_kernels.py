@@ -100,6 +100,17 @@ CASES: dict[str, Workload] = {
     "efficient, grouped heads": step("llama", attention="efficient"),
     "eager": step("mistral-varied", {"num_hidden_layers": 2}, attention="eager", checkpointing=True),
     "eager, autocast": step("gpt2", attention="eager", lora=EVERY, **AMP),
+    # packed rows, and Liger's kernels
+    "packed": step("qwen2", packed=10),
+    "packed, windows": step("gemma3_text-varied", packed=10, lora=PLAIN, checkpointing=True),
+    "packed, told of sequences": step("mistral-varied", packed=10, attention="flash", lora=EVERY),
+    "packed, eager": step("gpt2", packed=10, attention="eager"),
+    "liger": step("llama", kernels="liger"),
+    "liger, lora on q, checkpointing": step(
+        "qwen3", kernels="liger", lora=LoraConfig(r=4, target_modules=("q_proj",)), checkpointing=True
+    ),
+    "liger, eager, packed": step("qwen2", kernels="liger", attention="eager", lora=EVERY, packed=10),
+    "liger, autocast": step("mistral", kernels="liger", lora=EVERY, quantization=NF4, precision="amp", loss="fused"),
     # the rest
     "checkpointing": step("gemma2", checkpointing=True),
     "accumulation": step("qwen2", accumulation=3, lora=None),

@@ -508,9 +508,11 @@ class Ledger:
         return out
 
     def in_place(self, op: str, changed: tuple[Tensor, Tensor], kept: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Two tensors after they were written over; their gradients are too."""
-        first, second = (Tensor(t.elements, t.dtype, t.requires_grad, t.storage, t.merged) for t in changed)
-        self.record(op, changed, (first, second), kept, aliases=True)
+        """Two tensors after one function wrote over them; their gradients are written over too. Both require a gradient if one
+        does, as all results of a `torch.autograd.Function`."""
+        trains = any(t.requires_grad for t in changed)
+        first, second = (Tensor(t.elements, t.dtype, trains, t.storage, t.merged) for t in changed)
+        self.record(op, changed, (first, second), kept, aliases=True, beside=kept)
         return first, second
 
     # -- the model's ends --------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from lora_profiler.algebra.table import Values
 from lora_profiler.analytic.families import family_of, unmodelled
 from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, plan_for, windows_of
 from lora_profiler.analytic.ranks import Part
+from lora_profiler.liger import ASSUMPTION
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.packing import rows_words
 from lora_profiler.prediction import (
@@ -203,6 +204,8 @@ def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
     found.append(rows_words(setup, plan.kernel))
     if setup.world_size > 1:
         found.append(_SHARED[setup.sharding])
+    if setup.kernels == "liger":
+        found.append(ASSUMPTION)
     if plan.forward.chunks is not None:
         rows = plan.forward.chunks.rows.evaluate(*values(workload))
         found.append(

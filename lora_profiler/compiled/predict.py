@@ -8,6 +8,7 @@ from lora_profiler.algebra import Polynomial
 from lora_profiler.algebra.table import Values
 from lora_profiler.compiled.evaluation import Evaluation, evaluation_of
 from lora_profiler.compiled.profile import Profile
+from lora_profiler.liger import ASSUMPTION
 from lora_profiler.model_spec import Module
 from lora_profiler.packing import rows_words
 from lora_profiler.prediction import (
@@ -132,6 +133,8 @@ def _assumptions(workload: Workload, profile: Profile) -> tuple[str, ...]:
         "Bytes that live tensors ask for; allocator rounding, workspaces and the CUDA context come on top.",
         rows_words(workload.setup, " and ".join(profile.kernels) or "eager"),
     ]
+    if workload.setup.kernels == "liger":
+        found.append(ASSUMPTION)
     if workload.setup.device == "cuda":
         found.append("CUDA rules are taken from torch's source and meta kernels; they await a check on a GPU.")
     return tuple(found)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lora_profiler.analytic.kernels.forward import ATTENTION_OP, attention_flops, gemm_of
+from lora_profiler.analytic.kernels.forward import ATTENTION_OP, attention_flops, gemm_of, rotated
 from lora_profiler.analytic.kernels.launches import Launches
 from lora_profiler.analytic.kernels.packed import unpack
 from lora_profiler.analytic.tensors import Node, Tensor
@@ -359,6 +359,33 @@ def _attention(node: Node, arrived: Sequence[Gradient | None], launches: Launche
         yield tensor, Gradient(launches.bytes(tensor), "heads" if as_given else "tokens")
 
 
+def _liger_norm(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+    """x's gradient over that of the result; the weight's is computed whether it trains or not."""
+    (x, weight), gradient = node.inputs, _only(arrived)
+    own = launches.bytes(weight)
+    read = gradient.bytes + launches.bytes(x) + own + launches.bytes(node.beside[0])
+    launches.memory(node.module, "rms_norm_backward", read, own + gradient.bytes)
+    yield weight, Gradient(own)
+    yield x, Gradient(gradient.bytes)
+
+
+def _liger_swiglu(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+    sizes = [launches.bytes(t) for t in node.inputs]
+    launches.memory(node.module, "swiglu_backward", _only(arrived).bytes + sum(sizes), sum(sizes))
+    for tensor, size in zip(node.inputs, sizes, strict=True):
+        yield tensor, Gradient(size)
+
+
+def _liger_rotary(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
+    """Rotated back where it lies, after a copy where heads come before tokens."""
+    for tensor, gradient in zip(node.inputs, arrived, strict=True):
+        assert gradient is not None
+        if gradient.first != "tokens" and launches.at.seq > 1:
+            launches.memory(node.module, "clone", gradient.bytes, gradient.bytes)
+        rotated(node, gradient.bytes, launches)
+        yield tensor, Gradient(gradient.bytes)
+
+
 BACKWARD: dict[str, Backward] = {
     **dict.fromkeys(("view", "turn", "shift"), _passed),
     **dict.fromkeys(("scale", "neg"), _again),
@@ -386,6 +413,9 @@ BACKWARD: dict[str, Backward] = {
     "sum": _sum,
     "normalize": _normalize,
     "_grouped_mm": _grouped,
+    "liger_norm": _liger_norm,
+    "liger_swiglu": _liger_swiglu,
+    "liger_rotary": _liger_rotary,
     "packed": _packed,
     **dict.fromkeys(("bmm", "bmm_transposed"), _batched),
 }

@@ -128,8 +128,6 @@ def _countable(plan: Plan, workload: Workload) -> ForwardPass:
         why = f"the config's {unmodelled(model)[0]}"
     elif setup.device != "cuda":
         why = f"device {setup.device}"
-    elif setup.kernels != "transformers":
-        why = "what Liger's kernels launch"
     elif plan.kernel not in _KERNELS:
         why = f"attention {plan.kernel}"
     elif any(a.parameter is not None or a.kind not in ("Linear", "Conv1D") for a in plan.adapters):

@@ -213,6 +213,25 @@ def _attention(node: Node, launches: Launches) -> None:
     )  # fmt: skip
 
 
+def _liger_norm(node: Node, launches: Launches) -> None:
+    read = sum(launches.bytes(t) for t in node.inputs)
+    launches.memory(node.module, "rms_norm", read, launches.bytes(node.outputs[0]) + launches.bytes(node.beside[0]))
+
+
+def _liger_swiglu(node: Node, launches: Launches) -> None:
+    launches.memory(node.module, "swiglu", sum(launches.bytes(t) for t in node.inputs), launches.bytes(node.outputs[0]))
+
+
+def rotated(node: Node, size: int, launches: Launches) -> None:
+    """A tensor of that many bytes written over, by cos and sin."""
+    launches.memory(node.module, "rotate", size + sum(launches.bytes(t) for t in node.beside), size)
+
+
+def _liger_rotary(node: Node, launches: Launches) -> None:
+    for tensor in node.inputs:
+        rotated(node, launches.bytes(tensor), launches)
+
+
 FORWARD: dict[str, Forward] = {
     **dict.fromkeys(("view", "view_heads", "turn", "split", "slices", "halves", "expand"), _nothing),
     **dict.fromkeys(
@@ -238,4 +257,7 @@ FORWARD: dict[str, Forward] = {
     "topk": _top,
     "normalize": _normalize,
     "_grouped_mm": _grouped,
+    "liger_norm": _liger_norm,
+    "liger_swiglu": _liger_swiglu,
+    "liger_rotary": _liger_rotary,
 }  # fmt: skip
