@@ -101,6 +101,19 @@ def test_exact_moments_are_those_of_the_trace(name: str, place: int) -> None:
 
 
 @pytest.mark.parametrize(
+    "setup", [BASE, replace(BASE, lora=LORA), replace(BASE, checkpointing=True)], ids=["full", "lora", "checkpointing"]
+)
+def test_peaks_inside_a_layer_are_those_of_the_trace(setup: TrainSetup) -> None:
+    """Of few words, so that the peak is in a layer's backward: there gradients are written over what they are gradients of."""
+    config = {**cases.CONFIGS["llama"], "vocab_size": 32, "intermediate_size": 400}
+    setup = replace(setup, batch_size=4, seq_len=64, optimizer_impl="fused")
+    workload = Workload(model=model_from_config(config, id="few words", source="test"), setup=setup)
+    mine, real = predict(workload), predict_once(workload)
+    assert mine.peak.moment == real.peak.moment in ("last_layer_backward", "first_layer_backward")
+    assert mine.peak.total_bytes == pytest.approx(real.peak.total_bytes, abs=16)
+
+
+@pytest.mark.parametrize(
     ("name", "setup"),
     [("llama", BASE), ("qwen2", replace(BASE, lora=LORA)), ("qwen3", replace(BASE, lora=LORA, checkpointing=True))],
 )
