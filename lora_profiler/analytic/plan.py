@@ -89,7 +89,7 @@ def plan_for(workload: Workload) -> Plan:
         ),
         setup.quantization, setup.dtype, setup.precision, setup.optimizer, setup.optimizer_impl, setup.checkpointing,
         setup.attention, setup.device, setup.accumulation > 1, setup.batch_size == 1, setup.seq_len == 1,
-        setup.world_size, setup.sharding, setup.loss, chunk_fact(workload), setup.is_packed, _attended(setup), setup.kernels,
+        setup.world_size, setup.sharding, setup.loss, chunk_fact(workload), setup.is_packed, _sequences(setup), setup.kernels,
         tuple([setup.seq_len >= w for w in windows]) if windows else (),
     )  # fmt: skip
     plan = _PLANS.get(key)
@@ -203,16 +203,23 @@ def _masked_layers(workload: Workload, family: Family) -> frozenset[int]:
     return frozenset(i for i, w in windows.items() if setup.is_packed or (w is not None and setup.seq_len >= w))
 
 
+def _sequences(setup: TrainSetup) -> tuple[int, int] | None:
+    """Where attention is told of sequences, the tokens of one, and those of the last one of a row, 0 if it is whole."""
+    if not setup.is_flattened or setup.packed is None:
+        return None
+    return setup.packed, setup.seq_len % setup.packed
+
+
 def _attended(setup: TrainSetup) -> Polynomial:
     """Pairs of tokens in a row that attention computes: all of them, or where it is told of sequences those of each.
 
     A row of s tokens in sequences of p, the last one of r = s mod p: (s - r) / p sequences of p^2 pairs and one of r^2.
     """
-    if not setup.is_flattened:
+    told = _sequences(setup)
+    if told is None:
         return S * S
-    assert setup.packed is not None
-    rest = setup.seq_len % setup.packed
-    return S * setup.packed + constant(rest * (rest - setup.packed))
+    whole, rest = told
+    return S * whole + constant(rest * (rest - whole))
 
 
 def _flops(forward: ForwardPass, setup: TrainSetup) -> tuple[Polynomial, Polynomial, Polynomial]:
