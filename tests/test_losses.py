@@ -156,7 +156,7 @@ def test_exact_moments_are_those_of_the_trace(name: str, setup: TrainSetup) -> N
     workload = Workload(model=spec(config(name)), setup=setup)
     mine, real = predict(workload), predict_once(workload)
     assert {m: totals(mine)[m] for m in EXACT_MOMENTS} == {m: totals(real)[m] for m in EXACT_MOMENTS}
-    assert name in cases.MIXTURES or mine.flops == real.flops  # torch counts no grouped products
+    assert mine.flops == real.flops
     assert mine.saved_activation_bytes == real.saved_activation_bytes == sum(c.saved_activation_bytes for c in mine.layers)
     assert sum(cost.flops for cost in mine.layers) == mine.flops.total if mine.flops else False
 

@@ -167,7 +167,7 @@ def test_exact_moments_are_those_of_the_trace(name: str, setup: TrainSetup) -> N
     workload = Workload(model=spec(name), setup=setup)
     mine, real = predict(workload), predict_once(workload)
     assert mine.attention_kernel == ("eager" if setup.attention == "eager" else real.attention_kernel)
-    assert cases.family(name) in cases.MIXTURES or mine.flops == real.flops  # torch counts no grouped products
+    assert mine.flops == real.flops
     if mine.attention_kernel == "math":  # the width of the heads is none that the efficient kernel loads
         assert (mine.exactness, mine.error_bound) == ("estimate", None)
         return

@@ -28,15 +28,21 @@ def _linear_flop(first: torch.Tensor, weight: torch.Tensor, *rest: Any, **more: 
     return 2 * first.numel() * weight.shape[0]
 
 
+def _grouped_flop(first: torch.Tensor, second: torch.Tensor, *rest: Any, **more: Any) -> int:
+    """Each row of `first` is multiplied by the matrix of its group; of two matrices, groups of columns by groups of rows."""
+    return 2 * first.numel() * second.shape[-1]
+
+
 _FLOPS = {
     **flop_registry,
     aten.linear: _linear_flop,
     aten.addmm_: flop_registry[aten.addmm],
+    aten._grouped_mm: _grouped_flop,
     aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[aten._scaled_dot_product_flash_attention],
     aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[aten._scaled_dot_product_flash_attention_backward],
 }
 """torch's own formulas; its registry lacks the CPU's attention, which multiplies the same matrices, the product as a whole, which
-a 4-bit base calls below autograd, and the one that adds in place."""
+a 4-bit base calls below autograd, the one that adds in place, and that of experts, each with its own rows."""
 Listener = Callable[[Any, tuple[Any, ...], Mapping[str, Any], Any, str, str], None]
 """Told of every operator: itself, its arguments, what it returned, the phase and the module."""
 _NO_SEQUENCE = 2**63
