@@ -81,12 +81,7 @@ def _prediction(found: Evaluation, workload: Workload) -> Prediction:
         persistent_bytes=persistent,
         saved_activation_bytes=found.saved.evaluate(*at),
         moments=moments,
-        flops=FlopCount(
-            forward=found.flops["forward"].evaluate(*at),
-            backward=found.flops["backward"].evaluate(*at),
-            recompute=found.flops["recompute"].evaluate(*at),
-            tokens=setup.batch_size * setup.seq_len,
-        ),
+        flops=_flop_count(found, at, setup.batch_size * setup.seq_len),
         layer_source=partial(layer_costs, found, workload),
         device_memory_source=partial(device_memory, found, at) if setup.device == "cuda" else None,
         curve_source=partial(_curve, found, at),
@@ -121,6 +116,13 @@ def _exactness(workload: Workload) -> tuple[Exactness, tuple[str, ...]]:
             "copies, and a peak inside a layer may stand higher.",
         )
     return "exact", ()
+
+
+def _flop_count(found: Evaluation, at: Values, tokens: int) -> FlopCount | None:
+    if not found.flops:
+        return None
+    phases = {phase: polynomial.evaluate(*at) for phase, polynomial in found.flops.items()}
+    return FlopCount(forward=phases["forward"], backward=phases["backward"], recompute=phases["recompute"], tokens=tokens)
 
 
 def _assumptions(workload: Workload, profile: Profile) -> tuple[str, ...]:

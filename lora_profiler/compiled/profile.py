@@ -46,9 +46,9 @@ class Profile:
     """`instants` are those that can be the largest of their moment; `sizes` and `tape` the whole step.
 
     `valid` are the smallest and the largest batch, sequence, rank and number of layers, None for no end. `saved` are the bytes
-    that autograd keeps, `persistent` those that live between two steps, and all gradients. `flops` are by phase and module,
-    `trainable` the elements that train by module. `checked` are the points at which a fresh trace was equal, event by event:
-    (layers, batch, sequence, rank).
+    that autograd keeps, `persistent` those that live between two steps, and all gradients. `flops` are by phase and module, none
+    where they are not known, `trainable` the elements that train by module. `checked` are the points at which a fresh trace was
+    equal, event by event: (layers, batch, sequence, rank).
     """
 
     key: str
