@@ -34,6 +34,8 @@ LATER_FIELDS: dict[str, object] = {
 """Fields that came after the first stored records, with what a record without them meant: at that value they are not in a key."""
 MAX_SIZE = 2**31 - 1
 """Largest batch, sequence or rank accepted: beyond it torch's own index arithmetic no longer holds."""
+MAX_WORLD_SIZE = 2**20
+"""Largest number of ranks accepted: some shardings deal tensors out to each."""
 
 
 def _choice(name: str, value: object, accepted: tuple[str, ...]) -> None:
@@ -41,9 +43,9 @@ def _choice(name: str, value: object, accepted: tuple[str, ...]) -> None:
         raise UsageError(f"{name} is {value!r}; accepted: {', '.join(accepted)}.{did_you_mean(str(value), accepted)}")
 
 
-def _positive(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_SIZE:
-        raise UsageError(f"{name} is {value!r}; it must be a whole number from 1 to {MAX_SIZE}.")
+def _positive(name: str, value: object, largest: int = MAX_SIZE) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
+        raise UsageError(f"{name} is {value!r}; it must be a whole number from 1 to {largest}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +161,7 @@ class TrainSetup:
         _choice("attention", self.attention, get_args(Attention))
         _choice("device", self.device, get_args(Device))
         _choice("loss", self.loss, get_args(Loss))
-        _positive("world size", self.world_size)
+        _positive("world size", self.world_size, MAX_WORLD_SIZE)
         _choice("sharding", self.sharding, get_args(Sharding))
         _choice("kernels", self.kernels, get_args(Kernels))
         if self.world_size > 1 and self.sharding == "none":

@@ -170,7 +170,7 @@ def test_optimizer_steps_to_the_byte(case):
 
 # --- real steps: whole ----------------------------------------------------------------------------------------------------
 
-SEEDED = [c for c in peaks.configurations(seeds=(5,)) if c.config["vocab_size"] <= 32_000][::5]
+SEEDED = [c for c in peaks.configurations(seeds=(5,)) if c.config["vocab_size"] <= 32_000][::4]
 
 
 @pytest.mark.parametrize("configuration", SEEDED, ids=str)

@@ -32,3 +32,9 @@ def test_what_is_refused_is_no_part_of_the_question() -> None:
     assert replace(setup, batch_size=3).lora == setup.lora
     with pytest.raises(RecordError, match="no field use_reentrant"):
         setup_from_dict({**data, "use_reentrant": True})
+
+
+def test_more_ranks_than_there_are_machines_for_are_refused_before_each_gets_its_share() -> None:
+    with pytest.raises(UsageError, match="world size is 1048577; it must be a whole number from 1 to 1048576"):
+        TrainSetup(world_size=2**20 + 1, sharding="zero1")
+    assert TrainSetup(world_size=2**20, sharding="zero1").world_size == 2**20
