@@ -256,6 +256,15 @@ def test_masks_held_by_checkpoints(name, attention):
     assert by_phase(predicted(config, setup)) == tuple(real[2, phase] for phase in oracle.PHASES)
 
 
+@pytest.mark.parametrize("name", ["qwen2", "gpt2", "gpt_neox", "opt"])
+def test_autocast_caches_its_copies_of_trained_biases(name):
+    """Nothing saves them, and they live until the forward pass is over: at its end to the byte."""
+    config = cases.CONFIGS[name] | {"vocab_size": 9000}
+    setup = TrainSetup(seq_len=40, device="cpu", dtype="float32", precision="amp", optimizer_impl="fused")
+    real = oracle.step_peaks(oracle.build(config, setup), setup)
+    assert totals(predicted(config, setup))["end_of_forward"] == real[2, "forward"]
+
+
 @pytest.mark.parametrize("method", ["full", "all"])
 @pytest.mark.parametrize("name", cases.TINY_NAMES)
 def test_checkpoints_of_every_family(name, method):

@@ -321,11 +321,15 @@ class Ledger:
         return "Conv1D" if self.scope in self.modules and self.modules[self.scope].kind == "Conv1D" else "linear"
 
     def _biases(self) -> tuple[Tensor, ...]:
-        """The parameters beside its weight that a product of this scope adds."""
+        """The parameters beside its weight that a product of this scope adds. Autocast caches its copies of those that train."""
         module = self.modules.get(self.scope)
         if module is None or not module.is_linear:
             return ()
-        return tuple(self.weight(self.scope, w.name) for w in module.weights if w.name != "weight")
+        found = tuple(self.weight(self.scope, w.name) for w in module.weights if w.name != "weight")
+        if self.rules.autocast:
+            copied = (t for t in found if t.requires_grad and t.dtype != "bfloat16")
+            self.cached |= {t.storage: self.fresh(t.elements, "bfloat16", True) for t in copied}
+        return found
 
     def lowered(self, x: Tensor) -> Tensor:
         """x as autocast hands it to a product: a bfloat16 copy per call, unless it is bfloat16 already."""

@@ -146,7 +146,7 @@ def moments(
     }
     base = beside(base, ranks.always)
     setup_moment = candidate(base)
-    base["inputs"] = TOKENS * (24 if setup.is_packed else 8)
+    base["inputs"] = _inputs(setup)
     accumulated = gradients if setup.accumulation > 1 else ZERO
     running = base | {"gradients": accumulated}
 
@@ -184,6 +184,11 @@ def moments(
         "optimizer_step": tuple(step),
         **_inside_layers(forward, kept, ranks, running, workload),
     }
+
+
+def _inputs(setup: TrainSetup) -> Polynomial:
+    """Token ids; with packed rows labels and position ids of their own."""
+    return TOKENS * (24 if setup.is_packed else 8)
 
 
 def _in_chunks(
@@ -252,7 +257,7 @@ def persistent_only(ranks: Ranks, workload: Workload) -> Moments:
         "optimizer_states": total_state_bytes(ranks.stepped.trainable, workload.setup),
     }
     base = beside(base, ranks.always)
-    step = base | {"gradients": state.gradient_bytes, "inputs": TOKENS * (24 if workload.setup.is_packed else 8)}
+    step = base | {"gradients": state.gradient_bytes, "inputs": _inputs(workload.setup)}
     temporaries = step_temporary_candidates(ranks.stepped, workload.setup)
     return {"setup": (candidate(base),), "optimizer_step": tuple(candidate(step, temporaries=t) for t in temporaries)}
 
