@@ -493,32 +493,6 @@ class Ledger:
         )  # fmt: skip
         return out
 
-    # -- Liger-Kernel -----------------------------------------------------------------------------------------------------
-
-    def liger_norm(self, x: Tensor, weight: Tensor, rows: Polynomial) -> Tensor:
-        """x / rms(x) times the weight: keeps x as it is and 1 / rms(x); x's gradient is written over that of the result."""
-        out = self.fresh(x.elements, x.dtype, x.requires_grad or weight.requires_grad)
-        inverse = self.fresh(rows, "float32", False)
-        gradients = weight.bytes if weight.requires_grad else ZERO
-        self.record("liger_norm", (x, weight), (out,), (x, inverse), gradients=gradients, aliases=True, beside=(inverse,))
-        return out
-
-    def liger_swiglu(self, gate: Tensor, up: Tensor, scope: str) -> Tensor:
-        """silu(gate) * up: keeps both factors, and writes their gradients over them."""
-        self.scope = scope
-        out = self.fresh(gate.elements, gate.dtype, gate.requires_grad or up.requires_grad)
-        written_over = total(t.bytes for t in (gate, up) if t.requires_grad)
-        self.record("liger_swiglu", (gate, up), (out,), (gate, up), workspace=ZERO - written_over)
-        return out
-
-    def in_place(self, op: str, changed: tuple[Tensor, Tensor], kept: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Two tensors after one function wrote over them; their gradients are written over too. Both require a gradient if one
-        does, as all results of a `torch.autograd.Function`."""
-        trains = any(t.requires_grad for t in changed)
-        first, second = (Tensor(t.elements, t.dtype, trains, t.storage, t.merged) for t in changed)
-        self.record(op, changed, (first, second), kept, aliases=True, beside=kept)
-        return first, second
-
     # -- the model's ends --------------------------------------------------------------------------------------------------
 
     def inputs(self, x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lora_profiler.algebra.polynomial import S32, TOKENS, B, Polynomial, S, constant
+from lora_profiler.analytic.families import liger
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.tensors import Tensor
 
@@ -42,7 +43,7 @@ def rms_norm(op: Ledger, x: Tensor, name: str, rows: Polynomial = TOKENS, *, sty
     op.scope = name
     weight = op.weight(name)
     if op.rules.liger:
-        return op.liger_norm(x, weight, rows)
+        return liger.norm(op, x, weight, rows)
     wide = op.cast(x, "float32")
     inverse = op.activation(op.shift(op.reduce(op.square(wide), rows, "mean")), "rsqrt", keeps_output=True)
     normed = op.multiply(wide, inverse)
@@ -80,13 +81,6 @@ def rotary(
     if rotary_dim < head_dim or always_concatenates:
         out = op.concatenate(out, part, elements=x.elements)  # `part` stands for the rest
     return op.cast(out, x.dtype) if dtype else out
-
-
-def rotated_in_place(op: Ledger, q: Tensor, k: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Liger-Kernel's rotary embedding: q and k are written over, and only cos and sin kept."""
-    q, k = op.turn(q), op.turn(k)
-    tables = tuple(op.shared(f"rotary.{t}", op.rules.positions * head_dim, op.rules.rest_dtype) for t in ("cos", "sin"))
-    return op.in_place("liger_rotary", (q, k), tables)
 
 
 def repeat(op: Ledger, x: Tensor, heads: Heads) -> Tensor:
@@ -182,7 +176,7 @@ def gated_mlp(op: Ledger, x: Tensor, c: Config, name: str = "mlp") -> Tensor:
     """down(act(gate(x)) * up(x))."""
     gate = op.linear(x, f"{name}.gate_proj")
     if op.rules.liger:
-        product = op.liger_swiglu(gate, op.linear(x, f"{name}.up_proj"), name)
+        product = liger.swiglu(op, gate, op.linear(x, f"{name}.up_proj"), name)
         out = op.linear(product, f"{name}.down_proj")
         op.keep(x)
         return out

@@ -1,7 +1,8 @@
 """Llama and its close relatives: Mistral, Qwen2, Qwen3, Olmo2 (transformers `modeling_llama.py` and the like)."""
 
 from lora_profiler.algebra.polynomial import TOKENS
-from lora_profiler.analytic.families.blocks import Config, attention, gated_mlp, heads_of, rms_norm, rotary, rotated_in_place
+from lora_profiler.analytic.families import liger
+from lora_profiler.analytic.families.blocks import Config, attention, gated_mlp, heads_of, rms_norm, rotary
 from lora_profiler.analytic.families.family import (
     Family,
     full_attention,
@@ -32,7 +33,7 @@ def self_attention(op: Ledger, x: Tensor, c: Config, masked: bool, norms: str = 
     op.scope = "self_attn"
     table_dtype = "float32" if norms == "all" else None
     if op.rules.liger:
-        q, k = rotated_in_place(op, q, k, heads.dim)
+        q, k = liger.rotated(op, q, k, heads.dim)
     else:
         q, k = (rotary(op, t, heads.dim, heads.dim, dtype=table_dtype) for t in (q, k))
     out = attention(op, q, k, op.turn(v), heads, "self_attn", dropout=c["attention_dropout"], masked=masked)
