@@ -112,3 +112,9 @@ def test_version_is_the_distribution_s() -> None:
         assert version("lora-profiler") == lora_profiler.__version__
     except PackageNotFoundError:
         pytest.skip("runs from a checkout that is not installed")
+
+
+def test_what_builds_models_loads_their_libraries_only_when_it_builds_one() -> None:
+    heavy = "{'transformers', 'peft', 'bitsandbytes', 'lora_profiler.modeling.liger'}"
+    code = f"import sys, lora_profiler.modeling; print(*sorted({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""

@@ -16,7 +16,6 @@ from lora_profiler.errors import UnbuildableError, UsageError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling.adapters import enable_checkpointing, inject_adapters
 from lora_profiler.modeling.contents import count_parameters
-from lora_profiler.modeling.liger import with_liger
 from lora_profiler.modeling.nf4 import nf4_config, prepare_for_training, quantise
 from lora_profiler.modeling.third_party import quiet, refusals, require
 from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
@@ -58,6 +57,8 @@ def build_model(
         model = base_model(workload.model, setup, weights, device)
         _check(model, workload)
         if setup.kernels == "liger":
+            from lora_profiler.modeling.liger import with_liger
+
             model = with_liger(model)
         if setup.quantization is not None:
             on_stage("quantise")

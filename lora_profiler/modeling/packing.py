@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import masking_utils
 
 from lora_profiler.packing import blind
 
@@ -16,6 +15,8 @@ from lora_profiler.packing import blind
 @contextmanager
 def told_apart(model: nn.Module) -> Iterator[None]:
     """A forward pass of `model` on packed rows. Raises UsageError where its code never looks for sequences in the rows."""
+    from transformers import masking_utils
+
     whole: Any = model.module if isinstance(model, DistributedDataParallel) else model
     base = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
     name = base.config.name_or_path or type(base).__name__

@@ -8,7 +8,6 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lora_profiler.errors import UnbuildableError
-from lora_profiler.modeling.liger import rotary_in_place
 from lora_profiler.modeling.losses import loss_without_logits
 from lora_profiler.modeling.packing import told_apart
 from lora_profiler.modeling.third_party import require
@@ -82,5 +81,7 @@ def attention_context(setup: TrainSetup) -> Iterator[None]:
         if setup.attention in _FORCED.get(setup.device, frozenset()):
             stack.enter_context(sdpa_kernel(_BACKENDS[setup.attention]))
         if setup.kernels == "liger":
+            from lora_profiler.modeling.liger import rotary_in_place
+
             stack.enter_context(rotary_in_place())
         yield

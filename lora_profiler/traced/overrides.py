@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lora_profiler.modeling.liger import rotary_in_place
 from lora_profiler.traced.attention import attention, safe_softmax
 from lora_profiler.traced.autocast import Autocast
 from lora_profiler.traced.optimizers_on_meta import fused_on_meta, optimizer_kernels
@@ -39,7 +38,10 @@ def device_rules(setup: TrainSetup, kernels: set[str], tracer: Tracer) -> Iterat
         else:
             stack.enter_context(no_autocast_on_meta())
         stack.enter_context(attention(setup, kernels, tracer, lowered))
-        stack.enter_context(rotary_in_place() if setup.kernels == "liger" else nullcontext())
+        if setup.kernels == "liger":
+            from lora_profiler.modeling.liger import rotary_in_place
+
+            stack.enter_context(rotary_in_place())
         stack.enter_context(packed_sequences(setup.is_packed))
         stack.enter_context(no_look_at_tokens())
         stack.enter_context(known_padding(tracer))
