@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 def adapter_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -43,6 +44,13 @@ def quantization_tensors(holder: torch.Tensor | nn.Module) -> list[torch.Tensor]
             found += [t for t in vars(state).values() if isinstance(t, torch.Tensor)]
             states.append(getattr(state, "state2", None))
     return found
+
+
+def within(model: Any) -> tuple[Any, str]:
+    """The transformers model without what DDP and PEFT wrap around it, and what to call it."""
+    inner = model.module if isinstance(model, DistributedDataParallel) else model
+    base = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    return base, base.config.name_or_path or type(base).__name__
 
 
 def output_head(model: Any) -> nn.Module | None:

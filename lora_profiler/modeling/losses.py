@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lora_profiler.loss_paths import chunk_rows, refused
-from lora_profiler.modeling.contents import output_head
+from lora_profiler.modeling.contents import output_head, within
 from lora_profiler.workload import TrainSetup
 
 IGNORED_LABEL = -100
@@ -39,9 +39,8 @@ def _before_the_head(
     model: nn.Module, setup: TrainSetup, inputs: Mapping[str, Tensor]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """(last hidden state, weight and bias of the head)."""
-    whole: Any = model
-    base: Any = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
-    name, head = base.config.name_or_path or type(base).__name__, output_head(model)
+    base, name = within(model)
+    head = output_head(model)
     layer: Any = head
     if hasattr(layer, "modules_to_save"):  # PEFT's wrapper, and the copy in it that trains
         layer = layer.modules_to_save[layer.active_adapters[0]]
