@@ -1,6 +1,6 @@
 """Makes the profiles that come with the package: what people ask of each model of the catalogue, traced and compiled.
 
-    python -m benchmarks.bundle compile [--deadline SECONDS] [--jobs N] [--types TEXT] [--smallest N]
+    python -m benchmarks.bundle compile [--deadline SECONDS] [--jobs N] [--types TEXT] [--smallest N] [--cases TEXT]
                                                       hours; goes on where it was cut off
     python -m benchmarks.bundle pack                  writes the package's file, and results
 
@@ -86,7 +86,7 @@ def _refused_before() -> Iterator[tuple[str, str]]:
             yield from ((keys[label], reason) for label, reason in entry["refused"].items() if label in keys)
 
 
-def compile_type(names: list[str], impl: str, until: float | None) -> int:
+def compile_type(names: list[str], impl: str, cases: str, until: float | None) -> int:
     """Compiles what is missing of the models of one type, in a process of its own; how many profiles were made or refused."""
     import warnings
 
@@ -99,7 +99,7 @@ def compile_type(names: list[str], impl: str, until: float | None) -> int:
         for name in names:
             model = find_model(name, offline=True)
             deep = False  # whether a profile of this very model was checked at full depth
-            for _, workload in asked(model, impl):
+            for label, workload in asked(model, impl):
                 key = key_of(workload)
                 row = connection.execute("SELECT data FROM made WHERE key = ?", (key,)).fetchone()
                 if row is not None:
@@ -107,6 +107,8 @@ def compile_type(names: list[str], impl: str, until: float | None) -> int:
                         profile = unpacked(row[0])
                         proven.add(story(profile.tape))
                         deep = deep or any(layers == model.num_layers for layers, *_ in profile.checked)
+                    continue
+                if cases not in label:
                     continue
                 if until is not None and time.time() > until:
                     return count
@@ -133,7 +135,7 @@ def _order(model: ModelSpec) -> int:
     return 2 if layout_of(model) is None else int(knows(model))
 
 
-def compile_all(types: str, smallest: int | None, deadline: float | None, jobs: int) -> None:
+def compile_all(types: str, smallest: int | None, cases: str, deadline: float | None, jobs: int) -> None:
     by_type: dict[str, list[ModelSpec]] = defaultdict(list)
     for entry in bundled_models():
         by_type[entry.model_type].append(find_model(entry.id, offline=True))
@@ -148,7 +150,7 @@ def compile_all(types: str, smallest: int | None, deadline: float | None, jobs: 
     began = time.monotonic()
     with ProcessPoolExecutor(jobs) as pool:
         waiting = iter(groups)
-        running = {pool.submit(compile_type, *group, until): group for _, group in zip(range(jobs), waiting, strict=False)}
+        running = {pool.submit(compile_type, *group, cases, until): group for _, group in zip(range(jobs), waiting, strict=False)}
         while running:
             finished = next(as_completed(running))
             names, impl = running.pop(finished)
@@ -157,7 +159,7 @@ def compile_all(types: str, smallest: int | None, deadline: float | None, jobs: 
             )
             following = next(waiting, None)
             if following is not None:
-                running[pool.submit(compile_type, *following, until)] = following
+                running[pool.submit(compile_type, *following, cases, until)] = following
 
 
 # --- packing --------------------------------------------------------------------------------------------------------------
@@ -248,11 +250,12 @@ def main() -> int:
     parser.add_argument("what", choices=("compile", "pack"))
     parser.add_argument("--types", default="", metavar="TEXT", help="only model types whose name contains it")
     parser.add_argument("--smallest", type=int, default=None, metavar="N", help="only the N smallest models of each type")
+    parser.add_argument("--cases", default="", metavar="TEXT", help='only cases whose label contains it, as "foreach, batch 2"')
     parser.add_argument("--deadline", type=float, default=None, metavar="SECONDS", help="begin no profile after so long")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     if options.what == "compile":
-        compile_all(options.types, options.smallest, options.deadline, options.jobs)
+        compile_all(options.types, options.smallest, options.cases, options.deadline, options.jobs)
         return 0
     result = pack()
     (RESULTS / "bundle.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
