@@ -1,6 +1,6 @@
 """Makes the profiles that come with the package: what people ask of each model of the catalogue, traced and compiled.
 
-    python -m benchmarks.bundle compile [--deadline SECONDS] [--jobs N] [--types TEXT] [--smallest N] [--cases TEXT]
+    python -m benchmarks.bundle compile [--deadline SECONDS] [--jobs N] [--types NAME ...] [--smallest N] [--cases TEXT]
                                                       hours; goes on where it was cut off
     python -m benchmarks.bundle pack                  writes the package's file, and results
 
@@ -135,7 +135,7 @@ def _order(model: ModelSpec) -> int:
     return 2 if layout_of(model) is None else int(knows(model))
 
 
-def compile_all(types: str, smallest: int | None, cases: str, deadline: float | None, jobs: int) -> None:
+def compile_all(types: list[str], smallest: int | None, cases: str, deadline: float | None, jobs: int) -> None:
     by_type: dict[str, list[ModelSpec]] = defaultdict(list)
     for entry in bundled_models():
         by_type[entry.model_type].append(find_model(entry.id, offline=True))
@@ -145,7 +145,7 @@ def compile_all(types: str, smallest: int | None, cases: str, deadline: float | 
         ([m.id for m in sorted(models, key=lambda m: m.num_parameters)][:smallest], impl)
         for impl in IMPLS
         for name, models in in_turn
-        if types in name
+        if name in types or not types
     ]
     began = time.monotonic()
     with ProcessPoolExecutor(jobs) as pool:
@@ -248,7 +248,7 @@ def markdown(result: dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("compile", "pack"))
-    parser.add_argument("--types", default="", metavar="TEXT", help="only model types whose name contains it")
+    parser.add_argument("--types", default=[], metavar="NAME", nargs="+", help="only these model types")
     parser.add_argument("--smallest", type=int, default=None, metavar="N", help="only the N smallest models of each type")
     parser.add_argument("--cases", default="", metavar="TEXT", help='only cases whose label contains it, as "foreach, batch 2"')
     parser.add_argument("--deadline", type=float, default=None, metavar="SECONDS", help="begin no profile after so long")
