@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import families
-from lora_profiler.catalog import model_from_config
+from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.compiled import bundle, has_profile, library, peak_bytes, predict, predict_with
 from lora_profiler.compiled.evaluation import forget
 from lora_profiler.compiled.facts import facts_of
@@ -388,7 +388,31 @@ def test_the_layout_finds_periods_and_prefixes() -> None:
     first = layout_of(workload("qwen3_moe", BASE, 9, mlp_only_layers=[0]).model)
     assert first is not None and (first.prefix, first.period) == (1, 1)
     assert layout_of(workload("llama", BASE, 3).model) is None
+    fewest = layout_of(workload("llama", BASE, 4).model)
+    assert fewest is not None and fewest.units_of(4) == 4
     assert at_depth(workload("llama", BASE).model, 5).num_layers == 5
     period = ["sliding_attention", "sliding_attention", "full_attention"]
     long = at_depth(workload("gemma3_text", BASE, 16, layer_types=(period * 6)[:16]).model, 18)
     assert long.config["layer_types"] == period * 6
+
+
+@pytest.mark.parametrize(
+    ("name", "period", "units"),
+    [
+        ("HuggingFaceTB/SmolLM3-3B", 4, 9),  # each fourth layer without rotary positions
+        ("google/gemma-3-1b-it", 6, 4),  # as many units as a tape is made of, and two layers behind them
+        ("meta-llama/Llama-4-Scout-17B-16E-Instruct", 4, 12),
+    ],
+)
+def test_periods_that_only_transformers_fills_in_are_found(name: str, period: int, units: int) -> None:
+    model = find_model(name, offline=True)
+    layout = layout_of(model)
+    assert layout is not None and layout.period == period and layout.units_of(model.num_layers) == units
+
+
+def test_a_model_whose_period_the_config_leaves_out_is_folded() -> None:
+    unsaid = {"model_type": "smollm3", "architectures": ["SmolLM3ForCausalLM"]}  # each fourth layer has no rotary positions
+    made = compiled(workload("llama", LORA, 16, **unsaid))
+    assert made.layout is not None and made.layout.period == 4
+    deeper = workload("llama", replace(LORA, seq_len=77), 28, **unsaid)
+    assert predict_with(made, deeper).peak.total_bytes == max(n for (step, _), n in truth(deeper).items() if step == 2)

@@ -22,6 +22,8 @@ from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
 
 Stage = Callable[[str], None]
 MEASURE = '"lora-profiler[measure]"'
+_NO_ARCHITECTURE = ("auto_map", "quantization_config")
+"""Fields of a config.json that say where code and how weights are stored, not what the model is."""
 
 
 def build_model(
@@ -82,7 +84,7 @@ def base_model(spec: ModelSpec, setup: TrainSetup, weights: str | None = None, d
     Raises as `build_model` does.
     """
     if weights is None:
-        model_class, config = _class_and_config(spec, leave_out=("auto_map", "quantization_config"))
+        model_class, config = _class_and_config(spec, leave_out=_NO_ARCHITECTURE)
         place = torch.device(device or setup.device)
         with refusals(f"transformers cannot build {spec.id}"), place:
             model: torch.nn.Module = model_class._from_config(config, **_options(spec, setup))
@@ -106,6 +108,17 @@ def base_model(spec: ModelSpec, setup: TrainSetup, weights: str | None = None, d
             "Give the weights of this model."
         )
     return model
+
+
+def filled_config(spec: ModelSpec) -> dict[str, Any]:
+    """The config.json of a model with everything that transformers fills in, such as the types of its layers.
+
+    Raises UnbuildableError where transformers knows no such model, or refuses its config.
+    """
+    require("transformers", MEASURE, "Building a model")
+    with quiet():
+        filled: dict[str, Any] = _class_and_config(spec, leave_out=_NO_ARCHITECTURE)[1].to_dict()
+    return filled
 
 
 def _class_and_config(spec: ModelSpec, leave_out: tuple[str, ...]) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 from lora_profiler.catalog import model_from_config
 from lora_profiler.compiled.tape import LEAST_UNITS, Layout
 from lora_profiler.model_spec import ModelSpec, Stack
+from lora_profiler.modeling.build import filled_config
 
 _DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 MOST_PERIOD = 8
@@ -14,8 +15,8 @@ MOST_PERIOD = 8
 
 def layout_of(model: ModelSpec) -> Layout | None:
     """The units of the one stack that makes the model's depth: the shortest period that repeats from some layer on. None where a
-    full trace is due: several such stacks, too few layers, or layers that do not repeat. A guess from shapes and the config; the
-    compiler checks it."""
+    full trace is due: several such stacks, too few layers, or layers that do not repeat. A guess from shapes and the config, as
+    published and as transformers fills it in; the compiler checks it. Raises UnbuildableError as `filled_config` does."""
     stacks = [part for part in model.parts if isinstance(part, Stack) and len(part.order) == model.num_layers]
     if len(stacks) != 1:
         return None
@@ -24,20 +25,22 @@ def layout_of(model: ModelSpec) -> Layout | None:
         for prefix in range(MOST_PERIOD):
             body = kinds[prefix:]
             units, tail = divmod(len(body), period)
-            if units > LEAST_UNITS and all(kind == body[i % period] for i, kind in enumerate(body)):
+            if units >= LEAST_UNITS and all(kind == body[i % period] for i, kind in enumerate(body)):
                 return Layout(stacks[0].name, prefix, period, tail)
     return None
 
 
 def _kinds(model: ModelSpec, stack: Stack) -> list[tuple[Any, ...]]:
     """What tells one layer of the stack from another: its weights, and what lists of the config with an entry a layer say."""
-    lists = [values for values in _lists(model.published, len(stack.order)) + _lists(model.config, len(stack.order))]
+    depth = len(stack.order)
+    lists = [*_lists(model.published, depth), *_lists(model.config, depth), *_lists(filled_config(model), depth)]
     return [(kind, *(str(values[i]) for values in lists)) for i, kind in enumerate(stack.order)]
 
 
 def _lists(config: Mapping[str, Any], length: int) -> list[Sequence[Any]]:
     nested = [found for value in config.values() if isinstance(value, dict) for found in _lists(value, length)]
-    return nested + [value for value in config.values() if isinstance(value, list | tuple) and len(value) == length]
+    own = [value for value in config.values() if isinstance(value, list | tuple) and len(value) == length]
+    return nested + [value for value in own if list(value) != list(range(length))]  # that one names every layer
 
 
 def at_depth(model: ModelSpec, layers: int) -> ModelSpec:
