@@ -13,7 +13,8 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import families
-from lora_profiler.catalog import find_model, model_from_config
+from lora_profiler import traced
+from lora_profiler.catalog import find_gpu, find_model, model_from_config
 from lora_profiler.compiled import bundle, has_profile, library, peak_bytes, predict, predict_with
 from lora_profiler.compiled.evaluation import forget
 from lora_profiler.compiled.facts import facts_of
@@ -21,6 +22,7 @@ from lora_profiler.compiled.profile import Profile, ProfileError, packed, profil
 from lora_profiler.errors import NoProfileError
 from lora_profiler.modeling import build_model
 from lora_profiler.planning import engine
+from lora_profiler.planning.fit import fit
 from lora_profiler.traced import tracer
 from lora_profiler.traced.compiler import CompileError, compile_profile, story
 from lora_profiler.traced.flat import Flat, flat
@@ -30,6 +32,8 @@ from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workloa
 
 BASE = TrainSetup(device="cuda", batch_size=2, seq_len=64)
 LORA = replace(BASE, lora=LoraConfig(r=4))
+SMOLLM3: dict[str, Any] = {"model_type": "smollm3", "architectures": ["SmolLM3ForCausalLM"]}
+"""A family without rules; each fourth layer has no rotary positions, which its config.json leaves out."""
 
 
 @pytest.fixture(autouse=True)
@@ -305,6 +309,20 @@ def test_a_tape_that_changes_with_the_size_is_refused(monkeypatch: pytest.Monkey
         compile_profile(workload("llama", BASE))
 
 
+def test_a_step_that_no_profile_holds_is_traced_at_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(asked: Workload) -> Profile:
+        raise CompileError("its tape changes with the size")
+
+    monkeypatch.setattr(traced, "compile_profile", refuse)
+    asked = workload("llama", LORA, **SMOLLM3)
+    said = engine.predict(asked, "traced")
+    assert said.engine == "traced"
+    assert said.peak.total_bytes == max(n for (step, _), n in truth(asked).items() if step == 2)
+    found = fit(asked, find_gpu("rtx_4090"), "traced", said)
+    assert found is not None and found.verdict == "fits"
+    assert (found.largest_batch_size, found.longest_seq_len, found.highest_rank) == (None, None, None)
+
+
 def test_a_window_that_nobody_named_is_found_at_the_longest_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a model took another path from a length on that no point of the fit reaches."""
     from lora_profiler.traced import compiler
@@ -411,8 +429,7 @@ def test_periods_that_only_transformers_fills_in_are_found(name: str, period: in
 
 
 def test_a_model_whose_period_the_config_leaves_out_is_folded() -> None:
-    unsaid = {"model_type": "smollm3", "architectures": ["SmolLM3ForCausalLM"]}  # each fourth layer has no rotary positions
-    made = compiled(workload("llama", LORA, 16, **unsaid))
+    made = compiled(workload("llama", LORA, 16, **SMOLLM3))
     assert made.layout is not None and made.layout.period == 4
-    deeper = workload("llama", replace(LORA, seq_len=77), 28, **unsaid)
+    deeper = workload("llama", replace(LORA, seq_len=77), 28, **SMOLLM3)
     assert predict_with(made, deeper).peak.total_bytes == max(n for (step, _), n in truth(deeper).items() if step == 2)

@@ -69,8 +69,8 @@ class Fit:
 
     verdict: 'fits' = peak + reserve within the card's usable bytes; 'tight' = the peak fits but not with the reserve; else
     'does_not_fit'. `largest_batch_size`, `longest_seq_len` and `highest_rank`, each with all else as asked, are the largest
-    whose own verdict is 'fits'; 0 where not even 1 fits, and no rank without an adapter. `longest_seq_len` knows memory only,
-    not how long a sequence the model was made for.
+    whose own verdict is 'fits'; 0 where not even 1 fits, None where no other size than the one traced is known, and no rank
+    without an adapter. `longest_seq_len` knows memory only, not how long a sequence the model was made for.
     """
 
     gpu: Card
@@ -78,8 +78,8 @@ class Fit:
     peak_bytes: int
     reserve: Reserve
     verdict: Verdict
-    largest_batch_size: int
-    longest_seq_len: int
+    largest_batch_size: int | None
+    longest_seq_len: int | None
     highest_rank: int | None
 
     @property
@@ -122,11 +122,14 @@ def fit(workload: Workload, gpu: Card, engine: str = "auto", prediction: Predict
         prediction = predict(workload, engine)
     peak = prediction.peak.total_bytes
     verdict = judge(peak, usable, gpu)
-    batch_size = seq_len = 0
+    batch_size: int | None = 0
+    seq_len: int | None = 0
     lora = workload.setup.lora
     rank = None if lora is None else 0
-    if prediction.saved_activation_bytes is not None:
-        setup, answerer = workload.setup, follow_up(prediction, engine)
+    setup, answerer = workload.setup, follow_up(prediction, engine)
+    if prediction.saved_activation_bytes is not None and not _knows(workload, answerer):
+        batch_size = seq_len = rank = None
+    elif prediction.saved_activation_bytes is not None:
 
         def fits(changed: TrainSetup) -> bool:
             try:
@@ -151,6 +154,15 @@ def fit(workload: Workload, gpu: Card, engine: str = "auto", prediction: Predict
         longest_seq_len=seq_len,
         highest_rank=rank,
     )
+
+
+def _knows(workload: Workload, engine: str) -> bool:
+    """Whether a search has somebody to ask: a step traced at one size alone says nothing of others."""
+    try:
+        peak_bytes(workload, engine)
+    except NoProfileError:
+        return False
+    return True
 
 
 def judge(peak: int, usable: int, gpu: Card) -> Verdict:

@@ -212,8 +212,13 @@ def card_table(answers: Sequence[Answer]) -> Table:
     def row(label: str, value: "Callable[[Fit], str]", kind: str = "plain", indent: int = 1) -> Row:
         return Row(cells=(label, *(value(f) if f else UNKNOWN for f in fits)), kind=kind, indent=indent)  # type: ignore[arg-type]
 
-    def limit(value: int) -> str:
-        return count_text(value) if value else "none"
+    def limit(value: int | None) -> str:
+        return UNKNOWN if value is None else count_text(value) if value else "none"
+
+    def rank(answer: Answer) -> str:
+        if answer.fit is None:
+            return UNKNOWN
+        return limit(answer.fit.highest_rank) if answer.prediction.workload.setup.lora else "-"
 
     band = f"{in_unit(CONTEXT_BAND_BYTES, size)}"
     rows = [
@@ -232,7 +237,7 @@ def card_table(answers: Sequence[Answer]) -> Table:
         row(f"longest sequence at batch {setup.batch_size}", lambda f: limit(f.longest_seq_len)),
     ]
     if any(a.prediction.workload.setup.lora for a in answers):
-        rows.append(row("highest rank", lambda f: "-" if f.highest_rank is None else limit(f.highest_rank)))
+        rows.append(Row(cells=("highest rank", *map(rank, answers)), indent=1))
     name = gpu.key if gpu.name == gpu.key else f"{gpu.key} ({gpu.name})"
     title = f"{name}, {'~' if gpu.usable_is_estimated else ''}{bytes_text(usable)} usable"
     return Table(title=title, columns=(unit, *(method_label(a.prediction) for a in answers)), rows=tuple(rows))
@@ -294,9 +299,11 @@ def _fit_notes(answer: Answer) -> list[str]:
     label = method_label(answer.prediction)
     if answer.fit is None:
         return [f"{label}: whether it fits is not known, because its activations are not known to this engine."]
-    trained_for = trained_length(answer.prediction.workload.model)
-    if trained_for is not None and answer.fit.longest_seq_len > trained_for:
-        allowed, made_for = count_text(answer.fit.longest_seq_len), count_text(trained_for)
+    longest, trained_for = answer.fit.longest_seq_len, trained_length(answer.prediction.workload.model)
+    if longest is None:
+        return [f"{label}: which other sizes fit is not known, because the step was traced at exactly this size."]
+    if trained_for is not None and longest > trained_for:
+        allowed, made_for = count_text(longest), count_text(trained_for)
         return [f"{label}: memory allows {allowed} tokens, the model was made for {made_for}."]
     return []
 

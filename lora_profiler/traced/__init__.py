@@ -43,15 +43,18 @@ def _check_installed() -> None:
 
 def predict(workload: "Workload") -> "Prediction":
     """The answer of a profile made now, which is kept; of one trace of exactly this size where no profile could hold the
-    setup.
+    setup, or none that was made could be trusted.
 
-    Raises UnbuildableError as `compile_profile` does.
+    Raises UnbuildableError where a library is missing, or the step cannot be built or traced.
     """
-    if why_unprofiled(workload.setup):
-        _check_installed()
-        from lora_profiler.traced.once import predict_once
-
-        return predict_once(workload)
+    _check_installed()
     from lora_profiler.compiled import predict_with
+    from lora_profiler.traced.compiler import CompileError
+    from lora_profiler.traced.once import predict_once
 
-    return replace(predict_with(compile_profile(workload), workload), engine="traced")
+    if why_unprofiled(workload.setup):
+        return predict_once(workload)
+    try:
+        return replace(predict_with(compile_profile(workload), workload), engine="traced")
+    except CompileError:
+        return predict_once(workload)

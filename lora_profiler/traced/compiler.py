@@ -69,13 +69,19 @@ def _folded_or_whole(workload: Workload, on_trace: Callable[[str], None], proven
         return _compiled(workload, facts, points, layout, on_trace, proven)
     except (TapeError, DepthError) as doubt:
         if layout is None:
-            raise CompileError(f"{workload.model.id} cannot be compiled: {doubt}.") from None
+            raise _refused(workload, str(doubt)) from None
     except NoPolynomialError as doubt:
-        raise CompileError(f"{workload.model.id} cannot be compiled: no polynomial goes through {doubt}.") from None
+        raise _refused(workload, f"no polynomial goes through {doubt}") from None
     try:
         return _compiled(workload, facts, points, None, on_trace, proven)
     except (TapeError, NoPolynomialError) as doubt:
-        raise CompileError(f"{workload.model.id} cannot be compiled: {doubt}.") from None
+        raise _refused(workload, str(doubt)) from None
+
+
+def _refused(workload: Workload, doubt: str) -> CompileError:
+    return CompileError(
+        f"{workload.model.id} cannot be compiled into a profile for all sizes: {doubt}. --engine traced answers for one size."
+    )
 
 
 def _compiled(
