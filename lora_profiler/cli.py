@@ -107,7 +107,7 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
     asked = [[Workload(model=spec, setup=setup) for setup in setups(spec, ctx)] for spec in specs]
     if o["engine"] == "auto":
-        _trace_what_nothing_knows([workload for one_model in asked for workload in one_model])
+        _trace_what_nothing_knows([workload for one_model in asked for workload in one_model], other_sizes=gpu is not None)
     everything = o["explain"] or o["form"] == "json"
     found = [answers(workloads, gpu, o["engine"], all_levers=everything, network=network) for workloads in asked]
     for one_model in found:
@@ -129,15 +129,20 @@ def _network(text: str) -> "Network":
     return find_network(text)
 
 
-def _trace_what_nothing_knows(workloads: Sequence["Workload"]) -> None:
-    """Makes the profiles that are missing where the rules do not know the model either; says what cannot be traced."""
+def _trace_what_nothing_knows(workloads: Sequence["Workload"], *, other_sizes: bool) -> None:
+    """Makes the profiles that are missing where the rules do not know the model either; says what cannot be traced.
+
+    With `other_sizes` also those that hold at other sizes: the largest that fit are searched for among all.
+    """
     from lora_profiler.errors import UnbuildableError
-    from lora_profiler.planning.profiles import is_worth_a_trace
+    from lora_profiler.planning.profiles import is_worth_a_trace, variants
     from lora_profiler.traced import compile_profile
 
-    for workload in workloads:
+    for workload in (each for asked in workloads for each in (asked, *(variants(asked) if other_sizes else ()))):
         if is_worth_a_trace(workload):
-            click.echo(f"tracing {workload.model.id}, {workload.setup.method}: once, some seconds; kept for later", err=True)
+            samples = "one sample" if workload.setup.batch_size == 1 else "several samples"
+            what = f"{workload.model.id}, {workload.setup.method}, {samples}"
+            click.echo(f"tracing {what}: once, some seconds; kept for later", err=True)
             try:
                 compile_profile(workload)
             except UnbuildableError as e:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lora_profiler.cli_options import output_options, setup_options, setups
-from lora_profiler.click_parts import HELP_NAMES, ExampleCommand, check_new_file, complete_model, print_blocks, print_json
+from lora_profiler.click_parts import HELP_NAMES, ExampleCommand, check_new_file, complete_model, print_blocks, print_json, warn
+from lora_profiler.errors import CompileError
 
 if TYPE_CHECKING:
     from lora_profiler.compiled.profile import Profile
@@ -26,7 +27,7 @@ Examples:
   lora-profile compile bigscience/bloom-560m
   lora-profile compile ./my-model/config.json --method lora --checkpointing --targets q_proj,v_proj
 
-Exit code: 0 done; 2 usage; 3 no such model; 4 a step that cannot be traced, or no profile that could be trusted.
+Exit code: 0 done; 2 usage; 3 no such model; 4 a step that cannot be traced, or of which no profile could be trusted.
 """,
 )
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, shell_complete=complete_model)
@@ -50,13 +51,21 @@ def compile_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
 
 
 def _compiled(workload: Any) -> "Sequence[Profile]":
-    """One profile for each set of facts that sizes can change."""
+    """One profile for each set of facts that sizes can change. Raises CompileError where none of them could be trusted."""
     from lora_profiler.planning.profiles import variants
     from lora_profiler.traced import compile_profile
 
-    found = []
+    found: list[Profile] = []
+    refused: list[CompileError] = []
     for each in variants(workload):
         setup = each.setup
         click.echo(f"tracing {workload.model.id}, {setup.method}: batch {setup.batch_size}, {setup.seq_len:,} tokens", err=True)
-        found.append(compile_profile(each))
+        try:
+            found.append(compile_profile(each))
+        except CompileError as e:
+            refused.append(e)
+    if not found:
+        raise refused[0]
+    for error in refused:
+        warn(str(error))
     return found

@@ -40,6 +40,10 @@ class UnbuildableError(LoraProfilerError):
     exit_code = 4
 
 
+class CompileError(UnbuildableError):
+    """The step can be traced, but no profile that could be trusted came out; the message says at which point it was wrong."""
+
+
 class UncountedError(LoraProfilerError):
     """No rule says which kernels a step of this workload launches; a trace of the real model does."""
 

@@ -13,6 +13,7 @@ pytest.importorskip("transformers")
 
 from lora_profiler.cli import main
 from lora_profiler.compiled.evaluation import forget
+from lora_profiler.errors import CompileError
 from lora_profiler.report.payload import predict_schema
 
 TINY_BLOOM = {
@@ -91,6 +92,32 @@ def test_auto_traces_what_the_rules_do_not_know_once(run: Run, config: str) -> N
     again = run("predict", config, "--method", "full", "-s", "99")
     assert "tracing" not in again.stderr
     assert "compiled engine" in again.stdout
+
+
+def test_with_a_card_other_sizes_are_traced_too_since_they_are_searched(run: Run, config: str) -> None:
+    (answer,) = predictions(run, "predict", config, "--method", "full", "-b", "1", "-s", "64", "--gpu", "rtx_4090")
+    assert answer["fit"]["largest_batch_size"] > 1
+    one_more = run("predict", config, "--method", "full", "-b", str(answer["fit"]["largest_batch_size"] + 1), "-s", "64",
+                   "--gpu", "rtx_4090")  # fmt: skip
+    assert "tracing" not in one_more.stderr
+    assert "tight" in one_more.stdout or "does not fit" in one_more.stdout
+
+
+def test_a_profile_that_cannot_be_trusted_leaves_the_others(run: Run, config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lora_profiler.traced import compiler
+
+    real = compiler.compile_profile
+
+    def refuse_one_sample(workload: Any) -> Any:
+        if workload.setup.batch_size == 1:
+            raise CompileError("its tape changes with the size.")
+        return real(workload)
+
+    monkeypatch.setattr(compiler, "compile_profile", refuse_one_sample)
+    done = run("compile", config, "--method", "full", "--format", "json")
+    assert done.exit_code == 0
+    assert [p["valid"]["batch_size"] for p in json.loads(done.stdout)["profiles"]] == [[2, None]]
+    assert "Warning: its tape changes" in done.stderr
 
 
 def test_without_a_profile_the_engine_says_how_to_make_one(run: Run, config: str) -> None:

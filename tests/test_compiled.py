@@ -19,12 +19,12 @@ from lora_profiler.compiled import bundle, has_profile, library, peak_bytes, pre
 from lora_profiler.compiled.evaluation import forget
 from lora_profiler.compiled.facts import facts_of
 from lora_profiler.compiled.profile import Profile, ProfileError, packed, profile_key, unpacked
-from lora_profiler.errors import NoProfileError
+from lora_profiler.errors import CompileError, NoProfileError
 from lora_profiler.modeling import build_model
 from lora_profiler.planning import engine
 from lora_profiler.planning.fit import fit
 from lora_profiler.traced import tracer
-from lora_profiler.traced.compiler import CompileError, compile_profile, story
+from lora_profiler.traced.compiler import compile_profile, story
 from lora_profiler.traced.flat import Flat, flat
 from lora_profiler.traced.layouts import at_depth, layout_of
 from lora_profiler.traced.run import trace

@@ -4,7 +4,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from lora_profiler.errors import UnbuildableError, UsageError
+from lora_profiler.errors import CompileError, UnbuildableError, UsageError
 from lora_profiler.unprofiled import why_unprofiled
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ def predict(workload: "Workload") -> "Prediction":
     """
     _check_installed()
     from lora_profiler.compiled import predict_with
-    from lora_profiler.traced.compiler import CompileError
     from lora_profiler.traced.once import predict_once
 
     if why_unprofiled(workload.setup):

@@ -19,7 +19,7 @@ from lora_profiler.compiled.instants import DepthError, Instant, instants, undom
 from lora_profiler.compiled.modules import ModuleNumber
 from lora_profiler.compiled.profile import Facts, Profile, profile_key, setup_key
 from lora_profiler.compiled.tape import LEAST_UNITS, Birth, Layout, Tape
-from lora_profiler.errors import UnbuildableError
+from lora_profiler.errors import CompileError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling import build_model
 from lora_profiler.prediction import Category
@@ -37,10 +37,6 @@ _SEQUENCES = (41, 67, 89, 131, 73, 101, 64)
 """Unrelated sizes, also when rounded up to 16 and to 32: the first four are fitted through, the others checked at."""
 _LONGEST = 4096
 """Tokens checked at where neither the facts nor the config set an end. Traces of long sequences are no slower."""
-
-
-class CompileError(UnbuildableError):
-    """No profile that could be trusted came out; the message says at which point it was wrong."""
 
 
 def compile_profile(
