@@ -24,7 +24,7 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling import build_model
 from lora_profiler.prediction import Category
 from lora_profiler.traced.fit import NoPolynomialError, Point, fitted
-from lora_profiler.traced.flat import Flat, TapeError, aligned, at_point, difference, flat
+from lora_profiler.traced.flat import ChangingTapeError, Flat, TapeError, aligned, at_point, difference, flat
 from lora_profiler.traced.fold import Label, fold, labels_of, template, unfolded
 from lora_profiler.traced.layouts import at_depth, layout_of
 from lora_profiler.traced.run import trace
@@ -63,6 +63,8 @@ def _folded_or_whole(workload: Workload, on_trace: Callable[[str], None], proven
     layout = layout_of(workload.model)
     try:
         return _compiled(workload, facts, points, layout, on_trace, proven)
+    except ChangingTapeError as doubt:
+        raise _refused(workload, str(doubt)) from None
     except (TapeError, DepthError) as doubt:
         if layout is None:
             raise _refused(workload, str(doubt)) from None

@@ -15,6 +15,10 @@ class TapeError(Exception):
     """Two traces that should tell the same story do not."""
 
 
+class ChangingTapeError(TapeError):
+    """The story itself changes with the size, so that no tape tells it at any depth."""
+
+
 @dataclass(frozen=True, slots=True)
 class Flat:
     """A trace as flat events; the size of a birth is in bytes. `where` names the module that each event belongs to."""
@@ -62,13 +66,13 @@ def at_point(workload: Workload, point: Point) -> Workload:
 def aligned(flats: Sequence[Flat], points: tuple[Point, ...]) -> tuple[list[FlatEvent], list[Polynomial]]:
     """One tape for all points: the size of a birth is the number of its polynomial.
 
-    Raises TapeError where the traces differ in more than sizes, NoPolynomialError where sizes follow no polynomial.
+    Raises ChangingTapeError where the traces differ in more than sizes, NoPolynomialError where sizes follow no polynomial.
     """
     first = flats[0]
     settled = _settled(first.events)
     for other in flats[1:]:
         if len(other.events) != len(settled) or any(_unlike(*two) for two in zip(settled, _settled(other.events), strict=True)):
-            raise TapeError("the tape changes with batch, sequence or rank")
+            raise ChangingTapeError("the tape changes with batch, sequence or rank")
     numbers: dict[Polynomial, int] = {}
     events = []
     for together in zip(*(f.events for f in flats), strict=True):
