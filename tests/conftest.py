@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from commands import Done, Run
 from lora_profiler.compiled import bundle
 
 THE_BUNDLE = bundle.BUNDLED
@@ -25,6 +26,20 @@ def a_settled_heap() -> Iterator[None]:
     gc.collect()
     gc.freeze()
     yield
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """`lora-profile` in this process."""
+    from lora_profiler.cli import main
+
+    def run_(*arguments: str) -> Done:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        out, err = capfd.readouterr()
+        return Done(ended.value.code or 0, out, err)  # type: ignore[arg-type]
+
+    return run_
 
 
 def pytest_configure(config: pytest.Config) -> None:

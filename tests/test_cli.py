@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import pty
 import re
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+import commands
 from lora_profiler.report.payload import predict_schema
 
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "COLUMNS", "NO_COLOR"))} | {"HF_HUB_OFFLINE": "1"}
@@ -400,23 +400,8 @@ def test_shell_completion(words: str, expected: str) -> None:
 
 
 def on_a_terminal(*arguments: str, **environment: str) -> str:
-    """What the command prints when stdout is a terminal of 80 columns."""
-    main, other = pty.openpty()
-    env = ENVIRONMENT | {"TERM": "xterm-256color", "COLUMNS": "80"} | environment
-    process = subprocess.Popen([sys.executable, "-m", "lora_profiler", *arguments], stdout=other, stderr=other, env=env)
-    os.close(other)
-    out = b""
-    while True:
-        try:
-            chunk = os.read(main, 65536)
-        except OSError:  # Linux's way to say that the other end is closed
-            break
-        if not chunk:
-            break
-        out += chunk
-    assert process.wait() == 0
-    os.close(main)
-    return out.decode()
+    command = [sys.executable, "-m", "lora_profiler", *arguments]
+    return commands.on_a_terminal(command, columns=80, environment=ENVIRONMENT, **environment)
 
 
 def test_a_terminal_gets_colour_unless_it_is_unwanted() -> None:

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+import commands
 import families
 from lora_profiler.campaign import runs, session
 from lora_profiler.cli import main
@@ -623,25 +623,8 @@ main(sys.argv[2:])
 
 def on_a_terminal(*arguments: str, **environment: str) -> str:
     """What the command, with a stand-in for the measured process, writes to a terminal of 100 columns."""
-    main_end, other = pty.openpty()
-    env = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"} | environment
     path = f"{Path(__file__).parent}:{Path(__file__).parents[1]}"
-    process = subprocess.Popen(
-        [sys.executable, "-c", ON_A_TERMINAL, path, "bench", *arguments], stdin=other, stdout=other, stderr=other, env=env
-    )
-    os.close(other)
-    out = b""
-    while True:
-        try:
-            chunk = os.read(main_end, 65536)
-        except OSError:  # Linux's way to say that the other end is closed
-            break
-        if not chunk:
-            break
-        out += chunk
-    assert process.wait() == 0, out.decode()
-    os.close(main_end)
-    return out.decode()
+    return commands.on_a_terminal([sys.executable, "-c", ON_A_TERMINAL, path, "bench", *arguments], columns=100, **environment)
 
 
 def test_a_terminal_shows_rows_as_they_go_and_then_the_table_instead(bench: Bench, tmp_path: Path) -> None:

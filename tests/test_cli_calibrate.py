@@ -1,41 +1,23 @@
 """`lora-profile calibrate`: what it prints, keeps and refuses, with a calibration made by hand instead of two minutes of work."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 import records
 import test_calibration
+from commands import Run
 from lora_profiler.calibration import calibrate as calibrating
 from lora_profiler.calibration.calibrate import Calibration, FittedStep, Progress
-from lora_profiler.cli import main
 from lora_profiler.harness import MeasurementError, device_choice
 from lora_profiler.steptime.local import local_constants
 
 
-class Done(NamedTuple):
-    exit_code: int
-    stdout: str
-    stderr: str
-
-
-Run = Callable[..., Done]
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORA_PROFILER_CACHE", str(tmp_path / "cache"))
-
-    def run_(*arguments: str) -> Done:
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        out, err = capfd.readouterr()
-        return Done(ended.value.code or 0, out, err)  # type: ignore[arg-type]
-
-    return run_
 
 
 def made_by_hand(flags: tuple[Any, ...] = ()) -> Calibration:

@@ -3,11 +3,8 @@
 import csv
 import io
 import json
-import os
-import pty
 import re
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,6 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+import commands
 import families
 import records
 from lora_profiler import cli_compare
@@ -480,22 +478,8 @@ def test_a_name_as_long_as_a_page_keeps_its_ends_alone(compare: Compare) -> None
 
 def on_a_terminal(*arguments: str, columns: int, **environment: str) -> str:
     """What the real command writes to a terminal."""
-    main_end, other = pty.openpty()
-    env = os.environ | {"TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": "40"} | environment
-    process = subprocess.Popen([sys.executable, "-m", "lora_profiler", "compare", *arguments], stdin=other, stdout=other, env=env)
-    os.close(other)
-    out = b""
-    while True:
-        try:
-            chunk = os.read(main_end, 65536)
-        except OSError:  # Linux's way to say that the other end is closed
-            break
-        if not chunk:
-            break
-        out += chunk
-    assert process.wait() == 0, out.decode()
-    os.close(main_end)
-    return out.decode()
+    command = [sys.executable, "-m", "lora_profiler", "compare", *arguments]
+    return commands.on_a_terminal(command, columns=columns, **environment)
 
 
 def test_on_a_terminal_hostile_text_is_as_harmless_and_markup_stays_text(compare: Compare) -> None:

@@ -1,9 +1,8 @@
 """`lora-profile compile`, and answers from profiles on the command line."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jsonschema
 import pytest
@@ -11,7 +10,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from lora_profiler.cli import main
+from commands import Run
 from lora_profiler.compiled.evaluation import forget
 from lora_profiler.errors import CompileError
 from lora_profiler.report.payload import predict_schema
@@ -33,26 +32,6 @@ def config(tmp_path: Path) -> str:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(TINY_BLOOM))
     return str(path)
-
-
-class Done(NamedTuple):
-    exit_code: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    def run_(*arguments: str) -> Done:
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        out, err = capfd.readouterr()
-        return Done(ended.value.code or 0, out, err)  # type: ignore[arg-type]
-
-    return run_
-
-
-Run = Callable[..., Done]
 
 
 def predictions(run: Run, *arguments: str) -> list[dict[str, Any]]:

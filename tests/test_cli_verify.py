@@ -2,10 +2,10 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jsonschema
 import pytest
@@ -16,8 +16,8 @@ pytest.importorskip("peft")
 
 from benchmarks.mathematics import RESULTS
 from claim_subjects import EFFORT, LLAMA, break_peft, one_thread, quietly, scaled_by_alpha, tiny_llama
+from commands import Run
 from lora_profiler.catalog import find_model
-from lora_profiler.cli import main
 from lora_profiler.errors import ModelNotFoundError, UsageError
 from lora_profiler.mathematics import sources, verify
 from lora_profiler.mathematics.claim import CLAIMS, Checked, Finding
@@ -29,26 +29,6 @@ from lora_profiler.report.render import markdown, plain
 from lora_profiler.report.verify import verify_blocks, verify_payload, verify_schema
 from lora_profiler.report.verify_charts import verify_charts
 from lora_profiler.report.verify_progress import shown_checks
-
-
-class Done(NamedTuple):
-    exit_code: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    def run_(*arguments: str) -> Done:
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        out, err = capfd.readouterr()
-        return Done(ended.value.code or 0, out, err)  # type: ignore[arg-type]
-
-    return run_
-
-
-Run = Callable[..., Done]
 
 
 @pytest.fixture(scope="module", autouse=True)
