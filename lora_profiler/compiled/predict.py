@@ -135,6 +135,11 @@ def _assumptions(workload: Workload, profile: Profile) -> tuple[str, ...]:
         "Bytes that live tensors ask for; allocator rounding, workspaces and the CUDA context come on top.",
         rows_words(workload.setup, " and ".join(profile.kernels) or "eager"),
     ]
+    if profile.fallbacks:
+        found.append(
+            f"In plain torch, as transformers runs them where the package is missing: {', '.join(profile.fallbacks)}. With it "
+            "other kernels run, which keep other tensors."
+        )
     if workload.setup.kernels == "liger":
         found.append(ASSUMPTION)
     if workload.setup.device == "cuda":

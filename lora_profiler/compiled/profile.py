@@ -47,8 +47,8 @@ class Profile:
 
     `valid` are the smallest and the largest batch, sequence, rank and number of layers, None for no end. `saved` are the bytes
     that autograd keeps, `persistent` those that live between two steps, and all gradients. `flops` are by phase and module, none
-    where they are not known, `trainable` the elements that train by module. `checked` are the points at which a fresh trace was
-    equal, event by event: (layers, batch, sequence, rank).
+    where they are not known, `trainable` the elements that train by module; `fallbacks` the functions that ran in plain torch for
+    want of a package. `checked` are the points at which a fresh trace was equal, event by event: (layers, batch, sequence, rank).
     """
 
     key: str
@@ -59,6 +59,7 @@ class Profile:
     layout: Layout | None
     num_layers: int
     kernels: tuple[str, ...]
+    fallbacks: tuple[str, ...] = ()
     versions: Mapping[str, str]
     checked: tuple[tuple[int, int, int, int], ...]
     saved: Affine
@@ -129,6 +130,7 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         "layout": profile.layout._asdict() if profile.layout else None,
         "num_layers": profile.num_layers,
         "kernels": list(profile.kernels),
+        **({"fallbacks": list(profile.fallbacks)} if profile.fallbacks else {}),
         "versions": dict(profile.versions),
         "checked": [list(point) for point in profile.checked],
         "saved": affine_json(profile.saved),
@@ -158,6 +160,7 @@ def profile_from_json(data: Mapping[str, Any]) -> Profile:
         layout=Layout(**data["layout"]) if data["layout"] else None,
         num_layers=data["num_layers"],
         kernels=tuple(data["kernels"]),
+        fallbacks=tuple(data.get("fallbacks", ())),
         versions=data["versions"],
         checked=tuple(tuple(point) for point in data["checked"]),
         saved=affine_from_json(data["saved"]),

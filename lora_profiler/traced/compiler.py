@@ -133,6 +133,7 @@ def _compiled(
         layout=layout,
         num_layers=model.num_layers,
         kernels=flats[0].kernels,
+        fallbacks=flats[0].fallbacks,
         versions=versions(),
         checked=tuple(checked),
         saved=_saved(tape, sizes, layout),

@@ -28,6 +28,7 @@ class Flat:
     flops: dict[tuple[str, str], int]
     kernels: tuple[str, ...]
     trainable: dict[str, int]
+    fallbacks: tuple[str, ...]
 
     def flops_of(self, phase: str) -> dict[str, int]:
         """By module."""
@@ -54,7 +55,7 @@ def flat(traced: Traced) -> Flat:
         else:
             events.append(FlatEvent(None, ~event, None))
         where.append(trace.where[position])
-    return Flat(events, where, trace.flops, traced.kernels, traced.trainable)
+    return Flat(events, where, trace.flops, traced.kernels, traced.trainable, traced.fallbacks)
 
 
 def at_point(workload: Workload, point: Point) -> Workload:

@@ -65,6 +65,7 @@ def profile_of(workload: Workload, traced: Traced) -> Profile:
         layout=None,
         num_layers=workload.model.num_layers,
         kernels=found.kernels,
+        fallbacks=found.fallbacks,
         versions=versions(),
         checked=(),
         saved=Affine.constant(_constant(sum(e.birth.size for e in found.events if e.birth is not None and e.birth.saved))),

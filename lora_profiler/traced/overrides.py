@@ -4,6 +4,7 @@ Each is a context manager over one name of torch or transformers; `tests/test_ov
 torch `nn/functional.py`, transformers `masking_utils.py`, `modeling_utils.py`.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -21,6 +22,7 @@ from lora_profiler.traced.tracer import Tracer
 from lora_profiler.workload import TrainSetup
 
 aten = torch.ops.aten
+_FALLBACK = re.compile(r"`(?P<function>\w+)` is falling back .* because `(?P<package>[^`]+)` is not installed")
 
 
 @contextmanager
@@ -47,6 +49,19 @@ def device_rules(setup: TrainSetup, kernels: set[str], tracer: Tracer) -> Iterat
         stack.enter_context(known_padding(tracer))
         stack.enter_context(fused_on_meta())
         stack.enter_context(generator_states(tracer.see) if setup.device == "cpu" else byte_dropout())
+        yield
+
+
+@contextmanager
+def fallbacks_noted(found: set[str]) -> Iterator[None]:
+    """Notes which functions transformers runs in plain torch, because the package with their kernels is not installed here."""
+    from transformers.integrations import hub_kernels
+
+    def note(text: str, *rest: Any) -> None:
+        if said := _FALLBACK.match(text):
+            found.add(f"{said['function']} ({said['package']})")
+
+    with replaced(hub_kernels.logger, "warning_once", note):
         yield
 
 

@@ -21,7 +21,7 @@ from lora_profiler.prediction import Category
 from lora_profiler.traced.categories import LOGITS, LOGITS_GRADIENT, completed
 from lora_profiler.traced.failures import naming_the_line
 from lora_profiler.traced.optimizers_on_meta import code_books
-from lora_profiler.traced.overrides import device_rules, kernels_in_python, substitutes
+from lora_profiler.traced.overrides import device_rules, fallbacks_noted, kernels_in_python, substitutes
 from lora_profiler.traced.sharded_on_meta import (
     Sent,
     fake_group,
@@ -36,13 +36,17 @@ from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
 
 @dataclass(slots=True)
 class Traced:
-    """A trace, the kernels that attention took, the elements that PEFT added, those that train, by module, what ranks send."""
+    """A trace, the kernels that attention took, the elements that PEFT added, those that train, by module, what ranks send.
+
+    `fallbacks` are the functions that ran in plain torch for want of a package, as "function (package)".
+    """
 
     trace: Trace
     kernels: tuple[str, ...]
     num_adapter: int
     trainable: dict[str, int]
     sent: tuple[Sent, ...] = ()
+    fallbacks: tuple[str, ...] = ()
 
 
 def plain_name(name: str) -> str:
@@ -85,6 +89,7 @@ def _traced(
     setup = workload.setup
     _keep_every_layer(model)
     kernels: set[str] = set()
+    fallbacks: set[str] = set()
     sent: list[Sent] = []
     names = {module: plain_name(name) for name, module in model.named_modules()}
     noted = substitutes(setup.device)
@@ -100,6 +105,7 @@ def _traced(
             warnings.catch_warnings(),
             naming_the_line(workload.model.id, tracer.whereabouts),
             device_rules(setup, kernels, tracer),
+            fallbacks_noted(fallbacks),
             fsdp_on_meta(tracer) if setup.sharding in FULLY_SHARDED else nullcontext(),
             tracer.following(model),
         ):
@@ -117,6 +123,7 @@ def _traced(
         num_adapter=sum(p.numel() for p in adapters),
         trainable=_trainable(model, names),
         sent=tuple(sent),
+        fallbacks=tuple(sorted(fallbacks)),
     )
 
 
