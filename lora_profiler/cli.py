@@ -106,10 +106,14 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     network = _network(o["interconnect"]) if o["interconnect"] else None
     specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
     asked = [[Workload(model=spec, setup=setup) for setup in setups(spec, ctx)] for spec in specs]
+    engines = [o["engine"]] * len(asked)
     if o["engine"] == "auto":
-        _trace_what_nothing_knows([workload for one_model in asked for workload in one_model], other_sizes=gpu is not None)
+        engines = [_trace_what_nothing_knows(workloads, other_sizes=gpu is not None) for workloads in asked]
     everything = o["explain"] or o["form"] == "json"
-    found = [answers(workloads, gpu, o["engine"], all_levers=everything, network=network) for workloads in asked]
+    found = [
+        answers(workloads, gpu, engine, all_levers=everything, network=network)
+        for workloads, engine in zip(asked, engines, strict=True)
+    ]
     for one_model in found:
         warn_of([answer.prediction for answer in one_model])
     _print_answers(found, o)
@@ -129,24 +133,34 @@ def _network(text: str) -> "Network":
     return find_network(text)
 
 
-def _trace_what_nothing_knows(workloads: Sequence["Workload"], *, other_sizes: bool) -> None:
+def _trace_what_nothing_knows(workloads: Sequence["Workload"], *, other_sizes: bool) -> str:
     """Makes the profiles that are missing where the rules do not know the model either; says what cannot be traced.
 
-    With `other_sizes` also those that hold at other sizes: the largest that fit are searched for among all.
+    With `other_sizes` also those that hold at other sizes: the largest that fit are searched for among all. Returns the engine
+    to ask: "traced", at exactly the sizes asked, where a profile could not be trusted.
     """
-    from lora_profiler.errors import UnbuildableError
+    from lora_profiler.errors import CompileError, UnbuildableError
     from lora_profiler.planning.profiles import is_worth_a_trace, variants
     from lora_profiler.traced import compile_profile
 
-    for workload in (each for asked in workloads for each in (asked, *(variants(asked) if other_sizes else ()))):
-        if is_worth_a_trace(workload):
+    engine = "auto"
+    for asked in workloads:
+        for workload in (asked, *(variants(asked) if other_sizes else ())):
+            if not is_worth_a_trace(workload):
+                continue
             samples = "one sample" if workload.setup.batch_size == 1 else "several samples"
             what = f"{workload.model.id}, {workload.setup.method}, {samples}"
             click.echo(f"tracing {what}: once, some seconds; kept for later", err=True)
             try:
                 compile_profile(workload)
+            except CompileError as e:
+                warn(str(e))
+                if workload is asked:
+                    engine = "traced"
+                    break
             except UnbuildableError as e:
                 warn(f"the step could not be traced: {e}")
+    return engine
 
 
 def _print_answers(answers: Sequence[Sequence["Answer"]], o: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """`lora-profile compile`, and answers from profiles on the command line."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,32 @@ def test_a_profile_that_cannot_be_trusted_leaves_the_others(run: Run, config: st
     assert done.exit_code == 0
     assert [p["valid"]["batch_size"] for p in json.loads(done.stdout)["profiles"]] == [[2, None]]
     assert "Warning: its tape changes" in done.stderr
+
+
+def test_auto_traces_the_size_asked_where_no_profile_can_be_trusted(
+    run: Run, config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lora_profiler.traced import compiler
+
+    tried = []
+
+    def refuse(workload: Any) -> Any:
+        tried.append(workload)
+        raise CompileError("its tape changes with the size.")
+
+    question = ("predict", config, "--method", "full", "--checkpointing", "-b", "3", "-s", "50")
+    (exact,) = predictions(run, *question, "--engine", "traced")
+    kept = Path(os.environ["LORA_PROFILER_CACHE"]) / "profiles.sqlite"
+    kept.unlink()
+    forget()
+    monkeypatch.setattr(compiler, "compile_profile", refuse)
+    done = run(*question, "--format", "json")
+    assert "Warning: its tape changes" in done.stderr
+    (answer,) = json.loads(done.stdout)["predictions"]
+    assert (answer["engine"], answer["exactness"]) == ("traced", "exact")
+    assert answer["moments"] == exact["moments"]
+    assert len(tried) == 1
+    assert not kept.exists()
 
 
 def test_without_a_profile_the_engine_says_how_to_make_one(run: Run, config: str) -> None:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from lora_profiler.workload import Workload
 
 NEEDED = ("torch", "transformers", "peft")
+_refused: set[str] = set()
+"""Keys of profiles that could not be trusted in this process: whoever asks again is spared the attempt."""
 
 
 def missing() -> list[str]:
@@ -30,10 +32,21 @@ def compile_profile(workload: "Workload") -> "Profile":
     from lora_profiler.compiled.library import keep
     from lora_profiler.traced.compiler import compile_profile as compiled
 
-    profile = compiled(workload)
+    try:
+        profile = compiled(workload)
+    except CompileError:
+        _refused.add(_key(workload))
+        raise
     keep(profile)
     forget()
     return profile
+
+
+def _key(workload: "Workload") -> str:
+    from lora_profiler.compiled.facts import facts_of
+    from lora_profiler.compiled.profile import profile_key
+
+    return profile_key(workload.model, workload.setup, facts_of(workload))
 
 
 def _check_installed() -> None:
@@ -51,7 +64,7 @@ def predict(workload: "Workload") -> "Prediction":
     from lora_profiler.compiled import predict_with
     from lora_profiler.traced.once import predict_once
 
-    if why_unprofiled(workload.setup):
+    if why_unprofiled(workload.setup) or _key(workload) in _refused:
         return predict_once(workload)
     try:
         return replace(predict_with(compile_profile(workload), workload), engine="traced")

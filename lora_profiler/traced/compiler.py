@@ -78,7 +78,8 @@ def _folded_or_whole(workload: Workload, on_trace: Callable[[str], None], proven
 
 def _refused(workload: Workload, doubt: str) -> CompileError:
     return CompileError(
-        f"{workload.model.id} cannot be compiled into a profile for all sizes: {doubt}. --engine traced answers for one size."
+        f"{workload.model.id} cannot be compiled into a profile for all sizes: {doubt}; "
+        "a single size can be traced (--engine traced)."
     )
 
 
