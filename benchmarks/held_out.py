@@ -41,6 +41,8 @@ MODELS = (
     "Qwen/Qwen3-30B-A3B", "Qwen/Qwen2-57B-A14B", "deepseek-ai/DeepSeek-V2-Lite", "openai/gpt-oss-20b",
     "google-bert/bert-base-cased", "FacebookAI/roberta-base", "distilbert/distilbert-base-uncased", "google-t5/t5-small",
     "facebook/bart-base",
+    "google/gemma-3-1b-it", "zai-org/GLM-4.5-Air", "MiniMaxAI/MiniMax-M2.5", "google/gemma-4-26B-A4B", "deepseek-ai/DeepSeek-R1",
+    "deepseek-ai/DeepSeek-V3.2", "zai-org/GLM-5.2",
 )  # fmt: skip
 LORA = TrainSetup(lora=LoraConfig(), batch_size=2)
 FULL = TrainSetup(batch_size=2)
