@@ -211,6 +211,11 @@ def test_a_bundle_gives_back_what_was_packed(
     found = bundle.bundled_profile(profile.key)
     assert found is not None and packed(found) == packed(profile)
     assert bundle.bundled_profile("0" * 24) is None
+    monkeypatch.setattr(bundle, "LARGEST_PACK", 1)
+    bundle.write_bundle(path, [[other, profile]])
+    assert [p.key for p in bundle.bundled_profiles()] == [other.key, profile.key]
+    again = bundle.bundled_profile(profile.key)
+    assert again is not None and packed(again) == packed(profile)
     forget()
     assert engine.predict(asked).engine == "compiled"
     assert engine.predict(asked) == predict_with(profile, asked)

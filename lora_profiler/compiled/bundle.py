@@ -12,6 +12,8 @@ from pathlib import Path
 
 from lora_profiler.compiled.profile import FORMAT, Profile, ProfileError, profile_from_json, profile_json
 
+LARGEST_PACK = 8_000_000
+"""Bytes before compression; whoever reads one profile unpacks those beside it."""
 BUNDLED = Path(__file__).parent / "data" / "profiles.sqlite"
 
 
@@ -74,8 +76,22 @@ def write_bundle(path: Path, packs: Iterable[Sequence[Profile]]) -> None:
         connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.execute("CREATE TABLE packs (number INTEGER PRIMARY KEY, data BLOB NOT NULL)")
         connection.execute("CREATE TABLE profiles (key TEXT PRIMARY KEY, pack INTEGER, line INTEGER) WITHOUT ROWID")
-        for number, profiles in enumerate(packs):
-            lines = [json.dumps(profile_json(p), separators=(",", ":")).encode() for p in profiles]
-            connection.execute("INSERT INTO packs VALUES (?, ?)", (number, lzma.compress(b"\n".join(lines), preset=9)))
-            connection.executemany("INSERT INTO profiles VALUES (?, ?, ?)", [(p.key, number, i) for i, p in enumerate(profiles)])
+        for number, lines in enumerate(few for profiles in packs for few in _divided(profiles)):
+            data = lzma.compress(b"\n".join(lines.values()), preset=9 | lzma.PRESET_EXTREME)
+            connection.execute("INSERT INTO packs VALUES (?, ?)", (number, data))
+            connection.executemany("INSERT INTO profiles VALUES (?, ?, ?)", [(key, number, i) for i, key in enumerate(lines)])
     fresh.replace(path)
+
+
+def _divided(profiles: Sequence[Profile]) -> Iterator[dict[str, bytes]]:
+    """Lines by key, as many together as are unpacked in a blink."""
+    lines: dict[str, bytes] = {}
+    size = 0
+    for profile in profiles:
+        line = json.dumps(profile_json(profile), separators=(",", ":")).encode()
+        if lines and size + len(line) > LARGEST_PACK:
+            yield lines
+            lines, size = {}, 0
+        lines[profile.key] = line
+        size += len(line)
+    yield lines
