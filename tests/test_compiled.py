@@ -211,14 +211,23 @@ def test_a_bundle_gives_back_what_was_packed(
     found = bundle.bundled_profile(profile.key)
     assert found is not None and packed(found) == packed(profile)
     assert bundle.bundled_profile("0" * 24) is None
-    monkeypatch.setattr(bundle, "LARGEST_PACK", 1)
-    bundle.write_bundle(path, [[other, profile]])
-    assert [p.key for p in bundle.bundled_profiles()] == [other.key, profile.key]
-    again = bundle.bundled_profile(profile.key)
-    assert again is not None and packed(again) == packed(profile)
     forget()
     assert engine.predict(asked).engine == "compiled"
     assert engine.predict(asked) == predict_with(profile, asked)
+
+
+def test_large_profiles_are_packed_apart(made: tuple[Workload, Profile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = replace(made[1], key="f" * 24)
+    path = tmp_path / "apart.sqlite"
+    monkeypatch.setattr(bundle, "BUNDLED", path)
+    monkeypatch.setattr(bundle, "LARGEST_PACK", 1)
+    bundle.write_bundle(path, [[other, made[1]]])
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT count(*) FROM packs").fetchone() == (2,)
+    connection.close()
+    assert [p.key for p in bundle.bundled_profiles()] == [other.key, made[1].key]
+    found = bundle.bundled_profile(made[1].key)
+    assert found is not None and packed(found) == packed(made[1])
 
 
 @pytest.mark.parametrize("spoilt", [b"", b"no database", b"damaged"])

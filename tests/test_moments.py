@@ -275,6 +275,19 @@ def test_checkpoints_of_every_family(name, method):
     assert by_phase(predicted(config, setup)) == tuple(real[2, phase] for phase in oracle.PHASES)
 
 
+@pytest.mark.parametrize("seq_len", [20, 60])
+def test_frequencies_for_long_sequences_are_kept_from_the_first_forward_pass_on(seq_len):
+    """LongRoPE works them out in every step and lets go of the last step's after that; the sequence need not be long."""
+    factors = [1.0] * 6
+    scaling = {"type": "longrope", "short_factor": factors, "long_factor": factors}
+    config = cases.CONFIGS["phi3"] | {"vocab_size": 9000, "rope_scaling": scaling, "original_max_position_embeddings": 40}
+    setup = TrainSetup(lora=LoraConfig(), batch_size=2, seq_len=seq_len, device="cpu", checkpointing=True)
+    real = oracle.step_peaks(oracle.build(config, setup), setup)
+    found = predicted(config, setup)
+    assert by_phase(found) == tuple(real[2, phase] for phase in oracle.PHASES)
+    assert totals(found)["setup"] == totals(found, 1)["setup"] + found.persistent_bytes["optimizer_states"] + 4 * len(factors)
+
+
 # --- what is claimed -------------------------------------------------------------------------------------------------------
 
 

@@ -144,6 +144,8 @@ def moments(
         "optimizer_states": total_state_bytes(ranks.stepped.trainable, setup),
         "inputs": ZERO,
     }
+    if left := long_frequency_bytes(family, workload):
+        base["activations"] = constant(left)
     base = beside(base, ranks.always)
     setup_moment = candidate(base)
     base["inputs"] = _inputs(setup)
@@ -284,6 +286,15 @@ def mask_bytes(windows: set[int | None], *, setup: TrainSetup, dtype: str, kerne
 def buffer_bytes(family: Family, workload: Workload) -> int:
     """Two float32 vectors of half the rotary width per rotary set, and what else the family registers."""
     return sum(4 * size for _, size in family.rotary_sets(workload.model.config)) + family.buffer_bytes(workload.setup.dtype)
+
+
+def long_frequency_bytes(family: Family, workload: Workload) -> int:
+    """Frequencies for long sequences, a float32 vector of half the rotary width, that LongRoPE works out in the first forward pass
+    and keeps: transformers `modeling_rope_utils.py`, longrope_frequency_update."""
+    config = workload.model.config
+    if (config.get("rope_parameters") or {}).get("rope_type") != "longrope":
+        return 0
+    return sum(2 * size for _, size in family.rotary_sets(config))
 
 
 def _inside_layers(

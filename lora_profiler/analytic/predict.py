@@ -147,6 +147,8 @@ def _moments(plan: Plan, totals: list[int], at: Values) -> tuple[Moment, ...]:
         found: dict[Category, int] = {c: polynomials[c].evaluate(*at) for c in CATEGORIES if c in polynomials}
         steady.append(Moment(moment=moment, step="steady", bytes=found))
         fresh = found | {"optimizer_states": 0} if moment in _STATES_FROM_STEP_2 else found
+        if moment == "setup" and "activations" in found:
+            fresh = fresh | {"activations": 0}  # no forward pass has left anything yet
         first.append(Moment(moment=moment, step=1, bytes=fresh))
     return (*first, *steady)
 
