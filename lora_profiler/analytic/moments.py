@@ -289,8 +289,8 @@ def buffer_bytes(family: Family, workload: Workload) -> int:
 
 
 def long_frequency_bytes(family: Family, workload: Workload) -> int:
-    """Frequencies for long sequences, a float32 vector of half the rotary width, that LongRoPE works out in the first forward pass
-    and keeps: transformers `modeling_rope_utils.py`, longrope_frequency_update."""
+    """Frequencies for long sequences, a float32 vector of half the rotary width, that LongRoPE works out in each forward pass and
+    keeps until the next: transformers `modeling_rope_utils.py`, longrope_frequency_update."""
     config = workload.model.config
     if (config.get("rope_parameters") or {}).get("rope_type") != "longrope":
         return 0
