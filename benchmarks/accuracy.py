@@ -49,9 +49,19 @@ def profiles_line() -> str:
     equal = sum(not error for row in compared for error in row["peak_errors"])
     worst = max((abs(error) for row in compared for error in row["peak_errors"]), default=0.0)
     return (
-        f"- **Rules against compiled traces**, two predictors that share nothing but the question: {len(compared)} steps of "
+        f"- **Rules against compiled traces**, two predictors that share nothing but the question: {len(compared):,} steps of "
         f"{len({row['model'] for row in compared})} models at full size; {equal:,} of {points:,} peaks equal to the byte, "
         f"the rest up to {worst:.2%} apart (`benchmarks/results/profiles.md`)."
+    )
+
+
+def held_out_line() -> str:
+    """Profiles where no compilation has looked."""
+    rows = [row for row in results("held_out")["rows"] if "reason" not in row]
+    return (
+        f"- **Compiled profiles against fresh traces**, {sum(row['points'] for row in rows):,} points that no compilation has "
+        f"seen, {len({row['type'] for row in rows})} architectures: peaks of the three phases, the peak's moment and its categories "
+        f"differ in {sum(len(row['wrong']) for row in rows)} (`benchmarks/results/held_out.md`)."
     )
 
 
@@ -109,7 +119,9 @@ def table() -> str:
     accelerate = next(value for name, value in seconds.items() if name.startswith("accelerate"))
     rate = {row["what"]: row["per_second"] for row in speed["rows"]}
     versions = ", ".join(f"{name} {number}" for name, number in peaks["versions"].items())
-    swept = next(value for name, value in rate.items() if name.startswith("sweep, table"))
+    swept = next(value for name, value in rate.items() if name.startswith("sweep, analytic, table"))
+    compiled = {row["what"]: row["median_seconds"] for row in results("compile_speed")["rows"]}
+    profile = next(value for what, value in compiled.items() if what.startswith("a profile of meta-llama/Llama-3.1-8B, LoRA"))
     return "\n".join([
         f"Measured on CPU with {versions}; nothing here has been measured on a GPU yet.",
         "",
@@ -133,11 +145,13 @@ def table() -> str:
         "The bounds that an estimate states are the largest errors of these rows, rounded up; "
         "`python -m benchmarks.peaks --fresh SEED` measures rows on which nothing was set.",
         measured_line() + profiles_line(),
+        held_out_line(),
         ranks_line(),
         *public_lines(),
         f"- **Speed**: {ours:.2f} s for a whole `lora-profile` process, {accelerate / ours:.0f} times faster than "
-        f"`accelerate estimate-memory --help` beside it; {rate['peak_bytes']:,.0f} peaks a second one at a time, "
-        f"{swept / 1e6:,.0f} million by `sweep` (`benchmarks/results/startup.md`, `throughput.md`).",
+        f"`accelerate estimate-memory --help` beside it; {rate['peak_bytes, analytic']:,.0f} peaks a second one at a "
+        f"time, {swept / 1e6:,.0f} million by `sweep`; {profile:.0f} s from nothing to a profile of an 8B model "
+        "(`benchmarks/results/startup.md`, `throughput.md`, `compile_speed.md`).",
     ])  # fmt: skip
 
 
