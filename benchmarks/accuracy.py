@@ -60,8 +60,8 @@ def held_out_line() -> str:
     rows = [row for row in results("held_out")["rows"] if "reason" not in row]
     return (
         f"- **Compiled profiles against fresh traces**, {sum(row['points'] for row in rows):,} points that no compilation has "
-        f"seen, {len({row['type'] for row in rows})} architectures: peaks of the three phases, the peak's moment and its categories "
-        f"differ in {sum(len(row['wrong']) for row in rows)} (`benchmarks/results/held_out.md`)."
+        f"seen, {len({row['type'] for row in rows})} architectures: peaks of the three phases, the peak's moment and its "
+        f"categories differ in {sum(len(row['wrong']) for row in rows)} (`benchmarks/results/held_out.md`)."
     )
 
 
