@@ -178,7 +178,8 @@ def test_real_steps(name: str, setup: TrainSetup, path: Loss) -> None:
     found = config(name, vocab_size=4001)
     setup = replace(setup, batch_size=2, seq_len=100, device="cpu", optimizer_impl="fused", loss=path)
     prediction = predict(Workload(model=spec(found), setup=setup))
-    real = oracle.step_peaks(oracle.build(found, setup), setup)
+    with torch.backends.mkldnn.flags(enabled=False):  # what it takes inside a 16-bit product differs by processor
+        real = oracle.step_peaks(oracle.build(found, setup), setup)
     mine = totals(prediction)
     ahead = mine["end_of_forward"] >= mine["last_layer_forward"]
     assert mine["optimizer_step"] == real[2, "optimizer"]
