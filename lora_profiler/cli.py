@@ -156,6 +156,11 @@ def _trace_what_nothing_knows(workloads: Sequence["Workload"], *, other_sizes: b
             except CompileError as e:
                 warn(str(e))
                 if workload is asked:
+                    click.echo(
+                        "tracing exactly this size instead; minutes for a long sequence whose code goes over it in a loop. "
+                        "--engine analytic gives a lower bound at once",
+                        err=True,
+                    )
                     engine = "traced"
                     break
             except UnbuildableError as e:

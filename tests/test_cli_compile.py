@@ -119,6 +119,7 @@ def test_auto_traces_the_size_asked_where_no_profile_can_be_trusted(
     monkeypatch.setattr(compiler, "compile_profile", refuse)
     done = run(*question, "--format", "json")
     assert "Warning: its tape changes" in done.stderr
+    assert "tracing exactly this size instead" in done.stderr
     (answer,) = json.loads(done.stdout)["predictions"]
     assert (answer["engine"], answer["exactness"]) == ("traced", "exact")
     assert answer["moments"] == exact["moments"]
