@@ -27,8 +27,8 @@ from typing import Any
 from lora_profiler.analytic import knows
 from lora_profiler.catalog import bundled_models, find_model
 from lora_profiler.compiled.bundle import BUNDLED, bundled_profiles, write_bundle
-from lora_profiler.compiled.facts import facts_of, windows_of
-from lora_profiler.compiled.profile import Profile, packed, profile_key, unpacked
+from lora_profiler.compiled.facts import key_of, windows_of
+from lora_profiler.compiled.profile import Profile, packed, unpacked
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
@@ -54,10 +54,6 @@ def asked(model: ModelSpec, impl: str) -> Iterator[tuple[str, Workload]]:
         setup = replace(base, checkpointing=checkpointing, optimizer_impl=impl, batch_size=batch, seq_len=seq)  # type: ignore[arg-type]
         label = f"{method}{', checkpointing' if checkpointing else ''}, {impl}, batch {batch}, {seq} tokens"
         yield label, Workload(model=model, setup=setup)
-
-
-def key_of(workload: Workload) -> str:
-    return profile_key(workload.model, workload.setup, facts_of(workload))
 
 
 # --- compiling ------------------------------------------------------------------------------------------------------------

@@ -23,8 +23,8 @@ from typing import Any
 from benchmarks.bundle import asked
 from lora_profiler.catalog import find_model
 from lora_profiler.compiled.bundle import bundled_profile
-from lora_profiler.compiled.facts import below, facts_of, least_sizes, windows_of
-from lora_profiler.compiled.profile import Profile, profile_key
+from lora_profiler.compiled.facts import below, facts_of, key_of, least_sizes, windows_of
+from lora_profiler.compiled.profile import Profile
 from lora_profiler.compiled.tape import LEAST_UNITS
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
@@ -89,7 +89,7 @@ def cases(name: str) -> Iterator[tuple[str, Workload]]:
 
 
 def _bundled(workload: Workload) -> Profile | None:
-    return bundled_profile(profile_key(workload.model, workload.setup, facts_of(workload)))
+    return bundled_profile(key_of(workload))
 
 
 def rows_of(name: str, seed: int, until: float | None) -> list[dict[str, Any]]:

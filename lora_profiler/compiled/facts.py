@@ -1,6 +1,6 @@
 """The facts of a workload that a profile cannot leave open, and the smallest sizes for which they hold."""
 
-from lora_profiler.compiled.profile import Facts
+from lora_profiler.compiled.profile import Facts, profile_key
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.workload import Workload
 
@@ -26,6 +26,11 @@ def facts_of(workload: Workload) -> Facts:
         accumulates=setup.accumulation > 1,
         rank=setup.lora.r if fixed and setup.lora else None,
     )
+
+
+def key_of(workload: Workload) -> str:
+    """The key of the profile that answers `workload`."""
+    return profile_key(workload.model, workload.setup, facts_of(workload))
 
 
 def least_sizes(facts: Facts, windows: tuple[int, ...]) -> tuple[int, int]:

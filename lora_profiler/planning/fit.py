@@ -127,9 +127,12 @@ def fit(workload: Workload, gpu: Card, engine: str = "auto", prediction: Predict
     lora = workload.setup.lora
     rank = None if lora is None else 0
     setup, answerer = workload.setup, follow_up(prediction, engine)
-    if prediction.saved_activation_bytes is not None and not _knows(workload, answerer):
+    if prediction.saved_activation_bytes is None:
+        if verdict != "does_not_fit":
+            return None
+    elif not _knows(workload, answerer):
         batch_size = seq_len = rank = None
-    elif prediction.saved_activation_bytes is not None:
+    else:
 
         def fits(changed: TrainSetup) -> bool:
             try:
@@ -142,8 +145,6 @@ def fit(workload: Workload, gpu: Card, engine: str = "auto", prediction: Predict
         seq_len = largest(lambda size: fits(replace(setup, seq_len=size)), guess=setup.seq_len)
         if lora is not None:
             rank = largest(lambda size: fits(replace(setup, lora=replace(lora, r=size))), guess=lora.r)
-    elif verdict != "does_not_fit":
-        return None
     return Fit(
         gpu=gpu,
         usable_bytes=usable,

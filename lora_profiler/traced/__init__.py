@@ -29,24 +29,18 @@ def compile_profile(workload: "Workload") -> "Profile":
     if reason := why_unprofiled(workload.setup):
         raise UsageError(reason)
     from lora_profiler.compiled.evaluation import forget
+    from lora_profiler.compiled.facts import key_of
     from lora_profiler.compiled.library import keep
     from lora_profiler.traced.compiler import compile_profile as compiled
 
     try:
         profile = compiled(workload)
     except CompileError:
-        _refused.add(_key(workload))
+        _refused.add(key_of(workload))
         raise
     keep(profile)
     forget()
     return profile
-
-
-def _key(workload: "Workload") -> str:
-    from lora_profiler.compiled.facts import facts_of
-    from lora_profiler.compiled.profile import profile_key
-
-    return profile_key(workload.model, workload.setup, facts_of(workload))
 
 
 def _check_installed() -> None:
@@ -62,9 +56,10 @@ def predict(workload: "Workload") -> "Prediction":
     """
     _check_installed()
     from lora_profiler.compiled import predict_with
+    from lora_profiler.compiled.facts import key_of
     from lora_profiler.traced.once import predict_once
 
-    if why_unprofiled(workload.setup) or _key(workload) in _refused:
+    if why_unprofiled(workload.setup) or key_of(workload) in _refused:
         return predict_once(workload)
     try:
         return replace(predict_with(compile_profile(workload), workload), engine="traced")
