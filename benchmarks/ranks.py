@@ -134,7 +134,7 @@ def plans() -> Iterator[str]:
         setups = [TrainSetup(checkpointing=True, lora=each) for each in (None, lora)]
         setups.append(TrainSetup(checkpointing=True, lora=lora, quantization=Quantization()))
         began = perf_counter()
-        options = plan(model, setups, cluster, network)
+        options = plan([Workload(model=model, setup=setup) for setup in setups], cluster, network)
         took = perf_counter() - began
         yield markdown(cluster_blocks(model, options, cluster, network)) + f"\nPlanned in {took:.1f} s.\n"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from lora_profiler import __version__
-from lora_profiler.cli_options import answer_options, output_options, setup_options, setups
+from lora_profiler.cli_options import answer_options, output_options, platform_of, setup_options, workloads
 from lora_profiler.cli_warnings import warn_of
 from lora_profiler.click_parts import (
     HELP_NAMES,
@@ -100,12 +100,12 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     check_new_file(o["output"], o["force"])
     from lora_profiler.catalog import find_model
     from lora_profiler.planning.answers import answers
-    from lora_profiler.workload import Workload
 
     gpu = _gpu(o["gpu"]) if o["gpu"] else None
     network = _network(o["interconnect"]) if o["interconnect"] else None
     specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
-    asked = [[Workload(model=spec, setup=setup) for setup in setups(spec, ctx)] for spec in specs]
+    platform = platform_of(o, gpu)
+    asked = [workloads(spec, ctx, platform) for spec in specs]
     engines = [o["engine"]] * len(asked)
     if o["engine"] == "auto":
         engines = [_trace_what_nothing_knows(workloads, other_sizes=gpu is not None) for workloads in asked]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from lora_profiler.cli_options import given, setups
+from lora_profiler.cli_options import given, workloads
 from lora_profiler.click_parts import FiniteRange, NearestChoice, items
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.planning.setups import CPU_DEFAULTS, flag
@@ -174,7 +174,7 @@ def model_cases(ctx: click.Context, models: tuple[str, ...], device: "Device") -
     """
     from lora_profiler.catalog import find_model
     from lora_profiler.harness import make_case
-    from lora_profiler.workload import Workload
+    from lora_profiler.harness.present_platform import present_platform
 
     o = ctx.params
     if o["nproc"] is not None:
@@ -189,11 +189,12 @@ def model_cases(ctx: click.Context, models: tuple[str, ...], device: "Device") -
     specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
     if text is not None and weights is None:
         _check_tokenizer(specs)
-    workloads = [Workload(model=spec, setup=setup) for spec in specs for setup in setups(spec, ctx, device)]
+    platform = present_platform(device)
+    asked = [workload for spec in specs for workload in workloads(spec, ctx, platform, device)]
     return [
         make_case(workload, conditions, weights=weights, text=text, repeat=repeat)
         for repeat in range(o["repeats"])
-        for workload in (reversed(workloads) if repeat % 2 else workloads)
+        for workload in (reversed(asked) if repeat % 2 else asked)
     ]
 
 

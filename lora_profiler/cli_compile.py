@@ -5,8 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_profiler.cli_options import output_options, setup_options, setups
-from lora_profiler.click_parts import HELP_NAMES, ExampleCommand, check_new_file, complete_model, print_blocks, print_json, warn
+from lora_profiler.cli_options import TORCH_OPTION, output_options, platform_of, setup_options, workloads
+from lora_profiler.click_parts import (
+    HELP_NAMES,
+    ExampleCommand,
+    check_new_file,
+    complete_gpu,
+    complete_model,
+    print_blocks,
+    print_json,
+    warn,
+)  # fmt: skip
 from lora_profiler.errors import CompileError
 
 if TYPE_CHECKING:
@@ -32,16 +41,18 @@ Exit code: 0 done; 2 usage; 3 no such model; 4 a step that cannot be traced, or 
 )
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, shell_complete=complete_model)
 @setup_options(device="cuda", device_help="Whose memory rules hold.")
+@click.option("--gpu", metavar="KEY", shell_complete=complete_gpu, help="The card whose attention kernels hold.")
+@TORCH_OPTION
 @output_options("table", "json", "md")
 @click.pass_context
 def compile_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> None:
     """Trace MODEL's training step, full and LoRA or as asked, and keep the profiles that answer for every size."""
     check_new_file(o["output"], o["force"])
-    from lora_profiler.catalog import find_model
-    from lora_profiler.workload import Workload
+    from lora_profiler.catalog import find_gpu, find_model
 
     specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
-    made = [each for spec in specs for setup in setups(spec, ctx) for each in _compiled(Workload(model=spec, setup=setup))]
+    platform = platform_of(o, find_gpu(o["gpu"]) if o["gpu"] else None)
+    made = [each for spec in specs for workload in workloads(spec, ctx, platform) for each in _compiled(workload)]
     from lora_profiler.report.profiles import profile_blocks, profile_records
 
     if o["form"] == "json":

@@ -1,8 +1,8 @@
 """The options that say how a model is trained, shared by every command that needs a setup, and the setups they mean."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 from click.core import ParameterSource
@@ -10,7 +10,8 @@ from click.core import ParameterSource
 from lora_profiler.click_parts import NearestChoice, complete_gpu
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.setups import SetupOptions
-from lora_profiler.planning.setups import setups as planning_setups
+from lora_profiler.planning.setups import workloads as planning_workloads
+from lora_profiler.platform import NEWEST_TORCH, OLDEST_TORCH, TORCH, Platform, parse_torch, version_text
 from lora_profiler.workload import (
     Attention,
     Device,
@@ -23,8 +24,11 @@ from lora_profiler.workload import (
     Precision,
     Recipe,
     Sharding,
-    TrainSetup,
+    Workload,
 )  # fmt: skip
+
+if TYPE_CHECKING:
+    from lora_profiler.catalog import Gpu
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -94,11 +98,17 @@ _LOOKUP_OPTIONS = [
     click.option("--offline", is_flag=True, help="Never ask the hub."),
 ]  # fmt: skip
 
+TORCH_OPTION = click.option(
+    "--torch", metavar="VERSION",
+    help=f"Whose kernels hold, {version_text(OLDEST_TORCH)} to {version_text(NEWEST_TORCH)}. [default: {version_text(TORCH)}]",
+)  # fmt: skip
+
 _ANSWER_OPTIONS = [
     click.option(
         "--gpu", metavar="KEY|auto|custom:24GiB", shell_complete=complete_gpu,
-        help="Judge a card, and time a step on it; `lora-profile gpus` lists them.",
+        help="Judge a card, take its kernels, and time a step on it; `lora-profile gpus` lists them.",
     ),
+    TORCH_OPTION,
     click.option(
         "--interconnect", metavar="nvlink4|pcie5|ndr|25GB/s|...",
         help="The link among --world-size ranks, to tell how long sending takes.",
@@ -141,8 +151,13 @@ def _with_options(command: F, options: Sequence[Callable[[F], F]]) -> F:
     return command
 
 
-def setups(model: ModelSpec, ctx: click.Context, device: Device | None = None) -> list[TrainSetup]:
-    """One setup for each asked method, in the order asked; on `device` where that is not left to --device.
+def platform_of(o: Mapping[str, Any], gpu: "Gpu | None") -> Platform:
+    """The card's compute capability and the torch that --torch names. Raises UsageError for a version without rules."""
+    return Platform(capability=gpu.capability if gpu else None, torch=parse_torch(o["torch"]) if o["torch"] else TORCH)
+
+
+def workloads(model: ModelSpec, ctx: click.Context, platform: Platform, device: Device | None = None) -> list[Workload]:
+    """One workload for each asked method, in the order asked; on `device` where that is not left to --device.
 
     Raises UsageError for options that contradict each other.
     """
@@ -150,7 +165,7 @@ def setups(model: ModelSpec, ctx: click.Context, device: Device | None = None) -
     o["methods"] = tuple(o["methods"])
     if device is not None:
         o["device"] = device
-    return planning_setups(model, SetupOptions(**o), {name for name in o if given(ctx, name)})
+    return planning_workloads(model, SetupOptions(**o), {name for name in o if given(ctx, name)}, platform)
 
 
 def given(ctx: click.Context, name: str) -> bool:

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from lora_profiler.cli_options import given, output_options, setup_options, setups
+from lora_profiler.cli_options import TORCH_OPTION, given, output_options, platform_of, setup_options, workloads
 from lora_profiler.click_parts import HELP_NAMES, ExampleCommand, check_new_file, complete_model, print_blocks, print_json
 from lora_profiler.errors import UsageError
 
@@ -29,6 +29,7 @@ Exit code: 0 done, and at least one way fits; 1 none fits; 2 usage; 3 no such mo
 @click.option("--cluster", required=True, metavar="8xCARD|16x8xCARD", help="Cards, or machines and cards in each.")
 @click.option("--interconnect", metavar="nvlink4|ndr|25GB/s|...", help="The slowest link among the ranks.")
 @click.option("--engine", default="auto", metavar="auto|analytic|traced", show_default=True, help="What answers.")
+@TORCH_OPTION
 @setup_options(device="cuda", device_help="Whose memory rules hold.")
 @output_options("table", "json", "md")
 @click.pass_context
@@ -45,7 +46,7 @@ def plan_command(ctx: click.Context, /, model: str, **o: Any) -> None:
     cluster = find_cluster(o["cluster"])
     network = find_network(o["interconnect"]) if o["interconnect"] else None
     spec = find_model(model, revision=o["revision"], offline=o["offline"])
-    options = plan(spec, setups(spec, ctx), cluster, network, o["engine"])
+    options = plan(workloads(spec, ctx, platform_of(o, cluster.gpu)), cluster, network, o["engine"])
     if o["form"] == "json":
         print_json(cluster_payload(spec, options, cluster, network), o["output"])
     else:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
+from lora_profiler.platform import TORCH, Platform, capability_of, version_of
 from lora_profiler.prediction import Category, Phase
 from lora_profiler.workload import Workload, canonical
 
@@ -99,6 +100,14 @@ class Environment:
     dirty: bool | None = None
     diff_hash: str | None = None
     command: str | None = None
+
+    @property
+    def trained_on(self) -> Platform:
+        """What of this environment the memory of a step depends on, for predictions."""
+        if self.device.kind != "cuda":
+            return Platform()
+        version = version_of(self.packages.get("torch", ""))
+        return Platform(capability=capability_of(self.device.compute_capability), torch=version or TORCH)
 
     @property
     def key(self) -> str:

@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from functools import cache
 from math import isfinite
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -61,10 +61,12 @@ def record_from_dict(data: Mapping[str, Any]) -> Record:
         raise RecordError(f"A record needs {', '.join(missing)}.")
     for name in _DERIVED:
         decoded(str | None, data.get(name), name)
+    environment = decoded(Environment, data["environment"], "environment")
+    workload = workload_from_dict(_object(data["workload"], "workload"))
     return Record(
-        workload=workload_from_dict(_object(data["workload"], "workload")),
+        workload=replace(workload, platform=environment.trained_on),
         conditions=decoded(Conditions, data.get("conditions", {}), "conditions"),
-        environment=decoded(Environment, data["environment"], "environment"),
+        environment=environment,
         measurement=decoded(Measurement, data["measurement"], "measurement"),
         repeat=decoded(int, data.get("repeat", 0), "repeat"),
         started_at=decoded(str | None, data.get("started_at"), "started_at"),
@@ -111,7 +113,7 @@ _MIGRATIONS: dict[str, Callable[[Mapping[str, Any]], tuple[str, Mapping[str, Any
 
 
 def workload_dict(workload: Workload) -> dict[str, Any]:
-    """Model and setup, with the model's config.json, so that any machine can ask the same question again."""
+    """Model and setup, with the model's config.json, so that any machine can ask the same question again, on its own platform."""
     model = workload.model
     return {
         "model": {

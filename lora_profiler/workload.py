@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.platform import Platform
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "adamw_8bit", "sgd", "adafactor"]
@@ -199,14 +200,15 @@ class TrainSetup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """One frozen question: this model, trained with this setup."""
+    """One frozen question: this model, trained with this setup, on this platform."""
 
     model: ModelSpec
     setup: TrainSetup = field(default_factory=TrainSetup)
+    platform: Platform = field(default_factory=Platform)
 
     @property
     def key(self) -> str:
-        """A short name of this case that is the same on every machine: model id, method and a hash of everything."""
+        """A short name of this case that is the same on every machine: model id, method and a hash of model and setup."""
         import hashlib
         import json
 

@@ -36,7 +36,7 @@ def test_world_sizes_double_within_a_machine_and_then_by_machines() -> None:
 
 def test_the_fewest_cards_are_those_that_predictions_one_by_one_find() -> None:
     model, cluster = find_model(LLAMA, offline=True), find_cluster("8xrtx_4090")
-    options = plan(model, [SETUP, replace(SETUP, lora=LoraConfig())], cluster)
+    options = plan([Workload(model=model, setup=s) for s in (SETUP, replace(SETUP, lora=LoraConfig()))], cluster)
     assert len(options) == 8
     usable = cluster.gpu.usable_bytes
     assert usable is not None
@@ -62,13 +62,13 @@ def test_a_card_without_room_for_the_reserve_is_no_fit() -> None:
     cluster = find_cluster(f"8xcustom:{-(-peak // MIB)}MiB")
     assert cluster.gpu.usable_bytes is not None
     assert judge(peak, cluster.gpu.usable_bytes, cluster.gpu) == "tight"
-    option = next(o for o in plan(model, [SETUP], cluster) if o.sharding == "fsdp")
+    option = next(o for o in plan([Workload(model=model, setup=SETUP)], cluster) if o.sharding == "fsdp")
     assert option.least is None or option.least.world_size > 2
 
 
 def test_sending_bounds_the_time_from_both_sides() -> None:
     model, cluster = find_model(LLAMA, offline=True), find_cluster("8xa100_sxm_80gb")
-    alone, slow = (plan(model, [SETUP], cluster, network)[2] for network in (None, find_network("1GB/s")))
+    alone, slow = (plan([Workload(model=model, setup=SETUP)], cluster, network)[2] for network in (None, find_network("1GB/s")))
     assert alone.low_seconds and alone.high_seconds and slow.low_seconds and slow.high_seconds and slow.communication
     sending = slow.communication.sent_bytes / 10**9
     assert slow.low_seconds == pytest.approx(max(alone.low_seconds, sending))

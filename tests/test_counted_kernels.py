@@ -17,6 +17,7 @@ from lora_profiler.catalog import find_gpu, model_from_config
 from lora_profiler.errors import UncountedError
 from lora_profiler.kernel import Kernel, StepKernels
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.platform import Platform
 from lora_profiler.steptime import predict_step_time
 from lora_profiler.traced.kernels import step_kernels
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
@@ -40,6 +41,10 @@ def spec(name: str, **changes: Any) -> ModelSpec:
 
 def step(name: str, changes: dict[str, Any] | None = None, **setup: Any) -> Workload:
     return Workload(model=spec(name, **(changes or {})), setup=TrainSetup(**{"batch_size": 2, "seq_len": 24, **setup}))
+
+
+def on(workload: Workload, **platform: Any) -> Workload:
+    return replace(workload, platform=Platform(**platform))
 
 
 EVERY = LoraConfig(r=4, lora_dropout=0.1)
@@ -98,6 +103,10 @@ CASES: dict[str, Workload] = {
     "math in bfloat16": step("qwen3", attention="math"),
     "flash, padded heads": step("llama", {"head_dim": 12}, lora=EVERY, checkpointing=True),
     "efficient, grouped heads": step("llama", attention="efficient"),
+    "cudnn": on(step("gpt_neox", lora=EVERY, checkpointing=True), capability=90),
+    "cudnn, grouped heads": on(step("llama", lora=ATTENTION), capability=90),
+    "cudnn, windows": on(step("gemma3_text-varied"), capability=100),
+    "math on sm_75": on(step("llama", lora=ATTENTION, checkpointing=True), capability=75),
     "eager": step("mistral-varied", {"num_hidden_layers": 2}, attention="eager", checkpointing=True),
     "eager, autocast": step("gpt2", attention="eager", lora=EVERY, **AMP),
     # packed rows, and Liger's kernels
@@ -149,7 +158,6 @@ def test_a_deep_model_has_its_layers_under_one_name_and_takes_as_long() -> None:
     ("workload", "why"),
     [
         (step("llama", device="cpu"), "device cpu"),
-        (step("llama", attention="cudnn"), "attention cudnn"),
         (step("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}), "rotary"),
         (step("mixtral", lora=LoraConfig(r=4)), "something else than a linear layer"),
         (step("opt", {"layerdrop": 0.1}), "layerdrop"),

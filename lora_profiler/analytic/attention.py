@@ -1,40 +1,50 @@
-"""Which attention kernel a workload runs: what is asked for, or what torch takes for device, dtype, heads and mask."""
+"""Which attention kernels a workload runs: what is asked for, or what torch takes for device, card, dtype and heads."""
+
+from typing import NamedTuple
 
 from lora_profiler.analytic.families import family_of
 from lora_profiler.analytic.families.blocks import heads_of
 from lora_profiler.analytic.persistent import rest_dtype
-from lora_profiler.analytic.tensors import ITEMSIZE
-from lora_profiler.workload import Workload
-
-FLASH_MAX_HEAD_DIM = 256
-EFFICIENT_ALIGNMENT_BYTES = 16
+from lora_profiler.sdpa import FLASH_MAX_HEAD_DIM, SdpaCall, cuda_backend
+from lora_profiler.workload import Dtype, Workload
 
 
-def resolve_kernel(workload: Workload) -> str:
-    """ "eager", "cpu" (torch's flash kernel for CPU), "flash", "efficient", "cudnn" or "math".
+class AttentionKernels(NamedTuple):
+    """The kernel of layers without a mask and of those with one: "eager", "cpu" (torch's flash kernel for CPU), "flash",
+    "efficient", "cudnn" or "math"."""
 
-    CUDA prefers flash, then efficient, then math; flash takes 16-bit inputs only. Without a mask transformers hands grouped
-    heads to SDPA as they are (`enable_gqa`), which the efficient kernel does not take: float32 with grouped heads falls to
-    math. The mask of a filled sliding window is decided layer by layer; packed rows have one in every layer, for which
-    transformers repeats grouped heads, and the efficient kernel loads them in pieces of 16 bytes. transformers runs Gemma 2 eager
-    whatever is asked.
+    plain: str
+    masked: str
+
+
+def attention_kernels(workload: Workload) -> AttentionKernels:
+    """What the layers of `workload` run.
+
+    Without a mask transformers hands grouped heads of up to 256 features to SDPA as they are (`enable_gqa`), with one it repeats
+    them first; which kernel torch takes then `sdpa.cuda_backend` says. A filled sliding window and packed rows bring masks. A
+    flash kernel that was asked for gives way to the efficient one where there is a mask. transformers runs Gemma 2 eager whatever
+    is asked.
     """
     setup, model = workload.setup, workload.model
     if family_of(model) is None:
-        return setup.attention
-    heads = heads_of(model.config)
-    dtype = "bfloat16" if setup.precision == "amp" else rest_dtype(setup)
+        return AttentionKernels(setup.attention, setup.attention)
     if setup.attention == "eager" or model.model_type == "gemma2":
-        return "eager"
+        return AttentionKernels("eager", "eager")
     if setup.device == "cpu":
-        return "math" if setup.attention == "math" else "cpu"
+        kernel = "math" if setup.attention == "math" else "cpu"
+        return AttentionKernels(kernel, kernel)
     if setup.attention != "auto":
-        return setup.attention
+        return AttentionKernels(setup.attention, "efficient" if setup.attention == "flash" else setup.attention)
     if setup.device == "mps":
-        return "math"
-    if setup.is_packed:
-        return "math" if heads.dim * ITEMSIZE[dtype] % EFFICIENT_ALIGNMENT_BYTES else "efficient"
-    if dtype != "float32" and heads.dim <= FLASH_MAX_HEAD_DIM:
-        return "flash"
-    grouped = heads.groups > 1 and heads.dim <= FLASH_MAX_HEAD_DIM
-    return "math" if grouped else "efficient"
+        return AttentionKernels("math", "math")
+    heads = heads_of(model.config)
+    dtype: Dtype = "bfloat16" if setup.precision == "amp" else rest_dtype(setup)
+    call = SdpaCall(
+        dtype=dtype,
+        head_dim=heads.dim,
+        value_dim=heads.dim,
+        dropout=model.config.get("attention_dropout", 0.0),
+        one_token=setup.seq_len == 1,
+    )
+    plain = call._replace(grouped=heads.groups > 1 and heads.dim <= FLASH_MAX_HEAD_DIM)
+    return AttentionKernels(cuda_backend(plain, workload.platform), cuda_backend(call._replace(masked=True), workload.platform))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from lora_profiler.adapters import Adapter
 from lora_profiler.algebra.polynomial import Polynomial, R, constant, product, total
 from lora_profiler.model_spec import ModelSpec, Module, Stack
-from lora_profiler.workload import DTYPE_BYTES, TrainSetup
+from lora_profiler.workload import DTYPE_BYTES, Dtype, TrainSetup
 
 NF4_BLOCK = 64
 NF4_NESTED_BLOCK = 256
@@ -66,7 +66,7 @@ class Persistent:
         return total(tensor.bytes * count for tensor, count in self.trainable.items())
 
 
-def rest_dtype(setup: TrainSetup) -> str:
+def rest_dtype(setup: TrainSetup) -> Dtype:
     """Dtype of everything that is not quantised: PEFT's k-bit preparation turns 16-bit parameters into float32."""
     kbit = setup.quantization is not None and setup.quantization.recipe == "kbit"
     return "float32" if kbit else setup.dtype

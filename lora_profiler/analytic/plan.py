@@ -11,7 +11,7 @@ from lora_profiler.adapters import Adapter, adapters, saved_modules
 from lora_profiler.algebra.front import undominated
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, S, constant, total
 from lora_profiler.algebra.table import Table
-from lora_profiler.analytic.attention import resolve_kernel
+from lora_profiler.analytic.attention import AttentionKernels, attention_kernels
 from lora_profiler.analytic.families import Family, family_of
 from lora_profiler.analytic.losses import chunk_fact
 from lora_profiler.analytic.moments import (
@@ -31,6 +31,7 @@ from lora_profiler.analytic.tensor_parallel import part_of, traffic
 from lora_profiler.analytic.tensors import Rules
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.prediction import MOMENTS, MomentName
+from lora_profiler.sdpa import efficient_takes_grouped
 from lora_profiler.workload import TrainSetup, Workload
 
 EXACT_MOMENTS: frozenset[MomentName] = frozenset({"setup", "end_of_forward", "loss_backward", "optimizer_step"})
@@ -40,13 +41,14 @@ EXACT_MOMENTS: frozenset[MomentName] = frozenset({"setup", "end_of_forward", "lo
 class Plan:
     """Everything about a workload that does not depend on batch, sequence and rank.
 
-    `totals` are the candidates of all moments in `order`. `forward` and `kept` are None where the ledger does not know the
-    family.
+    `kernels` are those of attention; `masks_in_math` whether the math one gets masks. `totals` are the candidates of all moments
+    in `order`. `forward` and `kept` are None where the ledger does not know the family.
     """
 
     workload: Workload
     family: Family | None
-    kernel: str
+    kernels: tuple[str, ...]
+    masks_in_math: bool
     adapters: tuple[Adapter, ...]
     copies: tuple[tuple[str, Module], ...]
     ranks: Ranks
@@ -61,6 +63,10 @@ class Plan:
     def peaks(self) -> tuple[Polynomial, ...]:
         """Those of `totals` that can be the largest of all: about a fifth fewer. To find them costs more than a few questions."""
         return undominated(self.totals.polynomials)
+
+    @property
+    def kernel_text(self) -> str:
+        return " and ".join(self.kernels)
 
     @property
     def state(self) -> Persistent:
@@ -90,7 +96,7 @@ def plan_for(workload: Workload) -> Plan:
         setup.quantization, setup.dtype, setup.precision, setup.optimizer, setup.optimizer_impl, setup.checkpointing,
         setup.attention, setup.device, setup.accumulation > 1, setup.batch_size == 1, setup.seq_len == 1,
         setup.world_size, setup.sharding, setup.loss, chunk_fact(workload), setup.is_packed, _sequences(setup), setup.kernels,
-        tuple([setup.seq_len >= w for w in windows]) if windows else (),
+        tuple([setup.seq_len >= w for w in windows]) if windows else (), workload.platform,
     )  # fmt: skip
     plan = _PLANS.get(key)
     if plan is None:
@@ -122,19 +128,22 @@ def _build(workload: Workload) -> Plan:
     found = adapters(model, setup.lora) if setup.lora else ()
     copies = saved_modules(model, setup.lora) if setup.lora else ()
     state = persistent(model, setup, found, copies)
-    kernel = resolve_kernel(workload)
+    kernels = attention_kernels(workload)
+    masked = _masked_layers(workload, family) if family else frozenset()
+    taken = {kernels.masked if i in masked else kernels.plain for i in range(model.num_layers)}
     forward = kept = None
     flops = (ZERO, ZERO, ZERO)
     if family is not None:
-        rules = _rules(workload, family, kernel)
+        rules = _rules(workload, kernels, masked)
         trainable = frozenset(n for n, _ in (model.modules() if setup.lora is None else copies))
         forward = forward_pass(model, family, rules, found, trainable)
-        kept = activations(forward, family, workload, kernel)
+        kept = activations(forward, family, workload, kernels.plain)
         flops = _flops(forward, setup)
     saved = kept.saved if kept else ZERO
     one = Plan(
-        workload=workload, family=family, kernel=kernel, adapters=found, copies=copies, ranks=alone(state), forward=forward,
-        kept=kept, moments={}, order=(), totals=_NOTHING, counts=_NOTHING,
+        workload=workload, family=family, kernels=tuple(sorted(taken)), masks_in_math=bool(masked) and kernels.masked == "math",
+        adapters=found, copies=copies, ranks=alone(state), forward=forward, kept=kept,
+        moments={}, order=(), totals=_NOTHING, counts=_NOTHING,
     )  # fmt: skip
     return _with_moments(one, [saved, *flops])
 
@@ -170,11 +179,13 @@ def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
     )  # fmt: skip
 
 
-def _rules(workload: Workload, family: Family, kernel: str) -> Rules:
+def _rules(workload: Workload, kernels: AttentionKernels, masked_layers: frozenset[int]) -> Rules:
     setup, model = workload.setup, workload.model
     return Rules(
         device=setup.device,
-        kernel=kernel,
+        kernel=kernels.plain,
+        masked_kernel=kernels.masked,
+        repeats_heads=not efficient_takes_grouped(workload.platform),
         dtype=setup.dtype,
         adapter_dtype=adapter_dtype(setup) if setup.lora else setup.dtype,
         lora_dropout=setup.lora.lora_dropout if setup.lora else 0.0,
@@ -185,7 +196,7 @@ def _rules(workload: Workload, family: Family, kernel: str) -> Rules:
         one_row=has_one_row(setup),
         seq_is_one=setup.seq_len == 1,
         input_grads=setup.checkpointing and setup.lora is not None,
-        masked_layers=_masked_layers(workload, family),
+        masked_layers=masked_layers,
         packed=setup.is_packed,
         liger=setup.kernels == "liger",
         attended=_attended(setup),

@@ -6,7 +6,7 @@ from functools import partial
 from lora_profiler.algebra.polynomial import Polynomial
 from lora_profiler.algebra.table import Values
 from lora_profiler.analytic.families import family_of, unmodelled
-from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, plan_for, windows_of
+from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, plan_for
 from lora_profiler.analytic.ranks import Part
 from lora_profiler.liger import ASSUMPTION
 from lora_profiler.model_spec import ModelSpec
@@ -23,6 +23,7 @@ from lora_profiler.prediction import (
     ParameterCount,
     Prediction,
 )
+from lora_profiler.sdpa import kernel_words
 from lora_profiler.workload import TrainSetup, Workload
 
 LAYER_ERROR, CHECKPOINTED_LAYER_ERROR = 0.03, 0.05
@@ -79,14 +80,14 @@ def predict(workload: Workload) -> Prediction:
     if setup.sharding == "tp":  # numbers are of the whole model, bytes of the rank's part
         one = plan_for(replace(workload, setup=replace(setup, world_size=1, sharding="none")))
         _, _, _, _, adapter, trainable, *_ = one.counts.evaluate(at)
-    exactness, is_checked = _exactness(plan, setup, totals), not (_is_unchecked(setup) or _masks_in_math(plan))
+    exactness, is_checked = _exactness(plan, setup, totals), not (_is_unchecked(setup) or plan.masks_in_math)
     return Prediction(
         workload=workload,
         engine="analytic",
         exactness=exactness,
         assumptions=assumptions(workload, plan),
         error_bound=layer_error(setup.checkpointing) if exactness == "estimate" and known and is_checked else None,
-        attention_kernel=plan.kernel,
+        attention_kernel=plan.kernel_text,
         parameters=ParameterCount(base=base, adapter=adapter, trainable=trainable),
         persistent_bytes={
             "parameters": plan.state.parameter_bytes,
@@ -168,12 +169,6 @@ def _is_unchecked(setup: TrainSetup) -> bool:
     return setup.sharding == "zero2" or (setup.sharding == "tp" and setup.lora is not None)
 
 
-def _masks_in_math(plan: Plan) -> bool:
-    """Whether the math kernel gets a mask, whose copies are not followed: it was 6 % too low in a tiny model of packed rows."""
-    setup = plan.workload.setup
-    return plan.kernel == "math" and (setup.is_packed or (setup.attention == "math" and bool(windows_of(plan.workload.model))))
-
-
 def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
     """What is set that the ledger does not follow to the byte, a sentence each."""
     found = [f"The config's {name} is not modelled." for name in unmodelled(plan.workload.model)]
@@ -181,7 +176,8 @@ def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
         found.append("Activations of LoRA on an embedding are not modelled.")
     if plan.workload.setup.precision == "amp" and any(a.parameter is not None for a in plan.adapters):
         found.append("Adapters on packed experts under autocast: saved bytes were off by up to 1 KiB on small models.")
-    if _masks_in_math(plan):
+    if plan.masks_in_math:
+        # masks' copies are left out: it was 6 % too low in a tiny model of packed rows
         found.append("SDPA's math kernel with a mask, of packed rows or a filled sliding window, is not followed to the byte.")
     if setup.sharding == "tp" and setup.optimizer_impl == "foreach":
         found.append("torch's foreach optimizers refuse weights of which some are cut and some whole; take forloop or fused.")
@@ -203,7 +199,7 @@ def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
             "torch.cuda.max_memory_allocated()."
         )
         return tuple(found)
-    found.append(rows_words(setup, plan.kernel))
+    found.append(rows_words(setup, plan.kernel_text))
     if setup.world_size > 1:
         found.append(_SHARED[setup.sharding])
     if setup.kernels == "liger":
@@ -214,8 +210,7 @@ def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
             f"The {setup.loss} loss makes the logits of {rows:,} tokens at a time, as measuring does; other code for it may hold "
             "other copies."
         )
-    if plan.kernel == "math" and setup.attention == "auto" and setup.device == "cuda":
-        found.append("float32 with grouped heads is taken to fall to SDPA's math kernel, which keeps b x heads x s x s scores.")
+    found += kernel_words(workload, plan.kernels)
     if setup.device == "cuda":
         found.append("CUDA rules are taken from torch's source and meta kernels; they await a check on a GPU.")
     if setup.precision == "amp":

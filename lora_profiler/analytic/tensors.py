@@ -67,7 +67,10 @@ class Node:
 
 
 class Rules(NamedTuple):
-    """What decides between saving rules: device, kernel, dtypes, dropout, and the few sizes at which a rule flips.
+    """What decides between saving rules: device, kernels, dtypes, dropout, and the few sizes at which a rule flips.
+
+    `kernel` is attention's where there is no mask, `masked_kernel` where there is one; grouped heads are repeated for
+    the efficient one where it takes none (`repeats_heads`).
 
     `rest_dtype` is the dtype of what is not quantised, and so of the residual stream; `head` the output layer, which never
     is. `autocast`: matrix products and attention run in bfloat16 whatever their inputs are. `input_grads`: checkpointing
@@ -79,6 +82,8 @@ class Rules(NamedTuple):
 
     device: str
     kernel: str
+    masked_kernel: str
+    repeats_heads: bool
     dtype: str
     adapter_dtype: str
     lora_dropout: float

@@ -8,6 +8,7 @@ from io import StringIO
 
 from lora_profiler.catalog.config import data_text
 from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.platform import capability_of
 from lora_profiler.units import GIB, MIB, parse_bytes
 
 _NO_NAME = frozenset({
@@ -23,6 +24,8 @@ class Gpu:
 
     `memory_bytes_usable` is what the driver reports in total, None where nobody has published it; `lost_share` is then the
     share of the printed memory that cards of the same architecture lose. `confidence`: high, medium or low (the source's).
+    `compute_capability` is "9.0" for sm_90, None for other vendors' cards and `custom:` ones; source: NVIDIA's list of CUDA GPUs,
+    https://developer.nvidia.com/cuda-gpus.
     """
 
     key: str
@@ -30,6 +33,7 @@ class Gpu:
     aliases: tuple[str, ...] = ()
     vendor: str = "custom"
     architecture: str = "custom"
+    compute_capability: str | None = None
     memory_gib_marketed: float | None = None
     memory_bytes_usable: int | None = None
     bandwidth_gb_s: float | None = None
@@ -42,6 +46,11 @@ class Gpu:
     source: str = ""
     confidence: str = "high"
     lost_share: float = 0.0
+
+    @property
+    def capability(self) -> int | None:
+        """Compute capability times ten."""
+        return capability_of(self.compute_capability)
 
     @property
     def usable_is_estimated(self) -> bool:
@@ -71,6 +80,7 @@ def _gpu(row: dict[str, str], rows: list[dict[str, str]]) -> Gpu:
         aliases=tuple(alias for alias in row["aliases"].split(";") if alias),
         vendor=row["vendor"],
         architecture=row["architecture"],
+        compute_capability=row["compute_capability"] or None,
         memory_gib_marketed=_number(row["memory_gib_marketed"]),
         memory_bytes_usable=int(row["memory_bytes_usable"]) if row["memory_bytes_usable"] else None,
         bandwidth_gb_s=_number(row["bandwidth_gb_s"]),

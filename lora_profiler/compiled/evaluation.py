@@ -79,13 +79,31 @@ class Evaluation:
 
 def evaluation_of(workload: Workload) -> Evaluation:
     """The profile of a workload at its depth, from this process's memory, the package or the cache. Raises NoProfileError."""
-    found = _evaluation(workload.model, _fixed(workload.setup), facts_of(workload))
+    facts = facts_of(workload)
+    found = _evaluation(workload.model, _fixed(workload.setup), facts) or _stand_in(workload, facts)
     if found is None:
         raise NoProfileError(
             f"no compiled profile answers {workload.model.id} with this setup; make one with the same options: "
             f"lora-profile compile {workload.model.id}"
         )
     return found
+
+
+def has_stand_in(workload: Workload) -> bool:
+    """Whether a profile of the flash kernel can speak for cuDNN's: see `_stand_in`."""
+    return _stand_in(workload, facts_of(workload)) is not None
+
+
+def _stand_in(workload: Workload, facts: Facts) -> Evaluation | None:
+    """The profile of the same step with flash attention in every layer, where the card takes cuDNN's instead.
+
+    cuDNN's call keeps what flash keeps, with grouped heads and output laid out alike, but for the generator's state: 16 bytes a
+    layer in place of 24 (torch `native_functions.yaml`, both forward operators).
+    """
+    if not facts.kernels or facts.kernels[0] != "cudnn":
+        return None
+    found = _evaluation(workload.model, _fixed(workload.setup), facts._replace(kernels=()))
+    return found if found is not None and found.profile.kernels == ("flash",) else None
 
 
 def has_profile(workload: Workload) -> bool:

@@ -1,8 +1,13 @@
 """The facts of a workload that a profile cannot leave open, and the smallest sizes for which they hold."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from lora_profiler.compiled.profile import Facts, profile_key
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.workload import Workload
+from lora_profiler.platform import Platform
+from lora_profiler.sdpa import SdpaCall, cuda_backend, efficient_takes_grouped
+from lora_profiler.workload import Dtype, Workload
 
 _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "local_attention", "index_topk")
 RANK_COUNTS_IN_STEPS = ("adamw_8bit",)
@@ -25,7 +30,44 @@ def facts_of(workload: Workload) -> Facts:
         windows_filled=tuple(setup.seq_len >= w for w in windows_of(workload.model)),
         accumulates=setup.accumulation > 1,
         rank=setup.lora.r if fixed and setup.lora else None,
+        kernels=_kernels(workload),
     )
+
+
+def _kernels(workload: Workload) -> tuple[str, ...]:
+    """What the platform's choice of attention kernels is, empty where it is that of the usual one.
+
+    A config that does not tell the width of its heads is asked about usual widths; more keys than needed cost traces, no truth.
+    """
+    setup, platform, usual = workload.setup, workload.platform, Platform()
+    if platform == usual or setup.device != "cuda" or setup.attention not in ("auto", "efficient"):
+        return ()
+    if setup.attention == "efficient":
+        return ("grouped",) if efficient_takes_grouped(platform) != efficient_takes_grouped(usual) else ()
+    dtype: Dtype = "bfloat16" if setup.precision == "amp" else setup.dtype
+    config = workload.model.config
+    dropout = config.get("attention_dropout") or config.get("attn_pdrop") or 0.0
+    calls = [
+        SdpaCall(dtype=dtype, head_dim=width, value_dim=value, grouped=not masked, masked=masked, dropout=dropout)
+        for width, value in _widths(config)
+        for masked in (False, True)
+    ]
+    chosen = tuple(dict.fromkeys(cuda_backend(call, platform) for call in calls if not call.masked))
+    masked = tuple(dict.fromkeys(cuda_backend(call, platform) for call in calls if call.masked))
+    same = all(cuda_backend(call, platform) == cuda_backend(call, usual) for call in calls)
+    return () if same else ("/".join(chosen), "/".join(masked))
+
+
+_USUAL_WIDTHS = ((64, 64), (128, 128), (256, 256), (192, 128))
+
+
+def _widths(config: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
+    """(q and k, v): features of a head, as the config says."""
+    if config.get("qk_nope_head_dim") and config.get("v_head_dim"):
+        return ((config["qk_nope_head_dim"] + config.get("qk_rope_head_dim", 0), config["v_head_dim"]),)
+    heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
+    width = config.get("head_dim") or (hidden // heads if isinstance(heads, int) and isinstance(hidden, int) and heads else None)
+    return ((width, width),) if isinstance(width, int) else _USUAL_WIDTHS
 
 
 def key_of(workload: Workload) -> str:

@@ -7,6 +7,7 @@ from functools import partial
 from lora_profiler.algebra import Polynomial
 from lora_profiler.algebra.table import Values
 from lora_profiler.compiled.evaluation import Evaluation, evaluation_of
+from lora_profiler.compiled.facts import facts_of
 from lora_profiler.compiled.profile import Profile
 from lora_profiler.liger import ASSUMPTION
 from lora_profiler.model_spec import Module
@@ -24,12 +25,15 @@ from lora_profiler.prediction import (
     ParameterCount,
     Prediction,
 )
+from lora_profiler.sdpa import kernel_words
 from lora_profiler.workload import Workload
 
 PROMOTION_ERROR = 0.20
 """On a CPU an operator on two dtypes first copies the narrower operand, which no trace sees. The trace of LoRA with adapters of
 another dtype lay up to 11.6 % below measured peaks in `benchmarks/results/traced_records.md`, and up to 19 % in toys with hardly
 any vocabulary (`tests/test_traced.py`): the largest, rounded up."""
+STAND_IN_ERROR = 0.0001
+"""8 bytes a layer are less than this of any peak: a layer has at least some hundred kilobytes."""
 
 
 def peak_bytes(workload: Workload) -> int:
@@ -67,14 +71,15 @@ def _prediction(found: Evaluation, workload: Workload) -> Prediction:
     persistent: dict[str, int] = {
         name: found.persistent[name].evaluate(*at) if name in found.persistent else 0 for name in _PERSISTENT
     }
-    exactness, doubts = _exactness(workload)
+    kernels = _kernels(profile, workload)
+    exactness, doubts, error = _exactness(workload, kernels != profile.kernels)
     return Prediction(
         workload=workload,
         engine="compiled",
         exactness=exactness,
-        assumptions=(*_assumptions(workload, profile), *doubts),
-        error_bound=PROMOTION_ERROR if doubts else None,
-        attention_kernel=" and ".join(profile.kernels) or "eager",
+        assumptions=(*_assumptions(workload, profile, kernels), *doubts),
+        error_bound=error,
+        attention_kernel=" and ".join(kernels) or "eager",
         parameters=ParameterCount(
             base=workload.model.num_parameters, adapter=trainable if setup.lora else 0, trainable=trainable
         ),
@@ -107,15 +112,32 @@ def _moments(found: Evaluation, at: Values, step: int) -> list[Moment]:
     ]
 
 
-def _exactness(workload: Workload) -> tuple[Exactness, tuple[str, ...]]:
+def _kernels(profile: Profile, workload: Workload) -> tuple[str, ...]:
+    """Those of the profile; of one that stands in for another kernel's, that other."""
+    chosen = facts_of(workload).kernels
+    return profile.kernels if chosen == profile.facts.kernels else chosen[:1]
+
+
+def _exactness(workload: Workload, stands_in: bool) -> tuple[Exactness, tuple[str, ...], float | None]:
+    """Also the doubts, a sentence each, and how far off they may make a peak."""
     setup = workload.setup
+    if stands_in:
+        return (
+            "estimate",
+            ("Traced with flash attention, which keeps what cuDNN's call keeps and 8 bytes a layer more.",),
+            STAND_IN_ERROR,
+        )
     mixed = setup.lora is not None and setup.lora.adapter_dtype != setup.dtype
     if setup.device == "cpu" and (mixed or setup.precision == "amp"):
-        return "estimate", (
-            "On a CPU an operator on two dtypes copies the narrower operand inside its kernel; the trace does not see these "
-            "copies, and a peak inside a layer may stand higher.",
+        return (
+            "estimate",
+            (
+                "On a CPU an operator on two dtypes copies the narrower operand inside its kernel; the trace does not see these "
+                "copies, and a peak inside a layer may stand higher.",
+            ),
+            PROMOTION_ERROR,
         )
-    return "exact", ()
+    return "exact", (), None
 
 
 def _flop_count(found: Evaluation, at: Values, tokens: int) -> FlopCount | None:
@@ -125,7 +147,7 @@ def _flop_count(found: Evaluation, at: Values, tokens: int) -> FlopCount | None:
     return FlopCount(forward=phases["forward"], backward=phases["backward"], recompute=phases["recompute"], tokens=tokens)
 
 
-def _assumptions(workload: Workload, profile: Profile) -> tuple[str, ...]:
+def _assumptions(workload: Workload, profile: Profile, kernels: tuple[str, ...]) -> tuple[str, ...]:
     made = ", ".join(f"{name} {profile.versions[name]}" for name in ("torch", "transformers", "peft") if name in profile.versions)
     whole = any(layers == profile.num_layers for layers, *_ in profile.checked)
     checked = "a fresh trace of the whole model" if whole else "a fresh trace of other sizes and depth"
@@ -133,7 +155,8 @@ def _assumptions(workload: Workload, profile: Profile) -> tuple[str, ...]:
     found = [
         f"The real step traced without data by {made}, {how}.",
         "Bytes that live tensors ask for; allocator rounding, workspaces and the CUDA context come on top.",
-        rows_words(workload.setup, " and ".join(profile.kernels) or "eager"),
+        rows_words(workload.setup, " and ".join(kernels) or "eager"),
+        *kernel_words(workload, kernels or ("eager",)),
     ]
     if profile.fallbacks:
         found.append(

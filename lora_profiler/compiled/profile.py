@@ -32,13 +32,23 @@ class ProfileError(LoraProfilerError):
 
 
 class Facts(NamedTuple):
-    """What flips a rule instead of scaling it. A profile holds for one combination; the rank is open unless it is one."""
+    """What flips a rule instead of scaling it. A profile holds for one combination; the rank is open unless it is one.
+
+    `kernels` are those that attention takes without a mask and with one, where the platform changes them: empty for cards from
+    sm_80 to sm_89 with the usual torch.
+    """
 
     one_sample: bool
     one_token: bool
     windows_filled: tuple[bool, ...]
     accumulates: bool
     rank: int | None
+    kernels: tuple[str, ...] = ()
+
+
+def _facts_dict(facts: Facts) -> dict[str, Any]:
+    """Without a field that came later, where it says what was true of all before: the keys of older profiles stay."""
+    return {name: value for name, value in facts._asdict().items() if name != "kernels" or value}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +113,7 @@ def profile_key(model: ModelSpec, setup: TrainSetup, facts: Facts) -> str:
     """24 hex digits of everything that a profile holds for: the model, the setup without sizes, and the facts."""
     import hashlib
 
-    parts = [FORMAT, model.architecture, model.fingerprint, _told(model, setup), facts._asdict()]
+    parts = [FORMAT, model.architecture, model.fingerprint, _told(model, setup), _facts_dict(facts)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -125,7 +135,7 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         "key": profile.key,
         "model": dict(profile.model),
         "setup": dict(profile.setup),
-        "facts": profile.facts._asdict(),
+        "facts": _facts_dict(profile.facts),
         "valid": {name: list(ends) for name, ends in profile.valid.items()},
         "layout": profile.layout._asdict() if profile.layout else None,
         "num_layers": profile.num_layers,
@@ -155,7 +165,7 @@ def profile_from_json(data: Mapping[str, Any]) -> Profile:
         key=data["key"],
         model=data["model"],
         setup=data["setup"],
-        facts=Facts(**{**facts, "windows_filled": tuple(facts["windows_filled"])}),
+        facts=Facts(**{**facts, "windows_filled": tuple(facts["windows_filled"]), "kernels": tuple(facts.get("kernels", ()))}),
         valid={name: (ends[0], ends[1]) for name, ends in data["valid"].items()},
         layout=Layout(**data["layout"]) if data["layout"] else None,
         num_layers=data["num_layers"],

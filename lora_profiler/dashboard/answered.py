@@ -12,7 +12,8 @@ from lora_profiler.planning.fit import Card
 from lora_profiler.planning.network import find_network
 from lora_profiler.planning.profiles import is_worth_a_trace
 from lora_profiler.planning.remarks import ActivationExcess, activation_excess
-from lora_profiler.planning.setups import setups
+from lora_profiler.planning.setups import workloads as planning_workloads
+from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.cautions import caution_lines
 from lora_profiler.report.payload import predict_payload
@@ -48,8 +49,10 @@ class Answered:
 
 
 def workloads(model: ModelSpec, question: Question) -> list[Workload]:
-    """One for each method. Raises UsageError."""
-    return [Workload(model=model, setup=setup) for setup in setups(model, question.options, question.given)]
+    """One for each method, on the card's platform. Raises UsageError."""
+    gpu = find_gpu(question.gpu) if question.gpu is not None else None
+    platform = Platform(capability=gpu.capability if gpu else None)
+    return planning_workloads(model, question.options, question.given, platform)
 
 
 def answered(model: ModelSpec, question: Question) -> Answered:

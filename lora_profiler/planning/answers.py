@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_profiler.errors import UsageError
-from lora_profiler.planning.engine import predict
+from lora_profiler.planning.engine import on_card, predict
 from lora_profiler.planning.levers import Lever, best_lever, levers
 from lora_profiler.prediction import Prediction
 from lora_profiler.workload import Workload
@@ -52,7 +52,7 @@ def answers(
     if network is not None and any(w.setup.world_size == 1 for w in workloads):
         raise UsageError("--interconnect is the link among several ranks; add --world-size and --sharding, or leave it out.")
     asked = {w.setup.method for w in workloads}
-    predictions = [predict(workload, engine) for workload in workloads]
+    predictions = [predict(on_card(workload, gpu), engine) for workload in workloads]
     timings, gaps = _timed(predictions, gpu, engine)
     found = []
     for prediction, timing, gap in zip(predictions, timings, gaps, strict=True):

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 
 from lora_profiler.catalog import Gpu, bundled_gpus, find_gpu
 from lora_profiler.errors import UsageError
-from lora_profiler.model_spec import ModelSpec
-from lora_profiler.planning.engine import predict
+from lora_profiler.planning.engine import on_card, predict
 from lora_profiler.planning.fit import Verdict, judge
 from lora_profiler.planning.network import Communication, Network, communication
 from lora_profiler.planning.timing import step_time
@@ -95,18 +94,18 @@ def _card(name: str) -> Gpu:
         return find_gpu(keys[0])
 
 
-def plan(
-    model: ModelSpec, setups: Sequence[TrainSetup], cluster: Cluster, network: Network | None = None, engine: str = "auto"
-) -> list[Option]:
-    """Every way to place each setup on the cluster, in the order of the setups and of `SHARDINGS`; batch and sequence are a
+def plan(workloads: Sequence[Workload], cluster: Cluster, network: Network | None = None, engine: str = "auto") -> list[Option]:
+    """Every way to place each workload on the cluster, in the order of the workloads and of `SHARDINGS`; batch and sequence are a
     rank's.
 
-    Raises UsageError where a setup says itself how it is sharded, and what `predict` raises.
+    Raises UsageError where a workload says itself how it is sharded, and what `predict` raises.
     """
-    if any(setup.world_size > 1 for setup in setups):
+    if any(workload.setup.world_size > 1 for workload in workloads):
         raise UsageError("the plan chooses world size and sharding; leave --world-size and --sharding out.")
     return [
-        _option(model, setup, sharding, cluster, network, engine) for setup in setups for sharding in _shardings(setup, cluster)
+        _option(on_card(workload, cluster.gpu), sharding, cluster, network, engine)
+        for workload in workloads
+        for sharding in _shardings(workload.setup, cluster)
     ]
 
 
@@ -118,12 +117,10 @@ def _shardings(setup: TrainSetup, cluster: Cluster) -> tuple[Sharding, ...]:
     return SHARDINGS
 
 
-def _option(
-    model: ModelSpec, setup: TrainSetup, sharding: Sharding, cluster: Cluster, network: Network | None, engine: str
-) -> Option:
+def _option(workload: Workload, sharding: Sharding, cluster: Cluster, network: Network | None, engine: str) -> Option:
     def placed(world_size: int) -> Placement:
-        shared = replace(setup, world_size=world_size, sharding=sharding if world_size > 1 else "none")
-        prediction = predict(Workload(model=model, setup=shared), engine)
+        shared = replace(workload.setup, world_size=world_size, sharding=sharding if world_size > 1 else "none")
+        prediction = predict(replace(workload, setup=shared), engine)
         assert cluster.gpu.usable_bytes is not None
         return Placement(prediction=prediction, verdict=judge(prediction.peak.total_bytes, cluster.gpu.usable_bytes, cluster.gpu))
 

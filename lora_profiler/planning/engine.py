@@ -1,5 +1,6 @@
 """Which answerer predicts: the one place that chooses between rules, profiles and fresh traces."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lora_profiler.errors import UsageError, did_you_mean
@@ -8,11 +9,13 @@ from lora_profiler.loss_paths import check_loss
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.packing import check_packing
 from lora_profiler.prediction import Prediction
+from lora_profiler.sdpa import check_platform
 from lora_profiler.unprofiled import why_unprofiled
 from lora_profiler.workload import Workload
 
 if TYPE_CHECKING:
     from lora_profiler.algebra import Polynomial
+    from lora_profiler.planning.fit import Card
 
 ENGINES = ("auto", "analytic", "compiled", "traced")
 
@@ -63,6 +66,13 @@ def peak_polynomials(workload: Workload, engine: str = "auto") -> "tuple[Polynom
     return compiled_polynomials(workload)
 
 
+def on_card(workload: Workload, gpu: "Card | None") -> Workload:
+    """`workload` on the platform of `gpu`; as it is without a card, and on one whose compute capability nobody tells."""
+    if gpu is None or gpu.capability is None:
+        return workload
+    return replace(workload, platform=replace(workload.platform, capability=gpu.capability))
+
+
 def windows_of(model: ModelSpec) -> tuple[int, ...]:
     """Lengths from which on other rules hold, in tokens."""
     from lora_profiler.compiled.facts import windows_of as compiled_windows
@@ -98,6 +108,7 @@ def _check_setup(workload: Workload, engine: str) -> None:
     check_loss(workload)
     check_packing(workload)
     check_kernels(workload)
+    check_platform(workload)
     if engine == "compiled" and (reason := why_unprofiled(workload.setup)):
         raise UsageError(reason)
 
@@ -107,6 +118,8 @@ def _resolved(workload: Workload, engine: str) -> str:
     _check_setup(workload, engine)
     if engine != "auto":
         return engine
-    from lora_profiler.compiled import has_profile
+    from lora_profiler.compiled import has_profile, has_stand_in
 
-    return "compiled" if has_profile(workload) else "analytic"
+    if has_profile(workload) or (not rules_know(workload) and has_stand_in(workload)):
+        return "compiled"
+    return "analytic"

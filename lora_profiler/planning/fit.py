@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from lora_profiler.errors import NoProfileError, UsageError
-from lora_profiler.planning.engine import follow_up, peak_bytes, predict
+from lora_profiler.planning.engine import follow_up, on_card, peak_bytes, predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.units import GIB, MIB
 from lora_profiler.workload import MAX_SIZE, TrainSetup, Workload
@@ -44,6 +44,8 @@ class Card(Protocol):
     def vendor(self) -> str: ...
     @property
     def architecture(self) -> str: ...
+    @property
+    def capability(self) -> int | None: ...
     @property
     def usable_bytes(self) -> int | None: ...
     @property
@@ -118,6 +120,7 @@ def fit(workload: Workload, gpu: Card, engine: str = "auto", prediction: Predict
     usable = gpu.usable_bytes
     if usable is None:
         raise UsageError(f"{gpu.key} is sold with several memory sizes; say which, as in --gpu custom:24GiB.")
+    workload = on_card(workload, gpu)
     if prediction is None:
         prediction = predict(workload, engine)
     peak = prediction.peak.total_bytes

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from lora_profiler.compiled import has_profile
+from lora_profiler.compiled import has_profile, has_stand_in
 from lora_profiler.compiled.facts import windows_of
 from lora_profiler.planning.engine import rules_know
 from lora_profiler.traced import missing
@@ -23,4 +23,4 @@ def is_worth_a_trace(workload: Workload) -> bool:
     """Whether neither rules nor a profile know the model's activations, and what a trace needs is installed."""
     if why_unprofiled(workload.setup):
         return False
-    return not rules_know(workload) and not has_profile(workload) and not missing()
+    return not rules_know(workload) and not has_profile(workload) and not has_stand_in(workload) and not missing()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.platform import Platform
 from lora_profiler.workload import (
     Attention,
     Device,
@@ -20,6 +21,7 @@ from lora_profiler.workload import (
     Recipe,
     Sharding,
     TrainSetup,
+    Workload,
 )  # fmt: skip
 
 DEFAULT_METHODS: tuple[Method, ...] = ("full", "lora")
@@ -69,8 +71,19 @@ class SetupOptions:
     kernels: Kernels = "transformers"
 
 
-def setups(model: ModelSpec, options: SetupOptions, given: Collection[str]) -> list[TrainSetup]:
+def workloads(
+    model: ModelSpec, options: SetupOptions, given: Collection[str], platform: Platform | None = None
+) -> list[Workload]:
+    """`setups` of `model`, each on `platform`, the usual one without."""
+    platform = platform or Platform()
+    return [Workload(model=model, setup=setup, platform=platform) for setup in setups(model, options, given, platform)]
+
+
+def setups(model: ModelSpec, options: SetupOptions, given: Collection[str], platform: Platform | None = None) -> list[TrainSetup]:
     """One setup for each method, in the order asked. `given` names the options that were written down, not left to default.
+
+    On a platform without arithmetic of bfloat16, where no dtype was given, adapters train on a float16 base; full fine-tuning and
+    autocast take float32 weights, since pure float16 without loss scaling ends in NaN.
 
     Raises UsageError for options that contradict each other, that none of the methods would read, or that make no sense.
     """
@@ -83,6 +96,8 @@ def setups(model: ModelSpec, options: SetupOptions, given: Collection[str]) -> l
         loss=options.loss, world_size=options.world_size, sharding=options.sharding, packed=options.packed,
         kernels=options.kernels, use_reentrant=options.use_reentrant,
     )  # fmt: skip
+    if platform is not None and not platform.has_bfloat16 and options.device == "cuda" and "dtype" not in given:
+        base = replace(base, dtype="float32")
     if set(methods) == {"full"}:
         return [base]
     lora = LoraConfig(
@@ -91,7 +106,10 @@ def setups(model: ModelSpec, options: SetupOptions, given: Collection[str]) -> l
         modules_to_save=_names(options.modules_to_save, "--modules-to-save"), adapter_dtype=options.adapter_dtype,
         use_dora=options.use_dora,
     )  # fmt: skip
-    return [_with_method(base, lora, method, options, given) for method in methods]
+    found = [_with_method(base, lora, method, options, given) for method in methods]
+    if base.dtype != options.dtype and options.precision == "pure":
+        found = [replace(setup, dtype="float16") if setup.lora else setup for setup in found]
+    return found
 
 
 def _with_method(base: TrainSetup, lora: LoraConfig, method: str, options: SetupOptions, given: Collection[str]) -> TrainSetup:

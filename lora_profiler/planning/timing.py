@@ -6,7 +6,7 @@ from lora_profiler.catalog import Gpu
 from lora_profiler.errors import LoraProfilerError, UnbuildableError
 from lora_profiler.evidence import MeasuredStep, nearest_step
 from lora_profiler.kernel import StepKernels
-from lora_profiler.planning.engine import check_engine, predict
+from lora_profiler.planning.engine import check_engine, on_card, predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.steptime import Basis, Constants, Rates, StepTime, constants_for, rates_of, step_time_at
 from lora_profiler.traced import missing
@@ -46,6 +46,7 @@ def step_time(workload: Workload, gpu: Gpu | None = None, engine: str = "auto", 
     Raises UsageError for an unknown engine, and what `predict` raises.
     """
     check_engine(engine)
+    workload = on_card(workload, gpu)
     device = _device(workload, gpu)
     if device is None:
         return Timing(step=None, refusal=_NO_DEVICE if gpu is None else _no_speed(gpu))

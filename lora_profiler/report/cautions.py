@@ -14,7 +14,29 @@ def caution_lines(predictions: Sequence[Prediction]) -> list[str]:
         *_idle_targets(predictions[-1].workload),
         *_large_ranks(predictions),
         *_long_sequences(predictions[0].workload),
+        *_formats(predictions),
     ]
+
+
+def _formats(predictions: Sequence[Prediction]) -> Iterator[str]:
+    """Number formats that the card has no arithmetic for, or in which training goes wrong."""
+    setups = [p.workload.setup for p in predictions]
+    platform = predictions[0].workload.platform
+    if setups[0].device == "cuda" and not platform.has_bfloat16:
+        wide = [s.method for s in setups if s.dtype == "bfloat16" or s.precision == "amp"]
+        if wide:
+            yield (
+                f"{platform.capability_text} has no arithmetic of bfloat16, which {', '.join(wide)} would run in: torch imitates "
+                "it slowly, and refuses some products; without --dtype and --precision the answer takes a format that works."
+            )
+        else:
+            used = " and ".join(dict.fromkeys(f"{s.dtype} ({s.method})" for s in setups))
+            yield f"{platform.capability_text} has no arithmetic of bfloat16: answered in {used}."
+    if any(s.method == "full" and s.dtype == "float16" for s in setups):
+        yield (
+            "full fine-tuning of float16 weights without loss scaling ends in NaN within some steps; take --dtype float32, or "
+            "bfloat16 on a card of sm_80 or later."
+        )
 
 
 def _large_ranks(predictions: Sequence[Prediction]) -> Iterator[str]:

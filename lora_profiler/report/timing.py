@@ -95,7 +95,19 @@ def time_lines(answers: Sequence[Answer]) -> list[str]:
     if beyond:
         lines.append(f"{', '.join(beyond)}: the time is that of a card as fast, with room for it.")
     lines.append(f"Step times, {metrics.BASIS_LABELS[known[0].time.likeness]}: {_definition(known[0])}.")
+    borrowed = [kernel for kernel in _TIMED_AS_FLASH if any(kernel in op for step in known for op in _attention_ops(step))]
+    if borrowed and known[0].time.likeness != "this machine":
+        names = " and ".join(_TIMED_AS_FLASH[kernel] for kernel in borrowed)
+        lines.append(f"Attention by {names} is timed at the share of the peak that flash attention reaches: no source times it.")
     return lines + list(dict.fromkeys(evidence_line(step.evidence) for step in known if step.evidence))
+
+
+_TIMED_AS_FLASH = {"cudnn": "cuDNN's kernel", "efficient": "the efficient kernel"}
+"""Kernels of attention, by a part of their operators' names, whose speed no public measurement here tells."""
+
+
+def _attention_ops(step: TimedStep) -> set[str]:
+    return {kernel.op for kernel in step.kernels.kernels if kernel.kind == "attention_forward"}
 
 
 def gap_line(label: str, gap: SpeedGap) -> str:

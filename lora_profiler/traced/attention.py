@@ -1,6 +1,6 @@
 """The attention kernel that a device would take: SDPA's choice, which torch makes by device, made for tensors without data.
 
-Sources: torch `aten/src/ATen/native/transformers/{attention.cpp,sdp_utils_cpp.cpp,cuda/sdp_utils.cpp}`.
+Sources: torch `aten/src/ATen/native/transformers/{attention.cpp,sdp_utils_cpp.cpp}`, for CUDA those that `sdpa.py` names.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,27 +12,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lora_profiler.errors import UnbuildableError
 from lora_profiler.packing import lengths
+from lora_profiler.platform import Platform, version_of
+from lora_profiler.sdpa import SdpaCall, cuda_backend, efficient_takes_grouped
 from lora_profiler.traced.replacing import replaced
 from lora_profiler.traced.tracer import Tracer
-from lora_profiler.workload import TrainSetup
+from lora_profiler.workload import Dtype, Workload
 
 aten = torch.ops.aten
-FLASH_MAX_HEAD_DIM = 256
 FLASH_ALIGNMENT = 8
 """Head widths that are no multiple of it are padded, and the padded copies kept."""
-_ALIGNMENT = {torch.float32: 4, torch.bfloat16: 8, torch.float16: 8}
-"""Elements that the efficient kernel loads at once, on cards from sm80 on."""
+_DTYPES: dict[torch.dtype, Dtype] = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
 @contextmanager
 def attention(
-    setup: TrainSetup, kernels: set[str], tracer: Tracer, lowered: Callable[..., list[Any]] | None = None
+    workload: Workload, kernels: set[str], tracer: Tracer, lowered: Callable[..., list[Any]] | None = None
 ) -> Iterator[None]:
     """SDPA calls the fused operator that the device would take; the meta device itself knows the math path alone.
 
     `lowered` casts what it gets, as autocast does before SDPA.
     """
+    setup = workload.setup
     math = F.scaled_dot_product_attention
     packed = [0, *accumulate(lengths(setup) * setup.batch_size)] if setup.is_flattened else []
     begins = torch.tensor(packed, dtype=torch.int32)  # on the CPU, so that torch can count FLOPs of each sequence
@@ -52,14 +54,17 @@ def attention(
         if setup.is_flattened:
             kernels.add("flash")
             return _of_each_sequence(query, key, value, begins, dropout_p, is_causal, scale)
-        kernel = attention_kernel(setup, query, key, value, attn_mask, dropout_p, enable_gqa)
+        kernel = attention_kernel(workload, query, key, value, attn_mask, dropout_p, enable_gqa)
         kernels.add(kernel)
         if kernel == "math":
             with tracer.masking_in_place():
                 return math(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-        if kernel in ("efficient", "cudnn") and enable_gqa and key.shape[1] != query.shape[1]:
-            groups = query.shape[1] // key.shape[1]
-            key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
+        if kernel == "efficient" and enable_gqa and key.shape[1] != query.shape[1]:
+            if efficient_takes_grouped(workload.platform):
+                _check_grouped_on_meta()
+            else:
+                groups = query.shape[1] // key.shape[1]
+                key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
         return _fused(kernel, query, key, value, _additive(attn_mask, query.dtype), dropout_p, is_causal, scale)
 
     with replaced(F, "scaled_dot_product_attention", sdpa), no_masks() if setup.is_flattened else nullcontext():
@@ -79,14 +84,14 @@ def no_masks() -> Iterator[None]:
 
 
 def attention_kernel(
-    setup: TrainSetup, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, enable_gqa: bool
+    workload: Workload, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, enable_gqa: bool
 ) -> str:
     """The kernel that torch takes for one call: "cpu", "flash", "efficient", "cudnn" or "math".
 
-    CPU: its flash kernel, but for dropout, a mask that trains, and heads of unlike widths. CUDA: flash for 16 bit without a mask,
-    else efficient, which takes neither grouped heads nor widths that its loads do not divide, else math. Heads that are broadcast
-    are for math alone. A kernel that was asked for and cannot take a mask gives way to the efficient one.
+    CPU: its flash kernel, but for dropout, a mask that trains, and heads of unlike widths. CUDA: see `cuda_backend`. Broadcast
+    heads are for math alone. A kernel that was asked for and cannot take a mask gives way to the efficient one.
     """
+    setup = workload.setup
     widths = {query.shape[-1], key.shape[-1], value.shape[-1]}
     grouped = enable_gqa and query.shape[1] != key.shape[1]
     whole = query.ndim == 4 and query.shape[0] == key.shape[0] == value.shape[0]
@@ -100,10 +105,18 @@ def attention_kernel(
     asked = setup.attention
     if asked in ("efficient", "cudnn", "math", "flash"):
         return "efficient" if asked == "flash" and mask is not None else asked
-    if query.dtype != torch.float32 and mask is None and len(widths) == 1 and max(widths) <= FLASH_MAX_HEAD_DIM:
-        return "flash"
-    aligned = query.shape[-1] == key.shape[-1] and not any(w % _ALIGNMENT[query.dtype] for w in widths)
-    return "efficient" if aligned and not grouped else "math"
+    if query.shape[-1] != key.shape[-1]:
+        return "math"
+    call = SdpaCall(
+        dtype=_DTYPES[query.dtype],
+        head_dim=query.shape[-1],
+        value_dim=value.shape[-1],
+        grouped=grouped,
+        masked=mask is not None,
+        dropout=dropout,
+        one_token=key.shape[-2] == 1,
+    )
+    return cuda_backend(call, workload.platform)
 
 
 def _fused(
@@ -127,6 +140,16 @@ def _fused(
             mask = mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
         out, *_ = aten._scaled_dot_product_efficient_attention(*qkv, mask, True, dropout, causal, scale=scale)
     return out
+
+
+def _check_grouped_on_meta() -> None:
+    """Raises UnbuildableError where the installed torch is older than the efficient kernel's grouped heads."""
+    installed = version_of(torch.__version__)
+    if installed is not None and not efficient_takes_grouped(Platform(torch=installed)):
+        raise UnbuildableError(
+            f"torch {torch.__version__} is installed, whose efficient attention takes no grouped heads, as the one asked about does; "
+            "install that one to trace it, or take --engine analytic."
+        )
 
 
 def _of_each_sequence(

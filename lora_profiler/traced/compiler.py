@@ -8,6 +8,7 @@ which passed all this, sizes aside, must only pass the trace of five units.
 import gc
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -95,7 +96,7 @@ def _compiled(
 
     def traced(spec: ModelSpec, point: Point) -> Flat:
         on_trace(f"{spec.num_layers} layers, batch {point.batch}, {point.seq} tokens, rank {point.rank}")
-        return flat(trace(at_point(Workload(model=spec, setup=workload.setup), point), _on_meta))
+        return flat(trace(at_point(replace(workload, model=spec), point), _on_meta))
 
     fit_at, check_at = points[:4], (_far(points[4], model, facts), *points[5:])
     small = model if layout is None else at_depth(model, layout.layers(LEAST_UNITS))

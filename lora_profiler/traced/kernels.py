@@ -65,7 +65,7 @@ def step_kernels(workload: Workload, build: Build | None = None) -> StepKernels:
     if layout is None or units is None:
         return recorded(workload, build, None)
     few = [
-        recorded(Workload(model=at_depth(workload.model, layout.layers(u)), setup=workload.setup), build, layout)
+        recorded(replace(workload, model=at_depth(workload.model, layout.layers(u))), build, layout)
         for u in (*FEW_UNITS, LEAST_UNITS)
     ]
     _same(at_units(few[0], few[1], LEAST_UNITS), few[2], workload)

@@ -19,18 +19,19 @@ from lora_profiler.traced.optimizers_on_meta import fused_on_meta, optimizer_ker
 from lora_profiler.traced.quantised_on_meta import quantised_kernels
 from lora_profiler.traced.replacing import replaced
 from lora_profiler.traced.tracer import Tracer
-from lora_profiler.workload import TrainSetup
+from lora_profiler.workload import TrainSetup, Workload
 
 aten = torch.ops.aten
 _FALLBACK = re.compile(r"`(?P<function>\w+)` is falling back .* because `(?P<package>[^`]+)` is not installed")
 
 
 @contextmanager
-def device_rules(setup: TrainSetup, kernels: set[str], tracer: Tracer) -> Iterator[None]:
-    """Everything that makes a trace on the meta device speak for `setup.device`.
+def device_rules(workload: Workload, kernels: set[str], tracer: Tracer) -> Iterator[None]:
+    """Everything that makes a trace on the meta device speak for the device and the platform of `workload`.
 
     Kernels that attention takes go to `kernels`.
     """
+    setup = workload.setup
     with ExitStack() as stack:
         lowered = None
         if setup.precision == "amp":
@@ -39,7 +40,7 @@ def device_rules(setup: TrainSetup, kernels: set[str], tracer: Tracer) -> Iterat
             lowered = casts.lowered
         else:
             stack.enter_context(no_autocast_on_meta())
-        stack.enter_context(attention(setup, kernels, tracer, lowered))
+        stack.enter_context(attention(workload, kernels, tracer, lowered))
         if setup.kernels == "liger":
             from lora_profiler.modeling.liger import rotary_in_place
 
@@ -67,8 +68,13 @@ def fallbacks_noted(found: set[str]) -> Iterator[None]:
 
 @contextmanager
 def byte_dropout() -> Iterator[None]:
-    """CUDA's dropout keeps a mask of one byte an element; the meta device keeps noise in the input's dtype, as the CPU does."""
+    """CUDA's dropout keeps a mask of one byte an element; the meta device keeps noise in the input's dtype, as the CPU does.
+
+    The one that SDPA's math kernel calls lies in C++, where only the dispatcher can be told.
+    """
     plain = F.dropout
+    called_in_cpp = torch.library.Library("aten", "IMPL")
+    called_in_cpp.impl("dropout", lambda x, p, training: torch.native_dropout(x, p, training)[0], "AutogradMeta")
 
     def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         if not training or p == 0 or inplace:
@@ -76,8 +82,11 @@ def byte_dropout() -> Iterator[None]:
         out: Tensor = torch.native_dropout(input, p, True)[0]
         return out
 
-    with replaced(F, "dropout", dropout):
-        yield
+    try:
+        with replaced(F, "dropout", dropout):
+            yield
+    finally:
+        called_in_cpp._destroy()
 
 
 @contextmanager

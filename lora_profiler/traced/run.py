@@ -104,7 +104,7 @@ def _traced(
         with (
             warnings.catch_warnings(),
             naming_the_line(workload.model.id, tracer.whereabouts),
-            device_rules(setup, kernels, tracer),
+            device_rules(workload, kernels, tracer),
             fallbacks_noted(fallbacks),
             fsdp_on_meta(tracer) if setup.sharding in FULLY_SHARDED else nullcontext(),
             tracer.following(model),

@@ -103,29 +103,30 @@ def attention(
     upcast: bool = True,
     softcap: bool = False,
 ) -> Tensor:
-    """softmax(q k^T) v by the kernel that the rules name. `masked`: an explicit mask excludes the flash kernels.
+    """softmax(q k^T) v by the kernel that the rules name for calls with a mask (`masked`) or without.
 
     eager: `eager_attention_forward` of the family (`upcast`: float32 softmax). SDPA: PyTorch's fused kernels keep q, k, v,
-    their output and the row-wise log-sum-exp.
+    their output and the row-wise log-sum-exp. Grouped heads are repeated where there is a mask, as transformers does, and before
+    an efficient kernel that does not take them.
     """
     op.scope = scope
-    kernel = op.rules.kernel
+    kernel = op.rules.masked_kernel if masked else op.rules.kernel
     if kernel == "eager":
         return _eager(op, q, k, v, heads, dropout, upcast, softcap)
     if kernel == "math" or (kernel == "cpu" and dropout > 0.0):
         return _math(op, q, k, v, heads, dropout)
-    if masked or kernel in ("efficient", "cudnn"):
+    if masked or (kernel == "efficient" and op.rules.repeats_heads):
         k, v = repeat(op, k, heads), repeat(op, v, heads)
     q, k, v = (op.lowered(t) for t in (q, k, v))
     given, width = q.elements, heads.dim
-    if kernel == "flash" and not masked and width % FLASH_ALIGNMENT:
+    if kernel == "flash" and width % FLASH_ALIGNMENT:
         width += -width % FLASH_ALIGNMENT
         q, k, v = (op.pad(t, heads.dim, width) for t in (q, k, v))
     out = op.fresh(q.elements, q.dtype, q.requires_grad or k.requires_grad or v.requires_grad)
-    rows = B * S32 if kernel == "efficient" or (masked and kernel != "cpu") else TOKENS
+    rows = B * S32 if kernel == "efficient" else TOKENS
     kept = [q, k, v, out, op.fresh(rows * heads.query, "float32", False)]
     if kernel != "cpu":
-        kept.append(op.fresh(constant(24 if kernel == "flash" and not masked else 16), "uint8", False))
+        kept.append(op.fresh(constant(24 if kernel == "flash" else 16), "uint8", False))
     if masked:
         kept.append(op.fresh(B * S * S, q.dtype, False))
     flops = B * op.rules.attended * (heads.query * width * 4)
@@ -139,7 +140,7 @@ def attention(
         return op.copy(op.slices(out, (given,))[0])
     # the output is laid out as q is, the efficient kernel's always as (b, s, heads, d); `transpose(1, 2).contiguous()` copies one
     # that is (b, heads, s, d) in memory
-    as_q = kernel != "efficient" and not (masked and kernel != "cpu")
+    as_q = kernel != "efficient"
     return op.copy(out) if as_q and q.merged and not op.rules.seq_is_one else op.view(out)
 
 

@@ -355,7 +355,7 @@ def _attention(node: Node, arrived: Sequence[Gradient | None], launches: Launche
         attention_flops(node, launches, 5), out.dtype, read, sum(launches.bytes(t) for t in node.inputs),
     )  # fmt: skip
     for tensor in node.inputs:
-        as_given = node.op == "flash" and tensor.merged
+        as_given = node.op in ("flash", "cudnn", "cudnn_masked") and tensor.merged
         yield tensor, Gradient(launches.bytes(tensor), "heads" if as_given else "tokens")
 
 

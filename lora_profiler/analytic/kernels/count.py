@@ -28,7 +28,7 @@ from lora_profiler.errors import UncountedError
 from lora_profiler.kernel import StepKernels, merged
 from lora_profiler.workload import Workload
 
-_KERNELS = frozenset({"flash", "efficient", "math", "eager"})
+_KERNELS = frozenset({"cudnn", "flash", "efficient", "math", "eager"})
 _ROTARY_IN_STEPS = frozenset({"dynamic", "longrope"})
 """Rotary tables whose frequencies are worked out anew in each forward pass."""
 
@@ -50,7 +50,7 @@ def counted_kernels(workload: Workload) -> StepKernels:
         accumulates=setup.accumulation > 1,
     )
     assert plan.family is not None
-    _ahead(forward, plan.family, workload, plan.kernel, launches)
+    _ahead(forward, plan.family, workload, "eager" in plan.kernels, launches)
     _back(forward, plan.family, workload, launches)
     trainable: dict[int, int] = {}
     for tensor, count in plan.state.trainable.items():
@@ -59,14 +59,13 @@ def counted_kernels(workload: Workload) -> StepKernels:
     return StepKernels(kernels=merged(launches.found), tokens=setup.batch_size * setup.seq_len, trainable=trainable)
 
 
-def _ahead(forward: ForwardPass, family: Family, workload: Workload, kernel: str, launches: Launches) -> None:
+def _ahead(forward: ForwardPass, family: Family, workload: Workload, eager: bool, launches: Launches) -> None:
     """The forward pass and the loss."""
     model, setup = workload.model, workload.setup
     config, body = model.config, family.stack.rpartition(".")[0]
     run_forward(forward.embed.nodes, launches)
     if not setup.is_packed:
         (count_ones if family.positions_per_sample else count_up)(body, launches)
-    eager = kernel == "eager"
     used = {family.window(config, i) for i in range(forward.num_layers)} | set(family.masks(config))
     if setup.is_packed:
         for _ in used:
@@ -128,8 +127,8 @@ def _countable(plan: Plan, workload: Workload) -> ForwardPass:
         why = f"the config's {unmodelled(model)[0]}"
     elif setup.device != "cuda":
         why = f"device {setup.device}"
-    elif plan.kernel not in _KERNELS:
-        why = f"attention {plan.kernel}"
+    elif not _KERNELS.issuperset(plan.kernels):
+        why = f"attention {plan.kernel_text}"
     elif any(a.parameter is not None or a.kind not in ("Linear", "Conv1D") for a in plan.adapters):
         why = "LoRA on something else than a linear layer"
     elif (model.config.get("rope_parameters") or {}).get("rope_type") in _ROTARY_IN_STEPS:

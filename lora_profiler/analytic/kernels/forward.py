@@ -13,12 +13,14 @@ from lora_profiler.kernel import Gemm
 
 Forward = Callable[[Node, Launches], None]
 _FLASH, _EFFICIENT = "_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"
+_CUDNN = "_scaled_dot_product_cudnn_attention"
 ATTENTION_OP = {
     "flash": (_FLASH, f"{_FLASH}_backward"),
     "flash_varlen": ("_flash_attention_forward", "_flash_attention_backward"),
-    **dict.fromkeys(("efficient", "efficient_masked", "flash_masked"), (_EFFICIENT, f"{_EFFICIENT}_backward")),
+    **dict.fromkeys(("efficient", "efficient_masked"), (_EFFICIENT, f"{_EFFICIENT}_backward")),
+    **dict.fromkeys(("cudnn", "cudnn_masked"), (_CUDNN, f"{_CUDNN}_backward")),
 }
-"""Node -> the fused operators that it is, forward and backward: a mask is for the efficient kernel alone."""
+"""Node -> the fused operators that it is, forward and backward."""
 
 INTEGERS = ("sort", "floor_divide", "_to_int", "histc", "cumsum", "arange", "index_put_")
 """Which expert gets which row; no gradient passes."""

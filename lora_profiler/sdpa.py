@@ -1,0 +1,128 @@
+"""Which kernel torch's scaled_dot_product_attention takes on a CUDA card. No torch.
+
+Source of every condition: torch `aten/src/ATen/native/transformers/cuda/sdp_utils.cpp`, functions named beside it. The whole was
+held against the CUDA builds of torch themselves: `benchmarks/sdpa_choices.py`, `tests/data/sdpa_choices.json`.
+"""
+
+from collections.abc import Collection
+from typing import Literal, NamedTuple
+
+from lora_profiler.errors import UsageError
+from lora_profiler.platform import Platform
+from lora_profiler.workload import Dtype, Workload
+
+Backend = Literal["cudnn", "flash", "efficient", "math"]
+
+USUAL_CAPABILITY = 80
+"""What holds without a card: sm_80 to sm_89 take the same kernels but for heads of 193 to 256 features."""
+FLASH_MAX_HEAD_DIM = 256
+_CUDNN_FIRST = 91500
+_CUDNN_256 = 92200
+
+
+class SdpaCall(NamedTuple):
+    """One call in training: q and k are `head_dim` wide, v `value_dim`; q, k and v have `dtype`.
+
+    `grouped`: k and v have fewer heads than q, with `enable_gqa`. `masked`: a mask is given. `one_token`: sequences of one token.
+    """
+
+    dtype: Dtype
+    head_dim: int
+    value_dim: int
+    grouped: bool = False
+    masked: bool = False
+    dropout: float = 0.0
+    one_token: bool = False
+
+    @property
+    def is_half(self) -> bool:
+        return self.dtype != "float32"
+
+
+def cuda_backend(call: SdpaCall, platform: Platform) -> Backend:
+    """The first kernel, in torch's order, that takes `call` on `platform` (select_sdp_backend).
+
+    cuDNN comes before flash on sm_90 and sm_10x, where it is newer than 9.15.0 (check_prefer_cudnn_attention) and
+    TORCH_CUDNN_SDPA_DEPRIORITIZED is not set.
+    """
+    capability = platform.capability or USUAL_CAPABILITY
+    prefers_cudnn = capability // 10 in (9, 10) and platform.cudnn > _CUDNN_FIRST
+    if prefers_cudnn and _cudnn_takes(call, platform.cudnn):
+        return "cudnn"
+    if _flash_takes(call, capability):
+        return "flash"
+    grouped = call.grouped and not efficient_takes_grouped(platform)
+    return "efficient" if not grouped and _efficient_takes(call, capability) else "math"
+
+
+def check_platform(workload: Workload) -> None:
+    """Raises UsageError for a kernel that was asked for and that the card does not have: flash and cuDNN's need sm_80
+    (check_flash_attention_hardware_support, check_cudnn_hardware_support), the efficient one for bfloat16 too."""
+    setup, platform = workload.setup, workload.platform
+    if setup.device != "cuda" or platform.capability is None or platform.capability >= 80:
+        return
+    half = setup.dtype == "bfloat16" or setup.precision == "amp"
+    if setup.attention in ("flash", "cudnn") or (setup.attention == "efficient" and half):
+        of = "" if setup.attention in ("flash", "cudnn") else " in bfloat16"
+        raise UsageError(
+            f"{setup.attention} attention{of} needs a card of sm_80 or later, and this one is {platform.capability_text}; leave "
+            "--attention out, so that torch takes what there is."
+        )
+
+
+def efficient_takes_grouped(platform: Platform) -> bool:
+    """Whether the efficient kernel takes heads of which several share k and v (`supports_gqa` in
+    can_use_mem_efficient_attention)."""
+    return platform.torch >= (2, 14)
+
+
+def _cudnn_takes(call: SdpaCall, cudnn: int) -> bool:
+    """check_cudnn_tensor_shapes, check_cudnn_d256_bprop_head_dim, check_cudnn_dropout, check_dtypes_low_precision on sm_90 and
+    sm_10x. Masks and grouped heads are taken as they are."""
+    widths = call.head_dim, call.value_dim
+    fits = max(widths) <= 128 or widths == (192, 128) or (widths == (256, 256) and cudnn > _CUDNN_256)
+    sixteenths = call.dropout * 16 == int(call.dropout * 16)
+    return call.is_half and fits and not any(w % 8 for w in widths) and sixteenths and not call.one_token
+
+
+def _flash_takes(call: SdpaCall, capability: int) -> bool:
+    """check_dtypes_low_precision, check_for_attn_mask, check_head_dim_size_flash, check_flash_attention_hardware_support; and on
+    sm_86, sm_89 and sm_12x check_requires_grad_and_head_dim_gt192_constraints_on_sm86_89_or_120."""
+    width = call.head_dim
+    if capability < 80 or not call.is_half or call.masked or width != call.value_dim or width > FLASH_MAX_HEAD_DIM:
+        return False
+    trains_any_width = not (86 <= capability <= 89 or capability >= 120)
+    return trains_any_width or width <= 192 or (width > 224 and call.dropout == 0)
+
+
+def _efficient_takes(call: SdpaCall, capability: int) -> bool:
+    """check_head_dim_size_mem_efficient with minimum_gemm_alignment, and the dtypes of can_use_mem_efficient_attention."""
+    if call.dtype == "bfloat16" and capability < 80:
+        return False
+    alignments = {70: 8} if call.is_half else {80: 4}  # elements that are loaded at once, by the capability from which on
+    alignment = max((size for least, size in alignments.items() if capability >= least), default=1)
+    return not (call.head_dim % alignment or call.value_dim % alignment)
+
+
+def kernel_words(workload: Workload, kernels: Collection[str]) -> tuple[str, ...]:
+    """What an answer takes for granted of attention's `kernels` on CUDA, a sentence each; nothing of other devices."""
+    setup, platform = workload.setup, workload.platform
+    if setup.device != "cuda":
+        return ()
+    found = []
+    if setup.attention == "auto" and "eager" not in kernels:
+        of_torch = f"torch {platform.torch_text}"
+        if platform.capability is None:
+            found.append(
+                f"Attention runs the kernels that {of_torch} takes on NVIDIA cards from sm_80 to sm_89 and sm_12x. Cards before "
+                "sm_80 have no flash attention, sm_90 and sm_10x take cuDNN's; name the card with --gpu."
+            )
+        else:
+            found.append(f"Attention runs the kernels that {of_torch} takes on {platform.capability_text}.")
+    if "math" in kernels:
+        found.append("SDPA's math kernel keeps the scores: batch x heads x sequence x sequence.")
+    if "cudnn" in kernels:
+        found.append(
+            "cuDNN's own workspace is not known and left out. TORCH_CUDNN_SDPA_DEPRIORITIZED=1 brings flash attention back."
+        )
+    return tuple(found)

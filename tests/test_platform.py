@@ -1,0 +1,164 @@
+"""The card and torch's version reach every answer: rules equal traces on each platform, and what people see says so."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import cases
+from commands import Run
+from lora_profiler.analytic import predict
+from lora_profiler.analytic.plan import EXACT_MOMENTS
+from lora_profiler.catalog import bundled_gpus, find_gpu, find_model
+from lora_profiler.compiled import has_profile, has_stand_in
+from lora_profiler.compiled.facts import key_of
+from lora_profiler.errors import UnbuildableError, UsageError
+from lora_profiler.planning.answers import answers
+from lora_profiler.planning.engine import predict as predict_by
+from lora_profiler.planning.fit import fit
+from lora_profiler.planning.timing import step_time
+from lora_profiler.platform import Platform, parse_torch, version_of
+from lora_profiler.prediction import Prediction
+from lora_profiler.traced.once import predict_once
+from lora_profiler.workload import Dtype, LoraConfig, TrainSetup, Workload
+
+INSTALLED = version_of(torch.__version__) or (0, 0)
+PLATFORMS = [
+    Platform(capability=card, torch=version)
+    for card, version in ((70, (2, 13)), (75, (2, 14)), (86, (2, 13)), (90, (2, 13)), (120, (2, 15)))
+]
+
+
+def totals(prediction: Prediction) -> dict[object, int]:
+    return {m.moment: m.total_bytes for m in prediction.moments if m.step == "steady" and m.moment in EXACT_MOMENTS}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("platform", PLATFORMS, ids=lambda p: f"{p.capability_text}-{p.torch_text}")
+@pytest.mark.parametrize("name", ["llama", "gpt_neox", "gemma3_text-varied", "gpt2-varied"])
+def test_rules_take_the_kernels_of_the_trace(name: str, platform: Platform, dtype: Dtype) -> None:
+    """Grouped heads and others, filled windows, dropout in attention."""
+    setup = TrainSetup(lora=LoraConfig(r=4), batch_size=2, seq_len=40, dtype=dtype, checkpointing=name == "llama")
+    workload = Workload(model=cases.spec_of(name), setup=setup, platform=platform)
+    mine = predict(workload)
+    if "efficient" in mine.attention_kernel and name == "llama" and platform.torch > INSTALLED:
+        with pytest.raises(UnbuildableError, match="takes no grouped heads"):
+            predict_once(workload)
+        return
+    real = predict_once(workload)
+    assert mine.attention_kernel == real.attention_kernel
+    assert mine.flops == real.flops
+    if "math" in mine.attention_kernel and name == "gemma3_text-varied":  # masks in the math kernel: said to be an estimate
+        assert (mine.exactness, mine.error_bound) == ("estimate", None)
+        return
+    assert totals(mine) == totals(real)
+    assert mine.saved_activation_bytes == real.saved_activation_bytes
+
+
+def llama(**setup: object) -> Workload:
+    return Workload(model=find_model("meta-llama/Llama-3.1-8B", offline=True), setup=TrainSetup(lora=LoraConfig(), **setup))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "kernel"),
+    [("h100_sxm_80gb", "cudnn"), ("b200_180gb", "cudnn"), ("a100_sxm_80gb", "flash"), ("rtx_4090", "flash"), ("t4", "math"),
+     ("rtx_5090", "flash"), ("mi300x_192gb", "flash"), ("custom:24GiB", "flash")],
+)  # fmt: skip
+def test_each_answerer_takes_the_kernel_of_the_card(gpu: str, kernel: str) -> None:
+    card = find_gpu(gpu)
+    answer = answers([llama()], card)[0]
+    assert answer.prediction.attention_kernel == kernel
+    assert answer.fit is not None and answer.fit.peak_bytes == answer.prediction.peak.total_bytes
+    alone = fit(llama(), card)
+    assert alone is not None and alone.peak_bytes == answer.fit.peak_bytes
+    step = step_time(llama(), card).step
+    if step is not None:
+        fused = {k.op for k in step.kernels.kernels if k.kind == "attention_forward"}
+        assert all(kernel in op for op in fused) and bool(fused) == (kernel != "math")
+
+
+def test_grouped_heads_are_not_copied_for_cudnn() -> None:
+    """A rehearsal on the CUDA build: cuDNN's call keeps 8 bytes a layer less than flash, and no repeated keys and values."""
+    flash, cudnn = (predict_by(llama(attention=kernel), "analytic") for kernel in ("flash", "cudnn"))
+    assert flash.saved_activation_bytes is not None and cudnn.saved_activation_bytes is not None
+    assert flash.saved_activation_bytes - cudnn.saved_activation_bytes == 8 * 32
+
+
+def test_a_kernel_that_the_card_lacks_is_refused_in_words() -> None:
+    for setup in ({"attention": "flash"}, {"attention": "cudnn"}, {"attention": "efficient"}):
+        with pytest.raises(UsageError, match="needs a card of sm_80 or later, and this one is sm_75"):
+            predict_by(replace(llama(**setup), platform=Platform(capability=75)))
+    predict_by(replace(llama(attention="efficient", dtype="float16"), platform=Platform(capability=75)))
+
+
+def test_profiles_of_the_usual_platform_answer_for_others_only_where_kernels_are_the_same() -> None:
+    bundled = llama(batch_size=2)
+    assert has_profile(bundled)
+    for platform in (Platform(capability=80), Platform(capability=89), Platform(capability=120), Platform(torch=(2, 15))):
+        assert key_of(replace(bundled, platform=platform)) == key_of(bundled)
+    for capability in (75, 90, 103):
+        assert not has_profile(replace(bundled, platform=Platform(capability=capability)))
+
+
+def test_a_profile_of_flash_speaks_for_cudnn_where_no_rule_does() -> None:
+    model = find_model("allenai/Olmo-3-1025-7B", offline=True)
+    usual = Workload(model=model, setup=TrainSetup(lora=LoraConfig(), batch_size=2))
+    hopper = replace(usual, platform=Platform(capability=90))
+    assert has_stand_in(hopper) and not has_profile(hopper)
+    flash, cudnn = predict_by(usual), predict_by(hopper)
+    assert (cudnn.attention_kernel, cudnn.exactness) == ("cudnn", "estimate")
+    assert cudnn.peak.total_bytes == flash.peak.total_bytes
+
+
+def test_cards_of_the_catalogue_have_a_capability_if_and_only_if_they_are_nvidias() -> None:
+    for gpu in bundled_gpus():
+        assert (gpu.capability is not None) == (gpu.vendor == "nvidia"), gpu.key
+    assert [find_gpu(key).capability for key in ("t4", "a100_sxm_40gb", "rtx_3090", "l4", "h200_sxm_141gb", "b300_288gb")] == [
+        75, 80, 86, 89, 90, 103,
+    ]  # fmt: skip
+
+
+def test_the_format_is_one_that_the_card_trains_in(run: Run) -> None:
+    asked = ["TinyLlama/TinyLlama-1.1B-Chat-v1.0", "--method", "full", "--method", "lora", "--method", "qlora", "--gpu"]
+    old = run(*asked, "v100_sxm2_16gb", "--format", "json")
+    told = [p["setup"]["dtype"] for p in json.loads(old.stdout)["predictions"]]
+    assert told == ["float32", "float16", "float16"]
+    assert "sm_70 has no arithmetic of bfloat16" in old.stderr
+    given = run(*asked, "t4", "--dtype", "bfloat16", "--format", "json")
+    assert {p["setup"]["dtype"] for p in json.loads(given.stdout)["predictions"]} == {"bfloat16"}
+    assert "sm_75 has no arithmetic of bfloat16, which full, lora, qlora would run in" in given.stderr
+    new = run(*asked, "a100_sxm_40gb", "--format", "json")
+    assert "arithmetic" not in new.stderr
+
+
+def test_full_float16_without_loss_scaling_is_warned_of(run: Run) -> None:
+    assert "NaN" in run("gpt2", "--method", "full", "--dtype", "float16").stderr
+    assert "NaN" not in run("gpt2", "--method", "lora", "--dtype", "float16").stderr
+
+
+def test_tinyllama_on_a_v100_runs_math_and_does_not_fit(run: Run) -> None:
+    done = run("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "--method", "lora", "--gpu", "v100_sxm2_16gb")
+    assert done.exit_code == 1
+    assert "math attention" in done.stdout and "does not fit" in done.stdout
+
+
+def test_without_a_card_the_answer_says_for_which_cards_it_holds(run: Run) -> None:
+    assert "from sm_80 to sm_89" in run("gpt2", "--method", "lora").stdout
+
+
+def test_what_is_timed_as_another_kernel_says_so(run: Run) -> None:
+    told = "timed at the share of the peak that flash attention reaches"
+    assert told in run("meta-llama/Llama-3.1-8B", "--gpu", "h100_sxm_80gb").stdout
+    assert told not in run("meta-llama/Llama-3.1-8B", "--gpu", "a100_sxm_80gb").stdout
+
+
+def test_torch_is_asked_by_version(run: Run) -> None:
+    """From 2.14 on the efficient kernel takes grouped heads."""
+    asked = ["meta-llama/Llama-3.2-1B", "--method", "lora", "--dtype", "float32", "--gpu", "a100_sxm_40gb"]
+    assert "math attention" in run(*asked, "--torch", "2.13").stdout
+    assert "efficient attention" in run(*asked, "--torch", "2.14.1").stdout
+    for wrong in ("2.9", "3.0", "new"):
+        done = run(*asked, "--torch", wrong)
+        assert done.exit_code == 2 and "torch" in done.stderr
+    assert parse_torch("2.15.0+cu132") == (2, 15)
