@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lora_profiler.errors import UsageError
 
-CUDNN: Mapping[tuple[int, int], int] = {(2, 11): 91900, (2, 13): 92000, (2, 14): 92000, (2, 15): 92600}
+CUDNN: Mapping[tuple[int, int], int] = {(2, 11): 91900, (2, 13): 92000, (2, 14): 92400, (2, 15): 92600}
 """torch -> the cuDNN that its CUDA wheel on PyPI asks for, as cuDNN counts (9.20.0 is 92000): `Requires-Dist` of the wheels. A
 version that is not here has the one of the version before."""
 TORCH = (2, 13)

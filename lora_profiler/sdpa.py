@@ -17,13 +17,13 @@ USUAL_CAPABILITY = 80
 """What holds without a card: sm_80 to sm_89 take the same kernels but for heads of 193 to 256 features."""
 FLASH_MAX_HEAD_DIM = 256
 _CUDNN_FIRST = 91500
-_CUDNN_256 = 92200
+_CUDNN_WIDE = 92200
 
 
 class SdpaCall(NamedTuple):
     """One call in training: q and k are `head_dim` wide, v `value_dim`; q, k and v have `dtype`.
 
-    `grouped`: k and v have fewer heads than q, with `enable_gqa`. `masked`: a mask is given. `one_token`: sequences of one token.
+    `grouped`: k and v have fewer heads than q. `masked`: a mask is given, which trains or not. `one_token`: one token a sequence.
     """
 
     dtype: Dtype
@@ -31,6 +31,7 @@ class SdpaCall(NamedTuple):
     value_dim: int
     grouped: bool = False
     masked: bool = False
+    mask_trains: bool = False
     dropout: float = 0.0
     one_token: bool = False
 
@@ -43,11 +44,12 @@ def cuda_backend(call: SdpaCall, platform: Platform) -> Backend:
     """The first kernel, in torch's order, that takes `call` on `platform` (select_sdp_backend).
 
     cuDNN comes before flash on sm_90 and sm_10x, where it is newer than 9.15.0 (check_prefer_cudnn_attention) and
-    TORCH_CUDNN_SDPA_DEPRIORITIZED is not set.
+    TORCH_CUDNN_SDPA_DEPRIORITIZED is not set. Fewer heads of k and v than of q are refused before, unless `enable_gqa` is set or
+    `takes_single_head` holds.
     """
     capability = platform.capability or USUAL_CAPABILITY
     prefers_cudnn = capability // 10 in (9, 10) and platform.cudnn > _CUDNN_FIRST
-    if prefers_cudnn and _cudnn_takes(call, platform.cudnn):
+    if prefers_cudnn and _cudnn_takes(call, capability, platform):
         return "cudnn"
     if _flash_takes(call, capability):
         return "flash"
@@ -76,13 +78,23 @@ def efficient_takes_grouped(platform: Platform) -> bool:
     return platform.torch >= (2, 14)
 
 
-def _cudnn_takes(call: SdpaCall, cudnn: int) -> bool:
-    """check_cudnn_tensor_shapes, check_cudnn_d256_bprop_head_dim, check_cudnn_dropout, check_dtypes_low_precision on sm_90 and
-    sm_10x. Masks and grouped heads are taken as they are."""
+def takes_single_head(platform: Platform) -> bool:
+    """Whether the fused kernels take one head of k and v for all of q without `enable_gqa` (`supports_mqa` in
+    check_batch_size_and_num_heads_dense)."""
+    return platform.torch >= (2, 14)
+
+
+def _cudnn_takes(call: SdpaCall, capability: int, platform: Platform) -> bool:
+    """check_dtypes_low_precision, check_cudnn_tensor_shapes, check_cudnn_dropout (since 2.13) and
+    check_cudnn_d256_bprop_head_dim (since 2.14) on sm_90 and sm_10x. Masks that do not train and grouped heads are taken."""
     widths = call.head_dim, call.value_dim
-    fits = max(widths) <= 128 or widths == (192, 128) or (widths == (256, 256) and cudnn > _CUDNN_256)
-    sixteenths = call.dropout * 16 == int(call.dropout * 16)
-    return call.is_half and fits and not any(w % 8 for w in widths) and sixteenths and not call.one_token
+    if not call.is_half or call.mask_trains or call.one_token or any(w % 8 for w in widths):
+        return False
+    if platform.torch >= (2, 13) and call.dropout * 16 != int(call.dropout * 16):
+        return False
+    if platform.torch >= (2, 14) and platform.cudnn > _CUDNN_WIDE:
+        return max(widths) <= 128 or widths in ((192, 128), (256, 256))
+    return max(widths) <= (256 if capability == 90 else 128) or widths == (192, 128)
 
 
 def _flash_takes(call: SdpaCall, capability: int) -> bool:

@@ -1,6 +1,7 @@
 """The card and torch's version reach every answer: rules equal traces on each platform, and what people see says so."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -8,11 +9,14 @@ import torch
 
 import cases
 from commands import Run
+from conftest import THE_BUNDLE
 from lora_profiler.analytic import predict
 from lora_profiler.analytic.plan import EXACT_MOMENTS
-from lora_profiler.catalog import bundled_gpus, find_gpu, find_model
-from lora_profiler.compiled import has_profile, has_stand_in
+from lora_profiler.catalog import bundled_gpus, find_gpu, find_model, model_from_config
+from lora_profiler.compiled import bundle, has_profile, has_stand_in
+from lora_profiler.compiled.evaluation import forget
 from lora_profiler.compiled.facts import key_of
+from lora_profiler.compiled.predict import STAND_IN_ERROR
 from lora_profiler.errors import UnbuildableError, UsageError
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import predict as predict_by
@@ -92,6 +96,16 @@ def test_a_kernel_that_the_card_lacks_is_refused_in_words() -> None:
     predict_by(replace(llama(attention="efficient", dtype="float16"), platform=Platform(capability=75)))
 
 
+@pytest.fixture
+def the_bundle(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The package's own profiles, which other tests do without."""
+    monkeypatch.setattr(bundle, "BUNDLED", THE_BUNDLE)
+    forget()
+    yield
+    forget()
+
+
+@pytest.mark.usefixtures("the_bundle")
 def test_profiles_of_the_usual_platform_answer_for_others_only_where_kernels_are_the_same() -> None:
     bundled = llama(batch_size=2)
     assert has_profile(bundled)
@@ -101,14 +115,38 @@ def test_profiles_of_the_usual_platform_answer_for_others_only_where_kernels_are
         assert not has_profile(replace(bundled, platform=Platform(capability=capability)))
 
 
-def test_a_profile_of_flash_speaks_for_cudnn_where_no_rule_does() -> None:
-    model = find_model("allenai/Olmo-3-1025-7B", offline=True)
-    usual = Workload(model=model, setup=TrainSetup(lora=LoraConfig(), batch_size=2))
-    hopper = replace(usual, platform=Platform(capability=90))
+@pytest.mark.usefixtures("the_bundle")
+@pytest.mark.parametrize(
+    ("model", "kernel", "exactness"),
+    [
+        ("allenai/OLMo-7B-hf", "cudnn", "estimate"),  # flash elsewhere
+        ("deepseek-ai/DeepSeek-V3", "cudnn", "estimate"),  # efficient elsewhere: heads of 192 and 128
+        ("bigscience/bloom-560m", "eager", "exact"),
+        ("tiiuae/falcon-7b", "math", "exact"),  # one head of k and v
+    ],
+)
+def test_a_profile_speaks_for_hopper_where_no_rule_does(model: str, kernel: str, exactness: str) -> None:
+    usual = Workload(model=find_model(model, offline=True), setup=TrainSetup(lora=LoraConfig(), batch_size=2))
+    hopper, turing = (replace(usual, platform=Platform(capability=c)) for c in (90, 75))
     assert has_stand_in(hopper) and not has_profile(hopper)
-    flash, cudnn = predict_by(usual), predict_by(hopper)
-    assert (cudnn.attention_kernel, cudnn.exactness) == ("cudnn", "estimate")
-    assert cudnn.peak.total_bytes == flash.peak.total_bytes
+    there, here = predict_by(usual), predict_by(hopper)
+    assert (here.attention_kernel, here.exactness) == (kernel, exactness)
+    assert here.peak.total_bytes == there.peak.total_bytes
+    assert has_stand_in(turing) == (exactness == "exact")
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt_neox"])
+def test_what_stands_in_for_cudnn_is_as_near_as_it_says(name: str) -> None:
+    """Both kernels traced, at a length that the efficient one pads; heads of 16 features."""
+    config = {**cases.CONFIGS[name], "hidden_size": 64, "head_dim": 16}
+    setup = TrainSetup(lora=LoraConfig(r=4), batch_size=2, seq_len=129)
+    model = model_from_config(config, id=name, source="test")
+    cudnn = Workload(model=model, setup=setup, platform=Platform(capability=90))
+    mine = predict_once(cudnn)
+    assert mine.attention_kernel == "cudnn"
+    for attention in ("flash", *(["efficient"] if name == "gpt_neox" else [])):
+        other = predict_once(replace(cudnn, setup=replace(setup, attention=attention)))  # type: ignore[arg-type]
+        assert 0 <= other.peak.total_bytes / mine.peak.total_bytes - 1 < STAND_IN_ERROR
 
 
 def test_cards_of_the_catalogue_have_a_capability_if_and_only_if_they_are_nvidias() -> None:

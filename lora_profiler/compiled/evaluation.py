@@ -11,6 +11,7 @@ from lora_profiler.compiled.modules import total
 from lora_profiler.compiled.profile import Facts, Profile, profile_key
 from lora_profiler.errors import NoProfileError
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.platform import Platform
 from lora_profiler.prediction import Category
 from lora_profiler.workload import TrainSetup, Workload
 
@@ -90,20 +91,27 @@ def evaluation_of(workload: Workload) -> Evaluation:
 
 
 def has_stand_in(workload: Workload) -> bool:
-    """Whether a profile of the flash kernel can speak for cuDNN's: see `_stand_in`."""
+    """Whether the profile of the usual platform speaks for the one asked about: see `_stand_in`."""
     return _stand_in(workload, facts_of(workload)) is not None
 
 
 def _stand_in(workload: Workload, facts: Facts) -> Evaluation | None:
-    """The profile of the same step with flash attention in every layer, where the card takes cuDNN's instead.
+    """The profile of the usual platform, where it keeps what the one asked about keeps, or almost.
 
-    cuDNN's call keeps what flash keeps, with grouped heads and output laid out alike, but for the generator's state: 16 bytes a
-    layer in place of 24 (torch `native_functions.yaml`, both forward operators).
+    Attention written out in Python runs everywhere, and what no fused kernel takes none takes on another card. cuDNN's call keeps
+    what flash keeps, with grouped heads and output laid out alike, but for 8 bytes; and what the efficient kernel keeps, but for
+    the padding of the log-sum-exp (torch `native_functions.yaml`, the forward operators).
     """
-    if not facts.kernels or facts.kernels[0] != "cudnn":
+    platform, usual = workload.platform, Platform()
+    if not facts.kernels:
         return None
     found = _evaluation(workload.model, _fixed(workload.setup), facts._replace(kernels=()))
-    return found if found is not None and found.profile.kernels == ("flash",) else None
+    if found is None:
+        return None
+    kernels = set(found.profile.kernels)
+    same = kernels <= {"eager"} or (kernels <= {"eager", "math"} and platform.torch == usual.torch)
+    for_cudnn = facts.kernels[0] == "cudnn" and kernels in ({"flash"}, {"efficient"}) and platform.torch == usual.torch
+    return found if same or for_cudnn else None
 
 
 def has_profile(workload: Workload) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 from lora_profiler.errors import UnbuildableError
 from lora_profiler.packing import lengths
 from lora_profiler.platform import Platform, version_of
-from lora_profiler.sdpa import SdpaCall, cuda_backend, efficient_takes_grouped
+from lora_profiler.sdpa import SdpaCall, cuda_backend, efficient_takes_grouped, takes_single_head
 from lora_profiler.traced.replacing import replaced
 from lora_profiler.traced.tracer import Tracer
 from lora_profiler.workload import Dtype, Workload
@@ -59,7 +59,7 @@ def attention(
         if kernel == "math":
             with tracer.masking_in_place():
                 return math(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
-        if kernel == "efficient" and enable_gqa and key.shape[1] != query.shape[1]:
+        if kernel == "efficient" and key.shape[1] != query.shape[1]:
             if efficient_takes_grouped(workload.platform):
                 _check_grouped_on_meta()
             else:
@@ -93,9 +93,10 @@ def attention_kernel(
     """
     setup = workload.setup
     widths = {query.shape[-1], key.shape[-1], value.shape[-1]}
-    grouped = enable_gqa and query.shape[1] != key.shape[1]
+    grouped = query.shape[1] != key.shape[1]
+    single = key.shape[1] == 1 and setup.device == "cuda" and takes_single_head(workload.platform)
     whole = query.ndim == 4 and query.shape[0] == key.shape[0] == value.shape[0]
-    if not whole or not (enable_gqa or query.shape[1] == key.shape[1] == value.shape[1]):
+    if not whole or not (enable_gqa or single or query.shape[1] == key.shape[1] == value.shape[1]):
         return "math"
     if setup.device == "cpu":
         refused = setup.attention == "math" or dropout > 0 or len(widths) > 1 or (mask is not None and mask.requires_grad)
@@ -113,6 +114,7 @@ def attention_kernel(
         value_dim=value.shape[-1],
         grouped=grouped,
         masked=mask is not None,
+        mask_trains=mask is not None and mask.requires_grad,
         dropout=dropout,
         one_token=key.shape[-2] == 1,
     )
@@ -147,8 +149,8 @@ def _check_grouped_on_meta() -> None:
     installed = version_of(torch.__version__)
     if installed is not None and not efficient_takes_grouped(Platform(torch=installed)):
         raise UnbuildableError(
-            f"torch {torch.__version__} is installed, whose efficient attention takes no grouped heads, as the one asked about does; "
-            "install that one to trace it, or take --engine analytic."
+            f"torch {torch.__version__} is installed, whose efficient attention takes no grouped heads, as the one asked about "
+            "does; install that one to trace it, or take --engine analytic."
         )
 
 

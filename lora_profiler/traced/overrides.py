@@ -73,15 +73,16 @@ def byte_dropout() -> Iterator[None]:
     The one that SDPA's math kernel calls lies in C++, where only the dispatcher can be told.
     """
     plain = F.dropout
-    called_in_cpp = torch.library.Library("aten", "IMPL")
-    called_in_cpp.impl("dropout", lambda x, p, training: torch.native_dropout(x, p, training)[0], "AutogradMeta")
 
-    def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-        if not training or p == 0 or inplace:
-            return plain(input, p, training, inplace)
-        out: Tensor = torch.native_dropout(input, p, True)[0]
+    def of_bytes(input: Tensor, p: float, training: bool) -> Tensor:
+        out: Tensor = torch.native_dropout(input, p, True)[0] if training and p else input
         return out
 
+    def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        return plain(input, p, training, inplace) if inplace else of_bytes(input, p, training)
+
+    called_in_cpp: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    called_in_cpp.impl("dropout", of_bytes, "AutogradMeta")
     try:
         with replaced(F, "dropout", dropout):
             yield
