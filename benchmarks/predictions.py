@@ -7,7 +7,7 @@ spaces. It says which version of the predictor wrote it: a later, better one nev
 import json
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +21,7 @@ from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case
 from lora_profiler.harness.provenance import source
 from lora_profiler.planning.fit import CONTEXT_BYTES
+from lora_profiler.platform import Platform
 from lora_profiler.record import Record
 from lora_profiler.record_json import workload_dict
 from lora_profiler.record_lines import read_records
@@ -37,6 +38,8 @@ PREDICTOR = (
     "liger.py",
     "loss_paths.py",
     "packing.py",
+    "platform.py",
+    "sdpa.py",
     "model_spec.py",
     "prediction.py",
     "unprofiled.py",
@@ -48,9 +51,14 @@ Found: TypeAlias = dict[str, Any]
 """A predictions file as it was read."""
 
 
+HOPPER = Platform(capability=90)
+"""What the suites for CUDA are made for."""
+
+
 def predicted(case: Case) -> dict[str, Any]:
     """One case and everything that is foretold of it, in JSON's own types."""
-    p = predict(case.workload)
+    workload = case.workload
+    p = predict(replace(workload, platform=HOPPER) if workload.setup.device == "cuda" else workload)
     steady = {m.moment: {name: size for name, size in m.bytes.items() if size} for m in p.moments if m.step == "steady"}
     return {
         "key": case.key,

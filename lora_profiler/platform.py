@@ -38,6 +38,11 @@ class Platform:
         return version_text(self.torch)
 
     @property
+    def compute_capability(self) -> str | None:
+        """As NVIDIA and torch's properties write it: 7.5."""
+        return None if self.capability is None else f"{self.capability // 10}.{self.capability % 10}"
+
+    @property
     def capability_text(self) -> str | None:
         """As torch writes it: sm_75."""
         return None if self.capability is None else f"sm_{self.capability}"

@@ -48,6 +48,7 @@ def answer_dict(answer: Answer) -> dict[str, Any]:
 def prediction_dict(prediction: Prediction) -> dict[str, Any]:
     """A prediction alone, without its layers."""
     model, parameters, flops = prediction.workload.model, prediction.parameters, prediction.flops
+    platform = prediction.workload.platform
     return {
         "model": {
             "id": model.id,
@@ -56,6 +57,7 @@ def prediction_dict(prediction: Prediction) -> dict[str, Any]:
             "num_layers": model.num_layers,
         },
         "setup": setup_dict(prediction.workload.setup),
+        "platform": {"compute_capability": platform.compute_capability, "torch": platform.torch_text},
         "engine": prediction.engine,
         "exactness": prediction.exactness,
         "error_bound": prediction.error_bound,

@@ -11,7 +11,7 @@ from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
 from lora_profiler.report.nearby import likely_lines
 from lora_profiler.report.ways import method_label
 from lora_profiler.units import byte_unit, bytes_text, count_text, flops_text, in_unit, percent_text, short_count_text
-from lora_profiler.workload import TrainSetup
+from lora_profiler.workload import TrainSetup, Workload
 
 if TYPE_CHECKING:
     from lora_profiler.planning.fit import Fit
@@ -45,21 +45,31 @@ def _title(prediction: Prediction) -> str:
 
 def _setup_lines(answers: Sequence[Answer]) -> list[str]:
     predictions = [a.prediction for a in answers]
-    setup = predictions[0].workload.setup
+    workload = predictions[0].workload
     kernels = list(dict.fromkeys(p.attention_kernel for p in predictions))
-    lines = [training_line(setup), f"{attention_words(setup, kernels)}, memory rules of {setup.device}"]
+    dtypes = list(dict.fromkeys(p.workload.setup.dtype for p in predictions))
+    rules = f"memory rules of {workload.setup.device}{_platform_words(workload)}"
+    lines = [training_line(workload.setup, dtypes), f"{attention_words(workload.setup, kernels)}, {rules}"]
     return lines + [adapter_line(p.workload.setup) for p in predictions if p.workload.setup.lora]
 
 
-def training_line(setup: TrainSetup) -> str:
-    """'batch 1 x 2,048 tokens, bfloat16 weights, adamw (foreach)'."""
+def _platform_words(workload: Workload) -> str:
+    """' (sm_90, torch 2.13)': whose kernels they are, on CUDA."""
+    if workload.setup.device != "cuda":
+        return ""
+    platform = workload.platform
+    return f" ({platform.capability_text or 'sm_80 to sm_89'}, torch {platform.torch_text})"
+
+
+def training_line(setup: TrainSetup, dtypes: Sequence[str] = ()) -> str:
+    """'batch 1 x 2,048 tokens, bfloat16 weights, adamw (foreach)'. `dtypes` are those of several methods, where they differ."""
     micro = f" x {setup.accumulation} micro-batches" if setup.accumulation > 1 else ""
     autocast = " under bfloat16 autocast" if setup.precision == "amp" else ""
     packed = f" packed from sequences of {count_text(setup.packed)}" if setup.packed and setup.is_packed else ""
     sizes = f"batch {setup.batch_size} x {count_text(setup.seq_len)} tokens{packed}{micro}"
     optimizer = f"{setup.optimizer} ({setup.optimizer_impl})"
     liger = ", Liger's kernels" if setup.kernels == "liger" else ""
-    return f"{sizes}, {setup.dtype} weights{autocast}, {optimizer}{_loss_words(setup)}{_rank_words(setup)}{liger}"
+    return f"{sizes}, {' / '.join(dtypes) or setup.dtype} weights{autocast}, {optimizer}{_loss_words(setup)}{_rank_words(setup)}{liger}"
 
 
 def _loss_words(setup: TrainSetup) -> str:
