@@ -55,7 +55,7 @@ def find_model(name: str, *, revision: str = "main", offline: bool = False, on_d
         raise ModelNotFoundError(f"{name!r} is {here} a hub id of the form organisation/name.")
     from lora_profiler.catalog.hub import config_json
 
-    text = config_json(name, revision=revision, offline=offline)
+    text = config_json(name, revision=revision, offline=offline, max_bytes=MAX_CONFIG_BYTES)
     return model_from_config(cfg.parse(text, f"config.json of {name}"), id=name, source="hub")
 
 
