@@ -76,6 +76,14 @@ class Stack:
     order: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nf4Checkpoint:
+    """A checkpoint that bitsandbytes has packed in NF4: with double quantisation or not, and the dtype its products are in."""
+
+    double_quant: bool
+    compute_dtype: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """A model as the answerers see it: identity, config.json fields and weights. Equal when id and fingerprint are.
@@ -84,7 +92,9 @@ class ModelSpec:
     language model where the file nests it. `source` tells where they came from: "bundled", a path, or "hub".
     `output_embedding` is the module that makes the logits, None if the class has none. `weightless` names the modules that
     own no parameter and contain none ("model.layers.*.mlp.act_fn", `*` for every layer): target patterns can hit them.
-    `published` is the whole config.json as it came, out of which the real model can be built.
+    `published` is the whole config.json as it came, out of which the real model can be built. `nf4` is set where the checkpoint
+    is one in NF4, which is the base of QLoRA and of nothing else; `dequantized_from` names how a checkpoint is stored whose
+    weights are asked about as turned back into 16 bit.
     """
 
     id: str
@@ -98,6 +108,8 @@ class ModelSpec:
     output_embedding: str | None = field(default=None, compare=False, repr=False)
     weightless: tuple[str, ...] = field(default=(), compare=False, repr=False)
     published: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    nf4: Nf4Checkpoint | None = field(default=None, repr=False)
+    dequantized_from: str | None = field(default=None, compare=False, repr=False)
 
     def modules(self) -> Iterator[tuple[str, Module]]:
         """(full name, module) of every module that owns parameters, in the order of `named_modules()`."""

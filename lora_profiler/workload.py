@@ -5,7 +5,7 @@ from dataclasses import InitVar, asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from lora_profiler.errors import UsageError, did_you_mean
-from lora_profiler.model_spec import ModelSpec
+from lora_profiler.model_spec import ModelSpec, Nf4Checkpoint
 from lora_profiler.platform import Platform
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -200,11 +200,18 @@ class TrainSetup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """One frozen question: this model, trained with this setup, on this platform."""
+    """One frozen question: this model, trained with this setup, on this platform.
+
+    Raises UsageError for a setup that a checkpoint in NF4 cannot be trained with.
+    """
 
     model: ModelSpec
     setup: TrainSetup = field(default_factory=TrainSetup)
     platform: Platform = field(default_factory=Platform)
+
+    def __post_init__(self) -> None:
+        if self.model.nf4 is not None:
+            _check_nf4(self.model.id, self.model.nf4, self.setup)
 
     @property
     def key(self) -> str:
@@ -216,6 +223,28 @@ class Workload:
         told = {name: value for name, value in setup.items() if value != LATER_FIELDS.get(name, ...)}
         text = json.dumps([self.model.id, self.model.fingerprint, told], sort_keys=True)
         return f"{self.model.id.replace('/', '--')}-{self.setup.method}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _check_nf4(model: str, stored: Nf4Checkpoint, setup: TrainSetup) -> None:
+    """A base in 4 bit is that of QLoRA, quantised as it is stored, with its products in the dtype that its config.json names."""
+    made_from = "or ask for the model that it was made from"
+    if setup.lora is None:
+        raise UsageError(f"{model} is stored in 4 bit (NF4), which cannot be trained in full; take --method qlora, {made_from}.")
+    if setup.quantization is None:
+        raise UsageError(f"{model} is stored in 4 bit (NF4), so that LoRA on it is QLoRA; take --method qlora, {made_from}.")
+    if setup.quantization.double_quant != stored.double_quant:
+        own = "with" if stored.double_quant else "without"
+        raise UsageError(f"{model} is stored {own} double quantisation; leave the option out, {made_from}.")
+    if setup.dtype != stored.compute_dtype:
+        raise UsageError(
+            f"{model} has its products in {stored.compute_dtype} (bnb_4bit_compute_dtype), and the rest was asked for in "
+            f"{setup.dtype}, which is not modelled; take --dtype {stored.compute_dtype}, {made_from}."
+        )
+    if setup.sharding in FULLY_SHARDED:
+        raise UsageError(
+            f"{model} is packed into bytes (bnb_4bit_quant_storage), which FSDP does not shard beside {setup.dtype}; take "
+            f"--sharding ddp, {made_from}."
+        )
 
 
 def canonical(fields: Mapping[str, Any]) -> dict[str, Any]:

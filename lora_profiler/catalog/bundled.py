@@ -13,7 +13,8 @@ class CatalogEntry:
 
     `aliases` are ids of models with the same config; `source` is where the config comes from, `published_source` where
     `published_num_parameters` stands; `verification` compares the two counts (meanings: `about` in the data file).
-    `dtype` is that of the published checkpoint, None where its config.json states none.
+    `dtype` is that of the published checkpoint, None where its config.json states none; `checkpoint_quantization` is its
+    quant_method where it is stored quantised.
     """
 
     id: str
@@ -22,6 +23,7 @@ class CatalogEntry:
     architecture: str
     gated: bool
     dtype: str | None
+    checkpoint_quantization: str | None
     num_parameters: int
     published_num_parameters: int | None
     published_source: str | None
@@ -39,6 +41,7 @@ def bundled_models() -> tuple[CatalogEntry, ...]:
             architecture=row["architecture"],
             gated=row["gated"],
             dtype=row["dtype"],
+            checkpoint_quantization=row.get("checkpoint_quantization"),
             num_parameters=row["num_parameters"],
             published_num_parameters=row["published_num_parameters"],
             published_source=row["published_source"],

@@ -1,4 +1,4 @@
-"""A model's config.json from the local Hugging Face cache, else from the hub with one request and a short time-out.
+"""A model's config.json from the local Hugging Face cache, else from the hub with one request, limited in time and in size.
 
 HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are read by huggingface_hub itself. `hf_hub_download` is not used: without a
 network it tries again for 23 seconds.
@@ -13,13 +13,18 @@ if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
 TIMEOUT_SECONDS = 5.0
+"""For each read of an answer."""
+WHOLE_SECONDS = 15.0
+"""For the whole answer, redirects included."""
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 
-def config_json(name: str, *, revision: str, offline: bool) -> bytes:
+def config_json(name: str, *, revision: str, offline: bool, max_bytes: int) -> bytes:
     """config.json of the hub model `name` at `revision`. Raises ModelNotFoundError with the reason and the next step."""
-    from huggingface_hub import constants, get_session, hf_hub_url, hf_raise_for_status, try_to_load_from_cache
+    from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    from lora_profiler.catalog.limited_get import TooLargeError, TooSlowError, limited_get
 
     # The HTTP client's own base class (httpx in huggingface_hub 1.x, httpx2 in 2.x), without naming the client.
     connection_errors: tuple[type[BaseException], ...] = (HfHubHTTPError.__bases__[0], OSError)
@@ -38,18 +43,25 @@ def config_json(name: str, *, revision: str, offline: bool) -> bytes:
             f"or give the path of its config.json.{similar_names(name)}"
         )
     try:
-        response = get_session().get(url, headers=_headers(), timeout=TIMEOUT_SECONDS, follow_redirects=True)
-        hf_raise_for_status(response)
+        return limited_get(url, _headers(), read_seconds=TIMEOUT_SECONDS, whole_seconds=WHOLE_SECONDS, max_bytes=max_bytes)
     except HfHubHTTPError as e:
         _explain(e, name, revision)
+    except TooSlowError:
+        raise ModelNotFoundError(
+            f"The hub ({constants.ENDPOINT}) did not send the config.json of {name} within {WHOLE_SECONDS:g} seconds. Try again "
+            "later, or give the path of a config.json."
+        ) from None
+    except TooLargeError:
+        raise ModelNotFoundError(
+            f"The config.json of {name} on the hub ({constants.ENDPOINT}) is larger than {max_bytes} bytes; one has a few "
+            "thousand. Give the path of a config.json."
+        ) from None
     except connection_errors as e:
-        reason = str(e) or type(e).__name__
+        reason = str(e).rstrip(".") or type(e).__name__
         raise ModelNotFoundError(
             f"{name} is neither bundled nor in the local Hugging Face cache, and the hub ({constants.ENDPOINT}) cannot be "
             f"reached: {reason}. Check the connection, or give the path of a config.json.{similar_names(name)}"
         ) from None
-    content: bytes = response.content
-    return content
 
 
 def _headers() -> dict[str, str]:

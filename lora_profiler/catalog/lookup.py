@@ -2,13 +2,15 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lora_profiler.catalog import config as cfg
 from lora_profiler.catalog.architectures import FAMILIES
 from lora_profiler.catalog.facts import bare_names, facts, rows
-from lora_profiler.errors import ModelNotFoundError, UsageError
+from lora_profiler.catalog.quantized import check_skipped, scheme, stored
+from lora_profiler.errors import ModelNotFoundError, UsageError, nearest
 from lora_profiler.model_spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ def find_model(name: str, *, revision: str = "main", offline: bool = False, on_d
         raise ModelNotFoundError(f"{name!r} is {here} a hub id of the form organisation/name.")
     from lora_profiler.catalog.hub import config_json
 
-    text = config_json(name, revision=revision, offline=offline)
+    text = config_json(name, revision=revision, offline=offline, max_bytes=MAX_CONFIG_BYTES)
     return model_from_config(cfg.parse(text, f"config.json of {name}"), id=name, source="hub")
 
 
@@ -63,11 +65,24 @@ def model_from_config(raw: Mapping[str, Any], *, id: str, source: str) -> ModelS
     """The model that a config.json describes. `source` is kept in the spec and names the file in messages.
 
     Raises ModelNotFoundError for a config.json that is no such thing, UnsupportedModelError where nothing installed here
-    knows what weights it has.
+    knows what weights it has, or how training goes on them as they are stored.
     """
     where = f"config.json of {id}" if source == "hub" else source
     model_type = cfg.model_type(raw, where)
     architecture = _architecture(raw, where)
+    found = stored(raw, where, lambda: _likely_original(raw, architecture, id))
+    spec = _from_config(raw, id, source, where, model_type, architecture)
+    if found is None:
+        return spec
+    if found.skipped is not None:
+        check_skipped(spec, found.skipped, where)
+    return replace(spec, nf4=found.nf4, dequantized_from=found.dequantized_from)
+
+
+def _from_config(
+    raw: Mapping[str, Any], id: str, source: str, where: str, model_type: str, architecture: str | None
+) -> ModelSpec:
+    """The model that a config.json describes, whatever it says of how its weights are stored."""
     dtype = cfg.dtype(raw, where)
     if model_type in FAMILIES and "text_config" not in raw and _is_language_model(architecture):
         config = cfg.normalise(raw, where, strict=True)
@@ -75,7 +90,7 @@ def model_from_config(raw: Mapping[str, Any], *, id: str, source: str) -> ModelS
             family = cfg.class_defaults()[model_type]
             described = FAMILIES[model_type](config), "lm_head", tuple(family["weightless"])
             return _spec(id, model_type, family["architecture"], source, dtype, config, described, raw)
-    row = _bundled_twin(raw, architecture)
+    row = next(_bundled_twins(raw, architecture), None)
     if row is not None:
         return _from_table(row, raw, id, source, dtype)
     from lora_profiler.catalog.meta_build import build, describe
@@ -92,8 +107,12 @@ def model_from_config(raw: Mapping[str, Any], *, id: str, source: str) -> ModelS
 def _bundled(row: Mapping[str, Any]) -> ModelSpec:
     raw = _as_config_json(row)
     if raw["model_type"] in FAMILIES:
-        return model_from_config(raw, id=row["id"], source="bundled")
-    return _from_table(row, raw, row["id"], "bundled", row["dtype"])
+        spec = model_from_config(raw, id=row["id"], source="bundled")
+    else:
+        spec = _from_table(row, raw, row["id"], "bundled", row["dtype"])
+    if "checkpoint_quantization" not in row:
+        return spec
+    return replace(spec, dequantized_from=scheme(row["checkpoint_quantization"]))
 
 
 def _from_table(row: Mapping[str, Any], raw: Mapping[str, Any], id: str, source: str, dtype: str | None) -> ModelSpec:
@@ -112,13 +131,18 @@ def _as_config_json(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"model_type": model_type, "architectures": [row["architecture"]], "dtype": row["dtype"], **row["config"]}
 
 
-def _bundled_twin(raw: Mapping[str, Any], architecture: str | None) -> Mapping[str, Any] | None:
-    """The bundled model with the same type, class and fields, whose table holds for `raw` as well; None if there is none."""
+def _bundled_twins(raw: Mapping[str, Any], architecture: str | None) -> Iterator[Mapping[str, Any]]:
+    """The bundled models with the same type, class and fields, whose tables hold for `raw` as well."""
     for row in rows():
         same_type = raw["model_type"] in (row["model_type"], row.get("transformers_model_type"))
         if same_type and architecture in (None, row["architecture"]) and _same_weights(raw, _as_config_json(row)):
-            return row
-    return None
+            yield row
+
+
+def _likely_original(raw: Mapping[str, Any], architecture: str | None, id: str) -> str | None:
+    """The bundled model that `id`, which is stored quantised, may have been made from: of the same sizes, the nearest by name."""
+    twins = [row["id"] for row in _bundled_twins(raw, architecture)]
+    return next(iter([*nearest(id, twins, 1), *twins]), None)
 
 
 def _same_weights(raw: Mapping[str, Any], twin: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from lora_profiler.liger import check_kernels
 from lora_profiler.loss_paths import check_loss
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.packing import check_packing
+from lora_profiler.planning.checkpoints import checkpoint_words
 from lora_profiler.prediction import Prediction
 from lora_profiler.sdpa import check_platform
 from lora_profiler.unprofiled import why_unprofiled
@@ -28,6 +29,11 @@ def predict(workload: Workload, engine: str = "auto") -> Prediction:
 
     Raises UsageError for an engine that is unknown, and whatever the answerer raises.
     """
+    found, words = _predicted(workload, engine), checkpoint_words(workload)
+    return replace(found, assumptions=(*found.assumptions, words)) if words else found
+
+
+def _predicted(workload: Workload, engine: str) -> Prediction:
     if _resolved(workload, engine) == "analytic":
         from lora_profiler.analytic import predict as analytic_predict
 

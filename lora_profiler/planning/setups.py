@@ -2,9 +2,10 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from lora_profiler.errors import UsageError
-from lora_profiler.model_spec import ModelSpec
+from lora_profiler.model_spec import ModelSpec, Nf4Checkpoint
 from lora_profiler.platform import Platform
 from lora_profiler.workload import (
     Attention,
@@ -81,6 +82,7 @@ def workloads(
 
 def setups(model: ModelSpec, options: SetupOptions, given: Collection[str], platform: Platform | None = None) -> list[TrainSetup]:
     """One setup for each method, in the order asked. `given` names the options that were written down, not left to default.
+    For a checkpoint in NF4 LoRA means QLoRA, and what is left to default is as it is stored.
 
     On a platform without arithmetic of bfloat16, where no dtype was given, adapters train on a float16 base; full fine-tuning and
     autocast take float32 weights, since pure float16 without loss scaling ends in NaN.
@@ -88,6 +90,8 @@ def setups(model: ModelSpec, options: SetupOptions, given: Collection[str], plat
     Raises UsageError for options that contradict each other, that none of the methods would read, or that make no sense.
     """
     methods = tuple(dict.fromkeys(options.methods)) or DEFAULT_METHODS
+    if model.nf4 is not None:
+        methods, options = _as_stored(model.nf4, model.dtype, methods, options, given)
     _refuse_idle_options(methods, given)
     base = TrainSetup(
         batch_size=options.batch_size, seq_len=options.seq_len, accumulation=options.accumulation, dtype=options.dtype,
@@ -96,7 +100,8 @@ def setups(model: ModelSpec, options: SetupOptions, given: Collection[str], plat
         loss=options.loss, world_size=options.world_size, sharding=options.sharding, packed=options.packed,
         kernels=options.kernels, use_reentrant=options.use_reentrant,
     )  # fmt: skip
-    if platform is not None and not platform.has_bfloat16 and options.device == "cuda" and "dtype" not in given:
+    lacks_bfloat16 = platform is not None and not platform.has_bfloat16 and options.device == "cuda" and "dtype" not in given
+    if lacks_bfloat16:
         base = replace(base, dtype="float32")
     if set(methods) == {"full"}:
         return [base]
@@ -107,9 +112,21 @@ def setups(model: ModelSpec, options: SetupOptions, given: Collection[str], plat
         use_dora=options.use_dora,
     )  # fmt: skip
     found = [_with_method(base, lora, method, options, given) for method in methods]
-    if base.dtype != options.dtype and options.precision == "pure":
+    if lacks_bfloat16 and options.precision == "pure":
         found = [replace(setup, dtype="float16") if setup.lora else setup for setup in found]
     return found
+
+
+def _as_stored(
+    stored: Nf4Checkpoint, dtype: str | None, methods: tuple[Method, ...], options: SetupOptions, given: Collection[str]
+) -> tuple[tuple[Method, ...], SetupOptions]:
+    """Methods and options for a checkpoint in NF4; "full" where it was asked for, to be refused with the reason."""
+    asked = methods if "methods" in given else ("qlora",)
+    if "double_quant" not in given:
+        options = replace(options, double_quant=stored.double_quant)
+    if "dtype" not in given:
+        options = replace(options, dtype=cast(Dtype, dtype or stored.compute_dtype))
+    return tuple(dict.fromkeys("full" if method == "full" else "qlora" for method in asked)), options
 
 
 def _with_method(base: TrainSetup, lora: LoraConfig, method: str, options: SetupOptions, given: Collection[str]) -> TrainSetup:

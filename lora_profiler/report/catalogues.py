@@ -24,7 +24,7 @@ def models_table(entries: Sequence[CatalogEntry]) -> Table:
                 e.model_type,
                 "gated" if e.gated else "",
                 short_count_text(e.num_parameters),
-                e.dtype or "?",
+                e.checkpoint_quantization or e.dtype or "?",
                 e.verification,
             )
         )

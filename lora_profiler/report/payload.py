@@ -55,6 +55,7 @@ def prediction_dict(prediction: Prediction) -> dict[str, Any]:
             "model_type": model.model_type,
             "source": model.source,
             "num_layers": model.num_layers,
+            "checkpoint_quantization": "NF4" if model.nf4 else model.dequantized_from,
         },
         "setup": setup_dict(prediction.workload.setup),
         "platform": {"compute_capability": platform.compute_capability, "torch": platform.torch_text},

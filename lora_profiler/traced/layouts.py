@@ -46,6 +46,7 @@ def _lists(config: Mapping[str, Any], length: int) -> list[Sequence[Any]]:
 def at_depth(model: ModelSpec, layers: int) -> ModelSpec:
     """The same model with `layers` layers: its first ones, and where it has fewer, more that go on as the last ones do."""
     raw = deepcopy(dict(model.published))
+    raw.pop("quantization_config", None)  # of a checkpoint in NF4, whose list of names need not fit another depth
     layout = layout_of(model)
     _cut(raw, model.num_layers, layers, layout.period if layout else 1)
     raw["model_type"] = raw.get("model_type", model.model_type)
