@@ -450,6 +450,22 @@ def test_allocator_settings_that_contradict_each_other_are_refused(name: str) ->
         refuse(Workload(model=MODEL, setup=SETUP), QUICK, _installed(), environ={name: settings})
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"PYTORCH_ALLOC_CONF": "backend:cudaMallocAsync"}, "backend:cudaMallocAsync"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True, backend: cudaMallocAsync"}, "backend:cudaMallocAsync"),
+        ({"PYTORCH_NO_CUDA_MEMORY_CACHING": "0"}, "PYTORCH_NO_CUDA_MEMORY_CACHING is set"),
+    ],
+)
+def test_allocators_that_count_no_requested_bytes_are_refused(settings: dict[str, str], words: str) -> None:
+    on_cuda = Workload(model=MODEL, setup=replace(SETUP, device="cuda"))
+    with pytest.raises(UsageError, match=words + ".*counts no .*measured as 0"):
+        refuse(on_cuda, QUICK, _installed(), environ=settings)
+    refuse(Workload(model=MODEL, setup=SETUP), QUICK, _installed(), environ=settings)
+    refuse(on_cuda, QUICK, _installed(), environ={"PYTORCH_ALLOC_CONF": "backend:native"})
+
+
 def test_what_no_machine_can_run_is_refused() -> None:
     gpt2 = model_from_config(families.TINY["gpt2"], id="tiny-gpt2", source="test")
     with pytest.raises(UsageError, match="table of 256 positions, not 512"):

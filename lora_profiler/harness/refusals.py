@@ -17,6 +17,7 @@ NEEDED = ("torch", "transformers", "peft", "accelerate")
 LEARNED_POSITIONS = {"gpt2", "opt", "gpt_neo", "gpt_bigcode", "codegen"}
 """Model types with a table of positions: a longer sequence has no row in it."""
 BFLOAT16_CAPABILITY = (8, 0)
+NO_CACHING = "PYTORCH_NO_CUDA_MEMORY_CACHING"
 MEASURED_SHARDINGS: tuple[Sharding, ...] = ("ddp", "zero1", *FULLY_SHARDED)
 
 
@@ -87,12 +88,7 @@ def refuse(
     if conditions.memory_steps < 2:
         raise UsageError(f"memory steps are {conditions.memory_steps}; the steady state begins at step 2, so take 2 or more.")
     if setup.device == "cuda":
-        asked = dict(part.partition(":")[::2] for part in (allocator_settings(environ) or "").replace(" ", "").split(","))
-        if asked.get("expandable_segments") == "True" and "max_split_size_mb" in asked:
-            raise UsageError(
-                "PYTORCH_ALLOC_CONF asks for expandable_segments and max_split_size_mb, but torch splits expandable segments at "
-                "any size, so that the limit would not mean what it says; leave one of the two out."
-            )
+        _refuse_allocator(environ)
     if setup.device == "cuda" and (setup.dtype == "bfloat16" or setup.precision == "amp"):
         found = capability()
         if found is not None and found < BFLOAT16_CAPABILITY:
@@ -100,6 +96,30 @@ def refuse(
             raise MeasurementError(
                 f"this card (compute capability {capable}) has no bfloat16; take --dtype float16 or float32 and --precision pure."
             )
+
+
+def _refuse_allocator(environ: Mapping[str, str]) -> None:
+    """Settings of torch's CUDA allocator that contradict each other, and those under which it counts no requested bytes.
+
+    Sources: torch's `c10/cuda`, `getDeviceStats` in CUDAMallocAsyncAllocator.cpp and `forceUncachedAllocator` in
+    CUDACachingAllocator.cpp, which asks only whether its variable is there.
+    """
+    asked = dict(part.partition(":")[::2] for part in (allocator_settings(environ) or "").replace(" ", "").split(","))
+    if asked.get("expandable_segments") == "True" and "max_split_size_mb" in asked:
+        raise UsageError(
+            "PYTORCH_ALLOC_CONF asks for expandable_segments and max_split_size_mb, but torch splits expandable segments at "
+            "any size, so that the limit would not mean what it says; leave one of the two out."
+        )
+    if asked.get("backend") == "cudaMallocAsync":
+        raise UsageError(
+            "PYTORCH_ALLOC_CONF asks for backend:cudaMallocAsync, under which torch counts no requested bytes, so that the peak "
+            "would be measured as 0; leave the backend out."
+        )
+    if NO_CACHING in environ:
+        raise UsageError(
+            f"{NO_CACHING} is set, and torch's allocator counts no bytes without its cache, so that the peak would be measured "
+            "as 0; unset it."
+        )
 
 
 def _refuse_ranks(workload: Workload, conditions: Conditions, devices: Callable[[], int | None]) -> None:
