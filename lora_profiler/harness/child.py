@@ -22,7 +22,7 @@ import torch
 from lora_profiler import modeling
 from lora_profiler.durable import write_durably
 from lora_profiler.harness.case import Case, case_from_dict
-from lora_profiler.harness.counters import Counters, driver_bytes
+from lora_profiler.harness.counters import Counters, driver_bytes, empty_cache
 from lora_profiler.harness.device_view import DeviceView
 from lora_profiler.harness.environment import environment
 from lora_profiler.harness.failures import failure_of, status_of
@@ -128,6 +128,7 @@ def _train(run: Run, view: DeviceView, ranks: Ranks) -> None:
     training = Training(model, optimizer, setup, batches, case.conditions.ballast_bytes, shared)
     padded, real, supervised = token_counts(Batches(setup, case.conditions, 2).next())
     run.tokens = (padded * setup.accumulation, real * setup.accumulation, supervised * setup.accumulation)
+    empty_cache(setup.device)  # of what building left there, such as 16-bit weights beside their 4-bit form
     run.stage("memory")
     memory_pass(training, case.conditions, run.memory, run.enter)
     view.sample("first_step")
