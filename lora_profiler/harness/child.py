@@ -9,13 +9,14 @@ record beside CASE and fails if its run did, so that torchrun ends the others.
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import torch
 
@@ -285,6 +286,13 @@ def measured(case: Case, heartbeats: IO[str]) -> Record:
     )
 
 
+def _leave_at_once() -> NoReturn:
+    """Ends this process without its destructors: that of NCCL's process group may wait for ranks that wait for this one."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -305,7 +313,9 @@ def main(arguments: Sequence[str]) -> int:
     text = json.dumps(record_dict(record))
     if rank is not None:
         write_durably(rank_result(case_path, rank), text)
-        return 0 if record.measurement.went_through else 1
+        if not record.measurement.went_through:
+            _leave_at_once()
+        return 0
     write_durably(result_path, text)
     print(text, file=heartbeats, flush=True)
     return 0
