@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import random
 import signal
@@ -445,6 +446,33 @@ def test_what_cannot_run_here_is_refused_before_a_process_starts() -> None:
         refuse(on_cuda, QUICK, _installed(), lambda: (7, 5))
     refuse(on_cuda, QUICK, _installed(), lambda: (8, 0))
     refuse(on_cuda, QUICK, _installed(), lambda: None)
+
+
+ADAPTED = replace(SETUP, device="cuda", dtype="bfloat16")
+WITHOUT_BFLOAT16 = {
+    "full": (replace(ADAPTED, lora=None), "take --dtype float32 and --precision pure", "float32"),
+    "full, autocast": (replace(ADAPTED, lora=None, dtype="float32", precision="amp"), "take --dtype float32", "float32"),
+    "lora": (ADAPTED, "take --dtype float16 and --precision pure, adapters in float32", "float16"),
+    "qlora": (replace(ADAPTED, quantization=Quantization()), "take --dtype float16", "float16"),
+    "qlora, trl": (
+        replace(ADAPTED, dtype="float16", quantization=Quantization(recipe="trl")), "--recipe stock or kbit", "float16"
+    ),
+    "adapters": (replace(ADAPTED, dtype="float16", lora=LoraConfig(r=4, adapter_dtype="bfloat16")), "in float32", "float16"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WITHOUT_BFLOAT16)
+def test_what_is_advised_for_a_card_without_bfloat16_trains(name: str) -> None:
+    """Three steps on the CPU, whose float16 has the same range: a wrong one shows in the second."""
+    refused, advice, dtype = WITHOUT_BFLOAT16[name]
+    with pytest.raises(MeasurementError, match=rf"7\.5\) has no bfloat16.*{advice}"):
+        refuse(Workload(model=MODEL, setup=refused), QUICK, _installed(), lambda: (7, 5))
+    advised: Any = {"dtype": dtype, "precision": "pure", "lora": refused.lora and LoraConfig(r=4)}
+    advised["quantization"] = refused.quantization and Quantization()
+    taken = replace(refused, **advised)
+    refuse(Workload(model=MODEL, setup=taken), QUICK, _installed(), lambda: (7, 5))
+    losses = measured_process.losses_alone(case(replace(taken, device="cpu", seq_len=16), replace(QUICK, memory_steps=3)))
+    assert all(map(math.isfinite, losses)) and len(losses) == 3
 
 
 @pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
