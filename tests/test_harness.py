@@ -31,7 +31,7 @@ from lora_profiler.harness.memory_pass import MemoryResult
 from lora_profiler.harness.refusals import refuse
 from lora_profiler.harness.timing_pass import TimingResult
 from lora_profiler.planning.engine import predict
-from lora_profiler.record import Conditions, PhaseSample, Record
+from lora_profiler.record import Conditions, PhaseSample, Record, Telemetry
 from lora_profiler.record_checks import problems
 from lora_profiler.store import Store
 from lora_profiler.units import GIB, MIB
@@ -338,6 +338,15 @@ def test_a_busy_host_spoils_the_times_of_a_card_only_if_it_was_waited_for(device
     run = run_of(device, timing=TimingResult(step_seconds=[0.1] * 10, block_seconds=block_seconds), other_cpu_share=0.5)
     view = DeviceView("cpu")
     assert "busy_machine" in flags(run, view)
+    assert quality(run, view) == status
+
+
+@pytest.mark.parametrize(("reasons", "flag", "status"), [(0x04, "low_clock", "ok"), (0x40, "thermal_throttling", "noisy")])
+def test_a_low_clock_spoils_times_only_where_heat_is_the_reason(reasons: int, flag: str, status: str) -> None:
+    run = run_of("cuda", timing=TimingResult(step_seconds=[0.1] * 10))
+    view = DeviceView("cpu")
+    view.telemetry = Telemetry(sm_clock_mhz=(1200,), default_sm_clock_mhz=1980, throttle_reasons=reasons)
+    assert flags(run, view) == (flag,)
     assert quality(run, view) == status
 
 

@@ -231,8 +231,8 @@ def flags(run: Run, view: DeviceView) -> tuple[Flag, ...]:
         found.append("memory_pressure")
     if view.exclusive is False:
         found.append("shared_device")
-    if view.too_hot:
-        found.append("thermal_throttling")
+    if view.clock_flag is not None:
+        found.append(view.clock_flag)
     if size and abs(memory.attribution.get("unattributed", 0)) > UNATTRIBUTED_SHARE * size:
         found.append("unattributed_over_1_percent")
     return tuple(found)
