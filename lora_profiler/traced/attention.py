@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lora_profiler.packing import lengths
+from lora_profiler.traced.release import TORCH
 from lora_profiler.traced.replacing import replaced
 from lora_profiler.traced.tracer import Tracer
 from lora_profiler.workload import TrainSetup
@@ -85,12 +86,14 @@ def attention_kernel(
 
     CPU: its flash kernel, but for dropout, a mask that trains, and heads of unlike widths. CUDA: flash for 16 bit without a mask,
     else efficient, which takes neither grouped heads nor widths that its loads do not divide, else math. Heads that are broadcast
-    are for math alone. A kernel that was asked for and cannot take a mask gives way to the efficient one.
+    are for math alone, but for one head of keys and values on the CPU from torch 2.14 on. A kernel that was asked for and cannot
+    take a mask gives way to the efficient one.
     """
     widths = {query.shape[-1], key.shape[-1], value.shape[-1]}
     grouped = enable_gqa and query.shape[1] != key.shape[1]
     whole = query.ndim == 4 and query.shape[0] == key.shape[0] == value.shape[0]
-    if not whole or not (enable_gqa or query.shape[1] == key.shape[1] == value.shape[1]):
+    one_for_all = setup.device == "cpu" and TORCH >= (2, 14) and key.shape[1] == value.shape[1] == 1
+    if not whole or not (enable_gqa or one_for_all or query.shape[1] == key.shape[1] == value.shape[1]):
         return "math"
     if setup.device == "cpu":
         refused = setup.attention == "math" or dropout > 0 or len(widths) > 1 or (mask is not None and mask.requires_grad)
