@@ -22,8 +22,8 @@ MEASURED: frozenset[Status] = frozenset({"ok", "noisy"})
 """Statuses of a run that went through: its numbers are whole, where others are lower bounds."""
 
 Flag = Literal[
-    "busy_machine", "host_bound", "instrumentation_perturbed_memory", "losses_not_compared", "memory_pressure", "shared_device",
-    "thermal_throttling", "unattributed_over_1_percent",
+    "busy_machine", "host_bound", "instrumentation_perturbed_memory", "losses_not_compared", "low_clock", "memory_pressure",
+    "shared_device", "thermal_throttling", "unattributed_over_1_percent",
 ]  # fmt: skip
 """What makes a number worth a second look; definitions in `docs/measuring.md`."""
 
@@ -104,10 +104,8 @@ class Environment:
     @property
     def trained_on(self) -> Platform:
         """What of this environment the memory of a step depends on, for predictions."""
-        if self.device.kind != "cuda":
-            return Platform()
-        version = version_of(self.packages.get("torch", ""))
-        return Platform(capability=capability_of(self.device.compute_capability), torch=version or TORCH)
+        capability = capability_of(self.device.compute_capability) if self.device.kind == "cuda" else None
+        return Platform(capability=capability, torch=version_of(self.packages.get("torch", "")) or TORCH)
 
     @property
     def key(self) -> str:

@@ -1,6 +1,7 @@
 """This machine's own constants: a CPU in the roofline, by hand; probes; constants found again in times made of them; the file."""
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,12 +14,13 @@ import pytest
 import records
 from lora_profiler.calibration import calibrate as calibrating
 from lora_profiler.calibration.calibrate import calibrate
-from lora_profiler.calibration.cases import fit_cases, tiny
+from lora_profiler.calibration.cases import CONDITIONS, FIT_CASES, fit_cases, tiny
 from lora_profiler.calibration.constants import measured_fixed, measured_rates
 from lora_profiler.calibration.micro import Micro, measured_micro
 from lora_profiler.errors import UsageError
-from lora_profiler.harness import MeasurementError
+from lora_profiler.harness import MeasurementError, make_case
 from lora_profiler.harness.machine import last_cache_bytes
+from lora_profiler.harness.refusals import refuse
 from lora_profiler.kernel import Gemm, Kernel, StepKernels
 from lora_profiler.record import Conditions, Record
 from lora_profiler.record_json import decoded
@@ -40,7 +42,7 @@ from lora_profiler.steptime.predict import step_time_at
 from lora_profiler.steptime.roofline import Step, fresh_seconds, loaded, narrow_share, tiled_flops, weights
 from lora_profiler.steptime.step import step_of
 from lora_profiler.steptime.update import fresh_bytes
-from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+from lora_profiler.workload import Device, Dtype, LoraConfig, TrainSetup, Workload
 
 CPU = Rates(
     bandwidth=20e9, tensor_flops=5e9, fp32_flops=100e9, l2_bytes=32 * 2**20, processors=0, tile=(1, 1), is_host=True,
@@ -225,17 +227,60 @@ def test_a_card_keeps_its_published_peaks_and_pads() -> None:
     assert (unknown.tensor_flops, unknown.tile, unknown.is_host, unknown.fresh_bandwidth) == (5e9, (256, 128), False, None)
 
 
-def test_every_method_and_size_meets_both_models() -> None:
-    for device, four_bit in (("cpu", True), ("cuda", True), ("cuda", False)):
-        cases = fit_cases(device, four_bit)  # type: ignore[arg-type]
-        assert len(cases) == len({case.key for case in cases}) == 6
-        models = {case.model.id for case in cases}
-        assert len(models) == 2
-        for case in cases:
-            same = [c for c in cases if c.setup.method == case.setup.method and c.setup.checkpointing == case.setup.checkpointing]
-            assert {c.model.id for c in same} == models
-            assert len({c.setup.batch_size * c.setup.seq_len for c in same}) == 2
-        assert ("qlora" in {case.setup.method for case in cases}) == four_bit
+@pytest.mark.parametrize(
+    ("device", "dtype", "four_bit"),
+    [("cpu", "float32", True), ("cuda", "bfloat16", True), ("cuda", "bfloat16", False), ("cuda", "float16", True)],
+)
+def test_every_method_and_size_meets_both_models(device: Device, dtype: Dtype, four_bit: bool) -> None:
+    cases = fit_cases(device, dtype, four_bit)
+    assert len(cases) == len({case.key for case in cases}) == FIT_CASES
+    models = {case.model.id for case in cases}
+    assert len(models) == 2
+    for case in cases:
+        same = [c for c in cases if c.setup.method == case.setup.method and c.setup.checkpointing == case.setup.checkpointing]
+        assert {c.model.id for c in same} == models
+        assert len({c.setup.batch_size * c.setup.seq_len for c in same}) == 2
+    assert ("qlora" in {case.setup.method for case in cases}) == four_bit
+
+
+def test_a_card_without_bfloat16_is_measured_in_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its probes say; none of its steps is refused there."""
+    turing = replace(MICRO, attention_dtype="float16", products={"float32": 8e12, "float16": 50e12})
+    monkeypatch.setattr(calibrating, "measured_micro", lambda device, progress: turing)
+    asked: list[Workload] = []
+    monkeypatch.setattr(calibrating, "measure", lambda workload, *_, **__: asked.append(workload) or tiny_record(workload))
+    calibrating._measured("cuda", lambda *_: None)
+    assert {workload.setup.dtype for workload in asked} == {"float16"} and len(asked) == 1 + FIT_CASES
+    for workload in asked:
+        refuse(workload, CONDITIONS, installed=lambda name: name, capability=lambda: (7, 5), environ={})
+    assert measured_rates(turing, is_cpu=False).tensor_flops == 50e12
+    assert measured_fixed(turing, measured_rates(turing, is_cpu=False), tiny_record(asked[0]), 1000).attention_forward < 1
+
+
+@pytest.mark.parametrize(("supported", "half"), [(True, "bfloat16"), (False, "float16")])
+def test_probes_multiply_in_the_format_that_the_card_has(supported: bool, half: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch imitates bfloat16 on cards from before it, without an error."""
+    torch = pytest.importorskip("torch")
+    from lora_profiler.calibration.probes import Probes
+
+    def is_bf16_supported(including_emulation: bool = True) -> bool:
+        return including_emulation or supported
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+    monkeypatch.setattr(Probes, "product", lambda self, rows, columns, inner, dtype: float(rows))
+    assert set(Probes("cuda").products()) == {"float32", half}
+    assert set(Probes("cpu").products()) == {"float32", "bfloat16"}
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_steps_in_float16_have_losses(index: int) -> None:
+    """Else a step would count as failed. AdamW's full one has none from its second step on."""
+    pytest.importorskip("torch")
+    from lora_profiler.harness.child import losses_alone
+
+    workload = fit_cases("cpu", "float16", four_bit=True)[index]
+    short = replace(workload, setup=replace(workload.setup, seq_len=16))
+    assert all(map(math.isfinite, losses_alone(make_case(short, replace(CONDITIONS, memory_steps=3)))))
 
 
 class Machine:
@@ -264,11 +309,11 @@ class Machine:
         self.measured.append(workload.model.id)
         if workload.model.id in self.fails:
             return records.make_record(workload, status="oom", step_seconds=None)
-        if workload == tiny("cpu"):
+        if workload == tiny("cpu", "float32"):
             return tiny_record(workload)
         rates = measured_rates(MICRO, is_cpu=True)
         kernels = self.kernels(workload)
-        fixed = measured_fixed(MICRO, rates, tiny_record(tiny("cpu")), self.kernels(tiny("cpu")).launches)
+        fixed = measured_fixed(MICRO, rates, tiny_record(tiny("cpu", "float32")), self.kernels(tiny("cpu", "float32")).launches)
         seconds = loaded(step_of(kernels, workload.setup), rates, fixed).seconds(self.eta, self.beta) * self.slower.get(
             workload.model.id, 1.0
         )

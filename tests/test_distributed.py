@@ -18,7 +18,8 @@ import several_ranks
 from lora_profiler.cli import main
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case, Heartbeat, MeasurementError, make_case, measure_case
-from lora_profiler.harness.ranks import gathered, with_reference
+from lora_profiler.harness.case import case_dict
+from lora_profiler.harness.ranks import gathered, rank_result, with_reference
 from lora_profiler.harness.refusals import refuse
 from lora_profiler.planning.engine import predict
 from lora_profiler.record import Conditions, Failure, Record
@@ -177,6 +178,27 @@ def test_a_rank_that_hangs_is_named_and_none_is_left(pids: Callable[[], list[int
     assert "rank 1" in m.failure.reason
     assert (m.failure.rank, m.failure.phase, m.failure.step) == (1, "forward", 1)
     assert len(pids()) == 2 and all(ended(pid) for pid in pids())
+
+
+def test_a_rank_that_failed_leaves_at_once(tmp_path: Path) -> None:
+    """Its record is there, and nothing that runs at the end of a process, such as NCCL's destructor, can wait for the others."""
+    program = """
+        import atexit, sys, time
+        from lora_profiler.harness.child import main
+        atexit.register(time.sleep, 600)
+        print("its last words", end="")
+        sys.exit(main(sys.argv[1:]))
+    """
+    no_device = make_case(Workload(model=MODEL, setup=replace(FULL, device="xpu", world_size=1, sharding="none")))
+    asked = tmp_path / "case.json"
+    asked.write_text(json.dumps(case_dict(no_device)))
+    command = [sys.executable, "-c", textwrap.dedent(program), str(asked), str(tmp_path / "result.json")]
+    done = subprocess.run(
+        command, env={**os.environ, "RANK": "1", "PYTHONUNBUFFERED": ""}, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "its last words")
+    record = record_from_dict(json.loads(rank_result(asked, 1).read_text()))
+    assert record.measurement.status == "unsupported" and not (tmp_path / "result.json").exists()
 
 
 def test_ranks_end_with_a_launcher_that_is_killed(pids: Callable[[], list[int]]) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import random
 import signal
@@ -30,7 +31,7 @@ from lora_profiler.harness.memory_pass import MemoryResult
 from lora_profiler.harness.refusals import refuse
 from lora_profiler.harness.timing_pass import TimingResult
 from lora_profiler.planning.engine import predict
-from lora_profiler.record import Conditions, PhaseSample, Record
+from lora_profiler.record import Conditions, PhaseSample, Record, Telemetry
 from lora_profiler.record_checks import problems
 from lora_profiler.store import Store
 from lora_profiler.units import GIB, MIB
@@ -340,6 +341,15 @@ def test_a_busy_host_spoils_the_times_of_a_card_only_if_it_was_waited_for(device
     assert quality(run, view) == status
 
 
+@pytest.mark.parametrize(("reasons", "flag", "status"), [(0x04, "low_clock", "ok"), (0x40, "thermal_throttling", "noisy")])
+def test_a_low_clock_spoils_times_only_where_heat_is_the_reason(reasons: int, flag: str, status: str) -> None:
+    run = run_of("cuda", timing=TimingResult(step_seconds=[0.1] * 10))
+    view = DeviceView("cpu")
+    view.telemetry = Telemetry(sm_clock_mhz=(1200,), default_sm_clock_mhz=1980, throttle_reasons=reasons)
+    assert flags(run, view) == (flag,)
+    assert quality(run, view) == status
+
+
 def test_flags_are_those_that_the_checker_asks_for(good: Record) -> None:
     """Tracker, allocator and timing pass a little or much apart, in phases with kernels or without, with a workspace or not."""
     draw = random.Random(1)
@@ -393,6 +403,22 @@ def test_the_peak_of_the_memory_stage_is_that_of_its_phases(monkeypatch: pytest.
     assert run.stage_peak_bytes == {"import": 7, "memory": 100, "timing": 7}
 
 
+def test_the_cache_is_emptied_between_building_and_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the reserved peak of the steps is that of building: 16.88 GiB for 7.37 of an 8B QLoRA."""
+    order: list[str] = []
+
+    class Told(Run):
+        def beat(self, done: int | None = None) -> None:
+            order.append(self.where)
+
+    monkeypatch.setattr(torch.cpu, "empty_cache", lambda: order.append("emptied"), raising=False)
+    quantised = replace(SETUP, dtype="bfloat16", quantization=Quantization())
+    train(Told(case=case(quantised), heartbeats=io.StringIO()), DeviceView("cpu"))
+    assert order.count("emptied") == 1
+    at = order.index("emptied")
+    assert order[at - 1 : at + 3] == ["optimizer_build", "emptied", "memory", "setup"]
+
+
 def test_retries_while_steps_are_timed_count_and_those_of_the_warm_up_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     def timing_pass(
         training: Any, conditions: Any, result: TimingResult, progress: Callable[[str, int], None], agree: Any
@@ -431,6 +457,33 @@ def test_what_cannot_run_here_is_refused_before_a_process_starts() -> None:
     refuse(on_cuda, QUICK, _installed(), lambda: None)
 
 
+ADAPTED = replace(SETUP, device="cuda", dtype="bfloat16")
+WITHOUT_BFLOAT16 = {
+    "full": (replace(ADAPTED, lora=None), "take --dtype float32 and --precision pure", "float32"),
+    "full, autocast": (replace(ADAPTED, lora=None, dtype="float32", precision="amp"), "take --dtype float32", "float32"),
+    "lora": (ADAPTED, "take --dtype float16 and --precision pure, adapters in float32", "float16"),
+    "qlora": (replace(ADAPTED, quantization=Quantization()), "take --dtype float16", "float16"),
+    "qlora, trl": (
+        replace(ADAPTED, dtype="float16", quantization=Quantization(recipe="trl")), "--recipe stock or kbit", "float16"
+    ),
+    "adapters": (replace(ADAPTED, dtype="float16", lora=LoraConfig(r=4, adapter_dtype="bfloat16")), "in float32", "float16"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WITHOUT_BFLOAT16)
+def test_what_is_advised_for_a_card_without_bfloat16_trains(name: str) -> None:
+    """Three steps on the CPU, whose float16 has the same range: a wrong one shows in the second."""
+    refused, advice, dtype = WITHOUT_BFLOAT16[name]
+    with pytest.raises(MeasurementError, match=rf"7\.5\) has no bfloat16.*{advice}"):
+        refuse(Workload(model=MODEL, setup=refused), QUICK, _installed(), lambda: (7, 5))
+    advised: Any = {"dtype": dtype, "precision": "pure", "lora": refused.lora and LoraConfig(r=4)}
+    advised["quantization"] = refused.quantization and Quantization()
+    taken = replace(refused, **advised)
+    refuse(Workload(model=MODEL, setup=taken), QUICK, _installed(), lambda: (7, 5))
+    losses = measured_process.losses_alone(case(replace(taken, device="cpu", seq_len=16), replace(QUICK, memory_steps=3)))
+    assert all(map(math.isfinite, losses)) and len(losses) == 3
+
+
 @pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
 def test_allocator_settings_that_contradict_each_other_are_refused(name: str) -> None:
     on_cuda = Workload(model=MODEL, setup=replace(SETUP, device="cuda"))
@@ -448,6 +501,22 @@ def test_allocator_settings_that_contradict_each_other_are_refused(name: str) ->
         else:
             refuse(on_cuda, QUICK, _installed(), environ={name: settings})
         refuse(Workload(model=MODEL, setup=SETUP), QUICK, _installed(), environ={name: settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"PYTORCH_ALLOC_CONF": "backend:cudaMallocAsync"}, "backend:cudaMallocAsync"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True, backend: cudaMallocAsync"}, "backend:cudaMallocAsync"),
+        ({"PYTORCH_NO_CUDA_MEMORY_CACHING": "0"}, "PYTORCH_NO_CUDA_MEMORY_CACHING is set"),
+    ],
+)
+def test_allocators_that_count_no_requested_bytes_are_refused(settings: dict[str, str], words: str) -> None:
+    on_cuda = Workload(model=MODEL, setup=replace(SETUP, device="cuda"))
+    with pytest.raises(UsageError, match=words + ".*counts no .*measured as 0"):
+        refuse(on_cuda, QUICK, _installed(), environ=settings)
+    refuse(Workload(model=MODEL, setup=SETUP), QUICK, _installed(), environ=settings)
+    refuse(on_cuda, QUICK, _installed(), environ={"PYTORCH_ALLOC_CONF": "backend:native"})
 
 
 def test_what_no_machine_can_run_is_refused() -> None:

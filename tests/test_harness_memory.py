@@ -259,11 +259,17 @@ def out_of_memory(run: Training, after_steps: int, where: str) -> Any:
 
 
 @pytest.mark.parametrize(("where", "after_steps"), [("forward", 3), ("forward", 4), ("backward", 3)])
-def test_running_out_of_memory_after_the_steps_takes_nothing_from_them(where: str, after_steps: int) -> None:
+def test_running_out_of_memory_after_the_steps_takes_nothing_from_them(
+    where: str, after_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After three steps come the tracked one, and a forward pass that looks at what autograd saves."""
+    emptied: list[int] = []
+    monkeypatch.setattr(torch.cpu, "empty_cache", lambda: emptied.append(run.steps_done), raising=False)
     plain, run = measured(training(FULL)), training(FULL)
     planted = out_of_memory(run, after_steps, where)
     result = measured(run)
+    passes_failed = 1 if where == "backward" or after_steps == 4 else 2
+    assert emptied == [after_steps] * passes_failed, "what a failed pass left would be reserved while steps are timed"
     planted.remove()
     assert (result.peak, result.steady, result.attribution) == (plain.peak, plain.steady, plain.attribution)
     assert result.tracked == ({} if after_steps == 3 else plain.tracked)

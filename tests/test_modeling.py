@@ -7,7 +7,8 @@ import math
 import subprocess
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.pytorch_utils import Conv1D
 
 import cases
 import families
@@ -22,6 +24,7 @@ import oracle
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import bundled_models, find_model, model_from_config
 from lora_profiler.errors import UnbuildableError, UsageError
+from lora_profiler.harness.cpu_allocator import recorded
 from lora_profiler.modeling import (
     adapter_parameters,
     attention_context,
@@ -34,6 +37,7 @@ from lora_profiler.modeling import (
     text_tokens,
 )
 from lora_profiler.modeling import build as building
+from lora_profiler.modeling.deferred import DeferredWeights
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 INPUTS = Path(__file__).parent.parent / "benchmarks" / "inputs"
@@ -111,6 +115,72 @@ def test_no_16_bit_weight_outlives_its_packed_form() -> None:
     tensors = (o for o in gc.get_objects() if type(o) in (torch.Tensor, torch.nn.Parameter))
     assert [t.shape for t in tensors if t.dtype == torch.bfloat16 and 117 in t.shape] == []
     assert sum(117 in p.quant_state.shape for p in model.parameters() if hasattr(p, "quant_state")) == 9
+
+
+def test_a_4_bit_model_is_made_one_weight_at_a_time() -> None:
+    """The peak of building is the model as it stays and a few weights, bitsandbytes' own temporaries on the CPU among them: far
+    below the 16-bit model, which a device need not hold."""
+    sizes = {"num_hidden_layers": 24, "hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "vocab_size": 300}
+    workload = case(families.TINY["llama"] | sizes, lora=LoraConfig(r=1, target_modules=("q_proj",)), quantization=Quantization())
+    build_model(workload)  # bitsandbytes makes its code books once
+    models: list[torch.nn.Module] = []
+    live = recorded({}, lambda record: models.append(build_model(workload))).live_bytes()
+    largest = max(2 * p.quant_state.shape.numel() for p in models[0].parameters() if hasattr(p, "quant_state"))
+    assert live[-1] < max(live) <= live[-1] + 8 * largest
+    assert max(live) < workload.model.num_parameters * 2 / 2
+
+
+@pytest.mark.parametrize("config", families.TINY)
+def test_deferred_weights_are_the_same_to_the_bit(config: str) -> None:
+    """And so is what is drawn at random afterwards."""
+    workload = case(config)
+    torch.manual_seed(0)
+    plain = building.base_model(workload.model, workload.setup)
+    drawn = torch.rand(3)
+    torch.manual_seed(0)
+    deferred = DeferredWeights("cpu")
+    found = building.base_model(workload.model, workload.setup, deferred=deferred)
+    assert torch.equal(torch.rand(3), drawn)
+    embeddings = [m.weight for m in found.modules() if isinstance(m, torch.nn.Embedding)]
+    linear = [m.weight for m in found.modules() if type(m) in (torch.nn.Linear, Conv1D)]
+    own = [weight for weight in linear if not any(weight is tied for tied in embeddings)]
+    assert len(own) >= 8 and not any(weight.untyped_storage().nbytes() for weight in own)
+    for parameter in reversed(list(found.parameters())):
+        deferred.fill(parameter)
+    expected, state = plain.state_dict(), found.state_dict()
+    assert list(state) == list(expected)
+    assert all(state[n].dtype == t.dtype and torch.equal(state[n], t) for n, t in expected.items())
+    names = [[name for name, _ in model.named_parameters()] for model in (plain, found)]
+    assert names[0] == names[1], "each tied weight once"
+
+
+def _half_of_it(weight: torch.Tensor) -> None:
+    torch.nn.init.zeros_(weight[:2])
+
+
+def _from_another(weight: torch.Tensor) -> None:
+    other = torch.rand_like(weight)
+    weight.copy_(other)
+    other.zero_()
+
+
+@pytest.mark.parametrize(
+    "initialise", [torch.nn.init.trunc_normal_, torch.nn.init.orthogonal_, torch.nn.init.eye_, _half_of_it, _from_another]
+)
+def test_deferred_weights_take_any_initialisation(initialise: Callable[[torch.Tensor], object]) -> None:
+    def layers(deferred: DeferredWeights | None) -> list[torch.nn.Linear]:
+        torch.manual_seed(0)
+        with deferred or nullcontext(), torch.no_grad():
+            made = [torch.nn.Linear(4, 4) for _ in range(3)]
+            for layer in made + made[:1]:  # the first one a second time, when it has been empty
+                initialise(layer.weight)
+        return made
+
+    deferred = DeferredWeights("cpu")
+    found, expected = layers(deferred), layers(None)
+    for layer in found:
+        deferred.fill(layer.weight)
+    assert all(torch.equal(a.weight, b.weight) and torch.equal(a.bias, b.bias) for a, b in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("quantization", [None, Quantization()], ids=["plain", "nf4"])

@@ -16,13 +16,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import oracle
 import test_traced as traced
+from cases import spec_of
 from lora_profiler.errors import UnbuildableError
 from lora_profiler.modeling import build_model, quantization_tensors
+from lora_profiler.platform import Platform
 from lora_profiler.traced import autocast_lists, overrides, tracer
 from lora_profiler.traced import run as runs
 from lora_profiler.traced.autocast import SPARE_KEY, Autocast
+from lora_profiler.traced.release import TORCH
 from lora_profiler.traced.replacing import replaced
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 aten = torch.ops.aten
 BASE, ALL = traced.BASE, traced.ALL
@@ -121,8 +124,9 @@ def test_a_layer_norm_on_the_cpu_keeps_its_statistics_in_16_bit(monkeypatch):
     assert tape("gpt2", setup) != with_it
 
 
+GROUPED = (aten._grouped_mm.default, "mixtral", BASE, r"Expected (inputs of BF16 type|mat_a to be BFloat16)")
 REFUSED = [
-    (aten._grouped_mm.default, "mixtral", BASE, "Expected inputs of BF16 type"),
+    *([GROUPED] if torch.__version__ < (2, 15) else []),
     (aten._fused_sgd_.default, "llama", replace(BASE, optimizer="sgd", optimizer_impl="fused"), "_fused_sgd_"),
 ]
 
@@ -133,6 +137,18 @@ def test_what_the_meta_device_refuses(operator, name, setup, reason, monkeypatch
     without(operator, monkeypatch)
     with pytest.raises(UnbuildableError, match=reason):
         tape(name, setup)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_grouped_products_keep_their_dtype_on_the_meta_device(dtype):
+    """By the rule before torch 2.15, without one from then on."""
+    operator = aten._grouped_mm.default
+    rule = overrides.substitutes("cpu").get(operator)
+    assert (rule is None) == (torch.__version__ >= (2, 15))
+    tensors = torch.empty(8, 16, dtype=dtype, device="meta"), torch.empty(4, 16, 32, dtype=dtype, device="meta")
+    ends = torch.empty(4, dtype=torch.int32, device="meta")
+    out = operator(*tensors, ends) if rule is None else rule(operator, *tensors, ends)
+    assert (out.shape, out.dtype) == ((8, 32), dtype)
 
 
 def test_what_torch_does_on_the_cpu_where_the_meta_device_does_otherwise():
@@ -311,11 +327,12 @@ def in_header(macro: str) -> set[str]:
 
 def test_the_lists_of_cuda_are_torchs():
     added_in_cpp = {"cudnn_convolution", "cudnn_convolution_transpose"}
+    in_float32 = {"linalg_matrix_sqrth"} if torch.__version__ >= (2, 14) else set()  # the same, for both devices
     assert autocast_lists.LOWER["cuda"] - added_in_cpp == in_header("LOWER_PRECISION_FP")
     assert autocast_lists.FLOAT_RESULT["cuda"] == in_header("FP32_SET_OPT_DTYPE")
     assert autocast_lists.PROMOTED["cuda"] == in_header("PROMOTE")
     own = autocast_lists.LOWER["cuda"] | autocast_lists.FLOAT_RESULT["cuda"] | autocast_lists.PROMOTED["cuda"]
-    assert set(autocast_lists.operators("cuda")) - own - autocast_lists.REFUSED == in_header("FP32")
+    assert set(autocast_lists.operators("cuda")) - own - autocast_lists.REFUSED == in_header("FP32") | in_float32
 
 
 @pytest.mark.parametrize("device", autocast_lists.LISTS)
@@ -356,6 +373,8 @@ OPERATIONS = {
     "add": lambda x, y: x + y,
     "prod": lambda x, y: x.prod(-1),
 }
+if torch.__version__ >= (2, 14):
+    OPERATIONS["matrix_sqrth"] = lambda x, y: torch.linalg.matrix_sqrth(x.t() @ x)
 DTYPES = [(torch.float32, torch.float32), (torch.bfloat16, torch.bfloat16), (torch.bfloat16, torch.float32)]
 
 
@@ -418,6 +437,7 @@ def test_no_autocast_where_there_are_no_lists():
         ((4, 4), 16, 0.0, False),
         ((4, 2), 16, 0.0, True),
         ((4, 1), 16, 0.0, False),
+        ((4, 1), 16, 0.1, False),
         ((4, 4), 16, 0.1, False),
         ((4, 4), 12, 0.0, False),
     ],
@@ -430,7 +450,8 @@ def test_the_cpu_takes_the_kernel_that_the_rule_says(heads, width, dropout, grou
     with Names() as watched:
         F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True, enable_gqa=grouped)
     flash = "aten::_scaled_dot_product_flash_attention_for_cpu" in watched.names
-    assert attention_kernel(BASE, query, key, value, None, dropout, grouped) == ("cpu" if flash else "math")
+    workload = Workload(model=spec_of("llama"), setup=BASE, platform=Platform(torch=TORCH))
+    assert attention_kernel(workload, query, key, value, None, dropout, grouped) == ("cpu" if flash else "math")
 
 
 def test_the_meta_device_knows_the_math_path_alone():

@@ -17,7 +17,7 @@ from fake_nvml import FakeDevice, FakeNvml
 from lora_profiler.harness import device_view
 from lora_profiler.harness.device_view import DeviceView
 from lora_profiler.harness.nvml import Nvml, open_device
-from lora_profiler.harness.telemetry import EnergyMeter, Sampler, TelemetrySidecar, too_hot, watch
+from lora_profiler.harness.telemetry import EnergyMeter, Sampler, TelemetrySidecar, clock_flag, watch
 from lora_profiler.record import Energy, Telemetry
 
 TESTS = Path(__file__).parent
@@ -31,23 +31,26 @@ def nvml(card: FakeDevice) -> Nvml:
 
 
 @pytest.mark.parametrize(
-    ("reasons", "clocks", "default", "hot"),
+    ("reasons", "clocks", "default", "flag"),
     [
-        (0x00, (1980, 1980), 1980, False),
-        (0x04, (1980, 1500), 1980, False),  # the software power cap is normal
-        (0x08, (1980,), 1980, True),
-        (0x40, (1980,), 1980, True),
-        (0x80, (), None, True),
-        (0x60, (1980,), 1980, True),
-        (0x27, (1980,), 1980, False),
-        (0x00, (1484, 1484, 1980), 1980, True),
-        (0x00, (1485, 1485, 300), 1980, False),  # exactly three quarters
-        (0x00, (300, 300, 300), None, False),
-        (0x00, (), 1980, False),
+        (0x00, (1980, 1980), 1980, None),
+        (0x04, (1980, 1500), 1980, None),  # the software power cap is normal
+        (0x08, (1980,), 1980, "thermal_throttling"),
+        (0x40, (1980,), 1980, "thermal_throttling"),
+        (0x80, (), None, "thermal_throttling"),
+        (0x60, (1980,), 1980, "thermal_throttling"),
+        (0x27, (1980,), 1980, None),
+        (0x00, (1484, 1484, 1980), 1980, "low_clock"),
+        (0x04, (1200, 1200, 1200), 1980, "low_clock"),  # the power cap, in long products
+        (0x24, (1200, 1200, 1200), 1980, "thermal_throttling"),  # heat as well
+        (0x08, (1200, 1200, 1200), 1980, "thermal_throttling"),
+        (0x00, (1485, 1485, 300), 1980, None),  # exactly three quarters
+        (0x00, (300, 300, 300), None, None),
+        (0x00, (), 1980, None),
     ],
 )
-def test_too_hot(reasons: int, clocks: tuple[int, ...], default: int | None, hot: bool) -> None:
-    assert too_hot(Telemetry(sm_clock_mhz=clocks, default_sm_clock_mhz=default, throttle_reasons=reasons)) is hot
+def test_the_flag_of_the_clocks(reasons: int, clocks: tuple[int, ...], default: int | None, flag: str | None) -> None:
+    assert clock_flag(Telemetry(sm_clock_mhz=clocks, default_sm_clock_mhz=default, throttle_reasons=reasons)) == flag
 
 
 # --- sampling -------------------------------------------------------------------------------------------------------------

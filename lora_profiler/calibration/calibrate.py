@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from math import ceil
 from statistics import median
 
-from lora_profiler.calibration.cases import CONDITIONS, fit_cases, tiny
+from lora_profiler.calibration.cases import CONDITIONS, FIT_CASES, fit_cases, tiny
 from lora_profiler.calibration.constants import measured_fixed, measured_rates
 from lora_profiler.calibration.micro import Micro, measured_micro
 from lora_profiler.catalog import Gpu, find_gpu
@@ -96,10 +96,11 @@ def calibrate(device: Device, progress: Progress = lambda what, done, total: Non
 
 def _measured(device: Device, progress: Progress) -> tuple[Micro, list[Record]]:
     """The probes, the tiny step's record and those of the steps to fit. The number of steps is known before the first probe."""
-    total = 1 + 1 + len(fit_cases(device, four_bit=False)) + 1
+    total = 1 + 1 + FIT_CASES + 1
     micro = measured_micro(device, lambda probe: progress(f"probing {probe}", 0, total))
     records: list[Record] = []
-    for workload in (tiny(device), *fit_cases(device, four_bit=micro.dequantisation is not None)):
+    dtype = micro.attention_dtype
+    for workload in (tiny(device, dtype), *fit_cases(device, dtype, four_bit=micro.dequantisation is not None)):
         progress(_name(workload), len(records) + 1, total)
         record = measure(workload, CONDITIONS, timeout_seconds=STEP_TIMEOUT_SECONDS)
         if not records and not record.measurement.went_through:

@@ -14,6 +14,7 @@ from lora_profiler.record import Conditions
 from lora_profiler.workload import Device, Dtype, LoraConfig, Quantization, TrainSetup, Workload
 
 CONDITIONS = Conditions(memory_steps=2, min_timed_steps=6, max_timing_seconds=3.0)
+FIT_CASES = 6
 _TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
 
@@ -41,32 +42,37 @@ class _Sizes:
     models: Mapping[str, dict[str, Any]]
     small: tuple[int, int]
     large: tuple[int, int]
-    dtype: Dtype
 
 
 _SIZES: Mapping[Device, _Sizes] = {
     "cpu": _Sizes(
         models={"llama": _llama(384, 1024, 4, 6, 2, 12_000), "neox": _neox(320, 4, 5, 20_000)},
-        small=(1, 96), large=(3, 256), dtype="float32",
+        small=(1, 96), large=(3, 256),
     ),
     "cuda": _Sizes(
         models={"llama": _llama(2048, 5632, 8, 16, 4, 32_000), "neox": _neox(2048, 8, 16, 50_000)},
-        small=(1, 1024), large=(4, 2048), dtype="bfloat16",
+        small=(1, 1024), large=(4, 2048),
     ),
 }  # fmt: skip
 """On a CPU a step takes a fraction of a second; on a card it fills the multiprocessors and fits into 24 GiB."""
 
 
-def tiny(device: Device) -> Workload:
+def tiny(device: Device, dtype: Dtype) -> Workload:
     model = _model("tiny", _llama(32, 64, 4, 2, 2, 64))
-    return Workload(model=model, setup=_setup(device, LoraConfig(r=4), (1, 8)))
+    return Workload(model=model, setup=_setup(device, dtype, LoraConfig(r=4), (1, 8)))
 
 
-def fit_cases(device: Device, four_bit: bool) -> tuple[Workload, ...]:
-    """Without a 4-bit base that works, checkpointed LoRA stands for QLoRA: it too repeats what a forward pass does."""
+def fit_cases(device: Device, dtype: Dtype, four_bit: bool) -> tuple[Workload, ...]:
+    """In `dtype`, the one that the probes name. Without a 4-bit base that works, checkpointed LoRA stands for
+    QLoRA: it too repeats what a forward pass does.
+
+    Full steps in float16 are SGD's: without a scaled loss AdamW's are NaN from the second on, and only their update differs.
+    """
     sizes = _SIZES[device]
     llama, neox = (_model(name, config) for name, config in sizes.models.items())
-    full, lora = (_setup(device, adapter, sizes.small) for adapter in (None, LoraConfig(r=16)))
+    full, lora = (_setup(device, dtype, adapter, sizes.small) for adapter in (None, LoraConfig(r=16)))
+    if dtype == "float16":
+        full = replace(full, optimizer="sgd")
     third = replace(lora, quantization=Quantization()) if four_bit else replace(lora, checkpointing=True)
     turns = ((llama, full, neox), (neox, lora, llama), (llama, third, neox))
     few = [Workload(model=model, setup=setup) for model, setup, _ in turns]
@@ -79,5 +85,5 @@ def _model(name: str, config: Mapping[str, Any]) -> ModelSpec:
     return model_from_config(dict(config), id=f"calibration-{name}", source="file")
 
 
-def _setup(device: Device, lora: LoraConfig | None, size: tuple[int, int]) -> TrainSetup:
-    return TrainSetup(lora=lora, dtype=_SIZES[device].dtype, device=device, batch_size=size[0], seq_len=size[1])
+def _setup(device: Device, dtype: Dtype, lora: LoraConfig | None, size: tuple[int, int]) -> TrainSetup:
+    return TrainSetup(lora=lora, dtype=dtype, device=device, batch_size=size[0], seq_len=size[1])

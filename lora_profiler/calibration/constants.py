@@ -13,7 +13,7 @@ from lora_profiler.steptime import Fixed, Rates
 
 def measured_rates(micro: Micro, *, is_cpu: bool) -> Rates:
     fp32 = micro.products["float32"]
-    half = micro.products.get("bfloat16", fp32)
+    half = next(rate for dtype, rate in micro.products.items() if dtype != "float32")
     if not is_cpu:
         return Rates(bandwidth=micro.bandwidth, tensor_flops=half, fp32_flops=fp32, l2_bytes=0, processors=0)
     return Rates(

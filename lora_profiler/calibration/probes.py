@@ -84,7 +84,7 @@ class Probes:
         if self.on_cpu:
             found["narrow"] = self.narrow(products["float32"])
         tell("attention")
-        dtype: Dtype = "float32" if self.on_cpu else "bfloat16"
+        dtype: Dtype = "float32" if self.on_cpu else self.half
         found["attention_dtype"] = dtype
         found["attention_forward"], found["attention_backward"] = self.attention(dtype)
         if self.on_cpu:
@@ -109,17 +109,17 @@ class Probes:
         longer = self.seconds(lambda: torch.zeros(FRESH_BYTES // 4)) - self.seconds(old.zero_)
         return FRESH_BYTES / longer if longer > 0 else None
 
+    @property
+    def half(self) -> Dtype:
+        """The 16-bit dtype that the device multiplies in: torch imitates bfloat16 on cards from before it."""
+        has_bfloat16 = self.on_cpu or torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bfloat16" if has_bfloat16 else "float16"
+
     def products(self) -> dict[Dtype, float]:
-        """Of square matrices, float32 without TF32; dtypes that torch refuses here are left out."""
-        found: dict[Dtype, float] = {}
-        dtypes: tuple[Dtype, ...] = ("float32", "bfloat16")
-        for dtype in dtypes:
-            side = SIDE[self.device] if not self.on_cpu or dtype == "float32" else SLOW_SIDE
-            try:
-                found[dtype] = self.product(side, side, side, dtype)
-            except RuntimeError:  # a card from before bfloat16
-                continue
-        return found
+        """Of square matrices, in float32 without TF32 and in the 16-bit dtype."""
+        side = SIDE[self.device]
+        narrow = SLOW_SIDE if self.on_cpu else side
+        return {"float32": self.product(side, side, side, "float32"), self.half: self.product(narrow, narrow, narrow, self.half)}
 
     def product(self, rows: int, columns: int, inner: int, dtype: Dtype) -> float:
         """FLOP/s of a linear layer's forward product: x (rows x inner) by the transpose of w (columns x inner).
@@ -169,7 +169,7 @@ class Probes:
 
     def dequantisation(self) -> float | None:
         """Bytes/s of packed weights and scales read and of 16-bit weights (float32 ones on a CPU) written; None if it fails."""
-        side, kind = NF4_SIDE[self.device], torch.float32 if self.on_cpu else torch.bfloat16
+        side, kind = NF4_SIDE[self.device], torch.float32 if self.on_cpu else getattr(torch, self.half)
         try:
             from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 

@@ -9,20 +9,21 @@ record beside CASE and fails if its run did, so that torchrun ends the others.
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import torch
 
 from lora_profiler import modeling
 from lora_profiler.durable import write_durably
 from lora_profiler.harness.case import Case, case_from_dict
-from lora_profiler.harness.counters import Counters, driver_bytes
+from lora_profiler.harness.counters import Counters, driver_bytes, empty_cache
 from lora_profiler.harness.device_view import DeviceView
 from lora_profiler.harness.environment import environment
 from lora_profiler.harness.failures import failure_of, status_of
@@ -128,6 +129,7 @@ def _train(run: Run, view: DeviceView, ranks: Ranks) -> None:
     training = Training(model, optimizer, setup, batches, case.conditions.ballast_bytes, shared)
     padded, real, supervised = token_counts(Batches(setup, case.conditions, 2).next())
     run.tokens = (padded * setup.accumulation, real * setup.accumulation, supervised * setup.accumulation)
+    empty_cache(setup.device)  # of what building left there, such as 16-bit weights beside their 4-bit form
     run.stage("memory")
     memory_pass(training, case.conditions, run.memory, run.enter)
     view.sample("first_step")
@@ -229,8 +231,8 @@ def flags(run: Run, view: DeviceView) -> tuple[Flag, ...]:
         found.append("memory_pressure")
     if view.exclusive is False:
         found.append("shared_device")
-    if view.too_hot:
-        found.append("thermal_throttling")
+    if view.clock_flag is not None:
+        found.append(view.clock_flag)
     if size and abs(memory.attribution.get("unattributed", 0)) > UNATTRIBUTED_SHARE * size:
         found.append("unattributed_over_1_percent")
     return tuple(found)
@@ -284,6 +286,13 @@ def measured(case: Case, heartbeats: IO[str]) -> Record:
     )
 
 
+def _leave_at_once() -> NoReturn:
+    """Ends this process without its destructors: that of NCCL's process group may wait for ranks that wait for this one."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -304,7 +313,9 @@ def main(arguments: Sequence[str]) -> int:
     text = json.dumps(record_dict(record))
     if rank is not None:
         write_durably(rank_result(case_path, rank), text)
-        return 0 if record.measurement.went_through else 1
+        if not record.measurement.went_through:
+            _leave_at_once()
+        return 0
     write_durably(result_path, text)
     print(text, file=heartbeats, flush=True)
     return 0

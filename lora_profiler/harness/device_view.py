@@ -9,8 +9,8 @@ import torch
 from lora_profiler.harness.counters import Counters
 from lora_profiler.harness.machine import CpuTimes, cpu_times, other_cpu_share
 from lora_profiler.harness.nvml import Nvml, open_device
-from lora_profiler.harness.telemetry import MIN_BLOCK_SECONDS, EnergyMeter, TelemetrySidecar, too_hot
-from lora_profiler.record import DeviceSample, Energy, Telemetry, VramMethod
+from lora_profiler.harness.telemetry import MIN_BLOCK_SECONDS, EnergyMeter, TelemetrySidecar, clock_flag
+from lora_profiler.record import DeviceSample, Energy, Flag, Telemetry, VramMethod
 from lora_profiler.units import MIB
 
 IDLE_BYTES = 64 * MIB
@@ -121,8 +121,8 @@ class DeviceView:
         return self._nvml.vram_method(os.getpid()) if self._nvml is not None else "none"
 
     @property
-    def too_hot(self) -> bool:
-        return self.telemetry is not None and too_hot(self.telemetry)
+    def clock_flag(self) -> Flag | None:
+        return None if self.telemetry is None else clock_flag(self.telemetry)
 
     def failure_counters(self) -> dict[str, int | None]:
         """Free, allocated and reserved bytes, as far as the device tells them after a failure."""

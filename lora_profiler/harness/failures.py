@@ -13,12 +13,20 @@ from lora_profiler.record import Failure, Status
 OUT_OF_MEMORY_TEXTS = (
     "out of memory",
     "DefaultCPUAllocator: can't allocate memory",
-    "CUDNN_STATUS_NOT_SUPPORTED",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "Cannot allocate memory",
 )
 """What torch and its libraries say in a plain RuntimeError when memory is short."""
-UNSUPPORTED_TEXTS = ("not implemented for", "No available kernel", "does not support", "is not supported")
+_NVML_IN_ALLOCATOR = re.compile(r"NVML_SUCCESS == .*CUDACachingAllocator", re.DOTALL)
+"""torch asks NVML who holds the memory only once an allocation has failed for good. In containers and on MIG slices NVML may not
+answer, and that assertion is then all that is heard: pytorch issues 112377, 130486, 197312."""
+UNSUPPORTED_TEXTS = (
+    "not implemented for",
+    "No available kernel",
+    "does not support",
+    "is not supported",
+    "CUDNN_STATUS_NOT_SUPPORTED",  # its documentation: a feature that is missing; short memory has codes of its own
+)
 _TRIED = re.compile(r"(?:Tried to allocate|you tried to allocate) ([0-9.]+) ?(bytes|KiB|MiB|GiB)")
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _LOG_LINES = 12
@@ -27,7 +35,9 @@ _LOG_LINES = 12
 def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
+    said = str(error)
+    short = any(text in said for text in OUT_OF_MEMORY_TEXTS) or _NVML_IN_ALLOCATOR.search(said) is not None
+    return isinstance(error, RuntimeError) and short
 
 
 def status_of(error: BaseException) -> Status:

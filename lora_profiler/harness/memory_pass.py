@@ -6,7 +6,6 @@ allocator, and the storage tracker, which is the second opinion everywhere and t
 What follows the steps only explains them. It needs more memory than they do, so a case that just fits may have none of it.
 """
 
-import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ import torch
 
 from lora_profiler.harness import ownership
 from lora_profiler.harness.categories import LOGITS_GRADIENT, Claims, completed, composition
-from lora_profiler.harness.counters import Counters, Health
+from lora_profiler.harness.counters import Counters, Health, empty_cache
 from lora_profiler.harness.cpu_allocator import AllocatorRecord
 from lora_profiler.harness.failures import is_out_of_memory
 from lora_profiler.harness.process_group import reshard
@@ -105,7 +104,7 @@ def _as_memory_allows(training: Training) -> Iterator[None]:
     else:
         return
     training.optimizer.zero_grad(set_to_none=True)
-    gc.collect()
+    empty_cache(training.setup.device)
 
 
 def _with_counters(

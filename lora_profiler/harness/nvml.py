@@ -14,6 +14,7 @@ from lora_profiler.harness.visible_device import NoDeviceError, device_handle, m
 from lora_profiler.record import VramMethod
 
 HW_SLOWDOWN = 0x08
+SW_THERMAL_SLOWDOWN = 0x20
 HW_THERMAL_SLOWDOWN = 0x40
 HW_POWER_BRAKE_SLOWDOWN = 0x80
 """Bits of `throttle_reasons`, NVML's nvmlClocksEventReason... constants."""

@@ -8,13 +8,14 @@ from lora_profiler.workload import Device
 
 
 def present_platform(device: Device) -> Platform:
-    """What `device` is here; the usual platform for devices other than a CUDA card, and where NVML or pip cannot tell."""
-    if device != "cuda":
-        return Platform()
-    with open_device() as card:
-        capability = card.compute_capability()
+    """What `device` is here; without a capability where it is no CUDA card or NVML cannot tell, of the usual torch where pip cannot."""
     try:
         torch = version_of(version("torch"))
     except PackageNotFoundError:
         torch = None
-    return Platform(capability=10 * capability[0] + capability[1] if capability else None, torch=torch or TORCH)
+    capability = None
+    if device == "cuda":
+        with open_device() as card:
+            found = card.compute_capability()
+        capability = 10 * found[0] + found[1] if found else None
+    return Platform(capability=capability, torch=torch or TORCH)

@@ -47,7 +47,7 @@ def joined(setup: TrainSetup) -> Iterator[Ranks]:
     """The process group that torchrun's variables describe; alone where the setup has one rank.
 
     Its own time limit is out of the way: the one of the case ends a rank that hangs. Left without a word after an error, since
-    a rank that is lost answers nobody.
+    a rank that is lost answers nobody; the process then ends as soon as its record is kept (`child`).
     """
     if setup.world_size == 1:
         yield Ranks()

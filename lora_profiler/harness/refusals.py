@@ -11,12 +11,13 @@ from lora_profiler.liger import check_kernels
 from lora_profiler.loss_paths import check_loss
 from lora_profiler.packing import check_packing
 from lora_profiler.record import Conditions
-from lora_profiler.workload import FULLY_SHARDED, Sharding, Workload
+from lora_profiler.workload import FULLY_SHARDED, Sharding, TrainSetup, Workload
 
 NEEDED = ("torch", "transformers", "peft", "accelerate")
 LEARNED_POSITIONS = {"gpt2", "opt", "gpt_neo", "gpt_bigcode", "codegen"}
 """Model types with a table of positions: a longer sequence has no row in it."""
 BFLOAT16_CAPABILITY = (8, 0)
+NO_CACHING = "PYTORCH_NO_CUDA_MEMORY_CACHING"
 MEASURED_SHARDINGS: tuple[Sharding, ...] = ("ddp", "zero1", *FULLY_SHARDED)
 
 
@@ -87,19 +88,55 @@ def refuse(
     if conditions.memory_steps < 2:
         raise UsageError(f"memory steps are {conditions.memory_steps}; the steady state begins at step 2, so take 2 or more.")
     if setup.device == "cuda":
-        asked = dict(part.partition(":")[::2] for part in (allocator_settings(environ) or "").replace(" ", "").split(","))
-        if asked.get("expandable_segments") == "True" and "max_split_size_mb" in asked:
-            raise UsageError(
-                "PYTORCH_ALLOC_CONF asks for expandable_segments and max_split_size_mb, but torch splits expandable segments at "
-                "any size, so that the limit would not mean what it says; leave one of the two out."
-            )
-    if setup.device == "cuda" and (setup.dtype == "bfloat16" or setup.precision == "amp"):
-        found = capability()
-        if found is not None and found < BFLOAT16_CAPABILITY:
-            capable = ".".join(map(str, found))
-            raise MeasurementError(
-                f"this card (compute capability {capable}) has no bfloat16; take --dtype float16 or float32 and --precision pure."
-            )
+        _refuse_allocator(environ)
+    if setup.device == "cuda" and _needs_bfloat16(setup):
+        _refuse_bfloat16(setup, capability())
+
+
+def _needs_bfloat16(setup: TrainSetup) -> bool:
+    trl = setup.quantization is not None and setup.quantization.recipe == "trl"  # whose adapters are in bfloat16
+    adapters = setup.lora is not None and (trl or setup.lora.adapter_dtype == "bfloat16")
+    return setup.dtype == "bfloat16" or setup.precision == "amp" or adapters
+
+
+def _refuse_bfloat16(setup: TrainSetup, capability: tuple[int, int] | None) -> None:
+    """Raises MeasurementError on a card without bfloat16, and says what trains there.
+
+    What AdamW updates has to be in float32: in float16 its eps and small squares of gradients round to 0, it divides 0 by 0, and
+    from step 2 on the loss is no number. No loss is scaled here.
+    """
+    if capability is None or capability >= BFLOAT16_CAPABILITY:
+        return
+    if setup.lora is None:
+        advice = "take --dtype float32 and --precision pure; in float16 AdamW makes the loss NaN at step 2"
+    else:
+        recipe = ", --recipe stock or kbit" if setup.quantization is not None else ""
+        advice = f"take --dtype float16 and --precision pure, adapters in float32 (--adapter-dtype float32{recipe})"
+    raise MeasurementError(f"this card (compute capability {'.'.join(map(str, capability))}) has no bfloat16; {advice}.")
+
+
+def _refuse_allocator(environ: Mapping[str, str]) -> None:
+    """Settings of torch's CUDA allocator that contradict each other, and those under which it counts no requested bytes.
+
+    Sources: torch's `c10/cuda`, `getDeviceStats` in CUDAMallocAsyncAllocator.cpp and `forceUncachedAllocator` in
+    CUDACachingAllocator.cpp, which asks only whether its variable is there.
+    """
+    asked = dict(part.partition(":")[::2] for part in (allocator_settings(environ) or "").replace(" ", "").split(","))
+    if asked.get("expandable_segments") == "True" and "max_split_size_mb" in asked:
+        raise UsageError(
+            "PYTORCH_ALLOC_CONF asks for expandable_segments and max_split_size_mb, but torch splits expandable segments at "
+            "any size, so that the limit would not mean what it says; leave one of the two out."
+        )
+    if asked.get("backend") == "cudaMallocAsync":
+        raise UsageError(
+            "PYTORCH_ALLOC_CONF asks for backend:cudaMallocAsync, under which torch counts no requested bytes, so that the peak "
+            "would be measured as 0; leave the backend out."
+        )
+    if NO_CACHING in environ:
+        raise UsageError(
+            f"{NO_CACHING} is set, and torch's allocator counts no bytes without its cache, so that the peak would be measured "
+            "as 0; unset it."
+        )
 
 
 def _refuse_ranks(workload: Workload, conditions: Conditions, devices: Callable[[], int | None]) -> None:

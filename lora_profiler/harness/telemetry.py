@@ -14,23 +14,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from lora_profiler.harness.nvml import THROTTLING, Nvml, open_device
-from lora_profiler.record import Energy, Telemetry
+from lora_profiler.harness.nvml import SW_THERMAL_SLOWDOWN, THROTTLING, Nvml, open_device
+from lora_profiler.record import Energy, Flag, Telemetry
 
 IDLE_SECONDS = 5.0
 MIN_BLOCK_SECONDS = 10.0
 """A shorter block says too little: cards see their own power only part of the time (arXiv 2312.02741)."""
 
 LEAST_CLOCK_SHARE = 0.75
-"""A median clock below this share of the default makes a time invalid."""
+"""Of the default clock: a lower median is flagged."""
 
 _SOURCE_ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def too_hot(telemetry: Telemetry) -> bool:
-    """Whether the card was slowed by heat or a power brake, or ran far below its default clock: its times are not its own."""
-    if telemetry.throttle_reasons & THROTTLING:
-        return True
+def clock_flag(telemetry: Telemetry) -> Flag | None:
+    """What the clocks say of the times: that heat or a power brake slowed the card, or only that it ran far below its default.
+
+    The second has ordinary causes, the software power cap in long products or locked clocks above all: such times are the card's.
+    """
+    reasons = telemetry.throttle_reasons
+    low = _clock_is_low(telemetry)
+    if reasons & THROTTLING or (low and reasons & SW_THERMAL_SLOWDOWN):
+        return "thermal_throttling"
+    return "low_clock" if low else None
+
+
+def _clock_is_low(telemetry: Telemetry) -> bool:
     if not telemetry.sm_clock_mhz or telemetry.default_sm_clock_mhz is None:
         return False
     from statistics import median

@@ -16,6 +16,7 @@ from lora_profiler.errors import UnbuildableError, UsageError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling.adapters import enable_checkpointing, inject_adapters
 from lora_profiler.modeling.contents import count_parameters
+from lora_profiler.modeling.deferred import DeferredWeights
 from lora_profiler.modeling.nf4 import nf4_config, prepare_for_training, quantise
 from lora_profiler.modeling.third_party import quiet, refusals, require
 from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
@@ -35,8 +36,8 @@ def build_model(
     that `from_pretrained` takes; or a GGUF file, dequantised. `on_stage` is told "load", "quantise" and "adapter_inject" as
     each begins. `device` "meta" builds it of tensors without data. Remote code is never run.
 
-    A 4-bit model of random or GGUF weights is quantised on the device out of the 16-bit one, which has to fit there; the
-    others go through `from_pretrained(quantization_config=...)`, one weight at a time.
+    A 4-bit model is quantised one weight at a time, with random weights as they are made, else by
+    `from_pretrained(quantization_config=...)`; only GGUF weights are quantised out of the 16-bit model, which has to fit.
 
     Raises UnbuildableError where a library or the device is missing, where transformers or PEFT refuses, and where the
     outcome is not what was asked for: its parameters do not count `workload.model.num_parameters`, its weights are not in
@@ -56,7 +57,10 @@ def build_model(
     torch.manual_seed(0)
     with quiet():
         on_stage("load")
-        model = base_model(workload.model, setup, weights, device)
+        deferred = None
+        if setup.quantization is not None and weights is None and device != "meta":
+            deferred = DeferredWeights(device)
+        model = base_model(workload.model, setup, weights, device, deferred)
         _check(model, workload)
         if setup.kernels == "liger":
             from lora_profiler.modeling.liger import with_liger
@@ -64,7 +68,7 @@ def build_model(
             model = with_liger(model)
         if setup.quantization is not None:
             on_stage("quantise")
-            quantise(model, setup.quantization, setup.dtype, sharded=setup.sharding in FULLY_SHARDED)
+            quantise(model, setup.quantization, setup.dtype, deferred, sharded=setup.sharding in FULLY_SHARDED)
             prepare_for_training(model, setup.quantization, setup.checkpointing)
         if setup.lora is not None:
             on_stage("adapter_inject")
@@ -77,16 +81,22 @@ def build_model(
     return model.train()
 
 
-def base_model(spec: ModelSpec, setup: TrainSetup, weights: str | None = None, device: str | None = None) -> torch.nn.Module:
+def base_model(
+    spec: ModelSpec,
+    setup: TrainSetup,
+    weights: str | None = None,
+    device: str | None = None,
+    deferred: DeferredWeights | None = None,
+) -> torch.nn.Module:
     """The model itself on `device` (None: that of the setup) in `setup.dtype`; already in 4 bit where transformers quantises
-    while it loads.
+    while it loads. Random weights of linear layers wait in `deferred`, if there is one.
 
     Raises as `build_model` does.
     """
     if weights is None:
         model_class, config = _class_and_config(spec, leave_out=_NO_ARCHITECTURE)
         place = torch.device(device or setup.device)
-        with refusals(f"transformers cannot build {spec.id}"), place:
+        with refusals(f"transformers cannot build {spec.id}"), place, deferred or nullcontext():
             model: torch.nn.Module = model_class._from_config(config, **_options(spec, setup))
             return model.to(place)  # torch.normal, for one, makes its tensors on the CPU all the same
     model_class, config = _class_and_config(spec, leave_out=("auto_map",))

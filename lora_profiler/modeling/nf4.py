@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lora_profiler.modeling.deferred import DeferredWeights
 from lora_profiler.modeling.third_party import refusals
 from lora_profiler.workload import Quantization
 
@@ -31,10 +32,13 @@ def nf4_config(quantization: Quantization, dtype: str, *, sharded: bool = False)
     )
 
 
-def quantise(model: Any, quantization: Quantization, dtype: str, *, sharded: bool = False) -> None:
+def quantise(
+    model: Any, quantization: Quantization, dtype: str, deferred: DeferredWeights | None = None, *, sharded: bool = False
+) -> None:
     """Replace in place each linear module that transformers would load in NF4; nothing where it already did.
 
-    One 16-bit weight at a time lives beside its packed form and is freed before the next one.
+    One 16-bit weight at a time lives beside its packed form and is freed before the next one; those that wait in `deferred` are
+    filled only then. What stays in 16 bit is filled as well.
     """
     if getattr(model, "is_loaded_in_4bit", False):
         return
@@ -50,7 +54,12 @@ def quantise(model: Any, quantization: Quantization, dtype: str, *, sharded: boo
     operation = quantizer.get_quantize_ops()
     while replaced:
         name, old = replaced.popitem()
+        if deferred is not None:
+            deferred.fill(old.weight)
         _pack(model, name, old, operation)
+    if deferred is not None:
+        for parameter in model.parameters():
+            deferred.fill(parameter)
     model.hf_quantizer = quantizer
     quantizer.postprocess_model(model)
 

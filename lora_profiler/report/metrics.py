@@ -269,6 +269,7 @@ FLAG_DEFINITIONS: Final[dict[str, str]] = {
     "host_bound": "the host could not keep the device busy: times say more about Python than about the card",
     "instrumentation_perturbed_memory": "two ways of measuring the peak differ: memory is in doubt",
     "losses_not_compared": "one process could not train on what the ranks trained on: nobody says that their losses are right",
+    "low_clock": "the card ran far below its default clock, as under a power cap or with locked clocks: it can be faster",
     "memory_pressure": "the allocator had to give memory back and ask again: times are too long",
     "shared_device": "another process used the device: what the driver says is in use is not this run's alone",
     "thermal_throttling": "the card slowed itself down: times are too long",

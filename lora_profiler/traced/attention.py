@@ -14,8 +14,9 @@ from torch import Tensor
 
 from lora_profiler.errors import UnbuildableError
 from lora_profiler.packing import lengths
-from lora_profiler.platform import Platform, version_of
+from lora_profiler.platform import Platform
 from lora_profiler.sdpa import SdpaCall, cuda_backend, efficient_takes_grouped, takes_single_head
+from lora_profiler.traced.release import TORCH
 from lora_profiler.traced.replacing import replaced
 from lora_profiler.traced.tracer import Tracer
 from lora_profiler.workload import Dtype, Workload
@@ -89,14 +90,15 @@ def attention_kernel(
     """The kernel that torch takes for one call: "cpu", "flash", "efficient", "cudnn" or "math".
 
     CPU: its flash kernel, but for dropout, a mask that trains, and heads of unlike widths. CUDA: see `cuda_backend`. Broadcast
-    heads are for math alone. A kernel that was asked for and cannot take a mask gives way to the efficient one.
+    heads are for math alone, but for one head of keys and values where `takes_single_head` holds, which the CPU's kernel shares.
+    A kernel that was asked for and cannot take a mask gives way to the efficient one.
     """
     setup = workload.setup
     widths = {query.shape[-1], key.shape[-1], value.shape[-1]}
     grouped = query.shape[1] != key.shape[1]
-    single = key.shape[1] == 1 and setup.device == "cuda" and takes_single_head(workload.platform)
     whole = query.ndim == 4 and query.shape[0] == key.shape[0] == value.shape[0]
-    if not whole or not (enable_gqa or single or query.shape[1] == key.shape[1] == value.shape[1]):
+    one_for_all = key.shape[1] == value.shape[1] == 1 and takes_single_head(workload.platform)
+    if not whole or not (enable_gqa or one_for_all or query.shape[1] == key.shape[1] == value.shape[1]):
         return "math"
     if setup.device == "cpu":
         refused = setup.attention == "math" or dropout > 0 or len(widths) > 1 or (mask is not None and mask.requires_grad)
@@ -146,8 +148,7 @@ def _fused(
 
 def _check_grouped_on_meta() -> None:
     """Raises UnbuildableError where the installed torch is older than the efficient kernel's grouped heads."""
-    installed = version_of(torch.__version__)
-    if installed is not None and not efficient_takes_grouped(Platform(torch=installed)):
+    if not efficient_takes_grouped(Platform(torch=TORCH)):
         raise UnbuildableError(
             f"torch {torch.__version__} is installed, whose efficient attention takes no grouped heads, as the one asked about "
             "does; install that one to trace it, or take --engine analytic."

@@ -40,8 +40,9 @@ FLOAT_RESULT = {
     "cuda": frozenset(_CUDA_FLOAT_RESULT.split()),
 }
 """Operators that read what they get and, unless told otherwise, give float32."""
-REFUSED = frozenset({"binary_cross_entropy", "norm.Scalar", "norm.ScalarOpt_dim"})
-"""Operators that torch refuses under autocast, or runs by a rule of their own that no model needs."""
+REFUSED = frozenset({"_cudnn_rnn", "binary_cross_entropy", "norm.Scalar", "norm.ScalarOpt_dim"})
+"""Operators that torch refuses under autocast, or runs by a rule of their own that no model needs. Only a build with cuDNN has
+`_cudnn_rnn` (`autocast_mode/autocast_RNN.cpp`)."""
 
 
 @cache

@@ -17,6 +17,7 @@ from lora_profiler.traced.attention import attention, safe_softmax
 from lora_profiler.traced.autocast import Autocast
 from lora_profiler.traced.optimizers_on_meta import fused_on_meta, optimizer_kernels
 from lora_profiler.traced.quantised_on_meta import quantised_kernels
+from lora_profiler.traced.release import TORCH
 from lora_profiler.traced.replacing import replaced
 from lora_profiler.traced.tracer import Tracer
 from lora_profiler.workload import TrainSetup, Workload
@@ -170,7 +171,9 @@ def no_autocast_on_meta() -> Iterator[None]:
 
 def substitutes(device: str) -> dict[Any, Callable[..., Any]]:
     """Operator -> what the tracer calls in its place; it gets the operator and its arguments."""
-    found: dict[Any, Callable[..., Any]] = {aten._grouped_mm.default: grouped_product}
+    found: dict[Any, Callable[..., Any]] = {}
+    if TORCH < (2, 15):
+        found[aten._grouped_mm.default] = grouped_product
     if device == "cpu":
         found[aten.native_layer_norm.default] = layer_norm_on_cpu
     return found
@@ -182,7 +185,7 @@ def kernels_in_python(setup: TrainSetup) -> dict[Any, Callable[..., Any]]:
 
 
 def grouped_product(func: Any, a: Tensor, b: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """The meta kernel insists on bfloat16; the devices take other dtypes and return the same shape in them."""
+    """The meta kernel insists on bfloat16 before torch 2.15; the devices take other dtypes and return the same shape in them."""
     if a.dtype == torch.bfloat16:
         return func(a, b, *args, **kwargs)  # type: ignore[no-any-return]
     shape: Tensor = func(*(torch.empty_like(t, dtype=torch.bfloat16) for t in (a, b)), *args, **kwargs)
