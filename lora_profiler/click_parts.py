@@ -180,7 +180,7 @@ def print_json(document: dict[str, Any], output: str | None) -> None:
     """`document` to the file, or to stdout."""
     import json
 
-    write_out(json.dumps(document, indent=2) + "\n", output)
+    write_out(json.dumps(document, indent=2, allow_nan=False) + "\n", output)
 
 
 def print_blocks(blocks: Sequence["Block"], form: str, output: str | None) -> None:

@@ -219,7 +219,7 @@ class Store:
 
 
 def _line(record: Record) -> str:
-    return json.dumps(record_dict(record))
+    return json.dumps(record_dict(record), allow_nan=False)
 
 
 def _interrupted(record: Record) -> bool:

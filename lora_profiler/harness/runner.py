@@ -94,7 +94,7 @@ def measure_case(
     with tempfile.TemporaryDirectory(prefix="lora-profiler-") as folder:
         result = result_path or Path(folder) / "result.json"
         case_path = Path(folder) / "case.json"
-        case_path.write_text(json.dumps(case_dict(case)), "utf-8")
+        case_path.write_text(json.dumps(case_dict(case), allow_nan=False), "utf-8")
         with open(Path(folder) / "log", "w+b") as log:
             command = [*_launcher(case), *child, str(case_path), str(result)]
             ended = _run(command, log, timeout_seconds, progress, case.weights)
