@@ -45,8 +45,8 @@ NOT_MEASURED = ("timeout", "crash", "unsupported", "invalid")
     context_settings=HELP_NAMES,
     epilog="""
 MODEL is a hub id, a hub URL, an alias, a folder, or a path to a config.json. Weights are random unless --weights says
-otherwise, so nothing is downloaded. Every case runs in a process of its own; Ctrl-C or SIGTERM ends it and keeps what is
-done.
+otherwise, so nothing is downloaded. Every case runs in a process of its own; Ctrl-C or SIGTERM ends it and keeps what
+is done.
 
 Examples:
   lora-profile bench SmolLM2-135M                           full and LoRA on what is there; on a CPU
