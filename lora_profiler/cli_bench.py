@@ -45,7 +45,8 @@ NOT_MEASURED = ("timeout", "crash", "unsupported", "invalid")
     context_settings=HELP_NAMES,
     epilog="""
 MODEL is a hub id, a hub URL, an alias, a folder, or a path to a config.json. Weights are random unless --weights says
-otherwise, so nothing is downloaded. Every case runs in a process of its own; Ctrl-C ends it and keeps what is done.
+otherwise, so nothing is downloaded. Every case runs in a process of its own; Ctrl-C or SIGTERM ends it and keeps what
+is done.
 
 Examples:
   lora-profile bench SmolLM2-135M                           full and LoRA on what is there; on a CPU
@@ -60,7 +61,8 @@ Examples:
   lora-profile bench --suite NAME --device cuda --emit sbatch -o job
                                                             for Slurm: cd job && sbatch run.sbatch
 
-Exit code: 0 done, running out of memory included; 2 usage; 3 no such model; 4 not measured; 130 Ctrl-C.
+Exit code: 0 done, running out of memory included; 2 usage; 3 no such model; 4 not measured; 128 + its number
+where a signal ended it: 130 Ctrl-C, 143 SIGTERM, 129 a closed terminal.
 """,
 )
 @click.argument("models", metavar="[MODEL...]", nargs=-1, shell_complete=complete_model)
@@ -115,7 +117,7 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
             say_what_was_lost(found)
         _say_what_is_left(progress, store, num_left, interrupt.asked)
     if interrupt.asked:
-        ctx.exit(130)
+        ctx.exit(interrupt.exit_code)
     unmeasured = found is not None and (found.refused or found.lost)
     if num_refused or unmeasured or any(r.record.measurement.status in NOT_MEASURED for r in results):
         ctx.exit(4)

@@ -1,5 +1,6 @@
 """`lora-profile compare`: predicted against measured, or two sets of records against each other; a limit for scripts."""
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ class Percentage(click.ParamType[float]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         text = str(value).strip()
         number = text.removesuffix("%").strip()
-        if not text.endswith("%") or not number.replace(".", "", 1).isdecimal() or not number.isascii():
+        if not text.endswith("%") or not re.fullmatch(r"[0-9]{0,9}\.?[0-9]{0,9}", number) or not number.strip("."):
             self.fail(f"{value!r} is no percentage of 0 or more; write a number and the sign, as in 5%.", param, ctx)
         return float(number) / 100
 

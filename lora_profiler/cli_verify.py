@@ -64,8 +64,6 @@ def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
     """Check the mathematics of LoRA, claim by claim, on a real model with real weights."""
     check_new_file(o["output"], o["force"])
     claims = chosen(o["claims"])
-    from tempfile import TemporaryDirectory
-
     from lora_profiler.modeling.third_party import require
 
     for library in ("torch", "transformers", "peft"):
@@ -77,9 +75,10 @@ def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
     from lora_profiler.mathematics.verify import verify
     from lora_profiler.report.verify import verify_blocks, verify_payload
     from lora_profiler.report.verify_progress import shown_checks
+    from lora_profiler.working_folder import WorkingFolder
 
     request = Request(model=model, weights=o["weights"], text=o["text"], offline=o["offline"], quick=o["quick"], seed=o["seed"])
-    with TemporaryDirectory(prefix="lora-profiler-") as work, shown_checks(len(claims), as_json=o["progress"] == "json") as watch:
+    with WorkingFolder() as work, shown_checks(len(claims), as_json=o["progress"] == "json") as watch:
         subject = open_subject(request, Path(work), watch.prepare(), lambda spec: _admit(spec, claims))
         effort = effort_for(subject.spec.num_parameters, quick=o["quick"])
         checked = verify(subject, claims, effort, o["seed"], watch)

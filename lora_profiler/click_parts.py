@@ -163,10 +163,19 @@ def check_new_file(path: str | None, force: bool) -> None:
 
 
 def write_out(text: str, path: str | None, show: Callable[[], None] | None = None) -> None:
-    """`text` to the file, or to stdout; a terminal gets `show()` instead where there is one."""
+    """`text` to the file, or to stdout; a terminal gets `show()` instead where there is one.
+
+    The file is whole or not there. One that is there already is replaced only where the command was given --force, also if it
+    came while the command ran.
+    """
     if path is not None:
+        from lora_profiler.durable import write_for_user
+
+        context = click.get_current_context(silent=True)
         try:
-            Path(path).write_text(text, "utf-8")
+            write_for_user(Path(path), text, replace=bool(context and context.params.get("force")))
+        except FileExistsError:
+            raise UsageError(f"{path} has come while this command ran; name another file, or add --force.") from None
         except OSError as e:
             raise UsageError(f"{path} cannot be written: {e.strerror}.") from None
         click.echo(f"Wrote {path}.", err=True)
@@ -180,7 +189,7 @@ def print_json(document: dict[str, Any], output: str | None) -> None:
     """`document` to the file, or to stdout."""
     import json
 
-    write_out(json.dumps(document, indent=2) + "\n", output)
+    write_out(json.dumps(document, indent=2, allow_nan=False) + "\n", output)
 
 
 def print_blocks(blocks: Sequence["Block"], form: str, output: str | None) -> None:

@@ -65,6 +65,42 @@ def sole_user(path: Path) -> Iterator[bool]:
             fcntl.lockf(descriptor, fcntl.LOCK_SH)
 
 
+def hold(path: Path) -> int | None:
+    """Makes the file `path`, held by this process until the descriptor that comes back is closed, or the process ends.
+
+    It has its name only once it is held, so that nobody finds it free before. None on Windows. Raises OSError.
+    """
+    if sys.platform == "win32":
+        return None
+    partial = path.with_name(path.name + ".tmp")
+    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.rename(partial, path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def was_let_go(path: Path) -> bool:
+    """Whether `path` was held once and no living process holds it now. False where there is no such file."""
+    if sys.platform == "win32":
+        return False
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(descriptor)
+
+
 if sys.platform == "win32":
 
     def _wait_for_byte(descriptor: int) -> None:

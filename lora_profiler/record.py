@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
+from lora_profiler.errors import UsageError
 from lora_profiler.platform import TORCH, Platform, capability_of, version_of
 from lora_profiler.prediction import Category, Phase
+from lora_profiler.units import is_finite, shown
 from lora_profiler.workload import Workload, canonical
 
 SCHEMA_VERSION = "1.1"
@@ -56,6 +58,13 @@ class Conditions:
     min_timed_steps: int = 10
     max_timing_seconds: float = 60.0
     ballast_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for numbers that are none."""
+        for name in ("padding", "budget_bytes", "max_timing_seconds", "ballast_bytes"):
+            value = getattr(self, name)
+            if value is not None and not is_finite(value):
+                raise UsageError(f"{name} is {shown(value)}; it must be a finite number.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

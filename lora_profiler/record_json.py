@@ -11,6 +11,7 @@ from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.record import SCHEMA_VERSION, Conditions, Environment, Measurement, Record
+from lora_profiler.units import is_finite
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload, setup_dict
 
 _DERIVED = frozenset({"id", "case_key", "environment_key"})
@@ -287,8 +288,8 @@ def _plain(kind: Any) -> Decoder:
     def decode(value: Any, where: str) -> Any:
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
             raise RecordError(f"{where} is {_short(value)}; it must be {kind.__name__}.")
-        if kind is float and not isfinite(value):  # which Python's json reads, although JSON has no such number
-            raise RecordError(f"{where} is {value}; it must be finite.")
+        if kind is float and not is_finite(value):  # Python's json reads nan and inf, and ints beyond all floats
+            raise RecordError(f"{where} is {_short(value)}; it must be finite.")
         return float(value) if kind is float else value
 
     return decode

@@ -185,7 +185,7 @@ class Store:
     def recover(self) -> list[Record]:
         """Takes in every finished result that a killed run left in the pending folder; returns those that were new.
 
-        Files that are no records stay there and are told of in `unreadable`; unfinished ones (.tmp) stay too. While another
+        Files that are no records stay there and are told of in `unreadable`; unfinished ones (.tmp) are removed. While another
         process still measures into this store, what lies there may be its own: nothing is taken. Raises StoreError.
         """
         taken: list[Record] = []
@@ -199,6 +199,8 @@ class Store:
                 if self._take_in(record):
                     taken.append(record)
                 path.unlink()
+            for path in self.pending_folder.glob("*.tmp") if alone else ():
+                path.unlink(missing_ok=True)
         return taken
 
     def _left_behind(self) -> list[Path]:
@@ -219,7 +221,7 @@ class Store:
 
 
 def _line(record: Record) -> str:
-    return json.dumps(record_dict(record))
+    return json.dumps(record_dict(record), allow_nan=False)
 
 
 def _interrupted(record: Record) -> bool:

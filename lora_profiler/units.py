@@ -1,5 +1,6 @@
 """Numbers to text and back: bytes, counts, FLOPs, percentages, errors, times. The only file that knows how big a GiB is."""
 
+import math
 import re
 
 from lora_profiler.errors import UsageError
@@ -9,6 +10,8 @@ KIB, MIB, GIB, TIB = 2**10, 2**20, 2**30, 2**40
 _BYTE_UNITS = (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB))
 _COUNT_UNITS = (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3))
 _FLOP_UNITS = (("EFLOP", 10**18), ("PFLOP", 10**15), ("TFLOP", 10**12), ("GFLOP", 10**9), ("MFLOP", 10**6))
+_MOST_BYTES = 2**63 - 1
+"""What 64 bits count; no memory is that large."""
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([a-zA-Z]*)\s*")
 _SIZE_UNITS = {
     "b": 1, "": 1,
@@ -129,7 +132,26 @@ def parse_bytes(text: str) -> int:
     match = _SIZE.fullmatch(text)
     if match is None or match[2].lower() not in _SIZE_UNITS:
         raise UsageError(f"{text!r} is not a memory size; write a number and GiB, MiB, GB or MB, as in 24GiB.")
-    count = round(float(match[1]) * _SIZE_UNITS[match[2].lower()])
-    if count < 1:
+    size = float(match[1]) * _SIZE_UNITS[match[2].lower()]
+    if size > _MOST_BYTES:
+        raise UsageError(f"{text[:60]!r} is more than any memory holds.")
+    if round(size) < 1:
         raise UsageError(f"{text!r} is not a memory size above 0.")
-    return count
+    return round(size)
+
+
+def is_finite(value: object) -> bool:
+    """Whether it is a number, of those that a float can hold: not infinite, not nan, no bool."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an int beyond the largest float
+        return False
+
+
+def shown(value: object) -> str:
+    """As Python writes it, cut where it is long; an int of over 4,300 digits it does not write at all."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "an endless number"
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.model_spec import ModelSpec, Nf4Checkpoint
 from lora_profiler.platform import Platform
+from lora_profiler.units import is_finite, shown
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "adamw_8bit", "sgd", "adafactor"]
@@ -46,7 +47,7 @@ def _choice(name: str, value: object, accepted: tuple[str, ...]) -> None:
 
 def _positive(name: str, value: object, largest: int = MAX_SIZE) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
-        raise UsageError(f"{name} is {value!r}; it must be a whole number from 1 to {largest}.")
+        raise UsageError(f"{name} is {shown(value)}; it must be a whole number from 1 to {largest}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,10 +79,10 @@ class LoraConfig:
                 "weight in every forward pass; leave use_dora out to ask about plain LoRA."
             )
         _positive("rank", self.r)
-        if not isinstance(self.lora_dropout, int | float) or not 0.0 <= self.lora_dropout < 1.0:
-            raise UsageError(f"dropout is {self.lora_dropout!r}; it must be at least 0 and below 1.")
-        if self.lora_alpha is not None and not (isinstance(self.lora_alpha, int | float) and self.lora_alpha > 0):
-            raise UsageError(f"alpha is {self.lora_alpha!r}; it must be a number above 0.")
+        if not is_finite(self.lora_dropout) or not 0.0 <= self.lora_dropout < 1.0:
+            raise UsageError(f"dropout is {shown(self.lora_dropout)}; it must be at least 0 and below 1.")
+        if self.lora_alpha is not None and not (is_finite(self.lora_alpha) and self.lora_alpha > 0):
+            raise UsageError(f"alpha is {shown(self.lora_alpha)}; it must be a finite number above 0.")
         _choice("adapter dtype", self.adapter_dtype, get_args(Dtype))
         if self.target_modules == () or self.target_modules == "":
             raise UsageError("target modules are empty; name at least one, or use all-linear.")

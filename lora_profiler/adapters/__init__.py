@@ -3,5 +3,6 @@
 from lora_profiler.adapters.matching import Adapter, adapters
 from lora_profiler.adapters.refusal import RefusedTargetsError
 from lora_profiler.adapters.saved import saved_modules
+from lora_profiler.adapters.targets import check_patterns
 
-__all__ = ["Adapter", "RefusedTargetsError", "adapters", "saved_modules"]
+__all__ = ["Adapter", "RefusedTargetsError", "adapters", "check_patterns", "saved_modules"]

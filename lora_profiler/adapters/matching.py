@@ -89,7 +89,7 @@ def _hits(
     for module in modules:
         key = prefix + module.name
         if targets.all_linear:
-            hit = module.is_linear and key != spec.output_embedding and not targets.excludes(key)
+            hit = module.is_linear and key != spec.output_embedding and not targets.saved.covers(key)
         else:
             hit = targets.matches(key)
         if hit:
@@ -182,7 +182,7 @@ def _refuse_empty(spec: ModelSpec, lora: LoraConfig, targets: Targets) -> None:
     asked = lora.target_modules
     if asked is None and not targets.names:
         message = f"PEFT finds no default target modules for {spec.model_type}, whose experts are packed." + suggestion(spec, ())
-    elif targets.saved:
+    elif lora.modules_to_save:
         message = "Nothing is left to adapt: every target is missing or stands in modules to save." + suggestion(spec, ())
     else:
         names = (asked,) if isinstance(asked, str) else tuple(asked or sorted(targets.names))

@@ -6,43 +6,58 @@ Source: peft 0.21.2, `tuners/tuners_utils.py` (`check_target_module_exists`, `_m
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
+from lora_profiler.adapters.patterns import UnmatchedError, Verdict, shown, verdict
 from lora_profiler.adapters.peft_tables import DEFAULT_TARGETS, FUSED_PARAMETER, PACKED_EXPERTS
 from lora_profiler.adapters.refusal import refuse, suggestion
 from lora_profiler.model_spec import ModelSpec, Module, Stack
 from lora_profiler.workload import LoraConfig
 
 _LAYER_INDEX = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.")
-_PLAIN_NAME = re.compile(r"[A-Za-z_]+")
+_NO_PATTERN = re.compile(r"[A-Za-z0-9_.-]+")
+"""Names in which nothing is repeated, so that matching them takes no time."""
+
+
+class Saved(NamedTuple):
+    """What `modules_to_save` covers, which is never adapted: PEFT takes each name as part of a pattern.
+
+    `keys` are covered besides, by names that are patterns themselves. `alike` tells that no answer can depend on the layer's
+    number.
+    """
+
+    patterns: tuple[re.Pattern[str], ...] = ()
+    keys: frozenset[str] = frozenset()
+    alike: bool = True
+
+    def covers(self, key: str) -> bool:
+        return key in self.keys or any(pattern.match(key) for pattern in self.patterns)
 
 
 class Targets(NamedTuple):
-    """What to match. One of `all_linear`, `pattern` and `names` counts; `parameters` are wrapped besides.
+    """What to match. One of `all_linear`, `matched` and `names` counts; `parameters` are wrapped besides.
 
-    `fused` tells that gate and up were both asked for, so that their packed parameter gets twice the rank. `saved` are the
-    patterns of `modules_to_save`, which are never adapted. `alike` tells that no answer can depend on the layer's number.
+    `matched` are the full names that a pattern matches. `fused` tells that gate and up were both asked for, so that their packed
+    parameter gets twice the rank. `alike` tells that no answer can depend on the layer's number.
     """
 
     all_linear: bool = False
-    pattern: re.Pattern[str] | None = None
+    matched: frozenset[str] | None = None
     names: frozenset[str] = frozenset()
     parameters: frozenset[str] = frozenset()
     fused: bool = False
     layers: frozenset[int] = frozenset()
-    saved: tuple[re.Pattern[str], ...] = ()
+    saved: Saved = Saved()
     alike: bool = True
     suffixes: tuple[str, ...] = ()
 
-    def excludes(self, key: str) -> bool:
-        return any(pattern.match(key) for pattern in self.saved)
-
     def matches(self, key: str) -> bool:
         """Whether PEFT takes the module or parameter called `key`; all-linear, which goes by class, is not asked here."""
-        if self.excludes(key):
+        if self.saved.covers(key):
             return False
-        if self.pattern is not None:
-            return self.pattern.fullmatch(key) is not None
+        if self.matched is not None:
+            return key in self.matched
         if key in self.names:
             return True  # a full name is taken whatever `layers_to_transform` says
         if not key.endswith(self.suffixes):
@@ -63,36 +78,74 @@ def resolve(spec: ModelSpec, lora: LoraConfig) -> Targets:
         refuse(
             "layers_to_transform picks layers for a list of names; PEFT refuses it beside all-linear or a pattern.", "ValueError"
         )
-    saved = tuple(_compile(rf"(^|.*\.){name}($|\..*)", f"modules_to_save {name!r}") for name in lora.modules_to_save)
-    saved_alike = all(_PLAIN_NAME.fullmatch(name) for name in lora.modules_to_save)
+    saved = _saved(spec, lora.modules_to_save)
     packed = PACKED_EXPERTS.get(spec.model_type)
     if packed is not None:
-        return _with_packed_experts(spec, lora, packed, saved, saved_alike)
+        return _with_packed_experts(spec, lora, packed, saved)
     if asked is None:
         asked = DEFAULT_TARGETS.get(spec.model_type)
         if asked is None:
             refuse(f"PEFT has no default target modules for model type {spec.model_type}." + suggestion(spec, ()), "ValueError")
     if isinstance(asked, str) and asked.lower() == "all-linear":
-        return Targets(all_linear=True, saved=saved, alike=saved_alike)
+        return Targets(all_linear=True, saved=saved, alike=saved.alike)
     if isinstance(asked, str):
-        return Targets(pattern=_compile(asked, f"target pattern {asked!r}"), saved=saved, alike=False)
-    return _named(frozenset(asked), lora, saved, saved_alike)
+        return Targets(matched=_asked(spec, asked), saved=saved, alike=False)
+    return _named(frozenset(asked), lora, saved)
 
 
-def _named(names: frozenset[str], lora: LoraConfig, saved: tuple[re.Pattern[str], ...], alike: bool, **more: object) -> Targets:
+def check_patterns(spec: ModelSpec, lora: LoraConfig) -> None:
+    """Raises RefusedTargetsError for a pattern that is none, or that takes too long on the names of this model."""
+    _saved(spec, lora.modules_to_save)
+    if isinstance(lora.target_modules, str) and lora.target_modules.lower() != "all-linear":
+        _asked(spec, lora.target_modules)
+
+
+def _saved(spec: ModelSpec, names: tuple[str, ...]) -> Saved:
+    patterns: list[re.Pattern[str]] = []
+    keys: set[str] = set()
+    for name in names:
+        pattern = rf"(^|.*\.){name}($|\..*)"
+        if _NO_PATTERN.fullmatch(name):
+            patterns.append(re.compile(pattern))
+        else:
+            keys |= _matched(spec, pattern, f"modules_to_save {shown(name)}", whole=False)
+    return Saved(tuple(patterns), frozenset(keys), all(name.replace("_", "").isalpha() for name in names))
+
+
+def _asked(spec: ModelSpec, pattern: str) -> frozenset[str]:
+    return _matched(spec, pattern, f"target pattern {shown(pattern)}", whole=True)
+
+
+def _matched(spec: ModelSpec, pattern: str, what: str, *, whole: bool) -> frozenset[str]:
+    """Full names of modules that the pattern matches; with packed experts of parameters too, and of what those were."""
+    try:
+        found = _verdict(spec, pattern, whole)
+    except UnmatchedError as e:
+        refuse(f"{what} {e}", None)
+    if found.problem:
+        refuse(f"{what} {found.problem}", "error")
+    return found.keys
+
+
+@lru_cache(maxsize=64)
+def _verdict(spec: ModelSpec, pattern: str, whole: bool) -> Verdict:
+    """Kept: one answer asks several times, and a page that is drawn again asks once more."""
+    packed = PACKED_EXPERTS.get(spec.model_type)
+    return verdict(pattern, [*all_names(spec), *(_parameter_names(spec, packed) if packed else ())], whole=whole)
+
+
+def _named(names: frozenset[str], lora: LoraConfig, saved: Saved, **more: object) -> Targets:
     return Targets(
         names=names,
         suffixes=tuple(f".{name}" for name in names),
         layers=frozenset(lora.layers_to_transform),
         saved=saved,
-        alike=alike and not lora.layers_to_transform and not any(c.isdigit() for name in names for c in name),
+        alike=saved.alike and not lora.layers_to_transform and not any(c.isdigit() for name in names for c in name),
         **more,  # type: ignore[arg-type]  # parameters and fused, from the one caller below
     )
 
 
-def _with_packed_experts(
-    spec: ModelSpec, lora: LoraConfig, packed: dict[str, str], saved: tuple[re.Pattern[str], ...], saved_alike: bool
-) -> Targets:
+def _with_packed_experts(spec: ModelSpec, lora: LoraConfig, packed: dict[str, str], saved: Saved) -> Targets:
     """Types whose experts and router became bare parameters: PEFT sends the old names there, and only there.
 
     The default of the type is never looked up, since PEFT sets an empty list first: mixtral, though in the table, fails.
@@ -100,10 +153,10 @@ def _with_packed_experts(
     asked = lora.target_modules
     names = set(asked) if isinstance(asked, tuple) else set()
     if isinstance(asked, str) and asked.lower() == "all-linear":
-        names = _all_linear_leaves(spec, saved) | set(packed)
+        names = _all_linear_leaves(spec) | set(packed)
     elif isinstance(asked, str):
-        pattern = Targets(pattern=_compile(asked, f"target pattern {asked!r}"), saved=saved, alike=False)
-        names = _leaves(spec, pattern, packed)
+        pattern = Targets(matched=_asked(spec, asked), saved=saved, alike=False)
+        names = {key.rsplit(".", 1)[-1] for key in _asked(spec, asked) if pattern.matches(key)}
         if not names:
             return pattern
     moved = {name: old for name in names for old in packed if name == old or name.endswith(f".{old}")}
@@ -116,27 +169,24 @@ def _with_packed_experts(
             "ValueError",
         )
     parameters = frozenset(packed[old] for old in moved.values())
-    return _named(frozenset(names - set(moved)), lora, saved, saved_alike, parameters=parameters, fused=bool(fused))
+    return _named(frozenset(names - set(moved)), lora, saved, parameters=parameters, fused=bool(fused))
 
 
-def _all_linear_leaves(spec: ModelSpec, saved: tuple[re.Pattern[str], ...]) -> set[str]:
+def _all_linear_leaves(spec: ModelSpec) -> set[str]:
     """Last parts of the names of all linear layers; PEFT goes on with these, not with the full names."""
     return {name.rsplit(".", 1)[-1] for name, module in spec.modules() if module.is_linear and name != spec.output_embedding}
 
 
-def _leaves(spec: ModelSpec, pattern: Targets, packed: dict[str, str]) -> set[str]:
-    """Last parts of every module and parameter name that a pattern matches, old names of fused parameters probed too."""
-    keys = [*all_names(spec)]
+def _parameter_names(spec: ModelSpec, packed: dict[str, str]) -> Iterator[str]:
+    """Every parameter's name, and those that packed ones had before, which PEFT probes a pattern with."""
     holders: dict[str, set[str]] = {}
     for name, module in spec.modules():
-        keys += [f"{name}.{weight.name}" for weight in module.weights if weight.tied_to is None]
         for weight in module.weights:
             holders.setdefault(weight.name, set()).add(name)
-    found = {key.rsplit(".", 1)[-1] for key in keys if pattern.matches(key)}
+            if weight.tied_to is None:
+                yield f"{name}.{weight.name}"
     for old, new in packed.items():
-        if any(pattern.matches(f"{holder}.{old}") for holder in holders.get(new, ())):
-            found.add(old)
-    return found
+        yield from (f"{holder}.{old}" for holder in holders.get(new, ()))
 
 
 def all_names(spec: ModelSpec) -> Iterator[str]:
@@ -181,10 +231,3 @@ def outer_containers(spec: ModelSpec) -> list[str]:
         for n in range(1, len(pieces) + isinstance(part, Stack)):
             found[".".join(pieces[:n])] = None
     return [name for name in found if name not in own]
-
-
-def _compile(pattern: str, what: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as e:
-        refuse(f"{what} is no regular expression: {e}.", "error")

@@ -13,7 +13,7 @@ def write_cases(cases: Sequence[Case], folder: Path) -> None:
     """`folder`/1.json and so on, in order. Raises OSError."""
     folder.mkdir(exist_ok=True)
     for number, case in enumerate(cases, 1):
-        (folder / f"{number}.json").write_text(json.dumps(case_dict(case), indent=1) + "\n", "utf-8")
+        (folder / f"{number}.json").write_text(json.dumps(case_dict(case), indent=1, allow_nan=False) + "\n", "utf-8")
 
 
 def read_case(path: Path) -> Case:

@@ -144,7 +144,7 @@ class Cluster:
             num_returns="streaming", num_cpus=needs.cpus, num_gpus=needs.gpus, memory=needs.memory_bytes, max_retries=1,
             name=f"{case.key}.{case.repeat}",
         )  # fmt: skip
-        return task.remote(json.dumps(case_dict(case)), timeout_seconds, needs.cpus, self.child)
+        return task.remote(json.dumps(case_dict(case), allow_nan=False), timeout_seconds, needs.cpus, self.child)
 
     def next_events(self, handles: Sequence[Any], timeout_seconds: float) -> list[tuple[Any, Event]]:
         """What has happened to `handles`, at most one event each; none after `timeout_seconds`. Only `Begun` is not the last."""

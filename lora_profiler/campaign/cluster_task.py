@@ -41,7 +41,7 @@ def measured(case_text: str, timeout_seconds: float, cpus: int, child: tuple[str
     except LoraProfilerError as e:
         yield json.dumps({"worker": worker, "refused": str(e)})
     else:
-        yield json.dumps({"worker": worker, "record": record_dict(record)})
+        yield json.dumps({"worker": worker, "record": record_dict(record)}, allow_nan=False)
 
 
 def _give_threads(cpus: int) -> None:

@@ -5,8 +5,11 @@ tasks write to one file over a network; `lora-profile compare` reads them all as
 """
 
 import math
+import os
 import shlex
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,13 +34,15 @@ def emit(cases: Sequence[Case], needs: Sequence[Needs], folder: Path, *, suite: 
     """
     check_folder(folder, force)
     try:
-        folder.mkdir(exist_ok=True)
-        for old in (folder / CASES).glob("*.json"):
-            old.unlink()
-        write_cases(cases, folder / CASES)
-        (folder / RESULTS).mkdir(exist_ok=True)
         text = script(len(cases), together(needs), folder.absolute(), suite=suite, timeout_seconds=timeout_seconds)
-        (folder / SCRIPT).write_text(text, "utf-8")
+        with tempfile.TemporaryDirectory(prefix=".", dir=folder.absolute().parent) as beside:  # the disk may get full
+            write_cases(cases, Path(beside) / CASES)
+            (Path(beside) / SCRIPT).write_text(text, "utf-8")
+            folder.mkdir(exist_ok=True)
+            (folder / RESULTS).mkdir(exist_ok=True)
+            shutil.rmtree(folder / CASES, ignore_errors=True)
+            for name in (CASES, SCRIPT):
+                os.replace(Path(beside) / name, folder / name)
     except OSError as e:
         raise UsageError(f"{folder} cannot be written: {e.strerror or e}.") from None
 

@@ -9,7 +9,7 @@ from io import StringIO
 from lora_profiler.catalog.config import data_text
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.platform import capability_of
-from lora_profiler.units import GIB, MIB, parse_bytes
+from lora_profiler.units import GIB, MIB, is_finite, parse_bytes
 
 _NO_NAME = frozenset({
     "nvidia", "amd", "intel", "apple", "geforce", "radeon", "instinct", "tesla", "rtx", "rx", "generation", "edition", "per",
@@ -46,6 +46,17 @@ class Gpu:
     source: str = ""
     confidence: str = "high"
     lost_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a figure that is none, as of a card made by a program."""
+        figures = (self.memory_gib_marketed, self.memory_bytes_usable, self.bandwidth_gb_s, self.lost_share, *self._peaks)
+        if not all(figure is None or (is_finite(figure) and figure >= 0) for figure in figures):
+            raise UsageError(f"card {self.key[:60]!r} has a figure that is no finite number from 0 up.")
+
+    @property
+    def _peaks(self) -> tuple[float | None, ...]:
+        dense = (self.bf16_dense_tflops, self.fp16_dense_tflops, self.tf32_dense_tflops, self.fp8_dense_tflops)
+        return (*dense, self.fp32_tflops)
 
     @property
     def capability(self) -> int | None:

@@ -1,7 +1,6 @@
 """A measurement: `lora-profile bench` on the question of a page; what it measures it stores itself, so that nothing is lost."""
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.setups import CPU_DEFAULTS, SetupOptions, flag
 from lora_profiler.record import Record
 from lora_profiler.record_lines import parsed_record
+from lora_profiler.working_folder import WorkingFolder
 from lora_profiler.workload import Device
 
 
@@ -93,7 +93,7 @@ def start(model: ModelSpec, question: Question, conditions: Conditions, *, uploa
 
     An uploaded config.json is written to a folder of this user's alone, which is gone when the process has ended.
     """
-    folder = tempfile.TemporaryDirectory(prefix="lora-profiler-") if uploaded else None
+    folder = WorkingFolder() if uploaded else None
     name = question.model if folder is None else _written(model, folder.name)
     arguments = bench_arguments(name, question, conditions)
     shown = bench_arguments(f"{plain_name(model.id)}.json", question, conditions) if uploaded else arguments

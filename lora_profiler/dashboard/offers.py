@@ -39,7 +39,7 @@ def of_records(found: Sequence[Scored], name: str) -> list[Offer]:
 
 
 def json_text(document: Mapping[str, Any]) -> str:
-    return json.dumps(document, indent=2) + "\n"
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
 def _page_of_answers(found: Answered) -> str:

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         _tell("reference")
         record = with_reference(record, _reference_losses(case, Path(case_path)))
     record = replace(record, ended_at=datetime.now(UTC).isoformat(timespec="seconds"))
-    write_durably(Path(result_path), json.dumps(record_dict(record)))
+    write_durably(Path(result_path), json.dumps(record_dict(record), allow_nan=False))
     return 0
 
 
@@ -66,7 +66,7 @@ def _reference_losses(case: Case, case_path: Path) -> tuple[float, ...]:
     alone = replace(setup, world_size=1, sharding="none", accumulation=setup.accumulation * setup.world_size)
     same = replace(case, workload=replace(case.workload, setup=alone))
     asked, answer = case_path.with_suffix(".alone.json"), case_path.with_suffix(".losses.json")
-    asked.write_text(json.dumps(case_dict(same)), "utf-8")
+    asked.write_text(json.dumps(case_dict(same), allow_nan=False), "utf-8")
     command = [sys.executable, "-m", "lora_profiler.harness.begin", "--losses", str(asked), str(answer)]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     return tuple(json.loads(answer.read_text("utf-8"))) if done.returncode == 0 else ()

@@ -8,7 +8,7 @@ from lora_profiler.workload import Device
 
 
 def present_platform(device: Device) -> Platform:
-    """What `device` is here; without a capability where it is no CUDA card or NVML cannot tell, of the usual torch where pip cannot."""
+    """What `device` is here: no capability where it is no CUDA card or NVML cannot tell, the usual torch where pip cannot."""
     try:
         torch = version_of(version("torch"))
     except PackageNotFoundError:

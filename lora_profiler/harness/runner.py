@@ -12,7 +12,6 @@ import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from lora_profiler.harness.machine import oom_kills
 from lora_profiler.harness.refusals import MeasurementError, allocator_settings, refuse
 from lora_profiler.record import Conditions, Device, Environment, Failure, Measurement, Record, Status
 from lora_profiler.record_json import RecordError, decoded, record_from_dict
+from lora_profiler.working_folder import WorkingFolder
 from lora_profiler.workload import Workload
 
 TERMINATE_SECONDS = 10.0
@@ -50,7 +50,7 @@ class Heartbeat:
 
 
 class MeasurementInterrupted(KeyboardInterrupt):
-    """Ctrl-C while a child ran; `record` tells where it stood."""
+    """Ctrl-C, or a signal that is taken for it, while a child ran; `record` tells where it stood."""
 
     def __init__(self, record: Record) -> None:
         super().__init__()
@@ -91,10 +91,10 @@ def measure_case(
     """
     refuse(case.workload, case.conditions)
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    with tempfile.TemporaryDirectory(prefix="lora-profiler-") as folder:
+    with WorkingFolder() as folder:
         result = result_path or Path(folder) / "result.json"
         case_path = Path(folder) / "case.json"
-        case_path.write_text(json.dumps(case_dict(case)), "utf-8")
+        case_path.write_text(json.dumps(case_dict(case), allow_nan=False), "utf-8")
         with open(Path(folder) / "log", "w+b") as log:
             command = [*_launcher(case), *child, str(case_path), str(result)]
             ended = _run(command, log, timeout_seconds, progress, case.weights)

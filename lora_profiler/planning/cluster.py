@@ -72,9 +72,9 @@ def find_cluster(text: str) -> Cluster:
 
     Raises UsageError for what is no such thing, and for an unknown card.
     """
-    found = re.fullmatch(r"\s*(?:(\d+)\s*[xX]\s*)?(\d+)\s*[xX]\s*(\S.*?)\s*", text)
+    found = re.fullmatch(r"\s*(?:([0-9]{1,9})\s*[xX]\s*)?([0-9]{1,9})\s*[xX]\s*(\S.*?)\s*", text)
     if found is None:
-        raise UsageError(f"cluster is {text!r}; write cards times name, as in 8xh100_sxm_80gb, or 16x8xh100_sxm_80gb.")
+        raise UsageError(f"cluster is {text[:60]!r}; write cards times name, as in 8xh100_sxm_80gb, or 16x8xh100_sxm_80gb.")
     machines, cards_each = int(found[1] or 1), int(found[2])
     if not 1 <= machines * cards_each <= MOST_CARDS:
         raise UsageError(f"cluster is {text!r}; it must have from 1 to {MOST_CARDS:,} cards.")

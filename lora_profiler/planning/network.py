@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.prediction import Prediction, Traffic
+from lora_profiler.units import is_finite, shown
 
 GB = 10**9
 LINKS: Mapping[str, int] = {
@@ -23,6 +24,10 @@ class Network:
     key: str
     bytes_per_second: int
 
+    def __post_init__(self) -> None:
+        if not is_finite(self.bytes_per_second) or self.bytes_per_second <= 0:
+            raise UsageError(f"interconnect {self.key[:60]!r} sends no number of bytes a second above 0.")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Communication:
@@ -39,11 +44,10 @@ def find_network(text: str) -> Network:
     """The link of a key, or a rate as in 25GB/s. Raises UsageError for anything else."""
     if text in LINKS:
         return Network(key=text, bytes_per_second=LINKS[text])
-    rate = re.fullmatch(r"(\d+(?:\.\d+)?)\s*GB/s", text, flags=re.IGNORECASE)
-    if rate is None or float(rate[1]) == 0:
-        raise UsageError(
-            f"interconnect is {text!r}; accepted: {', '.join(LINKS)}, or a rate such as 25GB/s.{did_you_mean(text, LINKS)}"
-        )
+    rate = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*GB/s", text, flags=re.IGNORECASE)
+    if rate is None or round(float(rate[1]) * GB) == 0:
+        close = did_you_mean(text[:60], LINKS)
+        raise UsageError(f"interconnect is {shown(text)}; accepted: {', '.join(LINKS)}, or a rate such as 25GB/s.{close}")
     return Network(key=text, bytes_per_second=round(float(rate[1]) * GB))
 
 

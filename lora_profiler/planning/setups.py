@@ -186,9 +186,11 @@ def _numbers(text: str | None) -> tuple[int, ...]:
     found: list[int] = []
     for part in text.split(","):
         first, dash, last = (p.strip() for p in part.partition("-"))
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise UsageError(f"--layers-to-transform is {text!r}; write layer numbers and ranges, as in 0,2,8-15.")
-        if int(last or first) > 100_000:
-            raise UsageError(f"--layers-to-transform is {text!r}; no model has that many layers.")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UsageError(f"--layers-to-transform is {text[:60]!r}; write layer numbers and ranges, as in 0,2,8-15.")
+        if max(len(first), len(last)) > 9 or int(last or first) > 100_000:
+            raise UsageError(f"--layers-to-transform is {text[:60]!r}; no model has that many layers.")
+        if int(last or first) < int(first):
+            raise UsageError(f"--layers-to-transform is {text[:60]!r}; write a range from its lower number to its higher one.")
         found += range(int(first), int(last or first) + 1)
     return tuple(dict.fromkeys(found))

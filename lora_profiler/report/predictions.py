@@ -69,7 +69,8 @@ def training_line(setup: TrainSetup, dtypes: Sequence[str] = ()) -> str:
     sizes = f"batch {setup.batch_size} x {count_text(setup.seq_len)} tokens{packed}{micro}"
     optimizer = f"{setup.optimizer} ({setup.optimizer_impl})"
     liger = ", Liger's kernels" if setup.kernels == "liger" else ""
-    return f"{sizes}, {' / '.join(dtypes) or setup.dtype} weights{autocast}, {optimizer}{_loss_words(setup)}{_rank_words(setup)}{liger}"
+    weights = f"{' / '.join(dtypes) or setup.dtype} weights{autocast}"
+    return f"{sizes}, {weights}, {optimizer}{_loss_words(setup)}{_rank_words(setup)}{liger}"
 
 
 def _loss_words(setup: TrainSetup) -> str:

@@ -123,7 +123,7 @@ def json_line(index: int, row: CaseRow, total: int | None) -> str:
         "done": beat.done if beat and row.record is None else None,
         "status": row.record.measurement.status if row.record else None,
         "record_id": row.record.id if row.record else None,
-    })  # fmt: skip
+    }, allow_nan=False)  # fmt: skip
 
 
 # --- the live table -------------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ class JsonLines:
     ) -> None:
         self._said = time.monotonic()
         told = {"claim": number, "title": title, "doing": doing, "done": done, "total": total, "verdict": verdict}
-        print(json.dumps(told), file=sys.stderr, flush=True)
+        print(json.dumps(told, allow_nan=False), file=sys.stderr, flush=True)
 
 
 class Bars:

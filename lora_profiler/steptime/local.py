@@ -116,7 +116,7 @@ def keep(found: LocalConstants) -> Path | None:
         return None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, json.dumps(document_of(found), indent=1) + "\n")
+        write_durably(path, json.dumps(document_of(found), indent=1, allow_nan=False) + "\n")
     except OSError:
         return None
     return path

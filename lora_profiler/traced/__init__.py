@@ -4,6 +4,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from lora_profiler.adapters import check_patterns
 from lora_profiler.errors import CompileError, UnbuildableError, UsageError
 from lora_profiler.unprofiled import why_unprofiled
 
@@ -25,7 +26,7 @@ def missing() -> list[str]:
 def compile_profile(workload: "Workload") -> "Profile":
     """A profile made now and kept in the cache. Raises UnbuildableError: a library is missing, or no profile could be trusted;
     and UsageError for a setup that none could hold."""
-    _check_installed()
+    _check(workload)
     if reason := why_unprofiled(workload.setup):
         raise UsageError(reason)
     from lora_profiler.compiled.evaluation import forget
@@ -43,9 +44,12 @@ def compile_profile(workload: "Workload") -> "Profile":
     return profile
 
 
-def _check_installed() -> None:
+def _check(workload: "Workload") -> None:
+    """What would fail only after the libraries are loaded, or, a pattern without end in PEFT's own matching, never."""
     if absent := missing():
         raise UnbuildableError(f"tracing needs {', '.join(absent)}; install them: pip install 'lora-profiler[measure]'.")
+    if workload.setup.lora is not None:
+        check_patterns(workload.model, workload.setup.lora)
 
 
 def predict(workload: "Workload") -> "Prediction":
@@ -54,7 +58,7 @@ def predict(workload: "Workload") -> "Prediction":
 
     Raises UnbuildableError where a library is missing, or the step cannot be built or traced.
     """
-    _check_installed()
+    _check(workload)
     from lora_profiler.compiled import predict_with
     from lora_profiler.compiled.facts import key_of
     from lora_profiler.traced.once import predict_once
