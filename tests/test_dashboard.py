@@ -13,7 +13,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import records
-from dashboard_app import SCRIPT, cautions, opened, problems, tags_of, text_of, texts, written
+from dashboard_app import ROOT, cautions, opened, problems, tags_of, text_of, texts, written
 from lora_profiler.catalog import bundled_gpus, bundled_models, find_gpu, find_model
 from lora_profiler.dashboard import predict_page
 from lora_profiler.evidence import interval, measured_memory, measured_steps
@@ -343,7 +343,7 @@ def without_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_the_committed_records_are_compared_as_the_command_line_does() -> None:
     app = sound(opened(page="compare"))
-    folder = Path(SCRIPT).parent / "benchmarks" / "records"
+    folder = ROOT / "benchmarks" / "records"
     lines = sum(1 for path in folder.rglob("*.jsonl") for line in path.read_text("utf-8").splitlines() if line.strip())
     assert len(frame(app)) == lines
     done = subprocess.run(
@@ -609,7 +609,7 @@ def test_no_page_loads_torch() -> None:
     """In a process of its own: every page, a model that torch would build, and a record of one."""
     code = f"""
 import json, sys
-sys.path[:0] = {[str(Path(__file__).parent), str(Path(SCRIPT).parent)]!r}
+sys.path[:0] = {[str(Path(__file__).parent), str(ROOT)]!r}
 sys.argv = ["app.py"]
 from dashboard_app import opened
 for page in ("predict", "compare", "measure", "learn", "evidence", "catalogue"):

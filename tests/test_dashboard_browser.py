@@ -70,14 +70,14 @@ class Window:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str, Path]]:
-    """(process, address, folder of the user's data) of `lora-profile app` as anybody starts it."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str, Path, str]]:
+    """(process, address, folder of the user's data, address with the token) of `lora-profile app` as anybody starts it."""
     if PROGRAM is None:
         reason = f"no browser: install one of {', '.join(PROGRAMS)}"
         pytest.fail(reason) if NEEDED else pytest.skip(reason)
     folder = tmp_path_factory.mktemp("data")
-    with served(folder) as (process, port):
-        yield process, f"http://127.0.0.1:{port}", folder
+    with served(folder) as (process, port, entrance):
+        yield process, f"http://127.0.0.1:{port}", folder, entrance
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,7 @@ def browser(server: Any) -> Iterator[Any]:
         found = driver.chromium.launch(executable_path=PROGRAM, args=arguments)
         context = found.new_context(viewport={"width": 1280, "height": 900})  # one for all, so that scripts are fetched once
         context.set_default_timeout(PATIENCE_MS)
+        context.new_page().goto(server[3])
         yield context
         found.close()
 
@@ -152,6 +153,7 @@ def test_a_link_shows_the_page_again(window: Any) -> None:
     w.page.get_by_text("targets c_attn, c_proj").first.wait_for()
     w.page.wait_for_url(re.compile("targets=c_attn"))
     w.settle()
+    assert "token" not in w.page.url  # it may be handed on
     other = window()
     other.page.goto(w.page.url)
     other.page.locator(".lp-cards").wait_for()
