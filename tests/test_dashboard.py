@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from lora_profiler.planning.answers import answers
 from lora_profiler.record import Failure
 from lora_profiler.record_json import record_dict
 from lora_profiler.report import metrics
+from lora_profiler.report.room import room
 from lora_profiler.units import bytes_text, rate_text, seconds_text
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
@@ -151,8 +153,19 @@ def test_a_card_brings_a_verdict_and_a_map_of_what_fits() -> None:
     for answer in answers(workloads, find_gpu("rtx_4090")):
         assert answer.fit is not None
         assert metrics.VERDICT_LABELS[answer.fit.verdict] in texts(app)
-        assert bytes_text(answer.fit.headroom_bytes) in texts(app)
+        assert f"{room(answer.fit).headroom}\n" in texts(app)
     assert "fit_map" in figures(app)
+
+
+def test_what_the_verdict_rests_on_adds_up_on_the_page() -> None:
+    """Peak, reserve and headroom, as they stand, to the card's memory; here rounding alone would miss by a hundredth."""
+    app = sound(opened(model="meta-llama/Llama-3.1-8B", gpu="h100_sxm_80gb", seq_len="512", method=["full", "lora", "qlora"]))
+    (card,) = [line for line in texts(app).split("On ") if line.startswith("NVIDIA H100 SXM5 80GB, GiB")]
+    usable = Decimal(re.search(r"the three add up to the ([0-9.]+) GiB", card)[1])  # type: ignore[index]
+    rows = re.findall(r"^\t.+\t.+\t(-?[0-9.]+)\t(-?[0-9.]+)\t(-?[0-9.]+)$", card, re.MULTILINE)
+    assert len(rows) == 3
+    for row in rows:
+        assert sum(map(Decimal, row)) == usable
 
 
 def test_a_card_brings_the_time_of_a_step_with_its_interval() -> None:
