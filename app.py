@@ -1,5 +1,7 @@
-"""The dashboard for `streamlit run app.py`; `lora-profile app` opens the same one."""
+"""The dashboard for `streamlit run app.py`, which says on which address; `lora-profile app` opens the same one."""
 
-from lora_profiler.dashboard.shell import show
+from streamlit.starlette import App
 
-show()
+from lora_profiler.dashboard.serving import MIDDLEWARE, PAGES, lifespan
+
+app = App(PAGES, middleware=MIDDLEWARE, lifespan=lifespan)

@@ -59,28 +59,29 @@ def many_records(path: Path) -> int:
 
 @contextmanager
 def dashboard(folder: Path, *arguments: str) -> Iterator[tuple[str, float]]:
-    """(address, seconds until it answered)."""
+    """(address with its token, to which a query is added with &; seconds until it answered)."""
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "lora_profiler", "app", "--no-browser", "--port", str(PORT), *arguments],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=folder,
         env={**os.environ, "XDG_DATA_HOME": str(folder), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT.parent)},
     )  # fmt: skip
     try:
-        address = f"http://127.0.0.1:{PORT}"
-        while not _answers(address):
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        while not _answers():
             if process.poll() is not None:
                 raise SystemExit(f"the dashboard ended with {process.returncode}; is port {PORT} free?")
             time.sleep(0.02)
-        yield address, time.perf_counter() - began
+        yield said.split()[2], time.perf_counter() - began
     finally:
         process.terminate()
         process.wait()
 
 
-def _answers(address: str) -> bool:
+def _answers() -> bool:
     try:
-        with urllib.request.urlopen(f"{address}/_stcore/health", timeout=1) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/_stcore/health", timeout=1) as answer:
             return bool(answer.read() == b"ok")
     except OSError:
         return False
@@ -115,8 +116,8 @@ def of_predictions(browser: Any, address: str) -> dict[str, list[float]]:
             settle(page)
         context.close()
     page = browser.new_page(viewport={"width": 1440, "height": 900})
-    for name, query, rank in (("update", "", 20), ("update, with a map of what fits", "?gpu=rtx_4090", 50)):
-        page.goto(f"{address}/{query}")
+    for name, query, rank in (("update", "", 20), ("update, with a map of what fits", "&gpu=rtx_4090", 50)):
+        page.goto(f"{address}{query}")
         page.locator(".lp-cards").wait_for()
         settle(page)
         found[name] = updates(page, rank)
@@ -131,7 +132,7 @@ def of_records(browser: Any, address: str) -> dict[str, list[float]]:
     title = page.locator(".lp h1")
     whole = f"{RECORDS:,} records"
     began = time.perf_counter()
-    page.goto(f"{address}/?page=compare")
+    page.goto(f"{address}&page=compare")
     page.locator(".lp-table").first.wait_for()
     first = time.perf_counter() - began
     title.filter(has_text=whole).wait_for()

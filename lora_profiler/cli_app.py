@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,8 +22,9 @@ _PORTS_TRIED = 50
     cls=ExampleCommand,
     context_settings=HELP_NAMES,
     epilog="""
-The dashboard answers on this machine alone, keeps nothing but what is measured, and asks nobody for anything: the hub is asked
-only for a model that is neither bundled nor cached, and HF_HUB_OFFLINE=1 forbids that too. Ctrl-C ends it.
+The dashboard answers on this machine alone, and only the browser that opens the printed address: it holds a token. It keeps
+nothing but what is measured, and asks nobody for anything: the hub is asked only for a model that is neither bundled nor cached,
+and HF_HUB_OFFLINE=1 forbids that too. Ctrl-C ends it.
 
 Examples:
   lora-profile app
@@ -37,7 +39,7 @@ Exit code: 0 ended by hand; 2 usage, a missing library or a port in use included
     "--records", multiple=True, type=Path, metavar="PATH",
     help="A file of records, or a folder of such files, to show beside your own. Repeat for several.",
 )  # fmt: skip
-@click.option("--no-browser", is_flag=True, help="Only serve, and print the address.")
+@click.option("--no-browser", is_flag=True, help="Only serve, and print the address with its token.")
 def app_command(port: int | None, records: tuple[Path, ...], no_browser: bool) -> None:
     """Open the dashboard: predict, compare with what was measured, measure, learn, and look through the catalogues."""
     missing = [name for name in NEEDED if find_spec(name) is None]
@@ -50,11 +52,13 @@ def app_command(port: int | None, records: tuple[Path, ...], no_browser: bool) -
 
     port = _free_port(FIRST_PORT, _PORTS_TRIED) if port is None else _asked_port(port)
     headless = no_browser or not _has_display()
-    click.echo(f"Dashboard on http://127.0.0.1:{port} (Ctrl-C ends it)", err=True)
     given = [word for path in records for word in ("--records", str(path.absolute()))]
     from streamlit.web.cli import main as streamlit
 
-    streamlit(["run", str(SCRIPT), *flags(port, headless=headless), "--", *given], prog_name="streamlit", standalone_mode=False)
+    with suppress(click.Abort):  # Ctrl-C, which is how it ends
+        streamlit(
+            ["run", str(SCRIPT), *flags(port, headless=headless), "--", *given], prog_name="streamlit", standalone_mode=False
+        )
 
 
 def _free_port(first: int, count: int) -> int:

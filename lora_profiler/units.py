@@ -47,11 +47,19 @@ def byte_unit(largest: int) -> tuple[str, int]:
 
 def in_unit(count: int, size: int) -> str:
     """`count` bytes in a unit of `size` bytes, two decimals; what would round to nothing reads '<0.01', or '>-0.01'."""
-    if size == 1 or count == 0:
-        return f"{count / size:,.0f}"
-    if abs(count) < size / 200:
-        return "<0.01" if count > 0 else ">-0.01"
-    return f"{count / size:,.2f}"
+    return f"{count:,}" if size == 1 else hundredths_text(hundredths(count, size), count)
+
+
+def hundredths(count: int, size: int) -> int:
+    """`count` in hundredths of `size`, rounded as `in_unit` shows it."""
+    return round(100 * float(f"{count / size:.2f}"))
+
+
+def hundredths_text(number: int, exact: int) -> str:
+    """So many hundredths of a unit as a number; what is not nothing, as `exact` says, does not read as nothing."""
+    if number == 0:
+        return "0" if exact == 0 else "<0.01" if exact > 0 else ">-0.01"
+    return f"{number / 100:,.2f}"
 
 
 def count_text(count: int) -> str:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from streamlit.testing.v1 import AppTest
 
-SCRIPT = str(Path(__file__).resolve().parent.parent / "app.py")
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def opened(**params: str | list[str]) -> AppTest:
     """A new window on the address with these query parameters; underscores stand for dashes."""
-    app = AppTest.from_file(SCRIPT, default_timeout=60)
+    app = AppTest.from_file(str(ROOT / "lora_profiler" / "dashboard" / "main.py"), default_timeout=60)
     for name, value in params.items():
         app.query_params[name.replace("_", "-")] = value
     return app.run()

@@ -11,10 +11,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from click.testing import CliRunner, Result
 
+from dashboard_client import cookie_of
 from lora_profiler import cli_app
 from lora_profiler.cli import root
 from lora_profiler.errors import UsageError
@@ -33,22 +35,33 @@ def free_port() -> int:
         return port
 
 
+class Served(NamedTuple):
+    process: "subprocess.Popen[str]"
+    port: int
+    address: str
+    """As printed, with the token."""
+
+
 @contextlib.contextmanager
-def served(tmp_path: Path, *arguments: str) -> Iterator[tuple["subprocess.Popen[str]", int]]:
-    """A running dashboard and its port; it is ended afterwards."""
+def served(tmp_path: Path, *command: str, **environment: str) -> Iterator[Served]:
+    """A running dashboard, as `lora-profile app` starts it or `command` does; it is ended afterwards."""
     port = free_port()
-    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    own = {"XDG_DATA_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    start = command or (sys.executable, "-m", "lora_profiler", "app", "--no-browser", "--port")
     process = subprocess.Popen(
-        [sys.executable, "-m", "lora_profiler", "app", "--no-browser", "--port", str(port), *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path,
+        [*start, str(port)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **own, **environment}, cwd=tmp_path,
     )  # fmt: skip
     try:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        assert said.startswith("Dashboard on "), said + process.stderr.read()
         deadline = time.monotonic() + 60
         while not healthy(port):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        yield process, port
+        yield Served(process, port, said.split()[2])
     finally:
         process.kill()
         process.communicate()
@@ -75,19 +88,20 @@ def upgraded(port: int, **headers: str) -> int:
 
 
 def test_it_is_served_to_this_machine_alone_and_ends_at_ctrl_c(tmp_path: Path) -> None:
-    with served(tmp_path) as (process, port):
+    with served(tmp_path) as (process, port, entrance):
         for family, address in {(info[0], info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None)}:
             if family == socket.AF_INET and not str(address).startswith("127."):
                 assert not healthy(port, str(address))
-        assert upgraded(port) == 101
-        assert upgraded(port, Host=f"evil.invalid:{port}", Origin=f"http://evil.invalid:{port}") >= 400  # DNS rebinding
-        assert upgraded(port, Host=f"evil.invalid:{port}") >= 400
-        assert upgraded(port, Origin="http://evil.invalid") >= 400
+        cookie = cookie_of(entrance)
+        assert upgraded(port, Cookie=cookie) == 101
+        rebound = {"Host": f"evil.invalid:{port}", "Origin": f"http://evil.invalid:{port}"}  # as DNS rebinding would have it
+        assert upgraded(port, Cookie=cookie, **rebound) >= 400
+        assert upgraded(port, Cookie=cookie, Host=f"evil.invalid:{port}") >= 400
+        assert upgraded(port, Cookie=cookie, Origin="http://evil.invalid") >= 400
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
         assert process.returncode == 0, err
-        assert (f"Dashboard on http://127.0.0.1:{port}" in err and out.strip() == "") or "Stopping" in out
-        assert "Traceback" not in err
+        assert out.strip() == "" and "Traceback" not in err and entrance.partition("=")[2] not in err
 
 
 def test_what_is_missing_is_named_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +149,7 @@ def test_records_are_handed_over_as_absolute_paths(
     place = arguments.index("--")
     assert arguments[place + 1 :] == ["--records", str(tmp_path / "r.jsonl"), "--records", str(tmp_path)]
     assert "--server.headless=true" in arguments and "--server.address=127.0.0.1" in arguments
-    assert Path(arguments[1]).name == "main.py" and Path(arguments[1]).is_file()
+    assert Path(arguments[1]).name == "served.py" and Path(arguments[1]).is_file()
 
 
 @pytest.mark.parametrize(("display", "headless"), [("", "true"), (":0", "false")])

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import records
-from dashboard_app import SCRIPT, cautions, opened, problems, tags_of, text_of, texts, written
+from dashboard_app import ROOT, cautions, opened, problems, tags_of, text_of, texts, written
 from lora_profiler.catalog import bundled_gpus, bundled_models, find_gpu, find_model
 from lora_profiler.dashboard import predict_page
 from lora_profiler.evidence import interval, measured_memory, measured_steps
@@ -21,6 +22,7 @@ from lora_profiler.planning.answers import answers
 from lora_profiler.record import Failure
 from lora_profiler.record_json import record_dict
 from lora_profiler.report import metrics
+from lora_profiler.report.room import room
 from lora_profiler.units import bytes_text, rate_text, seconds_text
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
@@ -151,8 +153,19 @@ def test_a_card_brings_a_verdict_and_a_map_of_what_fits() -> None:
     for answer in answers(workloads, find_gpu("rtx_4090")):
         assert answer.fit is not None
         assert metrics.VERDICT_LABELS[answer.fit.verdict] in texts(app)
-        assert bytes_text(answer.fit.headroom_bytes) in texts(app)
+        assert f"{room(answer.fit).headroom}\n" in texts(app)
     assert "fit_map" in figures(app)
+
+
+def test_what_the_verdict_rests_on_adds_up_on_the_page() -> None:
+    """Peak, reserve and headroom, as they stand, to the card's memory; here rounding alone would miss by a hundredth."""
+    app = sound(opened(model="meta-llama/Llama-3.1-8B", gpu="h100_sxm_80gb", seq_len="512", method=["full", "lora", "qlora"]))
+    (card,) = [line for line in texts(app).split("On ") if line.startswith("NVIDIA H100 SXM5 80GB, GiB")]
+    usable = Decimal(re.search(r"the three add up to the ([0-9.]+) GiB", card)[1])  # type: ignore[index]
+    rows = re.findall(r"^\t.+\t.+\t(-?[0-9.]+)\t(-?[0-9.]+)\t(-?[0-9.]+)$", card, re.MULTILINE)
+    assert len(rows) == 3
+    for row in rows:
+        assert sum(map(Decimal, row)) == usable
 
 
 def test_a_card_brings_the_time_of_a_step_with_its_interval() -> None:
@@ -343,7 +356,7 @@ def without_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_the_committed_records_are_compared_as_the_command_line_does() -> None:
     app = sound(opened(page="compare"))
-    folder = Path(SCRIPT).parent / "benchmarks" / "records"
+    folder = ROOT / "benchmarks" / "records"
     lines = sum(1 for path in folder.rglob("*.jsonl") for line in path.read_text("utf-8").splitlines() if line.strip())
     assert len(frame(app)) == lines
     done = subprocess.run(
@@ -570,6 +583,27 @@ def test_evidence_is_all_there_with_an_address_each() -> None:
     assert "cards, FSDP FULL_SHARD: communication is not modelled" in texts(app.run())
 
 
+def test_the_figures_of_evidence_fill_what_the_headlines_count_and_no_more() -> None:
+    """What is not counted is hollow, named in the plot, and explained under it and when pointed at."""
+    app = sound(opened(page="evidence"))
+    shown, drawn = texts(app), figures(app)
+    peaks = {row.id: row for row in measured_memory() if row.reading == "peak"}
+    counted = {"evidence.memory": {row.id for row in peaks.values() if row.is_graded},
+               "evidence.steps": {row.id for row in measured_steps() if row.left_out == "model"}}  # fmt: skip
+    assert len(counted["evidence.memory"]) == interval().rows and f"{len(counted['evidence.steps'])} steps, each model" in shown
+    for key, ids in counted.items():
+        filled, hollow = set(), set()
+        for trace in drawn[key]["data"]:
+            is_open = str(trace.get("marker", {}).get("symbol", "")).endswith("-open")
+            (hollow if is_open else filled).update(trace.get("customdata", ()))
+            assert not is_open or ("not counted" in trace["name"] and all("not counted: " in h for h in trace["hovertext"]))
+        assert filled == ids and hollow and not hollow & ids
+        assert f"{len(ids)} of the {len(ids | hollow)} public" in shown
+    named = {text.strip() for trace in drawn["evidence.memory"]["data"] for text in trace.get("text", ()) if text}
+    assert named == {row.model.partition("/")[2] for row in peaks.values() if row.apart} == {"gpt_bigcode-santacoder"}
+    assert re.search(r"hollow: bigcode/gpt_bigcode-santacoder, QLoRA, 8 peaks off by -25\.48 % to -10\.61 %: that outputs", shown)
+
+
 def test_evidence_is_narrowed_by_source_method_and_card() -> None:
     app = sound(opened(page="evidence"))
     app.multiselect(key="evidence.source").set_value(["fms"]).run()
@@ -609,7 +643,7 @@ def test_no_page_loads_torch() -> None:
     """In a process of its own: every page, a model that torch would build, and a record of one."""
     code = f"""
 import json, sys
-sys.path[:0] = {[str(Path(__file__).parent), str(Path(SCRIPT).parent)]!r}
+sys.path[:0] = {[str(Path(__file__).parent), str(ROOT)]!r}
 sys.argv = ["app.py"]
 from dashboard_app import opened
 for page in ("predict", "compare", "measure", "learn", "evidence", "catalogue"):

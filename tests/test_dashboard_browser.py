@@ -70,14 +70,14 @@ class Window:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str, Path]]:
-    """(process, address, folder of the user's data) of `lora-profile app` as anybody starts it."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str, Path, str]]:
+    """(process, address, folder of the user's data, address with the token) of `lora-profile app` as anybody starts it."""
     if PROGRAM is None:
         reason = f"no browser: install one of {', '.join(PROGRAMS)}"
         pytest.fail(reason) if NEEDED else pytest.skip(reason)
     folder = tmp_path_factory.mktemp("data")
-    with served(folder) as (process, port):
-        yield process, f"http://127.0.0.1:{port}", folder
+    with served(folder) as (process, port, entrance):
+        yield process, f"http://127.0.0.1:{port}", folder, entrance
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,7 @@ def browser(server: Any) -> Iterator[Any]:
         found = driver.chromium.launch(executable_path=PROGRAM, args=arguments)
         context = found.new_context(viewport={"width": 1280, "height": 900})  # one for all, so that scripts are fetched once
         context.set_default_timeout(PATIENCE_MS)
+        context.new_page().goto(server[3])
         yield context
         found.close()
 
@@ -147,11 +148,12 @@ def test_a_link_shows_the_page_again(window: Any) -> None:
     """With what was typed: a card by its size, targets by name, and options of every group."""
     w = window().open("model=gpt2&seq-len=256&batch-size=4&optimizer=sgd&checkpointing=yes&accumulation=2")
     w.type_into("Card", "custom:8GiB")
-    w.page.locator(".lp-card h3", has_text="custom:8GiB").wait_for()
+    w.page.locator(".lp-card h2", has_text="custom:8GiB").wait_for()
     w.type_into("Targets", "c_attn,c_proj")
     w.page.get_by_text("targets c_attn, c_proj").first.wait_for()
     w.page.wait_for_url(re.compile("targets=c_attn"))
     w.settle()
+    assert "token" not in w.page.url  # it may be handed on
     other = window()
     other.page.goto(w.page.url)
     other.page.locator(".lp-cards").wait_for()
@@ -221,6 +223,61 @@ def test_figures_follow_the_theme(window: Any) -> None:
         plot = w.page.locator(".js-plotly-plot").first
         plot.wait_for()
         assert plot.evaluate("plot => plot.layout.paper_bgcolor") == getattr(PAPER, scheme)
+
+
+OUTSIDE = """() => {
+    const found = [];
+    for (const box of document.querySelectorAll('.lp-card, .lp-note, .lp:has(> h1)')) {
+        const style = getComputedStyle(box), around = box.getBoundingClientRect(), seen = [];
+        const left = around.left + parseFloat(style.paddingLeft), right = around.right - parseFloat(style.paddingRight);
+        const texts = document.createTreeWalker(box, NodeFilter.SHOW_TEXT);
+        while (texts.nextNode()) {
+            const range = document.createRange(), cell = texts.currentNode.parentElement;
+            range.selectNodeContents(cell);
+            for (const r of range.getClientRects()) {
+                if (r.left < left - 0.5 || r.right > right + 0.5 || r.top < around.top || r.bottom > around.bottom)
+                    found.push(`${cell.innerText}: ${Math.round(Math.max(left - r.left, r.right - right))} px out of its box`);
+                for (const [other, o] of seen)
+                    if (other !== cell && Math.min(r.right, o.right) - Math.max(r.left, o.left) > 0.5
+                        && Math.min(r.bottom, o.bottom) - Math.max(r.top, o.top) > 2)
+                        found.push(`${cell.innerText}: over ${other.innerText}`);
+                seen.push([cell, r]);
+            }
+        }
+    }
+    return found;
+}"""
+"""Texts that leave their box, or lie on one another."""
+WIDTHS = (390, 800, 1280, 1440, 1920)
+LARGEST = "model=meta-llama%2FLlama-3.1-405B&method=full&method=lora&method=qlora"
+
+
+def test_no_text_leaves_its_box(window: Any, tmp_path: Path) -> None:
+    """With one to three methods, the longest names and numbers, several ranks, and every page that has cards."""
+    long = tmp_path / f"{'a-model-with-a-long-name' * 7}.json"
+    long.write_text(json.dumps({"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 2, "vocab_size": 100}), "utf-8")
+    for query in (
+        "model=gpt2&gpu=rtx_4090&method=lora",
+        "model=meta-llama%2FLlama-3.1-8B&gpu=rtx_4090",
+        "model=meta-llama%2FLlama-3.1-8B&gpu=rtx_4090&method=full&method=lora&method=qlora",
+        f"{LARGEST}&gpu=h100_sxm_80gb&sharding=fsdp&world-size=64&interconnect=ndr",
+        f"{LARGEST}&gpu=rtx_4090&batch-size=4096&rank=1000000&seq-len=1000000",
+        "page=learn",
+        "page=evidence",
+        "model=gpt2",
+    ):
+        w = window()
+        w.page.set_viewport_size({"width": WIDTHS[-1], "height": 900})
+        w.open(query).page.locator(".lp-cards").wait_for()
+        if query == "model=gpt2":
+            w.page.get_by_text("A config.json", exact=True).click()
+            w.page.locator('input[type="file"]').set_input_files(long)
+            w.page.locator(".lp h1", has_text=long.stem).wait_for()
+            w.settle()
+        for width in WIDTHS:
+            w.page.set_viewport_size({"width": width, "height": 900})
+            w.page.wait_for_timeout(300)
+            assert w.page.evaluate(OUTSIDE) == [], (query, width)
 
 
 # --- compare --------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import lora_profiler
 import records
-from dashboard_app import SCRIPT, opened, problems, tags_of, text_of, texts
+from dashboard_app import ROOT, opened, problems, tags_of, text_of, texts
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.dashboard import following, markup, measuring, offers, parts
 from lora_profiler.dashboard import records as shown_records
@@ -84,7 +84,7 @@ def test_any_name_makes_a_file_name(text: str) -> None:
 
 
 def test_the_checkout_s_own_configuration_is_the_launcher_s() -> None:
-    committed = Path(SCRIPT).parent / ".streamlit" / "config.toml"
+    committed = ROOT / ".streamlit" / "config.toml"
     assert committed.read_text("utf-8") == served.config_toml(), (
         "python -m lora_profiler.dashboard.settings > .streamlit/config.toml"
     )
@@ -111,7 +111,7 @@ def lines(*found: Any) -> bytes:
 def test_only_what_was_asked_for_is_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     (tmp_path / "stray.jsonl").write_bytes(lines(records.make_record()))
-    committed = Path(SCRIPT).parent / "benchmarks" / "records"
+    committed = ROOT / "benchmarks" / "records"
     assert [s.path for s in shown_records.sources([])] == [committed]
     found = shown_records.sources(["--records", "a.jsonl", "--other", "--records", str(tmp_path / "b")])
     assert [s.path for s in found] == [Path("a.jsonl"), tmp_path / "b", committed]

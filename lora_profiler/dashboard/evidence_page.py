@@ -1,5 +1,6 @@
 """Evidence: every public measurement that predictions were held to, how far off they were, and where each can be looked up."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import get_args
 
@@ -20,10 +21,11 @@ from lora_profiler.report.evidence import (
     graded_memory,
     left_out_lines,
     missed_lines,
+    not_counted_lines,
     sources_table,
     unseen_steps,
 )  # fmt: skip
-from lora_profiler.report.metrics import ERROR_DEFINITION, METHOD_LABELS, SOURCE_LABELS
+from lora_profiler.report.metrics import ERROR_DEFINITION, LEFT_OUT_LABELS, METHOD_LABELS, SOURCE_LABELS
 from lora_profiler.report.nearby import interval_words, row_label
 from lora_profiler.report.render import csv_text
 from lora_profiler.units import count_text, error_text, percent_text
@@ -92,25 +94,31 @@ def _figures() -> None:
     points = [
         ScatterPoint(
             label=row_label(row), method=row.method, predicted_bytes=row.predicted_bytes, measured_bytes=row.measured_bytes,
-            record_id=row.id,
+            record_id=row.id, not_counted=row.apart, name=row.model.rpartition("/")[2],
         )
         for row in peaks
     ]  # fmt: skip
+    counted = sum(row.is_graded for row in peaks)
     parts.section("Peaks, predicted against measured")
-    parts.figure(
-        charts.identity_scatter(points, theme=shade), f"{_KEY}memory",
-        f"{count_text(len(points))} public peaks against their predictions, rows that are no test among them; "
-        "the table below has the numbers.",
-    )  # fmt: skip
+    said = f"{count_text(counted)} of the {count_text(len(peaks))} public peaks shown are counted above, and filled."
+    parts.figure(charts.identity_scatter(points, theme=shade), f"{_KEY}memory", f"{said} The table below has the numbers.")
+    parts.small(said, *not_counted_lines(peaks))
+    steps = measured_steps()
     dots = [
-        ErrorDot(group=SOURCE_LABELS[row.source], label=row_label(row), error=row.error, method=row.method, record_id=row.id)
-        for row in measured_steps()
-    ]
+        ErrorDot(
+            group=SOURCE_LABELS[row.source], label=row_label(row), error=row.error, method=row.method, record_id=row.id,
+            not_counted="" if row.left_out == "model" else f"predicted {LEFT_OUT_LABELS[row.left_out]}",
+        )
+        for row in steps
+    ]  # fmt: skip
     parts.section("Time of a step, errors by source")
-    parts.figure(
-        charts.error_strip(dots, theme=shade), f"{_KEY}steps",
-        f"Errors of {count_text(len(dots))} public steps by source; the table below has the numbers.",
-    )  # fmt: skip
+    said = (
+        f"{count_text(len(unseen_steps()))} of the {count_text(len(steps))} public steps shown are counted above, and filled: "
+        "those predicted by constants fitted without their model."
+    )
+    parts.figure(charts.error_strip(dots, theme=shade), f"{_KEY}steps", f"{said} The table below has the numbers.")
+    why = Counter(dot.not_counted for dot in dots if dot.not_counted)
+    parts.small(said, *(f"Not counted, and hollow: {count_text(number)} {reason}." for reason, number in why.items()))
 
 
 def _rows() -> None:

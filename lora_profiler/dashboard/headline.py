@@ -4,20 +4,33 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lora_profiler.planning.answers import Answer
+from lora_profiler.planning.fit import Fit
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import metrics
+from lora_profiler.report.room import room
 from lora_profiler.report.timing import device_name, interval_words, steps_of
 from lora_profiler.report.ways import method_label
-from lora_profiler.units import bytes_text, change_text, flops_text, percent_text, rate_text, seconds_text, short_count_text
+from lora_profiler.units import (
+    byte_unit,
+    bytes_text,
+    change_text,
+    flops_text,
+    in_unit,
+    percent_text,
+    rate_text,
+    seconds_text,
+    short_count_text,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Headline:
-    """One card: (method, value, change against full) for each method, and a line under them."""
+    """One card: (method, value, change against full) for each method, or what `columns` names; and a line under them."""
 
     label: str
-    rows: tuple[tuple[str, str, str], ...]
+    rows: tuple[tuple[str, ...], ...]
     note: str
+    columns: tuple[str, ...] = ()
 
 
 def headlines(answers: Sequence[Answer]) -> list[Headline]:
@@ -96,13 +109,19 @@ def _verdict(answers: Sequence[Answer]) -> Headline | None:
     gpu = answers[0].gpu
     if gpu is None or gpu.usable_bytes is None:
         return None
-    rows = tuple(
-        (
-            method_label(a.prediction),
-            metrics.VERDICT_LABELS[a.fit.verdict] if a.fit else "not known",
-            f"{bytes_text(a.fit.headroom_bytes)}" if a.fit else "",
-        )
-        for a in answers
+    rows = tuple((method_label(a.prediction), *_room(a.fit)) for a in answers)
+    unit, size = byte_unit(gpu.usable_bytes)
+    usable = f"{'~' if gpu.usable_is_estimated else ''}{in_unit(gpu.usable_bytes, size)} {unit}"
+    return Headline(
+        label=f"On {gpu.name}, {unit}",
+        columns=("", "", "peak", "reserve", "headroom"),
+        rows=rows,
+        note=f"the three add up to the {usable} that the card gives a program; the reserve is for what tensors do not show",
     )
-    about = "~" if gpu.usable_is_estimated else ""
-    return Headline(label=f"On {gpu.name}", rows=rows, note=f"headroom, of {about}{bytes_text(gpu.usable_bytes)} usable")
+
+
+def _room(fit: Fit | None) -> tuple[str, ...]:
+    if fit is None:
+        return "not known", "", "", ""
+    found = room(fit)
+    return metrics.VERDICT_LABELS[fit.verdict], found.peak, found.reserve, found.headroom

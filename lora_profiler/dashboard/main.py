@@ -1,4 +1,4 @@
-"""What `lora-profile app` has streamlit run."""
+"""The script of the pages, run anew at every change of one."""
 
 from lora_profiler.dashboard.shell import show
 

@@ -83,14 +83,22 @@ def cards(found: Sequence[Headline]) -> str:
 
 
 def _card(found: Headline) -> str:
-    changes = any(change for _, _, change in found.rows)
+    filled = [place for place in range(1, max(map(len, found.rows))) if any(row[place] for row in found.rows)]
+    head = ""
+    if found.columns:
+        cells = (
+            f'<th scope="col">{escape(found.columns[place])}</th>' if found.columns[place] else "<td></td>" for place in filled
+        )
+        head = f"<thead><tr><td></td>{''.join(cells)}</tr></thead>"
     rows = "".join(
-        f'<tr><th scope="row">{escape(method)}</th><td class="lp-value">{escape(value)}</td>'
-        + (f'<td class="lp-change">{escape(change)}</td>' if changes else "")
+        f'<tr><th scope="row">{escape(row[0])}</th>'
+        + "".join(f'<td class="{"lp-value" if place == 1 else "lp-beside"}">{escape(row[place])}</td>' for place in filled)
         + "</tr>"
-        for method, value, change in found.rows
+        for row in found.rows
     )
-    return f'<section class="lp-card"><h3>{escape(found.label)}</h3><table>{rows}</table><p>{escape(found.note)}</p></section>'
+    table = f'<table style="--lp-columns: {len(filled)}">{head}<tbody>{rows}</tbody></table>'
+    wide = " lp-wide" if found.columns else ""
+    return f'<section class="lp-card{wide}"><h2>{escape(found.label)}</h2>{table}<p>{escape(found.note)}</p></section>'
 
 
 def plain_name(text: str) -> str:

@@ -1,4 +1,4 @@
-"""How the dashboard is served: on this machine alone, asking nobody for anything, in the colours and the type of the figures."""
+"""What streamlit is told: to serve this machine alone, to ask nobody for anything, in the colours and the type of the figures."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Final
 
 from lora_profiler.report.palette import ACCENT, FONT, INK, LINE, PANEL, PAPER, Theme, colour
 
-SCRIPT = Path(__file__).with_name("main.py")
+SCRIPT = Path(__file__).with_name("served.py")
 """What `streamlit run` is given."""
 FIRST_PORT = 8501
 UPLOAD_MIB = 64
@@ -31,6 +31,7 @@ SERVED: Final[dict[str, Setting]] = {
     "server.maxUploadSize": UPLOAD_MIB,
     "server.showEmailPrompt": False,
     "browser.gatherUsageStats": False,
+    "logger.hideWelcomeMessage": True,
     "client.toolbarMode": "minimal",
     "client.showErrorDetails": "type",
     "client.showErrorLinks": False,
@@ -44,7 +45,7 @@ SERVED: Final[dict[str, Setting]] = {
 
 def flags(port: int, *, headless: bool) -> list[str]:
     """The options of `streamlit run`."""
-    settings = {**SERVED, "server.port": port, "server.headless": headless, "logger.hideWelcomeMessage": True}
+    settings = {**SERVED, "server.port": port, "server.headless": headless}
     return [f"--{name}={text}" for name, value in settings.items() for text in _texts(value)]
 
 

@@ -111,8 +111,32 @@ def missed_lines() -> list[str]:
 
 def apart_lines() -> list[str]:
     """Rows that were predicted but are no test, with the reason."""
-    rows = [row for row in measured_memory() if row.apart]
-    return _by_reason((row.apart, f"{row.id} ({row.reading}) {error_text(row.error)}") for row in rows)
+    found: dict[str, dict[str, list[str]]] = {}
+    for row in measured_memory():
+        if row.apart:
+            text = f"{row.id} ({row.reading}) {error_text(row.error)}"
+            found.setdefault(row.apart, {}).setdefault(_whose(row), []).append(text)
+    return [
+        f"{reason}: " + "; ".join(f"{who}: {', '.join(texts)}" for who, texts in whose.items()) + "."
+        for reason, whose in found.items()
+    ]
+
+
+def not_counted_lines(rows: Iterable[MeasuredMemory]) -> list[str]:
+    """Of those that a figure shows: which are no test, how far off they are, and why, a line for each model and method."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        if row.apart:
+            found.setdefault((_whose(row), row.apart), []).append(row.error)
+    return [
+        f"Not counted, and hollow: {who}, {count_text(len(errors))} peaks off by {error_text(min(errors))} to "
+        f"{error_text(max(errors))}: {reason}."
+        for (who, reason), errors in found.items()
+    ]
+
+
+def _whose(row: MeasuredMemory) -> str:
+    return f"{row.model}, {metrics.METHOD_LABELS[row.method]}"
 
 
 def left_out_lines(kind: Kind) -> list[str]:

@@ -212,6 +212,7 @@ class _Rows:
 def card_table(answers: Sequence[Answer]) -> Table:
     """The verdict on the card that was asked about: peak, each part of the reserve, headroom, and the largest sizes."""
     from lora_profiler.planning.fit import CONTEXT_BAND_BYTES, FRAGMENTATION_PERCENT
+    from lora_profiler.report.room import room
 
     gpu = answers[0].gpu
     assert gpu is not None
@@ -233,16 +234,12 @@ def card_table(answers: Sequence[Answer]) -> Table:
 
     band = f"{in_unit(CONTEXT_BAND_BYTES, size)}"
     rows = [
-        row("peak", lambda f: in_unit(f.peak_bytes, size)),
-        row("reserve for what tensors do not show", lambda f: in_unit(f.reserve_bytes, size)),
-        row(f"driver context and kernels (+- {band})", lambda f: in_unit(f.reserve.context_bytes, size), indent=2),
-        row("BLAS workspaces", lambda f: in_unit(f.reserve.workspace_bytes, size), indent=2),
-        row(
-            f"fragmentation, {FRAGMENTATION_PERCENT} % of the peak",
-            lambda f: in_unit(f.reserve.fragmentation_bytes, size),
-            indent=2,
-        ),
-        row("headroom", lambda f: in_unit(f.headroom_bytes, size)),
+        row("peak", lambda f: room(f).peak),
+        row("reserve for what tensors do not show", lambda f: room(f).reserve),
+        row(f"driver context and kernels (+- {band})", lambda f: room(f).context, indent=2),
+        row("BLAS workspaces", lambda f: room(f).workspaces, indent=2),
+        row(f"fragmentation, {FRAGMENTATION_PERCENT} % of the peak", lambda f: room(f).fragmentation, indent=2),
+        row("headroom", lambda f: room(f).headroom),
         row("verdict", lambda f: metrics.VERDICT_LABELS[f.verdict], kind="peak"),
         row(f"largest batch of {count_text(setup.seq_len)} tokens", lambda f: limit(f.largest_batch_size)),
         row(f"longest sequence at batch {setup.batch_size}", lambda f: limit(f.longest_seq_len)),
@@ -250,7 +247,7 @@ def card_table(answers: Sequence[Answer]) -> Table:
     if any(a.prediction.workload.setup.lora for a in answers):
         rows.append(Row(cells=("highest rank", *map(rank, answers)), indent=1))
     name = gpu.key if gpu.name == gpu.key else f"{gpu.key} ({gpu.name})"
-    title = f"{name}, {'~' if gpu.usable_is_estimated else ''}{bytes_text(usable)} usable"
+    title = f"{name}, {'~' if gpu.usable_is_estimated else ''}{in_unit(usable, size)} {unit} usable"
     return Table(title=title, columns=(unit, *(method_label(a.prediction) for a in answers)), rows=tuple(rows))
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from statistics import median
 from typing import Any, get_args
 
+from lora_profiler.report.charts.dots import dot_mark, dot_name
 from lora_profiler.report.charts.figure import Figure, figure, rows, values
 from lora_profiler.report.charts.labels import label, lines
-from lora_profiler.report.metrics import METHOD_LABELS
-from lora_profiler.report.palette import FAINT_INK, INK, METHOD_MARKS, PAPER, Theme
+from lora_profiler.report.palette import FAINT_INK, INK, Theme
 from lora_profiler.units import count_text, error_text
 from lora_profiler.workload import Method
 
@@ -23,13 +24,17 @@ _LEAST_PERCENT = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorDot:
-    """One error: 0.01 is predicted 1 % above what was measured. `label` is shown when pointed at, with the error."""
+    """One error: 0.01 is predicted 1 % above what was measured. `label` is shown when pointed at, with the error.
+
+    `not_counted` is why it counts for no error that is stated, "" where it does: then it is hollow.
+    """
 
     group: str
     label: str
     error: float
     method: Method
     record_id: str = ""
+    not_counted: str = ""
 
 
 def error_strip(dots: Sequence[ErrorDot], *, theme: Theme = "light") -> Figure:
@@ -59,24 +64,26 @@ def _dots(dots: Sequence[ErrorDot], place: Mapping[str, float]) -> Iterator[dict
     for dot in dots:
         number = numbers[dot.group] = numbers.get(dot.group, -1) + 1
         heights.append(place[dot.group] + _SPREAD * ((number * _GOLDEN) % 1 - 0.5))
-    for method in get_args(Method):
-        found = [(dot, y) for dot, y in zip(dots, heights, strict=True) if dot.method == method]
+    for method, counted in product(get_args(Method), (True, False)):
+        placed = zip(dots, heights, strict=True)
+        found = [(dot, y) for dot, y in placed if dot.method == method and (not dot.not_counted) == counted]
         if found:
-            mark = METHOD_MARKS[method]
             yield {
                 "type": "scatter",
                 "mode": "markers",
-                "name": METHOD_LABELS[method],
+                "name": dot_name(method, counted=counted),
                 "x": [100 * dot.error for dot, _ in found],
                 "y": [y for _, y in found],
                 "customdata": [dot.record_id for dot, _ in found],
-                "hovertext": [lines(label(dot.label, 80), error_text(dot.error)) for dot, _ in found],
+                "hovertext": [_hover(dot) for dot, _ in found],
                 "hoverinfo": "text",
-                "marker": {
-                    "color": mark.colour.light, "symbol": mark.symbol, "size": 8, "opacity": 0.8,
-                    "line": {"width": 0.5, "color": PAPER.light},
-                },
-            }  # fmt: skip
+                "marker": dot_mark(method, 8, counted=counted),
+            }
+
+
+def _hover(dot: ErrorDot) -> str:
+    why = [label(f"not counted: {dot.not_counted}", 120)] if dot.not_counted else []
+    return lines(label(dot.label, 80), error_text(dot.error), *why)
 
 
 def _medians(members: Mapping[str, Sequence[ErrorDot]], place: Mapping[str, float]) -> dict[str, Any]:

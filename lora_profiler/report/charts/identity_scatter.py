@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, get_args
 
 from lora_profiler.report.charts.bytes_axis import log_bytes_axis
+from lora_profiler.report.charts.dots import dot_mark, dot_name
 from lora_profiler.report.charts.figure import Figure, figure
 from lora_profiler.report.charts.labels import label, lines
-from lora_profiler.report.metrics import METHOD_LABELS
-from lora_profiler.report.palette import FAINT_INK, METHOD_MARKS, PAPER, Theme
+from lora_profiler.report.palette import FAINT_INK, Theme
 from lora_profiler.units import bytes_text, error_text
 from lora_profiler.workload import Method
 
@@ -17,13 +18,23 @@ _HEIGHT_PX = 460
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScatterPoint:
-    """One record: bytes above 0 on both sides. `label` is shown when pointed at."""
+    """One record: bytes above 0 on both sides. `label` is shown when pointed at.
+
+    `not_counted` is why it counts for no error that is stated, "" where it does: then it is hollow, and `name` stands beside the
+    furthest of that name.
+    """
 
     label: str
     method: Method
     predicted_bytes: int
     measured_bytes: int
     record_id: str = ""
+    not_counted: str = ""
+    name: str = ""
+
+    @property
+    def error(self) -> float:
+        return (self.predicted_bytes - self.measured_bytes) / self.measured_bytes
 
 
 def identity_scatter(points: Sequence[ScatterPoint], *, theme: Theme = "light") -> Figure:
@@ -52,30 +63,30 @@ def identity_scatter(points: Sequence[ScatterPoint], *, theme: Theme = "light") 
 
 
 def _points(points: Sequence[ScatterPoint]) -> Iterator[dict[str, Any]]:
-    for method in get_args(Method):
-        found = [point for point in points if point.method == method]
+    hollow = [point for point in points if point.not_counted]
+    furthest = {point.name: point for point in sorted(hollow, key=lambda point: abs(point.error))}
+    for method, counted in product(get_args(Method), (True, False)):
+        found = [point for point in points if point.method == method and (not point.not_counted) == counted]
         if found:
-            mark = METHOD_MARKS[method]
             yield {
                 "type": "scatter",
-                "mode": "markers",
-                "name": METHOD_LABELS[method],
+                "mode": "markers" if counted else "markers+text",
+                "name": dot_name(method, counted=counted),
                 "x": [point.measured_bytes for point in found],
                 "y": [point.predicted_bytes for point in found],
+                "text": ["" if counted or furthest[point.name] is not point else label(point.name) for point in found],
+                "textposition": ["bottom center" if point.error < 0 else "top center" for point in found],  # away from the line
                 "customdata": [point.record_id for point in found],
                 "hovertext": [_hover(point) for point in found],
                 "hoverinfo": "text",
-                "marker": {
-                    "color": mark.colour.light, "symbol": mark.symbol, "size": 9, "opacity": 0.8,
-                    "line": {"width": 0.5, "color": PAPER.light},
-                },
-            }  # fmt: skip
+                "marker": dot_mark(method, 9, counted=counted),
+            }
 
 
 def _hover(point: ScatterPoint) -> str:
-    error = error_text((point.predicted_bytes - point.measured_bytes) / point.measured_bytes)
     return lines(
         label(point.label, 80),
         f"predicted {bytes_text(point.predicted_bytes)}, measured {bytes_text(point.measured_bytes)}",
-        f"error {error}",
+        f"error {error_text(point.error)}",
+        *([label(f"not counted: {point.not_counted}", 120)] if point.not_counted else []),
     )

@@ -1,0 +1,7 @@
+"""What `lora-profile app` has streamlit run: the pages, behind their door."""
+
+from streamlit.starlette import App
+
+from lora_profiler.dashboard.serving import MIDDLEWARE, PAGES, lifespan
+
+app = App(PAGES, middleware=MIDDLEWARE, lifespan=lifespan)
