@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -110,15 +111,22 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     if o["engine"] == "auto":
         engines = [_trace_what_nothing_knows(workloads, other_sizes=gpu is not None) for workloads in asked]
     everything = o["explain"] or o["form"] == "json"
-    found = [
-        answers(workloads, gpu, engine, all_levers=everything, network=network)
-        for workloads, engine in zip(asked, engines, strict=True)
-    ]
+    with _traces_shown() if "traced" in engines else nullcontext():
+        found = [
+            answers(workloads, gpu, engine, all_levers=everything, network=network)
+            for workloads, engine in zip(asked, engines, strict=True)
+        ]
     for one_model in found:
         warn_of([answer.prediction for answer in one_model])
     _print_answers(found, o)
     if gpu is not None and not any(a.fit and a.fit.verdict != "does_not_fit" for one_model in found for a in one_model):
         ctx.exit(1)
+
+
+def _traces_shown() -> AbstractContextManager[None]:
+    from lora_profiler.report.tracing import shown
+
+    return shown()
 
 
 def _gpu(key: str) -> "Gpu":
@@ -139,33 +147,30 @@ def _trace_what_nothing_knows(workloads: Sequence["Workload"], *, other_sizes: b
     With `other_sizes` also those that hold at other sizes: the largest that fit are searched for among all. Returns the engine
     to ask: "traced", at exactly the sizes asked, where a profile could not be trusted.
     """
+    from lora_profiler.planning.profiles import worth_a_trace
+
+    missing = worth_a_trace(workloads, other_sizes=other_sizes)
+    if not missing:
+        return "auto"
     from lora_profiler.errors import CompileError, UnbuildableError
-    from lora_profiler.planning.profiles import is_worth_a_trace, variants
+    from lora_profiler.report.tracing import shown
     from lora_profiler.traced import compile_profile
 
-    engine = "auto"
-    for asked in workloads:
-        for workload in (asked, *(variants(asked) if other_sizes else ())):
-            if not is_worth_a_trace(workload):
+    refused: list[Workload] = []
+    with shown(len(missing)):
+        for asked, workload in missing:
+            if asked in refused:
                 continue
-            samples = "one sample" if workload.setup.batch_size == 1 else "several samples"
-            what = f"{workload.model.id}, {workload.setup.method}, {samples}"
-            click.echo(f"tracing {what}: once, some seconds; kept for later", err=True)
             try:
                 compile_profile(workload)
             except CompileError as e:
                 warn(str(e))
                 if workload is asked:
-                    click.echo(
-                        "tracing exactly this size instead; minutes for a long sequence whose code goes over it in a loop. "
-                        "--engine analytic gives a lower bound at once",
-                        err=True,
-                    )
-                    engine = "traced"
-                    break
+                    click.echo("tracing exactly this size instead", err=True)
+                    refused.append(asked)
             except UnbuildableError as e:
                 warn(f"the step could not be traced: {e}")
-    return engine
+    return "traced" if refused else "auto"
 
 
 def _print_answers(answers: Sequence[Sequence["Answer"]], o: dict[str, Any]) -> None:

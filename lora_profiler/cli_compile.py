@@ -49,10 +49,12 @@ def compile_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     """Trace MODEL's training step, full and LoRA or as asked, and keep the profiles that answer for every size."""
     check_new_file(o["output"], o["force"])
     from lora_profiler.catalog import find_gpu, find_model
+    from lora_profiler.report.tracing import shown
 
     specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
     platform = platform_of(o, find_gpu(o["gpu"]) if o["gpu"] else None)
-    made = [each for spec in specs for workload in workloads(spec, ctx, platform) for each in _compiled(workload)]
+    with shown(at_once=None):
+        made = [each for spec in specs for workload in workloads(spec, ctx, platform) for each in _compiled(workload)]
     from lora_profiler.report.profiles import profile_blocks, profile_records
 
     if o["form"] == "json":
@@ -69,8 +71,6 @@ def _compiled(workload: Any) -> "Sequence[Profile]":
     found: list[Profile] = []
     refused: list[CompileError] = []
     for each in variants(workload):
-        setup = each.setup
-        click.echo(f"tracing {workload.model.id}, {setup.method}: batch {setup.batch_size}, {setup.seq_len:,} tokens", err=True)
         try:
             found.append(compile_profile(each))
         except CompileError as e:

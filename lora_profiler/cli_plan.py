@@ -40,13 +40,15 @@ def plan_command(ctx: click.Context, /, model: str, **o: Any) -> None:
     from lora_profiler.planning.cluster import find_cluster, plan
     from lora_profiler.planning.network import find_network
     from lora_profiler.report.cluster import cluster_blocks, cluster_payload
+    from lora_profiler.report.tracing import shown
 
     if given(ctx, "world_size") or given(ctx, "sharding"):
         raise UsageError("the plan chooses world size and sharding; leave --world-size and --sharding out.")
     cluster = find_cluster(o["cluster"])
     network = find_network(o["interconnect"]) if o["interconnect"] else None
     spec = find_model(model, revision=o["revision"], offline=o["offline"])
-    options = plan(workloads(spec, ctx, platform_of(o, cluster.gpu)), cluster, network, o["engine"])
+    with shown():
+        options = plan(workloads(spec, ctx, platform_of(o, cluster.gpu)), cluster, network, o["engine"])
     if o["form"] == "json":
         print_json(cluster_payload(spec, options, cluster, network), o["output"])
     else:

@@ -119,6 +119,20 @@ def seconds_text(seconds: float) -> str:
     return f"{minutes:,} min {rest} s"
 
 
+def about_text(seconds: float) -> str:
+    """A time that is only roughly known: 3 -> 'some seconds', 24 -> 'about 20 s', 75 -> 'about a minute'."""
+    if seconds < 7.5:
+        return "some seconds"
+    if seconds < 55:
+        return f"about {10 * max(round(seconds / 10), 1)} s"
+    if seconds < 90:
+        return "about a minute"
+    if seconds < 3300:
+        minutes = round(seconds / 60)
+        return f"about {minutes if minutes < 10 else 5 * round(minutes / 5)} min"
+    return "about an hour" if seconds < 5400 else f"about {round(seconds / 3600)} hours"
+
+
 def clock_text(seconds: float) -> str:
     """A time as a clock shows it, for what changes while one looks: 7.9 -> '0:07', 3723 -> '1:02:03'."""
     minutes, rest = divmod(int(seconds), 60)

@@ -25,7 +25,7 @@ def predict(workload: Workload, engine: str = "auto") -> Prediction:
     """The prediction of the named answerer.
 
     "auto" takes a compiled profile where one is bundled or cached, else the rules, which say themselves where they are estimates
-    or lower bounds. "traced" traces the real step anew, which needs torch and takes some seconds, and keeps the profile.
+    or lower bounds. "traced" traces the real step anew, which needs torch and takes seconds to minutes, and keeps the profile.
 
     Raises UsageError for an engine that is unknown, and whatever the answerer raises.
     """

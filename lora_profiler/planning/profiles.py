@@ -1,10 +1,10 @@
 """Which profiles a model has, and when one is worth a trace."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from lora_profiler.compiled import has_profile, has_stand_in
-from lora_profiler.compiled.facts import windows_of
+from lora_profiler.compiled.facts import key_of, windows_of
 from lora_profiler.planning.engine import rules_know
 from lora_profiler.traced import missing
 from lora_profiler.unprofiled import why_unprofiled
@@ -17,6 +17,16 @@ def variants(workload: Workload) -> Iterator[Workload]:
     for batch in (1, 2):
         for seq in (2, *windows):
             yield replace(workload, setup=replace(workload.setup, batch_size=batch, seq_len=seq))
+
+
+def worth_a_trace(workloads: Sequence[Workload], *, other_sizes: bool) -> list[tuple[Workload, Workload]]:
+    """(what was asked, the workload to trace for it), each profile once; with `other_sizes` those of other sizes too."""
+    found: dict[str, tuple[Workload, Workload]] = {}
+    for asked in workloads:
+        for workload in (asked, *(variants(asked) if other_sizes else ())):
+            if is_worth_a_trace(workload):
+                found.setdefault(key_of(workload), (asked, workload))
+    return list(found.values())
 
 
 def is_worth_a_trace(workload: Workload) -> bool:

@@ -29,6 +29,17 @@ def compile_profile(workload: "Workload") -> "Profile":
     _check(workload)
     if reason := why_unprofiled(workload.setup):
         raise UsageError(reason)
+    from lora_profiler.compiled.tape import LEAST_UNITS
+    from lora_profiler.traced.effort import Size
+    from lora_profiler.traced.watch import watched
+
+    layers = workload.model.num_layers
+    few = [Size(depth) for depth in (*(LEAST_UNITS,) * 4, LEAST_UNITS + 1, LEAST_UNITS + 2) if depth < layers]
+    with watched(workload, [*few, Size(layers)], kept=True):  # as far as is known without torch
+        return _compiled(workload)
+
+
+def _compiled(workload: "Workload") -> "Profile":
     from lora_profiler.compiled.evaluation import forget
     from lora_profiler.compiled.facts import key_of
     from lora_profiler.compiled.library import keep
@@ -61,11 +72,20 @@ def predict(workload: "Workload") -> "Prediction":
     _check(workload)
     from lora_profiler.compiled import predict_with
     from lora_profiler.compiled.facts import key_of
-    from lora_profiler.traced.once import predict_once
 
     if why_unprofiled(workload.setup) or key_of(workload) in _refused:
-        return predict_once(workload)
+        return _once(workload)
     try:
         return replace(predict_with(compile_profile(workload), workload), engine="traced")
     except CompileError:
+        return _once(workload)
+
+
+def _once(workload: "Workload") -> "Prediction":
+    from lora_profiler.traced.effort import Size
+    from lora_profiler.traced.watch import watched
+
+    with watched(workload, [Size(workload.model.num_layers, workload.setup.seq_len)], kept=False):
+        from lora_profiler.traced.once import predict_once
+
         return predict_once(workload)

@@ -7,7 +7,7 @@ which passed all this, sizes aside, must only pass the trace of five units.
 
 import gc
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 
@@ -24,11 +24,13 @@ from lora_profiler.errors import CompileError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling import build_model
 from lora_profiler.prediction import Category
+from lora_profiler.traced.effort import Size
 from lora_profiler.traced.fit import NoPolynomialError, Point, fitted
 from lora_profiler.traced.flat import ChangingTapeError, Flat, TapeError, aligned, at_point, difference, flat
 from lora_profiler.traced.fold import Label, fold, labels_of, template, unfolded
 from lora_profiler.traced.layouts import at_depth, layout_of
 from lora_profiler.traced.run import trace
+from lora_profiler.traced.watch import effort as expected
 from lora_profiler.workload import Workload
 
 FLOP_PHASES = ("forward", "backward", "recompute")
@@ -40,9 +42,7 @@ _LONGEST = 4096
 """Tokens checked at where neither the facts nor the config set an end. Traces of long sequences are no slower."""
 
 
-def compile_profile(
-    workload: Workload, on_trace: Callable[[str], None] = lambda what: None, proven: Collection[str] = ()
-) -> Profile:
+def compile_profile(workload: Workload, proven: Collection[str] = ()) -> Profile:
     """The profile that answers `workload` and every other size for which the same facts hold.
 
     `proven` are `story`s of tapes that were checked at full depth already.
@@ -52,18 +52,18 @@ def compile_profile(
     enabled = gc.isenabled()
     gc.disable()  # the libraries hold a million objects, which would be looked through again and again
     try:
-        return _folded_or_whole(workload, on_trace, proven)
+        return _folded_or_whole(workload, proven)
     finally:
         if enabled:
             gc.enable()
 
 
-def _folded_or_whole(workload: Workload, on_trace: Callable[[str], None], proven: Collection[str]) -> Profile:
+def _folded_or_whole(workload: Workload, proven: Collection[str]) -> Profile:
     facts = facts_of(workload)
     points = _points(workload, facts)
     layout = layout_of(workload.model)
     try:
-        return _compiled(workload, facts, points, layout, on_trace, proven)
+        return _compiled(workload, facts, points, layout, proven)
     except ChangingTapeError as doubt:
         raise _refused(workload, str(doubt)) from None
     except (TapeError, DepthError) as doubt:
@@ -72,7 +72,7 @@ def _folded_or_whole(workload: Workload, on_trace: Callable[[str], None], proven
     except NoPolynomialError as doubt:
         raise _refused(workload, f"no polynomial goes through {doubt}") from None
     try:
-        return _compiled(workload, facts, points, None, on_trace, proven)
+        return _compiled(workload, facts, points, None, proven)
     except (TapeError, NoPolynomialError) as doubt:
         raise _refused(workload, str(doubt)) from None
 
@@ -89,17 +89,19 @@ def _compiled(
     facts: Facts,
     points: tuple[Point, ...],
     layout: Layout | None,
-    on_trace: Callable[[str], None],
     proven: Collection[str],
 ) -> Profile:
     model = workload.model
 
     def traced(spec: ModelSpec, point: Point) -> Flat:
-        on_trace(f"{spec.num_layers} layers, batch {point.batch}, {point.seq} tokens, rank {point.rank}")
         return flat(trace(at_point(replace(workload, model=spec), point), _on_meta))
 
     fit_at, check_at = points[:4], (_far(points[4], model, facts), *points[5:])
     small = model if layout is None else at_depth(model, layout.layers(LEAST_UNITS))
+    if (effort := expected()) is not None:
+        more = () if layout is None else (layout.layers(LEAST_UNITS + 1), layout.layers(LEAST_UNITS + 2))
+        depths = (*(small.num_layers,) * len(fit_at), *more, model.num_layers)
+        effort.plan([Size(depth) for depth in depths])
     flats = [traced(small, point) for point in fit_at]
     events, sizes = aligned(flats, fit_at)
     flops = {phase: _by_module([f.flops_of(phase) for f in flats], fit_at, layout) for phase in FLOP_PHASES}

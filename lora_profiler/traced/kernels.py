@@ -19,8 +19,10 @@ from lora_profiler.compiled.tape import LEAST_UNITS, Layout
 from lora_profiler.errors import UnbuildableError
 from lora_profiler.kernel import Gemm, Kernel, Kind, Phase, StepKernels, merged
 from lora_profiler.modeling import build_model
+from lora_profiler.traced.effort import Size
 from lora_profiler.traced.layouts import at_depth, layout_of
 from lora_profiler.traced.run import Traced, trace
+from lora_profiler.traced.watch import watched
 from lora_profiler.workload import Dtype, Workload
 
 aten = torch.ops.aten
@@ -63,11 +65,11 @@ def step_kernels(workload: Workload, build: Build | None = None) -> StepKernels:
     layout = layout_of(workload.model)
     units = None if layout is None else layout.units_of(workload.model.num_layers)
     if layout is None or units is None:
-        return recorded(workload, build, None)
-    few = [
-        recorded(replace(workload, model=at_depth(workload.model, layout.layers(u))), build, layout)
-        for u in (*FEW_UNITS, LEAST_UNITS)
-    ]
+        with watched(workload, [Size(workload.model.num_layers, workload.setup.seq_len)], kept=False):
+            return recorded(workload, build, None)
+    sizes = [Size(layout.layers(u), workload.setup.seq_len) for u in (*FEW_UNITS, LEAST_UNITS)]
+    with watched(workload, sizes, kept=False):
+        few = [recorded(replace(workload, model=at_depth(workload.model, size.layers)), build, layout) for size in sizes]
     _same(at_units(few[0], few[1], LEAST_UNITS), few[2], workload)
     return at_units(few[0], few[1], units)
 

@@ -19,6 +19,7 @@ from lora_profiler import modeling
 from lora_profiler.modeling.sharding import fully_sharded, tensor_parallel
 from lora_profiler.prediction import Category
 from lora_profiler.traced.categories import LOGITS, LOGITS_GRADIENT, completed
+from lora_profiler.traced.effort import Size
 from lora_profiler.traced.failures import naming_the_line
 from lora_profiler.traced.optimizers_on_meta import code_books
 from lora_profiler.traced.overrides import device_rules, fallbacks_noted, kernels_in_python, substitutes
@@ -31,6 +32,7 @@ from lora_profiler.traced.sharded_on_meta import (
     replicated_on_meta,
 )
 from lora_profiler.traced.tracer import Listener, Trace, Tracer
+from lora_profiler.traced.watch import effort
 from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
 
 
@@ -68,7 +70,9 @@ def trace(
 
     Raises UnbuildableError, with the line of the model's code, where that asks for a number that no tensor here holds.
     """
-    setup = workload.setup
+    setup, expected = workload.setup, effort()
+    if expected is not None:
+        expected.begin()
     with ExitStack() as group:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -80,7 +84,10 @@ def trace(
             if setup.sharding == "tp":
                 model = tensor_parallel(model, mesh)
             optimizer = modeling.make_optimizer(model, setup)
-        return _traced(workload, model, optimizer, padding, listener)
+        traced = _traced(workload, model, optimizer, padding, listener)
+    if expected is not None:
+        expected.end(Size(workload.model.num_layers, setup.seq_len), len(traced.trace.events))
+    return traced
 
 
 def _traced(

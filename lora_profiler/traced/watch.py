@@ -1,0 +1,60 @@
+"""Who waits for a trace is told of it: what is traced, before torch is loaded for it, and how long that will take."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Protocol
+
+from lora_profiler.traced.effort import Effort, Ended, Size
+
+if TYPE_CHECKING:
+    from lora_profiler.workload import Workload
+
+
+class Watch(Protocol):
+    """What is told."""
+
+    def began(self, workload: "Workload", effort: Effort, *, kept: bool) -> None:
+        """Traces begin, of a profile that is kept or for this answer alone. `effort` can be asked at any time, by any thread."""
+
+    def ended(self) -> None:
+        """They are over, whatever came of them."""
+
+
+_WATCH: ContextVar[Watch | None] = ContextVar("watch", default=None)
+_EFFORT: ContextVar[Effort | None] = ContextVar("effort", default=None)
+_ENDED: dict[tuple[str, str], list[Ended]] = {}
+"""Traces of this process, by the model's fingerprint and the method."""
+
+
+@contextmanager
+def watching(watch: Watch) -> Iterator[None]:
+    """Inside, `watch` is told of every trace of this thread."""
+    token = _WATCH.set(watch)
+    try:
+        yield
+    finally:
+        _WATCH.reset(token)
+
+
+@contextmanager
+def watched(workload: "Workload", sizes: Sequence[Size], *, kept: bool) -> Iterator[None]:
+    """Inside, traces for `workload` are made, of `sizes` as far as is known yet."""
+    watch, setup = _WATCH.get(), workload.setup
+    if watch is None or _EFFORT.get() is not None:
+        yield
+        return
+    ended = _ENDED.setdefault((workload.model.fingerprint, setup.method), [])
+    effort = Effort(ended, sizes, adapted=setup.lora is not None)
+    token = _EFFORT.set(effort)
+    watch.began(workload, effort, kept=kept)
+    try:
+        yield
+    finally:
+        _EFFORT.reset(token)
+        watch.ended()
+
+
+def effort() -> Effort | None:
+    """That of the traces being made, None where nobody watches."""
+    return _EFFORT.get()
