@@ -1,6 +1,7 @@
 """What is shown of records: columns that add up, failures that say what happened, JSON that its schema takes."""
 
 import csv
+import html
 import io
 import json
 from dataclasses import asdict, replace
@@ -13,6 +14,7 @@ from lora_profiler.analytic import predict
 from lora_profiler.campaign.results import result
 from lora_profiler.catalog import find_model
 from lora_profiler.compare import METRICS, PHASE_GROUPS, compare
+from lora_profiler.planning.scored import Scored
 from lora_profiler.prediction import CATEGORIES, PHASES, DeviceMemory, FlopCount
 from lora_profiler.record import STATUSES, Conditions, Energy, Failure, Flag, Record
 from lora_profiler.record_json import record_from_dict
@@ -28,6 +30,7 @@ from lora_profiler.report.measured_runs import (
 )
 from lora_profiler.report.measurement_payload import bench_payload, bench_schema, comparison_records, run_records
 from lora_profiler.report.measurements import alone_table, environment_line, error_table, record_blocks
+from lora_profiler.report.page import report_content, write_page
 from lora_profiler.report.speed import ratio_line, speed_lines
 from lora_profiler.throughput import full_against_lora, throughput, utilisation
 from lora_profiler.units import seconds_text
@@ -221,6 +224,26 @@ def test_utilisation_comes_with_its_peak_and_definitions() -> None:
     alone = shown(record, utilisation=utilisation(record, lora))
     assert metrics.MFU_DEFINITIONS[0] in alone and metrics.MFU_DEFINITIONS[1] not in alone
     assert "MFU" not in shown(record)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "step", "said", "not_said"),
+    [
+        ("float16", 2, "To try: --dtype bfloat16, or --dtype float32", "again"),
+        ("bfloat16", 2, "To try: --dtype float32, other weights", "bfloat16,"),
+        ("float32", None, "To try: one process, without --world-size", "--dtype"),
+    ],
+)
+def test_a_loss_that_is_no_number_is_told_what_helps(dtype: str, step: int | None, said: str, not_said: str) -> None:
+    """The same step again has the same loss; float16 without loss scaling has none, losses that differ are not about dtypes."""
+    workload = replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, dtype=dtype))  # type: ignore[arg-type]
+    failure = Failure(reason="the loss is nan" if step else "other losses", phase="loss", step=step)
+    record = records.make_record(workload, status="invalid", failure=failure, step_seconds=None)
+    text = shown(record)
+    assert said in text and not_said not in text[text.index("To try") :] and "idle" not in text
+    scored = Scored(record=record, prediction=None, refusal=None, comparisons=())
+    page = write_page(report_content([scored]))
+    assert html.escape(said, quote=False) in page
 
 
 def test_a_failure_says_what_happened_where_and_what_to_try() -> None:

@@ -7,6 +7,7 @@ from lora_profiler.planning.timing import Timing
 from lora_profiler.prediction import CATEGORIES, Prediction
 from lora_profiler.record import Device, Environment, Record
 from lora_profiler.report import metrics
+from lora_profiler.report.advice import advice
 from lora_profiler.report.blocks import Block, Row, RowKind, Table, heading, paragraph
 from lora_profiler.report.predictions import adapter_line, attention_words, exactness_lines, training_line
 from lora_profiler.report.ranks import ranks_lines, ranks_table
@@ -110,7 +111,7 @@ def _status_lines(record: Record, speed: Throughput | None) -> list[str]:
 
 def _failure_lines(record: Record, prediction: Prediction) -> list[str]:
     """What happened, where, what was known by then, and what to try."""
-    status, failure = record.measurement.status, record.measurement.failure
+    failure = record.measurement.failure
     lines = []
     if failure:
         where = f" in {metrics.PHASE_LABELS.get(failure.phase, failure.phase)}" if failure.phase else ""
@@ -130,8 +131,8 @@ def _failure_lines(record: Record, prediction: Prediction) -> list[str]:
     bounds = lower_bounds(record)
     lines += [f"At least, by then: {metrics.METRIC_LABELS[name]} {bytes_text(size)}." for name, size in bounds.items()]
     lines.append(f"Predicted: {predicted_peak_text(prediction)}.")
-    if status in metrics.STATUS_ADVICE:
-        lines.append(f"To try: {metrics.STATUS_ADVICE[status]}.")
+    if (to_try := advice(record)) is not None:
+        lines.append(f"To try: {to_try}.")
     return lines
 
 

@@ -259,10 +259,10 @@ STATUS_ADVICE: Final[dict[str, str]] = {
     "timeout": "a longer time limit, or a smaller batch or sequence",
     "crash": "the run again with the log at hand; `lora-profile doctor` shows what is installed",
     "unsupported": "another dtype, attention or optimizer, or what `lora-profile doctor` says is missing",
-    "invalid": "the run again on an idle machine",
+    "invalid": "one process, without --world-size: ranks that train together must have its losses",
     "interrupted": "the same command with --resume",
 }
-"""What to try after each failure."""
+"""What to try after each failure; `advice.py` knows more of some."""
 
 FLAG_DEFINITIONS: Final[dict[str, str]] = {
     "busy_machine": "other programs took processor time while steps were timed: times are too long",

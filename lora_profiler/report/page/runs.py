@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from lora_profiler.compare import TOTAL, Comparison, Metric, lower_bounds
 from lora_profiler.planning.scored import Scored
+from lora_profiler.record import Status
 from lora_profiler.report import metrics
+from lora_profiler.report.advice import advice
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.comparisons import run_cells
@@ -170,12 +172,14 @@ def _where(phase: str | None, step: int | None) -> str:
 
 
 def _definitions(failed: Sequence[Run]) -> list[str]:
-    statuses = dict.fromkeys(run.scored.record.measurement.status for run in failed)
+    to_try: dict[Status, dict[str, None]] = {}
+    for run in failed:
+        found = advice(run.scored.record)
+        to_try.setdefault(run.scored.record.measurement.status, {}).update({found: None} if found else {})
     lines = []
-    for status in statuses:
-        advice = metrics.STATUS_ADVICE.get(status)
+    for status, several in to_try.items():
         line = f"{metrics.STATUS_LABELS[status].capitalize()}: {metrics.STATUS_DEFINITIONS[status]}."
-        lines.append(f"{line} To try: {advice}." if advice else line)
+        lines.append(" ".join([line, *(f"To try: {each}." for each in several)]))
     return lines
 
 
