@@ -2,6 +2,7 @@
 
 import math
 import re
+from itertools import pairwise
 
 from lora_profiler.errors import UsageError
 
@@ -10,6 +11,7 @@ KIB, MIB, GIB, TIB = 2**10, 2**20, 2**30, 2**40
 _BYTE_UNITS = (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB))
 _COUNT_UNITS = (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3))
 _FLOP_UNITS = (("EFLOP", 10**18), ("PFLOP", 10**15), ("TFLOP", 10**12), ("GFLOP", 10**9), ("MFLOP", 10**6))
+_TIME_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 _MOST_BYTES = 2**63 - 1
 """What 64 bits count; no memory is that large."""
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([a-zA-Z]*)\s*")
@@ -67,6 +69,11 @@ def count_text(count: int) -> str:
     return f"{count:,}"
 
 
+def shape_text(rows: int, columns: int) -> str:
+    """The shape of a matrix, whose sizes have no separators: '4096 x 4096'."""
+    return f"{rows} x {columns}"
+
+
 def short_count_text(count: int) -> str:
     """A number as people say it: 8030261248 -> '8.03 B', 494032768 -> '494.0 M', 999 -> '999'."""
     for name, size in _COUNT_UNITS:
@@ -109,14 +116,26 @@ def change_text(ratio: float) -> str:
     return f"{sign}<0.1 %" if abs(ratio) < 0.0005 else f"{100 * ratio:+,.1f} %"
 
 
-def seconds_text(seconds: float) -> str:
-    """A time that people can read: 0.0213 -> '21.30 ms', 1.5 -> '1.50 s', 125 -> '2 min 5 s'."""
-    if seconds < 1:
+def seconds_text(seconds: float, largest: float | None = None) -> str:
+    """A time that people can read: 0.0213 -> '21.30 ms', 1.5 -> '1.50 s', 125 -> '2 min 5 s', 7500 -> '2 h 5 min'.
+
+    Of times that stand together all are written in the unit of the `largest`: 0.7199 beside 1.06 -> '0.72 s'.
+    """
+    if (seconds if largest is None else largest) < 1:
         return f"{1000 * seconds:,.2f} ms"
     if seconds < 120:
-        return f"{seconds:,.2f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes:,} min {rest} s"
+        return "<0.01 s" if 0 < seconds < 0.005 else f"{seconds:,.2f} s"
+    for (name, size), (lesser, part) in pairwise(_TIME_UNITS):
+        if seconds >= 2 * size:
+            whole, rest = divmod(round(seconds / part), size // part)
+            return f"{whole:,} {name} {rest} {lesser}"
+    raise AssertionError("two minutes are the least of these")
+
+
+def between_text(low: float, high: float, largest: float | None = None) -> str:
+    """Both ends of a span of time in one unit: '0.98 s to 1.45 s'."""
+    longest = high if largest is None else largest
+    return f"{seconds_text(low, longest)} to {seconds_text(high, longest)}"
 
 
 def about_text(seconds: float) -> str:

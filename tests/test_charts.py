@@ -35,6 +35,9 @@ from lora_profiler.report.charts import (
 )  # fmt: skip
 from lora_profiler.report.charts.figure import is_colour_name, repainted
 from lora_profiler.report.charts.labels import LONGEST
+from lora_profiler.report.charts.ticks import ticks
+from lora_profiler.report.learn.counts import counts_chart
+from lora_profiler.report.learn.layer import LoraLayer
 from lora_profiler.report.metrics import CATEGORY_LABELS
 from lora_profiler.steptime import PARTS
 from lora_profiler.units import GIB, MIB, byte_unit, bytes_text, seconds_text
@@ -313,7 +316,7 @@ def test_bars_of_time_add_up_and_their_whiskers_end_where_the_intervals_do(found
     (whiskers,) = traces(figure, "scatter", mode="markers")
     (ends,) = traces(figure, "scatter", mode="text")
     assert [drawn[y] for y in ends["y"]] == pytest.approx(totals)
-    assert [text.strip() for text in ends["text"]] == [seconds_text(total) for total in totals]
+    assert [text.strip() for text in ends["text"]] == [seconds_text(total, max(bar.high for bar in bars)) for total in totals]
     for bar, x, up, down in zip(
         bars, whiskers["x"], whiskers["error_x"]["array"], whiskers["error_x"]["arrayminus"], strict=True
     ):
@@ -543,6 +546,22 @@ def test_names_from_elsewhere_are_text_and_short(text: str) -> None:
         assert "hovertemplate" not in json.dumps(figure)
 
 
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e12))
+def test_ticks_are_few_and_round_and_within(low: float, length: float) -> None:
+    found = ticks(low, low + length, lambda place: f"{place:g}")
+    places = found["tickvals"]
+    assert 3 <= len(places) <= 9 and len(places) == len(found["ticktext"])
+    assert all(low - 1e-6 * length <= place <= low + length * (1 + 1e-6) for place in places)
+
+
+def test_axes_write_numbers_as_the_text_does() -> None:
+    """No 100k beside 100 K, and no minus but the one of the text."""
+    errors = charts.error_strip([ErrorDot(group="a", label="a", error=e, method="full") for e in (-0.3, 0.1)])
+    assert errors["layout"]["xaxis"]["ticktext"] == ["-30 %", "-20 %", "-10 %", "0 %", "10 %", "20 %", "30 %"]
+    numbers = charts.claim_chart(counts_chart(LoraLayer(d=4096, k=4096, r=8, alpha=16)))["layout"]["yaxis"]
+    assert numbers["ticktext"][:3] == ["10 K", "100 K", "1 M"] and numbers["tickvals"][:3] == [10_000, 100_000, 1_000_000]
+
+
 @given(st.text(max_size=200), st.integers(3, 60))
 def test_a_label_is_the_printable_text_as_plotly_will_show_it(text: str, longest: int) -> None:
     from html import unescape
@@ -558,5 +577,6 @@ def test_a_label_is_the_printable_text_as_plotly_will_show_it(text: str, longest
     if len(whole) <= longest:
         assert found.replace("&lt;", "<").replace("&amp;", "&") == whole
     else:
-        begin, _, end = found.replace("&lt;", "<").replace("&amp;", "&").partition("…")
-        assert whole.startswith(begin) and whole.endswith(end)
+        cut = found.replace("&lt;", "<").replace("&amp;", "&")
+        places = [place for place, sign in enumerate(cut) if sign == "…"]  # the text may hold one itself
+        assert any(whole.startswith(cut[:place]) and whole.endswith(cut[place + 1 :]) for place in places)

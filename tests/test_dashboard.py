@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from streamlit.testing.v1 import AppTest
 
 import records
@@ -23,7 +24,7 @@ from lora_profiler.record import Failure
 from lora_profiler.record_json import record_dict
 from lora_profiler.report import metrics
 from lora_profiler.report.room import room
-from lora_profiler.units import bytes_text, rate_text, seconds_text
+from lora_profiler.units import GIB, bytes_text, error_text, rate_text, seconds_text
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 HOSTILE = (
@@ -177,9 +178,10 @@ def test_a_card_brings_the_time_of_a_step_with_its_interval() -> None:
     assert len(times) == 2
     shown = texts(app)
     assert "One step on NVIDIA GeForce RTX 4090" in shown and metrics.BASIS_LABELS["fitted"] in shown
+    longest = max(time.high for time in times)
     for time, label in zip(times, ("full", "LoRA r16"), strict=True):
-        assert f"{label}\t{seconds_text(time.seconds)}" in shown
-        assert f"{label}: {seconds_text(time.low)} to {seconds_text(time.high)}" in shown
+        assert f"{label}\t{seconds_text(time.seconds, longest)}" in shown
+        assert f"{label}: {seconds_text(time.low, longest)} to {seconds_text(time.high, longest)}" in shown
         assert rate_text(time.tokens_per_second) in shown
     sums: dict[float, float] = {}
     for trace in figures(app)["times"]["data"]:
@@ -188,6 +190,18 @@ def test_a_card_brings_the_time_of_a_step_with_its_interval() -> None:
                 sums[place] = sums.get(place, 0.0) + milliseconds / 1000
     assert [sums[place] for place in sorted(sums)] == pytest.approx([time.seconds for time in times])
     assert shown.count("LoRA r16 makes ") == 1
+
+
+def test_a_time_on_a_card_that_has_no_room_says_so_beside_it() -> None:
+    shown = texts(
+        sound(opened(model="meta-llama/Llama-3.1-8B", gpu="rtx_4090", method=["full", "lora", "qlora"], checkpointing="yes"))
+    )
+    step, rate = (re.search(f"{head}[^\\n]*\\n(?:\\t.*\\n)*(.*)", shown)[1] for head in ("One step on", "Tokens a second"))  # type: ignore[index]
+    for note in (step, rate):
+        assert note.endswith("; full: as on a card with room")
+    assert "as on a card with room" not in texts(sound(opened(**GPT2, gpu="rtx_4090")))
+    for line in step.split("; ")[:3]:
+        assert len({unit for unit in re.findall(r" (ms|s)\b", line)}) == 1
 
 
 def test_a_card_of_unknown_speed_is_told_and_gets_no_time() -> None:
@@ -441,7 +455,7 @@ def test_a_link_that_names_a_file_reads_none(tmp_path: Path) -> None:
 def test_without_any_records_the_page_says_where_they_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_checkout(monkeypatch, tmp_path)
     app = sound(opened(page="compare"))
-    assert "There are no records yet" in texts(app) and "lora-profile bench" in texts(app)
+    assert "There are no records yet" in texts(app) and "lora-profile bench" in texts(app) and "`" not in texts(app)
 
 
 @pytest.mark.parametrize(
@@ -604,6 +618,23 @@ def test_the_figures_of_evidence_fill_what_the_headlines_count_and_no_more() -> 
     assert re.search(r"hollow: bigcode/gpt_bigcode-santacoder, QLoRA, 8 peaks off by -25\.48 % to -10\.61 %: that outputs", shown)
 
 
+def cells(app: AppTest) -> Any:
+    """The first table as its reader sees it."""
+    return convert_arrow_bytes_to_pandas_df(app.dataframe[0].proto.arrow_data.styler.display_values)
+
+
+def test_a_number_of_a_table_reads_as_it_does_in_the_text() -> None:
+    app = sound(opened(page="evidence"))
+    rows = measured_memory()
+    assert list(cells(app)["error, %"]) == [error_text(row.error).removesuffix(" %") for row in rows]
+    assert list(cells(app)["measured, GiB"]) == [f"{row.measured_bytes / GIB:,.2f}" for row in rows]
+    next(g for g in app.segmented_control if g.key == "evidence.kind").set_value("steps").run()
+    assert list(cells(app)["measured"]) == [seconds_text(row.measured_seconds) for row in measured_steps()]
+    app = sound(opened(page="compare"))
+    errors = [text for text in cells(app)["error, %"] if text != "-"]
+    assert errors and not any(text in ("+0.00", "-0.00") for text in errors)
+
+
 def test_evidence_is_narrowed_by_source_method_and_card() -> None:
     app = sound(opened(page="evidence"))
     app.multiselect(key="evidence.source").set_value(["fms"]).run()
@@ -617,9 +648,9 @@ def test_evidence_is_narrowed_by_source_method_and_card() -> None:
 def test_evidence_of_steps_is_another_table() -> None:
     app = sound(opened(page="evidence"))
     next(g for g in app.segmented_control if g.key == "evidence.kind").set_value("steps").run()
-    assert list(rows_of(app, "measured, s")["id"]) == [row.id for row in measured_steps()]
+    assert list(rows_of(app, "measured")["id"]) == [row.id for row in measured_steps()]
     app.multiselect(key="evidence.source").set_value(["qwen"]).run()
-    assert set(rows_of(sound(app), "measured, s")["source"]) == {"Qwen's README"}
+    assert set(rows_of(sound(app), "measured")["source"]) == {"Qwen's README"}
     next(g for g in app.segmented_control if g.key == "evidence.kind").set_value("memory").run()  # which has none of Qwen's
     assert len(rows_of(sound(app))) == len(measured_memory())
 
@@ -627,7 +658,7 @@ def test_evidence_of_steps_is_another_table() -> None:
 def test_the_nearest_rows_stand_beside_an_answer() -> None:
     model = "mistralai/Mistral-7B-v0.1"
     app = sound(opened(model=model, gpu="a100_sxm_80gb", batch_size="4", seq_len="4096", checkpointing="yes"))
-    peaks, steps = rows_of(app), rows_of(app, "measured, s")
+    peaks, steps = rows_of(app), rows_of(app, "measured")
     assert list(peaks["method"]) == ["full", "LoRA"] and set(peaks["model"]) == set(steps["model"]) == {model}
     assert all(url.startswith("https://github.com/") for url in (*peaks["published"], *steps["published"]))
     shown = texts(app)

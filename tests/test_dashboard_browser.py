@@ -380,7 +380,7 @@ def test_a_layer_is_changed_by_keys_and_a_claim_is_begun_and_cancelled(window: A
     w.page.wait_for_url(re.compile("r=16"))
     w.settle()
     assert "LoRA r16\t131,072" in w.cards()
-    drawn = w.page.get_by_role("img", name=re.compile("^Two paths .* A of 16 x 4,096"))
+    drawn = w.page.get_by_role("img", name=re.compile("^Two paths .* A of 16 x 4096"))
     assert drawn.evaluate("image => image.complete && image.naturalWidth") > 0
     w.page.locator(".js-plotly-plot").first.wait_for()
     w.button("Check this claim").click()

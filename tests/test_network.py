@@ -19,7 +19,7 @@ from lora_profiler.report.explain import explain_blocks
 from lora_profiler.report.payload import predict_schema
 from lora_profiler.report.render import plain
 from lora_profiler.steptime.update import fresh_bytes, update_bytes
-from lora_profiler.units import bytes_text, seconds_text
+from lora_profiler.units import between_text, bytes_text
 from lora_profiler.workload import LoraConfig, Sharding, TrainSetup, Workload
 
 WORLD = 8
@@ -91,7 +91,7 @@ def test_a_line_tells_what_sending_adds_to_a_step() -> None:
     assert bounds is not None
     (line,) = sending_lines([answer])
     assert line.startswith("full: a rank sends ")
-    assert line.endswith(f"with it a step takes {seconds_text(bounds[0])} to {seconds_text(bounds[1])}.")
+    assert line.endswith(f"with it a step takes {between_text(*bounds)}.")
     (alone,) = answers([Workload(model=model, setup=SETUP)], card)
     assert "--interconnect adds" in sending_lines([alone])[-1]
 

@@ -103,10 +103,24 @@ def test_error_text_is_signed_and_only_equality_is_exact(error: float, text: str
         (119.0, "119.00 s"),
         (125.4, "2 min 5 s"),
         (179.6, "3 min 0 s"),
+        (7199.4, "119 min 59 s"),
+        (7500, "2 h 5 min"),
+        (172_799, "48 h 0 min"),
+        (3 * 86_400 + 4 * 3_600, "3 d 4 h"),
+        (135_221_205 * 60 + 57, "93,903 d 15 h"),
     ],
 )
 def test_seconds_text(seconds: float, text: str) -> None:
     assert units.seconds_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [((0.7199, 1.06), "0.72 s"), ((0.7199, 0.9), "719.90 ms"), ((0.0013, 1.06), "<0.01 s"), ((0.0, 1.06), "0.00 s"),
+     ((1.06, 300.0), "1.06 s"), ((0.5, 300.0), "0.50 s")],
+)  # fmt: skip
+def test_times_that_stand_together_are_in_one_unit(seconds: tuple[float, float], text: str) -> None:
+    assert units.seconds_text(*seconds) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.0, "0:00"), (7.9, "0:07"), (59.99, "0:59"), (125, "2:05"), (3723.5, "1:02:03")])

@@ -44,7 +44,7 @@ def _models() -> None:
             "also called": [", ".join(e.aliases) for e in found],
             "source": [e.source for e in found],
         },
-        {"parameters, M": "%.1f"},
+        {"parameters, M": "%,.1f"},
         f"{count_text(len(found))} of {count_text(len(entries))} models",
     )
     if chosen is not None:
@@ -75,7 +75,7 @@ def _cards() -> None:
             "confidence": [c.confidence for c in found],
             "source": [c.source for c in found],
         },
-        {"usable, GiB": "%.2f", "bandwidth, GB/s": "%.0f", "bf16, TFLOP/s": "%.1f"},
+        {"usable, GiB": "%,.2f", "bandwidth, GB/s": "%,.0f", "bf16, TFLOP/s": "%,.1f"},
         f"{count_text(len(found))} of {count_text(len(cards))} cards",
     )
     if chosen is not None and found[chosen].usable_bytes is None:

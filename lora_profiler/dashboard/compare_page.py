@@ -125,8 +125,8 @@ def _nothing(picked: _Picked) -> None:
         parts.note("Choose on the left which records to show.")
     else:
         parts.note(
-            "Measure something first, on the page Measure or with `lora-profile bench MODEL`; or start with `lora-profile app "
-            "--records PATH`, or upload a file of records on the left.", heading="There are no records yet",
+            "Measure something first, on the page Measure or with lora-profile bench MODEL; or start with lora-profile app "
+            "--records PATH, or upload a file of records on the left.", heading="There are no records yet",
         )  # fmt: skip
 
 
@@ -221,10 +221,11 @@ def _table(chosen: Sequence[Run]) -> None:
             "device": [run.device for run in chosen],
         }
     )
-    number = {name: st.column_config.NumberColumn(format="%.2f") for name in frame.columns[3:7]}
+    number = {name: st.column_config.NumberColumn(format="%,.2f") for name in (*frame.columns[3:5], "step, ms")}
+    shown = parts.written(frame, {"error, %": parts.percents_off})
     picked = st.dataframe(
-        frame, hide_index=True, placeholder="-", key="runs", on_select="rerun", selection_mode="single-row",
-        column_config={**number, "tokens/s": st.column_config.NumberColumn(format="%.0f")},
+        shown, hide_index=True, placeholder="-", key="runs", on_select="rerun", selection_mode="single-row",
+        column_config={**number, "tokens/s": st.column_config.NumberColumn(format="%,.0f")},
         alt="One row a record: what was run, how it ended, predicted and measured peak, error, step time, tokens a second",
     )  # fmt: skip
     rows = [row for row in picked["selection"]["rows"] if row < len(chosen)]

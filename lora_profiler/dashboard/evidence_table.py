@@ -1,6 +1,6 @@
 """Public measurements as a table to sort, each with the address where it was published."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,21 +10,22 @@ import streamlit as st
 from lora_profiler.dashboard import parts
 from lora_profiler.evidence import MeasuredMemory, MeasuredStep
 from lora_profiler.report.metrics import METHOD_LABELS, READING_LABELS, SOURCE_LABELS
-from lora_profiler.units import GIB
+from lora_profiler.units import GIB, seconds_text
 
 Measured = MeasuredMemory | MeasuredStep
-_FORMATS = {
-    "measured, GiB": "%.3f", "predicted, GiB": "%.3f", "measured, s": "%.3f", "predicted, s": "%.3f", "error, %": "%+.2f",
+_TEXTS: dict[str, Callable[[float], str]] = {
+    "measured, GiB": parts.two_decimals, "predicted, GiB": parts.two_decimals, "measured": seconds_text,
+    "predicted": seconds_text, "error, %": parts.percents_off,
 }  # fmt: skip
 
 
 def show(rows: Sequence[Measured], key: str, says: str) -> None:
     """All of one kind. `says` stands under the table."""
     columns = [_memory(row) if isinstance(row, MeasuredMemory) else _step(row) for row in rows]
-    formats = {name: st.column_config.NumberColumn(format=text) for name, text in _FORMATS.items() if name in columns[0]}
+    shown = parts.written(pd.DataFrame(columns), {name: text for name, text in _TEXTS.items() if name in columns[0]})
     st.dataframe(
-        pd.DataFrame(columns), hide_index=True, key=key, alt=says, placeholder="-", height="auto" if len(rows) < 9 else 360,
-        column_config={**formats, "published": st.column_config.LinkColumn(display_text="source")},
+        shown, hide_index=True, key=key, alt=says, placeholder="-", height="auto" if len(rows) < 9 else 360,
+        column_config={"published": st.column_config.LinkColumn(display_text="source")},
     )  # fmt: skip
     parts.small(says)
 
@@ -60,8 +61,8 @@ def _step(row: MeasuredStep) -> dict[str, Any]:
     return {
         "model": row.model,
         "method": METHOD_LABELS[row.method],
-        "measured, s": row.measured_seconds,
-        "predicted, s": row.measured_seconds * (1 + row.error),
+        "measured": row.measured_seconds,
+        "predicted": row.measured_seconds * (1 + row.error),
         "error, %": 100 * row.error,
         "published": row.url,
         "tokens a step": row.tokens,

@@ -227,7 +227,7 @@ def _adapter() -> dict[str, Any]:
         )
     with right:
         alpha = st.number_input(
-            "Alpha", 0.0, float(MOST_ALPHA), value=None, step=1.0, format="%g", placeholder="2 × rank",
+            "Alpha", 0.0, float(MOST_ALPHA), value=None, step=1.0, format="%g", placeholder="2 x rank",
             help="LoRA's scale; costs nothing.", **_kept("alpha"),
         )  # fmt: skip
         dtype = _choice("Its dtype", "adapter_dtype", "Of the adapter: PEFT takes float32 on a 16-bit base.")

@@ -67,19 +67,22 @@ def _times(answers: Sequence[Answer]) -> list[Headline]:
     if not steps:
         return []
     full = next((s for s in steps.values() if s.workload.setup.method == "full"), None)
+    longest = max(step.time.high for step in steps.values())
     rows, rates = [], []
     for label, step in steps.items():
         time, beside = step.time, full.time if full and full is not step else None
         change = change_text(time.seconds / beside.seconds - 1) if beside else ""
         faster = change_text(time.tokens_per_second / beside.tokens_per_second - 1) if beside else ""
-        rows.append((label, seconds_text(time.seconds), change))
+        rows.append((label, seconds_text(time.seconds, longest), change))
         rates.append((label, rate_text(time.tokens_per_second), faster))
+    beyond = [method_label(a.prediction) for a in answers if a.fit and a.fit.verdict == "does_not_fit"]
+    unfit = f"; {', '.join(beyond)}: as on a card with room" if beyond else ""
     basis = metrics.BASIS_LABELS[next(iter(steps.values())).time.likeness]
     name = device_name(answers)
-    between = "; ".join(f"{label}: {interval_words(step)}" for label, step in steps.items())
+    between = "; ".join(f"{label}: {interval_words(step, longest)}" for label, step in steps.items())
     return [
-        Headline(label=f"One step on {name}", rows=tuple(rows), note=f"{between}; {basis}"),
-        Headline(label="Tokens a second", rows=tuple(rates), note=f"on {name}, padding among them"),
+        Headline(label=f"One step on {name}", rows=tuple(rows), note=f"{between}; {basis}{unfit}"),
+        Headline(label="Tokens a second", rows=tuple(rates), note=f"on {name}, padding among them{unfit}"),
     ]
 
 

@@ -36,7 +36,7 @@ def _table(table: Table) -> str:
         cells = (_head_cell(text, left=place < table.left) for place, text in enumerate(table.columns))
         head = f"<thead><tr>{''.join(cells)}</tr></thead>"
     body = "".join(_row(row, table) for row in table.rows)
-    label = escape(table.title or "table")
+    label = escape(table.title or f"table of {', '.join(filter(None, table.columns)) or table.rows[0].cells[0]}")
     inner = f'<table class="lp-table">{caption}{head}<tbody>{body}</tbody></table>'
     return f'<div class="lp lp-scroll" role="region" aria-label="{label}" tabindex="0">{inner}</div>'
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
@@ -13,7 +14,14 @@ from lora_profiler.printable import printable
 from lora_profiler.report.blocks import Block
 from lora_profiler.report.charts import CONFIG, Figure
 from lora_profiler.report.palette import ACCENT, LINE, PAPER, WARNING, Theme, colour
+from lora_profiler.units import error_text
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from pandas.io.formats.style import Styler
+
+MOST_WRITTEN = 1000
+"""Rows of a table whose numbers are written one by one: of ten thousand that takes 3 s."""
 Offer = tuple[str, str, str, Callable[[], str]]
 """A download: its label, file name and MIME type, and what makes the text when it is asked for."""
 
@@ -78,6 +86,20 @@ def note(*lines: str, heading: str = "") -> None:
 def figure(drawn: Figure, key: str, says: str) -> None:
     """A figure of `report.charts`. `says` is what a screen reader is told."""
     st.plotly_chart(drawn, theme=None, key=key, width="stretch", config=CONFIG, alt=says)
+
+
+def written(frame: "DataFrame", texts: Mapping[str, Callable[[float], str]]) -> "DataFrame | Styler":
+    """A table to sort whose numbers of these columns read as they do elsewhere; one of very many rows would take too long."""
+    return frame.style.format(texts, na_rep="-") if len(frame) <= MOST_WRITTEN else frame
+
+
+def percents_off(percents: float) -> str:
+    """A signed error for a column of per cent: '+0.47', '-<0.01', 'exact'."""
+    return error_text(percents / 100).removesuffix(" %")
+
+
+def two_decimals(number: float) -> str:
+    return f"{number:,.2f}"
 
 
 def downloads(key: str, offers: Sequence[Offer]) -> None:

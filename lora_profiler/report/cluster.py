@@ -11,7 +11,7 @@ from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
 from lora_profiler.report.predictions import adapter_line, attention_words, training_line
 from lora_profiler.report.ways import method_label
-from lora_profiler.units import GIB, bytes_text, count_text, in_unit, seconds_text, short_count_text
+from lora_profiler.units import GIB, between_text, bytes_text, count_text, in_unit, short_count_text
 from lora_profiler.workload import TrainSetup, setup_dict
 
 COLUMNS = ("", "sharding", "cards needed", "GiB a rank then", "GiB on all", "verdict", "sent, GiB", "step", "tokens a second")
@@ -52,9 +52,7 @@ def _cells(option: Option) -> tuple[str, ...]:
     whole, least = option.whole, option.least
     rates = option.tokens_per_second
     sent = option.communication
-    seconds = (
-        "?" if option.low_seconds is None else f"{seconds_text(option.low_seconds)} to {seconds_text(option.high_seconds or 0)}"
-    )
+    seconds = "?" if option.low_seconds is None else between_text(option.low_seconds, option.high_seconds or 0)
     return (
         method_label(whole.prediction),
         option.sharding,

@@ -10,7 +10,7 @@ from lora_profiler.prediction import Traffic
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.ways import method_label
-from lora_profiler.units import byte_unit, bytes_text, count_text, in_unit, seconds_text
+from lora_profiler.units import between_text, byte_unit, bytes_text, count_text, in_unit, seconds_text
 
 
 def communication_table(answers: Sequence[Answer]) -> Table | None:
@@ -52,8 +52,9 @@ def _step_rows(answers: Sequence[Answer]) -> list[Row]:
     bounds = [step_bounds(answer) for answer in answers]
     if not any(bounds):
         return []
+    longest = max(b[1] for b in bounds if b)
     return [
-        Row(cells=(label, *("" if b is None else seconds_text(b[i]) for b in bounds)), indent=1)
+        Row(cells=(label, *("" if b is None else seconds_text(b[i], longest) for b in bounds)), indent=1)
         for i, label in enumerate(("step, if all of it is hidden behind compute", "step, if nothing is"))
     ]
 
@@ -83,7 +84,7 @@ def sending_lines(answers: Sequence[Answer]) -> list[str]:
         if found.network is not None and found.seconds is not None:
             words += f", at least {seconds_text(found.seconds)} over {found.network.key}"
         if bounds is not None:
-            words += f"; with it a step takes {seconds_text(bounds[0])} to {seconds_text(bounds[1])}"
+            words += f"; with it a step takes {between_text(*bounds)}"
         lines.append(f"{words}.")
     return lines + communication_lines(answers)
 

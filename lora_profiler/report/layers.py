@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lora_profiler.prediction import LayerCost, Prediction
 from lora_profiler.report.blocks import Block, Row, Table
 from lora_profiler.report.ways import method_label
-from lora_profiler.units import bytes_text, count_text, flops_text, percent_text
+from lora_profiler.units import bytes_text, count_text, flops_text, percent_text, shape_text
 
 _INDEX = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)|(?<=\.)\d+$")
 _MOST_RANGES = 3
@@ -145,4 +145,4 @@ def _cost_row(name: str, count: int, values: Sequence[int], kind: str = "plain")
 
 
 def _shape(cost: LayerCost) -> str:
-    return f"{cost.in_features} x {cost.out_features}" if cost.in_features is not None else ""
+    return "" if cost.in_features is None or cost.out_features is None else shape_text(cost.in_features, cost.out_features)

@@ -1,5 +1,7 @@
 """How fast a run went, in words: step times with their interval, rates, energy, utilisation, and one way against another."""
 
+from functools import partial
+
 from lora_profiler.report import metrics
 from lora_profiler.throughput import Ratio, Throughput, Utilisation
 from lora_profiler.units import percent_text, rate_text, seconds_text
@@ -8,11 +10,11 @@ from lora_profiler.units import percent_text, rate_text, seconds_text
 def speed_lines(speed: Throughput, utilisation: Utilisation | None = None) -> list[str]:
     """A line for each kind of number; definitions follow where a utilisation is printed."""
     steps = speed.steps
-    interval = f"{seconds_text(steps.low)} to {seconds_text(steps.high)}"
+    text = partial(seconds_text, largest=max(steps.high, steps.mean, steps.p90))
     lines = [
-        f"step: {seconds_text(steps.median)}, the median of {steps.n}; 95 % interval {interval}",
-        f"half of all within {seconds_text(steps.mad)} of it; mean {seconds_text(steps.mean)}, "
-        f"10 % of them below {seconds_text(steps.p10)}, 10 % above {seconds_text(steps.p90)}",
+        f"step: {text(steps.median)}, the median of {steps.n}; 95 % interval {text(steps.low)} to {text(steps.high)}",
+        f"half of all within {text(steps.mad)} of it; mean {text(steps.mean)}, "
+        f"10 % of them below {text(steps.p10)}, 10 % above {text(steps.p90)}",
         _rates_line(speed),
     ]
     if speed.energy:

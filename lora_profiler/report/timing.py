@@ -12,7 +12,7 @@ from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.nearby import row_label
 from lora_profiler.report.ways import method_label
 from lora_profiler.steptime import PARTS, Part
-from lora_profiler.units import error_text, percent_text, rate_text, seconds_text
+from lora_profiler.units import between_text, error_text, percent_text, rate_text, seconds_text
 
 UNKNOWN = "?"
 THIS_MACHINE = "this machine's processor"
@@ -40,6 +40,8 @@ def time_table(answers: Sequence[Answer]) -> Table | None:
     known = [step for step in steps if step]
     if not known:
         return None
+    longest = max(step.time.high for step in known)
+    longest_part = max(max(step.time.parts.values(), default=0.0) for step in known)
     is_pair = len(answers) == 2 and answers[0].prediction.workload.setup.method == "full"
 
     def cells(label: str, value: Callable[[TimedStep], float], text: Callable[[float], str], *, share: bool) -> tuple[str, ...]:
@@ -48,10 +50,11 @@ def time_table(answers: Sequence[Answer]) -> Table | None:
         last = [percent_text(found[1] / found[0])] if both else []  # type: ignore[operator]  # neither is None
         return (label, *(UNKNOWN if f is None else text(f) for f in found), *last)
 
+    time, part_time = partial(seconds_text, largest=longest), partial(seconds_text, largest=longest_part)
     rows = [
-        Row(cells=cells("time", lambda s: s.time.seconds, seconds_text, share=True), kind="peak", indent=1),
-        Row(cells=cells("at least", lambda s: s.time.low, seconds_text, share=False), indent=1),
-        Row(cells=cells("at most", lambda s: s.time.high, seconds_text, share=False), indent=1),
+        Row(cells=cells("time", lambda s: s.time.seconds, time, share=True), kind="peak", indent=1),
+        Row(cells=cells("at least", lambda s: s.time.low, time, share=False), indent=1),
+        Row(cells=cells("at most", lambda s: s.time.high, time, share=False), indent=1),
         Row(cells=cells(_rate_label(answers), lambda s: s.time.tokens_per_second, rate_text, share=True), indent=1),
     ]
     if all(step.time.mfu is not None for step in known):
@@ -60,7 +63,7 @@ def time_table(answers: Sequence[Answer]) -> Table | None:
     for part in PARTS:
         if any(step.time.parts.get(part) for step in known):
             spent = partial(_seconds_of, part)
-            rows.append(Row(cells=cells(metrics.PART_LABELS[part], spent, seconds_text, share=False), indent=1))
+            rows.append(Row(cells=cells(metrics.PART_LABELS[part], spent, part_time, share=False), indent=1))
     labels = [method_label(answer.prediction) for answer in answers]
     ratio = [f"{metrics.METHOD_LABELS[answers[1].prediction.workload.setup.method]} / full"] if is_pair else []
     title = f"One step on {device_name(answers)}, {metrics.BASIS_LABELS[known[0].time.likeness]}"
@@ -114,15 +117,16 @@ def gap_line(label: str, gap: SpeedGap) -> str:
     """'LoRA r16 makes 77.43 % of full's FLOPs in 90.20 % of its time, 0.71 s more than its FLOPs suggest: it loses 0.40 s to
     casts of the adapters, ..., and gains 0.17 s in the optimizer's update; all else +0.01 s.'"""
     least = _LEAST_SHARE * gap.seconds
+    text = partial(seconds_text, largest=max(map(abs, (gap.gap_seconds, *gap.causes.values()))))
     named = sorted((item for item in gap.causes.items() if abs(item[1]) >= least), key=lambda item: -abs(item[1]))
-    lost = [f"{seconds_text(spent)} to {metrics.CAUSE_LABELS[cause]}" for cause, spent in named if spent > 0]
-    won = [f"{seconds_text(-spent)} in {metrics.CAUSE_LABELS[cause]}" for cause, spent in named if spent < 0]
+    lost = [f"{text(spent)} to {metrics.CAUSE_LABELS[cause]}" for cause, spent in named if spent > 0]
+    won = [f"{text(-spent)} in {metrics.CAUSE_LABELS[cause]}" for cause, spent in named if spent < 0]
     said = [f"{verb} {', '.join(words)}" for verb, words in (("loses", lost), ("gains", won)) if words]
     rest = gap.gap_seconds - sum(spent for _, spent in named)
-    more = f"{seconds_text(abs(gap.gap_seconds))} {'more' if gap.gap_seconds >= 0 else 'less'} than its FLOPs suggest"
+    more = f"{text(abs(gap.gap_seconds))} {'more' if gap.gap_seconds >= 0 else 'less'} than its FLOPs suggest"
     shares = f"{percent_text(gap.flops_ratio)} of full's FLOPs in {percent_text(gap.seconds_ratio)} of its time"
     why = f"it {', and '.join(said)}; all else" if said else "in all"
-    return f"{label} makes {shares}, {more}: {why} {'-' if rest < 0 else '+'}{seconds_text(abs(rest))}."
+    return f"{label} makes {shares}, {more}: {why} {'-' if rest < 0 else '+'}{text(abs(rest))}."
 
 
 def evidence_line(row: MeasuredStep) -> str:
@@ -135,18 +139,19 @@ def predicted_time_line(step: TimedStep, measured_seconds: float) -> str:
     """'predicted: 1.23 s (1.03 s to 1.52 s), like a fitted card; error -4.20 %', beside a measured time."""
     error = error_text(step.time.seconds / measured_seconds - 1)
     basis = metrics.BASIS_LABELS[step.time.likeness]
-    return f"predicted: {seconds_text(step.time.seconds)} ({interval_words(step)}), {basis}; error {error}"
+    return f"predicted: {seconds_text(step.time.seconds, step.time.high)} ({interval_words(step)}), {basis}; error {error}"
 
 
 def time_words(answers: Sequence[Answer]) -> str:
     """'full: 1.23 s (1.03 s to 1.52 s); LoRA r16: ...', of the methods whose time is known."""
-    pairs = zip(answers, steps_of(answers), strict=True)
-    return "; ".join(f"{method_label(a.prediction)}: {seconds_text(s.time.seconds)} ({interval_words(s)})" for a, s in pairs if s)
+    pairs = [(method_label(a.prediction), s) for a, s in zip(answers, steps_of(answers), strict=True) if s]
+    longest = max((step.time.high for _, step in pairs), default=0.0)
+    return "; ".join(f"{name}: {seconds_text(s.time.seconds, longest)} ({interval_words(s, longest)})" for name, s in pairs)
 
 
-def interval_words(step: TimedStep) -> str:
-    """'0.98 s to 1.45 s'."""
-    return f"{seconds_text(step.time.low)} to {seconds_text(step.time.high)}"
+def interval_words(step: TimedStep, largest: float | None = None) -> str:
+    """'0.98 s to 1.45 s'; `largest` of the times that stand beside it, if others do."""
+    return between_text(step.time.low, step.time.high, largest)
 
 
 def _definition(step: TimedStep) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from lora_profiler.report.charts.figure import Limit, note, values
 from lora_profiler.report.charts.labels import label
+from lora_profiler.report.charts.ticks import without_zeros
 from lora_profiler.report.palette import PAPER, SMALL_PX, WARNING
 from lora_profiler.units import byte_unit, bytes_text
 
@@ -32,7 +33,7 @@ def log_bytes_axis(smallest: int, largest: int, what: str, **changes: Any) -> di
     scale = math.log10(2)
     return values(
         what, type="log", range=[low * scale, high * scale], tickmode="array", tickvals=[2**p for p in powers if p >= 0],
-        ticktext=[bytes_text(2**p).replace(".00 ", " ") for p in powers if p >= 0], **changes,
+        ticktext=[without_zeros(bytes_text(2**p)) for p in powers if p >= 0], **changes,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from lora_profiler.report.charts.figure import Figure, figure, note, rows, values
 from lora_profiler.report.charts.labels import label, lines
+from lora_profiler.report.charts.ticks import powers_of_ten, short_count, ticks
 from lora_profiler.report.palette import FAINT_INK, SERIES_MARKS, Mark, Theme
 from lora_profiler.report.verify_charts import Chart, Series
 from lora_profiler.units import percent_text
@@ -34,7 +35,7 @@ def _curves(chart: Chart, theme: Theme) -> Figure:
         [_line(chart, series, mark) for series, mark in zip(chart.series, SERIES_MARKS, strict=False)],
         height=_PLOT_PX + _LEGEND_PX * len(chart.series),
         x=values(label(chart.x_label), type=chart.x_scale, **_ticks(chart.series)),
-        y=values(_y_title(chart), type=chart.y_scale, tickformat=_form(chart), nticks=6, **ends),
+        y=values(_y_title(chart), type=chart.y_scale, **{**_y_ticks(chart), **ends}),
         theme=theme,
         shapes=_whole(chart, "y") if chart.y_is_share else [],
         annotations=notes,
@@ -121,11 +122,14 @@ def _whole(chart: Chart, axis: str) -> list[dict[str, Any]]:
     return [{"type": "line", **along, "layer": "below", "line": {"color": FAINT_INK.light, "width": 1, "dash": "dash"}}]
 
 
-def _form(chart: Chart) -> str:
-    """How d3 writes the numbers of the upright axis."""
-    if chart.y_is_share:
-        return ".1~%"
-    return "~s" if any(y is not None and y >= _LARGE for series in chart.series for y in series.y) else "~g"
+def _y_ticks(chart: Chart) -> dict[str, Any]:
+    """How the numbers of the upright axis are written."""
+    largest = _largest(chart)
+    if chart.y_is_share or largest < _LARGE:
+        return {"tickformat": ".1~%" if chart.y_is_share else "~g", "nticks": 6}
+    if chart.y_scale == "linear":
+        return ticks(0, largest, short_count)
+    return powers_of_ten(min(y for series in chart.series for y in series.y if y), largest, short_count)
 
 
 def _largest(chart: Chart) -> float:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from lora_profiler.report.charts.dots import dot_mark, dot_name
 from lora_profiler.report.charts.figure import Figure, figure, rows, values
 from lora_profiler.report.charts.labels import label, lines
+from lora_profiler.report.charts.ticks import ticks
 from lora_profiler.report.palette import FAINT_INK, INK, Theme
 from lora_profiler.units import count_text, error_text
 from lora_profiler.workload import Method
@@ -51,11 +52,18 @@ def error_strip(dots: Sequence[ErrorDot], *, theme: Theme = "light") -> Figure:
     return figure(
         [*_dots(dots, place), _medians(members, place)],
         height=_AROUND_PX + _ROW_PX * len(groups),
-        x=values("error, % of what was measured (left: predicted too little)", range=[-reach, reach], ticksuffix=" %"),
+        x=values(
+            "error, % of what was measured (left: predicted too little)", range=[-reach, reach], **ticks(-reach, reach, _percent)
+        ),
         y=rows(labels, list(place.values())),
         theme=theme,
         shapes=[{**zero, "layer": "below"}],
     )
+
+
+def _percent(place: float) -> str:
+    """'-20 %', '0.05 %'."""
+    return f"{round(place, 9):,g} %"
 
 
 def _dots(dots: Sequence[ErrorDot], place: Mapping[str, float]) -> Iterator[dict[str, Any]]:

@@ -9,11 +9,12 @@ from lora_profiler.prediction import Prediction
 from lora_profiler.report.charts.bytes_axis import bytes_axis, log_bytes_axis
 from lora_profiler.report.charts.figure import Figure, figure, rows, values
 from lora_profiler.report.charts.labels import label, lines
+from lora_profiler.report.charts.ticks import powers_of_ten, short_count, ticks, without_zeros
 from lora_profiler.report.layers import group_layers
 from lora_profiler.report.metrics import LAYER_LABELS
 from lora_profiler.report.palette import BODY_PX, FAINT_INK, LINE, METHOD_MARKS, PAPER, Theme
 from lora_profiler.report.ways import method_label
-from lora_profiler.units import bytes_text, count_text, flops_text, percent_text, short_count_text
+from lora_profiler.units import bytes_text, count_text, flops_text, percent_text
 from lora_profiler.workload import Method
 
 LayerQuantity = Literal[
@@ -89,7 +90,7 @@ def layer_bars(
 
 
 def _name(row: LayerRow) -> str:
-    return f"{label(row.name, 40)}{f' ×{count_text(row.count)}' if row.count > 1 else ''}"
+    return f"{label(row.name, 40)}{f' x{count_text(row.count)}' if row.count > 1 else ''}"
 
 
 def _axis(quantity: LayerQuantity, smallest: int, largest: int, *, log: bool) -> tuple[dict[str, Any], float, float]:
@@ -102,13 +103,14 @@ def _axis(quantity: LayerQuantity, smallest: int, largest: int, *, log: bool) ->
         axis, size = bytes_axis(round(1.1 * largest), what)
         return axis, size, 0
     if not log:
-        return values(what, range=[0, 1.3 * largest], tickformat="~s"), 1, 0
+        return values(what, range=[0, 1.3 * largest], **ticks(0, 1.3 * largest, short_count)), 1, 0
     low, high = math.log10(smallest) - 0.35, math.log10(largest) + 0.75
-    powers = range(math.ceil(low), math.floor(high) + 1)
-    texts = [flops_text(10**p) if quantity == "flops" else short_count_text(10**p) for p in powers]
-    texts = [text.replace(".00 ", " ").replace(".0 ", " ") for text in texts]
-    ticks = {"tickmode": "array", "tickvals": [10**p for p in powers], "ticktext": texts}
-    return values(what, type="log", range=[low, high], **ticks), 1, _EDGE * 10**low
+    text = _short_flops if quantity == "flops" else short_count
+    return values(what, type="log", range=[low, high], **powers_of_ten(10**low, 10**high, text)), 1, _EDGE * 10**low
+
+
+def _short_flops(count: float) -> str:
+    return without_zeros(flops_text(round(count)))
 
 
 def _text(value: int, quantity: LayerQuantity) -> str:

@@ -53,6 +53,6 @@ def _median(timed: Sequence[float], scale: float) -> tuple[list[dict[str, Any]],
     along = {"x0": 0, "x1": 1, "xref": "paper", "layer": "below"}
     band = {"type": "rect", **along, "y0": low, "y1": high, "line": {"width": 0}, "fillcolor": PANEL.light}
     line = {"type": "line", **along, "y0": middle, "y1": middle, "line": {"color": FAINT_INK.light, "width": 1, "dash": "dash"}}
-    ends = f"{seconds_text(low / scale)} to {seconds_text(high / scale)}"
-    text = f"median {seconds_text(middle / scale)}, 95 % interval {ends}"
+    low_text, middle_text, high_text = (seconds_text(end / scale, high / scale) for end in (low, middle, high))
+    text = f"median {middle_text}, 95 % interval {low_text} to {high_text}"
     return [band, line], [note(text, x=1, xref="paper", xanchor="right", y=1, yref="paper", yanchor="bottom")]

@@ -93,8 +93,9 @@ def _intervals(bars: Sequence[TimeBar], positions: Sequence[float], size: float)
 
 
 def _sums(bars: Sequence[TimeBar], positions: Sequence[float], size: float) -> dict[str, Any]:
+    longest = max((bar.high for bar in bars), default=0.0)
     return {
         "type": "scatter", "mode": "text", "x": [bar.high / size for bar in bars], "y": list(positions),
-        "text": [f" {seconds_text(bar.total_seconds)}" for bar in bars], "textposition": "middle right", "hoverinfo": "skip",
-        "textfont": {"size": BODY_PX, "color": INK.light}, "cliponaxis": False, "showlegend": False,
+        "text": [f" {seconds_text(bar.total_seconds, longest)}" for bar in bars], "textposition": "middle right",
+        "hoverinfo": "skip", "textfont": {"size": BODY_PX, "color": INK.light}, "cliponaxis": False, "showlegend": False,
     }  # fmt: skip

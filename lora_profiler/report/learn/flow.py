@@ -3,7 +3,7 @@
 from lora_profiler.report.learn import svg
 from lora_profiler.report.learn.layer import LoraLayer
 from lora_profiler.report.palette import Theme
-from lora_profiler.units import count_text
+from lora_profiler.units import count_text, shape_text
 
 WIDTH, HEIGHT = 440, 400
 _LEFT, _RIGHT, _MIDDLE = 110.0, 320.0, 215.0
@@ -21,14 +21,14 @@ def flow(layer: LoraLayer, theme: Theme | None = None) -> str:
         svg.text(_LEFT + 10, 68, "frozen", "faint small"),
         svg.text(_RIGHT + 10, 62, "trained", "faint small"),
         svg.text(_LEFT, 162, "W", "ink mid big"),
-        svg.text(_LEFT, 184, f"{d} × {k}", "faint mid small"),
-        _trained(74, "A", f"{r} × {k}", wide_above=True),
+        svg.text(_LEFT, 184, shape_text(layer.d, layer.k), "faint mid small"),
+        _trained(74, "A", shape_text(layer.r, layer.k), wide_above=True),
         svg.arrow([(_RIGHT, 132), (_RIGHT, 166)], "lora-line"),
         svg.text(_RIGHT + 10, 154, f"{r} numbers", "faint small"),
-        _trained(168, "B", f"{d} × {r}", wide_above=False),
+        _trained(168, "B", shape_text(layer.d, layer.r), wide_above=False),
         svg.arrow([(_RIGHT, 226), (_RIGHT, 252)], "lora-line"),
         svg.box(_RIGHT - 80, 254, 160, 30, "panel lora-line", 15),
-        svg.text(_RIGHT, 274, f"× alpha / r = {layer.scaling:.3g}"),
+        svg.text(_RIGHT, 274, f"x alpha / r = {layer.scaling:.3g}"),
         svg.arrow([(_LEFT, 232), (_LEFT, 324), (_MIDDLE - 16, 324)]),
         svg.arrow([(_RIGHT, 284), (_RIGHT, 324), (_MIDDLE + 16, 324)], "lora-line"),
         f'<circle cx="{_MIDDLE:g}" cy="324" r="14" class="panel line" stroke-width="1.5"/>',
@@ -55,8 +55,9 @@ def _trained(top: float, name: str, shape: str, *, wide_above: bool) -> str:
 def flow_words(layer: LoraLayer) -> str:
     """What is seen, for who does not see it."""
     d, k, r = (count_text(n) for n in (layer.d, layer.k, layer.r))
+    w, a, b = (shape_text(*sizes) for sizes in ((layer.d, layer.k), (layer.r, layer.k), (layer.d, layer.r)))
     return (
-        f"Two paths from x to h. On the left x, {k} numbers a token, goes through the frozen W of {d} x {k}. On the right it "
-        f"goes through A of {r} x {k}, which makes {r} numbers of it, then through B of {d} x {r}, and is multiplied by "
+        f"Two paths from x to h. On the left x, {k} numbers a token, goes through the frozen W of {w}. On the right it goes "
+        f"through A of {a}, which makes {r} numbers of it, then through B of {b}, and is multiplied by "
         f"alpha / r = {layer.scaling:.3g}. Both are added: h = W x + (alpha / r) B (A x), {d} numbers a token."
     )

@@ -3,7 +3,7 @@
 from lora_profiler.report.learn import svg
 from lora_profiler.report.learn.layer import LoraLayer
 from lora_profiler.report.palette import Theme
-from lora_profiler.units import count_text, percent_text
+from lora_profiler.units import count_text, percent_text, shape_text
 
 WIDTH = 440
 _DRAWN_PX = 190.0
@@ -32,7 +32,7 @@ def matrices(layer: LoraLayer, theme: Theme | None = None) -> str:
         parts += [
             svg.text(middle, 20, name, "ink mid big"),
             svg.box(middle - width / 2, _TOP_PX, width, height, role),
-            svg.text(middle, bottom + 22, f"{count_text(rows)} × {count_text(columns)}", "faint mid small"),
+            svg.text(middle, bottom + 22, shape_text(rows, columns), "faint mid small"),
             svg.text(middle, bottom + 41, count_text(count), "ink mid"),
         ]
         left += slot + _GAP_PX

@@ -17,7 +17,7 @@ from lora_profiler.report.page.content import Content
 from lora_profiler.report.page.parts import Beside, Drawing, Fact, Fold, Part, Picture, Section
 from lora_profiler.report.verify import claim_blocks
 from lora_profiler.report.verify_charts import Chart
-from lora_profiler.units import bytes_text, count_text, percent_text
+from lora_profiler.units import bytes_text, count_text, percent_text, shape_text
 
 _MOST_AT_ONCE = 6
 """Figures of one heading; the others are in a fold."""
@@ -44,7 +44,7 @@ def _layer_section(layer: LoraLayer) -> Section:
     counted = counts_chart(layer)
     return Section(
         name="layer",
-        title=f"One layer of {count_text(layer.d)} × {count_text(layer.k)}, rank {layer.r}, alpha {layer.alpha}",
+        title=f"One layer of {shape_text(layer.d, layer.k)}, rank {layer.r}, alpha {layer.alpha}",
         parts=(
             paragraph(*counts_words(layer)),
             _counts(layer),

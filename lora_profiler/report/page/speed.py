@@ -16,7 +16,7 @@ from lora_profiler.report.page.runs import Run
 from lora_profiler.report.speed import ratio_line
 from lora_profiler.report.ways import way_label
 from lora_profiler.throughput import Throughput, Utilisation, full_against_lora, utilisation
-from lora_profiler.units import count_text, percent_text, rate_text, seconds_text
+from lora_profiler.units import between_text, count_text, percent_text, rate_text, seconds_text
 
 MOST_BARS = 24
 
@@ -114,8 +114,8 @@ def _row(run: Run, speed: Throughput, used: Utilisation | None) -> tuple[str, ..
         count_text(run.number),
         *run_cells(run.scored.record),
         rate_text(tokens).removesuffix("/s") if tokens is not None else "",
-        seconds_text(steps.median),
-        f"{seconds_text(steps.low)} to {seconds_text(steps.high)}",
+        seconds_text(steps.median, steps.high),
+        between_text(steps.low, steps.high),
         count_text(steps.n),
         percent_text(used.mfu) if used else "",
         percent_text(used.hfu) if used else "",
@@ -143,5 +143,6 @@ def _steps_drawing(run: Run) -> Drawing:
 
 def _steps_table(warmup: Sequence[float], timed: Sequence[float]) -> Table:
     named = [("warm-up", s) for s in warmup] + [("timed", s) for s in timed]
-    rows = tuple(Row(cells=(str(number), kind, seconds_text(s))) for number, (kind, s) in enumerate(named, 1))
+    longest = max(seconds for _, seconds in named)
+    rows = tuple(Row(cells=(str(number), kind, seconds_text(s, longest))) for number, (kind, s) in enumerate(named, 1))
     return Table(title="The numbers of the figure", columns=("step", "", "time"), rows=rows, left=2)

@@ -150,6 +150,6 @@ def layer_drawings(name: str, predictions: Sequence[Prediction]) -> Iterable[Dra
 def _layers_table(rows: Sequence[LayerRow], quantity: LayerQuantity) -> Table:
     labels = list(rows[0].methods)
     text = bytes_text if quantity.endswith("bytes") else flops_text if quantity == "flops" else count_text
-    cells = [(row.name, f"×{count_text(row.count)}", *(text(row.values[name]) for name in labels)) for row in rows]
+    cells = [(row.name, f"x{count_text(row.count)}", *(text(row.values[name]) for name in labels)) for row in rows]
     title = f"{metrics.LAYER_LABELS[quantity].capitalize()}, in each of the copies"
     return Table(title=title, columns=("layer", "copies", *labels), rows=tuple(Row(cells=c) for c in cells))
