@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 
 from lora_profiler.errors import UsageError
@@ -28,6 +29,12 @@ def bytes_text(count: int) -> str:
         if abs(count) >= size:
             return f"{count / size:,.2f} {name}"
     return f"{count:,} B"
+
+
+def bytes_texts(counts: Sequence[int | None]) -> list[str]:
+    """Byte counts that stand together, in the unit of the largest: '1.87 GiB' and '0.25 GiB'."""
+    unit, size = byte_unit(max((abs(count) for count in counts if count is not None), default=0))
+    return ["not known" if count is None else f"{in_unit(count, size)} {unit}" for count in counts]
 
 
 def short_bytes_text(count: int) -> str:

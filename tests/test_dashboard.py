@@ -24,7 +24,7 @@ from lora_profiler.record import Failure
 from lora_profiler.record_json import record_dict
 from lora_profiler.report import metrics
 from lora_profiler.report.room import room
-from lora_profiler.units import GIB, bytes_text, error_text, rate_text, seconds_text
+from lora_profiler.units import GIB, bytes_text, bytes_texts, error_text, rate_text, seconds_text
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 HOSTILE = (
@@ -130,8 +130,10 @@ def test_methods_stand_side_by_side_and_bring_their_options() -> None:
     assert app.query_params["method"] == ["full", "qlora"]
     setup = TrainSetup(seq_len=256)
     qlora = replace(setup, lora=LoraConfig(), quantization=Quantization())
-    (answer,) = answers([Workload(model=find_model("gpt2"), setup=qlora)])
-    assert f"QLoRA r16\t{bytes_text(answer.prediction.peak.total_bytes)}" in texts(app)
+    found = answers([Workload(model=find_model("gpt2"), setup=s) for s in (setup, qlora)])
+    peaks = bytes_texts([answer.prediction.peak.total_bytes for answer in found])
+    assert f"full\t{peaks[0]}" in texts(app) and f"QLoRA r16\t{peaks[1]}" in texts(app)
+    assert {peak.split()[1] for peak in peaks} == {"GiB"}
 
 
 def test_options_come_back_with_their_method() -> None:

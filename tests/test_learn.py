@@ -194,7 +194,7 @@ def test_a_slider_changes_the_counts_the_pictures_and_the_address() -> None:
     app = opened(page="learn")
     assert not app.exception and not problems(app)
     assert "full\t16,777,216" in texts(app) and "LoRA r8\t65,536\t-99.6 %" in texts(app)
-    assert "192.00 MiB" in texts(app) and "768.00 KiB" in texts(app)
+    assert "192.00 MiB" in texts(app) and "0.75 MiB" in texts(app)
     slider(app, "r").set_value(64).run()
     assert "524,288 numbers train instead of 16,777,216: 96.88 % fewer." in texts(app)
     assert app.query_params["r"] in ("64", ["64"]) and set(app.query_params) == {"page", "r"}

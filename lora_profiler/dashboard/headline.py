@@ -12,7 +12,7 @@ from lora_profiler.report.timing import device_name, interval_words, steps_of
 from lora_profiler.report.ways import method_label
 from lora_profiler.units import (
     byte_unit,
-    bytes_text,
+    bytes_texts,
     change_text,
     flops_text,
     in_unit,
@@ -40,20 +40,21 @@ def headlines(answers: Sequence[Answer]) -> list[Headline]:
     least = min(p.parameters.trainable_fraction for p in predictions)
     found = [
         _headline(
-            "Peak memory" if known else "Peak memory without activations", predictions, lambda p: p.peak.total_bytes, bytes_text,
+            "Peak memory" if known else "Peak memory without activations", predictions, lambda p: p.peak.total_bytes, bytes_texts,
             _moments(predictions),
         ),
         _headline(
-            "Trained parameters", predictions, lambda p: p.parameters.trainable, short_count_text,
+            "Trained parameters", predictions, lambda p: p.parameters.trainable, _each(short_count_text),
             f"{percent_text(least)} of all" if least < 1 else "every weight",
         ),
         _headline(
-            "Held through the whole step", predictions, lambda p: sum(p.persistent_bytes.values()), bytes_text,
+            "Held through the whole step", predictions, lambda p: sum(p.persistent_bytes.values()), bytes_texts,
             "weights, gradients, optimizer states",
         ),
-        _headline("Saved for backward", predictions, lambda p: p.saved_activation_bytes, bytes_text, "activations and loss"),
+        _headline("Saved for backward", predictions, lambda p: p.saved_activation_bytes, bytes_texts, "activations and loss"),
         _headline(
-            "Compute per token", predictions, lambda p: p.flops.per_token if p.flops else None, flops_text, "forward and backward"
+            "Compute per token", predictions, lambda p: p.flops.per_token if p.flops else None, _each(flops_text),
+            "forward and backward",
         ),
     ]  # fmt: skip
     found += _times(answers)
@@ -96,16 +97,21 @@ def _headline(
     label: str,
     predictions: Sequence[Prediction],
     value: Callable[[Prediction], int | None],
-    text: Callable[[int], str],
+    texts: Callable[[Sequence[int | None]], list[str]],
     note: str,
 ) -> Headline:
     full = next((value(p) for p in predictions if p.workload.setup.method == "full"), None)
     rows = []
-    for p in predictions:
+    for p, text in zip(predictions, texts([value(p) for p in predictions]), strict=True):
         number, is_full = value(p), p.workload.setup.method == "full"
         change = change_text(number / full - 1) if number is not None and full and not is_full else ""
-        rows.append((method_label(p), "not known" if number is None else text(number), change))
+        rows.append((method_label(p), text, change))
     return Headline(label=label, rows=tuple(rows), note=note)
+
+
+def _each(text: Callable[[int], str]) -> Callable[[Sequence[int | None]], list[str]]:
+    """Numbers by themselves, each in its own unit."""
+    return lambda numbers: ["not known" if number is None else text(number) for number in numbers]
 
 
 def _verdict(answers: Sequence[Answer]) -> Headline | None:

@@ -17,7 +17,7 @@ from lora_profiler.report.learn.matrices import matrices, matrices_words
 from lora_profiler.report.learn.seen import seen
 from lora_profiler.report.metrics import CLAIM_VERDICT_LABELS
 from lora_profiler.report.verify_charts import Chart
-from lora_profiler.units import bytes_text, change_text, count_text
+from lora_profiler.units import bytes_texts, change_text, count_text
 
 _KEY = "learn."
 _LABELS = {
@@ -94,9 +94,9 @@ def _headlines(layer: LoraLayer) -> list[Headline]:
         Headline(label=label, rows=(("full", texts[0], ""), (f"LoRA r{layer.r}", texts[1], change)), note=note)
         for label, texts, note in (
             ("Numbers that train", [count_text(n) for n in both], "d k against r (d + k)"),
-            ("Gradients", [bytes_text(gradient_bytes(n)) for n in both], "in float32, 4 bytes a number"),
-            ("Adam's two averages", [bytes_text(adam_bytes(n)) for n in both], "in float32, 8 bytes a number"),
-            ("Gradients and Adam", [bytes_text(gradient_bytes(n) + adam_bytes(n)) for n in both], "12 bytes a number"),
+            ("Gradients", bytes_texts([gradient_bytes(n) for n in both]), "in float32, 4 bytes a number"),
+            ("Adam's two averages", bytes_texts([adam_bytes(n) for n in both]), "in float32, 8 bytes a number"),
+            ("Gradients and Adam", bytes_texts([gradient_bytes(n) + adam_bytes(n) for n in both]), "12 bytes a number"),
         )
     ]
 
