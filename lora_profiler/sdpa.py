@@ -116,6 +116,17 @@ def _efficient_takes(call: SdpaCall, capability: int) -> bool:
     return not (call.head_dim % alignment or call.value_dim % alignment)
 
 
+KEPT_SCORES = (
+    "Attention that keeps its scores, with checkpointing: torch's CUDA build over a pretended card held up to one more score "
+    "matrix (batch x heads x sequence x sequence) at the peak than is followed here."
+)
+
+
+def keeps_scores_again(workload: Workload, kernels: Collection[str]) -> bool:
+    """Whether `KEPT_SCORES` is to be said: seen with eager attention and the math kernel, under checkpointing, on CUDA alone."""
+    return workload.setup.device == "cuda" and workload.setup.checkpointing and not {"eager", "math"}.isdisjoint(kernels)
+
+
 def kernel_words(workload: Workload, kernels: Collection[str]) -> tuple[str, ...]:
     """What an answer takes for granted of attention's `kernels` on CUDA, a sentence each; nothing of other devices."""
     setup, platform = workload.setup, workload.platform

@@ -23,7 +23,7 @@ from lora_profiler.prediction import (
     ParameterCount,
     Prediction,
 )
-from lora_profiler.sdpa import kernel_words
+from lora_profiler.sdpa import KEPT_SCORES, keeps_scores_again, kernel_words
 from lora_profiler.workload import TrainSetup, Workload
 
 LAYER_ERROR, CHECKPOINTED_LAYER_ERROR = 0.03, 0.05
@@ -80,7 +80,8 @@ def predict(workload: Workload) -> Prediction:
     if setup.sharding == "tp":  # numbers are of the whole model, bytes of the rank's part
         one = plan_for(replace(workload, setup=replace(setup, world_size=1, sharding="none")))
         _, _, _, _, adapter, trainable, *_ = one.counts.evaluate(at)
-    exactness, is_checked = _exactness(plan, setup, totals), not (_is_unchecked(setup) or plan.masks_in_math)
+    unchecked = _is_unchecked(setup) or plan.masks_in_math or keeps_scores_again(workload, plan.kernels)
+    exactness, is_checked = _exactness(plan, setup, totals), not unchecked
     return Prediction(
         workload=workload,
         engine="analytic",
@@ -176,6 +177,8 @@ def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
         found.append("Activations of LoRA on an embedding are not modelled.")
     if plan.workload.setup.precision == "amp" and any(a.parameter is not None for a in plan.adapters):
         found.append("Adapters on packed experts under autocast: saved bytes were off by up to 1 KiB on small models.")
+    if keeps_scores_again(plan.workload, plan.kernels):
+        found.append(KEPT_SCORES)
     if plan.masks_in_math:
         # masks' copies are left out: it was 6 % too low in a tiny model of packed rows
         found.append("SDPA's math kernel with a mask, of packed rows or a filled sliding window, is not followed to the byte.")

@@ -24,7 +24,7 @@ from lora_profiler.prediction import (
     ParameterCount,
     Prediction,
 )
-from lora_profiler.sdpa import kernel_words
+from lora_profiler.sdpa import KEPT_SCORES, keeps_scores_again, kernel_words
 from lora_profiler.workload import Workload
 
 PROMOTION_ERROR = 0.20
@@ -72,7 +72,7 @@ def _prediction(found: Evaluation, workload: Workload) -> Prediction:
         name: found.persistent[name].evaluate(*at) if name in found.persistent else 0 for name in _PERSISTENT
     }
     kernels = _kernels(profile, workload)
-    doubt = _doubt(workload, kernels != profile.kernels)
+    doubt = _doubt(workload, kernels, kernels != profile.kernels)
     return Prediction(
         workload=workload,
         engine="compiled",
@@ -118,14 +118,16 @@ def _kernels(profile: Profile, workload: Workload) -> tuple[str, ...]:
     return ("cudnn",) if stands_in and {"flash", "efficient"} & set(profile.kernels) else profile.kernels
 
 
-def _doubt(workload: Workload, stands_in: bool) -> tuple[str, float] | None:
-    """Why an answer is an estimate, and how far off a peak may be; None where it is exact."""
+def _doubt(workload: Workload, kernels: tuple[str, ...], stands_in: bool) -> tuple[str, float | None] | None:
+    """Why an answer is an estimate, and how far off a peak may be, None where nobody can tell; None where it is exact."""
     setup = workload.setup
     if stands_in:
         return (
             "Traced with another fused kernel, which keeps what cuDNN's keeps and some bytes a layer more.",
             STAND_IN_ERROR,
         )
+    if keeps_scores_again(workload, kernels or ("eager",)):
+        return KEPT_SCORES, None
     mixed = setup.lora is not None and setup.lora.adapter_dtype != setup.dtype
     if setup.device == "cpu" and (mixed or setup.precision == "amp"):
         return (
