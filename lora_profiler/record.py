@@ -5,7 +5,7 @@ scores all history again. `None` means "not measured", never 0; a missing phase 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -296,7 +296,10 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One run as the store keeps it. `started_at` and `ended_at` are UTC, ISO 8601 with seconds."""
+    """One run as the store keeps it. `started_at` and `ended_at` are UTC, ISO 8601 with seconds.
+
+    The workload is on the platform of the environment, so that predictions are of the card and torch that ran it.
+    """
 
     workload: Workload
     conditions: Conditions
@@ -305,6 +308,9 @@ class Record:
     repeat: int = 0
     started_at: str | None = None
     ended_at: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "workload", replace(self.workload, platform=self.environment.trained_on))
 
     @property
     def case_key(self) -> str:

@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cache
 from math import isfinite
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -62,12 +62,10 @@ def record_from_dict(data: Mapping[str, Any]) -> Record:
         raise RecordError(f"A record needs {', '.join(missing)}.")
     for name in _DERIVED:
         decoded(str | None, data.get(name), name)
-    environment = decoded(Environment, data["environment"], "environment")
-    workload = workload_from_dict(_object(data["workload"], "workload"))
     return Record(
-        workload=replace(workload, platform=environment.trained_on),
+        workload=workload_from_dict(_object(data["workload"], "workload")),
         conditions=decoded(Conditions, data.get("conditions", {}), "conditions"),
-        environment=environment,
+        environment=decoded(Environment, data["environment"], "environment"),
         measurement=decoded(Measurement, data["measurement"], "measurement"),
         repeat=decoded(int, data.get("repeat", 0), "repeat"),
         started_at=decoded(str | None, data.get("started_at"), "started_at"),

@@ -9,11 +9,11 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_profiler.catalog import find_model
+from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.cli import predict_command, root
 from lora_profiler.cli_bench import bench_command
 from lora_profiler.cli_options import given as is_given
-from lora_profiler.cli_options import setups as command_line_setups
+from lora_profiler.cli_options import workloads as command_line_workloads
 from lora_profiler.dashboard.answered import answered, workloads
 from lora_profiler.dashboard.link import PAGES, parsed, written
 from lora_profiler.dashboard.measuring import Conditions, bench_arguments
@@ -21,6 +21,7 @@ from lora_profiler.dashboard.models import published_model, uploaded_model
 from lora_profiler.dashboard.question import CHOICES, METHODS, Question, from_params, idle_options, predict_arguments, to_params
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UnsupportedModelError, UsageError
 from lora_profiler.planning.setups import CPU_DEFAULTS, SetupOptions
+from lora_profiler.platform import Platform
 from lora_profiler.report.page import embedded_data, report_content, write_page
 from lora_profiler.workload import MAX_SIZE
 
@@ -184,6 +185,10 @@ def outcome(ask: Any) -> Any:
         return type(e), str(e)
 
 
+def platform_of(question: Question) -> Platform:
+    return Platform(capability=find_gpu(question.gpu).capability if question.gpu else None)
+
+
 @settings(deadline=None)
 @given(ANSWERABLE)
 def test_the_command_line_shown_asks_the_same_question(question: Question) -> None:
@@ -193,8 +198,8 @@ def test_the_command_line_shown_asks_the_same_question(question: Question) -> No
     assert ctx.params["models"] == (question.model,)
     told = [ctx.params[name] for name in ("gpu", "interconnect", "engine")]
     assert told == [question.gpu, question.interconnect, question.engine]
-    mine = outcome(lambda: [w.setup for w in workloads(model, question)])
-    assert mine == outcome(lambda: command_line_setups(model, ctx))
+    mine = outcome(lambda: workloads(model, question))
+    assert mine == outcome(lambda: command_line_workloads(model, ctx, platform_of(question)))
 
 
 @settings(deadline=None)
@@ -202,8 +207,8 @@ def test_the_command_line_shown_asks_the_same_question(question: Question) -> No
 def test_a_benchmark_asks_the_same_question_of_its_own_device(question: Question, conditions: Conditions) -> None:
     ctx = bench_command.make_context("bench", bench_arguments(question.model, question, conditions)[1:])
     model = find_model(question.model)
-    mine = outcome(lambda: [w.setup for w in workloads(model, question)])
-    assert mine == outcome(lambda: command_line_setups(model, ctx, question.options.device))
+    mine = outcome(lambda: workloads(model, question))
+    assert mine == outcome(lambda: command_line_workloads(model, ctx, platform_of(question), question.options.device))
     assert (ctx.params["device"], ctx.params["steps"], ctx.params["budget"]) == (None, conditions.steps, conditions.budget)
     assert all(is_given(ctx, name) for name in CPU_DEFAULTS), "on a CPU bench would take another value"
 

@@ -23,6 +23,7 @@ class FakeCard:
     name: str = "Fake"
     vendor: str = "nvidia"
     architecture: str = "ada"
+    capability: int | None = 89
     usable_is_estimated: bool = False
 
 

@@ -21,7 +21,8 @@ def test_the_command_line_has_the_same_options_with_the_same_defaults() -> None:
     assert names <= set(ctx.params)
     for name in names - {"methods"}:
         assert ctx.params[name] == getattr(options, name), name
-    beside = {"models", "revision", "offline", "gpu", "interconnect", "engine", "per_layer", "explain", "form", "output", "force"}
+    beside = {"models", "revision", "offline", "gpu", "torch", "interconnect", "engine"}
+    beside |= {"per_layer", "explain", "form", "output", "force"}
     assert set(ctx.params) - names == beside
 
 
