@@ -11,9 +11,9 @@ from statistics import fmean
 from typing import Any
 
 from lora_profiler.campaign.batch_search import verdict
-from lora_profiler.compare import PHASE_GROUPS, lower_bounds
+from lora_profiler.comparison.errors import PHASE_GROUPS, lower_bounds
 from lora_profiler.harness import Case
-from lora_profiler.record import Record
+from lora_profiler.records.record import Record
 from lora_profiler.units import bytes_text, error_text
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, setup_dict
 

@@ -20,15 +20,15 @@ from typing import Any
 from benchmarks import suite_models
 from lora_profiler.calibration.calibrate import Calibration, calibrate
 from lora_profiler.catalog import model_from_config
+from lora_profiler.comparison.percentiles import quantile
 from lora_profiler.harness import measure
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.record import Conditions, Record
+from lora_profiler.records.record import Conditions, Record
 from lora_profiler.report.calibration import calibration_blocks, calibration_payload
 from lora_profiler.report.render import markdown
 from lora_profiler.steptime.fit import Fitted, Measured
 from lora_profiler.steptime.local import LocalConstants
 from lora_profiler.steptime.roofline import by_kind
-from lora_profiler.throughput.spread import quantile
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 RESULTS = Path(__file__).parent / "results"

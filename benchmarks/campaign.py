@@ -39,12 +39,12 @@ from benchmarks.suites import home_device, suites
 from lora_profiler.campaign.durations import seconds_taken
 from lora_profiler.campaign.interrupts import last_when_asked, one_interrupt
 from lora_profiler.campaign.runs import Outcome, run_cases
-from lora_profiler.durable import write_durably
 from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean
 from lora_profiler.harness import Case, Heartbeat, MeasurementError, measure_case
-from lora_profiler.record import Environment, Failure, Measurement, Record
-from lora_profiler.record_lines import read_records
-from lora_profiler.store import Store
+from lora_profiler.records.atomic_write import write_durably
+from lora_profiler.records.lines import read_records
+from lora_profiler.records.record import Environment, Failure, Measurement, Record
+from lora_profiler.records.store import Store
 from lora_profiler.units import bytes_text, seconds_text
 
 CASE_TIMEOUT_SECONDS = 300.0

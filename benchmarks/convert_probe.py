@@ -21,10 +21,10 @@ from typing import Any
 
 import lora_profiler
 from lora_profiler.catalog import model_from_config
-from lora_profiler.durable import write_durably
 from lora_profiler.harness.failures_text import without_paths
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.record import (
+from lora_profiler.records.atomic_write import write_durably
+from lora_profiler.records.record import (
     Conditions,
     Device,
     DeviceSample,
@@ -35,9 +35,9 @@ from lora_profiler.record import (
     Record,
     Status,
 )
-from lora_profiler.record_checks import problems
-from lora_profiler.record_json import record_dict
-from lora_profiler.samples import half_width_limit, relative_half_width
+from lora_profiler.records.serialize import record_dict
+from lora_profiler.records.statistics import half_width_limit, relative_half_width
+from lora_profiler.records.validate import problems
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 Row = Mapping[str, Any]

@@ -13,7 +13,7 @@ from typing import TypeVar
 from benchmarks import suite_models
 from lora_profiler.harness import Case, make_case
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.record import Conditions
+from lora_profiler.records.record import Conditions
 from lora_profiler.workload import Device, LoraConfig, OptimizerImpl, Quantization, Recipe, TrainSetup, Workload
 
 QUICK = Conditions(memory_steps=3, min_timed_steps=3, max_timing_seconds=1.0)

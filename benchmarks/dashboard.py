@@ -26,8 +26,8 @@ from statistics import median
 from typing import Any
 
 from lora_profiler.harness.environment import cpu_model
-from lora_profiler.record_json import record_dict
-from lora_profiler.record_sets import read_set
+from lora_profiler.records.load import read_set
+from lora_profiler.records.serialize import record_dict
 
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results"

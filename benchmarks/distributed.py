@@ -24,8 +24,8 @@ from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.harness import Case, make_case, measure_case
 from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import Prediction
-from lora_profiler.record import Conditions, Record
-from lora_profiler.record_json import record_dict, record_from_dict
+from lora_profiler.records.record import Conditions, Record
+from lora_profiler.records.serialize import record_dict, record_from_dict
 from lora_profiler.workload import LoraConfig, Quantization, Sharding, TrainSetup, Workload
 
 RESULTS = Path(__file__).parent / "results"

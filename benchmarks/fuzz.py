@@ -198,8 +198,8 @@ def brief(is_brief: bool) -> Iterator[None]:
 
 def called(arguments: list[str]) -> Answer:
     """The command in this process, with JSON."""
-    from lora_profiler.cli import root
-    from lora_profiler.click_parts import run
+    from lora_profiler.cli.click_support import run
+    from lora_profiler.cli.main import root
 
     out, err = io.StringIO(), io.StringIO()
     words = [arguments[0], "--format", "json", *arguments[1:]]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from benchmarks.suite_models import bundled
 from lora_profiler.analytic import peak_bytes
 from lora_profiler.harness import Case, make_case
-from lora_profiler.record import Conditions
+from lora_profiler.records.record import Conditions
 from lora_profiler.units import GIB
 from lora_profiler.workload import Device, LoraConfig, Quantization, TrainSetup, Workload
 

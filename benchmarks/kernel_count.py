@@ -17,7 +17,7 @@ import torch
 
 from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.catalog import find_gpu, find_model
-from lora_profiler.kernel import StepKernels
+from lora_profiler.kernels import StepKernels
 from lora_profiler.steptime import predict_step_time
 from lora_profiler.traced.kernels import step_kernels
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload

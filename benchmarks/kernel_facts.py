@@ -20,9 +20,9 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lora_profiler.durable import write_durably
 from lora_profiler.harness.environment import environment
 from lora_profiler.harness.nvml import open_device
+from lora_profiler.records.atomic_write import write_durably
 
 Fact = Callable[[str], Any]
 

@@ -46,7 +46,7 @@ def orphans() -> list[int]:
     """Processes of the measuring child's module that descend from nobody of ours."""
     listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
-    return [int(pid) for pid, parent, args in rows if "lora_profiler.harness.begin" in args and parent == "1"]
+    return [int(pid) for pid, parent, args in rows if "lora_profiler.harness.entry" in args and parent == "1"]
 
 
 def killed_run(records: Path, seconds: float) -> tuple[bool, int]:

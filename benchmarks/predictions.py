@@ -16,15 +16,15 @@ from typing import Any, TypeAlias
 import lora_profiler
 from benchmarks.suites import home_device
 from lora_profiler.analytic import predict
-from lora_profiler.durable import write_durably
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case
 from lora_profiler.harness.provenance import source
 from lora_profiler.planning.fit import CONTEXT_BYTES
 from lora_profiler.platform import Platform
-from lora_profiler.record import Record
-from lora_profiler.record_json import workload_dict
-from lora_profiler.record_lines import read_records
+from lora_profiler.records.atomic_write import write_durably
+from lora_profiler.records.lines import read_records
+from lora_profiler.records.record import Record
+from lora_profiler.records.serialize import workload_dict
 
 BENCHMARKS = Path(__file__).resolve().parent
 PREDICTIONS, RECORDS = BENCHMARKS / "predictions", BENCHMARKS / "records"
@@ -35,14 +35,10 @@ PREDICTOR = (
     "analytic",
     "catalog",
     "planning",
-    "liger.py",
-    "loss_paths.py",
-    "packing.py",
+    "support",
     "platform.py",
-    "sdpa.py",
     "model_spec.py",
     "prediction.py",
-    "unprofiled.py",
     "workload.py",
 )
 """Parts of the package that a prediction can depend on."""

@@ -16,8 +16,8 @@ from time import perf_counter
 from benchmarks.suite_models import MEDIUM
 from lora_profiler.analytic import predict as by_rule
 from lora_profiler.catalog import find_model, model_from_config
-from lora_profiler.planning.cluster import find_cluster, plan
 from lora_profiler.planning.network import find_network
+from lora_profiler.planning.placement import find_cluster, plan
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.cluster import cluster_blocks
 from lora_profiler.report.render import markdown

@@ -22,12 +22,12 @@ from typing import Any
 import psutil
 
 from benchmarks.cpu_suites import QUICK, tiny
-from lora_profiler.campaign.cluster import Begun, Cluster, Event, opened
-from lora_profiler.campaign.cluster_runs import Spread, spread_cases
 from lora_profiler.campaign.planned import Planned, planned_elsewhere
+from lora_profiler.cluster_runs.ray import Begun, Cluster, Event, opened
+from lora_profiler.cluster_runs.scheduler import Spread, spread_cases
 from lora_profiler.harness import Case, Heartbeat
-from lora_profiler.record import Record
-from lora_profiler.store import Store
+from lora_profiler.records.record import Record
+from lora_profiler.records.store import Store
 
 RESULTS = Path(__file__).parent / "results"
 NUM_SEEDS = 5
@@ -90,7 +90,7 @@ def measuring() -> list[int]:
     """Processes of the measured module anywhere on this machine that descend from this process or from nobody."""
     found = []
     for process in psutil.process_iter(["pid", "ppid", "cmdline"]):
-        if "lora_profiler.harness.begin" in " ".join(process.info["cmdline"] or ()):
+        if "lora_profiler.harness.entry" in " ".join(process.info["cmdline"] or ()):
             ours = {parent.pid for parent in process.parents()}
             if process.info["ppid"] == 1 or os.getpid() in ours:
                 found.append(process.info["pid"])

@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from lora_profiler.compare import Comparison, ErrorSummary, misses, summary
-from lora_profiler.planning.scored import Scored, scored
+from lora_profiler.comparison.errors import Comparison, ErrorSummary, misses, summary
+from lora_profiler.comparison.mfu import impossible
+from lora_profiler.comparison.scored import Scored, scored
 from lora_profiler.prediction import Prediction
-from lora_profiler.record import Record
-from lora_profiler.record_lines import read_records
-from lora_profiler.throughput import impossible
+from lora_profiler.records.lines import read_records
+from lora_profiler.records.record import Record
 from lora_profiler.units import error_text
 
 RECORDS = Path(__file__).resolve().parent / "records"

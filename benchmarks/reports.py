@@ -15,10 +15,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from lora_profiler.planning.scored import scored
-from lora_profiler.record_sets import read_set
+from lora_profiler._paths import CACHE_VARIABLE
+from lora_profiler.comparison.scored import scored
+from lora_profiler.records.load import read_set
 from lora_profiler.report.page import mathematics_content, report_content, write_page
-from lora_profiler.user_folders import CACHE_VARIABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS, REPORTS = ROOT / "benchmarks" / "records", ROOT / "reports"

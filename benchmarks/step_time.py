@@ -24,12 +24,12 @@ from benchmarks.public_rows import stacks
 from benchmarks.public_rows.packaged import step_document, write
 from benchmarks.public_rows.replay import NotExpressibleError, Replay, replay_of, throughput_rows
 from lora_profiler.catalog import find_gpu
-from lora_profiler.kernel import StepKernels
+from lora_profiler.comparison.percentiles import quantile
+from lora_profiler.kernels import StepKernels
 from lora_profiler.steptime.constants import Fixed, Rates, rates_of
 from lora_profiler.steptime.fit import Fitted, Measured, fit, leave_out
 from lora_profiler.steptime.roofline import Step, loaded
 from lora_profiler.steptime.update import update_bytes
-from lora_profiler.throughput.spread import quantile
 from lora_profiler.traced.kernels import step_kernels
 from lora_profiler.workload import Workload
 

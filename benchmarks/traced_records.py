@@ -12,10 +12,10 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from benchmarks.records import RECORDS, RESULTS, row, scored_records, short
-from lora_profiler.compare import Comparison, compare, summary
+from lora_profiler.comparison.errors import Comparison, compare, summary
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.record import Record
-from lora_profiler.record_lines import read_records
+from lora_profiler.records.lines import read_records
+from lora_profiler.records.record import Record
 
 
 def traced(record: Record) -> tuple[str, list[Comparison], str]:

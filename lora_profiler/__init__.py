@@ -7,51 +7,50 @@
 The names below are imported when first used, so that `import lora_profiler` costs nothing.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING
+
+from lora_profiler._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from lora_profiler.catalog import Gpu, bundled_gpus, bundled_models, find_gpu, find_model
-    from lora_profiler.compare import Comparison, compare
+    from lora_profiler.comparison.errors import Comparison, compare
+    from lora_profiler.comparison.throughput import Throughput, throughput
     from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, TargetModulesError, UnsupportedModelError, UsageError
     from lora_profiler.harness import MeasurementError, measure
     from lora_profiler.model_spec import ModelSpec
     from lora_profiler.planning.answers import answers
     from lora_profiler.planning.engine import peak_bytes, predict
     from lora_profiler.planning.fit import Fit, fit
-    from lora_profiler.planning.levers import Lever, best_lever, levers
+    from lora_profiler.planning.memory_savings import Lever, best_lever, levers
     from lora_profiler.planning.sweep import sweep
     from lora_profiler.planning.timing import step_time
     from lora_profiler.prediction import FlopCount, LayerCost, Moment, ParameterCount, Prediction
-    from lora_profiler.record import Conditions, Environment, Measurement, Record
-    from lora_profiler.report.measurement_payload import bench_payload, bench_schema
-    from lora_profiler.report.payload import answer_dict, predict_schema, prediction_dict
-    from lora_profiler.store import Store
-    from lora_profiler.throughput import Throughput, throughput
+    from lora_profiler.records.record import Conditions, Environment, Measurement, Record
+    from lora_profiler.records.store import Store
+    from lora_profiler.report.json.bench import bench_payload, bench_schema
+    from lora_profiler.report.json.predict import answer_dict, predict_schema, prediction_dict
     from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
-__version__ = "0.4.0"
 
 _HOMES = {
     "catalog": ("Gpu", "bundled_gpus", "bundled_models", "find_gpu", "find_model"),
-    "compare": ("Comparison", "compare"),
+    "comparison.errors": ("Comparison", "compare"),
+    "comparison.throughput": ("Throughput", "throughput"),
     "errors": ("LoraProfilerError", "ModelNotFoundError", "TargetModulesError", "UnsupportedModelError", "UsageError"),
     "harness": ("MeasurementError", "measure"),
     "model_spec": ("ModelSpec",),
     "planning.answers": ("answers",),
     "planning.engine": ("peak_bytes", "predict"),
     "planning.fit": ("Fit", "fit"),
-    "planning.levers": ("Lever", "best_lever", "levers"),
+    "planning.memory_savings": ("Lever", "best_lever", "levers"),
     "planning.sweep": ("sweep",),
     "planning.timing": ("step_time",),
     "prediction": ("FlopCount", "LayerCost", "Moment", "ParameterCount", "Prediction"),
-    "record": ("Conditions", "Environment", "Measurement", "Record"),
-    "report.measurement_payload": ("bench_payload", "bench_schema"),
-    "report.payload": ("answer_dict", "predict_schema", "prediction_dict"),
-    "store": ("Store",),
-    "throughput": ("Throughput", "throughput"),
+    "records.record": ("Conditions", "Environment", "Measurement", "Record"),
+    "records.store": ("Store",),
+    "report.json.bench": ("bench_payload", "bench_schema"),
+    "report.json.predict": ("answer_dict", "predict_schema", "prediction_dict"),
     "workload": ("LoraConfig", "Quantization", "TrainSetup", "Workload"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -104,17 +103,6 @@ __all__ = [
     "sweep",
     "throughput",
 ]
-
-
-class _Package(ModuleType):
-    """This package. Two public functions share their names with the modules that hold them: importing those hides neither."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOME_OF and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> object:

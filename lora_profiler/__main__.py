@@ -5,11 +5,11 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Ends the process with the exit code of the contract: see `cli.main`."""
-    gc.disable()  # an answer's process ends before a search for cycles would pay; `cli.root` enables it for other commands
-    from lora_profiler import cli
+    """Ends the process with the exit code of the contract: see `cli/main.py`."""
+    gc.disable()  # an answer's process ends before a search for cycles would pay; `cli.main.root` enables it for other commands
+    from lora_profiler.cli.main import main as run_command
 
-    cli.main()
+    run_command()
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def a_settled_heap() -> Iterator[None]:
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str]) -> Run:
     """`lora-profile` in this process."""
-    from lora_profiler.cli import main
+    from lora_profiler.cli.main import main
 
     def run_(*arguments: str) -> Done:
         with pytest.raises(SystemExit) as ended:

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lora_profiler.report.learn.findings import ClaimFound, Findings
-from lora_profiler.report.verify_charts import Chart, Series
+from lora_profiler.report.verify.charts import Chart, Series
 from records import make_record
 
 RANKS = (1.0, 8.0, 64.0)

@@ -10,10 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-from lora_profiler.durable import write_durably
-from lora_profiler.harness.begin import die_with_parent
 from lora_profiler.harness.case import case_from_dict
-from lora_profiler.record_json import record_dict
+from lora_profiler.harness.entry import die_with_parent
+from lora_profiler.records.atomic_write import write_durably
+from lora_profiler.records.serialize import record_dict
 from records import make_record
 
 REAL = (100, 101)
@@ -30,7 +30,7 @@ def main() -> None:
     with open(log, "a") as lines:
         lines.write(f"{seed}\n")
     if seed in REAL:
-        os.execv(sys.executable, [sys.executable, "-m", "lora_profiler.harness.begin", *sys.argv[1:]])
+        os.execv(sys.executable, [sys.executable, "-m", "lora_profiler.harness.entry", *sys.argv[1:]])
     attempt = log.read_text().split().count(str(seed))
     if seed == LOSES_EVERY_WORKER or (seed == LOSES_ITS_WORKER_ONCE and attempt == 1):
         time.sleep(0.3)

@@ -11,7 +11,7 @@ from typing import Any
 import families
 from lora_profiler.catalog import model_from_config
 from lora_profiler.prediction import FlopCount, Moment, MomentName, ParameterCount, Prediction, Step
-from lora_profiler.record import Conditions, Device, Environment, Measurement, Record
+from lora_profiler.records.record import Conditions, Device, Environment, Measurement, Record
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 MODEL = model_from_config(dict(families.TINY["gpt2"]), id="tiny-gpt2", source="file")

@@ -16,7 +16,7 @@ from lora_profiler.harness.memory_pass import MemoryResult, memory_pass
 from lora_profiler.harness.process_group import joined, spread
 from lora_profiler.harness.training import Batches, Training
 from lora_profiler.modeling import build_model, make_optimizer
-from lora_profiler.record import Conditions
+from lora_profiler.records.record import Conditions
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 MODEL = model_from_config(dict(families.TINY["llama"]) | {"vocab_size": 515}, id="tiny", source="test")

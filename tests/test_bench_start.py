@@ -21,7 +21,7 @@ from lora_profiler.harness.device_choice import check_device, present_device
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import reserve_for
 from lora_profiler.planning.largest_batch import predicted_largest_batch
-from lora_profiler.record import Conditions
+from lora_profiler.records.record import Conditions
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 LLAMA = model_from_config(dict(families.TINY["llama"]), id="tiny-llama", source="file")

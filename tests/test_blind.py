@@ -14,8 +14,8 @@ from benchmarks import blind, predictions
 from benchmarks.campaign import main
 from benchmarks.suites import suites
 from lora_profiler.harness import Case, make_case
-from lora_profiler.record import Conditions, Failure, Record
-from lora_profiler.record_json import record_dict
+from lora_profiler.records.record import Conditions, Failure, Record
+from lora_profiler.records.serialize import record_dict
 from lora_profiler.workload import LoraConfig
 
 FULL = make_case(records.WORKLOAD)

@@ -21,9 +21,9 @@ from lora_profiler.errors import UsageError
 from lora_profiler.harness import MeasurementError, make_case
 from lora_profiler.harness.machine import last_cache_bytes
 from lora_profiler.harness.refusals import refuse
-from lora_profiler.kernel import Gemm, Kernel, StepKernels
-from lora_profiler.record import Conditions, Record
-from lora_profiler.record_json import decoded
+from lora_profiler.kernels import Gemm, Kernel, StepKernels
+from lora_profiler.records.record import Conditions, Record
+from lora_profiler.records.serialize import decoded
 from lora_profiler.steptime import Constants, Fixed, Rates
 from lora_profiler.steptime.constants import FRESH_BYTES
 from lora_profiler.steptime.fit import Fitted, Measured
@@ -276,7 +276,7 @@ def test_probes_multiply_in_the_format_that_the_card_has(supported: bool, half: 
 def test_steps_in_float16_have_losses(index: int) -> None:
     """Else a step would count as failed. AdamW's full one has none from its second step on."""
     pytest.importorskip("torch")
-    from lora_profiler.harness.child import losses_alone
+    from lora_profiler.harness.worker import losses_alone
 
     workload = fit_cases("cpu", "float16", four_bit=True)[index]
     short = replace(workload, setup=replace(workload.setup, seq_len=16))

@@ -13,8 +13,8 @@ import pytest
 from lora_profiler.campaign.batch_search import LargestBatch, ProbeFailedError, largest_batch
 from lora_profiler.campaign.runs import MARGIN_SECONDS, Outcome, run_cases
 from lora_profiler.harness import Case, Heartbeat, MeasurementInterrupted, make_case
-from lora_profiler.record import Conditions, Environment, Failure, Record
-from lora_profiler.store import Store
+from lora_profiler.records.record import Conditions, Environment, Failure, Record
+from lora_profiler.records.store import Store
 from records import WORKLOAD, make_record
 
 
@@ -225,7 +225,7 @@ def test_ctrl_c_keeps_what_has_finished_and_notes_what_has_not(tmp_path: Path) -
 def test_a_result_left_by_a_killed_run_is_taken_in(tmp_path: Path) -> None:
     import json
 
-    from lora_profiler.record_json import record_dict
+    from lora_profiler.records.serialize import record_dict
 
     store = Store(tmp_path / "records.jsonl")
     store.pending_path("left").write_text(json.dumps(record_dict(record_of(case()))))

@@ -9,8 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import records
-from lora_profiler.changes import CHANGE_METRICS, Change, ChangeMetric, Pair, SetupChange, Side, changes, paired, setup_changes
-from lora_profiler.record import Record
+from lora_profiler.comparison.regressions import (
+    CHANGE_METRICS,
+    Change,
+    ChangeMetric,
+    Pair,
+    SetupChange,
+    Side,
+    changes,
+    paired,
+    setup_changes,
+)
+from lora_profiler.records.record import Record
 
 OTHER_TORCH = {"packages": {**records.PACKAGES, "torch": "2.14.0"}}
 L4 = replace(records.H100, name="NVIDIA L4", total_bytes=23_034 * 2**20, uuid_hash="bbbb")

@@ -18,9 +18,9 @@ from learning import FINDINGS
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_model
 from lora_profiler.planning.fit import Verdict
-from lora_profiler.planning.levers import Lever
+from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.prediction import CATEGORIES, PHASES, CurvePoint, Phase
-from lora_profiler.record import PhaseSample
+from lora_profiler.records.record import PhaseSample
 from lora_profiler.report import charts, metrics, palette
 from lora_profiler.report.charts import (
     CategoryBar,
@@ -566,7 +566,7 @@ def test_axes_write_numbers_as_the_text_does() -> None:
 def test_a_label_is_the_printable_text_as_plotly_will_show_it(text: str, longest: int) -> None:
     from html import unescape
 
-    from lora_profiler.printable import printable
+    from lora_profiler._printable import printable
     from lora_profiler.report.charts.labels import label
 
     found = label(text, longest)

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 import commands
-from lora_profiler.report.payload import predict_schema
+from lora_profiler.report.json.predict import predict_schema
 
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "COLUMNS", "NO_COLOR"))} | {"HF_HUB_OFFLINE": "1"}
 

@@ -19,12 +19,12 @@ import pytest
 import commands
 import families
 from lora_profiler.campaign import runs, session
-from lora_profiler.cli import main
+from lora_profiler.cli.main import main
 from lora_profiler.harness import Case, Heartbeat, MeasurementInterrupted
 from lora_profiler.planning.engine import predict
-from lora_profiler.record import Failure, Record
-from lora_profiler.report.measurement_payload import bench_schema
-from lora_profiler.store import Store
+from lora_profiler.records.record import Failure, Record
+from lora_profiler.records.store import Store
+from lora_profiler.report.json.bench import bench_schema
 from records import make_record
 
 Answer = Callable[[Case], Record]
@@ -607,7 +607,7 @@ import sys
 sys.path[:0] = sys.argv[1].split(":")
 from test_cli_bench import record_of
 from lora_profiler.campaign import session
-from lora_profiler.cli import main
+from lora_profiler.cli.main import main
 from lora_profiler.harness import Heartbeat
 
 def measure(case, *, progress, **options):
@@ -664,7 +664,7 @@ def processes_of(place: Path) -> Iterator[str]:
             line = path.read_bytes().decode(errors="replace")
         except OSError:
             continue
-        if str(place) in line and "lora_profiler.harness.begin" in line:
+        if str(place) in line and "lora_profiler.harness.entry" in line:
             yield line
 
 

@@ -17,15 +17,15 @@ import pytest
 import commands
 import families
 import records
-from lora_profiler import cli_compare
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_model, model_from_config
-from lora_profiler.changes import CHANGE_METRICS
-from lora_profiler.cli import main
-from lora_profiler.compare import GROUPINGS, METRICS
-from lora_profiler.record import Failure, Record
-from lora_profiler.record_json import record_dict
-from lora_profiler.report.measurement_payload import bench_schema
+from lora_profiler.cli.main import compare as cli_compare
+from lora_profiler.cli.main import main
+from lora_profiler.comparison.errors import GROUPINGS, METRICS
+from lora_profiler.comparison.regressions import CHANGE_METRICS
+from lora_profiler.records.record import Failure, Record
+from lora_profiler.records.serialize import record_dict
+from lora_profiler.report.json.bench import bench_schema
 from lora_profiler.workload import Workload
 
 COMMITTED = Path(__file__).parents[1] / "benchmarks" / "records"

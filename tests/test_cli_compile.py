@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 from commands import Run
 from lora_profiler.compiled.evaluation import forget
 from lora_profiler.errors import CompileError
-from lora_profiler.report.payload import predict_schema
+from lora_profiler.report.json.predict import predict_schema
 
 TINY_BLOOM = {
     "model_type": "bloom", "architectures": ["BloomForCausalLM"], "hidden_size": 32, "n_layer": 6, "n_head": 4, "vocab_size": 500,

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_profiler.cli import main
-from lora_profiler.record import Record
-from lora_profiler.record_json import record_dict
+from lora_profiler.cli.main import main
+from lora_profiler.records.record import Record
+from lora_profiler.records.serialize import record_dict
 from lora_profiler.report.page import embedded_data
 from records import LORA_WORKLOAD, make_record
 from test_cli_bench import Bench, bench, record_of, statuses

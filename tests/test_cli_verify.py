@@ -23,12 +23,12 @@ from lora_profiler.mathematics import sources, verify
 from lora_profiler.mathematics.claim import CLAIMS, Checked, Finding
 from lora_profiler.mathematics.sources import Request, hub_folder, open_subject
 from lora_profiler.mathematics.subject import Subject
-from lora_profiler.private_text import private_text
-from lora_profiler.record import Device, Environment
+from lora_profiler.records.record import Device, Environment
+from lora_profiler.records.redaction import private_text
+from lora_profiler.report.progress.verify import shown_checks
 from lora_profiler.report.render import markdown, plain
-from lora_profiler.report.verify import verify_blocks, verify_payload, verify_schema
-from lora_profiler.report.verify_charts import verify_charts
-from lora_profiler.report.verify_progress import shown_checks
+from lora_profiler.report.verify.charts import verify_charts
+from lora_profiler.report.verify.document import verify_blocks, verify_payload, verify_schema
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -172,7 +172,7 @@ def test_help_loads_neither_torch_nor_claims() -> None:
 
     code = (
         "import sys, atexit; atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr)); "
-        "from lora_profiler.cli import main; main(['verify', '--help'])"
+        "from lora_profiler.cli.main import main; main(['verify', '--help'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "2, 3 and 4 must hold exactly" in done.stdout
@@ -269,7 +269,7 @@ def test_a_hub_that_cannot_be_reached_is_said_with_the_reason(monkeypatch: pytes
 
 def test_a_log_gets_a_line_when_a_claim_takes_long(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("lora_profiler.report.verify_progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("lora_profiler.report.progress.verify.time.monotonic", lambda: now[0])
     with shown_checks(1) as watch:
         tell = watch.begin(CLAIMS[4])
         for second in range(61):

@@ -11,10 +11,10 @@ import families
 import records
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_model, model_from_config
-from lora_profiler.compare import METRICS, TOTAL, Comparison, Grouping, claims, compare, lower_bounds, misses, summary
+from lora_profiler.comparison.errors import METRICS, TOTAL, Comparison, Grouping, claims, compare, lower_bounds, misses, summary
 from lora_profiler.prediction import DeviceMemory
-from lora_profiler.record import STATUSES
-from lora_profiler.record_checks import problems
+from lora_profiler.records.record import STATUSES
+from lora_profiler.records.validate import problems
 from lora_profiler.workload import Workload
 
 

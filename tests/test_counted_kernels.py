@@ -15,7 +15,7 @@ from lora_profiler.analytic import predict
 from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.catalog import find_gpu, model_from_config
 from lora_profiler.errors import UncountedError
-from lora_profiler.kernel import Kernel, StepKernels
+from lora_profiler.kernels import Kernel, StepKernels
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.platform import Platform
 from lora_profiler.steptime import predict_step_time

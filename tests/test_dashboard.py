@@ -20,8 +20,8 @@ from lora_profiler.catalog import bundled_gpus, bundled_models, find_gpu, find_m
 from lora_profiler.dashboard import predict_page
 from lora_profiler.evidence import interval, measured_memory, measured_steps
 from lora_profiler.planning.answers import answers
-from lora_profiler.record import Failure
-from lora_profiler.record_json import record_dict
+from lora_profiler.records.record import Failure
+from lora_profiler.records.serialize import record_dict
 from lora_profiler.report import metrics
 from lora_profiler.report.room import room
 from lora_profiler.units import GIB, bytes_text, bytes_texts, error_text, rate_text, seconds_text
@@ -552,7 +552,7 @@ def test_names_from_elsewhere_are_text(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def json_id(path: Path, place: int) -> str:
-    from lora_profiler.record_lines import read_records
+    from lora_profiler.records.lines import read_records
 
     return read_records(path).records[place].id
 

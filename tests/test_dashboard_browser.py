@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 import records
-from lora_profiler.record_json import record_dict
-from lora_profiler.record_lines import read_records
+from lora_profiler.records.lines import read_records
+from lora_profiler.records.serialize import record_dict
 from lora_profiler.report.page import embedded_data
 from lora_profiler.report.palette import PAPER
 from test_cli_app import served

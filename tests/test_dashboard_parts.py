@@ -19,7 +19,10 @@ from hypothesis import strategies as st
 import lora_profiler
 import records
 from dashboard_app import ROOT, opened, problems, tags_of, text_of, texts
+from lora_profiler._printable import printable
 from lora_profiler.catalog import find_gpu, find_model
+from lora_profiler.comparison.scored import scored
+from lora_profiler.comparison.throughput import throughput
 from lora_profiler.dashboard import following, markup, measuring, offers, parts
 from lora_profiler.dashboard import records as shown_records
 from lora_profiler.dashboard import settings as served
@@ -30,17 +33,14 @@ from lora_profiler.dashboard.question import Question
 from lora_profiler.dashboard.runs import FILTERS, choices, filtered, runs, scatter, strip
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import fit
-from lora_profiler.planning.scored import scored
 from lora_profiler.planning.setups import SetupOptions
 from lora_profiler.planning.sizes import batches, lengths, size_fits
-from lora_profiler.printable import printable
-from lora_profiler.record import Failure
-from lora_profiler.record_json import record_dict
-from lora_profiler.record_lines import StoreError
+from lora_profiler.records.lines import StoreError
+from lora_profiler.records.record import Failure
+from lora_profiler.records.serialize import record_dict
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.comparisons import run_name
 from lora_profiler.report.page import embedded_data
-from lora_profiler.throughput import throughput
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 # --- text -----------------------------------------------------------------------------------------------------------------

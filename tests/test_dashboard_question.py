@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_profiler.catalog import find_gpu, find_model
-from lora_profiler.cli import predict_command, root
-from lora_profiler.cli_bench import bench_command
-from lora_profiler.cli_options import given as is_given
-from lora_profiler.cli_options import workloads as command_line_workloads
+from lora_profiler.cli.bench import bench_command
+from lora_profiler.cli.main import predict_command, root
+from lora_profiler.cli.options import given as is_given
+from lora_profiler.cli.options import workloads as command_line_workloads
 from lora_profiler.dashboard.answered import answered, workloads
 from lora_profiler.dashboard.link import PAGES, parsed, written
 from lora_profiler.dashboard.measuring import Conditions, bench_arguments

@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 
 import several_ranks
-from lora_profiler.cli import main
+from lora_profiler.cli.main import main
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case, Heartbeat, MeasurementError, make_case, measure_case
 from lora_profiler.harness.case import case_dict
 from lora_profiler.harness.ranks import gathered, rank_result, with_reference
 from lora_profiler.harness.refusals import refuse
 from lora_profiler.planning.engine import predict
-from lora_profiler.record import Conditions, Failure, Record
-from lora_profiler.record_checks import problems
-from lora_profiler.record_json import record_dict, record_from_dict
+from lora_profiler.records.record import Conditions, Failure, Record
+from lora_profiler.records.serialize import record_dict, record_from_dict
+from lora_profiler.records.validate import problems
 from lora_profiler.report.ranks import ranks_lines, ranks_record, ranks_table
 from lora_profiler.workload import LoraConfig, Optimizer, Quantization, TrainSetup, Workload
 from records import ENVIRONMENT, make_record
@@ -110,7 +110,7 @@ def test_a_case_of_two_ranks_is_one_record(monkeypatch: pytest.MonkeyPatch) -> N
 BEGINNING = """
     import json, os, signal, sys, time
     from pathlib import Path
-    from lora_profiler.harness.begin import die_with_parent
+    from lora_profiler.harness.entry import die_with_parent
     die_with_parent()
     rank = int(os.environ["RANK"])
     Path(os.environ["PIDS"], str(rank)).write_text(str(os.getpid()))
@@ -184,7 +184,7 @@ def test_a_rank_that_failed_leaves_at_once(tmp_path: Path) -> None:
     """Its record is there, and nothing that runs at the end of a process, such as NCCL's destructor, can wait for the others."""
     program = """
         import atexit, sys, time
-        from lora_profiler.harness.child import main
+        from lora_profiler.harness.worker import main
         atexit.register(time.sleep, 600)
         print("its last words", end="")
         sys.exit(main(sys.argv[1:]))

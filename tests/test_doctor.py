@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fake_nvml import FakeDevice, FakeNvml
-from lora_profiler import doctor
+from lora_profiler.harness import doctor
 from lora_profiler.harness.abilities import Abilities, abilities
 
 ROOT = Path(__file__).parent.parent

@@ -17,9 +17,9 @@ import families
 from lora_profiler.campaign.interrupts import Interrupt, last_when_asked
 from lora_profiler.harness import MeasurementInterrupted
 from lora_profiler.harness.case import make_case
-from lora_profiler.record import Failure
-from lora_profiler.store import Store
-from lora_profiler.working_folder import WorkingFolder
+from lora_profiler.records.record import Failure
+from lora_profiler.records.store import Store
+from lora_profiler.records.working_folder import WorkingFolder
 from records import WORKLOAD, make_record
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
@@ -30,7 +30,7 @@ CHILD = """
 import json, os, sys, time
 from dataclasses import asdict
 from pathlib import Path
-from lora_profiler.harness.begin import die_with_parent
+from lora_profiler.harness.entry import die_with_parent
 from records import make_record
 
 die_with_parent()
@@ -44,7 +44,7 @@ BENCH = """
 import os, signal, sys
 from functools import partial
 from lora_profiler.campaign import session
-from lora_profiler.cli import main
+from lora_profiler.cli.main import main
 from lora_profiler.harness import measure_case
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever started the tests may ignore it

@@ -17,8 +17,8 @@ from benchmarks.public_rows.replay import ROWS
 from lora_profiler.catalog import find_model
 from lora_profiler.evidence import interval, measured_memory, measured_steps, nearest_peak, unexpressed
 from lora_profiler.evidence.documents import document
+from lora_profiler.planning.empirical_interval import likely_peak
 from lora_profiler.planning.engine import predict
-from lora_profiler.planning.likely import likely_peak
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Paragraph
 from lora_profiler.report.evidence import (
@@ -32,10 +32,10 @@ from lora_profiler.report.evidence import (
     sources_table,
     unseen_steps,
 )  # fmt: skip
+from lora_profiler.report.json.predict import predict_schema
 from lora_profiler.report.nearby import likely_lines, nearest_peak_line
 from lora_profiler.report.page.parts import Fold
 from lora_profiler.report.page.public import public_section
-from lora_profiler.report.payload import predict_schema
 from lora_profiler.workload import LoraConfig, Method, Quantization, Sharding, TrainSetup, Workload
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lora_profiler.harness.failures import failure_of, status_of
-from lora_profiler.record import Status
+from lora_profiler.records.record import Status
 
 NVML = 'NVML_SUCCESS == {} INTERNAL ASSERT FAILED at "/pytorch/c10/cuda/CUDACachingAllocator.cpp":{}'
 

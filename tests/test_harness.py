@@ -23,17 +23,17 @@ import families
 from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case, Heartbeat, MeasurementError, make_case, measure_case
-from lora_profiler.harness import child as measured_process
-from lora_profiler.harness.child import Run, flags, measurement, quality, train
+from lora_profiler.harness import worker as measured_process
 from lora_profiler.harness.device_view import DeviceView
 from lora_profiler.harness.machine import cgroup_peak_bytes
 from lora_profiler.harness.memory_pass import MemoryResult
 from lora_profiler.harness.refusals import refuse
 from lora_profiler.harness.timing_pass import TimingResult
+from lora_profiler.harness.worker import Run, flags, measurement, quality, train
 from lora_profiler.planning.engine import predict
-from lora_profiler.record import Conditions, PhaseSample, Record, Telemetry
-from lora_profiler.record_checks import problems
-from lora_profiler.store import Store
+from lora_profiler.records.record import Conditions, PhaseSample, Record, Telemetry
+from lora_profiler.records.store import Store
+from lora_profiler.records.validate import problems
 from lora_profiler.units import GIB, MIB
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
@@ -96,7 +96,7 @@ def test_the_parent_imports_no_torch_and_makes_no_context(tmp_path: Path) -> Non
         from lora_profiler import LoraConfig, TrainSetup, Workload
         from lora_profiler.catalog import find_model
         from lora_profiler.harness import make_case, measure_case
-        from lora_profiler.record import Conditions
+        from lora_profiler.records.record import Conditions
         setup = TrainSetup(device="cpu", dtype="float32", seq_len=8, lora=LoraConfig(r=4))
         workload = Workload(model=find_model(sys.argv[1]), setup=setup)
         record = measure_case(make_case(workload, Conditions(min_timed_steps=0, memory_steps=2)))
@@ -131,7 +131,7 @@ def test_the_system_refusing_memory_is_oom() -> None:
         import torch, transformers, peft
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 600 * 2**20, resource.RLIM_INFINITY))
-        runpy.run_module("lora_profiler.harness.begin", run_name="__main__", alter_sys=True)
+        runpy.run_module("lora_profiler.harness.entry", run_name="__main__", alter_sys=True)
     """)
     huge = case(replace(SETUP, batch_size=64, seq_len=512))
     record = measure_case(huge, child=(sys.executable, "-c", limited))
@@ -264,7 +264,7 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
         from pathlib import Path
         import families
         from test_harness import case, measure_case
-        from lora_profiler.record import Conditions
+        from lora_profiler.records.record import Conditions
         measure_case(case(conditions=Conditions(max_timing_seconds=60.0, min_timed_steps=10**6)),
                      progress=lambda h: Path(sys.argv[1]).write_text(h.phase))
     """)
@@ -293,7 +293,7 @@ def test_a_loss_that_is_no_number_is_invalid() -> None:
                 next(p for p in model.parameters() if p.requires_grad).fill_(float("nan"))
             return model
         modeling.build_model = broken
-        runpy.run_module("lora_profiler.harness.begin", run_name="__main__", alter_sys=True)
+        runpy.run_module("lora_profiler.harness.entry", run_name="__main__", alter_sys=True)
     """)
     record = measure_case(case(), child=(sys.executable, "-c", overflow))
     assert record.measurement.status == "invalid"

@@ -19,7 +19,7 @@ from lora_profiler.harness.timeline import Allocation, Mark, Timeline
 from lora_profiler.harness.tracker import BudgetExceededError
 from lora_profiler.harness.training import Batches, Training, token_counts
 from lora_profiler.modeling import build_model, make_optimizer
-from lora_profiler.record import Conditions
+from lora_profiler.records.record import Conditions
 from lora_profiler.units import MIB
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 

@@ -87,7 +87,7 @@ def hub() -> Iterator[str]:
 
 def ask(name: str, endpoint: str, home: Path) -> Done:
     """`lora-profile org/NAME` in a process of its own."""
-    code = f"{LIMITS}from lora_profiler.cli import main; main(['org/{name}', '--format', 'json'])"
+    code = f"{LIMITS}from lora_profiler.cli.main import main; main(['org/{name}', '--format', 'json'])"
     clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     clean |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean, timeout=25)

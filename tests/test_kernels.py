@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import cases
 from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UnbuildableError
-from lora_profiler.kernel import Gemm, Kernel, Phase, StepKernels, merged
+from lora_profiler.kernels import Gemm, Kernel, Phase, StepKernels, merged
 from lora_profiler.modeling import build_model, forward_loss, make_optimizer
 from lora_profiler.modeling.adapters import inject_adapters
 from lora_profiler.steptime.update import update_bytes

@@ -28,7 +28,7 @@ from lora_profiler.report.learn.matrices import matrices
 from lora_profiler.report.learn.seen import seen
 from lora_profiler.report.page import embedded_data, mathematics_content, write_page
 from lora_profiler.report.palette import INK, METHOD_MARKS
-from lora_profiler.report.verify_charts import Series
+from lora_profiler.report.verify.charts import Series
 
 CHARTS = {chart.key: chart for chart in FINDINGS.charts}
 SVG = "{http://www.w3.org/2000/svg}"

@@ -30,7 +30,7 @@ from lora_profiler.mathematics.full_tuning import FullTuning, linear_names
 from lora_profiler.mathematics.subject import Subject
 from lora_profiler.mathematics.training import mean_loss, train
 from lora_profiler.mathematics.verify import CHECKS, check_memory, verify
-from lora_profiler.record import Device, Environment, Measurement, Record
+from lora_profiler.records.record import Device, Environment, Measurement, Record
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 

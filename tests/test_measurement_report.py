@@ -13,13 +13,17 @@ import records
 from lora_profiler.analytic import predict
 from lora_profiler.campaign.results import result
 from lora_profiler.catalog import find_model
-from lora_profiler.compare import METRICS, PHASE_GROUPS, compare
-from lora_profiler.planning.scored import Scored
+from lora_profiler.comparison.errors import METRICS, PHASE_GROUPS, compare
+from lora_profiler.comparison.mfu import utilisation
+from lora_profiler.comparison.paired_runs import full_against_lora
+from lora_profiler.comparison.scored import Scored
+from lora_profiler.comparison.throughput import throughput
 from lora_profiler.prediction import CATEGORIES, PHASES, DeviceMemory, FlopCount
-from lora_profiler.record import STATUSES, Conditions, Energy, Failure, Flag, Record
-from lora_profiler.record_json import record_from_dict
+from lora_profiler.records.record import STATUSES, Conditions, Energy, Failure, Flag, Record
+from lora_profiler.records.serialize import record_from_dict
 from lora_profiler.report import metrics, render
 from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.json.bench import bench_payload, bench_schema, comparison_records, run_records
 from lora_profiler.report.measured_runs import (
     RUN_COLUMNS,
     distinctions,
@@ -28,11 +32,9 @@ from lora_profiler.report.measured_runs import (
     run_text,
     summary_table,
 )
-from lora_profiler.report.measurement_payload import bench_payload, bench_schema, comparison_records, run_records
 from lora_profiler.report.measurements import alone_table, environment_line, error_table, record_blocks
 from lora_profiler.report.page import report_content, write_page
 from lora_profiler.report.speed import ratio_line, speed_lines
-from lora_profiler.throughput import full_against_lora, throughput, utilisation
 from lora_profiler.units import seconds_text
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 

@@ -9,7 +9,7 @@ import pytest
 from lora_profiler.campaign.runs import MARGIN_SECONDS
 from lora_profiler.harness import device_view, runner, telemetry, timing_pass
 from lora_profiler.prediction import CATEGORIES, PHASES
-from lora_profiler.record import (
+from lora_profiler.records.record import (
     BUSY_SHARE,
     PERTURBED_SHARE,
     STATUSES,
@@ -27,9 +27,9 @@ from lora_profiler.record import (
     Record,
     Telemetry,
 )
-from lora_profiler.record_checks import AT_REST
+from lora_profiler.records.statistics import half_width_limit
+from lora_profiler.records.validate import AT_REST
 from lora_profiler.report.metrics import STAGE_LABELS
-from lora_profiler.samples import half_width_limit
 from lora_profiler.units import MIB
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,9 +113,9 @@ def test_every_file_that_is_named_is_there() -> None:
 
 
 def test_the_options_it_speaks_of_exist() -> None:
-    from lora_profiler.cli import predict_command
-    from lora_profiler.cli_bench import bench_command
-    from lora_profiler.cli_compare import compare_command
+    from lora_profiler.cli.bench import bench_command
+    from lora_profiler.cli.compare import compare_command
+    from lora_profiler.cli.main import predict_command
 
     commands = (bench_command, compare_command, predict_command)
     known = {option for command in commands for each in command.params for option in each.opts}

@@ -9,14 +9,14 @@ from jsonschema import validate
 
 from lora_profiler.analytic import shared_parts
 from lora_profiler.catalog import find_gpu, find_model
-from lora_profiler.cli import root
+from lora_profiler.cli.main import root
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.network import LINKS, communication, find_network
 from lora_profiler.report.communication import sending_lines, step_bounds
 from lora_profiler.report.explain import explain_blocks
-from lora_profiler.report.payload import predict_schema
+from lora_profiler.report.json.predict import predict_schema
 from lora_profiler.report.render import plain
 from lora_profiler.steptime.update import fresh_bytes, update_bytes
 from lora_profiler.units import between_text, bytes_text

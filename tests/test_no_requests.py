@@ -13,7 +13,7 @@ WATCHED = (
     "    if event in ('socket.connect', 'socket.getaddrinfo', 'socket.gethostbyname', 'socket.sendto'):\n"
     "        print('REQUEST', event, file=sys.stderr, flush=True)\n"
     "sys.addaudithook(told)\n"
-    "from lora_profiler.cli import main\n"
+    "from lora_profiler.cli.main import main\n"
     "main(sys.argv[1:])\n"
 )
 """`lora-profile` in a process whose interpreter tells of every look-up and every connection."""

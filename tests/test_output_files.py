@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from lora_profiler.campaign import slurm
-from lora_profiler.campaign.needs import Needs
-from lora_profiler.durable import write_durably, write_for_user
+from lora_profiler.cluster_runs import slurm
+from lora_profiler.cluster_runs.resources import Needs
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import make_case
-from lora_profiler.record_json import record_dict
+from lora_profiler.records.atomic_write import write_durably, write_for_user
+from lora_profiler.records.serialize import record_dict
 from records import WORKLOAD, make_record
 
 LITTLE_ROOM = """
@@ -96,7 +96,7 @@ def test_a_file_that_came_meanwhile_is_kept(tmp_path: Path) -> None:
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"mine": "mine"}
     code = """
 import sys
-from lora_profiler import click_parts, cli
+from lora_profiler.cli import main as cli
 cli.check_new_file = lambda path, force: None
 cli.main(sys.argv[1:])
 """

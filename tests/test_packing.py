@@ -21,15 +21,15 @@ from lora_profiler.harness.refusals import refuse
 from lora_profiler.harness.training import Batches
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling import forward_loss
-from lora_profiler.packing import BLIND, check_packing, lengths
 from lora_profiler.planning.engine import peak_bytes
 from lora_profiler.planning.engine import predict as predict_by
-from lora_profiler.planning.levers import levers
+from lora_profiler.planning.memory_savings import levers
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.planning.timing import step_time
 from lora_profiler.prediction import Prediction
-from lora_profiler.record import Conditions
+from lora_profiler.records.record import Conditions
 from lora_profiler.report.predictions import training_line
+from lora_profiler.support.packing import BLIND, check_packing, lengths
 from lora_profiler.traced import compile_profile
 from lora_profiler.traced.once import predict_once
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload

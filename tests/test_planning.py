@@ -10,7 +10,7 @@ from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.engine import peak_bytes, predict
 from lora_profiler.planning.fit import _WORKSPACE_BYTES, Fit, fit, judge, largest, reserve_for
-from lora_profiler.planning.levers import best_lever, levers
+from lora_profiler.planning.memory_savings import best_lever, levers
 from lora_profiler.planning.remarks import activation_excess, attention_targets, outweighed_layers
 from lora_profiler.units import GIB
 from lora_profiler.workload import MAX_SIZE, LoraConfig, Quantization, TrainSetup, Workload

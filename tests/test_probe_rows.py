@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks.convert_probe import convert, main, read_rows, record_from_probe
 from lora_profiler.planning.engine import predict
-from lora_profiler.record_checks import check_file, problems
-from lora_profiler.record_json import record_dict, record_from_dict
+from lora_profiler.records.serialize import record_dict, record_from_dict
+from lora_profiler.records.validate import check_file, problems
 
 GOLDEN = Path(__file__).parent / "golden" / "probe-rows.jsonl"
 ROWS = read_rows(GOLDEN.read_text("utf-8"))

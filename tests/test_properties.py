@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lora_profiler.analytic import peak_bytes, predict
 from lora_profiler.catalog import find_model
 from lora_profiler.prediction import CATEGORIES, MOMENTS, Prediction
-from lora_profiler.report.payload import prediction_dict
+from lora_profiler.report.json.predict import prediction_dict
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 MODELS = {

@@ -15,7 +15,7 @@ from lora_profiler.dashboard.question import Question
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UnsupportedModelError, UsageError
 from lora_profiler.planning.engine import peak_bytes, predict
 from lora_profiler.planning.sweep import sweep
-from lora_profiler.report.payload import predict_schema
+from lora_profiler.report.json.predict import predict_schema
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 BASE: dict[str, Any] = {

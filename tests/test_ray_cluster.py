@@ -22,16 +22,16 @@ import pytest
 import quick_child
 from benchmarks import suite_models
 from lora_profiler.campaign import cluster, cluster_runs
-from lora_profiler.campaign.cluster import Begun, Cancelled, Cluster, Ended, Event, Lost, Node, differences, opened
-from lora_profiler.campaign.cluster_runs import Spread, spread_cases
-from lora_profiler.campaign.needs import Needs
 from lora_profiler.campaign.planned import Planned, planned_elsewhere
 from lora_profiler.campaign.runs import MARGIN_SECONDS
-from lora_profiler.cli import main
+from lora_profiler.cli.main import main
+from lora_profiler.cluster_runs.ray import Begun, Cancelled, Cluster, Ended, Event, Lost, Node, differences, opened
+from lora_profiler.cluster_runs.resources import Needs
+from lora_profiler.cluster_runs.scheduler import Spread, spread_cases
 from lora_profiler.harness import Case, Heartbeat, environment_of, make_case
-from lora_profiler.record import Conditions, Record
-from lora_profiler.record_json import record_dict
-from lora_profiler.store import Store
+from lora_profiler.records.record import Conditions, Record
+from lora_profiler.records.serialize import record_dict
+from lora_profiler.records.store import Store
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 from records import make_record
 
@@ -451,7 +451,7 @@ def measuring() -> list[psutil.Process]:
             line = " ".join(process.cmdline())
         except psutil.Error:
             continue
-        if "quick_child" in line or "lora_profiler.harness.begin" in line:
+        if "quick_child" in line or "lora_profiler.harness.entry" in line:
             found.append(process)
     return found
 

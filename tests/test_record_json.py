@@ -15,15 +15,15 @@ import lora_profiler
 from lora_profiler.catalog import find_model
 from lora_profiler.catalog.bundled import bundled_models
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError
-from lora_profiler.record import SCHEMA_VERSION, STATUSES, Conditions, Failure, Record, case_key
-from lora_profiler.record_checks import problems
-from lora_profiler.record_json import RecordError, record_dict, record_from_dict, workload_dict, workload_from_dict
+from lora_profiler.records.record import SCHEMA_VERSION, STATUSES, Conditions, Failure, Record, case_key
+from lora_profiler.records.serialize import RecordError, record_dict, record_from_dict, workload_dict, workload_from_dict
+from lora_profiler.records.validate import problems
 from lora_profiler.workload import LATER_FIELDS, LoraConfig, Quantization, TrainSetup, Workload
 from record_strategies import MODELS, records, workloads
 from records import make_record
 
 GOLDEN = Path(__file__).parent / "golden"
-SCHEMA = json.loads((Path(lora_profiler.__file__).parent / "record.schema.json").read_text())
+SCHEMA = json.loads((Path(lora_profiler.__file__).parent / "records" / "record.schema.json").read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 SLOW_START = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 

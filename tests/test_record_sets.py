@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from lora_profiler.compare import compare
-from lora_profiler.record import Record
-from lora_profiler.record_json import record_dict
-from lora_profiler.record_lines import StoreError
-from lora_profiler.record_sets import RecordSet, read_set
-from lora_profiler.report.measurement_payload import bench_payload
+from lora_profiler.comparison.errors import compare
+from lora_profiler.records.lines import StoreError
+from lora_profiler.records.load import RecordSet, read_set
+from lora_profiler.records.record import Record
+from lora_profiler.records.serialize import record_dict
+from lora_profiler.report.json.bench import bench_payload
 from records import make_prediction, make_record
 
 GOLDEN = Path(__file__).parent / "golden"

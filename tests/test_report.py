@@ -21,8 +21,8 @@ from lora_profiler.prediction import CATEGORIES, MOMENTS
 from lora_profiler.report import metrics, render
 from lora_profiler.report.blocks import Paragraph, Row, Table
 from lora_profiler.report.explain import explain_blocks, moments_table
+from lora_profiler.report.json.predict import layer_records, predict_payload, predict_records, predict_schema
 from lora_profiler.report.layers import cost_table, group_layers, layer_blocks, parameter_table
-from lora_profiler.report.payload import layer_records, predict_payload, predict_records, predict_schema
 from lora_profiler.report.predictions import card_table, comparison_table, model_blocks
 from lora_profiler.report.room import room
 from lora_profiler.units import byte_unit

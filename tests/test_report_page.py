@@ -24,24 +24,24 @@ from hypothesis import strategies as st
 
 from benchmarks.reports import RECORDS, REPORTS, machines
 from lora_profiler.catalog import find_gpu, find_model
-from lora_profiler.cli import main
-from lora_profiler.compare import METRICS, compare
+from lora_profiler.cli.main import main
+from lora_profiler.comparison.errors import METRICS, compare
+from lora_profiler.comparison.scored import Scored, scored
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.answers import answers
-from lora_profiler.planning.scored import Scored, scored
 from lora_profiler.prediction import CATEGORIES, MOMENTS
-from lora_profiler.record import STATUSES, Failure, Record
-from lora_profiler.record_json import record_dict
-from lora_profiler.record_lines import read_records
+from lora_profiler.records.lines import read_records
+from lora_profiler.records.record import STATUSES, Failure, Record
+from lora_profiler.records.serialize import record_dict
 from lora_profiler.report import charts, metrics, palette
 from lora_profiler.report.blocks import Table
+from lora_profiler.report.json.predict import predict_payload
 from lora_profiler.report.page import Content, embedded_data, report_content, write_page
 from lora_profiler.report.page import write as page_write
 from lora_profiler.report.page.alike import full_and_lora, groups_alike
 from lora_profiler.report.page.embedded import PACKED_ABOVE, json_text, packed
 from lora_profiler.report.page.parts import Beside, Drawing, Fold, Part, drawings
 from lora_profiler.report.page.runs import MOST_ROWS, numbered
-from lora_profiler.report.payload import predict_payload
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 from records import CPU, H100, LORA_WORKLOAD, WORKLOAD, make_record
 from test_dashboard_browser import NEEDED, PROGRAM, PROGRAMS
@@ -73,7 +73,7 @@ def some_records() -> list[Record]:
 
 
 def make_phases() -> tuple[Any, ...]:
-    from lora_profiler.record import PhaseSample
+    from lora_profiler.records.record import PhaseSample
 
     return tuple(
         PhaseSample(step=s, phase=p, requested_peak_bytes=10 * s, requested_bytes=5)

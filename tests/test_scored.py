@@ -9,13 +9,13 @@ from hypothesis import HealthCheck, given, settings
 
 import records
 from lora_profiler.catalog import find_model
-from lora_profiler.compare import compare
+from lora_profiler.comparison import scored as module
+from lora_profiler.comparison.errors import compare
+from lora_profiler.comparison.scored import scored
 from lora_profiler.errors import UsageError
-from lora_profiler.planning import scored as module
 from lora_profiler.planning.engine import predict
-from lora_profiler.planning.scored import scored
 from lora_profiler.prediction import Prediction
-from lora_profiler.record import Record
+from lora_profiler.records.record import Record
 from lora_profiler.workload import LoraConfig, Workload
 from record_strategies import records as any_record
 

@@ -8,10 +8,10 @@ import pytest
 
 import records
 from benchmarks import records as scored
-from lora_profiler.compare import compare, summary
+from lora_profiler.comparison.errors import compare, summary
 from lora_profiler.planning.engine import predict
-from lora_profiler.record import Record
-from lora_profiler.record_json import record_dict
+from lora_profiler.records.record import Record
+from lora_profiler.records.serialize import record_dict
 
 
 def test_a_metric_of_which_only_nothing_was_measured_has_a_row() -> None:

@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 
 from lora_profiler.catalog import find_model
-from lora_profiler.cli import predict_command
+from lora_profiler.cli.main import predict_command
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.setups import LORA_OPTIONS, QLORA_OPTIONS, SetupOptions, setups
 from lora_profiler.workload import LoraConfig, TrainSetup

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from benchmarks import suite_models
-from lora_profiler.campaign import slurm
 from lora_profiler.campaign.case_files import read_case, write_cases
-from lora_profiler.campaign.needs import PROCESS_BYTES, Needs, default_cpus, needs, together
 from lora_profiler.campaign.planned import planned_elsewhere
-from lora_profiler.cli import main
+from lora_profiler.cli.main import main
+from lora_profiler.cluster_runs import slurm
+from lora_profiler.cluster_runs.resources import PROCESS_BYTES, Needs, default_cpus, needs, together
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case, make_case
-from lora_profiler.record import Conditions
-from lora_profiler.record_json import record_dict
-from lora_profiler.record_lines import read_records
+from lora_profiler.records.lines import read_records
+from lora_profiler.records.record import Conditions
+from lora_profiler.records.serialize import record_dict
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lora_profiler.catalog import find_gpu
 from lora_profiler.errors import UsageError
-from lora_profiler.kernel import Gemm, Kernel, StepKernels
+from lora_profiler.kernels import Gemm, Kernel, StepKernels
 from lora_profiler.prediction import FlopCount
 from lora_profiler.steptime import Constants, Fixed, Rates, constants_for, predict_step_time, rates_of
 from lora_profiler.steptime.families import bundled, half_width

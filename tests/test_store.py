@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 import resuming_run
-from lora_profiler import store as store_module
-from lora_profiler.durable import write_durably
 from lora_profiler.errors import UsageError
-from lora_profiler.record import Failure, Record
-from lora_profiler.record_json import record_dict, workload_dict, workload_from_dict
-from lora_profiler.store import Store, StoreError, default_records_path, finished, read_records
+from lora_profiler.records import store as store_module
+from lora_profiler.records.atomic_write import write_durably
+from lora_profiler.records.record import Failure, Record
+from lora_profiler.records.serialize import record_dict, workload_dict, workload_from_dict
+from lora_profiler.records.store import Store, StoreError, default_records_path, finished, read_records
 from records import WORKLOAD
 from records import make_record as make_any_record
 from test_imports import HEAVY, modules_after
@@ -209,7 +209,7 @@ def test_what_others_append_or_put_in_its_place_is_seen(path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from lora_profiler.store import Store
+from lora_profiler.records.store import Store
 from records import make_record
 store, first = Store(Path(sys.argv[1])), int(sys.argv[2])
 print("ready", flush=True)
@@ -341,8 +341,8 @@ def test_recover_keeps_the_later_of_two(path: Path) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from lora_profiler.durable import write_durably
-from lora_profiler.store import Store
+from lora_profiler.records.atomic_write import write_durably
+from lora_profiler.records.store import Store
 from test_store import line_of, make_record
 write_durably(Store(Path(sys.argv[1])).pending_path("mine"), line_of(make_record()))
 print("ready", flush=True)
@@ -417,7 +417,7 @@ def test_a_result_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypa
 FILLING = """
 import resource, signal, sys
 from pathlib import Path
-from lora_profiler.store import Store, StoreError
+from lora_profiler.records.store import Store, StoreError
 from test_store import line_of, make_record, write_durably
 path = Path(sys.argv[1])
 store = Store(path)
@@ -548,8 +548,8 @@ def test_default_place(monkeypatch: pytest.MonkeyPatch, platform: str, variables
 
 
 def test_the_store_loads_nothing_heavy() -> None:
-    loaded = modules_after("import lora_profiler.store; import lora_profiler.durable")
-    assert "lora_profiler.store" in loaded
+    loaded = modules_after("import lora_profiler.records.store; import lora_profiler.records.atomic_write")
+    assert "lora_profiler.records.store" in loaded
     assert loaded.isdisjoint(HEAVY)
 
 

@@ -33,9 +33,9 @@ from lora_profiler.harness.refusals import refuse
 from lora_profiler.harness.telemetry import MIN_BLOCK_SECONDS
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import CONTEXT_BYTES
-from lora_profiler.record import Device, Environment, Record
-from lora_profiler.record_checks import problems
-from lora_profiler.record_lines import read_records
+from lora_profiler.records.lines import read_records
+from lora_profiler.records.record import Device, Environment, Record
+from lora_profiler.records.validate import problems
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES: Mapping[tuple[str, str], tuple[Case, ...]] = {
@@ -330,7 +330,7 @@ def test_a_rehearsal_on_another_device_is_no_record_of_the_suite(tmp_path: Path)
 
 
 def write_records(path: Path, found: Sequence[Record]) -> None:
-    from lora_profiler.record_json import record_dict
+    from lora_profiler.records.serialize import record_dict
 
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(record_dict(record)) + "\n" for record in found))

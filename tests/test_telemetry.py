@@ -18,7 +18,7 @@ from lora_profiler.harness import device_view
 from lora_profiler.harness.device_view import DeviceView
 from lora_profiler.harness.nvml import Nvml, open_device
 from lora_profiler.harness.telemetry import EnergyMeter, Sampler, TelemetrySidecar, clock_flag, watch
-from lora_profiler.record import Energy, Telemetry
+from lora_profiler.records.record import Energy, Telemetry
 
 TESTS = Path(__file__).parent
 

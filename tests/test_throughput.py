@@ -8,20 +8,13 @@ import pytest
 
 import records
 from lora_profiler.catalog import find_gpu
+from lora_profiler.comparison.mfu import card_of, impossible, peak_flops, share_of_peak, utilisation
+from lora_profiler.comparison.paired_runs import full_against_lora
+from lora_profiler.comparison.percentiles import MOST_POINTS, slope, spread
+from lora_profiler.comparison.throughput import throughput
 from lora_profiler.errors import UsageError
 from lora_profiler.prediction import FlopCount
-from lora_profiler.record import Conditions, Energy, Record
-from lora_profiler.throughput import (
-    card_of,
-    full_against_lora,
-    impossible,
-    peak_flops,
-    share_of_peak,
-    spread,
-    throughput,
-    utilisation,
-)
-from lora_profiler.throughput.spread import MOST_POINTS, slope
+from lora_profiler.records.record import Conditions, Energy, Record
 from lora_profiler.workload import LoraConfig
 
 MIB = 2**20

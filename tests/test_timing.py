@@ -16,7 +16,7 @@ import lora_profiler
 from lora_profiler.catalog import Gpu, find_gpu, find_model
 from lora_profiler.errors import UnbuildableError, UsageError
 from lora_profiler.evidence import measured_steps, nearest_step
-from lora_profiler.kernel import Gemm, Kernel, StepKernels
+from lora_profiler.kernels import Gemm, Kernel, StepKernels
 from lora_profiler.planning import timing
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import predict

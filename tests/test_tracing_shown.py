@@ -138,7 +138,7 @@ def test_ctrl_c_while_it_traces_ends_with_130_and_one_word(config: str) -> None:
     code = (
         "import lora_profiler.traced.compiler as c, time; real = c.trace\n"
         "def slow(*a, **m):\n    print('now', flush=True); time.sleep(0.2); return real(*a, **m)\n"
-        "c.trace = slow\nfrom lora_profiler.cli import main; import sys; main(sys.argv[1:])"
+        "c.trace = slow\nfrom lora_profiler.cli.main import main; import sys; main(sys.argv[1:])"
     )
     command = [sys.executable, "-c", code, config, "-s", "64", "--engine", "traced", "--format", "json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))

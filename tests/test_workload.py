@@ -5,7 +5,7 @@ from dataclasses import asdict, fields, replace
 import pytest
 
 from lora_profiler.errors import UsageError
-from lora_profiler.record_json import RecordError, setup_from_dict
+from lora_profiler.records.serialize import RecordError, setup_from_dict
 from lora_profiler.workload import LoraConfig, TrainSetup, setup_dict
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from math import ceil
 
-from lora_profiler.kernel import Gemm, Kernel, Phase, merged
+from lora_profiler.kernels import Gemm, Kernel, Phase, merged
 
 FORWARDS: tuple[Phase, ...] = ("forward", "recompute")
 

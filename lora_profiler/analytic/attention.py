@@ -5,7 +5,7 @@ from typing import NamedTuple
 from lora_profiler.analytic.families import family_of
 from lora_profiler.analytic.families.blocks import heads_of
 from lora_profiler.analytic.persistent import rest_dtype
-from lora_profiler.sdpa import FLASH_MAX_HEAD_DIM, SdpaCall, cuda_backend
+from lora_profiler.support.sdpa import FLASH_MAX_HEAD_DIM, SdpaCall, cuda_backend
 from lora_profiler.workload import Dtype, Workload
 
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, constant, total
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
-from lora_profiler.loss_paths import chunk_rows, head_of
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.support.losses import chunk_rows, head_of
 from lora_profiler.workload import Workload
 
 SCALAR = 4

@@ -8,9 +8,7 @@ from lora_profiler.algebra.table import Values
 from lora_profiler.analytic.families import family_of, unmodelled
 from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, plan_for
 from lora_profiler.analytic.ranks import Part
-from lora_profiler.liger import ASSUMPTION
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.packing import rows_words
 from lora_profiler.prediction import (
     CATEGORIES,
     MOMENTS,
@@ -23,7 +21,9 @@ from lora_profiler.prediction import (
     ParameterCount,
     Prediction,
 )
-from lora_profiler.sdpa import KEPT_SCORES, keeps_scores_again, kernel_words
+from lora_profiler.support.liger import ASSUMPTION
+from lora_profiler.support.packing import rows_words
+from lora_profiler.support.sdpa import KEPT_SCORES, keeps_scores_again, kernel_words
 from lora_profiler.workload import TrainSetup, Workload
 
 LAYER_ERROR, CHECKPOINTED_LAYER_ERROR = 0.03, 0.05

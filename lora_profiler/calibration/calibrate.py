@@ -12,7 +12,7 @@ from lora_profiler.calibration.micro import Micro, measured_micro
 from lora_profiler.catalog import Gpu, find_gpu
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import MeasurementError, measure
-from lora_profiler.record import Record
+from lora_profiler.records.record import Record
 from lora_profiler.steptime import Constants, Rates, rates_of
 from lora_profiler.steptime.fit import Measured, fit, leave_out
 from lora_profiler.steptime.local import LocalConstants, Provenance, cpu_key, key_of

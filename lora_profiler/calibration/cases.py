@@ -10,7 +10,7 @@ from typing import Any
 
 from lora_profiler.catalog import model_from_config
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.record import Conditions
+from lora_profiler.records.record import Conditions
 from lora_profiler.workload import Device, Dtype, LoraConfig, Quantization, TrainSetup, Workload
 
 CONDITIONS = Conditions(memory_steps=2, min_timed_steps=6, max_timing_seconds=3.0)

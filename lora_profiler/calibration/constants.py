@@ -7,7 +7,7 @@ of a card that the catalogue does not know: there the measured rates are the pea
 from statistics import median
 
 from lora_profiler.calibration.micro import Micro
-from lora_profiler.record import Record
+from lora_profiler.records.record import Record
 from lora_profiler.steptime import Fixed, Rates
 
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryFile
 from lora_profiler.harness.failures_text import without_paths
 from lora_profiler.harness.refusals import MeasurementError
 from lora_profiler.harness.runner import child_environment
-from lora_profiler.record_json import RecordError, decoded
+from lora_profiler.records.serialize import RecordError, decoded
 from lora_profiler.workload import Device, Dtype
 
 CHILD = (sys.executable, "-m", "lora_profiler.calibration.probes")

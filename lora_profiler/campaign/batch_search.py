@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from lora_profiler.harness import Case
-from lora_profiler.record import Record
+from lora_profiler.records.record import Record
 from lora_profiler.workload import MAX_SIZE
 
 Probe = Callable[[Case], Record]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from lora_profiler.record import Record
+from lora_profiler.records.record import Record
 from lora_profiler.workload import Workload
 
 FIRST_ESTIMATE_SECONDS = 60.0

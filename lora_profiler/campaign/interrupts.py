@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from types import FrameType
 
 from lora_profiler.harness import Case, MeasurementInterrupted
-from lora_profiler.record import Record
+from lora_profiler.records.record import Record
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """What ends a run: Ctrl-C, a scheduler whose time is up, and a terminal that was closed."""

@@ -9,7 +9,7 @@ from typing import Literal
 from lora_profiler.campaign.durations import seconds_taken
 from lora_profiler.campaign.planned import Planned
 from lora_profiler.harness import Case, Heartbeat
-from lora_profiler.record import Record
+from lora_profiler.records.record import Record
 
 State = Literal["waiting", "running", "done", "stored", "interrupted"]
 

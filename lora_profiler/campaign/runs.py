@@ -7,8 +7,8 @@ from typing import Protocol
 
 from lora_profiler.campaign.durations import Durations, seconds_taken
 from lora_profiler.harness import Case, Heartbeat, MeasurementInterrupted, environment_of, measure_case
-from lora_profiler.record import Failure, Record
-from lora_profiler.store import Store, finished
+from lora_profiler.records.record import Failure, Record
+from lora_profiler.records.store import Store, finished
 
 Measure = Callable[..., Record]
 """`measure_case`, or what stands in for it in tests."""

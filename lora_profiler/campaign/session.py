@@ -11,8 +11,8 @@ from lora_profiler.campaign.interrupts import Interrupt, last_when_asked
 from lora_profiler.campaign.planned import Planned, planned
 from lora_profiler.campaign.progress import Progress
 from lora_profiler.harness import Case, MeasurementInterrupted, measure_case
-from lora_profiler.record import Record
-from lora_profiler.store import Store
+from lora_profiler.records.record import Record
+from lora_profiler.records.store import Store
 
 
 class TimeIsUpError(Exception):

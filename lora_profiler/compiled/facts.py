@@ -6,7 +6,7 @@ from typing import Any
 from lora_profiler.compiled.profile import Facts, profile_key
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.platform import Platform
-from lora_profiler.sdpa import SdpaCall, cuda_backend, efficient_takes_grouped
+from lora_profiler.support.sdpa import SdpaCall, cuda_backend, efficient_takes_grouped
 from lora_profiler.workload import Dtype, Workload
 
 _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "local_attention", "index_topk")

@@ -9,9 +9,9 @@ from contextlib import closing
 from functools import cache
 from pathlib import Path
 
+from lora_profiler._paths import cache_folder
 from lora_profiler.compiled.bundle import bundled_profile
 from lora_profiler.compiled.profile import FORMAT, Profile, ProfileError, packed, unpacked
-from lora_profiler.user_folders import cache_folder
 
 _WAIT_SECONDS = 30.0
 _TABLE = "CREATE TABLE IF NOT EXISTS profiles (key TEXT PRIMARY KEY, format INTEGER NOT NULL, data BLOB NOT NULL) WITHOUT ROWID"

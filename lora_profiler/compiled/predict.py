@@ -9,9 +9,7 @@ from lora_profiler.algebra.table import Values
 from lora_profiler.compiled.evaluation import Evaluation, evaluation_of
 from lora_profiler.compiled.facts import facts_of
 from lora_profiler.compiled.profile import Profile
-from lora_profiler.liger import ASSUMPTION
 from lora_profiler.model_spec import Module
-from lora_profiler.packing import rows_words
 from lora_profiler.prediction import (
     CATEGORIES,
     Category,
@@ -24,7 +22,9 @@ from lora_profiler.prediction import (
     ParameterCount,
     Prediction,
 )
-from lora_profiler.sdpa import KEPT_SCORES, keeps_scores_again, kernel_words
+from lora_profiler.support.liger import ASSUMPTION
+from lora_profiler.support.packing import rows_words
+from lora_profiler.support.sdpa import KEPT_SCORES, keeps_scores_again, kernel_words
 from lora_profiler.workload import Workload
 
 PROMOTION_ERROR = 0.20

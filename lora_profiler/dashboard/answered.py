@@ -16,7 +16,7 @@ from lora_profiler.planning.setups import workloads as planning_workloads
 from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.cautions import caution_lines
-from lora_profiler.report.payload import predict_payload
+from lora_profiler.report.json.predict import predict_payload
 from lora_profiler.workload import Workload
 
 NOT_TRACED_HERE = (

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from lora_profiler.compare import GROUPINGS, METRICS, Grouping, Metric
+from lora_profiler.comparison.errors import GROUPINGS, METRICS, Grouping, Metric
 from lora_profiler.dashboard import link, offers, parts, record_view, records
 from lora_profiler.dashboard.question import CHOICES
 from lora_profiler.dashboard.records import Loaded

@@ -16,7 +16,7 @@ from lora_profiler.report.learn.layer import LoraLayer, adam_bytes, gradient_byt
 from lora_profiler.report.learn.matrices import matrices, matrices_words
 from lora_profiler.report.learn.seen import seen
 from lora_profiler.report.metrics import CLAIM_VERDICT_LABELS
-from lora_profiler.report.verify_charts import Chart
+from lora_profiler.report.verify.charts import Chart
 from lora_profiler.units import bytes_texts, change_text, count_text
 
 _KEY = "learn."

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape as html_escape
 
+from lora_profiler._printable import printable
 from lora_profiler.dashboard.headline import Headline
-from lora_profiler.printable import printable
 from lora_profiler.report.blocks import Block, Paragraph, Row, Table
 
 

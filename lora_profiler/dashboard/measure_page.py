@@ -6,6 +6,7 @@ from typing import get_args
 
 import streamlit as st
 
+from lora_profiler.comparison.scored import scored
 from lora_profiler.dashboard import following, form, link, measuring, parts, record_view
 from lora_profiler.dashboard.answered import Answered, answered
 from lora_profiler.dashboard.measuring import CaseState, Conditions, Measuring
@@ -13,10 +14,9 @@ from lora_profiler.dashboard.question import Question
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness import Heartbeat
 from lora_profiler.harness.device_choice import present_device
-from lora_profiler.planning.scored import scored
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Row, Table
-from lora_profiler.report.progress import beat_text
+from lora_profiler.report.progress.bench import beat_text
 from lora_profiler.report.ways import method_label
 from lora_profiler.units import bytes_text, clock_text
 from lora_profiler.workload import MAX_SIZE, Device

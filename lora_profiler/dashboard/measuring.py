@@ -12,9 +12,9 @@ from lora_profiler.dashboard.markup import plain_name
 from lora_profiler.dashboard.question import Question, setup_arguments
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.setups import CPU_DEFAULTS, SetupOptions, flag
-from lora_profiler.record import Record
-from lora_profiler.record_lines import parsed_record
-from lora_profiler.working_folder import WorkingFolder
+from lora_profiler.records.lines import parsed_record
+from lora_profiler.records.record import Record
+from lora_profiler.records.working_folder import WorkingFolder
 from lora_profiler.workload import Device
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from lora_profiler._printable import printable
 from lora_profiler.dashboard import markup
-from lora_profiler.printable import printable
 from lora_profiler.report.blocks import Block
 from lora_profiler.report.charts import CONFIG, Figure
 from lora_profiler.report.palette import ACCENT, LINE, PAPER, WARNING, Theme, colour

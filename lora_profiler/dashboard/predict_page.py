@@ -12,8 +12,8 @@ from lora_profiler.dashboard.headline import headlines
 from lora_profiler.dashboard.question import predict_arguments, setup_arguments
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.levers import Lever
-from lora_profiler.planning.likely import likely_peak
+from lora_profiler.planning.empirical_interval import likely_peak
+from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Paragraph, Table
 from lora_profiler.report.charts.layer_bars import LayerQuantity

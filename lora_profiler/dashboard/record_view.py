@@ -5,9 +5,9 @@ from dataclasses import asdict
 from typing import Any
 
 from lora_profiler.campaign.results import result
+from lora_profiler.comparison.scored import Scored
 from lora_profiler.dashboard import markup, offers, parts
-from lora_profiler.planning.scored import Scored
-from lora_profiler.record import Environment, Record
+from lora_profiler.records.record import Environment, Record
 from lora_profiler.report import charts, metrics
 from lora_profiler.report.blocks import Block, Paragraph, Row, Table
 from lora_profiler.report.charts import CategoryBar

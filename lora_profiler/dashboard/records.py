@@ -11,13 +11,13 @@ from pathlib import Path
 
 import lora_profiler
 from lora_profiler.catalog.meta_build import nothing_built
+from lora_profiler.comparison.scored import Scored, scored
 from lora_profiler.dashboard.models import INSTEAD
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.planning.scored import Scored, scored
-from lora_profiler.record import Record
-from lora_profiler.record_lines import StoreError, parsed_record, recency
-from lora_profiler.record_sets import SUFFIX, RecordSet, read_set
-from lora_profiler.store import default_records_path
+from lora_profiler.records.lines import StoreError, parsed_record, recency
+from lora_profiler.records.load import SUFFIX, RecordSet, read_set
+from lora_profiler.records.record import Record
+from lora_profiler.records.store import default_records_path
 from lora_profiler.units import MIB
 
 MOST_TOLD = 5

@@ -6,10 +6,10 @@ from functools import lru_cache
 from statistics import median
 from typing import Literal
 
-from lora_profiler.compare import GROUPINGS, Grouping
+from lora_profiler.comparison.errors import GROUPINGS, Grouping
+from lora_profiler.comparison.scored import Scored
 from lora_profiler.dashboard.records import Loaded
-from lora_profiler.planning.scored import Scored
-from lora_profiler.record import STATUSES
+from lora_profiler.records.record import STATUSES
 from lora_profiler.report import metrics
 from lora_profiler.report.charts import ErrorDot, ScatterPoint
 from lora_profiler.report.comparisons import run_name

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lora_profiler.record import VramMethod
+from lora_profiler.records.record import VramMethod
 
 _SOURCE_ROOT = Path(__file__).resolve().parent.parent.parent
 _CPU_BFLOAT16 = frozenset({"amx_bf16", "avx512_bf16", "bf16"})

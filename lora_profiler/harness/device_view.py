@@ -10,7 +10,7 @@ from lora_profiler.harness.counters import Counters
 from lora_profiler.harness.machine import CpuTimes, cpu_times, other_cpu_share
 from lora_profiler.harness.nvml import Nvml, open_device
 from lora_profiler.harness.telemetry import MIN_BLOCK_SECONDS, EnergyMeter, TelemetrySidecar, clock_flag
-from lora_profiler.record import DeviceSample, Energy, Flag, Telemetry, VramMethod
+from lora_profiler.records.record import DeviceSample, Energy, Flag, Telemetry, VramMethod
 from lora_profiler.units import MIB
 
 IDLE_BYTES = 64 * MIB

@@ -8,7 +8,7 @@ import torch
 from lora_profiler.errors import UnbuildableError
 from lora_profiler.harness.failures_text import without_paths
 from lora_profiler.harness.tracker import BudgetExceededError
-from lora_profiler.record import Failure, Status
+from lora_profiler.records.record import Failure, Status
 
 OUT_OF_MEMORY_TEXTS = (
     "out of memory",

@@ -24,7 +24,7 @@ from lora_profiler.harness.tracker import BudgetExceededError, StorageTracker, t
 from lora_profiler.harness.training import Training
 from lora_profiler.modeling import attention_context, forward_loss, output_head
 from lora_profiler.prediction import Category, Phase
-from lora_profiler.record import Conditions, PhaseSample
+from lora_profiler.records.record import Conditions, PhaseSample
 
 _LOGITS = "logits"
 Progress = Callable[[int, Phase], None]

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from lora_profiler.harness.visible_device import NoDeviceError, device_handle, mig_is_on, text
-from lora_profiler.record import VramMethod
+from lora_profiler.records.record import VramMethod
 
 HW_SLOWDOWN = 0x08
 SW_THERMAL_SLOWDOWN = 0x20

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from lora_profiler.harness.case import Case
-from lora_profiler.record import Environment, Failure, Flag, Measurement, RankMeasurement, Record, Status
-from lora_profiler.record_checks import unequal_loss
+from lora_profiler.records.record import Environment, Failure, Flag, Measurement, RankMeasurement, Record, Status
+from lora_profiler.records.validate import unequal_loss
 
 LOST_PEER = re.compile(r"gloo|NCCL|DistBackendError|TCPStore|Connection (closed|reset|refused)|Broken pipe", re.IGNORECASE)
 """In what a rank says when another one is gone: the other one's end is then the cause."""

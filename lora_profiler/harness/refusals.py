@@ -7,10 +7,10 @@ from importlib.util import find_spec
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.harness.nvml import open_cards, open_device
 from lora_profiler.harness.visible_device import visible_entries
-from lora_profiler.liger import check_kernels
-from lora_profiler.loss_paths import check_loss
-from lora_profiler.packing import check_packing
-from lora_profiler.record import Conditions
+from lora_profiler.records.record import Conditions
+from lora_profiler.support.liger import check_kernels
+from lora_profiler.support.losses import check_loss
+from lora_profiler.support.packing import check_packing
 from lora_profiler.workload import FULLY_SHARDED, Sharding, TrainSetup, Workload
 
 NEEDED = ("torch", "transformers", "peft", "accelerate")

@@ -21,21 +21,21 @@ from pathlib import Path
 from typing import IO, Any
 
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.harness.begin import PARENT_VARIABLE
 from lora_profiler.harness.case import Case, case_dict, make_case
+from lora_profiler.harness.entry import PARENT_VARIABLE
 from lora_profiler.harness.failures_text import without_paths
 from lora_profiler.harness.machine import oom_kills
 from lora_profiler.harness.refusals import MeasurementError, allocator_settings, refuse
-from lora_profiler.record import Conditions, Device, Environment, Failure, Measurement, Record, Status
-from lora_profiler.record_json import RecordError, decoded, record_from_dict
-from lora_profiler.working_folder import WorkingFolder
+from lora_profiler.records.record import Conditions, Device, Environment, Failure, Measurement, Record, Status
+from lora_profiler.records.serialize import RecordError, decoded, record_from_dict
+from lora_profiler.records.working_folder import WorkingFolder
 from lora_profiler.workload import Workload
 
 TERMINATE_SECONDS = 10.0
 """What a child has between SIGTERM and SIGKILL."""
 LOG_BYTES = 4000
 DEFAULT_TIMEOUT_SECONDS = 1800.0
-CHILD = (sys.executable, "-m", "lora_profiler.harness.begin")
+CHILD = (sys.executable, "-m", "lora_profiler.harness.entry")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lora_profiler.harness.nvml import SW_THERMAL_SLOWDOWN, THROTTLING, Nvml, open_device
-from lora_profiler.record import Energy, Flag, Telemetry
+from lora_profiler.records.record import Energy, Flag, Telemetry
 
 IDLE_SECONDS = 5.0
 MIN_BLOCK_SECONDS = 10.0
@@ -96,7 +96,7 @@ class TelemetrySidecar:
 def _telemetry(answer: str) -> Telemetry | None:
     import json
 
-    from lora_profiler.record_json import RecordError, decoded
+    from lora_profiler.records.serialize import RecordError, decoded
 
     try:
         found = decoded(Telemetry | None, json.loads(answer), "telemetry")

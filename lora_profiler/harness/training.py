@@ -9,9 +9,9 @@ import torch
 
 from lora_profiler.harness.process_group import Spread
 from lora_profiler.modeling import attention_context, forward_loss
-from lora_profiler.packing import lengths
 from lora_profiler.prediction import Phase
-from lora_profiler.record import Conditions
+from lora_profiler.records.record import Conditions
+from lora_profiler.support.packing import lengths
 from lora_profiler.workload import TrainSetup
 
 Enter = Callable[[int, Phase], None]

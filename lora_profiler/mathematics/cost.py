@@ -10,8 +10,8 @@ from lora_profiler.mathematics.effort import Effort
 from lora_profiler.mathematics.subject import Subject
 from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import Prediction
-from lora_profiler.record import Conditions, Measurement
-from lora_profiler.samples import median_interval
+from lora_profiler.records.record import Conditions, Measurement
+from lora_profiler.records.statistics import median_interval
 from lora_profiler.units import percent_text
 from lora_profiler.workload import DTYPE_BYTES, LoraConfig, TrainSetup, Workload, setup_dict
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.library import custom_op
 
-from lora_profiler.liger import FAMILIES
+from lora_profiler.support.liger import FAMILIES
 
 
 @custom_op("lora_profiler::rms_norm", mutates_args=())

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lora_profiler.loss_paths import chunk_rows, refused
 from lora_profiler.modeling.contents import output_head, within
+from lora_profiler.support.losses import chunk_rows, refused
 from lora_profiler.workload import TrainSetup
 
 IGNORED_LABEL = -100

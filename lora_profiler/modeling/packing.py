@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lora_profiler.modeling.contents import within
-from lora_profiler.packing import blind
+from lora_profiler.support.packing import blind
 
 
 @contextmanager

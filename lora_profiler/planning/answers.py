@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.engine import on_card, predict
-from lora_profiler.planning.levers import Lever, best_lever, levers
+from lora_profiler.planning.memory_savings import Lever, best_lever, levers
 from lora_profiler.prediction import Prediction
 from lora_profiler.workload import Workload
 

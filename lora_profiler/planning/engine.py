@@ -4,14 +4,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lora_profiler.errors import UsageError, did_you_mean
-from lora_profiler.liger import check_kernels
-from lora_profiler.loss_paths import check_loss
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.packing import check_packing
 from lora_profiler.planning.checkpoints import checkpoint_words
 from lora_profiler.prediction import Prediction
-from lora_profiler.sdpa import check_platform
-from lora_profiler.unprofiled import why_unprofiled
+from lora_profiler.support.liger import check_kernels
+from lora_profiler.support.losses import check_loss
+from lora_profiler.support.packing import check_packing
+from lora_profiler.support.profiles import why_unprofiled
+from lora_profiler.support.sdpa import check_platform
 from lora_profiler.workload import Workload
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from dataclasses import replace
 from lora_profiler.compiled import has_profile, has_stand_in
 from lora_profiler.compiled.facts import key_of, windows_of
 from lora_profiler.planning.engine import rules_know
+from lora_profiler.support.profiles import why_unprofiled
 from lora_profiler.traced import missing
-from lora_profiler.unprofiled import why_unprofiled
 from lora_profiler.workload import Workload
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from lora_profiler.algebra.front import undominated
 from lora_profiler.algebra.polynomial import Exponents, Polynomial
 from lora_profiler.errors import UsageError
-from lora_profiler.loss_paths import head_of
 from lora_profiler.planning.engine import peak_polynomials, rules_know, windows_of
+from lora_profiler.support.losses import head_of
 from lora_profiler.workload import MAX_SIZE, Workload
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from lora_profiler.catalog import Gpu
 from lora_profiler.errors import LoraProfilerError, UnbuildableError
 from lora_profiler.evidence import MeasuredStep, nearest_step
-from lora_profiler.kernel import StepKernels
+from lora_profiler.kernels import StepKernels
 from lora_profiler.planning.engine import check_engine, on_card, predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.steptime import Basis, Constants, Rates, StepTime, constants_for, rates_of, step_time_at

@@ -1,6 +1,6 @@
 """What to try after a run that failed: by its status, and where the loss was no number by the dtype that it was trained in."""
 
-from lora_profiler.record import Record
+from lora_profiler.records.record import Record
 from lora_profiler.report.metrics import STATUS_ADVICE
 
 _FLOAT16 = (

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lora_profiler.catalog import CatalogEntry, Gpu
-from lora_profiler.doctor import Diagnosis
+from lora_profiler.harness.doctor import Diagnosis
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.units import bytes_text, short_count_text
 

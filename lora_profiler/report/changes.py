@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
-from lora_profiler.changes import Change, Pair, Pairs, SetupChange, Side
-from lora_profiler.record import Record
+from lora_profiler.comparison.regressions import Change, Pair, Pairs, SetupChange, Side
+from lora_profiler.records.record import Record
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
 from lora_profiler.report.comparisons import run_cells, run_name, shortened, value_text

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.planning.cluster import Cluster, Option, Placement
 from lora_profiler.planning.network import Network
+from lora_profiler.planning.placement import Cluster, Option, Placement
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
 from lora_profiler.report.predictions import adapter_line, attention_words, training_line

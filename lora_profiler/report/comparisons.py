@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from lora_profiler.compare import TOTAL, Comparison, ErrorSummary, Grouping, Metric, summary
-from lora_profiler.planning.scored import Scored
-from lora_profiler.record import STATUSES, Record
+from lora_profiler.comparison.errors import TOTAL, Comparison, ErrorSummary, Grouping, Metric, summary
+from lora_profiler.comparison.scored import Scored
+from lora_profiler.records.record import STATUSES, Record
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
 from lora_profiler.report.measured_runs import setting

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
+from lora_profiler.comparison.percentiles import quantile
 from lora_profiler.evidence import (
     Interval,
     MeasuredMemory,
@@ -16,7 +17,6 @@ from lora_profiler.evidence import (
 from lora_profiler.evidence.documents import Kind
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Row, Table
-from lora_profiler.throughput.spread import quantile
 from lora_profiler.units import count_text, error_text, percent_text
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from lora_profiler.model_spec import ModelSpec, Stack
-from lora_profiler.planning.levers import Lever
+from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.prediction import CATEGORIES, LayerCost, Moment, MomentName, Prediction
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph

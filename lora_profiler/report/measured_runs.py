@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lora_profiler.compare import TOTAL, Comparison, ErrorSummary, compare, summary
+from lora_profiler.comparison.errors import TOTAL, Comparison, ErrorSummary, compare, summary
+from lora_profiler.comparison.throughput import throughput
 from lora_profiler.prediction import Prediction
-from lora_profiler.record import Record
+from lora_profiler.records.record import Record
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.ways import method_label
-from lora_profiler.throughput import throughput
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text, rate_text, seconds_text
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload, setup_dict
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from lora_profiler.compare import TOTAL, Comparison, Metric, lower_bounds
+from lora_profiler.comparison.errors import TOTAL, Comparison, Metric, lower_bounds
+from lora_profiler.comparison.mfu import Utilisation
+from lora_profiler.comparison.throughput import Throughput
 from lora_profiler.planning.timing import Timing
 from lora_profiler.prediction import CATEGORIES, Prediction
-from lora_profiler.record import Device, Environment, Record
+from lora_profiler.records.record import Device, Environment, Record
 from lora_profiler.report import metrics
 from lora_profiler.report.advice import advice
 from lora_profiler.report.blocks import Block, Row, RowKind, Table, heading, paragraph
@@ -14,7 +16,6 @@ from lora_profiler.report.ranks import ranks_lines, ranks_table
 from lora_profiler.report.speed import speed_lines
 from lora_profiler.report.timing import predicted_time_line
 from lora_profiler.report.ways import method_label
-from lora_profiler.throughput import Throughput, Utilisation
 from lora_profiler.units import byte_unit, bytes_text, count_text, error_text, in_unit, percent_text
 
 NAMED_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lora_profiler.evidence import Interval, MeasuredMemory
-from lora_profiler.planning.likely import LikelyPeak, likely_peak
+from lora_profiler.planning.empirical_interval import LikelyPeak, likely_peak
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import metrics
 from lora_profiler.report.ways import method_label

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lora_profiler.record import Record
+from lora_profiler.records.record import Record
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.units import byte_unit, in_unit, percent_text

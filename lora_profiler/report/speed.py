@@ -2,8 +2,10 @@
 
 from functools import partial
 
+from lora_profiler.comparison.mfu import Utilisation
+from lora_profiler.comparison.paired_runs import Ratio
+from lora_profiler.comparison.throughput import Throughput
 from lora_profiler.report import metrics
-from lora_profiler.throughput import Ratio, Throughput, Utilisation
 from lora_profiler.units import percent_text, rate_text, seconds_text
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lora_profiler.printable import printable
+from lora_profiler._printable import printable
 from lora_profiler.report.blocks import Block, Paragraph, Table
 
 _STYLES = {"plain": "", "section": "bold", "total": "bold", "peak": "bold cyan"}

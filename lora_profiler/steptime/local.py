@@ -13,15 +13,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lora_profiler.durable import write_durably
+from lora_profiler._paths import cache_folder
 from lora_profiler.harness.environment import cpu_model
 from lora_profiler.harness.machine import allowed_cpus
-from lora_profiler.kernel import StepKernels
-from lora_profiler.record_json import RecordError, decoded
+from lora_profiler.kernels import StepKernels
+from lora_profiler.records.atomic_write import write_durably
+from lora_profiler.records.serialize import RecordError, decoded
 from lora_profiler.steptime.constants import Constants, Rates
 from lora_profiler.steptime.roofline import StepLoad, loaded
 from lora_profiler.steptime.step import step_of
-from lora_profiler.user_folders import cache_folder
 from lora_profiler.workload import TrainSetup
 
 FORMAT = 1

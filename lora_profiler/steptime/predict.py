@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lora_profiler.catalog import Gpu
-from lora_profiler.kernel import Kind, StepKernels
+from lora_profiler.kernels import Kind, StepKernels
 from lora_profiler.prediction import FlopCount
 from lora_profiler.steptime.constants import Constants, Rates, rates_of
 from lora_profiler.steptime.families import Likeness, constants_for, half_width

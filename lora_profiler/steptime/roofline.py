@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import hypot, log
 
-from lora_profiler.kernel import Gemm, Kernel, Kind, StepKernels
+from lora_profiler.kernels import Gemm, Kernel, Kind, StepKernels
 from lora_profiler.steptime.constants import FRESH_BYTES, Fixed, Rates
 
 _SMALL_TILES = (32, 64)

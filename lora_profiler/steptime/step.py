@@ -1,7 +1,7 @@
 """One optimizer step, out of the kernels of its micro-batch and the setup that says how often they run and what the update is."""
 
 from lora_profiler.errors import UsageError
-from lora_profiler.kernel import StepKernels
+from lora_profiler.kernels import StepKernels
 from lora_profiler.steptime.roofline import Step
 from lora_profiler.steptime.update import fresh_bytes, update_bytes
 from lora_profiler.workload import TrainSetup

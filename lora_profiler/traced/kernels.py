@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from lora_profiler.compiled.tape import LEAST_UNITS, Layout
 from lora_profiler.errors import UnbuildableError
-from lora_profiler.kernel import Gemm, Kernel, Kind, Phase, StepKernels, merged
+from lora_profiler.kernels import Gemm, Kernel, Kind, Phase, StepKernels, merged
 from lora_profiler.modeling import build_model
 from lora_profiler.traced.effort import Size
 from lora_profiler.traced.layouts import at_depth, layout_of

@@ -13,7 +13,7 @@ from lora_profiler.analytic.kernels.forward import ATTENTION_OP, attention_flops
 from lora_profiler.analytic.kernels.launches import Launches
 from lora_profiler.analytic.kernels.packed import unpack
 from lora_profiler.analytic.tensors import Node, Tensor
-from lora_profiler.kernel import Gemm
+from lora_profiler.kernels import Gemm
 
 First = Literal["tokens", "heads", "features"]
 

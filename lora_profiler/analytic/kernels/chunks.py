@@ -7,7 +7,7 @@ from lora_profiler.analytic.kernels.launches import Launches
 from lora_profiler.analytic.kernels.surroundings import shifted_labels
 from lora_profiler.analytic.losses import SCALAR, ChunkedHead
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
-from lora_profiler.kernel import Gemm
+from lora_profiler.kernels import Gemm
 
 _WIDE, _INDEX = ITEMSIZE["float32"], ITEMSIZE["int64"]
 

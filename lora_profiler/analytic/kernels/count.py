@@ -25,7 +25,7 @@ from lora_profiler.analytic.predict import values
 from lora_profiler.analytic.structure import ForwardPass
 from lora_profiler.analytic.tensors import ITEMSIZE
 from lora_profiler.errors import UncountedError
-from lora_profiler.kernel import StepKernels, merged
+from lora_profiler.kernels import StepKernels, merged
 from lora_profiler.workload import Workload
 
 _KERNELS = frozenset({"cudnn", "flash", "efficient", "math", "eager"})

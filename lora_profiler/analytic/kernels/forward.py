@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from lora_profiler.analytic.kernels.launches import Launches
 from lora_profiler.analytic.kernels.packed import unpack
 from lora_profiler.analytic.tensors import ITEMSIZE, Node
-from lora_profiler.kernel import Gemm
+from lora_profiler.kernels import Gemm
 
 Forward = Callable[[Node, Launches], None]
 _FLASH, _EFFICIENT = "_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"

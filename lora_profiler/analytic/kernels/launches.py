@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from lora_profiler.algebra.polynomial import Polynomial
 from lora_profiler.algebra.table import Values
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
-from lora_profiler.kernel import Gemm, Kernel, Kind, Phase
+from lora_profiler.kernels import Gemm, Kernel, Kind, Phase
 from lora_profiler.workload import Dtype
 
 _OPERATORS = {

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lora_profiler.planning.levers import Lever
+from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.report.charts.bytes_axis import bytes_axis
 from lora_profiler.report.charts.figure import Figure, figure, hatched, rows
 from lora_profiler.report.charts.labels import label, lines

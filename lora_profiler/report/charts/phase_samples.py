@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from lora_profiler.record import PhaseSample
+from lora_profiler.records.record import PhaseSample
 from lora_profiler.report.charts.bytes_axis import bytes_axis
 from lora_profiler.report.charts.figure import Figure, figure, note
 from lora_profiler.report.charts.labels import lines

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lora_profiler.record import Measurement
+from lora_profiler.records.record import Measurement
+from lora_profiler.records.statistics import median_interval
 from lora_profiler.report.charts.figure import Figure, figure, note, title, values
 from lora_profiler.report.palette import ACCENT, FAINT_INK, PANEL, Theme
-from lora_profiler.samples import median_interval
 from lora_profiler.units import seconds_text
 
 _HEIGHT_PX = 300

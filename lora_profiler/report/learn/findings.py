@@ -10,9 +10,9 @@ from importlib.resources import files
 from typing import Any
 
 from lora_profiler.mathematics.claim import Verdict
-from lora_profiler.report.verify import subject_lines
-from lora_profiler.report.verify_charts import Chart, Series, verify_charts
-from lora_profiler.report.verify_headlines import headline
+from lora_profiler.report.verify.charts import Chart, Series, verify_charts
+from lora_profiler.report.verify.document import subject_lines
+from lora_profiler.report.verify.headlines import headline
 
 FILE = "findings.json"
 _DIGITS = 7

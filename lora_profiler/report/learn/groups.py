@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from lora_profiler.report.blocks import Row, Table
-from lora_profiler.report.verify_charts import Chart
+from lora_profiler.report.verify.charts import Chart
 from lora_profiler.units import percent_text
 
 GROUPS: Final[dict[str, tuple[str, ...]]] = {

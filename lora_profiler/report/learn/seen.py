@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from lora_profiler.report.verify_charts import Chart, Series
+from lora_profiler.report.verify.charts import Chart, Series
 from lora_profiler.units import percent_text
 
 LEVEL_FACTOR = 2.0

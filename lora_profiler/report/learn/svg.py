@@ -2,7 +2,7 @@
 
 from html import escape
 
-from lora_profiler.printable import printable
+from lora_profiler._printable import printable
 from lora_profiler.report.palette import FAINT_INK, FONT, INK, LINE, METHOD_MARKS, PANEL, Colour, Theme, colour
 
 _FILLS: dict[str, Colour] = {

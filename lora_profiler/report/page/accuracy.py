@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from lora_profiler.compare import METRICS, TOTAL, Comparison, Grouping, summary
-from lora_profiler.record import Record
+from lora_profiler.comparison.errors import METRICS, TOTAL, Comparison, Grouping, summary
+from lora_profiler.records.record import Record
 from lora_profiler.report import charts, metrics
 from lora_profiler.report.blocks import Paragraph, Table, paragraph
 from lora_profiler.report.charts import ErrorDot, ScatterPoint

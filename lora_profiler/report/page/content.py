@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lora_profiler.comparison.scored import Scored
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.scored import Scored
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.comparisons import environment_lines, not_compared_lines
 from lora_profiler.report.page.accuracy import accuracy_facts, accuracy_section

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lora_profiler.compare import Comparison
+from lora_profiler.comparison.errors import Comparison
 from lora_profiler.planning.answers import Answer
+from lora_profiler.report.json.predict import answer_dict
 from lora_profiler.report.page.runs import Run
-from lora_profiler.report.payload import answer_dict
 from lora_profiler.workload import setup_dict
 
 SCHEMA_VERSION = "1.0"

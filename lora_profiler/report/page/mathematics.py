@@ -15,8 +15,8 @@ from lora_profiler.report.learn.seen import seen
 from lora_profiler.report.metrics import CLAIM_VERDICT_LABELS
 from lora_profiler.report.page.content import Content
 from lora_profiler.report.page.parts import Beside, Drawing, Fact, Fold, Part, Picture, Section
-from lora_profiler.report.verify import claim_blocks
-from lora_profiler.report.verify_charts import Chart
+from lora_profiler.report.verify.charts import Chart
+from lora_profiler.report.verify.document import claim_blocks
 from lora_profiler.units import bytes_text, count_text, percent_text, shape_text
 
 _MOST_AT_ONCE = 6

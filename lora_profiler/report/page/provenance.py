@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lora_profiler.record import Environment, Record
+from lora_profiler.records.record import Environment, Record
 from lora_profiler.report import metrics
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.page.parts import Beside, Fold, Part, Section

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lora_profiler.compare import TOTAL, Comparison, Metric, lower_bounds
-from lora_profiler.planning.scored import Scored
-from lora_profiler.record import Status
+from lora_profiler.comparison.errors import TOTAL, Comparison, Metric, lower_bounds
+from lora_profiler.comparison.scored import Scored
+from lora_profiler.comparison.throughput import Throughput, throughput
+from lora_profiler.records.record import Status
 from lora_profiler.report import metrics
 from lora_profiler.report.advice import advice
 from lora_profiler.report.blocks import Row, Table, paragraph
@@ -15,7 +16,6 @@ from lora_profiler.report.measurements import comparison_text
 from lora_profiler.report.page.parts import Fact, Part, Section
 from lora_profiler.report.ranks import ranks_text
 from lora_profiler.report.ways import way_label
-from lora_profiler.throughput import Throughput, throughput
 from lora_profiler.units import bytes_text, count_text, rate_text, seconds_text
 
 MOST_ROWS = 800

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from lora_profiler.comparison.mfu import Utilisation, utilisation
+from lora_profiler.comparison.paired_runs import full_against_lora
+from lora_profiler.comparison.throughput import Throughput
 from lora_profiler.errors import UsageError
 from lora_profiler.report import charts
 from lora_profiler.report.blocks import Row, Table, paragraph
@@ -15,7 +18,6 @@ from lora_profiler.report.page.parts import Beside, Drawing, Part, Section
 from lora_profiler.report.page.runs import Run
 from lora_profiler.report.speed import ratio_line
 from lora_profiler.report.ways import way_label
-from lora_profiler.throughput import Throughput, Utilisation, full_against_lora, utilisation
 from lora_profiler.units import between_text, count_text, percent_text, rate_text, seconds_text
 
 MOST_BARS = 24

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from lora_profiler.prediction import CurvePoint, Prediction
-from lora_profiler.record import PhaseSample
+from lora_profiler.records.record import PhaseSample
 from lora_profiler.report import charts, metrics
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.charts import LayerQuantity, LayerRow, Limit

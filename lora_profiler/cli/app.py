@@ -1,0 +1,92 @@
+"""`lora-profile app`: serves the dashboard on this machine and opens it in the browser."""
+
+import os
+import socket
+import sys
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from lora_profiler.cli.click_support import HELP_NAMES, ExampleCommand
+from lora_profiler.errors import UsageError
+
+NEEDED = ("streamlit", "pandas", "plotly", "jinja2")
+_PORTS_TRIED = 50
+
+
+@click.command(
+    "app",
+    short_help="Open the dashboard on 127.0.0.1.",
+    cls=ExampleCommand,
+    context_settings=HELP_NAMES,
+    epilog="""
+The dashboard answers on this machine alone, and only the browser that opens the printed address: it holds a token. It keeps
+nothing but what is measured, and asks nobody for anything: the hub is asked only for a model that is neither bundled nor cached,
+and HF_HUB_OFFLINE=1 forbids that too. Ctrl-C ends it.
+
+Examples:
+  lora-profile app
+  lora-profile app --records measured.jsonl --records other-machine/     shows these records too
+  lora-profile app --no-browser --port 8600
+
+Exit code: 0 ended by hand; 2 usage, a missing library or a port in use included.
+""",
+)
+@click.option("--port", type=click.IntRange(1, 65535), metavar="N", help="[default: 8501, or the next that is free]")
+@click.option(
+    "--records", multiple=True, type=Path, metavar="PATH",
+    help="A file of records, or a folder of such files, to show beside your own. Repeat for several.",
+)  # fmt: skip
+@click.option("--no-browser", is_flag=True, help="Only serve, and print the address with its token.")
+def app_command(port: int | None, records: tuple[Path, ...], no_browser: bool) -> None:
+    """Open the dashboard: predict, compare with what was measured, measure, learn, and look through the catalogues."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise UsageError(f"the dashboard needs {', '.join(missing)}: pip install 'lora-profiler[app]'.")
+    for path in records:
+        if not path.exists():
+            raise UsageError(f"--records {path}: there is no such file or folder.")
+    from lora_profiler.dashboard.settings import FIRST_PORT, SCRIPT, flags
+
+    port = _free_port(FIRST_PORT, _PORTS_TRIED) if port is None else _asked_port(port)
+    headless = no_browser or not _has_display()
+    given = [word for path in records for word in ("--records", str(path.absolute()))]
+    from streamlit.web.cli import main as streamlit
+
+    with suppress(click.Abort):  # Ctrl-C, which is how it ends
+        streamlit(
+            ["run", str(SCRIPT), *flags(port, headless=headless), "--", *given], prog_name="streamlit", standalone_mode=False
+        )
+
+
+def _free_port(first: int, count: int) -> int:
+    for port in range(first, first + count):
+        if _is_free(port):
+            return port
+    raise UsageError(f"no port from {first} to {first + count - 1} is free; name one with --port.")
+
+
+def _asked_port(port: int) -> int:
+    if not _is_free(port):
+        raise UsageError(f"port {port} is in use, or not yours to use; name another with --port.")
+    return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        if sys.platform != "win32":  # there it would let two programs share one
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _has_display() -> bool:
+    """Whether a browser could be shown."""
+    if sys.platform in ("win32", "darwin"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -1,0 +1,292 @@
+"""`lora-profile bench`: trains for real, one process a case, keeps every record, and holds it against the prediction."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lora_profiler.cli.bench_cluster import cluster_cases, cluster_of, emit, say_what_was_lost, spread, spread_text
+from lora_profiler.cli.bench_options import bench_options, check_options, model_cases
+from lora_profiler.cli.click_support import (
+    HELP_NAMES,
+    ExampleCommand,
+    check_new_file,
+    complete_model,
+    print_blocks,
+    print_json,
+    warn,
+    write_out,
+)  # fmt: skip
+from lora_profiler.cli.options import output_options, setup_options
+from lora_profiler.cli.warnings import warn_of
+
+if TYPE_CHECKING:
+    from lora_profiler.campaign.batch_search import LargestBatch
+    from lora_profiler.campaign.planned import Planned
+    from lora_profiler.campaign.progress import Progress
+    from lora_profiler.campaign.results import Result
+    from lora_profiler.campaign.session import Session
+    from lora_profiler.cluster_runs.scheduler import Spread
+    from lora_profiler.harness import Case
+    from lora_profiler.records.store import Store
+    from lora_profiler.workload import Device
+
+NOT_MEASURED = ("timeout", "crash", "unsupported", "invalid")
+"""Statuses that say nothing about the case itself. Running out of memory does: it is a result."""
+
+
+@click.command(
+    "bench",
+    short_help="Train a model for real, and compare with the prediction.",
+    cls=ExampleCommand,
+    context_settings=HELP_NAMES,
+    epilog="""
+MODEL is a hub id, a hub URL, an alias, a folder, or a path to a config.json. Weights are random unless --weights says
+otherwise, so nothing is downloaded. Every case runs in a process of its own; Ctrl-C or SIGTERM ends it and keeps what
+is done.
+
+Examples:
+  lora-profile bench SmolLM2-135M                           full and LoRA on what is there; on a CPU
+                                                            with 128 tokens in float32, unless said otherwise
+  lora-profile bench gpt2 -s 512                            with 512
+  lora-profile bench gpt2 -s 512 --device cpu --dtype float32 --timing-seconds 20
+  lora-profile bench gpt2 -s 128 --budget 2GiB              does it fit into 2 GiB?
+  lora-profile bench gpt2 -s 128 --largest-batch --budget 4GiB --device cpu
+  lora-profile bench gpt2 -s 128 --nproc 2 --sharding fsdp --device cpu
+  lora-profile bench --suite NAME --resume --deadline 560   in pieces: say it again until nothing is left
+  lora-profile bench --suite NAME --ray auto --resume       spread over the machines of a Ray cluster
+  lora-profile bench --suite NAME --device cuda --emit sbatch -o job
+                                                            for Slurm: cd job && sbatch run.sbatch
+
+Exit code: 0 done, running out of memory included; 2 usage; 3 no such model; 4 not measured; 128 + its number
+where a signal ended it: 130 Ctrl-C, 143 SIGTERM, 129 a closed terminal.
+""",
+)
+@click.argument("models", metavar="[MODEL...]", nargs=-1, shell_complete=complete_model)
+@setup_options(device=None, device_help="Where to train. [default: the accelerator that is there, else cpu]")
+@bench_options
+@output_options("table", "json", "csv", "md")
+@click.pass_context
+def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> None:
+    """Train MODEL for real on this machine: measure memory and time, store the records, and compare with the prediction."""
+    check_options(ctx, models)
+    if o["emit"]:
+        emit(o)
+        return
+    check_new_file(o["output"], o["force"])
+    check_new_file(o["report"], o["force"])
+    from lora_profiler.campaign.interrupts import one_interrupt
+    from lora_profiler.campaign.progress import Progress
+    from lora_profiler.campaign.results import result
+    from lora_profiler.campaign.session import Session
+    from lora_profiler.records.store import Store, default_records_path
+    from lora_profiler.report.progress.bench import shown
+
+    drawn_again = o["form"] == "table" and o["output"] is None and sys.stdout.isatty()
+    with one_interrupt() as interrupt:
+        proven: list[LargestBatch] = []
+        found: Spread | None = None
+        with cluster_of(o) as cluster:
+            cases, num_refused = cluster_cases(cluster, o) if cluster else _cases(ctx, models)
+            store = Store(o["records"] or default_records_path())
+            if o["report"]:
+                _check_report(o["report"], store, o["output"])
+            device = cases[0].case.workload.setup.device
+            click.echo(f"Training on {device}{spread_text(cluster)}; records go to {store.path}.", err=True)
+            progress = Progress(earlier=store.records())
+            total = None if o["largest_batch"] else len(cases)
+            as_json = o["progress"] == "json"
+            with shown(progress, total=total, deadline_seconds=o["deadline"], transient=drawn_again, as_json=as_json):
+                if cluster:
+                    found = spread(cluster, cases, store, progress, interrupt, o)
+                    num_left = 0 if found.interrupted else len(found.left)
+                else:
+                    session = Session(
+                        store=store, progress=progress, interrupt=interrupt, resume=o["resume"], rerun=o["rerun"],
+                        deadline_seconds=o["deadline"], timeout_seconds=o["timeout"],
+                    )  # fmt: skip
+                    num_left = _run(session, cases, proven, search=o["largest_batch"])
+        results = [result(row.record, row.planned.prediction) for row in progress.rows if row.record is not None]
+        _print(results, proven, o)
+        if o["report"]:
+            _write_report(results, o["report"], o["records"])
+        if found:
+            say_what_was_lost(found)
+        _say_what_is_left(progress, store, num_left, interrupt.asked)
+    if interrupt.asked:
+        ctx.exit(interrupt.exit_code)
+    unmeasured = found is not None and (found.refused or found.lost)
+    if num_refused or unmeasured or any(r.record.measurement.status in NOT_MEASURED for r in results):
+        ctx.exit(4)
+
+
+# --- before ---------------------------------------------------------------------------------------------------------------
+
+
+def _device(asked: "Device | None") -> "Device":
+    """Raises MeasurementError for one that this installation cannot train on."""
+    from lora_profiler.harness.device_choice import check_device, present_device
+
+    if asked is None:
+        return present_device()
+    check_device(asked)
+    return asked
+
+
+def _asked_cases(ctx: click.Context, models: tuple[str, ...]) -> Sequence["Case"]:
+    """Those of the suite, the file or the models. Raises UsageError, and MeasurementError for a device that is not there."""
+    from lora_profiler.campaign.case_files import read_case
+    from lora_profiler.campaign.suites import suite_cases
+
+    name, file = ctx.params["suite"], ctx.params["case"]
+    if file:
+        case = read_case(file)
+        _device(case.workload.setup.device)
+        return [case]
+    device = _device(ctx.params["device"])
+    return suite_cases(name, device) if name else model_cases(ctx, models, device)
+
+
+def _cases(ctx: click.Context, models: tuple[str, ...]) -> tuple[list["Planned"], int]:
+    """Everything that will be started, refused and predicted already, and how many cases of a suite cannot run here.
+
+    Raises UsageError and MeasurementError before anything is started.
+    """
+    from lora_profiler.campaign.planned import planned, refuse_beyond, sorted_out
+    from lora_profiler.harness import MeasurementError
+    from lora_profiler.harness.machine import memory_limit_bytes, physical_memory_bytes
+    from lora_profiler.harness.provenance import public_command
+
+    name, cases = ctx.params["suite"], _asked_cases(ctx, models)
+    if ctx.params["largest_batch"]:
+        _check_search(cases)
+    command = public_command(sys.argv)
+    cases = [replace(case, command=command) for case in cases]
+    memory = memory_limit_bytes() or physical_memory_bytes()
+    if not name:
+        able = [planned(case) for case in cases]
+        refuse_beyond(memory, able)
+        _warn_of(able)
+        return able, 0
+    able, unable = sorted_out(cases, memory)
+    for refused in unable:
+        warn(f"left out {refused.case.key}: {refused.reason}")
+    if not able:
+        raise MeasurementError(f"none of the {len(cases)} cases of {name} can run here; the reasons stand above.")
+    return able, len(unable)
+
+
+def _check_search(cases: Sequence["Case"]) -> None:
+    """Raises UsageError where nothing would end the search but the operating system."""
+    from lora_profiler.errors import UsageError
+
+    if any(case.workload.setup.device == "cpu" and case.conditions.budget_bytes is None for case in cases):
+        raise UsageError(
+            "--largest-batch on the CPU needs --budget SIZE: without one the search would end when the operating system ends "
+            "it, or another program."
+        )
+
+
+def _warn_of(able: Sequence["Planned"]) -> None:
+    by_model = {each.case.workload.model: [] for each in able}  # type: dict[Any, list[Any]]
+    for each in able:
+        by_model[each.case.workload.model].append(each.prediction)
+    for predictions in by_model.values():
+        warn_of(predictions)
+
+
+def _check_report(path: str, store: "Store", output: str | None) -> None:
+    """Raises UsageError where the page could not be written after hours of training, or would take another file's place."""
+    from lora_profiler.errors import UsageError
+    from lora_profiler.report.page import check_installed
+
+    check_installed()
+    others = {"records": store.path, "output": Path(output) if output else None}
+    for what, other in others.items():
+        if other is not None and Path(path).absolute() == other.absolute():
+            raise UsageError(f"--report {path} is also the file of --{what}; name another one for the page.")
+
+
+# --- during ---------------------------------------------------------------------------------------------------------------
+
+
+def _run(session: "Session", cases: Sequence["Planned"], proven: list["LargestBatch"], *, search: bool) -> int:
+    """Measures, or searches and adds to `proven`; how many cases were left for want of time. Ctrl-C ends it early."""
+    from lora_profiler.campaign.batch_search import ProbeFailedError
+    from lora_profiler.campaign.predicted import predicted_start
+    from lora_profiler.campaign.session import TimeIsUpError
+
+    try:
+        if not search:
+            return len(session.run(cases).left)
+        for number, case in enumerate(cases):
+            try:
+                proven.append(session.search(case, predicted_start(case.case)))
+            except TimeIsUpError:
+                return len(cases) - number
+            except ProbeFailedError as e:
+                warn(f"the search for {case.case.workload.key} ended: {e}.")
+    except KeyboardInterrupt:
+        session.interrupted()
+    return 0
+
+
+# --- after ----------------------------------------------------------------------------------------------------------------
+
+
+def _print(results: Sequence["Result"], proven: Sequence["LargestBatch"], o: dict[str, Any]) -> None:
+    if not results and o["form"] != "json":
+        return
+    if o["form"] == "json":
+        from lora_profiler.report.json.bench import bench_payload
+
+        comparisons = [c for r in results for c in r.comparisons]
+        print_json(bench_payload([r.record for r in results], comparisons, proven), o["output"])
+    elif o["form"] == "csv":
+        from lora_profiler.report.json.bench import run_records
+        from lora_profiler.report.render import csv_text
+
+        write_out(csv_text(run_records([r.record for r in results])), o["output"])
+    else:
+        from lora_profiler.report.bench import bench_blocks, search_blocks
+
+        searched = {record.id for found in proven for record in found.records}
+        others = [r for r in results if r.record.id not in searched]
+        by_id = {r.record.id: r for r in results}
+        print_blocks([*search_blocks(proven, by_id), *bench_blocks(others)], o["form"], o["output"])
+
+
+def _write_report(results: Sequence["Result"], path: str, records: "Path | None") -> None:
+    """The page of exactly these runs; on stderr how to open it, and the dashboard."""
+    if not results:
+        warn(f"nothing was measured, so {path} was not written.")
+        return
+    import shlex
+
+    from lora_profiler.comparison.scored import Scored
+    from lora_profiler.report.page import report_content, write_page
+
+    scored = [Scored(record=r.record, prediction=r.prediction, refusal=None, comparisons=r.comparisons) for r in results]
+    write_out(write_page(report_content(scored)), path)
+    shown = f" --records {shlex.quote(str(records))}" if records else ""
+    click.echo(f"Open it in a browser: {Path(path).absolute().as_uri()}", err=True)
+    click.echo(f"The same and more in the dashboard: lora-profile app{shown}", err=True)
+
+
+def _say_what_is_left(progress: "Progress", store: "Store", num_left: int, interrupted: bool) -> None:
+    """On stderr: what a second run would do, and lines of the store that could not be read."""
+    stored = sum(1 for row in progress.rows if row.state == "stored")
+    if progress.rows and stored == len(progress.rows):
+        every = "All cases are" if stored > 1 else "The case is"
+        click.echo(f"{every} stored for this environment already: nothing was run.", err=True)
+    if num_left:
+        click.echo(f"Left for want of time: {num_left} of the cases. Run again with --resume.", err=True)
+    if interrupted:
+        click.echo("Interrupted. What is done is stored: run again with --resume.", err=True)
+    if store.torn:
+        warn(f"{store.path} has {store.torn} lines that a crash left half written; they are passed over.")
+    for message in store.unreadable:
+        warn(f"a record was passed over: {message}")

@@ -1,0 +1,74 @@
+"""`lora-profile calibrate`: this machine's own constants of the step-time model, measured and kept."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from lora_profiler.cli.click_support import (
+    HELP_NAMES,
+    ExampleCommand,
+    NearestChoice,
+    check_new_file,
+    print_blocks,
+    print_json,
+    warn,
+)  # fmt: skip
+from lora_profiler.cli.options import output_options
+
+if TYPE_CHECKING:
+    from lora_profiler.workload import Device
+
+
+@click.command(
+    "calibrate",
+    short_help="Measure this machine, for predictions of its step times.",
+    cls=ExampleCommand,
+    context_settings=HELP_NAMES,
+    epilog="""
+Small probes find the device's rates: large sums and products, attention, 4-bit weights, and on a CPU its cache, fresh memory
+and slow operators. Then six training steps of made-up models run, {full, LoRA, QLoRA} x {few, many tokens}, and two constants
+are fitted to them. Nothing is downloaded. Two or three minutes on an idle machine; other work on it spoils what is measured.
+
+Examples:
+  lora-profile calibrate                    the accelerator that is there, else the CPU
+  lora-profile calibrate --device cpu --format json
+
+Exit code: 0 done; 2 usage; 4 it could not be measured.
+""",
+)
+@click.option("--device", type=NearestChoice(("cuda", "cpu")), help="What to measure. [default: cuda if it is there, else cpu]")
+@output_options("table", "json", "md")
+def calibrate_command(device: "Device | None", form: str, output: str | None, force: bool) -> None:
+    """Measure this machine's own constants of the step-time model, and keep them for its predictions."""
+    check_new_file(output, force)
+    from lora_profiler.calibration.calibrate import calibrate
+    from lora_profiler.report.calibration import calibration_blocks, calibration_payload
+    from lora_profiler.report.progress.calibration import shown
+    from lora_profiler.steptime.local import keep
+
+    chosen = _device(device)
+    with shown() as progress:
+        found = calibrate(chosen, progress)
+    path = keep(found.local)
+    if found.was_disturbed:
+        warn("other programs took processor time while steps were measured; calibrate again when the machine is idle.")
+    if path is None:
+        warn("there is no place to keep what was measured; name a folder in LORA_PROFILER_CACHE.")
+    if form == "json":
+        print_json(calibration_payload(found, path), output)
+    else:
+        print_blocks(calibration_blocks(found, path), form, output)
+
+
+def _device(asked: "Device | None") -> "Device":
+    """Raises UsageError and MeasurementError for what cannot be measured here."""
+    from lora_profiler.errors import UsageError
+    from lora_profiler.harness.device_choice import check_device, present_device
+
+    if asked is not None:
+        check_device(asked)
+        return asked
+    found = present_device()
+    if found not in ("cuda", "cpu"):
+        raise UsageError(f"calibrate knows cuda and cpu, not {found}; take --device cpu.")
+    return found

@@ -1,0 +1,211 @@
+"""What click does not bring: a default command, the nearest match for values, text for every error, output to a new file."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from lora_profiler._printable import printable
+from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean, nearest
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from lora_profiler.report.blocks import Block
+
+PIPE_WIDTH = 100
+HELP_NAMES = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class NearestChoice(click.Choice[str]):
+    """One of several words; another word is refused with the nearest of them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as e:
+            raise click.BadParameter(e.message + did_you_mean(str(value), map(str, self.choices)), ctx=ctx, param=param) from None
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range; neither infinite nor none at all."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if number - number != 0:
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+class DefaultGroup(click.Group):
+    """A group whose command `default` may go unnamed: `tool X --option` means `tool default X --option`.
+
+    Commands that live `elsewhere` are imported when they are asked for: `name` is `name_command` of the module given.
+    """
+
+    default = "predict"
+
+    def __init__(self, *args: Any, elsewhere: Mapping[str, str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.elsewhere = elsewhere
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*self.commands, *self.elsewhere})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.elsewhere and cmd_name not in self.commands:
+            self.add_command(getattr(import_module(self.elsewhere[cmd_name]), f"{cmd_name}_command"))
+        return super().get_command(ctx, cmd_name)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.list_commands(ctx), "-h", "--help", "--version"):
+            self._refuse_misspelt_command(ctx, args[0])
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+    def _refuse_misspelt_command(self, ctx: click.Context, word: str) -> None:
+        """A word that is nearly a command, and that no model is called by, is not looked for on the hub."""
+        if ctx.resilient_parsing or word.startswith("-") or "/" in word or Path(word).exists():
+            return
+        close = [name for name in nearest(word, self.list_commands(ctx), 1) if _alike(word, name)]
+        if close and not is_bundled(word):
+            raise click.UsageError(f"No such command {word!r}. Did you mean {close[0]}?", ctx)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _write_verbatim(self.epilog, formatter)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list["CompletionItem"]:
+        return [*super().shell_complete(ctx, incomplete), *complete_model(ctx, None, incomplete)]
+
+
+class ExampleCommand(click.Command):
+    """A command whose epilog is printed line by line, as it stands."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _write_verbatim(self.epilog, formatter)
+
+
+def _write_verbatim(text: str | None, formatter: click.HelpFormatter) -> None:
+    if text:
+        formatter.write_paragraph()
+        formatter.write("".join(f"{line}\n" for line in text.strip("\n").split("\n")))
+
+
+def _alike(word: str, name: str) -> bool:
+    from difflib import SequenceMatcher
+
+    return SequenceMatcher(None, word.lower(), name).ratio() >= 0.75
+
+
+def is_bundled(name: str) -> bool:
+    from lora_profiler.catalog.bundled import facts
+
+    return name.lower() in facts()
+
+
+def complete_model(ctx: click.Context, param: Any, incomplete: str) -> list["CompletionItem"]:
+    from lora_profiler.catalog import bundled_models
+
+    known = [name for model in bundled_models() for name in (model.id, *model.aliases)]
+    names = [name for name in known if name.lower().startswith(incomplete.lower())] if incomplete else []
+    return items(names)
+
+
+def complete_gpu(ctx: click.Context, param: Any, incomplete: str) -> list["CompletionItem"]:
+    from lora_profiler.catalog import bundled_gpus
+
+    keys = ["auto", *(gpu.key for gpu in bundled_gpus())]
+    return items(key for key in keys if key.startswith(incomplete.lower()))
+
+
+def items(words: Iterable[str]) -> list["CompletionItem"]:
+    """Words as the shell is offered them."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(word) for word in words]
+
+
+def run(command: click.Command, args: Sequence[str] | None, prog_name: str) -> NoReturn:
+    """Runs `command` and ends the process: errors made on purpose become one message on stderr and their exit code."""
+    try:
+        code = command.main(args, prog_name=prog_name, standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as e:
+        e.show()
+        code = e.exit_code
+    except LoraProfilerError as e:
+        click.echo("Error: " + "\n".join(map(printable, str(e).split("\n"))), err=True)
+        code = e.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        code = 130
+    except BrokenPipeError:  # the reader of our output left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def check_new_file(path: str | None, force: bool) -> None:
+    """Refuses a place where no file can or should be made, before any work is done. Raises UsageError."""
+    if path is None:
+        return
+    target = Path(path)
+    if target.is_dir():
+        raise UsageError(f"{path} is a folder; name a file in it.")
+    if target.exists() and not force:
+        raise UsageError(f"{path} exists; name another file, or add --force to replace it.")
+    if not target.absolute().parent.is_dir():
+        raise UsageError(f"There is no folder {target.parent}; make it first.")
+
+
+def write_out(text: str, path: str | None, show: Callable[[], None] | None = None) -> None:
+    """`text` to the file, or to stdout; a terminal gets `show()` instead where there is one.
+
+    The file is whole or not there. One that is there already is replaced only where the command was given --force, also if it
+    came while the command ran.
+    """
+    if path is not None:
+        from lora_profiler.records.atomic_write import write_for_user
+
+        context = click.get_current_context(silent=True)
+        try:
+            write_for_user(Path(path), text, replace=bool(context and context.params.get("force")))
+        except FileExistsError:
+            raise UsageError(f"{path} has come while this command ran; name another file, or add --force.") from None
+        except OSError as e:
+            raise UsageError(f"{path} cannot be written: {e.strerror}.") from None
+        click.echo(f"Wrote {path}.", err=True)
+    elif show is not None and sys.stdout.isatty():
+        show()
+    else:
+        click.echo(text, nl=False)
+
+
+def print_json(document: dict[str, Any], output: str | None) -> None:
+    """`document` to the file, or to stdout."""
+    import json
+
+    write_out(json.dumps(document, indent=2, allow_nan=False) + "\n", output)
+
+
+def print_blocks(blocks: Sequence["Block"], form: str, output: str | None) -> None:
+    """`blocks` as Markdown ("md") or as text, to the file or to stdout; drawn where that is a terminal."""
+    from lora_profiler.report import render
+
+    def show() -> None:
+        from lora_profiler.report.terminal import show as show_on_terminal
+
+        show_on_terminal(blocks)
+
+    if form == "md":
+        write_out(render.markdown(blocks), output)
+    else:
+        write_out(render.plain(blocks, PIPE_WIDTH), output, show)
+
+
+def warn(text: str) -> None:
+    click.echo(f"Warning: {printable(text)}", err=True)

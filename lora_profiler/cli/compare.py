@@ -1,0 +1,227 @@
+"""`lora-profile compare`: predicted against measured, or two sets of records against each other; a limit for scripts."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lora_profiler._printable import printable
+from lora_profiler.cli.click_support import (
+    HELP_NAMES,
+    ExampleCommand,
+    NearestChoice,
+    check_new_file,
+    print_blocks,
+    print_json,
+    warn,
+    write_out,
+)  # fmt: skip
+from lora_profiler.cli.options import given, output_options
+from lora_profiler.errors import UsageError
+
+if TYPE_CHECKING:
+    from lora_profiler.comparison.scored import Scored
+    from lora_profiler.records.load import RecordSet
+
+GROUPINGS = ("method", "family", "model", "device", "engine", "category", "metric")
+PREDICTED = (
+    "peak_requested_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "attribution_bytes", "phase_peak_bytes",
+    "step1_phase_peak_bytes", "persistent_bytes", "saved_activation_bytes", "num_parameters", "num_trainable_parameters",
+)  # fmt: skip
+CHANGING = (
+    "peak_requested_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "device_used_bytes", "step_seconds",
+    "tokens_per_second",
+)  # fmt: skip
+"""Written out here, so that the command starts without what it does not need; a test holds them to `compare` and `changes`."""
+ALL = "all"
+
+
+class Percentage(click.ParamType[float]):
+    """'5%' or '0.5 %' as a share. The sign must stand there, since 5 and 0.05 could both be meant."""
+
+    name = "percentage"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value).strip()
+        number = text.removesuffix("%").strip()
+        if not text.endswith("%") or not re.fullmatch(r"[0-9]{0,9}\.?[0-9]{0,9}", number) or not number.strip("."):
+            self.fail(f"{value!r} is no percentage of 0 or more; write a number and the sign, as in 5%.", param, ctx)
+        return float(number) / 100
+
+
+@click.command(
+    "compare",
+    short_help="Hold records against predictions, or two sets of records against each other.",
+    cls=ExampleCommand,
+    context_settings=HELP_NAMES,
+    epilog="""
+RECORDS are files as `lora-profile bench --records FILE` writes them (or what `bench --format json` printed), or folders: the
+.jsonl files in them and in the folders one below. All of them together are one set; --against names the other one. Of several
+records with one id the newest counts.
+
+Metrics that are predicted: peak_requested_bytes (the default), peak_allocated_bytes, peak_reserved_bytes, attribution_bytes,
+phase_peak_bytes, step1_phase_peak_bytes, persistent_bytes, saved_activation_bytes, num_parameters, num_trainable_parameters.
+Between two sets: peak_requested_bytes and step_seconds (the defaults), peak_allocated_bytes, peak_reserved_bytes,
+device_used_bytes, tokens_per_second. Step seconds are medians; they differ where their 95 % intervals lie apart.
+
+--fail-above judges the metrics of --metric. Predictions: every claimed number, too low or too high. Two sets: what got worse
+from RECORDS to --against, step times only beyond their intervals, and every case that went through before and no more. Where
+nothing can be judged it fails too.
+
+Examples:
+  lora-profile compare records.jsonl                        how far were the predictions off?
+  lora-profile compare runs/ --by method --by family --metric attribution_bytes
+  lora-profile compare runs/ --fail-above 5%                for scripts: 1 if a peak is off by more
+  lora-profile compare runs/ --format csv -o errors.csv     every number, a line each
+  lora-profile compare old.jsonl --against new.jsonl        what did the upgrade change?
+  lora-profile compare old/ older/ --against new/ --metric step_seconds --fail-above 3%
+
+Exit code: 0 done; 1 the limit of --fail-above was broken; 2 usage, or no record can be read.
+""",
+)
+@click.argument("records", metavar="RECORDS...", nargs=-1, required=True, type=click.Path())
+@click.option("--against", multiple=True, metavar="RECORDS", type=click.Path(), help="The set after: a file or folder; repeat.")
+@click.option(
+    "--engine",
+    default="auto",
+    metavar="auto|analytic|compiled|traced",
+    show_default=True,
+    help="What predicts; nothing is traced.",
+)
+@click.option("--by", multiple=True, type=NearestChoice(GROUPINGS), help="Gather errors by this; repeat. [default: method]")
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME|all",
+    type=NearestChoice([*dict.fromkeys([*PREDICTED, *CHANGING]), ALL]),
+    help="Which numbers; repeat. [default: peak_requested_bytes, and with --against step_seconds]",
+)
+@click.option("--worst", type=click.IntRange(min=0), default=5, show_default=True, help="So many of the largest are listed.")
+@click.option("--fail-above", type=Percentage(), metavar="PERCENT%", help="End with 1 if anything is off, or worse, by more.")
+@output_options("table", "json", "csv", "md")
+@click.pass_context
+def compare_command(ctx: click.Context, /, records: tuple[str, ...], against: tuple[str, ...], **o: Any) -> None:
+    """Hold RECORDS of real runs against what is predicted of them, or against the records of another set."""
+    check_new_file(o["output"], o["force"])
+    metrics = _metrics(o["metrics"], CHANGING if against else PREDICTED, bool(against))
+    if against:
+        for name in ("engine", "by"):
+            if given(ctx, name):
+                raise UsageError(f"--{name} is about predictions; leave it out, or --against.")
+        broken = _changes(_read(records), _read(against), metrics, o)
+    else:
+        broken = _errors(_read(records), metrics, o)
+    if broken:
+        ctx.exit(1)
+
+
+def _metrics(asked: Sequence[str], possible: Sequence[str], against: bool) -> tuple[str, ...]:
+    """The names asked for, none where none was. Raises UsageError for one that only the other kind of comparison knows."""
+    for name in asked:
+        if name != ALL and name not in possible:
+            raise UsageError(
+                f"{name} is compared with predictions only; leave out --against." if against else
+                f"nothing predicts {name} yet; with --against it is compared between two sets of records."
+            )  # fmt: skip
+    return tuple(possible) if ALL in asked else tuple(dict.fromkeys(asked))
+
+
+def _read(paths: Iterable[str]) -> "RecordSet":
+    from lora_profiler.records.load import read_set
+
+    found = read_set(map(Path, paths))
+    for message in found.warnings:
+        warn(f"passed over: {message}")
+    return found
+
+
+# --- predicted against measured -------------------------------------------------------------------------------------------
+
+
+def _errors(read: "RecordSet", metrics: tuple[str, ...], o: dict[str, Any]) -> bool:
+    """Prints; whether the limit was broken."""
+    from lora_profiler.comparison.scored import scored
+
+    found = scored(read.records, o["engine"])
+    chosen: Any = metrics or PREDICTED[:1]
+    if o["form"] in ("json", "csv"):
+        _print_errors(found, metrics or PREDICTED, o)
+    else:
+        from lora_profiler.report.comparisons import comparison_blocks
+
+        hints = _hints(o, metrics) if o["form"] == "table" else ()
+        print_blocks(comparison_blocks(found, chosen, o["by"] or ("method",), o["worst"], hints), o["form"], o["output"])
+    return o["fail_above"] is not None and _is_off(found, chosen, o["fail_above"])
+
+
+def _print_errors(found: "Sequence[Scored]", shown: Sequence[str], o: dict[str, Any]) -> None:
+    from lora_profiler.comparison.errors import summary
+    from lora_profiler.report.json.bench import compare_payload, comparison_records, summary_records
+
+    records = {s.record.id: s.record for s in found}
+    comparisons = [c for s in found for c in s.comparisons if c.metric in shown]
+    by = tuple(dict.fromkeys(("metric", "category", *o["by"])))
+    summaries = summary_records(summary(comparisons, by, records), by)
+    if o["form"] == "json":
+        print_json(compare_payload(found, comparisons, summaries), o["output"])
+    else:
+        from lora_profiler.report.render import csv_text
+
+        rows = summaries if o["by"] else comparison_records([s.record for s in found], comparisons)
+        write_out(csv_text(rows), o["output"])
+
+
+def _hints(o: dict[str, Any], metrics: tuple[str, ...]) -> list[str]:
+    """What shows more than was asked for."""
+    more = ["" if o["by"] else "--by family or model", "" if metrics else "--metric all", f"--worst {max(20, 4 * o['worst'])}"]
+    return [f"More: {', '.join(filter(None, more))}; every number: --format csv or json."]
+
+
+def _is_off(found: "Sequence[Scored]", chosen: Sequence[str], limit: float) -> bool:
+    """Says on stderr how the judged claims stand to the limit; whether one is beyond it, or there is none."""
+    from lora_profiler.comparison.errors import misses
+    from lora_profiler.report.comparisons import judgement
+
+    judged = [c for s in found for c in s.comparisons if c.metric in chosen and c.is_claim]
+    beyond = misses(judged, limit)
+    click.echo(printable(judgement(judged, beyond, {s.record.id: s.record for s in found}, chosen, limit)), err=True)
+    return bool(beyond) or not judged
+
+
+# --- before and after -----------------------------------------------------------------------------------------------------
+
+
+def _changes(before: "RecordSet", after: "RecordSet", metrics: tuple[str, ...], o: dict[str, Any]) -> bool:
+    """Prints; whether the limit was broken."""
+    from lora_profiler.comparison.regressions import changes, paired, setup_changes
+    from lora_profiler.report.changes import change_blocks, judgement
+
+    pairs = paired(before.records, after.records)
+    chosen: Any = metrics or ("peak_requested_bytes", "step_seconds")
+    found = changes(pairs.pairs, chosen if o["form"] not in ("json", "csv") or metrics else CHANGING)  # type: ignore[arg-type]
+    sides = [r for pair in pairs.pairs for r in pair.before], [r for pair in pairs.pairs for r in pair.after]
+    setup = setup_changes(*sides)
+    if not pairs.pairs:
+        warn("no case is in both sets; a case is a model, its setup and the conditions of the run.")
+    if o["form"] == "json":
+        from lora_profiler.report.json.bench import change_payload
+
+        print_json(change_payload(pairs, found, setup), o["output"])
+    elif o["form"] == "csv":
+        from lora_profiler.report.json.bench import change_records
+        from lora_profiler.report.render import csv_text
+
+        write_out(csv_text(change_records(pairs, found)), o["output"])
+    else:
+        print_blocks(change_blocks(pairs, found, setup, o["worst"]), o["form"], o["output"])
+    limit = o["fail_above"]
+    if limit is None:
+        return False
+    judged = [c for c in found if c.metric in chosen]
+    worse = [c for c in judged if c.is_worse_by_more_than(limit)]
+    lost = [pair for pair in pairs.pairs if pair.is_lost]
+    click.echo(printable(judgement(judged, worse, lost, pairs.pairs, chosen, limit)), err=True)
+    return bool(worse or lost) or not judged

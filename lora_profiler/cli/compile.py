@@ -1,0 +1,82 @@
+"""`lora-profile compile`: traces a model's step once and keeps the profile that answers for every size from then on."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lora_profiler.cli.click_support import (
+    HELP_NAMES,
+    ExampleCommand,
+    check_new_file,
+    complete_gpu,
+    complete_model,
+    print_blocks,
+    print_json,
+    warn,
+)  # fmt: skip
+from lora_profiler.cli.options import TORCH_OPTION, output_options, platform_of, setup_options, workloads
+from lora_profiler.errors import CompileError
+
+if TYPE_CHECKING:
+    from lora_profiler.compiled.profile import Profile
+
+
+@click.command(
+    "compile",
+    short_help="Trace a model once, and keep the profile that answers for every size.",
+    cls=ExampleCommand,
+    context_settings=HELP_NAMES,
+    epilog="""
+MODEL is a hub id, a hub URL, an alias, a folder, or a path to a config.json. Needs torch, transformers and PEFT, but neither
+weights nor an accelerator: the real training step runs on tensors without data. The outcome is checked against fresh traces
+and kept in the user's cache; `lora-profile predict` then answers from it in a blink, for every batch, length and rank.
+
+Examples:
+  lora-profile compile bigscience/bloom-560m
+  lora-profile compile ./my-model/config.json --method lora --checkpointing --targets q_proj,v_proj
+
+Exit code: 0 done; 2 usage; 3 no such model; 4 a step that cannot be traced, or of which no profile could be trusted.
+""",
+)
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, shell_complete=complete_model)
+@setup_options(device="cuda", device_help="Whose memory rules hold.")
+@click.option("--gpu", metavar="KEY", shell_complete=complete_gpu, help="The card whose attention kernels hold.")
+@TORCH_OPTION
+@output_options("table", "json", "md")
+@click.pass_context
+def compile_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> None:
+    """Trace MODEL's training step, full and LoRA or as asked, and keep the profiles that answer for every size."""
+    check_new_file(o["output"], o["force"])
+    from lora_profiler.catalog import find_gpu, find_model
+    from lora_profiler.report.tracing import shown
+
+    specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
+    platform = platform_of(o, find_gpu(o["gpu"]) if o["gpu"] else None)
+    with shown(at_once=None):
+        made = [each for spec in specs for workload in workloads(spec, ctx, platform) for each in _compiled(workload)]
+    from lora_profiler.report.profiles import profile_blocks, profile_records
+
+    if o["form"] == "json":
+        print_json({"schema_version": "1.0", "profiles": profile_records(made)}, o["output"])
+    else:
+        print_blocks(profile_blocks(made), o["form"], o["output"])
+
+
+def _compiled(workload: Any) -> "Sequence[Profile]":
+    """One profile for each set of facts that sizes can change. Raises CompileError where none of them could be trusted."""
+    from lora_profiler.planning.profiles import variants
+    from lora_profiler.traced import compile_profile
+
+    found: list[Profile] = []
+    refused: list[CompileError] = []
+    for each in variants(workload):
+        try:
+            found.append(compile_profile(each))
+        except CompileError as e:
+            refused.append(e)
+    if not found:
+        raise refused[0]
+    for error in refused:
+        warn(str(error))
+    return found

@@ -1,0 +1,298 @@
+"""`lora-profile`: parses, asks, prints. Each command imports what it needs when it runs, so that the answer starts at once."""
+
+import gc
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from lora_profiler._gc import collector_paused, exit_without_search
+from lora_profiler._version import __version__
+from lora_profiler.cli.click_support import (
+    HELP_NAMES,
+    DefaultGroup,
+    ExampleCommand,
+    check_new_file,
+    complete_model,
+    print_blocks,
+    print_json,
+    run,
+    warn,
+    write_out,
+)  # fmt: skip
+from lora_profiler.cli.options import answer_options, output_options, platform_of, setup_options, workloads
+from lora_profiler.cli.warnings import warn_of
+
+if TYPE_CHECKING:
+    from lora_profiler.catalog import Gpu
+    from lora_profiler.planning.answers import Answer
+    from lora_profiler.planning.network import Network
+    from lora_profiler.report.blocks import Block
+    from lora_profiler.workload import Workload
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Ends the process with the exit code of the contract (0 done, 1 does not fit, 2 usage, 3 no model, 4 not run)."""
+    exit_without_search()
+    run(root, args, "lora-profile")
+
+
+@click.group(
+    cls=DefaultGroup,
+    elsewhere={
+        name: f"lora_profiler.cli.{name}"
+        for name in ("app", "bench", "calibrate", "compare", "compile", "plan", "report", "verify")
+    },
+    context_settings=HELP_NAMES,
+    invoke_without_command=True,
+    epilog="""
+Examples:
+  lora-profile meta-llama/Llama-3.1-8B --rank 16       short for: lora-profile predict ...
+  lora-profile gpt2 --per-layer                        which layer holds what
+  lora-profile Qwen/Qwen2.5-7B --method qlora --gpu rtx_4090
+  lora-profile models llama                            the bundled models, by name
+  lora-profile bench gpt2 -s 512                       train it here, and compare with the prediction
+  lora-profile compare records.jsonl                   how far predictions were off, over many runs
+
+Shell completion: eval "$(_LORA_PROFILE_COMPLETE=bash_source lora-profile)"; zsh and fish likewise.
+""",
+)
+@click.version_option(__version__, prog_name="lora-profile")
+@click.pass_context
+def root(ctx: click.Context) -> None:
+    """What full, LoRA and QLoRA fine-tuning of a model cost in memory and compute, from the model's name alone.
+
+    No weight is downloaded and no accelerator is needed. bench trains for real on the device at hand.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+    elif ctx.invoked_subcommand != "predict":
+        gc.enable()  # other commands may go on for long
+
+
+@root.command(
+    "predict",
+    short_help="Predict memory and compute of fine-tuning a model.",
+    cls=ExampleCommand,
+    context_settings=HELP_NAMES,
+    epilog="""
+MODEL is a hub id (SmolLM2-135M will do), a hub URL, an alias, a folder, or a path to a config.json.
+
+Examples:
+  lora-profile predict meta-llama/Llama-3.1-8B --rank 16
+  lora-profile predict gpt2 --rank 8 --targets c_attn --per-layer
+  lora-profile predict Qwen/Qwen2.5-7B --method qlora --checkpointing -b 4 --gpu rtx_4090
+  lora-profile predict ./my-model/config.json --format json -o answer.json
+
+Exit code: 0 done, and if --gpu names a card at least one method fits it; 1 none fits; 2 usage; 3 no such model.
+""",
+)
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, shell_complete=complete_model)
+@setup_options(device="cuda", device_help="Whose memory rules hold.")
+@answer_options
+@click.option("--per-layer", is_flag=True, help="Weights, memory and compute of every distinct layer.")
+@click.option("--explain", is_flag=True, help="The formula behind each number, with the numbers put in.")
+@output_options("table", "json", "csv", "md")
+@click.pass_context
+@collector_paused()
+def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> None:
+    """Predict memory and compute of fine-tuning MODEL: full and LoRA side by side, or the methods asked for."""
+    check_new_file(o["output"], o["force"])
+    from lora_profiler.catalog import find_model
+    from lora_profiler.planning.answers import answers
+
+    gpu = _gpu(o["gpu"]) if o["gpu"] else None
+    network = _network(o["interconnect"]) if o["interconnect"] else None
+    specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
+    platform = platform_of(o, gpu)
+    asked = [workloads(spec, ctx, platform) for spec in specs]
+    engines = [o["engine"]] * len(asked)
+    if o["engine"] == "auto":
+        engines = [_trace_what_nothing_knows(workloads, other_sizes=gpu is not None) for workloads in asked]
+    everything = o["explain"] or o["form"] == "json"
+    with _traces_shown() if "traced" in engines else nullcontext():
+        found = [
+            answers(workloads, gpu, engine, all_levers=everything, network=network)
+            for workloads, engine in zip(asked, engines, strict=True)
+        ]
+    for one_model in found:
+        warn_of([answer.prediction for answer in one_model])
+    _print_answers(found, o)
+    if gpu is not None and not any(a.fit and a.fit.verdict != "does_not_fit" for one_model in found for a in one_model):
+        ctx.exit(1)
+
+
+def _traces_shown() -> AbstractContextManager[None]:
+    from lora_profiler.report.tracing import shown
+
+    return shown()
+
+
+def _gpu(key: str) -> "Gpu":
+    from lora_profiler.catalog import find_gpu
+
+    return find_gpu(key)
+
+
+def _network(text: str) -> "Network":
+    from lora_profiler.planning.network import find_network
+
+    return find_network(text)
+
+
+def _trace_what_nothing_knows(workloads: Sequence["Workload"], *, other_sizes: bool) -> str:
+    """Makes the profiles that are missing where the rules do not know the model either; says what cannot be traced.
+
+    With `other_sizes` also those that hold at other sizes: the largest that fit are searched for among all. Returns the engine
+    to ask: "traced", at exactly the sizes asked, where a profile could not be trusted.
+    """
+    from lora_profiler.planning.profiles import worth_a_trace
+
+    missing = worth_a_trace(workloads, other_sizes=other_sizes)
+    if not missing:
+        return "auto"
+    from lora_profiler.errors import CompileError, UnbuildableError
+    from lora_profiler.report.tracing import shown
+    from lora_profiler.traced import compile_profile
+
+    refused: list[Workload] = []
+    with shown(len(missing)):
+        for asked, workload in missing:
+            if asked in refused:
+                continue
+            try:
+                compile_profile(workload)
+            except CompileError as e:
+                warn(str(e))
+                if workload is asked:
+                    click.echo("tracing exactly this size instead", err=True)
+                    refused.append(asked)
+            except UnbuildableError as e:
+                warn(f"the step could not be traced: {e}")
+    return "traced" if refused else "auto"
+
+
+def _print_answers(answers: Sequence[Sequence["Answer"]], o: dict[str, Any]) -> None:
+    flat = [a for one_model in answers for a in one_model]
+    if o["form"] == "json":
+        from lora_profiler.report.json.predict import predict_payload
+
+        print_json(predict_payload(flat), o["output"])
+    elif o["form"] == "csv":
+        from lora_profiler.report.json.predict import layer_records, predict_records
+        from lora_profiler.report.render import csv_text
+
+        write_out(csv_text(layer_records(flat) if o["per_layer"] else predict_records(flat)), o["output"])
+    else:
+        blocks: list[Block] = []
+        for one_model in answers:
+            blocks += _model_blocks(one_model, per_layer=o["per_layer"], explain=o["explain"], engine=o["engine"])
+        print_blocks(blocks, o["form"], o["output"])
+
+
+def _model_blocks(answers: Sequence["Answer"], *, per_layer: bool, explain: bool, engine: str) -> list["Block"]:
+    from lora_profiler.planning.remarks import activation_excess
+    from lora_profiler.report.predictions import model_blocks
+
+    predictions = [a.prediction for a in answers]
+    full = next((p for p in predictions if p.workload.setup.method == "full"), None)
+    lora = next((p for p in predictions if p.workload.setup.method != "full"), None)
+    blocks = model_blocks(answers, activation_excess(full, lora, engine) if full and lora else None)
+    if per_layer:
+        from lora_profiler.report.layers import layer_blocks
+
+        blocks += layer_blocks(predictions)
+    if explain:
+        from lora_profiler.report.explain import explain_blocks
+
+        blocks += [block for a in answers for block in explain_blocks(a.prediction, a.levers)]
+    return blocks
+
+
+@root.command(
+    "models",
+    short_help="List the bundled models.",
+    cls=ExampleCommand,
+    context_settings=HELP_NAMES,
+    epilog="""
+Examples:
+  lora-profile models                    all of them
+  lora-profile models qwen3              ids, aliases and types that contain the text
+  lora-profile models --format json      with the source of every count
+""",
+)
+@click.argument("text", nargs=-1)
+@output_options("table", "json", "csv", "md")
+def models_command(text: tuple[str, ...], form: str, output: str | None, force: bool) -> None:
+    """List the bundled models, whose facts need no network; TEXT narrows the list."""
+    check_new_file(output, force)
+    from lora_profiler.catalog import bundled_models
+    from lora_profiler.report.catalogues import matching, model_records, models_table
+
+    words = " ".join(text)
+    found = [m for m in bundled_models() if matching(words, (m.id, *m.aliases, m.model_type))]
+    _note_if_empty(found, words, "model", (m.id for m in bundled_models()))
+    _print_catalogue("models", model_records(found), models_table(found), form, output)
+
+
+@root.command(
+    "gpus",
+    short_help="List the bundled cards.",
+    cls=ExampleCommand,
+    context_settings=HELP_NAMES,
+    epilog="""
+Examples:
+  lora-profile gpus                      all of them
+  lora-profile gpus 4090                 keys, names and architectures that contain the text
+  lora-profile gpus --format csv -o gpus.csv
+""",
+)
+@click.argument("text", nargs=-1)
+@output_options("table", "json", "csv", "md")
+def gpus_command(text: tuple[str, ...], form: str, output: str | None, force: bool) -> None:
+    """List the bundled cards, by the key that --gpu takes; TEXT narrows the list. ~ marks an estimate."""
+    check_new_file(output, force)
+    from lora_profiler.catalog import bundled_gpus
+    from lora_profiler.report.catalogues import gpu_records, gpus_table, matching
+
+    words = " ".join(text)
+    found = [g for g in bundled_gpus() if matching(words, (g.key, g.name, *g.aliases, g.vendor, g.architecture))]
+    _note_if_empty(found, words, "card", (g.key for g in bundled_gpus()))
+    _print_catalogue("gpus", gpu_records(found), gpus_table(found), form, output)
+
+
+@root.command(
+    "doctor", short_help="Show versions, cards, cache and hub settings.", cls=ExampleCommand, context_settings=HELP_NAMES
+)
+@output_options("table", "json", "md")
+def doctor_command(form: str, output: str | None, force: bool) -> None:
+    """Show versions, cards, cache folder and hub settings of this installation. Tokens are never printed."""
+    check_new_file(output, force)
+    from lora_profiler.harness.doctor import diagnose
+    from lora_profiler.report.catalogues import doctor_table
+
+    diagnosis = diagnose()
+    if form == "json":
+        print_json({"schema_version": "1.0", "lora_profiler": __version__, **diagnosis.as_dict()}, output)
+    else:
+        print_blocks([doctor_table(diagnosis)], form, output)
+
+
+def _note_if_empty(found: Sequence[object], words: str, what: str, known: Any) -> None:
+    if not found:
+        from lora_profiler.errors import did_you_mean
+
+        warn(f"no bundled {what} is called {words!r}.{did_you_mean(words, known)}")
+
+
+def _print_catalogue(name: str, records: list[dict[str, Any]], table: "Block", form: str, output: str | None) -> None:
+    if form == "json":
+        print_json({"schema_version": "1.0", name: records}, output)
+    elif form == "csv":
+        from lora_profiler.report.catalogues import csv_records
+        from lora_profiler.report.render import csv_text
+
+        write_out(csv_text(csv_records(records)), output)
+    else:
+        print_blocks([table], form, output)

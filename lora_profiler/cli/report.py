@@ -1,0 +1,62 @@
+"""`lora-profile report`: records and what is predicted of them as one HTML page that opens offline."""
+
+from pathlib import Path
+
+import click
+
+from lora_profiler.cli.click_support import HELP_NAMES, ExampleCommand, check_new_file, warn, write_out
+from lora_profiler.errors import UsageError
+
+
+@click.command(
+    "report",
+    short_help="Write one HTML page of records and predictions, which opens offline.",
+    cls=ExampleCommand,
+    context_settings=HELP_NAMES,
+    epilog="""
+RECORDS are files as `lora-profile bench --records FILE` writes them (or what `bench --format json` printed), or folders: the
+.jsonl files in them and in the folders one below. Of several records with one id the newest counts.
+
+The page holds all it shows, its figures and numbers included, and asks nothing of any other machine. The same records give the
+same page.
+
+Examples:
+  lora-profile report records.jsonl -o report.html
+  lora-profile report runs/ other-machine.jsonl -o all.html --title "Two machines" --force
+  lora-profile bench gpt2 -s 512 --report first.html        measure, and write the page of these runs
+
+Exit code: 0 done; 2 usage, no record can be read, or a library is missing.
+""",
+)
+@click.argument("records", metavar="RECORDS...", nargs=-1, required=True, type=click.Path())
+@click.option("-o", "--output", metavar="FILE", required=True, help="The page: a new file.")
+@click.option(
+    "--engine",
+    default="auto",
+    metavar="auto|analytic|compiled|traced",
+    show_default=True,
+    help="What predicts; nothing is traced.",
+)
+@click.option("--title", metavar="TEXT", help="[default: what the records are of]")
+@click.option("--force", is_flag=True, help="Let -o replace a file.")
+def report_command(records: tuple[str, ...], output: str, engine: str, title: str | None, force: bool) -> None:
+    """Write RECORDS of real runs, what is predicted of them, and how far the two are apart, as one HTML page."""
+    check_new_file(output, force)
+    check_spares(output, [Path(path) for path in records])
+    from lora_profiler.comparison.scored import scored
+    from lora_profiler.records.load import read_set
+    from lora_profiler.report.page import check_installed, report_content, write_page
+
+    check_installed()
+    read = read_set(map(Path, records))
+    for message in read.warnings:
+        warn(f"passed over: {message}")
+    write_out(write_page(report_content(scored(read.records, engine), title=title)), output)
+    click.echo(f"Open it in a browser: {Path(output).absolute().as_uri()}", err=True)
+
+
+def check_spares(output: str, kept: list[Path]) -> None:
+    """Raises UsageError where the page would take the place of a file that must stay: records, whatever --force says."""
+    for path in kept:
+        if path.exists() and Path(output).exists() and path.samefile(output):
+            raise UsageError(f"{output} holds the records; name another file for the page.")

@@ -1,0 +1,115 @@
+"""`lora-profile verify`: the mathematics of LoRA, each claim checked on a real model."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lora_profiler.cli.click_support import (
+    HELP_NAMES,
+    ExampleCommand,
+    NearestChoice,
+    check_new_file,
+    complete_model,
+    print_blocks,
+    print_json,
+)  # fmt: skip
+from lora_profiler.cli.options import output_options
+from lora_profiler.errors import UsageError
+
+if TYPE_CHECKING:
+    from lora_profiler.mathematics.claim import Claim
+    from lora_profiler.model_spec import ModelSpec
+
+
+@click.command(
+    "verify",
+    short_help="Check the mathematics of LoRA on a real model.",
+    cls=ExampleCommand,
+    context_settings=HELP_NAMES,
+    epilog="""
+MODEL is a hub id, a folder with weights, or `small`: a model of under a million parameters that is trained on the spot on
+bundled public-domain text. [default: HuggingFaceTB/SmolLM2-135M; where its weights cannot be had, small]
+
+Claims: 1 size of the update, 2 shape and merge, 3 forward path, 4 initialisation, 5 scaling, 6 intrinsic dimension,
+7 memory and speed. 2, 3 and 4 must hold exactly. Everything runs on the CPU, with transformers' models and PEFT's layers.
+
+Examples:
+  lora-profile verify
+  lora-profile verify small --quick                under two minutes on two cores, no network, no download
+  lora-profile verify ./my-model --claims 2,3,4
+  lora-profile verify HuggingFaceTB/SmolLM2-135M --weights SmolLM2-135M.gguf --text shakespeare.txt
+
+Exit code: 0 done; 1 a claim that must hold exactly fails; 2 usage; 3 no such model or no weights; 4 it could not be run.
+""",
+)
+@click.argument("model", metavar="[MODEL]", required=False, shell_complete=complete_model)
+@click.option("--claims", metavar="N,N", help="Check only these. [default: all seven]")
+@click.option("--quick", is_flag=True, help="Fewer ranks, steps and tokens.")
+@click.option("--weights", metavar="PATH", help="A folder or a .gguf file. [default: those of MODEL]")
+@click.option("--text", type=Path, metavar="FILE", help="What to train on. [default: Shakespeare's sonnets, bundled]")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, metavar="N", help="Of everything drawn. [default: 0]")
+@click.option("--offline", is_flag=True, help="Never ask the hub.")
+@click.option(
+    "--progress",
+    type=NearestChoice(("auto", "json")),
+    default="auto",
+    show_default=True,
+    help="On stderr; json: one object a line, for other programs.",
+)
+@output_options("table", "json", "md")
+@click.pass_context
+def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
+    """Check the mathematics of LoRA, claim by claim, on a real model with real weights."""
+    check_new_file(o["output"], o["force"])
+    claims = chosen(o["claims"])
+    from lora_profiler.modeling.third_party import require
+
+    for library in ("torch", "transformers", "peft"):
+        require(library, "'lora-profiler[measure]'", "Checking the mathematics")
+    from lora_profiler.harness.environment import environment
+    from lora_profiler.harness.provenance import public_command
+    from lora_profiler.mathematics.effort import effort_for
+    from lora_profiler.mathematics.sources import Request, open_subject
+    from lora_profiler.mathematics.verify import verify
+    from lora_profiler.records.working_folder import WorkingFolder
+    from lora_profiler.report.progress.verify import shown_checks
+    from lora_profiler.report.verify.document import verify_blocks, verify_payload
+
+    request = Request(model=model, weights=o["weights"], text=o["text"], offline=o["offline"], quick=o["quick"], seed=o["seed"])
+    with WorkingFolder() as work, shown_checks(len(claims), as_json=o["progress"] == "json") as watch:
+        subject = open_subject(request, Path(work), watch.prepare(), lambda spec: _admit(spec, claims))
+        effort = effort_for(subject.spec.num_parameters, quick=o["quick"])
+        checked = verify(subject, claims, effort, o["seed"], watch)
+    document = verify_payload(
+        subject.spec, environment("cpu", command=public_command(sys.argv)), checked, weights=subject.weights, text=subject.text,
+        note=subject.note, seed=o["seed"], quick=o["quick"],
+    )  # fmt: skip
+    if o["form"] == "json":
+        print_json(document, o["output"])
+    else:
+        print_blocks(verify_blocks(document), o["form"], o["output"])
+    if any(each.is_broken for each in checked):
+        ctx.exit(1)
+
+
+def chosen(text: str | None) -> "list[Claim]":
+    """The claims of '1,4' in their order, all of them for None. Raises UsageError for what is none."""
+    from lora_profiler.mathematics.claim import CLAIMS
+
+    if text is None:
+        return list(CLAIMS)
+    words = [word.strip() for word in text.split(",")]
+    known = {str(claim.id): claim for claim in CLAIMS}
+    for word in words:
+        if word not in known:
+            raise UsageError(f"--claims {text!r}: {word!r} is no claim; give numbers from 1 to {len(CLAIMS)}, as in 1,4.")
+    return [claim for number, claim in known.items() if number in words]
+
+
+def _admit(spec: "ModelSpec", claims: "list[Claim]") -> None:
+    from lora_profiler.harness.machine import memory_limit_bytes, physical_memory_bytes
+    from lora_profiler.mathematics.verify import check_memory
+
+    check_memory(spec.num_parameters, claims, memory_limit_bytes() or physical_memory_bytes())

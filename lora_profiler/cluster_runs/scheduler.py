@@ -1,0 +1,197 @@
+"""Runs cases on a cluster, many at once, and stores each record the moment it comes back; what is stored is not run again.
+
+The store, and what is owed to it, are those of `runs`: a campaign may be begun on one machine and finished on a cluster.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from lora_profiler.campaign.durations import Durations
+from lora_profiler.campaign.planned import Planned, Refused
+from lora_profiler.campaign.runs import MARGIN_SECONDS, Observer, durations_before, stored_before
+from lora_profiler.cluster_runs.ray import Begun, Ended, Event, Lost
+from lora_profiler.cluster_runs.resources import Needs, needs
+from lora_profiler.harness import Case
+from lora_profiler.records.record import Record
+from lora_profiler.records.serialize import record_from_dict
+from lora_profiler.records.store import Store
+
+LOOK_SECONDS = 1.0
+"""Between two looks at the deadline while nothing comes back."""
+END_SECONDS = 5.0
+"""What a worker has to end its measured process before it is ended itself, and with it the process, by the kernel."""
+
+
+class Machines(Protocol):
+    """`cluster.Cluster`, or what stands in for it in tests."""
+
+    cpus: int
+
+    def environment_keys(self, device: str, ranks: bool) -> frozenset[str]: ...
+    def submit(self, case: Case, needs: Needs, timeout_seconds: float) -> Any: ...
+    def next_events(self, handles: Sequence[Any], timeout_seconds: float) -> list[tuple[Any, Event]]: ...
+    def cancel(self, handle: Any, force: bool = False) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """`records` as they came, those stored before first. `left` were not begun or not ended before the deadline or Ctrl-C, which
+    `interrupted` tells of; `lost` took two workers down, with what is known of it: both are still owed. `refused` cannot run
+    where they were sent. None of the three has a record. `num_rescheduled` lost their worker once.
+    """
+
+    records: tuple[Record, ...]
+    left: tuple[Case, ...]
+    refused: tuple[Refused, ...]
+    lost: tuple[Refused, ...]
+    num_rescheduled: int
+    interrupted: bool
+
+
+def spread_cases(
+    planned: Sequence[Planned],
+    store: Store,
+    observer: Observer,
+    machines: Machines,
+    *,
+    resume: bool = False,
+    rerun: Iterable[str] = (),
+    deadline_seconds: float | None = None,
+    timeout_seconds: float = 1800.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> Spread:
+    """Hands every owed case to the cluster and appends its record to `store`.
+
+    `resume` leaves out what has a terminal record of an environment of the cluster. With `deadline_seconds` a case that has not
+    begun when it could no longer end in time, judging by the longest so far, is taken back, and one that runs then is ended.
+    Raises StoreError, after everything that ran was ended.
+    """
+    run = _Run(store=store, observer=observer, machines=machines, timeout_seconds=timeout_seconds, clock=clock, began=clock())
+    store.recover()
+    cases = [each.case for each in planned]
+    known = stored_before(cases, store, machines.environment_keys, rerun) if resume else {}
+    if deadline_seconds is not None:
+        run.deadline = run.began + deadline_seconds
+        run.durations = durations_before(cases, store, machines.environment_keys)
+    try:
+        for index, each in enumerate(planned):
+            stored = known.get((each.case.key, each.case.repeat))
+            if stored is not None:
+                run.records.append(stored)
+                observer.finished(index, stored, True)
+            elif run.too_late(each.case):
+                run.left.append(each.case)
+            else:
+                run.submit(index, each)
+        while run.waiting:
+            run.look(LOOK_SECONDS)
+            run.take_back_what_is_late()
+    except KeyboardInterrupt:
+        run.interrupted = True
+    finally:
+        run.end()
+    return run.result()
+
+
+@dataclass(slots=True)
+class _Task:
+    index: int
+    case: Case
+    worker: int | None = None
+    started: float = 0.0
+    cancelled: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    store: Store
+    observer: Observer
+    machines: Machines
+    timeout_seconds: float
+    clock: Callable[[], float]
+    began: float
+    deadline: float | None = None
+    durations: Durations = field(default_factory=Durations)
+    waiting: dict[Any, _Task] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
+    left: list[Case] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    lost: list[Refused] = field(default_factory=list)
+    num_rescheduled: int = 0
+    interrupted: bool = False
+
+    def submit(self, index: int, each: Planned) -> None:
+        handle = self.machines.submit(each.case, needs(each, self.machines.cpus), self.timeout_seconds)
+        self.waiting[handle] = _Task(index, each.case)
+
+    def look(self, seconds: float) -> None:
+        """Waits so long at most for what comes next, and keeps it."""
+        for handle, event in self.machines.next_events(list(self.waiting), seconds):
+            task = self.waiting[handle]
+            if isinstance(event, Begun):
+                task.worker, task.started = event.worker, self.clock()
+                self.observer.started(task.index, task.case)
+            else:
+                self._ended(task, event)
+                del self.waiting[handle]
+
+    def _ended(self, task: _Task, event: Event) -> None:
+        if isinstance(event, Ended):
+            self.num_rescheduled += event.worker != task.worker
+            if event.record is not None:
+                self._keep(task, record_from_dict(event.record))
+            else:
+                self.refused.append(Refused(case=task.case, reason=event.refused or ""))
+        elif isinstance(event, Lost) and not task.cancelled:
+            self.lost.append(Refused(case=task.case, reason=event.reason))
+        else:
+            self.left.append(task.case)
+
+    def _keep(self, task: _Task, record: Record) -> None:
+        self.store.append(record, replace=True)
+        self.durations.note(task.case.workload, self.clock() - task.started)
+        self.records.append(record)
+        self.observer.finished(task.index, record, False)
+
+    # --- the end ----------------------------------------------------------------------------------------------------------
+
+    def too_late(self, case: Case) -> bool:
+        """Whether a case that begins now would not end in time."""
+        expected = self.durations.expected_seconds(case.workload)
+        return self.deadline is not None and self.clock() + expected + MARGIN_SECONDS > self.deadline
+
+    def take_back_what_is_late(self) -> None:
+        if self.deadline is None:
+            return
+        for handle, task in self.waiting.items():
+            late = self.too_late(task.case) if task.worker is None else self.clock() > self.deadline
+            if late and not task.cancelled:
+                self._cancel(handle, task)
+
+    def end(self) -> None:
+        """Takes back all that waits and ends all that runs; what ends well in that moment is kept."""
+        for handle, task in self.waiting.items():
+            self._cancel(handle, task)
+        until = time.monotonic() + END_SECONDS
+        while self.waiting and time.monotonic() < until:
+            self.look(min(LOOK_SECONDS, max(0.0, until - time.monotonic())))
+        for handle, task in self.waiting.items():
+            self.machines.cancel(handle, force=True)
+            self.left.append(task.case)
+        self.waiting.clear()
+
+    def _cancel(self, handle: Any, task: _Task) -> None:
+        task.cancelled = True
+        self.machines.cancel(handle)
+
+    def result(self) -> Spread:
+        return Spread(
+            records=tuple(self.records),
+            left=tuple(self.left),
+            refused=tuple(self.refused),
+            lost=tuple(self.lost),
+            num_rescheduled=self.num_rescheduled,
+            interrupted=self.interrupted,
+        )

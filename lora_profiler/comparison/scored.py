@@ -1,0 +1,66 @@
+"""Records beside what is predicted of them: one prediction for each distinct workload, however many records share it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lora_profiler._gc import collector_paused
+from lora_profiler.comparison.errors import Claims, Comparison, claims
+from lora_profiler.errors import LoraProfilerError
+from lora_profiler.planning.engine import check_engine, predict
+from lora_profiler.prediction import Prediction
+from lora_profiler.records.record import Record
+from lora_profiler.workload import Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """One record, what is predicted of its workload, and the two joined.
+
+    `prediction` is None where the workload could not be predicted, and `refusal` then says why in a sentence; else it is None.
+    """
+
+    record: Record
+    prediction: Prediction | None
+    refusal: str | None
+    comparisons: tuple[Comparison, ...]
+
+
+def scored(records: Iterable[Record], engine: str = "auto") -> list[Scored]:
+    """Every record in the order given. A workload that cannot be predicted is a refusal and spoils no other.
+
+    Nothing is traced: "traced" takes the profiles that are there, as "compiled" does. Raises UsageError for an unknown engine.
+    """
+    check_engine(engine)
+    answerer = "compiled" if engine == "traced" else engine
+    answers: dict[Workload, _Answer] = {}
+    found = []
+    with collector_paused():
+        for record in records:
+            answer = answers.get(record.workload)
+            if answer is None:
+                answer = answers[record.workload] = _answer(record.workload, answerer)
+            found.append(answer.beside(record))
+    return found
+
+
+class _Answer:
+    """Of one workload. What it claims is worked out with the first run that went through: on CUDA that can take a while."""
+
+    def __init__(self, prediction: Prediction | None, refusal: str | None) -> None:
+        self._prediction, self._refusal = prediction, refusal
+        self._claims: Claims | None = None
+
+    def beside(self, record: Record) -> Scored:
+        comparisons: tuple[Comparison, ...] = ()
+        if self._prediction is not None and record.measurement.went_through:
+            if self._claims is None:
+                self._claims = claims(self._prediction)
+            comparisons = self._claims.against(record)
+        return Scored(record=record, prediction=self._prediction, refusal=self._refusal, comparisons=comparisons)
+
+
+def _answer(workload: Workload, engine: str) -> _Answer:
+    try:
+        return _Answer(predict(workload, engine), None)
+    except LoraProfilerError as e:
+        return _Answer(None, str(e))

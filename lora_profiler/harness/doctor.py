@@ -1,0 +1,171 @@
+"""What this installation can do: versions, devices, measuring, cache folders and hub settings.
+
+Imports nothing heavy and prints no secret; what only torch can tell comes from a process of its own.
+"""
+
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import disk_usage
+
+from lora_profiler.harness.abilities import Abilities, abilities
+from lora_profiler.harness.nvml import Nvml, open_cards
+from lora_profiler.units import bytes_text
+
+PACKAGES: dict[str, str] = {
+    "click": "command line",
+    "rich": "tables on a terminal",
+    "huggingface_hub": "models that are not bundled",
+    "numpy": "sweep()",
+    "torch": "measuring",
+    "transformers": "measuring",
+    "peft": "measuring",
+    "accelerate": "measuring",
+    "bitsandbytes": "QLoRA and 8-bit optimizers",
+    "nvidia-ml-py": "devices below, and --gpu auto",
+    "psutil": "measuring",
+    "streamlit": "dashboard",
+    "plotly": "dashboard and report",
+    "pandas": "dashboard",
+    "jinja2": "report",
+    "ray": "bench --ray",
+}
+"""Distribution name -> what it is for here."""
+
+MEASURING = ("torch", "transformers", "peft", "accelerate")
+"""Distributions without which nothing is trained."""
+
+_VRAM_METHODS = {
+    "pid": "yes",
+    "device_delta": "no, the driver hides it here; taken from the whole device less what was in use before",
+    "none": "no",
+}
+
+TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+HUB_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_TOKEN_PATH", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HUB_DISABLE_TELEMETRY")
+DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """One fact a line: (section, name, value)."""
+
+    lines: tuple[tuple[str, str, str], ...]
+
+    def as_dict(self) -> dict[str, dict[str, str]]:
+        out: dict[str, dict[str, str]] = {}
+        for section, name, value in self.lines:
+            out.setdefault(section, {})[name] = value
+        return out
+
+
+def diagnose(environ: Mapping[str, str] | None = None) -> Diagnosis:
+    """Looks around once, which takes a few seconds where torch is installed. `environ` stands in for the environment in tests."""
+    env = os.environ if environ is None else environ
+    lines = [("python", "version", platform.python_version()), ("python", "platform", platform.platform())]
+    lines += [("python", "executable", sys.executable)]
+    lines += [("packages", name, _version(name)) for name in PACKAGES]
+    lines += _device_lines()
+    lines += [("devices", name, env[name]) for name in DEVICE_VARIABLES if name in env]
+    lines += _measuring_lines(abilities(env))
+    lines += [("measuring", name, text) for name, text in _record_lines()]
+    lines += _hub_lines(env)
+    return Diagnosis(lines=tuple(lines))
+
+
+def _version(distribution: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return f"not installed ({PACKAGES[distribution]})"
+
+
+def _installed(distribution: str) -> bool:
+    return not _version(distribution).startswith("not installed")
+
+
+def _device_lines() -> list[tuple[str, str, str]]:
+    """Cards that NVML lists, or why there is none."""
+    cards, problem = open_cards()
+    lines = [("devices", "NVML", problem or f"driver {cards[0].driver()}")]
+    for i, card in enumerate(cards):
+        with card:
+            lines.append(("devices", f"{i}: {card.name()}", _card_text(card)))
+    return lines
+
+
+def _card_text(card: Nvml) -> str:
+    total, used, counter = card.total_bytes(), card.used_bytes(), card.energy_millijoules()
+    memory = (
+        "memory shared with the processor" if total is None or used is None else f"{bytes_text(total)}, {bytes_text(used)} in use"
+    )
+    return f"{memory}, MIG {card.mig()}, {'energy counter' if counter is not None else 'no energy counter'}"
+
+
+def _measuring_lines(found: Abilities) -> list[tuple[str, str, str]]:
+    """What `bench` can train here, and why not."""
+    missing = [name for name in MEASURING if not _installed(name)]
+    lines = []
+    if missing:
+        lines.append(("full, LoRA", f"no: {', '.join(missing)} not installed; pip install 'lora-profiler[measure]'"))
+    elif not found.devices:
+        lines.append(("full, LoRA", f"no: {found.problem}"))
+    else:
+        lines.append(("full, LoRA", f"yes, on {', '.join(found.devices)}"))
+    lines.append(("QLoRA", _qlora_text(found, bool(missing))))
+    if found.devices:
+        lines.append(("torch", f"{found.torch}, sees {', '.join(found.devices)}"))
+        lines.append(("bfloat16", ", ".join(f"{device}: {text}" for device, text in found.bfloat16.items()) or "not known"))
+    if found.problem and found.devices:
+        lines.append(("inquiry", f"stopped at {found.problem}"))
+    if found.vram_method is not None:
+        lines.append(("memory of one process", _VRAM_METHODS[found.vram_method]))
+    return [("measuring", name, text) for name, text in lines]
+
+
+def _qlora_text(found: Abilities, incomplete: bool) -> str:
+    if not _installed("bitsandbytes"):
+        return "no: bitsandbytes not installed; pip install 'lora-profiler[qlora]'"
+    if incomplete or not found.devices:
+        return "no, as above"
+    works = [device for device, text in found.four_bit.items() if text == "yes"]
+    fails = [f"{device}: {text}" for device, text in found.four_bit.items() if text != "yes"]
+    return "; ".join([f"yes, on {', '.join(works)}"] * bool(works) + fails) or "not known"
+
+
+def _record_lines() -> list[tuple[str, str]]:
+    """Where `bench` keeps its records unless told otherwise, and how much room is left there."""
+    from lora_profiler.records.store import StoreError, default_records_path
+
+    try:
+        path = default_records_path()
+        folder = next(f for f in path.parents if f.is_dir())
+        return [("records", str(path)), ("free disk there", bytes_text(disk_usage(folder).free))]
+    except (StoreError, OSError) as e:
+        return [("records", f"no place: {e}")]
+
+
+def _hub_lines(env: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    home = Path(env.get("HF_HOME") or Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface").expanduser()
+    cache = Path(env.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    token_file = Path(env.get("HF_TOKEN_PATH") or home / "token").expanduser()
+    set_by = next((name for name in TOKEN_VARIABLES if env.get(name)), "")
+    token = f"set by {set_by}" if set_by else "set by a token file" if token_file.is_file() else "none (gated models need one)"
+    offline = env.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    lines = [
+        ("hub", "cache folder", f"{cache} ({'exists' if cache.is_dir() else 'not there yet'})"),
+        ("hub", "token", token),
+        ("hub", "offline", "yes, HF_HUB_OFFLINE is set: bundled, local and cached models only" if offline else "no"),
+    ]
+    return lines + [("hub", name, _without_credentials(env[name])) for name in HUB_VARIABLES if name in env]
+
+
+def _without_credentials(value: str) -> str:
+    """An address with user and password left out."""
+    scheme, separator, rest = value.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else value

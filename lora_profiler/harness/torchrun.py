@@ -1,0 +1,83 @@
+"""The launcher of a case with several ranks: `python -m lora_profiler.harness.entry --ranks N CHILD... CASE RESULT`.
+
+It starts N measuring children under torchrun, each with CASE, and a last one alone, which trains on the same global data and
+whose losses theirs must equal; then it leaves one record. A rank that fails ends the others: torchrun sees to that.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lora_profiler.errors import LoraProfilerError
+from lora_profiler.harness.case import Case, case_dict, case_from_dict
+from lora_profiler.harness.entry import PARENT_VARIABLE
+from lora_profiler.harness.environment import environment
+from lora_profiler.harness.machine import oom_kills
+from lora_profiler.harness.ranks import gathered, rank_result, with_reference
+from lora_profiler.records.atomic_write import write_durably
+from lora_profiler.records.record import Record
+from lora_profiler.records.serialize import record_dict, record_from_dict
+
+
+def main(arguments: Sequence[str]) -> int:
+    count, *child, case_path, result_path = arguments[1:]
+    os.environ[PARENT_VARIABLE] = str(os.getpid())  # the children's
+    case = case_from_dict(json.loads(Path(case_path).read_text("utf-8")))
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    kills = oom_kills()
+    exits = _run_ranks(int(count), [*child, case_path, result_path])
+    killed = (oom_kills() or 0) > (kills or 0)
+    records = {rank: _read(rank_result(Path(case_path), rank)) for rank in range(int(count))}
+    found = gathered(case, records, exits, killed, lambda: environment(case.workload.setup.device, command=case.command))
+    record = replace(found, started_at=started)
+    if record.measurement.went_through:
+        _tell("reference")
+        record = with_reference(record, _reference_losses(case, Path(case_path)))
+    record = replace(record, ended_at=datetime.now(UTC).isoformat(timespec="seconds"))
+    write_durably(Path(result_path), json.dumps(record_dict(record), allow_nan=False))
+    return 0
+
+
+def _run_ranks(count: int, command: Sequence[str]) -> dict[int, int]:
+    """Runs `command` once a rank; exit codes of the ranks that failed, negative for a signal, not of those ended for them."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    options = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(count), "--max-restarts", "0", "--no-python"]
+    try:
+        run(parse_args([*options, *command]))  # type: ignore[no-untyped-call]
+    except ChildFailedError as e:
+        exits = {rank: failure.exitcode for rank, failure in e.failures.items()}
+        own = {rank: code for rank, code in exits.items() if code != -signal.SIGTERM}  # which torchrun sends to the others
+        return own or exits
+    return {}
+
+
+def _reference_losses(case: Case, case_path: Path) -> tuple[float, ...]:
+    """Of one process that trains on what all ranks trained on: their micro-batches one after another, accumulated. None of them
+    where it cannot: one device may not hold what several do."""
+    setup = case.workload.setup
+    alone = replace(setup, world_size=1, sharding="none", accumulation=setup.accumulation * setup.world_size)
+    same = replace(case, workload=replace(case.workload, setup=alone))
+    asked, answer = case_path.with_suffix(".alone.json"), case_path.with_suffix(".losses.json")
+    asked.write_text(json.dumps(case_dict(same), allow_nan=False), "utf-8")
+    command = [sys.executable, "-m", "lora_profiler.harness.entry", "--losses", str(asked), str(answer)]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+    return tuple(json.loads(answer.read_text("utf-8"))) if done.returncode == 0 else ()
+
+
+def _read(path: Path) -> Record | None:
+    try:
+        return record_from_dict(json.loads(path.read_text("utf-8")))
+    except (OSError, LoraProfilerError, ValueError):
+        return None
+
+
+def _tell(phase: str) -> None:
+    print(json.dumps({"phase": phase, "step": None, "done": None}), flush=True)

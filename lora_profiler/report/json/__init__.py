@@ -1,0 +1,1 @@
+"""The JSON of `predict` and `bench`, for other programs."""

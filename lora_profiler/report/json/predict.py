@@ -1,0 +1,215 @@
+"""Answers as the JSON of `lora-profile predict --format json`, and flattened for CSV. The schema lies beside this file."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from lora_profiler.planning.answers import Answer
+from lora_profiler.planning.empirical_interval import likely_peak
+from lora_profiler.planning.fit import Fit
+from lora_profiler.planning.memory_savings import Lever
+from lora_profiler.prediction import DeviceMemory, Moment, Prediction
+from lora_profiler.report.communication import communication_dict
+from lora_profiler.steptime import PARTS
+from lora_profiler.workload import setup_dict
+
+SCHEMA_VERSION = "1.0"
+
+
+def predict_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of what `predict --format json` prints."""
+    from importlib.resources import files
+
+    schema: dict[str, Any] = json.loads(files("lora_profiler.report").joinpath("predict.schema.json").read_text("utf-8"))
+    return schema
+
+
+def predict_payload(answers: Sequence[Answer]) -> dict[str, Any]:
+    """The whole document: one prediction per model and method, in the order given."""
+    return {"schema_version": SCHEMA_VERSION, "predictions": [answer_dict(answer) for answer in answers]}
+
+
+def answer_dict(answer: Answer) -> dict[str, Any]:
+    """One prediction with its verdict and levers, in JSON's own types; bytes and FLOPs are integers."""
+    prediction = answer.prediction
+    return {
+        **prediction_dict(prediction),
+        "fit": _fit_dict(answer.fit) if answer.fit else None,
+        "step_time": _step_time_dict(answer),
+        "step_time_refusal": answer.timing.refusal if answer.timing else None,
+        "communication": communication_dict(answer),
+        "evidence": _evidence_dict(prediction),
+        "levers": [_lever_dict(lever) for lever in answer.levers],
+        "layers": [asdict(layer) for layer in prediction.layers],
+    }
+
+
+def prediction_dict(prediction: Prediction) -> dict[str, Any]:
+    """A prediction alone, without its layers."""
+    model, parameters, flops = prediction.workload.model, prediction.parameters, prediction.flops
+    platform = prediction.workload.platform
+    return {
+        "model": {
+            "id": model.id,
+            "model_type": model.model_type,
+            "source": model.source,
+            "num_layers": model.num_layers,
+            "checkpoint_quantization": "NF4" if model.nf4 else model.dequantized_from,
+        },
+        "setup": setup_dict(prediction.workload.setup),
+        "platform": {"compute_capability": platform.compute_capability, "torch": platform.torch_text},
+        "engine": prediction.engine,
+        "exactness": prediction.exactness,
+        "error_bound": prediction.error_bound,
+        "assumptions": list(prediction.assumptions),
+        "attention_kernel": prediction.attention_kernel,
+        "parameters": {
+            "base": parameters.base,
+            "adapter": parameters.adapter,
+            "total": parameters.total,
+            "trainable": parameters.trainable,
+            "trainable_fraction": parameters.trainable_fraction,
+            "reduction_vs_full": parameters.reduction_vs_full,
+        },
+        "persistent_bytes": dict(prediction.persistent_bytes),
+        "saved_activation_bytes": prediction.saved_activation_bytes,
+        "moments": [_moment_dict(moment) for moment in prediction.moments],
+        "peak": _moment_dict(prediction.peak),
+        "device_memory": _device_memory_dict(prediction.device_memory) if prediction.device_memory else None,
+        "flops": {
+            "forward": flops.forward,
+            "backward": flops.backward,
+            "recompute": flops.recompute,
+            "total": flops.total,
+            "per_token": flops.per_token,
+        }
+        if flops
+        else None,
+        "step_time": None,
+    }
+
+
+def _device_memory_dict(memory: DeviceMemory) -> dict[str, int | None]:
+    """`device_bytes` would add context and workspaces, which differ by card: see `fit.reserve`."""
+    names = ("allocated_bytes", "reserved_bytes", "expandable_reserved_bytes")
+    return {**{name: getattr(memory, name) for name in names}, "device_bytes": None}
+
+
+def _moment_dict(moment: Moment) -> dict[str, Any]:
+    return {"moment": moment.moment, "step": moment.step, "total_bytes": moment.total_bytes, "bytes": dict(moment.bytes)}
+
+
+def _fit_dict(fit: Fit) -> dict[str, Any]:
+    return {
+        "gpu": fit.gpu.key,
+        "usable_bytes": fit.usable_bytes,
+        "usable_is_estimated": fit.gpu.usable_is_estimated,
+        "reserve_bytes": fit.reserve_bytes,
+        "reserve": asdict(fit.reserve),
+        "verdict": fit.verdict,
+        "headroom_bytes": fit.headroom_bytes,
+        "largest_batch_size": fit.largest_batch_size,
+        "longest_seq_len": fit.longest_seq_len,
+        "highest_rank": fit.highest_rank,
+    }
+
+
+def _step_time_dict(answer: Answer) -> dict[str, Any] | None:
+    step = answer.timing.step if answer.timing else None
+    if step is None:
+        return None
+    time, gap = step.time, answer.speed_gap
+    return {
+        "seconds": time.seconds,
+        "low_seconds": time.low,
+        "high_seconds": time.high,
+        "tokens_per_second": time.tokens_per_second,
+        "mfu": time.mfu,
+        "calibrated": time.calibrated,
+        "basis": time.likeness,
+        "share_of_host": time.share_of_host,
+        "launches": step.kernels.launches,
+        "part_seconds": {part: time.parts[part] for part in PARTS if part in time.parts},
+        "constants": {"family": time.constants.family, "eta": time.constants.eta, "beta": time.constants.beta},
+        "evidence": asdict(step.evidence) if step.evidence else None,
+        "against_full": {
+            "flops_ratio": gap.flops_ratio,
+            "seconds_ratio": gap.seconds_ratio,
+            "gap_seconds": gap.gap_seconds,
+            "cause_seconds": dict(gap.causes),
+        }
+        if gap
+        else None,
+    }
+
+
+def _evidence_dict(prediction: Prediction) -> dict[str, Any] | None:
+    """What public measurements say of the peak; null where they say nothing."""
+    likely = likely_peak(prediction)
+    if likely is None:
+        return None
+    nearest, known = likely.nearest, likely.interval
+    return {
+        "low_bytes": likely.low_bytes,
+        "high_bytes": likely.high_bytes,
+        "half_width": likely.half_width,
+        "interval": {
+            "nominal": known.nominal,
+            "half_width": known.half_width,
+            "rows": known.rows,
+            "inside": known.inside,
+            "worst": known.worst,
+        },
+        "nearest": {**asdict(nearest), "error": nearest.error},
+    }
+
+
+def _lever_dict(lever: Lever) -> dict[str, Any]:
+    return {**asdict(lever), "saved_fraction": lever.saved_fraction}
+
+
+def predict_records(answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """One flat record a prediction: the JSON's paths joined by dots; assumptions, layers and levers left out."""
+    records = []
+    for answer in answers:
+        document = prediction_dict(answer.prediction) | {
+            "fit": _fit_dict(answer.fit) if answer.fit else None,
+            "step_time": _step_time_dict(answer),
+            "step_time_refusal": answer.timing.refusal if answer.timing else None,
+            "communication": communication_dict(answer),
+            "evidence": _evidence_dict(answer.prediction),
+        }
+        document["moments"] = {
+            f"{moment.moment}.{moment.step if moment.step == 'steady' else 'step1'}": moment.total_bytes
+            for moment in answer.prediction.moments
+        }
+        del document["assumptions"]
+        records.append(dict(_flat(document)))
+    return _aligned(records)
+
+
+def layer_records(answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """One flat record a module of each prediction, led by model and method."""
+    return [
+        {"model": answer.prediction.workload.model.id, "method": answer.prediction.workload.setup.method, **asdict(layer)}
+        for answer in answers
+        for layer in answer.prediction.layers
+    ]
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            yield from _flat(item, f"{prefix}{key}.")
+        elif isinstance(item, list):
+            yield f"{prefix}{key}", "; ".join(map(str, item))
+        else:
+            yield f"{prefix}{key}", item
+
+
+def _aligned(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All records with the same keys, in order of first appearance; a null that another record fills with parts goes."""
+    keys = list(dict.fromkeys(key for record in records for key in record))
+    keys = [key for key in keys if not any(other.startswith(f"{key}.") for other in keys)]
+    return [{key: record.get(key) for key in keys} for record in records]

@@ -1,0 +1,233 @@
+"""A run while it goes: on a terminal a table that is drawn anew every second, elsewhere one line whenever a case starts or ends,
+or for another program a line of JSON at every step.
+
+All of it goes to stderr. A second between two drawings, since the machine that draws is the one that is measured.
+"""
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from lora_profiler.campaign.progress import CaseRow, Progress
+from lora_profiler.harness import Heartbeat
+from lora_profiler.records.record import MEASURED
+from lora_profiler.report import metrics
+from lora_profiler.report.measured_runs import distinctions, run_row, run_text
+from lora_profiler.report.ways import method_label
+from lora_profiler.units import bytes_text, clock_text, count_text
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+COLUMNS = ("model", "method", "setup", "status", "time", "peak", "predicted", "error")
+_STYLES = {"running": "bold cyan", "waiting": "dim", "stored": "dim", "interrupted": "yellow"}
+_STATUS_STYLES = {"ok": "green", "noisy": "yellow", "oom": "yellow"}
+_WIDTHS = {"method": 9, "status": 20, "time": 7, "peak": 12, "predicted": 12, "error": 8}
+"""Of columns that must neither jump nor lose a letter; model and setup share what is left."""
+_GAP = 2
+_LEAST_FOR_NAMES = 20
+"""Where model and setup would get less, the predicted peak is left out, then the error."""
+_SECONDS_BETWEEN = 1.0
+_MOST_ROWS = 20
+"""Of a taller terminal too: drawing them takes 6 ms of the machine that is measured."""
+
+
+@contextmanager
+def shown(
+    progress: Progress, *, total: int | None, deadline_seconds: float | None, transient: bool, as_json: bool = False
+) -> Iterator[None]:
+    """Shows `progress` on stderr while the block runs. `total` is the number of cases where it is known beforehand.
+
+    `transient` takes the table away at the end, where another one is about to tell the same. `as_json` is for other programs.
+    """
+    if as_json:
+        progress.tell = progress.beat = lambda index, row: print(json_line(index, row, total), file=sys.stderr, flush=True)
+        yield
+        return
+    console = _terminal()
+    if console is None:
+        progress.tell = lambda index, row: print(line(progress, index, row, total), file=sys.stderr, flush=True)
+        yield
+        return
+    from rich.live import Live
+
+    words: list[str] = []
+
+    def draw() -> Any:
+        if len(words) != len(progress.rows):  # of a hundred cases this is most of a drawing
+            words[:] = row_distinctions(progress.rows)
+        return drawn(progress, words, console.width, console.height, deadline_seconds)
+
+    with Live(
+        console=console, get_renderable=draw, refresh_per_second=1 / _SECONDS_BETWEEN, transient=transient, redirect_stdout=False
+    ):
+        yield
+
+
+def _terminal() -> Any:
+    """rich's console on stderr, None where that is no terminal that can be drawn on or rich is not there."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        return None
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+# --- one line a case ------------------------------------------------------------------------------------------------------
+
+
+def line(progress: Progress, index: int, row: CaseRow, total: int | None) -> str:
+    """'[2/4] gpt2, LoRA r16: ok, peak 2.3 GiB, predicted ...; took 0:14'."""
+    place = f"[{index + 1}/{total}]" if total is not None else f"[{index + 1}]"
+    what = row_distinctions(progress.rows)[index]
+    if row.record is None:
+        workload = row.planned.case.workload
+        name = ", ".join(filter(None, (workload.model.id, method_label(row.planned.prediction), what)))
+        peak = f"predicted peak {_predicted_text(row)}"
+        return f"{place} {name}: {'interrupted' if row.state == 'interrupted' else 'started'}, {peak}"
+    text = f"{place} {run_text(row.record, row.planned.prediction, what)}"
+    if row.state == "stored":
+        return f"{text}; stored before, not run again"
+    seconds = progress.elapsed(row)
+    return text if seconds is None else f"{text}; took {clock_text(seconds)}"
+
+
+def row_distinctions(rows: Sequence[CaseRow]) -> list[str]:
+    """What sets each row apart: settings in which they differ, and the number of a repeated run."""
+    cases = [row.planned.case for row in rows]
+    repeated = len({case.repeat for case in cases}) > 1
+    runs = [f"run {case.repeat + 1}" if repeated else "" for case in cases]
+    words = distinctions([case.workload for case in cases])
+    return [", ".join(filter(None, parts)) for parts in zip(words, runs, strict=True)]
+
+
+def json_line(index: int, row: CaseRow, total: int | None) -> str:
+    """Where one case stands, as an object: `status` and `record_id` once it has a record, else `phase`, `step` and `done` as the
+    measured process told them. `case` counts from 1.
+    """
+    beat, workload = row.heartbeat, row.planned.case.workload
+    return json.dumps({
+        "case": index + 1,
+        "of": total,
+        "model": workload.model.id,
+        "method": workload.setup.method,
+        "state": row.state,
+        "phase": beat.phase if beat and row.record is None else None,
+        "step": beat.step if beat and row.record is None else None,
+        "done": beat.done if beat and row.record is None else None,
+        "status": row.record.measurement.status if row.record else None,
+        "record_id": row.record.id if row.record else None,
+    }, allow_nan=False)  # fmt: skip
+
+
+# --- the live table -------------------------------------------------------------------------------------------------------
+
+
+def drawn(progress: Progress, words: Sequence[str], width: int, height: int, deadline_seconds: float | None = None) -> "Group":
+    """The rows around the one that runs, as many as the terminal has lines for, and how far the whole is. `words` are those of
+    `row_distinctions`.
+    """
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    widths = column_widths(width, [_model(row) for row in progress.rows], words)
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="dim")
+    for name, size in widths.items():
+        left = name in COLUMNS[:4]
+        table.add_column(name, justify="left" if left else "right", no_wrap=True, overflow="ellipsis", width=size)
+    first, last = window(progress.rows, min(height - 4, _MOST_ROWS))
+    for row, what in list(zip(progress.rows, words, strict=True))[first:last]:
+        cells = dict(zip(COLUMNS, _cells(progress, row, what), strict=True))
+        table.add_row(*(Text(cells[name], style=_style(row, name)) for name in widths))
+    return Group(table, Text(footer(progress, deadline_seconds), style="dim"))
+
+
+def column_widths(width: int, models: Sequence[str], words: Sequence[str]) -> dict[str, int]:
+    """The columns that a terminal of `width` characters shows, in order, and how wide each is."""
+    has_setup = any(words)
+    names = [name for name in COLUMNS if name != "setup" or has_setup]
+    for name in ("predicted", "error", ""):
+        fixed = sum(_WIDTHS.get(n, 0) for n in names) + _GAP * (len(names) - 1)
+        rest = max(_LEAST_FOR_NAMES, width - fixed)
+        if width - fixed >= _LEAST_FOR_NAMES or not name:
+            break
+        names.remove(name)
+    longest = max(map(len, (*models, "model")))
+    of_model = min(longest, max(rest - max(map(len, ("setup", *words))) - 1, rest // 2)) if has_setup else min(longest, rest)
+    shared = {"model": of_model, "setup": min(max(map(len, ("setup", *words))), rest - of_model)}
+    return {name: (_WIDTHS | shared)[name] for name in names}
+
+
+def _model(row: CaseRow) -> str:
+    return row.planned.case.workload.model.id.rpartition("/")[2]
+
+
+def window(rows: Sequence[CaseRow], most: int) -> tuple[int, int]:
+    """The first row to show and the one after the last: the row that runs in the lower half, what comes next below it."""
+    most = max(3, most)
+    now = next((i for i, row in enumerate(rows) if row.state == "running"), None)
+    if now is None:
+        now = next((i for i, row in enumerate(rows) if row.state == "waiting"), len(rows))
+    first = min(max(0, now - most * 2 // 3), max(0, len(rows) - most))
+    return first, min(len(rows), first + most)
+
+
+def _cells(progress: Progress, row: CaseRow, what: str) -> tuple[str, ...]:
+    model, method = _model(row), method_label(row.planned.prediction)
+    seconds = progress.elapsed(row)
+    time = "" if seconds is None else clock_text(seconds)
+    if row.record is None:
+        return (model, method, what, status_text(row), time, "", _predicted_text(row), "")
+    found = run_row(row.record, row.planned.prediction).cells
+    status = f"{found[3]} (stored)" if row.state == "stored" else found[3]
+    return (model, method, what, status, time, *found[4:7])
+
+
+def status_text(row: CaseRow) -> str:
+    """Where a row without a record stands: 'waiting', 'loading the weights', 'step 2: backward', 'timing, 40 steps'."""
+    return beat_text(row.heartbeat) if row.state == "running" else row.state
+
+
+def beat_text(beat: Heartbeat | None) -> str:
+    """What a measured process does: 'loading the model', 'step 2: backward', 'timing, 40 steps'; 'starting' before it says so."""
+    if beat is None:
+        return metrics.STAGE_LABELS["start"]
+    if beat.step is not None:
+        return f"step {beat.step}: {metrics.PHASE_SHORT.get(beat.phase, beat.phase)}"
+    label = metrics.STAGE_LABELS.get(beat.phase, beat.phase)
+    return label if beat.done is None else f"{label}, {count_text(beat.done)} step{'s' if beat.done != 1 else ''}"
+
+
+def _predicted_text(row: CaseRow) -> str:
+    prediction = row.planned.prediction
+    peak = bytes_text(prediction.peak.total_bytes)
+    return peak if prediction.saved_activation_bytes is not None else f">= {peak}"
+
+
+def _style(row: CaseRow, column: str) -> str:
+    if column == "status" and row.record is not None and row.state == "done":
+        return _STATUS_STYLES.get(row.record.measurement.status, "red")
+    return _STYLES.get(row.state, "")
+
+
+def footer(progress: Progress, deadline_seconds: float | None = None) -> str:
+    """'2 of 8 done (1 out of memory); 3:12 gone, about 9:00 left. Ctrl-C keeps what is done.'"""
+    statuses = [row.record.measurement.status for row in progress.rows if row.record is not None]
+    short = Counter(metrics.STATUS_LABELS[status] for status in statuses if status not in MEASURED)
+    counts = f"{len(statuses)} of {len(progress.rows)} done"
+    if short:
+        counts += f" ({', '.join(f'{count} {status}' for status, count in short.items())})"
+    times = [f"{clock_text(progress.seconds_gone)} gone"]
+    left = progress.seconds_left()
+    if left:
+        times.append(f"about {clock_text(left)} left")
+    if deadline_seconds is not None:
+        times.append(f"{clock_text(max(0.0, deadline_seconds - progress.seconds_gone))} to the deadline")
+    return f"{counts}; {', '.join(times)}. Ctrl-C keeps what is done."

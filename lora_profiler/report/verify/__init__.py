@@ -1,0 +1,1 @@
+"""The document of `lora-profile verify`: its tables, charts and headlines."""

@@ -1,0 +1,1 @@
+"""What can be answered and how: losses, packed rows, Liger's kernels, profiles, and the kernels that attention takes."""
