@@ -1,6 +1,6 @@
-"""The accuracy table of the README, from the committed results of the other benchmarks.
+"""Accuracy as README and docs/accuracy.md tell it, from the committed results of the other benchmarks.
 
-python -m benchmarks.accuracy        prints it; `python tests/readme.py --update` puts it into README.md
+python -m benchmarks.accuracy        prints all; `python tests/readme.py --update` puts it into the pages
 """
 
 import json
@@ -103,6 +103,28 @@ def public_lines() -> list[str]:
 def _public_row(what: str, rows: Sequence[MeasuredMemory | MeasuredStep]) -> str:
     e = errors_of(rows)
     return f"| {what} | {e.rows} | {e.mean:.2%} | {e.median:.2%} | {e.p90:.2%} | {e.worst:+.2%} |"
+
+
+def headlines() -> str:
+    """Markdown for the README: four rows, what was held against what, and the worst of each."""
+    saved, peaks, memory = results("saved_bytes"), results("peaks")["rows"], graded_memory()
+    rows = [
+        ("saved activations, real forward passes", saved["cases"], f"{saved['exact']:,} equal to the byte", ""),
+        ("peak of real steps on a CPU, tiny models", len(peaks), *_mean_and_worst([row["error"] for row in peaks])),
+        ("peaks that others measured on GPUs, their stack replayed", len(memory), *_of(memory)),
+        ("step times that others measured", len(measured_steps()), *_of(measured_steps())),
+    ]
+    head = ["| predicted against | rows | mean error | worst |", "| --- | ---: | ---: | ---: |"]
+    return "\n".join([*head, *(f"| {what} | {count:,} | {mean_error} | {worst} |" for what, count, mean_error, worst in rows)])
+
+
+def _mean_and_worst(errors: Sequence[float]) -> tuple[str, str]:
+    return f"{mean(abs(e) for e in errors):.2%}", f"{max(errors, key=abs):+.2%}"
+
+
+def _of(rows: Sequence[MeasuredMemory | MeasuredStep]) -> tuple[str, str]:
+    e = errors_of(rows)
+    return f"{e.mean:.2%}", f"{e.worst:+.2%}"
 
 
 def table() -> str:

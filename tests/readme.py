@@ -1,8 +1,8 @@
-"""The README's commands and transcripts: found, run, compared and written anew.
+"""The commands and transcripts of README and docs: found, run, compared and written anew.
 
     python tests/readme.py --setup      prints the two set-up commands, a line each
-    python tests/readme.py --update     runs every transcript again and writes its output into README.md, and the accuracy
-                                        table of the committed benchmark results with it
+    python tests/readme.py --update     runs every transcript again and writes its output into its page, and the accuracy of the
+                                        committed benchmark results into README.md and docs/accuracy.md
 
 A transcript is a fenced block of kind `console`: `$ command`, then everything that it prints. `console exit=1` states an
 exit code other than 0. Blocks of kind `pycon` are Python sessions.
@@ -19,13 +19,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+ACCURACY = ROOT / "docs" / "accuracy.md"
+PAGES = (README, *sorted((ROOT / "docs").rglob("*.md")))
 _BEGIN, _END = "<!-- accuracy:begin -->", "<!-- accuracy:end -->"
 _FENCE = re.compile(r"^```(?P<kind>\w+)(?: exit=(?P<code>\d+))?\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """One command and what it prints, stdout and stderr together; `start` and `end` are places of `output` in the README."""
+    """One command and what it prints, stdout and stderr together; `start` and `end` are places of `output` in its page."""
 
     command: str
     output: str
@@ -69,21 +71,23 @@ def run(command: str) -> tuple[str, int]:
     return done.stdout, done.returncode
 
 
-def with_accuracy(text: str) -> str:
-    """The README with the accuracy table of the committed results between its marks."""
+def with_accuracy(page: Path, text: str) -> str:
+    """The page with the accuracy of the committed results between its marks: some rows in the README, all in docs/accuracy.md."""
+    if page not in (README, ACCURACY):
+        return text
     sys.path.insert(0, str(ROOT))
-    from benchmarks.accuracy import table
+    from benchmarks.accuracy import headlines, table
 
     before, _, rest = text.partition(_BEGIN)
     _, _, after = rest.partition(_END)
-    return f"{before}{_BEGIN}\n{table()}\n{_END}{after}"
+    return f"{before}{_BEGIN}\n{headlines() if page == README else table()}\n{_END}{after}"
 
 
-def updated(text: str) -> str:
-    text = with_accuracy(text)
+def updated(page: Path) -> str:
+    text = with_accuracy(page, page.read_text("utf-8"))
     for transcript in reversed(list(transcripts(text))):
         output, code = run(transcript.command)
-        assert code == transcript.code, f"{transcript.command}: exit code {code}, the README says {transcript.code}"
+        assert code == transcript.code, f"{transcript.command}: exit code {code}, {page.name} says {transcript.code}"
         text = text[: transcript.start] + output + text[transcript.end :]
     return text
 
@@ -92,6 +96,7 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--setup"]:
         print(*setup_commands(README.read_text("utf-8")), sep="\n")
     elif sys.argv[1:] == ["--update"]:
-        README.write_text(updated(README.read_text("utf-8")), "utf-8")
+        for page in PAGES:
+            page.write_text(updated(page), "utf-8")
     else:
         sys.exit(__doc__)

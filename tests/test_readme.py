@@ -1,33 +1,38 @@
-"""Everything that the README shows is what happens."""
+"""Everything that README and docs show is what happens."""
 
 import doctest
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from readme import README, ROOT, Transcript, run, sessions, setup_commands, transcripts, with_accuracy
+from readme import ACCURACY, PAGES, README, ROOT, Transcript, run, sessions, setup_commands, transcripts, with_accuracy
 
 TEXT = README.read_text("utf-8")
+TEXTS = {page: page.read_text("utf-8") for page in PAGES}
+SHOWN = [transcript for text in TEXTS.values() for transcript in transcripts(text)]
+SESSIONS = [session for text in TEXTS.values() for session in sessions(text)]
 
 
-@pytest.mark.parametrize("transcript", list(transcripts(TEXT)), ids=lambda t: t.command)
+@pytest.mark.parametrize("transcript", SHOWN, ids=lambda t: t.command)
 def test_transcript(transcript: Transcript) -> None:
     output, code = run(transcript.command)
     assert output == transcript.output, "after a wanted change: python tests/readme.py --update"
     assert code == transcript.code
 
 
-@pytest.mark.parametrize("session", sessions(TEXT), ids=range(len(sessions(TEXT))))
+@pytest.mark.parametrize("session", SESSIONS, ids=range(len(SESSIONS)))
 def test_python_session(session: str) -> None:
     parser, runner = doctest.DocTestParser(), doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    test = parser.get_doctest(session, {}, "README.md", "README.md", 0)
+    test = parser.get_doctest(session, {}, "session", "session", 0)
     assert test.examples
     assert runner.run(test).failed == 0
 
 
 def test_accuracy_is_that_of_the_committed_results() -> None:
-    assert with_accuracy(TEXT) == TEXT, "after new results: python tests/readme.py --update"
+    for page in (README, ACCURACY):
+        assert with_accuracy(page, TEXTS[page]) == TEXTS[page], "after new results: python tests/readme.py --update"
 
 
 def test_there_are_exactly_two_setup_commands_and_they_come_first() -> None:
@@ -38,7 +43,7 @@ def test_there_are_exactly_two_setup_commands_and_they_come_first() -> None:
 
 
 def test_every_command_and_option_group_is_shown() -> None:
-    commands = [t.command for t in transcripts(TEXT)]
+    commands = [t.command for t in SHOWN]
     shown = (
         "predict --help", "--help", "--per-layer", "--explain", "--gpu", "--checkpointing", "qlora", "models", "gpus",
         "bench EleutherAI", "bench --help", "compare benchmarks/records",
@@ -52,7 +57,25 @@ def test_the_map_names_every_module_of_the_package() -> None:
         if path.name.startswith("_") or path.name == "py.typed":
             continue
         name = f"{path.name}/" if path.is_dir() else path.name
-        assert f"`{name}`" in TEXT, f"the map of the code does not name {name}"
+        assert f"`{name}`" in TEXTS[ROOT / "docs" / "design.md"], f"the map of the code does not name {name}"
+
+
+def test_the_readme_ends_before_one_scrolls_for_long() -> None:
+    assert len(README.read_bytes()) < 10_000
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    for page, text in TEXTS.items():
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+            if not target.startswith(("http:", "https:")):
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_page_is_named_in_the_index() -> None:
+    index = TEXTS[ROOT / "docs" / "index.md"]
+    for page in PAGES[1:]:
+        name = page.relative_to(ROOT / "docs").as_posix()
+        assert name == "index.md" or f"]({name})" in index, name
 
 
 def test_the_changelog_has_this_version() -> None:
