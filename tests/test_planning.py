@@ -12,6 +12,7 @@ from lora_profiler.planning.engine import peak_bytes, predict
 from lora_profiler.planning.fit import _WORKSPACE_BYTES, Fit, fit, judge, largest, reserve_for
 from lora_profiler.planning.memory_savings import best_lever, levers
 from lora_profiler.planning.remarks import activation_excess, attention_targets, outweighed_layers
+from lora_profiler.planning.sweep import sweep
 from lora_profiler.units import GIB
 from lora_profiler.workload import MAX_SIZE, LoraConfig, Quantization, TrainSetup, Workload
 
@@ -195,3 +196,9 @@ def test_outweighed_layers_are_those_whose_adapter_is_larger() -> None:
     large = outweighed_layers(predict(workload(lora=LoraConfig(r=600))))
     assert {layer.name.rsplit(".", 2)[-2] + "." + layer.name.rsplit(".", 1)[-1] for layer in large} >= {"attn.c_attn"}
     assert all(layer.num_trainable_parameters > layer.num_parameters for layer in large)
+
+
+def test_a_sweep_of_one_point_is_the_peak() -> None:
+    asked = workload(lora=LoraConfig(r=4))
+    assert sweep(asked).shape == ()
+    assert int(sweep(asked)) == peak_bytes(asked)

@@ -170,6 +170,26 @@ def test_the_format_is_one_that_the_card_trains_in(run: Run) -> None:
     assert "arithmetic" not in new.stderr
 
 
+def test_a_card_whose_kernels_nobody_knows_here_is_warned_of(run: Run) -> None:
+    assert "is not known here" in run("gpt2", "--method", "lora", "--gpu", "mi300x_192gb").stderr
+    assert "is not known here" not in run("gpt2", "--method", "lora", "--gpu", "custom:24GiB").stderr
+
+
+def test_a_plan_warns_and_heads_as_an_answer_does(run: Run) -> None:
+    done = run("plan", "TinyLlama/TinyLlama-1.1B-Chat-v1.0", "--cluster", "4xv100_sxm2_16gb")
+    assert "float32 / float16 weights" in done.stdout and "math attention" in done.stdout
+    assert "answered in float32 (full) and float16 (lora)" in done.stderr
+
+
+@pytest.mark.usefixtures("the_bundle")
+def test_dropout_in_attention_keeps_cudnn_away() -> None:
+    """0.1 is no multiple of a sixteenth; T5's bias, which trains, is no mask for it either."""
+    for name, kernel in (("google-t5/t5-base", "efficient"), ("google-bert/bert-base-uncased", "flash")):
+        setup = TrainSetup(lora=LoraConfig(), batch_size=2, seq_len=128)
+        workload = Workload(model=find_model(name, offline=True), setup=setup, platform=Platform(capability=90))
+        assert predict_by(workload).attention_kernel == kernel
+
+
 def test_full_float16_without_loss_scaling_is_warned_of(run: Run) -> None:
     assert "NaN" in run("gpt2", "--method", "full", "--dtype", "float16").stderr
     assert "NaN" not in run("gpt2", "--method", "lora", "--dtype", "float16").stderr

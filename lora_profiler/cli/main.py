@@ -117,7 +117,7 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
             for workloads, engine in zip(asked, engines, strict=True)
         ]
     for one_model in found:
-        warn_of([answer.prediction for answer in one_model])
+        warn_of([answer.prediction for answer in one_model], gpu)
     _print_answers(found, o)
     if gpu is not None and not any(a.fit and a.fit.verdict != "does_not_fit" for one_model in found for a in one_model):
         ctx.exit(1)

@@ -37,6 +37,7 @@ def plan_command(ctx: click.Context, /, model: str, **o: Any) -> None:
     """Place MODEL on a cluster: every sharding, the fewest cards each fits on, memory per rank and the time of a step."""
     check_new_file(o["output"], o["force"])
     from lora_profiler.catalog import find_model
+    from lora_profiler.cli.warnings import warn_of
     from lora_profiler.planning.network import find_network
     from lora_profiler.planning.placement import find_cluster, plan
     from lora_profiler.report.cluster import cluster_blocks, cluster_payload
@@ -49,6 +50,7 @@ def plan_command(ctx: click.Context, /, model: str, **o: Any) -> None:
     spec = find_model(model, revision=o["revision"], offline=o["offline"])
     with shown():
         options = plan(workloads(spec, ctx, platform_of(o, cluster.gpu)), cluster, network, o["engine"])
+    warn_of([option.whole.prediction for option in options], cluster.gpu)
     if o["form"] == "json":
         print_json(cluster_payload(spec, options, cluster, network), o["output"])
     else:

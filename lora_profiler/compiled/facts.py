@@ -46,7 +46,7 @@ def _kernels(workload: Workload) -> tuple[str, ...]:
         return ("grouped",) if efficient_takes_grouped(platform) != efficient_takes_grouped(usual) else ()
     dtype: Dtype = "bfloat16" if setup.precision == "amp" else setup.dtype
     config = workload.model.config
-    dropout = config.get("attention_dropout") or config.get("attn_pdrop") or 0.0
+    dropout = next((config[name] for name in _DROPOUTS if config.get(name)), 0.0)
     calls = [
         SdpaCall(dtype=dtype, head_dim=width, value_dim=value, grouped=not masked, masked=masked, dropout=dropout)
         for width, value in _widths(config)
@@ -58,6 +58,8 @@ def _kernels(workload: Workload) -> tuple[str, ...]:
     return () if same else ("/".join(chosen), "/".join(masked))
 
 
+_DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "dropout_rate")
+"""What configs call the dropout of attention's weights."""
 _USUAL_WIDTHS = ((64, 64), (128, 128), (256, 256), (192, 128))
 
 

@@ -72,7 +72,7 @@ def answered(model: ModelSpec, question: Question) -> Answered:
         question=question,
         answers=tuple(found),
         excess=activation_excess(full, lora, question.engine) if full and lora else None,
-        cautions=tuple(caution_lines(predictions)),
+        cautions=tuple(caution_lines(predictions, gpu)),
     )
 
 

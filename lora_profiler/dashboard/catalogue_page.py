@@ -38,7 +38,7 @@ def _models() -> None:
             "model": [e.id for e in found],
             "type": [e.model_type for e in found],
             "parameters, M": [e.num_parameters / 1e6 for e in found],
-            "published in": [e.dtype or "not stated" for e in found],
+            "published in": [e.checkpoint_quantization or e.dtype or "not stated" for e in found],
             "access": ["gated" if e.gated else "open" for e in found],
             "count checked": [e.verification for e in found],
             "also called": [", ".join(e.aliases) for e in found],

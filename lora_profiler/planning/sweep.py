@@ -214,10 +214,10 @@ def _values(np: Any, monomials: list[Exponents], b: Any, s: Any) -> Any:
     """Each monomial's part in batch and sequence at every point: (monomials, *face)."""
     t, u = (np.ceil(s / multiple) * multiple if any(e[i] for e in monomials) else s for i, multiple in ((3, 32), (4, 16)))
     values = np.empty((len(monomials), *np.broadcast_shapes(b.shape, s.shape)), b.dtype)
-    for row, (i, j, _, m, n) in zip(values, monomials, strict=True):
+    for row, (i, j, _, m, n) in enumerate(monomials):
         term: Any = 1
         for base, power in ((b, i), (s, j), (t, m), (u, n)):
             for _ in range(power):
                 term = term * base
-        row[...] = term
+        values[row, ...] = term
     return values

@@ -2,20 +2,30 @@
 
 from collections.abc import Iterator, Sequence
 
+from lora_profiler.catalog import Gpu
 from lora_profiler.errors import did_you_mean
 from lora_profiler.planning.remarks import outweighed_layers, trained_length, unmatched_targets
 from lora_profiler.prediction import Prediction
 from lora_profiler.workload import Workload
 
 
-def caution_lines(predictions: Sequence[Prediction]) -> list[str]:
-    """Everything worth a warning about the ways to train one model, each once."""
+def caution_lines(predictions: Sequence[Prediction], gpu: Gpu | None = None) -> list[str]:
+    """Everything worth a warning about the ways to train one model on `gpu`, if one is named, each once."""
     return [
+        *_other_vendors(gpu),
         *_idle_targets(predictions[-1].workload),
         *_large_ranks(predictions),
         *_long_sequences(predictions[0].workload),
         *_formats(predictions),
     ]
+
+
+def _other_vendors(gpu: Gpu | None) -> Iterator[str]:
+    if gpu is not None and gpu.vendor in ("amd", "intel"):
+        yield (
+            f"which kernels torch takes on {gpu.name} is not known here: answered with those of NVIDIA's cards from sm_80 to "
+            "sm_89."
+        )
 
 
 def _formats(predictions: Sequence[Prediction]) -> Iterator[str]:
@@ -30,7 +40,8 @@ def _formats(predictions: Sequence[Prediction]) -> Iterator[str]:
                 "it slowly, and refuses some products; without --dtype and --precision the answer takes a format that works."
             )
         else:
-            used = " and ".join(dict.fromkeys(f"{s.dtype} ({s.method})" for s in setups))
+            methods = {dtype: [s.method for s in setups if s.dtype == dtype] for dtype in dict.fromkeys(s.dtype for s in setups)}
+            used = " and ".join(f"{dtype} ({', '.join(dict.fromkeys(of))})" for dtype, of in methods.items())
             yield f"{platform.capability_text} has no arithmetic of bfloat16: answered in {used}."
     if any(s.method == "full" and s.dtype == "float16" for s in setups):
         yield (

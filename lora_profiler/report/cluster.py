@@ -21,7 +21,10 @@ def cluster_blocks(model: ModelSpec, options: Sequence[Option], cluster: Cluster
     """What is asked, a row for each way to place it, the way that takes the fewest cards, and what the numbers rest on."""
     first = options[0].whole.prediction
     setup = first.workload.setup
-    asked = [training_line(_of_one(setup)) + " a rank", attention_words(setup, [first.attention_kernel])]
+    wholes = [option.whole.prediction for option in options]
+    dtypes = list(dict.fromkeys(prediction.workload.setup.dtype for prediction in wholes))
+    kernels = list(dict.fromkeys(prediction.attention_kernel for prediction in wholes))
+    asked = [training_line(_of_one(setup), dtypes) + " a rank", attention_words(setup, kernels)]
     adapted = {method_label(o.whole.prediction): adapter_line(o.whole.prediction.workload.setup) for o in options if _has_lora(o)}
     rows = [Row(cells=_cells(option)) for option in options]
     title = f"{model.id} ({short_count_text(model.num_parameters)} parameters) on {cluster_words(cluster)}"
