@@ -165,21 +165,28 @@ def of_records(browser: Any, address: str) -> dict[str, list[float]]:
     }  # fmt: skip
 
 
-def measured() -> dict[str, Any]:
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """The system's browser. Raises SystemExit where there is none."""
     from playwright.sync_api import sync_playwright
 
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
         raise SystemExit(f"no browser: install one of {', '.join(PROGRAMS)}.")
-    with tempfile.TemporaryDirectory() as name, sync_playwright() as driver:
-        folder = Path(name)
+    with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-background-networking"])
+        yield browser
+        browser.close()
+
+
+def measured() -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as name, chromium() as browser:
+        folder = Path(name)
         with dashboard(folder) as (address, started):
             times = {"start of lora-profile app": [1000 * started], **of_predictions(browser, address)}
         size = many_records(folder / "many.jsonl")
         with dashboard(folder, "--records", str(folder / "many.jsonl")) as (address, _):
             times |= of_records(browser, address)
-        browser.close()
     return {
         "python": platform.python_version(), "streamlit": version("streamlit"), "plotly": version("plotly"),
         "processor": cpu_model(), "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "nice": os.nice(0),

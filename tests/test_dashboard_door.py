@@ -65,7 +65,7 @@ def test_with_the_cookie_alone_no_other_page_starts_a_process(origin: str | None
 def test_its_own_page_starts_one(server: Served) -> None:
     """So that the refusals above are no fault of the client's."""
     assert refusal(server, Cookie=cookie_of(server.address), Origin=f"http://127.0.0.1:{server.port}") is None
-    assert has_started(server, 5)
+    assert has_started(server, 60)
 
 
 @pytest.mark.parametrize(

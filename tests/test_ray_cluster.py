@@ -21,10 +21,11 @@ import pytest
 
 import quick_child
 from benchmarks import suite_models
-from lora_profiler.campaign import cluster, cluster_runs
 from lora_profiler.campaign.planned import Planned, planned_elsewhere
 from lora_profiler.campaign.runs import MARGIN_SECONDS
 from lora_profiler.cli.main import main
+from lora_profiler.cluster_runs import ray as cluster
+from lora_profiler.cluster_runs import scheduler as cluster_runs
 from lora_profiler.cluster_runs.ray import Begun, Cancelled, Cluster, Ended, Event, Lost, Node, differences, opened
 from lora_profiler.cluster_runs.resources import Needs
 from lora_profiler.cluster_runs.scheduler import Spread, spread_cases

@@ -197,10 +197,10 @@ def _run(
     )
     news: queue.SimpleQueue[Heartbeat | None] = queue.SimpleQueue()
     listener = threading.Thread(target=_listen, args=(process, news, ended), daemon=True)
-    listener.start()
-    threading.Thread(target=_await_end, args=(process, news), daemon=True).start()
-    deadline = time.monotonic() + timeout_seconds
-    try:
+    try:  # from here on, so that an interrupt that comes at once is a result too
+        listener.start()
+        threading.Thread(target=_await_end, args=(process, news), daemon=True).start()
+        deadline = time.monotonic() + timeout_seconds
         while True:
             heartbeat = news.get(timeout=max(0.0, deadline - time.monotonic()))
             if heartbeat is None:
@@ -212,7 +212,8 @@ def _run(
         ended.interrupted = True
     finally:
         _end_group(process)
-        listener.join(timeout=1.0)
+        if listener.ident is not None:
+            listener.join(timeout=1.0)
     ended.exit_code = process.returncode
     after = oom_kills()
     ended.killed_for_memory = process.returncode == -9 and kills is not None and after is not None and after > kills
