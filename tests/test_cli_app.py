@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dashboard_client import cookie_of
-from lora_profiler.cli.main import app as cli_app
+from lora_profiler.cli import app as cli_app
 from lora_profiler.cli.main import root
 from lora_profiler.errors import UsageError
 

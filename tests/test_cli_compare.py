@@ -19,7 +19,7 @@ import families
 import records
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_model, model_from_config
-from lora_profiler.cli.main import compare as cli_compare
+from lora_profiler.cli import compare as cli_compare
 from lora_profiler.cli.main import main
 from lora_profiler.comparison.errors import GROUPINGS, METRICS
 from lora_profiler.comparison.regressions import CHANGE_METRICS

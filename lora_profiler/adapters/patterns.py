@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-PROCESSOR_SECONDS = 0.5
+PROCESSOR_SECONDS = 0.25
 """What a pattern may take for all names of a model. A usual one takes a microsecond a name, and a large model has 50,000."""
 _WALL_SECONDS = 10.0
 """Where the system limits no processor time, and where the machine is too busy to give any."""

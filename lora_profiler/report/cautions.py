@@ -1,15 +1,18 @@
 """What a user should be told beside an answer: ranks, targets and lengths that are probably not what was meant."""
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from lora_profiler.catalog import Gpu
 from lora_profiler.errors import did_you_mean
 from lora_profiler.planning.remarks import outweighed_layers, trained_length, unmatched_targets
 from lora_profiler.prediction import Prediction
 from lora_profiler.workload import Workload
 
+if TYPE_CHECKING:
+    from lora_profiler.catalog import Gpu
 
-def caution_lines(predictions: Sequence[Prediction], gpu: Gpu | None = None) -> list[str]:
+
+def caution_lines(predictions: Sequence[Prediction], gpu: "Gpu | None" = None) -> list[str]:
     """Everything worth a warning about the ways to train one model on `gpu`, if one is named, each once."""
     return [
         *_other_vendors(gpu),
@@ -20,7 +23,7 @@ def caution_lines(predictions: Sequence[Prediction], gpu: Gpu | None = None) -> 
     ]
 
 
-def _other_vendors(gpu: Gpu | None) -> Iterator[str]:
+def _other_vendors(gpu: "Gpu | None") -> Iterator[str]:
     if gpu is not None and gpu.vendor in ("amd", "intel"):
         yield (
             f"which kernels torch takes on {gpu.name} is not known here: answered with those of NVIDIA's cards from sm_80 to "
