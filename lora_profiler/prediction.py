@@ -184,7 +184,8 @@ class Prediction:
 
     @cached_property
     def curve(self) -> tuple[CurvePoint, ...]:
-        """Memory over one steady step in order of time. Its largest point is the peak.
+        """Memory over one steady step in order of time. Its largest point is the peak, but for some bytes a layer where the
+        profile of one attention kernel speaks for another.
 
         An engine without a tape gives one point for each moment that it knows.
         """

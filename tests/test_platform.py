@@ -135,6 +135,18 @@ def test_a_profile_speaks_for_hopper_where_no_rule_does(model: str, kernel: str,
     assert has_stand_in(turing) == (exactness == "exact")
 
 
+@pytest.mark.usefixtures("the_bundle")
+def test_rules_on_hopper_have_the_allocator_and_the_curve_of_the_profile() -> None:
+    """Both kernels' states are rounded up to 512 bytes, so that the allocator's figures are the same."""
+    usual = llama(batch_size=2)
+    hopper = replace(usual, platform=Platform(capability=90))
+    there, here = predict_by(usual), predict_by(hopper)
+    assert (there.engine, here.engine, here.exactness) == ("compiled", "analytic", "exact")
+    assert here.device_memory == there.device_memory != None  # noqa: E711
+    assert max(point.total_bytes for point in here.curve) == here.peak.total_bytes + 8 * 32
+    assert predict_by(hopper, "analytic").device_memory is None
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt_neox"])
 def test_what_stands_in_for_cudnn_is_as_near_as_it_says(name: str) -> None:
     """Both kernels traced, at a length that the efficient one pads; heads of 16 features."""

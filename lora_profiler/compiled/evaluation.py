@@ -81,7 +81,7 @@ class Evaluation:
 def evaluation_of(workload: Workload) -> Evaluation:
     """The profile of a workload at its depth, from this process's memory, the package or the cache. Raises NoProfileError."""
     facts = facts_of(workload)
-    found = _evaluation(workload.model, _fixed(workload.setup), facts) or _stand_in(workload, facts)
+    found = _evaluation(workload.model, _fixed(workload.setup), facts) or stand_in(workload, facts)
     if found is None:
         raise NoProfileError(
             f"no compiled profile answers {workload.model.id} with this setup; make one with the same options: "
@@ -91,11 +91,11 @@ def evaluation_of(workload: Workload) -> Evaluation:
 
 
 def has_stand_in(workload: Workload) -> bool:
-    """Whether the profile of the usual platform speaks for the one asked about: see `_stand_in`."""
-    return _stand_in(workload, facts_of(workload)) is not None
+    """Whether the profile of the usual platform speaks for the one asked about: see `stand_in`."""
+    return stand_in(workload, facts_of(workload)) is not None
 
 
-def _stand_in(workload: Workload, facts: Facts) -> Evaluation | None:
+def stand_in(workload: Workload, facts: Facts) -> Evaluation | None:
     """The profile of the usual platform, where it keeps what the one asked about keeps, or almost.
 
     Attention written out in Python runs everywhere, and what no fused kernel takes none takes on another card. cuDNN's call keeps

@@ -2,11 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 from lora_profiler.algebra import Polynomial
 from lora_profiler.algebra.table import Values
-from lora_profiler.compiled.evaluation import Evaluation, evaluation_of
+from lora_profiler.compiled.evaluation import Evaluation, evaluation_of, stand_in
 from lora_profiler.compiled.facts import facts_of
 from lora_profiler.compiled.profile import Profile
 from lora_profiler.model_spec import Module
@@ -55,6 +56,17 @@ def predict(workload: Workload) -> Prediction:
     Raises NoProfileError where neither the package nor the cache has one.
     """
     return _prediction(evaluation_of(workload), workload)
+
+
+def with_tape(prediction: Prediction) -> Prediction:
+    """A prediction by rules, with the memory over time and in the allocator of the profile that stands in for its platform's
+    kernel, where there is one: what the allocator rounds up hides the bytes in which the two kernels differ."""
+    workload = prediction.workload
+    found = stand_in(workload, facts_of(workload))
+    if found is None or workload.setup.device != "cuda":
+        return prediction
+    at = found.values(workload.setup)
+    return replace(prediction, device_memory_source=partial(device_memory, found, at), curve_source=partial(_curve, found, at))
 
 
 def predict_with(profile: Profile, workload: Workload) -> Prediction:

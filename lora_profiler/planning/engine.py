@@ -37,7 +37,11 @@ def _predicted(workload: Workload, engine: str) -> Prediction:
     if _resolved(workload, engine) == "analytic":
         from lora_profiler.analytic import predict as analytic_predict
 
-        return analytic_predict(workload)
+        if engine != "auto" or why_unprofiled(workload.setup):
+            return analytic_predict(workload)
+        from lora_profiler.compiled import with_tape
+
+        return with_tape(analytic_predict(workload))
     if engine == "traced":
         from lora_profiler.traced import predict as traced_predict
 
