@@ -181,6 +181,12 @@ def test_what_was_run_and_where_is_said_first() -> None:
     assert "- All lengths are equal." in lines
 
 
+def test_another_kernel_than_was_predicted_is_named() -> None:
+    told = "attention ran by flash, where cpu was predicted"
+    assert told in shown(records.make_record(attention_kernel="flash"))
+    assert "was predicted" not in shown(records.make_record(attention_kernel="cpu"))
+
+
 def test_a_card_is_named_with_its_driver_and_its_slice() -> None:
     environment = replace(records.ENVIRONMENT, device=replace(records.H100, mig="on"))
     assert environment_line(environment).startswith("NVIDIA H100 80GB HBM3, 79.65 GiB, driver 580.1, a MIG slice; Python 3.11.7")

@@ -65,6 +65,8 @@ def _setting_lines(record: Record, prediction: Prediction) -> list[str]:
     setup = record.workload.setup
     kernel = record.measurement.attention_kernel or prediction.attention_kernel
     lines = [training_line(setup), attention_words(setup, [kernel])]
+    if kernel != prediction.attention_kernel:
+        lines.append(f"attention ran by {kernel}, where {prediction.attention_kernel} was predicted")
     if setup.lora:
         lines.append(adapter_line(setup))
     return [*lines, _conditions_line(record), environment_line(record.environment)]
