@@ -106,7 +106,7 @@ def test_cards_and_their_counters(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_doctor_itself_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from lora_profiler import doctor; from lora_profiler.harness.abilities import Abilities\n"
+        "import sys; from lora_profiler.harness import doctor; from lora_profiler.harness.abilities import Abilities\n"
         "doctor.abilities = lambda environ: Abilities(); doctor.diagnose({})\n"
         "print(*sys.modules.keys() & {'torch', 'numpy', 'transformers', 'peft', 'bitsandbytes', 'rich', 'huggingface_hub'})"
     )
