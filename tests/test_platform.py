@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import cases
+import records
 from commands import Run
 from conftest import THE_BUNDLE
 from lora_profiler.analytic import predict
@@ -18,12 +21,14 @@ from lora_profiler.compiled.evaluation import forget
 from lora_profiler.compiled.facts import key_of
 from lora_profiler.compiled.predict import STAND_IN_ERROR
 from lora_profiler.errors import UnbuildableError, UsageError
+from lora_profiler.harness import present_platform
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.planning.fit import fit
 from lora_profiler.planning.timing import step_time
 from lora_profiler.platform import Platform, parse_torch, version_of
 from lora_profiler.prediction import Prediction
+from lora_profiler.records.serialize import record_dict, record_from_dict
 from lora_profiler.traced.once import predict_once
 from lora_profiler.workload import Dtype, LoraConfig, TrainSetup, Workload
 
@@ -159,6 +164,27 @@ def test_what_stands_in_for_cudnn_is_as_near_as_it_says(name: str) -> None:
     for attention in ("flash", *(["efficient"] if name == "gpt_neox" else [])):
         other = predict_once(replace(cudnn, setup=replace(setup, attention=attention)))  # type: ignore[arg-type]
         assert 0 <= other.peak.total_bytes / mine.peak.total_bytes - 1 < STAND_IN_ERROR
+
+
+def test_a_record_is_predicted_on_what_ran_it() -> None:
+    """Whatever it was asked on; read back too. A processor has a version of torch and no capability."""
+    device = replace(records.H100, compute_capability="9.0")
+    environment = replace(records.ENVIRONMENT, device=device, packages={**records.ENVIRONMENT.packages, "torch": "2.14.1+cu130"})
+    record = replace(records.make_record(), workload=llama())
+    on_hopper = replace(record, environment=environment)
+    assert on_hopper.workload.platform == Platform(capability=90, torch=(2, 14))
+    assert record_from_dict(record_dict(on_hopper)).workload.platform == on_hopper.workload.platform
+    assert predict(on_hopper.workload).attention_kernel == "cudnn"
+    assert on_hopper.case_key == record.case_key  # the same case on every machine
+    assert record.workload.platform.capability is None
+
+
+def test_a_bench_asks_about_the_card_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = SimpleNamespace(compute_capability=lambda: (7, 5))
+    monkeypatch.setattr(present_platform, "open_device", lambda: nullcontext(card))
+    monkeypatch.setattr(present_platform, "version", lambda name: "2.15.0+cu132")
+    assert present_platform.present_platform("cuda") == Platform(capability=75, torch=(2, 15))
+    assert present_platform.present_platform("cpu") == Platform(torch=(2, 15))
 
 
 def test_cards_of_the_catalogue_have_a_capability_if_and_only_if_they_are_nvidias() -> None:
