@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lora_profiler.planning.memory_savings import Lever, best_lever, levers
     from lora_profiler.planning.sweep import sweep
     from lora_profiler.planning.timing import step_time
+    from lora_profiler.platform import Platform
     from lora_profiler.prediction import FlopCount, LayerCost, Moment, ParameterCount, Prediction
     from lora_profiler.records.record import Conditions, Environment, Measurement, Record
     from lora_profiler.records.store import Store
@@ -46,6 +47,7 @@ _HOMES = {
     "planning.memory_savings": ("Lever", "best_lever", "levers"),
     "planning.sweep": ("sweep",),
     "planning.timing": ("step_time",),
+    "platform": ("Platform",),
     "prediction": ("FlopCount", "LayerCost", "Moment", "ParameterCount", "Prediction"),
     "records.record": ("Conditions", "Environment", "Measurement", "Record"),
     "records.store": ("Store",),
@@ -72,6 +74,7 @@ __all__ = [
     "ModelSpec",
     "Moment",
     "ParameterCount",
+    "Platform",
     "Prediction",
     "Quantization",
     "Record",
