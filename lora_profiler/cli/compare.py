@@ -34,7 +34,7 @@ CHANGING = (
     "peak_requested_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "device_used_bytes", "step_seconds",
     "tokens_per_second",
 )  # fmt: skip
-"""Written out here, so that the command starts without what it does not need; a test holds them to `compare` and `changes`."""
+"""Written out here, so that the command starts without what it does not need; a test holds them to what `comparison` has."""
 ALL = "all"
 
 

@@ -1,26 +1,13 @@
 """The first thing a measured process does, before torch takes seconds to import: it ties its life to that of its parent.
 
-`python -m lora_profiler.harness.entry ...` goes on as `harness.child` with the same arguments; with `--ranks N CHILD... CASE
-RESULT` as `harness.launch`, which starts N of them.
+`python -m lora_profiler.harness.entry ...` goes on as `harness.worker` with the same arguments; with `--ranks N CHILD... CASE
+RESULT` as `harness.torchrun`, which starts N of them.
 """
 
-import ctypes
 import os
-import signal
 import sys
 
-PARENT_VARIABLE = "LORA_PROFILER_PARENT"
-"""Holds the process id of the one that waits for the result."""
-
-
-def die_with_parent() -> None:
-    """Linux ends this process when the one that started it is killed, so that no orphan disturbs the next measurement."""
-    if sys.platform != "linux":
-        return
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.environ.get(PARENT_VARIABLE, str(os.getppid())) != str(os.getppid()):  # it was killed before the kernel knew
-        os._exit(1)
+from lora_profiler.harness.parent_process import die_with_parent
 
 
 def take_one_device() -> None:

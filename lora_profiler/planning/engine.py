@@ -1,7 +1,7 @@
 """Which answerer predicts: the one place that chooses between rules, profiles and fresh traces."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.model_spec import ModelSpec
@@ -16,7 +16,6 @@ from lora_profiler.workload import Workload
 
 if TYPE_CHECKING:
     from lora_profiler.algebra import Polynomial
-    from lora_profiler.planning.fit import Card
 
 ENGINES = ("auto", "analytic", "compiled", "traced")
 
@@ -76,7 +75,14 @@ def peak_polynomials(workload: Workload, engine: str = "auto") -> "tuple[Polynom
     return compiled_polynomials(workload)
 
 
-def on_card(workload: Workload, gpu: "Card | None") -> Workload:
+class HasCapability(Protocol):
+    """What a platform is told by: the compute capability of a card, times ten."""
+
+    @property
+    def capability(self) -> int | None: ...
+
+
+def on_card(workload: Workload, gpu: "HasCapability | None") -> Workload:
     """`workload` on the platform of `gpu`; as it is without a card, and on one whose compute capability nobody tells."""
     if gpu is None or gpu.capability is None:
         return workload
