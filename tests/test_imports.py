@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 HEAVY = [
@@ -122,3 +124,8 @@ def test_what_builds_models_loads_their_libraries_only_when_it_builds_one() -> N
     heavy = "{'transformers', 'peft', 'bitsandbytes', 'lora_profiler.modeling.liger'}"
     code = f"import sys, lora_profiler.modeling; print(*sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graph = grimp.build_graph("lora_profiler")
+    TopologicalSorter({name: graph.find_modules_directly_imported_by(name) for name in graph.modules}).prepare()
