@@ -152,6 +152,17 @@ def test_rules_on_hopper_have_the_allocator_and_the_curve_of_the_profile() -> No
     assert predict_by(hopper, "analytic").device_memory is None
 
 
+@pytest.mark.usefixtures("the_bundle")
+def test_a_step_on_hopper_is_the_one_that_torchs_cuda_build_counted() -> None:
+    """torch 2.13.0+cu130 over libraries that compute nothing, a plain loop on a pretended H100: 39,149,659,144 bytes requested and
+    39,149,692,928 allocated at the peak, two BLAS workspaces of 32 MiB among them. A rehearsal, no measurement."""
+    found = predict_by(replace(llama(), platform=Platform(capability=90)))
+    workspaces = 2 * 32 * 2**20
+    assert found.peak.total_bytes == 39_149_659_144 - workspaces
+    assert found.device_memory is not None
+    assert found.device_memory.allocated_bytes == 39_149_692_928 - workspaces
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt_neox"])
 def test_what_stands_in_for_cudnn_is_as_near_as_it_says(name: str) -> None:
     """Both kernels traced, at a length that the efficient one pads; heads of 16 features."""
