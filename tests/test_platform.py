@@ -154,7 +154,7 @@ def test_rules_on_hopper_have_the_allocator_and_the_curve_of_the_profile() -> No
 
 @pytest.mark.usefixtures("the_bundle")
 def test_a_step_on_hopper_is_the_one_that_torchs_cuda_build_counted() -> None:
-    """torch 2.13.0+cu130 over libraries that compute nothing, a plain loop on a pretended H100: 39,149,659,144 bytes requested and
+    """torch 2.13.0+cu130 over libraries that compute nothing, a plain loop, a pretended H100: 39,149,659,144 bytes requested and
     39,149,692,928 allocated at the peak, two BLAS workspaces of 32 MiB among them. A rehearsal, no measurement."""
     found = predict_by(replace(llama(), platform=Platform(capability=90)))
     workspaces = 2 * 32 * 2**20
