@@ -5,6 +5,8 @@ import sys
 import time
 import webbrowser
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -36,6 +38,13 @@ def has_started(server: Served, seconds: float) -> bool:
     return False
 
 
+@contextmanager
+def watching(server: Served, seconds: float) -> Iterator[Future[bool]]:
+    """Whether it has one, looked for from now on: what is refused may end before the page is drawn again."""
+    with ThreadPoolExecutor() as threads:
+        yield threads.submit(has_started, server, seconds)
+
+
 def refusal(server: Served, **headers: str) -> int | None:
     """The status that a try to press the button is refused with; None where it is pressed."""
     try:
@@ -48,8 +57,9 @@ def refusal(server: Served, **headers: str) -> int | None:
 @pytest.mark.parametrize("origin", [None, "http://localhost:9999", "http://127.0.0.1:9999", "http://127.0.0.1:{port}"])
 def test_without_the_token_nobody_starts_a_process(origin: str | None, server: Served) -> None:
     headers = {} if origin is None else {"Origin": origin.format(port=server.port)}
-    refused = refusal(server, **headers)
-    assert not has_started(server, 2)
+    with watching(server, 2) as started:
+        refused = refusal(server, **headers)
+    assert not started.result()
     assert refused == 403
 
 
@@ -57,15 +67,17 @@ def test_without_the_token_nobody_starts_a_process(origin: str | None, server: S
 def test_with_the_cookie_alone_no_other_page_starts_a_process(origin: str | None, server: Served) -> None:
     """As a page of another port would have it, to which the browser sends the cookie too."""
     headers = {} if origin is None else {"Origin": origin.format(port=server.port)}
-    refused = refusal(server, Cookie=cookie_of(server.address), **headers)
-    assert not has_started(server, 2)
+    with watching(server, 2) as started:
+        refused = refusal(server, Cookie=cookie_of(server.address), **headers)
+    assert not started.result()
     assert refused == 403
 
 
 def test_its_own_page_starts_one(server: Served) -> None:
     """So that the refusals above are no fault of the client's."""
-    assert refusal(server, Cookie=cookie_of(server.address), Origin=f"http://127.0.0.1:{server.port}") is None
-    assert has_started(server, 60)
+    with watching(server, 60) as started:
+        assert refusal(server, Cookie=cookie_of(server.address), Origin=f"http://127.0.0.1:{server.port}") is None
+    assert started.result()
 
 
 @pytest.mark.parametrize(
