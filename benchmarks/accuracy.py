@@ -10,9 +10,9 @@ from statistics import mean
 from typing import Any
 
 from lora_profiler.evidence import MeasuredMemory, MeasuredStep, interval, measured_steps
+from lora_profiler.report.empirical_interval import interval_words
 from lora_profiler.report.evidence import coverage_words, errors_of, graded_memory
-from lora_profiler.report.metrics import LEFT_OUT_LABELS, TIER_LABELS
-from lora_profiler.report.nearby import interval_words
+from lora_profiler.report.labels import LEFT_OUT_LABELS, TIER_LABELS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

@@ -23,8 +23,8 @@ from typing import Any
 from benchmarks.bundle import asked
 from lora_profiler.catalog import find_model
 from lora_profiler.compiled.bundle import bundled_profile
-from lora_profiler.compiled.facts import below, facts_of, key_of, least_sizes, windows_of
 from lora_profiler.compiled.profile import Profile
+from lora_profiler.compiled.regime import below, regime_of, key_of, least_sizes, windows_of
 from lora_profiler.compiled.tape import LEAST_UNITS
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
@@ -186,19 +186,19 @@ def _added_up(fresh: Any) -> tuple[dict[str, int], dict[str, int], str]:
 
 
 def _somewhere(profile: Profile, workload: Workload, rng: random.Random) -> Workload:
-    """The workload at random sizes for which its facts hold; long sequences as likely as short ones."""
-    facts, windows, setup = facts_of(workload), windows_of(workload.model), workload.setup
-    _, least = least_sizes(facts, windows)
-    end = below(facts, windows)
+    """The workload at random sizes for which its regime holds; long sequences as likely as short ones."""
+    regime, windows, setup = regime_of(workload), windows_of(workload.model), workload.setup
+    _, least = least_sizes(regime, windows)
+    end = below(regime, windows)
     positions = workload.model.config.get("max_position_embeddings")
     longest = min(65536, *(x for x in (end and end - 1, positions) if isinstance(x, int)), 2**20)
-    seq = 1 if facts.one_token else round(least * (max(longest, least) / least) ** rng.random())
+    seq = 1 if regime.one_token else round(least * (max(longest, least) / least) ** rng.random())
     lora = (
-        replace(setup.lora, r=facts.rank or rng.choice((1, 2, 7, 8, 16, 33, 64, 128, 512)), lora_alpha=None)
+        replace(setup.lora, r=regime.rank or rng.choice((1, 2, 7, 8, 16, 33, 64, 128, 512)), lora_alpha=None)
         if setup.lora
         else None
     )
-    batch = 1 if facts.one_sample else round(2 * 32 ** rng.random())
+    batch = 1 if regime.one_sample else round(2 * 32 ** rng.random())
     return replace(workload, setup=replace(setup, batch_size=batch, seq_len=min(max(seq, least), longest), lora=lora))
 
 

@@ -21,13 +21,13 @@ from lora_profiler.analytic import predict as by_rules
 from lora_profiler.catalog import bundled_models, find_model
 from lora_profiler.compiled import has_profile
 from lora_profiler.compiled import predict as by_profile
-from lora_profiler.compiled.facts import facts_of
+from lora_profiler.compiled.regime import regime_of
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.workload import Workload
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = ((1, 512, 16), (1, 8192, 64), (2, 512, 16), (2, 2048, 8), (4, 1024, 64), (16, 8192, 16), (3, 131, 7))
-"""(batch, sequence, rank) at which both are asked, wherever the facts of the profile hold."""
+"""(batch, sequence, rank) at which both are asked, wherever the regime of the profile holds."""
 FIELDS = ("saved_activation_bytes", "persistent_bytes", "parameters", "flops")
 
 
@@ -53,7 +53,7 @@ def _compared(workload: Workload) -> dict[str, Any]:
         setup = workload.setup
         lora = replace(setup.lora, r=rank) if setup.lora else None
         at = replace(workload, setup=replace(setup, batch_size=batch, seq_len=seq, lora=lora))
-        if facts_of(at) != facts_of(workload):
+        if regime_of(at) != regime_of(workload):
             continue
         mine, rules = by_profile(at), by_rules(at)
         where = f"at {batch} x {seq}, rank {rank}"

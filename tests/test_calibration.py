@@ -20,7 +20,7 @@ from lora_profiler.calibration.micro import Micro, measured_micro
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import MeasurementError, make_case
 from lora_profiler.harness.machine import last_cache_bytes
-from lora_profiler.harness.refusals import refuse
+from lora_profiler.harness.preflight import refuse
 from lora_profiler.kernels import Gemm, Kernel, StepKernels
 from lora_profiler.records.record import Conditions, Record
 from lora_profiler.records.serialize import decoded

@@ -21,7 +21,7 @@ from lora_profiler.planning.fit import Verdict
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.prediction import CATEGORIES, PHASES, CurvePoint, Phase
 from lora_profiler.records.record import PhaseSample
-from lora_profiler.report import charts, metrics, palette
+from lora_profiler.report import charts, labels, palette
 from lora_profiler.report.charts import (
     CategoryBar,
     ErrorDot,
@@ -36,9 +36,9 @@ from lora_profiler.report.charts import (
 from lora_profiler.report.charts.figure import is_colour_name, repainted
 from lora_profiler.report.charts.labels import LONGEST
 from lora_profiler.report.charts.ticks import ticks
+from lora_profiler.report.labels import CATEGORY_LABELS
 from lora_profiler.report.learn.counts import counts_chart
 from lora_profiler.report.learn.layer import LoraLayer
-from lora_profiler.report.metrics import CATEGORY_LABELS
 from lora_profiler.steptime import PARTS
 from lora_profiler.units import GIB, MIB, byte_unit, bytes_text, seconds_text
 from lora_profiler.workload import LoraConfig, Method, TrainSetup, Workload
@@ -251,13 +251,13 @@ def test_everything_stands_out_from_the_paper(theme: palette.Theme) -> None:
 
 def test_all_names_have_a_look() -> None:
     assert set(palette.CATEGORY_PAINTS) == set(CATEGORIES) == set(CATEGORY_LABELS)
-    assert set(palette.PART_PAINTS) == set(PARTS) == set(metrics.PART_LABELS)
+    assert set(palette.PART_PAINTS) == set(PARTS) == set(labels.PART_LABELS)
     assert set(palette.METHOD_MARKS) == set(get_args(Method))
     assert set(palette.VERDICT_COLOURS) == set(palette.VERDICT_SIGNS) == set(get_args(Verdict))
-    assert set(metrics.PHASE_CURVE) == set(PHASES)
+    assert set(labels.PHASE_CURVE) == set(PHASES)
     assert len({m.symbol for m in palette.METHOD_MARKS.values()}) == len(palette.METHOD_MARKS)
     assert len({m.symbol for m in palette.SERIES_MARKS}) == len(palette.SERIES_MARKS)
-    assert set(metrics.COUNTER_LABELS) == set(palette.COUNTER_MARKS)
+    assert set(labels.COUNTER_LABELS) == set(palette.COUNTER_MARKS)
 
 
 def test_a_light_colour_has_one_dark_twin() -> None:
@@ -387,7 +387,7 @@ def test_a_curve_stacks_to_its_totals_names_its_phases_and_marks_its_peak(points
         inside = [p.phase for i, p in enumerate(points) if band["x0"] < i < band["x1"]]
         assert set(inside) == {phase}
     named = {note["text"] for note in layout["annotations"] if not note["showarrow"]}
-    assert named <= {metrics.PHASE_CURVE[p.phase] for p in points}
+    assert named <= {labels.PHASE_CURVE[p.phase] for p in points}
     assert {"backward", "optimizer step"} <= named
 
 
@@ -472,7 +472,7 @@ def test_the_map_says_in_every_cell_what_its_size_needs() -> None:
         row, column = rows.index(str(cell.batch_size)), columns.index(str(cell.seq_len))
         assert cell.verdict is not None
         assert heat["text"][row][column].startswith(palette.VERDICT_SIGNS[cell.verdict])
-        assert metrics.VERDICT_LABELS[cell.verdict] in heat["hovertext"][row][column]
+        assert labels.VERDICT_LABELS[cell.verdict] in heat["hovertext"][row][column]
         place = (heat["z"][row][column] - heat["zmin"]) / (heat["zmax"] - heat["zmin"])
         steps = zip(heat["colorscale"][::2], heat["colorscale"][1::2], strict=True)
         (painted,) = ({first[1], last[1]} for first, last in steps if first[0] < place < last[0])
@@ -500,8 +500,8 @@ def test_raw_times_are_all_there_with_their_median() -> None:
 
 def test_counters_that_were_not_read_are_gaps() -> None:
     found = {t["name"]: t["y"] for t in LIGHT["phases"]["data"]}
-    assert set(found) == {metrics.COUNTER_LABELS[n] for n in ("requested_peak_bytes", "requested_bytes", "allocated_peak_bytes")}
-    first = found[metrics.COUNTER_LABELS["allocated_peak_bytes"]]
+    assert set(found) == {labels.COUNTER_LABELS[n] for n in ("requested_peak_bytes", "requested_bytes", "allocated_peak_bytes")}
+    first = found[labels.COUNTER_LABELS["allocated_peak_bytes"]]
     assert first == [None] * len(PHASES) + [n + 2 for n in range(len(PHASES))]
 
 

@@ -477,7 +477,7 @@ def test_a_suite_of_the_source_tree_brings_its_own_cases(bench: Bench) -> None:
 
 def test_cases_of_a_suite_that_cannot_run_here_are_left_out_and_told_of(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     from lora_profiler.campaign import planned
-    from lora_profiler.harness.refusals import refuse
+    from lora_profiler.harness.preflight import refuse
 
     without = {"bitsandbytes"}
     check = lambda workload, conditions: refuse(workload, conditions, lambda name: None if name in without else name)  # noqa: E731

@@ -17,14 +17,14 @@ from lora_profiler import traced
 from lora_profiler.catalog import find_gpu, find_model, model_from_config
 from lora_profiler.compiled import bundle, has_profile, library, peak_bytes, predict, predict_with
 from lora_profiler.compiled.evaluation import forget
-from lora_profiler.compiled.facts import facts_of
 from lora_profiler.compiled.profile import Profile, ProfileError, packed, profile_key, unpacked
+from lora_profiler.compiled.regime import regime_of
 from lora_profiler.errors import CompileError, NoProfileError
 from lora_profiler.modeling import build_model
 from lora_profiler.planning import engine
 from lora_profiler.planning.fit import fit
 from lora_profiler.traced import tracer
-from lora_profiler.traced.compiler import compile_profile, story
+from lora_profiler.traced.compiler import compile_profile, tape_signature
 from lora_profiler.traced.flat import Flat, flat
 from lora_profiler.traced.layouts import at_depth, layout_of
 from lora_profiler.traced.run import trace
@@ -128,8 +128,8 @@ def test_a_filled_window_is_another_profile() -> None:
     window = {"sliding_window": 48, "layer_types": ["sliding_attention"] * 7}
     short = workload("mistral", replace(LORA, seq_len=47), **window)
     long = workload("mistral", replace(LORA, seq_len=48), **window)
-    assert facts_of(short) != facts_of(long)
-    assert profile_key(short.model, short.setup, facts_of(short)) != profile_key(long.model, long.setup, facts_of(long))
+    assert regime_of(short) != regime_of(long)
+    assert profile_key(short.model, short.setup, regime_of(short)) != profile_key(long.model, long.setup, regime_of(long))
     for asked in (short, long):
         made = compile_profile(asked)
         assert predict_with(made, asked).peak.total_bytes == max(n for (step, _), n in truth(asked).items() if step == 2)
@@ -251,7 +251,7 @@ def test_targets_that_mean_the_same_have_one_key() -> None:
 
     def key(targets: Any) -> str:
         asked = Workload(model=model, setup=replace(LORA, lora=LoraConfig(r=4, target_modules=targets)))
-        return profile_key(model, asked.setup, facts_of(asked))
+        return profile_key(model, asked.setup, regime_of(asked))
 
     assert key(None) == key(("v_proj", "q_proj")) == key(("q_proj", "v_proj")) != key("all-linear")
 
@@ -379,7 +379,7 @@ def test_a_4_bit_base_multiplies_as_often_as_any() -> None:
 
 def test_a_relative_needs_fewer_traces_and_has_the_same_profile_otherwise() -> None:
     wide = workload("llama", LORA, hidden_size=96, intermediate_size=200, vocab_size=300)
-    proven = story(compiled(workload("llama", LORA)).tape)
+    proven = tape_signature(compiled(workload("llama", LORA)).tape)
     short, whole = compile_profile(wide, proven={proven}), compile_profile(wide)
     assert [layers for layers, *_ in short.checked] == [5]
     assert [layers for layers, *_ in whole.checked] == [5, 6, 7]
@@ -390,7 +390,7 @@ def test_a_relative_needs_fewer_traces_and_has_the_same_profile_otherwise() -> N
 def test_a_model_that_does_something_else_is_no_relative(changes: dict[str, Any]) -> None:
     """Tied, it makes fewer gradients; with a bias, more; with as many key heads as heads, it need not repeat them in eager."""
     eager = replace(BASE, attention="eager")
-    proven = story(compiled(workload("llama", eager)).tape)
+    proven = tape_signature(compiled(workload("llama", eager)).tape)
     assert len(compile_profile(workload("llama", eager, **changes), proven={proven}).checked) == 3
 
 

@@ -22,7 +22,7 @@ from lora_profiler.evidence import interval, measured_memory, measured_steps
 from lora_profiler.planning.answers import answers
 from lora_profiler.records.record import Failure
 from lora_profiler.records.serialize import record_dict
-from lora_profiler.report import metrics
+from lora_profiler.report import labels
 from lora_profiler.report.room import room
 from lora_profiler.units import GIB, bytes_text, bytes_texts, error_text, rate_text, seconds_text
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
@@ -155,7 +155,7 @@ def test_a_card_brings_a_verdict_and_a_map_of_what_fits() -> None:
     workloads = [Workload(model=find_model("gpt2"), setup=s) for s in (setup, replace(setup, lora=LoraConfig()))]
     for answer in answers(workloads, find_gpu("rtx_4090")):
         assert answer.fit is not None
-        assert metrics.VERDICT_LABELS[answer.fit.verdict] in texts(app)
+        assert labels.VERDICT_LABELS[answer.fit.verdict] in texts(app)
         assert f"{room(answer.fit).headroom}\n" in texts(app)
     assert "fit_map" in figures(app)
 
@@ -179,7 +179,7 @@ def test_a_card_brings_the_time_of_a_step_with_its_interval() -> None:
     times = [a.timing.step.time for a in answers(workloads, find_gpu("rtx_4090")) if a.timing and a.timing.step]
     assert len(times) == 2
     shown = texts(app)
-    assert "One step on NVIDIA GeForce RTX 4090" in shown and metrics.BASIS_LABELS["fitted"] in shown
+    assert "One step on NVIDIA GeForce RTX 4090" in shown and labels.BASIS_LABELS["fitted"] in shown
     longest = max(time.high for time in times)
     for time, label in zip(times, ("full", "LoRA r16"), strict=True):
         assert f"{label}\t{seconds_text(time.seconds, longest)}" in shown
@@ -236,7 +236,7 @@ def test_in_detail_follows_the_method_that_is_chosen() -> None:
     assert "Memory over one step, full" in texts(app)
 
 
-@pytest.mark.parametrize("quantity", metrics.LAYER_LABELS)
+@pytest.mark.parametrize("quantity", labels.LAYER_LABELS)
 def test_every_quantity_of_layers_can_be_drawn(quantity: str) -> None:
     app = opened(**GPT2)
     box = next(box for box in app.selectbox if box.key == "quantity")
@@ -717,13 +717,13 @@ def test_every_widget_and_figure_has_words() -> None:
 
 
 def test_downloads_stand_on_every_page() -> None:
-    labels = {
+    names = {
         "predict": {"JSON", "CSV", "CSV by layer", "Report, HTML"},
         "compare": {"JSON", "CSV of runs", "CSV of errors", "Report, HTML"},
         "catalogue": {"JSON", "CSV"},
         "evidence": {"JSON", "CSV"},
     }
-    for page, expected in labels.items():
+    for page, expected in names.items():
         app = sound(opened(page=page, **({} if page == "compare" else {"model": "gpt2"})))
         assert {button.label for button in app.download_button} == expected
 

@@ -23,7 +23,7 @@ from lora_profiler._printable import printable
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.comparison.scored import scored
 from lora_profiler.comparison.throughput import throughput
-from lora_profiler.dashboard import following, markup, measuring, offers, parts
+from lora_profiler.dashboard import downloads, following, markup, measuring, widgets
 from lora_profiler.dashboard import records as shown_records
 from lora_profiler.dashboard import settings as served
 from lora_profiler.dashboard.following import AlreadyRunningError
@@ -69,7 +69,7 @@ def test_tables_hold_their_cells_as_text(name: str, cell: str) -> None:
 @given(TEXTS)
 def test_labels_of_widgets_are_no_markdown(text: str) -> None:
     """Every ASCII mark stands behind a backslash, which Markdown takes for the mark itself."""
-    label = parts.plain(text)
+    label = widgets.plain(text)
     assert re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", label) == printable(text)
     assert not re.search(r"[!-/:-@\[-`{-~]", re.sub(r"\\[!-/:-@\[-`{-~]", "", label))
 
@@ -192,7 +192,7 @@ def test_an_upload_is_lines_or_what_bench_printed() -> None:
     record, newer = records.make_record(), replace(records.make_record(), ended_at="2026-11-02T00:00:00+00:00")
     (only,) = shown_records.uploaded("x.jsonl", lines(newer, record), "auto").scored
     assert only.record == newer  # of one id the one that ended last
-    document = dict(json.loads(offers.of_records(scored([record]), "x")[0][3]()))
+    document = dict(json.loads(downloads.of_records(scored([record]), "x")[0][3]()))
     (again,) = shown_records.uploaded("x.json", json.dumps(document).encode(), "auto").scored
     assert again.record == record
     many = b"".join(b'{"number": %d}\n' % n for n in range(40)) + lines(record)
@@ -270,7 +270,7 @@ def test_the_map_ends_where_the_model_does() -> None:
 
 def test_downloads_of_records_hold_all_of_them() -> None:
     found = scored([records.make_record(), records.make_record(records.LORA_WORKLOAD)])
-    made = {label: make() for label, _, _, make in offers.of_records(found, "records")}
+    made = {label: make() for label, _, _, make in downloads.of_records(found, "records")}
     document = json.loads(made["JSON"])
     assert [r["id"] for r in document["records"]] == [s.record.id for s in found]
     assert len(document["comparisons"]) == sum(len(s.comparisons) for s in found)

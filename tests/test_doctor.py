@@ -12,7 +12,7 @@ import pytest
 
 from fake_nvml import FakeDevice, FakeNvml
 from lora_profiler.harness import doctor
-from lora_profiler.harness.abilities import Abilities, abilities
+from lora_profiler.harness.capabilities import Abilities, abilities
 
 ROOT = Path(__file__).parent.parent
 HAS_TORCH = find_spec("torch") is not None
@@ -106,7 +106,7 @@ def test_cards_and_their_counters(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_doctor_itself_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from lora_profiler.harness import doctor; from lora_profiler.harness.abilities import Abilities\n"
+        "import sys; from lora_profiler.harness import doctor; from lora_profiler.harness.capabilities import Abilities\n"
         "doctor.abilities = lambda environ: Abilities(); doctor.diagnose({})\n"
         "print(*sys.modules.keys() & {'torch', 'numpy', 'transformers', 'peft', 'bitsandbytes', 'rich', 'huggingface_hub'})"
     )
@@ -160,7 +160,7 @@ def test_a_torch_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_without_torch_no_process_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_profiler.harness.abilities.find_spec", lambda name: None)
+    monkeypatch.setattr("lora_profiler.harness.capabilities.find_spec", lambda name: None)
     monkeypatch.setattr("subprocess.run", None)
     assert abilities() == Abilities(problem="torch is not installed")
 

@@ -19,8 +19,9 @@ from lora_profiler.evidence import interval, measured_memory, measured_steps, ne
 from lora_profiler.evidence.documents import document
 from lora_profiler.planning.empirical_interval import likely_peak
 from lora_profiler.planning.engine import predict
-from lora_profiler.report import metrics
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Paragraph
+from lora_profiler.report.empirical_interval import likely_lines, nearest_peak_line
 from lora_profiler.report.evidence import (
     apart_lines,
     coverage_words,
@@ -33,7 +34,6 @@ from lora_profiler.report.evidence import (
     unseen_steps,
 )  # fmt: skip
 from lora_profiler.report.json.predict import predict_schema
-from lora_profiler.report.nearby import likely_lines, nearest_peak_line
 from lora_profiler.report.page.parts import Fold
 from lora_profiler.report.page.public import public_section
 from lora_profiler.workload import LoraConfig, Method, Quantization, Sharding, TrainSetup, Workload
@@ -136,10 +136,10 @@ def test_every_miss_is_explained_and_nothing_else() -> None:
 
 def test_every_label_is_used() -> None:
     rows = (*measured_memory(), *measured_steps())
-    assert {row.source for row in rows} == set(metrics.SOURCE_LABELS)
-    assert {row.reading for row in measured_memory()} == set(metrics.READING_LABELS)
-    assert {row.tier for row in measured_memory()} == set(metrics.TIER_LABELS)
-    assert interval().nominal in metrics.NOMINAL_LABELS
+    assert {row.source for row in rows} == set(labels.SOURCE_LABELS)
+    assert {row.reading for row in measured_memory()} == set(labels.READING_LABELS)
+    assert {row.tier for row in measured_memory()} == set(labels.TIER_LABELS)
+    assert interval().nominal in labels.NOMINAL_LABELS
 
 
 # --- the interval ---------------------------------------------------------------------------------------------------------
@@ -280,8 +280,8 @@ def test_errors_are_those_of_numpy() -> None:
 
 
 def test_tables_and_lines_hold_every_source_and_every_row_apart() -> None:
-    labels = [row.cells[0] for row in sources_table().rows if row.kind != "section"]
-    assert set(labels) == set(metrics.SOURCE_LABELS.values())
+    names = [row.cells[0] for row in sources_table().rows if row.kind != "section"]
+    assert set(names) == set(labels.SOURCE_LABELS.values())
     told = "\n".join(apart_lines())
     assert all(row.id in told for row in measured_memory() if row.apart)
     assert sum(int(line.split(": ")[-1].split(" ")[0]) for line in left_out_lines("memory")) == sum(

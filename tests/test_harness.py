@@ -24,10 +24,10 @@ from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case, Heartbeat, MeasurementError, make_case, measure_case
 from lora_profiler.harness import worker as measured_process
-from lora_profiler.harness.device_view import DeviceView
+from lora_profiler.harness.driver_view import DeviceView
 from lora_profiler.harness.machine import cgroup_peak_bytes
 from lora_profiler.harness.memory_pass import MemoryResult
-from lora_profiler.harness.refusals import refuse
+from lora_profiler.harness.preflight import refuse
 from lora_profiler.harness.timing_pass import TimingResult
 from lora_profiler.harness.worker import Run, flags, measurement, quality, train
 from lora_profiler.planning.engine import predict

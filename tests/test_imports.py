@@ -61,7 +61,7 @@ def test_an_answer_loads_nothing_of_other_questions() -> None:
         "records.record",
         "comparison.throughput",
     ]
-    assert "lora_profiler.report.nearby" in loaded
+    assert "lora_profiler.report.empirical_interval" in loaded
     assert loaded.isdisjoint({"csv", "socket", "statistics", *(f"lora_profiler.{name}" for name in others)})
 
 

@@ -19,13 +19,13 @@ from dashboard_app import cautions, opened, problems, texts, written
 from learning import FINDINGS, document
 from lora_profiler.dashboard import check_view, checking, following, layer_params, learn_page, link
 from lora_profiler.report import charts
+from lora_profiler.report.learn.chart_captions import seen
 from lora_profiler.report.learn.counts import counts_chart, counts_words
 from lora_profiler.report.learn.findings import findings, from_json, to_json
 from lora_profiler.report.learn.flow import flow
 from lora_profiler.report.learn.groups import grouped, numbers_table
 from lora_profiler.report.learn.layer import LoraLayer, adam_bytes, gradient_bytes
 from lora_profiler.report.learn.matrices import matrices
-from lora_profiler.report.learn.seen import seen
 from lora_profiler.report.page import embedded_data, mathematics_content, write_page
 from lora_profiler.report.palette import INK, METHOD_MARKS
 from lora_profiler.report.verify.charts import Series

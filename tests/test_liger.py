@@ -15,7 +15,7 @@ from lora_profiler.analytic.plan import EXACT_MOMENTS
 from lora_profiler.analytic.predict import layer_error
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import UsageError
-from lora_profiler.harness.refusals import refuse
+from lora_profiler.harness.preflight import refuse
 from lora_profiler.modeling import attention_context, forward_loss
 from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.prediction import Prediction
@@ -23,7 +23,7 @@ from lora_profiler.records.record import Conditions
 from lora_profiler.report.predictions import training_line
 from lora_profiler.support.liger import FAMILIES
 from lora_profiler.traced import compile_profile
-from lora_profiler.traced.once import predict_once
+from lora_profiler.traced.single_size import predict_once
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 LORA = LoraConfig(r=4)

@@ -26,7 +26,7 @@ from lora_profiler.planning.timing import step_time
 from lora_profiler.prediction import Prediction
 from lora_profiler.support.losses import check_loss, chunk_rows
 from lora_profiler.traced import compile_profile
-from lora_profiler.traced.once import predict_once
+from lora_profiler.traced.single_size import predict_once
 from lora_profiler.workload import LoraConfig, Loss, Quantization, TrainSetup, Workload
 
 PATHS: tuple[Loss, ...] = ("chunked", "fused")

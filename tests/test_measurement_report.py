@@ -21,7 +21,7 @@ from lora_profiler.comparison.throughput import throughput
 from lora_profiler.prediction import CATEGORIES, PHASES, DeviceMemory, FlopCount
 from lora_profiler.records.record import STATUSES, Conditions, Energy, Failure, Flag, Record
 from lora_profiler.records.serialize import record_from_dict
-from lora_profiler.report import metrics, render
+from lora_profiler.report import labels, render
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.json.bench import bench_payload, bench_schema, comparison_records, run_records
 from lora_profiler.report.measured_runs import (
@@ -84,11 +84,11 @@ def number(text: str) -> float:
 
 
 def test_everything_that_can_be_said_has_words() -> None:
-    assert set(metrics.METRIC_LABELS) >= set(METRICS)
-    assert set(metrics.PHASE_LABELS) == set(PHASES) >= set(PHASE_GROUPS)
-    assert set(metrics.STATUS_LABELS) == set(metrics.STATUS_DEFINITIONS) == set(STATUSES)
-    assert set(metrics.STATUS_ADVICE) == set(STATUSES) - {"ok", "noisy"}
-    assert set(metrics.FLAG_DEFINITIONS) == set(Flag.__args__)  # type: ignore[attr-defined]
+    assert set(labels.METRIC_LABELS) >= set(METRICS)
+    assert set(labels.PHASE_LABELS) == set(PHASES) >= set(PHASE_GROUPS)
+    assert set(labels.STATUS_LABELS) == set(labels.STATUS_DEFINITIONS) == set(STATUSES)
+    assert set(labels.STATUS_ADVICE) == set(STATUSES) - {"ok", "noisy"}
+    assert set(labels.FLAG_DEFINITIONS) == set(Flag.__args__)  # type: ignore[attr-defined]
 
 
 def test_parts_of_the_peak_add_up_to_it_in_both_columns() -> None:
@@ -122,7 +122,7 @@ def test_each_section_is_written_in_the_unit_of_its_largest_and_sums() -> None:
     found = sections(table)
     assert found["persistent"]["sum"].cells == ("sum", "1,562.50", "1,562.50", "exact")  # 1,600,000 B
     assert found["parameters"]["model"].cells == ("model", "102,048", "102,048", "exact")
-    assert [label for label in found["peak of each phase"]] == [metrics.PHASE_LABELS[group] for group in PHASE_GROUPS]
+    assert [label for label in found["peak of each phase"]] == [labels.PHASE_LABELS[group] for group in PHASE_GROUPS]
     assert found["peak of each phase"]["between steps"].cells[1:] == ("1.14", "1.14", "-0.01 %")
 
 
@@ -140,7 +140,7 @@ def test_a_card_s_memory_stands_beside_with_its_differences() -> None:
     rows = {row.cells[0]: row.cells[1] for row in alone_table(record).rows}
     assert alone_table(record).title == "Measured beside, MiB"
     assert rows == {
-        metrics.ALONE_LABELS[name]: text
+        labels.ALONE_LABELS[name]: text
         for name, text in {
             "rounding": "0.09", "workspace_bytes": "1.00", "peak_reserved_bytes": "6.00", "fragmentation": "4.00",
             "device_used_bytes": "500.00", "outside": "494.00", "context_bytes": "450.00",
@@ -194,7 +194,7 @@ def test_a_card_is_named_with_its_driver_and_its_slice() -> None:
 
 def test_flags_are_explained() -> None:
     text = shown(records.make_record(flags=("busy_machine", "unattributed_over_1_percent")))
-    assert f"! busy machine: {metrics.FLAG_DEFINITIONS['busy_machine']}." in text
+    assert f"! busy machine: {labels.FLAG_DEFINITIONS['busy_machine']}." in text
     assert "! unattributed over 1 percent: over 1 % of the peak belongs to no category." in text
     late = records.make_record(device=records.H100, block_seconds=2.0)
     assert shown(late).count("! host bound") == 1
@@ -213,7 +213,7 @@ def test_speed_in_words() -> None:
         "step: 100.00 ms, the median of 10; 95 % interval 100.00 ms to 110.00 ms",
         "half of all within 0.00 ms of it; mean 103.00 ms, 10 % of them below 99.00 ms, 10 % above 111.00 ms",
         "rates: 160 tokens/s, 80.0 non-padding tokens/s, 160 supervised tokens/s, 20.0 sequences/s, 10.0 steps/s",
-        f"energy: 3.75 J a token, 3.12 J above idling. {metrics.ENERGY_CAVEAT}",
+        f"energy: 3.75 J a token, 3.12 J above idling. {labels.ENERGY_CAVEAT}",
     ]
     plain = throughput(records.make_record())
     assert plain is not None
@@ -228,9 +228,9 @@ def test_utilisation_comes_with_its_peak_and_definitions() -> None:
     text = shown(record, utilisation=found)
     # 2e13 and 3e13 FLOP in 0.1 s are 200 and 300 TFLOP/s of 989.4
     assert "MFU 20.21 %, HFU 30.32 % of 989.4 TFLOP/s, NVIDIA H100 SXM5 80GB; full equivalent 30.32 %" in text
-    assert all(line in text for line in metrics.MFU_DEFINITIONS)
+    assert all(line in text for line in labels.MFU_DEFINITIONS)
     alone = shown(record, utilisation=utilisation(record, lora))
-    assert metrics.MFU_DEFINITIONS[0] in alone and metrics.MFU_DEFINITIONS[1] not in alone
+    assert labels.MFU_DEFINITIONS[0] in alone and labels.MFU_DEFINITIONS[1] not in alone
     assert "MFU" not in shown(record)
 
 
@@ -268,7 +268,7 @@ def test_a_failure_says_what_happened_where_and_what_to_try() -> None:
         "The process ended with code 1.",
         "At least, by then: peak that tensors ask for 1.91 MiB.",
         "Predicted: 1.91 MiB at optimizer step.",
-        f"To try: {metrics.STATUS_ADVICE['oom']}.",
+        f"To try: {labels.STATUS_ADVICE['oom']}.",
     ):
         assert line in text.splitlines()
     assert "error =" not in text and "step:" not in text
@@ -283,9 +283,9 @@ def test_every_status_can_be_shown_with_nothing_else_known(status: str) -> None:
         saved_activation_bytes=None, num_parameters=None, num_trainable_parameters=None, attention_kernel=None,
     )  # fmt: skip
     text = shown(bare)
-    assert metrics.STATUS_DEFINITIONS[status] in text
+    assert labels.STATUS_DEFINITIONS[status] in text
     assert ("It ended: It was so." in text) == (failure is not None)
-    assert run_text(bare, records.make_prediction()) == (f"tiny-gpt2, full: {metrics.STATUS_LABELS[status]}, predicted 1.91 MiB")
+    assert run_text(bare, records.make_prediction()) == (f"tiny-gpt2, full: {labels.STATUS_LABELS[status]}, predicted 1.91 MiB")
 
 
 def test_a_real_prediction_of_an_unknown_family_is_only_a_lower_bound() -> None:
@@ -361,11 +361,11 @@ def test_errors_of_all_records_by_metric_and_category() -> None:
     table = error_summary([c for r in made for c in compare(r, prediction)])
     peak = table.rows[1]
     # errors 0, +25 % and -20 %
-    assert table.rows[0].cells == (metrics.METRIC_LABELS["peak_requested_bytes"],)
+    assert table.rows[0].cells == (labels.METRIC_LABELS["peak_requested_bytes"],)
     assert peak.cells == ("all together", "3", "15.00 %", "exact", "+25.00 %", "33 %", made[1].id)
-    labels = [row.cells[0] for row in table.rows]
-    assert metrics.CATEGORY_LABELS["unattributed"] not in labels
-    assert metrics.CATEGORY_LABELS["temporaries"] in labels and metrics.PHASE_LABELS["forward"] in labels
+    names = [row.cells[0] for row in table.rows]
+    assert labels.CATEGORY_LABELS["unattributed"] not in names
+    assert labels.CATEGORY_LABELS["temporaries"] in names and labels.PHASE_LABELS["forward"] in names
     weights = next(row for row in table.rows if row.cells[0] == "weights")
     assert weights.cells[1:] == ("3", "exact", "exact", "exact", "100 %", "")
 

@@ -16,7 +16,7 @@ import pytest
 from fake_nvml import FakeDevice, FakeNvml
 from lora_profiler.harness import nvml, visible_device
 from lora_profiler.harness.nvml import THROTTLING, Nvml, open_cards, open_device, uuid_hash
-from lora_profiler.harness.visible_device import visible_entries
+from lora_profiler.harness.nvml_handle import visible_entries
 from lora_profiler.units import MIB
 
 ROOT = Path(__file__).parent.parent
@@ -261,7 +261,7 @@ class FakeCounters:
 
 @pytest.fixture
 def view_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeDevice], Any]:
-    device_view = pytest.importorskip("lora_profiler.harness.device_view")
+    device_view = pytest.importorskip("lora_profiler.harness.driver_view")
 
     def opened_view(card: FakeDevice) -> Any:
         monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(card))

@@ -18,7 +18,7 @@ from lora_profiler.analytic.plan import EXACT_MOMENTS
 from lora_profiler.analytic.predict import layer_error
 from lora_profiler.catalog import find_gpu, find_model, model_from_config
 from lora_profiler.errors import UsageError
-from lora_profiler.harness.refusals import refuse
+from lora_profiler.harness.preflight import refuse
 from lora_profiler.harness.training import Batches
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling import forward_loss
@@ -32,7 +32,7 @@ from lora_profiler.records.record import Conditions
 from lora_profiler.report.predictions import training_line
 from lora_profiler.support.packing import BLIND, check_packing, lengths
 from lora_profiler.traced import compile_profile
-from lora_profiler.traced.once import predict_once
+from lora_profiler.traced.single_size import predict_once
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 LORA = LoraConfig(r=4)

@@ -18,8 +18,8 @@ from lora_profiler.analytic.plan import EXACT_MOMENTS
 from lora_profiler.catalog import bundled_gpus, find_gpu, find_model, model_from_config
 from lora_profiler.compiled import bundle, has_profile, has_stand_in
 from lora_profiler.compiled.evaluation import forget
-from lora_profiler.compiled.facts import key_of
 from lora_profiler.compiled.predict import STAND_IN_ERROR
+from lora_profiler.compiled.regime import key_of
 from lora_profiler.errors import UnbuildableError, UsageError
 from lora_profiler.harness import present_platform
 from lora_profiler.planning.answers import answers
@@ -29,7 +29,7 @@ from lora_profiler.planning.timing import step_time
 from lora_profiler.platform import Platform, parse_torch, version_of
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.serialize import record_dict, record_from_dict
-from lora_profiler.traced.once import predict_once
+from lora_profiler.traced.single_size import predict_once
 from lora_profiler.workload import Dtype, LoraConfig, TrainSetup, Workload
 
 INSTALLED = version_of(torch.__version__) or (0, 0)

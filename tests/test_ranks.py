@@ -8,10 +8,10 @@ import torch.distributed as dist
 import cases
 from lora_profiler.analytic import predict as by_rule
 from lora_profiler.analytic import shared_parts
-from lora_profiler.analytic.ranks import BUCKET, FIRST_BUCKET, Piece, bucket_bytes, unit
+from lora_profiler.analytic.sharding import BUCKET, FIRST_BUCKET, Piece, bucket_bytes, unit
 from lora_profiler.errors import UsageError
 from lora_profiler.prediction import Prediction
-from lora_profiler.traced.once import predict_once as by_trace
+from lora_profiler.traced.single_size import predict_once as by_trace
 from lora_profiler.workload import LoraConfig, Sharding, TrainSetup, Workload
 
 EXACT = ("setup", "end_of_forward", "loss_backward", "optimizer_step")

@@ -18,7 +18,7 @@ from lora_profiler.planning.answers import Answer, answers
 from lora_profiler.planning.fit import Fit, judge, reserve_for
 from lora_profiler.planning.remarks import activation_excess
 from lora_profiler.prediction import CATEGORIES, MOMENTS
-from lora_profiler.report import metrics, render
+from lora_profiler.report import labels, render
 from lora_profiler.report.blocks import Paragraph, Row, Table
 from lora_profiler.report.explain import explain_blocks, moments_table
 from lora_profiler.report.json.predict import layer_records, predict_payload, predict_records, predict_schema
@@ -67,8 +67,8 @@ def number(text: str) -> float:
 
 
 def test_every_category_and_moment_has_words() -> None:
-    assert set(metrics.CATEGORY_LABELS) == set(metrics.CATEGORY_DEFINITIONS) == set(metrics.CATEGORY_SHORT) == set(CATEGORIES)
-    assert set(metrics.MOMENT_LABELS) == set(metrics.MOMENT_DEFINITIONS) == set(MOMENTS)
+    assert set(labels.CATEGORY_LABELS) == set(labels.CATEGORY_DEFINITIONS) == set(labels.CATEGORY_SHORT) == set(CATEGORIES)
+    assert set(labels.MOMENT_LABELS) == set(labels.MOMENT_DEFINITIONS) == set(MOMENTS)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -164,7 +164,7 @@ def test_the_numbers_of_the_card_table_add_up_as_they_stand(name: str, card: str
     for column, reserve in enumerate(rows["reserve for what tensors do not show"]):
         assert rows["peak"][column] + reserve + rows["headroom"][column] == usable
         assert sum(part[column] for part in parts) == reserve
-    assert set(named["verdict"]) <= set(metrics.VERDICT_LABELS.values())
+    assert set(named["verdict"]) <= set(labels.VERDICT_LABELS.values())
 
 
 RESERVES = [find_gpu("rtx_4090"), find_gpu("mi300x"), replace(find_gpu("rtx_4090"), vendor="apple")]

@@ -33,13 +33,13 @@ from lora_profiler.prediction import CATEGORIES, MOMENTS
 from lora_profiler.records.lines import read_records
 from lora_profiler.records.record import STATUSES, Failure, Record
 from lora_profiler.records.serialize import record_dict
-from lora_profiler.report import charts, metrics, palette
+from lora_profiler.report import charts, labels, palette
 from lora_profiler.report.blocks import Table
 from lora_profiler.report.json.predict import predict_payload
 from lora_profiler.report.page import Content, embedded_data, report_content, write_page
 from lora_profiler.report.page import write as page_write
-from lora_profiler.report.page.alike import full_and_lora, groups_alike
 from lora_profiler.report.page.embedded import PACKED_ABOVE, json_text, packed
+from lora_profiler.report.page.matched_runs import full_and_lora, groups_alike
 from lora_profiler.report.page.parts import Beside, Drawing, Fold, Part, drawings
 from lora_profiler.report.page.runs import MOST_ROWS, numbered
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
@@ -200,28 +200,28 @@ def test_every_run_has_a_row_and_every_failure_its_reason() -> None:
     first = dict(zip(("#", "model", "method", "setup", "status", "peak", "predicted", "error"), rows[0], strict=False))
     assert (first["model"], first["method"], first["status"], first["peak"]) == ("tiny-gpt2", "full", "ok", "1.91 MiB")
     for row, record in zip(rows, some_records(), strict=True):
-        assert row[4] == metrics.STATUS_LABELS[record.measurement.status]
+        assert row[4] == labels.STATUS_LABELS[record.measurement.status]
         assert record.id.endswith(row[-1]) and len(row[-1]) > 20
     (failure,) = (row for row in READ.cells if "CUDA out of memory" in row)
     assert failure[:2] == ["5", "tiny-gpt2"]
     assert {"out of memory", "backward, step 2", "1.91 MiB"} <= set(failure)
-    assert metrics.STATUS_ADVICE["oom"] in READ.text
+    assert labels.STATUS_ADVICE["oom"] in READ.text
     assert FOUND[6].refusal is not None
     assert any(row[:2] == ["7", "tiny-gpt2"] and "nowhere" in row[-1] for row in READ.cells)
 
 
 def test_definitions_are_all_there() -> None:
     defined = {row[0]: row[1] for row in READ.cells if len(row) == 2}
-    for labels, meanings in (
-        (metrics.METRIC_LABELS, metrics.METRIC_DEFINITIONS), (metrics.CATEGORY_LABELS, metrics.CATEGORY_DEFINITIONS),
-        (metrics.MOMENT_LABELS, metrics.MOMENT_DEFINITIONS), (metrics.STATUS_LABELS, metrics.STATUS_DEFINITIONS),
+    for names, meanings in (
+        (labels.METRIC_LABELS, labels.METRIC_DEFINITIONS), (labels.CATEGORY_LABELS, labels.CATEGORY_DEFINITIONS),
+        (labels.MOMENT_LABELS, labels.MOMENT_DEFINITIONS), (labels.STATUS_LABELS, labels.STATUS_DEFINITIONS),
     ):  # fmt: skip
-        assert set(labels) == set(meanings)
-        assert all(defined[labels[name]] == meanings[name] for name in labels)
-    assert set(METRICS) <= set(metrics.METRIC_DEFINITIONS)
-    assert (set(CATEGORIES), set(MOMENTS)) == (set(metrics.CATEGORY_DEFINITIONS), set(metrics.MOMENT_DEFINITIONS))
-    assert set(STATUSES) == set(metrics.STATUS_DEFINITIONS)
-    assert metrics.ERROR_DEFINITION in READ.text
+        assert set(names) == set(meanings)
+        assert all(defined[names[name]] == meanings[name] for name in names)
+    assert set(METRICS) <= set(labels.METRIC_DEFINITIONS)
+    assert (set(CATEGORIES), set(MOMENTS)) == (set(labels.CATEGORY_DEFINITIONS), set(labels.MOMENT_DEFINITIONS))
+    assert set(STATUSES) == set(labels.STATUS_DEFINITIONS)
+    assert labels.ERROR_DEFINITION in READ.text
 
 
 def test_headlines_are_right() -> None:

@@ -29,7 +29,7 @@ from lora_profiler.catalog import find_gpu
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case, MeasurementError, make_case, measure_case
 from lora_profiler.harness.device_choice import CPU_BUILD, torch_version
-from lora_profiler.harness.refusals import refuse
+from lora_profiler.harness.preflight import refuse
 from lora_profiler.harness.telemetry import MIN_BLOCK_SECONDS
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import CONTEXT_BYTES

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from fake_nvml import FakeDevice, FakeNvml
-from lora_profiler.harness import device_view
-from lora_profiler.harness.device_view import DeviceView
+from lora_profiler.harness import driver_view as device_view
+from lora_profiler.harness.driver_view import DeviceView
 from lora_profiler.harness.nvml import Nvml, open_device
 from lora_profiler.harness.telemetry import EnergyMeter, Sampler, TelemetrySidecar, clock_flag, watch
 from lora_profiler.records.record import Energy, Telemetry

@@ -22,7 +22,7 @@ from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.speed_gap import Cause, SpeedGap, speed_gap
 from lora_profiler.planning.timing import TimedStep, Timing, step_time
-from lora_profiler.report import metrics
+from lora_profiler.report import labels
 from lora_profiler.report.timing import gap_line, time_lines, time_table
 from lora_profiler.steptime import PARTS, Constants, Fixed, Part, Rates, StepTime, rates_of, step_time_at
 from lora_profiler.steptime.families import bundled
@@ -253,7 +253,7 @@ def gap_of(setup: TrainSetup, card: Gpu = A100) -> tuple[SpeedGap, TimedStep, Ti
 @given(SETUPS.filter(lambda setup: setup.lora is not None), CARDS)
 def test_causes_add_up_to_what_flops_do_not_explain(setup: TrainSetup, card: Gpu) -> None:
     gap, full, lora = gap_of(setup, card)
-    assert set(gap.causes) == set(get_args(Cause)) == set(metrics.CAUSE_LABELS)
+    assert set(gap.causes) == set(get_args(Cause)) == set(labels.CAUSE_LABELS)
     assert gap.seconds == lora.time.seconds
     assert gap.gap_seconds == pytest.approx(lora.time.seconds - full.time.seconds * lora.flops / full.flops)
     assert sum(gap.causes.values()) == pytest.approx(gap.gap_seconds, abs=1e-9 * lora.time.seconds)
@@ -317,7 +317,7 @@ def test_the_table_adds_up_and_the_share_is_that_of_the_times() -> None:
     cells = {row.cells[0]: row.cells[1:] for row in table.rows}
     full, lora = (a.timing.step.time for a in found if a.timing and a.timing.step)
     assert cells["time"][2] == f"{100 * lora.seconds / full.seconds:.2f} %"
-    assert set(metrics.PART_LABELS) == set(PARTS)
+    assert set(labels.PART_LABELS) == set(PARTS)
     assert {"matrix products", "kernels that only move bytes", "waiting for launches", "optimizer update"} <= set(cells)
     lines = time_lines(found)
     assert any(line.startswith("LoRA r32 makes ") for line in lines)
@@ -330,15 +330,15 @@ def test_a_step_that_does_not_fit_is_timed_with_that_said() -> None:
     assert any("with room for it" in line for line in time_lines(found))
 
 
-@pytest.mark.parametrize("likeness", metrics.BASIS_LABELS)
+@pytest.mark.parametrize("likeness", labels.BASIS_LABELS)
 def test_every_basis_has_words(likeness: Any) -> None:
     (answer,) = answers([ask()], A100)
     assert answer.timing is not None and answer.timing.step is not None
     time: StepTime = replace(answer.timing.step.time, likeness=likeness)
     changed = replace(answer, timing=replace(answer.timing, step=replace(answer.timing.step, time=time)))
     table = time_table([changed])
-    assert table is not None and table.title.endswith(metrics.BASIS_LABELS[likeness])
-    assert any(metrics.BASIS_DEFINITIONS[likeness] in line for line in time_lines([changed]))
+    assert table is not None and table.title.endswith(labels.BASIS_LABELS[likeness])
+    assert any(labels.BASIS_DEFINITIONS[likeness] in line for line in time_lines([changed]))
 
 
 # --- evidence --------------------------------------------------------------------------------------------------------------
@@ -349,7 +349,7 @@ def test_evidence_is_of_rows_that_were_not_fitted_where_it_says_so() -> None:
     assert fitted == {row.id for row in measured_steps() if row.left_out != "all"}
     cards = {card for family in bundled().families for card in family.cards}
     assert all((row.card in cards) == (row.left_out != "all") for row in measured_steps())
-    assert {row.left_out for row in measured_steps()} == set(metrics.LEFT_OUT_LABELS)
+    assert {row.left_out for row in measured_steps()} == set(labels.LEFT_OUT_LABELS)
 
 
 def test_the_package_s_evidence_is_that_of_the_committed_results() -> None:

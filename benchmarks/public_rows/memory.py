@@ -17,7 +17,7 @@ from benchmarks.public_rows.replay import ROWS, NotExpressibleError, Row, replay
 from benchmarks.public_rows.tape import Build, Context
 from lora_profiler.catalog import model_from_config
 from lora_profiler.modeling.build import build_model
-from lora_profiler.traced.replacing import replaced
+from lora_profiler.traced.patching import replaced
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 GIB = 2**30

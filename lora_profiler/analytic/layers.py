@@ -14,9 +14,9 @@ from lora_profiler.analytic.persistent import (
     rest_dtype,
     unquantized,
 )
-from lora_profiler.analytic.pieces import base_pieces
 from lora_profiler.analytic.plan import Plan
-from lora_profiler.analytic.ranks import chunk
+from lora_profiler.analytic.sharding import chunk
+from lora_profiler.analytic.sharding_units import base_pieces
 from lora_profiler.analytic.structure import Run
 from lora_profiler.model_spec import Module
 from lora_profiler.prediction import LayerCost
@@ -61,7 +61,7 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
                 flops=flops,
             )
         )
-    shared_states = total_state_bytes(plan.ranks.stepped.trainable, setup).evaluate(*at) - sum(
+    shared_states = total_state_bytes(plan.shards.stepped.trainable, setup).evaluate(*at) - sum(
         r.optimizer_state_bytes for r in rows
     )
     rows += [_rest(name, "activation", saved, flops) for name, (saved, flops) in activity.items()]

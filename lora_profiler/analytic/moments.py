@@ -13,7 +13,7 @@ from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, con
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.losses import SCALAR
 from lora_profiler.analytic.optimizers import step_temporary_candidates, total_state_bytes
-from lora_profiler.analytic.ranks import Ranks
+from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass, LayerRun
 from lora_profiler.analytic.tensors import ITEMSIZE
 from lora_profiler.prediction import Category, MomentName
@@ -127,13 +127,13 @@ def activations(forward: ForwardPass, family: Family, workload: Workload, kernel
 def moments(
     forward: ForwardPass,
     kept: Activations,
-    ranks: Ranks,
+    shards: ShardState,
     family: Family,
     workload: Workload,
 ) -> Moments:
     """Steady-state live bytes at every moment; `inputs` are the token ids, which live through the step; of packed rows labels and
     position ids too."""
-    setup, state = workload.setup, ranks.state
+    setup, state = workload.setup, shards.state
     gradients = state.gradient_bytes
     base: dict[Category, Polynomial] = {
         "parameters": constant(state.parameter_bytes),
@@ -141,12 +141,12 @@ def moments(
         "adapters": state.adapter_bytes,
         "buffers": constant(buffer_bytes(family, workload)),
         "gradients": ZERO,
-        "optimizer_states": total_state_bytes(ranks.stepped.trainable, setup),
+        "optimizer_states": total_state_bytes(shards.stepped.trainable, setup),
         "inputs": ZERO,
     }
     if left := long_frequency_bytes(family, workload):
         base["activations"] = constant(left)
-    base = beside(base, ranks.always)
+    base = beside(base, shards.always)
     setup_moment = candidate(base)
     base["inputs"] = _inputs(setup)
     accumulated = gradients if setup.accumulation > 1 else ZERO
@@ -160,12 +160,12 @@ def moments(
     last_hidden = ZERO if hidden_is_saved else forward.hidden.bytes
     padded = ZERO if has_one_row(setup) else B * (S + 1) * 8
     end_of_forward = candidate(
-        beside(running, ranks.in_loss),
+        beside(running, shards.in_loss),
         activations=stored + last_hidden + kept.cached,
         logits_and_loss=kept_of_logits + logits.bytes + copy + padded + 4,
     )
     loss_backward = candidate(
-        beside(running, ranks.before_layers),
+        beside(running, shards.before_layers),
         activations=stored,
         logits_and_loss=kept_of_logits - kept.labels + logits.elements * 8 + 4,
     )
@@ -177,14 +177,14 @@ def moments(
     leaf = forward.leaf.bytes * 2 if forward.leaf is not None else ZERO
     step = [
         candidate(base, gradients=gradients, activations=leaf, logits_and_loss=constant(4), temporaries=t)
-        for t in step_temporary_candidates(ranks.stepped, setup)
+        for t in step_temporary_candidates(shards.stepped, setup)
     ]
     return {
         "setup": (setup_moment,),
         "end_of_forward": in_loss[0],
         "loss_backward": in_loss[1],
         "optimizer_step": tuple(step),
-        **_inside_layers(forward, kept, ranks, running, workload),
+        **_inside_layers(forward, kept, shards, running, workload),
     }
 
 
@@ -248,19 +248,19 @@ def _host_scalars(forward: ForwardPass, setup: TrainSetup) -> Polynomial:
     return constant(8 * factors + (RNG_STATE_BYTES * forward.num_layers if setup.checkpointing else 0))
 
 
-def persistent_only(ranks: Ranks, workload: Workload) -> Moments:
+def persistent_only(shards: ShardState, workload: Workload) -> Moments:
     """The moments that need no activations: what is known of a family without a ledger."""
-    state = ranks.state
+    state = shards.state
     base: dict[Category, Polynomial] = {
         "parameters": constant(state.parameter_bytes),
         "quantization_state": constant(state.quantization_bytes),
         "adapters": state.adapter_bytes,
         "gradients": ZERO,
-        "optimizer_states": total_state_bytes(ranks.stepped.trainable, workload.setup),
+        "optimizer_states": total_state_bytes(shards.stepped.trainable, workload.setup),
     }
-    base = beside(base, ranks.always)
+    base = beside(base, shards.always)
     step = base | {"gradients": state.gradient_bytes, "inputs": _inputs(workload.setup)}
-    temporaries = step_temporary_candidates(ranks.stepped, workload.setup)
+    temporaries = step_temporary_candidates(shards.stepped, workload.setup)
     return {"setup": (candidate(base),), "optimizer_step": tuple(candidate(step, temporaries=t) for t in temporaries)}
 
 
@@ -298,7 +298,7 @@ def long_frequency_bytes(family: Family, workload: Workload) -> int:
 
 
 def _inside_layers(
-    forward: ForwardPass, kept: Activations, ranks: Ranks, running: dict[Category, Polynomial], workload: Workload
+    forward: ForwardPass, kept: Activations, shards: ShardState, running: dict[Category, Polynomial], workload: Workload
 ) -> dict[MomentName, tuple[Candidate, ...]]:
     """Candidates inside the layers: each distinct one where it occurs last and first, then head and embedding.
 
@@ -311,12 +311,12 @@ def _inside_layers(
 
     def made(*, above: int) -> Polynomial:
         """Gradients of the head and of all layers with an index over `above`; with accumulation they exist already."""
-        if ranks.is_sharded:
-            return ZERO if workload.setup.accumulation > 1 else ranks.reduced_above(above)
-        if ranks.dealt > 1:
+        if shards.is_sharded:
+            return ZERO if workload.setup.accumulation > 1 else shards.reduced_above(above)
+        if shards.dealt > 1:
             rank = workload.setup.lora.r if workload.setup.lora else 1
             whole = total(x.run.gradient_bytes * sum(i > above for i in x.indices) for x in forward.layers)
-            return constant(-(-(whole + forward.head_gradient_bytes).evaluate(1, 1, rank) // ranks.dealt))
+            return constant(-(-(whole + forward.head_gradient_bytes).evaluate(1, 1, rank) // shards.dealt))
         if workload.setup.accumulation > 1:
             return ZERO
         layers = total(x.run.gradient_bytes * sum(i > above for i in x.indices) for x in forward.layers)
@@ -330,12 +330,12 @@ def _inside_layers(
         alive = beside(running, sent)
         return [candidate(alive, activations=below, temporaries=size, **more) for size in inside]
 
-    unreduced = forward.head.gradient_bytes if ranks.is_sharded else ZERO
+    unreduced = forward.head.gradient_bytes if shards.is_sharded else ZERO
     from_chunks = forward.chunks.parameter_gradients if forward.chunks and workload.setup.accumulation == 1 else ZERO
     ahead: list[Candidate] = []
     last = [
         candidate(
-            beside(running, ranks.before_layers),
+            beside(running, shards.before_layers),
             activations=ends + stored(below=forward.num_layers),
             temporaries=inside,
             gradients=from_chunks,
@@ -346,25 +346,27 @@ def _inside_layers(
     for layer in forward.layers:
         run, newest, oldest = layer.run, layer.indices[-1], layer.indices[0]
         running_forward = run.checkpointed_candidates if checkpointing else run.forward_candidates
-        ahead += found(newest, running_forward, run.input.bytes + kept.masks + kept.cached, ranks.in_forward(newest))
+        ahead += found(newest, running_forward, run.input.bytes + kept.masks + kept.cached, shards.in_forward(newest))
         checkpoint = run.input.bytes if checkpointing and run.input.storage not in run.saved else ZERO
         places = [(newest, last), (oldest, first)]
-        if ranks.is_sharded:  # neither the last nor the first layer has both neighbours' buffers
+        if shards.is_sharded:  # neither the last nor the first layer has both neighbours' buffers
             places += [(index, last) for index in layer.indices[-2:-1]] + [(index, first) for index in layer.indices[1:2]]
         for index, where in places:
-            sent, extra = ranks.in_backward(index), {"gradients": made(above=index), "logits_and_loss": constant(4)}
+            sent, extra = shards.in_backward(index), {"gradients": made(above=index), "logits_and_loss": constant(4)}
             within = [size + unreduced for size in run.backward_candidates]
             where += found(index, within, checkpoint, sent, **extra)
             if checkpointing:
                 again = [size + unreduced for size in run.recompute_candidates]
                 where += found(index, again, run.input.bytes + run.waiting_gradients + state, sent, **extra)
     if forward.embed.gradient_bytes != ZERO:
-        first.append(_embedding_backward(forward, ranks, running, workload))
+        first.append(_embedding_backward(forward, shards, running, workload))
     inside = {"last_layer_forward": ahead, "last_layer_backward": last, "first_layer_backward": first}
     return {name: _undominated(found_) for name, found_ in inside.items() if found_}  # type: ignore[misc]
 
 
-def _embedding_backward(forward: ForwardPass, ranks: Ranks, running: dict[Category, Polynomial], workload: Workload) -> Candidate:
+def _embedding_backward(
+    forward: ForwardPass, shards: ShardState, running: dict[Category, Polynomial], workload: Workload
+) -> Candidate:
     """All gradients, the embedding output's among them.
 
     A tied head's gradient, the embedding's and their sum coexist; where autocast converted the head's gradient or chunks made it,
@@ -374,12 +376,12 @@ def _embedding_backward(forward: ForwardPass, ranks: Ranks, running: dict[Catego
     tied = head is not None and head.weights[0].tied_to is not None
     owned = bool(forward.head.cached) or forward.chunks is not None
     size = head.weights[0].numel * ITEMSIZE[forward.embed.output.dtype] if head and tied else 0
-    gradients, unreduced = ranks.state.gradient_bytes, ZERO
-    if ranks.is_sharded:
-        gradients = ranks.reduced_above(-1)
+    gradients, unreduced = shards.state.gradient_bytes, ZERO
+    if shards.is_sharded:
+        gradients = shards.reduced_above(-1)
         unreduced = forward.embed.gradient_bytes + forward.head.gradient_bytes - size
     return candidate(
-        beside(running, ranks.in_embedding),
+        beside(running, shards.in_embedding),
         gradients=ZERO if workload.setup.accumulation > 1 else gradients,
         logits_and_loss=constant(8),
         temporaries=forward.embed.output.bytes + unreduced + (size if owned else 2 * size),

@@ -24,8 +24,8 @@ from lora_profiler.analytic.moments import (
     persistent_only,
 )
 from lora_profiler.analytic.persistent import Persistent, adapter_dtype, persistent, rest_dtype
-from lora_profiler.analytic.pieces import ranks_of
-from lora_profiler.analytic.ranks import Ranks, alone
+from lora_profiler.analytic.sharding import ShardState, alone
+from lora_profiler.analytic.sharding_units import shard_state
 from lora_profiler.analytic.structure import ForwardPass, forward_pass
 from lora_profiler.analytic.tensor_parallel import part_of, traffic
 from lora_profiler.analytic.tensors import Rules
@@ -51,7 +51,7 @@ class Plan:
     masks_in_math: bool
     adapters: tuple[Adapter, ...]
     copies: tuple[tuple[str, Module], ...]
-    ranks: Ranks
+    shards: ShardState
     forward: ForwardPass | None
     kept: Activations | None
     moments: Moments
@@ -71,7 +71,7 @@ class Plan:
     @property
     def state(self) -> Persistent:
         """A rank's share of what lives through the step."""
-        return self.ranks.state
+        return self.shards.state
 
     def candidate(self, moment: MomentName, number: int) -> Candidate:
         return self.moments[moment][number]
@@ -142,7 +142,7 @@ def _build(workload: Workload) -> Plan:
     saved = kept.saved if kept else ZERO
     one = Plan(
         workload=workload, family=family, kernels=tuple(sorted(taken)), masks_in_math=bool(masked) and kernels.masked == "math",
-        adapters=found, copies=copies, ranks=alone(state), forward=forward, kept=kept,
+        adapters=found, copies=copies, shards=alone(state), forward=forward, kept=kept,
         moments={}, order=(), totals=_NOTHING, counts=_NOTHING,
     )  # fmt: skip
     return _with_moments(one, [saved, *flops])
@@ -153,10 +153,10 @@ def _shared(workload: Workload) -> Plan:
     if workload.setup.sharding == "tp":
         part = part_of(workload)
         one = plan_for(part)
-        return replace(one, ranks=replace(one.ranks, exchanged=traffic(workload.model, workload.setup)))
+        return replace(one, shards=replace(one.shards, exchanged=traffic(workload.model, workload.setup)))
     one = plan_for(replace(workload, setup=replace(workload.setup, world_size=1, sharding="none")))
-    ranks = ranks_of(workload, one.state, one.adapters, one.copies)
-    return _with_moments(replace(one, workload=workload, ranks=ranks), list(one.counts.polynomials[:4]))
+    shards = shard_state(workload, one.state, one.adapters, one.copies)
+    return _with_moments(replace(one, workload=workload, shards=shards), list(one.counts.polynomials[:4]))
 
 
 _NOTHING = Table.of([])
@@ -164,15 +164,15 @@ _NOTHING = Table.of([])
 
 def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
     """`plan` with what its rank holds at every moment. `counts`: saved bytes, FLOPs of forward, backward, recompute."""
-    workload, ranks = plan.workload, plan.ranks
+    workload, shards = plan.workload, plan.shards
     if plan.forward is None or plan.kept is None or plan.family is None:
-        live: Moments = persistent_only(ranks, workload)
+        live: Moments = persistent_only(shards, workload)
     else:
-        live = moments(plan.forward, plan.kept, ranks, plan.family, workload)
+        live = moments(plan.forward, plan.kept, shards, plan.family, workload)
     order = tuple((m, i) for m in MOMENTS if m in live for i in range(len(live[m])))
     totals = [live[m][i].total for m, i in order]
-    state = ranks.state
-    numbers = [state.adapter_parameters, ranks.trained, state.adapter_bytes, state.gradient_bytes]
+    state = shards.state
+    numbers = [state.adapter_parameters, shards.trained, state.adapter_bytes, state.gradient_bytes]
     states = live["setup"][0].bytes["optimizer_states"]
     return replace(
         plan, moments=live, order=order, totals=Table.of(totals), counts=Table.of([*counts, *numbers, states])

@@ -7,7 +7,7 @@ from lora_profiler.algebra.polynomial import Polynomial
 from lora_profiler.algebra.table import Values
 from lora_profiler.analytic.families import family_of, unmodelled
 from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, plan_for
-from lora_profiler.analytic.ranks import Part
+from lora_profiler.analytic.sharding import Part
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.prediction import (
     CATEGORIES,
@@ -40,7 +40,7 @@ def knows(model: ModelSpec) -> bool:
 
 def shared_parts(workload: Workload, moment: MomentName) -> dict[Part, int]:
     """Bytes that a rank of `workload` holds for the others' sake at `moment`, by what they are. Raises what `predict` raises."""
-    return plan_for(workload).ranks.parts(moment, values(workload).rank)
+    return plan_for(workload).shards.parts(moment, values(workload).rank)
 
 
 def values(workload: Workload) -> Values:
@@ -102,7 +102,7 @@ def predict(workload: Workload) -> Prediction:
         flops=FlopCount(forward=forward, backward=backward, recompute=recompute, tokens=setup.batch_size * setup.seq_len)
         if known
         else None,
-        traffic=plan.ranks.traffic(setup),
+        traffic=plan.shards.traffic(setup),
         layer_source=partial(_layers, plan, at),
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lora_profiler.harness import Case, MeasurementError
-from lora_profiler.harness.refusals import refuse
+from lora_profiler.harness.preflight import refuse
 from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.units import bytes_text

@@ -118,7 +118,7 @@ def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:
     from lora_profiler.records.store import finished
 
     o = ctx.params
-    _check_elsewhere(ctx)
+    _check_cluster_options(ctx)
     asked = [*(["MODEL"] if models else []), *(f"--{name}" for name in ("suite", "case") if o[name])]
     if len(asked) != 1:
         both = f"{' and '.join(asked[:2])} each bring their own; name one of the two." if asked else "name a MODEL, or a --suite."
@@ -146,7 +146,7 @@ def _option(ctx: click.Context, name: str) -> str:
     return next(max(p.opts, key=len) for p in ctx.command.params if p.name == name)
 
 
-def _check_elsewhere(ctx: click.Context) -> None:
+def _check_cluster_options(ctx: click.Context) -> None:
     """Raises UsageError for options about other machines that do not go together."""
     o = ctx.params
     for name, does in (("ray", "spreads"), ("emit", "writes")):

@@ -44,21 +44,21 @@ class FiniteRange(click.FloatRange):
 class DefaultGroup(click.Group):
     """A group whose command `default` may go unnamed: `tool X --option` means `tool default X --option`.
 
-    Commands that live `elsewhere` are imported when they are asked for: `name` is `name_command` of the module given.
+    Those of `lazy_commands` are imported when they are asked for: `name` is `name_command` of the module given.
     """
 
     default = "predict"
 
-    def __init__(self, *args: Any, elsewhere: Mapping[str, str], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, lazy_commands: Mapping[str, str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.elsewhere = elsewhere
+        self.lazy_commands = lazy_commands
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*self.commands, *self.elsewhere})
+        return sorted({*self.commands, *self.lazy_commands})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in self.elsewhere and cmd_name not in self.commands:
-            self.add_command(getattr(import_module(self.elsewhere[cmd_name]), f"{cmd_name}_command"))
+        if cmd_name in self.lazy_commands and cmd_name not in self.commands:
+            self.add_command(getattr(import_module(self.lazy_commands[cmd_name]), f"{cmd_name}_command"))
         return super().get_command(ctx, cmd_name)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

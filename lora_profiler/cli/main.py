@@ -40,7 +40,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 @click.group(
     cls=DefaultGroup,
-    elsewhere={
+    lazy_commands={
         name: f"lora_profiler.cli.{name}"
         for name in ("app", "bench", "calibrate", "compare", "compile", "plan", "report", "verify")
     },

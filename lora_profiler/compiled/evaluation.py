@@ -5,10 +5,10 @@ from functools import cached_property, lru_cache
 
 from lora_profiler.algebra import Polynomial
 from lora_profiler.algebra.table import Table, Values
-from lora_profiler.compiled.facts import facts_of
 from lora_profiler.compiled.library import find_profile
 from lora_profiler.compiled.modules import total
-from lora_profiler.compiled.profile import Facts, Profile, profile_key
+from lora_profiler.compiled.profile import Regime, Profile, profile_key
+from lora_profiler.compiled.regime import regime_of
 from lora_profiler.errors import NoProfileError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.platform import Platform
@@ -80,8 +80,8 @@ class Evaluation:
 
 def evaluation_of(workload: Workload) -> Evaluation:
     """The profile of a workload at its depth, from this process's memory, the package or the cache. Raises NoProfileError."""
-    facts = facts_of(workload)
-    found = _evaluation(workload.model, _fixed(workload.setup), facts) or stand_in(workload, facts)
+    regime = regime_of(workload)
+    found = _evaluation(workload.model, _fixed(workload.setup), regime) or stand_in(workload, regime)
     if found is None:
         raise NoProfileError(
             f"no compiled profile answers {workload.model.id} with this setup; make one with the same options: "
@@ -92,10 +92,10 @@ def evaluation_of(workload: Workload) -> Evaluation:
 
 def has_stand_in(workload: Workload) -> bool:
     """Whether the profile of the usual platform speaks for the one asked about: see `stand_in`."""
-    return stand_in(workload, facts_of(workload)) is not None
+    return stand_in(workload, regime_of(workload)) is not None
 
 
-def stand_in(workload: Workload, facts: Facts) -> Evaluation | None:
+def stand_in(workload: Workload, regime: Regime) -> Evaluation | None:
     """The profile of the usual platform, where it keeps what the one asked about keeps, or almost.
 
     Attention written out in Python runs everywhere, and what no fused kernel takes none takes on another card. cuDNN's call keeps
@@ -103,19 +103,19 @@ def stand_in(workload: Workload, facts: Facts) -> Evaluation | None:
     the padding of the log-sum-exp (torch `native_functions.yaml`, the forward operators).
     """
     platform, usual = workload.platform, Platform()
-    if not facts.kernels:
+    if not regime.kernels:
         return None
-    found = _evaluation(workload.model, _fixed(workload.setup), facts._replace(kernels=()))
+    found = _evaluation(workload.model, _fixed(workload.setup), regime._replace(kernels=()))
     if found is None:
         return None
     kernels = set(found.profile.kernels)
     same = kernels <= {"eager"} or (kernels <= {"eager", "math"} and platform.torch == usual.torch)
-    for_cudnn = facts.kernels[0] == "cudnn" and kernels in ({"flash"}, {"efficient"}) and platform.torch == usual.torch
+    for_cudnn = regime.kernels[0] == "cudnn" and kernels in ({"flash"}, {"efficient"}) and platform.torch == usual.torch
     return found if same or for_cudnn else None
 
 
 def has_profile(workload: Workload) -> bool:
-    return _evaluation(workload.model, _fixed(workload.setup), facts_of(workload)) is not None
+    return _evaluation(workload.model, _fixed(workload.setup), regime_of(workload)) is not None
 
 
 def _fixed(setup: TrainSetup) -> TrainSetup:
@@ -127,8 +127,8 @@ def _fixed(setup: TrainSetup) -> TrainSetup:
 
 
 @lru_cache(maxsize=512)
-def _evaluation(model: ModelSpec, setup: TrainSetup, facts: Facts) -> Evaluation | None:
-    profile = find_profile(profile_key(model, setup, facts))
+def _evaluation(model: ModelSpec, setup: TrainSetup, regime: Regime) -> Evaluation | None:
+    profile = find_profile(profile_key(model, setup, regime))
     if profile is None:
         return None
     units = profile.units(model.num_layers)

@@ -8,8 +8,8 @@ from functools import partial
 from lora_profiler.algebra import Polynomial
 from lora_profiler.algebra.table import Values
 from lora_profiler.compiled.evaluation import Evaluation, evaluation_of, stand_in
-from lora_profiler.compiled.facts import facts_of
 from lora_profiler.compiled.profile import Profile
+from lora_profiler.compiled.regime import regime_of
 from lora_profiler.model_spec import Module
 from lora_profiler.prediction import (
     CATEGORIES,
@@ -43,7 +43,7 @@ def peak_bytes(workload: Workload) -> int:
 
 
 def peak_polynomials(workload: Workload) -> tuple[Polynomial, ...]:
-    """Polynomials in batch, sequence and rank whose maximum is the steady-state peak, where the facts of `workload` hold.
+    """Polynomials in batch, sequence and rank whose maximum is the steady-state peak, where the regime of `workload` holds.
 
     Raises NoProfileError.
     """
@@ -62,7 +62,7 @@ def with_tape(prediction: Prediction) -> Prediction:
     """A prediction by rules, with the memory over time and in the allocator of the profile that stands in for its platform's
     kernel, where there is one: what the allocator rounds up hides the bytes in which the two kernels differ."""
     workload = prediction.workload
-    found = stand_in(workload, facts_of(workload))
+    found = stand_in(workload, regime_of(workload))
     if found is None or workload.setup.device != "cuda":
         return prediction
     at = found.values(workload.setup)
@@ -126,7 +126,7 @@ def _moments(found: Evaluation, at: Values, step: int) -> list[Moment]:
 
 def _kernels(profile: Profile, workload: Workload) -> tuple[str, ...]:
     """Those of the profile; cuDNN's, where one of another fused kernel stands in."""
-    stands_in = facts_of(workload).kernels != profile.facts.kernels
+    stands_in = regime_of(workload).kernels != profile.regime.kernels
     return ("cudnn",) if stands_in and {"flash", "efficient"} & set(profile.kernels) else profile.kernels
 
 

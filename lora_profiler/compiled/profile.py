@@ -31,7 +31,7 @@ class ProfileError(LoraProfilerError):
     """What was read is no profile of this format."""
 
 
-class Facts(NamedTuple):
+class Regime(NamedTuple):
     """What flips a rule instead of scaling it. A profile holds for one combination; the rank is open unless it is one.
 
     `kernels` are those that attention takes without a mask and with one, where the platform changes them: empty for cards from
@@ -46,9 +46,9 @@ class Facts(NamedTuple):
     kernels: tuple[str, ...] = ()
 
 
-def _facts_dict(facts: Facts) -> dict[str, Any]:
+def _regime_dict(regime: Regime) -> dict[str, Any]:
     """Without a field that came later, where it says what was true of all before: the keys of older profiles stay."""
-    return {name: value for name, value in facts._asdict().items() if name != "kernels" or value}
+    return {name: value for name, value in regime._asdict().items() if name != "kernels" or value}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Profile:
     key: str
     model: Mapping[str, Any]
     setup: Mapping[str, Any]
-    facts: Facts
+    regime: Regime
     valid: Mapping[str, tuple[int, int | None]]
     layout: Layout | None
     num_layers: int
@@ -109,11 +109,11 @@ def _told(model: ModelSpec, setup: TrainSetup) -> dict[str, Any]:
     return told
 
 
-def profile_key(model: ModelSpec, setup: TrainSetup, facts: Facts) -> str:
-    """24 hex digits of everything that a profile holds for: the model, the setup without sizes, and the facts."""
+def profile_key(model: ModelSpec, setup: TrainSetup, regime: Regime) -> str:
+    """24 hex digits of everything that a profile holds for: the model, the setup without sizes, and the regime."""
     import hashlib
 
-    parts = [FORMAT, model.architecture, model.fingerprint, _told(model, setup), _facts_dict(facts)]
+    parts = [FORMAT, model.architecture, model.fingerprint, _told(model, setup), _regime_dict(regime)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -135,7 +135,7 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         "key": profile.key,
         "model": dict(profile.model),
         "setup": dict(profile.setup),
-        "facts": _facts_dict(profile.facts),
+        "facts": _regime_dict(profile.regime),
         "valid": {name: list(ends) for name, ends in profile.valid.items()},
         "layout": profile.layout._asdict() if profile.layout else None,
         "num_layers": profile.num_layers,
@@ -160,12 +160,14 @@ def profile_from_json(data: Mapping[str, Any]) -> Profile:
     """Raises ProfileError for another format; KeyError and the like for what is no profile at all."""
     if data["format"] != FORMAT:
         raise ProfileError(f"the profile has format {data['format']}; this version reads {FORMAT}.")
-    facts = data["facts"]
+    regime = data["facts"]
     return Profile(
         key=data["key"],
         model=data["model"],
         setup=data["setup"],
-        facts=Facts(**{**facts, "windows_filled": tuple(facts["windows_filled"]), "kernels": tuple(facts.get("kernels", ()))}),
+        regime=Regime(
+            **{**regime, "windows_filled": tuple(regime["windows_filled"]), "kernels": tuple(regime.get("kernels", ()))}
+        ),
         valid={name: (ends[0], ends[1]) for name, ends in data["valid"].items()},
         layout=Layout(**data["layout"]) if data["layout"] else None,
         num_layers=data["num_layers"],

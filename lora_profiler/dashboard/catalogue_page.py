@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from lora_profiler.catalog import Gpu, bundled_gpus, bundled_models
-from lora_profiler.dashboard import form, link, offers, parts
+from lora_profiler.dashboard import downloads, form, link, widgets
 from lora_profiler.dashboard.question import Question
 from lora_profiler.errors import did_you_mean
 from lora_profiler.report.catalogues import csv_records, gpu_records, matching, model_records
@@ -18,19 +18,19 @@ from lora_profiler.units import GIB, count_text
 
 def show() -> None:
     link.write(link.written("Catalogue", form.question()))
-    parts.title("Catalogue", "What is known without a network: choose a row to ask about it.")
+    widgets.title("Catalogue", "What is known without a network: choose a row to ask about it.")
     _models()
     _cards()
 
 
 def _models() -> None:
-    parts.section("Models")
+    widgets.section("Models")
     text = st.text_input("Search the models", key="models_text", placeholder="llama 8b; qwen3; gated")
     entries = bundled_models()
     found = [e for e in entries if matching(text, (e.id, *e.aliases, e.model_type, "gated" if e.gated else ""))]
     if not found:
         near = did_you_mean(text, [e.id for e in entries])
-        parts.note(f"No bundled model is called {text!r}.{near} Any hub id can be typed on the page Predict.")
+        widgets.note(f"No bundled model is called {text!r}.{near} Any hub id can be typed on the page Predict.")
         return
     chosen = _table(
         "models",
@@ -49,18 +49,18 @@ def _models() -> None:
     )
     if chosen is not None:
         asked = replace(form.question(), model=found[chosen].id)
-        st.button(f"Predict {parts.plain(found[chosen].id)}", key="models_go", type="primary", on_click=_predict, args=(asked,))
-    parts.downloads("models", _offers("models", model_records(found)))
+        st.button(f"Predict {widgets.plain(found[chosen].id)}", key="models_go", type="primary", on_click=_predict, args=(asked,))
+    widgets.downloads("models", _offers("models", model_records(found)))
 
 
 def _cards() -> None:
-    parts.section("Cards")
+    widgets.section("Cards")
     text = st.text_input("Search the cards", key="cards_text", placeholder="4090; h100; amd")
     cards = bundled_gpus()
     found = [c for c in cards if matching(text, (c.key, c.name, *c.aliases, c.vendor, c.architecture))]
     if not found:
         near = did_you_mean(text, [c.key for c in cards])
-        parts.note(f"No bundled card is called {text!r}.{near} custom:24GiB stands for any card of that size.")
+        widgets.note(f"No bundled card is called {text!r}.{near} custom:24GiB stands for any card of that size.")
         return
     chosen = _table(
         "cards",
@@ -79,11 +79,11 @@ def _cards() -> None:
         f"{count_text(len(found))} of {count_text(len(cards))} cards",
     )
     if chosen is not None and found[chosen].usable_bytes is None:
-        parts.note(f"{found[chosen].name} is sold with several memory sizes; type custom:24GiB, say, on the page Predict.")
+        widgets.note(f"{found[chosen].name} is sold with several memory sizes; type custom:24GiB, say, on the page Predict.")
     elif chosen is not None:
         asked = replace(form.question(), gpu=found[chosen].key)
-        st.button(f"Judge {parts.plain(found[chosen].name)}", key="cards_go", type="primary", on_click=_predict, args=(asked,))
-    parts.downloads("cards", _offers("cards", gpu_records(found)))
+        st.button(f"Judge {widgets.plain(found[chosen].name)}", key="cards_go", type="primary", on_click=_predict, args=(asked,))
+    widgets.downloads("cards", _offers("cards", gpu_records(found)))
 
 
 def _how_known(card: Gpu) -> str:
@@ -97,7 +97,7 @@ def _table(key: str, columns: dict[str, list[Any]], formats: dict[str, str], say
         column_config={name: st.column_config.NumberColumn(format=text) for name, text in formats.items()},
         alt=says, placeholder="-",
     )  # fmt: skip
-    parts.small(says)
+    widgets.small(says)
     rows = [row for row in picked["selection"]["rows"] if row < len(next(iter(columns.values())))]
     return rows[0] if rows else None
 
@@ -108,8 +108,8 @@ def _predict(asked: Question) -> None:
     link.changed_here()
 
 
-def _offers(name: str, records: Sequence[dict[str, Any]]) -> list[parts.Offer]:
+def _offers(name: str, records: Sequence[dict[str, Any]]) -> list[widgets.Offer]:
     return [
-        ("JSON", f"{name}.json", offers.JSON, lambda: offers.json_text({"schema_version": "1.0", name: list(records)})),
-        ("CSV", f"{name}.csv", offers.CSV, lambda: csv_text(csv_records(list(records)))),
+        ("JSON", f"{name}.json", downloads.JSON, lambda: downloads.json_text({"schema_version": "1.0", name: list(records)})),
+        ("CSV", f"{name}.csv", downloads.CSV, lambda: csv_text(csv_records(list(records)))),
     ]

@@ -2,11 +2,11 @@
 
 import streamlit as st
 
-from lora_profiler.dashboard import checking, following, parts
+from lora_profiler.dashboard import checking, following, widgets
 from lora_profiler.dashboard.checking import Checking, ClaimState
 from lora_profiler.mathematics.claim import CLAIMS
 from lora_profiler.report.blocks import Row, Table, paragraph
-from lora_profiler.report.metrics import CLAIM_VERDICT_LABELS
+from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
 from lora_profiler.report.verify.document import claim_blocks
 from lora_profiler.units import clock_text
 
@@ -14,22 +14,22 @@ _EVERY_SECONDS = 0.5
 
 
 def show() -> None:
-    parts.section("Check a claim here")
+    widgets.section("Check a claim here")
     titles = {claim.id: f"{claim.id}. {claim.title}" for claim in CLAIMS}
     chosen = st.selectbox("Claim", list(titles), key="learn.claim", format_func=titles.__getitem__, persist_state="session")
-    parts.blocks([paragraph(next(claim.statement for claim in CLAIMS if claim.id == chosen))])
-    parts.small(
+    widgets.blocks([paragraph(next(claim.statement for claim in CLAIMS if claim.id == chosen))])
+    widgets.small(
         "Trains a small model on the spot on bundled text in a process of its own, then checks the claim on it. A minute or two; "
         "nothing is downloaded."
     )
     lacking = checking.missing()
     if lacking:
-        parts.note(f"{checking.INSTALL} brings them.", heading=f"To check a claim, {', '.join(lacking)} must be installed here")
+        widgets.note(f"{checking.INSTALL} brings them.", heading=f"To check a claim, {', '.join(lacking)} must be installed here")
     if st.button("Check this claim", type="primary", key="learn.start", disabled=bool(lacking) or following.is_busy()):
         try:
             checking.start(chosen)
         except (following.AlreadyRunningError, OSError) as e:
-            parts.problem(str(e), heading="Nothing was started")
+            widgets.problem(str(e), heading="Nothing was started")
         else:
             st.rerun()
     running = checking.present()
@@ -47,11 +47,11 @@ def _live() -> None:
     running = checking.present()
     if running is None or not running.runs:
         st.rerun()
-    parts.section("Checking")
-    parts.blocks([_progress(running)])
-    parts.small(f"{clock_text(running.seconds)} gone; {running.command}")
+    widgets.section("Checking")
+    widgets.blocks([_progress(running)])
+    widgets.small(f"{clock_text(running.seconds)} gone; {running.command}")
     if running.cancelled:
-        parts.note("It is being ended.")
+        widgets.note("It is being ended.")
     else:
         st.button("Cancel", key="learn.cancel", on_click=running.cancel, help="Ends the process; nothing is kept.")
 
@@ -72,14 +72,14 @@ def where(state: ClaimState) -> str:
 
 def _after(ended: Checking) -> None:
     if ended.cancelled:
-        parts.section("Cancelled")
+        widgets.section("Cancelled")
     refusal = ended.refusal()
     if refusal is not None:
-        parts.problem(*refusal.splitlines(), heading="Nothing was checked")
+        widgets.problem(*refusal.splitlines(), heading="Nothing was checked")
     elif ended.document is not None:
         note = ended.document["model"]["note"]
         for claim in ended.document["claims"]:
-            parts.blocks(claim_blocks(claim))
+            widgets.blocks(claim_blocks(claim))
         if note:
-            parts.caution(note)
-    parts.small(f"{ended.command}; took {clock_text(ended.seconds)}")
+            widgets.caution(note)
+    widgets.small(f"{ended.command}; took {clock_text(ended.seconds)}")

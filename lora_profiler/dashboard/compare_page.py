@@ -10,13 +10,13 @@ import pandas as pd
 import streamlit as st
 
 from lora_profiler.comparison.errors import GROUPINGS, METRICS, Grouping, Metric
-from lora_profiler.dashboard import link, offers, parts, record_view, records
+from lora_profiler.dashboard import downloads, link, record_view, records, widgets
 from lora_profiler.dashboard.question import CHOICES
 from lora_profiler.dashboard.records import Loaded
 from lora_profiler.dashboard.runs import FILTERS, STRIPS, Filter, Run, choices, filtered, runs, scatter, strip
 from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.report import charts, metrics
+from lora_profiler.report import charts, labels
 from lora_profiler.report.comparisons import (
     environment_lines,
     errors_table,
@@ -55,15 +55,15 @@ def _show() -> None:
     with st.sidebar:
         picked = _picked()
     for text in st.session_state["complaints"]:
-        parts.caution(f"Passed over in the link: {text}")
+        widgets.caution(f"Passed over in the link: {text}")
     for heading, text in picked.problems:
-        parts.problem(text, heading=heading)
+        widgets.problem(text, heading=heading)
     if not picked.found:
         _nothing(picked)
         return
     found = records.merged(tuple(picked.found))
     for warning in found.warnings:
-        parts.caution(f"Passed over: {warning}")
+        widgets.caution(f"Passed over: {warning}")
     if not found.complete:
         _await_the_rest()
     everything = runs(found)
@@ -71,8 +71,10 @@ def _show() -> None:
         wanted = _filters(everything)
     chosen = filtered(everything, wanted)
     if not chosen:
-        parts.title(_TITLE)
-        parts.note(f"None of the {count_text(len(everything))} records has all that the filters ask for; widen one on the left.")
+        widgets.title(_TITLE)
+        widgets.note(
+            f"None of the {count_text(len(everything))} records has all that the filters ask for; widen one on the left."
+        )
         return
     _draw(chosen, len(everything))
 
@@ -83,7 +85,7 @@ def _await_the_rest() -> None:
     gc.freeze()  # streamlit collects garbage after every run: it would search all that is read by now, twice a second
     if not records.still_reading():
         st.rerun()
-    parts.note("These are the first records of a large file. The rest is being read, and the page shows all of it then.")
+    widgets.note("These are the first records of a large file. The rest is being read, and the page shows all of it then.")
 
 
 # --- which records --------------------------------------------------------------------------------------------------------
@@ -91,8 +93,8 @@ def _await_the_rest() -> None:
 
 def _picked() -> _Picked:
     known = {source.label: source for source in records.sources(sys.argv[1:])}
-    labels = list(known)
-    chosen = _sources(labels) if labels else []
+    names = list(known)
+    chosen = _sources(names) if names else []
     file = st.file_uploader("Add a file of records", type=["jsonl", "json"], key="records_file", max_upload_size=UPLOAD_MIB)
     engines = [engine for engine in CHOICES["engine"] if engine != "traced"]
     engine = st.selectbox("Predicted by", engines, key="compare_engine", persist_state="session")
@@ -111,31 +113,37 @@ def _picked() -> _Picked:
     return picked
 
 
-def _sources(labels: list[str]) -> list[str]:
+def _sources(names: list[str]) -> list[str]:
     return st.pills(
-        "Records", labels, selection_mode="multi", default=labels, key="sources", format_func=parts.plain, persist_state="session"
+        "Records",
+        names,
+        selection_mode="multi",
+        default=names,
+        key="sources",
+        format_func=widgets.plain,
+        persist_state="session",
     )
 
 
 def _nothing(picked: _Picked) -> None:
-    parts.title(_TITLE)
+    widgets.title(_TITLE)
     if picked.asked:
         return
     if picked.known:
-        parts.note("Choose on the left which records to show.")
+        widgets.note("Choose on the left which records to show.")
     else:
-        parts.note(
+        widgets.note(
             "Measure something first, on the page Measure or with lora-profile bench MODEL; or start with lora-profile app "
             "--records PATH, or upload a file of records on the left.", heading="There are no records yet",
         )  # fmt: skip
 
 
 def _filters(found: Sequence[Run]) -> dict[Filter, list[str]]:
-    labels: dict[Filter, str] = {"model": "Model", "method": "Method", "device": "Device", "status": "Status"}
-    words = metrics.METHOD_LABELS | metrics.STATUS_LABELS
+    names: dict[Filter, str] = {"model": "Model", "method": "Method", "device": "Device", "status": "Status"}
+    words = labels.METHOD_LABELS | labels.STATUS_LABELS
     return {
         by: st.multiselect(
-            labels[by], choices(found, by), key=f"filter.{by}", placeholder="All", persist_state="session",
+            names[by], choices(found, by), key=f"filter.{by}", placeholder="All", persist_state="session",
             format_func=(lambda name: words[name]) if by in ("method", "status") else str,
         )
         for by in FILTERS
@@ -149,69 +157,69 @@ def _draw(chosen: Sequence[Run], total: int) -> None:
     of_all = f" of {count_text(total)}" if len(chosen) < total else ""
     scored = [run.scored for run in chosen]
     by_id = {run.record_id: run.scored.record for run in chosen}
-    parts.title(
+    widgets.title(
         f"{count_text(len(chosen))}{of_all} {'record' if total == 1 else 'records'}, predicted against measured",
         *environment_lines(by_id.values()), *not_compared_lines(scored),
     )  # fmt: skip
     peaks = [c for s in scored for c in s.comparisons if c.metric == "peak_requested_bytes"]
     if peaks:
-        parts.blocks([errors_table(peaks, ("method",), by_id)])
+        widgets.blocks([errors_table(peaks, ("method",), by_id)])
         _figures(chosen)
     else:
-        parts.note("Nothing is predicted of the peaks of these records, so that there is no error to show.")
+        widgets.note("Nothing is predicted of the peaks of these records, so that there is no error to show.")
     _errors(scored, by_id)
     _table(chosen)
-    parts.downloads("compare", offers.of_records(scored, "records"))
+    widgets.downloads("compare", downloads.of_records(scored, "records"))
 
 
 def _figures(chosen: Sequence[Run]) -> None:
-    shade = parts.theme()
+    shade = widgets.theme()
     shown = sorted((run for run in chosen if run.relative_error is not None), key=lambda run: -abs(run.relative_error or 0))
-    parts.section("Peak memory, predicted against measured")
-    parts.figure(
+    widgets.section("Peak memory, predicted against measured")
+    widgets.figure(
         charts.identity_scatter(scatter(shown[:MOST_DOTS]), theme=shade), "scatter",
         "Predicted against measured peak of each record; on the line both are equal. The table of records has the numbers.",
     )  # fmt: skip
-    parts.section("Errors of the peak")
-    by: Grouping = parts.choose("By", STRIPS, STRIPS[0], "strip_by", metrics.GROUPING_LABELS)  # type: ignore[assignment]
-    parts.figure(
+    widgets.section("Errors of the peak")
+    by: Grouping = widgets.choose("By", STRIPS, STRIPS[0], "strip_by", labels.GROUPING_LABELS)  # type: ignore[assignment]
+    widgets.figure(
         charts.error_strip(strip(shown[:MOST_DOTS], by), theme=shade), "strip",
-        f"Signed relative errors of the peak by {metrics.GROUPING_LABELS[by]}; the table has the numbers.",
+        f"Signed relative errors of the peak by {labels.GROUPING_LABELS[by]}; the table has the numbers.",
     )  # fmt: skip
     if len(shown) > MOST_DOTS:
-        parts.small(
+        widgets.small(
             f"Both figures show the {count_text(MOST_DOTS)} records with the largest errors, of {count_text(len(shown))}."
         )
 
 
 def _errors(scored: Sequence[Any], by_id: dict[str, Any]) -> None:
-    with parts.drawer("Errors of everything that is predicted", "all_errors") as is_open:
+    with widgets.drawer("Errors of everything that is predicted", "all_errors") as is_open:
         if is_open:
-            chosen: Metric = st.selectbox("Metric", METRICS, key="metric", format_func=metrics.METRIC_LABELS.__getitem__)
+            chosen: Metric = st.selectbox("Metric", METRICS, key="metric", format_func=labels.METRIC_LABELS.__getitem__)
             groupings = [name for name in GROUPINGS if name != "metric"]
             by: list[Grouping] = st.pills(
                 "By", groupings, selection_mode="multi", default=["method"], key="errors_by",
-                format_func=metrics.GROUPING_LABELS.__getitem__,
+                format_func=labels.GROUPING_LABELS.__getitem__,
             )  # fmt: skip
             found = [c for s in scored for c in s.comparisons if c.metric == chosen]
             if not any(c.is_claim for c in found):
-                parts.note("Nothing is predicted of it in these records.")
+                widgets.note("Nothing is predicted of it in these records.")
                 return
             blocks = [errors_table(found, by, by_id)]
             if largest := largest_errors(found, _WORST):
                 blocks.append(largest_errors_table(largest, by_id))
-            parts.blocks(blocks)
-            parts.small(f"{metrics.ERROR_DEFINITION}.")
+            widgets.blocks(blocks)
+            widgets.small(f"{labels.ERROR_DEFINITION}.")
 
 
 def _table(chosen: Sequence[Run]) -> None:
-    parts.section("Records")
+    widgets.section("Records")
     unit, size = byte_unit(max((run.measured_bytes or 0 for run in chosen), default=1))
     frame = pd.DataFrame(
         {
             "model": [run.model for run in chosen],
             "method": [run.way for run in chosen],
-            "status": [metrics.STATUS_LABELS[run.status] for run in chosen],
+            "status": [labels.STATUS_LABELS[run.status] for run in chosen],
             f"predicted, {unit}": [_in(run.predicted_bytes, size) for run in chosen],
             f"measured, {unit}": [_in(run.measured_bytes, size) for run in chosen],
             "error, %": [None if run.relative_error is None else 100 * run.relative_error for run in chosen],
@@ -222,7 +230,7 @@ def _table(chosen: Sequence[Run]) -> None:
         }
     )
     number = {name: st.column_config.NumberColumn(format="%,.2f") for name in (*frame.columns[3:5], "step, ms")}
-    shown = parts.written(frame, {"error, %": parts.percents_off})
+    shown = widgets.written(frame, {"error, %": widgets.percents_off})
     picked = st.dataframe(
         shown, hide_index=True, placeholder="-", key="runs", on_select="rerun", selection_mode="single-row",
         column_config={**number, "tokens/s": st.column_config.NumberColumn(format="%,.0f")},
@@ -237,9 +245,9 @@ def _table(chosen: Sequence[Run]) -> None:
     if run is not None:
         record_view.show(run.scored)
     elif linked is not None:
-        parts.caution(f"The record {linked[:160]!r}, which the link names, is not among those shown.")
+        widgets.caution(f"The record {linked[:160]!r}, which the link names, is not among those shown.")
     else:
-        parts.note("Choose a row, by its box on the left or with the keyboard, to see its timeline, its steps and its machine.")
+        widgets.note("Choose a row, by its box on the left or with the keyboard, to see its timeline, its steps and its machine.")
 
 
 def _in(count: int | None, size: int) -> float | None:

@@ -6,13 +6,14 @@ from typing import get_args
 
 import streamlit as st
 
-from lora_profiler.dashboard import evidence_table, form, link, markup, offers, parts
+from lora_profiler.dashboard import downloads, evidence_table, form, link, markup, widgets
 from lora_profiler.dashboard.evidence_table import Measured
 from lora_profiler.dashboard.headline import Headline
 from lora_profiler.evidence import interval, measured_memory, measured_steps
 from lora_profiler.evidence.documents import Kind
 from lora_profiler.report import charts
 from lora_profiler.report.charts import ErrorDot, ScatterPoint
+from lora_profiler.report.empirical_interval import interval_words, row_label
 from lora_profiler.report.evidence import (
     apart_lines,
     coverage_words,
@@ -25,8 +26,7 @@ from lora_profiler.report.evidence import (
     sources_table,
     unseen_steps,
 )  # fmt: skip
-from lora_profiler.report.metrics import ERROR_DEFINITION, LEFT_OUT_LABELS, METHOD_LABELS, SOURCE_LABELS
-from lora_profiler.report.nearby import interval_words, row_label
+from lora_profiler.report.labels import ERROR_DEFINITION, LEFT_OUT_LABELS, METHOD_LABELS, SOURCE_LABELS
 from lora_profiler.report.render import csv_text
 from lora_profiler.units import count_text, error_text, percent_text
 from lora_profiler.workload import Method
@@ -38,7 +38,7 @@ _WORDS = {"memory": "memory", "steps": "time of a step"}
 
 def show() -> None:
     link.write(link.written("Evidence", form.question()))
-    parts.title(
+    widgets.title(
         "Evidence",
         "What others measured and published, and how far off predictions of it are. A row of memory is predicted with the "
         "libraries and kernels that ran it, and nothing was fitted to any; a step by constants that never saw its model or its "
@@ -46,20 +46,20 @@ def show() -> None:
         f"{ERROR_DEFINITION}.",
     )  # fmt: skip
     st.html(markup.cards(_headlines()))
-    parts.note(f"{interval_words(interval())}.", coverage_words(interval()), heading="How far off a predicted peak may be")
-    parts.section("By how much is published, and by what was left out")
-    parts.blocks([errors_table()])
-    parts.section("By source")
-    parts.blocks([sources_table()])
+    widgets.note(f"{interval_words(interval())}.", coverage_words(interval()), heading="How far off a predicted peak may be")
+    widgets.section("By how much is published, and by what was left out")
+    widgets.blocks([errors_table()])
+    widgets.section("By source")
+    widgets.blocks([sources_table()])
     _figures()
     _rows()
     _told("Misses, and what is known of them", missed_lines(), "No row is beyond the interval.")
     _told("Predicted, but no test", apart_lines(), "Every row is a test.")
-    with parts.drawer("What no question here says", f"{_KEY}left_out") as is_open:
+    with widgets.drawer("What no question here says", f"{_KEY}left_out") as is_open:
         if is_open:
             for kind in _KINDS:
-                parts.section(f"Left out: {_WORDS[kind]}")
-                parts.small(*left_out_lines(kind))
+                widgets.section(f"Left out: {_WORDS[kind]}")
+                widgets.small(*left_out_lines(kind))
 
 
 def _headlines() -> list[Headline]:
@@ -89,7 +89,7 @@ def _headlines() -> list[Headline]:
 
 
 def _figures() -> None:
-    shade = parts.theme()
+    shade = widgets.theme()
     peaks = [row for row in measured_memory() if row.reading == "peak"]
     points = [
         ScatterPoint(
@@ -99,10 +99,10 @@ def _figures() -> None:
         for row in peaks
     ]  # fmt: skip
     counted = sum(row.is_graded for row in peaks)
-    parts.section("Peaks, predicted against measured")
+    widgets.section("Peaks, predicted against measured")
     said = f"{count_text(counted)} of the {count_text(len(peaks))} public peaks shown are counted above, and filled."
-    parts.figure(charts.identity_scatter(points, theme=shade), f"{_KEY}memory", f"{said} The table below has the numbers.")
-    parts.small(said, *not_counted_lines(peaks))
+    widgets.figure(charts.identity_scatter(points, theme=shade), f"{_KEY}memory", f"{said} The table below has the numbers.")
+    widgets.small(said, *not_counted_lines(peaks))
     steps = measured_steps()
     dots = [
         ErrorDot(
@@ -111,20 +111,20 @@ def _figures() -> None:
         )
         for row in steps
     ]  # fmt: skip
-    parts.section("Time of a step, errors by source")
+    widgets.section("Time of a step, errors by source")
     said = (
         f"{count_text(len(unseen_steps()))} of the {count_text(len(steps))} public steps shown are counted above, and filled: "
         "those predicted by constants fitted without their model."
     )
-    parts.figure(charts.error_strip(dots, theme=shade), f"{_KEY}steps", f"{said} The table below has the numbers.")
+    widgets.figure(charts.error_strip(dots, theme=shade), f"{_KEY}steps", f"{said} The table below has the numbers.")
     why = Counter(dot.not_counted for dot in dots if dot.not_counted)
-    parts.small(said, *(f"Not counted, and hollow: {count_text(number)} {reason}." for reason, number in why.items()))
+    widgets.small(said, *(f"Not counted, and hollow: {count_text(number)} {reason}." for reason, number in why.items()))
 
 
 def _rows() -> None:
     """The table, narrowed by what is chosen."""
-    parts.section("Every row")
-    kind = parts.choose("Kind", _KINDS, "memory", f"{_KEY}kind", _WORDS)
+    widgets.section("Every row")
+    kind = widgets.choose("Kind", _KINDS, "memory", f"{_KEY}kind", _WORDS)
     rows: Sequence[Measured] = measured_memory() if kind == "memory" else measured_steps()
     places = st.columns(3)
     with places[0]:
@@ -139,13 +139,13 @@ def _rows() -> None:
         if (not sources or row.source in sources) and (not methods or row.method in methods) and (not cards or row.card in cards)
     ]
     if not found:
-        parts.note("No row is of all that was chosen.")
+        widgets.note("No row is of all that was chosen.")
         return
     evidence_table.show(found, f"{_KEY}rows", f"{count_text(len(found))} of {count_text(len(rows))} rows")
     told = evidence_table.records(found)
-    parts.downloads("evidence", [
-        ("JSON", f"evidence-{kind}.json", offers.JSON, lambda: offers.json_text({"schema_version": "1.0", kind: told})),
-        ("CSV", f"evidence-{kind}.csv", offers.CSV, lambda: csv_text(told)),
+    widgets.downloads("evidence", [
+        ("JSON", f"evidence-{kind}.json", downloads.JSON, lambda: downloads.json_text({"schema_version": "1.0", kind: told})),
+        ("CSV", f"evidence-{kind}.csv", downloads.CSV, lambda: csv_text(told)),
     ])  # fmt: skip
 
 
@@ -158,5 +158,5 @@ def _several(label: str, options: Sequence[str], key: str, words: dict[str, str]
 
 
 def _told(heading: str, lines: Sequence[str], nothing: str) -> None:
-    parts.section(heading)
-    parts.small(*(lines or (nothing,)))
+    widgets.section(heading)
+    widgets.small(*(lines or (nothing,)))

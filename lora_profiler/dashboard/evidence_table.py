@@ -7,27 +7,27 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from lora_profiler.dashboard import parts
+from lora_profiler.dashboard import widgets
 from lora_profiler.evidence import MeasuredMemory, MeasuredStep
-from lora_profiler.report.metrics import METHOD_LABELS, READING_LABELS, SOURCE_LABELS
+from lora_profiler.report.labels import METHOD_LABELS, READING_LABELS, SOURCE_LABELS
 from lora_profiler.units import GIB, seconds_text
 
 Measured = MeasuredMemory | MeasuredStep
 _TEXTS: dict[str, Callable[[float], str]] = {
-    "measured, GiB": parts.two_decimals, "predicted, GiB": parts.two_decimals, "measured": seconds_text,
-    "predicted": seconds_text, "error, %": parts.percents_off,
+    "measured, GiB": widgets.two_decimals, "predicted, GiB": widgets.two_decimals, "measured": seconds_text,
+    "predicted": seconds_text, "error, %": widgets.percents_off,
 }  # fmt: skip
 
 
 def show(rows: Sequence[Measured], key: str, says: str) -> None:
     """All of one kind. `says` stands under the table."""
     columns = [_memory(row) if isinstance(row, MeasuredMemory) else _step(row) for row in rows]
-    shown = parts.written(pd.DataFrame(columns), {name: text for name, text in _TEXTS.items() if name in columns[0]})
+    shown = widgets.written(pd.DataFrame(columns), {name: text for name, text in _TEXTS.items() if name in columns[0]})
     st.dataframe(
         shown, hide_index=True, key=key, alt=says, placeholder="-", height="auto" if len(rows) < 9 else 360,
         column_config={"published": st.column_config.LinkColumn(display_text="source")},
     )  # fmt: skip
-    parts.small(says)
+    widgets.small(says)
 
 
 def records(rows: Sequence[Measured]) -> list[dict[str, Any]]:

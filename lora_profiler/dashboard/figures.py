@@ -6,8 +6,8 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.sizes import size_fits
 from lora_profiler.report import charts
 from lora_profiler.report.charts import CategoryBar, Figure, FitCell, LayerQuantity, Limit
+from lora_profiler.report.method_label import method_label
 from lora_profiler.report.palette import Theme
-from lora_profiler.report.ways import method_label
 
 
 def composition(answers: Sequence[Answer], theme: Theme) -> Figure:

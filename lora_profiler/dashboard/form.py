@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from lora_profiler.catalog import bundled_gpus, bundled_models
-from lora_profiler.dashboard import parts
+from lora_profiler.dashboard import widgets
 from lora_profiler.dashboard.link import changed_here
 from lora_profiler.dashboard.models import published_model, uploaded_model
 from lora_profiler.dashboard.question import BELOW_ONE, CHOICES, METHODS, MOST_ALPHA, OWN_NAMES, Question, idle_options
@@ -16,7 +16,7 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.network import LINKS
 from lora_profiler.planning.setups import SetupOptions
-from lora_profiler.report import metrics
+from lora_profiler.report import labels
 from lora_profiler.workload import MAX_SIZE
 
 BY_NAME, UPLOAD = "By name", "A config.json"
@@ -86,7 +86,7 @@ def ask(*, to_measure: bool = False) -> Asked:
         "Methods",
         METHODS,
         selection_mode="multi",
-        format_func=metrics.METHOD_LABELS.__getitem__,
+        format_func=labels.METHOD_LABELS.__getitem__,
         help="Several stand side by side; with none chosen, full and LoRA do.",
         **_kept("methods"),
     )
@@ -133,11 +133,11 @@ def tell(asked: Asked) -> None:
     """Says in the place where it is called what the link asked in vain, and why there is no model."""
     if asked.question == st.session_state["first"]:
         for text in st.session_state["complaints"]:
-            parts.caution(f"Passed over in the link: {text}")
+            widgets.caution(f"Passed over in the link: {text}")
     if asked.refusal is not None:
-        parts.problem(asked.refusal, heading="There is no such model here")
+        widgets.problem(asked.refusal, heading="There is no such model here")
     elif asked.model is None:
-        parts.note("Choose a file on the left: the config.json of any transformers model.", heading="A config.json is needed")
+        widgets.note("Choose a file on the left: the config.json of any transformers model.", heading="A config.json is needed")
 
 
 def _question(values: Mapping[str, Any]) -> Question:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.fit import Fit
 from lora_profiler.prediction import Prediction
-from lora_profiler.report import metrics
+from lora_profiler.report import labels
+from lora_profiler.report.method_label import method_label
 from lora_profiler.report.room import room
 from lora_profiler.report.timing import device_name, interval_words, steps_of
-from lora_profiler.report.ways import method_label
 from lora_profiler.units import (
     byte_unit,
     bytes_texts,
@@ -78,7 +78,7 @@ def _times(answers: Sequence[Answer]) -> list[Headline]:
         rates.append((label, rate_text(time.tokens_per_second), faster))
     beyond = [method_label(a.prediction) for a in answers if a.fit and a.fit.verdict == "does_not_fit"]
     unfit = f"; {', '.join(beyond)}: as on a card with room" if beyond else ""
-    basis = metrics.BASIS_LABELS[next(iter(steps.values())).time.likeness]
+    basis = labels.BASIS_LABELS[next(iter(steps.values())).time.likeness]
     name = device_name(answers)
     between = "; ".join(f"{label}: {interval_words(step, longest)}" for label, step in steps.items())
     return [
@@ -89,7 +89,7 @@ def _times(answers: Sequence[Answer]) -> list[Headline]:
 
 def _moments(predictions: Sequence[Prediction]) -> str:
     """When the peaks are; once where all are at the same moment."""
-    at = [metrics.MOMENT_LABELS[p.peak.moment] for p in predictions]
+    at = [labels.MOMENT_LABELS[p.peak.moment] for p in predictions]
     return at[0] if len(set(at)) == 1 else "; ".join(f"{method_label(p)}: {m}" for p, m in zip(predictions, at, strict=True))
 
 
@@ -133,4 +133,4 @@ def _room(fit: Fit | None) -> tuple[str, ...]:
     if fit is None:
         return "not known", "", "", ""
     found = room(fit)
-    return metrics.VERDICT_LABELS[fit.verdict], found.peak, found.reserve, found.headroom
+    return labels.VERDICT_LABELS[fit.verdict], found.peak, found.reserve, found.headroom

@@ -4,18 +4,18 @@ from base64 import b64encode
 
 import streamlit as st
 
-from lora_profiler.dashboard import check_view, layer_params, link, markup, parts
+from lora_profiler.dashboard import check_view, layer_params, link, markup, widgets
 from lora_profiler.dashboard.headline import Headline
 from lora_profiler.report import charts
 from lora_profiler.report.blocks import Row, Table, paragraph
+from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
+from lora_profiler.report.learn.chart_captions import seen
 from lora_profiler.report.learn.counts import counts_chart, counts_words
 from lora_profiler.report.learn.findings import Findings, committed_findings
 from lora_profiler.report.learn.flow import flow, flow_words
 from lora_profiler.report.learn.groups import grouped, numbers_table
 from lora_profiler.report.learn.layer import LoraLayer, adam_bytes, gradient_bytes
 from lora_profiler.report.learn.matrices import matrices, matrices_words
-from lora_profiler.report.learn.seen import seen
-from lora_profiler.report.metrics import CLAIM_VERDICT_LABELS
 from lora_profiler.report.verify.charts import Chart
 from lora_profiler.units import bytes_texts, change_text, count_text
 
@@ -33,7 +33,7 @@ def seed(layer: LoraLayer) -> None:
 
 
 def show() -> None:
-    parts.title(
+    widgets.title(
         "Learn what LoRA trains",
         "A dense layer turns x into W x, and fine-tuning learns an update of W, which has d x k numbers. LoRA leaves W as it is "
         "and learns two thin matrices instead, B of d x r and A of r x k: h = W x + (alpha / r) B (A x).",
@@ -42,12 +42,12 @@ def show() -> None:
     link.write(link.written("Learn", layer=layer))
     if layer == st.session_state[f"{_KEY}linked"]:
         for text in st.session_state["complaints"]:
-            parts.caution(f"Passed over in the link: {text}")
+            widgets.caution(f"Passed over in the link: {text}")
     _one_layer(layer)
     found = committed_findings()
     if found is None:
-        parts.section("What was found")
-        parts.note(
+        widgets.section("What was found")
+        widgets.note(
             "This installation has no committed results. On the command line, lora-profile verify checks all claims; below, one "
             "at a time is checked.", heading="There is nothing to show yet",
         )  # fmt: skip
@@ -73,18 +73,18 @@ def _layer() -> LoraLayer:
 
 def _one_layer(layer: LoraLayer) -> None:
     st.html(markup.cards(_headlines(layer)))
-    parts.note(*counts_words(layer))
-    shade = parts.theme()
+    widgets.note(*counts_words(layer))
+    shade = widgets.theme()
     left, right = st.columns(2)
     with left:
-        parts.section("Full update, and B and A")
+        widgets.section("Full update, and B and A")
         _picture(matrices(layer, shade), matrices_words(layer))
     with right:
-        parts.section("The two paths")
+        widgets.section("The two paths")
         _picture(flow(layer, shade), flow_words(layer))
     counted = counts_chart(layer)
-    parts.section(counted.title)
-    parts.figure(charts.claim_chart(counted, theme=shade), "counts", " ".join((f"{counted.title}.", *counts_words(layer))))
+    widgets.section(counted.title)
+    widgets.figure(charts.claim_chart(counted, theme=shade), "counts", " ".join((f"{counted.title}.", *counts_words(layer))))
 
 
 def _headlines(layer: LoraLayer) -> list[Headline]:
@@ -111,23 +111,23 @@ def _picture(svg: str, says: str) -> None:
 
 
 def _found(found: Findings) -> None:
-    parts.section(f"What was found on {found.model}")
-    parts.small(*found.lines)
-    parts.blocks([_verdicts(found)])
-    parts.small("* must hold exactly, up to rounding")
-    with parts.drawer("Every claim, and what was found", "learn.findings") as is_open:
+    widgets.section(f"What was found on {found.model}")
+    widgets.small(*found.lines)
+    widgets.blocks([_verdicts(found)])
+    widgets.small("* must hold exactly, up to rounding")
+    with widgets.drawer("Every claim, and what was found", "learn.findings") as is_open:
         if is_open:
             for claim in found.claims:
-                parts.section(f"{claim.id}. {claim.title}")
-                parts.blocks([paragraph(claim.statement), paragraph(*claim.finding)])
+                widgets.section(f"{claim.id}. {claim.title}")
+                widgets.blocks([paragraph(claim.statement), paragraph(*claim.finding)])
     for heading, members in grouped(found.charts):
-        parts.section(heading)
+        widgets.section(heading)
         _chart(members)
-    with parts.drawer("The numbers of all these figures", "learn.numbers") as is_open:
+    with widgets.drawer("The numbers of all these figures", "learn.numbers") as is_open:
         if is_open:
             for chart in found.charts:
-                parts.section(chart.title)
-                parts.blocks([numbers_table(chart)])
+                widgets.section(chart.title)
+                widgets.blocks([numbers_table(chart)])
 
 
 def _verdicts(found: Findings) -> Table:
@@ -147,6 +147,8 @@ def _chart(members: list[Chart]) -> None:
     chart = next(chart for chart in members if chart.key == key)
     words = seen(chart)
     if len(members) == 1:
-        parts.small(f"{chart.title}.")
-    parts.figure(charts.claim_chart(chart, theme=parts.theme()), f"claim.{members[0].key}", " ".join((f"{chart.title}.", *words)))
-    parts.small(*words, *([chart.note] if chart.note else []))
+        widgets.small(f"{chart.title}.")
+    widgets.figure(
+        charts.claim_chart(chart, theme=widgets.theme()), f"claim.{members[0].key}", " ".join((f"{chart.title}.", *words))
+    )
+    widgets.small(*words, *([chart.note] if chart.note else []))

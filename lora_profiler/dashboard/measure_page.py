@@ -7,17 +7,17 @@ from typing import get_args
 import streamlit as st
 
 from lora_profiler.comparison.scored import scored
-from lora_profiler.dashboard import following, form, link, measuring, parts, record_view
+from lora_profiler.dashboard import following, form, link, measuring, record_view, widgets
 from lora_profiler.dashboard.answered import Answered, answered
 from lora_profiler.dashboard.measuring import CaseState, Conditions, Measuring
 from lora_profiler.dashboard.question import Question
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness import Heartbeat
 from lora_profiler.harness.device_choice import present_device
-from lora_profiler.report import metrics
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.method_label import method_label
 from lora_profiler.report.progress.bench import beat_text
-from lora_profiler.report.ways import method_label
 from lora_profiler.units import bytes_text, clock_text
 from lora_profiler.workload import MAX_SIZE, Device
 
@@ -36,7 +36,7 @@ def show() -> None:
         try:
             found = answered(asked.model, _as_measured(asked.question, conditions))
         except LoraProfilerError as e:
-            parts.problem(str(e), heading="This question cannot be asked")
+            widgets.problem(str(e), heading="This question cannot be asked")
         else:
             _before(found, asked, conditions)
     if running is None:
@@ -114,7 +114,7 @@ def device_here() -> Device:
 def _before(found: Answered, asked: form.Asked, conditions: Conditions) -> None:
     device = found.question.options.device
     model = found.predictions[0].workload.model
-    parts.title(
+    widgets.title(
         f"Measure {model.id}",
         f"Trains for real on this machine's {device}, each method in a process of its own, with random weights: nothing is "
         "downloaded. What is measured goes to your records, and to the page Compare.",
@@ -123,12 +123,12 @@ def _before(found: Answered, asked: form.Asked, conditions: Conditions) -> None:
         Row(cells=(method_label(p), f"{'' if p.saved_activation_bytes is not None else '>= '}{bytes_text(p.peak.total_bytes)}"))
         for p in found.predictions
     ]
-    parts.blocks([Table(columns=("method", f"predicted peak on {device}"), rows=tuple(rows))])
+    widgets.blocks([Table(columns=("method", f"predicted peak on {device}"), rows=tuple(rows))])
     if st.button("Start measuring", type="primary", key="measure.start", disabled=following.is_busy()):
         try:
             measuring.start(model, found.question, conditions, uploaded=asked.uploaded)
         except (LoraProfilerError, OSError) as e:
-            parts.problem(str(e), heading="Nothing was started")
+            widgets.problem(str(e), heading="Nothing was started")
         else:
             st.rerun()
 
@@ -142,18 +142,18 @@ def _live() -> None:
     running = measuring.present()
     if running is None or not running.runs:
         st.rerun()
-    parts.section("Measuring")
-    parts.blocks([_progress(running)])
-    parts.small(f"{clock_text(running.seconds)} gone; {running.command}")
+    widgets.section("Measuring")
+    widgets.blocks([_progress(running)])
+    widgets.small(f"{clock_text(running.seconds)} gone; {running.command}")
     if running.cancelled:
-        parts.note("It is being ended; what is done is stored first.")
+        widgets.note("It is being ended; what is done is stored first.")
     else:
         st.button("Cancel", key="measure.cancel", on_click=running.cancel, help="Ends the process; what is done is kept.")
 
 
 def _progress(running: Measuring) -> Table:
     rows = [
-        Row(cells=(_place(case), case.model, metrics.METHOD_LABELS.get(case.method, case.method), where(case)))
+        Row(cells=(_place(case), case.model, labels.METHOD_LABELS.get(case.method, case.method), where(case)))
         for case in running.told.values()
     ]
     return Table(columns=("case", "model", "method", "now"), rows=tuple(rows) or (Row(cells=("", "", "", "starting")),), left=4)
@@ -166,7 +166,7 @@ def _place(case: CaseState) -> str:
 def where(case: CaseState) -> str:
     """Where a case stands: 'step 2: backward', 'timing, 40 steps', or how it ended."""
     if case.status is not None:
-        return metrics.STATUS_LABELS.get(case.status, case.status)
+        return labels.STATUS_LABELS.get(case.status, case.status)
     return beat_text(None if case.phase is None else Heartbeat(phase=case.phase, step=case.step, done=case.done))
 
 
@@ -174,17 +174,17 @@ def where(case: CaseState) -> str:
 
 
 def _after(ended: Measuring) -> None:
-    parts.section("Measured" if not ended.cancelled else "Cancelled")
-    parts.small(f"{ended.command}; took {clock_text(ended.seconds)}")
+    widgets.section("Measured" if not ended.cancelled else "Cancelled")
+    widgets.small(f"{ended.command}; took {clock_text(ended.seconds)}")
     refusal = ended.refusal()
     if refusal is not None:
-        parts.problem(*refusal.splitlines(), heading="Nothing was measured")
+        widgets.problem(*refusal.splitlines(), heading="Nothing was measured")
         return
     for line in ended.said:
         if line.startswith("Warning: "):
-            parts.caution(line.removeprefix("Warning: "))
+            widgets.caution(line.removeprefix("Warning: "))
     found = scored(measuring.records(ended))
     if not found:
-        parts.note("No case had ended or begun to be measured; nothing was stored.")
+        widgets.note("No case had ended or begun to be measured; nothing was stored.")
     for number, each in enumerate(found):
         record_view.show(each, f"measured.{number}")

@@ -6,7 +6,7 @@ from typing import get_args
 
 import streamlit as st
 
-from lora_profiler.dashboard import evidence_table, figures, form, link, markup, offers, parts
+from lora_profiler.dashboard import downloads, evidence_table, figures, form, link, markup, widgets
 from lora_profiler.dashboard.answered import Answered, answered, would_be_traced
 from lora_profiler.dashboard.headline import headlines
 from lora_profiler.dashboard.question import predict_arguments, setup_arguments
@@ -14,16 +14,16 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.empirical_interval import likely_peak
 from lora_profiler.planning.memory_savings import Lever
-from lora_profiler.report import metrics
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Paragraph, Table
 from lora_profiler.report.charts.layer_bars import LayerQuantity
 from lora_profiler.report.communication import communication_lines, sending_lines
+from lora_profiler.report.empirical_interval import likely_lines
 from lora_profiler.report.explain import explain_blocks
 from lora_profiler.report.layers import layer_blocks
-from lora_profiler.report.nearby import likely_lines
+from lora_profiler.report.method_label import method_label
 from lora_profiler.report.predictions import model_blocks, peak_words
 from lora_profiler.report.timing import device_name, steps_of, time_lines, time_words
-from lora_profiler.report.ways import method_label
 from lora_profiler.units import bytes_text
 
 
@@ -37,7 +37,7 @@ def show() -> None:
     try:
         found = answered(asked.model, asked.question)
     except LoraProfilerError as e:
-        parts.problem(str(e), heading="This question has no answer")
+        widgets.problem(str(e), heading="This question has no answer")
         return
     _draw(found)
 
@@ -45,38 +45,38 @@ def show() -> None:
 def _draw(found: Answered) -> None:
     blocks = model_blocks(found.answers, found.excess)
     heading, setup, *closing = (block for block in blocks if isinstance(block, Paragraph))
-    parts.title(heading.lines[0], *setup.lines)
+    widgets.title(heading.lines[0], *setup.lines)
     if found.cautions:
-        parts.caution(*found.cautions)
+        widgets.caution(*found.cautions)
     if would_be_traced(found):
         command = shlex.join(["lora-profile", "compile", found.question.model, *setup_arguments(found.question)])
-        parts.caution(
+        widgets.caution(
             "Neither the rules nor a profile know this model's activations, so that every peak here is a lower bound. Trace the "
             "step once on the command line, and this page knows them too:", command,
         )  # fmt: skip
     st.html(markup.cards(headlines(found.answers)))
-    parts.section("What the peak is made of")
-    parts.figure(figures.composition(found.answers, parts.theme()), "composition", _composition_words(found.answers))
+    widgets.section("What the peak is made of")
+    widgets.figure(figures.composition(found.answers, widgets.theme()), "composition", _composition_words(found.answers))
     _likely(found)
     _time(found)
     _sending(found)
     _detail(found)
     _layers(found)
-    parts.section("In numbers")
-    with parts.drawer("All numbers", "numbers") as is_open:
+    widgets.section("In numbers")
+    with widgets.drawer("All numbers", "numbers") as is_open:
         if is_open:
-            parts.blocks(block for block in blocks if isinstance(block, Table))
-    with parts.drawer("How each number was worked out", "explain") as is_open:
+            widgets.blocks(block for block in blocks if isinstance(block, Table))
+    with widgets.drawer("How each number was worked out", "explain") as is_open:
         if is_open:
-            parts.blocks(block for a in found.answers for block in explain_blocks(a.prediction, a.levers))
+            widgets.blocks(block for a in found.answers for block in explain_blocks(a.prediction, a.levers))
     told = {
         *time_lines(found.answers),
         *communication_lines(found.answers),
         *likely_lines(found.predictions),
     }  # they stand beside their figure and their table
-    parts.small(*(line for block in closing for line in block.lines if line not in told))
-    parts.section("Take it along")
-    parts.downloads("predict", offers.of_answers(found))
+    widgets.small(*(line for block in closing for line in block.lines if line not in told))
+    widgets.section("Take it along")
+    widgets.downloads("predict", downloads.of_answers(found))
     st.caption("The same on the command line")
     st.code(shlex.join(["lora-profile", *predict_arguments(found.question)]), language=None, wrap_lines=True)
 
@@ -86,8 +86,8 @@ def _likely(found: Answered) -> None:
     lines = likely_lines(found.predictions)
     if not lines:
         return
-    parts.section("What public measurements say")
-    parts.small(*lines)
+    widgets.section("What public measurements say")
+    widgets.small(*lines)
     steps = [step for step in steps_of(found.answers) if step]
     peaks = [likely.nearest for p in found.predictions if (likely := likely_peak(p))]
     evidence_table.show(list(dict.fromkeys(peaks)), "nearest_peaks", "The measured peaks nearest to this question.")
@@ -101,46 +101,48 @@ def _time(found: Answered) -> None:
     lines = time_lines(found.answers)
     if not lines:
         return
-    drawn = figures.times(found.answers, parts.theme())
-    parts.section(f"Time of one step on {device_name(found.answers)}")
+    drawn = figures.times(found.answers, widgets.theme())
+    widgets.section(f"Time of one step on {device_name(found.answers)}")
     if drawn is None:
-        parts.note(*lines)
+        widgets.note(*lines)
     else:
-        parts.figure(drawn, "times", f"Stacked bars of where the time of one step goes. {time_words(found.answers)}.")
-        parts.small(*lines)
+        widgets.figure(drawn, "times", f"Stacked bars of where the time of one step goes. {time_words(found.answers)}.")
+        widgets.small(*lines)
 
 
 def _sending(found: Answered) -> None:
     """What ranks send each other in a step; nothing where there is one process."""
     if lines := sending_lines(found.answers):
-        parts.section("Between the ranks")
-        parts.small(*lines)
+        widgets.section("Between the ranks")
+        widgets.small(*lines)
 
 
 def _detail(found: Answered) -> None:
     """What belongs to one method: its step, its map of what fits, its levers."""
-    labels = [method_label(p) for p in found.predictions]
-    default = next((label for label, p in zip(labels, found.predictions, strict=True) if p.workload.setup.lora), labels[0])
-    answer = found.answers[labels.index(parts.choose("In detail", labels, default, "detail"))]
-    label, shade = method_label(answer.prediction), parts.theme()
-    parts.section(f"Memory over one step, {label}")
-    parts.figure(figures.curve(answer, shade), "curve", f"Live memory over one training step, {peak_words(answer.prediction)}.")
-    parts.section(f"What fits, {label}")
+    names = [method_label(p) for p in found.predictions]
+    default = next((label for label, p in zip(names, found.predictions, strict=True) if p.workload.setup.lora), names[0])
+    answer = found.answers[names.index(widgets.choose("In detail", names, default, "detail"))]
+    label, shade = method_label(answer.prediction), widgets.theme()
+    widgets.section(f"Memory over one step, {label}")
+    widgets.figure(figures.curve(answer, shade), "curve", f"Live memory over one training step, {peak_words(answer.prediction)}.")
+    widgets.section(f"What fits, {label}")
     fitting = figures.fit_map(answer, found.question.engine, shade)
     if fitting is not None and answer.gpu is not None:
-        parts.figure(fitting, "fit_map", f"Which batch sizes and sequence lengths fit {answer.gpu.name}.")
-        parts.small(*(f"{metrics.VERDICT_LABELS[name]}: {words}." for name, words in metrics.VERDICT_DEFINITIONS.items()))
+        widgets.figure(fitting, "fit_map", f"Which batch sizes and sequence lengths fit {answer.gpu.name}.")
+        widgets.small(*(f"{labels.VERDICT_LABELS[name]}: {words}." for name, words in labels.VERDICT_DEFINITIONS.items()))
     elif found.gpu is None:
-        parts.note("Choose a card on the left to see which batch sizes and sequence lengths fit it.")
+        widgets.note("Choose a card on the left to see which batch sizes and sequence lengths fit it.")
     else:
-        parts.note("Whether a size fits is not known, because this engine does not know the model's activations.")
-    parts.section(f"What lowers the peak, {label}")
+        widgets.note("Whether a size fits is not known, because this engine does not know the model's activations.")
+    widgets.section(f"What lowers the peak, {label}")
     drawn = figures.levers(answer, shade)
     if drawn is None:
-        parts.note("No single change that is known here lowers this peak.")
+        widgets.note("No single change that is known here lowers this peak.")
     else:
-        parts.figure(drawn, "levers", "What lowers the peak: " + "; ".join(_lever_words(lever) for lever in answer.levers) + ".")
-        parts.small(*(f"{lever.name}: {lever.option}; {lever.price}." for lever in answer.levers))
+        widgets.figure(
+            drawn, "levers", "What lowers the peak: " + "; ".join(_lever_words(lever) for lever in answer.levers) + "."
+        )
+        widgets.small(*(f"{lever.name}: {lever.option}; {lever.price}." for lever in answer.levers))
 
 
 def _lever_words(lever: Lever) -> str:
@@ -148,28 +150,26 @@ def _lever_words(lever: Lever) -> str:
 
 
 def _layers(found: Answered) -> None:
-    parts.section("Layer by layer")
+    widgets.section("Layer by layer")
     quantity: LayerQuantity = st.selectbox(
-        "What is shown of each layer", get_args(LayerQuantity), key="quantity", format_func=metrics.LAYER_LABELS.__getitem__
+        "What is shown of each layer", get_args(LayerQuantity), key="quantity", format_func=labels.LAYER_LABELS.__getitem__
     )
-    drawn = figures.layers(found.answers, quantity, parts.theme())
+    drawn = figures.layers(found.answers, quantity, widgets.theme())
     if drawn is None:
-        parts.note("No layer holds any of it.")
+        widgets.note("No layer holds any of it.")
     else:
-        what = metrics.LAYER_LABELS[quantity]
-        parts.figure(drawn, "layers", f"{what} of each kind of layer under each method; the table below has the numbers.")
-    with parts.drawer("Every kind of layer as a table", "layer_tables") as is_open:
+        what = labels.LAYER_LABELS[quantity]
+        widgets.figure(drawn, "layers", f"{what} of each kind of layer under each method; the table below has the numbers.")
+    with widgets.drawer("Every kind of layer as a table", "layer_tables") as is_open:
         if is_open:
-            parts.blocks(layer_blocks(found.predictions))
+            widgets.blocks(layer_blocks(found.predictions))
 
 
 def _composition_words(answers: Sequence[Answer]) -> str:
     parts_of = []
     for a in answers:
         held = ", ".join(
-            f"{metrics.CATEGORY_LABELS[category]} {bytes_text(size)}"
-            for category, size in a.prediction.peak.bytes.items()
-            if size
+            f"{labels.CATEGORY_LABELS[category]} {bytes_text(size)}" for category, size in a.prediction.peak.bytes.items() if size
         )
         parts_of.append(f"{method_label(a.prediction)}: {held}")
     return f"Stacked bars of the peak by category. {'; '.join(parts_of)}."

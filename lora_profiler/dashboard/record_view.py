@@ -6,9 +6,9 @@ from typing import Any
 
 from lora_profiler.campaign.results import result
 from lora_profiler.comparison.scored import Scored
-from lora_profiler.dashboard import markup, offers, parts
+from lora_profiler.dashboard import downloads, markup, widgets
 from lora_profiler.records.record import Environment, Record
-from lora_profiler.report import charts, metrics
+from lora_profiler.report import charts, labels
 from lora_profiler.report.blocks import Block, Paragraph, Row, Table
 from lora_profiler.report.charts import CategoryBar
 from lora_profiler.report.comparisons import run_name
@@ -20,28 +20,28 @@ def show(scored: Scored, key: str = "record") -> None:
     """Everything about one record; `key` sets its widgets apart from those of another one on the same page."""
     record, measurement = scored.record, scored.record.measurement
     heading, *blocks = _blocks(scored)
-    parts.section(" ".join(heading.lines) if isinstance(heading, Paragraph) else run_name(record))
-    parts.small(f"record {record.id}")
+    widgets.section(" ".join(heading.lines) if isinstance(heading, Paragraph) else run_name(record))
+    widgets.small(f"record {record.id}")
     if measurement.phases:
-        parts.section("Memory, phase by phase")
+        widgets.section("Memory, phase by phase")
         words = "Counters at the end of each phase of each step of the memory pass, and the peak within each."
-        parts.figure(charts.phase_samples(measurement.phases, theme=parts.theme()), f"{key}.phases", words)
+        widgets.figure(charts.phase_samples(measurement.phases, theme=widgets.theme()), f"{key}.phases", words)
     bars = _bars(scored)
     if bars:
-        parts.section("What the peak was made of")
+        widgets.section("What the peak was made of")
         words = "Stacked bars of the peak by category, predicted and measured; the table below has the numbers."
-        parts.figure(charts.category_bars(bars, theme=parts.theme()), f"{key}.attribution", words)
+        widgets.figure(charts.category_bars(bars, theme=widgets.theme()), f"{key}.attribution", words)
     if measurement.step_seconds:
-        parts.section("Time of each step")
+        widgets.section("Time of each step")
         counts = len(measurement.warmup_seconds), len(measurement.step_seconds)
         words = f"Times of {counts[0]} warm-up and {counts[1]} timed steps, with the median."
-        parts.figure(charts.step_times(measurement, theme=parts.theme()), f"{key}.steps", words)
-    parts.section("In numbers")
-    parts.blocks(blocks)
-    with parts.drawer("Machine and software", f"{key}.environment") as is_open:
+        widgets.figure(charts.step_times(measurement, theme=widgets.theme()), f"{key}.steps", words)
+    widgets.section("In numbers")
+    widgets.blocks(blocks)
+    with widgets.drawer("Machine and software", f"{key}.environment") as is_open:
         if is_open:
-            parts.blocks([environment_table(record.environment), conditions_table(record)])
-    parts.downloads(key, offers.of_records([scored], markup.plain_name(record.id)))
+            widgets.blocks([environment_table(record.environment), conditions_table(record)])
+    widgets.downloads(key, downloads.of_records([scored], markup.plain_name(record.id)))
 
 
 def _blocks(scored: Scored) -> list[Block]:
@@ -74,7 +74,7 @@ def _bars(scored: Scored) -> list[CategoryBar]:
 def environment_table(environment: Environment) -> Table:
     """Device, machine, software and settings; only what is known has a row."""
     known = dict(_flat(asdict(environment)))
-    rows = [Row(cells=(label, _text(path, known[path]))) for path, label in metrics.ENVIRONMENT_LABELS.items() if path in known]
+    rows = [Row(cells=(label, _text(path, known[path]))) for path, label in labels.ENVIRONMENT_LABELS.items() if path in known]
     rows += [Row(cells=(path.partition(".")[2], str(value))) for path, value in known.items() if path.startswith("packages.")]
     rows += [Row(cells=(path.partition(".")[2], str(value))) for path, value in known.items() if path.startswith("variables.")]
     return Table(title="Environment", columns=("", ""), rows=tuple(rows), left=2)

@@ -10,11 +10,11 @@ from lora_profiler.comparison.errors import GROUPINGS, Grouping
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.dashboard.records import Loaded
 from lora_profiler.records.record import STATUSES
-from lora_profiler.report import metrics
+from lora_profiler.report import labels
 from lora_profiler.report.charts import ErrorDot, ScatterPoint
 from lora_profiler.report.comparisons import run_name
 from lora_profiler.report.measured_runs import COMPARED_PEAK, setting
-from lora_profiler.report.ways import way_label
+from lora_profiler.report.method_label import way_label
 from lora_profiler.workload import Method, Workload
 
 Filter = Literal["model", "method", "device", "status"]
@@ -80,7 +80,7 @@ def _run(s: Scored, words: dict[Workload, tuple[str, str, str]]) -> Run:
 def choices(found: Iterable[Run], by: Filter) -> list[str]:
     """What a filter can be set to: methods and statuses in their own order, names by the alphabet."""
     present = {getattr(run, by) for run in found}
-    order = {"method": tuple(metrics.METHOD_LABELS), "status": STATUSES}.get(by)
+    order = {"method": tuple(labels.METHOD_LABELS), "status": STATUSES}.get(by)
     return [name for name in order if name in present] if order else sorted(present)
 
 
@@ -106,11 +106,11 @@ def strip(found: Iterable[Run], by: Grouping) -> list[ErrorDot]:
     """Errors of the peak, the groups in the order of `choices`."""
     dots = [
         ErrorDot(
-            group=metrics.METHOD_LABELS[run.method] if by == "method" else str(getattr(run, by)),
+            group=labels.METHOD_LABELS[run.method] if by == "method" else str(getattr(run, by)),
             label=run.name, error=run.relative_error, method=run.method, record_id=run.record_id,
         )
         for run in found
         if run.relative_error is not None
     ]  # fmt: skip
-    order = list(metrics.METHOD_LABELS.values())
+    order = list(labels.METHOD_LABELS.values())
     return sorted(dots, key=lambda dot: (order.index(dot.group) if by == "method" else 0, dot.group))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from lora_profiler._version import __version__
-from lora_profiler.dashboard import (
+from lora_profiler.dashboard import (  # fmt: skip
     catalogue_page,
     compare_page,
     evidence_page,
@@ -14,9 +14,9 @@ from lora_profiler.dashboard import (
     learn_page,
     link,
     measure_page,
-    parts,
     predict_page,
-)  # fmt: skip
+    widgets,
+)
 from lora_profiler.errors import LoraProfilerError
 
 _ABOUT = f"lora-profiler {__version__}: what full, LoRA and QLoRA fine-tuning of a model cost in memory and compute."
@@ -33,7 +33,7 @@ def show() -> None:
         page_title="lora-profiler", layout="wide", initial_sidebar_state=SIDEBAR_PX,
         menu_items={"About": _ABOUT, "Get help": None, "Report a bug": None},
     )  # fmt: skip
-    parts.style()
+    widgets.style()
     asked = link.news()
     if asked is not None:
         st.session_state[link.PAGE_KEY] = asked.page
@@ -51,10 +51,10 @@ def _draw(page: Callable[[], None]) -> None:
     try:
         page()
     except LoraProfilerError as e:
-        parts.problem(str(e))
+        widgets.problem(str(e))
     except Exception as e:  # streamlit's own signals are no Exceptions
         logging.getLogger("lora_profiler").exception("a page of the dashboard could not be drawn")
-        parts.problem(
+        widgets.problem(
             f"This was not expected ({type(e).__name__}). The terminal of the dashboard has the details; change the question, or "
             "reload the page.",
             heading="The page could not be drawn",

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lora_profiler.harness.case import Case, make_case
-    from lora_profiler.harness.refusals import MeasurementError
+    from lora_profiler.harness.preflight import MeasurementError
     from lora_profiler.harness.runner import Heartbeat, MeasurementInterrupted, environment_of, measure, measure_case
 
 _HOMES = {
-    "Case": "case", "make_case": "case", "MeasurementError": "refusals", "Heartbeat": "runner",
+    "Case": "case", "make_case": "case", "MeasurementError": "preflight", "Heartbeat": "runner",
     "MeasurementInterrupted": "runner", "environment_of": "runner", "measure": "runner", "measure_case": "runner",
 }  # fmt: skip
 __all__ = [

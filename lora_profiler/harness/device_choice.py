@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from lora_profiler.harness.nvml import open_device
-from lora_profiler.harness.refusals import MeasurementError
+from lora_profiler.harness.preflight import MeasurementError
 from lora_profiler.workload import Device
 
 CPU_BUILD = "+cpu"

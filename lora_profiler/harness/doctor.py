@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
 
-from lora_profiler.harness.abilities import Abilities, abilities
+from lora_profiler.harness.capabilities import Abilities, abilities
 from lora_profiler.harness.nvml import Nvml, open_cards
 from lora_profiler.units import bytes_text
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any, Self
 
-from lora_profiler.harness.visible_device import NoDeviceError, device_handle, mig_is_on, text
+from lora_profiler.harness.nvml_handle import NoDeviceError, device_handle, mig_is_on, text
 from lora_profiler.records.record import VramMethod
 
 HW_SLOWDOWN = 0x08

@@ -25,7 +25,7 @@ from lora_profiler.harness.case import Case, case_dict, make_case
 from lora_profiler.harness.failures_text import without_paths
 from lora_profiler.harness.machine import oom_kills
 from lora_profiler.harness.parent_process import PARENT_VARIABLE
-from lora_profiler.harness.refusals import MeasurementError, allocator_settings, refuse
+from lora_profiler.harness.preflight import MeasurementError, allocator_settings, refuse
 from lora_profiler.records.record import Conditions, Device, Environment, Failure, Measurement, Record, Status
 from lora_profiler.records.serialize import RecordError, decoded, record_from_dict
 from lora_profiler.records.working_folder import WorkingFolder

@@ -23,13 +23,13 @@ import torch
 from lora_profiler import modeling
 from lora_profiler.harness.case import Case, case_from_dict
 from lora_profiler.harness.counters import Counters, driver_bytes, empty_cache
-from lora_profiler.harness.device_view import DeviceView
+from lora_profiler.harness.driver_view import DeviceView
 from lora_profiler.harness.environment import environment
 from lora_profiler.harness.failures import failure_of, status_of
+from lora_profiler.harness.gather import rank_result
 from lora_profiler.harness.machine import cgroup_peak_bytes, peak_resident_bytes, resident_bytes
 from lora_profiler.harness.memory_pass import MemoryResult, memory_pass, one_step_peak
 from lora_profiler.harness.process_group import Ranks, joined, own_rank, spread
-from lora_profiler.harness.ranks import rank_result
 from lora_profiler.harness.timing_pass import TimingResult, timing_pass
 from lora_profiler.harness.training import Batches, Training, token_counts
 from lora_profiler.prediction import Phase
@@ -37,7 +37,7 @@ from lora_profiler.records.atomic_write import write_durably
 from lora_profiler.records.record import BUSY_SHARE, UNATTRIBUTED_SHARE, Failure, Flag, Measurement, Record, Status
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.records.statistics import half_width_limit, relative_half_width
-from lora_profiler.records.validate import second_opinions, spoils_times
+from lora_profiler.records.validate import cross_check_peaks, timing_flags
 
 
 @dataclass(slots=True)
@@ -225,7 +225,7 @@ def flags(run: Run, view: DeviceView) -> tuple[Flag, ...]:
         found.append("busy_machine")
     if timing.step_seconds and timing.block_seconds > 1.02 * sum(timing.step_seconds):
         found.append("host_bound")
-    if any(second_opinions(memory.steady, memory.tracked, memory.workspace_bytes, size, run.timed_peak_bytes)):
+    if any(cross_check_peaks(memory.steady, memory.tracked, memory.workspace_bytes, size, run.timed_peak_bytes)):
         found.append("instrumentation_perturbed_memory")
     if memory.health.found.get("num_alloc_retries"):
         found.append("memory_pressure")
@@ -253,7 +253,7 @@ def quality(run: Run, view: DeviceView) -> Status:
     if not seconds:
         return "ok"
     kind = run.case.workload.setup.device
-    spoilt = spoils_times(flags(run, view), kind)
+    spoilt = timing_flags(flags(run, view), kind)
     few = len(seconds) < run.case.conditions.min_timed_steps
     wide = relative_half_width(seconds) > half_width_limit(kind)
     return "noisy" if spoilt or few or wide else "ok"

@@ -65,7 +65,7 @@ def peak_bytes(workload: Workload, engine: str = "auto") -> int:
 
 
 def peak_polynomials(workload: Workload, engine: str = "auto") -> "tuple[Polynomial, ...]":
-    """Polynomials in batch, sequence and rank whose maximum is the steady-state peak, where the facts of `workload` hold."""
+    """Polynomials in batch, sequence and rank whose maximum is the steady-state peak, where the regime of `workload` holds."""
     if _resolved(workload, engine) == "analytic":
         from lora_profiler.analytic import peak_polynomials as analytic_polynomials
 
@@ -91,12 +91,12 @@ def on_card(workload: Workload, gpu: "HasCapability | None") -> Workload:
 
 def windows_of(model: ModelSpec) -> tuple[int, ...]:
     """Lengths from which on other rules hold, in tokens."""
-    from lora_profiler.compiled.facts import windows_of as compiled_windows
+    from lora_profiler.compiled.regime import windows_of as compiled_windows
 
     return compiled_windows(model)
 
 
-def follow_up(prediction: Prediction, engine: str) -> str:
+def engine_for_search(prediction: Prediction, engine: str) -> str:
     """The engine for questions that compare with `prediction`: where rules do not know the activations, profiles alone answer;
     where no profile could hold the setup, rules alone do."""
     if engine in ("compiled", "traced") and why_unprofiled(prediction.workload.setup) and rules_know(prediction.workload):

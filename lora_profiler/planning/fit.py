@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from lora_profiler.errors import NoProfileError, UsageError
-from lora_profiler.planning.engine import follow_up, on_card, peak_bytes, predict
+from lora_profiler.planning.engine import engine_for_search, on_card, peak_bytes, predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.units import GIB, MIB
 from lora_profiler.workload import MAX_SIZE, TrainSetup, Workload
@@ -129,7 +129,7 @@ def fit(workload: Workload, gpu: Card, engine: str = "auto", prediction: Predict
     seq_len: int | None = 0
     lora = workload.setup.lora
     rank = None if lora is None else 0
-    setup, answerer = workload.setup, follow_up(prediction, engine)
+    setup, answerer = workload.setup, engine_for_search(prediction, engine)
     if prediction.saved_activation_bytes is None:
         if verdict != "does_not_fit":
             return None

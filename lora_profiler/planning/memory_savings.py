@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.planning.engine import follow_up, peak_bytes, predict
+from lora_profiler.planning.engine import engine_for_search, peak_bytes, predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.support.packing import takes_flattened
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
@@ -38,7 +38,7 @@ def levers(
     is only a lower bound.
     """
     prediction = prediction or predict(workload, engine)
-    found = (_try(change, workload, follow_up(prediction, engine)) for change in _changes(workload, prediction, besides))
+    found = (_try(change, workload, engine_for_search(prediction, engine)) for change in _changes(workload, prediction, besides))
     return tuple(sorted((lever for lever in found if lever), key=lambda lever: -lever.saved_bytes))
 
 
@@ -51,7 +51,7 @@ def best_lever(
     for change in sorted(_changes(workload, prediction, besides), key=lambda change: -change.at_most):
         if best is not None and change.at_most <= best.saved_bytes:
             break
-        lever = _try(change, workload, follow_up(prediction, engine))
+        lever = _try(change, workload, engine_for_search(prediction, engine))
         if lever is not None and (best is None or lever.saved_bytes > best.saved_bytes):
             best = lever
     return best

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from lora_profiler.compiled import has_profile, has_stand_in
-from lora_profiler.compiled.facts import key_of, windows_of
+from lora_profiler.compiled.regime import key_of, windows_of
 from lora_profiler.planning.engine import rules_know
 from lora_profiler.support.profiles import why_unprofiled
 from lora_profiler.traced import missing
@@ -12,7 +12,7 @@ from lora_profiler.workload import Workload
 
 
 def variants(workload: Workload) -> Iterator[Workload]:
-    """The workload at one size for each set of facts: one sample or several, windows that the sequence fills or does not."""
+    """The workload at one size for each regime: one sample or several, windows that the sequence fills or does not."""
     windows = windows_of(workload.model)
     for batch in (1, 2):
         for seq in (2, *windows):

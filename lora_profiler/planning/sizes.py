@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.planning.engine import follow_up, peak_bytes
+from lora_profiler.planning.engine import engine_for_search, peak_bytes
 from lora_profiler.planning.fit import Card, Verdict, judge
 from lora_profiler.planning.remarks import trained_length
 from lora_profiler.prediction import Prediction
@@ -35,7 +35,7 @@ def size_fits(prediction: Prediction, gpu: Card, engine: str = "auto") -> tuple[
     usable, workload = gpu.usable_bytes, prediction.workload
     if usable is None or prediction.saved_activation_bytes is None:
         return ()
-    answerer = follow_up(prediction, engine)
+    answerer = engine_for_search(prediction, engine)
     found = []
     for batch in batches(workload.setup.batch_size):
         for length in lengths(workload.setup.seq_len, trained_length(workload.model)):

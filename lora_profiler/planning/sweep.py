@@ -24,12 +24,12 @@ _EXACT_FLOAT = 2**53
 
 
 Key = tuple[int, int, int, int]
-"""Facts that hold: batch (1, or 2 for any other), first length of a span, rank where that is a fact (else any), and tokens of a
+"""Regime that hold: batch (1, or 2 for any other), first length of a span, rank where that is a fact (else any), and tokens of a
 chunk of the loss where they are one (else 0)."""
 Matrix = tuple[list[Exponents], Any]
 """Monomials, and a row of coefficients for each polynomial that can be the peak."""
 Example = tuple[int, int]
-"""Batch and sequence at which the facts of a key hold."""
+"""Batch and sequence at which the regime of a key holds."""
 _TOKEN_STEPS = (1, 512, 4096, 32768, MAX_SIZE**2)
 
 
@@ -112,7 +112,7 @@ class _Plans:
         return self.np.exp2(self.np.frexp(parts - 1)[1])  # the exponent is the bit length
 
     def _polynomials(self, key: Key, example: Example) -> list[Polynomial]:
-        """What can be the peak from the smallest sizes on, where the facts of `key` hold, as they do at `example`."""
+        """What can be the peak from the smallest sizes on, where the regime of `key` holds, as it does at `example`."""
         batch, first, rank, _ = key
         setup = self.workload.setup
         lora = replace(setup.lora, r=rank) if setup.lora and self.rank_is_fact else setup.lora
@@ -170,7 +170,7 @@ def _scatter(plans: _Plans, result: Any, arrays: list[Any], where: Any, matrix: 
 
 
 def _facts(plans: _Plans, b: Any, s: Any, r: Any) -> Iterator[tuple[Any, Key]]:
-    """(points, facts that hold there) of one block."""
+    """(points, the regime that holds there) of one block."""
     ranks = [(int(value), r == value) for value in plans.np.unique(r)] if plans.rank_is_fact else [(plans.high[2], True)]
     batches = [(batch, where) for batch, where in ((1, b == 1), (2, b > 1)) if where.any()]
     spans = [(first, where) for first, after in plans.spans if (where := (s >= first) & (s < after)).any()]

@@ -25,7 +25,7 @@ another order, and Adam's first steps make a whole step of a rounding error arou
 SPOILS_TIMES: tuple[Flag, ...] = ("busy_machine", "memory_pressure", "thermal_throttling")
 
 
-def spoils_times(flags: Collection[Flag], device_kind: str) -> list[Flag]:
+def timing_flags(flags: Collection[Flag], device_kind: str) -> list[Flag]:
     """Those of `flags` that make the times of a run on a device of this kind noisy.
 
     A busy host takes nothing from an accelerator that it keeps fed: there it counts only where the run waited for the host.
@@ -49,7 +49,7 @@ def unequal_loss(losses: Sequence[float], expected: Sequence[float], setup: Trai
     return None
 
 
-def second_opinions(
+def cross_check_peaks(
     counted: Mapping[Phase, int],
     tracked: Mapping[Phase, int],
     workspace_bytes: int | None,
@@ -93,7 +93,7 @@ def _status(record: Record) -> Iterator[str]:
 
 def _noise_called_ok(record: Record) -> Iterator[str]:
     m, kind = record.measurement, record.environment.device.kind
-    for flag in spoils_times(m.flags, kind):
+    for flag in timing_flags(m.flags, kind):
         yield f"The status is ok in spite of the flag {flag}."
     if not m.step_seconds or min(m.step_seconds) <= 0:
         return
@@ -174,7 +174,7 @@ def _second_opinions(record: Record) -> Iterator[str]:
     m = record.measurement
     if not m.went_through or "instrumentation_perturbed_memory" in m.flags:
         return
-    for found in second_opinions(
+    for found in cross_check_peaks(
         m.phase_peak_bytes, m.tracked_phase_peak_bytes, m.workspace_bytes, m.peak_requested_bytes, m.timed_peak_bytes
     ):
         yield f"{found}, and not flagged."

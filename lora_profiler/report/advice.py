@@ -1,7 +1,7 @@
 """What to try after a run that failed: by its status, and where the loss was no number by the dtype that it was trained in."""
 
 from lora_profiler.records.record import Record
-from lora_profiler.report.metrics import STATUS_ADVICE
+from lora_profiler.report.labels import STATUS_ADVICE
 
 _FLOAT16 = (
     "--dtype bfloat16, or --dtype float32 with or without --precision amp: a whole step in float16 needs loss scaling, which "

@@ -7,7 +7,7 @@ from typing import Any
 
 from lora_profiler.calibration.calibrate import Calibration, FittedStep
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
-from lora_profiler.report.metrics import METHOD_LABELS
+from lora_profiler.report.labels import METHOD_LABELS
 from lora_profiler.steptime.local import document_of
 from lora_profiler.units import error_text, flops_text, percent_text, seconds_text
 

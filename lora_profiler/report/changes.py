@@ -5,7 +5,7 @@ from statistics import median
 
 from lora_profiler.comparison.regressions import Change, Pair, Pairs, SetupChange, Side
 from lora_profiler.records.record import Record
-from lora_profiler.report import metrics
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
 from lora_profiler.report.comparisons import run_cells, run_name, shortened, value_text
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text
@@ -59,7 +59,7 @@ def one_sided_lines(pairs: Pairs) -> list[str]:
 
 
 def _statuses(records: Sequence[Record]) -> str:
-    return " and ".join(dict.fromkeys(metrics.STATUS_LABELS[r.measurement.status] for r in records))
+    return " and ".join(dict.fromkeys(labels.STATUS_LABELS[r.measurement.status] for r in records))
 
 
 def _cut(lines: list[str], what: str, count: int = MOST_CASES) -> list[str]:
@@ -81,7 +81,7 @@ def setup_table(found: Sequence[SetupChange]) -> Table:
 
 def field_label(field: str) -> str:
     """'packages.torch' -> 'torch', 'device.driver' -> 'driver'."""
-    return metrics.ENVIRONMENT_LABELS.get(field) or shortened(field.partition(".")[2] or field)
+    return labels.ENVIRONMENT_LABELS.get(field) or shortened(field.partition(".")[2] or field)
 
 
 def _values(field: str, values: Sequence[str]) -> str:
@@ -99,11 +99,11 @@ def changes_table(found: Sequence[Change], methods: Mapping[str, Method]) -> Tab
     """A section for each metric, in it a row for each method and one for all. `methods` by case key."""
     rows: list[Row] = []
     measured = list(dict.fromkeys(c.metric for c in found))
-    for metric in sorted(measured, key=list(metrics.METRIC_LABELS).index):
+    for metric in sorted(measured, key=list(labels.METRIC_LABELS).index):
         members = [c for c in found if c.metric == metric]
-        rows.append(Row(cells=(metrics.METRIC_LABELS[metric],), kind="section"))
-        by_method = {m: [c for c in members if methods[c.case_key] == m] for m in metrics.METHOD_LABELS}
-        groups = {metrics.METHOD_LABELS[m]: changed for m, changed in by_method.items() if changed}
+        rows.append(Row(cells=(labels.METRIC_LABELS[metric],), kind="section"))
+        by_method = {m: [c for c in members if methods[c.case_key] == m] for m in labels.METHOD_LABELS}
+        groups = {labels.METHOD_LABELS[m]: changed for m, changed in by_method.items() if changed}
         rows += [Row(cells=(label, *_change_cells(changed)), indent=1) for label, changed in groups.items()]
         if len(groups) > 1:
             rows.append(Row(cells=("all", *_change_cells(members)), indent=1, kind="total"))
@@ -143,7 +143,7 @@ def largest_changes_table(found: Sequence[Change], pairs: Sequence[Pair]) -> Tab
         for c in found
     ]
     return Table(
-        title=f"Largest changes beyond noise: {metrics.METRIC_LABELS[found[0].metric]}",
+        title=f"Largest changes beyond noise: {labels.METRIC_LABELS[found[0].metric]}",
         columns=("model", "method", "setup", "before", "after", "change", *(["+-"] if is_time else [])),
         rows=tuple(rows),
         left=3,
@@ -182,7 +182,7 @@ def judgement(
     limit: float,
 ) -> str:
     """A sentence or two on a limit: how many of the `judged` changes are `worse` by more, the worst, and the cases `lost`."""
-    what = ", ".join(metrics.METRIC_LABELS[metric] for metric in chosen)
+    what = ", ".join(labels.METRIC_LABELS[metric] for metric in chosen)
     parts = []
     if lost:
         parts.append(f"No longer trained: {_count(len(lost), 'case')}, such as {run_name(lost[0].before[0])}.")
@@ -191,7 +191,7 @@ def judgement(
         before, after, change = _numbers(worst)
         parts.append(
             f"Worse by more than {percent_text(limit)}: {count_text(len(worse))} of {_count(len(judged), 'number')} ({what}). "
-            f"The worst is {metrics.METRIC_LABELS[worst.metric]} of {run_name(run_of(worst, pairs))} ({worst.case_key}): "
+            f"The worst is {labels.METRIC_LABELS[worst.metric]} of {run_name(run_of(worst, pairs))} ({worst.case_key}): "
             f"{before} before, {after} after, {change}."
         )
     if parts:

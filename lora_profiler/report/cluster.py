@@ -7,10 +7,10 @@ from typing import Any
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.network import Network
 from lora_profiler.planning.placement import Cluster, Option, Placement
-from lora_profiler.report import metrics
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.report.method_label import method_label
 from lora_profiler.report.predictions import adapter_line, attention_words, training_line
-from lora_profiler.report.ways import method_label
 from lora_profiler.units import GIB, between_text, bytes_text, count_text, in_unit, short_count_text
 from lora_profiler.workload import TrainSetup, setup_dict
 
@@ -62,7 +62,7 @@ def _cells(option: Option) -> tuple[str, ...]:
         "none of these" if least is None else count_text(least.world_size),
         "" if least is None else _peak(least),
         _peak(whole),
-        metrics.VERDICT_LABELS[whole.verdict],
+        labels.VERDICT_LABELS[whole.verdict],
         "" if sent is None else in_unit(sent.sent_bytes, GIB),
         seconds,
         "?" if rates is None else f"{rates[0]:,.0f} to {rates[1]:,.0f}",

@@ -7,9 +7,9 @@ from typing import Any
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.network import Communication
 from lora_profiler.prediction import Traffic
-from lora_profiler.report import metrics
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table
-from lora_profiler.report.ways import method_label
+from lora_profiler.report.method_label import method_label
 from lora_profiler.units import between_text, byte_unit, bytes_text, count_text, in_unit, seconds_text
 
 
@@ -25,7 +25,7 @@ def communication_table(answers: Sequence[Answer]) -> Table | None:
     rows = []
     for collective, phase in kinds:
         of_kind = [_of_kind(each, collective, phase) for each in found]
-        label = f"{metrics.COLLECTIVE_LABELS[collective]}, {metrics.PHASE_SHORT[phase]}"
+        label = f"{labels.COLLECTIVE_LABELS[collective]}, {labels.PHASE_SHORT[phase]}"
         rows.append(Row(cells=(label, *(_cell(traffic, size) for traffic in of_kind)), indent=1))
     rows.append(Row(cells=("a rank sends", *(in_unit(e.sent_bytes, size) if e else "" for e in found)), kind="total", indent=1))
     network = known[0].network

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from lora_profiler.comparison.errors import TOTAL, Comparison, ErrorSummary, Grouping, Metric, summary
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.records.record import STATUSES, Record
-from lora_profiler.report import metrics
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
 from lora_profiler.report.measured_runs import setting
 from lora_profiler.report.measurements import environment_line
-from lora_profiler.report.ways import way_label
+from lora_profiler.report.method_label import way_label
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text, rate_text, seconds_text
 
 MOST_ENVIRONMENTS = 3
@@ -35,7 +35,7 @@ def comparison_blocks(
         if largest:
             blocks.append(largest_errors_table(largest, records))
     else:
-        blocks.append(paragraph(f"Nothing is predicted of {_listed(metrics.METRIC_LABELS[m] for m in chosen)} in these records."))
+        blocks.append(paragraph(f"Nothing is predicted of {_listed(labels.METRIC_LABELS[m] for m in chosen)} in these records."))
     return [*blocks, paragraph(*hints)] if hints else blocks
 
 
@@ -52,7 +52,7 @@ def not_compared_lines(scored: Sequence[Scored]) -> list[str]:
     ended = Counter(s.record.measurement.status for s in scored if not s.record.measurement.went_through)
     lines = []
     if ended:
-        told = [f"{count_text(ended[status])} {metrics.STATUS_LABELS[status]}" for status in STATUSES if ended[status]]
+        told = [f"{count_text(ended[status])} {labels.STATUS_LABELS[status]}" for status in STATUSES if ended[status]]
         lines.append(f"Not compared, for the run did not go through: {', '.join(told)}.")
     reasons = Counter(s.refusal for s in scored if s.refusal is not None)
     lines += [f"Not predicted, {count_text(n)}: {reason}" for reason, n in reasons.most_common(MOST_REASONS)]
@@ -65,7 +65,7 @@ def _notes(comparisons: Sequence[Comparison]) -> list[str]:
     equal = sum(c.predicted == c.measured for c in made)
     engines = " and ".join(sorted({c.engine for c in made}))
     return [
-        f"{metrics.ERROR_DEFINITION}. Equal to the last digit: {count_text(equal)} of {count_text(len(made))}. "
+        f"{labels.ERROR_DEFINITION}. Equal to the last digit: {count_text(equal)} of {count_text(len(made))}. "
         f"Predicted by the {engines} engine{'s' if ' and ' in engines else ''}."
     ]
 
@@ -77,23 +77,23 @@ def errors_table(comparisons: Sequence[Comparison], by: Sequence[Grouping], reco
     """A section for each metric, in it a row for each group and one for all of them. `records` are those compared, by id."""
     rows: list[Row] = []
     within = [name for name in by if name != "metric"]
-    found = sorted({c.metric for c in comparisons}, key=list(metrics.METRIC_LABELS).index)
+    found = sorted({c.metric for c in comparisons}, key=list(labels.METRIC_LABELS).index)
     for metric in found:
         members = [c for c in comparisons if c.metric == metric]
         groups = summary(members, within, records)
         if not groups:
             continue
         if len(found) > 1:
-            rows.append(Row(cells=(metrics.METRIC_LABELS[metric],), kind="section"))
+            rows.append(Row(cells=(labels.METRIC_LABELS[metric],), kind="section"))
         shown = groups if within else ()
         rows += [Row(cells=(*_group_cells(metric, within, g.group), *_error_cells(g))) for g in shown]
         if len(groups) > 1 or not within:
             (whole,) = summary(members, ())
             rows.append(Row(cells=("all", *[""] * (len(within) - 1), *_error_cells(whole)), kind="total"))
-    labels = [metrics.GROUPING_LABELS[name] for name in within] or [""]
-    title = f"Error of the {metrics.METRIC_LABELS[found[0]]}" if len(found) == 1 else "Errors"
-    columns = (*labels, "n", "mean", "median", "worst under", "worst over", "within 1 %")
-    return Table(title=title, columns=columns, rows=tuple(rows), left=len(labels))
+    names = [labels.GROUPING_LABELS[name] for name in within] or [""]
+    title = f"Error of the {labels.METRIC_LABELS[found[0]]}" if len(found) == 1 else "Errors"
+    columns = (*names, "n", "mean", "median", "worst under", "worst over", "within 1 %")
+    return Table(title=title, columns=columns, rows=tuple(rows), left=len(names))
 
 
 def _group_cells(metric: str, by: Sequence[Grouping], group: tuple[str, ...]) -> list[str]:
@@ -102,7 +102,7 @@ def _group_cells(metric: str, by: Sequence[Grouping], group: tuple[str, ...]) ->
 
 def _group_label(metric: str, name: Grouping, value: str) -> str:
     if name == "method":
-        return metrics.METHOD_LABELS[value]
+        return labels.METHOD_LABELS[value]
     return category_label(metric, value) if name == "category" else shortened(value)
 
 
@@ -110,7 +110,7 @@ def category_label(metric: str, category: str) -> str:
     """The words for a category of a metric: a part of memory, a group of phases, or the whole."""
     if category == TOTAL:
         return "whole"
-    return (metrics.PHASE_LABELS if metric.endswith("phase_peak_bytes") else metrics.CATEGORY_LABELS)[category]
+    return (labels.PHASE_LABELS if metric.endswith("phase_peak_bytes") else labels.CATEGORY_LABELS)[category]
 
 
 def _error_cells(found: ErrorSummary) -> tuple[str, ...]:
@@ -161,7 +161,7 @@ def largest_errors_table(found: Sequence[Comparison], records: Mapping[str, Reco
 
 
 def _what(c: Comparison) -> str:
-    label = metrics.METRIC_LABELS[c.metric]
+    label = labels.METRIC_LABELS[c.metric]
     return label if c.category == TOTAL else f"{label}: {category_label(c.metric, c.category)}"
 
 
@@ -198,7 +198,7 @@ def judgement(
     judged: Sequence[Comparison], beyond: Sequence[Comparison], records: Mapping[str, Record], chosen: Sequence[str], limit: float
 ) -> str:
     """A sentence or two on a limit: how many of the `judged` claims are `beyond` it, and the worst of these."""
-    what = _listed(metrics.METRIC_LABELS[metric] for metric in chosen)
+    what = _listed(labels.METRIC_LABELS[metric] for metric in chosen)
     if not judged:
         return f"Nothing could be judged: no record has both a measured and a predicted number ({what})."
     claims = f"{count_text(len(judged))} claimed {'number' if len(judged) == 1 else 'numbers'} ({what})"

@@ -15,7 +15,7 @@ from lora_profiler.evidence import (
     unexpressed,
 )  # fmt: skip
 from lora_profiler.evidence.documents import Kind
-from lora_profiler.report import metrics
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.units import count_text, error_text, percent_text
 
@@ -67,10 +67,10 @@ def errors_table() -> Table:
 
     graded, steps = graded_memory(), measured_steps()
     rows = [Row(cells=("memory, stacks replayed, nothing fitted",), kind="section")]
-    rows += [row(metrics.TIER_LABELS[tier], [r for r in graded if r.tier == tier]) for tier in sorted({r.tier for r in graded})]
+    rows += [row(labels.TIER_LABELS[tier], [r for r in graded if r.tier == tier]) for tier in sorted({r.tier for r in graded})]
     rows += [row("peaks alone", [r for r in graded if r.reading == "peak"])]
     rows += [Row(cells=("time of a step",), kind="section")]
-    rows += [row(label, [r for r in steps if r.left_out == what]) for what, label in metrics.LEFT_OUT_LABELS.items()]
+    rows += [row(label, [r for r in steps if r.left_out == what]) for what, label in labels.LEFT_OUT_LABELS.items()]
     return Table(columns=("", "rows", "mean", "median", "90th percentile", "worst"), rows=tuple(rows))
 
 
@@ -84,7 +84,7 @@ def sources_table() -> Table:
             e = errors_of(r for r in found if r.source == source)
             share = shares.get(source) if kind == "memory" else None
             inside = f"{share.inside} of {share.rows} within {percent_text(share.half_width)}" if share else ""
-            cells = (metrics.SOURCE_LABELS[source], count_text(e.rows), percent_text(e.mean), error_text(e.worst), inside)
+            cells = (labels.SOURCE_LABELS[source], count_text(e.rows), percent_text(e.mean), error_text(e.worst), inside)
             rows.append(Row(cells=cells, indent=1))
     return Table(columns=("", "rows", "mean error", "worst", "peaks, by the other sources' errors"), rows=tuple(rows))
 
@@ -98,7 +98,7 @@ def coverage_words(found: Interval) -> str:
     return (
         f"Each source's peaks against the errors of the other sources alone: {found.inside} of {found.rows} lie inside, {share} "
         f"(95 % interval of the share {low} to {high}). {largest[1].rows} of them are of one source, "
-        f"{metrics.SOURCE_LABELS[largest[0]]}; of the other sources' {rows} peaks {inside} lie inside."
+        f"{labels.SOURCE_LABELS[largest[0]]}; of the other sources' {rows} peaks {inside} lie inside."
     )
 
 
@@ -136,7 +136,7 @@ def not_counted_lines(rows: Iterable[MeasuredMemory]) -> list[str]:
 
 
 def _whose(row: MeasuredMemory) -> str:
-    return f"{row.model}, {metrics.METHOD_LABELS[row.method]}"
+    return f"{row.model}, {labels.METHOD_LABELS[row.method]}"
 
 
 def left_out_lines(kind: Kind) -> list[str]:

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from lora_profiler.model_spec import ModelSpec, Stack
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.prediction import CATEGORIES, LayerCost, Moment, MomentName, Prediction
-from lora_profiler.report import metrics
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
-from lora_profiler.report.ways import method_label
+from lora_profiler.report.method_label import method_label
 from lora_profiler.units import byte_unit, bytes_text, count_text, flops_text, in_unit, percent_text
 from lora_profiler.workload import DTYPE_BYTES, FULLY_SHARDED, Sharding, TrainSetup
 
@@ -54,8 +54,8 @@ def explain_blocks(prediction: Prediction, levers: Sequence[Lever]) -> list[Bloc
         paragraph(*lines),
         moments_table(prediction),
     ]
-    told = metrics.MOMENT_DEFINITIONS | (_IN_CHUNKS if setup.loss != "plain" else {})
-    words = [f"{metrics.MOMENT_LABELS[m]}: {told[m]}" for m in _steady(prediction)]
+    told = labels.MOMENT_DEFINITIONS | (_IN_CHUNKS if setup.loss != "plain" else {})
+    words = [f"{labels.MOMENT_LABELS[m]}: {told[m]}" for m in _steady(prediction)]
     logits = _logits_formula(prediction)
     shared = _communication_formula(prediction)
     blocks.append(
@@ -80,7 +80,7 @@ def moments_table(prediction: Prediction) -> Table:
     rows = [
         Row(
             cells=(
-                metrics.MOMENT_LABELS[name],
+                labels.MOMENT_LABELS[name],
                 *(in_unit(moment.bytes.get(c, 0), size) for c in categories),
                 in_unit(moment.total_bytes, size),
             ),
@@ -88,7 +88,7 @@ def moments_table(prediction: Prediction) -> Table:
         )
         for name, moment in moments.items()
     ]
-    columns = ("", *(metrics.CATEGORY_SHORT[c] for c in categories), "sum")
+    columns = ("", *(labels.CATEGORY_SHORT[c] for c in categories), "sum")
     return Table(title=f"Alive at each moment, {method_label(prediction)}, {unit}", columns=columns, rows=tuple(rows))
 
 

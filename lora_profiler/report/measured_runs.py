@@ -7,9 +7,9 @@ from lora_profiler.comparison.errors import TOTAL, Comparison, ErrorSummary, com
 from lora_profiler.comparison.throughput import throughput
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import Record
-from lora_profiler.report import metrics
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table
-from lora_profiler.report.ways import method_label
+from lora_profiler.report.method_label import method_label
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text, rate_text, seconds_text
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload, setup_dict
 
@@ -29,7 +29,7 @@ def run_row(record: Record, prediction: Prediction, distinction: str = "") -> Ro
             record.workload.model.id,
             method_label(prediction),
             distinction,
-            metrics.STATUS_LABELS[record.measurement.status],
+            labels.STATUS_LABELS[record.measurement.status],
             at_least + bytes_text(measured) if measured is not None else "",
             lower + bytes_text(prediction.peak.total_bytes),
             error_text(error) if error is not None else "",
@@ -139,7 +139,7 @@ def error_summary(comparisons: Sequence[Comparison], names: Mapping[str, str] | 
     for found in summary(comparisons):
         if found.group[0] != metric:
             metric = found.group[0]
-            rows.append(Row(cells=(metrics.METRIC_LABELS[metric],), kind="section"))
+            rows.append(Row(cells=(labels.METRIC_LABELS[metric],), kind="section"))
         rows.append(Row(cells=(_category_label(metric, found.group[1]), *_error_cells(found, names or {})), indent=1))
     columns = ("", "n", "mean of absolute", "median", "worst", "within 1 %", "worst record")
     return Table(title="Errors over all records", columns=columns, rows=tuple(rows))
@@ -148,7 +148,7 @@ def error_summary(comparisons: Sequence[Comparison], names: Mapping[str, str] | 
 def _category_label(metric: str, category: str) -> str:
     if category == TOTAL:
         return "all together"
-    return (metrics.PHASE_LABELS if metric.endswith("phase_peak_bytes") else metrics.CATEGORY_LABELS)[category]
+    return (labels.PHASE_LABELS if metric.endswith("phase_peak_bytes") else labels.CATEGORY_LABELS)[category]
 
 
 def _error_cells(found: ErrorSummary, names: Mapping[str, str]) -> tuple[str, ...]:

@@ -8,14 +8,14 @@ from lora_profiler.comparison.throughput import Throughput
 from lora_profiler.planning.timing import Timing
 from lora_profiler.prediction import CATEGORIES, Prediction
 from lora_profiler.records.record import Device, Environment, Record
-from lora_profiler.report import metrics
+from lora_profiler.report import labels
 from lora_profiler.report.advice import advice
 from lora_profiler.report.blocks import Block, Row, RowKind, Table, heading, paragraph
+from lora_profiler.report.method_label import method_label
 from lora_profiler.report.predictions import adapter_line, attention_words, exactness_lines, training_line
-from lora_profiler.report.ranks import ranks_lines, ranks_table
+from lora_profiler.report.process_group import ranks_lines, ranks_table
 from lora_profiler.report.speed import speed_lines
 from lora_profiler.report.timing import predicted_time_line
-from lora_profiler.report.ways import method_label
 from lora_profiler.units import byte_unit, bytes_text, count_text, error_text, in_unit, percent_text
 
 NAMED_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
@@ -32,7 +32,7 @@ def record_blocks(
 ) -> list[Block]:
     """Everything about one record. `comparisons` are those of `compare(record, prediction)`, `timing` that of its workload on its
     card."""
-    label, status = method_label(prediction), metrics.STATUS_LABELS[record.measurement.status]
+    label, status = method_label(prediction), labels.STATUS_LABELS[record.measurement.status]
     blocks: list[Block] = [
         heading(f"{record.workload.model.id}, {label}: {status}"),
         paragraph(*_setting_lines(record, prediction)),
@@ -108,8 +108,8 @@ def _conditions_line(record: Record) -> str:
 def _status_lines(record: Record, speed: Throughput | None) -> list[str]:
     status = record.measurement.status
     flags = dict.fromkeys([*record.measurement.flags, *(["host_bound"] if speed and speed.host_bound else [])])
-    words = f"{metrics.STATUS_LABELS[status]}: {metrics.STATUS_DEFINITIONS[status]}."
-    return [words, *(f"! {flag.replace('_', ' ')}: {metrics.FLAG_DEFINITIONS[flag]}." for flag in flags)]
+    words = f"{labels.STATUS_LABELS[status]}: {labels.STATUS_DEFINITIONS[status]}."
+    return [words, *(f"! {flag.replace('_', ' ')}: {labels.FLAG_DEFINITIONS[flag]}." for flag in flags)]
 
 
 def _failure_lines(record: Record, prediction: Prediction) -> list[str]:
@@ -117,7 +117,7 @@ def _failure_lines(record: Record, prediction: Prediction) -> list[str]:
     failure = record.measurement.failure
     lines = []
     if failure:
-        where = f" in {metrics.PHASE_LABELS.get(failure.phase, failure.phase)}" if failure.phase else ""
+        where = f" in {labels.PHASE_LABELS.get(failure.phase, failure.phase)}" if failure.phase else ""
         step = f", step {failure.step}" if failure.step is not None else ""
         lines.append(f"It ended{where}{step}: {failure.reason}" if where or step else f"It ended: {failure.reason}")
         sizes = {
@@ -132,7 +132,7 @@ def _failure_lines(record: Record, prediction: Prediction) -> list[str]:
         if failure.exit_code is not None:
             lines.append(f"The process ended with code {failure.exit_code}.")
     bounds = lower_bounds(record)
-    lines += [f"At least, by then: {metrics.METRIC_LABELS[name]} {bytes_text(size)}." for name, size in bounds.items()]
+    lines += [f"At least, by then: {labels.METRIC_LABELS[name]} {bytes_text(size)}." for name, size in bounds.items()]
     lines.append(f"Predicted: {predicted_peak_text(prediction)}.")
     if (to_try := advice(record)) is not None:
         lines.append(f"To try: {to_try}.")
@@ -142,7 +142,7 @@ def _failure_lines(record: Record, prediction: Prediction) -> list[str]:
 def predicted_peak_text(prediction: Prediction) -> str:
     """'36.40 GiB at start of backward, in the loss'; 'at least' where the engine does not know the activations."""
     peak = prediction.peak
-    text = f"{bytes_text(peak.total_bytes)} at {metrics.MOMENT_LABELS[peak.moment]}"
+    text = f"{bytes_text(peak.total_bytes)} at {labels.MOMENT_LABELS[peak.moment]}"
     return text if prediction.saved_activation_bytes is not None else f"at least {text}"
 
 
@@ -161,7 +161,7 @@ def error_table(record: Record, comparisons: Sequence[Comparison]) -> Table:
             found = rows.find("attribution_bytes", category)
             if found or (parts and category == "unattributed"):
                 rows.line(
-                    metrics.CATEGORY_LABELS[category], found.predicted if found else 0, found.measured if found else 0, found
+                    labels.CATEGORY_LABELS[category], found.predicted if found else 0, found.measured if found else 0, found
                 )
         if peak:
             rows.line("peak", peak.predicted, peak.measured, peak, kind="peak")
@@ -170,11 +170,11 @@ def error_table(record: Record, comparisons: Sequence[Comparison]) -> Table:
             rows.line("peak allocated, rounded up", allocated.predicted, allocated.measured, allocated)
         reserved = rows.find("peak_reserved_bytes", TOTAL)
         if reserved:
-            rows.line(metrics.METRIC_LABELS["peak_reserved_bytes"], reserved.predicted, reserved.measured, reserved)
-    rows.lines("peak of each phase", rows.of("phase_peak_bytes"), metrics.PHASE_LABELS)
-    rows.lines("peak of each phase in step 1", rows.of("step1_phase_peak_bytes"), metrics.PHASE_LABELS)
+            rows.line(labels.METRIC_LABELS["peak_reserved_bytes"], reserved.predicted, reserved.measured, reserved)
+    rows.lines("peak of each phase", rows.of("phase_peak_bytes"), labels.PHASE_LABELS)
+    rows.lines("peak of each phase in step 1", rows.of("step1_phase_peak_bytes"), labels.PHASE_LABELS)
     kept = rows.of("persistent_bytes")
-    rows.lines("persistent", kept, metrics.CATEGORY_LABELS)
+    rows.lines("persistent", kept, labels.CATEGORY_LABELS)
     if kept:
         rows.sum(kept)
     rows.lines("saved for backward", rows.of("saved_activation_bytes"), {TOTAL: "activations and loss"})
@@ -208,11 +208,11 @@ class _Rows:
     def heading(self, title: str) -> None:
         self.rows.append(Row(cells=(title,), kind="section"))
 
-    def lines(self, title: str, found: Sequence[Comparison], labels: Mapping[str, str]) -> None:
+    def lines(self, title: str, found: Sequence[Comparison], names: Mapping[str, str]) -> None:
         if found:
             self.section(title, found)
         for c in found:
-            self.line(labels[c.category], c.predicted, c.measured, c)
+            self.line(names[c.category], c.predicted, c.measured, c)
 
     def line(self, label: str, predicted: int, measured: int, c: Comparison | None, kind: RowKind = "plain") -> None:
         cells = (label, in_unit(predicted, self._size), in_unit(measured, self._size), comparison_text(c) if c else "")
@@ -237,11 +237,11 @@ def comparison_text(c: Comparison) -> str:
 
 
 def _table_notes(record: Record, prediction: Prediction, comparisons: Sequence[Comparison]) -> list[str]:
-    lines = [f"{metrics.ERROR_DEFINITION}; nothing stands there where nothing is predicted."]
+    lines = [f"{labels.ERROR_DEFINITION}; nothing stands there where nothing is predicted."]
     measurement = record.measurement
     if any(c.metric == "peak_requested_bytes" for c in comparisons):
-        where = f", measured in {metrics.PHASE_LABELS[measurement.peak_phase]}" if measurement.peak_phase else ""
-        lines.insert(0, f"The peak is predicted at {metrics.MOMENT_LABELS[prediction.peak.moment]}{where}.")
+        where = f", measured in {labels.PHASE_LABELS[measurement.peak_phase]}" if measurement.peak_phase else ""
+        lines.insert(0, f"The peak is predicted at {labels.MOMENT_LABELS[prediction.peak.moment]}{where}.")
     return lines
 
 
@@ -264,7 +264,7 @@ def alone_table(record: Record) -> Table:
     unit, size = byte_unit(max(known.values(), default=0))
     inside = ("fragmentation", "outside")
     rows = [
-        Row(cells=(metrics.ALONE_LABELS[name], in_unit(value, size)), indent=2 if name in inside else 1)
+        Row(cells=(labels.ALONE_LABELS[name], in_unit(value, size)), indent=2 if name in inside else 1)
         for name, value in known.items()
     ]
     return Table(title=f"Measured beside, {unit}", columns=("", "measured"), rows=tuple(rows))

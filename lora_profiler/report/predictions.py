@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.remarks import ActivationExcess, trained_length
 from lora_profiler.prediction import CATEGORIES, MOMENTS, Moment, Prediction
-from lora_profiler.report import metrics
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
-from lora_profiler.report.nearby import likely_lines
-from lora_profiler.report.ways import method_label
+from lora_profiler.report.empirical_interval import likely_lines
+from lora_profiler.report.method_label import method_label
 from lora_profiler.units import byte_unit, bytes_text, count_text, flops_text, in_unit, percent_text, short_count_text
 from lora_profiler.workload import TrainSetup, Workload
 
@@ -92,7 +92,7 @@ def adapter_line(setup: TrainSetup) -> str:
     assert lora is not None
     targets = lora.target_modules
     text = "PEFT's default" if targets is None else targets if isinstance(targets, str) else ", ".join(targets)
-    line = f"{metrics.METHOD_LABELS[setup.method]}: rank {lora.r}, alpha {lora.alpha:g}, targets {text}"
+    line = f"{labels.METHOD_LABELS[setup.method]}: rank {lora.r}, alpha {lora.alpha:g}, targets {text}"
     line += f", {lora.adapter_dtype} adapters"
     if lora.lora_dropout:
         line += f", dropout {lora.lora_dropout:g}"
@@ -111,9 +111,9 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
     With full fine-tuning first and one other method, a last column gives the other as a share of full.
     """
     predictions = [a.prediction for a in answers]
-    labels = [method_label(p) for p in predictions]
+    names = [method_label(p) for p in predictions]
     ratio = len(predictions) == 2 and predictions[0].workload.setup.method == "full"
-    columns = ("", *labels, f"{metrics.METHOD_LABELS[predictions[1].workload.setup.method]} / full") if ratio else ("", *labels)
+    columns = ("", *names, f"{labels.METHOD_LABELS[predictions[1].workload.setup.method]} / full") if ratio else ("", *names)
     builder = _Rows(ratio)
 
     builder.section("parameters")
@@ -128,7 +128,7 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
 
     totals = [sum(p.persistent_bytes.values()) for p in predictions]
     builder.section("persistent", totals)
-    for key, label in metrics.PERSISTENT_LABELS.items():
+    for key, label in labels.PERSISTENT_LABELS.items():
         parts = [p.persistent_bytes.get(key, 0) for p in predictions]
         if any(parts):
             builder.sizes(label, parts)
@@ -145,7 +145,7 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
     for moment in MOMENTS:
         if any(moment in s for s in steady):
             at = [s.get(moment) for s in steady]
-            builder.moments(metrics.MOMENT_LABELS[moment], at, peaks)
+            builder.moments(labels.MOMENT_LABELS[moment], at, peaks)
     known = all(p.saved_activation_bytes is not None for p in predictions)
     builder.sizes("peak" if known else "peak without activations", [p.total_bytes for p in peaks], kind="peak")
 
@@ -153,7 +153,7 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
     for category in CATEGORIES:
         held = [p.bytes.get(category, 0) for p in peaks]
         if any(held):  # the methods' peaks may be different moments: a share of one part would say nothing
-            builder.sizes(metrics.CATEGORY_LABELS[category], held, share=False)
+            builder.sizes(labels.CATEGORY_LABELS[category], held, share=False)
     builder.sizes("sum", [p.total_bytes for p in peaks], kind="total")
 
     flops = [p.flops for p in predictions]
@@ -240,7 +240,7 @@ def card_table(answers: Sequence[Answer]) -> Table:
         row("BLAS workspaces", lambda f: room(f).workspaces, indent=2),
         row(f"fragmentation, {FRAGMENTATION_PERCENT} % of the peak", lambda f: room(f).fragmentation, indent=2),
         row("headroom", lambda f: room(f).headroom),
-        row("verdict", lambda f: metrics.VERDICT_LABELS[f.verdict], kind="peak"),
+        row("verdict", lambda f: labels.VERDICT_LABELS[f.verdict], kind="peak"),
         row(f"largest batch of {count_text(setup.seq_len)} tokens", lambda f: limit(f.largest_batch_size)),
         row(f"longest sequence at batch {setup.batch_size}", lambda f: limit(f.longest_seq_len)),
     ]
@@ -272,7 +272,7 @@ def _closing_blocks(answers: Sequence[Answer], excess: ActivationExcess | None) 
 
 def peak_words(prediction: Prediction) -> str:
     peak = prediction.peak
-    at, label = metrics.MOMENT_LABELS[peak.moment], method_label(prediction)
+    at, label = labels.MOMENT_LABELS[peak.moment], method_label(prediction)
     if prediction.saved_activation_bytes is None:
         return f"{label} needs at least {bytes_text(peak.total_bytes)} ({at}); its activations, which come on top, are not known"
     return f"{label} peaks at {bytes_text(peak.total_bytes)}: {at}"
@@ -321,7 +321,7 @@ def exactness_lines(predictions: Sequence[Prediction]) -> list[str]:
     said: dict[str, list[str]] = {}
     for p in predictions:
         said.setdefault(_exactness_text(p), []).append(method_label(p))
-    lines = [f"{', '.join(labels)}: {text}" for text, labels in said.items()]
+    lines = [f"{', '.join(names)}: {text}" for text, names in said.items()]
     return lines + [f"- {text}" for text in dict.fromkeys(text for p in predictions for text in p.assumptions)]
 
 

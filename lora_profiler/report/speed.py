@@ -5,7 +5,7 @@ from functools import partial
 from lora_profiler.comparison.mfu import Utilisation
 from lora_profiler.comparison.paired_runs import Ratio
 from lora_profiler.comparison.throughput import Throughput
-from lora_profiler.report import metrics
+from lora_profiler.report import labels
 from lora_profiler.units import percent_text, rate_text, seconds_text
 
 
@@ -23,7 +23,7 @@ def speed_lines(speed: Throughput, utilisation: Utilisation | None = None) -> li
         energy = speed.energy
         net = energy.net_joules_per_token
         above = f", {net:.3g} J above idling" if net is not None else ""
-        lines += [f"energy: {energy.gross_joules_per_token:.3g} J a token{above}. {metrics.ENERGY_CAVEAT}"]
+        lines += [f"energy: {energy.gross_joules_per_token:.3g} J a token{above}. {labels.ENERGY_CAVEAT}"]
     if utilisation:
         lines += utilisation_lines(utilisation)
     return lines + [f"! {warning}" for warning in speed.warnings]
@@ -48,7 +48,7 @@ def utilisation_lines(utilisation: Utilisation) -> list[str]:
     text = f"MFU {percent_text(utilisation.mfu)}, HFU {percent_text(utilisation.hfu)} of {peak}"
     if utilisation.mfu_full_equivalent is not None:
         text += f"; full equivalent {percent_text(utilisation.mfu_full_equivalent)}"
-    return [text, *metrics.MFU_DEFINITIONS[: 1 if utilisation.mfu_full_equivalent is None else 2]]
+    return [text, *labels.MFU_DEFINITIONS[: 1 if utilisation.mfu_full_equivalent is None else 2]]
 
 
 def ratio_line(name_a: str, name_b: str, ratio: Ratio) -> str:

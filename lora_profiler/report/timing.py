@@ -7,10 +7,10 @@ from lora_profiler.evidence import MeasuredStep
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.speed_gap import SpeedGap
 from lora_profiler.planning.timing import TimedStep
-from lora_profiler.report import metrics
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table
-from lora_profiler.report.nearby import row_label
-from lora_profiler.report.ways import method_label
+from lora_profiler.report.empirical_interval import row_label
+from lora_profiler.report.method_label import method_label
 from lora_profiler.steptime import PARTS, Part
 from lora_profiler.units import between_text, error_text, percent_text, rate_text, seconds_text
 
@@ -63,11 +63,11 @@ def time_table(answers: Sequence[Answer]) -> Table | None:
     for part in PARTS:
         if any(step.time.parts.get(part) for step in known):
             spent = partial(_seconds_of, part)
-            rows.append(Row(cells=cells(metrics.PART_LABELS[part], spent, part_time, share=False), indent=1))
-    labels = [method_label(answer.prediction) for answer in answers]
-    ratio = [f"{metrics.METHOD_LABELS[answers[1].prediction.workload.setup.method]} / full"] if is_pair else []
-    title = f"One step on {device_name(answers)}, {metrics.BASIS_LABELS[known[0].time.likeness]}"
-    return Table(title=title, columns=("", *labels, *ratio), rows=tuple(rows))
+            rows.append(Row(cells=cells(labels.PART_LABELS[part], spent, part_time, share=False), indent=1))
+    names = [method_label(answer.prediction) for answer in answers]
+    ratio = [f"{labels.METHOD_LABELS[answers[1].prediction.workload.setup.method]} / full"] if is_pair else []
+    title = f"One step on {device_name(answers)}, {labels.BASIS_LABELS[known[0].time.likeness]}"
+    return Table(title=title, columns=("", *names, *ratio), rows=tuple(rows))
 
 
 def _rate_label(answers: Sequence[Answer]) -> str:
@@ -89,7 +89,7 @@ def time_lines(answers: Sequence[Answer]) -> list[str]:
             refused.setdefault(answer.timing.refusal, []).append(method_label(answer.prediction))
         if answer.speed_gap:
             lines.append(gap_line(method_label(answer.prediction), answer.speed_gap))
-    lines += [f"{', '.join(labels)}: {refusal}" for refusal, labels in refused.items()]
+    lines += [f"{', '.join(names)}: {refusal}" for refusal, names in refused.items()]
     known = [step for step in steps_of(answers) if step]
     if not known:
         return lines
@@ -97,7 +97,7 @@ def time_lines(answers: Sequence[Answer]) -> list[str]:
     beyond = [method_label(a.prediction) for a in timed if a.fit and a.fit.verdict == "does_not_fit"]
     if beyond:
         lines.append(f"{', '.join(beyond)}: the time is that of a card as fast, with room for it.")
-    lines.append(f"Step times, {metrics.BASIS_LABELS[known[0].time.likeness]}: {_definition(known[0])}.")
+    lines.append(f"Step times, {labels.BASIS_LABELS[known[0].time.likeness]}: {_definition(known[0])}.")
     borrowed = [kernel for kernel in _TIMED_AS_FLASH if any(kernel in op for step in known for op in _attention_ops(step))]
     if borrowed and known[0].time.likeness != "this machine":
         names = " and ".join(_TIMED_AS_FLASH[kernel] for kernel in borrowed)
@@ -119,8 +119,8 @@ def gap_line(label: str, gap: SpeedGap) -> str:
     least = _LEAST_SHARE * gap.seconds
     text = partial(seconds_text, largest=max(map(abs, (gap.gap_seconds, *gap.causes.values()))))
     named = sorted((item for item in gap.causes.items() if abs(item[1]) >= least), key=lambda item: -abs(item[1]))
-    lost = [f"{text(spent)} to {metrics.CAUSE_LABELS[cause]}" for cause, spent in named if spent > 0]
-    won = [f"{text(-spent)} in {metrics.CAUSE_LABELS[cause]}" for cause, spent in named if spent < 0]
+    lost = [f"{text(spent)} to {labels.CAUSE_LABELS[cause]}" for cause, spent in named if spent > 0]
+    won = [f"{text(-spent)} in {labels.CAUSE_LABELS[cause]}" for cause, spent in named if spent < 0]
     said = [f"{verb} {', '.join(words)}" for verb, words in (("loses", lost), ("gains", won)) if words]
     rest = gap.gap_seconds - sum(spent for _, spent in named)
     more = f"{text(abs(gap.gap_seconds))} {'more' if gap.gap_seconds >= 0 else 'less'} than its FLOPs suggest"
@@ -131,14 +131,14 @@ def gap_line(label: str, gap: SpeedGap) -> str:
 
 def evidence_line(row: MeasuredStep) -> str:
     """'Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 16,384 tokens on a100_sxm_80gb took 4.93 s; ...'."""
-    error = f"the prediction's error is {error_text(row.error)} {metrics.LEFT_OUT_LABELS[row.left_out]}"
+    error = f"the prediction's error is {error_text(row.error)} {labels.LEFT_OUT_LABELS[row.left_out]}"
     return f"Nearest public measurement: {row_label(row)} took {seconds_text(row.measured_seconds)}; {error}."
 
 
 def predicted_time_line(step: TimedStep, measured_seconds: float) -> str:
     """'predicted: 1.23 s (1.03 s to 1.52 s), like a fitted card; error -4.20 %', beside a measured time."""
     error = error_text(step.time.seconds / measured_seconds - 1)
-    basis = metrics.BASIS_LABELS[step.time.likeness]
+    basis = labels.BASIS_LABELS[step.time.likeness]
     return f"predicted: {seconds_text(step.time.seconds, step.time.high)} ({interval_words(step)}), {basis}; error {error}"
 
 
@@ -155,6 +155,6 @@ def interval_words(step: TimedStep, largest: float | None = None) -> str:
 
 
 def _definition(step: TimedStep) -> str:
-    words = metrics.BASIS_DEFINITIONS[step.time.likeness]
+    words = labels.BASIS_DEFINITIONS[step.time.likeness]
     cards = step.time.constants.cards
     return f"{words} ({', '.join(cards)})" if cards and step.time.likeness == "same class" else words

@@ -41,8 +41,8 @@ def compile_profile(workload: "Workload") -> "Profile":
 
 def _compiled(workload: "Workload") -> "Profile":
     from lora_profiler.compiled.evaluation import forget
-    from lora_profiler.compiled.facts import key_of
     from lora_profiler.compiled.library import keep
+    from lora_profiler.compiled.regime import key_of
     from lora_profiler.traced.compiler import compile_profile as compiled
 
     try:
@@ -71,7 +71,7 @@ def predict(workload: "Workload") -> "Prediction":
     """
     _check(workload)
     from lora_profiler.compiled import predict_with
-    from lora_profiler.compiled.facts import key_of
+    from lora_profiler.compiled.regime import key_of
 
     if why_unprofiled(workload.setup) or key_of(workload) in _refused:
         return _once(workload)
@@ -86,6 +86,6 @@ def _once(workload: "Workload") -> "Prediction":
     from lora_profiler.traced.watch import watched
 
     with watched(workload, [Size(workload.model.num_layers, workload.setup.seq_len)], kept=False):
-        from lora_profiler.traced.once import predict_once
+        from lora_profiler.traced.single_size import predict_once
 
         return predict_once(workload)

@@ -16,8 +16,8 @@ from lora_profiler.errors import UnbuildableError
 from lora_profiler.platform import Platform
 from lora_profiler.support.packing import lengths
 from lora_profiler.support.sdpa import SdpaCall, cuda_backend, efficient_takes_grouped, takes_single_head
+from lora_profiler.traced.patching import replaced
 from lora_profiler.traced.release import TORCH
-from lora_profiler.traced.replacing import replaced
 from lora_profiler.traced.tracer import Tracer
 from lora_profiler.workload import Dtype, Workload
 

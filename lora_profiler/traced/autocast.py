@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lora_profiler.errors import UnbuildableError
 from lora_profiler.traced.autocast_lists import FLOAT_RESULT, LISTS, LOWER, PROMOTED, REFUSED, operators
-from lora_profiler.traced.replacing import replaced
+from lora_profiler.traced.patching import replaced
 from lora_profiler.workload import TrainSetup
 
 SPARE_KEY = "AutocastIPU"

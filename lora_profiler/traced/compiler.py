@@ -15,10 +15,10 @@ import torch
 
 from lora_profiler.algebra import Polynomial
 from lora_profiler.compiled.affine import Affine
-from lora_profiler.compiled.facts import below, facts_of, least_sizes, windows_of
 from lora_profiler.compiled.instants import DepthError, Instant, instants, undominated
 from lora_profiler.compiled.modules import ModuleNumber
-from lora_profiler.compiled.profile import Facts, Profile, profile_key, setup_key
+from lora_profiler.compiled.profile import Regime, Profile, profile_key, setup_key
+from lora_profiler.compiled.regime import below, regime_of, least_sizes, windows_of
 from lora_profiler.compiled.tape import LEAST_UNITS, Birth, Layout, Tape
 from lora_profiler.errors import CompileError
 from lora_profiler.model_spec import ModelSpec
@@ -39,13 +39,13 @@ _BATCHES, _RANKS = (3, 7, 5, 2, 4, 11, 2), (5, 11, 3, 13, 7, 2, 8)
 _SEQUENCES = (41, 67, 89, 131, 73, 101, 64)
 """Unrelated sizes, also when rounded up to 16 and to 32: the first four are fitted through, the others checked at."""
 _LONGEST = 4096
-"""Tokens checked at where neither the facts nor the config set an end. Traces of long sequences are no slower."""
+"""Tokens checked at where neither the regime nor the config sets an end. Traces of long sequences are no slower."""
 
 
 def compile_profile(workload: Workload, proven: Collection[str] = ()) -> Profile:
-    """The profile that answers `workload` and every other size for which the same facts hold.
+    """The profile that answers `workload` and every other size for which the same regime holds.
 
-    `proven` are `story`s of tapes that were checked at full depth already.
+    `proven` are `tape_signature`s of tapes that were checked at full depth already.
 
     Raises CompileError, and what building the model raises.
     """
@@ -59,11 +59,11 @@ def compile_profile(workload: Workload, proven: Collection[str] = ()) -> Profile
 
 
 def _folded_or_whole(workload: Workload, proven: Collection[str]) -> Profile:
-    facts = facts_of(workload)
-    points = _points(workload, facts)
+    regime = regime_of(workload)
+    points = _points(workload, regime)
     layout = layout_of(workload.model)
     try:
-        return _compiled(workload, facts, points, layout, proven)
+        return _compiled(workload, regime, points, layout, proven)
     except ChangingTapeError as doubt:
         raise _refused(workload, str(doubt)) from None
     except (TapeError, DepthError) as doubt:
@@ -72,7 +72,7 @@ def _folded_or_whole(workload: Workload, proven: Collection[str]) -> Profile:
     except NoPolynomialError as doubt:
         raise _refused(workload, f"no polynomial goes through {doubt}") from None
     try:
-        return _compiled(workload, facts, points, None, proven)
+        return _compiled(workload, regime, points, None, proven)
     except (TapeError, NoPolynomialError) as doubt:
         raise _refused(workload, str(doubt)) from None
 
@@ -86,7 +86,7 @@ def _refused(workload: Workload, doubt: str) -> CompileError:
 
 def _compiled(
     workload: Workload,
-    facts: Facts,
+    regime: Regime,
     points: tuple[Point, ...],
     layout: Layout | None,
     proven: Collection[str],
@@ -96,7 +96,7 @@ def _compiled(
     def traced(spec: ModelSpec, point: Point) -> Flat:
         return flat(trace(at_point(replace(workload, model=spec), point), _on_meta))
 
-    fit_at, check_at = points[:4], (_far(points[4], model, facts), *points[5:])
+    fit_at, check_at = points[:4], (_far(points[4], model, regime), *points[5:])
     small = model if layout is None else at_depth(model, layout.layers(LEAST_UNITS))
     if (effort := expected()) is not None:
         more = () if layout is None else (layout.layers(LEAST_UNITS + 1), layout.layers(LEAST_UNITS + 2))
@@ -114,7 +114,7 @@ def _compiled(
         whole = layout.units_of(model.num_layers)
         assert whole is not None
         checks = [(LEAST_UNITS + 1, at_depth(model, layout.layers(LEAST_UNITS + 1)))]
-        if story(tape) not in proven:
+        if tape_signature(tape) not in proven:
             checks += [(LEAST_UNITS + 2, at_depth(model, layout.layers(LEAST_UNITS + 2))), (whole, model)]
     for (units, spec), point in zip(checks, check_at, strict=False):
         fresh = traced(spec, point)
@@ -126,14 +126,14 @@ def _compiled(
             raise TapeError(f"at {spec.num_layers} layers, {wrong}")
         checked.append((spec.num_layers, *point))
     found = instants(tape, sizes, None if layout is None else LEAST_UNITS)
-    least_batch, least_seq = least_sizes(facts, windows_of(model))
+    least_batch, least_seq = least_sizes(regime, windows_of(model))
     folded_least = 0 if layout is None else LEAST_UNITS
     return Profile(
-        key=profile_key(model, workload.setup, facts),
+        key=profile_key(model, workload.setup, regime),
         model={"id": model.id, "model_type": model.model_type, "fingerprint": model.fingerprint},
         setup=setup_key(workload.setup),
-        facts=facts,
-        valid=_valid(workload, facts, layout),
+        regime=regime,
+        valid=_valid(workload, regime, layout),
         layout=layout,
         num_layers=model.num_layers,
         kernels=flats[0].kernels,
@@ -150,7 +150,7 @@ def _compiled(
     )
 
 
-def story(tape: Tape) -> str:
+def tape_signature(tape: Tape) -> str:
     """A hash of a folded tape and its layout without the sizes: what happens, in which order, to what."""
     blind = [
         [run.direction, [[e._replace(size=0) if isinstance(e, Birth) else e for e in block] for block in run.blocks]]
@@ -163,39 +163,39 @@ def _on_meta(workload: Workload) -> torch.nn.Module:
     return build_model(workload, device="meta")
 
 
-def _points(workload: Workload, facts: Facts) -> tuple[Point, ...]:
-    """Sizes for which `facts` hold: four to fit through, three to check at."""
+def _points(workload: Workload, regime: Regime) -> tuple[Point, ...]:
+    """Sizes for which `regime` holds: four to fit through, three to check at."""
     windows = windows_of(workload.model)
-    _, least = least_sizes(facts, windows)
-    beyond = below(facts, windows)
+    _, least = least_sizes(regime, windows)
+    beyond = below(regime, windows)
     found: list[Point] = []
     for batch, seq, rank in zip(_BATCHES, _SEQUENCES, _RANKS, strict=True):
-        seq = 1 if facts.one_token else seq if least <= 2 else least + seq
-        if beyond is not None and not facts.one_token:
+        seq = 1 if regime.one_token else seq if least <= 2 else least + seq
+        if beyond is not None and not regime.one_token:
             seq = min(seq, beyond - 1 - len(found))
-        rank = facts.rank or (rank if workload.setup.lora else 1)
-        found.append(Point(1 if facts.one_sample else batch, seq, rank))
+        rank = regime.rank or (rank if workload.setup.lora else 1)
+        found.append(Point(1 if regime.one_sample else batch, seq, rank))
     return tuple(found)
 
 
-def _far(point: Point, model: ModelSpec, facts: Facts) -> Point:
-    """`point` with as many tokens as the facts and the model's positions allow: a window that nobody named would show."""
-    if facts.one_token:
+def _far(point: Point, model: ModelSpec, regime: Regime) -> Point:
+    """`point` with as many tokens as the regime and the model's positions allow: a window that nobody named would show."""
+    if regime.one_token:
         return point
-    window, positions = below(facts, windows_of(model)), model.config.get("max_position_embeddings")
+    window, positions = below(regime, windows_of(model)), model.config.get("max_position_embeddings")
     ends = [end for end in (window and window - 1, positions) if isinstance(end, int)]
     longest = min(ends, default=_LONGEST)
     return point._replace(seq=max(point.seq, longest))
 
 
-def _valid(workload: Workload, facts: Facts, layout: Layout | None) -> dict[str, tuple[int, int | None]]:
+def _valid(workload: Workload, regime: Regime, layout: Layout | None) -> dict[str, tuple[int, int | None]]:
     windows, lora, layers = windows_of(workload.model), workload.setup.lora, workload.model.num_layers
-    batch, seq = least_sizes(facts, windows)
-    beyond = below(facts, windows)
+    batch, seq = least_sizes(regime, windows)
+    beyond = below(regime, windows)
     return {
-        "batch_size": (batch, 1 if facts.one_sample else None),
+        "batch_size": (batch, 1 if regime.one_sample else None),
         "seq_len": (seq, None if beyond is None else beyond - 1),
-        "rank": (facts.rank, facts.rank) if facts.rank else (1, None if lora else 1),
+        "rank": (regime.rank, regime.rank) if regime.rank else (1, None if lora else 1),
         "num_layers": (layers, layers) if layout is None else (layout.layers(LEAST_UNITS), None),
     }
 

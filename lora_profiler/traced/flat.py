@@ -12,11 +12,11 @@ from lora_profiler.workload import Workload
 
 
 class TapeError(Exception):
-    """Two traces that should tell the same story do not."""
+    """Two traces that should tell the same events do not."""
 
 
 class ChangingTapeError(TapeError):
-    """The story itself changes with the size, so that no tape tells it at any depth."""
+    """The order of events itself changes with the size, so that no tape tells it at any depth."""
 
 
 @dataclass(frozen=True, slots=True)

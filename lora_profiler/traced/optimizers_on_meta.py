@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lora_profiler.traced.replacing import replaced
+from lora_profiler.traced.patching import replaced
 from lora_profiler.workload import TrainSetup
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from lora_profiler.traced.attention import attention, safe_softmax
 from lora_profiler.traced.autocast import Autocast
 from lora_profiler.traced.optimizers_on_meta import fused_on_meta, optimizer_kernels
+from lora_profiler.traced.patching import replaced
 from lora_profiler.traced.quantised_on_meta import quantised_kernels
 from lora_profiler.traced.release import TORCH
-from lora_profiler.traced.replacing import replaced
 from lora_profiler.traced.tracer import Tracer
 from lora_profiler.workload import TrainSetup, Workload
 

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from lora_profiler.prediction import Collective, Phase
-from lora_profiler.traced.replacing import replaced
+from lora_profiler.traced.patching import replaced
 from lora_profiler.traced.tracer import Tracer
 
 

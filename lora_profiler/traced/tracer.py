@@ -18,8 +18,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from lora_profiler.prediction import Category
-from lora_profiler.traced.in_place import IN_PLACE, held_by_nobody_else
-from lora_profiler.traced.shortcuts import SHORTCUTS
+from lora_profiler.traced.in_place_ops import IN_PLACE, held_by_nobody_else
+from lora_profiler.traced.meta_fast_paths import SHORTCUTS
 
 aten = torch.ops.aten
 

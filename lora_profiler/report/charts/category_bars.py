@@ -9,7 +9,7 @@ from lora_profiler.report.charts.bytes_axis import bytes_axis, largest_of, limit
 from lora_profiler.report.charts.figure import Figure, Limit, figure, hatched, head, rows
 from lora_profiler.report.charts.grouped_rows import height_px, places
 from lora_profiler.report.charts.labels import label, lines
-from lora_profiler.report.metrics import CATEGORY_LABELS
+from lora_profiler.report.labels import CATEGORY_LABELS
 from lora_profiler.report.palette import BODY_PX, CATEGORY_PAINTS, INK, Theme
 from lora_profiler.units import bytes_text, percent_text
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lora_profiler.report.metrics import METHOD_LABELS
+from lora_profiler.report.labels import METHOD_LABELS
 from lora_profiler.report.palette import METHOD_MARKS, PAPER
 from lora_profiler.workload import Method
 

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from lora_profiler.planning.fit import Verdict
 from lora_profiler.report.charts.figure import Figure, figure, key, rows, title
 from lora_profiler.report.charts.labels import lines
-from lora_profiler.report.metrics import VERDICT_LABELS
+from lora_profiler.report.labels import VERDICT_LABELS
 from lora_profiler.report.palette import INK, VERDICT_COLOURS, VERDICT_SIGNS, Theme
 from lora_profiler.units import bytes_text, count_text, short_bytes_text
 

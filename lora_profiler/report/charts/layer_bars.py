@@ -10,10 +10,10 @@ from lora_profiler.report.charts.bytes_axis import bytes_axis, log_bytes_axis
 from lora_profiler.report.charts.figure import Figure, figure, rows, values
 from lora_profiler.report.charts.labels import label, lines
 from lora_profiler.report.charts.ticks import powers_of_ten, short_count, ticks, without_zeros
+from lora_profiler.report.labels import LAYER_LABELS
 from lora_profiler.report.layers import group_layers
-from lora_profiler.report.metrics import LAYER_LABELS
+from lora_profiler.report.method_label import method_label
 from lora_profiler.report.palette import BODY_PX, FAINT_INK, LINE, METHOD_MARKS, PAPER, Theme
-from lora_profiler.report.ways import method_label
 from lora_profiler.units import bytes_text, count_text, flops_text, percent_text
 from lora_profiler.workload import Method
 

@@ -8,7 +8,7 @@ from lora_profiler.report.charts.bytes_axis import ROOM
 from lora_profiler.report.charts.figure import Figure, figure, head, rows, values
 from lora_profiler.report.charts.grouped_rows import height_px, places
 from lora_profiler.report.charts.labels import label, lines
-from lora_profiler.report.metrics import METHOD_LABELS
+from lora_profiler.report.labels import METHOD_LABELS
 from lora_profiler.report.palette import BODY_PX, FAINT_INK, INK, METHOD_MARKS, PAPER, Theme
 from lora_profiler.units import rate_text
 from lora_profiler.workload import Method

@@ -9,10 +9,10 @@ from lora_profiler.report.charts.bytes_axis import ROOM
 from lora_profiler.report.charts.figure import Figure, figure, hatched, rows, values
 from lora_profiler.report.charts.grouped_rows import height_px
 from lora_profiler.report.charts.labels import label, lines
-from lora_profiler.report.metrics import PART_LABELS
+from lora_profiler.report.labels import PART_LABELS
+from lora_profiler.report.method_label import method_label
 from lora_profiler.report.palette import BODY_PX, FAINT_INK, INK, PART_PAINTS, Theme
 from lora_profiler.report.timing import steps_of
-from lora_profiler.report.ways import method_label
 from lora_profiler.steptime import PARTS, Part
 from lora_profiler.units import percent_text, seconds_text
 

@@ -12,7 +12,7 @@ from lora_profiler.comparison.scored import Scored
 from lora_profiler.comparison.throughput import throughput
 from lora_profiler.records.record import Record
 from lora_profiler.records.serialize import record_dict
-from lora_profiler.report.ranks import ranks_record
+from lora_profiler.report.process_group import ranks_record
 from lora_profiler.workload import setup_dict
 
 SCHEMA_VERSION = "1.0"

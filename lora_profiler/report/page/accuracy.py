@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from lora_profiler.comparison.errors import METRICS, TOTAL, Comparison, Grouping, summary
 from lora_profiler.records.record import Record
-from lora_profiler.report import charts, metrics
+from lora_profiler.report import charts, labels
 from lora_profiler.report.blocks import Paragraph, Table, paragraph
 from lora_profiler.report.charts import ErrorDot, ScatterPoint
 from lora_profiler.report.comparisons import errors_table, largest_errors, largest_errors_table, run_name
@@ -72,11 +72,11 @@ def _notes(claims: Sequence[Comparison]) -> list[str]:
     engines = " and ".join(sorted({c.engine for c in claims}))
     equal = sum(c.predicted == c.measured for c in claims)
     lines = [
-        f"{metrics.ERROR_DEFINITION}. Mean is that of absolute errors. Equal to the last digit: {count_text(equal)} of "
+        f"{labels.ERROR_DEFINITION}. Mean is that of absolute errors. Equal to the last digit: {count_text(equal)} of "
         f"{count_text(len(claims))} numbers. Predicted by the {engines} engine{'s' if ' and ' in engines else ''}."
     ]
     if any(c.metric == "attribution_bytes" for c in claims):
-        lines.append(metrics.PARTS_CAVEAT)
+        lines.append(labels.PARTS_CAVEAT)
     return lines
 
 
@@ -148,7 +148,7 @@ def _metrics(claims: Sequence[Comparison], records: dict[str, Record]) -> Drawin
     kept.sort(key=lambda c: METRICS.index(c.metric))
     dots = [
         ErrorDot(
-            group=metrics.METRIC_LABELS[c.metric],
+            group=labels.METRIC_LABELS[c.metric],
             label=run_name(records[c.record_id]),
             error=c.relative_error or 0.0,
             method=records[c.record_id].workload.setup.method,
@@ -173,7 +173,7 @@ def _dot(group: str, run: Run, error: float) -> ErrorDot:
 
 def _errors_by(grouping: Grouping, peaks: Sequence[Comparison], records: dict[str, Record]) -> Table:
     table = errors_table(peaks, (grouping,), records)
-    return replace(table, title=f"{table.title}, by {metrics.GROUPING_LABELS[grouping]}")
+    return replace(table, title=f"{table.title}, by {labels.GROUPING_LABELS[grouping]}")
 
 
 def _largest(peaks: Sequence[Comparison], records: dict[str, Record]) -> Iterable[Part]:

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Sequence
 
 from lora_profiler.prediction import CATEGORIES
-from lora_profiler.report import charts, metrics
+from lora_profiler.report import charts, labels
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.charts import CategoryBar
 from lora_profiler.report.charts.labels import shortened
-from lora_profiler.report.page.alike import peak_of
+from lora_profiler.report.page.matched_runs import peak_of
 from lora_profiler.report.page.parts import Drawing, Fold, Part, Section
 from lora_profiler.report.page.runs import Run, worst_first
 from lora_profiler.units import byte_unit, bytes_text, count_text, in_unit
@@ -77,5 +77,5 @@ def _numbers(bars: Sequence[CategoryBar]) -> Table:
         Row(cells=(bar.group, bar.label, *(in_unit(bar.bytes.get(c, 0), size) for c in held), in_unit(bar.total_bytes, size)))
         for bar in bars
     )
-    columns = ("run", "", *(metrics.CATEGORY_SHORT[c] for c in held), "sum")
+    columns = ("run", "", *(labels.CATEGORY_SHORT[c] for c in held), "sum")
     return Table(title=f"The numbers of the figure, {unit}", columns=columns, rows=rows, left=2)

@@ -9,10 +9,10 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.comparisons import environment_lines, not_compared_lines
 from lora_profiler.report.page.accuracy import accuracy_facts, accuracy_section
-from lora_profiler.report.page.alike import groups_alike
 from lora_profiler.report.page.composition import composition_section
 from lora_profiler.report.page.data import page_data
 from lora_profiler.report.page.definitions import definitions_section
+from lora_profiler.report.page.matched_runs import groups_alike
 from lora_profiler.report.page.parts import Fact, Section, sections
 from lora_profiler.report.page.predicted import predicted_facts, predicted_sections
 from lora_profiler.report.page.provenance import provenance_section

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from lora_profiler.report import metrics
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.page.parts import Section
 
@@ -10,21 +10,21 @@ from lora_profiler.report.page.parts import Section
 def definitions_section() -> Section:
     """Every metric, category, moment, phase, status and flag."""
     tables = (
-        _table("Numbers", metrics.METRIC_LABELS, metrics.METRIC_DEFINITIONS),
-        _table("Categories of memory", metrics.CATEGORY_LABELS, metrics.CATEGORY_DEFINITIONS),
-        _table("Moments of a step, as predicted", metrics.MOMENT_LABELS, metrics.MOMENT_DEFINITIONS),
-        _table("How runs end", metrics.STATUS_LABELS, metrics.STATUS_DEFINITIONS),
-        _table("Verdicts on a card", metrics.VERDICT_LABELS, metrics.VERDICT_DEFINITIONS),
-        _table("Flags of a run", {name: name.replace("_", " ") for name in metrics.FLAG_DEFINITIONS}, metrics.FLAG_DEFINITIONS),
+        _table("Numbers", labels.METRIC_LABELS, labels.METRIC_DEFINITIONS),
+        _table("Categories of memory", labels.CATEGORY_LABELS, labels.CATEGORY_DEFINITIONS),
+        _table("Moments of a step, as predicted", labels.MOMENT_LABELS, labels.MOMENT_DEFINITIONS),
+        _table("How runs end", labels.STATUS_LABELS, labels.STATUS_DEFINITIONS),
+        _table("Verdicts on a card", labels.VERDICT_LABELS, labels.VERDICT_DEFINITIONS),
+        _table("Flags of a run", {name: name.replace("_", " ") for name in labels.FLAG_DEFINITIONS}, labels.FLAG_DEFINITIONS),
     )
-    lines = (f"{metrics.ERROR_DEFINITION}. Bytes are binary: 1 GiB = 1,024 MiB.", *metrics.MFU_DEFINITIONS, metrics.ENERGY_CAVEAT)
+    lines = (f"{labels.ERROR_DEFINITION}. Bytes are binary: 1 GiB = 1,024 MiB.", *labels.MFU_DEFINITIONS, labels.ENERGY_CAVEAT)
     return Section(name="definitions", title="Definitions", parts=(paragraph(*lines), *tables))
 
 
-def _table(title: str, labels: Mapping[str, str], meanings: Mapping[str, str]) -> Table:
-    return Table(title=title, columns=("", "meaning"), rows=tuple(_rows(labels, meanings)), left=2)
+def _table(title: str, names: Mapping[str, str], meanings: Mapping[str, str]) -> Table:
+    return Table(title=title, columns=("", "meaning"), rows=tuple(_rows(names, meanings)), left=2)
 
 
-def _rows(labels: Mapping[str, str], meanings: Mapping[str, str]) -> Iterable[Row]:
-    for name, label in labels.items():
+def _rows(names: Mapping[str, str], meanings: Mapping[str, str]) -> Iterable[Row]:
+    for name, label in names.items():
         yield Row(cells=(label, meanings[name]))

@@ -5,14 +5,14 @@ from typing import Any
 
 from lora_profiler.report import charts
 from lora_profiler.report.blocks import Paragraph, Row, Table, paragraph
+from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
+from lora_profiler.report.learn.chart_captions import seen
 from lora_profiler.report.learn.counts import counts_chart, counts_words
 from lora_profiler.report.learn.findings import findings
 from lora_profiler.report.learn.flow import flow
 from lora_profiler.report.learn.groups import grouped, numbers_table
 from lora_profiler.report.learn.layer import LoraLayer, adam_bytes, gradient_bytes
 from lora_profiler.report.learn.matrices import matrices
-from lora_profiler.report.learn.seen import seen
-from lora_profiler.report.metrics import CLAIM_VERDICT_LABELS
 from lora_profiler.report.page.content import Content
 from lora_profiler.report.page.parts import Beside, Drawing, Fact, Fold, Part, Picture, Section
 from lora_profiler.report.verify.charts import Chart

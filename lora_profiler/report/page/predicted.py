@@ -5,15 +5,15 @@ from collections.abc import Iterable, Sequence
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.remarks import activation_excess
 from lora_profiler.planning.sizes import size_fits
-from lora_profiler.report import charts, metrics
+from lora_profiler.report import charts, labels
 from lora_profiler.report.blocks import Paragraph, Row, Table
 from lora_profiler.report.charts import CategoryBar, FitCell, Limit
 from lora_profiler.report.charts.labels import shortened
+from lora_profiler.report.method_label import method_label
 from lora_profiler.report.page.parts import Beside, Drawing, Fact, Part, Section
 from lora_profiler.report.page.steps import curve_drawing, layer_drawings
 from lora_profiler.report.predictions import model_blocks
 from lora_profiler.report.timing import device_name, time_words
-from lora_profiler.report.ways import method_label
 from lora_profiler.units import bytes_text, count_text, percent_text
 
 MOST_FACTS = 6
@@ -36,7 +36,7 @@ def predicted_facts(answers: Sequence[Answer]) -> list[Fact]:
         prediction = answer.prediction
         lower = "≥ " if prediction.saved_activation_bytes is None else ""
         trained = percent_text(prediction.parameters.trainable_fraction)
-        verdict = f"; {metrics.VERDICT_LABELS[answer.fit.verdict]} on {answer.fit.gpu.name}" if answer.fit else ""
+        verdict = f"; {labels.VERDICT_LABELS[answer.fit.verdict]} on {answer.fit.gpu.name}" if answer.fit else ""
         facts.append(Fact(
             label=f"{method_label(prediction)} peaks at",
             value=lower + bytes_text(prediction.peak.total_bytes),
@@ -126,7 +126,7 @@ def _fit_table(cells: Sequence[FitCell]) -> Table:
         Row(
             cells=(
                 count_text(c.batch_size), count_text(c.seq_len), bytes_text(c.peak_bytes) if c.peak_bytes is not None else "",
-                metrics.VERDICT_LABELS[c.verdict] if c.verdict else "not known",
+                labels.VERDICT_LABELS[c.verdict] if c.verdict else "not known",
             )
         )
         for c in cells

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lora_profiler.records.record import Environment, Record
-from lora_profiler.report import metrics
+from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.page.parts import Beside, Fold, Part, Section
 from lora_profiler.report.page.runs import Run
@@ -43,7 +43,7 @@ def _lines(records: Sequence[Record], count: int, shown: int) -> list[str]:
     if shown < count:
         lines.append(f"Described are {shown} of them.")
     flags = {flag for r in records for flag in r.measurement.flags}
-    lines += [f"Flagged: {flag.replace('_', ' ')}, {metrics.FLAG_DEFINITIONS[flag]}." for flag in sorted(flags)]
+    lines += [f"Flagged: {flag.replace('_', ' ')}, {labels.FLAG_DEFINITIONS[flag]}." for flag in sorted(flags)]
     return lines
 
 
@@ -64,7 +64,7 @@ def environment_table(number: int, members: Sequence[Record]) -> Table:
 def _facts(environment: Environment) -> dict[str, str]:
     document: Mapping[str, Any] = asdict(environment)
     found = {}
-    for path, label in metrics.ENVIRONMENT_LABELS.items():
+    for path, label in labels.ENVIRONMENT_LABELS.items():
         value: Any = document
         for name in path.split("."):
             value = value.get(name)
@@ -83,4 +83,4 @@ def _text(path: str, value: Any) -> str:
 
 def _listed(field: str, members: Sequence[Record]) -> dict[str, str]:
     values = list(dict.fromkeys(v for r in members if (v := getattr(r.environment, field))))
-    return {metrics.ENVIRONMENT_LABELS[field]: ", ".join(values)} if values else {}
+    return {labels.ENVIRONMENT_LABELS[field]: ", ".join(values)} if values else {}

@@ -2,6 +2,7 @@
 
 from lora_profiler.evidence import interval
 from lora_profiler.report.blocks import paragraph
+from lora_profiler.report.empirical_interval import interval_words
 from lora_profiler.report.evidence import (
     apart_lines,
     coverage_words,
@@ -10,7 +11,6 @@ from lora_profiler.report.evidence import (
     missed_lines,
     sources_table,
 )  # fmt: skip
-from lora_profiler.report.nearby import interval_words
 from lora_profiler.report.page.parts import Fold, Section
 
 _LINES = (

@@ -7,15 +7,15 @@ from lora_profiler.comparison.errors import TOTAL, Comparison, Metric, lower_bou
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.comparison.throughput import Throughput, throughput
 from lora_profiler.records.record import Status
-from lora_profiler.report import metrics
+from lora_profiler.report import labels
 from lora_profiler.report.advice import advice
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.comparisons import run_cells
 from lora_profiler.report.measurements import comparison_text
+from lora_profiler.report.method_label import way_label
 from lora_profiler.report.page.parts import Fact, Part, Section
-from lora_profiler.report.ranks import ranks_text
-from lora_profiler.report.ways import way_label
+from lora_profiler.report.process_group import ranks_text
 from lora_profiler.units import bytes_text, count_text, rate_text, seconds_text
 
 MOST_ROWS = 800
@@ -102,7 +102,7 @@ def _cells(run: Run) -> tuple[str, ...]:
     return (
         count_text(run.number),
         *run_cells(record),
-        metrics.STATUS_LABELS[measured.status],
+        labels.STATUS_LABELS[measured.status],
         _at_least(measured.peak_requested_bytes, not measured.went_through),
         ranks_text(record),
         _at_least(prediction.peak.total_bytes if prediction else None, lower),
@@ -154,7 +154,7 @@ def failures_table(failed: Sequence[Run]) -> Table:
         rows.append(Row(cells=(
             count_text(run.number),
             *run_cells(record),
-            metrics.STATUS_LABELS[status],
+            labels.STATUS_LABELS[status],
             _where(failure.phase, failure.step) if failure else "",
             shortened(failure.reason, LONGEST_ID) if failure else "",
             bytes_text(bounds[PEAK]) if PEAK in bounds else "",
@@ -167,7 +167,7 @@ def failures_table(failed: Sequence[Run]) -> Table:
 def _where(phase: str | None, step: int | None) -> str:
     if phase is None:
         return ""
-    label = metrics.PHASE_LABELS.get(phase) or metrics.STAGE_LABELS.get(phase, phase)
+    label = labels.PHASE_LABELS.get(phase) or labels.STAGE_LABELS.get(phase, phase)
     return label if step is None else f"{label}, step {step}"
 
 
@@ -178,7 +178,7 @@ def _definitions(failed: Sequence[Run]) -> list[str]:
         to_try.setdefault(run.scored.record.measurement.status, {}).update({found: None} if found else {})
     lines = []
     for status, several in to_try.items():
-        line = f"{metrics.STATUS_LABELS[status].capitalize()}: {metrics.STATUS_DEFINITIONS[status]}."
+        line = f"{labels.STATUS_LABELS[status].capitalize()}: {labels.STATUS_DEFINITIONS[status]}."
         lines.append(" ".join([line, *(f"To try: {each}." for each in several)]))
     return lines
 
@@ -218,6 +218,6 @@ def _peak_fact(run: Run) -> Fact:
     size = _at_least(measured.peak_requested_bytes, not measured.went_through)
     return Fact(
         label=f"{way_label(record.workload.setup)} peaks at" if size else way_label(record.workload.setup),
-        value=size or metrics.STATUS_LABELS[measured.status],
+        value=size or labels.STATUS_LABELS[measured.status],
         note=", ".join(told),
     )

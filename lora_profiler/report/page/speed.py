@@ -13,11 +13,11 @@ from lora_profiler.report.charts import ThroughputBar
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.comparisons import run_cells
 from lora_profiler.report.measured_runs import setting
-from lora_profiler.report.page.alike import full_and_lora
+from lora_profiler.report.method_label import way_label
+from lora_profiler.report.page.matched_runs import full_and_lora
 from lora_profiler.report.page.parts import Beside, Drawing, Part, Section
 from lora_profiler.report.page.runs import Run
 from lora_profiler.report.speed import ratio_line
-from lora_profiler.report.ways import way_label
 from lora_profiler.units import between_text, count_text, percent_text, rate_text, seconds_text
 
 MOST_BARS = 24

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Sequence
 
 from lora_profiler.prediction import CurvePoint, Prediction
 from lora_profiler.records.record import PhaseSample
-from lora_profiler.report import charts, metrics
+from lora_profiler.report import charts, labels
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.charts import LayerQuantity, LayerRow, Limit
 from lora_profiler.report.charts.labels import shortened
-from lora_profiler.report.page.alike import full_and_lora, peak_of
+from lora_profiler.report.method_label import method_label
+from lora_profiler.report.page.matched_runs import full_and_lora, peak_of
 from lora_profiler.report.page.parts import Beside, Drawing, Part, Section
 from lora_profiler.report.page.runs import Run
-from lora_profiler.report.ways import method_label
 from lora_profiler.units import byte_unit, bytes_text, count_text, flops_text, in_unit
 
 QUANTITIES: tuple[LayerQuantity, ...] = ("num_trainable_parameters", "saved_activation_bytes")
@@ -65,7 +65,7 @@ def curve_drawing(name: str, title: str, prediction: Prediction, limit: Limit | 
         caption=f"{title}: predicted memory over one steady step, by category, {engine}.",
         description=(
             f"Stacked areas of {title} through {_phases(points)}; the peak is {bytes_text(peak.total_bytes)} in "
-            f"{metrics.PHASE_CURVE[peak.phase]}{f', {peak.module}' if peak.module else ''}."
+            f"{labels.PHASE_CURVE[peak.phase]}{f', {peak.module}' if peak.module else ''}."
         ),
         figure=charts.memory_curve(points, limit=limit),
         numbers=_curve_table(points),
@@ -73,7 +73,7 @@ def curve_drawing(name: str, title: str, prediction: Prediction, limit: Limit | 
 
 
 def _phases(points: Sequence[CurvePoint]) -> str:
-    return ", ".join(metrics.PHASE_CURVE[phase] for phase in dict.fromkeys(point.phase for point in points))
+    return ", ".join(labels.PHASE_CURVE[phase] for phase in dict.fromkeys(point.phase for point in points))
 
 
 def _curve_table(points: Sequence[CurvePoint]) -> Table:
@@ -81,11 +81,11 @@ def _curve_table(points: Sequence[CurvePoint]) -> Table:
     each = -(-len(points) // MOST_POINTS)
     kept = [max(points[i : i + each], key=lambda point: point.total_bytes) for i in range(0, len(points), each)]
     unit, size = byte_unit(max(point.total_bytes for point in points))
-    held = [c for c in metrics.CATEGORY_SHORT if any(point.bytes.get(c) for point in kept)]  # type: ignore[call-overload]
+    held = [c for c in labels.CATEGORY_SHORT if any(point.bytes.get(c) for point in kept)]  # type: ignore[call-overload]
     rows = tuple(
         Row(
             cells=(
-                metrics.PHASE_CURVE[point.phase],
+                labels.PHASE_CURVE[point.phase],
                 point.module,
                 *(in_unit(point.bytes.get(c, 0), size) for c in held),  # type: ignore[call-overload]
                 in_unit(point.total_bytes, size),
@@ -94,7 +94,7 @@ def _curve_table(points: Sequence[CurvePoint]) -> Table:
         )
         for point in kept
     )
-    columns = ("phase", "module", *(metrics.CATEGORY_SHORT[c] for c in held), "sum")
+    columns = ("phase", "module", *(labels.CATEGORY_SHORT[c] for c in held), "sum")
     modules = any(row.cells[1] for row in rows)
     if not modules:
         columns, rows = (columns[0], *columns[2:]), tuple(Row(cells=(r.cells[0], *r.cells[2:]), kind=r.kind) for r in rows)
@@ -113,13 +113,13 @@ def _samples_drawing(run: Run, samples: Sequence[PhaseSample]) -> Drawing:
 
 
 def _samples_table(samples: Sequence[PhaseSample]) -> Table:
-    names = [name for name in metrics.COUNTER_LABELS if any(getattr(s, name) is not None for s in samples)]
+    names = [name for name in labels.COUNTER_LABELS if any(getattr(s, name) is not None for s in samples)]
     unit, size = byte_unit(max((getattr(s, name) or 0 for s in samples for name in names), default=0))
     rows = tuple(
-        Row(cells=(f"step {s.step}, {metrics.PHASE_CURVE[s.phase]}", *(_size(getattr(s, name), size) for name in names)))
+        Row(cells=(f"step {s.step}, {labels.PHASE_CURVE[s.phase]}", *(_size(getattr(s, name), size) for name in names)))
         for s in samples
     )
-    columns = ("phase", *(metrics.COUNTER_LABELS[name] for name in names))
+    columns = ("phase", *(labels.COUNTER_LABELS[name] for name in names))
     return Table(title=f"The numbers of the figure, {unit}", columns=columns, rows=rows)
 
 
@@ -132,7 +132,7 @@ def _size(value: int | None, size: int) -> str:
 
 def layer_drawings(name: str, predictions: Sequence[Prediction]) -> Iterable[Drawing]:
     """One model's layers under every method: what trains, and what is kept for backward."""
-    labels = " and ".join(method_label(p) for p in predictions)
+    names = " and ".join(method_label(p) for p in predictions)
     model = shortened(predictions[0].workload.model.id)
     ends = f" At its end: {method_label(predictions[-1])} against {method_label(predictions[0])}." if len(predictions) > 1 else ""
     for quantity in QUANTITIES:
@@ -140,16 +140,16 @@ def layer_drawings(name: str, predictions: Sequence[Prediction]) -> Iterable[Dra
         if rows:
             yield Drawing(
                 name=f"{name}-{quantity.replace('_', '-')}",
-                caption=f"{model}: {metrics.LAYER_LABELS[quantity]} in each layer, {labels}. Equal layers share a row.{ends}",
-                description=f"For each of {count_text(len(rows))} kinds of layer a mark for {labels}, hollow for nothing.",
+                caption=f"{model}: {labels.LAYER_LABELS[quantity]} in each layer, {names}. Equal layers share a row.{ends}",
+                description=f"For each of {count_text(len(rows))} kinds of layer a mark for {names}, hollow for nothing.",
                 figure=charts.layer_bars(rows, quantity),
                 numbers=_layers_table(rows, quantity),
             )  # fmt: skip
 
 
 def _layers_table(rows: Sequence[LayerRow], quantity: LayerQuantity) -> Table:
-    labels = list(rows[0].methods)
+    names = list(rows[0].methods)
     text = bytes_text if quantity.endswith("bytes") else flops_text if quantity == "flops" else count_text
-    cells = [(row.name, f"x{count_text(row.count)}", *(text(row.values[name]) for name in labels)) for row in rows]
-    title = f"{metrics.LAYER_LABELS[quantity].capitalize()}, in each of the copies"
-    return Table(title=title, columns=("layer", "copies", *labels), rows=tuple(Row(cells=c) for c in cells))
+    cells = [(row.name, f"x{count_text(row.count)}", *(text(row.values[name]) for name in names)) for row in rows]
+    title = f"{labels.LAYER_LABELS[quantity].capitalize()}, in each of the copies"
+    return Table(title=title, columns=("layer", "copies", *names), rows=tuple(Row(cells=c) for c in cells))

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lora_profiler.mathematics.claim import Checked, Claim, Tell
-from lora_profiler.report.metrics import CLAIM_VERDICT_LABELS
+from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
 from lora_profiler.units import clock_text
 
 _SECONDS_BETWEEN_LINES = 20.0

@@ -10,8 +10,8 @@ from lora_profiler.mathematics.claim import Checked
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.records.record import Device, Environment
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
 from lora_profiler.report.measurements import environment_line
-from lora_profiler.report.metrics import CLAIM_VERDICT_LABELS
 from lora_profiler.report.verify.headlines import headline
 from lora_profiler.report.verify.tables import claim_tables
 from lora_profiler.units import seconds_text, short_count_text

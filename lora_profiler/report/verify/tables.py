@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lora_profiler.report.blocks import Block, Row, Table
-from lora_profiler.report.metrics import METHOD_LABELS
+from lora_profiler.report.labels import METHOD_LABELS
 from lora_profiler.report.verify.headlines import limit_text, number
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text, seconds_text, short_count_text
 

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 from lora_profiler.algebra import Polynomial
 from lora_profiler.compiled.affine import Affine
-from lora_profiler.compiled.facts import facts_of, key_of
 from lora_profiler.compiled.instants import instants
 from lora_profiler.compiled.modules import ModuleNumber
 from lora_profiler.compiled.predict import predict_with
 from lora_profiler.compiled.profile import Profile, setup_key
+from lora_profiler.compiled.regime import regime_of, key_of
 from lora_profiler.modeling import build_model
 from lora_profiler.prediction import Collective, Phase, Prediction, Traffic
 from lora_profiler.traced.compiler import FLOP_PHASES, persistent, versions
@@ -55,7 +55,7 @@ def profile_of(workload: Workload, traced: Traced) -> Profile:
         key=key_of(workload),
         model={"id": workload.model.id, "model_type": workload.model.model_type, "fingerprint": workload.model.fingerprint},
         setup=setup_key(setup),
-        facts=facts_of(workload),
+        regime=regime_of(workload),
         valid={
             "batch_size": (setup.batch_size, setup.batch_size),
             "seq_len": (setup.seq_len, setup.seq_len),

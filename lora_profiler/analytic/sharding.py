@@ -22,7 +22,7 @@ Part = Literal["root", "layers", "buffer", "buckets"]
 
 
 @dataclass(frozen=True, slots=True)
-class Ranks:
+class ShardState:
     """Bytes that a rank holds at each instant because there are others.
 
     `state` is the rank's share of weights, adapters and gradients, `stepped` that of what its optimizer works on; `always` lives
@@ -191,16 +191,16 @@ def unit(pieces: Iterable[Piece], world_size: int) -> Unit:
     return Unit(share=share, whole=share * world_size, reduced=reduced * world_size, reduced_share=reduced)
 
 
-def alone(state: Persistent) -> Ranks:
-    return Ranks(state=state, stepped=state)
+def alone(state: Persistent) -> ShardState:
+    return ShardState(state=state, stepped=state)
 
 
-def replicated(state: Persistent, order: Sequence[TrainableTensor]) -> Ranks:
+def replicated(state: Persistent, order: Sequence[TrainableTensor]) -> ShardState:
     """DDP: everything whole on every rank, and buckets as large as the gradients beside them."""
-    return Ranks(state=state, stepped=state, always=state.gradient_bytes, order=tuple(order))
+    return ShardState(state=state, stepped=state, always=state.gradient_bytes, order=tuple(order))
 
 
-def partitioned(state: Persistent, order: Sequence[TrainableTensor], setup: TrainSetup) -> Ranks:
+def partitioned(state: Persistent, order: Sequence[TrainableTensor], setup: TrainSetup) -> ShardState:
     """DDP with ZeRO-1: each parameter's optimizer states live on one rank, the largest first, each to the one with the least.
 
     `ZeroRedundancyOptimizer` counts elements; the rank with the most bytes of states is taken.
@@ -215,14 +215,14 @@ def partitioned(state: Persistent, order: Sequence[TrainableTensor], setup: Trai
     mine = max(owned, key=lambda numbers: sum(state_bytes(order[i], setup).evaluate(1, 1, rank) for i in numbers))
     tensors = [order[i] for i in mine]
     stepped = replace(state, order=tuple(tensors))
-    return Ranks(state=state, stepped=stepped, always=state.gradient_bytes, order=tuple(order))
+    return ShardState(state=state, stepped=stepped, always=state.gradient_bytes, order=tuple(order))
 
 
 REDUCE_BUCKET_ELEMENTS = 500_000_000
 """DeepSpeed's default of `reduce_bucket_size`."""
 
 
-def dealt_out(state: Persistent, setup: TrainSetup, order: Sequence[TrainableTensor]) -> Ranks:
+def dealt_out(state: Persistent, setup: TrainSetup, order: Sequence[TrainableTensor]) -> ShardState:
     """ZeRO-2, by the rule of its paper and DeepSpeed's buckets, unchecked here: weights whole, gradients and states dealt out
     as one flat tensor of each dtype, two buckets of gradients on their way."""
     rank = setup.lora.r if setup.lora else 1
@@ -232,13 +232,13 @@ def dealt_out(state: Persistent, setup: TrainSetup, order: Sequence[TrainableTen
     parts = [TrainableTensor((constant(-(-numel // setup.world_size)),), dtype) for dtype, numel in flat.items()]
     share = replace(state, order=tuple(parts))
     buckets = sum(2 * DTYPE_BYTES[dtype] * min(numel, REDUCE_BUCKET_ELEMENTS) for dtype, numel in flat.items())
-    return Ranks(state=share, stepped=share, always=constant(buckets), dealt=setup.world_size, order=tuple(order))
+    return ShardState(state=share, stepped=share, always=constant(buckets), dealt=setup.world_size, order=tuple(order))
 
 
 def fully_sharded(
     state: Persistent, order: Sequence[TrainableTensor], layers: Sequence[Sequence[Piece]], root: Sequence[Piece],
     adapter_share: int, setup: TrainSetup,
-) -> Ranks:  # fmt: skip
+) -> ShardState:  # fmt: skip
     """FSDP2: each layer a unit, the rest the root's. `order` are all that trains, `adapter_share` a rank's bytes of adapters."""
     world, rank = setup.world_size, setup.lora.r if setup.lora else 1
     known: dict[tuple[Piece, ...], Unit] = {}
@@ -252,7 +252,7 @@ def fully_sharded(
         adapter_parameters=state.adapter_parameters,
         order=tuple(chunks[tensor] for tensor in order),
     )
-    return Ranks(state=share, stepped=share, units=units, root=base, reshards=setup.sharding == "fsdp", order=tuple(order))
+    return ShardState(state=share, stepped=share, units=units, root=base, reshards=setup.sharding == "fsdp", order=tuple(order))
 
 
 def chunk(tensor: TrainableTensor, world_size: int, rank: int) -> TrainableTensor:

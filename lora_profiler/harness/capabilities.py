@@ -1,4 +1,4 @@
-"""What torch can train on here, found out by a process of its own, `python -m lora_profiler.harness.abilities`.
+"""What torch can train on here, found out by a process of its own, `python -m lora_profiler.harness.capabilities`.
 
 Whoever asks imports no torch and makes no device context. The process tries the things themselves: a tensor on each device, a
 4-bit weight there and back; what it found before it crashed or ran out of time still counts.
@@ -42,7 +42,7 @@ def abilities(environ: Mapping[str, str] | None = None, timeout_seconds: float =
         return Abilities(problem="torch is not installed")
     env = dict(os.environ if environ is None else environ)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_SOURCE_ROOT), env.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", "lora_profiler.harness.abilities"]
+    command = [sys.executable, "-m", "lora_profiler.harness.capabilities"]
     try:
         done = subprocess.run(
             command, check=False, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_seconds

@@ -1,7 +1,7 @@
 """What a way to train is called where ways stand side by side."""
 
 from lora_profiler.prediction import Prediction
-from lora_profiler.report import metrics
+from lora_profiler.report import labels
 from lora_profiler.workload import TrainSetup
 
 
@@ -12,5 +12,5 @@ def method_label(prediction: Prediction) -> str:
 
 def way_label(setup: TrainSetup) -> str:
     """The same for a setup that nothing is predicted of."""
-    label = metrics.METHOD_LABELS[setup.method]
+    label = labels.METHOD_LABELS[setup.method]
     return f"{label} r{setup.lora.r}" if setup.lora else label

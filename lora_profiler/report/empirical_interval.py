@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from lora_profiler.evidence import Interval, MeasuredMemory
 from lora_profiler.planning.empirical_interval import LikelyPeak, likely_peak
 from lora_profiler.prediction import Prediction
-from lora_profiler.report import metrics
-from lora_profiler.report.ways import method_label
+from lora_profiler.report import labels
+from lora_profiler.report.method_label import method_label
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def range_words(likely: LikelyPeak) -> str:
 
 def interval_words(found: Interval) -> str:
     """'Nine in ten of 68 public peaks, predicted with their own libraries and kernels replayed, were within 1.10 %, ...'."""
-    share = f"{metrics.NOMINAL_LABELS[found.nominal]} of {count_text(found.rows)} public peaks"
+    share = f"{labels.NOMINAL_LABELS[found.nominal]} of {count_text(found.rows)} public peaks"
     within = f"were within {percent_text(found.half_width)}, the furthest {error_text(found.worst)}"
     return f"{share}, predicted with their own libraries and kernels replayed, {within}"
 
@@ -49,7 +49,7 @@ def row_label(row: "MeasuredMemory | MeasuredStep") -> str:
     """'mistralai/Mistral-7B-v0.1, LoRA, 4 x 4,096 tokens with checkpointing on a100_sxm_80gb'."""
     sizes = setup_words(row) if isinstance(row, MeasuredMemory) else f"{count_text(row.tokens)} tokens"
     cards = f"{row.cards} x " if isinstance(row, MeasuredMemory) and row.cards > 1 else ""
-    return f"{row.model}, {metrics.METHOD_LABELS[row.method]}, {sizes} on {cards}{row.card}"
+    return f"{row.model}, {labels.METHOD_LABELS[row.method]}, {sizes} on {cards}{row.card}"
 
 
 def setup_words(row: MeasuredMemory) -> str:

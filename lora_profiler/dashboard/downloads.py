@@ -7,7 +7,7 @@ from typing import Any
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.dashboard.answered import Answered
 from lora_profiler.dashboard.markup import plain_name
-from lora_profiler.dashboard.parts import Offer
+from lora_profiler.dashboard.widgets import Offer
 from lora_profiler.report.json.bench import bench_payload, comparison_records, run_records
 from lora_profiler.report.json.predict import layer_records, predict_records
 from lora_profiler.report.render import csv_text

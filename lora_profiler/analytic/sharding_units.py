@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from lora_profiler.adapters import Adapter
 from lora_profiler.analytic.persistent import Persistent, adapter_dtype, nf4_bytes, rest_dtype, trainable_tensors, unquantized
-from lora_profiler.analytic.ranks import Piece, Ranks, alone, dealt_out, fully_sharded, partitioned, replicated
+from lora_profiler.analytic.sharding import Piece, ShardState, alone, dealt_out, fully_sharded, partitioned, replicated
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import Module, Stack
 from lora_profiler.workload import DTYPE_BYTES, FULLY_SHARDED, TrainSetup, Workload
@@ -12,7 +12,7 @@ from lora_profiler.workload import DTYPE_BYTES, FULLY_SHARDED, TrainSetup, Workl
 Copies = tuple[tuple[str, Module], ...]
 
 
-def ranks_of(workload: Workload, state: Persistent, adapters: tuple[Adapter, ...], copies: Copies) -> Ranks:
+def shard_state(workload: Workload, state: Persistent, adapters: tuple[Adapter, ...], copies: Copies) -> ShardState:
     """What rank 0 of `workload` holds of `state`, which is that of a process alone.
 
     Raises UsageError for a sharding that no rule describes.

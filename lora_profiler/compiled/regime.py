@@ -1,9 +1,9 @@
-"""The facts of a workload that a profile cannot leave open, and the smallest sizes for which they hold."""
+"""The regime of a workload: what a profile cannot leave open, and the smallest sizes for which it holds."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from lora_profiler.compiled.profile import Facts, profile_key
+from lora_profiler.compiled.profile import Regime, profile_key
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.platform import Platform
 from lora_profiler.support.sdpa import SdpaCall, cuda_backend, efficient_takes_grouped
@@ -21,10 +21,10 @@ def windows_of(model: ModelSpec) -> tuple[int, ...]:
     return tuple(sorted(w for w in found if isinstance(w, int) and not isinstance(w, bool) and w > 1))
 
 
-def facts_of(workload: Workload) -> Facts:
+def regime_of(workload: Workload) -> Regime:
     setup = workload.setup
     fixed = setup.lora is not None and setup.optimizer in RANK_COUNTS_IN_STEPS
-    return Facts(
+    return Regime(
         one_sample=setup.batch_size == 1,
         one_token=setup.seq_len == 1,
         windows_filled=tuple(setup.seq_len >= w for w in windows_of(workload.model)),
@@ -74,17 +74,17 @@ def _widths(config: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
 
 def key_of(workload: Workload) -> str:
     """The key of the profile that answers `workload`."""
-    return profile_key(workload.model, workload.setup, facts_of(workload))
+    return profile_key(workload.model, workload.setup, regime_of(workload))
 
 
-def least_sizes(facts: Facts, windows: tuple[int, ...]) -> tuple[int, int]:
-    """The smallest (batch, sequence) for which `facts` hold."""
-    filled = [w for w, full in zip(windows, facts.windows_filled, strict=True) if full]
-    return 1 if facts.one_sample else 2, 1 if facts.one_token else max([2, *filled])
+def least_sizes(regime: Regime, windows: tuple[int, ...]) -> tuple[int, int]:
+    """The smallest (batch, sequence) for which `regime` holds."""
+    filled = [w for w, full in zip(windows, regime.windows_filled, strict=True) if full]
+    return 1 if regime.one_sample else 2, 1 if regime.one_token else max([2, *filled])
 
 
-def below(facts: Facts, windows: tuple[int, ...]) -> int | None:
-    """The length from which on `facts` hold no more; None where there is no such length."""
-    if facts.one_token:
+def below(regime: Regime, windows: tuple[int, ...]) -> int | None:
+    """The length from which on `regime` holds no more; None where there is no such length."""
+    if regime.one_token:
         return 2
-    return min((w for w, full in zip(windows, facts.windows_filled, strict=True) if not full), default=None)
+    return min((w for w, full in zip(windows, regime.windows_filled, strict=True) if not full), default=None)

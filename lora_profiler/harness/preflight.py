@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.harness.nvml import open_cards, open_device
-from lora_profiler.harness.visible_device import visible_entries
+from lora_profiler.harness.nvml_handle import visible_entries
 from lora_profiler.records.record import Conditions
 from lora_profiler.support.liger import check_kernels
 from lora_profiler.support.losses import check_loss
