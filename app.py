@@ -1,4 +1,5 @@
-"""The dashboard for `streamlit run app.py`, which says on which address; `lora-profile app` opens the same one."""
+"""The dashboard for `streamlit run app.py`, which says on which address; `lora-profile app` opens
+the same one."""
 
 from streamlit.starlette import App
 

@@ -1,6 +1,8 @@
-"""Accuracy as README and docs/accuracy.md tell it, from the committed results of the other benchmarks.
+"""Accuracy as README and docs/accuracy.md tell it, from the committed results of the other
+benchmarks.
 
-python -m benchmarks.accuracy        prints all; `python tests/readme.py --update` puts it into the pages
+python -m benchmarks.accuracy        prints all; `python tests/readme.py --update` puts it into the
+pages
 """
 
 import json
@@ -24,7 +26,10 @@ def results(name: str) -> Any:
 def error_row(what: str, rows: Sequence[dict[str, Any]]) -> str:
     errors = [row["error"] for row in rows]
     worst = max(rows, key=lambda row: abs(row["error"]))
-    return f"| {what} | {len(rows)} | {mean(abs(e) for e in errors):.2%} | {worst['error']:+.2%} | {worst['configuration']} |"
+    return (
+        f"| {what} | {len(rows)} | {mean(abs(e) for e in errors):.2%} | {worst['error']:+.2%} |"
+        f" {worst['configuration']} |"
+    )
 
 
 def measured_line() -> str:
@@ -34,9 +39,10 @@ def measured_line() -> str:
         peak = next(e for e in folder["errors"] if e["metric"] == "peak_requested_bytes")
         worst = "-".join(peak["worst_record"].split("-")[:-2])
         found.append(
-            f"- **Real training runs**, {folder['records']} records of the harness ({name}): the peak is "
-            f"{peak['mean_absolute']:.2%} off in the mean, {peak['worst']:+.2%} at worst ({worst}); by metric and category, "
-            "every miss with its reason, in `benchmarks/results/records.md`.\n"
+            f"- **Real training runs**, {folder['records']} records of the harness ({name}): the"
+            f" peak is {peak['mean_absolute']:.2%} off in the mean, {peak['worst']:+.2%} at worst"
+            f" ({worst}); by metric and category, every miss with its reason, in"
+            " `benchmarks/results/records.md`.\n"
         )
     return "".join(found)
 
@@ -49,9 +55,10 @@ def profiles_line() -> str:
     equal = sum(not error for row in compared for error in row["peak_errors"])
     worst = max((abs(error) for row in compared for error in row["peak_errors"]), default=0.0)
     return (
-        f"- **Rules against compiled traces**, two predictors that share nothing but the question: {len(compared):,} steps of "
-        f"{len({row['model'] for row in compared})} models at full size; {equal:,} of {points:,} peaks equal to the byte, "
-        f"the rest up to {worst:.2%} apart (`benchmarks/results/profiles.md`)."
+        "- **Rules against compiled traces**, two predictors that share nothing but the question:"
+        f" {len(compared):,} steps of {len({row['model'] for row in compared})} models at full"
+        f" size; {equal:,} of {points:,} peaks equal to the byte, the rest up to {worst:.2%} apart"
+        " (`benchmarks/results/profiles.md`)."
     )
 
 
@@ -59,9 +66,10 @@ def held_out_line() -> str:
     """Profiles where no compilation has looked."""
     rows = [row for row in results("held_out")["rows"] if "reason" not in row]
     return (
-        f"- **Compiled profiles against fresh traces**, {sum(row['points'] for row in rows):,} points that no compilation has "
-        f"seen, {len({row['type'] for row in rows})} architectures: peaks of the three phases, the peak's moment and its "
-        f"categories differ in {sum(len(row['wrong']) for row in rows)} (`benchmarks/results/held_out.md`)."
+        f"- **Compiled profiles against fresh traces**, {sum(row['points'] for row in rows):,}"
+        f" points that no compilation has seen, {len({row['type'] for row in rows})} architectures:"
+        " peaks of the three phases, the peak's moment and its categories differ in"
+        f" {sum(len(row['wrong']) for row in rows)} (`benchmarks/results/held_out.md`)."
     )
 
 
@@ -69,34 +77,54 @@ def ranks_line() -> str:
     cases = results("distributed")["cases"]
     equal = 0
     for case in cases:
-        held, told = case["record"]["measurement"]["persistent_bytes"], case["predicted_persistent_bytes"]
+        held, told = (
+            case["record"]["measurement"]["persistent_bytes"],
+            case["predicted_persistent_bytes"],
+        )
         equal += all(held.get(name, 0) == size for name, size in told.items())
     worst = max((case["peak_error"] for case in cases), key=abs)
     losses = max(case["loss_difference"] for case in cases)
     return (
-        f"- **Several ranks**, {len(cases)} cases of 2 and 4 processes on a CPU, DDP, ZeRO-1 and FSDP2: persistent bytes equal "
-        f"in {equal}, the peak {100 * worst:+.2f} % off at worst, losses {losses:.0e} from one process; rules against the real "
-        "wrappers traced for up to 64 ranks: `benchmarks/results/distributed.md`, `ranks.md`."
+        f"- **Several ranks**, {len(cases)} cases of 2 and 4 processes on a CPU, DDP, ZeRO-1 and"
+        f" FSDP2: persistent bytes equal in {equal}, the peak {100 * worst:+.2f} % off at worst,"
+        f" losses {losses:.0e} from one process; rules against the real wrappers traced for up to"
+        " 64 ranks: `benchmarks/results/distributed.md`, `ranks.md`."
     )
 
 
 def public_lines() -> list[str]:
-    """Public measurements, as the package brings them: memory by tier with the interval of a peak, steps by what was left out."""
+    """Public measurements, as the package brings them: memory by tier with the interval of a peak,
+    steps by what was left out."""
     found, memory = interval(), graded_memory()
-    tiers = {tier: [row for row in memory if row.tier == tier] for tier in sorted({row.tier for row in memory})}
-    steps = {what: [row for row in measured_steps() if row.left_out == what] for what in LEFT_OUT_LABELS}
+    tiers = {
+        tier: [row for row in memory if row.tier == tier]
+        for tier in sorted({row.tier for row in memory})
+    }
+    steps = {
+        what: [row for row in measured_steps() if row.left_out == what] for what in LEFT_OUT_LABELS
+    }
     return [
-        f"- **Public measurements**, {len(memory) + len(measured_steps())} that others published, each with its address on the "
-        "dashboard's page Evidence (`benchmarks/results/public_accuracy.md`, `step_time.md`):",
+        (
+            f"- **Public measurements**, {len(memory) + len(measured_steps())} that others"
+            " published, each with its address on the dashboard's page Evidence"
+            " (`benchmarks/results/public_accuracy.md`, `step_time.md`):"
+        ),
         "",
         "| measured by others | rows | mean error | median | 90th percentile | worst |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
-        *(_public_row(f"memory, tier {tier}: {TIER_LABELS[tier]}", rows) for tier, rows in tiers.items()),
-        *(_public_row(f"time of a step, {LEFT_OUT_LABELS[what]}", rows) for what, rows in steps.items()),
+        *(
+            _public_row(f"memory, tier {tier}: {TIER_LABELS[tier]}", rows)
+            for tier, rows in tiers.items()
+        ),
+        *(
+            _public_row(f"time of a step, {LEFT_OUT_LABELS[what]}", rows)
+            for what, rows in steps.items()
+        ),
         "",
-        "  No constant was fitted to memory. "
-        f"{interval_words(found)}. {coverage_words(found)} Misses, with what is known of them, and what was left out are on the "
-        "page too.",
+        (
+            f"  No constant was fitted to memory. {interval_words(found)}. {coverage_words(found)}"
+            " Misses, with what is known of them, and what was left out are on the page too."
+        ),
     ]
 
 
@@ -109,13 +137,30 @@ def headlines() -> str:
     """Markdown for the README: four rows, what was held against what, and the worst of each."""
     saved, peaks, memory = results("saved_bytes"), results("peaks")["rows"], graded_memory()
     rows = [
-        ("saved activations, real forward passes", saved["cases"], f"{saved['exact']:,} equal to the byte", ""),
-        ("peak of real steps on a CPU, tiny models", len(peaks), *_mean_and_worst([row["error"] for row in peaks])),
+        (
+            "saved activations, real forward passes",
+            saved["cases"],
+            f"{saved['exact']:,} equal to the byte",
+            "",
+        ),
+        (
+            "peak of real steps on a CPU, tiny models",
+            len(peaks),
+            *_mean_and_worst([row["error"] for row in peaks]),
+        ),
         ("peaks that others measured on GPUs, their stack replayed", len(memory), *_of(memory)),
         ("step times that others measured", len(measured_steps()), *_of(measured_steps())),
     ]
     head = ["| predicted against | rows | mean error | worst |", "| --- | ---: | ---: | ---: |"]
-    return "\n".join([*head, *(f"| {what} | {count:,} | {mean_error} | {worst} |" for what, count, mean_error, worst in rows)])
+    return "\n".join(
+        [
+            *head,
+            *(
+                f"| {what} | {count:,} | {mean_error} | {worst} |"
+                for what, count, mean_error, worst in rows
+            ),
+        ]
+    )
 
 
 def _mean_and_worst(errors: Sequence[float]) -> tuple[str, str]:
@@ -129,7 +174,9 @@ def _of(rows: Sequence[MeasuredMemory | MeasuredStep]) -> tuple[str, str]:
 
 def table() -> str:
     """Markdown: saved bytes, peaks by what the answer claims, speed."""
-    saved, peaks, start, speed = (results(name) for name in ("saved_bytes", "peaks", "startup", "throughput"))
+    saved, peaks, start, speed = (
+        results(name) for name in ("saved_bytes", "peaks", "startup", "throughput")
+    )
     rows = peaks["rows"]
     exact = [row for row in rows if row["exactness"] == "exact"]
     rest = [row for row in rows if row["exactness"] != "exact"]
@@ -137,44 +184,64 @@ def table() -> str:
     stored = [row for row in rest if "checkpointing" not in row["configuration"]]
     repeated = [row for row in rest if "checkpointing" in row["configuration"]]
     seconds = {row["name"]: row["median_seconds"] for row in start["results"]}
-    ours = next(value for name, value in seconds.items() if name.startswith("lora-profile meta-llama"))
+    ours = next(
+        value for name, value in seconds.items() if name.startswith("lora-profile meta-llama")
+    )
     accelerate = next(value for name, value in seconds.items() if name.startswith("accelerate"))
     rate = {row["what"]: row["per_second"] for row in speed["rows"]}
     versions = ", ".join(f"{name} {number}" for name, number in peaks["versions"].items())
     swept = next(value for name, value in rate.items() if name.startswith("sweep, analytic, table"))
     compiled = {row["what"]: row["median_seconds"] for row in results("compile_speed")["rows"]}
-    profile = next(value for what, value in compiled.items() if what.startswith("a profile of meta-llama/Llama-3.1-8B, LoRA"))
-    return "\n".join([
-        f"Measured on CPU with {versions}; nothing here has been measured on a GPU yet.",
-        "",
-        f"- **Saved activations**: {saved['exact']:,} of {saved['cases']:,} real forward passes equal to the byte "
-        f"({len(saved['families'])} families; `benchmarks/results/saved_bytes.md`).",
-        f"- **Peak of a real training step**, {len(rows)} seeded configurations (`benchmarks/results/peaks.md`):",
-        "",
-        "| the answer says | runs | mean error | worst | worst case |",
-        "| --- | ---: | ---: | ---: | --- |",
-        error_row("exact", exact),
-        error_row("estimate, no checkpointing", stored),
-        error_row("estimate, checkpointing", repeated),
-        "",
-        f"  {len(exact) - len(scratch)} of {len(exact)} exact answers are within 1 %"
-        + "".join(
-            f"; the other, a step of {row['real']['step'] / 1e6:.1f} MB, is {abs(row['predicted'] - row['tensors'])} B from what "
-            "its tensors reach, and the rest is scratch inside a CPU kernel"
-            for row in scratch
-        )
-        + ". The models are tiny and most vocabularies small, so that peaks inside layers, which are the estimates, occur often. "
-        "The bounds that an estimate states are the largest errors of these rows, rounded up; "
-        "`python -m benchmarks.peaks --fresh SEED` measures rows on which nothing was set.",
-        measured_line() + profiles_line(),
-        held_out_line(),
-        ranks_line(),
-        *public_lines(),
-        f"- **Speed**: {ours:.2f} s for a whole `lora-profile` process, {accelerate / ours:.0f} times faster than "
-        f"`accelerate estimate-memory --help` beside it; {rate['peak_bytes, analytic']:,.0f} peaks a second one at a "
-        f"time, {swept / 1e6:,.0f} million by `sweep`; {profile:.0f} s from nothing to a profile of an 8B model "
-        "(`benchmarks/results/startup.md`, `throughput.md`, `compile_speed.md`).",
-    ])  # fmt: skip
+    profile = next(
+        value
+        for what, value in compiled.items()
+        if what.startswith("a profile of meta-llama/Llama-3.1-8B, LoRA")
+    )
+    return "\n".join(
+        [
+            f"Measured on CPU with {versions}; nothing here has been measured on a GPU yet.",
+            "",
+            (
+                f"- **Saved activations**: {saved['exact']:,} of {saved['cases']:,} real forward"
+                f" passes equal to the byte ({len(saved['families'])} families;"
+                " `benchmarks/results/saved_bytes.md`)."
+            ),
+            (
+                f"- **Peak of a real training step**, {len(rows)} seeded configurations"
+                " (`benchmarks/results/peaks.md`):"
+            ),
+            "",
+            "| the answer says | runs | mean error | worst | worst case |",
+            "| --- | ---: | ---: | ---: | --- |",
+            error_row("exact", exact),
+            error_row("estimate, no checkpointing", stored),
+            error_row("estimate, checkpointing", repeated),
+            "",
+            f"  {len(exact) - len(scratch)} of {len(exact)} exact answers are within 1 %"
+            + "".join(
+                f"; the other, a step of {row['real']['step'] / 1e6:.1f} MB, is"
+                f" {abs(row['predicted'] - row['tensors'])} B from what its tensors reach, and the"
+                " rest is scratch inside a CPU kernel"
+                for row in scratch
+            )
+            + ". The models are tiny and most vocabularies small, so that peaks inside layers,"
+            " which are the estimates, occur often. The bounds that an estimate states are the"
+            " largest errors of these rows, rounded up; `python -m benchmarks.peaks --fresh SEED`"
+            " measures rows on which nothing was set.",
+            measured_line() + profiles_line(),
+            held_out_line(),
+            ranks_line(),
+            *public_lines(),
+            (
+                f"- **Speed**: {ours:.2f} s for a whole `lora-profile` process,"
+                f" {accelerate / ours:.0f} times faster than `accelerate estimate-memory --help`"
+                f" beside it; {rate['peak_bytes, analytic']:,.0f} peaks a second one at a time,"
+                f" {swept / 1e6:,.0f} million by `sweep`; {profile:.0f} s from nothing to a profile"
+                " of an 8B model (`benchmarks/results/startup.md`, `throughput.md`,"
+                " `compile_speed.md`)."
+            ),
+        ]
+    )
 
 
 if __name__ == "__main__":

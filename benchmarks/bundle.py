@@ -1,13 +1,16 @@
-"""Makes the profiles that come with the package: what people ask of each model of the catalogue, traced and compiled.
+"""Makes the profiles that come with the package: what people ask of each model of the catalogue,
+traced and compiled.
 
-    python -m benchmarks.bundle compile [--deadline SECONDS] [--jobs N] [--types NAME ...] [--smallest N] [--cases TEXT]
+    python -m benchmarks.bundle compile [--deadline SECONDS] [--jobs N] [--types NAME ...]
+    [--smallest N] [--cases TEXT]
                                                       hours; goes on where it was cut off
     python -m benchmarks.bundle pack                  writes the package's file, and results
 
-Full, LoRA on all linear layers, LoRA on PEFT's default, QLoRA; with and without checkpointing; AdamW as foreach and fused; one
-sample and several; sliding windows that the sequence fills or not. The models of one type are compiled one after another: a tape
-that tells the story of a relative's, which was checked at full depth, needs fewer traces. Each model has at least one profile
-that was checked at its own full depth. Results: `results/bundle.md` and `.json`.
+Full, LoRA on all linear layers, LoRA on PEFT's default, QLoRA; with and without checkpointing;
+AdamW as foreach and fused; one sample and several; sliding windows that the sequence fills or not.
+The models of one type are compiled one after another: a tape that tells the story of a relative's,
+which was checked at full depth, needs fewer traces. Each model has at least one profile that was
+checked at its own full depth. Results: `results/bundle.md` and `.json`.
 """
 
 import argparse
@@ -49,26 +52,44 @@ LONGEST_WINDOW = 8192
 
 def asked(model: ModelSpec, impl: str) -> Iterator[tuple[str, Workload]]:
     """What is bundled of a model, with one of AdamW's implementations; the plainest first."""
-    lengths = [2048 if all(w > 2048 for w in windows_of(model)) else 2, *(w for w in windows_of(model) if w <= LONGEST_WINDOW)]
-    for checkpointing, (method, base), seq, batch in product((False, True), METHODS.items(), lengths, (2, 1)):
-        setup = replace(base, checkpointing=checkpointing, optimizer_impl=impl, batch_size=batch, seq_len=seq)  # type: ignore[arg-type]
-        label = f"{method}{', checkpointing' if checkpointing else ''}, {impl}, batch {batch}, {seq} tokens"
+    lengths = [
+        2048 if all(w > 2048 for w in windows_of(model)) else 2,
+        *(w for w in windows_of(model) if w <= LONGEST_WINDOW),
+    ]
+    for checkpointing, (method, base), seq, batch in product(
+        (False, True), METHODS.items(), lengths, (2, 1)
+    ):
+        setup = replace(
+            base, checkpointing=checkpointing, optimizer_impl=impl, batch_size=batch, seq_len=seq
+        )  # type: ignore[arg-type]
+        label = (
+            f"{method}{', checkpointing' if checkpointing else ''}, {impl}, batch {batch}, {seq}"
+            " tokens"
+        )
         yield label, Workload(model=model, setup=setup)
 
 
-# --- compiling ------------------------------------------------------------------------------------------------------------
+# --- compiling ------------------------------------------------------------------------------------
 
 
 def work() -> sqlite3.Connection:
-    """What was made or refused so far; in a fresh checkout, what the package and its results hold."""
+    """What was made or refused so far; in a fresh checkout, what the package and its results
+    hold."""
     WORK.parent.mkdir(exist_ok=True)
     fresh = not WORK.exists()
     connection = sqlite3.connect(WORK, timeout=60)
     with connection:
-        connection.execute("CREATE TABLE IF NOT EXISTS made (key TEXT PRIMARY KEY, data BLOB, reason TEXT)")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS made (key TEXT PRIMARY KEY, data BLOB, reason TEXT)"
+        )
         if fresh:
-            connection.executemany("INSERT INTO made VALUES (?, ?, NULL)", ((p.key, packed(p)) for p in bundled_profiles()))
-            connection.executemany("INSERT OR IGNORE INTO made VALUES (?, NULL, ?)", _refused_before())
+            connection.executemany(
+                "INSERT INTO made VALUES (?, ?, NULL)",
+                ((p.key, packed(p)) for p in bundled_profiles()),
+            )
+            connection.executemany(
+                "INSERT OR IGNORE INTO made VALUES (?, NULL, ?)", _refused_before()
+            )
     return connection
 
 
@@ -78,12 +99,17 @@ def _refused_before() -> Iterator[tuple[str, str]]:
     for entry in json.loads(path.read_text("utf-8"))["models"] if path.exists() else ():
         if entry["refused"]:
             model = find_model(entry["model"], offline=True)
-            keys = {label: key_of(workload) for impl in IMPLS for label, workload in asked(model, impl)}
-            yield from ((keys[label], reason) for label, reason in entry["refused"].items() if label in keys)
+            keys = {
+                label: key_of(workload) for impl in IMPLS for label, workload in asked(model, impl)
+            }
+            yield from (
+                (keys[label], reason) for label, reason in entry["refused"].items() if label in keys
+            )
 
 
 def compile_type(names: list[str], impl: str, cases: str, until: float | None) -> int:
-    """Compiles what is missing of the models of one type, in a process of its own; how many profiles were made or refused."""
+    """Compiles what is missing of the models of one type, in a process of its own; how many
+    profiles were made or refused."""
     import warnings
 
     from lora_profiler.traced.compiler import compile_profile, story
@@ -102,7 +128,9 @@ def compile_type(names: list[str], impl: str, cases: str, until: float | None) -
                     if row[0] is not None:
                         profile = unpacked(row[0])
                         proven.add(story(profile.tape))
-                        deep = deep or any(layers == model.num_layers for layers, *_ in profile.checked)
+                        deep = deep or any(
+                            layers == model.num_layers for layers, *_ in profile.checked
+                        )
                     continue
                 if cases not in label:
                     continue
@@ -113,30 +141,40 @@ def compile_type(names: list[str], impl: str, cases: str, until: float | None) -
                     profile = compile_profile(workload, proven=proven if deep else ())
                 except LoraProfilerError as e:
                     reason = str(e)
-                except Exception as e:  # whatever a library raises on a meta tensor belongs into the table
+                except (
+                    Exception
+                ) as e:  # whatever a library raises on a meta tensor belongs into the table
                     reason = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
                 else:
                     proven.add(story(profile.tape))
                     deep, data = True, packed(profile)
                 with connection:
-                    connection.execute("INSERT OR REPLACE INTO made VALUES (?, ?, ?)", (key, data, reason))
+                    connection.execute(
+                        "INSERT OR REPLACE INTO made VALUES (?, ?, ?)", (key, data, reason)
+                    )
                 count += 1
     return count
 
 
 def _order(model: ModelSpec) -> int:
-    """Types that the rules do not know first, since nothing else answers them; those traced layer by layer, hours, at the end."""
+    """Types that the rules do not know first, since nothing else answers them; those traced layer
+    by layer, hours, at the end."""
     from lora_profiler.traced.layouts import layout_of
 
     return 2 if layout_of(model) is None else int(knows(model))
 
 
-def compile_all(types: list[str], smallest: int | None, cases: str, deadline: float | None, jobs: int) -> None:
+def compile_all(
+    types: list[str], smallest: int | None, cases: str, deadline: float | None, jobs: int
+) -> None:
     by_type: dict[str, list[ModelSpec]] = defaultdict(list)
     for entry in bundled_models():
         by_type[entry.model_type].append(find_model(entry.id, offline=True))
     until = None if deadline is None else time.time() + deadline
-    in_turn = sorted(by_type.items(), key=lambda item: (_order(item[1][0]), max(m.num_layers for m in item[1]), item[0]))
+    in_turn = sorted(
+        by_type.items(),
+        key=lambda item: (_order(item[1][0]), max(m.num_layers for m in item[1]), item[0]),
+    )
     groups = [
         ([m.id for m in sorted(models, key=lambda m: m.num_parameters)][:smallest], impl)
         for impl in IMPLS
@@ -146,23 +184,29 @@ def compile_all(types: list[str], smallest: int | None, cases: str, deadline: fl
     began = time.monotonic()
     with ProcessPoolExecutor(jobs) as pool:
         waiting = iter(groups)
-        running = {pool.submit(compile_type, *group, cases, until): group for _, group in zip(range(jobs), waiting, strict=False)}
+        running = {
+            pool.submit(compile_type, *group, cases, until): group
+            for _, group in zip(range(jobs), waiting, strict=False)
+        }
         while running:
             finished = next(as_completed(running))
             names, impl = running.pop(finished)
             print(
-                f"{time.monotonic() - began:.0f} s: {names[0]} and {len(names) - 1} more, {impl}: {finished.result()}", flush=True
+                f"{time.monotonic() - began:.0f} s: {names[0]} and {len(names) - 1} more, {impl}:"
+                f" {finished.result()}",
+                flush=True,
             )
             following = next(waiting, None)
             if following is not None:
                 running[pool.submit(compile_type, *following, cases, until)] = following
 
 
-# --- packing --------------------------------------------------------------------------------------------------------------
+# --- packing --------------------------------------------------------------------------------------
 
 
 def pack() -> dict[str, Any]:
-    """Writes the package's file out of all that was made; what is in it, and why the rest is not."""
+    """Writes the package's file out of all that was made; what is in it, and why the rest is
+    not."""
     packs: list[list[Profile]] = []
     models: list[dict[str, Any]] = []
     known: set[str] = set()
@@ -176,7 +220,9 @@ def pack() -> dict[str, Any]:
                 for label, workload in asked(model, impl):
                     num_asked += 1
                     key = key_of(workload)
-                    row = connection.execute("SELECT data, reason FROM made WHERE key = ?", (key,)).fetchone()
+                    row = connection.execute(
+                        "SELECT data, reason FROM made WHERE key = ?", (key,)
+                    ).fetchone()
                     if row is None:
                         num_open += 1
                     elif row[0] is None:
@@ -188,20 +234,28 @@ def pack() -> dict[str, Any]:
                 packs.append(profiles)
             models.append(
                 {
-                    "model": entry.id, "type": model.model_type, "asked": num_asked, "not_compiled_yet": num_open,
-                    "answered": num_asked - num_open - len(refused), "own": len(profiles),
+                    "model": entry.id,
+                    "type": model.model_type,
+                    "asked": num_asked,
+                    "not_compiled_yet": num_open,
+                    "answered": num_asked - num_open - len(refused),
+                    "own": len(profiles),
                     "folded": sum(p.layout is not None for p in profiles),
-                    "checked_at_full_depth": sum(any(point[0] == model.num_layers for point in p.checked) for p in profiles),
+                    "checked_at_full_depth": sum(
+                        any(point[0] == model.num_layers for point in p.checked) for p in profiles
+                    ),
                     "refused": refused,
                 }
-            )  # fmt: skip
+            )
     write_bundle(BUNDLED, packs)
     versions = packs[0][0].versions if packs else {}
     return {
         "models": models,
         "profiles": len(known),
         "bytes": BUNDLED.stat().st_size,
-        "versions": {name: version for name, version in versions.items() if name != "lora-profiler"},
+        "versions": {
+            name: version for name, version in versions.items() if name != "lora-profiler"
+        },
     }
 
 
@@ -216,38 +270,72 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         "# The profiles that come with the package",
         "",
-        f"`python -m benchmarks.bundle`: {result['profiles']:,} profiles for {len(answered)} of {len(models)} models, "
-        f"{result['bytes'] / 2**20:.1f} MiB. Made with "
+        f"`python -m benchmarks.bundle`: {result['profiles']:,} profiles for {len(answered)} of"
+        f" {len(models)} models, {result['bytes'] / 2**20:.1f} MiB. Made with "
         + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
         + ".",
         "",
-        "Asked of each: full, LoRA on all linear layers, LoRA on PEFT's default targets, QLoRA; checkpointing on and off; AdamW",
-        "foreach and fused; one sample and several; sliding windows filled and not. `own`: not shared with a model of equal",
-        "layers; `deep`: compared with a fresh trace of all its layers, the others with one of five units, since a relative's",
+        (
+            "Asked of each: full, LoRA on all linear layers, LoRA on PEFT's default targets, QLoRA;"
+            " checkpointing on and off; AdamW"
+        ),
+        (
+            "foreach and fused; one sample and several; sliding windows filled and not. `own`: not"
+            " shared with a model of equal"
+        ),
+        (
+            "layers; `deep`: compared with a fresh trace of all its layers, the others with one of"
+            " five units, since a relative's"
+        ),
         "equal tape was compared at full depth.",
         "",
         "| model | type | asked | answered | own | folded | deep | refused | not compiled yet |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         *(
-            f"| {m['model']} | {m['type']} | {m['asked']} | {m['answered']} | {m['own']} | {m['folded']} | "
-            f"{m['checked_at_full_depth']} | {len(m['refused'])} | {m['not_compiled_yet']} |"
+            f"| {m['model']} | {m['type']} | {m['asked']} | {m['answered']} | {m['own']} |"
+            f" {m['folded']} | {m['checked_at_full_depth']} | {len(m['refused'])} |"
+            f" {m['not_compiled_yet']} |"
             for m in models
         ),
         "",
         "## Refused, and why",
         "",
-        *(f"- {reason}\n  {', '.join(who)}" for reason, who in sorted(reasons.items(), key=lambda item: -len(item[1]))),
+        *(
+            f"- {reason}\n  {', '.join(who)}"
+            for reason, who in sorted(reasons.items(), key=lambda item: -len(item[1]))
+        ),
     ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("compile", "pack"))
-    parser.add_argument("--types", default=[], metavar="NAME", nargs="+", help="only these model types")
-    parser.add_argument("--smallest", type=int, default=None, metavar="N", help="only the N smallest models of each type")
-    parser.add_argument("--cases", default="", metavar="TEXT", help='only cases whose label contains it, as "foreach, batch 2"')
-    parser.add_argument("--deadline", type=float, default=None, metavar="SECONDS", help="begin no profile after so long")
+    parser.add_argument(
+        "--types", default=[], metavar="NAME", nargs="+", help="only these model types"
+    )
+    parser.add_argument(
+        "--smallest",
+        type=int,
+        default=None,
+        metavar="N",
+        help="only the N smallest models of each type",
+    )
+    parser.add_argument(
+        "--cases",
+        default="",
+        metavar="TEXT",
+        help='only cases whose label contains it, as "foreach, batch 2"',
+    )
+    parser.add_argument(
+        "--deadline",
+        type=float,
+        default=None,
+        metavar="SECONDS",
+        help="begin no profile after so long",
+    )
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     if options.what == "compile":

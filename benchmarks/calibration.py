@@ -1,11 +1,13 @@
-"""Step time on this machine: constants that `lora-profile calibrate` measured, against training steps that it never saw.
+"""Step time on this machine: constants that `lora-profile calibrate` measured, against training
+steps that it never saw.
 
     python -m benchmarks.calibration [--write]
 
-Calibrates as the command does, measures the test steps below with the harness, traces each and predicts its time by the
-constants. No test step's model is one of those that constants are fitted to, and a row that was fitted is refused as a test
-(`steptime.fit.Fitted.error`). Prints the report; `--write` writes it to `results/calibration.md`, and everything to
-`results/calibration.json`. Five minutes on two idle cores.
+Calibrates as the command does, measures the test steps below with the harness, traces each and
+predicts its time by the constants. No test step's model is one of those that constants are fitted
+to, and a row that was fitted is refused as a test (`steptime.fit.Fitted.error`). Prints the report;
+`--write` writes it to `results/calibration.md`, and everything to `results/calibration.json`. Five
+minutes on two idle cores.
 """
 
 import argparse
@@ -38,25 +40,59 @@ GOAL = 10
 
 
 def _models() -> dict[str, ModelSpec]:
-    """Wide and shallow, narrow and deep with a large vocabulary, and two families besides Llama's."""
+    """Wide and shallow, narrow and deep with a large vocabulary, and two families besides
+    Llama's."""
     configs = {
-        "wide": {**suite_models.MEDIUM["llama"], "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 3,
-                 "num_key_value_heads": 4, "vocab_size": 7_000},
-        "deep": {**suite_models.MEDIUM["qwen2"], "hidden_size": 224, "intermediate_size": 640, "num_hidden_layers": 9,
-                 "num_attention_heads": 4, "vocab_size": 26_000},
-        "conv1d": {**suite_models.MEDIUM["gpt2"], "n_embd": 448, "n_layer": 4, "n_head": 7, "vocab_size": 11_000},
-        "relu": {**suite_models.MEDIUM["opt"], "hidden_size": 352, "word_embed_proj_dim": 352, "ffn_dim": 1408,
-                 "num_hidden_layers": 5, "num_attention_heads": 11, "vocab_size": 14_000},
-    }  # fmt: skip
-    return {name: model_from_config(config, id=f"test-{name}", source="file") for name, config in configs.items()}
+        "wide": {
+            **suite_models.MEDIUM["llama"],
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 3,
+            "num_key_value_heads": 4,
+            "vocab_size": 7_000,
+        },
+        "deep": {
+            **suite_models.MEDIUM["qwen2"],
+            "hidden_size": 224,
+            "intermediate_size": 640,
+            "num_hidden_layers": 9,
+            "num_attention_heads": 4,
+            "vocab_size": 26_000,
+        },
+        "conv1d": {
+            **suite_models.MEDIUM["gpt2"],
+            "n_embd": 448,
+            "n_layer": 4,
+            "n_head": 7,
+            "vocab_size": 11_000,
+        },
+        "relu": {
+            **suite_models.MEDIUM["opt"],
+            "hidden_size": 352,
+            "word_embed_proj_dim": 352,
+            "ffn_dim": 1408,
+            "num_hidden_layers": 5,
+            "num_attention_heads": 11,
+            "vocab_size": 14_000,
+        },
+    }
+    return {
+        name: model_from_config(config, id=f"test-{name}", source="file")
+        for name, config in configs.items()
+    }
 
 
 def test_steps() -> Iterator[Workload]:
-    """Models, methods and sizes in turn; none of the models is fitted to. Float32, as a CPU without bfloat16 trains."""
+    """Models, methods and sizes in turn; none of the models is fitted to. Float32, as a CPU without
+    bfloat16 trains."""
     full = TrainSetup(dtype="float32", device="cpu")
     lora, fused = replace(full, lora=LoraConfig(r=16)), replace(full, optimizer_impl="fused")
     two = LoraConfig(r=32, target_modules=("q_proj", "v_proj"))
-    models, gemma, smol = _models(), suite_models.medium("gemma2"), suite_models.whole("HuggingFaceTB/SmolLM2-135M")
+    models, gemma, smol = (
+        _models(),
+        suite_models.medium("gemma2"),
+        suite_models.whole("HuggingFaceTB/SmolLM2-135M"),
+    )
     wide, deep, conv1d, relu = models.values()
     yield _step(wide, full, 2, 144)
     yield _step(wide, replace(full, checkpointing=True), 1, 224)
@@ -80,7 +116,8 @@ def _step(model: ModelSpec, setup: TrainSetup, batch_size: int, seq_len: int) ->
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A test step: its record, the seconds predicted, (predicted - measured) / measured, and where they go."""
+    """A test step: its record, the seconds predicted, (predicted - measured) / measured, and where
+    they go."""
 
     record: Record
     predicted: float
@@ -109,8 +146,16 @@ def outcome(record: Record, local: LocalConstants) -> Outcome:
     load = local.load(step_kernels(record.workload), record.workload.setup)
     fitted = Fitted(constants.eta, constants.beta, frozenset(constants.rows))
     row = Measured(record.case_key, load, median(record.measurement.step_seconds))
-    shares = {str(kind): seconds for kind, seconds in by_kind(load.loads, constants.eta, constants.beta).items()}
-    parts = {**shares, "launches": load.host, "update": load.update / constants.beta, "besides": load.besides}
+    shares = {
+        str(kind): seconds
+        for kind, seconds in by_kind(load.loads, constants.eta, constants.beta).items()
+    }
+    parts = {
+        **shares,
+        "launches": load.host,
+        "update": load.update / constants.beta,
+        "besides": load.besides,
+    }
     return Outcome(record, load.seconds(constants.eta, constants.beta), fitted.error(row), parts)
 
 
@@ -125,16 +170,31 @@ def report(calibration: Calibration, took: float, outcomes: Sequence[Outcome]) -
     lines = [
         "# Step time by constants measured on the machine itself",
         "",
-        f"Written by `python -m benchmarks.calibration --write` on {made.measured_at}: {made.device}, {made.threads} threads,",
-        f"torch {made.torch}. Errors are (predicted - measured) / measured of a step's seconds, in %.",
+        (
+            f"Written by `python -m benchmarks.calibration --write` on {made.measured_at}:"
+            f" {made.device}, {made.threads} threads,"
+        ),
+        (
+            f"torch {made.torch}. Errors are (predicted - measured) / measured of a step's seconds,"
+            " in %."
+        ),
         "",
-        f"Calibrating took {took:.0f} s. {len(outcomes)} test steps, of models that nothing was fitted to. The rules for a CPU",
-        "were chosen with page faults, single operators and steps of other models and sizes in sight, never with these steps:",
+        (
+            f"Calibrating took {took:.0f} s. {len(outcomes)} test steps, of models that nothing was"
+            " fitted to. The rules for a CPU"
+        ),
+        (
+            "were chosen with page faults, single operators and steps of other models and sizes in"
+            " sight, never with these steps:"
+        ),
         "",
         "| | median / p90 / max | to be reached |",
         "| --- | ---: | ---: |",
         f"| test steps | {three([each.error for each in outcomes])} | {GOAL} |",
-        f"| fitted steps, their model left out | {three(list(calibration.local.errors.values()))} | |",
+        (
+            "| fitted steps, their model left out |"
+            f" {three(list(calibration.local.errors.values()))} | |"
+        ),
         "",
         "## Test steps",
         "",
@@ -145,17 +205,30 @@ def report(calibration: Calibration, took: float, outcomes: Sequence[Outcome]) -
         setup, measurement = each.record.workload.setup, each.record.measurement
         size = f"{setup.batch_size} x {setup.seq_len}"
         lines.append(
-            f"| {each.record.workload.model.id} | {_method(setup)} | {size} | {each.measured:.3f} s | {each.predicted:.3f} s "
-            f"| {100 * each.error:+.1f} | {', '.join((measurement.status, *measurement.flags))} |"
+            f"| {each.record.workload.model.id} | {_method(setup)} | {size} | {each.measured:.3f} s"
+            f" | {each.predicted:.3f} s | {100 * each.error:+.1f} |"
+            f" {', '.join((measurement.status, *measurement.flags))} |"
         )
-    return "\n".join([*lines, "", "## Calibration", "", markdown(calibration_blocks(calibration, None)).rstrip(), ""])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "## Calibration",
+            "",
+            markdown(calibration_blocks(calibration, None)).rstrip(),
+            "",
+        ]
+    )
 
 
 def _method(setup: TrainSetup) -> str:
     words = [setup.method]
     if setup.lora is not None:
         targets = setup.lora.target_modules
-        words.append(f"rank {setup.lora.r} on {targets if isinstance(targets, str) else ', '.join(targets or ())}")
+        words.append(
+            f"rank {setup.lora.r} on"
+            f" {targets if isinstance(targets, str) else ', '.join(targets or ())}"
+        )
     words += ["checkpointed"] if setup.checkpointing else []
     words += [f"{setup.accumulation} micro-batches"] if setup.accumulation > 1 else []
     words += [setup.optimizer_impl] if setup.optimizer_impl != "foreach" else []
@@ -190,7 +263,9 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     write = parser.parse_args().write
     began = time.monotonic()
-    calibration = calibrate("cpu", lambda what, done, total: print(f"[{done}/{total}] {what}", flush=True))
+    calibration = calibrate(
+        "cpu", lambda what, done, total: print(f"[{done}/{total}] {what}", flush=True)
+    )
     took = time.monotonic() - began
     outcomes = [outcome(record, calibration.local) for record in measured_steps()]
     text = report(calibration, took, outcomes)

@@ -1,10 +1,12 @@
-"""How long a profile takes from nothing, and torch's own tracker beside it: whole processes, in one run.
+"""How long a profile takes from nothing, and torch's own tracker beside it: whole processes, in one
+run.
 
     python -m benchmarks.compile_speed [--write]        some minutes; needs the test extra
 
-A process that imports torch and does nothing else is the floor of everything that traces. One profile is traced, compiled,
-checked and written. `MemTracker` (torch.distributed._tools) runs real training steps of the smaller model, with weights, in full:
-it refuses frozen parameters, so LoRA cannot be asked of it; and what it finds holds for that one size.
+A process that imports torch and does nothing else is the floor of everything that traces. One
+profile is traced, compiled, checked and written. `MemTracker` (torch.distributed._tools) runs real
+training steps of the smaller model, with weights, in full: it refuses frozen parameters, so LoRA
+cannot be asked of it; and what it finds holds for that one size.
 """
 
 import argparse
@@ -28,7 +30,8 @@ from dataclasses import replace
 from lora_profiler import LoraConfig, TrainSetup, Workload, find_model
 from lora_profiler.traced import compile_profile
 lora = {"LoRA": LoraConfig(), "full": None}["METHOD"]
-compile_profile(Workload(model=find_model("MODEL", offline=True), setup=TrainSetup(batch_size=2, seq_len=512, lora=lora)))
+setup = TrainSetup(batch_size=2, seq_len=512, lora=lora)
+compile_profile(Workload(model=find_model("MODEL", offline=True), setup=setup))
 """
 TRACKER = """
 import torch
@@ -62,13 +65,23 @@ def seconds(code: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         env = os.environ | {"LORA_PROFILER_CACHE": folder, "HF_HUB_OFFLINE": "1"}
         began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, "-c", code],
+            check=True,
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         return time.perf_counter() - began
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="write benchmarks/results/compile_speed.{json,md}")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="write benchmarks/results/compile_speed.{json,md}"
+    )
     write = parser.parse_args().write
     taken: dict[str, list[float]] = {name: [] for name in CASES}
     for _ in range(ROUNDS):
@@ -77,18 +90,33 @@ def main() -> None:
     from importlib.metadata import version
 
     rows: list[dict[str, Any]] = [
-        {"what": name, "median_seconds": round(median(t), 2), "seconds": t} for name, t in taken.items()
+        {"what": name, "median_seconds": round(median(t), 2), "seconds": t}
+        for name, t in taken.items()
     ]
     floor = rows[1]["median_seconds"]
     versions = {name: version(name) for name in ("torch", "transformers", "peft")}
-    result = {"python": platform.python_version(), "cores": os.cpu_count(), "versions": versions, "rows": rows}
+    result = {
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "versions": versions,
+        "rows": rows,
+    }
     lines = [
-        "# From nothing to a profile", "",
-        f"Whole processes, CPython {result['python']}, torch {versions['torch']}, {result['cores']} cores; medians of {ROUNDS} "
-        "interleaved runs. Written by `python -m benchmarks.compile_speed --write`.", "",
-        "| what | median s | times the imports |", "| --- | ---: | ---: |",
-        *(f"| {r['what']} | {r['median_seconds']:.2f} | {r['median_seconds'] / floor:.1f} |" for r in rows),
-    ]  # fmt: skip
+        "# From nothing to a profile",
+        "",
+        (
+            f"Whole processes, CPython {result['python']}, torch {versions['torch']},"
+            f" {result['cores']} cores; medians of {ROUNDS} interleaved runs. Written by `python -m"
+            " benchmarks.compile_speed --write`."
+        ),
+        "",
+        "| what | median s | times the imports |",
+        "| --- | ---: | ---: |",
+        *(
+            f"| {r['what']} | {r['median_seconds']:.2f} | {r['median_seconds'] / floor:.1f} |"
+            for r in rows
+        ),
+    ]
     print("\n".join(lines))
     if write:
         (RESULTS / "compile_speed.md").write_text("\n".join(lines) + "\n", "utf-8")

@@ -1,4 +1,5 @@
-"""The hard cases: models with so few tokens in their vocabulary that the peak falls inside a layer, not in the loss."""
+"""The hard cases: models with so few tokens in their vocabulary that the peak falls inside a layer,
+not in the loss."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,9 +13,13 @@ FAMILIES = ("llama", "qwen3", "gpt2", "opt", "phi3", "gemma2")
 
 
 def cpu_layers(device: Device) -> tuple[Case, ...]:
-    """Six families with a vocabulary of 512, four ways each: full, LoRA, and LoRA on bfloat16, checkpointed and not."""
+    """Six families with a vocabulary of 512, four ways each: full, LoRA, and LoRA on bfloat16,
+    checkpointed and not."""
     return tuple(
-        make_case(Workload(model=suite_models.few_tokens(family), setup=replace(setup, device=device)), STANDARD)
+        make_case(
+            Workload(model=suite_models.few_tokens(family), setup=replace(setup, device=device)),
+            STANDARD,
+        )
         for family in FAMILIES
         for setup in _setups()
     )

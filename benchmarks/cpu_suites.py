@@ -1,8 +1,8 @@
 """Suites for a CPU: one small enough to try things out, and the one whose records are committed.
 
-Every model of `cpu_families` is trained in full, with LoRA and with QLoRA, with and without checkpointing. Sizes, ranks,
-optimizer implementations and recipes turn from family to family, so that each is met in many; what is rare follows on one or
-two models.
+Every model of `cpu_families` is trained in full, with LoRA and with QLoRA, with and without
+checkpointing. Sizes, ranks, optimizer implementations and recipes turn from family to family, so
+that each is met in many; what is rare follows on one or two models.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,15 @@ from benchmarks import suite_models
 from lora_profiler.harness import Case, make_case
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.records.record import Conditions
-from lora_profiler.workload import Device, LoraConfig, OptimizerImpl, Quantization, Recipe, TrainSetup, Workload
+from lora_profiler.workload import (
+    Device,
+    LoraConfig,
+    OptimizerImpl,
+    Quantization,
+    Recipe,
+    TrainSetup,
+    Workload,
+)
 
 QUICK = Conditions(memory_steps=3, min_timed_steps=3, max_timing_seconds=1.0)
 STANDARD = Conditions(memory_steps=3, min_timed_steps=10, max_timing_seconds=8.0)
@@ -22,7 +30,8 @@ WHOLE = replace(STANDARD, max_timing_seconds=30.0)
 """For steps of seconds, of which ten take longer."""
 
 SIZES = ((1, 128), (2, 64), (4, 64), (2, 128), (1, 256), (3, 96), (8, 32))
-"""Batch x sequence: a few hundred tokens at most, so that a step takes a fraction of a second on one core."""
+"""Batch x sequence: a few hundred tokens at most, so that a step takes a fraction of a second on
+one core."""
 RANKS = (4, 8, 16, 32)
 IMPLEMENTATIONS: tuple[OptimizerImpl, ...] = ("foreach", "fused", "forloop")
 RECIPES: tuple[Recipe, ...] = ("kbit", "trl")
@@ -32,7 +41,8 @@ T = TypeVar("T")
 
 
 def tiny(device: Device) -> tuple[Case, ...]:
-    """Full, LoRA, QLoRA, and LoRA with checkpointing on a model of 0.2 million parameters; under a minute in all."""
+    """Full, LoRA, QLoRA, and LoRA with checkpointing on a model of 0.2 million parameters; under a
+    minute in all."""
     lora = LoraConfig(r=4)
     setups = (
         TrainSetup(dtype="float32", optimizer_impl="fused"),
@@ -57,12 +67,20 @@ def cpu_families(device: Device) -> tuple[Case, ...]:
 
 def _family_setups(family: str, turn: int) -> Iterator[TrainSetup]:
     """Eight ways to train one model; `turn` is the family's number."""
-    sizes, ranks, implementations = _turning(SIZES, turn), _turning(RANKS, turn), _turning(IMPLEMENTATIONS, turn)
+    sizes, ranks, implementations = (
+        _turning(SIZES, turn),
+        _turning(RANKS, turn),
+        _turning(IMPLEMENTATIONS, turn),
+    )
     mixture = family == "qwen3_moe"
 
     def adapter(dropout: float = 0.0, **changes: object) -> LoraConfig:
-        targets = ATTENTION if mixture and dropout else "all-linear"  # PEFT refuses dropout on packed experts
-        return replace(LoraConfig(r=next(ranks), target_modules=targets, lora_dropout=dropout), **changes)  # type: ignore[arg-type]
+        targets = (
+            ATTENTION if mixture and dropout else "all-linear"
+        )  # PEFT refuses dropout on packed experts
+        return replace(
+            LoraConfig(r=next(ranks), target_modules=targets, lora_dropout=dropout), **changes
+        )  # type: ignore[arg-type]
 
     def sized(setup: TrainSetup) -> TrainSetup:
         batch, seq = next(sizes)
@@ -75,9 +93,15 @@ def _family_setups(family: str, turn: int) -> Iterator[TrainSetup]:
     yield sized(replace(full, lora=adapter(dropout=0.1 if turn % 2 else 0.0), checkpointing=True))
     yield sized(replace(frozen, lora=adapter()))
     yield sized(replace(frozen, lora=adapter(adapter_dtype="bfloat16"), checkpointing=True))
-    yield sized(replace(frozen, lora=adapter(), quantization=Quantization(double_quant=turn % 2 == 0)))
+    yield sized(
+        replace(frozen, lora=adapter(), quantization=Quantization(double_quant=turn % 2 == 0))
+    )
     recipe = RECIPES[turn % len(RECIPES)]
-    yield sized(replace(frozen, lora=adapter(), quantization=Quantization(recipe=recipe), checkpointing=True))
+    yield sized(
+        replace(
+            frozen, lora=adapter(), quantization=Quantization(recipe=recipe), checkpointing=True
+        )
+    )
 
 
 def _rarer() -> Iterator[tuple[ModelSpec, list[TrainSetup], Conditions]]:
@@ -108,13 +132,18 @@ def _rarer() -> Iterator[tuple[ModelSpec, list[TrainSetup], Conditions]]:
         ],
         STANDARD,
     )
-    yield gemma, [replace(lora, attention="eager"), replace(mixed, attention="eager", checkpointing=True)], STANDARD
+    yield (
+        gemma,
+        [replace(lora, attention="eager"), replace(mixed, attention="eager", checkpointing=True)],
+        STANDARD,
+    )
     yield suite_models.whole("gpt2"), list(_gpt2()), WHOLE
     yield suite_models.whole("HuggingFaceTB/SmolLM2-135M"), list(_smollm2()), WHOLE
 
 
 def _gpt2() -> Iterator[TrainSetup]:
-    """GPT-2 124M, whose linears are Conv1D; its own dropouts of 0.1 stay on, as when it was trained."""
+    """GPT-2 124M, whose linears are Conv1D; its own dropouts of 0.1 stay on, as when it was
+    trained."""
     attention = LoraConfig(r=8, target_modules=("c_attn",))
     every = LoraConfig(r=16, lora_dropout=0.05)
     base = TrainSetup(batch_size=1, seq_len=64)
@@ -122,8 +151,12 @@ def _gpt2() -> Iterator[TrainSetup]:
     yield replace(base, dtype="float32", lora=attention, batch_size=2)
     yield replace(base, dtype="float32", lora=every, checkpointing=True, optimizer_impl="fused")
     yield replace(base, lora=every, seq_len=32)
-    yield replace(base, lora=attention, quantization=Quantization(recipe="kbit"), checkpointing=True)
-    yield replace(base, lora=every, quantization=Quantization(double_quant=False), optimizer_impl="forloop")
+    yield replace(
+        base, lora=attention, quantization=Quantization(recipe="kbit"), checkpointing=True
+    )
+    yield replace(
+        base, lora=every, quantization=Quantization(double_quant=False), optimizer_impl="forloop"
+    )
 
 
 def _smollm2() -> Iterator[TrainSetup]:
@@ -135,10 +168,14 @@ def _smollm2() -> Iterator[TrainSetup]:
     yield replace(base, lora=every, checkpointing=True, seq_len=48)
     yield replace(base, lora=bf16, seq_len=32)
     yield replace(base, lora=every, quantization=Quantization())
-    yield replace(base, lora=bf16, quantization=Quantization(recipe="trl"), checkpointing=True, batch_size=2)
+    yield replace(
+        base, lora=bf16, quantization=Quantization(recipe="trl"), checkpointing=True, batch_size=2
+    )
 
 
-def _cases(model: ModelSpec, setups: Sequence[TrainSetup], conditions: Conditions) -> tuple[Case, ...]:
+def _cases(
+    model: ModelSpec, setups: Sequence[TrainSetup], conditions: Conditions
+) -> tuple[Case, ...]:
     return tuple(make_case(Workload(model=model, setup=setup), conditions) for setup in setups)
 
 

@@ -1,10 +1,12 @@
-"""How long a person waits for the dashboard, in a real browser: the first numbers, an update, and 10,000 records.
+"""How long a person waits for the dashboard, in a real browser: the first numbers, an update, and
+10,000 records.
 
     python -m benchmarks.dashboard [--write]
 
-Starts `lora-profile app` as anybody does, in an empty user folder, and drives the system's Chromium. Times are those of the
-browser's own clock, from the key or the address until the new numbers stand in the page. --write puts the result into
-benchmarks/results/. Needs Chromium; without one it says so.
+Starts `lora-profile app` as anybody does, in an empty user folder, and drives the system's
+Chromium. Times are those of the browser's own clock, from the key or the address until the new
+numbers stand in the page. --write puts the result into benchmarks/results/. Needs Chromium; without
+one it says so.
 """
 
 import argparse
@@ -44,16 +46,20 @@ CHANGED = """([target]) => new Promise(done => {
     observer.observe(document.body, {subtree: true, childList: true, characterData: true});
     document.querySelector('input[aria-label=Rank]')
         .dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', code: 'Enter', bubbles: true}));
-})"""
+})"""  # noqa: E501
 """Presses Enter in the field of the rank; the time until a card names the new one."""
 
 
 def many_records(path: Path) -> int:
-    """As many as with the committed ones, which are shown too, make RECORDS: these again, as other runs. The file's bytes."""
+    """As many as with the committed ones, which are shown too, make RECORDS: these again, as other
+    runs. The file's bytes."""
     found = read_set([ROOT / "records"]).records
     with open(path, "w", encoding="utf-8") as file:
         for number in range(RECORDS - len(found)):
-            file.write(json.dumps(record_dict(replace(found[number % len(found)], repeat=number + 1))) + "\n")
+            file.write(
+                json.dumps(record_dict(replace(found[number % len(found)], repeat=number + 1)))
+                + "\n"
+            )
     return path.stat().st_size
 
 
@@ -62,16 +68,35 @@ def dashboard(folder: Path, *arguments: str) -> Iterator[tuple[str, float]]:
     """(address with its token, to which a query is added with &; seconds until it answered)."""
     began = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "lora_profiler", "app", "--no-browser", "--port", str(PORT), *arguments],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=folder,
-        env={**os.environ, "XDG_DATA_HOME": str(folder), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT.parent)},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "lora_profiler",
+            "app",
+            "--no-browser",
+            "--port",
+            str(PORT),
+            *arguments,
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env={
+            **os.environ,
+            "XDG_DATA_HOME": str(folder),
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": str(ROOT.parent),
+        },
+    )
     try:
         assert process.stderr is not None
         said = process.stderr.readline()
         while not _answers():
             if process.poll() is not None:
-                raise SystemExit(f"the dashboard ended with {process.returncode}; is port {PORT} free?")
+                raise SystemExit(
+                    f"the dashboard ended with {process.returncode}; is port {PORT} free?"
+                )
             time.sleep(0.02)
         yield said.split()[2], time.perf_counter() - began
     finally:
@@ -103,8 +128,12 @@ def updates(page: Any, first_rank: int) -> list[float]:
 
 
 def of_predictions(browser: Any, address: str) -> dict[str, list[float]]:
-    """Milliseconds of first numbers in a new browser and in one that knows the scripts, and of updates."""
-    found: dict[str, list[float]] = {"first numbers, new browser": [], "first numbers, known browser": []}
+    """Milliseconds of first numbers in a new browser and in one that knows the scripts, and of
+    updates."""
+    found: dict[str, list[float]] = {
+        "first numbers, new browser": [],
+        "first numbers, known browser": [],
+    }
     for _ in range(OPENINGS):
         context = browser.new_context(viewport={"width": 1440, "height": 900})
         for times in found.values():
@@ -116,7 +145,10 @@ def of_predictions(browser: Any, address: str) -> dict[str, list[float]]:
             settle(page)
         context.close()
     page = browser.new_page(viewport={"width": 1440, "height": 900})
-    for name, query, rank in (("update", "", 20), ("update, with a map of what fits", "&gpu=rtx_4090", 50)):
+    for name, query, rank in (
+        ("update", "", 20),
+        ("update, with a map of what fits", "&gpu=rtx_4090", 50),
+    ):
         page.goto(f"{address}{query}")
         page.locator(".lp-cards").wait_for()
         settle(page)
@@ -126,7 +158,8 @@ def of_predictions(browser: Any, address: str) -> dict[str, list[float]]:
 
 
 def of_records(browser: Any, address: str) -> dict[str, list[float]]:
-    """Milliseconds until the page of RECORDS records stands: the first time, when all are read, again, and by a filter."""
+    """Milliseconds until the page of RECORDS records stands: the first time, when all are read,
+    again, and by a filter."""
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.set_default_timeout(300_000)
     title = page.locator(".lp h1")
@@ -155,14 +188,18 @@ def of_records(browser: Any, address: str) -> dict[str, list[float]]:
         before = title.inner_text()
         began = time.perf_counter()
         option.click()
-        page.wait_for_function("before => document.querySelector('.lp h1').innerText !== before", arg=before)
+        page.wait_for_function(
+            "before => document.querySelector('.lp h1').innerText !== before", arg=before
+        )
         filtered.append(1000 * (time.perf_counter() - began))
         settle(page)
     page.close()
     return {
-        "first table of 10,000 records": [1000 * first], "all of 10,000 records read": [1000 * complete],
-        "page of 10,000 records, again": again, "page of 10,000 records, another filter": filtered,
-    }  # fmt: skip
+        "first table of 10,000 records": [1000 * first],
+        "all of 10,000 records read": [1000 * complete],
+        "page of 10,000 records, again": again,
+        "page of 10,000 records, another filter": filtered,
+    }
 
 
 @contextmanager
@@ -174,7 +211,9 @@ def chromium() -> Iterator[Any]:
     if program is None:
         raise SystemExit(f"no browser: install one of {', '.join(PROGRAMS)}.")
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-background-networking"])
+        browser = driver.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-background-networking"]
+        )
         yield browser
         browser.close()
 
@@ -183,35 +222,58 @@ def measured() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name, chromium() as browser:
         folder = Path(name)
         with dashboard(folder) as (address, started):
-            times = {"start of lora-profile app": [1000 * started], **of_predictions(browser, address)}
+            times = {
+                "start of lora-profile app": [1000 * started],
+                **of_predictions(browser, address),
+            }
         size = many_records(folder / "many.jsonl")
         with dashboard(folder, "--records", str(folder / "many.jsonl")) as (address, _):
             times |= of_records(browser, address)
     return {
-        "python": platform.python_version(), "streamlit": version("streamlit"), "plotly": version("plotly"),
-        "processor": cpu_model(), "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "nice": os.nice(0),
-        "records": RECORDS, "bytes_of_records": size,
+        "python": platform.python_version(),
+        "streamlit": version("streamlit"),
+        "plotly": version("plotly"),
+        "processor": cpu_model(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        "nice": os.nice(0),
+        "records": RECORDS,
+        "bytes_of_records": size,
         "milliseconds": {name: [round(t, 1) for t in found] for name, found in times.items()},
-    }  # fmt: skip
+    }
 
 
 def markdown(result: dict[str, Any]) -> str:
     lines = [
-        "# What the dashboard takes", "",
-        f"In Chromium, on {result['processor']} with {result['cores']} cores (load {result['load']} at the end, niceness "
-        f"{result['nice']}): CPython {result['python']}, streamlit {result['streamlit']}, plotly {result['plotly']}. From the "
-        f"key or the address until the numbers stand in the page. {result['records']:,} records are "
-        f"{result['bytes_of_records'] / 1e6:.0f} MB, of which the first are shown while the rest is read. Goals: an update in "
-        "300 ms, a page of records in 2 s. Written by `python -m benchmarks.dashboard --write`.", "",
-        "| what | n | median ms | worst ms |", "| --- | ---: | ---: | ---: |",
-        *(f"| {name} | {len(t)} | {median(t):,.0f} | {max(t):,.0f} |" for name, t in result["milliseconds"].items()),
-    ]  # fmt: skip
+        "# What the dashboard takes",
+        "",
+        (
+            f"In Chromium, on {result['processor']} with {result['cores']} cores (load"
+            f" {result['load']} at the end, niceness {result['nice']}): CPython {result['python']},"
+            f" streamlit {result['streamlit']}, plotly {result['plotly']}. From the key or the"
+            f" address until the numbers stand in the page. {result['records']:,} records are"
+            f" {result['bytes_of_records'] / 1e6:.0f} MB, of which the first are shown while the"
+            " rest is read. Goals: an update in 300 ms, a page of records in 2 s. Written by"
+            " `python -m benchmarks.dashboard --write`."
+        ),
+        "",
+        "| what | n | median ms | worst ms |",
+        "| --- | ---: | ---: | ---: |",
+        *(
+            f"| {name} | {len(t)} | {median(t):,.0f} | {max(t):,.0f} |"
+            for name, t in result["milliseconds"].items()
+        ),
+    ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="write benchmarks/results/dashboard.{json,md}")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="write benchmarks/results/dashboard.{json,md}"
+    )
     write = parser.parse_args().write
     result = measured()
     print(markdown(result))

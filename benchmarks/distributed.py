@@ -1,11 +1,15 @@
-"""Several ranks on the CPU: what each holds and how high it goes, against its prediction, and losses against one process.
+"""Several ranks on the CPU: what each holds and how high it goes, against its prediction, and
+losses against one process.
 
-    python -m benchmarks.distributed            the table, from what is stored
-    python -m benchmarks.distributed --write    measures what is missing (about a minute a case on two cores), then writes
-                                                `results/distributed.json` and `results/distributed.md`; say it again to go on
+    python -m benchmarks.distributed            the table, from what is stored python -m
+    benchmarks.distributed --write    measures what is missing (about a minute a case on two cores),
+    then writes
+                                                `results/distributed.json` and
+                                                `results/distributed.md`; say it again to go on
 
-2 and 4 gloo processes; DDP, FSDP2 with and without resharding after forward, and ZeRO-1; full, LoRA and QLoRA; models of two or
-three layers. A case without a prediction has its measurement alone. Needs the test extra.
+2 and 4 gloo processes; DDP, FSDP2 with and without resharding after forward, and ZeRO-1; full, LoRA
+and QLoRA; models of two or three layers. A case without a prediction has its measurement alone.
+Needs the test extra.
 """
 
 import argparse
@@ -30,23 +34,42 @@ from lora_profiler.workload import LoraConfig, Quantization, Sharding, TrainSetu
 
 RESULTS = Path(__file__).parent / "results"
 CONDITIONS = Conditions(min_timed_steps=0, memory_steps=3)
-SMALL = {"vocab_size": 1003, "hidden_size": 96, "intermediate_size": 200, "num_hidden_layers": 3, "num_attention_heads": 4,
-         "num_key_value_heads": 2, "sliding_window": None}  # fmt: skip
+SMALL = {
+    "vocab_size": 1003,
+    "hidden_size": 96,
+    "intermediate_size": 200,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "sliding_window": None,
+}
 """An odd vocabulary and sizes that 4 does not divide, so that shards are padded."""
 SMALL_GPT2 = {"vocab_size": 1003, "n_embd": 96, "n_layer": 3, "n_head": 4, "n_positions": 128}
 PEAK_TOLERANCE = 0.01
 LORA = LoraConfig(r=6)
 
 
-def workload(family: str, method: str, world_size: int, sharding: Sharding, **changes: Any) -> Workload:
+def workload(
+    family: str, method: str, world_size: int, sharding: Sharding, **changes: Any
+) -> Workload:
     sizes = SMALL_GPT2 if family == "gpt2" else SMALL
     if family in ("qwen3", "qwen2"):
-        sizes = {**sizes, "tie_word_embeddings": True, **({"head_dim": 24} if family == "qwen3" else {})}
+        sizes = {
+            **sizes,
+            "tie_word_embeddings": True,
+            **({"head_dim": 24} if family == "qwen3" else {}),
+        }
     model = model_from_config({**MEDIUM[family], **sizes}, id=f"small-{family}", source="file")
     setup = TrainSetup(
-        device="cpu", dtype="float32", batch_size=2, seq_len=48, world_size=world_size, sharding=sharding,
-        lora=None if method == "full" else LORA, quantization=Quantization() if method == "qlora" else None,
-    )  # fmt: skip
+        device="cpu",
+        dtype="float32",
+        batch_size=2,
+        seq_len=48,
+        world_size=world_size,
+        sharding=sharding,
+        lora=None if method == "full" else LORA,
+        quantization=Quantization() if method == "qlora" else None,
+    )
     return Workload(model=model, setup=replace(setup, **changes))
 
 
@@ -76,7 +99,7 @@ def workloads() -> Iterator[Workload]:
     yield workload("llama", "full", 2, "fsdp", optimizer_impl="fused")
 
 
-# --- measuring ------------------------------------------------------------------------------------------------------------
+# --- measuring ------------------------------------------------------------------------------------
 
 
 def stored(path: Path) -> dict[str, Record]:
@@ -86,7 +109,9 @@ def stored(path: Path) -> dict[str, Record]:
     return {r.case_key: r for r in (record_from_dict(row["record"]) for row in rows)}
 
 
-def measured(cases: list[Case], known: dict[str, Record], path: Path, timeout_seconds: float) -> None:
+def measured(
+    cases: list[Case], known: dict[str, Record], path: Path, timeout_seconds: float
+) -> None:
     """Adds to `known`, and writes after every case."""
     for number, case in enumerate(cases, 1):
         if case.key in known:
@@ -94,11 +119,15 @@ def measured(cases: list[Case], known: dict[str, Record], path: Path, timeout_se
         began = time.perf_counter()
         known[case.key] = measure_case(case, timeout_seconds=timeout_seconds)
         m = known[case.key].measurement
-        print(f"{number}/{len(cases)} {name_of(case.workload)}: {m.status}, {time.perf_counter() - began:.0f} s", file=sys.stderr)
+        print(
+            f"{number}/{len(cases)} {name_of(case.workload)}: {m.status},"
+            f" {time.perf_counter() - began:.0f} s",
+            file=sys.stderr,
+        )
         write(path, rows_of(cases, known))
 
 
-# --- comparing --------------------------------------------------------------------------------------------------------------
+# --- comparing ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +140,8 @@ class Row:
 
     @property
     def persistent(self) -> dict[str, tuple[int, int]]:
-        """(predicted, measured) by category, of the rank that holds most: of what a prediction counts as persistent."""
+        """(predicted, measured) by category, of the rank that holds most: of what a prediction
+        counts as persistent."""
         if self.prediction is None:
             return {}
         by_rank = (r.persistent_bytes for r in self.record.measurement.ranks)
@@ -126,7 +156,11 @@ class Row:
     def peak_error(self) -> float | None:
         """(predicted - measured) / measured, of the highest rank."""
         peak = self.record.measurement.peak_requested_bytes
-        return None if self.prediction is None or not peak else (self.prediction.peak.total_bytes - peak) / peak
+        return (
+            None
+            if self.prediction is None or not peak
+            else (self.prediction.peak.total_bytes - peak) / peak
+        )
 
     @property
     def loss_difference(self) -> float | None:
@@ -156,7 +190,9 @@ def name_of(workload: Workload) -> str:
         s.optimizer_impl if s.optimizer_impl != "foreach" else "",
         f"dropout {s.lora.lora_dropout:g}" if s.lora and s.lora.lora_dropout else "",
     ]
-    return ", ".join(filter(None, [workload.model.id, s.method, f"{s.sharding} x {s.world_size}", *rest]))
+    return ", ".join(
+        filter(None, [workload.model.id, s.method, f"{s.sharding} x {s.world_size}", *rest])
+    )
 
 
 def write(path: Path, rows: list[Row]) -> None:
@@ -164,7 +200,9 @@ def write(path: Path, rows: list[Row]) -> None:
         {
             "name": name_of(row.record.workload),
             "record": record_dict(row.record),
-            "predicted_persistent_bytes": dict(row.prediction.persistent_bytes) if row.prediction else None,
+            "predicted_persistent_bytes": (
+                dict(row.prediction.persistent_bytes) if row.prediction else None
+            ),
             "predicted_peak_bytes": row.prediction.peak.total_bytes if row.prediction else None,
             "peak_error": row.peak_error,
             "loss_difference": row.loss_difference,
@@ -178,14 +216,22 @@ def write(path: Path, rows: list[Row]) -> None:
 def as_markdown(rows: list[Row]) -> str:
     told = [row for row in rows if row.prediction is not None]
     equal = sum(row.persistent_is_equal for row in told)
-    within = sum(abs(row.peak_error) <= PEAK_TOLERANCE for row in told if row.peak_error is not None)
+    within = sum(
+        abs(row.peak_error) <= PEAK_TOLERANCE for row in told if row.peak_error is not None
+    )
     through = sum(row.record.measurement.went_through for row in rows)
     losses = [row.loss_difference for row in rows if row.loss_difference is not None]
     lines = [
         "# Several ranks on the CPU, measured and predicted",
         "",
-        f"`python -m benchmarks.distributed --write`, gloo processes on one machine, torch {version('torch')}.",
-        "Persistent bytes are what a prediction counts as such, of the rank that holds most; losses are the mean of the ranks",
+        (
+            "`python -m benchmarks.distributed --write`, gloo processes on one machine, torch"
+            f" {version('torch')}."
+        ),
+        (
+            "Persistent bytes are what a prediction counts as such, of the rank that holds most;"
+            " losses are the mean of the ranks"
+        ),
         "against one process on the same global data.",
         "",
         f"- {through} of {len(rows)} cases went through.",
@@ -200,13 +246,21 @@ def as_markdown(rows: list[Row]) -> str:
         lines.append(f"- Without a prediction: {len(rows) - len(told)}.")
     lines += [
         "",
-        "| case | status | persistent bytes a rank | peak a rank, bytes | imbalance | predicted peak | error | loss difference |",
+        (
+            "| case | status | persistent bytes a rank | peak a rank, bytes | imbalance | predicted"
+            " peak | error | loss difference |"
+        ),
         "|---|---|---|---|---:|---:|---:|---:|",
         *(_line(row) for row in rows),
         "",
     ]
     misses = [line for row in told for line in _misses(row)]
-    return "\n".join([*lines, *(["## Where prediction and measurement differ", "", *misses, ""] if misses else [])])
+    return "\n".join(
+        [
+            *lines,
+            *(["## Where prediction and measurement differ", "", *misses, ""] if misses else []),
+        ]
+    )
 
 
 def _line(row: Row) -> str:
@@ -215,7 +269,9 @@ def _line(row: Row) -> str:
     cells = [
         name_of(row.record.workload),
         m.status,
-        _alike([sum(size for c, size in r.persistent_bytes.items() if c != "buffers") for r in m.ranks]),
+        _alike(
+            [sum(size for c, size in r.persistent_bytes.items() if c != "buffers") for r in m.ranks]
+        ),
         _alike([r.peak_requested_bytes or 0 for r in m.ranks]),
         "" if imbalance is None else f"{100 * imbalance:.2f} %",
         "" if row.prediction is None else f"{row.prediction.peak.total_bytes:,}",
@@ -234,17 +290,29 @@ def _misses(row: Row) -> Iterator[str]:
     name = name_of(row.record.workload)
     for category, (predicted, found) in row.persistent.items():
         if predicted != found:
-            yield f"- {name}: {category} {predicted:,} predicted, {found:,} measured ({predicted - found:+,})."
+            yield (
+                f"- {name}: {category} {predicted:,} predicted, {found:,} measured"
+                f" ({predicted - found:+,})."
+            )
     if row.peak_error is not None and abs(row.peak_error) > PEAK_TOLERANCE:
         assert row.prediction is not None
         peak = row.record.measurement.peak_requested_bytes
-        yield f"- {name}: peak {row.prediction.peak.total_bytes:,} predicted, {peak:,} measured ({100 * row.peak_error:+.2f} %)."
+        yield (
+            f"- {name}: peak {row.prediction.peak.total_bytes:,} predicted, {peak:,} measured"
+            f" ({100 * row.peak_error:+.2f} %)."
+        )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="measure what is missing and write the results")
-    parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="of one case")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="measure what is missing and write the results"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=600.0, metavar="SECONDS", help="of one case"
+    )
     options = parser.parse_args()
     path = RESULTS / "distributed.json"
     cases = [make_case(each, CONDITIONS) for each in workloads()]

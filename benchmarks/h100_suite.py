@@ -1,11 +1,13 @@
-"""The suite of one 80 GB Hopper card: 24 minutes by `gpu_time`, of the 27 that there are in pieces of ten, ordered by what each
-case tells.
+"""The suite of one 80 GB Hopper card: 24 minutes by `gpu_time`, of the 27 that there are in pieces
+of ten, ordered by what each case tells.
 
-Anchors first, small then large; then one lever at a time against an anchor; then sizes, other families, the largest batch on
-emulated smaller cards, energy, and the anchors again in other processes. Whatever is cut off at the end costs least.
+Anchors first, small then large; then one lever at a time against an anchor; then sizes, other
+families, the largest batch on emulated smaller cards, energy, and the anchors again in other
+processes. Whatever is cut off at the end costs least.
 
-On a CPU every model is replaced by one of its family in miniature, sequences are cut to a thirty-second and budgets follow
-the small models, so that the same list runs from end to end anywhere.
+On a CPU every model is replaced by one of its family in miniature, sequences are cut to a
+thirty-second and budgets follow the small models, so that the same list runs from end to end
+anywhere.
 """
 
 from collections.abc import Iterator
@@ -21,8 +23,9 @@ from lora_profiler.workload import Device, LoraConfig, Quantization, TrainSetup,
 SMALL, LARGE = "meta-llama/Llama-3.2-1B", "meta-llama/Meta-Llama-3-8B"
 
 ENERGY_STEPS = (200, 400)
-"""Steps of the two blocks whose energies are compared: the shorter one lasts more than the ten seconds below which a block gives
-no energy, even if a step takes half of what `gpu_time` reckons (0.12 s)."""
+"""Steps of the two blocks whose energies are compared: the shorter one lasts more than the ten
+seconds below which a block gives no energy, even if a step takes half of what `gpu_time` reckons
+(0.12 s)."""
 
 ADAPTER = LoraConfig(r=16)
 FULL = TrainSetup(batch_size=4, seq_len=2048, optimizer_impl="fused")
@@ -30,7 +33,8 @@ LORA = replace(FULL, lora=ADAPTER, optimizer_impl="foreach")
 QLORA = replace(LORA, quantization=Quantization(), checkpointing=True)
 
 EDGES = ((24, 2), (40, 6), (48, 9))
-"""GiB of an emulated card, and a batch of the large model (LoRA, checkpointing) that should just fit; the next should not."""
+"""GiB of an emulated card, and a batch of the large model (LoRA, checkpointing) that should just
+fit; the next should not."""
 
 SHORTER_ON_CPU = 32
 SHORTER_TIMING_ON_CPU = 16
@@ -43,15 +47,21 @@ def h100_campaign(device: Device) -> tuple[Case, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """Makes workloads and cases for a device: as they are written for a GPU, in miniature for a CPU."""
+    """Makes workloads and cases for a device: as they are written for a GPU, in miniature for a
+    CPU."""
 
     device: Device
 
     def workload(self, name: str, setup: TrainSetup) -> Workload:
         seq_len = setup.seq_len // SHORTER_ON_CPU if self.device == "cpu" else setup.seq_len
-        return Workload(model=bundled(name, self.device), setup=replace(setup, seq_len=seq_len, device=self.device))
+        return Workload(
+            model=bundled(name, self.device),
+            setup=replace(setup, seq_len=seq_len, device=self.device),
+        )
 
-    def timed(self, workload: Workload, steps: int = 10, seconds: float = 8.0, repeat: int = 0) -> Case:
+    def timed(
+        self, workload: Workload, steps: int = 10, seconds: float = 8.0, repeat: int = 0
+    ) -> Case:
         """A case of the whole protocol, which ends its timing after `seconds`."""
         if self.device == "cpu":
             steps, seconds = max(3, steps // SHORTER_TIMING_ON_CPU), seconds / SHORTER_TIMING_ON_CPU
@@ -59,19 +69,25 @@ class _Scale:
         return make_case(workload, conditions, repeat=repeat)
 
     def edge(self, name: str, setup: TrainSetup, budget_bytes: int) -> Iterator[Case]:
-        """Two batches on one emulated card, of which the first should fit and the second should not; memory alone."""
+        """Two batches on one emulated card, of which the first should fit and the second should
+        not; memory alone."""
         batches = (setup.batch_size, setup.batch_size + 1)
         pair = [self.workload(name, replace(setup, batch_size=batch)) for batch in batches]
         if self.device == "cpu":
             budget_bytes = sum(map(peak_bytes, pair)) // 2
         for workload in pair:
-            yield make_case(workload, Conditions(memory_steps=3, min_timed_steps=0, budget_bytes=budget_bytes))
+            yield make_case(
+                workload, Conditions(memory_steps=3, min_timed_steps=0, budget_bytes=budget_bytes)
+            )
 
 
 def _cases(scale: _Scale) -> Iterator[Case]:
     anchors = [
         *(scale.workload(SMALL, setup) for setup in (FULL, LORA, QLORA)),
-        *(scale.workload(LARGE, replace(setup, batch_size=1)) for setup in (replace(FULL, checkpointing=True), LORA, QLORA)),
+        *(
+            scale.workload(LARGE, replace(setup, batch_size=1))
+            for setup in (replace(FULL, checkpointing=True), LORA, QLORA)
+        ),
     ]
     yield from map(scale.timed, anchors)
     for name, setup in (*_levers(), *_families()):
@@ -119,6 +135,9 @@ def _families() -> Iterator[tuple[str, TrainSetup]]:
     yield "Qwen/Qwen2.5-0.5B", replace(LORA, seq_len=1024)
     yield "mistralai/Mistral-7B-v0.1", replace(LORA, batch_size=2, checkpointing=True)
     yield "google/gemma-2-2b", replace(LORA, batch_size=1, seq_len=1024, attention="eager")
-    yield "openai-community/gpt2-medium", replace(LORA, batch_size=8, seq_len=1024, lora=replace(ADAPTER, target_modules=None))
+    yield (
+        "openai-community/gpt2-medium",
+        replace(LORA, batch_size=8, seq_len=1024, lora=replace(ADAPTER, target_modules=None)),
+    )
     yield "Qwen/Qwen3-4B", replace(LORA, batch_size=2, seq_len=1024)
     yield "HuggingFaceTB/SmolLM2-135M", replace(FULL, batch_size=8, seq_len=1024)

@@ -1,11 +1,15 @@
-"""What the harness itself costs, and whether its clock is right; in pairs, so that the machine cancels out.
+"""What the harness itself costs, and whether its clock is right; in pairs, so that the machine
+cancels out.
 
-    python -m benchmarks.harness            about ten minutes on one core that has nothing else to do; needs the test extra
+    python -m benchmarks.harness            about ten minutes on one core that has nothing else to
+    do; needs the test extra
 
-Writes `results/harness.md` and `results/harness.json`. Blocks alternate A, B, B, A within a process; a figure is the median over
-the pairs with a bootstrap interval. Loops that do the same can differ by some percent for as long as a process lives, one way or
-the other: glibc gives the top of its heap back to the system after some steps and not after others, and each page of it then
-costs a fault again. So loops are compared over several processes, a median each, in which glibc keeps what it has.
+Writes `results/harness.md` and `results/harness.json`. Blocks alternate A, B, B, A within a
+process; a figure is the median over the pairs with a bootstrap interval. Loops that do the same can
+differ by some percent for as long as a process lives, one way or the other: glibc gives the top of
+its heap back to the system after some steps and not after others, and each page of it then costs a
+fault again. So loops are compared over several processes, a median each, in which glibc keeps what
+it has.
 """
 
 import argparse
@@ -44,9 +48,16 @@ INJECTED_SECONDS = 0.020
 
 
 def training() -> Training:
-    model = model_from_config(dict(families.TINY["llama"]) | SIZES, id="small-llama", source="benchmark")
+    model = model_from_config(
+        dict(families.TINY["llama"]) | SIZES, id="small-llama", source="benchmark"
+    )
     built = build_model(Workload(model=model, setup=SETUP))
-    return Training(built, make_optimizer(built, SETUP), SETUP, Batches(SETUP, Conditions(), model.config["vocab_size"]))
+    return Training(
+        built,
+        make_optimizer(built, SETUP),
+        SETUP,
+        Batches(SETUP, Conditions(), model.config["vocab_size"]),
+    )
 
 
 def harness_seconds(run: Training, steps: int = STEPS) -> float:
@@ -97,7 +108,12 @@ def slow_data(run: Training) -> Iterator[None]:
         run.batches.next = following  # type: ignore[method-assign]
 
 
-def pairs(a: Callable[[], float], b: Callable[[], float], of: Callable[[float, float], float], count: int = PAIRS) -> list[float]:
+def pairs(
+    a: Callable[[], float],
+    b: Callable[[], float],
+    of: Callable[[float, float], float],
+    count: int = PAIRS,
+) -> list[float]:
     """`of(a, b)` over pairs in the order A B, B A, ..."""
     found = []
     for turn in range(count):
@@ -106,7 +122,11 @@ def pairs(a: Callable[[], float], b: Callable[[], float], of: Callable[[float, f
     return found
 
 
-KEEPS_ITS_HEAP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36), "MALLOC_TOP_PAD_": str(2**26)}
+KEEPS_ITS_HEAP = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**36),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
 """glibc's settings (mallopt(3)) with which freed memory stays with the process."""
 
 
@@ -115,7 +135,8 @@ def over_processes(what: str) -> list[float]:
     command = [sys.executable, "-m", "benchmarks.harness", "--one-process", what]
     environment = {**os.environ, **KEEPS_ITS_HEAP}
     outputs = [
-        subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout for _ in range(PROCESSES)
+        subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+        for _ in range(PROCESSES)
     ]
     return [float(text.splitlines()[-1]) for text in outputs]
 
@@ -125,7 +146,9 @@ def one_process(what: str) -> float:
     for _ in range(3):
         bare_seconds(run)
     first: Callable[[Training], float] = harness_seconds if what == "harness" else bare_seconds
-    return median(pairs(lambda: first(run), lambda: bare_seconds(run), lambda a, b: a / b, PAIRS_IN_EACH))
+    return median(
+        pairs(lambda: first(run), lambda: bare_seconds(run), lambda a, b: a / b, PAIRS_IN_EACH)
+    )
 
 
 def summed_up(found: list[float]) -> dict[str, Any]:
@@ -150,22 +173,42 @@ def measured(run: Training) -> dict[str, dict[str, Any]]:
     values = {
         "harness / bare loop": over_processes("harness"),
         "bare loop / bare loop": over_processes("bare"),
-        "20 ms in forward, ms more": pairs(with_(sleeping, run), plain, lambda a, b: 1000 * (a - b)),
-        "20 ms in making the batch, ms more": pairs(with_(slow_data, run), plain, lambda a, b: 1000 * (a - b)),
-        "twice the steps / once": pairs(lambda: harness_seconds(run, 2 * STEPS), plain, lambda a, b: a / b),
+        "20 ms in forward, ms more": pairs(
+            with_(sleeping, run), plain, lambda a, b: 1000 * (a - b)
+        ),
+        "20 ms in making the batch, ms more": pairs(
+            with_(slow_data, run), plain, lambda a, b: 1000 * (a - b)
+        ),
+        "twice the steps / once": pairs(
+            lambda: harness_seconds(run, 2 * STEPS), plain, lambda a, b: a / b
+        ),
     }
     return {name: summed_up(found) for name, found in values.items()}
 
 
-def as_markdown(found: dict[str, dict[str, Any]], step: tuple[float, float, float], seconds: int) -> str:
+def as_markdown(
+    found: dict[str, dict[str, Any]], step: tuple[float, float, float], seconds: int
+) -> str:
     low, middle, high = (1000 * s for s in step)
     lines = [
         "# What the harness costs, and whether its clock is right",
         "",
-        f"Pairs of blocks of {STEPS} steps each, alternating, on one thread; a step takes {middle:.1f} ms ({low:.1f} to",
-        f"{high:.1f}). Small Llama, rank 8, 4 x 128 tokens, CPU. The first two rows are medians over {PROCESSES} processes of",
-        f"{PAIRS_IN_EACH} pairs each, in which glibc keeps its heap; the others over {PAIRS} pairs of one process.",
-        f"`python -m benchmarks.harness`, {seconds} s, torch {version('torch')}, load {os.getloadavg()[0]:.1f} at the end.",
+        (
+            f"Pairs of blocks of {STEPS} steps each, alternating, on one thread; a step takes"
+            f" {middle:.1f} ms ({low:.1f} to"
+        ),
+        (
+            f"{high:.1f}). Small Llama, rank 8, 4 x 128 tokens, CPU. The first two rows are medians"
+            f" over {PROCESSES} processes of"
+        ),
+        (
+            f"{PAIRS_IN_EACH} pairs each, in which glibc keeps its heap; the others over {PAIRS}"
+            " pairs of one process."
+        ),
+        (
+            f"`python -m benchmarks.harness`, {seconds} s, torch {version('torch')}, load"
+            f" {os.getloadavg()[0]:.1f} at the end."
+        ),
         "",
         "| what | median | 95 % interval | expected |",
         "|---|---:|---|---|",
@@ -173,12 +216,17 @@ def as_markdown(found: dict[str, dict[str, Any]], step: tuple[float, float, floa
     expected = ("1, within 1 %", "1: the noise of the method", "20 +- 1", "0", "1")
     for (name, row), wanted in zip(found.items(), expected, strict=True):
         digits = 3 if "ms" in name else 4
-        lines.append(f"| {name} | {row['median']:.{digits}f} | {row['low']:.{digits}f} to {row['high']:.{digits}f} | {wanted} |")
+        lines.append(
+            f"| {name} | {row['median']:.{digits}f} | {row['low']:.{digits}f} to"
+            f" {row['high']:.{digits}f} | {wanted} |"
+        )
     return "\n".join(lines) + "\n"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--one-process", choices=("harness", "bare"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,10 +1,13 @@
-"""Compiled profiles against fresh traces at points that no compilation has seen: bytes wrong in peaks, moments and categories.
+"""Compiled profiles against fresh traces at points that no compilation has seen: bytes wrong in
+peaks, moments and categories.
 
-    python -m benchmarks.held_out [--deadline SECONDS] [--models TEXT] [--seed N]      an hour; goes on where it was cut off
+    python -m benchmarks.held_out [--deadline SECONDS] [--models TEXT] [--seed N]      an hour; goes
+    on where it was cut off
 
-For each of the models below, the profiles of the package (two made on the spot where it has none) and some of every other option
-are asked at random sizes: any depth from four units on, up to 64 sequences, up to 65,536 tokens, rank up to 512. Each answer is
-compared with a trace made at just that point, whose events are added up here, by nothing that the profiles use. Results:
+For each of the models below, the profiles of the package (two made on the spot where it has none)
+and some of every other option are asked at random sizes: any depth from four units on, up to 64
+sequences, up to 65,536 tokens, rank up to 512. Each answer is compared with a trace made at just
+that point, whose events are added up here, by nothing that the profiles use. Results:
 `results/held_out.md` and `.json`.
 """
 
@@ -24,26 +27,57 @@ from benchmarks.bundle import asked
 from lora_profiler.catalog import find_model
 from lora_profiler.compiled.bundle import bundled_profile
 from lora_profiler.compiled.profile import Profile
-from lora_profiler.compiled.regime import below, regime_of, key_of, least_sizes, windows_of
+from lora_profiler.compiled.regime import below, key_of, least_sizes, regime_of, windows_of
 from lora_profiler.compiled.tape import LEAST_UNITS
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 RESULTS = Path(__file__).resolve().parent / "results"
 MODELS = (
-    "meta-llama/Llama-3.1-8B", "HuggingFaceTB/SmolLM2-135M", "Qwen/Qwen2.5-7B", "Qwen/Qwen3-4B", "mistralai/Mistral-7B-v0.1",
-    "microsoft/Phi-3.5-mini-instruct", "google/gemma-7b", "google/gemma-2-2b", "google/gemma-3-4b-it", "openai-community/gpt2",
-    "EleutherAI/pythia-410m", "facebook/opt-1.3b", "bigscience/bloom-560m", "tiiuae/falcon-7b", "EleutherAI/gpt-j-6b",
-    "microsoft/phi-2", "allenai/OLMo-1B-hf", "allenai/OLMo-2-1124-7B", "allenai/Olmo-3-1025-7B",
-    "ibm-granite/granite-3.0-8b-base", "CohereForAI/c4ai-command-r-v01", "stabilityai/stablelm-2-zephyr-1_6b",
-    "bigcode/starcoder2-7b", "HuggingFaceTB/SmolLM3-3B", "zai-org/GLM-4-9B-0414", "bigcode/gpt_bigcode-santacoder",
+    "meta-llama/Llama-3.1-8B",
+    "HuggingFaceTB/SmolLM2-135M",
+    "Qwen/Qwen2.5-7B",
+    "Qwen/Qwen3-4B",
+    "mistralai/Mistral-7B-v0.1",
+    "microsoft/Phi-3.5-mini-instruct",
+    "google/gemma-7b",
+    "google/gemma-2-2b",
+    "google/gemma-3-4b-it",
+    "openai-community/gpt2",
+    "EleutherAI/pythia-410m",
+    "facebook/opt-1.3b",
+    "bigscience/bloom-560m",
+    "tiiuae/falcon-7b",
+    "EleutherAI/gpt-j-6b",
+    "microsoft/phi-2",
+    "allenai/OLMo-1B-hf",
+    "allenai/OLMo-2-1124-7B",
+    "allenai/Olmo-3-1025-7B",
+    "ibm-granite/granite-3.0-8b-base",
+    "CohereForAI/c4ai-command-r-v01",
+    "stabilityai/stablelm-2-zephyr-1_6b",
+    "bigcode/starcoder2-7b",
+    "HuggingFaceTB/SmolLM3-3B",
+    "zai-org/GLM-4-9B-0414",
+    "bigcode/gpt_bigcode-santacoder",
     "mistralai/Mixtral-8x7B-v0.1",
-    "Qwen/Qwen3-30B-A3B", "Qwen/Qwen2-57B-A14B", "deepseek-ai/DeepSeek-V2-Lite", "openai/gpt-oss-20b",
-    "google-bert/bert-base-cased", "FacebookAI/roberta-base", "distilbert/distilbert-base-uncased", "google-t5/t5-small",
+    "Qwen/Qwen3-30B-A3B",
+    "Qwen/Qwen2-57B-A14B",
+    "deepseek-ai/DeepSeek-V2-Lite",
+    "openai/gpt-oss-20b",
+    "google-bert/bert-base-cased",
+    "FacebookAI/roberta-base",
+    "distilbert/distilbert-base-uncased",
+    "google-t5/t5-small",
     "facebook/bart-base",
-    "google/gemma-3-1b-it", "zai-org/GLM-4.5-Air", "MiniMaxAI/MiniMax-M2.5", "google/gemma-4-26B-A4B", "deepseek-ai/DeepSeek-R1",
-    "deepseek-ai/DeepSeek-V3.2", "zai-org/GLM-5.2",
-)  # fmt: skip
+    "google/gemma-3-1b-it",
+    "zai-org/GLM-4.5-Air",
+    "MiniMaxAI/MiniMax-M2.5",
+    "google/gemma-4-26B-A4B",
+    "deepseek-ai/DeepSeek-R1",
+    "deepseek-ai/DeepSeek-V3.2",
+    "zai-org/GLM-5.2",
+)
 LORA = TrainSetup(lora=LoraConfig(), batch_size=2)
 FULL = TrainSetup(batch_size=2)
 NF4 = Quantization()
@@ -65,7 +99,9 @@ OTHERS: dict[str, TrainSetup] = {
     "8-bit AdamW, full": replace(FULL, optimizer="adamw_8bit"),
     "8-bit AdamW": replace(LORA, optimizer="adamw_8bit"),
     "bfloat16 adapters": replace(LORA, lora=LoraConfig(adapter_dtype="bfloat16")),
-    "k-bit preparation": replace(LORA, quantization=Quantization(recipe="kbit"), checkpointing=True),
+    "k-bit preparation": replace(
+        LORA, quantization=Quantization(recipe="kbit"), checkpointing=True
+    ),
     "TRL's recipe": replace(LORA, quantization=Quantization(recipe="trl"), checkpointing=True),
     "no double quantisation": replace(LORA, quantization=Quantization(double_quant=False)),
     "one token": replace(LORA, seq_len=1),
@@ -73,7 +109,8 @@ OTHERS: dict[str, TrainSetup] = {
     "CPU rules, full": replace(FULL, device="cpu"),
 }
 OTHERS_EACH = 4
-"""Of the others, one model has so many, each model the next ones: a profile of these is made on the spot."""
+"""Of the others, one model has so many, each model the next ones: a profile of these is made on the
+spot."""
 POINTS = 6
 
 
@@ -93,7 +130,8 @@ def _bundled(workload: Workload) -> Profile | None:
 
 
 def rows_of(name: str, seed: int, until: float | None) -> list[dict[str, Any]]:
-    """One row a case: at how many points a profile was asked, and where it was wrong. Runs in a process of its own."""
+    """One row a case: at how many points a profile was asked, and where it was wrong. Runs in a
+    process of its own."""
     import warnings
 
     from lora_profiler.traced.compiler import compile_profile
@@ -109,7 +147,11 @@ def rows_of(name: str, seed: int, until: float | None) -> list[dict[str, Any]]:
         try:
             profile = profile or compile_profile(workload)
             rng = random.Random(f"{seed} {name} {label}")
-            wrong = [difference for _ in range(POINTS) for difference in _compared(profile, workload, rng)]
+            wrong = [
+                difference
+                for _ in range(POINTS)
+                for difference in _compared(profile, workload, rng)
+            ]
         except LoraProfilerError as e:
             rows.append(row | {"reason": str(e)})
             continue
@@ -136,7 +178,10 @@ def _compared(profile: Profile, workload: Workload, rng: random.Random) -> Itera
     said = predict_with(profile, asked)
     peaks, category_bytes, phase = _added_up(fresh)
     setup = asked.setup
-    where = f"{asked.model.num_layers} layers, {setup.batch_size} x {setup.seq_len}, rank {setup.lora.r if setup.lora else 0}"
+    where = (
+        f"{asked.model.num_layers} layers, {setup.batch_size} x {setup.seq_len}, rank"
+        f" {setup.lora.r if setup.lora else 0}"
+    )
     steady = {m.moment: m.total_bytes for m in said.moments if m.step == "steady"}
     for name, moments in GROUPS.items():
         mine = max(steady[moment] for moment in moments if moment in steady)
@@ -154,11 +199,17 @@ GROUPS = {
     "backward": ("loss_backward", "last_layer_backward", "first_layer_backward"),
     "optimizer": ("optimizer_step",),
 }
-_PHASES = {"forward": "forward", "loss": "forward", "backward": "backward", "optimizer": "optimizer"}
+_PHASES = {
+    "forward": "forward",
+    "loss": "forward",
+    "backward": "backward",
+    "optimizer": "optimizer",
+}
 
 
 def _added_up(fresh: Any) -> tuple[dict[str, int], dict[str, int], str]:
-    """Peaks of the steady step by group of phases, the categories at the first highest instant of all, and its group."""
+    """Peaks of the steady step by group of phases, the categories at the first highest instant of
+    all, and its group."""
     live: Counter[str] = Counter()
     births: list[tuple[str, int]] = []
     peaks: dict[str, int] = defaultdict(int)
@@ -186,7 +237,8 @@ def _added_up(fresh: Any) -> tuple[dict[str, int], dict[str, int], str]:
 
 
 def _somewhere(profile: Profile, workload: Workload, rng: random.Random) -> Workload:
-    """The workload at random sizes for which its regime holds; long sequences as likely as short ones."""
+    """The workload at random sizes for which its regime holds; long sequences as likely as short
+    ones."""
     regime, windows, setup = regime_of(workload), windows_of(workload.model), workload.setup
     _, least = least_sizes(regime, windows)
     end = below(regime, windows)
@@ -194,17 +246,26 @@ def _somewhere(profile: Profile, workload: Workload, rng: random.Random) -> Work
     longest = min(65536, *(x for x in (end and end - 1, positions) if isinstance(x, int)), 2**20)
     seq = 1 if regime.one_token else round(least * (max(longest, least) / least) ** rng.random())
     lora = (
-        replace(setup.lora, r=regime.rank or rng.choice((1, 2, 7, 8, 16, 33, 64, 128, 512)), lora_alpha=None)
+        replace(
+            setup.lora,
+            r=regime.rank or rng.choice((1, 2, 7, 8, 16, 33, 64, 128, 512)),
+            lora_alpha=None,
+        )
         if setup.lora
         else None
     )
     batch = 1 if regime.one_sample else round(2 * 32 ** rng.random())
-    return replace(workload, setup=replace(setup, batch_size=batch, seq_len=min(max(seq, least), longest), lora=lora))
+    return replace(
+        workload,
+        setup=replace(setup, batch_size=batch, seq_len=min(max(seq, least), longest), lora=lora),
+    )
 
 
 def write(rows: list[dict[str, Any]], seed: int) -> None:
     rows = sorted(rows, key=lambda row: MODELS.index(row["model"]))
-    (RESULTS / "held_out.json").write_text(json.dumps({"seed": seed, "rows": rows}, indent=1) + "\n", "utf-8")
+    (RESULTS / "held_out.json").write_text(
+        json.dumps({"seed": seed, "rows": rows}, indent=1) + "\n", "utf-8"
+    )
     asked_ = [row for row in rows if "reason" not in row]
     points = sum(row["points"] for row in asked_)
     wrong = [(row, difference) for row in asked_ for difference in row["wrong"]]
@@ -214,18 +275,31 @@ def write(rows: list[dict[str, Any]], seed: int) -> None:
     refused: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         if "reason" in row:
-            refused[row["reason"].replace(row["model"], "MODEL")[:160]].append(f"{row['model']}: {row['case']}")
+            refused[row["reason"].replace(row["model"], "MODEL")[:160]].append(
+                f"{row['model']}: {row['case']}"
+            )
     lines = [
         "# Profiles at points that no compilation has seen",
         "",
-        f"`python -m benchmarks.held_out`, seed {seed}: {points:,} points of {len(asked_):,} profiles "
-        f"({sum(r['bundled'] for r in asked_):,} of the package), {len({r['type'] for r in asked_})} architectures, "
-        f"{len({r['model'] for r in asked_})} models. At each, the steady peak of forward, backward and optimizer, the moment",
-        "of the peak and its bytes by category are held against a trace made at just that point, whose events are added up.",
+        (
+            f"`python -m benchmarks.held_out`, seed {seed}: {points:,} points of {len(asked_):,}"
+            f" profiles ({sum(r['bundled'] for r in asked_):,} of the package),"
+            f" {len({r['type'] for r in asked_})} architectures,"
+            f" {len({r['model'] for r in asked_})} models. At each, the steady peak of forward,"
+            " backward and optimizer, the moment"
+        ),
+        (
+            "of the peak and its bytes by category are held against a trace made at just that"
+            " point, whose events are added up."
+        ),
         "",
         f"- **{len(wrong)} of {5 * points:,} comparisons differ.**",
         "",
-        *([f"- {row['model']}, {row['case']}: {difference}" for row, difference in wrong[:40]] if wrong else []),
+        *(
+            [f"- {row['model']}, {row['case']}: {difference}" for row, difference in wrong[:40]]
+            if wrong
+            else []
+        ),
         "",
         "| case | points |",
         "| --- | ---: |",
@@ -233,32 +307,53 @@ def write(rows: list[dict[str, Any]], seed: int) -> None:
         "",
         "## Not asked",
         "",
-        *(f"- {reason}: {len(who)}, {who[0]} for one" for reason, who in sorted(refused.items(), key=lambda item: -len(item[1]))),
+        *(
+            f"- {reason}: {len(who)}, {who[0]} for one"
+            for reason, who in sorted(refused.items(), key=lambda item: -len(item[1]))
+        ),
     ]
     (RESULTS / "held_out.md").write_text("\n".join(lines) + "\n", "utf-8")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="", metavar="TEXT", help="only models whose name contains it")
-    parser.add_argument("--deadline", type=float, default=None, metavar="SECONDS", help="begin no model after so long")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--models", default="", metavar="TEXT", help="only models whose name contains it"
+    )
+    parser.add_argument(
+        "--deadline",
+        type=float,
+        default=None,
+        metavar="SECONDS",
+        help="begin no model after so long",
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     path = RESULTS / "held_out.json"
-    rows: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))["rows"] if path.exists() else []
+    rows: list[dict[str, Any]] = (
+        json.loads(path.read_text("utf-8"))["rows"] if path.exists() else []
+    )
     done = {row["model"] for row in rows}
     until = None if options.deadline is None else time.time() + options.deadline
     names = [name for name in MODELS if options.models in name and name not in done]
     with ProcessPoolExecutor(options.jobs) as pool:
         waiting = iter(names)
-        running = {pool.submit(rows_of, n, options.seed, until): n for _, n in zip(range(options.jobs), waiting, strict=False)}
+        running = {
+            pool.submit(rows_of, n, options.seed, until): n
+            for _, n in zip(range(options.jobs), waiting, strict=False)
+        }
         while running:
             finished = next(as_completed(running))
             name = running.pop(finished)
             rows += finished.result()
             write(rows, options.seed)
-            print(f"{name}: {sum(len(row.get('wrong', ())) for row in finished.result())} wrong", flush=True)
+            print(
+                f"{name}: {sum(len(row.get('wrong', ())) for row in finished.result())} wrong",
+                flush=True,
+            )
             following = next(waiting, None)
             if following is not None and (until is None or time.time() < until):
                 running[pool.submit(rows_of, following, options.seed, until)] = following

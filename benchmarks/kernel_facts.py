@@ -1,7 +1,9 @@
-"""Single facts of a card and its software, one small function each: what the rules of prediction and of step time rest on.
+"""Single facts of a card and its software, one small function each: what the rules of prediction
+and of step time rest on.
 
-Every fact takes the device, leaves nothing behind, and returns plain numbers: bytes as ints, times in seconds, rates per second.
-On a CPU those that need a caching allocator or a queue of kernels are left out; the rest run, at a smaller size.
+Every fact takes the device, leaves nothing behind, and returns plain numbers: bytes as ints, times
+in seconds, rates per second. On a CPU those that need a caching allocator or a queue of kernels are
+left out; the rest run, at a smaller size.
 """
 
 import gc
@@ -28,7 +30,8 @@ Fact = Callable[[str], Any]
 
 WARMUPS, REPEATS = 3, 15
 HOLD_CYCLES = 50_000_000
-"""The card spins so long before a timed series that the host has queued it all: short kernels are not timed by their launch."""
+"""The card spins so long before a timed series that the host has queued it all: short kernels are
+not timed by their launch."""
 BACKENDS = {
     "auto": None,
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -37,19 +40,29 @@ BACKENDS = {
     "math": SDPBackend.MATH,
 }
 ATTENTION_SHAPES = ((1, 32, 8, 2048, 128), (4, 14, 2, 1024, 64), (1, 32, 32, 4096, 128))
-"""Batch, heads, key/value heads, sequence, width: as in 8B Llama, 0.5B Qwen, and without grouped heads."""
+"""Batch, heads, key/value heads, sequence, width: as in 8B Llama, 0.5B Qwen, and without grouped
+heads."""
 PRODUCTS = (
-    (8192, 8192, 8192, "bfloat16"), (2048, 4096, 4096, "bfloat16"), (2048, 4096, 14336, "bfloat16"),
-    (8192, 2048, 8192, "bfloat16"), (4096, 896, 4864, "bfloat16"), (2048, 4096, 128256, "bfloat16"),
-    (2048, 4096, 16, "bfloat16"), (2048, 16, 4096, "bfloat16"), (2048, 4096, 16, "float32"), (2048, 16, 4096, "float32"),
+    (8192, 8192, 8192, "bfloat16"),
+    (2048, 4096, 4096, "bfloat16"),
+    (2048, 4096, 14336, "bfloat16"),
+    (8192, 2048, 8192, "bfloat16"),
+    (4096, 896, 4864, "bfloat16"),
+    (2048, 4096, 128256, "bfloat16"),
+    (2048, 4096, 16, "bfloat16"),
+    (2048, 16, 4096, "bfloat16"),
+    (2048, 4096, 16, "float32"),
+    (2048, 16, 4096, "float32"),
     (8192, 8192, 8192, "float32"),
-)  # fmt: skip
-"""Rows, inner size, columns, dtype: the largest that a card can show, then layers of real models and adapters of rank 16."""
+)
+"""Rows, inner size, columns, dtype: the largest that a card can show, then layers of real models
+and adapters of rank 16."""
 SMALLER_ON_CPU = 16
 
 
 def measure(device: str, folder: Path) -> dict[str, Any]:
-    """Every fact that `device` can tell, written to `folder`/kernels.json after each; one that fails says how."""
+    """Every fact that `device` can tell, written to `folder`/kernels.json after each; one that
+    fails says how."""
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
     with open_device() as nvml:
@@ -58,8 +71,15 @@ def measure(device: str, folder: Path) -> dict[str, Any]:
             torch.zeros(1, device=device)
             torch.cuda.synchronize()
             used = nvml.used_bytes()
-            found["context"] = {"idle_used_bytes": idle, "used_bytes": used, "reserved_bytes": torch.cuda.memory_reserved()}
-    found = {"environment": asdict(environment(device, command="python -m benchmarks.campaign kernels")), **found}
+            found["context"] = {
+                "idle_used_bytes": idle,
+                "used_bytes": used,
+                "reserved_bytes": torch.cuda.memory_reserved(),
+            }
+    found = {
+        "environment": asdict(environment(device, command="python -m benchmarks.campaign kernels")),
+        **found,
+    }
     for name, fact in facts(device).items():
         began = time.perf_counter()
         try:
@@ -70,12 +90,16 @@ def measure(device: str, folder: Path) -> dict[str, Any]:
         if device == "cuda":
             torch.cuda.empty_cache()
         write_durably(folder / "kernels.json", json.dumps(found, indent=1) + "\n")
-        print(f"{name}: {json.dumps(found[name])[:300]} ({time.perf_counter() - began:.1f} s)", flush=True)
+        print(
+            f"{name}: {json.dumps(found[name])[:300]} ({time.perf_counter() - began:.1f} s)",
+            flush=True,
+        )
     return found
 
 
 def facts(device: str) -> Mapping[str, Fact]:
-    """Facts by name, in the order in which they are best measured: workspaces while no product was made yet."""
+    """Facts by name, in the order in which they are best measured: workspaces while no product was
+    made yet."""
     anywhere: dict[str, Fact] = {
         "dropout_saves": dropout_saves,
         "layer_norm_saves": layer_norm_saves,
@@ -87,15 +111,20 @@ def facts(device: str) -> Mapping[str, Fact]:
     if device != "cuda":
         return anywhere
     first: dict[str, Fact] = {"workspaces": workspaces}
-    last: dict[str, Fact] = {"promotion_copies": promotion_copies, "cross_entropy": cross_entropy, "adamw": adamw}
+    last: dict[str, Fact] = {
+        "promotion_copies": promotion_copies,
+        "cross_entropy": cross_entropy,
+        "adamw": adamw,
+    }
     return first | anywhere | last
 
 
-# --- memory -------------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
 def workspaces(device: str) -> dict[str, int]:
-    """Bytes that stay allocated after the first matrix product, after its gradient, and after one with a bias in float32."""
+    """Bytes that stay allocated after the first matrix product, after its gradient, and after one
+    with a bias in float32."""
     x = torch.randn(16, 16, device=device, dtype=torch.bfloat16, requires_grad=True)
     before = torch.cuda.memory_allocated()
     y = x @ x
@@ -110,7 +139,11 @@ def workspaces(device: str) -> dict[str, int]:
     before = torch.cuda.memory_allocated()
     functional.linear(plain, plain, plain[0])
     torch.cuda.synchronize()
-    return {"forward_bytes": forward, "backward_more_bytes": backward, "bias_more_bytes": torch.cuda.memory_allocated() - before}
+    return {
+        "forward_bytes": forward,
+        "backward_more_bytes": backward,
+        "bias_more_bytes": torch.cuda.memory_allocated() - before,
+    }
 
 
 def dropout_saves(device: str) -> dict[str, Any]:
@@ -122,7 +155,8 @@ def dropout_saves(device: str) -> dict[str, Any]:
 
 
 def layer_norm_saves(device: str) -> list[dict[str, Any]]:
-    """What a bfloat16 LayerNorm keeps: its input, and mean and deviation of each row in which dtype."""
+    """What a bfloat16 LayerNorm keeps: its input, and mean and deviation of each row in which
+    dtype."""
     norm = nn.LayerNorm(512, device=device, dtype=torch.bfloat16)
     x = torch.randn(4, 256, 512, device=device, dtype=torch.bfloat16, requires_grad=True)
     with _saved() as kept:
@@ -131,7 +165,8 @@ def layer_norm_saves(device: str) -> list[dict[str, Any]]:
 
 
 def promotion_copies(device: str) -> dict[str, int]:
-    """Peak of bfloat16 + float32 over its start: the result alone, unless the smaller operand is copied first."""
+    """Peak of bfloat16 + float32 over its start: the result alone, unless the smaller operand is
+    copied first."""
     half = torch.randn(1 << 24, device=device, dtype=torch.bfloat16)
     single = torch.randn(1 << 24, device=device)
     with _peak() as peak:
@@ -140,10 +175,13 @@ def promotion_copies(device: str) -> dict[str, int]:
 
 
 def cross_entropy(device: str) -> list[dict[str, Any]]:
-    """Peak and time of the loss over bfloat16 logits as transformers makes it, from logits that exist to their gradient."""
+    """Peak and time of the loss over bfloat16 logits as transformers makes it, from logits that
+    exist to their gradient."""
     rows = []
     for tokens, vocabulary in ((2048, 128256), (4096, 32000)):
-        logits = torch.randn(tokens, vocabulary, device=device, dtype=torch.bfloat16, requires_grad=True)
+        logits = torch.randn(
+            tokens, vocabulary, device=device, dtype=torch.bfloat16, requires_grad=True
+        )
         labels = torch.randint(0, vocabulary, (tokens,), device=device)
 
         def step(logits: torch.Tensor = logits, labels: torch.Tensor = labels) -> None:
@@ -156,7 +194,14 @@ def cross_entropy(device: str) -> list[dict[str, Any]]:
             step()
         count = tokens * vocabulary
         seconds = _seconds(step, device)
-        rows.append({"logits": count, "peak_bytes": peak[0], "bytes_a_logit": round(peak[0] / count, 3), "seconds": seconds})
+        rows.append(
+            {
+                "logits": count,
+                "peak_bytes": peak[0],
+                "bytes_a_logit": round(peak[0] / count, 3),
+                "seconds": seconds,
+            }
+        )
     return rows
 
 
@@ -164,7 +209,10 @@ def adamw(device: str) -> list[dict[str, Any]]:
     """Temporaries and time of an AdamW step over 24 bfloat16 matrices, by implementation."""
     rows = []
     for implementation in ("foreach", "fused", "forloop"):
-        parameters = [nn.Parameter(torch.randn(2048, 2048, device=device, dtype=torch.bfloat16)) for _ in range(24)]
+        parameters = [
+            nn.Parameter(torch.randn(2048, 2048, device=device, dtype=torch.bfloat16))
+            for _ in range(24)
+        ]
         foreach, fused = implementation == "foreach", implementation == "fused"
         optimizer = torch.optim.AdamW(parameters, foreach=foreach, fused=fused)
         for parameter in parameters:
@@ -172,20 +220,23 @@ def adamw(device: str) -> list[dict[str, Any]]:
         optimizer.step()
         with _peak() as peak:
             optimizer.step()
-        rows.append({
-            "implementation": implementation,
-            "parameter_bytes": sum(p.nbytes for p in parameters),
-            "peak_bytes": peak[0],
-            "seconds": _seconds(optimizer.step, device),
-        })  # fmt: skip
+        rows.append(
+            {
+                "implementation": implementation,
+                "parameter_bytes": sum(p.nbytes for p in parameters),
+                "peak_bytes": peak[0],
+                "seconds": _seconds(optimizer.step, device),
+            }
+        )
     return rows
 
 
-# --- attention ------------------------------------------------------------------------------------------------------------
+# --- attention ------------------------------------------------------------------------------------
 
 
 def attention(device: str) -> list[dict[str, Any]]:
-    """What each kernel of SDPA keeps beyond queries, keys and values, its peak, and its time; causal, without a mask."""
+    """What each kernel of SDPA keeps beyond queries, keys and values, its peak, and its time;
+    causal, without a mask."""
     rows = []
     for dtype in ("bfloat16", "float32"):
         for shape in ATTENTION_SHAPES[: 1 if dtype == "float32" else None]:
@@ -199,7 +250,9 @@ def attention(device: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _attention(device: str, kernel: str, dtype: torch.dtype, shape: tuple[int, int, int, int, int]) -> dict[str, Any]:
+def _attention(
+    device: str, kernel: str, dtype: torch.dtype, shape: tuple[int, int, int, int, int]
+) -> dict[str, Any]:
     batch, heads, groups, length, width = shape
     length = length // SMALLER_ON_CPU if device == "cpu" else length
     q, k, v = (
@@ -209,7 +262,9 @@ def _attention(device: str, kernel: str, dtype: torch.dtype, shape: tuple[int, i
     backend = BACKENDS[kernel]
 
     def forward() -> torch.Tensor:
-        return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=heads != groups)
+        return functional.scaled_dot_product_attention(
+            q, k, v, is_causal=True, enable_gqa=heads != groups
+        )
 
     with nullcontext() if backend is None else sdpa_kernel(backend):
         with _saved(besides=(q, k, v)) as kept:
@@ -230,11 +285,17 @@ def _attention(device: str, kernel: str, dtype: torch.dtype, shape: tuple[int, i
             found["peak_bytes"] = peak[0]
         ahead = _seconds(forward, device)
         whole = _seconds(step, device)
-    flops = 2 * batch * heads * length * length * width  # half of the two products, for the causal mask
-    return found | {"forward_seconds": ahead, "step_seconds": whole, "causal_forward_flops_per_s": flops / ahead}
+    flops = (
+        2 * batch * heads * length * length * width
+    )  # half of the two products, for the causal mask
+    return found | {
+        "forward_seconds": ahead,
+        "step_seconds": whole,
+        "causal_forward_flops_per_s": flops / ahead,
+    }
 
 
-# --- speed --------------------------------------------------------------------------------------------------------------
+# --- speed ----------------------------------------------------------------------------------------
 
 
 def products(device: str) -> list[dict[str, Any]]:
@@ -249,7 +310,16 @@ def products(device: str) -> list[dict[str, Any]]:
             return functional.linear(x, weight)
 
         seconds = _seconds(product, device)
-        rows.append({"m": m, "k": k, "n": n, "dtype": dtype, "seconds": seconds, "flops_per_s": 2 * m * k * n / seconds})
+        rows.append(
+            {
+                "m": m,
+                "k": k,
+                "n": n,
+                "dtype": dtype,
+                "seconds": seconds,
+                "flops_per_s": 2 * m * k * n / seconds,
+            }
+        )
     return rows
 
 
@@ -263,7 +333,8 @@ def copies(device: str) -> dict[str, float]:
 
 
 def launches(device: str, count: int = 2000) -> dict[str, float]:
-    """Seconds that the host needs to launch the smallest kernel, and that one takes from end to end in a long series."""
+    """Seconds that the host needs to launch the smallest kernel, and that one takes from end to end
+    in a long series."""
     x = torch.zeros(1, device=device)
     for _ in range(100):
         x.add_(1)
@@ -273,10 +344,13 @@ def launches(device: str, count: int = 2000) -> dict[str, float]:
         x.add_(1)
     launched = time.perf_counter() - began
     _wait(device)
-    return {"host_seconds": launched / count, "whole_seconds": (time.perf_counter() - began) / count}
+    return {
+        "host_seconds": launched / count,
+        "whole_seconds": (time.perf_counter() - began) / count,
+    }
 
 
-# --- how ----------------------------------------------------------------------------------------------------------------
+# --- how ------------------------------------------------------------------------------------------
 
 
 def _size(size: int, device: str) -> int:
@@ -291,7 +365,8 @@ def _wait(device: str) -> None:
 
 @contextmanager
 def _saved(besides: tuple[torch.Tensor, ...] = ()) -> Iterator[list[dict[str, Any]]]:
-    """Collects what autograd keeps inside, each storage once: dtype, shape and bytes. `besides` are left out."""
+    """Collects what autograd keeps inside, each storage once: dtype, shape and bytes. `besides` are
+    left out."""
     found: list[dict[str, Any]] = []
     seen = {t.untyped_storage()._cdata for t in besides}
     alive: list[torch.Tensor] = []  # else an address could come again
@@ -302,7 +377,11 @@ def _saved(besides: tuple[torch.Tensor, ...] = ()) -> Iterator[list[dict[str, An
             seen.add(storage._cdata)
             alive.append(tensor.detach())
             found.append(
-                {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape), "bytes": storage.nbytes()}
+                {
+                    "dtype": str(tensor.dtype).removeprefix("torch."),
+                    "shape": list(tensor.shape),
+                    "bytes": storage.nbytes(),
+                }
             )
         return tensor
 
@@ -312,7 +391,8 @@ def _saved(besides: tuple[torch.Tensor, ...] = ()) -> Iterator[list[dict[str, An
 
 @contextmanager
 def _peak() -> Iterator[list[int]]:
-    """The requested bytes by which the block inside rose over its start, in a list that is filled at the end."""
+    """The requested bytes by which the block inside rose over its start, in a list that is filled
+    at the end."""
     found: list[int] = []
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()

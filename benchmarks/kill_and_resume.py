@@ -1,8 +1,11 @@
-"""kill -9 of a measuring run at 20 random instants, then one run to the end: every record is there, once, and nobody is left.
+"""kill -9 of a measuring run at 20 random instants, then one run to the end: every record is there,
+once, and nobody is left.
 
-    python -m benchmarks.kill_and_resume [--kills N] [--seed N]        about five minutes; needs the test extra
+    python -m benchmarks.kill_and_resume [--kills N] [--seed N]        about five minutes; needs the
+    test extra
 
-Drives `lora-profile bench --suite tiny --resume` on the CPU, as a user would. Writes `results/kill_and_resume.md`.
+Drives `lora-profile bench --suite tiny --resume` on the CPU, as a user would. Writes
+`results/kill_and_resume.md`.
 """
 
 import argparse
@@ -23,7 +26,17 @@ LONGEST_SECONDS = 14.0
 
 
 def command(records: Path) -> list[str]:
-    options = ["--suite", "tiny", "--device", "cpu", "--resume", "--records", str(records), "--format", "csv"]
+    options = [
+        "--suite",
+        "tiny",
+        "--device",
+        "cpu",
+        "--resume",
+        "--records",
+        str(records),
+        "--format",
+        "csv",
+    ]
     return [sys.executable, "-m", "lora_profiler", "bench", *options]
 
 
@@ -44,9 +57,15 @@ def ids(records: Path) -> list[str]:
 
 def orphans() -> list[int]:
     """Processes of the measuring child's module that descend from nobody of ours."""
-    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True
+    ).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
-    return [int(pid) for pid, parent, args in rows if "lora_profiler.harness.entry" in args and parent == "1"]
+    return [
+        int(pid)
+        for pid, parent, args in rows
+        if "lora_profiler.harness.entry" in args and parent == "1"
+    ]
 
 
 def killed_run(records: Path, seconds: float) -> tuple[bool, int]:
@@ -68,7 +87,9 @@ def killed_run(records: Path, seconds: float) -> tuple[bool, int]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -82,25 +103,58 @@ def main() -> int:
             seconds = draw.uniform(0.3, LONGEST_SECONDS)
             going, stored = killed_run(records, seconds)
             left += len(orphans())
-            print(f"{number}: killed after {seconds:.1f} s, {'running' if going else 'ended'}, {stored} stored", flush=True)
+            print(
+                f"{number}: killed after {seconds:.1f} s, {'running' if going else 'ended'},"
+                f" {stored} stored",
+                flush=True,
+            )
             lines.append(f"| {number} | {seconds:.1f} | {'yes' if going else 'no'} | {stored} |")
-        whole = subprocess.run(command(records), capture_output=True, text=True, env=environment(), cwd=ROOT, check=False)
+        whole = subprocess.run(
+            command(records),
+            capture_output=True,
+            text=True,
+            env=environment(),
+            cwd=ROOT,
+            check=False,
+        )
         found = Counter(ids(records))
         before = records.read_bytes()
-        again = subprocess.run(command(records), capture_output=True, text=True, env=environment(), cwd=ROOT, check=False)
+        again = subprocess.run(
+            command(records),
+            capture_output=True,
+            text=True,
+            env=environment(),
+            cwd=ROOT,
+            check=False,
+        )
         unchanged = records.read_bytes() == before
     once = len(found) == wanted and set(found.values()) == {1}
     verdict = [
-        f"- the run after them ended with exit code {whole.returncode}, and a second one with {again.returncode}",
-        f"- {len(found)} of {wanted} cases stored, each {'exactly once' if once else str(dict(found))}",
-        f"- the second run {'measured nothing and wrote nothing' if unchanged else 'changed the file'}",
+        (
+            f"- the run after them ended with exit code {whole.returncode}, and a second one with"
+            f" {again.returncode}"
+        ),
+        (
+            f"- {len(found)} of {wanted} cases stored, each"
+            f" {'exactly once' if once else str(dict(found))}"
+        ),
+        (
+            "- the second run"
+            f" {'measured nothing and wrote nothing' if unchanged else 'changed the file'}"
+        ),
         f"- measuring processes left alive after the kills: {left}",
     ]
     text = [
         "# kill -9, then resume",
         "",
-        f"{options.kills} kills at random instants of `lora-profile bench --suite tiny --device cpu --resume`, seed",
-        f"{options.seed}; `python -m benchmarks.kill_and_resume`, {time.perf_counter() - began:.0f} s. Whenever all four cases",
+        (
+            f"{options.kills} kills at random instants of `lora-profile bench --suite tiny --device"
+            " cpu --resume`, seed"
+        ),
+        (
+            f"{options.seed}; `python -m benchmarks.kill_and_resume`,"
+            f" {time.perf_counter() - began:.0f} s. Whenever all four cases"
+        ),
         "were stored, the file was removed, so that every kill met work.",
         "",
         *verdict,

@@ -1,10 +1,12 @@
-"""Liger-Kernel's own functions, run by Triton's interpreter on the CPU, against the stand-ins of `modeling/liger.py`.
+"""Liger-Kernel's own functions, run by Triton's interpreter on the CPU, against the stand-ins of
+`modeling/liger.py`.
 
     pip install --no-deps liger-kernel==0.6.2 triton
     TRITON_INTERPRET=1 python -m benchmarks.liger [--write]         seconds; results/liger.md
 
-What autograd keeps of each call, which results lie in an input's place, and how far results and gradients are apart. Later
-releases ask numbers for a method that the interpreter does not give them.
+What autograd keeps of each call, which results lie in an input's place, and how far results and
+gradients are apart. Later releases ask numbers for a method that the interpreter does not give
+them.
 """
 
 import argparse
@@ -26,8 +28,8 @@ EPS = 1e-6
 
 
 class Seen(NamedTuple):
-    """`kept`: bytes of each tensor that autograd keeps, and the input whose storage it is; `over`: results that lie in an input's
-    storage; `numbers`: results and gradients."""
+    """`kept`: bytes of each tensor that autograd keeps, and the input whose storage it is; `over`:
+    results that lie in an input's storage; `numbers`: results and gradients."""
 
     kept: list[tuple[int, int | None]]
     over: list[bool]
@@ -35,7 +37,8 @@ class Seen(NamedTuple):
 
 
 def seen(function: Callable[..., Any], inputs: Sequence[Tensor], trained: int) -> Seen:
-    """One forward and backward pass; the first `trained` inputs are results of something that takes a gradient."""
+    """One forward and backward pass; the first `trained` inputs are results of something that takes
+    a gradient."""
     leaves = [t.clone().requires_grad_() for t in inputs[:trained]]
     given = [*(leaf * 1 for leaf in leaves), *inputs[trained:]]
     places = [t.untyped_storage().data_ptr() for t in given]
@@ -62,7 +65,8 @@ def pairs() -> dict[str, tuple[Callable[..., Any], Callable[..., Any], list[Tens
     from liger_kernel.ops import rms_norm, rope, swiglu
 
     def rsqrt(x: Any) -> Any:
-        """Looked up when it is called: the interpreter puts its own there, and runs no function of CUDA's library."""
+        """Looked up when it is called: the interpreter puts its own there, and runs no function of
+        CUDA's library."""
         return triton.language.rsqrt(x)
 
     rms_norm.rsqrt = rsqrt
@@ -76,8 +80,18 @@ def pairs() -> dict[str, tuple[Callable[..., Any], Callable[..., Any], list[Tens
             [torch.randn(2, 5, 48), torch.randn(48)],
             2,
         ),
-        "SwiGLU": (swiglu.LigerSiLUMulFunction.apply, liger._SwiGlu.apply, [torch.randn(2, 5, 112), torch.randn(2, 5, 112)], 2),
-        "rotary embedding": (rope.LigerRopeFunction.apply, liger._Rotary.apply, [q, k, table.cos(), table.sin()], 2),
+        "SwiGLU": (
+            swiglu.LigerSiLUMulFunction.apply,
+            liger._SwiGlu.apply,
+            [torch.randn(2, 5, 112), torch.randn(2, 5, 112)],
+            2,
+        ),
+        "rotary embedding": (
+            rope.LigerRopeFunction.apply,
+            liger._Rotary.apply,
+            [q, k, table.cos(), table.sin()],
+            2,
+        ),
     }
 
 
@@ -86,29 +100,47 @@ def report() -> tuple[str, bool]:
     lines = [
         "# Liger-Kernel's functions and their stand-ins",
         "",
-        f"`TRITON_INTERPRET=1 python -m benchmarks.liger`: liger-kernel {version('liger-kernel')} by the interpreter of triton",
+        (
+            "`TRITON_INTERPRET=1 python -m benchmarks.liger`: liger-kernel"
+            f" {version('liger-kernel')} by the interpreter of triton"
+        ),
         f"{version('triton')}, torch {torch.__version__}, on the CPU, in float32.",
         "",
-        "| function | kept by both, bytes | same | results in an input's place | same | results and gradients, furthest apart |",
+        (
+            "| function | kept by both, bytes | same | results in an input's place | same | results"
+            " and gradients, furthest apart |"
+        ),
         "| --- | --- | --- | --- | --- | ---: |",
     ]
     alike = True
     for name, (theirs, ours, inputs, trained) in pairs().items():
         real, mine = seen(theirs, inputs, trained), seen(ours, inputs, trained)
-        apart = max(float((a - b).abs().max()) for a, b in zip(real.numbers, mine.numbers, strict=True))
+        apart = max(
+            float((a - b).abs().max()) for a, b in zip(real.numbers, mine.numbers, strict=True)
+        )
         alike = alike and real.kept == mine.kept and real.over == mine.over and apart < 1e-4
-        kept = ", ".join(f"{size} ({'new' if place is None else f'input {place + 1}'})" for size, place in real.kept)
+        kept = ", ".join(
+            f"{size} ({'new' if place is None else f'input {place + 1}'})"
+            for size, place in real.kept
+        )
         over = ", ".join("yes" if each else "no" for each in real.over)
-        lines.append(f"| {name} | {kept} | {real.kept == mine.kept} | {over} | {real.over == mine.over} | {apart:.1e} |")
+        lines.append(
+            f"| {name} | {kept} | {real.kept == mine.kept} | {over} | {real.over == mine.over} |"
+            f" {apart:.1e} |"
+        )
     return "\n".join(lines) + "\n", alike
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--write", action="store_true", help="write results")
     options = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET") != "1":  # read when triton is imported, which torch does
-        parser.error("set TRITON_INTERPRET=1: without an accelerator Triton's interpreter runs the kernels.")
+        parser.error(
+            "set TRITON_INTERPRET=1: without an accelerator Triton's interpreter runs the kernels."
+        )
     text, alike = report()
     print(text)
     if options.write:

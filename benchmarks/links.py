@@ -1,10 +1,12 @@
-"""Links that a stranger could send to whoever runs the dashboard: how long each takes to draw, and whether the server goes on.
+"""Links that a stranger could send to whoever runs the dashboard: how long each takes to draw, and
+whether the server goes on.
 
     python -m benchmarks.links [--write]
 
-Opens each in the system's Chromium on a running dashboard, while the server's health is asked twenty times a second. A pattern
-that takes Python's engine for ever froze the server before patterns were matched in a process of their own. --write puts the
-result into benchmarks/results/. Needs Chromium.
+Opens each in the system's Chromium on a running dashboard, while the server's health is asked
+twenty times a second. A pattern that takes Python's engine for ever froze the server before
+patterns were matched in a process of their own. --write puts the result into benchmarks/results/.
+Needs Chromium.
 """
 
 import argparse
@@ -19,11 +21,21 @@ from urllib.parse import quote
 from benchmarks.dashboard import PORT, RESULTS, chromium, dashboard, settle
 
 PATTERNS = (
-    "(.*)*(.*)*(.*)*x", "(([a-z_.0-9])*)*!", "(.|..)*Z", r"^(\w+\.?)+$!", "(?:[a-z]|[a-z]\\.?|[0-9_.])*!", "(" * 5000,
+    "(.*)*(.*)*(.*)*x",
+    "(([a-z_.0-9])*)*!",
+    "(.|..)*Z",
+    r"^(\w+\.?)+$!",
+    "(?:[a-z]|[a-z]\\.?|[0-9_.])*!",
+    "(" * 5000,
     "a{99999999999999}",
-)  # fmt: skip
+)
 LINKS = {
-    **{f"pattern {p if len(p) < 40 else p[:8] + '...'}": f"model=gpt2&method=lora&targets=re:{quote(p)}" for p in PATTERNS},
+    **{
+        f"pattern {p if len(p) < 40 else p[:8] + '...'}": (
+            f"model=gpt2&method=lora&targets=re:{quote(p)}"
+        )
+        for p in PATTERNS
+    },
     "markup as the model": "model=" + quote("<script>alert(1)</script>"),
     "markup as a target": "model=gpt2&method=lora&targets=" + quote("<img src=x onerror=alert(1)>"),
     "a path": "model=/etc/passwd",
@@ -31,7 +43,9 @@ LINKS = {
     "a device": "model=/dev/zero",
     "an address": "model=" + quote("http://169.254.169.254/latest"),
     "sizes of 2^31": "model=gpt2&batch_size=2147483648&seq_len=2147483648",
-    "the largest sizes": "model=gpt2&batch_size=2147483647&seq_len=2147483647&rank=2147483647&method=lora",
+    "the largest sizes": (
+        "model=gpt2&batch_size=2147483647&seq_len=2147483647&rank=2147483647&method=lora"
+    ),
     "infinite alpha": "model=gpt2&method=lora&alpha=inf",
     "a million ranks": "model=gpt2&world_size=1048576&sharding=fsdp",
     "a long name": "model=" + "a" * 4000,
@@ -39,7 +53,8 @@ LINKS = {
 
 
 class Drawn(NamedTuple):
-    """Seconds until the page stood, the longest wait for the server's health meanwhile, and dialogs that opened."""
+    """Seconds until the page stood, the longest wait for the server's health meanwhile, and dialogs
+    that opened."""
 
     seconds: float
     health_seconds: float
@@ -50,7 +65,9 @@ def watched(stop: threading.Event, waits: list[float]) -> None:
     while not stop.is_set():
         began = time.perf_counter()
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/_stcore/health", timeout=30) as answer:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{PORT}/_stcore/health", timeout=30
+            ) as answer:
                 answer.read()
         except OSError:
             pass  # the wait says it
@@ -78,22 +95,39 @@ def drawn(browser: object, address: str) -> Drawn:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.links", description=__doc__.partition("\n")[0])
-    parser.add_argument("--write", action="store_true", help="put the result into benchmarks/results/")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.links", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="put the result into benchmarks/results/"
+    )
     asked = parser.parse_args()
     rows = []
-    with tempfile.TemporaryDirectory() as folder, dashboard(Path(folder)) as (address, _), chromium() as browser:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        dashboard(Path(folder)) as (address, _),
+        chromium() as browser,
+    ):
         drawn(browser, address)  # what is imported when the first page is drawn is no link's doing
         for name, query in LINKS.items():
             found = drawn(browser, f"{address}&{query}")
             rows.append(
-                f"| {name.replace('|', chr(92) + '|')} | {found.seconds:.2f} | {found.health_seconds:.3f} | {found.dialogs} |"
+                f"| {name.replace('|', chr(92) + '|')} | {found.seconds:.2f} |"
+                f" {found.health_seconds:.3f} | {found.dialogs} |"
             )
             print(rows[-1], flush=True)
-    text = "\n".join([
-        "# Hostile links to the dashboard", "", __doc__.partition("\n")[0] + " Made by `python -m benchmarks.links --write`.", "",
-        "| link | drawn after, s | longest wait for the server, s | dialogs |", "| --- | ---: | ---: | ---: |", *rows, "",
-    ])  # fmt: skip
+    text = "\n".join(
+        [
+            "# Hostile links to the dashboard",
+            "",
+            __doc__.partition("\n")[0] + " Made by `python -m benchmarks.links --write`.",
+            "",
+            "| link | drawn after, s | longest wait for the server, s | dialogs |",
+            "| --- | ---: | ---: | ---: |",
+            *rows,
+            "",
+        ]
+    )
     if asked.write:
         (RESULTS / "links.md").write_text(text, "utf-8")
     return 0

@@ -1,12 +1,15 @@
-"""The seven claims of LoRA on SmolLM2-135M with its real weights, trained and measured on Shakespeare's works.
+"""The seven claims of LoRA on SmolLM2-135M with its real weights, trained and measured on
+Shakespeare's works.
 
-    python -m benchmarks.mathematics            half an hour of two cores; needs the test extra and the package gguf
-    python -m benchmarks.mathematics --claims 7 checks these anew and leaves the others as they are
-    python -m benchmarks.mathematics --render   writes anew, from the numbers that are there, what is made of them
+    python -m benchmarks.mathematics            half an hour of two cores; needs the test extra and
+    the package gguf python -m benchmarks.mathematics --claims 7 checks these anew and leaves the
+    others as they are python -m benchmarks.mathematics --render   writes anew, from the numbers
+    that are there, what is made of them
 
-Fetches weights and text as `benchmarks.fetch_inputs` does, runs what `lora-profile verify` runs, and writes
-`results/mathematics.json`, and what is made of it: the text `results/mathematics.md`, and what the dashboard's page Learn draws,
-which comes with the package. `python -m benchmarks.reports` makes the report from the JSON.
+Fetches weights and text as `benchmarks.fetch_inputs` does, runs what `lora-profile verify` runs,
+and writes `results/mathematics.json`, and what is made of it: the text `results/mathematics.md`,
+and what the dashboard's page Learn draws, which comes with the package. `python -m
+benchmarks.reports` makes the report from the JSON.
 """
 
 import argparse
@@ -36,9 +39,10 @@ SHOWN = Path(findings.__file__).with_name(findings.FILE)
 SEED = 0
 COMMAND = "python -m benchmarks.mathematics"
 TOLERANCES = (
-    "Run again from the same seed: counts, bytes, FLOPs, equalities and verdicts come out equal; losses within 0.02, norms and "
-    "exponents within 2 %, shares of gain and of energy within 0.02 where kernels or threads differ, and equal where they do "
-    "not. Times are those of this machine at that hour, and come out as they will."
+    "Run again from the same seed: counts, bytes, FLOPs, equalities and verdicts come out equal;"
+    " losses within 0.02, norms and exponents within 2 %, shares of gain and of energy within 0.02"
+    " where kernels or threads differ, and equal where they do not. Times are those of this machine"
+    " at that hour, and come out as they will."
 )
 
 
@@ -47,11 +51,19 @@ def measured(claims: Sequence[Claim]) -> dict[str, Any]:
     request = Request(weights=str(weights), text=text, seed=SEED, offline=True)
     with TemporaryDirectory() as work, shown_checks(len(claims)) as watch:
         subject = open_subject(request, Path(work), watch.prepare())
-        checked = verify(subject, claims, effort_for(subject.spec.num_parameters, quick=False), SEED, watch)
+        checked = verify(
+            subject, claims, effort_for(subject.spec.num_parameters, quick=False), SEED, watch
+        )
     document = verify_payload(
-        subject.spec, environment("cpu", command=COMMAND), checked, weights=subject.weights, text=subject.text,
-        note=subject.note, seed=SEED, quick=False,
-    )  # fmt: skip
+        subject.spec,
+        environment("cpu", command=COMMAND),
+        checked,
+        weights=subject.weights,
+        text=subject.text,
+        note=subject.note,
+        seed=SEED,
+        quick=False,
+    )
     return document | {"load_average": round(os.getloadavg()[2], 1), "tolerances": TOLERANCES}
 
 
@@ -64,8 +76,10 @@ def replaced(before: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
 
 def as_markdown(document: dict[str, Any]) -> str:
     head = [
-        f"`{COMMAND}`, seed {document['seed']}: {round(document['seconds'])} s by the clock on a machine that others used "
-        f"as well (load {document['load_average']}).",
+        (
+            f"`{COMMAND}`, seed {document['seed']}: {round(document['seconds'])} s by the clock on"
+            f" a machine that others used as well (load {document['load_average']})."
+        ),
         "",
         document["tolerances"],
         "",
@@ -75,9 +89,17 @@ def as_markdown(document: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--render", action="store_true", help="run nothing; write what is made of the numbers that are there")
-    parser.add_argument("--claims", metavar="N,N", help="check these anew; the others stay as they are")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--render",
+        action="store_true",
+        help="run nothing; write what is made of the numbers that are there",
+    )
+    parser.add_argument(
+        "--claims", metavar="N,N", help="check these anew; the others stay as they are"
+    )
     options = parser.parse_args()
     file = RESULTS / "mathematics.json"
     if options.render:

@@ -1,12 +1,15 @@
-"""Peak memory of a training step: predicted against what the CPU allocator recorded, over seeded configurations.
+"""Peak memory of a training step: predicted against what the CPU allocator recorded, over seeded
+configurations.
 
     python -m benchmarks.peaks [--only NUMBER ... | --again | --fresh SEED]
 
-Each configuration is a small transformers + PEFT model that trains for two real steps; the second is compared. Writes
-`results/peaks.md` and `results/peaks.json`: the signed errors (predicted / real - 1) split by whether the answer claims to be
-exact and by the moment that it names, the worst ones, and the errors of each phase. About ten minutes on one core; needs the
-test extra. --only prints single configurations and writes nothing; --again compares the peaks recorded last with what is
-predicted now, in seconds; --fresh measures the configurations of another seed, which no bound was set on, and writes nothing.
+Each configuration is a small transformers + PEFT model that trains for two real steps; the second
+is compared. Writes `results/peaks.md` and `results/peaks.json`: the signed errors (predicted / real
+- 1) split by whether the answer claims to be exact and by the moment that it names, the worst ones,
+and the errors of each phase. About ten minutes on one core; needs the test extra. --only prints
+single configurations and writes nothing; --again compares the peaks recorded last with what is
+predicted now, in seconds; --fresh measures the configurations of another seed, which no bound was
+set on, and writes nothing.
 """
 
 import argparse
@@ -41,7 +44,12 @@ COUNT = 168
 """Configurations a seed: every family twelve times."""
 MAX_LOGITS = 16_000_000
 VOCABULARIES = (256, 256, 1000, 4000, 8000, 16_000, 32_000, 50_000, 100_000, 150_000)
-DTYPES = (*[("float32", "pure")] * 3, *[("bfloat16", "pure")] * 4, ("float32", "amp"), ("bfloat16", "amp"))
+DTYPES = (
+    *[("float32", "pure")] * 3,
+    *[("bfloat16", "pure")] * 4,
+    ("float32", "amp"),
+    ("bfloat16", "amp"),
+)
 OPTIMIZERS = (
     ("adamw", "foreach"),
     ("adamw", "foreach"),
@@ -78,7 +86,11 @@ class Configuration:
     def __str__(self) -> str:
         c, s = self.config, self.setup
         width = c.get("hidden_size", c.get("n_embd"))
-        optimizer = s.optimizer if s.optimizer in ("adafactor", "adamw_8bit") else f"{s.optimizer} {s.optimizer_impl}"
+        optimizer = (
+            s.optimizer
+            if s.optimizer in ("adafactor", "adamw_8bit")
+            else f"{s.optimizer} {s.optimizer_impl}"
+        )
         parts = [
             f"{c['model_type']} h{width} V{c['vocab_size']}",
             self.method,
@@ -109,7 +121,9 @@ def _configuration(number: int, turn: int, draw: random.Random) -> Configuration
     lora = cases.methods(family, draw.choice([4, 16]))["all" if method == "nf4" else method]
     quantization = Quantization(double_quant=draw.random() < 0.5) if method == "nf4" else None
     optimizer, implementation = draw.choice(OPTIMIZERS)
-    sizes = [(b, s) for b in (1, 2, 4) for s in (32, 64, 128, 256) if b * s * vocabulary <= MAX_LOGITS]
+    sizes = [
+        (b, s) for b in (1, 2, 4) for s in (32, 64, 128, 256) if b * s * vocabulary <= MAX_LOGITS
+    ]
     batch, seq = draw.choice(sizes)
     setup = TrainSetup(
         lora=lora,
@@ -129,7 +143,9 @@ def _configuration(number: int, turn: int, draw: random.Random) -> Configuration
 
 def _config(family: str, vocabulary: int, draw: random.Random) -> dict[str, Any]:
     """A model of the family with 4 heads, as wide as its vocabulary lets memory be."""
-    width = draw.choice([64, 128, 256] if vocabulary <= 16_000 else [64, 128] if vocabulary <= 50_000 else [64])
+    width = draw.choice(
+        [64, 128, 256] if vocabulary <= 16_000 else [64, 128] if vocabulary <= 50_000 else [64]
+    )
     layers, inner = draw.choice([2, 4, 6]), draw.choice([2, 3, 4]) * width
     config = dict(families.TINY[family]) | {"vocab_size": vocabulary}
     if family == "gpt2":
@@ -156,8 +172,9 @@ def _config(family: str, vocabulary: int, draw: random.Random) -> dict[str, Any]
 class Row:
     """`real` are the allocator's peaks of the second step by phase, and of the whole as "step".
 
-    `tensors` is the peak that tensors alone reach, measured where an exact answer is off by more than 1 %: the allocator also
-    sees what a CPU kernel takes for itself, which shows in a step of less than a megabyte.
+    `tensors` is the peak that tensors alone reach, measured where an exact answer is off by more
+    than 1 %: the allocator also sees what a CPU kernel takes for itself, which shows in a step of
+    less than a megabyte.
     """
 
     configuration: Configuration
@@ -179,19 +196,29 @@ class Row:
 
     @property
     def phase_errors(self) -> dict[str, float]:
-        found = {phase: max(self.steady[m] for m in names if m in self.steady) for phase, names in PHASES.items()}
+        found = {
+            phase: max(self.steady[m] for m in names if m in self.steady)
+            for phase, names in PHASES.items()
+        }
         return {phase: size / self.real[phase] - 1 for phase, size in found.items()}
 
     @property
     def inside_error(self) -> float | None:
-        """Of the backward moments inside layers, where one of them really is the peak of backward."""
+        """Of the backward moments inside layers, where one of them really is the peak of
+        backward."""
         if self.real["backward"] <= self.steady["loss_backward"]:
             return None
-        return max(self.steady["last_layer_backward"], self.steady["first_layer_backward"]) / self.real["backward"] - 1
+        return (
+            max(self.steady["last_layer_backward"], self.steady["first_layer_backward"])
+            / self.real["backward"]
+            - 1
+        )
 
 
 def measure(configuration: Configuration) -> Row:
-    peaks = oracle.step_peaks(oracle.build(configuration.config, configuration.setup), configuration.setup)
+    peaks = oracle.step_peaks(
+        oracle.build(configuration.config, configuration.setup), configuration.setup
+    )
     return judged(configuration, {name: peaks[2, name] for name in (*oracle.PHASES, "step")})
 
 
@@ -200,10 +227,12 @@ def judged(configuration: Configuration, real: Mapping[str, int]) -> Row:
     if row.prediction.exactness != "exact" or abs(row.error) <= 0.01:
         return row
     model = oracle.build(configuration.config, configuration.setup)
-    return replace(row, tensors=oracle.step_peaks(model, configuration.setup, source="dispatch")[2, "step"])
+    return replace(
+        row, tensors=oracle.step_peaks(model, configuration.setup, source="dispatch")[2, "step"]
+    )
 
 
-# --- reporting ----------------------------------------------------------------------------------------------------------
+# --- reporting ------------------------------------------------------------------------------------
 
 
 def percent(value: float) -> str:
@@ -211,9 +240,15 @@ def percent(value: float) -> str:
 
 
 def spread(errors: list[float]) -> str:
-    """Cells of a table: how many, lowest, median, highest, mean of the absolute values, share within 1 %."""
+    """Cells of a table: how many, lowest, median, highest, mean of the absolute values, share
+    within 1 %."""
     within = sum(abs(e) <= 0.01 for e in errors) / len(errors)
-    cells = [percent(min(errors)), percent(median(errors)), percent(max(errors)), f"{100 * mean(map(abs, errors)):.3f} %"]
+    cells = [
+        percent(min(errors)),
+        percent(median(errors)),
+        percent(max(errors)),
+        f"{100 * mean(map(abs, errors)):.3f} %",
+    ]
     return " | ".join([str(len(errors)), *cells, f"{100 * within:.0f} %"])
 
 
@@ -234,42 +269,93 @@ def as_markdown(rows: list[Row], seconds: int) -> str:
     lines = [
         "# Peak memory of a training step, predicted and real",
         "",
-        f"{len(rows)} configurations of {len({r.configuration.config['model_type'] for r in rows})} families, vocabularies of",
-        f"{min(VOCABULARIES)} to {max(VOCABULARIES)}; two real steps on the CPU each, the second compared. Real: torch's",
-        "record of its CPU allocator, kernel scratch included, on one thread. Errors are predicted / real - 1.",
-        f"`python -m benchmarks.peaks`, {seconds} s, with {', '.join(f'{n} {v}' for n, v in VERSIONS.items())}.",
+        (
+            f"{len(rows)} configurations of"
+            f" {len({r.configuration.config['model_type'] for r in rows})} families,"
+            " vocabularies of"
+        ),
+        (
+            f"{min(VOCABULARIES)} to {max(VOCABULARIES)}; two real steps on the CPU each, the"
+            " second compared. Real: torch's"
+        ),
+        (
+            "record of its CPU allocator, kernel scratch included, on one thread. Errors are"
+            " predicted / real - 1."
+        ),
+        (
+            f"`python -m benchmarks.peaks`, {seconds} s, with"
+            f" {', '.join(f'{n} {v}' for n, v in VERSIONS.items())}."
+        ),
     ]
-    lines += table("answer", [("says exact", [r.error for r in exact]), ("says estimate", [r.error for r in estimates])])
+    lines += table(
+        "answer",
+        [("says exact", [r.error for r in exact]), ("says estimate", [r.error for r in estimates])],
+    )
     lines += table("moment of an exact peak", grouped(exact, lambda r: r.moment))
     lines += table("moment of an estimated peak", grouped(estimates, lambda r: r.moment))
-    lines += table("phase, its own peak", [(phase, [r.phase_errors[phase] for r in rows]) for phase in PHASES])
+    lines += table(
+        "phase, its own peak", [(phase, [r.phase_errors[phase] for r in rows]) for phase in PHASES]
+    )
     checkpointing = [("with checkpointing", True), ("without", False)]
     lines += table(
         "backward inside a layer",
         [
-            (name, [e for r in rows if r.configuration.setup.checkpointing == on and (e := r.inside_error) is not None])
+            (
+                name,
+                [
+                    e
+                    for r in rows
+                    if r.configuration.setup.checkpointing == on
+                    and (e := r.inside_error) is not None
+                ],
+            )
             for name, on in checkpointing
         ],
     )
     lines += table(
         "estimates",
-        [(name, [r.error for r in estimates if r.configuration.setup.checkpointing == on]) for name, on in checkpointing],
+        [
+            (name, [r.error for r in estimates if r.configuration.setup.checkpointing == on])
+            for name, on in checkpointing
+        ],
     )
     lines += table("family", grouped(rows, lambda r: str(r.configuration.config["model_type"])))
-    lines += table("vocabulary", [(str(v), [r.error for r in rows if r.configuration.config["vocab_size"] == v])
-                                  for v in sorted(set(VOCABULARIES))])  # fmt: skip
     lines += table(
-        "optimizer", grouped(rows, lambda r: f"{r.configuration.setup.optimizer} {r.configuration.setup.optimizer_impl}")
+        "vocabulary",
+        [
+            (str(v), [r.error for r in rows if r.configuration.config["vocab_size"] == v])
+            for v in sorted(set(VOCABULARIES))
+        ],
+    )
+    lines += table(
+        "optimizer",
+        grouped(
+            rows,
+            lambda r: f"{r.configuration.setup.optimizer} {r.configuration.setup.optimizer_impl}",
+        ),
     )
     lines += table("trains", grouped(rows, lambda r: r.configuration.method))
-    lines += table("precision", grouped(rows, lambda r: f"{r.configuration.setup.dtype} {r.configuration.setup.precision}"))
+    lines += table(
+        "precision",
+        grouped(rows, lambda r: f"{r.configuration.setup.dtype} {r.configuration.setup.precision}"),
+    )
     for title, some in (("exact", exact), ("estimate", estimates)):
-        lines += ["", f"## The ten worst answers that say {title}", "", "| error | moment | configuration |", "|---:|---|---|"]
-        worst = sorted(some, key=lambda r: -abs(r.error))[:10]
-        lines += [f"| {percent(r.error)} | {r.moment} | {r.configuration.number}: {r.configuration} |" for r in worst]
         lines += [
-            f"\nConfiguration {r.configuration.number}: predicted {r.prediction.peak.total_bytes:,} B, tensors alone reach "
-            f"{r.tensors:,} B; the allocator saw {r.real['step']:,} B, the rest of it scratch inside CPU kernels."
+            "",
+            f"## The ten worst answers that say {title}",
+            "",
+            "| error | moment | configuration |",
+            "|---:|---|---|",
+        ]
+        worst = sorted(some, key=lambda r: -abs(r.error))[:10]
+        lines += [
+            f"| {percent(r.error)} | {r.moment} | {r.configuration.number}: {r.configuration} |"
+            for r in worst
+        ]
+        lines += [
+            f"\nConfiguration {r.configuration.number}: predicted {r.prediction.peak.total_bytes:,}"
+            f" B, tensors alone reach {r.tensors:,} B; the allocator saw {r.real['step']:,} B, the"
+            " rest of it scratch inside CPU kernels."
             for r in some
             if r.tensors is not None
         ]
@@ -277,7 +363,10 @@ def as_markdown(rows: list[Row], seconds: int) -> str:
 
 
 def as_json(rows: list[Row], seconds: int) -> str:
-    answers = {kind: [abs(r.error) for r in rows if r.prediction.exactness == kind] for kind in ("exact", "estimate")}
+    answers = {
+        kind: [abs(r.error) for r in rows if r.prediction.exactness == kind]
+        for kind in ("exact", "estimate")
+    }
     head = {
         "versions": VERSIONS,
         "seconds": seconds,
@@ -306,12 +395,16 @@ def recorded() -> dict[int, Mapping[str, int]]:
     """The real peaks of the last whole run, by the number of the configuration."""
     rows = json.loads((RESULTS / "peaks.json").read_text())["rows"]
     known = {c.number: str(c) for c in configurations()}
-    assert known == {r["number"]: r["configuration"] for r in rows}, "the configurations have changed: run the benchmark again"
+    assert known == {r["number"]: r["configuration"] for r in rows}, (
+        "the configurations have changed: run the benchmark again"
+    )
     return {r["number"]: r["real"] for r in rows}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--only", type=int, nargs="+", default=[], metavar="NUMBER")
     which.add_argument("--again", action="store_true")
@@ -333,7 +426,10 @@ def main() -> int:
         answer = f"{row.prediction.exactness}, {row.moment} {percent(row.error)}"
         print(f"{configuration.number}: {answer} | {phases} | {configuration}", flush=True)
     if options.fresh is not None:
-        by_answer = [(kind, [r.error for r in rows if r.prediction.exactness == kind]) for kind in ("exact", "estimate")]
+        by_answer = [
+            (kind, [r.error for r in rows if r.prediction.exactness == kind])
+            for kind in ("exact", "estimate")
+        ]
         print(*table("fresh", by_answer), sep="\n")
     elif not options.only:
         write(rows, round(time.perf_counter() - started))

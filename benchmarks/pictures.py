@@ -1,8 +1,10 @@
-"""The pictures of the README: every page of the dashboard and the report, as the system's Chromium shows them.
+"""The pictures of the README: every page of the dashboard and the report, as the system's Chromium
+shows them.
 
     python -m benchmarks.pictures [FOLDER]       into docs/pictures/, or FOLDER
 
-Starts the dashboard in an empty user folder, asks, trains a small model for real, and takes what then stands in the window.
+Starts the dashboard in an empty user folder, asks, trains a small model for real, and takes what
+then stands in the window.
 """
 
 import io
@@ -61,8 +63,13 @@ def catalogue(page: Any, address: str) -> None:
 
 
 SHOWN: dict[str, Callable[[Any, str], None]] = {
-    "predict": predict, "compare": compare, "measure": measure, "evidence": evidence, "learn": learn, "catalogue": catalogue,
-}  # fmt: skip
+    "predict": predict,
+    "compare": compare,
+    "measure": measure,
+    "evidence": evidence,
+    "learn": learn,
+    "catalogue": catalogue,
+}
 
 
 def small(png: bytes) -> bytes:
@@ -70,7 +77,9 @@ def small(png: bytes) -> bytes:
     from PIL import Image
 
     found = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(found, "PNG", optimize=True)
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(
+        found, "PNG", optimize=True
+    )
     return found.getvalue()
 
 
@@ -100,8 +109,14 @@ def main(folder: Path = PICTURES) -> int:
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
         raise SystemExit(f"no browser: install one of {', '.join(PROGRAMS)}.")
-    with tempfile.TemporaryDirectory() as name, sync_playwright() as driver, dashboard(Path(name)) as (address, _):
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-background-networking"])
+    with (
+        tempfile.TemporaryDirectory() as name,
+        sync_playwright() as driver,
+        dashboard(Path(name)) as (address, _),
+    ):
+        browser = driver.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-background-networking"]
+        )
         pictures = {name: small(png) for name, png in taken(browser, address).items()}
         browser.close()
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,9 @@
-"""Predictions of a whole suite, written down and hashed before it is measured, and whether that is what happened.
+"""Predictions of a whole suite, written down and hashed before it is measured, and whether that is
+what happened.
 
-The file is `benchmarks/predictions/SUITE.json`. Its `sha256` is that of everything else in it, as JSON with sorted keys and no
-spaces. It says which version of the predictor wrote it: a later, better one never changes what was said before the run.
+The file is `benchmarks/predictions/SUITE.json`. Its `sha256` is that of everything else in it, as
+JSON with sorted keys and no spaces. It says which version of the predictor wrote it: a later,
+better one never changes what was said before the run.
 """
 
 import json
@@ -55,7 +57,11 @@ def predicted(case: Case) -> dict[str, Any]:
     """One case and everything that is foretold of it, in JSON's own types."""
     workload = case.workload
     p = predict(replace(workload, platform=HOPPER) if workload.setup.device == "cuda" else workload)
-    steady = {m.moment: {name: size for name, size in m.bytes.items() if size} for m in p.moments if m.step == "steady"}
+    steady = {
+        m.moment: {name: size for name, size in m.bytes.items() if size}
+        for m in p.moments
+        if m.step == "steady"
+    }
     return {
         "key": case.key,
         "workload": workload_dict(case.workload),
@@ -78,7 +84,8 @@ def predicted(case: Case) -> dict[str, Any]:
 
 
 def fits(case: Case, peak_bytes: int) -> bool | None:
-    """Whether the peak is foretold to fit the card that a budget emulates, beside what a CUDA context takes; None without one."""
+    """Whether the peak is foretold to fit the card that a budget emulates, beside what a CUDA
+    context takes; None without one."""
     budget = case.conditions.budget_bytes
     beside = CONTEXT_BYTES if case.workload.setup.device == "cuda" else 0
     return None if budget is None else peak_bytes + beside <= budget
@@ -110,7 +117,11 @@ def predictor_hash(package: Path = PACKAGE) -> str:
     """Of every file in `PREDICTOR`, names included: equal hashes predict the same."""
     found = sha256()
     for path in sorted(path for part in PREDICTOR for path in _files(package / part)):
-        found.update(path.relative_to(package).as_posix().encode() + b"\0" + sha256(path.read_bytes()).digest())
+        found.update(
+            path.relative_to(package).as_posix().encode()
+            + b"\0"
+            + sha256(path.read_bytes()).digest()
+        )
     return found.hexdigest()
 
 
@@ -118,18 +129,26 @@ def _files(path: Path) -> Iterator[Path]:
     if path.is_file():
         yield path
     else:
-        yield from (p for p in path.rglob("*") if p.is_file() and p.suffix in (".py", ".json", ".csv"))
+        yield from (
+            p for p in path.rglob("*") if p.is_file() and p.suffix in (".py", ".json", ".csv")
+        )
 
 
 def path_of(suite: str, folder: Path = PREDICTIONS) -> Path:
     return folder / f"{suite}.json"
 
 
-def write(suite: str, cases: Sequence[Case], folder: Path = PREDICTIONS, force: bool = False) -> Path:
-    """Writes the predictions of a suite, one case a line. Raises UsageError where there are some, unless `force`."""
+def write(
+    suite: str, cases: Sequence[Case], folder: Path = PREDICTIONS, force: bool = False
+) -> Path:
+    """Writes the predictions of a suite, one case a line. Raises UsageError where there are some,
+    unless `force`."""
     path = path_of(suite, folder)
     if path.exists() and not force:
-        raise UsageError(f"{path.name} is there already; predictions made before a run are not rewritten without --force.")
+        raise UsageError(
+            f"{path.name} is there already; predictions made before a run are not rewritten without"
+            " --force."
+        )
     found = predictions(suite, cases)
     head = json.dumps({name: value for name, value in found.items() if name != "cases"}, indent=1)
     lines = ",\n".join(json.dumps(case, separators=(",", ":")) for case in found["cases"])
@@ -139,7 +158,8 @@ def write(suite: str, cases: Sequence[Case], folder: Path = PREDICTIONS, force: 
 
 
 def read(suite: str, folder: Path = PREDICTIONS) -> Found | None:
-    """The predictions that were written, None where there are none. Raises ValueError for a file that is no JSON."""
+    """The predictions that were written, None where there are none. Raises ValueError for a file
+    that is no JSON."""
     path = path_of(suite, folder)
     return json.loads(path.read_text("utf-8")) if path.exists() else None
 
@@ -150,50 +170,74 @@ def device_of(found: Found) -> str:
     return device
 
 
-# --- checks -------------------------------------------------------------------------------------------------------------
+# --- checks ---------------------------------------------------------------------------------------
 
 
 def file_problems(found: Mapping[str, Any], cases: Sequence[Case]) -> list[str]:
     """Whether the file is as it was written, and of this suite as it is now."""
     problems = []
     if found.get("sha256") != digest(found):
-        problems.append("The hash is not that of the contents: the predictions were changed after they were written.")
+        problems.append(
+            "The hash is not that of the contents: the predictions were changed after they were"
+            " written."
+        )
     foretold, asked = {case["key"] for case in found["cases"]}, {case.key for case in cases}
     if asked - foretold:
-        problems.append(f"{len(asked - foretold)} cases of the suite have no prediction, {min(asked - foretold)} the first.")
+        problems.append(
+            f"{len(asked - foretold)} cases of the suite have no prediction,"
+            f" {min(asked - foretold)} the first."
+        )
     if foretold - asked:
-        problems.append(f"{len(foretold - asked)} predictions are of no case of the suite, {min(foretold - asked)} the first.")
+        problems.append(
+            f"{len(foretold - asked)} predictions are of no case of the suite,"
+            f" {min(foretold - asked)} the first."
+        )
     return problems
 
 
 def changed_since(found: Mapping[str, Any], cases: Sequence[Case]) -> list[str]:
     """Keys of the cases of which the present version predicts something else."""
     now = {case.key: json.loads(json.dumps(predicted(case))) for case in cases}
-    return [case["key"] for case in found["cases"] if case["key"] in now and now[case["key"]] != case]
+    return [
+        case["key"] for case in found["cases"] if case["key"] in now and now[case["key"]] != case
+    ]
 
 
-def record_problems(found: Mapping[str, Any], records: Sequence[Record], committed_at: datetime | None) -> list[str]:
-    """Records that say they belong to the suite but were not foretold, or began before the predictions were committed."""
+def record_problems(
+    found: Mapping[str, Any], records: Sequence[Record], committed_at: datetime | None
+) -> list[str]:
+    """Records that say they belong to the suite but were not foretold, or began before the
+    predictions were committed."""
     foretold = {case["key"] for case in found["cases"]}
-    problems = [f"{r.id} was measured, but not predicted." for r in records if r.case_key not in foretold]
+    problems = [
+        f"{r.id} was measured, but not predicted." for r in records if r.case_key not in foretold
+    ]
     if committed_at is None:
         return problems
     for record in records:
         if record.started_at is None or datetime.fromisoformat(record.started_at) < committed_at:
             problems.append(
-                f"{record.id} was started at {record.started_at}, before the predictions of {committed_at} were there."
+                f"{record.id} was started at {record.started_at}, before the predictions of"
+                f" {committed_at} were there."
             )
     return problems
 
 
 def records_of(suite: str, folder: Path = RECORDS) -> list[Record]:
-    """Committed records that the campaign made for the suite on the device that it is made for, by the command that they keep.
+    """Committed records that the campaign made for the suite on the device that it is made for, by
+    the command that they keep.
 
     A rehearsal on another device measures other cases, of which nothing was foretold here.
     """
-    found = [record for path in sorted(folder.rglob("*.jsonl")) for record in read_records(path).records]
+    found = [
+        record for path in sorted(folder.rglob("*.jsonl")) for record in read_records(path).records
+    ]
     found = [record for record in found if record.workload.setup.device == home_device(suite)]
-    return [record for record in found if (record.environment.command or "").startswith(command_of(suite))]
+    return [
+        record
+        for record in found
+        if (record.environment.command or "").startswith(command_of(suite))
+    ]
 
 
 def command_of(suite: str) -> str:
@@ -202,7 +246,8 @@ def command_of(suite: str) -> str:
 
 
 def committed_at(path: Path) -> datetime | None:
-    """When the file as it is now was committed, by the author's clock, which a rebase keeps; None if it is not, or no git."""
+    """When the file as it is now was committed, by the author's clock, which a rebase keeps; None
+    if it is not, or no git."""
     if _git(path.parent, "diff", "--quiet", "HEAD", "--", path.name) is None:
         return None
     stamp = _git(path.parent, "log", "-1", "--format=%aI", "--", path.name)
@@ -217,7 +262,13 @@ def under_git(folder: Path = BENCHMARKS) -> bool:
 def _git(folder: Path, *arguments: str) -> str | None:
     """What git prints; None where it fails or is missing."""
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False, timeout=20)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=20,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None

@@ -1,10 +1,12 @@
-"""Two predictors that share nothing but the question: the rules against the profiles of the package, at full size.
+"""Two predictors that share nothing but the question: the rules against the profiles of the
+package, at full size.
 
     python -m benchmarks.profiles        a minute, without torch
 
-For every model of the catalogue whose family the rules know, each profile that the package brings (`python -m benchmarks.bundle`)
-is asked at several sizes, and so are the rules: saved bytes, persistent bytes, parameters and FLOPs must be equal, and the peak
-wherever the rules call it exact. Writes `results/profiles.md` and `results/profiles.json`.
+For every model of the catalogue whose family the rules know, each profile that the package brings
+(`python -m benchmarks.bundle`) is asked at several sizes, and so are the rules: saved bytes,
+persistent bytes, parameters and FLOPs must be equal, and the peak wherever the rules call it exact.
+Writes `results/profiles.md` and `results/profiles.json`.
 """
 
 import argparse
@@ -26,7 +28,15 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.workload import Workload
 
 RESULTS = Path(__file__).resolve().parent / "results"
-SIZES = ((1, 512, 16), (1, 8192, 64), (2, 512, 16), (2, 2048, 8), (4, 1024, 64), (16, 8192, 16), (3, 131, 7))
+SIZES = (
+    (1, 512, 16),
+    (1, 8192, 64),
+    (2, 512, 16),
+    (2, 2048, 8),
+    (4, 1024, 64),
+    (16, 8192, 16),
+    (3, 131, 7),
+)
 """(batch, sequence, rank) at which both are asked, wherever the regime of the profile holds."""
 FIELDS = ("saved_activation_bytes", "persistent_bytes", "parameters", "flops")
 
@@ -39,7 +49,14 @@ def rows_of(name: str) -> list[dict[str, Any]]:
         for label, workload in asked(model, impl):
             try:
                 if has_profile(workload):
-                    found.append({"model": name, "type": model.model_type, "setup": label, **_compared(workload)})
+                    found.append(
+                        {
+                            "model": name,
+                            "type": model.model_type,
+                            "setup": label,
+                            **_compared(workload),
+                        }
+                    )
             except LoraProfilerError:  # PEFT has no default targets for this type
                 continue
     return found
@@ -59,14 +76,22 @@ def _compared(workload: Workload) -> dict[str, Any]:
         where = f"at {batch} x {seq}, rank {rank}"
         for field in FIELDS:
             if getattr(mine, field) != getattr(rules, field):
-                wrong.append(f"{field} {where}: {getattr(mine, field)} traced, {getattr(rules, field)} by rules")
+                wrong.append(
+                    f"{field} {where}: {getattr(mine, field)} traced, {getattr(rules, field)} by"
+                    " rules"
+                )
         error = rules.peak.total_bytes / mine.peak.total_bytes - 1
         errors.append(error)
         if rules.exactness == "exact":
             exact += 1
             if error:
                 wrong.append(f"peak {where}: {error:+.4%} and said to be exact")
-    return {"rules": "differ" if wrong else "equal", "differences": wrong, "peak_errors": errors, "exact": exact}
+    return {
+        "rules": "differ" if wrong else "equal",
+        "differences": wrong,
+        "peak_errors": errors,
+        "exact": exact,
+    }
 
 
 def write(rows: list[dict[str, Any]]) -> None:
@@ -81,28 +106,51 @@ def write(rows: list[dict[str, Any]]) -> None:
     lines = [
         "# Rules against compiled traces, at full size",
         "",
-        f"`python -m benchmarks.profiles`: {len(rows):,} profiles of {len(models)} models ({len(types)} families that the rules",
-        f"know), asked at {points:,} points: full, LoRA on all linear layers and PEFT's default targets, QLoRA, with and without",
+        (
+            f"`python -m benchmarks.profiles`: {len(rows):,} profiles of {len(models)} models"
+            f" ({len(types)} families that the rules"
+        ),
+        (
+            f"know), asked at {points:,} points: full, LoRA on all linear layers and PEFT's default"
+            " targets, QLoRA, with and without"
+        ),
         "checkpointing, one sample and several, CUDA rules.",
         "",
-        "- Saved bytes, persistent bytes, parameters and FLOPs, and the peaks that the rules call exact, are equal in",
+        (
+            "- Saved bytes, persistent bytes, parameters and FLOPs, and the peaks that the rules"
+            " call exact, are equal in"
+        ),
         f"  {equal:,} of the {len(rows):,} profiles at every point.",
-        f"- The rules call {exact:,} peaks exact; {len(differ):,} of all {points:,} differ, by at most "
-        f"{max(map(abs, differ), default=0):.3%}.",
+        (
+            f"- The rules call {exact:,} peaks exact; {len(differ):,} of all {points:,} differ, by"
+            f" at most {max(map(abs, differ), default=0):.3%}."
+        ),
         "",
         "| family | models | profiles |",
         "| --- | ---: | ---: |",
-        *(f"| {name} | {sum(of == name for of in models.values())} | {count} |" for name, count in sorted(types.items())),
+        *(
+            f"| {name} | {sum(of == name for of in models.values())} | {count} |"
+            for name, count in sorted(types.items())
+        ),
         "",
         "## Where the rules say otherwise",
         "",
-        *([f"- {r['model']}, {r['setup']}: {'; '.join(r['differences'][:3])}" for r in rows if r["differences"]] or ["Nowhere."]),
+        *(
+            [
+                f"- {r['model']}, {r['setup']}: {'; '.join(r['differences'][:3])}"
+                for r in rows
+                if r["differences"]
+            ]
+            or ["Nowhere."]
+        ),
     ]
     (RESULTS / "profiles.md").write_text("\n".join(lines) + "\n", "utf-8")
 
 
 def main() -> int:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     names = [entry.id for entry in bundled_models() if knows(find_model(entry.id, offline=True))]
     rows = [row for name in names for row in rows_of(name)]
     write(rows)

@@ -2,11 +2,13 @@
 
     python -m benchmarks.public_accuracy [--write | --check | --render] [--only TEXT] [--jobs N]
 
-Every open memory row becomes a workload and a stack (`public_rows/memory.py`): the real model on the meta device, with what the
-libraries of the time and the fused kernels ran in place of today's code. Its step is traced, and a simulated allocator reads off
-what the row's counter counted. Prints the report; `--write` writes it to `results/public_accuracy.md`, every row to
-`results/public_accuracy.json`, and what the package shows of them to `lora_profiler/evidence/data/memory.json`; `--check`
-compares with the results, and fails with the rows that moved. Minutes on one core; needs the test extra.
+Every open memory row becomes a workload and a stack (`public_rows/memory.py`): the real model on
+the meta device, with what the libraries of the time and the fused kernels ran in place of today's
+code. Its step is traced, and a simulated allocator reads off what the row's counter counted. Prints
+the report; `--write` writes it to `results/public_accuracy.md`, every row to
+`results/public_accuracy.json`, and what the package shows of them to
+`lora_profiler/evidence/data/memory.json`; `--check` compares with the results, and fails with the
+rows that moved. Minutes on one core; needs the test extra.
 """
 
 import argparse
@@ -35,9 +37,18 @@ MOVED = 0.001
 
 
 def predicted(row: MemoryRow, tape: Tape) -> dict[str, int]:
-    """Bytes that the row's counter would show; for a reserved one also the allocated bytes, its lower end."""
+    """Bytes that the row's counter would show; for a reserved one also the allocated bytes, its
+    lower end."""
     if row.ranks > 1:
-        return {"bytes": sharded_peak(tape, row.workload, row.ranks, wide_shards=row.wide_shards, prefetched=row.prefetched)}
+        return {
+            "bytes": sharded_peak(
+                tape,
+                row.workload,
+                row.ranks,
+                wide_shards=row.wide_shards,
+                prefetched=row.prefetched,
+            )
+        }
     if row.reading == "at rest":
         return {"bytes": tape.at_end() + row.held_bytes}
     if row.reading == "after the update":
@@ -60,19 +71,27 @@ def outcome(only: str, jobs: int) -> dict[str, Any]:
                 left_out[f"{each['id']} {each['quantity']}"] = str(reason)
     found: dict[int, dict[str, Any]] = {}
     with ProcessPoolExecutor(jobs, initializer=quick_to_trace) as pool:
-        for finished in as_completed([pool.submit(rows_of_run, numbers) for numbers in runs.values()]):
+        for finished in as_completed(
+            [pool.submit(rows_of_run, numbers) for numbers in runs.values()]
+        ):
             found |= finished.result()
     versions = {name: version(name) for name in ("torch", "transformers", "peft", "bitsandbytes")}
-    return {"versions": versions, "rows": [found[number] for number in sorted(found)], "left_out": left_out}
+    return {
+        "versions": versions,
+        "rows": [found[number] for number in sorted(found)],
+        "left_out": left_out,
+    }
 
 
 def quick_to_trace() -> None:
     torch.set_num_threads(1)
-    gc.disable()  # the libraries hold a million objects, which would be looked through again and again
+    # the libraries hold a million objects, which would be looked through again and again
+    gc.disable()
 
 
 def rows_of_run(numbers: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """Rows of one run, by their number in the file: one trace tells all of its counters. Runs in a process of its own."""
+    """Rows of one run, by their number in the file: one trace tells all of its counters. Runs in a
+    process of its own."""
     raw = memory_rows()
     first = memory_row(raw[numbers[0]])
     tape = tape_of(first.workload, first.build, first.contexts)
@@ -112,25 +131,43 @@ def moved(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]])
     found = [f"{' '.join(key)}: gone" for key in old if key not in new]
     for key, error in new.items():
         if key not in old or abs(error) > abs(old[key]) + MOVED:
-            found.append(f"{' '.join(key)}: {100 * error:+.3f} %, was {100 * old[key]:+.3f} %" if key in old else f"{key}: new")
+            found.append(
+                f"{' '.join(key)}: {100 * error:+.3f} %, was {100 * old[key]:+.3f} %"
+                if key in old
+                else f"{key}: new"
+            )
     return found
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--write", action="store_true", help="write results")
-    parser.add_argument("--check", action="store_true", help="fail with the rows whose error has grown")
-    parser.add_argument("--render", action="store_true", help="run nothing; write the report of the rows that are there")
+    parser.add_argument(
+        "--check", action="store_true", help="fail with the rows whose error has grown"
+    )
+    parser.add_argument(
+        "--render",
+        action="store_true",
+        help="run nothing; write the report of the rows that are there",
+    )
     parser.add_argument("--only", default="", metavar="TEXT", help="rows whose id contains it")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     start = time.monotonic()
-    document = json.loads(FILE.read_text("utf-8")) if options.render else outcome(options.only, options.jobs)
+    document = (
+        json.loads(FILE.read_text("utf-8"))
+        if options.render
+        else outcome(options.only, options.jobs)
+    )
     text = report(document)
     print(text)
     print(f"{time.monotonic() - start:.0f} s", file=sys.stderr)
     if options.check:
-        before = [row for row in json.loads(FILE.read_text("utf-8"))["rows"] if options.only in row["id"]]
+        before = [
+            row for row in json.loads(FILE.read_text("utf-8"))["rows"] if options.only in row["id"]
+        ]
         worse = moved(before, document["rows"])
         print("\n".join(worse) or "No error has grown.", file=sys.stderr)
         return 1 if worse else 0

@@ -1,8 +1,10 @@
-"""Several ranks by rule against the real DDP and FSDP2, traced under a fake process group; and how long plans take.
+"""Several ranks by rule against the real DDP and FSDP2, traced under a fake process group; and how
+long plans take.
 
     python -m benchmarks.ranks [--write]
 
-Prints the report; `--write` writes it to `results/ranks.md`. Ten minutes on one core; needs the test extra.
+Prints the report; `--write` writes it to `results/ranks.md`. Ten minutes on one core; needs the
+test extra.
 """
 
 import sys
@@ -22,7 +24,14 @@ from lora_profiler.prediction import Prediction
 from lora_profiler.report.cluster import cluster_blocks
 from lora_profiler.report.render import markdown
 from lora_profiler.traced import predict as by_trace
-from lora_profiler.workload import FULLY_SHARDED, LoraConfig, Quantization, Sharding, TrainSetup, Workload
+from lora_profiler.workload import (
+    FULLY_SHARDED,
+    LoraConfig,
+    Quantization,
+    Sharding,
+    TrainSetup,
+    Workload,
+)
 
 RESULTS = Path(__file__).parent / "results" / "ranks.md"
 WORLDS = (2, 8, 64)
@@ -38,7 +47,8 @@ PLANS = (
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What agreed of one case: persistent bytes by category, exact moments, collectives; and the peak's relative error."""
+    """What agreed of one case: persistent bytes by category, exact moments, collectives; and the
+    peak's relative error."""
 
     workload: Workload
     persistent: bool
@@ -48,15 +58,28 @@ class Outcome:
 
 
 def cases() -> Iterator[Workload]:
-    """Every model with every sharding and world size, full and LoRA in turn, with and without checkpointing."""
-    turns = cycle([(None, False), (LoraConfig(r=6), True), (None, True), (LoraConfig(r=16, adapter_dtype="bfloat16"), False)])
+    """Every model with every sharding and world size, full and LoRA in turn, with and without
+    checkpointing."""
+    turns = cycle(
+        [
+            (None, False),
+            (LoraConfig(r=6), True),
+            (None, True),
+            (LoraConfig(r=16, adapter_dtype="bfloat16"), False),
+        ]
+    )
     for name in MODELS:
         model = model_from_config(MEDIUM[name], id=name, source="benchmark")
         for sharding in SHARDINGS:
             for world in WORLDS:
                 lora, checkpointing = next(turns)
                 setup = TrainSetup(
-                    batch_size=2, seq_len=96, lora=lora, checkpointing=checkpointing, world_size=world, sharding=sharding
+                    batch_size=2,
+                    seq_len=96,
+                    lora=lora,
+                    checkpointing=checkpointing,
+                    world_size=world,
+                    sharding=sharding,
                 )
                 yield Workload(model=model, setup=setup)
 
@@ -73,40 +96,64 @@ def outcome(workload: Workload) -> Outcome:
 
 
 def _moments(prediction: Prediction) -> dict[str, int]:
-    return {m.moment: m.total_bytes for m in prediction.moments if m.moment in EXACT and m.step == "steady"}
+    return {
+        m.moment: m.total_bytes
+        for m in prediction.moments
+        if m.moment in EXACT and m.step == "steady"
+    }
 
 
 def _traffic(prediction: Prediction) -> dict[object, object]:
     """Counts too where the trace has them: DDP's buckets are traced before they are filled anew."""
     counted = prediction.workload.setup.sharding in FULLY_SHARDED
-    return {(t.collective, t.phase): (t.count if counted else None, t.size_bytes) for t in prediction.traffic}
+    return {
+        (t.collective, t.phase): (t.count if counted else None, t.size_bytes)
+        for t in prediction.traffic
+    }
 
 
 def report(outcomes: list[Outcome], plans: list[str]) -> str:
     worst = max(outcomes, key=lambda o: abs(o.error))
     rows = [
-        "| sharding | ranks | cases | persistent bytes | exact moments | collectives | peak, worst |",
+        (
+            "| sharding | ranks | cases | persistent bytes | exact moments | collectives | peak,"
+            " worst |"
+        ),
         "|---|---|---|---|---|---|---|",
     ]
     for sharding in SHARDINGS:
         for world in WORLDS:
-            mine = [o for o in outcomes if (o.workload.setup.sharding, o.workload.setup.world_size) == (sharding, world)]
-            equal = [sum(getattr(o, part) for o in mine) for part in ("persistent", "moments", "traffic")]
+            mine = [
+                o
+                for o in outcomes
+                if (o.workload.setup.sharding, o.workload.setup.world_size) == (sharding, world)
+            ]
+            equal = [
+                sum(getattr(o, part) for o in mine) for part in ("persistent", "moments", "traffic")
+            ]
             furthest = max((o.error for o in mine), key=abs)
             counts = " | ".join(f"{n} of {len(mine)} equal" for n in equal)
-            rows.append(f"| {sharding} | {world} | {len(mine)} | {counts} | {100 * furthest:+.2f} % |")
+            rows.append(
+                f"| {sharding} | {world} | {len(mine)} | {counts} | {100 * furthest:+.2f} % |"
+            )
     alone = [_alone(o.workload) for o in outcomes if abs(o.error) > 0.01]
     head = [
         "# Several ranks",
         "",
-        f"`python -m benchmarks.ranks --write`; torch {version('torch')}, transformers {version('transformers')}, "
-        f"peft {version('peft')}.",
+        (
+            f"`python -m benchmarks.ranks --write`; torch {version('torch')}, transformers"
+            f" {version('transformers')}, peft {version('peft')}."
+        ),
         "",
-        f"{len(outcomes)} cases: {len(MODELS)} families, full and LoRA, with and without checkpointing, rules of CUDA. Rules "
-        "against the real `DistributedDataParallel` and `fully_shard`, traced on the meta device under a fake process group. "
-        f"Exact moments are {', '.join(EXACT)}. Inside a layer rules are estimates, as they are for one process: the worst peak "
-        f"is {100 * worst.error:+.2f} % off ({worst.workload.model.id}, {worst.workload.setup.sharding} over "
-        f"{worst.workload.setup.world_size} ranks){_beside_one(alone)}.",
+        (
+            f"{len(outcomes)} cases: {len(MODELS)} families, full and LoRA, with and without"
+            " checkpointing, rules of CUDA. Rules against the real `DistributedDataParallel` and"
+            " `fully_shard`, traced on the meta device under a fake process group. Exact moments"
+            f" are {', '.join(EXACT)}. Inside a layer rules are estimates, as they are for one"
+            f" process: the worst peak is {100 * worst.error:+.2f} % off"
+            f" ({worst.workload.model.id}, {worst.workload.setup.sharding} over"
+            f" {worst.workload.setup.world_size} ranks){_beside_one(alone)}."
+        ),
         "",
     ]
     return "\n".join([*head, *rows, "", *plans])
@@ -115,7 +162,10 @@ def report(outcomes: list[Outcome], plans: list[str]) -> str:
 def _beside_one(alone: list[float]) -> str:
     if not alone:
         return ""
-    return f"; of the {len(alone)} over 1 % off, one process alone is up to {100 * max(alone):.2f} % off in the same moment"
+    return (
+        f"; of the {len(alone)} over 1 % off, one process alone is up to {100 * max(alone):.2f} %"
+        " off in the same moment"
+    )
 
 
 def _alone(workload: Workload) -> float:
@@ -129,14 +179,21 @@ def _alone(workload: Workload) -> float:
 
 def plans() -> Iterator[str]:
     for name, cluster_name, link in PLANS:
-        model, cluster, network = find_model(name, offline=True), find_cluster(cluster_name), find_network(link)
+        model, cluster, network = (
+            find_model(name, offline=True),
+            find_cluster(cluster_name),
+            find_network(link),
+        )
         lora = LoraConfig()
         setups = [TrainSetup(checkpointing=True, lora=each) for each in (None, lora)]
         setups.append(TrainSetup(checkpointing=True, lora=lora, quantization=Quantization()))
         began = perf_counter()
         options = plan([Workload(model=model, setup=setup) for setup in setups], cluster, network)
         took = perf_counter() - began
-        yield markdown(cluster_blocks(model, options, cluster, network)) + f"\nPlanned in {took:.1f} s.\n"
+        yield (
+            markdown(cluster_blocks(model, options, cluster, network))
+            + f"\nPlanned in {took:.1f} s.\n"
+        )
 
 
 def main() -> None:
@@ -146,7 +203,14 @@ def main() -> None:
         last = found[-1]
         setup = workload.setup
         agreed = (last.persistent, last.moments, last.traffic)
-        print(workload.model.id, setup.sharding, setup.world_size, *agreed, f"{last.error:+.4f}", file=sys.stderr)
+        print(
+            workload.model.id,
+            setup.sharding,
+            setup.world_size,
+            *agreed,
+            f"{last.error:+.4f}",
+            file=sys.stderr,
+        )
     text = report(found, list(plans()))
     print(text)
     if "--write" in sys.argv[1:]:

@@ -1,9 +1,12 @@
-"""Twenty tiny cases trained for real on a Ray cluster of this machine, one worker killed: every row once, nobody left.
+"""Twenty tiny cases trained for real on a Ray cluster of this machine, one worker killed: every row
+once, nobody left.
 
-    python -m benchmarks.ray_campaign [--workers N] [--write]        some minutes on two cores; needs the extra test
+    python -m benchmarks.ray_campaign [--workers N] [--write]        some minutes on two cores;
+    needs the extra test
 
-Drives the cluster as `lora-profile bench --ray local` does. One worker gets kill -9 while it measures; Ray runs its case once
-more. A second run with what is stored then measures nothing. `--write` writes `results/ray_campaign.md`.
+Drives the cluster as `lora-profile bench --ray local` does. One worker gets kill -9 while it
+measures; Ray runs its case once more. A second run with what is stored then measures nothing.
+`--write` writes `results/ray_campaign.md`.
 """
 
 import argparse
@@ -37,14 +40,20 @@ SECONDS_BEFORE_THE_KILL = 3.0
 
 
 def cases() -> list[Planned]:
-    """The four of the suite `tiny`, each with five seeds; the memory pass in full, three timed steps."""
-    seeded = [replace(case, conditions=replace(QUICK, seed=seed)) for seed in range(NUM_SEEDS) for case in tiny("cpu")]
+    """The four of the suite `tiny`, each with five seeds; the memory pass in full, three timed
+    steps."""
+    seeded = [
+        replace(case, conditions=replace(QUICK, seed=seed))
+        for seed in range(NUM_SEEDS)
+        for case in tiny("cpu")
+    ]
     return [planned_elsewhere(case) for case in seeded]
 
 
 @dataclass(slots=True)
 class Watched(Cluster):
-    """A cluster that kills the worker of one case a while after it began, and knows which process it killed."""
+    """A cluster that kills the worker of one case a while after it began, and knows which process
+    it killed."""
 
     victim_key: str = ""
     victim_handle: Any = None
@@ -58,14 +67,21 @@ class Watched(Cluster):
             self.victim_handle = handle
         return handle
 
-    def next_events(self, handles: Sequence[Any], timeout_seconds: float) -> list[tuple[Any, Event]]:
+    def next_events(
+        self, handles: Sequence[Any], timeout_seconds: float
+    ) -> list[tuple[Any, Event]]:
         found = Cluster.next_events(self, handles, min(timeout_seconds, 0.2))
         for handle, event in found:
             if handle == self.victim_handle and isinstance(event, Begun):
-                self.worker, self.killed_at = event.worker, time.monotonic() + SECONDS_BEFORE_THE_KILL
+                self.worker, self.killed_at = (
+                    event.worker,
+                    time.monotonic() + SECONDS_BEFORE_THE_KILL,
+                )
         if self.killed_at is not None and time.monotonic() >= self.killed_at:
             assert self.worker is not None
-            self.children = [child.pid for child in psutil.Process(self.worker).children(recursive=True)]
+            self.children = [
+                child.pid for child in psutil.Process(self.worker).children(recursive=True)
+            ]
             os.kill(self.worker, signal.SIGKILL)
             self.killed_at = None
         return found
@@ -87,7 +103,8 @@ class Printed:
 
 
 def measuring() -> list[int]:
-    """Processes of the measured module anywhere on this machine that descend from this process or from nobody."""
+    """Processes of the measured module anywhere on this machine that descend from this process or
+    from nobody."""
     found = []
     for process in psutil.process_iter(["pid", "ppid", "cmdline"]):
         if "lora_profiler.harness.entry" in " ".join(process.info["cmdline"] or ()):
@@ -98,7 +115,9 @@ def measuring() -> list[int]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--workers", type=int, default=2, help="cases at once [default: 2]")
     parser.add_argument("--write", action="store_true", help="write results/ray_campaign.md")
     options = parser.parse_args()
@@ -109,7 +128,12 @@ def main() -> int:
         store = Store(path)
         with opened("local", 1, num_cpus=options.workers) as plain:
             opened_after = time.monotonic() - began
-            watched = Watched(ray=plain.ray, nodes=plain.nodes, cpus=plain.cpus, victim_key=planned[VICTIM].case.key)
+            watched = Watched(
+                ray=plain.ray,
+                nodes=plain.nodes,
+                cpus=plain.cpus,
+                victim_key=planned[VICTIM].case.key,
+            )
             first = spread_cases(planned, store, Printed(len(planned)), watched)
             took = time.monotonic() - began - opened_after
             orphans = [pid for pid in watched.children if psutil.pid_exists(pid)]
@@ -123,9 +147,18 @@ def main() -> int:
     text = [
         "# Twenty cases on a Ray cluster, one worker killed",
         "",
-        f"`python -m benchmarks.ray_campaign --write`; {os.cpu_count()} processors, Ray {plain.ray.__version__}. The suite",
-        f"`tiny` with {NUM_SEEDS} seeds, {options.workers} cases at once with one thread each. Starting the cluster took",
-        f"{opened_after:.0f} s, the {len(planned)} cases {took:.0f} s. Times depend on what else the machine does.",
+        (
+            f"`python -m benchmarks.ray_campaign --write`; {os.cpu_count()} processors, Ray"
+            f" {plain.ray.__version__}. The suite"
+        ),
+        (
+            f"`tiny` with {NUM_SEEDS} seeds, {options.workers} cases at once with one thread each."
+            " Starting the cluster took"
+        ),
+        (
+            f"{opened_after:.0f} s, the {len(planned)} cases {took:.0f} s. Times depend on what"
+            " else the machine does."
+        ),
         "",
         *lines,
         "",
@@ -137,21 +170,45 @@ def main() -> int:
     if options.write:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "ray_campaign.md").write_text("\n".join(text) + "\n", "utf-8")
-    good = once and unchanged and not left_alive and first.num_rescheduled == 1 and len(second.records) == len(planned)
+    good = (
+        once
+        and unchanged
+        and not left_alive
+        and first.num_rescheduled == 1
+        and len(second.records) == len(planned)
+    )
     return 0 if good else 1
 
 
 def report(
-    first: Spread, second: Spread, watched: Watched, *, once: bool, unchanged: bool, left_alive: Sequence[int]
+    first: Spread,
+    second: Spread,
+    watched: Watched,
+    *,
+    once: bool,
+    unchanged: bool,
+    left_alive: Sequence[int],
 ) -> list[str]:
-    begun_anew = f"{first.num_rescheduled} case was" if first.num_rescheduled == 1 else f"{first.num_rescheduled} cases were"
+    begun_anew = (
+        f"{first.num_rescheduled} case was"
+        if first.num_rescheduled == 1
+        else f"{first.num_rescheduled} cases were"
+    )
     return [
-        f"- kill -9 of the worker of case {VICTIM + 1}, {SECONDS_BEFORE_THE_KILL:g} s after it began; processes below "
-        f"it: {len(watched.children)}; {begun_anew} begun anew by Ray on another worker",
-        f"- {len(first.records)} of {NUM_SEEDS * 4} records came back, {len(first.lost)} lost, {len(first.refused)} refused; "
-        f"in the store each case stands {'exactly once' if once else 'NOT exactly once'}",
-        f"- a second run with `resume` found {len(second.records)} stored, and the file is "
-        f"{'as it was' if unchanged else 'CHANGED'}",
+        (
+            f"- kill -9 of the worker of case {VICTIM + 1}, {SECONDS_BEFORE_THE_KILL:g} s after it"
+            f" began; processes below it: {len(watched.children)}; {begun_anew} begun anew by Ray"
+            " on another worker"
+        ),
+        (
+            f"- {len(first.records)} of {NUM_SEEDS * 4} records came back, {len(first.lost)} lost,"
+            f" {len(first.refused)} refused; in the store each case stands"
+            f" {'exactly once' if once else 'NOT exactly once'}"
+        ),
+        (
+            f"- a second run with `resume` found {len(second.records)} stored, and the file is "
+            f"{'as it was' if unchanged else 'CHANGED'}"
+        ),
         f"- measuring processes left alive: {len(left_alive)}",
     ]
 
@@ -162,10 +219,17 @@ def rows(first: Spread, planned: Sequence[Planned]) -> list[str]:
     for number, each in enumerate(planned, 1):
         record = records.get((each.case.key, each.case.repeat))
         status = record.measurement.status if record else "none"
-        peak = f"{record.measurement.peak_requested_bytes:,}" if record and record.measurement.peak_requested_bytes else "none"
+        peak = (
+            f"{record.measurement.peak_requested_bytes:,}"
+            if record and record.measurement.peak_requested_bytes
+            else "none"
+        )
         method, seed = each.case.workload.setup.method, each.case.conditions.seed
         name = f"**{number}**" if number == VICTIM + 1 else str(number)
-        found.append(f"| {name} | {seed} | {method} | {status} | {peak} | {each.prediction.peak.total_bytes:,} |")
+        found.append(
+            f"| {name} | {seed} | {method} | {status} | {peak} |"
+            f" {each.prediction.peak.total_bytes:,} |"
+        )
     return found
 
 

@@ -1,9 +1,11 @@
-"""The predictions held against every committed record: errors per metric and category, and a reason for each one over 1 %.
+"""The predictions held against every committed record: errors per metric and category, and a reason
+for each one over 1 %.
 
-python -m benchmarks.records        seconds, without torch; ends with 1 if a miss has no reason, or a speed cannot be true
+python -m benchmarks.records        seconds, without torch; ends with 1 if a miss has no reason, or
+a speed cannot be true
 
-Writes `results/records.md` and `results/records.json` from `records/*/*.jsonl`. Nothing derived is stored in a record: a better
-rule scores all of them again.
+Writes `results/records.md` and `results/records.json` from `records/*/*.jsonl`. Nothing derived is
+stored in a record: a better rule scores all of them again.
 """
 
 import json
@@ -27,7 +29,12 @@ SCALAR_BYTES = 64
 
 def scored_records(folder: Path) -> list[Scored]:
     """Those that went through, held against the rules."""
-    through = [r for path in sorted(folder.glob("*.jsonl")) for r in read_records(path).records if r.measurement.went_through]
+    through = [
+        r
+        for path in sorted(folder.glob("*.jsonl"))
+        for r in read_records(path).records
+        if r.measurement.went_through
+    ]
     return scored(through, "analytic")
 
 
@@ -36,7 +43,7 @@ def prediction_of(s: Scored) -> Prediction:
     return s.prediction
 
 
-# --- why a figure misses --------------------------------------------------------------------------------------------------
+# --- why a figure misses --------------------------------------------------------------------------
 
 
 def _scalars(c: Comparison, s: Scored) -> bool:
@@ -47,12 +54,18 @@ def _inside_layers(c: Comparison, s: Scored) -> bool:
     """Only where the answer says estimate, and within the bound that it states."""
     peak = s.record.measurement.peak_requested_bytes
     bound = prediction_of(s).error_bound
-    in_peak = c.metric in ("peak_requested_bytes", "peak_allocated_bytes", "attribution_bytes", "phase_peak_bytes")
+    in_peak = c.metric in (
+        "peak_requested_bytes",
+        "peak_allocated_bytes",
+        "attribution_bytes",
+        "phase_peak_bytes",
+    )
     return bool(peak and bound and in_peak and abs(c.predicted - c.measured) <= bound * peak)
 
 
 def _another_instant(c: Comparison, s: Scored) -> bool:
-    """The sum is within the stated bound; what it is made of is told of an instant that is nearly as large."""
+    """The sum is within the stated bound; what it is made of is told of an instant that is nearly
+    as large."""
     peak = s.record.measurement.peak_requested_bytes
     bound = prediction_of(s).error_bound
     total = abs(prediction_of(s).peak.total_bytes - (peak or 0))
@@ -60,20 +73,36 @@ def _another_instant(c: Comparison, s: Scored) -> bool:
 
 
 def _phase_below_the_peak(c: Comparison, s: Scored) -> bool:
-    """A phase whose own peak lies inside a layer, while the step's peak is elsewhere and is exact."""
+    """A phase whose own peak lies inside a layer, while the step's peak is elsewhere and is
+    exact."""
     in_layers = c.category in ("forward", "backward")
-    return c.metric in ("phase_peak_bytes", "step1_phase_peak_bytes") and in_layers and c.is_within(0.1)
+    return (
+        c.metric in ("phase_peak_bytes", "step1_phase_peak_bytes")
+        and in_layers
+        and c.is_within(0.1)
+    )
 
 
 REASONS: tuple[tuple[str, Callable[[Comparison, Scored], bool]], ...] = (
     (f"scalars: at most {SCALAR_BYTES} bytes", _scalars),
-    ("the peak lies inside a layer: the answer says estimate, and the miss is within its stated bound", _inside_layers),
     (
-        "the peak lies inside a layer: the answer says estimate, its sum is within its stated bound, and what it is made of is "
-        "told of another instant, nearly as large",
+        (
+            "the peak lies inside a layer: the answer says estimate, and the miss is within its"
+            " stated bound"
+        ),
+        _inside_layers,
+    ),
+    (
+        (
+            "the peak lies inside a layer: the answer says estimate, its sum is within its stated"
+            " bound, and what it is made of is told of another instant, nearly as large"
+        ),
         _another_instant,
     ),
-    ("a phase below the step's peak: its own peak lies inside a layer, an estimate", _phase_below_the_peak),
+    (
+        "a phase below the step's peak: its own peak lies inside a layer, an estimate",
+        _phase_below_the_peak,
+    ),
 )
 UNEXPLAINED = "no reason is known"
 
@@ -82,19 +111,32 @@ def reason(c: Comparison, s: Scored) -> str:
     return next((text for text, holds in REASONS if holds(c, s)), UNEXPLAINED)
 
 
-# --- what is written ------------------------------------------------------------------------------------------------------
+# --- what is written ------------------------------------------------------------------------------
 
 
 def row(group: ErrorSummary, names: dict[str, str]) -> str:
     cells = [*group.group, str(group.n), "", "", ""]
-    if group.mean_absolute is not None and group.worst is not None and group.worst_record_id is not None:  # else 0 was measured
-        cells[-3:] = f"{group.mean_absolute:.4%}", error_text(group.worst), names[group.worst_record_id]
+    if (
+        group.mean_absolute is not None
+        and group.worst is not None
+        and group.worst_record_id is not None
+    ):  # else 0 was measured
+        cells[-3:] = (
+            f"{group.mean_absolute:.4%}",
+            error_text(group.worst),
+            names[group.worst_record_id],
+        )
     return f"| {' | '.join(cells)} |"
 
 
 def short(s: Scored) -> str:
     setup = s.record.workload.setup
-    parts = [s.record.workload.model.id, setup.method, setup.dtype, f"b{setup.batch_size} s{setup.seq_len}"]
+    parts = [
+        s.record.workload.model.id,
+        setup.method,
+        setup.dtype,
+        f"b{setup.batch_size} s{setup.seq_len}",
+    ]
     if setup.lora is not None and setup.lora.adapter_dtype != setup.dtype:
         parts.append(f"{setup.lora.adapter_dtype} adapters")
     return ", ".join([*parts, "checkpointing"] if setup.checkpointing else parts)
@@ -116,8 +158,14 @@ def section(name: str, rows: Sequence[Scored]) -> tuple[list[str], Counter[str]]
     lines = [
         f"## {name}",
         "",
-        f"{len(rows)} records that went through: {', '.join(f'{n} {m}' for m, n in sorted(methods.items()))}; {len(families)}",
-        f"model types ({', '.join(families)}). Of a peak at most {unattributed:.4%} is unattributed.",
+        (
+            f"{len(rows)} records that went through:"
+            f" {', '.join(f'{n} {m}' for m, n in sorted(methods.items()))}; {len(families)}"
+        ),
+        (
+            f"model types ({', '.join(families)}). Of a peak at most {unattributed:.4%} is"
+            " unattributed."
+        ),
         "",
         "| metric | category | records | mean error | worst | where |",
         "|---|---|---:|---:|---:|---|",
@@ -131,9 +179,15 @@ def section(name: str, rows: Sequence[Scored]) -> tuple[list[str], Counter[str]]
     if not found:
         return [*lines, "None.", ""], reasons
     for text, count in reasons.most_common():
-        lines += [f"**{count}: {text}.**", "", "| metric | category | predicted | measured | error | of the peak | where |"]
+        lines += [
+            f"**{count}: {text}.**",
+            "",
+            "| metric | category | predicted | measured | error | of the peak | where |",
+        ]
         lines += ["|---|---|---:|---:|---:|---:|---|"]
-        lines += [_miss(c, by_id[c.record_id]) for c in found if reason(c, by_id[c.record_id]) == text]
+        lines += [
+            _miss(c, by_id[c.record_id]) for c in found if reason(c, by_id[c.record_id]) == text
+        ]
         lines.append("")
     return lines, reasons
 
@@ -142,7 +196,10 @@ def _miss(c: Comparison, s: Scored) -> str:
     peak = s.record.measurement.peak_requested_bytes or 1
     error = "" if c.relative_error is None else error_text(c.relative_error)
     share = f"{abs(c.predicted - c.measured) / peak:.3%}"
-    return f"| {c.metric} | {c.category} | {c.predicted:,} | {c.measured:,} | {error} | {share} | {short(s)} |"
+    return (
+        f"| {c.metric} | {c.category} | {c.predicted:,} | {c.measured:,} | {error} | {share} |"
+        f" {short(s)} |"
+    )
 
 
 def as_json(folders: Iterable[tuple[str, Sequence[Scored]]]) -> str:
@@ -152,20 +209,40 @@ def as_json(folders: Iterable[tuple[str, Sequence[Scored]]]) -> str:
         document[name] = {
             "records": len(rows),
             "errors": [
-                {"metric": g.group[0], "category": g.group[1], "n": g.n, "mean_absolute": g.mean_absolute, "worst": g.worst,
-                 "worst_record": g.worst_record_id}
+                {
+                    "metric": g.group[0],
+                    "category": g.group[1],
+                    "n": g.n,
+                    "mean_absolute": g.mean_absolute,
+                    "worst": g.worst,
+                    "worst_record": g.worst_record_id,
+                }
                 for g in groups
             ],
-        }  # fmt: skip
+        }
     return json.dumps(document, indent=1) + "\n"
 
 
 def main() -> int:
-    folders = [(folder.name, scored_records(folder)) for folder in sorted(RECORDS.iterdir()) if folder.is_dir()]
+    folders = [
+        (folder.name, scored_records(folder))
+        for folder in sorted(RECORDS.iterdir())
+        if folder.is_dir()
+    ]
     folders = [(name, rows) for name, rows in folders if rows]
-    lines = ["# Predicted against measured, every committed record", "", "`python -m benchmarks.records`", ""]
+    lines = [
+        "# Predicted against measured, every committed record",
+        "",
+        "`python -m benchmarks.records`",
+        "",
+    ]
     unexplained = 0
-    untrue = [sentence for _, rows in folders for s in rows for sentence in impossible(s.record, prediction_of(s).flops)]
+    untrue = [
+        sentence
+        for _, rows in folders
+        for s in rows
+        for sentence in impossible(s.record, prediction_of(s).flops)
+    ]
     lines += [f"- **{sentence}**" for sentence in untrue]
     for name, rows in folders:
         text, reasons = section(name, rows)

@@ -1,10 +1,14 @@
-"""The project's own reports: one HTML page for each machine whose records are committed, and one of the mathematics of LoRA.
+"""The project's own reports: one HTML page for each machine whose records are committed, and one of
+the mathematics of LoRA.
 
-    python -m benchmarks.reports             writes reports/MACHINE.html from benchmarks/records/MACHINE/, and
-                                             reports/mathematics.html from benchmarks/results/; needs the report extra
+    python -m benchmarks.reports             writes reports/MACHINE.html from
+    benchmarks/records/MACHINE/, and
+                                             reports/mathematics.html from benchmarks/results/;
+                                             needs the report extra
 
-Nothing in a page depends on when or where it is made: the same results, versions and code give the same bytes. What predicts is
-what a fresh installation has, the rules and the bundled profiles; a cache of this machine is not looked into.
+Nothing in a page depends on when or where it is made: the same results, versions and code give the
+same bytes. What predicts is what a fresh installation has, the rules and the bundled profiles; a
+cache of this machine is not looked into.
 """
 
 import argparse
@@ -27,7 +31,9 @@ MATHEMATICS = ROOT / "benchmarks" / "results" / "mathematics.json"
 
 def machines() -> list[Path]:
     """The folders of committed records."""
-    return sorted(path for path in RECORDS.iterdir() if path.is_dir() and any(path.rglob("*.jsonl")))
+    return sorted(
+        path for path in RECORDS.iterdir() if path.is_dir() and any(path.rglob("*.jsonl"))
+    )
 
 
 def page(folder: Path) -> str:
@@ -51,12 +57,19 @@ def pages() -> Iterator[tuple[str, str]]:
     for machine in machines():
         yield machine.name, page(machine)
     if MATHEMATICS.exists():
-        yield MATHEMATICS.stem, write_page(mathematics_content(json.loads(MATHEMATICS.read_text("utf-8"))))
+        yield (
+            MATHEMATICS.stem,
+            write_page(mathematics_content(json.loads(MATHEMATICS.read_text("utf-8")))),
+        )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=REPORTS, metavar="FOLDER", help="default: reports/")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--output", type=Path, default=REPORTS, metavar="FOLDER", help="default: reports/"
+    )
     folder: Path = parser.parse_args().output
     folder.mkdir(exist_ok=True)
     for name, text in pages():

@@ -2,8 +2,9 @@
 
     python -m benchmarks.saved_bytes
 
-Writes `results/saved_bytes.md` and `results/saved_bytes.json`: how many cases are equal to the byte, by family and by kind,
-and every case that is not. About five minutes on one core; needs the test extra.
+Writes `results/saved_bytes.md` and `results/saved_bytes.json`: how many cases are equal to the
+byte, by family and by kind, and every case that is not. About five minutes on one core; needs the
+test extra.
 """
 
 import json
@@ -65,7 +66,10 @@ def counted(rows: list[Row], key: str) -> list[tuple[str, int, int]]:
         "checkpointing": lambda c: "on" if c.setup.checkpointing else "off",
         "batch x sequence": lambda c: f"{c.setup.batch_size} x {c.setup.seq_len}",
     }
-    number, exact = Counter(values[key](r.case) for r in rows), Counter(values[key](r.case) for r in rows if r.exact)
+    number, exact = (
+        Counter(values[key](r.case) for r in rows),
+        Counter(values[key](r.case) for r in rows if r.exact),
+    )
     return [(value, exact[value], number[value]) for value in number]
 
 
@@ -74,28 +78,46 @@ def as_markdown(rows: list[Row], seconds: float) -> str:
     lines = [
         "# Saved activation bytes, predicted and real",
         "",
-        f"{len(rows) - len(failures)} of {len(rows)} cases equal to the byte. Real: the storages that `saved_tensors_hooks` sees",
+        (
+            f"{len(rows) - len(failures)} of {len(rows)} cases equal to the byte. Real: the"
+            " storages that `saved_tensors_hooks` sees"
+        ),
         "in one forward pass of a transformers + PEFT model on the CPU",
         f"({', '.join(f'{name} {number}' for name, number in VERSIONS.items())}).",
         f"`python -m benchmarks.saved_bytes`, {seconds:.0f} s on one thread.",
     ]
     for key in ("family", "trains", "dtype", "attention", "checkpointing", "batch x sequence"):
         lines += ["", f"| {key} | exact | cases |", "|---|---:|---:|"]
-        lines += [f"| {value} | {exact} | {number} |" for value, exact, number in counted(rows, key)]
+        lines += [
+            f"| {value} | {exact} | {number} |" for value, exact, number in counted(rows, key)
+        ]
     lines += ["", "## Cases that are not equal", ""]
     if not failures:
         lines.append("None.")
     else:
         lines += ["| case | real | predicted | difference |", "|---|---:|---:|---:|"]
-        lines += [f"| {r.case} | {r.real} | {r.predicted} | {(r.predicted or 0) - r.real:+} |" for r in failures]
+        lines += [
+            f"| {r.case} | {r.real} | {r.predicted} | {(r.predicted or 0) - r.real:+} |"
+            for r in failures
+        ]
     return "\n".join(lines) + "\n"
 
 
 def as_json(rows: list[Row]) -> str:
-    failures = [{"case": str(r.case), "real": r.real, "predicted": r.predicted} for r in rows if not r.exact]
-    by_family = {value: {"exact": exact, "cases": number} for value, exact, number in counted(rows, "family")}
+    failures = [
+        {"case": str(r.case), "real": r.real, "predicted": r.predicted} for r in rows if not r.exact
+    ]
+    by_family = {
+        value: {"exact": exact, "cases": number} for value, exact, number in counted(rows, "family")
+    }
     exact = len(rows) - len(failures)
-    found = {"cases": len(rows), "exact": exact, "families": by_family, "failures": failures, "versions": VERSIONS}
+    found = {
+        "cases": len(rows),
+        "exact": exact,
+        "families": by_family,
+        "failures": failures,
+        "versions": VERSIONS,
+    }
     return json.dumps(found, indent=1) + "\n"
 
 

@@ -2,11 +2,12 @@
 
     python benchmarks/startup.py [--also FOLDER ...] [--rounds N] [--write]
 
-Compared with a bare interpreter, with `accelerate estimate-memory --help`, and with the rivals `fitcheck` (fitcheck-llm) and
-`canifinetune`, wherever one is found in this environment's folder of programs or in a folder given by --also. A rival that
-cannot answer without a network is asked for its --help, which is less work than an answer; the table says what was asked.
-Rounds are interleaved, so that a slow moment of the machine meets all alike. Prints Markdown and JSON; --write also puts
-both into benchmarks/results/.
+Compared with a bare interpreter, with `accelerate estimate-memory --help`, and with the rivals
+`fitcheck` (fitcheck-llm) and `canifinetune`, wherever one is found in this environment's folder of
+programs or in a folder given by --also. A rival that cannot answer without a network is asked for
+its --help, which is less work than an answer; the table says what was asked. Rounds are
+interleaved, so that a slow moment of the machine meets all alike. Prints Markdown and JSON; --write
+also puts both into benchmarks/results/.
 """
 
 import argparse
@@ -57,7 +58,14 @@ def cases(folders: list[Path]) -> list[Case]:
         Case(OURS, (*ours, *OURS.split()[1:]), 1, "lora-profiler"),
     ]
     for engine in ("compiled", "analytic"):
-        all_cases.append(Case(f"{OURS} --engine {engine}", (*ours, *OURS.split()[1:], "--engine", engine), 1, "lora-profiler"))
+        all_cases.append(
+            Case(
+                f"{OURS} --engine {engine}",
+                (*ours, *OURS.split()[1:], "--engine", engine),
+                1,
+                "lora-profiler",
+            )
+        )
     all_cases.append(Case("lora-profile --help", (*ours, "--help"), 1, "lora-profiler"))
     rivals = [
         (
@@ -73,7 +81,9 @@ def cases(folders: list[Path]) -> list[Case]:
     for program, arguments, every, distribution in rivals:
         path = found(program, folders)
         if path:
-            all_cases.append(Case(f"{program} {arguments}", (str(path), *arguments.split()), every, distribution))
+            all_cases.append(
+                Case(f"{program} {arguments}", (str(path), *arguments.split()), every, distribution)
+            )
     return all_cases
 
 
@@ -88,9 +98,17 @@ def version_of(case: Case) -> str | None:
 
 
 def seconds(command: tuple[str, ...]) -> float:
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {"HF_HUB_OFFLINE": "1"}
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {
+        "HF_HUB_OFFLINE": "1"
+    }
     start = time.perf_counter()
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env=env)
+    done = subprocess.run(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        env=env,
+    )
     taken = time.perf_counter() - start
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(command[1:])} ended with exit code {done.returncode}")
@@ -123,8 +141,11 @@ def markdown(results: list[Result]) -> str:
     lines = [
         "# Start-up",
         "",
-        f"Whole processes, {platform.python_implementation()} {platform.python_version()} on {os.cpu_count()} cores "
-        f"({platform.machine()}), interleaved. Written by `benchmarks/startup.py`.",
+        (
+            f"Whole processes, {platform.python_implementation()} {platform.python_version()} on"
+            f" {os.cpu_count()} cores ({platform.machine()}), interleaved. Written by"
+            " `benchmarks/startup.py`."
+        ),
         "",
         "| command | version | rounds | median s | least s | times ours |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
@@ -132,22 +153,37 @@ def markdown(results: list[Result]) -> str:
     for r in results:
         name = f"**`{r.name}`**" if r.name == OURS else f"`{r.name}`"
         lines.append(
-            f"| {name} | {r.version or '?'} | {r.rounds} | {r.median_seconds:.3f} | {r.least_seconds:.3f} | {r.times_ours:.2f} |"
+            f"| {name} | {r.version or '?'} | {r.rounds} | {r.median_seconds:.3f} |"
+            f" {r.least_seconds:.3f} | {r.times_ours:.2f} |"
         )
     if any(r.name.startswith("fitcheck") for r in results):
-        lines += ["", "`fitcheck` needs the network for an answer, so that only its `--help` is timed."]
+        lines += [
+            "",
+            "`fitcheck` needs the network for an answer, so that only its `--help` is timed.",
+        ]
     return "\n".join([*lines, ""])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--also", action="append", default=[], metavar="FOLDER", help="look for programs there too")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--also", action="append", default=[], metavar="FOLDER", help="look for programs there too"
+    )
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--write", action="store_true", help="into benchmarks/results/")
     options = parser.parse_args()
-    results = measure(cases([Path(sys.executable).parent, *map(Path, options.also)]), options.rounds)
+    results = measure(
+        cases([Path(sys.executable).parent, *map(Path, options.also)]), options.rounds
+    )
     document = json.dumps(
-        {"python": platform.python_version(), "cores": os.cpu_count(), "results": [asdict(r) for r in results]}, indent=1
+        {
+            "python": platform.python_version(),
+            "cores": os.cpu_count(),
+            "results": [asdict(r) for r in results],
+        },
+        indent=1,
     )
     print(markdown(results))
     print(document)

@@ -1,4 +1,5 @@
-"""What to measure: suites by name. Each is a function that takes a device and returns cases, the same on every machine."""
+"""What to measure: suites by name. Each is a function that takes a device and returns cases, the
+same on every machine."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,7 +13,8 @@ Suite = Callable[..., tuple[Case, ...]]
 
 
 def suites() -> Mapping[str, Suite]:
-    """Every suite by its name; called with the device to train on, such as `suites()["tiny"]("cpu")`."""
+    """Every suite by its name; called with the device to train on, such as
+    `suites()["tiny"]("cpu")`."""
     return {suite.__name__: suite for suite in (tiny, cpu_families, cpu_layers, h100_campaign)}
 
 

@@ -1,11 +1,13 @@
-"""How many peaks a second, by rules and from a profile: one question at a time, and by `sweep` over arrays.
+"""How many peaks a second, by rules and from a profile: one question at a time, and by `sweep` over
+arrays.
 
 Ratios are against a floor in the same run.
 
     python -m benchmarks.throughput [--write]
 
-The floor of one question is building its `Workload`; the floor of a sweep is one product b * s * r over the same arrays, which
-any answer has to read. --write puts the result into benchmarks/results/.
+The floor of one question is building its `Workload`; the floor of a sweep is one product b * s * r
+over the same arrays, which any answer has to read. --write puts the result into
+benchmarks/results/.
 """
 
 import argparse
@@ -44,10 +46,14 @@ ENGINES = ("analytic", "compiled")
 
 def one_at_a_time() -> list[dict[str, float | str]]:
     model, draw = find_model(MODEL), random.Random(0)
-    sizes = [(draw.randint(1, 64), draw.randint(16, 16384), draw.randint(1, 256)) for _ in range(5000)]
+    sizes = [
+        (draw.randint(1, 64), draw.randint(16, 16384), draw.randint(1, 256)) for _ in range(5000)
+    ]
 
     def ask(b: int, s: int, r: int) -> Workload:
-        return Workload(model=model, setup=TrainSetup(batch_size=b, seq_len=s, lora=LoraConfig(r=r)))
+        return Workload(
+            model=model, setup=TrainSetup(batch_size=b, seq_len=s, lora=LoraConfig(r=r))
+        )
 
     def run(answer: Callable[[Workload], object]) -> float:
         return len(sizes) / seconds(lambda: [answer(ask(*size)) for size in sizes])
@@ -70,32 +76,64 @@ def arrays() -> list[dict[str, float | str]]:
     workload = Workload(model=find_model(MODEL), setup=TrainSetup(lora=LoraConfig()))
     draw = np.random.default_rng(0)
     table = np.arange(1, 101)[:, None, None], np.arange(128, 1128)[:, None], np.arange(1, 101)
-    points = draw.integers(1, 65, 2_000_000), draw.integers(16, 16385, 2_000_000), draw.integers(1, 257, 2_000_000)
+    points = (
+        draw.integers(1, 65, 2_000_000),
+        draw.integers(16, 16385, 2_000_000),
+        draw.integers(1, 257, 2_000_000),
+    )
     rows: list[dict[str, float | str]] = []
-    for name, (b, s, r) in (("table, 100 x 1000 x 100", table), ("2,000,000 unrelated points", points)):
+    for name, (b, s, r) in (
+        ("table, 100 x 1000 x 100", table),
+        ("2,000,000 unrelated points", points),
+    ):
         count = np.broadcast(b, s, r).size
         floor = count / seconds(lambda b=b, s=s, r=r: b * s * r)  # type: ignore[misc]
         rows.append({"what": f"one product, {name}", "per_second": floor, "times_floor": 1.0})
         for engine in ENGINES:
             answer = partial(sweep, workload, batch_size=b, seq_len=s, rank=r, engine=engine)
             rate = count / seconds(answer)
-            rows.append({"what": f"sweep, {engine}, {name}", "per_second": rate, "times_floor": floor / rate})
+            rows.append(
+                {
+                    "what": f"sweep, {engine}, {name}",
+                    "per_second": rate,
+                    "times_floor": floor / rate,
+                }
+            )
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="write benchmarks/results/throughput.{json,md}")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="write benchmarks/results/throughput.{json,md}"
+    )
     write = parser.parse_args().write
     rows = [*one_at_a_time(), *arrays()]
-    result = {"python": platform.python_version(), "numpy": np.__version__, "cores": os.cpu_count(), "model": MODEL, "rows": rows}
+    result = {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "cores": os.cpu_count(),
+        "model": MODEL,
+        "rows": rows,
+    }
     lines = [
-        "# Peaks a second", "",
-        f"{MODEL}, LoRA on all linears; CPython {result['python']}, NumPy {np.__version__}, {result['cores']} cores. Medians of "
-        f"{ROUNDS} runs. Written by `python -m benchmarks.throughput --write`.", "",
-        "| what | per second | times the floor |", "| --- | ---: | ---: |",
-        *(f"| {row['what']} | {row['per_second']:,.0f} | {row['times_floor']:.1f} |" for row in rows),
-    ]  # fmt: skip
+        "# Peaks a second",
+        "",
+        (
+            f"{MODEL}, LoRA on all linears; CPython {result['python']}, NumPy {np.__version__},"
+            f" {result['cores']} cores. Medians of {ROUNDS} runs. Written by `python -m"
+            " benchmarks.throughput --write`."
+        ),
+        "",
+        "| what | per second | times the floor |",
+        "| --- | ---: | ---: |",
+        *(
+            f"| {row['what']} | {row['per_second']:,.0f} | {row['times_floor']:.1f} |"
+            for row in rows
+        ),
+    ]
     print("\n".join(lines))
     if write:
         (RESULTS / "throughput.md").write_text("\n".join(lines) + "\n")

@@ -1,8 +1,11 @@
-"""Every committed record predicted a second time, by profiles compiled for its device: errors beside those of the rules.
+"""Every committed record predicted a second time, by profiles compiled for its device: errors
+beside those of the rules.
 
-    python -m benchmarks.traced_records [--jobs N]        some seconds a record; needs the test extra
+    python -m benchmarks.traced_records [--jobs N]        some seconds a record; needs the test
+    extra
 
-Writes `results/traced_records.md` and `.json`. A record whose step cannot be traced is listed with the reason.
+Writes `results/traced_records.md` and `.json`. A record whose step cannot be traced is listed with
+the reason.
 """
 
 import argparse
@@ -36,13 +39,20 @@ def traced(record: Record) -> tuple[str, list[Comparison], str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     folders = [folder for folder in sorted(RECORDS.iterdir()) if folder.is_dir()]
     rules = [s for folder in folders for s in scored_records(folder)]
     names = {s.record.id: short(s) for s in rules}
-    records = [r for folder in folders for path in sorted(folder.glob("*.jsonl")) for r in read_records(path).records]
+    records = [
+        r
+        for folder in folders
+        for path in sorted(folder.glob("*.jsonl"))
+        for r in read_records(path).records
+    ]
     records = [r for r in records if r.measurement.went_through]
     comparisons: list[Comparison] = []
     reasons: dict[str, str] = {}
@@ -60,7 +70,10 @@ def main() -> int:
         "",
         "`python -m benchmarks.traced_records`",
         "",
-        f"{len(answered)} of {len(records)} records: a profile of the traced step, compiled for the CPU, and beside it the rules",
+        (
+            f"{len(answered)} of {len(records)} records: a profile of the traced step, compiled for"
+            " the CPU, and beside it the rules"
+        ),
         "on the same records.",
         "",
         "| metric | category | records | mean error | worst | where |",
@@ -89,7 +102,13 @@ def _json(comparisons: list[Comparison], answered: int, records: int) -> dict[st
         "records": records,
         "answered": answered,
         "errors": [
-            {"metric": g.group[0], "category": g.group[1], "n": g.n, "mean_absolute": g.mean_absolute, "worst": g.worst}
+            {
+                "metric": g.group[0],
+                "category": g.group[1],
+                "n": g.n,
+                "mean_absolute": g.mean_absolute,
+                "worst": g.worst,
+            }
             for g in summary(comparisons)
         ],
     }

@@ -1,4 +1,5 @@
-"""What full, LoRA and QLoRA fine-tuning of a model cost in memory and compute, from the model's name alone.
+"""What full, LoRA and QLoRA fine-tuning of a model cost in memory and compute, from the model's
+name alone.
 
     from lora_profiler import LoraConfig, TrainSetup, Workload, find_model, predict
     prediction = predict(Workload(model=find_model("gpt2"), setup=TrainSetup(lora=LoraConfig(r=8))))
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
     from lora_profiler.catalog import Gpu, bundled_gpus, bundled_models, find_gpu, find_model
     from lora_profiler.comparison.errors import Comparison, compare
     from lora_profiler.comparison.throughput import Throughput, throughput
-    from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, TargetModulesError, UnsupportedModelError, UsageError
+    from lora_profiler.errors import (
+        LoraProfilerError,
+        ModelNotFoundError,
+        TargetModulesError,
+        UnsupportedModelError,
+        UsageError,
+    )
     from lora_profiler.harness import MeasurementError, measure
     from lora_profiler.model_spec import ModelSpec
     from lora_profiler.planning.answers import answers
@@ -38,7 +45,13 @@ _HOMES = {
     "catalog": ("Gpu", "bundled_gpus", "bundled_models", "find_gpu", "find_model"),
     "comparison.errors": ("Comparison", "compare"),
     "comparison.throughput": ("Throughput", "throughput"),
-    "errors": ("LoraProfilerError", "ModelNotFoundError", "TargetModulesError", "UnsupportedModelError", "UsageError"),
+    "errors": (
+        "LoraProfilerError",
+        "ModelNotFoundError",
+        "TargetModulesError",
+        "UnsupportedModelError",
+        "UsageError",
+    ),
     "harness": ("MeasurementError", "measure"),
     "model_spec": ("ModelSpec",),
     "planning.answers": ("answers",),

@@ -1,4 +1,5 @@
-"""Python's garbage collector, held back where it would search through very many objects and find nothing to free."""
+"""Python's garbage collector, held back where it would search through very many objects and find
+nothing to free."""
 
 import atexit
 import gc
@@ -8,7 +9,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """No search for cycles inside: it would walk through all that was made, again and again, and find nothing."""
+    """No search for cycles inside: it would walk through all that was made, again and again, and
+    find nothing."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -19,5 +21,6 @@ def collector_paused() -> Iterator[None]:
 
 
 def exit_without_search() -> None:
-    """No search for cycles when the process ends: all that it would go through goes with the process."""
+    """No search for cycles when the process ends: all that it would go through goes with the
+    process."""
     atexit.register(gc.freeze)

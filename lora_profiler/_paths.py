@@ -7,12 +7,16 @@ from typing import Literal
 
 CACHE_VARIABLE = "LORA_PROFILER_CACHE"
 
-_ELSEWHERE = {"data": ("XDG_DATA_HOME", Path(".local", "share")), "cache": ("XDG_CACHE_HOME", Path(".cache"))}
+_ELSEWHERE = {
+    "data": ("XDG_DATA_HOME", Path(".local", "share")),
+    "cache": ("XDG_CACHE_HOME", Path(".cache")),
+}
 _ON_MACOS = {"data": "Application Support", "cache": "Caches"}
 
 
 def user_folder(kind: Literal["data", "cache"]) -> Path | None:
-    """This program's folder for what is kept, or for what can be made again; None where there is no home."""
+    """This program's folder for what is kept, or for what can be made again; None where there is no
+    home."""
     try:
         if sys.platform == "win32":
             given = os.environ.get("LOCALAPPDATA")
@@ -29,6 +33,7 @@ def user_folder(kind: Literal["data", "cache"]) -> Path | None:
 
 
 def cache_folder() -> Path | None:
-    """Where this program keeps what can be made again: $LORA_PROFILER_CACHE, else the user's; None where there is no home."""
+    """Where this program keeps what can be made again: $LORA_PROFILER_CACHE, else the user's; None
+    where there is no home."""
     given = os.environ.get(CACHE_VARIABLE)
     return Path(given) if given else user_folder("cache")

@@ -1,3 +1,4 @@
-"""The version, on the ground floor: faces that print it need not know the package that names every room."""
+"""The version, on the ground floor: faces that print it need not know the package that names every
+room."""
 
 __version__ = "0.4.0"

@@ -1,4 +1,5 @@
-"""Every error that a user can cause or meet, with the exit code that `lora-profile` answers it with."""
+"""Every error that a user can cause or meet, with the exit code that `lora-profile` answers it
+with."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -11,13 +12,15 @@ class LoraProfilerError(Exception):
 
 
 class UsageError(LoraProfilerError, ValueError):
-    """The question itself is wrong: an unknown option value, card or target module, a size out of range."""
+    """The question itself is wrong: an unknown option value, card or target module, a size out of
+    range."""
 
     exit_code = 2
 
 
 class TargetModulesError(UsageError):
-    """PEFT would refuse these target modules; the message gives its reason and what to use instead."""
+    """PEFT would refuse these target modules; the message gives its reason and what to use
+    instead."""
 
 
 class NoProfileError(UsageError):
@@ -25,7 +28,8 @@ class NoProfileError(UsageError):
 
 
 class ModelNotFoundError(LoraProfilerError):
-    """The model could not be obtained: unknown, gated, offline, or a config.json that is no such thing."""
+    """The model could not be obtained: unknown, gated, offline, or a config.json that is no such
+    thing."""
 
     exit_code = 3
 
@@ -35,17 +39,20 @@ class UnsupportedModelError(ModelNotFoundError):
 
 
 class UnbuildableError(LoraProfilerError):
-    """The real model could not be built: a library or the device is missing, or what was built is not what was asked for."""
+    """The real model could not be built: a library or the device is missing, or what was built is
+    not what was asked for."""
 
     exit_code = 4
 
 
 class CompileError(UnbuildableError):
-    """The step can be traced, but no profile that could be trusted came out; the message says at which point it was wrong."""
+    """The step can be traced, but no profile that could be trusted came out; the message says at
+    which point it was wrong."""
 
 
 class UncountedError(LoraProfilerError):
-    """No rule says which kernels a step of this workload launches; a trace of the real model does."""
+    """No rule says which kernels a step of this workload launches; a trace of the real model
+    does."""
 
     exit_code = 4
 

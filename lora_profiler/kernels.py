@@ -1,4 +1,5 @@
-"""A kernel: what runs once on the device, as bytes and FLOPs, with no word about how fast any card does it."""
+"""A kernel: what runs once on the device, as bytes and FLOPs, with no word about how fast any card
+does it."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -28,10 +29,11 @@ class Gemm:
 class Kernel:
     """`count` launches of one operator on one set of shapes.
 
-    Bytes and FLOPs are those of one launch. `read_bytes` and `written_bytes`: every input and output tensor once, expanded
-    dimensions once, views never. `flops` are of matrix products alone, attention's with only the causal half where it is
-    causal, and with what a fused backward pass computes again; `dtype` is that of the products. `parameters`: weights that a
-    dequantisation makes. `module` is the name in the base model, with "*" for the number of a layer that repeats.
+    Bytes and FLOPs are those of one launch. `read_bytes` and `written_bytes`: every input and
+    output tensor once, expanded dimensions once, views never. `flops` are of matrix products alone,
+    attention's with only the causal half where it is causal, and with what a fused backward pass
+    computes again; `dtype` is that of the products. `parameters`: weights that a dequantisation
+    makes. `module` is the name in the base model, with "*" for the number of a layer that repeats.
     """
 
     kind: Kind
@@ -55,7 +57,8 @@ class Kernel:
 class StepKernels:
     """The kernels of one micro-batch, and what its optimizer step is about.
 
-    `tokens`: of the micro-batch. `trainable`: elements that train by the bytes that one of them has.
+    `tokens`: of the micro-batch. `trainable`: elements that train by the bytes that one of them
+    has.
     """
 
     kernels: tuple[Kernel, ...]

@@ -1,7 +1,9 @@
-"""What a model is made of: every named weight with its shape, and the config fields that change memory.
+"""What a model is made of: every named weight with its shape, and the config fields that change
+memory.
 
-Names are those of `named_modules()` / `named_parameters()` in transformers. A model of 80 equal layers holds one copy of
-that layer: a `Stack` lists its distinct layers once and says in which order they follow.
+Names are those of `named_modules()` / `named_parameters()` in transformers. A model of 80 equal
+layers holds one copy of that layer: a `Stack` lists its distinct layers once and says in which
+order they follow.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,7 +17,8 @@ LINEAR_KINDS = frozenset({"Linear", "Conv1D"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weight:
-    """One parameter of a module. `name` is local ("weight"); `tied_to` is the full name of the parameter it shares."""
+    """One parameter of a module. `name` is local ("weight"); `tied_to` is the full name of the
+    parameter it shares."""
 
     name: str
     shape: tuple[int, ...]
@@ -30,8 +33,9 @@ class Weight:
 class Module:
     """A module that owns parameters itself.
 
-    `name` is relative to the layer inside a `Stack` ("self_attn.q_proj"), absolute outside. `kind` is the torch class that
-    PEFT tells apart ("Linear", "Conv1D", "Embedding", "Conv2d", ...), else the class name ("LlamaRMSNorm").
+    `name` is relative to the layer inside a `Stack` ("self_attn.q_proj"), absolute outside. `kind`
+    is the torch class that PEFT tells apart ("Linear", "Conv1D", "Embedding", "Conv2d", ...), else
+    the class name ("LlamaRMSNorm").
     """
 
     name: str
@@ -44,7 +48,8 @@ class Module:
 
     @property
     def in_features(self) -> int | None:
-        """Columns of x that the layer takes; None if the module is not linear. Conv1D stores its weight transposed."""
+        """Columns of x that the layer takes; None if the module is not linear. Conv1D stores its
+        weight transposed."""
         return self._shape[1 if self.kind == "Linear" else 0] if self.is_linear else None
 
     @property
@@ -69,7 +74,8 @@ class Module:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """The layers of one ModuleList: `kinds[order[i]]` are the modules of layer i, whose name is `f"{name}.{i}"`."""
+    """The layers of one ModuleList: `kinds[order[i]]` are the modules of layer i, whose name is
+    `f"{name}.{i}"`."""
 
     name: str
     kinds: tuple[tuple[Module, ...], ...]
@@ -78,7 +84,8 @@ class Stack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nf4Checkpoint:
-    """A checkpoint that bitsandbytes has packed in NF4: with double quantisation or not, and the dtype its products are in."""
+    """A checkpoint that bitsandbytes has packed in NF4: with double quantisation or not, and the
+    dtype its products are in."""
 
     double_quant: bool
     compute_dtype: str
@@ -86,15 +93,18 @@ class Nf4Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """A model as the answerers see it: identity, config.json fields and weights. Equal when id and fingerprint are.
+    """A model as the answerers see it: identity, config.json fields and weights. Equal when id and
+    fingerprint are.
 
-    `config` holds config.json's fields in transformers' present spelling (`hidden_size`, `num_hidden_layers`, ...), of the
-    language model where the file nests it. `source` tells where they came from: "bundled", a path, or "hub".
-    `output_embedding` is the module that makes the logits, None if the class has none. `weightless` names the modules that
-    own no parameter and contain none ("model.layers.*.mlp.act_fn", `*` for every layer): target patterns can hit them.
-    `published` is the whole config.json as it came, out of which the real model can be built. `nf4` is set where the checkpoint
-    is one in NF4, which is the base of QLoRA and of nothing else; `dequantized_from` names how a checkpoint is stored whose
-    weights are asked about as turned back into 16 bit.
+    `config` holds config.json's fields in transformers' present spelling (`hidden_size`,
+    `num_hidden_layers`, ...), of the language model where the file nests it. `source` tells where
+    they came from: "bundled", a path, or "hub". `output_embedding` is the module that makes the
+    logits, None if the class has none. `weightless` names the modules that own no parameter and
+    contain none ("model.layers.*.mlp.act_fn", `*` for every layer): target patterns can hit them.
+    `published` is the whole config.json as it came, out of which the real model can be built. `nf4`
+    is set where the checkpoint is one in NF4, which is the base of QLoRA and of nothing else;
+    `dequantized_from` names how a checkpoint is stored whose weights are asked about as turned back
+    into 16 bit.
     """
 
     id: str
@@ -112,7 +122,8 @@ class ModelSpec:
     dequantized_from: str | None = field(default=None, compare=False, repr=False)
 
     def modules(self) -> Iterator[tuple[str, Module]]:
-        """(full name, module) of every module that owns parameters, in the order of `named_modules()`."""
+        """(full name, module) of every module that owns parameters, in the order of
+        `named_modules()`."""
         for part in self.parts:
             if isinstance(part, Module):
                 yield part.name, part
@@ -123,7 +134,8 @@ class ModelSpec:
 
     @cached_property
     def num_parameters(self) -> int:
-        """Unique parameters, tied weights once, buffers not counted: PEFT's and transformers' own count."""
+        """Unique parameters, tied weights once, buffers not counted: PEFT's and transformers' own
+        count."""
         total = 0
         for part in self.parts:
             if isinstance(part, Module):

@@ -1,4 +1,5 @@
-"""Where a step runs, as far as its memory depends on it: the card's compute capability and the version of torch."""
+"""Where a step runs, as far as its memory depends on it: the card's compute capability and the
+version of torch."""
 
 import re
 from collections.abc import Mapping
@@ -6,20 +7,28 @@ from dataclasses import dataclass
 
 from lora_profiler.errors import UsageError
 
-CUDNN: Mapping[tuple[int, int], int] = {(2, 11): 91900, (2, 13): 92000, (2, 14): 92400, (2, 15): 92600}
-"""torch -> the cuDNN that its CUDA wheel on PyPI asks for, as cuDNN counts (9.20.0 is 92000): `Requires-Dist` of the wheels. A
-version that is not here has the one of the version before."""
+CUDNN: Mapping[tuple[int, int], int] = {
+    (2, 11): 91900,
+    (2, 13): 92000,
+    (2, 14): 92400,
+    (2, 15): 92600,
+}
+"""torch -> the cuDNN that its CUDA wheel on PyPI asks for, as cuDNN counts (9.20.0 is 92000):
+`Requires-Dist` of the wheels. A version that is not here has the one of the version before."""
 TORCH = (2, 13)
-"""The torch that is answered for unless another is named: rules were held against its CUDA build."""
+"""The torch that is answered for unless another is named: rules were held against its CUDA
+build."""
 OLDEST_TORCH, NEWEST_TORCH = min(CUDNN), max(CUDNN)
 BFLOAT16_CAPABILITY = 80
-"""The first compute capability with arithmetic of bfloat16; before it torch imitates it, or refuses."""
+"""The first compute capability with arithmetic of bfloat16; before it torch imitates it, or
+refuses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Platform:
-    """`capability`: the card's compute capability times ten, 75 for sm_75; None where no NVIDIA card is named: answers then hold
-    for cards from sm_80 to sm_89. `torch`: major and minor version."""
+    """`capability`: the card's compute capability times ten, 75 for sm_75; None where no NVIDIA
+    card is named: answers then hold for cards from sm_80 to sm_89. `torch`: major and minor
+    version."""
 
     capability: int | None = None
     torch: tuple[int, int] = TORCH
@@ -40,7 +49,9 @@ class Platform:
     @property
     def compute_capability(self) -> str | None:
         """As NVIDIA and torch's properties write it: 7.5."""
-        return None if self.capability is None else f"{self.capability // 10}.{self.capability % 10}"
+        return (
+            None if self.capability is None else f"{self.capability // 10}.{self.capability % 10}"
+        )
 
     @property
     def capability_text(self) -> str | None:
@@ -53,7 +64,8 @@ def version_text(version: tuple[int, int]) -> str:
 
 
 def capability_of(text: str | None) -> int | None:
-    """90 for the compute capability "9.0", None for none and for another vendor's architecture ("gfx942")."""
+    """90 for the compute capability "9.0", None for none and for another vendor's architecture
+    ("gfx942")."""
     found = re.fullmatch(r"(\d{1,2})\.(\d)", text or "")
     return None if found is None else 10 * int(found[1]) + int(found[2])
 
@@ -65,7 +77,8 @@ def version_of(text: str) -> tuple[int, int] | None:
 
 
 def parse_torch(text: str) -> tuple[int, int]:
-    """(major, minor) of a version that is asked about. Raises UsageError for another text, and for a version without rules."""
+    """(major, minor) of a version that is asked about. Raises UsageError for another text, and for
+    a version without rules."""
     version = version_of(text)
     if version is None:
         raise UsageError(f"torch's version is {text!r}; write it as in 2.13.")

@@ -1,4 +1,5 @@
-"""An answer: memory at every named moment, FLOPs, cost per layer. Ints only; text is made by `units` and `report`."""
+"""An answer: memory at every named moment, FLOPs, cost per layer. Ints only; text is made by
+`units` and `report`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,15 +9,31 @@ from typing import Literal
 from lora_profiler.workload import Workload
 
 Category = Literal[
-    "parameters", "quantization_state", "adapters", "buffers", "gradients", "optimizer_states", "inputs", "activations",
-    "logits_and_loss", "temporaries", "workspace", "communication", "unattributed",
-]  # fmt: skip
+    "parameters",
+    "quantization_state",
+    "adapters",
+    "buffers",
+    "gradients",
+    "optimizer_states",
+    "inputs",
+    "activations",
+    "logits_and_loss",
+    "temporaries",
+    "workspace",
+    "communication",
+    "unattributed",
+]
 CATEGORIES: tuple[Category, ...] = Category.__args__  # type: ignore[attr-defined]  # typing has no public accessor on an alias
 
 MomentName = Literal[
-    "setup", "last_layer_forward", "end_of_forward", "loss_backward", "last_layer_backward", "first_layer_backward",
+    "setup",
+    "last_layer_forward",
+    "end_of_forward",
+    "loss_backward",
+    "last_layer_backward",
+    "first_layer_backward",
     "optimizer_step",
-]  # fmt: skip
+]
 MOMENTS: tuple[MomentName, ...] = MomentName.__args__  # type: ignore[attr-defined]
 Phase = Literal["setup", "forward", "loss", "backward", "clip", "optimizer", "zero"]
 PHASES: tuple[Phase, ...] = Phase.__args__  # type: ignore[attr-defined]
@@ -27,7 +44,8 @@ Exactness = Literal["exact", "estimate"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """Live bytes of **one instant** by category. `step` 1 has no optimizer states yet during forward and backward."""
+    """Live bytes of **one instant** by category. `step` 1 has no optimizer states yet during
+    forward and backward."""
 
     moment: MomentName
     step: Step
@@ -39,15 +57,21 @@ class Moment:
 
 
 PHASE_OF: Mapping[MomentName, Phase] = {
-    "setup": "setup", "last_layer_forward": "forward", "end_of_forward": "loss", "loss_backward": "backward",
-    "last_layer_backward": "backward", "first_layer_backward": "backward", "optimizer_step": "optimizer",
-}  # fmt: skip
+    "setup": "setup",
+    "last_layer_forward": "forward",
+    "end_of_forward": "loss",
+    "loss_backward": "backward",
+    "last_layer_backward": "backward",
+    "first_layer_backward": "backward",
+    "optimizer_step": "optimizer",
+}
 """The phase that a moment lies in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurvePoint:
-    """Live bytes by category at one instant of a step; `module` is what ran, "" where the engine cannot tell."""
+    """Live bytes by category at one instant of a step; `module` is what ran, "" where the engine
+    cannot tell."""
 
     phase: Phase
     module: str
@@ -60,7 +84,8 @@ class CurvePoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterCount:
-    """Numbers, not bytes. `base` is the model's own count, tied weights once; `adapter` what LoRA adds."""
+    """Numbers, not bytes. `base` is the model's own count, tied weights once; `adapter` what LoRA
+    adds."""
 
     base: int
     adapter: int
@@ -81,7 +106,8 @@ class ParameterCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlopCount:
-    """FLOPs (2 x multiply-add) of one micro-batch as the hardware runs them; frozen weights skip what autograd skips."""
+    """FLOPs (2 x multiply-add) of one micro-batch as the hardware runs them; frozen weights skip
+    what autograd skips."""
 
     forward: int
     backward: int
@@ -102,7 +128,8 @@ Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "broadcast"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """The collectives of one kind in one phase of an optimizer step: how many, and the bytes of the full tensors together."""
+    """The collectives of one kind in one phase of an optimizer step: how many, and the bytes of the
+    full tensors together."""
 
     collective: Collective
     phase: Phase
@@ -110,14 +137,16 @@ class Traffic:
     size_bytes: int
 
     def sent_bytes(self, world_size: int) -> int:
-        """What one rank sends by the ring algorithms: an all-reduce twice, the others once, each but the rank's own part."""
+        """What one rank sends by the ring algorithms: an all-reduce twice, the others once, each
+        but the rank's own part."""
         times = 2 if self.collective == "all_reduce" else 1
         return times * self.size_bytes * (world_size - 1) // world_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerCost:
-    """What one named module costs: a linear with its adapter, a norm, or the attention core of a layer (no weights)."""
+    """What one named module costs: a linear with its adapter, a norm, or the attention core of a
+    layer (no weights)."""
 
     name: str
     kind: str
@@ -136,8 +165,9 @@ class LayerCost:
 class DeviceMemory:
     """What CUDA's caching allocator makes of two steps, simulated event by event: peaks in bytes.
 
-    `allocated` counts whole blocks, `reserved` the segments taken from the driver when there is always room,
-    `expandable_reserved` the same with expandable segments. BLAS workspaces and the driver's context come on top.
+    `allocated` counts whole blocks, `reserved` the segments taken from the driver when there is
+    always room, `expandable_reserved` the same with expandable segments. BLAS workspaces and the
+    driver's context come on top.
     """
 
     allocated_bytes: int
@@ -147,19 +177,22 @@ class DeviceMemory:
 
     @cached_property
     def smallest_bytes(self) -> int:
-        """The least that the allocator must be given to complete both steps: found by bisection, some tenths of a second."""
+        """The least that the allocator must be given to complete both steps: found by bisection,
+        some tenths of a second."""
         return self.smallest_source()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The answer to one workload. `layers`, `curve` and `device_memory` are worked out when asked for.
+    """The answer to one workload. `layers`, `curve` and `device_memory` are worked out when asked
+    for.
 
-    `persistent_bytes` holds parameters, quantization_state, adapters, gradients, optimizer_states. `saved_activation_bytes`
-    is everything autograd keeps at the end of forward, parameters left out; None where the engine does not know it.
-    `exactness` tells whether `peak` is exact by construction; `error_bound` is the largest relative error seen where it is
-    an estimate (0.15: within 15 %), None where nothing is claimed. Of several ranks it is the one that holds most, and `traffic`
-    is what each takes part in.
+    `persistent_bytes` holds parameters, quantization_state, adapters, gradients, optimizer_states.
+    `saved_activation_bytes` is everything autograd keeps at the end of forward, parameters left
+    out; None where the engine does not know it. `exactness` tells whether `peak` is exact by
+    construction; `error_bound` is the largest relative error seen where it is an estimate (0.15:
+    within 15 %), None where nothing is claimed. Of several ranks it is the one that holds most, and
+    `traffic` is what each takes part in.
     """
 
     workload: Workload
@@ -175,8 +208,12 @@ class Prediction:
     flops: FlopCount | None
     traffic: tuple[Traffic, ...] = ()
     layer_source: Callable[[], tuple[LayerCost, ...]] = field(repr=False, compare=False)
-    device_memory_source: Callable[[], DeviceMemory] | None = field(default=None, repr=False, compare=False)
-    curve_source: Callable[[], tuple[CurvePoint, ...]] | None = field(default=None, repr=False, compare=False)
+    device_memory_source: Callable[[], DeviceMemory] | None = field(
+        default=None, repr=False, compare=False
+    )
+    curve_source: Callable[[], tuple[CurvePoint, ...]] | None = field(
+        default=None, repr=False, compare=False
+    )
 
     @cached_property
     def layers(self) -> tuple[LayerCost, ...]:
@@ -184,8 +221,8 @@ class Prediction:
 
     @cached_property
     def curve(self) -> tuple[CurvePoint, ...]:
-        """Memory over one steady step in order of time. Its largest point is the peak, but for some bytes a layer where the
-        profile of one attention kernel speaks for another.
+        """Memory over one steady step in order of time. Its largest point is the peak, but for some
+        bytes a layer where the profile of one attention kernel speaks for another.
 
         An engine without a tape gives one point for each moment that it knows.
         """

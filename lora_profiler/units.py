@@ -1,4 +1,5 @@
-"""Numbers to text and back: bytes, counts, FLOPs, percentages, errors, times. The only file that knows how big a GiB is."""
+"""Numbers to text and back: bytes, counts, FLOPs, percentages, errors, times. The only file that
+knows how big a GiB is."""
 
 import math
 import re
@@ -11,20 +12,34 @@ KIB, MIB, GIB, TIB = 2**10, 2**20, 2**30, 2**40
 
 _BYTE_UNITS = (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB))
 _COUNT_UNITS = (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3))
-_FLOP_UNITS = (("EFLOP", 10**18), ("PFLOP", 10**15), ("TFLOP", 10**12), ("GFLOP", 10**9), ("MFLOP", 10**6))
+_FLOP_UNITS = (
+    ("EFLOP", 10**18),
+    ("PFLOP", 10**15),
+    ("TFLOP", 10**12),
+    ("GFLOP", 10**9),
+    ("MFLOP", 10**6),
+)
 _TIME_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 _MOST_BYTES = 2**63 - 1
 """What 64 bits count; no memory is that large."""
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([a-zA-Z]*)\s*")
 _SIZE_UNITS = {
-    "b": 1, "": 1,
-    "kib": KIB, "mib": MIB, "gib": GIB, "tib": TIB,
-    "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
-}  # fmt: skip
+    "b": 1,
+    "": 1,
+    "kib": KIB,
+    "mib": MIB,
+    "gib": GIB,
+    "tib": TIB,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+}
 
 
 def bytes_text(count: int) -> str:
-    """A byte count in the largest binary unit that leaves at least one whole: 1536 -> '1.50 KiB', 512 -> '512 B'."""
+    """A byte count in the largest binary unit that leaves at least one whole: 1536 -> '1.50 KiB',
+    512 -> '512 B'."""
     for name, size in _BYTE_UNITS:
         if abs(count) >= size:
             return f"{count / size:,.2f} {name}"
@@ -38,7 +53,8 @@ def bytes_texts(counts: Sequence[int | None]) -> list[str]:
 
 
 def short_bytes_text(count: int) -> str:
-    """The same with three digits, for narrow cells: 36.402 GiB -> '36.4 GiB', 341.32 GiB -> '341 GiB'."""
+    """The same with three digits, for narrow cells: 36.402 GiB -> '36.4 GiB', 341.32 GiB -> '341
+    GiB'."""
     for name, size in _BYTE_UNITS:
         value = count / size
         if abs(value) >= 1:
@@ -47,7 +63,8 @@ def short_bytes_text(count: int) -> str:
 
 
 def byte_unit(largest: int) -> tuple[str, int]:
-    """(name, bytes) of the binary unit in which a column, whose largest value is `largest`, is best written."""
+    """(name, bytes) of the binary unit in which a column, whose largest value is `largest`, is best
+    written."""
     for name, size in _BYTE_UNITS[1:]:
         if abs(largest) >= size:
             return name, size
@@ -55,7 +72,8 @@ def byte_unit(largest: int) -> tuple[str, int]:
 
 
 def in_unit(count: int, size: int) -> str:
-    """`count` bytes in a unit of `size` bytes, two decimals; what would round to nothing reads '<0.01', or '>-0.01'."""
+    """`count` bytes in a unit of `size` bytes, two decimals; what would round to nothing reads
+    '<0.01', or '>-0.01'."""
     return f"{count:,}" if size == 1 else hundredths_text(hundredths(count, size), count)
 
 
@@ -65,7 +83,8 @@ def hundredths(count: int, size: int) -> int:
 
 
 def hundredths_text(number: int, exact: int) -> str:
-    """So many hundredths of a unit as a number; what is not nothing, as `exact` says, does not read as nothing."""
+    """So many hundredths of a unit as a number; what is not nothing, as `exact` says, does not read
+    as nothing."""
     if number == 0:
         return "0" if exact == 0 else "<0.01" if exact > 0 else ">-0.01"
     return f"{number / 100:,.2f}"
@@ -99,7 +118,8 @@ def flops_text(count: int) -> str:
 
 
 def percent_text(fraction: float) -> str:
-    """A fraction as a percentage with two decimals that never claims a whole it is not: 0.999999 -> '>99.99 %'."""
+    """A fraction as a percentage with two decimals that never claims a whole it is not: 0.999999 ->
+    '>99.99 %'."""
     if 0 < fraction < 0.00005:
         return "<0.01 %"
     if 0.99995 <= fraction < 1:
@@ -108,7 +128,8 @@ def percent_text(fraction: float) -> str:
 
 
 def error_text(relative_error: float) -> str:
-    """A signed relative error as a percentage: 0.0047 -> '+0.47 %'. No error at all reads 'exact', and nothing else does."""
+    """A signed relative error as a percentage: 0.0047 -> '+0.47 %'. No error at all reads 'exact',
+    and nothing else does."""
     if relative_error == 0:
         return "exact"
     sign = "+" if relative_error > 0 else "-"
@@ -116,7 +137,8 @@ def error_text(relative_error: float) -> str:
 
 
 def change_text(ratio: float) -> str:
-    """A signed change as a percentage with one decimal: -0.5133 -> '-51.3 %', 0.0 -> 'the same', 0.0001 -> '+<0.1 %'."""
+    """A signed change as a percentage with one decimal: -0.5133 -> '-51.3 %', 0.0 -> 'the same',
+    0.0001 -> '+<0.1 %'."""
     if ratio == 0:
         return "the same"
     sign = "+" if ratio > 0 else "-"
@@ -124,9 +146,11 @@ def change_text(ratio: float) -> str:
 
 
 def seconds_text(seconds: float, largest: float | None = None) -> str:
-    """A time that people can read: 0.0213 -> '21.30 ms', 1.5 -> '1.50 s', 125 -> '2 min 5 s', 7500 -> '2 h 5 min'.
+    """A time that people can read: 0.0213 -> '21.30 ms', 1.5 -> '1.50 s', 125 -> '2 min 5 s', 7500
+    -> '2 h 5 min'.
 
-    Of times that stand together all are written in the unit of the `largest`: 0.7199 beside 1.06 -> '0.72 s'.
+    Of times that stand together all are written in the unit of the `largest`: 0.7199 beside 1.06 ->
+    '0.72 s'.
     """
     if (seconds if largest is None else largest) < 1:
         return f"{1000 * seconds:,.2f} ms"
@@ -146,7 +170,8 @@ def between_text(low: float, high: float, largest: float | None = None) -> str:
 
 
 def about_text(seconds: float) -> str:
-    """A time that is only roughly known: 3 -> 'some seconds', 24 -> 'about 20 s', 75 -> 'about a minute'."""
+    """A time that is only roughly known: 3 -> 'some seconds', 24 -> 'about 20 s', 75 -> 'about a
+    minute'."""
     if seconds < 7.5:
         return "some seconds"
     if seconds < 55:
@@ -160,14 +185,16 @@ def about_text(seconds: float) -> str:
 
 
 def clock_text(seconds: float) -> str:
-    """A time as a clock shows it, for what changes while one looks: 7.9 -> '0:07', 3723 -> '1:02:03'."""
+    """A time as a clock shows it, for what changes while one looks: 7.9 -> '0:07', 3723 ->
+    '1:02:03'."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def rate_text(per_second: float, what: str = "") -> str:
-    """Things per second with at least three digits: 3063.4 tokens -> '3,063 tokens/s', 12.34 -> '12.3/s', 0.512 -> '0.512/s'."""
+    """Things per second with at least three digits: 3063.4 tokens -> '3,063 tokens/s', 12.34 ->
+    '12.3/s', 0.512 -> '0.512/s'."""
     decimals = 0 if per_second >= 100 else 1 if per_second >= 10 else 2 if per_second >= 1 else 3
     return f"{per_second:,.{decimals}f}{f' {what}' if what else ''}/s"
 
@@ -179,7 +206,9 @@ def parse_bytes(text: str) -> int:
     """
     match = _SIZE.fullmatch(text)
     if match is None or match[2].lower() not in _SIZE_UNITS:
-        raise UsageError(f"{text!r} is not a memory size; write a number and GiB, MiB, GB or MB, as in 24GiB.")
+        raise UsageError(
+            f"{text!r} is not a memory size; write a number and GiB, MiB, GB or MB, as in 24GiB."
+        )
     size = float(match[1]) * _SIZE_UNITS[match[2].lower()]
     if size > _MOST_BYTES:
         raise UsageError(f"{text[:60]!r} is more than any memory holds.")
@@ -191,13 +220,16 @@ def parse_bytes(text: str) -> int:
 def is_finite(value: object) -> bool:
     """Whether it is a number, of those that a float can hold: not infinite, not nan, no bool."""
     try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return (
+            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        )
     except OverflowError:  # an int beyond the largest float
         return False
 
 
 def shown(value: object) -> str:
-    """As Python writes it, cut where it is long; an int of over 4,300 digits it does not write at all."""
+    """As Python writes it, cut where it is long; an int of over 4,300 digits it does not write at
+    all."""
     try:
         text = repr(value)
     except ValueError:

@@ -1,9 +1,11 @@
 """The grid of small training runs on which the predictor is compared with the oracle, byte by byte.
 
-Every config of `families` x what trains x dtype x attention x checkpointing x size. Left out: bfloat16 adapters on a float32
-base, which PEFT does not make, and LoRA dropout on packed experts, which PEFT refuses.
+Every config of `families` x what trains x dtype x attention x checkpointing x size. Left out:
+bfloat16 adapters on a float32 base, which PEFT does not make, and LoRA dropout on packed experts,
+which PEFT refuses.
 
-Importing this module gives torch one thread: these models are so small that more only wait for each other.
+Importing this module gives torch one thread: these models are so small that more only wait for each
+other.
 """
 
 import random
@@ -21,7 +23,10 @@ from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 torch.set_num_threads(1)
 
-CONFIGS: Mapping[str, families.Config] = {**families.TINY, **{f"{name}-varied": c for name, c in families.VARIED.items()}}
+CONFIGS: Mapping[str, families.Config] = {
+    **families.TINY,
+    **{f"{name}-varied": c for name, c in families.VARIED.items()},
+}
 TINY_NAMES = tuple(families.TINY)
 MIXTURES = ("mixtral", "qwen3_moe")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -31,7 +36,8 @@ SIZES = ((1, 17), (2, 24), (3, 33), (4, 9))
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One run: the name of its config, what trains ("full", "few", "all", "dropout", "bf16", "experts"), and the setup."""
+    """One run: the name of its config, what trains ("full", "few", "all", "dropout", "bf16",
+    "experts"), and the setup."""
 
     config: str
     method: str
@@ -40,7 +46,17 @@ class Case:
     def __str__(self) -> str:
         s = self.setup
         checkpointing = ["checkpointing"] if s.checkpointing else []
-        return "-".join([self.config, self.method, s.dtype, s.attention, *checkpointing, f"b{s.batch_size}", f"s{s.seq_len}"])
+        return "-".join(
+            [
+                self.config,
+                self.method,
+                s.dtype,
+                s.attention,
+                *checkpointing,
+                f"b{s.batch_size}",
+                f"s{s.seq_len}",
+            ]
+        )
 
 
 def family(name: str) -> str:
@@ -49,7 +65,8 @@ def family(name: str) -> str:
 
 
 def methods(model_type: str, rank: int = 4) -> dict[str, LoraConfig | None]:
-    """What may train, by name: everything, or adapters on few or all of the family's linears, plain and in two variants."""
+    """What may train, by name: everything, or adapters on few or all of the family's linears, plain
+    and in two variants."""
     mixture = model_type in MIXTURES
     every = LoraConfig(r=rank, target_modules=ATTENTION if mixture else "all-linear")
     found: dict[str, LoraConfig | None] = {
@@ -66,11 +83,19 @@ def methods(model_type: str, rank: int = 4) -> dict[str, LoraConfig | None]:
 def grid() -> tuple[Case, ...]:
     """Every case; those that differ only in size follow each other."""
     cases = []
-    for name, dtype, attention, checkpointing in product(CONFIGS, ("float32", "bfloat16"), ("auto", "eager"), (False, True)):
+    for name, dtype, attention, checkpointing in product(
+        CONFIGS, ("float32", "bfloat16"), ("auto", "eager"), (False, True)
+    ):
         for method, lora in methods(family(name)).items():
             if method == "bf16" and dtype == "float32":
                 continue
-            setup = TrainSetup(lora=lora, dtype=dtype, attention=attention, checkpointing=checkpointing, device="cpu")  # type: ignore[arg-type]
+            setup = TrainSetup(
+                lora=lora,
+                dtype=dtype,
+                attention=attention,
+                checkpointing=checkpointing,
+                device="cpu",
+            )  # type: ignore[arg-type]
             cases += [Case(name, method, replace(setup, batch_size=b, seq_len=s)) for b, s in SIZES]
     return tuple(cases)
 

@@ -14,19 +14,47 @@ from lora_profiler.mathematics.small_model import CONFIG, bundled_text, train_sm
 from lora_profiler.mathematics.subject import Subject
 from lora_profiler.modeling import text_tokens
 
-LLAMA = CONFIG | {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 16}
+LLAMA = CONFIG | {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "head_dim": 16,
+}
 GPT2 = {
-    "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256,
-    "vocab_size": 256, "bos_token_id": None, "eos_token_id": None, "dtype": "float32",
-}  # fmt: skip
+    "model_type": "gpt2",
+    "architectures": ["GPT2LMHeadModel"],
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 256,
+    "vocab_size": 256,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "dtype": "float32",
+}
 """With dropout, as transformers has it by default."""
 
 EFFORT = Effort(
-    name="quick", batch_size=8, seq_len=32, check_tokens=16, held_out_batches=2, merge_steps=3, timed_calls=2,
-    scaling_ranks=(1, 8, 64), scaling_steps=6, scaling_learning_rate=1e-3, learning_rates=(), tuning_ranks=(1, 8, 64),
-    tuning_steps=12, full_learning_rate=2e-3, lora_learning_rate=1e-2, cost_dtypes=("float32",), cost_memory_steps=2,
-    cost_steps=1, cost_seconds=0.1,
-)  # fmt: skip
+    name="quick",
+    batch_size=8,
+    seq_len=32,
+    check_tokens=16,
+    held_out_batches=2,
+    merge_steps=3,
+    timed_calls=2,
+    scaling_ranks=(1, 8, 64),
+    scaling_steps=6,
+    scaling_learning_rate=1e-3,
+    learning_rates=(),
+    tuning_ranks=(1, 8, 64),
+    tuning_steps=12,
+    full_learning_rate=2e-3,
+    lora_learning_rate=1e-2,
+    cost_dtypes=("float32",),
+    cost_memory_steps=2,
+    cost_steps=1,
+    cost_seconds=0.1,
+)
 
 
 def quietly(doing: str, done: int, total: int) -> None:
@@ -39,7 +67,12 @@ def subject_in(folder: Path, config: dict[str, Any], steps: int) -> Subject:
         (folder / "text.txt").write_bytes(file.read()[:20_000])
     tokens = text_tokens(str(folder / "text.txt"), str(folder))
     return Subject(
-        spec=find_model(str(folder)), folder=folder, weights="tiny", text_path=folder / "text.txt", text="sonnets", tokens=tokens
+        spec=find_model(str(folder)),
+        folder=folder,
+        weights="tiny",
+        text_path=folder / "text.txt",
+        text="sonnets",
+        tokens=tokens,
     )
 
 

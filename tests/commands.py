@@ -19,7 +19,13 @@ Run = Callable[..., Done]
 """The fixture `run`: called with the arguments of `lora-profile`."""
 
 
-def on_a_terminal(command: Sequence[str], *, columns: int, environment: Mapping[str, str] = os.environ, **more: str) -> str:
+def on_a_terminal(
+    command: Sequence[str],
+    *,
+    columns: int,
+    environment: Mapping[str, str] = os.environ,
+    **more: str,
+) -> str:
     """What `command` writes to a terminal of so many columns; it must end with 0."""
     main_end, other = pty.openpty()
     env = {**environment, "TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": "40", **more}

@@ -1,4 +1,5 @@
-"""Tests see no profiles but those that they make: a user's own, or the package's, would answer in place of the rules."""
+"""Tests see no profiles but those that they make: a user's own, or the package's, would answer in
+place of the rules."""
 
 import gc
 import os
@@ -22,7 +23,8 @@ settings.load_profile("patient")
 
 @pytest.fixture(scope="module", autouse=True)
 def a_settled_heap() -> Iterator[None]:
-    """What the modules before have left is nobody's any more: whoever collects garbage or looks for tensors passes it by."""
+    """What the modules before have left is nobody's any more: whoever collects garbage or looks for
+    tensors passes it by."""
     gc.collect()
     gc.freeze()
     yield

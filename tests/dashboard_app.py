@@ -1,4 +1,5 @@
-"""The dashboard without a browser: its pages run in this process, and what stands on them as text."""
+"""The dashboard without a browser: its pages run in this process, and what stands on them as
+text."""
 
 import re
 from html.parser import HTMLParser
@@ -11,7 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def opened(**params: str | list[str]) -> AppTest:
     """A new window on the address with these query parameters; underscores stand for dashes."""
-    app = AppTest.from_file(str(ROOT / "lora_profiler" / "dashboard" / "main.py"), default_timeout=60)
+    app = AppTest.from_file(
+        str(ROOT / "lora_profiler" / "dashboard" / "main.py"), default_timeout=60
+    )
     for name, value in params.items():
         app.query_params[name.replace("_", "-")] = value
     return app.run()

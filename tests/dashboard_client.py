@@ -1,4 +1,5 @@
-"""A client of the dashboard that is no browser: it speaks Streamlit's own protocol, as any program on the machine could."""
+"""A client of the dashboard that is no browser: it speaks Streamlit's own protocol, as any program
+on the machine could."""
 
 import urllib.error
 import urllib.request
@@ -37,11 +38,14 @@ def cookie_of(address: str) -> str:
 
 
 def press(port: int, label: str, query: str, **headers: str) -> None:
-    """Opens the page of `query` and presses its button with this label, and waits until the page is drawn again.
+    """Opens the page of `query` and presses its button with this label, and waits until the page is
+    drawn again.
 
     Raises what `websockets` raises where it is refused.
     """
-    with connect(f"ws://127.0.0.1:{port}/_stcore/stream", additional_headers=headers, max_size=None) as socket:
+    with connect(
+        f"ws://127.0.0.1:{port}/_stcore/stream", additional_headers=headers, max_size=None
+    ) as socket:
         _run(socket, query)
         (found,) = [button for button in _buttons(socket) if button.label == label]
         _run(socket, query, found.id)
@@ -53,7 +57,10 @@ def _buttons(socket: Any) -> list[Any]:
     found = []
     while True:
         message = ForwardMsg.FromString(socket.recv(timeout=30))
-        if message.WhichOneof("type") == "script_finished" and message.script_finished == ForwardMsg.FINISHED_SUCCESSFULLY:
+        if (
+            message.WhichOneof("type") == "script_finished"
+            and message.script_finished == ForwardMsg.FINISHED_SUCCESSFULLY
+        ):
             return found
         if message.delta.new_element.HasField("button"):
             found.append(message.delta.new_element.button)

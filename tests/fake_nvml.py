@@ -1,4 +1,5 @@
-"""A stand-in for the module pynvml: cards and slices described by plain values, with the calls and errors of nvidia-ml-py."""
+"""A stand-in for the module pynvml: cards and slices described by plain values, with the calls and
+errors of nvidia-ml-py."""
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -10,12 +11,14 @@ class NVMLError(Exception):
 
 
 class LibraryMismatchError(Exception):
-    """As pynvml's NVMLLibraryMismatchError, which is no NVMLError: the driver is older than the binding."""
+    """As pynvml's NVMLLibraryMismatchError, which is no NVMLError: the driver is older than the
+    binding."""
 
 
 @dataclass
 class FakeDevice:
-    """A card, or a slice of one where `slice` is true. None: the device cannot tell. Values as NVML has them (mW, mJ)."""
+    """A card, or a slice of one where `slice` is true. None: the device cannot tell. Values as NVML
+    has them (mW, mJ)."""
 
     uuid: str
     name: str = "NVIDIA Example"
@@ -44,7 +47,8 @@ class FakeDevice:
 
 
 class FakeNvml:
-    """The module. `driver` False: there is no driver to initialise. `opened` counts initialisations less shutdowns."""
+    """The module. `driver` False: there is no driver to initialise. `opened` counts initialisations
+    less shutdowns."""
 
     NVMLError = NVMLError
 
@@ -102,7 +106,9 @@ class FakeNvml:
             raise NVMLError("Not Found")
         return device.slices[index]
 
-    def nvmlDeviceGetMemoryInfo(self, device: FakeDevice, version: int | None = None) -> SimpleNamespace:
+    def nvmlDeviceGetMemoryInfo(
+        self, device: FakeDevice, version: int | None = None
+    ) -> SimpleNamespace:
         if version is None:
             return SimpleNamespace(total=device.total, used=device.used + device.reserved)
         if not device.memory_v2 or version != 0x02000028:
@@ -115,7 +121,9 @@ class FakeNvml:
         return self.nvmlDeviceGetComputeRunningProcesses_v2(device)
 
     def nvmlDeviceGetComputeRunningProcesses_v2(self, device: FakeDevice) -> list[SimpleNamespace]:
-        return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in _told(device.processes)]
+        return [
+            SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in _told(device.processes)
+        ]
 
     def nvmlDeviceGetClockInfo(self, device: FakeDevice, kind: int) -> int:
         return _told(device.clocks)[kind]

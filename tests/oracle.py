@@ -1,7 +1,9 @@
-"""The truth that the analytic predictor is tested against: real transformers and PEFT models, measured on the CPU.
+"""The truth that the analytic predictor is tested against: real transformers and PEFT models,
+measured on the CPU.
 
-Nothing here knows a formula. Autograd's own hooks say what a forward pass keeps, the allocator's event record says how many
-bytes are live, and torch's FLOP counter counts what is really dispatched.
+Nothing here knows a formula. Autograd's own hooks say what a forward pass keeps, the allocator's
+event record says how many bytes are live, and torch's FLOP counter counts what is really
+dispatched.
 """
 
 import gc
@@ -23,7 +25,13 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from lora_profiler.catalog import model_from_config
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.modeling import attention_context, build_model, forward_loss, make_optimizer, quantization_tensors
+from lora_profiler.modeling import (
+    attention_context,
+    build_model,
+    forward_loss,
+    make_optimizer,
+    quantization_tensors,
+)
 from lora_profiler.modeling.adapters import inject_adapters
 from lora_profiler.modeling.build import base_model
 from lora_profiler.modeling.third_party import quiet
@@ -35,11 +43,12 @@ MARK = "oracle."
 Batch = Mapping[str, torch.Tensor]
 
 
-# --- building -----------------------------------------------------------------------------------------------------------
+# --- building -------------------------------------------------------------------------------------
 
 
 def build(config: Mapping[str, Any], setup: TrainSetup) -> torch.nn.Module:
-    """The model of a config.json-like dict with random weights on the CPU, ready to train as `setup` says."""
+    """The model of a config.json-like dict with random weights on the CPU, ready to train as
+    `setup` says."""
     return build_model(Workload(model=_spec(config), setup=replace(setup, device="cpu")))
 
 
@@ -48,7 +57,8 @@ def _spec(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def quantized_by_transformers(config: Mapping[str, Any], setup: TrainSetup) -> torch.nn.Module:
-    """What `build` makes of a 4-bit setup, the other way round: written in 16 bit and loaded back in NF4.
+    """What `build` makes of a 4-bit setup, the other way round: written in 16 bit and loaded back
+    in NF4.
 
     So transformers itself decides what is quantised, and how; nothing of `modeling.nf4` runs.
     """
@@ -66,30 +76,41 @@ def quantized_by_transformers(config: Mapping[str, Any], setup: TrainSetup) -> t
     with tempfile.TemporaryDirectory() as folder, quiet():
         torch.manual_seed(0)
         base_model(_spec(config), setup).save_pretrained(folder)  # type: ignore[operator]
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, quantization_config=nf4, device_map="cpu")
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, quantization_config=nf4, device_map="cpu"
+        )
         if quantization.recipe == "kbit":
             checkpointing = {"use_reentrant": False}
             model = prepare_model_for_kbit_training(
-                model, use_gradient_checkpointing=setup.checkpointing, gradient_checkpointing_kwargs=checkpointing
+                model,
+                use_gradient_checkpointing=setup.checkpointing,
+                gradient_checkpointing_kwargs=checkpointing,
             )
         return inject_adapters(model, setup).train()
 
 
-# --- one training step --------------------------------------------------------------------------------------------------
+# --- one training step ----------------------------------------------------------------------------
 
 
 def make_ids(model: Any, setup: TrainSetup) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
-    return torch.randint(0, model.config.vocab_size, (setup.batch_size, setup.seq_len), generator=generator)
+    return torch.randint(
+        0, model.config.vocab_size, (setup.batch_size, setup.seq_len), generator=generator
+    )
 
 
 def make_batch(model: Any, setup: TrainSetup) -> Batch:
-    """Without an attention mask; packed rows with positions that begin anew, and no label where they do."""
+    """Without an attention mask; packed rows with positions that begin anew, and no label where
+    they do."""
     ids = make_ids(model, setup)
     if not setup.packed or setup.packed >= setup.seq_len:
         return {"input_ids": ids, "labels": ids}
     positions = torch.arange(setup.seq_len).remainder(setup.packed).repeat(setup.batch_size, 1)
-    return {"input_ids": ids, "labels": ids.masked_fill(positions == 0, -100), "position_ids": positions}
+    return {
+        "input_ids": ids,
+        "labels": ids.masked_fill(positions == 0, -100),
+        "position_ids": positions,
+    }
 
 
 def forward(model: Any, setup: TrainSetup, batch: Batch) -> torch.Tensor:
@@ -108,7 +129,8 @@ def run_steps(
     phase: Callable[[int, Phase], AbstractContextManager[Any]] = lambda step, name: nullcontext(),
     zero_last: bool = True,
 ) -> None:
-    """`steps` whole optimizer steps, each of `setup.accumulation` micro-batches; `phase` wraps every part of a step."""
+    """`steps` whole optimizer steps, each of `setup.accumulation` micro-batches; `phase` wraps
+    every part of a step."""
     for step in range(1, steps + 1):
         for _ in range(setup.accumulation):
             with phase(step, "forward"):
@@ -122,7 +144,7 @@ def run_steps(
         del loss
 
 
-# --- what lives on ------------------------------------------------------------------------------------------------------
+# --- what lives on --------------------------------------------------------------------------------
 
 
 def storage_key(tensor: torch.Tensor) -> int:
@@ -131,12 +153,16 @@ def storage_key(tensor: torch.Tensor) -> int:
 
 def quantization_state_bytes(model: torch.nn.Module) -> dict[str, int]:
     """Bytes of the quantisation state of every 4-bit parameter."""
-    sizes = {name: sum(t.untyped_storage().nbytes() for t in quantization_tensors(p)) for name, p in model.named_parameters()}
+    sizes = {
+        name: sum(t.untyped_storage().nbytes() for t in quantization_tensors(p))
+        for name, p in model.named_parameters()
+    }
     return {name: size for name, size in sizes.items() if size}
 
 
 def fixed_storages(model: torch.nn.Module) -> dict[int, int]:
-    """Key and bytes of each storage that the model owns: parameters, buffers, quantisation states."""
+    """Key and bytes of each storage that the model owns: parameters, buffers, quantisation
+    states."""
     owned = [*model.parameters(), *model.buffers()]
     owned += [t for p in model.parameters() for t in quantization_tensors(p)]
     return {storage_key(t): t.untyped_storage().nbytes() for t in owned}
@@ -147,16 +173,21 @@ def persistent_bytes(
 ) -> dict[str, tuple[int, int, int]]:
     """(parameter, gradient, optimizer state) bytes by parameter name, after two real steps.
 
-    The packed weight of a 4-bit parameter is counted here, its quantisation state in `quantization_state_bytes`. The code
-    books of 8-bit AdamW, which all its states share, stand under the pseudo-name "code books".
+    The packed weight of a 4-bit parameter is counted here, its quantisation state in
+    `quantization_state_bytes`. The code books of 8-bit AdamW, which all its states share, stand
+    under the pseudo-name "code books".
     """
     run_steps(model, setup, optimizer, make_batch(model, setup), 2, zero_last=False)
     books = {storage_key(t): t.untyped_storage().nbytes() for t in _code_books(optimizer)}
     result = {}
     for name, parameter in model.named_parameters():
         grad = parameter.grad.untyped_storage().nbytes() if parameter.grad is not None else 0
-        state = [t for t in optimizer.state.get(parameter, {}).values() if isinstance(t, torch.Tensor)]
-        state_bytes = sum(t.untyped_storage().nbytes() for t in state if storage_key(t) not in books)
+        state = [
+            t for t in optimizer.state.get(parameter, {}).values() if isinstance(t, torch.Tensor)
+        ]
+        state_bytes = sum(
+            t.untyped_storage().nbytes() for t in state if storage_key(t) not in books
+        )
         result[name] = (parameter.untyped_storage().nbytes(), grad, state_bytes)
     if books:
         result["code books"] = (0, 0, sum(books.values()))
@@ -169,11 +200,12 @@ def _code_books(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     return list(getattr(optimizer, "name2qmap", {}).values())
 
 
-# --- what a forward pass keeps ------------------------------------------------------------------------------------------
+# --- what a forward pass keeps --------------------------------------------------------------------
 
 
 class Saved(NamedTuple):
-    """One storage that autograd keeps: its bytes, the innermost module that ran when it was saved first, and as what."""
+    """One storage that autograd keeps: its bytes, the innermost module that ran when it was saved
+    first, and as what."""
 
     bytes: int
     module: str
@@ -182,7 +214,8 @@ class Saved(NamedTuple):
 
 
 def saved_by_storage(model: torch.nn.Module, setup: TrainSetup) -> list[Saved]:
-    """Every storage that one forward pass with labels keeps for backward, in order; the model's own are left out."""
+    """Every storage that one forward pass with labels keeps for backward, in order; the model's own
+    are left out."""
     known = fixed_storages(model)
     found: dict[int, Saved] = {}
     alive: list[torch.Tensor] = []
@@ -192,7 +225,9 @@ def saved_by_storage(model: torch.nn.Module, setup: TrainSetup) -> list[Saved]:
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             key = storage_key(tensor)
             if key not in known and key not in found and tensor.untyped_storage().nbytes():
-                found[key] = Saved(tensor.untyped_storage().nbytes(), stack[-1], tensor.dtype, tuple(tensor.shape))
+                found[key] = Saved(
+                    tensor.untyped_storage().nbytes(), stack[-1], tensor.dtype, tuple(tensor.shape)
+                )
                 alive.append(tensor)  # else its key could be used again
             return tensor
 
@@ -229,21 +264,26 @@ def module_stack(model: torch.nn.Module) -> Iterator[list[str]]:
             handle.remove()
 
 
-# --- peaks --------------------------------------------------------------------------------------------------------------
+# --- peaks ----------------------------------------------------------------------------------------
 
 Peaks = dict[tuple[int, str], int]
 
 
-def step_peaks(model: torch.nn.Module, setup: TrainSetup, steps: int = 2, source: str = "allocator") -> Peaks:
+def step_peaks(
+    model: torch.nn.Module, setup: TrainSetup, steps: int = 2, source: str = "allocator"
+) -> Peaks:
     """Peak live bytes of each (step, phase), and of the whole step under (step, "step").
 
-    source "allocator" replays torch's own record of the CPU allocator, kernel scratch included. "dispatch" follows the
-    storages that operators return, and sees no more than those.
+    source "allocator" replays torch's own record of the CPU allocator, kernel scratch included.
+    "dispatch" follows the storages that operators return, and sees no more than those.
     """
     optimizer = make_optimizer(model, setup)
     batch = make_batch(model, setup)
     gc.collect()
-    others = {storage_key(t): t.untyped_storage().nbytes() for t in (*batch.values(), *_code_books(optimizer))}
+    others = {
+        storage_key(t): t.untyped_storage().nbytes()
+        for t in (*batch.values(), *_code_books(optimizer))
+    }
     before = fixed_storages(model) | others
     measure = {"allocator": _allocator_peaks, "dispatch": _dispatch_peaks}[source]
     peaks = measure(model, setup, optimizer, batch, steps, before)
@@ -261,10 +301,22 @@ def _allocator_peaks(
     before: dict[int, int],
 ) -> Peaks:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run_steps(model, setup, optimizer, batch, steps, lambda step, name: record_function(f"{MARK}{step}.{name}"))
+        run_steps(
+            model,
+            setup,
+            optimizer,
+            batch,
+            steps,
+            lambda step, name: record_function(f"{MARK}{step}.{name}"),
+        )
     events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
     marks = [(e.start_ns(), e.end_ns(), e.name()) for e in events if e.name().startswith(MARK)]
-    memory = deque(sorted(((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"), key=lambda pair: pair[0]))
+    memory = deque(
+        sorted(
+            ((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"),
+            key=lambda pair: pair[0],
+        )
+    )
     live = sum(before.values())
     peaks: Peaks = {}
     for start, end, name in sorted(marks):
@@ -332,11 +384,12 @@ def _dispatch_peaks(
     return peaks
 
 
-# --- FLOPs --------------------------------------------------------------------------------------------------------------
+# --- FLOPs ----------------------------------------------------------------------------------------
 
 
 class _FlopCounter(FlopCounterMode):
-    """Counts apart what runs in backward with grad mode on: only the recomputation of a checkpoint does."""
+    """Counts apart what runs in backward with grad mode on: only the recomputation of a checkpoint
+    does."""
 
     def __init__(self) -> None:
         super().__init__(display=False)
@@ -351,10 +404,11 @@ class _FlopCounter(FlopCounterMode):
 
 
 def flops(model: torch.nn.Module, setup: TrainSetup) -> dict[str, int]:
-    """FLOPs of one micro-batch: forward, backward, and recompute (0 without checkpointing), none counted twice.
+    """FLOPs of one micro-batch: forward, backward, and recompute (0 without checkpointing), none
+    counted twice.
 
-    torch counts causal attention in full, and knows no formula for the CPU's flash attention: take eager attention where
-    the attention core must be counted.
+    torch counts causal attention in full, and knows no formula for the CPU's flash attention: take
+    eager attention where the attention core must be counted.
     """
     batch = make_batch(model, setup)
     with _FlopCounter() as ahead:
@@ -362,14 +416,21 @@ def flops(model: torch.nn.Module, setup: TrainSetup) -> dict[str, int]:
     with _FlopCounter() as back:
         loss.backward()
     model.zero_grad(set_to_none=True)
-    return {"forward": ahead.get_total_flops(), "backward": back.get_total_flops() - back.with_grad, "recompute": back.with_grad}
+    return {
+        "forward": ahead.get_total_flops(),
+        "backward": back.get_total_flops() - back.with_grad,
+        "recompute": back.with_grad,
+    }
 
 
 def forward_flops_by_module(model: torch.nn.Module, setup: TrainSetup) -> dict[str, int]:
-    """Forward FLOPs by full module name, each with those of the modules inside it; the whole model is ""."""
+    """Forward FLOPs by full module name, each with those of the modules inside it; the whole model
+    is ""."""
     with _FlopCounter() as counter, torch.no_grad():
         forward(model, setup, make_batch(model, setup))
     root = type(model).__name__
-    counts = {"" if name in ("Global", root) else name.removeprefix(root + "."): sum(ops.values())
-              for name, ops in counter.get_flop_counts().items()}  # fmt: skip
+    counts = {
+        "" if name in ("Global", root) else name.removeprefix(root + "."): sum(ops.values())
+        for name, ops in counter.get_flop_counts().items()
+    }
     return counts

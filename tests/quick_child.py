@@ -1,4 +1,5 @@
-"""A stand-in for the measured process: `python quick_child.py CASE RESULT` leaves a record in a moment, and a line in $QUICK_LOG.
+"""A stand-in for the measured process: `python quick_child.py CASE RESULT` leaves a record in a
+moment, and a line in $QUICK_LOG.
 
 What it does besides goes by the seed of the case; see the constants.
 """
@@ -30,7 +31,9 @@ def main() -> None:
     with open(log, "a") as lines:
         lines.write(f"{seed}\n")
     if seed in REAL:
-        os.execv(sys.executable, [sys.executable, "-m", "lora_profiler.harness.entry", *sys.argv[1:]])
+        os.execv(
+            sys.executable, [sys.executable, "-m", "lora_profiler.harness.entry", *sys.argv[1:]]
+        )
     attempt = log.read_text().split().count(str(seed))
     if seed == LOSES_EVERY_WORKER or (seed == LOSES_ITS_WORKER_ONCE and attempt == 1):
         time.sleep(0.3)

@@ -1,11 +1,13 @@
 """The commands and transcripts of README and docs: found, run, compared and written anew.
 
-    python tests/readme.py --setup      prints the two set-up commands, a line each
-    python tests/readme.py --update     runs every transcript again and writes its output into its page, and the accuracy of the
-                                        committed benchmark results into README.md and docs/accuracy.md
+    python tests/readme.py --setup      prints the two set-up commands, a line each python
+    tests/readme.py --update     runs every transcript again and writes its output into its page,
+    and the accuracy of the
+                                        committed benchmark results into README.md and
+                                        docs/accuracy.md
 
-A transcript is a fenced block of kind `console`: `$ command`, then everything that it prints. `console exit=1` states an
-exit code other than 0. Blocks of kind `pycon` are Python sessions.
+A transcript is a fenced block of kind `console`: `$ command`, then everything that it prints.
+`console exit=1` states an exit code other than 0. Blocks of kind `pycon` are Python sessions.
 """
 
 import os
@@ -22,12 +24,15 @@ README = ROOT / "README.md"
 ACCURACY = ROOT / "docs" / "accuracy.md"
 PAGES = (README, *sorted((ROOT / "docs").rglob("*.md")))
 _BEGIN, _END = "<!-- accuracy:begin -->", "<!-- accuracy:end -->"
-_FENCE = re.compile(r"^```(?P<kind>\w+)(?: exit=(?P<code>\d+))?\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(
+    r"^```(?P<kind>\w+)(?: exit=(?P<code>\d+))?\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """One command and what it prints, stdout and stderr together; `start` and `end` are places of `output` in its page."""
+    """One command and what it prints, stdout and stderr together; `start` and `end` are places of
+    `output` in its page."""
 
     command: str
     output: str
@@ -38,7 +43,12 @@ class Transcript:
 
 def setup_commands(text: str) -> list[str]:
     """The bodies of all blocks of kind `sh`: exactly the set-up commands, a line each."""
-    return [line for match in _FENCE.finditer(text) if match["kind"] == "sh" for line in match["body"].splitlines()]
+    return [
+        line
+        for match in _FENCE.finditer(text)
+        if match["kind"] == "sh"
+        for line in match["body"].splitlines()
+    ]
 
 
 def sessions(text: str) -> list[str]:
@@ -56,23 +66,38 @@ def transcripts(text: str) -> Iterator[Transcript]:
 
 
 def run(command: str) -> tuple[str, int]:
-    """(output, exit code) of a shell command in which `lora-profile` is this checkout's, 80 columns wide and offline."""
+    """(output, exit code) of a shell command in which `lora-profile` is this checkout's, 80 columns
+    wide and offline."""
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "lora-profile"
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m lora_profiler "$@"\n')
         program.chmod(0o755)
-        (Path(folder) / "benchmarks").symlink_to(ROOT / "benchmarks")  # the committed records, by the path that readers have
+        (Path(folder) / "benchmarks").symlink_to(
+            ROOT / "benchmarks"
+        )  # the committed records, by the path that readers have
         env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-        env |= {"PATH": f"{folder}{os.pathsep}{env['PATH']}", "PYTHONPATH": str(ROOT), "COLUMNS": "80", "HF_HUB_OFFLINE": "1"}
+        env |= {
+            "PATH": f"{folder}{os.pathsep}{env['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "COLUMNS": "80",
+            "HF_HUB_OFFLINE": "1",
+        }
         env["LORA_PROFILER_CACHE"] = folder
         done = subprocess.run(
-            ["sh", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, cwd=folder, timeout=120
+            ["sh", "-c", command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=env,
+            cwd=folder,
+            timeout=120,
         )
     return done.stdout, done.returncode
 
 
 def with_accuracy(page: Path, text: str) -> str:
-    """The page with the accuracy of the committed results between its marks: some rows in the README, all in docs/accuracy.md."""
+    """The page with the accuracy of the committed results between its marks: some rows in the
+    README, all in docs/accuracy.md."""
     if page not in (README, ACCURACY):
         return text
     sys.path.insert(0, str(ROOT))
@@ -87,7 +112,9 @@ def updated(page: Path) -> str:
     text = with_accuracy(page, page.read_text("utf-8"))
     for transcript in reversed(list(transcripts(text))):
         output, code = run(transcript.command)
-        assert code == transcript.code, f"{transcript.command}: exit code {code}, {page.name} says {transcript.code}"
+        assert code == transcript.code, (
+            f"{transcript.command}: exit code {code}, {page.name} says {transcript.code}"
+        )
         text = text[: transcript.start] + output + text[transcript.end :]
     return text
 

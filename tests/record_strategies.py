@@ -16,7 +16,10 @@ from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workloa
 MODELS = [
     find_model("gpt2"),
     find_model("meta-llama/Llama-3.1-8B"),
-    *(model_from_config(dict(config), id=f"tiny/{name}", source="file") for name, config in families.TINY.items()),
+    *(
+        model_from_config(dict(config), id=f"tiny/{name}", source="file")
+        for name, config in families.TINY.items()
+    ),
 ]
 
 
@@ -27,7 +30,8 @@ def hints_of(kind: Any) -> dict[str, Any]:
 
 
 def of(kind: Any) -> st.SearchStrategy[Any]:
-    """Values of an annotation: every field of a dataclass drawn, every literal, None where it may be."""
+    """Values of an annotation: every field of a dataclass drawn, every literal, None where it may
+    be."""
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
         return st.one_of(*(st.none() if o is type(None) else of(o) for o in get_args(kind)))
@@ -51,7 +55,9 @@ def of(kind: Any) -> st.SearchStrategy[Any]:
 ALPHAS = st.one_of(st.none(), st.integers(1, 64), st.floats(0.5, 64))
 TARGETS = st.one_of(
     st.sampled_from(["all-linear", None, r".*\.(c_attn|q_proj)"]),
-    st.lists(st.sampled_from(["q_proj", "v_proj", "c_attn", "0.mlp.c_fc"]), min_size=1, max_size=3).map(tuple),
+    st.lists(
+        st.sampled_from(["q_proj", "v_proj", "c_attn", "0.mlp.c_fc"]), min_size=1, max_size=3
+    ).map(tuple),
 )
 
 
@@ -66,8 +72,15 @@ def setups(draw: st.DrawFn) -> TrainSetup:
         | st.builds(
             LoraConfig,
             **{name: of(kind) for name, kind in hints_of(LoraConfig).items()}
-            | {"r": sizes["r"], "lora_alpha": ALPHAS, "lora_dropout": st.sampled_from([0, 0.0, 0.05, 0.5])}
-            | {"target_modules": TARGETS, "layers_to_transform": st.lists(st.integers(0, 80), max_size=3).map(tuple)},
+            | {
+                "r": sizes["r"],
+                "lora_alpha": ALPHAS,
+                "lora_dropout": st.sampled_from([0, 0.0, 0.05, 0.5]),
+            }
+            | {
+                "target_modules": TARGETS,
+                "layers_to_transform": st.lists(st.integers(0, 80), max_size=3).map(tuple),
+            },
         )
     )
     quantization = draw(st.none() | of(Quantization)) if lora else None

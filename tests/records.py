@@ -1,7 +1,9 @@
-"""Records and predictions made by hand, for tests of what is worked out from them. Imports no torch.
+"""Records and predictions made by hand, for tests of what is worked out from them. Imports no
+torch.
 
-The default is a tiny GPT-2, trained in full on a processor with batch 2 x 8 tokens; its numbers are round but consistent: the
-attribution adds up to the peak, the peak is the largest of the phases, and the counts are those of the model.
+The default is a tiny GPT-2, trained in full on a processor with batch 2 x 8 tokens; its numbers are
+round but consistent: the attribution adds up to the peak, the peak is the largest of the phases,
+and the counts are those of the model.
 """
 
 from collections.abc import Mapping
@@ -15,21 +17,54 @@ from lora_profiler.records.record import Conditions, Device, Environment, Measur
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 MODEL = model_from_config(dict(families.TINY["gpt2"]), id="tiny-gpt2", source="file")
-WORKLOAD = Workload(model=MODEL, setup=TrainSetup(batch_size=2, seq_len=8, dtype="float32", device="cpu"))
+WORKLOAD = Workload(
+    model=MODEL, setup=TrainSetup(batch_size=2, seq_len=8, dtype="float32", device="cpu")
+)
 LORA_WORKLOAD = replace(WORKLOAD, setup=replace(WORKLOAD.setup, lora=LoraConfig(r=4)))
 
 CPU = Device(kind="cpu", name="A processor", total_bytes=8 * 2**30)
-H100 = Device(kind="cuda", name="NVIDIA H100 80GB HBM3", total_bytes=81_559 * 2**20, uuid_hash="aaaa", driver="580.1")
+H100 = Device(
+    kind="cuda",
+    name="NVIDIA H100 80GB HBM3",
+    total_bytes=81_559 * 2**20,
+    uuid_hash="aaaa",
+    driver="580.1",
+)
 PACKAGES = {"torch": "2.13.0", "transformers": "5.24.0", "peft": "0.21.2"}
 ENVIRONMENT = Environment(
-    python="3.11.7", platform="Linux", packages=PACKAGES, device=CPU, cpu="A processor", threads=2, commit="0123abc", dirty=False
+    python="3.11.7",
+    platform="Linux",
+    packages=PACKAGES,
+    device=CPU,
+    cpu="A processor",
+    threads=2,
+    commit="0123abc",
+    dirty=False,
 )
 
 PERSISTENT = {"parameters": 400_000, "gradients": 400_000, "optimizer_states": 800_000}
-PEAK = {**PERSISTENT, "activations": 1_000, "logits_and_loss": 4, "temporaries": 398_000, "unattributed": 996}
-PHASE_PEAKS = {"setup": 1_200_128, "forward": 1_350_000, "loss": 1_360_000, "backward": 1_800_000, "optimizer": 2_000_000,
-               "zero": 1_600_000}  # fmt: skip
-STEP1_PHASE_PEAKS = {"setup": 400_128, "forward": 550_000, "loss": 560_000, "backward": 1_000_000, "optimizer": 2_000_000}
+PEAK = {
+    **PERSISTENT,
+    "activations": 1_000,
+    "logits_and_loss": 4,
+    "temporaries": 398_000,
+    "unattributed": 996,
+}
+PHASE_PEAKS = {
+    "setup": 1_200_128,
+    "forward": 1_350_000,
+    "loss": 1_360_000,
+    "backward": 1_800_000,
+    "optimizer": 2_000_000,
+    "zero": 1_600_000,
+}
+STEP1_PHASE_PEAKS = {
+    "setup": 400_128,
+    "forward": 550_000,
+    "loss": 560_000,
+    "backward": 1_000_000,
+    "optimizer": 2_000_000,
+}
 SECONDS = (0.11, 0.10, 0.12, 0.10, 0.09, 0.10, 0.11, 0.10, 0.10, 0.10)
 """Ten steps: median 0.1 s."""
 
@@ -43,7 +78,8 @@ def make_record(
     repeat: int = 0,
     **measured: Any,
 ) -> Record:
-    """A record of `workload` that went well; `measured` are fields of `Measurement` to set or, with None, to leave unmeasured.
+    """A record of `workload` that went well; `measured` are fields of `Measurement` to set or, with
+    None, to leave unmeasured.
 
     The workload is asked for on the device that is given.
     """
@@ -71,9 +107,18 @@ def make_record(
         "persistent_bytes": PERSISTENT,
         "saved_activation_bytes": 150_000,
     }
-    defaults = {"attribution_bytes": {}, "persistent_bytes": {}, "phase_peak_bytes": {}, "step1_phase_peak_bytes": {},
-                "step_seconds": (), "warmup_seconds": (), "loss": ()}  # fmt: skip
-    fields |= {name: defaults.get(name) if value is None else value for name, value in measured.items()}
+    defaults = {
+        "attribution_bytes": {},
+        "persistent_bytes": {},
+        "phase_peak_bytes": {},
+        "step1_phase_peak_bytes": {},
+        "step_seconds": (),
+        "warmup_seconds": (),
+        "loss": (),
+    }
+    fields |= {
+        name: defaults.get(name) if value is None else value for name, value in measured.items()
+    }
     return Record(
         workload=workload,
         conditions=conditions or Conditions(),
@@ -87,20 +132,43 @@ def make_record(
 
 STEADY: dict[MomentName, dict[str, int]] = {
     "setup": {"parameters": 400_000, "optimizer_states": 800_000, "buffers": 0},
-    "last_layer_forward": {"parameters": 400_000, "optimizer_states": 800_000, "activations": 140_000},
-    "end_of_forward": {"parameters": 400_000, "optimizer_states": 800_000, "activations": 150_000, "logits_and_loss": 10_000},
-    "loss_backward": {"parameters": 400_000, "optimizer_states": 800_000, "activations": 150_000, "logits_and_loss": 20_000},
-    "last_layer_backward": {"parameters": 400_000, "optimizer_states": 800_000, "activations": 130_000, "temporaries": 90_000},
+    "last_layer_forward": {
+        "parameters": 400_000,
+        "optimizer_states": 800_000,
+        "activations": 140_000,
+    },
+    "end_of_forward": {
+        "parameters": 400_000,
+        "optimizer_states": 800_000,
+        "activations": 150_000,
+        "logits_and_loss": 10_000,
+    },
+    "loss_backward": {
+        "parameters": 400_000,
+        "optimizer_states": 800_000,
+        "activations": 150_000,
+        "logits_and_loss": 20_000,
+    },
+    "last_layer_backward": {
+        "parameters": 400_000,
+        "optimizer_states": 800_000,
+        "activations": 130_000,
+        "temporaries": 90_000,
+    },
     "first_layer_backward": {**PERSISTENT, "activations": 20_000, "temporaries": 180_000},
     "optimizer_step": {**PERSISTENT, "inputs": 128, "temporaries": 399_872},
 }
-"""A prediction of the default record: 2,000,000 B at the optimizer step, and exactly right in forward and backward."""
+"""A prediction of the default record: 2,000,000 B at the optimizer step, and exactly right in
+forward and backward."""
 
 
 def make_prediction(
-    workload: Workload = WORKLOAD, steady: Mapping[MomentName, Mapping[str, int]] = STEADY, **changes: Any
+    workload: Workload = WORKLOAD,
+    steady: Mapping[MomentName, Mapping[str, int]] = STEADY,
+    **changes: Any,
 ) -> Prediction:
-    """A prediction with the given moments; those of step 1 have no optimizer states but in the optimizer step."""
+    """A prediction with the given moments; those of step 1 have no optimizer states but in the
+    optimizer step."""
     fields: dict[str, Any] = {
         "workload": workload,
         "engine": "analytic",
@@ -108,7 +176,9 @@ def make_prediction(
         "assumptions": ("All lengths are equal.",),
         "error_bound": None,
         "attention_kernel": "cpu",
-        "parameters": ParameterCount(base=workload.model.num_parameters, adapter=0, trainable=workload.model.num_parameters),
+        "parameters": ParameterCount(
+            base=workload.model.num_parameters, adapter=0, trainable=workload.model.num_parameters
+        ),
         "persistent_bytes": {"quantization_state": 0, "adapters": 0, **PERSISTENT},
         "saved_activation_bytes": 150_000,
         "moments": (

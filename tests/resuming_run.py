@@ -1,8 +1,10 @@
-"""A stand-in for a benchmark: `python resuming_run.py STORE CASES [DIE_AT]` finishes what is not in the store yet.
+"""A stand-in for a benchmark: `python resuming_run.py STORE CASES [DIE_AT]` finishes what is not in
+the store yet.
 
-Each case takes 5 ms and goes the way of a real one: the result is left in the pending folder, then appended, then taken out of
-the folder. A line is written in two halves, with a pause, so that a kill can tear it. With DIE_AT, the process kills itself at
-that point of its first case. Prints `ready`, then how many records it recovered and measured.
+Each case takes 5 ms and goes the way of a real one: the result is left in the pending folder, then
+appended, then taken out of the folder. A line is written in two halves, with a pause, so that a
+kill can tear it. With DIE_AT, the process kills itself at that point of its first case. Prints
+`ready`, then how many records it recovered and measured.
 """
 
 import json

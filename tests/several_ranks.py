@@ -1,4 +1,5 @@
-"""Two ranks of torchrun that run the memory pass of several setups in one process group: far quicker than a case each.
+"""Two ranks of torchrun that run the memory pass of several setups in one process group: far
+quicker than a case each.
 
 torchrun --nproc-per-node 2 tests/several_ranks.py FOLDER          leaves FOLDER/RANK.json
 """
@@ -19,9 +20,13 @@ from lora_profiler.modeling import build_model, make_optimizer
 from lora_profiler.records.record import Conditions
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
-MODEL = model_from_config(dict(families.TINY["llama"]) | {"vocab_size": 515}, id="tiny", source="test")
+MODEL = model_from_config(
+    dict(families.TINY["llama"]) | {"vocab_size": 515}, id="tiny", source="test"
+)
 """An odd vocabulary: shards of the embedding are padded."""
-FULL = TrainSetup(device="cpu", dtype="float32", batch_size=2, seq_len=24, world_size=2, sharding="fsdp")
+FULL = TrainSetup(
+    device="cpu", dtype="float32", batch_size=2, seq_len=24, world_size=2, sharding="fsdp"
+)
 LORA = replace(FULL, lora=LoraConfig(r=3, lora_dropout=0.1))
 SETUPS = {
     "ddp full, accumulated": replace(FULL, sharding="ddp", accumulation=2),
@@ -29,7 +34,9 @@ SETUPS = {
     "fsdp full": FULL,
     "fsdp lora, dropout": LORA,
     "fsdp qlora": replace(LORA, lora=LoraConfig(r=3), quantization=Quantization()),
-    "fsdp-no-reshard lora, checkpointed": replace(LORA, sharding="fsdp-no-reshard", lora=LoraConfig(r=3), checkpointing=True),
+    "fsdp-no-reshard lora, checkpointed": replace(
+        LORA, sharding="fsdp-no-reshard", lora=LoraConfig(r=3), checkpointing=True
+    ),
 }
 CONDITIONS = Conditions(memory_steps=3)
 

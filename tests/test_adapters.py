@@ -1,4 +1,5 @@
-"""LoRA targets against PEFT itself, on tiny models of the meta device, and against the stored counts of 66 real models."""
+"""LoRA targets against PEFT itself, on tiny models of the meta device, and against the stored
+counts of 66 real models."""
 
 import json
 import subprocess
@@ -16,11 +17,21 @@ from lora_profiler.errors import UsageError
 from lora_profiler.workload import LoraConfig
 
 COUNTS = json.loads((Path(__file__).parent / "data" / "lora_counts.json").read_text())["models"]
-TARGETS = {"default": None, "all-linear": "all-linear", "qkvo": ("q_proj", "k_proj", "v_proj", "o_proj")}
+TARGETS = {
+    "default": None,
+    "all-linear": "all-linear",
+    "qkvo": ("q_proj", "k_proj", "v_proj", "o_proj"),
+}
 TINY = {
-    "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 12, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": 0,
-}  # fmt: skip
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
 MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20}
 MODELS = {
     "llama": {"model_type": "llama", **TINY},
@@ -31,13 +42,41 @@ MODELS = {
     "gpt_neox": {"model_type": "gpt_neox", **TINY},
     "opt": {"model_type": "opt", **TINY, "word_embed_proj_dim": 16},
     "mixtral": {"model_type": "mixtral", **TINY, "num_hidden_layers": 3, "num_local_experts": 4},
-    "qwen3_moe": {"model_type": "qwen3_moe", **TINY, **MOE, "num_hidden_layers": 3, "mlp_only_layers": [1]},
-    "t5": {"model_type": "t5", "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": 96,
-           "architectures": ["T5ForConditionalGeneration"]},
-    "vit": {"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
-            "image_size": 32, "patch_size": 8, "architectures": ["ViTForImageClassification"]},
-    "qwen2_moe": {"model_type": "qwen2_moe", **TINY, **MOE, "num_hidden_layers": 2, "shared_expert_intermediate_size": 24},
-}  # fmt: skip
+    "qwen3_moe": {
+        "model_type": "qwen3_moe",
+        **TINY,
+        **MOE,
+        "num_hidden_layers": 3,
+        "mlp_only_layers": [1],
+    },
+    "t5": {
+        "model_type": "t5",
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 48,
+        "num_layers": 2,
+        "num_heads": 4,
+        "vocab_size": 96,
+        "architectures": ["T5ForConditionalGeneration"],
+    },
+    "vit": {
+        "model_type": "vit",
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "image_size": 32,
+        "patch_size": 8,
+        "architectures": ["ViTForImageClassification"],
+    },
+    "qwen2_moe": {
+        "model_type": "qwen2_moe",
+        **TINY,
+        **MOE,
+        "num_hidden_layers": 2,
+        "shared_expert_intermediate_size": 24,
+    },
+}
 CASES = {
     "default": {"target_modules": None},
     "all-linear": {"target_modules": "all-linear"},
@@ -51,10 +90,14 @@ CASES = {
     "w1w2w3": {"target_modules": ("w1", "w2", "w3")},
     "packed-names": {"target_modules": ("gate_up_proj", "qkv_proj")},
     "with-parent": {"target_modules": ("self_attn.q_proj", "mlp.down_proj")},
-    "gpt": {"target_modules": ("c_attn", "c_proj", "query_key_value", "dense", "fc1", "fc2", "out_proj")},
+    "gpt": {
+        "target_modules": ("c_attn", "c_proj", "query_key_value", "dense", "fc1", "fc2", "out_proj")
+    },
     "one-layer-by-name": {"target_modules": ("layers.1.self_attn.q_proj", "h.1.attn.c_attn")},
     "one-layer-by-number": {"target_modules": ("1.self_attn.q_proj",)},
-    "full-name": {"target_modules": ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj")},
+    "full-name": {
+        "target_modules": ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj")
+    },
     "missing": {"target_modules": ("no_such_proj",)},
     "missing-and-there": {"target_modules": ("no_such_proj", "q_proj", "c_attn")},
     "container": {"target_modules": ("mlp",)},
@@ -77,30 +120,45 @@ CASES = {
     "regex-router": {"target_modules": r".*mlp\.gate|.*q_proj"},
     "regex-everything": {"target_modules": r".*"},
     "regex-broken": {"target_modules": r".*(q_proj"},
-    "layers": {"target_modules": ("q_proj", "down_proj", "c_attn"), "layers_to_transform": (0, 2, 11)},
+    "layers": {
+        "target_modules": ("q_proj", "down_proj", "c_attn"),
+        "layers_to_transform": (0, 2, 11),
+    },
     "layers-in-layers": {"target_modules": ("q", "wo"), "layers_to_transform": (1,)},
     "layers-none-left": {"target_modules": ("q_proj",), "layers_to_transform": (77,)},
-    "layers-full-name": {"target_modules": ("model.layers.0.self_attn.q_proj",), "layers_to_transform": (5,)},
+    "layers-full-name": {
+        "target_modules": ("model.layers.0.self_attn.q_proj",),
+        "layers_to_transform": (5,),
+    },
     "layers-root": {"target_modules": ("lm_head", "q_proj"), "layers_to_transform": (1,)},
     "layers-all-linear": {"target_modules": "all-linear", "layers_to_transform": (0,)},
     "layers-regex": {"target_modules": r".*q_proj", "layers_to_transform": (0,)},
-    "save-head": {"target_modules": ("q_proj", "c_attn", "query_key_value", "qkv_proj"), "modules_to_save": ("lm_head",)},
+    "save-head": {
+        "target_modules": ("q_proj", "c_attn", "query_key_value", "qkv_proj"),
+        "modules_to_save": ("lm_head",),
+    },
     "save-both": {"target_modules": "all-linear", "modules_to_save": ("lm_head", "embed_tokens")},
     "save-norm": {"target_modules": ("q_proj", "c_attn"), "modules_to_save": ("norm",)},
-    "save-what-is-adapted": {"target_modules": ("q_proj", "v_proj"), "modules_to_save": ("v_proj",)},
+    "save-what-is-adapted": {
+        "target_modules": ("q_proj", "v_proj"),
+        "modules_to_save": ("v_proj",),
+    },
     "save-everything-adapted": {"target_modules": ("q_proj",), "modules_to_save": ("q_proj",)},
     "save-part-of-a-name": {"target_modules": ("q_proj", "v_proj"), "modules_to_save": ("proj",)},
     "save-mlp": {"target_modules": "all-linear", "modules_to_save": ("mlp",)},
     "save-one-layer": {"target_modules": "all-linear", "modules_to_save": ("layers.1",)},
     "save-layers": {"target_modules": ("q_proj",), "modules_to_save": ("layers",)},
     "save-missing": {"target_modules": ("q_proj", "c_attn"), "modules_to_save": ("classifier",)},
-    "save-classifier": {"target_modules": ("q", "v", "q_proj", "v_proj"), "modules_to_save": ("classifier",)},
+    "save-classifier": {
+        "target_modules": ("q", "v", "q_proj", "v_proj"),
+        "modules_to_save": ("classifier",),
+    },
     "save-router": {"target_modules": "all-linear", "modules_to_save": ("gate",)},
     "dropout": {"target_modules": "all-linear", "lora_dropout": 0.1},
     "t5": {"target_modules": ("q", "k", "v", "o", "wi", "wo")},
     "convolution": {"target_modules": ("projection", "q_proj")},
     "shared": {"target_modules": ("shared_expert_gate", "q_proj")},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("row", COUNTS, ids=lambda row: row["id"])
@@ -125,7 +183,8 @@ def test_stored_counts_of_real_models(row, case):
 
 @pytest.fixture(scope="module")
 def bases():
-    """Tiny real models without weights, one a type. PEFT changes them in place, so each use takes a copy."""
+    """Tiny real models without weights, one a type. PEFT changes them in place, so each use takes a
+    copy."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("peft")
@@ -134,7 +193,9 @@ def bases():
         config = transformers.CONFIG_MAPPING[raw["model_type"]].from_dict(deepcopy(dict(raw)))
         cls = getattr(transformers, raw["architectures"][0]) if "architectures" in raw else None
         with torch.device("meta"):
-            built[name] = cls(config) if cls else transformers.AutoModelForCausalLM.from_config(config)
+            built[name] = (
+                cls(config) if cls else transformers.AutoModelForCausalLM.from_config(config)
+            )
     return built
 
 
@@ -158,11 +219,15 @@ def peft_answer(base, lora):
             model = peft.get_peft_model(copy.deepcopy(base), config)
         except Exception as e:
             return None, type(e).__name__
-    return sorted((name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad), None
+    return (
+        sorted((name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad),
+        None,
+    )
 
 
 def our_answer(spec, lora):
-    """The same, from names and shapes. Packed parameters nest wrappers, so their names are left to the shapes."""
+    """The same, from names and shapes. Packed parameters nest wrappers, so their names are left to
+    the shapes."""
     weights = []
     for a in adapters(spec, lora):
         first, second = ("lora_embedding_A.default", "lora_embedding_B.default")
@@ -170,7 +235,11 @@ def our_answer(spec, lora):
             first, second = ("lora_A.default.weight", "lora_B.default.weight")
         weights.append((f"base_model.model.{a.module}.{first}", a.a_shape(lora.r)))
         weights.append((f"base_model.model.{a.module}.{second}", a.b_shape(lora.r)))
-    saved = [(name, w.name, w.shape) for name, module in saved_modules(spec, lora) for w in module.weights]
+    saved = [
+        (name, w.name, w.shape)
+        for name, module in saved_modules(spec, lora)
+        for w in module.weights
+    ]
     return sorted(weights), sorted(saved)
 
 
@@ -225,12 +294,15 @@ def test_peft_tables_are_pefts_own():
 
     from lora_profiler.adapters.peft_tables import DEFAULT_TARGETS, PACKED_EXPERTS
 
-    assert {k: list(v) if isinstance(v, tuple) else v for k, v in DEFAULT_TARGETS.items()} == MAPPING
+    assert {
+        k: list(v) if isinstance(v, tuple) else v for k, v in DEFAULT_TARGETS.items()
+    } == MAPPING
     patterns = conversion._MODEL_TO_CONVERSION_PATTERN
     real = {
         model_type: conversion._MOE_TARGET_MODULE_MAPPING[pattern]
         for model_type, pattern in patterns.items()
-        if pattern in conversion._MOE_TARGET_MODULE_MAPPING and get_checkpoint_conversion_mapping(model_type) is not None
+        if pattern in conversion._MOE_TARGET_MODULE_MAPPING
+        and get_checkpoint_conversion_mapping(model_type) is not None
     }
     assert real == PACKED_EXPERTS
 
@@ -244,8 +316,14 @@ def test_the_textbook_example():
 
 def test_matching_needs_no_heavy_module():
     code = (
-        "import sys; from lora_profiler.adapters import adapters; from lora_profiler.catalog import find_model\n"
-        "from lora_profiler.workload import LoraConfig; adapters(find_model('mistralai/Mixtral-8x7B-v0.1'), LoraConfig())\n"
-        "print(sorted({'torch', 'numpy', 'transformers', 'peft'} & set(sys.modules)))"
+        "import sys; from lora_profiler.adapters import adapters; from lora_profiler.catalog import"
+        " find_model\nfrom lora_profiler.workload import LoraConfig;"
+        " adapters(find_model('mistralai/Mixtral-8x7B-v0.1'), LoraConfig())\nprint(sorted({'torch',"
+        " 'numpy', 'transformers', 'peft'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

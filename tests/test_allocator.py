@@ -1,4 +1,5 @@
-"""The simulated caching allocator: cases worked out by hand, invariants, and a slow second one without any structures."""
+"""The simulated caching allocator: cases worked out by hand, invariants, and a slow second one
+without any structures."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -22,11 +23,13 @@ from lora_profiler.compiled.allocator import (
 )
 from lora_profiler.units import KIB, MIB
 
-# --- worked out by hand --------------------------------------------------------------------------------------------------
+# --- worked out by hand ---------------------------------------------------------------------------
 
 
 def peak(requested: int, allocated: int, reserved: int) -> AllocatorPeak:
-    return AllocatorPeak(requested_bytes=requested, allocated_bytes=allocated, reserved_bytes=reserved)
+    return AllocatorPeak(
+        requested_bytes=requested, allocated_bytes=allocated, reserved_bytes=reserved
+    )
 
 
 def births(*sizes: int, **options) -> AllocatorPeak:
@@ -42,7 +45,8 @@ def test_requests_are_rounded_to_512_bytes_and_packed_into_2_mib():
 
 
 def test_large_requests_share_20_mib():
-    # 1000 B: 2 MiB of the small pool. 5 MiB: 20 MiB more, of which 15 stay free. 10 MiB: out of these 15.
+    # 1000 B: 2 MiB of the small pool. 5 MiB: 20 MiB more, of which 15 stay free. 10 MiB: out of
+    # these 15.
     assert births(1000, 5 * MIB).reserved_bytes == 22 * MIB
     assert births(1000, 5 * MIB, 10 * MIB).reserved_bytes == 22 * MIB
     # One byte above 1 MiB is large, and so is what rounds to it; 1 MiB itself is small.
@@ -51,8 +55,9 @@ def test_large_requests_share_20_mib():
 
 
 def test_from_10_mib_on_a_request_has_its_own_segment_with_its_tail():
-    # 10 MiB is five times 2 MiB. 11 MiB + 1 B rounds to 11 MiB + 512 B, in a segment of 12 MiB: a tail of 1 MiB - 512 B is not
-    # above 1 MiB, so the block is 12 MiB. 10 MiB - 1 B rounds to 10 MiB.
+    # 10 MiB is five times 2 MiB. 11 MiB + 1 B rounds to 11 MiB + 512 B, in a segment of 12 MiB: a
+    # tail of 1 MiB - 512 B is not above 1 MiB, so the block is 12 MiB. 10 MiB - 1 B rounds to 10
+    # MiB.
     assert births(10 * MIB) == peak(10 * MIB, 10 * MIB, 10 * MIB)
     assert births(10 * MIB, 11 * MIB + 1) == peak(21 * MIB + 1, 22 * MIB, 22 * MIB)
     assert births(10 * MIB - 1) == peak(10 * MIB - 1, 10 * MIB, 10 * MIB)
@@ -61,7 +66,8 @@ def test_from_10_mib_on_a_request_has_its_own_segment_with_its_tail():
 
 
 def test_tails_of_the_large_pool_are_split_off_above_1_mib():
-    # 19 MiB are left of 20 behind the first; a request of 18 MiB would leave exactly 1 MiB, which stays; 512 B less and it goes.
+    # 19 MiB are left of 20 behind the first; a request of 18 MiB would leave exactly 1 MiB, which
+    # stays; 512 B less and it goes.
     first = MIB + 512
     rest = 20 * MIB - first
     at_the_limit, below = rest - MIB, rest - MIB - 512
@@ -70,7 +76,8 @@ def test_tails_of_the_large_pool_are_split_off_above_1_mib():
 
 
 def test_freed_neighbours_join():
-    # Three blocks fill 20 MiB (5 + 5 + 10). With the outer two free, 11 MiB do not fit; with all free they do.
+    # Three blocks fill 20 MiB (5 + 5 + 10). With the outer two free, 11 MiB do not fit; with all
+    # free they do.
     sizes = (5 * MIB, 5 * MIB, 9 * MIB + 512 * KIB, 11 * MIB)
     assert replay(sizes, (0, 1, 2, ~0, ~2, 3)).reserved_bytes == 32 * MIB
     assert replay(sizes, (0, 1, 2, ~0, ~2, ~1, 3)).reserved_bytes == 20 * MIB
@@ -80,7 +87,8 @@ def test_freed_neighbours_join():
 
 
 def test_the_smallest_block_that_fits_is_taken_and_the_lowest_of_equals():
-    # Free segments of 14 and 12 MiB. 11 MiB take the one of 12 (tail 1 MiB: whole); 14 MiB are left for the next.
+    # Free segments of 14 and 12 MiB. 11 MiB take the one of 12 (tail 1 MiB: whole); 14 MiB are left
+    # for the next.
     sizes = (14 * MIB, 12 * MIB, 11 * MIB, 14 * MIB)
     assert replay(sizes, (0, 1, ~0, ~1, 2, 3)) == peak(26 * MIB, 26 * MIB, 26 * MIB)
     two = Pool(allocator.Card(None), small=False)
@@ -91,7 +99,8 @@ def test_the_smallest_block_that_fits_is_taken_and_the_lowest_of_equals():
 
 
 def test_peaks_need_not_fall_together():
-    # 11 MiB + 1 B hold 12 MiB; later 11.5 MiB are requested in the same block, and it is reserved all the while.
+    # 11 MiB + 1 B hold 12 MiB; later 11.5 MiB are requested in the same block, and it is reserved
+    # all the while.
     sizes = (11 * MIB + 1, 11 * MIB + 512 * KIB)
     events = (0, ~0, 1, ~1)
     assert timeline(sizes, events) == [
@@ -106,11 +115,15 @@ def test_peaks_need_not_fall_together():
 
 
 def test_a_full_card_makes_the_allocator_release_and_retry():
-    # 10 MiB, dead, lie in the way of 12. Unlimited, both stay reserved; on 12 MiB the first is released.
+    # 10 MiB, dead, lie in the way of 12. Unlimited, both stay reserved; on 12 MiB the first is
+    # released.
     assert replay((10 * MIB, 12 * MIB), (0, ~0, 1)).reserved_bytes == 22 * MIB
-    assert replay((10 * MIB, 12 * MIB), (0, ~0, 1), capacity_bytes=12 * MIB).reserved_bytes == 12 * MIB
+    assert (
+        replay((10 * MIB, 12 * MIB), (0, ~0, 1), capacity_bytes=12 * MIB).reserved_bytes == 12 * MIB
+    )
     assert smallest_capacity((10 * MIB, 12 * MIB), (0, ~0, 1)) == 12 * MIB
-    # The 10 MiB fit behind the 4 of a segment of 20, the 17 do not, and the 4 are live: 20 + 18, with a tail of 1.
+    # The 10 MiB fit behind the 4 of a segment of 20, the 17 do not, and the 4 are live: 20 + 18,
+    # with a tail of 1.
     sizes, events = (4 * MIB, 10 * MIB, 17 * MIB), (0, 1, ~1, 2)
     assert replay(sizes, events, capacity_bytes=38 * MIB) == peak(21 * MIB, 22 * MIB, 38 * MIB)
     assert smallest_capacity(sizes, events) == 38 * MIB
@@ -121,7 +134,10 @@ def test_a_full_card_makes_the_allocator_release_and_retry():
 
 def test_both_pools_are_released():
     # A dead small segment (2 MiB) and a dead large one (20 MiB) make room for 22 MiB.
-    assert replay((1, 2 * MIB, 22 * MIB), (0, 1, ~0, ~1, 2), capacity_bytes=22 * MIB).reserved_bytes == 22 * MIB
+    assert (
+        replay((1, 2 * MIB, 22 * MIB), (0, 1, ~0, ~1, 2), capacity_bytes=22 * MIB).reserved_bytes
+        == 22 * MIB
+    )
     assert replay((22 * MIB, 1), (0, ~0, 1), capacity_bytes=22 * MIB).reserved_bytes == 22 * MIB
 
 
@@ -131,7 +147,7 @@ def test_deaths_without_a_birth_are_refused():
             replay((1,), events)
 
 
-# --- expandable segments, by hand ----------------------------------------------------------------------------------------
+# --- expandable segments, by hand -----------------------------------------------------------------
 
 
 def expanded(sizes: Sequence[int], events: Sequence[int], **options) -> AllocatorPeak:
@@ -145,7 +161,8 @@ def test_one_region_grows_by_pages():
     assert expanded(sizes, (0, 1)) == peak(35 * MIB, 35 * MIB, 40 * MIB)
     assert expanded(sizes, (0, 1, ~0, ~1, 2)) == peak(36 * MIB, 36 * MIB, 40 * MIB)
     assert expanded(sizes, (0, 1, ~0, ~1, 3)).reserved_bytes == 60 * MIB
-    # Only the end grows: behind a live block of 30 MiB, 5 free MiB of the last page help 36 MiB; the 5 before it do not.
+    # Only the end grows: behind a live block of 30 MiB, 5 free MiB of the last page help 36 MiB;
+    # the 5 before it do not.
     assert expanded(sizes, (0, 1, ~0, 2)).reserved_bytes == 80 * MIB
     # The small pool's pages are 2 MiB.
     assert expanded((MIB, MIB, 512), (0, 1, 2)) == peak(2 * MIB + 512, 2 * MIB + 512, 4 * MIB)
@@ -156,36 +173,46 @@ def test_every_tail_is_split_off():
 
 
 def test_the_end_of_the_region_is_passed_over_for_a_larger_block():
-    # Free: 10 MiB at the start, 8 MiB at the end of two pages (10 + 22 + 8). 8 MiB fit the end best, but it can grow; so the
-    # start is taken, and 28 MiB then need one page more: 8 + 20. Had the end been taken, they would need two.
+    # Free: 10 MiB at the start, 8 MiB at the end of two pages (10 + 22 + 8). 8 MiB fit the end
+    # best, but it can grow; so the start is taken, and 28 MiB then need one page more: 8 + 20. Had
+    # the end been taken, they would need two.
     sizes = (10 * MIB, 22 * MIB, 8 * MIB, 28 * MIB)
     assert expanded(sizes, (0, 1, ~0, 2, 3)).reserved_bytes == 60 * MIB
 
 
 def test_pages_without_anything_live_are_released():
-    # Five pages: 10 live, 75 dead, 15 live. Pages 1 to 3 (20 to 80) are released for a card's other pool, 10 to 20 and 80 to 85
-    # stay. On 100 MiB, 41 small MiB need 42: 40 are left and 2.
+    # Five pages: 10 live, 75 dead, 15 live. Pages 1 to 3 (20 to 80) are released for a card's other
+    # pool, 10 to 20 and 80 to 85 stay. On 100 MiB, 41 small MiB need 42: 40 are left and 2.
     sizes = (10 * MIB, 75 * MIB, 15 * MIB, *[MIB] * 41)
     events = (0, 1, 2, ~1, *range(3, 44))
     assert expanded(sizes, events, capacity_bytes=100 * MIB).reserved_bytes == 100 * MIB
-    assert timeline(sizes, events, capacity_bytes=100 * MIB, expandable_segments=True)[-1] == (66 * MIB, 66 * MIB, 82 * MIB)
-    # The hole is filled again, from the dead end of the page below it on: 10 + 60 + 5 MiB hold 75 without another page.
+    assert timeline(sizes, events, capacity_bytes=100 * MIB, expandable_segments=True)[-1] == (
+        66 * MIB,
+        66 * MIB,
+        82 * MIB,
+    )
+    # The hole is filled again, from the dead end of the page below it on: 10 + 60 + 5 MiB hold 75
+    # without another page.
     again = (*events[:4], 3, ~3, 4)
     filled = (*sizes[:3], MIB, 75 * MIB)
-    assert expanded(filled, again, capacity_bytes=100 * MIB + 2 * MIB) == peak(100 * MIB, 100 * MIB, 102 * MIB)
+    assert expanded(filled, again, capacity_bytes=100 * MIB + 2 * MIB) == peak(
+        100 * MIB, 100 * MIB, 102 * MIB
+    )
     assert smallest_capacity(filled, again, expandable_segments=True) == 100 * MIB
 
 
-# --- a second one --------------------------------------------------------------------------------------------------------
+# --- a second one ---------------------------------------------------------------------------------
 
 UNIT = 512
 
 
 @dataclass
 class Slow:
-    """Memory by its ranges, (start, end) in units of 512 bytes: what the driver gave and what lives; the rest is worked out anew.
+    """Memory by its ranges, (start, end) in units of 512 bytes: what the driver gave and what
+    lives; the rest is worked out anew.
 
-    Both are kept for the small pool and the large one; with expandable segments, what was given are pages.
+    Both are kept for the small pool and the large one; with expandable segments, what was given are
+    pages.
     """
 
     capacity: float
@@ -239,7 +266,8 @@ class Slow:
         if not fitting:
             return None
         if self.expandable:
-            # A block that ends where no page is could grow up to the next one. Through the list, while the next grows less.
+            # A block that ends where no page is could grow up to the next one. Through the list,
+            # while the next grows less.
             runs = [*self.ranges(pool), (float("inf"), 0)]
             grown = {end: following for (_, end), (following, _) in pairwise(runs)}
             while len(fitting) > 1 and grown.get(fitting[1][2], fitting[1][2]) - fitting[1][1] < (
@@ -265,7 +293,8 @@ class Slow:
         page = (2, 20)[pool] * MIB // UNIT
         taken = sorted(self.live[pool].values())
         pages = {a // page for a, _ in self.given[pool]}
-        # The lowest unbacked page behind a backed one such that, from the free block before it on, nothing lives in `units`.
+        # The lowest unbacked page behind a backed one such that, from the free block before it on,
+        # nothing lives in `units`.
         for number in count():
             if number not in pages and (number == 0 or number - 1 in pages):
                 start = next((a for a, b in self.gaps(pool) if b == number * page), number * page)
@@ -286,7 +315,9 @@ class Slow:
     def release(self) -> None:
         for pool, live in enumerate(self.live):
             self.given[pool] = {
-                (start, end) for start, end in self.given[pool] if any(a < end and b > start for a, b in live.values())
+                (start, end)
+                for start, end in self.given[pool]
+                if any(a < end and b > start for a, b in live.values())
             }
 
     def death(self, number: int) -> None:
@@ -297,7 +328,9 @@ class Slow:
         return sum(b - a for pool in self.live for a, b in pool.values())
 
 
-def slow_timeline(sizes, events, capacity: float, expandable: bool) -> tuple[list[tuple[int, int, int]], int]:
+def slow_timeline(
+    sizes, events, capacity: float, expandable: bool
+) -> tuple[list[tuple[int, int, int]], int]:
     """As `timeline`; and the peak of reserved bytes, which can fall within an event."""
     slow = Slow(capacity, expandable)
     requested, after = 0, []
@@ -316,7 +349,8 @@ EDGES = (512, MIB, 2 * MIB, 4 * MIB, 10 * MIB, 11 * MIB, 12 * MIB, 20 * MIB, 30 
 
 
 def random_load(seed: int, most_events: int = 90) -> tuple[list[int], list[int]]:
-    """Storages around the sizes where rules change; how many live goes up and down as in the phases of a step."""
+    """Storages around the sizes where rules change; how many live goes up and down as in the phases
+    of a step."""
     r = random.Random(seed)
     sizes: list[int] = []
     events: list[int] = []
@@ -344,7 +378,9 @@ def test_equal_to_the_slow_one_without_a_limit(expandable: bool):
         after, reserved = slow_timeline(sizes, events, float("inf"), expandable)
         assert timeline(sizes, events, expandable_segments=expandable) == after, seed
         found = replay(sizes, events, expandable_segments=expandable)
-        assert found == peak(max(a for a, _, _ in after), max(b for _, b, _ in after), reserved), seed
+        assert found == peak(max(a for a, _, _ in after), max(b for _, b, _ in after), reserved), (
+            seed
+        )
 
 
 @pytest.mark.parametrize("expandable", [False, True])
@@ -354,7 +390,9 @@ def test_equal_to_the_slow_one_on_full_cards(expandable: bool):
         sizes, events = random_load(seed)
         unlimited = replay(sizes, events, expandable_segments=expandable)
         least = smallest_capacity(sizes, events, expandable_segments=expandable)
-        capacity = random.Random(seed).randint(max(0, least - 3 * MIB), max(least, unlimited.reserved_bytes - 1))
+        capacity = random.Random(seed).randint(
+            max(0, least - 3 * MIB), max(least, unlimited.reserved_bytes - 1)
+        )
         options = {"capacity_bytes": capacity, "expandable_segments": expandable}
         try:
             after, reserved = slow_timeline(sizes, events, capacity, expandable)
@@ -370,19 +408,24 @@ def test_equal_to_the_slow_one_on_full_cards(expandable: bool):
     assert completed > pressed > 150 < failed, (completed, pressed, failed)
 
 
-# --- invariants ----------------------------------------------------------------------------------------------------------
+# --- invariants -----------------------------------------------------------------------------------
 
 SIZES = st.one_of(
     st.integers(1, 3 * MIB),
     st.integers(1, 64 * MIB),
     st.sampled_from(EDGES),
-    st.builds(lambda edge, off: edge + off, st.sampled_from(EDGES), st.sampled_from((1, -1, 512, -511))),
+    st.builds(
+        lambda edge, off: edge + off, st.sampled_from(EDGES), st.sampled_from((1, -1, 512, -511))
+    ),
 )
 LOADS = st.lists(st.tuples(SIZES, st.integers(0, 2**16), st.booleans()), min_size=1, max_size=80)
 
 
-def steps(load, capacity: int | None, expandable: bool) -> Iterator[tuple[Allocator, dict[int, int]]]:
-    """The allocator and the live blocks (block: requested) after each event; what does not fit is left out; all die at last."""
+def steps(
+    load, capacity: int | None, expandable: bool
+) -> Iterator[tuple[Allocator, dict[int, int]]]:
+    """The allocator and the live blocks (block: requested) after each event; what does not fit is
+    left out; all die at last."""
     one = Allocator(capacity, expandable)
     live: dict[int, int] = {}
     for size, pick, dies in load:
@@ -422,10 +465,13 @@ def test_invariants(expandable: bool, capacity: int | None, load):
     for one, live in steps(load, capacity, expandable):
         for pool, is_small in ((one.small, True), (one.large, False)):
             mine = [b for b in live if (size_of(b) <= MIB) == is_small]
-            blocks = sorted([(*span(b), True) for b in pool.free] + [(*span(b), False) for b in mine])
+            blocks = sorted(
+                [(*span(b), True) for b in pool.free] + [(*span(b), False) for b in mine]
+            )
             assert pool.free == sorted(pool.free)
             assert pool.ends == {end: b for b in pool.free for end in span(b)}
-            # Blocks do not overlap; they lie in what is reserved, fill it, and two free ones never touch.
+            # Blocks do not overlap; they lie in what is reserved, fill it, and two free ones never
+            # touch.
             for (_, end, free), (start, _, next_free) in pairwise(blocks):
                 assert end <= start and not (end == start and free and next_free)
             if isinstance(pool, ExpandablePool):
@@ -459,7 +505,7 @@ def test_without_deaths_expandable_segments_reserve_the_least_pages(load):
     assert expanded(sizes, range(len(sizes))) == peak(sum(sizes), small + large, pages)
 
 
-# --- the smallest card ---------------------------------------------------------------------------------------------------
+# --- the smallest card ----------------------------------------------------------------------------
 
 
 def completes(sizes, events, capacity: int, expandable: bool) -> bool:
@@ -487,13 +533,16 @@ def test_the_smallest_card_completes_and_the_next_smaller_one_does_not(expandabl
 
 @pytest.mark.parametrize("expandable", [False, True])
 def test_it_is_nearly_always_the_limit(expandable: bool):
-    # Of all cards from the requested bytes to the unlimited reserve, those from the answer on complete, and no others; but for
-    # about one load in fifty, where early releases happen to leave better gaps.
+    # Of all cards from the requested bytes to the unlimited reserve, those from the answer on
+    # complete, and no others; but for about one load in fifty, where early releases happen to leave
+    # better gaps.
     odd = 0
     for seed in range(200):
         sizes, events = random_load(seed)
         unlimited = replay(sizes, events, expandable_segments=expandable)
         least = smallest_capacity(sizes, events, expandable_segments=expandable)
-        cards = range(unlimited.requested_bytes // (2 * MIB) * 2 * MIB, unlimited.reserved_bytes + 1, 2 * MIB)
+        cards = range(
+            unlimited.requested_bytes // (2 * MIB) * 2 * MIB, unlimited.reserved_bytes + 1, 2 * MIB
+        )
         odd += any(completes(sizes, events, card, expandable) != (card >= least) for card in cards)
     assert odd <= 8

@@ -1,4 +1,5 @@
-"""Before anything is measured: which device, which suite, what is refused, and where a search begins."""
+"""Before anything is measured: which device, which suite, what is refused, and where a search
+begins."""
 
 import subprocess
 import sys
@@ -28,7 +29,9 @@ LLAMA = model_from_config(dict(families.TINY["llama"]), id="tiny-llama", source=
 
 
 def case(device: Any = "cpu", **conditions: Any) -> Case:
-    setup = TrainSetup(batch_size=2, seq_len=24, dtype="float32", device=device, lora=LoraConfig(r=4))
+    setup = TrainSetup(
+        batch_size=2, seq_len=24, dtype="float32", device=device, lora=LoraConfig(r=4)
+    )
     return make_case(Workload(model=LLAMA, setup=setup), Conditions(**conditions))
 
 
@@ -45,7 +48,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
     return device
 
 
-# --- the device -----------------------------------------------------------------------------------------------------------
+# --- the device -----------------------------------------------------------------------------------
 
 
 def built(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
@@ -56,32 +59,50 @@ def never() -> str:
     raise AssertionError("torch was asked")
 
 
-def test_a_torch_without_accelerators_trains_on_the_cpu(monkeypatch: pytest.MonkeyPatch, card: FakeDevice) -> None:
+def test_a_torch_without_accelerators_trains_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, card: FakeDevice
+) -> None:
     built(monkeypatch, "2.13.0+cpu")
     assert present_device("linux", lambda path: True, never) == "cpu"
 
 
-def test_a_card_that_nvml_shows_is_taken_without_asking_torch(monkeypatch: pytest.MonkeyPatch, card: FakeDevice) -> None:
+def test_a_card_that_nvml_shows_is_taken_without_asking_torch(
+    monkeypatch: pytest.MonkeyPatch, card: FakeDevice
+) -> None:
     built(monkeypatch, "2.11.0+cu130")
     assert present_device("linux", lambda path: True, never) == "cuda"
 
 
-def test_linux_without_device_files_has_no_accelerator(monkeypatch: pytest.MonkeyPatch, no_card: None) -> None:
+def test_linux_without_device_files_has_no_accelerator(
+    monkeypatch: pytest.MonkeyPatch, no_card: None
+) -> None:
     built(monkeypatch, "2.11.0+cu130")
     assert present_device("linux", lambda path: False, never) == "cpu"
 
 
 @pytest.mark.parametrize(
-    ("answer", "device"), [("cuda", "cuda"), ("xpu", "xpu"), ("mps", "mps"), ("hpu", "cpu"), (None, "cpu"), ("None", "cpu")]
+    ("answer", "device"),
+    [
+        ("cuda", "cuda"),
+        ("xpu", "xpu"),
+        ("mps", "mps"),
+        ("hpu", "cpu"),
+        (None, "cpu"),
+        ("None", "cpu"),
+    ],
 )
-def test_elsewhere_torch_is_asked(answer: str | None, device: str, monkeypatch: pytest.MonkeyPatch, no_card: None) -> None:
+def test_elsewhere_torch_is_asked(
+    answer: str | None, device: str, monkeypatch: pytest.MonkeyPatch, no_card: None
+) -> None:
     built(monkeypatch, "2.11.0")
     assert present_device("linux", lambda path: path == "/dev/kfd", lambda: answer) == device
     assert present_device("darwin", lambda path: False, lambda: answer) == device
 
 
 def test_the_question_is_one_that_torch_answers() -> None:
-    done = subprocess.run([sys.executable, "-c", device_choice._QUESTION], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", device_choice._QUESTION], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() in ("None", "cuda", "xpu", "mps")
 
 
@@ -93,13 +114,15 @@ def test_a_torch_that_cannot_be_asked_means_the_cpu(monkeypatch: pytest.MonkeyPa
 def test_a_device_that_torch_was_not_built_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     built(monkeypatch, "2.13.0+cpu")
     check_device("cpu")
-    with pytest.raises(MeasurementError, match=r"built for the CPU alone and has no cuda; take --device cpu"):
+    with pytest.raises(
+        MeasurementError, match=r"built for the CPU alone and has no cuda; take --device cpu"
+    ):
         check_device("cuda")
     built(monkeypatch, "2.11.0+cu130")
     check_device("cuda")
 
 
-# --- suites ---------------------------------------------------------------------------------------------------------------
+# --- suites ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -109,9 +132,12 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(suites, "FILE", Path("other_benchmarks", "suites.py"))
     (tmp_path / "other_benchmarks").mkdir()
     (tmp_path / "other_benchmarks" / "suites.py").write_text(
-        "from other_benchmarks.one import one\n\ndef suites():\n    return {'one': one, 'other': one}\n"
+        "from other_benchmarks.one import one\n\ndef suites():\n    return {'one': one, 'other':"
+        " one}\n"
     )
-    (tmp_path / "other_benchmarks" / "one.py").write_text("def one(device):\n    return (device,)\n")
+    (tmp_path / "other_benchmarks" / "one.py").write_text(
+        "def one(device):\n    return (device,)\n"
+    )
     yield tmp_path
     for name in [name for name in sys.modules if name.startswith("other_benchmarks")]:
         del sys.modules[name]
@@ -124,7 +150,9 @@ def test_a_suite_is_found_by_name_and_told_the_device(root: Path) -> None:
 
 
 def test_an_unknown_suite_gets_all_there_are(root: Path) -> None:
-    with pytest.raises(UsageError, match=r"there is no suite 'oen'; there are one, other\. Did you mean one"):
+    with pytest.raises(
+        UsageError, match=r"there is no suite 'oen'; there are one, other\. Did you mean one"
+    ):
         suites.suite_cases("oen", "cpu", [root])
 
 
@@ -148,7 +176,7 @@ def test_every_suite_of_the_source_tree_is_made_of_predictable_cases(name: str) 
     assert all(each.prediction.workload == each.case.workload for each in able)
 
 
-# --- refused --------------------------------------------------------------------------------------------------------------
+# --- refused --------------------------------------------------------------------------------------
 
 
 def test_what_the_machine_cannot_hold_is_refused_on_the_cpu_only() -> None:
@@ -157,7 +185,8 @@ def test_what_the_machine_cannot_hold_is_refused_on_the_cpu_only() -> None:
     refuse_beyond(peak, [each])
     refuse_beyond(None, [each])
     with pytest.raises(
-        MeasurementError, match=r"tiny-llama \(lora\) needs .* by its prediction, and this machine has 500\.00 KiB"
+        MeasurementError,
+        match=r"tiny-llama \(lora\) needs .* by its prediction, and this machine has 500\.00 KiB",
     ):
         refuse_beyond(512_000, [each])
     on_card = replace(each, case=case("cuda"))
@@ -177,14 +206,16 @@ def test_a_budget_ends_a_run_in_time_but_the_weights_need_their_room() -> None:
         refuse_beyond(weights - 1, [tight])
 
 
-# --- where a search begins ------------------------------------------------------------------------------------------------
+# --- where a search begins ------------------------------------------------------------------------
 
 
 def test_the_predicted_batch_is_the_largest_whose_peak_is_within() -> None:
     workload = case().workload
 
     def peak(size: int) -> int:
-        return predict(replace(workload, setup=replace(workload.setup, batch_size=size))).peak.total_bytes
+        return predict(
+            replace(workload, setup=replace(workload.setup, batch_size=size))
+        ).peak.total_bytes
 
     for usable in (peak(1) - 1, peak(1), 3_000_000, 17_000_000):
         sizes = [size for size in range(1, 80) if peak(size) <= usable]
@@ -192,7 +223,9 @@ def test_the_predicted_batch_is_the_largest_whose_peak_is_within() -> None:
 
 
 def test_on_the_cpu_the_budget_counts_and_without_one_nothing_is_known() -> None:
-    assert predicted_start(case(budget_bytes=4 * 2**20)) == predicted_largest_batch(case().workload, 4 * 2**20)
+    assert predicted_start(case(budget_bytes=4 * 2**20)) == predicted_largest_batch(
+        case().workload, 4 * 2**20
+    )
     assert predicted_start(case()) is None
 
 
@@ -204,7 +237,9 @@ def test_on_a_card_its_memory_less_the_reserve_counts(card: FakeDevice) -> None:
     setup, gpu = case("cuda").workload.setup, find_gpu("h100_sxm_80gb")
 
     def needed(size: int) -> int:
-        peak = predict(Workload(model=LLAMA, setup=replace(setup, batch_size=size))).peak.total_bytes
+        peak = predict(
+            Workload(model=LLAMA, setup=replace(setup, batch_size=size))
+        ).peak.total_bytes
         return peak + reserve_for(gpu, peak).total_bytes
 
     assert needed(start) <= card.total < needed(start + 1)
@@ -230,5 +265,7 @@ def test_a_model_whose_activations_are_not_known_has_no_predicted_start() -> Non
     from lora_profiler.catalog import find_model
 
     setup = replace(case().workload.setup, seq_len=8)
-    asked = make_case(Workload(model=find_model("microsoft/phi-2"), setup=setup), Conditions(budget_bytes=2**34))
+    asked = make_case(
+        Workload(model=find_model("microsoft/phi-2"), setup=setup), Conditions(budget_bytes=2**34)
+    )
     assert predicted_start(asked) is None

@@ -1,5 +1,5 @@
-"""The report of a blind prediction: every case is there, errors and bounds are those worked out by hand, and the whole way from
-the predictions to the report can be gone on a CPU."""
+"""The report of a blind prediction: every case is there, errors and bounds are those worked out by
+hand, and the whole way from the predictions to the report can be gone on a CPU."""
 
 import json
 from collections.abc import Sequence
@@ -19,9 +19,19 @@ from lora_profiler.records.serialize import record_dict
 from lora_profiler.workload import LoraConfig
 
 FULL = make_case(records.WORKLOAD)
-LORA = make_case(replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, lora=LoraConfig(r=4, lora_dropout=0.1))))
+LORA = make_case(
+    replace(
+        records.WORKLOAD,
+        setup=replace(records.WORKLOAD.setup, lora=LoraConfig(r=4, lora_dropout=0.1)),
+    )
+)
 CARD = Conditions(min_timed_steps=0, budget_bytes=2_000_000)
-EDGES = [make_case(replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, batch_size=batch)), CARD) for batch in (3, 4)]
+EDGES = [
+    make_case(
+        replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, batch_size=batch)), CARD
+    )
+    for batch in (3, 4)
+]
 
 
 def foretold(*cases: tuple[Case, int], moment: str = "optimizer_step") -> dict[str, Any]:
@@ -34,7 +44,10 @@ def foretold(*cases: tuple[Case, int], moment: str = "optimizer_step") -> dict[s
 
 def measured(case: Case, peak: int = 2_000_000, repeat: int = 0, **fields: Any) -> Record:
     """The peak lies in the optimizer's phase."""
-    peaks = {"attribution_bytes": None, "phase_peak_bytes": {"forward": peak // 2, "optimizer": peak}}
+    peaks = {
+        "attribution_bytes": None,
+        "phase_peak_bytes": {"forward": peak // 2, "optimizer": peak},
+    }
     changed = {"peak_requested_bytes": peak, "peak_allocated_bytes": peak, **peaks, **fields}
     return records.make_record(case.workload, conditions=case.conditions, repeat=repeat, **changed)
 
@@ -47,17 +60,28 @@ def failed(case: Case, status: str, **fields: Any) -> Record:
 def table(text: str, heading: str) -> list[list[str]]:
     """The rows of the first table under a heading, without its head."""
     lines = text.partition(f"## {heading}\n")[2].partition("\n## ")[0].splitlines()
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")][2:]
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith("|")
+    ][2:]
 
 
-def report(found: dict[str, Any], rows: Sequence[Record], cases: Sequence[Case] = (), problems: Sequence[str] = ()) -> str:
+def report(
+    found: dict[str, Any],
+    rows: Sequence[Record],
+    cases: Sequence[Case] = (),
+    problems: Sequence[str] = (),
+) -> str:
     return blind.report(found, cases, rows, None, problems)
 
 
 def test_errors_are_signed_and_gathered_by_method() -> None:
     """Predicted 1,980,000 of 2,000,000 is -1 %; 2,040,000 is +2 %; 1,000,000 of itself is exact."""
     found = foretold((FULL, 1_980_000), (LORA, 1_000_000))
-    text = report(found, [measured(FULL), measured(FULL, 1_941_176, repeat=1), measured(LORA, 1_000_000)])
+    text = report(
+        found, [measured(FULL), measured(FULL, 1_941_176, repeat=1), measured(LORA, 1_000_000)]
+    )
     rows = {row[0]: row[1:] for row in table(text, "Errors of the peak")}
     assert rows["full"] == ["2", "1.5000%", "-1.00 %", "+2.00 %", "0", "0"]
     assert rows["lora"] == ["1", "0.0000%", "none", "none", "0", "0"]
@@ -66,9 +90,14 @@ def test_errors_are_signed_and_gathered_by_method() -> None:
 
 
 def test_every_case_is_there_whatever_became_of_it() -> None:
-    """A failure has a lower bound, 1,100,000 of a predicted 1,980,000: at most +80 %. Step 1 counts where there is no more."""
+    """A failure has a lower bound, 1,100,000 of a predicted 1,980,000: at most +80 %. Step 1 counts
+    where there is no more."""
     found = foretold((FULL, 1_980_000), (LORA, 1_980_000), (EDGES[0], 1_980_000))
-    early = {"phase_peak_bytes": None, "peak_allocated_bytes": None, "step1_phase_peak_bytes": {"forward": 990_000}}
+    early = {
+        "phase_peak_bytes": None,
+        "peak_allocated_bytes": None,
+        "step1_phase_peak_bytes": {"forward": 990_000},
+    }
     rows = [
         failed(FULL, "oom", peak=1_100_000, step1_phase_peak_bytes={"forward": 900_000}),
         failed(LORA, "crash", **{"peak_requested_bytes": None, **early}),
@@ -84,16 +113,33 @@ def test_every_case_is_there_whatever_became_of_it() -> None:
     assert [row[6] for row in found_rows] == ["ended in backward", "", "ended in backward", ""]
     assert found_rows[0][7] == f"`{rows[0].id}`"
     assert [row[0].endswith("repeat 1") for row in found_rows] == [False, True, False, False]
-    assert table(report(found, rows, asked), "Errors of the peak")[-1] == ["all", "0", "", "", "", "2", "2"]
+    assert table(report(found, rows, asked), "Errors of the peak")[-1] == [
+        "all",
+        "0",
+        "",
+        "",
+        "",
+        "2",
+        "2",
+    ]
 
 
 def test_a_run_without_any_peak_has_no_error_and_is_there() -> None:
-    gone = dict.fromkeys(("peak_requested_bytes", "peak_allocated_bytes", "phase_peak_bytes", "step1_phase_peak_bytes"))
+    gone = dict.fromkeys(
+        (
+            "peak_requested_bytes",
+            "peak_allocated_bytes",
+            "phase_peak_bytes",
+            "step1_phase_peak_bytes",
+        )
+    )
     (row,) = table(report(foretold((FULL, 10)), [failed(FULL, "timeout", **gone)]), "Every case")
     assert row[1:7] == ["timeout", "10 B", "", "", "optimizer_step", "ended in backward"]
 
 
-@pytest.mark.parametrize(("moment", "same"), [("optimizer_step", 1), ("end_of_forward", 0), ("loss_backward", 0)])
+@pytest.mark.parametrize(
+    ("moment", "same"), [("optimizer_step", 1), ("end_of_forward", 0), ("loss_backward", 0)]
+)
 def test_where_the_peak_lies_is_compared(moment: str, same: int) -> None:
     text = report(foretold((FULL, 2_000_000), moment=moment), [measured(FULL)])
     assert f"foretold part of the step in {same} of 1 records" in text
@@ -108,12 +154,18 @@ def test_where_the_peak_lies_is_compared(moment: str, same: int) -> None:
         (2_000_000, failed(EDGES[0], "oom"), ["fits", "does not fit", "no"]),
         (2_000_001, failed(EDGES[0], "host_oom"), ["does not fit", "does not fit", "yes"]),
         (2_000_001, measured(EDGES[0]), ["does not fit", "fits", "no"]),
-        (1_000, measured(EDGES[0], health={"num_alloc_retries": 2}), ["fits", "fits only after giving memory back", "no"]),
+        (
+            1_000,
+            measured(EDGES[0], health={"num_alloc_retries": 2}),
+            ["fits", "fits only after giving memory back", "no"],
+        ),
         (1_000, failed(EDGES[0], "crash"), ["fits", "crash", ""]),
         (1_000, None, ["fits", "not measured", ""]),
     ],
 )
-def test_edges_say_whether_the_verdict_was_right(peak: int, record: Record | None, shown: list[str]) -> None:
+def test_edges_say_whether_the_verdict_was_right(
+    peak: int, record: Record | None, shown: list[str]
+) -> None:
     text = report(foretold((EDGES[0], peak)), [record] if record else [])
     (row,) = table(text, "Emulated cards")
     assert row[:2] == ["1.91 MiB", "3"]
@@ -123,7 +175,10 @@ def test_edges_say_whether_the_verdict_was_right(peak: int, record: Record | Non
 
 def test_a_context_leaves_less_of_an_emulated_card() -> None:
     """0.6 GiB beside a peak on CUDA, nothing on a CPU; and no verdict without a card."""
-    on_cuda = replace(EDGES[0], workload=replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, device="cuda")))
+    on_cuda = replace(
+        EDGES[0],
+        workload=replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, device="cuda")),
+    )
     roomy = replace(on_cuda, conditions=replace(CARD, budget_bytes=2**30))
     assert predictions.fits(roomy, 429_000_000) is True
     assert predictions.fits(roomy, 430_000_000) is False
@@ -137,12 +192,17 @@ def test_names_tell_cases_apart() -> None:
     rows = table(report(predictions.predictions("h100_campaign", cases), [], cases), "Every case")
     assert len({row[0] for row in rows}) == len(cases)
     assert "meta-llama/Llama-3.2-1B, lora, 4 x 2048, dropout 0.05" in {row[0] for row in rows}
-    assert "meta-llama/Meta-Llama-3-8B, lora, 6 x 2048, checkpointing True, budget 40.00 GiB" in {row[0] for row in rows}
+    assert "meta-llama/Meta-Llama-3-8B, lora, 6 x 2048, checkpointing True, budget 40.00 GiB" in {
+        row[0] for row in rows
+    }
 
 
 def test_of_several_records_of_one_id_the_last_whole_one_counts() -> None:
     cut = replace(failed(FULL, "interrupted"), ended_at="2026-11-01T12:00:00+00:00")
-    first, second = measured(FULL), replace(measured(FULL, 2_000_002), ended_at="2026-11-01T11:00:00+00:00")
+    first, second = (
+        measured(FULL),
+        replace(measured(FULL, 2_000_002), ended_at="2026-11-01T11:00:00+00:00"),
+    )
     assert blind.latest([second, cut, first]) == [second]
     assert blind.latest([cut]) == [cut]
     assert len(blind.latest([first, measured(FULL, repeat=1)])) == 2
@@ -153,7 +213,7 @@ def test_what_makes_it_no_blind_prediction_stands_at_its_head() -> None:
     assert "- **It was measured first.**" in text.partition("\n## ")[0]
 
 
-# --- the command ----------------------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 def write(path: Path, rows: Sequence[Record]) -> Path:
@@ -161,7 +221,9 @@ def write(path: Path, rows: Sequence[Record]) -> Path:
     return path
 
 
-def test_the_report_is_of_the_file_and_not_predicted_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_is_of_the_file_and_not_predicted_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A file that says something else than the present rules would is taken at its word."""
     cases = suites()["tiny"]("cpu")
     predictions.write("tiny", cases, tmp_path)
@@ -181,7 +243,9 @@ def test_the_report_is_of_the_file_and_not_predicted_anew(tmp_path: Path, capsys
     assert (tmp_path / "report.md").read_text() == text
 
 
-def test_a_report_of_changed_predictions_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_of_changed_predictions_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cases = suites()["tiny"]("cpu")
     path = predictions.write("tiny", cases, tmp_path)
     path.write_text(path.read_text().replace('"peak_bytes":', '"peak_bytes":1', 1))
@@ -197,7 +261,9 @@ def test_there_is_no_report_without_predictions(capsys: pytest.CaptureFixture[st
     assert "there are no predictions of tiny" in capsys.readouterr().err
 
 
-def test_predictions_of_a_rehearsal_do_not_take_the_place_of_the_real_ones(capsys: pytest.CaptureFixture[str]) -> None:
+def test_predictions_of_a_rehearsal_do_not_take_the_place_of_the_real_ones(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     before = (predictions.PREDICTIONS / "h100_campaign.json").read_bytes()
     assert main(["predict", "h100_campaign", "--device", "cpu", "--force"]) == 2
     assert "--into DIR" in capsys.readouterr().err
@@ -213,15 +279,23 @@ def percent(text: str) -> float:
 def test_a_rehearsal_goes_the_whole_way_on_a_cpu(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Predict, run, report: an edge of the GPU's suite, of which the second batch does not fit, really trained."""
+    """Predict, run, report: an edge of the GPU's suite, of which the second batch does not fit,
+    really trained."""
     whole = suites()["h100_campaign"]("cpu")
     edges = [case for case in whole if case.conditions.budget_bytes is not None][:2]
-    monkeypatch.setattr("benchmarks.campaign.suites", lambda: {"h100_campaign": lambda device: tuple(edges)})
+    monkeypatch.setattr(
+        "benchmarks.campaign.suites", lambda: {"h100_campaign": lambda device: tuple(edges)}
+    )
     rehearsal = ["--predictions", str(tmp_path)]
     assert main(["predict", "h100_campaign", "--device", "cpu", "--into", str(tmp_path)]) == 0
-    assert main(["run", "h100_campaign", "--device", "cpu", "--out", str(tmp_path), *rehearsal]) == 0
+    assert (
+        main(["run", "h100_campaign", "--device", "cpu", "--out", str(tmp_path), *rehearsal]) == 0
+    )
     assert "not foretold" not in capsys.readouterr().out
-    assert main(["report", "h100_campaign", *rehearsal, "--records", str(tmp_path / "records.jsonl")]) == 0
+    assert (
+        main(["report", "h100_campaign", *rehearsal, "--records", str(tmp_path / "records.jsonl")])
+        == 0
+    )
     text = capsys.readouterr().out
     assert [row[3:] for row in table(text, "Emulated cards")] == [
         ["fits", "fits", "yes"],

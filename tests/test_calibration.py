@@ -1,4 +1,5 @@
-"""This machine's own constants: a CPU in the roofline, by hand; probes; constants found again in times made of them; the file."""
+"""This machine's own constants: a CPU in the roofline, by hand; probes; constants found again in
+times made of them; the file."""
 
 import json
 import math
@@ -39,34 +40,79 @@ from lora_profiler.steptime.local import (
     local_path,
 )
 from lora_profiler.steptime.predict import step_time_at
-from lora_profiler.steptime.roofline import Step, fresh_seconds, loaded, narrow_share, tiled_flops, weights
+from lora_profiler.steptime.roofline import (
+    Step,
+    fresh_seconds,
+    loaded,
+    narrow_share,
+    tiled_flops,
+    weights,
+)
 from lora_profiler.steptime.step import step_of
 from lora_profiler.steptime.update import fresh_bytes
 from lora_profiler.workload import Device, Dtype, LoraConfig, TrainSetup, Workload
 
 CPU = Rates(
-    bandwidth=20e9, tensor_flops=5e9, fp32_flops=100e9, l2_bytes=32 * 2**20, processors=0, tile=(1, 1), is_host=True,
-    fresh_bandwidth=2e9, narrow=((8.0, 0.25), (32.0, 0.75)), operators={"silu": 8e9},
-)  # fmt: skip
-HOST = Fixed(fp32_product=None, attention_forward=0.5, attention_backward=0.4, launch_seconds=20e-6, step_seconds=0.002)
+    bandwidth=20e9,
+    tensor_flops=5e9,
+    fp32_flops=100e9,
+    l2_bytes=32 * 2**20,
+    processors=0,
+    tile=(1, 1),
+    is_host=True,
+    fresh_bandwidth=2e9,
+    narrow=((8.0, 0.25), (32.0, 0.75)),
+    operators={"silu": 8e9},
+)
+HOST = Fixed(
+    fp32_product=None,
+    attention_forward=0.5,
+    attention_backward=0.4,
+    launch_seconds=20e-6,
+    step_seconds=0.002,
+)
 MICRO = Micro(
-    bandwidth=20e9, cached_bandwidth=50e9, cache_bytes=32 * 2**20, fresh_bandwidth=2e9, attention_dtype="float32",
-    products={"float32": 100e9, "bfloat16": 5e9}, attention_forward=40e9, attention_backward=30e9,
-    narrow=((8.0, 0.25), (32.0, 0.75)), operators={"silu": 8e9}, dequantisation=5e9,
-)  # fmt: skip
+    bandwidth=20e9,
+    cached_bandwidth=50e9,
+    cache_bytes=32 * 2**20,
+    fresh_bandwidth=2e9,
+    attention_dtype="float32",
+    products={"float32": 100e9, "bfloat16": 5e9},
+    attention_forward=40e9,
+    attention_backward=30e9,
+    narrow=((8.0, 0.25), (32.0, 0.75)),
+    operators={"silu": 8e9},
+    dequantisation=5e9,
+)
 SETUP = TrainSetup(dtype="float32", device="cpu", batch_size=2, seq_len=8)
 
 
 def memory(op: str, read: int, written: int, count: int = 1) -> Kernel:
-    return Kernel(kind="memory", op=op, phase="forward", module="", read_bytes=read, written_bytes=written, count=count)
+    return Kernel(
+        kind="memory",
+        op=op,
+        phase="forward",
+        module="",
+        read_bytes=read,
+        written_bytes=written,
+        count=count,
+    )
 
 
 def product(m: int, n: int, k: int, dtype: Any = "float32", count: int = 1) -> Kernel:
     gemm = Gemm(m=m, n=n, k=k)
     return Kernel(
-        kind="gemm", op="mm", phase="forward", module="", gemm=gemm, flops=gemm.flops, dtype=dtype,
-        read_bytes=4 * (m + n) * k, written_bytes=4 * m * n, count=count,
-    )  # fmt: skip
+        kind="gemm",
+        op="mm",
+        phase="forward",
+        module="",
+        gemm=gemm,
+        flops=gemm.flops,
+        dtype=dtype,
+        read_bytes=4 * (m + n) * k,
+        written_bytes=4 * m * n,
+        count=count,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +121,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-# --- a CPU in the roofline --------------------------------------------------------------------------------------------
+# --- a CPU in the roofline ------------------------------------------------------------------------
 
 
 def test_a_cpu_pads_no_product() -> None:
@@ -88,16 +134,29 @@ def test_eta_is_that_of_float32_products_where_there_is_one_kind_of_unit() -> No
     large = product(512, 512, 512)
     assert weights(large, CPU, HOST)[0] == pytest.approx(2 * 512**3 / 100e9)
     assert weights(large, CPU, HOST)[2] == 0
-    assert weights(product(512, 512, 512, "bfloat16"), CPU, HOST)[0] == pytest.approx(2 * 512**3 / 5e9)
+    assert weights(product(512, 512, 512, "bfloat16"), CPU, HOST)[0] == pytest.approx(
+        2 * 512**3 / 5e9
+    )
     kernel = Kernel(
-        kind="attention_backward", op="", phase="backward", module="", read_bytes=8, written_bytes=8, flops=10**9, dtype="float32"
+        kind="attention_backward",
+        op="",
+        phase="backward",
+        module="",
+        read_bytes=8,
+        written_bytes=8,
+        flops=10**9,
+        dtype="float32",
     )
     assert weights(kernel, CPU, HOST)[0] == pytest.approx(1e9 / (100e9 * 0.4))
 
 
-@pytest.mark.parametrize(("side", "share"), [(1, 0.25), (8, 0.25), (16, 0.5), (32, 0.75), (33, 1.0), (4096, 1.0)])
+@pytest.mark.parametrize(
+    ("side", "share"), [(1, 0.25), (8, 0.25), (16, 0.5), (32, 0.75), (33, 1.0), (4096, 1.0)]
+)
 @pytest.mark.parametrize("turn", [0, 1, 2])
-def test_a_narrow_product_has_the_share_of_its_shortest_side(side: int, share: float, turn: int) -> None:
+def test_a_narrow_product_has_the_share_of_its_shortest_side(
+    side: int, share: float, turn: int
+) -> None:
     sides = [side, 5000, 6000]
     m, n, k = sides[turn:] + sides[:turn]
     assert narrow_share(Gemm(m=m, n=n, k=k), CPU) == pytest.approx(share)
@@ -125,21 +184,31 @@ def test_the_temporaries_of_a_large_foreach_update_are_fresh() -> None:
 
 
 def test_a_host_that_computes_launches_in_its_own_time() -> None:
-    kernels = (product(512, 512, 512, count=3), memory("silu", 2**20, 2**20, count=2), memory("add", FRESH_BYTES, FRESH_BYTES))
+    kernels = (
+        product(512, 512, 512, count=3),
+        memory("silu", 2**20, 2**20, count=2),
+        memory("add", FRESH_BYTES, FRESH_BYTES),
+    )
     micro = StepKernels(kernels=kernels, tokens=7, trainable={})
-    load = loaded(Step(micro=micro, accumulation=2, update_bytes=10**6, fresh_bytes=4 * 10**6), CPU, HOST)
+    load = loaded(
+        Step(micro=micro, accumulation=2, update_bytes=10**6, fresh_bytes=4 * 10**6), CPU, HOST
+    )
     add = 2 * FRESH_BYTES / 20e9 * (1 - HOST.cached_share * 0.25) / 0.5 + FRESH_BYTES / 2e9
     device = 3 * 2 * 512**3 / 100e9 / 0.8 + 2 * 2**21 / 8e9 + add
     assert load.device_seconds(0.8, 0.5) == pytest.approx(device)
     assert load.micro_seconds(0.8, 0.5) == pytest.approx(device + 6 * 20e-6)
-    assert load.seconds(0.8, 0.5) == pytest.approx(2 * (device + 6 * 20e-6) + 1e6 / 20e9 / 0.5 + 4e6 / 2e9 + 0.002)
+    assert load.seconds(0.8, 0.5) == pytest.approx(
+        2 * (device + 6 * 20e-6) + 1e6 / 20e9 / 0.5 + 4e6 / 2e9 + 0.002
+    )
 
 
-# --- probes -----------------------------------------------------------------------------------------------------------
+# --- probes ---------------------------------------------------------------------------------------
 
 
 def test_the_last_cache_is_the_one_of_the_highest_level(tmp_path: Path) -> None:
-    for index, (level, size) in enumerate([("1", "32K"), ("3", "24M"), ("2", "512K"), ("4", "nobody says")]):
+    for index, (level, size) in enumerate(
+        [("1", "32K"), ("3", "24M"), ("2", "512K"), ("4", "nobody says")]
+    ):
         folder = tmp_path / "sys/devices/system/cpu/cpu0/cache" / f"index{index}"
         folder.mkdir(parents=True)
         (folder / "level").write_text(f"{level}\n")
@@ -149,16 +218,29 @@ def test_the_last_cache_is_the_one_of_the_highest_level(tmp_path: Path) -> None:
 
 
 def test_probes_of_this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real probes, as short as they can be: every rate is there, none beyond what any machine does."""
+    """The real probes, as short as they can be: every rate is there, none beyond what any machine
+    does."""
     pytest.importorskip("torch")
     from lora_profiler.calibration import probes
 
-    for name, value in {"PROBE_SECONDS": 0.0, "BLOCK_SECONDS": 1e-3, "LARGEST_BYTES": 2**22, "FRESH_BYTES": 2**22}.items():
+    for name, value in {
+        "PROBE_SECONDS": 0.0,
+        "BLOCK_SECONDS": 1e-3,
+        "LARGEST_BYTES": 2**22,
+        "FRESH_BYTES": 2**22,
+    }.items():
         monkeypatch.setattr(probes, name, value)
     monkeypatch.setattr(probes, "SIDE", {"cpu": 128})
     told: list[str] = []
     found = probes.Probes("cpu").run(told.append)
-    assert told == ["bandwidth", "fresh memory", "products", "attention", "operators", "4-bit weights"]
+    assert told == [
+        "bandwidth",
+        "fresh memory",
+        "products",
+        "attention",
+        "operators",
+        "4-bit weights",
+    ]
     assert decoded(Micro, json.loads(json.dumps(asdict(found))), "micro") == found
     assert 1e6 < found.bandwidth < 1e13
     assert set(found.products) == {"float32", "bfloat16"} and min(found.products.values()) > 1e6
@@ -171,7 +253,14 @@ def test_operators_are_counted_as_the_tracer_counts_them() -> None:
     from lora_profiler.calibration.operators import COLUMNS, OPERATORS, ROWS, moved_bytes
 
     tensor = 4 * ROWS * COLUMNS
-    tensors = {"silu": 2, "silu_backward": 3, "_log_softmax": 2, "_softmax_backward_data": 3, "native_dropout": 2.25, "cos": 2}
+    tensors = {
+        "silu": 2,
+        "silu_backward": 3,
+        "_log_softmax": 2,
+        "_softmax_backward_data": 3,
+        "native_dropout": 2.25,
+        "cos": 2,
+    }
     assert {name: moved_bytes(OPERATORS[name]) / tensor for name in tensors} == tensors
 
 
@@ -202,11 +291,17 @@ def test_probes_that_fail_say_why(code: str, why: str) -> None:
     assert "/home" not in str(raised.value)
 
 
-# --- from what was measured to constants ------------------------------------------------------------------------------
+# --- from what was measured to constants ----------------------------------------------------------
 
 
 def tiny_record(workload: Workload) -> Record:
-    phases = {"setup": (1.0,), "forward": (0.010, 0.012, 0.011), "backward": (0.020,), "optimizer": (0.003,), "zero": (0.001,)}
+    phases = {
+        "setup": (1.0,),
+        "forward": (0.010, 0.012, 0.011),
+        "backward": (0.020,),
+        "optimizer": (0.003,),
+        "zero": (0.001,),
+    }
     return records.make_record(workload, phase_seconds=phases)
 
 
@@ -214,30 +309,60 @@ def test_the_rates_of_a_cpu_are_what_it_showed() -> None:
     assert measured_rates(MICRO, is_cpu=True) == CPU
     fixed = measured_fixed(MICRO, CPU, tiny_record(records.WORKLOAD), launches=1000)
     assert fixed == Fixed(
-        attention_forward=0.4, attention_backward=0.3, fp32_product=None, dequantisation=0.25,
-        launch_seconds=pytest.approx(31e-6), step_seconds=pytest.approx(0.004), cached_share=pytest.approx(0.6),
-    )  # fmt: skip
+        attention_forward=0.4,
+        attention_backward=0.3,
+        fp32_product=None,
+        dequantisation=0.25,
+        launch_seconds=pytest.approx(31e-6),
+        step_seconds=pytest.approx(0.004),
+        cached_share=pytest.approx(0.6),
+    )
 
 
 def test_a_card_keeps_its_published_peaks_and_pads() -> None:
-    card = Rates(bandwidth=40e9, tensor_flops=400e9, fp32_flops=200e9, l2_bytes=2**20, processors=10)
-    fixed = measured_fixed(replace(MICRO, dequantisation=None), card, tiny_record(records.WORKLOAD), launches=1000)
-    assert (fixed.fp32_product, fixed.dequantisation, fixed.cached_share) == (0.5, Fixed().dequantisation, Fixed().cached_share)
+    card = Rates(
+        bandwidth=40e9, tensor_flops=400e9, fp32_flops=200e9, l2_bytes=2**20, processors=10
+    )
+    fixed = measured_fixed(
+        replace(MICRO, dequantisation=None), card, tiny_record(records.WORKLOAD), launches=1000
+    )
+    assert (fixed.fp32_product, fixed.dequantisation, fixed.cached_share) == (
+        0.5,
+        Fixed().dequantisation,
+        Fixed().cached_share,
+    )
     unknown = measured_rates(MICRO, is_cpu=False)
-    assert (unknown.tensor_flops, unknown.tile, unknown.is_host, unknown.fresh_bandwidth) == (5e9, (256, 128), False, None)
+    assert (unknown.tensor_flops, unknown.tile, unknown.is_host, unknown.fresh_bandwidth) == (
+        5e9,
+        (256, 128),
+        False,
+        None,
+    )
 
 
 @pytest.mark.parametrize(
     ("device", "dtype", "four_bit"),
-    [("cpu", "float32", True), ("cuda", "bfloat16", True), ("cuda", "bfloat16", False), ("cuda", "float16", True)],
+    [
+        ("cpu", "float32", True),
+        ("cuda", "bfloat16", True),
+        ("cuda", "bfloat16", False),
+        ("cuda", "float16", True),
+    ],
 )
-def test_every_method_and_size_meets_both_models(device: Device, dtype: Dtype, four_bit: bool) -> None:
+def test_every_method_and_size_meets_both_models(
+    device: Device, dtype: Dtype, four_bit: bool
+) -> None:
     cases = fit_cases(device, dtype, four_bit)
     assert len(cases) == len({case.key for case in cases}) == FIT_CASES
     models = {case.model.id for case in cases}
     assert len(models) == 2
     for case in cases:
-        same = [c for c in cases if c.setup.method == case.setup.method and c.setup.checkpointing == case.setup.checkpointing]
+        same = [
+            c
+            for c in cases
+            if c.setup.method == case.setup.method
+            and c.setup.checkpointing == case.setup.checkpointing
+        ]
         assert {c.model.id for c in same} == models
         assert len({c.setup.batch_size * c.setup.seq_len for c in same}) == 2
     assert ("qlora" in {case.setup.method for case in cases}) == four_bit
@@ -248,17 +373,32 @@ def test_a_card_without_bfloat16_is_measured_in_float16(monkeypatch: pytest.Monk
     turing = replace(MICRO, attention_dtype="float16", products={"float32": 8e12, "float16": 50e12})
     monkeypatch.setattr(calibrating, "measured_micro", lambda device, progress: turing)
     asked: list[Workload] = []
-    monkeypatch.setattr(calibrating, "measure", lambda workload, *_, **__: asked.append(workload) or tiny_record(workload))
+    monkeypatch.setattr(
+        calibrating,
+        "measure",
+        lambda workload, *_, **__: asked.append(workload) or tiny_record(workload),
+    )
     calibrating._measured("cuda", lambda *_: None)
-    assert {workload.setup.dtype for workload in asked} == {"float16"} and len(asked) == 1 + FIT_CASES
+    assert {workload.setup.dtype for workload in asked} == {"float16"} and len(
+        asked
+    ) == 1 + FIT_CASES
     for workload in asked:
-        refuse(workload, CONDITIONS, installed=lambda name: name, capability=lambda: (7, 5), environ={})
+        refuse(
+            workload, CONDITIONS, installed=lambda name: name, capability=lambda: (7, 5), environ={}
+        )
     assert measured_rates(turing, is_cpu=False).tensor_flops == 50e12
-    assert measured_fixed(turing, measured_rates(turing, is_cpu=False), tiny_record(asked[0]), 1000).attention_forward < 1
+    assert (
+        measured_fixed(
+            turing, measured_rates(turing, is_cpu=False), tiny_record(asked[0]), 1000
+        ).attention_forward
+        < 1
+    )
 
 
 @pytest.mark.parametrize(("supported", "half"), [(True, "bfloat16"), (False, "float16")])
-def test_probes_multiply_in_the_format_that_the_card_has(supported: bool, half: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probes_multiply_in_the_format_that_the_card_has(
+    supported: bool, half: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """torch imitates bfloat16 on cards from before it, without an error."""
     torch = pytest.importorskip("torch")
     from lora_profiler.calibration.probes import Probes
@@ -280,13 +420,17 @@ def test_steps_in_float16_have_losses(index: int) -> None:
 
     workload = fit_cases("cpu", "float16", four_bit=True)[index]
     short = replace(workload, setup=replace(workload.setup, seq_len=16))
-    assert all(map(math.isfinite, losses_alone(make_case(short, replace(CONDITIONS, memory_steps=3)))))
+    assert all(
+        map(math.isfinite, losses_alone(make_case(short, replace(CONDITIONS, memory_steps=3))))
+    )
 
 
 class Machine:
     """A made-up one: its steps take what the model says for `eta` and `beta`, and a disturbance."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, eta: float = 0.8, beta: float = 0.5) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, eta: float = 0.8, beta: float = 0.5
+    ) -> None:
         self.eta, self.beta = eta, beta
         self.measured: list[str] = []
         self.fails: set[str] = set()
@@ -295,17 +439,24 @@ class Machine:
         from lora_profiler.traced import kernels
 
         monkeypatch.setattr(kernels, "recorded", self.kernels)
-        monkeypatch.setattr(calibrating, "measured_micro", lambda device, progress: progress("bandwidth") or MICRO)
+        monkeypatch.setattr(
+            calibrating, "measured_micro", lambda device, progress: progress("bandwidth") or MICRO
+        )
         monkeypatch.setattr(calibrating, "measure", self.measure)
 
     def kernels(self, workload: Workload) -> StepKernels:
         setup, hidden = workload.setup, workload.model.config["hidden_size"]
         tokens = setup.batch_size * setup.seq_len
         part = 1 if setup.method == "full" else 3
-        kernels = (product(tokens, hidden, hidden, count=30), memory("add", 40 * 2**20, 2**20, count=6 * part))
+        kernels = (
+            product(tokens, hidden, hidden, count=30),
+            memory("add", 40 * 2**20, 2**20, count=6 * part),
+        )
         return StepKernels(kernels=kernels, tokens=tokens, trainable={4: 2**20 // part})
 
-    def measure(self, workload: Workload, conditions: Conditions, *, timeout_seconds: float) -> Record:
+    def measure(
+        self, workload: Workload, conditions: Conditions, *, timeout_seconds: float
+    ) -> Record:
         self.measured.append(workload.model.id)
         if workload.model.id in self.fails:
             return records.make_record(workload, status="oom", step_seconds=None)
@@ -313,11 +464,18 @@ class Machine:
             return tiny_record(workload)
         rates = measured_rates(MICRO, is_cpu=True)
         kernels = self.kernels(workload)
-        fixed = measured_fixed(MICRO, rates, tiny_record(tiny("cpu", "float32")), self.kernels(tiny("cpu", "float32")).launches)
-        seconds = loaded(step_of(kernels, workload.setup), rates, fixed).seconds(self.eta, self.beta) * self.slower.get(
-            workload.model.id, 1.0
+        fixed = measured_fixed(
+            MICRO,
+            rates,
+            tiny_record(tiny("cpu", "float32")),
+            self.kernels(tiny("cpu", "float32")).launches,
         )
-        return records.make_record(workload, conditions=conditions, step_seconds=(seconds,) * 6, flags=self.flags)
+        seconds = loaded(step_of(kernels, workload.setup), rates, fixed).seconds(
+            self.eta, self.beta
+        ) * self.slower.get(workload.model.id, 1.0)
+        return records.make_record(
+            workload, conditions=conditions, step_seconds=(seconds,) * 6, flags=self.flags
+        )
 
 
 @pytest.fixture
@@ -330,18 +488,32 @@ def test_calibrating_finds_the_constants_that_made_the_times(machine: Machine) -
     told: list[tuple[str, int, int]] = []
     found = calibrate("cpu", lambda *what: told.append(what))
     local = found.local
-    assert (local.constants.eta, local.constants.beta) == (pytest.approx(0.8, rel=1e-4), pytest.approx(0.5, rel=1e-4))
-    assert len(found.steps) == 6 and max(map(abs, local.errors.values())) < 1e-3 and local.half_width == 0.01
-    assert set(local.constants.rows) == set(local.errors) == {step.record.case_key for step in found.steps}
+    assert (local.constants.eta, local.constants.beta) == (
+        pytest.approx(0.8, rel=1e-4),
+        pytest.approx(0.5, rel=1e-4),
+    )
+    assert (
+        len(found.steps) == 6
+        and max(map(abs, local.errors.values())) < 1e-3
+        and local.half_width == 0.01
+    )
+    assert (
+        set(local.constants.rows)
+        == set(local.errors)
+        == {step.record.case_key for step in found.steps}
+    )
     assert (local.key, local.rates) == (cpu_key(), CPU)
     assert local.provenance.threads == 2 and local.provenance.torch == "2.13.0"
     assert machine.measured[0] == "calibration-tiny" and len(machine.measured) == 7
-    assert [done for _, done, _ in told] == [0, 1, 2, 3, 4, 5, 6, 7, 8] and {total for _, _, total in told} == {9}
+    assert [done for _, done, _ in told] == [0, 1, 2, 3, 4, 5, 6, 7, 8] and {
+        total for _, _, total in told
+    } == {9}
     assert not found.was_disturbed and not found.failed
 
 
 def test_errors_are_those_of_a_model_left_out(machine: Machine) -> None:
-    """Neox 30 % slower than llama is what the interval must hold, though a fit of all splits the difference."""
+    """Neox 30 % slower than llama is what the interval must hold, though a fit of all splits the
+    difference."""
     machine.slower = {"calibration-neox": 1.3}
     machine.flags = ("busy_machine",)
     found = calibrate("cpu")
@@ -358,7 +530,9 @@ def test_a_fitted_step_is_no_test_of_the_constants(machine: Machine) -> None:
     load = found.local.load(machine.kernels(step.workload), step.workload.setup)
     with pytest.raises(UsageError, match="cannot test the fit"):
         fitted.error(Measured(step.record.case_key, load, step.seconds))
-    assert found.local.seconds(machine.kernels(step.workload), step.workload.setup) == pytest.approx(step.seconds, rel=1e-3)
+    assert found.local.seconds(
+        machine.kernels(step.workload), step.workload.setup
+    ) == pytest.approx(step.seconds, rel=1e-3)
 
 
 def test_steps_that_do_not_run_are_left_out_or_end_it(machine: Machine) -> None:
@@ -370,16 +544,24 @@ def test_steps_that_do_not_run_are_left_out_or_end_it(machine: Machine) -> None:
         calibrate("cpu")
 
 
-# --- the file ---------------------------------------------------------------------------------------------------------
+# --- the file -------------------------------------------------------------------------------------
 
 LOCAL = LocalConstants(
-    key="my_card", rates=CPU, constants=Constants(family="my_card", eta=0.9, beta=0.6, rows=("a", "b"), fixed=HOST),
-    half_width=0.08, errors={"a": 0.05, "b": -0.08},
+    key="my_card",
+    rates=CPU,
+    constants=Constants(family="my_card", eta=0.9, beta=0.6, rows=("a", "b"), fixed=HOST),
+    half_width=0.08,
+    errors={"a": 0.05, "b": -0.08},
     provenance=Provenance(
-        device="A processor", cpu=None, threads=2, torch="2.13.0", packages={"torch": "2.13.0"}, platform="Linux",
+        device="A processor",
+        cpu=None,
+        threads=2,
+        torch="2.13.0",
+        packages={"torch": "2.13.0"},
+        platform="Linux",
         measured_at="2026-01-01T00:00:00+00:00",
     ),
-)  # fmt: skip
+)
 
 
 def test_what_is_kept_is_read_back() -> None:
@@ -400,13 +582,28 @@ def changed(**fields: Any) -> str:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "{", "[]", "null", '"text"', "[" * 100_000, "\x00\xff", "{}",
-        changed(format=0), changed(format=2), changed(rates=None), changed(half_width="wide"), changed(half_width=1.5),
-        changed(more=1), changed(rates={**asdict(CPU), "bandwidth": 0.0}), changed(rates={**asdict(CPU), "tile": [1]}),
-        changed(rates={**asdict(CPU), "narrow": [[8.0]]}), changed(rates={**asdict(CPU), "operators": {"silu": -1.0}}),
-        changed(constants={**asdict(LOCAL.constants), "eta": 0.0}), changed(half_width=float("nan")),
+        "",
+        "{",
+        "[]",
+        "null",
+        '"text"',
+        "[" * 100_000,
+        "\x00\xff",
+        "{}",
+        changed(format=0),
+        changed(format=2),
+        changed(rates=None),
+        changed(half_width="wide"),
+        changed(half_width=1.5),
+        changed(more=1),
+        changed(rates={**asdict(CPU), "bandwidth": 0.0}),
+        changed(rates={**asdict(CPU), "tile": [1]}),
+        changed(rates={**asdict(CPU), "narrow": [[8.0]]}),
+        changed(rates={**asdict(CPU), "operators": {"silu": -1.0}}),
+        changed(constants={**asdict(LOCAL.constants), "eta": 0.0}),
+        changed(half_width=float("nan")),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_is_no_calibration_counts_as_none(text: str) -> None:
     path = local_path("my_card")
     assert path is not None
@@ -421,13 +618,17 @@ def test_no_place_to_keep_it_is_no_crash(cache: Path, monkeypatch: pytest.Monkey
     cache.write_text("a file where the folder should be")
     assert keep(LOCAL) is None and local_constants("my_card") is None
     monkeypatch.setattr("lora_profiler.steptime.local.cache_folder", lambda: None)
-    assert keep(LOCAL) is None and local_constants("my_card") is None and local_path("my_card") is None
+    assert (
+        keep(LOCAL) is None and local_constants("my_card") is None and local_path("my_card") is None
+    )
 
 
 def test_a_cpu_is_known_by_its_name_its_processors_and_its_threads() -> None:
     plain = cpu_key({})
     assert plain.startswith("cpu_") and plain == key_of(plain)
-    assert cpu_key({"OMP_NUM_THREADS": "1"}) == f"{plain}_omp_1" != cpu_key({"OMP_NUM_THREADS": "2"})
+    assert (
+        cpu_key({"OMP_NUM_THREADS": "1"}) == f"{plain}_omp_1" != cpu_key({"OMP_NUM_THREADS": "2"})
+    )
     keep(replace(LOCAL, key=cpu_key()))
     found = local_cpu()
     assert found is not None and found.rates == CPU
@@ -446,12 +647,19 @@ def test_an_update_that_is_not_counted_is_refused() -> None:
 
 
 def test_a_prediction_takes_as_long_as_the_calibration_says() -> None:
-    kernels = StepKernels(kernels=(memory("add", FRESH_BYTES, FRESH_BYTES),), tokens=1, trainable={4: 16 * 2**20})
+    kernels = StepKernels(
+        kernels=(memory("add", FRESH_BYTES, FRESH_BYTES),), tokens=1, trainable={4: 16 * 2**20}
+    )
     setup = TrainSetup(device="cpu", dtype="float32")
-    predicted = step_time_at(kernels, setup, LOCAL.rates, LOCAL.constants, "this machine", width=LOCAL.half_width)
+    predicted = step_time_at(
+        kernels, setup, LOCAL.rates, LOCAL.constants, "this machine", width=LOCAL.half_width
+    )
     assert predicted.seconds == LOCAL.seconds(kernels, setup)
 
 
 def test_reading_loads_no_torch() -> None:
-    code = "import sys, lora_profiler.steptime.local as l; l.local_cpu(); assert not {'torch', 'numpy'} & set(sys.modules)"
+    code = (
+        "import sys, lora_profiler.steptime.local as l; l.local_cpu(); assert not {'torch',"
+        " 'numpy'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

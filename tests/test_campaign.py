@@ -1,4 +1,5 @@
-"""Which cases are still owed, in what time, what an interruption keeps; and the batch search against trying every size."""
+"""Which cases are still owed, in what time, what an interruption keeps; and the batch search
+against trying every size."""
 
 import math
 import random
@@ -27,7 +28,13 @@ def record_of(asked: Case, status: str = "ok", environment: dict[str, Any] | Non
     measured: dict[str, Any] = {}
     if status != "ok":
         measured = {"failure": Failure(reason="as planned", phase="forward"), "step_seconds": None}
-    found = make_record(asked.workload, conditions=asked.conditions, repeat=asked.repeat, environment=environment, **measured)
+    found = make_record(
+        asked.workload,
+        conditions=asked.conditions,
+        repeat=asked.repeat,
+        environment=environment,
+        **measured,
+    )
     return replace(found, measurement=replace(found.measurement, status=status))  # type: ignore[arg-type]
 
 
@@ -59,7 +66,9 @@ class Clock:
         return self.now
 
 
-def measurer(results: Callable[[Case], Record], clock: Clock | None = None, seconds: float = 0.0) -> Any:
+def measurer(
+    results: Callable[[Case], Record], clock: Clock | None = None, seconds: float = 0.0
+) -> Any:
     def measure(asked: Case, **options: Any) -> Record:
         measure.asked.append((asked, options))  # type: ignore[attr-defined]
         if clock is not None:
@@ -72,7 +81,9 @@ def measurer(results: Callable[[Case], Record], clock: Clock | None = None, seco
 
 def run(cases: list[Case], store: Store, measure: Any, **options: Any) -> tuple[Outcome, Listener]:
     listener = Listener()
-    outcome = run_cases(cases, store, listener, measure=measure, environment_key=lambda *_: HERE, **options)
+    outcome = run_cases(
+        cases, store, listener, measure=measure, environment_key=lambda *_: HERE, **options
+    )
     return outcome, listener
 
 
@@ -114,11 +125,15 @@ def test_failures_are_kept_and_rerun_only_where_asked(tmp_path: Path) -> None:
     run(cases, store, measurer(lambda asked: record_of(asked, next(statuses))))
     measure = measurer(record_of)
     run(cases, store, measure, resume=True)
-    assert [asked.workload.setup.batch_size for asked, _ in measure.asked] == [4], "an interruption ends nothing"
+    assert [asked.workload.setup.batch_size for asked, _ in measure.asked] == [4], (
+        "an interruption ends nothing"
+    )
     measure = measurer(record_of)
     run(cases, store, measure, resume=True, rerun=["oom"])
     assert [asked.workload.setup.batch_size for asked, _ in measure.asked] == [1]
-    assert [r.measurement.status for r in store.records() if r.workload.setup.batch_size == 1] == ["ok"]
+    assert [r.measurement.status for r in store.records() if r.workload.setup.batch_size == 1] == [
+        "ok"
+    ]
 
 
 def test_without_resume_the_newest_wins(tmp_path: Path) -> None:
@@ -129,10 +144,13 @@ def test_without_resume_the_newest_wins(tmp_path: Path) -> None:
 
 
 def test_a_deadline_leaves_out_what_would_not_end_in_time(tmp_path: Path) -> None:
-    """Cases of 100 s: the first is expected to take 60. Of 400 s three fit, since the fourth would need 300 + 100 + margin."""
+    """Cases of 100 s: the first is expected to take 60. Of 400 s three fit, since the fourth would
+    need 300 + 100 + margin."""
     clock, store = Clock(), Store(tmp_path / "records.jsonl")
     measure = measurer(record_of, clock, 100.0)
-    outcome, _ = run([case(b) for b in range(1, 8)], store, measure, deadline_seconds=400.0, clock=clock)
+    outcome, _ = run(
+        [case(b) for b in range(1, 8)], store, measure, deadline_seconds=400.0, clock=clock
+    )
     assert 2 * 100 + 100 + MARGIN_SECONDS <= 400 < 3 * 100 + 100 + MARGIN_SECONDS
     assert len(outcome.records) == 3
     assert [c.workload.setup.batch_size for c in outcome.left] == [4, 5, 6, 7]
@@ -140,24 +158,40 @@ def test_a_deadline_leaves_out_what_would_not_end_in_time(tmp_path: Path) -> Non
 
 
 def test_a_case_that_the_deadline_cuts_off_is_measured_again(tmp_path: Path) -> None:
-    """Of 350 s the first case takes 150: the second is expected to end in time, gets the 200 s that are left, and uses them up.
-    The third is not started. A case that used up its own limit is stored as such and not run again."""
+    """Of 350 s the first case takes 150: the second is expected to end in time, gets the 200 s that
+    are left, and uses them up. The third is not started. A case that used up its own limit is
+    stored as such and not run again.
+    """
     clock, store = Clock(), Store(tmp_path / "records.jsonl")
     statuses = iter(["ok", "timeout"])
     measure = measurer(lambda asked: record_of(asked, next(statuses)), clock, 150.0)
     cases = [case(1), case(2), case(3)]
-    outcome, heard = run(cases, store, measure, deadline_seconds=350.0, timeout_seconds=300.0, clock=clock)
+    outcome, heard = run(
+        cases, store, measure, deadline_seconds=350.0, timeout_seconds=300.0, clock=clock
+    )
     assert [options["timeout_seconds"] for _, options in measure.asked] == [300.0, 200.0]
     assert [c.workload.setup.batch_size for c in outcome.left] == [2, 3]
     cut = outcome.records[1].measurement
-    assert cut.status == "interrupted" and cut.failure is not None and cut.failure.phase == "forward"
+    assert (
+        cut.status == "interrupted" and cut.failure is not None and cut.failure.phase == "forward"
+    )
     assert "the deadline of this piece came after 200 s" in cut.failure.reason
     assert heard.finished_cases == [(0, "ok", False), (1, "interrupted", False)]
     statuses = iter(["timeout", "ok"])
     measure = measurer(lambda asked: record_of(asked, next(statuses)), clock, 150.0)
-    run(cases, store, measure, resume=True, deadline_seconds=1000.0, timeout_seconds=300.0, clock=clock)
+    run(
+        cases,
+        store,
+        measure,
+        resume=True,
+        deadline_seconds=1000.0,
+        timeout_seconds=300.0,
+        clock=clock,
+    )
     assert [asked.workload.setup.batch_size for asked, _ in measure.asked] == [2, 3]
-    assert [r.measurement.status for r in store.records()] == ["ok", "timeout", "ok"], "the last limit was the case's own"
+    assert [r.measurement.status for r in store.records()] == ["ok", "timeout", "ok"], (
+        "the last limit was the case's own"
+    )
 
 
 def test_a_cut_off_case_never_takes_the_place_of_a_whole_one(tmp_path: Path) -> None:
@@ -179,13 +213,21 @@ def taking(record: Record, seconds: int) -> Record:
     [
         ([], 1),  # a first guess of 60 s
         ([taking(record_of(case(8)), 100)], 1),
-        ([taking(record_of(case(8)), 100), taking(record_of(case(9)), 160)], 0),  # the longest counts
+        (
+            [taking(record_of(case(8)), 100), taking(record_of(case(9)), 160)],
+            0,
+        ),  # the longest counts
         ([taking(record_of(case(8), "crash"), 160)], 0),
-        ([taking(record_of(case(8), environment={"threads": 64}), 160)], 1),  # another environment takes other times
+        (
+            [taking(record_of(case(8), environment={"threads": 64}), 160)],
+            1,
+        ),  # another environment takes other times
         ([taking(record_of(case(8), "unsupported"), 0), taking(record_of(case(9)), 160)], 0),
     ],
 )
-def test_earlier_pieces_tell_how_long_a_case_takes(tmp_path: Path, earlier: list[Record], started: int) -> None:
+def test_earlier_pieces_tell_how_long_a_case_takes(
+    tmp_path: Path, earlier: list[Record], started: int
+) -> None:
     """200 s are left, 45 of them kept free."""
     store = Store(tmp_path / "records.jsonl")
     for record in earlier:
@@ -196,12 +238,25 @@ def test_earlier_pieces_tell_how_long_a_case_takes(tmp_path: Path, earlier: list
 
 
 def test_a_refused_case_says_nothing_of_the_time_of_others(tmp_path: Path) -> None:
-    """90 s are no time for a case of which nothing is known, whatever was refused in no time before."""
+    """90 s are no time for a case of which nothing is known, whatever was refused in no time
+    before."""
     store, clock = Store(tmp_path / "records.jsonl"), Clock()
     store.append(taking(record_of(case(8), "unsupported"), 0))
-    outcome, _ = run([case(1), case(2)], store, measurer(record_of, clock, 0.1), deadline_seconds=90.0, clock=clock)
+    outcome, _ = run(
+        [case(1), case(2)],
+        store,
+        measurer(record_of, clock, 0.1),
+        deadline_seconds=90.0,
+        clock=clock,
+    )
     assert len(outcome.left) == 2
-    outcome, _ = run([case(1), case(2)], store, measurer(record_of, clock, 0.1), deadline_seconds=105.0, clock=clock)
+    outcome, _ = run(
+        [case(1), case(2)],
+        store,
+        measurer(record_of, clock, 0.1),
+        deadline_seconds=105.0,
+        clock=clock,
+    )
     assert len(outcome.left) == 1
 
 
@@ -235,7 +290,7 @@ def test_a_result_left_by_a_killed_run_is_taken_in(tmp_path: Path) -> None:
     assert [r.id for r in outcome.records] == [record_of(case()).id]
 
 
-# --- 9: the largest batch ----------------------------------------------------------------------------------------------------
+# --- 9: the largest batch -------------------------------------------------------------------------
 
 
 class Machine:
@@ -253,8 +308,11 @@ class Machine:
         return replace(record, measurement=replace(record.measurement, health=health))
 
 
-def searches(count: int, near: tuple[float, float] = (0.7, 1.4)) -> Iterator[tuple[int, int | None]]:
-    """What a machine holds, and a prediction of it: none, the right one, or one that is off by a factor within `near`."""
+def searches(
+    count: int, near: tuple[float, float] = (0.7, 1.4)
+) -> Iterator[tuple[int, int | None]]:
+    """What a machine holds, and a prediction of it: none, the right one, or one that is off by a
+    factor within `near`."""
     draw = random.Random(9)
     for _ in range(count):
         holds = draw.choice([0, 1, 2, 3, draw.randrange(4, 60), draw.randrange(60, 3000)])
@@ -277,13 +335,16 @@ def test_the_search_finds_what_trying_every_size_finds(holds: int, predicted: in
     assert holds + 1 in machine.asked, "the next one was seen to fail"
     if holds:
         assert machine.asked.count(holds) == 2, "the found one trained twice"
-    assert len(machine.asked) == len(set(machine.asked)) + (1 if holds else 0), "no other size twice"
+    assert len(machine.asked) == len(set(machine.asked)) + (1 if holds else 0), (
+        "no other size twice"
+    )
     assert len(machine.asked) <= most_probes(holds)
     assert len(found.records) == len(machine.asked)
 
 
 def over_the_bound(asked: Iterable[tuple[int, int | None]]) -> tuple[int, int]:
-    """By how many probes the worst search lies above the bound, and how many searches there were."""
+    """By how many probes the worst search lies above the bound, and how many searches there
+    were."""
     worst, count = -100, 0
     for holds, predicted in asked:
         machine = Machine(holds)
@@ -304,7 +365,12 @@ def test_no_search_takes_more_probes_than_the_bound() -> None:
 def test_a_prediction_four_times_off_costs_at_most_four_probes_more() -> None:
     worst, _ = over_the_bound(searches(500, near=(0.25, 4.0)))
     assert 0 < worst <= 4
-    assert over_the_bound((holds, guess) for holds in range(1, 25) for guess in range(1, 4 * holds + 1))[0] <= 4
+    assert (
+        over_the_bound(
+            (holds, guess) for holds in range(1, 25) for guess in range(1, 4 * holds + 1)
+        )[0]
+        <= 4
+    )
 
 
 def test_a_search_without_a_prediction_doubles() -> None:
@@ -339,7 +405,11 @@ def test_a_batch_that_fits_only_sometimes_does_not_count() -> None:
     class Moody(Machine):
         def __call__(self, asked: Case) -> Record:
             record = super().__call__(asked)
-            return record_of(asked, "oom") if self.asked.count(10) == 2 and self.asked[-1] == 10 else record
+            return (
+                record_of(asked, "oom")
+                if self.asked.count(10) == 2 and self.asked[-1] == 10
+                else record
+            )
 
     found: LargestBatch = largest_batch(case(), Moody(10), 10)
     assert (found.batch_size, found.upper, found.monotone) == (9, 10, False)
@@ -364,6 +434,13 @@ def test_the_environment_is_asked_for_only_where_something_is_stored(tmp_path: P
 
     store = Store(tmp_path / "records.jsonl")
     for _ in range(2):
-        run_cases([case()], store, Listener(), measure=measurer(record_of), environment_key=environment_key, resume=True)
+        run_cases(
+            [case()],
+            store,
+            Listener(),
+            measure=measurer(record_of),
+            environment_key=environment_key,
+            resume=True,
+        )
     assert asked == [("cpu", False)]
     assert isinstance(store.records()[0].environment, Environment)

@@ -1,4 +1,5 @@
-"""The bundled catalogue, cards, look-up order and the hub's refusals. No test here imports torch or reaches the network."""
+"""The bundled catalogue, cards, look-up order and the hub's refusals. No test here imports torch or
+reaches the network."""
 
 import http.server
 import json
@@ -12,14 +13,32 @@ from typing import ClassVar
 
 import pytest
 
-from lora_profiler.catalog import bundled_gpus, bundled_models, find_gpu, find_model, model_from_config
+from lora_profiler.catalog import (
+    bundled_gpus,
+    bundled_models,
+    find_gpu,
+    find_model,
+    model_from_config,
+)
 from lora_profiler.catalog import config as cfg
-from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UnsupportedModelError, UsageError
+from lora_profiler.errors import (
+    LoraProfilerError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+    UsageError,
+)
 
 LLAMA = {
-    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128,
-    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1000, "torch_dtype": "bfloat16",
-}  # fmt: skip
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+    "torch_dtype": "bfloat16",
+}
 
 
 @pytest.mark.parametrize("entry", bundled_models(), ids=lambda entry: entry.id)
@@ -35,7 +54,10 @@ def test_there_are_166_models_each_with_a_source():
     assert len(entries) == 166
     assert all(entry.source and entry.architecture for entry in entries)
     exact = [entry for entry in entries if entry.verification == "exact"]
-    assert all(entry.num_parameters == entry.published_num_parameters for entry in exact) and len(exact) > 100
+    assert (
+        all(entry.num_parameters == entry.published_num_parameters for entry in exact)
+        and len(exact) > 100
+    )
 
 
 def test_a_name_without_its_organisation_will_do_unless_a_folder_has_it(tmp_path, monkeypatch):
@@ -67,15 +89,21 @@ def test_aliases_urls_and_case_lead_to_the_same_model():
 
 def test_the_catalogue_imports_nothing_heavy():
     code = (
-        "import sys; from lora_profiler.catalog import *; from lora_profiler.adapters import adapters\n"
-        "from lora_profiler.workload import LoraConfig\n"
-        "specs = [find_model(e.id) for e in bundled_models()]; [adapters(s, LoraConfig()) for s in specs]; find_gpu('rtx 4090')\n"
-        "print(sorted({'torch', 'numpy', 'transformers', 'peft', 'huggingface_hub', 'pandas'} & set(sys.modules)))"
+        "import sys; from lora_profiler.catalog import *; from lora_profiler.adapters import"
+        " adapters\nfrom lora_profiler.workload import LoraConfig\nspecs = [find_model(e.id) for e"
+        " in bundled_models()]; [adapters(s, LoraConfig()) for s in specs]; find_gpu('rtx"
+        " 4090')\nprint(sorted({'torch', 'numpy', 'transformers', 'peft', 'huggingface_hub',"
+        " 'pandas'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
-# --- config.json from the disk -------------------------------------------------------------------------------------------------
+# --- config.json from the disk --------------------------------------------------------------------
 
 
 def test_a_folder_and_a_file_are_read(tmp_path):
@@ -85,7 +113,9 @@ def test_a_folder_and_a_file_are_read(tmp_path):
     by_folder, by_file = find_model(str(folder)), find_model(str(folder / "config.json"))
     assert by_folder == by_file and by_folder.id == "my-llama" and by_folder.dtype == "bfloat16"
     assert by_folder.source == str(folder / "config.json")
-    assert by_folder.num_parameters == 2 * 1000 * 64 + 64 + 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128 + 2 * 64)
+    assert by_folder.num_parameters == 2 * 1000 * 64 + 64 + 2 * (
+        2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128 + 2 * 64
+    )
 
 
 def test_a_bundled_id_wins_over_a_folder_of_that_name(tmp_path, monkeypatch):
@@ -97,34 +127,76 @@ def test_a_bundled_id_wins_over_a_folder_of_that_name(tmp_path, monkeypatch):
 
 
 def test_old_and_new_spellings_are_one_model():
-    old = {**LLAMA, "rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 8.0}, "head_dim": None, "mlp_bias": None}
+    old = {
+        **LLAMA,
+        "rope_theta": 5e5,
+        "rope_scaling": {"type": "linear", "factor": 8.0},
+        "head_dim": None,
+        "mlp_bias": None,
+    }
     new = {key: value for key, value in LLAMA.items() if key != "torch_dtype"}
-    new |= {"dtype": "bfloat16", "rope_parameters": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e5}, "head_dim": 16}
+    new |= {
+        "dtype": "bfloat16",
+        "rope_parameters": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e5},
+        "head_dim": 16,
+    }
     a, b = (model_from_config(raw, id="x", source="test") for raw in (old, new))
     assert a == b and a.config == b.config and a.dtype == b.dtype == "bfloat16"
     assert a.config["rope_parameters"] == {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e5}
 
 
 def test_attribute_names_of_gpt2_are_translated():
-    own = {"model_type": "gpt2", "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "vocab_size": 100, "attn_pdrop": 0.2}
-    canonical = {"model_type": "gpt2", "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 100}
+    own = {
+        "model_type": "gpt2",
+        "n_embd": 32,
+        "n_layer": 3,
+        "n_head": 4,
+        "n_positions": 64,
+        "vocab_size": 100,
+        "attn_pdrop": 0.2,
+    }
+    canonical = {
+        "model_type": "gpt2",
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "vocab_size": 100,
+    }
     canonical |= {"max_position_embeddings": 64, "attn_pdrop": 0.2, "n_inner": None}
     a, b = (model_from_config(raw, id="x", source="test") for raw in (own, canonical))
     assert a == b and a.config["intermediate_size"] == 128 and a.config["hidden_act"] == "gelu_new"
     assert a.config["attention_dropout"] == 0.2
-    ignored = model_from_config({**own, "intermediate_size": 77, "hidden_act": "relu"}, id="x", source="test")
+    ignored = model_from_config(
+        {**own, "intermediate_size": 77, "hidden_act": "relu"}, id="x", source="test"
+    )
     assert ignored == a, "GPT2Config has no such fields: transformers leaves them unread"
 
 
 def test_nulls_that_say_something_are_kept():
     raw = {**LLAMA, "model_type": "mistral", "architectures": ["MistralForCausalLM"]}
-    assert model_from_config(raw, id="x", source="t").config["sliding_window"] == 4096  # the class default
-    assert model_from_config({**raw, "sliding_window": None}, id="x", source="t").config["sliding_window"] is None
+    assert (
+        model_from_config(raw, id="x", source="t").config["sliding_window"] == 4096
+    )  # the class default
+    assert (
+        model_from_config({**raw, "sliding_window": None}, id="x", source="t").config[
+            "sliding_window"
+        ]
+        is None
+    )
 
 
 def test_a_config_with_a_bundled_models_fields_needs_no_torch():
-    row = next(row for row in json.loads(cfg.data_text("models.json"))["models"] if row["id"] == "google/gemma-3-4b-it")
-    raw = {"model_type": "gemma3", "architectures": [row["architecture"]], **row["config"], "transformers_version": "4.50"}
+    row = next(
+        row
+        for row in json.loads(cfg.data_text("models.json"))["models"]
+        if row["id"] == "google/gemma-3-4b-it"
+    )
+    raw = {
+        "model_type": "gemma3",
+        "architectures": [row["architecture"]],
+        **row["config"],
+        "transformers_version": "4.50",
+    }
     assert model_from_config(raw, id="mine", source="t").num_parameters == row["num_parameters"]
     raw["text_config"] = {**raw["text_config"], "num_hidden_layers": 33}
     code = (
@@ -133,7 +205,10 @@ def test_a_config_with_a_bundled_models_fields_needs_no_torch():
         f"model_from_config(json.loads({json.dumps(raw)!r}), id='mine', source='mine.json')"
     )
     failed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "UnsupportedModelError: mine.json" in failed.stderr and 'pip install "lora_profiler[measure]"' in failed.stderr
+    assert (
+        "UnsupportedModelError: mine.json" in failed.stderr
+        and 'pip install "lora_profiler[measure]"' in failed.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,7 +238,10 @@ def test_a_config_with_a_bundled_models_fields_needs_no_torch():
 def test_bad_fields_are_named_with_what_is_accepted(change, words):
     with pytest.raises(ModelNotFoundError) as caught:
         model_from_config({**LLAMA, **change}, id="x", source="bad.json")
-    assert all(word in str(caught.value) for word in ["bad.json", *words]) and caught.value.exit_code == 3
+    assert (
+        all(word in str(caught.value) for word in ["bad.json", *words])
+        and caught.value.exit_code == 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -202,7 +280,7 @@ def test_paths_that_lead_nowhere_say_so(tmp_path):
         find_model("what is this?")
 
 
-# --- the hub -------------------------------------------------------------------------------------------------------------------
+# --- the hub --------------------------------------------------------------------------------------
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -212,7 +290,11 @@ class Hub(http.server.BaseHTTPRequestHandler):
         "org/open": (200, {}, json.dumps(LLAMA)),
         "org/gated": (403, {"X-Error-Code": "GatedRepo"}, ""),
         "org/gated-anonymous": (401, {"X-Error-Code": "GatedRepo"}, ""),
-        "org/private": (401, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Invalid username or password."}, ""),
+        "org/private": (
+            401,
+            {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Invalid username or password."},
+            "",
+        ),
         "org/no-config": (404, {"X-Error-Code": "EntryNotFound"}, ""),
         "org/no-revision": (404, {"X-Error-Code": "RevisionNotFound"}, ""),
         "org/broken": (503, {}, ""),
@@ -250,13 +332,15 @@ def hub() -> Iterator[str]:
 def ask(name: str, endpoint: str, home: Path, call: str = "", before: str = "", **env: str) -> str:
     """What find_model says in a fresh process: 'id source parameters', or 'ErrorName: message'."""
     code = (
-        f"from lora_profiler.catalog import find_model, hub; from lora_profiler.errors import LoraProfilerError\n{before}\n"
-        f"try: s = find_model({name!r}{call}); print(s.id, s.source, s.num_parameters)\n"
-        "except LoraProfilerError as e: print(f'{type(e).__name__}: {e}')"
+        "from lora_profiler.catalog import find_model, hub; from lora_profiler.errors import"
+        f" LoraProfilerError\n{before}\ntry: s = find_model({name!r}{call}); print(s.id, s.source,"
+        " s.num_parameters)\nexcept LoraProfilerError as e: print(f'{type(e).__name__}: {e}')"
     )
     clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     clean |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1", **env}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=clean, timeout=60
+    )
     assert not done.stderr, done.stderr
     return done.stdout.strip()
 
@@ -282,13 +366,20 @@ def test_the_hubs_refusals_each_have_a_next_step(hub, tmp_path, name, words):
 
 def test_the_hub_gives_a_config_with_the_token_and_the_revision(hub, tmp_path):
     Hub.seen.clear()
-    assert ask("org/open", hub, tmp_path, ", revision='v1'", HF_TOKEN="hf_secret").startswith("org/open hub ")
+    assert ask("org/open", hub, tmp_path, ", revision='v1'", HF_TOKEN="hf_secret").startswith(
+        "org/open hub "
+    )
     assert Hub.seen == [("v1/config.json", "Bearer hf_secret")]
 
 
 def test_a_bundled_id_at_another_revision_is_not_the_bundled_one(hub, tmp_path):
-    assert ask("meta-llama/Llama-3.1-8B", hub, tmp_path) == "meta-llama/Llama-3.1-8B bundled 8030261248"
-    assert ask("meta-llama/Llama-3.1-8B", hub, tmp_path, ", revision='v1'").startswith("meta-llama/Llama-3.1-8B hub 2")
+    assert (
+        ask("meta-llama/Llama-3.1-8B", hub, tmp_path)
+        == "meta-llama/Llama-3.1-8B bundled 8030261248"
+    )
+    assert ask("meta-llama/Llama-3.1-8B", hub, tmp_path, ", revision='v1'").startswith(
+        "meta-llama/Llama-3.1-8B hub 2"
+    )
     assert ask("https://huggingface.co/meta-llama/Llama-3.1-8B/tree/v1", hub, tmp_path).startswith(
         "meta-llama/Llama-3.1-8B hub 2"
     )
@@ -297,7 +388,10 @@ def test_a_bundled_id_at_another_revision_is_not_the_bundled_one(hub, tmp_path):
 def test_without_a_network_the_answer_comes_soon_and_says_why(tmp_path):
     said = ask("org/anything", "http://127.0.0.1:9", tmp_path)
     assert "cannot be reached" in said and "config.json" in said
-    for call, env, why in ((", offline=True", {}, "--offline"), ("", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE")):
+    for call, env, why in (
+        (", offline=True", {}, "--offline"),
+        ("", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE"),
+    ):
         said = ask("Qwen/Qwen2.5-7C", "http://127.0.0.1:9", tmp_path, call, **env)
         assert why in said and "Did you mean Qwen/Qwen2.5-7B" in said
 
@@ -313,7 +407,9 @@ def test_the_local_cache_answers_before_the_hub(tmp_path):
     (repo / "refs" / "main").write_text("abc")
     (repo / "snapshots" / "abc").mkdir(parents=True)
     (repo / "snapshots" / "abc" / "config.json").write_text(json.dumps(LLAMA))
-    assert ask("org/cached", "http://127.0.0.1:9", tmp_path, ", offline=True").startswith("org/cached hub ")
+    assert ask("org/cached", "http://127.0.0.1:9", tmp_path, ", offline=True").startswith(
+        "org/cached hub "
+    )
 
 
 def test_unknown_types_are_named_and_remote_code_is_not_run():
@@ -322,10 +418,12 @@ def test_unknown_types_are_named_and_remote_code_is_not_run():
     with pytest.raises(UnsupportedModelError, match=r"lama'.*Did you mean.*llama"):
         model_from_config({"model_type": "lama"}, id="x", source="t")
     with pytest.raises(UnsupportedModelError, match=r"auto_map.*never run"):
-        model_from_config({"model_type": "zzz", "auto_map": {"AutoConfig": "x--y.Z"}}, id="x", source="t")
+        model_from_config(
+            {"model_type": "zzz", "auto_map": {"AutoConfig": "x--y.Z"}}, id="x", source="t"
+        )
 
 
-# --- cards ---------------------------------------------------------------------------------------------------------------------
+# --- cards ----------------------------------------------------------------------------------------
 
 
 def test_every_card_is_found_by_key_and_full_name():
@@ -339,18 +437,32 @@ def test_every_card_is_found_by_key_and_full_name():
 @pytest.mark.parametrize(
     ("name", "key"),
     [
-        ("rtx4090", "rtx_4090"), ("RTX 4090", "rtx_4090"), ("4090", "rtx_4090"), ("rtx-4090", "rtx_4090"), ("T4", "t4"),
-        ("rtx 3060", "rtx_3060_12gb"), ("A100-SXM4-80GB", "a100_sxm_80gb"), ("a100 sxm 80 GB", "a100_sxm_80gb"),
-        ("h100 sxm", "h100_sxm_80gb"), ("NVIDIA H100 80GB HBM3", "h100_sxm_80gb"), ("h200", "h200_sxm_141gb"),
-        ("l40", "l40"), ("l40s", "l40s"), ("mi300x", "mi300x_192gb"), ("apple m1", "apple_m1"),
+        ("rtx4090", "rtx_4090"),
+        ("RTX 4090", "rtx_4090"),
+        ("4090", "rtx_4090"),
+        ("rtx-4090", "rtx_4090"),
+        ("T4", "t4"),
+        ("rtx 3060", "rtx_3060_12gb"),
+        ("A100-SXM4-80GB", "a100_sxm_80gb"),
+        ("a100 sxm 80 GB", "a100_sxm_80gb"),
+        ("h100 sxm", "h100_sxm_80gb"),
+        ("NVIDIA H100 80GB HBM3", "h100_sxm_80gb"),
+        ("h200", "h200_sxm_141gb"),
+        ("l40", "l40"),
+        ("l40s", "l40s"),
+        ("mi300x", "mi300x_192gb"),
+        ("apple m1", "apple_m1"),
         ("4060ti 16gb", "rtx_4060_ti_16gb"),
     ],
-)  # fmt: skip
+)
 def test_short_forms_of_one_card(name, key):
     assert find_gpu(name).key == key
 
 
-SEVERAL = {"h100": ["h100_pcie_80gb", "h100_sxm_80gb", "h100_nvl_94gb"], "a100-80gb": ["a100_sxm_80gb", "a100_pcie_80gb"]}
+SEVERAL = {
+    "h100": ["h100_pcie_80gb", "h100_sxm_80gb", "h100_nvl_94gb"],
+    "a100-80gb": ["a100_sxm_80gb", "a100_pcie_80gb"],
+}
 
 
 @pytest.mark.parametrize(("name", "keys"), SEVERAL.items())
@@ -374,11 +486,18 @@ def test_usable_memory_is_the_cards_own_or_marked_as_an_estimate():
     for card in bundled_gpus():
         assert (
             card.usable_bytes is None
-            or 0.85 * card.memory_gib_marketed * 2**30 < card.usable_bytes <= card.memory_gib_marketed * 2**30
+            or 0.85 * card.memory_gib_marketed * 2**30
+            < card.usable_bytes
+            <= card.memory_gib_marketed * 2**30
         )
 
 
-SIZES = {"custom:24GiB": 24 * 2**30, "custom:24GB": 24 * 10**9, "custom: 24576 mib": 24 * 2**30, "CUSTOM:1.5GiB": 3 * 2**29}
+SIZES = {
+    "custom:24GiB": 24 * 2**30,
+    "custom:24GB": 24 * 10**9,
+    "custom: 24576 mib": 24 * 2**30,
+    "CUSTOM:1.5GiB": 3 * 2**29,
+}
 
 
 @pytest.mark.parametrize(("name", "size"), SIZES.items())
@@ -388,7 +507,17 @@ def test_custom_cards(name, size):
 
 @pytest.mark.parametrize(
     "name",
-    ["custom", "custom:", "custom:24", "custom:0GiB", "custom:-1GiB", "custom:1e9TiB", "custom:99999999999TiB", "", "auto"],
+    [
+        "custom",
+        "custom:",
+        "custom:24",
+        "custom:0GiB",
+        "custom:-1GiB",
+        "custom:1e9TiB",
+        "custom:99999999999TiB",
+        "",
+        "auto",
+    ],
 )
 def test_bad_cards_are_usage_errors(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
@@ -397,17 +526,25 @@ def test_bad_cards_are_usage_errors(name, monkeypatch):
 
 
 def test_every_error_is_one_of_ours():
-    assert issubclass(UnsupportedModelError, ModelNotFoundError) and issubclass(ModelNotFoundError, LoraProfilerError)
+    assert issubclass(UnsupportedModelError, ModelNotFoundError) and issubclass(
+        ModelNotFoundError, LoraProfilerError
+    )
 
 
 def test_without_the_disk_no_name_is_a_path(tmp_path, monkeypatch):
-    """Names that come from links: what lies in the working folder, or anywhere, is not looked at."""
+    """Names that come from links: what lies in the working folder, or anywhere, is not looked
+    at."""
     folder = tmp_path / "organisation" / "name"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(LLAMA), "utf-8")
     monkeypatch.chdir(tmp_path)
     assert find_model("organisation/name").model_type == "llama"
-    for name in ("organisation/name", str(folder), str(folder / "config.json"), "./organisation/name"):
+    for name in (
+        "organisation/name",
+        str(folder),
+        str(folder / "config.json"),
+        "./organisation/name",
+    ):
         with pytest.raises(ModelNotFoundError):
             find_model(name, offline=True, on_disk=False)
     assert find_model("gpt2", on_disk=False) == find_model("gpt2")
@@ -415,11 +552,11 @@ def test_without_the_disk_no_name_is_a_path(tmp_path, monkeypatch):
 
 def test_a_process_that_must_not_load_torch_is_told_what_to_do_instead():
     code = (
-        "from lora_profiler.catalog import model_from_config; from lora_profiler.catalog.meta_build import nothing_built\n"
-        "with nothing_built('Ask elsewhere.'):\n"
-        "    try: model_from_config({'model_type': 'mamba'}, id='x', source='x.json')\n"
-        "    except Exception as e: print(type(e).__name__, e)\n"
-        "import sys; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+        "from lora_profiler.catalog import model_from_config; from lora_profiler.catalog.meta_build"
+        " import nothing_built\nwith nothing_built('Ask elsewhere.'):\n    try:"
+        " model_from_config({'model_type': 'mamba'}, id='x', source='x.json')\n    except Exception"
+        " as e: print(type(e).__name__, e)\nimport sys; assert 'torch' not in sys.modules and"
+        " 'transformers' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -35,15 +35,19 @@ def of_pair(before: Record, after: Record) -> tuple[Change, ...]:
     return changes(paired([before], [after]).pairs)
 
 
-# --- pairs ----------------------------------------------------------------------------------------------------------------
+# --- pairs ----------------------------------------------------------------------------------------
 
 
 def test_cases_are_joined_by_their_key_whatever_the_environment() -> None:
     before = [records.make_record(), records.make_record(records.LORA_WORKLOAD)]
-    other = records.make_record(replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, batch_size=7)))
+    other = records.make_record(
+        replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, batch_size=7))
+    )
     after = [other, records.make_record(environment=OTHER_TORCH)]
     found = paired(before, after)
-    assert [(p.case_key, p.before, p.after) for p in found.pairs] == [(before[0].case_key, (before[0],), (after[1],))]
+    assert [(p.case_key, p.before, p.after) for p in found.pairs] == [
+        (before[0].case_key, (before[0],), (after[1],))
+    ]
     assert found.only_before == (before[1],)
     assert found.only_after == (other,)
     assert found.left_out == 0
@@ -57,7 +61,10 @@ def test_repeats_of_a_case_stand_together() -> None:
 
 
 def test_of_two_environments_the_one_that_ran_last_counts() -> None:
-    old, new = later(records.make_record(), 11), later(records.make_record(environment=OTHER_TORCH), 12)
+    old, new = (
+        later(records.make_record(), 11),
+        later(records.make_record(environment=OTHER_TORCH), 12),
+    )
     for order in ([old, new], [new, old]):
         found = paired(order, [records.make_record()])
         assert found.pairs[0].before == (new,)
@@ -70,7 +77,10 @@ def test_a_case_on_several_devices_is_paired_with_the_same_device() -> None:
     assert [(p.before, p.after) for p in found.pairs] == [((small,), (small,))]
     assert found.only_before == (large,)
     found = paired([large, small], [small, large])
-    assert [(p.before, p.after) for p in found.pairs] == [((large,), (large,)), ((small,), (small,))]
+    assert [(p.before, p.after) for p in found.pairs] == [
+        ((large,), (large,)),
+        ((small,), (small,)),
+    ]
     found = paired([large], [small])  # one each: what the change of the device did
     assert [(p.before, p.after) for p in found.pairs] == [((large,), (small,))]
     found = paired([large], [large, small])
@@ -79,21 +89,38 @@ def test_a_case_on_several_devices_is_paired_with_the_same_device() -> None:
 
 @pytest.mark.parametrize(
     ("before", "after", "is_lost", "is_won"),
-    [("ok", "noisy", False, False), ("ok", "oom", True, False), ("oom", "ok", False, True), ("oom", "crash", False, False)],
+    [
+        ("ok", "noisy", False, False),
+        ("ok", "oom", True, False),
+        ("oom", "ok", False, True),
+        ("oom", "crash", False, False),
+    ],
 )
-def test_what_goes_through_no_more_is_lost(before: str, after: str, is_lost: bool, is_won: bool) -> None:
-    pair = Pair(case_key="k", before=(records.make_record(status=before),), after=(records.make_record(status=after),))
+def test_what_goes_through_no_more_is_lost(
+    before: str, after: str, is_lost: bool, is_won: bool
+) -> None:
+    pair = Pair(
+        case_key="k",
+        before=(records.make_record(status=before),),
+        after=(records.make_record(status=after),),
+    )
     assert (pair.is_lost, pair.is_won) == (is_lost, is_won)
 
 
-# --- numbers --------------------------------------------------------------------------------------------------------------
+# --- numbers --------------------------------------------------------------------------------------
 
 
 def test_every_number_by_hand() -> None:
-    """2,000,000 B to 2,100,000 B is +5 %; steps of 0.1 s to 0.08 s are -20 %, and 16 tokens in them 160/s to 200/s, +25 %."""
-    before = records.make_record(step_seconds=STEADY_STEPS, peak_reserved_bytes=4_000_000, device_used_bytes=0)
+    """2,000,000 B to 2,100,000 B is +5 %; steps of 0.1 s to 0.08 s are -20 %, and 16 tokens in them
+    160/s to 200/s, +25 %."""
+    before = records.make_record(
+        step_seconds=STEADY_STEPS, peak_reserved_bytes=4_000_000, device_used_bytes=0
+    )
     after = records.make_record(
-        step_seconds=(0.08,) * 10, peak_requested_bytes=2_100_000, peak_reserved_bytes=3_000_000, device_used_bytes=5
+        step_seconds=(0.08,) * 10,
+        peak_requested_bytes=2_100_000,
+        peak_reserved_bytes=3_000_000,
+        device_used_bytes=5,
     )
     found = {c.metric: c for c in of_pair(before, after)}
     assert list(found) == list(CHANGE_METRICS)
@@ -121,13 +148,19 @@ def test_what_one_side_did_not_measure_has_no_change() -> None:
     after = records.make_record(step_seconds=None, peak_requested_bytes=None)
     assert [c.metric for c in of_pair(before, after)] == ["peak_allocated_bytes"]
     assert of_pair(before, records.make_record(status="oom")) == ()
-    assert [c.metric for c in of_pair(before, records.make_record(tokens_per_step=None))][-1] == "step_seconds"
+    assert [c.metric for c in of_pair(before, records.make_record(tokens_per_step=None))][
+        -1
+    ] == "step_seconds"
 
 
 def test_of_repeats_the_largest_peak_and_the_median_of_all_steps() -> None:
-    """Steps 0.1 x 10, 0.3 x 4 and 0.5 x 7 have their 11th of 21 at 0.3; a run that failed counts for nothing."""
+    """Steps 0.1 x 10, 0.3 x 4 and 0.5 x 7 have their 11th of 21 at 0.3; a run that failed counts
+    for nothing."""
     steps = ((0.1,) * 10, (0.3,) * 4, (0.5,) * 7)
-    runs = [records.make_record(repeat=i, step_seconds=s, peak_requested_bytes=2_000_000 + i) for i, s in enumerate(steps)]
+    runs = [
+        records.make_record(repeat=i, step_seconds=s, peak_requested_bytes=2_000_000 + i)
+        for i, s in enumerate(steps)
+    ]
     failed = records.make_record(repeat=3, status="oom", peak_requested_bytes=9_000_000)
     (pair,) = paired([*runs, failed], [records.make_record()]).pairs
     peak, step = changes([pair], ("peak_requested_bytes", "step_seconds"))
@@ -136,27 +169,47 @@ def test_of_repeats_the_largest_peak_and_the_median_of_all_steps() -> None:
     assert step.before.record_ids == tuple(r.id for r in runs)
 
 
-@given(st.lists(st.floats(0.001, 10), min_size=1, max_size=40), st.lists(st.floats(0.001, 10), min_size=1, max_size=40))
-def test_medians_and_their_change_are_those_of_statistics(old: list[float], new: list[float]) -> None:
-    before, after = records.make_record(step_seconds=tuple(old)), records.make_record(step_seconds=tuple(new))
+@given(
+    st.lists(st.floats(0.001, 10), min_size=1, max_size=40),
+    st.lists(st.floats(0.001, 10), min_size=1, max_size=40),
+)
+def test_medians_and_their_change_are_those_of_statistics(
+    old: list[float], new: list[float]
+) -> None:
+    before, after = (
+        records.make_record(step_seconds=tuple(old)),
+        records.make_record(step_seconds=tuple(new)),
+    )
     step, rate = changes(paired([before], [after]).pairs, ("step_seconds", "tokens_per_second"))
     assert step.before.value == pytest.approx(statistics.median(old))
-    assert step.relative_change == pytest.approx(statistics.median(new) / statistics.median(old) - 1, abs=1e-9)
-    assert rate.relative_change == pytest.approx(statistics.median(old) / statistics.median(new) - 1, abs=1e-9)
+    assert step.relative_change == pytest.approx(
+        statistics.median(new) / statistics.median(old) - 1, abs=1e-9
+    )
+    assert rate.relative_change == pytest.approx(
+        statistics.median(old) / statistics.median(new) - 1, abs=1e-9
+    )
     for side, samples in ((step.before, old), (step.after, new)):
         assert side.low is not None and side.high is not None
         assert min(samples) <= side.low <= side.value <= side.high <= max(samples)
     assert rate.is_beyond_noise == step.is_beyond_noise
 
 
-def change(metric: ChangeMetric, before: float, after: float, width: float | None = None, n: int = 10) -> Change:
+def change(
+    metric: ChangeMetric, before: float, after: float, width: float | None = None, n: int = 10
+) -> Change:
     """`width` is that of the interval to either side of a median."""
 
     def side(value: float) -> Side:
         low, high = (None, None) if width is None else (value - width, value + width)
         return Side(value=value, low=low, high=high, n=n, record_ids=("r",))
 
-    return Change(case_key="k", metric=metric, before=side(before), after=side(after), relative_change=(after - before) / before)
+    return Change(
+        case_key="k",
+        metric=metric,
+        before=side(before),
+        after=side(after),
+        relative_change=(after - before) / before,
+    )
 
 
 @pytest.mark.parametrize(
@@ -182,11 +235,13 @@ def test_worse_is_more_memory_or_time_or_fewer_tokens_beyond_noise(
     assert found.is_worse_by_more_than(0.05) == worse_by_5_percent
 
 
-# --- the set-up -----------------------------------------------------------------------------------------------------------
+# --- the set-up -----------------------------------------------------------------------------------
 
 
 def test_only_what_differs_in_the_set_up_is_told_device_first() -> None:
-    before = records.make_record(device=records.H100, environment={"command": "lora-profile bench a", "threads": 2})
+    before = records.make_record(
+        device=records.H100, environment={"command": "lora-profile bench a", "threads": 2}
+    )
     changed: dict[str, Any] = {
         "device": replace(records.H100, driver="590.2"),
         "environment": {
@@ -209,5 +264,8 @@ def test_only_what_differs_in_the_set_up_is_told_device_first() -> None:
 def test_several_set_ups_on_a_side_are_all_told() -> None:
     two = [records.make_record(device=records.H100), records.make_record(device=L4)]
     found = {c.field: (c.before, c.after) for c in setup_changes(two, two[:1])}
-    assert found["device.name"] == (("NVIDIA H100 80GB HBM3", "NVIDIA L4"), ("NVIDIA H100 80GB HBM3",))
+    assert found["device.name"] == (
+        ("NVIDIA H100 80GB HBM3", "NVIDIA L4"),
+        ("NVIDIA H100 80GB HBM3",),
+    )
     assert setup_changes(two, reversed(two)) == ()

@@ -1,4 +1,5 @@
-"""Figures: plotly takes them, their numbers are those that went in, the colour-blind can read them, and text is only text."""
+"""Figures: plotly takes them, their numbers are those that went in, the colour-blind can read them,
+and text is only text."""
 
 import itertools
 import json
@@ -32,7 +33,7 @@ from lora_profiler.report.charts import (
     ScatterPoint,
     ThroughputBar,
     TimeBar,
-)  # fmt: skip
+)
 from lora_profiler.report.charts.figure import is_colour_name, repainted
 from lora_profiler.report.charts.labels import LONGEST
 from lora_profiler.report.charts.ticks import ticks
@@ -44,7 +45,10 @@ from lora_profiler.units import GIB, MIB, byte_unit, bytes_text, seconds_text
 from lora_profiler.workload import LoraConfig, Method, TrainSetup, Workload
 from records import make_record
 
-HOSTILE = "<script>alert(1)</script><a href='https://foreign.invalid'>a</a> &amp; %{x} {{7*7}} $x^2$ \u202ekcab\x1b[2J"
+HOSTILE = (
+    "<script>alert(1)</script><a href='https://foreign.invalid'>a</a> &amp; %{x} {{7*7}} $x^2$"
+    " \u202ekcab\x1b[2J"
+)
 LIMIT = Limit(label="a card", bytes=30 * GIB)
 WORKLOADS = [
     Workload(model=find_model("meta-llama/Llama-3.2-1B"), setup=TrainSetup(seq_len=128, lora=lora))
@@ -52,50 +56,111 @@ WORKLOADS = [
 ]
 PREDICTIONS = [predict(workload) for workload in WORKLOADS]
 SAMPLES = [
-    PhaseSample(step=step, phase=phase, requested_peak_bytes=(number + 1) * MIB, requested_bytes=number * MIB,
-                allocated_peak_bytes=(number + 2) * MIB if step > 1 else None)
+    PhaseSample(
+        step=step,
+        phase=phase,
+        requested_peak_bytes=(number + 1) * MIB,
+        requested_bytes=number * MIB,
+        allocated_peak_bytes=(number + 2) * MIB if step > 1 else None,
+    )
     for step in (1, 2)
     for number, phase in enumerate(PHASES)
-]  # fmt: skip
+]
 LEVERS = [
-    Lever(name="checkpointing", option="--checkpointing", price="time", peak_bytes=3 * GIB, saved_bytes=2 * GIB),
-    Lever(name="8-bit AdamW", option="--optimizer adamw_8bit", price="none", peak_bytes=5 * GIB - 7, saved_bytes=7),
+    Lever(
+        name="checkpointing",
+        option="--checkpointing",
+        price="time",
+        peak_bytes=3 * GIB,
+        saved_bytes=2 * GIB,
+    ),
+    Lever(
+        name="8-bit AdamW",
+        option="--optimizer adamw_8bit",
+        price="none",
+        peak_bytes=5 * GIB - 7,
+        saved_bytes=7,
+    ),
 ]
 VERDICTS = get_args(Verdict)
 CELLS = [
-    FitCell(batch_size=b, seq_len=s, peak_bytes=b * s * MIB, verdict=VERDICTS[(b > 1) + (s > 64)], is_asked=(b, s) == (2, 64))
+    FitCell(
+        batch_size=b,
+        seq_len=s,
+        peak_bytes=b * s * MIB,
+        verdict=VERDICTS[(b > 1) + (s > 64)],
+        is_asked=(b, s) == (2, 64),
+    )
     for b in (1, 2)
     for s in (32, 64, 128)
-]  # fmt: skip
+]
 
 
 def curve(count: int) -> list[CurvePoint]:
     """Phases in order, an activation more at each point up to two thirds, then one less."""
-    phases: list[Phase] = ["setup", "forward", "forward", "loss", "backward", "backward", "backward", "optimizer", "zero"]
+    phases: list[Phase] = [
+        "setup",
+        "forward",
+        "forward",
+        "loss",
+        "backward",
+        "backward",
+        "backward",
+        "optimizer",
+        "zero",
+    ]
     return [
-        CurvePoint(phase=phases[i * len(phases) // count], module=f"layer.{i}", bytes={
-            "parameters": 4 * GIB, "adapters": GIB, "activations": min(i, 2 * count - 2 * i) * 100 * MIB, "temporaries": i % 3,
-        })
+        CurvePoint(
+            phase=phases[i * len(phases) // count],
+            module=f"layer.{i}",
+            bytes={
+                "parameters": 4 * GIB,
+                "adapters": GIB,
+                "activations": min(i, 2 * count - 2 * i) * 100 * MIB,
+                "temporaries": i % 3,
+            },
+        )
         for i in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def figures(theme: palette.Theme = "light") -> dict[str, Figure]:
     """Every chart with something to show, and with nothing."""
     measured = make_record().measurement
     rows = {q: charts.layer_rows(PREDICTIONS, q) for q in get_args(charts.LayerQuantity)}
-    bars = [CategoryBar(label=str(i), bytes=p.peak.bytes, group=f"run {i}", at_least=bool(i)) for i, p in enumerate(PREDICTIONS)]
+    bars = [
+        CategoryBar(label=str(i), bytes=p.peak.bytes, group=f"run {i}", at_least=bool(i))
+        for i, p in enumerate(PREDICTIONS)
+    ]
     every = CategoryBar(label="a", bytes=dict.fromkeys(CATEGORIES, MIB))
-    dots = [ErrorDot(group=g, label="a run", error=e, method=m, record_id=f"{g}{e}") for g, e, m in DOTS]
-    points = [ScatterPoint(label="a", method="full", predicted_bytes=GIB, measured_bytes=GIB + 1, record_id="x")]
-    timed = [ThroughputBar(label="full", method="full", tokens_per_second=10.0, low=9.5, high=12.0, group="gpt2", record_id="y")]
+    dots = [
+        ErrorDot(group=g, label="a run", error=e, method=m, record_id=f"{g}{e}") for g, e, m in DOTS
+    ]
+    points = [
+        ScatterPoint(
+            label="a", method="full", predicted_bytes=GIB, measured_bytes=GIB + 1, record_id="x"
+        )
+    ]
+    timed = [
+        ThroughputBar(
+            label="full",
+            method="full",
+            tokens_per_second=10.0,
+            low=9.5,
+            high=12.0,
+            group="gpt2",
+            record_id="y",
+        )
+    ]
     timed_steps = [
         TimeBar(label="full", seconds={part: 0.25 for part in PARTS}, low=1.5, high=3.0),
         TimeBar(label="LoRA", seconds={"gemm": 0.5, "launches": 0.0}, low=0.4, high=0.7),
     ]
     return {
         "times": charts.time_bars(timed_steps, theme=theme),
-        "short times": charts.time_bars([TimeBar(label="a", seconds={"gemm": 0.01}, low=0.009, high=0.02)], theme=theme),
+        "short times": charts.time_bars(
+            [TimeBar(label="a", seconds={"gemm": 0.01}, low=0.009, high=0.02)], theme=theme
+        ),
         "no times": charts.time_bars([], theme=theme),
         "bars": charts.category_bars(bars, limit=LIMIT, theme=theme),
         "bars of every category": charts.category_bars([every], theme=theme),
@@ -112,7 +177,9 @@ def figures(theme: palette.Theme = "light") -> dict[str, Figure]:
         "throughput": charts.throughput_bars(timed, theme=theme),
         "no throughput": charts.throughput_bars([], theme=theme),
         "steps": charts.step_times(measured, theme=theme),
-        "no steps": charts.step_times(replace(measured, step_seconds=(), warmup_seconds=()), theme=theme),
+        "no steps": charts.step_times(
+            replace(measured, step_seconds=(), warmup_seconds=()), theme=theme
+        ),
         "phases": charts.phase_samples(SAMPLES, theme=theme),
         "no phases": charts.phase_samples([], theme=theme),
         "levers": charts.lever_bars(LEVERS, theme=theme),
@@ -120,17 +187,25 @@ def figures(theme: palette.Theme = "light") -> dict[str, Figure]:
         "fit": charts.fit_map(CELLS, theme=theme),
         "no fit": charts.fit_map([], theme=theme),
         **{chart.key: charts.claim_chart(chart, theme=theme) for chart in FINDINGS.charts},
-    }  # fmt: skip
+    }
 
 
 DOTS: list[tuple[str, float, Method]] = [
-    ("llama", 0.01, "full"), ("llama", -0.02, "lora"), ("llama", 0.0, "lora"), ("gpt2", 0.0, "qlora"), ("gpt2", 0.0, "full"),
-]  # fmt: skip
+    ("llama", 0.01, "full"),
+    ("llama", -0.02, "lora"),
+    ("llama", 0.0, "lora"),
+    ("gpt2", 0.0, "qlora"),
+    ("gpt2", 0.0, "full"),
+]
 LIGHT, DARK = figures(), figures("dark")
 
 
 def traces(figure: Figure, kind: str, **having: Any) -> list[dict[str, Any]]:
-    return [t for t in figure["data"] if t["type"] == kind and all(t.get(name) == value for name, value in having.items())]
+    return [
+        t
+        for t in figure["data"]
+        if t["type"] == kind and all(t.get(name) == value for name, value in having.items())
+    ]
 
 
 def walk(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -145,7 +220,7 @@ def walk(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-# --- what plotly says -----------------------------------------------------------------------------------------------------
+# --- what plotly says -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", LIGHT)
@@ -165,26 +240,43 @@ def test_plotly_would_refuse_a_wrong_attribute() -> None:
 def test_no_figure_has_clutter_or_an_axis_without_a_unit(name: str) -> None:
     layout = LIGHT[name]["layout"]
     assert layout["template"] == {"layout": {}}
-    assert all(layout[axis]["fixedrange"] and not layout[axis]["zeroline"] for axis in ("xaxis", "yaxis"))
+    assert all(
+        layout[axis]["fixedrange"] and not layout[axis]["zeroline"] for axis in ("xaxis", "yaxis")
+    )
     assert isinstance(layout["height"], int)
     titles = [layout[axis].get("title", {}).get("text", "") for axis in ("xaxis", "yaxis")]
     assert any(titles)
     for axis, title in zip(("xaxis", "yaxis"), titles, strict=True):
-        if layout[axis].get("showgrid") and layout[axis].get("tickmode") != "array":  # plain numbers: the title says of what
-            assert re.search(r", (B|KiB|MiB|GiB|TiB|ms|s)$|%|tokens|in each|compute|weights|relative to|loss", title), title
+        if (
+            layout[axis].get("showgrid") and layout[axis].get("tickmode") != "array"
+        ):  # plain numbers: the title says of what
+            assert re.search(
+                r", (B|KiB|MiB|GiB|TiB|ms|s)$|%|tokens|in each|compute|weights|relative to|loss",
+                title,
+            ), title
     assert charts.CONFIG["modeBarButtons"] == [["toImage"]]
 
 
-# --- the palette ----------------------------------------------------------------------------------------------------------
+# --- the palette ----------------------------------------------------------------------------------
 
-# Simulation of a missing kind of cone: G. M. Machado et al., IEEE TVCG 15 (2009), severity 1, on linear RGB.
+# Simulation of a missing kind of cone: G. M. Machado et al., IEEE TVCG 15 (2009), severity 1, on
+# linear RGB.
 SIGHT = {
     "normal": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
-    "protanopia": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
-    "deuteranopia": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
+    "protanopia": (
+        (0.152286, 1.052583, -0.204868),
+        (0.114503, 0.786281, 0.099216),
+        (-0.003882, -0.048116, 1.051998),
+    ),
+    "deuteranopia": (
+        (0.367322, 0.860646, -0.227968),
+        (0.280085, 0.672501, 0.047413),
+        (-0.011820, 0.042940, 0.968881),
+    ),
 }
 APART = 18.0
-"""Least distance in CIELAB of two colours that are told apart by colour; 2.3 is just noticeable side by side."""
+"""Least distance in CIELAB of two colours that are told apart by colour; 2.3 is just noticeable
+side by side."""
 
 
 def linear(colour: str) -> list[float]:
@@ -194,18 +286,31 @@ def linear(colour: str) -> list[float]:
 
 def seen(colour: str, sight: str) -> list[float]:
     """CIELAB (D65) of a colour as somebody with that sight sees it."""
-    rgb = [min(1.0, max(0.0, sum(a * b for a, b in zip(row, linear(colour), strict=True)))) for row in SIGHT[sight]]
-    rows = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
-    x, y, z = (
-        sum(a * b for a, b in zip(row, rgb, strict=True)) / white for row, white in zip(rows, (0.95047, 1, 1.08883), strict=True)
+    rgb = [
+        min(1.0, max(0.0, sum(a * b for a, b in zip(row, linear(colour), strict=True))))
+        for row in SIGHT[sight]
+    ]
+    rows = (
+        (0.4124564, 0.3575761, 0.1804375),
+        (0.2126729, 0.7151522, 0.0721750),
+        (0.0193339, 0.1191920, 0.9503041),
     )
-    fx, fy, fz = (t ** (1 / 3) if t > 216 / 24389 else (24389 / 27 * t + 16) / 116 for t in (x, y, z))
+    x, y, z = (
+        sum(a * b for a, b in zip(row, rgb, strict=True)) / white
+        for row, white in zip(rows, (0.95047, 1, 1.08883), strict=True)
+    )
+    fx, fy, fz = (
+        t ** (1 / 3) if t > 216 / 24389 else (24389 / 27 * t + 16) / 116 for t in (x, y, z)
+    )
     return [116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)]
 
 
 def contrast(a: str, b: str) -> float:
     """WCAG 2.1."""
-    low, high = sorted(sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear(colour), strict=True)) for colour in (a, b))
+    low, high = sorted(
+        sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear(colour), strict=True))
+        for colour in (a, b)
+    )
     return (high + 0.05) / (low + 0.05)
 
 
@@ -216,19 +321,41 @@ def test_the_contrast_of_black_and_white_is_known() -> None:
 
 @pytest.mark.parametrize("sight", SIGHT)
 @pytest.mark.parametrize("theme", get_args(palette.Theme))
-def test_categories_and_methods_are_told_apart_by_colour_or_else_by_hatch_or_symbol(theme: palette.Theme, sight: str) -> None:
+def test_categories_and_methods_are_told_apart_by_colour_or_else_by_hatch_or_symbol(
+    theme: palette.Theme, sight: str
+) -> None:
     looks = {
-        "categories": [(p.hatch, palette.colour(p.colour, theme), name) for name, p in palette.CATEGORY_PAINTS.items()],
-        "parts": [(p.hatch, palette.colour(p.colour, theme), name) for name, p in palette.PART_PAINTS.items()],
-        "methods": [("", palette.colour(m.colour, theme), name) for name, m in palette.METHOD_MARKS.items()],
+        "categories": [
+            (p.hatch, palette.colour(p.colour, theme), name)
+            for name, p in palette.CATEGORY_PAINTS.items()
+        ],
+        "parts": [
+            (p.hatch, palette.colour(p.colour, theme), name)
+            for name, p in palette.PART_PAINTS.items()
+        ],
+        "methods": [
+            ("", palette.colour(m.colour, theme), name) for name, m in palette.METHOD_MARKS.items()
+        ],
     }
     for found in looks.values():
         for (hatch, a, name_a), (other, b, name_b) in itertools.combinations(found, 2):
             far = math.dist(seen(a, sight), seen(b, sight))
             assert far >= APART or hatch != other, (name_a, name_b, far)
-    main = ("parameters", "adapters", "gradients", "optimizer_states", "activations", "logits_and_loss", "temporaries")
-    for name_a, name_b in itertools.combinations(main, 2):  # what fills nearly all of every bar needs no hatch
-        a, b = (palette.colour(palette.CATEGORY_PAINTS[name].colour, theme) for name in (name_a, name_b))  # type: ignore[index]
+    main = (
+        "parameters",
+        "adapters",
+        "gradients",
+        "optimizer_states",
+        "activations",
+        "logits_and_loss",
+        "temporaries",
+    )
+    for name_a, name_b in itertools.combinations(
+        main, 2
+    ):  # what fills nearly all of every bar needs no hatch
+        a, b = (
+            palette.colour(palette.CATEGORY_PAINTS[name].colour, theme) for name in (name_a, name_b)
+        )  # type: ignore[index]
         assert math.dist(seen(a, sight), seen(b, sight)) >= APART, (name_a, name_b)
 
 
@@ -236,11 +363,22 @@ def test_categories_and_methods_are_told_apart_by_colour_or_else_by_hatch_or_sym
 def test_everything_stands_out_from_the_paper(theme: palette.Theme) -> None:
     paper, panel, ink, faint, accent, warning = (
         palette.colour(c, theme)
-        for c in (palette.PAPER, palette.PANEL, palette.INK, palette.FAINT_INK, palette.ACCENT, palette.WARNING)
+        for c in (
+            palette.PAPER,
+            palette.PANEL,
+            palette.INK,
+            palette.FAINT_INK,
+            palette.ACCENT,
+            palette.WARNING,
+        )
     )
     for paint in palette.CATEGORY_PAINTS.values():
         assert contrast(palette.colour(paint.colour, theme), paper) >= 3
-    for mark in (*palette.METHOD_MARKS.values(), *palette.COUNTER_MARKS.values(), *palette.SERIES_MARKS):
+    for mark in (
+        *palette.METHOD_MARKS.values(),
+        *palette.COUNTER_MARKS.values(),
+        *palette.SERIES_MARKS,
+    ):
         assert contrast(palette.colour(mark.colour, theme), paper) >= 3
     for text in (ink, faint, accent, warning):
         assert contrast(text, paper) >= 4.5
@@ -267,12 +405,22 @@ def test_a_light_colour_has_one_dark_twin() -> None:
 
 @pytest.mark.parametrize("name", LIGHT)
 def test_the_dark_figure_is_the_light_one_repainted_in_every_colour(name: str) -> None:
-    light = [value for attribute, value in walk(LIGHT[name]) if is_colour_name(attribute) and isinstance(value, str)]
-    dark = [value for attribute, value in walk(DARK[name]) if is_colour_name(attribute) and isinstance(value, str)]
+    light = [
+        value
+        for attribute, value in walk(LIGHT[name])
+        if is_colour_name(attribute) and isinstance(value, str)
+    ]
+    dark = [
+        value
+        for attribute, value in walk(DARK[name])
+        if is_colour_name(attribute) and isinstance(value, str)
+    ]
     assert set(light) <= set(palette.DARK_OF)
     assert dark == [palette.DARK_OF[value] for value in light]
     assert repainted(LIGHT[name]) == DARK[name]
-    looks_like_a_colour = [v for a, v in walk(LIGHT[name]) if isinstance(v, str) and re.fullmatch("#[0-9a-f]{6}", v)]
+    looks_like_a_colour = [
+        v for a, v in walk(LIGHT[name]) if isinstance(v, str) and re.fullmatch("#[0-9a-f]{6}", v)
+    ]
     assert len(looks_like_a_colour) == len(light)  # and no attribute of another name holds one
 
 
@@ -284,13 +432,17 @@ def test_text_that_spells_a_colour_is_not_repainted() -> None:
 
 @pytest.mark.parametrize(("name", "kind"), [("bars", "bar"), ("long curve", "scatter")])
 def test_a_category_has_its_colour_and_hatch_everywhere(name: str, kind: str) -> None:
-    by_label = {label: palette.CATEGORY_PAINTS[category] for category, label in CATEGORY_LABELS.items()}  # type: ignore[index]
+    by_label = {
+        label: palette.CATEGORY_PAINTS[category] for category, label in CATEGORY_LABELS.items()
+    }  # type: ignore[index]
     found = [t for t in traces(LIGHT[name], kind) if t.get("name") in by_label]
     assert len(found) > 3
     for trace in found:
         paint = by_label[trace["name"]]
         pattern = trace["marker"].get("pattern") if kind == "bar" else trace.get("fillpattern")
-        assert (trace["marker"]["color"] if kind == "bar" else trace["fillcolor"]) == paint.colour.light
+        assert (
+            trace["marker"]["color"] if kind == "bar" else trace["fillcolor"]
+        ) == paint.colour.light
         assert (pattern["shape"] if pattern else "") == paint.hatch
         assert pattern is None or pattern["bgcolor"] == paint.colour.light
 
@@ -301,7 +453,9 @@ SPENT = st.dictionaries(st.sampled_from(PARTS), st.floats(1e-6, 100.0), min_size
 
 
 @given(st.lists(SPENT, min_size=1, max_size=4), st.floats(0.05, 0.5))
-def test_bars_of_time_add_up_and_their_whiskers_end_where_the_intervals_do(found: list[dict[Any, float]], width: float) -> None:
+def test_bars_of_time_add_up_and_their_whiskers_end_where_the_intervals_do(
+    found: list[dict[Any, float]], width: float
+) -> None:
     totals = [sum(spent.values()) for spent in found]
     bars = [
         TimeBar(label=str(i), seconds=spent, low=total / (1 + width), high=total / (1 - width))
@@ -316,21 +470,31 @@ def test_bars_of_time_add_up_and_their_whiskers_end_where_the_intervals_do(found
     (whiskers,) = traces(figure, "scatter", mode="markers")
     (ends,) = traces(figure, "scatter", mode="text")
     assert [drawn[y] for y in ends["y"]] == pytest.approx(totals)
-    assert [text.strip() for text in ends["text"]] == [seconds_text(total, max(bar.high for bar in bars)) for total in totals]
+    assert [text.strip() for text in ends["text"]] == [
+        seconds_text(total, max(bar.high for bar in bars)) for total in totals
+    ]
     for bar, x, up, down in zip(
-        bars, whiskers["x"], whiskers["error_x"]["array"], whiskers["error_x"]["arrayminus"], strict=True
+        bars,
+        whiskers["x"],
+        whiskers["error_x"]["array"],
+        whiskers["error_x"]["arrayminus"],
+        strict=True,
     ):
         assert ((x - down) * size, (x + up) * size) == pytest.approx((bar.low, bar.high))
 
 
-# --- numbers --------------------------------------------------------------------------------------------------------------
+# --- numbers --------------------------------------------------------------------------------------
 
 SIZES = st.dictionaries(st.sampled_from(CATEGORIES), st.integers(0, 2**45), min_size=1)
 
 
 @given(st.lists(SIZES, min_size=1, max_size=4))
-def test_stacked_bars_add_up_to_the_totals_that_stand_at_their_ends(found: list[dict[Any, int]]) -> None:
-    figure = charts.category_bars([CategoryBar(label=f"bar {i}", bytes=held) for i, held in enumerate(found)])
+def test_stacked_bars_add_up_to_the_totals_that_stand_at_their_ends(
+    found: list[dict[Any, int]],
+) -> None:
+    figure = charts.category_bars(
+        [CategoryBar(label=f"bar {i}", bytes=held) for i, held in enumerate(found)]
+    )
     unit = figure["layout"]["xaxis"]["title"]["text"].rpartition(", ")[2]
     size = {byte_unit(10**n)[0]: byte_unit(10**n)[1] for n in range(16)}[unit]
     drawn: dict[float, float] = {}
@@ -347,7 +511,11 @@ def test_stacked_bars_add_up_to_the_totals_that_stand_at_their_ends(found: list[
 
 
 def test_bars_of_a_group_stand_under_one_heading_and_limits_have_their_line() -> None:
-    bars = [CategoryBar(label=label, bytes={"parameters": GIB}, group=group) for group in ("a", "b") for label in ("p", "m")]
+    bars = [
+        CategoryBar(label=label, bytes={"parameters": GIB}, group=group)
+        for group in ("a", "b")
+        for label in ("p", "m")
+    ]
     layout = charts.category_bars(bars, limit=Limit(label="card", bytes=3 * GIB))["layout"]
     heads = {note["text"]: note["y"] for note in layout["annotations"]}
     assert set(heads) == {"a", "b", "card: 3.00 GiB"}
@@ -358,23 +526,33 @@ def test_bars_of_a_group_stand_under_one_heading_and_limits_have_their_line() ->
 
 
 def test_what_is_less_than_nothing_is_not_drawn_but_counted() -> None:
-    figure = charts.category_bars([CategoryBar(label="a", bytes={"parameters": 1000, "unattributed": -10})])
+    figure = charts.category_bars(
+        [CategoryBar(label="a", bytes={"parameters": 1000, "unattributed": -10})]
+    )
     assert [t["name"] for t in traces(figure, "bar")] == ["weights"]
     assert traces(figure, "scatter", mode="text")[0]["text"] == [" 990 B"]
 
 
 def test_equal_labels_stay_two_bars() -> None:
-    layout = charts.category_bars([CategoryBar(label="same", bytes={"parameters": n}) for n in (1, 2)])["layout"]
+    layout = charts.category_bars(
+        [CategoryBar(label="same", bytes={"parameters": n}) for n in (1, 2)]
+    )["layout"]
     assert len(set(layout["yaxis"]["tickvals"])) == 2
 
 
-@pytest.mark.parametrize("points", [curve(300), curve(9), PREDICTIONS[0].curve, PREDICTIONS[1].curve])
-def test_a_curve_stacks_to_its_totals_names_its_phases_and_marks_its_peak(points: Sequence[CurvePoint]) -> None:
+@pytest.mark.parametrize(
+    "points", [curve(300), curve(9), PREDICTIONS[0].curve, PREDICTIONS[1].curve]
+)
+def test_a_curve_stacks_to_its_totals_names_its_phases_and_marks_its_peak(
+    points: Sequence[CurvePoint],
+) -> None:
     figure = charts.memory_curve(points)
     layout = figure["layout"]
     areas = [t for t in figure["data"] if "stackgroup" in t]
     outline = figure["data"][-1]
-    assert [sum(parts) for parts in zip(*(t["y"] for t in areas), strict=True)] == pytest.approx(outline["y"])
+    assert [sum(parts) for parts in zip(*(t["y"] for t in areas), strict=True)] == pytest.approx(
+        outline["y"]
+    )
     totals = [point.total_bytes for point in points]
     assert outline["y"] == pytest.approx([total / GIB for total in totals])
     peak = next(note for note in layout["annotations"] if note["showarrow"])
@@ -383,7 +561,9 @@ def test_a_curve_stacks_to_its_totals_names_its_phases_and_marks_its_peak(points
     bands = [shape for shape in layout["shapes"] if shape["type"] == "rect"]
     assert [b["x0"] for b in bands[1:]] == [b["x1"] for b in bands[:-1]]
     assert (bands[0]["x0"], bands[-1]["x1"]) == (-0.5, len(points) - 0.5)
-    for band, phase in zip(bands, [phase for phase, _ in itertools.groupby(points, key=lambda p: p.phase)], strict=True):
+    for band, phase in zip(
+        bands, [phase for phase, _ in itertools.groupby(points, key=lambda p: p.phase)], strict=True
+    ):
         inside = [p.phase for i, p in enumerate(points) if band["x0"] < i < band["x1"]]
         assert set(inside) == {phase}
     named = {note["text"] for note in layout["annotations"] if not note["showarrow"]}
@@ -392,9 +572,17 @@ def test_a_curve_stacks_to_its_totals_names_its_phases_and_marks_its_peak(points
 
 
 @given(st.lists(st.tuples(st.integers(1, 2**42), st.integers(1, 2**42)), min_size=1, max_size=20))
-def test_every_point_of_the_scatter_is_within_both_axes_and_ticks_are_true(sizes: list[tuple[int, int]]) -> None:
+def test_every_point_of_the_scatter_is_within_both_axes_and_ticks_are_true(
+    sizes: list[tuple[int, int]],
+) -> None:
     points = [
-        ScatterPoint(label=str(i), method=get_args(Method)[i % 3], predicted_bytes=p, measured_bytes=m, record_id=str(i))
+        ScatterPoint(
+            label=str(i),
+            method=get_args(Method)[i % 3],
+            predicted_bytes=p,
+            measured_bytes=m,
+            record_id=str(i),
+        )
         for i, (p, m) in enumerate(sizes)
     ]
     figure = charts.identity_scatter(points)
@@ -426,7 +614,9 @@ def test_strips_hold_every_error_and_the_median_of_each_group() -> None:
     for place, group in zip(figure["layout"]["yaxis"]["tickvals"], ("llama", "gpt2"), strict=True):
         assert all(abs(y - place) < 0.5 for i, y in heights.items() if i.startswith(group))
     (middle,) = (t for t in figure["data"] if t["name"] == "median")
-    assert middle["x"] == [100 * median(e for g, e, _ in DOTS if g == group) for group in ("llama", "gpt2")]
+    assert middle["x"] == [
+        100 * median(e for g, e, _ in DOTS if g == group) for group in ("llama", "gpt2")
+    ]
     low, high = figure["layout"]["xaxis"]["range"]
     assert low == -high and high > 2.0
     assert figure["layout"]["yaxis"]["ticktext"] == ["llama<br>n = 3", "gpt2<br>n = 2"]
@@ -438,22 +628,36 @@ def test_rows_of_layers_add_up_to_the_model() -> None:
         assert sum(row.count * row.values[label] for row in rows) == prediction.parameters.trainable
         assert rows[0].methods[label] == prediction.workload.setup.method
     saved = charts.layer_rows(PREDICTIONS, "saved_activation_bytes")
-    assert sum(row.count * row.values["LoRA r8"] for row in saved) == PREDICTIONS[1].saved_activation_bytes
+    assert (
+        sum(row.count * row.values["LoRA r8"] for row in saved)
+        == PREDICTIONS[1].saved_activation_bytes
+    )
 
 
 def test_layers_are_drawn_with_hollow_marks_for_nothing() -> None:
     rows = [
-        LayerRow(name=n, count=1, values={"full": a, "LoRA r8": b}, methods={"full": "full", "LoRA r8": "lora"})
+        LayerRow(
+            name=n,
+            count=1,
+            values={"full": a, "LoRA r8": b},
+            methods={"full": "full", "LoRA r8": "lora"},
+        )
         for n, a, b in (("q_proj", 16_777_216, 65_536), ("norm", 4096, 0))
     ]
     figure = charts.layer_bars(rows)
-    marks = {(t["name"], t["marker"]["symbol"]): t["x"] for t in traces(figure, "scatter", mode="markers")}
+    marks = {
+        (t["name"], t["marker"]["symbol"]): t["x"]
+        for t in traces(figure, "scatter", mode="markers")
+    }
     assert marks["full", "circle"] == [16_777_216, 4096]
     assert marks["LoRA r8", "diamond"] == [65_536]
     (edge,) = marks["LoRA r8", "diamond-open"]
     assert figure["layout"]["xaxis"]["type"] == "log"
     assert math.log10(edge) == pytest.approx(figure["layout"]["xaxis"]["range"][0], abs=0.001)
-    assert [text.strip() for text in traces(figure, "scatter", mode="text")[0]["text"]] == ["99.61 % less", "100.00 % less"]
+    assert [text.strip() for text in traces(figure, "scatter", mode="text")[0]["text"]] == [
+        "99.61 % less",
+        "100.00 % less",
+    ]
 
 
 def test_levers_are_cut_from_the_peak() -> None:
@@ -479,7 +683,9 @@ def test_the_map_says_in_every_cell_what_its_size_needs() -> None:
         assert painted == {palette.VERDICT_COLOURS[cell.verdict].light}
     (asked,) = figure["layout"]["shapes"]
     assert (asked["x0"], asked["y0"]) == (columns.index("64") - 0.5, rows.index("2") - 0.5)
-    assert figure["layout"]["yaxis"]["range"][0] > figure["layout"]["yaxis"]["range"][1]  # so that the first row is on top
+    assert (
+        figure["layout"]["yaxis"]["range"][0] > figure["layout"]["yaxis"]["range"][1]
+    )  # so that the first row is on top
 
 
 def test_a_size_that_nothing_answers_for_is_an_empty_cell() -> None:
@@ -500,7 +706,10 @@ def test_raw_times_are_all_there_with_their_median() -> None:
 
 def test_counters_that_were_not_read_are_gaps() -> None:
     found = {t["name"]: t["y"] for t in LIGHT["phases"]["data"]}
-    assert set(found) == {labels.COUNTER_LABELS[n] for n in ("requested_peak_bytes", "requested_bytes", "allocated_peak_bytes")}
+    assert set(found) == {
+        labels.COUNTER_LABELS[n]
+        for n in ("requested_peak_bytes", "requested_bytes", "allocated_peak_bytes")
+    }
     first = found[labels.COUNTER_LABELS["allocated_peak_bytes"]]
     assert first == [None] * len(PHASES) + [n + 2 for n in range(len(PHASES))]
 
@@ -511,7 +720,7 @@ def test_throughput_has_its_interval() -> None:
     assert (bar["error_x"]["arrayminus"], bar["error_x"]["array"]) == ([0.5], [2.0])
 
 
-# --- text from elsewhere --------------------------------------------------------------------------------------------------
+# --- text from elsewhere --------------------------------------------------------------------------
 
 
 def hostile(text: str) -> list[Figure]:
@@ -522,15 +731,27 @@ def hostile(text: str) -> list[Figure]:
         charts.category_bars([bar], limit=Limit(label=text, bytes=1)),
         charts.memory_curve([point], limit=Limit(label=text, bytes=9)),
         charts.layer_bars([row]),
-        charts.identity_scatter([ScatterPoint(label=text, method="full", predicted_bytes=1, measured_bytes=2)]),
+        charts.identity_scatter(
+            [ScatterPoint(label=text, method="full", predicted_bytes=1, measured_bytes=2)]
+        ),
         charts.error_strip([ErrorDot(group=text, label=text, error=0.5, method="full")]),
-        charts.throughput_bars([ThroughputBar(label=text, method="lora", tokens_per_second=1.0, low=1.0, high=1.0, group=text)]),
+        charts.throughput_bars(
+            [
+                ThroughputBar(
+                    label=text, method="lora", tokens_per_second=1.0, low=1.0, high=1.0, group=text
+                )
+            ]
+        ),
         charts.lever_bars([Lever(name=text, option=text, price=text, peak_bytes=1, saved_bytes=1)]),
     ]
 
 
 def shown(figure: Figure) -> list[str]:
-    return [value for name, value in walk(figure) if isinstance(value, str) and name in ("text", "hovertext", "ticktext", "name")]
+    return [
+        value
+        for name, value in walk(figure)
+        if isinstance(value, str) and name in ("text", "hovertext", "ticktext", "name")
+    ]
 
 
 @pytest.mark.parametrize("text", [HOSTILE, "x" * 10_000, "", "2020-01-01", "<b>&lt;", "\ud800"])
@@ -556,10 +777,26 @@ def test_ticks_are_few_and_round_and_within(low: float, length: float) -> None:
 
 def test_axes_write_numbers_as_the_text_does() -> None:
     """No 100k beside 100 K, and no minus but the one of the text."""
-    errors = charts.error_strip([ErrorDot(group="a", label="a", error=e, method="full") for e in (-0.3, 0.1)])
-    assert errors["layout"]["xaxis"]["ticktext"] == ["-30 %", "-20 %", "-10 %", "0 %", "10 %", "20 %", "30 %"]
-    numbers = charts.claim_chart(counts_chart(LoraLayer(d=4096, k=4096, r=8, alpha=16)))["layout"]["yaxis"]
-    assert numbers["ticktext"][:3] == ["10 K", "100 K", "1 M"] and numbers["tickvals"][:3] == [10_000, 100_000, 1_000_000]
+    errors = charts.error_strip(
+        [ErrorDot(group="a", label="a", error=e, method="full") for e in (-0.3, 0.1)]
+    )
+    assert errors["layout"]["xaxis"]["ticktext"] == [
+        "-30 %",
+        "-20 %",
+        "-10 %",
+        "0 %",
+        "10 %",
+        "20 %",
+        "30 %",
+    ]
+    numbers = charts.claim_chart(counts_chart(LoraLayer(d=4096, k=4096, r=8, alpha=16)))["layout"][
+        "yaxis"
+    ]
+    assert numbers["ticktext"][:3] == ["10 K", "100 K", "1 M"] and numbers["tickvals"][:3] == [
+        10_000,
+        100_000,
+        1_000_000,
+    ]
 
 
 @given(st.text(max_size=200), st.integers(3, 60))
@@ -578,5 +815,9 @@ def test_a_label_is_the_printable_text_as_plotly_will_show_it(text: str, longest
         assert found.replace("&lt;", "<").replace("&amp;", "&") == whole
     else:
         cut = found.replace("&lt;", "<").replace("&amp;", "&")
-        places = [place for place, sign in enumerate(cut) if sign == "…"]  # the text may hold one itself
-        assert any(whole.startswith(cut[:place]) and whole.endswith(cut[place + 1 :]) for place in places)
+        places = [
+            place for place, sign in enumerate(cut) if sign == "…"
+        ]  # the text may hold one itself
+        assert any(
+            whole.startswith(cut[:place]) and whole.endswith(cut[place + 1 :]) for place in places
+        )

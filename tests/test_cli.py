@@ -1,4 +1,5 @@
-"""The command line as a user meets it: answers, exit codes, bad input, output files, terminals, completion."""
+"""The command line as a user meets it: answers, exit codes, bad input, output files, terminals,
+completion."""
 
 import csv
 import io
@@ -16,7 +17,9 @@ import pytest
 import commands
 from lora_profiler.report.json.predict import predict_schema
 
-ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "COLUMNS", "NO_COLOR"))} | {"HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = {
+    k: v for k, v in os.environ.items() if not k.startswith(("HF_", "COLUMNS", "NO_COLOR"))
+} | {"HF_HUB_OFFLINE": "1"}
 
 
 def lora_profile(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -56,9 +59,20 @@ def predictions(*arguments: str) -> list[dict[str, Any]]:
 def test_the_main_job() -> None:
     text = answer("meta-llama/Llama-3.1-8B", "--rank", "16")
     assert text.startswith("meta-llama/Llama-3.1-8B: llama, 32 layers, 8.03 B parameters\n")
-    for part in ("full", "LoRA r16", "41,943,040", "99.48 %", "persistent, GiB", "optimizer states", "saved for backward, GiB",
-                 "start of backward, in the loss", "what the peak is made of, GiB", "TFLOP", "lowers the peak most",
-                 "LoRA keeps more for backward than full"):  # fmt: skip
+    for part in (
+        "full",
+        "LoRA r16",
+        "41,943,040",
+        "99.48 %",
+        "persistent, GiB",
+        "optimizer states",
+        "saved for backward, GiB",
+        "start of backward, in the loss",
+        "what the peak is made of, GiB",
+        "TFLOP",
+        "lowers the peak most",
+        "LoRA keeps more for backward than full",
+    ):
         assert part in text
     assert re.search(r"optimizer step +\* 74\.79 ", text)
     assert re.search(r"start of backward, in the loss +60\.13 +\* 36\.40 ", text)
@@ -66,33 +80,62 @@ def test_the_main_job() -> None:
     assert all(len(line) <= 100 for line in text.splitlines())
 
 
-@pytest.mark.parametrize("arguments", [["gpt2"], ["--rank", "8", "gpt2"], ["gpt2", "-s", "64"], ["-b", "2", "gpt2", "--explain"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["gpt2"], ["--rank", "8", "gpt2"], ["gpt2", "-s", "64"], ["-b", "2", "gpt2", "--explain"]],
+)
 def test_predict_may_go_unnamed(arguments: list[str]) -> None:
     assert answer(*arguments, "-s", "128") == answer("predict", *arguments, "-s", "128")
 
 
 def test_one_prediction_a_model_and_method_in_the_order_given() -> None:
-    found = predictions("gpt2", "Qwen/Qwen2.5-0.5B", "--method", "qlora", "--method", "full", "-s", "64")
+    found = predictions(
+        "gpt2", "Qwen/Qwen2.5-0.5B", "--method", "qlora", "--method", "full", "-s", "64"
+    )
     asked = [(p["model"]["id"], p["setup"]["method"]) for p in found]  # type: ignore[index]
-    assert asked == [(m, k) for m in ("openai-community/gpt2", "Qwen/Qwen2.5-0.5B") for k in ("qlora", "full")]
+    assert asked == [
+        (m, k) for m in ("openai-community/gpt2", "Qwen/Qwen2.5-0.5B") for k in ("qlora", "full")
+    ]
 
 
 def test_every_option_reaches_the_setup() -> None:
     options = (
-        "--method qlora -r 4 --alpha 9 --dropout 0.1 --targets c_attn,mlp.c_fc -b 3 -s 96 --layers-to-transform 0,2-4 "
-        "--modules-to-save ln_f --adapter-dtype bfloat16 --accumulation 2 --dtype float16 --precision amp --no-double-quant "
-        "--recipe trl --optimizer sgd --optimizer-impl forloop --checkpointing --attention eager --device cuda "
-        "--loss plain --world-size 4 --sharding ddp --packed 32 --kernels transformers --engine analytic --offline"
+        "--method qlora -r 4 --alpha 9 --dropout 0.1 --targets c_attn,mlp.c_fc -b 3 -s 96"
+        " --layers-to-transform 0,2-4 --modules-to-save ln_f --adapter-dtype bfloat16"
+        " --accumulation 2 --dtype float16 --precision amp --no-double-quant --recipe trl"
+        " --optimizer sgd --optimizer-impl forloop --checkpointing --attention eager --device cuda"
+        " --loss plain --world-size 4 --sharding ddp --packed 32 --kernels transformers --engine"
+        " analytic --offline"
     )
     (found,) = predictions("gpt2", *options.split())
     assert found["setup"] == {
-        "method": "qlora", "rank": 4, "alpha": 9.0, "dropout": 0.1, "targets": ["c_attn", "mlp.c_fc"],
-        "layers_to_transform": [0, 2, 3, 4], "modules_to_save": ["ln_f"], "use_rslora": False, "adapter_dtype": "bfloat16",
-        "double_quant": False, "recipe": "trl", "batch_size": 3, "seq_len": 96, "accumulation": 2, "dtype": "float16",
-        "precision": "amp", "optimizer": "sgd", "optimizer_impl": "forloop", "checkpointing": True, "attention": "eager",
-        "device": "cuda", "loss": "plain", "world_size": 4, "sharding": "ddp", "packed": 32,
+        "method": "qlora",
+        "rank": 4,
+        "alpha": 9.0,
+        "dropout": 0.1,
+        "targets": ["c_attn", "mlp.c_fc"],
+        "layers_to_transform": [0, 2, 3, 4],
+        "modules_to_save": ["ln_f"],
+        "use_rslora": False,
+        "adapter_dtype": "bfloat16",
+        "double_quant": False,
+        "recipe": "trl",
+        "batch_size": 3,
+        "seq_len": 96,
+        "accumulation": 2,
+        "dtype": "float16",
+        "precision": "amp",
+        "optimizer": "sgd",
+        "optimizer_impl": "forloop",
+        "checkpointing": True,
+        "attention": "eager",
+        "device": "cuda",
+        "loss": "plain",
+        "world_size": 4,
+        "sharding": "ddp",
+        "packed": 32,
         "kernels": "transformers",
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(
@@ -106,12 +149,16 @@ def test_every_option_reaches_the_setup() -> None:
     ],
 )
 def test_targets(targets: str, trained: int) -> None:
-    (found,) = predictions("HuggingFaceTB/SmolLM2-135M", "--method", "lora", "--targets", targets, "-s", "64")
+    (found,) = predictions(
+        "HuggingFaceTB/SmolLM2-135M", "--method", "lora", "--targets", targets, "-s", "64"
+    )
     assert found["parameters"]["trainable"] == trained  # type: ignore[index]
 
 
 def test_the_trl_recipe_brings_its_adapter_dtype() -> None:
-    full, qlora = predictions("gpt2", "--method", "full", "--method", "qlora", "--recipe", "trl", "-s", "64")
+    full, qlora = predictions(
+        "gpt2", "--method", "full", "--method", "qlora", "--recipe", "trl", "-s", "64"
+    )
     assert qlora["setup"]["adapter_dtype"] == "bfloat16"  # type: ignore[index]
     assert full["setup"]["adapter_dtype"] is None  # type: ignore[index]
 
@@ -119,12 +166,19 @@ def test_the_trl_recipe_brings_its_adapter_dtype() -> None:
 def test_csv_md_and_per_layer() -> None:
     rows = list(csv.DictReader(io.StringIO(answer("gpt2", "-s", "64", "--format", "csv"))))
     assert [row["setup.method"] for row in rows] == ["full", "lora"]
-    layers = list(csv.DictReader(io.StringIO(answer("gpt2", "-s", "64", "--format", "csv", "--per-layer"))))
-    assert sum(int(row["num_parameters"]) for row in layers if row["method"] == "lora") == 124_439_808
+    layers = list(
+        csv.DictReader(io.StringIO(answer("gpt2", "-s", "64", "--format", "csv", "--per-layer")))
+    )
+    assert (
+        sum(int(row["num_parameters"]) for row in layers if row["method"] == "lora") == 124_439_808
+    )
     assert answer("gpt2", "-s", "64", "--format", "md").startswith("## openai-community/gpt2: ")
     table = answer("meta-llama/Llama-3.1-8B", "-r", "8", "--per-layer")
     line = next(line for line in table.splitlines() if "self_attn.q_proj" in line)
-    assert " ".join(line.split()) == "model.layers.0-31.self_attn.q_proj x32 4096 x 4096 16,777,216 16,777,216 65,536 99.61 %"
+    assert (
+        " ".join(line.split())
+        == "model.layers.0-31.self_attn.q_proj x32 4096 x 4096 16,777,216 16,777,216 65,536 99.61 %"
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,10 +190,16 @@ def test_csv_md_and_per_layer() -> None:
         (["meta-llama/Llama-3.1-8B", "--gpu", "rtx_4090"], 1, ["does_not_fit", "does_not_fit"]),
         (["gpt2", "-s", "512", "--gpu", "custom:4GiB"], 0, ["fits", "fits"]),
         (["gpt2", "-s", "512", "--gpu", "custom:64MiB"], 1, ["does_not_fit", "does_not_fit"]),
-        (["meta-llama/Llama-3.1-8B", "gpt2", "-s", "512", "--gpu", "l4", "--method", "full"], 0, ["does_not_fit", "fits"]),
+        (
+            ["meta-llama/Llama-3.1-8B", "gpt2", "-s", "512", "--gpu", "l4", "--method", "full"],
+            0,
+            ["does_not_fit", "fits"],
+        ),
     ],
 )
-def test_exit_code_tells_whether_a_method_fits(arguments: list[str], code: int, verdicts: list[str]) -> None:
+def test_exit_code_tells_whether_a_method_fits(
+    arguments: list[str], code: int, verdicts: list[str]
+) -> None:
     document = json.loads(answer(*arguments, "--format", "json", code=code))
     assert [p["fit"]["verdict"] for p in document["predictions"]] == verdicts
 
@@ -151,18 +211,36 @@ def test_fit_that_nobody_can_tell_is_no_yes() -> None:
 
 
 MISTRAL = (
-    "mistralai/Mistral-7B-v0.1", "-b", "4", "-s", "4096", "--checkpointing", "--targets", "attention", "--gpu", "a100_sxm_80gb",
-)  # fmt: skip
+    "mistralai/Mistral-7B-v0.1",
+    "-b",
+    "4",
+    "-s",
+    "4096",
+    "--checkpointing",
+    "--targets",
+    "attention",
+    "--gpu",
+    "a100_sxm_80gb",
+)
 """As two public rows have it: 5.35 s in full, 4.93 s with LoRA."""
 
 
 def test_a_card_brings_the_time_of_a_step() -> None:
     text = answer(*MISTRAL)
     for part in (
-        "One step on NVIDIA A100 SXM4 80GB, fitted to this card", "at least", "at most", "tokens a second", "MFU",
-        "where the time goes", "matrix products", "optimizer update", "LoRA r16 makes ", "of full's FLOPs in",
-        "Step times, fitted to this card: ", "Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 16,384 tokens",
-    ):  # fmt: skip
+        "One step on NVIDIA A100 SXM4 80GB, fitted to this card",
+        "at least",
+        "at most",
+        "tokens a second",
+        "MFU",
+        "where the time goes",
+        "matrix products",
+        "optimizer update",
+        "LoRA r16 makes ",
+        "of full's FLOPs in",
+        "Step times, fitted to this card: ",
+        "Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 16,384 tokens",
+    ):
         assert part in " ".join(text.split()), part
     full, lora = (p["step_time"] for p in predictions(*MISTRAL))
     assert f"{full['seconds']:.2f} s" in text and f"{lora['tokens_per_second']:,.0f}/s" in text
@@ -188,11 +266,18 @@ def test_a_peak_comes_with_an_interval_and_the_nearest_measured_one() -> None:
         nearest = evidence["nearest"]
         assert evidence["low_bytes"] < peak < evidence["high_bytes"]
         assert (nearest["model"], nearest["method"]) == (MISTRAL[0], found["setup"]["method"])
-        assert nearest["error"] == pytest.approx(nearest["predicted_bytes"] / nearest["measured_bytes"] - 1)
-        assert nearest["url"].startswith("https://github.com/foundation-model-stack/fms-acceleration/blob/")
+        assert nearest["error"] == pytest.approx(
+            nearest["predicted_bytes"] / nearest["measured_bytes"] - 1
+        )
+        assert nearest["url"].startswith(
+            "https://github.com/foundation-model-stack/fms-acceleration/blob/"
+        )
     text = " ".join(answer(*MISTRAL).split())
     assert "Peak as measured, were it as far off as public ones: full " in text
-    assert "Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 4 x 4,096 tokens with checkpointing" in text
+    assert (
+        "Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 4 x 4,096 tokens with"
+        " checkpointing" in text
+    )
     assert all(p["evidence"] is None for p in predictions("gpt2", "-s", "128", "--device", "cpu"))
     header, row = answer("gpt2", "-s", "128", "--method", "lora", "--format", "csv").splitlines()
     assert "evidence.nearest.url" in header and "https://github.com/" in row
@@ -201,9 +286,15 @@ def test_a_peak_comes_with_an_interval_and_the_nearest_measured_one() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["gpt2", "-s", "512", "--gpu", "custom:24GiB"], "the time of a step on custom:24GiB is not known"),
+        (
+            ["gpt2", "-s", "512", "--gpu", "custom:24GiB"],
+            "the time of a step on custom:24GiB is not known",
+        ),
         (["microsoft/phi-2", "--gpu", "h100_sxm_80gb", "--method", "lora"], "--engine traced"),
-        (["gpt2", "-s", "512", "--gpu", "l4", "--optimizer", "adafactor"], "adafactor's update is not known"),
+        (
+            ["gpt2", "-s", "512", "--gpu", "l4", "--optimizer", "adafactor"],
+            "adafactor's update is not known",
+        ),
     ],
 )
 def test_a_time_that_nobody_knows_is_said_and_not_made_up(arguments: list[str], words: str) -> None:
@@ -246,14 +337,26 @@ def test_without_a_card_there_is_no_time() -> None:
         (["gpt2", "--dropout", "1"], 2, ["dropout"]),
         (["gpt2", "--dropout", "nan"], 2, ["dropout"]),
         (["gpt2", "--alpha", "0"], 2, ["alpha"]),
-        (["gpt2", "--layers-to-transform", "3-1", "--targets", "c_attn"], 2, ["--layers-to-transform"]),
+        (
+            ["gpt2", "--layers-to-transform", "3-1", "--targets", "c_attn"],
+            2,
+            ["--layers-to-transform"],
+        ),
         (["gpt2", "--layers-to-transform", "0"], 2, ["list of names"]),
         (["gpt2", "--engine", "compiled"], 2, ["lora-profile compile"]),
         (["gpt2", "--engine", "analitic"], 2, ["Did you mean analytic"]),
         (["gpt2", "--method", "full", "--rank", "8"], 2, ["--rank", "--method full"]),
         (["gpt2", "--recipe", "kbit"], 2, ["--recipe", "--method qlora"]),
-        (["gpt2", "--method", "lora", "--no-double-quant"], 2, ["--double-quant", "--method qlora"]),
-        (["gpt2", "--method", "qlora", "--recipe", "trl", "--adapter-dtype", "float32"], 2, ["trl", "bfloat16"]),
+        (
+            ["gpt2", "--method", "lora", "--no-double-quant"],
+            2,
+            ["--double-quant", "--method qlora"],
+        ),
+        (
+            ["gpt2", "--method", "qlora", "--recipe", "trl", "--adapter-dtype", "float32"],
+            2,
+            ["trl", "bfloat16"],
+        ),
         (["gpt2", "--optimizer", "adafactor", "--optimizer-impl", "fused"], 2, ["fused"]),
         (["gpt2", "--device", "cpu", "--gpu", "l4"], 2, ["--device cpu"]),
         (["gpt2", "-o", "no/such/folder/x.json"], 2, ["no folder"]),
@@ -261,7 +364,7 @@ def test_without_a_card_there_is_no_time() -> None:
         (["predict"], 2, ["MODEL"]),
         (["models", "--frmat", "json"], 2, ["--format"]),
     ],
-)  # fmt: skip
+)
 def test_bad_input_gets_a_clear_error(arguments: list[str], code: int, words: list[str]) -> None:
     message = refusal(*arguments, code=code)
     for word in words:
@@ -270,10 +373,19 @@ def test_bad_input_gets_a_clear_error(arguments: list[str], code: int, words: li
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", '"llama"', '{"model_type": 3}', '{"model_type": "lama", "hidden_size": 4}',
-     '{"model_type": "llama", "hidden_size": "wide"}', '{"model_type": "llama", "hidden_size": -64, "num_hidden_layers": 2}',
-     "\x00\x01\x02"],
-)  # fmt: skip
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '"llama"',
+        '{"model_type": 3}',
+        '{"model_type": "lama", "hidden_size": 4}',
+        '{"model_type": "llama", "hidden_size": "wide"}',
+        '{"model_type": "llama", "hidden_size": -64, "num_hidden_layers": 2}',
+        "\x00\x01\x02",
+    ],
+)
 def test_a_config_that_is_none_is_a_model_that_cannot_be_had(text: str, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(text)
@@ -282,9 +394,16 @@ def test_a_config_that_is_none_is_a_model_that_cannot_be_had(text: str, tmp_path
 
 def test_a_local_config_is_a_model(tmp_path: Path) -> None:
     config = {
-        "model_type": "llama", "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "intermediate_size": 112, "vocab_size": 101, "head_dim": 12, "tie_word_embeddings": False,
-    }  # fmt: skip
+        "model_type": "llama",
+        "hidden_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 112,
+        "vocab_size": 101,
+        "head_dim": 12,
+        "tie_word_embeddings": False,
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     for name in (str(tmp_path), str(tmp_path / "config.json")):
         (found,) = predictions(name, "--method", "full", "-s", "24", "-b", "2")
@@ -302,14 +421,18 @@ def test_a_rank_that_outweighs_its_layers_is_a_warning() -> None:
 def test_a_sequence_longer_than_the_model_was_made_for_is_a_warning() -> None:
     done = lora_profile("gpt2", "-s", "2048")
     assert done.returncode == 0
-    assert done.stderr == "Warning: openai-community/gpt2 was made for 1,024 tokens, not 2,048; see --seq-len.\n"
+    assert (
+        done.stderr
+        == "Warning: openai-community/gpt2 was made for 1,024 tokens, not 2,048; see --seq-len.\n"
+    )
 
 
 def test_a_target_among_others_that_matches_nothing_is_a_warning() -> None:
     done = lora_profile("meta-llama/Llama-3.1-8B", "--targets", "q_prj,v_proj")
     assert done.returncode == 0
     assert done.stderr.startswith(
-        "Warning: no module of meta-llama/Llama-3.1-8B matches q_prj, which PEFT passes over. Did you mean q_proj"
+        "Warning: no module of meta-llama/Llama-3.1-8B matches q_prj, which PEFT passes over. Did"
+        " you mean q_proj"
     )
 
 
@@ -354,8 +477,13 @@ def test_a_filter_that_finds_nothing_says_so() -> None:
 def test_doctor_never_prints_a_token(tmp_path: Path) -> None:
     secret = "hf_" + "x" * 30
     (tmp_path / "torch.py").write_text("raise ImportError('no torch, to be quick')\n")
-    quick = {"PYTHONPATH": os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", ""))), "HF_HOME": str(tmp_path)}
-    done = lora_profile("doctor", HF_TOKEN=secret, HF_ENDPOINT="https://user:word@example.org", **quick)
+    quick = {
+        "PYTHONPATH": os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", ""))),
+        "HF_HOME": str(tmp_path),
+    }
+    done = lora_profile(
+        "doctor", HF_TOKEN=secret, HF_ENDPOINT="https://user:word@example.org", **quick
+    )
     assert done.returncode == 0
     assert secret not in done.stdout + done.stderr
     assert "user:word" not in done.stdout
@@ -370,7 +498,16 @@ def test_doctor_never_prints_a_token(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["-h"], ["--help"], ["predict", "-h"], ["models", "--help"], ["gpus", "-h"], ["doctor", "-h"]]
+    "arguments",
+    [
+        [],
+        ["-h"],
+        ["--help"],
+        ["predict", "-h"],
+        ["models", "--help"],
+        ["gpus", "-h"],
+        ["doctor", "-h"],
+    ],
 )
 def test_help(arguments: list[str]) -> None:
     text = answer(*arguments)
@@ -395,7 +532,11 @@ def test_version() -> None:
     ],
 )
 def test_shell_completion(words: str, expected: str) -> None:
-    done = lora_profile(_LORA_PROFILE_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=str(len(words.split()) - 1))
+    done = lora_profile(
+        _LORA_PROFILE_COMPLETE="bash_complete",
+        COMP_WORDS=words,
+        COMP_CWORD=str(len(words.split()) - 1),
+    )
     assert expected in [line.partition(",")[2] for line in done.stdout.splitlines()]
 
 
@@ -417,7 +558,11 @@ def test_a_terminal_gets_colour_unless_it_is_unwanted() -> None:
 
 def test_a_reader_that_leaves_is_no_error() -> None:
     done = subprocess.run(
-        f"{sys.executable} -m lora_profiler models | head -1", shell=True, capture_output=True, text=True, env=ENVIRONMENT
+        f"{sys.executable} -m lora_profiler models | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
     )
     assert done.stdout.startswith("model ")
     assert done.stderr == ""

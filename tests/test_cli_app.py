@@ -1,4 +1,5 @@
-"""`lora-profile app`: who may reach it, what it refuses, how it ends. No browser here; see test_dashboard_browser.py."""
+"""`lora-profile app`: who may reach it, what it refuses, how it ends. No browser here; see
+test_dashboard_browser.py."""
 
 import contextlib
 import os
@@ -44,14 +45,19 @@ class Served(NamedTuple):
 
 @contextlib.contextmanager
 def served(tmp_path: Path, *command: str, **environment: str) -> Iterator[Served]:
-    """A running dashboard, as `lora-profile app` starts it or `command` does; it is ended afterwards."""
+    """A running dashboard, as `lora-profile app` starts it or `command` does; it is ended
+    afterwards."""
     port = free_port()
     own = {"XDG_DATA_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     start = command or (sys.executable, "-m", "lora_profiler", "app", "--no-browser", "--port")
     process = subprocess.Popen(
         [*start, str(port)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **own, **environment}, cwd=tmp_path,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **own, **environment},
+        cwd=tmp_path,
+    )
     try:
         assert process.stderr is not None
         said = process.stderr.readline()
@@ -78,9 +84,14 @@ def healthy(port: int, host: str = "127.0.0.1") -> bool:
 def upgraded(port: int, **headers: str) -> int:
     """The status that a request for the page's own connection gets."""
     fields = {
-        "Host": f"127.0.0.1:{port}", "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Origin": f"http://127.0.0.1:{port}", **headers,
-    }  # fmt: skip
+        "Host": f"127.0.0.1:{port}",
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Origin": f"http://127.0.0.1:{port}",
+        **headers,
+    }
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         text = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         connection.sendall(f"GET /_stcore/stream HTTP/1.1\r\n{text}\r\n".encode())
@@ -89,23 +100,32 @@ def upgraded(port: int, **headers: str) -> int:
 
 def test_it_is_served_to_this_machine_alone_and_ends_at_ctrl_c(tmp_path: Path) -> None:
     with served(tmp_path) as (process, port, entrance):
-        for family, address in {(info[0], info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None)}:
+        for family, address in {
+            (info[0], info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None)
+        }:
             if family == socket.AF_INET and not str(address).startswith("127."):
                 assert not healthy(port, str(address))
         cookie = cookie_of(entrance)
         assert upgraded(port, Cookie=cookie) == 101
-        rebound = {"Host": f"evil.invalid:{port}", "Origin": f"http://evil.invalid:{port}"}  # as DNS rebinding would have it
+        rebound = {
+            "Host": f"evil.invalid:{port}",
+            "Origin": f"http://evil.invalid:{port}",
+        }  # as DNS rebinding would have it
         assert upgraded(port, Cookie=cookie, **rebound) >= 400
         assert upgraded(port, Cookie=cookie, Host=f"evil.invalid:{port}") >= 400
         assert upgraded(port, Cookie=cookie, Origin="http://evil.invalid") >= 400
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
         assert process.returncode == 0, err
-        assert out.strip() == "" and "Traceback" not in err and entrance.partition("=")[2] not in err
+        assert (
+            out.strip() == "" and "Traceback" not in err and entrance.partition("=")[2] not in err
+        )
 
 
 def test_what_is_missing_is_named_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli_app, "find_spec", lambda name: None if name == "streamlit" else object())
+    monkeypatch.setattr(
+        cli_app, "find_spec", lambda name: None if name == "streamlit" else object()
+    )
     error = invoke().exception
     assert isinstance(error, UsageError)
     assert str(error) == "the dashboard needs streamlit: pip install 'lora-profiler[app]'."
@@ -122,11 +142,15 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     import streamlit.web.cli
 
     found: list[list[str]] = []
-    monkeypatch.setattr(streamlit.web.cli, "main", lambda arguments, **more: found.append(arguments))
+    monkeypatch.setattr(
+        streamlit.web.cli, "main", lambda arguments, **more: found.append(arguments)
+    )
     return found
 
 
-def test_a_port_in_use_is_refused_when_it_was_named_and_else_passed_over(started: list[list[str]]) -> None:
+def test_a_port_in_use_is_refused_when_it_was_named_and_else_passed_over(
+    started: list[list[str]],
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -147,7 +171,12 @@ def test_records_are_handed_over_as_absolute_paths(
     assert invoke("--records", "r.jsonl", "--records", ".", "--no-browser").exception is None
     (arguments,) = started
     place = arguments.index("--")
-    assert arguments[place + 1 :] == ["--records", str(tmp_path / "r.jsonl"), "--records", str(tmp_path)]
+    assert arguments[place + 1 :] == [
+        "--records",
+        str(tmp_path / "r.jsonl"),
+        "--records",
+        str(tmp_path),
+    ]
     assert "--server.headless=true" in arguments and "--server.address=127.0.0.1" in arguments
     assert Path(arguments[1]).name == "served.py" and Path(arguments[1]).is_file()
 

@@ -1,4 +1,5 @@
-"""`lora-profile bench` as a user meets it, with a stand-in for the measured process; at the end it trains for real."""
+"""`lora-profile bench` as a user meets it, with a stand-in for the measured process; at the end it
+trains for real."""
 
 import csv
 import io
@@ -22,9 +23,10 @@ from lora_profiler.campaign import runs, session
 from lora_profiler.cli.main import main
 from lora_profiler.harness import Case, Heartbeat, MeasurementInterrupted
 from lora_profiler.planning.engine import predict
-from lora_profiler.records.record import Failure, Record
+from lora_profiler.records.record import Conditions, Failure, Record
 from lora_profiler.records.store import Store
 from lora_profiler.report.json.bench import bench_schema
+from lora_profiler.workload import Workload
 from records import make_record
 
 Answer = Callable[[Case], Record]
@@ -45,15 +47,30 @@ def record_of(case: Case, status: str = "ok", **measured: Any) -> Record:
         "saved_activation_bytes": None,
     }
     if status not in ("ok", "noisy"):
-        fields |= dict.fromkeys(("peak_requested_bytes", "peak_allocated_bytes", "attribution_bytes", "phase_peak_bytes"))
-        fields |= {"failure": Failure(reason="as planned", phase="forward", step=1), "step_seconds": None}
-    return make_record(case.workload, conditions=case.conditions, repeat=case.repeat, **fields | measured)
+        fields |= dict.fromkeys(
+            (
+                "peak_requested_bytes",
+                "peak_allocated_bytes",
+                "attribution_bytes",
+                "phase_peak_bytes",
+            )
+        )
+        fields |= {
+            "failure": Failure(reason="as planned", phase="forward", step=1),
+            "step_seconds": None,
+        }
+    return make_record(
+        case.workload, conditions=case.conditions, repeat=case.repeat, **fields | measured
+    )
 
 
 class Bench:
-    """The command in this process. Cases are answered by `answer` and kept in `asked`; no process is started."""
+    """The command in this process. Cases are answered by `answer` and kept in `asked`; no process
+    is started."""
 
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         self.store_path = folder / "records.jsonl"
         self.model = folder / "tiny" / "config.json"
         self.model.parent.mkdir()
@@ -63,9 +80,13 @@ class Bench:
         self.answer: Answer = record_of
         self._capsys = capsys
         monkeypatch.setattr(session, "measure_case", self._measure)
-        monkeypatch.setattr(runs, "environment_of", lambda device, ranks=False: make_record().environment)
+        monkeypatch.setattr(
+            runs, "environment_of", lambda device, ranks=False: make_record().environment
+        )
 
-    def _measure(self, case: Case, *, progress: Callable[[Heartbeat], None], **options: Any) -> Record:
+    def _measure(
+        self, case: Case, *, progress: Callable[[Heartbeat], None], **options: Any
+    ) -> Record:
         self.asked.append(case)
         self.options.append(options)
         progress(Heartbeat(phase="forward", step=1))
@@ -89,7 +110,9 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Bench:
+def bench(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Bench:
     return Bench(tmp_path, capsys, monkeypatch)
 
 
@@ -99,7 +122,7 @@ def statuses(*found: str) -> Answer:
     return lambda case: record_of(case, left.pop(0) if len(left) > 1 else left[0])
 
 
-# --- what is asked --------------------------------------------------------------------------------------------------------
+# --- what is asked --------------------------------------------------------------------------------
 
 
 def test_a_model_is_two_cases_with_the_setup_that_was_asked_for(bench: Bench) -> None:
@@ -107,7 +130,13 @@ def test_a_model_is_two_cases_with_the_setup_that_was_asked_for(bench: Bench) ->
     assert code == 0
     assert [case.workload.setup.method for case in bench.asked] == ["full", "lora"]
     full, lora = (case.workload.setup for case in bench.asked)
-    assert (full.batch_size, full.seq_len, full.dtype, full.device, full.optimizer) == (2, 24, "float32", "cpu", "sgd")
+    assert (full.batch_size, full.seq_len, full.dtype, full.device, full.optimizer) == (
+        2,
+        24,
+        "float32",
+        "cpu",
+        "sgd",
+    )
     assert lora.lora is not None
     assert lora.lora.r == 4
     assert err.startswith(f"Training on cpu; records go to {bench.store_path}.\n")
@@ -132,13 +161,34 @@ def test_every_option_of_its_own_reaches_the_case(bench: Bench, tmp_path: Path) 
     text = tmp_path / "text.txt"
     text.write_text("words")
     code, _, _ = bench.tiny(
-        "--method", "full", "--weights", str(bench.model.parent), "--text", str(text), "--seed", "5", "--padding", "0.25",
-        "--budget", "3MiB", "--steps", "7", "--timing-seconds", "2.5", "--timeout", "9.5",
-    )  # fmt: skip
+        "--method",
+        "full",
+        "--weights",
+        str(bench.model.parent),
+        "--text",
+        str(text),
+        "--seed",
+        "5",
+        "--padding",
+        "0.25",
+        "--budget",
+        "3MiB",
+        "--steps",
+        "7",
+        "--timing-seconds",
+        "2.5",
+        "--timeout",
+        "9.5",
+    )
     assert code == 0
     (case,), (options,) = bench.asked, bench.options
     held = case.conditions
-    assert (held.weights, held.text, case.weights, case.text) == ("tiny", "text.txt", str(bench.model.parent), str(text))
+    assert (held.weights, held.text, case.weights, case.text) == (
+        "tiny",
+        "text.txt",
+        str(bench.model.parent),
+        str(text),
+    )
     assert (held.seed, held.padding, held.budget_bytes) == (5, 0.25, 3 * 2**20)
     assert (held.min_timed_steps, held.max_timing_seconds, held.memory_steps) == (7, 2.5, 3)
     assert options["timeout_seconds"] == 9.5
@@ -164,7 +214,9 @@ def test_repeats_run_forth_and_back(bench: Bench) -> None:
     assert len({r.id for r in bench.stored()}) == 6
 
 
-def test_without_device_it_is_the_accelerator_that_is_there(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_device_it_is_the_accelerator_that_is_there(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lora_profiler.harness import device_choice
 
     monkeypatch.setattr(device_choice, "torch_version", lambda: "2.11.0+cpu")
@@ -174,7 +226,7 @@ def test_without_device_it_is_the_accelerator_that_is_there(bench: Bench, monkey
     assert bench.asked[0].workload.setup.device == "cpu"
 
 
-# --- the store ------------------------------------------------------------------------------------------------------------
+# --- the store ------------------------------------------------------------------------------------
 
 
 def test_resume_runs_what_is_not_stored_and_says_so(bench: Bench) -> None:
@@ -205,12 +257,17 @@ def test_resume_repeats_what_was_interrupted_and_what_rerun_names(bench: Bench) 
     bench.tiny("--repeats", "2")
     bench.answer = record_of
     bench.tiny("--repeats", "2", "--resume", "--rerun", "oom")
-    assert [(case.workload.setup.method, case.repeat) for case in bench.asked] == [("full", 0), ("lora", 1)]
+    assert [(case.workload.setup.method, case.repeat) for case in bench.asked] == [
+        ("full", 0),
+        ("lora", 1),
+    ]
     assert sorted(r.measurement.status for r in bench.stored()) == ["crash", "ok", "ok", "ok"]
 
 
 def test_the_deadline_leaves_cases_for_the_next_run(bench: Bench) -> None:
-    code, _, err = bench.tiny("--deadline", "100")  # a first case is taken to last 60 s, and 45 s are kept free
+    code, _, err = bench.tiny(
+        "--deadline", "100"
+    )  # a first case is taken to last 60 s, and 45 s are kept free
     assert (code, bench.asked) == (0, [])
     assert "Left for want of time: 2 of the cases. Run again with --resume." in err
 
@@ -224,7 +281,7 @@ def test_lines_of_the_store_that_cannot_be_read_are_told_of(bench: Bench) -> Non
     assert len(bench.stored()) == 1
 
 
-# --- what is shown --------------------------------------------------------------------------------------------------------
+# --- what is shown --------------------------------------------------------------------------------
 
 
 def test_few_records_are_shown_in_full_and_full_against_lora(bench: Bench) -> None:
@@ -233,7 +290,9 @@ def test_few_records_are_shown_in_full_and_full_against_lora(bench: Bench) -> No
     assert re.search(r"^  peak +1\.51 +1\.51 +exact$", out, re.MULTILINE)
     assert "tiny, full: ok" in out
     assert "tiny, LoRA r16: ok" in out
-    assert re.search(r"^tiny: LoRA r16 takes 1\.000 of the time of full \(95 % interval ", out, re.MULTILINE)
+    assert re.search(
+        r"^tiny: LoRA r16 takes 1\.000 of the time of full \(95 % interval ", out, re.MULTILINE
+    )
     assert "Errors over all records" not in out
     assert all(len(line) <= 100 for line in out.splitlines())
     assert "\x1b" not in out
@@ -245,7 +304,12 @@ def test_many_records_are_a_row_each_with_their_errors_together(bench: Bench) ->
     assert code == 0
     lines = out.splitlines()
     assert lines[0] == "4 records"
-    assert [line.split()[0] for line in lines if re.match(r"#\d ", line)] == ["#1", "#2", "#3", "#4"]
+    assert [line.split()[0] for line in lines if re.match(r"#\d ", line)] == [
+        "#1",
+        "#2",
+        "#3",
+        "#4",
+    ]
     assert "! #2, out of memory, in forward and loss: as planned" in lines
     assert "Errors over all records" in lines
     assert re.search(r"^  all together +3 +exact +exact +exact +100 %$", out, re.MULTILINE)
@@ -258,7 +322,9 @@ def test_json_has_records_and_comparisons(bench: Bench) -> None:
     jsonschema.validate(document, bench_schema())
     assert [r["workload"]["setup"]["method"] for r in document["records"]] == ["full", "lora"]
     totals = [c for c in document["comparisons"] if c["metric"] == "peak_requested_bytes"]
-    assert [(c["record_id"], c["relative_error"]) for c in totals] == [(r["id"], 0) for r in document["records"]]
+    assert [(c["record_id"], c["relative_error"]) for c in totals] == [
+        (r["id"], 0) for r in document["records"]
+    ]
     assert "largest_batches" not in document
 
 
@@ -283,7 +349,10 @@ def test_progress_off_a_terminal_is_a_line_when_a_case_starts_and_ends(bench: Be
     bench.answer = statuses("ok", "oom")
     lines = bench.tiny()[2].splitlines()[1:]
     assert lines[0] == "[1/2] tiny, full: started, predicted peak 1.51 MiB"
-    assert lines[1].startswith("[1/2] tiny, full: ok, peak 1.51 MiB, predicted 1.51 MiB, error exact, 100.00 ms a step, 480 tok")
+    assert lines[1].startswith(
+        "[1/2] tiny, full: ok, peak 1.51 MiB, predicted 1.51 MiB, error exact, 100.00 ms a step,"
+        " 480 tok"
+    )
     assert lines[1].endswith("; took 0:00")
     assert lines[2] == "[2/2] tiny, LoRA r16: started, predicted peak 1.30 MiB"
     assert lines[3] == "[2/2] tiny, LoRA r16: out of memory, predicted 1.30 MiB; took 0:00"
@@ -292,9 +361,20 @@ def test_progress_off_a_terminal_is_a_line_when_a_case_starts_and_ends(bench: Be
 
 @pytest.mark.parametrize(
     ("status", "code"),
-    [("ok", 0), ("noisy", 0), ("oom", 0), ("host_oom", 0), ("timeout", 4), ("crash", 4), ("unsupported", 4), ("invalid", 4)],
+    [
+        ("ok", 0),
+        ("noisy", 0),
+        ("oom", 0),
+        ("host_oom", 0),
+        ("timeout", 4),
+        ("crash", 4),
+        ("unsupported", 4),
+        ("invalid", 4),
+    ],
 )
-def test_exit_code_tells_whether_something_was_measured(bench: Bench, status: str, code: int) -> None:
+def test_exit_code_tells_whether_something_was_measured(
+    bench: Bench, status: str, code: int
+) -> None:
     bench.answer = statuses("ok", status)
     found, out, _ = bench.tiny()
     assert found == code
@@ -302,7 +382,7 @@ def test_exit_code_tells_whether_something_was_measured(bench: Bench, status: st
     assert "tiny, full: ok" in out
 
 
-# --- Ctrl-C ---------------------------------------------------------------------------------------------------------------
+# --- Ctrl-C ---------------------------------------------------------------------------------------
 
 
 def interrupted_at(number: int, then: Callable[[Case], Record]) -> Answer:
@@ -376,7 +456,7 @@ def test_ctrl_c_means_what_it_meant_before_when_the_run_is_over(bench: Bench) ->
     assert signal.getsignal(signal.SIGINT) is before
 
 
-# --- refused --------------------------------------------------------------------------------------------------------------
+# --- refused --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -390,7 +470,11 @@ def test_ctrl_c_means_what_it_meant_before_when_the_run_is_over(bench: Bench) ->
         (["gpt2", "--resume", "--rerun", "omo"], 2, ["Did you mean oom", "noisy"]),
         (["gpt2", "--rerun", "oom"], 2, ["--resume"]),
         (["gpt2", "--no-timing", "--steps", "3"], 2, ["--steps", "--no-timing"]),
-        (["gpt2", "--largest-batch", "--timing-seconds", "3"], 2, ["--timing-seconds", "--largest-batch"]),
+        (
+            ["gpt2", "--largest-batch", "--timing-seconds", "3"],
+            2,
+            ["--timing-seconds", "--largest-batch"],
+        ),
         (["gpt2", "--largest-batch", "--repeats", "3"], 2, ["--repeats", "--largest-batch"]),
         (["gpt2", "--largest-batch", *SIZES], 2, ["--budget"]),
         (["gpt2", "--weights", "hbu"], 2, ["'hbu'", "Did you mean hub"]),
@@ -411,14 +495,26 @@ def test_ctrl_c_means_what_it_meant_before_when_the_run_is_over(bench: Bench) ->
         (["gpt2", "--gpu", "l4"], 2, ["--gpu"]),
         (["gpt2", "--method", "lorra"], 2, ["Did you mean lora"]),
         (["gpt2", "--use-dora", *SIZES], 2, ["DoRA is not modelled"]),
-        (["gpt2", "--use-reentrant", *SIZES], 2, ["reentrant checkpointing is not modelled", "trains nothing"]),
+        (
+            ["gpt2", "--use-reentrant", *SIZES],
+            2,
+            ["reentrant checkpointing is not modelled", "trains nothing"],
+        ),
         (["gpt2", *SIZES, "-s", "2000"], 2, ["1,024 positions"]),
         (["gpt22"], 3, ["gpt2"]),
         (["gpt2", "./no/such/config.json", *SIZES], 3, ["no file or folder"]),
-        (["meta-llama/Llama-3.1-405B", "-s", "24", "--device", "cpu"], 4, ["this machine has", "--budget"]),
-        (["meta-llama/Llama-3.1-405B", "-s", "24", "--device", "cpu", "--budget", "1GiB"], 4, ["this machine has"]),
+        (
+            ["meta-llama/Llama-3.1-405B", "-s", "24", "--device", "cpu"],
+            4,
+            ["this machine has", "--budget"],
+        ),
+        (
+            ["meta-llama/Llama-3.1-405B", "-s", "24", "--device", "cpu", "--budget", "1GiB"],
+            4,
+            ["this machine has"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_question_is_refused_before_anything_starts(
     bench: Bench, arguments: list[str], code: int, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -438,7 +534,9 @@ def test_one_wrong_case_among_many_is_refused_before_the_first_starts(bench: Ben
     assert "1,024 positions" in err
 
 
-def test_a_store_that_cannot_be_written_is_refused_before_anything_starts(bench: Bench, tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_written_is_refused_before_anything_starts(
+    bench: Bench, tmp_path: Path
+) -> None:
     code, _, err = bench(str(bench.model), *SIZES, records=tmp_path)
     assert (code, bench.asked) == (2, [])
     assert "is a folder" in err
@@ -452,7 +550,9 @@ def test_a_text_needs_a_tokenizer(bench: Bench, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--use-dora", "--use-reentrant"])
-def test_predict_refuses_what_is_not_modelled_too(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_refuses_what_is_not_modelled_too(
+    flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["gpt2", "-s", "64", flag])
     assert ended.value.code == 2
@@ -464,7 +564,7 @@ def test_a_strange_target_is_warned_of_once_for_all_repeats(bench: Bench) -> Non
     assert err.count("Warning: no module of tiny matches q_prj") == 1
 
 
-# --- suites ---------------------------------------------------------------------------------------------------------------
+# --- suites ---------------------------------------------------------------------------------------
 
 
 def test_a_suite_of_the_source_tree_brings_its_own_cases(bench: Bench) -> None:
@@ -475,28 +575,37 @@ def test_a_suite_of_the_source_tree_brings_its_own_cases(bench: Bench) -> None:
     assert {case.workload.setup.device for case in bench.asked} == {"cpu"}
 
 
-def test_cases_of_a_suite_that_cannot_run_here_are_left_out_and_told_of(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cases_of_a_suite_that_cannot_run_here_are_left_out_and_told_of(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lora_profiler.campaign import planned
     from lora_profiler.harness.preflight import refuse
 
     without = {"bitsandbytes"}
-    check = lambda workload, conditions: refuse(workload, conditions, lambda name: None if name in without else name)  # noqa: E731
+
+    def check(workload: Workload, conditions: Conditions) -> None:
+        refuse(workload, conditions, lambda name: None if name in without else name)
+
     monkeypatch.setattr(planned, "refuse", check)
     code, _, err = bench("--suite", "tiny", "--device", "cpu")
     assert code == 4
     assert [case.workload.setup.method for case in bench.asked] == ["full", "lora", "lora"]
-    assert re.search(r"Warning: left out tiny-llama-qlora-\w+-\w+: a 4-bit base needs bitsandbytes", err)
+    assert re.search(
+        r"Warning: left out tiny-llama-qlora-\w+-\w+: a 4-bit base needs bitsandbytes", err
+    )
     without.add("torch")
     code, _, err = bench("--suite", "tiny", "--device", "cpu")
     assert (code, bench.asked) == (4, [])
     assert "none of the 4 cases of tiny can run here" in err
 
 
-# --- the largest batch ----------------------------------------------------------------------------------------------------
+# --- the largest batch ----------------------------------------------------------------------------
 
 
 def holds(count: int) -> Answer:
-    return lambda case: record_of(case, "ok" if case.workload.setup.batch_size <= count else "oom", step_seconds=None)
+    return lambda case: record_of(
+        case, "ok" if case.workload.setup.batch_size <= count else "oom", step_seconds=None
+    )
 
 
 def test_the_search_begins_at_the_prediction_and_shows_its_probes(bench: Bench) -> None:
@@ -504,9 +613,14 @@ def test_the_search_begins_at_the_prediction_and_shows_its_probes(bench: Bench) 
     code, out, err = bench.tiny("--method", "lora", "--largest-batch", "--budget", "4MiB")
     assert code == 0
     assert [case.workload.setup.batch_size for case in bench.asked] == [11, 12, 11]
-    assert {(case.conditions.memory_steps, case.conditions.min_timed_steps) for case in bench.asked} == {(2, 0)}
+    assert {
+        (case.conditions.memory_steps, case.conditions.min_timed_steps) for case in bench.asked
+    } == {(2, 0)}
     assert out.startswith("tiny, LoRA r16: the largest batch of 24 tokens\n")
-    proof = "11 is the largest batch within 4.00 MiB of A processor: it trained in two processes, and 12 did not fit."
+    proof = (
+        "11 is the largest batch within 4.00 MiB of A processor: it trained in two processes, and"
+        " 12 did not fit."
+    )
     assert proof in " ".join(out.split())
     assert "Predicted: 11." in out
     assert "[2] tiny, LoRA r16, batch 12: out of memory" in err
@@ -515,14 +629,16 @@ def test_the_search_begins_at_the_prediction_and_shows_its_probes(bench: Bench) 
 
 def test_the_search_in_json(bench: Bench) -> None:
     bench.answer = holds(9)
-    code, out, _ = bench.tiny("--method", "lora", "--largest-batch", "--budget", "4MiB", "--format", "json")
+    code, out, _ = bench.tiny(
+        "--method", "lora", "--largest-batch", "--budget", "4MiB", "--format", "json"
+    )
     document = json.loads(out)
     jsonschema.validate(document, bench_schema())
     (found,) = document["largest_batches"]
     assert code == 0
-    assert {name: found[name] for name in ("batch_size", "upper", "monotone", "emulated", "predicted")} == {
-        "batch_size": 9, "upper": 9, "monotone": True, "emulated": True, "predicted": 11,
-    }  # fmt: skip
+    assert {
+        name: found[name] for name in ("batch_size", "upper", "monotone", "emulated", "predicted")
+    } == {"batch_size": 9, "upper": 9, "monotone": True, "emulated": True, "predicted": 11}
     assert sorted(found["record_ids"]) == sorted(r["id"] for r in document["records"])
 
 
@@ -566,15 +682,23 @@ def test_the_deadline_ends_a_search(bench: Bench) -> None:
     assert "Left for want of time: 2 of the cases." in err
 
 
-# --- help, completion, terminals ------------------------------------------------------------------------------------------
+# --- help, completion, terminals ------------------------------------------------------------------
 
 
 def lora_profile(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR")} | {"HF_HUB_OFFLINE": "1"} | environment
+    env = (
+        {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "NO_COLOR")}
+        | {"HF_HUB_OFFLINE": "1"}
+        | environment
+    )
     return subprocess.run(
         [sys.executable, "-m", "lora_profiler", *arguments],
-        capture_output=True, text=True, env=env, stdin=subprocess.DEVNULL, timeout=240,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        timeout=240,
+    )
 
 
 def test_help() -> None:
@@ -598,7 +722,11 @@ def test_help() -> None:
     ],
 )
 def test_shell_completion(words: str, expected: str) -> None:
-    done = lora_profile(_LORA_PROFILE_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=str(len(words.split()) - 1))
+    done = lora_profile(
+        _LORA_PROFILE_COMPLETE="bash_complete",
+        COMP_WORDS=words,
+        COMP_CWORD=str(len(words.split()) - 1),
+    )
     assert expected in [line.partition(",")[2] for line in done.stdout.splitlines()]
 
 
@@ -622,13 +750,25 @@ main(sys.argv[2:])
 
 
 def on_a_terminal(*arguments: str, **environment: str) -> str:
-    """What the command, with a stand-in for the measured process, writes to a terminal of 100 columns."""
+    """What the command, with a stand-in for the measured process, writes to a terminal of 100
+    columns."""
     path = f"{Path(__file__).parent}:{Path(__file__).parents[1]}"
-    return commands.on_a_terminal([sys.executable, "-c", ON_A_TERMINAL, path, "bench", *arguments], columns=100, **environment)
+    return commands.on_a_terminal(
+        [sys.executable, "-c", ON_A_TERMINAL, path, "bench", *arguments], columns=100, **environment
+    )
 
 
-def test_a_terminal_shows_rows_as_they_go_and_then_the_table_instead(bench: Bench, tmp_path: Path) -> None:
-    arguments = (str(bench.model), *SIZES, "--method", "full", "--records", str(tmp_path / "r.jsonl"))
+def test_a_terminal_shows_rows_as_they_go_and_then_the_table_instead(
+    bench: Bench, tmp_path: Path
+) -> None:
+    arguments = (
+        str(bench.model),
+        *SIZES,
+        "--method",
+        "full",
+        "--records",
+        str(tmp_path / "r.jsonl"),
+    )
     text = on_a_terminal(*arguments)
     assert "step 2: backward" in text
     assert "0 of 1 done" in text
@@ -640,7 +780,7 @@ def test_a_terminal_shows_rows_as_they_go_and_then_the_table_instead(bench: Benc
     assert "[1/1] tiny, full: started" in plain
 
 
-# --- for real -------------------------------------------------------------------------------------------------------------
+# --- for real -------------------------------------------------------------------------------------
 
 ONE_CORE = {"OMP_NUM_THREADS": "1"}
 
@@ -654,7 +794,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def real(place: Path, *arguments: str) -> tuple[str, ...]:
-    return ("bench", str(place / "tiny"), *SIZES, "--timing-seconds", "2", "--records", str(place / "r.jsonl"), *arguments)
+    return (
+        "bench",
+        str(place / "tiny"),
+        *SIZES,
+        "--timing-seconds",
+        "2",
+        "--records",
+        str(place / "r.jsonl"),
+        *arguments,
+    )
 
 
 def processes_of(place: Path) -> Iterator[str]:
@@ -678,10 +827,16 @@ def test_a_real_run_agrees_with_its_prediction_and_is_not_repeated(place: Path) 
     assert record["measurement"]["status"] in ("ok", "noisy")
     assert record["environment"]["command"].startswith("lora-profile bench tiny --device cpu")
     assert str(place) not in done.stdout
-    errors = {c["metric"]: c["relative_error"] for c in document["comparisons"] if c["category"] == "total"}
+    errors = {
+        c["metric"]: c["relative_error"]
+        for c in document["comparisons"]
+        if c["category"] == "total"
+    }
     assert abs(errors["peak_requested_bytes"]) < 0.01
     assert errors["num_parameters"] == 0
-    again = lora_profile(*real(place, "--method", "full", "--format", "json", "--resume"), **ONE_CORE)
+    again = lora_profile(
+        *real(place, "--method", "full", "--format", "json", "--resume"), **ONE_CORE
+    )
     assert again.returncode == 0
     assert "nothing was run" in again.stderr
     assert json.loads(again.stdout)["records"] == document["records"]
@@ -689,7 +844,9 @@ def test_a_real_run_agrees_with_its_prediction_and_is_not_repeated(place: Path) 
 
 @pytest.mark.slow
 def test_a_real_run_out_of_its_budget_is_a_result_with_a_phase(place: Path) -> None:
-    done = lora_profile(*real(place, "--method", "full", "--budget", "1MiB", "--format", "json"), **ONE_CORE)
+    done = lora_profile(
+        *real(place, "--method", "full", "--budget", "1MiB", "--format", "json"), **ONE_CORE
+    )
     assert done.returncode == 0, done.stderr
     (record,) = json.loads(done.stdout)["records"]
     measurement = record["measurement"]
@@ -700,11 +857,17 @@ def test_a_real_run_out_of_its_budget_is_a_result_with_a_phase(place: Path) -> N
 
 @pytest.mark.slow
 def test_ctrl_c_of_a_real_run_leaves_the_finished_rows_and_no_process(place: Path) -> None:
-    arguments = real(place, "--method", "full", "--method", "lora", "--seed", "3", "--timing-seconds", "1")
+    arguments = real(
+        place, "--method", "full", "--method", "lora", "--seed", "3", "--timing-seconds", "1"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-m", "lora_profiler", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=os.environ | ONE_CORE, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "lora_profiler", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | ONE_CORE,
+        start_new_session=True,
+    )
     try:
         assert process.stderr is not None
         assert any("LoRA r16: started" in line for line in process.stderr)
@@ -718,7 +881,11 @@ def test_ctrl_c_of_a_real_run_leaves_the_finished_rows_and_no_process(place: Pat
     assert "Interrupted. What is done is stored: run again with --resume." in err
     assert re.search(r"^tiny, full: (ok|noisy)$", out, re.MULTILINE)
     assert re.search(r"^tiny, LoRA r16: interrupted$", out, re.MULTILINE)
-    kept = {r.workload.setup.method: r for r in Store(place / "r.jsonl").records() if r.conditions.seed == 3}
+    kept = {
+        r.workload.setup.method: r
+        for r in Store(place / "r.jsonl").records()
+        if r.conditions.seed == 3
+    }
     assert kept["full"].measurement.went_through
     assert kept["lora"].measurement.status == "interrupted"
     assert kept["lora"].measurement.failure is not None

@@ -1,4 +1,5 @@
-"""`lora-profile compare` as a user meets it: over records made by hand, over the committed ones, and over what is no record."""
+"""`lora-profile compare` as a user meets it: over records made by hand, over the committed ones,
+and over what is no record."""
 
 import csv
 import io
@@ -64,7 +65,9 @@ def compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Compare:
 def off_by(error: float, workload: Workload = records.WORKLOAD, **more: Any) -> Record:
     """A record whose predicted peak is off by `error` of what it measured, to a byte."""
     peak = round(predict(workload).peak.total_bytes / (1 + error))
-    return records.make_record(workload, peak_requested_bytes=peak, peak_allocated_bytes=peak, **more)
+    return records.make_record(
+        workload, peak_requested_bytes=peak, peak_allocated_bytes=peak, **more
+    )
 
 
 def three() -> list[Record]:
@@ -73,10 +76,14 @@ def three() -> list[Record]:
 
 def lines_of(text: str, beginning: str) -> list[list[str]]:
     """The cells, two blanks apart, of all lines that begin so."""
-    return [re.split(r" {2,}", line.strip()) for line in text.splitlines() if line.strip().startswith(beginning)]
+    return [
+        re.split(r" {2,}", line.strip())
+        for line in text.splitlines()
+        if line.strip().startswith(beginning)
+    ]
 
 
-# --- predicted against measured -------------------------------------------------------------------------------------------
+# --- predicted against measured -------------------------------------------------------------------
 
 
 def test_the_names_of_the_options_are_those_of_the_library() -> None:
@@ -90,19 +97,28 @@ def test_a_few_lines_by_method_and_the_largest_errors(compare: Compare) -> None:
     code, out, err = compare(compare.file("r.jsonl", three()))
     assert (code, err) == (0, "")
     assert out.startswith(
-        "3 records, predicted against measured\n\nA processor, 8.00 GiB, 2 threads; Python 3.11.7, torch 2.13.0"
+        "3 records, predicted against measured\n\nA processor, 8.00 GiB, 2 threads; Python 3.11.7,"
+        " torch 2.13.0"
     )
     assert "Error of the peak that tensors ask for\n" in out
-    assert lines_of(out, "full ") == [["full", "2", "12.50 %", "+12.50 %", "none", "+25.00 %", "50 %"]]
-    assert lines_of(out, "LoRA ") == [["LoRA", "1", "10.00 %", "-10.00 %", "-10.00 %", "none", "0 %"]]
-    assert lines_of(out, "all ") == [["all", "3", "11.67 %", "exact", "-10.00 %", "+25.00 %", "33 %"]]
+    assert lines_of(out, "full ") == [
+        ["full", "2", "12.50 %", "+12.50 %", "none", "+25.00 %", "50 %"]
+    ]
+    assert lines_of(out, "LoRA ") == [
+        ["LoRA", "1", "10.00 %", "-10.00 %", "-10.00 %", "none", "0 %"]
+    ]
+    assert lines_of(out, "all ") == [
+        ["all", "3", "11.67 %", "exact", "-10.00 %", "+25.00 %", "33 %"]
+    ]
     largest = lines_of(out[out.index("Largest errors") :], "tiny-")
     assert [(row[0], row[1], row[-1]) for row in largest] == [
         ("tiny-gpt2", "full", "+25.00 %"),
         ("tiny-gpt2", "LoRA r4", "-10.00 %"),
     ]
     assert largest[0][2] == "batch 2 x 8, float32"
-    assert "Equal to the last digit: 1 of 3. Predicted by the analytic engine." in " ".join(out.split())
+    assert "Equal to the last digit: 1 of 3. Predicted by the analytic engine." in " ".join(
+        out.split()
+    )
     assert out.endswith("every number: --format csv or json.\n")
     assert all(len(line) <= 100 for line in out.splitlines())
     assert len(out.splitlines()) < 25
@@ -112,7 +128,10 @@ def test_errors_by_any_grouping(compare: Compare) -> None:
     file = compare.file("r.jsonl", three())
     _, out, _ = compare(file, "--by", "family", "--by", "method")
     assert lines_of(out, "family ")[0][:2] == ["family", "method"]
-    assert [row[:4] for row in lines_of(out, "gpt2 ")] == [["gpt2", "full", "1", "25.00 %"], ["gpt2", "LoRA", "1", "10.00 %"]]
+    assert [row[:4] for row in lines_of(out, "gpt2 ")] == [
+        ["gpt2", "full", "1", "25.00 %"],
+        ["gpt2", "LoRA", "1", "10.00 %"],
+    ]
     assert [row[:4] for row in lines_of(out, "llama ")] == [["llama", "full", "1", "exact"]]
     _, out, _ = compare(file, "--by", "device")
     assert [row[:2] for row in lines_of(out, "A processor ")] == [["A processor", "3"]]
@@ -120,17 +139,28 @@ def test_errors_by_any_grouping(compare: Compare) -> None:
     assert [row[:2] for row in lines_of(out, "analytic  ")] == [["analytic", "3"]]
     assert "Largest errors" not in out
     _, out, _ = compare(file, "--metric", "attribution_bytes", "--by", "category")
-    assert {row[0] for row in lines_of(out, "optimizer ") + lines_of(out, "gradients ")} == {"optimizer states", "gradients"}
+    assert {row[0] for row in lines_of(out, "optimizer ") + lines_of(out, "gradients ")} == {
+        "optimizer states",
+        "gradients",
+    }
 
 
 def test_every_metric_has_a_section(compare: Compare) -> None:
     _, out, _ = compare(compare.file("r.jsonl", three()), "--metric", "all")
-    for label in ("peak that tensors ask for", "peak allocated", "part of the peak", "saved for backward", "parameters"):
+    for label in (
+        "peak that tensors ask for",
+        "peak allocated",
+        "part of the peak",
+        "saved for backward",
+        "parameters",
+    ):
         assert re.search(rf"^{label}$", out, re.MULTILINE), label
     assert "reserved by the allocator" not in out
 
 
-def test_json_is_what_the_schema_says_and_its_summaries_follow_from_its_comparisons(compare: Compare) -> None:
+def test_json_is_what_the_schema_says_and_its_summaries_follow_from_its_comparisons(
+    compare: Compare,
+) -> None:
     made = three()
     code, out, _ = compare(compare.file("r.jsonl", made), "--format", "json", "--by", "method")
     document = json.loads(out)
@@ -140,8 +170,12 @@ def test_json_is_what_the_schema_says_and_its_summaries_follow_from_its_comparis
     methods = {r.id: r.workload.setup.method for r in made}
     found: dict[tuple[str, str, str], list[float]] = {}
     for c in document["comparisons"]:
-        if c["relative_error"] is not None and (c["predicted"] or c["category"] not in ("workspace", "unattributed")):
-            found.setdefault((c["metric"], c["category"], methods[c["record_id"]]), []).append(c["relative_error"])
+        if c["relative_error"] is not None and (
+            c["predicted"] or c["category"] not in ("workspace", "unattributed")
+        ):
+            found.setdefault((c["metric"], c["category"], methods[c["record_id"]]), []).append(
+                c["relative_error"]
+            )
     summaries = {(s["metric"], s["category"], s["method"]): s for s in document["summaries"]}
     assert {key for key, s in summaries.items() if s["mean_absolute"] is not None} == set(found)
     for key, errors in found.items():
@@ -153,8 +187,14 @@ def test_json_is_what_the_schema_says_and_its_summaries_follow_from_its_comparis
 
 def test_csv_is_a_line_a_number_and_with_by_a_line_a_group(compare: Compare) -> None:
     file = compare.file("r.jsonl", three())
-    rows = list(csv.DictReader(io.StringIO(compare(file, "--format", "csv", "--metric", "peak_requested_bytes")[1])))
-    assert [(row["model"], row["method"], row["family"], row["device"], row["status"]) for row in rows] == [
+    rows = list(
+        csv.DictReader(
+            io.StringIO(compare(file, "--format", "csv", "--metric", "peak_requested_bytes")[1])
+        )
+    )
+    assert [
+        (row["model"], row["method"], row["family"], row["device"], row["status"]) for row in rows
+    ] == [
         ("tiny-gpt2", "full", "gpt2", "A processor", "ok"),
         ("tiny-gpt2", "lora", "gpt2", "A processor", "ok"),
         ("tiny-llama", "full", "llama", "A processor", "ok"),
@@ -162,10 +202,16 @@ def test_csv_is_a_line_a_number_and_with_by_a_line_a_group(compare: Compare) -> 
     assert [round(float(row["relative_error"]), 4) for row in rows] == [0.25, -0.1, 0]
     every = list(csv.DictReader(io.StringIO(compare(file, "--format", "csv")[1])))
     assert len(every) > 30
-    rows = list(csv.DictReader(io.StringIO(compare(file, "--format", "csv", "--by", "family", "--metric", "num_parameters")[1])))
-    assert [(row["family"], row["n"], row["worst"]) for row in rows if row["metric"] == "num_parameters"] == [
-        ("gpt2", "2", "0.0"), ("llama", "1", rows[1]["worst"]),
-    ]  # fmt: skip
+    rows = list(
+        csv.DictReader(
+            io.StringIO(
+                compare(file, "--format", "csv", "--by", "family", "--metric", "num_parameters")[1]
+            )
+        )
+    )
+    assert [
+        (row["family"], row["n"], row["worst"]) for row in rows if row["metric"] == "num_parameters"
+    ] == [("gpt2", "2", "0.0"), ("llama", "1", rows[1]["worst"])]
 
 
 def test_markdown_and_a_new_file(compare: Compare, tmp_path: Path) -> None:
@@ -184,7 +230,11 @@ def test_runs_that_failed_and_workloads_that_nothing_predicts_are_told_of(compar
     idle = replace(records.LORA_WORKLOAD.setup.lora, target_modules=("no_such_module",))  # type: ignore[type-var]
     strange = replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, lora=idle))
     failure = Failure(reason="no room", phase="forward", step=1)
-    made = [*three(), records.make_record(strange), *(off_by(0.0, repeat=i, status="oom", failure=failure) for i in (1, 2))]
+    made = [
+        *three(),
+        records.make_record(strange),
+        *(off_by(0.0, repeat=i, status="oom", failure=failure) for i in (1, 2)),
+    ]
     code, out, _ = compare(compare.file("r.jsonl", made))
     assert code == 0
     assert "Not compared, for the run did not go through: 2 out of memory.\n" in out
@@ -211,25 +261,38 @@ def test_the_engine_is_the_one_asked_for(compare: Compare) -> None:
     assert "no compiled profile answers tiny-gpt2 with this setup" in " ".join(out.split())
 
 
-# --- the limit ------------------------------------------------------------------------------------------------------------
+# --- the limit ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--fail-above", "26%"], 0, "Within 26.00 %: all 3 claimed numbers (peak that tensors ask for)."),
+        (
+            ["--fail-above", "26%"],
+            0,
+            "Within 26.00 %: all 3 claimed numbers (peak that tensors ask for).",
+        ),
         (
             ["--fail-above", "24%"],
             1,
-            "Off by more than 24.00 %: 1 of 3 claimed numbers (peak that tensors ask for). The worst is peak ",
+            (
+                "Off by more than 24.00 %: 1 of 3 claimed numbers (peak that tensors ask for). The"
+                " worst is peak "
+            ),
         ),
         (["--fail-above", "5 %"], 1, "2 of 3"),
-        (["--fail-above", "0%", "--metric", "num_parameters"], 0, "Within 0.00 %: all 3 claimed numbers (parameters)."),
+        (
+            ["--fail-above", "0%", "--metric", "num_parameters"],
+            0,
+            "Within 0.00 %: all 3 claimed numbers (parameters).",
+        ),
         (["--fail-above", "0%", "--metric", "persistent_bytes"], 1, "persistent"),
         (["--fail-above", "5%", "--metric", "peak_reserved_bytes"], 1, "Nothing could be judged"),
     ],
 )
-def test_the_limit_judges_what_metric_names(compare: Compare, arguments: list[str], code: int, said: str) -> None:
+def test_the_limit_judges_what_metric_names(
+    compare: Compare, arguments: list[str], code: int, said: str
+) -> None:
     found, _, err = compare(compare.file("r.jsonl", three()), *arguments)
     assert found == code
     assert said in err
@@ -238,32 +301,44 @@ def test_the_limit_judges_what_metric_names(compare: Compare, arguments: list[st
 def test_the_worst_is_named_with_its_numbers_and_id(compare: Compare) -> None:
     made = three()
     _, out, err = compare(compare.file("r.jsonl", made), "--fail-above", "5%", "--format", "json")
-    assert f"peak that tensors ask for of tiny-gpt2, full, batch 2 x 8, float32 ({made[0].id}): predicted " in err
+    assert (
+        f"peak that tensors ask for of tiny-gpt2, full, batch 2 x 8, float32 ({made[0].id}):"
+        " predicted " in err
+    )
     assert err.endswith("+25.00 %.\n")
     json.loads(out)
 
 
 def test_what_was_measured_as_nothing_is_beyond_any_limit(compare: Compare) -> None:
     made = [records.make_record(saved_activation_bytes=0)]
-    code, _, err = compare(compare.file("r.jsonl", made), "--fail-above", "1000%", "--metric", "saved_activation_bytes")
+    code, _, err = compare(
+        compare.file("r.jsonl", made), "--fail-above", "1000%", "--metric", "saved_activation_bytes"
+    )
     assert code == 1
     assert err.endswith("measured 0 B, nothing was measured.\n")
 
 
 def test_a_model_whose_peak_is_only_a_lower_bound_claims_none(compare: Compare) -> None:
     unknown = replace(records.WORKLOAD, model=find_model("microsoft/phi-2"))
-    code, _, err = compare(compare.file("r.jsonl", [records.make_record(unknown)]), "--fail-above", "5%", "--engine", "analytic")
+    code, _, err = compare(
+        compare.file("r.jsonl", [records.make_record(unknown)]),
+        "--fail-above",
+        "5%",
+        "--engine",
+        "analytic",
+    )
     assert code == 1
     assert "Nothing could be judged: no record has both a measured and a predicted number" in err
 
 
-# --- two sets -------------------------------------------------------------------------------------------------------------
+# --- two sets -------------------------------------------------------------------------------------
 
 OTHER = {"packages": {**records.PACKAGES, "torch": "2.14.0"}, "threads": 4}
 
 
 def before_and_after() -> tuple[list[Record], list[Record]]:
-    """full: the peak 5 % up, steps as they were. LoRA: steps of 0.1 s now take 0.12 s. llama: lost."""
+    """full: the peak 5 % up, steps as they were. LoRA: steps of 0.1 s now take 0.12 s. llama:
+    lost."""
     steps = {"step_seconds": (0.1,) * 10}
     before = [
         records.make_record(**steps),
@@ -274,14 +349,18 @@ def before_and_after() -> tuple[list[Record], list[Record]]:
     after = [
         records.make_record(environment=OTHER, peak_requested_bytes=2_100_000, **steps),
         records.make_record(records.LORA_WORKLOAD, environment=OTHER, step_seconds=(0.12,) * 10),
-        records.make_record(OF_LLAMA, environment=OTHER, status="oom", failure=Failure(reason="no room")),
+        records.make_record(
+            OF_LLAMA, environment=OTHER, status="oom", failure=Failure(reason="no room")
+        ),
     ]
     return before, after
 
 
 def test_two_sets_show_set_up_outcomes_and_changes(compare: Compare) -> None:
     before, after = before_and_after()
-    code, out, err = compare(compare.file("a.jsonl", before), "--against", compare.file("b.jsonl", after))
+    code, out, err = compare(
+        compare.file("a.jsonl", before), "--against", compare.file("b.jsonl", after)
+    )
     assert (code, err) == (0, "")
     assert out.startswith("Before and after: 3 cases on both sides\n")
     assert "! tiny-llama, full, batch 2 x 8, float32: ok before, out of memory after\n" in out
@@ -297,8 +376,12 @@ def test_two_sets_show_set_up_outcomes_and_changes(compare: Compare) -> None:
         ["LoRA", "1", "same", "same", "same", "0"],
         ["LoRA", "1", "+20.00 %", "+20.00 %", "+20.00 %", "1"],
     ]
-    assert [row[-3:] for row in lines_of(out, "tiny-gpt2  full")] == [["1.91 MiB", "2.00 MiB", "+5.00 %"]]
-    assert [row[-4:] for row in lines_of(out, "tiny-gpt2  LoRA")] == [["100.00 ms", "120.00 ms", "+20.00 %", "0.0 %"]]
+    assert [row[-3:] for row in lines_of(out, "tiny-gpt2  full")] == [
+        ["1.91 MiB", "2.00 MiB", "+5.00 %"]
+    ]
+    assert [row[-4:] for row in lines_of(out, "tiny-gpt2  LoRA")] == [
+        ["100.00 ms", "120.00 ms", "+20.00 %", "0.0 %"]
+    ]
 
 
 def test_the_same_set_twice_changes_nothing(compare: Compare) -> None:
@@ -307,7 +390,10 @@ def test_the_same_set_twice_changes_nothing(compare: Compare) -> None:
     assert code == 0
     assert "The set-ups are the same." in out
     assert "Largest changes" not in out
-    assert "Not worse by more than 0.00 %: all 8 numbers (peak that tensors ask for, median step)." in err
+    assert (
+        "Not worse by more than 0.00 %: all 8 numbers (peak that tensors ask for, median step)."
+        in err
+    )
 
 
 def test_two_sets_in_json_and_csv(compare: Compare) -> None:
@@ -323,15 +409,26 @@ def test_two_sets_in_json_and_csv(compare: Compare) -> None:
     assert changes[lora, "tokens_per_second"]["relative_change"] == pytest.approx(0.1 / 0.12 - 1)
     assert changes[lora, "step_seconds"]["before"]["record_ids"] == [before[1].id]
     assert {c["field"]: (c["before"], c["after"]) for c in document["setup_changes"]} == {
-        "packages.torch": (["2.13.0"], ["2.14.0"]), "threads": (["2"], ["4"]),
-    }  # fmt: skip
-    assert document["outcomes"][2] == {"case_key": before[2].case_key, "before": ["ok"], "after": ["oom"]}
+        "packages.torch": (["2.13.0"], ["2.14.0"]),
+        "threads": (["2"], ["4"]),
+    }
+    assert document["outcomes"][2] == {
+        "case_key": before[2].case_key,
+        "before": ["ok"],
+        "after": ["oom"],
+    }
     assert document["comparisons"] == []
-    rows = list(csv.DictReader(io.StringIO(compare(*files, "--format", "csv", "--metric", "step_seconds")[1])))
-    assert [(row["method"], row["before"], row["after"], row["is_beyond_noise"]) for row in rows] == [
-        ("full", "0.1", "0.1", "False"), ("lora", "0.1", "0.12", "True"),
-    ]  # fmt: skip
-    assert compare(*files, "--format", "md")[1].startswith("## Before and after: 3 cases on both sides\n")
+    rows = list(
+        csv.DictReader(
+            io.StringIO(compare(*files, "--format", "csv", "--metric", "step_seconds")[1])
+        )
+    )
+    assert [
+        (row["method"], row["before"], row["after"], row["is_beyond_noise"]) for row in rows
+    ] == [("full", "0.1", "0.1", "False"), ("lora", "0.1", "0.12", "True")]
+    assert compare(*files, "--format", "md")[1].startswith(
+        "## Before and after: 3 cases on both sides\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -341,19 +438,43 @@ def test_two_sets_in_json_and_csv(compare: Compare) -> None:
             [0, 1],
             ["6%"],
             1,
-            "Worse by more than 6.00 %: 1 of 4 numbers (peak that tensors ask for, median step). The worst is median step",
+            (
+                "Worse by more than 6.00 %: 1 of 4 numbers (peak that tensors ask for, median"
+                " step). The worst is median step"
+            ),
         ),
-        ([0, 1], ["6%", "--metric", "peak_requested_bytes"], 0, "Not worse by more than 6.00 %: all 2 numbers"),
-        ([0, 1], ["4%", "--metric", "peak_requested_bytes"], 1, "1.91 MiB before, 2.00 MiB after, +5.00 %."),
+        (
+            [0, 1],
+            ["6%", "--metric", "peak_requested_bytes"],
+            0,
+            "Not worse by more than 6.00 %: all 2 numbers",
+        ),
+        (
+            [0, 1],
+            ["4%", "--metric", "peak_requested_bytes"],
+            1,
+            "1.91 MiB before, 2.00 MiB after, +5.00 %.",
+        ),
         ([0, 1], ["15%", "--metric", "tokens_per_second"], 1, "tokens a second"),
         ([0, 1], ["21%"], 0, "Not worse"),
         ([0, 1, 2], ["50%"], 1, "No longer trained: 1 case, such as tiny-llama, full"),
-        ([0, 1], ["5%", "--metric", "device_used_bytes"], 1, "Nothing could be judged: no case has a number on both sides"),
+        (
+            [0, 1],
+            ["5%", "--metric", "device_used_bytes"],
+            1,
+            "Nothing could be judged: no case has a number on both sides",
+        ),
     ],
 )
-def test_the_limit_of_two_sets(compare: Compare, kept: list[int], arguments: list[str], code: int, said: str) -> None:
+def test_the_limit_of_two_sets(
+    compare: Compare, kept: list[int], arguments: list[str], code: int, said: str
+) -> None:
     before, after = before_and_after()
-    files = compare.file("a.jsonl", before), "--against", compare.file("b.jsonl", [after[i] for i in kept])
+    files = (
+        compare.file("a.jsonl", before),
+        "--against",
+        compare.file("b.jsonl", [after[i] for i in kept]),
+    )
     for form in ("table", "json"):
         found, _, err = compare(*files, "--fail-above", *arguments, "--format", form)
         assert found == code
@@ -373,11 +494,15 @@ def test_sets_without_a_case_in_common(compare: Compare) -> None:
 def test_many_files_are_one_set_on_either_side(compare: Compare) -> None:
     before, after = before_and_after()
     one = [compare.file(f"a{i}.jsonl", [record]) for i, record in enumerate(before)]
-    two = [argument for i, record in enumerate(after) for argument in ("--against", compare.file(f"b{i}.jsonl", [record]))]
+    two = [
+        argument
+        for i, record in enumerate(after)
+        for argument in ("--against", compare.file(f"b{i}.jsonl", [record]))
+    ]
     assert compare(*one, *two)[1].startswith("Before and after: 3 cases on both sides\n")
 
 
-# --- what cannot be ---------------------------------------------------------------------------------------------------------
+# --- what cannot be -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -391,7 +516,10 @@ def test_many_files_are_one_set_on_either_side(compare: Compare) -> None:
         (["FILE", "--by", "methd"], ["Did you mean method"]),
         (["FILE", "--metric", "peak_requested"], ["Did you mean peak_requested_bytes"]),
         (["FILE", "--metric", "step_seconds"], ["nothing predicts step_seconds yet", "--against"]),
-        (["FILE", "--against", "FILE", "--metric", "num_parameters"], ["num_parameters is compared with predictions only"]),
+        (
+            ["FILE", "--against", "FILE", "--metric", "num_parameters"],
+            ["num_parameters is compared with predictions only"],
+        ),
         (["FILE", "--against", "FILE", "--by", "method"], ["--by is about predictions"]),
         (["FILE", "--against", "FILE", "--engine", "analytic"], ["--engine is about predictions"]),
         (["FILE", "--engine", "analitic"], ["Did you mean analytic"]),
@@ -402,7 +530,9 @@ def test_many_files_are_one_set_on_either_side(compare: Compare) -> None:
         (["FILE", "-o", "FILE"], ["exists"]),
     ],
 )
-def test_a_wrong_question_is_refused(compare: Compare, arguments: list[str], words: list[str]) -> None:
+def test_a_wrong_question_is_refused(
+    compare: Compare, arguments: list[str], words: list[str]
+) -> None:
     file = compare.file("r.jsonl", three())
     code, out, err = compare(*(file if argument == "FILE" else argument for argument in arguments))
     assert (code, out) == (2, "")
@@ -418,17 +548,25 @@ def test_good_lines_are_used_and_bad_ones_are_warned_of(compare: Compare) -> Non
     assert code == 0
     assert out.startswith("3 records")
     assert err.splitlines() == [
-        f"Warning: passed over: {file}, line 4: The record's schema is '7.0'; this version reads up to 1.1.",
+        (
+            f"Warning: passed over: {file}, line 4: The record's schema is '7.0'; this version"
+            " reads up to 1.1."
+        ),
         f"Warning: passed over: {file}: one of its lines is no JSON, as a crash leaves them.",
         f"Warning: passed over: {empty} is empty.",
     ]
 
 
-def test_files_without_a_record_and_folders_without_files_are_usage_errors(compare: Compare, tmp_path: Path) -> None:
+def test_files_without_a_record_and_folders_without_files_are_usage_errors(
+    compare: Compare, tmp_path: Path
+) -> None:
     (tmp_path / "none").mkdir()
     foreign = tmp_path / "data.csv"
     foreign.write_text("a,b\n1,2\n")
-    for path, said in ((foreign, "2 of its lines are no JSON"), (tmp_path / "none", "has no .jsonl files")):
+    for path, said in (
+        (foreign, "2 of its lines are no JSON"),
+        (tmp_path / "none", "has no .jsonl files"),
+    ):
         code, out, err = compare(str(path))
         assert (code, out) == (2, "")
         assert err.startswith("Error: ") and said in err
@@ -438,22 +576,41 @@ def hostile() -> list[Record]:
     """Every text that a stranger chooses, and one model of which nothing is known."""
     model = model_from_config(dict(families.TINY["gpt2"]), id=HOSTILE, source="file")
     device = replace(records.CPU, name=HOSTILE)
-    environment = {"python": HOSTILE, "packages": {"torch": HOSTILE, HOSTILE: "1"}, "variables": {HOSTILE: HOSTILE}}
+    environment = {
+        "python": HOSTILE,
+        "packages": {"torch": HOSTILE, HOSTILE: "1"},
+        "variables": {HOSTILE: HOSTILE},
+    }
     workload = replace(records.WORKLOAD, model=model)
     return [
-        records.make_record(workload, device=device, environment=environment, peak_requested_bytes=10**30),
-        records.make_record(workload, repeat=1, status="crash", failure=Failure(reason=HOSTILE, phase=HOSTILE, log=HOSTILE)),
+        records.make_record(
+            workload, device=device, environment=environment, peak_requested_bytes=10**30
+        ),
+        records.make_record(
+            workload,
+            repeat=1,
+            status="crash",
+            failure=Failure(reason=HOSTILE, phase=HOSTILE, log=HOSTILE),
+        ),
     ]
 
 
 def outputs(compare: Compare) -> Iterator[str]:
     strange = json.dumps(record_dict(three()[0]) | {HOSTILE: 1})
-    file, other = compare.file("h.jsonl", hostile(), f"{strange}\n"), compare.file("r.jsonl", [*three(), hostile()[0]])
+    file, other = (
+        compare.file("h.jsonl", hostile(), f"{strange}\n"),
+        compare.file("r.jsonl", [*three(), hostile()[0]]),
+    )
     for arguments in (
-        (file,), (file, "--by", "device", "--by", "model"), (file, "--format", "md"), (file, "--format", "csv"),
-        (file, "--against", other), (other, "--against", file, "--fail-above", "1%"), (file, "--fail-above", "1%"),
+        (file,),
+        (file, "--by", "device", "--by", "model"),
+        (file, "--format", "md"),
+        (file, "--format", "csv"),
+        (file, "--against", other),
+        (other, "--against", file, "--fail-above", "1%"),
+        (file, "--fail-above", "1%"),
         (file, "--format", "json"),
-    ):  # fmt: skip
+    ):
         code, out, err = compare(*arguments)
         assert code in (0, 1)
         yield out
@@ -468,7 +625,9 @@ def test_hostile_text_neither_moves_nor_colours_anything(compare: Compare) -> No
 
 
 def test_a_name_as_long_as_a_page_keeps_its_ends_alone(compare: Compare) -> None:
-    model = model_from_config(dict(families.TINY["gpt2"]), id="first" + "x" * 9000 + "last", source="file")
+    model = model_from_config(
+        dict(families.TINY["gpt2"]), id="first" + "x" * 9000 + "last", source="file"
+    )
     file = compare.file("r.jsonl", [off_by(0.25, replace(records.WORKLOAD, model=model))])
     for arguments in ((file, "--by", "model"), (file, "--against", file)):
         _, out, _ = compare(*arguments)
@@ -495,7 +654,7 @@ def test_no_line_is_wider_than_the_terminal(columns: int) -> None:
     assert "Largest errors" in text
 
 
-# --- the committed records ------------------------------------------------------------------------------------------------
+# --- the committed records ------------------------------------------------------------------------
 
 
 def test_the_committed_records_have_the_errors_of_the_committed_results(compare: Compare) -> None:

@@ -17,8 +17,13 @@ from lora_profiler.errors import CompileError
 from lora_profiler.report.json.predict import predict_schema
 
 TINY_BLOOM = {
-    "model_type": "bloom", "architectures": ["BloomForCausalLM"], "hidden_size": 32, "n_layer": 6, "n_head": 4, "vocab_size": 500,
-}  # fmt: skip
+    "model_type": "bloom",
+    "architectures": ["BloomForCausalLM"],
+    "hidden_size": 32,
+    "n_layer": 6,
+    "n_head": 4,
+    "vocab_size": 500,
+}
 """A type that the rules do not know."""
 
 
@@ -51,13 +56,39 @@ def test_a_compiled_model_is_answered_exactly_for_every_size(run: Run, config: s
     assert [p["valid"]["batch_size"] for p in made] == [[1, 1], [2, None]]
     assert all(len(p["checked"]) == 3 and p["setup"]["method"] == "lora" for p in made)
 
-    (answer,) = predictions(run, "predict", config, "--method", "lora", "-b", "7", "-s", "300", "-r", "5", "--engine", "compiled")
+    (answer,) = predictions(
+        run,
+        "predict",
+        config,
+        "--method",
+        "lora",
+        "-b",
+        "7",
+        "-s",
+        "300",
+        "-r",
+        "5",
+        "--engine",
+        "compiled",
+    )
     assert (answer["engine"], answer["exactness"]) == ("compiled", "exact")
     memory, peak = answer["device_memory"], answer["peak"]["total_bytes"]
     assert peak <= memory["allocated_bytes"] <= memory["reserved_bytes"]
     assert memory["expandable_reserved_bytes"] >= memory["allocated_bytes"]
 
-    words = run("predict", config, "--method", "lora", "-b", "7", "-s", "300", "--explain", "--gpu", "rtx_4090")
+    words = run(
+        "predict",
+        config,
+        "--method",
+        "lora",
+        "-b",
+        "7",
+        "-s",
+        "300",
+        "--explain",
+        "--gpu",
+        "rtx_4090",
+    )
     assert words.exit_code == 0, words.stderr
     assert "the peak is exact (compiled engine)" in words.stdout
     assert "caching allocator" in words.stdout
@@ -74,16 +105,32 @@ def test_auto_traces_what_the_rules_do_not_know_once(run: Run, config: str) -> N
     assert "compiled engine" in again.stdout
 
 
-def test_with_a_card_other_sizes_are_traced_too_since_they_are_searched(run: Run, config: str) -> None:
-    (answer,) = predictions(run, "predict", config, "--method", "full", "-b", "1", "-s", "64", "--gpu", "rtx_4090")
+def test_with_a_card_other_sizes_are_traced_too_since_they_are_searched(
+    run: Run, config: str
+) -> None:
+    (answer,) = predictions(
+        run, "predict", config, "--method", "full", "-b", "1", "-s", "64", "--gpu", "rtx_4090"
+    )
     assert answer["fit"]["largest_batch_size"] > 1
-    one_more = run("predict", config, "--method", "full", "-b", str(answer["fit"]["largest_batch_size"] + 1), "-s", "64",
-                   "--gpu", "rtx_4090")  # fmt: skip
+    one_more = run(
+        "predict",
+        config,
+        "--method",
+        "full",
+        "-b",
+        str(answer["fit"]["largest_batch_size"] + 1),
+        "-s",
+        "64",
+        "--gpu",
+        "rtx_4090",
+    )
     assert "tracing" not in one_more.stderr
     assert "tight" in one_more.stdout or "does not fit" in one_more.stdout
 
 
-def test_a_profile_that_cannot_be_trusted_leaves_the_others(run: Run, config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_profile_that_cannot_be_trusted_leaves_the_others(
+    run: Run, config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lora_profiler.traced import compiler
 
     real = compiler.compile_profile
@@ -135,10 +182,30 @@ def test_without_a_profile_the_engine_says_how_to_make_one(run: Run, config: str
 
 def test_the_engine_traced_needs_no_profile(run: Run) -> None:
     (answer,) = predictions(
-        run, "predict", "EleutherAI/pythia-14m", "--method", "lora", "-b", "2", "-s", "64", "--engine", "traced"
+        run,
+        "predict",
+        "EleutherAI/pythia-14m",
+        "--method",
+        "lora",
+        "-b",
+        "2",
+        "-s",
+        "64",
+        "--engine",
+        "traced",
     )
     (rules,) = predictions(
-        run, "predict", "EleutherAI/pythia-14m", "--method", "lora", "-b", "2", "-s", "64", "--engine", "analytic"
+        run,
+        "predict",
+        "EleutherAI/pythia-14m",
+        "--method",
+        "lora",
+        "-b",
+        "2",
+        "-s",
+        "64",
+        "--engine",
+        "analytic",
     )
     assert answer["engine"] == "traced"
     assert answer["peak"]["total_bytes"] == rules["peak"]["total_bytes"]
@@ -154,9 +221,15 @@ def test_a_step_that_cannot_be_traced_ends_with_4_and_the_reason(run: Run, tmp_p
     assert len(done.stderr.strip()) > 20
 
 
-def test_without_torch_it_says_what_to_install(run: Run, config: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lora_profiler.traced.find_spec", lambda name: None if name == "torch" else name)
+def test_without_torch_it_says_what_to_install(
+    run: Run, config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "lora_profiler.traced.find_spec", lambda name: None if name == "torch" else name
+    )
     for question in (("compile", config), ("predict", "gpt2", "--engine", "traced")):
         done = run(*question)
         assert done.exit_code == 4
-        assert "tracing needs torch; install them: pip install 'lora-profiler[measure]'" in done.stderr
+        assert (
+            "tracing needs torch; install them: pip install 'lora-profiler[measure]'" in done.stderr
+        )

@@ -55,13 +55,18 @@ def test_records_of_files_and_folders_become_one_page(report: Report) -> None:
     report.file("runs/a.jsonl", TWO[:1])
     code, out, err = report(str(report.folder / "runs"), report.file("b.jsonl", TWO[1:]))
     assert (code, out) == (0, "")
-    assert err.splitlines() == [f"Wrote {report.page}.", f"Open it in a browser: {report.page.as_uri()}"]
+    assert err.splitlines() == [
+        f"Wrote {report.page}.",
+        f"Open it in a browser: {report.page.as_uri()}",
+    ]
     text = report.page.read_text("utf-8")
     assert embedded_data(text)["records"]["record_id"] == [record.id for record in TWO]
     assert "<title>tiny-gpt2: predicted and measured</title>" in text
 
 
-def test_what_the_command_wrote_before_can_be_a_source_and_lines_that_are_none_are_told_of(report: Report) -> None:
+def test_what_the_command_wrote_before_can_be_a_source_and_lines_that_are_none_are_told_of(
+    report: Report,
+) -> None:
     code, _, err = report(report.file("a.jsonl", TWO, more='{"torn": \nnothing\n'))
     assert code == 0
     assert "passed over" in err
@@ -101,10 +106,14 @@ def test_a_file_is_replaced_only_by_force_and_records_never(report: Report) -> N
         ([], "Missing argument 'RECORDS...'"),
     ],
 )
-def test_a_wrong_question_is_refused_and_nothing_is_written(report: Report, arguments: list[str], message: str) -> None:
+def test_a_wrong_question_is_refused_and_nothing_is_written(
+    report: Report, arguments: list[str], message: str
+) -> None:
     report.file("empty.jsonl", [])
     report.file("a.jsonl", TWO)
-    code, _, err = report(*(str(report.folder / a) if a.endswith(".jsonl") else a for a in arguments))
+    code, _, err = report(
+        *(str(report.folder / a) if a.endswith(".jsonl") else a for a in arguments)
+    )
     assert code == 2
     assert message in err
     assert not report.page.exists()
@@ -112,20 +121,29 @@ def test_a_wrong_question_is_refused_and_nothing_is_written(report: Report, argu
 
 def test_the_page_needs_a_place(report: Report) -> None:
     path = report.file("a.jsonl", TWO)
-    assert "There is no folder" in report(path, output=str(report.folder / "nowhere" / "page.html"))[2]
+    assert (
+        "There is no folder" in report(path, output=str(report.folder / "nowhere" / "page.html"))[2]
+    )
     assert "is a folder" in report(path, output=str(report.folder))[2]
     with pytest.raises(SystemExit) as ended:
         main(["report", path])
     assert ended.value.code == 2
 
 
-def test_a_missing_library_is_named_before_anything_is_read(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named_before_anything_is_read(
+    report: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import importlib.util
 
     there = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "jinja2" else there(name))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "jinja2" else there(name)
+    )
     code, _, err = report("nothing that exists")
-    assert (code, err) == (2, "Error: the report needs jinja2: pip install 'lora-profiler[report]'\n")
+    assert (code, err) == (
+        2,
+        "Error: the report needs jinja2: pip install 'lora-profiler[report]'\n",
+    )
 
 
 def test_the_page_is_the_same_whatever_the_order_of_hashing(report: Report) -> None:
@@ -133,16 +151,30 @@ def test_the_page_is_the_same_whatever_the_order_of_hashing(report: Report) -> N
     pages = []
     for seed in ("1", "5"):  # which order sets of these names differently
         output = report.folder / f"{seed}.html"
-        command = [sys.executable, "-m", "lora_profiler", "report", path, "-o", str(output), "--engine", "analytic"]
-        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": seed})
+        command = [
+            sys.executable,
+            "-m",
+            "lora_profiler",
+            "report",
+            path,
+            "-o",
+            str(output),
+            "--engine",
+            "analytic",
+        ]
+        subprocess.run(
+            command, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": seed}
+        )
         pages.append(output.read_bytes())
     assert pages[0] == pages[1]
 
 
-# --- bench --report -------------------------------------------------------------------------------------------------------
+# --- bench --report -------------------------------------------------------------------------------
 
 
-def test_bench_writes_the_page_of_its_runs_and_says_how_to_go_on(bench: Bench, tmp_path: Path) -> None:
+def test_bench_writes_the_page_of_its_runs_and_says_how_to_go_on(
+    bench: Bench, tmp_path: Path
+) -> None:
     page = tmp_path / "first page.html"
     bench.tiny("--method", "full", "--seed", "7")  # is stored, and no part of the page
     code, _, err = bench.tiny("--report", str(page))
@@ -167,7 +199,9 @@ def test_a_page_of_runs_that_ended_early_is_written_too(bench: Bench, tmp_path: 
 
 
 @pytest.mark.parametrize("arguments", [["--resume"], ["--resume", "--format", "json"]])
-def test_what_was_stored_before_is_on_the_page(bench: Bench, tmp_path: Path, arguments: list[str]) -> None:
+def test_what_was_stored_before_is_on_the_page(
+    bench: Bench, tmp_path: Path, arguments: list[str]
+) -> None:
     bench.tiny()
     page = tmp_path / "page.html"
     code, _, err = bench.tiny(*arguments, "--report", str(page))
@@ -197,7 +231,9 @@ def test_a_page_that_could_not_be_written_is_refused_before_anything_starts(
     import importlib.util
 
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "plotly" else find(name))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "plotly" else find(name)
+    )
     code, _, err = bench.tiny("--report", str(tmp_path / "new.html"))
     assert (code, bench.asked) == (2, [])
     assert "pip install 'lora-profiler[report]'" in err

@@ -1,4 +1,5 @@
-"""`lora-profile verify` from the command line: what it takes, prints, refuses and ends with; and where models come from."""
+"""`lora-profile verify` from the command line: what it takes, prints, refuses and ends with; and
+where models come from."""
 
 import json
 import sys
@@ -15,7 +16,15 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 from benchmarks.mathematics import RESULTS
-from claim_subjects import EFFORT, LLAMA, break_peft, one_thread, quietly, scaled_by_alpha, tiny_llama
+from claim_subjects import (
+    EFFORT,
+    LLAMA,
+    break_peft,
+    one_thread,
+    quietly,
+    scaled_by_alpha,
+    tiny_llama,
+)
 from commands import Run
 from lora_profiler.catalog import find_model
 from lora_profiler.errors import ModelNotFoundError, UsageError
@@ -52,21 +61,34 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The small model is smaller still."""
     train = sources.train_small
-    monkeypatch.setattr(sources, "train_small", lambda folder, **options: train(folder, **options, config=LLAMA))
+    monkeypatch.setattr(
+        sources, "train_small", lambda folder, **options: train(folder, **options, config=LLAMA)
+    )
     monkeypatch.setattr(sources, "SMALL_MODEL_STEPS", {True: 5, False: 9})
 
 
-# --- the command ----------------------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
-def test_json_keeps_to_its_schema_and_gives_nothing_away(run: Run, tiny: None, llama: Subject) -> None:
-    done = run("verify", str(llama.folder), "--claims", "1,4", "--quick", "--seed", "3", "--format", "json")
+def test_json_keeps_to_its_schema_and_gives_nothing_away(
+    run: Run, tiny: None, llama: Subject
+) -> None:
+    done = run(
+        "verify", str(llama.folder), "--claims", "1,4", "--quick", "--seed", "3", "--format", "json"
+    )
     assert done.exit_code == 0
     document = json.loads(done.stdout)
     jsonschema.Draft202012Validator.check_schema(verify_schema())
     jsonschema.validate(document, verify_schema())
-    assert [(c["id"], c["verdict"], c["must_hold"]) for c in document["claims"]] == [(1, "holds", False), (4, "holds", True)]
-    assert (document["seed"], document["quick"], document["model"]["text"]) == (3, True, "The Sonnets (bundled)")
+    assert [(c["id"], c["verdict"], c["must_hold"]) for c in document["claims"]] == [
+        (1, "holds", False),
+        (4, "holds", True),
+    ]
+    assert (document["seed"], document["quick"], document["model"]["text"]) == (
+        3,
+        True,
+        "The Sonnets (bundled)",
+    )
     assert document["model"]["weights"] == llama.folder.name
     assert document["environment"]["packages"]["peft"]
     assert list(private_text(document)) == []
@@ -74,7 +96,9 @@ def test_json_keeps_to_its_schema_and_gives_nothing_away(run: Run, tiny: None, l
     assert done.stderr.count("holds, took 0:0") == 2
 
 
-def test_text_has_a_row_for_each_claim_and_its_tables(run: Run, tiny: None, llama: Subject, tmp_path: Path) -> None:
+def test_text_has_a_row_for_each_claim_and_its_tables(
+    run: Run, tiny: None, llama: Subject, tmp_path: Path
+) -> None:
     file = tmp_path / "found.md"
     done = run("verify", str(llama.folder), "--claims", "3,1", "--format", "md", "-o", str(file))
     assert (done.exit_code, done.stdout) == (0, "")
@@ -85,28 +109,51 @@ def test_text_has_a_row_for_each_claim_and_its_tables(run: Run, tiny: None, llam
     assert run("verify", str(llama.folder), "--claims", "1", "-o", str(file)).exit_code == 2
 
 
-def test_what_must_hold_and_does_not_ends_with_1(run: Run, tiny: None, llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_must_hold_and_does_not_ends_with_1(
+    run: Run, tiny: None, llama: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     break_peft(monkeypatch, scaled_by_alpha)
     done = run("verify", str(llama.folder), "--claims", "3")
     assert done.exit_code == 1
     assert "3*  Forward path  fails" in done.stdout
     assert "does NOT equal" in done.stdout
-    monkeypatch.setitem(verify.CHECKS, 5, lambda *a: Finding(verdict="fails", sentences=(), evidence=SCALING))  # type: ignore[index]
+    monkeypatch.setitem(
+        verify.CHECKS, 5, lambda *a: Finding(verdict="fails", sentences=(), evidence=SCALING)
+    )  # type: ignore[index]
     assert run("verify", str(llama.folder), "--claims", "5").exit_code == 0  # nobody is bound to it
 
 
 SCALING: dict[str, Any] = {
-    "alpha": 16.0, "learning_rate": 1e-3, "steps": 1, "tokens_per_step": 1, "base_loss": 1.0, "trained_runs": 1,
+    "alpha": 16.0,
+    "learning_rate": 1e-3,
+    "steps": 1,
+    "tokens_per_step": 1,
+    "base_loss": 1.0,
+    "trained_runs": 1,
     "scalings": [
         {
-            "key": "fixed", "label": "alpha / r, alpha fixed",
-            "runs": [{
-                "rank": 1, "factor": 16.0, "learning_rate": 1e-3, "first_update": 0.1, "last_update": float("nan"),
-                "whole_update": 0.1, "first_logit_change": 0.1, "loss": float("nan"), "gain": float("-inf"),
-            }],
+            "key": "fixed",
+            "label": "alpha / r, alpha fixed",
+            "runs": [
+                {
+                    "rank": 1,
+                    "factor": 16.0,
+                    "learning_rate": 1e-3,
+                    "first_update": 0.1,
+                    "last_update": float("nan"),
+                    "whole_update": 0.1,
+                    "first_logit_change": 0.1,
+                    "loss": float("nan"),
+                    "gain": float("-inf"),
+                }
+            ],
             "levels": {
                 "first_update": {"exponent": 0.5, "largest_to_least": 3.0, "level": False},
-                "last_update": {"exponent": float("nan"), "largest_to_least": float("nan"), "level": False},
+                "last_update": {
+                    "exponent": float("nan"),
+                    "largest_to_least": float("nan"),
+                    "level": False,
+                },
                 "whole_update": {"exponent": 0.5, "largest_to_least": 3.0, "level": False},
                 "first_logit_change": {"exponent": 0.0, "largest_to_least": 1.0, "level": True},
                 "loss": {"least_to_best_gain": 0.0, "best_rank": 1, "level": False},
@@ -114,25 +161,41 @@ SCALING: dict[str, Any] = {
         }
     ],
     "learning_rates": [
-        {"key": "fixed", "rank": 1, "gains": [{"learning_rate": 1.0, "gain": float("-inf")}], "best_learning_rate": 1.0}
+        {
+            "key": "fixed",
+            "rank": 1,
+            "gains": [{"learning_rate": 1.0, "gain": float("-inf")}],
+            "best_learning_rate": 1.0,
+        }
     ],
-}  # fmt: skip
+}
 """Training that came to nothing finite."""
 
 
 def test_numbers_that_are_none_are_null_in_json_and_none_in_text() -> None:
     finding = Finding(verdict="fails", sentences=("It diverged.",), evidence=SCALING)
-    environment = Environment(python="3", platform="test", packages={}, device=Device(kind="cpu", name="test"))
+    environment = Environment(
+        python="3", platform="test", packages={}, device=Device(kind="cpu", name="test")
+    )
     document = verify_payload(
-        find_model("gpt2"), environment, [Checked(claim=CLAIMS[4], finding=finding, seconds=1.0)],
-        weights="w", text="t", note="A note.", seed=0, quick=False,
-    )  # fmt: skip
+        find_model("gpt2"),
+        environment,
+        [Checked(claim=CLAIMS[4], finding=finding, seconds=1.0)],
+        weights="w",
+        text="t",
+        note="A note.",
+        seed=0,
+        quick=False,
+    )
     jsonschema.validate(json.loads(json.dumps(document, allow_nan=False)), verify_schema())
     blocks = verify_blocks(document)
     assert "! A note." in plain(blocks)
     assert "none" in plain(blocks)
     assert "It diverged." in markdown(blocks)
-    assert {chart.key for chart in verify_charts(document)} >= {"scaling_gain", "scaling_learning_rates"}
+    assert {chart.key for chart in verify_charts(document)} >= {
+        "scaling_gain",
+        "scaling_learning_rates",
+    }
 
 
 @pytest.mark.parametrize(
@@ -149,7 +212,13 @@ def test_numbers_that_are_none_are_null_in_json_and_none_in_text() -> None:
     ],
 )
 def test_refusals_say_what_to_do(
-    arguments: list[str], code: int, message: str, run: Run, small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    arguments: list[str],
+    code: int,
+    message: str,
+    run: Run,
+    small: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     done = run("verify", *arguments)
@@ -158,29 +227,39 @@ def test_refusals_say_what_to_do(
 
 
 @pytest.mark.parametrize("library", ["torch", "transformers", "peft"])
-def test_a_missing_library_is_named_with_what_to_install(library: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named_with_what_to_install(
+    library: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from importlib.util import find_spec
 
-    monkeypatch.setattr("lora_profiler.modeling.third_party.find_spec", lambda name: None if name == library else find_spec(name))
+    monkeypatch.setattr(
+        "lora_profiler.modeling.third_party.find_spec",
+        lambda name: None if name == library else find_spec(name),
+    )
     done = run("verify", "small")
     assert done.exit_code == 4
-    assert f"needs {library}, which is not installed: pip install 'lora-profiler[measure]'" in done.stderr
+    assert (
+        f"needs {library}, which is not installed: pip install 'lora-profiler[measure]'"
+        in done.stderr
+    )
 
 
 def test_help_loads_neither_torch_nor_claims() -> None:
     import subprocess
 
     code = (
-        "import sys, atexit; atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr)); "
-        "from lora_profiler.cli.main import main; main(['verify', '--help'])"
+        "import sys, atexit; atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr));"
+        " from lora_profiler.cli.main import main; main(['verify', '--help'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "2, 3 and 4 must hold exactly" in done.stdout
     loaded = set(done.stderr.split())
-    assert loaded.isdisjoint({"torch", "numpy", "rich", "transformers", "lora_profiler.mathematics.claim"})
+    assert loaded.isdisjoint(
+        {"torch", "numpy", "rich", "transformers", "lora_profiler.mathematics.claim"}
+    )
 
 
-# --- where a model comes from ---------------------------------------------------------------------------------------------
+# --- where a model comes from ---------------------------------------------------------------------
 
 
 def test_without_weights_a_small_model_is_trained_and_that_is_said(
@@ -190,7 +269,10 @@ def test_without_weights_a_small_model_is_trained_and_that_is_said(
     done = run("verify", "--offline", "--claims", "1")
     assert done.exit_code == 0
     text = " ".join(done.stdout.split())
-    assert "! The weights of HuggingFaceTB/SmolLM2-135M could not be had: HuggingFaceTB/SmolLM2-135M is not in the local" in text
+    assert (
+        "! The weights of HuggingFaceTB/SmolLM2-135M could not be had: HuggingFaceTB/SmolLM2-135M"
+        " is not in the local" in text
+    )
     assert "trained on the spot on The Tempest (bundled, public domain) in 9 steps" in text
 
 
@@ -209,7 +291,9 @@ def test_the_small_model_is_the_same_from_the_same_seed(small: None, tmp_path: P
     assert first.note == second.note != None  # noqa: E711
 
 
-def test_bytes_are_tokens_and_texts_are_read_whole(small: None, llama: Subject, tmp_path: Path) -> None:
+def test_bytes_are_tokens_and_texts_are_read_whole(
+    small: None, llama: Subject, tmp_path: Path
+) -> None:
     text = tmp_path / "words.txt"
     text.write_text("Shall I compare thee? é\n" * 400)
     subject = open_subject(Request(model=str(llama.folder), text=text), tmp_path, quietly)
@@ -217,8 +301,9 @@ def test_bytes_are_tokens_and_texts_are_read_whole(small: None, llama: Subject, 
     assert (subject.text, subject.weights, subject.note) == ("words.txt", llama.folder.name, None)
     assert subject.spec.num_parameters == llama.spec.num_parameters
     text.write_text("x" * 600_000)
-    assert open_subject(Request(model=str(llama.folder), text=text), tmp_path, quietly).text == (
-        "words.txt, first 500,000 characters"
+    assert (
+        open_subject(Request(model=str(llama.folder), text=text), tmp_path, quietly).text
+        == "words.txt, first 500,000 characters"
     )
     text.write_text("too short")
     with pytest.raises(UsageError, match="has 9 tokens; at least 4096"):
@@ -247,13 +332,21 @@ def test_weights_in_the_local_cache_are_found_without_asking(
     spec = replace(llama.spec, id="someone/tiny")
     assert hub_folder(spec, offline=True) == snapshot
     (snapshot / "model.safetensors").unlink()
-    with pytest.raises(ModelNotFoundError, match="someone/tiny is not in the local Hugging Face cache"):
+    with pytest.raises(
+        ModelNotFoundError, match="someone/tiny is not in the local Hugging Face cache"
+    ):
         hub_folder(spec, offline=True)
 
 
-def test_a_hub_that_cannot_be_reached_is_said_with_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_hub_that_cannot_be_reached_is_said_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def fails(*arguments: Any, local_files_only: bool = False, **options: Any) -> str:
-        raise OSError("no route\nto it") if not local_files_only else real(*arguments, local_files_only=True, **options)
+        raise (
+            OSError("no route\nto it")
+            if not local_files_only
+            else real(*arguments, local_files_only=True, **options)
+        )
 
     from huggingface_hub import snapshot_download as real
 
@@ -264,10 +357,12 @@ def test_a_hub_that_cannot_be_reached_is_said_with_the_reason(monkeypatch: pytes
         hub_folder(find_model("gpt2"), offline=False)
 
 
-# --- progress, charts -----------------------------------------------------------------------------------------------------
+# --- progress, charts -----------------------------------------------------------------------------
 
 
-def test_a_log_gets_a_line_when_a_claim_takes_long(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_gets_a_line_when_a_claim_takes_long(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [0.0]
     monkeypatch.setattr("lora_profiler.report.progress.verify.time.monotonic", lambda: now[0])
     with shown_checks(1) as watch:
@@ -275,11 +370,19 @@ def test_a_log_gets_a_line_when_a_claim_takes_long(capsys: pytest.CaptureFixture
         for second in range(61):
             now[0] = float(second)
             tell("rank 8", second, 61)
-        watch.end(Checked(claim=CLAIMS[4], finding=Finding(verdict="holds_partly", sentences=(), evidence={}), seconds=61.0))
+        watch.end(
+            Checked(
+                claim=CLAIMS[4],
+                finding=Finding(verdict="holds_partly", sentences=(), evidence={}),
+                seconds=61.0,
+            )
+        )
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "[1/1] 5. Scaling", *(f"    Scaling: rank 8 ({n} of 61)" for n in (20, 40, 60)), "    holds in part, took 1:01"
-    ]  # fmt: skip
+        "[1/1] 5. Scaling",
+        *(f"    Scaling: rank 8 ({n} of 61)" for n in (20, 40, 60)),
+        "    holds in part, took 1:01",
+    ]
 
 
 def test_another_program_is_told_in_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -288,10 +391,23 @@ def test_another_program_is_told_in_json(capsys: pytest.CaptureFixture[str]) -> 
         tell("training it", 1, 150)
         tell("training it", 2, 150)  # too soon to be worth a line
         watch.begin(CLAIMS[4])
-        watch.end(Checked(claim=CLAIMS[4], finding=Finding(verdict="holds_partly", sentences=(), evidence={}), seconds=61.0))
+        watch.end(
+            Checked(
+                claim=CLAIMS[4],
+                finding=Finding(verdict="holds_partly", sentences=(), evidence={}),
+                seconds=61.0,
+            )
+        )
     empty = {"doing": "", "done": 0, "total": None, "verdict": None}
     assert [json.loads(line) for line in capsys.readouterr().err.splitlines()] == [
-        {"claim": 0, "title": "Getting the model", "doing": "training it", "done": 1, "total": 150, "verdict": None},
+        {
+            "claim": 0,
+            "title": "Getting the model",
+            "doing": "training it",
+            "done": 1,
+            "total": 150,
+            "verdict": None,
+        },
         {"claim": 5, "title": "Scaling", **empty},
         {"claim": 5, "title": "Scaling", **empty, "verdict": "holds_partly"},
     ]
@@ -316,5 +432,7 @@ def test_committed_results_are_whole_and_turn_into_charts() -> None:
                 assert series.x == tuple(range(len(chart.categories)))
     share = next(chart for chart in charts if chart.key == "trained_share").series[0]
     ranks = document["claims"][0]["evidence"]["model"]["ranks"]
-    assert dict(zip(share.x, share.y, strict=True)) == {row["rank"]: row["share_of_full"] for row in ranks}
+    assert dict(zip(share.x, share.y, strict=True)) == {
+        row["rank"]: row["share_of_full"] for row in ranks
+    }
     assert plain(verify_blocks(document))

@@ -1,4 +1,5 @@
-"""Plans for clusters: the verdicts against predictions asked one by one, the way a cluster is written, the command."""
+"""Plans for clusters: the verdicts against predictions asked one by one, the way a cluster is
+written, the command."""
 
 import json
 from dataclasses import replace
@@ -36,7 +37,10 @@ def test_world_sizes_double_within_a_machine_and_then_by_machines() -> None:
 
 def test_the_fewest_cards_are_those_that_predictions_one_by_one_find() -> None:
     model, cluster = find_model(LLAMA, offline=True), find_cluster("8xrtx_4090")
-    options = plan([Workload(model=model, setup=s) for s in (SETUP, replace(SETUP, lora=LoraConfig()))], cluster)
+    options = plan(
+        [Workload(model=model, setup=s) for s in (SETUP, replace(SETUP, lora=LoraConfig()))],
+        cluster,
+    )
     assert len(options) == 8
     usable = cluster.gpu.usable_bytes
     assert usable is not None
@@ -44,13 +48,22 @@ def test_the_fewest_cards_are_those_that_predictions_one_by_one_find() -> None:
         asked = option.whole.prediction.workload
         fitting = []
         for world in (1, 2, 4, 8):
-            shared = replace(asked.setup, world_size=world, sharding=option.sharding if world > 1 else "none")
+            shared = replace(
+                asked.setup, world_size=world, sharding=option.sharding if world > 1 else "none"
+            )
             peak = predict(Workload(model=model, setup=shared)).peak.total_bytes
             fitting += [world] if judge(peak, usable, find_gpu("rtx_4090")) == "fits" else []
-        assert (option.least and option.least.world_size) == min(fitting, default=None), option.sharding
-    needed = {(o.whole.prediction.workload.setup.method, o.sharding): o.least and o.least.world_size for o in options}
+        assert (option.least and option.least.world_size) == min(fitting, default=None), (
+            option.sharding
+        )
+    needed = {
+        (o.whole.prediction.workload.setup.method, o.sharding): o.least and o.least.world_size
+        for o in options
+    }
     assert needed["full", "ddp"] is None  # 8 bytes a weight on every card
-    assert needed["full", "fsdp"] == 4  # 8 bytes a weight and 2 of temporaries, over 4 cards: 18.7 of 23.6 GiB
+    assert (
+        needed["full", "fsdp"] == 4
+    )  # 8 bytes a weight and 2 of temporaries, over 4 cards: 18.7 of 23.6 GiB
     assert needed["lora", "fsdp"] is not None
 
 
@@ -62,14 +75,25 @@ def test_a_card_without_room_for_the_reserve_is_no_fit() -> None:
     cluster = find_cluster(f"8xcustom:{-(-peak // MIB)}MiB")
     assert cluster.gpu.usable_bytes is not None
     assert judge(peak, cluster.gpu.usable_bytes, cluster.gpu) == "tight"
-    option = next(o for o in plan([Workload(model=model, setup=SETUP)], cluster) if o.sharding == "fsdp")
+    option = next(
+        o for o in plan([Workload(model=model, setup=SETUP)], cluster) if o.sharding == "fsdp"
+    )
     assert option.least is None or option.least.world_size > 2
 
 
 def test_sending_bounds_the_time_from_both_sides() -> None:
     model, cluster = find_model(LLAMA, offline=True), find_cluster("8xa100_sxm_80gb")
-    alone, slow = (plan([Workload(model=model, setup=SETUP)], cluster, network)[2] for network in (None, find_network("1GB/s")))
-    assert alone.low_seconds and alone.high_seconds and slow.low_seconds and slow.high_seconds and slow.communication
+    alone, slow = (
+        plan([Workload(model=model, setup=SETUP)], cluster, network)[2]
+        for network in (None, find_network("1GB/s"))
+    )
+    assert (
+        alone.low_seconds
+        and alone.high_seconds
+        and slow.low_seconds
+        and slow.high_seconds
+        and slow.communication
+    )
     sending = slow.communication.sent_bytes / 10**9
     assert slow.low_seconds == pytest.approx(max(alone.low_seconds, sending))
     assert slow.high_seconds == pytest.approx(alone.high_seconds + sending)
@@ -78,13 +102,23 @@ def test_sending_bounds_the_time_from_both_sides() -> None:
 
 
 def test_the_command_shows_every_way_and_says_how_few_cards_do() -> None:
-    asked = ["plan", LLAMA, "--cluster", "4xa100_sxm_80gb", "--checkpointing", "--interconnect", "nvlink3"]
+    asked = [
+        "plan",
+        LLAMA,
+        "--cluster",
+        "4xa100_sxm_80gb",
+        "--checkpointing",
+        "--interconnect",
+        "nvlink3",
+    ]
     shown = CliRunner().invoke(root, asked, catch_exceptions=False)
     assert shown.exit_code == 0
     assert "on 4 x a100_sxm_80gb" in shown.stdout
     assert "LoRA r16: fits on 1 card." in shown.stdout
     assert "fsdp-no-reshard" in shown.stdout
-    document = json.loads(CliRunner().invoke(root, [*asked, "--format", "json"], catch_exceptions=False).stdout)
+    document = json.loads(
+        CliRunner().invoke(root, [*asked, "--format", "json"], catch_exceptions=False).stdout
+    )
     assert len(document["options"]) == 8
     for option in document["options"]:
         whole = option["whole"]
@@ -93,11 +127,15 @@ def test_the_command_shows_every_way_and_says_how_few_cards_do() -> None:
 
 
 def test_a_model_that_no_sharding_fits_ends_with_1() -> None:
-    result = CliRunner().invoke(root, ["plan", "meta-llama/Llama-3.1-405B", "--cluster", "2xrtx_4090"])
+    result = CliRunner().invoke(
+        root, ["plan", "meta-llama/Llama-3.1-405B", "--cluster", "2xrtx_4090"]
+    )
     assert result.exit_code == 1
     assert "no sharding fits" in result.stdout
 
 
 def test_the_plan_chooses_shardings_itself() -> None:
-    result = CliRunner().invoke(root, ["plan", "gpt2", "--cluster", "2xrtx_4090", "--world-size", "2", "--sharding", "ddp"])
+    result = CliRunner().invoke(
+        root, ["plan", "gpt2", "--cluster", "2xrtx_4090", "--world-size", "2", "--sharding", "ddp"]
+    )
     assert isinstance(result.exception, UsageError)

@@ -1,4 +1,5 @@
-"""Every record committed under benchmarks/records is whole, consistent, possible and free of private text."""
+"""Every record committed under benchmarks/records is whole, consistent, possible and free of
+private text."""
 
 import json
 import shutil
@@ -50,13 +51,21 @@ def committed(folder: Path) -> Iterator[Record]:
         yield from read_records(path).records
 
 
-# --- speed ----------------------------------------------------------------------------------------------------------------
+# --- speed ----------------------------------------------------------------------------------------
 
 
 def untrue_speeds(folder: Path) -> list[str]:
     """Of records of a card: on a processor no speed is impossible, since nobody knows its peak."""
-    timed = (r for r in committed(folder) if r.environment.device.kind != "cpu" and r.measurement.step_seconds)
-    return [sentence for record in timed for sentence in impossible(record, predict(record.workload).flops)]
+    timed = (
+        r
+        for r in committed(folder)
+        if r.environment.device.kind != "cpu" and r.measurement.step_seconds
+    )
+    return [
+        sentence
+        for record in timed
+        for sentence in impossible(record, predict(record.workload).flops)
+    ]
 
 
 def test_no_record_computes_more_than_its_card_can() -> None:
@@ -64,23 +73,33 @@ def test_no_record_computes_more_than_its_card_can() -> None:
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.98, 0), (1.02, 1)])
-def test_a_planted_impossible_speed_would_be_found(tmp_path: Path, share: float, count: int) -> None:
+def test_a_planted_impossible_speed_would_be_found(
+    tmp_path: Path, share: float, count: int
+) -> None:
     workload = replace(WORKLOAD, setup=replace(WORKLOAD.setup, device="cuda", dtype="bfloat16"))
     flops = predict(workload).flops
     assert flops is not None
     seconds = flops.total / (989.4e12 * share)  # the dense bfloat16 peak of an H100
-    plant(tmp_path / "a card" / "rows.jsonl", make_record(workload, device=H100, step_seconds=(seconds,) * 10))
+    plant(
+        tmp_path / "a card" / "rows.jsonl",
+        make_record(workload, device=H100, step_seconds=(seconds,) * 10),
+    )
     assert len(untrue_speeds(tmp_path)) == count
 
 
-# --- what the suite of a CPU promised -------------------------------------------------------------------------------------
+# --- what the suite of a CPU promised -------------------------------------------------------------
 
 
 def shortcomings(records: list[Record]) -> list[str]:
-    """What records of `cpu_families` lack: eighty cases that went through, each with 99 % of its peak explained."""
+    """What records of `cpu_families` lack: eighty cases that went through, each with 99 % of its
+    peak explained."""
     keys = {case.key for case in suites()["cpu_families"]("cpu")}
     through = [r for r in records if r.case_key in keys and r.measurement.went_through]
-    found = [] if len({r.case_key for r in through}) >= 80 else [f"only {len({r.case_key for r in through})} cases went through"]
+    found = (
+        []
+        if len({r.case_key for r in through}) >= 80
+        else [f"only {len({r.case_key for r in through})} cases went through"]
+    )
     for record in through:
         peak, parts = record.measurement.peak_requested_bytes, record.measurement.attribution_bytes
         if not peak or not parts:
@@ -101,7 +120,9 @@ def of_the_suite(count: int, **measured: object) -> list[Record]:
 
 def test_too_few_records_would_be_found() -> None:
     assert shortcomings(of_the_suite(80)) == []
-    assert shortcomings([*of_the_suite(79), *of_the_suite(79), make_record()]) == ["only 79 cases went through"]
+    assert shortcomings([*of_the_suite(79), *of_the_suite(79), make_record()]) == [
+        "only 79 cases went through"
+    ]
     through = of_the_suite(80)
     through[3] = replace(through[3], measurement=replace(through[3].measurement, status="oom"))
     assert shortcomings(through) == ["only 79 cases went through"]
@@ -110,7 +131,10 @@ def test_too_few_records_would_be_found() -> None:
 @pytest.mark.parametrize(("rest", "found"), [(10_000, 0), (10_001, 80), (-10_001, 80)])
 def test_an_unexplained_peak_would_be_found(rest: int, found: int) -> None:
     parts = {"parameters": 1_000_000 - rest, "unattributed": rest}
-    assert len(shortcomings(of_the_suite(80, peak_requested_bytes=1_000_000, attribution_bytes=parts))) == found
+    assert (
+        len(shortcomings(of_the_suite(80, peak_requested_bytes=1_000_000, attribution_bytes=parts)))
+        == found
+    )
 
 
 def test_a_record_without_attribution_would_be_found() -> None:

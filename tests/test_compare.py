@@ -11,7 +11,17 @@ import families
 import records
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_model, model_from_config
-from lora_profiler.comparison.errors import METRICS, TOTAL, Comparison, Grouping, claims, compare, lower_bounds, misses, summary
+from lora_profiler.comparison.errors import (
+    METRICS,
+    TOTAL,
+    Comparison,
+    Grouping,
+    claims,
+    compare,
+    lower_bounds,
+    misses,
+    summary,
+)
 from lora_profiler.prediction import DeviceMemory
 from lora_profiler.records.record import STATUSES
 from lora_profiler.records.validate import problems
@@ -28,7 +38,8 @@ def test_the_records_made_by_hand_hold_together() -> None:
 
 
 def test_every_row_of_a_record() -> None:
-    """All that the default record and prediction of `records` share, in the order of the metrics."""
+    """All that the default record and prediction of `records` share, in the order of the
+    metrics."""
     found = compare(records.make_record(), records.make_prediction())
     assert by_place(found) == {
         ("peak_requested_bytes", TOTAL): (2_000_000, 2_000_000),
@@ -42,7 +53,10 @@ def test_every_row_of_a_record() -> None:
         ("attribution_bytes", "temporaries"): (399_872, 398_000),
         ("attribution_bytes", "unattributed"): (0, 996),
         ("phase_peak_bytes", "setup"): (1_200_000, 1_200_128),
-        ("phase_peak_bytes", "forward"): (1_360_000, 1_360_000),  # measured in the loss, 1,350,000 before it
+        ("phase_peak_bytes", "forward"): (
+            1_360_000,
+            1_360_000,
+        ),  # measured in the loss, 1,350,000 before it
         ("phase_peak_bytes", "backward"): (1_800_000, 1_800_000),
         ("phase_peak_bytes", "optimizer"): (2_000_000, 2_000_000),
         ("step1_phase_peak_bytes", "setup"): (400_000, 400_128),
@@ -68,8 +82,12 @@ def test_columns_of_the_attribution_add_up_to_the_peaks() -> None:
 
 
 def test_the_error_is_signed_and_relative_to_what_was_measured() -> None:
-    record = records.make_record(peak_requested_bytes=1_600_000, saved_activation_bytes=200_000, peak_allocated_bytes=0)
-    found = {(c.metric, c.category): c.relative_error for c in compare(record, records.make_prediction())}
+    record = records.make_record(
+        peak_requested_bytes=1_600_000, saved_activation_bytes=200_000, peak_allocated_bytes=0
+    )
+    found = {
+        (c.metric, c.category): c.relative_error for c in compare(record, records.make_prediction())
+    }
     assert found["peak_requested_bytes", TOTAL] == 0.25
     assert found["saved_activation_bytes", TOTAL] == -0.25
     assert found["peak_allocated_bytes", TOTAL] is None
@@ -77,23 +95,42 @@ def test_the_error_is_signed_and_relative_to_what_was_measured() -> None:
 
 def test_only_what_both_sides_give_has_a_row() -> None:
     bare = records.make_record(
-        peak_requested_bytes=None, peak_allocated_bytes=None, attribution_bytes=None, persistent_bytes=None, num_parameters=None,
-        phase_peak_bytes={"backward": 9, "clip": 7, "zero": 3}, step1_phase_peak_bytes=None, saved_activation_bytes=None,
-    )  # fmt: skip
+        peak_requested_bytes=None,
+        peak_allocated_bytes=None,
+        attribution_bytes=None,
+        persistent_bytes=None,
+        num_parameters=None,
+        phase_peak_bytes={"backward": 9, "clip": 7, "zero": 3},
+        step1_phase_peak_bytes=None,
+        saved_activation_bytes=None,
+    )
     assert set(by_place(compare(bare, records.make_prediction()))) == {
-        ("phase_peak_bytes", "backward"), ("num_trainable_parameters", TOTAL),
-    }  # fmt: skip
+        ("phase_peak_bytes", "backward"),
+        ("num_trainable_parameters", TOTAL),
+    }
 
 
 def test_reserved_and_device_bytes_have_no_rows_where_nothing_predicts_them() -> None:
-    record = records.make_record(device=records.H100, peak_reserved_bytes=3_000_000, device_used_bytes=4_000_000)
-    assert not {c.metric for c in compare(record, records.make_prediction())} & {"peak_reserved_bytes", "device_used_bytes"}
+    record = records.make_record(
+        device=records.H100, peak_reserved_bytes=3_000_000, device_used_bytes=4_000_000
+    )
+    assert not {c.metric for c in compare(record, records.make_prediction())} & {
+        "peak_reserved_bytes",
+        "device_used_bytes",
+    }
 
 
 MEMORY = DeviceMemory(
-    allocated_bytes=2_100_000, reserved_bytes=4_000_000, expandable_reserved_bytes=3_000_000, smallest_source=lambda: 2_500_000
+    allocated_bytes=2_100_000,
+    reserved_bytes=4_000_000,
+    expandable_reserved_bytes=3_000_000,
+    smallest_source=lambda: 2_500_000,
 )
-ON_CARD = {"peak_requested_bytes": 2_000_000, "peak_allocated_bytes": 2_100_000, "peak_reserved_bytes": 3_200_000}
+ON_CARD = {
+    "peak_requested_bytes": 2_000_000,
+    "peak_allocated_bytes": 2_100_000,
+    "peak_reserved_bytes": 3_200_000,
+}
 
 
 @pytest.mark.parametrize(
@@ -106,15 +143,25 @@ ON_CARD = {"peak_requested_bytes": 2_000_000, "peak_allocated_bytes": 2_100_000,
         ("native, expandable_segments:True, max_split_size:1048576", 3_000_000),
     ],
 )
-def test_allocated_and_reserved_are_held_against_the_simulated_allocator(allocator: str | None, reserved: int) -> None:
-    record = records.make_record(device=records.H100, environment={"allocator": allocator}, **ON_CARD)
-    found = by_place(compare(record, records.make_prediction(record.workload, device_memory_source=lambda: MEMORY)))
+def test_allocated_and_reserved_are_held_against_the_simulated_allocator(
+    allocator: str | None, reserved: int
+) -> None:
+    record = records.make_record(
+        device=records.H100, environment={"allocator": allocator}, **ON_CARD
+    )
+    found = by_place(
+        compare(
+            record, records.make_prediction(record.workload, device_memory_source=lambda: MEMORY)
+        )
+    )
     assert found["peak_requested_bytes", TOTAL] == (2_000_000, 2_000_000)
     assert found["peak_allocated_bytes", TOTAL] == (2_100_000, 2_100_000)
     assert found["peak_reserved_bytes", TOTAL] == (reserved, 3_200_000)
 
 
-def test_without_a_simulated_allocator_allocated_is_held_against_the_peak_and_reserved_against_nothing() -> None:
+def test_without_a_simulated_allocator_allocated_is_held_against_the_peak_and_reserved_against_nothing() -> (
+    None
+):
     record = records.make_record(device=records.H100, **ON_CARD)
     found = by_place(compare(record, records.make_prediction(record.workload)))
     assert found["peak_allocated_bytes", TOTAL] == (2_000_000, 2_100_000)
@@ -126,7 +173,9 @@ def test_the_allocator_of_a_run_that_failed_is_not_simulated() -> None:
         raise AssertionError("simulated")
 
     record = records.make_record(device=records.H100, status="oom", **ON_CARD)
-    assert compare(record, records.make_prediction(record.workload, device_memory_source=never)) == ()
+    assert (
+        compare(record, records.make_prediction(record.workload, device_memory_source=never)) == ()
+    )
 
 
 def test_claims_are_held_against_any_number_of_records() -> None:
@@ -141,8 +190,12 @@ def test_an_engine_that_does_not_know_the_activations_claims_no_peak() -> None:
     prediction = records.make_prediction(steady=few, saved_activation_bytes=None, flops=None)
     found = by_place(compare(records.make_record(), prediction))
     assert {metric for metric, _ in found} == {
-        "phase_peak_bytes", "step1_phase_peak_bytes", "persistent_bytes", "num_parameters", "num_trainable_parameters",
-    }  # fmt: skip
+        "phase_peak_bytes",
+        "step1_phase_peak_bytes",
+        "persistent_bytes",
+        "num_parameters",
+        "num_trainable_parameters",
+    }
     assert {c for m, c in found if m == "phase_peak_bytes"} == {"setup", "optimizer"}
 
 
@@ -155,7 +208,8 @@ def test_an_unknown_family_s_real_prediction_claims_no_peak() -> None:
 
 
 def test_parameters_are_the_models_own_on_both_sides_and_adapters_only_trained() -> None:
-    """tiny GPT-2, c_attn 48 -> 144, c_proj 48 -> 48, c_fc 48 -> 192, c_proj 192 -> 48: (192 + 96 + 240 + 240) x 4 x 3 layers."""
+    """tiny GPT-2, c_attn 48 -> 144, c_proj 48 -> 48, c_fc 48 -> 192, c_proj 192 -> 48: (192 + 96 +
+    240 + 240) x 4 x 3 layers."""
     record = records.make_record(records.LORA_WORKLOAD, num_trainable_parameters=9_216)
     found = by_place(compare(record, predict(records.LORA_WORKLOAD)))
     assert found["num_parameters", TOTAL] == (102_048, 102_048)
@@ -165,7 +219,9 @@ def test_parameters_are_the_models_own_on_both_sides_and_adapters_only_trained()
 def test_buffers_are_held_against_those_of_the_moment_between_steps() -> None:
     held = {**records.PERSISTENT, "buffers": 64}
     steady = {**records.STEADY, "setup": {**records.STEADY["setup"], "buffers": 60}}
-    found = by_place(compare(records.make_record(persistent_bytes=held), records.make_prediction(steady=steady)))
+    found = by_place(
+        compare(records.make_record(persistent_bytes=held), records.make_prediction(steady=steady))
+    )
     assert found["persistent_bytes", "buffers"] == (60, 64)
 
 
@@ -181,22 +237,38 @@ def test_runs_that_did_not_go_through_have_bounds_and_no_errors(status: str) -> 
 def test_between_micro_batches_is_not_between_steps() -> None:
     workload = replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, accumulation=2))
     found = by_place(compare(records.make_record(workload), records.make_prediction(workload)))
-    assert ("phase_peak_bytes", "forward") in found and ("step1_phase_peak_bytes", "forward") in found
-    assert ("phase_peak_bytes", "setup") not in found and ("step1_phase_peak_bytes", "setup") not in found
+    assert ("phase_peak_bytes", "forward") in found and (
+        "step1_phase_peak_bytes",
+        "forward",
+    ) in found
+    assert ("phase_peak_bytes", "setup") not in found and (
+        "step1_phase_peak_bytes",
+        "setup",
+    ) not in found
 
 
 def row(
-    predicted: int, measured: int, record_id: str = "r", category: str = TOTAL, metric: str = "peak_requested_bytes"
+    predicted: int,
+    measured: int,
+    record_id: str = "r",
+    category: str = TOTAL,
+    metric: str = "peak_requested_bytes",
 ) -> Comparison:
     error = (predicted - measured) / measured if measured else None
     return Comparison(
-        record_id=record_id, engine="analytic", metric=metric, category=category,  # type: ignore[arg-type]
-        predicted=predicted, measured=measured, relative_error=error,
-    )  # fmt: skip
+        record_id=record_id,
+        engine="analytic",
+        metric=metric,
+        category=category,  # type: ignore[arg-type]
+        predicted=predicted,
+        measured=measured,
+        relative_error=error,
+    )
 
 
 def test_a_summary_by_hand() -> None:
-    """Errors +2 %, -6 %, 0 and +1 % (which is within 1 %): mean of absolute 2.25 %, median 0.5 %, worst -6 %."""
+    """Errors +2 %, -6 %, 0 and +1 % (which is within 1 %): mean of absolute 2.25 %, median 0.5 %,
+    worst -6 %."""
     rows = [row(102, 100, "a"), row(94, 100, "b"), row(100, 100, "c"), row(101, 100, "d")]
     (found,) = summary(rows)
     assert found.group == ("peak_requested_bytes", TOTAL)
@@ -214,7 +286,12 @@ def test_where_all_lie_on_one_side_there_is_no_worst_on_the_other() -> None:
     assert (found.worst_under, found.worst_under_record_id) == (pytest.approx(-0.03), "a")
     assert (found.worst_over, found.worst_over_record_id) == (None, None)
     (exact,) = summary([row(100, 100)])
-    assert (exact.worst, exact.worst_under, exact.worst_over, exact.median) == (0.0, None, None, 0.0)
+    assert (exact.worst, exact.worst_under, exact.worst_over, exact.median) == (
+        0.0,
+        None,
+        None,
+        0.0,
+    )
 
 
 def test_a_summary_by_what_only_the_records_know() -> None:
@@ -223,10 +300,17 @@ def test_a_summary_by_what_only_the_records_know() -> None:
     of_llama = replace(records.WORKLOAD, model=llama)
     made = [
         records.make_record(peak_requested_bytes=1_600_000),
-        records.make_record(records.LORA_WORKLOAD, device=records.H100, peak_requested_bytes=2_000_000),
+        records.make_record(
+            records.LORA_WORKLOAD, device=records.H100, peak_requested_bytes=2_000_000
+        ),
         records.make_record(of_llama, peak_requested_bytes=2_500_000),
     ]
-    found = [c for r in made for c in compare(r, records.make_prediction(r.workload)) if c.metric == "peak_requested_bytes"]
+    found = [
+        c
+        for r in made
+        for c in compare(r, records.make_prediction(r.workload))
+        if c.metric == "peak_requested_bytes"
+    ]
     by_id = {r.id: r for r in made}
 
     def errors(*by: Grouping) -> dict[tuple[str, ...], tuple[int, float | None]]:
@@ -237,8 +321,16 @@ def test_a_summary_by_what_only_the_records_know() -> None:
     assert errors("model") == {("tiny-gpt2",): (2, 0.25), ("tiny-llama",): (1, -0.2)}
     assert errors("device") == {("A processor",): (2, 0.25), ("NVIDIA H100 80GB HBM3",): (1, 0.0)}
     assert errors("engine") == {("analytic",): (3, 0.25)}
-    assert errors("family", "method") == {("gpt2", "full"): (1, 0.25), ("gpt2", "lora"): (1, 0.0), ("llama", "full"): (1, -0.2)}
-    assert list(errors("method", "family")) == [("full", "gpt2"), ("full", "llama"), ("lora", "gpt2")]
+    assert errors("family", "method") == {
+        ("gpt2", "full"): (1, 0.25),
+        ("gpt2", "lora"): (1, 0.0),
+        ("llama", "full"): (1, -0.2),
+    }
+    assert list(errors("method", "family")) == [
+        ("full", "gpt2"),
+        ("full", "llama"),
+        ("lora", "gpt2"),
+    ]
 
 
 PLACES = st.sampled_from([(TOTAL, "peak_requested_bytes"), ("activations", "attribution_bytes")])
@@ -247,12 +339,17 @@ PLACES = st.sampled_from([(TOTAL, "peak_requested_bytes"), ("activations", "attr
 @st.composite
 def rows_of_records(draw: st.DrawFn) -> list[Comparison]:
     sizes = st.integers(0, 10**12)
-    return [row(draw(sizes), draw(sizes), f"r{i}", *draw(PLACES)) for i in range(draw(st.integers(1, 30)))]
+    return [
+        row(draw(sizes), draw(sizes), f"r{i}", *draw(PLACES))
+        for i in range(draw(st.integers(1, 30)))
+    ]
 
 
 @given(rows_of_records())
 def test_summaries_are_those_of_pandas(rows: list[Comparison]) -> None:
-    frame = pandas.DataFrame([(c.metric, c.category, c.record_id, c.predicted, c.measured) for c in rows])
+    frame = pandas.DataFrame(
+        [(c.metric, c.category, c.record_id, c.predicted, c.measured) for c in rows]
+    )
     frame.columns = pandas.Index(["metric", "category", "record", "predicted", "measured"])
     measured = frame["measured"].where(frame["measured"] != 0).astype(float)
     frame["error"] = (frame["predicted"] - frame["measured"]) / measured
@@ -272,10 +369,15 @@ def test_summaries_are_those_of_pandas(rows: list[Comparison]) -> None:
         assert abs(s.worst or 0) == pytest.approx(errors.abs().max())
         assert (s.worst_under or 0) == pytest.approx(min(errors.min(), 0))
         assert (s.worst_over or 0) == pytest.approx(max(errors.max(), 0))
-        for value, name in ((s.worst_under, s.worst_under_record_id), (s.worst_over, s.worst_over_record_id)):
+        for value, name in (
+            (s.worst_under, s.worst_under_record_id),
+            (s.worst_over, s.worst_over_record_id),
+        ):
             assert (value is None) == (name is None)
             if name is not None:
-                assert members.loc[members["record"] == name, "error"].item() == pytest.approx(value)
+                assert members.loc[members["record"] == name, "error"].item() == pytest.approx(
+                    value
+                )
 
 
 def test_summaries_leave_out_what_nobody_predicts_and_count_what_has_no_relative_error() -> None:
@@ -287,12 +389,20 @@ def test_summaries_leave_out_what_nobody_predicts_and_count_what_has_no_relative
     found = {s.group[1]: s for s in summary(rows)}
     assert set(found) == {"activations", "inputs"}
     assert (found["activations"].worst, found["activations"].share_within_1_percent) == (-1.0, 0.0)
-    assert (found["inputs"].n, found["inputs"].worst, found["inputs"].mean_absolute) == (1, None, None)
+    assert (found["inputs"].n, found["inputs"].worst, found["inputs"].mean_absolute) == (
+        1,
+        None,
+        None,
+    )
     assert found["inputs"].share_within_1_percent == 0.0
 
 
 def test_a_summary_is_in_the_order_of_metrics_and_goes_by_any_field() -> None:
-    rows = [row(103, 100, metric="saved_activation_bytes"), row(101, 100), row(99, 100, category="setup")]
+    rows = [
+        row(103, 100, metric="saved_activation_bytes"),
+        row(101, 100),
+        row(99, 100, category="setup"),
+    ]
     assert [(s.group, s.n) for s in summary(rows, by=("metric",))] == [
         (("peak_requested_bytes",), 2),
         (("saved_activation_bytes",), 1),

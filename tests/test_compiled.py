@@ -33,7 +33,8 @@ from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workloa
 BASE = TrainSetup(device="cuda", batch_size=2, seq_len=64)
 LORA = replace(BASE, lora=LoraConfig(r=4))
 SMOLLM3: dict[str, Any] = {"model_type": "smollm3", "architectures": ["SmolLM3ForCausalLM"]}
-"""A family without rules; each fourth layer has no rotary positions, which its config.json leaves out."""
+"""A family without rules; each fourth layer has no rotary positions, which its config.json leaves
+out."""
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +49,9 @@ def cache_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 def workload(family: str, setup: TrainSetup, layers: int = 7, **config: Any) -> Workload:
     raw = dict(families.TINY[family])
     raw |= {name: layers for name in ("num_hidden_layers", "n_layer") if name in raw}
-    return Workload(model=model_from_config(raw | config, id=f"tiny-{family}", source="test"), setup=setup)
+    return Workload(
+        model=model_from_config(raw | config, id=f"tiny-{family}", source="test"), setup=setup
+    )
 
 
 @cache
@@ -87,20 +90,27 @@ SETUPS = {
     "full": BASE,
     "full checkpointed": replace(BASE, checkpointing=True, optimizer_impl="forloop"),
     "lora": LORA,
-    "lora checkpointed, dropout": replace(LORA, checkpointing=True, lora=LoraConfig(r=4, lora_dropout=0.1)),
+    "lora checkpointed, dropout": replace(
+        LORA, checkpointing=True, lora=LoraConfig(r=4, lora_dropout=0.1)
+    ),
     "eager": replace(BASE, attention="eager"),
 }
 
 
 CASES = [
-    ("llama", "full"), ("llama", "lora checkpointed, dropout"), ("llama", "eager"), ("gpt2", "lora"),
+    ("llama", "full"),
+    ("llama", "lora checkpointed, dropout"),
+    ("llama", "eager"),
+    ("gpt2", "lora"),
     ("opt", "full checkpointed"),
-]  # fmt: skip
+]
 """`python -m benchmarks.held_out` asks hundreds more."""
 
 
 @pytest.mark.parametrize(("family", "name"), CASES)
-def test_a_profile_says_what_a_fresh_trace_of_another_size_and_depth_says(family: str, name: str) -> None:
+def test_a_profile_says_what_a_fresh_trace_of_another_size_and_depth_says(
+    family: str, name: str
+) -> None:
     made = compiled(workload(family, SETUPS[name]))
     assert made.layout is not None
     for layers, batch, seq, rank in ((4, 2, 2, 1), (11, 5, 233, 21)):
@@ -112,7 +122,14 @@ def test_a_profile_says_what_a_fresh_trace_of_another_size_and_depth_says(family
         for step, label in ((1, 1), (2, "steady")):
             at = {m.moment: m.total_bytes for m in said.moments if m.step == label}
             for phase, moments in GROUPS.items():
-                assert max(at[m] for m in moments if m in at) == real[step, phase], (layers, batch, seq, rank, step, phase)
+                assert max(at[m] for m in moments if m in at) == real[step, phase], (
+                    layers,
+                    batch,
+                    seq,
+                    rank,
+                    step,
+                    phase,
+                )
         assert said.peak.total_bytes == max(size for (step, _), size in real.items() if step == 2)
 
 
@@ -121,7 +138,9 @@ def test_unlike_layers_are_folded_by_their_period_or_traced_whole(family: str) -
     """Gemma 3 turns between windows and full attention; a mixture keeps its router's tensors."""
     asked = workload(family, BASE, layers=11)
     made = compile_profile(asked)
-    assert predict_with(made, asked).peak.total_bytes == max(n for (step, _), n in truth(asked).items() if step == 2)
+    assert predict_with(made, asked).peak.total_bytes == max(
+        n for (step, _), n in truth(asked).items() if step == 2
+    )
 
 
 def test_a_filled_window_is_another_profile() -> None:
@@ -129,10 +148,14 @@ def test_a_filled_window_is_another_profile() -> None:
     short = workload("mistral", replace(LORA, seq_len=47), **window)
     long = workload("mistral", replace(LORA, seq_len=48), **window)
     assert regime_of(short) != regime_of(long)
-    assert profile_key(short.model, short.setup, regime_of(short)) != profile_key(long.model, long.setup, regime_of(long))
+    assert profile_key(short.model, short.setup, regime_of(short)) != profile_key(
+        long.model, long.setup, regime_of(long)
+    )
     for asked in (short, long):
         made = compile_profile(asked)
-        assert predict_with(made, asked).peak.total_bytes == max(n for (step, _), n in truth(asked).items() if step == 2)
+        assert predict_with(made, asked).peak.total_bytes == max(
+            n for (step, _), n in truth(asked).items() if step == 2
+        )
 
 
 def test_columns_of_the_layers_sum_to_the_totals() -> None:
@@ -140,7 +163,13 @@ def test_columns_of_the_layers_sum_to_the_totals() -> None:
     said = predict_with(compiled(asked), asked)
     sums = {
         name: sum(getattr(layer, name) for layer in said.layers)
-        for name in ("num_trainable_parameters", "gradient_bytes", "optimizer_state_bytes", "saved_activation_bytes", "flops")
+        for name in (
+            "num_trainable_parameters",
+            "gradient_bytes",
+            "optimizer_state_bytes",
+            "saved_activation_bytes",
+            "flops",
+        )
     }
     assert said.flops is not None
     assert sums == {
@@ -155,14 +184,16 @@ def test_columns_of_the_layers_sum_to_the_totals() -> None:
 
 @pytest.mark.parametrize("setup", [BASE, replace(LORA, checkpointing=True)])
 def test_rules_and_profile_agree_where_the_rules_are_exact(setup: TrainSetup) -> None:
-    """Two predictors that share nothing but the question. Heads of 12, as elsewhere here, CUDA's flash kernel pads to 16 first:
-    the trace shows it, the rules do not know it."""
+    """Two predictors that share nothing but the question. Heads of 12, as elsewhere here, CUDA's
+    flash kernel pads to 16 first: the trace shows it, the rules do not know it."""
     asked = workload("llama", setup, vocab_size=32_000, head_dim=16)
     said = predict_with(compiled(asked), asked)
     rules = engine.predict(asked, "analytic")
     assert rules.exactness == "exact"
     assert said.peak.moment == rules.peak.moment
-    assert {c: n for c, n in said.peak.bytes.items() if n} == {c: n for c, n in rules.peak.bytes.items() if n}
+    assert {c: n for c, n in said.peak.bytes.items() if n} == {
+        c: n for c, n in rules.peak.bytes.items() if n
+    }
     assert said.saved_activation_bytes == rules.saved_activation_bytes
     assert said.persistent_bytes == rules.persistent_bytes
     assert said.parameters == rules.parameters
@@ -173,14 +204,18 @@ def test_what_the_trace_cannot_see_on_a_cpu_is_an_estimate() -> None:
     """Copies that operators on two dtypes make inside their kernels."""
     mixed = replace(LORA, device="cpu", dtype="bfloat16")
     alike = replace(mixed, lora=LoraConfig(r=4, adapter_dtype="bfloat16"))
-    for setup, exactness in ((mixed, "estimate"), (alike, "exact"), (replace(alike, precision="amp"), "estimate")):
+    for setup, exactness in (
+        (mixed, "estimate"),
+        (alike, "exact"),
+        (replace(alike, precision="amp"), "estimate"),
+    ):
         asked = workload("llama", setup, layers=2)
         said = predict_with(compile_profile(asked), asked)
         assert said.exactness == exactness
         assert (said.error_bound is not None) == (exactness == "estimate")
 
 
-# --- kept and found ---------------------------------------------------------------------------------------------------------
+# --- kept and found -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +251,9 @@ def test_a_bundle_gives_back_what_was_packed(
     assert engine.predict(asked) == predict_with(profile, asked)
 
 
-def test_large_profiles_are_packed_apart(made: tuple[Workload, Profile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_profiles_are_packed_apart(
+    made: tuple[Workload, Profile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = replace(made[1], key="f" * 24)
     path = tmp_path / "apart.sqlite"
     monkeypatch.setattr(bundle, "BUNDLED", path)
@@ -250,7 +287,9 @@ def test_targets_that_mean_the_same_have_one_key() -> None:
     model = workload("llama", LORA).model
 
     def key(targets: Any) -> str:
-        asked = Workload(model=model, setup=replace(LORA, lora=LoraConfig(r=4, target_modules=targets)))
+        asked = Workload(
+            model=model, setup=replace(LORA, lora=LoraConfig(r=4, target_modules=targets))
+        )
         return profile_key(model, asked.setup, regime_of(asked))
 
     assert key(None) == key(("v_proj", "q_proj")) == key(("q_proj", "v_proj")) != key("all-linear")
@@ -263,17 +302,25 @@ def test_what_is_no_profile_is_refused(made: tuple[Workload, Profile]) -> None:
             unpacked(spoilt)
 
 
-def test_a_kept_profile_answers_every_size_and_nothing_else(made: tuple[Workload, Profile], cache_file: Path) -> None:
+def test_a_kept_profile_answers_every_size_and_nothing_else(
+    made: tuple[Workload, Profile], cache_file: Path
+) -> None:
     asked, profile = made
     with pytest.raises(NoProfileError, match="lora-profile compile"):
         predict(asked)
     assert library.keep(profile) == cache_file
     forget()
-    larger = replace(asked, setup=replace(asked.setup, batch_size=9, seq_len=777, lora=LoraConfig(r=99)))
+    larger = replace(
+        asked, setup=replace(asked.setup, batch_size=9, seq_len=777, lora=LoraConfig(r=99))
+    )
     assert predict(larger).engine == "compiled"
     assert peak_bytes(larger) == predict(larger).peak.total_bytes
     assert engine.predict(larger).engine == "compiled"
-    for other in (replace(asked.setup, batch_size=1), replace(asked.setup, checkpointing=True), BASE):
+    for other in (
+        replace(asked.setup, batch_size=1),
+        replace(asked.setup, checkpointing=True),
+        BASE,
+    ):
         assert not has_profile(replace(asked, setup=other))
 
 
@@ -305,7 +352,7 @@ def test_a_spoilt_row_counts_as_none(made: tuple[Workload, Profile], cache_file:
     assert not has_profile(asked)
 
 
-# --- refused ----------------------------------------------------------------------------------------------------------------
+# --- refused --------------------------------------------------------------------------------------
 
 
 def test_a_tape_that_changes_with_the_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,7 +370,9 @@ def test_a_tape_that_changes_with_the_size_is_refused(monkeypatch: pytest.Monkey
         compile_profile(workload("llama", BASE))
 
 
-def test_a_step_that_no_profile_holds_is_traced_at_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_no_profile_holds_is_traced_at_its_own_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse(asked: Workload) -> Profile:
         raise CompileError("its tape changes with the size")
 
@@ -334,26 +383,51 @@ def test_a_step_that_no_profile_holds_is_traced_at_its_own_size(monkeypatch: pyt
     assert said.peak.total_bytes == max(n for (step, _), n in truth(asked).items() if step == 2)
     found = fit(asked, find_gpu("rtx_4090"), "traced", said)
     assert found is not None and found.verdict == "fits"
-    assert (found.largest_batch_size, found.longest_seq_len, found.highest_rank) == (None, None, None)
+    assert (found.largest_batch_size, found.longest_seq_len, found.highest_rank) == (
+        None,
+        None,
+        None,
+    )
 
 
 def test_what_runs_in_plain_torch_for_want_of_a_package_is_said() -> None:
-    """The recurrence goes over chunks of 64 tokens in a Python loop, so that no profile holds it."""
+    """The recurrence goes over chunks of 64 tokens in a Python loop, so that no profile holds
+    it."""
     raw = {
-        "model_type": "qwen3_next", "architectures": ["Qwen3NextForCausalLM"], "hidden_size": 32, "num_hidden_layers": 4,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "intermediate_size": 48, "vocab_size": 300,
-        "linear_key_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_value_head_dim": 8,
-        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16,
-    }  # fmt: skip
-    asked = Workload(model=model_from_config(raw, id="tiny-qwen3_next", source="test"), setup=replace(BASE, seq_len=100))
+        "model_type": "qwen3_next",
+        "architectures": ["Qwen3NextForCausalLM"],
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "intermediate_size": 48,
+        "vocab_size": 300,
+        "linear_key_head_dim": 8,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_value_head_dim": 8,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16,
+    }
+    asked = Workload(
+        model=model_from_config(raw, id="tiny-qwen3_next", source="test"),
+        setup=replace(BASE, seq_len=100),
+    )
     with pytest.raises(CompileError, match="tape changes"):
         compile_profile(asked)
     said = engine.predict(asked, "traced")
-    assert any("chunk_gated_delta_rule (flash-linear-attention)" in line for line in said.assumptions)
+    assert any(
+        "chunk_gated_delta_rule (flash-linear-attention)" in line for line in said.assumptions
+    )
     assert said.peak.total_bytes == max(n for (step, _), n in truth(asked).items() if step == 2)
 
 
-def test_a_window_that_nobody_named_is_found_at_the_longest_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_window_that_nobody_named_is_found_at_the_longest_sequence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As if a model took another path from a length on that no point of the fit reaches."""
     from lora_profiler.traced import compiler
 
@@ -370,11 +444,15 @@ def test_a_window_that_nobody_named_is_found_at_the_longest_sequence(monkeypatch
 
 def test_a_4_bit_base_multiplies_as_often_as_any() -> None:
     """The rules count the same products, by formulas of their own."""
-    asked = workload("llama", replace(LORA, quantization=Quantization(), checkpointing=True), head_dim=16)
-    assert predict_with(compile_profile(asked), asked).flops == engine.predict(asked, "analytic").flops
+    asked = workload(
+        "llama", replace(LORA, quantization=Quantization(), checkpointing=True), head_dim=16
+    )
+    assert (
+        predict_with(compile_profile(asked), asked).flops == engine.predict(asked, "analytic").flops
+    )
 
 
-# --- relatives --------------------------------------------------------------------------------------------------------------
+# --- relatives ------------------------------------------------------------------------------------
 
 
 def test_a_relative_needs_fewer_traces_and_has_the_same_profile_otherwise() -> None:
@@ -388,28 +466,38 @@ def test_a_relative_needs_fewer_traces_and_has_the_same_profile_otherwise() -> N
 
 @pytest.mark.parametrize("changes", [{"attention_bias": True}, {"num_key_value_heads": 4}])
 def test_a_model_that_does_something_else_is_no_relative(changes: dict[str, Any]) -> None:
-    """Tied, it makes fewer gradients; with a bias, more; with as many key heads as heads, it need not repeat them in eager."""
+    """Tied, it makes fewer gradients; with a bias, more; with as many key heads as heads, it need
+    not repeat them in eager."""
     eager = replace(BASE, attention="eager")
     proven = tape_signature(compiled(workload("llama", eager)).tape)
     assert len(compile_profile(workload("llama", eager, **changes), proven={proven}).checked) == 3
 
 
-# --- shortcuts --------------------------------------------------------------------------------------------------------------
+# --- shortcuts ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("family", "setup"),
     [
-        ("llama", BASE), ("llama", SETUPS["eager"]), ("gpt2", SETUPS["lora checkpointed, dropout"]),
-        ("gemma2", SETUPS["lora checkpointed, dropout"]), ("qwen3_moe", BASE),
+        ("llama", BASE),
+        ("llama", SETUPS["eager"]),
+        ("gpt2", SETUPS["lora checkpointed, dropout"]),
+        ("gemma2", SETUPS["lora checkpointed, dropout"]),
+        ("qwen3_moe", BASE),
     ],
-)  # fmt: skip
-def test_shortcuts_change_nothing(family: str, setup: TrainSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+)
+def test_shortcuts_change_nothing(
+    family: str, setup: TrainSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = workload(family, setup)
     with_them = fresh(asked)
     monkeypatch.setattr(tracer, "SHORTCUTS", {})
     without = fresh(asked)
-    assert (with_them.events, with_them.where, with_them.flops) == (without.events, without.where, without.flops)
+    assert (with_them.events, with_them.where, with_them.flops) == (
+        without.events,
+        without.where,
+        without.flops,
+    )
 
 
 def test_a_size_beyond_polynomials_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,7 +508,9 @@ def test_a_size_beyond_polynomials_is_refused(monkeypatch: pytest.MonkeyPatch) -
 
         model = build_model(asked, device="meta")
         odd = torch.empty(asked.setup.seq_len**3 // 7, device="meta")
-        model.get_input_embeddings().register_forward_hook(lambda _m, _a, out: out + torch.neg(odd)[:1])
+        model.get_input_embeddings().register_forward_hook(
+            lambda _m, _a, out: out + torch.neg(odd)[:1]
+        )
         return model
 
     monkeypatch.setattr(compiler, "_on_meta", build)
@@ -431,7 +521,14 @@ def test_a_size_beyond_polynomials_is_refused(monkeypatch: pytest.MonkeyPatch) -
 def test_the_layout_finds_periods_and_prefixes() -> None:
     plain = layout_of(workload("llama", BASE).model)
     assert plain is not None and (plain.prefix, plain.period, plain.tail) == (0, 1, 0)
-    turning = layout_of(workload("gemma3_text", BASE, 20, layer_types=(["sliding_attention"] * 3 + ["full_attention"]) * 5).model)
+    turning = layout_of(
+        workload(
+            "gemma3_text",
+            BASE,
+            20,
+            layer_types=(["sliding_attention"] * 3 + ["full_attention"]) * 5,
+        ).model
+    )
     assert turning is not None and (turning.prefix, turning.period) == (0, 4)
     first = layout_of(workload("qwen3_moe", BASE, 9, mlp_only_layers=[0]).model)
     assert first is not None and (first.prefix, first.period) == (1, 1)
@@ -448,18 +545,30 @@ def test_the_layout_finds_periods_and_prefixes() -> None:
     ("name", "period", "units"),
     [
         ("HuggingFaceTB/SmolLM3-3B", 4, 9),  # each fourth layer without rotary positions
-        ("google/gemma-3-1b-it", 6, 4),  # as many units as a tape is made of, and two layers behind them
+        (
+            "google/gemma-3-1b-it",
+            6,
+            4,
+        ),  # as many units as a tape is made of, and two layers behind them
         ("meta-llama/Llama-4-Scout-17B-16E-Instruct", 4, 12),
     ],
 )
-def test_periods_that_only_transformers_fills_in_are_found(name: str, period: int, units: int) -> None:
+def test_periods_that_only_transformers_fills_in_are_found(
+    name: str, period: int, units: int
+) -> None:
     model = find_model(name, offline=True)
     layout = layout_of(model)
-    assert layout is not None and layout.period == period and layout.units_of(model.num_layers) == units
+    assert (
+        layout is not None
+        and layout.period == period
+        and layout.units_of(model.num_layers) == units
+    )
 
 
 def test_a_model_whose_period_the_config_leaves_out_is_folded() -> None:
     made = compiled(workload("llama", LORA, 16, **SMOLLM3))
     assert made.layout is not None and made.layout.period == 4
     deeper = workload("llama", replace(LORA, seq_len=77), 28, **SMOLLM3)
-    assert predict_with(made, deeper).peak.total_bytes == max(n for (step, _), n in truth(deeper).items() if step == 2)
+    assert predict_with(made, deeper).peak.total_bytes == max(
+        n for (step, _), n in truth(deeper).items() if step == 2
+    )

@@ -1,4 +1,5 @@
-"""5,000 damaged config.json files: each gets a model or one of this program's own errors, never a traceback of another kind."""
+"""5,000 damaged config.json files: each gets a model or one of this program's own errors, never a
+traceback of another kind."""
 
 import json
 import random
@@ -17,14 +18,48 @@ from lora_profiler.workload import LoraConfig
 SEED = 20261125
 FILES = 5_000
 ODD: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 2, 3, 7, 2**31, 2**40, 10**9, 10**30, -(2**63), 0.0, 0.5, -0.5, 1e308, 1e-320, "", "x", "64",
-    "silu", "llama", "\x00", "é" * 50, [], [1], ["full_attention"], [None], {}, {"a": {}}, {"rope_type": None}, 
-    {"full_attention": 3}, {"rope_theta": []}, {"type": ["su"], "factor": "x"},
-)  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    2,
+    3,
+    7,
+    2**31,
+    2**40,
+    10**9,
+    10**30,
+    -(2**63),
+    0.0,
+    0.5,
+    -0.5,
+    1e308,
+    1e-320,
+    "",
+    "x",
+    "64",
+    "silu",
+    "llama",
+    "\x00",
+    "é" * 50,
+    [],
+    [1],
+    ["full_attention"],
+    [None],
+    {},
+    {"a": {}},
+    {"rope_type": None},
+    {"full_attention": 3},
+    {"rope_theta": []},
+    {"type": ["su"], "factor": "x"},
+)
 
 
 def mutate(raw: dict[str, Any], rng: random.Random) -> dict[str, Any]:
-    """One to four changes: a key dropped, renamed, repeated elsewhere, or given an odd, scaled or off-by-one value."""
+    """One to four changes: a key dropped, renamed, repeated elsewhere, or given an odd, scaled or
+    off-by-one value."""
     raw = json.loads(json.dumps(raw))
     for _ in range(rng.randint(1, 4)):
         part = rng.choice([raw, *(value for value in raw.values() if isinstance(value, dict))])
@@ -58,12 +93,18 @@ def damage(text: str, rng: random.Random) -> str:
 
 
 def test_damaged_configs_are_answered_or_refused(monkeypatch):
-    """Torch is hidden, so that an unknown type ends in advice and every file is judged by this program alone."""
+    """Torch is hidden, so that an unknown type ends in advice and every file is judged by this
+    program alone."""
     for name in ("torch", "transformers"):
         monkeypatch.setitem(sys.modules, name, None)
     rng = random.Random(SEED)
     originals = [
-        {"model_type": row["model_type"], "architectures": [row["architecture"]], "torch_dtype": row["dtype"], **row["config"]}
+        {
+            "model_type": row["model_type"],
+            "architectures": [row["architecture"]],
+            "torch_dtype": row["dtype"],
+            **row["config"],
+        }
         for row in rows()
     ]
     answered = refused = 0
@@ -81,7 +122,9 @@ def test_damaged_configs_are_answered_or_refused(monkeypatch):
             assert str(error).strip() and error.exit_code in (2, 3)
             refused += 1
         except Exception as error:
-            pytest.fail(f"seed {SEED}, file {number}: {type(error).__name__}: {error}\n{text[:2000]}")
+            pytest.fail(
+                f"seed {SEED}, file {number}: {type(error).__name__}: {error}\n{text[:2000]}"
+            )
     print(f"seed {SEED}: {answered} answered, {refused} refused")
     assert answered > FILES / 10 and refused > FILES / 10
 
@@ -91,10 +134,28 @@ def test_damaged_configs_of_types_built_by_transformers_too():
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     rng = random.Random(SEED)
-    base = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 96}
-    base |= {"intermediate_size": 48, "pad_token_id": 0, "rope_theta": 1e4, "layer_types": None, "rope_scaling": None}
+    base = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 96,
+    }
+    base |= {
+        "intermediate_size": 48,
+        "pad_token_id": 0,
+        "rope_theta": 1e4,
+        "layer_types": None,
+        "rope_scaling": None,
+    }
     for number in range(100):
-        raw = mutate({"model_type": rng.choice(["cohere2", "granite", "falcon", "mamba", "smollm3"]), **base}, rng)
+        raw = mutate(
+            {
+                "model_type": rng.choice(["cohere2", "granite", "falcon", "mamba", "smollm3"]),
+                **base,
+            },
+            rng,
+        )
         if any(isinstance(value, int) and abs(value) > 10**6 for value in raw.values()):
             continue  # sizes that torch would take in earnest on the meta device
         try:

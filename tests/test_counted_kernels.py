@@ -1,4 +1,5 @@
-"""Kernels counted by rules: those that a trace of the real model lists, one by one; and what must hold for any size."""
+"""Kernels counted by rules: those that a trace of the real model lists, one by one; and what must
+hold for any size."""
 
 import subprocess
 import sys
@@ -23,14 +24,20 @@ from lora_profiler.traced.kernels import step_kernels
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 WIDTH = {
-    "phi3": {"hidden_size": 64}, "olmo2": {"hidden_size": 64}, "qwen2": {"hidden_size": 64}, "gpt2": {"n_embd": 64},
-    "gpt_neox": {"hidden_size": 64}, "opt": {"hidden_size": 64, "word_embed_proj_dim": 64},
-}  # fmt: skip
-"""What makes heads 16 wide where the config has no `head_dim`: flash attention pads those that are no multiple of 8."""
+    "phi3": {"hidden_size": 64},
+    "olmo2": {"hidden_size": 64},
+    "qwen2": {"hidden_size": 64},
+    "gpt2": {"n_embd": 64},
+    "gpt_neox": {"hidden_size": 64},
+    "opt": {"hidden_size": 64, "word_embed_proj_dim": 64},
+}
+"""What makes heads 16 wide where the config has no `head_dim`: flash attention pads those that are
+no multiple of 8."""
 
 
 def spec(name: str, **changes: Any) -> ModelSpec:
-    """A tiny model of two layers; "x-varied" as the second table of `families` has it, at its own depth."""
+    """A tiny model of two layers; "x-varied" as the second table of `families` has it, at its own
+    depth."""
     plain = name.removesuffix("-varied")
     config = dict(families.TINY[name] if name == plain else families.VARIED[plain])
     if name == plain:
@@ -40,7 +47,10 @@ def spec(name: str, **changes: Any) -> ModelSpec:
 
 
 def step(name: str, changes: dict[str, Any] | None = None, **setup: Any) -> Workload:
-    return Workload(model=spec(name, **(changes or {})), setup=TrainSetup(**{"batch_size": 2, "seq_len": 24, **setup}))
+    return Workload(
+        model=spec(name, **(changes or {})),
+        setup=TrainSetup(**{"batch_size": 2, "seq_len": 24, **setup}),
+    )
 
 
 def on(workload: Workload, **platform: Any) -> Workload:
@@ -50,7 +60,12 @@ def on(workload: Workload, **platform: Any) -> Workload:
 EVERY = LoraConfig(r=4, lora_dropout=0.1)
 PLAIN = LoraConfig(r=4, adapter_dtype="bfloat16")
 ATTENTION = LoraConfig(r=4, target_modules=("q_proj", "k_proj", "v_proj", "o_proj"))
-NF4, SIMPLE, KBIT, TRL = Quantization(), Quantization(double_quant=False), Quantization(recipe="kbit"), Quantization(recipe="trl")
+NF4, SIMPLE, KBIT, TRL = (
+    Quantization(),
+    Quantization(double_quant=False),
+    Quantization(recipe="kbit"),
+    Quantization(recipe="trl"),
+)
 AMP = {"precision": "amp", "dtype": "float32"}
 
 CASES: dict[str, Workload] = {
@@ -76,25 +91,35 @@ CASES: dict[str, Workload] = {
     # adapters
     "lora everywhere": step("llama", lora=EVERY),
     "lora in bfloat16": step("qwen2", lora=PLAIN),
-    "lora on gate, one sample": step("llama", lora=replace(EVERY, target_modules=("gate_proj",)), batch_size=1),
+    "lora on gate, one sample": step(
+        "llama", lora=replace(EVERY, target_modules=("gate_proj",)), batch_size=1
+    ),
     "lora on the last layer": step("qwen3", lora=replace(ATTENTION, layers_to_transform=(1,))),
     "lora on Conv1D": step("gpt2", lora=EVERY),
     "lora beside experts": step("mixtral", lora=ATTENTION, checkpointing=True),
     "lora on attention, checkpointing": step("llama", lora=ATTENTION, checkpointing=True),
-    "lora before dropout, checkpointing": step("gpt2-varied", {"n_layer": 2}, lora=EVERY, checkpointing=True),
-    "saved modules": step("llama", lora=replace(ATTENTION, modules_to_save=("lm_head", "embed_tokens"))),
+    "lora before dropout, checkpointing": step(
+        "gpt2-varied", {"n_layer": 2}, lora=EVERY, checkpointing=True
+    ),
+    "saved modules": step(
+        "llama", lora=replace(ATTENTION, modules_to_save=("lm_head", "embed_tokens"))
+    ),
     # a base in 4 bit
     "qlora": step("llama", lora=EVERY, quantization=NF4),
     "qlora, scales as they are": step("phi3", lora=EVERY, quantization=SIMPLE, checkpointing=True),
     "qlora, kbit": step("gpt_neox", lora=EVERY, quantization=KBIT, checkpointing=True),
-    "qlora on attention, checkpointing": step("llama", lora=ATTENTION, quantization=NF4, checkpointing=True),
+    "qlora on attention, checkpointing": step(
+        "llama", lora=ATTENTION, quantization=NF4, checkpointing=True
+    ),
     "qlora, kbit, a buffer": step("gemma2", lora=EVERY, quantization=KBIT),
     "qlora, trl": step("opt", lora=EVERY, quantization=TRL),
     "qlora, autocast": step("qwen2", lora=EVERY, quantization=NF4, precision="amp"),
     # precision
     "autocast": step("llama", **AMP),
     "autocast, lora": step("gemma", lora=EVERY, precision="amp", checkpointing=True),
-    "autocast, lora on attention, checkpointing": step("llama", lora=ATTENTION, checkpointing=True, **AMP),
+    "autocast, lora on attention, checkpointing": step(
+        "llama", lora=ATTENTION, checkpointing=True, **AMP
+    ),
     "autocast, layer norms": step("gpt2", checkpointing=True, **AMP),
     "float16": step("olmo2", dtype="float16", lora=EVERY),
     # attention
@@ -107,7 +132,9 @@ CASES: dict[str, Workload] = {
     "cudnn, grouped heads": on(step("llama", lora=ATTENTION), capability=90),
     "cudnn, windows": on(step("gemma3_text-varied"), capability=100),
     "math on sm_75": on(step("llama", lora=ATTENTION, checkpointing=True), capability=75),
-    "eager": step("mistral-varied", {"num_hidden_layers": 2}, attention="eager", checkpointing=True),
+    "eager": step(
+        "mistral-varied", {"num_hidden_layers": 2}, attention="eager", checkpointing=True
+    ),
     "eager, autocast": step("gpt2", attention="eager", lora=EVERY, **AMP),
     # packed rows, and Liger's kernels
     "packed": step("qwen2", packed=10),
@@ -116,10 +143,17 @@ CASES: dict[str, Workload] = {
     "packed, eager": step("gpt2", packed=10, attention="eager"),
     "liger": step("llama", kernels="liger"),
     "liger, lora on q, checkpointing": step(
-        "qwen3", kernels="liger", lora=LoraConfig(r=4, target_modules=("q_proj",)), checkpointing=True
+        "qwen3",
+        kernels="liger",
+        lora=LoraConfig(r=4, target_modules=("q_proj",)),
+        checkpointing=True,
     ),
-    "liger, eager, packed": step("qwen2", kernels="liger", attention="eager", lora=EVERY, packed=10),
-    "liger, autocast": step("mistral", kernels="liger", lora=EVERY, quantization=NF4, precision="amp", loss="fused"),
+    "liger, eager, packed": step(
+        "qwen2", kernels="liger", attention="eager", lora=EVERY, packed=10
+    ),
+    "liger, autocast": step(
+        "mistral", kernels="liger", lora=EVERY, quantization=NF4, precision="amp", loss="fused"
+    ),
     # the rest
     "checkpointing": step("gemma2", checkpointing=True),
     "accumulation": step("qwen2", accumulation=3, lora=None),
@@ -130,7 +164,9 @@ def each(kernels: StepKernels) -> Counter[tuple[Any, ...]]:
     """How often each kernel runs, by all that its time depends on."""
     found: Counter[tuple[Any, ...]] = Counter()
     for k in kernels.kernels:
-        found[k.phase, k.kind, k.read_bytes, k.written_bytes, k.gemm, k.flops, k.dtype, k.parameters] += k.count
+        found[
+            k.phase, k.kind, k.read_bytes, k.written_bytes, k.gemm, k.flops, k.dtype, k.parameters
+        ] += k.count
     return found
 
 
@@ -138,7 +174,10 @@ def each(kernels: StepKernels) -> Counter[tuple[Any, ...]]:
 def test_kernels_are_those_of_the_trace(name: str) -> None:
     counted, traced = counted_kernels(CASES[name]), step_kernels(CASES[name])
     mine, real = each(counted), each(traced)
-    assert {"too few": real - mine, "too many": mine - real} == {"too few": Counter(), "too many": Counter()}
+    assert {"too few": real - mine, "too many": mine - real} == {
+        "too few": Counter(),
+        "too many": Counter(),
+    }
     assert (counted.tokens, counted.trainable) == (traced.tokens, traced.trainable)
 
 
@@ -146,7 +185,10 @@ def test_a_deep_model_has_its_layers_under_one_name_and_takes_as_long() -> None:
     workload = step("llama", {"num_hidden_layers": 9}, lora=EVERY)
     counted, traced = counted_kernels(workload), step_kernels(workload)
     assert each(counted) == each(traced)
-    products = [Counter({k.module: k.count for k in s.kernels if k.kind == "gemm"}) for s in (counted, traced)]
+    products = [
+        Counter({k.module: k.count for k in s.kernels if k.kind == "gemm"})
+        for s in (counted, traced)
+    ]
     assert products[0] == products[1]
     card = find_gpu("a100_sxm_80gb")
     times = [predict_step_time(s, card, workload.setup) for s in (counted, traced)]
@@ -158,7 +200,13 @@ def test_a_deep_model_has_its_layers_under_one_name_and_takes_as_long() -> None:
     ("workload", "why"),
     [
         (step("llama", device="cpu"), "device cpu"),
-        (step("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}), "rotary"),
+        (
+            step(
+                "llama",
+                {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+            ),
+            "rotary",
+        ),
         (step("mixtral", lora=LoraConfig(r=4)), "something else than a linear layer"),
         (step("opt", {"layerdrop": 0.1}), "layerdrop"),
     ],
@@ -199,7 +247,10 @@ def llamas(draw: st.DrawFn) -> dict[str, Any]:
 
 SETUPS = st.builds(
     TrainSetup,
-    lora=st.one_of(st.none(), st.builds(LoraConfig, r=st.integers(1, 64), lora_dropout=st.sampled_from((0.0, 0.1)))),
+    lora=st.one_of(
+        st.none(),
+        st.builds(LoraConfig, r=st.integers(1, 64), lora_dropout=st.sampled_from((0.0, 0.1))),
+    ),
     batch_size=st.integers(2, 9),
     seq_len=st.integers(2, 200),
     checkpointing=st.booleans(),
@@ -211,7 +262,11 @@ SETUPS = st.builds(
 @given(llamas(), SETUPS)
 def test_every_layer_more_is_as_much_more(sizes: dict[str, Any], setup: TrainSetup) -> None:
     def at(layers: int) -> Counter[tuple[Any, ...]]:
-        return each(counted_kernels(Workload(model=spec("llama", **sizes | {"num_hidden_layers": layers}), setup=setup)))
+        return each(
+            counted_kernels(
+                Workload(model=spec("llama", **sizes | {"num_hidden_layers": layers}), setup=setup)
+            )
+        )
 
     two, three, seven = at(2), at(3), at(7)
     assert seven == Counter({one: two[one] + 5 * (three[one] - two[one]) for one in {*two, *three}})
@@ -219,10 +274,13 @@ def test_every_layer_more_is_as_much_more(sizes: dict[str, Any], setup: TrainSet
 
 @settings(max_examples=40, deadline=None)
 @given(llamas(), SETUPS, st.integers(2, 9))
-def test_launches_do_not_depend_on_the_batch_and_flops_grow_with_it(sizes: dict[str, Any], setup: TrainSetup, batch: int) -> None:
+def test_launches_do_not_depend_on_the_batch_and_flops_grow_with_it(
+    sizes: dict[str, Any], setup: TrainSetup, batch: int
+) -> None:
     model = spec("llama", **sizes)
     first, second = (
-        counted_kernels(Workload(model=model, setup=replace(setup, batch_size=b))) for b in (setup.batch_size, batch)
+        counted_kernels(Workload(model=model, setup=replace(setup, batch_size=b)))
+        for b in (setup.batch_size, batch)
     )
     assert first.launches == second.launches
     flops = [sum(k.count * k.flops for k in s.kernels) for s in (first, second)]
@@ -244,5 +302,7 @@ def test_flops_are_those_of_the_prediction(sizes: dict[str, Any], setup: TrainSe
         return sum(of(k) for k in counted_kernels(workload).kernels if k.phase == phase)
 
     assert [flops(phase) for phase in ("forward", "backward", "recompute")] == [
-        expected.forward, expected.backward, expected.recompute
-    ]  # fmt: skip
+        expected.forward,
+        expected.backward,
+        expected.recompute,
+    ]

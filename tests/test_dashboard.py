@@ -1,4 +1,5 @@
-"""The pages of the dashboard, run without a browser: every option, every empty and every broken state, and the same numbers."""
+"""The pages of the dashboard, run without a browser: every option, every empty and every broken
+state, and the same numbers."""
 
 import json
 import re
@@ -28,7 +29,8 @@ from lora_profiler.units import GIB, bytes_text, bytes_texts, error_text, rate_t
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 HOSTILE = (
-    "<script>alert(1)</script> $x$ :red[y] [a](http://x.invalid) ![i](http://x.invalid/i.png) <img src=x onerror=1> `c` **b**"
+    "<script>alert(1)</script> $x$ :red[y] [a](http://x.invalid) ![i](http://x.invalid/i.png) <img"
+    " src=x onerror=1> `c` **b**"
 )
 GPT2 = {"model": "openai-community/gpt2", "seq_len": "256"}
 
@@ -57,7 +59,7 @@ def figures(app: AppTest) -> dict[str, dict[str, Any]]:
     return {element.key: json.loads(element.proto.spec) for element in app.get("plotly_chart")}
 
 
-# --- predict --------------------------------------------------------------------------------------------------------------
+# --- predict --------------------------------------------------------------------------------------
 
 
 def test_the_first_page_answers_the_first_question() -> None:
@@ -66,10 +68,16 @@ def test_the_first_page_answers_the_first_question() -> None:
     assert "meta-llama/Llama-3.1-8B: llama, 32 layers, 8.03 B parameters" in shown
     setup = TrainSetup()
     found = answers(
-        [Workload(model=find_model("meta-llama/Llama-3.1-8B"), setup=s) for s in (setup, replace(setup, lora=LoraConfig()))]
+        [
+            Workload(model=find_model("meta-llama/Llama-3.1-8B"), setup=s)
+            for s in (setup, replace(setup, lora=LoraConfig()))
+        ]
     )
     full, lora = (a.prediction.peak.total_bytes for a in found)
-    assert f"full\t{bytes_text(full)}" in shown and f"LoRA r16\t{bytes_text(lora)}\t{100 * (lora / full - 1):+.1f} %" in shown
+    assert (
+        f"full\t{bytes_text(full)}" in shown
+        and f"LoRA r16\t{bytes_text(lora)}\t{100 * (lora / full - 1):+.1f} %" in shown
+    )
     assert {"composition", "curve", "levers", "layers"} <= set(figures(app))
     assert "Choose a card" in shown
 
@@ -99,7 +107,9 @@ OPTIONS: list[tuple[str, str, Any, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "name", "value", "parameter", "text"), OPTIONS, ids=[o[1] for o in OPTIONS])
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "parameter", "text"), OPTIONS, ids=[o[1] for o in OPTIONS]
+)
 def test_every_option_reaches_the_question_the_address_and_the_answer(
     kind: str, name: str, value: Any, parameter: str, text: str
 ) -> None:
@@ -111,7 +121,13 @@ def test_every_option_reaches_the_question_the_address_and_the_answer(
     assert getattr(holder, name) == value
     if parameter:
         assert app.query_params[parameter] == [text] or app.query_params[parameter] == text
-    silent = {"alpha", "engine", "revision", "offline", "device"}  # cost nothing, or change words that stand in closed drawers
+    silent = {
+        "alpha",
+        "engine",
+        "revision",
+        "offline",
+        "device",
+    }  # cost nothing, or change words that stand in closed drawers
     assert (texts(app) != before) or name in silent
 
 
@@ -152,7 +168,10 @@ def test_a_card_brings_a_verdict_and_a_map_of_what_fits() -> None:
     sound(card.set_value("rtx_4090").run())
     assert app.query_params["gpu"] in ("rtx_4090", ["rtx_4090"])
     setup = TrainSetup(seq_len=256)
-    workloads = [Workload(model=find_model("gpt2"), setup=s) for s in (setup, replace(setup, lora=LoraConfig()))]
+    workloads = [
+        Workload(model=find_model("gpt2"), setup=s)
+        for s in (setup, replace(setup, lora=LoraConfig()))
+    ]
     for answer in answers(workloads, find_gpu("rtx_4090")):
         assert answer.fit is not None
         assert labels.VERDICT_LABELS[answer.fit.verdict] in texts(app)
@@ -161,9 +180,19 @@ def test_a_card_brings_a_verdict_and_a_map_of_what_fits() -> None:
 
 
 def test_what_the_verdict_rests_on_adds_up_on_the_page() -> None:
-    """Peak, reserve and headroom, as they stand, to the card's memory; here rounding alone would miss by a hundredth."""
-    app = sound(opened(model="meta-llama/Llama-3.1-8B", gpu="h100_sxm_80gb", seq_len="512", method=["full", "lora", "qlora"]))
-    (card,) = [line for line in texts(app).split("On ") if line.startswith("NVIDIA H100 SXM5 80GB, GiB")]
+    """Peak, reserve and headroom, as they stand, to the card's memory; here rounding alone would
+    miss by a hundredth."""
+    app = sound(
+        opened(
+            model="meta-llama/Llama-3.1-8B",
+            gpu="h100_sxm_80gb",
+            seq_len="512",
+            method=["full", "lora", "qlora"],
+        )
+    )
+    (card,) = [
+        line for line in texts(app).split("On ") if line.startswith("NVIDIA H100 SXM5 80GB, GiB")
+    ]
     usable = Decimal(re.search(r"the three add up to the ([0-9.]+) GiB", card)[1])  # type: ignore[index]
     rows = re.findall(r"^\t.+\t.+\t(-?[0-9.]+)\t(-?[0-9.]+)\t(-?[0-9.]+)$", card, re.MULTILINE)
     assert len(rows) == 3
@@ -175,30 +204,52 @@ def test_a_card_brings_the_time_of_a_step_with_its_interval() -> None:
     assert "times" not in figures(sound(opened(**GPT2)))
     app = sound(opened(**GPT2, gpu="rtx_4090"))
     setup = TrainSetup(seq_len=256)
-    workloads = [Workload(model=find_model("gpt2"), setup=s) for s in (setup, replace(setup, lora=LoraConfig()))]
-    times = [a.timing.step.time for a in answers(workloads, find_gpu("rtx_4090")) if a.timing and a.timing.step]
+    workloads = [
+        Workload(model=find_model("gpt2"), setup=s)
+        for s in (setup, replace(setup, lora=LoraConfig()))
+    ]
+    times = [
+        a.timing.step.time
+        for a in answers(workloads, find_gpu("rtx_4090"))
+        if a.timing and a.timing.step
+    ]
     assert len(times) == 2
     shown = texts(app)
     assert "One step on NVIDIA GeForce RTX 4090" in shown and labels.BASIS_LABELS["fitted"] in shown
     longest = max(time.high for time in times)
     for time, label in zip(times, ("full", "LoRA r16"), strict=True):
         assert f"{label}\t{seconds_text(time.seconds, longest)}" in shown
-        assert f"{label}: {seconds_text(time.low, longest)} to {seconds_text(time.high, longest)}" in shown
+        assert (
+            f"{label}: {seconds_text(time.low, longest)} to {seconds_text(time.high, longest)}"
+            in shown
+        )
         assert rate_text(time.tokens_per_second) in shown
     sums: dict[float, float] = {}
     for trace in figures(app)["times"]["data"]:
         if trace["type"] == "bar":
             for place, milliseconds in zip(trace["y"], trace["x"], strict=True):
                 sums[place] = sums.get(place, 0.0) + milliseconds / 1000
-    assert [sums[place] for place in sorted(sums)] == pytest.approx([time.seconds for time in times])
+    assert [sums[place] for place in sorted(sums)] == pytest.approx(
+        [time.seconds for time in times]
+    )
     assert shown.count("LoRA r16 makes ") == 1
 
 
 def test_a_time_on_a_card_that_has_no_room_says_so_beside_it() -> None:
     shown = texts(
-        sound(opened(model="meta-llama/Llama-3.1-8B", gpu="rtx_4090", method=["full", "lora", "qlora"], checkpointing="yes"))
+        sound(
+            opened(
+                model="meta-llama/Llama-3.1-8B",
+                gpu="rtx_4090",
+                method=["full", "lora", "qlora"],
+                checkpointing="yes",
+            )
+        )
     )
-    step, rate = (re.search(f"{head}[^\\n]*\\n(?:\\t.*\\n)*(.*)", shown)[1] for head in ("One step on", "Tokens a second"))  # type: ignore[index]
+    step, rate = (
+        re.search(f"{head}[^\\n]*\\n(?:\\t.*\\n)*(.*)", shown)[1]
+        for head in ("One step on", "Tokens a second")
+    )  # type: ignore[index]
     for note in (step, rate):
         assert note.endswith("; full: as on a card with room")
     assert "as on a card with room" not in texts(sound(opened(**GPT2, gpu="rtx_4090")))
@@ -213,19 +264,27 @@ def test_a_card_of_unknown_speed_is_told_and_gets_no_time() -> None:
 
 
 def test_figures_show_the_numbers_of_the_answer() -> None:
-    """The bars of the peak add up to the peak of every method, and the levers are those of the answer."""
+    """The bars of the peak add up to the peak of every method, and the levers are those of the
+    answer."""
     drawn = figures(sound(opened(**GPT2, method=["full", "lora"])))
     setup = TrainSetup(seq_len=256)
-    workloads = [Workload(model=find_model("gpt2"), setup=s) for s in (setup, replace(setup, lora=LoraConfig()))]
+    workloads = [
+        Workload(model=find_model("gpt2"), setup=s)
+        for s in (setup, replace(setup, lora=LoraConfig()))
+    ]
     found = answers(workloads, all_levers=True)
     sums: dict[float, float] = {}
     for trace in drawn["composition"]["data"]:
         if trace["type"] == "bar":
             for place, gib in zip(trace["y"], trace["x"], strict=True):
                 sums[place] = sums.get(place, 0) + gib
-    assert [round(sums[place] * 2**30) for place in sorted(sums)] == [a.prediction.peak.total_bytes for a in found]
+    assert [round(sums[place] * 2**30) for place in sorted(sums)] == [
+        a.prediction.peak.total_bytes for a in found
+    ]
     words = json.dumps(drawn["levers"])
-    assert found[1].levers and all(bytes_text(lever.saved_bytes) in words for lever in found[1].levers)
+    assert found[1].levers and all(
+        bytes_text(lever.saved_bytes) in words for lever in found[1].levers
+    )
 
 
 def test_in_detail_follows_the_method_that_is_chosen() -> None:
@@ -286,11 +345,20 @@ def test_what_a_link_says_in_vain_is_shown_until_the_question_changes() -> None:
 
 def test_the_ends_of_what_a_link_may_say_can_be_shown() -> None:
     """And the order of methods, which is the page's own."""
-    app = sound(opened(
-        **GPT2, method=["lora", "full"], dropout="0.9999999", alpha="9007199254740991", rank="2147483647",
-        accumulation="2147483647", nonsense="1",
-    ))  # fmt: skip
-    assert asked(app).options.methods == ("full", "lora") and asked(app).options.dropout == 0.9999999
+    app = sound(
+        opened(
+            **GPT2,
+            method=["lora", "full"],
+            dropout="0.9999999",
+            alpha="9007199254740991",
+            rank="2147483647",
+            accumulation="2147483647",
+            nonsense="1",
+        )
+    )
+    assert (
+        asked(app).options.methods == ("full", "lora") and asked(app).options.dropout == 0.9999999
+    )
     assert any("nonsense" in text for text in cautions(app))
 
 
@@ -327,8 +395,12 @@ def test_a_config_is_uploaded_and_has_no_link() -> None:
 
 def test_a_model_that_torch_would_build_is_told_where_to_ask() -> None:
     app = opened(**GPT2)
-    next(group for group in app.segmented_control if group.key == "ask.origin").set_value("A config.json").run()
-    app.file_uploader(key="config_json").set_value(("x.json", b'{"model_type": "mamba"}', "application/json"))
+    next(group for group in app.segmented_control if group.key == "ask.origin").set_value(
+        "A config.json"
+    ).run()
+    app.file_uploader(key="config_json").set_value(
+        ("x.json", b'{"model_type": "mamba"}', "application/json")
+    )
     assert "ask on the command line" in problems(app.run())[0]
 
 
@@ -346,7 +418,7 @@ def test_an_error_that_nobody_expected_spoils_one_drawing(monkeypatch: pytest.Mo
     sound(app.run())
 
 
-# --- compare --------------------------------------------------------------------------------------------------------------
+# --- compare --------------------------------------------------------------------------------------
 
 
 def stored(path: Path, *found: Any) -> Path:
@@ -367,13 +439,20 @@ def without_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As in an installed wheel."""
     import lora_profiler
 
-    monkeypatch.setattr(lora_profiler, "__file__", str(tmp_path / "site-packages" / "lora_profiler" / "__init__.py"))
+    monkeypatch.setattr(
+        lora_profiler, "__file__", str(tmp_path / "site-packages" / "lora_profiler" / "__init__.py")
+    )
 
 
 def test_the_committed_records_are_compared_as_the_command_line_does() -> None:
     app = sound(opened(page="compare"))
     folder = ROOT / "benchmarks" / "records"
-    lines = sum(1 for path in folder.rglob("*.jsonl") for line in path.read_text("utf-8").splitlines() if line.strip())
+    lines = sum(
+        1
+        for path in folder.rglob("*.jsonl")
+        for line in path.read_text("utf-8").splitlines()
+        if line.strip()
+    )
     assert len(frame(app)) == lines
     done = subprocess.run(
         [sys.executable, "-m", "lora_profiler", "compare", str(folder), "--format", "json"],
@@ -381,7 +460,11 @@ def test_the_committed_records_are_compared_as_the_command_line_does() -> None:
         text=True,
         check=True,
     )
-    errors = [100 * c["relative_error"] for c in json.loads(done.stdout)["comparisons"] if c["metric"] == "peak_requested_bytes"]
+    errors = [
+        100 * c["relative_error"]
+        for c in json.loads(done.stdout)["comparisons"]
+        if c["metric"] == "peak_requested_bytes"
+    ]
     assert frame(app)["error, %"].dropna().tolist() == pytest.approx(errors)
     assert f"{lines} records, predicted against measured" in texts(app)
     assert {"scatter", "strip"} <= set(figures(app))
@@ -391,9 +474,12 @@ def test_filters_narrow_what_is_shown(tmp_path: Path, monkeypatch: pytest.Monkey
     without_checkout(monkeypatch, tmp_path)
     failed = {"status": "oom", "failure": Failure(reason="no room")}
     own_store(
-        tmp_path, records.make_record(), records.make_record(records.LORA_WORKLOAD), records.make_record(device=records.H100),
+        tmp_path,
+        records.make_record(),
+        records.make_record(records.LORA_WORKLOAD),
+        records.make_record(device=records.H100),
         records.make_record(repeat=1, **failed),
-    )  # fmt: skip
+    )
     app = sound(opened(page="compare"))
     assert len(frame(app)) == 4
     assert "Not compared, for the run did not go through: 1 out of memory" in texts(app)
@@ -420,10 +506,16 @@ def test_what_was_chosen_is_still_chosen_after_another_page() -> None:
     sound(page.set_value("Predict").run())
     next(n for n in app.number_input if n.key == "ask.rank").set_value(5).run()
     for name in ("Compare", "Predict"):
-        sound(next(group for group in app.segmented_control if group.key == "page").set_value(name).run())
+        sound(
+            next(group for group in app.segmented_control if group.key == "page")
+            .set_value(name)
+            .run()
+        )
         if name == "Compare":
             assert len(frame(app)) == few
-    assert [n.value for n in app.number_input if n.key == "ask.rank"] == [5] and app.query_params["rank"] in ("5", ["5"])
+    assert [n.value for n in app.number_input if n.key == "ask.rank"] == [5] and app.query_params[
+        "rank"
+    ] in ("5", ["5"])
 
 
 def test_one_record_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -454,21 +546,34 @@ def test_a_link_that_names_a_file_reads_none(tmp_path: Path) -> None:
     assert "tiny-gpt2" not in str(frame(app)["model"].tolist())
 
 
-def test_without_any_records_the_page_says_where_they_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_records_the_page_says_where_they_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     without_checkout(monkeypatch, tmp_path)
     app = sound(opened(page="compare"))
-    assert "There are no records yet" in texts(app) and "lora-profile bench" in texts(app) and "`" not in texts(app)
+    assert (
+        "There are no records yet" in texts(app)
+        and "lora-profile bench" in texts(app)
+        and "`" not in texts(app)
+    )
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", "is empty"), ("\n\n", "is empty"), ("nonsense\n", "no JSON"), ('{"schema_version": "9.9"}\n', "schema is '9.9'"),
-        ('[{"a": 1}]\n', "must be an object"), ('{"torch": "foreign"}\n', "schema_version"), ("\x00\x01\x02", "no JSON"),
+        ("", "is empty"),
+        ("\n\n", "is empty"),
+        ("nonsense\n", "no JSON"),
+        ('{"schema_version": "9.9"}\n', "schema is '9.9'"),
+        ('[{"a": 1}]\n', "must be an object"),
+        ('{"torch": "foreign"}\n', "schema_version"),
+        ("\x00\x01\x02", "no JSON"),
     ],
     ids=["empty", "blank", "no JSON", "newer", "a list", "foreign", "binary"],
-)  # fmt: skip
-def test_a_store_that_cannot_be_read_is_told_and_the_rest_is_shown(content: str, said: str, tmp_path: Path) -> None:
+)
+def test_a_store_that_cannot_be_read_is_told_and_the_rest_is_shown(
+    content: str, said: str, tmp_path: Path
+) -> None:
     own_store(tmp_path).write_text(content, "utf-8")
     app = opened(page="compare")
     assert any(said in text for text in problems(app)), problems(app)
@@ -476,7 +581,9 @@ def test_a_store_that_cannot_be_read_is_told_and_the_rest_is_shown(content: str,
     assert not app.exception
 
 
-def test_torn_older_and_unknown_records_are_passed_over_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torn_older_and_unknown_records_are_passed_over_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     without_checkout(monkeypatch, tmp_path)
     good, foreign = record_dict(records.make_record()), record_dict(records.make_record(repeat=1))
     foreign["workload"]["model"] = {"id": "nobody/knows-this", "config": {"model_type": "mamba"}}
@@ -485,19 +592,33 @@ def test_torn_older_and_unknown_records_are_passed_over_by_name(tmp_path: Path, 
     for name in ("conditions", "case_key", "environment_key", "id", "repeat"):
         older.pop(name)
     path = own_store(tmp_path)
-    path.write_text("\n".join([json.dumps(good), json.dumps(foreign), json.dumps(older), json.dumps(good)[:99]]), "utf-8")
+    path.write_text(
+        "\n".join(
+            [json.dumps(good), json.dumps(foreign), json.dumps(older), json.dumps(good)[:99]]
+        ),
+        "utf-8",
+    )
     app = sound(opened(page="compare"))
     told = "\n".join(cautions(app))
     assert "line 2" in told and "mamba" in told and "no JSON, as a crash leaves them" in told
     assert len(frame(app)) == 2
 
 
-def test_named_files_and_folders_are_shown_and_missing_ones_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_named_files_and_folders_are_shown_and_missing_ones_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     without_checkout(monkeypatch, tmp_path)
     named = stored(tmp_path / "named.jsonl", records.make_record())
     stored(tmp_path / "more" / "a.jsonl", records.make_record(repeat=1))
     stored(tmp_path / "not-named.jsonl", records.make_record(repeat=2))
-    arguments = ["--records", str(named), "--records", str(tmp_path / "more"), "--records", str(tmp_path / "gone.jsonl")]
+    arguments = [
+        "--records",
+        str(named),
+        "--records",
+        str(tmp_path / "more"),
+        "--records",
+        str(tmp_path / "gone.jsonl"),
+    ]
     monkeypatch.setattr(sys, "argv", ["app.py", *arguments])
     app = opened(page="compare")
     assert len(frame(app)) == 2
@@ -508,7 +629,9 @@ def test_a_file_of_records_is_uploaded(tmp_path: Path, monkeypatch: pytest.Monke
     without_checkout(monkeypatch, tmp_path)
     app = opened(page="compare")
     line = json.dumps(record_dict(records.make_record()))
-    app.file_uploader(key="records_file").set_value(("up.jsonl", f"{line}\nbroken\n".encode(), "application/json"))
+    app.file_uploader(key="records_file").set_value(
+        ("up.jsonl", f"{line}\nbroken\n".encode(), "application/json")
+    )
     sound(app.run())
     assert len(frame(app)) == 1 and "line 2" in cautions(app)[0]
     assert not list(tmp_path.rglob("up*"))
@@ -522,9 +645,10 @@ def test_names_from_elsewhere_are_text(tmp_path: Path, monkeypatch: pytest.Monke
     without_checkout(monkeypatch, tmp_path)
     data = record_dict(
         records.make_record(
-            device=replace(records.CPU, name=HOSTILE), environment={"packages": {HOSTILE: HOSTILE}, "cpu": HOSTILE},
+            device=replace(records.CPU, name=HOSTILE),
+            environment={"packages": {HOSTILE: HOSTILE}, "cpu": HOSTILE},
         )
-    )  # fmt: skip
+    )
     data["workload"]["model"]["id"] = HOSTILE
     failed = json.loads(json.dumps(data)) | {"repeat": 1}
     failed["measurement"] |= {"status": "crash", "failure": {"reason": HOSTILE, "phase": HOSTILE}}
@@ -539,7 +663,22 @@ def test_names_from_elsewhere_are_text(tmp_path: Path, monkeypatch: pytest.Monke
     app.run()
     assert not app.exception
     assert texts(app).count("<script>alert(1)</script>") >= 4
-    allowed = {"div", "h1", "h2", "h3", "p", "table", "caption", "thead", "tbody", "tr", "th", "td", "section", "strong"}
+    allowed = {
+        "div",
+        "h1",
+        "h2",
+        "h3",
+        "p",
+        "table",
+        "caption",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "section",
+        "strong",
+    }
     assert all(tags_of(html) <= allowed for html in written(app))
     for element in (*app.markdown, *app.caption, *app.error, *app.warning, *app.info):
         assert "http://x.invalid" not in element.value
@@ -557,22 +696,30 @@ def json_id(path: Path, place: int) -> str:
     return read_records(path).records[place].id
 
 
-# --- catalogue ------------------------------------------------------------------------------------------------------------
+# --- catalogue ------------------------------------------------------------------------------------
 
 
 def test_models_and_cards_are_searchable() -> None:
     app = sound(opened(page="catalogue"))
-    assert len(app.dataframe[0].value) == len(bundled_models()) and len(app.dataframe[1].value) == len(bundled_gpus())
-    next(field for field in app.text_input if field.key == "models_text").set_value("llama 8b").run()
+    assert len(app.dataframe[0].value) == len(bundled_models()) and len(
+        app.dataframe[1].value
+    ) == len(bundled_gpus())
+    next(field for field in app.text_input if field.key == "models_text").set_value(
+        "llama 8b"
+    ).run()
     names = app.dataframe[0].value["model"].tolist()
-    assert "meta-llama/Llama-3.1-8B" in names and all("8b" in str(row).lower() for row in app.dataframe[0].value.values.tolist())
+    assert "meta-llama/Llama-3.1-8B" in names and all(
+        "8b" in str(row).lower() for row in app.dataframe[0].value.values.tolist()
+    )
     next(field for field in app.text_input if field.key == "cards_text").set_value("h100").run()
     assert 0 < len(sound(app).dataframe[1].value) < 10
-    next(field for field in app.text_input if field.key == "models_text").set_value("<b>nothing").run()
+    next(field for field in app.text_input if field.key == "models_text").set_value(
+        "<b>nothing"
+    ).run()
     assert "No bundled model is called '<b>nothing'" in texts(sound(app))
 
 
-# --- evidence -------------------------------------------------------------------------------------------------------------
+# --- evidence -------------------------------------------------------------------------------------
 
 
 def rows_of(app: AppTest, column: str = "measured, GiB") -> Any:
@@ -583,15 +730,26 @@ def rows_of(app: AppTest, column: str = "measured, GiB") -> Any:
 def test_evidence_is_all_there_with_an_address_each() -> None:
     app = sound(opened(page="evidence", model="gpt2"))
     table = rows_of(app)
-    assert len(table) == len(measured_memory()) and list(table["published"]) == [row.url for row in measured_memory()]
+    assert len(table) == len(measured_memory()) and list(table["published"]) == [
+        row.url for row in measured_memory()
+    ]
     assert json.loads(app.dataframe[0].proto.columns)["published"]["type_config"]["type"] == "link"
     shown, found = texts(app), interval()
-    assert f"inside\t{found.inside} of {found.rows}" in shown and "the other sources' 15 peaks" in shown
-    assert "Misses, and what is known of them" in shown and "litgpt-rt:48" in shown and "qwen:1.8B:LoRA:1024" in shown
+    assert (
+        f"inside\t{found.inside} of {found.rows}" in shown
+        and "the other sources' 15 peaks" in shown
+    )
+    assert (
+        "Misses, and what is known of them" in shown
+        and "litgpt-rt:48" in shown
+        and "qwen:1.8B:LoRA:1024" in shown
+    )
     assert "what holds them was not found" in shown
     peaks = [row for row in measured_memory() if row.reading == "peak"]
     drawn = figures(app)
-    points = [point for trace in drawn["evidence.memory"]["data"] for point in trace.get("customdata", ())]
+    points = [
+        point for trace in drawn["evidence.memory"]["data"] for point in trace.get("customdata", ())
+    ]
     assert sorted(points) == sorted(row.id for row in peaks)
     dots = [dot for trace in drawn["evidence.steps"]["data"] for dot in trace.get("customdata", ())]
     assert sorted(dots) == sorted(row.id for row in measured_steps())
@@ -600,24 +758,46 @@ def test_evidence_is_all_there_with_an_address_each() -> None:
 
 
 def test_the_figures_of_evidence_fill_what_the_headlines_count_and_no_more() -> None:
-    """What is not counted is hollow, named in the plot, and explained under it and when pointed at."""
+    """What is not counted is hollow, named in the plot, and explained under it and when pointed
+    at."""
     app = sound(opened(page="evidence"))
     shown, drawn = texts(app), figures(app)
     peaks = {row.id: row for row in measured_memory() if row.reading == "peak"}
-    counted = {"evidence.memory": {row.id for row in peaks.values() if row.is_graded},
-               "evidence.steps": {row.id for row in measured_steps() if row.left_out == "model"}}  # fmt: skip
-    assert len(counted["evidence.memory"]) == interval().rows and f"{len(counted['evidence.steps'])} steps, each model" in shown
+    counted = {
+        "evidence.memory": {row.id for row in peaks.values() if row.is_graded},
+        "evidence.steps": {row.id for row in measured_steps() if row.left_out == "model"},
+    }
+    assert (
+        len(counted["evidence.memory"]) == interval().rows
+        and f"{len(counted['evidence.steps'])} steps, each model" in shown
+    )
     for key, ids in counted.items():
         filled, hollow = set(), set()
         for trace in drawn[key]["data"]:
             is_open = str(trace.get("marker", {}).get("symbol", "")).endswith("-open")
             (hollow if is_open else filled).update(trace.get("customdata", ()))
-            assert not is_open or ("not counted" in trace["name"] and all("not counted: " in h for h in trace["hovertext"]))
+            assert not is_open or (
+                "not counted" in trace["name"]
+                and all("not counted: " in h for h in trace["hovertext"])
+            )
         assert filled == ids and hollow and not hollow & ids
         assert f"{len(ids)} of the {len(ids | hollow)} public" in shown
-    named = {text.strip() for trace in drawn["evidence.memory"]["data"] for text in trace.get("text", ()) if text}
-    assert named == {row.model.partition("/")[2] for row in peaks.values() if row.apart} == {"gpt_bigcode-santacoder"}
-    assert re.search(r"hollow: bigcode/gpt_bigcode-santacoder, QLoRA, 8 peaks off by -25\.48 % to -10\.61 %: that outputs", shown)
+    named = {
+        text.strip()
+        for trace in drawn["evidence.memory"]["data"]
+        for text in trace.get("text", ())
+        if text
+    }
+    assert (
+        named
+        == {row.model.partition("/")[2] for row in peaks.values() if row.apart}
+        == {"gpt_bigcode-santacoder"}
+    )
+    assert re.search(
+        r"hollow: bigcode/gpt_bigcode-santacoder, QLoRA, 8 peaks off by -25\.48 % to -10\.61 %:"
+        r" that outputs",
+        shown,
+    )
 
 
 def cells(app: AppTest) -> Any:
@@ -628,10 +808,14 @@ def cells(app: AppTest) -> Any:
 def test_a_number_of_a_table_reads_as_it_does_in_the_text() -> None:
     app = sound(opened(page="evidence"))
     rows = measured_memory()
-    assert list(cells(app)["error, %"]) == [error_text(row.error).removesuffix(" %") for row in rows]
+    assert list(cells(app)["error, %"]) == [
+        error_text(row.error).removesuffix(" %") for row in rows
+    ]
     assert list(cells(app)["measured, GiB"]) == [f"{row.measured_bytes / GIB:,.2f}" for row in rows]
     next(g for g in app.segmented_control if g.key == "evidence.kind").set_value("steps").run()
-    assert list(cells(app)["measured"]) == [seconds_text(row.measured_seconds) for row in measured_steps()]
+    assert list(cells(app)["measured"]) == [
+        seconds_text(row.measured_seconds) for row in measured_steps()
+    ]
     app = sound(opened(page="compare"))
     errors = [text for text in cells(app)["error, %"] if text != "-"]
     assert errors and not any(text in ("+0.00", "-0.00") for text in errors)
@@ -642,7 +826,9 @@ def test_evidence_is_narrowed_by_source_method_and_card() -> None:
     app.multiselect(key="evidence.source").set_value(["fms"]).run()
     app.multiselect(key="evidence.method").set_value(["qlora"]).run()
     expected = [row.id for row in measured_memory() if (row.source, row.method) == ("fms", "qlora")]
-    assert list(rows_of(app)["id"]) == expected and f"{len(expected)} of {len(measured_memory())} rows" in texts(app)
+    assert list(
+        rows_of(app)["id"]
+    ) == expected and f"{len(expected)} of {len(measured_memory())} rows" in texts(app)
     app.multiselect(key="evidence.card").set_value(["l40s"]).run()
     assert "No row is of all that was chosen." in texts(sound(app))
 
@@ -653,23 +839,33 @@ def test_evidence_of_steps_is_another_table() -> None:
     assert list(rows_of(app, "measured")["id"]) == [row.id for row in measured_steps()]
     app.multiselect(key="evidence.source").set_value(["qwen"]).run()
     assert set(rows_of(sound(app), "measured")["source"]) == {"Qwen's README"}
-    next(g for g in app.segmented_control if g.key == "evidence.kind").set_value("memory").run()  # which has none of Qwen's
+    next(g for g in app.segmented_control if g.key == "evidence.kind").set_value(
+        "memory"
+    ).run()  # which has none of Qwen's
     assert len(rows_of(sound(app))) == len(measured_memory())
 
 
 def test_the_nearest_rows_stand_beside_an_answer() -> None:
     model = "mistralai/Mistral-7B-v0.1"
-    app = sound(opened(model=model, gpu="a100_sxm_80gb", batch_size="4", seq_len="4096", checkpointing="yes"))
+    app = sound(
+        opened(
+            model=model, gpu="a100_sxm_80gb", batch_size="4", seq_len="4096", checkpointing="yes"
+        )
+    )
     peaks, steps = rows_of(app), rows_of(app, "measured")
-    assert list(peaks["method"]) == ["full", "LoRA"] and set(peaks["model"]) == set(steps["model"]) == {model}
-    assert all(url.startswith("https://github.com/") for url in (*peaks["published"], *steps["published"]))
+    assert list(peaks["method"]) == ["full", "LoRA"] and set(peaks["model"]) == set(
+        steps["model"]
+    ) == {model}
+    assert all(
+        url.startswith("https://github.com/") for url in (*peaks["published"], *steps["published"])
+    )
     shown = texts(app)
     assert "Peak as measured, were it as far off as public ones: full " in shown
     assert shown.count("Nine in ten of") == 1
     assert not opened(model="gpt2", device="cpu").dataframe
 
 
-# --- all of them ----------------------------------------------------------------------------------------------------------
+# --- all of them ----------------------------------------------------------------------------------
 
 
 def test_no_page_loads_torch() -> None:
@@ -706,11 +902,24 @@ def _record_of_mamba() -> bytes:
 def test_every_widget_and_figure_has_words() -> None:
     """For people who do not see it."""
     for page in ("predict", "compare", "measure", "learn", "evidence", "catalogue"):
-        app = opened(page=page, **({} if page in ("compare", "learn") else {"model": "gpt2", "gpu": "rtx_4090"}))
+        app = opened(
+            page=page,
+            **({} if page in ("compare", "learn") else {"model": "gpt2", "gpu": "rtx_4090"}),
+        )
         widgets = [
-            *app.button, *app.selectbox, *app.number_input, *app.text_input, *app.toggle, *app.multiselect, *app.pills,
-            *app.segmented_control, *app.select_slider, *app.download_button, *app.file_uploader, *app.expander,
-        ]  # fmt: skip
+            *app.button,
+            *app.selectbox,
+            *app.number_input,
+            *app.text_input,
+            *app.toggle,
+            *app.multiselect,
+            *app.pills,
+            *app.segmented_control,
+            *app.select_slider,
+            *app.download_button,
+            *app.file_uploader,
+            *app.expander,
+        ]
         assert widgets and all(widget.label.strip() for widget in widgets)
         assert all(figure.proto.alt.strip() for figure in app.get("plotly_chart"))
         assert all(table.proto.alt.strip() for table in app.dataframe)
@@ -730,4 +939,6 @@ def test_downloads_stand_on_every_page() -> None:
 
 def test_text_of_reads_what_a_reader_reads() -> None:
     """The tests' own eyes."""
-    assert text_of("<p>a &lt;b&gt;</p><table><tr><th>c</th><td>d</td></tr></table>") == "a <b>\n\tc\td"
+    assert (
+        text_of("<p>a &lt;b&gt;</p><table><tr><th>c</th><td>d</td></tr></table>") == "a <b>\n\tc\td"
+    )

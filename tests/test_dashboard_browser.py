@@ -1,4 +1,5 @@
-"""The dashboard in a real browser: Chromium of the system, driven by Playwright, with every request off the machine cut and told.
+"""The dashboard in a real browser: Chromium of the system, driven by Playwright, with every request
+off the machine cut and told.
 
 Skipped where there is no browser, unless LORA_PROFILER_NEEDS_BROWSER is set, as `.ci/run` does.
 """
@@ -71,7 +72,8 @@ class Window:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str, Path, str]]:
-    """(process, address, folder of the user's data, address with the token) of `lora-profile app` as anybody starts it."""
+    """(process, address, folder of the user's data, address with the token) of `lora-profile app`
+    as anybody starts it."""
     if PROGRAM is None:
         reason = f"no browser: install one of {', '.join(PROGRAMS)}"
         pytest.fail(reason) if NEEDED else pytest.skip(reason)
@@ -87,7 +89,9 @@ def browser(server: Any) -> Iterator[Any]:
     with sync_playwright() as driver:
         arguments = ["--no-sandbox", "--disable-background-networking"]
         found = driver.chromium.launch(executable_path=PROGRAM, args=arguments)
-        context = found.new_context(viewport={"width": 1280, "height": 900})  # one for all, so that scripts are fetched once
+        context = found.new_context(
+            viewport={"width": 1280, "height": 900}
+        )  # one for all, so that scripts are fetched once
         context.set_default_timeout(PATIENCE_MS)
         context.new_page().goto(server[3])
         yield context
@@ -96,7 +100,8 @@ def browser(server: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def window(browser: Any, server: Any) -> Iterator[Callable[[], Window]]:
-    """Makes windows; afterwards none of them may have asked another machine, met an error, or opened a dialog."""
+    """Makes windows; afterwards none of them may have asked another machine, met an error, or
+    opened a dialog."""
     made: list[Window] = []
 
     def make() -> Window:
@@ -109,7 +114,10 @@ def window(browser: Any, server: Any) -> Iterator[Callable[[], Window]]:
 
         found.page.route(lambda url: not url.startswith(found.address), lambda route: route.abort())
         found.page.on("request", asked)
-        found.page.on("console", lambda m: found.wrong.append(f"console: {m.text}") if m.type == "error" else None)
+        found.page.on(
+            "console",
+            lambda m: found.wrong.append(f"console: {m.text}") if m.type == "error" else None,
+        )
         found.page.on("pageerror", lambda e: found.wrong.append(f"page: {e}"))
         found.page.on("dialog", lambda d: (found.wrong.append(f"dialog: {d.message}"), d.dismiss()))
         return found
@@ -122,15 +130,20 @@ def window(browser: Any, server: Any) -> Iterator[Callable[[], Window]]:
 
 def command_line(*arguments: str) -> Any:
     done = subprocess.run(
-        [sys.executable, "-m", "lora_profiler", *arguments, "--format", "json"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "lora_profiler", *arguments, "--format", "json"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return json.loads(done.stdout)
 
 
-# --- predict --------------------------------------------------------------------------------------------------------------
+# --- predict --------------------------------------------------------------------------------------
 
 
-def test_an_option_changes_the_answer_and_the_address_and_going_back_restores_both(window: Any) -> None:
+def test_an_option_changes_the_answer_and_the_address_and_going_back_restores_both(
+    window: Any,
+) -> None:
     w = window().open("model=gpt2&seq-len=256")
     assert "openai-community/gpt2" in w.page.locator(".lp h1").inner_text()
     before = w.cards()
@@ -146,7 +159,9 @@ def test_an_option_changes_the_answer_and_the_address_and_going_back_restores_bo
 
 def test_a_link_shows_the_page_again(window: Any) -> None:
     """With what was typed: a card by its size, targets by name, and options of every group."""
-    w = window().open("model=gpt2&seq-len=256&batch-size=4&optimizer=sgd&checkpointing=yes&accumulation=2")
+    w = window().open(
+        "model=gpt2&seq-len=256&batch-size=4&optimizer=sgd&checkpointing=yes&accumulation=2"
+    )
     w.type_into("Card", "custom:8GiB")
     w.page.locator(".lp-card h2", has_text="custom:8GiB").wait_for()
     w.type_into("Targets", "c_attn,c_proj")
@@ -159,9 +174,16 @@ def test_a_link_shows_the_page_again(window: Any) -> None:
     other.page.locator(".lp-cards").wait_for()
     other.settle()
     assert other.cards() == w.cards() and "custom:8GiB" in w.cards()
-    assert other.page.locator(".lp h1 + div").inner_text() == w.page.locator(".lp h1 + div").inner_text()
+    assert (
+        other.page.locator(".lp h1 + div").inner_text()
+        == w.page.locator(".lp h1 + div").inner_text()
+    )
     other.page.locator(".js-plotly-plot").nth(4).wait_for()
-    assert other.page.locator(".js-plotly-plot").count() == w.page.locator(".js-plotly-plot").count() >= 5
+    assert (
+        other.page.locator(".js-plotly-plot").count()
+        == w.page.locator(".js-plotly-plot").count()
+        >= 5
+    )
 
 
 def test_downloads_are_what_the_command_line_prints(window: Any) -> None:
@@ -178,8 +200,12 @@ def test_downloads_are_what_the_command_line_prints(window: Any) -> None:
     assert embedded_data(downloaded("Report, HTML"))["predictions"] == expected["predictions"]
 
 
-def test_names_from_a_link_or_a_file_run_nothing_and_fetch_nothing(window: Any, tmp_path: Path) -> None:
-    w = window().open("model=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E&gpu=![a](http://foreign.invalid/a.png)&rank=%24x%24")
+def test_names_from_a_link_or_a_file_run_nothing_and_fetch_nothing(
+    window: Any, tmp_path: Path
+) -> None:
+    w = window().open(
+        "model=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E&gpu=![a](http://foreign.invalid/a.png)&rank=%24x%24"
+    )
     assert "onerror=alert(1)" in w.page.get_by_role("alert").first.inner_text()
     w = window().open("model=gpt2&seq-len=64&gpu=![a](http://foreign.invalid/a.png)")
     assert "foreign.invalid" in w.page.get_by_role("alert").first.inner_text()
@@ -209,7 +235,9 @@ def test_names_in_records_run_nothing_and_fetch_nothing(window: Any, tmp_path: P
     w.settle()
     w.page.get_by_role("combobox", name="Device").click()
     w.page.get_by_role("option", name=name).click()
-    w.page.locator('[data-testid="stDataFrame"] canvas').first.click(position={"x": 18, "y": 53}, force=True)
+    w.page.locator('[data-testid="stDataFrame"] canvas').first.click(
+        position={"x": 18, "y": 53}, force=True
+    )
     w.page.locator(".lp h2", has_text=f"{name}, full: ok").wait_for()
     w.settle()
     assert w.page.locator('img[src="x"], img[src*="foreign"]').count() == 0
@@ -253,9 +281,15 @@ LARGEST = "model=meta-llama%2FLlama-3.1-405B&method=full&method=lora&method=qlor
 
 
 def test_no_text_leaves_its_box(window: Any, tmp_path: Path) -> None:
-    """With one to three methods, the longest names and numbers, several ranks, and every page that has cards."""
+    """With one to three methods, the longest names and numbers, several ranks, and every page that
+    has cards."""
     long = tmp_path / f"{'a-model-with-a-long-name' * 7}.json"
-    long.write_text(json.dumps({"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 2, "vocab_size": 100}), "utf-8")
+    long.write_text(
+        json.dumps(
+            {"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 2, "vocab_size": 100}
+        ),
+        "utf-8",
+    )
     for query in (
         "model=gpt2&gpu=rtx_4090&method=lora",
         "model=meta-llama%2FLlama-3.1-8B&gpu=rtx_4090",
@@ -280,7 +314,7 @@ def test_no_text_leaves_its_box(window: Any, tmp_path: Path) -> None:
             assert w.page.evaluate(OUTSIDE) == [], (query, width)
 
 
-# --- compare --------------------------------------------------------------------------------------------------------------
+# --- compare --------------------------------------------------------------------------------------
 
 
 def test_one_record_is_drilled_into_and_has_a_link(window: Any) -> None:
@@ -288,7 +322,9 @@ def test_one_record_is_drilled_into_and_has_a_link(window: Any) -> None:
     assert "records, predicted against measured" in w.page.locator(".lp h1").inner_text()
     table = w.page.locator('[data-testid="stDataFrame"] canvas').first
     table.scroll_into_view_if_needed()
-    table.click(position={"x": 18, "y": 35 * 3 + 18}, force=True)  # what is drawn has an invisible scroller over it
+    table.click(
+        position={"x": 18, "y": 35 * 3 + 18}, force=True
+    )  # what is drawn has an invisible scroller over it
     w.page.locator(".lp h2", has_text="Memory, phase by phase").wait_for()
     w.page.wait_for_url(re.compile("record="))
     w.settle()
@@ -327,11 +363,14 @@ def test_everything_that_takes_input_has_a_name(window: Any) -> None:
         assert window().open(query).page.evaluate(nameless) == [], query
 
 
-# --- measure --------------------------------------------------------------------------------------------------------------
+# --- measure --------------------------------------------------------------------------------------
 
 
 def measured(folder: Path) -> list[str]:
-    return [record.measurement.status for record in read_records(folder / "lora_profiler" / "records.jsonl").records]
+    return [
+        record.measurement.status
+        for record in read_records(folder / "lora_profiler" / "records.jsonl").records
+    ]
 
 
 def test_a_measurement_is_followed_cancelled_and_kept(window: Any, server: Any) -> None:
@@ -368,7 +407,7 @@ def test_a_refusal_stands_where_it_was_asked(window: Any) -> None:
     assert "'much' is not a memory size" in w.page.get_by_role("alert").inner_text()
 
 
-# --- learn ----------------------------------------------------------------------------------------------------------------
+# --- learn ----------------------------------------------------------------------------------------
 
 
 def test_a_layer_is_changed_by_keys_and_a_claim_is_begun_and_cancelled(window: Any) -> None:
@@ -385,7 +424,9 @@ def test_a_layer_is_changed_by_keys_and_a_claim_is_begun_and_cancelled(window: A
     w.page.locator(".js-plotly-plot").first.wait_for()
     w.button("Check this claim").click()
     w.button("Cancel").wait_for()
-    w.page.get_by_role("row", name=re.compile("Getting the model training it, [0-9]+ of 150")).wait_for(timeout=90_000)
+    w.page.get_by_role(
+        "row", name=re.compile("Getting the model training it, [0-9]+ of 150")
+    ).wait_for(timeout=90_000)
     assert w.button("Check this claim").is_disabled()
     w.button("Cancel").click()
     w.page.locator(".lp h2", has_text="Cancelled").wait_for(timeout=40_000)

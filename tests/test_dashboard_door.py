@@ -1,4 +1,5 @@
-"""Who gets into the dashboard: whoever has the token of its address, from its own page, and nobody else on the machine."""
+"""Who gets into the dashboard: whoever has the token of its address, from its own page, and nobody
+else on the machine."""
 
 import stat
 import sys
@@ -40,7 +41,8 @@ def has_started(server: Served, seconds: float) -> bool:
 
 @contextmanager
 def watching(server: Served, seconds: float) -> Iterator[Future[bool]]:
-    """Whether it has one, looked for from now on: what is refused may end before the page is drawn again."""
+    """Whether it has one, looked for from now on: what is refused may end before the page is drawn
+    again."""
     with ThreadPoolExecutor() as threads:
         yield threads.submit(has_started, server, seconds)
 
@@ -54,7 +56,9 @@ def refusal(server: Served, **headers: str) -> int | None:
     return None
 
 
-@pytest.mark.parametrize("origin", [None, "http://localhost:9999", "http://127.0.0.1:9999", "http://127.0.0.1:{port}"])
+@pytest.mark.parametrize(
+    "origin", [None, "http://localhost:9999", "http://127.0.0.1:9999", "http://127.0.0.1:{port}"]
+)
 def test_without_the_token_nobody_starts_a_process(origin: str | None, server: Served) -> None:
     headers = {} if origin is None else {"Origin": origin.format(port=server.port)}
     with watching(server, 2) as started:
@@ -63,8 +67,13 @@ def test_without_the_token_nobody_starts_a_process(origin: str | None, server: S
     assert refused == 403
 
 
-@pytest.mark.parametrize("origin", [None, "http://localhost:9999", "http://127.0.0.1:9999", "http://localhost:{port}", "null"])
-def test_with_the_cookie_alone_no_other_page_starts_a_process(origin: str | None, server: Served) -> None:
+@pytest.mark.parametrize(
+    "origin",
+    [None, "http://localhost:9999", "http://127.0.0.1:9999", "http://localhost:{port}", "null"],
+)
+def test_with_the_cookie_alone_no_other_page_starts_a_process(
+    origin: str | None, server: Served
+) -> None:
     """As a page of another port would have it, to which the browser sends the cookie too."""
     headers = {} if origin is None else {"Origin": origin.format(port=server.port)}
     with watching(server, 2) as started:
@@ -76,15 +85,31 @@ def test_with_the_cookie_alone_no_other_page_starts_a_process(origin: str | None
 def test_its_own_page_starts_one(server: Served) -> None:
     """So that the refusals above are no fault of the client's."""
     with watching(server, 60) as started:
-        assert refusal(server, Cookie=cookie_of(server.address), Origin=f"http://127.0.0.1:{server.port}") is None
+        assert (
+            refusal(
+                server, Cookie=cookie_of(server.address), Origin=f"http://127.0.0.1:{server.port}"
+            )
+            is None
+        )
     assert started.result()
 
 
 @pytest.mark.parametrize(
-    "path", ["", "?page=measure", "?token=", "?token=%C3%A9", "_stcore/host-config", "static/index.html", "media/x"]
+    "path",
+    [
+        "",
+        "?page=measure",
+        "?token=",
+        "?token=%C3%A9",
+        "_stcore/host-config",
+        "static/index.html",
+        "media/x",
+    ],
 )
 def test_without_the_token_nothing_is_answered(path: str, server: Served) -> None:
-    answer = asked(f"http://127.0.0.1:{server.port}/{path}", Cookie=f"lora_profiler_{server.port}=x")
+    answer = asked(
+        f"http://127.0.0.1:{server.port}/{path}", Cookie=f"lora_profiler_{server.port}=x"
+    )
     assert answer.status == 403 and "Set-Cookie" not in answer.headers
     assert "Open the whole address that was printed" in answer.text
     assert healthy(server.port)  # which says no more than that
@@ -93,7 +118,10 @@ def test_without_the_token_nothing_is_answered(path: str, server: Served) -> Non
 def test_the_token_is_exchanged_for_a_cookie_and_leaves_the_address(server: Served) -> None:
     answer = asked(f"{server.address}&model=gpt2&method=full&method=lora")
     assert answer.status == 303
-    assert answer.headers["Location"] == f"http://127.0.0.1:{server.port}/?model=gpt2&method=full&method=lora"
+    assert (
+        answer.headers["Location"]
+        == f"http://127.0.0.1:{server.port}/?model=gpt2&method=full&method=lora"
+    )
     cookie, *attributes = answer.headers["Set-Cookie"].split("; ")
     assert set(attributes) == {"HttpOnly", "Path=/", "SameSite=lax"}
     page = asked(answer.headers["Location"], Cookie=cookie)
@@ -114,8 +142,19 @@ def test_the_token_stands_where_other_users_see_nothing(server: Served) -> None:
         assert token_of(server) not in text
 
 
-def test_streamlit_run_has_the_same_door_and_a_token_of_its_own(server: Served, tmp_path: Path) -> None:
-    command = (sys.executable, "-m", "streamlit", "run", str(ROOT / "app.py"), "--server.headless", "true", "--server.port")
+def test_streamlit_run_has_the_same_door_and_a_token_of_its_own(
+    server: Served, tmp_path: Path
+) -> None:
+    command = (
+        sys.executable,
+        "-m",
+        "streamlit",
+        "run",
+        str(ROOT / "app.py"),
+        "--server.headless",
+        "true",
+        "--server.port",
+    )
     with served(tmp_path, *command) as other:
         assert token_of(other) != token_of(server)
         assert asked(f"http://127.0.0.1:{other.port}/").status == 403
@@ -127,9 +166,12 @@ def test_what_was_started_ends_with_the_server(tmp_path: Path) -> None:
     """At SIGTERM too, by which a window or a machine that closes ends it."""
     with served(tmp_path) as found:
         press(
-            found.port, "Start measuring", "page=measure&model=EleutherAI%2Fpythia-14m&method=lora&seq-len=256&dtype=float32",
-            Cookie=cookie_of(found.address), Origin=f"http://127.0.0.1:{found.port}",
-        )  # fmt: skip
+            found.port,
+            "Start measuring",
+            "page=measure&model=EleutherAI%2Fpythia-14m&method=lora&seq-len=256&dtype=float32",
+            Cookie=cookie_of(found.address),
+            Origin=f"http://127.0.0.1:{found.port}",
+        )
         assert has_started(found, 5)
         children = psutil.Process(found.process.pid).children(recursive=True)
         found.process.terminate()
@@ -151,14 +193,18 @@ sys.addaudithook(heard)
 
 
 def test_an_origin_from_elsewhere_makes_the_server_ask_nobody(tmp_path: Path) -> None:
-    """By Python's own audit of every socket of the process; streamlit would ask an outside service for its address."""
+    """By Python's own audit of every socket of the process; streamlit would ask an outside service
+    for its address."""
     log = tmp_path / "asked.txt"
     (tmp_path / "sitecustomize.py").write_text(WATCH.format(path=str(log)))
     with served(tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}") as found:
         for origin in ("http://evil.invalid", "http://192.0.2.1:80", "http://127.0.0.1:9999"):
             for cookie in ("", cookie_of(found.address)):
                 assert refusal(found, Cookie=cookie, Origin=origin) == 403
-        assert refusal(found, Cookie=cookie_of(found.address), Origin=f"http://127.0.0.1:{found.port}") is None
+        assert (
+            refusal(found, Cookie=cookie_of(found.address), Origin=f"http://127.0.0.1:{found.port}")
+            is None
+        )
     assert not log.exists(), log.read_text()
 
 

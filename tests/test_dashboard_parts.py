@@ -1,4 +1,5 @@
-"""What the pages are put together from: escaped text, records from files and uploads, filters, and a followed process."""
+"""What the pages are put together from: escaped text, records from files and uploads, filters, and
+a followed process."""
 
 import json
 import os
@@ -43,15 +44,22 @@ from lora_profiler.report.comparisons import run_name
 from lora_profiler.report.page import embedded_data
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
-# --- text -----------------------------------------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------------------
 
-TEXTS = st.text(max_size=40) | st.sampled_from(["<script>", "</p><b>", "&amp;", '" onload="x', "a\x1b[2Jb", "\u202ekcab", "<!--"])
+TEXTS = st.text(max_size=40) | st.sampled_from(
+    ["<script>", "</p><b>", "&amp;", '" onload="x', "a\x1b[2Jb", "\u202ekcab", "<!--"]
+)
 
 
 @given(TEXTS)
 def test_any_text_is_shown_word_for_word(text: str) -> None:
     expected = text_of(f"<p>{markup.escape(text)}</p>")
-    for html in (markup.note("problem", [text]), markup.small([text]), markup.title(text), markup.section(text)):
+    for html in (
+        markup.note("problem", [text]),
+        markup.small([text]),
+        markup.title(text),
+        markup.section(text),
+    ):
         assert text_of(html) == expected
         assert tags_of(html) <= {"div", "p", "h1", "h2"}
     assert "<" not in markup.escape(text)
@@ -60,8 +68,14 @@ def test_any_text_is_shown_word_for_word(text: str) -> None:
 
 @given(TEXTS, TEXTS)
 def test_tables_hold_their_cells_as_text(name: str, cell: str) -> None:
-    rows = (Row(cells=(name,), kind="section"), Row(cells=(name, cell), indent=1), Row(cells=(name,), kind="total"))
-    html = markup.html_of([Table(title=name, columns=("", cell or "x"), rows=rows), paragraph(cell)])
+    rows = (
+        Row(cells=(name,), kind="section"),
+        Row(cells=(name, cell), indent=1),
+        Row(cells=(name,), kind="total"),
+    )
+    html = markup.html_of(
+        [Table(title=name, columns=("", cell or "x"), rows=rows), paragraph(cell)]
+    )
     assert tags_of(html) <= {"div", "p", "table", "caption", "thead", "tbody", "tr", "th", "td"}
     assert html.count("<tr") == 3 + 1 and html.count("<td") + html.count("<th ") == 2 + 1 + 2 + 2
 
@@ -80,7 +94,7 @@ def test_any_name_makes_a_file_name(text: str) -> None:
     assert name and "/" not in name and not name.startswith(".") and name == os.path.basename(name)
 
 
-# --- how it is served -----------------------------------------------------------------------------------------------------
+# --- how it is served -----------------------------------------------------------------------------
 
 
 def test_the_checkout_s_own_configuration_is_the_launcher_s() -> None:
@@ -95,25 +109,34 @@ def test_streamlit_knows_every_setting_and_serves_this_machine_alone() -> None:
 
     for name in served.SERVED:
         assert name in config._config_options_template, name
-    assert served.SERVED["server.address"] == "127.0.0.1" and served.SERVED["browser.gatherUsageStats"] is False
-    assert {"--server.allowedHosts=localhost", "--server.headless=true", "--server.port=8501"} < set(
-        served.flags(8501, headless=True)
+    assert (
+        served.SERVED["server.address"] == "127.0.0.1"
+        and served.SERVED["browser.gatherUsageStats"] is False
     )
+    assert {
+        "--server.allowedHosts=localhost",
+        "--server.headless=true",
+        "--server.port=8501",
+    } < set(served.flags(8501, headless=True))
 
 
-# --- records --------------------------------------------------------------------------------------------------------------
+# --- records --------------------------------------------------------------------------------------
 
 
 def lines(*found: Any) -> bytes:
     return "".join(json.dumps(record_dict(record)) + "\n" for record in found).encode()
 
 
-def test_only_what_was_asked_for_is_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_was_asked_for_is_a_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     (tmp_path / "stray.jsonl").write_bytes(lines(records.make_record()))
     committed = ROOT / "benchmarks" / "records"
     assert [s.path for s in shown_records.sources([])] == [committed]
-    found = shown_records.sources(["--records", "a.jsonl", "--other", "--records", str(tmp_path / "b")])
+    found = shown_records.sources(
+        ["--records", "a.jsonl", "--other", "--records", str(tmp_path / "b")]
+    )
     assert [s.path for s in found] == [Path("a.jsonl"), tmp_path / "b", committed]
     assert len({s.label for s in found}) == 3
 
@@ -128,10 +151,14 @@ def all_of(source: Any) -> Any:
     return shown_records.loaded(source, "auto")
 
 
-def test_of_a_large_file_a_part_is_shown_until_all_of_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_large_file_a_part_is_shown_until_all_of_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "large.jsonl"
     path.write_bytes(lines(*(records.make_record(repeat=n) for n in range(40))))
-    monkeypatch.setattr(lora_profiler, "__file__", str(tmp_path / "lora_profiler" / "__init__.py"))  # no committed records
+    monkeypatch.setattr(
+        lora_profiler, "__file__", str(tmp_path / "lora_profiler" / "__init__.py")
+    )  # no committed records
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.setattr(shown_records, "AT_ONCE_BYTES", 10_000)
     monkeypatch.setattr(shown_records, "_FIRST_BYTES", path.stat().st_size // 4)
@@ -151,7 +178,9 @@ def test_of_a_large_file_a_part_is_shown_until_all_of_it_is_read(tmp_path: Path,
     assert not shown_records.still_reading() and shown_records.loaded(source, "auto") is whole
 
 
-def test_a_large_file_without_a_record_is_refused_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_file_without_a_record_is_refused_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "large.jsonl"
     path.write_bytes(b"nonsense\n" * 100)
     monkeypatch.setattr(shown_records, "AT_ONCE_BYTES", 10)
@@ -167,7 +196,9 @@ def test_a_large_file_without_a_record_is_refused_once(tmp_path: Path, monkeypat
 
 
 def test_sources_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    found = shown_records.sources(["--records", str(tmp_path / "a" / "r.jsonl"), "--records", str(tmp_path / "b" / "r.jsonl")])
+    found = shown_records.sources(
+        ["--records", str(tmp_path / "a" / "r.jsonl"), "--records", str(tmp_path / "b" / "r.jsonl")]
+    )
     assert len({s.label for s in found}) == len(found)
 
 
@@ -189,7 +220,10 @@ def test_any_upload_is_records_or_a_refusal(content: bytes) -> None:
 
 
 def test_an_upload_is_lines_or_what_bench_printed() -> None:
-    record, newer = records.make_record(), replace(records.make_record(), ended_at="2026-11-02T00:00:00+00:00")
+    record, newer = (
+        records.make_record(),
+        replace(records.make_record(), ended_at="2026-11-02T00:00:00+00:00"),
+    )
     (only,) = shown_records.uploaded("x.jsonl", lines(newer, record), "auto").scored
     assert only.record == newer  # of one id the one that ended last
     document = dict(json.loads(downloads.of_records(scored([record]), "x")[0][3]()))
@@ -197,13 +231,22 @@ def test_an_upload_is_lines_or_what_bench_printed() -> None:
     assert again.record == record
     many = b"".join(b'{"number": %d}\n' % n for n in range(40)) + lines(record)
     found = shown_records.uploaded("x.jsonl", many, "auto")
-    assert len(found.scored) == 1 and len(found.warnings) == shown_records.MOST_TOLD + 1 and "35 more" in found.warnings[-1]
+    assert (
+        len(found.scored) == 1
+        and len(found.warnings) == shown_records.MOST_TOLD + 1
+        and "35 more" in found.warnings[-1]
+    )
 
 
 def test_several_sources_are_one_set(tmp_path: Path) -> None:
-    record, newer = records.make_record(), replace(records.make_record(), ended_at="2026-11-02T00:00:00+00:00")
+    record, newer = (
+        records.make_record(),
+        replace(records.make_record(), ended_at="2026-11-02T00:00:00+00:00"),
+    )
     one = shown_records.Loaded(scored=tuple(scored([newer])), warnings=("a",))
-    other = shown_records.Loaded(scored=tuple(scored([record, records.make_record(repeat=1)])), warnings=("b",))
+    other = shown_records.Loaded(
+        scored=tuple(scored([record, records.make_record(repeat=1)])), warnings=("b",)
+    )
     found = shown_records.merged((one, other))
     assert [s.record.repeat for s in found.scored] == [0, 1] and found.warnings == ("a", "b")
     assert found.scored[0].record == newer
@@ -211,13 +254,28 @@ def test_several_sources_are_one_set(tmp_path: Path) -> None:
 
 def some_runs() -> Any:
     failed = {"status": "oom", "failure": Failure(reason="no room"), "step_seconds": None}
-    return runs(shown_records.Loaded(scored=tuple(scored([
-        records.make_record(), records.make_record(records.LORA_WORKLOAD), records.make_record(device=records.H100),
-        records.make_record(records.LORA_WORKLOAD, repeat=1, **failed),
-    ])), warnings=()))  # fmt: skip
+    return runs(
+        shown_records.Loaded(
+            scored=tuple(
+                scored(
+                    [
+                        records.make_record(),
+                        records.make_record(records.LORA_WORKLOAD),
+                        records.make_record(device=records.H100),
+                        records.make_record(records.LORA_WORKLOAD, repeat=1, **failed),
+                    ]
+                )
+            ),
+            warnings=(),
+        )
+    )
 
 
-@given(st.fixed_dictionaries({by: st.lists(st.sampled_from(choices(some_runs(), by)), unique=True) for by in FILTERS}))
+@given(
+    st.fixed_dictionaries(
+        {by: st.lists(st.sampled_from(choices(some_runs(), by)), unique=True) for by in FILTERS}
+    )
+)
 def test_filters_let_through_what_has_all_of_them(wanted: Any) -> None:
     found = filtered(some_runs(), wanted)
     for run in some_runs():
@@ -238,21 +296,28 @@ def test_figures_of_many_records_leave_out_what_was_not_compared() -> None:
     compared = [run for run in some_runs() if run.status == "ok"]
     assert len(scatter(some_runs())) == len(strip(some_runs(), "method")) == len(compared)
     assert [dot.group for dot in strip(some_runs(), "method")] == ["full", "full", "LoRA"]
-    assert {dot.error for dot in strip(compared, "device")} == {run.relative_error for run in compared}
+    assert {dot.error for dot in strip(compared, "device")} == {
+        run.relative_error for run in compared
+    }
 
 
-# --- sizes that fit -------------------------------------------------------------------------------------------------------
+# --- sizes that fit -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(r=8)])
 def test_every_cell_of_the_map_is_its_own_prediction_and_verdict(lora: LoraConfig | None) -> None:
-    workload = Workload(model=find_model("gpt2"), setup=TrainSetup(lora=lora, batch_size=3, seq_len=200))
+    workload = Workload(
+        model=find_model("gpt2"), setup=TrainSetup(lora=lora, batch_size=3, seq_len=200)
+    )
     gpu = find_gpu("custom:4GiB")
     cells = size_fits(predict(workload), gpu)
     assert (3, 200) in {(c.batch_size, c.seq_len) for c in cells}
     assert {c.verdict for c in cells} == {"fits", "tight", "does_not_fit"}
     for cell in cells[::5]:
-        asked = replace(workload, setup=replace(workload.setup, batch_size=cell.batch_size, seq_len=cell.seq_len))
+        asked = replace(
+            workload,
+            setup=replace(workload.setup, batch_size=cell.batch_size, seq_len=cell.seq_len),
+        )
         judged = fit(asked, gpu)
         assert judged is not None
         assert (cell.peak_bytes, cell.verdict) == (predict(asked).peak.total_bytes, judged.verdict)
@@ -265,7 +330,7 @@ def test_the_map_ends_where_the_model_does() -> None:
     assert max(lengths(64, None)) == 8192 and list(batches(3)) == [1, 2, 3, 4, 8, 16, 32, 64]
 
 
-# --- downloads ------------------------------------------------------------------------------------------------------------
+# --- downloads ------------------------------------------------------------------------------------
 
 
 def test_downloads_of_records_hold_all_of_them() -> None:
@@ -279,7 +344,7 @@ def test_downloads_of_records_hold_all_of_them() -> None:
     assert len(embedded_data(made["Report, HTML"])["records"]["record_id"]) == 2
 
 
-# --- a measurement --------------------------------------------------------------------------------------------------------
+# --- a measurement --------------------------------------------------------------------------------
 
 
 class Process:
@@ -289,7 +354,13 @@ class Process:
 
 
 def followed(*heard: str, exit_code: int | None = None, **more: Any) -> Measuring:
-    found = Measuring(command="lora-profile bench x", began=time.monotonic(), process=Process(), read=read_case, **more)  # type: ignore[arg-type]
+    found = Measuring(
+        command="lora-profile bench x",
+        began=time.monotonic(),
+        process=Process(),
+        read=read_case,
+        **more,
+    )  # type: ignore[arg-type]
     for line in heard:
         found._hear(line)
     found.exit_code = exit_code
@@ -298,17 +369,23 @@ def followed(*heard: str, exit_code: int | None = None, **more: Any) -> Measurin
 
 def told(**fields: Any) -> str:
     empty = dict.fromkeys(("of", "phase", "step", "done", "status", "record_id"))
-    return json.dumps({**empty, "case": 1, "model": "gpt2", "method": "full", "state": "running", **fields})
+    return json.dumps(
+        {**empty, "case": 1, "model": "gpt2", "method": "full", "state": "running", **fields}
+    )
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (told(), "starting"), (told(phase="load"), "loading the model"), (told(phase="backward", step=2), "step 2: backward"),
-        (told(phase="timing", done=1), "timing, 1 step"), (told(status="oom", state="done"), "out of memory"),
-        (told(phase="something new"), "something new"), (told(status="new"), "new"),
+        (told(), "starting"),
+        (told(phase="load"), "loading the model"),
+        (told(phase="backward", step=2), "step 2: backward"),
+        (told(phase="timing", done=1), "timing, 1 step"),
+        (told(status="oom", state="done"), "out of memory"),
+        (told(phase="something new"), "something new"),
+        (told(status="new"), "new"),
     ],
-)  # fmt: skip
+)
 def test_where_a_case_stands_is_said_in_words(line: str, words: str) -> None:
     assert where(followed(line).told[1]) == words
 
@@ -320,7 +397,9 @@ def test_whatever_a_process_says_is_heard(line: str) -> None:
 
 
 def test_why_nothing_was_measured_is_its_own_last_word() -> None:
-    assert followed("Warning: long", "Error: no torch here", exit_code=4).refusal() == "no torch here"
+    assert (
+        followed("Warning: long", "Error: no torch here", exit_code=4).refusal() == "no torch here"
+    )
     assert followed("Traceback", "KeyError: 1", exit_code=1).refusal() == "Traceback\nKeyError: 1"
     assert followed(exit_code=1).refusal() == "It ended with 1."
     assert followed("Error: x", exit_code=0, document={"records": []}).refusal() is None
@@ -353,7 +432,10 @@ def test_what_bench_refuses_is_shown_where_it_was_asked(nothing_measured: Path) 
     next(button for button in app.button if button.key == "measure.start").click().run()
     ended(measuring.present())  # type: ignore[arg-type]
     app.run()
-    assert "Nothing was measured" in problems(app)[0] and "by its prediction, and this machine has" in problems(app)[0]
+    assert (
+        "Nothing was measured" in problems(app)[0]
+        and "by its prediction, and this machine has" in problems(app)[0]
+    )
     assert not app.exception
 
 
@@ -378,7 +460,9 @@ def test_a_cancelled_process_ends_with_all_that_it_started(
     """One that winds up at Ctrl-C, and one that does not hear it."""
     monkeypatch.setattr(following, "WIND_UP_SECONDS", 5.0 if what == "default_int_handler" else 0.3)
     monkeypatch.setattr(following, "_COMMAND", (sys.executable, "-c", SLEEPS.format(what)))
-    found = measuring.start(find_model("gpt2"), Question(model="gpt2"), Conditions(), uploaded=False)
+    found = measuring.start(
+        find_model("gpt2"), Question(model="gpt2"), Conditions(), uploaded=False
+    )
     with pytest.raises(AlreadyRunningError, match="spoil each other"):
         measuring.start(find_model("gpt2"), Question(model="gpt2"), Conditions(), uploaded=False)
     deadline = time.monotonic() + 30
@@ -396,25 +480,45 @@ def test_an_uploaded_config_lies_in_a_folder_of_its_own_while_it_is_measured(
     monkeypatch.setattr(following, "_COMMAND", (sys.executable, "-c", TELLS_ITS_CONFIG))
     model = replace(find_model("gpt2"), id="../../evil <b>")
     found = ended(measuring.start(model, Question(), Conditions(), uploaded=True))
-    assert found.document is not None and found.document["type"] == "gpt2" and found.document["mode"] == 0o700
-    assert not os.path.exists(found.document["path"]) and "evil" in os.path.basename(found.document["path"])
+    assert (
+        found.document is not None
+        and found.document["type"] == "gpt2"
+        and found.document["mode"] == 0o700
+    )
+    assert not os.path.exists(found.document["path"]) and "evil" in os.path.basename(
+        found.document["path"]
+    )
     assert "/" not in found.command.split()[2].strip("'")
 
 
-def test_a_record_that_ran_out_of_memory_is_a_result(nothing_measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_that_ran_out_of_memory_is_a_result(
+    nothing_measured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     record = records.make_record(
-        status="oom", failure=Failure(reason="no room for 2 GiB", phase="backward", step=1), step_seconds=None
+        status="oom",
+        failure=Failure(reason="no room for 2 GiB", phase="backward", step=1),
+        step_seconds=None,
     )
     document = {"schema_version": "1.0", "records": [record_dict(record)], "comparisons": []}
-    monkeypatch.setattr(following, "_COMMAND", (sys.executable, "-c", f"print({json.dumps(document)!r})"))
+    monkeypatch.setattr(
+        following, "_COMMAND", (sys.executable, "-c", f"print({json.dumps(document)!r})")
+    )
     ended(measuring.start(find_model("gpt2"), Question(model="gpt2"), Conditions(), uploaded=False))
     app = opened(page="measure", model="gpt2")
     assert not app.exception and not problems(app)
-    assert "tiny-gpt2, full: out of memory" in texts(app) and "no room for 2 GiB" in texts(app) and "Predicted: " in texts(app)
+    assert (
+        "tiny-gpt2, full: out of memory" in texts(app)
+        and "no room for 2 GiB" in texts(app)
+        and "Predicted: " in texts(app)
+    )
 
 
-def test_what_is_no_record_spoils_no_page(nothing_measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "_COMMAND", (sys.executable, "-c", 'print(\'{"records": [{"a": 1}]}\')'))
+def test_what_is_no_record_spoils_no_page(
+    nothing_measured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        following, "_COMMAND", (sys.executable, "-c", 'print(\'{"records": [{"a": 1}]}\')')
+    )
     ended(measuring.start(find_model("gpt2"), Question(model="gpt2"), Conditions(), uploaded=False))
     app = opened(page="measure", model="gpt2")
     assert "schema_version" in problems(app)[0]

@@ -1,4 +1,5 @@
-"""The question of a page: its link, its command line, and its answer, which is that of the command line and of the report."""
+"""The question of a page: its link, its command line, and its answer, which is that of the command
+line and of the report."""
 
 import json
 from typing import Any
@@ -18,27 +19,47 @@ from lora_profiler.dashboard.answered import answered, workloads
 from lora_profiler.dashboard.link import PAGES, parsed, written
 from lora_profiler.dashboard.measuring import Conditions, bench_arguments
 from lora_profiler.dashboard.models import published_model, uploaded_model
-from lora_profiler.dashboard.question import CHOICES, METHODS, Question, from_params, idle_options, predict_arguments, to_params
-from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UnsupportedModelError, UsageError
+from lora_profiler.dashboard.question import (
+    CHOICES,
+    METHODS,
+    Question,
+    from_params,
+    idle_options,
+    predict_arguments,
+    to_params,
+)
+from lora_profiler.errors import (
+    LoraProfilerError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+    UsageError,
+)
 from lora_profiler.planning.setups import CPU_DEFAULTS, SetupOptions
 from lora_profiler.platform import Platform
 from lora_profiler.report.page import embedded_data, report_content, write_page
 from lora_profiler.workload import MAX_SIZE
 
 MODELS = ("openai-community/gpt2", "HuggingFaceTB/SmolLM2-135M", "Qwen/Qwen3-0.6B")
-TEXTS = st.text(st.characters(categories=("L", "N", "P", "S", "Zs")), min_size=1, max_size=20).filter(
-    lambda text: text.isprintable() and bool(text.strip())
-)
+TEXTS = st.text(
+    st.characters(categories=("L", "N", "P", "S", "Zs")), min_size=1, max_size=20
+).filter(lambda text: text.isprintable() and bool(text.strip()))
 
 
-def options(sizes: st.SearchStrategy[int], texts: st.SearchStrategy[str]) -> st.SearchStrategy[SetupOptions]:
+def options(
+    sizes: st.SearchStrategy[int], texts: st.SearchStrategy[str]
+) -> st.SearchStrategy[SetupOptions]:
     methods = st.lists(st.sampled_from(METHODS), min_size=1, unique=True).map(tuple)
     drawn = {
         **{name: sizes for name in ("rank", "batch_size", "seq_len", "accumulation")},
         **{name: st.sampled_from(CHOICES[name]) for name in CHOICES if name != "engine"},
         "alpha": st.none() | st.floats(0.001, 1e6),
         "dropout": st.floats(0, 0.99),
-        "targets": st.sampled_from(["all-linear", "default", "attention", "q_proj,v_proj", "c_attn", "re:.*attn.*"]) | texts,
+        "targets": (
+            st.sampled_from(
+                ["all-linear", "default", "attention", "q_proj,v_proj", "c_attn", "re:.*attn.*"]
+            )
+            | texts
+        ),
         "layers_to_transform": st.none() | st.sampled_from(["0", "0-3,5"]) | texts,
         "modules_to_save": st.none() | st.just("lm_head") | texts,
         "double_quant": st.booleans(),
@@ -56,23 +77,35 @@ def _without_idle(drawn: SetupOptions) -> SetupOptions:
 
 
 def questions(
-    model: st.SearchStrategy[str], sizes: st.SearchStrategy[int], texts: st.SearchStrategy[str], **more: Any
+    model: st.SearchStrategy[str],
+    sizes: st.SearchStrategy[int],
+    texts: st.SearchStrategy[str],
+    **more: Any,
 ) -> st.SearchStrategy[Question]:
-    drawn = {"revision": TEXTS, "offline": st.booleans(), "gpu": st.none() | st.sampled_from(["rtx_4090", "custom:24GiB"]),
-             "interconnect": st.none() | st.sampled_from(["nvlink4", "25GB/s"]),
-             "engine": st.sampled_from(CHOICES["engine"])}  # fmt: skip
+    drawn = {
+        "revision": TEXTS,
+        "offline": st.booleans(),
+        "gpu": st.none() | st.sampled_from(["rtx_4090", "custom:24GiB"]),
+        "interconnect": st.none() | st.sampled_from(["nvlink4", "25GB/s"]),
+        "engine": st.sampled_from(CHOICES["engine"]),
+    }
     return st.builds(Question, model=model, options=options(sizes, texts), **(drawn | more))
 
 
 ANY = questions(TEXTS, st.integers(1, MAX_SIZE), TEXTS)
 ANSWERABLE = questions(
-    st.sampled_from(MODELS), st.integers(1, 64), st.nothing(), revision=st.just("main"), offline=st.just(True),
+    st.sampled_from(MODELS),
+    st.integers(1, 64),
+    st.nothing(),
+    revision=st.just("main"),
+    offline=st.just(True),
     engine=st.sampled_from(("auto", "analytic")),
-)  # fmt: skip
-"""Questions of small models as the command line could ask them; some are refused, by both for the same reason."""
+)
+"""Questions of small models as the command line could ask them; some are refused, by both for the
+same reason."""
 
 
-# --- links ----------------------------------------------------------------------------------------------------------------
+# --- links ----------------------------------------------------------------------------------------
 
 
 @given(ANY, st.sampled_from([page for page in PAGES if page not in ("Compare", "Learn")]))
@@ -86,28 +119,54 @@ def test_a_link_reproduces_the_question(question: Question, page: str) -> None:
 def test_what_is_not_said_is_the_default_and_what_is_the_default_is_not_said() -> None:
     assert from_params({}) == (Question(), ())
     assert to_params(Question()) == {"model": [Question().model]}
-    asked = Question(model="gpt2", options=SetupOptions(seq_len=512, methods=("qlora",), double_quant=False), gpu="rtx_4090")
+    asked = Question(
+        model="gpt2",
+        options=SetupOptions(seq_len=512, methods=("qlora",), double_quant=False),
+        gpu="rtx_4090",
+    )
     assert to_params(asked) == {
-        "model": ["gpt2"], "method": ["qlora"], "gpu": ["rtx_4090"], "seq-len": ["512"], "double-quant": ["no"],
-    }  # fmt: skip
+        "model": ["gpt2"],
+        "method": ["qlora"],
+        "gpu": ["rtx_4090"],
+        "seq-len": ["512"],
+        "double-quant": ["no"],
+    }
 
 
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("rank", "abc", "whole number"), ("rank", "0", "whole number"), ("batch-size", "-1", "whole number"),
-        ("batch-size", "99999999999", "whole number"), ("seq-len", "1e3", "whole number"), ("rank", "٣", "whole number"),
-        ("dropout", "1", "below 1"), ("dropout", "nan", "below 1"), ("alpha", "0", "above 0"), ("alpha", "inf", "above 0"),
-        ("dtype", "bfloat61", "Did you mean bfloat16"), ("method", "lorra", "Did you mean lora"), ("device", "<b>", "accepted"),
-        ("checkpointing", "maybe", "yes, no"), ("bacth-size", "2", "Did you mean batch-size"), ("model", "", "empty"),
-        ("model", "x" * 3000, "longer"), ("model", "a\x1bb", "no plain text"), ("records", "/etc/passwd", "There is no option"),
-        ("page", "admin", "There is no page"), ("use-dora", "yes", "There is no option"),
+        ("rank", "abc", "whole number"),
+        ("rank", "0", "whole number"),
+        ("batch-size", "-1", "whole number"),
+        ("batch-size", "99999999999", "whole number"),
+        ("seq-len", "1e3", "whole number"),
+        ("rank", "٣", "whole number"),
+        ("dropout", "1", "below 1"),
+        ("dropout", "nan", "below 1"),
+        ("alpha", "0", "above 0"),
+        ("alpha", "inf", "above 0"),
+        ("dtype", "bfloat61", "Did you mean bfloat16"),
+        ("method", "lorra", "Did you mean lora"),
+        ("device", "<b>", "accepted"),
+        ("checkpointing", "maybe", "yes, no"),
+        ("bacth-size", "2", "Did you mean batch-size"),
+        ("model", "", "empty"),
+        ("model", "x" * 3000, "longer"),
+        ("model", "a\x1bb", "no plain text"),
+        ("records", "/etc/passwd", "There is no option"),
+        ("page", "admin", "There is no page"),
+        ("use-dora", "yes", "There is no option"),
     ],
-)  # fmt: skip
-def test_what_a_link_says_wrongly_is_told_and_keeps_its_default(name: str, value: str, said: str) -> None:
+)
+def test_what_a_link_says_wrongly_is_told_and_keeps_its_default(
+    name: str, value: str, said: str
+) -> None:
     found = parsed({"seq-len": ["512"], name: [value]} if name != "seq-len" else {name: [value]})
     assert len(found.complaints) == 1 and said in found.complaints[0], found.complaints
-    assert found.question == Question(options=SetupOptions(seq_len=512 if name != "seq-len" else 2048))
+    assert found.question == Question(
+        options=SetupOptions(seq_len=512 if name != "seq-len" else 2048)
+    )
     assert len(found.complaints[0]) < 600
 
 
@@ -126,17 +185,33 @@ def test_a_link_to_compare_names_a_record_and_no_file() -> None:
     assert "lora-profile app --records" in refused.complaints[0]
 
 
-@given(st.dictionaries(st.text(max_size=12), st.lists(st.text(max_size=30), min_size=1, max_size=3), max_size=6))
+@given(
+    st.dictionaries(
+        st.text(max_size=12), st.lists(st.text(max_size=30), min_size=1, max_size=3), max_size=6
+    )
+)
 def test_any_address_has_a_meaning(params: dict[str, list[str]]) -> None:
     found = parsed(params)
     assert found.page in PAGES
     assert not parsed(written("Predict", found.question)).complaints
 
 
-# --- models ---------------------------------------------------------------------------------------------------------------
+# --- models ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", "../config.json", "~/x", "config.json\0", ".", "a b", "<script>", "file:///etc"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/etc/passwd",
+        "../config.json",
+        "~/x",
+        "config.json\0",
+        ".",
+        "a b",
+        "<script>",
+        "file:///etc",
+    ],
+)
 def test_no_name_is_a_path(name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     monkeypatch.chdir(tmp_path)
@@ -153,20 +228,26 @@ def test_an_upload_is_the_model_of_its_config() -> None:
 @pytest.mark.parametrize(
     ("content", "kind", "said"),
     [
-        (b"", ModelNotFoundError, "not valid JSON"), (b"\xff\xfe", ModelNotFoundError, "UTF-8"),
+        (b"", ModelNotFoundError, "not valid JSON"),
+        (b"\xff\xfe", ModelNotFoundError, "UTF-8"),
         (b"[1]", ModelNotFoundError, "a list"),
-        (b"{}", ModelNotFoundError, "model_type"), (b" " * 16_000_001, ModelNotFoundError, "larger than"),
+        (b"{}", ModelNotFoundError, "model_type"),
+        (b" " * 16_000_001, ModelNotFoundError, "larger than"),
         (b'{"model_type": "mamba"}', UnsupportedModelError, "command line"),
     ],
-)  # fmt: skip
-def test_what_is_no_config_is_refused_in_words(content: bytes, kind: type[Exception], said: str) -> None:
+)
+def test_what_is_no_config_is_refused_in_words(
+    content: bytes, kind: type[Exception], said: str
+) -> None:
     with pytest.raises(kind, match=said):
         uploaded_model("x.json", content)
 
 
 @given(
     st.binary(max_size=200)
-    | st.dictionaries(st.text(max_size=8), st.integers() | st.text(max_size=5)).map(json.dumps).map(str.encode)
+    | st.dictionaries(st.text(max_size=8), st.integers() | st.text(max_size=5))
+    .map(json.dumps)
+    .map(str.encode)
 )
 def test_any_upload_is_a_model_or_a_refusal(content: bytes) -> None:
     try:
@@ -175,7 +256,7 @@ def test_any_upload_is_a_model_or_a_refusal(content: bytes) -> None:
         assert str(e)
 
 
-# --- the same question elsewhere ------------------------------------------------------------------------------------------
+# --- the same question elsewhere ------------------------------------------------------------------
 
 
 def outcome(ask: Any) -> Any:
@@ -203,14 +284,31 @@ def test_the_command_line_shown_asks_the_same_question(question: Question) -> No
 
 
 @settings(deadline=None)
-@given(ANSWERABLE, st.builds(Conditions, steps=st.none() | st.integers(1, 99), budget=st.sampled_from([None, "2GiB"])))
-def test_a_benchmark_asks_the_same_question_of_its_own_device(question: Question, conditions: Conditions) -> None:
-    ctx = bench_command.make_context("bench", bench_arguments(question.model, question, conditions)[1:])
+@given(
+    ANSWERABLE,
+    st.builds(
+        Conditions, steps=st.none() | st.integers(1, 99), budget=st.sampled_from([None, "2GiB"])
+    ),
+)
+def test_a_benchmark_asks_the_same_question_of_its_own_device(
+    question: Question, conditions: Conditions
+) -> None:
+    ctx = bench_command.make_context(
+        "bench", bench_arguments(question.model, question, conditions)[1:]
+    )
     model = find_model(question.model)
     mine = outcome(lambda: workloads(model, question))
-    assert mine == outcome(lambda: command_line_workloads(model, ctx, platform_of(question), question.options.device))
-    assert (ctx.params["device"], ctx.params["steps"], ctx.params["budget"]) == (None, conditions.steps, conditions.budget)
-    assert all(is_given(ctx, name) for name in CPU_DEFAULTS), "on a CPU bench would take another value"
+    assert mine == outcome(
+        lambda: command_line_workloads(model, ctx, platform_of(question), question.options.device)
+    )
+    assert (ctx.params["device"], ctx.params["steps"], ctx.params["budget"]) == (
+        None,
+        conditions.steps,
+        conditions.budget,
+    )
+    assert all(is_given(ctx, name) for name in CPU_DEFAULTS), (
+        "on a CPU bench would take another value"
+    )
 
 
 @pytest.mark.parametrize("model", ["--records=x", "-x"])
@@ -218,14 +316,18 @@ def test_no_model_is_an_option(model: str) -> None:
     question = Question(model=model)
     ctx = bench_command.make_context("bench", bench_arguments(model, question, Conditions())[1:])
     assert ctx.params["models"] == (model,) and ctx.params["records"] is None
-    assert predict_command.make_context("predict", predict_arguments(question)[1:]).params["models"] == (model,)
+    assert predict_command.make_context("predict", predict_arguments(question)[1:]).params[
+        "models"
+    ] == (model,)
 
 
 @settings(max_examples=25, deadline=None)
 @given(ANSWERABLE)
 def test_page_command_line_and_report_say_the_same_numbers(question: Question) -> None:
     """Every number of every method, verdict, lever and layer; refusals word for word."""
-    done = CliRunner().invoke(root, [*predict_arguments(question), "--format", "json"], standalone_mode=False)
+    done = CliRunner().invoke(
+        root, [*predict_arguments(question), "--format", "json"], standalone_mode=False
+    )
     found = outcome(lambda: answered(find_model(question.model), question))
     if isinstance(found, tuple):
         assert isinstance(done.exception, LoraProfilerError)
@@ -234,7 +336,9 @@ def test_page_command_line_and_report_say_the_same_numbers(question: Question) -
     assert json.loads(json.dumps(found.payload)) == json.loads(done.stdout)
     page = write_page(report_content([], found.answers))
     assert embedded_data(page)["predictions"] == json.loads(done.stdout)["predictions"]
-    assert list(found.cautions) == [line.removeprefix("Warning: ") for line in done.stderr.splitlines()]
+    assert list(found.cautions) == [
+        line.removeprefix("Warning: ") for line in done.stderr.splitlines()
+    ]
 
 
 def test_nothing_is_traced_here() -> None:

@@ -1,4 +1,5 @@
-"""Cards by the name that a driver reports, and the ratio that their peaks must keep. Names as public logs show them."""
+"""Cards by the name that a driver reports, and the ratio that their peaks must keep. Names as
+public logs show them."""
 
 import pytest
 
@@ -41,7 +42,9 @@ NAMES = [
 
 
 @pytest.mark.parametrize(("name", "total_bytes", "key"), NAMES)
-def test_a_device_is_the_card_of_that_name_and_size(name: str, total_bytes: int | None, key: str) -> None:
+def test_a_device_is_the_card_of_that_name_and_size(
+    name: str, total_bytes: int | None, key: str
+) -> None:
     found = match_device(name, total_bytes)
     assert found is not None
     assert found.key == key
@@ -84,8 +87,20 @@ def test_every_name_of_the_catalogue_leads_to_its_card() -> None:
 
 
 def test_dense_bf16_is_2_or_4_times_fp32() -> None:
-    """GeForce from Ampere on 2 x; professional and data-centre cards with the same chips 4 x, but A10G and L40, which are 2 x."""
-    professional = {"a10", "a10g", "a40", "rtx_a4000", "rtx_a5000", "rtx_a6000", "l4", "l40", "l40s", "rtx_6000_ada"}
+    """GeForce from Ampere on 2 x; professional and data-centre cards with the same chips 4 x, but
+    A10G and L40, which are 2 x."""
+    professional = {
+        "a10",
+        "a10g",
+        "a40",
+        "rtx_a4000",
+        "rtx_a5000",
+        "rtx_a6000",
+        "l4",
+        "l40",
+        "l40s",
+        "rtx_6000_ada",
+    }
     professional |= {"rtx_pro_6000_blackwell_ws", "rtx_pro_6000_blackwell_server"}
     checked = 0
     for gpu in bundled_gpus():
@@ -93,6 +108,8 @@ def test_dense_bf16_is_2_or_4_times_fp32() -> None:
         if geforce or gpu.key in professional:
             assert gpu.bf16_dense_tflops is not None and gpu.fp32_tflops is not None
             ratio = 2 if geforce or gpu.key in ("a10g", "l40") else 4
-            assert gpu.bf16_dense_tflops / gpu.fp32_tflops == pytest.approx(ratio, rel=0.02), gpu.key
+            assert gpu.bf16_dense_tflops / gpu.fp32_tflops == pytest.approx(ratio, rel=0.02), (
+                gpu.key
+            )
             checked += 1
     assert checked >= 30

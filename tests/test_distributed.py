@@ -1,4 +1,5 @@
-"""Several ranks: they hold what the rules say, learn what one process learns, and none outlives a case that ends badly."""
+"""Several ranks: they hold what the rules say, learn what one process learns, and none outlives a
+case that ends badly."""
 
 import json
 import os
@@ -34,10 +35,13 @@ TESTS = Path(__file__).parent
 
 
 def case(setup: TrainSetup = FULL, conditions: Conditions | None = None) -> Case:
-    return make_case(Workload(model=MODEL, setup=setup), conditions or Conditions(min_timed_steps=0, memory_steps=2))
+    return make_case(
+        Workload(model=MODEL, setup=setup),
+        conditions or Conditions(min_timed_steps=0, memory_steps=2),
+    )
 
 
-# --- what two ranks hold and learn ------------------------------------------------------------------------------------------
+# --- what two ranks hold and learn ----------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +50,20 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
     options = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
     paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
-    command = [sys.executable, "-m", "torch.distributed.run", *options, str(TESTS / "several_ranks.py"), str(folder)]
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}, timeout=280)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *options,
+        str(TESTS / "several_ranks.py"),
+        str(folder),
+    ]
+    subprocess.run(
+        command,
+        check=True,
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        timeout=280,
+    )
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 
@@ -64,15 +80,22 @@ def test_ranks_hold_what_the_rules_say(found: list[dict[str, Any]], name: str) -
 @pytest.mark.parametrize("name", SETUPS)
 def test_ranks_learn_what_one_process_learns(found: list[dict[str, Any]], name: str) -> None:
     setup = SETUPS[name]
-    alone = several_ranks.training(replace(setup, world_size=1, sharding="none", accumulation=2 * setup.accumulation))
-    losses = [float(alone.step(lambda step, phase: None)) for _ in range(several_ranks.CONDITIONS.memory_steps)]
+    alone = several_ranks.training(
+        replace(setup, world_size=1, sharding="none", accumulation=2 * setup.accumulation)
+    )
+    losses = [
+        float(alone.step(lambda step, phase: None))
+        for _ in range(several_ranks.CONDITIONS.memory_steps)
+    ]
     mean = [sum(step) / 2 for step in zip(*(ranks[name]["losses"] for ranks in found), strict=True)]
     assert mean == pytest.approx(losses, rel=1e-6)
     assert found[0][name]["losses"] != found[1][name]["losses"], "each rank has a batch of its own"
 
 
 @pytest.mark.parametrize("name", SETUPS)
-def test_the_tracker_sees_the_weights_that_come_and_go(found: list[dict[str, Any]], name: str) -> None:
+def test_the_tracker_sees_the_weights_that_come_and_go(
+    found: list[dict[str, Any]], name: str
+) -> None:
     """The two ways of measuring agree where nothing but tensors takes memory."""
     one = found[0][name]
     for phase in ("setup", "zero"):
@@ -81,7 +104,7 @@ def test_the_tracker_sees_the_weights_that_come_and_go(found: list[dict[str, Any
         assert one["attribution"]["communication"] > one["persistent"]["parameters"] / 2
 
 
-# --- one record ---------------------------------------------------------------------------------------------------------------
+# --- one record -----------------------------------------------------------------------------------
 
 
 def test_a_case_of_two_ranks_is_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +120,9 @@ def test_a_case_of_two_ranks_is_one_record(monkeypatch: pytest.MonkeyPatch) -> N
     assert m.peak_requested_bytes == max(r.peak_requested_bytes or 0 for r in m.ranks)
     assert m.reference_loss == pytest.approx(m.loss[:2], rel=1e-6)
     assert len(m.step_seconds) >= 2
-    assert {h.rank for h in heard} == {0, None}, "the first rank speaks for all, then the one that trains alone"
+    assert {h.rank for h in heard} == {0, None}, (
+        "the first rank speaks for all, then the one that trains alone"
+    )
     assert record_from_dict(json.loads(json.dumps(record_dict(record)))) == record
     table = ranks_table(record)
     assert table is not None and [row.cells[0] for row in table.rows] == ["rank 0", "rank 1"]
@@ -105,7 +130,7 @@ def test_a_case_of_two_ranks_is_one_record(monkeypatch: pytest.MonkeyPatch) -> N
     assert ranks_record(record)["imbalance"] == m.rank_imbalance
 
 
-# --- what ends badly ----------------------------------------------------------------------------------------------------------
+# --- what ends badly ------------------------------------------------------------------------------
 
 BEGINNING = """
     import json, os, signal, sys, time
@@ -148,7 +173,9 @@ def ranks_that(program: str) -> tuple[str, ...]:
     return (sys.executable, "-c", textwrap.dedent(BEGINNING) + textwrap.dedent(program))
 
 
-def test_a_rank_that_dies_is_named_and_takes_the_others_along(pids: Callable[[], list[int]]) -> None:
+def test_a_rank_that_dies_is_named_and_takes_the_others_along(
+    pids: Callable[[], list[int]],
+) -> None:
     program = """
         if rank == 1:
             beat("backward", 2)
@@ -159,7 +186,12 @@ def test_a_rank_that_dies_is_named_and_takes_the_others_along(pids: Callable[[],
     m = record.measurement
     assert m.status == "crash" and m.failure is not None
     assert m.failure.reason == "rank 1 was ended by signal 9 and left no result"
-    assert (m.failure.rank, m.failure.phase, m.failure.step, m.failure.exit_code) == (1, "backward", 2, -9)
+    assert (m.failure.rank, m.failure.phase, m.failure.step, m.failure.exit_code) == (
+        1,
+        "backward",
+        2,
+        -9,
+    )
     assert [r.exit_code for r in m.ranks] == [None, -9]
     assert len(pids()) == 2 and all(ended(pid) for pid in pids())
     assert problems(record) == []
@@ -181,7 +213,8 @@ def test_a_rank_that_hangs_is_named_and_none_is_left(pids: Callable[[], list[int
 
 
 def test_a_rank_that_failed_leaves_at_once(tmp_path: Path) -> None:
-    """Its record is there, and nothing that runs at the end of a process, such as NCCL's destructor, can wait for the others."""
+    """Its record is there, and nothing that runs at the end of a process, such as NCCL's
+    destructor, can wait for the others."""
     program = """
         import atexit, sys, time
         from lora_profiler.harness.worker import main
@@ -189,12 +222,25 @@ def test_a_rank_that_failed_leaves_at_once(tmp_path: Path) -> None:
         print("its last words", end="")
         sys.exit(main(sys.argv[1:]))
     """
-    no_device = make_case(Workload(model=MODEL, setup=replace(FULL, device="xpu", world_size=1, sharding="none")))
+    no_device = make_case(
+        Workload(model=MODEL, setup=replace(FULL, device="xpu", world_size=1, sharding="none"))
+    )
     asked = tmp_path / "case.json"
     asked.write_text(json.dumps(case_dict(no_device)))
-    command = [sys.executable, "-c", textwrap.dedent(program), str(asked), str(tmp_path / "result.json")]
+    command = [
+        sys.executable,
+        "-c",
+        textwrap.dedent(program),
+        str(asked),
+        str(tmp_path / "result.json"),
+    ]
     done = subprocess.run(
-        command, env={**os.environ, "RANK": "1", "PYTHONUNBUFFERED": ""}, capture_output=True, text=True, timeout=60, check=False
+        command,
+        env={**os.environ, "RANK": "1", "PYTHONUNBUFFERED": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (1, "its last words")
     record = record_from_dict(json.loads(rank_result(asked, 1).read_text()))
@@ -217,9 +263,29 @@ def of_rank(status: str, reason: str, peak: int) -> Record:
 @pytest.mark.parametrize(
     ("records", "exits", "status", "rank"),
     [
-        ({0: ("crash", "RuntimeError: Connection closed by peer"), 1: ("oom", "out of memory")}, {0: 1, 1: 1}, "oom", 1),
-        ({0: ("crash", "RuntimeError: [gloo/transport/tcp/pair.cc:547] Connection closed by peer")}, {0: 1, 1: -11}, "crash", 1),
-        ({0: ("crash", "gloo: Connection closed by peer"), 1: ("crash", "ValueError: its own")}, {0: 1, 1: 1}, "crash", 1),
+        (
+            {0: ("crash", "RuntimeError: Connection closed by peer"), 1: ("oom", "out of memory")},
+            {0: 1, 1: 1},
+            "oom",
+            1,
+        ),
+        (
+            {
+                0: (
+                    "crash",
+                    "RuntimeError: [gloo/transport/tcp/pair.cc:547] Connection closed by peer",
+                )
+            },
+            {0: 1, 1: -11},
+            "crash",
+            1,
+        ),
+        (
+            {0: ("crash", "gloo: Connection closed by peer"), 1: ("crash", "ValueError: its own")},
+            {0: 1, 1: 1},
+            "crash",
+            1,
+        ),
         ({0: ("ok", "")}, {}, "crash", 1),
         ({0: ("ok", ""), 1: ("invalid", "the loss is nan at step 1")}, {1: 1}, "invalid", 1),
     ],
@@ -235,26 +301,44 @@ def test_the_first_cause_is_the_failure(
 
 
 def test_memory_that_the_kernel_took_back_is_host_oom() -> None:
-    m = gathered(case(), {0: None, 1: None}, {1: -signal.SIGKILL}, True, lambda: of_rank("ok", "", 1).environment).measurement
+    m = gathered(
+        case(),
+        {0: None, 1: None},
+        {1: -signal.SIGKILL},
+        True,
+        lambda: of_rank("ok", "", 1).environment,
+    ).measurement
     assert m.status == "host_oom"
 
 
 def test_other_losses_than_those_of_one_process_make_a_record_invalid() -> None:
-    record = gathered(case(), {r: of_rank("ok", "", 9) for r in (0, 1)}, {}, False, lambda: of_rank("ok", "", 1).environment)
+    record = gathered(
+        case(),
+        {r: of_rank("ok", "", 9) for r in (0, 1)},
+        {},
+        False,
+        lambda: of_rank("ok", "", 1).environment,
+    )
     losses = record.measurement.loss
     assert with_reference(record, losses).measurement.status == "ok"
     wrong = with_reference(record, (losses[0], losses[1] * (1 + 1e-5))).measurement
-    assert wrong.status == "invalid" and wrong.failure is not None and "at step 2" in wrong.failure.reason
+    assert (
+        wrong.status == "invalid"
+        and wrong.failure is not None
+        and "at step 2" in wrong.failure.reason
+    )
     unchecked = with_reference(record, ()).measurement
     assert unchecked.status == "ok" and "losses_not_compared" in unchecked.flags
 
 
-# --- refusals -----------------------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sharding", ["zero2", "tp"])
 def test_shardings_that_nothing_here_runs_are_refused(sharding: Any) -> None:
-    with pytest.raises(UsageError, match=f"sharding {sharding} cannot be measured; take ddp, zero1, fsdp"):
+    with pytest.raises(
+        UsageError, match=f"sharding {sharding} cannot be measured; take ddp, zero1, fsdp"
+    ):
         refuse(Workload(model=MODEL, setup=replace(FULL, sharding=sharding)), Conditions())
 
 
@@ -262,12 +346,17 @@ def test_shardings_that_nothing_here_runs_are_refused(sharding: Any) -> None:
 def test_states_that_cannot_be_shared_are_refused(optimizer: Optimizer) -> None:
     with pytest.raises(UsageError, match="take --optimizer adamw or sgd, or --sharding ddp"):
         refuse(Workload(model=MODEL, setup=replace(FULL, optimizer=optimizer)), Conditions())
-    refuse(Workload(model=MODEL, setup=replace(FULL, optimizer=optimizer, sharding="ddp")), Conditions())
+    refuse(
+        Workload(model=MODEL, setup=replace(FULL, optimizer=optimizer, sharding="ddp")),
+        Conditions(),
+    )
 
 
 def test_more_ranks_than_devices_are_refused() -> None:
     setup = replace(FULL, device="cuda")
-    with pytest.raises(MeasurementError, match="2 ranks need a CUDA device each, and 1 can be seen here"):
+    with pytest.raises(
+        MeasurementError, match="2 ranks need a CUDA device each, and 1 can be seen here"
+    ):
         refuse(Workload(model=MODEL, setup=setup), Conditions(), devices=lambda: 1)
     refuse(Workload(model=MODEL, setup=setup), Conditions(), devices=lambda: 2)
 
@@ -276,7 +365,9 @@ def test_4_bit_weights_of_another_dtype_are_refused() -> None:
     config = dict(MODEL.published) | {"quantization_config": {"bnb_4bit_quant_storage": "uint8"}}
     packed = replace(MODEL, published=config)
     setup = replace(LORA, quantization=Quantization())
-    with pytest.raises(UsageError, match="stored in 4 bit as uint8, which FSDP cannot shard beside float32"):
+    with pytest.raises(
+        UsageError, match="stored in 4 bit as uint8, which FSDP cannot shard beside float32"
+    ):
         refuse(Workload(model=packed, setup=setup), Conditions(weights="hub"))
     refuse(Workload(model=packed, setup=setup), Conditions())
 
@@ -289,9 +380,19 @@ def test_two_numbers_of_ranks_are_refused(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_checker_finds_what_does_not_hold_together() -> None:
-    record = gathered(case(), {r: of_rank("ok", "", 9) for r in (0, 1)}, {}, False, lambda: of_rank("ok", "", 1).environment)
+    record = gathered(
+        case(),
+        {r: of_rank("ok", "", 9) for r in (0, 1)},
+        {},
+        False,
+        lambda: of_rank("ok", "", 1).environment,
+    )
     whole = with_reference(record, record.measurement.loss)
     about_ranks = lambda r: [p for p in problems(r) if "rank" in p]  # noqa: E731  # short for this test
     assert about_ranks(whole) == []
-    for change in ({"ranks": whole.measurement.ranks[:1]}, {"peak_requested_bytes": 10}, {"reference_loss": ()}):
+    for change in (
+        {"ranks": whole.measurement.ranks[:1]},
+        {"peak_requested_bytes": 10},
+        {"reference_loss": ()},
+    ):
         assert about_ranks(replace(whole, measurement=replace(whole.measurement, **change)))  # type: ignore[arg-type]

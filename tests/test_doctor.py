@@ -1,4 +1,5 @@
-"""What `doctor` says of measuring: over fake cards and made-up findings, and from real processes that end in every way."""
+"""What `doctor` says of measuring: over fake cards and made-up findings, and from real processes
+that end in every way."""
 
 import json
 import os
@@ -17,7 +18,9 @@ from lora_profiler.harness.capabilities import Abilities, abilities
 ROOT = Path(__file__).parent.parent
 HAS_TORCH = find_spec("torch") is not None
 needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="needs torch")
-FOUND = Abilities(torch="2.13.0", devices=("cuda", "cpu"), bfloat16={"cuda": "yes", "cpu": "in software"})
+FOUND = Abilities(
+    torch="2.13.0", devices=("cuda", "cpu"), bfloat16={"cuda": "yes", "cpu": "in software"}
+)
 
 
 def sections(
@@ -28,16 +31,20 @@ def sections(
     **env: str,
 ) -> dict[str, dict[str, str]]:
     monkeypatch.setattr(doctor, "abilities", lambda environ: found)
-    monkeypatch.setattr(doctor, "_version", lambda name: "not installed (x)" if name in absent else "1.0")
+    monkeypatch.setattr(
+        doctor, "_version", lambda name: "not installed (x)" if name in absent else "1.0"
+    )
     monkeypatch.setitem(sys.modules, "pynvml", nvml or FakeNvml(driver=False))
     return doctor.diagnose(env).as_dict()
 
 
-def measuring(monkeypatch: pytest.MonkeyPatch, found: Abilities = FOUND, *absent: str) -> dict[str, str]:
+def measuring(
+    monkeypatch: pytest.MonkeyPatch, found: Abilities = FOUND, *absent: str
+) -> dict[str, str]:
     return sections(monkeypatch, found, absent)["measuring"]
 
 
-# --- lines ----------------------------------------------------------------------------------------------------------------
+# --- lines ----------------------------------------------------------------------------------------
 
 
 def test_what_can_be_trained_and_where(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,17 +58,30 @@ def test_what_can_be_trained_and_where(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_qlora_on_some_devices_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = Abilities(torch="2", devices=("cuda", "cpu"), four_bit={"cuda": "yes", "cpu": "no (RuntimeError: AVX2)"})
+    found = Abilities(
+        torch="2",
+        devices=("cuda", "cpu"),
+        four_bit={"cuda": "yes", "cpu": "no (RuntimeError: AVX2)"},
+    )
     assert measuring(monkeypatch, found)["QLoRA"] == "yes, on cuda; cpu: no (RuntimeError: AVX2)"
-    found = Abilities(torch="2", devices=("cpu",), four_bit={"cpu": "no (OSError: lib)"}, vram_method="device_delta")
+    found = Abilities(
+        torch="2",
+        devices=("cpu",),
+        four_bit={"cpu": "no (OSError: lib)"},
+        vram_method="device_delta",
+    )
     lines = measuring(monkeypatch, found)
     assert lines["QLoRA"] == "cpu: no (OSError: lib)"
     assert lines["memory of one process"].startswith("no, the driver hides it")
 
 
 def test_what_is_missing_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = measuring(monkeypatch, Abilities(problem="torch is not installed"), "torch", "peft", "bitsandbytes")
-    assert lines["full, LoRA"] == "no: torch, peft not installed; pip install 'lora-profiler[measure]'"
+    lines = measuring(
+        monkeypatch, Abilities(problem="torch is not installed"), "torch", "peft", "bitsandbytes"
+    )
+    assert (
+        lines["full, LoRA"] == "no: torch, peft not installed; pip install 'lora-profiler[measure]'"
+    )
     assert lines["QLoRA"] == "no: bitsandbytes not installed; pip install 'lora-profiler[qlora]'"
     assert "torch" not in lines
     assert measuring(monkeypatch, FOUND, "transformers")["QLoRA"] == "no, as above"
@@ -71,7 +91,12 @@ def test_an_inquiry_that_ended_early_says_where(monkeypatch: pytest.MonkeyPatch)
     lines = measuring(monkeypatch, Abilities(problem="importing torch: ended by signal 4"))
     assert lines["full, LoRA"] == "no: importing torch: ended by signal 4"
     assert lines["QLoRA"] == "no, as above"
-    found = Abilities(torch="2", devices=("cpu",), bfloat16={"cpu": "yes"}, problem="4 bit on cpu: ended by signal 4")
+    found = Abilities(
+        torch="2",
+        devices=("cpu",),
+        bfloat16={"cpu": "yes"},
+        problem="4 bit on cpu: ended by signal 4",
+    )
     lines = measuring(monkeypatch, found)
     assert lines["full, LoRA"] == "yes, on cpu"
     assert lines["QLoRA"] == "not known"
@@ -82,7 +107,9 @@ def test_records_and_the_room_for_them(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "not" / "there"))
     lines = measuring(monkeypatch)
     if sys.platform == "linux":
-        assert lines["records"] == str(tmp_path / "not" / "there" / "lora_profiler" / "records.jsonl")
+        assert lines["records"] == str(
+            tmp_path / "not" / "there" / "lora_profiler" / "records.jsonl"
+        )
     assert lines["free disk there"].endswith("iB")
     assert list(tmp_path.iterdir()) == []
 
@@ -90,7 +117,8 @@ def test_records_and_the_room_for_them(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_cards_and_their_counters(monkeypatch: pytest.MonkeyPatch) -> None:
     gib = 2**30
     library = FakeNvml(
-        FakeDevice("GPU-1", name="NVIDIA H100 80GB HBM3", total=80 * gib, used=2 * gib), FakeDevice("GPU-2", mig=1, energy=None)
+        FakeDevice("GPU-1", name="NVIDIA H100 80GB HBM3", total=80 * gib, used=2 * gib),
+        FakeDevice("GPU-2", mig=1, energy=None),
     )
     lines = sections(monkeypatch, nvml=library, CUDA_VISIBLE_DEVICES="1")["devices"]
     assert lines == {
@@ -106,15 +134,18 @@ def test_cards_and_their_counters(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_doctor_itself_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from lora_profiler.harness import doctor; from lora_profiler.harness.capabilities import Abilities\n"
-        "doctor.abilities = lambda environ: Abilities(); doctor.diagnose({})\n"
-        "print(*sys.modules.keys() & {'torch', 'numpy', 'transformers', 'peft', 'bitsandbytes', 'rich', 'huggingface_hub'})"
+        "import sys; from lora_profiler.harness import doctor; from"
+        " lora_profiler.harness.capabilities import Abilities\ndoctor.abilities = lambda environ:"
+        " Abilities(); doctor.diagnose({})\nprint(*sys.modules.keys() & {'torch', 'numpy',"
+        " 'transformers', 'peft', 'bitsandbytes', 'rich', 'huggingface_hub'})"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert done.stdout.split() == []
 
 
-# --- the inquiry ----------------------------------------------------------------------------------------------------------
+# --- the inquiry ----------------------------------------------------------------------------------
 
 
 def inquiry(tmp_path: Path, timeout_seconds: float = 60.0, **modules: str) -> Abilities:
@@ -126,10 +157,14 @@ def inquiry(tmp_path: Path, timeout_seconds: float = 60.0, **modules: str) -> Ab
 
 @needs_torch
 def test_the_inquiry_finds_what_torch_finds(tmp_path: Path) -> None:
-    """4 bit is left to a bitsandbytes that hands back what it got, or takes the process down with it."""
+    """4 bit is left to a bitsandbytes that hands back what it got, or takes the process down with
+    it."""
     import torch
 
-    identity = "def quantize_4bit(weight, **_): return weight, None\ndef dequantize_4bit(weight, _): return weight\n"
+    identity = (
+        "def quantize_4bit(weight, **_): return weight, None\ndef dequantize_4bit(weight, _):"
+        " return weight\n"
+    )
     (tmp_path / "bitsandbytes").mkdir()
     (tmp_path / "bitsandbytes" / "__init__.py").write_text("")
     (tmp_path / "bitsandbytes" / "functional.py").write_text(identity)
@@ -139,7 +174,9 @@ def test_the_inquiry_finds_what_torch_finds(tmp_path: Path) -> None:
     assert (len(found.devices) > 1) == torch.accelerator.is_available()
     assert found.bfloat16["cpu"] in ("yes", "in software")
     assert found.four_bit["cpu"] == "yes"
-    (tmp_path / "bitsandbytes" / "functional.py").write_text(identity.replace("return weight, None", "return 2 * weight, None"))
+    (tmp_path / "bitsandbytes" / "functional.py").write_text(
+        identity.replace("return weight, None", "return 2 * weight, None")
+    )
     assert inquiry(tmp_path).four_bit["cpu"] == "no (values come back 1 off)"
 
 
@@ -154,7 +191,10 @@ def test_what_was_found_before_a_crash_counts(tmp_path: Path) -> None:
 def test_a_torch_that_cannot_be_used(tmp_path: Path) -> None:
     found = inquiry(tmp_path, torch="raise ImportError('libcudart.so.13 is missing')")
     assert found == Abilities(problem="importing torch: ImportError: libcudart.so.13 is missing")
-    assert inquiry(tmp_path, torch="import os; os.abort()").problem == "importing torch: ended by signal 6"
+    assert (
+        inquiry(tmp_path, torch="import os; os.abort()").problem
+        == "importing torch: ended by signal 6"
+    )
     slow = inquiry(tmp_path, timeout_seconds=0.5, torch="import time; time.sleep(60)")
     assert slow == Abilities(problem="importing torch: took longer than 0.5 s")
 
@@ -175,6 +215,8 @@ def test_the_command_line_s_json() -> None:
         cwd=ROOT,
     )
     document = json.loads(done.stdout)
-    assert {"full, LoRA", "QLoRA", "torch", "bfloat16", "records", "free disk there"} <= set(document["measuring"])
+    assert {"full, LoRA", "QLoRA", "torch", "bfloat16", "records", "free disk there"} <= set(
+        document["measuring"]
+    )
     if find_spec("bitsandbytes") is not None and find_spec("peft") is not None:
         assert document["measuring"]["QLoRA"].startswith("yes, on ")

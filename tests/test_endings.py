@@ -1,4 +1,5 @@
-"""How a bench ends that is ended from outside: what stays of it in the store, among the processes and in the temp folder."""
+"""How a bench ends that is ended from outside: what stays of it in the store, among the processes
+and in the temp folder."""
 
 import json
 import os
@@ -59,16 +60,30 @@ class Running:
     """A bench in its own process, whose measured process has begun and sleeps."""
 
     def __init__(self, place: Path, name: str, *, nohup: bool = False, **options: Any) -> None:
-        self.temp, self.records, self.pid_file = place / "temp", place / f"{name}.jsonl", place / f"{name}.pid"
+        self.temp, self.records, self.pid_file = (
+            place / "temp",
+            place / f"{name}.jsonl",
+            place / f"{name}.pid",
+        )
         self.temp.mkdir(exist_ok=True)
         (place / "tiny").mkdir(exist_ok=True)
         (place / "tiny" / "config.json").write_text(json.dumps(families.TINY["llama"]))
         (place / "child.py").write_text(CHILD)
         paths = os.pathsep.join(map(str, (Path(__file__).parents[1], Path(__file__).parent)))
-        env = {"TMPDIR": str(self.temp), "CHILD_PID": str(self.pid_file), "PYTHONPATH": paths} | ({"NOHUP": "1"} if nohup else {})
+        env = {"TMPDIR": str(self.temp), "CHILD_PID": str(self.pid_file), "PYTHONPATH": paths} | (
+            {"NOHUP": "1"} if nohup else {}
+        )
         asked = ("--method", "full", "-s", "16", "--device", "cpu", "--records", str(self.records))
         self.process = subprocess.Popen(
-            [sys.executable, "-c", BENCH, str(place / "child.py"), "bench", str(place / "tiny"), *asked],
+            [
+                sys.executable,
+                "-c",
+                BENCH,
+                str(place / "child.py"),
+                "bench",
+                str(place / "tiny"),
+                *asked,
+            ],
             env=os.environ | env,
             **({"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True} | options),
         )
@@ -121,8 +136,12 @@ def check_interrupted(bench: Running) -> None:
     assert not list(bench.records.parent.glob("*.pending/*.json*"))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_ends_a_bench_with_a_record_and_nothing_left(running: Callable[..., Running], number: int, code: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_ends_a_bench_with_a_record_and_nothing_left(
+    running: Callable[..., Running], number: int, code: int
+) -> None:
     bench = running()
     assert bench.folders() != set()
     bench.process.send_signal(number)
@@ -137,7 +156,9 @@ def test_a_closed_terminal_ends_a_bench_alike(running: Callable[..., Running]) -
     bench = running(stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
     os.close(theirs)
     os.close(ours)
-    bench.process.send_signal(signal.SIGHUP)  # as the system does where the terminal is the one that controls
+    bench.process.send_signal(
+        signal.SIGHUP
+    )  # as the system does where the terminal is the one that controls
     assert bench.ended() == 129
     check_interrupted(bench)
 
@@ -156,7 +177,9 @@ def test_what_a_killed_bench_left_is_cleared_by_the_next_and_what_a_living_one_u
     running: Callable[..., Running],
 ) -> None:
     killed, living = running("killed"), running("living")
-    (of_killed, of_living) = sorted(killed.folders(), key=lambda name: Path(killed.temp, name).stat().st_ctime_ns)
+    of_killed, of_living = sorted(
+        killed.folders(), key=lambda name: Path(killed.temp, name).stat().st_ctime_ns
+    )
     killed.process.kill()
     killed.process.wait()
     wait_for(lambda: not lives(killed.child))
@@ -171,7 +194,9 @@ def test_what_a_killed_bench_left_is_cleared_by_the_next_and_what_a_living_one_u
     assert living.folders() == {nobodys.name}
 
 
-def test_a_link_in_the_temp_folder_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_in_the_temp_folder_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temp"))
     for name in ("temp", "elsewhere", "temp/lora-profiler-left"):
         (tmp_path / name).mkdir()
@@ -179,12 +204,20 @@ def test_a_link_in_the_temp_folder_is_not_followed(tmp_path: Path, monkeypatch: 
         (tmp_path / name).touch()
     (tmp_path / "temp" / "lora-profiler-link").symlink_to(tmp_path / "elsewhere")
     with WorkingFolder() as folder:
-        assert {path.name for path in (tmp_path / "temp").iterdir()} == {"lora-profiler-link", Path(folder).name}
+        assert {path.name for path in (tmp_path / "temp").iterdir()} == {
+            "lora-profiler-link",
+            Path(folder).name,
+        }
     assert (tmp_path / "elsewhere" / "kept").exists()
 
 
 def test_a_child_that_a_scheduler_ended_as_well_did_not_crash() -> None:
-    failure = Failure(reason="the measured process was ended by signal 15", phase="forward", exit_code=-15, log="...")
+    failure = Failure(
+        reason="the measured process was ended by signal 15",
+        phase="forward",
+        exit_code=-15,
+        log="...",
+    )
     crashed = make_record(status="crash", failure=failure)
     case = make_case(WORKLOAD)
     with pytest.raises(MeasurementInterrupted) as stop:

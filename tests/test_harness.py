@@ -1,4 +1,5 @@
-"""Whole cases in processes of their own: what ends badly is a record, nothing outlives its case, none disturbs the next."""
+"""Whole cases in processes of their own: what ends badly is a record, nothing outlives its case,
+none disturbs the next."""
 
 import io
 import json
@@ -37,7 +38,9 @@ from lora_profiler.records.validate import problems
 from lora_profiler.units import GIB, MIB
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
-MODEL = model_from_config(dict(families.TINY["llama"]) | {"vocab_size": 4000}, id="tiny", source="test")
+MODEL = model_from_config(
+    dict(families.TINY["llama"]) | {"vocab_size": 4000}, id="tiny", source="test"
+)
 SETUP = TrainSetup(device="cpu", dtype="float32", batch_size=2, seq_len=64, lora=LoraConfig(r=4))
 QUICK = Conditions(min_timed_steps=0, memory_steps=2)
 TIMED = Conditions(min_timed_steps=6, max_timing_seconds=5.0)
@@ -61,7 +64,11 @@ def good() -> Record:
     try:
         record = measure_case(case(conditions=TIMED), progress=heard.append)
     finally:
-        os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
+        (
+            os.environ.pop("OMP_NUM_THREADS")
+            if before is None
+            else os.environ.update(OMP_NUM_THREADS=before)
+        )
     order = list(dict.fromkeys(h.phase for h in heard))
     assert order[:3] == ["context", "load", "adapter_inject"]
     assert {"forward", "loss", "backward", "optimizer", "timing"} <= set(order)
@@ -75,7 +82,15 @@ def test_a_record_holds_together(good: Record) -> None:
     assert len(m.step_seconds) >= 6
     assert m.tokens_per_step == 128
     assert sum(m.attribution_bytes.values()) == m.peak_requested_bytes
-    assert set(m.stage_seconds) >= {"import", "context", "load", "adapter_inject", "optimizer_build", "memory", "timing"}
+    assert set(m.stage_seconds) >= {
+        "import",
+        "context",
+        "load",
+        "adapter_inject",
+        "optimizer_build",
+        "memory",
+        "timing",
+    }
     assert m.timed_peak_bytes == m.peak_requested_bytes
 
 
@@ -83,11 +98,15 @@ def test_the_group_s_peak_is_kept_where_the_system_tells_it(good: Record) -> Non
     now, kept = cgroup_peak_bytes(), good.measurement.resident_bytes.get("cgroup_peak")
     assert (now is None) == (kept is None)
     if now is not None and kept is not None:
-        assert good.measurement.resident_bytes["peak"] / 4 < kept <= now  # the group shares pages with others, and counts others
+        assert (
+            good.measurement.resident_bytes["peak"] / 4 < kept <= now
+        )  # the group shares pages with others, and counts others
 
 
 def test_a_measurement_equals_its_prediction(good: Record) -> None:
-    assert good.measurement.peak_requested_bytes == pytest.approx(predict(good.workload).peak.total_bytes, rel=1e-4)
+    assert good.measurement.peak_requested_bytes == pytest.approx(
+        predict(good.workload).peak.total_bytes, rel=1e-4
+    )
 
 
 def test_the_parent_imports_no_torch_and_makes_no_context(tmp_path: Path) -> None:
@@ -104,12 +123,16 @@ def test_the_parent_imports_no_torch_and_makes_no_context(tmp_path: Path) -> Non
         print(record.measurement.status, crash.measurement.status, sorted({"torch", "transformers", "numpy"} & set(sys.modules)))
     """)
     config = tmp_path / "config.json"
-    config.write_text(json.dumps(dict(families.TINY["llama"]) | {"architectures": ["LlamaForCausalLM"]}))
-    done = subprocess.run([sys.executable, "-c", program, str(config)], capture_output=True, text=True, timeout=200)
+    config.write_text(
+        json.dumps(dict(families.TINY["llama"]) | {"architectures": ["LlamaForCausalLM"]})
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(config)], capture_output=True, text=True, timeout=200
+    )
     assert done.stdout.split(maxsplit=2) == ["ok", "crash", "[]\n"], done.stderr
 
 
-# --- 6: what ends badly is a row ---------------------------------------------------------------------------------------------
+# --- 6: what ends badly is a row ------------------------------------------------------------------
 
 
 def test_a_budget_gives_oom_with_its_phase_and_bytes(good: Record) -> None:
@@ -179,10 +202,14 @@ def test_a_hang_is_a_timeout_with_its_phase_and_leaves_nothing_alive(tmp_path: P
     assert _gone([int(pid) for pid in marker.read_text().split()])
 
 
-def test_a_child_that_ignores_the_request_is_ended_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_ignores_the_request_is_ended_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("lora_profiler.harness.runner.TERMINATE_SECONDS", 0.5)
     marker = tmp_path / "pids"
-    record = measure_case(case(), timeout_seconds=2.0, child=_sleeper("load", marker, stubborn=True))
+    record = measure_case(
+        case(), timeout_seconds=2.0, child=_sleeper("load", marker, stubborn=True)
+    )
     assert record.measurement.status == "timeout"
     assert _gone([int(pid) for pid in marker.read_text().split()])
 
@@ -202,14 +229,17 @@ def test_a_killed_child_is_a_crash_or_the_machine_out_of_memory(
 
 @pytest.mark.parametrize("result", ["{", '{"schema_version": "9.0", "path": "/home/someone/x"}'])
 def test_a_result_that_cannot_be_read_is_told_of_and_stays(result: str, tmp_path: Path) -> None:
-    """The process itself ended well; what it found may be read by hand, or by the version that understands it."""
+    """The process itself ended well; what it found may be read by hand, or by the version that
+    understands it."""
     store = Store(tmp_path / "records.jsonl")
     pending = store.pending_path("a-case.0")
     writer = (sys.executable, "-c", f"import sys; open(sys.argv[2], 'w').write({result!r})")
     record = measure_case(case(), result_path=pending, child=writer)
     assert record.measurement.status == "crash"
     assert record.measurement.failure is not None
-    assert record.measurement.failure.reason.startswith("the measured process left a result that cannot be read: ")
+    assert record.measurement.failure.reason.startswith(
+        "the measured process left a result that cannot be read: "
+    )
     assert record.measurement.failure.exit_code == 0
     pending.unlink(missing_ok=True)  # as a run does once the record is stored
     (left,) = store.pending_folder.glob("*.json")
@@ -219,7 +249,11 @@ def test_a_result_that_cannot_be_read_is_told_of_and_stays(result: str, tmp_path
 
 
 def test_a_crash_keeps_the_end_of_its_log_without_paths() -> None:
-    failing = (sys.executable, "-c", "raise ValueError('no such thing in /home/someone/secret.txt')")
+    failing = (
+        sys.executable,
+        "-c",
+        "raise ValueError('no such thing in /home/someone/secret.txt')",
+    )
     record = measure_case(case(), child=failing)
     assert record.measurement.status == "crash"
     assert record.measurement.failure is not None
@@ -228,13 +262,18 @@ def test_a_crash_keeps_the_end_of_its_log_without_paths() -> None:
     assert "/home" not in json.dumps(record.measurement.failure.log)
 
 
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="a machine with an accelerator can run this")
+@pytest.mark.skipif(
+    torch.accelerator.is_available(), reason="a machine with an accelerator can run this"
+)
 @pytest.mark.parametrize("device", ["cuda", "mps", "xpu"])
 def test_a_device_that_is_not_there_is_unsupported(device: str) -> None:
     record = measure_case(case(replace(SETUP, device=device)))  # type: ignore[arg-type]
     assert record.measurement.status == "unsupported"
     assert record.measurement.failure is not None
-    assert f"sees no {device} device on this machine; try --device cpu" in record.measurement.failure.reason
+    assert (
+        f"sees no {device} device on this machine; try --device cpu"
+        in record.measurement.failure.reason
+    )
 
 
 def test_an_interruption_is_a_record_and_ends_the_child(tmp_path: Path) -> None:
@@ -275,7 +314,9 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     while not (said.exists() and said.read_text() in ("forward", "loss", "backward", "timing")):
         assert time.monotonic() < deadline and driver.poll() is None
         time.sleep(0.05)
-    children = [int(p) for p in Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()]
+    children = [
+        int(p) for p in Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()
+    ]
     assert children and all(map(_alive, children))
     driver.kill()
     driver.wait()
@@ -303,13 +344,19 @@ def test_a_loss_that_is_no_number_is_invalid() -> None:
     assert problems(record) == []
 
 
-# --- 7: isolation ------------------------------------------------------------------------------------------------------------
+# --- 7: isolation ---------------------------------------------------------------------------------
 
 
 def test_a_case_is_the_same_after_one_that_ran_out_of_memory(good: Record) -> None:
     measure_case(case(conditions=replace(QUICK, budget_bytes=2 * MIB)))
     again = measure_case(case(conditions=TIMED))
-    for name in ("phase_peak_bytes", "step1_phase_peak_bytes", "attribution_bytes", "persistent_bytes", "saved_activation_bytes"):
+    for name in (
+        "phase_peak_bytes",
+        "step1_phase_peak_bytes",
+        "attribution_bytes",
+        "persistent_bytes",
+        "saved_activation_bytes",
+    ):
         assert getattr(again.measurement, name) == getattr(good.measurement, name), name
 
 
@@ -324,7 +371,7 @@ def test_a_busy_machine_is_flagged() -> None:
     assert record.measurement.status == "noisy"
 
 
-# --- what the child makes of what it saw ---------------------------------------------------------------------------------------
+# --- what the child makes of what it saw ----------------------------------------------------------
 
 
 def run_of(device: str, **found: Any) -> Run:
@@ -332,48 +379,78 @@ def run_of(device: str, **found: Any) -> Run:
 
 
 @pytest.mark.parametrize(
-    ("device", "block_seconds", "status"), [("cpu", 1.0, "noisy"), ("cuda", 1.0, "ok"), ("cuda", 1.03, "noisy")]
+    ("device", "block_seconds", "status"),
+    [("cpu", 1.0, "noisy"), ("cuda", 1.0, "ok"), ("cuda", 1.03, "noisy")],
 )
-def test_a_busy_host_spoils_the_times_of_a_card_only_if_it_was_waited_for(device: str, block_seconds: float, status: str) -> None:
-    run = run_of(device, timing=TimingResult(step_seconds=[0.1] * 10, block_seconds=block_seconds), other_cpu_share=0.5)
+def test_a_busy_host_spoils_the_times_of_a_card_only_if_it_was_waited_for(
+    device: str, block_seconds: float, status: str
+) -> None:
+    run = run_of(
+        device,
+        timing=TimingResult(step_seconds=[0.1] * 10, block_seconds=block_seconds),
+        other_cpu_share=0.5,
+    )
     view = DeviceView("cpu")
     assert "busy_machine" in flags(run, view)
     assert quality(run, view) == status
 
 
-@pytest.mark.parametrize(("reasons", "flag", "status"), [(0x04, "low_clock", "ok"), (0x40, "thermal_throttling", "noisy")])
-def test_a_low_clock_spoils_times_only_where_heat_is_the_reason(reasons: int, flag: str, status: str) -> None:
+@pytest.mark.parametrize(
+    ("reasons", "flag", "status"),
+    [(0x04, "low_clock", "ok"), (0x40, "thermal_throttling", "noisy")],
+)
+def test_a_low_clock_spoils_times_only_where_heat_is_the_reason(
+    reasons: int, flag: str, status: str
+) -> None:
     run = run_of("cuda", timing=TimingResult(step_seconds=[0.1] * 10))
     view = DeviceView("cpu")
-    view.telemetry = Telemetry(sm_clock_mhz=(1200,), default_sm_clock_mhz=1980, throttle_reasons=reasons)
+    view.telemetry = Telemetry(
+        sm_clock_mhz=(1200,), default_sm_clock_mhz=1980, throttle_reasons=reasons
+    )
     assert flags(run, view) == (flag,)
     assert quality(run, view) == status
 
 
 def test_flags_are_those_that_the_checker_asks_for(good: Record) -> None:
-    """Tracker, allocator and timing pass a little or much apart, in phases with kernels or without, with a workspace or not."""
+    """Tracker, allocator and timing pass a little or much apart, in phases with kernels or without,
+    with a workspace or not."""
     draw = random.Random(1)
     seen = set()
     for _ in range(300):
-        peaks = {phase: draw.choice((10_000, 20_000)) for phase in ("setup", "forward", "backward", "zero")}
+        peaks = {
+            phase: draw.choice((10_000, 20_000))
+            for phase in ("setup", "forward", "backward", "zero")
+        }
         memory = MemoryResult(
-            samples=[PhaseSample(step=2, phase=phase, requested_peak_bytes=size) for phase, size in peaks.items()],  # type: ignore[arg-type]
-            tracked={phase: size + draw.choice((-900, -51, -50, 0, 50, 101)) for phase, size in peaks.items()},  # type: ignore[misc]
+            samples=[
+                PhaseSample(step=2, phase=phase, requested_peak_bytes=size)
+                for phase, size in peaks.items()
+            ],  # type: ignore[arg-type]
+            tracked={
+                phase: size + draw.choice((-900, -51, -50, 0, 50, 101))
+                for phase, size in peaks.items()
+            },  # type: ignore[misc]
             workspace_bytes=draw.choice((None, 0, 850)),
         )
         timed = max(peaks.values()) + draw.choice((-101, 0, 50, 101))
         run, view = run_of("cpu", memory=memory, timed_peak_bytes=timed), DeviceView("cpu")
         found = measurement(run, view, "ok", None)
         flagged = "instrumentation_perturbed_memory" in found.flags
-        asked = any("not flagged" in problem for problem in problems(replace(good, measurement=replace(found, flags=()))))
+        asked = any(
+            "not flagged" in problem
+            for problem in problems(replace(good, measurement=replace(found, flags=())))
+        )
         assert flagged == asked
-        assert not any("not flagged" in problem for problem in problems(replace(good, measurement=found)))
+        assert not any(
+            "not flagged" in problem for problem in problems(replace(good, measurement=found))
+        )
         seen.add(flagged)
     assert seen == {True, False}
 
 
 class FakeCounters:
-    """A caching allocator whose peak is low since its last reset, and that meets retries as the test says."""
+    """A caching allocator whose peak is low since its last reset, and that meets retries as the
+    test says."""
 
     available = True
     retries = 0
@@ -392,19 +469,26 @@ class FakeCounters:
     def reset_peaks(self) -> None: ...
 
 
-def test_the_peak_of_the_memory_stage_is_that_of_its_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_peak_of_the_memory_stage_is_that_of_its_phases(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(measured_process, "Counters", FakeCounters)
     run = run_of("cuda")
     run.stage("memory")
     sizes = (60, 100, None, 80)
-    run.memory.samples = [PhaseSample(step=1, phase="forward", allocated_peak_bytes=size) for size in sizes]
+    run.memory.samples = [
+        PhaseSample(step=1, phase="forward", allocated_peak_bytes=size) for size in sizes
+    ]
     for stage in ("timing", "end"):
         run.stage(stage)
     assert run.stage_peak_bytes == {"import": 7, "memory": 100, "timing": 7}
 
 
-def test_the_cache_is_emptied_between_building_and_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the reserved peak of the steps is that of building: 16.88 GiB for 7.37 of an 8B QLoRA."""
+def test_the_cache_is_emptied_between_building_and_the_first_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the reserved peak of the steps is that of building: 16.88 GiB for 7.37 of an 8B
+    QLoRA."""
     order: list[str] = []
 
     class Told(Run):
@@ -419,9 +503,15 @@ def test_the_cache_is_emptied_between_building_and_the_first_step(monkeypatch: p
     assert order[at - 1 : at + 3] == ["optimizer_build", "emptied", "memory", "setup"]
 
 
-def test_retries_while_steps_are_timed_count_and_those_of_the_warm_up_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retries_while_steps_are_timed_count_and_those_of_the_warm_up_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def timing_pass(
-        training: Any, conditions: Any, result: TimingResult, progress: Callable[[str, int], None], agree: Any
+        training: Any,
+        conditions: Any,
+        result: TimingResult,
+        progress: Callable[[str, int], None],
+        agree: Any,
     ) -> None:
         for what, done, retries in (("warmup", 1, 40), ("timing", 0, 500), ("timing", 1, 2)):
             FakeCounters.retries += retries
@@ -437,7 +527,7 @@ def test_retries_while_steps_are_timed_count_and_those_of_the_warm_up_do_not(mon
     assert measurement(run, view, "noisy", None).health == {"num_alloc_retries": 2}
 
 
-# --- refusals -----------------------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 
 def _installed(*missing: str) -> Callable[[str], object]:
@@ -445,7 +535,9 @@ def _installed(*missing: str) -> Callable[[str], object]:
 
 
 def test_what_cannot_run_here_is_refused_before_a_process_starts() -> None:
-    qlora = Workload(model=MODEL, setup=replace(SETUP, dtype="bfloat16", quantization=Quantization()))
+    qlora = Workload(
+        model=MODEL, setup=replace(SETUP, dtype="bfloat16", quantization=Quantization())
+    )
     on_cuda = Workload(model=MODEL, setup=replace(SETUP, device="cuda", dtype="bfloat16"))
     with pytest.raises(MeasurementError, match=r"needs torch, peft.*lora-profiler\[measure\]"):
         refuse(qlora, QUICK, _installed("torch", "peft"))
@@ -460,14 +552,24 @@ def test_what_cannot_run_here_is_refused_before_a_process_starts() -> None:
 ADAPTED = replace(SETUP, device="cuda", dtype="bfloat16")
 WITHOUT_BFLOAT16 = {
     "full": (replace(ADAPTED, lora=None), "take --dtype float32 and --precision pure", "float32"),
-    "full, autocast": (replace(ADAPTED, lora=None, dtype="float32", precision="amp"), "take --dtype float32", "float32"),
+    "full, autocast": (
+        replace(ADAPTED, lora=None, dtype="float32", precision="amp"),
+        "take --dtype float32",
+        "float32",
+    ),
     "lora": (ADAPTED, "take --dtype float16 and --precision pure, adapters in float32", "float16"),
     "qlora": (replace(ADAPTED, quantization=Quantization()), "take --dtype float16", "float16"),
     "qlora, trl": (
-        replace(ADAPTED, dtype="float16", quantization=Quantization(recipe="trl")), "--recipe stock or kbit", "float16"
+        replace(ADAPTED, dtype="float16", quantization=Quantization(recipe="trl")),
+        "--recipe stock or kbit",
+        "float16",
     ),
-    "adapters": (replace(ADAPTED, dtype="float16", lora=LoraConfig(r=4, adapter_dtype="bfloat16")), "in float32", "float16"),
-}  # fmt: skip
+    "adapters": (
+        replace(ADAPTED, dtype="float16", lora=LoraConfig(r=4, adapter_dtype="bfloat16")),
+        "in float32",
+        "float16",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", WITHOUT_BFLOAT16)
@@ -480,7 +582,9 @@ def test_what_is_advised_for_a_card_without_bfloat16_trains(name: str) -> None:
     advised["quantization"] = refused.quantization and Quantization()
     taken = replace(refused, **advised)
     refuse(Workload(model=MODEL, setup=taken), QUICK, _installed(), lambda: (7, 5))
-    losses = measured_process.losses_alone(case(replace(taken, device="cpu", seq_len=16), replace(QUICK, memory_steps=3)))
+    losses = measured_process.losses_alone(
+        case(replace(taken, device="cpu", seq_len=16), replace(QUICK, memory_steps=3))
+    )
     assert all(map(math.isfinite, losses)) and len(losses) == 3
 
 
@@ -496,7 +600,10 @@ def test_allocator_settings_that_contradict_each_other_are_refused(name: str) ->
         ("", False),
     ]:
         if refused:
-            with pytest.raises(UsageError, match=r"expandable_segments and max_split_size_mb.*leave one of the two out"):
+            with pytest.raises(
+                UsageError,
+                match=r"expandable_segments and max_split_size_mb.*leave one of the two out",
+            ):
                 refuse(on_cuda, QUICK, _installed(), environ={name: settings})
         else:
             refuse(on_cuda, QUICK, _installed(), environ={name: settings})
@@ -507,11 +614,16 @@ def test_allocator_settings_that_contradict_each_other_are_refused(name: str) ->
     ("settings", "words"),
     [
         ({"PYTORCH_ALLOC_CONF": "backend:cudaMallocAsync"}, "backend:cudaMallocAsync"),
-        ({"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True, backend: cudaMallocAsync"}, "backend:cudaMallocAsync"),
+        (
+            {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True, backend: cudaMallocAsync"},
+            "backend:cudaMallocAsync",
+        ),
         ({"PYTORCH_NO_CUDA_MEMORY_CACHING": "0"}, "PYTORCH_NO_CUDA_MEMORY_CACHING is set"),
     ],
 )
-def test_allocators_that_count_no_requested_bytes_are_refused(settings: dict[str, str], words: str) -> None:
+def test_allocators_that_count_no_requested_bytes_are_refused(
+    settings: dict[str, str], words: str
+) -> None:
     on_cuda = Workload(model=MODEL, setup=replace(SETUP, device="cuda"))
     with pytest.raises(UsageError, match=words + ".*counts no .*measured as 0"):
         refuse(on_cuda, QUICK, _installed(), environ=settings)
@@ -529,13 +641,19 @@ def test_what_no_machine_can_run_is_refused() -> None:
     with pytest.raises(UsageError, match=r"padding is 1\.0"):
         refuse(Workload(model=MODEL, setup=SETUP), replace(QUICK, padding=1.0), _installed())
     with pytest.raises(UsageError, match="cannot be emulated on xpu"):
-        refuse(Workload(model=MODEL, setup=replace(SETUP, device="xpu")), replace(QUICK, budget_bytes=GIB), _installed())
+        refuse(
+            Workload(model=MODEL, setup=replace(SETUP, device="xpu")),
+            replace(QUICK, budget_bytes=GIB),
+            _installed(),
+        )
     with pytest.raises(UsageError, match="take 2 or more"):
         refuse(Workload(model=MODEL, setup=SETUP), replace(QUICK, memory_steps=1), _installed())
 
 
 def test_an_absurd_size_ends_as_oom_and_not_in_a_swapping_machine() -> None:
-    record = measure_case(case(replace(SETUP, seq_len=200), replace(QUICK, ballast_bytes=512 * GIB)))
+    record = measure_case(
+        case(replace(SETUP, seq_len=200), replace(QUICK, ballast_bytes=512 * GIB))
+    )
     assert record.measurement.status == "oom"
     assert record.measurement.failure is not None
     assert record.measurement.failure.tried_bytes == 512 * GIB

@@ -1,4 +1,5 @@
-"""The memory pass against what it cannot make up: planted bytes, torch's own tracker, the oracle's reading of the profiler."""
+"""The memory pass against what it cannot make up: planted bytes, torch's own tracker, the oracle's
+reading of the profiler."""
 
 import gc
 from dataclasses import replace
@@ -37,7 +38,11 @@ def one_thread() -> Any:
 
 
 def training(
-    setup: TrainSetup, family: str = "llama", ballast_bytes: int = 0, conditions: Conditions | None = None, **config: Any
+    setup: TrainSetup,
+    family: str = "llama",
+    ballast_bytes: int = 0,
+    conditions: Conditions | None = None,
+    **config: Any,
 ) -> Training:
     model = model_from_config(dict(families.TINY[family]) | config, id="tiny", source="test")
     built = build_model(Workload(model=model, setup=setup))
@@ -51,19 +56,22 @@ def measured(run: Training, conditions: Conditions | None = None) -> MemoryResul
     return result
 
 
-# --- 1: planted bytes ----------------------------------------------------------------------------------------------------
+# --- 1: planted bytes -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mebibytes", [1, 64, 512])
 def test_ballast_raises_every_peak_by_exactly_its_bytes(mebibytes: int) -> None:
     plain, heavy = measured(training(LORA)), measured(training(LORA, ballast_bytes=mebibytes * MIB))
-    assert {phase: size - plain.steady[phase] for phase, size in heavy.steady.items()} == dict.fromkeys(
-        plain.steady, mebibytes * MIB
+    assert {
+        phase: size - plain.steady[phase] for phase, size in heavy.steady.items()
+    } == dict.fromkeys(plain.steady, mebibytes * MIB)
+    assert {
+        phase: size - plain.tracked[phase] for phase, size in heavy.tracked.items()
+    } == dict.fromkeys(plain.tracked, mebibytes * MIB)
+    assert (
+        heavy.attribution["temporaries"] - plain.attribution.get("temporaries", 0)
+        == mebibytes * MIB
     )
-    assert {phase: size - plain.tracked[phase] for phase, size in heavy.tracked.items()} == dict.fromkeys(
-        plain.tracked, mebibytes * MIB
-    )
-    assert heavy.attribution["temporaries"] - plain.attribution.get("temporaries", 0) == mebibytes * MIB
 
 
 def test_a_short_lived_tensor_in_forward_raises_the_forward_phase_alone() -> None:
@@ -78,16 +86,26 @@ def test_a_short_lived_tensor_in_forward_raises_the_forward_phase_alone() -> Non
     assert spiked.attribution["temporaries"] >= 8 * MIB
 
 
-# --- 2: several witnesses ------------------------------------------------------------------------------------------------
+# --- 2: several witnesses -------------------------------------------------------------------------
 
 WIDE = {"vocab_size": 32_000}
-SEEN = [("llama", "full", False), ("gpt2", "full", True), ("opt", "lora", True), ("qwen3", "lora", False)]
+SEEN = [
+    ("llama", "full", False),
+    ("gpt2", "full", True),
+    ("opt", "lora", True),
+    ("qwen3", "lora", False),
+]
 
 
 @pytest.mark.parametrize(("family", "method", "checkpointing"), SEEN)
-def test_allocator_tracker_and_profiler_agree(family: str, method: str, checkpointing: bool) -> None:
-    """Within 0.01 % of a peak of some 200 MB; the categories are its sum, and next to nothing is without an owner."""
-    setup = replace(FULL if method == "full" else LORA, checkpointing=checkpointing, batch_size=2, seq_len=256)
+def test_allocator_tracker_and_profiler_agree(
+    family: str, method: str, checkpointing: bool
+) -> None:
+    """Within 0.01 % of a peak of some 200 MB; the categories are its sum, and next to nothing is
+    without an owner."""
+    setup = replace(
+        FULL if method == "full" else LORA, checkpointing=checkpointing, batch_size=2, seq_len=256
+    )
     result = measured(training(setup, family, **WIDE))
     assert result.peak is not None
     phase, peak = result.peak
@@ -95,8 +113,11 @@ def test_allocator_tracker_and_profiler_agree(family: str, method: str, checkpoi
     theirs = oracle.step_peaks(model, setup)
     assert peak == pytest.approx(theirs[2, "step"], rel=1e-4)
     assert result.tracked[phase] == pytest.approx(peak, rel=1e-4)
-    for ours, name in ((max(result.steady["forward"], result.steady["loss"]), "forward"),
-                       (result.steady["backward"], "backward"), (result.steady["optimizer"], "optimizer")):  # fmt: skip
+    for ours, name in (
+        (max(result.steady["forward"], result.steady["loss"]), "forward"),
+        (result.steady["backward"], "backward"),
+        (result.steady["optimizer"], "optimizer"),
+    ):
         assert ours == pytest.approx(theirs[2, name], rel=1e-4), name
     assert max(result.step1.values()) == pytest.approx(theirs[1, "step"], rel=1e-4)
     assert sum(result.attribution.values()) == peak
@@ -105,7 +126,8 @@ def test_allocator_tracker_and_profiler_agree(family: str, method: str, checkpoi
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_full_training_agrees_with_torchs_mem_tracker(family: str) -> None:
-    """MemTracker follows modules and not owners, knows no frozen parameter, and is right from its second step on."""
+    """MemTracker follows modules and not owners, knows no frozen parameter, and is right from its
+    second step on."""
     setup = replace(FULL, batch_size=2, seq_len=256)
     result = measured(training(setup, family, **WIDE))
     run = training(setup, family, **WIDE)
@@ -121,15 +143,23 @@ def test_full_training_agrees_with_torchs_mem_tracker(family: str) -> None:
 
 
 def test_the_tracker_sums_gradients_as_autograd_does_without_it() -> None:
-    """OPT with LoRA and a small vocabulary: its backward peak lies where the gradients of q, k and v are added up."""
+    """OPT with LoRA and a small vocabulary: its backward peak lies where the gradients of q, k and
+    v are added up."""
     setup = replace(LORA, batch_size=4, seq_len=128)
-    sizes = {"hidden_size": 256, "word_embed_proj_dim": 256, "ffn_dim": 256, "num_attention_heads": 8, "num_hidden_layers": 2}
+    sizes = {
+        "hidden_size": 256,
+        "word_embed_proj_dim": 256,
+        "ffn_dim": 256,
+        "num_attention_heads": 8,
+        "num_hidden_layers": 2,
+    }
     result = measured(training(setup, "opt", vocab_size=64, **sizes))
     assert result.tracked["backward"] == pytest.approx(result.steady["backward"], rel=1e-3)
 
 
 def test_a_bias_that_bitsandbytes_replaces_is_not_counted_twice() -> None:
-    """PEFT's k-bit preparation makes biases float32, the first forward pass makes them 16 bit again: the old ones are gone."""
+    """PEFT's k-bit preparation makes biases float32, the first forward pass makes them 16 bit
+    again: the old ones are gone."""
     setup = replace(LORA, dtype="bfloat16", quantization=Quantization(recipe="kbit"))
     result = measured(training(setup, "gpt_neox"))
     assert result.attribution["parameters"] == result.persistent["parameters"]
@@ -147,11 +177,18 @@ def test_a_text_to_train_on_is_no_memory_of_the_training() -> None:
 
 
 def test_what_was_replaced_ends_when_it_went_and_not_when_its_address_is_used_again() -> None:
-    """Addresses by hand: 7 belongs to a bias that is gone at the end of backward, and is given out again much later."""
+    """Addresses by hand: 7 belongs to a bias that is gone at the end of backward, and is given out
+    again much later."""
     old = Allocation(key=7, size_bytes=192, died=50)
-    timeline = Timeline(allocations=[old], marks=[Mark(position=10, step=1, phase="backward", note="end of backward")], end=60)
+    timeline = Timeline(
+        allocations=[old],
+        marks=[Mark(position=10, step=1, phase="backward", note="end of backward")],
+        end=60,
+    )
     run = training(LORA)
-    steps = _Steps(run, None, Claims(before={7: "parameters"}), ownership.by_address, lambda step, phase: None)
+    steps = _Steps(
+        run, None, Claims(before={7: "parameters"}), ownership.by_address, lambda step, phase: None
+    )
     steps._seen = [(1, "end of backward", [8], "parameters")]
     steps.bury(timeline)
     assert old.died == 10
@@ -165,14 +202,17 @@ def test_the_memory_pass_changes_no_peak() -> None:
         assert one_step_peak(run) == result.peak[1]
 
 
-# --- 3: step 1, steady state, optimizer implementations ---------------------------------------------------------------------
+# --- 3: step 1, steady state, optimizer implementations -------------------------------------------
 
 
 def test_optimizer_implementations_and_the_first_step() -> None:
-    """foreach needs the trainable bytes once more, a loop two of the largest parameter, fused next to nothing."""
+    """foreach needs the trainable bytes once more, a loop two of the largest parameter, fused next
+    to nothing."""
     found = {}
     for implementation in ("fused", "forloop", "foreach"):
-        run = training(replace(FULL, optimizer_impl=implementation), hidden_size=96, vocab_size=2000)
+        run = training(
+            replace(FULL, optimizer_impl=implementation), hidden_size=96, vocab_size=2000
+        )
         found[implementation] = measured(run)
     at_step = {name: result.steady["optimizer"] for name, result in found.items()}
     assert at_step["fused"] < at_step["forloop"] < at_step["foreach"]
@@ -182,10 +222,12 @@ def test_optimizer_implementations_and_the_first_step() -> None:
     assert at_step["forloop"] - at_step["fused"] == pytest.approx(2 * largest, rel=0.01)
     for result in found.values():
         assert result.step1["forward"] < result.steady["forward"]
-        assert result.steady["forward"] - result.step1["forward"] == pytest.approx(2 * trainable, rel=0.01)
+        assert result.steady["forward"] - result.step1["forward"] == pytest.approx(
+            2 * trainable, rel=0.01
+        )
 
 
-# --- what a peak is made of -------------------------------------------------------------------------------------------------
+# --- what a peak is made of -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -201,7 +243,7 @@ def test_optimizer_implementations_and_the_first_step() -> None:
         replace(FULL, accumulation=2),
         replace(FULL, precision="amp"),
     ],
-)  # fmt: skip
+)
 def test_persistent_bytes_are_those_of_the_oracle(setup: TrainSetup) -> None:
     result = measured(training(setup))
     model = oracle.build(families.TINY["llama"], setup)
@@ -214,7 +256,9 @@ def test_persistent_bytes_are_those_of_the_oracle(setup: TrainSetup) -> None:
     assert kept.get("quantization_state", 0) == sum(oracle.quantization_state_bytes(model).values())
 
 
-@pytest.mark.parametrize("setup", [FULL, LORA, replace(LORA, checkpointing=True), replace(FULL, attention="eager")])
+@pytest.mark.parametrize(
+    "setup", [FULL, LORA, replace(LORA, checkpointing=True), replace(FULL, attention="eager")]
+)
 def test_saved_activations_are_those_of_the_oracle(setup: TrainSetup) -> None:
     theirs = oracle.saved_activation_bytes(oracle.build(families.TINY["llama"], setup), setup)
     assert measured(training(setup)).saved_activation_bytes == theirs
@@ -226,7 +270,7 @@ def test_a_tensor_that_nobody_owns_is_unattributed() -> None:
     assert result.attribution["unattributed"] >= forgotten.nbytes
 
 
-# --- budgets ----------------------------------------------------------------------------------------------------------------
+# --- budgets --------------------------------------------------------------------------------------
 
 
 def test_a_budget_ends_the_run_where_it_is_passed() -> None:
@@ -236,48 +280,73 @@ def test_a_budget_ends_the_run_where_it_is_passed() -> None:
     assert measured(training(LORA), enough).peak == whole.peak
     result = MemoryResult()
     with pytest.raises(BudgetExceededError) as raised:
-        memory_pass(training(LORA), Conditions(budget_bytes=whole.peak[1] - 4096), result, lambda step, phase: None)
+        memory_pass(
+            training(LORA),
+            Conditions(budget_bytes=whole.peak[1] - 4096),
+            result,
+            lambda step, phase: None,
+        )
     assert raised.value.live_bytes + raised.value.tried_bytes > raised.value.budget_bytes
     assert result.samples, "what was seen before is kept"
     assert not result.attribution
 
 
-# --- a case that just fits --------------------------------------------------------------------------------------------------
+# --- a case that just fits ------------------------------------------------------------------------
 
 
 def out_of_memory(run: Training, after_steps: int, where: str) -> Any:
-    """Plants an error in every pass from step `after_steps` + 1 on, in forward or half way through backward."""
+    """Plants an error in every pass from step `after_steps` + 1 on, in forward or half way through
+    backward."""
 
     def fail(*_: Any) -> None:
         if run.steps_done >= after_steps:
             raise torch.OutOfMemoryError("planted")
 
-    layer = run.model.get_submodule("model.layers.1" if where == "forward" else "model.layers.0.mlp.down_proj")
+    layer = run.model.get_submodule(
+        "model.layers.1" if where == "forward" else "model.layers.0.mlp.down_proj"
+    )
     if where == "forward":
         return layer.register_forward_hook(fail)
     return layer.weight.register_post_accumulate_grad_hook(fail)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize(("where", "after_steps"), [("forward", 3), ("forward", 4), ("backward", 3)])
+@pytest.mark.parametrize(
+    ("where", "after_steps"), [("forward", 3), ("forward", 4), ("backward", 3)]
+)
 def test_running_out_of_memory_after_the_steps_takes_nothing_from_them(
     where: str, after_steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After three steps come the tracked one, and a forward pass that looks at what autograd saves."""
+    """After three steps come the tracked one, and a forward pass that looks at what autograd
+    saves."""
     emptied: list[int] = []
-    monkeypatch.setattr(torch.cpu, "empty_cache", lambda: emptied.append(run.steps_done), raising=False)
+    monkeypatch.setattr(
+        torch.cpu, "empty_cache", lambda: emptied.append(run.steps_done), raising=False
+    )
     plain, run = measured(training(FULL)), training(FULL)
     planted = out_of_memory(run, after_steps, where)
     result = measured(run)
     passes_failed = 1 if where == "backward" or after_steps == 4 else 2
-    assert emptied == [after_steps] * passes_failed, "what a failed pass left would be reserved while steps are timed"
+    assert emptied == [after_steps] * passes_failed, (
+        "what a failed pass left would be reserved while steps are timed"
+    )
     planted.remove()
-    assert (result.peak, result.steady, result.attribution) == (plain.peak, plain.steady, plain.attribution)
+    assert (result.peak, result.steady, result.attribution) == (
+        plain.peak,
+        plain.steady,
+        plain.attribution,
+    )
     assert result.tracked == ({} if after_steps == 3 else plain.tracked)
-    assert result.saved_activation_bytes == (plain.saved_activation_bytes if where == "backward" else None)
+    assert result.saved_activation_bytes == (
+        plain.saved_activation_bytes if where == "backward" else None
+    )
     assert result.peak is not None
     assert all(p.grad is None for p in run.model.parameters())
-    run.step(lambda *_: None)  # only now autograd lets go of the gradients that waited in its queue when backward failed
-    assert one_step_peak(run) == result.peak[1], "what the failed passes left would lie below every later peak"
+    run.step(
+        lambda *_: None
+    )  # only now autograd lets go of the gradients that waited in its queue when backward failed
+    assert one_step_peak(run) == result.peak[1], (
+        "what the failed passes left would lie below every later peak"
+    )
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
@@ -297,7 +366,8 @@ def test_another_error_after_the_steps_is_raised() -> None:
 
 
 class FakeCounters:
-    """A caching allocator that met five retries while the model was loaded, and meets more as `run` goes."""
+    """A caching allocator that met five retries while the model was loaded, and meets more as `run`
+    goes."""
 
     available = True
     run: Training
@@ -308,7 +378,12 @@ class FakeCounters:
         assert kind == "cpu"
 
     def read(self) -> dict[str, int | None]:
-        return {"requested_bytes": 1000, "requested_peak_bytes": 2000, "allocated_bytes": 1024, "allocated_peak_bytes": 2048}
+        return {
+            "requested_bytes": 1000,
+            "requested_peak_bytes": 2000,
+            "allocated_bytes": 1024,
+            "allocated_peak_bytes": 2048,
+        }
 
     def reset_peaks(self) -> None:
         type(self).segments = 1
@@ -324,7 +399,9 @@ class FakeCounters:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_allocator_s_health_is_that_of_the_steps_alone(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_allocator_s_health_is_that_of_the_steps_alone(
+    fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     retries = {0: 2, 1: 1, 2: 0, 3: 70, 4: 70}
     segments = {0: 4, 1: 9, 2: 4, 3: 50, 4: 50}
     monkeypatch.setattr(passes, "Counters", FakeCounters)
@@ -344,12 +421,17 @@ def test_the_allocator_s_health_is_that_of_the_steps_alone(fails: bool, monkeypa
     assert (result.attribution == {}, result.tracked == {}) == (fails, fails)
 
 
-# --- batches ------------------------------------------------------------------------------------------------------------------
+# --- batches --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("device", "padding"), [("cuda", 0.0), ("cuda", 0.5), ("cpu", 0.0), ("xpu", 0.5)])
-def test_batches_reach_cuda_without_a_wait(device: Any, padding: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only a copy from pinned memory that is asked not to block lets the host go on (CUDA's guide, page-locked memory)."""
+@pytest.mark.parametrize(
+    ("device", "padding"), [("cuda", 0.0), ("cuda", 0.5), ("cpu", 0.0), ("xpu", 0.5)]
+)
+def test_batches_reach_cuda_without_a_wait(
+    device: Any, padding: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a copy from pinned memory that is asked not to block lets the host go on (CUDA's guide,
+    page-locked memory)."""
     pinned: list[torch.Tensor] = []
     moved: list[tuple[bool, Any, bool]] = []
 
@@ -372,7 +454,7 @@ def test_batches_reach_cuda_without_a_wait(device: Any, padding: float, monkeypa
     assert all(torch.equal(batch[name], expected[name]) for name in expected)
 
 
-# --- 10: padding and accumulation -------------------------------------------------------------------------------------------
+# --- 10: padding and accumulation -----------------------------------------------------------------
 
 
 def test_padding_takes_real_tokens_away_and_leaves_the_padded_ones() -> None:
@@ -385,7 +467,8 @@ def test_padding_takes_real_tokens_away_and_leaves_the_padded_ones() -> None:
 
 
 def test_accumulation_costs_the_gradients_and_no_more() -> None:
-    """Four micro-batches of one sequence: the memory of one, and from the second on the gradients stay meanwhile."""
+    """Four micro-batches of one sequence: the memory of one, and from the second on the gradients
+    stay meanwhile."""
     one = measured(training(replace(FULL, batch_size=1)))
     four = measured(training(replace(FULL, batch_size=1, accumulation=4)))
     more = four.steady["forward"] - one.steady["forward"]
@@ -393,13 +476,17 @@ def test_accumulation_costs_the_gradients_and_no_more() -> None:
     assert four.steady["optimizer"] == pytest.approx(one.steady["optimizer"], abs=256)
 
 
-# --- the timeline itself ------------------------------------------------------------------------------------------------------
+# --- the timeline itself --------------------------------------------------------------------------
 
 
 def test_a_timeline_worked_by_hand() -> None:
-    """Base 10; forward takes 5 and 7 and lets the 7 go; backward takes 4 while the 5 is there, and lets all go."""
-    marks = [Mark(position=0, step=1, phase="forward"), Mark(position=4, step=1, phase="backward"),
-             Mark(position=8, step=2, phase="setup")]  # fmt: skip
+    """Base 10; forward takes 5 and 7 and lets the 7 go; backward takes 4 while the 5 is there, and
+    lets all go."""
+    marks = [
+        Mark(position=0, step=1, phase="forward"),
+        Mark(position=4, step=1, phase="backward"),
+        Mark(position=8, step=2, phase="setup"),
+    ]
     allocations = [
         Allocation(key=1, size_bytes=10),
         Allocation(key=2, size_bytes=5, born=1, died=6),

@@ -1,4 +1,5 @@
-"""A hub that drips, sends without end, is silent or redirects in circles: given up in time, in words, with exit code 3."""
+"""A hub that drips, sends without end, is silent or redirects in circles: given up in time, in
+words, with exit code 3."""
 
 import http.server
 import os
@@ -15,9 +16,13 @@ import pytest
 
 from commands import Done
 
-LIMITS = "from lora_profiler.catalog import hub, lookup; hub.TIMEOUT_SECONDS, hub.WHOLE_SECONDS = {}, {}\n"
+LIMITS = (
+    "from lora_profiler.catalog import hub, lookup; hub.TIMEOUT_SECONDS, hub.WHOLE_SECONDS = {},"
+    " {}\n"
+)
 SLOW = ("drips", "drips-headers", "silent")
-"""Whose time runs out: a second for a read and two for the whole, so that a test takes seconds. The others have time enough."""
+"""Whose time runs out: a second for a read and two for the whole, so that a test takes seconds. The
+others have time enough."""
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -89,10 +94,14 @@ def hub() -> Iterator[str]:
 def ask(name: str, endpoint: str, home: Path) -> Done:
     """`lora-profile org/NAME` in a process of its own."""
     limits = LIMITS.format(*((1.0, 2.0) if name in SLOW else (30.0, 40.0)))
-    code = f"{limits}from lora_profiler.cli.main import main; main(['org/{name}', '--format', 'json'])"
+    code = (
+        f"{limits}from lora_profiler.cli.main import main; main(['org/{name}', '--format', 'json'])"
+    )
     clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     clean |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=clean, timeout=100
+    )
     return Done(done.returncode, done.stdout, done.stderr)
 
 
@@ -101,17 +110,28 @@ def ask(name: str, endpoint: str, home: Path) -> Done:
     [
         ("drips", "within 2 seconds. Try again later, or give the path of a config.json"),
         ("drips-headers", "within 2 seconds. Try again later, or give the path of a config.json"),
-        ("endless", "larger than 16000000 bytes; one has a few thousand. Give the path of a config.json"),
-        ("announced", "larger than 16000000 bytes; one has a few thousand. Give the path of a config.json"),
+        (
+            "endless",
+            "larger than 16000000 bytes; one has a few thousand. Give the path of a config.json",
+        ),
+        (
+            "announced",
+            "larger than 16000000 bytes; one has a few thousand. Give the path of a config.json",
+        ),
         ("endless-error", "answered 503 for org/endless-error. Try again later"),
         ("silent", "timed out. Check the connection, or give the path of a config.json"),
         (
             "circles",
-            "cannot be reached: Exceeded maximum allowed redirects. Check the connection, or give the path of a config.json",
+            (
+                "cannot be reached: Exceeded maximum allowed redirects. Check the connection, or"
+                " give the path of a config.json"
+            ),
         ),
     ],
 )
-def test_a_hub_that_misbehaves_is_given_up_in_words(hub: str, tmp_path: Path, name: str, words: str) -> None:
+def test_a_hub_that_misbehaves_is_given_up_in_words(
+    hub: str, tmp_path: Path, name: str, words: str
+) -> None:
     done = ask(name, hub, tmp_path)
     assert done.exit_code == 3, done.stderr
     assert words in done.stderr and done.stdout == ""

@@ -1,4 +1,5 @@
-"""The command line loads nothing heavy, and the package's public names are the right ones, loaded when used."""
+"""The command line loads nothing heavy, and the package's public names are the right ones, loaded
+when used."""
 
 import subprocess
 import sys
@@ -9,15 +10,36 @@ import grimp
 import pytest
 
 HEAVY = [
-    "torch", "numpy", "pandas", "transformers", "peft", "accelerate", "bitsandbytes", "huggingface_hub", "rich", "streamlit",
-    "plotly", "jinja2", "ray", "httpx", "pygments", "importlib.metadata", "urllib.request", "asyncio", "concurrent.futures",
-]  # fmt: skip
+    "torch",
+    "numpy",
+    "pandas",
+    "transformers",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "huggingface_hub",
+    "rich",
+    "streamlit",
+    "plotly",
+    "jinja2",
+    "ray",
+    "httpx",
+    "pygments",
+    "importlib.metadata",
+    "urllib.request",
+    "asyncio",
+    "concurrent.futures",
+]
 COMMITTED = str(Path(__file__).parents[1] / "benchmarks" / "records")
-SHOW_MODULES = "import sys, atexit; atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr)); "
+SHOW_MODULES = (
+    "import sys, atexit; atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr)); "
+)
 
 
 def modules_after(code: str, exit_code: int = 0) -> set[str]:
-    done = subprocess.run([sys.executable, "-c", SHOW_MODULES + code], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SHOW_MODULES + code], capture_output=True, text=True
+    )
     assert done.returncode == exit_code, done.stderr
     return set(done.stderr.split())
 
@@ -42,7 +64,10 @@ def modules_after(code: str, exit_code: int = 0) -> set[str]:
     ],
 )
 def test_commands_load_nothing_heavy(arguments: list[str]) -> None:
-    code = f"from lora_profiler.cli.main import root; root.main({arguments!r}, 'lora-profile', standalone_mode=False)"
+    code = (
+        f"from lora_profiler.cli.main import root; root.main({arguments!r}, 'lora-profile',"
+        " standalone_mode=False)"
+    )
     loaded = modules_after(code)
     assert "lora_profiler.cli.main" in loaded
     assert loaded.isdisjoint(HEAVY)
@@ -50,7 +75,8 @@ def test_commands_load_nothing_heavy(arguments: list[str]) -> None:
 
 def test_an_answer_loads_nothing_of_other_questions() -> None:
     loaded = modules_after(
-        "from lora_profiler.cli.main import root; root.main(['gpt2', '-s', '512'], 'x', standalone_mode=False)"
+        "from lora_profiler.cli.main import root; root.main(['gpt2', '-s', '512'], 'x',"
+        " standalone_mode=False)"
     )
     others = [
         "catalog.gpus",
@@ -62,7 +88,9 @@ def test_an_answer_loads_nothing_of_other_questions() -> None:
         "comparison.throughput",
     ]
     assert "lora_profiler.report.empirical_interval" in loaded
-    assert loaded.isdisjoint({"csv", "socket", "statistics", *(f"lora_profiler.{name}" for name in others)})
+    assert loaded.isdisjoint(
+        {"csv", "socket", "statistics", *(f"lora_profiler.{name}" for name in others)}
+    )
 
 
 def test_commands_are_found_where_they_live() -> None:
@@ -73,8 +101,15 @@ def test_commands_are_found_where_they_live() -> None:
 
 
 def test_help_loads_no_predictor() -> None:
-    loaded = modules_after("from lora_profiler.cli.main import root; root.main(['-h'], 'lora-profile', standalone_mode=False)")
-    assert not {m for m in loaded if m.startswith(("lora_profiler.analytic", "lora_profiler.catalog", "lora_profiler.report"))}
+    loaded = modules_after(
+        "from lora_profiler.cli.main import root; root.main(['-h'], 'lora-profile',"
+        " standalone_mode=False)"
+    )
+    assert not {
+        m
+        for m in loaded
+        if m.startswith(("lora_profiler.analytic", "lora_profiler.catalog", "lora_profiler.report"))
+    }
 
 
 def test_importing_the_package_loads_nothing_of_it() -> None:
@@ -86,7 +121,9 @@ def test_importing_the_package_loads_nothing_of_it() -> None:
 
 def test_a_refused_bench_loads_nothing_heavy_either() -> None:
     loaded = modules_after(
-        "from lora_profiler.cli.main import main; main(['bench', 'gpt2', '--use-dora', '--device', 'cpu'])", exit_code=2
+        "from lora_profiler.cli.main import main; main(['bench', 'gpt2', '--use-dora', '--device',"
+        " 'cpu'])",
+        exit_code=2,
     )
     assert "lora_profiler.cli.bench" in loaded
     assert loaded.isdisjoint(set(HEAVY) - {"importlib.metadata"})
@@ -94,7 +131,8 @@ def test_a_refused_bench_loads_nothing_heavy_either() -> None:
 
 def test_measuring_from_python_loads_no_torch_in_this_process() -> None:
     loaded = modules_after(
-        "from lora_profiler import Comparison, Conditions, Environment, Measurement, Record, Store, compare, measure, throughput"
+        "from lora_profiler import Comparison, Conditions, Environment, Measurement, Record, Store,"
+        " compare, measure, throughput"
     )
     assert loaded.isdisjoint({"torch", "numpy", "transformers", "peft", "rich", "psutil", "pynvml"})
 
@@ -123,9 +161,16 @@ def test_version_is_the_distribution_s() -> None:
 def test_what_builds_models_loads_their_libraries_only_when_it_builds_one() -> None:
     heavy = "{'transformers', 'peft', 'bitsandbytes', 'lora_profiler.modeling.liger'}"
     code = f"import sys, lora_profiler.modeling; print(*sorted({heavy} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == ""
+    )
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
     graph = grimp.build_graph("lora_profiler")
-    TopologicalSorter({name: graph.find_modules_directly_imported_by(name) for name in graph.modules}).prepare()
+    TopologicalSorter(
+        {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    ).prepare()

@@ -1,4 +1,5 @@
-"""The kernels of a traced step: single layers worked out by hand, whole models against what really runs on the CPU."""
+"""The kernels of a traced step: single layers worked out by hand, whole models against what really
+runs on the CPU."""
 
 import re
 from collections import Counter
@@ -31,7 +32,8 @@ BATCH, SEQ, INPUTS, OUTPUTS, RANK = 2, 24, 96, 160, 4
 TOKENS = BATCH * SEQ
 X, Y, W = TOKENS * INPUTS, TOKENS * OUTPUTS, INPUTS * OUTPUTS
 A, B, XA = RANK * INPUTS, RANK * OUTPUTS, TOKENS * RANK
-"""Elements: input, output and weight of the layer, those of the adapter, and what lies between its two products."""
+"""Elements: input, output and weight of the layer, those of the adapter, and what lies between its
+two products."""
 
 
 class Loss:
@@ -65,16 +67,22 @@ def setup(**more: Any) -> TrainSetup:
 
 
 def of_layer(phase: Phase, **more: Any) -> list[tuple[str, int, int, int]]:
-    """(operator, bytes read, bytes written, FLOPs) of each kernel in the layer, in order of their names."""
+    """(operator, bytes read, bytes written, FLOPs) of each kernel in the layer, in order of their
+    names."""
     workload = Workload(model=cases.spec_of(cases.TINY_NAMES[0]), setup=setup(**more))
     step = recorded(workload, one_layer, None)
     found = [k for k in step.kernels if k.module == "layer" and k.phase == phase]
-    return sorted((k.op, k.read_bytes, k.written_bytes, k.flops) for k in found for _ in range(k.count))
+    return sorted(
+        (k.op, k.read_bytes, k.written_bytes, k.flops) for k in found for _ in range(k.count)
+    )
 
 
 def test_a_linear_layer_is_three_products() -> None:
     assert of_layer("forward") == [("mm", 2 * X + 2 * W, 2 * Y, 2 * X * OUTPUTS)]
-    gradients = [("mm", 2 * Y + 2 * X, 2 * W, 2 * X * OUTPUTS), ("mm", 2 * Y + 2 * W, 2 * X, 2 * X * OUTPUTS)]
+    gradients = [
+        ("mm", 2 * Y + 2 * X, 2 * W, 2 * X * OUTPUTS),
+        ("mm", 2 * Y + 2 * W, 2 * X, 2 * X * OUTPUTS),
+    ]
     assert of_layer("backward") == sorted(gradients)
 
 
@@ -82,34 +90,40 @@ LORA = LoraConfig(r=RANK, lora_dropout=0.1, target_modules=("layer",))
 
 
 def test_an_adapted_layer_forward() -> None:
-    """bfloat16 base, float32 adapter: x cast, dropped (with a mask of one byte an element), two products, scaled, added, cast."""
-    assert of_layer("forward", lora=LORA) == sorted([
-        ("mm", 2 * X + 2 * W, 2 * Y, 2 * X * OUTPUTS),
-        ("_to_copy", 2 * X, 4 * X, 0),
-        ("native_dropout", 4 * X, 5 * X, 0),
-        ("mm", 4 * X + 4 * A, 4 * XA, 2 * X * RANK),
-        ("mm", 4 * XA + 4 * B, 4 * Y, 2 * XA * OUTPUTS),
-        ("mul", 4 * Y, 4 * Y, 0),
-        ("add", 6 * Y, 4 * Y, 0),
-        ("_to_copy", 4 * Y, 2 * Y, 0),
-    ])  # fmt: skip
+    """bfloat16 base, float32 adapter: x cast, dropped (with a mask of one byte an element), two
+    products, scaled, added, cast."""
+    assert of_layer("forward", lora=LORA) == sorted(
+        [
+            ("mm", 2 * X + 2 * W, 2 * Y, 2 * X * OUTPUTS),
+            ("_to_copy", 2 * X, 4 * X, 0),
+            ("native_dropout", 4 * X, 5 * X, 0),
+            ("mm", 4 * X + 4 * A, 4 * XA, 2 * X * RANK),
+            ("mm", 4 * XA + 4 * B, 4 * Y, 2 * XA * OUTPUTS),
+            ("mul", 4 * Y, 4 * Y, 0),
+            ("add", 6 * Y, 4 * Y, 0),
+            ("_to_copy", 4 * Y, 2 * Y, 0),
+        ]
+    )
 
 
 def test_an_adapted_layer_backward() -> None:
-    """The base's weight has no gradient; both of the adapter's have, and x has those of base and adapter, which are added."""
-    assert of_layer("backward", lora=LORA) == sorted([
-        ("_to_copy", 2 * Y, 4 * Y, 0),
-        ("_to_copy", 4 * Y, 2 * Y, 0),
-        ("mul", 4 * Y, 4 * Y, 0),
-        ("mm", 4 * Y + 4 * XA, 4 * B, 2 * XA * OUTPUTS),
-        ("mm", 4 * Y + 4 * B, 4 * XA, 2 * XA * OUTPUTS),
-        ("mm", 4 * XA + 4 * X, 4 * A, 2 * X * RANK),
-        ("mm", 4 * XA + 4 * A, 4 * X, 2 * X * RANK),
-        ("native_dropout_backward", 5 * X, 4 * X, 0),
-        ("_to_copy", 4 * X, 2 * X, 0),
-        ("mm", 2 * Y + 2 * W, 2 * X, 2 * X * OUTPUTS),
-        ("add_", 4 * X, 2 * X, 0),
-    ])  # fmt: skip
+    """The base's weight has no gradient; both of the adapter's have, and x has those of base and
+    adapter, which are added."""
+    assert of_layer("backward", lora=LORA) == sorted(
+        [
+            ("_to_copy", 2 * Y, 4 * Y, 0),
+            ("_to_copy", 4 * Y, 2 * Y, 0),
+            ("mul", 4 * Y, 4 * Y, 0),
+            ("mm", 4 * Y + 4 * XA, 4 * B, 2 * XA * OUTPUTS),
+            ("mm", 4 * Y + 4 * B, 4 * XA, 2 * XA * OUTPUTS),
+            ("mm", 4 * XA + 4 * X, 4 * A, 2 * X * RANK),
+            ("mm", 4 * XA + 4 * A, 4 * X, 2 * X * RANK),
+            ("native_dropout_backward", 5 * X, 4 * X, 0),
+            ("_to_copy", 4 * X, 2 * X, 0),
+            ("mm", 2 * Y + 2 * W, 2 * X, 2 * X * OUTPUTS),
+            ("add_", 4 * X, 2 * X, 0),
+        ]
+    )
 
 
 class Watching(TorchDispatchMode):
@@ -165,18 +179,29 @@ def test_what_is_filled_is_not_read_and_what_is_copied_over_neither() -> None:
         x.fill_(1.0)
         x.copy_(y)
         x.add_(y)
-    assert traffic(kernels) == [("zeros", 0, 140), ("fill_", 0, 140), ("copy_", 70, 140), ("add_", 210, 140)]
+    assert traffic(kernels) == [
+        ("zeros", 0, 140),
+        ("fill_", 0, 140),
+        ("copy_", 70, 140),
+        ("add_", 210, 140),
+    ]
 
 
 def test_a_gather_reads_what_it_writes_and_its_indices() -> None:
-    table, ids = torch.empty(1000, 8, device="meta"), torch.empty(3, 2, dtype=torch.int64, device="meta")
+    table, ids = (
+        torch.empty(1000, 8, device="meta"),
+        torch.empty(3, 2, dtype=torch.int64, device="meta"),
+    )
     with watching() as kernels:
         F.embedding(ids, table)
     assert traffic(kernels) == [("embedding", 6 * 8 * 4 + 6 * 8, 6 * 8 * 4)]
 
 
 def test_a_loss_reads_one_log_probability_a_row() -> None:
-    scores, wanted = torch.empty(6, 50, device="meta"), torch.empty(6, dtype=torch.int64, device="meta")
+    scores, wanted = (
+        torch.empty(6, 50, device="meta"),
+        torch.empty(6, dtype=torch.int64, device="meta"),
+    )
     with watching() as kernels:
         F.nll_loss(scores, wanted)
     assert [(k.op, k.read_bytes) for k in kernels] == [("nll_loss_forward", 6 * 4 + 6 * 8)]
@@ -190,21 +215,34 @@ def test_attention_is_two_products_and_five_backward(causal: bool) -> None:
     with watching() as kernels:
         torch.ops.aten._scaled_dot_product_flash_attention(q, k, k, 0.0, causal)
     product = 2 * batch * heads * seq * seq * width // (2 if causal else 1)
-    assert [(k.kind, k.flops, k.dtype) for k in kernels] == [("attention_forward", 2 * product, "bfloat16")]
+    assert [(k.kind, k.flops, k.dtype) for k in kernels] == [
+        ("attention_forward", 2 * product, "bfloat16")
+    ]
 
 
 def test_a_dequantised_layer() -> None:
-    """Half a byte a weight, one scale of 8 bit for 64 of them and one of 32 for 256 of these: 2.77 bytes a weight in all."""
+    """Half a byte a weight, one scale of 8 bit for 64 of them and one of 32 for 256 of these: 2.77
+    bytes a weight in all."""
     config = cases.spec_of("llama")
     lora = LoraConfig(r=RANK, target_modules=("q_proj",))
     workload = Workload(model=config, setup=setup(lora=lora, quantization=Quantization()))
-    kernels = [k for k in step_kernels(workload).kernels if k.phase == "forward" and k.module.endswith("up_proj")]
+    kernels = [
+        k
+        for k in step_kernels(workload).kernels
+        if k.phase == "forward" and k.module.endswith("up_proj")
+    ]
     weights = config.config["hidden_size"] * config.config["intermediate_size"]
     made = [k for k in kernels if k.op == "dequantize_4bit"]
     assert {k.parameters for k in made} == {weights}
     assert all(k.kind == "dequantise" for k in made)
-    per_weight = sum(k.count * k.moved_bytes for k in kernels if k.gemm is None) / sum(k.count for k in made) / weights
-    assert per_weight == pytest.approx(2.77, rel=0.1)  # the code book and the few scales of a tiny layer weigh more
+    per_weight = (
+        sum(k.count * k.moved_bytes for k in kernels if k.gemm is None)
+        / sum(k.count for k in made)
+        / weights
+    )
+    assert per_weight == pytest.approx(
+        2.77, rel=0.1
+    )  # the code book and the few scales of a tiny layer weigh more
 
 
 def on_cpu(config: str, method: str, checkpointing: bool) -> Workload:
@@ -212,19 +250,34 @@ def on_cpu(config: str, method: str, checkpointing: bool) -> Workload:
     return Workload(
         model=cases.spec_of(config),
         setup=TrainSetup(
-            lora=lora, batch_size=2, seq_len=24, dtype="float32", attention="eager", checkpointing=checkpointing, device="cpu"
+            lora=lora,
+            batch_size=2,
+            seq_len=24,
+            dtype="float32",
+            attention="eager",
+            checkpointing=checkpointing,
+            device="cpu",
         ),
     )
 
 
 CASES = [
-    ("llama", "full", False), ("llama", "all", False), ("llama", "all", True), ("llama", "full", True), ("gpt2", "few", False),
-    ("gpt2", "full", True), ("gemma2", "all", False), ("opt", "full", False), ("qwen3", "few", True),
-]  # fmt: skip
+    ("llama", "full", False),
+    ("llama", "all", False),
+    ("llama", "all", True),
+    ("llama", "full", True),
+    ("gpt2", "few", False),
+    ("gpt2", "full", True),
+    ("gemma2", "all", False),
+    ("opt", "full", False),
+    ("qwen3", "few", True),
+]
 
 
 @pytest.mark.parametrize(("config", "method", "checkpointing"), CASES)
-def test_flops_are_those_that_a_real_step_counts(config: str, method: str, checkpointing: bool) -> None:
+def test_flops_are_those_that_a_real_step_counts(
+    config: str, method: str, checkpointing: bool
+) -> None:
     """With eager attention every product is a product of matrices to torch's own counter too."""
     workload = on_cpu(config, method, checkpointing)
     step = recorded(workload, lambda asked: build_model(asked, device="meta"), None)
@@ -235,15 +288,40 @@ def test_flops_are_those_that_a_real_step_counts(config: str, method: str, check
     assert sum(k.count * k.flops for k in step.kernels) == counter.get_total_flops()
 
 
-COUNTED = ("mm", "bmm", "addmm", "silu", "silu_backward", "rsqrt", "neg", "_softmax", "_softmax_backward_data", "embedding",
-           "_log_softmax", "_log_softmax_backward_data", "nll_loss_forward", "nll_loss_backward", "gelu", "gelu_backward",
-           "native_layer_norm", "native_layer_norm_backward", "embedding_dense_backward", "tanh", "tanh_backward")  # fmt: skip
-"""Operators that no other operator calls beneath torch's dispatcher, so that the profiler sees one for one."""
+COUNTED = (
+    "mm",
+    "bmm",
+    "addmm",
+    "silu",
+    "silu_backward",
+    "rsqrt",
+    "neg",
+    "_softmax",
+    "_softmax_backward_data",
+    "embedding",
+    "_log_softmax",
+    "_log_softmax_backward_data",
+    "nll_loss_forward",
+    "nll_loss_backward",
+    "gelu",
+    "gelu_backward",
+    "native_layer_norm",
+    "native_layer_norm_backward",
+    "embedding_dense_backward",
+    "tanh",
+    "tanh_backward",
+)
+"""Operators that no other operator calls beneath torch's dispatcher, so that the profiler sees one
+for one."""
 
 
-@pytest.mark.parametrize(("config", "method"), [(config, method) for config, method, checkpointing in CASES if not checkpointing])
+@pytest.mark.parametrize(
+    ("config", "method"),
+    [(config, method) for config, method, checkpointing in CASES if not checkpointing],
+)
 def test_operators_are_as_many_as_a_real_step_runs(config: str, method: str) -> None:
-    """Not with checkpointing, where the profiler sees a product begin that the end of recomputation keeps from running."""
+    """Not with checkpointing, where the profiler sees a product begin that the end of recomputation
+    keeps from running."""
     workload = on_cpu(config, method, checkpointing=False)
     step = recorded(workload, lambda asked: build_model(asked, device="meta"), None)
     model = build_model(workload)
@@ -262,13 +340,22 @@ def deep(config: str, layers: int, **more: Any) -> Workload:
     return Workload(model=model_from_config(raw, id=config, source="test"), setup=setup(**more))
 
 
-@pytest.mark.parametrize(("config", "more"), [("llama", {"lora": LoraConfig(r=4), "checkpointing": True}), ("mixtral", {})])
-def test_counts_of_a_deep_model_are_those_of_its_own_trace(config: str, more: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("config", "more"),
+    [("llama", {"lora": LoraConfig(r=4), "checkpointing": True}), ("mixtral", {})],
+)
+def test_counts_of_a_deep_model_are_those_of_its_own_trace(
+    config: str, more: dict[str, Any]
+) -> None:
     workload = deep(config, 7, **more)
     line = step_kernels(workload)
     real = recorded(workload, lambda w: build_model(w, device="meta"), None)
-    whole = merged(replace(k, module=re.sub(r"layers\.\d+", "layers.*", k.module)) for k in real.kernels)
-    assert {replace(k, count=1): k.count for k in line.kernels} == {replace(k, count=1): k.count for k in whole}
+    whole = merged(
+        replace(k, module=re.sub(r"layers\.\d+", "layers.*", k.module)) for k in real.kernels
+    )
+    assert {replace(k, count=1): k.count for k in line.kernels} == {
+        replace(k, count=1): k.count for k in whole
+    }
     assert line.launches == sum(k.count for k in whole)
 
 
@@ -286,23 +373,31 @@ def test_layers_that_differ_are_refused() -> None:
 
 def test_equal_kernels_are_merged_and_lines_go_on() -> None:
     one = Kernel(kind="memory", op="add", phase="forward", module="", read_bytes=8, written_bytes=4)
-    assert merged([one, replace(one, count=2), replace(one, op="mul"), replace(one, op="mul", count=-1)]) == (
-        replace(one, count=3),
+    assert merged(
+        [one, replace(one, count=2), replace(one, op="mul"), replace(one, op="mul", count=-1)]
+    ) == (replace(one, count=3),)
+    two, three = (
+        StepKernels(kernels=(replace(one, count=n),), tokens=1, trainable={4: 10 * n})
+        for n in (5, 8)
     )
-    two, three = (StepKernels(kernels=(replace(one, count=n),), tokens=1, trainable={4: 10 * n}) for n in (5, 8))
     ten = at_units(two, three, 10)
     assert ten.kernels[0].count == 5 + 3 * 8
     assert ten.trainable == {4: 50 + 30 * 8}
 
 
 def test_accumulation_adds_onto_gradients() -> None:
-    """The last micro-batch of several is recorded: it adds each weight's gradient to the one that is there."""
+    """The last micro-batch of several is recorded: it adds each weight's gradient to the one that
+    is there."""
     one, many = (of_layer("backward", accumulation=n) for n in (1, 3))
     assert len(one) == 2
     everything = recorded(
-        Workload(model=cases.spec_of(cases.TINY_NAMES[0]), setup=setup(accumulation=3)), one_layer, None
+        Workload(model=cases.spec_of(cases.TINY_NAMES[0]), setup=setup(accumulation=3)),
+        one_layer,
+        None,
     ).kernels
-    added = [k for k in everything if k.phase == "backward" and k.op == "add_" and k.read_bytes == 4 * W]
+    added = [
+        k for k in everything if k.phase == "backward" and k.op == "add_" and k.read_bytes == 4 * W
+    ]
     assert [k.written_bytes for k in added] == [2 * W], many
 
 
@@ -326,21 +421,41 @@ def test_the_update_moves_what_its_operators_do(optimizer: Any, impl: Any) -> No
 
 @pytest.mark.parametrize("heads", [(8, 8), (8, 2)])
 def test_bytes_of_a_plain_llama_are_those_counted_from_its_code(heads: tuple[int, int]) -> None:
-    """Bytes per token of what is no product and no attention, without what does not grow with a width, operator by operator.
+    """Bytes per token of what is no product and no attention, without what does not grow with a
+    width, operator by operator.
 
-    Forward: norms 2 x 36, sums 2 x 6 an element of the hidden state, rotation 20 of queries and keys, SwiGLU 10 of the MLP.
-    Backward: norms 2 x 92 with their weights, gradients summed 5 x 6 (two residuals; q, k, v; gate, up), rotation 34, SwiGLU 18.
+    Forward: norms 2 x 36, sums 2 x 6 an element of the hidden state, rotation 20 of queries and
+    keys, SwiGLU 10 of the MLP. Backward: norms 2 x 92 with their weights, gradients summed 5 x 6
+    (two residuals; q, k, v; gate, up), rotation 34, SwiGLU 18.
     """
     hidden, inner, layers = 256, 704, 9
-    raw = cases.CONFIGS["llama"] | {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers}
-    raw |= {"num_attention_heads": heads[0], "num_key_value_heads": heads[1], "head_dim": hidden // heads[0]}
-    workload = Workload(model=model_from_config(raw, id="llama", source="test"), setup=setup(checkpointing=False))
+    raw = cases.CONFIGS["llama"] | {
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+    }
+    raw |= {
+        "num_attention_heads": heads[0],
+        "num_key_value_heads": heads[1],
+        "head_dim": hidden // heads[0],
+    }
+    workload = Workload(
+        model=model_from_config(raw, id="llama", source="test"), setup=setup(checkpointing=False)
+    )
     kernels = step_kernels(workload).kernels
     both = hidden + hidden * heads[1] // heads[0]
 
     def moved(phase: Phase, inside: bool) -> float:
-        found = [k for k in kernels if k.kind == "memory" and k.phase == phase and (".*" in k.module) == inside]
+        found = [
+            k
+            for k in kernels
+            if k.kind == "memory" and k.phase == phase and (".*" in k.module) == inside
+        ]
         return sum(k.count * k.moved_bytes for k in found) / TOKENS
 
-    assert moved("forward", True) == pytest.approx(layers * (84 * hidden + 20 * both + 10 * inner), rel=0.03)
-    assert moved("backward", True) == pytest.approx(layers * (214 * hidden + 34 * both + 18 * inner), rel=0.03)
+    assert moved("forward", True) == pytest.approx(
+        layers * (84 * hidden + 20 * both + 10 * inner), rel=0.03
+    )
+    assert moved("backward", True) == pytest.approx(
+        layers * (214 * hidden + 34 * both + 18 * inner), rel=0.03
+    )

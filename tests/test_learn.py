@@ -1,4 +1,5 @@
-"""The page Learn: a layer's numbers and pictures, what is said of charts, what a link holds, and a claim that is followed."""
+"""The page Learn: a layer's numbers and pictures, what is said of charts, what a link holds, and a
+claim that is followed."""
 
 import json
 import re
@@ -34,14 +35,17 @@ CHARTS = {chart.key: chart for chart in FINDINGS.charts}
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-# --- one layer ------------------------------------------------------------------------------------------------------------
+# --- one layer ------------------------------------------------------------------------------------
 
 
 def test_the_textbook_s_layer_by_hand() -> None:
     layer = LoraLayer()
     assert (layer.full, layer.a, layer.b, layer.lora) == (16_777_216, 32_768, 32_768, 65_536)
     assert 1 - layer.share > 0.996 and layer.scaling == 2
-    assert [gradient_bytes(n) + adam_bytes(n) for n in (layer.full, layer.lora)] == [192 * 2**20, 768 * 2**10]
+    assert [gradient_bytes(n) + adam_bytes(n) for n in (layer.full, layer.lora)] == [
+        192 * 2**20,
+        768 * 2**10,
+    ]
     assert counts_words(layer)[0] == "65,536 numbers train instead of 16,777,216: 99.61 % fewer."
     assert "fewer up to rank 2,047, since d k / (d + k) is 2,048." in counts_words(layer)[1]
     assert counts_words(LoraLayer(r=2048))[0].endswith("16,777,216: as many.")
@@ -56,17 +60,27 @@ def test_the_last_rank_with_fewer_numbers_is_the_last() -> None:
 
 def boxes(layer: LoraLayer) -> list[tuple[float, float]]:
     root = ElementTree.fromstring(matrices(layer, "light"))
-    return [(float(each.attrib["width"]), float(each.attrib["height"])) for each in root.iter(f"{SVG}rect")]
+    return [
+        (float(each.attrib["width"]), float(each.attrib["height"]))
+        for each in root.iter(f"{SVG}rect")
+    ]
 
 
-@pytest.mark.parametrize("layer", [LoraLayer(d=1024, k=512, r=64), LoraLayer(d=64, k=128, r=512), LoraLayer(d=16384, k=64)])
+@pytest.mark.parametrize(
+    "layer",
+    [LoraLayer(d=1024, k=512, r=64), LoraLayer(d=64, k=128, r=512), LoraLayer(d=16384, k=64)],
+)
 def test_matrices_are_drawn_to_one_scale(layer: LoraLayer) -> None:
     (full_width, full_height), (b_width, b_height), (a_width, a_height) = boxes(layer)
     scale = full_height / layer.d if layer.d > layer.r else a_height / layer.r
     for drawn, numbers in (
-        (full_width, layer.k), (full_height, layer.d), (b_width, layer.r), (b_height, layer.d), (a_width, layer.k),
+        (full_width, layer.k),
+        (full_height, layer.d),
+        (b_width, layer.r),
+        (b_height, layer.d),
+        (a_width, layer.k),
         (a_height, layer.r),
-    ):  # fmt: skip
+    ):
         assert drawn == pytest.approx(max(numbers * scale, 1), rel=1e-4)
     assert full_width + b_width + a_width < 440
 
@@ -78,7 +92,10 @@ def test_pictures_have_words_and_follow_the_theme() -> None:
             root = ElementTree.fromstring(draw(layer, theme))
             assert root.attrib["role"] == "img" and "16,384" in root.attrib["aria-label"]
             style = root.findtext(f"{SVG}style") or ""
-            assert getattr(INK, theme) in style and getattr(METHOD_MARKS["lora"].colour, theme) in style
+            assert (
+                getattr(INK, theme) in style
+                and getattr(METHOD_MARKS["lora"].colour, theme) in style
+            )
         assert "prefers-color-scheme: dark" in draw(layer)
     words = " ".join(ElementTree.fromstring(flow(LoraLayer(), "light")).itertext())
     assert "x alpha / r = 2" in words and "8 x 4096" in words and "4096 x 8" in words
@@ -87,38 +104,76 @@ def test_pictures_have_words_and_follow_the_theme() -> None:
 def test_the_chart_of_counts_crosses_where_the_words_say() -> None:
     full, both, here = counts_chart(LoraLayer(d=64, k=128, r=8)).series
     assert here.x == (8.0,) and here.y == (8.0 * 192,)
-    assert [r for r, y, whole in zip(both.x, both.y, full.y, strict=True) if y is not None and whole and y < whole] == [
-        1,
-        2,
-        4,
-        8,
-        16,
-        32,
-    ]
+    assert [
+        r
+        for r, y, whole in zip(both.x, both.y, full.y, strict=True)
+        if y is not None and whole and y < whole
+    ] == [1, 2, 4, 8, 16, 32]
     assert both.x[-1] > LoraLayer(d=64, k=128).largest_smaller_rank
 
 
-# --- what was found -------------------------------------------------------------------------------------------------------
+# --- what was found -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("key", "says"),
     [
-        ("trained_share", ("At rank 8 LoRA trains 8.00 % of the numbers of the full update.",
-                           "At rank 64 it trains more than the full update in k_proj, 64 x 128.")),
-        ("scaling_first_update", ("falling: falls, rank 64 has 0.125 times what rank 1 has.",
-                                  "even: level, rank 64 has 1.25 times what rank 1 has.")),
-        ("scaling_gain", ("steady: rank 8 gains most, rank 64 50.00 % of that.", "bursting: rank 1 gains most, rank 64 nothing.",
-                          "useless: no rank gains anything.")),
+        (
+            "trained_share",
+            (
+                "At rank 8 LoRA trains 8.00 % of the numbers of the full update.",
+                "At rank 64 it trains more than the full update in k_proj, 64 x 128.",
+            ),
+        ),
+        (
+            "scaling_first_update",
+            (
+                "falling: falls, rank 64 has 0.125 times what rank 1 has.",
+                "even: level, rank 64 has 1.25 times what rank 1 has.",
+            ),
+        ),
+        (
+            "scaling_gain",
+            (
+                "steady: rank 8 gains most, rank 64 50.00 % of that.",
+                "bursting: rank 1 gains most, rank 64 nothing.",
+                "useless: no rank gains anything.",
+            ),
+        ),
         ("scaling_learning_rates", ("steady, rank 1: gains most at 0.01.",)),
-        ("gain_by_rank", ("Cut down to rank 8, the update keeps 90.00 % of its gain; LoRA trained at that rank gains 120.00 % of "
-                          "it.",)),
-        ("energy_by_rank", ("Rank 8 holds 40.00 % to 90.00 % of a layer's energy, 50.00 % in the middle.",)),
-        ("spectrum_a", ("Singular values fall to a tenth of the largest by number 2 (update) and not at all in 4 (random).",)),
-        ("lora_of_full", ("bfloat16: of the trained numbers 1.00 % are left; not less than in full: saved activations 140.00 "
-                          "%.",)),
+        (
+            "gain_by_rank",
+            (
+                (
+                    "Cut down to rank 8, the update keeps 90.00 % of its gain; LoRA trained at that"
+                    " rank gains 120.00 % of it."
+                ),
+            ),
+        ),
+        (
+            "energy_by_rank",
+            ("Rank 8 holds 40.00 % to 90.00 % of a layer's energy, 50.00 % in the middle.",),
+        ),
+        (
+            "spectrum_a",
+            (
+                (
+                    "Singular values fall to a tenth of the largest by number 2 (update) and not at"
+                    " all in 4 (random)."
+                ),
+            ),
+        ),
+        (
+            "lora_of_full",
+            (
+                (
+                    "bfloat16: of the trained numbers 1.00 % are left; not less than in full: saved"
+                    " activations 140.00 %."
+                ),
+            ),
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_seen_is_worked_out_from_the_numbers(key: str, says: tuple[str, ...]) -> None:
     assert seen(CHARTS[key]) == says
 
@@ -128,14 +183,22 @@ def test_every_point_is_drawn_and_stands_in_the_table() -> None:
         drawn = charts.claim_chart(chart)
         for trace, series in zip(drawn["data"], chart.series, strict=True):
             known = {
-                (x, y) for x, y in zip(series.x, series.y, strict=True) if y is not None and (y or chart.y_scale == "linear")
+                (x, y)
+                for x, y in zip(series.x, series.y, strict=True)
+                if y is not None and (y or chart.y_scale == "linear")
             }
-            along = zip(trace["y"], trace["x"], strict=True) if chart.categories else zip(trace["x"], trace["y"], strict=True)
+            along = (
+                zip(trace["y"], trace["x"], strict=True)
+                if chart.categories
+                else zip(trace["x"], trace["y"], strict=True)
+            )
             assert set(along) == known
         rows = numbers_table(chart).rows
         assert len(rows) == len({x for series in chart.series for x in series.x})
     assert numbers_table(CHARTS["lora_of_full"]).rows[1].cells == ("saved activations", "140.00 %")
-    assert [chart for _, members in grouped(FINDINGS.charts) for chart in members] == list(FINDINGS.charts)
+    assert [chart for _, members in grouped(FINDINGS.charts) for chart in members] == list(
+        FINDINGS.charts
+    )
 
 
 def test_a_run_that_goes_wrong_does_not_press_the_others_flat() -> None:
@@ -156,9 +219,13 @@ def test_what_comes_with_the_package_is_what_the_committed_run_found() -> None:
     if not results.exists():
         pytest.skip("there are no committed results here")
     found = findings(json.loads(results.read_text("utf-8")))
-    assert SHOWN.read_text("utf-8") == to_json(found), f"{SHOWN.name} is old: python -m benchmarks.mathematics --render"
+    assert SHOWN.read_text("utf-8") == to_json(found), (
+        f"{SHOWN.name} is old: python -m benchmarks.mathematics --render"
+    )
     assert len(SHOWN.read_bytes()) < 120_000
-    assert [chart for _, members in grouped(found.charts) for chart in members] == list(found.charts)
+    assert [chart for _, members in grouped(found.charts) for chart in members] == list(
+        found.charts
+    )
     assert all(seen(chart) for chart in found.charts)
 
 
@@ -170,11 +237,16 @@ def test_the_report_s_page_says_the_same_and_holds_every_number() -> None:
     assert "At rank 8 LoRA trains 18.75 % of the numbers of the full update." in page
     assert '<td class="n">65,536</td>' in page and '<td class="n">768.00 KiB</td>' in page
     found = re.findall(r"<svg.*?</svg>", page)
-    assert [ElementTree.fromstring(each).attrib["aria-label"][:5] for each in found] == ["Three", "Two p"]
-    assert "://" not in re.sub(r'xmlns="[^"]*"', "", page[: page.index('<script type="application/json" id="data"')])
+    assert [ElementTree.fromstring(each).attrib["aria-label"][:5] for each in found] == [
+        "Three",
+        "Two p",
+    ]
+    assert "://" not in re.sub(
+        r'xmlns="[^"]*"', "", page[: page.index('<script type="application/json" id="data"')]
+    )
 
 
-# --- the page -------------------------------------------------------------------------------------------------------------
+# --- the page -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
@@ -198,19 +270,36 @@ def test_a_slider_changes_the_counts_the_pictures_and_the_address() -> None:
     slider(app, "r").set_value(64).run()
     assert "524,288 numbers train instead of 16,777,216: 96.88 % fewer." in texts(app)
     assert app.query_params["r"] in ("64", ["64"]) and set(app.query_params) == {"page", "r"}
-    pictures = [b64decode(found).decode() for html in written(app) for found in re.findall(r"svg\+xml;base64,([^\"]+)", html)]
+    pictures = [
+        b64decode(found).decode()
+        for html in written(app)
+        for found in re.findall(r"svg\+xml;base64,([^\"]+)", html)
+    ]
     assert len(pictures) == 2 and all("4096 x 64" in picture for picture in pictures)
-    assert all("64 numbers" in html for html in written(app) if "<img" in html and "Two paths" in html)
+    assert all(
+        "64 numbers" in html for html in written(app) if "<img" in html and "Two paths" in html
+    )
 
 
 def test_what_was_found_is_shown_with_its_sentences() -> None:
     app = opened(page="learn")
     shown = texts(app)
-    assert "What was found on made/up" in shown and "2*\tShape and merge\tfails\terror 7.00" in shown
+    assert (
+        "What was found on made/up" in shown and "2*\tShape and merge\tfails\terror 7.00" in shown
+    )
     drawn = {element.key: element.proto for element in app.get("plotly_chart")}
-    assert {"counts", "claim.trained_share", "claim.scaling_first_update", "claim.spectrum_a", "claim.lora_of_full"} <= set(drawn)
+    assert {
+        "counts",
+        "claim.trained_share",
+        "claim.scaling_first_update",
+        "claim.spectrum_a",
+        "claim.lora_of_full",
+    } <= set(drawn)
     for key in ("trained_share", "gain_by_rank", "spectrum_a", "lora_of_full"):
-        assert all(sentence in shown and sentence in drawn[f"claim.{key}"].alt for sentence in seen(CHARTS[key]))
+        assert all(
+            sentence in shown and sentence in drawn[f"claim.{key}"].alt
+            for sentence in seen(CHARTS[key])
+        )
     app.selectbox(key="learn.of.scaling_first_update").set_value("scaling_gain").run()
     assert "bursting: rank 1 gains most, rank 64 nothing." in texts(app)
 
@@ -222,7 +311,9 @@ def test_without_results_the_page_says_how_to_get_some(monkeypatch: pytest.Monke
     assert len(app.get("plotly_chart")) == 1
 
 
-@pytest.mark.parametrize("layer", [LoraLayer(), LoraLayer(d=64, k=16384, r=1, alpha=16384), LoraLayer(d=96)])
+@pytest.mark.parametrize(
+    "layer", [LoraLayer(), LoraLayer(d=64, k=16384, r=1, alpha=16384), LoraLayer(d=96)]
+)
 def test_a_link_reproduces_the_layer(layer: LoraLayer) -> None:
     address = urlencode(link.written("Learn", layer=layer), doseq=True)
     found = link.parsed(parse_qs(address, strict_parsing=True))
@@ -237,7 +328,7 @@ def test_what_a_link_says_in_vain_is_told_until_a_slider_moves() -> None:
     assert not cautions(slider(app, "k").set_value(64).run())
 
 
-# --- a claim checked here -------------------------------------------------------------------------------------------------
+# --- a claim checked here -------------------------------------------------------------------------
 
 SAYS = """
 import json, sys, time
@@ -245,8 +336,22 @@ for line in ({}):
     print(json.dumps(line), file=sys.stderr, flush=True)
 {}
 """
-PREPARING = {"claim": 0, "title": "Getting the model", "doing": "training it", "done": 21, "total": 150, "verdict": None}
-CHECKED = {"claim": 1, "title": "Size of the update", "doing": "", "done": 0, "total": None, "verdict": "holds"}
+PREPARING = {
+    "claim": 0,
+    "title": "Getting the model",
+    "doing": "training it",
+    "done": 21,
+    "total": 150,
+    "verdict": None,
+}
+CHECKED = {
+    "claim": 1,
+    "title": "Size of the update",
+    "doing": "",
+    "done": 0,
+    "total": None,
+    "verdict": "holds",
+}
 
 
 def process(monkeypatch: pytest.MonkeyPatch, lines: list[dict[str, Any]], ending: str) -> None:
@@ -272,13 +377,25 @@ def test_a_claim_is_followed_to_its_verdict(monkeypatch: pytest.MonkeyPatch) -> 
     running = checking.present()
     assert running is not None
     until(lambda: not running.runs)
-    assert [check_view.where(state) for state in running.told.values()] == ["training it, 21 of 150", "holds"]
+    assert [check_view.where(state) for state in running.told.values()] == [
+        "training it, 21 of 150",
+        "holds",
+    ]
     shown = texts(app.run())
-    assert "1. Size of the update: holds" in shown and "- Here 1,536 numbers train." in shown and not problems(app)
-    assert running.command == "lora-profile verify small --quick --claims 1" and running.command in shown
+    assert (
+        "1. Size of the update: holds" in shown
+        and "- Here 1,536 numbers train." in shown
+        and not problems(app)
+    )
+    assert (
+        running.command == "lora-profile verify small --quick --claims 1"
+        and running.command in shown
+    )
 
 
-def test_a_check_is_cancelled_and_nothing_else_runs_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_is_cancelled_and_nothing_else_runs_beside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     process(monkeypatch, [PREPARING], "time.sleep(60)")
     app = start(opened(page="learn"))
     running = checking.present()
@@ -291,10 +408,16 @@ def test_a_check_is_cancelled_and_nothing_else_runs_beside_it(monkeypatch: pytes
     assert opened(page="measure", model="gpt2").button(key="measure.start").disabled
     app.button(key="learn.cancel").click().run()
     until(lambda: not running.runs)
-    assert "Cancelled" in texts(app.run()) and not problems(app) and not app.button(key="learn.start").disabled
+    assert (
+        "Cancelled" in texts(app.run())
+        and not problems(app)
+        and not app.button(key="learn.start").disabled
+    )
 
 
-def test_why_nothing_was_checked_and_what_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_why_nothing_was_checked_and_what_must_be_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     process(monkeypatch, [], 'sys.exit("Error: no room here")')
     app = start(opened(page="learn"))
     running = checking.present()
@@ -303,4 +426,6 @@ def test_why_nothing_was_checked_and_what_must_be_installed(monkeypatch: pytest.
     monkeypatch.setattr(checking, "find_spec", lambda name: None if name == "peft" else object())
     app.run()
     assert app.button(key="learn.start").disabled
-    assert "peft must be installed here" in texts(app) and "pip install 'lora-profiler[measure]'" in texts(app)
+    assert "peft must be installed here" in texts(
+        app
+    ) and "pip install 'lora-profiler[measure]'" in texts(app)

@@ -1,6 +1,8 @@
-"""Liger-Kernel's norms, MLP and rotary embedding: stand-ins that train as transformers' own do, and rules of what they keep.
+"""Liger-Kernel's norms, MLP and rotary embedding: stand-ins that train as transformers' own do, and
+rules of what they keep.
 
-The truths are transformers' layers for the numbers, and fresh traces and real CPU steps with the stand-ins for the memory.
+The truths are transformers' layers for the numbers, and fresh traces and real CPU steps with the
+stand-ins for the memory.
 """
 
 from dataclasses import replace
@@ -39,7 +41,7 @@ def totals(prediction: Prediction) -> dict[str, int]:
     return {m.moment: m.total_bytes for m in prediction.moments if m.step == "steady"}
 
 
-# --- the numbers -----------------------------------------------------------------------------------------------------------
+# --- the numbers ----------------------------------------------------------------------------------
 
 
 def trained(model: torch.nn.Module, setup: TrainSetup) -> tuple[float, dict[str, torch.Tensor]]:
@@ -48,15 +50,22 @@ def trained(model: torch.nn.Module, setup: TrainSetup) -> tuple[float, dict[str,
     with attention_context(setup):
         loss = forward_loss(model, setup, batch)
         loss.backward()  # type: ignore[no-untyped-call]
-    return loss.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return loss.item(), {
+        name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
+    }
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 @pytest.mark.parametrize("name", NAMES)
-def test_loss_and_gradients_are_those_of_transformers(name: str, checkpointing: bool, dtype: str) -> None:
+def test_loss_and_gradients_are_those_of_transformers(
+    name: str, checkpointing: bool, dtype: str
+) -> None:
     setup = replace(BASE, device="cpu", dtype=dtype, checkpointing=checkpointing, packed=16)  # type: ignore[arg-type]
-    found, plain = (oracle.build(cases.CONFIGS[name], replace(setup, kernels=k)) for k in ("liger", "transformers"))  # type: ignore[arg-type]
+    found, plain = (
+        oracle.build(cases.CONFIGS[name], replace(setup, kernels=k))
+        for k in ("liger", "transformers")
+    )  # type: ignore[arg-type]
     plain.load_state_dict(found.state_dict())
     loss, gradients = trained(found, setup)
     truth, real = trained(plain, replace(setup, kernels="transformers"))
@@ -76,7 +85,7 @@ def test_outside_of_the_context_models_rotate_as_before() -> None:
     assert modeling_llama.apply_rotary_pos_emb is before
 
 
-# --- memory, FLOPs ---------------------------------------------------------------------------------------------------------
+# --- memory, FLOPs --------------------------------------------------------------------------------
 
 SETUPS = [
     replace(BASE, batch_size=1),
@@ -95,7 +104,9 @@ SETUPS = [
 def test_exact_moments_are_those_of_the_trace(name: str, place: int) -> None:
     workload = tiny(name, SETUPS[place])
     mine, real = predict(workload), predict_once(workload)
-    assert {m: totals(mine)[m] for m in EXACT_MOMENTS} == {m: totals(real)[m] for m in EXACT_MOMENTS}
+    assert {m: totals(mine)[m] for m in EXACT_MOMENTS} == {
+        m: totals(real)[m] for m in EXACT_MOMENTS
+    }
     assert mine.saved_activation_bytes == real.saved_activation_bytes
     assert mine.flops == real.flops
     within = 1e-9 if mine.exactness == "exact" else layer_error(workload.setup.checkpointing)
@@ -103,10 +114,13 @@ def test_exact_moments_are_those_of_the_trace(name: str, place: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "setup", [BASE, replace(BASE, lora=LORA), replace(BASE, checkpointing=True)], ids=["full", "lora", "checkpointing"]
+    "setup",
+    [BASE, replace(BASE, lora=LORA), replace(BASE, checkpointing=True)],
+    ids=["full", "lora", "checkpointing"],
 )
 def test_peaks_inside_a_layer_are_those_of_the_trace(setup: TrainSetup) -> None:
-    """Of few words, so that the peak is in a layer's backward: there gradients are written over what they are gradients of."""
+    """Of few words, so that the peak is in a layer's backward: there gradients are written over
+    what they are gradients of."""
     config = {**cases.CONFIGS["llama"], "vocab_size": 32, "intermediate_size": 400}
     setup = replace(setup, batch_size=4, seq_len=64, optimizer_impl="fused")
     workload = Workload(model=model_from_config(config, id="few words", source="test"), setup=setup)
@@ -117,13 +131,20 @@ def test_peaks_inside_a_layer_are_those_of_the_trace(setup: TrainSetup) -> None:
 
 @pytest.mark.parametrize(
     ("name", "setup"),
-    [("llama", BASE), ("qwen2", replace(BASE, lora=LORA)), ("qwen3", replace(BASE, lora=LORA, checkpointing=True))],
+    [
+        ("llama", BASE),
+        ("qwen2", replace(BASE, lora=LORA)),
+        ("qwen3", replace(BASE, lora=LORA, checkpointing=True)),
+    ],
 )
 def test_real_steps(name: str, setup: TrainSetup) -> None:
-    """To the byte where no stand-in runs: at the end of forward, in the optimizer step, and what autograd keeps."""
+    """To the byte where no stand-in runs: at the end of forward, in the optimizer step, and what
+    autograd keeps."""
     setup = replace(setup, device="cpu", dtype="float32", optimizer_impl="fused", seq_len=100)
     config = {**cases.CONFIGS[name], "vocab_size": 4001}
-    prediction = predict(Workload(model=model_from_config(dict(config), id=name, source="test"), setup=setup))
+    prediction = predict(
+        Workload(model=model_from_config(dict(config), id=name, source="test"), setup=setup)
+    )
     model = oracle.build(config, setup)
     assert prediction.saved_activation_bytes == oracle.saved_activation_bytes(model, setup)
     real = oracle.step_peaks(oracle.build(config, setup), setup)
@@ -133,25 +154,38 @@ def test_real_steps(name: str, setup: TrainSetup) -> None:
 
 
 def test_what_a_layer_keeps_by_hand() -> None:
-    """Two norms keep 4 bytes a feature less each, beside what their weights kept, and the MLP one of its three products."""
+    """Two norms keep 4 bytes a feature less each, beside what their weights kept, and the MLP one
+    of its three products."""
     model = find_model("meta-llama/Llama-3.1-8B", offline=True)
     setup = TrainSetup(lora=LoraConfig(target_modules=("q_proj",)))
-    plain, liger = (predict(Workload(model=model, setup=replace(setup, kernels=k))) for k in ("transformers", "liger"))  # type: ignore[arg-type]
+    plain, liger = (
+        predict(Workload(model=model, setup=replace(setup, kernels=k)))
+        for k in ("transformers", "liger")
+    )  # type: ignore[arg-type]
     assert plain.saved_activation_bytes and liger.saved_activation_bytes
-    tokens, layers, width, inner = 2048, 32, model.config["hidden_size"], model.config["intermediate_size"]
+    tokens, layers, width, inner = (
+        2048,
+        32,
+        model.config["hidden_size"],
+        model.config["intermediate_size"],
+    )
     narrower = 2 * tokens * width  # x in 16 bit instead of 32
-    norms = 2 * layers * narrower  # the first layer's first norm keeps nothing, the final norm as much
+    norms = (
+        2 * layers * narrower
+    )  # the first layer's first norm keeps nothing, the final norm as much
     fewer = norms + layers * 2 * tokens * inner
     assert plain.saved_activation_bytes - liger.saved_activation_bytes == fewer
 
 
-# --- what is refused, what is said -----------------------------------------------------------------------------------------
+# --- what is refused, what is said ----------------------------------------------------------------
 
 
 def test_what_is_not_known_is_refused() -> None:
     with pytest.raises(UsageError, match="not of gemma2"):
         predict_by(tiny("gemma2"))
-    gelu = replace(tiny("llama"), model=oracle._spec({**cases.CONFIGS["llama"], "hidden_act": "gelu"}))
+    gelu = replace(
+        tiny("llama"), model=oracle._spec({**cases.CONFIGS["llama"], "hidden_act": "gelu"})
+    )
     with pytest.raises(UsageError, match="SwiGLU"):
         predict_by(gelu)
     with pytest.raises(UsageError, match="tensor parallelism"):

@@ -1,6 +1,8 @@
-"""Losses without all logits: equal to transformers' own in value and gradients, and predicted to the byte.
+"""Losses without all logits: equal to transformers' own in value and gradients, and predicted to
+the byte.
 
-The truth is transformers' loss for the numbers, the CPU allocator's record of real steps and fresh traces for the memory.
+The truth is transformers' loss for the numbers, the CPU allocator's record of real steps and fresh
+traces for the memory.
 """
 
 import random
@@ -36,17 +38,23 @@ SAVED = LoraConfig(r=4, modules_to_save=("lm_head",))
 
 def config(name: str, **changes: object) -> families.Config:
     """A tiny model of two layers with more words than one chunk takes."""
-    return families.TINY[name] | {"n_layer" if name == "gpt2" else "num_hidden_layers": 2, "vocab_size": 1009} | changes
+    return (
+        families.TINY[name]
+        | {"n_layer" if name == "gpt2" else "num_hidden_layers": 2, "vocab_size": 1009}
+        | changes
+    )
 
 
 def spec(found: families.Config) -> ModelSpec:
     return model_from_config(dict(found), id=str(sorted(found.items(), key=str)), source="test")
 
 
-# --- the numbers -----------------------------------------------------------------------------------------------------------
+# --- the numbers ----------------------------------------------------------------------------------
 
 
-def gradients(model: torch.nn.Module, setup: TrainSetup, batch: dict[str, torch.Tensor]) -> tuple[float, dict[str, torch.Tensor]]:
+def gradients(
+    model: torch.nn.Module, setup: TrainSetup, batch: dict[str, torch.Tensor]
+) -> tuple[float, dict[str, torch.Tensor]]:
     model.zero_grad(set_to_none=True)
     loss = forward_loss(model, setup, batch)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -57,8 +65,11 @@ def gradients(model: torch.nn.Module, setup: TrainSetup, batch: dict[str, torch.
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "amp"])
 @pytest.mark.parametrize("lora", [None, LORA, SAVED], ids=["full", "lora", "saved head"])
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
-def test_loss_and_gradients_are_those_of_transformers(name: str, lora: LoraConfig | None, dtype: str, path: Loss) -> None:
-    """With ignored labels, a whole sample of them among others, and a last chunk that is not full."""
+def test_loss_and_gradients_are_those_of_transformers(
+    name: str, lora: LoraConfig | None, dtype: str, path: Loss
+) -> None:
+    """With ignored labels, a whole sample of them among others, and a last chunk that is not
+    full."""
     precision = {"dtype": "float32", "precision": "amp"} if dtype == "amp" else {"dtype": dtype}
     setup = TrainSetup(lora=lora, device="cpu", batch_size=3, seq_len=23, **precision)  # type: ignore[arg-type]
     model = oracle.build(config(name), setup)
@@ -75,18 +86,26 @@ def test_loss_and_gradients_are_those_of_transformers(name: str, lora: LoraConfi
         assert (found[parameter] - gradient).norm() <= error * gradient.norm() + 1e-6, parameter
 
 
-@pytest.mark.parametrize(("tokens", "vocabulary", "hidden", "rows"), [(2048, 128_256, 4096, 64), (7, 40, 48, 8), (1, 999, 10, 1)])
+@pytest.mark.parametrize(
+    ("tokens", "vocabulary", "hidden", "rows"),
+    [(2048, 128_256, 4096, 64), (7, 40, 48, 8), (1, 999, 10, 1)],
+)
 def test_chunks_are_those_of_liger(tokens: int, vocabulary: int, hidden: int, rows: int) -> None:
     assert chunk_rows(tokens, vocabulary, hidden) == rows
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------
 
 REFUSED = {
-    "final_logit_softcapping": Workload(model=spec(config("gemma2")), setup=TrainSetup(loss="fused")),
-    "output_router_logits": Workload(model=spec(config("mixtral", output_router_logits=True)), setup=TrainSetup(loss="fused")),
+    "final_logit_softcapping": Workload(
+        model=spec(config("gemma2")), setup=TrainSetup(loss="fused")
+    ),
+    "output_router_logits": Workload(
+        model=spec(config("mixtral", output_router_logits=True)), setup=TrainSetup(loss="fused")
+    ),
     "the adapter on lm_head": Workload(
-        model=spec(config("llama")), setup=TrainSetup(loss="chunked", lora=LoraConfig(target_modules=("q_proj", "lm_head")))
+        model=spec(config("llama")),
+        setup=TrainSetup(loss="chunked", lora=LoraConfig(target_modules=("q_proj", "lm_head"))),
     ),
 }
 
@@ -117,7 +136,7 @@ def test_profiles_refuse_and_say_what_answers() -> None:
         compile_profile(workload)
 
 
-# --- memory, FLOPs ---------------------------------------------------------------------------------------------------------
+# --- memory, FLOPs --------------------------------------------------------------------------------
 
 
 def totals(prediction: Prediction) -> dict[str, int]:
@@ -125,14 +144,22 @@ def totals(prediction: Prediction) -> dict[str, int]:
 
 
 def drawn() -> list[tuple[str, TrainSetup]]:
-    """Families by turns, both paths, everything else by a seed; a saved head, tied and untied ones, 4-bit bases among them."""
+    """Families by turns, both paths, everything else by a seed; a saved head, tied and untied ones,
+    4-bit bases among them."""
     draw = random.Random(11)
     found = []
     for path in PATHS:
         for name in cases.TINY_NAMES[PATHS.index(path) :: 2]:
             if name == "gemma2":
                 continue
-            lora = draw.choice([None, replace(cases.methods(name)["all"] or LORA, lora_dropout=draw.choice([0.0, 0.1]))])
+            lora = draw.choice(
+                [
+                    None,
+                    replace(
+                        cases.methods(name)["all"] or LORA, lora_dropout=draw.choice([0.0, 0.1])
+                    ),
+                ]
+            )
             if lora and name not in cases.MIXTURES and draw.random() < 0.3:
                 lora = replace(lora, modules_to_save=("lm_head",))
             setup = TrainSetup(
@@ -144,20 +171,42 @@ def drawn() -> list[tuple[str, TrainSetup]]:
                 loss=path,
             )
             if lora and name not in cases.MIXTURES and draw.random() < 0.4:
-                setup = replace(setup, quantization=Quantization(recipe=draw.choice(["stock", "kbit"])))
+                setup = replace(
+                    setup, quantization=Quantization(recipe=draw.choice(["stock", "kbit"]))
+                )
             found.append((name, setup))
-        found.append(("llama", TrainSetup(dtype="float32", precision="amp", batch_size=2, seq_len=40, loss=path)))
-        found.append(("qwen2", TrainSetup(lora=LORA, dtype="float32", precision="amp", batch_size=2, seq_len=40, loss=path)))
+        found.append(
+            (
+                "llama",
+                TrainSetup(dtype="float32", precision="amp", batch_size=2, seq_len=40, loss=path),
+            )
+        )
+        found.append(
+            (
+                "qwen2",
+                TrainSetup(
+                    lora=LORA, dtype="float32", precision="amp", batch_size=2, seq_len=40, loss=path
+                ),
+            )
+        )
     return found
 
 
-@pytest.mark.parametrize(("name", "setup"), drawn(), ids=lambda value: value if isinstance(value, str) else value.loss)
+@pytest.mark.parametrize(
+    ("name", "setup"), drawn(), ids=lambda value: value if isinstance(value, str) else value.loss
+)
 def test_exact_moments_are_those_of_the_trace(name: str, setup: TrainSetup) -> None:
     workload = Workload(model=spec(config(name)), setup=setup)
     mine, real = predict(workload), predict_once(workload)
-    assert {m: totals(mine)[m] for m in EXACT_MOMENTS} == {m: totals(real)[m] for m in EXACT_MOMENTS}
+    assert {m: totals(mine)[m] for m in EXACT_MOMENTS} == {
+        m: totals(real)[m] for m in EXACT_MOMENTS
+    }
     assert mine.flops == real.flops
-    assert mine.saved_activation_bytes == real.saved_activation_bytes == sum(c.saved_activation_bytes for c in mine.layers)
+    assert (
+        mine.saved_activation_bytes
+        == real.saved_activation_bytes
+        == sum(c.saved_activation_bytes for c in mine.layers)
+    )
     assert sum(cost.flops for cost in mine.layers) == mine.flops.total if mine.flops else False
 
 
@@ -174,45 +223,69 @@ MEASURED = [
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(("name", "setup"), MEASURED)
 def test_real_steps(name: str, setup: TrainSetup, path: Loss) -> None:
-    """To the byte where the loss holds the forward peak and in the optimizer step; the whole keeps its promise."""
+    """To the byte where the loss holds the forward peak and in the optimizer step; the whole keeps
+    its promise."""
     found = config(name, vocab_size=4001)
-    setup = replace(setup, batch_size=2, seq_len=100, device="cpu", optimizer_impl="fused", loss=path)
+    setup = replace(
+        setup, batch_size=2, seq_len=100, device="cpu", optimizer_impl="fused", loss=path
+    )
     prediction = predict(Workload(model=spec(found), setup=setup))
-    with torch.backends.mkldnn.flags(enabled=False):  # what it takes inside a 16-bit product differs by processor
+    with torch.backends.mkldnn.flags(
+        enabled=False
+    ):  # what it takes inside a 16-bit product differs by processor
         real = oracle.step_peaks(oracle.build(found, setup), setup)
     mine = totals(prediction)
     ahead = mine["end_of_forward"] >= mine["last_layer_forward"]
     assert mine["optimizer_step"] == real[2, "optimizer"]
     assert not ahead or mine["end_of_forward"] == real[2, "forward"]
-    assert prediction.peak.total_bytes == pytest.approx(real[2, "step"], rel=prediction.error_bound or 1e-4)
+    assert prediction.peak.total_bytes == pytest.approx(
+        real[2, "step"], rel=prediction.error_bound or 1e-4
+    )
 
 
 def test_the_forward_peak_of_most_real_steps_lies_in_the_loss() -> None:
-    setups = [(n, replace(s, batch_size=2, seq_len=100, device="cpu", loss=path)) for n, s in MEASURED for path in PATHS]
-    found = [totals(predict(Workload(model=spec(config(n, vocab_size=4001)), setup=s))) for n, s in setups]
+    setups = [
+        (n, replace(s, batch_size=2, seq_len=100, device="cpu", loss=path))
+        for n, s in MEASURED
+        for path in PATHS
+    ]
+    found = [
+        totals(predict(Workload(model=spec(config(n, vocab_size=4001)), setup=s)))
+        for n, s in setups
+    ]
     assert sum(m["end_of_forward"] >= m["last_layer_forward"] for m in found) >= 6
 
 
-# --- planning --------------------------------------------------------------------------------------------------------------
+# --- planning -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_sweeps_are_many_predictions(path: Loss) -> None:
-    workload = Workload(model=find_model("gpt2", offline=True), setup=TrainSetup(lora=LORA, loss=path))
+    workload = Workload(
+        model=find_model("gpt2", offline=True), setup=TrainSetup(lora=LORA, loss=path)
+    )
     batch, seq = [1, 2, 3, 7, 16], [1, 5, 64, 100, 1000]
     table = sweep(workload, batch_size=[[b] for b in batch], seq_len=seq, engine="analytic")
-    asked = [[replace(workload, setup=replace(workload.setup, batch_size=b, seq_len=s)) for s in seq] for b in batch]
+    asked = [
+        [replace(workload, setup=replace(workload.setup, batch_size=b, seq_len=s)) for s in seq]
+        for b in batch
+    ]
     assert table.tolist() == [[peak_bytes(each, "analytic") for each in row] for row in asked]
 
 
 def test_peaks_never_fall_when_there_are_more_tokens() -> None:
     workload = Workload(model=spec(config("llama")), setup=TrainSetup(loss="fused", seq_len=8))
-    peaks = [peak_bytes(replace(workload, setup=replace(workload.setup, batch_size=b)), "analytic") for b in range(2, 200)]
+    peaks = [
+        peak_bytes(replace(workload, setup=replace(workload.setup, batch_size=b)), "analytic")
+        for b in range(2, 200)
+    ]
     assert peaks == sorted(peaks)
 
 
 def test_the_lever_is_what_its_option_brings() -> None:
-    workload = Workload(model=find_model("meta-llama/Llama-3.1-8B", offline=True), setup=TrainSetup(lora=LORA))
+    workload = Workload(
+        model=find_model("meta-llama/Llama-3.1-8B", offline=True), setup=TrainSetup(lora=LORA)
+    )
     found = {lever.option: lever.peak_bytes for lever in levers(workload)}
     fused = replace(workload, setup=replace(workload.setup, loss="fused"))
     assert found["--loss fused"] == peak_bytes(fused)

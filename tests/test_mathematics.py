@@ -1,4 +1,5 @@
-"""Each claim on tiny real models: what it finds agrees with what is computed here by other means."""
+"""Each claim on tiny real models: what it finds agrees with what is computed here by other
+means."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -23,7 +24,7 @@ from lora_profiler.mathematics import (
     nf4_merging,
     scaling,
     update_size,
-)  # fmt: skip
+)
 from lora_profiler.mathematics.adapters import adapted, exact_weight, factors, lora_layers
 from lora_profiler.mathematics.claim import CLAIMS, Finding
 from lora_profiler.mathematics.full_tuning import FullTuning, linear_names
@@ -55,11 +56,13 @@ def checked(check: Any, subject: Subject) -> Finding:
     return found
 
 
-# --- 1 --------------------------------------------------------------------------------------------------------------------
+# --- 1 --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_sizes_are_those_of_the_predictor_and_of_the_formula(name: str, request: pytest.FixtureRequest) -> None:
+def test_sizes_are_those_of_the_predictor_and_of_the_formula(
+    name: str, request: pytest.FixtureRequest
+) -> None:
     subject: Subject = request.getfixturevalue(name)
     found = checked(update_size.check, subject)
     evidence = found.evidence
@@ -70,24 +73,36 @@ def test_sizes_are_those_of_the_predictor_and_of_the_formula(name: str, request:
         setup = TrainSetup(lora=LoraConfig(r=row["rank"]), device="cpu")
         assert row["lora"] == predict(Workload(model=subject.spec, setup=setup)).parameters.adapter
     for layer in evidence["layers"]:
-        d, k, turn = layer["out_features"], layer["in_features"], layer["lora_exceeds_full_from_rank"]
+        d, k, turn = (
+            layer["out_features"],
+            layer["in_features"],
+            layer["lora_exceeds_full_from_rank"],
+        )
         assert turn * (d + k) > d * k >= (turn - 1) * (d + k)
         assert layer["full"] == d * k
-        assert all((row["a"], row["b"]) == (row["rank"] * k, row["rank"] * d) for row in layer["ranks"])
+        assert all(
+            (row["a"], row["b"]) == (row["rank"] * k, row["rank"] * d) for row in layer["ranks"]
+        )
     full = sum(layer["copies"] * layer["full"] for layer in evidence["layers"])
     turn = evidence["model"]["lora_exceeds_full_from_rank"]
     by_rank = {row["rank"]: row for row in evidence["model"]["ranks"]}
     assert evidence["model"]["full"] == full
     assert turn * by_rank[1]["lora"] > full >= (turn - 1) * by_rank[1]["lora"]
-    assert [row["share_of_full"] > 1 for row in by_rank.values()] == [rank >= turn for rank in by_rank]
-    assert all(layer["kind"] == ("Linear" if name == "llama" else "Conv1D") for layer in evidence["layers"])
+    assert [row["share_of_full"] > 1 for row in by_rank.values()] == [
+        rank >= turn for rank in by_rank
+    ]
+    assert all(
+        layer["kind"] == ("Linear" if name == "llama" else "Conv1D") for layer in evidence["layers"]
+    )
 
 
-# --- 2 --------------------------------------------------------------------------------------------------------------------
+# --- 2 --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_merged_and_unmerged_agree_in_both_layouts(name: str, request: pytest.FixtureRequest) -> None:
+def test_merged_and_unmerged_agree_in_both_layouts(
+    name: str, request: pytest.FixtureRequest
+) -> None:
     found = checked(merging.check, request.getfixturevalue(name))
     rows = found.evidence["rows"]
     assert found.verdict == "holds"
@@ -112,17 +127,19 @@ def test_a_4_bit_base_forgets_the_update_when_it_is_quantised_again(llama: Subje
 
 
 def test_without_bitsandbytes_the_rest_is_checked_and_the_gap_is_said(
-    llama: Subject,
-    monkeypatch: pytest.MonkeyPatch,
+    llama: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nf4_merging, "find_spec", lambda name: None)
     found = checked(merging.check, llama)
     assert found.verdict == "holds_partly"
-    assert found.evidence["nf4"] == {"checked": False, "reason": 'needs bitsandbytes: pip install "lora-profiler[qlora]"'}
+    assert found.evidence["nf4"] == {
+        "checked": False,
+        "reason": 'needs bitsandbytes: pip install "lora-profiler[qlora]"',
+    }
     assert "NF4 base was not checked" in found.sentences[-1]
 
 
-# --- 3 --------------------------------------------------------------------------------------------------------------------
+# --- 3 --------------------------------------------------------------------------------------------
 
 
 def test_every_layer_is_both_paths_at_once_and_costs_what_is_predicted(llama: Subject) -> None:
@@ -134,14 +151,19 @@ def test_every_layer_is_both_paths_at_once_and_costs_what_is_predicted(llama: Su
         assert 0 < row["error_of_limit"] <= 1
         assert row["largest_path_of_output"] > 1e-3  # the second path is there to be seen
     for cost_row in evidence["costs"]:
-        d, k, r, n = cost_row["out_features"], cost_row["in_features"], evidence["rank"], evidence["tokens"]
+        d, k, r, n = (
+            cost_row["out_features"],
+            cost_row["in_features"],
+            evidence["rank"],
+            evidence["tokens"],
+        )
         assert cost_row["base_flops"] == 2 * n * d * k
         assert cost_row["measured_flops"] == 2 * n * r * (d + k)
         assert cost_row["measured_bytes"] == 4 * n * (k + r)
         assert min(cost_row["base_seconds"], cost_row["adapted_seconds"]) > 0
 
 
-# --- 4 --------------------------------------------------------------------------------------------------------------------
+# --- 4 --------------------------------------------------------------------------------------------
 
 
 def test_training_starts_from_the_base_model(llama: Subject) -> None:
@@ -149,9 +171,16 @@ def test_training_starts_from_the_base_model(llama: Subject) -> None:
     evidence = found.evidence
     assert found.verdict == "holds"
     with adapted(llama.model(), r=16, alpha=32, seed=0, init_lora_weights="gaussian") as wrapped:
-        a = torch.cat([layer.lora_A["default"].weight.detach().flatten() for layer in lora_layers(wrapped).values()])
+        a = torch.cat(
+            [
+                layer.lora_A["default"].weight.detach().flatten()
+                for layer in lora_layers(wrapped).values()
+            ]
+        )
     assert evidence["gaussian"]["moments"]["count"] == a.numel()
-    assert evidence["gaussian"]["moments"]["deviation"] == pytest.approx(16 * a.std(unbiased=False).item(), rel=1e-5)
+    assert evidence["gaussian"]["moments"]["deviation"] == pytest.approx(
+        16 * a.std(unbiased=False).item(), rel=1e-5
+    )
     assert evidence["default"]["p_value"] > 1e-3 > 1e-9 > evidence["default"]["p_value_as_normal"]
     assert all(row["equal"] and row["largest_difference"] == 0 for row in evidence["logits"])
     first, second = evidence["gradients"]["first"], evidence["gradients"]["second"]
@@ -160,7 +189,7 @@ def test_training_starts_from_the_base_model(llama: Subject) -> None:
     assert max(first["error_of_limit"], second["error_of_limit"]) <= 1
 
 
-# --- 5 --------------------------------------------------------------------------------------------------------------------
+# --- 5 --------------------------------------------------------------------------------------------
 
 
 def test_scaling_shares_runs_that_are_one_and_is_the_same_again(llama: Subject) -> None:
@@ -177,7 +206,9 @@ def test_scaling_shares_runs_that_are_one_and_is_the_same_again(llama: Subject) 
     )  # the first step of Adam has the same B whatever the scaling is
     assert by_key["fixed"]["levels"]["first_logit_change"]["level"]
     assert not by_key["none"]["levels"]["first_logit_change"]["level"]
-    assert {(row["key"], row["rank"]) for row in evidence["learning_rates"]} == {(key, r) for key in by_key for r in (1, 64)}
+    assert {(row["key"], row["rank"]) for row in evidence["learning_rates"]} == {
+        (key, r) for key in by_key for r in (1, 64)
+    }
     few = replace(EFFORT, scaling_ranks=(1, 8))
     first = scaling.check(llama, few, 0, quietly).evidence
     assert first == scaling.check(llama, few, 0, quietly).evidence
@@ -192,11 +223,13 @@ def test_the_first_update_is_what_peft_adds_to_the_weight(llama: Subject) -> Non
         layers = lora_layers(wrapped)
         weight = torch.cat([exact_weight(layer).flatten() for layer in layers.values()]).norm()
         train(wrapped, batches[:1], learning_rate=1e-3, seed=0)
-        update = torch.cat([layer.get_delta_weight("default").flatten() for layer in layers.values()]).norm()
+        update = torch.cat(
+            [layer.get_delta_weight("default").flatten() for layer in layers.values()]
+        ).norm()
     assert run["first_update"] == pytest.approx((update / weight).item(), rel=1e-4)
 
 
-# --- 6 --------------------------------------------------------------------------------------------------------------------
+# --- 6 --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
@@ -218,7 +251,9 @@ def test_an_update_is_put_back_at_any_rank(name: str, request: pytest.FixtureReq
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_full_tuning_takes_the_update_apart_and_puts_it_together(name: str, request: pytest.FixtureRequest) -> None:
+def test_full_tuning_takes_the_update_apart_and_puts_it_together(
+    name: str, request: pytest.FixtureRequest
+) -> None:
     subject: Subject = request.getfixturevalue(name)
     base, held_out = subject.model(), subject.held_out_batches(EFFORT)
     before = {n: p.detach().clone() for n, p in base.named_parameters()}
@@ -232,11 +267,12 @@ def test_full_tuning_takes_the_update_apart_and_puts_it_together(name: str, requ
     assert mean_loss(tuning.with_updates(nothing), held_out) == mean_loss(subject.model(), held_out)
 
 
-# --- 7 --------------------------------------------------------------------------------------------------------------------
+# --- 7 --------------------------------------------------------------------------------------------
 
 
 def measured_as_predicted(workload: Workload, **changes: Any) -> Record:
-    """What `measure` would return if every prediction were exact; `changes` replace parts of the measurement."""
+    """What `measure` would return if every prediction were exact; `changes` replace parts of the
+    measurement."""
     prediction = predict(workload)
     seconds = 1.0 if workload.setup.lora is None else 0.9
     measurement = Measurement(
@@ -247,13 +283,19 @@ def measured_as_predicted(workload: Workload, **changes: Any) -> Record:
         peak_requested_bytes=prediction.peak.total_bytes,
         step_seconds=(seconds,) * 6,
     )
-    environment = Environment(python="3", platform="test", packages={}, device=Device(kind="cpu", name="test"))
-    return Record(workload=workload, conditions=None, environment=environment, measurement=replace(measurement, **changes))  # type: ignore[arg-type]
+    environment = Environment(
+        python="3", platform="test", packages={}, device=Device(kind="cpu", name="test")
+    )
+    return Record(
+        workload=workload,
+        conditions=None,
+        environment=environment,
+        measurement=replace(measurement, **changes),
+    )  # type: ignore[arg-type]
 
 
 def test_costs_are_shares_of_full_and_honest_where_lora_keeps_more(
-    llama: Subject,
-    monkeypatch: pytest.MonkeyPatch,
+    llama: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cost, "measure", lambda workload, *a, **o: measured_as_predicted(workload))
     found = cost.check(llama, replace(EFFORT, cost_dtypes=("float32", "bfloat16")), 0, quietly)
@@ -272,13 +314,22 @@ def test_costs_are_shares_of_full_and_honest_where_lora_keeps_more(
     assert "exact" in found.sentences[0]
 
 
-NOTHING: dict[str, Any] = {"status": "crash", "persistent_bytes": {}, "peak_requested_bytes": None, "step_seconds": ()}
+NOTHING: dict[str, Any] = {
+    "status": "crash",
+    "persistent_bytes": {},
+    "peak_requested_bytes": None,
+    "step_seconds": (),
+}
 
 
 @pytest.mark.parametrize(
     ("changes", "verdict", "sentence"),
     [
-        ({"persistent_bytes": {"gradients": 1, "optimizer_states": 10**9}}, "fails", "did NOT keep two numbers"),
+        (
+            {"persistent_bytes": {"gradients": 1, "optimizer_states": 10**9}},
+            "fails",
+            "did NOT keep two numbers",
+        ),
         ({"peak_requested_bytes": 10**6}, "holds_partly", "off by"),
         (NOTHING, "holds_partly", "not measured"),
     ],
@@ -290,7 +341,9 @@ def test_costs_that_are_not_as_claimed(
     llama: Subject,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cost, "measure", lambda workload, *a, **o: measured_as_predicted(workload, **changes))
+    monkeypatch.setattr(
+        cost, "measure", lambda workload, *a, **o: measured_as_predicted(workload, **changes)
+    )
     found = checked(cost.check, llama)
     assert found.verdict == verdict
     assert sentence in " ".join(found.sentences)
@@ -304,7 +357,7 @@ def test_costs_measured_for_real_are_as_predicted(llama: Subject) -> None:
     assert max(map(abs, cost.errors(found.evidence["rows"]))) < 0.01
 
 
-# --- all ------------------------------------------------------------------------------------------------------------------
+# --- all ------------------------------------------------------------------------------------------
 
 
 def test_every_claim_has_a_check_and_leaves_the_subject_as_it_was(llama: Subject) -> None:
@@ -339,7 +392,10 @@ def test_adapters_come_and_go(llama: Subject) -> None:
         assert all(layer.scaling["default"] == 2 for layer in lora_layers(wrapped).values())
         assert not wrapped.training
     with adapted(model, r=4, alpha=8, seed=3) as wrapped:
-        assert all(torch.equal(factors(layer, 2.0).a, a[name]) for name, layer in lora_layers(wrapped).items())
+        assert all(
+            torch.equal(factors(layer, 2.0).a, a[name])
+            for name, layer in lora_layers(wrapped).items()
+        )
     assert torch.equal(model(input_ids=ids).logits, before)
 
 
@@ -348,7 +404,9 @@ def test_a_model_too_large_for_the_machine_is_refused_before_it_is_loaded() -> N
 
     check_memory(135_000_000, CLAIMS, 24 * 2**30)
     check_memory(135_000_000, CLAIMS, None)
-    with pytest.raises(UsageError, match=r"8,030,261,248 parameters takes up to 239\.32 GiB .*--claims 1,2,3,4,5"):
+    with pytest.raises(
+        UsageError, match=r"8,030,261,248 parameters takes up to 239\.32 GiB .*--claims 1,2,3,4,5"
+    ):
         check_memory(8_030_261_248, CLAIMS, 24 * 2**30)
 
 

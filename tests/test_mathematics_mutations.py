@@ -1,4 +1,5 @@
-"""A check that cannot fail is a defect: PEFT, or what is learnt, is broken in one way at a time, and its claim fails."""
+"""A check that cannot fail is a defect: PEFT, or what is learnt, is broken in one way at a time,
+and its claim fails."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,7 +24,7 @@ from claim_subjects import (
     scaled_by_alpha,
     tiny_gpt2,
     tiny_llama,
-)  # fmt: skip
+)
 from lora_profiler.mathematics.claim import Finding
 from lora_profiler.mathematics.spectrum import Spectrum
 from lora_profiler.mathematics.subject import Subject
@@ -65,14 +66,20 @@ def found(claim: int, subject: Subject) -> Finding:
 )
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_a_broken_layer_breaks_its_claims(
-    name: str, break_layer: Callable[[Any], None], claim: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    break_layer: Callable[[Any], None],
+    claim: int,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     subject: Subject = request.getfixturevalue(name)
     break_peft(monkeypatch, break_layer)
     assert found(claim, subject).verdict == "fails"
 
 
-def test_b_that_is_not_zero_is_seen_everywhere(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_b_that_is_not_zero_is_seen_everywhere(
+    llama: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     break_peft(monkeypatch, b_not_zero)
     evidence = found(4, llama).evidence
     assert not any(row["equal"] for row in evidence["logits"])
@@ -82,11 +89,16 @@ def test_b_that_is_not_zero_is_seen_everywhere(llama: Subject, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    "other", [lambda layer: torch.nn.init.normal_(layer.lora_A["default"].weight, std=0.07),
-              lambda layer: torch.nn.init.uniform_(layer.lora_A["default"].weight, -0.1, 0.1)],
+    "other",
+    [
+        lambda layer: torch.nn.init.normal_(layer.lora_A["default"].weight, std=0.07),
+        lambda layer: torch.nn.init.uniform_(layer.lora_A["default"].weight, -0.1, 0.1),
+    ],
     ids=["another deviation", "uniform"],
-)  # fmt: skip
-def test_an_a_that_is_not_the_gaussian_one(other: Callable[[Any], None], llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+)
+def test_an_a_that_is_not_the_gaussian_one(
+    other: Callable[[Any], None], llama: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     break_peft(monkeypatch, other)
     assert found(4, llama).verdict == "fails"
 
@@ -108,9 +120,13 @@ def test_a_merge_that_transposes_breaks_the_merge_alone(
     assert found(3, subject).verdict == "holds"
 
 
-def test_a_merge_that_is_a_thousandth_off_is_no_rounding(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_merge_that_is_a_thousandth_off_is_no_rounding(
+    llama: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     right = Linear.get_delta_weight
-    monkeypatch.setattr(Linear, "get_delta_weight", lambda self, adapter: 1.001 * right(self, adapter))
+    monkeypatch.setattr(
+        Linear, "get_delta_weight", lambda self, adapter: 1.001 * right(self, adapter)
+    )
     finding = found(2, llama)
     assert finding.verdict == "fails"
     assert "NOT within" in finding.sentences[0]
@@ -120,13 +136,18 @@ def test_a_4_bit_layer_that_scales_wrongly_is_seen_though_the_others_are_right(
     llama: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("bitsandbytes")
-    break_peft(monkeypatch, lambda layer: scaled_by_alpha(layer) if type(layer).__name__ == "Linear4bit" else None)
+    break_peft(
+        monkeypatch,
+        lambda layer: scaled_by_alpha(layer) if type(layer).__name__ == "Linear4bit" else None,
+    )
     finding = found(2, llama)
     assert finding.verdict == "fails"
     assert all(row["merged_error_of_limit"] <= 1 for row in finding.evidence["rows"])
 
 
-def test_a_rank_that_is_one_too_high_is_counted(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_is_one_too_high_is_counted(
+    llama: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def thicker(layer: Any) -> None:
         r = layer.r["default"] + 1
         layer.lora_A["default"] = torch.nn.Linear(layer.in_features, r, bias=False)
@@ -136,17 +157,23 @@ def test_a_rank_that_is_one_too_high_is_counted(llama: Subject, monkeypatch: pyt
     assert found(1, llama).verdict == "fails"
 
 
-def test_without_alpha_over_r_the_learning_rate_has_to_follow_the_rank(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_alpha_over_r_the_learning_rate_has_to_follow_the_rank(
+    llama: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert found(5, llama).verdict == "holds_partly"
     break_peft(monkeypatch, scaled_by_alpha)
     assert found(5, llama).verdict == "fails"
 
 
-def test_directions_that_do_not_matter_keep_no_gain(llama: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_directions_that_do_not_matter_keep_no_gain(
+    llama: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     right = Spectrum.truncated
 
     def least(self: Spectrum, matrix: torch.Tensor, rank: int) -> torch.Tensor:
-        flipped = Spectrum(values=self.values.flip(0), basis=self.basis.flip(1), is_left=self.is_left)
+        flipped = Spectrum(
+            values=self.values.flip(0), basis=self.basis.flip(1), is_left=self.is_left
+        )
         return right(flipped, matrix, rank)
 
     monkeypatch.setattr(Spectrum, "truncated", least)

@@ -28,7 +28,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-# --- rounding -------------------------------------------------------------------------------------------------------------
+# --- rounding -------------------------------------------------------------------------------------
 
 
 def test_unit_roundoff_is_half_the_distance_to_the_next_number() -> None:
@@ -65,7 +65,7 @@ def test_share_of_limit_counts_what_is_no_number_as_broken() -> None:
     assert share_of_limit(torch.tensor([math.inf]), torch.tensor([1.0])) == math.inf
 
 
-# --- distributions --------------------------------------------------------------------------------------------------------
+# --- distributions --------------------------------------------------------------------------------
 
 
 def test_distance_is_that_of_its_definition() -> None:
@@ -74,9 +74,13 @@ def test_distance_is_that_of_its_definition() -> None:
     ordered = sorted(sample.tolist())
     naive = max(max((i + 1) / 200 - cdf(x), cdf(x) - i / 200) for i, x in enumerate(ordered))
     assert kolmogorov_smirnov(sample, "normal")[0] == pytest.approx(naive, abs=1e-9)
-    uniform = torch.rand(300, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
+    uniform = (
+        torch.rand(300, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
+    )
     ordered = sorted(uniform.tolist())
-    naive = max(max((i + 1) / 300 - (x + 1) / 2, (x + 1) / 2 - i / 300) for i, x in enumerate(ordered))
+    naive = max(
+        max((i + 1) / 300 - (x + 1) / 2, (x + 1) / 2 - i / 300) for i, x in enumerate(ordered)
+    )
     assert kolmogorov_smirnov(uniform, "uniform")[0] == pytest.approx(naive, abs=1e-12)
 
 
@@ -87,7 +91,9 @@ def test_p_values_are_uniform_where_the_hypothesis_is_true() -> None:
 
 
 def test_other_distributions_are_told_apart() -> None:
-    uniform = torch.rand(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
+    uniform = (
+        torch.rand(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1
+    )
     assert kolmogorov_smirnov(uniform * math.sqrt(3), "normal")[1] < 1e-9
     assert kolmogorov_smirnov(normal(20_000) / math.sqrt(3), "uniform")[1] < 1e-9
     assert kolmogorov_smirnov(1.05 * normal(20_000), "normal")[1] < 1e-3
@@ -97,20 +103,27 @@ def test_other_distributions_are_told_apart() -> None:
 def test_moments_and_their_standard_errors() -> None:
     sample = normal(50_000, seed=3)
     m = moments(sample)
-    assert (m.mean, m.deviation) == (pytest.approx(sample.mean().item()), pytest.approx(sample.std(unbiased=False).item()))
+    assert (m.mean, m.deviation) == (
+        pytest.approx(sample.mean().item()),
+        pytest.approx(sample.std(unbiased=False).item()),
+    )
     assert m.largest_z < 4
     names = ("mean_z", "deviation_z", "skewness_z", "kurtosis_z")
-    z = torch.tensor([[getattr(moments(normal(300, seed=s)), name) for name in names] for s in range(400)])
+    z = torch.tensor(
+        [[getattr(moments(normal(300, seed=s)), name) for name in names] for s in range(400)]
+    )
     assert z.std(0).tolist() == pytest.approx([1, 1, 1, 1], abs=0.12)
     assert moments(sample.square()).largest_z > 50
 
 
-# --- spectra --------------------------------------------------------------------------------------------------------------
+# --- spectra --------------------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=20)
 @given(d=st.integers(1, 40), k=st.integers(1, 40), seed=st.integers(0, 1000), data=st.data())
-def test_a_spectrum_is_the_singular_value_decomposition(d: int, k: int, seed: int, data: st.DataObject) -> None:
+def test_a_spectrum_is_the_singular_value_decomposition(
+    d: int, k: int, seed: int, data: st.DataObject
+) -> None:
     matrix = normal(d, k, seed=seed)
     u, values, v = torch.linalg.svd(matrix, full_matrices=False)
     found = spectrum(matrix)
@@ -120,7 +133,9 @@ def test_a_spectrum_is_the_singular_value_decomposition(d: int, k: int, seed: in
     cut = found.truncated(matrix, rank)
     assert torch.linalg.matrix_rank(cut, atol=1e-6) <= rank
     assert (matrix - cut).norm().item() == pytest.approx((matrix - best).norm().item(), abs=1e-6)
-    assert found.energy[rank - 1].item() == pytest.approx((cut.norm() / matrix.norm()).item() ** 2, abs=1e-6)
+    assert found.energy[rank - 1].item() == pytest.approx(
+        (cut.norm() / matrix.norm()).item() ** 2, abs=1e-6
+    )
     assert found.energy[-1].item() == pytest.approx(1)
 
 
@@ -128,7 +143,9 @@ def test_effective_rank_of_what_is_known() -> None:
     assert spectrum(torch.eye(12, 30)).effective_rank == pytest.approx(12)
     assert spectrum(normal(20, 1) @ normal(1, 30)).effective_rank == pytest.approx(1, abs=1e-4)
     two = torch.diag(torch.tensor([3.0, 1.0]))
-    assert spectrum(two).effective_rank == pytest.approx(math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)))
+    assert spectrum(two).effective_rank == pytest.approx(
+        math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+    )
     assert (spectrum(two).rank_for(0.9), spectrum(two).rank_for(0.91)) == (1, 2)
 
 
@@ -140,14 +157,16 @@ def test_rows_of_spectra_keep_energy_at_powers_of_two() -> None:
     squares = torch.linalg.svdvals(weights["layers.1.up"]).square()
     shares = [(squares[:r].sum() / squares.sum()).item() for r in (1, 2, 4, 8)]
     assert kind["update"]["energy"] == pytest.approx(shares, abs=1e-5)
-    assert kind["weight"]["effective_rank"] == kind["update"]["effective_rank"]  # here the weight is the update
+    assert (
+        kind["weight"]["effective_rank"] == kind["update"]["effective_rank"]
+    )  # here the weight is the update
     assert layer_rows(spectra)[1]["energy"] == kind["update"]["energy"]
     assert kind["update"]["places"][0] == 1
     assert kind["update"]["places"][-1] == 8
     assert kind["update"]["values"][0] == 1
 
 
-# --- norms and slopes -----------------------------------------------------------------------------------------------------
+# --- norms and slopes -----------------------------------------------------------------------------
 
 
 def factors(seed: int, scaling: float) -> Factors:
@@ -170,7 +189,7 @@ def test_exponent_finds_the_power() -> None:
     assert exponent(ranks, [7.0] * 5) == pytest.approx(0, abs=1e-12)
 
 
-# --- batches, names, sizes ------------------------------------------------------------------------------------------------
+# --- batches, names, sizes ------------------------------------------------------------------------
 
 
 def test_batches_are_windows_that_do_not_overlap_until_the_text_is_used_up() -> None:
@@ -180,7 +199,9 @@ def test_batches_are_windows_that_do_not_overlap_until_the_text_is_used_up() -> 
     starts = torch.cat([batch[:, 0] for batch in batches])
     assert set(starts.tolist()) == {32 * i for i in range(17)}
     assert len(set(starts[:17].tolist())) == 17
-    assert all(torch.equal(row, torch.arange(row[0], row[0] + 32)) for batch in batches for row in batch)
+    assert all(
+        torch.equal(row, torch.arange(row[0], row[0] + 32)) for batch in batches for row in batch
+    )
     again, other = _batches(tokens, 3, EFFORT, seed=1), _batches(tokens, 3, EFFORT, seed=2)
     assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(batches, other, strict=True))

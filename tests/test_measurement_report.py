@@ -1,4 +1,5 @@
-"""What is shown of records: columns that add up, failures that say what happened, JSON that its schema takes."""
+"""What is shown of records: columns that add up, failures that say what happened, JSON that its
+schema takes."""
 
 import csv
 import html
@@ -23,7 +24,12 @@ from lora_profiler.records.record import STATUSES, Conditions, Energy, Failure, 
 from lora_profiler.records.serialize import record_from_dict
 from lora_profiler.report import labels, render
 from lora_profiler.report.blocks import Row, Table
-from lora_profiler.report.json.bench import bench_payload, bench_schema, comparison_records, run_records
+from lora_profiler.report.json.bench import (
+    bench_payload,
+    bench_schema,
+    comparison_records,
+    run_records,
+)
 from lora_profiler.report.measured_runs import (
     RUN_COLUMNS,
     distinctions,
@@ -32,7 +38,12 @@ from lora_profiler.report.measured_runs import (
     run_text,
     summary_table,
 )
-from lora_profiler.report.measurements import alone_table, environment_line, error_table, record_blocks
+from lora_profiler.report.measurements import (
+    alone_table,
+    environment_line,
+    error_table,
+    record_blocks,
+)
 from lora_profiler.report.page import report_content, write_page
 from lora_profiler.report.speed import ratio_line, speed_lines
 from lora_profiler.units import seconds_text
@@ -45,17 +56,27 @@ def mebibytes(**sizes: float) -> dict[str, int]:
     return {name: round(size * MIB) for name, size in sizes.items()}
 
 
-ON_CARD = mebibytes(peak_allocated_bytes=2, peak_reserved_bytes=6, device_used_bytes=500, context_bytes=450, workspace_bytes=1)
+ON_CARD = mebibytes(
+    peak_allocated_bytes=2,
+    peak_reserved_bytes=6,
+    device_used_bytes=500,
+    context_bytes=450,
+    workspace_bytes=1,
+)
 
 
 def shown(record: Record, **more: object) -> str:
     prediction = records.make_prediction(record.workload)
     found = compare(record, prediction)
-    return render.plain(record_blocks(record, prediction, found, throughput(record), **more), 10_000)  # type: ignore[arg-type]
+    return render.plain(
+        record_blocks(record, prediction, found, throughput(record), **more), 10_000
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(r=8)])
-def test_a_timed_run_on_a_known_card_stands_beside_its_predicted_time(lora: LoraConfig | None) -> None:
+def test_a_timed_run_on_a_known_card_stands_beside_its_predicted_time(
+    lora: LoraConfig | None,
+) -> None:
     workload = Workload(model=find_model("gpt2"), setup=TrainSetup(lora=lora, seq_len=256))
     record = records.make_record(workload, device=records.H100)
     found = result(record, predict(workload))
@@ -93,21 +114,30 @@ def test_everything_that_can_be_said_has_words() -> None:
 
 def test_parts_of_the_peak_add_up_to_it_in_both_columns() -> None:
     record = records.make_record()
-    rows = sections(error_table(record, compare(record, records.make_prediction())))["what the peak is made of"]
+    rows = sections(error_table(record, compare(record, records.make_prediction())))[
+        "what the peak is made of"
+    ]
     *parts, peak = rows.values()
     assert peak.cells == ("peak", "1.91", "1.91", "exact")
     for column in (1, 2):
-        assert sum(number(row.cells[column]) for row in parts) == pytest.approx(number(peak.cells[column]), abs=0.03)
+        assert sum(number(row.cells[column]) for row in parts) == pytest.approx(
+            number(peak.cells[column]), abs=0.03
+        )
     assert rows["temporaries"].cells == ("temporaries", "0.38", "0.38", "+0.47 %")
     assert rows["activations"].cells[3] == "-100.00 %"
     assert rows["inputs and labels"].cells == ("inputs and labels", "<0.01", "0", "-")
 
 
-@pytest.mark.parametrize(("rest", "text"), [(0, "0"), (996, "<0.01"), (20_000, "0.02"), (-996, ">-0.01"), (-20_000, "-0.02")])
+@pytest.mark.parametrize(
+    ("rest", "text"),
+    [(0, "0"), (996, "<0.01"), (20_000, "0.02"), (-996, ">-0.01"), (-20_000, "-0.02")],
+)
 def test_what_is_not_attributed_is_always_there_and_is_no_error(rest: int, text: str) -> None:
     attribution = {**records.PEAK, "unattributed": rest, "temporaries": 398_996 - rest}
     record = records.make_record(attribution_bytes=attribution)
-    rows = sections(error_table(record, compare(record, records.make_prediction())))["what the peak is made of"]
+    rows = sections(error_table(record, compare(record, records.make_prediction())))[
+        "what the peak is made of"
+    ]
     assert rows["not attributed"].cells == ("not attributed", "0", text, "")
 
 
@@ -116,44 +146,73 @@ def test_each_section_is_written_in_the_unit_of_its_largest_and_sums() -> None:
     table = error_table(record, compare(record, records.make_prediction()))
     titles = [row.cells[0] for row in table.rows if row.kind == "section"]
     assert titles == [
-        "what the peak is made of, MiB", "peak of each phase, MiB", "peak of each phase in step 1, MiB", "persistent, KiB",
-        "saved for backward, KiB", "parameters",
-    ]  # fmt: skip
+        "what the peak is made of, MiB",
+        "peak of each phase, MiB",
+        "peak of each phase in step 1, MiB",
+        "persistent, KiB",
+        "saved for backward, KiB",
+        "parameters",
+    ]
     found = sections(table)
-    assert found["persistent"]["sum"].cells == ("sum", "1,562.50", "1,562.50", "exact")  # 1,600,000 B
+    assert found["persistent"]["sum"].cells == (
+        "sum",
+        "1,562.50",
+        "1,562.50",
+        "exact",
+    )  # 1,600,000 B
     assert found["parameters"]["model"].cells == ("model", "102,048", "102,048", "exact")
-    assert [label for label in found["peak of each phase"]] == [labels.PHASE_LABELS[group] for group in PHASE_GROUPS]
+    assert [label for label in found["peak of each phase"]] == [
+        labels.PHASE_LABELS[group] for group in PHASE_GROUPS
+    ]
     assert found["peak of each phase"]["between steps"].cells[1:] == ("1.14", "1.14", "-0.01 %")
 
 
 def test_sections_without_rows_are_left_out() -> None:
-    record = records.make_record(attribution_bytes=None, persistent_bytes=None, step1_phase_peak_bytes=None)
+    record = records.make_record(
+        attribution_bytes=None, persistent_bytes=None, step1_phase_peak_bytes=None
+    )
     found = sections(error_table(record, compare(record, records.make_prediction())))
-    assert list(found) == ["what the peak is made of", "peak of each phase", "saved for backward", "parameters"]
+    assert list(found) == [
+        "what the peak is made of",
+        "peak of each phase",
+        "saved for backward",
+        "parameters",
+    ]
     assert list(found["what the peak is made of"]) == ["peak"]
     assert error_table(record, ()).rows == ()
 
 
 def test_a_card_s_memory_stands_beside_with_its_differences() -> None:
-    """Requested 2,000,000 B, allocated 2 MiB: 97,152 B of rounding; 6 - 2 MiB fragments; 500 - 6 MiB outside torch."""
+    """Requested 2,000,000 B, allocated 2 MiB: 97,152 B of rounding; 6 - 2 MiB fragments; 500 - 6
+    MiB outside torch."""
     record = records.make_record(device=records.H100, **ON_CARD)
     rows = {row.cells[0]: row.cells[1] for row in alone_table(record).rows}
     assert alone_table(record).title == "Measured beside, MiB"
     assert rows == {
         labels.ALONE_LABELS[name]: text
         for name, text in {
-            "rounding": "0.09", "workspace_bytes": "1.00", "peak_reserved_bytes": "6.00", "fragmentation": "4.00",
-            "device_used_bytes": "500.00", "outside": "494.00", "context_bytes": "450.00",
+            "rounding": "0.09",
+            "workspace_bytes": "1.00",
+            "peak_reserved_bytes": "6.00",
+            "fragmentation": "4.00",
+            "device_used_bytes": "500.00",
+            "outside": "494.00",
+            "context_bytes": "450.00",
         }.items()
-    }  # fmt: skip
-    allocated = sections(error_table(record, compare(record, records.make_prediction())))["what the peak is made of"]
+    }
+    allocated = sections(error_table(record, compare(record, records.make_prediction())))[
+        "what the peak is made of"
+    ]
     assert allocated["peak allocated, rounded up"].cells[1:] == ("1.91", "2.00", "-4.63 %")
 
 
 def test_a_simulated_allocator_stands_beside_what_was_allocated_and_reserved() -> None:
     record = records.make_record(device=records.H100, **ON_CARD)
     memory = DeviceMemory(
-        allocated_bytes=2 * MIB, reserved_bytes=9 * MIB, expandable_reserved_bytes=6 * MIB, smallest_source=lambda: 2 * MIB
+        allocated_bytes=2 * MIB,
+        reserved_bytes=9 * MIB,
+        expandable_reserved_bytes=6 * MIB,
+        smallest_source=lambda: 2 * MIB,
     )
     prediction = records.make_prediction(record.workload, device_memory_source=lambda: memory)
     rows = sections(error_table(record, compare(record, prediction)))["what the peak is made of"]
@@ -167,7 +226,11 @@ def test_a_processor_has_nothing_beside() -> None:
 
 
 def test_what_was_run_and_where_is_said_first() -> None:
-    text = shown(records.make_record(records.LORA_WORKLOAD, conditions=Conditions(padding=0.25, budget_bytes=2**30, seed=7)))
+    text = shown(
+        records.make_record(
+            records.LORA_WORKLOAD, conditions=Conditions(padding=0.25, budget_bytes=2**30, seed=7)
+        )
+    )
     lines = text.splitlines()
     assert lines[0] == "tiny-gpt2, LoRA r4: ok"
     assert lines[2:7] == [
@@ -175,7 +238,10 @@ def test_what_was_run_and_where_is_said_first() -> None:
         "no checkpointing, cpu attention",
         "LoRA: rank 4, alpha 8, targets all-linear, float32 adapters",
         "random weights, random tokens, 25.00 % padding, held to 1.00 GiB, seed 7",
-        "A processor, 8.00 GiB, 2 threads; Python 3.11.7, torch 2.13.0, transformers 5.24.0, peft 0.21.2",
+        (
+            "A processor, 8.00 GiB, 2 threads; Python 3.11.7, torch 2.13.0, transformers 5.24.0,"
+            " peft 0.21.2"
+        ),
     ]
     assert "The peak is predicted at optimizer step, measured in optimizer step." in lines
     assert "- All lengths are equal." in lines
@@ -189,7 +255,9 @@ def test_another_kernel_than_was_predicted_is_named() -> None:
 
 def test_a_card_is_named_with_its_driver_and_its_slice() -> None:
     environment = replace(records.ENVIRONMENT, device=replace(records.H100, mig="on"))
-    assert environment_line(environment).startswith("NVIDIA H100 80GB HBM3, 79.65 GiB, driver 580.1, a MIG slice; Python 3.11.7")
+    assert environment_line(environment).startswith(
+        "NVIDIA H100 80GB HBM3, 79.65 GiB, driver 580.1, a MIG slice; Python 3.11.7"
+    )
 
 
 def test_flags_are_explained() -> None:
@@ -207,12 +275,20 @@ def replace_flags(record: Record, flags: tuple[Flag, ...]) -> Record:
 
 def test_speed_in_words() -> None:
     energy = Energy(joules=6_000.0, seconds=20.0, steps=100, idle_joules=250.0, idle_seconds=5.0)
-    speed = throughput(records.make_record(device=records.H100, energy=energy, nonpad_tokens_per_step=8))
+    speed = throughput(
+        records.make_record(device=records.H100, energy=energy, nonpad_tokens_per_step=8)
+    )
     assert speed is not None
     assert speed_lines(speed)[:4] == [
         "step: 100.00 ms, the median of 10; 95 % interval 100.00 ms to 110.00 ms",
-        "half of all within 0.00 ms of it; mean 103.00 ms, 10 % of them below 99.00 ms, 10 % above 111.00 ms",
-        "rates: 160 tokens/s, 80.0 non-padding tokens/s, 160 supervised tokens/s, 20.0 sequences/s, 10.0 steps/s",
+        (
+            "half of all within 0.00 ms of it; mean 103.00 ms, 10 % of them below 99.00 ms, 10 %"
+            " above 111.00 ms"
+        ),
+        (
+            "rates: 160 tokens/s, 80.0 non-padding tokens/s, 160 supervised tokens/s, 20.0"
+            " sequences/s, 10.0 steps/s"
+        ),
         f"energy: 3.75 J a token, 3.12 J above idling. {labels.ENERGY_CAVEAT}",
     ]
     plain = throughput(records.make_record())
@@ -227,7 +303,10 @@ def test_utilisation_comes_with_its_peak_and_definitions() -> None:
     found = utilisation(record, lora, replace(lora, backward=2 * 10**13))
     text = shown(record, utilisation=found)
     # 2e13 and 3e13 FLOP in 0.1 s are 200 and 300 TFLOP/s of 989.4
-    assert "MFU 20.21 %, HFU 30.32 % of 989.4 TFLOP/s, NVIDIA H100 SXM5 80GB; full equivalent 30.32 %" in text
+    assert (
+        "MFU 20.21 %, HFU 30.32 % of 989.4 TFLOP/s, NVIDIA H100 SXM5 80GB; full equivalent 30.32 %"
+        in text
+    )
     assert all(line in text for line in labels.MFU_DEFINITIONS)
     alone = shown(record, utilisation=utilisation(record, lora))
     assert labels.MFU_DEFINITIONS[0] in alone and labels.MFU_DEFINITIONS[1] not in alone
@@ -242,8 +321,11 @@ def test_utilisation_comes_with_its_peak_and_definitions() -> None:
         ("float32", None, "To try: one process, without --world-size", "--dtype"),
     ],
 )
-def test_a_loss_that_is_no_number_is_told_what_helps(dtype: str, step: int | None, said: str, not_said: str) -> None:
-    """The same step again has the same loss; float16 without loss scaling has none, losses that differ are not about dtypes."""
+def test_a_loss_that_is_no_number_is_told_what_helps(
+    dtype: str, step: int | None, said: str, not_said: str
+) -> None:
+    """The same step again has the same loss; float16 without loss scaling has none, losses that
+    differ are not about dtypes."""
     workload = replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, dtype=dtype))  # type: ignore[arg-type]
     failure = Failure(reason="the loss is nan" if step else "other losses", phase="loss", step=step)
     record = records.make_record(workload, status="invalid", failure=failure, step_seconds=None)
@@ -256,15 +338,24 @@ def test_a_loss_that_is_no_number_is_told_what_helps(dtype: str, step: int | Non
 
 def test_a_failure_says_what_happened_where_and_what_to_try() -> None:
     failure = Failure(
-        reason="CUDA out of memory.", phase="backward", step=2, tried_bytes=2**30, free_bytes=2**29, allocated_bytes=2**31,
-        reserved_bytes=2**32, exit_code=1,
-    )  # fmt: skip
+        reason="CUDA out of memory.",
+        phase="backward",
+        step=2,
+        tried_bytes=2**30,
+        free_bytes=2**29,
+        allocated_bytes=2**31,
+        reserved_bytes=2**32,
+        exit_code=1,
+    )
     text = shown(records.make_record(status="oom", failure=failure, step_seconds=None))
     assert text.startswith("tiny-gpt2, full: out of memory\n")
     for line in (
         "out of memory: the device had no room for an allocation.",
         "It ended in backward, step 2: CUDA out of memory.",
-        "At that moment: 1.00 GiB asked for, 512.00 MiB free, 2.00 GiB allocated, 4.00 GiB reserved.",
+        (
+            "At that moment: 1.00 GiB asked for, 512.00 MiB free, 2.00 GiB allocated, 4.00 GiB"
+            " reserved."
+        ),
         "The process ended with code 1.",
         "At least, by then: peak that tensors ask for 1.91 MiB.",
         "Predicted: 1.91 MiB at optimizer step.",
@@ -278,45 +369,74 @@ def test_a_failure_says_what_happened_where_and_what_to_try() -> None:
 def test_every_status_can_be_shown_with_nothing_else_known(status: str) -> None:
     failure = None if status in ("ok", "noisy") else Failure(reason="It was so.")
     bare = records.make_record(
-        status=status, failure=failure, peak_requested_bytes=None, peak_allocated_bytes=None, peak_phase=None,
-        attribution_bytes=None, persistent_bytes=None, phase_peak_bytes=None, step1_phase_peak_bytes=None, step_seconds=None,
-        saved_activation_bytes=None, num_parameters=None, num_trainable_parameters=None, attention_kernel=None,
-    )  # fmt: skip
+        status=status,
+        failure=failure,
+        peak_requested_bytes=None,
+        peak_allocated_bytes=None,
+        peak_phase=None,
+        attribution_bytes=None,
+        persistent_bytes=None,
+        phase_peak_bytes=None,
+        step1_phase_peak_bytes=None,
+        step_seconds=None,
+        saved_activation_bytes=None,
+        num_parameters=None,
+        num_trainable_parameters=None,
+        attention_kernel=None,
+    )
     text = shown(bare)
     assert labels.STATUS_DEFINITIONS[status] in text
     assert ("It ended: It was so." in text) == (failure is not None)
-    assert run_text(bare, records.make_prediction()) == (f"tiny-gpt2, full: {labels.STATUS_LABELS[status]}, predicted 1.91 MiB")
+    assert (
+        run_text(bare, records.make_prediction())
+        == f"tiny-gpt2, full: {labels.STATUS_LABELS[status]}, predicted 1.91 MiB"
+    )
 
 
 def test_a_real_prediction_of_an_unknown_family_is_only_a_lower_bound() -> None:
     from lora_profiler.catalog import find_model
 
-    workload = Workload(model=find_model("microsoft/phi-2"), setup=TrainSetup(seq_len=16, device="cpu"))
+    workload = Workload(
+        model=find_model("microsoft/phi-2"), setup=TrainSetup(seq_len=16, device="cpu")
+    )
     prediction = predict(workload)
     record = records.make_record(workload)
     row = run_row(record, prediction).cells
     assert row[5].startswith(">= ") and row[6] == ""
-    text = render.plain(record_blocks(record, prediction, compare(record, prediction), throughput(record)))
+    text = render.plain(
+        record_blocks(record, prediction, compare(record, prediction), throughput(record))
+    )
     assert "The peak is predicted" not in text and "lower bound" in text
 
 
-# --- many records ---------------------------------------------------------------------------------------------------------
+# --- many records ---------------------------------------------------------------------------------
 
 
 def test_a_row_of_one_run() -> None:
     record = records.make_record(peak_requested_bytes=1_600_000)
     row = run_row(record, records.make_prediction(), "batch 2")
     assert dict(zip(RUN_COLUMNS, row.cells, strict=True)) == {
-        "model": "tiny-gpt2", "method": "full", "setup": "batch 2", "status": "ok", "peak": "1.53 MiB", "predicted": "1.91 MiB",
-        "error": "+25.00 %", "step": "100.00 ms", "tokens": "160/s",
-    }  # fmt: skip
-    assert run_text(record, records.make_prediction(), "batch 2") == (
-        "tiny-gpt2, full, batch 2: ok, peak 1.53 MiB, predicted 1.91 MiB, error +25.00 %, 100.00 ms a step, 160 tokens/s"
+        "model": "tiny-gpt2",
+        "method": "full",
+        "setup": "batch 2",
+        "status": "ok",
+        "peak": "1.53 MiB",
+        "predicted": "1.91 MiB",
+        "error": "+25.00 %",
+        "step": "100.00 ms",
+        "tokens": "160/s",
+    }
+    assert (
+        run_text(record, records.make_prediction(), "batch 2")
+        == "tiny-gpt2, full, batch 2: ok, peak 1.53 MiB, predicted 1.91 MiB, error +25.00 %, 100.00"
+        " ms a step, 160 tokens/s"
     )
 
 
 def test_a_table_of_runs_has_every_one_and_no_empty_column() -> None:
-    failed = records.make_record(status="timeout", failure=Failure(reason="60 s are over."), repeat=1)
+    failed = records.make_record(
+        status="timeout", failure=Failure(reason="60 s are over."), repeat=1
+    )
     prediction = records.make_prediction()
     table = summary_table([(records.make_record(), prediction), (failed, prediction)])
     assert table.columns == tuple(c for c in RUN_COLUMNS if c != "setup")
@@ -342,8 +462,14 @@ def test_what_sets_workloads_apart_in_words() -> None:
         f"batch 2, 2,048 tokens, no checkpointing, foreach, {same}",
         f"batch 4, 2,048 tokens, checkpointing, foreach, {same}",
         f"batch 2, 1,024 tokens, no checkpointing, fused, {same}",
-        "batch 2, 2,048 tokens, no checkpointing, foreach, targets all-linear, bfloat16 adapters, dropout 0.1",
-        "batch 2, 2,048 tokens, no checkpointing, foreach, targets q_proj v_proj, float32 adapters, dropout 0, alpha 1",
+        (
+            "batch 2, 2,048 tokens, no checkpointing, foreach, targets all-linear, bfloat16"
+            " adapters, dropout 0.1"
+        ),
+        (
+            "batch 2, 2,048 tokens, no checkpointing, foreach, targets q_proj v_proj, float32"
+            " adapters, dropout 0, alpha 1"
+        ),
         "batch 2, 2,048 tokens, no checkpointing, foreach",
     ]
     quantized = [replace(base, quantization=Quantization(double_quant=d)) for d in (True, False)]
@@ -357,7 +483,10 @@ def test_what_sets_workloads_apart_in_words() -> None:
 
 def test_errors_of_all_records_by_metric_and_category() -> None:
     prediction = records.make_prediction()
-    made = [records.make_record(peak_requested_bytes=size, repeat=i) for i, size in enumerate((2_000_000, 1_600_000, 2_500_000))]
+    made = [
+        records.make_record(peak_requested_bytes=size, repeat=i)
+        for i, size in enumerate((2_000_000, 1_600_000, 2_500_000))
+    ]
     table = error_summary([c for r in made for c in compare(r, prediction)])
     peak = table.rows[1]
     # errors 0, +25 % and -20 %
@@ -365,26 +494,38 @@ def test_errors_of_all_records_by_metric_and_category() -> None:
     assert peak.cells == ("all together", "3", "15.00 %", "exact", "+25.00 %", "33 %", made[1].id)
     names = [row.cells[0] for row in table.rows]
     assert labels.CATEGORY_LABELS["unattributed"] not in names
-    assert labels.CATEGORY_LABELS["temporaries"] in names and labels.PHASE_LABELS["forward"] in names
+    assert (
+        labels.CATEGORY_LABELS["temporaries"] in names and labels.PHASE_LABELS["forward"] in names
+    )
     weights = next(row for row in table.rows if row.cells[0] == "weights")
     assert weights.cells[1:] == ("3", "exact", "exact", "exact", "100 %", "")
 
 
 def test_one_way_against_another_in_one_line() -> None:
-    a, b = records.make_record(step_seconds=(0.2,) * 9), records.make_record(records.LORA_WORKLOAD, step_seconds=(0.15,) * 9)
+    a, b = (
+        records.make_record(step_seconds=(0.2,) * 9),
+        records.make_record(records.LORA_WORKLOAD, step_seconds=(0.15,) * 9),
+    )
     line = ratio_line("full", "LoRA r4", full_against_lora([a], [b]))
-    assert line == "LoRA r4 takes 0.750 of the time of full (95 % interval 0.750 to 0.750; 1 and 1 runs)"
+    assert (
+        line
+        == "LoRA r4 takes 0.750 of the time of full (95 % interval 0.750 to 0.750; 1 and 1 runs)"
+    )
 
 
-# --- JSON and CSV ---------------------------------------------------------------------------------------------------------
+# --- JSON and CSV ---------------------------------------------------------------------------------
 
 
 def made_records() -> list[Record]:
     failure = Failure(reason="CUDA out of memory.", phase="backward", step=1, tried_bytes=2**30)
     return [
         records.make_record(),
-        records.make_record(records.LORA_WORKLOAD, device=records.H100, flags=("host_bound",), **ON_CARD),
-        records.make_record(status="oom", failure=failure, repeat=1, step_seconds=None, attribution_bytes=None),
+        records.make_record(
+            records.LORA_WORKLOAD, device=records.H100, flags=("host_bound",), **ON_CARD
+        ),
+        records.make_record(
+            status="oom", failure=failure, repeat=1, step_seconds=None, attribution_bytes=None
+        ),
     ]
 
 
@@ -395,12 +536,25 @@ def test_json_is_what_the_schema_says_and_reads_back() -> None:
     jsonschema.Draft202012Validator.check_schema(bench_schema())
     jsonschema.validate(document, bench_schema())
     assert set(document) == {"schema_version", "records", "comparisons"}
-    assert json.loads(json.dumps(bench_payload([record_from_dict(d) for d in document["records"]], found))) == document
+    assert (
+        json.loads(
+            json.dumps(bench_payload([record_from_dict(d) for d in document["records"]], found))
+        )
+        == document
+    )
     assert document["comparisons"] == [asdict(c) for c in found]
     assert list(document["comparisons"][0]) == [
-        "record_id", "engine", "metric", "category", "predicted", "measured", "relative_error",
-    ]  # fmt: skip
-    assert {c["record_id"] for c in document["comparisons"]} <= {r["id"] for r in document["records"]}
+        "record_id",
+        "engine",
+        "metric",
+        "category",
+        "predicted",
+        "measured",
+        "relative_error",
+    ]
+    assert {c["record_id"] for c in document["comparisons"]} <= {
+        r["id"] for r in document["records"]
+    }
 
 
 @pytest.mark.parametrize(
@@ -418,9 +572,13 @@ def test_json_is_what_the_schema_says_and_reads_back() -> None:
         (("comparisons", 0, "relative_error"), "3 %"),
     ],
 )
-def test_the_schema_refuses_what_the_contract_does_not_allow(path: tuple[str | int, ...], value: object) -> None:
+def test_the_schema_refuses_what_the_contract_does_not_allow(
+    path: tuple[str | int, ...], value: object
+) -> None:
     record = records.make_record()
-    document = json.loads(json.dumps(bench_payload([record], compare(record, records.make_prediction()))))
+    document = json.loads(
+        json.dumps(bench_payload([record], compare(record, records.make_prediction())))
+    )
     place = document
     for key in path[:-1]:
         place = place[key]
@@ -443,11 +601,27 @@ def test_csv_of_runs_and_of_comparisons() -> None:
     made = made_records()
     rows = list(csv.DictReader(io.StringIO(render.csv_text(run_records(made)))))
     assert [row["record_id"] for row in rows] == [r.id for r in made]
-    assert (rows[0]["median_step_seconds"], rows[0]["tokens_per_second"], rows[0]["rank"]) == ("0.1", "160.0", "")
-    assert (rows[1]["rank"], rows[1]["flags"], rows[1]["peak_reserved_bytes"]) == ("4", "host_bound", str(6 * MIB))
-    assert (rows[2]["status"], rows[2]["reason"], rows[2]["median_step_seconds"]) == ("oom", "CUDA out of memory.", "")
+    assert (rows[0]["median_step_seconds"], rows[0]["tokens_per_second"], rows[0]["rank"]) == (
+        "0.1",
+        "160.0",
+        "",
+    )
+    assert (rows[1]["rank"], rows[1]["flags"], rows[1]["peak_reserved_bytes"]) == (
+        "4",
+        "host_bound",
+        str(6 * MIB),
+    )
+    assert (rows[2]["status"], rows[2]["reason"], rows[2]["median_step_seconds"]) == (
+        "oom",
+        "CUDA out of memory.",
+        "",
+    )
     found = [c for r in made for c in compare(r, records.make_prediction(r.workload))]
     lines = list(csv.DictReader(io.StringIO(render.csv_text(comparison_records(made, found)))))
     assert len(lines) == len(found)
-    assert lines[0]["model"] == "tiny-gpt2" and lines[0]["method"] == "full" and lines[0]["measured"] == "2000000"
+    assert (
+        lines[0]["model"] == "tiny-gpt2"
+        and lines[0]["method"] == "full"
+        and lines[0]["measured"] == "2000000"
+    )
     assert {line["method"] for line in lines} == {"full", "lora"}

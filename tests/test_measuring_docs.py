@@ -1,4 +1,5 @@
-"""docs/measuring.md explains every word that a record can hold, with the limits that the program has."""
+"""docs/measuring.md explains every word that a record can hold, with the limits that the program
+has."""
 
 import re
 from dataclasses import fields
@@ -59,8 +60,12 @@ def explanations(heading: str) -> dict[str, str]:
     return dict(rows)
 
 
-@pytest.mark.parametrize(("heading", "words"), [("Statuses", STATUSES), ("Flags", FLAGS), ("Phases of a step", PHASES)])
-def test_every_word_has_its_explanation_and_there_is_no_other(heading: str, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("heading", "words"), [("Statuses", STATUSES), ("Flags", FLAGS), ("Phases of a step", PHASES)]
+)
+def test_every_word_has_its_explanation_and_there_is_no_other(
+    heading: str, words: tuple[str, ...]
+) -> None:
     found = explanations(heading)
     assert tuple(sorted(found)) == tuple(sorted(words))
     assert all(len(text.split()) >= 5 for text in found.values())
@@ -80,7 +85,10 @@ def test_every_category_and_stage_is_named() -> None:
     "statement",
     [
         f"({Conditions().memory_steps} unless told otherwise)",
-        f"SIGKILL {'ten' if runner.TERMINATE_SECONDS == 10 else runner.TERMINATE_SECONDS} seconds later",
+        (
+            f"SIGKILL {'ten' if runner.TERMINATE_SECONDS == 10 else runner.TERMINATE_SECONDS}"
+            " seconds later"
+        ),
         f"more than {BUSY_SHARE:.0%}".replace("%", " %"),
         f"by more than {PERTURBED_SHARE:.1%}".replace("%", " %"),
         f"more than {UNATTRIBUTED_SHARE:.0%} of the peak".replace("%", " %"),
@@ -89,12 +97,23 @@ def test_every_category_and_stage_is_named() -> None:
         f"idle device had more than {device_view.IDLE_BYTES // MIB} MiB in use",
         f"over {device_view.UNEXPLAINED_BYTES // MIB} MiB are explained by neither",
         f"below {telemetry.LEAST_CLOCK_SHARE:.0%} of the default".replace("%", " %"),
-        f"within {half_width_limit('cuda'):.0%} of it ({half_width_limit('cpu'):.0%} on a CPU)".replace("%", " %"),
-        f"at least {max(timing_pass.WARMUP_MIN_STEPS, timing_pass.DRIFT_WINDOW)} steps and {timing_pass.WARMUP_MIN_SECONDS:g} s",
-        f"the last {timing_pass.DRIFT_WINDOW} is below {timing_pass.DRIFT_LIMIT:.0%} a step".replace("%", " %"),
+        f"within {half_width_limit('cuda'):.0%} of it ({half_width_limit('cpu'):.0%} on a CPU)".replace(
+            "%", " %"
+        ),
+        (
+            f"at least {max(timing_pass.WARMUP_MIN_STEPS, timing_pass.DRIFT_WINDOW)} steps and"
+            f" {timing_pass.WARMUP_MIN_SECONDS:g} s"
+        ),
+        f"the last {timing_pass.DRIFT_WINDOW} is below {timing_pass.DRIFT_LIMIT:.0%} a step".replace(
+            "%", " %"
+        ),
         f"at most {timing_pass.WARMUP_MAX_STEPS} steps, {timing_pass.WARMUP_MAX_SECONDS:g} s",
         f"{'five' if telemetry.IDLE_SECONDS == 5 else telemetry.IDLE_SECONDS} idle seconds",
-        f"blocks under {'ten' if telemetry.MIN_BLOCK_SECONDS == 10 else telemetry.MIN_BLOCK_SECONDS} seconds give none",
+        (
+            "blocks under"
+            f" {'ten' if telemetry.MIN_BLOCK_SECONDS == 10 else telemetry.MIN_BLOCK_SECONDS}"
+            " seconds give none"
+        ),
         f"with {MARGIN_SECONDS:g} s to spare",
     ],
 )

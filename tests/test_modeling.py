@@ -1,4 +1,5 @@
-"""Real models as the harness trains them: the right ones, the same as transformers and PEFT make on their own paths."""
+"""Real models as the harness trains them: the right ones, the same as transformers and PEFT make on
+their own paths."""
 
 import gc
 import importlib.util
@@ -51,12 +52,15 @@ def case(config: Mapping[str, Any] | str = "llama", **fields: Any) -> Workload:
 
 
 def batch_for(workload: Workload) -> dict[str, torch.Tensor]:
-    shape, words = (workload.setup.batch_size, workload.setup.seq_len), workload.model.config["vocab_size"]
+    shape, words = (
+        (workload.setup.batch_size, workload.setup.seq_len),
+        workload.model.config["vocab_size"],
+    )
     ids = torch.randint(0, words, shape, generator=torch.Generator().manual_seed(1))
     return {"input_ids": ids, "labels": ids}
 
 
-# --- the same weights as transformers ---------------------------------------------------------------------------------
+# --- the same weights as transformers -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -65,26 +69,38 @@ def test_random_weights_are_those_of_transformers(config: str, dtype: str) -> No
     fields = {name: value for name, value in families.TINY[config].items() if name != "model_type"}
     torch.manual_seed(0)
     theirs = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(families.TINY[config]["model_type"], **fields), dtype=getattr(torch, dtype)
+        AutoConfig.for_model(families.TINY[config]["model_type"], **fields),
+        dtype=getattr(torch, dtype),
     )
     ours = build_model(case(config, dtype=dtype))
     assert type(ours) is type(theirs)
     expected, found = theirs.state_dict(), ours.state_dict()
     assert list(found) == list(expected)
-    assert all(found[name].dtype == t.dtype and torch.equal(found[name], t) for name, t in expected.items())
+    assert all(
+        found[name].dtype == t.dtype and torch.equal(found[name], t) for name, t in expected.items()
+    )
     assert ours.training
     assert ours.config.use_cache is False
 
 
 @pytest.mark.parametrize("recipe", ["stock", "kbit", "trl"])
 @pytest.mark.parametrize("double_quant", [True, False])
-@pytest.mark.parametrize("config", ["llama", "llama_tied-varied", "gpt2", "gpt_neox", "opt", "phi3", "gemma2", "qwen3_moe"])
-def test_quantised_in_place_is_what_transformers_loads(config: str, double_quant: bool, recipe: str) -> None:
+@pytest.mark.parametrize(
+    "config",
+    ["llama", "llama_tied-varied", "gpt2", "gpt_neox", "opt", "phi3", "gemma2", "qwen3_moe"],
+)
+def test_quantised_in_place_is_what_transformers_loads(
+    config: str, double_quant: bool, recipe: str
+) -> None:
     """Bit by bit, against writing the 16-bit model and loading it with a `BitsAndBytesConfig`."""
     chosen = cases.CONFIGS[config]
-    workload = case(chosen, lora=LORA, quantization=Quantization(double_quant=double_quant, recipe=recipe))
+    workload = case(
+        chosen, lora=LORA, quantization=Quantization(double_quant=double_quant, recipe=recipe)
+    )
     ours, theirs = build_model(workload), oracle.quantized_by_transformers(chosen, workload.setup)
-    kinds, their_kinds = ([(n, type(m), m.training) for n, m in model.named_modules()] for model in (ours, theirs))
+    kinds, their_kinds = (
+        [(n, type(m), m.training) for n, m in model.named_modules()] for model in (ours, theirs)
+    )
     assert kinds == their_kinds
     found, expected = dict(ours.named_parameters()), dict(theirs.named_parameters())
     assert list(found) == list(expected)
@@ -92,40 +108,65 @@ def test_quantised_in_place_is_what_transformers_loads(config: str, double_quant
     for name, parameter in expected.items():
         mine = found[name]
         assert (type(mine), mine.dtype, mine.shape, mine.requires_grad) == (
-            type(parameter), parameter.dtype, parameter.shape, parameter.requires_grad,
-        )  # fmt: skip
+            type(parameter),
+            parameter.dtype,
+            parameter.shape,
+            parameter.requires_grad,
+        )
         beside, beside_theirs = quantization_tensors(mine), quantization_tensors(parameter)
         assert [(t.dtype, t.shape) for t in beside] == [(t.dtype, t.shape) for t in beside_theirs]
         if "lora_" not in name:  # their random numbers start elsewhere
             assert torch.equal(mine, parameter)
             assert all(torch.equal(a, b) for a, b in zip(beside, beside_theirs, strict=True))
         packed += bool(beside)
-    assert packed == sum("4bit" in type(m).__name__ and hasattr(m, "compute_dtype") for m in theirs.modules())
+    assert packed == sum(
+        "4bit" in type(m).__name__ and hasattr(m, "compute_dtype") for m in theirs.modules()
+    )
     assert packed >= 12
-    assert sum(oracle.quantization_state_bytes(ours).values()) == predict(workload).persistent_bytes["quantization_state"]
+    assert (
+        sum(oracle.quantization_state_bytes(ours).values())
+        == predict(workload).persistent_bytes["quantization_state"]
+    )
     adapters = {p.dtype for n, p in found.items() if "lora_" in n}
     assert adapters == {torch.bfloat16 if recipe == "trl" else torch.float32}
     assert forward_loss(ours, workload.setup, batch_for(workload)).isfinite()
 
 
 def test_no_16_bit_weight_outlives_its_packed_form() -> None:
-    workload = case(families.TINY["llama"] | {"intermediate_size": 117}, lora=LORA, quantization=Quantization())
+    workload = case(
+        families.TINY["llama"] | {"intermediate_size": 117}, lora=LORA, quantization=Quantization()
+    )
     model = build_model(workload)
     gc.collect()
     tensors = (o for o in gc.get_objects() if type(o) in (torch.Tensor, torch.nn.Parameter))
     assert [t.shape for t in tensors if t.dtype == torch.bfloat16 and 117 in t.shape] == []
-    assert sum(117 in p.quant_state.shape for p in model.parameters() if hasattr(p, "quant_state")) == 9
+    assert (
+        sum(117 in p.quant_state.shape for p in model.parameters() if hasattr(p, "quant_state"))
+        == 9
+    )
 
 
 def test_a_4_bit_model_is_made_one_weight_at_a_time() -> None:
-    """The peak of building is the model as it stays and a few weights, bitsandbytes' own temporaries on the CPU among them: far
-    below the 16-bit model, which a device need not hold."""
-    sizes = {"num_hidden_layers": 24, "hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "vocab_size": 300}
-    workload = case(families.TINY["llama"] | sizes, lora=LoraConfig(r=1, target_modules=("q_proj",)), quantization=Quantization())
+    """The peak of building is the model as it stays and a few weights, bitsandbytes' own
+    temporaries on the CPU among them: far below the 16-bit model, which a device need not hold."""
+    sizes = {
+        "num_hidden_layers": 24,
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_attention_heads": 4,
+        "vocab_size": 300,
+    }
+    workload = case(
+        families.TINY["llama"] | sizes,
+        lora=LoraConfig(r=1, target_modules=("q_proj",)),
+        quantization=Quantization(),
+    )
     build_model(workload)  # bitsandbytes makes its code books once
     models: list[torch.nn.Module] = []
     live = recorded({}, lambda record: models.append(build_model(workload))).live_bytes()
-    largest = max(2 * p.quant_state.shape.numel() for p in models[0].parameters() if hasattr(p, "quant_state"))
+    largest = max(
+        2 * p.quant_state.shape.numel() for p in models[0].parameters() if hasattr(p, "quant_state")
+    )
     assert live[-1] < max(live) <= live[-1] + 8 * largest
     assert max(live) < workload.model.num_parameters * 2 / 2
 
@@ -165,9 +206,18 @@ def _from_another(weight: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    "initialise", [torch.nn.init.trunc_normal_, torch.nn.init.orthogonal_, torch.nn.init.eye_, _half_of_it, _from_another]
+    "initialise",
+    [
+        torch.nn.init.trunc_normal_,
+        torch.nn.init.orthogonal_,
+        torch.nn.init.eye_,
+        _half_of_it,
+        _from_another,
+    ],
 )
-def test_deferred_weights_take_any_initialisation(initialise: Callable[[torch.Tensor], object]) -> None:
+def test_deferred_weights_take_any_initialisation(
+    initialise: Callable[[torch.Tensor], object],
+) -> None:
     def layers(deferred: DeferredWeights | None) -> list[torch.nn.Linear]:
         torch.manual_seed(0)
         with deferred or nullcontext(), torch.no_grad():
@@ -180,7 +230,10 @@ def test_deferred_weights_take_any_initialisation(initialise: Callable[[torch.Te
     found, expected = layers(deferred), layers(None)
     for layer in found:
         deferred.fill(layer.weight)
-    assert all(torch.equal(a.weight, b.weight) and torch.equal(a.bias, b.bias) for a, b in zip(found, expected, strict=True))
+    assert all(
+        torch.equal(a.weight, b.weight) and torch.equal(a.bias, b.bias)
+        for a, b in zip(found, expected, strict=True)
+    )
 
 
 @pytest.mark.parametrize("quantization", [None, Quantization()], ids=["plain", "nf4"])
@@ -195,7 +248,9 @@ def test_weights_of_a_folder(quantization: Quantization | None, tmp_path: Path) 
     assert head is not None
     assert (head.weight == 0.25).all()
     if quantization is None:
-        assert all(torch.equal(a, b) for a, b in zip(source.parameters(), model.parameters(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(source.parameters(), model.parameters(), strict=True)
+        )
     assert count_parameters(model)[0] == workload.model.num_parameters
     assert model.training
     with pytest.raises(UnbuildableError, match=r"lacks 9 weights of tiny.*model\.layers\.3\."):
@@ -206,7 +261,10 @@ def test_weights_of_a_folder(quantization: Quantization | None, tmp_path: Path) 
 
 def test_every_bundled_model_has_a_class_that_takes_its_config() -> None:
     """One of each type and class, built on the meta device where weights cost nothing."""
-    of_each = {(spec.model_type, spec.architecture): spec for spec in (find_model(entry.id) for entry in bundled_models())}
+    of_each = {
+        (spec.model_type, spec.architecture): spec
+        for spec in (find_model(entry.id) for entry in bundled_models())
+    }
     assert len(of_each) > 40
     for spec in of_each.values():
         model_class, config = building._class_and_config(spec, ("auto_map", "quantization_config"))
@@ -215,7 +273,7 @@ def test_every_bundled_model_has_a_class_that_takes_its_config() -> None:
         building._check(model, Workload(model=spec))
 
 
-# --- stages, counts, contents -----------------------------------------------------------------------------------------
+# --- stages, counts, contents ---------------------------------------------------------------------
 
 
 def test_stages_in_their_order() -> None:
@@ -232,7 +290,9 @@ def test_stages_in_their_order() -> None:
 @pytest.mark.parametrize("config", ["llama", "gpt2", "mixtral"])
 @pytest.mark.parametrize("quantization", [None, Quantization()], ids=["plain", "nf4"])
 @pytest.mark.parametrize("saved", [(), ("lm_head",)], ids=["", "saved"])
-def test_counts_are_the_catalogue_s_and_peft_s(config: str, quantization: Quantization | None, saved: tuple[str, ...]) -> None:
+def test_counts_are_the_catalogue_s_and_peft_s(
+    config: str, quantization: Quantization | None, saved: tuple[str, ...]
+) -> None:
     workload = case(config, lora=replace(LORA, modules_to_save=saved), quantization=quantization)
     model = build_model(workload)
     base, trainable = count_parameters(model)
@@ -273,9 +333,15 @@ def test_peft_gets_every_field_of_the_adapter() -> None:
 
 @pytest.mark.parametrize("config", ["llama", "gpt2", "opt", "phi3"])
 @pytest.mark.parametrize(
-    "lora", [None, LORA, replace(LORA, modules_to_save=("lm_head",)), LoraConfig(r=2, target_modules=r".*lm_head")],
+    "lora",
+    [
+        None,
+        LORA,
+        replace(LORA, modules_to_save=("lm_head",)),
+        LoraConfig(r=2, target_modules=r".*lm_head"),
+    ],
     ids=["full", "lora", "saved", "adapted"],
-)  # fmt: skip
+)
 def test_output_head_makes_the_logits(config: str, lora: LoraConfig | None) -> None:
     workload = case(config, lora=lora)
     model = build_model(workload)
@@ -292,7 +358,7 @@ def test_a_model_without_a_head_has_none() -> None:
     assert output_head(torch.nn.Linear(2, 2)) is None
 
 
-# --- the step ---------------------------------------------------------------------------------------------------------
+# --- the step -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("precision", ["pure", "amp"])
@@ -302,13 +368,21 @@ def test_loss_is_cross_entropy_over_what_is_labelled(precision: str) -> None:
     batch = batch_for(workload)
     mask = torch.ones_like(batch["input_ids"])
     mask[:, 5:] = 0
-    padded = {**batch, "labels": batch["labels"].masked_fill(mask == 0, -100), "attention_mask": mask}
+    padded = {
+        **batch,
+        "labels": batch["labels"].masked_fill(mask == 0, -100),
+        "attention_mask": mask,
+    }
     for given in (batch, padded):
         loss = forward_loss(model, workload.setup, given)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "amp"):
-            logits = model(input_ids=given["input_ids"], attention_mask=given.get("attention_mask")).logits
+            logits = model(
+                input_ids=given["input_ids"], attention_mask=given.get("attention_mask")
+            ).logits
         assert logits.dtype == (torch.bfloat16 if precision == "amp" else torch.float32)
-        expected = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), given["labels"][:, 1:].flatten())
+        expected = torch.nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1).float(), given["labels"][:, 1:].flatten()
+        )
         assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
         assert loss.requires_grad
 
@@ -316,10 +390,14 @@ def test_loss_is_cross_entropy_over_what_is_labelled(precision: str) -> None:
 @pytest.mark.parametrize("config", ["llama", "gpt2", "qwen3", "gemma3_text"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_math_attention_is_forced_and_as_predicted(config: str, dtype: str) -> None:
-    """The maths kernel keeps the scores, the CPU's flash kernel does not; each is what the predictor says of it."""
+    """The maths kernel keeps the scores, the CPU's flash kernel does not; each is what the
+    predictor says of it."""
     real = {}
     for attention in ("math", "flash", "auto"):
-        workload = Workload(model=cases.spec_of(config), setup=case(attention=attention, dtype=dtype, seq_len=24).setup)
+        workload = Workload(
+            model=cases.spec_of(config),
+            setup=case(attention=attention, dtype=dtype, seq_len=24).setup,
+        )
         real[attention] = oracle.saved_activation_bytes(build_model(workload), workload.setup)
         assert real[attention] == predict(workload).saved_activation_bytes
     assert real["math"] > real["flash"] == real["auto"]
@@ -337,8 +415,14 @@ def test_the_attention_kernel_holds_in_a_recomputed_layer() -> None:
 
 
 def test_a_kernel_that_cannot_run_is_no_silent_other_one() -> None:
-    workload = case(families.VARIED["gpt2"], attention="flash")  # with dropout, which the CPU's flash kernel has not
-    with attention_context(workload.setup), pytest.warns(UserWarning), pytest.raises(RuntimeError, match="No available kernel"):
+    workload = case(
+        families.VARIED["gpt2"], attention="flash"
+    )  # with dropout, which the CPU's flash kernel has not
+    with (
+        attention_context(workload.setup),
+        pytest.warns(UserWarning),
+        pytest.raises(RuntimeError, match="No available kernel"),
+    ):
         forward_loss(build_model(workload), workload.setup, batch_for(workload))
 
 
@@ -346,7 +430,10 @@ def test_a_kernel_that_cannot_run_is_no_silent_other_one() -> None:
 def test_checkpointing_is_non_reentrant_and_on_only_where_asked(checkpointing: bool) -> None:
     workload = case(checkpointing=checkpointing, lora=LORA, seq_len=24)
     model = build_model(workload)
-    assert oracle.saved_activation_bytes(model, workload.setup) == predict(workload).saved_activation_bytes
+    assert (
+        oracle.saved_activation_bytes(model, workload.setup)
+        == predict(workload).saved_activation_bytes
+    )
     loss = forward_loss(model, workload.setup, batch_for(workload))
     nodes, names = [loss.grad_fn], set()
     while nodes:
@@ -354,7 +441,9 @@ def test_checkpointing_is_non_reentrant_and_on_only_where_asked(checkpointing: b
         if node is not None and node not in names:
             names.add(node)
             nodes += [following for following, _ in node.next_functions]
-    assert not any("CheckpointFunction" in node.name() for node in names)  # what reentrant checkpointing leaves
+    assert not any(
+        "CheckpointFunction" in node.name() for node in names
+    )  # what reentrant checkpointing leaves
 
 
 @pytest.mark.parametrize("implementation", ["foreach", "fused", "forloop"])
@@ -363,12 +452,15 @@ def test_optimizer_implementation_is_pinned(optimizer: str, implementation: str)
     workload = case(lora=LORA, optimizer=optimizer, optimizer_impl=implementation)
     model = build_model(workload)
     made = make_optimizer(model, workload.setup)
-    assert (made.defaults["foreach"], made.defaults["fused"]) == (implementation == "foreach", implementation == "fused")
+    assert (made.defaults["foreach"], made.defaults["fused"]) == (
+        implementation == "foreach",
+        implementation == "fused",
+    )
     (group,) = made.param_groups
     assert {id(p) for p in group["params"]} == {id(p) for p in adapter_parameters(model)}
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 
 def test_another_model_than_asked_is_refused() -> None:
@@ -380,7 +472,9 @@ def test_another_model_than_asked_is_refused() -> None:
 
 def test_another_dtype_than_asked_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(building, "_options", lambda spec, setup: {"dtype": torch.float32})
-    with pytest.raises(UnbuildableError, match=r"embed_tokens\.weight is torch\.float32, not torch\.bfloat16"):
+    with pytest.raises(
+        UnbuildableError, match=r"embed_tokens\.weight is torch\.float32, not torch\.bfloat16"
+    ):
         build_model(case())
 
 
@@ -392,35 +486,53 @@ def test_another_dtype_than_asked_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         ("bitsandbytes", {"lora": LORA, "quantization": Quantization()}, r"lora-profiler\[qlora\]"),
     ],
 )
-def test_a_missing_library_is_named(module: str, fields: dict[str, Any], install: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named(
+    module: str, fields: dict[str, Any], install: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(
-        "lora_profiler.modeling.third_party.find_spec", lambda name: None if name == module else importlib.util.find_spec(name)
+        "lora_profiler.modeling.third_party.find_spec",
+        lambda name: None if name == module else importlib.util.find_spec(name),
     )
-    with pytest.raises(UnbuildableError, match=rf"{module}, which is not installed: pip install .*{install}"):
+    with pytest.raises(
+        UnbuildableError, match=rf"{module}, which is not installed: pip install .*{install}"
+    ):
         build_model(case(**fields))
 
 
 def test_refused_attention_and_adapters_say_who_refuses() -> None:
     bloom = {"model_type": "bloom", "hidden_size": 16, "n_layer": 1, "n_head": 2, "vocab_size": 101}
-    with pytest.raises(UnbuildableError, match="transformers cannot build tiny: BloomForCausalLM does not support"):
+    with pytest.raises(
+        UnbuildableError, match="transformers cannot build tiny: BloomForCausalLM does not support"
+    ):
         build_model(case(bloom, attention="math"))
-    with pytest.raises(UnbuildableError, match=r"PEFT refuses these adapters on tiny: .*nothing_like_this"):
+    with pytest.raises(
+        UnbuildableError, match=r"PEFT refuses these adapters on tiny: .*nothing_like_this"
+    ):
         build_model(case(lora=LoraConfig(target_modules=("nothing_like_this",))))
 
 
 def test_gemma_2_runs_eager_in_every_version_of_transformers() -> None:
     assert build_model(case("gemma2")).config._attn_implementation == "eager"
-    with pytest.raises(UnbuildableError, match="tiny caps its attention scores, so flash cannot run; use eager or auto"):
+    with pytest.raises(
+        UnbuildableError,
+        match="tiny caps its attention scores, so flash cannot run; use eager or auto",
+    ):
         build_model(case("gemma2", attention="flash"))
 
 
 def test_a_model_or_config_that_transformers_lacks() -> None:
     spec = case().model
     for changed, message in (
-        (replace(spec, architecture="NoSuchForCausalLM"), "has no NoSuchForCausalLM for model type 'llama'"),
+        (
+            replace(spec, architecture="NoSuchForCausalLM"),
+            "has no NoSuchForCausalLM for model type 'llama'",
+        ),
         (replace(spec, model_type="nosuch"), "for model type 'nosuch'"),
         (replace(spec, published={}), "config.json of tiny is not known"),
-        (replace(spec, published={**spec.published, "num_attention_heads": 5}), "transformers (refuses|cannot build)"),
+        (
+            replace(spec, published={**spec.published, "num_attention_heads": 5}),
+            "transformers (refuses|cannot build)",
+        ),
     ):
         with pytest.raises(UnbuildableError, match=message):
             build_model(replace(case(), model=changed))
@@ -438,17 +550,22 @@ def test_weights_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(UnbuildableError, match="weights of tiny could not be loaded"):
         build_model(case(), weights=str(tmp_path))
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
-    monkeypatch.setattr("lora_profiler.modeling.third_party.find_spec", lambda name: name != "gguf" or None)
+    monkeypatch.setattr(
+        "lora_profiler.modeling.third_party.find_spec", lambda name: name != "gguf" or None
+    )
     with pytest.raises(UnbuildableError, match="needs gguf"):
         build_model(case(), weights=str(tmp_path / "a.gguf"))
 
 
 def test_remote_code_is_never_run() -> None:
-    config = {**families.TINY["llama"], "auto_map": {"AutoModelForCausalLM": "someone/something--evil.Model"}}
+    config = {
+        **families.TINY["llama"],
+        "auto_map": {"AutoModelForCausalLM": "someone/something--evil.Model"},
+    }
     assert type(build_model(case(config))).__module__ == "transformers.models.llama.modeling_llama"
 
 
-# --- quiet ------------------------------------------------------------------------------------------------------------
+# --- quiet ----------------------------------------------------------------------------------------
 
 NOISY = """
     import sys, warnings
@@ -478,17 +595,24 @@ def test_third_parties_keep_quiet_and_get_their_voice_back(tmp_path: Path) -> No
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-# --- text, and real inputs --------------------------------------------------------------------------------------------
+# --- text, and real inputs ------------------------------------------------------------------------
 
 
 def test_text_goes_through_the_tokenizer_of_the_weights(tmp_path: Path) -> None:
     vocabulary = {"[UNK]": 0, "to": 1, "be": 2, "or": 3, "not": 4}
     tokenizer = {
-        "version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": {"type": "Whitespace"}, "decoder": None,
-        "post_processor": None, "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"},
-    }  # fmt: skip
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Whitespace"},
+        "decoder": None,
+        "post_processor": None,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"},
+    }
     (tmp_path / "plain.json").write_text(json.dumps(tokenizer))
-    PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "plain.json"), unk_token="[UNK]").save_pretrained(tmp_path)
+    PreTrainedTokenizerFast(
+        tokenizer_file=str(tmp_path / "plain.json"), unk_token="[UNK]"
+    ).save_pretrained(tmp_path)
     text = tmp_path / "text.txt"
     text.write_text("to be or not\nto die")
     tokens = text_tokens(str(text), str(tmp_path))

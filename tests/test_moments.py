@@ -1,6 +1,8 @@
-"""The moments of the peak: equal to the CPU allocator's record of real steps, and to sums worked out by hand.
+"""The moments of the peak: equal to the CPU allocator's record of real steps, and to sums worked
+out by hand.
 
-`benchmarks/peaks.py` runs many more configurations; its published errors are held to what the predictor claims.
+`benchmarks/peaks.py` runs many more configurations; its published errors are held to what the
+predictor claims.
 """
 
 import json
@@ -41,7 +43,7 @@ def predicted(config, setup: TrainSetup) -> Prediction:
     return predict(Workload(model=model, setup=setup))
 
 
-# --- tables that others took from the same versions ----------------------------------------------------------------------
+# --- tables that others took from the same versions -----------------------------------------------
 
 
 def toy(**fields) -> TrainSetup:
@@ -50,16 +52,28 @@ def toy(**fields) -> TrainSetup:
 
 TOY = {
     "full float32": (toy(dtype="float32"), (749_752_756, 815_280_548, 887_454_124)),
-    "full float32, checkpointing": (toy(dtype="float32", checkpointing=True), (671_049_908, 736_577_700, 887_454_124)),
-    "full float32, eager": (toy(dtype="float32", attention="eager"), (770_658_772, 836_186_564, 887_454_124)),
-    "full float32, loop": (toy(dtype="float32", optimizer_impl="forloop"), (749_752_756, 815_280_548, 841_038_252)),
+    "full float32, checkpointing": (
+        toy(dtype="float32", checkpointing=True),
+        (671_049_908, 736_577_700, 887_454_124),
+    ),
+    "full float32, eager": (
+        toy(dtype="float32", attention="eager"),
+        (770_658_772, 836_186_564, 887_454_124),
+    ),
+    "full float32, loop": (
+        toy(dtype="float32", optimizer_impl="forloop"),
+        (749_752_756, 815_280_548, 841_038_252),
+    ),
     "full bfloat16": (toy(), (477_947_316, 510_707_108, 443_729_322)),
     "q and v float32": (
         toy(dtype="float32", lora=LoraConfig(target_modules=QV)),
         (370_456_984, 434_936_200, 179_788_112),
     ),
     "all, float32 adapters": (toy(lora=ALL), (329_316_056, 361_551_560, 100_586_992)),
-    "all, checkpointing": (toy(lora=ALL, checkpointing=True), (263_460_312, 295_695_816, 101_635_568)),
+    "all, checkpointing": (
+        toy(lora=ALL, checkpointing=True),
+        (263_460_312, 295_695_816, 101_635_568),
+    ),
     "all bfloat16": (toy(lora=ALL16), (298_698_456, 330_933_960, 94_668_270)),
 }
 
@@ -81,8 +95,14 @@ def test_toy_model_with_fused_adamw():
 LLAMA3 = {
     "LoRA": ({"lora": ALL}, (38_574_007_568, 39_082_550_536, 16_899_400_196)),
     "LoRA, bf16 adapters": ({"lora": ALL16}, (31_059_911_952, 31_568_454_920, 16_479_969_796)),
-    "q and v": ({"lora": LoraConfig(target_modules=QV)}, (30_078_444_816, 30_586_987_784, 16_196_854_276)),
-    "LoRA, checkpointing": ({"lora": ALL, "checkpointing": True}, (19_778_830_864, 20_287_373_832, 16_932_954_628)),
+    "q and v": (
+        {"lora": LoraConfig(target_modules=QV)},
+        (30_078_444_816, 30_586_987_784, 16_196_854_276),
+    ),
+    "LoRA, checkpointing": (
+        {"lora": ALL, "checkpointing": True},
+        (19_778_830_864, 20_287_373_832, 16_932_954_628),
+    ),
     "q and v, checkpointing": (
         {"lora": LoraConfig(target_modules=QV), "checkpointing": True},
         (19_357_303_312, 19_865_846_280, 16_230_408_708),
@@ -106,7 +126,8 @@ def test_llama3_on_cuda(row):
 
 
 def test_llama3_at_the_end_of_backward():
-    """With checkpointing and fused AdamW the peak lies at the embedding: all gradients and the gradient of its output."""
+    """With checkpointing and fused AdamW the peak lies at the embedding: all gradients and the
+    gradient of its output."""
     found = llama3(optimizer_impl="fused", checkpointing=True)
     assert found.peak.moment == "first_layer_backward"
     assert abs(found.peak.total_bytes - 64_258_885_268) <= 4  # the trace had freed the loss
@@ -120,12 +141,16 @@ def test_llama3_term_by_term():
     steady = next(m for m in found.moments if m.step == "steady" and m.moment == "loss_backward")
     assert steady.bytes["parameters"] == 16_060_522_496
     assert steady.bytes["adapters"] + steady.bytes["optimizer_states"] == 3 * 167_772_160
-    assert (steady.bytes["buffers"], steady.bytes["inputs"], steady.bytes["gradients"]) == (512, 16_384, 0)
+    assert (steady.bytes["buffers"], steady.bytes["inputs"], steady.bytes["gradients"]) == (
+        512,
+        16_384,
+        0,
+    )
     assert steady.bytes["activations"] + steady.bytes["logits_and_loss"] == 22_518_694_664
     assert totals(found)["loss_backward"] - totals(found, 1)["loss_backward"] == 335_544_320
 
 
-# --- real steps: optimizers ----------------------------------------------------------------------------------------------
+# --- real steps: optimizers -----------------------------------------------------------------------
 
 IMPLEMENTATIONS = [
     ("adamw", "foreach"),
@@ -137,7 +162,9 @@ IMPLEMENTATIONS = [
     ("adafactor", "foreach"),
     ("adamw_8bit", "foreach"),
 ]
-TRAINED = [(method, dtype) for method in ("full", "all") for dtype in ("float32", "bfloat16")] + [("bf16", "bfloat16")]
+TRAINED = [(method, dtype) for method in ("full", "all") for dtype in ("float32", "bfloat16")] + [
+    ("bf16", "bfloat16")
+]
 
 
 def drawn(optimizer: str, implementation: str) -> list[cases.Case]:
@@ -161,26 +188,31 @@ def drawn(optimizer: str, implementation: str) -> list[cases.Case]:
 
 
 @pytest.mark.parametrize(
-    "case", [c for row in IMPLEMENTATIONS for c in drawn(*row)], ids=lambda c: f"{c.setup.optimizer}-{c.setup.optimizer_impl}-{c}"
+    "case",
+    [c for row in IMPLEMENTATIONS for c in drawn(*row)],
+    ids=lambda c: f"{c.setup.optimizer}-{c.setup.optimizer_impl}-{c}",
 )
 def test_optimizer_steps_to_the_byte(case):
     real = oracle.step_peaks(oracle.build(cases.CONFIGS[case.config], case.setup), case.setup)
     assert totals(predict(cases.workload(case)))["optimizer_step"] == real[2, "optimizer"]
 
 
-# --- real steps: whole ----------------------------------------------------------------------------------------------------
+# --- real steps: whole ----------------------------------------------------------------------------
 
 SEEDED = [c for c in peaks.configurations(seeds=(5,)) if c.config["vocab_size"] <= 32_000][::4]
 
 
 @pytest.mark.parametrize("configuration", SEEDED, ids=str)
 def test_real_steps(configuration):
-    """The phases whose peak an exact moment holds by a safe margin are equal to the byte; the whole keeps its promise."""
+    """The phases whose peak an exact moment holds by a safe margin are equal to the byte; the whole
+    keeps its promise."""
     row = peaks.measure(configuration)
     found = totals(row.prediction)
     assert found["optimizer_step"] == row.real["optimizer"]
     margin = 1 + CHECKPOINTED_LAYER_ERROR
-    if found["end_of_forward"] > margin * max(found.get("last_layer_forward", 0), *(found[m] for m in BACKWARD[1:])):
+    if found["end_of_forward"] > margin * max(
+        found.get("last_layer_forward", 0), *(found[m] for m in BACKWARD[1:])
+    ):
         assert found["end_of_forward"] == row.real["forward"]
     if found["loss_backward"] > margin * max(found[m] for m in BACKWARD[1:]):
         assert found["loss_backward"] == row.real["backward"]
@@ -200,13 +232,22 @@ def test_both_answers_and_both_exact_phases_occur():
     answers = [predict(c.workload) for c in SEEDED]
     assert len(answers) >= 24
     assert {a.exactness for a in answers} == {"exact", "estimate"}
-    assert {a.peak.moment for a in answers} >= {"loss_backward", "optimizer_step", "last_layer_backward", "first_layer_backward"}
+    assert {a.peak.moment for a in answers} >= {
+        "loss_backward",
+        "optimizer_step",
+        "last_layer_backward",
+        "first_layer_backward",
+    }
 
 
 WIDE = cases.CONFIGS["llama"] | {"vocab_size": 8000}
 
 
-@pytest.mark.parametrize("lora", [None, LoraConfig(r=8), LoraConfig(r=8, adapter_dtype="bfloat16")], ids=["full", "lora", "bf16"])
+@pytest.mark.parametrize(
+    "lora",
+    [None, LoraConfig(r=8), LoraConfig(r=8, adapter_dtype="bfloat16")],
+    ids=["full", "lora", "bf16"],
+)
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "adafactor"])
 def test_step_1_has_no_states_yet(optimizer, lora):
     setup = TrainSetup(batch_size=2, seq_len=64, device="cpu", lora=lora, optimizer=optimizer)
@@ -226,32 +267,53 @@ def test_step_1_has_no_states_yet(optimizer, lora):
 def test_accumulation_keeps_gradients(lora, checkpointing):
     """From the second micro-batch on the gradients of the first are alive in forward and backward.
 
-    The oracle's plain loop also holds the loss of the micro-batch before until the next is known, and with it, where
-    checkpointing made the embedding's output require a gradient, that output and its gradient. A function that returns a
-    detached loss, as the HF Trainer has, does not; the predictor follows the latter.
+    The oracle's plain loop also holds the loss of the micro-batch before until the next is known,
+    and with it, where checkpointing made the embedding's output require a gradient, that output and
+    its gradient. A function that returns a detached loss, as the HF Trainer has, does not; the
+    predictor follows the latter.
     """
-    common = {"batch_size": 2, "seq_len": 64, "device": "cpu", "lora": lora, "checkpointing": checkpointing}
+    common = {
+        "batch_size": 2,
+        "seq_len": 64,
+        "device": "cpu",
+        "lora": lora,
+        "checkpointing": checkpointing,
+    }
     once, twice = TrainSetup(**common), TrainSetup(accumulation=2, **common)
     real = oracle.step_peaks(oracle.build(WIDE, twice), twice)
     found, alone = predicted(WIDE, twice), predicted(WIDE, once)
     gradients = found.persistent_bytes["gradients"]
     loss_before = 4 + (2 * 2 * 2 * 64 * 48 if lora and checkpointing else 0)
     forward, backward, optimizer = by_phase(found)
-    assert (forward + loss_before, backward, optimizer) == (real[2, "forward"], real[2, "backward"], real[2, "optimizer"])
+    assert (forward + loss_before, backward, optimizer) == (
+        real[2, "forward"],
+        real[2, "backward"],
+        real[2, "optimizer"],
+    )
     assert (forward, backward) == (by_phase(alone)[0] + gradients, by_phase(alone)[1] + gradients)
     assert optimizer == by_phase(alone)[2]
     assert predicted(WIDE, replace(twice, accumulation=16)).moments == found.moments
 
 
-WINDOWS = ["mistral-varied", "qwen2-varied", "gemma3_text-varied", "phi3-varied", "mixtral-varied", "gemma2-varied"]
+WINDOWS = [
+    "mistral-varied",
+    "qwen2-varied",
+    "gemma3_text-varied",
+    "phi3-varied",
+    "mixtral-varied",
+    "gemma2-varied",
+]
 
 
 @pytest.mark.parametrize("attention", ["auto", "eager"])
 @pytest.mark.parametrize("name", WINDOWS)
 def test_masks_held_by_checkpoints(name, attention):
-    """A filled sliding window has a mask; SDPA's is one for all samples, eager attention's is a copy for each."""
+    """A filled sliding window has a mask; SDPA's is one for all samples, eager attention's is a
+    copy for each."""
     config = cases.CONFIGS[name] | {"vocab_size": 9000}
-    setup = TrainSetup(batch_size=4, seq_len=64, device="cpu", checkpointing=True, attention=attention)
+    setup = TrainSetup(
+        batch_size=4, seq_len=64, device="cpu", checkpointing=True, attention=attention
+    )
     real = oracle.step_peaks(oracle.build(config, setup), setup)
     assert by_phase(predicted(config, setup)) == tuple(real[2, phase] for phase in oracle.PHASES)
 
@@ -260,7 +322,9 @@ def test_masks_held_by_checkpoints(name, attention):
 def test_autocast_caches_its_copies_of_trained_biases(name):
     """Nothing saves them, and they live until the forward pass is over: at its end to the byte."""
     config = cases.CONFIGS[name] | {"vocab_size": 9000}
-    setup = TrainSetup(seq_len=40, device="cpu", dtype="float32", precision="amp", optimizer_impl="fused")
+    setup = TrainSetup(
+        seq_len=40, device="cpu", dtype="float32", precision="amp", optimizer_impl="fused"
+    )
     real = oracle.step_peaks(oracle.build(config, setup), setup)
     assert totals(predicted(config, setup))["end_of_forward"] == real[2, "forward"]
 
@@ -268,7 +332,8 @@ def test_autocast_caches_its_copies_of_trained_biases(name):
 @pytest.mark.parametrize("method", ["full", "all"])
 @pytest.mark.parametrize("name", cases.TINY_NAMES)
 def test_checkpoints_of_every_family(name, method):
-    """What checkpointing holds beside what is saved: rotary tables, position ids, the embedding's output."""
+    """What checkpointing holds beside what is saved: rotary tables, position ids, the embedding's
+    output."""
     config, lora = cases.CONFIGS[name] | {"vocab_size": 9000}, cases.methods(name)[method]
     setup = TrainSetup(lora=lora, batch_size=2, seq_len=40, device="cpu", checkpointing=True)
     real = oracle.step_peaks(oracle.build(config, setup), setup)
@@ -277,23 +342,33 @@ def test_checkpoints_of_every_family(name, method):
 
 @pytest.mark.parametrize("seq_len", [20, 60])
 def test_frequencies_for_long_sequences_are_kept_from_the_first_forward_pass_on(seq_len):
-    """LongRoPE works them out in every step and lets go of the last step's after that; the sequence need not be long."""
+    """LongRoPE works them out in every step and lets go of the last step's after that; the sequence
+    need not be long."""
     factors = [1.0] * 6
     scaling = {"type": "longrope", "short_factor": factors, "long_factor": factors}
-    config = cases.CONFIGS["phi3"] | {"vocab_size": 9000, "rope_scaling": scaling, "original_max_position_embeddings": 40}
-    setup = TrainSetup(lora=LoraConfig(), batch_size=2, seq_len=seq_len, device="cpu", checkpointing=True)
+    config = cases.CONFIGS["phi3"] | {
+        "vocab_size": 9000,
+        "rope_scaling": scaling,
+        "original_max_position_embeddings": 40,
+    }
+    setup = TrainSetup(
+        lora=LoraConfig(), batch_size=2, seq_len=seq_len, device="cpu", checkpointing=True
+    )
     real = oracle.step_peaks(oracle.build(config, setup), setup)
     found = predicted(config, setup)
     assert by_phase(found) == tuple(real[2, phase] for phase in oracle.PHASES)
-    assert totals(found)["setup"] == totals(found, 1)["setup"] + found.persistent_bytes["optimizer_states"] + 4 * len(factors)
+    assert totals(found)["setup"] == totals(found, 1)["setup"] + found.persistent_bytes[
+        "optimizer_states"
+    ] + 4 * len(factors)
 
 
-# --- what is claimed -------------------------------------------------------------------------------------------------------
+# --- what is claimed ------------------------------------------------------------------------------
 
 
 @cache
 def published() -> list[tuple[Prediction, dict[str, int]]]:
-    """Today's prediction and the recorded real peaks: of the 60 configurations whose error was largest, and of every sixth."""
+    """Today's prediction and the recorded real peaks: of the 60 configurations whose error was
+    largest, and of every sixth."""
     rows, real = json.loads((peaks.RESULTS / "peaks.json").read_text())["rows"], peaks.recorded()
     worst = {r["number"] for r in sorted(rows, key=lambda r: -abs(r["error"]))[:60]}
     chosen = [c for c in peaks.configurations() if c.number in worst or c.number % 6 == 0]
@@ -301,7 +376,8 @@ def published() -> list[tuple[Prediction, dict[str, int]]]:
 
 
 def test_published_errors_are_within_what_answers_claim():
-    """An exact answer is within 1 % of the allocator, or equals the peak of the tensors where kernel scratch is the rest."""
+    """An exact answer is within 1 % of the allocator, or equals the peak of the tensors where
+    kernel scratch is the rest."""
     rows = json.loads((peaks.RESULTS / "peaks.json").read_text())["rows"]
     exact = [row for row in rows if row["exactness"] == "exact"]
     assert len(exact) >= 60
@@ -309,17 +385,26 @@ def test_published_errors_are_within_what_answers_claim():
     assert len(beyond) <= len(exact) // 100
     assert all(abs(row["predicted"] / row["tensors"] - 1) < 0.001 for row in beyond)
     for checkpointing, bound in ((False, LAYER_ERROR), (True, CHECKPOINTED_LAYER_ERROR)):
-        rest = [r for r in rows if r["exactness"] == "estimate" and ("checkpointing" in r["configuration"]) == checkpointing]
+        rest = [
+            r
+            for r in rows
+            if r["exactness"] == "estimate"
+            and ("checkpointing" in r["configuration"]) == checkpointing
+        ]
         assert max(abs(row["error"]) for row in rest) <= bound
 
 
 def test_predictions_are_within_what_they_claim_of_the_published_peaks():
     assert len(published()) >= 100
-    rows = {row["number"]: row for row in json.loads((peaks.RESULTS / "peaks.json").read_text())["rows"]}
+    rows = {
+        row["number"]: row for row in json.loads((peaks.RESULTS / "peaks.json").read_text())["rows"]
+    }
     for prediction, real in published():
         number = int(prediction.workload.model.id.removeprefix("peak-"))
         truth = rows[number]["tensors"] or real["step"]
-        assert abs(prediction.peak.total_bytes / truth - 1) <= promised(prediction), prediction.workload.setup
+        assert abs(prediction.peak.total_bytes / truth - 1) <= promised(prediction), (
+            prediction.workload.setup
+        )
 
 
 def test_optimizer_steps_of_the_published_peaks_to_the_byte():

@@ -28,13 +28,16 @@ SETUP = TrainSetup(seq_len=512, world_size=WORLD, sharding="fsdp")
 
 def sent(sharding: Sharding, lora: LoraConfig | None = None) -> int:
     model = find_model("SmolLM2-135M", offline=True)
-    found = communication(predict(Workload(model=model, setup=replace(SETUP, sharding=sharding, lora=lora))))
+    found = communication(
+        predict(Workload(model=model, setup=replace(SETUP, sharding=sharding, lora=lora)))
+    )
     assert found is not None
     return found.sent_bytes
 
 
 def test_volumes_are_those_of_the_zero_paper() -> None:
-    """In units of the weights, of which each rank sends (W - 1) / W: DDP two, FSDP three but for the root's second gather."""
+    """In units of the weights, of which each rank sends (W - 1) / W: DDP two, FSDP three but for
+    the root's second gather."""
     weights = 2 * find_model("SmolLM2-135M", offline=True).num_parameters * (WORLD - 1) // WORLD
     assert sent("ddp") == pytest.approx(2 * weights, rel=1e-6)
     embedding = 2 * 49152 * 576 * (WORLD - 1) // WORLD
@@ -50,7 +53,10 @@ def test_lora_sends_adapters_under_ddp_and_gathers_the_base_under_fsdp() -> None
 
 def test_a_process_alone_sends_nothing() -> None:
     alone = replace(SETUP, world_size=1, sharding="none")
-    assert communication(predict(Workload(model=find_model("gpt2", offline=True), setup=alone))) is None
+    assert (
+        communication(predict(Workload(model=find_model("gpt2", offline=True), setup=alone)))
+        is None
+    )
 
 
 def test_links_are_named_or_rates() -> None:
@@ -62,19 +68,34 @@ def test_links_are_named_or_rates() -> None:
 
 
 def test_the_command_shows_and_prints_what_is_sent() -> None:
-    asked = ["predict", "gpt2", "-s", "512", "--world-size", "4", "--sharding", "fsdp", "--gpu", "h100_sxm_80gb"]
+    asked = [
+        "predict",
+        "gpt2",
+        "-s",
+        "512",
+        "--world-size",
+        "4",
+        "--sharding",
+        "fsdp",
+        "--gpu",
+        "h100_sxm_80gb",
+    ]
     table = CliRunner().invoke(root, [*asked, "--interconnect", "nvlink4"], catch_exceptions=False)
     assert "fsdp over 4 ranks" in table.stdout
     assert "Communication of a step among 4 ranks" in table.stdout
     assert "reduce-scatter, backward" in table.stdout
     assert "step, if nothing is" in table.stdout
-    answer = CliRunner().invoke(root, [*asked, "--interconnect", "10GB/s", "--format", "json"], catch_exceptions=False)
+    answer = CliRunner().invoke(
+        root, [*asked, "--interconnect", "10GB/s", "--format", "json"], catch_exceptions=False
+    )
     document = json.loads(answer.stdout)
     validate(document, predict_schema())
     for prediction in document["predictions"]:
         found, time = prediction["communication"], prediction["step_time"]
         assert found["seconds"] == pytest.approx(found["sent_bytes"] / 10**10)
-        assert found["step_low_seconds"] == pytest.approx(max(time["low_seconds"], found["seconds"]))
+        assert found["step_low_seconds"] == pytest.approx(
+            max(time["low_seconds"], found["seconds"])
+        )
         assert found["step_high_seconds"] == pytest.approx(time["high_seconds"] + found["seconds"])
 
 
@@ -97,7 +118,8 @@ def test_a_line_tells_what_sending_adds_to_a_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sharding", "ranks"), [("ddp", 1), ("tp", 1), ("zero1", 8), ("zero2", 8), ("fsdp", 8), ("fsdp-no-reshard", 8)]
+    ("sharding", "ranks"),
+    [("ddp", 1), ("tp", 1), ("zero1", 8), ("zero2", 8), ("fsdp", 8), ("fsdp-no-reshard", 8)],
 )
 def test_a_rank_updates_its_part_alone(sharding: Sharding, ranks: int) -> None:
     alone, shared = TrainSetup(), replace(SETUP, sharding=sharding)

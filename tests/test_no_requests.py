@@ -1,4 +1,5 @@
-"""A bundled model is answered without a request: no command looks up a host or opens a connection for it."""
+"""A bundled model is answered without a request: no command looks up a host or opens a connection
+for it."""
 
 import os
 import subprocess
@@ -8,19 +9,17 @@ from pathlib import Path
 import pytest
 
 WATCHED = (
-    "import sys\n"
-    "def told(event, arguments):\n"
-    "    if event in ('socket.connect', 'socket.getaddrinfo', 'socket.gethostbyname', 'socket.sendto'):\n"
-    "        print('REQUEST', event, file=sys.stderr, flush=True)\n"
-    "sys.addaudithook(told)\n"
-    "from lora_profiler.cli.main import main\n"
-    "main(sys.argv[1:])\n"
+    "import sys\ndef told(event, arguments):\n    if event in ('socket.connect',"
+    " 'socket.getaddrinfo', 'socket.gethostbyname', 'socket.sendto'):\n        print('REQUEST',"
+    " event, file=sys.stderr, flush=True)\nsys.addaudithook(told)\nfrom lora_profiler.cli.main"
+    " import main\nmain(sys.argv[1:])\n"
 )
 """`lora-profile` in a process whose interpreter tells of every look-up and every connection."""
 
 
 def requests_of(arguments: list[str], home: Path) -> tuple[int, int]:
-    """(exit code, requests) of `lora-profile ARGUMENTS`, without a cache of the hub and with the hub where nobody answers."""
+    """(exit code, requests) of `lora-profile ARGUMENTS`, without a cache of the hub and with the
+    hub where nobody answers."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     clean |= {
         "HF_HOME": str(home),
@@ -28,7 +27,13 @@ def requests_of(arguments: list[str], home: Path) -> tuple[int, int]:
         "LORA_PROFILER_CACHE": str(home),
         "NO_PROXY": "127.0.0.1",
     }
-    done = subprocess.run([sys.executable, "-c", WATCHED, *arguments], capture_output=True, text=True, env=clean, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, *arguments],
+        capture_output=True,
+        text=True,
+        env=clean,
+        timeout=120,
+    )
     return done.returncode, done.stderr.count("REQUEST")
 
 
@@ -46,7 +51,9 @@ def requests_of(arguments: list[str], home: Path) -> tuple[int, int]:
     ],
     ids=" ".join,
 )
-def test_what_is_bundled_is_answered_without_a_request(tmp_path: Path, arguments: list[str]) -> None:
+def test_what_is_bundled_is_answered_without_a_request(
+    tmp_path: Path, arguments: list[str]
+) -> None:
     assert requests_of(arguments, tmp_path) == (0, 0)
 
 

@@ -1,5 +1,7 @@
-"""NVML through stand-ins: a fake module for what devices and drivers may answer, and, where a C compiler is at hand, a driver
-library of our own under the real binding, which holds the calls and structures to what nvml.h declares."""
+"""NVML through stand-ins: a fake module for what devices and drivers may answer, and, where a C
+compiler is at hand, a driver library of our own under the real binding, which holds the calls and
+structures to what nvml.h declares.
+"""
 
 import json
 import os
@@ -21,10 +23,26 @@ from lora_profiler.units import MIB
 
 ROOT = Path(__file__).parent.parent
 FIGURES = (
-    "used_bytes", "total_bytes", "sm_clock_mhz", "memory_clock_mhz", "default_sm_clock_mhz", "clocks_locked",
-    "temperature_celsius", "throttle_reasons", "power_watts", "power_limit_watts", "energy_millijoules", "name", "uuid",
-    "uuid_hash", "vbios", "driver", "ecc", "mig", "compute_capability",
-)  # fmt: skip
+    "used_bytes",
+    "total_bytes",
+    "sm_clock_mhz",
+    "memory_clock_mhz",
+    "default_sm_clock_mhz",
+    "clocks_locked",
+    "temperature_celsius",
+    "throttle_reasons",
+    "power_watts",
+    "power_limit_watts",
+    "energy_millijoules",
+    "name",
+    "uuid",
+    "uuid_hash",
+    "vbios",
+    "driver",
+    "ecc",
+    "mig",
+    "compute_capability",
+)
 
 
 def two_cards() -> FakeNvml:
@@ -32,7 +50,10 @@ def two_cards() -> FakeNvml:
 
 
 def sliced_card(*names: str) -> FakeDevice:
-    slices = [FakeDevice(f"MIG-{9 - i}", name=f"NVIDIA Example MIG {name}", slice=True, used=i) for i, name in enumerate(names)]
+    slices = [
+        FakeDevice(f"MIG-{9 - i}", name=f"NVIDIA Example MIG {name}", slice=True, used=i)
+        for i, name in enumerate(names)
+    ]
     return FakeDevice("GPU-5555", mig=1, slices=slices, used=999)
 
 
@@ -40,7 +61,7 @@ def opened(library: FakeNvml, uuid: str | None = None, index: int = 0, **environ
     return open_device(uuid, index, environ=environ, pynvml=library)
 
 
-# --- which device ---------------------------------------------------------------------------------------------------------
+# --- which device ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -59,16 +80,30 @@ def opened(library: FakeNvml, uuid: str | None = None, index: int = 0, **environ
         ("MIG-GPU-63fe/1/0", ["MIG-GPU-63fe/1/0"]),
     ],
 )
-def test_visible_devices_are_read_as_the_driver_reads_them(value: str | None, entries: list[str]) -> None:
+def test_visible_devices_are_read_as_the_driver_reads_them(
+    value: str | None, entries: list[str]
+) -> None:
     assert visible_entries(value, 3) == entries
 
 
 def test_visible_devices_agree_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch matched its parser to the driver's; it does not drop indices that are too large."""
     torch_cuda = pytest.importorskip("torch.cuda")
-    for value in ["0", "2,1", "0,2,-1,1", "1,1", "1gpu2,2ampere", "", "GPU-8932f937,GPU-11", "GPU-1,GPU-1", "MIG-1"]:
+    for value in [
+        "0",
+        "2,1",
+        "0,2,-1,1",
+        "1,1",
+        "1gpu2,2ampere",
+        "",
+        "GPU-8932f937,GPU-11",
+        "GPU-1,GPU-1",
+        "MIG-1",
+    ]:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
-        assert visible_entries(value, 3) == [str(entry) for entry in torch_cuda._parse_visible_devices()]
+        assert visible_entries(value, 3) == [
+            str(entry) for entry in torch_cuda._parse_visible_devices()
+        ]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +125,13 @@ def test_the_device_of_the_environment(environ: dict[str, str], index: int, used
 
 @pytest.mark.parametrize(
     ("value", "why"),
-    [("", "visible"), ("-1", "visible"), ("5", "visible"), ("GPU-3", "0 cards"), ("MIG-7", "not know")],
+    [
+        ("", "visible"),
+        ("-1", "visible"),
+        ("5", "visible"),
+        ("GPU-3", "0 cards"),
+        ("MIG-7", "not know"),
+    ],
 )
 def test_no_device_is_none_and_says_why(value: str, why: str) -> None:
     library = two_cards()
@@ -118,11 +159,15 @@ def test_a_prefix_that_fits_two_cards_is_no_device() -> None:
 
 
 def test_cards_of_several_kinds_need_the_order_of_the_bus() -> None:
-    library = FakeNvml(FakeDevice("GPU-1", name="Slow", used=10), FakeDevice("GPU-2", name="Fast", used=20))
+    library = FakeNvml(
+        FakeDevice("GPU-1", name="Slow", used=10), FakeDevice("GPU-2", name="Fast", used=20)
+    )
     device = opened(library, CUDA_VISIBLE_DEVICES="0")
     assert device.used_bytes() is None
     assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in device.problem
-    assert opened(library, CUDA_VISIBLE_DEVICES="0", CUDA_DEVICE_ORDER="PCI_BUS_ID").used_bytes() == 10
+    assert (
+        opened(library, CUDA_VISIBLE_DEVICES="0", CUDA_DEVICE_ORDER="PCI_BUS_ID").used_bytes() == 10
+    )
     assert opened(library, "2").used_bytes() == 20
 
 
@@ -130,25 +175,39 @@ def test_a_slice_never_gets_the_card_s_figures() -> None:
     library = FakeNvml(sliced_card("1g.10gb", "3g.40gb"))
     assert opened(library, CUDA_VISIBLE_DEVICES="MIG-8").used_bytes() == 1
     assert opened(library, "8").used_bytes() == 1  # torch gives the slice's own UUID
-    assert opened(library, "GPU-5555", CUDA_VISIBLE_DEVICES="MIG-8").used_bytes() == 1  # or that of the card
+    assert (
+        opened(library, "GPU-5555", CUDA_VISIBLE_DEVICES="MIG-8").used_bytes() == 1
+    )  # or that of the card
     assert opened(library, CUDA_VISIBLE_DEVICES="MIG-8").mig() == "3g.40gb"
-    for device in (opened(library), opened(library, "GPU-5555"), opened(library, CUDA_VISIBLE_DEVICES="GPU-5555")):
+    for device in (
+        opened(library),
+        opened(library, "GPU-5555"),
+        opened(library, CUDA_VISIBLE_DEVICES="GPU-5555"),
+    ):
         assert device.used_bytes() is None
         assert "2 slices" in device.problem
 
 
 def test_the_only_slice_of_a_card_is_meant() -> None:
     library = FakeNvml(sliced_card("7g.80gb"))
-    for device in (opened(library), opened(library, "GPU-5555"), opened(library, CUDA_VISIBLE_DEVICES="0")):
+    for device in (
+        opened(library),
+        opened(library, "GPU-5555"),
+        opened(library, CUDA_VISIBLE_DEVICES="0"),
+    ):
         assert (device.used_bytes(), device.mig()) == (0, "7g.80gb")
 
 
 def test_mig_of_whole_cards() -> None:
-    cards, problem = open_cards(FakeNvml(sliced_card("1g.10gb", "2g.20gb"), FakeDevice("GPU-2"), FakeDevice("GPU-3", mig=None)))
+    cards, problem = open_cards(
+        FakeNvml(
+            sliced_card("1g.10gb", "2g.20gb"), FakeDevice("GPU-2"), FakeDevice("GPU-3", mig=None)
+        )
+    )
     assert ([card.mig() for card in cards], problem) == (["on", "off", "not supported"], "")
 
 
-# --- figures --------------------------------------------------------------------------------------------------------------
+# --- figures --------------------------------------------------------------------------------------
 
 
 def test_figures_of_a_whole_card() -> None:
@@ -157,12 +216,33 @@ def test_figures_of_a_whole_card() -> None:
     with opened(library) as device:
         assert library.opened == 1
         assert (device.used_bytes(), device.total_bytes()) == (card.used, card.total)
-        assert (device.process_bytes(7), device.vram_method(7), device.other_processes(7)) == (400, "pid", 1)
-        assert (device.sm_clock_mhz(), device.memory_clock_mhz(), device.default_sm_clock_mhz()) == (1800, 2600, 1980)
-        assert (device.temperature_celsius(), device.power_watts(), device.power_limit_watts()) == (55, 350.5, 700.0)
-        assert (device.throttle_reasons(), device.energy_millijoules(), device.clocks_locked()) == (4, 123_456, True)
+        assert (device.process_bytes(7), device.vram_method(7), device.other_processes(7)) == (
+            400,
+            "pid",
+            1,
+        )
+        assert (
+            device.sm_clock_mhz(),
+            device.memory_clock_mhz(),
+            device.default_sm_clock_mhz(),
+        ) == (1800, 2600, 1980)
+        assert (device.temperature_celsius(), device.power_watts(), device.power_limit_watts()) == (
+            55,
+            350.5,
+            700.0,
+        )
+        assert (device.throttle_reasons(), device.energy_millijoules(), device.clocks_locked()) == (
+            4,
+            123_456,
+            True,
+        )
         assert device.compute_capability() == (9, 0)
-        assert (device.ecc(), device.mig(), device.vbios(), device.driver()) == (True, "off", card.vbios, "580.65.06")
+        assert (device.ecc(), device.mig(), device.vbios(), device.driver()) == (
+            True,
+            "off",
+            card.vbios,
+            "580.65.06",
+        )
         assert device.problem == ""
     assert library.opened == 0
     assert all(getattr(device, figure)() is None for figure in FIGURES)
@@ -170,14 +250,23 @@ def test_figures_of_a_whole_card() -> None:
 
 def test_older_drivers_and_bindings() -> None:
     card = FakeDevice(
-        "GPU-1", memory_v2=False, processes=[(7, 400)], old_process_call_only=True, old_temperature_call_only=True,
-        old_reasons_call_only=True, reasons=0x48,
-    )  # fmt: skip
+        "GPU-1",
+        memory_v2=False,
+        processes=[(7, 400)],
+        old_process_call_only=True,
+        old_temperature_call_only=True,
+        old_reasons_call_only=True,
+        reasons=0x48,
+    )
     device = opened(FakeNvml(card, as_bytes=True))
     assert device.used_bytes() == card.used + card.reserved
     assert device.process_bytes(7) == 400
     assert (device.temperature_celsius(), device.throttle_reasons()) == (55, 0x48)
-    assert (device.name(), device.driver(), device.uuid()) == ("NVIDIA Example", "580.65.06", "GPU-1")
+    assert (device.name(), device.driver(), device.uuid()) == (
+        "NVIDIA Example",
+        "580.65.06",
+        "GPU-1",
+    )
 
 
 def test_memory_stays_with_the_version_that_answered_first() -> None:
@@ -191,16 +280,35 @@ def test_memory_stays_with_the_version_that_answered_first() -> None:
 
 def test_a_device_that_tells_nothing_raises_nothing() -> None:
     silent = dict.fromkeys(
-        ["processes", "mig", "clocks", "default_clock", "application_clock", "temperature", "power", "power_limit", "reasons",
-         "energy", "ecc", "vbios", "capability"]
-    )  # fmt: skip
+        [
+            "processes",
+            "mig",
+            "clocks",
+            "default_clock",
+            "application_clock",
+            "temperature",
+            "power",
+            "power_limit",
+            "reasons",
+            "energy",
+            "ecc",
+            "vbios",
+            "capability",
+        ]
+    )
     device = opened(FakeNvml(FakeDevice("GPU-1", **silent)))
     told = {figure for figure in FIGURES if getattr(device, figure)() is not None}
     assert told == {"used_bytes", "total_bytes", "name", "uuid", "uuid_hash", "driver", "mig"}
-    assert (device.process_bytes(7), device.vram_method(7), device.other_processes(7)) == (None, "device_delta", None)
+    assert (device.process_bytes(7), device.vram_method(7), device.other_processes(7)) == (
+        None,
+        "device_delta",
+        None,
+    )
 
 
-@pytest.mark.parametrize("processes", [[], [(31_337, 400)], [(7, 0)], [(7, None)], [(7, 2**64 - 1)], None])
+@pytest.mark.parametrize(
+    "processes", [[], [(31_337, 400)], [(7, 0)], [(7, None)], [(7, 2**64 - 1)], None]
+)
 def test_containers_hide_the_process(processes: list[tuple[int, int | None]] | None) -> None:
     device = opened(FakeNvml(FakeDevice("GPU-1", processes=processes)))
     assert (device.process_bytes(7), device.vram_method(7)) == (None, "device_delta")
@@ -208,9 +316,17 @@ def test_containers_hide_the_process(processes: list[tuple[int, int | None]] | N
 
 @pytest.mark.parametrize(
     ("processes", "with_context", "before_context"),
-    [([(7, 1)], 0, 0), ([(7, 1), (8, 1), (9, 1)], 2, 2), ([], None, 0), ([(31_337, 1)], None, 1), (None, None, None)],
+    [
+        ([(7, 1)], 0, 0),
+        ([(7, 1), (8, 1), (9, 1)], 2, 2),
+        ([], None, 0),
+        ([(31_337, 1)], None, 1),
+        (None, None, None),
+    ],
 )
-def test_other_processes(processes: list[tuple[int, int | None]] | None, with_context: object, before_context: object) -> None:
+def test_other_processes(
+    processes: list[tuple[int, int | None]] | None, with_context: object, before_context: object
+) -> None:
     device = opened(FakeNvml(FakeDevice("GPU-1", processes=processes)))
     assert device.other_processes(7) == with_context
     assert device.other_processes(7, holds_context=False) == before_context
@@ -236,11 +352,15 @@ def test_cards_are_closed_one_by_one() -> None:
 
 
 def test_a_uuid_hash_is_the_same_from_torch_and_from_nvml() -> None:
-    assert uuid_hash("GPU-8932f937-d72c") == uuid_hash("8932F937-d72c") != uuid_hash("MIG-8932f937-d72c")
+    assert (
+        uuid_hash("GPU-8932f937-d72c")
+        == uuid_hash("8932F937-d72c")
+        != uuid_hash("MIG-8932f937-d72c")
+    )
     assert re.fullmatch("[0-9a-f]{12}", uuid_hash("GPU-8932f937-d72c"))
 
 
-# --- whose memory it is ----------------------------------------------------------------------------------------------------
+# --- whose memory it is ---------------------------------------------------------------------------
 
 ME = os.getpid()
 
@@ -288,13 +408,22 @@ OLD: dict[str, Any] = {"processes": None, "memory_v2": False}
         (EMPTY, 1, 0, True),
         (EMPTY, 500, 0, False),
         (EMPTY, 1, 500, False),
-        (OLD, 1, 0, None),  # the driver's reserve is among it, so that nothing can be said of the start
+        (
+            OLD,
+            1,
+            0,
+            None,
+        ),  # the driver's reserve is among it, so that nothing can be said of the start
         (OLD, 1, 500, False),
         ({"processes": [(4242, None)]}, 1, 0, False),
     ],
 )
 def test_where_processes_are_hidden_memory_tells_who_is_there(
-    card: dict[str, Any], idle: int, others: int, exclusive: bool | None, view_of: Callable[[FakeDevice], Any]
+    card: dict[str, Any],
+    idle: int,
+    others: int,
+    exclusive: bool | None,
+    view_of: Callable[[FakeDevice], Any],
 ) -> None:
     device = FakeDevice("GPU-1", used=idle * MIB, **card)
     view = view_of(device)
@@ -307,7 +436,10 @@ def test_where_processes_are_hidden_memory_tells_who_is_there(
 
 def test_a_list_that_shows_us_is_believed(view_of: Callable[[FakeDevice], Any]) -> None:
     """A screen takes memory, but it is no process that computes."""
-    lists: list[tuple[list[tuple[int, int | None]], bool]] = [([(ME, 5)], True), ([(ME, 5), (4242, 5)], False)]
+    lists: list[tuple[list[tuple[int, int | None]], bool]] = [
+        ([(ME, 5)], True),
+        ([(ME, 5), (4242, 5)], False),
+    ]
     for at_the_end, exclusive in lists:
         device = FakeDevice("GPU-1", used=700 * MIB)
         view = view_of(device)
@@ -316,7 +448,9 @@ def test_a_list_that_shows_us_is_believed(view_of: Callable[[FakeDevice], Any]) 
         assert view.exclusive is exclusive
 
 
-def test_a_run_without_a_context_does_not_know_whether_it_was_alone(view_of: Callable[[FakeDevice], Any]) -> None:
+def test_a_run_without_a_context_does_not_know_whether_it_was_alone(
+    view_of: Callable[[FakeDevice], Any],
+) -> None:
     view = view_of(FakeDevice("GPU-1", used=MIB, **HIDDEN))
     view.look_around()
     assert view.exclusive is None
@@ -325,7 +459,8 @@ def test_a_run_without_a_context_does_not_know_whether_it_was_alone(view_of: Cal
 def test_the_context_holds_what_the_first_product_loads(
     view_of: Callable[[FakeDevice], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """300 MiB for the context, 100 MiB for BLAS; a budget leaves the rest to the allocator, whose own bytes are in neither."""
+    """300 MiB for the context, 100 MiB for BLAS; a budget leaves the rest to the allocator, whose
+    own bytes are in neither."""
     torch = pytest.importorskip("torch")
     device = FakeDevice("GPU-1", used=3 * MIB, **HIDDEN)
     view = view_of(device)
@@ -347,7 +482,10 @@ def test_the_context_holds_what_the_first_product_loads(
     view.kind = "cpu"
     view.make_context()
     assert view.context_bytes() == 400 * MIB
-    assert [(s.when, s.reserved_bytes) for s in view.samples] == [("idle", None), ("context", 66 * MIB)]
+    assert [(s.when, s.reserved_bytes) for s in view.samples] == [
+        ("idle", None),
+        ("context", 66 * MIB),
+    ]
     fractions: list[float] = []
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 80_000 * MIB))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
@@ -356,18 +494,28 @@ def test_the_context_holds_what_the_first_product_loads(
     assert fractions == [0.1]
 
 
-# --- against the real binding ---------------------------------------------------------------------------------------------
+# --- against the real binding ---------------------------------------------------------------------
 
 
 def test_every_call_and_constant_is_pynvml_s() -> None:
     pynvml = pytest.importorskip("pynvml")
     source = Path(nvml.__file__).read_text() + Path(visible_device.__file__).read_text()
-    calls = {name for name in re.findall(r"\bnvml(?:Device|System|Init|Shutdown)\w*", source) if not name.endswith("EventReason")}
+    calls = {
+        name
+        for name in re.findall(r"\bnvml(?:Device|System|Init|Shutdown)\w*", source)
+        if not name.endswith("EventReason")
+    }
     assert len(calls) > 25
     assert {name for name in calls if not callable(getattr(pynvml, name, None))} == set()
-    assert {name for name in calls if not hasattr(FakeNvml, name)} <= {"nvmlDeviceGetClock", "nvmlDeviceGetPowerManagementLimit"}
+    assert {name for name in calls if not hasattr(FakeNvml, name)} <= {
+        "nvmlDeviceGetClock",
+        "nvmlDeviceGetPowerManagementLimit",
+    }
     assert (nvml._CLOCK_SM, nvml._CLOCK_MEMORY) == (pynvml.NVML_CLOCK_SM, pynvml.NVML_CLOCK_MEM)
-    assert (nvml._APPLICATION_DEFAULT, nvml._SENSOR_GPU) == (pynvml.NVML_CLOCK_ID_APP_CLOCK_DEFAULT, pynvml.NVML_TEMPERATURE_GPU)
+    assert (nvml._APPLICATION_DEFAULT, nvml._SENSOR_GPU) == (
+        pynvml.NVML_CLOCK_ID_APP_CLOCK_DEFAULT,
+        pynvml.NVML_TEMPERATURE_GPU,
+    )
     hardware = ("HwSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown")
     assert sum(getattr(pynvml, f"nvmlClocksEventReason{name}") for name in hardware) == THROTTLING
     assert not THROTTLING & pynvml.nvmlClocksEventReasonSwPowerCap
@@ -389,20 +537,44 @@ print(json.dumps([facts(), facts(CUDA_VISIBLE_DEVICES="1"), facts(CUDA_VISIBLE_D
 """
 
 
-@pytest.mark.skipif(shutil.which("cc") is None or sys.platform != "linux", reason="needs a C compiler on Linux")
+@pytest.mark.skipif(
+    shutil.which("cc") is None or sys.platform != "linux", reason="needs a C compiler on Linux"
+)
 def test_the_real_binding_over_a_driver_library(tmp_path: Path) -> None:
     pytest.importorskip("pynvml")
     library = tmp_path / "libnvidia-ml.so.1"
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, ROOT / "tests" / "nvml_stub.c"], check=True)
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-o", library, ROOT / "tests" / "nvml_stub.c"], check=True
+    )
     environ = os.environ | {"LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", REAL_BINDING], env=environ, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", REAL_BINDING],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     whole, ambiguous, named, of_card = json.loads(done.stdout)
     rest = [1755, 2619, 41, 0x44, 123.4, None, None, "580.65.06", [9, 0]]
-    whole_uuid, slices = "GPU-11111111-aaaa-bbbb-cccc-000000000001", "MIG-{0}-aaaa-bbbb-cccc-00000000000{1}"
+    whole_uuid, slices = (
+        "GPU-11111111-aaaa-bbbb-cccc-000000000001",
+        "MIG-{0}-aaaa-bbbb-cccc-00000000000{1}",
+    )
     assert whole == ["", whole_uuid, 1000, 80_000, 700, None, 1, "off", 5_000_000_000, *rest]
     assert "2 slices" in ambiguous[0]
     assert ambiguous[1:] == [None] * 17
-    assert named == ["", slices.format("44444444", 4), 4000, 80_000, 700, None, 1, "4g.40gb", None, *rest]
+    assert named == [
+        "",
+        slices.format("44444444", 4),
+        4000,
+        80_000,
+        700,
+        None,
+        1,
+        "4g.40gb",
+        None,
+        *rest,
+    ]
     assert of_card[:3] == ["", slices.format("33333333", 3), 3000]
 
 

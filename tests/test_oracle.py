@@ -1,4 +1,5 @@
-"""The oracle against numbers that others took from real runs of the same library versions, and against itself."""
+"""The oracle against numbers that others took from real runs of the same library versions, and
+against itself."""
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from lora_profiler.workload import LoraConfig, Quantization, TrainSetup
 
 QKVO = ("q_proj", "k_proj", "v_proj", "o_proj")
 
-# family: full, q and v (GPT-2: c_attn), all (MoE: q, k, v, o), full GC, all GC, full eager, full fp32, full at b 1 s 17
+# family: full, q and v (GPT-2: c_attn), all (MoE: q, k, v, o), full GC, all GC, full eager, full
+# fp32, full at b 1 s 17
 SAVED = {
     "llama": (324_484, 277_828, 464_452, 52_612, 43_012, 418_948, 560_644, 115_340),
     "qwen2": (324_484, 277_828, 464_452, 52_612, 43_012, 418_948, 560_644, 115_340),
@@ -53,7 +55,9 @@ def saved(config, setup: TrainSetup) -> int:
 @pytest.mark.parametrize("family", SAVED)
 def test_saved_bytes_of_the_reference_table(family):
     few = LoraConfig(r=4, target_modules=("c_attn",) if family == "gpt2" else ("q_proj", "v_proj"))
-    many = LoraConfig(r=4, target_modules=QKVO if family in ("mixtral", "qwen3_moe") else "all-linear")
+    many = LoraConfig(
+        r=4, target_modules=QKVO if family in ("mixtral", "qwen3_moe") else "all-linear"
+    )
     setups = (
         small(),
         small(lora=few),
@@ -69,26 +73,46 @@ def test_saved_bytes_of_the_reference_table(family):
 
 @pytest.mark.parametrize("family", PARAMETERS)
 def test_parameter_count(family):
-    assert sum(p.numel() for p in oracle.build(families.TINY[family], small()).parameters()) == PARAMETERS[family]
+    assert (
+        sum(p.numel() for p in oracle.build(families.TINY[family], small()).parameters())
+        == PARAMETERS[family]
+    )
 
 
 @pytest.mark.parametrize(
     ("rank", "batch", "seq", "dtype", "expected"),
-    [(33, 4, 40, "bfloat16", 1_589_124), (33, 4, 40, "float32", 1_549_444), (1, 2, 63, "bfloat16", 1_026_652)],
+    [
+        (33, 4, 40, "bfloat16", 1_589_124),
+        (33, 4, 40, "float32", 1_549_444),
+        (1, 2, 63, "bfloat16", 1_026_652),
+    ],
 )
 def test_saved_bytes_in_rank_and_size(rank, batch, seq, dtype, expected):
-    changes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8, "head_dim": 8, "intermediate_size": 96}
+    changes = {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 8,
+        "head_dim": 8,
+        "intermediate_size": 96,
+    }
     config = families.TINY["llama"] | changes | {"vocab_size": 333}
-    assert saved(config, small(batch_size=batch, seq_len=seq, dtype=dtype, lora=LoraConfig(r=rank))) == expected
+    assert (
+        saved(config, small(batch_size=batch, seq_len=seq, dtype=dtype, lora=LoraConfig(r=rank)))
+        == expected
+    )
 
 
 def wide(**fields) -> TrainSetup:
     return small(seq_len=256, **fields)
 
 
-PEAKS = [  # in float32: a CPU without bfloat16 takes minutes; benchmarks/peaks.py has hundreds of others
+# in float32: a CPU without bfloat16 takes minutes; benchmarks/peaks.py has hundreds of others
+PEAKS = [
     (wide(dtype="float32", checkpointing=True), (671_049_908, 736_577_700, 887_454_124)),
-    (wide(dtype="float32", lora=LoraConfig(target_modules=("q_proj", "v_proj"))), (370_456_984, 434_936_200, 179_788_112)),
+    (
+        wide(dtype="float32", lora=LoraConfig(target_modules=("q_proj", "v_proj"))),
+        (370_456_984, 434_936_200, 179_788_112),
+    ),
 ]
 
 
@@ -106,7 +130,9 @@ def test_the_two_trackers_agree():
     by_allocator = oracle.step_peaks(oracle.build(config, setup), setup)
     by_dispatch = oracle.step_peaks(oracle.build(config, setup), setup, source="dispatch")
     for step in (1, 2):
-        assert by_dispatch[step, "forward"] == pytest.approx(by_allocator[step, "forward"], rel=1e-4)
+        assert by_dispatch[step, "forward"] == pytest.approx(
+            by_allocator[step, "forward"], rel=1e-4
+        )
         assert by_dispatch[step, "step"] == pytest.approx(by_allocator[step, "step"], rel=1e-3)
 
 
@@ -114,7 +140,9 @@ def test_saved_storages_name_their_module():
     setup = small()
     storages = oracle.saved_by_storage(oracle.build(families.TINY["llama"], setup), setup)
     gate = [s for s in storages if s.module == "model.layers.1.mlp.act_fn"]
-    assert gate == [oracle.Saved(2 * 48 * 112, "model.layers.1.mlp.act_fn", torch.bfloat16, (2, 24, 112))]
+    assert gate == [
+        oracle.Saved(2 * 48 * 112, "model.layers.1.mlp.act_fn", torch.bfloat16, (2, 24, 112))
+    ]
 
 
 def test_persistent_bytes_of_lora():
@@ -127,7 +155,8 @@ def test_persistent_bytes_of_lora():
 
 
 def test_persistent_bytes_of_8bit_adamw():
-    """Two one-byte states and a scale per 256 elements; fp32 states below 4096 elements; two code books in all."""
+    """Two one-byte states and a scale per 256 elements; fp32 states below 4096 elements; two code
+    books in all."""
     setup = small(optimizer="adamw_8bit")
     model = oracle.build(families.TINY["llama"], setup)
     sizes = oracle.persistent_bytes(model, setup, oracle.make_optimizer(model, setup))
@@ -139,9 +168,15 @@ def test_persistent_bytes_of_8bit_adamw():
 @pytest.mark.parametrize("adapter_dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_adapter_dtype_is_what_the_setup_says(dtype, adapter_dtype):
-    model = oracle.build(families.TINY["gpt2"], small(dtype=dtype, lora=LoraConfig(r=4, adapter_dtype=adapter_dtype)))
-    assert {p.dtype for n, p in model.named_parameters() if "lora_" in n} == {getattr(torch, adapter_dtype)}
-    assert {p.dtype for n, p in model.named_parameters() if "lora_" not in n} == {getattr(torch, dtype)}
+    model = oracle.build(
+        families.TINY["gpt2"], small(dtype=dtype, lora=LoraConfig(r=4, adapter_dtype=adapter_dtype))
+    )
+    assert {p.dtype for n, p in model.named_parameters() if "lora_" in n} == {
+        getattr(torch, adapter_dtype)
+    }
+    assert {p.dtype for n, p in model.named_parameters() if "lora_" not in n} == {
+        getattr(torch, dtype)
+    }
 
 
 @pytest.mark.parametrize("double_quant", [True, False])
@@ -157,16 +192,24 @@ def test_nf4_bytes(double_quant):
 
 
 def test_flops_of_llama():
-    """Linears only, plus eager attention's two products: 2 x tokens x weights forward, twice that backward."""
+    """Linears only, plus eager attention's two products: 2 x tokens x weights forward, twice that
+    backward."""
     setup = small(attention="eager", checkpointing=True)
     model = oracle.build(families.TINY["llama"], setup)
-    linears = {n: m.weight.numel() for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    linears = {
+        n: m.weight.numel() for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)
+    }
     scores = 3 * 2 * (2 * 2 * 4 * 24 * 24 * 12)
     counted = oracle.flops(model, setup)
     assert counted["forward"] == 2 * 48 * sum(linears.values()) + scores
     assert counted["backward"] == 2 * (2 * 48 * sum(linears.values()) + scores)
-    down = sum(size for name, size in linears.items() if name.endswith("down_proj"))  # its output is not needed again
-    assert counted["recompute"] == 2 * 48 * (sum(linears.values()) - linears["lm_head"] - down) + scores
+    down = sum(
+        size for name, size in linears.items() if name.endswith("down_proj")
+    )  # its output is not needed again
+    assert (
+        counted["recompute"]
+        == 2 * 48 * (sum(linears.values()) - linears["lm_head"] - down) + scores
+    )
     by_module = oracle.forward_flops_by_module(model, setup)
     assert by_module[""] == counted["forward"]
     assert by_module["model.layers.1.mlp.up_proj"] == 2 * 48 * 48 * 112
@@ -203,6 +246,12 @@ def test_every_recipe_trains(family, recipe):
     lora = LoraConfig(r=4, adapter_dtype="bfloat16" if recipe == "trl" else "float32")
     setup = small(quantization=Quantization(recipe=recipe), lora=lora, checkpointing=True)
     model = oracle.build(families.TINY[family], setup)
-    oracle.run_steps(model, setup, oracle.make_optimizer(model, setup), oracle.make_batch(model, setup), 2)
-    norms = {p.dtype for n, p in model.named_parameters() if "lora" not in n and ("norm" in n or "ln_" in n)}
+    oracle.run_steps(
+        model, setup, oracle.make_optimizer(model, setup), oracle.make_batch(model, setup), 2
+    )
+    norms = {
+        p.dtype
+        for n, p in model.named_parameters()
+        if "lora" not in n and ("norm" in n or "ln_" in n)
+    }
     assert norms == {torch.float32 if recipe == "kbit" else torch.bfloat16}

@@ -1,4 +1,5 @@
-"""`-o FILE`: the whole file or none, whatever becomes of the disk, and nobody's file replaced without --force."""
+"""`-o FILE`: the whole file or none, whatever becomes of the disk, and nobody's file replaced
+without --force."""
 
 import json
 import os
@@ -40,7 +41,9 @@ VERBS = {
 
 def lora_profile(*arguments: str, code: str | None = None) -> subprocess.CompletedProcess[str]:
     how = ["-m", "lora_profiler"] if code is None else ["-c", code]
-    return subprocess.run([sys.executable, *how, *arguments], capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, *how, *arguments], capture_output=True, text=True, timeout=120
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +58,10 @@ def test_a_disk_that_gets_full_leaves_no_file(verb: str, records: Path, tmp_path
     if verb == "report":
         pytest.importorskip("plotly")
     path = tmp_path / "answer"
-    arguments = [str(records) if word == "RECORDS" else word for word in VERBS[verb]] + ["-o", str(path)]
+    arguments = [str(records) if word == "RECORDS" else word for word in VERBS[verb]] + [
+        "-o",
+        str(path),
+    ]
     done = lora_profile(*arguments, code=LITTLE_ROOM)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"Error: {path} cannot be written: File too large." in done.stderr
@@ -105,7 +111,9 @@ cli.main(sys.argv[1:])
     assert (tmp_path / "mine").read_text() == "mine"
 
 
-def test_a_file_system_without_links_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_links_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(*paths: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
@@ -121,10 +129,15 @@ def test_a_device_and_a_pipe_are_written_to(tmp_path: Path) -> None:
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
     done = lora_profile("models", "-o", "/dev/stdout", "--force")
     assert done.returncode == 0 and "gpt2" in done.stdout
-    assert "cannot be written: No space left on device." in lora_profile("models", "-o", "/dev/full", "--force").stderr
+    assert (
+        "cannot be written: No space left on device."
+        in lora_profile("models", "-o", "/dev/full", "--force").stderr
+    )
 
 
-def test_a_result_that_did_not_fit_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_that_did_not_fit_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -134,7 +147,9 @@ def test_a_result_that_did_not_fit_leaves_nothing(tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_job_for_slurm_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_for_slurm_is_whole_or_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def emit(count: int, *, force: bool) -> None:
         cases = [make_case(WORKLOAD, repeat=repeat) for repeat in range(count)]
         asked = [Needs(cpus=1, gpus=0, memory_bytes=0)] * count
@@ -157,5 +172,9 @@ def test_a_job_for_slurm_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pyte
     assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
     monkeypatch.undo()
     emit(3, force=True)
-    assert sorted(path.name for path in (tmp_path / "job" / "cases").iterdir()) == ["1.json", "2.json", "3.json"]
+    assert sorted(path.name for path in (tmp_path / "job" / "cases").iterdir()) == [
+        "1.json",
+        "2.json",
+        "3.json",
+    ]
     assert list(tmp_path.iterdir()) == [tmp_path / "job"]

@@ -1,5 +1,5 @@
-"""Every rule by which a trace speaks for a device: its target is where it was, torch and transformers still do otherwise without
-it, and a trace without it is another one or none."""
+"""Every rule by which a trace speaks for a device: its target is where it was, torch and
+transformers still do otherwise without it, and a trace without it is another one or none."""
 
 import re
 from collections.abc import Iterator
@@ -37,13 +37,17 @@ def nothing(*args: Any, **kwargs: Any) -> Iterator[None]:
     yield
 
 
-def tape(name: str, setup: TrainSetup, *, padding: bool = False, **changes: Any) -> list[tuple[int, int]]:
+def tape(
+    name: str, setup: TrainSetup, *, padding: bool = False, **changes: Any
+) -> list[tuple[int, int]]:
     """What is born and dies, with its size."""
-    found = traced.traced_of(traced.config_of(name, vocab_size=32, **changes), setup, padding=padding).trace
+    found = traced.traced_of(
+        traced.config_of(name, vocab_size=32, **changes), setup, padding=padding
+    ).trace
     return [(e, found.births[e if e >= 0 else ~e].size_bytes) for e in found.events]
 
 
-# --- without it -----------------------------------------------------------------------------------------------------------
+# --- without it -----------------------------------------------------------------------------------
 
 CHANGED: dict[str, tuple[str, TrainSetup, dict[str, Any]]] = {
     "attention": ("llama", CUDA, {}),
@@ -87,7 +91,9 @@ def test_fused_sgd_is_refused_by_its_own_module_too():
 
 def test_where_no_line_of_the_model_runs_the_phase_is_named(monkeypatch):
     monkeypatch.setattr(overrides, "fused_on_meta", nothing)
-    with pytest.raises(UnbuildableError, match=r"the optimizer of .* fails on a batch of text without data"):
+    with pytest.raises(
+        UnbuildableError, match=r"the optimizer of .* fails on a batch of text without data"
+    ):
         tape("llama", replace(BASE, optimizer_impl="fused"))
 
 
@@ -97,7 +103,11 @@ KERNELS: dict[Any, tuple[str, TrainSetup, dict[str, Any]]] = {
     "bitsandbytes::gemm_4bit": ("llama", QLORA, {}),
     "bitsandbytes::gemm_4bit on CUDA": ("llama", replace(QLORA, device="cuda"), {}),
     "bitsandbytes::optimizer_update_32bit": ("llama", replace(BASE, optimizer="adamw_8bit"), {}),
-    "bitsandbytes::optimizer_update_8bit_blockwise": ("llama", replace(BASE, optimizer="adamw_8bit"), {}),
+    "bitsandbytes::optimizer_update_8bit_blockwise": (
+        "llama",
+        replace(BASE, optimizer="adamw_8bit"),
+        {},
+    ),
 }
 
 
@@ -114,7 +124,11 @@ def test_without_its_python_an_operator_hides_what_it_allocates(kernel, monkeypa
 def without(operator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for table in ("substitutes", "kernels_in_python"):
         plain = getattr(runs, table)
-        monkeypatch.setattr(runs, table, lambda given, plain=plain: {k: f for k, f in plain(given).items() if k is not operator})
+        monkeypatch.setattr(
+            runs,
+            table,
+            lambda given, plain=plain: {k: f for k, f in plain(given).items() if k is not operator},
+        )
 
 
 def test_a_layer_norm_on_the_cpu_keeps_its_statistics_in_16_bit(monkeypatch):
@@ -124,14 +138,26 @@ def test_a_layer_norm_on_the_cpu_keeps_its_statistics_in_16_bit(monkeypatch):
     assert tape("gpt2", setup) != with_it
 
 
-GROUPED = (aten._grouped_mm.default, "mixtral", BASE, r"Expected (inputs of BF16 type|mat_a to be BFloat16)")
+GROUPED = (
+    aten._grouped_mm.default,
+    "mixtral",
+    BASE,
+    r"Expected (inputs of BF16 type|mat_a to be BFloat16)",
+)
 REFUSED = [
     *([GROUPED] if torch.__version__ < (2, 15) else []),
-    (aten._fused_sgd_.default, "llama", replace(BASE, optimizer="sgd", optimizer_impl="fused"), "_fused_sgd_"),
+    (
+        aten._fused_sgd_.default,
+        "llama",
+        replace(BASE, optimizer="sgd", optimizer_impl="fused"),
+        "_fused_sgd_",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("operator", "name", "setup", "reason"), REFUSED, ids=lambda value: str(value)[:20])
+@pytest.mark.parametrize(
+    ("operator", "name", "setup", "reason"), REFUSED, ids=lambda value: str(value)[:20]
+)
 def test_what_the_meta_device_refuses(operator, name, setup, reason, monkeypatch):
     tape(name, setup)
     without(operator, monkeypatch)
@@ -145,7 +171,10 @@ def test_grouped_products_keep_their_dtype_on_the_meta_device(dtype):
     operator = aten._grouped_mm.default
     rule = overrides.substitutes("cpu").get(operator)
     assert (rule is None) == (torch.__version__ >= (2, 15))
-    tensors = torch.empty(8, 16, dtype=dtype, device="meta"), torch.empty(4, 16, 32, dtype=dtype, device="meta")
+    tensors = (
+        torch.empty(8, 16, dtype=dtype, device="meta"),
+        torch.empty(4, 16, 32, dtype=dtype, device="meta"),
+    )
     ends = torch.empty(4, dtype=torch.int32, device="meta")
     out = operator(*tensors, ends) if rule is None else rule(operator, *tensors, ends)
     assert (out.shape, out.dtype) == ((8, 32), dtype)
@@ -153,12 +182,14 @@ def test_grouped_products_keep_their_dtype_on_the_meta_device(dtype):
 
 def test_what_torch_does_on_the_cpu_where_the_meta_device_does_otherwise():
     x = torch.ones(2, 8, dtype=torch.bfloat16)
-    on_cpu, on_meta = (torch.native_layer_norm(t, (8,), None, None, 1e-5)[1] for t in (x, x.to("meta")))
+    on_cpu, on_meta = (
+        torch.native_layer_norm(t, (8,), None, None, 1e-5)[1] for t in (x, x.to("meta"))
+    )
     assert (on_cpu.dtype, on_meta.dtype) == (torch.bfloat16, torch.float32)
     assert torch.native_dropout(torch.ones(4), 0.5, True)[1].dtype == torch.bool
 
 
-# --- random numbers -----------------------------------------------------------------------------------------------------------
+# --- random numbers -------------------------------------------------------------------------------
 
 
 def test_no_generator_is_forked_for_the_meta_device_but_by_the_rule():
@@ -175,7 +206,7 @@ def test_no_generator_is_forked_for_the_meta_device_but_by_the_rule():
     assert len(seen) == 1
 
 
-# --- what a dispatch mode changes -------------------------------------------------------------------------------------------
+# --- what a dispatch mode changes -----------------------------------------------------------------
 
 
 class Names(TorchDispatchMode):
@@ -265,7 +296,9 @@ def test_a_gradient_that_somebody_holds_is_left_alone():
     held = torch.empty(3, device="meta")
     with torch.no_grad():
         views = [held.view(3) for _ in range(3)]
-        assert not tracer.held_by_nobody_else(aten.add.Tensor, (held, torch.empty(3, device="meta")), {})
+        assert not tracer.held_by_nobody_else(
+            aten.add.Tensor, (held, torch.empty(3, device="meta")), {}
+        )
     assert len(views) == 3
 
 
@@ -283,7 +316,7 @@ def test_the_math_path_masks_in_place_unless_a_mode_watches(monkeypatch):
     assert tape("llama", BASE, padding=True, attention_dropout=0.1) != with_it
 
 
-# --- autocast -----------------------------------------------------------------------------------------------------------------
+# --- autocast -------------------------------------------------------------------------------------
 
 
 def test_without_it_nothing_is_cast(monkeypatch):
@@ -291,14 +324,23 @@ def test_without_it_nothing_is_cast(monkeypatch):
     with_it = tape("llama", setup)
     monkeypatch.setattr(Autocast, "installed", nothing)
     monkeypatch.setattr(Autocast, "lowered", lambda self, *tensors: list(tensors))
-    monkeypatch.setattr(runs.modeling, "forward_loss", lambda model, setup, batch: model(**batch, use_cache=False).loss)
+    monkeypatch.setattr(
+        runs.modeling,
+        "forward_loss",
+        lambda model, setup, batch: model(**batch, use_cache=False).loss,
+    )
     assert tape("llama", setup) != with_it
 
 
 def test_transformers_leaves_the_meta_device_out():
-    from transformers.models.nemotron import modeling_nemotron  # one of those that import the function by name
+    from transformers.models.nemotron import (
+        modeling_nemotron,
+    )  # one of those that import the function by name
 
-    with torch.autocast("cpu", torch.bfloat16), modeling_nemotron.maybe_autocast("meta", enabled=False):
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        modeling_nemotron.maybe_autocast("meta", enabled=False),
+    ):
         assert torch.is_autocast_enabled("cpu")
     with Autocast(BASE).installed(), torch.autocast("cpu", torch.bfloat16):
         with modeling_nemotron.maybe_autocast("meta", enabled=False):
@@ -327,17 +369,30 @@ def in_header(macro: str) -> set[str]:
 
 def test_the_lists_of_cuda_are_torchs():
     added_in_cpp = {"cudnn_convolution", "cudnn_convolution_transpose"}
-    in_float32 = {"linalg_matrix_sqrth"} if torch.__version__ >= (2, 14) else set()  # the same, for both devices
+    in_float32 = (
+        {"linalg_matrix_sqrth"} if torch.__version__ >= (2, 14) else set()
+    )  # the same, for both devices
     assert autocast_lists.LOWER["cuda"] - added_in_cpp == in_header("LOWER_PRECISION_FP")
     assert autocast_lists.FLOAT_RESULT["cuda"] == in_header("FP32_SET_OPT_DTYPE")
     assert autocast_lists.PROMOTED["cuda"] == in_header("PROMOTE")
-    own = autocast_lists.LOWER["cuda"] | autocast_lists.FLOAT_RESULT["cuda"] | autocast_lists.PROMOTED["cuda"]
-    assert set(autocast_lists.operators("cuda")) - own - autocast_lists.REFUSED == in_header("FP32") | in_float32
+    own = (
+        autocast_lists.LOWER["cuda"]
+        | autocast_lists.FLOAT_RESULT["cuda"]
+        | autocast_lists.PROMOTED["cuda"]
+    )
+    assert (
+        set(autocast_lists.operators("cuda")) - own - autocast_lists.REFUSED
+        == in_header("FP32") | in_float32
+    )
 
 
 @pytest.mark.parametrize("device", autocast_lists.LISTS)
 def test_every_operator_with_a_rule_takes_part(device):
-    own = autocast_lists.LOWER[device] | autocast_lists.FLOAT_RESULT[device] | autocast_lists.PROMOTED[device]
+    own = (
+        autocast_lists.LOWER[device]
+        | autocast_lists.FLOAT_RESULT[device]
+        | autocast_lists.PROMOTED[device]
+    )
     assert own <= set(autocast_lists.operators(device))
 
 
@@ -358,7 +413,9 @@ OPERATIONS = {
     "rms_norm": lambda x, y: F.rms_norm(x, (8,)),
     "softmax": lambda x, y: F.softmax(x, -1),
     "log_softmax": lambda x, y: F.log_softmax(x, -1),
-    "cross_entropy": lambda x, y: F.cross_entropy(x, torch.zeros(4, dtype=torch.int64, device=x.device)),
+    "cross_entropy": lambda x, y: F.cross_entropy(
+        x, torch.zeros(4, dtype=torch.int64, device=x.device)
+    ),
     "mse": F.mse_loss,
     "sum": lambda x, y: x.sum(),
     "mean": lambda x, y: x.mean(-1),
@@ -375,14 +432,21 @@ OPERATIONS = {
 }
 if torch.__version__ >= (2, 14):
     OPERATIONS["matrix_sqrth"] = lambda x, y: torch.linalg.matrix_sqrth(x.t() @ x)
-DTYPES = [(torch.float32, torch.float32), (torch.bfloat16, torch.bfloat16), (torch.bfloat16, torch.float32)]
+DTYPES = [
+    (torch.float32, torch.float32),
+    (torch.bfloat16, torch.bfloat16),
+    (torch.bfloat16, torch.float32),
+]
 
 
 @pytest.mark.parametrize(("one", "other"), DTYPES)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_casts_like_the_cpu(name, one, other):
     def dtype(device: str) -> Any:
-        x, y = torch.ones(4, 8, dtype=one, device=device), torch.ones(4, 8, dtype=other, device=device)
+        x, y = (
+            torch.ones(4, 8, dtype=one, device=device),
+            torch.ones(4, 8, dtype=other, device=device),
+        )
         try:
             with torch.autocast("cpu", torch.bfloat16):
                 return OPERATIONS[name](x, y).dtype
@@ -396,7 +460,9 @@ def test_casts_like_the_cpu(name, one, other):
 
 ON_CUDA = {
     **dict.fromkeys(("linear", "matmul", "bmm", "einsum", "conv1d"), torch.bfloat16),
-    **dict.fromkeys(("layer_norm", "rms_norm", "softmax", "log_softmax", "cross_entropy", "mse"), torch.float32),
+    **dict.fromkeys(
+        ("layer_norm", "rms_norm", "softmax", "log_softmax", "cross_entropy", "mse"), torch.float32
+    ),
     **dict.fromkeys(("sum", "cumsum", "pow", "rsqrt", "exp", "softplus", "prod"), torch.float32),
     **dict.fromkeys(("gelu", "mean", "cat", "add"), torch.bfloat16),
 }
@@ -428,7 +494,7 @@ def test_no_autocast_where_there_are_no_lists():
         tape("llama", replace(BASE, device="mps", precision="amp"))
 
 
-# --- kernels of attention -----------------------------------------------------------------------------------------------------
+# --- kernels of attention -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -448,10 +514,14 @@ def test_the_cpu_takes_the_kernel_that_the_rule_says(heads, width, dropout, grou
     query = torch.ones(2, heads[0], 8, width, requires_grad=True)
     key, value = (torch.ones(2, heads[1], 8, width, requires_grad=True) for _ in range(2))
     with Names() as watched:
-        F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True, enable_gqa=grouped)
+        F.scaled_dot_product_attention(
+            query, key, value, dropout_p=dropout, is_causal=True, enable_gqa=grouped
+        )
     flash = "aten::_scaled_dot_product_flash_attention_for_cpu" in watched.names
     workload = Workload(model=spec_of("llama"), setup=BASE, platform=Platform(torch=TORCH))
-    assert attention_kernel(workload, query, key, value, None, dropout, grouped) == ("cpu" if flash else "math")
+    assert attention_kernel(workload, query, key, value, None, dropout, grouped) == (
+        "cpu" if flash else "math"
+    )
 
 
 def test_the_meta_device_knows_the_math_path_alone():
@@ -464,22 +534,34 @@ def test_the_meta_device_knows_the_math_path_alone():
 def test_flash_pads_widths_that_its_loads_do_not_divide():
     assert tape("llama", CUDA, head_dim=12) != tape("llama", CUDA, head_dim=16)
     padded = traced.traced_of(traced.config_of("llama", head_dim=12), CUDA).trace
-    assert [b for b in padded.births if b.op == "constant_pad_nd" and b.module.endswith("self_attn") and b.saved]
+    assert [
+        b
+        for b in padded.births
+        if b.op == "constant_pad_nd" and b.module.endswith("self_attn") and b.saved
+    ]
 
 
-# --- 4 bit --------------------------------------------------------------------------------------------------------------------
+# --- 4 bit ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("recipe", ["stock", "kbit", "trl"])
 @pytest.mark.parametrize("double_quant", [True, False])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
 def test_a_packed_base_without_data_has_the_layout_of_a_real_one(name, double_quant, recipe):
-    setup = replace(BASE, dtype="bfloat16", lora=ALL, quantization=Quantization(double_quant=double_quant, recipe=recipe))
+    setup = replace(
+        BASE,
+        dtype="bfloat16",
+        lora=ALL,
+        quantization=Quantization(double_quant=double_quant, recipe=recipe),
+    )
 
     def layout(device: str) -> dict[str, Any]:
         model = build_model(traced.workload_of(traced.config_of(name), setup), device=device)
         tensors = {n: [p, *quantization_tensors(p)] for n, p in model.named_parameters()}
-        return {n: [(tuple(t.shape), t.dtype, t.device.type == device) for t in found] for n, found in tensors.items()}
+        return {
+            n: [(tuple(t.shape), t.dtype, t.device.type == device) for t in found]
+            for n, found in tensors.items()
+        }
 
     assert layout("meta") == layout("cpu")
 

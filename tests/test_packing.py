@@ -1,7 +1,9 @@
-"""Packed rows: sequences train as if each were alone, and memory, FLOPs and kernels are those of real steps and fresh traces.
+"""Packed rows: sequences train as if each were alone, and memory, FLOPs and kernels are those of
+real steps and fresh traces.
 
-The truths are single sequences on the same model for the numbers, the CPU allocator's record of real steps and traces of the real
-model for the memory; torch's own operator for sequences in one row stands for FlashAttention 2.
+The truths are single sequences on the same model for the numbers, the CPU allocator's record of
+real steps and traces of the real model for the memory; torch's own operator for sequences in one
+row stands for FlashAttention 2.
 """
 
 import random
@@ -36,7 +38,12 @@ from lora_profiler.traced.single_size import predict_once
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 LORA = LoraConfig(r=4)
-SEEING = (*(n for n in cases.TINY_NAMES if n not in BLIND), "mistral-varied", "gemma3_text-varied", "gpt2-varied")
+SEEING = (
+    *(n for n in cases.TINY_NAMES if n not in BLIND),
+    "mistral-varied",
+    "gemma3_text-varied",
+    "gpt2-varied",
+)
 
 
 def spec(name: str) -> ModelSpec:
@@ -44,10 +51,12 @@ def spec(name: str) -> ModelSpec:
 
 
 def llama_8b(**setup: object) -> Workload:
-    return Workload(model=find_model("meta-llama/Llama-3.1-8B", offline=True), setup=TrainSetup(**setup))  # type: ignore[arg-type]
+    return Workload(
+        model=find_model("meta-llama/Llama-3.1-8B", offline=True), setup=TrainSetup(**setup)
+    )  # type: ignore[arg-type]
 
 
-# --- what packing means ----------------------------------------------------------------------------------------------------
+# --- what packing means ---------------------------------------------------------------------------
 
 
 def test_a_row_is_cut_where_it_ends() -> None:
@@ -58,9 +67,12 @@ def test_a_row_is_cut_where_it_ends() -> None:
 
 @pytest.mark.parametrize("name", ["llama", "mistral-varied", "gpt2", "gemma2"])
 def test_packed_sequences_train_as_if_each_were_alone(name: str) -> None:
-    """Loss and gradients of two rows, against six passes over one sequence each; a filled sliding window among them."""
+    """Loss and gradients of two rows, against six passes over one sequence each; a filled sliding
+    window among them."""
     setup = TrainSetup(device="cpu", dtype="float32", batch_size=2, seq_len=40, packed=16)
-    model = oracle.build({**cases.CONFIGS[name], "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}, setup)
+    model = oracle.build(
+        {**cases.CONFIGS[name], "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}, setup
+    )
     batch = oracle.make_batch(model, setup)
     packed = forward_loss(model, setup, batch)
     packed.backward()  # type: ignore[no-untyped-call]
@@ -71,13 +83,19 @@ def test_packed_sequences_train_as_if_each_were_alone(name: str) -> None:
     alone = 0.0
     for piece in pieces:
         ids = piece[None]
-        loss = forward_loss(model, replace(setup, packed=None), {"input_ids": ids, "labels": ids}) * (len(piece) - 1) / trained
+        loss = (
+            forward_loss(model, replace(setup, packed=None), {"input_ids": ids, "labels": ids})
+            * (len(piece) - 1)
+            / trained
+        )
         loss.backward()
         alone += loss.item()
     assert packed.item() == pytest.approx(alone, rel=1e-6)
     for parameter, value in model.named_parameters():
         assert value.grad is not None
-        assert (gradients[parameter] - value.grad).norm() <= 1e-5 * value.grad.norm() + 1e-7, parameter
+        assert (gradients[parameter] - value.grad).norm() <= 1e-5 * value.grad.norm() + 1e-7, (
+            parameter
+        )
 
 
 def test_batches_begin_positions_anew_and_train_on_no_first_token() -> None:
@@ -87,14 +105,19 @@ def test_batches_begin_positions_anew_and_train_on_no_first_token() -> None:
     ignored = batch["labels"] == -100
     assert torch.equal(ignored, batch["position_ids"] == 0)
     assert torch.equal(batch["labels"][~ignored], batch["input_ids"][~ignored])
-    assert set(Batches(replace(setup, seq_len=16), Conditions(), 100).next()) == {"input_ids", "labels"}
+    assert set(Batches(replace(setup, seq_len=16), Conditions(), 100).next()) == {
+        "input_ids",
+        "labels",
+    }
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["facebook/opt-1.3b", "bigscience/bloom-560m"])
-def test_models_that_do_not_tell_sequences_apart_are_refused_with_and_without_torch(name: str) -> None:
+def test_models_that_do_not_tell_sequences_apart_are_refused_with_and_without_torch(
+    name: str,
+) -> None:
     workload = Workload(model=find_model(name, offline=True), setup=TrainSetup(packed=512))
     for asked in (check_packing, predict_by, lambda w: refuse(w, Conditions())):
         with pytest.raises(UsageError, match="does not tell packed sequences apart"):
@@ -106,15 +129,38 @@ def test_their_code_itself_shows_it(name: str) -> None:
     """What the list of `packing.BLIND` does not name is seen in the first forward pass."""
     tiny = {
         "opt": families.TINY["opt"],
-        "bloom": {"model_type": "bloom", "hidden_size": 32, "n_layer": 1, "n_head": 2, "vocab_size": 64},
-        "bert": {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-                 "intermediate_size": 64, "vocab_size": 64, "architectures": ["BertForMaskedLM"]},
-        "t5": {"model_type": "t5", "d_model": 32, "num_layers": 1, "num_heads": 2, "d_kv": 16, "d_ff": 64, "vocab_size": 64,
-               "architectures": ["T5ForConditionalGeneration"]},
-    }[name]  # fmt: skip
+        "bloom": {
+            "model_type": "bloom",
+            "hidden_size": 32,
+            "n_layer": 1,
+            "n_head": 2,
+            "vocab_size": 64,
+        },
+        "bert": {
+            "model_type": "bert",
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "vocab_size": 64,
+            "architectures": ["BertForMaskedLM"],
+        },
+        "t5": {
+            "model_type": "t5",
+            "d_model": 32,
+            "num_layers": 1,
+            "num_heads": 2,
+            "d_kv": 16,
+            "d_ff": 64,
+            "vocab_size": 64,
+            "architectures": ["T5ForConditionalGeneration"],
+        },
+    }[name]
     setup = TrainSetup(device="cpu", dtype="float32", seq_len=12, packed=5)
     with pytest.raises(UsageError, match="does not tell packed sequences apart"):
-        predict_once(Workload(model=model_from_config(dict(tiny), id=name, source="test"), setup=setup))
+        predict_once(
+            Workload(model=model_from_config(dict(tiny), id=name, source="test"), setup=setup)
+        )
 
 
 def test_what_cannot_be_is_refused() -> None:
@@ -125,14 +171,18 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(UsageError, match="no profile is of packed rows"):
         compile_profile(llama_8b(packed=512))
     with pytest.raises(UsageError, match="caps its attention scores"):
-        predict_by(Workload(model=spec("gemma2"), setup=TrainSetup(seq_len=40, packed=16, attention="flash")))
+        predict_by(
+            Workload(
+                model=spec("gemma2"), setup=TrainSetup(seq_len=40, packed=16, attention="flash")
+            )
+        )
     with pytest.raises(UsageError, match="--padding"):
         refuse(llama_8b(packed=512), Conditions(padding=0.5))
     with pytest.raises(UsageError, match="--attention flash"):
         refuse(llama_8b(packed=512, attention="flash"), Conditions(), capability=lambda: (9, 0))
 
 
-# --- memory, FLOPs ---------------------------------------------------------------------------------------------------------
+# --- memory, FLOPs --------------------------------------------------------------------------------
 
 
 def totals(prediction: Prediction) -> dict[str, int]:
@@ -140,39 +190,60 @@ def totals(prediction: Prediction) -> dict[str, int]:
 
 
 def drawn() -> list[tuple[str, TrainSetup]]:
-    """Families by turns with a mask, as FlashAttention 2 takes them and eager, the rest by a seed; lengths that divide a row, and
-    others."""
+    """Families by turns with a mask, as FlashAttention 2 takes them and eager, the rest by a seed;
+    lengths that divide a row, and others."""
     draw = random.Random(5)
     found = []
     for place, name in enumerate(SEEING):
         masked = "auto" if name == "gpt2-varied" else "efficient"
-        for attention in dict.fromkeys(((masked, "flash")[place % 2], ("flash", masked, "eager")[place % 3])):
+        for attention in dict.fromkeys(
+            ((masked, "flash")[place % 2], ("flash", masked, "eager")[place % 3])
+        ):
             if cases.family(name) == "gemma2":  # runs eager whatever is asked, and flash is refused
                 attention = "eager"
             lora = draw.choice([None, cases.methods(cases.family(name))["all"]])
             setup = TrainSetup(
-                lora=lora, batch_size=draw.choice([1, 3]), seq_len=draw.choice([40, 48]), packed=draw.choice([7, 16]),
-                checkpointing=draw.random() < 0.5, attention=attention,  # type: ignore[arg-type]
-            )  # fmt: skip
+                lora=lora,
+                batch_size=draw.choice([1, 3]),
+                seq_len=draw.choice([40, 48]),
+                packed=draw.choice([7, 16]),
+                checkpointing=draw.random() < 0.5,
+                attention=attention,  # type: ignore[arg-type]
+            )
             if lora and cases.family(name) not in cases.MIXTURES and draw.random() < 0.3:
                 setup = replace(setup, quantization=Quantization())
             found.append((name, setup))
-    amp = TrainSetup(lora=LORA, dtype="float32", precision="amp", batch_size=2, seq_len=40, packed=16)
+    amp = TrainSetup(
+        lora=LORA, dtype="float32", precision="amp", batch_size=2, seq_len=40, packed=16
+    )
     fused = TrainSetup(lora=LORA, batch_size=2, seq_len=40, packed=16, loss="fused")
-    in_flash = [("qwen2", replace(amp, attention="flash")), ("llama", replace(fused, attention="flash"))]
+    in_flash = [
+        ("qwen2", replace(amp, attention="flash")),
+        ("llama", replace(fused, attention="flash")),
+    ]
     return [*found, ("llama", amp), ("llama", fused), *in_flash]
 
 
-@pytest.mark.parametrize(("name", "setup"), drawn(), ids=lambda value: value if isinstance(value, str) else value.attention)
+@pytest.mark.parametrize(
+    ("name", "setup"),
+    drawn(),
+    ids=lambda value: value if isinstance(value, str) else value.attention,
+)
 def test_exact_moments_are_those_of_the_trace(name: str, setup: TrainSetup) -> None:
     workload = Workload(model=spec(name), setup=setup)
     mine, real = predict(workload), predict_once(workload)
-    assert mine.attention_kernel == ("eager" if setup.attention == "eager" else real.attention_kernel)
+    assert mine.attention_kernel == (
+        "eager" if setup.attention == "eager" else real.attention_kernel
+    )
     assert mine.flops == real.flops
-    if mine.attention_kernel == "math":  # the width of the heads is none that the efficient kernel loads
+    if (
+        mine.attention_kernel == "math"
+    ):  # the width of the heads is none that the efficient kernel loads
         assert (mine.exactness, mine.error_bound) == ("estimate", None)
         return
-    assert {m: totals(mine)[m] for m in EXACT_MOMENTS} == {m: totals(real)[m] for m in EXACT_MOMENTS}
+    assert {m: totals(mine)[m] for m in EXACT_MOMENTS} == {
+        m: totals(real)[m] for m in EXACT_MOMENTS
+    }
     assert mine.saved_activation_bytes == real.saved_activation_bytes
     within = 1e-9 if mine.exactness == "exact" else layer_error(workload.setup.checkpointing)
     assert mine.peak.total_bytes == pytest.approx(real.peak.total_bytes, rel=within)
@@ -189,18 +260,32 @@ MEASURED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "setup"), MEASURED, ids=lambda value: value if isinstance(value, str) else value.method)
+@pytest.mark.parametrize(
+    ("name", "setup"), MEASURED, ids=lambda value: value if isinstance(value, str) else value.method
+)
 def test_real_steps(name: str, setup: TrainSetup) -> None:
-    """To the byte in the forward peak where the loss holds it, and in the optimizer step; the whole keeps its promise."""
-    setup = replace(setup, batch_size=2, seq_len=100, packed=33, device="cpu", optimizer_impl="fused")
-    found = {**cases.CONFIGS[name], "vocab_size": 4001, "max_position_embeddings": 256, "n_positions": 256}
-    prediction = predict(Workload(model=model_from_config(dict(found), id=name, source="test"), setup=setup))
+    """To the byte in the forward peak where the loss holds it, and in the optimizer step; the whole
+    keeps its promise."""
+    setup = replace(
+        setup, batch_size=2, seq_len=100, packed=33, device="cpu", optimizer_impl="fused"
+    )
+    found = {
+        **cases.CONFIGS[name],
+        "vocab_size": 4001,
+        "max_position_embeddings": 256,
+        "n_positions": 256,
+    }
+    prediction = predict(
+        Workload(model=model_from_config(dict(found), id=name, source="test"), setup=setup)
+    )
     real = oracle.step_peaks(oracle.build(found, setup), setup)
     mine = totals(prediction)
     assert mine["optimizer_step"] == real[2, "optimizer"]
     if mine["end_of_forward"] >= mine["last_layer_forward"]:
         assert mine["end_of_forward"] == real[2, "forward"]
-    assert prediction.peak.total_bytes == pytest.approx(real[2, "step"], rel=prediction.error_bound or 1e-4)
+    assert prediction.peak.total_bytes == pytest.approx(
+        real[2, "step"], rel=prediction.error_bound or 1e-4
+    )
 
 
 @pytest.mark.parametrize("sequences", [(16, 16, 8), (16, 16, 9), (10, 10, 10, 10), (39, 1)])
@@ -209,7 +294,10 @@ def test_attention_flops_by_hand(sequences: tuple[int, ...]) -> None:
     model = model_from_config({**cases.CONFIGS["llama"], "head_dim": 16}, id="wide", source="test")
     heads, width = model.config["num_attention_heads"], model.config["head_dim"]
     setup = TrainSetup(batch_size=3, seq_len=sum(sequences), packed=sequences[0])
-    masked, told = (predict(Workload(model=model, setup=replace(setup, attention=a))).flops for a in ("auto", "flash"))
+    masked, told = (
+        predict(Workload(model=model, setup=replace(setup, attention=a))).flops
+        for a in ("auto", "flash")
+    )
     assert masked and told
     fewer = 3 * (sum(sequences) ** 2 - sum(length**2 for length in sequences))
     assert masked.forward - told.forward == fewer * heads * width * 4 * model.num_layers
@@ -222,7 +310,7 @@ def test_with_one_sequence_a_row_nothing_changes() -> None:
         assert packed.flops == alone.flops
 
 
-# --- planning, faces -------------------------------------------------------------------------------------------------------
+# --- planning, faces ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("attention", ["auto", "flash"])
@@ -230,7 +318,10 @@ def test_sweeps_are_many_predictions(attention: str) -> None:
     workload = llama_8b(lora=LORA, packed=64, attention=attention)
     batch, seq = [1, 2, 3, 16], [1, 5, 64, 65, 100, 1000]
     table = sweep(workload, batch_size=[[b] for b in batch], seq_len=seq, engine="analytic")
-    asked = [[replace(workload, setup=replace(workload.setup, batch_size=b, seq_len=s)) for s in seq] for b in batch]
+    asked = [
+        [replace(workload, setup=replace(workload.setup, batch_size=b, seq_len=s)) for s in seq]
+        for b in batch
+    ]
     assert table.tolist() == [[peak_bytes(each, "analytic") for each in row] for row in asked]
 
 
@@ -246,15 +337,23 @@ def test_the_lever_is_what_its_option_brings() -> None:
 
 def test_time_is_known_and_shorter_where_the_kernel_is_told() -> None:
     card = find_gpu("h100_sxm")
-    masked, told = (step_time(llama_8b(lora=LORA, packed=512, seq_len=8192, attention=a), card).step for a in ("auto", "flash"))
+    masked, told = (
+        step_time(llama_8b(lora=LORA, packed=512, seq_len=8192, attention=a), card).step
+        for a in ("auto", "flash")
+    )
     assert masked and told
     assert told.time.seconds < masked.time.seconds
 
 
 def test_the_answer_says_what_rows_hold() -> None:
     packed = predict(llama_8b(lora=LORA, packed=512))
-    assert training_line(packed.workload.setup).startswith("batch 1 x 2,048 tokens packed from sequences of 512, ")
+    assert training_line(packed.workload.setup).startswith(
+        "batch 1 x 2,048 tokens packed from sequences of 512, "
+    )
     assert packed.attention_kernel == "efficient"
-    assert any("Rows of sequences of 512 tokens, without padding, each with a mask" in said for said in packed.assumptions)
+    assert any(
+        "Rows of sequences of 512 tokens, without padding, each with a mask" in said
+        for said in packed.assumptions
+    )
     flash = predict(llama_8b(lora=LORA, packed=512, attention="flash"))
     assert any("never measured" in said for said in flash.assumptions)

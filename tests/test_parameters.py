@@ -1,4 +1,5 @@
-"""Every named weight against the real model of transformers, built on the meta device: names, classes, shapes, ties, order."""
+"""Every named weight against the real model of transformers, built on the meta device: names,
+classes, shapes, ties, order."""
 
 import json
 from copy import deepcopy
@@ -20,9 +21,14 @@ from transformers.quantizers.quantizers_utils import should_convert_module  # no
 nn, Conv1D = torch.nn, transformers.pytorch_utils.Conv1D
 
 TINY = {
-    "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 64,
-}  # fmt: skip
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
 CASES = [
     ("llama", {}),
     ("llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
@@ -30,7 +36,15 @@ CASES = [
     ("mistral", {}),
     ("mistral", {"head_dim": 24}),
     ("qwen2", {}),
-    ("qwen2", {"use_sliding_window": True, "max_window_layers": 1, "tie_word_embeddings": True, "head_dim": 16}),
+    (
+        "qwen2",
+        {
+            "use_sliding_window": True,
+            "max_window_layers": 1,
+            "tie_word_embeddings": True,
+            "head_dim": 16,
+        },
+    ),
     ("qwen3", {}),
     ("qwen3", {"attention_bias": True, "head_dim": 8}),
     ("phi3", {"pad_token_id": 0}),
@@ -45,7 +59,16 @@ CASES = [
     ("mixtral", {"num_local_experts": 4}),
     ("mixtral", {"num_local_experts": 2, "tie_word_embeddings": True, "head_dim": 16}),
     ("qwen3_moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20}),
-    ("qwen3_moe", {"num_experts": 4, "num_experts_per_tok": 2, "mlp_only_layers": [1], "head_dim": 16, "attention_bias": True}),
+    (
+        "qwen3_moe",
+        {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "mlp_only_layers": [1],
+            "head_dim": 16,
+            "attention_bias": True,
+        },
+    ),
     ("qwen3_moe", {"num_experts": 4, "num_experts_per_tok": 2, "decoder_sparse_step": 2}),
     ("gpt2", {"n_inner": 40}),
     ("gpt2", {"tie_word_embeddings": False}),
@@ -57,11 +80,22 @@ CASES = [
     ("opt", {"_remove_final_layer_norm": True}),
 ]
 OTHERS = [
-    "bigscience/bloom-560m", "tiiuae/falcon-7b", "google/gemma-3-4b-it", "openai/gpt-oss-20b", "google-t5/t5-small",
-    "facebook/bart-base", "google/vit-base-patch16-224", "google-bert/bert-base-uncased", "deepseek-ai/DeepSeek-V2-Lite",
-    "Qwen/Qwen3.5-35B-A3B", "Qwen/Qwen3-Next-80B-A3B-Instruct", "bigcode/gpt_bigcode-santacoder", "moonshotai/Kimi-K2-Instruct",
-    "meta-llama/Llama-4-Scout-17B-16E-Instruct", "google/gemma-4-26B-A4B",
-]  # fmt: skip
+    "bigscience/bloom-560m",
+    "tiiuae/falcon-7b",
+    "google/gemma-3-4b-it",
+    "openai/gpt-oss-20b",
+    "google-t5/t5-small",
+    "facebook/bart-base",
+    "google/vit-base-patch16-224",
+    "google-bert/bert-base-uncased",
+    "deepseek-ai/DeepSeek-V2-Lite",
+    "Qwen/Qwen3.5-35B-A3B",
+    "Qwen/Qwen3-Next-80B-A3B-Instruct",
+    "bigcode/gpt_bigcode-santacoder",
+    "moonshotai/Kimi-K2-Instruct",
+    "meta-llama/Llama-4-Scout-17B-16E-Instruct",
+    "google/gemma-4-26B-A4B",
+]
 PEFT_KINDS = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -72,41 +106,63 @@ def built(raw, architecture):
 
 
 def real_table(model):
-    """(name, class, weights) of every module that owns parameters; a weight is (name, shape, the first name it has)."""
+    """(name, class, weights) of every module that owns parameters; a weight is (name, shape, the
+    first name it has)."""
     first: dict[int, str] = {}
     table = []
     for name, module in model.named_modules():
         weights = []
         for local, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             owner = first.setdefault(id(parameter), f"{name}.{local}")
-            weights.append((local, tuple(parameter.shape), None if owner == f"{name}.{local}" else owner))
+            weights.append(
+                (local, tuple(parameter.shape), None if owner == f"{name}.{local}" else owner)
+            )
         if weights:
-            kind = next((cls.__name__ for cls in PEFT_KINDS if isinstance(module, cls)), type(module).__name__)
+            kind = next(
+                (cls.__name__ for cls in PEFT_KINDS if isinstance(module, cls)),
+                type(module).__name__,
+            )
             table.append((name, kind, weights))
     return table
 
 
 def our_table(spec):
-    return [(name, m.kind, [(w.name, w.shape, w.tied_to) for w in m.weights]) for name, m in spec.modules()]
+    return [
+        (name, m.kind, [(w.name, w.shape, w.tied_to) for w in m.weights])
+        for name, m in spec.modules()
+    ]
 
 
 def test_every_family_has_cases():
     assert {family for family, _ in CASES} == set(FAMILIES)
 
 
-@pytest.mark.parametrize(("family", "change"), CASES, ids=lambda x: x if isinstance(x, str) else "-".join(x) or "plain")
+@pytest.mark.parametrize(
+    ("family", "change"), CASES, ids=lambda x: x if isinstance(x, str) else "-".join(x) or "plain"
+)
 def test_a_family_equals_the_real_model(family, change):
-    raw = {"model_type": family, **{key: value for key, value in {**TINY, **change}.items() if value is not None}}
+    raw = {
+        "model_type": family,
+        **{key: value for key, value in {**TINY, **change}.items() if value is not None},
+    }
     spec = model_from_config(raw, id="tiny", source="test")
     model = built(raw, spec.architecture)
     assert our_table(spec) == real_table(model)
     assert spec.num_parameters == sum(p.numel() for p in model.parameters())
-    assert next(n for n, m in model.named_modules() if m is model.get_output_embeddings()) == spec.output_embedding
+    assert (
+        next(n for n, m in model.named_modules() if m is model.get_output_embeddings())
+        == spec.output_embedding
+    )
 
 
-@pytest.mark.parametrize(("family", "change"), CASES, ids=lambda x: x if isinstance(x, str) else "-".join(x) or "plain")
+@pytest.mark.parametrize(
+    ("family", "change"), CASES, ids=lambda x: x if isinstance(x, str) else "-".join(x) or "plain"
+)
 def test_fields_equal_transformers_own_reading(family, change):
-    raw = {"model_type": family, **{key: value for key, value in {**TINY, **change}.items() if value is not None}}
+    raw = {
+        "model_type": family,
+        **{key: value for key, value in {**TINY, **change}.items() if value is not None},
+    }
     spec = model_from_config(raw, id="tiny", source="test")
     config = built(raw, spec.architecture).config
     own_names = {
@@ -116,33 +172,52 @@ def test_fields_equal_transformers_own_reading(family, change):
     }
     compared = 0
     for name, value in spec.config.items():
-        real = next((getattr(config, n) for n in (*own_names.get(name, ()), name) if hasattr(config, n)), "no such field")
-        worked_out = real == "no such field" or (real is None and name in ("head_dim", "intermediate_size"))
+        real = next(
+            (getattr(config, n) for n in (*own_names.get(name, ()), name) if hasattr(config, n)),
+            "no such field",
+        )
+        worked_out = real == "no such field" or (
+            real is None and name in ("head_dim", "intermediate_size")
+        )
         assert worked_out or real == value, name
         compared += not worked_out
     assert compared >= 10
 
 
 def test_reading_a_config_leaves_it_as_it_was():
-    """transformers writes into nested dicts, which here belong to the catalogue: every later answer would see it."""
+    """transformers writes into nested dicts, which here belong to the catalogue: every later answer
+    would see it."""
     raw = find_model("meta-llama/Llama-3.2-1B").published
     before = deepcopy(dict(raw))
     meta_build.build(raw, "test")
     assert dict(raw) == before
 
 
-@pytest.mark.parametrize("entry", [e for e in bundled_models() if e.model_type in FAMILIES], ids=lambda entry: entry.id)
+@pytest.mark.parametrize(
+    "entry", [e for e in bundled_models() if e.model_type in FAMILIES], ids=lambda entry: entry.id
+)
 def test_bundled_fields_of_the_families_equal_transformers_own_reading(entry):
     row = next(row for row in rows() if row["id"] == entry.id)
-    config = transformers.CONFIG_MAPPING[entry.model_type].from_dict(deepcopy({"model_type": entry.model_type, **row["config"]}))
+    config = transformers.CONFIG_MAPPING[entry.model_type].from_dict(
+        deepcopy({"model_type": entry.model_type, **row["config"]})
+    )
     ours = find_model(entry.id).config
-    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "sliding_window"):
+    for name in (
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "sliding_window",
+    ):
         if name in ours and hasattr(config, name):
             assert ours[name] == getattr(config, name), name
     assert ours.get("layer_types") == getattr(config, "layer_types", None)
     if "rope_parameters" in ours:
         real = dict(config.rope_parameters)
-        ignored = {"type", "original_max_position_embeddings"}  # the old name kept beside the new; a copy of another field
+        ignored = {
+            "type",
+            "original_max_position_embeddings",
+        }  # the old name kept beside the new; a copy of another field
         assert {k: v for k, v in ours["rope_parameters"].items() if k not in ignored} == {
             k: v for k, v in real.items() if k not in ignored
         }
@@ -159,40 +234,71 @@ def test_a_bundled_table_equals_the_real_model(id):
 
 
 @pytest.mark.parametrize(
-    "id", [*OTHERS, "FacebookAI/roberta-base", "distilbert/distilbert-base-uncased", "openai-community/gpt2"]
+    "id",
+    [
+        *OTHERS,
+        "FacebookAI/roberta-base",
+        "distilbert/distilbert-base-uncased",
+        "openai-community/gpt2",
+    ],
 )
 def test_a_4_bit_base_packs_the_layers_that_transformers_would(id):
     row = next(row for row in rows() if row["id"] == id)
     model_type = row.get("transformers_model_type") or row["model_type"]
     model = built({"model_type": model_type, **row["config"]}, row["architecture"])
     left_out = get_keys_to_not_convert(model)
-    linear = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
+    linear = [
+        name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))
+    ]
     spec, setup = find_model(id), TrainSetup(lora=LoraConfig(), quantization=Quantization())
-    packed = {name for name, module in spec.modules() if module_bytes(module, setup, unquantized(spec))[1]}
+    packed = {
+        name for name, module in spec.modules() if module_bytes(module, setup, unquantized(spec))[1]
+    }
     assert packed == {name for name in linear if should_convert_module(name, left_out)}
 
 
 def test_weightless_modules_are_the_real_ones():
     for id in ("openai-community/gpt2", "Qwen/Qwen3-0.6B", "google/gemma-3-4b-it"):
         row = next(row for row in rows() if row["id"] == id)
-        raw = {"model_type": row["model_type"], "architectures": [row["architecture"]], **row["config"]}
+        raw = {
+            "model_type": row["model_type"],
+            "architectures": [row["architecture"]],
+            **row["config"],
+        }
         model = built(raw, row["architecture"])
-        real = {name for name, module in model.named_modules() if name and not any(True for _ in module.parameters())}
+        real = {
+            name
+            for name, module in model.named_modules()
+            if name and not any(True for _ in module.parameters())
+        }
         named = set()
         for pattern in find_model(id).weightless:
             head, star, tail = pattern.partition(".*.")
-            named |= {f"{head}.{i}.{tail}" for i in range(100) if f"{head}.{i}.{tail}" in real} if star else {pattern}
+            named |= (
+                {f"{head}.{i}.{tail}" for i in range(100) if f"{head}.{i}.{tail}" in real}
+                if star
+                else {pattern}
+            )
         assert named == real
 
 
-# --- types that are neither declared nor bundled -------------------------------------------------------------------------------
+# --- types that are neither declared nor bundled --------------------------------------------------
 
 
 BUILT = {
     "FalconForCausalLM": {"model_type": "falcon", **TINY},
     "Cohere2ForCausalLM": {"model_type": "cohere2", **TINY, "pad_token_id": 0},
-    "LlamaForSequenceClassification": {"model_type": "llama", "architectures": ["LlamaForSequenceClassification"], **TINY},
-    "MambaForCausalLM": {"model_type": "mamba", "hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 99},
+    "LlamaForSequenceClassification": {
+        "model_type": "llama",
+        "architectures": ["LlamaForSequenceClassification"],
+        **TINY,
+    },
+    "MambaForCausalLM": {
+        "model_type": "mamba",
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "vocab_size": 99,
+    },
 }
 
 

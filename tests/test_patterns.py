@@ -17,7 +17,14 @@ WITHOUT_END = (
     r"^(\w+\.?)+$!",
     r"(?:[a-z]|[a-z]\.?|[0-9_.])*!",
 )
-NO_PATTERNS = ("(" * 5000, "(?:" * 5000 + "a" + ")" * 5000, "a{99999999999999999999}", "(?P<a", "[", "*")
+NO_PATTERNS = (
+    "(" * 5000,
+    "(?:" * 5000 + "a" + ")" * 5000,
+    "a{99999999999999999999}",
+    "(?P<a",
+    "[",
+    "*",
+)
 HANGS_AFTER_SECONDS = 60.0
 """Each is answered in under a second on an idle machine."""
 
@@ -38,7 +45,9 @@ def test_a_pattern_without_end_is_refused(pattern: str) -> None:
 
 @pytest.mark.parametrize("pattern", NO_PATTERNS, ids=range(len(NO_PATTERNS)))
 def test_what_is_no_pattern_is_refused(pattern: str) -> None:
-    assert "is no regular expression: " in refused("predict", "SmolLM2-135M", "--targets", f"re:{pattern}")
+    assert "is no regular expression: " in refused(
+        "predict", "SmolLM2-135M", "--targets", f"re:{pattern}"
+    )
 
 
 def test_a_name_to_save_is_a_pattern_too() -> None:
@@ -47,11 +56,15 @@ def test_a_name_to_save_is_a_pattern_too() -> None:
     assert said.startswith("Error: modules_to_save ") and "takes more than" in said
 
 
-@pytest.mark.parametrize("command", [("compile",), ("predict", "--engine", "traced")], ids=lambda command: command[0])
+@pytest.mark.parametrize(
+    "command", [("compile",), ("predict", "--engine", "traced")], ids=lambda command: command[0]
+)
 def test_no_trace_begins_with_a_pattern_without_end(command: tuple[str, ...]) -> None:
     """PEFT would match it in the tracing process."""
     pytest.importorskip("peft")
-    assert "takes more than" in refused(*command, "SmolLM2-135M", "--targets", f"re:{WITHOUT_END[2]}")
+    assert "takes more than" in refused(
+        *command, "SmolLM2-135M", "--targets", f"re:{WITHOUT_END[2]}"
+    )
 
 
 ONE_PAGE = """
@@ -92,9 +105,22 @@ def test_a_link_with_a_pattern_without_end_stops_no_other_thread(pattern: str) -
 
 @pytest.mark.parametrize(
     "pattern",
-    [r".*\.(q|v)_proj", r"model\.layers\.[0-7]\..*", ".*", "q_proj", "(?i).*PROJ", r"(?x) .* # all", "é.*", r".*\.1\d\..*"],
+    [
+        r".*\.(q|v)_proj",
+        r"model\.layers\.[0-7]\..*",
+        ".*",
+        "q_proj",
+        "(?i).*PROJ",
+        r"(?x) .* # all",
+        "é.*",
+        r".*\.1\d\..*",
+    ],
 )
 def test_what_matches_is_what_re_matches(pattern: str) -> None:
     names = list(all_names(find_model("HuggingFaceTB/SmolLM2-135M")))
-    assert verdict(pattern, names, whole=True).keys == {name for name in names if re.fullmatch(pattern, name)}
-    assert verdict(pattern, names, whole=False).keys == {name for name in names if re.match(pattern, name)}
+    assert verdict(pattern, names, whole=True).keys == {
+        name for name in names if re.fullmatch(pattern, name)
+    }
+    assert verdict(pattern, names, whole=False).keys == {
+        name for name in names if re.match(pattern, name)
+    }

@@ -1,4 +1,5 @@
-"""What lives from step to step: equal to real models after two real optimizer steps, module by module and tensor by tensor."""
+"""What lives from step to step: equal to real models after two real optimizer steps, module by
+module and tensor by tensor."""
 
 import re
 from collections import Counter, defaultdict
@@ -17,27 +18,41 @@ from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workloa
 
 Sizes = dict[str, tuple[int, int, int]]
 SMALL = {"batch_size": 2, "seq_len": 8, "device": "cpu"}
-WRAPPERS = re.compile(r"\.(base_layer|lora_[AB]\.default|original_module|modules_to_save\.default)(?=\.|$)")
+WRAPPERS = re.compile(
+    r"\.(base_layer|lora_[AB]\.default|original_module|modules_to_save\.default)(?=\.|$)"
+)
 
 
 def agree(config, setup: TrainSetup) -> None:
     """Compare a real run of two steps with the prediction: totals, modules, single tensors."""
-    measured = replace(setup, lora=replace(setup.lora, adapter_dtype="bfloat16")) if is_trl(setup) and setup.lora else setup
+    measured = (
+        replace(setup, lora=replace(setup.lora, adapter_dtype="bfloat16"))
+        if is_trl(setup) and setup.lora
+        else setup
+    )
     model = oracle.build(config, measured)
     real = oracle.persistent_bytes(model, measured, oracle.make_optimizer(model, measured))
     states = oracle.quantization_state_bytes(model)
-    workload = Workload(model=model_from_config(dict(config), id=str(sorted(config.items())), source="test"), setup=setup)
+    workload = Workload(
+        model=model_from_config(dict(config), id=str(sorted(config.items())), source="test"),
+        setup=setup,
+    )
     prediction = predict(workload)
 
     found = prediction.persistent_bytes
     parameters, gradients, optimizer = (sum(sizes[i] for sizes in real.values()) for i in range(3))
     assert found["parameters"] + found["adapters"] == parameters
-    assert found["adapters"] == sum(sizes[0] for name, sizes in real.items() if "lora_" in name or "modules_to_save" in name)
+    assert found["adapters"] == sum(
+        sizes[0] for name, sizes in real.items() if "lora_" in name or "modules_to_save" in name
+    )
     assert found["quantization_state"] == sum(states.values())
     assert found["gradients"] == gradients
     assert found["optimizer_states"] == optimizer
 
-    rows = {row.name: (row.parameter_bytes, row.gradient_bytes, row.optimizer_state_bytes) for row in prediction.layers}
+    rows = {
+        row.name: (row.parameter_bytes, row.gradient_bytes, row.optimizer_state_bytes)
+        for row in prediction.layers
+    }
     assert {name: sizes for name, sizes in rows.items() if any(sizes)} == by_module(real, states)
     assert trained_tensors(workload) == Counter((g, s) for name, (_, g, s) in real.items() if g)
 
@@ -47,7 +62,8 @@ def is_trl(setup: TrainSetup) -> bool:
 
 
 def by_module(real: Sizes, states: dict[str, int]) -> Sizes:
-    """The sizes of parameters summed by the module's name in the base model; quantisation states count as parameters."""
+    """The sizes of parameters summed by the module's name in the base model; quantisation states
+    count as parameters."""
     result: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for name, sizes in real.items():
         module = WRAPPERS.sub("", name.removeprefix("base_model.model.")).rpartition(".")[0]
@@ -63,7 +79,9 @@ def trained_tensors(workload: Workload) -> Counter[tuple[int, int]]:
     tensors = plan_for(workload).state.trainable
     result: Counter[tuple[int, int]] = Counter()
     for tensor, count in tensors.items():
-        result[tensor.bytes.evaluate(*at), state_bytes(tensor, workload.setup).evaluate(*at)] += count
+        result[tensor.bytes.evaluate(*at), state_bytes(tensor, workload.setup).evaluate(*at)] += (
+            count
+        )
     return result
 
 
@@ -71,7 +89,10 @@ def trained_tensors(workload: Workload) -> Counter[tuple[int, int]]:
 @pytest.mark.parametrize("method", ["full", "few", "all"])
 @pytest.mark.parametrize("name", cases.CONFIGS)
 def test_adamw(name, method, dtype):
-    agree(cases.CONFIGS[name], TrainSetup(lora=cases.methods(cases.family(name))[method], dtype=dtype, **SMALL))
+    agree(
+        cases.CONFIGS[name],
+        TrainSetup(lora=cases.methods(cases.family(name))[method], dtype=dtype, **SMALL),
+    )
 
 
 @pytest.mark.parametrize("name", cases.TINY_NAMES)
@@ -82,7 +103,9 @@ def test_bfloat16_adapters(name):
 @pytest.mark.parametrize("adapter_dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", [n for n in cases.CONFIGS if cases.family(n) in cases.MIXTURES])
 def test_expert_adapters(name, adapter_dtype):
-    agree(cases.CONFIGS[name], TrainSetup(lora=LoraConfig(r=3, adapter_dtype=adapter_dtype), **SMALL))
+    agree(
+        cases.CONFIGS[name], TrainSetup(lora=LoraConfig(r=3, adapter_dtype=adapter_dtype), **SMALL)
+    )
 
 
 OPTIMIZERS = [
@@ -96,13 +119,25 @@ OPTIMIZERS = [
 ]
 
 
-@pytest.mark.parametrize("lora", [None, LoraConfig(r=40), LoraConfig(r=4, adapter_dtype="bfloat16")], ids=["full", "r40", "bf16"])
+@pytest.mark.parametrize(
+    "lora",
+    [None, LoraConfig(r=40), LoraConfig(r=4, adapter_dtype="bfloat16")],
+    ids=["full", "r40", "bf16"],
+)
 @pytest.mark.parametrize(("optimizer", "implementation"), OPTIMIZERS)
 @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3_moe-varied"])
 def test_other_optimizers(name, optimizer, implementation, lora):
-    """Rank 40 makes adapters of both more and fewer than 4096 elements, where 8-bit AdamW changes."""
-    lora = replace(lora, target_modules=cases.ATTENTION) if lora and cases.family(name) in cases.MIXTURES else lora
-    agree(cases.CONFIGS[name], TrainSetup(lora=lora, optimizer=optimizer, optimizer_impl=implementation, **SMALL))
+    """Rank 40 makes adapters of both more and fewer than 4096 elements, where 8-bit AdamW
+    changes."""
+    lora = (
+        replace(lora, target_modules=cases.ATTENTION)
+        if lora and cases.family(name) in cases.MIXTURES
+        else lora
+    )
+    agree(
+        cases.CONFIGS[name],
+        TrainSetup(lora=lora, optimizer=optimizer, optimizer_impl=implementation, **SMALL),
+    )
 
 
 UNTIED = {"tie_word_embeddings": False}
@@ -111,7 +146,14 @@ EXTRAS = [
     ("llama", {"modules_to_save": ("lm_head", "embed_tokens")}),
     ("llama", {"modules_to_save": ("norm",), "target_modules": ("q_proj", "down_proj")}),
     ("llama-varied", {"layers_to_transform": (1, 3), "target_modules": ("gate_proj", "o_proj")}),
-    ("llama-varied", {"layers_to_transform": (0,), "modules_to_save": ("lm_head",), "target_modules": ("up_proj",)}),
+    (
+        "llama-varied",
+        {
+            "layers_to_transform": (0,),
+            "modules_to_save": ("lm_head",),
+            "target_modules": ("up_proj",),
+        },
+    ),
     ("gpt2", {"modules_to_save": ("wte",), "target_modules": ("c_attn",)}),
     ("gpt2-varied", {"layers_to_transform": (3,), "target_modules": ("c_proj",)}),
     (
@@ -123,14 +165,24 @@ EXTRAS = [
         },
     ),
     ("opt", {"modules_to_save": ("lm_head",)}),
-    ("gemma", {"layers_to_transform": (0, 2), "use_rslora": True, "target_modules": ("v_proj", "down_proj")}),
+    (
+        "gemma",
+        {
+            "layers_to_transform": (0, 2),
+            "use_rslora": True,
+            "target_modules": ("v_proj", "down_proj"),
+        },
+    ),
 ]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("name", "fields"), EXTRAS)
 def test_saved_modules_and_chosen_layers(name, fields, dtype):
-    agree(cases.CONFIGS[name] | UNTIED, TrainSetup(lora=LoraConfig(r=4, **fields), dtype=dtype, **SMALL))
+    agree(
+        cases.CONFIGS[name] | UNTIED,
+        TrainSetup(lora=LoraConfig(r=4, **fields), dtype=dtype, **SMALL),
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -138,15 +190,22 @@ def test_saved_modules_and_chosen_layers(name, fields, dtype):
 @pytest.mark.parametrize("recipe", ["stock", "kbit", "trl"])
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "opt-varied", "mixtral"])
 def test_qlora(name, recipe, double_quant, dtype):
-    """The k-bit recipe makes biases float32; the first forward pass of a 4-bit layer turns its own back to the compute dtype."""
+    """The k-bit recipe makes biases float32; the first forward pass of a 4-bit layer turns its own
+    back to the compute dtype."""
     quantization = Quantization(double_quant=double_quant, recipe=recipe)
     lora = cases.methods(cases.family(name))["all"]
-    agree(cases.CONFIGS[name], TrainSetup(lora=lora, quantization=quantization, dtype=dtype, **SMALL))
+    agree(
+        cases.CONFIGS[name], TrainSetup(lora=lora, quantization=quantization, dtype=dtype, **SMALL)
+    )
 
 
 @pytest.mark.parametrize(
     ("rows", "columns", "plain", "double"),
-    [(1024, 1024, 589_888, 542_020), (256, 100, 14_464, 14_300), (4096, 1024, 2_359_360, 2_164_804)],
+    [
+        (1024, 1024, 589_888, 542_020),
+        (256, 100, 14_464, 14_300),
+        (4096, 1024, 2_359_360, 2_164_804),
+    ],
 )
 def test_nf4_of_one_matrix(rows, columns, plain, double):
     """Taken from bitsandbytes."""
@@ -160,7 +219,9 @@ def test_nf4_against_bitsandbytes(elements):
     from bitsandbytes.functional import quantize_4bit
 
     for double_quant in (True, False):
-        packed, state = quantize_4bit(torch.ones(elements), quant_type="nf4", compress_statistics=double_quant)
+        packed, state = quantize_4bit(
+            torch.ones(elements), quant_type="nf4", compress_statistics=double_quant
+        )
         tensors = [state.absmax, state.code]
         if double_quant:
             tensors += [state.offset, state.state2.absmax, state.state2.code]
@@ -168,7 +229,8 @@ def test_nf4_against_bitsandbytes(elements):
 
 
 def test_full_fine_tuning_by_hand():
-    """Bytes a parameter: 2 + 2 + 4 in bfloat16, 4 + 4 + 8 in float32; adapters of a bfloat16 base 16."""
+    """Bytes a parameter: 2 + 2 + 4 in bfloat16, 4 + 4 + 8 in float32; adapters of a bfloat16 base
+    16."""
     model = cases.spec_of("llama")
     parameters = model.num_parameters
     for dtype, size in (("bfloat16", 2), ("float32", 4)):
@@ -182,5 +244,8 @@ def test_full_fine_tuning_by_hand():
         }
     found = predict(Workload(model=model, setup=TrainSetup(lora=LoraConfig(r=4))))
     adapter = found.parameters.adapter
-    assert (found.persistent_bytes["adapters"], found.persistent_bytes["gradients"]) == (4 * adapter, 4 * adapter)
+    assert (found.persistent_bytes["adapters"], found.persistent_bytes["gradients"]) == (
+        4 * adapter,
+        4 * adapter,
+    )
     assert found.persistent_bytes["optimizer_states"] == 8 * adapter

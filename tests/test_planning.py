@@ -1,4 +1,5 @@
-"""Verdicts, searches and levers. The bisection runs on made-up predictors, the rest on the real one."""
+"""Verdicts, searches and levers. The bisection runs on made-up predictors, the rest on the real
+one."""
 
 from dataclasses import dataclass, replace
 
@@ -52,7 +53,9 @@ def test_largest_at_its_limits() -> None:
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(r=8)])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_fit_sizes_are_the_edge_of_the_full_predictor(lora: LoraConfig | None, checkpointing: bool) -> None:
+def test_fit_sizes_are_the_edge_of_the_full_predictor(
+    lora: LoraConfig | None, checkpointing: bool
+) -> None:
     card = find_gpu("rtx_4090")
     case = workload(lora=lora, checkpointing=checkpointing)
     found = fit(case, card)
@@ -79,12 +82,16 @@ def test_verdict_is_fits_then_tight_then_does_not_fit() -> None:
 
 
 def test_reserve_names_its_parts() -> None:
-    older, hopper, apple = (reserve_for(find_gpu(k), 100 * GIB) for k in ("rtx_4090", "h100_sxm_80gb", "apple_m1"))
+    older, hopper, apple = (
+        reserve_for(find_gpu(k), 100 * GIB) for k in ("rtx_4090", "h100_sxm_80gb", "apple_m1")
+    )
     assert older.workspace_bytes == 2 * 8_519_680
     assert hopper.workspace_bytes == 2 * 32 * 2**20
     assert apple.workspace_bytes == apple.context_bytes == 0
     assert older.fragmentation_bytes == 6 * GIB
-    assert older.total_bytes == older.context_bytes + older.workspace_bytes + older.fragmentation_bytes
+    assert (
+        older.total_bytes == older.context_bytes + older.workspace_bytes + older.fragmentation_bytes
+    )
 
 
 def test_every_catalogue_architecture_that_has_wide_workspaces_exists() -> None:
@@ -118,7 +125,10 @@ def test_fit_refuses_questions_without_an_answer() -> None:
         fit(workload(), FakeCard(usable_bytes=None))
 
 
-@pytest.mark.parametrize(("engine", "words"), [("analitic", "Did you mean analytic"), ("compiled", "lora-profile compile")])
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [("analitic", "Did you mean analytic"), ("compiled", "lora-profile compile")],
+)
 def test_engines_that_cannot_answer_are_refused(engine: str, words: str) -> None:
     for ask in (predict, peak_bytes):
         with pytest.raises(UsageError, match=words):
@@ -145,8 +155,12 @@ def test_levers_are_predictions_and_the_best_is_their_first(name: str, setup: Tr
     case = Workload(model=find_model(name), setup=setup)
     before = peak_bytes(case)
     found = levers(case)
-    assert [lever.saved_bytes for lever in found] == sorted((lever.saved_bytes for lever in found), reverse=True)
-    assert all(lever.saved_bytes > 0 and lever.peak_bytes + lever.saved_bytes == before for lever in found)
+    assert [lever.saved_bytes for lever in found] == sorted(
+        (lever.saved_bytes for lever in found), reverse=True
+    )
+    assert all(
+        lever.saved_bytes > 0 and lever.peak_bytes + lever.saved_bytes == before for lever in found
+    )
     best = best_lever(case)
     assert (best.saved_bytes if best else 0) == (found[0].saved_bytes if found else 0)
 
@@ -154,8 +168,12 @@ def test_levers_are_predictions_and_the_best_is_their_first(name: str, setup: Tr
 def test_a_lever_does_what_its_option_does() -> None:
     case = workload(lora=LoraConfig(), batch_size=4)
     after = {lever.option: lever.peak_bytes for lever in levers(case)}
-    assert after["--checkpointing"] == peak_bytes(replace(case, setup=replace(case.setup, checkpointing=True)))
-    assert after["--batch-size 2"] == peak_bytes(replace(case, setup=replace(case.setup, batch_size=2)))
+    assert after["--checkpointing"] == peak_bytes(
+        replace(case, setup=replace(case.setup, checkpointing=True))
+    )
+    assert after["--batch-size 2"] == peak_bytes(
+        replace(case, setup=replace(case.setup, batch_size=2))
+    )
     assert "--method qlora" not in {lever.option for lever in levers(case, besides={"qlora"})}
 
 
@@ -168,7 +186,9 @@ def test_activation_excess_has_its_cause_and_its_remedy() -> None:
     assert (excess.full_bytes, excess.lora_bytes) == (14_281_122_572, 20_417_364_748)
     assert excess.causes == ("adapter_dtype",)
     assert excess.remedied_bytes < excess.full_bytes
-    narrow = predict(Workload(model=model, setup=TrainSetup(lora=LoraConfig(adapter_dtype="bfloat16"))))
+    narrow = predict(
+        Workload(model=model, setup=TrainSetup(lora=LoraConfig(adapter_dtype="bfloat16")))
+    )
     assert activation_excess(full, narrow) is None
 
 
@@ -184,7 +204,9 @@ def test_activation_excess_has_its_cause_and_its_remedy() -> None:
 def test_attention_targets_match_attention_only(name: str, targets: tuple[str, ...]) -> None:
     model = find_model(name)
     assert attention_targets(model) == targets
-    prediction = predict(Workload(model=model, setup=TrainSetup(lora=LoraConfig(target_modules=targets))))
+    prediction = predict(
+        Workload(model=model, setup=TrainSetup(lora=LoraConfig(target_modules=targets)))
+    )
     trained = {layer.name for layer in prediction.layers if layer.num_trainable_parameters}
     assert trained
     assert all("att" in layer for layer in trained)
@@ -194,7 +216,9 @@ def test_outweighed_layers_are_those_whose_adapter_is_larger() -> None:
     small = predict(workload(lora=LoraConfig(r=16)))
     assert outweighed_layers(small) == ()
     large = outweighed_layers(predict(workload(lora=LoraConfig(r=600))))
-    assert {layer.name.rsplit(".", 2)[-2] + "." + layer.name.rsplit(".", 1)[-1] for layer in large} >= {"attn.c_attn"}
+    assert {
+        layer.name.rsplit(".", 2)[-2] + "." + layer.name.rsplit(".", 1)[-1] for layer in large
+    } >= {"attn.c_attn"}
     assert all(layer.num_trainable_parameters > layer.num_parameters for layer in large)
 
 

@@ -1,4 +1,5 @@
-"""The card and torch's version reach every answer: rules equal traces on each platform, and what people see says so."""
+"""The card and torch's version reach every answer: rules equal traces on each platform, and what
+people see says so."""
 
 import json
 from collections.abc import Iterator
@@ -35,12 +36,22 @@ from lora_profiler.workload import Dtype, LoraConfig, TrainSetup, Workload
 INSTALLED = version_of(torch.__version__) or (0, 0)
 PLATFORMS = [
     Platform(capability=card, torch=version)
-    for card, version in ((70, (2, 13)), (75, (2, 14)), (86, (2, 13)), (90, (2, 13)), (120, (2, 15)))
+    for card, version in (
+        (70, (2, 13)),
+        (75, (2, 14)),
+        (86, (2, 13)),
+        (90, (2, 13)),
+        (120, (2, 15)),
+    )
 ]
 
 
 def totals(prediction: Prediction) -> dict[object, int]:
-    return {m.moment: m.total_bytes for m in prediction.moments if m.step == "steady" and m.moment in EXACT_MOMENTS}
+    return {
+        m.moment: m.total_bytes
+        for m in prediction.moments
+        if m.step == "steady" and m.moment in EXACT_MOMENTS
+    }
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -48,7 +59,9 @@ def totals(prediction: Prediction) -> dict[object, int]:
 @pytest.mark.parametrize("name", ["llama", "gpt_neox", "gemma3_text-varied", "gpt2-varied"])
 def test_rules_take_the_kernels_of_the_trace(name: str, platform: Platform, dtype: Dtype) -> None:
     """Grouped heads and others, filled windows, dropout in attention."""
-    setup = TrainSetup(lora=LoraConfig(r=4), batch_size=2, seq_len=40, dtype=dtype, checkpointing=name == "llama")
+    setup = TrainSetup(
+        lora=LoraConfig(r=4), batch_size=2, seq_len=40, dtype=dtype, checkpointing=name == "llama"
+    )
     workload = Workload(model=cases.spec_of(name), setup=setup, platform=platform)
     mine = predict(workload)
     if "efficient" in mine.attention_kernel and name == "llama" and platform.torch > INSTALLED:
@@ -58,7 +71,9 @@ def test_rules_take_the_kernels_of_the_trace(name: str, platform: Platform, dtyp
     real = predict_once(workload)
     assert mine.attention_kernel == real.attention_kernel
     assert mine.flops == real.flops
-    if "math" in mine.attention_kernel and name == "gemma3_text-varied":  # masks in the math kernel: said to be an estimate
+    if (
+        "math" in mine.attention_kernel and name == "gemma3_text-varied"
+    ):  # masks in the math kernel: said to be an estimate
         assert (mine.exactness, mine.error_bound) == ("estimate", None)
         return
     assert totals(mine) == totals(real)
@@ -66,14 +81,25 @@ def test_rules_take_the_kernels_of_the_trace(name: str, platform: Platform, dtyp
 
 
 def llama(**setup: object) -> Workload:
-    return Workload(model=find_model("meta-llama/Llama-3.1-8B", offline=True), setup=TrainSetup(lora=LoraConfig(), **setup))  # type: ignore[arg-type]
+    return Workload(
+        model=find_model("meta-llama/Llama-3.1-8B", offline=True),
+        setup=TrainSetup(lora=LoraConfig(), **setup),
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("gpu", "kernel"),
-    [("h100_sxm_80gb", "cudnn"), ("b200_180gb", "cudnn"), ("a100_sxm_80gb", "flash"), ("rtx_4090", "flash"), ("t4", "math"),
-     ("rtx_5090", "flash"), ("mi300x_192gb", "flash"), ("custom:24GiB", "flash")],
-)  # fmt: skip
+    [
+        ("h100_sxm_80gb", "cudnn"),
+        ("b200_180gb", "cudnn"),
+        ("a100_sxm_80gb", "flash"),
+        ("rtx_4090", "flash"),
+        ("t4", "math"),
+        ("rtx_5090", "flash"),
+        ("mi300x_192gb", "flash"),
+        ("custom:24GiB", "flash"),
+    ],
+)
 def test_each_answerer_takes_the_kernel_of_the_card(gpu: str, kernel: str) -> None:
     card = find_gpu(gpu)
     answer = answers([llama()], card)[0]
@@ -88,17 +114,24 @@ def test_each_answerer_takes_the_kernel_of_the_card(gpu: str, kernel: str) -> No
 
 
 def test_grouped_heads_are_not_copied_for_cudnn() -> None:
-    """A rehearsal on the CUDA build: cuDNN's call keeps 8 bytes a layer less than flash, and no repeated keys and values."""
-    flash, cudnn = (predict_by(llama(attention=kernel), "analytic") for kernel in ("flash", "cudnn"))
+    """A rehearsal on the CUDA build: cuDNN's call keeps 8 bytes a layer less than flash, and no
+    repeated keys and values."""
+    flash, cudnn = (
+        predict_by(llama(attention=kernel), "analytic") for kernel in ("flash", "cudnn")
+    )
     assert flash.saved_activation_bytes is not None and cudnn.saved_activation_bytes is not None
     assert flash.saved_activation_bytes - cudnn.saved_activation_bytes == 8 * 32
 
 
 def test_a_kernel_that_the_card_lacks_is_refused_in_words() -> None:
     for setup in ({"attention": "flash"}, {"attention": "cudnn"}, {"attention": "efficient"}):
-        with pytest.raises(UsageError, match="needs a card of sm_80 or later, and this one is sm_75"):
+        with pytest.raises(
+            UsageError, match="needs a card of sm_80 or later, and this one is sm_75"
+        ):
             predict_by(replace(llama(**setup), platform=Platform(capability=75)))
-    predict_by(replace(llama(attention="efficient", dtype="float16"), platform=Platform(capability=75)))
+    predict_by(
+        replace(llama(attention="efficient", dtype="float16"), platform=Platform(capability=75))
+    )
 
 
 @pytest.fixture
@@ -114,7 +147,12 @@ def the_bundle(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_profiles_of_the_usual_platform_answer_for_others_only_where_kernels_are_the_same() -> None:
     bundled = llama(batch_size=2)
     assert has_profile(bundled)
-    for platform in (Platform(capability=80), Platform(capability=89), Platform(capability=120), Platform(torch=(2, 15))):
+    for platform in (
+        Platform(capability=80),
+        Platform(capability=89),
+        Platform(capability=120),
+        Platform(torch=(2, 15)),
+    ):
         assert key_of(replace(bundled, platform=platform)) == key_of(bundled)
     for capability in (75, 90, 103):
         assert not has_profile(replace(bundled, platform=Platform(capability=capability)))
@@ -125,13 +163,21 @@ def test_profiles_of_the_usual_platform_answer_for_others_only_where_kernels_are
     ("model", "kernel", "exactness"),
     [
         ("allenai/OLMo-7B-hf", "cudnn", "estimate"),  # flash elsewhere
-        ("deepseek-ai/DeepSeek-V3", "cudnn", "estimate"),  # efficient elsewhere: heads of 192 and 128
+        (
+            "deepseek-ai/DeepSeek-V3",
+            "cudnn",
+            "estimate",
+        ),  # efficient elsewhere: heads of 192 and 128
         ("bigscience/bloom-560m", "eager", "exact"),
         ("tiiuae/falcon-7b", "math", "exact"),  # one head of k and v
     ],
 )
-def test_a_profile_speaks_for_hopper_where_no_rule_does(model: str, kernel: str, exactness: str) -> None:
-    usual = Workload(model=find_model(model, offline=True), setup=TrainSetup(lora=LoraConfig(), batch_size=2))
+def test_a_profile_speaks_for_hopper_where_no_rule_does(
+    model: str, kernel: str, exactness: str
+) -> None:
+    usual = Workload(
+        model=find_model(model, offline=True), setup=TrainSetup(lora=LoraConfig(), batch_size=2)
+    )
     hopper, turing = (replace(usual, platform=Platform(capability=c)) for c in (90, 75))
     assert has_stand_in(hopper) and not has_profile(hopper)
     there, here = predict_by(usual), predict_by(hopper)
@@ -142,7 +188,8 @@ def test_a_profile_speaks_for_hopper_where_no_rule_does(model: str, kernel: str,
 
 @pytest.mark.usefixtures("the_bundle")
 def test_rules_on_hopper_have_the_allocator_and_the_curve_of_the_profile() -> None:
-    """Both kernels' states are rounded up to 512 bytes, so that the allocator's figures are the same."""
+    """Both kernels' states are rounded up to 512 bytes, so that the allocator's figures are the
+    same."""
     usual = llama(batch_size=2)
     hopper = replace(usual, platform=Platform(capability=90))
     there, here = predict_by(usual), predict_by(hopper)
@@ -154,8 +201,10 @@ def test_rules_on_hopper_have_the_allocator_and_the_curve_of_the_profile() -> No
 
 @pytest.mark.usefixtures("the_bundle")
 def test_a_step_on_hopper_is_the_one_that_torchs_cuda_build_counted() -> None:
-    """torch 2.13.0+cu130 over libraries that compute nothing, a plain loop, a pretended H100: 39,149,659,144 bytes requested and
-    39,149,692,928 allocated at the peak, two BLAS workspaces of 32 MiB among them. A rehearsal, no measurement."""
+    """torch 2.13.0+cu130 over libraries that compute nothing, a plain loop, a pretended H100:
+    39,149,659,144 bytes requested and 39,149,692,928 allocated at the peak, two BLAS workspaces of
+    32 MiB among them. A rehearsal, no measurement.
+    """
     found = predict_by(replace(llama(), platform=Platform(capability=90)))
     workspaces = 2 * 32 * 2**20
     assert found.peak.total_bytes == 39_149_659_144 - workspaces
@@ -178,9 +227,14 @@ def test_what_stands_in_for_cudnn_is_as_near_as_it_says(name: str) -> None:
 
 
 def test_a_record_is_predicted_on_what_ran_it() -> None:
-    """Whatever it was asked on; read back too. A processor has a version of torch and no capability."""
+    """Whatever it was asked on; read back too. A processor has a version of torch and no
+    capability."""
     device = replace(records.H100, compute_capability="9.0")
-    environment = replace(records.ENVIRONMENT, device=device, packages={**records.ENVIRONMENT.packages, "torch": "2.14.1+cu130"})
+    environment = replace(
+        records.ENVIRONMENT,
+        device=device,
+        packages={**records.ENVIRONMENT.packages, "torch": "2.14.1+cu130"},
+    )
     record = replace(records.make_record(), workload=llama())
     on_hopper = replace(record, environment=environment)
     assert on_hopper.workload.platform == Platform(capability=90, torch=(2, 14))
@@ -201,27 +255,41 @@ def test_a_bench_asks_about_the_card_that_is_there(monkeypatch: pytest.MonkeyPat
 def test_cards_of_the_catalogue_have_a_capability_if_and_only_if_they_are_nvidias() -> None:
     for gpu in bundled_gpus():
         assert (gpu.capability is not None) == (gpu.vendor == "nvidia"), gpu.key
-    assert [find_gpu(key).capability for key in ("t4", "a100_sxm_40gb", "rtx_3090", "l4", "h200_sxm_141gb", "b300_288gb")] == [
-        75, 80, 86, 89, 90, 103,
-    ]  # fmt: skip
+    assert [
+        find_gpu(key).capability
+        for key in ("t4", "a100_sxm_40gb", "rtx_3090", "l4", "h200_sxm_141gb", "b300_288gb")
+    ] == [75, 80, 86, 89, 90, 103]
 
 
 def test_the_format_is_one_that_the_card_trains_in(run: Run) -> None:
-    asked = ["TinyLlama/TinyLlama-1.1B-Chat-v1.0", "--method", "full", "--method", "lora", "--method", "qlora", "--gpu"]
+    asked = [
+        "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+        "--method",
+        "full",
+        "--method",
+        "lora",
+        "--method",
+        "qlora",
+        "--gpu",
+    ]
     old = run(*asked, "v100_sxm2_16gb", "--format", "json")
     told = [p["setup"]["dtype"] for p in json.loads(old.stdout)["predictions"]]
     assert told == ["float32", "float16", "float16"]
     assert "sm_70 has no arithmetic of bfloat16" in old.stderr
     given = run(*asked, "t4", "--dtype", "bfloat16", "--format", "json")
     assert {p["setup"]["dtype"] for p in json.loads(given.stdout)["predictions"]} == {"bfloat16"}
-    assert "sm_75 has no arithmetic of bfloat16, which full, lora, qlora would run in" in given.stderr
+    assert (
+        "sm_75 has no arithmetic of bfloat16, which full, lora, qlora would run in" in given.stderr
+    )
     new = run(*asked, "a100_sxm_40gb", "--format", "json")
     assert "arithmetic" not in new.stderr
 
 
 def test_a_card_whose_kernels_nobody_knows_here_is_warned_of(run: Run) -> None:
     assert "is not known here" in run("gpt2", "--method", "lora", "--gpu", "mi300x_192gb").stderr
-    assert "is not known here" not in run("gpt2", "--method", "lora", "--gpu", "custom:24GiB").stderr
+    assert (
+        "is not known here" not in run("gpt2", "--method", "lora", "--gpu", "custom:24GiB").stderr
+    )
 
 
 def test_a_plan_warns_and_heads_as_an_answer_does(run: Run) -> None:
@@ -233,9 +301,14 @@ def test_a_plan_warns_and_heads_as_an_answer_does(run: Run) -> None:
 @pytest.mark.usefixtures("the_bundle")
 def test_dropout_in_attention_keeps_cudnn_away() -> None:
     """0.1 is no multiple of a sixteenth; T5's bias, which trains, is no mask for it either."""
-    for name, kernel in (("google-t5/t5-base", "efficient"), ("google-bert/bert-base-uncased", "flash")):
+    for name, kernel in (
+        ("google-t5/t5-base", "efficient"),
+        ("google-bert/bert-base-uncased", "flash"),
+    ):
         setup = TrainSetup(lora=LoraConfig(), batch_size=2, seq_len=128)
-        workload = Workload(model=find_model(name, offline=True), setup=setup, platform=Platform(capability=90))
+        workload = Workload(
+            model=find_model(name, offline=True), setup=setup, platform=Platform(capability=90)
+        )
         assert predict_by(workload).attention_kernel == kernel
 
 
@@ -262,7 +335,15 @@ def test_what_is_timed_as_another_kernel_says_so(run: Run) -> None:
 
 def test_torch_is_asked_by_version(run: Run) -> None:
     """From 2.14 on the efficient kernel takes grouped heads."""
-    asked = ["meta-llama/Llama-3.2-1B", "--method", "lora", "--dtype", "float32", "--gpu", "a100_sxm_40gb"]
+    asked = [
+        "meta-llama/Llama-3.2-1B",
+        "--method",
+        "lora",
+        "--dtype",
+        "float32",
+        "--gpu",
+        "a100_sxm_40gb",
+    ]
     assert "math attention" in run(*asked, "--torch", "2.13").stdout
     assert "efficient attention" in run(*asked, "--torch", "2.14.1").stdout
     for wrong in ("2.9", "3.0", "new"):

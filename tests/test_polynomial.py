@@ -1,4 +1,5 @@
-"""Polynomials: a ring that `evaluate` maps onto the integers; compared coefficient by coefficient; printed readably."""
+"""Polynomials: a ring that `evaluate` maps onto the integers; compared coefficient by coefficient;
+printed readably."""
 
 from math import prod
 
@@ -7,7 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_profiler.algebra.front import undominated
-from lora_profiler.algebra.polynomial import S16, S32, TOKENS, ZERO, B, Polynomial, R, S, constant, product, total
+from lora_profiler.algebra.polynomial import (
+    S16,
+    S32,
+    TOKENS,
+    ZERO,
+    B,
+    Polynomial,
+    R,
+    S,
+    constant,
+    product,
+    total,
+)
 
 EXPONENTS = st.tuples(*[st.integers(0, 3)] * 5)
 POLYNOMIALS = st.dictionaries(EXPONENTS, st.integers(-(10**6), 10**6), max_size=6).map(Polynomial)
@@ -42,7 +55,12 @@ def test_evaluation_is_a_homomorphism(p, q, at, number):
 @given(POINTS)
 def test_symbols(at):
     batch, seq, rank = at
-    assert (B.evaluate(*at), S.evaluate(*at), R.evaluate(*at), TOKENS.evaluate(*at)) == (batch, seq, rank, batch * seq)
+    assert (B.evaluate(*at), S.evaluate(*at), R.evaluate(*at), TOKENS.evaluate(*at)) == (
+        batch,
+        seq,
+        rank,
+        batch * seq,
+    )
     for symbol, multiple in ((S32, 32), (S16, 16)):
         padded = symbol.evaluate(*at)
         assert padded % multiple == 0
@@ -79,13 +97,17 @@ def test_undominated_candidates_have_the_same_maximum(many, at):
     assert len(kept) <= len(many)
 
 
-@given(st.lists(st.dictionaries(EXPONENTS, st.integers(-2, 2), max_size=2).map(Polynomial), max_size=8))
+@given(
+    st.lists(st.dictionaries(EXPONENTS, st.integers(-2, 2), max_size=2).map(Polynomial), max_size=8)
+)
 def test_undominated_candidates_keep_their_order_and_of_equals_the_first_stays(many):
     def is_ruled_out(number: int) -> bool:
         p = many[number]
         return any(q.dominates(p) and (p != q or i < number) for i, q in enumerate(many))
 
-    assert list(map(id, undominated(many))) == [id(p) for number, p in enumerate(many) if not is_ruled_out(number)]
+    assert list(map(id, undominated(many))) == [
+        id(p) for number, p in enumerate(many) if not is_ruled_out(number)
+    ]
 
 
 @given(POLYNOMIALS, POLYNOMIALS)

@@ -1,4 +1,5 @@
-"""A run while it goes: where each case stands, how long the rest takes, and rows that keep to the terminal's width."""
+"""A run while it goes: where each case stands, how long the rest takes, and rows that keep to the
+terminal's width."""
 
 import io
 import json
@@ -41,11 +42,15 @@ class Clock:
 def planned(rank: int | None = None, repeat: int = 0, seed: int = 0, **setup: Any) -> Planned:
     lora = None if rank is None else LoraConfig(r=rank)
     workload = Workload(model=WORKLOAD.model, setup=replace(WORKLOAD.setup, lora=lora, **setup))
-    return Planned(case=make_case(workload, Conditions(seed=seed), repeat=repeat), prediction=predict(workload))
+    return Planned(
+        case=make_case(workload, Conditions(seed=seed), repeat=repeat), prediction=predict(workload)
+    )
 
 
 def record_of(each: Planned, **measured: Any) -> Any:
-    return make_record(each.case.workload, conditions=each.case.conditions, repeat=each.case.repeat, **measured)
+    return make_record(
+        each.case.workload, conditions=each.case.conditions, repeat=each.case.repeat, **measured
+    )
 
 
 def progress_of(*cases: Planned, clock: Clock | None = None, **options: Any) -> Progress:
@@ -62,12 +67,14 @@ def run(progress: Progress, clock: Clock, index: int, seconds: float, **measured
     progress.observer().finished(index, record_of(each, **measured), False)
 
 
-# --- times ----------------------------------------------------------------------------------------------------------------
+# --- times ----------------------------------------------------------------------------------------
 
 
 def test_time_left_is_known_once_something_is_known() -> None:
     clock = Clock()
-    progress = progress_of(planned(), planned(rank=4), planned(batch_size=4), planned(rank=8), clock=clock)
+    progress = progress_of(
+        planned(), planned(rank=4), planned(batch_size=4), planned(rank=8), clock=clock
+    )
     assert progress.seconds_left() is None
     progress.observer().started(0, progress.rows[0].planned.case)
     clock.now += 5
@@ -95,7 +102,9 @@ def test_cases_side_by_side_share_the_time_that_is_left() -> None:
 def test_a_case_takes_what_it_took_before_and_what_is_stored_takes_nothing() -> None:
     clock = Clock()
     cases = planned(), planned(rank=4)
-    progress = progress_of(*cases, clock=clock, earlier=[record_of(cases[0]), record_of(cases[1], status="oom")])
+    progress = progress_of(
+        *cases, clock=clock, earlier=[record_of(cases[0]), record_of(cases[1], status="oom")]
+    )
     assert progress.rows[0].expected == 60  # records of this stand-in last a minute
     assert progress.rows[1].expected is None  # what ran out of memory before may take longer now
     progress.observer().finished(1, record_of(cases[1]), True)
@@ -113,7 +122,7 @@ def test_probes_have_their_own_rows() -> None:
     assert clock.now == 100
 
 
-# --- words ----------------------------------------------------------------------------------------------------------------
+# --- words ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -141,7 +150,10 @@ def test_status_text(beat: Heartbeat | None, text: str) -> None:
 def test_every_status_text_fits_its_column() -> None:
     from lora_profiler.report.progress.bench import _WIDTHS
 
-    texts = [*labels.STAGE_LABELS.values(), *(f"step 4: {labels.PHASE_SHORT[phase]}" for phase in PHASES)]
+    texts = [
+        *labels.STAGE_LABELS.values(),
+        *(f"step 4: {labels.PHASE_SHORT[phase]}" for phase in PHASES),
+    ]
     assert max(map(len, [*texts, *labels.STATUS_LABELS.values()])) <= _WIDTHS["status"]
 
 
@@ -161,7 +173,9 @@ def test_a_line_for_each_start_and_end() -> None:
 
 
 def test_runs_of_one_case_are_numbered_and_settings_named_where_they_differ() -> None:
-    rows = progress_of(planned(batch_size=1), planned(batch_size=2), planned(batch_size=2, repeat=1)).rows
+    rows = progress_of(
+        planned(batch_size=1), planned(batch_size=2), planned(batch_size=2, repeat=1)
+    ).rows
     assert row_distinctions(rows) == ["batch 1, run 1", "batch 2, run 1", "batch 2, run 2"]
 
 
@@ -171,11 +185,14 @@ def test_the_footer_counts_what_ended_how() -> None:
     assert footer(progress) == "0 of 3 done; 0:00 gone. Ctrl-C keeps what is done."
     run(progress, clock, 0, 60)
     run(progress, clock, 1, 30, status="oom", failure=Failure(reason="full"))
-    expected = "2 of 3 done (1 out of memory); 1:30 gone, about 0:30 left, 3:30 to the deadline. Ctrl-C keeps what is done."
+    expected = (
+        "2 of 3 done (1 out of memory); 1:30 gone, about 0:30 left, 3:30 to the deadline. Ctrl-C"
+        " keeps what is done."
+    )
     assert footer(progress, 300.0) == expected
 
 
-# --- the live table -------------------------------------------------------------------------------------------------------
+# --- the live table -------------------------------------------------------------------------------
 
 
 def screen(progress: Progress, width: int, height: int = 30) -> list[str]:
@@ -186,10 +203,21 @@ def screen(progress: Progress, width: int, height: int = 30) -> list[str]:
 
 def busy(count: int = 4) -> Progress:
     clock = Clock()
-    cases = [planned(rank=4 * i or None, batch_size=1 + i % 3, checkpointing=bool(i % 2)) for i in range(count)]
+    cases = [
+        planned(rank=4 * i or None, batch_size=1 + i % 3, checkpointing=bool(i % 2))
+        for i in range(count)
+    ]
     progress = progress_of(*cases, clock=clock)
     run(progress, clock, 0, 7)
-    run(progress, clock, 1, 4000, status="oom", failure=Failure(reason="full"), peak_requested_bytes=57 * 2**30 // 5)
+    run(
+        progress,
+        clock,
+        1,
+        4000,
+        status="oom",
+        failure=Failure(reason="full"),
+        peak_requested_bytes=57 * 2**30 // 5,
+    )
     progress.observer().started(2, cases[2].case)
     progress.observer().progressed(2, Heartbeat(phase="optimizer_build"))
     return progress
@@ -243,10 +271,12 @@ def test_the_row_that_runs_is_in_sight_in_a_long_list() -> None:
     assert window([], 12) == (0, 0)
 
 
-# --- for other programs ---------------------------------------------------------------------------------------------------
+# --- for other programs ---------------------------------------------------------------------------
 
 
-def test_every_heartbeat_is_a_line_of_json_where_that_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_heartbeat_is_a_line_of_json_where_that_is_asked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     clock = Clock()
     progress = progress_of(planned(), planned(rank=4), clock=clock)
     with shown(progress, total=2, deadline_seconds=None, transient=False, as_json=True):
@@ -256,10 +286,16 @@ def test_every_heartbeat_is_a_line_of_json_where_that_is_asked_for(capsys: pytes
         observer.progressed(1, Heartbeat(phase="timing", done=7))
         observer.finished(1, record_of(progress.rows[1].planned, status="noisy"), False)
     lines = [json.loads(text) for text in capsys.readouterr().err.splitlines()]
-    assert {(told["case"], told["of"], told["model"], told["method"]) for told in lines} == {(2, 2, "tiny-gpt2", "lora")}
-    where = [(told["state"], told["phase"], told["step"], told["done"], told["status"]) for told in lines]
+    assert {(told["case"], told["of"], told["model"], told["method"]) for told in lines} == {
+        (2, 2, "tiny-gpt2", "lora")
+    }
+    where = [
+        (told["state"], told["phase"], told["step"], told["done"], told["status"]) for told in lines
+    ]
     assert where == [
-        ("running", None, None, None, None), ("running", "backward", 2, None, None), ("running", "timing", None, 7, None),
+        ("running", None, None, None, None),
+        ("running", "backward", 2, None, None),
+        ("running", "timing", None, 7, None),
         ("done", None, None, None, "noisy"),
-    ]  # fmt: skip
+    ]
     assert [told["record_id"] for told in lines] == [None, None, None, progress.rows[1].record.id]  # type: ignore[union-attr]

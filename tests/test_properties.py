@@ -1,4 +1,5 @@
-"""Laws that hold for every workload: whole numbers, sums that agree, more of anything never costs less."""
+"""Laws that hold for every workload: whole numbers, sums that agree, more of anything never costs
+less."""
 
 import json
 from dataclasses import replace
@@ -30,8 +31,20 @@ MODELS = {
     "mistralai/Mixtral-8x7B-v0.1": ("q_proj", "k_proj", "v_proj", "o_proj"),
 }
 MODELS_BY_ID = {find_model(name).id: targets for name, targets in MODELS.items()}
-COLUMNS = ("parameter_bytes", "gradient_bytes", "optimizer_state_bytes", "saved_activation_bytes", "flops")
-OPTIMIZERS = [("adamw", "foreach"), ("adamw", "fused"), ("adamw", "forloop"), ("sgd", "foreach"), ("adafactor", "foreach")]
+COLUMNS = (
+    "parameter_bytes",
+    "gradient_bytes",
+    "optimizer_state_bytes",
+    "saved_activation_bytes",
+    "flops",
+)
+OPTIMIZERS = [
+    ("adamw", "foreach"),
+    ("adamw", "fused"),
+    ("adamw", "forloop"),
+    ("sgd", "foreach"),
+    ("adafactor", "foreach"),
+]
 
 
 EITHER = st.booleans()
@@ -87,13 +100,19 @@ def sizes(prediction: Prediction) -> dict[str, int]:
     assert prediction.saved_activation_bytes is not None
     moments = {f"{m.moment} {m.step}": m.total_bytes for m in prediction.moments}
     persistent = dict(prediction.persistent_bytes)
-    flops = {"forward": prediction.flops.forward, "backward": prediction.flops.backward, "recompute": prediction.flops.recompute}
+    flops = {
+        "forward": prediction.flops.forward,
+        "backward": prediction.flops.backward,
+        "recompute": prediction.flops.recompute,
+    }
     return {**moments, **persistent, **flops, "saved": prediction.saved_activation_bytes}
 
 
 def never_less(more: Workload, less: Workload) -> None:
     larger, smaller = sizes(predict(more)), sizes(predict(less))
-    assert {name: (larger[name], size) for name, size in smaller.items() if larger[name] < size} == {}
+    assert {
+        name: (larger[name], size) for name, size in smaller.items() if larger[name] < size
+    } == {}
     assert peak_bytes(more) >= peak_bytes(less)
 
 
@@ -101,7 +120,10 @@ def never_less(more: Workload, less: Workload) -> None:
 @given(workloads())
 def test_whole_numbers_that_add_up(workload):
     prediction = predict(workload)
-    numbers = [*sizes(prediction).values(), *(b for m in prediction.moments for b in m.bytes.values())]
+    numbers = [
+        *sizes(prediction).values(),
+        *(b for m in prediction.moments for b in m.bytes.values()),
+    ]
     assert all(type(n) is int and n >= 0 for n in numbers)
     assert prediction.peak.total_bytes == peak_bytes(workload)
     assert prediction.peak.total_bytes == max(m.total_bytes for m in prediction.moments)
@@ -111,7 +133,11 @@ def test_whole_numbers_that_add_up(workload):
         assert moment.bytes["parameters"] == prediction.persistent_bytes["parameters"]
         assert moment.bytes["adapters"] == prediction.persistent_bytes["adapters"]
     steady = [m.moment for m in prediction.moments if m.step == "steady"]
-    assert steady == [m.moment for m in prediction.moments if m.step == 1] == sorted(steady, key=MOMENTS.index)
+    assert (
+        steady
+        == [m.moment for m in prediction.moments if m.step == 1]
+        == sorted(steady, key=MOMENTS.index)
+    )
 
 
 @settings(max_examples=120, deadline=None)
@@ -122,15 +148,24 @@ def test_rows_of_layers_add_up(workload):
     columns = {name: sum(getattr(row, name) for row in prediction.layers) for name in COLUMNS}
     persistent = prediction.persistent_bytes
     assert columns == {
-        "parameter_bytes": persistent["parameters"] + persistent["quantization_state"] + persistent["adapters"],
+        "parameter_bytes": (
+            persistent["parameters"] + persistent["quantization_state"] + persistent["adapters"]
+        ),
         "gradient_bytes": persistent["gradients"],
         "optimizer_state_bytes": persistent["optimizer_states"],
         "saved_activation_bytes": prediction.saved_activation_bytes,
         "flops": prediction.flops.total,
     }
-    assert all(type(getattr(row, name)) is int and getattr(row, name) >= 0 for row in prediction.layers for name in COLUMNS)
+    assert all(
+        type(getattr(row, name)) is int and getattr(row, name) >= 0
+        for row in prediction.layers
+        for name in COLUMNS
+    )
     assert sum(row.num_parameters for row in prediction.layers) == prediction.parameters.base
-    assert sum(row.num_trainable_parameters for row in prediction.layers) == prediction.parameters.trainable
+    assert (
+        sum(row.num_trainable_parameters for row in prediction.layers)
+        == prediction.parameters.trainable
+    )
     names = [row.name for row in prediction.layers]
     assert len(set(names)) == len(names)
 
@@ -146,7 +181,8 @@ def test_more_samples_or_tokens_never_cost_less(workload, batch, seq):
 @settings(max_examples=120, deadline=None)
 @given(workloads(lora=ALWAYS, optimizers=OPTIMIZERS), st.integers(1, 256))
 def test_more_rank_never_costs_less(workload, more):
-    """Of 8-bit AdamW it is not true: a tensor that reaches 4096 elements changes from 8 bytes an element to two."""
+    """Of 8-bit AdamW it is not true: a tensor that reaches 4096 elements changes from 8 bytes an
+    element to two."""
     assert workload.setup.lora is not None
     never_less(adapted(workload, r=workload.setup.lora.r + more), workload)
 
@@ -167,12 +203,18 @@ def test_lora_trains_less_and_qlora_holds_less(workload):
     lora = changed(workload, quantization=None)
     full = changed(lora, lora=None)
     by_method = [predict(w).persistent_bytes for w in (full, lora)]
-    assert predict(lora).parameters.trainable < predict(full).parameters.trainable == workload.model.num_parameters
+    assert (
+        predict(lora).parameters.trainable
+        < predict(full).parameters.trainable
+        == workload.model.num_parameters
+    )
     assert predict(lora).parameters.adapter == predict(lora).parameters.trainable
     assert by_method[0]["parameters"] == by_method[1]["parameters"]
     quantized = predict(changed(lora, quantization=Quantization(recipe="stock"))).persistent_bytes
     assert quantized["parameters"] + quantized["quantization_state"] < by_method[1]["parameters"]
-    plain = predict(changed(lora, quantization=Quantization(recipe="stock", double_quant=False))).persistent_bytes
+    plain = predict(
+        changed(lora, quantization=Quantization(recipe="stock", double_quant=False))
+    ).persistent_bytes
     assert plain["parameters"] == quantized["parameters"]
     assert plain["quantization_state"] > quantized["quantization_state"]
 

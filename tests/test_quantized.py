@@ -1,4 +1,5 @@
-"""A config.json of a quantised checkpoint is answered for what it is, or refused in words: never as a 16-bit model."""
+"""A config.json of a quantised checkpoint is answered for what it is, or refused in words: never as
+a 16-bit model."""
 
 import json
 from pathlib import Path
@@ -12,58 +13,133 @@ from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.dashboard.answered import answered
 from lora_profiler.dashboard.models import uploaded_model
 from lora_profiler.dashboard.question import Question
-from lora_profiler.errors import LoraProfilerError, ModelNotFoundError, UnsupportedModelError, UsageError
+from lora_profiler.errors import (
+    LoraProfilerError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+    UsageError,
+)
 from lora_profiler.planning.engine import peak_bytes, predict
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.report.json.predict import predict_schema
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 BASE: dict[str, Any] = {
-    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 160,
-    "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512, "torch_dtype": "bfloat16",
-}  # fmt: skip
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+    "torch_dtype": "bfloat16",
+}
 NF4: dict[str, Any] = {
-    "_load_in_4bit": True, "_load_in_8bit": False, "bnb_4bit_compute_dtype": "bfloat16", "bnb_4bit_quant_storage": "uint8",
-    "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "llm_int8_enable_fp32_cpu_offload": False,
-    "llm_int8_has_fp16_weight": False, "llm_int8_skip_modules": None, "llm_int8_threshold": 6.0, "load_in_4bit": True,
-    "load_in_8bit": False, "quant_method": "bitsandbytes",
-}  # fmt: skip
+    "_load_in_4bit": True,
+    "_load_in_8bit": False,
+    "bnb_4bit_compute_dtype": "bfloat16",
+    "bnb_4bit_quant_storage": "uint8",
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True,
+    "llm_int8_enable_fp32_cpu_offload": False,
+    "llm_int8_has_fp16_weight": False,
+    "llm_int8_skip_modules": None,
+    "llm_int8_threshold": 6.0,
+    "load_in_4bit": True,
+    "load_in_8bit": False,
+    "quant_method": "bitsandbytes",
+}
 """As transformers writes it into the config.json of a model that was loaded in 4 bit and saved."""
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "gptq": (
-        {"bits": 4, "group_size": 128, "damp_percent": 0.01, "desc_act": False, "sym": True, "quant_method": "gptq"},
+        {
+            "bits": 4,
+            "group_size": 128,
+            "damp_percent": 0.01,
+            "desc_act": False,
+            "sym": True,
+            "quant_method": "gptq",
+        },
         "GPTQ, 4 bit",
     ),
-    "awq": ({"bits": 4, "group_size": 128, "quant_method": "awq", "version": "gemm", "zero_point": True}, "AWQ, 4 bit"),
-    "autoround": ({"bits": 4, "quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"}, "AutoRound, 4 bit"),
+    "awq": (
+        {
+            "bits": 4,
+            "group_size": 128,
+            "quant_method": "awq",
+            "version": "gemm",
+            "zero_point": True,
+        },
+        "AWQ, 4 bit",
+    ),
+    "autoround": (
+        {"bits": 4, "quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"},
+        "AutoRound, 4 bit",
+    ),
     "fp8": (
-        {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]},
+        {
+            "activation_scheme": "dynamic",
+            "fmt": "e4m3",
+            "quant_method": "fp8",
+            "weight_block_size": [128, 128],
+        },
         'FP8).*"dequantize": true',
     ),
-    "fbgemm": ({"activation_scale_ub": 1200.0, "modules_to_not_convert": [], "quant_method": "fbgemm_fp8"}, "FBGEMM FP8"),
+    "fbgemm": (
+        {"activation_scale_ub": 1200.0, "modules_to_not_convert": [], "quant_method": "fbgemm_fp8"},
+        "FBGEMM FP8",
+    ),
     "mxfp4": (
-        {"modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"], "quant_method": "mxfp4"}, 'MXFP4).*"dequantize": true'
+        {
+            "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"],
+            "quant_method": "mxfp4",
+        },
+        'MXFP4).*"dequantize": true',
     ),
     "compressed": (
         {
-            "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "int"}}},
-            "format": "pack-quantized", "ignore": ["lm_head"], "quant_method": "compressed-tensors",
+            "config_groups": {
+                "group_0": {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "int"}}
+            },
+            "format": "pack-quantized",
+            "ignore": ["lm_head"],
+            "quant_method": "compressed-tensors",
         },
         "compressed-tensors",
     ),
-    "int8": ({"load_in_8bit": True, "load_in_4bit": False, "quant_method": "bitsandbytes"}, "bitsandbytes 8-bit"),
+    "int8": (
+        {"load_in_8bit": True, "load_in_4bit": False, "quant_method": "bitsandbytes"},
+        "bitsandbytes 8-bit",
+    ),
     "int8 of old": ({"load_in_8bit": True, "llm_int8_threshold": 6.0}, "bitsandbytes 8-bit"),
     "fp4": ({**NF4, "bnb_4bit_quant_type": "fp4"}, "bitsandbytes 4-bit FP4"),
     "fp4 by default": ({"load_in_4bit": True}, "bitsandbytes 4-bit FP4"),
-    "nf4 for fsdp": ({**NF4, "bnb_4bit_quant_storage": "bfloat16"}, "bitsandbytes NF4 packed into bfloat16"),
-    "torchao": ({"quant_method": "torchao", "quant_type": {"default": {"_type": "Int4WeightOnlyConfig"}}}, "torchao"),
-    "hqq": ({"quant_config": {"weight_quant_params": {"nbits": 4}}, "quant_method": "hqq", "skip_modules": ["lm_head"]}, "HQQ"),
-    "aqlm": ({"in_group_size": 8, "nbits_per_codebook": 16, "num_codebooks": 1, "quant_method": "aqlm"}, "AQLM"),
+    "nf4 for fsdp": (
+        {**NF4, "bnb_4bit_quant_storage": "bfloat16"},
+        "bitsandbytes NF4 packed into bfloat16",
+    ),
+    "torchao": (
+        {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int4WeightOnlyConfig"}}},
+        "torchao",
+    ),
+    "hqq": (
+        {
+            "quant_config": {"weight_quant_params": {"nbits": 4}},
+            "quant_method": "hqq",
+            "skip_modules": ["lm_head"],
+        },
+        "HQQ",
+    ),
+    "aqlm": (
+        {"in_group_size": 8, "nbits_per_codebook": 16, "num_codebooks": 1, "quant_method": "aqlm"},
+        "AQLM",
+    ),
     "eetq": ({"weights": "int8", "modules_to_not_convert": None, "quant_method": "eetq"}, "EETQ"),
     "quanto": ({"weights": "int4", "activations": None, "quant_method": "quanto"}, "Quanto"),
     "modelopt": ({"quant_algo": "NVFP4", "quant_method": "modelopt"}, "ModelOpt"),
     "of the future": ({"quant_method": "zq9"}, "zq9"),
-}  # fmt: skip
+}
 
 
 def config(tmp_path: Path, quantization: Any, **more: Any) -> str:
@@ -73,20 +149,28 @@ def config(tmp_path: Path, quantization: Any, **more: Any) -> str:
 
 
 def nf4_model(**changes: Any) -> Any:
-    return model_from_config(BASE | {"quantization_config": NF4 | changes}, id="x", source="file.json")
+    return model_from_config(
+        BASE | {"quantization_config": NF4 | changes}, id="x", source="file.json"
+    )
 
 
 @pytest.mark.parametrize(("quantization", "words"), REFUSED.values(), ids=REFUSED)
-def test_what_training_on_is_not_known_is_refused_by_name(quantization: dict[str, Any], words: str) -> None:
+def test_what_training_on_is_not_known_is_refused_by_name(
+    quantization: dict[str, Any], words: str
+) -> None:
     for raw in (
         BASE | {"quantization_config": quantization},
         BASE | {"compression_config": quantization},
         BASE | {"text_config": {"quantization_config": quantization}},
     ):
-        with pytest.raises(UnsupportedModelError, match=rf"stored quantised \({words.replace(')', '[)]')}") as refused:
+        with pytest.raises(
+            UnsupportedModelError, match=rf"stored quantised \({words.replace(')', '[)]')}"
+        ) as refused:
             model_from_config(raw, id="x", source="file.json")
         assert refused.value.exit_code == 3
-        assert "no 16-bit model" in str(refused.value) and "model that it was made from" in str(refused.value)
+        assert "no 16-bit model" in str(refused.value) and "model that it was made from" in str(
+            refused.value
+        )
 
 
 @pytest.mark.parametrize("command", ["predict", "bench", "compile", "plan"])
@@ -100,12 +184,16 @@ def test_every_command_says_the_same(run: Run, tmp_path: Path, command: str) -> 
 def test_the_refusal_names_a_bundled_model_of_the_same_sizes() -> None:
     known = find_model("Qwen/Qwen2.5-7B", offline=True)
     raw = dict(known.published) | {"quantization_config": REFUSED["awq"][0]}
-    with pytest.raises(UnsupportedModelError, match=r"made from \(Qwen/Qwen2\.5-7B\S* has the same sizes"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"made from \(Qwen/Qwen2\.5-7B\S* has the same sizes"
+    ):
         model_from_config(raw, id="Qwen/Qwen2.5-7B-Instruct-AWQ", source="hub")
 
 
 @pytest.mark.parametrize("double_quant", [True, False])
-def test_an_nf4_checkpoint_is_answered_as_qlora_on_its_base(run: Run, tmp_path: Path, double_quant: bool) -> None:
+def test_an_nf4_checkpoint_is_answered_as_qlora_on_its_base(
+    run: Run, tmp_path: Path, double_quant: bool
+) -> None:
     def asked(path: str, *options: str) -> list[dict[str, Any]]:
         done = run("predict", path, "-s", "128", "--format", "json", *options)
         assert done.exit_code == 0, done.stderr
@@ -119,8 +207,13 @@ def test_an_nf4_checkpoint_is_answered_as_qlora_on_its_base(run: Run, tmp_path: 
     assert own == as_lora
     base = tmp_path / "base.json"
     base.write_text(json.dumps(BASE))
-    (qlora,) = asked(str(base), "--method", "qlora", "--double-quant" if double_quant else "--no-double-quant")
-    assert own["model"].pop("checkpoint_quantization") == "NF4" and qlora["model"].pop("checkpoint_quantization") is None
+    (qlora,) = asked(
+        str(base), "--method", "qlora", "--double-quant" if double_quant else "--no-double-quant"
+    )
+    assert (
+        own["model"].pop("checkpoint_quantization") == "NF4"
+        and qlora["model"].pop("checkpoint_quantization") is None
+    )
     *rest, words = own.pop("assumptions")
     assert rest == qlora.pop("assumptions")
     assert words.startswith("The checkpoint is stored in NF4 by bitsandbytes, with")
@@ -134,7 +227,10 @@ def test_an_nf4_checkpoint_is_answered_as_qlora_on_its_base(run: Run, tmp_path: 
     [
         (["--method", "full"], "cannot be trained in full; take --method qlora"),
         (["--no-double-quant"], "is stored with double quantisation"),
-        (["--dtype", "float32"], "products in bfloat16 (bnb_4bit_compute_dtype), and the rest was asked for in float32"),
+        (
+            ["--dtype", "float32"],
+            "products in bfloat16 (bnb_4bit_compute_dtype), and the rest was asked for in float32",
+        ),
         (["--world-size", "2", "--sharding", "fsdp"], "which FSDP does not shard beside bfloat16"),
     ],
 )
@@ -152,7 +248,9 @@ def test_python_asks_for_the_4_bit_base_too() -> None:
         Workload(model=model, setup=TrainSetup(lora=LoraConfig()))
     with pytest.raises(UsageError, match="trained in full"):
         Workload(model=model)
-    asked = Workload(model=model, setup=TrainSetup(lora=LoraConfig(), quantization=Quantization(), seq_len=64))
+    asked = Workload(
+        model=model, setup=TrainSetup(lora=LoraConfig(), quantization=Quantization(), seq_len=64)
+    )
     assert sweep(asked, seq_len=[64]).tolist() == [peak_bytes(asked)]
     assert peak_bytes(asked) == predict(asked).peak.total_bytes
     assert model != model_from_config(BASE, id="x", source="file.json")
@@ -191,9 +289,9 @@ def test_other_modules_left_in_16_bit_are_refused(skipped: Any, words: str) -> N
 
 @pytest.mark.parametrize("value", [None, {}])
 def test_an_empty_field_says_nothing(value: Any) -> None:
-    assert model_from_config(BASE | {"quantization_config": value}, id="x", source="f") == model_from_config(
-        BASE, id="x", source="f"
-    )
+    assert model_from_config(
+        BASE | {"quantization_config": value}, id="x", source="f"
+    ) == model_from_config(BASE, id="x", source="f")
 
 
 @pytest.mark.parametrize("value", ["gptq", 4, [1], {"bits": 4}, {"quant_method": 3}])
@@ -203,19 +301,31 @@ def test_a_field_that_is_none_is_refused(value: Any) -> None:
 
 
 @pytest.mark.parametrize("method", ["fp8", "mxfp4"])
-def test_weights_turned_back_into_16_bit_are_asked_for_in_the_file_and_said(run: Run, tmp_path: Path, method: str) -> None:
-    done = run("predict", config(tmp_path, {"quant_method": method, "dequantize": True}), "--format", "json")
+def test_weights_turned_back_into_16_bit_are_asked_for_in_the_file_and_said(
+    run: Run, tmp_path: Path, method: str
+) -> None:
+    done = run(
+        "predict",
+        config(tmp_path, {"quant_method": method, "dequantize": True}),
+        "--format",
+        "json",
+    )
     for answer in json.loads(done.stdout)["predictions"]:
         assert answer["model"]["checkpoint_quantization"] == method.upper()
         assert any("weights turned back into bfloat16" in text for text in answer["assumptions"])
 
 
-@pytest.mark.parametrize(("name", "scheme"), [("openai/gpt-oss-20b", "MXFP4"), ("deepseek-ai/DeepSeek-V3", "FP8")])
-def test_bundled_models_that_are_published_quantised_say_so(run: Run, name: str, scheme: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "scheme"), [("openai/gpt-oss-20b", "MXFP4"), ("deepseek-ai/DeepSeek-V3", "FP8")]
+)
+def test_bundled_models_that_are_published_quantised_say_so(
+    run: Run, name: str, scheme: str
+) -> None:
     done = run("predict", name, "--engine", "analytic")
     assert done.exit_code == 0
-    assert f"The checkpoint is stored in {scheme}" in done.stdout and "turned back into bfloat16" in done.stdout.replace(
-        "\n  ", " "
+    assert (
+        f"The checkpoint is stored in {scheme}" in done.stdout
+        and "turned back into bfloat16" in done.stdout.replace("\n  ", " ")
     )
     listed = run("models", name)
     assert scheme.lower() in listed.stdout and "bfloat16" not in listed.stdout
@@ -228,4 +338,6 @@ def test_the_dashboard_answers_and_refuses_alike() -> None:
     found = answered(uploaded_model("config.json", content), Question())
     assert [p.workload.setup.method for p in found.predictions] == ["qlora"]
     with pytest.raises(LoraProfilerError, match="GPTQ, 4 bit"):
-        uploaded_model("config.json", json.dumps(BASE | {"quantization_config": REFUSED["gptq"][0]}).encode())
+        uploaded_model(
+            "config.json", json.dumps(BASE | {"quantization_config": REFUSED["gptq"][0]}).encode()
+        )

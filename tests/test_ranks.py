@@ -1,4 +1,5 @@
-"""Several ranks by rule against the real DDP and FSDP2, traced under a fake process group; and cases worked by hand."""
+"""Several ranks by rule against the real DDP and FSDP2, traced under a fake process group; and
+cases worked by hand."""
 
 from dataclasses import replace
 
@@ -24,12 +25,19 @@ def workload(name: str, sharding: Sharding, world_size: int, **changes: object) 
 
 
 def totals(prediction: Prediction) -> dict[tuple[str, object], int]:
-    return {(m.moment, m.step): m.total_bytes for m in prediction.moments if m.moment in EXACT and m.step == "steady"}
+    return {
+        (m.moment, m.step): m.total_bytes
+        for m in prediction.moments
+        if m.moment in EXACT and m.step == "steady"
+    }
 
 
 def _within_layers(asked: Workload) -> int:
     """Bytes by which rule and trace differ in the last layer's backward."""
-    at = [next(m for m in p.moments if m.moment == "last_layer_backward") for p in (by_rule(asked), by_trace(asked))]
+    at = [
+        next(m for m in p.moments if m.moment == "last_layer_backward")
+        for p in (by_rule(asked), by_trace(asked))
+    ]
     return abs(at[0].total_bytes - at[1].total_bytes)
 
 
@@ -57,46 +65,76 @@ def _within_layers(asked: Workload) -> int:
         ("llama", "tp", 2, {"packed": 7, "lora": None, "optimizer_impl": "forloop"}),
     ],
 )
-def test_rules_are_the_real_wrappers(name: str, sharding: Sharding, world_size: int, changes: dict[str, object]) -> None:
+def test_rules_are_the_real_wrappers(
+    name: str, sharding: Sharding, world_size: int, changes: dict[str, object]
+) -> None:
     asked = workload(name, sharding, world_size, **changes)
     rule, trace = by_rule(asked), by_trace(asked)
     assert dict(rule.persistent_bytes) == dict(trace.persistent_bytes)
-    scalars = 8 if asked.setup.accumulation > 1 else 0  # losses summed up, which rules for one process leave out as well
+    scalars = (
+        8 if asked.setup.accumulation > 1 else 0
+    )  # losses summed up, which rules for one process leave out as well
     assert totals(rule).keys() == totals(trace).keys()
-    assert all(0 <= real - totals(rule)[moment] <= scalars for moment, real in totals(trace).items())
-    communication = {m.moment: m.bytes.get("communication", 0) for m in rule.moments if m.moment in EXACT}
-    assert communication == {m.moment: m.bytes.get("communication", 0) for m in trace.moments if m.moment in EXACT}
+    assert all(
+        0 <= real - totals(rule)[moment] <= scalars for moment, real in totals(trace).items()
+    )
+    communication = {
+        m.moment: m.bytes.get("communication", 0) for m in rule.moments if m.moment in EXACT
+    }
+    assert communication == {
+        m.moment: m.bytes.get("communication", 0) for m in trace.moments if m.moment in EXACT
+    }
     error = abs(rule.peak.total_bytes - trace.peak.total_bytes)
-    if error >= 0.01 * trace.peak.total_bytes:  # inside a layer rules are estimates, for one process too
+    if (
+        error >= 0.01 * trace.peak.total_bytes
+    ):  # inside a layer rules are estimates, for one process too
         one = replace(asked, setup=replace(asked.setup, sharding="none", world_size=1))
-        known = (rule.error_bound or 0) * trace.peak.total_bytes if sharding == "tp" else _within_layers(one)
+        known = (
+            (rule.error_bound or 0) * trace.peak.total_bytes
+            if sharding == "tp"
+            else _within_layers(one)
+        )
         assert error < known + 0.001 * trace.peak.total_bytes
     mine = {(t.collective, t.phase): (t.count, t.size_bytes) for t in rule.traffic}
     real = {(t.collective, t.phase): (t.count, t.size_bytes) for t in trace.traffic}
     if sharding != "ddp":
         assert mine == real
     else:  # traced before DDP fills its buckets anew, when one takes all
-        assert {key: size for key, (_, size) in mine.items()} == {key: size for key, (_, size) in real.items()}
+        assert {key: size for key, (_, size) in mine.items()} == {
+            key: size for key, (_, size) in real.items()
+        }
 
 
-@pytest.mark.parametrize("sizes", [[100], [5 << 20] * 30, [900, 2 << 20, 24 << 20, 3 << 20, 26 << 20, 10]])
+@pytest.mark.parametrize(
+    "sizes", [[100], [5 << 20] * 30, [900, 2 << 20, 24 << 20, 3 << 20, 26 << 20, 10]]
+)
 def test_buckets_are_those_of_the_reducer(sizes: list[int]) -> None:
     import torch
 
-    tensors = [torch.empty(size // 2, dtype=torch.bfloat16, device="meta") for size in reversed(sizes)]
+    tensors = [
+        torch.empty(size // 2, dtype=torch.bfloat16, device="meta") for size in reversed(sizes)
+    ]
     real, _ = dist._compute_bucket_assignment_by_size(tensors, [FIRST_BUCKET, BUCKET])
     expected = sorted(sum(tensors[i].nbytes for i in bucket) for bucket in real)
     assert sorted(bucket_bytes(sizes, ["bfloat16"] * len(sizes))) == expected
 
 
 def test_a_unit_by_hand() -> None:
-    """Of 10 rows over 4 ranks rank 0 holds 3, and all together with padding 12; of one row everybody is given one."""
+    """Of 10 rows over 4 ranks rank 0 holds 3, and all together with padding 12; of one row
+    everybody is given one."""
     found = unit([Piece((10, 7), 2, True), Piece((1,), 4, False)], 4)
-    assert (found.share, found.whole, found.reduced_share, found.reduced) == (3 * 7 * 2 + 4, 4 * (42 + 4), 42, 4 * 42)
+    assert (found.share, found.whole, found.reduced_share, found.reduced) == (
+        3 * 7 * 2 + 4,
+        4 * (42 + 4),
+        42,
+        4 * 42,
+    )
 
 
 def test_zero1_halves_states_where_parameters_are_even() -> None:
-    ddp, zero = (by_rule(workload("llama", sharding, 2, lora=None)) for sharding in ("ddp", "zero1"))
+    ddp, zero = (
+        by_rule(workload("llama", sharding, 2, lora=None)) for sharding in ("ddp", "zero1")
+    )
     assert zero.persistent_bytes["gradients"] == ddp.persistent_bytes["gradients"]
     share = zero.persistent_bytes["optimizer_states"] / ddp.persistent_bytes["optimizer_states"]
     assert 0.5 <= share < 0.6
@@ -121,7 +159,10 @@ def test_an_optimizer_that_knows_no_shards_is_refused() -> None:
 
 
 def test_more_ranks_never_hold_more() -> None:
-    peaks = [by_rule(workload("llama", "fsdp", world, lora=None)).persistent_bytes["parameters"] for world in (2, 4, 8, 64)]
+    peaks = [
+        by_rule(workload("llama", "fsdp", world, lora=None)).persistent_bytes["parameters"]
+        for world in (2, 4, 8, 64)
+    ]
     assert peaks == sorted(peaks, reverse=True)
 
 
@@ -130,18 +171,29 @@ def test_more_ranks_never_hold_more() -> None:
 def test_layers_sum_to_what_a_rank_holds(sharding: Sharding, lora: LoraConfig | None) -> None:
     found = by_rule(workload("gpt2", sharding, 8, lora=lora))
     held = found.persistent_bytes
-    assert sum(layer.parameter_bytes for layer in found.layers) == held["parameters"] + held["adapters"]
+    assert (
+        sum(layer.parameter_bytes for layer in found.layers)
+        == held["parameters"] + held["adapters"]
+    )
     assert sum(layer.gradient_bytes for layer in found.layers) == held["gradients"]
     assert sum(layer.optimizer_state_bytes for layer in found.layers) == held["optimizer_states"]
     assert min(layer.optimizer_state_bytes for layer in found.layers) >= 0
 
 
 def test_a_part_under_tensor_parallelism_by_hand() -> None:
-    """Half of what the layers' linear weights take goes, and nothing else; two sums a layer in forward, five in backward."""
+    """Half of what the layers' linear weights take goes, and nothing else; two sums a layer in
+    forward, five in backward."""
     whole, part = (by_rule(workload("llama", s, w, lora=None)) for s, w in (("none", 1), ("tp", 2)))
     model = whole.workload.model
-    linear = sum(m.num_parameters for name, m in model.modules() if m.is_linear and name != model.output_embedding)
-    assert part.persistent_bytes["parameters"] == whole.persistent_bytes["parameters"] - 2 * linear // 2
+    linear = sum(
+        m.num_parameters
+        for name, m in model.modules()
+        if m.is_linear and name != model.output_embedding
+    )
+    assert (
+        part.persistent_bytes["parameters"]
+        == whole.persistent_bytes["parameters"] - 2 * linear // 2
+    )
     assert part.persistent_bytes["gradients"] == part.persistent_bytes["parameters"]
     assert part.parameters == whole.parameters
     hidden = 2 * 24 * model.config["hidden_size"] * 2
@@ -166,12 +218,19 @@ def test_adapters_under_tensor_parallelism_claim_no_error() -> None:
 
 
 def test_zero2_deals_out_gradients_and_states_and_claims_nothing() -> None:
-    whole, dealt = (by_rule(workload("llama", s, w, lora=None)) for s, w in (("none", 1), ("zero2", 4)))
+    whole, dealt = (
+        by_rule(workload("llama", s, w, lora=None)) for s, w in (("none", 1), ("zero2", 4))
+    )
     assert dealt.persistent_bytes["parameters"] == whole.persistent_bytes["parameters"]
     for category in ("gradients", "optimizer_states"):
-        assert dealt.persistent_bytes[category] == pytest.approx(whole.persistent_bytes[category] / 4, abs=16)
+        assert dealt.persistent_bytes[category] == pytest.approx(
+            whole.persistent_bytes[category] / 4, abs=16
+        )
     assert (dealt.exactness, dealt.error_bound) == ("estimate", None)
-    assert {(t.collective, t.phase) for t in dealt.traffic} == {("reduce_scatter", "backward"), ("all_gather", "optimizer")}
+    assert {(t.collective, t.phase) for t in dealt.traffic} == {
+        ("reduce_scatter", "backward"),
+        ("all_gather", "optimizer"),
+    }
 
 
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp", "fsdp-no-reshard"])

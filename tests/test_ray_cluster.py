@@ -1,5 +1,5 @@
-"""A suite on a Ray cluster: what is owed, lost and taken back, with a stand-in for Ray; then a real one of this machine's own,
-whose workers are killed.
+"""A suite on a Ray cluster: what is owed, lost and taken back, with a stand-in for Ray; then a real
+one of this machine's own, whose workers are killed.
 """
 
 import os
@@ -26,7 +26,17 @@ from lora_profiler.campaign.runs import MARGIN_SECONDS
 from lora_profiler.cli.main import main
 from lora_profiler.cluster_runs import ray as cluster
 from lora_profiler.cluster_runs import scheduler as cluster_runs
-from lora_profiler.cluster_runs.ray import Begun, Cancelled, Cluster, Ended, Event, Lost, Node, differences, opened
+from lora_profiler.cluster_runs.ray import (
+    Begun,
+    Cancelled,
+    Cluster,
+    Ended,
+    Event,
+    Lost,
+    Node,
+    differences,
+    opened,
+)
 from lora_profiler.cluster_runs.resources import Needs
 from lora_profiler.cluster_runs.scheduler import Spread, spread_cases
 from lora_profiler.harness import Case, Heartbeat, environment_of, make_case
@@ -38,12 +48,17 @@ from records import make_record
 
 SETUP = TrainSetup(dtype="float32", lora=LoraConfig(r=4), batch_size=2, seq_len=32, device="cpu")
 HERE = make_record().environment.key
-needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'lora-profiler[cluster]'")
+needs_ray = pytest.mark.skipif(
+    find_spec("ray") is None, reason="Ray is not installed: pip install 'lora-profiler[cluster]'"
+)
 """Found, not imported: Ray reads its settings when it is imported, and `opened` makes them."""
 
 
 def planned(seed: int) -> Planned:
-    case = make_case(Workload(model=suite_models.tiny(), setup=SETUP), Conditions(seed=seed, memory_steps=2, min_timed_steps=0))
+    case = make_case(
+        Workload(model=suite_models.tiny(), setup=SETUP),
+        Conditions(seed=seed, memory_steps=2, min_timed_steps=0),
+    )
     return planned_elsewhere(case)
 
 
@@ -66,15 +81,18 @@ class Listener:
         self.ended.append((index, stored_before))
 
 
-# --- with a stand-in for Ray ----------------------------------------------------------------------------------------------
+# --- with a stand-in for Ray ----------------------------------------------------------------------
 
 
 class Machines:
-    """Runs `room` cases at once, each a `seconds` of the clock; what comes of a case is what `outcome` says of its seed."""
+    """Runs `room` cases at once, each a `seconds` of the clock; what comes of a case is what
+    `outcome` says of its seed."""
 
     cpus = 1
 
-    def __init__(self, outcome: Callable[[int], Event] | None = None, room: int = 2, seconds: float = 10.0) -> None:
+    def __init__(
+        self, outcome: Callable[[int], Event] | None = None, room: int = 2, seconds: float = 10.0
+    ) -> None:
         self.now = 0.0
         self.submitted: list[int] = []
         self.queue: list[tuple[int, Case]] = []
@@ -92,7 +110,9 @@ class Machines:
         self.queue.append((handle, case))
         return handle
 
-    def next_events(self, handles: Sequence[int], timeout_seconds: float) -> list[tuple[int, Event]]:
+    def next_events(
+        self, handles: Sequence[int], timeout_seconds: float
+    ) -> list[tuple[int, Event]]:
         assert set(handles) == {h for h, _ in self.queue} | set(self.running)
         for handle, _ in [each for each in self.queue if each[0] in self.cancelled]:
             self.queue = [each for each in self.queue if each[0] != handle]
@@ -108,7 +128,9 @@ class Machines:
         for handle, (case, ends) in self.running.items():
             if ends <= self.now:
                 del self.running[handle]
-                return [(handle, self._outcome(case.conditions.seed) if self._outcome else ended(case))]
+                return [
+                    (handle, self._outcome(case.conditions.seed) if self._outcome else ended(case))
+                ]
         return []
 
     def cancel(self, handle: int, force: bool = False) -> None:
@@ -121,10 +143,17 @@ def ended(case: Case, worker: int = 1) -> Ended:
     return Ended(worker, record_dict(record_of(case)), None)
 
 
-def run(store: Store, machines: Any, seeds: Sequence[int], **options: Any) -> tuple[Spread, Listener]:
+def run(
+    store: Store, machines: Any, seeds: Sequence[int], **options: Any
+) -> tuple[Spread, Listener]:
     listener = Listener()
     clock = {"clock": lambda: machines.now} if isinstance(machines, Machines) else {}
-    return spread_cases([planned(seed) for seed in seeds], store, listener, machines, **clock, **options), listener
+    return (
+        spread_cases(
+            [planned(seed) for seed in seeds], store, listener, machines, **clock, **options
+        ),
+        listener,
+    )
 
 
 @pytest.fixture
@@ -141,7 +170,13 @@ def test_every_case_comes_back_to_the_store_once(store: Store) -> None:
     assert seeds_of(store.records()) == seeds_of(found.records) == [0, 1, 2, 3, 4]
     assert sorted(heard.begun) == [0, 1, 2, 3, 4]
     assert sorted(heard.ended) == [(i, False) for i in range(5)]
-    assert (found.left, found.refused, found.lost, found.num_rescheduled, found.interrupted) == ((), (), (), 0, False)
+    assert (found.left, found.refused, found.lost, found.num_rescheduled, found.interrupted) == (
+        (),
+        (),
+        (),
+        0,
+        False,
+    )
 
 
 def test_what_is_stored_of_any_machine_of_the_cluster_is_not_sent_again(store: Store) -> None:
@@ -154,7 +189,11 @@ def test_what_is_stored_of_any_machine_of_the_cluster_is_not_sent_again(store: S
 
 
 def test_refused_and_lost_cases_have_no_record_and_are_told_apart(store: Store) -> None:
-    of = {0: Ended(1, None, "no bitsandbytes"), 1: Lost("the worker died"), 2: ended(planned(2).case, worker=7)}
+    of = {
+        0: Ended(1, None, "no bitsandbytes"),
+        1: Lost("the worker died"),
+        2: ended(planned(2).case, worker=7),
+    }
     found, _ = run(store, Machines(of.__getitem__), [0, 1, 2])
     assert [(r.case.conditions.seed, r.reason) for r in found.refused] == [(0, "no bitsandbytes")]
     assert [(r.case.conditions.seed, r.reason) for r in found.lost] == [(1, "the worker died")]
@@ -162,9 +201,11 @@ def test_refused_and_lost_cases_have_no_record_and_are_told_apart(store: Store) 
     assert found.num_rescheduled == 1, "another worker ended it than began it"
 
 
-def test_the_deadline_takes_back_what_would_not_end_in_time_and_ends_what_runs(store: Store) -> None:
-    """Cases of 100 s, two at once, of 150 s: the first two are expected to take 60 s each, and end; when 105 s are left no other
-    may begin, since 60 and the margin of 45 are more."""
+def test_the_deadline_takes_back_what_would_not_end_in_time_and_ends_what_runs(
+    store: Store,
+) -> None:
+    """Cases of 100 s, two at once, of 150 s: the first two are expected to take 60 s each, and end;
+    when 105 s are left no other may begin, since 60 and the margin of 45 are more."""
     machines = Machines(room=2, seconds=100.0)
     found, heard = run(store, machines, range(6), deadline_seconds=150.0)
     assert 60 + MARGIN_SECONDS < 150 < 100 + 100
@@ -216,7 +257,9 @@ def test_ctrl_c_keeps_what_ends_in_that_moment_and_takes_back_the_rest(store: St
     assert machines.forced == []
 
 
-def test_a_worker_that_does_not_let_go_is_ended(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_does_not_let_go_is_ended(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cluster_runs, "END_SECONDS", 0.2)
     machines = Machines()
 
@@ -232,7 +275,7 @@ def test_a_worker_that_does_not_let_go_is_ended(store: Store, monkeypatch: pytes
     assert len(found.left) == 1
 
 
-# --- what a cluster is asked and refused ----------------------------------------------------------------------------------
+# --- what a cluster is asked and refused ----------------------------------------------------------
 
 
 def machine(address: str = "10.0.0.1", cpus: int = 4, gpus: int = 0, memory_bytes: int = 8) -> Node:
@@ -269,7 +312,16 @@ def test_machines_that_have_the_same_do_not_differ() -> None:
 
 
 def test_versions_that_differ_are_named_with_their_machines() -> None:
-    found = differences({"a": SAME, "b": SAME | {"torch": "2.12.0", "peft": "0.21"}, "c": SAME, "d": SAME, "e": SAME}, "0.4.0")
+    found = differences(
+        {
+            "a": SAME,
+            "b": SAME | {"torch": "2.12.0", "peft": "0.21"},
+            "c": SAME,
+            "d": SAME,
+            "e": SAME,
+        },
+        "0.4.0",
+    )
     assert found is not None
     assert "peft is none on a, c, d and 1 more, 0.21 on b" in found
     assert "torch is 2.13.0 on a, c, d and 1 more, 2.12.0 on b" in found
@@ -277,7 +329,9 @@ def test_versions_that_differ_are_named_with_their_machines() -> None:
 
 
 def test_a_cluster_with_another_version_of_this_program_is_refused() -> None:
-    assert "the cluster has lora-profiler 0.4.0, and this is 0.5.0" in str(differences({"a": SAME}, "0.5.0"))
+    assert "the cluster has lora-profiler 0.4.0, and this is 0.5.0" in str(
+        differences({"a": SAME}, "0.5.0")
+    )
 
 
 def bench(*arguments: str) -> int:
@@ -291,7 +345,10 @@ def bench(*arguments: str) -> int:
     [
         (("gpt2", "--ray", "auto"), "add --suite NAME"),
         (("--ray", "auto"), "add --suite NAME"),
-        (("--suite", "tiny", "--ray", "auto", "--emit", "sbatch", "-o", "job"), "--ray has no meaning with --emit"),
+        (
+            ("--suite", "tiny", "--ray", "auto", "--emit", "sbatch", "-o", "job"),
+            "--ray has no meaning with --emit",
+        ),
         (("--suite", "tinny", "--ray", "auto"), "Did you mean tiny"),
         (("--suite", "tiny", "--ray", "somewhere"), "accepted: auto, local, or HOST:PORT"),
         (("--suite", "tiny", "--ray", "ray://host:10001"), "accepted: auto, local, or HOST:PORT"),
@@ -300,20 +357,27 @@ def bench(*arguments: str) -> int:
     ],
 )
 def test_a_wrong_question_is_refused_before_ray_is_asked(
-    arguments: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(cluster, "_ray", lambda: pytest.fail("Ray was asked"))
     assert bench(*arguments) == 2
     assert message in capsys.readouterr().err
 
 
-def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_ray_the_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     assert bench("--suite", "tiny", "--ray", "local") == 2
     assert "pip install 'lora-profiler[cluster]'" in capsys.readouterr().err
 
 
-def test_where_nobody_listens_it_says_so_at_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_nobody_listens_it_says_so_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -326,7 +390,9 @@ def test_where_nobody_listens_it_says_so_at_once(monkeypatch: pytest.MonkeyPatch
     assert time.monotonic() - began < 10
 
 
-def test_auto_passes_over_a_cluster_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_passes_over_a_cluster_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     assert cluster._started_here() is None
@@ -340,7 +406,7 @@ def test_auto_passes_over_a_cluster_that_is_gone(tmp_path: Path, monkeypatch: py
         assert cluster._started_here() == address
 
 
-# --- the command ----------------------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 class Told(Machines):
@@ -349,7 +415,11 @@ class Told(Machines):
     def __init__(self, *nodes: Node, **options: Any) -> None:
         super().__init__(**options)
         self.nodes, self._like = nodes, of_nodes(*nodes)
-        self.has_gpus, self.refusal, self.at_once = self._like.has_gpus, self._like.refusal, self._like.at_once
+        self.has_gpus, self.refusal, self.at_once = (
+            self._like.has_gpus,
+            self._like.refusal,
+            self._like.at_once,
+        )
 
 
 def on(machines: Told, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> int:
@@ -360,7 +430,9 @@ def on(machines: Told, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *argumen
 
     monkeypatch.setattr(cluster, "opened", reached)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    return bench("--suite", "tiny", "--ray", "local", "--records", str(tmp_path / "r.jsonl"), *arguments)
+    return bench(
+        "--suite", "tiny", "--ray", "local", "--records", str(tmp_path / "r.jsonl"), *arguments
+    )
 
 
 BIG = machine(memory_bytes=2**40)
@@ -371,7 +443,9 @@ def test_the_command_tells_of_machines_rows_and_records(
 ) -> None:
     assert on(Told(BIG, BIG), monkeypatch, tmp_path, "--format", "csv") == 0
     out, err = capsys.readouterr()
-    assert err.startswith("Training on cpu on 2 machines by Ray, 1 processor a case; records go to ")
+    assert err.startswith(
+        "Training on cpu on 2 machines by Ray, 1 processor a case; records go to "
+    )
     assert err.count(": started, ") == 4
     assert len(out.splitlines()) == 1 + 4
     assert len(Store(tmp_path / "r.jsonl").records()) == 4
@@ -387,7 +461,9 @@ def test_the_command_tells_of_refused_lost_and_rescheduled_cases(
 
     def next_events(handles: Sequence[int], timeout_seconds: float) -> list[tuple[int, Event]]:
         found = Machines.next_events(machines, handles, timeout_seconds)
-        changed = [(h, e if isinstance(e, Begun) else next(turns, replace(e, worker=9))) for h, e in found]
+        changed = [
+            (h, e if isinstance(e, Begun) else next(turns, replace(e, worker=9))) for h, e in found
+        ]
         return changed
 
     machines.next_events = next_events  # type: ignore[method-assign]
@@ -434,11 +510,12 @@ def test_ctrl_c_ends_the_command_and_resume_goes_on(
     assert len(Store(tmp_path / "r.jsonl").records()) == 4
 
 
-# --- with Ray -------------------------------------------------------------------------------------------------------------
+# --- with Ray -------------------------------------------------------------------------------------
 
 
 class Here(Cluster):
-    """A cluster whose records are the stand-in's, which come from no environment that a worker would tell of."""
+    """A cluster whose records are the stand-in's, which come from no environment that a worker
+    would tell of."""
 
     def environment_keys(self, device: str, ranks: bool) -> frozenset[str]:
         return frozenset({HERE})
@@ -459,9 +536,13 @@ def measuring() -> list[psutil.Process]:
 
 @needs_ray
 @pytest.mark.slow
-def test_a_cluster_of_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    """Twenty cases on four workers, of which one is killed in the middle; two of the cases train for real. Then one that takes
-    every worker down with it; then Ctrl-C, and the rest of that run. One cluster for all, since it takes seconds to start."""
+def test_a_cluster_of_our_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Twenty cases on four workers, of which one is killed in the middle; two of the cases train
+    for real. Then one that takes every worker down with it; then Ctrl-C, and the rest of that run.
+    One cluster for all, since it takes seconds to start.
+    """
     log, home = tmp_path / "log", tmp_path / "home"
     home.mkdir()
     log.touch()
@@ -487,12 +568,21 @@ def test_a_cluster_of_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
         assert attempts == Counter(seeds) + Counter([quick_child.LOSES_ITS_WORKER_ONCE])
         real = [r for r in store.records() if r.conditions.seed in quick_child.REAL]
         assert [r.measurement.status for r in real] == ["ok", "ok"]
-        assert all(r.environment.variables["OMP_NUM_THREADS"] == "1" and r.environment.threads == 1 for r in real)
-        predicted = {p.case.key: p.prediction.peak.total_bytes for p in map(planned, quick_child.REAL)}
+        assert all(
+            r.environment.variables["OMP_NUM_THREADS"] == "1" and r.environment.threads == 1
+            for r in real
+        )
+        predicted = {
+            p.case.key: p.prediction.peak.total_bytes for p in map(planned, quick_child.REAL)
+        }
         for record in real:
-            assert record.measurement.peak_requested_bytes == pytest.approx(predicted[record.case_key], rel=0.01)
+            assert record.measurement.peak_requested_bytes == pytest.approx(
+                predicted[record.case_key], rel=0.01
+            )
 
-        found, _ = run(Store(tmp_path / "lost.jsonl"), machines, [quick_child.LOSES_EVERY_WORKER, 1])
+        found, _ = run(
+            Store(tmp_path / "lost.jsonl"), machines, [quick_child.LOSES_EVERY_WORKER, 1]
+        )
         assert [r.case.conditions.seed for r in found.lost] == [quick_child.LOSES_EVERY_WORKER]
         assert seeds_of(found.records) == [1]
         assert log.read_text().split().count(str(quick_child.LOSES_EVERY_WORKER)) == 2
@@ -503,11 +593,16 @@ def test_a_cluster_of_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
         found, _ = run(store, pressing, [slow, *range(6)])
         assert found.interrupted
         assert slow in [c.conditions.seed for c in found.left]
-        assert sorted([*seeds_of(found.records), *(c.conditions.seed for c in found.left)]) == [*range(6), slow]
+        assert sorted([*seeds_of(found.records), *(c.conditions.seed for c in found.left)]) == [
+            *range(6),
+            slow,
+        ]
         until = time.monotonic() + 15
         while measuring() and time.monotonic() < until:
             time.sleep(0.2)
-        assert measuring() == [], "what was interrupted is ended long before the minute that it takes"
+        assert measuring() == [], (
+            "what was interrupted is ended long before the minute that it takes"
+        )
         found, _ = run(store, machines, range(6), resume=True)
         assert seeds_of(store.records()) == [0, 1, 2, 3, 4, 5]
         assert len((tmp_path / "interrupted.jsonl").read_text().splitlines()) == 6
@@ -528,7 +623,9 @@ class Pressing(Here):
         super().__init__(ray=own.ray, nodes=own.nodes, cpus=own.cpus, child=own.child)
         self._when, self._pressed = when, False
 
-    def next_events(self, handles: Sequence[Any], timeout_seconds: float) -> list[tuple[Any, Event]]:
+    def next_events(
+        self, handles: Sequence[Any], timeout_seconds: float
+    ) -> list[tuple[Any, Event]]:
         if not self._pressed and self._when():
             self._pressed = True
             raise KeyboardInterrupt
@@ -538,7 +635,9 @@ class Pressing(Here):
 def _listening() -> Iterator[Any]:
     for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
         try:
-            yield from (c for c in process.net_connections(kind="inet") if c.status == psutil.CONN_LISTEN)
+            yield from (
+                c for c in process.net_connections(kind="inet") if c.status == psutil.CONN_LISTEN
+            )
         except psutil.Error:
             continue
 
@@ -549,7 +648,9 @@ def _of_ray() -> list[str]:
 
 @needs_ray
 @pytest.mark.slow
-def test_a_worker_measures_in_the_environment_of_a_plain_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_measures_in_the_environment_of_a_plain_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     with opened("local", 1, num_cpus=1) as own:
         found = own.environment_keys("cpu", False)

@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from readme import ACCURACY, PAGES, README, ROOT, Transcript, run, sessions, setup_commands, transcripts, with_accuracy
+from readme import (
+    ACCURACY,
+    PAGES,
+    README,
+    ROOT,
+    Transcript,
+    run,
+    sessions,
+    setup_commands,
+    transcripts,
+    with_accuracy,
+)
 
 TEXT = README.read_text("utf-8")
 TEXTS = {page: page.read_text("utf-8") for page in PAGES}
@@ -32,7 +43,9 @@ def test_python_session(session: str) -> None:
 
 def test_accuracy_is_that_of_the_committed_results() -> None:
     for page in (README, ACCURACY):
-        assert with_accuracy(page, TEXTS[page]) == TEXTS[page], "after new results: python tests/readme.py --update"
+        assert with_accuracy(page, TEXTS[page]) == TEXTS[page], (
+            "after new results: python tests/readme.py --update"
+        )
 
 
 def test_there_are_exactly_two_setup_commands_and_they_come_first() -> None:
@@ -45,9 +58,19 @@ def test_there_are_exactly_two_setup_commands_and_they_come_first() -> None:
 def test_every_command_and_option_group_is_shown() -> None:
     commands = [t.command for t in SHOWN]
     shown = (
-        "predict --help", "--help", "--per-layer", "--explain", "--gpu", "--checkpointing", "qlora", "models", "gpus",
-        "bench EleutherAI", "bench --help", "compare benchmarks/records",
-    )  # fmt: skip
+        "predict --help",
+        "--help",
+        "--per-layer",
+        "--explain",
+        "--gpu",
+        "--checkpointing",
+        "qlora",
+        "models",
+        "gpus",
+        "bench EleutherAI",
+        "bench --help",
+        "compare benchmarks/records",
+    )
     for needed in shown:
         assert any(needed in command for command in commands), needed
 
@@ -57,7 +80,9 @@ def test_the_map_names_every_module_of_the_package() -> None:
         if path.name.startswith("_") or path.name == "py.typed":
             continue
         name = f"{path.name}/" if path.is_dir() else path.name
-        assert f"`{name}`" in TEXTS[ROOT / "docs" / "design.md"], f"the map of the code does not name {name}"
+        assert f"`{name}`" in TEXTS[ROOT / "docs" / "design.md"], (
+            f"the map of the code does not name {name}"
+        )
 
 
 def test_the_readme_ends_before_one_scrolls_for_long() -> None:

@@ -1,4 +1,5 @@
-"""Records to JSON and back: nothing lost, nothing accepted that is none; the published schema says the same as the decoder."""
+"""Records to JSON and back: nothing lost, nothing accepted that is none; the published schema says
+the same as the decoder."""
 
 import copy
 import json
@@ -15,17 +16,34 @@ import lora_profiler
 from lora_profiler.catalog import find_model
 from lora_profiler.catalog.bundled import bundled_models
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError
-from lora_profiler.records.record import SCHEMA_VERSION, STATUSES, Conditions, Failure, Record, case_key
-from lora_profiler.records.serialize import RecordError, record_dict, record_from_dict, workload_dict, workload_from_dict
+from lora_profiler.records.record import (
+    SCHEMA_VERSION,
+    STATUSES,
+    Conditions,
+    Failure,
+    Record,
+    case_key,
+)
+from lora_profiler.records.serialize import (
+    RecordError,
+    record_dict,
+    record_from_dict,
+    workload_dict,
+    workload_from_dict,
+)
 from lora_profiler.records.validate import problems
 from lora_profiler.workload import LATER_FIELDS, LoraConfig, Quantization, TrainSetup, Workload
 from record_strategies import MODELS, records, workloads
 from records import make_record
 
 GOLDEN = Path(__file__).parent / "golden"
-SCHEMA = json.loads((Path(lora_profiler.__file__).parent / "records" / "record.schema.json").read_text())
+SCHEMA = json.loads(
+    (Path(lora_profiler.__file__).parent / "records" / "record.schema.json").read_text()
+)
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
-SLOW_START = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+SLOW_START = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 
 
 def golden(version: str) -> Any:
@@ -36,7 +54,7 @@ def through_json(data: Any) -> Any:
     return json.loads(json.dumps(data))
 
 
-# --- workloads ----------------------------------------------------------------------------------------------------------
+# --- workloads ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [entry.id for entry in bundled_models()])
@@ -85,7 +103,7 @@ def test_a_model_that_is_another_than_its_config_says_is_refused() -> None:
         workload_from_dict(data)
 
 
-# --- records ------------------------------------------------------------------------------------------------------------
+# --- records --------------------------------------------------------------------------------------
 
 
 @SLOW_START
@@ -102,7 +120,10 @@ def test_every_record_comes_back_and_meets_the_schema(record: Record) -> None:
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_every_status_comes_back_and_meets_the_schema(status: str) -> None:
-    record = make_record(status=status, failure=None if status in ("ok", "noisy") else Failure(reason="x", phase="load", step=1))
+    record = make_record(
+        status=status,
+        failure=None if status in ("ok", "noisy") else Failure(reason="x", phase="load", step=1),
+    )
     written = through_json(record_dict(record))
     VALIDATOR.validate(written)
     assert record_from_dict(written).measurement == record.measurement
@@ -113,35 +134,78 @@ def test_keys_follow_what_they_stand_for() -> None:
     assert make_record(repeat=1).id != record.id
     assert make_record(repeat=1).case_key == record.case_key
     assert make_record(conditions=Conditions(seed=1)).case_key != record.case_key
-    assert make_record(environment={"packages": {"torch": "9.9"}}).environment.key != record.environment.key
+    assert (
+        make_record(environment={"packages": {"torch": "9.9"}}).environment.key
+        != record.environment.key
+    )
     assert make_record(environment={"commit": "abc"}).environment.key == record.environment.key
     assert record.id == f"{case_key(record.workload, record.conditions)}.{record.environment.key}.0"
 
 
-# --- what is no record --------------------------------------------------------------------------------------------------
+# --- what is no record ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (("measurement", "peak_requested_bytes"), 1.5, "measurement.peak_requested_bytes is 1.5; it must be int"),
-        (("measurement", "peak_requested_bytes"), True, "measurement.peak_requested_bytes is True; it must be int"),
-        (("measurement", "step_seconds", 1), "fast", r"measurement.step_seconds\[1\] is 'fast'; it must be float"),
-        (("measurement", "step_seconds", 1), float("inf"), r"measurement.step_seconds\[1\] is inf; it must be finite"),
-        (("measurement", "block_seconds"), float("nan"), "measurement.block_seconds is nan; it must be finite"),
-        (("measurement", "status"), "fine", "measurement.status is 'fine'; accepted: ok, noisy, oom"),
-        (("measurement", "phase_peak_bytes", "lunch"), 1, "measurement.phase_peak_bytes key is 'lunch'; accepted: setup"),
+        (
+            ("measurement", "peak_requested_bytes"),
+            1.5,
+            "measurement.peak_requested_bytes is 1.5; it must be int",
+        ),
+        (
+            ("measurement", "peak_requested_bytes"),
+            True,
+            "measurement.peak_requested_bytes is True; it must be int",
+        ),
+        (
+            ("measurement", "step_seconds", 1),
+            "fast",
+            r"measurement.step_seconds\[1\] is 'fast'; it must be float",
+        ),
+        (
+            ("measurement", "step_seconds", 1),
+            float("inf"),
+            r"measurement.step_seconds\[1\] is inf; it must be finite",
+        ),
+        (
+            ("measurement", "block_seconds"),
+            float("nan"),
+            "measurement.block_seconds is nan; it must be finite",
+        ),
+        (
+            ("measurement", "status"),
+            "fine",
+            "measurement.status is 'fine'; accepted: ok, noisy, oom",
+        ),
+        (
+            ("measurement", "phase_peak_bytes", "lunch"),
+            1,
+            "measurement.phase_peak_bytes key is 'lunch'; accepted: setup",
+        ),
         (("measurement", "phases", 0, "colour"), 1, r"measurement.phases\[0\] has no field colour"),
         (("measurement", "flags"), "busy", "measurement.flags is 'busy'; it must be a list"),
-        (("environment", "device", "ecc"), "yes", "environment.device.ecc is 'yes'; it must be bool"),
+        (
+            ("environment", "device", "ecc"),
+            "yes",
+            "environment.device.ecc is 'yes'; it must be bool",
+        ),
         (("environment", "device"), None, "environment.device is None; it must be an object"),
         (("conditions", "seed"), None, "conditions.seed is None; it must be int"),
         (("conditions",), [], r"conditions is \[\]; it must be an object"),
         (("workload", "setup", "rank"), "8", "setup.rank is '8'; it must be int"),
         (("workload", "setup", "rank"), 0, "rank is 0; it must be a whole number from 1"),
-        (("workload", "setup", "checkpointing"), "yes", "setup.checkpointing is 'yes'; it must be bool"),
+        (
+            ("workload", "setup", "checkpointing"),
+            "yes",
+            "setup.checkpointing is 'yes'; it must be bool",
+        ),
         (("workload", "setup", "targets"), [1], r"setup.targets\[0\] is 1; it must be str"),
-        (("workload", "setup", "dtype"), "bf16", "dtype is 'bf16'; accepted: float32, bfloat16, float16"),
+        (
+            ("workload", "setup", "dtype"),
+            "bf16",
+            "dtype is 'bf16'; accepted: float32, bfloat16, float16",
+        ),
         (("workload", "setup", "method"), "dora", "method is 'dora'; accepted: full, lora, qlora"),
         (("workload", "setup", "lora"), {}, "A setup has no field lora"),
         (("workload", "model", "id"), 5, "model.id is 5; it must be str"),
@@ -194,7 +258,7 @@ def test_what_is_no_object_is_no_record(data: Any) -> None:
         record_from_dict(data)
 
 
-# --- the schema ---------------------------------------------------------------------------------------------------------
+# --- the schema -----------------------------------------------------------------------------------
 
 
 def test_the_schema_is_one_and_knows_every_field() -> None:
@@ -205,7 +269,8 @@ def test_the_schema_is_one_and_knows_every_field() -> None:
 
 
 def places(data: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every value in a JSON document but the model's config, whose fields are not this schema's."""
+    """The path of every value in a JSON document but the model's config, whose fields are not this
+    schema's."""
     if at:
         yield at
     if isinstance(data, dict) and at[-1:] != ("config",):
@@ -216,11 +281,29 @@ def places(data: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
             yield from places(value, (*at, index))
 
 
-JUNK: list[Any] = [None, True, False, 0, -1, 2.5, "", "x", "float16", [], ["x"], [1], [None], {}, {"x": 1}, {"setup": 1.5}]
+JUNK: list[Any] = [
+    None,
+    True,
+    False,
+    0,
+    -1,
+    2.5,
+    "",
+    "x",
+    "float16",
+    [],
+    ["x"],
+    [1],
+    [None],
+    {},
+    {"x": 1},
+    {"setup": 1.5},
+]
 
 
 def spoilt(data: Any, place: tuple[Any, ...], how: Any) -> Any:
-    """`data` with a value replaced, a key added beside it ("add") or itself taken away ("delete")."""
+    """`data` with a value replaced, a key added beside it ("add") or itself taken away
+    ("delete")."""
     changed = copy.deepcopy(data)
     *path, last = place
     into = changed
@@ -236,7 +319,8 @@ def spoilt(data: Any, place: tuple[Any, ...], how: Any) -> Any:
 
 
 def test_what_the_schema_refuses_the_decoder_refuses() -> None:
-    """Every value of a full record deleted, given a neighbour and replaced by some junk values; and nothing stray is raised."""
+    """Every value of a full record deleted, given a neighbour and replaced by some junk values; and
+    nothing stray is raised."""
     good, draw = golden("1.1"), random.Random(0)
     good["measurement"]["phases"] = good["measurement"]["phases"][:1]
     refused_by_schema = tried = 0
@@ -258,7 +342,7 @@ def test_what_the_schema_refuses_the_decoder_refuses() -> None:
     assert refused_by_schema > tried / 3
 
 
-# --- older schemas ------------------------------------------------------------------------------------------------------
+# --- older schemas --------------------------------------------------------------------------------
 
 
 def test_schema_1_0_is_read() -> None:
@@ -268,9 +352,12 @@ def test_schema_1_0_is_read() -> None:
         model=find_model("gpt2"),
         setup=TrainSetup(
             lora=LoraConfig(r=8, lora_alpha=16, lora_dropout=0.05, target_modules=("c_attn",)),
-            batch_size=2, seq_len=128, dtype="float32", device="cpu",
+            batch_size=2,
+            seq_len=128,
+            dtype="float32",
+            device="cpu",
         ),
-    )  # fmt: skip
+    )
     assert record.conditions == Conditions()
     assert record.repeat == 0
     assert (record.started_at, record.ended_at) == (None, None)
@@ -294,18 +381,30 @@ def test_schema_1_0_is_read() -> None:
     [
         ({}, ("cpu", "unknown"), {}),
         ({"device": None, "gpu": "NVIDIA L4"}, ("cpu", "NVIDIA L4"), {}),
-        ({"device": {"kind": "cuda", "name": "NVIDIA L4"}, "gpu": "x"}, ("cuda", "NVIDIA L4"), {"gpu": "x"}),
-        ({"torch": "2.11.0", "packages": {"peft": "0.21"}, "os": None}, ("cpu", "unknown"), {"torch": "2.11.0", "peft": "0.21"}),
+        (
+            {"device": {"kind": "cuda", "name": "NVIDIA L4"}, "gpu": "x"},
+            ("cuda", "NVIDIA L4"),
+            {"gpu": "x"},
+        ),
+        (
+            {"torch": "2.11.0", "packages": {"peft": "0.21"}, "os": None},
+            ("cpu", "unknown"),
+            {"torch": "2.11.0", "peft": "0.21"},
+        ),
     ],
 )
-def test_schema_1_0_takes_any_environment(environment: dict[str, Any], device: tuple[str, str], packages: dict[str, str]) -> None:
+def test_schema_1_0_takes_any_environment(
+    environment: dict[str, Any], device: tuple[str, str], packages: dict[str, str]
+) -> None:
     read = record_from_dict(golden("1.0") | {"environment": environment}).environment
     assert (read.device.kind, read.device.name) == device
     assert read.packages == packages
     assert (read.python, read.platform) == ("unknown", "unknown")
 
 
-@pytest.mark.parametrize("place", list(places(golden("1.0"))), ids=lambda place: ".".join(map(str, place)))
+@pytest.mark.parametrize(
+    "place", list(places(golden("1.0"))), ids=lambda place: ".".join(map(str, place))
+)
 def test_spoilt_records_of_schema_1_0_raise_nothing_stray(place: tuple[Any, ...]) -> None:
     for how in [*JUNK, "delete"]:
         try:
@@ -323,13 +422,23 @@ def test_schema_1_1_is_read_whole() -> None:
     data = golden("1.1")
     record = record_from_dict(data)
     written = through_json(record_dict(record))
-    for place, later in ((written["workload"]["setup"], LATER_FIELDS), (written["measurement"], LATER_OF_A_MEASUREMENT)):
+    for place, later in (
+        (written["workload"]["setup"], LATER_FIELDS),
+        (written["measurement"], LATER_OF_A_MEASUREMENT),
+    ):
         for name, meant in later.items():
             assert place.pop(name) == meant
     assert written == data
     assert problems(record) == []
-    empty = [place for place in places(data) if at(data, place) in (None, [], {}) and place[:2] != ("workload", "model")]
-    assert empty == [("measurement", "failure"), ("measurement", "device_samples", 0, "process_bytes")]
+    empty = [
+        place
+        for place in places(data)
+        if at(data, place) in (None, [], {}) and place[:2] != ("workload", "model")
+    ]
+    assert empty == [
+        ("measurement", "failure"),
+        ("measurement", "device_samples", 0, "process_bytes"),
+    ]
 
 
 def at(data: Any, place: tuple[Any, ...]) -> Any:

@@ -1,4 +1,5 @@
-"""Files and folders of records: what is read, what is passed over with a word, and what is refused."""
+"""Files and folders of records: what is read, what is passed over with a word, and what is
+refused."""
 
 import json
 import os
@@ -55,7 +56,9 @@ def test_a_file_named_twice_is_read_once(tmp_path: Path) -> None:
     assert len(found.warnings) == 1
 
 
-def test_of_one_id_the_record_that_ended_last_counts_and_an_interrupted_one_only_alone(tmp_path: Path) -> None:
+def test_of_one_id_the_record_that_ended_last_counts_and_an_interrupted_one_only_alone(
+    tmp_path: Path,
+) -> None:
     def ended(minute: int, status: str = "ok") -> Record:
         return replace(make_record(status=status), ended_at=f"2026-11-01T10:{minute:02}:00+00:00")
 
@@ -80,13 +83,25 @@ def test_links_in_folders_are_passed_over_and_named_ones_are_read(tmp_path: Path
 def test_good_lines_are_used_and_each_kind_of_bad_one_is_told_of(tmp_path: Path) -> None:
     newer = [line(MADE[1], schema_version="9.0")] * 5
     unknown = line(make_record(repeat=9), workload={"model": {"id": "nobody/nothing"}, "setup": {}})
-    file = write(tmp_path / "a.jsonl", line(MADE[0]), *newer, '{"torn": \n', "null\n", unknown, "\n", line(MADE[2])[:400])
+    file = write(
+        tmp_path / "a.jsonl",
+        line(MADE[0]),
+        *newer,
+        '{"torn": \n',
+        "null\n",
+        unknown,
+        "\n",
+        line(MADE[2])[:400],
+    )
     empty = write(tmp_path / "b.jsonl")
     found = read_set([file, empty])
     assert ids(found) == [0]
     first, second, third, more, torn, nothing = found.warnings
     for number, text in enumerate((first, second, third), 2):
-        assert text == f"{file}, line {number}: The record's schema is '9.0'; this version reads up to 1.1."
+        assert (
+            text
+            == f"{file}, line {number}: The record's schema is '9.0'; this version reads up to 1.1."
+        )
     assert more == f"{file}: 4 more of its lines are no records that can be read."
     assert torn == f"{file}: 2 of its lines are no JSON, as a crash leaves them."
     assert nothing == f"{empty} is empty."
@@ -107,7 +122,9 @@ def test_the_json_that_bench_printed_is_a_set_too(tmp_path: Path) -> None:
     document["records"][1] = {"schema_version": "1.1"}
     found = read_set([write(file, json.dumps(document, indent=2))])
     assert ids(found) == [0, 2, 3]
-    assert found.warnings == (f"{file}, records[1]: A record needs environment, measurement, workload.",)
+    assert found.warnings == (
+        f"{file}, records[1]: A record needs environment, measurement, workload.",
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,10 +140,15 @@ def test_the_json_that_bench_printed_is_a_set_too(tmp_path: Path) -> None:
         (b'{\n"records": {}\n}\n', "3 of its lines are no JSON"),
         (b'{\n"records": []\n}\n', "a.jsonl has an empty list of records"),
         (b"[" * 100_000, "one of its lines is no JSON"),
-        (b'{"schema_version": "1.1", "measurement": {"step_seconds": [NaN]}}', "A record needs environment, workload"),
+        (
+            b'{"schema_version": "1.1", "measurement": {"step_seconds": [NaN]}}',
+            "A record needs environment, workload",
+        ),
     ],
 )
-def test_a_file_without_any_record_is_refused_with_what_it_holds(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_file_without_any_record_is_refused_with_what_it_holds(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
     file = tmp_path / "a.jsonl"
     file.write_bytes(content)
     with pytest.raises(StoreError) as refused:
@@ -147,7 +169,9 @@ def test_a_file_without_any_record_is_refused_with_what_it_holds(tmp_path: Path,
         ("x" * 5000, "cannot be opened: File name too long"),
     ],
 )
-def test_a_path_that_is_no_place_of_records_is_refused(tmp_path: Path, name: str, said: str) -> None:
+def test_a_path_that_is_no_place_of_records_is_refused(
+    tmp_path: Path, name: str, said: str
+) -> None:
     (tmp_path / "empty").mkdir()
     os.mkfifo(tmp_path / "pipe")
     good = write(tmp_path / "good.jsonl", line(MADE[0]))

@@ -1,4 +1,5 @@
-"""Tables, JSON, CSV and explanations: columns that sum to what they state, and nothing that the prediction does not hold."""
+"""Tables, JSON, CSV and explanations: columns that sum to what they state, and nothing that the
+prediction does not hold."""
 
 import csv
 import io
@@ -21,7 +22,12 @@ from lora_profiler.prediction import CATEGORIES, MOMENTS
 from lora_profiler.report import labels, render
 from lora_profiler.report.blocks import Paragraph, Row, Table
 from lora_profiler.report.explain import explain_blocks, moments_table
-from lora_profiler.report.json.predict import layer_records, predict_payload, predict_records, predict_schema
+from lora_profiler.report.json.predict import (
+    layer_records,
+    predict_payload,
+    predict_records,
+    predict_schema,
+)
 from lora_profiler.report.layers import cost_table, group_layers, layer_blocks, parameter_table
 from lora_profiler.report.predictions import card_table, comparison_table, model_blocks
 from lora_profiler.report.room import room
@@ -38,12 +44,21 @@ MODELS = [
 ]
 
 
-def ask(name: str, gpu: str | None = None, *, all_levers: bool = False, **setup: object) -> list[Answer]:
+def ask(
+    name: str, gpu: str | None = None, *, all_levers: bool = False, **setup: object
+) -> list[Answer]:
     base = TrainSetup(**{"seq_len": 512, **setup})  # type: ignore[arg-type]
     lora = LoraConfig(r=8)
-    methods: Sequence[dict[str, object]] = ({}, {"lora": lora}, {"lora": lora, "quantization": Quantization()})
+    methods: Sequence[dict[str, object]] = (
+        {},
+        {"lora": lora},
+        {"lora": lora, "quantization": Quantization()},
+    )
     model = find_model(name)
-    made = [Workload(model=model, setup=TrainSetup(**{**{f: getattr(base, f) for f in FIELDS}, **m})) for m in methods]  # type: ignore[arg-type]
+    made = [
+        Workload(model=model, setup=TrainSetup(**{**{f: getattr(base, f) for f in FIELDS}, **m}))
+        for m in methods
+    ]  # type: ignore[arg-type]
     return answers(made, find_gpu(gpu) if gpu else None, all_levers=all_levers)
 
 
@@ -67,7 +82,12 @@ def number(text: str) -> float:
 
 
 def test_every_category_and_moment_has_words() -> None:
-    assert set(labels.CATEGORY_LABELS) == set(labels.CATEGORY_DEFINITIONS) == set(labels.CATEGORY_SHORT) == set(CATEGORIES)
+    assert (
+        set(labels.CATEGORY_LABELS)
+        == set(labels.CATEGORY_DEFINITIONS)
+        == set(labels.CATEGORY_SHORT)
+        == set(CATEGORIES)
+    )
     assert set(labels.MOMENT_LABELS) == set(labels.MOMENT_DEFINITIONS) == set(MOMENTS)
 
 
@@ -102,7 +122,10 @@ def test_layers_sum_to_the_prediction(name: str, checkpointing: bool) -> None:
         held = p.persistent_bytes
         assert sum(c.num_parameters for c in layers) == p.parameters.base
         assert sum(c.num_trainable_parameters for c in layers) == p.parameters.trainable
-        assert sum(c.parameter_bytes for c in layers) == held["parameters"] + held["quantization_state"] + held["adapters"]
+        assert (
+            sum(c.parameter_bytes for c in layers)
+            == held["parameters"] + held["quantization_state"] + held["adapters"]
+        )
         assert sum(c.gradient_bytes for c in layers) == held["gradients"]
         assert sum(c.optimizer_state_bytes for c in layers) == held["optimizer_states"]
         if p.saved_activation_bytes is not None and p.flops is not None:
@@ -118,9 +141,23 @@ def test_the_textbook_layer_stands_on_its_own_row() -> None:
     setups = (TrainSetup(), TrainSetup(lora=LoraConfig(r=8)))
     predictions = [a.prediction for a in answers([Workload(model=model, setup=s) for s in setups])]
     rows = {row.cells[0]: row.cells[1:] for row in parameter_table(predictions).rows}
-    assert rows["model.layers.0-31.self_attn.q_proj"] == ("x32", "4096 x 4096", "16,777,216", "16,777,216", "65,536", "99.61 %")
+    assert rows["model.layers.0-31.self_attn.q_proj"] == (
+        "x32",
+        "4096 x 4096",
+        "16,777,216",
+        "16,777,216",
+        "65,536",
+        "99.61 %",
+    )
     assert rows["lm_head"][-1] == "frozen"
-    assert rows["all copies together"] == ("x291", "", "8,030,261,248", "8,030,261,248", "20,971,520", "99.74 %")
+    assert rows["all copies together"] == (
+        "x291",
+        "",
+        "8,030,261,248",
+        "8,030,261,248",
+        "20,971,520",
+        "99.74 %",
+    )
 
 
 def test_parameter_rows_times_copies_sum_to_the_last_row() -> None:
@@ -128,12 +165,17 @@ def test_parameter_rows_times_copies_sum_to_the_last_row() -> None:
         table = parameter_table([a.prediction for a in ask(name)])
         *parts, total = table.rows
         for column in range(3, 7):
-            summed = sum(int(row.cells[1][1:]) * int(row.cells[column].replace(",", "")) for row in parts)
+            summed = sum(
+                int(row.cells[1][1:]) * int(row.cells[column].replace(",", "")) for row in parts
+            )
             assert summed == int(total.cells[column].replace(",", ""))
 
 
 def test_layers_that_alternate_are_one_row_with_all_numbers() -> None:
-    names = [row.cells[0] for row in parameter_table([a.prediction for a in ask("google/gemma-2-2b")]).rows]
+    names = [
+        row.cells[0]
+        for row in parameter_table([a.prediction for a in ask("google/gemma-2-2b")]).rows
+    ]
     assert "model.layers.0-25.self_attn.q_proj" in names
 
 
@@ -157,9 +199,17 @@ def test_the_numbers_of_the_card_table_add_up_as_they_stand(name: str, card: str
     table = card_table(ask(name, card))
     named = {row.cells[0]: row.cells[1:] for row in table.rows}
     sums = ("peak", "reserve", "driver context", "BLAS", "fragmentation", "headroom")
-    rows = {label: [shown(text) for text in cells] for label, cells in named.items() if label.startswith(sums)}
+    rows = {
+        label: [shown(text) for text in cells]
+        for label, cells in named.items()
+        if label.startswith(sums)
+    }
     usable = shown(re.search(rf", ([0-9,.]+) {table.columns[0]} usable", table.title)[1])  # type: ignore[index]
-    parts = [rows[label] for label in rows if label.startswith(("driver context", "BLAS", "fragmentation"))]
+    parts = [
+        rows[label]
+        for label in rows
+        if label.startswith(("driver context", "BLAS", "fragmentation"))
+    ]
     assert len(parts) == 3
     for column, reserve in enumerate(rows["reserve for what tensors do not show"]):
         assert rows["peak"][column] + reserve + rows["headroom"][column] == usable
@@ -175,17 +225,29 @@ def test_room_adds_up_for_any_peak_on_any_card(peak: int, usable: int, gpu: Gpu)
     """And no number is further from the exact one than rounding is."""
     reserve = reserve_for(gpu, peak)
     fit = Fit(
-        gpu=gpu, usable_bytes=usable, peak_bytes=peak, reserve=reserve, verdict=judge(peak, usable, gpu),
-        largest_batch_size=1, longest_seq_len=1, highest_rank=None,
-    )  # fmt: skip
+        gpu=gpu,
+        usable_bytes=usable,
+        peak_bytes=peak,
+        reserve=reserve,
+        verdict=judge(peak, usable, gpu),
+        largest_batch_size=1,
+        longest_seq_len=1,
+        highest_rank=None,
+    )
     found, size = room(fit), byte_unit(usable)[1]
     assert shown(found.usable) == shown(found.peak) + shown(found.reserve) + shown(found.headroom)
-    assert shown(found.reserve) == shown(found.context) + shown(found.workspaces) + shown(found.fragmentation)
+    assert shown(found.reserve) == shown(found.context) + shown(found.workspaces) + shown(
+        found.fragmentation
+    )
     for text, exact in (
-        (found.usable, usable), (found.peak, peak), (found.headroom, fit.headroom_bytes), (found.reserve, fit.reserve_bytes),
-        (found.context, reserve.context_bytes), (found.workspaces, reserve.workspace_bytes),
+        (found.usable, usable),
+        (found.peak, peak),
+        (found.headroom, fit.headroom_bytes),
+        (found.reserve, fit.reserve_bytes),
+        (found.context, reserve.context_bytes),
+        (found.workspaces, reserve.workspace_bytes),
         (found.fragmentation, reserve.fragmentation_bytes),
-    ):  # fmt: skip
+    ):
         assert abs(float(shown(text)) - exact / size) < 0.0251
     if abs(fit.headroom_bytes) > size / 100 or fit.headroom_bytes == 0:
         assert (shown(found.headroom) >= 0) == (fit.headroom_bytes >= 0)
@@ -201,7 +263,9 @@ def test_card_of_a_model_with_unknown_activations_shows_question_marks() -> None
 def test_the_excess_of_lora_is_said_in_one_line() -> None:
     asked = ask("meta-llama/Llama-3.1-8B")
     excess = activation_excess(asked[0].prediction, asked[1].prediction)
-    lines = [line for b in model_blocks(asked, excess) if isinstance(b, Paragraph) for line in b.lines]
+    lines = [
+        line for b in model_blocks(asked, excess) if isinstance(b, Paragraph) for line in b.lines
+    ]
     assert sum("LoRA keeps more for backward than full" in line for line in lines) == 1
 
 
@@ -214,13 +278,20 @@ def test_json_is_what_the_schema_says(name: str, gpu: str | None) -> None:
     jsonschema.validate(json.loads(json.dumps(document)), schema)
     for prediction in document["predictions"]:
         assert set(prediction) == set(schema["$defs"]["prediction"]["properties"])
-        assert set(prediction["setup"]) == set(schema["$defs"]["prediction"]["properties"]["setup"]["properties"])
+        assert set(prediction["setup"]) == set(
+            schema["$defs"]["prediction"]["properties"]["setup"]["properties"]
+        )
         assert prediction["peak"] in prediction["moments"]
         timed = schema["$defs"]["prediction"]["properties"]["step_time"]["anyOf"][0]["properties"]
         if prediction["step_time"]:
             assert gpu is not None and set(prediction["step_time"]) == set(timed)
-        assert (prediction["step_time_refusal"] is None) == (gpu is None or prediction["step_time"] is not None)
-        assert prediction["parameters"]["total"] == prediction["parameters"]["base"] + prediction["parameters"]["adapter"]
+        assert (prediction["step_time_refusal"] is None) == (
+            gpu is None or prediction["step_time"] is not None
+        )
+        assert (
+            prediction["parameters"]["total"]
+            == prediction["parameters"]["base"] + prediction["parameters"]["adapter"]
+        )
         for moment in prediction["moments"]:
             assert moment["total_bytes"] == sum(moment["bytes"].values())
 
@@ -256,7 +327,11 @@ def test_explanations_use_the_predicted_numbers(name: str) -> None:
         text = render.plain(explain_blocks(answer.prediction, answer.levers), 10_000)
         assert f"{answer.prediction.parameters.base:,}" in text
         for line in text.splitlines():
-            if match := re.search(r"(?:weights|gradients|adapters): ([\d.]+ \w+) = ([\d,]+) [a-z ]+ x (\d) B \(\w+\)$", line):
+            if match := re.search(
+                r"(?:weights|gradients|adapters): ([\d.]+ \w+) = ([\d,]+) [a-z ]+ x (\d) B"
+                r" \(\w+\)$",
+                line,
+            ):
                 count = int(match[2].replace(",", "")) * int(match[3])
                 from lora_profiler.units import bytes_text
 
@@ -286,7 +361,9 @@ def test_plain_text_wraps_without_parting_numbers_from_units() -> None:
 
 
 def test_markdown_escapes_pipes_and_keeps_columns() -> None:
-    table = Table(columns=("a", "b"), rows=(Row(cells=("x|y", "1")), Row(cells=("only",), kind="section")))
+    table = Table(
+        columns=("a", "b"), rows=(Row(cells=("x|y", "1")), Row(cells=("only",), kind="section"))
+    )
     lines = render.markdown([table]).splitlines()
     assert lines == ["| a | b |", "| --- | ---: |", "| x\\|y | 1 |", "| **only** |  |"]
 

@@ -1,4 +1,5 @@
-"""The HTML page: its content without any markup, the markup read back by another parser, and the page in a real browser."""
+"""The HTML page: its content without any markup, the markup read back by another parser, and the
+page in a real browser."""
 
 import base64
 import hashlib
@@ -47,29 +48,57 @@ from records import CPU, H100, LORA_WORKLOAD, WORKLOAD, make_record
 from test_dashboard_browser import NEEDED, PROGRAM, PROGRAMS
 
 HOSTILE = (
-    "<script>alert(1)</script>", "</script><script>alert(1)</script>", "{{7*7}}", "{% include 'x' %}", "\u202egpj.exe\u2066",
-    "<!--<script>", "x" * 10_000, "'\"><img src=x onerror=alert(1)>", "</title><b>", "]]>", "\ud800", "&amp;lt;",
-)  # fmt: skip
-OF_QLORA = replace(WORKLOAD, setup=replace(WORKLOAD.setup, lora=LoraConfig(r=4), quantization=Quantization()))
-REFUSED = replace(WORKLOAD, setup=replace(WORKLOAD.setup, lora=LoraConfig(target_modules=("nowhere",))))
+    "<script>alert(1)</script>",
+    "</script><script>alert(1)</script>",
+    "{{7*7}}",
+    "{% include 'x' %}",
+    "\u202egpj.exe\u2066",
+    "<!--<script>",
+    "x" * 10_000,
+    "'\"><img src=x onerror=alert(1)>",
+    "</title><b>",
+    "]]>",
+    "\ud800",
+    "&amp;lt;",
+)
+OF_QLORA = replace(
+    WORKLOAD, setup=replace(WORKLOAD.setup, lora=LoraConfig(r=4), quantization=Quantization())
+)
+REFUSED = replace(
+    WORKLOAD, setup=replace(WORKLOAD.setup, lora=LoraConfig(target_modules=("nowhere",)))
+)
 
 
 def some_records() -> list[Record]:
-    """Full and LoRA alike, a repeat, a noisy QLoRA on a card, one out of memory, one whose reason is long, one not predicted."""
-    lora = {"num_trainable_parameters": 9_216, "peak_requested_bytes": 1_000_000, "attribution_bytes": {"activations": 1_000_000}}
+    """Full and LoRA alike, a repeat, a noisy QLoRA on a card, one out of memory, one whose reason
+    is long, one not predicted."""
+    lora = {
+        "num_trainable_parameters": 9_216,
+        "peak_requested_bytes": 1_000_000,
+        "attribution_bytes": {"activations": 1_000_000},
+    }
     return [
         make_record(flags=("unattributed_over_1_percent",)),
         make_record(LORA_WORKLOAD, **lora, phases=make_phases()),
         make_record(repeat=1, peak_requested_bytes=1_999_000),
         make_record(OF_QLORA, device=H100, status="noisy", peak_reserved_bytes=4_000_000),
         make_record(
-            replace(WORKLOAD, setup=replace(WORKLOAD.setup, batch_size=64)), status="oom", step_seconds=None,
+            replace(WORKLOAD, setup=replace(WORKLOAD.setup, batch_size=64)),
+            status="oom",
+            step_seconds=None,
             failure=Failure(reason="CUDA out of memory", phase="backward", step=2, tried_bytes=5),
         ),
-        make_record(status="crash", repeat=2, failure=Failure(reason="x" * 5000, phase="load"), peak_requested_bytes=None,
-                    peak_allocated_bytes=None, attribution_bytes=None, step_seconds=None),
+        make_record(
+            status="crash",
+            repeat=2,
+            failure=Failure(reason="x" * 5000, phase="load"),
+            peak_requested_bytes=None,
+            peak_allocated_bytes=None,
+            attribution_bytes=None,
+            step_seconds=None,
+        ),
         make_record(REFUSED),
-    ]  # fmt: skip
+    ]
 
 
 def make_phases() -> tuple[Any, ...]:
@@ -85,7 +114,11 @@ def make_phases() -> tuple[Any, ...]:
 def answered() -> list[Any]:
     model = find_model("meta-llama/Llama-3.2-1B")
     setups = [TrainSetup(seq_len=64), TrainSetup(seq_len=64, lora=LoraConfig(r=8))]
-    return answers([Workload(model=model, setup=setup) for setup in setups], find_gpu("rtx_4090"), all_levers=True)
+    return answers(
+        [Workload(model=model, setup=setup) for setup in setups],
+        find_gpu("rtx_4090"),
+        all_levers=True,
+    )
 
 
 FOUND = scored(some_records(), "analytic")
@@ -93,14 +126,15 @@ CONTENT = report_content(FOUND, answered(), title="A title")
 PAGE = write_page(CONTENT)
 
 
-# --- the page as another parser reads it ----------------------------------------------------------------------------------
+# --- the page as another parser reads it ----------------------------------------------------------
 
 
 VOID = ("meta", "br", "img", "link", "input", "hr")
 
 
 class Read(HTMLParser):
-    """Elements with their attributes, the text of each table cell and heading, and the text of scripts by id."""
+    """Elements with their attributes, the text of each table cell and heading, and the text of
+    scripts by id."""
 
     def __init__(self, page: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -143,9 +177,15 @@ class Read(HTMLParser):
             self.cells[-1][-1] += data
 
     def block(self, name: str) -> str:
-        (found,) = ((attributes, text) for attributes, text in self.scripts if attributes.get("id") == name)
+        (found,) = (
+            (attributes, text) for attributes, text in self.scripts if attributes.get("id") == name
+        )
         attributes, text = found
-        return zlib.decompress(base64.b64decode(text)).decode() if "data-packed" in attributes else text
+        return (
+            zlib.decompress(base64.b64decode(text)).decode()
+            if "data-packed" in attributes
+            else text
+        )
 
     def ids(self) -> list[str]:
         return [attributes["id"] for _, attributes in self.elements if "id" in attributes]
@@ -155,17 +195,28 @@ READ = Read(PAGE)
 
 
 def numbers_of(data: dict[str, Any]) -> set[tuple[Any, ...]]:
-    """(record id, engine, metric, category, predicted, measured, relative error) of everything compared on a page."""
+    """(record id, engine, metric, category, predicted, measured, relative error) of everything
+    compared on a page."""
     ids = data["records"]["record_id"]
     return {
-        (ids[n], c["engine"], c["metric"], c["category"], m + c["difference"][n], m, c["difference"][n] / m if m else None)
+        (
+            ids[n],
+            c["engine"],
+            c["metric"],
+            c["category"],
+            m + c["difference"][n],
+            m,
+            c["difference"][n] / m if m else None,
+        )
         for c in data["comparisons"]
         for n, m in enumerate(c["measured"])
         if m is not None
     }
 
 
-def test_every_record_and_every_number_is_that_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_record_and_every_number_is_that_of_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "records.jsonl"
     path.write_text("".join(json.dumps(record_dict(record)) + "\n" for record in some_records()))
     with pytest.raises(SystemExit):
@@ -179,17 +230,22 @@ def test_every_record_and_every_number_is_that_of_the_command_line(tmp_path: Pat
     assert [r["reason"] for r in data["refusals"]] == [r["reason"] for r in told["refusals"]]
     for name in ("status", "peak_requested_bytes", "tokens_per_step", "num_parameters"):
         assert data["records"][name] == [r["measurement"][name] for r in told["records"]]
-    medians = [median(r["measurement"]["step_seconds"]) if r["measurement"]["step_seconds"] else None for r in told["records"]]
+    medians = [
+        median(r["measurement"]["step_seconds"]) if r["measurement"]["step_seconds"] else None
+        for r in told["records"]
+    ]
     assert data["records"]["median_step_seconds"] == medians
 
 
 def test_predictions_are_those_of_predict() -> None:
-    assert json.loads(READ.block("data"))["predictions"] == json.loads(json.dumps(predict_payload(answered())["predictions"]))
+    assert json.loads(READ.block("data"))["predictions"] == json.loads(
+        json.dumps(predict_payload(answered())["predictions"])
+    )
 
 
 def test_the_order_of_columns_is_that_of_comparisons() -> None:
     """What the test above reads by position."""
-    (first, *_) = compare(FOUND[0].record, FOUND[0].prediction)  # type: ignore[arg-type]
+    first, *_ = compare(FOUND[0].record, FOUND[0].prediction)  # type: ignore[arg-type]
     names = ("record_id", "engine", "metric", "category", "predicted", "measured", "relative_error")
     assert tuple(f for f in first.__dataclass_fields__) == names
 
@@ -197,8 +253,19 @@ def test_the_order_of_columns_is_that_of_comparisons() -> None:
 def test_every_run_has_a_row_and_every_failure_its_reason() -> None:
     rows = [row for row in READ.cells if row and re.fullmatch(r"\d+", row[0]) and len(row) > 9]
     assert [row[0] for row in rows] == [str(n) for n in range(1, 8)]
-    first = dict(zip(("#", "model", "method", "setup", "status", "peak", "predicted", "error"), rows[0], strict=False))
-    assert (first["model"], first["method"], first["status"], first["peak"]) == ("tiny-gpt2", "full", "ok", "1.91 MiB")
+    first = dict(
+        zip(
+            ("#", "model", "method", "setup", "status", "peak", "predicted", "error"),
+            rows[0],
+            strict=False,
+        )
+    )
+    assert (first["model"], first["method"], first["status"], first["peak"]) == (
+        "tiny-gpt2",
+        "full",
+        "ok",
+        "1.91 MiB",
+    )
     for row, record in zip(rows, some_records(), strict=True):
         assert row[4] == labels.STATUS_LABELS[record.measurement.status]
         assert record.id.endswith(row[-1]) and len(row[-1]) > 20
@@ -213,13 +280,18 @@ def test_every_run_has_a_row_and_every_failure_its_reason() -> None:
 def test_definitions_are_all_there() -> None:
     defined = {row[0]: row[1] for row in READ.cells if len(row) == 2}
     for names, meanings in (
-        (labels.METRIC_LABELS, labels.METRIC_DEFINITIONS), (labels.CATEGORY_LABELS, labels.CATEGORY_DEFINITIONS),
-        (labels.MOMENT_LABELS, labels.MOMENT_DEFINITIONS), (labels.STATUS_LABELS, labels.STATUS_DEFINITIONS),
-    ):  # fmt: skip
+        (labels.METRIC_LABELS, labels.METRIC_DEFINITIONS),
+        (labels.CATEGORY_LABELS, labels.CATEGORY_DEFINITIONS),
+        (labels.MOMENT_LABELS, labels.MOMENT_DEFINITIONS),
+        (labels.STATUS_LABELS, labels.STATUS_DEFINITIONS),
+    ):
         assert set(names) == set(meanings)
         assert all(defined[names[name]] == meanings[name] for name in names)
     assert set(METRICS) <= set(labels.METRIC_DEFINITIONS)
-    assert (set(CATEGORIES), set(MOMENTS)) == (set(labels.CATEGORY_DEFINITIONS), set(labels.MOMENT_DEFINITIONS))
+    assert (set(CATEGORIES), set(MOMENTS)) == (
+        set(labels.CATEGORY_DEFINITIONS),
+        set(labels.MOMENT_DEFINITIONS),
+    )
     assert set(STATUSES) == set(labels.STATUS_DEFINITIONS)
     assert labels.ERROR_DEFINITION in READ.text
 
@@ -238,10 +310,21 @@ def test_headlines_are_right() -> None:
 
 
 def test_environments_are_told_once_with_packages_and_commits() -> None:
-    tables = [part for part in every_part(CONTENT) if isinstance(part, Table) and part.title.startswith("Set-up")]
-    assert [table.title for table in tables] == ["Set-up 1: A processor, 6 runs", "Set-up 2: NVIDIA H100 80GB HBM3, 1 run"]
+    tables = [
+        part
+        for part in every_part(CONTENT)
+        if isinstance(part, Table) and part.title.startswith("Set-up")
+    ]
+    assert [table.title for table in tables] == [
+        "Set-up 1: A processor, 6 runs",
+        "Set-up 2: NVIDIA H100 80GB HBM3, 1 run",
+    ]
     first = {row.cells[0]: row.cells[-1] for row in tables[0].rows}
-    assert (first["torch"], first["Python"], first["commit of this program"]) == ("2.13.0", "3.11.7", "0123abc")
+    assert (first["torch"], first["Python"], first["commit of this program"]) == (
+        "2.13.0",
+        "3.11.7",
+        "0123abc",
+    )
     assert (first["uncommitted changes"], first["memory of the device"]) == ("no", "8.00 GiB")
 
 
@@ -256,7 +339,7 @@ def every_part(content: Content) -> Iterator[Part]:
         yield from within(section.parts)
 
 
-# --- figures --------------------------------------------------------------------------------------------------------------
+# --- figures --------------------------------------------------------------------------------------
 
 
 def test_every_figure_is_on_the_page_with_words_and_numbers() -> None:
@@ -267,13 +350,28 @@ def test_every_figure_is_on_the_page_with_words_and_numbers() -> None:
     placed = [a for tag, a in READ.elements if tag == "div" and a.get("class") == "figure"]
     assert [a["id"] for a in placed] == [d.name for d in wanted]
     assert all(a["role"] == "img" and a["aria-label"] for a in placed)
-    assert {"scatter", "errors-by-family", "errors-by-metric", "peaks", "throughput"} <= {d.name for d in wanted}
-    assert {"curve-1", "curve-2", "counters-2", "layers-num-trainable-parameters", "steps-1"} <= {d.name for d in wanted}
-    assert {"p0-bars", "p0-times", "p0-curve-0", "p0-fit-1", "p0-levers-0", "p0-layers-saved-activation-bytes"} <= {
+    assert {"scatter", "errors-by-family", "errors-by-metric", "peaks", "throughput"} <= {
         d.name for d in wanted
     }
+    assert {"curve-1", "curve-2", "counters-2", "layers-num-trainable-parameters", "steps-1"} <= {
+        d.name for d in wanted
+    }
+    assert {
+        "p0-bars",
+        "p0-times",
+        "p0-curve-0",
+        "p0-fit-1",
+        "p0-levers-0",
+        "p0-layers-saved-activation-bytes",
+    } <= {d.name for d in wanted}
     elsewhere = {d.name for d in wanted if d.numbers is None}
-    assert elsewhere == {"scatter", "errors-by-family", "errors-by-metric", "p0-bars", "p0-times"}  # their captions name a table
+    assert elsewhere == {
+        "scatter",
+        "errors-by-family",
+        "errors-by-metric",
+        "p0-bars",
+        "p0-times",
+    }  # their captions name a table
     assert all("numbers are in the table" in d.caption for d in wanted if d.numbers is None)
 
 
@@ -286,16 +384,28 @@ def test_the_scatter_and_the_bars_hold_every_compared_run() -> None:
         for pair in zip(trace["x"], trace["y"], strict=True)
     ]
     compared = [s for s in FOUND if any(c.metric == "peak_requested_bytes" for c in s.comparisons)]
-    expected = [(s.record.measurement.peak_requested_bytes, s.prediction.peak.total_bytes) for s in compared if s.prediction]
+    expected = [
+        (s.record.measurement.peak_requested_bytes, s.prediction.peak.total_bytes)
+        for s in compared
+        if s.prediction
+    ]
     assert Counter(points) == Counter(expected)
     assert len(expected) >= 4
     bars = by_name["peaks"].figure["layout"]
-    said = [s.record.measurement for s in FOUND if s.record.measurement.went_through and s.record.measurement.attribution_bytes]
+    said = [
+        s.record.measurement
+        for s in FOUND
+        if s.record.measurement.went_through and s.record.measurement.attribution_bytes
+    ]
     assert bars["yaxis"]["ticktext"].count("measured") == len(said)
 
 
 def test_full_is_shown_beside_the_lora_that_differs_in_nothing_else() -> None:
-    beside = [[part.name for part in p.parts if isinstance(part, Drawing)] for p in every_part(CONTENT) if isinstance(p, Beside)]
+    beside = [
+        [part.name for part in p.parts if isinstance(part, Drawing)]
+        for p in every_part(CONTENT)
+        if isinstance(p, Beside)
+    ]
     assert ["curve-1", "curve-2"] in beside
 
 
@@ -303,7 +413,10 @@ def other_sizes() -> list[Record]:
     """Ten runs with ten batches, each with a peak of its own; LoRA only at the largest."""
     full = [replace(WORKLOAD, setup=replace(WORKLOAD.setup, batch_size=b)) for b in range(1, 11)]
     lora = replace(LORA_WORKLOAD, setup=replace(LORA_WORKLOAD.setup, batch_size=10))
-    return [make_record(w, peak_requested_bytes=3_000_000 + 100_000 * (w.setup.batch_size % 7)) for w in (*full, lora)]
+    return [
+        make_record(w, peak_requested_bytes=3_000_000 + 100_000 * (w.setup.batch_size % 7))
+        for w in (*full, lora)
+    ]
 
 
 def test_runs_are_alike_only_where_nothing_but_the_method_differs() -> None:
@@ -316,19 +429,32 @@ def test_runs_are_alike_only_where_nothing_but_the_method_differs() -> None:
 def test_of_many_runs_the_worst_are_shown_besides_the_largest_and_the_rest_in_folds() -> None:
     found = scored(other_sizes(), "analytic")
     errors = {
-        n: abs(c.relative_error or 0) for n, s in enumerate(found, 1) for c in s.comparisons if c.metric == "peak_requested_bytes"
+        n: abs(c.relative_error or 0)
+        for n, s in enumerate(found, 1)
+        for c in s.comparisons
+        if c.metric == "peak_requested_bytes"
     }
-    by_name = {d.name: d for section in report_content(found).sections for d in drawings(section.parts)}
-    heads = [note["text"].split(" ")[0] for note in by_name["peaks-worst"].figure["layout"]["annotations"]]
+    by_name = {
+        d.name: d for section in report_content(found).sections for d in drawings(section.parts)
+    }
+    heads = [
+        note["text"].split(" ")[0]
+        for note in by_name["peaks-worst"].figure["layout"]["annotations"]
+    ]
     assert heads == [f"#{n}" for n in sorted(errors, key=lambda n: -errors[n])[:4]]
-    largest = [note["text"].split(" ")[0] for note in by_name["peaks"].figure["layout"]["annotations"]]
+    largest = [
+        note["text"].split(" ")[0] for note in by_name["peaks"].figure["layout"]["annotations"]
+    ]
     assert largest == ["#6", "#11"]  # 3.6 MB the first full one, and the only LoRA
     assert by_name["peaks-0"].figure["layout"]["yaxis"]["ticktext"].count("measured") == 11
 
 
 def test_whiskers_are_the_rates_at_the_ends_of_the_interval_of_the_median() -> None:
-    """Ten steps: the interval of the median is from the second smallest to the second largest (Conover), 0.10 to 0.11 s here."""
-    (drawing,) = (d for section in CONTENT.sections for d in drawings(section.parts) if d.name == "throughput")
+    """Ten steps: the interval of the median is from the second smallest to the second largest
+    (Conover), 0.10 to 0.11 s here."""
+    (drawing,) = (
+        d for section in CONTENT.sections for d in drawings(section.parts) if d.name == "throughput"
+    )
     bar = next(trace for trace in drawing.figure["data"] if trace["type"] == "bar")
     tokens = 16
     assert bar["x"][0] == pytest.approx(tokens / 0.1)
@@ -336,7 +462,7 @@ def test_whiskers_are_the_rates_at_the_ends_of_the_interval_of_the_median() -> N
     assert bar["x"][0] + bar["error_x"]["array"][0] == pytest.approx(tokens / 0.1)
 
 
-# --- markup ---------------------------------------------------------------------------------------------------------------
+# --- markup ---------------------------------------------------------------------------------------
 
 
 def test_plotly_is_inside_once_and_nothing_is_asked_of_anybody() -> None:
@@ -344,16 +470,39 @@ def test_plotly_is_inside_once_and_nothing_is_asked_of_anybody() -> None:
 
     assert READ.block("plotly") == get_plotlyjs()
     assert sum("plotly" in a.get("id", "") for _, a in READ.elements) == 1
-    assert not {tag for tag, _ in READ.elements} & {"link", "img", "iframe", "object", "embed", "base", "form"}
+    assert not {tag for tag, _ in READ.elements} & {
+        "link",
+        "img",
+        "iframe",
+        "object",
+        "embed",
+        "base",
+        "form",
+    }
     for tag, attributes in READ.elements:
-        assert not {name for name in attributes if name.startswith("on") or name in ("src", "srcset", "action", "ping")}, tag
+        assert not {
+            name
+            for name in attributes
+            if name.startswith("on") or name in ("src", "srcset", "action", "ping")
+        }, tag
         assert attributes.get("href", "#").startswith("#")
     assert "url(" not in PAGE and "@import" not in PAGE
-    (policy,) = (a["content"] for tag, a in READ.elements if a.get("http-equiv") == "Content-Security-Policy")
+    (policy,) = (
+        a["content"] for tag, a in READ.elements if a.get("http-equiv") == "Content-Security-Policy"
+    )
     parts = dict(part.split(" ", 1) for part in policy.split("; "))
-    assert parts["default-src"] == parts["connect-src"] == parts["form-action"] == parts["base-uri"] == "'none'"
+    assert (
+        parts["default-src"]
+        == parts["connect-src"]
+        == parts["form-action"]
+        == parts["base-uri"]
+        == "'none'"
+    )
     (script,) = (text for attributes, text in READ.scripts if "id" not in attributes)
-    digests = {f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in (script, get_plotlyjs())}
+    digests = {
+        f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'"
+        for s in (script, get_plotlyjs())
+    }
     assert set(parts["script-src"].split()) == digests
 
 
@@ -369,13 +518,20 @@ def test_headings_ids_links_and_tables_make_sense() -> None:
         if "aria-labelledby" in attributes:
             assert attributes["aria-labelledby"] in ids
     assert {a.get("scope") for tag, a in READ.elements if tag == "th"} <= {"col", "row", "rowgroup"}
-    assert all(a["aria-label"] and a["tabindex"] == "0" for tag, a in READ.elements if a.get("role") == "region")
+    assert all(
+        a["aria-label"] and a["tabindex"] == "0"
+        for tag, a in READ.elements
+        if a.get("role") == "region"
+    )
     assert ("html", {"lang": "en"}) in READ.elements
     assert READ.headings[0][1] == "A title"
 
 
 def test_the_same_content_makes_the_same_page() -> None:
-    assert write_page(report_content(scored(some_records(), "analytic"), answered(), title="A title")) == PAGE
+    assert (
+        write_page(report_content(scored(some_records(), "analytic"), answered(), title="A title"))
+        == PAGE
+    )
 
 
 def test_nothing_of_this_machine_or_this_day_is_on_the_page() -> None:
@@ -401,18 +557,31 @@ def test_a_page_of_failures_alone_and_of_answers_alone() -> None:
     Read(write_page(alone))
 
 
-# --- text from elsewhere --------------------------------------------------------------------------------------------------
+# --- text from elsewhere --------------------------------------------------------------------------
 
 
 def named(text: str) -> list[Record]:
     """Records in which everything that a file can say in words is `text`."""
     model = replace(WORKLOAD.model, id=text)
-    environment = {"packages": {text: text}, "variables": {text: text}, "commit": text, "command": text, "platform": text}
+    environment = {
+        "packages": {text: text},
+        "variables": {text: text},
+        "commit": text,
+        "command": text,
+        "platform": text,
+    }
     return [
-        make_record(replace(WORKLOAD, model=model), environment=environment, device=replace(CPU, name=text)),
+        make_record(
+            replace(WORKLOAD, model=model), environment=environment, device=replace(CPU, name=text)
+        ),
         make_record(replace(LORA_WORKLOAD, model=model), environment=environment),
-        make_record(replace(WORKLOAD, model=model), repeat=1, status="oom", failure=Failure(reason=text, phase=text)),
-    ]  # fmt: skip
+        make_record(
+            replace(WORKLOAD, model=model),
+            repeat=1,
+            status="oom",
+            failure=Failure(reason=text, phase=text),
+        ),
+    ]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -422,7 +591,12 @@ def test_names_from_elsewhere_are_harmless(text: str) -> None:
     page = write_page(content)
     page.encode("utf-8")
     read = Read(page)
-    assert len(read.scripts) == 4 and [a.get("id") for a, _ in read.scripts] == ["data", "figures", "plotly", None]
+    assert len(read.scripts) == 4 and [a.get("id") for a, _ in read.scripts] == [
+        "data",
+        "figures",
+        "plotly",
+        None,
+    ]
     assert not {tag for tag, _ in read.elements} & {"img", "b", "iframe"}
     assert sum(tag == "title" for tag, _ in read.elements) == 1
     assert all(not name.startswith("on") for _, attributes in read.elements for name in attributes)
@@ -459,24 +633,37 @@ def test_a_foreign_page_has_no_data() -> None:
         embedded_data("<html><script>data</script></html>")
 
 
-# --- many -----------------------------------------------------------------------------------------------------------------
+# --- many -----------------------------------------------------------------------------------------
 
 
 def test_ten_thousand_records_fit_a_page_that_holds_them_all() -> None:
-    """Eight questions, each run 1,250 times with numbers of its own; every twentieth ran out of memory."""
+    """Eight questions, each run 1,250 times with numbers of its own; every twentieth ran out of
+    memory."""
     import random
 
     draw = random.Random(7)
-    setups = [(s.record, replace(s.record.workload.setup, batch_size=b)) for b in (1, 2, 3, 4) for s in FOUND[:2]]
-    bases = scored([replace(r, workload=replace(r.workload, setup=setup)) for r, setup in setups], "analytic")
+    setups = [
+        (s.record, replace(s.record.workload.setup, batch_size=b))
+        for b in (1, 2, 3, 4)
+        for s in FOUND[:2]
+    ]
+    bases = scored(
+        [replace(r, workload=replace(r.workload, setup=setup)) for r, setup in setups], "analytic"
+    )
     many: list[Scored] = []
     for n in range(10_000):
         base = bases[n % len(bases)]
         measured = base.record.measurement
         size = round((measured.peak_requested_bytes or 0) * draw.uniform(0.9, 1.1))
-        changed: dict[str, Any] = {"peak_requested_bytes": size, "saved_activation_bytes": size // 3}
+        changed: dict[str, Any] = {
+            "peak_requested_bytes": size,
+            "saved_activation_bytes": size // 3,
+        }
         if n % 20 == 0:
-            changed |= {"status": "oom", "failure": Failure(reason="out of memory", phase="backward", step=n)}
+            changed |= {
+                "status": "oom",
+                "failure": Failure(reason="out of memory", phase="backward", step=n),
+            }
         record = replace(base.record, repeat=n, measurement=replace(measured, **changed))
         assert base.prediction is not None
         many.append(replace(base, record=record, comparisons=compare(record, base.prediction)))
@@ -496,7 +683,7 @@ def test_ten_thousand_records_fit_a_page_that_holds_them_all() -> None:
     assert sum("out of memory" in row[4:5] for row in read.cells) >= 500
 
 
-# --- the project's own reports --------------------------------------------------------------------------------------------
+# --- the project's own reports --------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -505,18 +692,29 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reports")
     environment = {k: v for k, v in os.environ.items() if k != "LORA_PROFILER_CACHE"}
     subprocess.run(
-        [sys.executable, "-m", "benchmarks.reports", "--output", str(folder)], check=True, capture_output=True, env=environment,
+        [sys.executable, "-m", "benchmarks.reports", "--output", str(folder)],
+        check=True,
+        capture_output=True,
+        env=environment,
         cwd=RECORDS.parents[1],
-    )  # fmt: skip
+    )
     return folder
 
 
 def test_committed_reports_are_what_the_generator_makes(generated: Path) -> None:
-    assert sorted(p.name for p in REPORTS.iterdir()) == sorted(p.name for p in generated.iterdir()) != []
+    assert (
+        sorted(p.name for p in REPORTS.iterdir())
+        == sorted(p.name for p in generated.iterdir())
+        != []
+    )
     for path in sorted(generated.iterdir()):
         fresh, committed = path.read_text("utf-8"), (REPORTS / path.name).read_text("utf-8")
-        assert embedded_data(committed) == embedded_data(fresh), f"{path.name} is old: python -m benchmarks.reports"
-        if generator(committed) == generator(fresh):  # another version of plotly draws the same data
+        assert embedded_data(committed) == embedded_data(fresh), (
+            f"{path.name} is old: python -m benchmarks.reports"
+        )
+        if generator(committed) == generator(
+            fresh
+        ):  # another version of plotly draws the same data
             assert committed == fresh, f"{path.name} is old: python -m benchmarks.reports"
 
 
@@ -536,22 +734,29 @@ def test_a_committed_report_holds_every_committed_record(machine: Path) -> None:
     assert all(any(i.endswith(tail) for tail in tails if len(tail) > 20) for i in wanted)
 
 
-# --- what must be installed -----------------------------------------------------------------------------------------------
+# --- what must be installed -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("missing", ["jinja2", "plotly"])
-def test_without_a_library_the_message_says_what_to_install(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_library_the_message_says_what_to_install(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import importlib.util
 
     there = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else there(name))
-    with pytest.raises(UsageError, match=re.escape(f"the report needs {missing}: pip install 'lora-profiler[report]'")):
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == missing else there(name)
+    )
+    with pytest.raises(
+        UsageError,
+        match=re.escape(f"the report needs {missing}: pip install 'lora-profiler[report]'"),
+    ):
         page_write.check_installed()
     with pytest.raises(UsageError, match=missing):
         write_page(report_content([]))
 
 
-# --- in a browser ---------------------------------------------------------------------------------------------------------
+# --- in a browser ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -562,7 +767,9 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=PROGRAM, args=["--no-sandbox", "--disable-background-networking"])
+        found = driver.chromium.launch(
+            executable_path=PROGRAM, args=["--no-sandbox", "--disable-background-networking"]
+        )
         yield found
         found.close()
 
@@ -574,7 +781,8 @@ ALL_DRAWN = (
 
 
 def until(page: Any, expression: str) -> None:
-    """Waits until it is true. Asked from outside: the page lets nobody evaluate text, not even Playwright's own waiting."""
+    """Waits until it is true. Asked from outside: the page lets nobody evaluate text, not even
+    Playwright's own waiting."""
     deadline = time.monotonic() + 30
     while not page.evaluate(expression):
         assert time.monotonic() < deadline, expression
@@ -585,14 +793,18 @@ class Opened:
     """A page in the browser with all that it asked for and complained of."""
 
     def __init__(self, browser: Any, path: Path, **options: Any) -> None:
-        self.context = browser.new_context(viewport={"width": options.pop("width", 1200), "height": 900}, **options)
+        self.context = browser.new_context(
+            viewport={"width": options.pop("width", 1200), "height": 900}, **options
+        )
         self.page = self.context.new_page()
         self.wrong: list[str] = []
         address = path.absolute().as_uri()
         self.page.on("console", lambda m: self.wrong.append(f"console: {m.text}"))
         self.page.on("pageerror", lambda e: self.wrong.append(f"error: {e}"))
         self.page.on("dialog", lambda d: (self.wrong.append(f"dialog: {d.message}"), d.dismiss()))
-        self.page.on("request", lambda r: r.url in (address,) or self.wrong.append(f"asked: {r.url[:80]}"))
+        self.page.on(
+            "request", lambda r: r.url in (address,) or self.wrong.append(f"asked: {r.url[:80]}")
+        )
         self.page.goto(address)
         until(self.page, ALL_DRAWN)
 
@@ -618,10 +830,14 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
 
 @pytest.mark.browser
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 800)])
-def test_a_browser_draws_every_figure_in_the_colours_of_its_scheme(opened: Any, scheme: Any, width: int) -> None:
+def test_a_browser_draws_every_figure_in_the_colours_of_its_scheme(
+    opened: Any, scheme: Any, width: int
+) -> None:
     page = opened(PAGE, color_scheme=scheme, width=width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    papers = page.evaluate("[...document.querySelectorAll('.js-plotly-plot')].map((e) => e.layout.paper_bgcolor)")
+    papers = page.evaluate(
+        "[...document.querySelectorAll('.js-plotly-plot')].map((e) => e.layout.paper_bgcolor)"
+    )
     assert set(papers) == {palette.colour(palette.PAPER, scheme)}
     for drawing in drawings(part for section in CONTENT.sections for part in section.parts):
         expected = drawing.figure if scheme == "light" else charts.figure.repainted(drawing.figure)
@@ -661,8 +877,14 @@ def test_the_numbers_of_the_page_can_be_downloaded(opened: Any) -> None:
     assert [row["record_id"] for row in rows] == data["records"]["record_id"]
     assert [row["reason"] for row in rows] == [reason or "" for reason in data["records"]["reason"]]
     found = list(csv.DictReader(downloaded("comparisons, CSV").splitlines()))
-    told = {(*row[:4], *map(str, row[4:6]), "" if row[6] is None else float(row[6])) for row in numbers_of(data)}
-    assert {(*list(r.values())[:6], float(r["relative_error"]) if r["relative_error"] else "") for r in found} == told
+    told = {
+        (*row[:4], *map(str, row[4:6]), "" if row[6] is None else float(row[6]))
+        for row in numbers_of(data)
+    }
+    assert {
+        (*list(r.values())[:6], float(r["relative_error"]) if r["relative_error"] else "")
+        for r in found
+    } == told
 
 
 @pytest.mark.browser
@@ -677,7 +899,9 @@ def test_folds_draw_their_figures_when_they_are_opened(opened: Any) -> None:
 
 @pytest.mark.browser
 def test_hostile_names_do_nothing_in_a_browser(opened: Any) -> None:
-    records = [replace(record, repeat=n) for n, text in enumerate(HOSTILE) for record in named(text)]
+    records = [
+        replace(record, repeat=n) for n, text in enumerate(HOSTILE) for record in named(text)
+    ]
     page = opened(write_page(report_content(scored(records, "analytic"), title=HOSTILE[0])))
     assert page.locator("svg a, svg image, main img").count() == 0
     assert page.locator("h1").inner_text() == HOSTILE[0]

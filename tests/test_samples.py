@@ -1,4 +1,5 @@
-"""The median's confidence interval against tables and against the binomial distribution summed term by term."""
+"""The median's confidence interval against tables and against the binomial distribution summed term
+by term."""
 
 import math
 import random
@@ -9,13 +10,19 @@ from lora_profiler.records.statistics import median_interval, relative_half_widt
 
 
 def rank_by_definition(n: int) -> int:
-    """The largest k with P(k <= binomial(n, 1/2) <= n - k) >= 95 %, in whole numbers; 1 where there is none."""
-    good = [k for k in range(1, n // 2 + 1) if 100 * sum(math.comb(n, i) for i in range(k, n - k + 1)) >= 95 * 2**n]
+    """The largest k with P(k <= binomial(n, 1/2) <= n - k) >= 95 %, in whole numbers; 1 where there
+    is none."""
+    good = [
+        k
+        for k in range(1, n // 2 + 1)
+        if 100 * sum(math.comb(n, i) for i in range(k, n - k + 1)) >= 95 * 2**n
+    ]
     return max(good, default=1)
 
 
 @pytest.mark.parametrize(
-    ("n", "low", "high"), [(6, 1, 6), (8, 1, 8), (9, 2, 8), (10, 2, 9), (20, 6, 15), (30, 10, 21), (50, 18, 33)]
+    ("n", "low", "high"),
+    [(6, 1, 6), (8, 1, 8), (9, 2, 8), (10, 2, 9), (20, 6, 15), (30, 10, 21), (50, 18, 33)],
 )
 def test_ranks_of_the_usual_tables(n: int, low: int, high: int) -> None:
     """The symmetric intervals that textbooks tabulate for the sign test turned round."""

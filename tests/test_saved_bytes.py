@@ -1,6 +1,8 @@
-"""What autograd keeps: equal to `saved_tensors_hooks` on real models to the byte, and to formulas worked out by hand.
+"""What autograd keeps: equal to `saved_tensors_hooks` on real models to the byte, and to formulas
+worked out by hand.
 
-The whole grid is run by `benchmarks/saved_bytes.py`; here are 200 of its cases, drawn by a fixed seed.
+The whole grid is run by `benchmarks/saved_bytes.py`; here are 200 of its cases, drawn by a fixed
+seed.
 """
 
 import re
@@ -30,28 +32,43 @@ def saved(model: ModelSpec, **fields) -> int:
     return found
 
 
-# --- against real models ------------------------------------------------------------------------------------------------
+# --- against real models --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", cases.sample(200, seed=20), ids=str)
 def test_equal_to_autograd(case):
-    storages = oracle.saved_by_storage(oracle.build(cases.CONFIGS[case.config], case.setup), case.setup)
+    storages = oracle.saved_by_storage(
+        oracle.build(cases.CONFIGS[case.config], case.setup), case.setup
+    )
     prediction = predict(cases.workload(case))
     assert prediction.saved_activation_bytes == sum(s.bytes for s in storages)
-    assert prediction.saved_activation_bytes == sum(row.saved_activation_bytes for row in prediction.layers)
+    assert prediction.saved_activation_bytes == sum(
+        row.saved_activation_bytes for row in prediction.layers
+    )
     if case.setup.batch_size > 1:  # with one sample a rotary table has the shape of a single head
-        ours = {row.name: row.saved_activation_bytes for row in prediction.layers if row.saved_activation_bytes}
+        ours = {
+            row.name: row.saved_activation_bytes
+            for row in prediction.layers
+            if row.saved_activation_bytes
+        }
         real = real_by_module(storages, {row.name for row in prediction.layers}, case)
         depth = 1 if case.config in RESIDUAL_DROPOUT else 2
         assert by_part(ours, depth) == by_part(real, depth)
 
 
-def real_by_module(storages: list[oracle.Saved], names: set[str], case: cases.Case) -> dict[str, int]:
-    """Bytes by the predictor's name of a module: PEFT's wrappers removed, functions without weights given to their parent."""
+def real_by_module(
+    storages: list[oracle.Saved], names: set[str], case: cases.Case
+) -> dict[str, int]:
+    """Bytes by the predictor's name of a module: PEFT's wrappers removed, functions without weights
+    given to their parent."""
     result: dict[str, int] = defaultdict(int)
     for storage in storages:
         name = storage.module.removeprefix("base_model.model").removeprefix(".")
-        name = "rotary_emb" if is_shared(storage, case) else re.sub(r"\.(base_layer|lora_\w+)\b.*$", "", name)
+        name = (
+            "rotary_emb"
+            if is_shared(storage, case)
+            else re.sub(r"\.(base_layer|lora_\w+)\b.*$", "", name)
+        )
         while name and name not in names and not LAYER.fullmatch(name):
             name = name.rpartition(".")[0]
         result[name or "loss"] += storage.bytes
@@ -59,19 +76,26 @@ def real_by_module(storages: list[oracle.Saved], names: set[str], case: cases.Ca
 
 
 def is_shared(storage: oracle.Saved, case: cases.Case) -> bool:
-    """Rotary tables, and the mask that GPT-2 hands to its checkpointed layers: the only ones without a batch dimension or
-    with one for heads."""
+    """Rotary tables, and the mask that GPT-2 hands to its checkpointed layers: the only ones
+    without a batch dimension or with one for heads."""
     size, seq = case.setup.batch_size, case.setup.seq_len
     mask = case.setup.checkpointing and storage.shape == (size, 1, seq, seq)
     return mask or (len(storage.shape) > 2 and storage.shape[0] == 1 and seq in storage.shape)
 
 
 def by_part(sizes: dict[str, int], depth: int) -> dict[str, int]:
-    """Summed over the layers (depth 1) or their parts (2: norms, attention, MLP); what lies outside them with the loss."""
+    """Summed over the layers (depth 1) or their parts (2: norms, attention, MLP); what lies outside
+    them with the loss."""
     result: dict[str, int] = defaultdict(int)
     for name, size in sizes.items():
         layer = IN_LAYER.match(name)
-        place = ".".join(filter(None, layer.groups()[:depth])) if layer else name if name == "rotary_emb" else "outside"
+        place = (
+            ".".join(filter(None, layer.groups()[:depth]))
+            if layer
+            else name
+            if name == "rotary_emb"
+            else "outside"
+        )
         result[place] += size
     return result
 
@@ -79,13 +103,22 @@ def by_part(sizes: dict[str, int], depth: int) -> dict[str, int]:
 @pytest.mark.parametrize("method", ["full", "all", "dropout"])
 @pytest.mark.parametrize("name", [n for n in cases.CONFIGS if n not in RESIDUAL_DROPOUT])
 def test_every_module_keeps_what_autograd_keeps_there(name, method):
-    """Module by module, but for Gemma 2's cap of the logits, which is booked with the head and runs in no module."""
+    """Module by module, but for Gemma 2's cap of the logits, which is booked with the head and runs
+    in no module."""
     lora = cases.methods(cases.family(name))[method]
     case = cases.Case(name, method, TrainSetup(lora=lora, batch_size=2, seq_len=24, device="cpu"))
     prediction = predict(cases.workload(case))
     names = {row.name for row in prediction.layers}
-    real = real_by_module(oracle.saved_by_storage(oracle.build(cases.CONFIGS[name], case.setup), case.setup), names, case)
-    ours = {row.name: row.saved_activation_bytes for row in prediction.layers if row.saved_activation_bytes}
+    real = real_by_module(
+        oracle.saved_by_storage(oracle.build(cases.CONFIGS[name], case.setup), case.setup),
+        names,
+        case,
+    )
+    ours = {
+        row.name: row.saved_activation_bytes
+        for row in prediction.layers
+        if row.saved_activation_bytes
+    }
     if cases.family(name) == "gemma2":
         for sizes in (ours, real):
             sizes["loss"] += sizes.pop("lm_head", 0)
@@ -97,19 +130,31 @@ def test_every_module_keeps_what_autograd_keeps_there(name, method):
 @pytest.mark.parametrize("name", cases.CONFIGS)
 def test_autocast(name, method, dtype):
     lora = cases.methods(cases.family(name))[method]
-    setup = TrainSetup(lora=lora, batch_size=2, seq_len=24, dtype=dtype, precision="amp", device="cpu")
+    setup = TrainSetup(
+        lora=lora, batch_size=2, seq_len=24, dtype=dtype, precision="amp", device="cpu"
+    )
     real = oracle.saved_activation_bytes(oracle.build(cases.CONFIGS[name], setup), setup)
     assert predict(Workload(model=cases.spec_of(name), setup=setup)).saved_activation_bytes == real
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 @pytest.mark.parametrize("recipe", ["stock", "kbit", "trl"])
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "opt-varied", "gemma2-varied", "qwen3_moe-varied"])
+@pytest.mark.parametrize(
+    "name", ["llama", "qwen2", "gpt2", "opt-varied", "gemma2-varied", "qwen3_moe-varied"]
+)
 def test_qlora(name, recipe, checkpointing):
-    """A first forward pass is let by: in it, 4-bit layers replace biases that the k-bit recipe made float32."""
+    """A first forward pass is let by: in it, 4-bit layers replace biases that the k-bit recipe made
+    float32."""
     lora = cases.methods(cases.family(name))["bf16" if recipe == "trl" else "all"]
     quantization = Quantization(recipe=recipe)
-    setup = TrainSetup(lora=lora, quantization=quantization, batch_size=2, seq_len=24, checkpointing=checkpointing, device="cpu")
+    setup = TrainSetup(
+        lora=lora,
+        quantization=quantization,
+        batch_size=2,
+        seq_len=24,
+        checkpointing=checkpointing,
+        device="cpu",
+    )
     model = oracle.build(cases.CONFIGS[name], setup)
     oracle.forward(model, setup, oracle.make_batch(model, setup))
     real = oracle.saved_activation_bytes(model, setup)
@@ -119,7 +164,9 @@ def test_qlora(name, recipe, checkpointing):
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe-varied"])
 def test_expert_adapters_under_autocast_are_an_estimate(name):
     """Not followed to the byte, and the answer says so."""
-    setup = TrainSetup(lora=LoraConfig(r=3), batch_size=2, seq_len=16, precision="amp", device="cpu")
+    setup = TrainSetup(
+        lora=LoraConfig(r=3), batch_size=2, seq_len=16, precision="amp", device="cpu"
+    )
     real = oracle.saved_activation_bytes(oracle.build(cases.CONFIGS[name], setup), setup)
     found = predict(Workload(model=cases.spec_of(name), setup=setup))
     assert found.exactness == "estimate"
@@ -129,10 +176,12 @@ def test_expert_adapters_under_autocast_are_an_estimate(name):
 def test_the_grid_is_large_and_covers_every_family():
     assert len(cases.grid()) >= 1000
     assert len(set(map(str, cases.grid()))) == len(cases.grid())
-    assert {cases.family(c.config) for c in cases.sample(200, seed=20)} == {c["model_type"] for c in cases.CONFIGS.values()}
+    assert {cases.family(c.config) for c in cases.sample(200, seed=20)} == {
+        c["model_type"] for c in cases.CONFIGS.values()
+    }
 
 
-# --- toy numbers that others took from the same versions -----------------------------------------------------------------
+# --- toy numbers that others took from the same versions ------------------------------------------
 
 
 @pytest.mark.parametrize("family", test_oracle.SAVED)
@@ -163,34 +212,64 @@ def test_toy_models(family):
 def test_toy_models_by_the_rules_of_cuda(family, unpadded, padding):
     """Flash adds 24 bytes of random state a layer; LayerNorm's statistics are float32.
 
-    Heads of 12 are padded to 16, and q, k, v and the output kept so: of 48 tokens in bfloat16, a layer keeps 18,432 bytes instead
-    of 13,824 for Llama; 24,576 instead of 18,432 for GPT-2, whose q, k and v were parts of one tensor of the same size. The
-    output without its padding is a copy of 4,608 bytes, which the projection after it keeps where it trains.
+    Heads of 12 are padded to 16, and q, k, v and the output kept so: of 48 tokens in bfloat16, a
+    layer keeps 18,432 bytes instead of 13,824 for Llama; 24,576 instead of 18,432 for GPT-2, whose
+    q, k and v were parts of one tensor of the same size. The output without its padding is a copy
+    of 4,608 bytes, which the projection after it keeps where it trains.
     """
     few, every = LoraConfig(r=4, target_modules=cases.FEW.get(family, QV)), LoraConfig(r=4)
-    setups = ({}, {"lora": few}, {"lora": every}, {"checkpointing": True}, {"lora": every, "checkpointing": True})
-    found = tuple(saved(cases.spec_of(family), batch_size=2, seq_len=24, **fields) for fields in setups)
+    setups = (
+        {},
+        {"lora": few},
+        {"lora": every},
+        {"checkpointing": True},
+        {"lora": every, "checkpointing": True},
+    )
+    found = tuple(
+        saved(cases.spec_of(family), batch_size=2, seq_len=24, **fields) for fields in setups
+    )
     added = (padding + 4_608, padding, padding, 0, 0)
     assert found == tuple(bare + 3 * more for bare, more in zip(unpadded, added, strict=True))
 
 
 @pytest.mark.parametrize(
     ("rank", "batch", "seq", "dtype", "expected"),
-    [(33, 4, 40, "bfloat16", 1_589_124), (33, 4, 40, "float32", 1_549_444), (1, 2, 63, "bfloat16", 1_026_652)],
+    [
+        (33, 4, 40, "bfloat16", 1_589_124),
+        (33, 4, 40, "float32", 1_549_444),
+        (1, 2, 63, "bfloat16", 1_026_652),
+    ],
 )
 def test_rank_and_size(rank, batch, seq, dtype, expected):
-    changes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8, "head_dim": 8, "intermediate_size": 96}
-    model = model_from_config(cases.CONFIGS["llama"] | changes | {"vocab_size": 333}, id="wide", source="test")
-    assert saved(model, batch_size=batch, seq_len=seq, dtype=dtype, lora=LoraConfig(r=rank), device="cpu") == expected
+    changes = {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 8,
+        "head_dim": 8,
+        "intermediate_size": 96,
+    }
+    model = model_from_config(
+        cases.CONFIGS["llama"] | changes | {"vocab_size": 333}, id="wide", source="test"
+    )
+    assert (
+        saved(
+            model, batch_size=batch, seq_len=seq, dtype=dtype, lora=LoraConfig(r=rank), device="cpu"
+        )
+        == expected
+    )
 
 
-# --- published sizes ----------------------------------------------------------------------------------------------------
+# --- published sizes ------------------------------------------------------------------------------
 
 
 def changed(name: str, **fields) -> ModelSpec:
     """A bundled model with other config fields."""
     model = find_model(name)
-    return replace(model, config={**model.config, **fields}, fingerprint=f"{model.fingerprint}-{sorted(fields.items())}")
+    return replace(
+        model,
+        config={**model.config, **fields},
+        fingerprint=f"{model.fingerprint}-{sorted(fields.items())}",
+    )
 
 
 NO_DROPOUT = {"attention_dropout": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
@@ -201,14 +280,27 @@ PUBLISHED = [
         (1, 256),
         (240_663_564, 216_870_924, 337_293_324, 59_771_916, 360_951_820),
     ),
-    ("Qwen/Qwen2.5-0.5B", {}, (2, 96), (382_627_588, 337_012_228, 494_200_324, 125_634_820, 581_518_852)),
-    ("gpt2", NO_DROPOUT, (2, 128), (184_548_356, 165_080_068, 222_292_996, 56_578_052, 316_689_412)),
+    (
+        "Qwen/Qwen2.5-0.5B",
+        {},
+        (2, 96),
+        (382_627_588, 337_012_228, 494_200_324, 125_634_820, 581_518_852),
+    ),
+    (
+        "gpt2",
+        NO_DROPOUT,
+        (2, 128),
+        (184_548_356, 165_080_068, 222_292_996, 56_578_052, 316_689_412),
+    ),
 ]
 
 
-@pytest.mark.parametrize(("name", "fields", "size", "expected"), PUBLISHED, ids=[row[0] for row in PUBLISHED])
+@pytest.mark.parametrize(
+    ("name", "fields", "size", "expected"), PUBLISHED, ids=[row[0] for row in PUBLISHED]
+)
 def test_published_sizes(name, fields, size, expected):
-    """Full; q and v; all linears; all with checkpointing; all on a float32 model. Taken from real models on the CPU."""
+    """Full; q and v; all linears; all with checkpointing; all on a float32 model. Taken from real
+    models on the CPU."""
     model, every = changed(name, **fields), LoraConfig(r=16)
     few = LoraConfig(r=16, target_modules=cases.FEW.get(model.model_type, QV))
     common = {"batch_size": size[0], "seq_len": size[1], "device": "cpu"}
@@ -221,7 +313,7 @@ def test_published_sizes(name, fields, size, expected):
     ) == expected
 
 
-# --- Llama-3-8B by hand -------------------------------------------------------------------------------------------------
+# --- Llama-3-8B by hand ---------------------------------------------------------------------------
 
 LLAMA3 = "meta-llama/Meta-Llama-3-8B"
 ALL, ALL16 = LoraConfig(r=16), LoraConfig(r=16, adapter_dtype="bfloat16")
@@ -230,14 +322,21 @@ EAGER: dict[str, object] = {"device": "cpu", "attention": "eager"}
 F32: dict[str, object] = {"device": "cpu", "dtype": "float32"}
 MASKED: dict[str, object] = {"device": "cpu"}
 
-# what trains; setup; bytes a token of a later layer, of layer 0 and of the head; in each also per r and per s
+# what trains; setup; bytes a token of a later layer, of layer 0 and of the head; in each also per r
+# and per s
 HAND = {
     "full": (None, FLASH, (200_840, 200_840, 545_804), 0, 0),
     "q and v": (LoraConfig(target_modules=QV), FLASH, (172_168, 155_780, 529_420), 8, 0),
     "all": (ALL, FLASH, (295_048, 278_660, 529_420), 28, 0),
     "all, bf16 adapters": (ALL16, FLASH, (184_456, 168_068, 529_420), 14, 0),
     "all, dropout": (replace(ALL, lora_dropout=0.05), FLASH, (333_960, 305_284, 529_420), 28, 0),
-    "all, bf16 adapters, dropout": (replace(ALL16, lora_dropout=0.05), FLASH, (256_136, 227_460, 529_420), 14, 0),
+    "all, bf16 adapters, dropout": (
+        replace(ALL16, lora_dropout=0.05),
+        FLASH,
+        (256_136, 227_460, 529_420),
+        14,
+        0,
+    ),
     "full, masked": (None, MASKED, (213_128, 213_128, 545_804), 0, 2),
     "all, masked": (ALL, MASKED, (307_336, 290_948, 529_420), 28, 2),
     "full, eager": (None, EAGER, (213_000, 213_000, 545_804), 0, 192),
@@ -247,10 +346,13 @@ HAND = {
 }
 
 
-@pytest.mark.parametrize(("batch", "seq", "rank"), [(1, 2048, 16), (2, 1000, 16), (3, 4096, 64), (8, 129, 1), (1, 64, 8)])
+@pytest.mark.parametrize(
+    ("batch", "seq", "rank"), [(1, 2048, 16), (2, 1000, 16), (3, 4096, 64), (8, 129, 1), (1, 64, 8)]
+)
 @pytest.mark.parametrize("row", HAND)
 def test_llama3_by_hand(row, batch, seq, rank):
-    """Rows with a mask are Mistral's: the same layers with a sliding window that the sequence fills."""
+    """Rows with a mask are Mistral's: the same layers with a sliding window that the sequence
+    fills."""
     lora, fields, (later, first, head), per_rank, per_seq = HAND[row]
     model = find_model(LLAMA3)
     if fields is MASKED:
@@ -281,7 +383,8 @@ def test_llama3_totals(fields, expected):
 
 
 def test_lora_with_the_defaults_keeps_more_than_full_fine_tuning():
-    """2048 tokens of Llama-3-8B, GB: 14.28 full; 20.42, 13.15 (bfloat16 adapters), 12.34 (q and v), 22.94 (dropout)."""
+    """2048 tokens of Llama-3-8B, GB: 14.28 full; 20.42, 13.15 (bfloat16 adapters), 12.34 (q and v),
+    22.94 (dropout)."""
     loras = (None, ALL, ALL16, LoraConfig(target_modules=QV), replace(ALL, lora_dropout=0.05))
     found = [saved(find_model(LLAMA3), batch_size=1, seq_len=2048, lora=lora) for lora in loras]
     assert [round(size / 1e9, 2) for size in found] == [14.28, 20.42, 13.15, 12.34, 22.94]
@@ -295,14 +398,18 @@ def test_gpt2_by_hand(batch, seq, rank):
     few = LoraConfig(r=rank, target_modules=("c_attn",))
     end = 12 * 24 + 4
     assert saved(model, **common) == tokens * (12 * 43_072 + 204_116) + end + 8 * tokens + 8 * seq
-    assert saved(model, **common, lora=few) == tokens * (11 * 36_928 + 35_384 + 12 * 4 * rank + 202_580) + end
+    assert (
+        saved(model, **common, lora=few)
+        == tokens * (11 * 36_928 + 35_384 + 12 * 4 * rank + 202_580) + end
+    )
     every = tokens * (12 * (55_360 + 16 * rank) - 1544 + 202_580) + end
     assert saved(model, **common, lora=replace(few, target_modules="all-linear")) == every
 
 
 @pytest.mark.parametrize(("batch", "seq", "rank"), [(2, 512, 16), (4, 100, 8)])
 def test_mixtral_by_hand(batch, seq, rank):
-    """Per layer 24 bytes of random state and 8 group offsets; the experts' part does not depend on the routing."""
+    """Per layer 24 bytes of random state and 8 group offsets; the experts' part does not depend on
+    the routing."""
     model, tokens = find_model("mistralai/Mixtral-8x7B-v0.1"), batch * seq
     common = {"batch_size": batch, "seq_len": seq}
     vocabulary, norm = 4 * 32_000 + 8, 6 * 4096 + 4
@@ -310,12 +417,18 @@ def test_mixtral_by_hand(batch, seq, rank):
     assert saved(model, **common) == full
     lora = LoraConfig(r=rank, target_modules=cases.ATTENTION)
     first = 4 * 4096 + 4  # layer 0's norm keeps nothing: its input needs no gradient
-    adapted = tokens * (32 * (307_452 + 16 * rank) - first + norm - 2 * 4096 + vocabulary) + 32 * 56 + 512 * seq + 4
+    adapted = (
+        tokens * (32 * (307_452 + 16 * rank) - first + norm - 2 * 4096 + vocabulary)
+        + 32 * 56
+        + 512 * seq
+        + 4
+    )
     assert saved(model, **common, lora=lora) == adapted
 
 
 def test_expert_adapters_keep_merged_copies_of_the_weights():
-    """PEFT makes W + BA of every expert stack anew, and autograd keeps it: 2.82 GB a layer of Mixtral-8x7B."""
+    """PEFT makes W + BA of every expert stack anew, and autograd keeps it: 2.82 GB a layer of
+    Mixtral-8x7B."""
     model = find_model("mistralai/Mixtral-8x7B-v0.1")
     common = {"batch_size": 1, "seq_len": 8}
     attention = saved(model, **common, lora=LoraConfig(target_modules=cases.ATTENTION))

@@ -1,4 +1,5 @@
-"""Many records beside their predictions: one prediction a workload, refusals that spoil nothing, no trace."""
+"""Many records beside their predictions: one prediction a workload, refusals that spoil nothing, no
+trace."""
 
 import gc
 from collections.abc import Iterator
@@ -20,12 +21,17 @@ from lora_profiler.workload import LoraConfig, Workload
 from record_strategies import records as any_record
 
 STRANGE = replace(
-    records.WORKLOAD, setup=replace(records.WORKLOAD.setup, lora=LoraConfig(target_modules=("nothing_of_the_kind",)))
+    records.WORKLOAD,
+    setup=replace(records.WORKLOAD.setup, lora=LoraConfig(target_modules=("nothing_of_the_kind",))),
 )
 
 
 def test_each_record_has_the_prediction_and_comparisons_of_its_workload() -> None:
-    made = [records.make_record(), records.make_record(records.LORA_WORKLOAD), records.make_record(repeat=1)]
+    made = [
+        records.make_record(),
+        records.make_record(records.LORA_WORKLOAD),
+        records.make_record(repeat=1),
+    ]
     found = scored(made)
     assert [s.record for s in found] == made
     for s in found:
@@ -43,7 +49,9 @@ def test_one_prediction_for_each_distinct_workload(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(module, "predict", counted)
     twice = [records.WORKLOAD, records.LORA_WORKLOAD, STRANGE] * 2
-    found = scored(records.make_record(replace(workload), repeat=i) for i, workload in enumerate(twice))
+    found = scored(
+        records.make_record(replace(workload), repeat=i) for i, workload in enumerate(twice)
+    )
     assert asked == [records.WORKLOAD, records.LORA_WORKLOAD, STRANGE]
     assert found[0].prediction is found[3].prediction is not None
     assert found[0].comparisons[0].record_id != found[3].comparisons[0].record_id
@@ -76,8 +84,14 @@ def test_nothing_is_traced(engine: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_engine_that_was_asked_for_answers() -> None:
-    known, unknown = records.make_record(), records.make_record(replace(records.WORKLOAD, model=find_model("microsoft/phi-2")))
-    assert [s.prediction.engine for s in scored([known, unknown], "analytic") if s.prediction] == ["analytic", "analytic"]
+    known, unknown = (
+        records.make_record(),
+        records.make_record(replace(records.WORKLOAD, model=find_model("microsoft/phi-2"))),
+    )
+    assert [s.prediction.engine for s in scored([known, unknown], "analytic") if s.prediction] == [
+        "analytic",
+        "analytic",
+    ]
 
 
 @pytest.mark.parametrize("made", [[], [records.make_record()]])

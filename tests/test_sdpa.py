@@ -1,6 +1,8 @@
-"""The rule of SDPA's kernels against what the CUDA builds of torch chose themselves: every cell of `data/sdpa_choices.json`.
+"""The rule of SDPA's kernels against what the CUDA builds of torch chose themselves: every cell of
+`data/sdpa_choices.json`.
 
-The file is made by `benchmarks/sdpa_choices.py`, on torch's own dispatcher; the rule is written from its source.
+The file is made by `benchmarks/sdpa_choices.py`, on torch's own dispatcher; the rule is written
+from its source.
 """
 
 import json
@@ -21,7 +23,8 @@ WIDTHS = [tuple(int(part) for part in width.split("/")) for width in CHOICES["ab
 
 
 def trained(row: Mapping[str, Any]) -> bool:
-    """What training meets: gradients, torch's own order; q, k and v of one length are asked for below."""
+    """What training meets: gradients, torch's own order; q, k and v of one length are asked for
+    below."""
     return "on" in row["grad"] and "default" in row["setting"]
 
 
@@ -30,7 +33,9 @@ def cells(version: str) -> Iterator[tuple[SdpaCall, Platform, str]]:
     torch = version_of(version)
     assert torch is not None
     for row in filter(trained, CHOICES["rows"]):
-        for release, capability, dtype, heads, mask, dropout, length in product(*(row[axis] for axis in AXES)):
+        for release, capability, dtype, heads, mask, dropout, length in product(
+            *(row[axis] for axis in AXES)
+        ):
             platform = Platform(capability=int(capability), torch=torch)
             is_single = heads == "8/1"
             if release != version or "/" in length:
@@ -54,7 +59,11 @@ def cells(version: str) -> Iterator[tuple[SdpaCall, Platform, str]]:
 @pytest.mark.parametrize("version", CHOICES["about"]["torch"])
 def test_the_rule_takes_what_torch_takes(version: str) -> None:
     found = list(cells(version))
-    wrong = [(call, platform, torchs) for call, platform, torchs in found if cuda_backend(call, platform) != torchs]
+    wrong = [
+        (call, platform, torchs)
+        for call, platform, torchs in found
+        if cuda_backend(call, platform) != torchs
+    ]
     assert not wrong, f"{len(wrong)} of {len(found)}, first: {wrong[0]}"
     assert {platform.capability for _, platform, _ in found} >= {70, 75, 80, 86, 89, 90, 100, 120}
     assert {call.dtype for call, _, _ in found} == {"float32", "float16", "bfloat16"}

@@ -1,4 +1,5 @@
-"""The options of a setup are the same ones, with the same defaults, whichever face asks for them."""
+"""The options of a setup are the same ones, with the same defaults, whichever face asks for
+them."""
 
 from dataclasses import fields
 
@@ -39,7 +40,12 @@ def test_an_option_that_no_method_reads_is_refused_by_its_name(name: str) -> Non
 
 
 def test_lists_are_text_with_commas() -> None:
-    options = SetupOptions(methods=("lora",), targets="c_attn, c_proj", layers_to_transform="0,2-4,3", modules_to_save="lm_head")
+    options = SetupOptions(
+        methods=("lora",),
+        targets="c_attn, c_proj",
+        layers_to_transform="0,2-4,3",
+        modules_to_save="lm_head",
+    )
     (setup,) = setups(GPT2, options, ())
     assert setup.lora is not None
     assert setup.lora.target_modules == ("c_attn", "c_proj")
@@ -50,10 +56,12 @@ def test_lists_are_text_with_commas() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"targets": "c_attn,,"}, "--targets"), ({"layers_to_transform": "3-1"}, "--layers-to-transform"),
-        ({"layers_to_transform": "0-999999999"}, "no model has that many"), ({"modules_to_save": ","}, "--modules-to-save"),
+        ({"targets": "c_attn,,"}, "--targets"),
+        ({"layers_to_transform": "3-1"}, "--layers-to-transform"),
+        ({"layers_to_transform": "0-999999999"}, "no model has that many"),
+        ({"modules_to_save": ","}, "--modules-to-save"),
     ],
-)  # fmt: skip
+)
 def test_text_that_is_no_list_is_refused(change: dict[str, str], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         setups(GPT2, SetupOptions(methods=("lora",), **change), ())  # type: ignore[arg-type]

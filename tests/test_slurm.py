@@ -1,4 +1,5 @@
-"""A suite as an array job: what Slurm is asked for; its tasks, run by hand, leave records that `compare` reads as one set."""
+"""A suite as an array job: what Slurm is asked for; its tasks, run by hand, leave records that
+`compare` reads as one set."""
 
 import json
 import os
@@ -29,7 +30,9 @@ CONDITIONS = Conditions(memory_steps=2, min_timed_steps=0)
 
 def case(seed: int = 0, **changes: object) -> Case:
     setup = replace(SETUP, **changes)  # type: ignore[arg-type]
-    return make_case(Workload(model=suite_models.tiny(), setup=setup), replace(CONDITIONS, seed=seed))
+    return make_case(
+        Workload(model=suite_models.tiny(), setup=setup), replace(CONDITIONS, seed=seed)
+    )
 
 
 def bench(*arguments: str) -> int:
@@ -38,14 +41,16 @@ def bench(*arguments: str) -> int:
     return int(ended.value.code or 0)
 
 
-# --- what is asked for ----------------------------------------------------------------------------------------------------
+# --- what is asked for ----------------------------------------------------------------------------
 
 
 def test_on_the_cpu_a_case_asks_for_its_predicted_peak_and_a_process() -> None:
     planned = planned_elsewhere(case())
     peak = planned.prediction.peak.total_bytes
     assert needs(planned, 3) == Needs(cpus=3, gpus=0, memory_bytes=peak + PROCESS_BYTES)
-    in_budget = replace(planned, case=replace(planned.case, conditions=replace(CONDITIONS, budget_bytes=1000)))
+    in_budget = replace(
+        planned, case=replace(planned.case, conditions=replace(CONDITIONS, budget_bytes=1000))
+    )
     assert needs(in_budget, 1).memory_bytes == 1000 + PROCESS_BYTES
 
 
@@ -65,31 +70,50 @@ def test_processors_are_as_many_as_threads_were_asked_for(given: str, found: int
 
 def test_the_script_asks_slurm_for_it() -> None:
     text = slurm.script(
-        12, Needs(cpus=4, gpus=2, memory_bytes=2**30 + 1), Path("/jobs/a"), suite="tiny", timeout_seconds=90, python="/py"
+        12,
+        Needs(cpus=4, gpus=2, memory_bytes=2**30 + 1),
+        Path("/jobs/a"),
+        suite="tiny",
+        timeout_seconds=90,
+        python="/py",
     )
-    options = [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH ")]
+    options = [
+        line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH ")
+    ]
     assert options == [
-        "--job-name=lora-profile-tiny", "--array=1-12", "--requeue", "--open-mode=append", "--nodes=1", "--ntasks=1",
-        "--cpus-per-task=4", "--gpus-per-node=2", "--mem=1025M", "--time=7",
-    ]  # fmt: skip
+        "--job-name=lora-profile-tiny",
+        "--array=1-12",
+        "--requeue",
+        "--open-mode=append",
+        "--nodes=1",
+        "--ntasks=1",
+        "--cpus-per-task=4",
+        "--gpus-per-node=2",
+        "--mem=1025M",
+        "--time=7",
+    ]
     assert text.startswith("#!/bin/bash\n#SBATCH ")
     assert "OMP_NUM_THREADS=4" in text
 
 
 def test_without_gpus_and_memory_nothing_is_said_of_them() -> None:
-    text = slurm.script(1, Needs(cpus=1, gpus=0, memory_bytes=0), Path("/jobs"), suite="tiny", timeout_seconds=60)
+    text = slurm.script(
+        1, Needs(cpus=1, gpus=0, memory_bytes=0), Path("/jobs"), suite="tiny", timeout_seconds=60
+    )
     assert "--gpus" not in text
     assert "--mem" not in text
 
 
-# --- the folder -----------------------------------------------------------------------------------------------------------
+# --- the folder -----------------------------------------------------------------------------------
 
 
 def test_cases_come_back_from_their_files(tmp_path: Path) -> None:
     cases = [case(), case(seed=3), replace(case(), repeat=2, weights="hub")]
     write_cases(cases, tmp_path / "cases")
     found = [read_case(tmp_path / "cases" / f"{number}.json") for number in (1, 2, 3)]
-    assert [(c.key, c.repeat, c.weights) for c in found] == [(c.key, c.repeat, c.weights) for c in cases]
+    assert [(c.key, c.repeat, c.weights) for c in found] == [
+        (c.key, c.repeat, c.weights) for c in cases
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"workload": {}}', "[" * 100_000])
@@ -99,14 +123,32 @@ def test_a_file_without_a_case_is_refused(tmp_path: Path, text: str) -> None:
         read_case(tmp_path / "case.json")
 
 
-def test_the_command_writes_the_folder_and_only_force_writes_it_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_the_folder_and_only_force_writes_it_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "a job"
-    arguments = ("--suite", "tiny", "--device", "cuda", "--cpus-per-case", "2", "--emit", "sbatch", "-o", str(folder))
+    arguments = (
+        "--suite",
+        "tiny",
+        "--device",
+        "cuda",
+        "--cpus-per-case",
+        "2",
+        "--emit",
+        "sbatch",
+        "-o",
+        str(folder),
+    )
     assert bench(*arguments) == 0
     out, err = capsys.readouterr()
     assert out == ""
     assert f"cd '{folder}' && sbatch run.sbatch" in err
-    assert sorted(p.name for p in (folder / "cases").iterdir()) == ["1.json", "2.json", "3.json", "4.json"]
+    assert sorted(p.name for p in (folder / "cases").iterdir()) == [
+        "1.json",
+        "2.json",
+        "3.json",
+        "4.json",
+    ]
     text = (folder / "run.sbatch").read_text()
     assert "--array=1-4\n" in text
     assert "--gpus-per-node=1\n" in text
@@ -120,7 +162,9 @@ def test_the_command_writes_the_folder_and_only_force_writes_it_again(tmp_path: 
     assert (folder / "results" / "1.jsonl").read_text() == "kept"
 
 
-def test_a_folder_of_something_else_is_never_written_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_something_else_is_never_written_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     assert bench("--suite", "tiny", "--emit", "sbatch", "-o", str(tmp_path), "--force") == 2
     assert "is not empty" in capsys.readouterr().err
@@ -132,8 +176,14 @@ def test_a_folder_of_something_else_is_never_written_to(tmp_path: Path, capsys: 
     [
         (("--emit", "sbatch", "-o", "job", "gpt2"), "add --suite NAME"),
         (("--suite", "tiny", "--emit", "sbatch"), "name a new one with -o DIR"),
-        (("--suite", "tiny", "--emit", "sbatch", "-o", "job", "--resume"), "--resume has no meaning with --emit"),
-        (("--suite", "tiny", "--emit", "sbatch", "-o", "job", "--format", "json"), "--format has no meaning with --emit"),
+        (
+            ("--suite", "tiny", "--emit", "sbatch", "-o", "job", "--resume"),
+            "--resume has no meaning with --emit",
+        ),
+        (
+            ("--suite", "tiny", "--emit", "sbatch", "-o", "job", "--format", "json"),
+            "--format has no meaning with --emit",
+        ),
         (("--suite", "tiny", "--emit", "sbatch", "-o", "no/where/job"), "There is no folder"),
         (("--suite", "tiny", "--emit", "slurm", "-o", "job"), "sbatch"),
         (("--suite", "tinny", "--emit", "sbatch", "-o", "job"), "Did you mean tiny"),
@@ -144,7 +194,11 @@ def test_a_folder_of_something_else_is_never_written_to(tmp_path: Path, capsys: 
     ],
 )
 def test_a_wrong_question_is_refused(
-    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert bench(*arguments) == 2
@@ -152,26 +206,34 @@ def test_a_wrong_question_is_refused(
     assert not (tmp_path / "job").exists()
 
 
-# --- its tasks ------------------------------------------------------------------------------------------------------------
+# --- its tasks ------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_tasks_run_by_hand_leave_records_that_compare_reads_as_one_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two cases that really train, in a folder whose name a shell could take apart; then the first is given to its task again."""
+    """Two cases that really train, in a folder whose name a shell could take apart; then the first
+    is given to its task again."""
     folder = tmp_path / 'two of \'em; $HOME "job"'
     cases = [case(), case(seed=1)]
     asked = [needs(planned_elsewhere(each), 1) for each in cases]
     slurm.emit(cases, asked, folder, suite="tiny", timeout_seconds=120.0, force=False)
     script = folder / "run.sbatch"
     assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | {"PYTHONPATH": str(ROOT)}
+    environment = {
+        name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"
+    } | {"PYTHONPATH": str(ROOT)}
 
     def task(number: str | None) -> "subprocess.CompletedProcess[str]":
         given = {} if number is None else {"SLURM_ARRAY_TASK_ID": number}
         return subprocess.run(
-            ["bash", script], env=environment | given, cwd=tmp_path, capture_output=True, text=True, check=False
+            ["bash", script],
+            env=environment | given,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     for number in ("1", "2"):
@@ -185,7 +247,9 @@ def test_tasks_run_by_hand_leave_records_that_compare_reads_as_one_set(
 
     stores = [read_records(folder / "results" / f"{number}.jsonl").records for number in (1, 2)]
     assert [[r.case_key for r in records] for records in stores] == [[each.key] for each in cases]
-    assert {r.environment.variables["OMP_NUM_THREADS"] for records in stores for r in records} == {"1"}
+    assert {r.environment.variables["OMP_NUM_THREADS"] for records in stores for r in records} == {
+        "1"
+    }
 
     # the same case in a store of an earlier attempt: the newest counts, once
     (record,) = stores[0]

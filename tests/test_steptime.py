@@ -1,4 +1,5 @@
-"""Step time: the roofline worked by hand, constants found again in times made of them, intervals, and the committed results."""
+"""Step time: the roofline worked by hand, constants found again in times made of them, intervals,
+and the committed results."""
 
 import json
 import subprocess
@@ -17,30 +18,67 @@ from lora_profiler.catalog import find_gpu
 from lora_profiler.errors import UsageError
 from lora_profiler.kernels import Gemm, Kernel, StepKernels
 from lora_profiler.prediction import FlopCount
-from lora_profiler.steptime import Constants, Fixed, Rates, constants_for, predict_step_time, rates_of
+from lora_profiler.steptime import (
+    Constants,
+    Fixed,
+    Rates,
+    constants_for,
+    predict_step_time,
+    rates_of,
+)
 from lora_profiler.steptime.families import bundled, half_width
 from lora_profiler.steptime.fit import Fitted, Measured, fit, leave_out
-from lora_profiler.steptime.roofline import Load, Step, StepLoad, copy_seconds, loaded, tiled_flops, weights
+from lora_profiler.steptime.roofline import (
+    Load,
+    Step,
+    StepLoad,
+    copy_seconds,
+    loaded,
+    tiled_flops,
+    weights,
+)
 from lora_profiler.steptime.update import CLIPPING_PASSES, update_bytes
 from lora_profiler.workload import TrainSetup
 
 MB = 2**20
-CARD = Rates(bandwidth=1e12, tensor_flops=100e12, fp32_flops=10e12, l2_bytes=40 * MB, processors=100)
+CARD = Rates(
+    bandwidth=1e12, tensor_flops=100e12, fp32_flops=10e12, l2_bytes=40 * MB, processors=100
+)
 FIXED = Fixed()
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "step_time.json"
 
 
 def memory(moved: int, count: int = 1) -> Kernel:
-    return Kernel(kind="memory", op="add", phase="forward", module="", read_bytes=moved, written_bytes=0, count=count)
+    return Kernel(
+        kind="memory",
+        op="add",
+        phase="forward",
+        module="",
+        read_bytes=moved,
+        written_bytes=0,
+        count=count,
+    )
 
 
 def product(m: int, n: int, k: int, **more: Any) -> Kernel:
     gemm = Gemm(m=m, n=n, k=k)
-    usual: dict[str, Any] = {"dtype": "bfloat16", "read_bytes": 2 * (m + n) * k, "written_bytes": 2 * m * n}
-    return Kernel(kind="gemm", op="mm", phase="forward", module="", gemm=gemm, flops=gemm.flops, **{**usual, **more})
+    usual: dict[str, Any] = {
+        "dtype": "bfloat16",
+        "read_bytes": 2 * (m + n) * k,
+        "written_bytes": 2 * m * n,
+    }
+    return Kernel(
+        kind="gemm",
+        op="mm",
+        phase="forward",
+        module="",
+        gemm=gemm,
+        flops=gemm.flops,
+        **{**usual, **more},
+    )
 
 
-# --- the roofline ----------------------------------------------------------------------------------------------------
+# --- the roofline ---------------------------------------------------------------------------------
 
 
 def test_bytes_far_beyond_the_cache_take_the_bandwidth() -> None:
@@ -60,7 +98,15 @@ def test_nothing_moved_takes_no_time_and_an_unknown_cache_saves_none() -> None:
 
 @pytest.mark.parametrize(
     ("m", "n", "columns"),
-    [(25600, 128, 128), (25600, 100, 128), (25600, 129, 256), (25600, 64, 64), (25600, 40, 64), (25600, 32, 32), (25600, 1, 32)],
+    [
+        (25600, 128, 128),
+        (25600, 100, 128),
+        (25600, 129, 256),
+        (25600, 64, 64),
+        (25600, 40, 64),
+        (25600, 32, 32),
+        (25600, 1, 32),
+    ],
 )
 def test_short_sides_are_padded_to_tiles(m: int, n: int, columns: int) -> None:
     assert tiled_flops(Gemm(m=m, n=n, k=10), 0) == 2 * m * columns * 10
@@ -72,7 +118,8 @@ def test_long_sides_are_padded_to_256() -> None:
 
 
 def test_tiles_run_in_whole_waves() -> None:
-    """The example of PyTorch's matmul shapes on an A100's 108 multiprocessors: 1792 squared is 98 tiles, one column more 120."""
+    """The example of PyTorch's matmul shapes on an A100's 108 multiprocessors: 1792 squared is 98
+    tiles, one column more 120."""
     fits, spills = Gemm(m=1792, n=1792, k=64), Gemm(m=1793, n=1793, k=64)
     assert tiled_flops(fits, 108) == fits.flops
     assert tiled_flops(spills, 108) == pytest.approx(2 * 2048 * 1920 * 64 * 216 / 120)
@@ -85,7 +132,10 @@ def test_a_product_takes_the_longer_of_flops_and_bytes() -> None:
     for kernel in (big, small):
         assert kernel.gemm is not None
         flops, copy, rest = weights(kernel, CARD, FIXED)
-        assert (flops, copy) == (tiled_flops(kernel.gemm, 100) / 100e12, copy_seconds(kernel.moved_bytes, CARD, FIXED))
+        assert (flops, copy) == (
+            tiled_flops(kernel.gemm, 100) / 100e12,
+            copy_seconds(kernel.moved_bytes, CARD, FIXED),
+        )
         assert rest == 0
     assert weights(big, CARD, FIXED)[0] > weights(big, CARD, FIXED)[1]
     assert weights(small, CARD, FIXED)[0] < weights(small, CARD, FIXED)[1]
@@ -102,20 +152,41 @@ def test_float32_products_reach_seven_tenths_of_their_own_peak() -> None:
     )
 
 
-@pytest.mark.parametrize(("kind", "share"), [("attention_forward", 0.85), ("attention_backward", 0.68)])
+@pytest.mark.parametrize(
+    ("kind", "share"), [("attention_forward", 0.85), ("attention_backward", 0.68)]
+)
 def test_attention_reaches_a_share_of_eta(kind: Any, share: float) -> None:
-    kernel = Kernel(kind=kind, op="", phase="forward", module="", read_bytes=8, written_bytes=8, flops=10**12, dtype="bfloat16")
+    kernel = Kernel(
+        kind=kind,
+        op="",
+        phase="forward",
+        module="",
+        read_bytes=8,
+        written_bytes=8,
+        flops=10**12,
+        dtype="bfloat16",
+    )
     assert weights(kernel, CARD, FIXED)[0] == pytest.approx(1e12 / (100e12 * share))
 
 
 def test_dequantising_takes_a_quarter_of_the_bandwidth() -> None:
-    kernel = Kernel(kind="dequantise", op="", phase="forward", module="", read_bytes=10, written_bytes=15, parameters=10)
+    kernel = Kernel(
+        kind="dequantise",
+        op="",
+        phase="forward",
+        module="",
+        read_bytes=10,
+        written_bytes=15,
+        parameters=10,
+    )
     assert weights(kernel, CARD, FIXED) == (0.0, 0.0, 25 / 0.25e12)
 
 
 def test_a_step_by_hand() -> None:
     step = Step(
-        micro=StepKernels(kernels=(memory(4000 * MB, count=3),), tokens=7, trainable={}), accumulation=4, update_bytes=500 * 10**6
+        micro=StepKernels(kernels=(memory(4000 * MB, count=3),), tokens=7, trainable={}),
+        accumulation=4,
+        update_bytes=500 * 10**6,
     )
     load = loaded(step, CARD, FIXED)
     device = 3 * copy_seconds(4000 * MB, CARD, FIXED) / 0.5
@@ -133,24 +204,42 @@ def test_the_update_by_optimizer() -> None:
     assert update_bytes(TrainSetup(optimizer="adafactor"), trainable) is None
 
 
-# --- the fit ----------------------------------------------------------------------------------------------------
+# --- the fit --------------------------------------------------------------------------------------
 
 LOADS = st.lists(
-    st.builds(lambda product, ratio: Load("gemm", product, product * ratio, 0.0, 1), st.floats(0.01, 1.0), st.floats(0.02, 50.0)),
+    st.builds(
+        lambda product, ratio: Load("gemm", product, product * ratio, 0.0, 1),
+        st.floats(0.01, 1.0),
+        st.floats(0.02, 50.0),
+    ),
     min_size=1,
     max_size=6,
 )
 ANCHORS = (
-    StepLoad((Load("gemm", 1.0, 0.01, 0.0, 1),), host=0.01, update=0.0, accumulation=1, besides=0.03),
-    StepLoad((Load("memory", 0.0, 1.0, 0.0, 1),), host=0.01, update=0.1, accumulation=2, besides=0.03),
+    StepLoad(
+        (Load("gemm", 1.0, 0.01, 0.0, 1),), host=0.01, update=0.0, accumulation=1, besides=0.03
+    ),
+    StepLoad(
+        (Load("memory", 0.0, 1.0, 0.0, 1),), host=0.01, update=0.1, accumulation=2, besides=0.03
+    ),
 )
 """A step of products alone and one of copies alone: with them neither constant is open."""
 
 
-@given(eta=st.floats(0.3, 1.2), beta=st.floats(0.3, 1.0), more=st.lists(LOADS, min_size=0, max_size=8))
+@given(
+    eta=st.floats(0.3, 1.2), beta=st.floats(0.3, 1.0), more=st.lists(LOADS, min_size=0, max_size=8)
+)
 @settings(max_examples=60, deadline=None)
-def test_a_fit_finds_the_constants_that_made_the_times(eta: float, beta: float, more: list[list[Load]]) -> None:
-    steps = [*ANCHORS, *(StepLoad(tuple(loads), host=0.02, update=0.0, accumulation=1, besides=0.0) for loads in more)]
+def test_a_fit_finds_the_constants_that_made_the_times(
+    eta: float, beta: float, more: list[list[Load]]
+) -> None:
+    steps = [
+        *ANCHORS,
+        *(
+            StepLoad(tuple(loads), host=0.02, update=0.0, accumulation=1, besides=0.0)
+            for loads in more
+        ),
+    ]
     found = fit([Measured(str(i), step, step.seconds(eta, beta)) for i, step in enumerate(steps)])
     assert found.eta == pytest.approx(eta, rel=1e-5)
     assert found.beta == pytest.approx(beta, rel=1e-5)
@@ -158,7 +247,11 @@ def test_a_fit_finds_the_constants_that_made_the_times(eta: float, beta: float, 
 
 def test_one_wrong_row_hardly_moves_a_fit() -> None:
     rows = [
-        Measured(f"{i}", replace(step, besides=0.01 * i), replace(step, besides=0.01 * i).seconds(0.8, 0.6))
+        Measured(
+            f"{i}",
+            replace(step, besides=0.01 * i),
+            replace(step, besides=0.01 * i).seconds(0.8, 0.6),
+        )
         for i in range(10)
         for step in ANCHORS
     ]
@@ -194,33 +287,48 @@ def test_a_fitted_row_is_no_test() -> None:
 
 
 def test_left_out_groups_are_predicted_by_the_others() -> None:
-    rows = [Measured(f"{g}{i}", step, step.seconds(0.8, 0.6)) for g in "ab" for i, step in enumerate(ANCHORS)]
+    rows = [
+        Measured(f"{g}{i}", step, step.seconds(0.8, 0.6))
+        for g in "ab"
+        for i, step in enumerate(ANCHORS)
+    ]
     rows += [Measured(f"c{i}", step, 2 * step.seconds(0.8, 0.6)) for i, step in enumerate(ANCHORS)]
     errors = leave_out(rows, {row.id: row.id[0] for row in rows})
     assert set(errors) == {row.id for row in rows}
     assert [errors[f"c{i}"] for i in (0, 1)] == pytest.approx([-0.5, -0.5], abs=1e-3)
 
 
-# --- predicting ----------------------------------------------------------------------------------------------------
+# --- predicting -----------------------------------------------------------------------------------
 
-STEP = StepKernels(kernels=(product(16384, 4096, 4096), memory(400 * MB, count=5)), tokens=16384, trainable={4: 10**6})
+STEP = StepKernels(
+    kernels=(product(16384, 4096, 4096), memory(400 * MB, count=5)),
+    tokens=16384,
+    trainable={4: 10**6},
+)
 
 
 def test_a_prediction_adds_up() -> None:
     setup = TrainSetup(accumulation=3)
     found = predict_step_time(
-        STEP, find_gpu("a100_sxm_80gb"), setup, FlopCount(forward=10**12, backward=2 * 10**12, recompute=0, tokens=1)
+        STEP,
+        find_gpu("a100_sxm_80gb"),
+        setup,
+        FlopCount(forward=10**12, backward=2 * 10**12, recompute=0, tokens=1),
     )
     assert found is not None
     assert found.calibrated and found.likeness == "fitted" and found.constants.family == "a100"
     device = sum(s for kind, s in found.by_kind.items() if kind not in ("update", "besides")) / 3
     micro = hypot(device, 6 * 15e-6)
-    assert found.seconds == pytest.approx(3 * micro + found.by_kind["update"] + found.by_kind["besides"])
+    assert found.seconds == pytest.approx(
+        3 * micro + found.by_kind["update"] + found.by_kind["besides"]
+    )
     assert found.share_of_host == pytest.approx(6 * 15e-6 / micro)
     assert found.tokens_per_second == pytest.approx(3 * 16384 / found.seconds)
     assert found.mfu == pytest.approx(3 * 3e12 / (found.seconds * 312e12))
     width = half_width("fitted", found.share_of_host)
-    assert (found.seconds / found.low - 1, 1 - found.seconds / found.high) == pytest.approx((width, width))
+    assert (found.seconds / found.low - 1, 1 - found.seconds / found.high) == pytest.approx(
+        (width, width)
+    )
 
 
 def test_without_flops_no_mfu_and_without_a_peak_no_time() -> None:
@@ -260,7 +368,9 @@ def test_which_constants_a_card_takes(card: str, family: str, likeness: str) -> 
 def test_intervals_widen_with_what_is_not_known() -> None:
     own, like = half_width("fitted", 0.01), half_width("same class", 0.01)
     assert like == pytest.approx(hypot(own, 0.08))
-    assert half_width("same class", 0.01, stated_kernels=False) == pytest.approx((own**2 + 0.08**2 + 0.1**2) ** 0.5)
+    assert half_width("same class", 0.01, stated_kernels=False) == pytest.approx(
+        (own**2 + 0.08**2 + 0.1**2) ** 0.5
+    )
     assert half_width("other class", 0.01) == 0.40
     shares = [share for share, _ in bundled().half_widths]
     found = [half_width("fitted", share) for share in (*shares, 2.0)]
@@ -269,7 +379,9 @@ def test_intervals_widen_with_what_is_not_known() -> None:
 
 def test_known_figures_of_cards() -> None:
     a100, h100 = rates_of(find_gpu("a100_sxm_80gb")), rates_of(find_gpu("h100_pcie_80gb"))
-    assert a100 == Rates(bandwidth=2039e9, tensor_flops=312e12, fp32_flops=19.5e12, l2_bytes=40 * MB, processors=108)
+    assert a100 == Rates(
+        bandwidth=2039e9, tensor_flops=312e12, fp32_flops=19.5e12, l2_bytes=40 * MB, processors=108
+    )
     assert h100 is not None and (h100.processors, h100.l2_bytes) == (114, 50 * MB)
     unknown = rates_of(find_gpu("mi300x_192gb"))
     assert unknown is not None and (unknown.processors, unknown.l2_bytes) == (0, 0)
@@ -280,14 +392,18 @@ def test_predicting_loads_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-# --- the committed results --------------------------------------------------------------------------------------------
+# --- the committed results ------------------------------------------------------------------------
 
 
 def errors_of(name: str) -> list[float]:
-    return sorted(abs(row[name]) for row in json.loads(RESULTS.read_text())["rows"] if row[name] is not None)
+    return sorted(
+        abs(row[name]) for row in json.loads(RESULTS.read_text())["rows"] if row[name] is not None
+    )
 
 
-@pytest.mark.parametrize(("name", "middle"), [("error_model_left_out", 0.03), ("error_source_left_out", 0.04)])
+@pytest.mark.parametrize(
+    ("name", "middle"), [("error_model_left_out", 0.03), ("error_source_left_out", 0.04)]
+)
 def test_public_rows_reach_their_marks(name: str, middle: float) -> None:
     found = errors_of(name)
     assert len(found) == 72
@@ -299,7 +415,11 @@ def test_the_package_s_constants_are_those_of_the_results() -> None:
     results = json.loads(RESULTS.read_text())
     assert [list(pair) for pair in bundled().half_widths] == results["half_widths"]
     a100, geforce = bundled().families
-    assert set(a100.rows) == {row["id"] for row in results["rows"] if row["error_model_left_out"] is not None}
-    assert set(geforce.rows) == {row["id"] for row in results["rows"] if row["error_card_left_out"] is not None}
+    assert set(a100.rows) == {
+        row["id"] for row in results["rows"] if row["error_model_left_out"] is not None
+    }
+    assert set(geforce.rows) == {
+        row["id"] for row in results["rows"] if row["error_card_left_out"] is not None
+    }
     assert max(errors_of("error_model_left_out")) <= bundled().half_widths[-1][1]
     assert Fitted(a100.eta, a100.beta, frozenset(a100.rows)).rows.isdisjoint(geforce.rows)

@@ -1,4 +1,5 @@
-"""The store under what goes wrong: torn lines, full disks, kills at any instant, two writers, places that cannot be written."""
+"""The store under what goes wrong: torn lines, full disks, kills at any instant, two writers,
+places that cannot be written."""
 
 import json
 import os
@@ -20,7 +21,13 @@ from lora_profiler.records import store as store_module
 from lora_profiler.records.atomic_write import write_durably
 from lora_profiler.records.record import Failure, Record
 from lora_profiler.records.serialize import record_dict, workload_dict, workload_from_dict
-from lora_profiler.records.store import Store, StoreError, default_records_path, finished, read_records
+from lora_profiler.records.store import (
+    Store,
+    StoreError,
+    default_records_path,
+    finished,
+    read_records,
+)
 from records import WORKLOAD
 from records import make_record as make_any_record
 from test_imports import HEAVY, modules_after
@@ -43,7 +50,9 @@ def line_of(record: Record) -> str:
 
 
 def failed(status: str, repeat: int = 0, **changes: Any) -> Record:
-    found = make_record(repeat=repeat, status=status, failure=Failure(reason="for a test"), step_seconds=None)
+    found = make_record(
+        repeat=repeat, status=status, failure=Failure(reason="for a test"), step_seconds=None
+    )
     return replace(found, **changes)
 
 
@@ -56,7 +65,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "new" / "folder" / "records.jsonl"
 
 
-# --- appending ----------------------------------------------------------------------------------------------------------
+# --- appending ------------------------------------------------------------------------------------
 
 
 def test_a_record_comes_back_whole(path: Path) -> None:
@@ -96,16 +105,31 @@ def test_an_interrupted_record_gives_way_and_never_takes_a_place(path: Path) -> 
 
 
 def test_finished_leaves_out_what_is_to_run_again() -> None:
-    statuses = ("ok", "noisy", "oom", "host_oom", "timeout", "crash", "unsupported", "invalid", "interrupted")
+    statuses = (
+        "ok",
+        "noisy",
+        "oom",
+        "host_oom",
+        "timeout",
+        "crash",
+        "unsupported",
+        "invalid",
+        "interrupted",
+    )
     records = [failed(status, repeat) for repeat, status in enumerate(statuses)]
     by_status = {r.measurement.status: r.id for r in records}
     assert finished(records) == set(by_status.values()) - {by_status["interrupted"]}
-    assert finished(records, rerun=("oom", "noisy")) == finished(records) - {by_status["oom"], by_status["noisy"]}
-    with pytest.raises(UsageError, match=r"'nosy' is no status to run again; accepted: ok, .* Did you mean noisy"):
+    assert finished(records, rerun=("oom", "noisy")) == finished(records) - {
+        by_status["oom"],
+        by_status["noisy"],
+    }
+    with pytest.raises(
+        UsageError, match=r"'nosy' is no status to run again; accepted: ok, .* Did you mean noisy"
+    ):
         finished(records, rerun=["nosy"])
 
 
-# --- what a crash leaves ------------------------------------------------------------------------------------------------
+# --- what a crash leaves --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cut", [1, 700, -1])
@@ -139,7 +163,9 @@ def test_a_line_that_lost_only_its_end_counts(path: Path) -> None:
     assert path.read_text() == f"{line_of(first)}\n{line_of(second)}\n"
 
 
-@pytest.mark.parametrize("rubbish", [b"\0" * 40, b'{"id": "\xff\xfe"}', b"[" * 100_000, b"NaN}", b'{"a": 1'])
+@pytest.mark.parametrize(
+    "rubbish", [b"\0" * 40, b'{"id": "\xff\xfe"}', b"[" * 100_000, b"NaN}", b'{"a": 1']
+)
 def test_rubbish_is_passed_over(path: Path, rubbish: bytes) -> None:
     store = Store(path)
     store.append(make_record(repeat=0))
@@ -157,7 +183,10 @@ def test_rubbish_is_passed_over(path: Path, rubbish: bytes) -> None:
         (lambda data: data.update(schema_version="9.0"), "schema is '9.0'"),
         (lambda data: data.update(colour="red"), "no field colour"),
         (lambda data: data["measurement"].update(status="fine"), "measurement.status is 'fine'"),
-        (lambda data: data["workload"]["model"].update(id="nobody/knows", config=None), "nobody/knows"),
+        (
+            lambda data: data["workload"]["model"].update(id="nobody/knows", config=None),
+            "nobody/knows",
+        ),
         (lambda data: data["workload"]["setup"].update(rank=[]), "rank"),
     ],
 )
@@ -204,7 +233,7 @@ def test_what_others_append_or_put_in_its_place_is_seen(path: Path) -> None:
     assert other.ids() == {make_record(repeat=2).id}
 
 
-# --- several processes --------------------------------------------------------------------------------------------------
+# --- several processes ----------------------------------------------------------------------------
 
 WRITER = """
 import sys
@@ -224,10 +253,13 @@ def test_four_writers_lose_and_double_nothing(path: Path) -> None:
     writers = [
         subprocess.Popen(
             [sys.executable, "-c", WRITER, str(path), str(25 * i)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
         )
         for i in range(4)
-    ]  # fmt: skip
+    ]
     for writer in writers:
         assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
     outputs: list[str] = []
@@ -260,7 +292,8 @@ def finish_run(path: Path, cases: int) -> tuple[int, int]:
 
 @POSIX
 def test_killed_at_20_random_instants_then_resumed(path: Path) -> None:
-    """Every row there once, and a further run does nothing. The kills fall into the work, not into Python's start."""
+    """Every row there once, and a further run does nothing. The kills fall into the work, not into
+    Python's start."""
     cases, draw, killed = 200, random.Random(3), 0
     for _ in range(20):
         run = start_run(path, cases)
@@ -291,7 +324,9 @@ def test_killed_at_each_point_of_a_case(path: Path, point: str) -> None:
     assert run.returncode == -signal.SIGKILL
     recovered, measured = finish_run(path, 3)
     expected = {"half a result": (0, 3), "line": (0, 2), "line on disk": (0, 2)}
-    assert (recovered, measured) == expected.get(point, (1, 2))  # what was measured is never measured again
+    assert (recovered, measured) == expected.get(
+        point, (1, 2)
+    )  # what was measured is never measured again
     store = Store(path)
     assert [r.repeat for r in store.records()] == [0, 1, 2]
     assert store.torn == (point == "half a line")
@@ -299,7 +334,7 @@ def test_killed_at_each_point_of_a_case(path: Path, point: str) -> None:
     assert list(store.pending_folder.glob("*.json")) == []
 
 
-# --- results on their way -----------------------------------------------------------------------------------------------
+# --- results on their way -------------------------------------------------------------------------
 
 
 def test_recover_takes_in_finished_results_and_reports_the_rest(path: Path) -> None:
@@ -324,7 +359,8 @@ def test_recover_takes_in_finished_results_and_reports_the_rest(path: Path) -> N
 
 
 def test_recover_keeps_the_later_of_two(path: Path) -> None:
-    """A run that measured an id again and was killed before it could replace the old record; and the other way round."""
+    """A run that measured an id again and was killed before it could replace the old record; and
+    the other way round."""
     store = Store(path)
     noisy = make_record(status="noisy")
     later = replace(make_record(), ended_at="2026-11-01T11:00:00+00:00")
@@ -356,8 +392,11 @@ def test_recover_takes_nothing_from_a_run_that_lives(path: Path) -> None:
     store.pending_path("marks this process too")
     run = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(path)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
     assert run.stdout is not None and run.stdout.readline() == "ready\n"
     assert store.recover() == Store(path).recover() == []
     run.kill()
@@ -371,7 +410,9 @@ def test_any_name_makes_a_file_of_its_own_in_the_folder(path: Path, name: str) -
     made = store.pending_path(name)
     assert made.parent == store.pending_folder
     write_durably(made, "{}")
-    others = [store.pending_path(other) for other in (name + "x", "org-model-x", "a-b", make_record().id)]
+    others = [
+        store.pending_path(other) for other in (name + "x", "org-model-x", "a-b", make_record().id)
+    ]
     assert made not in others
     assert store.pending_path(name) == made
     assert Store(path).pending_path(name) != made  # another run's result is not taken for one's own
@@ -383,7 +424,9 @@ def test_merge_takes_in_what_is_new_or_later(path: Path, tmp_path: Path) -> None
     new = replace(make_record(repeat=0, status="noisy"), ended_at="2026-11-01T11:00:00+00:00")
     here.append(old)
     pieces[0].write_text(f"{line_of(make_record(repeat=1))}\n{line_of(new)}\n")
-    pieces[1].write_text(f"{line_of(old)}\n{line_of(make_record(repeat=2))}\nnull\n{line_of(failed('interrupted', 1))}\n{{")
+    pieces[1].write_text(
+        f"{line_of(old)}\n{line_of(make_record(repeat=2))}\nnull\n{line_of(failed('interrupted', 1))}\n{{"
+    )
     assert here.merge(pieces) == 3
     assert here.records() == [make_record(repeat=1), new, make_record(repeat=2)]
     assert here.merge([*pieces, path]) == 0
@@ -392,7 +435,9 @@ def test_merge_takes_in_what_is_new_or_later(path: Path, tmp_path: Path) -> None
         here.merge([tmp_path / "nothing.jsonl"])
 
 
-def test_a_result_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, events = tmp_path / "result.json", []
     write_durably(path, "old")
     real_fsync, real_replace = os.fsync, os.replace
@@ -412,7 +457,7 @@ def test_a_result_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypa
     assert path.read_bytes() == "new é".encode()
 
 
-# --- disks and places ---------------------------------------------------------------------------------------------------
+# --- disks and places -----------------------------------------------------------------------------
 
 FILLING = """
 import resource, signal, sys
@@ -440,13 +485,20 @@ assert [r.repeat for r in store.records()] == [0, 1] and store.torn == 0
 @POSIX
 def test_a_line_that_does_not_fit_leaves_the_file_as_it_was(path: Path) -> None:
     """The kernel really writes the first 100 bytes only."""
-    done = subprocess.run([sys.executable, "-c", FILLING, str(path)], capture_output=True, text=True, env=ENVIRONMENT)
+    done = subprocess.run(
+        [sys.executable, "-c", FILLING, str(path)], capture_output=True, text=True, env=ENVIRONMENT
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{path} could not be added to: No space left on device. The result is still in {path.parent}")
+    assert done.stdout.startswith(
+        f"{path} could not be added to: No space left on device. The result is still in"
+        f" {path.parent}"
+    )
 
 
 @pytest.mark.parametrize("ends_open", [False, True])
-def test_a_disk_that_fails_to_keep_a_line_is_told_of(path: Path, monkeypatch: pytest.MonkeyPatch, ends_open: bool) -> None:
+def test_a_disk_that_fails_to_keep_a_line_is_told_of(
+    path: Path, monkeypatch: pytest.MonkeyPatch, ends_open: bool
+) -> None:
     store = Store(path)
     store.append(make_record(repeat=0))
     if ends_open:
@@ -458,7 +510,9 @@ def test_a_disk_that_fails_to_keep_a_line_is_told_of(path: Path, monkeypatch: py
 
     with monkeypatch.context() as patch:
         patch.setattr(store_module.os, "fsync", full)
-        with pytest.raises(StoreError, match=r"No space left on device. Nothing of this record was kept") as e:
+        with pytest.raises(
+            StoreError, match=r"No space left on device. Nothing of this record was kept"
+        ) as e:
             store.append(make_record(repeat=1))
     assert e.value.exit_code == 2
     assert path.read_bytes() == before
@@ -482,9 +536,14 @@ def test_one_write_a_record(path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_places_that_cannot_be_written_are_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=r"Records cannot be written to .*file/records.jsonl: Not a directory\. Name"):
+    with pytest.raises(
+        StoreError,
+        match=r"Records cannot be written to .*file/records.jsonl: Not a directory\. Name",
+    ):
         Store(tmp_path / "file" / "records.jsonl")
-    with pytest.raises(StoreError, match=r"is a folder; records need a file, such as .*/records.jsonl"):
+    with pytest.raises(
+        StoreError, match=r"is a folder; records need a file, such as .*/records.jsonl"
+    ):
         Store(tmp_path)
     with pytest.raises(StoreError, match="is a folder; a file of records is needed"):
         read_records(tmp_path)
@@ -530,14 +589,24 @@ def test_permission_errors_become_store_errors(path: Path, monkeypatch: pytest.M
     ("platform", "variables", "expected"),
     [
         ("linux", {"XDG_DATA_HOME": "/data"}, "/data/lora_profiler/records.jsonl"),
-        ("linux", {"XDG_DATA_HOME": "relative"}, "/home/x/.local/share/lora_profiler/records.jsonl"),
+        (
+            "linux",
+            {"XDG_DATA_HOME": "relative"},
+            "/home/x/.local/share/lora_profiler/records.jsonl",
+        ),
         ("linux", {}, "/home/x/.local/share/lora_profiler/records.jsonl"),
-        ("darwin", {"XDG_DATA_HOME": "/data"}, "/home/x/Library/Application Support/lora_profiler/records.jsonl"),
+        (
+            "darwin",
+            {"XDG_DATA_HOME": "/data"},
+            "/home/x/Library/Application Support/lora_profiler/records.jsonl",
+        ),
         ("win32", {"LOCALAPPDATA": "/local"}, "/local/lora_profiler/records.jsonl"),
         ("win32", {}, "/home/x/AppData/Local/lora_profiler/records.jsonl"),
     ],
 )
-def test_default_place(monkeypatch: pytest.MonkeyPatch, platform: str, variables: dict[str, str], expected: str) -> None:
+def test_default_place(
+    monkeypatch: pytest.MonkeyPatch, platform: str, variables: dict[str, str], expected: str
+) -> None:
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
     monkeypatch.delenv("LOCALAPPDATA", raising=False)
     monkeypatch.setenv("HOME", "/home/x")
@@ -548,7 +617,9 @@ def test_default_place(monkeypatch: pytest.MonkeyPatch, platform: str, variables
 
 
 def test_the_store_loads_nothing_heavy() -> None:
-    loaded = modules_after("import lora_profiler.records.store; import lora_profiler.records.atomic_write")
+    loaded = modules_after(
+        "import lora_profiler.records.store; import lora_profiler.records.atomic_write"
+    )
     assert "lora_profiler.records.store" in loaded
     assert loaded.isdisjoint(HEAVY)
 

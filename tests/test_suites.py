@@ -1,5 +1,5 @@
-"""Suites are the same everywhere, cover what they promise and can be predicted; predictions stay as they were made; a campaign
-goes on from piece to piece, on machines that have little installed."""
+"""Suites are the same everywhere, cover what they promise and can be predicted; predictions stay as
+they were made; a campaign goes on from piece to piece, on machines that have little installed."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def cases(suite: str) -> tuple[Case, ...]:
     return CASES[suite, home_device(suite)]
 
 
-# --- suites -------------------------------------------------------------------------------------------------------------
+# --- suites ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("suite", "device"), CASES)
@@ -60,20 +60,31 @@ def test_no_case_is_there_twice(suite: str, device: str) -> None:
 
 def test_another_process_makes_the_same_suites() -> None:
     program = (
-        "from benchmarks.suites import suites\n"
-        "print(*(c.key for s in suites().values() for d in ('cpu', 'cuda') for c in s(d)), sep='\\n')"
+        "from benchmarks.suites import suites\nprint(*(c.key for s in suites().values() for d in"
+        " ('cpu', 'cuda') for c in s(d)), sep='\\n')"
     )
     env = {**os.environ, "PYTHONHASHSEED": "4"}
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.split() == [case.key for found in CASES.values() for case in found]
 
 
 @pytest.mark.parametrize("suite", suites())
 def test_every_case_can_be_started_and_predicted(suite: str) -> None:
     for case in cases(suite):
-        refuse(case.workload, case.conditions, installed=lambda name: name, capability=lambda: (9, 0))
+        refuse(
+            case.workload, case.conditions, installed=lambda name: name, capability=lambda: (9, 0)
+        )
         prediction = predict(case.workload)
-        assert prediction.flops is not None and prediction.saved_activation_bytes is not None, case.key
+        assert prediction.flops is not None and prediction.saved_activation_bytes is not None, (
+            case.key
+        )
 
 
 def test_cpu_records_cover_what_is_asked_of_them() -> None:
@@ -85,20 +96,33 @@ def test_cpu_records_cover_what_is_asked_of_them() -> None:
         assert {s.checkpointing for s in of_method} == {True, False}
         assert {s.optimizer_impl for s in of_method} == {"foreach", "fused", "forloop"}
         assert len({(s.batch_size, s.seq_len) for s in of_method}) >= 5
-        families = {case.workload.model.model_type for case in found if case.workload.setup.method == method}
+        families = {
+            case.workload.model.model_type for case in found if case.workload.setup.method == method
+        }
         assert len(families) == 10
     adapters = [s.lora for s in setups if s.lora is not None]
     assert len({lora.r for lora in adapters}) >= 5
     assert any(lora.lora_dropout for lora in adapters)
-    assert {(s.dtype, s.lora.adapter_dtype) for s in setups if s.method == "lora" and s.lora is not None} == {
-        ("float32", "float32"), ("bfloat16", "float32"), ("bfloat16", "bfloat16"),
-    }  # fmt: skip
-    recipes = {(s.quantization.recipe, s.quantization.double_quant) for s in setups if s.quantization is not None}
+    assert {
+        (s.dtype, s.lora.adapter_dtype) for s in setups if s.method == "lora" and s.lora is not None
+    } == {("float32", "float32"), ("bfloat16", "float32"), ("bfloat16", "bfloat16")}
+    recipes = {
+        (s.quantization.recipe, s.quantization.double_quant)
+        for s in setups
+        if s.quantization is not None
+    }
     assert recipes >= {("stock", True), ("stock", False), ("kbit", True), ("trl", True)}
     assert {s.optimizer for s in setups} == {"adamw", "sgd", "adafactor", "adamw_8bit"}
     assert {s.attention for s in setups} >= {"auto", "eager", "math"}
-    assert sum(s.accumulation == 4 for s in setups) >= 2 and sum(s.precision == "amp" for s in setups) >= 2
-    whole = Counter(case.workload.model.num_parameters for case in found if case.workload.model.source == "bundled")
+    assert (
+        sum(s.accumulation == 4 for s in setups) >= 2
+        and sum(s.precision == "amp" for s in setups) >= 2
+    )
+    whole = Counter(
+        case.workload.model.num_parameters
+        for case in found
+        if case.workload.model.source == "bundled"
+    )
     assert whole == {124_439_808: 6, 134_515_008: 6}
 
 
@@ -107,10 +131,12 @@ def test_cpu_records_are_of_a_size_that_one_core_can_train() -> None:
         prediction, whole = predict(case.workload), case.workload.model.source == "bundled"
         assert prediction.flops is not None
         assert 30e6 < prediction.peak.total_bytes < (3e9 if whole else 1e9), case.key
-        assert prediction.flops.total * case.workload.setup.accumulation < (300e9 if whole else 150e9), case.key
+        assert prediction.flops.total * case.workload.setup.accumulation < (
+            300e9 if whole else 150e9
+        ), case.key
 
 
-# --- the campaign of a GPU ------------------------------------------------------------------------------------------------
+# --- the campaign of a GPU ------------------------------------------------------------------------
 
 
 def test_the_campaign_on_a_cpu_is_the_same_list_in_miniature() -> None:
@@ -131,9 +157,13 @@ def test_the_campaign_on_a_cpu_is_the_same_list_in_miniature() -> None:
 
 
 def test_the_campaign_fits_its_time() -> None:
-    """Its cases, the kernel facts, and for each piece the look at the environment and the margin at the end."""
+    """Its cases, the kernel facts, and for each piece the look at the environment and the margin at
+    the end."""
     per_piece = 20 + 45
-    assert sum(map(case_seconds, cases("h100_campaign"))) + KERNEL_SECONDS + PIECES * per_piece <= CAMPAIGN_SECONDS
+    assert (
+        sum(map(case_seconds, cases("h100_campaign"))) + KERNEL_SECONDS + PIECES * per_piece
+        <= CAMPAIGN_SECONDS
+    )
 
 
 def test_the_campaign_asks_nothing_that_an_h100_cannot_hold() -> None:
@@ -144,7 +174,9 @@ def test_the_campaign_asks_nothing_that_an_h100_cannot_hold() -> None:
 
 
 def test_edges_lie_where_the_predictions_put_them() -> None:
-    foretold = {case["key"]: case["peak_bytes"] for case in read_predictions("h100_campaign")["cases"]}
+    foretold = {
+        case["key"]: case["peak_bytes"] for case in read_predictions("h100_campaign")["cases"]
+    }
     edges = [case for case in cases("h100_campaign") if case.conditions.budget_bytes is not None]
     assert len(edges) == 6
     for below, above in zip(edges[::2], edges[1::2], strict=True):
@@ -154,13 +186,19 @@ def test_edges_lie_where_the_predictions_put_them() -> None:
 
 
 def test_energy_is_measured_over_blocks_that_are_long_enough() -> None:
-    """One of twice as many steps as the other, and even at twice the speed that is reckoned with; both end before the limit."""
+    """One of twice as many steps as the other, and even at twice the speed that is reckoned with;
+    both end before the limit."""
     timed = [case for case in cases("h100_campaign") if case.conditions.min_timed_steps]
-    short, long = [case for case in timed if case.conditions.max_timing_seconds >= MIN_BLOCK_SECONDS]
+    short, long = [
+        case for case in timed if case.conditions.max_timing_seconds >= MIN_BLOCK_SECONDS
+    ]
     assert short.workload == long.workload
     assert long.conditions.min_timed_steps == 2 * short.conditions.min_timed_steps
     assert short.conditions.min_timed_steps * step_seconds(short) / 2 >= MIN_BLOCK_SECONDS
-    assert long.conditions.min_timed_steps * step_seconds(long) < 0.9 * long.conditions.max_timing_seconds
+    assert (
+        long.conditions.min_timed_steps * step_seconds(long)
+        < 0.9 * long.conditions.max_timing_seconds
+    )
 
 
 def test_the_campaign_measures_a_thing_in_three_processes() -> None:
@@ -170,7 +208,7 @@ def test_the_campaign_measures_a_thing_in_three_processes() -> None:
     assert sum(found == {0, 1, 2} for found in repeats.values()) == 2
 
 
-# --- predictions ----------------------------------------------------------------------------------------------------------
+# --- predictions ----------------------------------------------------------------------------------
 
 
 def read_predictions(suite: str) -> dict[str, Any]:
@@ -194,7 +232,8 @@ def test_predictions_are_as_written_and_of_the_suite_as_it_is(suite: str) -> Non
 
 @pytest.mark.parametrize("suite", WRITTEN)
 def test_predictions_are_those_of_the_version_that_they_name(suite: str) -> None:
-    """Of this one, or of an earlier one: a predictor that was changed since may say something else, the file may not."""
+    """Of this one, or of an earlier one: a predictor that was changed since may say something else,
+    the file may not."""
     found = read_predictions(suite)
     assert found["predicted_by"]["version"] and len(found["predicted_by"]["source_sha256"]) == 64
     if found["predicted_by"]["source_sha256"] == predictions.predictor_hash():
@@ -234,7 +273,9 @@ def test_predictions_are_not_rewritten_unless_forced(tiny_file: Path) -> None:
         (lambda found: found["predicted_by"].update(version="9"), "hash"),
     ],
 )
-def test_a_change_shows(tiny_file: Path, spoil: Callable[[dict[str, Any]], object], said: str) -> None:
+def test_a_change_shows(
+    tiny_file: Path, spoil: Callable[[dict[str, Any]], object], said: str
+) -> None:
     found = json.loads(tiny_file.read_text())
     spoil(found)
     assert said in " ".join(predictions.file_problems(found, cases("tiny")))
@@ -242,13 +283,19 @@ def test_a_change_shows(tiny_file: Path, spoil: Callable[[dict[str, Any]], objec
 
 def test_a_case_too_many_shows(tiny_file: Path) -> None:
     found = json.loads(tiny_file.read_text())
-    assert "1 predictions are of no case" in " ".join(predictions.file_problems(found, cases("tiny")[1:]))
+    assert "1 predictions are of no case" in " ".join(
+        predictions.file_problems(found, cases("tiny")[1:])
+    )
 
 
 def test_another_predictor_shows(tiny_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = json.loads(tiny_file.read_text())
     real = predictions.predict
-    monkeypatch.setattr(predictions, "predict", lambda w: replace_kernel(real(w)) if w.setup.method == "full" else real(w))
+    monkeypatch.setattr(
+        predictions,
+        "predict",
+        lambda w: replace_kernel(real(w)) if w.setup.method == "full" else real(w),
+    )
     assert predictions.changed_since(found, cases("tiny")) == [cases("tiny")[0].key]
 
 
@@ -272,22 +319,29 @@ def test_the_hash_of_the_predictor_follows_its_source(tmp_path: Path) -> None:
 def test_all_that_a_prediction_depends_on_is_hashed() -> None:
     """Whatever part of the package a prediction has loaded, but for errors and text."""
     program = (
-        "import sys\n"
-        "from lora_profiler.catalog import find_model\n"
-        "from lora_profiler.analytic import predict\n"
-        "from lora_profiler.planning.fit import CONTEXT_BYTES\n"
-        "from lora_profiler.workload import LoraConfig, TrainSetup, Workload\n"
-        "p = predict(Workload(model=find_model('gpt2', offline=True), setup=TrainSetup(lora=LoraConfig())))\n"
-        "print(p.peak and p.flops and '', *{m.split('.')[1] for m in sys.modules if m.startswith('lora_profiler.')})"
+        "import sys\nfrom lora_profiler.catalog import find_model\nfrom lora_profiler.analytic"
+        " import predict\nfrom lora_profiler.planning.fit import CONTEXT_BYTES\nfrom"
+        " lora_profiler.workload import LoraConfig, TrainSetup, Workload\np ="
+        " predict(Workload(model=find_model('gpt2', offline=True),"
+        " setup=TrainSetup(lora=LoraConfig())))\nprint(p.peak and p.flops and '', *{m.split('.')[1]"
+        " for m in sys.modules if m.startswith('lora_profiler.')})"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     hashed = {part.removesuffix(".py") for part in predictions.PREDICTOR}
-    assert {"analytic", "planning"} <= set(done.stdout.split()) <= hashed | {"errors", "units", "_version"}
+    assert (
+        {"analytic", "planning"}
+        <= set(done.stdout.split())
+        <= hashed | {"errors", "units", "_version"}
+    )
 
 
 def measured(case: Case, started_at: str = "2026-11-01T10:00:00+00:00") -> Record:
     """A record of the case as a campaign would make it."""
-    record = records.make_record(case.workload, conditions=case.conditions, environment={"command": campaign_command("tiny")})
+    record = records.make_record(
+        case.workload, conditions=case.conditions, environment={"command": campaign_command("tiny")}
+    )
     return replace(record, repeat=case.repeat, started_at=started_at)
 
 
@@ -298,8 +352,13 @@ def campaign_command(suite: str) -> str:
 def test_records_older_than_their_predictions_are_told_of(tiny_file: Path) -> None:
     found = json.loads(tiny_file.read_text())
     committed = datetime(2026, 11, 1, 12, tzinfo=UTC)
-    early, late = measured(cases("tiny")[0]), measured(cases("tiny")[1], "2026-11-01T12:00:01+00:00")
-    assert [early.id in p for p in predictions.record_problems(found, [early, late], committed)] == [True]
+    early, late = (
+        measured(cases("tiny")[0]),
+        measured(cases("tiny")[1], "2026-11-01T12:00:01+00:00"),
+    )
+    assert [
+        early.id in p for p in predictions.record_problems(found, [early, late], committed)
+    ] == [True]
     assert predictions.record_problems(found, [early, late], committed - timedelta(days=1)) == []
 
 
@@ -311,7 +370,9 @@ def test_a_record_that_was_not_foretold_is_told_of(tiny_file: Path) -> None:
 
 def test_only_records_of_the_campaign_claim_its_suite(tmp_path: Path) -> None:
     own = measured(cases("tiny")[0])
-    other = replace(own, environment=replace(own.environment, command="lora-profile bench gpt2"), repeat=1)
+    other = replace(
+        own, environment=replace(own.environment, command="lora-profile bench gpt2"), repeat=1
+    )
     unknown = replace(own, environment=replace(own.environment, command=None), repeat=2)
     write_records(tmp_path / "machine" / "records.jsonl", [own, other, unknown])
     assert predictions.records_of("tiny", tmp_path) == [own]
@@ -340,8 +401,17 @@ def write_records(path: Path, found: Sequence[Record]) -> None:
 def test_predictions_are_there_since_their_commit(tiny_file: Path) -> None:
     def git(*arguments: str) -> None:
         identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
-        env = {**os.environ, "GIT_AUTHOR_DATE": "2026-11-01T10:00:00+00:00", "GIT_CONFIG_GLOBAL": os.devnull}
-        subprocess.run(["git", "-C", str(tiny_file.parent), *identity, *arguments], check=True, env=env, capture_output=True)
+        env = {
+            **os.environ,
+            "GIT_AUTHOR_DATE": "2026-11-01T10:00:00+00:00",
+            "GIT_CONFIG_GLOBAL": os.devnull,
+        }
+        subprocess.run(
+            ["git", "-C", str(tiny_file.parent), *identity, *arguments],
+            check=True,
+            env=env,
+            capture_output=True,
+        )
 
     git("init", "-q")
     assert not predictions.under_git(tiny_file.parent)
@@ -354,13 +424,18 @@ def test_predictions_are_there_since_their_commit(tiny_file: Path) -> None:
     assert predictions.committed_at(tiny_file) is None
 
 
-# --- running in pieces ----------------------------------------------------------------------------------------------------
+# --- running in pieces ----------------------------------------------------------------------------
 
 
 HERE = Environment(
     python="3.12.3",
     platform="Linux",
-    packages={"torch": "2.11.0+cu130", "transformers": "5.17.0", "peft": "0.21.2", "accelerate": "1.15.0"},
+    packages={
+        "torch": "2.11.0+cu130",
+        "transformers": "5.17.0",
+        "peft": "0.21.2",
+        "accelerate": "1.15.0",
+    },
     device=Device(kind="cpu", name="A processor", total_bytes=2**33),
     commit="0123abc",
 )
@@ -368,11 +443,16 @@ HERE = Environment(
 
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Cases that take no time on a machine that is described by `HERE`; yields the keys that were started."""
+    """Cases that take no time on a machine that is described by `HERE`; yields the keys that were
+    started."""
     started: list[str] = []
 
     def measure(case: Case, **options: Any) -> Record:
-        refuse(case.workload, case.conditions, installed=lambda name: None if name == "bitsandbytes" else name)
+        refuse(
+            case.workload,
+            case.conditions,
+            installed=lambda name: None if name == "bitsandbytes" else name,
+        )
         started.append(f"{case.key}.{case.repeat}")
         made = measured(case)
         return replace(made, environment=replace(HERE, command=case.command))
@@ -382,26 +462,38 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     yield started
 
 
-def test_a_piece_measures_every_case_and_keeps_the_refused_ones(tmp_path: Path, pretended: list[str]) -> None:
+def test_a_piece_measures_every_case_and_keeps_the_refused_ones(
+    tmp_path: Path, pretended: list[str]
+) -> None:
     assert main(["run", "tiny", "--out", str(tmp_path)]) == 0
     kept = read_records(tmp_path / "records.jsonl").records
     assert [r.case_key for r in kept] == [case.key for case in cases("tiny")]
     assert [r.measurement.status for r in kept] == ["ok", "ok", "unsupported", "ok"]
     refused = kept[2]
-    assert refused.measurement.failure is not None and "bitsandbytes" in refused.measurement.failure.reason
+    assert (
+        refused.measurement.failure is not None
+        and "bitsandbytes" in refused.measurement.failure.reason
+    )
     assert problems(refused) == []
     assert {r.environment.command for r in kept} == {campaign_command("tiny")}
-    assert json.loads((tmp_path / "environment.json").read_text())["packages"]["torch"] == "2.11.0+cu130"
+    assert (
+        json.loads((tmp_path / "environment.json").read_text())["packages"]["torch"]
+        == "2.11.0+cu130"
+    )
     assert len(pretended) == 3
 
 
-def test_the_next_piece_goes_on_from_rows_that_were_carried(tmp_path: Path, pretended: list[str]) -> None:
+def test_the_next_piece_goes_on_from_rows_that_were_carried(
+    tmp_path: Path, pretended: list[str]
+) -> None:
     """As on a machine that is given back after each piece: DIR is gone, its rows are not."""
     first, second = tmp_path / "first", tmp_path / "second"
     assert main(["run", "tiny", "--out", str(first)]) == 0
     lines = (first / "records.jsonl").read_text().splitlines(keepends=True)
     carried = tmp_path / "carried.jsonl"
-    carried.write_text("".join(lines[:2]) + lines[2][: len(lines[2]) // 2])  # torn by the end of the machine
+    carried.write_text(
+        "".join(lines[:2]) + lines[2][: len(lines[2]) // 2]
+    )  # torn by the end of the machine
     pretended.clear()
     assert main(["run", "tiny", "--out", str(second), "--seed-rows", str(carried)]) == 0
     assert pretended == [f"{cases('tiny')[3].key}.0"]
@@ -412,7 +504,9 @@ def test_the_next_piece_goes_on_from_rows_that_were_carried(tmp_path: Path, pret
 def test_cases_without_time_are_left_for_the_next_piece(
     tmp_path: Path, pretended: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["run", "tiny", "--out", str(tmp_path), "--deadline-s", "60"]) == 1  # a case may take a minute, and the margin
+    assert (
+        main(["run", "tiny", "--out", str(tmp_path), "--deadline-s", "60"]) == 1
+    )  # a case may take a minute, and the margin
     assert pretended == []
     assert "4 left: run again with --seed-rows" in capsys.readouterr().out
     assert main(["run", "tiny", "--out", str(tmp_path), "--deadline-s", "600", "--resume"]) == 0
@@ -427,11 +521,16 @@ def test_without_resume_everything_is_measured_again(tmp_path: Path, pretended: 
 
 
 def test_a_campaign_whose_predictions_do_not_hold_is_refused(
-    tmp_path: Path, pretended: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    pretended: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = predictions.write("tiny", cases("tiny"), tmp_path)
     path.write_text(path.read_text().replace('"peak_bytes":', '"peak_bytes":1', 1))
-    assert main(["run", "tiny", "--out", str(tmp_path / "out"), "--predictions", str(tmp_path)]) == 2
+    assert (
+        main(["run", "tiny", "--out", str(tmp_path / "out"), "--predictions", str(tmp_path)]) == 2
+    )
     assert "do not hold" in capsys.readouterr().err
     monkeypatch.setattr(predictions, "PREDICTIONS", tmp_path)
     assert main(["run", "tiny", "--out", str(tmp_path / "out")]) == 2
@@ -441,7 +540,8 @@ def test_a_campaign_whose_predictions_do_not_hold_is_refused(
 def test_ctrl_c_in_the_moment_in_which_a_case_ends_well_is_heard(
     tmp_path: Path, pretended: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `measure_case` does it: the interruption ends the child, which has left its result already."""
+    """As `measure_case` does it: the interruption ends the child, which has left its result
+    already."""
     whole = campaign.measure_case
 
     def interrupted(case: Case, **options: Any) -> Record:
@@ -454,13 +554,17 @@ def test_ctrl_c_in_the_moment_in_which_a_case_ends_well_is_heard(
     assert main(["run", "tiny", "--out", str(tmp_path)]) == 130
     assert signal.getsignal(signal.SIGINT) is before
     assert len(pretended) == 1
-    assert [r.measurement.status for r in read_records(tmp_path / "records.jsonl").records] == ["ok"]
+    assert [r.measurement.status for r in read_records(tmp_path / "records.jsonl").records] == [
+        "ok"
+    ]
     monkeypatch.setattr(campaign, "measure_case", whole)
     assert main(["run", "tiny", "--out", str(tmp_path), "--resume"]) == 0
     assert len(pretended) == 3
 
 
-def test_a_wheel_can_be_imported_from(tmp_path: Path, pretended: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_can_be_imported_from(
+    tmp_path: Path, pretended: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     wheel = tmp_path / "carried-1-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("carried_in_a_wheel.py", "answer = 42\n")
@@ -468,7 +572,11 @@ def test_a_wheel_can_be_imported_from(tmp_path: Path, pretended: list[str], monk
 
     def look(device: str) -> Environment:
         program = "import carried_in_a_wheel; print(carried_in_a_wheel.answer)"
-        seen.append(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+        seen.append(
+            subprocess.run(
+                [sys.executable, "-c", program], capture_output=True, text=True, check=True
+            ).stdout
+        )
         import carried_in_a_wheel  # type: ignore[import-not-found]
 
         seen.append(carried_in_a_wheel.answer)
@@ -483,7 +591,10 @@ def test_a_wheel_can_be_imported_from(tmp_path: Path, pretended: list[str], monk
 
 def test_what_is_no_wheel_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "not.whl").write_text("no archive")
-    assert main(["run", "tiny", "--out", str(tmp_path / "out"), "--wheel", str(tmp_path / "not.whl")]) == 2
+    assert (
+        main(["run", "tiny", "--out", str(tmp_path / "out"), "--wheel", str(tmp_path / "not.whl")])
+        == 2
+    )
     assert "not.whl" in capsys.readouterr().err
 
 
@@ -492,18 +603,23 @@ def test_an_unknown_suite_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "Did you mean tiny?" in capsys.readouterr().err
 
 
-# --- what a machine has ---------------------------------------------------------------------------------------------------
+# --- what a machine has ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"packages": {**HERE.packages, "torch": "2.10.1"}}, "torch is 2.10.1 here; it must be 2.11 or later"),
+        (
+            {"packages": {**HERE.packages, "torch": "2.10.1"}},
+            "torch is 2.10.1 here; it must be 2.11 or later",
+        ),
         ({"packages": {**HERE.packages, "transformers": "5.9.2"}}, "transformers is 5.9.2"),
         ({"packages": {"torch": "2.11.0"}}, "transformers is 0"),
     ],
 )
-def test_a_machine_with_too_old_a_stack_is_refused(monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str) -> None:
+def test_a_machine_with_too_old_a_stack_is_refused(
+    monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str
+) -> None:
     monkeypatch.setattr(machine, "_try_imports", lambda: None)
     monkeypatch.setattr(machine, "environment_of", lambda device: replace(HERE, **change))
     with pytest.raises(MeasurementError, match=said):
@@ -512,21 +628,30 @@ def test_a_machine_with_too_old_a_stack_is_refused(monkeypatch: pytest.MonkeyPat
 
 def test_a_machine_without_a_card_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_try_imports", lambda: None)
-    monkeypatch.setattr(machine, "environment_of", lambda device: replace(HERE, device=Device(kind="cuda", name="unknown")))
+    monkeypatch.setattr(
+        machine,
+        "environment_of",
+        lambda device: replace(HERE, device=Device(kind="cuda", name="unknown")),
+    )
     with pytest.raises(MeasurementError, match=r"sees no cuda device on this machine\.$"):
         usable_environment("cuda")
     monkeypatch.setattr(machine, "environment_of", lambda device: HERE)
     assert usable_environment("cpu") == HERE
 
 
-@pytest.mark.skipif(not torch_version().endswith(CPU_BUILD), reason="needs a torch that was built for the CPU alone")
+@pytest.mark.skipif(
+    not torch_version().endswith(CPU_BUILD), reason="needs a torch that was built for the CPU alone"
+)
 def test_a_card_that_torch_cannot_use_is_no_card(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole way through a child, to which a driver shows a card and torch none."""
     tests = Path(__file__).parent
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tests / "fake_driver"), str(tests))))
     monkeypatch.setenv("FAKE_NVML", json.dumps({"name": "NVIDIA Example", "total": 80 * 2**30}))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    with pytest.raises(MeasurementError, match="sees no cuda device on this machine, though the driver shows NVIDIA Example"):
+    with pytest.raises(
+        MeasurementError,
+        match="sees no cuda device on this machine, though the driver shows NVIDIA Example",
+    ):
         usable_environment("cuda")
 
 
@@ -535,14 +660,26 @@ def test_missing_packages_are_named_before_anything_starts() -> None:
         usable_environment("cpu", installed=lambda name: None if name == "peft" else name)
 
 
-def test_packages_that_cannot_be_imported_are_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_that_cannot_be_imported_are_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('libcuda is broken')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(MeasurementError, match="libcuda is broken"):
         usable_environment("cpu")
 
 
-ABSENT = ("bitsandbytes", "click", "jsonschema", "nvidia_ml_py", "psutil", "pynvml", "rich", "lora_profiler", "__editable__")
+ABSENT = (
+    "bitsandbytes",
+    "click",
+    "jsonschema",
+    "nvidia_ml_py",
+    "psutil",
+    "pynvml",
+    "rich",
+    "lora_profiler",
+    "__editable__",
+)
 
 
 @pytest.fixture(scope="module")
@@ -559,20 +696,23 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.skipif(os.name == "nt", reason="symbolic links")
 def test_a_bare_machine_measures(bare_python: Path, tmp_path: Path) -> None:
-    """No click, rich, psutil, pynvml, jsonschema, bitsandbytes, and no git: the whole way of a case, and of a refused one."""
+    """No click, rich, psutil, pynvml, jsonschema, bitsandbytes, and no git: the whole way of a
+    case, and of a refused one."""
     program = (
-        "import sys\n"
-        "from dataclasses import replace\n"
-        "from benchmarks import campaign\n"
-        "from benchmarks.suites import suites\n"
-        "assert 'torch' not in sys.modules\n"
-        "few = [replace(c, conditions=replace(c.conditions, min_timed_steps=0)) for c in suites()['tiny']('cpu')[1:3]]\n"
-        "campaign.suites = lambda: {'tiny': lambda device: few}\n"
-        "sys.exit(campaign.main(['run', 'tiny', '--out', sys.argv[1]]))\n"
+        "import sys\nfrom dataclasses import replace\nfrom benchmarks import campaign\nfrom"
+        " benchmarks.suites import suites\nassert 'torch' not in sys.modules\nfew = [replace(c,"
+        " conditions=replace(c.conditions, min_timed_steps=0)) for c in"
+        " suites()['tiny']('cpu')[1:3]]\ncampaign.suites = lambda: {'tiny': lambda device:"
+        " few}\nsys.exit(campaign.main(['run', 'tiny', '--out', sys.argv[1]]))\n"
     )
     env = {"PATH": "", "OMP_NUM_THREADS": "1", "LORA_PROFILER_COMMIT": "0123abc"}
     done = subprocess.run(
-        [str(bare_python), "-c", program, str(tmp_path)], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        [str(bare_python), "-c", program, str(tmp_path)],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "bitsandbytes missing, nvidia-ml-py missing" in done.stdout
@@ -581,16 +721,21 @@ def test_a_bare_machine_measures(bare_python: Path, tmp_path: Path) -> None:
     assert problems(lora) == [] and problems(qlora) == []
     assert lora.environment.commit == "0123abc"
     assert lora.measurement.peak_requested_bytes is not None
-    assert abs(lora.measurement.peak_requested_bytes - predict(lora.workload).peak.total_bytes) < 1000
+    assert (
+        abs(lora.measurement.peak_requested_bytes - predict(lora.workload).peak.total_bytes) < 1000
+    )
 
 
-# --- miniatures and facts -------------------------------------------------------------------------------------------------
+# --- miniatures and facts -------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_an_edge_in_miniature_is_an_edge() -> None:
-    """The budget of a stand-in is passed for real by the second batch; the rehearsal in `test_blind.py` trains the first, too."""
-    edges = [case for case in CASES["h100_campaign", "cpu"] if case.conditions.budget_bytes is not None]
+    """The budget of a stand-in is passed for real by the second batch; the rehearsal in
+    `test_blind.py` trains the first, too."""
+    edges = [
+        case for case in CASES["h100_campaign", "cpu"] if case.conditions.budget_bytes is not None
+    ]
     assert measure_case(edges[1]).measurement.status == "oom"
 
 
@@ -600,14 +745,22 @@ def test_facts_of_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(kernel_facts, "PRODUCTS", ((256, 256, 256, "float32"),))
     found = kernel_facts.measure("cpu", tmp_path)
     assert json.loads((tmp_path / "kernels.json").read_text()).keys() == found.keys()
-    assert found["dropout_saves"]["saved"] == [{"dtype": "bfloat16", "shape": [2**20], "bytes": 2**21}]
+    assert found["dropout_saves"]["saved"] == [
+        {"dtype": "bfloat16", "shape": [2**20], "bytes": 2**21}
+    ]
     statistics = [row for row in found["layer_norm_saves"] if row["shape"] == [4, 256, 1]]
     assert [row["dtype"] for row in statistics] == ["bfloat16", "bfloat16"]
     assert found["products"][0]["flops_per_s"] > 1e8
-    math = next(row for row in found["attention"] if (row["kernel"], row["dtype"]) == ("math", "float32"))
-    flash = next(row for row in found["attention"] if (row["kernel"], row["dtype"]) == ("flash", "float32"))
+    math = next(
+        row for row in found["attention"] if (row["kernel"], row["dtype"]) == ("math", "float32")
+    )
+    flash = next(
+        row for row in found["attention"] if (row["kernel"], row["dtype"]) == ("flash", "float32")
+    )
     assert sum(s["bytes"] for s in math["saved"]) > sum(s["bytes"] for s in flash["saved"])
-    assert "failed" not in json.dumps({name: row for name, row in found.items() if name not in ("environment", "attention")})
+    assert "failed" not in json.dumps(
+        {name: row for name, row in found.items() if name not in ("environment", "attention")}
+    )
 
 
 def test_a_fact_that_cannot_be_had_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -615,7 +768,9 @@ def test_a_fact_that_cannot_be_had_says_so(tmp_path: Path, monkeypatch: pytest.M
         raise RuntimeError("no such kernel")
 
     monkeypatch.setattr(kernel_facts, "facts", lambda device: {"broken": broken})
-    assert kernel_facts.measure("cpu", tmp_path)["broken"] == {"failed": "RuntimeError: no such kernel"}
+    assert kernel_facts.measure("cpu", tmp_path)["broken"] == {
+        "failed": "RuntimeError: no such kernel"
+    }
 
 
 def test_every_error_of_a_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

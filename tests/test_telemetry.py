@@ -1,4 +1,5 @@
-"""The sidecar as a real process over a fake driver, the verdict on clocks, and energy against a counter that is known."""
+"""The sidecar as a real process over a fake driver, the verdict on clocks, and energy against a
+counter that is known."""
 
 import io
 import json
@@ -17,7 +18,13 @@ from fake_nvml import FakeDevice, FakeNvml
 from lora_profiler.harness import driver_view as device_view
 from lora_profiler.harness.driver_view import DeviceView
 from lora_profiler.harness.nvml import Nvml, open_device
-from lora_profiler.harness.telemetry import EnergyMeter, Sampler, TelemetrySidecar, clock_flag, watch
+from lora_profiler.harness.telemetry import (
+    EnergyMeter,
+    Sampler,
+    TelemetrySidecar,
+    clock_flag,
+    watch,
+)
 from lora_profiler.records.record import Energy, Telemetry
 
 TESTS = Path(__file__).parent
@@ -27,7 +34,7 @@ def nvml(card: FakeDevice) -> Nvml:
     return open_device(environ={}, pynvml=FakeNvml(card))
 
 
-# --- the verdict ----------------------------------------------------------------------------------------------------------
+# --- the verdict ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -49,18 +56,31 @@ def nvml(card: FakeDevice) -> Nvml:
         (0x00, (), 1980, None),
     ],
 )
-def test_the_flag_of_the_clocks(reasons: int, clocks: tuple[int, ...], default: int | None, flag: str | None) -> None:
-    assert clock_flag(Telemetry(sm_clock_mhz=clocks, default_sm_clock_mhz=default, throttle_reasons=reasons)) == flag
+def test_the_flag_of_the_clocks(
+    reasons: int, clocks: tuple[int, ...], default: int | None, flag: str | None
+) -> None:
+    assert (
+        clock_flag(
+            Telemetry(sm_clock_mhz=clocks, default_sm_clock_mhz=default, throttle_reasons=reasons)
+        )
+        == flag
+    )
 
 
-# --- sampling -------------------------------------------------------------------------------------------------------------
+# --- sampling -------------------------------------------------------------------------------------
 
 
 def test_samples_are_kept_and_bits_or_ed() -> None:
     card = FakeDevice("GPU-1", processes=[(7, 1)], used=100)
     sampler = Sampler(nvml(card), 7)
     sampler.sample()
-    card.clocks, card.temperature, card.power, card.reasons, card.used = {1: 1200, 2: 2600}, 70, 99_000, 0x44, 300
+    card.clocks, card.temperature, card.power, card.reasons, card.used = (
+        {1: 1200, 2: 2600},
+        70,
+        99_000,
+        0x44,
+        300,
+    )
     card.processes = [(7, 1), (8, 1), (9, 1)]
     sampler.sample()
     card.reasons, card.used, card.processes, card.temperature = 0x01, 200, [(7, 1)], None
@@ -116,7 +136,7 @@ def test_sampling_keeps_its_pace_and_begins_anew() -> None:
     assert sampler.kept == len(found.sm_clock_mhz) < 12
 
 
-# --- the process ----------------------------------------------------------------------------------------------------------
+# --- the process ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -145,7 +165,9 @@ def test_the_sidecar_samples_from_begin_to_stop(fake_driver: Callable[..., None]
     assert sidecar.stop() is None
 
 
-def test_it_delays_nothing(fake_driver: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_delays_nothing(
+    fake_driver: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake_driver()
     monkeypatch.setenv("FAKE_NVML_SECONDS", "5")  # a driver that takes its time
     sidecar = TelemetrySidecar(os.getpid())
@@ -156,7 +178,9 @@ def test_it_delays_nothing(fake_driver: Callable[..., None], monkeypatch: pytest
     assert time.monotonic() - asked < 2
 
 
-def test_without_nvml_there_is_no_telemetry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_nvml_there_is_no_telemetry(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "pynvml.py").write_text("raise ImportError\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     sidecar = TelemetrySidecar(os.getpid())
@@ -169,7 +193,9 @@ def test_without_nvml_there_is_no_telemetry(monkeypatch: pytest.MonkeyPatch, tmp
     assert sidecar.stop() is None
 
 
-def test_without_a_start_or_a_program_there_is_no_telemetry(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_start_or_a_program_there_is_no_telemetry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     sidecar = TelemetrySidecar(os.getpid())
     sidecar.begin()
     assert sidecar.stop() is None
@@ -179,7 +205,9 @@ def test_without_a_start_or_a_program_there_is_no_telemetry(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_sidecar_that_does_not_answer_is_ended(fake_driver: Callable[..., None], how: signal.Signals) -> None:
+def test_a_sidecar_that_does_not_answer_is_ended(
+    fake_driver: Callable[..., None], how: signal.Signals
+) -> None:
     fake_driver()
     sidecar = TelemetrySidecar(os.getpid())
     sidecar.start()
@@ -205,8 +233,12 @@ time.sleep(60)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_it_dies_with_its_parent_and_ignores_ctrl_c(fake_driver: Callable[..., None]) -> None:
     fake_driver()
-    environ = os.environ | {"PYTHONPATH": os.pathsep.join((str(TESTS.parent), os.environ["PYTHONPATH"]))}
-    owner = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True, env=environ)
+    environ = os.environ | {
+        "PYTHONPATH": os.pathsep.join((str(TESTS.parent), os.environ["PYTHONPATH"]))
+    }
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True, env=environ
+    )
     assert owner.stdout is not None
     pid = int(owner.stdout.readline())
     time.sleep(1.0)
@@ -229,7 +261,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-# --- energy ---------------------------------------------------------------------------------------------------------------
+# --- energy ---------------------------------------------------------------------------------------
 
 
 class Card:
@@ -259,7 +291,9 @@ def test_energy_of_a_block_and_of_the_idle_wait_before() -> None:
             card.spend(12.5, 600.0)
         card.spend(2.0)
         found = meter.result(50)
-    assert found == Energy(joules=7500.0, seconds=12.5, steps=50, idle_joules=450.0, idle_seconds=5.0)
+    assert found == Energy(
+        joules=7500.0, seconds=12.5, steps=50, idle_joules=450.0, idle_seconds=5.0
+    )
 
 
 def test_a_short_block_says_nothing() -> None:
@@ -344,18 +378,24 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[Card, DeviceView, SlowSide
     return card, view, sidecar
 
 
-def test_energy_ends_before_the_sidecar_is_waited_for(watched: tuple[Card, DeviceView, SlowSidecar]) -> None:
+def test_energy_ends_before_the_sidecar_is_waited_for(
+    watched: tuple[Card, DeviceView, SlowSidecar],
+) -> None:
     card, view, _ = watched
     with view.timing(60.0) as begin:
         card.spend(4.0, 500.0)
         begin()
         card.spend(12.5, 600.0)
-    assert view.energy(50) == Energy(joules=7500.0, seconds=12.5, steps=50, idle_joules=450.0, idle_seconds=5.0)
+    assert view.energy(50) == Energy(
+        joules=7500.0, seconds=12.5, steps=50, idle_joules=450.0, idle_seconds=5.0
+    )
     assert view.telemetry == Telemetry(throttle_reasons=4)
     assert view.other_cpu_share is not None
 
 
-def test_a_timing_pass_that_fails_leaves_no_energy_and_no_sidecar(watched: tuple[Card, DeviceView, SlowSidecar]) -> None:
+def test_a_timing_pass_that_fails_leaves_no_energy_and_no_sidecar(
+    watched: tuple[Card, DeviceView, SlowSidecar],
+) -> None:
     card, view, sidecar = watched
     with pytest.raises(MemoryError), view.timing(60.0) as begin:
         begin()

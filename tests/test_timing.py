@@ -1,4 +1,5 @@
-"""Step time where it is asked: which kernels and constants answer, what is refused in words, and why LoRA gains what it gains."""
+"""Step time where it is asked: which kernels and constants answer, what is refused in words, and
+why LoRA gains what it gains."""
 
 import json
 import sys
@@ -24,7 +25,16 @@ from lora_profiler.planning.speed_gap import Cause, SpeedGap, speed_gap
 from lora_profiler.planning.timing import TimedStep, Timing, step_time
 from lora_profiler.report import labels
 from lora_profiler.report.timing import gap_line, time_lines, time_table
-from lora_profiler.steptime import PARTS, Constants, Fixed, Part, Rates, StepTime, rates_of, step_time_at
+from lora_profiler.steptime import (
+    PARTS,
+    Constants,
+    Fixed,
+    Part,
+    Rates,
+    StepTime,
+    rates_of,
+    step_time_at,
+)
 from lora_profiler.steptime.families import bundled
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
@@ -41,17 +51,34 @@ def ask(lora: LoraConfig | None = None, **setup: Any) -> Workload:
 def product(m: int, n: int, k: int, dtype: Any = "bfloat16", count: int = 1) -> Kernel:
     gemm, size = Gemm(m=m, n=n, k=k), 4 if dtype == "float32" else 2
     return Kernel(
-        kind="gemm", op="mm", phase="forward", module="", read_bytes=size * (m + n) * k, written_bytes=size * m * n,
-        dtype=dtype, gemm=gemm, flops=gemm.flops, count=count,
-    )  # fmt: skip
+        kind="gemm",
+        op="mm",
+        phase="forward",
+        module="",
+        read_bytes=size * (m + n) * k,
+        written_bytes=size * m * n,
+        dtype=dtype,
+        gemm=gemm,
+        flops=gemm.flops,
+        count=count,
+    )
 
 
 def copies(moved: int, count: int = 1, kind: Any = "memory") -> Kernel:
-    return Kernel(kind=kind, op="", phase="forward", module="", read_bytes=moved, written_bytes=moved, count=count)
+    return Kernel(
+        kind=kind,
+        op="",
+        phase="forward",
+        module="",
+        read_bytes=moved,
+        written_bytes=moved,
+        count=count,
+    )
 
 
 def made_up(workload: Workload) -> StepKernels:
-    """Twelve square layers by hand: their products, a copy each, and what adapters and a 4-bit base bring."""
+    """Twelve square layers by hand: their products, a copy each, and what adapters and a 4-bit base
+    bring."""
     setup = workload.setup
     tokens = setup.batch_size * setup.seq_len
     kernels = [product(tokens, WIDE, WIDE, count=24), copies(4 * tokens * WIDE, count=60)]
@@ -59,7 +86,11 @@ def made_up(workload: Workload) -> StepKernels:
         kernels.append(product(WIDE, WIDE, tokens, count=12))
         return StepKernels(kernels=tuple(kernels), tokens=tokens, trainable={2: 12 * WIDE**2})
     dtype = setup.lora.adapter_dtype
-    kernels += [product(tokens, RANK, WIDE, dtype, 24), product(tokens, WIDE, RANK, dtype, 24), copies(8 * tokens * WIDE, 50)]
+    kernels += [
+        product(tokens, RANK, WIDE, dtype, 24),
+        product(tokens, WIDE, RANK, dtype, 24),
+        copies(8 * tokens * WIDE, 50),
+    ]
     if setup.quantization is not None:
         kernels.append(copies(2 * WIDE**2, count=24, kind="dequantise"))
     return StepKernels(kernels=tuple(kernels), tokens=tokens, trainable={4: 24 * RANK * WIDE})
@@ -68,7 +99,9 @@ def made_up(workload: Workload) -> StepKernels:
 Count = Callable[[Workload], StepKernels]
 
 
-def counting(monkeypatch: pytest.MonkeyPatch, count: Count = made_up, name: str = "analytic") -> None:
+def counting(
+    monkeypatch: pytest.MonkeyPatch, count: Count = made_up, name: str = "analytic"
+) -> None:
     """Has `count` stand for the rules' count of kernels, or for the trace's."""
     module = ModuleType(f"lora_profiler.{name}.kernels")
     setattr(module, "counted_kernels" if name == "analytic" else "step_kernels", count)
@@ -94,7 +127,8 @@ def refusal(workload: Workload, gpu: Gpu | None = A100, engine: str = "auto") ->
 
 
 def by_hand(kernels: StepKernels, rates: Rates, constants: Constants, passes: int) -> float:
-    """Seconds of a step of one micro-batch, written out once more: no cache, no tiles, `passes` over what trains."""
+    """Seconds of a step of one micro-batch, written out once more: no cache, no tiles, `passes`
+    over what trains."""
     fixed, device = constants.fixed, 0.0
     for kernel in kernels.kernels:
         copy = kernel.moved_bytes / rates.bandwidth / constants.beta
@@ -105,26 +139,36 @@ def by_hand(kernels: StepKernels, rates: Rates, constants: Constants, passes: in
             copy = kernel.moved_bytes / rates.bandwidth / fixed.dequantisation
         device += kernel.count * max(copy, work)
     host = sum(k.count for k in kernels.kernels) * fixed.launch_seconds
-    update = sum(passes * size * count for size, count in kernels.trainable.items()) / rates.bandwidth / constants.beta
+    update = (
+        sum(passes * size * count for size, count in kernels.trainable.items())
+        / rates.bandwidth
+        / constants.beta
+    )
     return float((device**2 + host**2) ** 0.5 + update + fixed.step_seconds)
 
 
 PLAIN = Rates(bandwidth=1e12, tensor_flops=1e14, fp32_flops=1e13, l2_bytes=0, processors=0)
-OWN = Constants(family="here", eta=0.8, beta=0.7, fixed=Fixed(launch_seconds=1e-6, step_seconds=0.001))
+OWN = Constants(
+    family="here", eta=0.8, beta=0.7, fixed=Fixed(launch_seconds=1e-6, step_seconds=0.001)
+)
 
 
-def measured_here(monkeypatch: pytest.MonkeyPatch, rates: Rates = PLAIN, half_width: float = 0.07) -> None:
+def measured_here(
+    monkeypatch: pytest.MonkeyPatch, rates: Rates = PLAIN, half_width: float = 0.07
+) -> None:
     """This machine's processor, and every card, as if calibrated here."""
     local = SimpleNamespace(rates=rates, constants=OWN, half_width=half_width, provenance={})
     monkeypatch.setattr("lora_profiler.steptime.local.local_constants", lambda key: local)
     monkeypatch.setattr("lora_profiler.steptime.local.local_cpu", lambda: local)
 
 
-# --- which kernels and constants answer -----------------------------------------------------------------------------------
+# --- which kernels and constants answer -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(r=RANK)])
-def test_a_step_is_what_its_kernels_take(lora: LoraConfig | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_is_what_its_kernels_take(
+    lora: LoraConfig | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Tiles are whole here: 512 tokens, 768 wide, a rank of 32."""
     measured_here(monkeypatch)
     workload = ask(lora)
@@ -132,17 +176,25 @@ def test_a_step_is_what_its_kernels_take(lora: LoraConfig | None, monkeypatch: p
     assert found.seconds == pytest.approx(by_hand(made_up(workload), PLAIN, OWN, 20))
     assert found.tokens_per_second == pytest.approx(512 / found.seconds)
     flops = predict(workload).flops
-    assert flops is not None and timed(replace(workload, setup=replace(workload.setup, accumulation=4))).flops == 4 * flops.total
+    assert (
+        flops is not None
+        and timed(replace(workload, setup=replace(workload.setup, accumulation=4))).flops
+        == 4 * flops.total
+    )
 
 
-def test_what_was_measured_on_this_machine_comes_before_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_measured_on_this_machine_comes_before_the_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     usual = timed(ask())
     assert (usual.time.likeness, usual.time.constants.family) == ("fitted", "a100")
     measured_here(monkeypatch)
     own = timed(ask())
     assert (own.time.likeness, own.time.constants, own.time.rates) == ("this machine", OWN, PLAIN)
     assert own.time.calibrated and own.evidence is None
-    assert own.time.low == pytest.approx(own.time.seconds / 1.07) and own.time.high == pytest.approx(own.time.seconds / 0.93)
+    assert own.time.low == pytest.approx(
+        own.time.seconds / 1.07
+    ) and own.time.high == pytest.approx(own.time.seconds / 0.93)
 
 
 def test_a_processor_is_timed_only_where_it_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +211,9 @@ def test_a_processor_is_timed_only_where_it_was_measured(monkeypatch: pytest.Mon
     assert answers([ask()])[0].timing is None
 
 
-def test_rules_count_and_the_trace_answers_where_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rules_count_and_the_trace_answers_where_it_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked = []
     counting(monkeypatch, lambda workload: asked.append("traced") or made_up(workload), "traced")  # type: ignore[func-returns-value]
     monkeypatch.setattr(timing, "predict", lambda workload, engine: SimpleNamespace(flops=None))
@@ -205,21 +259,34 @@ def test_it_is_a_public_name() -> None:
     assert lora_profiler.step_time is step_time
 
 
-# --- what must be true of any step -----------------------------------------------------------------------------------------
+# --- what must be true of any step ----------------------------------------------------------------
 
-LORAS = st.none() | st.builds(LoraConfig, r=st.just(RANK), adapter_dtype=st.sampled_from(["float32", "bfloat16"]))
+LORAS = st.none() | st.builds(
+    LoraConfig, r=st.just(RANK), adapter_dtype=st.sampled_from(["float32", "bfloat16"])
+)
 SETUPS = st.builds(
     lambda lora, batch, length, accumulation, nf4: TrainSetup(
-        lora=lora, quantization=Quantization() if nf4 and lora else None, batch_size=batch, seq_len=64 * length,
+        lora=lora,
+        quantization=Quantization() if nf4 and lora else None,
+        batch_size=batch,
+        seq_len=64 * length,
         accumulation=accumulation,
     ),
-    LORAS, st.integers(1, 16), st.integers(1, 32), st.integers(1, 4), st.booleans(),
-)  # fmt: skip
-CARDS = st.sampled_from(["a100_sxm_80gb", "h100_sxm_80gb", "rtx_4090", "rtx_3060", "l4", "mi300x_192gb"]).map(find_gpu)
+    LORAS,
+    st.integers(1, 16),
+    st.integers(1, 32),
+    st.integers(1, 4),
+    st.booleans(),
+)
+CARDS = st.sampled_from(
+    ["a100_sxm_80gb", "h100_sxm_80gb", "rtx_4090", "rtx_3060", "l4", "mi300x_192gb"]
+).map(find_gpu)
 
 
 @given(SETUPS, CARDS)
-def test_the_interval_holds_the_time_and_the_parts_are_all_of_it(setup: TrainSetup, card: Gpu) -> None:
+def test_the_interval_holds_the_time_and_the_parts_are_all_of_it(
+    setup: TrainSetup, card: Gpu
+) -> None:
     time = timed(Workload(model=GPT2, setup=setup), card).time
     assert 0 < time.low < time.seconds < time.high
     assert set(time.parts) <= set(PARTS) and min(time.parts.values()) >= 0
@@ -228,7 +295,9 @@ def test_the_interval_holds_the_time_and_the_parts_are_all_of_it(setup: TrainSet
 
 
 @given(SETUPS, CARDS, st.floats(1.0, 4.0), st.floats(1.0, 4.0))
-def test_more_bandwidth_or_a_higher_peak_is_never_slower(setup: TrainSetup, card: Gpu, wider: float, faster: float) -> None:
+def test_more_bandwidth_or_a_higher_peak_is_never_slower(
+    setup: TrainSetup, card: Gpu, wider: float, faster: float
+) -> None:
     rates = rates_of(card)
     assert rates is not None and card.bandwidth_gb_s is not None and card.fp32_tflops is not None
     better = replace(
@@ -241,7 +310,7 @@ def test_more_bandwidth_or_a_higher_peak_is_never_slower(setup: TrainSetup, card
     assert timed(workload, better).time.seconds <= timed(workload, card).time.seconds * (1 + 1e-12)
 
 
-# --- LoRA beside full ------------------------------------------------------------------------------------------------------
+# --- LoRA beside full -----------------------------------------------------------------------------
 
 
 def gap_of(setup: TrainSetup, card: Gpu = A100) -> tuple[SpeedGap, TimedStep, TimedStep]:
@@ -255,38 +324,54 @@ def test_causes_add_up_to_what_flops_do_not_explain(setup: TrainSetup, card: Gpu
     gap, full, lora = gap_of(setup, card)
     assert set(gap.causes) == set(get_args(Cause)) == set(labels.CAUSE_LABELS)
     assert gap.seconds == lora.time.seconds
-    assert gap.gap_seconds == pytest.approx(lora.time.seconds - full.time.seconds * lora.flops / full.flops)
+    assert gap.gap_seconds == pytest.approx(
+        lora.time.seconds - full.time.seconds * lora.flops / full.flops
+    )
     assert sum(gap.causes.values()) == pytest.approx(gap.gap_seconds, abs=1e-9 * lora.time.seconds)
     assert gap.causes["adapter_products"] > 0
     assert (gap.causes["dequantise"] > 0) == (setup.quantization is not None)
 
 
 def test_each_cause_is_what_the_kernels_of_its_kind_take() -> None:
-    setup = TrainSetup(lora=LoraConfig(r=RANK), quantization=Quantization(), seq_len=2048, accumulation=3)
+    setup = TrainSetup(
+        lora=LoraConfig(r=RANK), quantization=Quantization(), seq_len=2048, accumulation=3
+    )
     gap, full, lora = gap_of(setup)
     without: dict[Part, float] = {part: lora.time.parts.get(part, 0.0) for part in PARTS}
     spent = full.time.parts
     assert gap.causes["adapter_memory"] == pytest.approx(without["memory"] - spent["memory"])
     assert gap.causes["memory"] == pytest.approx((1 - gap.flops_ratio) * spent["memory"])
     assert gap.causes["dequantise"] == pytest.approx(without["dequantise"])
-    bare = tuple(kernel for kernel in lora.kernels.kernels if kernel.gemm is None or RANK not in (kernel.gemm.n, kernel.gemm.k))
+    bare = tuple(
+        kernel
+        for kernel in lora.kernels.kernels
+        if kernel.gemm is None or RANK not in (kernel.gemm.n, kernel.gemm.k)
+    )
     assert len(bare) == len(lora.kernels.kernels) - 2
-    time = step_time_at(replace(lora.kernels, kernels=bare), setup, lora.time.rates, lora.time.constants, "fitted")
+    time = step_time_at(
+        replace(lora.kernels, kernels=bare), setup, lora.time.rates, lora.time.constants, "fitted"
+    )
     assert gap.causes["adapter_products"] == pytest.approx(without["gemm"] - time.parts["gemm"])
     assert gap.causes["update"] < 0  # 0.3 million weights to update instead of 7
 
 
 def test_products_of_adapters_in_float32_cost_more_than_in_bfloat16() -> None:
-    """At a rank where they are bound by products: a card's float32 units are slower than its tensor cores."""
+    """At a rank where they are bound by products: a card's float32 units are slower than its tensor
+    cores."""
     wide, narrow = (
-        gap_of(TrainSetup(lora=LoraConfig(r=RANK, adapter_dtype=d), seq_len=2048))[0] for d in ("float32", "bfloat16")
+        gap_of(TrainSetup(lora=LoraConfig(r=RANK, adapter_dtype=d), seq_len=2048))[0]
+        for d in ("float32", "bfloat16")
     )
     assert wide.causes["adapter_products"] > narrow.causes["adapter_products"]
 
 
 def test_answers_hold_the_gap_against_full_wherever_full_stands() -> None:
     full, lora = ask(), ask(LoraConfig(r=RANK))
-    (a, b), (c, d), (alone,) = answers([full, lora], A100), answers([lora, full], A100), answers([lora], A100)
+    (a, b), (c, d), (alone,) = (
+        answers([full, lora], A100),
+        answers([lora, full], A100),
+        answers([lora], A100),
+    )
     assert a.speed_gap is None and d.speed_gap is None and alone.speed_gap is None
     assert b.speed_gap is not None and b.speed_gap == c.speed_gap
     assert [x.speed_gap for x in answers([full, lora])] == [None, None]
@@ -295,17 +380,23 @@ def test_answers_hold_the_gap_against_full_wherever_full_stands() -> None:
 def test_the_sentence_is_made_of_the_numbers() -> None:
     causes: dict[Cause, float] = dict.fromkeys(get_args(Cause), 0.0)
     causes |= {"adapter_memory": 0.3, "update": -0.1, "adapter_products": 0.15, "launches": 0.004}
-    gap = SpeedGap(seconds=2.0, flops_ratio=0.7, seconds_ratio=0.85, gap_seconds=0.354, causes=causes)
-    assert gap_line("LoRA r32", gap) == (
-        "LoRA r32 makes 70.00 % of full's FLOPs in 85.00 % of its time, 354.00 ms more than its FLOPs suggest: "
-        "it loses 300.00 ms to casts, copies and sums of the adapters, 150.00 ms to products of the adapters, and gains 100.00 "
-        "ms in the optimizer's update; all else +4.00 ms."
+    gap = SpeedGap(
+        seconds=2.0, flops_ratio=0.7, seconds_ratio=0.85, gap_seconds=0.354, causes=causes
+    )
+    assert (
+        gap_line("LoRA r32", gap)
+        == "LoRA r32 makes 70.00 % of full's FLOPs in 85.00 % of its time, 354.00 ms more than its"
+        " FLOPs suggest: it loses 300.00 ms to casts, copies and sums of the adapters, 150.00 ms"
+        " to products of the adapters, and gains 100.00 ms in the optimizer's update; all else"
+        " +4.00 ms."
     )
     nothing = replace(gap, gap_seconds=-0.01, causes=dict.fromkeys(causes, 0.0) | {"update": -0.01})
-    assert gap_line("LoRA r32", nothing).endswith("of its time, 10.00 ms less than its FLOPs suggest: in all -10.00 ms.")
+    assert gap_line("LoRA r32", nothing).endswith(
+        "of its time, 10.00 ms less than its FLOPs suggest: in all -10.00 ms."
+    )
 
 
-# --- words -----------------------------------------------------------------------------------------------------------------
+# --- words ----------------------------------------------------------------------------------------
 
 
 def test_the_table_adds_up_and_the_share_is_that_of_the_times() -> None:
@@ -318,10 +409,18 @@ def test_the_table_adds_up_and_the_share_is_that_of_the_times() -> None:
     full, lora = (a.timing.step.time for a in found if a.timing and a.timing.step)
     assert cells["time"][2] == f"{100 * lora.seconds / full.seconds:.2f} %"
     assert set(labels.PART_LABELS) == set(PARTS)
-    assert {"matrix products", "kernels that only move bytes", "waiting for launches", "optimizer update"} <= set(cells)
+    assert {
+        "matrix products",
+        "kernels that only move bytes",
+        "waiting for launches",
+        "optimizer update",
+    } <= set(cells)
     lines = time_lines(found)
     assert any(line.startswith("LoRA r32 makes ") for line in lines)
-    assert any(line.startswith("Step times, like a fitted card: ") and "a100_sxm_80gb" in line for line in lines)
+    assert any(
+        line.startswith("Step times, like a fitted card: ") and "a100_sxm_80gb" in line
+        for line in lines
+    )
 
 
 def test_a_step_that_does_not_fit_is_timed_with_that_said() -> None:
@@ -335,13 +434,15 @@ def test_every_basis_has_words(likeness: Any) -> None:
     (answer,) = answers([ask()], A100)
     assert answer.timing is not None and answer.timing.step is not None
     time: StepTime = replace(answer.timing.step.time, likeness=likeness)
-    changed = replace(answer, timing=replace(answer.timing, step=replace(answer.timing.step, time=time)))
+    changed = replace(
+        answer, timing=replace(answer.timing, step=replace(answer.timing.step, time=time))
+    )
     table = time_table([changed])
     assert table is not None and table.title.endswith(labels.BASIS_LABELS[likeness])
     assert any(labels.BASIS_DEFINITIONS[likeness] in line for line in time_lines([changed]))
 
 
-# --- evidence --------------------------------------------------------------------------------------------------------------
+# --- evidence -------------------------------------------------------------------------------------
 
 
 def test_evidence_is_of_rows_that_were_not_fitted_where_it_says_so() -> None:
@@ -354,20 +455,36 @@ def test_evidence_is_of_rows_that_were_not_fitted_where_it_says_so() -> None:
 
 def test_the_package_s_evidence_is_that_of_the_committed_results() -> None:
     rows = json.loads(RESULTS.read_text("utf-8"))["rows"]
-    names = {"model": "error_model_left_out", "card": "error_card_left_out", "all": "error_by_a100_constants"}
+    names = {
+        "model": "error_model_left_out",
+        "card": "error_card_left_out",
+        "all": "error_by_a100_constants",
+    }
     assert [row["id"] for row in rows] == [found.id for found in measured_steps()]
     for row, found in zip(rows, measured_steps(), strict=True):
         assert (found.model, found.method, found.card) == (row["model"], row["method"], row["card"])
-        assert (found.measured_seconds, found.error) == (row["measured_seconds"], row[names[found.left_out]])
+        assert (found.measured_seconds, found.error) == (
+            row["measured_seconds"],
+            row[names[found.left_out]],
+        )
 
 
 def test_the_nearest_row_is_of_the_method_first_and_then_of_the_card() -> None:
     mistral = nearest_step("lora", "a100_sxm_80gb", 7_241_732_096, 16384)
-    assert (mistral.model, mistral.method, mistral.tokens) == ("mistralai/Mistral-7B-v0.1", "lora", 16384)
+    assert (mistral.model, mistral.method, mistral.tokens) == (
+        "mistralai/Mistral-7B-v0.1",
+        "lora",
+        16384,
+    )
     assert nearest_step("qlora", "rtx_4090", 8_000_000_000, 2048).card == "rtx_4090"
     assert nearest_step("lora", "mi300x_192gb", 1, 1).method == "lora"
     assert {row.method for row in measured_steps() if row.card == "rtx_4090"} == {"lora", "qlora"}
     assert nearest_step("full", "rtx_4090", 7_000_000_000, 8192).method == "full"
     for row in measured_steps():
         found = nearest_step(row.method, row.card, row.parameters, row.tokens)
-        assert (found.method, found.card, found.parameters, found.tokens) == (row.method, row.card, row.parameters, row.tokens)
+        assert (found.method, found.card, found.parameters, found.tokens) == (
+            row.method,
+            row.card,
+            row.parameters,
+            row.tokens,
+        )

@@ -1,12 +1,15 @@
-"""A traced step against the same step really taken on the CPU, whose allocator torch's profiler records: every phase's peak.
+"""A traced step against the same step really taken on the CPU, whose allocator torch's profiler
+records: every phase's peak.
 
-Where all tensors have one dtype, and under autocast, the overall peak is within 0.05 % and each phase within 0.1 %. What is
-missing are scalars that no operator returns (8 bytes an adapted module, 12 to 16 in an optimizer step) and scratch in kernels.
-With adapters in float32 on a 16-bit base the CPU makes copies that no operator returns and no GPU makes, so that the real peak
-lies above, by 10 % at most.
+Where all tensors have one dtype, and under autocast, the overall peak is within 0.05 % and each
+phase within 0.1 %. What is missing are scalars that no operator returns (8 bytes an adapted module,
+12 to 16 in an optimizer step) and scratch in kernels. With adapters in float32 on a 16-bit base the
+CPU makes copies that no operator returns and no GPU makes, so that the real peak lies above, by 10
+% at most.
 
-The vocabulary makes the loss the largest moment of most cases; `test_layers_alone` takes it away. There only float32 can be
-compared closely: matrix products of 16 bit take up to 137 KB of scratch from oneDNN, `test_scratch` says.
+The vocabulary makes the loss the largest moment of most cases; `test_layers_alone` takes it away.
+There only float32 can be compared closely: matrix products of 16 bit take up to 137 KB of scratch
+from oneDNN, `test_scratch` says.
 """
 
 import gc
@@ -33,8 +36,19 @@ torch.set_num_threads(1)
 
 Config = dict[str, Any]
 VOCABULARY = 1200
-SIZES = {"hidden_size": 48, "intermediate_size": 112, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": VOCABULARY}
-GROUPED = SIZES | {"num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2}
+SIZES = {
+    "hidden_size": 48,
+    "intermediate_size": 112,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": VOCABULARY,
+}
+GROUPED = SIZES | {
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 NO_DROPOUT = {"attention_dropout": 0.0, "hidden_dropout": 0.0}
 GPT = {
     "n_embd": 48,
@@ -46,7 +60,12 @@ GPT = {
     "eos_token_id": 2,
 }
 NO_PDROP = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
-SEQ2SEQ = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0, "vocab_size": VOCABULARY}
+SEQ2SEQ = {
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "decoder_start_token_id": 0,
+    "vocab_size": VOCABULARY,
+}
 OTHERS: dict[str, Config] = {
     "bloom": SIZES | NO_DROPOUT | {"n_layer": 2, "n_head": 4},
     "falcon": SIZES | NO_DROPOUT,
@@ -59,27 +78,84 @@ OTHERS: dict[str, Config] = {
     "smollm3": GROUPED | {"pad_token_id": 0},
     "gptj": GPT | NO_PDROP | {"rotary_dim": 8},
     "gpt_bigcode": GPT | NO_PDROP,
-    "mpt": {"d_model": 48, "n_layers": 2, "n_heads": 4, "expansion_ratio": 2, "max_seq_len": 256, "vocab_size": VOCABULARY},
+    "mpt": {
+        "d_model": 48,
+        "n_layers": 2,
+        "n_heads": 4,
+        "expansion_ratio": 2,
+        "max_seq_len": 256,
+        "vocab_size": VOCABULARY,
+    },
     "gpt_oss": GROUPED | {"head_dim": 12, "num_local_experts": 4, "num_experts_per_tok": 2},
     "olmoe": GROUPED | {"num_experts": 4, "num_experts_per_tok": 2},
-    "deepseek_v3": SIZES
-    | {"num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8}
-    | {"v_head_dim": 12, "moe_intermediate_size": 40, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1}
-    | {"topk_group": 1, "first_k_dense_replace": 1},
-    "t5": SEQ2SEQ
-    | {"d_model": 48, "d_ff": 112, "d_kv": 12, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 2, "dropout_rate": 0.0}
-    | {"architectures": ["T5ForConditionalGeneration"]},
-    "bart": SEQ2SEQ
-    | {"d_model": 48, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
-    | {"encoder_ffn_dim": 112, "decoder_ffn_dim": 112, "dropout": 0.0, "max_position_embeddings": 256}
-    | {"architectures": ["BartForConditionalGeneration"]},
-    "bert": SIZES
-    | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "max_position_embeddings": 256}
-    | {"architectures": ["BertForMaskedLM"]},
+    "deepseek_v3": (
+        SIZES
+        | {
+            "num_key_value_heads": 4,
+            "q_lora_rank": 16,
+            "kv_lora_rank": 16,
+            "qk_nope_head_dim": 8,
+            "qk_rope_head_dim": 8,
+        }
+        | {
+            "v_head_dim": 12,
+            "moe_intermediate_size": 40,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "n_group": 1,
+        }
+        | {"topk_group": 1, "first_k_dense_replace": 1}
+    ),
+    "t5": (
+        SEQ2SEQ
+        | {
+            "d_model": 48,
+            "d_ff": 112,
+            "d_kv": 12,
+            "num_heads": 4,
+            "num_layers": 2,
+            "num_decoder_layers": 2,
+            "dropout_rate": 0.0,
+        }
+        | {"architectures": ["T5ForConditionalGeneration"]}
+    ),
+    "bart": (
+        SEQ2SEQ
+        | {
+            "d_model": 48,
+            "encoder_layers": 2,
+            "decoder_layers": 2,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+        }
+        | {
+            "encoder_ffn_dim": 112,
+            "decoder_ffn_dim": 112,
+            "dropout": 0.0,
+            "max_position_embeddings": 256,
+        }
+        | {"architectures": ["BartForConditionalGeneration"]}
+    ),
+    "bert": (
+        SIZES
+        | {
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+            "max_position_embeddings": 256,
+        }
+        | {"architectures": ["BertForMaskedLM"]}
+    ),
     "gemma3": {
         "text_config": GROUPED | {"model_type": "gemma3_text", "head_dim": 12},
-        "vision_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-        | {"image_size": 28, "patch_size": 14, "model_type": "siglip_vision_model"},
+        "vision_config": (
+            {
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+            }
+            | {"image_size": 28, "patch_size": 14, "model_type": "siglip_vision_model"}
+        ),
         "image_token_index": VOCABULARY - 1,
         "mm_tokens_per_image": 4,
         "vocab_size": VOCABULARY,
@@ -93,7 +169,11 @@ def config_of(name: str, **changes: Any) -> Config:
     """A model of two layers; of the families in TINY that one, with more words."""
     if name in OTHERS:
         return {"model_type": name} | OTHERS[name] | changes
-    return families.TINY[name] | {LAYERS.get(name, "num_hidden_layers"): 2, "vocab_size": VOCABULARY} | changes
+    return (
+        families.TINY[name]
+        | {LAYERS.get(name, "num_hidden_layers"): 2, "vocab_size": VOCABULARY}
+        | changes
+    )
 
 
 BASE = TrainSetup(dtype="float32", batch_size=2, seq_len=80, device="cpu")
@@ -122,12 +202,26 @@ SETUPS: dict[str, TrainSetup] = {
     "amp lora checkpointed": replace(BASE, precision="amp", lora=ALL, checkpointing=True),
     "amp eager": replace(BASE, precision="amp", attention="eager"),
     "qlora": replace(BASE, lora=ALL, quantization=Quantization()),
-    "qlora plain checkpointed": replace(BASE, lora=ALL, quantization=Quantization(double_quant=False), checkpointing=True),
+    "qlora plain checkpointed": replace(
+        BASE, lora=ALL, quantization=Quantization(double_quant=False), checkpointing=True
+    ),
     "qlora kbit": replace(BASE, lora=ALL, quantization=Quantization(recipe="kbit")),
-    "qlora trl": replace(BASE, dtype="bfloat16", lora=HALF, quantization=Quantization(recipe="trl")),
+    "qlora trl": replace(
+        BASE, dtype="bfloat16", lora=HALF, quantization=Quantization(recipe="trl")
+    ),
 }
 MATRIX: dict[str, tuple[str, ...]] = {
-    "llama": ("full", "lora", "half lora", "amp lora checkpointed", "8 bit", "8 bit half", "adafactor", "qlora", "qlora trl"),
+    "llama": (
+        "full",
+        "lora",
+        "half lora",
+        "amp lora checkpointed",
+        "8 bit",
+        "8 bit half",
+        "adafactor",
+        "qlora",
+        "qlora trl",
+    ),
     "mistral": ("fused", "qlora kbit"),
     "qwen2": ("full checkpointed", "half", "lora dropout accumulated"),
     "qwen3": ("forloop", "half lora checkpointed", "amp", "qlora plain checkpointed"),
@@ -163,7 +257,8 @@ MATRIX: dict[str, tuple[str, ...]] = {
 }
 CASES = [(name, setup) for name, setups in MATRIX.items() for setup in setups]
 ATTENTION_ALONE = {"olmoe", *cases.MIXTURES}
-"""Their experts are packed: adapters there are PEFT's parameter wrappers, for which `test_packed_experts` is."""
+"""Their experts are packed: adapters there are PEFT's parameter wrappers, for which
+`test_packed_experts` is."""
 
 
 def setup_of(name: str, kind: str) -> TrainSetup:
@@ -171,20 +266,26 @@ def setup_of(name: str, kind: str) -> TrainSetup:
     if setup.lora is not None and name in ATTENTION_ALONE:
         return replace(setup, lora=replace(setup.lora, target_modules=cases.ATTENTION))
     if setup.lora is not None and name == "gemma3":
-        return replace(setup, lora=replace(setup.lora, target_modules=r".*language_model.*\.(q_proj|v_proj|down_proj)"))
+        return replace(
+            setup,
+            lora=replace(
+                setup.lora, target_modules=r".*language_model.*\.(q_proj|v_proj|down_proj)"
+            ),
+        )
     return setup
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_objects() -> Iterator[None]:
-    """The oracle collects garbage before each run; what the libraries made at import is not to be looked through every time."""
+    """The oracle collects garbage before each run; what the libraries made at import is not to be
+    looked through every time."""
     gc.collect()
     gc.freeze()
     yield
     gc.unfreeze()
 
 
-# --- reading a trace ----------------------------------------------------------------------------------------------------
+# --- reading a trace ------------------------------------------------------------------------------
 
 
 def workload_of(config: Config, setup: TrainSetup) -> Workload:
@@ -192,7 +293,9 @@ def workload_of(config: Config, setup: TrainSetup) -> Workload:
 
 
 def traced_of(config: Config, setup: TrainSetup, *, padding: bool = False) -> Traced:
-    return trace(workload_of(config, setup), lambda w: build_model(w, device="meta"), padding=padding)
+    return trace(
+        workload_of(config, setup), lambda w: build_model(w, device="meta"), padding=padding
+    )
 
 
 def peaks_of(found: Trace) -> oracle.Peaks:
@@ -206,7 +309,8 @@ def peaks_of(found: Trace) -> oracle.Peaks:
 
 
 def instants(found: Trace) -> Iterator[tuple[tuple[int, str], int]]:
-    """(step, phase) and the live bytes after each event, and at each start of a phase before anything happens in it."""
+    """(step, phase) and the live bytes after each event, and at each start of a phase before
+    anything happens in it."""
     starts = [m for m in found.marks if not m.note]
     live, current = 0, 0
     for position in range(len(found.events) + 1):
@@ -215,7 +319,9 @@ def instants(found: Trace) -> Iterator[tuple[tuple[int, str], int]]:
             yield (starts[current - 1].step, starts[current - 1].phase), live
         if position < len(found.events):
             event = found.events[position]
-            live += found.births[event].size_bytes if event >= 0 else -found.births[~event].size_bytes
+            live += (
+                found.births[event].size_bytes if event >= 0 else -found.births[~event].size_bytes
+            )
             yield (starts[current - 1].step, starts[current - 1].phase), live
 
 
@@ -251,7 +357,7 @@ def close(found: oracle.Peaks, real: oracle.Peaks, steps: tuple[int, ...] = (1, 
     assert not wrong, wrong
 
 
-# --- against real steps ---------------------------------------------------------------------------------------------------
+# --- against real steps ---------------------------------------------------------------------------
 
 
 def test_there_is_enough():
@@ -283,7 +389,8 @@ LAYERS_ALONE = [
 
 @pytest.mark.parametrize(("name", "kind"), LAYERS_ALONE)
 def test_layers_alone(name, kind):
-    """32 words, so that no moment is the loss's. A LoRA step is so small then that 8 bytes a module are 0.02 %."""
+    """32 words, so that no moment is the loss's. A LoRA step is so small then that 8 bytes a module
+    are 0.02 %."""
     config, setup = config_of(name, vocab_size=32), setup_of(name, kind)
     close(peaks_of(traced_of(config, setup).trace), real_peaks(config, setup))
 
@@ -291,9 +398,12 @@ def test_layers_alone(name, kind):
 SCRATCH = 160_000
 
 
-@pytest.mark.parametrize(("name", "kind"), [("gpt2", "half"), ("llama", "amp lora checkpointed"), ("opt", "half lora")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("gpt2", "half"), ("llama", "amp lora checkpointed"), ("opt", "half lora")]
+)
 def test_scratch(name, kind):
-    """16-bit products on the CPU: what is missing is scratch that oneDNN takes and gives back within one operator."""
+    """16-bit products on the CPU: what is missing is scratch that oneDNN takes and gives back
+    within one operator."""
     config, setup = config_of(name, vocab_size=32), setup_of(name, kind)
     found, real = peaks_of(traced_of(config, setup).trace), real_peaks(config, setup)
     assert all(0 <= real[at] - found[at] < SCRATCH for at in real), (found, real)
@@ -327,9 +437,13 @@ UNSEEN = 200
 """Scalars of a step."""
 
 
-@pytest.mark.parametrize(("name", "checkpointing"), [("llama", True), ("gemma3_text", True), ("phi3", True), ("llama", False)])
+@pytest.mark.parametrize(
+    ("name", "checkpointing"),
+    [("llama", True), ("gemma3_text", True), ("phi3", True), ("llama", False)],
+)
 def test_promotion_copies_are_all_that_is_missing(name, checkpointing):
-    """Without a large loss they are up to 19 % of these toys, and never more than the widest adapted output in float32."""
+    """Without a large loss they are up to 19 % of these toys, and never more than the widest
+    adapted output in float32."""
     config, setup = config_of(name, vocab_size=32), mixed(checkpointing)
     found, real = peaks_of(traced_of(config, setup).trace), real_peaks(config, setup)
     copy = setup.batch_size * setup.seq_len * WIDEST[name] * 4
@@ -337,19 +451,29 @@ def test_promotion_copies_are_all_that_is_missing(name, checkpointing):
 
 
 def test_promotion_copies_under_autocast():
-    """BART adds a float32 buffer to logits of 16 bit, of which the CPU makes a float32 copy first."""
+    """BART adds a float32 buffer to logits of 16 bit, of which the CPU makes a float32 copy
+    first."""
     config, setup = config_of("bart"), SETUPS["amp lora"]
     found, real = peaks_of(traced_of(config, setup).trace), real_peaks(config, setup)
-    assert real[2, "forward"] - found[2, "forward"] == pytest.approx(setup.batch_size * setup.seq_len * VOCABULARY * 2, rel=0.01)
+    assert real[2, "forward"] - found[2, "forward"] == pytest.approx(
+        setup.batch_size * setup.seq_len * VOCABULARY * 2, rel=0.01
+    )
     assert all(0.9 * real[at] <= found[at] <= real[at] for at in real), (found, real)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "opt"])
 @pytest.mark.parametrize("precision", ["pure", "amp"])
 def test_biases_of_a_prepared_4_bit_base(name, precision):
-    """PEFT makes them float32, the first forward pass 16-bit again. The record cannot tell of the death of what was there before
-    it began, so the real model takes a forward pass before; second steps are compared."""
-    setup = replace(BASE, dtype="bfloat16", precision=precision, lora=ALL, quantization=Quantization(recipe="kbit"))
+    """PEFT makes them float32, the first forward pass 16-bit again. The record cannot tell of the
+    death of what was there before it began, so the real model takes a forward pass before; second
+    steps are compared."""
+    setup = replace(
+        BASE,
+        dtype="bfloat16",
+        precision=precision,
+        lora=ALL,
+        quantization=Quantization(recipe="kbit"),
+    )
     config = config_of(name)
     model = oracle.build(config, setup)
     with torch.no_grad():
@@ -393,17 +517,21 @@ def test_packed_experts(name):
     close(peaks_of(traced_of(config, setup).trace), real_peaks(config, setup))
 
 
-# --- what belongs to whom ---------------------------------------------------------------------------------------------------
+# --- what belongs to whom -------------------------------------------------------------------------
 
 OWNED = ("parameters", "adapters", "quantization_state", "optimizer_states")
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("kind", ["full", "amp lora", "8 bit", "8 bit half", "fused", "qlora", "qlora kbit", "qlora trl"])
+@pytest.mark.parametrize(
+    "kind", ["full", "amp lora", "8 bit", "8 bit half", "fused", "qlora", "qlora kbit", "qlora trl"]
+)
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_owners(name, kind, device):
     workload = workload_of(config_of(name), replace(SETUPS[kind], device=device))
-    found = alive_before_the_second_step(trace(workload, lambda w: build_model(w, device="meta")).trace)
+    found = alive_before_the_second_step(
+        trace(workload, lambda w: build_model(w, device="meta")).trace
+    )
     expected = predict(workload).persistent_bytes
     assert {c: found[c] for c in OWNED} == {c: expected[c] for c in OWNED}
     assert found["gradients"] == 0
@@ -414,12 +542,18 @@ def test_every_birth_has_an_owner():
     assert not [b for b in found.births if b.category is None]
 
 
-# --- what cannot be traced --------------------------------------------------------------------------------------------------
+# --- what cannot be traced ------------------------------------------------------------------------
 
 
 def test_what_asks_for_numbers_is_told_with_its_line():
-    config = {"model_type": "jetmoe"} | GROUPED | {"kv_channels": 12, "num_local_experts": 4, "num_experts_per_tok": 2}
-    with pytest.raises(UnbuildableError, match=r"transformers/models/jetmoe/modeling_jetmoe\.py:\d+ \(.*tolist\(\)"):
+    config = (
+        {"model_type": "jetmoe"}
+        | GROUPED
+        | {"kv_channels": 12, "num_local_experts": 4, "num_experts_per_tok": 2}
+    )
+    with pytest.raises(
+        UnbuildableError, match=r"transformers/models/jetmoe/modeling_jetmoe\.py:\d+ \(.*tolist\(\)"
+    ):
         traced_of(config, BASE)
 
 

@@ -1,4 +1,5 @@
-"""Nothing is traced in silence: about how long it takes, a line now and then, what is quicker, and a clean end by Ctrl-C."""
+"""Nothing is traced in silence: about how long it takes, a line now and then, what is quicker, and
+a clean end by Ctrl-C."""
 
 import json
 import os
@@ -21,8 +22,13 @@ from lora_profiler.traced.effort import ADAPTED_LAYER_SECONDS, LAYER_SECONDS, Ef
 from lora_profiler.units import about_text
 
 TINY_BLOOM = {
-    "model_type": "bloom", "architectures": ["BloomForCausalLM"], "hidden_size": 32, "n_layer": 6, "n_head": 4, "vocab_size": 500,
-}  # fmt: skip
+    "model_type": "bloom",
+    "architectures": ["BloomForCausalLM"],
+    "hidden_size": 32,
+    "n_layer": 6,
+    "n_head": 4,
+    "vocab_size": 500,
+}
 """A type that the rules do not know."""
 
 
@@ -38,18 +44,22 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(path)
 
 
-# --- how long -------------------------------------------------------------------------------------------------------------
+# --- how long -------------------------------------------------------------------------------------
 
 
 def test_before_the_first_trace_layers_are_counted() -> None:
     sizes = [Size(4), Size(30)]
     assert Effort([], sizes, adapted=False).seconds_left() == pytest.approx(34 * LAYER_SECONDS)
-    assert Effort([], sizes, adapted=True).seconds_left() == pytest.approx(34 * ADAPTED_LAYER_SECONDS)
+    assert Effort([], sizes, adapted=True).seconds_left() == pytest.approx(
+        34 * ADAPTED_LAYER_SECONDS
+    )
 
 
 def test_then_traces_that_ended_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr("lora_profiler.traced.effort.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(
+        "lora_profiler.traced.effort.time", SimpleNamespace(monotonic=lambda: clock[0])
+    )
     effort = Effort([], [Size(4), Size(4), Size(40)], adapted=False)
     for tokens, seconds in ((64, 9.0), (96, 2.0)):  # the first one loads libraries
         effort.begin()
@@ -66,25 +76,39 @@ def test_then_traces_that_ended_tell(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_code_that_goes_over_tokens_in_a_loop_takes_longer_with_more_of_them() -> None:
-    ended = [Ended(Size(4, tokens), 4 * (100 + 2 * tokens), 0.4 + 0.008 * tokens) for tokens in (40, 60, 90, 130)]
-    assert Effort(ended, [Size(64, 2048)], adapted=False).seconds_left() == pytest.approx(64 * 0.1 + 64 * 0.002 * 2048)
+    ended = [
+        Ended(Size(4, tokens), 4 * (100 + 2 * tokens), 0.4 + 0.008 * tokens)
+        for tokens in (40, 60, 90, 130)
+    ]
+    assert Effort(ended, [Size(64, 2048)], adapted=False).seconds_left() == pytest.approx(
+        64 * 0.1 + 64 * 0.002 * 2048
+    )
     assert Effort(ended, [Size(4)], adapted=False).seconds_left() == pytest.approx(0.4 + 0.008 * 80)
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
-        (0, "some seconds"), (7, "some seconds"), (8, "about 10 s"), (24, "about 20 s"), (54, "about 50 s"),
+        (0, "some seconds"),
+        (7, "some seconds"),
+        (8, "about 10 s"),
+        (24, "about 20 s"),
+        (54, "about 50 s"),
         (55, "about a minute"),
-        (89, "about a minute"), (91, "about 2 min"), (250, "about 4 min"), (580, "about 10 min"), (941, "about 15 min"),
-        (3600, "about an hour"), (7100, "about 2 hours"),
+        (89, "about a minute"),
+        (91, "about 2 min"),
+        (250, "about 4 min"),
+        (580, "about 10 min"),
+        (941, "about 15 min"),
+        (3600, "about an hour"),
+        (7100, "about 2 hours"),
     ],
-)  # fmt: skip
+)
 def test_what_is_roughly_known_is_said_roughly(seconds: float, words: str) -> None:
     assert about_text(seconds) == words
 
 
-# --- on the command line --------------------------------------------------------------------------------------------------
+# --- on the command line --------------------------------------------------------------------------
 
 
 def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,30 +130,40 @@ def test_auto_and_traced_say_how_long_before_and_while_they_trace(
     run: Run, config: str, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
     slowly(monkeypatch)
-    done = run("predict", config, "--method", "full", "-s", "64", "--engine", engine, "--format", "json")
+    done = run(
+        "predict", config, "--method", "full", "-s", "64", "--engine", engine, "--format", "json"
+    )
     assert done.exit_code == 0
     assert json.loads(done.stdout)["predictions"]
     first, *rest = done.stderr.splitlines()
     assert first == "tracing bloom, full, one sample: some seconds; kept for later"
     assert len(rest) > 3
-    assert all(re.fullmatch(r"tracing bloom, full, one sample: \d+:\d\d so far, [a-z ]*(\d+ \w+)? ?more", line) for line in rest)
+    assert all(
+        re.fullmatch(
+            r"tracing bloom, full, one sample: \d+:\d\d so far, [a-z ]*(\d+ \w+)? ?more", line
+        )
+        for line in rest
+    )
     assert not [thread for thread in threading.enumerate() if thread.name == tracing.THREAD]
 
 
 def test_compile_counts_its_profiles(run: Run, config: str) -> None:
     done = run("compile", config, "--method", "full", "--format", "json")
     assert json.loads(done.stdout)["profiles"]
-    assert [line.partition(":")[0] for line in done.stderr.splitlines() if "kept for later" in line] == [
-        "tracing bloom, full, one sample", "tracing bloom, full, several samples",
-    ]  # fmt: skip
+    assert [
+        line.partition(":")[0] for line in done.stderr.splitlines() if "kept for later" in line
+    ] == ["tracing bloom, full, one sample", "tracing bloom, full, several samples"]
 
 
-def test_a_long_wait_names_what_is_quicker_once(run: Run, config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_wait_names_what_is_quicker_once(
+    run: Run, config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("lora_profiler.traced.effort.LAYER_SECONDS", 4.0)
     done = run("predict", config, "--method", "full", "--gpu", "rtx_4090", "-s", "64")
     first, second = (line for line in done.stderr.splitlines() if "kept for later" in line)
     assert first.startswith(
-        "[1/2] tracing bloom, full, one sample: about 2 min, about 4 min for all (--engine analytic answers at"
+        "[1/2] tracing bloom, full, one sample: about 2 min, about 4 min for all (--engine analytic"
+        " answers at"
     )
     assert "--engine analytic" not in second
 
@@ -140,8 +174,21 @@ def test_ctrl_c_while_it_traces_ends_with_130_and_one_word(config: str) -> None:
         "def slow(*a, **m):\n    print('now', flush=True); time.sleep(0.2); return real(*a, **m)\n"
         "c.trace = slow\nfrom lora_profiler.cli.main import main; import sys; main(sys.argv[1:])"
     )
-    command = [sys.executable, "-c", code, config, "-s", "64", "--engine", "traced", "--format", "json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        config,
+        "-s",
+        "64",
+        "--engine",
+        "traced",
+        "--format",
+        "json",
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "now\n"
     assert process.stdout.readline() == "now\n"

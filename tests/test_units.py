@@ -10,7 +10,14 @@ from lora_profiler.errors import UsageError
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 B"), (512, "512 B"), (1536, "1.50 KiB"), (2**30, "1.00 GiB"), (5 * 2**40, "5.00 TiB"), (-(2**30), "-1.00 GiB")],
+    [
+        (0, "0 B"),
+        (512, "512 B"),
+        (1536, "1.50 KiB"),
+        (2**30, "1.00 GiB"),
+        (5 * 2**40, "5.00 TiB"),
+        (-(2**30), "-1.00 GiB"),
+    ],
 )
 def test_bytes_text(count: int, text: str) -> None:
     assert units.bytes_text(count) == text
@@ -18,14 +25,21 @@ def test_bytes_text(count: int, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 B"), (1023, "1,023 B"), (-1536, "-1.50 KiB"), (39_082_550_536, "36.4 GiB"), (1020 * 2**30, "1,020 GiB")],
+    [
+        (0, "0 B"),
+        (1023, "1,023 B"),
+        (-1536, "-1.50 KiB"),
+        (39_082_550_536, "36.4 GiB"),
+        (1020 * 2**30, "1,020 GiB"),
+    ],
 )
 def test_short_bytes_text_has_three_digits(count: int, text: str) -> None:
     assert units.short_bytes_text(count) == text
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(999, "999"), (8_030_261_248, "8.03 B"), (494_032_768, "494.0 M"), (65_536, "65.54 K")]
+    ("count", "text"),
+    [(999, "999"), (8_030_261_248, "8.03 B"), (494_032_768, "494.0 M"), (65_536, "65.54 K")],
 )
 def test_short_count_text(count: int, text: str) -> None:
     assert units.short_count_text(count) == text
@@ -74,8 +88,15 @@ def test_parse_bytes_refuses(text: str) -> None:
 
 
 def test_bytes_that_stand_together_are_in_one_unit() -> None:
-    assert units.bytes_texts([2 * 2**30, 2**28, 1000, 0]) == ["2.00 GiB", "0.25 GiB", "<0.01 GiB", "0 GiB"]
-    assert units.bytes_texts([2**28, None]) == ["256.00 MiB", "not known"] and units.bytes_texts([None]) == ["not known"]
+    assert units.bytes_texts([2 * 2**30, 2**28, 1000, 0]) == [
+        "2.00 GiB",
+        "0.25 GiB",
+        "<0.01 GiB",
+        "0 GiB",
+    ]
+    assert units.bytes_texts([2**28, None]) == ["256.00 MiB", "not known"] and units.bytes_texts(
+        [None]
+    ) == ["not known"]
 
 
 @given(st.integers(0, 2**50))
@@ -93,7 +114,14 @@ def test_byte_unit_leaves_a_whole(largest: int) -> None:
 
 @pytest.mark.parametrize(
     ("error", "text"),
-    [(0.0, "exact"), (0.0047, "+0.47 %"), (-0.25, "-25.00 %"), (1e-6, "+<0.01 %"), (-1e-6, "-<0.01 %"), (12.0, "+1,200.00 %")],
+    [
+        (0.0, "exact"),
+        (0.0047, "+0.47 %"),
+        (-0.25, "-25.00 %"),
+        (1e-6, "+<0.01 %"),
+        (-1e-6, "-<0.01 %"),
+        (12.0, "+1,200.00 %"),
+    ],
 )
 def test_error_text_is_signed_and_only_equality_is_exact(error: float, text: str) -> None:
     assert units.error_text(error) == text
@@ -121,21 +149,35 @@ def test_seconds_text(seconds: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [((0.7199, 1.06), "0.72 s"), ((0.7199, 0.9), "719.90 ms"), ((0.0013, 1.06), "<0.01 s"), ((0.0, 1.06), "0.00 s"),
-     ((1.06, 300.0), "1.06 s"), ((0.5, 300.0), "0.50 s")],
-)  # fmt: skip
+    [
+        ((0.7199, 1.06), "0.72 s"),
+        ((0.7199, 0.9), "719.90 ms"),
+        ((0.0013, 1.06), "<0.01 s"),
+        ((0.0, 1.06), "0.00 s"),
+        ((1.06, 300.0), "1.06 s"),
+        ((0.5, 300.0), "0.50 s"),
+    ],
+)
 def test_times_that_stand_together_are_in_one_unit(seconds: tuple[float, float], text: str) -> None:
     assert units.seconds_text(*seconds) == text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.0, "0:00"), (7.9, "0:07"), (59.99, "0:59"), (125, "2:05"), (3723.5, "1:02:03")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, "0:00"), (7.9, "0:07"), (59.99, "0:59"), (125, "2:05"), (3723.5, "1:02:03")],
+)
 def test_clock_text(seconds: float, text: str) -> None:
     assert units.clock_text(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("rate", "what", "text"),
-    [(3063.4, "tokens", "3,063 tokens/s"), (12.34, "", "12.3/s"), (1.234, "steps", "1.23 steps/s"), (0.0512, "", "0.051/s")],
+    [
+        (3063.4, "tokens", "3,063 tokens/s"),
+        (12.34, "", "12.3/s"),
+        (1.234, "steps", "1.23 steps/s"),
+        (0.0512, "", "0.051/s"),
+    ],
 )
 def test_rate_text(rate: float, what: str, text: str) -> None:
     assert units.rate_text(rate, what) == text
@@ -149,7 +191,14 @@ def test_in_unit_below_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("ratio", "text"),
-    [(0, "the same"), (-0.51334, "-51.3 %"), (12.5, "+1,250.0 %"), (0.0004, "+<0.1 %"), (-0.0004, "-<0.1 %"), (0.0006, "+0.1 %")],
+    [
+        (0, "the same"),
+        (-0.51334, "-51.3 %"),
+        (12.5, "+1,250.0 %"),
+        (0.0004, "+<0.1 %"),
+        (-0.0004, "-<0.1 %"),
+        (0.0006, "+0.1 %"),
+    ],
 )
 def test_change_text_is_signed_and_only_equality_is_the_same(ratio: float, text: str) -> None:
     assert units.change_text(ratio) == text

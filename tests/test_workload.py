@@ -1,4 +1,5 @@
-"""What is refused in words that PEFT and transformers use, without becoming part of the question."""
+"""What is refused in words that PEFT and transformers use, without becoming part of the
+question."""
 
 from dataclasses import asdict, fields, replace
 
@@ -10,21 +11,29 @@ from lora_profiler.workload import LoraConfig, TrainSetup, setup_dict
 
 
 def test_dora_is_refused_with_the_reason() -> None:
-    with pytest.raises(UsageError, match=r"DoRA is not modelled: .*magnitudes.*norm of each whole weight.*leave use_dora out"):
+    with pytest.raises(
+        UsageError,
+        match=r"DoRA is not modelled: .*magnitudes.*norm of each whole weight.*leave use_dora out",
+    ):
         LoraConfig(use_dora=True)
     with pytest.raises(UsageError, match="DoRA"):
         replace(LoraConfig(r=4), use_dora=True)
 
 
 def test_reentrant_checkpointing_is_refused_with_the_reason() -> None:
-    with pytest.raises(UsageError, match=r"reentrant checkpointing is not modelled: .*trains nothing.*--checkpointing"):
+    with pytest.raises(
+        UsageError,
+        match=r"reentrant checkpointing is not modelled: .*trains nothing.*--checkpointing",
+    ):
         TrainSetup(use_reentrant=True, checkpointing=True)
 
 
 def test_what_is_refused_is_no_part_of_the_question() -> None:
     setup = TrainSetup(lora=LoraConfig(r=4, use_dora=False), use_reentrant=False)
     assert setup == TrainSetup(lora=LoraConfig(r=4))
-    assert not {"use_dora", "use_reentrant"} & {f.name for kind in (LoraConfig, TrainSetup) for f in fields(kind)}
+    assert not {"use_dora", "use_reentrant"} & {
+        f.name for kind in (LoraConfig, TrainSetup) for f in fields(kind)
+    }
     assert "use_dora" not in str(asdict(setup))
     data = setup_dict(setup)
     assert not {"use_dora", "use_reentrant"} & set(data)
@@ -35,6 +44,8 @@ def test_what_is_refused_is_no_part_of_the_question() -> None:
 
 
 def test_more_ranks_than_there_are_machines_for_are_refused_before_each_gets_its_share() -> None:
-    with pytest.raises(UsageError, match="world size is 1048577; it must be a whole number from 1 to 1048576"):
+    with pytest.raises(
+        UsageError, match="world size is 1048577; it must be a whole number from 1 to 1048576"
+    ):
         TrainSetup(world_size=2**20 + 1, sharding="zero1")
     assert TrainSetup(world_size=2**20, sharding="zero1").world_size == 2**20

@@ -1,4 +1,5 @@
-"""What the errors of replayed memory rows say: means, an interval and its coverage, verdicts about cards."""
+"""What the errors of replayed memory rows say: means, an interval and its coverage, verdicts about
+cards."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +13,11 @@ CARDS_GB = (12, 16, 24, 32, 40, 48, 80, 96, 141)
 
 def graded(rows: Iterable[Row], tier: int) -> list[Row]:
     """Rows of a tier whose counter is exact and whose stack is known without them."""
-    return [row for row in rows if row["tier"] == tier and not row["apart"] and row["reading"] != "reserved"]
+    return [
+        row
+        for row in rows
+        if row["tier"] == tier and not row["apart"] and row["reading"] != "reserved"
+    ]
 
 
 def mean(errors: Iterable[float]) -> float:
@@ -21,22 +26,32 @@ def mean(errors: Iterable[float]) -> float:
 
 
 def half_width(errors: Sequence[float]) -> float:
-    """Of an interval that a new row lies in with the nominal probability, were it drawn like these: the split-conformal quantile
-    of absolute errors (Vovk et al., 2005): number ceil((n + 1) x 0.9) of n in order, the largest where there are too few."""
+    """Of an interval that a new row lies in with the nominal probability, were it drawn like these:
+    the split-conformal quantile of absolute errors (Vovk et al., 2005): number ceil((n + 1) x 0.9)
+    of n in order, the largest where there are too few.
+    """
     ordered = sorted(abs(e) for e in errors)
     return ordered[min(len(ordered), ceil((len(ordered) + 1) * NOMINAL)) - 1]
 
 
 def intervals(rows: Sequence[Row]) -> dict[str, Any]:
     """Each source's rows against an interval that the other sources' errors gave."""
-    usable = [row for row in rows if row["reading"] != "reserved" and row["tier"] < 3 and not row["apart"]]
+    usable = [
+        row for row in rows if row["reading"] != "reserved" and row["tier"] < 3 and not row["apart"]
+    ]
     by_source = defaultdict(list)
     for row in usable:
         by_source[row["source"]].append(row["error"])
     covered = {}
     for source, errors in by_source.items():
-        width = half_width([e for other, found in by_source.items() if other != source for e in found])
-        covered[source] = {"half_width": width, "rows": len(errors), "inside": sum(abs(e) <= width for e in errors)}
+        width = half_width(
+            [e for other, found in by_source.items() if other != source for e in found]
+        )
+        covered[source] = {
+            "half_width": width,
+            "rows": len(errors),
+            "inside": sum(abs(e) <= width for e in errors),
+        }
     inside, n = (sum(each[key] for each in covered.values()) for key in ("inside", "rows"))
     return {
         "half_width": half_width([row["error"] for row in usable]),
@@ -50,13 +65,16 @@ def intervals(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def reserved_margins(rows: Sequence[Row]) -> dict[str, float]:
-    """By source, what the simulated reserve is raised by to be an upper end: the most, as a share, that reserved bytes of other
-    sources' rows were above theirs."""
+    """By source, what the simulated reserve is raised by to be an upper end: the most, as a share,
+    that reserved bytes of other sources' rows were above theirs."""
     excess = defaultdict(list)
     for row in rows:
         if row["reading"] == "reserved":
             excess[row["source"]].append(row["measured_bytes"] / row["predicted_bytes"] - 1)
-    return {s: max((0.0, *(e for other, found in excess.items() if other != s for e in found))) for s in excess}
+    return {
+        s: max((0.0, *(e for other, found in excess.items() if other != s for e in found)))
+        for s in excess
+    }
 
 
 def binomial_interval(hits: int, n: int) -> tuple[float, float]:
@@ -78,14 +96,18 @@ def binomial_interval(hits: int, n: int) -> tuple[float, float]:
 
 
 def verdicts(rows: Sequence[Row], width: float) -> dict[str, int]:
-    """Would it run on a card of so much memory? Said with the upper end of the interval, held against the measured peak."""
+    """Would it run on a card of so much memory? Said with the upper end of the interval, held
+    against the measured peak."""
     found = {"asked": 0, "fits": 0, "refused though it fits": 0, "accepted though it does not": 0}
     for row in rows:
         if row["reading"] != "peak" or row["tier"] > 2:
             continue
         for size in CARDS_GB:
             capacity = size * 10**9
-            fits, said = row["measured_bytes"] <= capacity, row["predicted_bytes"] * (1 + width) <= capacity
+            fits, said = (
+                row["measured_bytes"] <= capacity,
+                row["predicted_bytes"] * (1 + width) <= capacity,
+            )
             found["asked"] += 1
             found["fits"] += fits
             found["refused though it fits"] += fits and not said

@@ -1,6 +1,8 @@
-"""LitGPT as its resource tables were made with it, on 27 October 2023: model, LoRA, chunked loss, an older 4-bit layer.
+"""LitGPT as its resource tables were made with it, on 27 October 2023: model, LoRA, chunked loss,
+an older 4-bit layer.
 
-`lit_gpt/{model,lora,rmsnorm,utils}.py`; bitsandbytes 0.41 `autograd/_functions.py`, which keeps every input.
+`lit_gpt/{model,lora,rmsnorm,utils}.py`; bitsandbytes 0.41 `autograd/_functions.py`, which keeps
+every input.
 """
 
 from math import ceil
@@ -51,20 +53,28 @@ def _unpacked(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Packed(nn.Module):
-    """Two values a byte and the statistics of blocks of 64, themselves in one byte where they are quantised again."""
+    """Two values a byte and the statistics of blocks of 64, themselves in one byte where they are
+    quantised again."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool, twice: bool) -> None:
         super().__init__()
         self.shape = (outputs, inputs)
         blocks = ceil(inputs * outputs / 64)
-        self.packed = nn.Parameter(torch.empty(ceil(inputs * outputs / 2), dtype=torch.uint8), requires_grad=False)
+        self.packed = nn.Parameter(
+            torch.empty(ceil(inputs * outputs / 2), dtype=torch.uint8), requires_grad=False
+        )
         self.statistics = nn.Parameter(
-            torch.empty(blocks + 4 * ceil(blocks / 256) + 1024 if twice else 4 * blocks, dtype=torch.uint8), requires_grad=False
+            torch.empty(
+                blocks + 4 * ceil(blocks / 256) + 1024 if twice else 4 * blocks, dtype=torch.uint8
+            ),
+            requires_grad=False,
         )
         self.bias = nn.Parameter(torch.empty(outputs), requires_grad=False) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return _FourBit.apply(x, self.packed.new_empty(0).expand(0).as_strided(self.shape, (0, 0)), self.bias)  # type: ignore
+        return _FourBit.apply(
+            x, self.packed.new_empty(0).expand(0).as_strided(self.shape, (0, 0)), self.bias
+        )  # type: ignore
 
 
 def linear(inputs: int, outputs: int, bias: bool, quantised: bool | None) -> nn.Module:
@@ -75,7 +85,8 @@ def linear(inputs: int, outputs: int, bias: bool, quantised: bool | None) -> nn.
 
 
 class LoraQKV(nn.Module):
-    """Queries and values get an adapter: one A for both, B as a convolution, its output spread by `index_copy`."""
+    """Queries and values get an adapter: one A for both, B as a convolution, its output spread by
+    `index_copy`."""
 
     def __init__(self, spec: Any, quantised: bool | None) -> None:
         super().__init__()
@@ -89,7 +100,9 @@ class LoraQKV(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         base = self.linear(x)
         after_a = F.linear(F.dropout(x, 0.05), self.lora_A)
-        after_b = F.conv1d(after_a.transpose(-2, -1), self.lora_B.unsqueeze(-1), groups=2).transpose(-2, -1)
+        after_b = F.conv1d(
+            after_a.transpose(-2, -1), self.lora_B.unsqueeze(-1), groups=2
+        ).transpose(-2, -1)
         flat = after_b.transpose(0, 1)
         places = torch.empty(self.lora_B.shape[0], dtype=torch.int64, device=x.device)
         spread = flat.new_zeros((*flat.shape[:-1], base.shape[-1])).view(-1, base.shape[-1])
@@ -109,10 +122,17 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         rows, tokens, width = x.shape
         each = self.heads // self.groups
-        qkv = self.attn(x).view(rows, tokens, self.groups, each + 2, width // self.heads).permute(0, 2, 3, 1, 4)
+        qkv = (
+            self.attn(x)
+            .view(rows, tokens, self.groups, each + 2, width // self.heads)
+            .permute(0, 2, 3, 1, 4)
+        )
         q, k, v = qkv.split((each, 1, 1), dim=2)
         q, k, v = (t.reshape(rows, -1, tokens, width // self.heads) for t in (q, k, v))
-        q, k = (torch.cat((_turned(t[..., : self.rotated], cos, sin), t[..., self.rotated :]), dim=-1) for t in (q, k))
+        q, k = (
+            torch.cat((_turned(t[..., : self.rotated], cos, sin), t[..., self.rotated :]), dim=-1)
+            for t in (q, k)
+        )
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
         return self.proj(out.reshape(rows, tokens, width))  # type: ignore[no-any-return]
 
@@ -127,7 +147,10 @@ class SwiGLU(nn.Module):
     def __init__(self, spec: Any, quantised: bool | None) -> None:
         super().__init__()
         width, inner = spec["hidden_size"], spec["intermediate_size"]
-        self.fc_1, self.fc_2 = linear(width, inner, False, quantised), linear(width, inner, False, quantised)
+        self.fc_1, self.fc_2 = (
+            linear(width, inner, False, quantised),
+            linear(width, inner, False, quantised),
+        )
         self.proj = linear(inner, width, False, quantised)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,7 +162,10 @@ class Gelu(nn.Module):
     def __init__(self, spec: Any, quantised: bool | None) -> None:
         super().__init__()
         width, inner = spec["hidden_size"], spec["intermediate_size"]
-        self.fc, self.proj = linear(width, inner, True, quantised), linear(inner, width, True, quantised)
+        self.fc, self.proj = (
+            linear(width, inner, True, quantised),
+            linear(inner, width, True, quantised),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(F.gelu(self.fc(x)))  # type: ignore[no-any-return]
@@ -166,13 +192,20 @@ class Decoder(nn.Module):
     def __init__(self, spec: Any, quantised: bool | None) -> None:
         super().__init__()
         self.wte = nn.Embedding(spec["vocab_size"], spec["hidden_size"])
-        self.layers = nn.ModuleList(Block(spec, quantised) for _ in range(spec["num_hidden_layers"]))
-        self.ln_f = nn.LayerNorm(spec["hidden_size"]) if spec["parallel"] else RMSNorm(spec["hidden_size"])
+        self.layers = nn.ModuleList(
+            Block(spec, quantised) for _ in range(spec["num_hidden_layers"])
+        )
+        self.ln_f = (
+            nn.LayerNorm(spec["hidden_size"]) if spec["parallel"] else RMSNorm(spec["hidden_size"])
+        )
         self.rotated = self.layers[0].attn.rotated  # type: ignore[union-attr]
 
     def forward(self, ids: Tensor) -> Tensor:
         x = self.wte(ids)
-        cos, sin = (torch.empty(ids.shape[1], self.rotated, dtype=x.dtype, device=ids.device) for _ in range(2))  # type: ignore
+        cos, sin = (
+            torch.empty(ids.shape[1], self.rotated, dtype=x.dtype, device=ids.device)
+            for _ in range(2)
+        )  # type: ignore
         for layer in self.layers:
             x = layer(x, cos, sin)
         return self.ln_f(x)  # type: ignore[no-any-return]
@@ -190,7 +223,10 @@ class LitGPT(nn.Module):
         chunks[-1] = chunks[-1][..., :-1, :]
         wanted = labels[..., 1:].split(CHUNK, dim=1)
         pairs = zip(chunks, wanted, strict=True)
-        losses = [F.cross_entropy(c.reshape(-1, c.shape[-1]), t.reshape(-1), reduction="none") for c, t in pairs]
+        losses = [
+            F.cross_entropy(c.reshape(-1, c.shape[-1]), t.reshape(-1), reduction="none")
+            for c, t in pairs
+        ]
         return Output(torch.cat(losses).mean())
 
 

@@ -1,6 +1,8 @@
-"""Public memory rows as questions: the workload of each, the stack that ran it, and what its counter was read for.
+"""Public memory rows as questions: the workload of each, the stack that ran it, and what its
+counter was read for.
 
-What a source does not state is said in `assumed`, in words; rows that no workload and stack say raise the reason.
+What a source does not state is said in `assumed`, in words; rows that no workload and stack say
+raise the reason.
 """
 
 import csv
@@ -35,10 +37,12 @@ READINGS: dict[str, Reading] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryRow:
-    """A row to be predicted. `measured_bytes` of one card; `ranks` share weights, gradients and states where there are several,
-    in float32 with `wide_shards`; a layer is fetched ahead where it is `prefetched`.
+    """A row to be predicted. `measured_bytes` of one card; `ranks` share weights, gradients and
+    states where there are several, in float32 with `wide_shards`; a layer is fetched ahead where it
+    is `prefetched`.
 
-    `held_bytes` live beside the step: what a training loop holds on to that a trace of the step does not show.
+    `held_bytes` live beside the step: what a training loop holds on to that a trace of the step
+    does not show.
     """
 
     id: str
@@ -76,13 +80,17 @@ class MemoryRow:
 
 def memory_rows() -> list[Row]:
     with ROWS.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if not row["quantity"].startswith("tokens_per_s")]
+        return [
+            row for row in csv.DictReader(file) if not row["quantity"].startswith("tokens_per_s")
+        ]
 
 
 def memory_row(row: Row) -> MemoryRow:
     """Raises NotExpressibleError."""
     if row["quantity"] not in READINGS:
-        raise NotExpressibleError("memory as a tool printed it, context and all, and which tool is not said")
+        raise NotExpressibleError(
+            "memory as a tool printed it, context and all, and which tool is not said"
+        )
     if "offload" in row["parallelism"]:
         raise NotExpressibleError("weights on the host: not modelled")
     source = row["id"].split(":")[0]
@@ -99,9 +107,14 @@ def memory_row(row: Row) -> MemoryRow:
 
 
 _REASONS = {
-    "litgpt-hub": "direction only: the peak may come from a validation pass, at a length that is not said",
+    "litgpt-hub": (
+        "direction only: the peak may come from a validation pass, at a length that is not said"
+    ),
     "torchtune-loradoc": "direction only: reserved bytes at a length that is not said",
-    "swift": "reserved bytes over texts of random length, which no loss path explains (about 50 bytes a logit at 512 and 1,024)",
+    "swift": (
+        "reserved bytes over texts of random length, which no loss path explains (about 50 bytes a"
+        " logit at 512 and 1,024)"
+    ),
 }
 
 
@@ -116,7 +129,9 @@ def _row(row: Row, workload: Workload, plain: Build, stack: str, **more: Any) ->
         "plain": plain,
         "stack": stack,
         "measured_bytes": float(row["value"]) * GIB,
-        "tolerance": float(row["tolerance"].rstrip("%")) / 100 if row["tolerance"].endswith("%") else None,
+        "tolerance": (
+            float(row["tolerance"].rstrip("%")) / 100 if row["tolerance"].endswith("%") else None
+        ),
         "tier": int(row["tier"]),
     }
     return MemoryRow(**{**told, **more})
@@ -131,7 +146,7 @@ def _one_card(row: Row) -> Workload:
     return replay_of({**row, "n_gpus": "1", "value": "1"}).workload
 
 
-# --- fms-acceleration -------------------------------------------------------------------------------------------------
+# --- fms-acceleration -----------------------------------------------------------------------------
 
 
 def _fms(row: Row) -> MemoryRow:
@@ -148,7 +163,13 @@ def _fms(row: Row) -> MemoryRow:
         changes.append(old_code.liger)
         stack.append("Liger's fused linear cross-entropy")
     else:
-        path = old_code.no_float if santacoder else old_code.float_in_head if liger_file else old_code.float_in_loss
+        path = (
+            old_code.no_float
+            if santacoder
+            else old_code.float_in_head
+            if liger_file
+            else old_code.float_in_loss
+        )
         changes.append(path(loss))
         stack.append("Triton cross-entropy" if fused else "cross-entropy")
         if santacoder:
@@ -173,7 +194,9 @@ def _fms(row: Row) -> MemoryRow:
         stack.append("fused adapters")
     sharded = int(row["n_gpus"]) > 1
     workload = one.workload
-    if sharded and workload.setup.lora is None:  # a card computes with 16-bit weights, whatever it holds shards of
+    if (
+        sharded and workload.setup.lora is None
+    ):  # a card computes with 16-bit weights, whatever it holds shards of
         workload = replace(workload, setup=replace(workload.setup, precision="pure"))
     return _row(
         row,
@@ -189,7 +212,10 @@ def _fms(row: Row) -> MemoryRow:
     )
 
 
-_SANTACODER = "that outputs stay alive in backward was read off these rows, in both precisions; what holds them was not found"
+_SANTACODER = (
+    "that outputs stay alive in backward was read off these rows, in both precisions; what holds"
+    " them was not found"
+)
 
 
 def repeated_heads() -> AbstractContextManager[None]:
@@ -205,14 +231,28 @@ def rotation_in_place() -> AbstractContextManager[None]:
     return replaced(modeling_mistral, "apply_rotary_pos_emb", old_code.rotation_in_place)
 
 
-# --- others -----------------------------------------------------------------------------------------------------------
+# --- others ---------------------------------------------------------------------------------------
 
 
-_LLAMA = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
-          "intermediate_size": 11008, "vocab_size": 32000, "parallel": False, "bias": False,
-          "rotary_percentage": 1.0}  # fmt: skip
-_STABLELM = _LLAMA | {"num_hidden_layers": 16, "intermediate_size": 16384, "vocab_size": 50688, "parallel": True, "bias": True,
-                      "rotary_percentage": 0.25}  # fmt: skip
+_LLAMA = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "intermediate_size": 11008,
+    "vocab_size": 32000,
+    "parallel": False,
+    "bias": False,
+    "rotary_percentage": 1.0,
+}
+_STABLELM = _LLAMA | {
+    "num_hidden_layers": 16,
+    "intermediate_size": 16384,
+    "vocab_size": 50688,
+    "parallel": True,
+    "bias": True,
+    "rotary_percentage": 0.25,
+}
 """As `lit_gpt/config.py` has them."""
 
 
@@ -220,45 +260,78 @@ def _litgpt(row: Row) -> MemoryRow:
     if row["tier"] == "3":
         raise NotExpressibleError("direction only: several cards, of which the source says little")
     raw = _STABLELM if "stablelm" in row["model"] else _LLAMA
-    spelled = {**raw, "model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": False,
-               "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}  # fmt: skip
-    spec = model_from_config(spelled, id=row["model"], source="lit_gpt/config.py, spelled as llama's")
-    quantization = Quantization(double_quant="dq" in row["method"]) if row["method"].startswith("qlora") else None
-    lora = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.05, target_modules=("attn",), adapter_dtype="bfloat16")
+    spelled = {
+        **raw,
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "tie_word_embeddings": False,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+    }
+    spec = model_from_config(
+        spelled, id=row["model"], source="lit_gpt/config.py, spelled as llama's"
+    )
+    quantization = (
+        Quantization(double_quant="dq" in row["method"])
+        if row["method"].startswith("qlora")
+        else None
+    )
+    lora = LoraConfig(
+        r=8, lora_alpha=16, lora_dropout=0.05, target_modules=("attn",), adapter_dtype="bfloat16"
+    )
     setup = TrainSetup(
-        lora=lora, quantization=quantization, batch_size=int(row["batch"]), seq_len=int(row["seq_len"]), attention="flash"
+        lora=lora,
+        quantization=quantization,
+        batch_size=int(row["batch"]),
+        seq_len=int(row["seq_len"]),
+        attention="flash",
     )
     return _row(
         row,
         Workload(model=spec, setup=setup),
         litgpt.litgpt,
-        "LitGPT's own model, loss in chunks of 128 tokens" + (", bitsandbytes 0.41" if quantization else ""),
+        "LitGPT's own model, loss in chunks of 128 tokens"
+        + (", bitsandbytes 0.41" if quantization else ""),
         is_first_step=True,
         assumed=("the first step has the longest sample, so that Adam has no states yet",),
     )
 
 
 PEFT_TOKENS = 4_178_051 / 20_000
-"""Real tokens of a sample on average: the counter's mean is over steps, and what it counts beside states is linear in tokens."""
+"""Real tokens of a sample on average: the counter's mean is over steps, and what it counts beside
+states is linear in tokens."""
 
 
 def _peft(row: Row) -> MemoryRow:
     workload = _one_card({**row, "quantity": "tokens_per_s_nonpad"})
     if row["tier"] == "3":
-        raise NotExpressibleError("direction only: the cache was emptied at other times than stated")
+        raise NotExpressibleError(
+            "direction only: the cache was emptied at other times than stated"
+        )
     reserved = row["quantity"] == "max_reserved"
     setup = replace(workload.setup, seq_len=768 if reserved else 209)
     config = workload.model.config
     tokens = 4 * PEFT_TOKENS
     logits = 2 * workload.model.config["vocab_size"]
-    cache = 2 * 2 * workload.model.num_layers * config["num_key_value_heads"] * (config.get("head_dim") or 128)
+    cache = (
+        2
+        * 2
+        * workload.model.num_layers
+        * config["num_key_value_heads"]
+        * (config.get("head_dim") or 128)
+    )
     return _row(
         row,
         replace(workload, setup=setup),
         _on_meta,
         "cross-entropy of float32 logits; outputs held, keys and values among them",
         held_bytes=0 if reserved else round(tokens * (logits + cache)),
-        apart="the longest batch is not published; 768 tokens, where samples are cut, is an upper bound" if reserved else "",
+        apart=(
+            "the longest batch is not published; 768 tokens, where samples are cut, is an upper"
+            " bound"
+            if reserved
+            else ""
+        ),
         assumed=("768 tokens",) if reserved else ("209 tokens a sample, the average; no padding",),
     )
 
@@ -266,16 +339,25 @@ def _peft(row: Row) -> MemoryRow:
 def _torchtune(row: Row) -> MemoryRow:
     flag = int(row["id"].split(":")[1])
     if flag in (2, 3):
-        raise NotExpressibleError("compiled without checkpointing: which tensors the compiler makes again is not modelled")
+        raise NotExpressibleError(
+            "compiled without checkpointing: which tensors the compiler makes again is not modelled"
+        )
     workload = _one_card({**row, "quantity": "tokens_per_s"})
     if flag == 7:
-        raise NotExpressibleError("8-bit states of an update in backward, whose temporaries are not known")
+        raise NotExpressibleError(
+            "8-bit states of an update in backward, whose temporaries are not known"
+        )
     changes: tuple[Change, ...] = (old_code.row_statistics,) if flag >= 4 else ()
     if flag >= 5:
         changes += (old_code.update_in_backward,)
     config, setup = workload.model.config, workload.setup
-    on_host = workload.model.num_layers * 2 * setup.batch_size * setup.seq_len * config["hidden_size"]
-    stack = ["torchtune's own model", "compiled chunked cross-entropy" if flag >= 4 else "cross-entropy of float32 logits"]
+    on_host = (
+        workload.model.num_layers * 2 * setup.batch_size * setup.seq_len * config["hidden_size"]
+    )
+    stack = [
+        "torchtune's own model",
+        "compiled chunked cross-entropy" if flag >= 4 else "cross-entropy of float32 logits",
+    ]
     stack += ["update in backward"] * (flag >= 5) + ["checkpoints in host memory"] * (flag >= 6)
     return _row(
         row,
@@ -284,7 +366,14 @@ def _torchtune(row: Row) -> MemoryRow:
         ", ".join(stack),
         changes=changes,
         held_bytes=-on_host if flag >= 6 else 0,
-        assumed=("fused AdamW", *(("eager layers between checkpoints, where Inductor's keep less",) if flag >= 4 else ())),
+        assumed=(
+            "fused AdamW",
+            *(
+                ("eager layers between checkpoints, where Inductor's keep less",)
+                if flag >= 4
+                else ()
+            ),
+        ),
     )
 
 
@@ -298,7 +387,11 @@ def _fsdp_qlora(row: Row) -> MemoryRow:
         workload,
         _on_meta,
         "cross-entropy of float32 logits, cast in the head, outputs held",
-        changes=(old_code.reentrant, old_code.float_in_head(old_code.cross_entropy), old_code.outputs_held),
+        changes=(
+            old_code.reentrant,
+            old_code.float_in_head(old_code.cross_entropy),
+            old_code.outputs_held,
+        ),
         ranks=int(row["n_gpus"]) if sharded else 1,
         prefetched=sharded,
         apart="" if sharded else "reserved, from a simulated allocator",

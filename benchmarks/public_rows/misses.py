@@ -1,20 +1,27 @@
-"""What is known of the rows that predictions miss most, in words that the package shows beside them."""
+"""What is known of the rows that predictions miss most, in words that the package shows beside
+them."""
 
 from collections.abc import Mapping
 
 _QLORA_2023 = (
-    "LitGPT's QLoRA of 2023 kept about 7 kB per token and layer more than the rules of its bitsandbytes explain; where they lay "
-    "was not found"
+    "LitGPT's QLoRA of 2023 kept about 7 kB per token and layer more than the rules of its"
+    " bitsandbytes explain; where they lay was not found"
 )
-_INDUCTOR = "layers between checkpoints are replayed one operation at a time, where torch.compile's kept less"
+_INDUCTOR = (
+    "layers between checkpoints are replayed one operation at a time, where torch.compile's kept"
+    " less"
+)
 _SHORT_QWEN = (
-    "at so few tokens three quarters of the step are the host's, of which nothing is published; it was slower than assumed"
+    "at so few tokens three quarters of the step are the host's, of which nothing is published; it"
+    " was slower than assumed"
 )
 _FULL_QWEN = (
-    "this model in full alone is slower in the prediction; the same table has steps of 1,024 and 2,048 tokens take equally long; "
-    "what ran is not known"
+    "this model in full alone is slower in the prediction; the same table has steps of 1,024 and"
+    " 2,048 tokens take equally long; what ran is not known"
 )
-_LONG_QWEN = "the error grows with the length: attention is given one share of the peak at all lengths"
+_LONG_QWEN = (
+    "the error grows with the length: attention is given one share of the peak at all lengths"
+)
 _SANTACODER = "not understood; this model's memory is not either"
 MEMORY_MISSES: Mapping[str, str] = {
     "litgpt-rt:48": _QLORA_2023,

@@ -1,8 +1,9 @@
 """Models as the libraries of the public rows had them, where those of today have them otherwise.
 
-Qwen (the first one) is no part of transformers; its own code is short, and what runs in it is written down here again
-(`modeling_qwen.py` of the model's repository). Mixtral had one linear layer for each expert and matrix (transformers up to 4.57).
-TRL's k-bit preparation leaves embeddings and head in 16 bit.
+Qwen (the first one) is no part of transformers; its own code is short, and what runs in it is
+written down here again (`modeling_qwen.py` of the model's repository). Mixtral had one linear layer
+for each expert and matrix (transformers up to 4.57). TRL's k-bit preparation leaves embeddings and
+head in 16 bit.
 """
 
 from typing import Any
@@ -39,7 +40,9 @@ class QwenAttention(nn.Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in self.c_attn(x).chunk(3, dim=-1))
         q, k = _rotated(q, cos, sin), _rotated(k, cos, sin)
-        out = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)), is_causal=True)
+        out = F.scaled_dot_product_attention(
+            *(t.transpose(1, 2) for t in (q, k, v)), is_causal=True
+        )
         return self.c_proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
@@ -76,7 +79,10 @@ class Decoder(nn.Module):
         super().__init__()
         width, heads = spec["hidden_size"], spec["num_attention_heads"]
         self.wte = nn.Embedding(spec["vocab_size"], width)
-        self.layers = nn.ModuleList(QwenBlock(width, heads, spec["intermediate_size"]) for _ in range(spec["num_hidden_layers"]))
+        self.layers = nn.ModuleList(
+            QwenBlock(width, heads, spec["intermediate_size"])
+            for _ in range(spec["num_hidden_layers"])
+        )
         self.ln_f = QwenNorm(width)
         self.head_dim = width // heads
 
@@ -84,7 +90,9 @@ class Decoder(nn.Module):
         x = self.wte(ids)
         if not x.requires_grad:
             x.requires_grad_()  # `enable_input_require_grads`
-        cos, sin = (torch.empty(1, ids.shape[1], 1, self.head_dim, device=ids.device) for _ in range(2))
+        cos, sin = (
+            torch.empty(1, ids.shape[1], 1, self.head_dim, device=ids.device) for _ in range(2)
+        )
         for layer in self.layers:
             x = checkpoint(layer, x, cos, sin, use_reentrant=False)
         return self.ln_f(x)  # type: ignore[no-any-return]
@@ -132,7 +140,11 @@ class TuneAttention(nn.Module):
     def forward(self, x: Tensor, cache: Tensor) -> Tensor:
         q, k, v = (
             proj(x).view(*x.shape[:2], heads, -1)
-            for proj, heads in ((self.q_proj, self.heads), (self.k_proj, self.kv_heads), (self.v_proj, self.kv_heads))
+            for proj, heads in (
+                (self.q_proj, self.heads),
+                (self.k_proj, self.kv_heads),
+                (self.v_proj, self.kv_heads),
+            )
         )
         q, k = _interleaved(q, cache).transpose(1, 2), _interleaved(k, cache).transpose(1, 2)
         every = (-1, -1, self.heads // self.kv_heads, -1, -1)
@@ -184,12 +196,17 @@ class TuneDecoder(nn.Module):
         x = self.tok_embeddings(ids)
         cache = torch.empty(1, ids.shape[1], 1, self.half, 2, device=ids.device)
         for layer in self.layers:
-            x = checkpoint(layer, x, cache, use_reentrant=False) if self.checkpointing else layer(x, cache)
+            x = (
+                checkpoint(layer, x, cache, use_reentrant=False)
+                if self.checkpointing
+                else layer(x, cache)
+            )
         return self.norm(x)  # type: ignore[no-any-return]
 
 
 class Tune(nn.Module):
-    """torchtune's Llama with tied embeddings (`modules/{attention,position_embeddings,transformer}.py`)."""
+    """torchtune's Llama with tied embeddings
+    (`modules/{attention,position_embeddings,transformer}.py`)."""
 
     def __init__(self, spec: Any, checkpointing: bool) -> None:
         super().__init__()
@@ -203,7 +220,9 @@ class Tune(nn.Module):
 
 def torchtune(workload: Workload) -> nn.Module:
     with torch.device("meta"):
-        return Tune(workload.model.published, workload.setup.checkpointing).to(torch.bfloat16).train()
+        return (
+            Tune(workload.model.published, workload.setup.checkpointing).to(torch.bfloat16).train()
+        )
 
 
 class OldMixtralBlock(nn.Module):
@@ -217,7 +236,9 @@ class OldMixtralBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shape, flat = x.shape, x.view(-1, x.shape[-1])
-        weights, _ = torch.topk(F.softmax(self.gate(flat), dim=1, dtype=torch.float), self.chosen, dim=-1)
+        weights, _ = torch.topk(
+            F.softmax(self.gate(flat), dim=1, dtype=torch.float), self.chosen, dim=-1
+        )
         weights = (weights / weights.sum(dim=-1, keepdim=True)).to(x.dtype)
         out = torch.zeros(flat.shape, dtype=x.dtype, device=x.device)
         rows = flat.shape[0] * self.chosen // self.count

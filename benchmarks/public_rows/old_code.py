@@ -1,7 +1,9 @@
-"""What older libraries and fused kernels run where a model of today runs something else: changes to a model on the meta device.
+"""What older libraries and fused kernels run where a model of today runs something else: changes to
+a model on the meta device.
 
-Each is code with the allocations of the code that it is named after, no more: what a kernel computes does not matter here, what
-it takes, keeps and writes over does. None was chosen by the error that it leaves.
+Each is code with the allocations of the code that it is named after, no more: what a kernel
+computes does not matter here, what it takes, keeps and writes over does. None was chosen by the
+error that it leaves.
 """
 
 from collections.abc import Callable
@@ -22,18 +24,20 @@ def base_of(model: nn.Module) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
-# --- checkpointing and outputs --------------------------------------------------------------------------------------
+# --- checkpointing and outputs --------------------------------------------------------------------
 
 
 def reentrant(model: nn.Module) -> None:
-    """The Trainer's default until transformers 5; PEFT then makes the embedding's output require a gradient."""
+    """The Trainer's default until transformers 5; PEFT then makes the embedding's output require a
+    gradient."""
     base = base_of(model)
     base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
     base.enable_input_require_grads()
 
 
 def outputs_held(model: nn.Module) -> None:
-    """The training loop holds the outputs until the head's backward is over; accelerate makes those of autocast float32."""
+    """The training loop holds the outputs until the head's backward is over; accelerate makes those
+    of autocast float32."""
     base, held = base_of(model), []
 
     def hold(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -49,14 +53,15 @@ def outputs_held(model: nn.Module) -> None:
 
 
 def update_in_backward(model: nn.Module) -> None:
-    """Each weight is updated as soon as it has its gradient, which dies there; both states are there from the start."""
+    """Each weight is updated as soon as it has its gradient, which dies there; both states are
+    there from the start."""
     for name, parameter in list(model.named_parameters()):
         for state in ("exp_avg", "exp_avg_sq"):
             model.register_buffer(f"{name.replace('.', '_')}_{state}", torch.empty_like(parameter))
         parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
 
 
-# --- loss -----------------------------------------------------------------------------------------------------------
+# --- loss -----------------------------------------------------------------------------------------
 
 
 def _shifted(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,7 +77,8 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class _InPlace(torch.autograd.Function):
-    """Unsloth's Triton kernel: the logits are kept, with one number a row, and their gradient is written over them."""
+    """Unsloth's Triton kernel: the logits are kept, with one number a row, and their gradient is
+    written over them."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
@@ -87,11 +93,14 @@ class _InPlace(torch.autograd.Function):
 
 
 class _RowStatistics(torch.autograd.Function):
-    """torchtune's chunked loss, compiled: 16-bit logits and one number a row are kept, and a gradient of 16 bit is written."""
+    """torchtune's chunked loss, compiled: 16-bit logits and one number a row are kept, and a
+    gradient of 16 bit is written."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        ctx.save_for_backward(logits, torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device), labels)
+        ctx.save_for_backward(
+            logits, torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device), labels
+        )
         return torch.empty((), dtype=torch.float32, device=logits.device)
 
     @staticmethod
@@ -113,14 +122,19 @@ def float_in_head(loss: Loss) -> Change:
 
     def change(model: nn.Module) -> None:
         base = base_of(model)
-        base.get_output_embeddings().register_forward_hook(lambda _module, _args, logits: logits.float())
-        base.loss_function = lambda logits, labels, *_sizes, **_rest: loss(*_shifted(logits, labels))
+        base.get_output_embeddings().register_forward_hook(
+            lambda _module, _args, logits: logits.float()
+        )
+        base.loss_function = lambda logits, labels, *_sizes, **_rest: loss(
+            *_shifted(logits, labels)
+        )
 
     return change
 
 
 def float_in_loss(loss: Loss) -> Change:
-    """transformers 4.46 to 4.48: the model still holds its 16-bit logits while the loss function casts and shifts them."""
+    """transformers 4.46 to 4.48: the model still holds its 16-bit logits while the loss function
+    casts and shifts them."""
 
     def function(logits: Tensor, labels: Tensor, *_sizes: Any, **_rest: Any) -> Tensor:
         logits = logits.float()
@@ -136,14 +150,18 @@ def no_float(loss: Loss) -> Change:
     """GPT-BigCode up to 4.48 shifts its 16-bit logits and gives them to the loss as they are."""
 
     def change(model: nn.Module) -> None:
-        base_of(model).loss_function = lambda logits, labels, *_sizes, **_rest: loss(*_shifted(logits, labels))
+        base_of(model).loss_function = lambda logits, labels, *_sizes, **_rest: loss(
+            *_shifted(logits, labels)
+        )
 
     return change
 
 
 class _FusedLinear(torch.autograd.Function):
-    """Liger's fused linear cross-entropy as fms-acceleration has it: logits a chunk at a time, cast to float32, their gradient
-    written over them, and that of the hidden state made in forward. `kernels/liger/fused_linear_cross_entropy.py`."""
+    """Liger's fused linear cross-entropy as fms-acceleration has it: logits a chunk at a time, cast
+    to float32, their gradient written over them, and that of the hidden state made in forward.
+    `kernels/liger/fused_linear_cross_entropy.py`.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
@@ -184,15 +202,18 @@ def liger(model: nn.Module) -> None:
     base.loss_function = function
 
 
-# --- kernels of a layer -------------------------------------------------------------------------------------------------
+# --- kernels of a layer ---------------------------------------------------------------------------
 
 
 class _FusedNorm(torch.autograd.Function):
-    """Unsloth's RMSNorm keeps its input and one number a row; the input's gradient is written over the output's."""
+    """Unsloth's RMSNorm keeps its input and one number a row; the input's gradient is written over
+    the output's."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device), weight)
+        ctx.save_for_backward(
+            x, torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device), weight
+        )
         return torch.empty_like(x)
 
     @staticmethod
@@ -224,11 +245,14 @@ def rotation_in_place(q: Tensor, k: Tensor, *_rest: Any, **_more: Any) -> tuple[
 
 
 class _FusedLora(torch.autograd.Function):
-    """fms-acceleration's adapters after Unsloth: the input and the dropped input are kept, no mask; adapters are cast in every
-    call; what the adapter makes is added in place. `fused_ops/unsloth_lora/bnb/fast_lora.py`."""
+    """fms-acceleration's adapters after Unsloth: the input and the dropped input are kept, no mask;
+    adapters are cast in every call; what the adapter makes is added in place.
+    `fused_ops/unsloth_lora/bnb/fast_lora.py`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, dropout: float, weight: Callable[[], Tensor]) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, a: Tensor, b: Tensor, dropout: float, weight: Callable[[], Tensor]
+    ) -> Tensor:
         dropped = F.dropout(x, dropout) if dropout else x
         out = F.linear(x, weight())
         out.add_(F.linear(F.linear(dropped, a.to(x.dtype)), b.to(x.dtype)))
@@ -247,7 +271,13 @@ class _FusedLora(torch.autograd.Function):
         more = dy @ wide_b @ wide_a
         more.mul_(dropped != 0)
         dx.add_(more)
-        return dx.view(ctx.saved_tensors[0].shape), grad_a.to(a.dtype), grad_b.to(b.dtype), None, None
+        return (
+            dx.view(ctx.saved_tensors[0].shape),
+            grad_a.to(a.dtype),
+            grad_b.to(b.dtype),
+            None,
+            None,
+        )
 
 
 def fused_lora(model: nn.Module) -> None:
@@ -260,11 +290,20 @@ def fused_lora(model: nn.Module) -> None:
 
         def weight(packed: Any = packed) -> Tensor:
             state = getattr(packed, "quant_state", None)
-            return packed.data if state is None else bnb.dequantize_4bit(packed.data, state).view(state.shape)
+            return (
+                packed.data
+                if state is None
+                else bnb.dequantize_4bit(packed.data, state).view(state.shape)
+            )
 
         def forward(self: Any, x: Tensor, weight: Callable[[], Tensor] = weight) -> Tensor:
             drop = self.lora_dropout["default"]
-            args = (self.lora_A["default"].weight, self.lora_B["default"].weight, getattr(drop, "p", 0.0), weight)
+            args = (
+                self.lora_A["default"].weight,
+                self.lora_B["default"].weight,
+                getattr(drop, "p", 0.0),
+                weight,
+            )
             return _FusedLora.apply(x, *args)  # type: ignore[no-untyped-call,no-any-return]
 
         module.forward = MethodType(forward, module)  # type: ignore[assignment]

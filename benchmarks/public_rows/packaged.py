@@ -1,4 +1,5 @@
-"""What comes with the package of the public rows: `lora_profiler/evidence/data`, from the results that are committed."""
+"""What comes with the package of the public rows: `lora_profiler/evidence/data`, from the results
+that are committed."""
 
 import json
 from collections import defaultdict
@@ -16,8 +17,8 @@ from lora_profiler.evidence.left_out import Unexpressed
 
 DATA = Path(__file__).parents[2] / "lora_profiler" / "evidence" / "data"
 OWN = {"stabilityai/stablelm-base-alpha-3b": ("gpt_neox", 3_637_321_728)}
-"""Models whose layers are LitGPT's own, and not those of the workload that asks about them: model_type in their config.json, and
-the parameters of the replayed model."""
+"""Models whose layers are LitGPT's own, and not those of the workload that asks about them:
+model_type in their config.json, and the parameters of the replayed model."""
 
 
 def write(kind: str, document: Mapping[str, Any]) -> None:
@@ -40,9 +41,20 @@ def _memory(row: Mapping[str, Any], raw: Mapping[str, str]) -> dict[str, Any]:
     model = workload.model
     model_type, parameters = OWN.get(row["model"], (model.model_type, model.num_parameters))
     same = (
-        "id", "source", "model", "method", "batch_size", "seq_len", "cards", "reading", "stack", "tier", "measured_bytes",
-        "predicted_bytes", "apart",
-    )  # fmt: skip
+        "id",
+        "source",
+        "model",
+        "method",
+        "batch_size",
+        "seq_len",
+        "cards",
+        "reading",
+        "stack",
+        "tier",
+        "measured_bytes",
+        "predicted_bytes",
+        "apart",
+    )
     return {
         **{name: row[name] for name in same},
         "model_type": model_type,
@@ -78,14 +90,21 @@ def step_document(results: Mapping[str, Any]) -> dict[str, Any]:
     return {"rows": rows, "left_out": _left_out(results["left_out"])}
 
 
-_LEFT_OUT = {"model": "error_model_left_out", "card": "error_card_left_out", "all": "error_by_a100_constants"}
+_LEFT_OUT = {
+    "model": "error_model_left_out",
+    "card": "error_card_left_out",
+    "all": "error_by_a100_constants",
+}
 
 
 def _step(row: Mapping[str, Any], raw: Mapping[str, str]) -> dict[str, Any]:
     workload = replay_of(raw).workload
     left_out = next(what for what, name in _LEFT_OUT.items() if row[name] is not None)
     return {
-        **{name: row[name] for name in ("id", "source", "model", "method", "card", "measured_seconds")},
+        **{
+            name: row[name]
+            for name in ("id", "source", "model", "method", "card", "measured_seconds")
+        },
         "parameters": workload.model.num_parameters,
         "tokens": workload.setup.batch_size * workload.setup.seq_len * workload.setup.accumulation,
         "error": row[_LEFT_OUT[left_out]],
@@ -99,4 +118,7 @@ def _left_out(reasons: Mapping[str, str]) -> list[dict[str, Any]]:
     ids: dict[str, list[str]] = defaultdict(list)
     for name, reason in reasons.items():
         ids[reason].append(name)
-    return [asdict(Unexpressed(reason=reason, rows=len(found), example=found[0])) for reason, found in ids.items()]
+    return [
+        asdict(Unexpressed(reason=reason, rows=len(found), example=found[0]))
+        for reason, found in ids.items()
+    ]

@@ -1,7 +1,8 @@
-"""Public throughput rows as questions: the workload of each, the stack that ran it, and the seconds that one step took.
+"""Public throughput rows as questions: the workload of each, the stack that ran it, and the seconds
+that one step took.
 
-Tokens per second are of real tokens; a step's seconds are its tokens over them. What a source does not state is said in
-`assumed`, in words.
+Tokens per second are of real tokens; a step's seconds are its tokens over them. What a source does
+not state is said in `assumed`, in words.
 """
 
 import csv
@@ -16,7 +17,14 @@ from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.steptime.update import CLIPPING_PASSES
 from lora_profiler.traced.kernels import Build
-from lora_profiler.workload import LoraConfig, Optimizer, OptimizerImpl, Quantization, TrainSetup, Workload
+from lora_profiler.workload import (
+    LoraConfig,
+    Optimizer,
+    OptimizerImpl,
+    Quantization,
+    TrainSetup,
+    Workload,
+)
 
 ROWS = Path(__file__).parent / "rows.csv"
 Row = Mapping[str, str]
@@ -28,7 +36,8 @@ class NotExpressibleError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """A row to be predicted. `group` is its model, `source` where it was published, `clipping` passes over the gradients."""
+    """A row to be predicted. `group` is its model, `source` where it was published, `clipping`
+    passes over the gradients."""
 
     id: str
     group: str
@@ -53,7 +62,9 @@ def throughput_rows() -> list[Row]:
 def replay_of(row: Row) -> Replay:
     """Raises NotExpressibleError."""
     if row["n_gpus"] != "1" and "NO_SHARD" not in row["parallelism"]:
-        raise NotExpressibleError(f"{row['n_gpus']} cards, {row['parallelism']}: communication is not modelled")
+        raise NotExpressibleError(
+            f"{row['n_gpus']} cards, {row['parallelism']}: communication is not modelled"
+        )
     source = row["id"].split(":")[0]
     replays = {
         "fms": _fms,
@@ -95,7 +106,8 @@ CARDS = {
     "RTX 3090 (280W)": "rtx_3090",
     "RTX 4090 (400W)": "rtx_4090",
 }
-"""Keys of the cards that rows name. What is called an A100 and no more is taken for the SXM one of 80 GB."""
+"""Keys of the cards that rows name. What is called an A100 and no more is taken for the SXM one of
+80 GB."""
 
 
 @cache
@@ -103,15 +115,21 @@ def _spec(id: str, **changes: Any) -> ModelSpec:
     return model_from_config({**find_model(id).published, **changes}, id=id, source=id)
 
 
-# --- fms-acceleration -------------------------------------------------------------------------------------------------
+# --- fms-acceleration -----------------------------------------------------------------------------
 
-_OLD_TRAINER = "reentrant checkpointing, foreach AdamW and clipping, the Trainer's defaults of the time"
+_OLD_TRAINER = (
+    "reentrant checkpointing, foreach AdamW and clipping, the Trainer's defaults of the time"
+)
 
 
 def _fms(row: Row) -> Replay:
     kernels, liger_file = row["kernels"], "liger.csv" in row["id"]
     qlora, autocast = row["method"].startswith("qlora"), row["compute_dtype"] == "bf16 autocast"
-    kbit, santacoder, mixtral = "kbit" in kernels, "santacoder" in row["model"], "Mixtral" in row["model"]
+    kbit, santacoder, mixtral = (
+        "kbit" in kernels,
+        "santacoder" in row["model"],
+        "Mixtral" in row["model"],
+    )
     lora = None
     if row["method"] != "full":
         targets = ("c_attn",) if santacoder else ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -125,7 +143,11 @@ def _fms(row: Row) -> Replay:
         checkpointing=True,
         attention="flash",
     )
-    spec = _spec(row["model_config"]) if santacoder else _spec(row["model_config"], sliding_window=None)
+    spec = (
+        _spec(row["model_config"])
+        if santacoder
+        else _spec(row["model_config"], sliding_window=None)
+    )
     fused = "fused" in kernels or "Liger" in kernels
     liger = "Liger" in kernels or (liger_file and row["method"] == "lora")
     rewrites: list[stacks.Rewrite] = [stacks.reentrant]
@@ -157,17 +179,32 @@ def _fms(row: Row) -> Replay:
         Workload(model=spec, setup=setup),
         rewrites=tuple(rewrites),
         build=build,
-        assumed=("A100 SXM", _OLD_TRAINER, *(("experts are chosen equally often",) if mixtral else ())),
+        assumed=(
+            "A100 SXM",
+            _OLD_TRAINER,
+            *(("experts are chosen equally often",) if mixtral else ()),
+        ),
     )
 
 
-# --- Qwen ----------------------------------------------------------------------------------------------------
+# --- Qwen -----------------------------------------------------------------------------------------
 
 _QWEN = {
-    "Qwen/Qwen-1.8B": {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 5504},
-    "Qwen/Qwen-7B": {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 11008},
+    "Qwen/Qwen-1.8B": {
+        "hidden_size": 2048,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 5504,
+    },
+    "Qwen/Qwen-7B": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "intermediate_size": 11008,
+    },
 }
-"""Widths of the published config.json files, whose intermediate_size is that of both halves of the MLP."""
+"""Widths of the published config.json files, whose intermediate_size is that of both halves of the
+MLP."""
 
 
 def _qwen(row: Row) -> Replay:
@@ -176,10 +213,18 @@ def _qwen(row: Row) -> Replay:
         raise NotExpressibleError("a GPTQ base: its kernels are not modelled")
     if method == "Full-parameter" and int(row["seq_len"]) <= 2048:
         raise NotExpressibleError(
-            "a step takes 2.2 s at 1,024 and at 2,048 tokens, which no single-card step does; probably DeepSpeed"
+            "a step takes 2.2 s at 1,024 and at 2,048 tokens, which no single-card step does;"
+            " probably DeepSpeed"
         )
-    raw = {**_QWEN[row["model"]], "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 151936,
-           "tie_word_embeddings": False, "max_position_embeddings": 8192, "rms_norm_eps": 1e-6}  # fmt: skip
+    raw = {
+        **_QWEN[row["model"]],
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": 151936,
+        "tie_word_embeddings": False,
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-6,
+    }
     spec = model_from_config(raw, id=row["model"], source="its config.json, spelled as llama's")
     emb = "(emb)" in method
     lora = None
@@ -206,12 +251,18 @@ def _qwen(row: Row) -> Replay:
         Workload(model=spec, setup=setup),
         rewrites=(stacks.reentrant, stacks.outputs_in_float32),
         build=models.qwen,
-        assumed=("no fused norm or rotation, which its code takes where flash-attention's extras are built", _OLD_TRAINER,
-                 "adapters in bfloat16, as PEFT made them then"),
-    )  # fmt: skip
+        assumed=(
+            (
+                "no fused norm or rotation, which its code takes where flash-attention's extras are"
+                " built"
+            ),
+            _OLD_TRAINER,
+            "adapters in bfloat16, as PEFT made them then",
+        ),
+    )
 
 
-# --- torchtune ----------------------------------------------------------------------------------------------------
+# --- torchtune ------------------------------------------------------------------------------------
 
 
 def _torchtune(row: Row) -> Replay:
@@ -219,14 +270,29 @@ def _torchtune(row: Row) -> Replay:
     optimizer: Optimizer = "adamw_8bit" if flag == 7 else "adamw"
     impl: OptimizerImpl = "foreach" if flag == 7 else "fused"
     setup = TrainSetup(
-        batch_size=2, seq_len=4096, checkpointing=flag >= 4, attention="flash", optimizer=optimizer, optimizer_impl=impl
+        batch_size=2,
+        seq_len=4096,
+        checkpointing=flag >= 4,
+        attention="flash",
+        optimizer=optimizer,
+        optimizer_impl=impl,
     )
     rewrites: tuple[stacks.Rewrite, ...] = ()
     if flag >= 4:
-        rewrites += (stacks.reentrant,)  # a compiled layer is one function, and runs whole before it saves anything
+        rewrites += (
+            stacks.reentrant,
+        )  # a compiled layer is one function, and runs whole before it saves anything
     if flag >= 2:
-        rewrites += (stacks.compiled_layers, stacks.triton_cross_entropy(4) if flag == 2 else stacks.compiled_chunked_loss)
-    assumed = ("A100 SXM 80 GB", "causal attention over the whole packed sequence", "fused AdamW", "no clipping")
+        rewrites += (
+            stacks.compiled_layers,
+            stacks.triton_cross_entropy(4) if flag == 2 else stacks.compiled_chunked_loss,
+        )
+    assumed = (
+        "A100 SXM 80 GB",
+        "causal attention over the whole packed sequence",
+        "fused AdamW",
+        "no clipping",
+    )
     if flag >= 2:
         assumed += ("what Inductor fuses is read from its rules, not seen",)
     return _replay(
@@ -239,15 +305,17 @@ def _torchtune(row: Row) -> Replay:
     )
 
 
-# --- other cards ----------------------------------------------------------------------------------------------------
+# --- other cards ----------------------------------------------------------------------------------
 
 PEFT_PADDED = 220
 PEFT_REAL = 4_198_051 / 20_000
 
 
 def _peft(row: Row) -> Replay:
-    targets = {"lora/llama-3.2-3B-rank32": (32, ("q_proj", "v_proj")),
-               "lora/llama-3.2-3B-rank10-target-mlp": (10, ("gate_proj", "up_proj", "down_proj"))}  # fmt: skip
+    targets = {
+        "lora/llama-3.2-3B-rank32": (32, ("q_proj", "v_proj")),
+        "lora/llama-3.2-3B-rank10-target-mlp": (10, ("gate_proj", "up_proj", "down_proj")),
+    }
     name = row["id"].removeprefix("peft:").split("@")[0]
     rank, modules = targets.get(name, (0, ()))
     lora = LoraConfig(r=rank, lora_dropout=0.0, target_modules=modules) if rank else None
@@ -261,8 +329,17 @@ def _peft(row: Row) -> Replay:
 
 
 def _automodel(row: Row) -> Replay:
-    lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.1, target_modules="all-linear", adapter_dtype="bfloat16")
-    setup = TrainSetup(lora=lora, batch_size=2, seq_len=4096, accumulation=16, attention="flash", optimizer_impl="fused")
+    lora = LoraConfig(
+        r=16, lora_alpha=32, lora_dropout=0.1, target_modules="all-linear", adapter_dtype="bfloat16"
+    )
+    setup = TrainSetup(
+        lora=lora,
+        batch_size=2,
+        seq_len=4096,
+        accumulation=16,
+        attention="flash",
+        optimizer_impl="fused",
+    )
     return _replay(
         row,
         Workload(model=_spec(row["model_config"]), setup=setup),
@@ -273,7 +350,9 @@ def _automodel(row: Row) -> Replay:
 
 
 def _fsdp_qlora(row: Row) -> Replay:
-    lora = LoraConfig(r=64, lora_alpha=16, lora_dropout=0.1, target_modules="all-linear", adapter_dtype="bfloat16")
+    lora = LoraConfig(
+        r=64, lora_alpha=16, lora_dropout=0.1, target_modules="all-linear", adapter_dtype="bfloat16"
+    )
     setup = TrainSetup(
         lora=lora,
         quantization=Quantization() if row["method"].startswith("qlora") else None,
@@ -312,6 +391,9 @@ def _bert(row: Row) -> Replay:
     return _replay(
         row,
         Workload(model=_spec(row["model_config"]), setup=setup),
-        rewrites=(stacks.without_head("cls"), *((stacks.reentrant,) if setup.checkpointing else ())),
+        rewrites=(
+            stacks.without_head("cls"),
+            *((stacks.reentrant,) if setup.checkpointing else ()),
+        ),
         assumed=("the head for two classes is left out",),
     )

@@ -4,7 +4,16 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmarks.public_rows.grade import CARDS_GB, NOMINAL, Row, graded, intervals, mean, reserved_margins, verdicts
+from benchmarks.public_rows.grade import (
+    CARDS_GB,
+    NOMINAL,
+    Row,
+    graded,
+    intervals,
+    mean,
+    reserved_margins,
+    verdicts,
+)
 from benchmarks.public_rows.memory import GIB
 from benchmarks.public_rows.misses import MEMORY_MISSES
 
@@ -18,7 +27,10 @@ def report(document: Mapping[str, Any]) -> str:
     lines = [
         "# Peak memory against public measurements",
         "",
-        "Written by `python -m benchmarks.public_accuracy --write`; errors are (predicted - measured) / measured, in %.",
+        (
+            "Written by `python -m benchmarks.public_accuracy --write`; errors are (predicted -"
+            " measured) / measured, in %."
+        ),
         f"No constant was fitted to any row. Traced by {traced}.",
         "",
         *_tiers(rows),
@@ -41,7 +53,10 @@ def _tiers(rows: Sequence[Row]) -> Iterator[str]:
         errors = [row["error"] for row in found]
         held = len(found) - len(_out_of_tolerance(found))
         goal = f"mean {100 * middle:g}" + (f", worst {100 * worst:g}" if worst else "")
-        yield f"| tier {tier} | {len(found)} | {100 * mean(errors):.2f} | {_worst(errors)} | {held} | {goal} |"
+        yield (
+            f"| tier {tier} | {len(found)} | {100 * mean(errors):.2f} | {_worst(errors)} | {held} |"
+            f" {goal} |"
+        )
     yield ""
 
 
@@ -49,7 +64,9 @@ def _sources(rows: Sequence[Row]) -> Iterator[str]:
     groups: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         where = ", several cards" if row["cards"] > 1 and row["reading"] == "peak" else ""
-        groups[f"{row['source']}, {row['reading']}{where}{' (apart)' if row['apart'] else ''}"].append(row["error"])
+        groups[
+            f"{row['source']}, {row['reading']}{where}{' (apart)' if row['apart'] else ''}"
+        ].append(row["error"])
     yield "| source, what its counter counted | n | mean abs. | worst |"
     yield "| --- | ---: | ---: | ---: |"
     for name, errors in groups.items():
@@ -65,17 +82,30 @@ def _interval(rows: Sequence[Row]) -> Iterator[str]:
     yield "## The interval"
     yield ""
     width = 100 * found["half_width"]
-    yield f"Half-width {width:.2f} %: the split-conformal quantile of all graded rows' errors at {NOMINAL:.0%}."
+    yield (
+        f"Half-width {width:.2f} %: the split-conformal quantile of all graded rows' errors at"
+        f" {NOMINAL:.0%}."
+    )
     yield "Tested source by source, each against the errors of the others alone:"
     yield ""
-    yield f"- {inside} of {n} rows lie inside: {inside / n:.1%}, 95 % binomial interval {low:.1%} to {high:.1%}."
-    for source, each in found["by_source"].items():
-        yield f"- {source}: {each['inside']} of {each['rows']} within {100 * each['half_width']:.2f} %"
-    yield f"- {found['under']} of {n} are predicted too low, {found['under_by_more_than_1_percent']} by more than 1 %."
     yield (
-        f"- Cards of {', '.join(map(str, CARDS_GB))} GB, told with the interval's upper end: "
-        f"{told['refused though it fits']} false refusals among {told['fits']} that fit, "
-        f"{told['accepted though it does not']} false acceptances among {told['asked'] - told['fits']} that do not."
+        f"- {inside} of {n} rows lie inside: {inside / n:.1%}, 95 % binomial interval {low:.1%} to"
+        f" {high:.1%}."
+    )
+    for source, each in found["by_source"].items():
+        yield (
+            f"- {source}: {each['inside']} of {each['rows']} within"
+            f" {100 * each['half_width']:.2f} %"
+        )
+    yield (
+        f"- {found['under']} of {n} are predicted too low, {found['under_by_more_than_1_percent']}"
+        " by more than 1 %."
+    )
+    yield (
+        f"- Cards of {', '.join(map(str, CARDS_GB))} GB, told with the interval's upper end:"
+        f" {told['refused though it fits']} false refusals among {told['fits']} that fit,"
+        f" {told['accepted though it does not']} false acceptances among"
+        f" {told['asked'] - told['fits']} that do not."
     )
     yield ""
 
@@ -85,21 +115,35 @@ def _reserved(rows: Sequence[Row]) -> Iterator[str]:
     margins = reserved_margins(found)
     above_low = [row for row in found if row["predicted_low_bytes"] <= row["measured_bytes"]]
     inside = sum(row["measured_bytes"] <= row["predicted_bytes"] for row in above_low)
-    raised = sum(row["measured_bytes"] <= row["predicted_bytes"] * (1 + margins[row["source"]]) for row in above_low)
+    raised = sum(
+        row["measured_bytes"] <= row["predicted_bytes"] * (1 + margins[row["source"]])
+        for row in above_low
+    )
     yield "## Reserved bytes"
     yield ""
-    yield "Told as a range from the allocated peak to what a simulated allocator reserves over two equal steps. Real runs are"
+    yield (
+        "Told as a range from the allocated peak to what a simulated allocator reserves over two"
+        " equal steps. Real runs are"
+    )
     yield "longer, and their batches differ: they reserve more."
     yield ""
     yield f"- {inside} of {len(found)} measured ones lie in that range."
     by = ", ".join(f"{source} {margin:.2%}" for source, margin in margins.items())
-    yield f"- {raised} of {len(found)} do with its upper end raised by the most that the *other* source's rows were above: {by}."
+    yield (
+        f"- {raised} of {len(found)} do with its upper end raised by the most that the *other*"
+        f" source's rows were above: {by}."
+    )
     yield ""
     yield "| row | allocated, GiB | simulated, GiB | raised, GiB | measured, GiB |"
     yield "| --- | ---: | ---: | ---: | ---: |"
     for row in found:
-        low, high, measured = (row[name] / GIB for name in ("predicted_low_bytes", "predicted_bytes", "measured_bytes"))
-        yield f"| {row['id']} | {low:.2f} | {high:.2f} | {high * (1 + margins[row['source']]):.2f} | {measured:.2f} |"
+        low, high, measured = (
+            row[name] / GIB for name in ("predicted_low_bytes", "predicted_bytes", "measured_bytes")
+        )
+        yield (
+            f"| {row['id']} | {low:.2f} | {high:.2f} | {high * (1 + margins[row['source']]):.2f} |"
+            f" {measured:.2f} |"
+        )
     yield ""
 
 
@@ -116,7 +160,11 @@ def _apart(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _out_of_tolerance(rows: Sequence[Row]) -> list[Row]:
-    exact = [row for row in rows if not row["apart"] and row["reading"] != "reserved" and row["tolerance"]]
+    exact = [
+        row
+        for row in rows
+        if not row["apart"] and row["reading"] != "reserved" and row["tolerance"]
+    ]
     return [row for row in exact if abs(row["error"]) > row["tolerance"]]
 
 
@@ -125,7 +173,10 @@ def _misses(rows: Sequence[Row]) -> Iterator[str]:
     yield ""
     missed = _out_of_tolerance(rows)
     for row in missed:
-        yield f"- {row['id']}, {row['quantity']}: {100 * row['error']:+.2f} %. {MEMORY_MISSES.get(row['id'], 'Not understood')}."
+        yield (
+            f"- {row['id']}, {row['quantity']}: {100 * row['error']:+.2f} %."
+            f" {MEMORY_MISSES.get(row['id'], 'Not understood')}."
+        )
     if not missed:
         yield "No graded row is out of its tolerance."
     yield ""
@@ -139,7 +190,10 @@ def _rows(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         cards = f", {row['cards']} cards" if row["cards"] > 1 else ""
         measured = f"{row['measured_bytes'] / GIB:.4f} | {100 * row['error']:+.3f} | {row['tier']}"
-        yield f"| {row['id']} | {row['quantity']} | {row['method']} | {row['stack']}{cards} | {measured} |"
+        yield (
+            f"| {row['id']} | {row['quantity']} | {row['method']} | {row['stack']}{cards} |"
+            f" {measured} |"
+        )
     yield ""
 
 

@@ -1,4 +1,5 @@
-"""What other kernels and older libraries ran in place of what a trace of today's shows: kernels taken away, kernels listed.
+"""What other kernels and older libraries ran in place of what a trace of today's shows: kernels
+taken away, kernels listed.
 
 Every rule is read from the library that it is about. None was chosen by the error that it leaves.
 """
@@ -41,7 +42,15 @@ def rewritten(kernels: Kernels, sizes: Sizes, rewrites: Iterable[Rewrite]) -> Ke
 
 
 def _copy(op: str, phase: Phase, module: str, read: int, written: int, count: int = 1) -> Kernel:
-    return Kernel(kind="memory", op=op, phase=phase, module=module, read_bytes=read, written_bytes=written, count=count)
+    return Kernel(
+        kind="memory",
+        op=op,
+        phase=phase,
+        module=module,
+        read_bytes=read,
+        written_bytes=written,
+        count=count,
+    )
 
 
 def _named(kernel: Kernel, *ends: str) -> bool:
@@ -52,19 +61,26 @@ NORMS = (r"norm", r"ln_\w+")
 
 
 def reentrant(kernels: Kernels, sizes: Sizes) -> Kernels:
-    """Reentrant checkpointing, the Trainer's default until transformers 5, runs the whole layer again; the other kind stops at
-    the last tensor that backward needs. torch `utils/checkpoint.py`."""
-    again = [replace(k, phase="recompute") for k in kernels if k.phase == "forward" and ".*" in k.module]
+    """Reentrant checkpointing, the Trainer's default until transformers 5, runs the whole layer
+    again; the other kind stops at the last tensor that backward needs. torch
+    `utils/checkpoint.py`."""
+    again = [
+        replace(k, phase="recompute") for k in kernels if k.phase == "forward" and ".*" in k.module
+    ]
     return (*(k for k in kernels if k.phase != "recompute"), *again)
 
 
 def shifted_logits(element: int) -> Rewrite:
-    """transformers up to 4.48 shifts the logits, of `element` bytes: `[..., :-1, :].contiguous()`; backward fills zeros and
-    copies the gradient into them."""
+    """transformers up to 4.48 shifts the logits, of `element` bytes: `[..., :-1, :].contiguous()`;
+    backward fills zeros and copies the gradient into them."""
 
     def rewrite(kernels: Kernels, sizes: Sizes) -> Kernels:
         size = element * sizes.logits
-        return (*kernels, _copy("clone", "forward", "", size, size), _copy("slice_backward", "backward", "", size, 2 * size))
+        return (
+            *kernels,
+            _copy("clone", "forward", "", size, size),
+            _copy("slice_backward", "backward", "", size, 2 * size),
+        )
 
     return rewrite
 
@@ -76,17 +92,21 @@ def loss_in_16_bit(kernels: Kernels, sizes: Sizes) -> Kernels:
         if k.module != "" or k.kind != "memory" or k.moved_bytes < sizes.logits:
             found.append(k)
         elif k.op != "_to_copy":
-            found.append(replace(k, read_bytes=k.read_bytes // 2, written_bytes=k.written_bytes // 2))
+            found.append(
+                replace(k, read_bytes=k.read_bytes // 2, written_bytes=k.written_bytes // 2)
+            )
     return tuple(found)
 
 
 def outputs_in_float32(kernels: Kernels, sizes: Sizes) -> Kernels:
-    """accelerate casts what a model under autocast returns, 16-bit logits among it. `utils/operations.py`."""
+    """accelerate casts what a model under autocast returns, 16-bit logits among it.
+    `utils/operations.py`."""
     return (*kernels, _copy("_to_copy", "forward", "", 2 * sizes.logits, 4 * sizes.logits))
 
 
 def repeated_heads(kernels: Kernels, sizes: Sizes) -> Kernels:
-    """Mistral's FlashAttention 2 class repeats keys and values to all heads before the kernel (transformers up to 4.47)."""
+    """Mistral's FlashAttention 2 class repeats keys and values to all heads before the kernel
+    (transformers up to 4.47)."""
     few, many = 2 * sizes.tokens * sizes.kv_width, 2 * sizes.tokens * sizes.q_width
     module = "model.layers.*.self_attn"
     more = [_copy("clone", phase, module, few, many, 2 * sizes.layers) for phase in FORWARDS]
@@ -94,11 +114,16 @@ def repeated_heads(kernels: Kernels, sizes: Sizes) -> Kernels:
 
 
 def triton_cross_entropy(element: int) -> Rewrite:
-    """Unsloth's kernels in fms-acceleration: forward reads the logits, backward reads them and writes the gradient over them.
-    `kernels/unsloth/cross_entropy_loss.py`."""
+    """Unsloth's kernels in fms-acceleration: forward reads the logits, backward reads them and
+    writes the gradient over them. `kernels/unsloth/cross_entropy_loss.py`."""
 
     def rewrite(kernels: Kernels, sizes: Sizes) -> Kernels:
-        gone = {"_log_softmax", "nll_loss_forward", "nll_loss_backward", "_log_softmax_backward_data"}
+        gone = {
+            "_log_softmax",
+            "nll_loss_forward",
+            "nll_loss_backward",
+            "_log_softmax_backward_data",
+        }
         size = element * sizes.logits
         return (
             *(k for k in kernels if k.op not in gone),
@@ -110,7 +135,8 @@ def triton_cross_entropy(element: int) -> Rewrite:
 
 
 def fused_norms(kernels: Kernels, sizes: Sizes) -> Kernels:
-    """One kernel a norm: x read, y written; backward dy and x read, dx written. What autograd adds to dx stays."""
+    """One kernel a norm: x read, y written; backward dy and x read, dx written. What autograd adds
+    to dx stays."""
     size = 2 * sizes.tokens * sizes.hidden
 
     def is_sum(k: Kernel) -> bool:
@@ -118,7 +144,10 @@ def fused_norms(kernels: Kernels, sizes: Sizes) -> Kernels:
 
     kept = [k for k in kernels if not _named(k, *NORMS) or is_sum(k)]
     counts = {
-        phase: sum(k.count for k in kernels if _named(k, *NORMS) and k.op == "rsqrt" and k.phase == phase) for phase in FORWARDS
+        phase: sum(
+            k.count for k in kernels if _named(k, *NORMS) and k.op == "rsqrt" and k.phase == phase
+        )
+        for phase in FORWARDS
     }
     return (
         *kept,
@@ -136,27 +165,38 @@ def fused_rope(kernels: Kernels, sizes: Sizes) -> Kernels:
     widths = (2 * sizes.tokens * sizes.q_width, 2 * sizes.tokens * sizes.kv_width)
     return (
         *kept,
-        *(_copy("rope", p, "model.layers.*.self_attn", size, size, sizes.layers) for p in passes if p in ran for size in widths),
+        *(
+            _copy("rope", p, "model.layers.*.self_attn", size, size, sizes.layers)
+            for p in passes
+            if p in ran
+            for size in widths
+        ),
     )
 
 
 def liger_loss(trains_head: bool) -> Rewrite:
-    """Liger's fused linear cross-entropy, as fms-acceleration's plugin has it: logits a chunk at a time, cast to float32, the
-    loss kernel reads them twice and writes the gradient over them, which is cast back, scaled and multiplied.
-    `kernels/liger/fused_linear_cross_entropy.py`."""
+    """Liger's fused linear cross-entropy, as fms-acceleration's plugin has it: logits a chunk at a
+    time, cast to float32, the loss kernel reads them twice and writes the gradient over them, which
+    is cast back, scaled and multiplied. `kernels/liger/fused_linear_cross_entropy.py`."""
 
     def rewrite(kernels: Kernels, sizes: Sizes) -> Kernels:
         n, h, v = sizes.tokens, sizes.hidden, sizes.vocabulary
         chunk = 1 << (ceil(n / ceil(v / h)) - 1).bit_length()
         count = ceil(n / chunk)
-        kept = [k for k in kernels if not (k.module in ("", "lm_head") and k.moved_bytes >= sizes.logits)]
+        kept = [
+            k
+            for k in kernels
+            if not (k.module in ("", "lm_head") and k.moved_bytes >= sizes.logits)
+        ]
         weight, rows, logits = 2 * h * v, 2 * chunk * h, chunk * v
         products = [
             _gemm("forward", chunk, v, h, rows + weight, 2 * logits, count),
             _gemm("forward", chunk, h, v, 2 * logits + weight, rows, count),
         ]
         if trains_head:
-            products.append(_gemm("forward", v, h, chunk, 2 * logits + rows + weight, weight, count))
+            products.append(
+                _gemm("forward", v, h, chunk, 2 * logits + rows + weight, weight, count)
+            )
         return (
             *kept,
             *products,
@@ -186,17 +226,23 @@ def _gemm(phase: Phase, m: int, n: int, k: int, read: int, written: int, count: 
 
 
 def fused_lora(kernels: Kernels, sizes: Sizes) -> Kernels:
-    """Unsloth's adapters as fms-acceleration has them: no casts and copies; what the adapter makes is added in place; backward
-    makes dY B and A X anew, and masks an input's gradient by where the dropped input is not zero.
-    `fused_ops/unsloth_lora/{utils.py,bnb/fast_lora.py}`."""
+    """Unsloth's adapters as fms-acceleration has them: no casts and copies; what the adapter makes
+    is added in place; backward makes dY B and A X anew, and masks an input's gradient by where the
+    dropped input is not zero. `fused_ops/unsloth_lora/{utils.py,bnb/fast_lora.py}`."""
     adapted = {k.module for k in kernels if k.gemm is not None and _is_skinny(k.gemm)}
-    kept = [k for k in kernels if k.module not in adapted or k.kind != "memory" or k.op == "native_dropout"]
+    kept = [
+        k
+        for k in kernels
+        if k.module not in adapted or k.kind != "memory" or k.op == "native_dropout"
+    ]
     more = []
     for k in kernels:
         if k.module not in adapted or k.gemm is None:
             continue
         if k.gemm.k <= _MOST_RANK and k.phase != "backward":  # (tokens x rank) by (rank x outputs)
-            more.append(_copy("add_", k.phase, k.module, 2 * k.written_bytes, k.written_bytes, k.count))
+            more.append(
+                _copy("add_", k.phase, k.module, 2 * k.written_bytes, k.written_bytes, k.count)
+            )
         elif k.gemm.k <= _MOST_RANK:  # (tokens x rank) by (rank x inputs)
             inputs = k.written_bytes
             more.append(_copy("ne", "backward", k.module, inputs, inputs // 2, k.count))
@@ -204,7 +250,9 @@ def fused_lora(kernels: Kernels, sizes: Sizes) -> Kernels:
             more.append(_copy("add_", "backward", k.module, 2 * inputs, inputs, k.count))
             if re.search(r"[kv]_proj$", k.module):  # the bases' gradients of q, k and v are summed
                 more.append(_copy("add_", "backward", k.module, 2 * inputs, inputs, k.count))
-        elif k.phase == "backward" and k.gemm.n <= _MOST_RANK < k.gemm.m and k.gemm.m == sizes.tokens:
+        elif (
+            k.phase == "backward" and k.gemm.n <= _MOST_RANK < k.gemm.m and k.gemm.m == sizes.tokens
+        ):
             more.append(k)  # dY B once more
         elif k.phase == "forward" and k.gemm.n <= _MOST_RANK:
             more.append(replace(k, phase="backward"))  # A X once more
@@ -219,14 +267,21 @@ def _is_skinny(gemm: Gemm) -> bool:
 
 
 def compiled_layers(kernels: Kernels, sizes: Sizes) -> Kernels:
-    """What Inductor makes of a torchtune layer: chains of elementwise operators with one reduction are one kernel. The residual
-    sum goes with the norm behind it, backward with its gradient; weights of norms sum over dy and x once more. The rotation of
-    keys writes all heads, their gradient is summed in one; SwiGLU is one kernel, whose backward makes the product again."""
+    """What Inductor makes of a torchtune layer: chains of elementwise operators with one reduction
+    are one kernel. The residual sum goes with the norm behind it, backward with its gradient;
+    weights of norms sum over dy and x once more. The rotation of keys writes all heads, their
+    gradient is summed in one; SwiGLU is one kernel, whose backward makes the product again.
+    """
     x, inner = 2 * sizes.tokens * sizes.hidden, 2 * sizes.tokens * sizes.inner
     q, kv = 2 * sizes.tokens * sizes.q_width, 2 * sizes.tokens * sizes.kv_width
     passes = [p for p in FORWARDS if any(k.phase == p for k in kernels)]
-    norms = {p: sum(k.count for k in kernels if _named(k, "norm") and k.op == "rsqrt" and k.phase == p) for p in FORWARDS}
-    kept = [k for k in kernels if k.kind != "memory" or (".*" not in k.module and not _named(k, "norm"))]
+    norms = {
+        p: sum(k.count for k in kernels if _named(k, "norm") and k.op == "rsqrt" and k.phase == p)
+        for p in FORWARDS
+    }
+    kept = [
+        k for k in kernels if k.kind != "memory" or (".*" not in k.module and not _named(k, "norm"))
+    ]
     count = sizes.layers
     return (
         *kept,
@@ -243,10 +298,14 @@ def compiled_layers(kernels: Kernels, sizes: Sizes) -> Kernels:
 
 
 def compiled_chunked_loss(kernels: Kernels, sizes: Sizes) -> Kernels:
-    """torchtune's chunked loss, compiled: the cast is a part of it, forward reads the 16-bit logits, backward writes their
-    gradient."""
+    """torchtune's chunked loss, compiled: the cast is a part of it, forward reads the 16-bit
+    logits, backward writes their gradient."""
     size = 2 * sizes.logits
-    gone = [k for k in kernels if k.module == "" and k.kind == "memory" and k.moved_bytes >= sizes.logits]
+    gone = [
+        k
+        for k in kernels
+        if k.module == "" and k.kind == "memory" and k.moved_bytes >= sizes.logits
+    ]
     return (
         *(k for k in kernels if k not in gone),
         _copy("cross_entropy", "forward", "", size, 0),
@@ -255,7 +314,8 @@ def compiled_chunked_loss(kernels: Kernels, sizes: Sizes) -> Kernels:
 
 
 def without_head(start: str) -> Rewrite:
-    """A model without the head over the vocabulary, whose modules begin with `start`, and without the loss over its logits."""
+    """A model without the head over the vocabulary, whose modules begin with `start`, and without
+    the loss over its logits."""
 
     def rewrite(kernels: Kernels, sizes: Sizes) -> Kernels:
         rest = [k for k in kernels if not k.module.startswith(start)]

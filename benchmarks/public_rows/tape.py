@@ -1,4 +1,5 @@
-"""The whole step of a stack as births and deaths at full depth, and what a card's counters say of it."""
+"""The whole step of a stack as births and deaths at full depth, and what a card's counters say of
+it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -21,10 +22,16 @@ from lora_profiler.workload import Workload
 Build = Callable[[Workload], nn.Module]
 Context = Callable[[], AbstractContextManager[Any]]
 WORKSPACE = 8_519_680
-"""cuBLAS' workspace on A100 and H100 in bytes (torch `CUDABlas.cpp`: 4096 KiB x 2 + 16 KiB x 8), one for the thread of the
-forward pass and one for autograd's."""
+"""cuBLAS' workspace on A100 and H100 in bytes (torch `CUDABlas.cpp`: 4096 KiB x 2 + 16 KiB x 8),
+one for the thread of the forward pass and one for autograd's."""
 WORKSPACES = 2
-PERSISTENT: tuple[Category, ...] = ("parameters", "adapters", "buffers", "quantization_state", "optimizer_states")
+PERSISTENT: tuple[Category, ...] = (
+    "parameters",
+    "adapters",
+    "buffers",
+    "quantization_state",
+    "optimizer_states",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,8 @@ class Tape:
         return found
 
     def peak(self, first_step: bool = False) -> tuple[int, int]:
-        """Allocated and reserved bytes, workspaces included; of both steps, or of the first, before Adam has states."""
+        """Allocated and reserved bytes, workspaces included; of both steps, or of the first, before
+        Adam has states."""
         found = replay(self.sizes(), self.lives(first_step))
         return found.allocated_bytes, found.reserved_bytes
 
@@ -69,8 +77,8 @@ class Tape:
         return total + WORKSPACES * WORKSPACE
 
     def instants(self) -> Iterator[tuple[str, str, dict[str, int]]]:
-        """Phase of the second step ("" before it), module of the event, and live bytes by category (one dict, changed in place)
-        after each event."""
+        """Phase of the second step ("" before it), module of the event, and live bytes by category
+        (one dict, changed in place) after each event."""
         births: list[Birth] = []
         live: dict[str, int] = {}
         phase = ""
@@ -82,15 +90,18 @@ class Tape:
             birth = event.birth or births[event.dies]
             if event.birth is not None:
                 births.append(birth)
-            live[birth.category] = live.get(birth.category, 0) + (birth.size if event.birth else -birth.size)
+            live[birth.category] = live.get(birth.category, 0) + (
+                birth.size if event.birth else -birth.size
+            )
             yield phase, birth.module, live
 
 
 def tape_of(workload: Workload, build: Build, contexts: tuple[Context, ...] = ()) -> Tape:
-    """Traced at four units of layers at the very sizes asked, proven by a trace of five, and folded out to the model's depth.
+    """Traced at four units of layers at the very sizes asked, proven by a trace of five, and folded
+    out to the model's depth.
 
-    Where a step does not fold, as under an autocast that keeps copies of all layers' weights until its end, the model is traced
-    whole. Raises what building and tracing raise.
+    Where a step does not fold, as under an autocast that keeps copies of all layers' weights until
+    its end, the model is traced whole. Raises what building and tracing raise.
     """
     layout = layout_of(workload.model)
     units = None if layout is None else layout.units_of(workload.model.num_layers)
@@ -98,12 +109,23 @@ def tape_of(workload: Workload, build: Build, contexts: tuple[Context, ...] = ()
         for context in contexts:
             stack.enter_context(context())
         if layout is not None and units is not None:
-            few, more = (flat(trace(_at(workload, layout.layers(u)), build)) for u in (LEAST_UNITS, LEAST_UNITS + 1))
+            few, more = (
+                flat(trace(_at(workload, layout.layers(u)), build))
+                for u in (LEAST_UNITS, LEAST_UNITS + 1)
+            )
             events, sizes = _numbered(few.events)
             try:
                 folded = fold(events, labels_of(few.where, layout, LEAST_UNITS), layout)
                 proof = [event for event, _ in folded.expand(LEAST_UNITS + 1)]
-                if difference(proof, [Polynomial({CONSTANT: size}) for size in sizes], more, Point(1, 1, 1)) is None:
+                if (
+                    difference(
+                        proof,
+                        [Polynomial({CONSTANT: size}) for size in sizes],
+                        more,
+                        Point(1, 1, 1),
+                    )
+                    is None
+                ):
                     return Tape(tuple(_sized(event, sizes) for event, _ in folded.expand(units)))
             except (TapeError, KeyError):
                 pass
@@ -118,11 +140,21 @@ def _numbered(events: Sequence[FlatEvent]) -> tuple[list[FlatEvent], list[int]]:
     """`events` with numbers of sizes in place of sizes, and the sizes."""
     numbers: dict[int, int] = {}
     found = [
-        e if e.birth is None else e._replace(birth=e.birth._replace(size=numbers.setdefault(e.birth.size, len(numbers))))
+        (
+            e
+            if e.birth is None
+            else e._replace(
+                birth=e.birth._replace(size=numbers.setdefault(e.birth.size, len(numbers)))
+            )
+        )
         for e in events
     ]
     return found, list(numbers)
 
 
 def _sized(event: FlatEvent, sizes: Sequence[int]) -> FlatEvent:
-    return event if event.birth is None else event._replace(birth=event.birth._replace(size=sizes[event.birth.size]))
+    return (
+        event
+        if event.birth is None
+        else event._replace(birth=event.birth._replace(size=sizes[event.birth.size]))
+    )

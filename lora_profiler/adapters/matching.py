@@ -1,9 +1,12 @@
-"""Which weights PEFT adapts for given target modules, and with what shapes; where PEFT refuses, why.
+"""Which weights PEFT adapts for given target modules, and with what shapes; where PEFT refuses,
+why.
 
-A replay of PEFT 0.21.2 on module names, without PEFT: `tuners/tuners_utils.py` (`inject_adapter`, `_inject_parameters`),
-`tuners/lora/layer.py` (shapes). `tests/test_adapters.py` compares it with the real thing.
+A replay of PEFT 0.21.2 on module names, without PEFT: `tuners/tuners_utils.py` (`inject_adapter`,
+`_inject_parameters`), `tuners/lora/layer.py` (shapes). `tests/test_adapters.py` compares it with
+the real thing.
 
-Not modelled, and refused: LoRA on a tied embedding or head, on grouped convolutions and on `nn.MultiheadAttention`.
+Not modelled, and refused: LoRA on a tied embedding or head, on grouped convolutions and on
+`nn.MultiheadAttention`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,9 +26,10 @@ _SUPPORTED = frozenset({"Linear", "Conv1D", "Embedding"}) | _CONVOLUTIONS
 class Adapter(NamedTuple):
     """The pair A, B that PEFT puts beside one weight.
 
-    `module` is the full name of the module, `kind` its class; `parameter` is None where PEFT wraps the module, else the local
-    name of the bare parameter that it wraps. `num_experts` > 1 for packed experts, which share one A and one B of that many
-    ranks; `rank_factor` is 2 where gate and up are fused in one parameter. `kernel` is that of a convolution.
+    `module` is the full name of the module, `kind` its class; `parameter` is None where PEFT wraps
+    the module, else the local name of the bare parameter that it wraps. `num_experts` > 1 for
+    packed experts, which share one A and one B of that many ranks; `rank_factor` is 2 where gate
+    and up are fused in one parameter. `kernel` is that of a convolution.
     """
 
     module: str
@@ -42,7 +46,8 @@ class Adapter(NamedTuple):
         return r * self.rank_factor * self.num_experts
 
     def a_shape(self, r: int) -> tuple[int, ...]:
-        """(rank, in): lora_A's weight, or lora_embedding_A, whose inputs are the embedding's rows."""
+        """(rank, in): lora_A's weight, or lora_embedding_A, whose inputs are the embedding's
+        rows."""
         return (self.rank(r), self.in_features, *self.kernel)
 
     def b_shape(self, r: int) -> tuple[int, ...]:
@@ -71,25 +76,42 @@ def adapters(spec: ModelSpec, lora: LoraConfig) -> tuple[Adapter, ...]:
         if isinstance(part, Module):
             found += _hits(spec, lora, targets, "", (part,), tied)
         elif targets.alike:
-            kinds = [list(_hits(spec, lora, targets, f"{part.name}.0.", kind, tied)) for kind in part.kinds]
-            found += [hit.under(f"{part.name}.{i}.") for i, kind in enumerate(part.order) for hit in kinds[kind]]
+            kinds = [
+                list(_hits(spec, lora, targets, f"{part.name}.0.", kind, tied))
+                for kind in part.kinds
+            ]
+            found += [
+                hit.under(f"{part.name}.{i}.")
+                for i, kind in enumerate(part.order)
+                for hit in kinds[kind]
+            ]
         else:
             for i, kind in enumerate(part.order):
                 prefix = f"{part.name}.{i}."
-                found += [hit.under(prefix) for hit in _hits(spec, lora, targets, prefix, part.kinds[kind], tied)]
+                found += [
+                    hit.under(prefix)
+                    for hit in _hits(spec, lora, targets, prefix, part.kinds[kind], tied)
+                ]
     if not found:
         _refuse_empty(spec, lora, targets)
     return tuple(found)
 
 
 def _hits(
-    spec: ModelSpec, lora: LoraConfig, targets: Targets, prefix: str, modules: Iterable[Module], tied: frozenset[str]
+    spec: ModelSpec,
+    lora: LoraConfig,
+    targets: Targets,
+    prefix: str,
+    modules: Iterable[Module],
+    tied: frozenset[str],
 ) -> Iterator[Adapter]:
     """The adapters of one layer, named within the layer, or of one module outside the layers."""
     for module in modules:
         key = prefix + module.name
         if targets.all_linear:
-            hit = module.is_linear and key != spec.output_embedding and not targets.saved.covers(key)
+            hit = (
+                module.is_linear and key != spec.output_embedding and not targets.saved.covers(key)
+            )
         else:
             hit = targets.matches(key)
         if hit:
@@ -108,14 +130,18 @@ def _of_module(module: Module, r: int) -> Adapter:
         return Adapter(module.name, None, module.kind, shape[1], shape[0])
     if module.kind in _CONVOLUTIONS:
         return Adapter(module.name, None, module.kind, shape[1], shape[0], kernel=shape[2:])
-    return Adapter(module.name, None, module.kind, shape[0], shape[1])  # Conv1D: (in, out); Embedding: (rows, columns)
+    return Adapter(
+        module.name, None, module.kind, shape[0], shape[1]
+    )  # Conv1D: (in, out); Embedding: (rows, columns)
 
 
 def _of_parameter(module: Module, weight: Weight, targets: Targets) -> Adapter:
     """peft's ParamWrapper: (experts, out, in) packed experts, or (out, in)."""
     *experts, out_features, in_features = weight.shape
     factor = 2 if targets.fused and weight.name == "gate_up_proj" else 1
-    return Adapter(module.name, weight.name, module.kind, in_features, out_features, prod(experts), factor)
+    return Adapter(
+        module.name, weight.name, module.kind, in_features, out_features, prod(experts), factor
+    )
 
 
 def _check_module(spec: ModelSpec, key: str, module: Module, tied: frozenset[str]) -> None:
@@ -123,16 +149,21 @@ def _check_module(spec: ModelSpec, key: str, module: Module, tied: frozenset[str
     if spec.model_type in _MAMBA_TYPES and leaf in ("out_proj", "conv1d"):
         refuse(f"PEFT does not adapt {leaf} of Mamba models ({key}). Leave it out.", "ValueError")
     if module.kind == "MultiheadAttention":
-        refuse(f"{key} is an nn.MultiheadAttention, which is not modelled here. Leave it out.", None)
+        refuse(
+            f"{key} is an nn.MultiheadAttention, which is not modelled here. Leave it out.", None
+        )
     if module.kind not in _SUPPORTED:
-        refuse(f"{key} is a {module.kind}, which PEFT cannot adapt." + suggestion(spec, ()), "ValueError")
+        refuse(
+            f"{key} is a {module.kind}, which PEFT cannot adapt." + suggestion(spec, ()),
+            "ValueError",
+        )
     weight = module.weight("weight")
     if module.kind in _CONVOLUTIONS and weight.shape[1] == 1 < weight.shape[0]:
         refuse(f"{key} is a grouped convolution, which is not modelled here. Leave it out.", None)
     if weight.tied_to or f"{key}.weight" in tied:
         refuse(
-            f"{key} shares its weight with another module (tied embeddings); LoRA there would untie them and is not modelled. "
-            "Leave it out, or name it in modules to save.",
+            f"{key} shares its weight with another module (tied embeddings); LoRA there would untie"
+            " them and is not modelled. Leave it out, or name it in modules to save.",
             None,
         )
 
@@ -140,16 +171,21 @@ def _check_module(spec: ModelSpec, key: str, module: Module, tied: frozenset[str
 def _check_parameter(key: str, weight: Weight, lora: LoraConfig) -> None:
     if lora.lora_dropout:
         refuse(
-            f"PEFT cannot apply dropout to adapters on bare parameters ({key}.{weight.name}): set dropout to 0, or leave the "
-            "experts and the router out.",
+            f"PEFT cannot apply dropout to adapters on bare parameters ({key}.{weight.name}): set"
+            " dropout to 0, or leave the experts and the router out.",
             "ValueError",
         )
     if len(weight.shape) not in (2, 3):
-        refuse(f"{key}.{weight.name} has {len(weight.shape)} dimensions; PEFT adapts parameters of 2 or 3.", "ValueError")
+        refuse(
+            f"{key}.{weight.name} has {len(weight.shape)} dimensions; PEFT adapts parameters of 2"
+            " or 3.",
+            "ValueError",
+        )
 
 
 def _check_containers(spec: ModelSpec, targets: Targets) -> None:
-    """PEFT refuses as soon as a target matches a module that is no single layer, such as a whole MLP or an activation."""
+    """PEFT refuses as soon as a target matches a module that is no single layer, such as a whole
+    MLP or an activation."""
     keys = outer_containers(spec)
     loose = list(spec.weightless)
     for part in spec.parts:
@@ -163,7 +199,11 @@ def _check_containers(spec: ModelSpec, targets: Targets) -> None:
     keys += loose
     for key in keys:
         if targets.matches(key):
-            refuse(f"{key} is not a linear layer; PEFT refuses targets that match it." + suggestion(spec, (key,)), "ValueError")
+            refuse(
+                f"{key} is not a linear layer; PEFT refuses targets that match it."
+                + suggestion(spec, (key,)),
+                "ValueError",
+            )
 
 
 def _tied(spec: ModelSpec) -> frozenset[str]:
@@ -181,11 +221,23 @@ def _tied(spec: ModelSpec) -> frozenset[str]:
 def _refuse_empty(spec: ModelSpec, lora: LoraConfig, targets: Targets) -> None:
     asked = lora.target_modules
     if asked is None and not targets.names:
-        message = f"PEFT finds no default target modules for {spec.model_type}, whose experts are packed." + suggestion(spec, ())
+        message = (
+            f"PEFT finds no default target modules for {spec.model_type}, whose experts are packed."
+            + suggestion(spec, ())
+        )
     elif lora.modules_to_save:
-        message = "Nothing is left to adapt: every target is missing or stands in modules to save." + suggestion(spec, ())
+        message = (
+            "Nothing is left to adapt: every target is missing or stands in modules to save."
+            + suggestion(spec, ())
+        )
     else:
         names = (asked,) if isinstance(asked, str) else tuple(asked or sorted(targets.names))
-        where = f" in layers {', '.join(map(str, lora.layers_to_transform))}" if lora.layers_to_transform else ""
-        message = f"No module of {spec.id} matches {', '.join(names)}{where}." + suggestion(spec, names)
+        where = (
+            f" in layers {', '.join(map(str, lora.layers_to_transform))}"
+            if lora.layers_to_transform
+            else ""
+        )
+        message = f"No module of {spec.id} matches {', '.join(names)}{where}." + suggestion(
+            spec, names
+        )
     refuse(message, "NoMatchingPeftModuleError")

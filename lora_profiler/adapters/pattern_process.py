@@ -1,7 +1,9 @@
-"""The process that `patterns.py` matches in. It is run as a file, without site packages, so that it starts in 20 ms.
+"""The process that `patterns.py` matches in. It is run as a file, without site packages, so that it
+starts in 20 ms.
 
-It reads {"pattern", "keys", "whole", "seconds"} and writes {"matched": [places in keys]} or {"problem": text}. The system ends it
-once it has used its seconds of processor time: the engine's own loop looks at no clock and lets no signal handler run.
+It reads {"pattern", "keys", "whole", "seconds"} and writes {"matched": [places in keys]} or
+{"problem": text}. The system ends it once it has used its seconds of processor time: the engine's
+own loop looks at no clock and lets no signal handler run.
 """
 
 import json

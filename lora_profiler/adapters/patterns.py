@@ -1,7 +1,9 @@
-"""Regular expressions of a user, matched in a process of their own with a limit: one can take Python's engine for ever.
+"""Regular expressions of a user, matched in a process of their own with a limit: one can take
+Python's engine for ever.
 
-The engine stays Python's, as PEFT's is: another one, which knows a time limit, would not match the same names. Matching also
-holds the interpreter's lock, so that in this process not even a thread could end it, and a server would answer nobody.
+The engine stays Python's, as PEFT's is: another one, which knows a time limit, would not match the
+same names. Matching also holds the interpreter's lock, so that in this process not even a thread
+could end it, and a server would answer nobody.
 """
 
 import json
@@ -13,13 +15,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 PROCESSOR_SECONDS = 0.25
-"""What a pattern may take for all names of a model. A usual one takes a microsecond a name, and a large model has 50,000."""
+"""What a pattern may take for all names of a model. A usual one takes a microsecond a name, and a
+large model has 50,000."""
 _WALL_SECONDS = 10.0
 """Where the system limits no processor time, and where the machine is too busy to give any."""
 _SHOWN = 80
 _PROCESS = Path(__file__).with_name("pattern_process.py")
 _TOO_LONG = (
-    "takes more than {:g} s to match. Leave out repetition inside repetition, as in (.*)* or (a|aa)*, or list names instead."
+    "takes more than {:g} s to match. Leave out repetition inside repetition, as in (.*)* or"
+    " (a|aa)*, or list names instead."
 )
 
 
@@ -31,23 +35,33 @@ class Verdict(NamedTuple):
 
 
 class UnmatchedError(Exception):
-    """No verdict: the machine was too busy, or no process could be started. The message ends a sentence about the pattern."""
+    """No verdict: the machine was too busy, or no process could be started. The message ends a
+    sentence about the pattern."""
 
 
 def verdict(pattern: str, keys: Sequence[str], *, whole: bool) -> Verdict:
-    """Which `keys` the pattern matches: as `re.fullmatch` where `whole`, else as `re.match`. Raises UnmatchedError."""
-    asked = json.dumps({"pattern": pattern, "keys": keys, "whole": whole, "seconds": PROCESSOR_SECONDS})
+    """Which `keys` the pattern matches: as `re.fullmatch` where `whole`, else as `re.match`. Raises
+    UnmatchedError."""
+    asked = json.dumps(
+        {"pattern": pattern, "keys": keys, "whole": whole, "seconds": PROCESSOR_SECONDS}
+    )
     command = [sys.executable, "-I", "-S", str(_PROCESS)]
     try:
-        done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=_WALL_SECONDS, check=False)
+        done = subprocess.run(
+            command, input=asked, capture_output=True, text=True, timeout=_WALL_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         raise UnmatchedError(_TOO_LONG.format(_WALL_SECONDS)) from None
     except OSError as e:
-        raise UnmatchedError(f"could not be matched: no process could be started ({e.strerror}).") from None
+        raise UnmatchedError(
+            f"could not be matched: no process could be started ({e.strerror})."
+        ) from None
     if done.returncode == -getattr(signal, "SIGVTALRM", 0):
         return Verdict(frozenset(), _TOO_LONG.format(PROCESSOR_SECONDS))
     if done.returncode != 0:
-        raise UnmatchedError(f"could not be matched: the process that tried ended with exit code {done.returncode}.")
+        raise UnmatchedError(
+            f"could not be matched: the process that tried ended with exit code {done.returncode}."
+        )
     answer = json.loads(done.stdout)
     if "problem" in answer:
         return Verdict(frozenset(), f"is no regular expression: {answer['problem']}.")

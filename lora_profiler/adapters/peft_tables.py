@@ -1,11 +1,30 @@
-"""PEFT 0.21.2's own tables of target modules, kept as data; `tests/test_adapters.py` compares them with PEFT's."""
+"""PEFT 0.21.2's own tables of target modules, kept as data; `tests/test_adapters.py` compares them
+with PEFT's."""
 
 DEFAULT_TARGETS: dict[str, str | tuple[str, ...]] = {
     **dict.fromkeys(("bert", "electra", "layoutlm", "roberta", "xlm-roberta"), ("query", "value")),
-    **dict.fromkeys(("bloom", "chatglm", "falcon", "gpt_neox", "RefinedWeb", "RefinedWebModel"), ("query_key_value",)),
     **dict.fromkeys(
-        ("bart", "gemma", "gemma2", "gemma3_text", "gpt_neo", "gptj", "llama", "llama4", "mistral", "mixtral", "opt", "qwen2",
-         "qwen3", "stablelm"), ("q_proj", "v_proj"),
+        ("bloom", "chatglm", "falcon", "gpt_neox", "RefinedWeb", "RefinedWebModel"),
+        ("query_key_value",),
+    ),
+    **dict.fromkeys(
+        (
+            "bart",
+            "gemma",
+            "gemma2",
+            "gemma3_text",
+            "gpt_neo",
+            "gptj",
+            "llama",
+            "llama4",
+            "mistral",
+            "mixtral",
+            "opt",
+            "qwen2",
+            "qwen3",
+            "stablelm",
+        ),
+        ("q_proj", "v_proj"),
     ),
     **dict.fromkeys(("gpt2", "gpt_bigcode"), ("c_attn",)),
     **dict.fromkeys(("mt5", "t5"), ("q", "v")),
@@ -20,22 +39,55 @@ DEFAULT_TARGETS: dict[str, str | tuple[str, ...]] = {
     "phi": ("q_proj", "v_proj", "fc1", "fc2"),
     "rwkv": ("key", "value", "receptance", "output"),
     "rwkv7": ("r_proj", "k_proj", "v_proj", "o_proj", "key", "value"),
-}  # fmt: skip
-"""peft/utils/constants.py, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING: model type -> suffixes, or a pattern."""
+}
+"""peft/utils/constants.py, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING: model type ->
+suffixes, or a pattern."""
 
 _MIXTRAL = {"gate": "gate.weight", "w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"}
-_QWEN = {"gate": "gate.weight", "gate_proj": "gate_up_proj", "up_proj": "gate_up_proj", "down_proj": "down_proj"}
+_QWEN = {
+    "gate": "gate.weight",
+    "gate_proj": "gate_up_proj",
+    "up_proj": "gate_up_proj",
+    "down_proj": "down_proj",
+}
 PACKED_EXPERTS: dict[str, dict[str, str]] = {
     **dict.fromkeys(("minimax", "minimax_m2", "mixtral"), _MIXTRAL),
     **dict.fromkeys(
-        ("Dots3NoteTextModel", "UnlimitedOcrTextModel", "afmoe", "beam",
-         "cohere2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32",
-         "dots1", "ernie4_5_moe", "exaone_moe", "flex_olmo", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm_moe_dsa",
-         "hunyuan_v1_moe", "longcat_flash", "mellum", "olmoe", "qwen3_moe", "qwen3_next", "qwen3_omni_moe", "qwen3_omni_moe_text",
-         "qwen3_omni_moe_thinker", "sarvam_mla", "solar_open"), _QWEN,
+        (
+            "Dots3NoteTextModel",
+            "UnlimitedOcrTextModel",
+            "afmoe",
+            "beam",
+            "cohere2_moe",
+            "deepseek_v2",
+            "deepseek_v3",
+            "deepseek_v32",
+            "dots1",
+            "ernie4_5_moe",
+            "exaone_moe",
+            "flex_olmo",
+            "glm4_moe",
+            "glm4_moe_lite",
+            "glm4v_moe",
+            "glm_moe_dsa",
+            "hunyuan_v1_moe",
+            "longcat_flash",
+            "mellum",
+            "olmoe",
+            "qwen3_moe",
+            "qwen3_next",
+            "qwen3_omni_moe",
+            "qwen3_omni_moe_text",
+            "qwen3_omni_moe_thinker",
+            "sarvam_mla",
+            "solar_open",
+        ),
+        _QWEN,
     ),
-}  # fmt: skip
-"""Model type -> old name of a projection -> the packed parameter that holds it now (transformers' conversion_mapping)."""
+}
+"""Model type -> old name of a projection -> the packed parameter that holds it now (transformers'
+conversion_mapping)."""
 
 FUSED_PARAMETER = "gate_up_proj"
-"""The packed parameter that two old names share; PEFT takes both of them or neither, and gives it twice the rank."""
+"""The packed parameter that two old names share; PEFT takes both of them or neither, and gives it
+twice the rank."""

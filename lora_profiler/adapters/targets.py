@@ -1,7 +1,9 @@
-"""`target_modules` of a LoraConfig, resolved for one model as PEFT resolves them: which names match, which parameters.
+"""`target_modules` of a LoraConfig, resolved for one model as PEFT resolves them: which names
+match, which parameters.
 
-Source: peft 0.21.2, `tuners/tuners_utils.py` (`check_target_module_exists`, `_maybe_include_all_linear_layers`),
-`utils/transformers_weight_conversion.py` (`_convert_peft_config_moe`), `tuners/lora/config.py`.
+Source: peft 0.21.2, `tuners/tuners_utils.py` (`check_target_module_exists`,
+`_maybe_include_all_linear_layers`), `utils/transformers_weight_conversion.py`
+(`_convert_peft_config_moe`), `tuners/lora/config.py`.
 """
 
 import re
@@ -21,10 +23,11 @@ _NO_PATTERN = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 class Saved(NamedTuple):
-    """What `modules_to_save` covers, which is never adapted: PEFT takes each name as part of a pattern.
+    """What `modules_to_save` covers, which is never adapted: PEFT takes each name as part of a
+    pattern.
 
-    `keys` are covered besides, by names that are patterns themselves. `alike` tells that no answer can depend on the layer's
-    number.
+    `keys` are covered besides, by names that are patterns themselves. `alike` tells that no answer
+    can depend on the layer's number.
     """
 
     patterns: tuple[re.Pattern[str], ...] = ()
@@ -36,10 +39,12 @@ class Saved(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What to match. One of `all_linear`, `matched` and `names` counts; `parameters` are wrapped besides.
+    """What to match. One of `all_linear`, `matched` and `names` counts; `parameters` are wrapped
+    besides.
 
-    `matched` are the full names that a pattern matches. `fused` tells that gate and up were both asked for, so that their packed
-    parameter gets twice the rank. `alike` tells that no answer can depend on the layer's number.
+    `matched` are the full names that a pattern matches. `fused` tells that gate and up were both
+    asked for, so that their packed parameter gets twice the rank. `alike` tells that no answer can
+    depend on the layer's number.
     """
 
     all_linear: bool = False
@@ -53,7 +58,8 @@ class Targets(NamedTuple):
     suffixes: tuple[str, ...] = ()
 
     def matches(self, key: str) -> bool:
-        """Whether PEFT takes the module or parameter called `key`; all-linear, which goes by class, is not asked here."""
+        """Whether PEFT takes the module or parameter called `key`; all-linear, which goes by class,
+        is not asked here."""
         if self.saved.covers(key):
             return False
         if self.matched is not None:
@@ -72,11 +78,14 @@ class Targets(NamedTuple):
 
 
 def resolve(spec: ModelSpec, lora: LoraConfig) -> Targets:
-    """The targets of `lora` in this model. Raises RefusedTargetsError for what PEFT refuses before it looks at modules."""
+    """The targets of `lora` in this model. Raises RefusedTargetsError for what PEFT refuses before
+    it looks at modules."""
     asked = lora.target_modules
     if isinstance(asked, str) and lora.layers_to_transform:
         refuse(
-            "layers_to_transform picks layers for a list of names; PEFT refuses it beside all-linear or a pattern.", "ValueError"
+            "layers_to_transform picks layers for a list of names; PEFT refuses it beside"
+            " all-linear or a pattern.",
+            "ValueError",
         )
     saved = _saved(spec, lora.modules_to_save)
     packed = PACKED_EXPERTS.get(spec.model_type)
@@ -85,7 +94,11 @@ def resolve(spec: ModelSpec, lora: LoraConfig) -> Targets:
     if asked is None:
         asked = DEFAULT_TARGETS.get(spec.model_type)
         if asked is None:
-            refuse(f"PEFT has no default target modules for model type {spec.model_type}." + suggestion(spec, ()), "ValueError")
+            refuse(
+                f"PEFT has no default target modules for model type {spec.model_type}."
+                + suggestion(spec, ()),
+                "ValueError",
+            )
     if isinstance(asked, str) and asked.lower() == "all-linear":
         return Targets(all_linear=True, saved=saved, alike=saved.alike)
     if isinstance(asked, str):
@@ -94,7 +107,8 @@ def resolve(spec: ModelSpec, lora: LoraConfig) -> Targets:
 
 
 def check_patterns(spec: ModelSpec, lora: LoraConfig) -> None:
-    """Raises RefusedTargetsError for a pattern that is none, or that takes too long on the names of this model."""
+    """Raises RefusedTargetsError for a pattern that is none, or that takes too long on the names of
+    this model."""
     _saved(spec, lora.modules_to_save)
     if isinstance(lora.target_modules, str) and lora.target_modules.lower() != "all-linear":
         _asked(spec, lora.target_modules)
@@ -109,7 +123,9 @@ def _saved(spec: ModelSpec, names: tuple[str, ...]) -> Saved:
             patterns.append(re.compile(pattern))
         else:
             keys |= _matched(spec, pattern, f"modules_to_save {shown(name)}", whole=False)
-    return Saved(tuple(patterns), frozenset(keys), all(name.replace("_", "").isalpha() for name in names))
+    return Saved(
+        tuple(patterns), frozenset(keys), all(name.replace("_", "").isalpha() for name in names)
+    )
 
 
 def _asked(spec: ModelSpec, pattern: str) -> frozenset[str]:
@@ -117,7 +133,8 @@ def _asked(spec: ModelSpec, pattern: str) -> frozenset[str]:
 
 
 def _matched(spec: ModelSpec, pattern: str, what: str, *, whole: bool) -> frozenset[str]:
-    """Full names of modules that the pattern matches; with packed experts of parameters too, and of what those were."""
+    """Full names of modules that the pattern matches; with packed experts of parameters too, and of
+    what those were."""
     try:
         found = _verdict(spec, pattern, whole)
     except UnmatchedError as e:
@@ -131,7 +148,11 @@ def _matched(spec: ModelSpec, pattern: str, what: str, *, whole: bool) -> frozen
 def _verdict(spec: ModelSpec, pattern: str, whole: bool) -> Verdict:
     """Kept: one answer asks several times, and a page that is drawn again asks once more."""
     packed = PACKED_EXPERTS.get(spec.model_type)
-    return verdict(pattern, [*all_names(spec), *(_parameter_names(spec, packed) if packed else ())], whole=whole)
+    return verdict(
+        pattern,
+        [*all_names(spec), *(_parameter_names(spec, packed) if packed else ())],
+        whole=whole,
+    )
 
 
 def _named(names: frozenset[str], lora: LoraConfig, saved: Saved, **more: object) -> Targets:
@@ -140,15 +161,21 @@ def _named(names: frozenset[str], lora: LoraConfig, saved: Saved, **more: object
         suffixes=tuple(f".{name}" for name in names),
         layers=frozenset(lora.layers_to_transform),
         saved=saved,
-        alike=saved.alike and not lora.layers_to_transform and not any(c.isdigit() for name in names for c in name),
+        alike=saved.alike
+        and not lora.layers_to_transform
+        and not any(c.isdigit() for name in names for c in name),
         **more,  # type: ignore[arg-type]  # parameters and fused, from the one caller below
     )
 
 
-def _with_packed_experts(spec: ModelSpec, lora: LoraConfig, packed: dict[str, str], saved: Saved) -> Targets:
-    """Types whose experts and router became bare parameters: PEFT sends the old names there, and only there.
+def _with_packed_experts(
+    spec: ModelSpec, lora: LoraConfig, packed: dict[str, str], saved: Saved
+) -> Targets:
+    """Types whose experts and router became bare parameters: PEFT sends the old names there, and
+    only there.
 
-    The default of the type is never looked up, since PEFT sets an empty list first: mixtral, though in the table, fails.
+    The default of the type is never looked up, since PEFT sets an empty list first: mixtral, though
+    in the table, fails.
     """
     asked = lora.target_modules
     names = set(asked) if isinstance(asked, tuple) else set()
@@ -159,26 +186,37 @@ def _with_packed_experts(spec: ModelSpec, lora: LoraConfig, packed: dict[str, st
         names = {key.rsplit(".", 1)[-1] for key in _asked(spec, asked) if pattern.matches(key)}
         if not names:
             return pattern
-    moved = {name: old for name in names for old in packed if name == old or name.endswith(f".{old}")}
+    moved = {
+        name: old for name in names for old in packed if name == old or name.endswith(f".{old}")
+    }
     fused = {old for old in moved.values() if packed[old] == FUSED_PARAMETER}
     both = {old for old, new in packed.items() if new == FUSED_PARAMETER}
     if fused and fused != both:
         refuse(
-            f"{', '.join(sorted(fused))} cannot be adapted without {', '.join(sorted(both - fused))}: this model holds them "
-            f"fused in {FUSED_PARAMETER}. Name both, or use all-linear.",
+            f"{', '.join(sorted(fused))} cannot be adapted without"
+            f" {', '.join(sorted(both - fused))}: this model holds them fused in {FUSED_PARAMETER}."
+            " Name both, or use all-linear.",
             "ValueError",
         )
     parameters = frozenset(packed[old] for old in moved.values())
-    return _named(frozenset(names - set(moved)), lora, saved, parameters=parameters, fused=bool(fused))
+    return _named(
+        frozenset(names - set(moved)), lora, saved, parameters=parameters, fused=bool(fused)
+    )
 
 
 def _all_linear_leaves(spec: ModelSpec) -> set[str]:
-    """Last parts of the names of all linear layers; PEFT goes on with these, not with the full names."""
-    return {name.rsplit(".", 1)[-1] for name, module in spec.modules() if module.is_linear and name != spec.output_embedding}
+    """Last parts of the names of all linear layers; PEFT goes on with these, not with the full
+    names."""
+    return {
+        name.rsplit(".", 1)[-1]
+        for name, module in spec.modules()
+        if module.is_linear and name != spec.output_embedding
+    }
 
 
 def _parameter_names(spec: ModelSpec, packed: dict[str, str]) -> Iterator[str]:
-    """Every parameter's name, and those that packed ones had before, which PEFT probes a pattern with."""
+    """Every parameter's name, and those that packed ones had before, which PEFT probes a pattern
+    with."""
     holders: dict[str, set[str]] = {}
     for name, module in spec.modules():
         for weight in module.weights:
@@ -190,7 +228,8 @@ def _parameter_names(spec: ModelSpec, packed: dict[str, str]) -> Iterator[str]:
 
 
 def all_names(spec: ModelSpec) -> Iterator[str]:
-    """Every name in `named_modules()` but the root's: modules with weights, the modules that hold them, and weightless ones."""
+    """Every name in `named_modules()` but the root's: modules with weights, the modules that hold
+    them, and weightless ones."""
     for part in spec.parts:
         if isinstance(part, Module):
             yield part.name
@@ -202,7 +241,10 @@ def all_names(spec: ModelSpec) -> Iterator[str]:
                     yield f"{part.name}.{i}.{name}"
     yield from outer_containers(spec)
     for name in spec.weightless:
-        stack = next((p for p in spec.parts if isinstance(p, Stack) and name.startswith(f"{p.name}.*.")), None)
+        stack = next(
+            (p for p in spec.parts if isinstance(p, Stack) and name.startswith(f"{p.name}.*.")),
+            None,
+        )
         if stack is None:
             yield name
         else:
@@ -212,7 +254,8 @@ def all_names(spec: ModelSpec) -> Iterator[str]:
 
 
 def containers(modules: tuple[Module, ...]) -> list[str]:
-    """Names of the modules between a layer and its `modules` ("self_attn", "mlp"), in order, each once."""
+    """Names of the modules between a layer and its `modules` ("self_attn", "mlp"), in order, each
+    once."""
     found: dict[str, None] = {}
     own = {module.name for module in modules}
     for module in modules:

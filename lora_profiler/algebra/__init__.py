@@ -1,4 +1,5 @@
-"""Exact integer polynomials in batch, sequence and rank: what both predictors compute with. No torch, no NumPy."""
+"""Exact integer polynomials in batch, sequence and rank: what both predictors compute with. No
+torch, no NumPy."""
 
 from lora_profiler.algebra.front import undominated
 from lora_profiler.algebra.polynomial import Exponents, Polynomial

@@ -1,6 +1,8 @@
-"""Exact integer polynomials in batch b, sequence s and rank r: what a tensor's size is before anyone says how long or wide.
+"""Exact integer polynomials in batch b, sequence s and rank r: what a tensor's size is before
+anyone says how long or wide.
 
-Two more symbols stand for s rounded up, as the efficient attention kernel pads: t to a multiple of 32, u to one of 16.
+Two more symbols stand for s rounded up, as the efficient attention kernel pads: t to a multiple of
+32, u to one of 16.
 """
 
 from collections.abc import Iterable
@@ -14,7 +16,8 @@ def rounded_up(seq: int, multiple: int) -> int:
 
 
 class Polynomial:
-    """An immutable sum of integer coefficients times b^i s^j r^k t^m u^n. Supports +, - and * with its like and with ints."""
+    """An immutable sum of integer coefficients times b^i s^j r^k t^m u^n. Supports +, - and * with
+    its like and with ints."""
 
     __slots__ = ("_hash", "terms")
     _hash: int
@@ -47,16 +50,22 @@ class Polynomial:
 
     def __floordiv__(self, divisor: int) -> "Polynomial":
         """Exact division by an int; asserts that nothing is left over."""
-        assert all(c % divisor == 0 for c in self.terms.values()), f"{self} is not divisible by {divisor}"
+        assert all(c % divisor == 0 for c in self.terms.values()), (
+            f"{self} is not divisible by {divisor}"
+        )
         return Polynomial({e: c // divisor for e, c in self.terms.items()})
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Polynomial) and (self.terms == other.terms or self.nonzero() == other.nonzero())
+        return isinstance(other, Polynomial) and (
+            self.terms == other.terms or self.nonzero() == other.nonzero()
+        )
 
     def __hash__(self) -> int:
         try:
             return self._hash
-        except AttributeError:  # few polynomials are ever hashed, those of a model's tensors again and again
+        except (
+            AttributeError
+        ):  # few polynomials are ever hashed, those of a model's tensors again and again
             self._hash = hash(frozenset(self.nonzero().items()))
             return self._hash
 
@@ -65,10 +74,14 @@ class Polynomial:
 
     def evaluate(self, batch: int, seq: int, rank: int) -> int:
         t, u = rounded_up(seq, 32), rounded_up(seq, 16)
-        return sum(c * batch**i * seq**j * rank**k * t**m * u**n for (i, j, k, m, n), c in self.terms.items())
+        return sum(
+            c * batch**i * seq**j * rank**k * t**m * u**n
+            for (i, j, k, m, n), c in self.terms.items()
+        )
 
     def dominates(self, other: "Polynomial") -> bool:
-        """True if no coefficient is smaller than the other's: then this is at least as large wherever b, s, r >= 0."""
+        """True if no coefficient is smaller than the other's: then this is at least as large
+        wherever b, s, r >= 0."""
         mine, theirs = self.terms, other.terms
         for exponents, coefficient in theirs.items():
             if mine.get(exponents, 0) < coefficient:
@@ -76,9 +89,11 @@ class Polynomial:
         return all([c >= 0 or e in theirs for e, c in mine.items()])
 
     def shifted(self, batch: int, seq: int, rank: int) -> "Polynomial":
-        """The same value in other symbols: b, s, r counted from the given sizes up, t and u from s up.
+        """The same value in other symbols: b, s, r counted from the given sizes up, t and u from s
+        up.
 
-        What is zero or more from those sizes on has no negative symbol left, so `dominates` decides for that range.
+        What is zero or more from those sizes on has no negative symbol left, so `dominates` decides
+        for that range.
         """
         result = Polynomial({})
         symbols = (B + batch, S + seq, R + rank, S + seq + S32, S + seq + S16)
@@ -91,7 +106,8 @@ class Polynomial:
         return result
 
     def __str__(self) -> str:
-        """'4096*b*s + 512*s + 8', highest powers first; 's32' is s rounded up to 32, 's16' to 16."""
+        """'4096*b*s + 512*s + 8', highest powers first; 's32' is s rounded up to 32, 's16' to
+        16."""
         names = ("b", "s", "r", "s32", "s16")
         parts = []
         for exponents, coefficient in sorted(self.nonzero().items(), reverse=True):

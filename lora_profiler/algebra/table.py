@@ -7,7 +7,8 @@ from lora_profiler.algebra.polynomial import Exponents, Polynomial, rounded_up
 
 
 class Values(NamedTuple):
-    """Batch, sequence and rank of one question (rank 1 where there is no adapter: no polynomial asks)."""
+    """Batch, sequence and rank of one question (rank 1 where there is no adapter: no polynomial
+    asks)."""
 
     batch: int
     seq: int

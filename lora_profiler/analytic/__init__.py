@@ -1,5 +1,12 @@
-"""The analytic predictor: exact rules on symbolic sizes, without torch. `predict(workload)`, `peak_bytes`, `peak_polynomials`."""
+"""The analytic predictor: exact rules on symbolic sizes, without torch. `predict(workload)`,
+`peak_bytes`, `peak_polynomials`."""
 
-from lora_profiler.analytic.predict import knows, peak_bytes, peak_polynomials, predict, shared_parts
+from lora_profiler.analytic.predict import (
+    knows,
+    peak_bytes,
+    peak_polynomials,
+    predict,
+    shared_parts,
+)
 
 __all__ = ["knows", "peak_bytes", "peak_polynomials", "predict", "shared_parts"]

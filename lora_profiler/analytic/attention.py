@@ -1,4 +1,5 @@
-"""Which attention kernels a workload runs: what is asked for, or what torch takes for device, card, dtype and heads."""
+"""Which attention kernels a workload runs: what is asked for, or what torch takes for device, card,
+dtype and heads."""
 
 from typing import NamedTuple
 
@@ -10,8 +11,8 @@ from lora_profiler.workload import Dtype, Workload
 
 
 class AttentionKernels(NamedTuple):
-    """The kernel of layers without a mask and of those with one: "eager", "cpu" (torch's flash kernel for CPU), "flash",
-    "efficient", "cudnn" or "math"."""
+    """The kernel of layers without a mask and of those with one: "eager", "cpu" (torch's flash
+    kernel for CPU), "flash", "efficient", "cudnn" or "math"."""
 
     plain: str
     masked: str
@@ -20,10 +21,11 @@ class AttentionKernels(NamedTuple):
 def attention_kernels(workload: Workload) -> AttentionKernels:
     """What the layers of `workload` run.
 
-    Without a mask transformers hands grouped heads of up to 256 features to SDPA as they are (`enable_gqa`), with one it repeats
-    them first; which kernel torch takes then `sdpa.cuda_backend` says. A filled sliding window and packed rows bring masks. A
-    flash kernel that was asked for gives way to the efficient one where there is a mask. transformers runs Gemma 2 eager whatever
-    is asked.
+    Without a mask transformers hands grouped heads of up to 256 features to SDPA as they are
+    (`enable_gqa`), with one it repeats them first; which kernel torch takes then
+    `sdpa.cuda_backend` says. A filled sliding window and packed rows bring masks. A flash kernel
+    that was asked for gives way to the efficient one where there is a mask. transformers runs Gemma
+    2 eager whatever is asked.
     """
     setup, model = workload.setup, workload.model
     if family_of(model) is None:
@@ -34,7 +36,9 @@ def attention_kernels(workload: Workload) -> AttentionKernels:
         kernel = "math" if setup.attention == "math" else "cpu"
         return AttentionKernels(kernel, kernel)
     if setup.attention != "auto":
-        return AttentionKernels(setup.attention, "efficient" if setup.attention == "flash" else setup.attention)
+        return AttentionKernels(
+            setup.attention, "efficient" if setup.attention == "flash" else setup.attention
+        )
     if setup.device == "mps":
         return AttentionKernels("math", "math")
     heads = heads_of(model.config)
@@ -47,4 +51,7 @@ def attention_kernels(workload: Workload) -> AttentionKernels:
         one_token=setup.seq_len == 1,
     )
     plain = call._replace(grouped=heads.groups > 1 and heads.dim <= FLASH_MAX_HEAD_DIM)
-    return AttentionKernels(cuda_backend(plain, workload.platform), cuda_backend(call._replace(masked=True), workload.platform))
+    return AttentionKernels(
+        cuda_backend(plain, workload.platform),
+        cuda_backend(call._replace(masked=True), workload.platform),
+    )

@@ -1,4 +1,5 @@
-"""The same numbers by module: which layer holds which weights, gradients, states, saved activations and FLOPs."""
+"""The same numbers by module: which layer holds which weights, gradients, states, saved activations
+and FLOPs."""
 
 from collections import defaultdict
 
@@ -24,9 +25,11 @@ from lora_profiler.workload import FULLY_SHARDED, TrainSetup
 
 
 def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
-    """One row per module that owns parameters, then rows for what belongs to no module alone: attention cores, activation
-    functions, the loss, the optimizer's shared tables, all its states where ZeRO deals them out, and under ZeRO-2 the gradients.
-    Every column but that of trained numbers, which counts them whole, sums to the prediction's total for its rank."""
+    """One row per module that owns parameters, then rows for what belongs to no module alone:
+    attention cores, activation functions, the loss, the optimizer's shared tables, all its states
+    where ZeRO deals them out, and under ZeRO-2 the gradients. Every column but that of trained
+    numbers, which counts them whole, sums to the prediction's total for its rank.
+    """
     model, setup = plan.workload.model, plan.workload.setup
     adapted: dict[str, list[Adapter]] = defaultdict(list)
     for adapter in plan.adapters:
@@ -42,7 +45,11 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
         if is_sharded:
             weights = sum(piece.share(world) for piece in base_pieces(module, setup, kept))
         own = [chunk(t, world, at.rank) for t in tensors] if is_sharded else tensors
-        states = 0 if setup.sharding in ("zero1", "zero2") else sum(state_bytes(t, setup).evaluate(*at) for t in own)
+        states = (
+            0
+            if setup.sharding in ("zero1", "zero2")
+            else sum(state_bytes(t, setup).evaluate(*at) for t in own)
+        )
         gradients = 0 if setup.sharding == "zero2" else sum(t.bytes.evaluate(*at) for t in own)
         extra = sum(t.bytes.evaluate(*at) for t in own) if setup.lora else 0
         saved, flops = activity.pop(name, (0, 0))
@@ -71,14 +78,27 @@ def layer_costs(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
     return tuple(rows)
 
 
-def _rest(name: str, kind: str, saved: int, flops: int, states: int = 0, gradients: int = 0) -> LayerCost:
+def _rest(
+    name: str, kind: str, saved: int, flops: int, states: int = 0, gradients: int = 0
+) -> LayerCost:
     return LayerCost(
-        name=name, kind=kind, in_features=None, out_features=None, num_parameters=0, num_trainable_parameters=0,
-        parameter_bytes=0, gradient_bytes=gradients, optimizer_state_bytes=states, saved_activation_bytes=saved, flops=flops,
-    )  # fmt: skip
+        name=name,
+        kind=kind,
+        in_features=None,
+        out_features=None,
+        num_parameters=0,
+        num_trainable_parameters=0,
+        parameter_bytes=0,
+        gradient_bytes=gradients,
+        optimizer_state_bytes=states,
+        saved_activation_bytes=saved,
+        flops=flops,
+    )
 
 
-def _trainable(module: Module, found: list[Adapter], copied: bool, setup: TrainSetup) -> list[TrainableTensor]:
+def _trainable(
+    module: Module, found: list[Adapter], copied: bool, setup: TrainSetup
+) -> list[TrainableTensor]:
     tensors = []
     if setup.lora is None or copied:
         tensors = [
@@ -117,7 +137,11 @@ def _activity(plan: Plan, at: Values) -> dict[str, tuple[int, int]]:
     note("attention_mask" if checkpointing else "rotary_emb", plan.kept.shared.evaluate(*at), 0)
     note("loss", plan.kept.loss.evaluate(*at), 0)
     if (chunks := plan.forward.chunks) is not None:
-        note(model.output_embedding or "loss", 0, (chunks.forward_flops + chunks.backward_flops).evaluate(*at))
+        note(
+            model.output_embedding or "loss",
+            0,
+            (chunks.forward_flops + chunks.backward_flops).evaluate(*at),
+        )
     return result
 
 

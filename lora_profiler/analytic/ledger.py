@@ -1,14 +1,18 @@
-"""The symbolic ledger: a forward pass on tensors without data, in which every op applies the rule of what autograd keeps.
+"""The symbolic ledger: a forward pass on tensors without data, in which every op applies the rule
+of what autograd keeps.
 
-A family's forward pass calls these ops in the order in which transformers calls torch's. A tensor knows its element count (a
-polynomial in batch, sequence and rank), its dtype, whether it requires grad, and its storage. Saved bytes are summed over
-distinct storages, parameters and buffers left out, which is how `torch.autograd.graph.saved_tensors_hooks` sees them: a view
-shares its storage, and a tensor kept by two ops counts once.
+A family's forward pass calls these ops in the order in which transformers calls torch's. A tensor
+knows its element count (a polynomial in batch, sequence and rank), its dtype, whether it requires
+grad, and its storage. Saved bytes are summed over distinct storages, parameters and buffers left
+out, which is how `torch.autograd.graph.saved_tensors_hooks` sees them: a view shares its storage,
+and a tensor kept by two ops counts once.
 
-Every op also leaves a `Node`: what it saves, the FLOPs of its kernels, what its backward allocates. `liveness.py` walks these
-nodes to find the live bytes inside a layer's backward pass, `flops.py` to count.
+Every op also leaves a `Node`: what it saves, the FLOPs of its kernels, what its backward allocates.
+`liveness.py` walks these nodes to find the live bytes inside a layer's backward pass, `flops.py` to
+count.
 
-Saving rules: torch's `derivatives.yaml`, checked against real models by `tests/test_saved_bytes.py`.
+Saving rules: torch's `derivatives.yaml`, checked against real models by
+`tests/test_saved_bytes.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,10 +28,10 @@ from lora_profiler.model_spec import Module
 class Ledger:
     """Runs one part of the model: the weights it may use, and what became of them.
 
-    `modules` and `adapters` are keyed by the names that the forward pass uses (relative to the layer inside a layer).
-    `trainable` are the modules whose own weights receive gradients. `leaf`: see `inputs`;
-    `scalars`: see `scale`. `cached` are autocast's bfloat16 copies of trained weights, by the weight's own storage; they live
-    until autocast is left at the end of forward.
+    `modules` and `adapters` are keyed by the names that the forward pass uses (relative to the
+    layer inside a layer). `trainable` are the modules whose own weights receive gradients. `leaf`:
+    see `inputs`; `scalars`: see `scale`. `cached` are autocast's bfloat16 copies of trained
+    weights, by the weight's own storage; they live until autocast is left at the end of forward.
     """
 
     rules: Rules
@@ -41,9 +45,11 @@ class Ledger:
     scalars: int = 0
     cached: dict[Storage, Tensor] = field(default_factory=dict)
 
-    # -- tensors ---------------------------------------------------------------------------------------------------------
+    # --- tensors ----------------------------------------------------------------------------------
 
-    def fresh(self, elements: Polynomial, dtype: str, requires_grad: bool, merged: bool = True) -> Tensor:
+    def fresh(
+        self, elements: Polynomial, dtype: str, requires_grad: bool, merged: bool = True
+    ) -> Tensor:
         return Tensor(elements, dtype, requires_grad, Storage(elements * ITEMSIZE[dtype]), merged)
 
     def weight(self, module: str, name: str = "weight") -> Tensor:
@@ -55,47 +61,57 @@ class Ledger:
         return Tensor(constant(shape.numel), dtype, module in self.trainable, storage)
 
     def is_quantized(self, module: str) -> bool:
-        """bitsandbytes replaces every nn.Linear but the output head; Conv1D layers it replaces too."""
+        """bitsandbytes replaces every nn.Linear but the output head; Conv1D layers it replaces
+        too."""
         return self.rules.quantized and self.modules[module].is_linear and module != self.rules.head
 
     def has(self, module: str, name: str = "weight") -> bool:
         return module in self.modules and any(w.name == name for w in self.modules[module].weights)
 
     def view(self, x: Tensor, heads: int = 1) -> Tensor:
-        """Another shape of the same storage. Where it parts features into several `heads`, a gradient whose heads come before its
-        tokens in memory is copied on its way back."""
+        """Another shape of the same storage. Where it parts features into several `heads`, a
+        gradient whose heads come before its tokens in memory is copied on its way back."""
         out = Tensor(x.elements, x.dtype, x.requires_grad, x.storage, x.merged)
         self.record("view" if heads == 1 else "view_heads", (x,), (out,), aliases=True)
         return out
 
     def turn(self, x: Tensor) -> Tensor:
-        """(b, s, heads, d) as (b, heads, s, d), a view; gradients pass through it without a copy."""
+        """(b, s, heads, d) as (b, heads, s, d), a view; gradients pass through it without a
+        copy."""
         out = Tensor(x.elements, x.dtype, x.requires_grad, x.storage, merged=False)
         self.record("turn", (x,), (out,), aliases=True)
         return out
 
     def shared(self, name: str, elements: Polynomial, dtype: str) -> Tensor:
-        """A tensor made once per model and used by every layer; its storage counts once, under `name`."""
+        """A tensor made once per model and used by every layer; its storage counts once, under
+        `name`."""
         return Tensor(elements, dtype, False, Storage(elements * ITEMSIZE[dtype], "shared", name))
 
     def positions(self) -> Tensor:
         """Position ids; those of packed rows come with the batch."""
         size = self.rules.positions
-        return Tensor(size, "int64", False, Storage(size * 8, "input" if self.rules.packed else "activation"))
+        return Tensor(
+            size, "int64", False, Storage(size * 8, "input" if self.rules.packed else "activation")
+        )
 
     def split(self, x: Tensor, sizes: Sequence[Polynomial]) -> tuple[Tensor, ...]:
         """`split` or `chunk`: parts that share x's storage; their gradients are concatenated."""
         return self._parts("split", x, sizes, x.merged)
 
-    def slices(self, x: Tensor, sizes: Sequence[Polynomial], *, merged: bool = True) -> tuple[Tensor, ...]:
-        """Parts taken one by one (`x[..., a:b]`): each gradient is put into zeros of x's size, and these are added."""
+    def slices(
+        self, x: Tensor, sizes: Sequence[Polynomial], *, merged: bool = True
+    ) -> tuple[Tensor, ...]:
+        """Parts taken one by one (`x[..., a:b]`): each gradient is put into zeros of x's size, and
+        these are added."""
         return self._parts("slices", x, sizes, merged)
 
     def halves(self, x: Tensor) -> Tensor:
         """The two halves of each head's features, as one that is used twice."""
         return self._parts("halves", x, (x.elements // 2,), False)[0]
 
-    def _parts(self, op: str, x: Tensor, sizes: Sequence[Polynomial], merged: bool) -> tuple[Tensor, ...]:
+    def _parts(
+        self, op: str, x: Tensor, sizes: Sequence[Polynomial], merged: bool
+    ) -> tuple[Tensor, ...]:
         parts = tuple(Tensor(size, x.dtype, x.requires_grad, x.storage, merged) for size in sizes)
         self.record(op, (x,), parts)
         return parts
@@ -143,7 +159,7 @@ class Ledger:
             )
         )
 
-    # -- element by element ----------------------------------------------------------------------------------------------
+    # --- element by element -----------------------------------------------------------------------
 
     def cast(self, x: Tensor, dtype: str) -> Tensor:
         if x.dtype == dtype:
@@ -153,7 +169,8 @@ class Ledger:
         return out
 
     def scale(self, x: Tensor) -> Tensor:
-        """x times or divided by a Python number: saves nothing but that number, 8 bytes of host memory."""
+        """x times or divided by a Python number: saves nothing but that number, 8 bytes of host
+        memory."""
         self.scalars += x.requires_grad
         return self._alike("scale", x)
 
@@ -194,24 +211,33 @@ class Ledger:
         return out
 
     def keep(self, *tensors: Tensor) -> None:
-        """A Python name (an argument, a local variable) keeps these alive until here, whether they are used again or not."""
+        """A Python name (an argument, a local variable) keeps these alive until here, whether they
+        are used again or not."""
         self.nodes[-1].holds += tensors
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
-        """x + y in the wider dtype; both get the same gradient, converted where their dtype differs."""
+        """x + y in the wider dtype; both get the same gradient, converted where their dtype
+        differs."""
         dtype = x.dtype if ITEMSIZE[x.dtype] >= ITEMSIZE[y.dtype] else y.dtype
         out = self.fresh(x.elements, dtype, x.requires_grad or y.requires_grad, x.merged)
         self.record("add", (x, y), (out,), aliases=x.dtype == y.dtype)
         return out
 
     def multiply(self, x: Tensor, y: Tensor, *, elements: Polynomial | None = None) -> Tensor:
-        """x * y: keeps each factor for the other's gradient. `elements` is the broadcast size, x's by default."""
+        """x * y: keeps each factor for the other's gradient. `elements` is the broadcast size, x's
+        by default."""
         dtype = x.dtype if ITEMSIZE[x.dtype] >= ITEMSIZE[y.dtype] else y.dtype
-        out = self.fresh(elements or x.elements, dtype, x.requires_grad or y.requires_grad, x.merged)
+        out = self.fresh(
+            elements or x.elements, dtype, x.requires_grad or y.requires_grad, x.merged
+        )
         saved = [a for a, b in ((x, y), (y, x)) if b.requires_grad]
         broadcast = [t for t in (x, y) if t.requires_grad and t.elements != out.elements]
-        gradients = total(t.bytes for t in (x, y) if t.requires_grad and t.storage.role == "parameter")
-        self.record("mul", (x, y), (out,), saved, gradients=gradients, workspace=out.bytes * len(broadcast))
+        gradients = total(
+            t.bytes for t in (x, y) if t.requires_grad and t.storage.role == "parameter"
+        )
+        self.record(
+            "mul", (x, y), (out,), saved, gradients=gradients, workspace=out.bytes * len(broadcast)
+        )
         return out
 
     def square(self, x: Tensor) -> Tensor:
@@ -229,13 +255,15 @@ class Ledger:
         return out
 
     def reduce(self, x: Tensor, elements: Polynomial, name: str) -> Tensor:
-        """ "mean" or "sum" over some dimensions: saves nothing, its gradient is expanded without a copy."""
+        """ "mean" or "sum" over some dimensions: saves nothing, its gradient is expanded without a
+        copy."""
         out = self.fresh(elements, x.dtype, x.requires_grad)
         self.record(name, (x,), (out,))
         return out
 
     def concatenate(self, *parts: Tensor, elements: Polynomial) -> Tensor:
-        """Where `parts` stand for more than they are, `elements` says how much is read and written."""
+        """Where `parts` stand for more than they are, `elements` says how much is read and
+        written."""
         out = self.fresh(elements, parts[0].dtype, any(p.requires_grad for p in parts))
         self.record("cat", parts, (out,))
         return out
@@ -247,7 +275,8 @@ class Ledger:
         return out
 
     def dropout(self, x: Tensor, p: float) -> Tensor:
-        """Keeps its mask where x requires grad: one byte an element on CUDA, the noise in x's dtype on CPU."""
+        """Keeps its mask where x requires grad: one byte an element on CUDA, the noise in x's dtype
+        on CPU."""
         if p == 0.0:
             return x
         out = self.fresh(x.elements, x.dtype, x.requires_grad, x.merged)
@@ -256,22 +285,32 @@ class Ledger:
         return out
 
     def softmax(self, x: Tensor, dtype: str) -> Tensor:
-        """softmax(x, dtype=dtype): keeps its output. A conversion happens inside the kernel, without a copy of x."""
+        """softmax(x, dtype=dtype): keeps its output. A conversion happens inside the kernel,
+        without a copy of x."""
         out = self.fresh(x.elements, dtype, x.requires_grad)
-        self.record("_softmax", (x,), (out,), (out,), saves_output=True, workspace=x.bytes if x.dtype != dtype else ZERO)
+        self.record(
+            "_softmax",
+            (x,),
+            (out,),
+            (out,),
+            saves_output=True,
+            workspace=x.bytes if x.dtype != dtype else ZERO,
+        )
         return out
 
     def safe_softmax(self, x: Tensor, dtype: str) -> Tensor:
-        """SDPA's softmax of float32 scores, in which masked rows become zeros. It returns them in `dtype` too, for nobody."""
+        """SDPA's softmax of float32 scores, in which masked rows become zeros. It returns them in
+        `dtype` too, for nobody."""
         out = self.fresh(x.elements, x.dtype, x.requires_grad)
         returned = self.fresh(x.elements, dtype, False)
         self.record("_safe_softmax", (x,), (out,), (out,), saves_output=True, beside=(returned,))
         return out
 
-    # -- matrix products -------------------------------------------------------------------------------------------------
+    # --- matrix products --------------------------------------------------------------------------
 
     def linear(self, x: Tensor, name: str) -> Tensor:
-        """The named linear layer with its LoRA adapter, if it has one, as PEFT's `lora.Linear.forward` runs it."""
+        """The named linear layer with its LoRA adapter, if it has one, as PEFT's
+        `lora.Linear.forward` runs it."""
         self.scope = name
         module = self.modules[name]
         assert module.in_features is not None and module.out_features is not None
@@ -283,8 +322,8 @@ class Ledger:
     def product(self, x: Tensor, weight: Tensor, in_features: int, out_features: int) -> Tensor:
         """x W^T (+ bias): keeps x if W trains; W itself, where it is a parameter, is no activation.
 
-        A 4-bit product keeps nothing by autograd's means (bitsandbytes `MatMul4Bit`). Its weight is unpacked for each of its
-        gradients: 2 or 4 bytes an element for the time of the product.
+        A 4-bit product keeps nothing by autograd's means (bitsandbytes `MatMul4Bit`). Its weight is
+        unpacked for each of its gradients: 2 or 4 bytes an element for the time of the product.
         """
         rows = x.elements // in_features
         packed = self.scope in self.modules and self.is_quantized(self.scope)
@@ -318,10 +357,15 @@ class Ledger:
 
     def _product_op(self) -> str:
         """ "Conv1D" where the weight is stored as (in, out), "linear" elsewhere."""
-        return "Conv1D" if self.scope in self.modules and self.modules[self.scope].kind == "Conv1D" else "linear"
+        return (
+            "Conv1D"
+            if self.scope in self.modules and self.modules[self.scope].kind == "Conv1D"
+            else "linear"
+        )
 
     def _biases(self) -> tuple[Tensor, ...]:
-        """The parameters beside its weight that a product of this scope adds. Autocast caches its copies of those that train."""
+        """The parameters beside its weight that a product of this scope adds. Autocast caches its
+        copies of those that train."""
         module = self.modules.get(self.scope)
         if module is None or not module.is_linear:
             return ()
@@ -332,13 +376,16 @@ class Ledger:
         return found
 
     def lowered(self, x: Tensor) -> Tensor:
-        """x as autocast hands it to a product: a bfloat16 copy per call, unless it is bfloat16 already."""
+        """x as autocast hands it to a product: a bfloat16 copy per call, unless it is bfloat16
+        already."""
         return self.cast(x, "bfloat16") if self.rules.autocast else x
 
     def lowered_weight(self, weight: Tensor) -> tuple[Tensor, Polynomial]:
-        """A weight as autocast hands it to a product, and the gradient bytes that the product leaves for it.
+        """A weight as autocast hands it to a product, and the gradient bytes that the product
+        leaves for it.
 
-        The copy of one that trains is made once and cached; its gradient is converted back by the copy's own node.
+        The copy of one that trains is made once and cached; its gradient is converted back by the
+        copy's own node.
         """
         own = weight.bytes if weight.requires_grad and weight.storage.role == "parameter" else ZERO
         if not self.rules.autocast or weight.dtype == "bfloat16":
@@ -350,9 +397,10 @@ class Ledger:
         return copy, ZERO
 
     def _low_rank(self, x: Tensor, y: Tensor, adapter: Adapter) -> Tensor:
-        """y + scaling * B A dropout(x), with A and B in the adapter's dtype: PEFT `lora/layer.py` (`Linear.forward`) adds and
-        casts the sum back, `lora/bnb.py` (`Linear4bit.forward`) clones y and casts before it adds, and casts nothing itself under
-        CUDA's autocast, the only one that it asks about."""
+        """y + scaling * B A dropout(x), with A and B in the adapter's dtype: PEFT `lora/layer.py`
+        (`Linear.forward`) adds and casts the sum back, `lora/bnb.py` (`Linear4bit.forward`) clones
+        y and casts before it adds, and casts nothing itself under CUDA's autocast, the only one
+        that it asks about."""
         rules, packed = self.rules, self.is_quantized(self.scope)
         rows, rank = x.elements // adapter.in_features, R
         if packed:
@@ -370,24 +418,40 @@ class Ledger:
         self.keep(x, cast)
         return result
 
-    def _trained(self, x: Tensor, rows: Polynomial, in_size: Polynomial, out_size: Polynomial) -> Tensor:
+    def _trained(
+        self, x: Tensor, rows: Polynomial, in_size: Polynomial, out_size: Polynomial
+    ) -> Tensor:
         """x times a trained matrix of (out_size, in_size), which is how A and B act: keeps x."""
         size = in_size * out_size
-        weight, own = self.lowered_weight(Tensor(size, self.rules.adapter_dtype, True, Storage(ZERO, "parameter")))
+        weight, own = self.lowered_weight(
+            Tensor(size, self.rules.adapter_dtype, True, Storage(ZERO, "parameter"))
+        )
         x = self.lowered(x)
         out = self.fresh(rows * out_size, x.dtype, True)
         flops = rows * size * 2
         saved = (x, weight) if x.requires_grad else (x,)
         self.record(
-            "linear", (x, weight), (out,), saved, flops, flops * (1 + x.requires_grad), own,
-            sizes=(constant(1), rows, out_size, in_size)
-        )  # fmt: skip
+            "linear",
+            (x, weight),
+            (out,),
+            saved,
+            flops,
+            flops * (1 + x.requires_grad),
+            own,
+            sizes=(constant(1), rows, out_size, in_size),
+        )
         return out
 
     def matmul(
-        self, x: Tensor, y: Tensor, sizes: tuple[Polynomial, Polynomial, Polynomial, Polynomial], *, transposes: bool = False
+        self,
+        x: Tensor,
+        y: Tensor,
+        sizes: tuple[Polynomial, Polynomial, Polynomial, Polynomial],
+        *,
+        transposes: bool = False,
     ) -> Tensor:
-        """Batched x @ y of two activations; `sizes` are (batches, m, n, k). Keeps each for the other's gradient.
+        """Batched x @ y of two activations; `sizes` are (batches, m, n, k). Keeps each for the
+        other's gradient.
 
         `transposes`: y is (..., n, k), and its transpose multiplied.
 
@@ -409,10 +473,11 @@ class Ledger:
         )
         return out
 
-    # -- experts ---------------------------------------------------------------------------------------------------------
+    # --- experts ----------------------------------------------------------------------------------
 
     def parameter(self, module: str, name: str) -> Tensor:
-        """A bare parameter; where PEFT adapts it, W + scaling * B A is made anew: PEFT `lora/layer.py`, `ParamWrapper`."""
+        """A bare parameter; where PEFT adapts it, W + scaling * B A is made anew: PEFT
+        `lora/layer.py`, `ParamWrapper`."""
         weight = self.weight(module, name)
         for adapter in self.adapters.get(module, ()):
             if adapter.parameter == name:
@@ -428,31 +493,47 @@ class Ledger:
         gradients = a.bytes + b.bytes
         flops = weight.elements * R * (2 * adapter.rank_factor)
         if adapter.num_experts == 1:
-            if self.rules.device == "cpu":  # PEFT's get_delta_weight multiplies 16-bit factors in float32 there
+            if (
+                self.rules.device == "cpu"
+            ):  # PEFT's get_delta_weight multiplies 16-bit factors in float32 there
                 a, b = self.cast(a, "float32"), self.cast(b, "float32")
             delta = self.fresh(weight.elements, a.dtype, True)
             self.record("delta", (a, b), (delta,), (a, b), flops, flops * 2, gradients)
             return self.add(weight, self.cast(self.scale(delta), weight.dtype))
         a, b = self.cast(a, weight.dtype), self.cast(b, weight.dtype)
         out = self.fresh(weight.elements, weight.dtype, True)
-        # made twice in a forward pass: when PEFT registers the parametrization, and when the layer reads it
+        # made twice in a forward pass: when PEFT registers the parametrization, and when the layer
+        # reads it
         self.record("deltas", (a, b), (out,), (a, b), flops * 2, flops * 2, gradients)
         return out
 
     def grouped_product(
-        self, x: Tensor, weight: Tensor, rows: Polynomial, in_features: int, out_features: int, offsets: Tensor
+        self,
+        x: Tensor,
+        weight: Tensor,
+        rows: Polynomial,
+        in_features: int,
+        out_features: int,
+        offsets: Tensor,
     ) -> Tensor:
-        """One matrix product per expert over the rows routed to it: keeps x, W and the group offsets as a product does."""
+        """One matrix product per expert over the rows routed to it: keeps x, W and the group
+        offsets as a product does."""
         x = self.cast(x, weight.dtype)
         out = self.fresh(rows * out_features, x.dtype, x.requires_grad or weight.requires_grad)
         saved = [t for t, other in ((x, weight), (weight, x)) if other.requires_grad]
         flops = rows * (2 * in_features * out_features)
         own = weight.storage.role == "parameter" and weight.requires_grad
         self.record(
-            "_grouped_mm", (x, weight), (out,), [*saved, offsets], flops, flops * (x.requires_grad + weight.requires_grad),
-            weight.bytes if own else ZERO, sizes=(constant(1), rows, constant(out_features), constant(in_features)),
+            "_grouped_mm",
+            (x, weight),
+            (out,),
+            [*saved, offsets],
+            flops,
+            flops * (x.requires_grad + weight.requires_grad),
+            weight.bytes if own else ZERO,
+            sizes=(constant(1), rows, constant(out_features), constant(in_features)),
             beside=(offsets,),
-        )  # fmt: skip
+        )
         return out
 
     def derive(self, op: str, inputs: tuple[Tensor, ...], *outputs: Tensor) -> None:
@@ -473,30 +554,47 @@ class Ledger:
         self.record("normalize", (x, total_), (out,), (total_, before))
         return out
 
-    # -- norms, embeddings -----------------------------------------------------------------------------------------------
+    # --- norms, embeddings ------------------------------------------------------------------------
 
     def layer_norm(self, x: Tensor, name: str, rows: Polynomial = TOKENS) -> Tensor:
-        """nn.LayerNorm: keeps x, mean and 1/std; the statistics are float32 on CUDA and x's dtype on CPU.
+        """nn.LayerNorm: keeps x, mean and 1/std; the statistics are float32 on CUDA and x's dtype
+        on CPU.
 
         Autocast runs it in float32 on CUDA, and leaves it alone on CPU.
         """
         self.scope = name
         if self.rules.autocast and self.rules.device != "cpu":
             x = self.cast(x, "float32")
-        trains = name in self.trainable and bool(self.modules[name].weights) if name in self.modules else False
+        trains = (
+            name in self.trainable and bool(self.modules[name].weights)
+            if name in self.modules
+            else False
+        )
         out = self.fresh(x.elements, x.dtype, x.requires_grad or trains)
-        statistics = self.fresh(rows * 2, x.dtype if self.rules.device == "cpu" else "float32", False)
+        statistics = self.fresh(
+            rows * 2, x.dtype if self.rules.device == "cpu" else "float32", False
+        )
         size = self.modules[name].num_parameters * ITEMSIZE[x.dtype] if trains else 0
-        weights = tuple(self.weight(name, w.name) for w in self.modules[name].weights) if name in self.modules else ()
+        weights = (
+            tuple(self.weight(name, w.name) for w in self.modules[name].weights)
+            if name in self.modules
+            else ()
+        )
         self.record(
-            "native_layer_norm", (x,), (out,), (x, statistics), gradients=constant(size), beside=(*weights, statistics)
-        )  # fmt: skip
+            "native_layer_norm",
+            (x,),
+            (out,),
+            (x, statistics),
+            gradients=constant(size),
+            beside=(*weights, statistics),
+        )
         return out
 
-    # -- the model's ends --------------------------------------------------------------------------------------------------
+    # --- the model's ends -------------------------------------------------------------------------
 
     def inputs(self, x: Tensor) -> Tensor:
-        """The output of the input embedding, which `enable_input_require_grads` makes a leaf that requires grad."""
+        """The output of the input embedding, which `enable_input_require_grads` makes a leaf that
+        requires grad."""
         if self.rules.input_grads and not x.requires_grad:
             self.leaf = Tensor(x.elements, x.dtype, True, x.storage)
             return self.leaf
@@ -508,6 +606,11 @@ class Ledger:
         weight = self.weight(name)
         out = self.fresh(ids.elements * features, weight.dtype, weight.requires_grad)
         self.record(
-            "embedding", (weight,), (out,), (ids,), gradients=weight.bytes if weight.requires_grad else ZERO, beside=(ids,)
-        )  # fmt: skip
+            "embedding",
+            (weight,),
+            (out,),
+            (ids,),
+            gradients=weight.bytes if weight.requires_grad else ZERO,
+            beside=(ids,),
+        )
         return out

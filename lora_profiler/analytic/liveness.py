@@ -1,9 +1,11 @@
-"""Live bytes inside a layer: what the forward pass and autograd hold from node to node, over what the ledger recorded.
+"""Live bytes inside a layer: what the forward pass and autograd hold from node to node, over what
+the ledger recorded.
 
-Forward: a tensor lives until its last use, or for good if it is saved. Backward: at each node its incoming gradients, the
-tensors still saved, the new input gradients and the kernel's own workspace exist at once; afterwards its saved tensors and
-incoming gradients are released. Both are estimates, not replays: Python names that outlive a last use, buffers that torch
-reuses in place, and copies that a kernel makes on its own can move a peak inside a layer by the error stated with the answer.
+Forward: a tensor lives until its last use, or for good if it is saved. Backward: at each node its
+incoming gradients, the tensors still saved, the new input gradients and the kernel's own workspace
+exist at once; afterwards its saved tensors and incoming gradients are released. Both are estimates,
+not replays: Python names that outlive a last use, buffers that torch reuses in place, and copies
+that a kernel makes on its own can move a peak inside a layer by the error stated with the answer.
 """
 
 from collections.abc import Sequence
@@ -26,12 +28,20 @@ class _Gradient:
 
 
 def forward_bytes(
-    nodes: Sequence[Node], start: Tensor, output: Tensor, *, stop: int, promotes: bool, keeps: bool = True
+    nodes: Sequence[Node],
+    start: Tensor,
+    output: Tensor,
+    *,
+    stop: int,
+    promotes: bool,
+    keeps: bool = True,
 ) -> tuple[Polynomial, ...]:
-    """Largest live bytes while the first `stop` of `nodes` run forward with autograd on, the storage of `start` left out.
+    """Largest live bytes while the first `stop` of `nodes` run forward with autograd on, the
+    storage of `start` left out.
 
-    `promotes`: an op on two dtypes first copies the narrower operand, as torch's CPU kernels do. `keeps`: what autograd saves
-    lives on; inside a checkpoint it is let go as soon as nothing else needs it.
+    `promotes`: an op on two dtypes first copies the narrower operand, as torch's CPU kernels do.
+    `keeps`: what autograd saves lives on; inside a checkpoint it is let go as soon as nothing else
+    needs it.
     """
     last_use: dict[Storage, int] = {}
     kept: set[Storage] = {start.storage, output.storage}
@@ -69,17 +79,19 @@ def _promoted(node: Node) -> Polynomial:
 
 
 def backward_bytes(nodes: Sequence[Node], output: Tensor) -> tuple[Polynomial, ...]:
-    """Largest live bytes during the backward of `nodes`, as few polynomials whose maximum it is, parameters left out.
+    """Largest live bytes during the backward of `nodes`, as few polynomials whose maximum it is,
+    parameters left out.
 
-    Counted are saved tensors of these nodes (shared ones left out), activation gradients and the parameter gradients that
-    these nodes leave behind. `output` is the tensor whose gradient arrives first.
+    Counted are saved tensors of these nodes (shared ones left out), activation gradients and the
+    parameter gradients that these nodes leave behind. `output` is the tensor whose gradient arrives
+    first.
     """
     return undominated(_backward(nodes, output)[0])
 
 
 def waiting_gradients(nodes: Sequence[Node], output: Tensor) -> Polynomial:
-    """Bytes of the gradients that wait when backward comes to the first node that needs a saved tensor: with checkpointing the
-    forward pass runs again there, beside them."""
+    """Bytes of the gradients that wait when backward comes to the first node that needs a saved
+    tensor: with checkpointing the forward pass runs again there, beside them."""
     behind = next((i for i in range(len(nodes), 0, -1) if nodes[i - 1].packs), 0)
     return _backward(nodes[behind:], output)[1]
 

@@ -1,6 +1,8 @@
-"""A head that multiplies a chunk of tokens at a time: what `modeling/losses.py` holds at once, forward and backward.
+"""A head that multiplies a chunk of tokens at a time: what `modeling/losses.py` holds at once,
+forward and backward.
 
-Everything is counted from that code; of all chunks the first is the largest, and what lives besides is the same for each.
+Everything is counted from that code; of all chunks the first is the largest, and what lives besides
+is the same for each.
 """
 
 from typing import NamedTuple
@@ -14,14 +16,15 @@ from lora_profiler.workload import Workload
 
 SCALAR = 4
 _ROW_BYTES = 28
-"""A row's numbers beside its logits, where most of them live: five in float32, and the label as an index."""
+"""A row's numbers beside its logits, where most of them live: five in float32, and the label as an
+index."""
 
 
 class ChunkedHead(NamedTuple):
     """The head under a loss path without all logits.
 
-    `hidden` and `parameters`, the weight first, are as the products read them: lowered under autocast, from the `given` ones.
-    `rows`: tokens of the largest chunk.
+    `hidden` and `parameters`, the weight first, are as the products read them: lowered under
+    autocast, from the `given` ones. `rows`: tokens of the largest chunk.
     """
 
     fused: bool
@@ -75,13 +78,16 @@ class ChunkedHead(NamedTuple):
         return self.product_flops * ((1 + self.num_gradients) * (not self.fused))
 
     def losses(self) -> Polynomial:
-        """Most bytes of a chunk whose losses alone are summed up: its logits, their float32 copy, numbers of each row."""
+        """Most bytes of a chunk whose losses alone are summed up: its logits, their float32 copy,
+        numbers of each row."""
         return self.rows * (self._logits + self._wide + _ROW_BYTES)
 
     def gradients(self) -> tuple[Polynomial, Polynomial]:
         """Bytes of a chunk while its logits become their gradient, and while that is multiplied."""
         turning = self.losses() + SCALAR
-        multiplying = self.rows * (self._logits + self.width * ITEMSIZE[self.hidden.dtype] * self.hidden.requires_grad)
+        multiplying = self.rows * (
+            self._logits + self.width * ITEMSIZE[self.hidden.dtype] * self.hidden.requires_grad
+        )
         return turning, multiplying
 
     @property
@@ -94,7 +100,8 @@ class ChunkedHead(NamedTuple):
 
 
 def chunk_fact(workload: Workload) -> int | None:
-    """Tokens of a chunk where they do not follow from batch and sequence as they are; None for all logits, 0 for all tokens."""
+    """Tokens of a chunk where they do not follow from batch and sequence as they are; None for all
+    logits, 0 for all tokens."""
     setup, head = workload.setup, head_of(workload.model)
     if setup.loss == "plain" or head is None or not head.is_linear:
         return None
@@ -104,13 +111,18 @@ def chunk_fact(workload: Workload) -> int | None:
     return chunk_rows(setup.batch_size * setup.seq_len, head.out_features, head.in_features)
 
 
-def chunked_head(op: Ledger, hidden: Tensor, model: ModelSpec, *, fused: bool, rows: int) -> ChunkedHead:
-    """The head of `model` on the last hidden state, `rows` tokens at a time (0: all). Notes what it keeps for backward."""
+def chunked_head(
+    op: Ledger, hidden: Tensor, model: ModelSpec, *, fused: bool, rows: int
+) -> ChunkedHead:
+    """The head of `model` on the last hidden state, `rows` tokens at a time (0: all). Notes what it
+    keeps for backward."""
     head = head_of(model)
     assert head is not None and head.in_features is not None and head.out_features is not None
     name, op.scope = model.output_embedding or "", ""
     hidden = op.lowered(hidden)
-    given = tuple(op.weight(name, weight) for weight in sorted((w.name for w in head.weights), reverse=True))
+    given = tuple(
+        op.weight(name, weight) for weight in sorted((w.name for w in head.weights), reverse=True)
+    )
     parameters = given
     if op.rules.autocast and given[0].dtype != hidden.dtype:
         parameters = tuple(op.fresh(t.elements, hidden.dtype, t.requires_grad) for t in given)

@@ -1,7 +1,8 @@
-"""The instants on which a peak can fall: live bytes of each, by category, as polynomials in batch, sequence and rank.
+"""The instants on which a peak can fall: live bytes of each, by category, as polynomials in batch,
+sequence and rank.
 
-Exact by construction: setup, end_of_forward, loss_backward, optimizer_step. What happens inside the last and the first layers
-is worked out by `liveness.py`, and an estimate.
+Exact by construction: setup, end_of_forward, loss_backward, optimizer_step. What happens inside the
+last and the first layers is worked out by `liveness.py`, and an estimate.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,7 +22,8 @@ from lora_profiler.workload import TrainSetup, Workload
 
 Breakdown = Mapping[Category, Polynomial]
 RNG_STATE_BYTES = 5056
-"""torch's CPU generator state, which checkpointing keeps per layer; host memory when the model is on a GPU."""
+"""torch's CPU generator state, which checkpointing keeps per layer; host memory when the model is
+on a GPU."""
 
 
 class Candidate(NamedTuple):
@@ -47,11 +49,12 @@ def beside(base: dict[Category, Polynomial], size: Polynomial) -> dict[Category,
 
 
 class Activations(NamedTuple):
-    """What autograd keeps at the end of forward, by part. `labels` are counted in `loss`; `capped` is what softcapping keeps of
-    the logits, counted in `head`; `held` and `scalars` live on without being saved, `masks` and autocast's `cached` weights only
-    until the forward pass is over.
+    """What autograd keeps at the end of forward, by part. `labels` are counted in `loss`; `capped`
+    is what softcapping keeps of the logits, counted in `head`; `held` and `scalars` live on without
+    being saved, `masks` and autocast's `cached` weights only until the forward pass is over.
 
-    `layers` holds (bytes, count) per distinct layer: the layer's own saved set, or its input under checkpointing.
+    `layers` holds (bytes, count) per distinct layer: the layer's own saved set, or its input under
+    checkpointing.
     """
 
     embed: Polynomial
@@ -69,7 +72,8 @@ class Activations(NamedTuple):
 
     @property
     def saved(self) -> Polynomial:
-        """As `saved_tensors_hooks` would sum it: `held` is left out, the ids that the embedding keeps are in."""
+        """As `saved_tensors_hooks` would sum it: `held` is left out, the ids that the embedding
+        keeps are in."""
         return self.embed + self.shared + self.stack + self.head + self.loss
 
     @property
@@ -82,7 +86,9 @@ def has_one_row(setup: TrainSetup) -> bool:
     return setup.batch_size == 1 or setup.is_flattened
 
 
-def activations(forward: ForwardPass, family: Family, workload: Workload, kernel: str) -> Activations:
+def activations(
+    forward: ForwardPass, family: Family, workload: Workload, kernel: str
+) -> Activations:
     setup, config = workload.setup, workload.model.config
     vocab, chunks = forward.logits.elements, forward.chunks
     labels = TOKENS * 8 + 8 if has_one_row(setup) else TOKENS * 8
@@ -91,7 +97,9 @@ def activations(forward: ForwardPass, family: Family, workload: Workload, kernel
     mask = partial(mask_bytes, setup=setup, dtype=forward.embed.output.dtype, kernel=kernel)
     if setup.checkpointing:
         dtype = family.rotary_dtype or forward.embed.output.dtype
-        tables = total(position_count * (2 * size * ITEMSIZE[dtype]) for _, size in family.rotary_sets(config))
+        tables = total(
+            position_count * (2 * size * ITEMSIZE[dtype]) for _, size in family.rotary_sets(config)
+        )
         positions = S * 8
         if setup.is_packed:
             positions = ZERO  # they came with the batch
@@ -107,14 +115,23 @@ def activations(forward: ForwardPass, family: Family, workload: Workload, kernel
             held = held + mask(used)
         if forward.leaf is not None and forward.leaf.storage is not forward.embed.output.storage:
             held = held + forward.leaf.bytes
-    layers = tuple((layer, layer.run.input.bytes if setup.checkpointing else layer.run.saved_bytes) for layer in forward.layers)
+    layers = tuple(
+        (layer, layer.run.input.bytes if setup.checkpointing else layer.run.saved_bytes)
+        for layer in forward.layers
+    )
     return Activations(
         embed=forward.embed.saved_bytes,
         shared=total(shared.values()),
         layers=layers,
         head=forward.head.saved_bytes,
         capped=_kept_by_softcapping(forward, workload),
-        loss=vocab * 4 + labels + 4 if chunks is None else chunks.made + chunks.trained if chunks.fused else labels + SCALAR,
+        loss=(
+            vocab * 4 + labels + 4
+            if chunks is None
+            else chunks.made + chunks.trained
+            if chunks.fused
+            else labels + SCALAR
+        ),
         labels=labels,
         ids=total(s.bytes for s in forward.embed.saved if s.role == "input"),
         held=held,
@@ -125,14 +142,10 @@ def activations(forward: ForwardPass, family: Family, workload: Workload, kernel
 
 
 def moments(
-    forward: ForwardPass,
-    kept: Activations,
-    shards: ShardState,
-    family: Family,
-    workload: Workload,
+    forward: ForwardPass, kept: Activations, shards: ShardState, family: Family, workload: Workload
 ) -> Moments:
-    """Steady-state live bytes at every moment; `inputs` are the token ids, which live through the step; of packed rows labels and
-    position ids too."""
+    """Steady-state live bytes at every moment; `inputs` are the token ids, which live through the
+    step; of packed rows labels and position ids too."""
     setup, state = workload.setup, shards.state
     gradients = state.gradient_bytes
     base: dict[Category, Polynomial] = {
@@ -169,14 +182,19 @@ def moments(
         activations=stored,
         logits_and_loss=kept_of_logits - kept.labels + logits.elements * 8 + 4,
     )
-    in_loss: tuple[tuple[Candidate, ...], tuple[Candidate, ...]] = ((end_of_forward,), (loss_backward,))
+    in_loss: tuple[tuple[Candidate, ...], tuple[Candidate, ...]] = (
+        (end_of_forward,),
+        (loss_backward,),
+    )
     if forward.chunks is not None:
         in_loss = _in_chunks(forward, stored, kept, running, setup.accumulation > 1)
 
     # the gradient of a leaf stays, and with it the leaf, until the loss is dropped
     leaf = forward.leaf.bytes * 2 if forward.leaf is not None else ZERO
     step = [
-        candidate(base, gradients=gradients, activations=leaf, logits_and_loss=constant(4), temporaries=t)
+        candidate(
+            base, gradients=gradients, activations=leaf, logits_and_loss=constant(4), temporaries=t
+        )
         for t in step_temporary_candidates(shards.stepped, setup)
     ]
     return {
@@ -194,12 +212,17 @@ def _inputs(setup: TrainSetup) -> Polynomial:
 
 
 def _in_chunks(
-    forward: ForwardPass, stored: Polynomial, kept: Activations, running: Breakdown, accumulates: bool
+    forward: ForwardPass,
+    stored: Polynomial,
+    kept: Activations,
+    running: Breakdown,
+    accumulates: bool,
 ) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...]]:
     """(end of forward, loss's backward) where the head runs in chunks.
 
-    The gradients of the head's own weights become those of the parameters, unless there are some already or autocast lowered
-    the weights: then they are converted at the end of the loss's backward, while the lowered ones still exist.
+    The gradients of the head's own weights become those of the parameters, unless there are some
+    already or autocast lowered the weights: then they are converted at the end of the loss's
+    backward, while the lowered ones still exist.
     """
     chunks = forward.chunks
     assert chunks is not None
@@ -211,10 +234,14 @@ def _in_chunks(
     if chunks.hidden.storage not in forward.head.saved:
         ahead = ahead + hidden
 
-    def found(activations: Polynomial, rest: Polynomial, stages: Iterable[Polynomial], makes: bool) -> list[Candidate]:
+    def found(
+        activations: Polynomial, rest: Polynomial, stages: Iterable[Polynomial], makes: bool
+    ) -> list[Candidate]:
         more = {owned: chunks.trained} if makes else {}
         held = candidate(running, activations=activations, **more).bytes
-        return [candidate(held, logits_and_loss=rest + stage + chunks.made * makes) for stage in stages]
+        return [
+            candidate(held, logits_and_loss=rest + stage + chunks.made * makes) for stage in stages
+        ]
 
     labels = kept.labels + chunks.copied + 2 * SCALAR
     if chunks.fused:
@@ -225,7 +252,9 @@ def _in_chunks(
         back = found(stored, labels + 2 * SCALAR, chunks.gradients(), True)
     if chunks.lowered:
         left = stored if chunks.fused else stored - hidden
-        own: dict[Category, Polynomial] = {"logits_and_loss" if accumulates else "gradients": chunks.parameter_gradients}
+        own: dict[Category, Polynomial] = {
+            "logits_and_loss" if accumulates else "gradients": chunks.parameter_gradients
+        }
         wide = forward.hidden.bytes if chunks.hidden is not forward.hidden else ZERO
         for more in (chunks.trained, wide):
             held = candidate(running, activations=left, **own).bytes
@@ -237,15 +266,24 @@ def _kept_by_softcapping(forward: ForwardPass, workload: Workload) -> Polynomial
     """The capped logits that tanh keeps for its gradient, where the family caps them."""
     if workload.model.config.get("final_logit_softcapping") is None:
         return ZERO
-    return total(storage.bytes for storage in forward.head.saved if storage.bytes == forward.logits.bytes)
+    return total(
+        storage.bytes for storage in forward.head.saved if storage.bytes == forward.logits.bytes
+    )
 
 
 def _host_scalars(forward: ForwardPass, setup: TrainSetup) -> Polynomial:
-    """What only counts where host memory is counted: Python factors that autograd keeps, checkpointing's generator states."""
+    """What only counts where host memory is counted: Python factors that autograd keeps,
+    checkpointing's generator states."""
     if setup.device != "cpu":
         return ZERO
-    factors = forward.embed.scalars + forward.head.scalars + sum(x.run.scalars * len(x.indices) for x in forward.layers)
-    return constant(8 * factors + (RNG_STATE_BYTES * forward.num_layers if setup.checkpointing else 0))
+    factors = (
+        forward.embed.scalars
+        + forward.head.scalars
+        + sum(x.run.scalars * len(x.indices) for x in forward.layers)
+    )
+    return constant(
+        8 * factors + (RNG_STATE_BYTES * forward.num_layers if setup.checkpointing else 0)
+    )
 
 
 def persistent_only(shards: ShardState, workload: Workload) -> Moments:
@@ -261,19 +299,29 @@ def persistent_only(shards: ShardState, workload: Workload) -> Moments:
     base = beside(base, shards.always)
     step = base | {"gradients": state.gradient_bytes, "inputs": _inputs(workload.setup)}
     temporaries = step_temporary_candidates(shards.stepped, workload.setup)
-    return {"setup": (candidate(base),), "optimizer_step": tuple(candidate(step, temporaries=t) for t in temporaries)}
+    return {
+        "setup": (candidate(base),),
+        "optimizer_step": tuple(candidate(step, temporaries=t) for t in temporaries),
+    }
 
 
 def _cached(forward: ForwardPass, checkpointing: bool) -> Polynomial:
-    """Autocast's copies of trained weights that nothing saves, or that checkpointing dropped from what is saved."""
+    """Autocast's copies of trained weights that nothing saves, or that checkpointing dropped from
+    what is saved."""
     runs = [(forward.embed, 1, False), (forward.head, 1, False)]
     runs += [(layer.run, len(layer.indices), checkpointing) for layer in forward.layers]
-    return total(s.bytes * n for run, n, dropped in runs for s in run.cached if dropped or s not in run.saved)
+    return total(
+        s.bytes * n for run, n, dropped in runs for s in run.cached if dropped or s not in run.saved
+    )
 
 
-def mask_bytes(windows: set[int | None], *, setup: TrainSetup, dtype: str, kernel: str) -> Polynomial:
-    """Attention masks of the given kinds of attention: additive ones for eager, one a sample; for SDPA a boolean one each packed
-    row, or for all samples where a sliding window is filled, none where the causal flag suffices."""
+def mask_bytes(
+    windows: set[int | None], *, setup: TrainSetup, dtype: str, kernel: str
+) -> Polynomial:
+    """Attention masks of the given kinds of attention: additive ones for eager, one a sample; for
+    SDPA a boolean one each packed row, or for all samples where a sliding window is filled, none
+    where the causal flag suffices.
+    """
     if setup.is_flattened:
         return ZERO
     if setup.is_packed and kernel != "eager":
@@ -284,13 +332,17 @@ def mask_bytes(windows: set[int | None], *, setup: TrainSetup, dtype: str, kerne
 
 
 def buffer_bytes(family: Family, workload: Workload) -> int:
-    """Two float32 vectors of half the rotary width per rotary set, and what else the family registers."""
-    return sum(4 * size for _, size in family.rotary_sets(workload.model.config)) + family.buffer_bytes(workload.setup.dtype)
+    """Two float32 vectors of half the rotary width per rotary set, and what else the family
+    registers."""
+    return sum(
+        4 * size for _, size in family.rotary_sets(workload.model.config)
+    ) + family.buffer_bytes(workload.setup.dtype)
 
 
 def long_frequency_bytes(family: Family, workload: Workload) -> int:
-    """Frequencies for long sequences, a float32 vector of half the rotary width, that LongRoPE works out in each forward pass and
-    keeps until the next: transformers `modeling_rope_utils.py`, longrope_frequency_update."""
+    """Frequencies for long sequences, a float32 vector of half the rotary width, that LongRoPE
+    works out in each forward pass and keeps until the next: transformers `modeling_rope_utils.py`,
+    longrope_frequency_update."""
     config = workload.model.config
     if (config.get("rope_parameters") or {}).get("rope_type") != "longrope":
         return 0
@@ -298,40 +350,65 @@ def long_frequency_bytes(family: Family, workload: Workload) -> int:
 
 
 def _inside_layers(
-    forward: ForwardPass, kept: Activations, shards: ShardState, running: dict[Category, Polynomial], workload: Workload
+    forward: ForwardPass,
+    kept: Activations,
+    shards: ShardState,
+    running: dict[Category, Polynomial],
+    workload: Workload,
 ) -> dict[MomentName, tuple[Candidate, ...]]:
-    """Candidates inside the layers: each distinct one where it occurs last and first, then head and embedding.
+    """Candidates inside the layers: each distinct one where it occurs last and first, then head and
+    embedding.
 
-    Under checkpointing a layer's forward pass runs again at the start of its backward, and counts there.
+    Under checkpointing a layer's forward pass runs again at the start of its backward, and counts
+    there.
     """
     checkpointing = workload.setup.checkpointing
-    state = constant(RNG_STATE_BYTES if workload.setup.device == "cpu" else 0)  # that of before, while a layer runs again
+    state = constant(
+        RNG_STATE_BYTES if workload.setup.device == "cpu" else 0
+    )  # that of before, while a layer runs again
     per_layer = {id(layer): size for layer, size in kept.layers}
     ends = kept.embed - kept.ids + kept.shared + kept.held + kept.scalars
 
     def made(*, above: int) -> Polynomial:
-        """Gradients of the head and of all layers with an index over `above`; with accumulation they exist already."""
+        """Gradients of the head and of all layers with an index over `above`; with accumulation
+        they exist already."""
         if shards.is_sharded:
             return ZERO if workload.setup.accumulation > 1 else shards.reduced_above(above)
         if shards.dealt > 1:
             rank = workload.setup.lora.r if workload.setup.lora else 1
-            whole = total(x.run.gradient_bytes * sum(i > above for i in x.indices) for x in forward.layers)
-            return constant(-(-(whole + forward.head_gradient_bytes).evaluate(1, 1, rank) // shards.dealt))
+            whole = total(
+                x.run.gradient_bytes * sum(i > above for i in x.indices) for x in forward.layers
+            )
+            return constant(
+                -(-(whole + forward.head_gradient_bytes).evaluate(1, 1, rank) // shards.dealt)
+            )
         if workload.setup.accumulation > 1:
             return ZERO
-        layers = total(x.run.gradient_bytes * sum(i > above for i in x.indices) for x in forward.layers)
+        layers = total(
+            x.run.gradient_bytes * sum(i > above for i in x.indices) for x in forward.layers
+        )
         return forward.head_gradient_bytes + layers
 
     def stored(*, below: int) -> Polynomial:
         return total(per_layer[id(x)] * sum(i < below for i in x.indices) for x in forward.layers)
 
-    def found(index: int, inside: Iterable[Polynomial], own: Polynomial, sent: Polynomial, **more: Polynomial) -> list[Candidate]:
+    def found(
+        index: int,
+        inside: Iterable[Polynomial],
+        own: Polynomial,
+        sent: Polynomial,
+        **more: Polynomial,
+    ) -> list[Candidate]:
         below = ends + stored(below=index) + own
         alive = beside(running, sent)
         return [candidate(alive, activations=below, temporaries=size, **more) for size in inside]
 
     unreduced = forward.head.gradient_bytes if shards.is_sharded else ZERO
-    from_chunks = forward.chunks.parameter_gradients if forward.chunks and workload.setup.accumulation == 1 else ZERO
+    from_chunks = (
+        forward.chunks.parameter_gradients
+        if forward.chunks and workload.setup.accumulation == 1
+        else ZERO
+    )
     ahead: list[Candidate] = []
     last = [
         candidate(
@@ -346,33 +423,61 @@ def _inside_layers(
     for layer in forward.layers:
         run, newest, oldest = layer.run, layer.indices[-1], layer.indices[0]
         running_forward = run.checkpointed_candidates if checkpointing else run.forward_candidates
-        ahead += found(newest, running_forward, run.input.bytes + kept.masks + kept.cached, shards.in_forward(newest))
-        checkpoint = run.input.bytes if checkpointing and run.input.storage not in run.saved else ZERO
+        ahead += found(
+            newest,
+            running_forward,
+            run.input.bytes + kept.masks + kept.cached,
+            shards.in_forward(newest),
+        )
+        checkpoint = (
+            run.input.bytes if checkpointing and run.input.storage not in run.saved else ZERO
+        )
         places = [(newest, last), (oldest, first)]
         if shards.is_sharded:  # neither the last nor the first layer has both neighbours' buffers
-            places += [(index, last) for index in layer.indices[-2:-1]] + [(index, first) for index in layer.indices[1:2]]
+            places += [(index, last) for index in layer.indices[-2:-1]] + [
+                (index, first) for index in layer.indices[1:2]
+            ]
         for index, where in places:
-            sent, extra = shards.in_backward(index), {"gradients": made(above=index), "logits_and_loss": constant(4)}
+            sent, extra = (
+                shards.in_backward(index),
+                {"gradients": made(above=index), "logits_and_loss": constant(4)},
+            )
             within = [size + unreduced for size in run.backward_candidates]
             where += found(index, within, checkpoint, sent, **extra)
             if checkpointing:
                 again = [size + unreduced for size in run.recompute_candidates]
-                where += found(index, again, run.input.bytes + run.waiting_gradients + state, sent, **extra)
+                where += found(
+                    index, again, run.input.bytes + run.waiting_gradients + state, sent, **extra
+                )
     if forward.embed.gradient_bytes != ZERO:
         first.append(_embedding_backward(forward, shards, running, workload))
-    inside = {"last_layer_forward": ahead, "last_layer_backward": last, "first_layer_backward": first}
+    inside = {
+        "last_layer_forward": ahead,
+        "last_layer_backward": last,
+        "first_layer_backward": first,
+    }
     return {name: _undominated(found_) for name, found_ in inside.items() if found_}  # type: ignore[misc]
 
 
 def _embedding_backward(
-    forward: ForwardPass, shards: ShardState, running: dict[Category, Polynomial], workload: Workload
+    forward: ForwardPass,
+    shards: ShardState,
+    running: dict[Category, Polynomial],
+    workload: Workload,
 ) -> Candidate:
     """All gradients, the embedding output's among them.
 
-    A tied head's gradient, the embedding's and their sum coexist; where autocast converted the head's gradient or chunks made it,
-    it belongs to nobody else and takes the embedding's in.
+    A tied head's gradient, the embedding's and their sum coexist; where autocast converted the
+    head's gradient or chunks made it, it belongs to nobody else and takes the embedding's in.
     """
-    head = next((module for name, module in workload.model.modules() if name == workload.model.output_embedding), None)
+    head = next(
+        (
+            module
+            for name, module in workload.model.modules()
+            if name == workload.model.output_embedding
+        ),
+        None,
+    )
     tied = head is not None and head.weights[0].tied_to is not None
     owned = bool(forward.head.cached) or forward.chunks is not None
     size = head.weights[0].numel * ITEMSIZE[forward.embed.output.dtype] if head and tied else 0

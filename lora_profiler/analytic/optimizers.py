@@ -1,7 +1,8 @@
 """What an optimizer keeps per trainable tensor, and what one step allocates for a moment.
 
-Sources: torch `optim/adamw.py`, `optim/sgd.py`; transformers `optimization.py` (Adafactor); bitsandbytes `optim/optimizer.py`.
-Measured against the real optimizers by `tests/test_persistent.py` and `tests/test_moments.py`.
+Sources: torch `optim/adamw.py`, `optim/sgd.py`; transformers `optimization.py` (Adafactor);
+bitsandbytes `optim/optimizer.py`. Measured against the real optimizers by
+`tests/test_persistent.py` and `tests/test_moments.py`.
 """
 
 from collections.abc import Mapping
@@ -19,11 +20,12 @@ CODE_BOOK_BYTES = 1024
 def state_bytes(tensor: TrainableTensor, setup: TrainSetup) -> Polynomial:
     """Bytes of the states of one tensor that live on the device.
 
-    AdamW keeps two averages in the tensor's own dtype, and a 4-byte step counter that stays in host memory unless the
-    implementation is fused (on CPU host memory is what counts). SGD without momentum keeps nothing. Adafactor keeps a float32
-    row and column for matrices, a float32 average for vectors, and a 4-byte scalar. 8-bit AdamW keeps two bytes an element
-    and two float32 scales per 256 elements, but two float32 averages for tensors under 4096 elements: steps of a size, not a
-    polynomial, so that the rank is taken from `setup`.
+    AdamW keeps two averages in the tensor's own dtype, and a 4-byte step counter that stays in host
+    memory unless the implementation is fused (on CPU host memory is what counts). SGD without
+    momentum keeps nothing. Adafactor keeps a float32 row and column for matrices, a float32 average
+    for vectors, and a 4-byte scalar. 8-bit AdamW keeps two bytes an element and two float32 scales
+    per 256 elements, but two float32 averages for tensors under 4096 elements: steps of a size, not
+    a polynomial, so that the rank is taken from `setup`.
     """
     if setup.optimizer == "adamw":
         counted = setup.optimizer_impl == "fused" or setup.device == "cpu"
@@ -53,11 +55,13 @@ def total_state_bytes(trainable: Mapping[TrainableTensor, int], setup: TrainSetu
 
 
 def step_temporary_candidates(state: Persistent, setup: TrainSetup) -> tuple[Polynomial, ...]:
-    """Bytes that a step allocates and frees beside gradients and states; the largest of the candidates counts.
+    """Bytes that a step allocates and frees beside gradients and states; the largest of the
+    candidates counts.
 
-    foreach AdamW makes one tensor per parameter of a dtype at a time. The loop makes two of the tensor that it works on while
-    the last one of the tensor before is still bound to its name; Adafactor likewise, in float32, two for float32 parameters
-    and four for others. 8-bit AdamW works in place on CUDA, in float32 copies on CPU. On CPU the scalars of the step count.
+    foreach AdamW makes one tensor per parameter of a dtype at a time. The loop makes two of the
+    tensor that it works on while the last one of the tensor before is still bound to its name;
+    Adafactor likewise, in float32, two for float32 parameters and four for others. 8-bit AdamW
+    works in place on CUDA, in float32 copies on CPU. On CPU the scalars of the step count.
     """
     trainable = state.trainable
     on_cpu = setup.device == "cpu"
@@ -69,15 +73,23 @@ def step_temporary_candidates(state: Persistent, setup: TrainSetup) -> tuple[Pol
         found = [state.gradient_bytes + scalars]
     elif setup.optimizer == "adamw" and setup.optimizer_impl == "forloop":
         pairs = state.neighbours
-        found = [this.bytes * 2 + _bytes(before) + (8 + DTYPE_BYTES[this.dtype] if on_cpu else 0) for before, this in pairs]
+        found = [
+            this.bytes * 2 + _bytes(before) + (8 + DTYPE_BYTES[this.dtype] if on_cpu else 0)
+            for before, this in pairs
+        ]
     elif setup.optimizer == "adamw":
         found = [constant(scalars)]
     elif setup.optimizer == "adafactor":
         pairs = state.neighbours
-        found = [this.numel * 4 * _copies(this) + (before.numel * 4 if before else 0) + scalars for before, this in pairs]
+        found = [
+            this.numel * 4 * _copies(this) + (before.numel * 4 if before else 0) + scalars
+            for before, this in pairs
+        ]
         found += [this.numel * 4 * _copies(this) + _factored(this) for this in trainable]
     elif setup.optimizer == "adamw_8bit" and on_cpu:
-        found = [tensor.numel * (4 * _eight_bit_copies(tensor, setup)) + scalars for tensor in trainable]
+        found = [
+            tensor.numel * (4 * _eight_bit_copies(tensor, setup)) + scalars for tensor in trainable
+        ]
     else:
         found = [ZERO]
     return undominated(found)
@@ -92,7 +104,8 @@ def _numel(tensor: TrainableTensor, setup: TrainSetup) -> int:
 
 
 def _eight_bit_copies(tensor: TrainableTensor, setup: TrainSetup) -> int:
-    """float32 copies that bitsandbytes' CPU kernels make: two more for 8-bit states, one more for 16-bit tensors."""
+    """float32 copies that bitsandbytes' CPU kernels make: two more for 8-bit states, one more for
+    16-bit tensors."""
     return 3 + 2 * (_numel(tensor, setup) >= EIGHT_BIT_MIN_NUMEL) + (tensor.dtype != "float32")
 
 

@@ -1,7 +1,8 @@
-"""What lives through the whole step: weights (also in NF4), adapters, and what each trainable tensor brings with it.
+"""What lives through the whole step: weights (also in NF4), adapters, and what each trainable
+tensor brings with it.
 
-Sources: bitsandbytes `functional.py` (quantize_4bit) for NF4; PEFT `tuners/lora` for adapters; memory rules checked against
-real models by `tests/test_persistent.py`.
+Sources: bitsandbytes `functional.py` (quantize_4bit) for NF4; PEFT `tuners/lora` for adapters;
+memory rules checked against real models by `tests/test_persistent.py`.
 """
 
 from collections import Counter
@@ -36,7 +37,8 @@ class TrainableTensor(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Persistent:
-    """Bytes and counts by kind, over the whole model; adapters and everything that follows from them depend on the rank.
+    """Bytes and counts by kind, over the whole model; adapters and everything that follows from
+    them depend on the rank.
 
     `order` are all trainable tensors as they follow each other in the optimizer.
     """
@@ -67,7 +69,8 @@ class Persistent:
 
 
 def rest_dtype(setup: TrainSetup) -> Dtype:
-    """Dtype of everything that is not quantised: PEFT's k-bit preparation turns 16-bit parameters into float32."""
+    """Dtype of everything that is not quantised: PEFT's k-bit preparation turns 16-bit parameters
+    into float32."""
     kbit = setup.quantization is not None and setup.quantization.recipe == "kbit"
     return "float32" if kbit else setup.dtype
 
@@ -81,8 +84,9 @@ def adapter_dtype(setup: TrainSetup) -> str:
 def nf4_bytes(numel: int, double_quant: bool) -> tuple[int, int]:
     """(packed weight, quantisation state) in bytes of one linear layer in NF4.
 
-    Two 4-bit values a byte; one float32 scale per block of 64, or with double quantisation one byte per block, a float32
-    scale per 256 of those, their 256-entry code book, and an offset; and the 16-entry NF4 code book.
+    Two 4-bit values a byte; one float32 scale per block of 64, or with double quantisation one byte
+    per block, a float32 scale per 256 of those, their 256-entry code book, and an offset; and the
+    16-entry NF4 code book.
     """
     packed, blocks = -(-numel // 2), -(-numel // NF4_BLOCK)
     if not double_quant:
@@ -91,21 +95,30 @@ def nf4_bytes(numel: int, double_quant: bool) -> tuple[int, int]:
 
 
 def unquantized(spec: ModelSpec) -> frozenset[str]:
-    """Linear layers that stay as they are in a 4-bit model: the output layer, and the owner of the last parameter.
+    """Linear layers that stay as they are in a 4-bit model: the output layer, and the owner of the
+    last parameter.
 
-    transformers `quantizers/base.py`, get_keys_to_not_convert. A last parameter inside a list of layers is not looked for.
+    transformers `quantizers/base.py`, get_keys_to_not_convert. A last parameter inside a list of
+    layers is not looked for.
     """
-    last = next(part for part in reversed(spec.parts) if isinstance(part, Stack) or part.num_parameters)
+    last = next(
+        part for part in reversed(spec.parts) if isinstance(part, Stack) or part.num_parameters
+    )
     kept = {spec.output_embedding or ""}
-    if isinstance(last, Module) and [w.name for w in last.weights if w.tied_to is None][-1] == "weight":
+    if (
+        isinstance(last, Module)
+        and [w.name for w in last.weights if w.tied_to is None][-1] == "weight"
+    ):
         kept.add(last.name)
     return frozenset(kept)
 
 
 def module_bytes(module: Module, setup: TrainSetup, unquantized: frozenset[str]) -> tuple[int, int]:
-    """(parameters, quantisation state) in bytes of one module; tied weights count where they first occur.
+    """(parameters, quantisation state) in bytes of one module; tied weights count where they first
+    occur.
 
-    A 4-bit layer turns its bias back to the compute dtype in its first forward pass, whatever the recipe made of it.
+    A 4-bit layer turns its bias back to the compute dtype in its first forward pass, whatever the
+    recipe made of it.
     """
     if setup.quantization is None or not module.is_linear or module.name in unquantized:
         return module.num_parameters * DTYPE_BYTES[rest_dtype(setup)], 0
@@ -127,9 +140,13 @@ def groups(spec: ModelSpec) -> Iterator[tuple[Module, int]]:
 
 
 def persistent(
-    spec: ModelSpec, setup: TrainSetup, adapters: tuple[Adapter, ...], copies: tuple[tuple[str, Module], ...]
+    spec: ModelSpec,
+    setup: TrainSetup,
+    adapters: tuple[Adapter, ...],
+    copies: tuple[tuple[str, Module], ...],
 ) -> Persistent:
-    """`copies` are the modules that `modules_to_save` duplicates, which train in the base's dtype."""
+    """`copies` are the modules that `modules_to_save` duplicates, which train in the base's
+    dtype."""
     parameters = quantization = 0
     kept = unquantized(spec)
     for module, count in groups(spec):
@@ -149,7 +166,10 @@ def persistent(
 
 
 def trainable_tensors(
-    spec: ModelSpec, setup: TrainSetup, adapters: tuple[Adapter, ...], copies: tuple[tuple[str, Module], ...]
+    spec: ModelSpec,
+    setup: TrainSetup,
+    adapters: tuple[Adapter, ...],
+    copies: tuple[tuple[str, Module], ...],
 ) -> Iterator[TrainableTensor]:
     """The tensors that an optimizer gets, in the order of `named_parameters()`."""
     rest = rest_dtype(setup)
@@ -178,7 +198,9 @@ def trainable_tensors(
         yield from (_fixed(w.shape, rest) for w in module.weights)
 
 
-@lru_cache(maxsize=1024)  # a model has many tensors of few shapes, and one object is counted faster than equal ones
+@lru_cache(
+    maxsize=1024
+)  # a model has many tensors of few shapes, and one object is counted faster than equal ones
 def _fixed(shape: tuple[int, ...], dtype: str) -> TrainableTensor:
     return TrainableTensor(tuple(constant(size) for size in shape), dtype)
 

@@ -1,7 +1,8 @@
-"""A workload with batch, sequence and rank left open, worked out once: every later answer only puts numbers in.
+"""A workload with batch, sequence and rank left open, worked out once: every later answer only puts
+numbers in.
 
-Some facts flip a rule instead of scaling it (one sample, one token, a sequence that fills a sliding window); each combination
-of them is a plan of its own. `plan_for` keeps the plans of this process.
+Some facts flip a rule instead of scaling it (one sample, one token, a sequence that fills a sliding
+window); each combination of them is a plan of its own. `plan_for` keeps the plans of this process.
 """
 
 from dataclasses import dataclass, replace
@@ -34,15 +35,18 @@ from lora_profiler.prediction import MOMENTS, MomentName
 from lora_profiler.support.sdpa import efficient_takes_grouped
 from lora_profiler.workload import TrainSetup, Workload
 
-EXACT_MOMENTS: frozenset[MomentName] = frozenset({"setup", "end_of_forward", "loss_backward", "optimizer_step"})
+EXACT_MOMENTS: frozenset[MomentName] = frozenset(
+    {"setup", "end_of_forward", "loss_backward", "optimizer_step"}
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
     """Everything about a workload that does not depend on batch, sequence and rank.
 
-    `kernels` are those of attention; `masks_in_math` whether the math one gets masks. `totals` are the candidates of all moments
-    in `order`. `forward` and `kept` are None where the ledger does not know the family.
+    `kernels` are those of attention; `masks_in_math` whether the math one gets masks. `totals` are
+    the candidates of all moments in `order`. `forward` and `kept` are None where the ledger does
+    not know the family.
     """
 
     workload: Workload
@@ -61,7 +65,8 @@ class Plan:
 
     @cached_property
     def peaks(self) -> tuple[Polynomial, ...]:
-        """Those of `totals` that can be the largest of all: about a fifth fewer. To find them costs more than a few questions."""
+        """Those of `totals` that can be the largest of all: about a fifth fewer. To find them costs
+        more than a few questions."""
         return undominated(self.totals.polynomials)
 
     @property
@@ -89,15 +94,39 @@ def plan_for(workload: Workload) -> Plan:
         model.id,
         model.architecture,
         model.fingerprint,
-        None if lora is None else (
-            lora.target_modules, lora.lora_dropout, lora.layers_to_transform, lora.modules_to_save, lora.adapter_dtype,
-            lora.r if setup.optimizer == "adamw_8bit" or setup.world_size > 1 else 0,
+        (
+            None
+            if lora is None
+            else (
+                lora.target_modules,
+                lora.lora_dropout,
+                lora.layers_to_transform,
+                lora.modules_to_save,
+                lora.adapter_dtype,
+                lora.r if setup.optimizer == "adamw_8bit" or setup.world_size > 1 else 0,
+            )
         ),
-        setup.quantization, setup.dtype, setup.precision, setup.optimizer, setup.optimizer_impl, setup.checkpointing,
-        setup.attention, setup.device, setup.accumulation > 1, setup.batch_size == 1, setup.seq_len == 1,
-        setup.world_size, setup.sharding, setup.loss, chunk_fact(workload), setup.is_packed, _sequences(setup), setup.kernels,
-        tuple([setup.seq_len >= w for w in windows]) if windows else (), workload.platform,
-    )  # fmt: skip
+        setup.quantization,
+        setup.dtype,
+        setup.precision,
+        setup.optimizer,
+        setup.optimizer_impl,
+        setup.checkpointing,
+        setup.attention,
+        setup.device,
+        setup.accumulation > 1,
+        setup.batch_size == 1,
+        setup.seq_len == 1,
+        setup.world_size,
+        setup.sharding,
+        setup.loss,
+        chunk_fact(workload),
+        setup.is_packed,
+        _sequences(setup),
+        setup.kernels,
+        tuple([setup.seq_len >= w for w in windows]) if windows else (),
+        workload.platform,
+    )
     plan = _PLANS.get(key)
     if plan is None:
         if len(_PLANS) >= _MAX_PLANS:
@@ -141,29 +170,45 @@ def _build(workload: Workload) -> Plan:
         flops = _flops(forward, setup)
     saved = kept.saved if kept else ZERO
     one = Plan(
-        workload=workload, family=family, kernels=tuple(sorted(taken)), masks_in_math=bool(masked) and kernels.masked == "math",
-        adapters=found, copies=copies, shards=alone(state), forward=forward, kept=kept,
-        moments={}, order=(), totals=_NOTHING, counts=_NOTHING,
-    )  # fmt: skip
+        workload=workload,
+        family=family,
+        kernels=tuple(sorted(taken)),
+        masks_in_math=bool(masked) and kernels.masked == "math",
+        adapters=found,
+        copies=copies,
+        shards=alone(state),
+        forward=forward,
+        kept=kept,
+        moments={},
+        order=(),
+        totals=_NOTHING,
+        counts=_NOTHING,
+    )
     return _with_moments(one, [saved, *flops])
 
 
 def _shared(workload: Workload) -> Plan:
-    """The plan of one rank of several: the passes are those of a process alone, under tensor parallelism of a part."""
+    """The plan of one rank of several: the passes are those of a process alone, under tensor
+    parallelism of a part."""
     if workload.setup.sharding == "tp":
         part = part_of(workload)
         one = plan_for(part)
-        return replace(one, shards=replace(one.shards, exchanged=traffic(workload.model, workload.setup)))
+        return replace(
+            one, shards=replace(one.shards, exchanged=traffic(workload.model, workload.setup))
+        )
     one = plan_for(replace(workload, setup=replace(workload.setup, world_size=1, sharding="none")))
     shards = shard_state(workload, one.state, one.adapters, one.copies)
-    return _with_moments(replace(one, workload=workload, shards=shards), list(one.counts.polynomials[:4]))
+    return _with_moments(
+        replace(one, workload=workload, shards=shards), list(one.counts.polynomials[:4])
+    )
 
 
 _NOTHING = Table.of([])
 
 
 def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
-    """`plan` with what its rank holds at every moment. `counts`: saved bytes, FLOPs of forward, backward, recompute."""
+    """`plan` with what its rank holds at every moment. `counts`: saved bytes, FLOPs of forward,
+    backward, recompute."""
     workload, shards = plan.workload, plan.shards
     if plan.forward is None or plan.kept is None or plan.family is None:
         live: Moments = persistent_only(shards, workload)
@@ -175,8 +220,12 @@ def _with_moments(plan: Plan, counts: list[Polynomial]) -> Plan:
     numbers = [state.adapter_parameters, shards.trained, state.adapter_bytes, state.gradient_bytes]
     states = live["setup"][0].bytes["optimizer_states"]
     return replace(
-        plan, moments=live, order=order, totals=Table.of(totals), counts=Table.of([*counts, *numbers, states])
-    )  # fmt: skip
+        plan,
+        moments=live,
+        order=order,
+        totals=Table.of(totals),
+        counts=Table.of([*counts, *numbers, states]),
+    )
 
 
 def _rules(workload: Workload, kernels: AttentionKernels, masked_layers: frozenset[int]) -> Rules:
@@ -206,25 +255,31 @@ def _rules(workload: Workload, kernels: AttentionKernels, masked_layers: frozens
 
 
 def _masked_layers(workload: Workload, family: Family) -> frozenset[int]:
-    """Layers whose SDPA gets an explicit mask: sequences share a row, or fill the layer's sliding window."""
+    """Layers whose SDPA gets an explicit mask: sequences share a row, or fill the layer's sliding
+    window."""
     setup, model = workload.setup, workload.model
     if setup.is_flattened:
         return frozenset()
     windows = {i: family.window(model.config, i) for i in range(model.num_layers)}
-    return frozenset(i for i, w in windows.items() if setup.is_packed or (w is not None and setup.seq_len >= w))
+    return frozenset(
+        i for i, w in windows.items() if setup.is_packed or (w is not None and setup.seq_len >= w)
+    )
 
 
 def _sequences(setup: TrainSetup) -> tuple[int, int] | None:
-    """Where attention is told of sequences, the tokens of one, and those of the last one of a row, 0 if it is whole."""
+    """Where attention is told of sequences, the tokens of one, and those of the last one of a row,
+    0 if it is whole."""
     if not setup.is_flattened or setup.packed is None:
         return None
     return setup.packed, setup.seq_len % setup.packed
 
 
 def _attended(setup: TrainSetup) -> Polynomial:
-    """Pairs of tokens in a row that attention computes: all of them, or where it is told of sequences those of each.
+    """Pairs of tokens in a row that attention computes: all of them, or where it is told of
+    sequences those of each.
 
-    A row of s tokens in sequences of p, the last one of r = s mod p: (s - r) / p sequences of p^2 pairs and one of r^2.
+    A row of s tokens in sequences of p, the last one of r = s mod p: (s - r) / p sequences of p^2
+    pairs and one of r^2.
     """
     told = _sequences(setup)
     if told is None:
@@ -235,10 +290,18 @@ def _attended(setup: TrainSetup) -> Polynomial:
 
 def _flops(forward: ForwardPass, setup: TrainSetup) -> tuple[Polynomial, Polynomial, Polynomial]:
     """(forward, backward, recompute) FLOPs of one micro-batch."""
-    runs = [(forward.embed, 1), *((x.run, len(x.indices)) for x in forward.layers), (forward.head, 1)]
+    runs = [
+        (forward.embed, 1),
+        *((x.run, len(x.indices)) for x in forward.layers),
+        (forward.head, 1),
+    ]
     ahead = total(node.forward_flops * n for run, n in runs for node in run.nodes)
     back = total(node.backward_flops * n for run, n in runs for node in run.nodes)
     if forward.chunks is not None:
         ahead, back = ahead + forward.chunks.forward_flops, back + forward.chunks.backward_flops
-    again = total(x.run.recompute_flops * len(x.indices) for x in forward.layers) if setup.checkpointing else Polynomial({})
+    again = (
+        total(x.run.recompute_flops * len(x.indices) for x in forward.layers)
+        if setup.checkpointing
+        else Polynomial({})
+    )
     return ahead, back, again

@@ -1,4 +1,5 @@
-"""`predict`: one workload in, one Prediction out. `peak_bytes`: only the number, for searches over thousands of sizes."""
+"""`predict`: one workload in, one Prediction out. `peak_bytes`: only the number, for searches over
+thousands of sizes."""
 
 from dataclasses import replace
 from functools import partial
@@ -27,8 +28,9 @@ from lora_profiler.support.sdpa import KEPT_SCORES, keeps_scores_again, kernel_w
 from lora_profiler.workload import TrainSetup, Workload
 
 LAYER_ERROR, CHECKPOINTED_LAYER_ERROR = 0.03, 0.05
-"""Largest relative error seen of a peak that falls inside a layer, without and with checkpointing, rounded up:
-`benchmarks/results/peaks.md`. `tests/test_moments.py` holds the published results to it."""
+"""Largest relative error seen of a peak that falls inside a layer, without and with checkpointing,
+rounded up: `benchmarks/results/peaks.md`. `tests/test_moments.py` holds the published results to
+it."""
 
 _STATES_FROM_STEP_2 = frozenset(MOMENTS) - {"optimizer_step"}
 
@@ -39,7 +41,8 @@ def knows(model: ModelSpec) -> bool:
 
 
 def shared_parts(workload: Workload, moment: MomentName) -> dict[Part, int]:
-    """Bytes that a rank of `workload` holds for the others' sake at `moment`, by what they are. Raises what `predict` raises."""
+    """Bytes that a rank of `workload` holds for the others' sake at `moment`, by what they are.
+    Raises what `predict` raises."""
     return plan_for(workload).shards.parts(moment, values(workload).rank)
 
 
@@ -58,36 +61,46 @@ def peak_bytes(workload: Workload) -> int:
 
 
 def peak_polynomials(workload: Workload) -> tuple[Polynomial, ...]:
-    """Polynomials in batch, sequence and rank whose maximum is the steady-state peak, where the facts of `workload` hold."""
+    """Polynomials in batch, sequence and rank whose maximum is the steady-state peak, where the
+    facts of `workload` hold."""
     return plan_for(workload).peaks
 
 
 def predict(workload: Workload) -> Prediction:
-    """Memory at every moment, FLOPs and cost per layer of one training step, worked out from rules alone.
+    """Memory at every moment, FLOPs and cost per layer of one training step, worked out from rules
+    alone.
 
-    A family that the ledger does not know gets exact parameters, gradients and optimizer states; its activations are None,
-    and only the moments that need none of them are given.
+    A family that the ledger does not know gets exact parameters, gradients and optimizer states;
+    its activations are None, and only the moments that need none of them are given.
 
     Raises TargetModulesError where PEFT refuses the adapter.
     """
     plan = plan_for(workload)
     at = values(workload)
     totals = plan.totals.evaluate(at)
-    saved, forward, backward, recompute, adapter, trainable, adapter_size, gradients, states = plan.counts.evaluate(at)
+    saved, forward, backward, recompute, adapter, trainable, adapter_size, gradients, states = (
+        plan.counts.evaluate(at)
+    )
     known = plan.forward is not None
     setup = workload.setup
     base = workload.model.num_parameters
     if setup.sharding == "tp":  # numbers are of the whole model, bytes of the rank's part
         one = plan_for(replace(workload, setup=replace(setup, world_size=1, sharding="none")))
         _, _, _, _, adapter, trainable, *_ = one.counts.evaluate(at)
-    unchecked = _is_unchecked(setup) or plan.masks_in_math or keeps_scores_again(workload, plan.kernels)
+    unchecked = (
+        _is_unchecked(setup) or plan.masks_in_math or keeps_scores_again(workload, plan.kernels)
+    )
     exactness, is_checked = _exactness(plan, setup, totals), not unchecked
     return Prediction(
         workload=workload,
         engine="analytic",
         exactness=exactness,
         assumptions=assumptions(workload, plan),
-        error_bound=layer_error(setup.checkpointing) if exactness == "estimate" and known and is_checked else None,
+        error_bound=(
+            layer_error(setup.checkpointing)
+            if exactness == "estimate" and known and is_checked
+            else None
+        ),
         attention_kernel=plan.kernel_text,
         parameters=ParameterCount(base=base, adapter=adapter, trainable=trainable),
         persistent_bytes={
@@ -99,9 +112,16 @@ def predict(workload: Workload) -> Prediction:
         },
         saved_activation_bytes=saved if known else None,
         moments=_moments(plan, totals, at),
-        flops=FlopCount(forward=forward, backward=backward, recompute=recompute, tokens=setup.batch_size * setup.seq_len)
-        if known
-        else None,
+        flops=(
+            FlopCount(
+                forward=forward,
+                backward=backward,
+                recompute=recompute,
+                tokens=setup.batch_size * setup.seq_len,
+            )
+            if known
+            else None
+        ),
         traffic=plan.shards.traffic(setup),
         layer_source=partial(_layers, plan, at),
     )
@@ -114,16 +134,27 @@ def _layers(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
 
 
 _SHARED = {
-    "ddp": "One of several equal ranks under DDP; its buckets are as large as the gradients, which are no views of them "
-    "(gradient_as_bucket_view=False).",
+    "ddp": (
+        "One of several equal ranks under DDP; its buckets are as large as the gradients, which are"
+        " no views of them (gradient_as_bucket_view=False)."
+    ),
     "zero1": "The rank whose optimizer holds most, under DDP with ZeroRedundancyOptimizer.",
-    "zero2": "ZeRO-2 as its paper deals out gradients and states, with DeepSpeed's default buckets, and without the float32 "
-    "copies of 16-bit weights that DeepSpeed keeps.",
-    "tp": "Every rank under tensor parallelism: its part of heads and MLP, whole norms, embedding and head.",
-    "fsdp": "Rank 0, which holds no less than another, under FSDP2 with every decoder layer a unit; gradients are reduced after "
-    "every micro-batch.",
-    "fsdp-no-reshard": "Rank 0, which holds no less than another, under FSDP2 with every decoder layer a unit, kept whole from "
-    "forward to backward; gradients are reduced after every micro-batch.",
+    "zero2": (
+        "ZeRO-2 as its paper deals out gradients and states, with DeepSpeed's default buckets, and"
+        " without the float32 copies of 16-bit weights that DeepSpeed keeps."
+    ),
+    "tp": (
+        "Every rank under tensor parallelism: its part of heads and MLP, whole norms, embedding and"
+        " head."
+    ),
+    "fsdp": (
+        "Rank 0, which holds no less than another, under FSDP2 with every decoder layer a unit;"
+        " gradients are reduced after every micro-batch."
+    ),
+    "fsdp-no-reshard": (
+        "Rank 0, which holds no less than another, under FSDP2 with every decoder layer a unit,"
+        " kept whole from forward to backward; gradients are reduced after every micro-batch."
+    ),
 }
 """How the ranks share, in words."""
 
@@ -146,7 +177,9 @@ def _moments(plan: Plan, totals: list[int], at: Values) -> tuple[Moment, ...]:
     first, steady = [], []
     for moment, (_, number) in _largest(plan, totals).items():
         polynomials = plan.candidate(moment, number).bytes
-        found: dict[Category, int] = {c: polynomials[c].evaluate(*at) for c in CATEGORIES if c in polynomials}
+        found: dict[Category, int] = {
+            c: polynomials[c].evaluate(*at) for c in CATEGORIES if c in polynomials
+        }
         steady.append(Moment(moment=moment, step="steady", bytes=found))
         fresh = found | {"optimizer_states": 0} if moment in _STATES_FROM_STEP_2 else found
         if moment == "setup" and "activations" in found:
@@ -156,17 +189,23 @@ def _moments(plan: Plan, totals: list[int], at: Values) -> tuple[Moment, ...]:
 
 
 def _exactness(plan: Plan, setup: TrainSetup, totals: list[int]) -> Exactness:
-    """Exact if an exact moment holds the peak even when the moments inside layers are as much larger as they ever were."""
+    """Exact if an exact moment holds the peak even when the moments inside layers are as much
+    larger as they ever were."""
     if plan.forward is None or _doubts(plan, setup):
         return "estimate"
     best = {moment: size for moment, (size, _) in _largest(plan, totals).items()}
     exact = max(size for moment, size in best.items() if moment in EXACT_MOMENTS)
     inside = max((size for moment, size in best.items() if moment not in EXACT_MOMENTS), default=0)
-    return "exact" if inside * (1 + layer_error(plan.workload.setup.checkpointing)) <= exact else "estimate"
+    return (
+        "exact"
+        if inside * (1 + layer_error(plan.workload.setup.checkpointing)) <= exact
+        else "estimate"
+    )
 
 
 def _is_unchecked(setup: TrainSetup) -> bool:
-    """Whether the sharding's rule was held against no trace; how adapters are cut with their layers was not."""
+    """Whether the sharding's rule was held against no trace; how adapters are cut with their layers
+    was not."""
     return setup.sharding == "zero2" or (setup.sharding == "tp" and setup.lora is not None)
 
 
@@ -175,15 +214,26 @@ def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
     found = [f"The config's {name} is not modelled." for name in unmodelled(plan.workload.model)]
     if any(a.kind == "Embedding" for a in plan.adapters):
         found.append("Activations of LoRA on an embedding are not modelled.")
-    if plan.workload.setup.precision == "amp" and any(a.parameter is not None for a in plan.adapters):
-        found.append("Adapters on packed experts under autocast: saved bytes were off by up to 1 KiB on small models.")
+    if plan.workload.setup.precision == "amp" and any(
+        a.parameter is not None for a in plan.adapters
+    ):
+        found.append(
+            "Adapters on packed experts under autocast: saved bytes were off by up to 1 KiB on"
+            " small models."
+        )
     if keeps_scores_again(plan.workload, plan.kernels):
         found.append(KEPT_SCORES)
     if plan.masks_in_math:
         # masks' copies are left out: it was 6 % too low in a tiny model of packed rows
-        found.append("SDPA's math kernel with a mask, of packed rows or a filled sliding window, is not followed to the byte.")
+        found.append(
+            "SDPA's math kernel with a mask, of packed rows or a filled sliding window, is not"
+            " followed to the byte."
+        )
     if setup.sharding == "tp" and setup.optimizer_impl == "foreach":
-        found.append("torch's foreach optimizers refuse weights of which some are cut and some whole; take forloop or fused.")
+        found.append(
+            "torch's foreach optimizers refuse weights of which some are cut and some whole; take"
+            " forloop or fused."
+        )
     if _is_unchecked(setup):
         found.append("No trace and no measurement of this sharding was held against its rule.")
     if plan.workload.setup.device in ("mps", "xpu"):
@@ -194,12 +244,15 @@ def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
 def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
     """What the answer takes for granted, a sentence each."""
     setup = workload.setup
-    found = ["Bytes that live tensors ask for; allocator rounding, workspaces and the CUDA context come on top."]
+    found = [
+        "Bytes that live tensors ask for; allocator rounding, workspaces and the CUDA context come"
+        " on top."
+    ]
     if plan.forward is None:
         found.append(
-            f"Activations of model type {workload.model.model_type} are not known to this engine: parameters, gradients and "
-            "optimizer states are exact, the peak is a lower bound. One real step on a GPU tells the rest: "
-            "torch.cuda.max_memory_allocated()."
+            f"Activations of model type {workload.model.model_type} are not known to this engine:"
+            " parameters, gradients and optimizer states are exact, the peak is a lower bound. One"
+            " real step on a GPU tells the rest: torch.cuda.max_memory_allocated()."
         )
         return tuple(found)
     found.append(rows_words(setup, plan.kernel_text))
@@ -210,12 +263,18 @@ def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
     if plan.forward.chunks is not None:
         rows = plan.forward.chunks.rows.evaluate(*values(workload))
         found.append(
-            f"The {setup.loss} loss makes the logits of {rows:,} tokens at a time, as measuring does; other code for it may hold "
-            "other copies."
+            f"The {setup.loss} loss makes the logits of {rows:,} tokens at a time, as measuring"
+            " does; other code for it may hold other copies."
         )
     found += kernel_words(workload, plan.kernels)
     if setup.device == "cuda":
-        found.append("CUDA rules are taken from torch's source and meta kernels; they await a check on a GPU.")
+        found.append(
+            "CUDA rules are taken from torch's source and meta kernels; they await a check on a"
+            " GPU."
+        )
     if setup.precision == "amp":
-        found.append("Autocast to bfloat16 covers the forward pass alone; logits are not converted to float32 afterwards.")
+        found.append(
+            "Autocast to bfloat16 covers the forward pass alone; logits are not converted to"
+            " float32 afterwards."
+        )
     return (*found, *_doubts(plan, setup))

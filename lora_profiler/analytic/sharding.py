@@ -1,9 +1,12 @@
-"""What a rank holds of a model that several train together, and what it holds only because they are several.
+"""What a rank holds of a model that several train together, and what it holds only because they are
+several.
 
-The rank is 0, which never holds less than another. Sources: torch 2.13 `distributed/fsdp/_fully_shard/_fsdp_param.py` (a shard is
-a chunk of the first dimension, rounded up), `_fsdp_collectives.py` and `_fsdp_param_group.py` (which buffers live when),
-`csrc/distributed/c10d/reducer.cpp` (DDP's buckets), `distributed/optim/zero_redundancy_optimizer.py` (whose states are whose).
-`tests/test_ranks.py` compares with traces of the real wrappers under a fake process group.
+The rank is 0, which never holds less than another. Sources: torch 2.13
+`distributed/fsdp/_fully_shard/_fsdp_param.py` (a shard is a chunk of the first dimension, rounded
+up), `_fsdp_collectives.py` and `_fsdp_param_group.py` (which buffers live when),
+`csrc/distributed/c10d/reducer.cpp` (DDP's buckets),
+`distributed/optim/zero_redundancy_optimizer.py` (whose states are whose). `tests/test_ranks.py`
+compares with traces of the real wrappers under a fake process group.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,17 +21,20 @@ from lora_profiler.prediction import Collective, MomentName, Phase, Traffic
 from lora_profiler.workload import DTYPE_BYTES, TrainSetup
 
 Part = Literal["root", "layers", "buffer", "buckets"]
-"""Gathered weights of the root's unit and of layers, the buffer that brought or brings a layer's, DDP's buckets of gradients."""
+"""Gathered weights of the root's unit and of layers, the buffer that brought or brings a layer's,
+DDP's buckets of gradients."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardState:
     """Bytes that a rank holds at each instant because there are others.
 
-    `state` is the rank's share of weights, adapters and gradients, `stepped` that of what its optimizer works on; `always` lives
-    from the wrapping on. `units` are the layers that are gathered one by one, `root` is the unit of the rest; without units
-    gradients stay whole. `reshards` says whether a layer's weights go again after its forward pass. `order` are all tensors
-    that train, whole. `dealt` is over how many ranks gradients are dealt out as they come, the weights staying whole.
+    `state` is the rank's share of weights, adapters and gradients, `stepped` that of what its
+    optimizer works on; `always` lives from the wrapping on. `units` are the layers that are
+    gathered one by one, `root` is the unit of the rest; without units gradients stay whole.
+    `reshards` says whether a layer's weights go again after its forward pass. `order` are all
+    tensors that train, whole. `dealt` is over how many ranks gradients are dealt out as they come,
+    the weights staying whole.
     """
 
     state: Persistent
@@ -44,14 +50,19 @@ class ShardState:
     @property
     def trained(self) -> Polynomial:
         """Elements that train, on all ranks together."""
-        return total(tensor.numel for tensor in self.order) if self.order else self.state.trainable_parameters
+        return (
+            total(tensor.numel for tensor in self.order)
+            if self.order
+            else self.state.trainable_parameters
+        )
 
     @property
     def is_sharded(self) -> bool:
         return self.root is not None
 
     def in_forward(self, layer: int) -> Polynomial:
-        """The root's weights, those of the layer, and the buffer that brought them, kept until the next layer's has come."""
+        """The root's weights, those of the layer, and the buffer that brought them, kept until the
+        next layer's has come."""
         if self.root is None:
             return self.always
         unsharded = self.units[layer : layer + 1] if self.reshards else self.units[: layer + 1]
@@ -76,11 +87,16 @@ class ShardState:
         return 0 if self.reshards else sum(u.whole for u in self.units)
 
     def in_backward(self, layer: int) -> Polynomial:
-        """The root's weights, the layer's, the buffer of the next one to come, and what the one before sent off as gradients."""
+        """The root's weights, the layer's, the buffer of the next one to come, and what the one
+        before sent off as gradients."""
         if self.root is None:
             return self.always
         coming = self.units[layer - 1].whole if layer > 0 else 0
-        held = self.units[layer].whole + coming if self.reshards else sum(u.whole for u in self.units[: layer + 1])
+        held = (
+            self.units[layer].whole + coming
+            if self.reshards
+            else sum(u.whole for u in self.units[: layer + 1])
+        )
         sent = self.units[layer + 1].reduced if layer + 1 < len(self.units) else 0
         return constant(self.root.whole + held + sent)
 
@@ -95,21 +111,27 @@ class ShardState:
         return constant(sum(u.reduced_share for u in self.units[layer + 1 :]))
 
     def parts(self, moment: MomentName, rank: int) -> dict[Part, int]:
-        """Bytes of what is there for other ranks' sake at `moment`, by what it is; nothing for a moment inside a layer's
-        backward, which one moment's name does not tell apart. `rank` is that of the adapters."""
+        """Bytes of what is there for other ranks' sake at `moment`, by what it is; nothing for a
+        moment inside a layer's backward, which one moment's name does not tell apart. `rank` is
+        that of the adapters."""
         if self.root is None:
             size = self.always.evaluate(1, 1, rank)
             return {"buckets": size} if size else {}
         root, last = self.root.whole, self.units[-1].whole
         found: dict[MomentName, dict[Part, int]] = {
-            "last_layer_forward": {"root": root, "layers": last if self.reshards else self._left, "buffer": last},
+            "last_layer_forward": {
+                "root": root,
+                "layers": last if self.reshards else self._left,
+                "buffer": last,
+            },
             "end_of_forward": {"root": root, "layers": self._left, "buffer": last},
             "loss_backward": {"root": root, "layers": self._left, "buffer": last * self.reshards},
         }
         return {part: size for part, size in found.get(moment, {}).items() if size}
 
     def traffic(self, setup: TrainSetup) -> tuple[Traffic, ...]:
-        """The collectives of an optimizer step. FSDP sends gradients after every micro-batch, DDP after the last one alone."""
+        """The collectives of an optimizer step. FSDP sends gradients after every micro-batch, DDP
+        after the last one alone."""
         rank = setup.lora.r if setup.lora else 1
         if self.root is None:
             if setup.sharding in ("none", "tp"):
@@ -125,23 +147,49 @@ class ShardState:
                     ),
                     Traffic(collective="all_gather", phase="optimizer", count=1, size_bytes=whole),
                 )
-            buckets = bucket_bytes([t.bytes.evaluate(1, 1, rank) for t in self.order], [t.dtype for t in self.order])
-            found = [Traffic(collective="all_reduce", phase="backward", count=len(buckets), size_bytes=sum(buckets))]
+            buckets = bucket_bytes(
+                [t.bytes.evaluate(1, 1, rank) for t in self.order], [t.dtype for t in self.order]
+            )
+            found = [
+                Traffic(
+                    collective="all_reduce",
+                    phase="backward",
+                    count=len(buckets),
+                    size_bytes=sum(buckets),
+                )
+            ]
             if setup.sharding == "zero1":
                 sizes = [t.bytes.evaluate(1, 1, rank) for t in self.order]
-                found.append(Traffic(collective="broadcast", phase="optimizer", count=len(sizes), size_bytes=sum(sizes)))
+                found.append(
+                    Traffic(
+                        collective="broadcast",
+                        phase="optimizer",
+                        count=len(sizes),
+                        size_bytes=sum(sizes),
+                    )
+                )
             return tuple(found)
         layers, all_units = self.units, (*self.units, self.root)
         again = layers if self.reshards else ()
-        gathers = [("forward", all_units), ("backward", again)]
-        found = [_summed("all_gather", phase, [u.whole for u in units], setup) for phase, units in gathers]  # type: ignore[arg-type]
-        found.append(_summed("reduce_scatter", "backward", [u.reduced for u in all_units if u.reduced], setup))
+        gathers: list[tuple[Phase, tuple[Unit, ...]]] = [
+            ("forward", all_units),
+            ("backward", again),
+        ]
+        found = [
+            _summed("all_gather", phase, [u.whole for u in units], setup)
+            for phase, units in gathers
+        ]
+        found.append(
+            _summed(
+                "reduce_scatter", "backward", [u.reduced for u in all_units if u.reduced], setup
+            )
+        )
         return tuple(t for t in found if t.count)
 
 
 class Unit(NamedTuple):
-    """What one all-gather brings. Bytes: `share` of a rank, `whole` of all, both with padding; `reduced` of the gradients that
-    one reduce-scatter takes, `reduced_share` of what it leaves."""
+    """What one all-gather brings. Bytes: `share` of a rank, `whole` of all, both with padding;
+    `reduced` of the gradients that one reduce-scatter takes, `reduced_share` of what it leaves."""
 
     share: int
     whole: int
@@ -161,18 +209,24 @@ class Piece(NamedTuple):
         return -(-self.shape[0] // world_size) * prod(self.shape[1:]) * self.itemsize
 
 
-def _summed(collective: Collective, phase: Phase, sizes: Sequence[int], setup: TrainSetup) -> Traffic:
+def _summed(
+    collective: Collective, phase: Phase, sizes: Sequence[int], setup: TrainSetup
+) -> Traffic:
     times = setup.accumulation
-    return Traffic(collective=collective, phase=phase, count=times * len(sizes), size_bytes=times * sum(sizes))
+    return Traffic(
+        collective=collective, phase=phase, count=times * len(sizes), size_bytes=times * sum(sizes)
+    )
 
 
 FIRST_BUCKET, BUCKET = 2**20, 25 * 2**20
-"""DDP's limits of its first bucket and of the others, in bytes (`nn/parallel/distributed.py`, `c10d.hpp`)."""
+"""DDP's limits of its first bucket and of the others, in bytes (`nn/parallel/distributed.py`,
+`c10d.hpp`)."""
 
 
 def bucket_bytes(sizes: Sequence[int], dtypes: Sequence[str]) -> list[int]:
-    """Bytes of DDP's buckets over gradients that come in the opposite order of their parameters: a bucket takes gradients of one
-    dtype until it reaches its limit (`reducer.cpp`, compute_bucket_assignment_by_size)."""
+    """Bytes of DDP's buckets over gradients that come in the opposite order of their parameters: a
+    bucket takes gradients of one dtype until it reaches its limit (`reducer.cpp`,
+    compute_bucket_assignment_by_size)."""
     full: list[int] = []
     filling: dict[str, int] = {}
     seen: set[str] = set()
@@ -188,7 +242,9 @@ def unit(pieces: Iterable[Piece], world_size: int) -> Unit:
     shares = [(piece.share(world_size), piece.trains) for piece in pieces]
     share = sum(size for size, _ in shares)
     reduced = sum(size for size, trains in shares if trains)
-    return Unit(share=share, whole=share * world_size, reduced=reduced * world_size, reduced_share=reduced)
+    return Unit(
+        share=share, whole=share * world_size, reduced=reduced * world_size, reduced_share=reduced
+    )
 
 
 def alone(state: Persistent) -> ShardState:
@@ -200,8 +256,11 @@ def replicated(state: Persistent, order: Sequence[TrainableTensor]) -> ShardStat
     return ShardState(state=state, stepped=state, always=state.gradient_bytes, order=tuple(order))
 
 
-def partitioned(state: Persistent, order: Sequence[TrainableTensor], setup: TrainSetup) -> ShardState:
-    """DDP with ZeRO-1: each parameter's optimizer states live on one rank, the largest first, each to the one with the least.
+def partitioned(
+    state: Persistent, order: Sequence[TrainableTensor], setup: TrainSetup
+) -> ShardState:
+    """DDP with ZeRO-1: each parameter's optimizer states live on one rank, the largest first, each
+    to the one with the least.
 
     `ZeroRedundancyOptimizer` counts elements; the rank with the most bytes of states is taken.
     """
@@ -212,7 +271,10 @@ def partitioned(state: Persistent, order: Sequence[TrainableTensor], setup: Trai
         least = loads.index(min(loads))
         loads[least] += numel[number]
         owned[least].append(number)
-    mine = max(owned, key=lambda numbers: sum(state_bytes(order[i], setup).evaluate(1, 1, rank) for i in numbers))
+    mine = max(
+        owned,
+        key=lambda numbers: sum(state_bytes(order[i], setup).evaluate(1, 1, rank) for i in numbers),
+    )
     tensors = [order[i] for i in mine]
     stepped = replace(state, order=tuple(tensors))
     return ShardState(state=state, stepped=stepped, always=state.gradient_bytes, order=tuple(order))
@@ -223,23 +285,40 @@ REDUCE_BUCKET_ELEMENTS = 500_000_000
 
 
 def dealt_out(state: Persistent, setup: TrainSetup, order: Sequence[TrainableTensor]) -> ShardState:
-    """ZeRO-2, by the rule of its paper and DeepSpeed's buckets, unchecked here: weights whole, gradients and states dealt out
-    as one flat tensor of each dtype, two buckets of gradients on their way."""
+    """ZeRO-2, by the rule of its paper and DeepSpeed's buckets, unchecked here: weights whole,
+    gradients and states dealt out as one flat tensor of each dtype, two buckets of gradients on
+    their way."""
     rank = setup.lora.r if setup.lora else 1
     flat: dict[str, int] = {}
     for tensor in order:
         flat[tensor.dtype] = flat.get(tensor.dtype, 0) + tensor.numel.evaluate(1, 1, rank)
-    parts = [TrainableTensor((constant(-(-numel // setup.world_size)),), dtype) for dtype, numel in flat.items()]
+    parts = [
+        TrainableTensor((constant(-(-numel // setup.world_size)),), dtype)
+        for dtype, numel in flat.items()
+    ]
     share = replace(state, order=tuple(parts))
-    buckets = sum(2 * DTYPE_BYTES[dtype] * min(numel, REDUCE_BUCKET_ELEMENTS) for dtype, numel in flat.items())
-    return ShardState(state=share, stepped=share, always=constant(buckets), dealt=setup.world_size, order=tuple(order))
+    buckets = sum(
+        2 * DTYPE_BYTES[dtype] * min(numel, REDUCE_BUCKET_ELEMENTS) for dtype, numel in flat.items()
+    )
+    return ShardState(
+        state=share,
+        stepped=share,
+        always=constant(buckets),
+        dealt=setup.world_size,
+        order=tuple(order),
+    )
 
 
 def fully_sharded(
-    state: Persistent, order: Sequence[TrainableTensor], layers: Sequence[Sequence[Piece]], root: Sequence[Piece],
-    adapter_share: int, setup: TrainSetup,
-) -> ShardState:  # fmt: skip
-    """FSDP2: each layer a unit, the rest the root's. `order` are all that trains, `adapter_share` a rank's bytes of adapters."""
+    state: Persistent,
+    order: Sequence[TrainableTensor],
+    layers: Sequence[Sequence[Piece]],
+    root: Sequence[Piece],
+    adapter_share: int,
+    setup: TrainSetup,
+) -> ShardState:
+    """FSDP2: each layer a unit, the rest the root's. `order` are all that trains, `adapter_share` a
+    rank's bytes of adapters."""
     world, rank = setup.world_size, setup.lora.r if setup.lora else 1
     known: dict[tuple[Piece, ...], Unit] = {}
     units = tuple(known.setdefault(key, unit(key, world)) for key in map(tuple, layers))
@@ -252,10 +331,19 @@ def fully_sharded(
         adapter_parameters=state.adapter_parameters,
         order=tuple(chunks[tensor] for tensor in order),
     )
-    return ShardState(state=share, stepped=share, units=units, root=base, reshards=setup.sharding == "fsdp", order=tuple(order))
+    return ShardState(
+        state=share,
+        stepped=share,
+        units=units,
+        root=base,
+        reshards=setup.sharding == "fsdp",
+        order=tuple(order),
+    )
 
 
 def chunk(tensor: TrainableTensor, world_size: int, rank: int) -> TrainableTensor:
     """Rank 0's part of a tensor, the rank of the adapters put in."""
     first, *rest = (size.evaluate(1, 1, rank) for size in tensor.shape)
-    return TrainableTensor(tuple(constant(size) for size in (-(-first // world_size), *rest)), tensor.dtype)
+    return TrainableTensor(
+        tuple(constant(size) for size in (-(-first // world_size), *rest)), tensor.dtype
+    )

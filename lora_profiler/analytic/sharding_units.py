@@ -1,10 +1,26 @@
-"""The parameters of a model by the unit that gathers them, and so what each of several ranks holds."""
+"""The parameters of a model by the unit that gathers them, and so what each of several ranks
+holds."""
 
 from collections.abc import Iterator
 
 from lora_profiler.adapters import Adapter
-from lora_profiler.analytic.persistent import Persistent, adapter_dtype, nf4_bytes, rest_dtype, trainable_tensors, unquantized
-from lora_profiler.analytic.sharding import Piece, ShardState, alone, dealt_out, fully_sharded, partitioned, replicated
+from lora_profiler.analytic.persistent import (
+    Persistent,
+    adapter_dtype,
+    nf4_bytes,
+    rest_dtype,
+    trainable_tensors,
+    unquantized,
+)
+from lora_profiler.analytic.sharding import (
+    Piece,
+    ShardState,
+    alone,
+    dealt_out,
+    fully_sharded,
+    partitioned,
+    replicated,
+)
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import Module, Stack
 from lora_profiler.workload import DTYPE_BYTES, FULLY_SHARDED, TrainSetup, Workload
@@ -12,7 +28,9 @@ from lora_profiler.workload import DTYPE_BYTES, FULLY_SHARDED, TrainSetup, Workl
 Copies = tuple[tuple[str, Module], ...]
 
 
-def shard_state(workload: Workload, state: Persistent, adapters: tuple[Adapter, ...], copies: Copies) -> ShardState:
+def shard_state(
+    workload: Workload, state: Persistent, adapters: tuple[Adapter, ...], copies: Copies
+) -> ShardState:
     """What rank 0 of `workload` holds of `state`, which is that of a process alone.
 
     Raises UsageError for a sharding that no rule describes.
@@ -28,11 +46,19 @@ def shard_state(workload: Workload, state: Persistent, adapters: tuple[Adapter, 
     if setup.sharding == "zero2":
         return dealt_out(state, setup, order)
     if setup.sharding not in FULLY_SHARDED:
-        raise UsageError(f"sharding {setup.sharding} has no rules yet; ddp, zero1, zero2, fsdp, fsdp-no-reshard and tp have.")
+        raise UsageError(
+            f"sharding {setup.sharding} has no rules yet; ddp, zero1, zero2, fsdp, fsdp-no-reshard"
+            " and tp have."
+        )
     if setup.optimizer not in ("adamw", "sgd"):
-        raise UsageError(f"{setup.optimizer} does not work on the shards of FSDP2; take adamw or sgd, or --sharding ddp.")
+        raise UsageError(
+            f"{setup.optimizer} does not work on the shards of FSDP2; take adamw or sgd, or"
+            " --sharding ddp."
+        )
     stacks = [part for part in model.parts if isinstance(part, Stack)]
-    layers: dict[str, list[Piece]] = {f"{stack.name}.{i}": [] for stack in stacks for i in range(len(stack.order))}
+    layers: dict[str, list[Piece]] = {
+        f"{stack.name}.{i}": [] for stack in stacks for i in range(len(stack.order))
+    }
     root: list[Piece] = []
     adapted = 0
 
@@ -52,7 +78,8 @@ def shard_state(workload: Workload, state: Persistent, adapters: tuple[Adapter, 
 
 
 def base_pieces(module: Module, setup: TrainSetup, kept: frozenset[str]) -> Iterator[Piece]:
-    """A 4-bit weight is packed in the compute dtype, in one column: other storage does not shard beside 16-bit parameters."""
+    """A 4-bit weight is packed in the compute dtype, in one column: other storage does not shard
+    beside 16-bit parameters."""
     packs = setup.quantization is not None and module.is_linear and module.name not in kept
     for weight in module.weights:
         if weight.tied_to is not None:
@@ -66,7 +93,9 @@ def base_pieces(module: Module, setup: TrainSetup, kept: frozenset[str]) -> Iter
             yield Piece(weight.shape, DTYPE_BYTES[dtype], setup.lora is None)
 
 
-def _added(setup: TrainSetup, adapters: tuple[Adapter, ...], copies: Copies) -> Iterator[tuple[str, Piece]]:
+def _added(
+    setup: TrainSetup, adapters: tuple[Adapter, ...], copies: Copies
+) -> Iterator[tuple[str, Piece]]:
     """The tensors that PEFT adds, by the module that they stand beside."""
     if setup.lora is None:
         return

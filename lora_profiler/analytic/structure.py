@@ -1,7 +1,7 @@
 """One forward pass of the whole model through the ledger, each distinct layer run once.
 
-Layers that have equal modules, equal adapters, the same kind of attention and the same kind of input are one `LayerRun` with a
-list of indices, so an 80-layer model costs two or three runs.
+Layers that have equal modules, equal adapters, the same kind of attention and the same kind of
+input are one `LayerRun` with a list of indices, so an 80-layer model costs two or three runs.
 """
 
 from collections.abc import Mapping
@@ -53,16 +53,27 @@ class Run:
 
     @cached_property
     def forward_candidates(self) -> tuple[Polynomial, ...]:
-        return forward_bytes(self.nodes, self.input, self.output, stop=len(self.nodes), promotes=self.promotes)
+        return forward_bytes(
+            self.nodes, self.input, self.output, stop=len(self.nodes), promotes=self.promotes
+        )
 
     @cached_property
     def checkpointed_candidates(self) -> tuple[Polynomial, ...]:
         """The forward pass inside a checkpoint."""
-        return forward_bytes(self.nodes, self.input, self.output, stop=len(self.nodes), promotes=self.promotes, keeps=False)
+        return forward_bytes(
+            self.nodes,
+            self.input,
+            self.output,
+            stop=len(self.nodes),
+            promotes=self.promotes,
+            keeps=False,
+        )
 
     @cached_property
     def recompute_candidates(self) -> tuple[Polynomial, ...]:
-        return forward_bytes(self.nodes, self.input, self.output, stop=self.repeated, promotes=self.promotes)
+        return forward_bytes(
+            self.nodes, self.input, self.output, stop=self.repeated, promotes=self.promotes
+        )
 
     @cached_property
     def waiting_gradients(self) -> Polynomial:
@@ -70,7 +81,8 @@ class Run:
 
     @property
     def repeated(self) -> int:
-        """How many nodes non-reentrant checkpointing runs again: up to the last tensor that must be saved again."""
+        """How many nodes non-reentrant checkpointing runs again: up to the last tensor that must be
+        saved again."""
         last = max((i for i, node in enumerate(self.nodes) if node.packs), default=-1)
         return last + (self.nodes[last].saves_output if last >= 0 else 1)
 
@@ -88,11 +100,13 @@ class LayerRun:
 
 
 class ForwardPass(NamedTuple):
-    """The whole forward pass: embeddings, distinct layers in order of first occurrence, norm and head up to the logits.
+    """The whole forward pass: embeddings, distinct layers in order of first occurrence, norm and
+    head up to the logits.
 
-    `leaf` is the embeddings' output where checkpointing makes it require grad although nothing before it trains. `hidden` is
-    the last hidden state, which the model's output object keeps alive until the loss is known. With `chunks` there are never all
-    `logits`, and what stands for them is the hidden state.
+    `leaf` is the embeddings' output where checkpointing makes it require grad although nothing
+    before it trains. `hidden` is the last hidden state, which the model's output object keeps alive
+    until the loss is known. With `chunks` there are never all `logits`, and what stands for them is
+    the hidden state.
     """
 
     embed: Run
@@ -116,12 +130,19 @@ class ForwardPass(NamedTuple):
 
 
 def forward_pass(
-    spec: ModelSpec, family: Family, rules: Rules, adapters: tuple[Adapter, ...], trainable: frozenset[str]
+    spec: ModelSpec,
+    family: Family,
+    rules: Rules,
+    adapters: tuple[Adapter, ...],
+    trainable: frozenset[str],
 ) -> ForwardPass:
-    """Runs `spec` through its family's program. `trainable` are the full names of modules whose own weights train."""
+    """Runs `spec` through its family's program. `trainable` are the full names of modules whose own
+    weights train."""
     config = spec.config
     root = {part.name: part for part in spec.parts if isinstance(part, Module)}
-    stack = next(part for part in spec.parts if isinstance(part, Stack) and part.name == family.stack)
+    stack = next(
+        part for part in spec.parts if isinstance(part, Stack) and part.name == family.stack
+    )
     by_layer, outside = _adapters_by_layer(adapters, stack.name)
     trains = _trainable_by_layer(stack, trainable)
 
@@ -136,14 +157,23 @@ def forward_pass(
     for index, kind in enumerate(stack.order):
         mine = by_layer.get(index, {})
         sliding = family.window(config, index) is not None
-        key = (kind, sliding, index in rules.masked_layers, tuple((n, len(a)) for n, a in mine.items()), x.requires_grad, x.dtype)
+        key = (
+            kind,
+            sliding,
+            index in rules.masked_layers,
+            tuple((n, len(a)) for n, a in mine.items()),
+            x.requires_grad,
+            x.dtype,
+        )
         layer = runs.get(key)
         if layer is None:
             modules = {module.name: module for module in stack.kinds[kind]}
             op = Ledger(rules, modules, mine, trains[kind])
             start = Tensor(x.elements, x.dtype, x.requires_grad, Storage(x.bytes))
             end = family.layer(op, start, config, index)
-            layer = runs[key] = LayerRun(Run(op.nodes, op.saved, start, end, promotes, op.scalars, _copies(op)))
+            layer = runs[key] = LayerRun(
+                Run(op.nodes, op.saved, start, end, promotes, op.scalars, _copies(op))
+            )
         layer.indices.append(index)
         x = layer.run.output
 
@@ -158,9 +188,15 @@ def forward_pass(
         logits = chunks.hidden
     head = Run(op.nodes, op.saved, start, logits, promotes, op.scalars, _copies(op))
     return ForwardPass(
-        embed=embed, leaf=leaf, layers=tuple(runs.values()), head=head, hidden=hidden, logits=logits, num_layers=len(stack.order),
+        embed=embed,
+        leaf=leaf,
+        layers=tuple(runs.values()),
+        head=head,
+        hidden=hidden,
+        logits=logits,
+        num_layers=len(stack.order),
         chunks=chunks,
-    )  # fmt: skip
+    )
 
 
 def _copies(op: Ledger) -> tuple[Storage, ...]:
@@ -170,7 +206,8 @@ def _copies(op: Ledger) -> tuple[Storage, ...]:
 def _adapters_by_layer(
     adapters: tuple[Adapter, ...], stack: str
 ) -> tuple[dict[int, dict[str, list[Adapter]]], dict[str, list[Adapter]]]:
-    """Adapters keyed by layer index and name inside the layer; and those outside the stack by full name."""
+    """Adapters keyed by layer index and name inside the layer; and those outside the stack by full
+    name."""
     by_layer: dict[int, dict[str, list[Adapter]]] = {}
     outside: dict[str, list[Adapter]] = {}
     prefix = stack + "."
@@ -184,9 +221,12 @@ def _adapters_by_layer(
 
 
 def _trainable_by_layer(stack: Stack, trainable: frozenset[str]) -> list[frozenset[str]]:
-    """Names inside the layer that train, per kind of layer; full fine-tuning trains all, `modules_to_save` some."""
+    """Names inside the layer that train, per kind of layer; full fine-tuning trains all,
+    `modules_to_save` some."""
     result = []
     for number, kind in enumerate(stack.kinds):
         first = stack.order.index(number)
-        result.append(frozenset(m.name for m in kind if f"{stack.name}.{first}.{m.name}" in trainable))
+        result.append(
+            frozenset(m.name for m in kind if f"{stack.name}.{first}.{m.name}" in trainable)
+        )
     return result

@@ -1,16 +1,25 @@
-"""What the ledger works on: tensors without data, the storages behind them, and the autograd nodes that ops leave."""
+"""What the ledger works on: tensors without data, the storages behind them, and the autograd nodes
+that ops leave."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, S
 
-ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "int32": 4, "uint8": 1, "bool": 1}
+ITEMSIZE = {
+    "float32": 4,
+    "bfloat16": 2,
+    "float16": 2,
+    "int64": 8,
+    "int32": 4,
+    "uint8": 1,
+    "bool": 1,
+}
 
 
 class Storage:
-    """Bytes behind one or more tensors. `role` is "parameter" or "input" (counted elsewhere), "shared" (made once per model, such
-    as the rotary tables; `name` says which) or "activation"."""
+    """Bytes behind one or more tensors. `role` is "parameter" or "input" (counted elsewhere),
+    "shared" (made once per model, such as the rotary tables; `name` says which) or "activation"."""
 
     __slots__ = ("bytes", "name", "role")
 
@@ -22,8 +31,9 @@ class Storage:
 
 @dataclass(slots=True, eq=False)
 class Tensor:
-    """A tensor without data. `merged` tells whether its (batch, head) dimensions can be viewed as one: a fresh tensor's can,
-    a transposed view's only at batch size 1, and `matmul` copies what cannot."""
+    """A tensor without data. `merged` tells whether its (batch, head) dimensions can be viewed as
+    one: a fresh tensor's can, a transposed view's only at batch size 1, and `matmul` copies what
+    cannot."""
 
     elements: Polynomial
     dtype: str
@@ -38,15 +48,17 @@ class Tensor:
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """One autograd node. `gradients` are parameter-gradient bytes that its backward leaves behind, `workspace` what its
-    backward allocates beside input gradients and frees again; `aliases` says that it hands its gradient on without a copy.
-    `packs` (saves anything, parameters included) and `saves_output` matter to checkpointing, whose recompute stops as soon
-    as the last saved tensor exists: before the kernel that keeps its inputs, after the one that keeps what it makes. `holds` are
-    tensors that a Python name keeps alive until then.
+    """One autograd node. `gradients` are parameter-gradient bytes that its backward leaves behind,
+    `workspace` what its backward allocates beside input gradients and frees again; `aliases` says
+    that it hands its gradient on without a copy. `packs` (saves anything, parameters included) and
+    `saves_output` matter to checkpointing, whose recompute stops as soon as the last saved tensor
+    exists: before the kernel that keeps its inputs, after the one that keeps what it makes. `holds`
+    are tensors that a Python name keeps alive until then.
 
-    `op` names the operator, after torch where it is one of torch's, and decides which kernels run (`kernels/`). A product has
-    `sizes` (batches, m, n, k); `beside` is what the kernel reads but no gradient passes through here: biases, masks, the weights
-    of a layer norm. `lowers` are weights that autocast copies for this node alone."""
+    `op` names the operator, after torch where it is one of torch's, and decides which kernels run
+    (`kernels/`). A product has `sizes` (batches, m, n, k); `beside` is what the kernel reads but no
+    gradient passes through here: biases, masks, the weights of a layer norm. `lowers` are weights
+    that autocast copies for this node alone."""
 
     module: str
     inputs: tuple[Tensor, ...]
@@ -67,17 +79,20 @@ class Node:
 
 
 class Rules(NamedTuple):
-    """What decides between saving rules: device, kernels, dtypes, dropout, and the few sizes at which a rule flips.
+    """What decides between saving rules: device, kernels, dtypes, dropout, and the few sizes at
+    which a rule flips.
 
-    `kernel` is attention's where there is no mask, `masked_kernel` where there is one; grouped heads are repeated for
-    the efficient one where it takes none (`repeats_heads`).
+    `kernel` is attention's where there is no mask, `masked_kernel` where there is one; grouped
+    heads are repeated for the efficient one where it takes none (`repeats_heads`).
 
-    `rest_dtype` is the dtype of what is not quantised, and so of the residual stream; `head` the output layer, which never
-    is. `autocast`: matrix products and attention run in bfloat16 whatever their inputs are. `input_grads`: checkpointing
-    makes the embeddings' output require grad. `masked_layers` get an explicit mask: their sliding window is filled, or rows hold
-    several sequences. `one_row`: a micro-batch is one row; `attended` are the pairs of tokens of a row that attention computes.
-    `liger`: norms, MLP and rotary embedding are Liger-Kernel's. `chunk_rows`: tokens that the head takes at a time, None for all
-    logits at once (`losses.chunk_fact`); with `fused_loss` it makes its gradients in forward.
+    `rest_dtype` is the dtype of what is not quantised, and so of the residual stream; `head` the
+    output layer, which never is. `autocast`: matrix products and attention run in bfloat16 whatever
+    their inputs are. `input_grads`: checkpointing makes the embeddings' output require grad.
+    `masked_layers` get an explicit mask: their sliding window is filled, or rows hold several
+    sequences. `one_row`: a micro-batch is one row; `attended` are the pairs of tokens of a row that
+    attention computes. `liger`: norms, MLP and rotary embedding are Liger-Kernel's. `chunk_rows`:
+    tokens that the head takes at a time, None for all logits at once (`losses.chunk_fact`); with
+    `fused_loss` it makes its gradients in forward.
     """
 
     device: str

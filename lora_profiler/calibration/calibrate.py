@@ -1,4 +1,5 @@
-"""A device calibrated: probes, a tiny step, six training steps, eta and beta fitted to them, errors with each model left out."""
+"""A device calibrated: probes, a tiny step, six training steps, eta and beta fitted to them, errors
+with each model left out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,8 +29,8 @@ LEAST_HALF_WIDTH = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittedStep:
-    """A training step that the constants were fitted to. `error`: (predicted - measured) / measured by the constants of the steps
-    of all other models."""
+    """A training step that the constants were fitted to. `error`: (predicted - measured) / measured
+    by the constants of the steps of all other models."""
 
     workload: Workload
     record: Record
@@ -42,7 +43,8 @@ class FittedStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What was found, and everything that it was found in. `failed`: steps that did not run to their end."""
+    """What was found, and everything that it was found in. `failed`: steps that did not run to
+    their end."""
 
     local: LocalConstants
     micro: Micro
@@ -56,7 +58,8 @@ class Calibration:
 
 
 def calibrate(device: Device, progress: Progress = lambda what, done, total: None) -> Calibration:
-    """Measures `device` ("cpu" or "cuda") and fits its constants; keeps nothing. Two or three minutes.
+    """Measures `device` ("cpu" or "cuda") and fits its constants; keeps nothing. Two or three
+    minutes.
 
     Raises MeasurementError where the device cannot be measured, or too few steps run through.
     """
@@ -64,24 +67,38 @@ def calibrate(device: Device, progress: Progress = lambda what, done, total: Non
     first, *others = records
     rates, card = _rates(first, micro)
     progress("tracing the steps", len(records) + 1, len(records) + 2)
-    from lora_profiler.traced.kernels import recorded  # not before the last step is measured: torch takes memory and processors
+    from lora_profiler.traced.kernels import (
+        recorded,
+    )  # not before the last step is measured: torch takes memory and processors
 
     fixed = measured_fixed(micro, rates, first, recorded(first.workload).launches)
     ran = [record for record in others if record.measurement.went_through]
     steps = [step_of(recorded(record.workload), record.workload.setup) for record in ran]
-    rows = [Measured(r.case_key, loaded(step, rates, fixed), _seconds(r)) for r, step in zip(ran, steps, strict=True)]
+    rows = [
+        Measured(r.case_key, loaded(step, rates, fixed), _seconds(r))
+        for r, step in zip(ran, steps, strict=True)
+    ]
     groups = {record.case_key: record.workload.model.id for record in ran}
     if len(set(groups.values())) < 2:
-        raise MeasurementError("too few training steps ran through to fit constants; free memory on the device, and try again.")
+        raise MeasurementError(
+            "too few training steps ran through to fit constants; free memory on the device, and"
+            " try again."
+        )
     try:
         fitted, errors = fit(rows), leave_out(rows, groups)
     except UsageError as e:
-        raise MeasurementError(f"the measured steps fix no constants: {e} Is the machine busy?") from None
+        raise MeasurementError(
+            f"the measured steps fix no constants: {e} Is the machine busy?"
+        ) from None
     key = _key(first, card)
     constants = Constants(
-        family=key, eta=fitted.eta, beta=fitted.beta, cards=(card.key,) if card else (), rows=tuple(sorted(fitted.rows)),
+        family=key,
+        eta=fitted.eta,
+        beta=fitted.beta,
+        cards=(card.key,) if card else (),
+        rows=tuple(sorted(fitted.rows)),
         fixed=fixed,
-    )  # fmt: skip
+    )
     local = LocalConstants(
         key=key,
         rates=rates,
@@ -91,21 +108,30 @@ def calibrate(device: Device, progress: Progress = lambda what, done, total: Non
         provenance=_provenance(first),
     )
     found = tuple(FittedStep(workload=r.workload, record=r, error=errors[r.case_key]) for r in ran)
-    return Calibration(local=local, micro=micro, steps=found, failed=tuple(r for r in others if r not in ran))
+    return Calibration(
+        local=local, micro=micro, steps=found, failed=tuple(r for r in others if r not in ran)
+    )
 
 
 def _measured(device: Device, progress: Progress) -> tuple[Micro, list[Record]]:
-    """The probes, the tiny step's record and those of the steps to fit. The number of steps is known before the first probe."""
+    """The probes, the tiny step's record and those of the steps to fit. The number of steps is
+    known before the first probe."""
     total = 1 + 1 + FIT_CASES + 1
     micro = measured_micro(device, lambda probe: progress(f"probing {probe}", 0, total))
     records: list[Record] = []
     dtype = micro.attention_dtype
-    for workload in (tiny(device, dtype), *fit_cases(device, dtype, four_bit=micro.dequantisation is not None)):
+    for workload in (
+        tiny(device, dtype),
+        *fit_cases(device, dtype, four_bit=micro.dequantisation is not None),
+    ):
         progress(_name(workload), len(records) + 1, total)
         record = measure(workload, CONDITIONS, timeout_seconds=STEP_TIMEOUT_SECONDS)
         if not records and not record.measurement.went_through:
             failure = record.measurement.failure
-            raise MeasurementError(f"nothing could be trained on {device}: {failure.reason if failure else 'nobody knows why'}.")
+            raise MeasurementError(
+                f"nothing could be trained on {device}:"
+                f" {failure.reason if failure else 'nobody knows why'}."
+            )
         records.append(record)
     return micro, records
 
@@ -116,11 +142,15 @@ def _seconds(record: Record) -> float:
 
 def _name(workload: Workload) -> str:
     setup = workload.setup
-    return f"training {workload.model.id}, {setup.method}, {setup.batch_size} x {setup.seq_len:,} tokens"
+    return (
+        f"training {workload.model.id}, {setup.method}, {setup.batch_size} x {setup.seq_len:,}"
+        " tokens"
+    )
 
 
 def _rates(record: Record, micro: Micro) -> tuple[Rates, Gpu | None]:
-    """The card's published peaks and the card, where the catalogue knows it; else what was measured."""
+    """The card's published peaks and the card, where the catalogue knows it; else what was
+    measured."""
     device = record.environment.device
     if device.kind == "cpu":
         return measured_rates(micro, is_cpu=True), None

@@ -1,7 +1,8 @@
 """What probes and the tiny step found, as rates and fixed values of the roofline.
 
-A card keeps the peaks that its maker publishes, and eta and beta say what it reaches of them. Nobody publishes a CPU's, nor those
-of a card that the catalogue does not know: there the measured rates are the peaks.
+A card keeps the peaks that its maker publishes, and eta and beta say what it reaches of them.
+Nobody publishes a CPU's, nor those of a card that the catalogue does not know: there the measured
+rates are the peaks.
 """
 
 from statistics import median
@@ -15,7 +16,9 @@ def measured_rates(micro: Micro, *, is_cpu: bool) -> Rates:
     fp32 = micro.products["float32"]
     half = next(rate for dtype, rate in micro.products.items() if dtype != "float32")
     if not is_cpu:
-        return Rates(bandwidth=micro.bandwidth, tensor_flops=half, fp32_flops=fp32, l2_bytes=0, processors=0)
+        return Rates(
+            bandwidth=micro.bandwidth, tensor_flops=half, fp32_flops=fp32, l2_bytes=0, processors=0
+        )
     return Rates(
         bandwidth=micro.bandwidth,
         tensor_flops=half,
@@ -31,7 +34,8 @@ def measured_rates(micro: Micro, *, is_cpu: bool) -> Rates:
 
 
 def measured_fixed(micro: Micro, rates: Rates, tiny: Record, launches: int) -> Fixed:
-    """`tiny` is the record of the tiny model's step, whose forward and backward pass launch `launches` kernels."""
+    """`tiny` is the record of the tiny model's step, whose forward and backward pass launch
+    `launches` kernels."""
     usual = Fixed()
     phases = {phase: median(found) for phase, found in tiny.measurement.phase_seconds.items()}
     product = micro.products[micro.attention_dtype]
@@ -39,7 +43,9 @@ def measured_fixed(micro: Micro, rates: Rates, tiny: Record, launches: int) -> F
         attention_forward=micro.attention_forward / product,
         attention_backward=micro.attention_backward / product,
         fp32_product=None if rates.is_host else micro.products["float32"] / rates.fp32_flops,
-        dequantisation=micro.dequantisation / rates.bandwidth if micro.dequantisation else usual.dequantisation,
+        dequantisation=(
+            micro.dequantisation / rates.bandwidth if micro.dequantisation else usual.dequantisation
+        ),
         launch_seconds=(phases["forward"] + phases["backward"]) / launches,
         step_seconds=phases["optimizer"] + phases["zero"],
         cached_share=_cached_share(micro) if rates.is_host else usual.cached_share,

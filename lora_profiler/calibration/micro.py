@@ -1,4 +1,5 @@
-"""Rates of a device as small probes find them, in a process of its own: `probes` measures, this module asks and waits."""
+"""Rates of a device as small probes find them, in a process of its own: `probes` measures, this
+module asks and waits."""
 
 import json
 import subprocess
@@ -23,15 +24,15 @@ LOG_CHARACTERS = 1500
 class Micro:
     """Bytes/s and FLOP/s that were measured; None where the device has no such thing.
 
-    bandwidth, cached_bandwidth: of a sum of two tensors that lie in memory, and in the last cache (a CPU's alone).
-    cache_bytes: of that cache, 0 where the system does not tell.
-    fresh_bandwidth: of the first writing of memory that the system hands out anew, beyond the writing itself.
-    products: of large products by dtype.
-    narrow: (shortest side, share of the large product's rate) of float32 products, on a CPU.
-    attention_dtype: the dtype that the device trains in, float32 on a CPU, on a card the 16-bit one that it multiplies in.
-    attention_forward, attention_backward: FLOP/s of causal fused attention in it, counted as `kernel.Kernel` does.
-    dequantisation: bytes/s of NF4 with double quantisation; None without bitsandbytes.
-    operators: bytes/s of operators that compute longer than they move, by name, from the cache where there is one.
+    bandwidth, cached_bandwidth: of a sum of two tensors that lie in memory, and in the last cache
+    (a CPU's alone). cache_bytes: of that cache, 0 where the system does not tell. fresh_bandwidth:
+    of the first writing of memory that the system hands out anew, beyond the writing itself.
+    products: of large products by dtype. narrow: (shortest side, share of the large product's rate)
+    of float32 products, on a CPU. attention_dtype: the dtype that the device trains in, float32 on
+    a CPU, on a card the 16-bit one that it multiplies in. attention_forward, attention_backward:
+    FLOP/s of causal fused attention in it, counted as `kernel.Kernel` does. dequantisation: bytes/s
+    of NF4 with double quantisation; None without bitsandbytes. operators: bytes/s of operators that
+    compute longer than they move, by name, from the cache where there is one.
     """
 
     bandwidth: float
@@ -47,15 +48,25 @@ class Micro:
     operators: Mapping[str, float] = field(default_factory=dict)
 
 
-def measured_micro(device: Device, progress: Callable[[str], None] = lambda probe: None, child: tuple[str, ...] = CHILD) -> Micro:
-    """Starts the probes on `device` and waits for them; `progress` is told the name of each before it begins.
+def measured_micro(
+    device: Device,
+    progress: Callable[[str], None] = lambda probe: None,
+    child: tuple[str, ...] = CHILD,
+) -> Micro:
+    """Starts the probes on `device` and waits for them; `progress` is told the name of each before
+    it begins.
 
     Raises MeasurementError where they do not come to their end.
     """
     last: list[str] = []
     with TemporaryFile() as log:
         process = subprocess.Popen(
-            [*child, device], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=child_environment(None), text=True
+            [*child, device],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=child_environment(None),
+            text=True,
         )
         limit = threading.Timer(TIMEOUT_SECONDS, process.kill)
         limit.start()

@@ -1,7 +1,9 @@
-"""Operators of training that a CPU computes longer than it moves their bytes, and how each is called to be timed.
+"""Operators of training that a CPU computes longer than it moves their bytes, and how each is
+called to be timed.
 
-The exponential functions of activations and softmax, roots and sines, random masks and normalisations. All others (sums, products
-by elements, copies, reductions) go at the speed of the memory or of the cache that they read.
+The exponential functions of activations and softmax, roots and sines, random masks and
+normalisations. All others (sums, products by elements, copies, reductions) go at the speed of the
+memory or of the cache that they read.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,7 +34,9 @@ class Operator:
 
 
 def _tensor(device: str) -> Tensor:
-    return torch.empty(ROWS, COLUMNS, device=device) if device == "meta" else torch.rand(ROWS, COLUMNS)
+    return (
+        torch.empty(ROWS, COLUMNS, device=device) if device == "meta" else torch.rand(ROWS, COLUMNS)
+    )
 
 
 def _of(count: int, *rest: Any) -> Callable[[str], tuple[Any, ...]]:
@@ -61,9 +65,13 @@ OPERATORS: Mapping[str, Operator] = {
     "cos": Operator(aten.cos.default, _of(1)),
     "sin": Operator(aten.sin.default, _of(1)),
     "_softmax": Operator(aten._softmax.default, _of(1, 1, False)),
-    "_softmax_backward_data": Operator(aten._softmax_backward_data.default, _of(2, 1, torch.float32)),
+    "_softmax_backward_data": Operator(
+        aten._softmax_backward_data.default, _of(2, 1, torch.float32)
+    ),
     "_log_softmax": Operator(aten._log_softmax.default, _of(1, 1, False)),
-    "_log_softmax_backward_data": Operator(aten._log_softmax_backward_data.default, _of(2, 1, torch.float32)),
+    "_log_softmax_backward_data": Operator(
+        aten._log_softmax_backward_data.default, _of(2, 1, torch.float32)
+    ),
     "native_layer_norm": Operator(aten.native_layer_norm.default, _norm),
     "native_layer_norm_backward": Operator(aten.native_layer_norm_backward.default, _norm_backward),
     "native_dropout": Operator(aten.native_dropout.default, _of(1, 0.1, True)),

@@ -1,7 +1,8 @@
-"""The process of the probes: `python -m lora_profiler.calibration.probes DEVICE` measures rates of small pieces of work.
+"""The process of the probes: `python -m lora_profiler.calibration.probes DEVICE` measures rates of
+small pieces of work.
 
-Standard output carries one JSON line before each probe, and last the `Micro`. Each probe runs in blocks until its time is up,
-and the lower quartile of its blocks counts.
+Standard output carries one JSON line before each probe, and last the `Micro`. Each probe runs in
+blocks until its time is up, and the lower quartile of its blocks counts.
 """
 
 import json
@@ -32,7 +33,8 @@ LEAST_BLOCKS = 5
 MIB = 2**20
 LARGE_BYTES = {"cpu": 64 * MIB, "cuda": 512 * MIB}
 LARGEST_BYTES = 512 * MIB
-"""Of one tensor that is to lie in memory: four times the last cache at least, but never more than this."""
+"""Of one tensor that is to lie in memory: four times the last cache at least, but never more than
+this."""
 FRESH_BYTES = 64 * MIB
 SIDE = {"cpu": 1024, "cuda": 8192}
 SLOW_SIDE = 256
@@ -45,7 +47,8 @@ NF4_SIDE = {"cpu": 1024, "cuda": 4096}
 
 
 def seconds(call: Callable[[], object], synchronise: Callable[[], None]) -> float:
-    """Of one call: the lower quartile over blocks of calls, the first left out; whatever else goes on only makes one longer."""
+    """Of one call: the lower quartile over blocks of calls, the first left out; whatever else goes
+    on only makes one longer."""
     synchronise()
     began = time.perf_counter()
     call()
@@ -68,12 +71,17 @@ class Probes:
     def __init__(self, device: Device) -> None:
         self.device: Device = device
         self.on_cpu = device == "cpu"
-        self.synchronise: Callable[[], None] = (lambda: None) if self.on_cpu else torch.accelerator.synchronize
+        self.synchronise: Callable[[], None] = (
+            (lambda: None) if self.on_cpu else torch.accelerator.synchronize
+        )
         self.cache_bytes = (last_cache_bytes() or 0) if self.on_cpu else 0
 
     def run(self, tell: Callable[[str], None]) -> Micro:
         tell("bandwidth")
-        found: dict[str, Any] = {"bandwidth": self.bandwidth(self.large_bytes), "cache_bytes": self.cache_bytes}
+        found: dict[str, Any] = {
+            "bandwidth": self.bandwidth(self.large_bytes),
+            "cache_bytes": self.cache_bytes,
+        }
         if self.cache_bytes:
             found["cached_bandwidth"] = self.bandwidth(self.cache_bytes // 16)
         if self.on_cpu:
@@ -111,7 +119,8 @@ class Probes:
 
     @property
     def half(self) -> Dtype:
-        """The 16-bit dtype that the device multiplies in: torch imitates bfloat16 on cards from before it."""
+        """The 16-bit dtype that the device multiplies in: torch imitates bfloat16 on cards from
+        before it."""
         has_bfloat16 = self.on_cpu or torch.cuda.is_bf16_supported(including_emulation=False)
         return "bfloat16" if has_bfloat16 else "float16"
 
@@ -119,17 +128,24 @@ class Probes:
         """Of square matrices, in float32 without TF32 and in the 16-bit dtype."""
         side = SIDE[self.device]
         narrow = SLOW_SIDE if self.on_cpu else side
-        return {"float32": self.product(side, side, side, "float32"), self.half: self.product(narrow, narrow, narrow, self.half)}
+        return {
+            "float32": self.product(side, side, side, "float32"),
+            self.half: self.product(narrow, narrow, narrow, self.half),
+        }
 
     def product(self, rows: int, columns: int, inner: int, dtype: Dtype) -> float:
-        """FLOP/s of a linear layer's forward product: x (rows x inner) by the transpose of w (columns x inner).
+        """FLOP/s of a linear layer's forward product: x (rows x inner) by the transpose of w
+        (columns x inner).
 
-        On a CPU one pair after another of so many that together they are twice the last cache: a step too meets each weight and
-        each activation cold.
+        On a CPU one pair after another of so many that together they are twice the last cache: a
+        step too meets each weight and each activation cold.
         """
         kind = getattr(torch, dtype)
         pairs = 1 + 2 * self.cache_bytes // ((rows + columns) * inner * kind.itemsize)
-        xs, ws = ([torch.randn(n, inner, device=self.device).to(kind) for _ in range(pairs)] for n in (rows, columns))
+        xs, ws = (
+            [torch.randn(n, inner, device=self.device).to(kind) for _ in range(pairs)]
+            for n in (rows, columns)
+        )
         turn = cycle(zip(xs, ws, strict=True))
 
         def one() -> Tensor:
@@ -142,34 +158,52 @@ class Probes:
         """As shares of `whole`: the mean time over which of the three sides is the narrow one."""
         found = []
         for side in NARROW_SIDES:
-            shapes = ((side, NARROW_BY, NARROW_BY), (NARROW_BY, side, NARROW_BY), (NARROW_BY, NARROW_BY, side))
+            shapes = (
+                (side, NARROW_BY, NARROW_BY),
+                (NARROW_BY, side, NARROW_BY),
+                (NARROW_BY, NARROW_BY, side),
+            )
             rates = [self.product(*shape, "float32") for shape in shapes]
             found.append((float(side), len(rates) / sum(1 / rate for rate in rates) / whole))
         return tuple(found)
 
     def attention(self, dtype: Dtype) -> tuple[float, float]:
-        """(forward, backward) of causal fused attention: two and five products of the halved square, as `Kernel.flops` counts."""
+        """(forward, backward) of causal fused attention: two and five products of the halved
+        square, as `Kernel.flops` counts."""
         batch, heads, tokens, width = ATTENTION[self.device]
         shape, kind = (batch, heads, tokens, width), getattr(torch, dtype)
-        query, key, value = (torch.randn(shape, device=self.device, dtype=kind, requires_grad=True) for _ in range(3))
+        query, key, value = (
+            torch.randn(shape, device=self.device, dtype=kind, requires_grad=True) for _ in range(3)
+        )
 
         def forward() -> Tensor:
-            return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+            return torch.nn.functional.scaled_dot_product_attention(
+                query, key, value, is_causal=True
+            )
 
         out = forward()
         gradient = torch.ones_like(out)
-        back = self.seconds(lambda: torch.autograd.grad(out, (query, key, value), gradient, retain_graph=True))
+        back = self.seconds(
+            lambda: torch.autograd.grad(out, (query, key, value), gradient, retain_graph=True)
+        )
         product = 2 * batch * heads * tokens * tokens * width // 2
         with torch.no_grad():
             return 2 * product / self.seconds(forward), 5 * product / back
 
     def operators(self) -> dict[str, float]:
         """Bytes/s, counted as the tracer counts them."""
-        return {name: moved_bytes(operator) / self.seconds(operator.on("cpu")) for name, operator in OPERATORS.items()}
+        return {
+            name: moved_bytes(operator) / self.seconds(operator.on("cpu"))
+            for name, operator in OPERATORS.items()
+        }
 
     def dequantisation(self) -> float | None:
-        """Bytes/s of packed weights and scales read and of 16-bit weights (float32 ones on a CPU) written; None if it fails."""
-        side, kind = NF4_SIDE[self.device], torch.float32 if self.on_cpu else getattr(torch, self.half)
+        """Bytes/s of packed weights and scales read and of 16-bit weights (float32 ones on a CPU)
+        written; None if it fails."""
+        side, kind = (
+            NF4_SIDE[self.device],
+            (torch.float32 if self.on_cpu else getattr(torch, self.half)),
+        )
         try:
             from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
@@ -187,7 +221,8 @@ class Probes:
 
 @contextmanager
 def quiet_stdout() -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Whatever libraries print goes to standard error; the lines to the parent go where standard output went."""
+    """Whatever libraries print goes to standard error; the lines to the parent go where standard
+    output went."""
     lines = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     with lines:

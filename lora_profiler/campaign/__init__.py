@@ -1,1 +1,2 @@
-"""Many measurements: which are still owed, in what time, and the largest batch that a device really holds."""
+"""Many measurements: which are still owed, in what time, and the largest batch that a device really
+holds."""

@@ -1,4 +1,5 @@
-"""The largest batch that really trains: probes in fresh processes around the predicted one, proven from both sides."""
+"""The largest batch that really trains: probes in fresh processes around the predicted one, proven
+from both sides."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -16,8 +17,9 @@ Fits = Literal["fits", "fits_with_retries", "does_not_fit"]
 class LargestBatch:
     """`batch_size` trained, in two processes, and `batch_size` + 1 did not; 0 if not even 1 did.
 
-    `monotone` is False if a batch fitted that did not fit again, or that is larger than one that did not: then the truth lies
-    up to `upper`, the largest that ever trained. `emulated` tells that a budget stood in for the device's memory.
+    `monotone` is False if a batch fitted that did not fit again, or that is larger than one that
+    did not: then the truth lies up to `upper`, the largest that ever trained. `emulated` tells that
+    a budget stood in for the device's memory.
     """
 
     batch_size: int
@@ -29,22 +31,27 @@ class LargestBatch:
 
 
 def verdict(record: Record) -> Fits | None:
-    """What one probe says; None where it failed for another reason than memory, which says nothing about the batch."""
+    """What one probe says; None where it failed for another reason than memory, which says nothing
+    about the batch."""
     if record.measurement.went_through:
         return "fits_with_retries" if record.measurement.health.get("num_alloc_retries") else "fits"
     return "does_not_fit" if record.measurement.status in ("oom", "host_oom") else None
 
 
-def largest_batch(case: Case, probe: Probe, predicted: int | None = None, limit: int = MAX_SIZE) -> LargestBatch:
-    """The largest micro-batch of `case` that completes its optimizer steps without an allocation retry.
+def largest_batch(
+    case: Case, probe: Probe, predicted: int | None = None, limit: int = MAX_SIZE
+) -> LargestBatch:
+    """The largest micro-batch of `case` that completes its optimizer steps without an allocation
+    retry.
 
-    Starts at the prediction and looks one step, then a tenth to the side that it must, then twice as far each time; bisects;
-    ends with the found size trained twice and the next one failed. Without a prediction it tries 2, 4, 8 and so on. No other size
-    is probed twice. Raises ProbeFailedError where a probe fails for another reason than memory.
+    Starts at the prediction and looks one step, then a tenth to the side that it must, then twice
+    as far each time; bisects; ends with the found size trained twice and the next one failed.
+    Without a prediction it tries 2, 4, 8 and so on. No other size is probed twice. Raises
+    ProbeFailedError where a probe fails for another reason than memory.
 
-    A right prediction takes three probes. Without one, or with one between 0.7 and 1.4 of the found size b, they are at most
-    2 log2(b) + 2; but three for b = 1, which trains twice while 2 fails. A prediction four times too small or large costs at most
-    four more.
+    A right prediction takes three probes. Without one, or with one between 0.7 and 1.4 of the found
+    size b, they are at most 2 log2(b) + 2; but three for b = 1, which trains twice while 2 fails. A
+    prediction four times too small or large costs at most four more.
     """
     search = _Search(case, probe, limit)
     low, high = search.bracket(predicted)
@@ -60,11 +67,13 @@ def largest_batch(case: Case, probe: Probe, predicted: int | None = None, limit:
 
 
 BLIND_GUESS = 2
-"""Where a search without a prediction begins: 1 is then tried only if 2 fails, one probe less than beginning there."""
+"""Where a search without a prediction begins: 1 is then tried only if 2 fails, one probe less than
+beginning there."""
 
 
 def _strides(predicted: int | None) -> Iterator[int]:
-    """1, a tenth of the prediction, then twice as far each time; without one, what doubles the guess each time."""
+    """1, a tenth of the prediction, then twice as far each time; without one, what doubles the
+    guess each time."""
     stride = BLIND_GUESS
     if predicted is not None:
         yield 1
@@ -79,7 +88,10 @@ class ProbeFailedError(RuntimeError):
 
     def __init__(self, record: Record) -> None:
         failure = record.measurement.failure
-        super().__init__(f"a probe ended as {record.measurement.status}: {failure.reason if failure else 'no reason given'}")
+        super().__init__(
+            f"a probe ended as {record.measurement.status}:"
+            f" {failure.reason if failure else 'no reason given'}"
+        )
         self.record = record
 
 
@@ -96,14 +108,16 @@ class _Search:
         return self._known[size]
 
     def proves(self, size: int) -> bool:
-        """Whether `size` trains in two processes; one that fails in the second does not count as fitting."""
+        """Whether `size` trains in two processes; one that fails in the second does not count as
+        fitting."""
         if not self.fits(size):
             return False
         self._known[size] = self._run(size, repeat=self._case.repeat + 1)
         return self._known[size]
 
     def bracket(self, predicted: int | None) -> tuple[int, int]:
-        """(largest known to fit or 0, smallest known not to or beyond the limit): adjacent if the prediction is right."""
+        """(largest known to fit or 0, smallest known not to or beyond the limit): adjacent if the
+        prediction is right."""
         guess = min(max(BLIND_GUESS if predicted is None else predicted, 1), self._limit)
         strides = _strides(predicted)
         if self.fits(guess):
@@ -117,7 +131,9 @@ class _Search:
         return low, high
 
     def result(self, low: int, predicted: int | None) -> LargestBatch:
-        first = min((size for size, fitted in self._known.items() if not fitted), default=self._limit + 1)
+        first = min(
+            (size for size, fitted in self._known.items() if not fitted), default=self._limit + 1
+        )
         return LargestBatch(
             batch_size=low,
             upper=max([low, *self._fitted]),
@@ -129,7 +145,9 @@ class _Search:
 
     def _run(self, size: int, repeat: int) -> bool:
         setup = replace(self._case.workload.setup, batch_size=size)
-        case = replace(self._case, workload=replace(self._case.workload, setup=setup), repeat=repeat)
+        case = replace(
+            self._case, workload=replace(self._case.workload, setup=setup), repeat=repeat
+        )
         record = self._probe(case)
         self._records.append(record)
         found = verdict(record)

@@ -1,4 +1,5 @@
-"""Ctrl-C, SIGTERM or a closed terminal during a run: once to end it, and what comes after cannot spoil the winding up."""
+"""Ctrl-C, SIGTERM or a closed terminal during a run: once to end it, and what comes after cannot
+spoil the winding up."""
 
 import os
 import signal
@@ -10,7 +11,9 @@ from types import FrameType
 from lora_profiler.harness import Case, MeasurementInterrupted
 from lora_profiler.records.record import Record
 
-ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+ENDING = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 """What ends a run: Ctrl-C, a scheduler whose time is up, and a terminal that was closed."""
 
 
@@ -29,9 +32,9 @@ class Interrupt:
 
 @contextmanager
 def one_interrupt() -> Iterator[Interrupt]:
-    """Inside, the first of the signals raises KeyboardInterrupt, as Ctrl-C ever does; further ones are passed over, while
-    children are ended and records stored, which takes seconds. What is ignored already, as in the background of a shell or under
-    nohup, stays so.
+    """Inside, the first of the signals raises KeyboardInterrupt, as Ctrl-C ever does; further ones
+    are passed over, while children are ended and records stored, which takes seconds. What is
+    ignored already, as in the background of a shell or under nohup, stays so.
     """
     interrupt = Interrupt()
     terminals = [stream for stream in (1, 2) if os.isatty(stream)]
@@ -63,8 +66,8 @@ def _write_no_more(streams: list[int]) -> None:
 
 
 def last_when_asked(measure: Callable[..., Record], interrupt: Interrupt) -> Callable[..., Record]:
-    """`measure`, but what it returns after a signal is the last: a child may end well in that moment. Its record is kept then,
-    and nothing is started after it."""
+    """`measure`, but what it returns after a signal is the last: a child may end well in that
+    moment. Its record is kept then, and nothing is started after it."""
 
     def measured(case: Case, **options: object) -> Record:
         record = measure(case, **options)
@@ -76,9 +79,14 @@ def last_when_asked(measure: Callable[..., Record], interrupt: Interrupt) -> Cal
 
 
 def _ended_alike(record: Record, number: int) -> Record:
-    """A scheduler sends its signal to every process of a job: a child that died of it did not crash."""
+    """A scheduler sends its signal to every process of a job: a child that died of it did not
+    crash."""
     measurement = record.measurement
-    if measurement.status != "crash" or measurement.failure is None or measurement.failure.exit_code != -number:
+    if (
+        measurement.status != "crash"
+        or measurement.failure is None
+        or measurement.failure.exit_code != -number
+    ):
         return record
     failure = replace(measurement.failure, reason="interrupted from outside", log=None)
     return replace(record, measurement=replace(measurement, status="interrupted", failure=failure))

@@ -1,4 +1,5 @@
-"""Cases with their predictions, made before anything runs, so that a wrong question costs no time."""
+"""Cases with their predictions, made before anything runs, so that a wrong question costs no
+time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,13 +34,17 @@ def planned(case: Case) -> Planned:
 
 
 def planned_elsewhere(case: Case) -> Planned:
-    """`planned` for a case that other machines run: what this one lacks is no reason to refuse it. Raises UsageError."""
+    """`planned` for a case that other machines run: what this one lacks is no reason to refuse it.
+    Raises UsageError."""
     refuse(case.workload, case.conditions, installed=lambda name: name, capability=lambda: None)
     return Planned(case=case, prediction=predict(case.workload))
 
 
-def sorted_out(cases: Sequence[Case], memory_bytes: int | None) -> tuple[list[Planned], list[Refused]]:
-    """Those of many cases that can be started here, and those that cannot: a suite is made for more than one machine.
+def sorted_out(
+    cases: Sequence[Case], memory_bytes: int | None
+) -> tuple[list[Planned], list[Refused]]:
+    """Those of many cases that can be started here, and those that cannot: a suite is made for more
+    than one machine.
 
     `memory_bytes` is the machine's. Raises UsageError for a case that no machine could run.
     """
@@ -56,22 +61,30 @@ def sorted_out(cases: Sequence[Case], memory_bytes: int | None) -> tuple[list[Pl
 
 
 def refuse_beyond(memory_bytes: int | None, cases: Sequence[Planned]) -> None:
-    """Raises MeasurementError for a case on the CPU that needs more than the machine's memory by its prediction.
+    """Raises MeasurementError for a case on the CPU that needs more than the machine's memory by
+    its prediction.
 
-    There it would end by the operating system's choice, and perhaps another program with it. A budget ends a run in time, but the
-    weights must have room all the same. A device of its own says by itself that it is full.
+    There it would end by the operating system's choice, and perhaps another program with it. A
+    budget ends a run in time, but the weights must have room all the same. A device of its own says
+    by itself that it is full.
     """
     for each in cases:
         conditions, prediction = each.case.conditions, each.prediction
         if memory_bytes is None or each.case.workload.setup.device != "cpu":
             continue
-        weights = sum(prediction.persistent_bytes.get(name, 0) for name in ("parameters", "adapters", "quantization_state"))
+        weights = sum(
+            prediction.persistent_bytes.get(name, 0)
+            for name in ("parameters", "adapters", "quantization_state")
+        )
         peak = prediction.peak.total_bytes
-        needed = max(weights, peak if conditions.budget_bytes is None else min(peak, conditions.budget_bytes))
+        needed = max(
+            weights, peak if conditions.budget_bytes is None else min(peak, conditions.budget_bytes)
+        )
         needed *= each.case.workload.setup.world_size
         if needed > memory_bytes:
             name = f"{each.case.workload.model.id} ({each.case.workload.setup.method})"
             raise MeasurementError(
-                f"{name} needs {bytes_text(needed)} by its prediction, and this machine has {bytes_text(memory_bytes)}; take a "
-                "smaller batch or sequence, or --budget to see it run out of memory."
+                f"{name} needs {bytes_text(needed)} by its prediction, and this machine has"
+                f" {bytes_text(memory_bytes)}; take a smaller batch or sequence, or --budget to see"
+                " it run out of memory."
             )

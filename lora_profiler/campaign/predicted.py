@@ -1,4 +1,5 @@
-"""Where the search for the largest batch begins: at what the prediction says the device, or the budget, holds."""
+"""Where the search for the largest batch begins: at what the prediction says the device, or the
+budget, holds."""
 
 from dataclasses import replace
 
@@ -9,12 +10,17 @@ from lora_profiler.planning.largest_batch import predicted_largest_batch
 
 
 def predicted_start(case: Case) -> int | None:
-    """The predicted largest batch of `case`; None where the memory of the device, or the activations, are not known."""
+    """The predicted largest batch of `case`; None where the memory of the device, or the
+    activations, are not known."""
     budget, setup = case.conditions.budget_bytes, case.workload.setup
     if setup.device == "cuda":
         card = _card()
         usable = budget or (card.usable_bytes if card else None)
-        return None if usable is None else predicted_largest_batch(case.workload, usable, card or _unknown(usable))
+        return (
+            None
+            if usable is None
+            else predicted_largest_batch(case.workload, usable, card or _unknown(usable))
+        )
     return None if budget is None else predicted_largest_batch(case.workload, budget)
 
 
@@ -29,4 +35,10 @@ def _card() -> Gpu | None:
 
 
 def _unknown(usable_bytes: int) -> Gpu:
-    return Gpu(key="unknown", name="a card", vendor="nvidia", architecture="unknown", memory_bytes_usable=usable_bytes)
+    return Gpu(
+        key="unknown",
+        name="a card",
+        vendor="nvidia",
+        architecture="unknown",
+        memory_bytes_usable=usable_bytes,
+    )

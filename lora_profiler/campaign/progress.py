@@ -1,4 +1,5 @@
-"""Where every case of a run stands and how long the rest will take: what a face draws, without drawing it."""
+"""Where every case of a run stands and how long the rest will take: what a face draws, without
+drawing it."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -16,7 +17,8 @@ State = Literal["waiting", "running", "done", "stored", "interrupted"]
 
 @dataclass(slots=True, kw_only=True)
 class CaseRow:
-    """One case as it goes. `seconds` is what it took, `expected` what an earlier run of the same case took, None if unknown.
+    """One case as it goes. `seconds` is what it took, `expected` what an earlier run of the same
+    case took, None if unknown.
 
     "stored" is one that a run before had measured already.
     """
@@ -38,7 +40,8 @@ class CaseRow:
 
 @dataclass(slots=True)
 class Progress:
-    """All rows of a run; `tell` is called with the place and the row whenever one starts or ends, `beat` with each heartbeat.
+    """All rows of a run; `tell` is called with the place and the row whenever one starts or ends,
+    `beat` with each heartbeat.
 
     `clock` gives seconds. `at_once` cases run side by side.
     """
@@ -61,7 +64,9 @@ class Progress:
 
     def add(self, planned: Planned) -> int:
         """A row for one more case; its place."""
-        self.rows.append(CaseRow(planned=planned, expected=self._earlier_seconds.get(planned.case.key)))
+        self.rows.append(
+            CaseRow(planned=planned, expected=self._earlier_seconds.get(planned.case.key))
+        )
         return len(self.rows) - 1
 
     def observer(self, first: int = 0) -> "RowObserver":
@@ -75,22 +80,25 @@ class Progress:
                 row.state, row.record, row.seconds = "interrupted", record, self.elapsed(row)
                 self.tell(index, row)
 
-    # --- times ------------------------------------------------------------------------------------------------------------
+    # --- times ------------------------------------------------------------------------------------
 
     @property
     def seconds_gone(self) -> float:
         return self.clock() - self._began
 
     def elapsed(self, row: CaseRow) -> float | None:
-        """Seconds that a row took or has been running; None before it starts and for what was stored."""
+        """Seconds that a row took or has been running; None before it starts and for what was
+        stored."""
         if row.seconds is not None or row.began is None:
             return row.seconds
         return self.clock() - row.began
 
     def seconds_left(self) -> float | None:
-        """What the rows still to come will take together; None as long as nothing is known to judge by.
+        """What the rows still to come will take together; None as long as nothing is known to judge
+        by.
 
-        A case took before what it will take again; else as long as those of its kind in this run, else as all of them.
+        A case took before what it will take again; else as long as those of its kind in this run,
+        else as all of them.
         """
         left = 0.0
         for row in self.rows:

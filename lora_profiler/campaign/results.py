@@ -1,4 +1,5 @@
-"""A record beside everything that is worked out from it: prediction, errors, speed, utilisation, predicted time."""
+"""A record beside everything that is worked out from it: prediction, errors, speed, utilisation,
+predicted time."""
 
 from dataclasses import dataclass, replace
 
@@ -13,8 +14,8 @@ from lora_profiler.records.record import Record
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One record and what it says; `speed`, `utilisation` and `timing` are None where nothing was timed, these two also where the
-    card is unknown."""
+    """One record and what it says; `speed`, `utilisation` and `timing` are None where nothing was
+    timed, these two also where the card is unknown."""
 
     record: Record
     prediction: Prediction

@@ -1,4 +1,5 @@
-"""Runs cases one after the other and stores each the moment it is there; what is stored already is not run again."""
+"""Runs cases one after the other and stores each the moment it is there; what is stored already is
+not run again."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -6,18 +7,26 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from lora_profiler.campaign.durations import Durations, seconds_taken
-from lora_profiler.harness import Case, Heartbeat, MeasurementInterrupted, environment_of, measure_case
+from lora_profiler.harness import (
+    Case,
+    Heartbeat,
+    MeasurementInterrupted,
+    environment_of,
+    measure_case,
+)
 from lora_profiler.records.record import Failure, Record
 from lora_profiler.records.store import Store, finished
 
 Measure = Callable[..., Record]
 """`measure_case`, or what stands in for it in tests."""
 EnvironmentKey = Callable[[str, bool], str]
-"""(device, whether several ranks train) -> the key of the environment that a case would run in now."""
+"""(device, whether several ranks train) -> the key of the environment that a case would run in
+now."""
 EnvironmentKeys = Callable[[str, bool], frozenset[str]]
 """The same of all machines that a case may run on: several on several."""
 MARGIN_SECONDS = 45.0
-"""Kept free at the end of a piece with a deadline, for a case that takes longer than those before it."""
+"""Kept free at the end of a piece with a deadline, for a case that takes longer than those before
+it."""
 
 
 def key_of_environment(device: str, ranks: bool) -> str:
@@ -34,10 +43,11 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """`records` in the order of the cases, those stored before among them; `left` could not be started, or not ended, in time.
+    """`records` in the order of the cases, those stored before among them; `left` could not be
+    started, or not ended, in time.
 
-    A case that the deadline cut off is among both: its record says how far it came. `interrupted` tells that Ctrl-C ended the
-    run; what had finished by then is stored.
+    A case that the deadline cut off is among both: its record says how far it came. `interrupted`
+    tells that Ctrl-C ended the run; what had finished by then is stored.
     """
 
     records: tuple[Record, ...]
@@ -58,14 +68,18 @@ def run_cases(
     environment_key: EnvironmentKey = key_of_environment,
     clock: Callable[[], float] = time.monotonic,
 ) -> Outcome:
-    """Measures every case and appends its record to `store`; results that a killed run left behind are taken in first.
+    """Measures every case and appends its record to `store`; results that a killed run left behind
+    are taken in first.
 
-    With `resume`, a case that has a terminal record of this environment is not run again, unless its status is in `rerun`.
-    With `deadline_seconds`, no case is started that would not end in time, judging by the longest so far, records of this
-    environment among them; later ones may be shorter, so they are looked at too. One that the deadline cuts off before its own
-    time limit has not shown that it takes too long: its record is `interrupted`, and the next piece measures it again.
+    With `resume`, a case that has a terminal record of this environment is not run again, unless
+    its status is in `rerun`. With `deadline_seconds`, no case is started that would not end in
+    time, judging by the longest so far, records of this environment among them; later ones may be
+    shorter, so they are looked at too. One that the deadline cuts off before its own time limit has
+    not shown that it takes too long: its record is `interrupted`, and the next piece measures it
+    again.
 
-    Raises StoreError where a record cannot be kept, and what `measure` raises before it starts a process.
+    Raises StoreError where a record cannot be kept, and what `measure` raises before it starts a
+    process.
     """
     began = clock()
     store.recover()
@@ -74,7 +88,9 @@ def run_cases(
         return frozenset({environment_key(device, ranks)})
 
     stored = stored_before(cases, store, here, rerun) if resume else {}
-    durations = durations_before(cases, store, here) if deadline_seconds is not None else Durations()
+    durations = (
+        durations_before(cases, store, here) if deadline_seconds is not None else Durations()
+    )
     records: list[Record] = []
     left: list[Case] = []
     for index, case in enumerate(cases):
@@ -84,12 +100,19 @@ def run_cases(
             observer.finished(index, known, True)
             continue
         expected = durations.expected_seconds(case.workload)
-        if deadline_seconds is not None and clock() - began + expected + MARGIN_SECONDS > deadline_seconds:
+        if (
+            deadline_seconds is not None
+            and clock() - began + expected + MARGIN_SECONDS > deadline_seconds
+        ):
             left.append(case)
             continue
         observer.started(index, case)
         pending = store.pending_path(f"{case.key}.{case.repeat}")
-        rest = timeout_seconds if deadline_seconds is None else min(timeout_seconds, deadline_seconds - (clock() - began))
+        rest = (
+            timeout_seconds
+            if deadline_seconds is None
+            else min(timeout_seconds, deadline_seconds - (clock() - began))
+        )
         before = clock()
         try:
             record = measure(
@@ -125,23 +148,33 @@ def stored_before(
 
 
 def durations_before(cases: Sequence[Case], store: Store, here: EnvironmentKeys) -> Durations:
-    """What this environment's records took: an earlier piece has shown what a later one may expect."""
+    """What this environment's records took: an earlier piece has shown what a later one may
+    expect."""
     devices = {case.workload.setup.device for case in cases}
     found = Durations()
-    for record in _of_here([r for r in store.records() if r.workload.setup.device in devices], here):
+    for record in _of_here(
+        [r for r in store.records() if r.workload.setup.device in devices], here
+    ):
         found.note(record.workload, seconds_taken(record) or 0.0)
     return found
 
 
 def _of_here(records: Sequence[Record], here: EnvironmentKeys) -> list[Record]:
-    """Those measured in an environment of now, which is asked for only where there are any, since that takes seconds."""
+    """Those measured in an environment of now, which is asked for only where there are any, since
+    that takes seconds."""
     places = {r.id: (r.workload.setup.device, r.workload.setup.world_size > 1) for r in records}
     keys = {place: here(*place) for place in sorted(set(places.values()))}
     return [r for r in records if r.environment.key in keys[places[r.id]]]
 
 
 def _cut_off(record: Record, seconds: float) -> Record:
-    """The record of a case whose time limit was the deadline's, after `seconds`: no verdict on the case."""
-    reason = f"the deadline of this piece came after {seconds:.0f} s, before the case's own time limit; another piece measures it"
+    """The record of a case whose time limit was the deadline's, after `seconds`: no verdict on the
+    case."""
+    reason = (
+        f"the deadline of this piece came after {seconds:.0f} s, before the case's own time limit;"
+        " another piece measures it"
+    )
     failure = replace(record.measurement.failure or Failure(reason=reason), reason=reason)
-    return replace(record, measurement=replace(record.measurement, status="interrupted", failure=failure))
+    return replace(
+        record, measurement=replace(record.measurement, status="interrupted", failure=failure)
+    )

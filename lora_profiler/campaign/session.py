@@ -1,4 +1,5 @@
-"""One command's worth of measuring: its cases in turn, or the probes of a batch search, with one store and one deadline."""
+"""One command's worth of measuring: its cases in turn, or the probes of a batch search, with one
+store and one deadline."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -39,7 +40,8 @@ class Session:
         self._environment_key = cache(runs.key_of_environment)
 
     def run(self, cases: Sequence[Planned]) -> runs.Outcome:
-        """Every case in turn. Raises StoreError, and KeyboardInterrupt where Ctrl-C came between two cases."""
+        """Every case in turn. Raises StoreError, and KeyboardInterrupt where Ctrl-C came between
+        two cases."""
         rows = [self.progress.add(each) for each in cases]
         return self._run([each.case for each in cases], rows[0] if rows else 0)
 

@@ -1,4 +1,5 @@
-"""Suites: named tuples of cases that `benchmarks/suites.py` of a source tree makes. They are no part of the installed package."""
+"""Suites: named tuples of cases that `benchmarks/suites.py` of a source tree makes. They are no
+part of the installed package."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,17 +16,22 @@ FILE = Path("benchmarks", "suites.py")
 
 
 def places() -> tuple[Path, ...]:
-    """Folders that may hold `benchmarks/suites.py`: the source tree around this package, then the working directory."""
+    """Folders that may hold `benchmarks/suites.py`: the source tree around this package, then the
+    working directory."""
     return Path(__file__).resolve().parents[2], Path.cwd()
 
 
 def suites(roots: Sequence[Path] | None = None) -> Mapping[str, Suite]:
-    """Every suite by name, of the first of `roots` (default: `places()`) that has some. Raises UsageError where none has."""
+    """Every suite by name, of the first of `roots` (default: `places()`) that has some. Raises
+    UsageError where none has."""
     searched = places() if roots is None else roots
     root = next((root for root in searched if (root / FILE).is_file()), None)
     if root is None:
         where = " nor in ".join(dict.fromkeys(str(root / FILE.parent) for root in searched))
-        raise UsageError(f"there are no suites in {where}; run from a checkout of lora-profiler, or name models instead.")
+        raise UsageError(
+            f"there are no suites in {where}; run from a checkout of lora-profiler, or name models"
+            " instead."
+        )
     sys.path.insert(0, str(root))
     invalidate_caches()
     try:
@@ -39,10 +45,14 @@ def suite(name: str, roots: Sequence[Path] | None = None) -> Suite:
     """The suite called `name`. Raises UsageError for an unknown one, with all there are."""
     known = suites(roots)
     if name not in known:
-        raise UsageError(f"there is no suite {name!r}; there are {', '.join(sorted(known))}.{did_you_mean(name, known)}")
+        raise UsageError(
+            f"there is no suite {name!r}; there are"
+            f" {', '.join(sorted(known))}.{did_you_mean(name, known)}"
+        )
     return known[name]
 
 
 def suite_cases(name: str, device: Device, roots: Sequence[Path] | None = None) -> tuple[Case, ...]:
-    """The cases of the suite called `name`, for `device`. Raises UsageError for an unknown suite, with all there are."""
+    """The cases of the suite called `name`, for `device`. Raises UsageError for an unknown suite,
+    with all there are."""
     return suite(name, roots)(device=device)

@@ -1,6 +1,8 @@
-"""The catalogue: `find_model` and `find_gpu` turn a name into facts. Works offline and without torch.
+"""The catalogue: `find_model` and `find_gpu` turn a name into facts. Works offline and without
+torch.
 
-Cards and the list of models are imported when first asked for, so that looking up one model costs little.
+Cards and the list of models are imported when first asked for, so that looking up one model costs
+little.
 """
 
 from importlib import import_module
@@ -13,13 +15,26 @@ if TYPE_CHECKING:
     from lora_profiler.catalog.devices import match_device
     from lora_profiler.catalog.gpus import Gpu, bundled_gpus, find_gpu
 
-__all__ = ["CatalogEntry", "Gpu", "bundled_gpus", "bundled_models", "find_gpu", "find_model", "match_device", "model_from_config"]
+__all__ = [
+    "CatalogEntry",
+    "Gpu",
+    "bundled_gpus",
+    "bundled_models",
+    "find_gpu",
+    "find_model",
+    "match_device",
+    "model_from_config",
+]
 
 
 _HOMES = {
-    "CatalogEntry": "bundled", "bundled_models": "bundled",
-    "Gpu": "gpus", "bundled_gpus": "gpus", "find_gpu": "gpus", "match_device": "devices",
-}  # fmt: skip
+    "CatalogEntry": "bundled",
+    "bundled_models": "bundled",
+    "Gpu": "gpus",
+    "bundled_gpus": "gpus",
+    "find_gpu": "gpus",
+    "match_device": "devices",
+}
 
 
 def __getattr__(name: str) -> Any:

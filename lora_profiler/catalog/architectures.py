@@ -1,7 +1,9 @@
-"""The weights of the families that the ledger knows, worked out from their config: names, classes, shapes, biases, ties.
+"""The weights of the families that the ledger knows, worked out from their config: names, classes,
+shapes, biases, ties.
 
-Module order is that of `named_modules()`. Checked against the real models of transformers, module by module, by
-`tests/test_parameters.py`. A family is one function of the normalised config (`catalog.config.normalise`).
+Module order is that of `named_modules()`. Checked against the real models of transformers, module
+by module, by `tests/test_parameters.py`. A family is one function of the normalised config
+(`catalog.config.normalise`).
 """
 
 from collections.abc import Callable, Mapping
@@ -13,19 +15,31 @@ Config = Mapping[str, Any]
 Parts = tuple[Module | Stack, ...]
 
 
-def linear(name: str, in_features: int, out_features: int, bias: bool = False, tied_to: str | None = None) -> Module:
+def linear(
+    name: str, in_features: int, out_features: int, bias: bool = False, tied_to: str | None = None
+) -> Module:
     weights = (Weight(name="weight", shape=(out_features, in_features), tied_to=tied_to),)
-    return Module(name=name, kind="Linear", weights=(*weights, Weight(name="bias", shape=(out_features,))) if bias else weights)
+    return Module(
+        name=name,
+        kind="Linear",
+        weights=(*weights, Weight(name="bias", shape=(out_features,))) if bias else weights,
+    )
 
 
 def conv1d(name: str, in_features: int, out_features: int) -> Module:
-    """transformers' Conv1D: a linear layer that stores its weight transposed, always with a bias."""
-    weights = (Weight(name="weight", shape=(in_features, out_features)), Weight(name="bias", shape=(out_features,)))
+    """transformers' Conv1D: a linear layer that stores its weight transposed, always with a
+    bias."""
+    weights = (
+        Weight(name="weight", shape=(in_features, out_features)),
+        Weight(name="bias", shape=(out_features,)),
+    )
     return Module(name=name, kind="Conv1D", weights=weights)
 
 
 def embedding(name: str, rows: int, columns: int) -> Module:
-    return Module(name=name, kind="Embedding", weights=(Weight(name="weight", shape=(rows, columns)),))
+    return Module(
+        name=name, kind="Embedding", weights=(Weight(name="weight", shape=(rows, columns)),)
+    )
 
 
 def rms_norm(name: str, kind: str, size: int) -> Module:
@@ -33,7 +47,11 @@ def rms_norm(name: str, kind: str, size: int) -> Module:
 
 
 def layer_norm(name: str, size: int) -> Module:
-    return Module(name=name, kind="LayerNorm", weights=(Weight(name="weight", shape=(size,)), Weight(name="bias", shape=(size,))))
+    return Module(
+        name=name,
+        kind="LayerNorm",
+        weights=(Weight(name="weight", shape=(size,)), Weight(name="bias", shape=(size,))),
+    )
 
 
 def _model(c: Config, stack: Stack, norm: Module) -> Parts:
@@ -48,7 +66,11 @@ def _model(c: Config, stack: Stack, norm: Module) -> Parts:
 
 
 def _attention(c: Config, bias: bool = False, output_bias: bool = False) -> tuple[Module, ...]:
-    hidden, queries, keys = c["hidden_size"], c["num_attention_heads"] * c["head_dim"], c["num_key_value_heads"] * c["head_dim"]
+    hidden, queries, keys = (
+        c["hidden_size"],
+        c["num_attention_heads"] * c["head_dim"],
+        c["num_key_value_heads"] * c["head_dim"],
+    )
     return (
         linear("self_attn.q_proj", hidden, queries, bias),
         linear("self_attn.k_proj", hidden, keys, bias),
@@ -67,9 +89,14 @@ def _gated_mlp(c: Config, bias: bool = False) -> tuple[Module, ...]:
 
 
 def _experts(c: Config, prefix: str, width: int) -> tuple[Module, Module]:
-    """(router, experts): all experts of a layer in two packed 3-D parameters, gate and up fused in the first."""
+    """(router, experts): all experts of a layer in two packed 3-D parameters, gate and up fused in
+    the first."""
     experts, hidden = c["num_experts"], c["hidden_size"]
-    router = Module(name="mlp.gate", kind=f"{prefix}TopKRouter", weights=(Weight(name="weight", shape=(experts, hidden)),))
+    router = Module(
+        name="mlp.gate",
+        kind=f"{prefix}TopKRouter",
+        weights=(Weight(name="weight", shape=(experts, hidden)),),
+    )
     packed = Module(
         name="mlp.experts",
         kind=f"{prefix}Experts",
@@ -95,12 +122,19 @@ _FOUR_NORMS = (*_TWO_NORMS, "pre_feedforward_layernorm", "post_feedforward_layer
 
 def _head_norms(c: Config, kind: str) -> tuple[Module, ...]:
     """Norms of queries and keys over one head, one weight for all heads (Qwen 3, Gemma 3)."""
-    return rms_norm("self_attn.q_norm", kind, c["head_dim"]), rms_norm("self_attn.k_norm", kind, c["head_dim"])
+    return rms_norm("self_attn.q_norm", kind, c["head_dim"]), rms_norm(
+        "self_attn.k_norm", kind, c["head_dim"]
+    )
 
 
 def llama(c: Config) -> Parts:
     bias = c["attention_bias"]
-    layers = _layers(c, *_attention(c, bias, bias), *_gated_mlp(c, c["mlp_bias"]), *_norms(c, "LlamaRMSNorm", *_TWO_NORMS))
+    layers = _layers(
+        c,
+        *_attention(c, bias, bias),
+        *_gated_mlp(c, c["mlp_bias"]),
+        *_norms(c, "LlamaRMSNorm", *_TWO_NORMS),
+    )
     return _model(c, layers, *_norms(c, "LlamaRMSNorm", "model.norm"))
 
 
@@ -110,21 +144,33 @@ def mistral(c: Config) -> Parts:
 
 
 def qwen2(c: Config) -> Parts:
-    layers = _layers(c, *_attention(c, bias=True), *_gated_mlp(c), *_norms(c, "Qwen2RMSNorm", *_TWO_NORMS))
+    layers = _layers(
+        c, *_attention(c, bias=True), *_gated_mlp(c), *_norms(c, "Qwen2RMSNorm", *_TWO_NORMS)
+    )
     return _model(c, layers, *_norms(c, "Qwen2RMSNorm", "model.norm"))
 
 
 def qwen3(c: Config) -> Parts:
     bias, kind = c["attention_bias"], "Qwen3RMSNorm"
-    layers = _layers(c, *_attention(c, bias, bias), *_head_norms(c, kind), *_gated_mlp(c), *_norms(c, kind, *_TWO_NORMS))
+    layers = _layers(
+        c,
+        *_attention(c, bias, bias),
+        *_head_norms(c, kind),
+        *_gated_mlp(c),
+        *_norms(c, kind, *_TWO_NORMS),
+    )
     return _model(c, layers, *_norms(c, kind, "model.norm"))
 
 
 def phi3(c: Config) -> Parts:
     """Queries, keys and values come from one projection, gate and up from another."""
     hidden, width, heads, kv, size = (
-        c["hidden_size"], c["intermediate_size"], c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"],
-    )  # fmt: skip
+        c["hidden_size"],
+        c["intermediate_size"],
+        c["num_attention_heads"],
+        c["num_key_value_heads"],
+        c["head_dim"],
+    )
     layers = _layers(
         c,
         linear("self_attn.o_proj", heads * size, hidden),
@@ -138,19 +184,29 @@ def phi3(c: Config) -> Parts:
 
 def gemma(c: Config) -> Parts:
     bias = c["attention_bias"]
-    layers = _layers(c, *_attention(c, bias, bias), *_gated_mlp(c), *_norms(c, "GemmaRMSNorm", *_TWO_NORMS))
+    layers = _layers(
+        c, *_attention(c, bias, bias), *_gated_mlp(c), *_norms(c, "GemmaRMSNorm", *_TWO_NORMS)
+    )
     return _model(c, layers, *_norms(c, "GemmaRMSNorm", "model.norm"))
 
 
 def gemma2(c: Config) -> Parts:
     bias = c["attention_bias"]
-    layers = _layers(c, *_attention(c, bias, bias), *_gated_mlp(c), *_norms(c, "Gemma2RMSNorm", *_FOUR_NORMS))
+    layers = _layers(
+        c, *_attention(c, bias, bias), *_gated_mlp(c), *_norms(c, "Gemma2RMSNorm", *_FOUR_NORMS)
+    )
     return _model(c, layers, *_norms(c, "Gemma2RMSNorm", "model.norm"))
 
 
 def gemma3_text(c: Config) -> Parts:
     bias, kind = c["attention_bias"], "Gemma3RMSNorm"
-    layers = _layers(c, *_attention(c, bias, bias), *_head_norms(c, kind), *_gated_mlp(c), *_norms(c, kind, *_FOUR_NORMS))
+    layers = _layers(
+        c,
+        *_attention(c, bias, bias),
+        *_head_norms(c, kind),
+        *_gated_mlp(c),
+        *_norms(c, kind, *_FOUR_NORMS),
+    )
     return _model(c, layers, *_norms(c, kind, "model.norm"))
 
 
@@ -178,7 +234,10 @@ def qwen3_moe(c: Config) -> Parts:
     """Expert layers, except those that `mlp_only_layers` and `decoder_sparse_step` leave dense."""
     bias, kind = c["attention_bias"], "Qwen3MoeRMSNorm"
     router, experts = _experts(c, "Qwen3Moe", c["moe_intermediate_size"])
-    attention, norms = (*_attention(c, bias, bias), *_head_norms(c, kind)), _norms(c, kind, *_TWO_NORMS)
+    attention, norms = (
+        (*_attention(c, bias, bias), *_head_norms(c, kind)),
+        _norms(c, kind, *_TWO_NORMS),
+    )
     mlps = {True: (experts, router), False: _gated_mlp(c)}
     dense, step = set(c["mlp_only_layers"]), c["decoder_sparse_step"]
     sparse = [i not in dense and (i + 1) % step == 0 for i in range(c["num_hidden_layers"])]
@@ -233,8 +292,14 @@ def gpt_neox(c: Config) -> Parts:
 
 
 def opt(c: Config) -> Parts:
-    """Learned positions with two spare rows; narrower embeddings behind projections and no final norm in OPT-350m."""
-    hidden, width, bias, narrow = c["hidden_size"], c["intermediate_size"], c["enable_bias"], c["word_embed_proj_dim"]
+    """Learned positions with two spare rows; narrower embeddings behind projections and no final
+    norm in OPT-350m."""
+    hidden, width, bias, narrow = (
+        c["hidden_size"],
+        c["intermediate_size"],
+        c["enable_bias"],
+        c["word_embed_proj_dim"],
+    )
     affine = c["layer_norm_elementwise_affine"]
     tied = "model.decoder.embed_tokens.weight" if c["tie_word_embeddings"] else None
     parts: list[Module | Stack] = [
@@ -246,7 +311,10 @@ def opt(c: Config) -> Parts:
         parts.append(linear("model.decoder.project_in", narrow, hidden))
     if affine and c["do_layer_norm_before"] and not c["_remove_final_layer_norm"]:
         parts.append(layer_norm("model.decoder.final_layer_norm", hidden))
-    layers = [linear(f"self_attn.{name}", hidden, hidden, bias) for name in ("k_proj", "v_proj", "q_proj", "out_proj")]
+    layers = [
+        linear(f"self_attn.{name}", hidden, hidden, bias)
+        for name in ("k_proj", "v_proj", "q_proj", "out_proj")
+    ]
     layers += [layer_norm("self_attn_layer_norm", hidden)] if affine else []
     layers += [linear("fc1", hidden, width, bias), linear("fc2", width, hidden, bias)]
     layers += [layer_norm("final_layer_norm", hidden)] if affine else []
@@ -258,7 +326,20 @@ def opt(c: Config) -> Parts:
 FAMILIES: dict[str, Callable[[Config], Parts]] = {
     family.__name__: family
     for family in (
-        llama, mistral, qwen2, qwen3, phi3, gemma, gemma2, gemma3_text, olmo2, mixtral, qwen3_moe, gpt2, gpt_neox, opt,
+        llama,
+        mistral,
+        qwen2,
+        qwen3,
+        phi3,
+        gemma,
+        gemma2,
+        gemma3_text,
+        olmo2,
+        mixtral,
+        qwen3_moe,
+        gpt2,
+        gpt_neox,
+        opt,
     )
-}  # fmt: skip
+}
 """model_type -> the weights of its causal language model."""

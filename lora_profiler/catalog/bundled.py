@@ -9,12 +9,14 @@ __all__ = ["CatalogEntry", "bundled_models", "facts"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogEntry:
-    """One bundled model. `num_parameters` is transformers' own count of `architecture`, tied weights once.
+    """One bundled model. `num_parameters` is transformers' own count of `architecture`, tied
+    weights once.
 
-    `aliases` are ids of models with the same config; `source` is where the config comes from, `published_source` where
-    `published_num_parameters` stands; `verification` compares the two counts (meanings: `about` in the data file).
-    `dtype` is that of the published checkpoint, None where its config.json states none; `checkpoint_quantization` is its
-    quant_method where it is stored quantised.
+    `aliases` are ids of models with the same config; `source` is where the config comes from,
+    `published_source` where `published_num_parameters` stands; `verification` compares the two
+    counts (meanings: `about` in the data file). `dtype` is that of the published checkpoint, None
+    where its config.json states none; `checkpoint_quantization` is its quant_method where it is
+    stored quantised.
     """
 
     id: str

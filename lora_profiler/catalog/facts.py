@@ -1,4 +1,5 @@
-"""`data/models.json`: what is known of the bundled models, one line a model, with the source of every count."""
+"""`data/models.json`: what is known of the bundled models, one line a model, with the source of
+every count."""
 
 import json
 from functools import cache
@@ -27,7 +28,8 @@ def facts() -> dict[str, dict[str, Any]]:
 
 @cache
 def bare_names() -> dict[str, dict[str, Any]]:
-    """Lower-case id without its organisation -> the model's line, where it is the only model called so."""
+    """Lower-case id without its organisation -> the model's line, where it is the only model called
+    so."""
     by_name: dict[str, list[dict[str, Any]]] = {}
     for row in rows():
         by_name.setdefault(row["id"].rpartition("/")[2].lower(), []).append(row)
@@ -35,7 +37,8 @@ def bare_names() -> dict[str, dict[str, Any]]:
 
 
 def similar_names(name: str) -> str:
-    """' Did you mean ...?' with bundled ids and aliases close to `name`, or ''. A bare name is compared with bare names."""
+    """' Did you mean ...?' with bundled ids and aliases close to `name`, or ''. A bare name is
+    compared with bare names."""
     ids = [spelling for row in rows() for spelling in (row["id"], *row["aliases"])]
     if "/" in name:
         return did_you_mean(name, ids)

@@ -1,4 +1,5 @@
-"""Cards by name: memory, bandwidth and dense peaks from `data/gpus.csv`, each row with its source."""
+"""Cards by name: memory, bandwidth and dense peaks from `data/gpus.csv`, each row with its
+source."""
 
 import csv
 import re
@@ -11,20 +12,36 @@ from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.platform import capability_of
 from lora_profiler.units import GIB, MIB, is_finite, parse_bytes
 
-_NO_NAME = frozenset({
-    "nvidia", "amd", "intel", "apple", "geforce", "radeon", "instinct", "tesla", "rtx", "rx", "generation", "edition", "per",
-    "gpu",
-})  # fmt: skip
+_NO_NAME = frozenset(
+    {
+        "nvidia",
+        "amd",
+        "intel",
+        "apple",
+        "geforce",
+        "radeon",
+        "instinct",
+        "tesla",
+        "rtx",
+        "rx",
+        "generation",
+        "edition",
+        "per",
+        "gpu",
+    }
+)
 """Words that do not tell one card from another, so that people leave them out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """One card. Peaks are dense TFLOP/s, bandwidth in GB/s (1e9); None where no source gives a figure.
+    """One card. Peaks are dense TFLOP/s, bandwidth in GB/s (1e9); None where no source gives a
+    figure.
 
-    `memory_bytes_usable` is what the driver reports in total, None where nobody has published it; `lost_share` is then the
-    share of the printed memory that cards of the same architecture lose. `confidence`: high, medium or low (the source's).
-    `compute_capability` is "9.0" for sm_90, None for other vendors' cards and `custom:` ones; source: NVIDIA's list of CUDA GPUs,
+    `memory_bytes_usable` is what the driver reports in total, None where nobody has published it;
+    `lost_share` is then the share of the printed memory that cards of the same architecture lose.
+    `confidence`: high, medium or low (the source's). `compute_capability` is "9.0" for sm_90, None
+    for other vendors' cards and `custom:` ones; source: NVIDIA's list of CUDA GPUs,
     https://developer.nvidia.com/cuda-gpus.
     """
 
@@ -49,13 +66,26 @@ class Gpu:
 
     def __post_init__(self) -> None:
         """Raises UsageError for a figure that is none, as of a card made by a program."""
-        figures = (self.memory_gib_marketed, self.memory_bytes_usable, self.bandwidth_gb_s, self.lost_share, *self._peaks)
+        figures = (
+            self.memory_gib_marketed,
+            self.memory_bytes_usable,
+            self.bandwidth_gb_s,
+            self.lost_share,
+            *self._peaks,
+        )
         if not all(figure is None or (is_finite(figure) and figure >= 0) for figure in figures):
-            raise UsageError(f"card {self.key[:60]!r} has a figure that is no finite number from 0 up.")
+            raise UsageError(
+                f"card {self.key[:60]!r} has a figure that is no finite number from 0 up."
+            )
 
     @property
     def _peaks(self) -> tuple[float | None, ...]:
-        dense = (self.bf16_dense_tflops, self.fp16_dense_tflops, self.tf32_dense_tflops, self.fp8_dense_tflops)
+        dense = (
+            self.bf16_dense_tflops,
+            self.fp16_dense_tflops,
+            self.tf32_dense_tflops,
+            self.fp8_dense_tflops,
+        )
         return (*dense, self.fp32_tflops)
 
     @property
@@ -69,7 +99,8 @@ class Gpu:
 
     @property
     def usable_bytes(self) -> int | None:
-        """Bytes a program can have: the card's own figure, else an estimate; None where the memory itself is not fixed."""
+        """Bytes a program can have: the card's own figure, else an estimate; None where the memory
+        itself is not fixed."""
         if self.memory_bytes_usable is not None:
             return self.memory_bytes_usable
         if self.memory_gib_marketed is None:
@@ -112,15 +143,19 @@ def _number(text: str) -> float | None:
 
 
 def _lost_share(row: dict[str, str], rows: list[dict[str, str]]) -> float:
-    """Median share of the printed GiB that is not usable, over cards of the same architecture with both figures known.
+    """Median share of the printed GiB that is not usable, over cards of the same architecture with
+    both figures known.
 
-    Cards with the same kind of memory protection come first, since ECC is most of the difference; without any, the vendor's.
+    Cards with the same kind of memory protection come first, since ECC is most of the difference;
+    without any, the vendor's.
     """
     for same in (("architecture", "ecc_note"), ("architecture",), ("vendor",)):
         shares = [
             1 - int(other["memory_bytes_usable"]) / (float(other["memory_gib_marketed"]) * GIB)
             for other in rows
-            if other["memory_bytes_usable"] and other["memory_gib_marketed"] and all(other[k] == row[k] for k in same)
+            if other["memory_bytes_usable"]
+            and other["memory_gib_marketed"]
+            and all(other[k] == row[k] for k in same)
         ]
         if shares:
             return sorted(shares)[len(shares) // 2]
@@ -128,13 +163,18 @@ def _lost_share(row: dict[str, str], rows: list[dict[str, str]]) -> float:
 
 
 def find_gpu(name: str) -> Gpu:
-    """The card called `name`: a key (`rtx_4090`), a full name, a short form that fits one card only, or `custom:24GiB`.
+    """The card called `name`: a key (`rtx_4090`), a full name, a short form that fits one card
+    only, or `custom:24GiB`.
 
-    Raises UsageError for an unknown card, with the nearest, and for a short form that fits several, with all of them.
+    Raises UsageError for an unknown card, with the nearest, and for a short form that fits several,
+    with all of them.
     """
     wanted = name.strip()
     if not wanted:
-        raise UsageError("The card's name is empty; `lora-profile gpus` lists all, custom:24GiB stands for any of that size.")
+        raise UsageError(
+            "The card's name is empty; `lora-profile gpus` lists all, custom:24GiB stands for any"
+            " of that size."
+        )
     if wanted.lower().startswith("custom"):
         return _custom(wanted)
     if wanted.lower() == "auto":
@@ -148,8 +188,12 @@ def find_gpu(name: str) -> Gpu:
         return fitting[0]
     if fitting:
         keys = ", ".join(card.key for card in fitting)
-        raise UsageError(f"{name} can be any of several cards: {keys}. Name one, or give custom:24GiB.")
-    known = [spelling for card in cards for spelling in (card.key, _squeeze(card.key), *card.aliases)]
+        raise UsageError(
+            f"{name} can be any of several cards: {keys}. Name one, or give custom:24GiB."
+        )
+    known = [
+        spelling for card in cards for spelling in (card.key, _squeeze(card.key), *card.aliases)
+    ]
     raise UsageError(
         f"There is no card {name!r} in the catalogue.{did_you_mean(wanted, known)} "
         "`lora-profile gpus` lists all; custom:24GiB stands for any card of that size."
@@ -184,8 +228,16 @@ def _custom(name: str) -> Gpu:
     except UsageError:
         memory = 0
     if not MIB <= memory < 1 << 60:
-        raise UsageError(f"{name!r} is no card size; write custom:24GiB, custom:24GB or custom:24576MiB.")
-    return Gpu(key=name, name=name, memory_gib_marketed=memory / GIB, memory_bytes_usable=memory, source="given by the user")
+        raise UsageError(
+            f"{name!r} is no card size; write custom:24GiB, custom:24GB or custom:24576MiB."
+        )
+    return Gpu(
+        key=name,
+        name=name,
+        memory_gib_marketed=memory / GIB,
+        memory_bytes_usable=memory,
+        source="given by the user",
+    )
 
 
 def _installed() -> str:
@@ -194,7 +246,8 @@ def _installed() -> str:
         import pynvml
     except ImportError:
         raise UsageError(
-            "--gpu auto asks the NVIDIA driver through pynvml: pip install nvidia-ml-py, or name the card."
+            "--gpu auto asks the NVIDIA driver through pynvml: pip install nvidia-ml-py, or name"
+            " the card."
         ) from None
     try:
         pynvml.nvmlInit()
@@ -203,5 +256,7 @@ def _installed() -> str:
         finally:
             pynvml.nvmlShutdown()
     except pynvml.NVMLError as e:
-        raise UsageError(f"--gpu auto found no NVIDIA card ({e}); name the card, or give custom:24GiB.") from None
+        raise UsageError(
+            f"--gpu auto found no NVIDIA card ({e}); name the card, or give custom:24GiB."
+        ) from None
     return found.decode() if isinstance(found, bytes) else str(found)

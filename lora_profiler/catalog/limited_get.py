@@ -1,7 +1,7 @@
 """One request of the hub's session whose whole answer has a limit, in seconds and in bytes.
 
-The client's own time-out is for each read: a server that sends a byte now and then never meets it. So the answer is awaited in a
-thread, which is left alone when time is up.
+The client's own time-out is for each read: a server that sends a byte now and then never meets it.
+So the answer is awaited in a thread, which is left alone when time is up.
 """
 
 import threading
@@ -18,10 +18,13 @@ class TooLargeError(Exception):
     """The answer has more bytes than allowed; no more than those were read."""
 
 
-def limited_get(url: str, headers: dict[str, str], *, read_seconds: float, whole_seconds: float, max_bytes: int) -> bytes:
+def limited_get(
+    url: str, headers: dict[str, str], *, read_seconds: float, whole_seconds: float, max_bytes: int
+) -> bytes:
     """The body that `url` answers with, redirects followed.
 
-    Raises TooSlowError, TooLargeError, HfHubHTTPError for a status that is an error, and what the client raises.
+    Raises TooSlowError, TooLargeError, HfHubHTTPError for a status that is an error, and what the
+    client raises.
     """
     from huggingface_hub import close_session
 
@@ -38,7 +41,8 @@ def limited_get(url: str, headers: dict[str, str], *, read_seconds: float, whole
     thread.start()
     thread.join(whole_seconds)
     if thread.is_alive():
-        close_session()  # its next read fails then, and the thread ends; the next request opens another session
+        # its next read fails then, and the thread ends; the next request opens another session
+        close_session()
         raise TooSlowError
     if failure:
         raise failure[0]
@@ -48,7 +52,9 @@ def limited_get(url: str, headers: dict[str, str], *, read_seconds: float, whole
 def _body(url: str, headers: dict[str, str], read_seconds: float, max_bytes: int) -> bytes:
     from huggingface_hub import get_session
 
-    with get_session().stream("GET", url, headers=headers, timeout=read_seconds, follow_redirects=True) as response:
+    with get_session().stream(
+        "GET", url, headers=headers, timeout=read_seconds, follow_redirects=True
+    ) as response:
         if response.is_error:
             _raise_for(response)
         announced = response.headers.get("Content-Length", "")
@@ -63,11 +69,14 @@ def _body(url: str, headers: dict[str, str], read_seconds: float, max_bytes: int
 
 
 def _raise_for(response: Any) -> None:
-    """What the hub says of an error stands in its headers; the body, which would be read whole, is left out.
+    """What the hub says of an error stands in its headers; the body, which would be read whole, is
+    left out.
 
     `Any`: the client is httpx in huggingface_hub 1.x, httpx2 in 2.x.
     """
     from huggingface_hub import hf_raise_for_status
 
     told = {name: response.headers[name] for name in ERROR_HEADERS if name in response.headers}
-    hf_raise_for_status(type(response)(response.status_code, headers=told, request=response.request))
+    hf_raise_for_status(
+        type(response)(response.status_code, headers=told, request=response.request)
+    )

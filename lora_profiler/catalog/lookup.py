@@ -16,31 +16,37 @@ from lora_profiler.model_spec import ModelSpec
 if TYPE_CHECKING:
     from lora_profiler.catalog.shapes import Described
 
-_HUB_URL = (
-    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<id>[^/?#]+(?:/[^/?#]+)?)(?:/(?:tree|blob|resolve)/(?P<rev>[^/?#]+))?"
-)
+_HUB_URL = r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<id>[^/?#]+(?:/[^/?#]+)?)(?:/(?:tree|blob|resolve)/(?P<rev>[^/?#]+))?"
 _NO_WEIGHTS = (
     r"dropout|pdrop|_eps$|epsilon|rope|rotary|theta|^hidden_act|activation_function|_token|use_cache|dtype|initializer|"
     r"softcapping|sliding_window|chunk|scaling|_coef|model_type|architectures|quantization_config|auto_map|attn_implementation"
 )
-"""Fields that no weight depends on, so that two models may differ in them and share one table. Patterns are compiled on use."""
+"""Fields that no weight depends on, so that two models may differ in them and share one table.
+Patterns are compiled on use."""
 _MODEL_ID = r"[\w.\-]{1,96}(?:/[\w.\-]{1,96})?"
 MAX_CONFIG_BYTES = 16_000_000
 
 
-def find_model(name: str, *, revision: str = "main", offline: bool = False, on_disk: bool = True) -> ModelSpec:
+def find_model(
+    name: str, *, revision: str = "main", offline: bool = False, on_disk: bool = True
+) -> ModelSpec:
     """The model called `name`: a hub id, a hub URL, an alias, a folder, or a path to a config.json.
 
-    Looked for among the bundled models, on the disk, among the bundled ones without their organisation's name, in the local
-    Hugging Face cache, on the hub (config.json only; not if `offline`). A bundled id at another `revision` than main is not
-    the bundled one and goes to the cache and the hub. Without `on_disk` no name is taken for a path, as where names come from
+    Looked for among the bundled models, on the disk, among the bundled ones without their
+    organisation's name, in the local Hugging Face cache, on the hub (config.json only; not if
+    `offline`). A bundled id at another `revision` than main is not the bundled one and goes to the
+    cache and the hub. Without `on_disk` no name is taken for a path, as where names come from
     links. Remote code is never run.
 
-    Raises ModelNotFoundError or UnsupportedModelError with the next step, UsageError for an empty name.
+    Raises ModelNotFoundError or UnsupportedModelError with the next step, UsageError for an empty
+    name.
     """
     name = name.strip()
     if not name or "\0" in name:
-        raise UsageError("The model's name is empty; give a hub id such as meta-llama/Llama-3.1-8B, or a config.json.")
+        raise UsageError(
+            "The model's name is empty; give a hub id such as meta-llama/Llama-3.1-8B, or a"
+            " config.json."
+        )
     if ".co/" in name and (url := re.match(_HUB_URL, name)):
         name, revision = url["id"], url["rev"] or revision
     row = facts().get(name.lower())
@@ -62,10 +68,12 @@ def find_model(name: str, *, revision: str = "main", offline: bool = False, on_d
 
 
 def model_from_config(raw: Mapping[str, Any], *, id: str, source: str) -> ModelSpec:
-    """The model that a config.json describes. `source` is kept in the spec and names the file in messages.
+    """The model that a config.json describes. `source` is kept in the spec and names the file in
+    messages.
 
-    Raises ModelNotFoundError for a config.json that is no such thing, UnsupportedModelError where nothing installed here
-    knows what weights it has, or how training goes on them as they are stored.
+    Raises ModelNotFoundError for a config.json that is no such thing, UnsupportedModelError where
+    nothing installed here knows what weights it has, or how training goes on them as they are
+    stored.
     """
     where = f"config.json of {id}" if source == "hub" else source
     model_type = cfg.model_type(raw, where)
@@ -80,7 +88,12 @@ def model_from_config(raw: Mapping[str, Any], *, id: str, source: str) -> ModelS
 
 
 def _from_config(
-    raw: Mapping[str, Any], id: str, source: str, where: str, model_type: str, architecture: str | None
+    raw: Mapping[str, Any],
+    id: str,
+    source: str,
+    where: str,
+    model_type: str,
+    architecture: str | None,
 ) -> ModelSpec:
     """The model that a config.json describes, whatever it says of how its weights are stored."""
     dtype = cfg.dtype(raw, where)
@@ -89,7 +102,9 @@ def _from_config(
         if not config.get("add_cross_attention"):
             family = cfg.class_defaults()[model_type]
             described = FAMILIES[model_type](config), "lm_head", tuple(family["weightless"])
-            return _spec(id, model_type, family["architecture"], source, dtype, config, described, raw)
+            return _spec(
+                id, model_type, family["architecture"], source, dtype, config, described, raw
+            )
     row = next(_bundled_twins(raw, architecture), None)
     if row is not None:
         return _from_table(row, raw, id, source, dtype)
@@ -115,48 +130,77 @@ def _bundled(row: Mapping[str, Any]) -> ModelSpec:
     return replace(spec, dequantized_from=scheme(row["checkpoint_quantization"]))
 
 
-def _from_table(row: Mapping[str, Any], raw: Mapping[str, Any], id: str, source: str, dtype: str | None) -> ModelSpec:
-    """The model of `raw` with the weights of the bundled one in `row`, under the type by which transformers builds that."""
+def _from_table(
+    row: Mapping[str, Any], raw: Mapping[str, Any], id: str, source: str, dtype: str | None
+) -> ModelSpec:
+    """The model of `raw` with the weights of the bundled one in `row`, under the type by which
+    transformers builds that."""
     from lora_profiler.catalog.shapes import table
 
     model_type = row.get("transformers_model_type") or row["model_type"]
-    language_type = row["config"].get("text_config", {}).get("model_type", model_type)  # what `raw` calls it does not count
-    config = cfg.normalise({**cfg.language_model(raw, id), "model_type": language_type}, id, strict=False)
+    language_type = (
+        row["config"].get("text_config", {}).get("model_type", model_type)
+    )  # what `raw` calls it does not count
+    config = cfg.normalise(
+        {**cfg.language_model(raw, id), "model_type": language_type}, id, strict=False
+    )
     return _spec(id, model_type, row["architecture"], source, dtype, config, table(row["id"]), raw)
 
 
 def _as_config_json(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A bundled model's facts as its config.json would have them, under the type by which transformers builds it."""
+    """A bundled model's facts as its config.json would have them, under the type by which
+    transformers builds it."""
     model_type = row.get("transformers_model_type") or row["model_type"]
-    return {"model_type": model_type, "architectures": [row["architecture"]], "dtype": row["dtype"], **row["config"]}
+    return {
+        "model_type": model_type,
+        "architectures": [row["architecture"]],
+        "dtype": row["dtype"],
+        **row["config"],
+    }
 
 
 def _bundled_twins(raw: Mapping[str, Any], architecture: str | None) -> Iterator[Mapping[str, Any]]:
-    """The bundled models with the same type, class and fields, whose tables hold for `raw` as well."""
+    """The bundled models with the same type, class and fields, whose tables hold for `raw` as
+    well."""
     for row in rows():
         same_type = raw["model_type"] in (row["model_type"], row.get("transformers_model_type"))
-        if same_type and architecture in (None, row["architecture"]) and _same_weights(raw, _as_config_json(row)):
+        if (
+            same_type
+            and architecture in (None, row["architecture"])
+            and _same_weights(raw, _as_config_json(row))
+        ):
             yield row
 
 
 def _likely_original(raw: Mapping[str, Any], architecture: str | None, id: str) -> str | None:
-    """The bundled model that `id`, which is stored quantised, may have been made from: of the same sizes, the nearest by name."""
+    """The bundled model that `id`, which is stored quantised, may have been made from: of the same
+    sizes, the nearest by name."""
     twins = [row["id"] for row in _bundled_twins(raw, architecture)]
     return next(iter([*nearest(id, twins, 1), *twins]), None)
 
 
 def _same_weights(raw: Mapping[str, Any], twin: Mapping[str, Any]) -> bool:
-    """Whether two config.json of one type agree in every field that can change a weight, class defaults filled in."""
+    """Whether two config.json of one type agree in every field that can change a weight, class
+    defaults filled in."""
     family = cfg.class_defaults().get(str(twin.get("model_type")), {"fields": {}, "renamed": {}})
     known = {family["renamed"].get(name, name) for name in {*family["fields"], *twin}}
 
     def fields(config: Mapping[str, Any]) -> dict[str, Any]:
-        merged = {**family["fields"], **{name: value for name, value in config.items() if value is not None}}
+        merged = {
+            **family["fields"],
+            **{name: value for name, value in config.items() if value is not None},
+        }
         return {family["renamed"].get(name, name): value for name, value in merged.items()}
 
     a, b = fields(raw), fields(twin)
-    for name in known | {name for name, value in a.items() if isinstance(value, dict) and name.endswith("_config")}:
-        if name.endswith("_config") and isinstance(a.get(name), dict) and isinstance(b.get(name), dict):
+    for name in known | {
+        name for name, value in a.items() if isinstance(value, dict) and name.endswith("_config")
+    }:
+        if (
+            name.endswith("_config")
+            and isinstance(a.get(name), dict)
+            and isinstance(b.get(name), dict)
+        ):
             if not _same_weights(a[name], b[name]):
                 return False
         elif not re.search(_NO_WEIGHTS, name) and a.get(name) != b.get(name):
@@ -180,7 +224,9 @@ def _spec(
         model_type=model_type,
         architecture=architecture,
         source=source,
-        fingerprint=cfg.fingerprint({"model_type": model_type, "architecture": architecture, **config}),
+        fingerprint=cfg.fingerprint(
+            {"model_type": model_type, "architecture": architecture, **config}
+        ),
         dtype=dtype,
         config=config,
         parts=parts,
@@ -196,12 +242,15 @@ def _architecture(raw: Mapping[str, Any], where: str) -> str | None:
     if named is None or named == []:
         return None
     if not isinstance(named, list) or not isinstance(named[0], str):
-        raise ModelNotFoundError(f"{where}: architectures is {str(named)[:60]!r}; it must be a list of class names.")
+        raise ModelNotFoundError(
+            f"{where}: architectures is {str(named)[:60]!r}; it must be a list of class names."
+        )
     return str(named[0])
 
 
 def _is_language_model(architecture: str | None) -> bool:
-    """Whether the class is the family's causal language model, or its body, which is fine-tuned as one."""
+    """Whether the class is the family's causal language model, or its body, which is fine-tuned as
+    one."""
     return architecture is None or architecture.endswith(("ForCausalLM", "LMHeadModel", "Model"))
 
 
@@ -217,18 +266,24 @@ def _local_config(name: str) -> str | None:
         if os.path.isfile(inside):
             return inside
         if looks_like_path:
-            raise ModelNotFoundError(f"{name} is a folder without a config.json; point to the model's own folder.")
+            raise ModelNotFoundError(
+                f"{name} is a folder without a config.json; point to the model's own folder."
+            )
     elif os.path.isfile(path):
         return path
     elif looks_like_path:
-        raise ModelNotFoundError(f"There is no file or folder {name}; check the path, or give a hub id.")
+        raise ModelNotFoundError(
+            f"There is no file or folder {name}; check the path, or give a hub id."
+        )
     return None
 
 
 def _read(path: str) -> bytes:
     try:
         if os.path.getsize(path) > MAX_CONFIG_BYTES:
-            raise ModelNotFoundError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes; a config.json has a few thousand.")
+            raise ModelNotFoundError(
+                f"{path} is larger than {MAX_CONFIG_BYTES} bytes; a config.json has a few thousand."
+            )
         with open(path, "rb") as file:
             return file.read()
     except OSError as e:
@@ -236,6 +291,7 @@ def _read(path: str) -> bytes:
 
 
 def _local_id(path: str) -> str:
-    """A short name of a local model: its folder's, or the file's where the file has a name of its own."""
+    """A short name of a local model: its folder's, or the file's where the file has a name of its
+    own."""
     folder, file = os.path.split(os.path.abspath(path))
     return os.path.basename(folder) if file == "config.json" else file.removesuffix(".json")

@@ -1,8 +1,9 @@
-"""How a checkpoint stores its weights, by `quantization_config` in its config.json: what is answered as it is, what refused.
+"""How a checkpoint stores its weights, by `quantization_config` in its config.json: what is
+answered as it is, what refused.
 
-A 4-bit checkpoint of bitsandbytes in NF4 is the base of QLoRA. FP8 and MXFP4 are answered as 16-bit models where the file asks
-for that itself, in transformers' own word (`dequantize`). Everything else is refused: it is no 16-bit model, and what training on
-it keeps is not known here.
+A 4-bit checkpoint of bitsandbytes in NF4 is the base of QLoRA. FP8 and MXFP4 are answered as 16-bit
+models where the file asks for that itself, in transformers' own word (`dequantize`). Everything
+else is refused: it is no 16-bit model, and what training on it keeps is not known here.
 """
 
 import re
@@ -14,19 +15,38 @@ from lora_profiler.model_spec import ModelSpec, Nf4Checkpoint
 
 _KEYS = ("quantization_config", "compression_config")
 _SCHEMES = {
-    "aqlm": "AQLM", "auto-round": "AutoRound", "awq": "AWQ", "bitnet": "BitNet", "compressed-tensors": "compressed-tensors",
-    "compressed_tensors": "compressed-tensors", "eetq": "EETQ", "fbgemm_fp8": "FBGEMM FP8", "fp8": "FP8", "fp_quant": "FP-Quant",
-    "gptq": "GPTQ", "higgs": "HIGGS", "hqq": "HQQ", "modelopt": "ModelOpt", "mxfp4": "MXFP4", "mxfp8": "MXFP8", "nvfp4": "NVFP4",
-    "quanto": "Quanto", "quark": "Quark", "spqr": "SpQR", "torchao": "torchao", "vptq": "VPTQ",
-}  # fmt: skip
+    "aqlm": "AQLM",
+    "auto-round": "AutoRound",
+    "awq": "AWQ",
+    "bitnet": "BitNet",
+    "compressed-tensors": "compressed-tensors",
+    "compressed_tensors": "compressed-tensors",
+    "eetq": "EETQ",
+    "fbgemm_fp8": "FBGEMM FP8",
+    "fp8": "FP8",
+    "fp_quant": "FP-Quant",
+    "gptq": "GPTQ",
+    "higgs": "HIGGS",
+    "hqq": "HQQ",
+    "modelopt": "ModelOpt",
+    "mxfp4": "MXFP4",
+    "mxfp8": "MXFP8",
+    "nvfp4": "NVFP4",
+    "quanto": "Quanto",
+    "quark": "Quark",
+    "spqr": "SpQR",
+    "torchao": "torchao",
+    "vptq": "VPTQ",
+}
 _DEQUANTIZED_BY_TRANSFORMERS = ("fp8", "mxfp4")
 _MOST_NAMES = 1_000
-"""Modules that a file may name as left in 16 bit; each is compared with every module of the model."""
+"""Modules that a file may name as left in 16 bit; each is compared with every module of the
+model."""
 
 
 class Stored(NamedTuple):
-    """NF4 as bitsandbytes stores it, with the modules left out of it (None: those that transformers leaves out by itself), or
-    the scheme of which the 16-bit weights are asked about."""
+    """NF4 as bitsandbytes stores it, with the modules left out of it (None: those that transformers
+    leaves out by itself), or the scheme of which the 16-bit weights are asked about."""
 
     nf4: Nf4Checkpoint | None = None
     skipped: tuple[str, ...] | None = None
@@ -34,9 +54,11 @@ class Stored(NamedTuple):
 
 
 def stored(raw: Mapping[str, Any], where: str, original: Callable[[], str | None]) -> Stored | None:
-    """None for a file that says nothing of it. `original` names a known model of the same sizes that is not quantised.
+    """None for a file that says nothing of it. `original` names a known model of the same sizes
+    that is not quantised.
 
-    Raises UnsupportedModelError for what is not answered, ModelNotFoundError for what is no such field.
+    Raises UnsupportedModelError for what is not answered, ModelNotFoundError for what is no such
+    field.
     """
     config = _config(raw, where)
     if not config:
@@ -45,12 +67,17 @@ def stored(raw: Mapping[str, Any], where: str, original: Callable[[], str | None
     if method is None and (config.get("load_in_4bit") or config.get("load_in_8bit")):
         method = "bitsandbytes"
     if not isinstance(method, str):
-        raise ModelNotFoundError(f"{where}: quantization_config has no quant_method; it must name one, such as bitsandbytes.")
+        raise ModelNotFoundError(
+            f"{where}: quantization_config has no quant_method; it must name one, such as"
+            " bitsandbytes."
+        )
     if method in ("bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit"):
         return _bitsandbytes(config, where, original)
     if method in _DEQUANTIZED_BY_TRANSFORMERS and config.get("dequantize") is True:
         return Stored(dequantized_from=scheme(method))
-    raise _unanswered(where, _words(method, config), original, asks_back=method in _DEQUANTIZED_BY_TRANSFORMERS)
+    raise _unanswered(
+        where, _words(method, config), original, asks_back=method in _DEQUANTIZED_BY_TRANSFORMERS
+    )
 
 
 def scheme(method: str) -> str:
@@ -59,19 +86,24 @@ def scheme(method: str) -> str:
 
 
 def check_skipped(spec: ModelSpec, skipped: tuple[str, ...], where: str) -> None:
-    """Raises UnsupportedModelError unless the modules that are left in 16 bit are those that QLoRA leaves: the output layer.
+    """Raises UnsupportedModelError unless the modules that are left in 16 bit are those that QLoRA
+    leaves: the output layer.
 
-    A name is compared as transformers does (`should_convert_module`): with the beginning of a module's, up to a dot, or its end.
+    A name is compared as transformers does (`should_convert_module`): with the beginning of a
+    module's, up to a dot, or its end.
     """
     for name, module in spec.modules():
         if not module.is_linear:
             continue
-        kept = any(name == one or name.startswith(f"{one}.") or name.endswith(one) for one in skipped)
+        kept = any(
+            name == one or name.startswith(f"{one}.") or name.endswith(one) for one in skipped
+        )
         if kept != (name == spec.output_embedding):
             told = "stays in 16 bit" if kept else "is in 4 bit"
             raise UnsupportedModelError(
-                f"{where}: by llm_int8_skip_modules {name} {told}, which QLoRA as known here does not do. Ask for the model that "
-                "it was made from with --method qlora, which comes close to it."
+                f"{where}: by llm_int8_skip_modules {name} {told}, which QLoRA as known here does"
+                " not do. Ask for the model that it was made from with --method qlora, which comes"
+                " close to it."
             )
 
 
@@ -82,13 +114,17 @@ def _config(raw: Mapping[str, Any], where: str) -> Mapping[str, Any] | None:
         for key in _KEYS:
             found = part.get(key)
             if found is not None and not isinstance(found, Mapping):
-                raise ModelNotFoundError(f"{where}: {key} is {str(found)[:60]!r}; it must be an object.")
+                raise ModelNotFoundError(
+                    f"{where}: {key} is {str(found)[:60]!r}; it must be an object."
+                )
             if found:
                 return found
     return None
 
 
-def _bitsandbytes(config: Mapping[str, Any], where: str, original: Callable[[], str | None]) -> Stored:
+def _bitsandbytes(
+    config: Mapping[str, Any], where: str, original: Callable[[], str | None]
+) -> Stored:
     if not config.get("load_in_4bit", config.get("_load_in_4bit")):
         raise _unanswered(where, "bitsandbytes 8-bit", original)
     kind = config.get("bnb_4bit_quant_type", "fp4")
@@ -102,38 +138,48 @@ def _bitsandbytes(config: Mapping[str, Any], where: str, original: Callable[[], 
         skipped = _names(skipped, where)
     compute = str(config.get("bnb_4bit_compute_dtype") or "float32").removeprefix("torch.")
     double_quant = bool(config.get("bnb_4bit_use_double_quant", False))
-    return Stored(nf4=Nf4Checkpoint(double_quant=double_quant, compute_dtype=compute), skipped=skipped)
+    return Stored(
+        nf4=Nf4Checkpoint(double_quant=double_quant, compute_dtype=compute), skipped=skipped
+    )
 
 
 def _names(value: object, where: str) -> tuple[str, ...]:
     """Names alone: transformers would take each as a pattern too."""
     if not isinstance(value, list) or len(value) > _MOST_NAMES:
         raise ModelNotFoundError(
-            f"{where}: llm_int8_skip_modules is {str(value)[:60]!r}; it must be a list of up to {_MOST_NAMES} names."
+            f"{where}: llm_int8_skip_modules is {str(value)[:60]!r}; it must be a list of up to"
+            f" {_MOST_NAMES} names."
         )
     for name in value:
         if not isinstance(name, str) or not re.fullmatch(r"[\w.]+", name):
             raise UnsupportedModelError(
-                f"{where}: llm_int8_skip_modules holds {str(name)[:60]!r}; names of modules are understood here, no patterns."
+                f"{where}: llm_int8_skip_modules holds {str(name)[:60]!r}; names of modules are"
+                " understood here, no patterns."
             )
     return tuple(dict.fromkeys(value))
 
 
 def _words(method: str, config: Mapping[str, Any]) -> str:
-    bits = next((config[key] for key in ("bits", "w_bit", "nbits") if isinstance(config.get(key), int)), None)
+    bits = next(
+        (config[key] for key in ("bits", "w_bit", "nbits") if isinstance(config.get(key), int)),
+        None,
+    )
     return scheme(method) if bits is None else f"{scheme(method)}, {bits} bit"
 
 
-def _unanswered(where: str, words: str, original: Callable[[], str | None], *, asks_back: bool = False) -> UnsupportedModelError:
+def _unanswered(
+    where: str, words: str, original: Callable[[], str | None], *, asks_back: bool = False
+) -> UnsupportedModelError:
     name = original()
     same = f" ({name} has the same sizes)" if name else ""
     back = (
-        ' Or write "dequantize": true into its quantization_config, as transformers spells it, to ask about its weights turned '
-        "back into 16 bit."
+        ' Or write "dequantize": true into its quantization_config, as transformers spells it, to'
+        " ask about its weights turned back into 16 bit."
         if asks_back
         else ""
     )
     return UnsupportedModelError(
-        f"{where}: its weights are stored quantised ({words}). Training on those is not modelled, and they are no 16-bit model. "
-        f"Ask for the model that it was made from{same}; --method qlora answers for that in 4 bit.{back}"
+        f"{where}: its weights are stored quantised ({words}). Training on those is not modelled,"
+        f" and they are no 16-bit model. Ask for the model that it was made from{same}; --method"
+        f" qlora answers for that in 4 bit.{back}"
     )

@@ -1,8 +1,9 @@
-"""`data/shapes.json`: the weights of the bundled models whose family is not declared in `architectures`.
+"""`data/shapes.json`: the weights of the bundled models whose family is not declared in
+`architectures`.
 
 One line a model: `{"output": name, "weightless": [name], "parts": [part]}`. A part is a module
-`[name, kind, [[weight, shape, tied_to?]]]` or a stack `[name, [kind's modules], [[kind, repeats]]]`.
-Written by `benchmarks/extract_shapes.py` from transformers on the meta device.
+`[name, kind, [[weight, shape, tied_to?]]]` or a stack `[name, [kind's modules], [[kind,
+repeats]]]`. Written by `benchmarks/extract_shapes.py` from transformers on the meta device.
 """
 
 import json
@@ -27,12 +28,19 @@ def table(id: str) -> Described:
 def encode(described: Described) -> dict[str, Any]:
     """What `table` reads back."""
     parts, output, weightless = described
-    return {"output": output, "weightless": list(weightless), "parts": [_encode(part) for part in parts]}
+    return {
+        "output": output,
+        "weightless": list(weightless),
+        "parts": [_encode(part) for part in parts],
+    }
 
 
 def _encode(part: Module | Stack) -> list[Any]:
     if isinstance(part, Module):
-        weights = [[w.name, list(w.shape), w.tied_to] if w.tied_to else [w.name, list(w.shape)] for w in part.weights]
+        weights = [
+            [w.name, list(w.shape), w.tied_to] if w.tied_to else [w.name, list(w.shape)]
+            for w in part.weights
+        ]
         return [part.name, part.kind, weights]
     runs: list[list[int]] = []
     for kind in part.order:
@@ -59,5 +67,8 @@ def _module(part: list[Any]) -> Module:
     return Module(
         name=name,
         kind=kind,
-        weights=tuple(Weight(name=w[0], shape=tuple(w[1]), tied_to=w[2] if len(w) > 2 else None) for w in weights),
+        weights=tuple(
+            Weight(name=w[0], shape=tuple(w[1]), tied_to=w[2] if len(w) > 2 else None)
+            for w in weights
+        ),
     )

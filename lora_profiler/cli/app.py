@@ -34,17 +34,32 @@ Examples:
 Exit code: 0 ended by hand; 2 usage, a missing library or a port in use included.
 """,
 )
-@click.option("--port", type=click.IntRange(1, 65535), metavar="N", help="[default: 8501, or the next that is free]")
 @click.option(
-    "--records", multiple=True, type=Path, metavar="PATH",
-    help="A file of records, or a folder of such files, to show beside your own. Repeat for several.",
-)  # fmt: skip
-@click.option("--no-browser", is_flag=True, help="Only serve, and print the address with its token.")
+    "--port",
+    type=click.IntRange(1, 65535),
+    metavar="N",
+    help="[default: 8501, or the next that is free]",
+)
+@click.option(
+    "--records",
+    multiple=True,
+    type=Path,
+    metavar="PATH",
+    help=(
+        "A file of records, or a folder of such files, to show beside your own. Repeat for several."
+    ),
+)
+@click.option(
+    "--no-browser", is_flag=True, help="Only serve, and print the address with its token."
+)
 def app_command(port: int | None, records: tuple[Path, ...], no_browser: bool) -> None:
-    """Open the dashboard: predict, compare with what was measured, measure, learn, and look through the catalogues."""
+    """Open the dashboard: predict, compare with what was measured, measure, learn, and look through
+    the catalogues."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise UsageError(f"the dashboard needs {', '.join(missing)}: pip install 'lora-profiler[app]'.")
+        raise UsageError(
+            f"the dashboard needs {', '.join(missing)}: pip install 'lora-profiler[app]'."
+        )
     for path in records:
         if not path.exists():
             raise UsageError(f"--records {path}: there is no such file or folder.")
@@ -57,7 +72,9 @@ def app_command(port: int | None, records: tuple[Path, ...], no_browser: bool) -
 
     with suppress(click.Abort):  # Ctrl-C, which is how it ends
         streamlit(
-            ["run", str(SCRIPT), *flags(port, headless=headless), "--", *given], prog_name="streamlit", standalone_mode=False
+            ["run", str(SCRIPT), *flags(port, headless=headless), "--", *given],
+            prog_name="streamlit",
+            standalone_mode=False,
         )
 
 

@@ -1,4 +1,5 @@
-"""`lora-profile bench`: trains for real, one process a case, keeps every record, and holds it against the prediction."""
+"""`lora-profile bench`: trains for real, one process a case, keeps every record, and holds it
+against the prediction."""
 
 import sys
 from collections.abc import Sequence
@@ -8,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_profiler.cli.bench_cluster import cluster_cases, cluster_of, emit, say_what_was_lost, spread, spread_text
+from lora_profiler.cli.bench_cluster import (
+    cluster_cases,
+    cluster_of,
+    emit,
+    say_what_was_lost,
+    spread,
+    spread_text,
+)
 from lora_profiler.cli.bench_options import bench_options, check_options, model_cases
 from lora_profiler.cli.click_support import (
     HELP_NAMES,
@@ -19,7 +27,7 @@ from lora_profiler.cli.click_support import (
     print_json,
     warn,
     write_out,
-)  # fmt: skip
+)
 from lora_profiler.cli.options import output_options, setup_options
 from lora_profiler.cli.warnings import warn_of
 
@@ -66,12 +74,15 @@ where a signal ended it: 130 Ctrl-C, 143 SIGTERM, 129 a closed terminal.
 """,
 )
 @click.argument("models", metavar="[MODEL...]", nargs=-1, shell_complete=complete_model)
-@setup_options(device=None, device_help="Where to train. [default: the accelerator that is there, else cpu]")
+@setup_options(
+    device=None, device_help="Where to train. [default: the accelerator that is there, else cpu]"
+)
 @bench_options
 @output_options("table", "json", "csv", "md")
 @click.pass_context
 def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> None:
-    """Train MODEL for real on this machine: measure memory and time, store the records, and compare with the prediction."""
+    """Train MODEL for real on this machine: measure memory and time, store the records, and compare
+    with the prediction."""
     check_options(ctx, models)
     if o["emit"]:
         emit(o)
@@ -95,21 +106,38 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
             if o["report"]:
                 _check_report(o["report"], store, o["output"])
             device = cases[0].case.workload.setup.device
-            click.echo(f"Training on {device}{spread_text(cluster)}; records go to {store.path}.", err=True)
+            click.echo(
+                f"Training on {device}{spread_text(cluster)}; records go to {store.path}.", err=True
+            )
             progress = Progress(earlier=store.records())
             total = None if o["largest_batch"] else len(cases)
             as_json = o["progress"] == "json"
-            with shown(progress, total=total, deadline_seconds=o["deadline"], transient=drawn_again, as_json=as_json):
+            with shown(
+                progress,
+                total=total,
+                deadline_seconds=o["deadline"],
+                transient=drawn_again,
+                as_json=as_json,
+            ):
                 if cluster:
                     found = spread(cluster, cases, store, progress, interrupt, o)
                     num_left = 0 if found.interrupted else len(found.left)
                 else:
                     session = Session(
-                        store=store, progress=progress, interrupt=interrupt, resume=o["resume"], rerun=o["rerun"],
-                        deadline_seconds=o["deadline"], timeout_seconds=o["timeout"],
-                    )  # fmt: skip
+                        store=store,
+                        progress=progress,
+                        interrupt=interrupt,
+                        resume=o["resume"],
+                        rerun=o["rerun"],
+                        deadline_seconds=o["deadline"],
+                        timeout_seconds=o["timeout"],
+                    )
                     num_left = _run(session, cases, proven, search=o["largest_batch"])
-        results = [result(row.record, row.planned.prediction) for row in progress.rows if row.record is not None]
+        results = [
+            result(row.record, row.planned.prediction)
+            for row in progress.rows
+            if row.record is not None
+        ]
         _print(results, proven, o)
         if o["report"]:
             _write_report(results, o["report"], o["records"])
@@ -119,11 +147,15 @@ def bench_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> N
     if interrupt.asked:
         ctx.exit(interrupt.exit_code)
     unmeasured = found is not None and (found.refused or found.lost)
-    if num_refused or unmeasured or any(r.record.measurement.status in NOT_MEASURED for r in results):
+    if (
+        num_refused
+        or unmeasured
+        or any(r.record.measurement.status in NOT_MEASURED for r in results)
+    ):
         ctx.exit(4)
 
 
-# --- before ---------------------------------------------------------------------------------------------------------------
+# --- before ---------------------------------------------------------------------------------------
 
 
 def _device(asked: "Device | None") -> "Device":
@@ -137,7 +169,8 @@ def _device(asked: "Device | None") -> "Device":
 
 
 def _asked_cases(ctx: click.Context, models: tuple[str, ...]) -> Sequence["Case"]:
-    """Those of the suite, the file or the models. Raises UsageError, and MeasurementError for a device that is not there."""
+    """Those of the suite, the file or the models. Raises UsageError, and MeasurementError for a
+    device that is not there."""
     from lora_profiler.campaign.case_files import read_case
     from lora_profiler.campaign.suites import suite_cases
 
@@ -151,7 +184,8 @@ def _asked_cases(ctx: click.Context, models: tuple[str, ...]) -> Sequence["Case"
 
 
 def _cases(ctx: click.Context, models: tuple[str, ...]) -> tuple[list["Planned"], int]:
-    """Everything that will be started, refused and predicted already, and how many cases of a suite cannot run here.
+    """Everything that will be started, refused and predicted already, and how many cases of a suite
+    cannot run here.
 
     Raises UsageError and MeasurementError before anything is started.
     """
@@ -175,7 +209,9 @@ def _cases(ctx: click.Context, models: tuple[str, ...]) -> tuple[list["Planned"]
     for refused in unable:
         warn(f"left out {refused.case.key}: {refused.reason}")
     if not able:
-        raise MeasurementError(f"none of the {len(cases)} cases of {name} can run here; the reasons stand above.")
+        raise MeasurementError(
+            f"none of the {len(cases)} cases of {name} can run here; the reasons stand above."
+        )
     return able, len(unable)
 
 
@@ -183,10 +219,13 @@ def _check_search(cases: Sequence["Case"]) -> None:
     """Raises UsageError where nothing would end the search but the operating system."""
     from lora_profiler.errors import UsageError
 
-    if any(case.workload.setup.device == "cpu" and case.conditions.budget_bytes is None for case in cases):
+    if any(
+        case.workload.setup.device == "cpu" and case.conditions.budget_bytes is None
+        for case in cases
+    ):
         raise UsageError(
-            "--largest-batch on the CPU needs --budget SIZE: without one the search would end when the operating system ends "
-            "it, or another program."
+            "--largest-batch on the CPU needs --budget SIZE: without one the search would end when"
+            " the operating system ends it, or another program."
         )
 
 
@@ -199,7 +238,8 @@ def _warn_of(able: Sequence["Planned"]) -> None:
 
 
 def _check_report(path: str, store: "Store", output: str | None) -> None:
-    """Raises UsageError where the page could not be written after hours of training, or would take another file's place."""
+    """Raises UsageError where the page could not be written after hours of training, or would take
+    another file's place."""
     from lora_profiler.errors import UsageError
     from lora_profiler.report.page import check_installed
 
@@ -207,14 +247,19 @@ def _check_report(path: str, store: "Store", output: str | None) -> None:
     others = {"records": store.path, "output": Path(output) if output else None}
     for what, other in others.items():
         if other is not None and Path(path).absolute() == other.absolute():
-            raise UsageError(f"--report {path} is also the file of --{what}; name another one for the page.")
+            raise UsageError(
+                f"--report {path} is also the file of --{what}; name another one for the page."
+            )
 
 
-# --- during ---------------------------------------------------------------------------------------------------------------
+# --- during ---------------------------------------------------------------------------------------
 
 
-def _run(session: "Session", cases: Sequence["Planned"], proven: list["LargestBatch"], *, search: bool) -> int:
-    """Measures, or searches and adds to `proven`; how many cases were left for want of time. Ctrl-C ends it early."""
+def _run(
+    session: "Session", cases: Sequence["Planned"], proven: list["LargestBatch"], *, search: bool
+) -> int:
+    """Measures, or searches and adds to `proven`; how many cases were left for want of time. Ctrl-C
+    ends it early."""
     from lora_profiler.campaign.batch_search import ProbeFailedError
     from lora_profiler.campaign.predicted import predicted_start
     from lora_profiler.campaign.session import TimeIsUpError
@@ -234,10 +279,12 @@ def _run(session: "Session", cases: Sequence["Planned"], proven: list["LargestBa
     return 0
 
 
-# --- after ----------------------------------------------------------------------------------------------------------------
+# --- after ----------------------------------------------------------------------------------------
 
 
-def _print(results: Sequence["Result"], proven: Sequence["LargestBatch"], o: dict[str, Any]) -> None:
+def _print(
+    results: Sequence["Result"], proven: Sequence["LargestBatch"], o: dict[str, Any]
+) -> None:
     if not results and o["form"] != "json":
         return
     if o["form"] == "json":
@@ -269,24 +316,34 @@ def _write_report(results: Sequence["Result"], path: str, records: "Path | None"
     from lora_profiler.comparison.scored import Scored
     from lora_profiler.report.page import report_content, write_page
 
-    scored = [Scored(record=r.record, prediction=r.prediction, refusal=None, comparisons=r.comparisons) for r in results]
+    scored = [
+        Scored(record=r.record, prediction=r.prediction, refusal=None, comparisons=r.comparisons)
+        for r in results
+    ]
     write_out(write_page(report_content(scored)), path)
     shown = f" --records {shlex.quote(str(records))}" if records else ""
     click.echo(f"Open it in a browser: {Path(path).absolute().as_uri()}", err=True)
     click.echo(f"The same and more in the dashboard: lora-profile app{shown}", err=True)
 
 
-def _say_what_is_left(progress: "Progress", store: "Store", num_left: int, interrupted: bool) -> None:
+def _say_what_is_left(
+    progress: "Progress", store: "Store", num_left: int, interrupted: bool
+) -> None:
     """On stderr: what a second run would do, and lines of the store that could not be read."""
     stored = sum(1 for row in progress.rows if row.state == "stored")
     if progress.rows and stored == len(progress.rows):
         every = "All cases are" if stored > 1 else "The case is"
         click.echo(f"{every} stored for this environment already: nothing was run.", err=True)
     if num_left:
-        click.echo(f"Left for want of time: {num_left} of the cases. Run again with --resume.", err=True)
+        click.echo(
+            f"Left for want of time: {num_left} of the cases. Run again with --resume.", err=True
+        )
     if interrupted:
         click.echo("Interrupted. What is done is stored: run again with --resume.", err=True)
     if store.torn:
-        warn(f"{store.path} has {store.torn} lines that a crash left half written; they are passed over.")
+        warn(
+            f"{store.path} has {store.torn} lines that a crash left half written; they are passed"
+            " over."
+        )
     for message in store.unreadable:
         warn(f"a record was passed over: {message}")

@@ -1,4 +1,5 @@
-"""`bench` on machines that others hand out: a suite spread over a Ray cluster, or written as an array job of Slurm."""
+"""`bench` on machines that others hand out: a suite spread over a Ray cluster, or written as an
+array job of Slurm."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from lora_profiler.records.store import Store
     from lora_profiler.workload import Device
 
-# --- Ray ------------------------------------------------------------------------------------------------------------------
+# --- Ray ------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -39,9 +40,11 @@ def cluster_of(o: dict[str, Any]) -> "Iterator[Cluster | None]":
 
 
 def cluster_cases(cluster: "Cluster", o: dict[str, Any]) -> "tuple[list[Planned], int]":
-    """The suite's cases that a machine of the cluster has room for, and how many it has none for, each of which is told of.
+    """The suite's cases that a machine of the cluster has room for, and how many it has none for,
+    each of which is told of.
 
-    Without --device they are for CUDA where any machine has GPUs, else for the CPU. Raises UsageError where none has room.
+    Without --device they are for CUDA where any machine has GPUs, else for the CPU. Raises
+    UsageError where none has room.
     """
     from lora_profiler.campaign.planned import planned_elsewhere
     from lora_profiler.campaign.suites import suite_cases
@@ -61,7 +64,10 @@ def cluster_cases(cluster: "Cluster", o: dict[str, Any]) -> "tuple[list[Planned]
         else:
             warn(f"left out {case.key}: {refusal}.")
     if not able:
-        raise UsageError(f"none of the {len(cases)} cases of {o['suite']} for {device} can run on this cluster; see above.")
+        raise UsageError(
+            f"none of the {len(cases)} cases of {o['suite']} for {device} can run on this cluster;"
+            " see above."
+        )
     return able, len(cases) - len(able)
 
 
@@ -70,7 +76,10 @@ def spread_text(cluster: "Cluster | None") -> str:
     if cluster is None:
         return ""
     machines, cpus = len(cluster.nodes), cluster.cpus
-    return f" on {machines} machine{'s'[: machines > 1]} by Ray, {cpus} processor{'s'[: cpus > 1]} a case"
+    return (
+        f" on {machines} machine{'s'[: machines > 1]} by Ray, {cpus} processor{'s'[: cpus > 1]} a"
+        " case"
+    )
 
 
 def spread(
@@ -88,9 +97,15 @@ def spread(
     progress.at_once = cluster.at_once(together(needs(each, cluster.cpus) for each in cases))
     rows = [progress.add(each) for each in cases]
     found = spread_cases(
-        cases, store, progress.observer(rows[0]), cluster, resume=o["resume"], rerun=o["rerun"], deadline_seconds=o["deadline"],
+        cases,
+        store,
+        progress.observer(rows[0]),
+        cluster,
+        resume=o["resume"],
+        rerun=o["rerun"],
+        deadline_seconds=o["deadline"],
         timeout_seconds=o["timeout"],
-    )  # fmt: skip
+    )
     interrupt.asked |= found.interrupted
     progress.interrupt(None)
     return found
@@ -101,19 +116,26 @@ def say_what_was_lost(found: "Spread") -> None:
     for refused in found.refused:
         warn(f"left out {refused.case.key}: {refused.reason}")
     for lost in found.lost:
-        warn(f"{lost.case.key} has no record, since Ray lost two workers over it: {lost.reason}. Run again with --resume.")
+        warn(
+            f"{lost.case.key} has no record, since Ray lost two workers over it: {lost.reason}. Run"
+            " again with --resume."
+        )
     if found.num_rescheduled:
-        click.echo(f"Begun anew on another worker, since theirs was lost: {found.num_rescheduled} of the cases.", err=True)
+        click.echo(
+            f"Begun anew on another worker, since theirs was lost: {found.num_rescheduled} of the"
+            " cases.",
+            err=True,
+        )
 
 
-# --- Slurm ----------------------------------------------------------------------------------------------------------------
+# --- Slurm ----------------------------------------------------------------------------------------
 
 
 def emit(o: dict[str, Any]) -> None:
     """Writes the suite as a job; on stderr how to submit it and how to read its results.
 
-    Without --device it is for the one that is here, as everywhere; the cases are refused by the machines that they come to.
-    Raises UsageError.
+    Without --device it is for the one that is here, as everywhere; the cases are refused by the
+    machines that they come to. Raises UsageError.
     """
     import shlex
 
@@ -128,10 +150,18 @@ def emit(o: dict[str, Any]) -> None:
     device = o["device"] or present_device()
     cases = suite_cases(o["suite"], device)
     asked = [needs(planned_elsewhere(case), o["cpus_per_case"] or default_cpus()) for case in cases]
-    slurm.emit(cases, asked, folder, suite=o["suite"], timeout_seconds=o["timeout"], force=o["force"])
+    slurm.emit(
+        cases, asked, folder, suite=o["suite"], timeout_seconds=o["timeout"], force=o["force"]
+    )
     if len(cases) > slurm.USUAL_ARRAY_SIZE:
-        warn(f"{len(cases):,} tasks are more than Slurm allows in one array by default (MaxArraySize); ask yours.")
+        warn(
+            f"{len(cases):,} tasks are more than Slurm allows in one array by default"
+            " (MaxArraySize); ask yours."
+        )
     here = shlex.quote(str(folder))
-    click.echo(f"Wrote {folder}: {len(cases)} cases for {device}, and the job that measures them.", err=True)
+    click.echo(
+        f"Wrote {folder}: {len(cases)} cases for {device}, and the job that measures them.",
+        err=True,
+    )
     click.echo(f"Submit it: cd {here} && sbatch {slurm.SCRIPT}", err=True)
     click.echo(f"Then: lora-profile compare {shlex.quote(str(folder / slurm.RESULTS))}", err=True)

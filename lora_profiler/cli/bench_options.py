@@ -21,7 +21,19 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-WITH_CASE = ("case", "records", "resume", "rerun", "deadline", "timeout", "progress", "report", "form", "output", "force")
+WITH_CASE = (
+    "case",
+    "records",
+    "resume",
+    "rerun",
+    "deadline",
+    "timeout",
+    "progress",
+    "report",
+    "form",
+    "output",
+    "force",
+)
 """Options that have a meaning beside --case, which fixes everything else."""
 WITH_SUITE = ("suite", "device", "ray", "cpus_per_case", "emit", *WITH_CASE[1:])
 WITH_EMIT = ("suite", "device", "cpus_per_case", "emit", "timeout", "output", "force")
@@ -46,64 +58,141 @@ def _complete_suite(ctx: click.Context, param: Any, incomplete: str) -> list["Co
 
 _SECONDS = FiniteRange(min=0, min_open=True)
 _OPTIONS = [
-    click.option("--records", type=Path, metavar="PATH", help="The store of records. [default: in the user's data folder]"),
-    click.option("--resume", is_flag=True, help="Leave out what is stored for this environment already."),
     click.option(
-        "--rerun", multiple=True, metavar="STATUS", shell_complete=_complete_status,
+        "--records",
+        type=Path,
+        metavar="PATH",
+        help="The store of records. [default: in the user's data folder]",
+    ),
+    click.option(
+        "--resume", is_flag=True, help="Leave out what is stored for this environment already."
+    ),
+    click.option(
+        "--rerun",
+        multiple=True,
+        metavar="STATUS",
+        shell_complete=_complete_status,
         help="With --resume: run these again, as in --rerun oom. Repeat for several.",
     ),
     click.option(
-        "--suite", metavar="NAME", shell_complete=_complete_suite, help="The cases of a suite in benchmarks/suites.py."
+        "--suite",
+        metavar="NAME",
+        shell_complete=_complete_suite,
+        help="The cases of a suite in benchmarks/suites.py.",
     ),
     click.option("--case", type=Path, metavar="FILE", help="The case in a file that --emit wrote."),
     click.option(
-        "--ray", metavar="auto|local|HOST:PORT",
-        help="Spread the suite over a Ray cluster: the one at an address, one of this machine's own (local), or the one that "
-        "this machine is part of, else its own (auto).",
+        "--ray",
+        metavar="auto|local|HOST:PORT",
+        help=(
+            "Spread the suite over a Ray cluster: the one at an address, one of this machine's own"
+            " (local), or the one that this machine is part of, else its own (auto)."
+        ),
     ),
     click.option(
-        "--emit", type=NearestChoice(EMITTED), metavar="sbatch",
+        "--emit",
+        type=NearestChoice(EMITTED),
+        metavar="sbatch",
         help="Run nothing: write the suite as an array job of Slurm into the new folder of -o.",
     ),
     click.option(
-        "--cpus-per-case", type=click.IntRange(1), metavar="N",
-        help="With --ray or --emit: processors and threads of each. [default: OMP_NUM_THREADS, else 1]",
+        "--cpus-per-case",
+        type=click.IntRange(1),
+        metavar="N",
+        help=(
+            "With --ray or --emit: processors and threads of each. [default: OMP_NUM_THREADS,"
+            " else 1]"
+        ),
     ),
-    click.option("--deadline", type=_SECONDS, metavar="SECONDS", help="Start no case that would not end in this time."),
     click.option(
-        "--timeout", type=_SECONDS, default=1800.0, metavar="SECONDS", help="End a case that takes longer. [default: 1800]"
+        "--deadline",
+        type=_SECONDS,
+        metavar="SECONDS",
+        help="Start no case that would not end in this time.",
     ),
     click.option(
-        "--repeats", type=click.IntRange(1, 1000), default=1, metavar="N",
+        "--timeout",
+        type=_SECONDS,
+        default=1800.0,
+        metavar="SECONDS",
+        help="End a case that takes longer. [default: 1800]",
+    ),
+    click.option(
+        "--repeats",
+        type=click.IntRange(1, 1000),
+        default=1,
+        metavar="N",
         help="Run each case in so many processes, forth and back. [default: 1]",
     ),
     click.option(
-        "--nproc", type=click.IntRange(1), metavar="N",
-        help="Train in so many processes at once, as torchrun starts them: the same as --world-size, with --sharding.",
+        "--nproc",
+        type=click.IntRange(1),
+        metavar="N",
+        help=(
+            "Train in so many processes at once, as torchrun starts them: the same as --world-size,"
+            " with --sharding."
+        ),
     ),
-    click.option("--largest-batch", is_flag=True, help="Search the largest batch that trains, beginning at the predicted one."),
     click.option(
-        "--budget", metavar="SIZE", help="Emulate a device with so much memory, as in 24GiB. [default: the device's own]"
+        "--largest-batch",
+        is_flag=True,
+        help="Search the largest batch that trains, beginning at the predicted one.",
     ),
     click.option(
-        "--weights", default="random", metavar="random|hub|PATH", show_default=True,
+        "--budget",
+        metavar="SIZE",
+        help="Emulate a device with so much memory, as in 24GiB. [default: the device's own]",
+    ),
+    click.option(
+        "--weights",
+        default="random",
+        metavar="random|hub|PATH",
+        show_default=True,
         help="What the weights hold; PATH is a folder or a .gguf file.",
     ),
-    click.option("--text", type=Path, metavar="FILE", help="Train on a text instead of random tokens."),
     click.option(
-        "--padding", type=FiniteRange(0, 1, max_open=True), default=0.0, metavar="SHARE",
+        "--text", type=Path, metavar="FILE", help="Train on a text instead of random tokens."
+    ),
+    click.option(
+        "--padding",
+        type=FiniteRange(0, 1, max_open=True),
+        default=0.0,
+        metavar="SHARE",
         help="Share of each sequence that is padding. [default: 0]",
     ),
-    click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, metavar="N", help="Of tokens and dropout. [default: 0]"),
-    click.option("--steps", type=click.IntRange(1), metavar="N", help="Time at least so many steps. [default: 10]"),
-    click.option("--timing-seconds", type=_SECONDS, metavar="SECONDS", help="Time no longer than so. [default: 60]"),
-    click.option("--no-timing", is_flag=True, help="Measure memory alone."),
-    click.option("--report", metavar="FILE", help="Write these runs and their predictions as an HTML page too: a new file."),
     click.option(
-        "--progress", type=NearestChoice(("auto", "json")), default="auto", show_default=True,
+        "--seed",
+        type=click.IntRange(0, 2**31 - 1),
+        default=0,
+        metavar="N",
+        help="Of tokens and dropout. [default: 0]",
+    ),
+    click.option(
+        "--steps",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Time at least so many steps. [default: 10]",
+    ),
+    click.option(
+        "--timing-seconds",
+        type=_SECONDS,
+        metavar="SECONDS",
+        help="Time no longer than so. [default: 60]",
+    ),
+    click.option("--no-timing", is_flag=True, help="Measure memory alone."),
+    click.option(
+        "--report",
+        metavar="FILE",
+        help="Write these runs and their predictions as an HTML page too: a new file.",
+    ),
+    click.option(
+        "--progress",
+        type=NearestChoice(("auto", "json")),
+        default="auto",
+        show_default=True,
         help="On stderr; json: one object a line, at every step, for other programs.",
     ),
-]  # fmt: skip
+]
 
 
 def bench_options(command: F) -> F:
@@ -114,31 +203,50 @@ def bench_options(command: F) -> F:
 
 
 def check_options(ctx: click.Context, models: tuple[str, ...]) -> None:
-    """Raises UsageError for options that contradict each other or that nothing would read, before anything is looked up."""
+    """Raises UsageError for options that contradict each other or that nothing would read, before
+    anything is looked up."""
     from lora_profiler.records.store import finished
 
     o = ctx.params
     _check_cluster_options(ctx)
-    asked = [*(["MODEL"] if models else []), *(f"--{name}" for name in ("suite", "case") if o[name])]
+    asked = [
+        *(["MODEL"] if models else []),
+        *(f"--{name}" for name in ("suite", "case") if o[name]),
+    ]
     if len(asked) != 1:
-        both = f"{' and '.join(asked[:2])} each bring their own; name one of the two." if asked else "name a MODEL, or a --suite."
+        both = (
+            f"{' and '.join(asked[:2])} each bring their own; name one of the two."
+            if asked
+            else "name a MODEL, or a --suite."
+        )
         raise UsageError(f"what to train is not clear: {both}")
     for source, meant in (("suite", WITH_SUITE), ("case", WITH_CASE)):
         for name in o:
             if o[source] and name not in (*meant, "models") and given(ctx, name):
-                raise UsageError(f"{_option(ctx, name)} has no meaning with --{source}, whose cases fix it; leave it out.")
+                raise UsageError(
+                    f"{_option(ctx, name)} has no meaning with --{source}, whose cases fix it;"
+                    " leave it out."
+                )
     if o["nproc"] is not None and given(ctx, "world_size") and o["nproc"] != o["world_size"]:
-        raise UsageError(f"--nproc {o['nproc']} and --world-size {o['world_size']} are not one number; give one of the two.")
+        raise UsageError(
+            f"--nproc {o['nproc']} and --world-size {o['world_size']} are not one number; give one"
+            " of the two."
+        )
     finished((), o["rerun"])
     if o["rerun"] and not o["resume"]:
         raise UsageError("--rerun says what --resume is not to leave out; add --resume.")
     idle = [name for name in TIMING_OPTIONS if given(ctx, name)]
     if o["no_timing"] and idle:
-        raise UsageError(f"{flag(idle[0])} has no meaning with --no-timing; leave out one of the two.")
+        raise UsageError(
+            f"{flag(idle[0])} has no meaning with --no-timing; leave out one of the two."
+        )
     if o["largest_batch"]:
         idle += [name for name in ("repeats", "no_timing") if given(ctx, name)]
         if idle:
-            raise UsageError(f"{flag(idle[0])} has no meaning with --largest-batch, which times nothing; leave it out.")
+            raise UsageError(
+                f"{flag(idle[0])} has no meaning with --largest-batch, which times nothing; leave"
+                " it out."
+            )
 
 
 def _option(ctx: click.Context, name: str) -> str:
@@ -151,22 +259,32 @@ def _check_cluster_options(ctx: click.Context) -> None:
     o = ctx.params
     for name, does in (("ray", "spreads"), ("emit", "writes")):
         if o[name] and not o["suite"]:
-            raise UsageError(f"--{name} {does} the cases of a suite; add --suite NAME, and name no MODEL or --case.")
+            raise UsageError(
+                f"--{name} {does} the cases of a suite; add --suite NAME, and name no MODEL or"
+                " --case."
+            )
     if o["emit"]:
         for name in o:
             if name not in WITH_EMIT and given(ctx, name):
-                raise UsageError(f"{_option(ctx, name)} has no meaning with --emit, which measures nothing; leave it out.")
+                raise UsageError(
+                    f"{_option(ctx, name)} has no meaning with --emit, which measures nothing;"
+                    " leave it out."
+                )
         if o["output"] is None:
             raise UsageError("--emit writes a folder; name a new one with -o DIR.")
     elif given(ctx, "cpus_per_case") and not o["ray"]:
-        raise UsageError("--cpus-per-case says what a case is given of machines that run many; add --ray or --emit.")
+        raise UsageError(
+            "--cpus-per-case says what a case is given of machines that run many; add --ray or"
+            " --emit."
+        )
 
 
-# --- cases ----------------------------------------------------------------------------------------------------------------
+# --- cases ----------------------------------------------------------------------------------------
 
 
 def model_cases(ctx: click.Context, models: tuple[str, ...], device: "Device") -> list["Case"]:
-    """One case for each model, method and repeat: odd repeats run backwards (A, B, B, A), so that a drift hits all alike.
+    """One case for each model, method and repeat: odd repeats run backwards (A, B, B, A), so that a
+    drift hits all alike.
 
     On a CPU some defaults are others, which is said.
 
@@ -183,7 +301,9 @@ def model_cases(ctx: click.Context, models: tuple[str, ...], device: "Device") -
         usual = {name: value for name, value in CPU_DEFAULTS.items() if not given(ctx, name)}
         o |= usual
         for name, value in usual.items():
-            click.echo(f"{flag(name)} is {value}, since this is a CPU, unless you give another.", err=True)
+            click.echo(
+                f"{flag(name)} is {value}, since this is a CPU, unless you give another.", err=True
+            )
     conditions = _conditions(o)
     weights, text = _weights(o, models), _text(o)
     specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
@@ -223,18 +343,26 @@ def _weights(o: dict[str, Any], models: tuple[str, ...]) -> str | None:
         return None
     if asked == "hub":
         if o["offline"]:
-            raise UsageError("--weights hub asks the hub; leave out --offline, and set HF_HUB_OFFLINE=1 to take what is cached.")
+            raise UsageError(
+                "--weights hub asks the hub; leave out --offline, and set HF_HUB_OFFLINE=1 to take"
+                " what is cached."
+            )
         if o["revision"] != "main":
-            raise UsageError("--weights hub loads the main revision; fetch another one yourself, and give its folder.")
+            raise UsageError(
+                "--weights hub loads the main revision; fetch another one yourself, and give its"
+                " folder."
+            )
         return "hub"
     path = Path(asked).expanduser()
     if not path.is_dir() and not (path.is_file() and path.suffix == ".gguf"):
         raise UsageError(
-            f"weights are {asked!r}; give random, hub, a folder with a model's files, or a .gguf file."
-            f"{did_you_mean(asked, ('random', 'hub'))}"
+            f"weights are {asked!r}; give random, hub, a folder with a model's files, or a .gguf"
+            f" file.{did_you_mean(asked, ('random', 'hub'))}"
         )
     if len(models) > 1:
-        raise UsageError(f"{asked} can hold the weights of one model, not of {len(models)}; name one MODEL.")
+        raise UsageError(
+            f"{asked} can hold the weights of one model, not of {len(models)}; name one MODEL."
+        )
     return str(path)
 
 
@@ -248,7 +376,11 @@ def _text(o: dict[str, Any]) -> str | None:
 
 
 def _check_tokenizer(specs: list["ModelSpec"]) -> None:
-    """A text is read with the tokenizer of the weights; without weights, with that of the hub id in the local cache."""
+    """A text is read with the tokenizer of the weights; without weights, with that of the hub id in
+    the local cache."""
     for spec in specs:
         if spec.source not in ("bundled", "hub"):
-            raise UsageError(f"--text needs the tokenizer of {spec.id}; give the folder that holds it with --weights PATH.")
+            raise UsageError(
+                f"--text needs the tokenizer of {spec.id}; give the folder that holds it with"
+                " --weights PATH."
+            )

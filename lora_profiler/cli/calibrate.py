@@ -1,4 +1,5 @@
-"""`lora-profile calibrate`: this machine's own constants of the step-time model, measured and kept."""
+"""`lora-profile calibrate`: this machine's own constants of the step-time model, measured and
+kept."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from lora_profiler.cli.click_support import (
     print_blocks,
     print_json,
     warn,
-)  # fmt: skip
+)
 from lora_profiler.cli.options import output_options
 
 if TYPE_CHECKING:
@@ -36,10 +37,15 @@ Examples:
 Exit code: 0 done; 2 usage; 4 it could not be measured.
 """,
 )
-@click.option("--device", type=NearestChoice(("cuda", "cpu")), help="What to measure. [default: cuda if it is there, else cpu]")
+@click.option(
+    "--device",
+    type=NearestChoice(("cuda", "cpu")),
+    help="What to measure. [default: cuda if it is there, else cpu]",
+)
 @output_options("table", "json", "md")
 def calibrate_command(device: "Device | None", form: str, output: str | None, force: bool) -> None:
-    """Measure this machine's own constants of the step-time model, and keep them for its predictions."""
+    """Measure this machine's own constants of the step-time model, and keep them for its
+    predictions."""
     check_new_file(output, force)
     from lora_profiler.calibration.calibrate import calibrate
     from lora_profiler.report.calibration import calibration_blocks, calibration_payload
@@ -51,7 +57,10 @@ def calibrate_command(device: "Device | None", form: str, output: str | None, fo
         found = calibrate(chosen, progress)
     path = keep(found.local)
     if found.was_disturbed:
-        warn("other programs took processor time while steps were measured; calibrate again when the machine is idle.")
+        warn(
+            "other programs took processor time while steps were measured; calibrate again when the"
+            " machine is idle."
+        )
     if path is None:
         warn("there is no place to keep what was measured; name a folder in LORA_PROFILER_CACHE.")
     if form == "json":

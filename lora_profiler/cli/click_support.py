@@ -1,4 +1,5 @@
-"""What click does not bring: a default command, the nearest match for values, text for every error, output to a new file."""
+"""What click does not bring: a default command, the nearest match for values, text for every error,
+output to a new file."""
 
 import os
 import sys
@@ -28,13 +29,17 @@ class NearestChoice(click.Choice[str]):
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as e:
-            raise click.BadParameter(e.message + did_you_mean(str(value), map(str, self.choices)), ctx=ctx, param=param) from None
+            raise click.BadParameter(
+                e.message + did_you_mean(str(value), map(str, self.choices)), ctx=ctx, param=param
+            ) from None
 
 
 class FiniteRange(click.FloatRange):
     """A number in a range; neither infinite nor none at all."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
         number: float = super().convert(value, param, ctx)
         if number - number != 0:
             self.fail(f"{value} is not a finite number.", param, ctx)
@@ -42,9 +47,11 @@ class FiniteRange(click.FloatRange):
 
 
 class DefaultGroup(click.Group):
-    """A group whose command `default` may go unnamed: `tool X --option` means `tool default X --option`.
+    """A group whose command `default` may go unnamed: `tool X --option` means `tool default X
+    --option`.
 
-    Those of `lazy_commands` are imported when they are asked for: `name` is `name_command` of the module given.
+    Those of `lazy_commands` are imported when they are asked for: `name` is `name_command` of the
+    module given.
     """
 
     default = "predict"
@@ -58,7 +65,9 @@ class DefaultGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in self.lazy_commands and cmd_name not in self.commands:
-            self.add_command(getattr(import_module(self.lazy_commands[cmd_name]), f"{cmd_name}_command"))
+            self.add_command(
+                getattr(import_module(self.lazy_commands[cmd_name]), f"{cmd_name}_command")
+            )
         return super().get_command(ctx, cmd_name)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -68,7 +77,8 @@ class DefaultGroup(click.Group):
         return super().parse_args(ctx, args)
 
     def _refuse_misspelt_command(self, ctx: click.Context, word: str) -> None:
-        """A word that is nearly a command, and that no model is called by, is not looked for on the hub."""
+        """A word that is nearly a command, and that no model is called by, is not looked for on the
+        hub."""
         if ctx.resilient_parsing or word.startswith("-") or "/" in word or Path(word).exists():
             return
         close = [name for name in nearest(word, self.list_commands(ctx), 1) if _alike(word, name)]
@@ -111,7 +121,11 @@ def complete_model(ctx: click.Context, param: Any, incomplete: str) -> list["Com
     from lora_profiler.catalog import bundled_models
 
     known = [name for model in bundled_models() for name in (model.id, *model.aliases)]
-    names = [name for name in known if name.lower().startswith(incomplete.lower())] if incomplete else []
+    names = (
+        [name for name in known if name.lower().startswith(incomplete.lower())]
+        if incomplete
+        else []
+    )
     return items(names)
 
 
@@ -130,7 +144,8 @@ def items(words: Iterable[str]) -> list["CompletionItem"]:
 
 
 def run(command: click.Command, args: Sequence[str] | None, prog_name: str) -> NoReturn:
-    """Runs `command` and ends the process: errors made on purpose become one message on stderr and their exit code."""
+    """Runs `command` and ends the process: errors made on purpose become one message on stderr and
+    their exit code."""
     try:
         code = command.main(args, prog_name=prog_name, standalone_mode=False)
         sys.stdout.flush()
@@ -150,7 +165,8 @@ def run(command: click.Command, args: Sequence[str] | None, prog_name: str) -> N
 
 
 def check_new_file(path: str | None, force: bool) -> None:
-    """Refuses a place where no file can or should be made, before any work is done. Raises UsageError."""
+    """Refuses a place where no file can or should be made, before any work is done. Raises
+    UsageError."""
     if path is None:
         return
     target = Path(path)
@@ -165,8 +181,8 @@ def check_new_file(path: str | None, force: bool) -> None:
 def write_out(text: str, path: str | None, show: Callable[[], None] | None = None) -> None:
     """`text` to the file, or to stdout; a terminal gets `show()` instead where there is one.
 
-    The file is whole or not there. One that is there already is replaced only where the command was given --force, also if it
-    came while the command ran.
+    The file is whole or not there. One that is there already is replaced only where the command was
+    given --force, also if it came while the command ran.
     """
     if path is not None:
         from lora_profiler.records.atomic_write import write_for_user
@@ -175,7 +191,9 @@ def write_out(text: str, path: str | None, show: Callable[[], None] | None = Non
         try:
             write_for_user(Path(path), text, replace=bool(context and context.params.get("force")))
         except FileExistsError:
-            raise UsageError(f"{path} has come while this command ran; name another file, or add --force.") from None
+            raise UsageError(
+                f"{path} has come while this command ran; name another file, or add --force."
+            ) from None
         except OSError as e:
             raise UsageError(f"{path} cannot be written: {e.strerror}.") from None
         click.echo(f"Wrote {path}.", err=True)
@@ -193,7 +211,8 @@ def print_json(document: dict[str, Any], output: str | None) -> None:
 
 
 def print_blocks(blocks: Sequence["Block"], form: str, output: str | None) -> None:
-    """`blocks` as Markdown ("md") or as text, to the file or to stdout; drawn where that is a terminal."""
+    """`blocks` as Markdown ("md") or as text, to the file or to stdout; drawn where that is a
+    terminal."""
     from lora_profiler.report import render
 
     def show() -> None:

@@ -1,4 +1,5 @@
-"""`lora-profile compare`: predicted against measured, or two sets of records against each other; a limit for scripts."""
+"""`lora-profile compare`: predicted against measured, or two sets of records against each other; a
+limit for scripts."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,7 @@ from lora_profiler.cli.click_support import (
     print_json,
     warn,
     write_out,
-)  # fmt: skip
+)
 from lora_profiler.cli.options import given, output_options
 from lora_profiler.errors import UsageError
 
@@ -27,27 +28,51 @@ if TYPE_CHECKING:
 
 GROUPINGS = ("method", "family", "model", "device", "engine", "category", "metric")
 PREDICTED = (
-    "peak_requested_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "attribution_bytes", "phase_peak_bytes",
-    "step1_phase_peak_bytes", "persistent_bytes", "saved_activation_bytes", "num_parameters", "num_trainable_parameters",
-)  # fmt: skip
+    "peak_requested_bytes",
+    "peak_allocated_bytes",
+    "peak_reserved_bytes",
+    "attribution_bytes",
+    "phase_peak_bytes",
+    "step1_phase_peak_bytes",
+    "persistent_bytes",
+    "saved_activation_bytes",
+    "num_parameters",
+    "num_trainable_parameters",
+)
 CHANGING = (
-    "peak_requested_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "device_used_bytes", "step_seconds",
+    "peak_requested_bytes",
+    "peak_allocated_bytes",
+    "peak_reserved_bytes",
+    "device_used_bytes",
+    "step_seconds",
     "tokens_per_second",
-)  # fmt: skip
-"""Written out here, so that the command starts without what it does not need; a test holds them to what `comparison` has."""
+)
+"""Written out here, so that the command starts without what it does not need; a test holds them to
+what `comparison` has."""
 ALL = "all"
 
 
 class Percentage(click.ParamType[float]):
-    """'5%' or '0.5 %' as a share. The sign must stand there, since 5 and 0.05 could both be meant."""
+    """'5%' or '0.5 %' as a share. The sign must stand there, since 5 and 0.05 could both be
+    meant."""
 
     name = "percentage"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
         text = str(value).strip()
         number = text.removesuffix("%").strip()
-        if not text.endswith("%") or not re.fullmatch(r"[0-9]{0,9}\.?[0-9]{0,9}", number) or not number.strip("."):
-            self.fail(f"{value!r} is no percentage of 0 or more; write a number and the sign, as in 5%.", param, ctx)
+        if (
+            not text.endswith("%")
+            or not re.fullmatch(r"[0-9]{0,9}\.?[0-9]{0,9}", number)
+            or not number.strip(".")
+        ):
+            self.fail(
+                f"{value!r} is no percentage of 0 or more; write a number and the sign, as in 5%.",
+                param,
+                ctx,
+            )
         return float(number) / 100
 
 
@@ -61,14 +86,16 @@ RECORDS are files as `lora-profile bench --records FILE` writes them (or what `b
 .jsonl files in them and in the folders one below. All of them together are one set; --against names the other one. Of several
 records with one id the newest counts.
 
-Metrics that are predicted: peak_requested_bytes (the default), peak_allocated_bytes, peak_reserved_bytes, attribution_bytes,
-phase_peak_bytes, step1_phase_peak_bytes, persistent_bytes, saved_activation_bytes, num_parameters, num_trainable_parameters.
-Between two sets: peak_requested_bytes and step_seconds (the defaults), peak_allocated_bytes, peak_reserved_bytes,
-device_used_bytes, tokens_per_second. Step seconds are medians; they differ where their 95 % intervals lie apart.
+Metrics that are predicted: peak_requested_bytes (the default), peak_allocated_bytes,
+peak_reserved_bytes, attribution_bytes, phase_peak_bytes, step1_phase_peak_bytes, persistent_bytes,
+saved_activation_bytes, num_parameters, num_trainable_parameters. Between two sets:
+peak_requested_bytes and step_seconds (the defaults), peak_allocated_bytes, peak_reserved_bytes,
+device_used_bytes, tokens_per_second. Step seconds are medians; they differ where their 95 %
+intervals lie apart.
 
---fail-above judges the metrics of --metric. Predictions: every claimed number, too low or too high. Two sets: what got worse
-from RECORDS to --against, step times only beyond their intervals, and every case that went through before and no more. Where
-nothing can be judged it fails too.
+--fail-above judges the metrics of --metric. Predictions: every claimed number, too low or too high.
+Two sets: what got worse from RECORDS to --against, step times only beyond their intervals, and
+every case that went through before and no more. Where nothing can be judged it fails too.
 
 Examples:
   lora-profile compare records.jsonl                        how far were the predictions off?
@@ -82,7 +109,13 @@ Exit code: 0 done; 1 the limit of --fail-above was broken; 2 usage, or no record
 """,
 )
 @click.argument("records", metavar="RECORDS...", nargs=-1, required=True, type=click.Path())
-@click.option("--against", multiple=True, metavar="RECORDS", type=click.Path(), help="The set after: a file or folder; repeat.")
+@click.option(
+    "--against",
+    multiple=True,
+    metavar="RECORDS",
+    type=click.Path(),
+    help="The set after: a file or folder; repeat.",
+)
 @click.option(
     "--engine",
     default="auto",
@@ -90,7 +123,12 @@ Exit code: 0 done; 1 the limit of --fail-above was broken; 2 usage, or no record
     show_default=True,
     help="What predicts; nothing is traced.",
 )
-@click.option("--by", multiple=True, type=NearestChoice(GROUPINGS), help="Gather errors by this; repeat. [default: method]")
+@click.option(
+    "--by",
+    multiple=True,
+    type=NearestChoice(GROUPINGS),
+    help="Gather errors by this; repeat. [default: method]",
+)
 @click.option(
     "--metric",
     "metrics",
@@ -99,12 +137,26 @@ Exit code: 0 done; 1 the limit of --fail-above was broken; 2 usage, or no record
     type=NearestChoice([*dict.fromkeys([*PREDICTED, *CHANGING]), ALL]),
     help="Which numbers; repeat. [default: peak_requested_bytes, and with --against step_seconds]",
 )
-@click.option("--worst", type=click.IntRange(min=0), default=5, show_default=True, help="So many of the largest are listed.")
-@click.option("--fail-above", type=Percentage(), metavar="PERCENT%", help="End with 1 if anything is off, or worse, by more.")
+@click.option(
+    "--worst",
+    type=click.IntRange(min=0),
+    default=5,
+    show_default=True,
+    help="So many of the largest are listed.",
+)
+@click.option(
+    "--fail-above",
+    type=Percentage(),
+    metavar="PERCENT%",
+    help="End with 1 if anything is off, or worse, by more.",
+)
 @output_options("table", "json", "csv", "md")
 @click.pass_context
-def compare_command(ctx: click.Context, /, records: tuple[str, ...], against: tuple[str, ...], **o: Any) -> None:
-    """Hold RECORDS of real runs against what is predicted of them, or against the records of another set."""
+def compare_command(
+    ctx: click.Context, /, records: tuple[str, ...], against: tuple[str, ...], **o: Any
+) -> None:
+    """Hold RECORDS of real runs against what is predicted of them, or against the records of
+    another set."""
     check_new_file(o["output"], o["force"])
     metrics = _metrics(o["metrics"], CHANGING if against else PREDICTED, bool(against))
     if against:
@@ -119,13 +171,18 @@ def compare_command(ctx: click.Context, /, records: tuple[str, ...], against: tu
 
 
 def _metrics(asked: Sequence[str], possible: Sequence[str], against: bool) -> tuple[str, ...]:
-    """The names asked for, none where none was. Raises UsageError for one that only the other kind of comparison knows."""
+    """The names asked for, none where none was. Raises UsageError for one that only the other kind
+    of comparison knows."""
     for name in asked:
         if name != ALL and name not in possible:
             raise UsageError(
-                f"{name} is compared with predictions only; leave out --against." if against else
-                f"nothing predicts {name} yet; with --against it is compared between two sets of records."
-            )  # fmt: skip
+                f"{name} is compared with predictions only; leave out --against."
+                if against
+                else (
+                    f"nothing predicts {name} yet; with --against it is compared between two sets"
+                    " of records."
+                )
+            )
     return tuple(possible) if ALL in asked else tuple(dict.fromkeys(asked))
 
 
@@ -138,7 +195,7 @@ def _read(paths: Iterable[str]) -> "RecordSet":
     return found
 
 
-# --- predicted against measured -------------------------------------------------------------------------------------------
+# --- predicted against measured -------------------------------------------------------------------
 
 
 def _errors(read: "RecordSet", metrics: tuple[str, ...], o: dict[str, Any]) -> bool:
@@ -153,7 +210,11 @@ def _errors(read: "RecordSet", metrics: tuple[str, ...], o: dict[str, Any]) -> b
         from lora_profiler.report.comparisons import comparison_blocks
 
         hints = _hints(o, metrics) if o["form"] == "table" else ()
-        print_blocks(comparison_blocks(found, chosen, o["by"] or ("method",), o["worst"], hints), o["form"], o["output"])
+        print_blocks(
+            comparison_blocks(found, chosen, o["by"] or ("method",), o["worst"], hints),
+            o["form"],
+            o["output"],
+        )
     return o["fail_above"] is not None and _is_off(found, chosen, o["fail_above"])
 
 
@@ -176,33 +237,47 @@ def _print_errors(found: "Sequence[Scored]", shown: Sequence[str], o: dict[str, 
 
 def _hints(o: dict[str, Any], metrics: tuple[str, ...]) -> list[str]:
     """What shows more than was asked for."""
-    more = ["" if o["by"] else "--by family or model", "" if metrics else "--metric all", f"--worst {max(20, 4 * o['worst'])}"]
+    more = [
+        "" if o["by"] else "--by family or model",
+        "" if metrics else "--metric all",
+        f"--worst {max(20, 4 * o['worst'])}",
+    ]
     return [f"More: {', '.join(filter(None, more))}; every number: --format csv or json."]
 
 
 def _is_off(found: "Sequence[Scored]", chosen: Sequence[str], limit: float) -> bool:
-    """Says on stderr how the judged claims stand to the limit; whether one is beyond it, or there is none."""
+    """Says on stderr how the judged claims stand to the limit; whether one is beyond it, or there
+    is none."""
     from lora_profiler.comparison.errors import misses
     from lora_profiler.report.comparisons import judgement
 
     judged = [c for s in found for c in s.comparisons if c.metric in chosen and c.is_claim]
     beyond = misses(judged, limit)
-    click.echo(printable(judgement(judged, beyond, {s.record.id: s.record for s in found}, chosen, limit)), err=True)
+    click.echo(
+        printable(judgement(judged, beyond, {s.record.id: s.record for s in found}, chosen, limit)),
+        err=True,
+    )
     return bool(beyond) or not judged
 
 
-# --- before and after -----------------------------------------------------------------------------------------------------
+# --- before and after -----------------------------------------------------------------------------
 
 
-def _changes(before: "RecordSet", after: "RecordSet", metrics: tuple[str, ...], o: dict[str, Any]) -> bool:
+def _changes(
+    before: "RecordSet", after: "RecordSet", metrics: tuple[str, ...], o: dict[str, Any]
+) -> bool:
     """Prints; whether the limit was broken."""
     from lora_profiler.comparison.regressions import changes, paired, setup_changes
     from lora_profiler.report.changes import change_blocks, judgement
 
     pairs = paired(before.records, after.records)
     chosen: Any = metrics or ("peak_requested_bytes", "step_seconds")
-    found = changes(pairs.pairs, chosen if o["form"] not in ("json", "csv") or metrics else CHANGING)  # type: ignore[arg-type]
-    sides = [r for pair in pairs.pairs for r in pair.before], [r for pair in pairs.pairs for r in pair.after]
+    printed: Any = CHANGING if o["form"] in ("json", "csv") and not metrics else chosen
+    found = changes(pairs.pairs, printed)
+    sides = (
+        [r for pair in pairs.pairs for r in pair.before],
+        [r for pair in pairs.pairs for r in pair.after],
+    )
     setup = setup_changes(*sides)
     if not pairs.pairs:
         warn("no case is in both sets; a case is a model, its setup and the conditions of the run.")

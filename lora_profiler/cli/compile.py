@@ -1,4 +1,5 @@
-"""`lora-profile compile`: traces a model's step once and keeps the profile that answers for every size from then on."""
+"""`lora-profile compile`: traces a model's step once and keeps the profile that answers for every
+size from then on."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,14 @@ from lora_profiler.cli.click_support import (
     print_blocks,
     print_json,
     warn,
-)  # fmt: skip
-from lora_profiler.cli.options import TORCH_OPTION, output_options, platform_of, setup_options, workloads
+)
+from lora_profiler.cli.options import (
+    TORCH_OPTION,
+    output_options,
+    platform_of,
+    setup_options,
+    workloads,
+)
 from lora_profiler.errors import CompileError
 
 if TYPE_CHECKING:
@@ -39,14 +46,22 @@ Examples:
 Exit code: 0 done; 2 usage; 3 no such model; 4 a step that cannot be traced, or of which no profile could be trusted.
 """,
 )
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True, shell_complete=complete_model)
+@click.argument(
+    "models", metavar="MODEL...", nargs=-1, required=True, shell_complete=complete_model
+)
 @setup_options(device="cuda", device_help="Whose memory rules hold.")
-@click.option("--gpu", metavar="KEY", shell_complete=complete_gpu, help="The card whose attention kernels hold.")
+@click.option(
+    "--gpu",
+    metavar="KEY",
+    shell_complete=complete_gpu,
+    help="The card whose attention kernels hold.",
+)
 @TORCH_OPTION
 @output_options("table", "json", "md")
 @click.pass_context
 def compile_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> None:
-    """Trace MODEL's training step, full and LoRA or as asked, and keep the profiles that answer for every size."""
+    """Trace MODEL's training step, full and LoRA or as asked, and keep the profiles that answer for
+    every size."""
     check_new_file(o["output"], o["force"])
     from lora_profiler.catalog import find_gpu, find_model
     from lora_profiler.report.tracing import shown
@@ -54,7 +69,12 @@ def compile_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
     platform = platform_of(o, find_gpu(o["gpu"]) if o["gpu"] else None)
     with shown(at_once=None):
-        made = [each for spec in specs for workload in workloads(spec, ctx, platform) for each in _compiled(workload)]
+        made = [
+            each
+            for spec in specs
+            for workload in workloads(spec, ctx, platform)
+            for each in _compiled(workload)
+        ]
     from lora_profiler.report.profiles import profile_blocks, profile_records
 
     if o["form"] == "json":
@@ -64,7 +84,8 @@ def compile_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
 
 
 def _compiled(workload: Any) -> "Sequence[Profile]":
-    """One profile for each set of facts that sizes can change. Raises CompileError where none of them could be trusted."""
+    """One profile for each set of facts that sizes can change. Raises CompileError where none of
+    them could be trusted."""
     from lora_profiler.planning.profiles import variants
     from lora_profiler.traced import compile_profile
 

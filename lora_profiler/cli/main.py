@@ -1,4 +1,5 @@
-"""`lora-profile`: parses, asks, prints. Each command imports what it needs when it runs, so that the answer starts at once."""
+"""`lora-profile`: parses, asks, prints. Each command imports what it needs when it runs, so that
+the answer starts at once."""
 
 import gc
 from collections.abc import Sequence
@@ -20,8 +21,14 @@ from lora_profiler.cli.click_support import (
     run,
     warn,
     write_out,
-)  # fmt: skip
-from lora_profiler.cli.options import answer_options, output_options, platform_of, setup_options, workloads
+)
+from lora_profiler.cli.options import (
+    answer_options,
+    output_options,
+    platform_of,
+    setup_options,
+    workloads,
+)
 from lora_profiler.cli.warnings import warn_of
 
 if TYPE_CHECKING:
@@ -33,7 +40,8 @@ if TYPE_CHECKING:
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Ends the process with the exit code of the contract (0 done, 1 does not fit, 2 usage, 3 no model, 4 not run)."""
+    """Ends the process with the exit code of the contract (0 done, 1 does not fit, 2 usage, 3 no
+    model, 4 not run)."""
     exit_without_search()
     run(root, args, "lora-profile")
 
@@ -61,9 +69,11 @@ Shell completion: eval "$(_LORA_PROFILE_COMPLETE=bash_source lora-profile)"; zsh
 @click.version_option(__version__, prog_name="lora-profile")
 @click.pass_context
 def root(ctx: click.Context) -> None:
-    """What full, LoRA and QLoRA fine-tuning of a model cost in memory and compute, from the model's name alone.
+    """What full, LoRA and QLoRA fine-tuning of a model cost in memory and compute, from the model's
+    name alone.
 
-    No weight is downloaded and no accelerator is needed. bench trains for real on the device at hand.
+    No weight is downloaded and no accelerator is needed. bench trains for real on the device at
+    hand.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
@@ -88,16 +98,23 @@ Examples:
 Exit code: 0 done, and if --gpu names a card at least one method fits it; 1 none fits; 2 usage; 3 no such model.
 """,
 )
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True, shell_complete=complete_model)
+@click.argument(
+    "models", metavar="MODEL...", nargs=-1, required=True, shell_complete=complete_model
+)
 @setup_options(device="cuda", device_help="Whose memory rules hold.")
 @answer_options
-@click.option("--per-layer", is_flag=True, help="Weights, memory and compute of every distinct layer.")
-@click.option("--explain", is_flag=True, help="The formula behind each number, with the numbers put in.")
+@click.option(
+    "--per-layer", is_flag=True, help="Weights, memory and compute of every distinct layer."
+)
+@click.option(
+    "--explain", is_flag=True, help="The formula behind each number, with the numbers put in."
+)
 @output_options("table", "json", "csv", "md")
 @click.pass_context
 @collector_paused()
 def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) -> None:
-    """Predict memory and compute of fine-tuning MODEL: full and LoRA side by side, or the methods asked for."""
+    """Predict memory and compute of fine-tuning MODEL: full and LoRA side by side, or the methods
+    asked for."""
     check_new_file(o["output"], o["force"])
     from lora_profiler.catalog import find_model
     from lora_profiler.planning.answers import answers
@@ -109,7 +126,9 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     asked = [workloads(spec, ctx, platform) for spec in specs]
     engines = [o["engine"]] * len(asked)
     if o["engine"] == "auto":
-        engines = [_trace_what_nothing_knows(workloads, other_sizes=gpu is not None) for workloads in asked]
+        engines = [
+            _trace_what_nothing_knows(workloads, other_sizes=gpu is not None) for workloads in asked
+        ]
     everything = o["explain"] or o["form"] == "json"
     with _traces_shown() if "traced" in engines else nullcontext():
         found = [
@@ -119,7 +138,9 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     for one_model in found:
         warn_of([answer.prediction for answer in one_model], gpu)
     _print_answers(found, o)
-    if gpu is not None and not any(a.fit and a.fit.verdict != "does_not_fit" for one_model in found for a in one_model):
+    if gpu is not None and not any(
+        a.fit and a.fit.verdict != "does_not_fit" for one_model in found for a in one_model
+    ):
         ctx.exit(1)
 
 
@@ -142,10 +163,12 @@ def _network(text: str) -> "Network":
 
 
 def _trace_what_nothing_knows(workloads: Sequence["Workload"], *, other_sizes: bool) -> str:
-    """Makes the profiles that are missing where the rules do not know the model either; says what cannot be traced.
+    """Makes the profiles that are missing where the rules do not know the model either; says what
+    cannot be traced.
 
-    With `other_sizes` also those that hold at other sizes: the largest that fit are searched for among all. Returns the engine
-    to ask: "traced", at exactly the sizes asked, where a profile could not be trusted.
+    With `other_sizes` also those that hold at other sizes: the largest that fit are searched for
+    among all. Returns the engine to ask: "traced", at exactly the sizes asked, where a profile
+    could not be trusted.
     """
     from lora_profiler.planning.profiles import worth_a_trace
 
@@ -183,15 +206,21 @@ def _print_answers(answers: Sequence[Sequence["Answer"]], o: dict[str, Any]) -> 
         from lora_profiler.report.json.predict import layer_records, predict_records
         from lora_profiler.report.render import csv_text
 
-        write_out(csv_text(layer_records(flat) if o["per_layer"] else predict_records(flat)), o["output"])
+        write_out(
+            csv_text(layer_records(flat) if o["per_layer"] else predict_records(flat)), o["output"]
+        )
     else:
         blocks: list[Block] = []
         for one_model in answers:
-            blocks += _model_blocks(one_model, per_layer=o["per_layer"], explain=o["explain"], engine=o["engine"])
+            blocks += _model_blocks(
+                one_model, per_layer=o["per_layer"], explain=o["explain"], engine=o["engine"]
+            )
         print_blocks(blocks, o["form"], o["output"])
 
 
-def _model_blocks(answers: Sequence["Answer"], *, per_layer: bool, explain: bool, engine: str) -> list["Block"]:
+def _model_blocks(
+    answers: Sequence["Answer"], *, per_layer: bool, explain: bool, engine: str
+) -> list["Block"]:
     from lora_profiler.planning.remarks import activation_excess
     from lora_profiler.report.predictions import model_blocks
 
@@ -251,30 +280,41 @@ Examples:
 @click.argument("text", nargs=-1)
 @output_options("table", "json", "csv", "md")
 def gpus_command(text: tuple[str, ...], form: str, output: str | None, force: bool) -> None:
-    """List the bundled cards, by the key that --gpu takes; TEXT narrows the list. ~ marks an estimate."""
+    """List the bundled cards, by the key that --gpu takes; TEXT narrows the list. ~ marks an
+    estimate."""
     check_new_file(output, force)
     from lora_profiler.catalog import bundled_gpus
     from lora_profiler.report.catalogues import gpu_records, gpus_table, matching
 
     words = " ".join(text)
-    found = [g for g in bundled_gpus() if matching(words, (g.key, g.name, *g.aliases, g.vendor, g.architecture))]
+    found = [
+        g
+        for g in bundled_gpus()
+        if matching(words, (g.key, g.name, *g.aliases, g.vendor, g.architecture))
+    ]
     _note_if_empty(found, words, "card", (g.key for g in bundled_gpus()))
     _print_catalogue("gpus", gpu_records(found), gpus_table(found), form, output)
 
 
 @root.command(
-    "doctor", short_help="Show versions, cards, cache and hub settings.", cls=ExampleCommand, context_settings=HELP_NAMES
+    "doctor",
+    short_help="Show versions, cards, cache and hub settings.",
+    cls=ExampleCommand,
+    context_settings=HELP_NAMES,
 )
 @output_options("table", "json", "md")
 def doctor_command(form: str, output: str | None, force: bool) -> None:
-    """Show versions, cards, cache folder and hub settings of this installation. Tokens are never printed."""
+    """Show versions, cards, cache folder and hub settings of this installation. Tokens are never
+    printed."""
     check_new_file(output, force)
     from lora_profiler.harness.doctor import diagnose
     from lora_profiler.report.catalogues import doctor_table
 
     diagnosis = diagnose()
     if form == "json":
-        print_json({"schema_version": "1.0", "lora_profiler": __version__, **diagnosis.as_dict()}, output)
+        print_json(
+            {"schema_version": "1.0", "lora_profiler": __version__, **diagnosis.as_dict()}, output
+        )
     else:
         print_blocks([doctor_table(diagnosis)], form, output)
 
@@ -286,7 +326,9 @@ def _note_if_empty(found: Sequence[object], words: str, what: str, known: Any) -
         warn(f"no bundled {what} is called {words!r}.{did_you_mean(words, known)}")
 
 
-def _print_catalogue(name: str, records: list[dict[str, Any]], table: "Block", form: str, output: str | None) -> None:
+def _print_catalogue(
+    name: str, records: list[dict[str, Any]], table: "Block", form: str, output: str | None
+) -> None:
     if form == "json":
         print_json({"schema_version": "1.0", name: records}, output)
     elif form == "csv":

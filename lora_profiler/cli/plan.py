@@ -1,11 +1,26 @@
-"""`lora-profile plan`: how many cards of a cluster a model needs, and how to share it among them."""
+"""`lora-profile plan`: how many cards of a cluster a model needs, and how to share it among
+them."""
 
 from typing import Any
 
 import click
 
-from lora_profiler.cli.click_support import HELP_NAMES, ExampleCommand, check_new_file, complete_model, print_blocks, print_json
-from lora_profiler.cli.options import TORCH_OPTION, given, output_options, platform_of, setup_options, workloads
+from lora_profiler.cli.click_support import (
+    HELP_NAMES,
+    ExampleCommand,
+    check_new_file,
+    complete_model,
+    print_blocks,
+    print_json,
+)
+from lora_profiler.cli.options import (
+    TORCH_OPTION,
+    given,
+    output_options,
+    platform_of,
+    setup_options,
+    workloads,
+)
 from lora_profiler.errors import UsageError
 
 
@@ -26,15 +41,29 @@ Exit code: 0 done, and at least one way fits; 1 none fits; 2 usage; 3 no such mo
 """,
 )
 @click.argument("model", metavar="MODEL", shell_complete=complete_model)
-@click.option("--cluster", required=True, metavar="8xCARD|16x8xCARD", help="Cards, or machines and cards in each.")
-@click.option("--interconnect", metavar="nvlink4|ndr|25GB/s|...", help="The slowest link among the ranks.")
-@click.option("--engine", default="auto", metavar="auto|analytic|traced", show_default=True, help="What answers.")
+@click.option(
+    "--cluster",
+    required=True,
+    metavar="8xCARD|16x8xCARD",
+    help="Cards, or machines and cards in each.",
+)
+@click.option(
+    "--interconnect", metavar="nvlink4|ndr|25GB/s|...", help="The slowest link among the ranks."
+)
+@click.option(
+    "--engine",
+    default="auto",
+    metavar="auto|analytic|traced",
+    show_default=True,
+    help="What answers.",
+)
 @TORCH_OPTION
 @setup_options(device="cuda", device_help="Whose memory rules hold.")
 @output_options("table", "json", "md")
 @click.pass_context
 def plan_command(ctx: click.Context, /, model: str, **o: Any) -> None:
-    """Place MODEL on a cluster: every sharding, the fewest cards each fits on, memory per rank and the time of a step."""
+    """Place MODEL on a cluster: every sharding, the fewest cards each fits on, memory per rank and
+    the time of a step."""
     check_new_file(o["output"], o["force"])
     from lora_profiler.catalog import find_model
     from lora_profiler.cli.warnings import warn_of
@@ -44,12 +73,16 @@ def plan_command(ctx: click.Context, /, model: str, **o: Any) -> None:
     from lora_profiler.report.tracing import shown
 
     if given(ctx, "world_size") or given(ctx, "sharding"):
-        raise UsageError("the plan chooses world size and sharding; leave --world-size and --sharding out.")
+        raise UsageError(
+            "the plan chooses world size and sharding; leave --world-size and --sharding out."
+        )
     cluster = find_cluster(o["cluster"])
     network = find_network(o["interconnect"]) if o["interconnect"] else None
     spec = find_model(model, revision=o["revision"], offline=o["offline"])
     with shown():
-        options = plan(workloads(spec, ctx, platform_of(o, cluster.gpu)), cluster, network, o["engine"])
+        options = plan(
+            workloads(spec, ctx, platform_of(o, cluster.gpu)), cluster, network, o["engine"]
+        )
     warn_of([option.whole.prediction for option in options], cluster.gpu)
     if o["form"] == "json":
         print_json(cluster_payload(spec, options, cluster, network), o["output"])

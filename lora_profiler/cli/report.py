@@ -1,10 +1,17 @@
-"""`lora-profile report`: records and what is predicted of them as one HTML page that opens offline."""
+"""`lora-profile report`: records and what is predicted of them as one HTML page that opens
+offline."""
 
 from pathlib import Path
 
 import click
 
-from lora_profiler.cli.click_support import HELP_NAMES, ExampleCommand, check_new_file, warn, write_out
+from lora_profiler.cli.click_support import (
+    HELP_NAMES,
+    ExampleCommand,
+    check_new_file,
+    warn,
+    write_out,
+)
 from lora_profiler.errors import UsageError
 
 
@@ -17,8 +24,8 @@ from lora_profiler.errors import UsageError
 RECORDS are files as `lora-profile bench --records FILE` writes them (or what `bench --format json` printed), or folders: the
 .jsonl files in them and in the folders one below. Of several records with one id the newest counts.
 
-The page holds all it shows, its figures and numbers included, and asks nothing of any other machine. The same records give the
-same page.
+The page holds all it shows, its figures and numbers included, and asks nothing of any other
+machine. The same records give the same page.
 
 Examples:
   lora-profile report records.jsonl -o report.html
@@ -39,8 +46,11 @@ Exit code: 0 done; 2 usage, no record can be read, or a library is missing.
 )
 @click.option("--title", metavar="TEXT", help="[default: what the records are of]")
 @click.option("--force", is_flag=True, help="Let -o replace a file.")
-def report_command(records: tuple[str, ...], output: str, engine: str, title: str | None, force: bool) -> None:
-    """Write RECORDS of real runs, what is predicted of them, and how far the two are apart, as one HTML page."""
+def report_command(
+    records: tuple[str, ...], output: str, engine: str, title: str | None, force: bool
+) -> None:
+    """Write RECORDS of real runs, what is predicted of them, and how far the two are apart, as one
+    HTML page."""
     check_new_file(output, force)
     check_spares(output, [Path(path) for path in records])
     from lora_profiler.comparison.scored import scored
@@ -56,7 +66,8 @@ def report_command(records: tuple[str, ...], output: str, engine: str, title: st
 
 
 def check_spares(output: str, kept: list[Path]) -> None:
-    """Raises UsageError where the page would take the place of a file that must stay: records, whatever --force says."""
+    """Raises UsageError where the page would take the place of a file that must stay: records,
+    whatever --force says."""
     for path in kept:
         if path.exists() and Path(output).exists() and path.samefile(output):
             raise UsageError(f"{output} holds the records; name another file for the page.")

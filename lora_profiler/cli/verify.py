@@ -14,7 +14,7 @@ from lora_profiler.cli.click_support import (
     complete_model,
     print_blocks,
     print_json,
-)  # fmt: skip
+)
 from lora_profiler.cli.options import output_options
 from lora_profiler.errors import UsageError
 
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 MODEL is a hub id, a folder with weights, or `small`: a model of under a million parameters that is trained on the spot on
 bundled public-domain text. [default: HuggingFaceTB/SmolLM2-135M; where its weights cannot be had, small]
 
-Claims: 1 size of the update, 2 shape and merge, 3 forward path, 4 initialisation, 5 scaling, 6 intrinsic dimension,
-7 memory and speed. 2, 3 and 4 must hold exactly. Everything runs on the CPU, with transformers' models and PEFT's layers.
+Claims: 1 size of the update, 2 shape and merge, 3 forward path, 4 initialisation, 5 scaling, 6
+intrinsic dimension, 7 memory and speed. 2, 3 and 4 must hold exactly. Everything runs on the CPU,
+with transformers' models and PEFT's layers.
 
 Examples:
   lora-profile verify
@@ -47,9 +48,22 @@ Exit code: 0 done; 1 a claim that must hold exactly fails; 2 usage; 3 no such mo
 @click.argument("model", metavar="[MODEL]", required=False, shell_complete=complete_model)
 @click.option("--claims", metavar="N,N", help="Check only these. [default: all seven]")
 @click.option("--quick", is_flag=True, help="Fewer ranks, steps and tokens.")
-@click.option("--weights", metavar="PATH", help="A folder or a .gguf file. [default: those of MODEL]")
-@click.option("--text", type=Path, metavar="FILE", help="What to train on. [default: Shakespeare's sonnets, bundled]")
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, metavar="N", help="Of everything drawn. [default: 0]")
+@click.option(
+    "--weights", metavar="PATH", help="A folder or a .gguf file. [default: those of MODEL]"
+)
+@click.option(
+    "--text",
+    type=Path,
+    metavar="FILE",
+    help="What to train on. [default: Shakespeare's sonnets, bundled]",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31 - 1),
+    default=0,
+    metavar="N",
+    help="Of everything drawn. [default: 0]",
+)
 @click.option("--offline", is_flag=True, help="Never ask the hub.")
 @click.option(
     "--progress",
@@ -77,15 +91,33 @@ def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
     from lora_profiler.report.progress.verify import shown_checks
     from lora_profiler.report.verify.document import verify_blocks, verify_payload
 
-    request = Request(model=model, weights=o["weights"], text=o["text"], offline=o["offline"], quick=o["quick"], seed=o["seed"])
-    with WorkingFolder() as work, shown_checks(len(claims), as_json=o["progress"] == "json") as watch:
-        subject = open_subject(request, Path(work), watch.prepare(), lambda spec: _admit(spec, claims))
+    request = Request(
+        model=model,
+        weights=o["weights"],
+        text=o["text"],
+        offline=o["offline"],
+        quick=o["quick"],
+        seed=o["seed"],
+    )
+    with (
+        WorkingFolder() as work,
+        shown_checks(len(claims), as_json=o["progress"] == "json") as watch,
+    ):
+        subject = open_subject(
+            request, Path(work), watch.prepare(), lambda spec: _admit(spec, claims)
+        )
         effort = effort_for(subject.spec.num_parameters, quick=o["quick"])
         checked = verify(subject, claims, effort, o["seed"], watch)
     document = verify_payload(
-        subject.spec, environment("cpu", command=public_command(sys.argv)), checked, weights=subject.weights, text=subject.text,
-        note=subject.note, seed=o["seed"], quick=o["quick"],
-    )  # fmt: skip
+        subject.spec,
+        environment("cpu", command=public_command(sys.argv)),
+        checked,
+        weights=subject.weights,
+        text=subject.text,
+        note=subject.note,
+        seed=o["seed"],
+        quick=o["quick"],
+    )
     if o["form"] == "json":
         print_json(document, o["output"])
     else:
@@ -95,7 +127,8 @@ def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
 
 
 def chosen(text: str | None) -> "list[Claim]":
-    """The claims of '1,4' in their order, all of them for None. Raises UsageError for what is none."""
+    """The claims of '1,4' in their order, all of them for None. Raises UsageError for what is
+    none."""
     from lora_profiler.mathematics.claim import CLAIMS
 
     if text is None:
@@ -104,7 +137,10 @@ def chosen(text: str | None) -> "list[Claim]":
     known = {str(claim.id): claim for claim in CLAIMS}
     for word in words:
         if word not in known:
-            raise UsageError(f"--claims {text!r}: {word!r} is no claim; give numbers from 1 to {len(CLAIMS)}, as in 1,4.")
+            raise UsageError(
+                f"--claims {text!r}: {word!r} is no claim; give numbers from 1 to {len(CLAIMS)}, as"
+                " in 1,4."
+            )
     return [claim for number, claim in known.items() if number in words]
 
 

@@ -1,7 +1,9 @@
-"""A Ray cluster: reached or started, asked what it has, given cases. Queueing, placing and running again are Ray's.
+"""A Ray cluster: reached or started, asked what it has, given cases. Queueing, placing and running
+again are Ray's.
 
-The only file that knows Ray. A cluster of this machine's own is closed to everybody else: its processes listen on 127.0.0.1
-alone and want a token, without dashboard and usage statistics, and its folder is this user's and goes when it ends.
+The only file that knows Ray. A cluster of this machine's own is closed to everybody else: its
+processes listen on 127.0.0.1 alone and want a token, without dashboard and usage statistics, and
+its folder is this user's and goes when it ends.
 """
 
 import json
@@ -30,21 +32,24 @@ ANSWER_SECONDS = 120.0
 """For a node to start a worker and tell its versions."""
 ENVIRONMENT_SECONDS = 300.0
 OBJECT_STORE_BYTES = 100 * MIB
-"""Of a cluster of our own: records are small, and by default Ray takes a third of the memory that cases need."""
+"""Of a cluster of our own: records are small, and by default Ray takes a third of the memory that
+cases need."""
 _NAMED = 3
 """So many machines are named where many have the same."""
 _LONGEST_FOLDER = 40
 """In characters: Ray adds 64 to the name of a socket in it, and the system allows 107."""
 _OWN_ADDRESS_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Ray's variable, for every system in spite of its name: 0 makes 127.0.0.1 the node's address and all that it listens on."""
+"""Ray's variable, for every system in spite of its name: 0 makes 127.0.0.1 the node's address and
+all that it listens on."""
 _PATIENCE = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_py_gcs_connect_timeout_s": "5"}
-"""Attempts and seconds for a port where something answers that is no Ray; by default Ray tries for over two minutes."""
+"""Attempts and seconds for a port where something answers that is no Ray; by default Ray tries for
+over two minutes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A machine of the cluster and all that it has, in use or not; `memory_bytes` is what Ray gives to tasks. Two nodes may have
-    one address.
+    """A machine of the cluster and all that it has, in use or not; `memory_bytes` is what Ray gives
+    to tasks. Two nodes may have one address.
     """
 
     id: str
@@ -60,7 +65,8 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A worker has started the case; with it, Ray shows whether it is still the one that ends it."""
+    """A worker has started the case; with it, Ray shows whether it is still the one that ends
+    it."""
 
     worker: int
 
@@ -91,7 +97,8 @@ Event = Begun | Ended | Lost | Cancelled
 
 @dataclass(slots=True, kw_only=True)
 class Cluster:
-    """Where cases are sent. `cpus` are those of each case; `nodes` those machines that can run any."""
+    """Where cases are sent. `cpus` are those of each case; `nodes` those machines that can run
+    any."""
 
     ray: Any
     nodes: tuple[Node, ...]
@@ -107,7 +114,9 @@ class Cluster:
         """How many such cases the machines can run side by side; 1 at least."""
         room = [
             min(
-                n.cpus // needs.cpus, n.gpus // needs.gpus if needs.gpus else n.cpus, n.memory_bytes // max(1, needs.memory_bytes)
+                n.cpus // needs.cpus,
+                n.gpus // needs.gpus if needs.gpus else n.cpus,
+                n.memory_bytes // max(1, needs.memory_bytes),
             )
             for n in self.nodes
         ]
@@ -115,40 +124,66 @@ class Cluster:
 
     def refusal(self, needs: Needs) -> str | None:
         """Why no machine here has what a case needs; None if one has."""
-        if any(needs.gpus <= n.gpus and needs.cpus <= n.cpus and needs.memory_bytes <= n.memory_bytes for n in self.nodes):
+        if any(
+            needs.gpus <= n.gpus and needs.cpus <= n.cpus and needs.memory_bytes <= n.memory_bytes
+            for n in self.nodes
+        ):
             return None
         for what, needed, most in (
             ("GPU", needs.gpus, max(n.gpus for n in self.nodes)),
             ("processor", needs.cpus, max(n.cpus for n in self.nodes)),
         ):
             if needed > most:
-                return f"it asks for {needed} {what}{'s'[: needed > 1]}, and no machine of the cluster has more than {most}"
+                return (
+                    f"it asks for {needed} {what}{'s'[: needed > 1]}, and no machine of the cluster"
+                    f" has more than {most}"
+                )
         most_bytes = max(n.memory_bytes for n in self.nodes)
-        return f"it needs {bytes_text(needs.memory_bytes)} of memory, and Ray gives at most {bytes_text(most_bytes)} on a machine"
+        return (
+            f"it needs {bytes_text(needs.memory_bytes)} of memory, and Ray gives at most"
+            f" {bytes_text(most_bytes)} on a machine"
+        )
 
     def environment_keys(self, device: str, ranks: bool) -> frozenset[str]:
-        """Of what runs on `device` on any machine that has one, each asked once. Raises UsageError where one does not answer."""
+        """Of what runs on `device` on any machine that has one, each asked once. Raises UsageError
+        where one does not answer."""
         if (device, ranks) not in self._keys:
             gpus = 1 if device in ON_GPUS else 0
             asked = []
             for node in self.nodes:
                 if node.gpus >= gpus:
-                    task = self._on(node, ray_task.environment_key, num_cpus=self.cpus, num_gpus=gpus)
+                    task = self._on(
+                        node, ray_task.environment_key, num_cpus=self.cpus, num_gpus=gpus
+                    )
                     asked.append((node, task.remote(device, ranks, self.cpus)))
-            self._keys[device, ranks] = frozenset(_answer(self.ray, node, ref, ENVIRONMENT_SECONDS) for node, ref in asked)
+            self._keys[device, ranks] = frozenset(
+                _answer(self.ray, node, ref, ENVIRONMENT_SECONDS) for node, ref in asked
+            )
         return self._keys[device, ranks]
 
     def submit(self, case: Case, needs: Needs, timeout_seconds: float) -> Any:
-        """A handle for `next_events`. Ray starts the case where there is room for it, and once more if its worker is lost."""
+        """A handle for `next_events`. Ray starts the case where there is room for it, and once more
+        if its worker is lost."""
         task = self.ray.remote(ray_task.measured).options(
-            num_returns="streaming", num_cpus=needs.cpus, num_gpus=needs.gpus, memory=needs.memory_bytes, max_retries=1,
+            num_returns="streaming",
+            num_cpus=needs.cpus,
+            num_gpus=needs.gpus,
+            memory=needs.memory_bytes,
+            max_retries=1,
             name=f"{case.key}.{case.repeat}",
-        )  # fmt: skip
-        return task.remote(json.dumps(case_dict(case), allow_nan=False), timeout_seconds, needs.cpus, self.child)
+        )
+        return task.remote(
+            json.dumps(case_dict(case), allow_nan=False), timeout_seconds, needs.cpus, self.child
+        )
 
-    def next_events(self, handles: Sequence[Any], timeout_seconds: float) -> list[tuple[Any, Event]]:
-        """What has happened to `handles`, at most one event each; none after `timeout_seconds`. Only `Begun` is not the last."""
-        ready, _ = self.ray.wait(list(handles), num_returns=1, timeout=timeout_seconds, fetch_local=False)
+    def next_events(
+        self, handles: Sequence[Any], timeout_seconds: float
+    ) -> list[tuple[Any, Event]]:
+        """What has happened to `handles`, at most one event each; none after `timeout_seconds`.
+        Only `Begun` is not the last."""
+        ready, _ = self.ray.wait(
+            list(handles), num_returns=1, timeout=timeout_seconds, fetch_local=False
+        )
         return [(handle, self._event(handle)) for handle in ready]
 
     def _event(self, handle: Any) -> Event:
@@ -166,22 +201,29 @@ class Cluster:
         return Begun(found["worker"])
 
     def cancel(self, handle: Any, force: bool = False) -> None:
-        """Takes a case out of the queue, or interrupts its worker, which ends the measured process; `force` ends the worker."""
+        """Takes a case out of the queue, or interrupts its worker, which ends the measured process;
+        `force` ends the worker."""
         self.ray.cancel(handle, force=force)
 
     def _on(self, node: Node, function: Any, **options: Any) -> Any:
-        strategy = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node.id, soft=False)
+        strategy = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            node.id, soft=False
+        )
         return self.ray.remote(function).options(scheduling_strategy=strategy, **options)
 
 
 @contextmanager
-def opened(address: str, cpus: int, *, num_cpus: int | None = None, child: tuple[str, ...] | None = None) -> Iterator[Cluster]:
-    """The cluster at `address` (host:port), or with "local" one of this machine's own, which ends with the block. "auto" takes
-    $RAY_ADDRESS, else the cluster that `ray start` made this machine part of, else "local".
+def opened(
+    address: str, cpus: int, *, num_cpus: int | None = None, child: tuple[str, ...] | None = None
+) -> Iterator[Cluster]:
+    """The cluster at `address` (host:port), or with "local" one of this machine's own, which ends
+    with the block. "auto" takes $RAY_ADDRESS, else the cluster that `ray start` made this machine
+    part of, else "local".
 
-    `cpus` are given to each case. `num_cpus` makes a local cluster believe that it has so many, and `child` stands in for the
-    measured process, both for tests. What Ray prints is kept from stdout, where data go, and from the rows on stderr.
-    Raises UsageError where Ray is not installed, nobody answers, or the machines differ in what they have installed.
+    `cpus` are given to each case. `num_cpus` makes a local cluster believe that it has so many, and
+    `child` stands in for the measured process, both for tests. What Ray prints is kept from stdout,
+    where data go, and from the rows on stderr. Raises UsageError where Ray is not installed, nobody
+    answers, or the machines differ in what they have installed.
     """
     given = os.environ.get("RAY_ADDRESS") if address == AUTO else address
     found = None if given == LOCAL else given or _started_here()
@@ -197,7 +239,10 @@ def opened(address: str, cpus: int, *, num_cpus: int | None = None, child: tuple
             _connect(ray, found, folder, num_cpus)
             nodes = _nodes(ray, cpus)
             if found is None and nodes[0].address != "127.0.0.1":
-                raise UsageError("Ray was imported before with settings that open its ports to the network; take a new process.")
+                raise UsageError(
+                    "Ray was imported before with settings that open its ports to the network; take"
+                    " a new process."
+                )
             cluster = Cluster(ray=ray, nodes=nodes, cpus=cpus, child=child)
             _check_versions(cluster)
             yield cluster
@@ -205,7 +250,7 @@ def opened(address: str, cpus: int, *, num_cpus: int | None = None, child: tuple
             ray.shutdown()
 
 
-# --- reaching it ----------------------------------------------------------------------------------------------------------
+# --- reaching it ----------------------------------------------------------------------------------
 
 
 def _ray() -> Any:
@@ -213,16 +258,23 @@ def _ray() -> Any:
         import ray
         import ray.util.scheduling_strategies
     except ImportError as e:
-        raise UsageError(f"--ray needs Ray ({e}); install it: pip install 'lora-profiler[cluster]'.") from None
+        raise UsageError(
+            f"--ray needs Ray ({e}); install it: pip install 'lora-profiler[cluster]'."
+        ) from None
     return ray
 
 
 def _started_here() -> str | None:
     """The address that `ray start` left on this machine, if somebody still answers there.
 
-    Read from Ray's file and not by Ray, which takes its settings from the environment when it is imported: too early by then.
+    Read from Ray's file and not by Ray, which takes its settings from the environment when it is
+    imported: too early by then.
     """
-    place = os.environ.get("RAY_TMPDIR") or (os.environ.get("TMPDIR") if sys.platform == "linux" else None) or "/tmp"
+    place = (
+        os.environ.get("RAY_TMPDIR")
+        or (os.environ.get("TMPDIR") if sys.platform == "linux" else None)
+        or "/tmp"
+    )
     try:
         address = Path(place, "ray", "ray_current_cluster").read_text("utf-8").strip()
         _check_reachable(address)
@@ -234,24 +286,33 @@ def _started_here() -> str | None:
 def _check_reachable(address: str) -> None:
     """Raises UsageError within seconds where Ray would try for a minute."""
     host, colon, port = address.rpartition(":")
-    if "://" in address or not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+    if (
+        "://" in address
+        or not colon
+        or not host
+        or not port.isdecimal()
+        or not 0 < int(port) < 65536
+    ):
         raise UsageError(
-            f"--ray {address} is no address; accepted: auto, local, or HOST:PORT of a cluster that this machine is part of "
-            "(`ray start --address=HOST:PORT`)."
+            f"--ray {address} is no address; accepted: auto, local, or HOST:PORT of a cluster that"
+            " this machine is part of (`ray start --address=HOST:PORT`)."
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
     except OSError as e:
         raise UsageError(
-            f"no Ray cluster answers at {address} ({e.strerror or e}); start one with `ray start --head`, or take --ray local."
+            f"no Ray cluster answers at {address} ({e.strerror or e}); start one with `ray start"
+            " --head`, or take --ray local."
         ) from None
 
 
 @contextmanager
 def _settings(*, own: bool, started_here: bool) -> Iterator[str | None]:
-    """The environment that Ray's processes are started in, put back at the end; and the folder of a cluster of our own.
+    """The environment that Ray's processes are started in, put back at the end; and the folder of a
+    cluster of our own.
 
-    As Ray itself does, the token in the user's home is shown to a cluster that was started on this machine, and to no other.
+    As Ray itself does, the token in the user's home is shown to a cluster that was started on this
+    machine, and to no other.
     """
     changes = {"RAY_USAGE_STATS_ENABLED": "0"}
     if own:
@@ -260,10 +321,16 @@ def _settings(*, own: bool, started_here: bool) -> Iterator[str | None]:
             _OWN_ADDRESS_ONLY: "0",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": _token(),
-            "RAY_memory_monitor_refresh_ms": "0",  # it would end workers for what their cases are measured for
+            "RAY_memory_monitor_refresh_ms": (
+                "0"
+            ),  # it would end workers for what their cases are measured for
             "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
         }
-    elif started_here and "RAY_AUTH_MODE" not in os.environ and Path("~/.ray/auth_token").expanduser().exists():
+    elif (
+        started_here
+        and "RAY_AUTH_MODE" not in os.environ
+        and Path("~/.ray/auth_token").expanduser().exists()
+    ):
         changes["RAY_AUTH_MODE"] = "token"
     if not own:
         changes |= _PATIENCE
@@ -292,13 +359,21 @@ def _connect(ray: Any, address: str | None, folder: str | None, num_cpus: int | 
     try:
         if address is None:
             ray.init(
-                address="local", num_cpus=num_cpus, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=folder, **quiet,
-            )  # fmt: skip
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=folder,
+                **quiet,
+            )
         else:
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as e:
-        what = f"the Ray cluster at {address} cannot be used" if address else "Ray cannot be started here"
+        what = (
+            f"the Ray cluster at {address} cannot be used"
+            if address
+            else "Ray cannot be started here"
+        )
         raise UsageError(f"{what}: {' '.join(str(e).split())}") from None
 
 
@@ -319,17 +394,20 @@ def _nodes(ray: Any, cpus: int) -> tuple[Node, ...]:
     if not able:
         most = max((node.cpus for node in found), default=0)
         raise UsageError(
-            f"each case is to have {cpus} processors, and no machine of the cluster has more than {most}; see --cpus-per-case."
+            f"each case is to have {cpus} processors, and no machine of the cluster has more than"
+            f" {most}; see --cpus-per-case."
         )
     return able
 
 
-# --- what the machines have installed -------------------------------------------------------------------------------------
+# --- what the machines have installed -------------------------------------------------------------
 
 
 def _check_versions(cluster: Cluster) -> None:
     """Raises UsageError where two machines differ, or where their lora-profiler is not this one."""
-    asked = [(node, cluster._on(node, ray_task.versions, num_cpus=0).remote()) for node in cluster.nodes]
+    asked = [
+        (node, cluster._on(node, ray_task.versions, num_cpus=0).remote()) for node in cluster.nodes
+    ]
     found = {node.name: _answer(cluster.ray, node, ref, ANSWER_SECONDS) for node, ref in asked}
     own = ray_task.versions()
     message = differences(found, own["lora-profiler"])
@@ -338,19 +416,29 @@ def _check_versions(cluster: Cluster) -> None:
 
 
 def differences(found: Mapping[str, Mapping[str, str]], own_version: str) -> str | None:
-    """What is installed in different versions on the machines of `found`, by name; None if nothing is."""
+    """What is installed in different versions on the machines of `found`, by name; None if nothing
+    is."""
     parts = []
     for name in sorted({name for versions in found.values() for name in versions}):
         by_version: dict[str, list[str]] = {}
         for address, versions in found.items():
             by_version.setdefault(versions.get(name, "none"), []).append(address)
         if len(by_version) > 1:
-            parts.append(f"{name} is " + ", ".join(f"{version} on {_some(where)}" for version, where in by_version.items()))
+            parts.append(
+                f"{name} is "
+                + ", ".join(f"{version} on {_some(where)}" for version, where in by_version.items())
+            )
     if parts:
-        return f"the machines of the cluster differ, so that their records could not be compared: {'; '.join(parts)}."
+        return (
+            "the machines of the cluster differ, so that their records could not be compared:"
+            f" {'; '.join(parts)}."
+        )
     version = next(iter(found.values())).get("lora-profiler") if found else own_version
     if version != own_version:
-        return f"the cluster has lora-profiler {version}, and this is {own_version}; install the same on all machines."
+        return (
+            f"the cluster has lora-profiler {version}, and this is {own_version}; install the same"
+            " on all machines."
+        )
     return None
 
 
@@ -365,15 +453,19 @@ def _answer(ray: Any, node: Node, ref: Any, timeout_seconds: float) -> Any:
         return ray.get(ref, timeout=timeout_seconds)
     except ray.exceptions.GetTimeoutError:
         raise UsageError(
-            f"{node.name} of the cluster gave no answer within {timeout_seconds:g} s; it may be taken by other work."
+            f"{node.name} of the cluster gave no answer within {timeout_seconds:g} s; it may be"
+            " taken by other work."
         ) from None
     except ray.exceptions.RayError as e:
         raise UsageError(
-            f"{node.name} of the cluster cannot run this program: {_first_line(e)}; install lora-profiler[measure] there."
+            f"{node.name} of the cluster cannot run this program: {_first_line(e)}; install"
+            " lora-profiler[measure] there."
         ) from None
 
 
 def _first_line(error: Exception) -> str:
     """The last line of a traceback, or the first of a message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [
+        type(error).__name__
+    ]
     return (lines[-1] if "Traceback" in str(error) or "ray::" in lines[0] else lines[0])[:300]

@@ -1,5 +1,6 @@
-"""What runs inside a Ray worker. Workers live on from task to task, so that each case gets the process of its own that it gets
-anywhere: the worker starts it, waits, and hands its record back as JSON. Nothing here imports Ray or torch.
+"""What runs inside a Ray worker. Workers live on from task to task, so that each case gets the
+process of its own that it gets anywhere: the worker starts it, waits, and hands its record back as
+JSON. Nothing here imports Ray or torch.
 """
 
 import json
@@ -21,23 +22,30 @@ def versions() -> dict[str, str]:
 
 
 def environment_key(device: str, ranks: bool, cpus: int) -> str:
-    """Of a case that trains on `device` here, with several ranks or not. Raises MeasurementError."""
+    """Of a case that trains on `device` here, with several ranks or not. Raises
+    MeasurementError."""
     _give_threads(cpus)
     return environment_of(device, ranks=ranks).key
 
 
-def measured(case_text: str, timeout_seconds: float, cpus: int, child: tuple[str, ...] | None) -> Iterator[str]:
-    """Two JSON objects: {"worker"} with this process's id when the case begins; then {"worker", "record"}, or {"worker",
-    "refused"} with the reason where it cannot run here. `child` stands in for the measured process in tests.
+def measured(
+    case_text: str, timeout_seconds: float, cpus: int, child: tuple[str, ...] | None
+) -> Iterator[str]:
+    """Two JSON objects: {"worker"} with this process's id when the case begins; then {"worker",
+    "record"}, or {"worker", "refused"} with the reason where it cannot run here. `child` stands in
+    for the measured process in tests.
 
-    Two whatever happens, since Ray skips as many of a task that it runs again as were handed out before its worker was lost.
+    Two whatever happens, since Ray skips as many of a task that it runs again as were handed out
+    before its worker was lost.
     """
     worker = os.getpid()
     yield json.dumps({"worker": worker})
     _give_threads(cpus)
     options: dict[str, Any] = {} if child is None else {"child": child}
     try:
-        record = measure_case(case_from_dict(json.loads(case_text)), timeout_seconds=timeout_seconds, **options)
+        record = measure_case(
+            case_from_dict(json.loads(case_text)), timeout_seconds=timeout_seconds, **options
+        )
     except LoraProfilerError as e:
         yield json.dumps({"worker": worker, "refused": str(e)})
     else:

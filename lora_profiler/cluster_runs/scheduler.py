@@ -1,6 +1,8 @@
-"""Runs cases on a cluster, many at once, and stores each record the moment it comes back; what is stored is not run again.
+"""Runs cases on a cluster, many at once, and stores each record the moment it comes back; what is
+stored is not run again.
 
-The store, and what is owed to it, are those of `runs`: a campaign may be begun on one machine and finished on a cluster.
+The store, and what is owed to it, are those of `runs`: a campaign may be begun on one machine and
+finished on a cluster.
 """
 
 import time
@@ -21,7 +23,8 @@ from lora_profiler.records.store import Store
 LOOK_SECONDS = 1.0
 """Between two looks at the deadline while nothing comes back."""
 END_SECONDS = 5.0
-"""What a worker has to end its measured process before it is ended itself, and with it the process, by the kernel."""
+"""What a worker has to end its measured process before it is ended itself, and with it the process,
+by the kernel."""
 
 
 class Machines(Protocol):
@@ -31,15 +34,18 @@ class Machines(Protocol):
 
     def environment_keys(self, device: str, ranks: bool) -> frozenset[str]: ...
     def submit(self, case: Case, needs: Needs, timeout_seconds: float) -> Any: ...
-    def next_events(self, handles: Sequence[Any], timeout_seconds: float) -> list[tuple[Any, Event]]: ...
+    def next_events(
+        self, handles: Sequence[Any], timeout_seconds: float
+    ) -> list[tuple[Any, Event]]: ...
     def cancel(self, handle: Any, force: bool = False) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """`records` as they came, those stored before first. `left` were not begun or not ended before the deadline or Ctrl-C, which
-    `interrupted` tells of; `lost` took two workers down, with what is known of it: both are still owed. `refused` cannot run
-    where they were sent. None of the three has a record. `num_rescheduled` lost their worker once.
+    """`records` as they came, those stored before first. `left` were not begun or not ended before
+    the deadline or Ctrl-C, which `interrupted` tells of; `lost` took two workers down, with what is
+    known of it: both are still owed. `refused` cannot run where they were sent. None of the three
+    has a record. `num_rescheduled` lost their worker once.
     """
 
     records: tuple[Record, ...]
@@ -64,11 +70,19 @@ def spread_cases(
 ) -> Spread:
     """Hands every owed case to the cluster and appends its record to `store`.
 
-    `resume` leaves out what has a terminal record of an environment of the cluster. With `deadline_seconds` a case that has not
-    begun when it could no longer end in time, judging by the longest so far, is taken back, and one that runs then is ended.
-    Raises StoreError, after everything that ran was ended.
+    `resume` leaves out what has a terminal record of an environment of the cluster. With
+    `deadline_seconds` a case that has not begun when it could no longer end in time, judging by the
+    longest so far, is taken back, and one that runs then is ended. Raises StoreError, after
+    everything that ran was ended.
     """
-    run = _Run(store=store, observer=observer, machines=machines, timeout_seconds=timeout_seconds, clock=clock, began=clock())
+    run = _Run(
+        store=store,
+        observer=observer,
+        machines=machines,
+        timeout_seconds=timeout_seconds,
+        clock=clock,
+        began=clock(),
+    )
     store.recover()
     cases = [each.case for each in planned]
     known = stored_before(cases, store, machines.environment_keys, rerun) if resume else {}
@@ -123,7 +137,9 @@ class _Run:
     interrupted: bool = False
 
     def submit(self, index: int, each: Planned) -> None:
-        handle = self.machines.submit(each.case, needs(each, self.machines.cpus), self.timeout_seconds)
+        handle = self.machines.submit(
+            each.case, needs(each, self.machines.cpus), self.timeout_seconds
+        )
         self.waiting[handle] = _Task(index, each.case)
 
     def look(self, seconds: float) -> None:
@@ -155,12 +171,14 @@ class _Run:
         self.records.append(record)
         self.observer.finished(task.index, record, False)
 
-    # --- the end ----------------------------------------------------------------------------------------------------------
+    # --- the end ----------------------------------------------------------------------------------
 
     def too_late(self, case: Case) -> bool:
         """Whether a case that begins now would not end in time."""
         expected = self.durations.expected_seconds(case.workload)
-        return self.deadline is not None and self.clock() + expected + MARGIN_SECONDS > self.deadline
+        return (
+            self.deadline is not None and self.clock() + expected + MARGIN_SECONDS > self.deadline
+        )
 
     def take_back_what_is_late(self) -> None:
         if self.deadline is None:
@@ -171,7 +189,8 @@ class _Run:
                 self._cancel(handle, task)
 
     def end(self) -> None:
-        """Takes back all that waits and ends all that runs; what ends well in that moment is kept."""
+        """Takes back all that waits and ends all that runs; what ends well in that moment is
+        kept."""
         for handle, task in self.waiting.items():
             self._cancel(handle, task)
         until = time.monotonic() + END_SECONDS

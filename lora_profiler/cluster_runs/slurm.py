@@ -1,7 +1,9 @@
-"""A suite for Slurm: a folder of case files and an array job over them. Slurm queues, places and repeats; nothing here does.
+"""A suite for Slurm: a folder of case files and an array job over them. Slurm queues, places and
+repeats; nothing here does.
 
-Every task measures one case by the same command that a person would type, into a file of records of its own, so that no two
-tasks write to one file over a network; `lora-profile compare` reads them all as one set.
+Every task measures one case by the same command that a person would type, into a file of records of
+its own, so that no two tasks write to one file over a network; `lora-profile compare` reads them
+all as one set.
 """
 
 import math
@@ -27,15 +29,33 @@ START_MINUTES = 5
 """Added to a case's time limit: what a task takes before and after it."""
 
 
-def emit(cases: Sequence[Case], needs: Sequence[Needs], folder: Path, *, suite: str, timeout_seconds: float, force: bool) -> None:
-    """Writes `folder`, whose cases `needs` describes in the same order; results that lie in it stay.
+def emit(
+    cases: Sequence[Case],
+    needs: Sequence[Needs],
+    folder: Path,
+    *,
+    suite: str,
+    timeout_seconds: float,
+    force: bool,
+) -> None:
+    """Writes `folder`, whose cases `needs` describes in the same order; results that lie in it
+    stay.
 
-    Raises UsageError where the folder is there and not empty, unless `force` is given and it was written by this function.
+    Raises UsageError where the folder is there and not empty, unless `force` is given and it was
+    written by this function.
     """
     check_folder(folder, force)
     try:
-        text = script(len(cases), together(needs), folder.absolute(), suite=suite, timeout_seconds=timeout_seconds)
-        with tempfile.TemporaryDirectory(prefix=".", dir=folder.absolute().parent) as beside:  # the disk may get full
+        text = script(
+            len(cases),
+            together(needs),
+            folder.absolute(),
+            suite=suite,
+            timeout_seconds=timeout_seconds,
+        )
+        with tempfile.TemporaryDirectory(
+            prefix=".", dir=folder.absolute().parent
+        ) as beside:  # the disk may get full
             write_cases(cases, Path(beside) / CASES)
             (Path(beside) / SCRIPT).write_text(text, "utf-8")
             folder.mkdir(exist_ok=True)
@@ -57,13 +77,23 @@ def check_folder(folder: Path, force: bool) -> None:
         if not (folder / SCRIPT).is_file():
             raise UsageError(f"{folder} is not empty and holds no {SCRIPT}; name a new folder.")
         if not force:
-            raise UsageError(f"{folder} holds a job already; name another folder, or add --force to write its cases anew.")
+            raise UsageError(
+                f"{folder} holds a job already; name another folder, or add --force to write its"
+                " cases anew."
+            )
 
 
 def script(
-    num_cases: int, needs: Needs, folder: Path, *, suite: str, timeout_seconds: float, python: str = sys.executable
+    num_cases: int,
+    needs: Needs,
+    folder: Path,
+    *,
+    suite: str,
+    timeout_seconds: float,
+    python: str = sys.executable,
 ) -> str:
-    """The array job. Each task asks for `needs`; nothing in it depends on where `sbatch` was called.
+    """The array job. Each task asks for `needs`; nothing in it depends on where `sbatch` was
+    called.
 
     Slurm copies the script before it runs it, so that the folder stands in it by its whole name.
     """
@@ -94,4 +124,4 @@ cd "$folder"
 export OMP_NUM_THREADS={needs.cpus}
 exec "$python" -m lora_profiler bench --case "{CASES}/$task.json" --records "{RESULTS}/$task.jsonl" \\
     --resume --timeout {timeout_seconds:g}
-"""
+"""  # noqa: E501

@@ -1,1 +1,2 @@
-"""What is worked out of records: errors of predictions, regressions between two sets, throughput, MFU, paired runs."""
+"""What is worked out of records: errors of predictions, regressions between two sets, throughput,
+MFU, paired runs."""

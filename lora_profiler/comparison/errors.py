@@ -1,18 +1,36 @@
-"""Predicted against measured: one row for each metric and category that a record and its prediction both speak of."""
+"""Predicted against measured: one row for each metric and category that a record and its prediction
+both speak of."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Literal, get_args
 
-from lora_profiler.prediction import CATEGORIES, Category, Engine, Moment, MomentName, Phase, Prediction, Step
+from lora_profiler.prediction import (
+    CATEGORIES,
+    Category,
+    Engine,
+    Moment,
+    MomentName,
+    Phase,
+    Prediction,
+    Step,
+)
 from lora_profiler.records.record import Measurement, Record
 from lora_profiler.workload import Method
 
 Metric = Literal[
-    "peak_requested_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "attribution_bytes", "phase_peak_bytes",
-    "step1_phase_peak_bytes", "persistent_bytes", "saved_activation_bytes", "num_parameters", "num_trainable_parameters",
-]  # fmt: skip
+    "peak_requested_bytes",
+    "peak_allocated_bytes",
+    "peak_reserved_bytes",
+    "attribution_bytes",
+    "phase_peak_bytes",
+    "step1_phase_peak_bytes",
+    "persistent_bytes",
+    "saved_activation_bytes",
+    "num_parameters",
+    "num_trainable_parameters",
+]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 TOTAL = "total"
 """The category of a metric that is one number."""
@@ -23,7 +41,8 @@ PHASE_GROUPS: Mapping[str, tuple[tuple[Phase, ...], tuple[MomentName, ...]]] = {
     "backward": (("backward",), ("loss_backward", "last_layer_backward", "first_layer_backward")),
     "optimizer": (("optimizer",), ("optimizer_step",)),
 }
-"""Measured phases and predicted moments that lie in the same part of a step. Nothing is predicted of clip and zero."""
+"""Measured phases and predicted moments that lie in the same part of a step. Nothing is predicted
+of clip and zero."""
 
 _BY_CATEGORY: frozenset[Metric] = frozenset({"attribution_bytes", "persistent_bytes"})
 _CATEGORIES_OF: Mapping[Metric, tuple[str, ...]] = {
@@ -39,7 +58,8 @@ NOT_PREDICTED: frozenset[Category] = frozenset({"workspace", "communication", "u
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """One number, predicted and measured. `category` is a memory category, a group of phases, or "total".
+    """One number, predicted and measured. `category` is a memory category, a group of phases, or
+    "total".
 
     `relative_error` is (predicted - measured) / measured, None where 0 was measured.
     """
@@ -54,7 +74,8 @@ class Comparison:
 
     @property
     def is_claim(self) -> bool:
-        """Whether the prediction says anything: not so in a row that is there for its measured side alone."""
+        """Whether the prediction says anything: not so in a row that is there for its measured side
+        alone."""
         return self.predicted != 0 or self.category not in NOT_PREDICTED
 
     def is_within(self, share: float) -> bool:
@@ -65,14 +86,17 @@ class Comparison:
 def compare(record: Record, prediction: Prediction) -> tuple[Comparison, ...]:
     """Every number that both sides give, in the order of `METRICS`.
 
-    `prediction` is that of `record.workload`. Peaks are compared in steady state; a category that one side alone has counts as 0
-    on the other. Nothing is said of a run that did not go through: its peaks are `lower_bounds`. An engine that does not know the
-    activations makes no claim on what holds them. With several micro-batches a step, the phase "setup" was also measured between
+    `prediction` is that of `record.workload`. Peaks are compared in steady state; a category that
+    one side alone has counts as 0 on the other. Nothing is said of a run that did not go through:
+    its peaks are `lower_bounds`. An engine that does not know the activations makes no claim on
+    what holds them. With several micro-batches a step, the phase "setup" was also measured between
     them, where gradients live: that is no moment of the prediction's.
 
-    Where the engine simulates the allocator (`Prediction.device_memory`), allocated and reserved peaks are held against it, the
-    reserved one as the run's segments were, expandable or not. Elsewhere nothing is predicted of reserved bytes, and allocated
-    ones are held against the predicted peak, although rounding comes on top. Both exclude BLAS workspaces, which a run's include.
+    Where the engine simulates the allocator (`Prediction.device_memory`), allocated and reserved
+    peaks are held against it, the reserved one as the run's segments were, expandable or not.
+    Elsewhere nothing is predicted of reserved bytes, and allocated ones are held against the
+    predicted peak, although rounding comes on top. Both exclude BLAS workspaces, which a run's
+    include.
     """
     return claims(prediction).against(record) if record.measurement.went_through else ()
 
@@ -83,7 +107,8 @@ Numbers = Mapping[Metric, Mapping[str, int]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """What one prediction says in the metrics of a comparison, to be held against any number of records of its workload."""
+    """What one prediction says in the metrics of a comparison, to be held against any number of
+    records of its workload."""
 
     engine: Engine
     numbers: Numbers
@@ -110,18 +135,29 @@ class Claims:
         )
 
     def _of(self, metric: Metric, record: Record) -> Mapping[str, int]:
-        if metric == "peak_reserved_bytes" and self.expandable_reserved_bytes is not None and _is_expandable(record):
+        if (
+            metric == "peak_reserved_bytes"
+            and self.expandable_reserved_bytes is not None
+            and _is_expandable(record)
+        ):
             return {TOTAL: self.expandable_reserved_bytes}
         return self.numbers.get(metric, {})
 
 
-def _joined(metric: Metric, predicted: Mapping[str, int], measured: Mapping[str, int]) -> "list[tuple[str, int, int]]":
-    """(category, predicted, measured) wherever both sides speak; of categories of memory, wherever either side has any."""
+def _joined(
+    metric: Metric, predicted: Mapping[str, int], measured: Mapping[str, int]
+) -> "list[tuple[str, int, int]]":
+    """(category, predicted, measured) wherever both sides speak; of categories of memory, wherever
+    either side has any."""
     if not predicted:
         return []
     categories = _CATEGORIES_OF[metric]
     if metric in _BY_CATEGORY:
-        return [(c, predicted.get(c, 0), measured.get(c, 0)) for c in categories if predicted.get(c) or measured.get(c)]
+        return [
+            (c, predicted.get(c, 0), measured.get(c, 0))
+            for c in categories
+            if predicted.get(c) or measured.get(c)
+        ]
     return [(c, predicted[c], measured[c]) for c in categories if c in predicted and c in measured]
 
 
@@ -130,14 +166,19 @@ def _is_expandable(record: Record) -> bool:
 
 
 def claims(prediction: Prediction) -> Claims:
-    """The numbers of a prediction as comparisons name them. On CUDA this may replay the allocator once, some 0.1 s."""
+    """The numbers of a prediction as comparisons name them. On CUDA this may replay the allocator
+    once, some 0.1 s."""
     memory = prediction.device_memory
     numbers: dict[Metric, Mapping[str, int]] = {}
     if prediction.saved_activation_bytes is not None:
         peak = prediction.peak
         numbers["peak_requested_bytes"] = {TOTAL: peak.total_bytes}
-        numbers["peak_allocated_bytes"] = {TOTAL: memory.allocated_bytes if memory else peak.total_bytes}
-        numbers["attribution_bytes"] = {str(category): size for category, size in peak.bytes.items()}
+        numbers["peak_allocated_bytes"] = {
+            TOTAL: memory.allocated_bytes if memory else peak.total_bytes
+        }
+        numbers["attribution_bytes"] = {
+            str(category): size for category, size in peak.bytes.items()
+        }
         numbers["saved_activation_bytes"] = {TOTAL: prediction.saved_activation_bytes}
     if memory:
         numbers["peak_reserved_bytes"] = {TOTAL: memory.reserved_bytes}
@@ -146,7 +187,9 @@ def claims(prediction: Prediction) -> Claims:
     numbers["step1_phase_peak_bytes"] = _predicted_phases(_at(prediction, 1))
     buffers = steady["setup"].bytes.get("buffers", 0) if "setup" in steady else 0
     numbers["persistent_bytes"] = {"buffers": buffers, **prediction.persistent_bytes}
-    numbers["num_parameters"] = {TOTAL: prediction.parameters.base}  # neither side counts adapters here
+    numbers["num_parameters"] = {
+        TOTAL: prediction.parameters.base
+    }  # neither side counts adapters here
     numbers["num_trainable_parameters"] = {TOTAL: prediction.parameters.trainable}
     return Claims(
         engine=prediction.engine,
@@ -161,13 +204,17 @@ def _at(prediction: Prediction, step: Step) -> dict[MomentName, Moment]:
 
 def _predicted_phases(moments: Mapping[MomentName, Moment]) -> dict[str, int]:
     found = {
-        group: [moments[name].total_bytes for name in names if name in moments] for group, (_, names) in PHASE_GROUPS.items()
+        group: [moments[name].total_bytes for name in names if name in moments]
+        for group, (_, names) in PHASE_GROUPS.items()
     }
     return {group: max(sizes) for group, sizes in found.items() if sizes}
 
 
 def _measured_phases(peaks: Mapping[Phase, int]) -> dict[str, int]:
-    found = {group: [peaks[phase] for phase in phases if phase in peaks] for group, (phases, _) in PHASE_GROUPS.items()}
+    found = {
+        group: [peaks[phase] for phase in phases if phase in peaks]
+        for group, (phases, _) in PHASE_GROUPS.items()
+    }
     return {group: max(sizes) for group, sizes in found.items() if sizes}
 
 
@@ -186,16 +233,22 @@ def _findings(measured: Measurement) -> Numbers:
 
 
 def lower_bounds(record: Record) -> dict[str, int]:
-    """Peaks of a run that ended early, by metric: a whole run needs at least these. Empty for one that went through."""
+    """Peaks of a run that ended early, by metric: a whole run needs at least these. Empty for one
+    that went through."""
     measurement = record.measurement
     if measurement.went_through:
         return {}
-    names = ("peak_requested_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "device_used_bytes")
+    names = (
+        "peak_requested_bytes",
+        "peak_allocated_bytes",
+        "peak_reserved_bytes",
+        "device_used_bytes",
+    )
     found = {name: getattr(measurement, name) for name in names}
     return {name: size for name, size in found.items() if size is not None}
 
 
-# --- many records -------------------------------------------------------------------------------------------------------
+# --- many records ---------------------------------------------------------------------------------
 
 Grouping = Literal["metric", "category", "engine", "method", "family", "model", "device"]
 GROUPINGS: tuple[Grouping, ...] = get_args(Grouping)
@@ -224,9 +277,10 @@ _ORDERS: Mapping[Grouping, tuple[str, ...]] = {
 class ErrorSummary:
     """Errors of `n` claims that share the values in `group`.
 
-    Mean of the absolute errors, median, and the worst with its sign and record: of all, below what was measured, and above it.
-    Claims where 0 was measured have no relative error: they count in `n` and, unless 0 was predicted, as not within 1 %, and
-    nowhere else. None where there is no such error.
+    Mean of the absolute errors, median, and the worst with its sign and record: of all, below what
+    was measured, and above it. Claims where 0 was measured have no relative error: they count in
+    `n` and, unless 0 was predicted, as not within 1 %, and nowhere else. None where there is no
+    such error.
     """
 
     group: tuple[str, ...]
@@ -247,17 +301,21 @@ def summary(
     by: Sequence[Grouping] = ("metric", "category"),
     records: Mapping[str, Record] | None = None,
 ) -> tuple[ErrorSummary, ...]:
-    """Errors gathered by the named groupings, in their own order. Rows that are no claim are left out.
+    """Errors gathered by the named groupings, in their own order. Rows that are no claim are left
+    out.
 
-    `records` by id are needed for the groupings that a comparison does not hold itself: method, family (the model type), model,
-    and device (its name).
+    `records` by id are needed for the groupings that a comparison does not hold itself: method,
+    family (the model type), model, and device (its name).
     """
     parts = [_value_of(name, records or {}) for name in by]
     groups: dict[tuple[str, ...], list[Comparison]] = {}
     for c in comparisons:
         if c.is_claim:
             groups.setdefault(tuple([part(c) for part in parts]), []).append(c)
-    return tuple(_summed(group, groups[group]) for group in sorted(groups, key=lambda group: _rank(by, group)))
+    return tuple(
+        _summed(group, groups[group])
+        for group in sorted(groups, key=lambda group: _rank(by, group))
+    )
 
 
 def _value_of(name: Grouping, records: Mapping[str, Record]) -> Callable[[Comparison], str]:
@@ -269,7 +327,10 @@ def _value_of(name: Grouping, records: Mapping[str, Record]) -> Callable[[Compar
 
 def _rank(by: Sequence[Grouping], group: tuple[str, ...]) -> list[tuple[int, str]]:
     orders = [_ORDERS.get(name, ()) for name in by]
-    return [(order.index(value) if value in order else 0, value) for order, value in zip(orders, group, strict=True)]
+    return [
+        (order.index(value) if value in order else 0, value)
+        for order, value in zip(orders, group, strict=True)
+    ]
 
 
 def _summed(group: tuple[str, ...], members: Sequence[Comparison]) -> ErrorSummary:
@@ -294,6 +355,7 @@ def _summed(group: tuple[str, ...], members: Sequence[Comparison]) -> ErrorSumma
 
 
 def misses(comparisons: Iterable[Comparison], above: float = 0.01) -> tuple[Comparison, ...]:
-    """Claims that are off by more than `above` of what was measured, the largest difference first."""
+    """Claims that are off by more than `above` of what was measured, the largest difference
+    first."""
     found = [c for c in comparisons if c.is_claim and not c.is_within(above)]
     return tuple(sorted(found, key=lambda c: -abs(c.predicted - c.measured)))

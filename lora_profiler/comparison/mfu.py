@@ -14,11 +14,13 @@ WHOLE_CARD = (None, "off")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Utilisation:
-    """Shares of the card's dense peak, at most 1. All count attention in full, not only its causal half.
+    """Shares of the card's dense peak, at most 1. All count attention in full, not only its causal
+    half.
 
-    `mfu`: FLOPs that the method needs, forward and backward; `hfu`: with what checkpointing computes again. LoRA needs fewer
-    FLOPs than full fine-tuning, so their MFU are not comparable: `mfu_full_equivalent` is the MFU that full fine-tuning would
-    have at the same tokens per second (6 FLOPs a token and matrix weight), None where it was not asked for.
+    `mfu`: FLOPs that the method needs, forward and backward; `hfu`: with what checkpointing
+    computes again. LoRA needs fewer FLOPs than full fine-tuning, so their MFU are not comparable:
+    `mfu_full_equivalent` is the MFU that full fine-tuning would have at the same tokens per second
+    (6 FLOPs a token and matrix weight), None where it was not asked for.
     """
 
     card: Gpu
@@ -29,20 +31,26 @@ class Utilisation:
 
 
 def card_of(device: Device) -> Gpu | None:
-    """The whole card that a record's device is, None for processors, slices and cards that the catalogue does not know."""
+    """The whole card that a record's device is, None for processors, slices and cards that the
+    catalogue does not know."""
     if device.kind == "cpu" or device.mig not in WHOLE_CARD:
         return None
     return match_device(device.name, device.total_bytes)
 
 
 def peak_flops(card: Gpu, setup: TrainSetup) -> float | None:
-    """Dense peak in FLOP/s of the dtype in which the model's matrices are multiplied, None where no source gives it.
+    """Dense peak in FLOP/s of the dtype in which the model's matrices are multiplied, None where no
+    source gives it.
 
-    bfloat16 under autocast. float32 is float32 itself, since torch leaves TF32 off; float32 adapters are too small a part to
-    change the peak that counts.
+    bfloat16 under autocast. float32 is float32 itself, since torch leaves TF32 off; float32
+    adapters are too small a part to change the peak that counts.
     """
     dtype = "bfloat16" if setup.precision == "amp" else setup.dtype
-    tflops = {"float32": card.fp32_tflops, "float16": card.fp16_dense_tflops, "bfloat16": card.bf16_dense_tflops}[dtype]
+    tflops = {
+        "float32": card.fp32_tflops,
+        "float16": card.fp16_dense_tflops,
+        "bfloat16": card.bf16_dense_tflops,
+    }[dtype]
     return None if tflops is None else tflops * 1e12
 
 
@@ -51,10 +59,14 @@ def share_of_peak(flops: int, seconds: float, peak: float) -> float:
     return flops / (seconds * peak)
 
 
-def utilisation(record: Record, flops: FlopCount | None, full_flops: FlopCount | None = None) -> Utilisation | None:
-    """The utilisation of a timed run, None where the time, the FLOPs or the card's peak are not known.
+def utilisation(
+    record: Record, flops: FlopCount | None, full_flops: FlopCount | None = None
+) -> Utilisation | None:
+    """The utilisation of a timed run, None where the time, the FLOPs or the card's peak are not
+    known.
 
-    `flops` are those of one micro-batch of the record's workload, `full_flops` those of full fine-tuning with the same sizes.
+    `flops` are those of one micro-batch of the record's workload, `full_flops` those of full
+    fine-tuning with the same sizes.
     """
     speed, card = throughput(record), card_of(record.environment.device)
     peak = peak_flops(card, record.workload.setup) if card else None
@@ -66,22 +78,29 @@ def utilisation(record: Record, flops: FlopCount | None, full_flops: FlopCount |
         peak_flops=peak,
         mfu=share_of_peak(_model_flops(flops), micro_batch_seconds, peak),
         hfu=share_of_peak(flops.total, micro_batch_seconds, peak),
-        mfu_full_equivalent=share_of_peak(_model_flops(full_flops), micro_batch_seconds, peak) if full_flops else None,
+        mfu_full_equivalent=(
+            share_of_peak(_model_flops(full_flops), micro_batch_seconds, peak)
+            if full_flops
+            else None
+        ),
     )
 
 
 def _model_flops(flops: FlopCount) -> int:
-    """Without recomputation by checkpointing. What a fused attention kernel computes again in backward is still in it: half of
-    attention's forward FLOPs, which no field of FlopCount keeps apart."""
+    """Without recomputation by checkpointing. What a fused attention kernel computes again in
+    backward is still in it: half of attention's forward FLOPs, which no field of FlopCount keeps
+    apart."""
     return flops.forward + flops.backward
 
 
 def impossible(record: Record, flops: FlopCount | None) -> list[str]:
-    """What cannot be true of a record's speed, a sentence each: more FLOPs than the card's peak allows."""
+    """What cannot be true of a record's speed, a sentence each: more FLOPs than the card's peak
+    allows."""
     found = utilisation(record, flops)
     if found is None or found.hfu <= 1:
         return []
     return [
-        f"{record.id} reaches {100 * found.hfu:.0f} % of the peak of {found.card.name} ({found.peak_flops / 1e12:g} TFLOP/s): "
-        "the time, the FLOPs or the card's figure is wrong."
+        f"{record.id} reaches {100 * found.hfu:.0f} % of the peak of {found.card.name}"
+        f" ({found.peak_flops / 1e12:g} TFLOP/s): the time, the FLOPs or the card's figure is"
+        " wrong."
     ]

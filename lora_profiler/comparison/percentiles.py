@@ -11,10 +11,12 @@ MOST_POINTS = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """Statistics of samples in their own unit. `low` and `high` are the 95 % interval of the median (`samples.median_interval`).
+    """Statistics of samples in their own unit. `low` and `high` are the 95 % interval of the median
+    (`samples.median_interval`).
 
-    `mad` is the median absolute deviation from the median, unscaled; `sd` the sample standard deviation, None for one sample.
-    `drift` is the Theil-Sen slope over the order of the samples as a share of the median: 0.01 is 1 % more each step.
+    `mad` is the median absolute deviation from the median, unscaled; `sd` the sample standard
+    deviation, None for one sample. `drift` is the Theil-Sen slope over the order of the samples as
+    a share of the median: 0.01 is 1 % more each step.
     """
 
     n: int
@@ -60,7 +62,8 @@ def spread(samples: Sequence[float]) -> Spread:
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """The value below which `share` of sorted samples lie, between two of them in proportion (numpy's "linear")."""
+    """The value below which `share` of sorted samples lie, between two of them in proportion
+    (numpy's "linear")."""
     place = share * (len(ordered) - 1)
     below = int(place)
     above = min(below + 1, len(ordered) - 1)
@@ -68,10 +71,19 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def slope(samples: Sequence[float]) -> float:
-    """Theil-Sen slope per sample of at least two: the median of the slopes between all pairs, which outliers hardly move.
+    """Theil-Sen slope per sample of at least two: the median of the slopes between all pairs, which
+    outliers hardly move.
 
-    More than MOST_POINTS samples are first gathered into medians of equally many, since the pairs grow with the square.
+    More than MOST_POINTS samples are first gathered into medians of equally many, since the pairs
+    grow with the square.
     """
     each = -(-len(samples) // MOST_POINTS)
     points = [median(samples[i : i + each]) for i in range(0, len(samples) - each + 1, each)]
-    return median((b - a) / (j - i) for i, a in enumerate(points) for j, b in enumerate(points[i + 1 :], i + 1)) / each
+    return (
+        median(
+            (b - a) / (j - i)
+            for i, a in enumerate(points)
+            for j, b in enumerate(points[i + 1 :], i + 1)
+        )
+        / each
+    )

@@ -1,4 +1,5 @@
-"""Two sets of records against each other, as before and after an upgrade: what changed in each case, and in the set-up."""
+"""Two sets of records against each other, as before and after an upgrade: what changed in each
+case, and in the set-up."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -9,13 +10,20 @@ from lora_profiler.records.record import Device, Environment, Record
 from lora_profiler.records.statistics import median_interval
 
 ChangeMetric = Literal[
-    "peak_requested_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "device_used_bytes", "step_seconds",
+    "peak_requested_bytes",
+    "peak_allocated_bytes",
+    "peak_reserved_bytes",
+    "device_used_bytes",
+    "step_seconds",
     "tokens_per_second",
-]  # fmt: skip
+]
 CHANGE_METRICS: tuple[ChangeMetric, ...] = get_args(ChangeMetric)
 LEAST_SAMPLES = 6
 """Fewer give a median no interval of 95 %."""
-_MORE_IS_WORSE: Mapping[ChangeMetric, int] = {**dict.fromkeys(CHANGE_METRICS, 1), "tokens_per_second": -1}
+_MORE_IS_WORSE: Mapping[ChangeMetric, int] = {
+    **dict.fromkeys(CHANGE_METRICS, 1),
+    "tokens_per_second": -1,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +46,8 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairs:
-    """Cases of two sets, joined by case key. `left_out` counts runs of environments older than the newest of their case."""
+    """Cases of two sets, joined by case key. `left_out` counts runs of environments older than the
+    newest of their case."""
 
     pairs: tuple[Pair, ...]
     only_before: tuple[Record, ...]
@@ -48,7 +57,8 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One number of one side. `low` and `high` are the 95 % interval of a median, None for bytes; `n` samples or runs.
+    """One number of one side. `low` and `high` are the 95 % interval of a median, None for bytes;
+    `n` samples or runs.
 
     `record_ids` are those of the runs that it comes from.
     """
@@ -62,7 +72,8 @@ class Side:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One number before and after. `relative_change` is (after - before) / before, None where it was 0 before."""
+    """One number before and after. `relative_change` is (after - before) / before, None where it
+    was 0 before."""
 
     case_key: str
     metric: ChangeMetric
@@ -72,21 +83,24 @@ class Change:
 
     @property
     def is_beyond_noise(self) -> bool:
-        """Whether the values differ: bytes at all, medians of enough samples so that their 95 % intervals lie apart."""
+        """Whether the values differ: bytes at all, medians of enough samples so that their 95 %
+        intervals lie apart."""
         a, b = self.before, self.after
         if a.low is None or a.high is None or b.low is None or b.high is None:
             return a.value != b.value
         return min(a.n, b.n) >= LEAST_SAMPLES and (a.high < b.low or b.high < a.low)
 
     def is_worse_by_more_than(self, share: float) -> bool:
-        """Whether it needs more memory or time, or does less a second, by more than `share` of before, and beyond noise."""
+        """Whether it needs more memory or time, or does less a second, by more than `share` of
+        before, and beyond noise."""
         worse = (self.after.value - self.before.value) * _MORE_IS_WORSE[self.metric]
         return worse > share * self.before.value and self.is_beyond_noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetupChange:
-    """One field of the environments that is not the same on both sides, by its path in a record ("packages.torch").
+    """One field of the environments that is not the same on both sides, by its path in a record
+    ("packages.torch").
 
     Every value that occurs, sorted; empty where no record has one.
     """
@@ -96,14 +110,15 @@ class SetupChange:
     after: tuple[str, ...]
 
 
-# --- pairs --------------------------------------------------------------------------------------------------------------
+# --- pairs ----------------------------------------------------------------------------------------
 
 
 def paired(before: Iterable[Record], after: Iterable[Record]) -> Pairs:
     """Cases that both sides have, in the order of `before`.
 
-    Where either side has a case on several devices, each is paired with the one of its name; else whatever the device. Of several
-    environments of a case on one device, the one that ran last counts.
+    Where either side has a case on several devices, each is paired with the one of its name; else
+    whatever the device. Of several environments of a case on one device, the one that ran last
+    counts.
     """
     first, older_before = _newest(before)
     second, older_after = _newest(after)
@@ -117,7 +132,9 @@ def paired(before: Iterable[Record], after: Iterable[Record]) -> Pairs:
                 pairs.append(Pair(case_key=key, before=tuple(runs), after=tuple(others.pop(same))))
             else:
                 only_before += runs
-    only_after = [record for by_device in second.values() for runs in by_device.values() for record in runs]
+    only_after = [
+        record for by_device in second.values() for runs in by_device.values() for record in runs
+    ]
     return Pairs(
         pairs=tuple(pairs),
         only_before=tuple(only_before),
@@ -127,11 +144,14 @@ def paired(before: Iterable[Record], after: Iterable[Record]) -> Pairs:
 
 
 def _newest(records: Iterable[Record]) -> tuple[dict[str, dict[str, list[Record]]], int]:
-    """(case key -> device name -> the runs of the environment that ran last, how many others there were)."""
+    """(case key -> device name -> the runs of the environment that ran last, how many others there
+    were)."""
     cases: dict[str, dict[str, dict[str, list[Record]]]] = {}
     for r in records:
         devices = cases.setdefault(r.case_key, {})
-        devices.setdefault(r.environment.device.name, {}).setdefault(r.environment.key, []).append(r)
+        devices.setdefault(r.environment.device.name, {}).setdefault(r.environment.key, []).append(
+            r
+        )
     found: dict[str, dict[str, list[Record]]] = {}
     left_out = 0
     for key, devices in cases.items():
@@ -147,14 +167,18 @@ def _went_through(records: Sequence[Record]) -> bool:
     return any(r.measurement.went_through for r in records)
 
 
-# --- numbers ------------------------------------------------------------------------------------------------------------
+# --- numbers --------------------------------------------------------------------------------------
 
 
-def changes(pairs: Iterable[Pair], metrics: Sequence[ChangeMetric] = CHANGE_METRICS) -> tuple[Change, ...]:
-    """The named numbers of every pair that both sides measured; runs that did not go through count for nothing.
+def changes(
+    pairs: Iterable[Pair], metrics: Sequence[ChangeMetric] = CHANGE_METRICS
+) -> tuple[Change, ...]:
+    """The named numbers of every pair that both sides measured; runs that did not go through count
+    for nothing.
 
-    Bytes: the largest of a side's runs. Step seconds: the median over the steps of all of them, with its 95 % interval
-    (`samples.median_interval`), which knows nothing of how whole runs differ. Tokens a second follow from it.
+    Bytes: the largest of a side's runs. Step seconds: the median over the steps of all of them,
+    with its 95 % interval (`samples.median_interval`), which knows nothing of how whole runs
+    differ. Tokens a second follow from it.
     """
     return tuple(change for pair in pairs for metric in metrics for change in _change(pair, metric))
 
@@ -163,11 +187,21 @@ def _change(pair: Pair, metric: ChangeMetric) -> Iterator[Change]:
     before, after = _side(pair.before, metric), _side(pair.after, metric)
     if before is not None and after is not None:
         relative = (after.value - before.value) / before.value if before.value else None
-        yield Change(case_key=pair.case_key, metric=metric, before=before, after=after, relative_change=relative)
+        yield Change(
+            case_key=pair.case_key,
+            metric=metric,
+            before=before,
+            after=after,
+            relative_change=relative,
+        )
 
 
 def _side(records: Sequence[Record], metric: ChangeMetric) -> Side | None:
-    return _time(records, metric) if metric in ("step_seconds", "tokens_per_second") else _size(records, metric)
+    return (
+        _time(records, metric)
+        if metric in ("step_seconds", "tokens_per_second")
+        else _size(records, metric)
+    )
 
 
 def _size(records: Sequence[Record], metric: ChangeMetric) -> Side | None:
@@ -175,11 +209,17 @@ def _size(records: Sequence[Record], metric: ChangeMetric) -> Side | None:
     sizes = {key: size for key, size in found.items() if size is not None}
     if not sizes:
         return None
-    return Side(value=max(sizes.values()), low=None, high=None, n=len(sizes), record_ids=tuple(sizes))
+    return Side(
+        value=max(sizes.values()), low=None, high=None, n=len(sizes), record_ids=tuple(sizes)
+    )
 
 
 def _time(records: Sequence[Record], metric: ChangeMetric) -> Side | None:
-    timed = [r for r in records if r.measurement.went_through and min(r.measurement.step_seconds, default=0.0) > 0]
+    timed = [
+        r
+        for r in records
+        if r.measurement.went_through and min(r.measurement.step_seconds, default=0.0) > 0
+    ]
     if not timed:
         return None
     seconds = [s for r in timed for s in r.measurement.step_seconds]
@@ -187,25 +227,35 @@ def _time(records: Sequence[Record], metric: ChangeMetric) -> Side | None:
     n, record_ids = len(seconds), tuple(r.id for r in timed)
     if metric == "step_seconds":
         return Side(value=middle, low=low, high=high, n=n, record_ids=record_ids)
-    tokens = next((r.measurement.tokens_per_step for r in timed if r.measurement.tokens_per_step), None)
+    tokens = next(
+        (r.measurement.tokens_per_step for r in timed if r.measurement.tokens_per_step), None
+    )
     if tokens is None:
         return None
-    return Side(value=tokens / middle, low=tokens / high, high=tokens / low, n=n, record_ids=record_ids)
+    return Side(
+        value=tokens / middle, low=tokens / high, high=tokens / low, n=n, record_ids=record_ids
+    )
 
 
-# --- the set-up ---------------------------------------------------------------------------------------------------------
+# --- the set-up -----------------------------------------------------------------------------------
 
 
 def setup_changes(before: Iterable[Record], after: Iterable[Record]) -> tuple[SetupChange, ...]:
-    """Fields of the environments whose values are not the same on both sides: device and driver first, then software.
+    """Fields of the environments whose values are not the same on both sides: device and driver
+    first, then software.
 
     Left out is the command, which says what was asked and not where.
     """
     first, second = _values(before), _values(after)
-    names = sorted({*first, *second}, key=lambda name: (not name.startswith("device."), not name.startswith("packages."), name))
+    names = sorted(
+        {*first, *second},
+        key=lambda name: (not name.startswith("device."), not name.startswith("packages."), name),
+    )
     sides = [(name, first.get(name, set()), second.get(name, set())) for name in names]
     return tuple(
-        SetupChange(field=name, before=tuple(sorted(old)), after=tuple(sorted(new))) for name, old, new in sides if old != new
+        SetupChange(field=name, before=tuple(sorted(old)), after=tuple(sorted(new)))
+        for name, old, new in sides
+        if old != new
     )
 
 
@@ -225,7 +275,9 @@ def _fields(environment: Environment) -> Iterator[tuple[str, str]]:
         "variables": environment.variables,
     }
     for part, values in parts.items():
-        yield from ((f"{part}.{name}", str(value)) for name, value in values.items() if value is not None)
+        yield from (
+            (f"{part}.{name}", str(value)) for name, value in values.items() if value is not None
+        )
     for f in fields(Environment):
         value = getattr(environment, f.name)
         if f.name not in parts and f.name != "command" and value is not None:

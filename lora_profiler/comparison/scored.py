@@ -1,4 +1,5 @@
-"""Records beside what is predicted of them: one prediction for each distinct workload, however many records share it."""
+"""Records beside what is predicted of them: one prediction for each distinct workload, however many
+records share it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from lora_profiler.workload import Workload
 class Scored:
     """One record, what is predicted of its workload, and the two joined.
 
-    `prediction` is None where the workload could not be predicted, and `refusal` then says why in a sentence; else it is None.
+    `prediction` is None where the workload could not be predicted, and `refusal` then says why in a
+    sentence; else it is None.
     """
 
     record: Record
@@ -26,9 +28,11 @@ class Scored:
 
 
 def scored(records: Iterable[Record], engine: str = "auto") -> list[Scored]:
-    """Every record in the order given. A workload that cannot be predicted is a refusal and spoils no other.
+    """Every record in the order given. A workload that cannot be predicted is a refusal and spoils
+    no other.
 
-    Nothing is traced: "traced" takes the profiles that are there, as "compiled" does. Raises UsageError for an unknown engine.
+    Nothing is traced: "traced" takes the profiles that are there, as "compiled" does. Raises
+    UsageError for an unknown engine.
     """
     check_engine(engine)
     answerer = "compiled" if engine == "traced" else engine
@@ -44,7 +48,8 @@ def scored(records: Iterable[Record], engine: str = "auto") -> list[Scored]:
 
 
 class _Answer:
-    """Of one workload. What it claims is worked out with the first run that went through: on CUDA that can take a while."""
+    """Of one workload. What it claims is worked out with the first run that went through: on CUDA
+    that can take a while."""
 
     def __init__(self, prediction: Prediction | None, refusal: str | None) -> None:
         self._prediction, self._refusal = prediction, refusal
@@ -56,7 +61,12 @@ class _Answer:
             if self._claims is None:
                 self._claims = claims(self._prediction)
             comparisons = self._claims.against(record)
-        return Scored(record=record, prediction=self._prediction, refusal=self._refusal, comparisons=comparisons)
+        return Scored(
+            record=record,
+            prediction=self._prediction,
+            refusal=self._refusal,
+            comparisons=comparisons,
+        )
 
 
 def _answer(workload: Workload, engine: str) -> _Answer:

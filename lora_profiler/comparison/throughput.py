@@ -16,7 +16,8 @@ MIN_ENERGY_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnergyUse:
-    """Joules per padded token: all that the device took, and what it took above idling in the same warm process."""
+    """Joules per padded token: all that the device took, and what it took above idling in the same
+    warm process."""
 
     gross_joules_per_token: float
     net_joules_per_token: float | None
@@ -26,8 +27,9 @@ class EnergyUse:
 class Throughput:
     """Speed of one record: what its steps took and what went through them in a median step.
 
-    Token rates: padded (batch x length), those that are no padding, those whose label counts. `host_bound`: the timed block took
-    2 % longer, or shorter, by the host's clock than the device's events say; None on a CPU, where there is one clock only.
+    Token rates: padded (batch x length), those that are no padding, those whose label counts.
+    `host_bound`: the timed block took 2 % longer, or shorter, by the host's clock than the device's
+    events say; None on a CPU, where there is one clock only.
     """
 
     record_id: str
@@ -43,7 +45,8 @@ class Throughput:
 
 
 def throughput(record: Record) -> Throughput | None:
-    """The speed of a run that went through and was timed, None for any other and where a step is said to have taken no time."""
+    """The speed of a run that went through and was timed, None for any other and where a step is
+    said to have taken no time."""
     measurement, setup = record.measurement, record.workload.setup
     if not measurement.went_through or min(measurement.step_seconds, default=0.0) <= 0:
         return None
@@ -78,7 +81,9 @@ def _energy(measurement: Measurement) -> EnergyUse | None:
     energy, tokens = measurement.energy, measurement.tokens_per_step
     if energy is None or not tokens or not energy.steps or energy.seconds < MIN_ENERGY_SECONDS:
         return None
-    idle = energy.idle_joules / energy.idle_seconds * energy.seconds if energy.idle_seconds else None
+    idle = (
+        energy.idle_joules / energy.idle_seconds * energy.seconds if energy.idle_seconds else None
+    )
     tokens *= energy.steps
     return EnergyUse(
         gross_joules_per_token=energy.joules / tokens,
@@ -96,10 +101,16 @@ def _warnings(steps: Spread, half_width_limit: float) -> tuple[str, ...]:
     for name, value in (("shortest", steps.smallest), ("longest", steps.largest)):
         off = value / steps.mean - 1
         if abs(off) >= EXTREME_LIMIT:
-            found.append(f"the {name} step is {100 * abs(off):.0f} % {'below' if off < 0 else 'above'} the mean")
+            found.append(
+                f"the {name} step is {100 * abs(off):.0f} % {'below' if off < 0 else 'above'} the"
+                " mean"
+            )
     if steps.relative_half_width > half_width_limit:
         width, limit = 100 * steps.relative_half_width, 100 * half_width_limit
         found.append(f"the median's interval is +-{width:.1f} % wide, where {limit:g} % is the aim")
     if steps.drift is not None and abs(steps.drift) >= DRIFT_LIMIT:
-        found.append(f"step times {'rise' if steps.drift > 0 else 'fall'} by {100 * abs(steps.drift):.1f} % a step")
+        found.append(
+            f"step times {'rise' if steps.drift > 0 else 'fall'} by {100 * abs(steps.drift):.1f} %"
+            " a step"
+        )
     return tuple(found)

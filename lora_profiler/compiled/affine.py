@@ -1,4 +1,5 @@
-"""Polynomials in batch, sequence and rank whose coefficients grow linearly with the number of units of a stack."""
+"""Polynomials in batch, sequence and rank whose coefficients grow linearly with the number of units
+of a stack."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache

@@ -1,12 +1,16 @@
-"""What CUDA's caching allocator makes of the births and deaths of storages: the bytes it hands out, and those it reserves.
+"""What CUDA's caching allocator makes of the births and deaths of storages: the bytes it hands out,
+and those it reserves.
 
-A simulation of c10/cuda/CUDACachingAllocator.cpp for one stream and default settings; all sizes in bytes. A request is rounded
-to 512 bytes and served from the smallest free block that fits, else from a new segment of the driver. Blocks are split on taking
-and joined within their segment on freeing. Three figures differ: requested (what the tensors need), allocated (whole blocks:
-rounding, and tails too small to split off) and reserved (segments; what nvidia-smi shows, less context and other libraries).
+A simulation of c10/cuda/CUDACachingAllocator.cpp for one stream and default settings; all sizes in
+bytes. A request is rounded to 512 bytes and served from the smallest free block that fits, else
+from a new segment of the driver. Blocks are split on taking and joined within their segment on
+freeing. Three figures differ: requested (what the tensors need), allocated (whole blocks: rounding,
+and tails too small to split off) and reserved (segments; what nvidia-smi shows, less context and
+other libraries).
 
-Two things the source does not settle. New segments lie above earlier ones here, where the driver may put them anywhere: that
-decides between free blocks of one size. And an expandable region never runs out of addresses.
+Two things the source does not settle. New segments lie above earlier ones here, where the driver
+may put them anywhere: that decides between free blocks of one size. And an expandable region never
+runs out of addresses.
 """
 
 from bisect import bisect_left, insort
@@ -15,14 +19,17 @@ from dataclasses import dataclass
 
 from lora_profiler.units import MIB
 
-# In c10/core/AllocatorConfig.h: kMinBlockSize, kSmallSize, kSmallBuffer, large_segment_size, kMinLargeAlloc, kRoundLarge.
+# In c10/core/AllocatorConfig.h: kMinBlockSize, kSmallSize, kSmallBuffer, large_segment_size,
+# kMinLargeAlloc, kRoundLarge.
 BLOCK = 512
 """Every block is a multiple of this."""
 SMALL_REQUEST = MIB
-"""The largest request, rounded, for the small pool. The large pool leaves tails of up to this size with their block."""
+"""The largest request, rounded, for the small pool. The large pool leaves tails of up to this size
+with their block."""
 SMALL_SEGMENT = 2 * MIB
 LARGE_SEGMENT = 20 * MIB
-"""Segment of the large pool for requests below `OWN_SEGMENT`; from there on, each gets its own, a multiple of `GRAIN`."""
+"""Segment of the large pool for requests below `OWN_SEGMENT`; from there on, each gets its own, a
+multiple of `GRAIN`."""
 OWN_SEGMENT = 10 * MIB
 GRAIN = 2 * MIB
 """Segments are multiples of this, so capacities between two multiples do not differ."""
@@ -65,9 +72,11 @@ class Card:
 
 
 class Pool:
-    """The free blocks of the small or the large pool: `free` in the order of best fit, and under both of their `ends`.
+    """The free blocks of the small or the large pool: `free` in the order of best fit, and under
+    both of their `ends`.
 
-    Segments lie apart and free neighbours are joined, so an address is an end of one free block at most.
+    Segments lie apart and free neighbours are joined, so an address is an end of one free block at
+    most.
     """
 
     def __init__(self, card: Card, small: bool) -> None:
@@ -79,7 +88,8 @@ class Pool:
         self.top = 0
 
     def take(self, size: int) -> int:
-        """A block for `size` bytes, a multiple of `BLOCK`; 0 when neither the pool nor the driver has room."""
+        """A block for `size` bytes, a multiple of `BLOCK`; 0 when neither the pool nor the driver
+        has room."""
         at = self.fit(size)
         if at == len(self.free):
             return self.take(size) if self.grow(size) else 0
@@ -115,7 +125,11 @@ class Pool:
     def withdraw(self, block: int) -> None:
         """Takes a free block out of the pool, whole."""
         start = block & _ADDRESS
-        del self.free[bisect_left(self.free, block)], self.ends[start], self.ends[start + (block >> _BITS)]
+        del (
+            self.free[bisect_left(self.free, block)],
+            self.ends[start],
+            self.ends[start + (block >> _BITS)],
+        )
 
     def fit(self, size: int) -> int:
         """Index in `free` of the block to take; its length for none."""
@@ -123,7 +137,13 @@ class Pool:
 
     def grow(self, size: int) -> bool:
         """Whether the driver had room for a segment for `size`; it lies free in the pool then."""
-        segment = SMALL_SEGMENT if self.small else LARGE_SEGMENT if size < OWN_SEGMENT else -(-size // GRAIN) * GRAIN
+        segment = (
+            SMALL_SEGMENT
+            if self.small
+            else LARGE_SEGMENT
+            if size < OWN_SEGMENT
+            else -(-size // GRAIN) * GRAIN
+        )
         if not self.card.reserve(segment):
             return False
         self.segments[self.top] = segment
@@ -139,7 +159,8 @@ class Pool:
 
 
 class ExpandablePool(Pool):
-    """A pool with expandable segments: one region of addresses, backed by memory page by page; `holes` (start: end) are not."""
+    """A pool with expandable segments: one region of addresses, backed by memory page by page;
+    `holes` (start: end) are not."""
 
     def __init__(self, card: Card, small: bool) -> None:
         super().__init__(card, small)
@@ -148,7 +169,8 @@ class ExpandablePool(Pool):
         self.holes = {0: _ADDRESS}
 
     def fit(self, size: int) -> int:
-        """As the source has it, a block before a hole counts as large as it could grow, and so is passed over for the next."""
+        """As the source has it, a block before a hole counts as large as it could grow, and so is
+        passed over for the next."""
         at, free = super().fit(size), self.free
         while at + 1 < len(free) and self._room(free[at]) > self._room(free[at + 1]):
             at += 1
@@ -159,7 +181,8 @@ class ExpandablePool(Pool):
         return self.holes.get(end, end) - (block & _ADDRESS)
 
     def grow(self, size: int) -> bool:
-        """Backs the lowest addresses where `size` fits. What was backed before the driver refuses stays, free."""
+        """Backs the lowest addresses where `size` fits. What was backed before the driver refuses
+        stays, free."""
         for at in sorted(self.holes):
             start = self.ends.get(at, at) & _ADDRESS
             if self._is_clear(start, size):
@@ -210,7 +233,9 @@ class ExpandablePool(Pool):
 class Allocator:
     """Both pools of a card."""
 
-    def __init__(self, capacity_bytes: int | None = None, expandable_segments: bool = False) -> None:
+    def __init__(
+        self, capacity_bytes: int | None = None, expandable_segments: bool = False
+    ) -> None:
         self.card = Card(capacity_bytes)
         kind = ExpandablePool if expandable_segments else Pool
         self.small, self.large = kind(self.card, small=True), kind(self.card, small=False)
@@ -234,18 +259,27 @@ class Allocator:
 
 
 def replay(
-    sizes: Sequence[int], events: Sequence[int], *, capacity_bytes: int | None = None, expandable_segments: bool = False
+    sizes: Sequence[int],
+    events: Sequence[int],
+    *,
+    capacity_bytes: int | None = None,
+    expandable_segments: bool = False,
 ) -> AllocatorPeak:
-    """The peaks over `events`: i is the birth of storage i of sizes[i] bytes, ~i its death. An empty storage takes no block.
+    """The peaks over `events`: i is the birth of storage i of sizes[i] bytes, ~i its death. An
+    empty storage takes no block.
 
-    With a capacity, of the memory left for segments, a full card makes the allocator release what it can and ask once more.
-    Raises SimulatedOutOfMemoryError where that is not enough.
+    With a capacity, of the memory left for segments, a full card makes the allocator release what
+    it can and ask once more. Raises SimulatedOutOfMemoryError where that is not enough.
     """
     return _replayed(sizes, events, Allocator(capacity_bytes, expandable_segments), None)
 
 
 def timeline(
-    sizes: Sequence[int], events: Sequence[int], *, capacity_bytes: int | None = None, expandable_segments: bool = False
+    sizes: Sequence[int],
+    events: Sequence[int],
+    *,
+    capacity_bytes: int | None = None,
+    expandable_segments: bool = False,
 ) -> list[tuple[int, int, int]]:
     """Requested, allocated and reserved bytes after each event of a `replay`."""
     after: list[tuple[int, int, int]] = []
@@ -254,7 +288,10 @@ def timeline(
 
 
 def _replayed(
-    sizes: Sequence[int], events: Sequence[int], allocator: Allocator, after: list[tuple[int, int, int]] | None
+    sizes: Sequence[int],
+    events: Sequence[int],
+    allocator: Allocator,
+    after: list[tuple[int, int, int]] | None,
 ) -> AllocatorPeak:
     card, allocate, free = allocator.card, allocator.allocate, allocator.free
     live: dict[int, int] = {}
@@ -278,14 +315,19 @@ def _replayed(
             live[event] = 0
         if after is not None:
             after.append((requested, allocated, card.reserved))
-    return AllocatorPeak(requested_bytes=most_requested, allocated_bytes=most_allocated, reserved_bytes=card.peak)
+    return AllocatorPeak(
+        requested_bytes=most_requested, allocated_bytes=most_allocated, reserved_bytes=card.peak
+    )
 
 
-def smallest_capacity(sizes: Sequence[int], events: Sequence[int], *, expandable_segments: bool = False) -> int:
+def smallest_capacity(
+    sizes: Sequence[int], events: Sequence[int], *, expandable_segments: bool = False
+) -> int:
     """The smallest card, a multiple of `GRAIN`, on which a `replay` completes, by bisection.
 
-    It completes on the answer and not on a card one `GRAIN` smaller. Memory and success are not quite monotone, since a full card
-    releases early, which can leave better gaps: a still smaller card may complete by luck, and a larger one fail.
+    It completes on the answer and not on a card one `GRAIN` smaller. Memory and success are not
+    quite monotone, since a full card releases early, which can leave better gaps: a still smaller
+    card may complete by luck, and a larger one fail.
     """
     rounded = [-(-size // BLOCK) * BLOCK for size in sizes]
     total = least = 0
@@ -298,7 +340,9 @@ def smallest_capacity(sizes: Sequence[int], events: Sequence[int], *, expandable
         capacity = (too_small + enough) // 2 // GRAIN * GRAIN
         try:
             # What was never reserved is not needed.
-            enough = replay(sizes, events, capacity_bytes=capacity, expandable_segments=expandable_segments).reserved_bytes
+            enough = replay(
+                sizes, events, capacity_bytes=capacity, expandable_segments=expandable_segments
+            ).reserved_bytes
         except SimulatedOutOfMemoryError:
             too_small = capacity
     return enough

@@ -1,4 +1,5 @@
-"""Memory over a step, read off the tape: few points for a picture, and never without the highest of each stretch."""
+"""Memory over a step, read off the tape: few points for a picture, and never without the highest of
+each stretch."""
 
 from collections import Counter
 
@@ -11,7 +12,8 @@ MOST_POINTS = 400
 
 
 def curve(found: Evaluation, at: Values) -> tuple[CurvePoint, ...]:
-    """One steady step (step 2) in about `MOST_POINTS` stretches, none across two phases: the highest instant of each."""
+    """One steady step (step 2) in about `MOST_POINTS` stretches, none across two phases: the
+    highest instant of each."""
     sizes = [size.evaluate(*at) for size in found.profile.sizes]
     events = [event for event, _ in found.profile.tape.expand(found.units)]
     length = sum(1 for event in events if event.mark is None) // 2
@@ -47,7 +49,12 @@ def curve(found: Evaluation, at: Values) -> tuple[CurvePoint, ...]:
         if step != 2 or phase not in PHASES:
             continue
         if highest is None or total > highest[0]:
-            highest = total, CurvePoint(phase=_PHASES[phase], module=module, bytes={c: n for c, n in live.items() if n})
+            highest = (
+                total,
+                CurvePoint(
+                    phase=_PHASES[phase], module=module, bytes={c: n for c, n in live.items() if n}
+                ),
+            )
         seen += 1
         if seen == width:
             close()

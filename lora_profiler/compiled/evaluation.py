@@ -1,4 +1,5 @@
-"""A profile at one depth, ready to take batch, sequence and rank: every later answer only puts numbers in."""
+"""A profile at one depth, ready to take batch, sequence and rank: every later answer only puts
+numbers in."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
@@ -7,7 +8,7 @@ from lora_profiler.algebra import Polynomial
 from lora_profiler.algebra.table import Table, Values
 from lora_profiler.compiled.library import find_profile
 from lora_profiler.compiled.modules import total
-from lora_profiler.compiled.profile import Regime, Profile, profile_key
+from lora_profiler.compiled.profile import Profile, Regime, profile_key
 from lora_profiler.compiled.regime import regime_of
 from lora_profiler.errors import NoProfileError
 from lora_profiler.model_spec import ModelSpec
@@ -22,7 +23,9 @@ class Evaluation:
     def __init__(self, profile: Profile, units: int) -> None:
         self.profile, self.units = profile, units
         self.saved = profile.saved.at(units)
-        self.persistent = {category: affine.at(units) for category, affine in profile.persistent.items()}
+        self.persistent = {
+            category: affine.at(units) for category, affine in profile.persistent.items()
+        }
         self.trainable = total(profile.trainable).at(units)
         self.flops = {phase: total(numbers).at(units) for phase, numbers in profile.flops.items()}
 
@@ -32,7 +35,9 @@ class Evaluation:
 
     def totals(self, step: int, at: Values) -> Iterator[tuple[int, int]]:
         """(its number in the profile, live bytes) of each instant of step 1 or 2."""
-        numbers = (number for number, instant in enumerate(self.profile.instants) if instant.step == step)
+        numbers = (
+            number for number, instant in enumerate(self.profile.instants) if instant.step == step
+        )
         return zip(numbers, (self._first if step == 1 else self._steady).evaluate(at), strict=True)
 
     def peak(self, setup: TrainSetup) -> int:
@@ -47,14 +52,17 @@ class Evaluation:
         return self._table(2)
 
     def _table(self, step: int) -> Table:
-        return Table.of([instant.total(self.units) for instant in self.profile.instants if instant.step == step])
+        return Table.of(
+            [instant.total(self.units) for instant in self.profile.instants if instant.step == step]
+        )
 
     def category(self, number: int, category: Category) -> Polynomial:
         affine = self.profile.instants[number].live.get(category)
         return Polynomial({}) if affine is None else affine.at(self.units)
 
     def gradients(self, values: Sequence[int]) -> dict[str, int]:
-        """Bytes of gradients by module when the optimizer of step 2 begins; `values` are the sizes with numbers put in."""
+        """Bytes of gradients by module when the optimizer of step 2 begins; `values` are the sizes
+        with numbers put in."""
         alive: dict[int, tuple[str, int]] = {}
         born = 0
         for event, _ in self.profile.tape.expand(self.units):
@@ -79,13 +87,16 @@ class Evaluation:
 
 
 def evaluation_of(workload: Workload) -> Evaluation:
-    """The profile of a workload at its depth, from this process's memory, the package or the cache. Raises NoProfileError."""
+    """The profile of a workload at its depth, from this process's memory, the package or the cache.
+    Raises NoProfileError."""
     regime = regime_of(workload)
-    found = _evaluation(workload.model, _fixed(workload.setup), regime) or stand_in(workload, regime)
+    found = _evaluation(workload.model, _fixed(workload.setup), regime) or stand_in(
+        workload, regime
+    )
     if found is None:
         raise NoProfileError(
-            f"no compiled profile answers {workload.model.id} with this setup; make one with the same options: "
-            f"lora-profile compile {workload.model.id}"
+            f"no compiled profile answers {workload.model.id} with this setup; make one with the"
+            f" same options: lora-profile compile {workload.model.id}"
         )
     return found
 
@@ -98,9 +109,10 @@ def has_stand_in(workload: Workload) -> bool:
 def stand_in(workload: Workload, regime: Regime) -> Evaluation | None:
     """The profile of the usual platform, where it keeps what the one asked about keeps, or almost.
 
-    Attention written out in Python runs everywhere, and what no fused kernel takes none takes on another card. cuDNN's call keeps
-    what flash keeps, with grouped heads and output laid out alike, but for 8 bytes; and what the efficient kernel keeps, but for
-    the padding of the log-sum-exp (torch `native_functions.yaml`, the forward operators).
+    Attention written out in Python runs everywhere, and what no fused kernel takes none takes on
+    another card. cuDNN's call keeps what flash keeps, with grouped heads and output laid out alike,
+    but for 8 bytes; and what the efficient kernel keeps, but for the padding of the log-sum-exp
+    (torch `native_functions.yaml`, the forward operators).
     """
     platform, usual = workload.platform, Platform()
     if not regime.kernels:
@@ -110,7 +122,11 @@ def stand_in(workload: Workload, regime: Regime) -> Evaluation | None:
         return None
     kernels = set(found.profile.kernels)
     same = kernels <= {"eager"} or (kernels <= {"eager", "math"} and platform.torch == usual.torch)
-    for_cudnn = regime.kernels[0] == "cudnn" and kernels in ({"flash"}, {"efficient"}) and platform.torch == usual.torch
+    for_cudnn = (
+        regime.kernels[0] == "cudnn"
+        and kernels in ({"flash"}, {"efficient"})
+        and platform.torch == usual.torch
+    )
     return found if same or for_cudnn else None
 
 

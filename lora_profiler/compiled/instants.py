@@ -1,4 +1,5 @@
-"""The instants of a tape at which a moment of the step can peak: live bytes of each, by category, at any depth."""
+"""The instants of a tape at which a moment of the step can peak: live bytes of each, by category,
+at any depth."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,18 +15,21 @@ Place = tuple[int, int, int]
 Seen = tuple[int, MomentName, str, Live]
 """(step, moment, module, live bytes)."""
 Key = tuple[int, str, int, int]
-"""(run, the end of the stack that a unit is counted from, units from there, number within the block)."""
+"""(run, the end of the stack that a unit is counted from, units from there, number within the
+block)."""
 LOGITS, LOGITS_GRADIENT = "logits", "logits_gradient"
 
 _LAYER = re.compile(r"\.(\d+)(?:\.|$)")
 DEPTHS = (6, 7, 8)
-"""Two depths give each instant's line over depth, the third proves it. In six units every one is within three of an end."""
+"""Two depths give each instant's line over depth, the third proves it. In six units every one is
+within three of an end."""
 
 
 class Instant(NamedTuple):
     """Live bytes at one place of a tape, in a moment of step 1 or of the steady state (step 2).
 
-    `module` is what ran, as in `Layout.name`, in `unit`, counted back from the last one where negative.
+    `module` is what ran, as in `Layout.name`, in `unit`, counted back from the last one where
+    negative.
     """
 
     step: int
@@ -36,19 +40,28 @@ class Instant(NamedTuple):
 
     def total(self, units: int) -> Polynomial:
         lines = self.live.values()
-        return Affine(total(line.base for line in lines), total(line.per_unit for line in lines)).at(units)
+        return Affine(
+            total(line.base for line in lines), total(line.per_unit for line in lines)
+        ).at(units)
 
 
-def undominated(found: Sequence[Instant], least_batch: int, least_seq: int, least_units: int) -> list[Instant]:
-    """The instants that can be the largest of their step and moment, from the given sizes on; of equals the first."""
+def undominated(
+    found: Sequence[Instant], least_batch: int, least_seq: int, least_units: int
+) -> list[Instant]:
+    """The instants that can be the largest of their step and moment, from the given sizes on; of
+    equals the first."""
     fronts: dict[tuple[int, str], list[tuple[Polynomial, Polynomial, Instant]]] = {}
     for instant in found:
         base = instant.total(least_units).shifted(least_batch, least_seq, 1)
-        growth = (instant.total(least_units + 1) - instant.total(least_units)).shifted(least_batch, least_seq, 1)
+        growth = (instant.total(least_units + 1) - instant.total(least_units)).shifted(
+            least_batch, least_seq, 1
+        )
         front = fronts.setdefault((instant.step, instant.moment), [])
         if any(b.dominates(base) and g.dominates(growth) for b, g, _ in front):
             continue
-        front[:] = [(b, g, i) for b, g, i in front if not (base.dominates(b) and growth.dominates(g))]
+        front[:] = [
+            (b, g, i) for b, g, i in front if not (base.dominates(b) and growth.dominates(g))
+        ]
         front.append((base, growth, instant))
     return [instant for front in fronts.values() for _, _, instant in front]
 
@@ -58,7 +71,8 @@ class DepthError(Exception):
 
 
 def instants(tape: Tape, sizes: Sequence[Polynomial], units: int | None) -> list[Instant]:
-    """Every local maximum of a tape. Folded tapes answer for any depth, others for their own (`units` None).
+    """Every local maximum of a tape. Folded tapes answer for any depth, others for their own
+    (`units` None).
 
     Raises DepthError.
     """
@@ -71,8 +85,13 @@ def instants(tape: Tape, sizes: Sequence[Polynomial], units: int | None) -> list
     found = []
     for key, (step, moment, module, here) in at[0].items():
         next_, third = at[1][key][3], at[2][key][3]
-        lines = {c: Affine.through(DEPTHS[0], here.get(c, _ZERO), next_.get(c, _ZERO)) for c in {*here, *next_}}
-        if any(line.at(DEPTHS[2]) != third.get(c, _ZERO) for c, line in lines.items()) or not {*third} <= {*lines}:
+        lines = {
+            c: Affine.through(DEPTHS[0], here.get(c, _ZERO), next_.get(c, _ZERO))
+            for c in {*here, *next_}
+        }
+        if any(line.at(DEPTHS[2]) != third.get(c, _ZERO) for c, line in lines.items()) or not {
+            *third
+        } <= {*lines}:
             raise DepthError(f"bytes at {key} are no line over depth")
         _, end, k, _ = key
         found.append(Instant(step, moment, module, -1 - k if end == "end" else k, lines))
@@ -83,7 +102,8 @@ _ZERO = Polynomial({})
 
 
 def _anchored(tape: Tape, sizes: Sequence[Polynomial], depth: int) -> Iterator[tuple[Key, Seen]]:
-    """The instants whose unit is within three of an end of the stack, by that end. Those between lie on a line of these."""
+    """The instants whose unit is within three of an end of the stack, by that end. Those between
+    lie on a line of these."""
     for (run, unit, i), seen in _walk(tape, sizes, depth):
         anchor, k = ("start", unit) if unit < 3 else ("end", depth - 1 - unit)
         if k < 3:
@@ -91,7 +111,8 @@ def _anchored(tape: Tape, sizes: Sequence[Polynomial], depth: int) -> Iterator[t
 
 
 def _walk(tape: Tape, sizes: Sequence[Polynomial], depth: int) -> Iterator[tuple[Place, Seen]]:
-    """Each birth that something else than a birth follows, and the starts of a step and of its optimizer."""
+    """Each birth that something else than a birth follows, and the starts of a step and of its
+    optimizer."""
     events = tape.expand(depth)
     layers = 1 + max((_layer(e.birth.module) for e, _ in events if e.birth is not None), default=0)
     live: Live = {}
@@ -156,7 +177,11 @@ class _State:
             return None
         if LOGITS_GRADIENT not in self._reached:
             return "loss_backward"
-        return "last_layer_backward" if self._layer < 0 or 2 * self._layer >= self._layers else "first_layer_backward"
+        return (
+            "last_layer_backward"
+            if self._layer < 0 or 2 * self._layer >= self._layers
+            else "first_layer_backward"
+        )
 
 
 def _layer(module: str) -> int:

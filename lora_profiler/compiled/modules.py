@@ -1,4 +1,5 @@
-"""A number for every module of a folded model: one entry for all units of a stack, whose first and last may differ."""
+"""A number for every module of a folded model: one entry for all units of a stack, whose first and
+last may differ."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +10,8 @@ from lora_profiler.compiled.tape import Layout
 
 
 class ModuleNumber(NamedTuple):
-    """`name` has "{k}" for a layer's place in its unit (see `Layout.name`); then `first`, `inner` and `last` are the units'."""
+    """`name` has "{k}" for a layer's place in its unit (see `Layout.name`); then `first`, `inner`
+    and `last` are the units'."""
 
     name: str
     first: Polynomial

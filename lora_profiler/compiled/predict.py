@@ -1,4 +1,5 @@
-"""`predict`: a workload answered by its profile. `peak_bytes`: only the number, for searches over thousands of sizes."""
+"""`predict`: a workload answered by its profile. `peak_bytes`: only the number, for searches over
+thousands of sizes."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -29,21 +30,25 @@ from lora_profiler.support.sdpa import KEPT_SCORES, keeps_scores_again, kernel_w
 from lora_profiler.workload import Workload
 
 PROMOTION_ERROR = 0.20
-"""On a CPU an operator on two dtypes first copies the narrower operand, which no trace sees. The trace of LoRA with adapters of
-another dtype lay up to 11.6 % below measured peaks in `benchmarks/results/traced_records.md`, and up to 19 % in toys with hardly
-any vocabulary (`tests/test_traced.py`): the largest, rounded up."""
+"""On a CPU an operator on two dtypes first copies the narrower operand, which no trace sees. The
+trace of LoRA with adapters of another dtype lay up to 11.6 % below measured peaks in
+`benchmarks/results/traced_records.md`, and up to 19 % in toys with hardly any vocabulary
+(`tests/test_traced.py`): the largest, rounded up."""
 STAND_IN_ERROR = 0.005
-"""Flash keeps 8 bytes a layer more than cuDNN's call; the efficient kernel pads the log-sum-exp, 4 bytes a head and token, to a
-multiple of 32 tokens. Held against traces in `tests/test_platform.py`."""
+"""Flash keeps 8 bytes a layer more than cuDNN's call; the efficient kernel pads the log-sum-exp, 4
+bytes a head and token, to a multiple of 32 tokens. Held against traces in
+`tests/test_platform.py`."""
 
 
 def peak_bytes(workload: Workload) -> int:
-    """Steady-state peak of live bytes: `predict(workload).peak.total_bytes` without the rest. Raises NoProfileError."""
+    """Steady-state peak of live bytes: `predict(workload).peak.total_bytes` without the rest.
+    Raises NoProfileError."""
     return evaluation_of(workload).peak(workload.setup)
 
 
 def peak_polynomials(workload: Workload) -> tuple[Polynomial, ...]:
-    """Polynomials in batch, sequence and rank whose maximum is the steady-state peak, where the regime of `workload` holds.
+    """Polynomials in batch, sequence and rank whose maximum is the steady-state peak, where the
+    regime of `workload` holds.
 
     Raises NoProfileError.
     """
@@ -51,7 +56,8 @@ def peak_polynomials(workload: Workload) -> tuple[Polynomial, ...]:
 
 
 def predict(workload: Workload) -> Prediction:
-    """Memory at every moment, FLOPs and cost per layer of one training step, read off the profile of the traced step.
+    """Memory at every moment, FLOPs and cost per layer of one training step, read off the profile
+    of the traced step.
 
     Raises NoProfileError where neither the package nor the cache has one.
     """
@@ -59,14 +65,20 @@ def predict(workload: Workload) -> Prediction:
 
 
 def with_tape(prediction: Prediction) -> Prediction:
-    """A prediction by rules, with the memory over time and in the allocator of the profile that stands in for its platform's
-    kernel, where there is one: what the allocator rounds up hides the bytes in which the two kernels differ."""
+    """A prediction by rules, with the memory over time and in the allocator of the profile that
+    stands in for its platform's kernel, where there is one: what the allocator rounds up hides the
+    bytes in which the two kernels differ.
+    """
     workload = prediction.workload
     found = stand_in(workload, regime_of(workload))
     if found is None or workload.setup.device != "cuda":
         return prediction
     at = found.values(workload.setup)
-    return replace(prediction, device_memory_source=partial(device_memory, found, at), curve_source=partial(_curve, found, at))
+    return replace(
+        prediction,
+        device_memory_source=partial(device_memory, found, at),
+        curve_source=partial(_curve, found, at),
+    )
 
 
 def predict_with(profile: Profile, workload: Workload) -> Prediction:
@@ -81,7 +93,8 @@ def _prediction(found: Evaluation, workload: Workload) -> Prediction:
     trainable = found.trainable.evaluate(*at)
     moments = tuple(_moments(found, at, 1)) + tuple(_moments(found, at, 2))
     persistent: dict[str, int] = {
-        name: found.persistent[name].evaluate(*at) if name in found.persistent else 0 for name in _PERSISTENT
+        name: found.persistent[name].evaluate(*at) if name in found.persistent else 0
+        for name in _PERSISTENT
     }
     kernels = _kernels(profile, workload)
     doubt = _doubt(workload, kernels, kernels != profile.kernels)
@@ -93,7 +106,9 @@ def _prediction(found: Evaluation, workload: Workload) -> Prediction:
         error_bound=doubt[1] if doubt else None,
         attention_kernel=" and ".join(kernels) or "eager",
         parameters=ParameterCount(
-            base=workload.model.num_parameters, adapter=trainable if setup.lora else 0, trainable=trainable
+            base=workload.model.num_parameters,
+            adapter=trainable if setup.lora else 0,
+            trainable=trainable,
         ),
         persistent_bytes=persistent,
         saved_activation_bytes=found.saved.evaluate(*at),
@@ -105,7 +120,13 @@ def _prediction(found: Evaluation, workload: Workload) -> Prediction:
     )
 
 
-_PERSISTENT: tuple[Category, ...] = ("parameters", "quantization_state", "adapters", "gradients", "optimizer_states")
+_PERSISTENT: tuple[Category, ...] = (
+    "parameters",
+    "quantization_state",
+    "adapters",
+    "gradients",
+    "optimizer_states",
+)
 
 
 def _moments(found: Evaluation, at: Values, step: int) -> list[Moment]:
@@ -118,7 +139,11 @@ def _moments(found: Evaluation, at: Values, step: int) -> list[Moment]:
         Moment(
             moment=name,
             step=1 if step == 1 else "steady",
-            bytes={c: size for c in CATEGORIES if (size := found.category(number, c).evaluate(*at)) or c in _PERSISTENT[:3]},
+            bytes={
+                c: size
+                for c in CATEGORIES
+                if (size := found.category(number, c).evaluate(*at)) or c in _PERSISTENT[:3]
+            },
         )
         for name, (_, number) in best.items()
     ]
@@ -127,15 +152,25 @@ def _moments(found: Evaluation, at: Values, step: int) -> list[Moment]:
 def _kernels(profile: Profile, workload: Workload) -> tuple[str, ...]:
     """Those of the profile; cuDNN's, where one of another fused kernel stands in."""
     stands_in = regime_of(workload).kernels != profile.regime.kernels
-    return ("cudnn",) if stands_in and {"flash", "efficient"} & set(profile.kernels) else profile.kernels
+    return (
+        ("cudnn",)
+        if stands_in and {"flash", "efficient"} & set(profile.kernels)
+        else profile.kernels
+    )
 
 
-def _doubt(workload: Workload, kernels: tuple[str, ...], stands_in: bool) -> tuple[str, float | None] | None:
-    """Why an answer is an estimate, and how far off a peak may be, None where nobody can tell; None where it is exact."""
+def _doubt(
+    workload: Workload, kernels: tuple[str, ...], stands_in: bool
+) -> tuple[str, float | None] | None:
+    """Why an answer is an estimate, and how far off a peak may be, None where nobody can tell; None
+    where it is exact."""
     setup = workload.setup
     if stands_in:
         return (
-            "Traced with another fused kernel, which keeps what cuDNN's keeps and some bytes a layer more.",
+            (
+                "Traced with another fused kernel, which keeps what cuDNN's keeps and some bytes a"
+                " layer more."
+            ),
             STAND_IN_ERROR,
         )
     if keeps_scores_again(workload, kernels or ("eager",)):
@@ -143,9 +178,12 @@ def _doubt(workload: Workload, kernels: tuple[str, ...], stands_in: bool) -> tup
     mixed = setup.lora is not None and setup.lora.adapter_dtype != setup.dtype
     if setup.device == "cpu" and (mixed or setup.precision == "amp"):
         return (
-            "On a CPU an operator on two dtypes copies the narrower operand inside its kernel; the trace does not see these "
-            "copies, and a peak inside a layer may stand higher."
-        ), PROMOTION_ERROR
+            (
+                "On a CPU an operator on two dtypes copies the narrower operand inside its kernel;"
+                " the trace does not see these copies, and a peak inside a layer may stand higher."
+            ),
+            PROMOTION_ERROR,
+        )
     return None
 
 
@@ -153,29 +191,48 @@ def _flop_count(found: Evaluation, at: Values, tokens: int) -> FlopCount | None:
     if not found.flops:
         return None
     phases = {phase: polynomial.evaluate(*at) for phase, polynomial in found.flops.items()}
-    return FlopCount(forward=phases["forward"], backward=phases["backward"], recompute=phases["recompute"], tokens=tokens)
+    return FlopCount(
+        forward=phases["forward"],
+        backward=phases["backward"],
+        recompute=phases["recompute"],
+        tokens=tokens,
+    )
 
 
 def _assumptions(workload: Workload, profile: Profile, kernels: tuple[str, ...]) -> tuple[str, ...]:
-    made = ", ".join(f"{name} {profile.versions[name]}" for name in ("torch", "transformers", "peft") if name in profile.versions)
+    made = ", ".join(
+        f"{name} {profile.versions[name]}"
+        for name in ("torch", "transformers", "peft")
+        if name in profile.versions
+    )
     whole = any(layers == profile.num_layers for layers, *_ in profile.checked)
-    checked = "a fresh trace of the whole model" if whole else "a fresh trace of other sizes and depth"
-    how = f"compiled; {checked} agreed event by event" if profile.checked else "at exactly this size"
+    checked = (
+        "a fresh trace of the whole model" if whole else "a fresh trace of other sizes and depth"
+    )
+    how = (
+        f"compiled; {checked} agreed event by event" if profile.checked else "at exactly this size"
+    )
     found = [
         f"The real step traced without data by {made}, {how}.",
-        "Bytes that live tensors ask for; allocator rounding, workspaces and the CUDA context come on top.",
+        (
+            "Bytes that live tensors ask for; allocator rounding, workspaces and the CUDA context"
+            " come on top."
+        ),
         rows_words(workload.setup, " and ".join(kernels) or "eager"),
         *kernel_words(workload, kernels or ("eager",)),
     ]
     if profile.fallbacks:
         found.append(
-            f"In plain torch, as transformers runs them where the package is missing: {', '.join(profile.fallbacks)}. With it "
-            "other kernels run, which keep other tensors."
+            "In plain torch, as transformers runs them where the package is missing:"
+            f" {', '.join(profile.fallbacks)}. With it other kernels run, which keep other tensors."
         )
     if workload.setup.kernels == "liger":
         found.append(ASSUMPTION)
     if workload.setup.device == "cuda":
-        found.append("CUDA rules are taken from torch's source and meta kernels; they await a check on a GPU.")
+        found.append(
+            "CUDA rules are taken from torch's source and meta kernels; they await a check on a"
+            " GPU."
+        )
     return tuple(found)
 
 
@@ -185,7 +242,7 @@ def _curve(found: Evaluation, at: Values) -> tuple[CurvePoint, ...]:
     return curve(found, at)
 
 
-# --- in the allocator -----------------------------------------------------------------------------------------------------
+# --- in the allocator -----------------------------------------------------------------------------
 
 
 def device_memory(found: Evaluation, at: Values) -> DeviceMemory:
@@ -210,11 +267,12 @@ def device_memory(found: Evaluation, at: Values) -> DeviceMemory:
     )
 
 
-# --- by module ------------------------------------------------------------------------------------------------------------
+# --- by module ------------------------------------------------------------------------------------
 
 
 def layer_costs(found: Evaluation, workload: Workload) -> tuple[LayerCost, ...]:
-    """One row per module that owns parameters, then rows for what belongs to no module alone. Columns sum to the totals."""
+    """One row per module that owns parameters, then rows for what belongs to no module alone.
+    Columns sum to the totals."""
     profile, at = found.profile, found.values(workload.setup)
     values = [size.evaluate(*at) for size in profile.sizes]
     columns: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
@@ -242,7 +300,10 @@ def layer_costs(found: Evaluation, workload: Workload) -> tuple[LayerCost, ...]:
                 columns[name or "model"]["flops"] += polynomial.evaluate(*at)
     for name, size in found.gradients(values).items():
         columns[name]["gradients"] += size
-    rows = [_row(name, module.kind, columns.pop(name, {}), module) for name, module in workload.model.modules()]
+    rows = [
+        _row(name, module.kind, columns.pop(name, {}), module)
+        for name, module in workload.model.modules()
+    ]
     for name, own in columns.items():
         if any(own.values()):
             rows.append(_row(name, "optimizer" if name == "optimizer" else "activation", own))

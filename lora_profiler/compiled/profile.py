@@ -1,6 +1,8 @@
-"""A profile: one traced step, compiled. Answers for every batch, sequence, rank and depth in its range, without torch.
+"""A profile: one traced step, compiled. Answers for every batch, sequence, rank and depth in its
+range, without torch.
 
-The JSON format is documented in `docs/profiles.md`; `FORMAT` changes with it, and an unknown one is refused.
+The JSON format is documented in `docs/profiles.md`; `FORMAT` changes with it, and an unknown one is
+refused.
 """
 
 import json
@@ -24,7 +26,8 @@ from lora_profiler.workload import TrainSetup, setup_dict
 
 FORMAT = 2
 OPEN_FIELDS = ("batch_size", "seq_len", "rank", "alpha", "accumulation", "use_rslora")
-"""Fields of a setup that a profile does not fix as they are: sizes, and what changes neither bytes nor FLOPs."""
+"""Fields of a setup that a profile does not fix as they are: sizes, and what changes neither bytes
+nor FLOPs."""
 
 
 class ProfileError(LoraProfilerError):
@@ -32,10 +35,11 @@ class ProfileError(LoraProfilerError):
 
 
 class Regime(NamedTuple):
-    """What flips a rule instead of scaling it. A profile holds for one combination; the rank is open unless it is one.
+    """What flips a rule instead of scaling it. A profile holds for one combination; the rank is
+    open unless it is one.
 
-    `kernels` are those that attention takes without a mask and with one, where the platform changes them: empty for cards from
-    sm_80 to sm_89 with the usual torch.
+    `kernels` are those that attention takes without a mask and with one, where the platform changes
+    them: empty for cards from sm_80 to sm_89 with the usual torch.
     """
 
     one_sample: bool
@@ -47,18 +51,22 @@ class Regime(NamedTuple):
 
 
 def _regime_dict(regime: Regime) -> dict[str, Any]:
-    """Without a field that came later, where it says what was true of all before: the keys of older profiles stay."""
+    """Without a field that came later, where it says what was true of all before: the keys of older
+    profiles stay."""
     return {name: value for name, value in regime._asdict().items() if name != "kernels" or value}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """`instants` are those that can be the largest of their moment; `sizes` and `tape` the whole step.
+    """`instants` are those that can be the largest of their moment; `sizes` and `tape` the whole
+    step.
 
-    `valid` are the smallest and the largest batch, sequence, rank and number of layers, None for no end. `saved` are the bytes
-    that autograd keeps, `persistent` those that live between two steps, and all gradients. `flops` are by phase and module, none
-    where they are not known, `trainable` the elements that train by module; `fallbacks` the functions that ran in plain torch for
-    want of a package. `checked` are the points at which a fresh trace was equal, event by event: (layers, batch, sequence, rank).
+    `valid` are the smallest and the largest batch, sequence, rank and number of layers, None for no
+    end. `saved` are the bytes that autograd keeps, `persistent` those that live between two steps,
+    and all gradients. `flops` are by phase and module, none where they are not known, `trainable`
+    the elements that train by module; `fallbacks` the functions that ran in plain torch for want of
+    a package. `checked` are the points at which a fresh trace was equal, event by event: (layers,
+    batch, sequence, rank).
     """
 
     key: str
@@ -82,10 +90,15 @@ class Profile:
 
     @cached_property
     def tape(self) -> Tape:
-        return self.tape_source if isinstance(self.tape_source, Tape) else tape_from_json(self.tape_source, self.layout)
+        return (
+            self.tape_source
+            if isinstance(self.tape_source, Tape)
+            else tape_from_json(self.tape_source, self.layout)
+        )
 
     def units(self, num_layers: int) -> int | None:
-        """Units at a depth, None where the profile does not serve it. An unfolded profile serves its own depth, as 0 units."""
+        """Units at a depth, None where the profile does not serve it. An unfolded profile serves
+        its own depth, as 0 units."""
         if self.layout is None:
             return 0 if num_layers == self.num_layers else None
         return self.layout.units_of(num_layers)
@@ -97,7 +110,8 @@ def setup_key(setup: TrainSetup) -> dict[str, Any]:
 
 
 def _told(model: ModelSpec, setup: TrainSetup) -> dict[str, Any]:
-    """The fixed fields that differ from the defaults: an option added later leaves the keys of older profiles as they are.
+    """The fixed fields that differ from the defaults: an option added later leaves the keys of
+    older profiles as they are.
 
     Target modules that mean the same are written the same.
     """
@@ -105,15 +119,24 @@ def _told(model: ModelSpec, setup: TrainSetup) -> dict[str, Any]:
     told = {name: value for name, value in setup_key(setup).items() if value != usual[name]}
     if setup.lora is not None:
         targets = setup.lora.target_modules or DEFAULT_TARGETS.get(model.model_type)
-        told["targets"] = targets if targets is None or isinstance(targets, str) else sorted(targets)
+        told["targets"] = (
+            targets if targets is None or isinstance(targets, str) else sorted(targets)
+        )
     return told
 
 
 def profile_key(model: ModelSpec, setup: TrainSetup, regime: Regime) -> str:
-    """24 hex digits of everything that a profile holds for: the model, the setup without sizes, and the regime."""
+    """24 hex digits of everything that a profile holds for: the model, the setup without sizes, and
+    the regime."""
     import hashlib
 
-    parts = [FORMAT, model.architecture, model.fingerprint, _told(model, setup), _regime_dict(regime)]
+    parts = [
+        FORMAT,
+        model.architecture,
+        model.fingerprint,
+        _told(model, setup),
+        _regime_dict(regime),
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -146,7 +169,13 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         "saved": affine_json(profile.saved),
         "persistent": {name: affine_json(a) for name, a in profile.persistent.items()},
         "instants": [
-            [i.step, i.moment, i.module, i.unit, {category: affine_json(a) for category, a in i.live.items()}]
+            [
+                i.step,
+                i.moment,
+                i.module,
+                i.unit,
+                {category: affine_json(a) for category, a in i.live.items()},
+            ]
             for i in profile.instants
         ],
         "sizes": [affine_json(Affine.constant(size)) for size in profile.sizes],
@@ -157,7 +186,8 @@ def profile_json(profile: Profile) -> dict[str, Any]:
 
 
 def profile_from_json(data: Mapping[str, Any]) -> Profile:
-    """Raises ProfileError for another format; KeyError and the like for what is no profile at all."""
+    """Raises ProfileError for another format; KeyError and the like for what is no profile at
+    all."""
     if data["format"] != FORMAT:
         raise ProfileError(f"the profile has format {data['format']}; this version reads {FORMAT}.")
     regime = data["facts"]
@@ -166,7 +196,11 @@ def profile_from_json(data: Mapping[str, Any]) -> Profile:
         model=data["model"],
         setup=data["setup"],
         regime=Regime(
-            **{**regime, "windows_filled": tuple(regime["windows_filled"]), "kernels": tuple(regime.get("kernels", ()))}
+            **{
+                **regime,
+                "windows_filled": tuple(regime["windows_filled"]),
+                "kernels": tuple(regime.get("kernels", ())),
+            }
         ),
         valid={name: (ends[0], ends[1]) for name, ends in data["valid"].items()},
         layout=Layout(**data["layout"]) if data["layout"] else None,
@@ -178,7 +212,13 @@ def profile_from_json(data: Mapping[str, Any]) -> Profile:
         saved=affine_from_json(data["saved"]),
         persistent={name: affine_from_json(a) for name, a in data["persistent"].items()},
         instants=tuple(
-            Instant(step, moment, module, unit, {category: affine_from_json(a) for category, a in live.items()})
+            Instant(
+                step,
+                moment,
+                module,
+                unit,
+                {category: affine_from_json(a) for category, a in live.items()},
+            )
             for step, moment, module, unit, live in data["instants"]
         ),
         sizes=tuple(affine_from_json(p).base for p in data["sizes"]),

@@ -1,4 +1,5 @@
-"""The regime of a workload: what a profile cannot leave open, and the smallest sizes for which it holds."""
+"""The regime of a workload: what a profile cannot leave open, and the smallest sizes for which it
+holds."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,16 +10,29 @@ from lora_profiler.platform import Platform
 from lora_profiler.support.sdpa import SdpaCall, cuda_backend, efficient_takes_grouped
 from lora_profiler.workload import Dtype, Workload
 
-_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "local_attention", "index_topk")
+_WINDOWS = (
+    "sliding_window",
+    "attention_chunk_size",
+    "window_size",
+    "local_attention",
+    "index_topk",
+)
 RANK_COUNTS_IN_STEPS = ("adamw_8bit",)
-"""Optimizers whose states come in blocks or change their form with a tensor's size: their bytes are no polynomial in the rank."""
+"""Optimizers whose states come in blocks or change their form with a tensor's size: their bytes are
+no polynomial in the rank."""
 
 
 def windows_of(model: ModelSpec) -> tuple[int, ...]:
     """Lengths at which attention changes, as far as the config names them, in tokens."""
-    published = [model.config, model.published, *(v for v in model.published.values() if isinstance(v, dict))]
+    published = [
+        model.config,
+        model.published,
+        *(v for v in model.published.values() if isinstance(v, dict)),
+    ]
     found = {config.get(name) for config in published for name in _WINDOWS}
-    return tuple(sorted(w for w in found if isinstance(w, int) and not isinstance(w, bool) and w > 1))
+    return tuple(
+        sorted(w for w in found if isinstance(w, int) and not isinstance(w, bool) and w > 1)
+    )
 
 
 def regime_of(workload: Workload) -> Regime:
@@ -37,18 +51,30 @@ def regime_of(workload: Workload) -> Regime:
 def _kernels(workload: Workload) -> tuple[str, ...]:
     """What the platform's choice of attention kernels is, empty where it is that of the usual one.
 
-    A config that does not tell the width of its heads is asked about usual widths; more keys than needed cost traces, no truth.
+    A config that does not tell the width of its heads is asked about usual widths; more keys than
+    needed cost traces, no truth.
     """
     setup, platform, usual = workload.setup, workload.platform, Platform()
     if platform == usual or setup.device != "cuda" or setup.attention not in ("auto", "efficient"):
         return ()
     if setup.attention == "efficient":
-        return ("grouped",) if efficient_takes_grouped(platform) != efficient_takes_grouped(usual) else ()
+        return (
+            ("grouped",)
+            if efficient_takes_grouped(platform) != efficient_takes_grouped(usual)
+            else ()
+        )
     dtype: Dtype = "bfloat16" if setup.precision == "amp" else setup.dtype
     config = workload.model.config
     dropout = next((config[name] for name in _DROPOUTS if config.get(name)), 0.0)
     calls = [
-        SdpaCall(dtype=dtype, head_dim=width, value_dim=value, grouped=not masked, masked=masked, dropout=dropout)
+        SdpaCall(
+            dtype=dtype,
+            head_dim=width,
+            value_dim=value,
+            grouped=not masked,
+            masked=masked,
+            dropout=dropout,
+        )
         for width, value in _widths(config)
         for masked in (False, True)
     ]
@@ -66,9 +92,13 @@ _USUAL_WIDTHS = ((64, 64), (128, 128), (256, 256), (192, 128))
 def _widths(config: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
     """(q and k, v): features of a head, as the config says."""
     if config.get("qk_nope_head_dim") and config.get("v_head_dim"):
-        return ((config["qk_nope_head_dim"] + config.get("qk_rope_head_dim", 0), config["v_head_dim"]),)
+        return (
+            (config["qk_nope_head_dim"] + config.get("qk_rope_head_dim", 0), config["v_head_dim"]),
+        )
     heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
-    width = config.get("head_dim") or (hidden // heads if isinstance(heads, int) and isinstance(hidden, int) and heads else None)
+    width = config.get("head_dim") or (
+        hidden // heads if isinstance(heads, int) and isinstance(hidden, int) and heads else None
+    )
     return ((width, width),) if isinstance(width, int) else _USUAL_WIDTHS
 
 
@@ -87,4 +117,7 @@ def below(regime: Regime, windows: tuple[int, ...]) -> int | None:
     """The length from which on `regime` holds no more; None where there is no such length."""
     if regime.one_token:
         return 2
-    return min((w for w, full in zip(windows, regime.windows_filled, strict=True) if not full), default=None)
+    return min(
+        (w for w, full in zip(windows, regime.windows_filled, strict=True) if not full),
+        default=None,
+    )

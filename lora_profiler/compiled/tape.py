@@ -1,8 +1,10 @@
-"""The tape of a training step: births and deaths of storages in order, folded so that it serves any number of layers.
+"""The tape of a training step: births and deaths of storages in order, folded so that it serves any
+number of layers.
 
-A flat tape lists every event. A folded one keeps the units of a stack of layers (a unit is one layer, or one period of unlike
-ones) as blocks: first, second, last but one, last. The blocks between are copies, whose references point as far to the side as
-their own do. `expand` makes the flat tape of any depth again; the compiler proves it equal to fresh traces of other depths.
+A flat tape lists every event. A folded one keeps the units of a stack of layers (a unit is one
+layer, or one period of unlike ones) as blocks: first, second, last but one, last. The blocks
+between are copies, whose references point as far to the side as their own do. `expand` makes the
+flat tape of any depth again; the compiler proves it equal to fresh traces of other depths.
 """
 
 from collections.abc import Iterator
@@ -14,11 +16,13 @@ LEAST_UNITS = 4
 """Units that a folded tape was made of, and the fewest that it can be expanded to."""
 
 Anchor = Literal["here", "first", "last", "single"]
-"""How a reference counts units: from the unit it stands in, from the first one, back from the last one, or not at all."""
+"""How a reference counts units: from the unit it stands in, from the first one, back from the last
+one, or not at all."""
 
 
 class Birth(NamedTuple):
-    """One storage: which size, of which module, made by which operator, and whether autograd keeps it at the end of forward."""
+    """One storage: which size, of which module, made by which operator, and whether autograd keeps
+    it at the end of forward."""
 
     size: int
     category: Category
@@ -28,7 +32,8 @@ class Birth(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """From here on `phase` of `step` runs, micro-batch `micro`. With `note`, an instant within the phase that was running."""
+    """From here on `phase` of `step` runs, micro-batch `micro`. With `note`, an instant within the
+    phase that was running."""
 
     step: int
     micro: int
@@ -37,7 +42,8 @@ class Mark(NamedTuple):
 
 
 class Death(NamedTuple):
-    """The storage born as number `ordinal` of a block `back` runs before this one; see `Anchor` for `unit`.
+    """The storage born as number `ordinal` of a block `back` runs before this one; see `Anchor` for
+    `unit`.
 
     Counted back, so that the second step is written as the first one is.
     """
@@ -60,13 +66,15 @@ class FlatEvent(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Consecutive blocks of events. `direction` 0: one block outside the stack; 1 or -1: its units, forth or back."""
+    """Consecutive blocks of events. `direction` 0: one block outside the stack; 1 or -1: its units,
+    forth or back."""
 
     direction: int
     blocks: tuple[tuple[Event, ...], ...]
 
     def block_of(self, unit: int, units: int) -> int:
-        """Which block stands for `unit` of `units`; the copied one is the later of the two inner ones in the order of time."""
+        """Which block stands for `unit` of `units`; the copied one is the later of the two inner
+        ones in the order of time."""
         if unit < 2 and (self.direction > 0 or unit == 0):
             return unit
         if unit >= units - 2 and (self.direction < 0 or unit == units - 1):
@@ -78,7 +86,8 @@ class Run(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """How units lie in a stack of layers: `prefix` layers before them, `period` layers a unit, `tail` layers behind."""
+    """How units lie in a stack of layers: `prefix` layers before them, `period` layers a unit,
+    `tail` layers behind."""
 
     stack: str
     prefix: int
@@ -94,7 +103,8 @@ class Layout(NamedTuple):
         return whole if not rest and whole >= LEAST_UNITS else None
 
     def name(self, template: str, unit: int, units: int) -> str:
-        """A module's name: `template` has "{k}" for the layer k places behind the unit's first, "{~k}" for the k-th last."""
+        """A module's name: `template` has "{k}" for the layer k places behind the unit's first,
+        "{~k}" for the k-th last."""
         head, brace, rest = template.partition("{")
         if not brace:
             return template
@@ -105,13 +115,15 @@ class Layout(NamedTuple):
 
 
 class Tape(NamedTuple):
-    """A folded tape; without a layout it has one run, and serves the depth that it was traced at."""
+    """A folded tape; without a layout it has one run, and serves the depth that it was traced
+    at."""
 
     runs: tuple[Run, ...]
     layout: Layout | None
 
     def expand(self, units: int) -> list[tuple[FlatEvent, tuple[int, int, int]]]:
-        """Every event at a depth of `units`, with its place: (run, unit, number within its block)."""
+        """Every event at a depth of `units`, with its place: (run, unit, number within its
+        block)."""
         numbers: dict[tuple[int, int, int], int] = {}
         found: list[tuple[FlatEvent, tuple[int, int, int]]] = []
         for q, run in enumerate(self.runs):
@@ -123,17 +135,29 @@ class Tape(NamedTuple):
                     if isinstance(event, Birth):
                         numbers[q, unit, ordinal] = len(numbers)
                         ordinal += 1
-                        module = self.layout.name(event.module, unit, units) if self.layout else event.module
+                        module = (
+                            self.layout.name(event.module, unit, units)
+                            if self.layout
+                            else event.module
+                        )
                         found.append((FlatEvent(event._replace(module=module), -1, None), place))
                     elif isinstance(event, Death):
                         there = _resolved(event, unit, units)
-                        found.append((FlatEvent(None, numbers[q - event.back, there, event.ordinal], None), place))
+                        found.append(
+                            (
+                                FlatEvent(
+                                    None, numbers[q - event.back, there, event.ordinal], None
+                                ),
+                                place,
+                            )
+                        )
                     else:
                         found.append((FlatEvent(None, -1, event), place))
         return found
 
     def written(self, place: tuple[int, int, int], units: int) -> Event:
-        """The event at a place of the tape expanded to `units`, as it is written for every depth."""
+        """The event at a place of the tape expanded to `units`, as it is written for every
+        depth."""
         q, unit, i = place
         run = self.runs[q]
         return run.blocks[run.block_of(unit, units) if run.direction else 0][i]

@@ -20,8 +20,8 @@ from lora_profiler.report.json.predict import predict_payload
 from lora_profiler.workload import Workload
 
 NOT_TRACED_HERE = (
-    "The traced engine runs the real step with torch, which the dashboard never loads. Trace it on the command line; the profile "
-    "is kept, and auto and compiled answer from it here."
+    "The traced engine runs the real step with torch, which the dashboard never loads. Trace it on"
+    " the command line; the profile is kept, and auto and compiled answer from it here."
 )
 
 
@@ -56,7 +56,8 @@ def workloads(model: ModelSpec, question: Question) -> list[Workload]:
 
 
 def answered(model: ModelSpec, question: Question) -> Answered:
-    """Every method's answer. Raises UsageError for what the command line would refuse, and what the engine raises.
+    """Every method's answer. Raises UsageError for what the command line would refuse, and what the
+    engine raises.
 
     Nothing is traced: "traced" is refused with what to do instead.
     """
@@ -64,7 +65,9 @@ def answered(model: ModelSpec, question: Question) -> Answered:
         raise UsageError(NOT_TRACED_HERE)
     gpu = find_gpu(question.gpu) if question.gpu is not None else None
     network = find_network(question.interconnect) if question.interconnect is not None else None
-    found = answers(workloads(model, question), gpu, question.engine, all_levers=True, network=network)
+    found = answers(
+        workloads(model, question), gpu, question.engine, all_levers=True, network=network
+    )
     predictions = [answer.prediction for answer in found]
     full = next((p for p in predictions if p.workload.setup.method == "full"), None)
     lora = next((p for p in predictions if p.workload.setup.method != "full"), None)
@@ -77,5 +80,8 @@ def answered(model: ModelSpec, question: Question) -> Answered:
 
 
 def would_be_traced(found: Answered) -> bool:
-    """Whether the command line would trace the step first, since neither rules nor a profile know what the model keeps."""
-    return found.question.engine == "auto" and any(is_worth_a_trace(p.workload) for p in found.predictions)
+    """Whether the command line would trace the step first, since neither rules nor a profile know
+    what the model keeps."""
+    return found.question.engine == "auto" and any(
+        is_worth_a_trace(p.workload) for p in found.predictions
+    )

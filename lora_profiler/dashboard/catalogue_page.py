@@ -1,4 +1,5 @@
-"""Catalogue: the bundled models and cards, to search, to sort, and to take to the page of predictions."""
+"""Catalogue: the bundled models and cards, to search, to sort, and to take to the page of
+predictions."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,12 +26,21 @@ def show() -> None:
 
 def _models() -> None:
     widgets.section("Models")
-    text = st.text_input("Search the models", key="models_text", placeholder="llama 8b; qwen3; gated")
+    text = st.text_input(
+        "Search the models", key="models_text", placeholder="llama 8b; qwen3; gated"
+    )
     entries = bundled_models()
-    found = [e for e in entries if matching(text, (e.id, *e.aliases, e.model_type, "gated" if e.gated else ""))]
+    found = [
+        e
+        for e in entries
+        if matching(text, (e.id, *e.aliases, e.model_type, "gated" if e.gated else ""))
+    ]
     if not found:
         near = did_you_mean(text, [e.id for e in entries])
-        widgets.note(f"No bundled model is called {text!r}.{near} Any hub id can be typed on the page Predict.")
+        widgets.note(
+            f"No bundled model is called {text!r}.{near} Any hub id can be typed on the page"
+            " Predict."
+        )
         return
     chosen = _table(
         "models",
@@ -49,7 +59,13 @@ def _models() -> None:
     )
     if chosen is not None:
         asked = replace(form.question(), model=found[chosen].id)
-        st.button(f"Predict {widgets.plain(found[chosen].id)}", key="models_go", type="primary", on_click=_predict, args=(asked,))
+        st.button(
+            f"Predict {widgets.plain(found[chosen].id)}",
+            key="models_go",
+            type="primary",
+            on_click=_predict,
+            args=(asked,),
+        )
     widgets.downloads("models", _offers("models", model_records(found)))
 
 
@@ -57,10 +73,15 @@ def _cards() -> None:
     widgets.section("Cards")
     text = st.text_input("Search the cards", key="cards_text", placeholder="4090; h100; amd")
     cards = bundled_gpus()
-    found = [c for c in cards if matching(text, (c.key, c.name, *c.aliases, c.vendor, c.architecture))]
+    found = [
+        c for c in cards if matching(text, (c.key, c.name, *c.aliases, c.vendor, c.architecture))
+    ]
     if not found:
         near = did_you_mean(text, [c.key for c in cards])
-        widgets.note(f"No bundled card is called {text!r}.{near} custom:24GiB stands for any card of that size.")
+        widgets.note(
+            f"No bundled card is called {text!r}.{near} custom:24GiB stands for any card of that"
+            " size."
+        )
         return
     chosen = _table(
         "cards",
@@ -68,7 +89,9 @@ def _cards() -> None:
             "card": [c.name for c in found],
             "key": [c.key for c in found],
             "architecture": [c.architecture for c in found],
-            "usable, GiB": [None if c.usable_bytes is None else c.usable_bytes / GIB for c in found],
+            "usable, GiB": [
+                None if c.usable_bytes is None else c.usable_bytes / GIB for c in found
+            ],
             "usable is": [_how_known(c) for c in found],
             "bandwidth, GB/s": [c.bandwidth_gb_s for c in found],
             "bf16, TFLOP/s": [c.bf16_dense_tflops for c in found],
@@ -79,24 +102,49 @@ def _cards() -> None:
         f"{count_text(len(found))} of {count_text(len(cards))} cards",
     )
     if chosen is not None and found[chosen].usable_bytes is None:
-        widgets.note(f"{found[chosen].name} is sold with several memory sizes; type custom:24GiB, say, on the page Predict.")
+        widgets.note(
+            f"{found[chosen].name} is sold with several memory sizes; type custom:24GiB, say, on"
+            " the page Predict."
+        )
     elif chosen is not None:
         asked = replace(form.question(), gpu=found[chosen].key)
-        st.button(f"Judge {widgets.plain(found[chosen].name)}", key="cards_go", type="primary", on_click=_predict, args=(asked,))
+        st.button(
+            f"Judge {widgets.plain(found[chosen].name)}",
+            key="cards_go",
+            type="primary",
+            on_click=_predict,
+            args=(asked,),
+        )
     widgets.downloads("cards", _offers("cards", gpu_records(found)))
 
 
 def _how_known(card: Gpu) -> str:
-    return "several sizes" if card.usable_bytes is None else "estimated" if card.usable_is_estimated else "the driver's figure"
+    return (
+        "several sizes"
+        if card.usable_bytes is None
+        else "estimated"
+        if card.usable_is_estimated
+        else "the driver's figure"
+    )
 
 
-def _table(key: str, columns: dict[str, list[Any]], formats: dict[str, str], says: str) -> int | None:
+def _table(
+    key: str, columns: dict[str, list[Any]], formats: dict[str, str], says: str
+) -> int | None:
     """A table to sort and choose a row of; the place of the chosen row. `says` stands under it."""
     picked = st.dataframe(
-        pd.DataFrame(columns), hide_index=True, key=key, on_select="rerun", selection_mode="single-row", height=360,
-        column_config={name: st.column_config.NumberColumn(format=text) for name, text in formats.items()},
-        alt=says, placeholder="-",
-    )  # fmt: skip
+        pd.DataFrame(columns),
+        hide_index=True,
+        key=key,
+        on_select="rerun",
+        selection_mode="single-row",
+        height=360,
+        column_config={
+            name: st.column_config.NumberColumn(format=text) for name, text in formats.items()
+        },
+        alt=says,
+        placeholder="-",
+    )
     widgets.small(says)
     rows = [row for row in picked["selection"]["rows"] if row < len(next(iter(columns.values())))]
     return rows[0] if rows else None
@@ -110,6 +158,11 @@ def _predict(asked: Question) -> None:
 
 def _offers(name: str, records: Sequence[dict[str, Any]]) -> list[widgets.Offer]:
     return [
-        ("JSON", f"{name}.json", downloads.JSON, lambda: downloads.json_text({"schema_version": "1.0", name: list(records)})),
+        (
+            "JSON",
+            f"{name}.json",
+            downloads.JSON,
+            lambda: downloads.json_text({"schema_version": "1.0", name: list(records)}),
+        ),
         ("CSV", f"{name}.csv", downloads.CSV, lambda: csv_text(csv_records(list(records)))),
     ]

@@ -1,4 +1,5 @@
-"""One claim checked live: started, followed while it goes, and its verdict with all that was found."""
+"""One claim checked live: started, followed while it goes, and its verdict with all that was
+found."""
 
 import streamlit as st
 
@@ -16,16 +17,30 @@ _EVERY_SECONDS = 0.5
 def show() -> None:
     widgets.section("Check a claim here")
     titles = {claim.id: f"{claim.id}. {claim.title}" for claim in CLAIMS}
-    chosen = st.selectbox("Claim", list(titles), key="learn.claim", format_func=titles.__getitem__, persist_state="session")
+    chosen = st.selectbox(
+        "Claim",
+        list(titles),
+        key="learn.claim",
+        format_func=titles.__getitem__,
+        persist_state="session",
+    )
     widgets.blocks([paragraph(next(claim.statement for claim in CLAIMS if claim.id == chosen))])
     widgets.small(
-        "Trains a small model on the spot on bundled text in a process of its own, then checks the claim on it. A minute or two; "
-        "nothing is downloaded."
+        "Trains a small model on the spot on bundled text in a process of its own, then checks the"
+        " claim on it. A minute or two; nothing is downloaded."
     )
     lacking = checking.missing()
     if lacking:
-        widgets.note(f"{checking.INSTALL} brings them.", heading=f"To check a claim, {', '.join(lacking)} must be installed here")
-    if st.button("Check this claim", type="primary", key="learn.start", disabled=bool(lacking) or following.is_busy()):
+        widgets.note(
+            f"{checking.INSTALL} brings them.",
+            heading=f"To check a claim, {', '.join(lacking)} must be installed here",
+        )
+    if st.button(
+        "Check this claim",
+        type="primary",
+        key="learn.start",
+        disabled=bool(lacking) or following.is_busy(),
+    ):
         try:
             checking.start(chosen)
         except (following.AlreadyRunningError, OSError) as e:
@@ -43,7 +58,8 @@ def show() -> None:
 
 @st.fragment(run_every=_EVERY_SECONDS)
 def _live() -> None:
-    """Drawn anew by itself twice a second, without the rest of the page, until the process has ended."""
+    """Drawn anew by itself twice a second, without the rest of the page, until the process has
+    ended."""
     running = checking.present()
     if running is None or not running.runs:
         st.rerun()
@@ -53,7 +69,12 @@ def _live() -> None:
     if running.cancelled:
         widgets.note("It is being ended.")
     else:
-        st.button("Cancel", key="learn.cancel", on_click=running.cancel, help="Ends the process; nothing is kept.")
+        st.button(
+            "Cancel",
+            key="learn.cancel",
+            on_click=running.cancel,
+            help="Ends the process; nothing is kept.",
+        )
 
 
 def _progress(running: Checking) -> Table:

@@ -1,4 +1,5 @@
-"""A claim checked live: `lora-profile verify` on the small model that it trains on the spot, in a process of its own."""
+"""A claim checked live: `lora-profile verify` on the small model that it trains on the spot, in a
+process of its own."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ INSTALL = "pip install 'lora-profiler[measure]'"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimState:
-    """Where one claim stands, as `verify --progress json` tells it; claim 0 is what comes before the first."""
+    """Where one claim stands, as `verify --progress json` tells it; claim 0 is what comes before
+    the first."""
 
     claim: int
     title: str
@@ -34,7 +36,8 @@ def missing() -> list[str]:
 
 
 def check_arguments(claim: int) -> list[str]:
-    """What to give `lora-profile`: no network, no download, and under two minutes for all claims together."""
+    """What to give `lora-profile`: no network, no download, and under two minutes for all claims
+    together."""
     return ["verify", "small", "--quick", "--claims", str(claim)]
 
 
@@ -52,4 +55,6 @@ def present() -> Checking | None:
 def start(claim: int) -> Checking:
     """Raises AlreadyRunningError."""
     arguments = check_arguments(claim)
-    return following.start("checking", read_claim, [*arguments, "--progress", "json", "--format", "json"], arguments)
+    return following.start(
+        "checking", read_claim, [*arguments, "--progress", "json", "--format", "json"], arguments
+    )

@@ -13,7 +13,17 @@ from lora_profiler.comparison.errors import GROUPINGS, METRICS, Grouping, Metric
 from lora_profiler.dashboard import downloads, link, record_view, records, widgets
 from lora_profiler.dashboard.question import CHOICES
 from lora_profiler.dashboard.records import Loaded
-from lora_profiler.dashboard.runs import FILTERS, STRIPS, Filter, Run, choices, filtered, runs, scatter, strip
+from lora_profiler.dashboard.runs import (
+    FILTERS,
+    STRIPS,
+    Filter,
+    Run,
+    choices,
+    filtered,
+    runs,
+    scatter,
+    strip,
+)
 from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.report import charts, labels
@@ -73,7 +83,8 @@ def _show() -> None:
     if not chosen:
         widgets.title(_TITLE)
         widgets.note(
-            f"None of the {count_text(len(everything))} records has all that the filters ask for; widen one on the left."
+            f"None of the {count_text(len(everything))} records has all that the filters ask for;"
+            " widen one on the left."
         )
         return
     _draw(chosen, len(everything))
@@ -82,20 +93,30 @@ def _show() -> None:
 @st.fragment(run_every=0.5)
 def _await_the_rest() -> None:
     """Says what is not there yet, and draws the page anew when it is."""
-    gc.freeze()  # streamlit collects garbage after every run: it would search all that is read by now, twice a second
+    # streamlit collects garbage after every run: it would search all that is read by now, twice a
+    # second
+    gc.freeze()
     if not records.still_reading():
         st.rerun()
-    widgets.note("These are the first records of a large file. The rest is being read, and the page shows all of it then.")
+    widgets.note(
+        "These are the first records of a large file. The rest is being read, and the page shows"
+        " all of it then."
+    )
 
 
-# --- which records --------------------------------------------------------------------------------------------------------
+# --- which records --------------------------------------------------------------------------------
 
 
 def _picked() -> _Picked:
     known = {source.label: source for source in records.sources(sys.argv[1:])}
     names = list(known)
     chosen = _sources(names) if names else []
-    file = st.file_uploader("Add a file of records", type=["jsonl", "json"], key="records_file", max_upload_size=UPLOAD_MIB)
+    file = st.file_uploader(
+        "Add a file of records",
+        type=["jsonl", "json"],
+        key="records_file",
+        max_upload_size=UPLOAD_MIB,
+    )
     engines = [engine for engine in CHOICES["engine"] if engine != "traced"]
     engine = st.selectbox("Predicted by", engines, key="compare_engine", persist_state="session")
     picked = _Picked(known=bool(known), asked=bool(chosen) or file is not None)
@@ -133,24 +154,34 @@ def _nothing(picked: _Picked) -> None:
         widgets.note("Choose on the left which records to show.")
     else:
         widgets.note(
-            "Measure something first, on the page Measure or with lora-profile bench MODEL; or start with lora-profile app "
-            "--records PATH, or upload a file of records on the left.", heading="There are no records yet",
-        )  # fmt: skip
+            "Measure something first, on the page Measure or with lora-profile bench MODEL; or"
+            " start with lora-profile app --records PATH, or upload a file of records on the left.",
+            heading="There are no records yet",
+        )
 
 
 def _filters(found: Sequence[Run]) -> dict[Filter, list[str]]:
-    names: dict[Filter, str] = {"model": "Model", "method": "Method", "device": "Device", "status": "Status"}
+    names: dict[Filter, str] = {
+        "model": "Model",
+        "method": "Method",
+        "device": "Device",
+        "status": "Status",
+    }
     words = labels.METHOD_LABELS | labels.STATUS_LABELS
     return {
         by: st.multiselect(
-            names[by], choices(found, by), key=f"filter.{by}", placeholder="All", persist_state="session",
+            names[by],
+            choices(found, by),
+            key=f"filter.{by}",
+            placeholder="All",
+            persist_state="session",
             format_func=(lambda name: words[name]) if by in ("method", "status") else str,
         )
         for by in FILTERS
-    }  # fmt: skip
+    }
 
 
-# --- the page -------------------------------------------------------------------------------------------------------------
+# --- the page -------------------------------------------------------------------------------------
 
 
 def _draw(chosen: Sequence[Run], total: int) -> None:
@@ -158,15 +189,19 @@ def _draw(chosen: Sequence[Run], total: int) -> None:
     scored = [run.scored for run in chosen]
     by_id = {run.record_id: run.scored.record for run in chosen}
     widgets.title(
-        f"{count_text(len(chosen))}{of_all} {'record' if total == 1 else 'records'}, predicted against measured",
-        *environment_lines(by_id.values()), *not_compared_lines(scored),
-    )  # fmt: skip
+        f"{count_text(len(chosen))}{of_all} {'record' if total == 1 else 'records'}, predicted"
+        " against measured",
+        *environment_lines(by_id.values()),
+        *not_compared_lines(scored),
+    )
     peaks = [c for s in scored for c in s.comparisons if c.metric == "peak_requested_bytes"]
     if peaks:
         widgets.blocks([errors_table(peaks, ("method",), by_id)])
         _figures(chosen)
     else:
-        widgets.note("Nothing is predicted of the peaks of these records, so that there is no error to show.")
+        widgets.note(
+            "Nothing is predicted of the peaks of these records, so that there is no error to show."
+        )
     _errors(scored, by_id)
     _table(chosen)
     widgets.downloads("compare", downloads.of_records(scored, "records"))
@@ -174,33 +209,47 @@ def _draw(chosen: Sequence[Run], total: int) -> None:
 
 def _figures(chosen: Sequence[Run]) -> None:
     shade = widgets.theme()
-    shown = sorted((run for run in chosen if run.relative_error is not None), key=lambda run: -abs(run.relative_error or 0))
+    shown = sorted(
+        (run for run in chosen if run.relative_error is not None),
+        key=lambda run: -abs(run.relative_error or 0),
+    )
     widgets.section("Peak memory, predicted against measured")
     widgets.figure(
-        charts.identity_scatter(scatter(shown[:MOST_DOTS]), theme=shade), "scatter",
-        "Predicted against measured peak of each record; on the line both are equal. The table of records has the numbers.",
-    )  # fmt: skip
+        charts.identity_scatter(scatter(shown[:MOST_DOTS]), theme=shade),
+        "scatter",
+        "Predicted against measured peak of each record; on the line both are equal. The table of"
+        " records has the numbers.",
+    )
     widgets.section("Errors of the peak")
     by: Grouping = widgets.choose("By", STRIPS, STRIPS[0], "strip_by", labels.GROUPING_LABELS)  # type: ignore[assignment]
     widgets.figure(
-        charts.error_strip(strip(shown[:MOST_DOTS], by), theme=shade), "strip",
-        f"Signed relative errors of the peak by {labels.GROUPING_LABELS[by]}; the table has the numbers.",
-    )  # fmt: skip
+        charts.error_strip(strip(shown[:MOST_DOTS], by), theme=shade),
+        "strip",
+        f"Signed relative errors of the peak by {labels.GROUPING_LABELS[by]}; the table has the"
+        " numbers.",
+    )
     if len(shown) > MOST_DOTS:
         widgets.small(
-            f"Both figures show the {count_text(MOST_DOTS)} records with the largest errors, of {count_text(len(shown))}."
+            f"Both figures show the {count_text(MOST_DOTS)} records with the largest errors, of"
+            f" {count_text(len(shown))}."
         )
 
 
 def _errors(scored: Sequence[Any], by_id: dict[str, Any]) -> None:
     with widgets.drawer("Errors of everything that is predicted", "all_errors") as is_open:
         if is_open:
-            chosen: Metric = st.selectbox("Metric", METRICS, key="metric", format_func=labels.METRIC_LABELS.__getitem__)
+            chosen: Metric = st.selectbox(
+                "Metric", METRICS, key="metric", format_func=labels.METRIC_LABELS.__getitem__
+            )
             groupings = [name for name in GROUPINGS if name != "metric"]
             by: list[Grouping] = st.pills(
-                "By", groupings, selection_mode="multi", default=["method"], key="errors_by",
+                "By",
+                groupings,
+                selection_mode="multi",
+                default=["method"],
+                key="errors_by",
                 format_func=labels.GROUPING_LABELS.__getitem__,
-            )  # fmt: skip
+            )
             found = [c for s in scored for c in s.comparisons if c.metric == chosen]
             if not any(c.is_claim for c in found):
                 widgets.note("Nothing is predicted of it in these records.")
@@ -222,32 +271,54 @@ def _table(chosen: Sequence[Run]) -> None:
             "status": [labels.STATUS_LABELS[run.status] for run in chosen],
             f"predicted, {unit}": [_in(run.predicted_bytes, size) for run in chosen],
             f"measured, {unit}": [_in(run.measured_bytes, size) for run in chosen],
-            "error, %": [None if run.relative_error is None else 100 * run.relative_error for run in chosen],
-            "step, ms": [None if run.step_seconds is None else 1000 * run.step_seconds for run in chosen],
+            "error, %": [
+                None if run.relative_error is None else 100 * run.relative_error for run in chosen
+            ],
+            "step, ms": [
+                None if run.step_seconds is None else 1000 * run.step_seconds for run in chosen
+            ],
             "tokens/s": [run.tokens_per_second for run in chosen],
             "setup": [run.setting for run in chosen],
             "device": [run.device for run in chosen],
         }
     )
-    number = {name: st.column_config.NumberColumn(format="%,.2f") for name in (*frame.columns[3:5], "step, ms")}
+    number = {
+        name: st.column_config.NumberColumn(format="%,.2f")
+        for name in (*frame.columns[3:5], "step, ms")
+    }
     shown = widgets.written(frame, {"error, %": widgets.percents_off})
     picked = st.dataframe(
-        shown, hide_index=True, placeholder="-", key="runs", on_select="rerun", selection_mode="single-row",
+        shown,
+        hide_index=True,
+        placeholder="-",
+        key="runs",
+        on_select="rerun",
+        selection_mode="single-row",
         column_config={**number, "tokens/s": st.column_config.NumberColumn(format="%,.0f")},
-        alt="One row a record: what was run, how it ended, predicted and measured peak, error, step time, tokens a second",
-    )  # fmt: skip
+        alt=(
+            "One row a record: what was run, how it ended, predicted and measured peak, error, step"
+            " time, tokens a second"
+        ),
+    )
     rows = [row for row in picked["selection"]["rows"] if row < len(chosen)]
     linked = st.session_state[LINKED]
-    run = chosen[rows[0]] if rows else next((run for run in chosen if run.record_id == linked), None)
+    run = (
+        chosen[rows[0]] if rows else next((run for run in chosen if run.record_id == linked), None)
+    )
     if rows:
         st.session_state[LINKED] = chosen[rows[0]].record_id
     link.write(link.written("Compare", record=run.record_id if run else linked))
     if run is not None:
         record_view.show(run.scored)
     elif linked is not None:
-        widgets.caution(f"The record {linked[:160]!r}, which the link names, is not among those shown.")
+        widgets.caution(
+            f"The record {linked[:160]!r}, which the link names, is not among those shown."
+        )
     else:
-        widgets.note("Choose a row, by its box on the left or with the keyboard, to see its timeline, its steps and its machine.")
+        widgets.note(
+            "Choose a row, by its box on the left or with the keyboard, to see its timeline, its"
+            " steps and its machine."
+        )
 
 
 def _in(count: int | None, size: int) -> float | None:

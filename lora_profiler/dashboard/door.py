@@ -1,11 +1,13 @@
-"""The door of the dashboard: whoever holds the token of its address comes in, from its own pages, and nobody else.
+"""The door of the dashboard: whoever holds the token of its address comes in, from its own pages,
+and nobody else.
 
-Every user and program of a machine reaches 127.0.0.1, and every web page can have its reader's browser ask there. So the token
-is asked for before anything is answered, and a connection that drives the pages must come from them. The token is exchanged for
-a cookie at once and leaves the address: a copied link holds the question alone, and still opens in the same browser.
+Every user and program of a machine reaches 127.0.0.1, and every web page can have its reader's
+browser ask there. So the token is asked for before anything is answered, and a connection that
+drives the pages must come from them. The token is exchanged for a cookie at once and leaves the
+address: a copied link holds the question alone, and still opens in the same browser.
 
-A browser sends a cookie to every port of a host. Another server on 127.0.0.1 that its user visits could read this one; it
-could not be kept from it without a script of its own in every page.
+A browser sends a cookie to every port of a host. Another server on 127.0.0.1 that its user visits
+could read this one; it could not be kept from it without a script of its own in every page.
 """
 
 import secrets
@@ -18,7 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 TOKEN: Final = secrets.token_urlsafe(32)
-"""Of this process; nowhere but in its memory, the address that it shows, and the browser that opened it."""
+"""Of this process; nowhere but in its memory, the address that it shows, and the browser that
+opened it."""
 PARAMETER: Final = "token"
 _HEALTH: Final = "/_stcore/health"
 """Says that a server is there, and no more."""
@@ -26,7 +29,7 @@ _CLOSED: Final = """<!doctype html><meta charset="utf-8"><title>lora-profiler</t
 <p style="font: 15px/1.5 system-ui, sans-serif; max-width: 40rem; margin: 4rem auto; padding: 0 1rem">
 This dashboard answers the browser of the person who started it. Open the whole address that was printed where it was started;
 it ends in a token. Afterwards links without the token work in this browser too.</p>
-"""
+"""  # noqa: E501
 
 
 class Door:
@@ -40,7 +43,10 @@ class Door:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             asked = HTTPConnection(scope)
-            inside = _has_cookie(asked) and asked.headers.get("origin") == f"http://{asked.headers.get('host')}"
+            inside = (
+                _has_cookie(asked)
+                and asked.headers.get("origin") == f"http://{asked.headers.get('host')}"
+            )
             await (self._app if inside else WebSocketClose(1008))(scope, receive, send)
         else:
             await (_answer(HTTPConnection(scope)) or self._app)(scope, receive, _unframed(send))
@@ -49,8 +55,12 @@ class Door:
 def _answer(asked: HTTPConnection) -> Response | None:
     """What is said instead of the page; None where the page is."""
     if _is_token(asked.query_params.get(PARAMETER, "")):
-        found = RedirectResponse(asked.url.remove_query_params(PARAMETER), 303, {"Cache-Control": "no-store"})
-        found.set_cookie(_cookie(asked), TOKEN, httponly=True, samesite="lax")  # strict: a link in a letter would not open
+        found = RedirectResponse(
+            asked.url.remove_query_params(PARAMETER), 303, {"Cache-Control": "no-store"}
+        )
+        found.set_cookie(
+            _cookie(asked), TOKEN, httponly=True, samesite="lax"
+        )  # strict: a link in a letter would not open
         return found
     return None if _has_cookie(asked) else HTMLResponse(_CLOSED, 403, {"Cache-Control": "no-store"})
 
@@ -70,7 +80,8 @@ def _is_token(text: str) -> bool:
 
 
 def _unframed(send: Send) -> Send:
-    """No page of another may hold this one in a frame and have its reader press what is not seen."""
+    """No page of another may hold this one in a frame and have its reader press what is not
+    seen."""
 
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -1,4 +1,5 @@
-"""What can be downloaded: the JSON and CSV of the command line, and the HTML report, made only when they are asked for."""
+"""What can be downloaded: the JSON and CSV of the command line, and the HTML report, made only when
+they are asked for."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,12 @@ def of_records(found: Sequence[Scored], name: str) -> list[Offer]:
     return [
         ("JSON", f"{name}.json", JSON, lambda: json_text(bench_payload(records, comparisons))),
         ("CSV of runs", f"{name}-runs.csv", CSV, lambda: csv_text(run_records(records))),
-        ("CSV of errors", f"{name}-errors.csv", CSV, lambda: csv_text(comparison_records(records, comparisons))),
+        (
+            "CSV of errors",
+            f"{name}-errors.csv",
+            CSV,
+            lambda: csv_text(comparison_records(records, comparisons)),
+        ),
         ("Report, HTML", f"{name}.html", HTML, lambda: _page_of_records(found)),
     ]
 

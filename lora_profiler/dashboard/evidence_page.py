@@ -1,4 +1,5 @@
-"""Evidence: every public measurement that predictions were held to, how far off they were, and where each can be looked up."""
+"""Evidence: every public measurement that predictions were held to, how far off they were, and
+where each can be looked up."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -25,8 +26,13 @@ from lora_profiler.report.evidence import (
     not_counted_lines,
     sources_table,
     unseen_steps,
-)  # fmt: skip
-from lora_profiler.report.labels import ERROR_DEFINITION, LEFT_OUT_LABELS, METHOD_LABELS, SOURCE_LABELS
+)
+from lora_profiler.report.labels import (
+    ERROR_DEFINITION,
+    LEFT_OUT_LABELS,
+    METHOD_LABELS,
+    SOURCE_LABELS,
+)
 from lora_profiler.report.render import csv_text
 from lora_profiler.units import count_text, error_text, percent_text
 from lora_profiler.workload import Method
@@ -40,13 +46,17 @@ def show() -> None:
     link.write(link.written("Evidence", form.question()))
     widgets.title(
         "Evidence",
-        "What others measured and published, and how far off predictions of it are. A row of memory is predicted with the "
-        "libraries and kernels that ran it, and nothing was fitted to any; a step by constants that never saw its model or its "
-        "card.",
+        "What others measured and published, and how far off predictions of it are. A row of memory"
+        " is predicted with the libraries and kernels that ran it, and nothing was fitted to any; a"
+        " step by constants that never saw its model or its card.",
         f"{ERROR_DEFINITION}.",
-    )  # fmt: skip
+    )
     st.html(markup.cards(_headlines()))
-    widgets.note(f"{interval_words(interval())}.", coverage_words(interval()), heading="How far off a predicted peak may be")
+    widgets.note(
+        f"{interval_words(interval())}.",
+        coverage_words(interval()),
+        heading="How far off a predicted peak may be",
+    )
     widgets.section("By how much is published, and by what was left out")
     widgets.blocks([errors_table()])
     widgets.section("By source")
@@ -64,26 +74,42 @@ def show() -> None:
 
 def _headlines() -> list[Headline]:
     memory, steps, found = graded_memory(), unseen_steps(), interval()
-    tiers = {tier: errors_of(row for row in memory if row.tier == tier) for tier in sorted({row.tier for row in memory})}
+    tiers = {
+        tier: errors_of(row for row in memory if row.tier == tier)
+        for tier in sorted({row.tier for row in memory})
+    }
     time = errors_of(steps)
     return [
         Headline(
             label="Memory, mean error",
-            rows=tuple((f"tier {tier}", percent_text(e.mean), f"{count_text(e.rows)} rows") for tier, e in tiers.items()),
+            rows=tuple(
+                (f"tier {tier}", percent_text(e.mean), f"{count_text(e.rows)} rows")
+                for tier, e in tiers.items()
+            ),
             note=f"worst {', '.join(error_text(e.worst) for e in tiers.values())}",
         ),
         Headline(
             label="Interval of a peak",
             rows=(
                 ("half-width", percent_text(found.half_width), ""),
-                ("inside", f"{found.inside} of {found.rows}", percent_text(found.inside / found.rows)),
+                (
+                    "inside",
+                    f"{found.inside} of {found.rows}",
+                    percent_text(found.inside / found.rows),
+                ),
             ),
             note="each source against the errors of the others",
         ),
         Headline(
             label="Time of a step",
-            rows=(("median", percent_text(time.median), ""), ("90th percentile", percent_text(time.p90), "")),
-            note=f"{count_text(time.rows)} steps, each model left out of the fit; worst {error_text(time.worst)}",
+            rows=(
+                ("median", percent_text(time.median), ""),
+                ("90th percentile", percent_text(time.p90), ""),
+            ),
+            note=(
+                f"{count_text(time.rows)} steps, each model left out of the fit; worst"
+                f" {error_text(time.worst)}"
+            ),
         ),
     ]
 
@@ -93,32 +119,60 @@ def _figures() -> None:
     peaks = [row for row in measured_memory() if row.reading == "peak"]
     points = [
         ScatterPoint(
-            label=row_label(row), method=row.method, predicted_bytes=row.predicted_bytes, measured_bytes=row.measured_bytes,
-            record_id=row.id, not_counted=row.apart, name=row.model.rpartition("/")[2],
+            label=row_label(row),
+            method=row.method,
+            predicted_bytes=row.predicted_bytes,
+            measured_bytes=row.measured_bytes,
+            record_id=row.id,
+            not_counted=row.apart,
+            name=row.model.rpartition("/")[2],
         )
         for row in peaks
-    ]  # fmt: skip
+    ]
     counted = sum(row.is_graded for row in peaks)
     widgets.section("Peaks, predicted against measured")
-    said = f"{count_text(counted)} of the {count_text(len(peaks))} public peaks shown are counted above, and filled."
-    widgets.figure(charts.identity_scatter(points, theme=shade), f"{_KEY}memory", f"{said} The table below has the numbers.")
+    said = (
+        f"{count_text(counted)} of the {count_text(len(peaks))} public peaks shown are counted"
+        " above, and filled."
+    )
+    widgets.figure(
+        charts.identity_scatter(points, theme=shade),
+        f"{_KEY}memory",
+        f"{said} The table below has the numbers.",
+    )
     widgets.small(said, *not_counted_lines(peaks))
     steps = measured_steps()
     dots = [
         ErrorDot(
-            group=SOURCE_LABELS[row.source], label=row_label(row), error=row.error, method=row.method, record_id=row.id,
-            not_counted="" if row.left_out == "model" else f"predicted {LEFT_OUT_LABELS[row.left_out]}",
+            group=SOURCE_LABELS[row.source],
+            label=row_label(row),
+            error=row.error,
+            method=row.method,
+            record_id=row.id,
+            not_counted=(
+                "" if row.left_out == "model" else f"predicted {LEFT_OUT_LABELS[row.left_out]}"
+            ),
         )
         for row in steps
-    ]  # fmt: skip
+    ]
     widgets.section("Time of a step, errors by source")
     said = (
-        f"{count_text(len(unseen_steps()))} of the {count_text(len(steps))} public steps shown are counted above, and filled: "
-        "those predicted by constants fitted without their model."
+        f"{count_text(len(unseen_steps()))} of the {count_text(len(steps))} public steps shown are"
+        " counted above, and filled: those predicted by constants fitted without their model."
     )
-    widgets.figure(charts.error_strip(dots, theme=shade), f"{_KEY}steps", f"{said} The table below has the numbers.")
+    widgets.figure(
+        charts.error_strip(dots, theme=shade),
+        f"{_KEY}steps",
+        f"{said} The table below has the numbers.",
+    )
     why = Counter(dot.not_counted for dot in dots if dot.not_counted)
-    widgets.small(said, *(f"Not counted, and hollow: {count_text(number)} {reason}." for reason, number in why.items()))
+    widgets.small(
+        said,
+        *(
+            f"Not counted, and hollow: {count_text(number)} {reason}."
+            for reason, number in why.items()
+        ),
+    )
 
 
 def _rows() -> None:
@@ -128,7 +182,9 @@ def _rows() -> None:
     rows: Sequence[Measured] = measured_memory() if kind == "memory" else measured_steps()
     places = st.columns(3)
     with places[0]:
-        sources = _several("Source", list(dict.fromkeys(row.source for row in rows)), "source", SOURCE_LABELS)
+        sources = _several(
+            "Source", list(dict.fromkeys(row.source for row in rows)), "source", SOURCE_LABELS
+        )
     with places[1]:
         methods = _several("Method", list(get_args(Method)), "method", METHOD_LABELS)
     with places[2]:
@@ -136,24 +192,43 @@ def _rows() -> None:
     found = [
         row
         for row in rows
-        if (not sources or row.source in sources) and (not methods or row.method in methods) and (not cards or row.card in cards)
+        if (not sources or row.source in sources)
+        and (not methods or row.method in methods)
+        and (not cards or row.card in cards)
     ]
     if not found:
         widgets.note("No row is of all that was chosen.")
         return
-    evidence_table.show(found, f"{_KEY}rows", f"{count_text(len(found))} of {count_text(len(rows))} rows")
+    evidence_table.show(
+        found, f"{_KEY}rows", f"{count_text(len(found))} of {count_text(len(rows))} rows"
+    )
     told = evidence_table.records(found)
-    widgets.downloads("evidence", [
-        ("JSON", f"evidence-{kind}.json", downloads.JSON, lambda: downloads.json_text({"schema_version": "1.0", kind: told})),
-        ("CSV", f"evidence-{kind}.csv", downloads.CSV, lambda: csv_text(told)),
-    ])  # fmt: skip
+    widgets.downloads(
+        "evidence",
+        [
+            (
+                "JSON",
+                f"evidence-{kind}.json",
+                downloads.JSON,
+                lambda: downloads.json_text({"schema_version": "1.0", kind: told}),
+            ),
+            ("CSV", f"evidence-{kind}.csv", downloads.CSV, lambda: csv_text(told)),
+        ],
+    )
 
 
-def _several(label: str, options: Sequence[str], key: str, words: dict[str, str] | None = None) -> list[str]:
+def _several(
+    label: str, options: Sequence[str], key: str, words: dict[str, str] | None = None
+) -> list[str]:
     """Those chosen; all where none is."""
     shown = words or {}
     return st.multiselect(
-        label, options, key=_KEY + key, format_func=lambda o: shown.get(o, o), placeholder="all", persist_state="session"
+        label,
+        options,
+        key=_KEY + key,
+        format_func=lambda o: shown.get(o, o),
+        placeholder="all",
+        persist_state="session",
     )
 
 

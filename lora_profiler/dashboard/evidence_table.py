@@ -14,19 +14,29 @@ from lora_profiler.units import GIB, seconds_text
 
 Measured = MeasuredMemory | MeasuredStep
 _TEXTS: dict[str, Callable[[float], str]] = {
-    "measured, GiB": widgets.two_decimals, "predicted, GiB": widgets.two_decimals, "measured": seconds_text,
-    "predicted": seconds_text, "error, %": widgets.percents_off,
-}  # fmt: skip
+    "measured, GiB": widgets.two_decimals,
+    "predicted, GiB": widgets.two_decimals,
+    "measured": seconds_text,
+    "predicted": seconds_text,
+    "error, %": widgets.percents_off,
+}
 
 
 def show(rows: Sequence[Measured], key: str, says: str) -> None:
     """All of one kind. `says` stands under the table."""
     columns = [_memory(row) if isinstance(row, MeasuredMemory) else _step(row) for row in rows]
-    shown = widgets.written(pd.DataFrame(columns), {name: text for name, text in _TEXTS.items() if name in columns[0]})
+    shown = widgets.written(
+        pd.DataFrame(columns), {name: text for name, text in _TEXTS.items() if name in columns[0]}
+    )
     st.dataframe(
-        shown, hide_index=True, key=key, alt=says, placeholder="-", height="auto" if len(rows) < 9 else 360,
+        shown,
+        hide_index=True,
+        key=key,
+        alt=says,
+        placeholder="-",
+        height="auto" if len(rows) < 9 else 360,
         column_config={"published": st.column_config.LinkColumn(display_text="source")},
-    )  # fmt: skip
+    )
     widgets.small(says)
 
 

@@ -1,4 +1,5 @@
-"""The figures of one answered question, each out of the same answers as its tables and downloads."""
+"""The figures of one answered question, each out of the same answers as its tables and
+downloads."""
 
 from collections.abc import Sequence
 
@@ -35,18 +36,22 @@ def curve(answer: Answer, theme: Theme) -> Figure:
 
 
 def fit_map(answer: Answer, engine: str, theme: Theme) -> Figure | None:
-    """Which batches and lengths fit the card that was named; None where none was, or nobody can tell."""
+    """Which batches and lengths fit the card that was named; None where none was, or nobody can
+    tell."""
     if answer.gpu is None:
         return None
     setup = answer.prediction.workload.setup
     asked = setup.batch_size, setup.seq_len
     cells = [
         FitCell(
-            batch_size=s.batch_size, seq_len=s.seq_len, peak_bytes=s.peak_bytes, verdict=s.verdict,
+            batch_size=s.batch_size,
+            seq_len=s.seq_len,
+            peak_bytes=s.peak_bytes,
+            verdict=s.verdict,
             is_asked=(s.batch_size, s.seq_len) == asked,
         )
         for s in size_fits(answer.prediction, answer.gpu, engine)
-    ]  # fmt: skip
+    ]
     return charts.fit_map(cells, theme=theme) if cells else None
 
 
@@ -63,4 +68,8 @@ def layers(answers: Sequence[Answer], quantity: LayerQuantity, theme: Theme) -> 
 
 def _limit(answer: Answer) -> Limit | None:
     gpu = answer.gpu
-    return None if gpu is None or gpu.usable_bytes is None else Limit(label=gpu.name, bytes=gpu.usable_bytes)
+    return (
+        None
+        if gpu is None or gpu.usable_bytes is None
+        else Limit(label=gpu.name, bytes=gpu.usable_bytes)
+    )

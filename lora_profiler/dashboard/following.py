@@ -1,4 +1,5 @@
-"""One run of `lora-profile` at a time, in a process of its own: started, followed line by line, cancelled, and read at its end.
+"""One run of `lora-profile` at a time, in a process of its own: started, followed line by line,
+cancelled, and read at its end.
 
 What it loads, torch above all, is never in the dashboard's process.
 """
@@ -22,7 +23,8 @@ from typing import Any, Generic, Literal, TypeVar
 from lora_profiler.errors import LoraProfilerError
 
 WIND_UP_SECONDS = 25.0
-"""What the process has after Ctrl-C to end its children and to store what is done; then it is ended, and then killed."""
+"""What the process has after Ctrl-C to end its children and to store what is done; then it is
+ended, and then killed."""
 TERMINATE_SECONDS = 5.0
 _KEPT_LINES = 200
 _COMMAND = (sys.executable, "-m", "lora_profiler")
@@ -39,10 +41,11 @@ class AlreadyRunningError(LoraProfilerError):
 
 @dataclass(slots=True, kw_only=True)
 class Followed(Generic[State]):
-    """A started run. `told` is what it said last of each of its parts in lines of JSON, by number, as `read` makes it of them;
-    `said` what else stood on stderr.
+    """A started run. `told` is what it said last of each of its parts in lines of JSON, by number,
+    as `read` makes it of them; `said` what else stood on stderr.
 
-    `exit_code` is None while it runs; afterwards `document` holds the JSON that it printed, None where it printed none.
+    `exit_code` is None while it runs; afterwards `document` holds the JSON that it printed, None
+    where it printed none.
     """
 
     command: str
@@ -66,33 +69,44 @@ class Followed(Generic[State]):
         return (self.ended or time.monotonic()) - self.began
 
     def refusal(self) -> str | None:
-        """Why there is no result, in its own words; None where there is one, or it was cancelled."""
+        """Why there is no result, in its own words; None where there is one, or it was
+        cancelled."""
         if self.runs or self.document is not None or self.cancelled:
             return None
         errors = [line for line in self.said if line.startswith("Error: ")]
-        return errors[-1].removeprefix("Error: ") if errors else "\n".join(self.said[-8:]) or f"It ended with {self.exit_code}."
+        return (
+            errors[-1].removeprefix("Error: ")
+            if errors
+            else "\n".join(self.said[-8:]) or f"It ended with {self.exit_code}."
+        )
 
     def cancel(self) -> None:
-        """Ends it as Ctrl-C would, and where that takes too long without asking. Returns at once."""
+        """Ends it as Ctrl-C would, and where that takes too long without asking. Returns at
+        once."""
         if self.runs and not self.cancelled:
             self.cancelled = True
             threading.Thread(target=self._end, daemon=True).start()
 
     def _end(self) -> None:
-        for what, seconds in ((signal.SIGINT, WIND_UP_SECONDS), (signal.SIGTERM, TERMINATE_SECONDS)):
+        for what, seconds in (
+            (signal.SIGINT, WIND_UP_SECONDS),
+            (signal.SIGTERM, TERMINATE_SECONDS),
+        ):
             _signal_group(self.process, what)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(seconds)
                 return
         _signal_group(self.process, getattr(signal, "SIGKILL", signal.SIGTERM))
 
-    # --- listening ---------------------------------------------------------------------------------------------------------
+    # --- listening --------------------------------------------------------------------------------
 
     def _listen(self) -> None:
         """Follows stderr to its end, then takes the document. Runs in a thread of its own."""
         assert self.process.stdout is not None and self.process.stderr is not None
         printed: list[str] = []
-        reader = threading.Thread(target=lambda out: printed.append(out.read()), args=(self.process.stdout,), daemon=True)
+        reader = threading.Thread(
+            target=lambda out: printed.append(out.read()), args=(self.process.stdout,), daemon=True
+        )
         reader.start()
         with self.process.stdout, self.process.stderr:
             for line in self.process.stderr:
@@ -125,7 +139,7 @@ def _signal_group(process: "subprocess.Popen[str]", what: int) -> None:
             process.send_signal(signal.CTRL_BREAK_EVENT if what == signal.SIGINT else what)  # type: ignore[attr-defined]
 
 
-# --- the one that runs ----------------------------------------------------------------------------------------------------
+# --- the one that runs ----------------------------------------------------------------------------
 
 _lock = threading.Lock()
 _started: "dict[Kind, Followed[Any]]" = {}
@@ -157,18 +171,28 @@ def start(
             if folder is not None:
                 folder.cleanup()
             raise AlreadyRunningError(
-                "A measurement or a check runs already, and two at once would spoil each other; wait, or cancel it."
+                "A measurement or a check runs already, and two at once would spoil each other;"
+                " wait, or cancel it."
             )
         root = str(Path(__file__).resolve().parents[2])
         paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         process: subprocess.Popen[str] = subprocess.Popen(
             [*_COMMAND, *arguments],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
-            errors="replace", start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
             env={**os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"},
-        )  # fmt: skip
+        )
         found = Followed(
-            command=shlex.join(["lora-profile", *shown]), began=time.monotonic(), process=process, read=read, folder=folder
+            command=shlex.join(["lora-profile", *shown]),
+            began=time.monotonic(),
+            process=process,
+            read=read,
+            folder=folder,
         )
         threading.Thread(target=found._listen, daemon=True).start()
         if not _started:

@@ -1,4 +1,5 @@
-"""The few numbers that stand first on the page: each for every method, with what it changes against full fine-tuning."""
+"""The few numbers that stand first on the page: each for every method, with what it changes against
+full fine-tuning."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ from lora_profiler.units import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Headline:
-    """One card: (method, value, change against full) for each method, or what `columns` names; and a line under them."""
+    """One card: (method, value, change against full) for each method, or what `columns` names; and
+    a line under them."""
 
     label: str
     rows: tuple[tuple[str, ...], ...]
@@ -34,37 +36,59 @@ class Headline:
 
 
 def headlines(answers: Sequence[Answer]) -> list[Headline]:
-    """Peak, what is trained, what is held, what backward needs, compute, and the card's verdict where one is named."""
+    """Peak, what is trained, what is held, what backward needs, compute, and the card's verdict
+    where one is named."""
     predictions = [answer.prediction for answer in answers]
     known = all(p.saved_activation_bytes is not None for p in predictions)
     least = min(p.parameters.trainable_fraction for p in predictions)
     found = [
         _headline(
-            "Peak memory" if known else "Peak memory without activations", predictions, lambda p: p.peak.total_bytes, bytes_texts,
+            "Peak memory" if known else "Peak memory without activations",
+            predictions,
+            lambda p: p.peak.total_bytes,
+            bytes_texts,
             _moments(predictions),
         ),
         _headline(
-            "Trained parameters", predictions, lambda p: p.parameters.trainable, _each(short_count_text),
+            "Trained parameters",
+            predictions,
+            lambda p: p.parameters.trainable,
+            _each(short_count_text),
             f"{percent_text(least)} of all" if least < 1 else "every weight",
         ),
         _headline(
-            "Held through the whole step", predictions, lambda p: sum(p.persistent_bytes.values()), bytes_texts,
+            "Held through the whole step",
+            predictions,
+            lambda p: sum(p.persistent_bytes.values()),
+            bytes_texts,
             "weights, gradients, optimizer states",
         ),
-        _headline("Saved for backward", predictions, lambda p: p.saved_activation_bytes, bytes_texts, "activations and loss"),
         _headline(
-            "Compute per token", predictions, lambda p: p.flops.per_token if p.flops else None, _each(flops_text),
+            "Saved for backward",
+            predictions,
+            lambda p: p.saved_activation_bytes,
+            bytes_texts,
+            "activations and loss",
+        ),
+        _headline(
+            "Compute per token",
+            predictions,
+            lambda p: p.flops.per_token if p.flops else None,
+            _each(flops_text),
             "forward and backward",
         ),
-    ]  # fmt: skip
+    ]
     found += _times(answers)
     verdict = _verdict(answers)
     return [verdict, *found] if verdict else found
 
 
 def _times(answers: Sequence[Answer]) -> list[Headline]:
-    """The time of one step with its interval, and tokens a second, on the device that was asked about."""
-    steps = {method_label(a.prediction): s for a, s in zip(answers, steps_of(answers), strict=True) if s}
+    """The time of one step with its interval, and tokens a second, on the device that was asked
+    about."""
+    steps = {
+        method_label(a.prediction): s for a, s in zip(answers, steps_of(answers), strict=True) if s
+    }
     if not steps:
         return []
     full = next((s for s in steps.values() if s.workload.setup.method == "full"), None)
@@ -73,24 +97,36 @@ def _times(answers: Sequence[Answer]) -> list[Headline]:
     for label, step in steps.items():
         time, beside = step.time, full.time if full and full is not step else None
         change = change_text(time.seconds / beside.seconds - 1) if beside else ""
-        faster = change_text(time.tokens_per_second / beside.tokens_per_second - 1) if beside else ""
+        faster = (
+            change_text(time.tokens_per_second / beside.tokens_per_second - 1) if beside else ""
+        )
         rows.append((label, seconds_text(time.seconds, longest), change))
         rates.append((label, rate_text(time.tokens_per_second), faster))
-    beyond = [method_label(a.prediction) for a in answers if a.fit and a.fit.verdict == "does_not_fit"]
+    beyond = [
+        method_label(a.prediction) for a in answers if a.fit and a.fit.verdict == "does_not_fit"
+    ]
     unfit = f"; {', '.join(beyond)}: as on a card with room" if beyond else ""
     basis = labels.BASIS_LABELS[next(iter(steps.values())).time.likeness]
     name = device_name(answers)
-    between = "; ".join(f"{label}: {interval_words(step, longest)}" for label, step in steps.items())
+    between = "; ".join(
+        f"{label}: {interval_words(step, longest)}" for label, step in steps.items()
+    )
     return [
         Headline(label=f"One step on {name}", rows=tuple(rows), note=f"{between}; {basis}{unfit}"),
-        Headline(label="Tokens a second", rows=tuple(rates), note=f"on {name}, padding among them{unfit}"),
+        Headline(
+            label="Tokens a second", rows=tuple(rates), note=f"on {name}, padding among them{unfit}"
+        ),
     ]
 
 
 def _moments(predictions: Sequence[Prediction]) -> str:
     """When the peaks are; once where all are at the same moment."""
     at = [labels.MOMENT_LABELS[p.peak.moment] for p in predictions]
-    return at[0] if len(set(at)) == 1 else "; ".join(f"{method_label(p)}: {m}" for p, m in zip(predictions, at, strict=True))
+    return (
+        at[0]
+        if len(set(at)) == 1
+        else "; ".join(f"{method_label(p)}: {m}" for p, m in zip(predictions, at, strict=True))
+    )
 
 
 def _headline(
@@ -104,7 +140,9 @@ def _headline(
     rows = []
     for p, text in zip(predictions, texts([value(p) for p in predictions]), strict=True):
         number, is_full = value(p), p.workload.setup.method == "full"
-        change = change_text(number / full - 1) if number is not None and full and not is_full else ""
+        change = (
+            change_text(number / full - 1) if number is not None and full and not is_full else ""
+        )
         rows.append((method_label(p), text, change))
     return Headline(label=label, rows=tuple(rows), note=note)
 
@@ -125,7 +163,10 @@ def _verdict(answers: Sequence[Answer]) -> Headline | None:
         label=f"On {gpu.name}, {unit}",
         columns=("", "", "peak", "reserve", "headroom"),
         rows=rows,
-        note=f"the three add up to the {usable} that the card gives a program; the reserve is for what tensors do not show",
+        note=(
+            f"the three add up to the {usable} that the card gives a program; the reserve is for"
+            " what tensors do not show"
+        ),
     )
 
 

@@ -1,4 +1,5 @@
-"""Learn: one layer in numbers and pictures, what the claims about LoRA were found to be, and each of them to be checked here."""
+"""Learn: one layer in numbers and pictures, what the claims about LoRA were found to be, and each
+of them to be checked here."""
 
 from base64 import b64encode
 
@@ -21,8 +22,11 @@ from lora_profiler.units import bytes_texts, change_text, count_text
 
 _KEY = "learn."
 _LABELS = {
-    "d": "d, numbers out of the layer", "k": "k, numbers into it", "r": "r, rank of B and A", "alpha": "alpha, their scale",
-}  # fmt: skip
+    "d": "d, numbers out of the layer",
+    "k": "k, numbers into it",
+    "r": "r, rank of B and A",
+    "alpha": "alpha, their scale",
+}
 
 
 def seed(layer: LoraLayer) -> None:
@@ -35,9 +39,10 @@ def seed(layer: LoraLayer) -> None:
 def show() -> None:
     widgets.title(
         "Learn what LoRA trains",
-        "A dense layer turns x into W x, and fine-tuning learns an update of W, which has d x k numbers. LoRA leaves W as it is "
-        "and learns two thin matrices instead, B of d x r and A of r x k: h = W x + (alpha / r) B (A x).",
-    )  # fmt: skip
+        "A dense layer turns x into W x, and fine-tuning learns an update of W, which has d x k"
+        " numbers. LoRA leaves W as it is and learns two thin matrices instead, B of d x r and A of"
+        " r x k: h = W x + (alpha / r) B (A x).",
+    )
     layer = _layer()
     link.write(link.written("Learn", layer=layer))
     if layer == st.session_state[f"{_KEY}linked"]:
@@ -48,26 +53,33 @@ def show() -> None:
     if found is None:
         widgets.section("What was found")
         widgets.note(
-            "This installation has no committed results. On the command line, lora-profile verify checks all claims; below, one "
-            "at a time is checked.", heading="There is nothing to show yet",
-        )  # fmt: skip
+            "This installation has no committed results. On the command line, lora-profile verify"
+            " checks all claims; below, one at a time is checked.",
+            heading="There is nothing to show yet",
+        )
     else:
         _found(found)
     check_view.show()
 
 
-# --- one layer ------------------------------------------------------------------------------------------------------------
+# --- one layer ------------------------------------------------------------------------------------
 
 
 def _layer() -> LoraLayer:
     rows = st.columns(2), st.columns(2)
     values = {}
-    for place, (name, label) in zip((place for row in rows for place in row), _LABELS.items(), strict=True):
+    for place, (name, label) in zip(
+        (place for row in rows for place in row), _LABELS.items(), strict=True
+    ):
         with place:
             values[name] = st.select_slider(
-                label, layer_params.STEPS[name], key=_KEY + name, format_func=count_text, persist_state="session",
+                label,
+                layer_params.STEPS[name],
+                key=_KEY + name,
+                format_func=count_text,
+                persist_state="session",
                 on_change=link.changed_here,
-            )  # fmt: skip
+            )
     return LoraLayer(**values)
 
 
@@ -84,19 +96,39 @@ def _one_layer(layer: LoraLayer) -> None:
         _picture(flow(layer, shade), flow_words(layer))
     counted = counts_chart(layer)
     widgets.section(counted.title)
-    widgets.figure(charts.claim_chart(counted, theme=shade), "counts", " ".join((f"{counted.title}.", *counts_words(layer))))
+    widgets.figure(
+        charts.claim_chart(counted, theme=shade),
+        "counts",
+        " ".join((f"{counted.title}.", *counts_words(layer))),
+    )
 
 
 def _headlines(layer: LoraLayer) -> list[Headline]:
     both = layer.full, layer.lora
     change = change_text(layer.share - 1)
     return [
-        Headline(label=label, rows=(("full", texts[0], ""), (f"LoRA r{layer.r}", texts[1], change)), note=note)
+        Headline(
+            label=label,
+            rows=(("full", texts[0], ""), (f"LoRA r{layer.r}", texts[1], change)),
+            note=note,
+        )
         for label, texts, note in (
             ("Numbers that train", [count_text(n) for n in both], "d k against r (d + k)"),
-            ("Gradients", bytes_texts([gradient_bytes(n) for n in both]), "in float32, 4 bytes a number"),
-            ("Adam's two averages", bytes_texts([adam_bytes(n) for n in both]), "in float32, 8 bytes a number"),
-            ("Gradients and Adam", bytes_texts([gradient_bytes(n) + adam_bytes(n) for n in both]), "12 bytes a number"),
+            (
+                "Gradients",
+                bytes_texts([gradient_bytes(n) for n in both]),
+                "in float32, 4 bytes a number",
+            ),
+            (
+                "Adam's two averages",
+                bytes_texts([adam_bytes(n) for n in both]),
+                "in float32, 8 bytes a number",
+            ),
+            (
+                "Gradients and Adam",
+                bytes_texts([gradient_bytes(n) + adam_bytes(n) for n in both]),
+                "12 bytes a number",
+            ),
         )
     ]
 
@@ -107,7 +139,7 @@ def _picture(svg: str, says: str) -> None:
     st.html(f'<div class="lp lp-picture"><img src="{source}" alt="{markup.escape(says)}"></div>')
 
 
-# --- what was found -------------------------------------------------------------------------------------------------------
+# --- what was found -------------------------------------------------------------------------------
 
 
 def _found(found: Findings) -> None:
@@ -132,7 +164,14 @@ def _found(found: Findings) -> None:
 
 def _verdicts(found: Findings) -> Table:
     rows = [
-        Row(cells=(f"{c.id}{'*' if c.must_hold else ''}", c.title, CLAIM_VERDICT_LABELS[c.verdict], c.headline))
+        Row(
+            cells=(
+                f"{c.id}{'*' if c.must_hold else ''}",
+                c.title,
+                CLAIM_VERDICT_LABELS[c.verdict],
+                c.headline,
+            )
+        )
         for c in found.claims
     ]
     return Table(columns=("", "claim", "verdict", "in numbers"), rows=tuple(rows), left=4)
@@ -143,12 +182,20 @@ def _chart(members: list[Chart]) -> None:
     titles = {chart.key: chart.title for chart in members}
     key = members[0].key
     if len(members) > 1:
-        key = st.selectbox("Figure", list(titles), key=f"{_KEY}of.{key}", format_func=titles.__getitem__, persist_state="session")
+        key = st.selectbox(
+            "Figure",
+            list(titles),
+            key=f"{_KEY}of.{key}",
+            format_func=titles.__getitem__,
+            persist_state="session",
+        )
     chart = next(chart for chart in members if chart.key == key)
     words = seen(chart)
     if len(members) == 1:
         widgets.small(f"{chart.title}.")
     widgets.figure(
-        charts.claim_chart(chart, theme=widgets.theme()), f"claim.{members[0].key}", " ".join((f"{chart.title}.", *words))
+        charts.claim_chart(chart, theme=widgets.theme()),
+        f"claim.{members[0].key}",
+        " ".join((f"{chart.title}.", *words)),
     )
     widgets.small(*words, *([chart.note] if chart.note else []))

@@ -1,4 +1,5 @@
-"""The address of the window: which page it shows and what is asked there, read when it changes from outside, else written."""
+"""The address of the window: which page it shows and what is asked there, read when it changes from
+outside, else written."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,8 @@ Params = dict[str, list[str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """What an address says: a page, a question, one record, a layer; `complaints` are sentences on what was passed over."""
+    """What an address says: a page, a question, one record, a layer; `complaints` are sentences on
+    what was passed over."""
 
     page: str
     question: Question
@@ -41,7 +43,9 @@ def parsed(params: Mapping[str, Sequence[str]]) -> Link:
         return Link(page=page, question=question, complaints=(*complaints, *found))
     record = rest.pop("record", [""])[-1] or None
     for name in rest:
-        text = f"The page Compare has no option {name[:60]!r}.{did_you_mean(name[:60], ('record',))}"
+        text = (
+            f"The page Compare has no option {name[:60]!r}.{did_you_mean(name[:60], ('record',))}"
+        )
         complaints.append(f"{text} {_STARTED_WITH}" if name == "records" else text)
     return Link(page=page, question=Question(), record=record, complaints=tuple(complaints))
 
@@ -50,11 +54,19 @@ def _page(name: str, complaints: list[str]) -> str:
     found = next((page for page in PAGES if page.lower() == name.lower()), None)
     if found is None:
         known = [page.lower() for page in PAGES]
-        complaints.append(f"There is no page {name[:60]!r}; there are {', '.join(known)}.{did_you_mean(name[:60], known)}")
+        complaints.append(
+            f"There is no page {name[:60]!r}; there are"
+            f" {', '.join(known)}.{did_you_mean(name[:60], known)}"
+        )
     return found or PAGES[0]
 
 
-def written(page: str, question: Question | None = None, record: str | None = None, layer: LoraLayer | None = None) -> Params:
+def written(
+    page: str,
+    question: Question | None = None,
+    record: str | None = None,
+    layer: LoraLayer | None = None,
+) -> Params:
     """The query parameters of a page; without `question` where no link could hold it."""
     params: Params = {} if page == PAGES[0] else {"page": [page.lower()]}
     if question is not None:
@@ -64,13 +76,15 @@ def written(page: str, question: Question | None = None, record: str | None = No
     return params | ({"record": [record]} if record else {})
 
 
-# --- the address of this window -------------------------------------------------------------------------------------------
+# --- the address of this window -------------------------------------------------------------------
 
 
 def news() -> Link | None:
-    """What the address says where it was changed from outside, as by a link or by going back; None where it was not.
+    """What the address says where it was changed from outside, as by a link or by going back; None
+    where it was not.
 
-    A change of a widget goes before: the address that came with it may be the one before the last was written.
+    A change of a widget goes before: the address that came with it may be the one before the last
+    was written.
     """
     state, params = st.session_state, _params()
     changed_here = state.pop("changed_here", False)

@@ -1,4 +1,5 @@
-"""Text, tables and cards as HTML. All of it is escaped: no name, path or message is markup, whatever it contains."""
+"""Text, tables and cards as HTML. All of it is escaped: no name, path or message is markup,
+whatever it contains."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -33,12 +34,19 @@ def _table(table: Table) -> str:
     caption = f"<caption>{escape(table.title)}</caption>" if table.title else ""
     head = ""
     if any(table.columns):
-        cells = (_head_cell(text, left=place < table.left) for place, text in enumerate(table.columns))
+        cells = (
+            _head_cell(text, left=place < table.left) for place, text in enumerate(table.columns)
+        )
         head = f"<thead><tr>{''.join(cells)}</tr></thead>"
     body = "".join(_row(row, table) for row in table.rows)
-    label = escape(table.title or f"table of {', '.join(filter(None, table.columns)) or table.rows[0].cells[0]}")
+    label = escape(
+        table.title
+        or f"table of {', '.join(filter(None, table.columns)) or table.rows[0].cells[0]}"
+    )
     inner = f'<table class="lp-table">{caption}{head}<tbody>{body}</tbody></table>'
-    return f'<div class="lp lp-scroll" role="region" aria-label="{label}" tabindex="0">{inner}</div>'
+    return (
+        f'<div class="lp lp-scroll" role="region" aria-label="{label}" tabindex="0">{inner}</div>'
+    )
 
 
 def _head_cell(text: str, *, left: bool) -> str:
@@ -52,13 +60,17 @@ def _row(row: Row, table: Table) -> str:
         return f'<tr class="lp-section">{wide}{escape(row.cells[0])}</th></tr>'
     cells = [*row.cells, *[""] * (len(table.columns) - len(row.cells))]
     first = f'<th scope="row" class="lp-indent-{row.indent}">{escape(cells[0])}</th>'
-    rest = (f"<td{' class=lp-left' if place < table.left else ''}>{escape(text)}</td>" for place, text in enumerate(cells[1:], 1))
+    rest = (
+        f"<td{' class=lp-left' if place < table.left else ''}>{escape(text)}</td>"
+        for place, text in enumerate(cells[1:], 1)
+    )
     kind = "" if row.kind == "plain" else f' class="lp-{row.kind}"'
     return f"<tr{kind}>{first}{''.join(rest)}</tr>"
 
 
 def note(kind: str, lines: Sequence[str], title: str = "") -> str:
-    """A box beside the text: kind is problem, caution or note; screen readers are told of a problem at once."""
+    """A box beside the text: kind is problem, caution or note; screen readers are told of a problem
+    at once."""
     role = "alert" if kind == "problem" else "status"
     strong = f"<p><strong>{escape(title)}</strong></p>" if title else ""
     return f'<div class="lp lp-note lp-{kind}" role="{role}">{strong}{paragraphs(lines)}</div>'
@@ -66,7 +78,10 @@ def note(kind: str, lines: Sequence[str], title: str = "") -> str:
 
 def title(text: str, lines: Sequence[str] = ()) -> str:
     """The head of a page and what stands under it."""
-    return f'<div class="lp"><h1>{escape(text)}</h1><div class="lp-quiet">{paragraphs(lines)}</div></div>'
+    return (
+        f'<div class="lp"><h1>{escape(text)}</h1><div'
+        f' class="lp-quiet">{paragraphs(lines)}</div></div>'
+    )
 
 
 def section(text: str) -> str:
@@ -83,22 +98,37 @@ def cards(found: Sequence[Headline]) -> str:
 
 
 def _card(found: Headline) -> str:
-    filled = [place for place in range(1, max(map(len, found.rows))) if any(row[place] for row in found.rows)]
+    filled = [
+        place
+        for place in range(1, max(map(len, found.rows)))
+        if any(row[place] for row in found.rows)
+    ]
     head = ""
     if found.columns:
         cells = (
-            f'<th scope="col">{escape(found.columns[place])}</th>' if found.columns[place] else "<td></td>" for place in filled
+            (
+                f'<th scope="col">{escape(found.columns[place])}</th>'
+                if found.columns[place]
+                else "<td></td>"
+            )
+            for place in filled
         )
         head = f"<thead><tr><td></td>{''.join(cells)}</tr></thead>"
     rows = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>'
-        + "".join(f'<td class="{"lp-value" if place == 1 else "lp-beside"}">{escape(row[place])}</td>' for place in filled)
+        + "".join(
+            f'<td class="{"lp-value" if place == 1 else "lp-beside"}">{escape(row[place])}</td>'
+            for place in filled
+        )
         + "</tr>"
         for row in found.rows
     )
     table = f'<table style="--lp-columns: {len(filled)}">{head}<tbody>{rows}</tbody></table>'
     wide = " lp-wide" if found.columns else ""
-    return f'<section class="lp-card{wide}"><h2>{escape(found.label)}</h2>{table}<p>{escape(found.note)}</p></section>'
+    return (
+        f'<section class="lp-card{wide}"><h2>{escape(found.label)}</h2>{table}'
+        f"<p>{escape(found.note)}</p></section>"
+    )
 
 
 def plain_name(text: str) -> str:

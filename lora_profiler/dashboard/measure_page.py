@@ -1,4 +1,5 @@
-"""Measure: the present question trained for real on this machine, followed while it goes, and held against its prediction."""
+"""Measure: the present question trained for real on this machine, followed while it goes, and held
+against its prediction."""
 
 from dataclasses import replace
 from functools import cache
@@ -47,7 +48,7 @@ def show() -> None:
         _after(running)
 
 
-# --- before ---------------------------------------------------------------------------------------------------------------
+# --- before ---------------------------------------------------------------------------------------
 
 
 def _conditions() -> Conditions:
@@ -60,7 +61,9 @@ def _conditions() -> Conditions:
         key="measure.device",
         placeholder="The accelerator that is there, else cpu",
     )
-    no_timing = st.toggle("Memory alone, no step times", persist_state="session", key="measure.no_timing")
+    no_timing = st.toggle(
+        "Memory alone, no step times", persist_state="session", key="measure.no_timing"
+    )
     steps = seconds = None
     if not no_timing:
         steps = st.number_input(
@@ -84,25 +87,51 @@ def _conditions() -> Conditions:
             format="%g",
         )
     budget = st.text_input(
-        "Memory budget", persist_state="session", key="measure.budget", placeholder="the device's own; or 24GiB",
+        "Memory budget",
+        persist_state="session",
+        key="measure.budget",
+        placeholder="the device's own; or 24GiB",
         help="Emulates a device with so much memory: does it fit?",
-    )  # fmt: skip
+    )
     repeats = st.number_input(
-        "Runs of each case", 1, 100, persist_state="session", key="measure.repeats", help="Each in a process of its own."
+        "Runs of each case",
+        1,
+        100,
+        persist_state="session",
+        key="measure.repeats",
+        help="Each in a process of its own.",
     )
     timeout = st.number_input(
-        "End a case after, seconds", 10.0, 86_400.0, 1800.0, persist_state="session", key="measure.timeout", format="%g"
+        "End a case after, seconds",
+        10.0,
+        86_400.0,
+        1800.0,
+        persist_state="session",
+        key="measure.timeout",
+        format="%g",
     )
     return Conditions(
-        device=device, steps=steps, timing_seconds=seconds, no_timing=no_timing, budget=budget.strip() or None, repeats=repeats,
+        device=device,
+        steps=steps,
+        timing_seconds=seconds,
+        no_timing=no_timing,
+        budget=budget.strip() or None,
+        repeats=repeats,
         timeout_seconds=timeout,
-    )  # fmt: skip
+    )
 
 
 def _as_measured(asked: Question, conditions: Conditions) -> Question:
-    """The question of the device that would be trained on; `bench` asks about no card and no engine."""
+    """The question of the device that would be trained on; `bench` asks about no card and no
+    engine."""
     device = conditions.device or device_here()
-    return replace(asked, options=replace(asked.options, device=device), gpu=None, interconnect=None, engine="auto")
+    return replace(
+        asked,
+        options=replace(asked.options, device=device),
+        gpu=None,
+        interconnect=None,
+        engine="auto",
+    )
 
 
 @cache
@@ -116,15 +145,24 @@ def _before(found: Answered, asked: form.Asked, conditions: Conditions) -> None:
     model = found.predictions[0].workload.model
     widgets.title(
         f"Measure {model.id}",
-        f"Trains for real on this machine's {device}, each method in a process of its own, with random weights: nothing is "
-        "downloaded. What is measured goes to your records, and to the page Compare.",
-    )  # fmt: skip
+        f"Trains for real on this machine's {device}, each method in a process of its own, with"
+        " random weights: nothing is downloaded. What is measured goes to your records, and to the"
+        " page Compare.",
+    )
     rows = [
-        Row(cells=(method_label(p), f"{'' if p.saved_activation_bytes is not None else '>= '}{bytes_text(p.peak.total_bytes)}"))
+        Row(
+            cells=(
+                method_label(p),
+                ("" if p.saved_activation_bytes is not None else ">= ")
+                + bytes_text(p.peak.total_bytes),
+            )
+        )
         for p in found.predictions
     ]
     widgets.blocks([Table(columns=("method", f"predicted peak on {device}"), rows=tuple(rows))])
-    if st.button("Start measuring", type="primary", key="measure.start", disabled=following.is_busy()):
+    if st.button(
+        "Start measuring", type="primary", key="measure.start", disabled=following.is_busy()
+    ):
         try:
             measuring.start(model, found.question, conditions, uploaded=asked.uploaded)
         except (LoraProfilerError, OSError) as e:
@@ -133,12 +171,13 @@ def _before(found: Answered, asked: form.Asked, conditions: Conditions) -> None:
             st.rerun()
 
 
-# --- during ---------------------------------------------------------------------------------------------------------------
+# --- during ---------------------------------------------------------------------------------------
 
 
 @st.fragment(run_every=_EVERY_SECONDS)
 def _live() -> None:
-    """Drawn anew by itself twice a second, without the rest of the page, until the process has ended."""
+    """Drawn anew by itself twice a second, without the rest of the page, until the process has
+    ended."""
     running = measuring.present()
     if running is None or not running.runs:
         st.rerun()
@@ -148,15 +187,31 @@ def _live() -> None:
     if running.cancelled:
         widgets.note("It is being ended; what is done is stored first.")
     else:
-        st.button("Cancel", key="measure.cancel", on_click=running.cancel, help="Ends the process; what is done is kept.")
+        st.button(
+            "Cancel",
+            key="measure.cancel",
+            on_click=running.cancel,
+            help="Ends the process; what is done is kept.",
+        )
 
 
 def _progress(running: Measuring) -> Table:
     rows = [
-        Row(cells=(_place(case), case.model, labels.METHOD_LABELS.get(case.method, case.method), where(case)))
+        Row(
+            cells=(
+                _place(case),
+                case.model,
+                labels.METHOD_LABELS.get(case.method, case.method),
+                where(case),
+            )
+        )
         for case in running.told.values()
     ]
-    return Table(columns=("case", "model", "method", "now"), rows=tuple(rows) or (Row(cells=("", "", "", "starting")),), left=4)
+    return Table(
+        columns=("case", "model", "method", "now"),
+        rows=tuple(rows) or (Row(cells=("", "", "", "starting")),),
+        left=4,
+    )
 
 
 def _place(case: CaseState) -> str:
@@ -167,10 +222,12 @@ def where(case: CaseState) -> str:
     """Where a case stands: 'step 2: backward', 'timing, 40 steps', or how it ended."""
     if case.status is not None:
         return labels.STATUS_LABELS.get(case.status, case.status)
-    return beat_text(None if case.phase is None else Heartbeat(phase=case.phase, step=case.step, done=case.done))
+    return beat_text(
+        None if case.phase is None else Heartbeat(phase=case.phase, step=case.step, done=case.done)
+    )
 
 
-# --- after ----------------------------------------------------------------------------------------------------------------
+# --- after ----------------------------------------------------------------------------------------
 
 
 def _after(ended: Measuring) -> None:

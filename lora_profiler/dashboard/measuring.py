@@ -1,4 +1,5 @@
-"""A measurement: `lora-profile bench` on the question of a page; what it measures it stores itself, so that nothing is lost."""
+"""A measurement: `lora-profile bench` on the question of a page; what it measures it stores itself,
+so that nothing is lost."""
 
 import json
 from collections.abc import Mapping
@@ -32,8 +33,11 @@ class Conditions:
 
 
 def bench_arguments(model: str, question: Question, conditions: Conditions) -> list[str]:
-    """What to give `lora-profile`; `model` is an id or a config.json's path. The device of a prediction is not taken over."""
-    arguments = setup_arguments(replace(question, options=replace(question.options, device=SetupOptions().device)))
+    """What to give `lora-profile`; `model` is an id or a config.json's path. The device of a
+    prediction is not taken over."""
+    arguments = setup_arguments(
+        replace(question, options=replace(question.options, device=SetupOptions().device))
+    )
     for name in CPU_DEFAULTS:
         if name not in question.given:
             arguments += [flag(name), str(getattr(question.options, name))]
@@ -43,14 +47,22 @@ def bench_arguments(model: str, question: Question, conditions: Conditions) -> l
         "--timing-seconds": conditions.timing_seconds,
         "--budget": conditions.budget,
         "--repeats": conditions.repeats if conditions.repeats > 1 else None,
-        "--timeout": conditions.timeout_seconds if conditions.timeout_seconds != Conditions().timeout_seconds else None,
+        "--timeout": (
+            conditions.timeout_seconds
+            if conditions.timeout_seconds != Conditions().timeout_seconds
+            else None
+        ),
     }
     for name, value in named.items():
         if value is not None:
             arguments += [name, f"{value:g}" if isinstance(value, float) else str(value)]
     if conditions.no_timing:
         arguments.append("--no-timing")
-    return ["bench", *arguments, "--", model] if model.startswith("-") else ["bench", model, *arguments]
+    return (
+        ["bench", *arguments, "--", model]
+        if model.startswith("-")
+        else ["bench", model, *arguments]
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,16 +100,29 @@ def present() -> Measuring | None:
     return following.present("measuring")
 
 
-def start(model: ModelSpec, question: Question, conditions: Conditions, *, uploaded: bool) -> Measuring:
+def start(
+    model: ModelSpec, question: Question, conditions: Conditions, *, uploaded: bool
+) -> Measuring:
     """Starts `lora-profile bench` on the question. Raises AlreadyRunningError.
 
-    An uploaded config.json is written to a folder of this user's alone, which is gone when the process has ended.
+    An uploaded config.json is written to a folder of this user's alone, which is gone when the
+    process has ended.
     """
     folder = WorkingFolder() if uploaded else None
     name = question.model if folder is None else _written(model, folder.name)
     arguments = bench_arguments(name, question, conditions)
-    shown = bench_arguments(f"{plain_name(model.id)}.json", question, conditions) if uploaded else arguments
-    return following.start("measuring", read_case, [*arguments, "--progress", "json", "--format", "json"], shown, folder)
+    shown = (
+        bench_arguments(f"{plain_name(model.id)}.json", question, conditions)
+        if uploaded
+        else arguments
+    )
+    return following.start(
+        "measuring",
+        read_case,
+        [*arguments, "--progress", "json", "--format", "json"],
+        shown,
+        folder,
+    )
 
 
 def _written(model: ModelSpec, folder: str) -> str:

@@ -1,4 +1,5 @@
-"""The model of a question: bundled, on the hub, or a config.json that was uploaded; never a path, and never built with torch."""
+"""The model of a question: bundled, on the hub, or a config.json that was uploaded; never a path,
+and never built with torch."""
 
 from functools import lru_cache
 from pathlib import PurePath
@@ -11,20 +12,28 @@ from lora_profiler.errors import ModelNotFoundError
 from lora_profiler.model_spec import ModelSpec
 
 INSTEAD = (
-    "The dashboard loads no torch to build it; ask on the command line, where `lora-profile predict` builds it without weights."
+    "The dashboard loads no torch to build it; ask on the command line, where `lora-profile"
+    " predict` builds it without weights."
 )
 
 
 @lru_cache(maxsize=64)
 def published_model(name: str, revision: str, offline: bool) -> ModelSpec:
-    """The model of a hub id, URL or alias. Raises what `find_model` raises, UnsupportedModelError for what torch would build."""
+    """The model of a hub id, URL or alias. Raises what `find_model` raises, UnsupportedModelError
+    for what torch would build."""
     with nothing_built(INSTEAD):
         return find_model(name, revision=revision, offline=offline, on_disk=False)
 
 
 def uploaded_model(file_name: str, content: bytes) -> ModelSpec:
-    """The model of a config.json. Raises ModelNotFoundError for anything else, UnsupportedModelError as above."""
+    """The model of a config.json. Raises ModelNotFoundError for anything else,
+    UnsupportedModelError as above."""
     if len(content) > MAX_CONFIG_BYTES:
-        raise ModelNotFoundError(f"{file_name} is larger than {MAX_CONFIG_BYTES} bytes; a config.json has a few thousand.")
+        raise ModelNotFoundError(
+            f"{file_name} is larger than {MAX_CONFIG_BYTES} bytes; a config.json has a few"
+            " thousand."
+        )
     with nothing_built(INSTEAD):
-        return model_from_config(parse(content, file_name), id=PurePath(file_name).stem, source=file_name)
+        return model_from_config(
+            parse(content, file_name), id=PurePath(file_name).stem, source=file_name
+        )

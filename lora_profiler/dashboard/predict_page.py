@@ -1,4 +1,5 @@
-"""Predict: one question, every method side by side, where the memory goes, what fits, and what would lower it."""
+"""Predict: one question, every method side by side, where the memory goes, what fits, and what
+would lower it."""
 
 import shlex
 from collections.abc import Sequence
@@ -49,14 +50,22 @@ def _draw(found: Answered) -> None:
     if found.cautions:
         widgets.caution(*found.cautions)
     if would_be_traced(found):
-        command = shlex.join(["lora-profile", "compile", found.question.model, *setup_arguments(found.question)])
+        command = shlex.join(
+            ["lora-profile", "compile", found.question.model, *setup_arguments(found.question)]
+        )
         widgets.caution(
-            "Neither the rules nor a profile know this model's activations, so that every peak here is a lower bound. Trace the "
-            "step once on the command line, and this page knows them too:", command,
-        )  # fmt: skip
+            "Neither the rules nor a profile know this model's activations, so that every peak here"
+            " is a lower bound. Trace the step once on the command line, and this page knows them"
+            " too:",
+            command,
+        )
     st.html(markup.cards(headlines(found.answers)))
     widgets.section("What the peak is made of")
-    widgets.figure(figures.composition(found.answers, widgets.theme()), "composition", _composition_words(found.answers))
+    widgets.figure(
+        figures.composition(found.answers, widgets.theme()),
+        "composition",
+        _composition_words(found.answers),
+    )
     _likely(found)
     _time(found)
     _sending(found)
@@ -68,7 +77,9 @@ def _draw(found: Answered) -> None:
             widgets.blocks(block for block in blocks if isinstance(block, Table))
     with widgets.drawer("How each number was worked out", "explain") as is_open:
         if is_open:
-            widgets.blocks(block for a in found.answers for block in explain_blocks(a.prediction, a.levers))
+            widgets.blocks(
+                block for a in found.answers for block in explain_blocks(a.prediction, a.levers)
+            )
     told = {
         *time_lines(found.answers),
         *communication_lines(found.answers),
@@ -78,11 +89,16 @@ def _draw(found: Answered) -> None:
     widgets.section("Take it along")
     widgets.downloads("predict", downloads.of_answers(found))
     st.caption("The same on the command line")
-    st.code(shlex.join(["lora-profile", *predict_arguments(found.question)]), language=None, wrap_lines=True)
+    st.code(
+        shlex.join(["lora-profile", *predict_arguments(found.question)]),
+        language=None,
+        wrap_lines=True,
+    )
 
 
 def _likely(found: Answered) -> None:
-    """How far off the peaks may be, and the public measurements nearest to this question; nothing where there are none."""
+    """How far off the peaks may be, and the public measurements nearest to this question; nothing
+    where there are none."""
     lines = likely_lines(found.predictions)
     if not lines:
         return
@@ -90,14 +106,21 @@ def _likely(found: Answered) -> None:
     widgets.small(*lines)
     steps = [step for step in steps_of(found.answers) if step]
     peaks = [likely.nearest for p in found.predictions if (likely := likely_peak(p))]
-    evidence_table.show(list(dict.fromkeys(peaks)), "nearest_peaks", "The measured peaks nearest to this question.")
+    evidence_table.show(
+        list(dict.fromkeys(peaks)), "nearest_peaks", "The measured peaks nearest to this question."
+    )
     timed = [step.evidence for step in steps if step.evidence]
     if timed:
-        evidence_table.show(list(dict.fromkeys(timed)), "nearest_steps", "The measured steps nearest to this question.")
+        evidence_table.show(
+            list(dict.fromkeys(timed)),
+            "nearest_steps",
+            "The measured steps nearest to this question.",
+        )
 
 
 def _time(found: Answered) -> None:
-    """Where the time of a step goes, and what there is to say about it; nothing where no device was asked about."""
+    """Where the time of a step goes, and what there is to say about it; nothing where no device was
+    asked about."""
     lines = time_lines(found.answers)
     if not lines:
         return
@@ -106,7 +129,11 @@ def _time(found: Answered) -> None:
     if drawn is None:
         widgets.note(*lines)
     else:
-        widgets.figure(drawn, "times", f"Stacked bars of where the time of one step goes. {time_words(found.answers)}.")
+        widgets.figure(
+            drawn,
+            "times",
+            f"Stacked bars of where the time of one step goes. {time_words(found.answers)}.",
+        )
         widgets.small(*lines)
 
 
@@ -120,27 +147,50 @@ def _sending(found: Answered) -> None:
 def _detail(found: Answered) -> None:
     """What belongs to one method: its step, its map of what fits, its levers."""
     names = [method_label(p) for p in found.predictions]
-    default = next((label for label, p in zip(names, found.predictions, strict=True) if p.workload.setup.lora), names[0])
+    default = next(
+        (label for label, p in zip(names, found.predictions, strict=True) if p.workload.setup.lora),
+        names[0],
+    )
     answer = found.answers[names.index(widgets.choose("In detail", names, default, "detail"))]
     label, shade = method_label(answer.prediction), widgets.theme()
     widgets.section(f"Memory over one step, {label}")
-    widgets.figure(figures.curve(answer, shade), "curve", f"Live memory over one training step, {peak_words(answer.prediction)}.")
+    widgets.figure(
+        figures.curve(answer, shade),
+        "curve",
+        f"Live memory over one training step, {peak_words(answer.prediction)}.",
+    )
     widgets.section(f"What fits, {label}")
     fitting = figures.fit_map(answer, found.question.engine, shade)
     if fitting is not None and answer.gpu is not None:
-        widgets.figure(fitting, "fit_map", f"Which batch sizes and sequence lengths fit {answer.gpu.name}.")
-        widgets.small(*(f"{labels.VERDICT_LABELS[name]}: {words}." for name, words in labels.VERDICT_DEFINITIONS.items()))
+        widgets.figure(
+            fitting, "fit_map", f"Which batch sizes and sequence lengths fit {answer.gpu.name}."
+        )
+        widgets.small(
+            *(
+                f"{labels.VERDICT_LABELS[name]}: {words}."
+                for name, words in labels.VERDICT_DEFINITIONS.items()
+            )
+        )
     elif found.gpu is None:
-        widgets.note("Choose a card on the left to see which batch sizes and sequence lengths fit it.")
+        widgets.note(
+            "Choose a card on the left to see which batch sizes and sequence lengths fit it."
+        )
     else:
-        widgets.note("Whether a size fits is not known, because this engine does not know the model's activations.")
+        widgets.note(
+            "Whether a size fits is not known, because this engine does not know the model's"
+            " activations."
+        )
     widgets.section(f"What lowers the peak, {label}")
     drawn = figures.levers(answer, shade)
     if drawn is None:
         widgets.note("No single change that is known here lowers this peak.")
     else:
         widgets.figure(
-            drawn, "levers", "What lowers the peak: " + "; ".join(_lever_words(lever) for lever in answer.levers) + "."
+            drawn,
+            "levers",
+            "What lowers the peak: "
+            + "; ".join(_lever_words(lever) for lever in answer.levers)
+            + ".",
         )
         widgets.small(*(f"{lever.name}: {lever.option}; {lever.price}." for lever in answer.levers))
 
@@ -152,14 +202,21 @@ def _lever_words(lever: Lever) -> str:
 def _layers(found: Answered) -> None:
     widgets.section("Layer by layer")
     quantity: LayerQuantity = st.selectbox(
-        "What is shown of each layer", get_args(LayerQuantity), key="quantity", format_func=labels.LAYER_LABELS.__getitem__
+        "What is shown of each layer",
+        get_args(LayerQuantity),
+        key="quantity",
+        format_func=labels.LAYER_LABELS.__getitem__,
     )
     drawn = figures.layers(found.answers, quantity, widgets.theme())
     if drawn is None:
         widgets.note("No layer holds any of it.")
     else:
         what = labels.LAYER_LABELS[quantity]
-        widgets.figure(drawn, "layers", f"{what} of each kind of layer under each method; the table below has the numbers.")
+        widgets.figure(
+            drawn,
+            "layers",
+            f"{what} of each kind of layer under each method; the table below has the numbers.",
+        )
     with widgets.drawer("Every kind of layer as a table", "layer_tables") as is_open:
         if is_open:
             widgets.blocks(layer_blocks(found.predictions))
@@ -169,7 +226,9 @@ def _composition_words(answers: Sequence[Answer]) -> str:
     parts_of = []
     for a in answers:
         held = ", ".join(
-            f"{labels.CATEGORY_LABELS[category]} {bytes_text(size)}" for category, size in a.prediction.peak.bytes.items() if size
+            f"{labels.CATEGORY_LABELS[category]} {bytes_text(size)}"
+            for category, size in a.prediction.peak.bytes.items()
+            if size
         )
         parts_of.append(f"{method_label(a.prediction)}: {held}")
     return f"Stacked bars of the peak by category. {'; '.join(parts_of)}."

@@ -1,4 +1,5 @@
-"""One record in full: its numbers beside the predicted ones, its timeline, its steps, what the peak held, and the machine."""
+"""One record in full: its numbers beside the predicted ones, its timeline, its steps, what the peak
+held, and the machine."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -17,20 +18,31 @@ from lora_profiler.units import bytes_text
 
 
 def show(scored: Scored, key: str = "record") -> None:
-    """Everything about one record; `key` sets its widgets apart from those of another one on the same page."""
+    """Everything about one record; `key` sets its widgets apart from those of another one on the
+    same page."""
     record, measurement = scored.record, scored.record.measurement
     heading, *blocks = _blocks(scored)
     widgets.section(" ".join(heading.lines) if isinstance(heading, Paragraph) else run_name(record))
     widgets.small(f"record {record.id}")
     if measurement.phases:
         widgets.section("Memory, phase by phase")
-        words = "Counters at the end of each phase of each step of the memory pass, and the peak within each."
-        widgets.figure(charts.phase_samples(measurement.phases, theme=widgets.theme()), f"{key}.phases", words)
+        words = (
+            "Counters at the end of each phase of each step of the memory pass, and the peak within"
+            " each."
+        )
+        widgets.figure(
+            charts.phase_samples(measurement.phases, theme=widgets.theme()), f"{key}.phases", words
+        )
     bars = _bars(scored)
     if bars:
         widgets.section("What the peak was made of")
-        words = "Stacked bars of the peak by category, predicted and measured; the table below has the numbers."
-        widgets.figure(charts.category_bars(bars, theme=widgets.theme()), f"{key}.attribution", words)
+        words = (
+            "Stacked bars of the peak by category, predicted and measured; the table below has the"
+            " numbers."
+        )
+        widgets.figure(
+            charts.category_bars(bars, theme=widgets.theme()), f"{key}.attribution", words
+        )
     if measurement.step_seconds:
         widgets.section("Time of each step")
         counts = len(measurement.warmup_seconds), len(measurement.step_seconds)
@@ -47,7 +59,14 @@ def show(scored: Scored, key: str = "record") -> None:
 def _blocks(scored: Scored) -> list[Block]:
     if scored.prediction is not None:
         found = result(scored.record, scored.prediction)
-        return record_blocks(found.record, found.prediction, found.comparisons, found.speed, found.utilisation, found.timing)
+        return record_blocks(
+            found.record,
+            found.prediction,
+            found.comparisons,
+            found.speed,
+            found.utilisation,
+            found.timing,
+        )
     name, reason = run_name(scored.record), scored.refusal or ""
     alone = alone_table(scored.record)
     return [
@@ -68,24 +87,45 @@ def _bars(scored: Scored) -> list[CategoryBar]:
     return [CategoryBar(label="predicted", bytes=prediction.peak.bytes), *bars]
 
 
-# --- what a record says about where it was made ---------------------------------------------------------------------------
+# --- what a record says about where it was made ---------------------------------------------------
 
 
 def environment_table(environment: Environment) -> Table:
     """Device, machine, software and settings; only what is known has a row."""
     known = dict(_flat(asdict(environment)))
-    rows = [Row(cells=(label, _text(path, known[path]))) for path, label in labels.ENVIRONMENT_LABELS.items() if path in known]
-    rows += [Row(cells=(path.partition(".")[2], str(value))) for path, value in known.items() if path.startswith("packages.")]
-    rows += [Row(cells=(path.partition(".")[2], str(value))) for path, value in known.items() if path.startswith("variables.")]
+    rows = [
+        Row(cells=(label, _text(path, known[path])))
+        for path, label in labels.ENVIRONMENT_LABELS.items()
+        if path in known
+    ]
+    rows += [
+        Row(cells=(path.partition(".")[2], str(value)))
+        for path, value in known.items()
+        if path.startswith("packages.")
+    ]
+    rows += [
+        Row(cells=(path.partition(".")[2], str(value)))
+        for path, value in known.items()
+        if path.startswith("variables.")
+    ]
     return Table(title="Environment", columns=("", ""), rows=tuple(rows), left=2)
 
 
 def conditions_table(record: Record) -> Table:
     """What the harness held fixed, when it ran, and what was typed."""
-    held = {**asdict(record.conditions), "repeat": record.repeat, "started": record.started_at, "ended": record.ended_at}
+    held = {
+        **asdict(record.conditions),
+        "repeat": record.repeat,
+        "started": record.started_at,
+        "ended": record.ended_at,
+    }
     if record.environment.command:
         held["command"] = record.environment.command
-    rows = [Row(cells=(name.replace("_", " "), _text(name, value))) for name, value in held.items() if value is not None]
+    rows = [
+        Row(cells=(name.replace("_", " "), _text(name, value)))
+        for name, value in held.items()
+        if value is not None
+    ]
     return Table(title="Conditions", columns=("", ""), rows=tuple(rows), left=2)
 
 

@@ -1,4 +1,5 @@
-"""Where records come from: the checkout's, the user's own, those named at the start, and an upload. Nothing else is opened."""
+"""Where records come from: the checkout's, the user's own, those named at the start, and an upload.
+Nothing else is opened."""
 
 import argparse
 import json
@@ -36,8 +37,8 @@ class Source:
 class Loaded:
     """Records beside their predictions, and a sentence for everything that could not be read.
 
-    Equal to itself alone, so that what is worked out of it can be kept. `complete` is False for the first part of a large file,
-    the rest of which is still being read.
+    Equal to itself alone, so that what is worked out of it can be kept. `complete` is False for the
+    first part of a large file, the rest of which is still being read.
     """
 
     scored: tuple[Scored, ...]
@@ -46,12 +47,16 @@ class Loaded:
 
 
 def sources(arguments: Sequence[str]) -> list[Source]:
-    """What there is to show; `arguments` are those after the script, as `lora-profile app` hands them over."""
+    """What there is to show; `arguments` are those after the script, as `lora-profile app` hands
+    them over."""
     given = argparse.ArgumentParser(exit_on_error=False, add_help=False)
     given.add_argument("--records", action="append", default=[], type=Path)
     named: list[Path] = given.parse_known_args(list(arguments))[0].records
     shared = {path.name for path in named if sum(other.name == path.name for other in named) > 1}
-    found = [Source(label=path.name if path.name not in shared else str(path), path=path) for path in dict.fromkeys(named)]
+    found = [
+        Source(label=path.name if path.name not in shared else str(path), path=path)
+        for path in dict.fromkeys(named)
+    ]
     committed = Path(lora_profiler.__file__).resolve().parents[1] / "benchmarks" / "records"
     if committed.is_dir():
         found.append(Source(label="Committed records", path=committed))
@@ -76,11 +81,14 @@ _large: "dict[_Key, Future[Loaded]]" = {}
 
 
 def loaded(source: Source, engine: str) -> Loaded:
-    """The records of a source, read again only where a file has changed; of much only a part until `read_on` has read the rest.
+    """The records of a source, read again only where a file has changed; of much only a part until
+    `read_on` has read the rest.
 
     Raises StoreError, and UsageError for the engine.
     """
-    files = tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in _files(source.path))
+    files = tuple(
+        (str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in _files(source.path)
+    )
     key = source.path, files, engine
     with _one_reader:
         if sum(size for *_, size in files) <= AT_ONCE_BYTES:
@@ -101,7 +109,8 @@ def _forget_others(key: _Key) -> None:
 
 
 def read_on() -> None:
-    """Begins to read the rest of what was shown in part; for the end of a drawing, which it would slow down."""
+    """Begins to read the rest of what was shown in part; for the end of a drawing, which it would
+    slow down."""
     with _one_reader:
         for key, future in _large.items():
             if not (future.running() or future.done()):
@@ -123,7 +132,9 @@ def still_reading() -> bool:
 
 
 def _files(path: Path) -> list[Path]:
-    return [path] if path.is_file() else sorted({*path.glob(f"*{SUFFIX}"), *path.glob(f"*/*{SUFFIX}")})
+    return (
+        [path] if path.is_file() else sorted({*path.glob(f"*{SUFFIX}"), *path.glob(f"*/*{SUFFIX}")})
+    )
 
 
 @lru_cache(maxsize=8)
@@ -152,14 +163,17 @@ def _first_part(files: Files, engine: str) -> Loaded:
 
 @lru_cache(maxsize=2)
 def uploaded(name: str, content: bytes, engine: str) -> Loaded:
-    """The records in an uploaded file, which is kept nowhere: a JSON object a line, or what `bench --format json` printed.
+    """The records in an uploaded file, which is kept nowhere: a JSON object a line, or what `bench
+    --format json` printed.
 
     Raises StoreError where there is no record in it.
     """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as e:
-        raise StoreError(f"{name} is no file of records: it is not UTF-8 text (byte {e.start}).") from None
+        raise StoreError(
+            f"{name} is no file of records: it is not UTF-8 text (byte {e.start})."
+        ) from None
     records: list[Record] = []
     warnings: list[str] = []
     with nothing_built(INSTEAD):
@@ -173,8 +187,8 @@ def uploaded(name: str, content: bytes, engine: str) -> Loaded:
     if not records:
         told = " ".join(warnings) or "It is empty."
         raise StoreError(
-            f"{name} holds no record that can be read. {told} A file of records has one JSON object a line, as `lora-profile "
-            "bench --records` writes it."
+            f"{name} holds no record that can be read. {told} A file of records has one JSON object"
+            " a line, as `lora-profile bench --records` writes it."
         )
     return Loaded(scored=tuple(scored(_newest(records), engine)), warnings=tuple(warnings))
 
@@ -183,7 +197,8 @@ _NO_JSON = object()
 
 
 def _items(text: str) -> Iterable[tuple[str, object]]:
-    """Where each thing stands that may be a record, and what it is; `_NO_JSON`, which is none, for a line that is not JSON."""
+    """Where each thing stands that may be a record, and what it is; `_NO_JSON`, which is none, for
+    a line that is not JSON."""
     whole = _json(text)
     if isinstance(whole, dict) and isinstance(whole.get("records"), list):
         return [(f"records[{number}]", item) for number, item in enumerate(whole["records"])]

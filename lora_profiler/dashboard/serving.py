@@ -1,4 +1,5 @@
-"""The dashboard from its start to its end: says where it is, opens it in the browser, and leaves nothing running."""
+"""The dashboard from its start to its end: says where it is, opens it in the browser, and leaves
+nothing running."""
 
 import asyncio
 import tempfile
@@ -25,7 +26,10 @@ MIDDLEWARE = (Middleware(Door),)
 @asynccontextmanager
 async def lifespan(_: App) -> AsyncIterator[None]:
     """From the port being bound until the last page is gone."""
-    host, port = config.get_option("server.address") or "127.0.0.1", config.get_option("server.port")
+    host, port = (
+        config.get_option("server.address") or "127.0.0.1",
+        config.get_option("server.port"),
+    )
     address = f"http://{host}:{port}/?{PARAMETER}={TOKEN}"
     click.echo(f"Dashboard on {address} (Ctrl-C ends it)", err=True)
     with nullcontext() if config.get_option("server.headless") else opened(address):
@@ -35,9 +39,13 @@ async def lifespan(_: App) -> AsyncIterator[None]:
 
 @contextmanager
 def opened(address: str) -> Iterator[None]:
-    """Has the browser open the address by way of a file of this user's alone: all users see what a browser is started with."""
+    """Has the browser open the address by way of a file of this user's alone: all users see what a
+    browser is started with."""
     with tempfile.TemporaryDirectory(prefix="lora-profiler-") as folder:
         page = Path(folder) / "dashboard.html"
-        page.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(address)}">\n', "utf-8")
+        page.write_text(
+            f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(address)}">\n',
+            "utf-8",
+        )
         threading.Thread(target=webbrowser.open, args=(page.as_uri(),), daemon=True).start()
         yield

@@ -1,4 +1,5 @@
-"""What streamlit is told: to serve this machine alone, to ask nobody for anything, in the colours and the type of the figures."""
+"""What streamlit is told: to serve this machine alone, to ask nobody for anything, in the colours
+and the type of the figures."""
 
 import json
 from pathlib import Path
@@ -17,10 +18,15 @@ Setting = str | int | bool | list[str]
 
 def _theme(theme: Theme) -> dict[str, Setting]:
     colours = {
-        "primaryColor": ACCENT, "linkColor": ACCENT, "textColor": INK, "backgroundColor": PAPER,
-        "secondaryBackgroundColor": PANEL, "borderColor": LINE, "dataframeBorderColor": LINE,
+        "primaryColor": ACCENT,
+        "linkColor": ACCENT,
+        "textColor": INK,
+        "backgroundColor": PAPER,
+        "secondaryBackgroundColor": PANEL,
+        "borderColor": LINE,
+        "dataframeBorderColor": LINE,
         "dataframeHeaderBackgroundColor": PANEL,
-    }  # fmt: skip
+    }
     return {f"theme.{theme}.{name}": colour(of, theme) for name, of in colours.items()}
 
 
@@ -57,7 +63,9 @@ def _texts(value: Setting) -> list[str]:
 
 def config_toml() -> str:
     """`.streamlit/config.toml`, which says the same for `streamlit run app.py`."""
-    lines = ["# Written by `python -m lora_profiler.dashboard.settings`, as `lora-profile app` has it."]
+    lines = [
+        "# Written by `python -m lora_profiler.dashboard.settings`, as `lora-profile app` has it."
+    ]
     section = ""
     for name, value in SERVED.items():
         head, _, key = name.rpartition(".")

@@ -57,7 +57,8 @@ def section(text: str) -> None:
 
 
 def plain(text: str) -> str:
-    """`text` for the label of a widget, where streamlit reads Markdown: every mark in it stands for itself."""
+    """`text` for the label of a widget, where streamlit reads Markdown: every mark in it stands for
+    itself."""
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", printable(text))
 
 
@@ -88,8 +89,11 @@ def figure(drawn: Figure, key: str, says: str) -> None:
     st.plotly_chart(drawn, theme=None, key=key, width="stretch", config=CONFIG, alt=says)
 
 
-def written(frame: "DataFrame", texts: Mapping[str, Callable[[float], str]]) -> "DataFrame | Styler":
-    """A table to sort whose numbers of these columns read as they do elsewhere; one of very many rows would take too long."""
+def written(
+    frame: "DataFrame", texts: Mapping[str, Callable[[float], str]]
+) -> "DataFrame | Styler":
+    """A table to sort whose numbers of these columns read as they do elsewhere; one of very many
+    rows would take too long."""
     return frame.style.format(texts, na_rep="-") if len(frame) <= MOST_WRITTEN else frame
 
 
@@ -106,7 +110,9 @@ def downloads(key: str, offers: Sequence[Offer]) -> None:
     """Buttons side by side."""
     with st.container(horizontal=True, gap="small"):
         for label, name, mime, make in offers:
-            st.download_button(label, make, file_name=name, mime=mime, key=f"{key}.{name}", on_click="ignore")
+            st.download_button(
+                label, make, file_name=name, mime=mime, key=f"{key}.{name}", on_click="ignore"
+            )
 
 
 @contextmanager
@@ -117,11 +123,23 @@ def drawer(label: str, key: str) -> Iterator[bool]:
         yield bool(drawn.open)
 
 
-def choose(label: str, options: Sequence[str], default: str, key: str, words: Mapping[str, str] | None = None) -> str:
-    """One of a few, shown in `words`; what was chosen stays chosen as long as it is there, else `default` is."""
+def choose(
+    label: str,
+    options: Sequence[str],
+    default: str,
+    key: str,
+    words: Mapping[str, str] | None = None,
+) -> str:
+    """One of a few, shown in `words`; what was chosen stays chosen as long as it is there, else
+    `default` is."""
     if st.session_state.get(key) not in options:
         st.session_state[key] = default
     if len(options) == 1:
         return default
     shown = words or {}
-    return st.segmented_control(label, options, key=key, required=True, format_func=lambda o: shown.get(o, o)) or default
+    return (
+        st.segmented_control(
+            label, options, key=key, required=True, format_func=lambda o: shown.get(o, o)
+        )
+        or default
+    )

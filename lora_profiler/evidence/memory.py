@@ -1,5 +1,5 @@
-"""Public measurements of memory, each predicted with the libraries and kernels that ran it replayed; how far off the predicted
-peaks were; and the measured peak nearest to a question.
+"""Public measurements of memory, each predicted with the libraries and kernels that ran it
+replayed; how far off the predicted peaks were; and the measured peak nearest to a question.
 
 No constant was fitted to any of them.
 """
@@ -14,17 +14,20 @@ from lora_profiler.evidence.documents import document
 from lora_profiler.workload import FULLY_SHARDED, Method, Workload
 
 Reading = Literal["peak", "at rest", "after the update", "reserved"]
-"""What a counter counted: the allocator's peak, what is allocated between steps or after an update, what is reserved."""
+"""What a counter counted: the allocator's peak, what is allocated between steps or after an update,
+what is reserved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredMemory:
-    """One counter of one run, in bytes of one card; `cards` of them shared the model where there are several.
+    """One counter of one run, in bytes of one card; `cards` of them shared the model where there
+    are several.
 
-    `card` by its key, `parameters` and `model_type` of the model, `batch_size` and `seq_len` of a micro-batch. `stack` is what
-    was replayed, `tier` 1 where all conditions are published, 2 where one or two are inferred. `apart` is why the row is no
-    test, "" for one that is; `why` what is known of an error beyond the interval, else "". `url` is where it was published,
-    `source` the first part of the id.
+    `card` by its key, `parameters` and `model_type` of the model, `batch_size` and `seq_len` of a
+    micro-batch. `stack` is what was replayed, `tier` 1 where all conditions are published, 2 where
+    one or two are inferred. `apart` is why the row is no test, "" for one that is; `why` what is
+    known of an error beyond the interval, else "". `url` is where it was published, `source` the
+    first part of the id.
     """
 
     id: str
@@ -64,7 +67,8 @@ class MeasuredMemory:
 
 
 class SourceShare(NamedTuple):
-    """Of `rows` peaks of one source, `inside` lay within `half_width`, which the other sources' errors gave."""
+    """Of `rows` peaks of one source, `inside` lay within `half_width`, which the other sources'
+    errors gave."""
 
     rows: int
     inside: int
@@ -72,12 +76,13 @@ class SourceShare(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """How far off predicted peaks are: within `half_width` of the measured one, as a share of it, with a probability of `nominal`
-    for a row like the graded ones.
+    """How far off predicted peaks are: within `half_width` of the measured one, as a share of it,
+    with a probability of `nominal` for a row like the graded ones.
 
-    The split-conformal quantile of their absolute errors (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World,
-    2005). Tested on rows that did not set it: of `rows` peaks, each against the errors of all sources but its own, `inside` were
-    within; `low` and `high` are the 95 % binomial interval of that share. `worst` is the largest error, signed.
+    The split-conformal quantile of their absolute errors (Vovk, Gammerman and Shafer, Algorithmic
+    Learning in a Random World, 2005). Tested on rows that did not set it: of `rows` peaks, each
+    against the errors of all sources but its own, `inside` were within; `low` and `high` are the 95
+    % binomial interval of that share. `worst` is the largest error, signed.
     """
 
     nominal: float
@@ -103,18 +108,28 @@ def interval() -> Interval:
 
 
 def nearest_peak(workload: Workload) -> MeasuredMemory:
-    """The measured peak that is most like the workload: on several cards where they share its weights, else on one.
+    """The measured peak that is most like the workload: on several cards where they share its
+    weights, else on one.
 
-    Of the same method first, then with checkpointing or without as asked, then of the same model type, wherever there is such a
-    row; of those the one whose parameters and tokens of a micro-batch are the fewest times larger or smaller. Of equals the
-    first, and rows whose conditions are all published stand first. Rows that are no test count: they say so.
+    Of the same method first, then with checkpointing or without as asked, then of the same model
+    type, wherever there is such a row; of those the one whose parameters and tokens of a
+    micro-batch are the fewest times larger or smaller. Of equals the first, and rows whose
+    conditions are all published stand first. Rows that are no test count: they say so.
     """
     setup, model = workload.setup, workload.model
     tokens = setup.batch_size * setup.seq_len
 
     def distance(row: MeasuredMemory) -> tuple[bool, bool, bool, float]:
         times = abs(log(row.parameters / model.num_parameters)) + abs(log(row.tokens / tokens))
-        return row.method != setup.method, row.checkpointing != setup.checkpointing, row.model_type != model.model_type, times
+        return (
+            row.method != setup.method,
+            row.checkpointing != setup.checkpointing,
+            row.model_type != model.model_type,
+            times,
+        )
 
     shared = setup.sharding in FULLY_SHARDED
-    return min((row for row in measured_memory() if row.reading == "peak" and (row.cards > 1) == shared), key=distance)
+    return min(
+        (row for row in measured_memory() if row.reading == "peak" and (row.cards > 1) == shared),
+        key=distance,
+    )

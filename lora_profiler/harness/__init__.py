@@ -1,4 +1,5 @@
-"""Real training runs, one process each: `measure(workload)` returns a `Record`. Nothing here imports torch in the parent."""
+"""Real training runs, one process each: `measure(workload)` returns a `Record`. Nothing here
+imports torch in the parent."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -6,12 +7,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lora_profiler.harness.case import Case, make_case
     from lora_profiler.harness.preflight import MeasurementError
-    from lora_profiler.harness.runner import Heartbeat, MeasurementInterrupted, environment_of, measure, measure_case
+    from lora_profiler.harness.runner import (
+        Heartbeat,
+        MeasurementInterrupted,
+        environment_of,
+        measure,
+        measure_case,
+    )
 
 _HOMES = {
-    "Case": "case", "make_case": "case", "MeasurementError": "preflight", "Heartbeat": "runner",
-    "MeasurementInterrupted": "runner", "environment_of": "runner", "measure": "runner", "measure_case": "runner",
-}  # fmt: skip
+    "Case": "case",
+    "make_case": "case",
+    "MeasurementError": "preflight",
+    "Heartbeat": "runner",
+    "MeasurementInterrupted": "runner",
+    "environment_of": "runner",
+    "measure": "runner",
+    "measure_case": "runner",
+}
 __all__ = [
     "Case",
     "Heartbeat",

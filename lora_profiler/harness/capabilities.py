@@ -1,7 +1,9 @@
-"""What torch can train on here, found out by a process of its own, `python -m lora_profiler.harness.capabilities`.
+"""What torch can train on here, found out by a process of its own, `python -m
+lora_profiler.harness.capabilities`.
 
-Whoever asks imports no torch and makes no device context. The process tries the things themselves: a tensor on each device, a
-4-bit weight there and back; what it found before it crashed or ran out of time still counts.
+Whoever asks imports no torch and makes no device context. The process tries the things themselves:
+a tensor on each device, a 4-bit weight there and back; what it found before it crashed or ran out
+of time still counts.
 """
 
 import json
@@ -23,9 +25,11 @@ _CPU_BFLOAT16 = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Abilities:
-    """torch's version, None if it is not there; its device types, best first; per device what works, "yes" or why not.
+    """torch's version, None if it is not there; its device types, best first; per device what
+    works, "yes" or why not.
 
-    `vram_method` is how the memory of one process can be told on a CUDA device. `problem` says what ended the inquiry early.
+    `vram_method` is how the memory of one process can be told on a CUDA device. `problem` says what
+    ended the inquiry early.
     """
 
     torch: str | None = None
@@ -37,7 +41,8 @@ class Abilities:
 
 
 def abilities(environ: Mapping[str, str] | None = None, timeout_seconds: float = 30.0) -> Abilities:
-    """Starts the process and waits for it, a few seconds where all is well, `timeout_seconds` at most. Raises nothing."""
+    """Starts the process and waits for it, a few seconds where all is well, `timeout_seconds` at
+    most. Raises nothing."""
     if find_spec("torch") is None:
         return Abilities(problem="torch is not installed")
     env = dict(os.environ if environ is None else environ)
@@ -45,7 +50,12 @@ def abilities(environ: Mapping[str, str] | None = None, timeout_seconds: float =
     command = [sys.executable, "-m", "lora_profiler.harness.capabilities"]
     try:
         done = subprocess.run(
-            command, check=False, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_seconds
+            command,
+            check=False,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout_seconds,
         )
         said, ending = done.stdout, _ending(done)
     except subprocess.TimeoutExpired as e:
@@ -71,7 +81,7 @@ def _ending(done: "subprocess.CompletedProcess[bytes]") -> str:
     return lines[-1] if lines else f"ended with code {done.returncode}"
 
 
-# --- the process ----------------------------------------------------------------------------------------------------------
+# --- the process ----------------------------------------------------------------------------------
 
 
 def main() -> None:
@@ -83,10 +93,15 @@ def main() -> None:
 def inquiry() -> Iterator[dict[str, Any]]:
     import torch
 
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    accelerator = (
+        torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    )
     devices = [*([accelerator.type] if accelerator is not None else []), "cpu"]
     yield {"torch": torch.__version__, "devices": devices, "trying": "bfloat16"}
-    yield {"bfloat16": {device: _bfloat16(torch, device) for device in devices}, "trying": "memory of one process"}
+    yield {
+        "bfloat16": {device: _bfloat16(torch, device) for device in devices},
+        "trying": "memory of one process",
+    }
     if devices[0] == "cuda":
         yield {"vram_method": _vram_method(torch)}
     found: dict[str, str] = {}
@@ -110,7 +125,10 @@ def _bfloat16(torch: Any, device: str) -> str:
 def _cpu_flags() -> set[str]:
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            return next((set(line.split()) for line in file if line.startswith(("flags", "Features"))), set())
+            return next(
+                (set(line.split()) for line in file if line.startswith(("flags", "Features"))),
+                set(),
+            )
     except OSError:
         return set()
 
@@ -120,7 +138,9 @@ def _vram_method(torch: Any) -> VramMethod:
 
     held = torch.ones(2**20, device="cuda")  # a context, without which no driver lists the process
     torch.cuda.synchronize()
-    with open_device(str(getattr(torch.cuda.get_device_properties(held.device), "uuid", "")) or None) as nvml:
+    with open_device(
+        str(getattr(torch.cuda.get_device_properties(held.device), "uuid", "")) or None
+    ) as nvml:
         return nvml.vram_method(os.getpid())
 
 

@@ -1,4 +1,5 @@
-"""What the parent hands to the measured process: the question, the conditions, and where local inputs lie."""
+"""What the parent hands to the measured process: the question, the conditions, and where local
+inputs lie."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +13,8 @@ from lora_profiler.workload import Workload
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One run. `weights` is None for random ones, "hub", or a path; `text` a path or None. Neither path reaches the record."""
+    """One run. `weights` is None for random ones, "hub", or a path; `text` a path or None. Neither
+    path reaches the record."""
 
     workload: Workload
     conditions: Conditions
@@ -37,8 +39,17 @@ def make_case(
 ) -> Case:
     """A case whose conditions name its inputs, without saying where on this machine they lie."""
     name = "random" if weights is None else "hub" if weights == "hub" else Path(weights).name
-    named = replace(conditions or Conditions(), weights=name, text="random" if text is None else Path(text).name)
-    return Case(workload=workload, conditions=named, repeat=repeat, weights=weights, text=text, command=command)
+    named = replace(
+        conditions or Conditions(), weights=name, text="random" if text is None else Path(text).name
+    )
+    return Case(
+        workload=workload,
+        conditions=named,
+        repeat=repeat,
+        weights=weights,
+        text=text,
+        command=command,
+    )
 
 
 def case_dict(case: Case) -> dict[str, Any]:

@@ -1,7 +1,9 @@
-"""Every allocation of torch's CPU allocator while some code runs: what kernels take for themselves is in it.
+"""Every allocation of torch's CPU allocator while some code runs: what kernels take for themselves
+is in it.
 
-torch offers no counters for the CPU; its profiler reports each allocation with its address. `experimental_event_tree` is what
-torch's own memory profiler reads (torch/profiler/_memory_profiler.py); `tests/test_harness_memory.py` fails if it changes.
+torch offers no counters for the CPU; its profiler reports each allocation with its address.
+`experimental_event_tree` is what torch's own memory profiler reads
+(torch/profiler/_memory_profiler.py); `tests/test_harness_memory.py` fails if it changes.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +19,8 @@ _MARK = "lora_profiler.mark/"
 
 
 class AllocatorRecord:
-    """Records a timeline between `start` and `stop`; `existing` are the bytes at each address that is in use already."""
+    """Records a timeline between `start` and `stop`; `existing` are the bytes at each address that
+    is in use already."""
 
     def __init__(self, existing: Mapping[int, int]) -> None:
         self._existing = dict(existing)
@@ -42,7 +45,9 @@ class AllocatorRecord:
 def _timeline(tree: Any, existing: Mapping[int, int]) -> Timeline:
     events = sorted(_relevant(tree), key=lambda event: event[0])
     timeline = Timeline()
-    alive = {address: Allocation(key=address, size_bytes=size) for address, size in existing.items()}
+    alive = {
+        address: Allocation(key=address, size_bytes=size) for address, size in existing.items()
+    }
     timeline.allocations += alive.values()
     for position, (_, name, address, size) in enumerate(events):
         if name:
@@ -50,17 +55,22 @@ def _timeline(tree: Any, existing: Mapping[int, int]) -> Timeline:
             timeline.marks.append(Mark(position=position, step=int(step), phase=phase, note=note))  # type: ignore[arg-type]
         elif size > 0:
             if address in alive:
-                alive[address].died = position  # unreported, as the deaths of what was there before are
+                alive[
+                    address
+                ].died = position  # unreported, as the deaths of what was there before are
             alive[address] = Allocation(key=address, size_bytes=size, born=position)
             timeline.allocations.append(alive[address])
-        elif address in alive:  # else it is from before, and nobody said so: its bytes were never counted
+        elif (
+            address in alive
+        ):  # else it is from before, and nobody said so: its bytes were never counted
             alive.pop(address).died = position
     timeline.end = len(events)
     return timeline
 
 
 def _relevant(tree: Any) -> Iterator[tuple[int, str, int, int]]:
-    """(time, mark, address, bytes) of every mark and allocation of the CPU; the mark is "" for an allocation."""
+    """(time, mark, address, bytes) of every mark and allocation of the CPU; the mark is "" for an
+    allocation."""
     stack = list(tree)
     while stack:
         node = stack.pop()

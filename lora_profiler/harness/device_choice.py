@@ -1,5 +1,5 @@
-"""Which device a run takes where nobody named one: the accelerator that is there, else the CPU. Neither imports torch nor makes a
-context in this process.
+"""Which device a run takes where nobody named one: the accelerator that is there, else the CPU.
+Neither imports torch nor makes a context in this process.
 """
 
 import subprocess
@@ -17,7 +17,10 @@ CPU_BUILD = "+cpu"
 """How torch's own version ends where it was built without any accelerator."""
 _DEVICE_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/dri")
 """What Linux shows where NVIDIA (dxg: under Windows), AMD or Intel devices can be used."""
-_QUESTION = "import torch; found = torch.accelerator.current_accelerator(check_available=True); print(found and found.type)"
+_QUESTION = (
+    "import torch; found = torch.accelerator.current_accelerator(check_available=True); print(found"
+    " and found.type)"
+)
 _ANSWER_SECONDS = 120.0
 
 
@@ -28,7 +31,8 @@ def present_device(
 ) -> Device:
     """The accelerator that torch would train on here, "cpu" where there is none.
 
-    Most machines tell at once; where a device is there but not NVIDIA's to tell of, torch is asked in a process of its own.
+    Most machines tell at once; where a device is there but not NVIDIA's to tell of, torch is asked
+    in a process of its own.
     """
     if torch_version().endswith(CPU_BUILD):
         return "cpu"
@@ -44,7 +48,10 @@ def present_device(
 def check_device(device: Device) -> None:
     """Raises MeasurementError where the installed torch was built without the device."""
     if device != "cpu" and torch_version().endswith(CPU_BUILD):
-        raise MeasurementError(f"torch {torch_version()} is built for the CPU alone and has no {device}; take --device cpu.")
+        raise MeasurementError(
+            f"torch {torch_version()} is built for the CPU alone and has no {device}; take --device"
+            " cpu."
+        )
 
 
 def torch_version() -> str:
@@ -56,12 +63,17 @@ def torch_version() -> str:
 
 
 def _asked() -> str | None:
-    """What torch names as its accelerator in a process of its own; None where it has none, or where that process fails."""
+    """What torch names as its accelerator in a process of its own; None where it has none, or where
+    that process fails."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _QUESTION], check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            [sys.executable, "-c", _QUESTION],
+            check=True,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
             timeout=_ANSWER_SECONDS,
-        )  # fmt: skip
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

@@ -1,6 +1,7 @@
 """What this installation can do: versions, devices, measuring, cache folders and hub settings.
 
-Imports nothing heavy and prints no secret; what only torch can tell comes from a process of its own.
+Imports nothing heavy and prints no secret; what only torch can tell comes from a process of its
+own.
 """
 
 import os
@@ -40,13 +41,27 @@ MEASURING = ("torch", "transformers", "peft", "accelerate")
 
 _VRAM_METHODS = {
     "pid": "yes",
-    "device_delta": "no, the driver hides it here; taken from the whole device less what was in use before",
+    "device_delta": (
+        "no, the driver hides it here; taken from the whole device less what was in use before"
+    ),
     "none": "no",
 }
 
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-HUB_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_TOKEN_PATH", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HUB_DISABLE_TELEMETRY")
-DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG")
+HUB_VARIABLES = (
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HF_TOKEN_PATH",
+    "HF_HUB_OFFLINE",
+    "HF_ENDPOINT",
+    "HF_HUB_DISABLE_TELEMETRY",
+)
+DEVICE_VARIABLES = (
+    "CUDA_VISIBLE_DEVICES",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "CUBLAS_WORKSPACE_CONFIG",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +78,13 @@ class Diagnosis:
 
 
 def diagnose(environ: Mapping[str, str] | None = None) -> Diagnosis:
-    """Looks around once, which takes a few seconds where torch is installed. `environ` stands in for the environment in tests."""
+    """Looks around once, which takes a few seconds where torch is installed. `environ` stands in
+    for the environment in tests."""
     env = os.environ if environ is None else environ
-    lines = [("python", "version", platform.python_version()), ("python", "platform", platform.platform())]
+    lines = [
+        ("python", "version", platform.python_version()),
+        ("python", "platform", platform.platform()),
+    ]
     lines += [("python", "executable", sys.executable)]
     lines += [("packages", name, _version(name)) for name in PACKAGES]
     lines += _device_lines()
@@ -102,9 +121,14 @@ def _device_lines() -> list[tuple[str, str, str]]:
 def _card_text(card: Nvml) -> str:
     total, used, counter = card.total_bytes(), card.used_bytes(), card.energy_millijoules()
     memory = (
-        "memory shared with the processor" if total is None or used is None else f"{bytes_text(total)}, {bytes_text(used)} in use"
+        "memory shared with the processor"
+        if total is None or used is None
+        else f"{bytes_text(total)}, {bytes_text(used)} in use"
     )
-    return f"{memory}, MIG {card.mig()}, {'energy counter' if counter is not None else 'no energy counter'}"
+    return (
+        f"{memory}, MIG {card.mig()},"
+        f" {'energy counter' if counter is not None else 'no energy counter'}"
+    )
 
 
 def _measuring_lines(found: Abilities) -> list[tuple[str, str, str]]:
@@ -112,7 +136,12 @@ def _measuring_lines(found: Abilities) -> list[tuple[str, str, str]]:
     missing = [name for name in MEASURING if not _installed(name)]
     lines = []
     if missing:
-        lines.append(("full, LoRA", f"no: {', '.join(missing)} not installed; pip install 'lora-profiler[measure]'"))
+        lines.append(
+            (
+                "full, LoRA",
+                f"no: {', '.join(missing)} not installed; pip install 'lora-profiler[measure]'",
+            )
+        )
     elif not found.devices:
         lines.append(("full, LoRA", f"no: {found.problem}"))
     else:
@@ -120,7 +149,13 @@ def _measuring_lines(found: Abilities) -> list[tuple[str, str, str]]:
     lines.append(("QLoRA", _qlora_text(found, bool(missing))))
     if found.devices:
         lines.append(("torch", f"{found.torch}, sees {', '.join(found.devices)}"))
-        lines.append(("bfloat16", ", ".join(f"{device}: {text}" for device, text in found.bfloat16.items()) or "not known"))
+        lines.append(
+            (
+                "bfloat16",
+                ", ".join(f"{device}: {text}" for device, text in found.bfloat16.items())
+                or "not known",
+            )
+        )
     if found.problem and found.devices:
         lines.append(("inquiry", f"stopped at {found.problem}"))
     if found.vram_method is not None:
@@ -151,18 +186,37 @@ def _record_lines() -> list[tuple[str, str]]:
 
 
 def _hub_lines(env: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    home = Path(env.get("HF_HOME") or Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface").expanduser()
+    home = Path(
+        env.get("HF_HOME")
+        or Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
+    ).expanduser()
     cache = Path(env.get("HF_HUB_CACHE") or home / "hub").expanduser()
     token_file = Path(env.get("HF_TOKEN_PATH") or home / "token").expanduser()
     set_by = next((name for name in TOKEN_VARIABLES if env.get(name)), "")
-    token = f"set by {set_by}" if set_by else "set by a token file" if token_file.is_file() else "none (gated models need one)"
+    token = (
+        f"set by {set_by}"
+        if set_by
+        else "set by a token file"
+        if token_file.is_file()
+        else "none (gated models need one)"
+    )
     offline = env.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
     lines = [
         ("hub", "cache folder", f"{cache} ({'exists' if cache.is_dir() else 'not there yet'})"),
         ("hub", "token", token),
-        ("hub", "offline", "yes, HF_HUB_OFFLINE is set: bundled, local and cached models only" if offline else "no"),
+        (
+            "hub",
+            "offline",
+            (
+                "yes, HF_HUB_OFFLINE is set: bundled, local and cached models only"
+                if offline
+                else "no"
+            ),
+        ),
     ]
-    return lines + [("hub", name, _without_credentials(env[name])) for name in HUB_VARIABLES if name in env]
+    return lines + [
+        ("hub", name, _without_credentials(env[name])) for name in HUB_VARIABLES if name in env
+    ]
 
 
 def _without_credentials(value: str) -> str:

@@ -1,4 +1,5 @@
-"""What the measured process learns of its device beside the allocator: the driver's view, context, telemetry, energy, load."""
+"""What the measured process learns of its device beside the allocator: the driver's view, context,
+telemetry, energy, load."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -9,21 +10,29 @@ import torch
 from lora_profiler.harness.counters import Counters
 from lora_profiler.harness.machine import CpuTimes, cpu_times, other_cpu_share
 from lora_profiler.harness.nvml import Nvml, open_device
-from lora_profiler.harness.telemetry import MIN_BLOCK_SECONDS, EnergyMeter, TelemetrySidecar, clock_flag
+from lora_profiler.harness.telemetry import (
+    MIN_BLOCK_SECONDS,
+    EnergyMeter,
+    TelemetrySidecar,
+    clock_flag,
+)
 from lora_profiler.records.record import DeviceSample, Energy, Flag, Telemetry, VramMethod
 from lora_profiler.units import MIB
 
 IDLE_BYTES = 64 * MIB
-"""In use on a device that nobody uses: a few MiB at most where the driver's reserve is told apart. The smallest context of
-another process seen in public takes 107 MiB (RTX 4060 Ti)."""
+"""In use on a device that nobody uses: a few MiB at most where the driver's reserve is told apart.
+The smallest context of another process seen in public takes 107 MiB (RTX 4060 Ti)."""
 UNEXPLAINED_BYTES = 256 * MIB
-"""Beyond context and allocator: kernels loaded later take less, the context of another process on a large card takes more."""
+"""Beyond context and allocator: kernels loaded later take less, the context of another process on a
+large card takes more."""
 
 
 class DeviceView:
-    """One device for the time of one case. Opened before anything else touches the device, so that the first sample is idle.
+    """One device for the time of one case. Opened before anything else touches the device, so that
+    the first sample is idle.
 
-    `exclusive` is False if someone else had a process or memory on the device at the start or the end, None if that is unknown.
+    `exclusive` is False if someone else had a process or memory on the device at the start or the
+    end, None if that is unknown.
     """
 
     def __init__(self, kind: str) -> None:
@@ -33,21 +42,32 @@ class DeviceView:
         self.other_cpu_share: float | None = None
         self.exclusive: bool | None = None
         self._nvml: Nvml | None = open_device() if kind == "cuda" else None
-        self._energy = EnergyMeter(self._nvml) if self._nvml is not None and self._nvml.available else None
-        self._others_at_start = self._nvml.other_processes(os.getpid(), holds_context=False) if self._nvml else None
+        self._energy = (
+            EnergyMeter(self._nvml) if self._nvml is not None and self._nvml.available else None
+        )
+        self._others_at_start = (
+            self._nvml.other_processes(os.getpid(), holds_context=False) if self._nvml else None
+        )
         self.sample("idle")
 
     def sample(self, when: str) -> None:
         used = self._nvml.used_bytes() if self._nvml is not None else None
         if self._nvml is None or used is None:
             return
-        process, reserved = self._nvml.process_bytes(os.getpid()), Counters(self.kind).read()["reserved_bytes"]
-        self.samples.append(DeviceSample(when=when, used_bytes=used, process_bytes=process, reserved_bytes=reserved))
+        process, reserved = (
+            self._nvml.process_bytes(os.getpid()),
+            Counters(self.kind).read()["reserved_bytes"],
+        )
+        self.samples.append(
+            DeviceSample(when=when, used_bytes=used, process_bytes=process, reserved_bytes=reserved)
+        )
 
     def make_context(self) -> int | None:
-        """Makes the device's context and its BLAS handles; bytes that a first product and its gradient leave allocated.
+        """Makes the device's context and its BLAS handles; bytes that a first product and its
+        gradient leave allocated.
 
-        The context's sample follows the product: the kernels of BLAS are a part of what a process costs without its tensors.
+        The context's sample follows the product: the kernels of BLAS are a part of what a process
+        costs without its tensors.
         """
         counters = Counters(self.kind)
         if not counters.available:
@@ -64,7 +84,8 @@ class DeviceView:
         return after - before if after is not None and before is not None else None
 
     def limit(self, budget_bytes: int | None) -> None:
-        """Emulates a device of `budget_bytes` on CUDA: the allocator gets what the context leaves of them."""
+        """Emulates a device of `budget_bytes` on CUDA: the allocator gets what the context leaves
+        of them."""
         if budget_bytes is None or self.kind != "cuda":
             return
         _, total = torch.cuda.mem_get_info()
@@ -73,7 +94,8 @@ class DeviceView:
 
     @contextmanager
     def timing(self, seconds: float) -> Iterator[Callable[[], None]]:
-        """Around a timing pass of at most `seconds`: telemetry from a process of its own, energy, and who kept the machine busy.
+        """Around a timing pass of at most `seconds`: telemetry from a process of its own, energy,
+        and who kept the machine busy.
 
         What is yielded is to be called when the warm-up is over; all three count from then on.
         """
@@ -106,7 +128,8 @@ class DeviceView:
         return next((s for s in self.samples if s.when == when), None)
 
     def context_bytes(self) -> int | None:
-        """What the driver took for the context and the first kernels, beyond the idle device and the allocator's own."""
+        """What the driver took for the context and the first kernels, beyond the idle device and
+        the allocator's own."""
         idle, made = self.sampled("idle"), self.sampled("context")
         if idle is None or made is None or made.reserved_bytes is None:
             return None
@@ -132,20 +155,28 @@ class DeviceView:
         if counters.available and self._nvml is not None:
             total, used = self._nvml.total_bytes(), self._nvml.used_bytes()
             free = total - used if total is not None and used is not None else None
-        return {"free_bytes": free, "allocated_bytes": read["allocated_bytes"], "reserved_bytes": read["reserved_bytes"]}
+        return {
+            "free_bytes": free,
+            "allocated_bytes": read["allocated_bytes"],
+            "reserved_bytes": read["reserved_bytes"],
+        }
 
     def look_around(self) -> None:
-        """Sees at the end who else is on the device: by the driver's list of processes, else by memory."""
+        """Sees at the end who else is on the device: by the driver's list of processes, else by
+        memory."""
         if self._nvml is None:
             return
         others = self._nvml.other_processes(os.getpid())
         if self._others_at_start or others:
             self.exclusive = False
         else:
-            self.exclusive = True if self._others_at_start == others == 0 else self._alone_by_memory(self._nvml)
+            self.exclusive = (
+                True if self._others_at_start == others == 0 else self._alone_by_memory(self._nvml)
+            )
 
     def _alone_by_memory(self, nvml: Nvml) -> bool | None:
-        """Where processes are hidden, as in most containers: nobody's memory at the start, and only this process's at the end."""
+        """Where processes are hidden, as in most containers: nobody's memory at the start, and only
+        this process's at the end."""
         idle, now = self.sampled("idle"), nvml.used_bytes()
         if idle is None or now is None:
             return None

@@ -1,7 +1,8 @@
-"""The first thing a measured process does, before torch takes seconds to import: it ties its life to that of its parent.
+"""The first thing a measured process does, before torch takes seconds to import: it ties its life
+to that of its parent.
 
-`python -m lora_profiler.harness.entry ...` goes on as `harness.worker` with the same arguments; with `--ranks N CHILD... CASE
-RESULT` as `harness.torchrun`, which starts N of them.
+`python -m lora_profiler.harness.entry ...` goes on as `harness.worker` with the same arguments;
+with `--ranks N CHILD... CASE RESULT` as `harness.torchrun`, which starts N of them.
 """
 
 import os
@@ -11,7 +12,8 @@ from lora_profiler.harness.parent_process import die_with_parent
 
 
 def take_one_device() -> None:
-    """A rank sees one accelerator, its own, so that everything beyond reads as in a run of one process."""
+    """A rank sees one accelerator, its own, so that everything beyond reads as in a run of one
+    process."""
     rank = os.environ.get("LOCAL_RANK")
     if rank is None:
         return

@@ -1,7 +1,8 @@
-"""The machine and software of a run, as a record keeps them: no host name, user name, path or token gets in.
+"""The machine and software of a run, as a record keeps them: no host name, user name, path or token
+gets in.
 
-torch is imported when asked for, in the measured process only. The functions of `machine` that a run is watched with are
-importable from here too.
+torch is imported when asked for, in the measured process only. The functions of `machine` that a
+run is watched with are importable from here too.
 """
 
 import os
@@ -43,21 +44,59 @@ __all__ = [
     "resident_bytes",
 ]
 
-PACKAGES = ("accelerate", "bitsandbytes", "numpy", "nvidia-ml-py", "peft", "torch", "transformers", "triton")
+PACKAGES = (
+    "accelerate",
+    "bitsandbytes",
+    "numpy",
+    "nvidia-ml-py",
+    "peft",
+    "torch",
+    "transformers",
+    "triton",
+)
 """Distributions whose version is kept, beside this program's own."""
 
 VARIABLES = (
-    "ATEN_CPU_CAPABILITY", "CUBLASLT_WORKSPACE_SIZE", "CUBLAS_WORKSPACE_CONFIG", "CUDA_DEVICE_MAX_CONNECTIONS",
-    "CUDA_LAUNCH_BLOCKING", "CUDA_MODULE_LOADING", "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "DNNL_DEFAULT_FPMATH_MODE",
-    "DNNL_MAX_CPU_ISA", "GOMP_CPU_AFFINITY", "HSA_OVERRIDE_GFX_VERSION", "KMP_AFFINITY", "KMP_BLOCKTIME", "LD_PRELOAD",
-    "MALLOC_ARENA_MAX", "MALLOC_CONF", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MKL_NUM_THREADS",
-    "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND", "ONEDNN_DEFAULT_FPMATH_MODE",
-    "ONEDNN_MAX_CPU_ISA", "OPENBLAS_NUM_THREADS", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF",
-    "PYTORCH_ENABLE_MPS_FALLBACK", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_MPS_HIGH_WATERMARK_RATIO",
-    "PYTORCH_NO_CUDA_MEMORY_CACHING", "TORCHDYNAMO_DISABLE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
-    "TORCH_BLAS_PREFER_CUBLASLT", "TORCH_COMPILE_DISABLE", "TORCH_CUDNN_SDPA_ENABLED",
-)  # fmt: skip
-"""Environment variables that change bytes, time or numbers; of files among their values only the name is kept."""
+    "ATEN_CPU_CAPABILITY",
+    "CUBLASLT_WORKSPACE_SIZE",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_DEVICE_MAX_CONNECTIONS",
+    "CUDA_LAUNCH_BLOCKING",
+    "CUDA_MODULE_LOADING",
+    "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "DNNL_MAX_CPU_ISA",
+    "GOMP_CPU_AFFINITY",
+    "HSA_OVERRIDE_GFX_VERSION",
+    "KMP_AFFINITY",
+    "KMP_BLOCKTIME",
+    "LD_PRELOAD",
+    "MALLOC_ARENA_MAX",
+    "MALLOC_CONF",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+    "MKL_NUM_THREADS",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_NUM_THREADS",
+    "OMP_PLACES",
+    "OMP_PROC_BIND",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_NUM_THREADS",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_ENABLE_MPS_FALLBACK",
+    "PYTORCH_HIP_ALLOC_CONF",
+    "PYTORCH_MPS_HIGH_WATERMARK_RATIO",
+    "PYTORCH_NO_CUDA_MEMORY_CACHING",
+    "TORCHDYNAMO_DISABLE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TORCH_BLAS_PREFER_CUBLASLT",
+    "TORCH_COMPILE_DISABLE",
+    "TORCH_CUDNN_SDPA_ENABLED",
+)
+"""Environment variables that change bytes, time or numbers; of files among their values only the
+name is kept."""
 
 _SETTINGS = {
     "deterministic_algorithms": "are_deterministic_algorithms_enabled",
@@ -68,7 +107,9 @@ _CUDA_SETTINGS = {
     "cudnn.allow_tf32": "backends.cudnn.allow_tf32",
     "cudnn.benchmark": "backends.cudnn.benchmark",
     "cudnn.deterministic": "backends.cudnn.deterministic",
-    "matmul.allow_bf16_reduced_precision": "backends.cuda.matmul.allow_bf16_reduced_precision_reduction",
+    "matmul.allow_bf16_reduced_precision": (
+        "backends.cuda.matmul.allow_bf16_reduced_precision_reduction"
+    ),
     "matmul.allow_tf32": "backends.cuda.matmul.allow_tf32",
     "matmul.fp32_precision": "backends.cuda.matmul.fp32_precision",
 }
@@ -76,16 +117,26 @@ _CUDA_SETTINGS = {
 
 
 def environment(
-    setup_device: str, *, command: str | None, import_torch: bool = True, environ: Mapping[str, str] | None = None
+    setup_device: str,
+    *,
+    command: str | None,
+    import_torch: bool = True,
+    environ: Mapping[str, str] | None = None,
 ) -> Environment:
-    """Of this process, for training on `setup_device` ("cuda", "cpu", "xpu" or "mps"); `command` as `public_command` makes it.
+    """Of this process, for training on `setup_device` ("cuda", "cpu", "xpu" or "mps"); `command` as
+    `public_command` makes it.
 
-    Without `import_torch`, or without torch, its threads, allocator and settings are left out, and the device is what the driver
-    says of it: enough to describe a run that never started, but not the same `key`. Makes no CUDA context.
+    Without `import_torch`, or without torch, its threads, allocator and settings are left out, and
+    the device is what the driver says of it: enough to describe a run that never started, but not
+    the same `key`. Makes no CUDA context.
     """
     env = os.environ if environ is None else environ
     torch = _torch() if import_torch else None
-    cuda = torch.cuda if torch is not None and setup_device == "cuda" and torch.cuda.is_available() else None
+    cuda = (
+        torch.cuda
+        if torch is not None and setup_device == "cuda" and torch.cuda.is_available()
+        else None
+    )
     tree = source(environ=env)
     return Environment(
         python=platform.python_version(),
@@ -98,7 +149,8 @@ def environment(
         memory_bytes=physical_memory_bytes(),
         memory_limit_bytes=memory_limit_bytes(),
         allocator=None if cuda is None else _allocator(cuda),
-        variables={name: public_word(env[name]) for name in VARIABLES if name in env} | _settings(torch, setup_device),
+        variables={name: public_word(env[name]) for name in VARIABLES if name in env}
+        | _settings(torch, setup_device),
         commit=tree.commit,
         dirty=tree.dirty,
         diff_hash=tree.diff_hash,
@@ -110,7 +162,9 @@ def cpu_model() -> str | None:
     """The processor's name as the system gives it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+            names = [
+                line.partition(":")[2].strip() for line in file if line.startswith("model name")
+            ]
     except OSError:
         names = []
     return (names[0] if names else platform.processor() or platform.machine()) or None
@@ -123,20 +177,31 @@ def _torch() -> Any:
         return None
 
 
-_ALLOCATOR_DEFAULTS = {"expandable_segments": False, "max_split_size": -1, "garbage_collection_threshold": 0.0}
-"""The settings whose values torch tells, and those that change nothing (max_split_size in bytes, -1 for no limit)."""
+_ALLOCATOR_DEFAULTS = {
+    "expandable_segments": False,
+    "max_split_size": -1,
+    "garbage_collection_threshold": 0.0,
+}
+"""The settings whose values torch tells, and those that change nothing (max_split_size in bytes, -1
+for no limit)."""
 
 
 def _allocator(cuda: Any) -> str:
-    """The backend, and what torch says is in force beside its defaults: some versions ignore what a variable asks for.
+    """The backend, and what torch says is in force beside its defaults: some versions ignore what a
+    variable asks for.
 
-    The snapshot is private to torch, other backends have none, and before the device was used there is nothing to ask.
+    The snapshot is private to torch, other backends have none, and before the device was used there
+    is nothing to ask.
     """
     parts = [str(cuda.get_allocator_backend())]
     if cuda.is_initialized():
         try:
             settings = cuda.memory._snapshot()["allocator_settings"]
-            parts += [f"{name}:{settings[name]}" for name, default in _ALLOCATOR_DEFAULTS.items() if settings[name] != default]
+            parts += [
+                f"{name}:{settings[name]}"
+                for name, default in _ALLOCATOR_DEFAULTS.items()
+                if settings[name] != default
+            ]
         except (RuntimeError, AttributeError, KeyError, TypeError):
             parts = parts[:1]
     return ", ".join(parts)
@@ -146,7 +211,9 @@ def packages() -> dict[str, str]:
     """Installed versions of this program and of `PACKAGES`."""
     from importlib.metadata import PackageNotFoundError, version
 
-    own = import_module(__name__.partition(".")[0])  # the code that runs, which need not be what is installed
+    own = import_module(
+        __name__.partition(".")[0]
+    )  # the code that runs, which need not be what is installed
     found = {"lora-profiler": str(own.__version__)}
     for name in PACKAGES:
         try:
@@ -165,12 +232,15 @@ def _settings(torch: Any, kind: str) -> dict[str, str]:
         try:
             value = attrgetter(place)(torch)
             found[name] = str(value() if callable(value) else value)
-        except (RuntimeError, AttributeError):  # torch refuses to tell by the older switches what the newer ones set; or too new
+        except (
+            RuntimeError,
+            AttributeError,
+        ):  # torch refuses to tell by the older switches what the newer ones set; or too new
             continue
     return found
 
 
-# --- the device -----------------------------------------------------------------------------------------------------------
+# --- the device -----------------------------------------------------------------------------------
 
 
 def _device(kind: str, torch: Any, environ: Mapping[str, str]) -> Device:
@@ -180,7 +250,11 @@ def _device(kind: str, torch: Any, environ: Mapping[str, str]) -> Device:
     driver = None
     if torch is not None and kind == "xpu" and torch.xpu.is_available():
         properties = torch.xpu.get_device_properties()
-        name, total, driver = str(properties.name), int(properties.total_memory), str(properties.driver_version)
+        name, total, driver = (
+            str(properties.name),
+            int(properties.total_memory),
+            str(properties.driver_version),
+        )
     if torch is not None and kind == "mps" and torch.backends.mps.is_available():
         total = int(torch.mps.recommended_max_memory())
     return Device(kind=kind, name=name, total_bytes=total, driver=driver)
@@ -188,7 +262,11 @@ def _device(kind: str, torch: Any, environ: Mapping[str, str]) -> Device:
 
 def _cuda_device(torch: Any, environ: Mapping[str, str]) -> Device:
     """CUDA's device, or ROCm's under the same name. What only the driver knows comes from NVML."""
-    properties = torch.cuda.get_device_properties() if torch is not None and torch.cuda.is_available() else None
+    properties = (
+        torch.cuda.get_device_properties()
+        if torch is not None and torch.cuda.is_available()
+        else None
+    )
     uuid = getattr(properties, "uuid", None)
     with open_device(None if uuid is None else str(uuid), environ=environ) as nvml:
         return _described(torch, properties, uuid, nvml)
@@ -199,7 +277,11 @@ def _described(torch: Any, properties: Any, uuid: Any, nvml: Nvml) -> Device:
     cudnn = None if torch is None else torch.backends.cudnn.version()
     capability = None
     if properties is not None:
-        capability = properties.gcnArchName.partition(":")[0] if hip else f"{properties.major}.{properties.minor}"
+        capability = (
+            properties.gcnArchName.partition(":")[0]
+            if hip
+            else f"{properties.major}.{properties.minor}"
+        )
     return Device(
         kind="cuda",
         name=(nvml.name() if properties is None else str(properties.name)) or "unknown",

@@ -18,14 +18,17 @@ OUT_OF_MEMORY_TEXTS = (
 )
 """What torch and its libraries say in a plain RuntimeError when memory is short."""
 _NVML_IN_ALLOCATOR = re.compile(r"NVML_SUCCESS == .*CUDACachingAllocator", re.DOTALL)
-"""torch asks NVML who holds the memory only once an allocation has failed for good. In containers and on MIG slices NVML may not
-answer, and that assertion is then all that is heard: pytorch issues 112377, 130486, 197312."""
+"""torch asks NVML who holds the memory only once an allocation has failed for good. In containers
+and on MIG slices NVML may not answer, and that assertion is then all that is heard: pytorch issues
+112377, 130486, 197312."""
 UNSUPPORTED_TEXTS = (
     "not implemented for",
     "No available kernel",
     "does not support",
     "is not supported",
-    "CUDNN_STATUS_NOT_SUPPORTED",  # its documentation: a feature that is missing; short memory has codes of its own
+    (  # its documentation: a feature that is missing; short memory has codes of its own
+        "CUDNN_STATUS_NOT_SUPPORTED"
+    ),
 )
 _TRIED = re.compile(r"(?:Tried to allocate|you tried to allocate) ([0-9.]+) ?(bytes|KiB|MiB|GiB)")
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -36,7 +39,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     said = str(error)
-    short = any(text in said for text in OUT_OF_MEMORY_TEXTS) or _NVML_IN_ALLOCATOR.search(said) is not None
+    short = (
+        any(text in said for text in OUT_OF_MEMORY_TEXTS)
+        or _NVML_IN_ALLOCATOR.search(said) is not None
+    )
     return isinstance(error, RuntimeError) and short
 
 
@@ -46,14 +52,21 @@ def status_of(error: BaseException) -> Status:
         return "oom"
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
-    if isinstance(error, NotImplementedError | UnbuildableError) or any(text in str(error) for text in UNSUPPORTED_TEXTS):
+    if isinstance(error, NotImplementedError | UnbuildableError) or any(
+        text in str(error) for text in UNSUPPORTED_TEXTS
+    ):
         return "unsupported"
     return "crash"
 
 
-def failure_of(error: BaseException, phase: str, step: int | None, **counters: int | None) -> Failure:
-    """What is kept of an error: its first lines, where it happened, and the bytes that it names. Paths are cut to file names."""
-    tried = error.tried_bytes if isinstance(error, BudgetExceededError) else _tried_bytes(str(error))
+def failure_of(
+    error: BaseException, phase: str, step: int | None, **counters: int | None
+) -> Failure:
+    """What is kept of an error: its first lines, where it happened, and the bytes that it names.
+    Paths are cut to file names."""
+    tried = (
+        error.tried_bytes if isinstance(error, BudgetExceededError) else _tried_bytes(str(error))
+    )
     log = "".join(traceback.format_exception(error)[-4:])
     return Failure(
         reason=without_paths(f"{type(error).__name__}: {error}")[:600],
@@ -61,9 +74,17 @@ def failure_of(error: BaseException, phase: str, step: int | None, **counters: i
         step=step,
         tried_bytes=tried,
         free_bytes=counters.get("free_bytes"),
-        allocated_bytes=error.live_bytes if isinstance(error, BudgetExceededError) else counters.get("allocated_bytes"),
+        allocated_bytes=(
+            error.live_bytes
+            if isinstance(error, BudgetExceededError)
+            else counters.get("allocated_bytes")
+        ),
         reserved_bytes=counters.get("reserved_bytes"),
-        log=None if is_out_of_memory(error) else without_paths("\n".join(log.splitlines()[-_LOG_LINES:])),
+        log=(
+            None
+            if is_out_of_memory(error)
+            else without_paths("\n".join(log.splitlines()[-_LOG_LINES:]))
+        ),
     )
 
 

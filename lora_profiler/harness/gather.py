@@ -1,4 +1,5 @@
-"""The records of all ranks of a case as one, and what one process on the same data says of their losses. Imports no torch."""
+"""The records of all ranks of a case as one, and what one process on the same data says of their
+losses. Imports no torch."""
 
 import re
 import signal
@@ -7,10 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from lora_profiler.harness.case import Case
-from lora_profiler.records.record import Environment, Failure, Flag, Measurement, RankMeasurement, Record, Status
+from lora_profiler.records.record import (
+    Environment,
+    Failure,
+    Flag,
+    Measurement,
+    RankMeasurement,
+    Record,
+    Status,
+)
 from lora_profiler.records.validate import unequal_loss
 
-LOST_PEER = re.compile(r"gloo|NCCL|DistBackendError|TCPStore|Connection (closed|reset|refused)|Broken pipe", re.IGNORECASE)
+LOST_PEER = re.compile(
+    r"gloo|NCCL|DistBackendError|TCPStore|Connection (closed|reset|refused)|Broken pipe",
+    re.IGNORECASE,
+)
 """In what a rank says when another one is gone: the other one's end is then the cause."""
 
 
@@ -26,10 +38,12 @@ def gathered(
     killed_for_memory: bool,
     environment: Callable[[], Environment],
 ) -> Record:
-    """One record of what the ranks left: its numbers are those of the rank with the highest peak, its losses the mean of all.
+    """One record of what the ranks left: its numbers are those of the rank with the highest peak,
+    its losses the mean of all.
 
-    `exits` are the codes of ranks that failed by themselves, negative for a signal. Whichever failed first in the order of cause
-    is the record's failure; then peaks are lower bounds. `environment` is asked for only where no rank could tell it.
+    `exits` are the codes of ranks that failed by themselves, negative for a signal. Whichever
+    failed first in the order of cause is the record's failure; then peaks are lower bounds.
+    `environment` is asked for only where no rank could tell it.
     """
     found = {rank: record for rank, record in records.items() if record is not None}
     cause = _cause(records, exits, killed_for_memory)
@@ -38,23 +52,39 @@ def gathered(
     source = source or (found[_highest(found)] if found else None)
     if source is None:
         empty = Measurement(status="crash")
-        source = Record(workload=case.workload, conditions=case.conditions, environment=environment(), measurement=empty)
+        source = Record(
+            workload=case.workload,
+            conditions=case.conditions,
+            environment=environment(),
+            measurement=empty,
+        )
     status = source.measurement.status if cause is None else cause.status
     told = replace(
         source.measurement,
         status=status,
         failure=None if cause is None else cause.failure,
-        loss=_mean([r.measurement.loss for r in found.values()]) if len(found) == len(records) else (),
+        loss=(
+            _mean([r.measurement.loss for r in found.values()])
+            if len(found) == len(records)
+            else ()
+        ),
         ranks=ranks,
     )
     first = found[min(found)] if found else source
-    return replace(first, workload=case.workload, conditions=case.conditions, measurement=told, repeat=case.repeat)
+    return replace(
+        first,
+        workload=case.workload,
+        conditions=case.conditions,
+        measurement=told,
+        repeat=case.repeat,
+    )
 
 
 def with_reference(record: Record, expected: tuple[float, ...]) -> Record:
     """`record` with the losses of one process on the same data, `invalid` where its own are others.
 
-    Where that process could not train, out of memory for one, the losses stay unchecked, and a flag says so.
+    Where that process could not train, out of memory for one, the losses stay unchecked, and a flag
+    says so.
     """
     m = record.measurement
     if not expected or not m.loss:
@@ -64,7 +94,9 @@ def with_reference(record: Record, expected: tuple[float, ...]) -> Record:
     if unequal is None:
         return replace(record, measurement=replace(m, reference_loss=expected))
     failure = Failure(reason=unequal, phase="loss")
-    return replace(record, measurement=replace(m, status="invalid", failure=failure, reference_loss=expected))
+    return replace(
+        record, measurement=replace(m, status="invalid", failure=failure, reference_loss=expected)
+    )
 
 
 def _mean(losses: Sequence[Sequence[float]]) -> tuple[float, ...]:
@@ -103,18 +135,30 @@ class _Cause:
         self.failure = replace(failure, rank=rank)
 
 
-def _cause(records: Mapping[int, Record | None], exits: Mapping[int, int], killed_for_memory: bool) -> _Cause | None:
-    """The failure that the others followed from: memory that ran out, then a rank that died without a word, then an error of a
-    rank's own, then what only tells of a lost peer, then silence."""
-    told = {r: record.measurement for r, record in records.items() if record and not record.measurement.went_through}
+def _cause(
+    records: Mapping[int, Record | None], exits: Mapping[int, int], killed_for_memory: bool
+) -> _Cause | None:
+    """The failure that the others followed from: memory that ran out, then a rank that died without
+    a word, then an error of a rank's own, then what only tells of a lost peer, then silence."""
+    told = {
+        r: record.measurement
+        for r, record in records.items()
+        if record and not record.measurement.went_through
+    }
     for rank, m in told.items():
         if m.status == "oom" and m.failure is not None:
             return _of(rank, m)
-    silent = sorted((code != -signal.SIGKILL, rank) for rank, code in exits.items() if records.get(rank) is None)
+    silent = sorted(
+        (code != -signal.SIGKILL, rank) for rank, code in exits.items() if records.get(rank) is None
+    )
     if silent:
         rank = silent[0][1]
         return _silent(rank, exits[rank], killed_for_memory)
-    own = [rank for rank, m in told.items() if m.failure is not None and not LOST_PEER.search(m.failure.reason)]
+    own = [
+        rank
+        for rank, m in told.items()
+        if m.failure is not None and not LOST_PEER.search(m.failure.reason)
+    ]
     for rank in [*own, *told]:
         return _of(rank, told[rank])
     missing = [rank for rank, record in records.items() if record is None]
@@ -133,4 +177,6 @@ def _silent(rank: int, code: int, killed_for_memory: bool) -> _Cause:
         reason = f"the kernel ended rank {rank} because the machine ran out of memory"
         return _Cause(rank, "host_oom", Failure(reason=reason, exit_code=code))
     how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    return _Cause(rank, "crash", Failure(reason=f"rank {rank} {how} and left no result", exit_code=code))
+    return _Cause(
+        rank, "crash", Failure(reason=f"rank {rank} {how} and left no result", exit_code=code)
+    )

@@ -1,8 +1,10 @@
-"""FSDP's collectives on the CPU without the copies that gloo takes for its own: a broadcast for each shard, one all-reduce.
+"""FSDP's collectives on the CPU without the copies that gloo takes for its own: a broadcast for
+each shard, one all-reduce.
 
-gloo's all-gather and reduce-scatter copy what they send, on threads of their own that let go of it whenever they are scheduled:
-peaks would depend on the machine's load, and on a library that no accelerator trains with. Broadcast and all-reduce work in
-place. They are given the bytes without their owner: what a thread of gloo's still holds then keeps no tensor alive.
+gloo's all-gather and reduce-scatter copy what they send, on threads of their own that let go of it
+whenever they are scheduled: peaks would depend on the machine's load, and on a library that no
+accelerator trains with. Broadcast and all-reduce work in place. They are given the bytes without
+their owner: what a thread of gloo's still holds then keeps no tensor alive.
 """
 
 import ctypes
@@ -15,9 +17,12 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 
 class _Buffers:
-    """Buffers that are born by a change of size, as gathered weights are: `tracker.told_of_resizing` hears of both."""
+    """Buffers that are born by a change of size, as gathered weights are:
+    `tracker.told_of_resizing` hears of both."""
 
-    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    def allocate(
+        self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device
+    ) -> torch.Tensor:
         buffer = torch.empty(0, dtype=dtype, device=device)
         storage = buffer.untyped_storage()
         storage.resize_(torch.Size(size).numel() * dtype.itemsize)
@@ -26,7 +31,11 @@ class _Buffers:
 
 class _AllGather(_Buffers):
     def __call__(
-        self, output_tensor: torch.Tensor, input_tensor: torch.Tensor, group: dist.ProcessGroup, async_op: bool = False
+        self,
+        output_tensor: torch.Tensor,
+        input_tensor: torch.Tensor,
+        group: dist.ProcessGroup,
+        async_op: bool = False,
     ) -> None:
         shards = output_tensor.view(group.size(), -1)
         own = shards[group.rank()]
@@ -50,10 +59,14 @@ class _ReduceScatter(_Buffers):
         averages = dist.ReduceOp(dist.ReduceOp.AVG) == op
         with _disable_current_modes():
             if input_tensor.numel():
-                dist.all_reduce(_bytes_of(input_tensor), op=dist.ReduceOp.SUM if averages else op, group=group)
+                dist.all_reduce(
+                    _bytes_of(input_tensor), op=dist.ReduceOp.SUM if averages else op, group=group
+                )
         if averages:
             input_tensor.div_(group.size())
-        output_tensor.copy_(input_tensor.view(group.size(), -1)[group.rank()].view_as(output_tensor))
+        output_tensor.copy_(
+            input_tensor.view(group.size(), -1)[group.rank()].view_as(output_tensor)
+        )
 
 
 def collectives_in_place(model: torch.nn.Module) -> None:

@@ -1,4 +1,5 @@
-"""Memory and processor time of this process and of the machine around it. `None` where the system does not tell.
+"""Memory and processor time of this process and of the machine around it. `None` where the system
+does not tell.
 
 `root` stands in for the root folder of /proc and /sys in tests.
 """
@@ -18,7 +19,7 @@ _NO_LIMIT_BYTES = 2**60
 """cgroup version 1 writes a number near 2**63 for "no limit"."""
 
 
-# --- memory ---------------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
 def physical_memory_bytes() -> int | None:
@@ -32,8 +33,14 @@ def physical_memory_bytes() -> int | None:
 
 def memory_limit_bytes(root: Path = _ROOT) -> int | None:
     """The tightest memory limit among this process's control groups; None where there is none."""
-    found = [_number(folder / name) for folder in _control_groups(root) for name in ("memory.max", "memory.limit_in_bytes")]
-    return min((limit for limit in found if limit is not None and limit < _NO_LIMIT_BYTES), default=None)
+    found = [
+        _number(folder / name)
+        for folder in _control_groups(root)
+        for name in ("memory.max", "memory.limit_in_bytes")
+    ]
+    return min(
+        (limit for limit in found if limit is not None and limit < _NO_LIMIT_BYTES), default=None
+    )
 
 
 def resident_bytes(root: Path = _ROOT) -> int | None:
@@ -48,8 +55,8 @@ def resident_bytes(root: Path = _ROOT) -> int | None:
 def peak_resident_bytes(root: Path = _ROOT) -> int | None:
     """The most that this process ever held in memory.
 
-    `ru_maxrss` (bytes on macOS, KiB elsewhere) only where there is no VmHWM: on Linux it survives exec, and so also counts what
-    the process that started this one held.
+    `ru_maxrss` (bytes on macOS, KiB elsewhere) only where there is no VmHWM: on Linux it survives
+    exec, and so also counts what the process that started this one held.
     """
     for line in _lines(root / "proc/self/status"):
         if line.startswith("VmHWM:"):
@@ -63,8 +70,13 @@ def peak_resident_bytes(root: Path = _ROOT) -> int | None:
 
 
 def cgroup_peak_bytes(root: Path = _ROOT) -> int | None:
-    """The most that this process's control group ever used, page cache and other processes of the group included."""
-    found = (_number(folder / name) for folder in _control_groups(root) for name in ("memory.peak", "memory.max_usage_in_bytes"))
+    """The most that this process's control group ever used, page cache and other processes of the
+    group included."""
+    found = (
+        _number(folder / name)
+        for folder in _control_groups(root)
+        for name in ("memory.peak", "memory.max_usage_in_bytes")
+    )
     return next((peak for peak in found if peak is not None), None)
 
 
@@ -88,9 +100,11 @@ def last_cache_bytes(root: Path = _ROOT) -> int | None:
 
 
 def _control_groups(root: Path) -> Iterator[Path]:
-    """Folders of the control groups that count this process's memory, innermost first; of version 2 ("0::/...") and version 1.
+    """Folders of the control groups that count this process's memory, innermost first; of version 2
+    ("0::/...") and version 1.
 
-    Inside a container the path that the kernel names may not be there: the mount itself is then the container's group.
+    Inside a container the path that the kernel names may not be there: the mount itself is then the
+    container's group.
     """
     mount = root / "sys/fs/cgroup"
     for line in _lines(root / "proc/self/cgroup"):
@@ -98,7 +112,9 @@ def _control_groups(root: Path) -> Iterator[Path]:
         if number == "0" or "memory" in controllers.split(","):
             top = mount if number == "0" else mount / "memory"
             folder = top / path.lstrip("/")
-            yield from (f for f in (folder, *folder.parents) if f.is_relative_to(top) and f.is_dir())
+            yield from (
+                f for f in (folder, *folder.parents) if f.is_relative_to(top) and f.is_dir()
+            )
 
 
 def _lines(path: Path) -> list[str]:
@@ -113,15 +129,16 @@ def _number(path: Path) -> int | None:
     return int(lines[0]) if lines and lines[0].isdigit() else None
 
 
-# --- processor time -------------------------------------------------------------------------------------------------------
+# --- processor time -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuTimes:
-    """A moment: processor seconds spent so far by this process and its descendants, and by everyone on `cpus`; and a clock.
+    """A moment: processor seconds spent so far by this process and its descendants, and by everyone
+    on `cpus`; and a clock.
 
-    `cpus` are the numbers of the processors that this process may run on. What happens on others takes nothing from it: in a
-    container they are the neighbours'.
+    `cpus` are the numbers of the processors that this process may run on. What happens on others
+    takes nothing from it: in a container they are the neighbours'.
     """
 
     own_seconds: float
@@ -131,33 +148,55 @@ class CpuTimes:
 
 
 def cpu_times(root: Path = _ROOT, allowed: frozenset[int] | None = None) -> CpuTimes | None:
-    """Now. The system counts in hundredths of a second, so intervals of a second and more can be compared.
+    """Now. The system counts in hundredths of a second, so intervals of a second and more can be
+    compared.
 
     `allowed` stands in for the processors of this process in tests.
     """
     busy = _busy_seconds(root)
-    cpus = frozenset((allowed_cpus() if allowed is None else allowed) & busy.keys()) or frozenset(busy)
+    cpus = frozenset((allowed_cpus() if allowed is None else allowed) & busy.keys()) or frozenset(
+        busy
+    )
     if not cpus:
         return None
     own = os.times()
-    seconds = own.user + own.system + own.children_user + own.children_system + sum(map(_process_seconds, _descendants()))
-    return CpuTimes(own_seconds=seconds, busy_seconds=sum(busy[cpu] for cpu in cpus), wall_seconds=time.perf_counter(), cpus=cpus)
+    seconds = (
+        own.user
+        + own.system
+        + own.children_user
+        + own.children_system
+        + sum(map(_process_seconds, _descendants()))
+    )
+    return CpuTimes(
+        own_seconds=seconds,
+        busy_seconds=sum(busy[cpu] for cpu in cpus),
+        wall_seconds=time.perf_counter(),
+        cpus=cpus,
+    )
 
 
 def other_cpu_share(before: CpuTimes | None, after: CpuTimes | None) -> float | None:
-    """The share of the time of this process's processors that went to neither it nor its descendants; None if they changed.
+    """The share of the time of this process's processors that went to neither it nor its
+    descendants; None if they changed.
 
     Time that a hypervisor gave to others ("steal") counts: it is missing here all the same.
     """
-    if before is None or after is None or after.wall_seconds <= before.wall_seconds or after.cpus != before.cpus:
+    if (
+        before is None
+        or after is None
+        or after.wall_seconds <= before.wall_seconds
+        or after.cpus != before.cpus
+    ):
         return None
     others = (after.busy_seconds - before.busy_seconds) - (after.own_seconds - before.own_seconds)
-    return min(1.0, max(0.0, others / ((after.wall_seconds - before.wall_seconds) * len(after.cpus))))
+    return min(
+        1.0, max(0.0, others / ((after.wall_seconds - before.wall_seconds) * len(after.cpus)))
+    )
 
 
 def allowed_cpus() -> frozenset[int]:
-    """Of all threads of this process, since OpenMP may bind each to a processor of its own; empty where the system has no such
-    thing."""
+    """Of all threads of this process, since OpenMP may bind each to a processor of its own; empty
+    where the system has no such thing."""
     if not hasattr(os, "sched_getaffinity"):
         return frozenset()
     found: set[int] = set()
@@ -173,8 +212,12 @@ def _busy_seconds(root: Path) -> dict[int, float]:
     for line in _lines(root / "proc/stat"):
         name, *times = line.split()
         if name.startswith("cpu") and name != "cpu":
-            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, times[:8])  # user and nice hold guests' time
-            found[int(name[3:])] = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(
+                int, times[:8]
+            )  # user and nice hold guests' time
+            found[int(name[3:])] = (user + nice + system + irq + softirq + steal) / os.sysconf(
+                "SC_CLK_TCK"
+            )
     psutil = None if found else _psutil()
     if psutil is not None:
         for cpu, spent in enumerate(psutil.cpu_times(percpu=True)):
@@ -183,12 +226,15 @@ def _busy_seconds(root: Path) -> dict[int, float]:
 
 
 def _descendants() -> list[int]:
-    """Process ids below this process; those that ended and were waited for are in their parents' times."""
+    """Process ids below this process; those that ended and were waited for are in their parents'
+    times."""
     found, waiting = [], [os.getpid()]
     while waiting:
         parent = waiting.pop()
         children = [
-            int(pid) for task in Path(f"/proc/{parent}/task").glob("*/children") for pid in " ".join(_lines(task)).split()
+            int(pid)
+            for task in Path(f"/proc/{parent}/task").glob("*/children")
+            for pid in " ".join(_lines(task)).split()
         ]
         found += children
         waiting += children
@@ -198,7 +244,9 @@ def _descendants() -> list[int]:
 def _process_seconds(pid: int) -> float:
     """Processor seconds of a process and its children that it waited for; 0 if it has just gone."""
     fields = " ".join(_lines(Path(f"/proc/{pid}/stat"))).rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")  # utime, stime, cutime, cstime: proc(5)
+    return sum(map(int, fields[11:15])) / os.sysconf(
+        "SC_CLK_TCK"
+    )  # utime, stime, cutime, cstime: proc(5)
 
 
 def _psutil() -> Any:

@@ -1,9 +1,12 @@
-"""The memory pass: a few whole steps whose peaks are read at every phase boundary, then one more to tell what a peak is made of.
+"""The memory pass: a few whole steps whose peaks are read at every phase boundary, then one more to
+tell what a peak is made of.
 
-Never timed. Three sources, one result: the counters of a caching allocator (CUDA, ROCm, XPU), torch's record of its CPU
-allocator, and the storage tracker, which is the second opinion everywhere and the only one on MPS.
+Never timed. Three sources, one result: the counters of a caching allocator (CUDA, ROCm, XPU),
+torch's record of its CPU allocator, and the storage tracker, which is the second opinion everywhere
+and the only one on MPS.
 
-What follows the steps only explains them. It needs more memory than they do, so a case that just fits may have none of it.
+What follows the steps only explains them. It needs more memory than they do, so a case that just
+fits may have none of it.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,7 +35,8 @@ Progress = Callable[[int, Phase], None]
 
 @dataclass(slots=True)
 class MemoryResult:
-    """What the pass found so far; after a failure the peaks are lower bounds. `health` is that of the steps alone."""
+    """What the pass found so far; after a failure the peaks are lower bounds. `health` is that of
+    the steps alone."""
 
     samples: list[PhaseSample] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -49,7 +53,9 @@ class MemoryResult:
         found: dict[tuple[int, Phase], int] = {}
         for s in self.samples:
             if s.requested_peak_bytes is not None:
-                found[s.step, s.phase] = max(s.requested_peak_bytes, found.get((s.step, s.phase), 0))
+                found[s.step, s.phase] = max(
+                    s.requested_peak_bytes, found.get((s.step, s.phase), 0)
+                )
         return found
 
     @property
@@ -75,10 +81,14 @@ class Recorder(Protocol):
     def resized(self, storage: torch.UntypedStorage) -> None: ...
 
 
-def memory_pass(training: Training, conditions: Conditions, result: MemoryResult, progress: Progress) -> None:
-    """Fills `result` as it goes, so that a run that fails keeps what it has. Raises what the training raises.
+def memory_pass(
+    training: Training, conditions: Conditions, result: MemoryResult, progress: Progress
+) -> None:
+    """Fills `result` as it goes, so that a run that fails keeps what it has. Raises what the
+    training raises.
 
-    Once the steps went through, running out of memory while explaining them is no failure: what it would have told stays out.
+    Once the steps went through, running out of memory while explaining them is no failure: what it
+    would have told stays out.
     """
     kind = training.setup.device
     counters = Counters(kind)
@@ -95,7 +105,8 @@ def memory_pass(training: Training, conditions: Conditions, result: MemoryResult
 
 @contextmanager
 def _as_memory_allows(training: Training) -> Iterator[None]:
-    """Ends the block where it runs out of memory, and lets go of what it left; not of several ranks: the others would wait."""
+    """Ends the block where it runs out of memory, and lets go of what it left; not of several
+    ranks: the others would wait."""
     try:
         yield
     except Exception as error:
@@ -108,7 +119,11 @@ def _as_memory_allows(training: Training) -> Iterator[None]:
 
 
 def _with_counters(
-    training: Training, conditions: Conditions, counters: Counters, result: MemoryResult, progress: Progress
+    training: Training,
+    conditions: Conditions,
+    counters: Counters,
+    result: MemoryResult,
+    progress: Progress,
 ) -> None:
     current: list[tuple[int, Phase]] = []
 
@@ -116,7 +131,9 @@ def _with_counters(
         counters.synchronize()
         if current:
             before_step, before_phase = current.pop()
-            result.samples.append(PhaseSample(step=before_step, phase=before_phase, **counters.read()))
+            result.samples.append(
+                PhaseSample(step=before_step, phase=before_phase, **counters.read())
+            )
             result.health.look(counters)
         counters.reset_peaks()
         if phase == "optimizer":
@@ -138,15 +155,22 @@ def _with_counters(
     result.persistent |= ownership.sizes(ownership.owned(training), training.setup.device)
 
 
-def _with_allocator_record(training: Training, conditions: Conditions, result: MemoryResult, progress: Progress) -> None:
-    """The CPU's allocator record over all steps. A budget is watched by a tracker that runs inside it."""
+def _with_allocator_record(
+    training: Training, conditions: Conditions, result: MemoryResult, progress: Progress
+) -> None:
+    """The CPU's allocator record over all steps. A budget is watched by a tracker that runs inside
+    it."""
     tensors = ownership.existing(training)
     claims = ownership.claims_of(tensors, ownership.by_address)
     claims.take_buckets(training.spread.buckets)
     record = AllocatorRecord(_bytes_by_address(tensors) | training.spread.buckets)
     budget = conditions.budget_bytes
     buckets = training.spread.buckets
-    guard: Any = StorageTracker("cpu", [t for _, t in tensors], budget, None, buckets) if budget is not None else nullcontext()
+    guard: Any = (
+        StorageTracker("cpu", [t for _, t in tensors], budget, None, buckets)
+        if budget is not None
+        else nullcontext()
+    )
     del tensors
     steps = _Steps(training, record, claims, ownership.by_address, progress)
     failed = True
@@ -169,7 +193,9 @@ def _with_allocator_record(training: Training, conditions: Conditions, result: M
             raise BudgetExceededError(budget, worst, 0)
 
 
-def _tracked(training: Training, conditions: Conditions, result: MemoryResult, progress: Progress) -> tuple[Timeline, Claims]:
+def _tracked(
+    training: Training, conditions: Conditions, result: MemoryResult, progress: Progress
+) -> tuple[Timeline, Claims]:
     """One steady step (with neither counters nor record: all steps) under the storage tracker."""
     kind = training.setup.device
     alone = not result.samples
@@ -179,7 +205,9 @@ def _tracked(training: Training, conditions: Conditions, result: MemoryResult, p
     counters = Counters(kind)
     budget = conditions.budget_bytes if alone else None
     scratch = counters if counters.available else None
-    tracker = StorageTracker(kind, [t for _, t in tensors], budget, scratch, training.spread.buckets)
+    tracker = StorageTracker(
+        kind, [t for _, t in tensors], budget, scratch, training.spread.buckets
+    )
     del tensors
     steps = _Steps(training, tracker, claims, ownership.by_storage, progress)
     try:
@@ -190,38 +218,58 @@ def _tracked(training: Training, conditions: Conditions, result: MemoryResult, p
         if alone:
             result.samples += _samples(tracker.timeline, peaks)
     last = training.steps_done
-    result.tracked = {phase: peak.size_bytes for (step, phase), peak in peaks.items() if step == last}
+    result.tracked = {
+        phase: peak.size_bytes for (step, phase), peak in peaks.items() if step == last
+    }
     result.kernels = tuple(sorted(tracker.attention_kernels))
     result.persistent |= steps.persistent
     return tracker.timeline, steps.claims(tracker.timeline)
 
 
 def _bytes_by_address(tensors: list[tuple[Category, torch.Tensor]]) -> dict[int, int]:
-    return {ownership.by_address(s): s.nbytes() for s in (ownership.storage_of(t) for _, t in tensors)}
+    return {
+        ownership.by_address(s): s.nbytes() for s in (ownership.storage_of(t) for _, t in tensors)
+    }
 
 
 def _attribute(result: MemoryResult, tracked: Timeline, claims: Claims) -> None:
-    """Where nothing better said what the peak is made of, the tracker does; the rest is unattributed."""
+    """Where nothing better said what the peak is made of, the tracker does; the rest is
+    unattributed."""
     if result.peak is None or result.attribution:
         return
     phase, size = result.peak
-    at = max((p for (_, name), p in tracked.peaks().items() if name == phase), key=lambda p: p.size_bytes, default=None)
+    at = max(
+        (p for (_, name), p in tracked.peaks().items() if name == phase),
+        key=lambda p: p.size_bytes,
+        default=None,
+    )
     if at is not None:
         found = composition(tracked, at.position, claims)
-        workspace: dict[Category, int] = {"workspace": result.workspace_bytes} if result.workspace_bytes else {}
+        workspace: dict[Category, int] = (
+            {"workspace": result.workspace_bytes} if result.workspace_bytes else {}
+        )
         result.attribution = completed(found | workspace, size)
 
 
-def _compose(result: MemoryResult, timeline: Timeline, claims: Claims, peaks: dict[tuple[int, Phase], Peak]) -> None:
+def _compose(
+    result: MemoryResult, timeline: Timeline, claims: Claims, peaks: dict[tuple[int, Phase], Peak]
+) -> None:
     peak = max((p for (step, _), p in peaks.items() if step > 1), key=lambda p: p.size_bytes)
     result.attribution = completed(composition(timeline, peak.position, claims), peak.size_bytes)
 
 
 def _samples(timeline: Timeline, peaks: dict[tuple[int, Phase], Peak]) -> list[PhaseSample]:
     live = timeline.live_bytes()
-    ends = {(step, phase): live[max(stop - 1, start)] for step, phase, start, stop in timeline.spans()}
+    ends = {
+        (step, phase): live[max(stop - 1, start)] for step, phase, start, stop in timeline.spans()
+    }
     return [
-        PhaseSample(step=step, phase=phase, requested_bytes=ends[step, phase], requested_peak_bytes=peak.size_bytes)
+        PhaseSample(
+            step=step,
+            phase=phase,
+            requested_bytes=ends[step, phase],
+            requested_peak_bytes=peak.size_bytes,
+        )
         for (step, phase), peak in peaks.items()
     ]
 
@@ -229,8 +277,20 @@ def _samples(timeline: Timeline, peaks: dict[tuple[int, Phase], Peak]) -> list[P
 class _Steps:
     """Steps that leave marks and notice who owns what at each boundary."""
 
-    def __init__(self, training: Training, recorder: Recorder, claims: Claims, key: ownership.Key, progress: Progress) -> None:
-        self._training, self._recorder, self._key, self._progress = training, recorder, key, progress
+    def __init__(
+        self,
+        training: Training,
+        recorder: Recorder,
+        claims: Claims,
+        key: ownership.Key,
+        progress: Progress,
+    ) -> None:
+        self._training, self._recorder, self._key, self._progress = (
+            training,
+            recorder,
+            key,
+            progress,
+        )
         self._claims = claims
         self._seen: list[tuple[int, str, list[int], Category]] = []
         self._instants: list[tuple[int, str, int, Category]] = []
@@ -254,16 +314,21 @@ class _Steps:
         return replace(self._claims, later=sorted(later))
 
     def bury(self, timeline: Timeline) -> None:
-        """Ends what was owned before the start and is no more: torch's profiler reports no death of what it saw not born, and a
-        birth at the same address may come much later."""
+        """Ends what was owned before the start and is no more: torch's profiler reports no death of
+        what it saw not born, and a birth at the same address may come much later."""
         seen: dict[int, set[int]] = {}
         for step, note, keys, _ in self._seen:
             position = timeline.position_of(step, note)
             if position is not None:
                 seen.setdefault(position, set()).update(keys)
         for a in timeline.allocations:
-            if a.born < 0 and self._claims.before.get(a.key, "unattributed") not in ("unattributed", "communication"):
-                gone = next((position for position, keys in sorted(seen.items()) if a.key not in keys), None)
+            if a.born < 0 and self._claims.before.get(a.key, "unattributed") not in (
+                "unattributed",
+                "communication",
+            ):
+                gone = next(
+                    (position for position, keys in sorted(seen.items()) if a.key not in keys), None
+                )
                 if gone is not None and (a.died is None or gone < a.died):
                     a.died = gone
 
@@ -275,7 +340,8 @@ class _Steps:
         self._progress(step, phase)
 
     def _resized(self, storage: torch.UntypedStorage) -> None:
-        """Weights that FSDP gathers, each in a storage of its own, are the ranks' communication while they are there."""
+        """Weights that FSDP gathers, each in a storage of its own, are the ranks' communication
+        while they are there."""
         self._recorder.resized(storage)
         if storage.nbytes():
             step, phase = self._now
@@ -284,27 +350,35 @@ class _Steps:
             self._instants.append((step, note, self._key(storage), "communication"))
 
     def _see_owners(self, step: int, phase: Phase) -> None:
-        """Notes who owns what at the end of `phase`: gradients and states have come, and bitsandbytes may replace a bias."""
+        """Notes who owns what at the end of `phase`: gradients and states have come, and
+        bitsandbytes may replace a bias."""
         note = f"end of {phase}"
         self._recorder.mark(step, phase, note)
         keys: dict[Category, list[int]] = {}
         for category, tensor in ownership.owned(self._training):
             keys.setdefault(category, []).append(self._key(ownership.storage_of(tensor)))
         self._seen += [(step, note, found, category) for category, found in keys.items()]
-        self.persistent |= ownership.sizes(ownership.owned(self._training), self._training.setup.device)
+        self.persistent |= ownership.sizes(
+            ownership.owned(self._training), self._training.setup.device
+        )
 
     def _note(self, step: int, logits: torch.Tensor) -> None:
-        """Called as soon as the logits exist; on a loss path without all of them, as soon as the head is reached."""
+        """Called as soon as the logits exist; on a loss path without all of them, as soon as the
+        head is reached."""
         self._recorder.mark(step, "forward", _LOGITS)
         if self._training.setup.loss == "plain":
-            self._instants.append((step, _LOGITS, self._key(ownership.storage_of(logits)), "logits_and_loss"))
+            self._instants.append(
+                (step, _LOGITS, self._key(ownership.storage_of(logits)), "logits_and_loss")
+            )
         if logits.requires_grad:
             logits.register_hook(lambda _: self._recorder.mark(step, "backward", LOGITS_GRADIENT))  # type: ignore[no-untyped-call]
 
 
 @contextmanager
 def _loss_phase(
-    training: Training, enter: Callable[[int, Phase], None], note: Callable[[int, torch.Tensor], None] | None = None
+    training: Training,
+    enter: Callable[[int, Phase], None],
+    note: Callable[[int, torch.Tensor], None] | None = None,
 ) -> Iterator[None]:
     """Enters phase "loss" when the output layer has made the logits, once a forward pass."""
     head = output_head(training.model)
@@ -326,20 +400,31 @@ def _loss_phase(
 
 
 def saved_activation_bytes(training: Training) -> int:
-    """Bytes that autograd keeps at the end of one forward pass, each storage once, the model's own, gathered or not, left out."""
+    """Bytes that autograd keeps at the end of one forward pass, each storage once, the model's own,
+    gathered or not, left out."""
 
     def known() -> set[int]:
-        return {ownership.by_storage(ownership.storage_of(t)) for _, t in ownership.model_tensors(training.model)}
+        return {
+            ownership.by_storage(ownership.storage_of(t))
+            for _, t in ownership.model_tensors(training.model)
+        }
 
     model = known()
     kept: dict[int, torch.Tensor] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        alias = tensor.detach()  # the tensor itself would hold its own node: a cycle that nobody collects
-        kept.setdefault(ownership.by_storage(ownership.storage_of(tensor)), alias)  # held, else its key could be used again
+        alias = (
+            tensor.detach()
+        )  # the tensor itself would hold its own node: a cycle that nobody collects
+        kept.setdefault(
+            ownership.by_storage(ownership.storage_of(tensor)), alias
+        )  # held, else its key could be used again
         return alias
 
-    with attention_context(training.setup), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with (
+        attention_context(training.setup),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+    ):
         loss = forward_loss(training.model, training.setup, training.batches.next())
     del loss
     model |= known()
@@ -349,7 +434,8 @@ def saved_activation_bytes(training: Training) -> int:
 
 
 def one_step_peak(training: Training) -> int | None:
-    """Peak of one more step on the CPU, to see whether the passes before left the memory as it was; None on other devices."""
+    """Peak of one more step on the CPU, to see whether the passes before left the memory as it was;
+    None on other devices."""
     if training.setup.device != "cpu":
         return None
     tensors = ownership.existing(training)

@@ -1,7 +1,8 @@
 """One NVIDIA device as its driver sees it, through NVML: memory, processes, clocks, power, energy.
 
-Makes no CUDA context and raises nothing: what NVML cannot tell (no driver, an old one, a MIG slice, a container) is None.
-pynvml comes from nvidia-ml-py and is imported when a device is opened. Meaning and units of the calls: NVML API reference.
+Makes no CUDA context and raises nothing: what NVML cannot tell (no driver, an old one, a MIG slice,
+a container) is None. pynvml comes from nvidia-ml-py and is imported when a device is opened.
+Meaning and units of the calls: NVML API reference.
 """
 
 import os
@@ -20,17 +21,20 @@ HW_POWER_BRAKE_SLOWDOWN = 0x80
 """Bits of `throttle_reasons`, NVML's nvmlClocksEventReason... constants."""
 
 THROTTLING = HW_SLOWDOWN | HW_THERMAL_SLOWDOWN | HW_POWER_BRAKE_SLOWDOWN
-"""What makes a time invalid. The software power cap is not in it: large cards meet it in every long matrix product."""
+"""What makes a time invalid. The software power cap is not in it: large cards meet it in every long
+matrix product."""
 
 _CLOCK_SM, _CLOCK_MEMORY, _APPLICATION_DEFAULT, _SENSOR_GPU = 1, 2, 2, 0
 """NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_CLOCK_ID_APP_CLOCK_DEFAULT, NVML_TEMPERATURE_GPU."""
 
 
 class Nvml:
-    """A handle on one device, or on none: then `problem` says why and every figure is None. Close it, or use `with`."""
+    """A handle on one device, or on none: then `problem` says why and every figure is None. Close
+    it, or use `with`."""
 
     def __init__(self, pynvml: Any, handle: Any, problem: str = "") -> None:
-        """Takes over one `nvmlInit`, which `close` ends. `pynvml` and `handle` are None where there is no device."""
+        """Takes over one `nvmlInit`, which `close` ends. `pynvml` and `handle` are None where there
+        is no device."""
         self._pynvml = pynvml
         self._handle = handle
         self._memory_version: tuple[int, ...] | None = None
@@ -39,7 +43,12 @@ class Nvml:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -52,16 +61,18 @@ class Nvml:
     def available(self) -> bool:
         return self._handle is not None
 
-    # --- memory, in bytes -------------------------------------------------------------------------------------------------
+    # --- memory, in bytes -------------------------------------------------------------------------
 
     def used_bytes(self) -> int | None:
-        """What all processes use on the device. The driver's own reserve is left out where NVML has memory info version 2."""
+        """What all processes use on the device. The driver's own reserve is left out where NVML has
+        memory info version 2."""
         memory = self._memory()
         return None if memory is None else int(memory.used)
 
     @property
     def counts_reserve(self) -> bool:
-        """Whether `used_bytes` holds the driver's reserve, some hundred MiB: an old driver, or nothing was asked yet."""
+        """Whether `used_bytes` holds the driver's reserve, some hundred MiB: an old driver, or
+        nothing was asked yet."""
         return not self._memory_version
 
     def total_bytes(self) -> int | None:
@@ -69,11 +80,13 @@ class Nvml:
         return None if memory is None else int(memory.total)
 
     def process_bytes(self, pid: int) -> int | None:
-        """What the driver says process `pid` uses; None in containers that show host ids, nothing, or no figure."""
+        """What the driver says process `pid` uses; None in containers that show host ids, nothing,
+        or no figure."""
         return (self._processes() or {}).get(pid)
 
     def vram_method(self, pid: int) -> VramMethod:
-        """How the memory of `pid` can be told here: its own figure, the device's less an idle baseline, or not at all."""
+        """How the memory of `pid` can be told here: its own figure, the device's less an idle
+        baseline, or not at all."""
         if self.process_bytes(pid) is not None:
             return "pid"
         return "none" if self.used_bytes() is None else "device_delta"
@@ -81,8 +94,9 @@ class Nvml:
     def other_processes(self, pid: int, *, holds_context: bool = True) -> int | None:
         """How many processes beside `pid` compute on the device; None where it cannot be told.
 
-        A process that holds a CUDA context and is not in the list has another id there (a container), or the list is hidden:
-        then nobody can say which entry is its own. With `holds_context` False, everyone listed is another.
+        A process that holds a CUDA context and is not in the list has another id there (a
+        container), or the list is hidden: then nobody can say which entry is its own. With
+        `holds_context` False, everyone listed is another.
         """
         processes = self._processes()
         if processes is None or (holds_context and pid not in processes):
@@ -90,7 +104,8 @@ class Nvml:
         return len(processes.keys() - {pid})
 
     def _memory(self) -> Any:
-        """Version 2, or 1 if that is what the first answer came in: a difference of the two would be off by the reserve."""
+        """Version 2, or 1 if that is what the first answer came in: a difference of the two would
+        be off by the reserve."""
         versions = [(0x02000028,), ()] if self._memory_version is None else [self._memory_version]
         for version in versions:
             memory = self._ask("nvmlDeviceGetMemoryInfo", *version)
@@ -101,13 +116,17 @@ class Nvml:
 
     def _processes(self) -> dict[int, int | None] | None:
         """Process id -> bytes. Version 2 answers where the driver is older than the binding."""
-        listed = self._ask_first("nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetComputeRunningProcesses_v2")
+        listed = self._ask_first(
+            "nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetComputeRunningProcesses_v2"
+        )
         if listed is None:
             return None
         used = {int(p.pid): p.usedGpuMemory for p in listed}
-        return {pid: int(value) if value and value < 2**63 else None for pid, value in used.items()}  # 2**64-1: not available
+        return {
+            pid: int(value) if value and value < 2**63 else None for pid, value in used.items()
+        }  # 2**64-1: not available
 
-    # --- clocks, heat and power -------------------------------------------------------------------------------------------
+    # --- clocks, heat and power -------------------------------------------------------------------
 
     def sm_clock_mhz(self) -> int | None:
         return self._int("nvmlDeviceGetClockInfo", _CLOCK_SM)
@@ -121,17 +140,25 @@ class Nvml:
         return default or self._int("nvmlDeviceGetClock", _CLOCK_SM, _APPLICATION_DEFAULT)
 
     def clocks_locked(self) -> bool | None:
-        """True if the application clock was moved off its default; a lock by `nvidia-smi -lgc` shows nowhere, so never False."""
-        asked, default = self._int("nvmlDeviceGetApplicationsClock", _CLOCK_SM), self.default_sm_clock_mhz()
+        """True if the application clock was moved off its default; a lock by `nvidia-smi -lgc`
+        shows nowhere, so never False."""
+        asked, default = (
+            self._int("nvmlDeviceGetApplicationsClock", _CLOCK_SM),
+            self.default_sm_clock_mhz(),
+        )
         return True if asked and default and asked != default else None
 
     def temperature_celsius(self) -> int | None:
-        value = self._ask_first("nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature", arguments=(_SENSOR_GPU,))
+        value = self._ask_first(
+            "nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature", arguments=(_SENSOR_GPU,)
+        )
         return None if value is None else int(value)
 
     def throttle_reasons(self) -> int | None:
         """Why clocks are below their highest, as NVML's bits; see `THROTTLING`."""
-        value = self._ask_first("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
+        value = self._ask_first(
+            "nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"
+        )
         return None if value is None else int(value)
 
     def power_watts(self) -> float | None:
@@ -140,14 +167,16 @@ class Nvml:
         return None if milliwatts is None else milliwatts / 1000
 
     def power_limit_watts(self) -> float | None:
-        milliwatts = self._ask_first("nvmlDeviceGetEnforcedPowerLimit", "nvmlDeviceGetPowerManagementLimit")
+        milliwatts = self._ask_first(
+            "nvmlDeviceGetEnforcedPowerLimit", "nvmlDeviceGetPowerManagementLimit"
+        )
         return None if milliwatts is None else int(milliwatts) / 1000
 
     def energy_millijoules(self) -> int | None:
         """Counted since the driver was loaded, on Volta and later."""
         return self._int("nvmlDeviceGetTotalEnergyConsumption")
 
-    # --- what it is -------------------------------------------------------------------------------------------------------
+    # --- what it is -------------------------------------------------------------------------------
 
     def name(self) -> str | None:
         return self._text("nvmlDeviceGetName")
@@ -179,7 +208,8 @@ class Nvml:
         return None if modes is None else bool(modes[0])
 
     def mig(self) -> str | None:
-        """A slice's own name such as "1g.10gb"; of a whole card "on" (cut into slices), "off" or "not supported"."""
+        """A slice's own name such as "1g.10gb"; of a whole card "on" (cut into slices), "off" or
+        "not supported"."""
         if not self.available:
             return None
         if self._ask("nvmlDeviceIsMigDeviceHandle"):
@@ -188,10 +218,11 @@ class Nvml:
             return "not supported"
         return "on" if mig_is_on(self._pynvml, self._handle) else "off"
 
-    # --- asking -----------------------------------------------------------------------------------------------------------
+    # --- asking -----------------------------------------------------------------------------------
 
     def _ask(self, function: str, *arguments: Any) -> Any:
-        """The answer to one call. Whatever fails is None: NVMLError, a function that this pynvml or this driver lacks."""
+        """The answer to one call. Whatever fails is None: NVMLError, a function that this pynvml or
+        this driver lacks."""
         if self._handle is None:
             return None
         try:
@@ -212,8 +243,15 @@ class Nvml:
         return None if value is None else text(value)
 
 
-def open_device(uuid: str | None = None, index: int = 0, *, environ: Mapping[str, str] | None = None, pynvml: Any = None) -> Nvml:
-    """The device that CUDA calls `index` in this process; by `uuid`, such as torch's device properties have, where it is known.
+def open_device(
+    uuid: str | None = None,
+    index: int = 0,
+    *,
+    environ: Mapping[str, str] | None = None,
+    pynvml: Any = None,
+) -> Nvml:
+    """The device that CUDA calls `index` in this process; by `uuid`, such as torch's device
+    properties have, where it is known.
 
     `environ` and `pynvml` stand in for the environment and the module in tests.
     """
@@ -221,7 +259,9 @@ def open_device(uuid: str | None = None, index: int = 0, *, environ: Mapping[str
     if library is None:
         return Nvml(None, None, problem)
     try:
-        return Nvml(library, device_handle(library, uuid, index, os.environ if environ is None else environ))
+        return Nvml(
+            library, device_handle(library, uuid, index, os.environ if environ is None else environ)
+        )
     except NoDeviceError as e:
         problem = str(e)
     except Exception as e:
@@ -249,7 +289,8 @@ def open_cards(pynvml: Any = None) -> tuple[list[Nvml], str]:
 
 
 def uuid_hash(uuid: str) -> str:
-    """12 hex digits that tell devices apart without naming them; the same for torch's UUID and for NVML's, which has "GPU-"."""
+    """12 hex digits that tell devices apart without naming them; the same for torch's UUID and for
+    NVML's, which has "GPU-"."""
     import hashlib
 
     full = uuid.lower()

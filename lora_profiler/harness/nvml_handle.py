@@ -1,8 +1,9 @@
 """Which NVML handle belongs to the device that this process trains on.
 
-CUDA numbers devices by `CUDA_VISIBLE_DEVICES` and by speed, NVML by PCI bus: only the UUID joins them. A MIG slice has a UUID and
-a handle of its own; the handle of the whole card shows what all slices use together and never stands in for one of them.
-Rules of the variable: CUDA programming guide, appendix "CUDA environment variables".
+CUDA numbers devices by `CUDA_VISIBLE_DEVICES` and by speed, NVML by PCI bus: only the UUID joins
+them. A MIG slice has a UUID and a handle of its own; the handle of the whole card shows what all
+slices use together and never stands in for one of them. Rules of the variable: CUDA programming
+guide, appendix "CUDA environment variables".
 """
 
 import re
@@ -23,10 +24,12 @@ class _Card:
 
 
 def device_handle(pynvml: Any, uuid: str | None, index: int, environ: Mapping[str, str]) -> Any:
-    """NVML's handle of the device that CUDA calls `index` here; by `uuid` where the framework knows it, else by `environ`.
+    """NVML's handle of the device that CUDA calls `index` here; by `uuid` where the framework knows
+    it, else by `environ`.
 
-    `uuid` may come with or without its prefix, and may be that of a slice or, as some CUDA versions have it, of the whole card.
-    Raises NoDeviceError where there is none or the choice is not certain, and what pynvml raises.
+    `uuid` may come with or without its prefix, and may be that of a slice or, as some CUDA versions
+    have it, of the whole card. Raises NoDeviceError where there is none or the choice is not
+    certain, and what pynvml raises.
     """
     cards = _cards(pynvml)
     entries = visible_entries(environ.get("CUDA_VISIBLE_DEVICES"), len(cards))
@@ -36,17 +39,25 @@ def device_handle(pynvml: Any, uuid: str | None, index: int, environ: Mapping[st
         if not named:
             return _slice_by_uuid(pynvml, f"MIG-{bare}")
         entry = entries[index] if index < len(entries) else ""
-        return _slice_by_uuid(pynvml, entry) if entry.startswith("MIG-") else _whole_or_only_slice(pynvml, named[0])
+        return (
+            _slice_by_uuid(pynvml, entry)
+            if entry.startswith("MIG-")
+            else _whole_or_only_slice(pynvml, named[0])
+        )
     handles = [_resolved(pynvml, entry, cards, environ) for entry in entries[: index + 1]]
     if index >= len(handles):
-        raise NoDeviceError("no NVIDIA device is visible to this process" if cards else "no NVIDIA device here")
+        raise NoDeviceError(
+            "no NVIDIA device is visible to this process" if cards else "no NVIDIA device here"
+        )
     return handles[index]
 
 
 def visible_entries(value: str | None, count: int) -> list[str]:
-    """What `CUDA_VISIBLE_DEVICES` lists, in order: indices and UUIDs. Unset, it lists all `count` cards; empty, none.
+    """What `CUDA_VISIBLE_DEVICES` lists, in order: indices and UUIDs. Unset, it lists all `count`
+    cards; empty, none.
 
-    As the driver reads it: the list ends before its first invalid entry, and an entry that comes twice makes it empty.
+    As the driver reads it: the list ends before its first invalid entry, and an entry that comes
+    twice makes it empty.
     """
     if value is None:
         return [str(i) for i in range(count)]
@@ -65,8 +76,11 @@ def visible_entries(value: str | None, count: int) -> list[str]:
 def _cards(pynvml: Any) -> list[_Card]:
     handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
     return [
-        _Card(handle=h, uuid=text(pynvml.nvmlDeviceGetUUID(h)), name=text(pynvml.nvmlDeviceGetName(h))) for h in handles
-    ]  # fmt: skip
+        _Card(
+            handle=h, uuid=text(pynvml.nvmlDeviceGetUUID(h)), name=text(pynvml.nvmlDeviceGetName(h))
+        )
+        for h in handles
+    ]
 
 
 def _resolved(pynvml: Any, entry: str, cards: list[_Card], environ: Mapping[str, str]) -> Any:
@@ -79,7 +93,10 @@ def _resolved(pynvml: Any, entry: str, cards: list[_Card], environ: Mapping[str,
         return _whole_or_only_slice(pynvml, named[0])
     by_bus = environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
     if not by_bus and len({card.name for card in cards}) > 1:
-        raise NoDeviceError("CUDA numbers cards of several kinds by speed, NVML by bus; set CUDA_DEVICE_ORDER=PCI_BUS_ID")
+        raise NoDeviceError(
+            "CUDA numbers cards of several kinds by speed, NVML by bus; set"
+            " CUDA_DEVICE_ORDER=PCI_BUS_ID"
+        )
     return _whole_or_only_slice(pynvml, cards[int(entry)])
 
 
@@ -91,7 +108,8 @@ def _slice_by_uuid(pynvml: Any, uuid: str) -> Any:
 
 
 def _whole_or_only_slice(pynvml: Any, card: _Card) -> Any:
-    """The card itself, or, where MIG is on, its slice if it has just one: a process is given no more than a slice."""
+    """The card itself, or, where MIG is on, its slice if it has just one: a process is given no
+    more than a slice."""
     if not mig_is_on(pynvml, card.handle):
         return card.handle
     slices = []
@@ -101,7 +119,9 @@ def _whole_or_only_slice(pynvml: Any, card: _Card) -> Any:
         except pynvml.NVMLError:  # an index without a slice
             continue
     if len(slices) != 1:
-        raise NoDeviceError(f"MIG is on with {len(slices)} slices; name one by its UUID in CUDA_VISIBLE_DEVICES")
+        raise NoDeviceError(
+            f"MIG is on with {len(slices)} slices; name one by its UUID in CUDA_VISIBLE_DEVICES"
+        )
     return slices[0]
 
 

@@ -28,10 +28,13 @@ def by_storage(storage: torch.UntypedStorage) -> int:
 
 
 def model_tensors(model: torch.nn.Module) -> Iterator[tuple[Category, torch.Tensor]]:
-    """Parameters, adapters (copies made for `modules_to_save` among them), quantisation constants and buffers."""
+    """Parameters, adapters (copies made for `modules_to_save` among them), quantisation constants
+    and buffers."""
     for name, parameter in model.named_parameters():
         yield ("adapters" if is_adapter(name) else "parameters"), parameter
-    for module in model.modules():  # whose weight is a plain shard once ranks share it; it keeps the constants itself
+    for module in (
+        model.modules()
+    ):  # whose weight is a plain shard once ranks share it; it keeps the constants itself
         for tensor in quantization_tensors(module):
             yield "quantization_state", tensor
     for _, buffer in model.named_buffers():
@@ -48,8 +51,11 @@ def gradient_tensors(model: torch.nn.Module) -> Iterator[torch.Tensor]:
 
 
 def state_tensors(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
-    """Tensors that the optimizer keeps for its parameters, and the code books that bitsandbytes shares among them."""
-    for state in getattr(optimizer, "optim", optimizer).state.values():  # ZeroRedundancyOptimizer's own part is inside
+    """Tensors that the optimizer keeps for its parameters, and the code books that bitsandbytes
+    shares among them."""
+    for state in getattr(
+        optimizer, "optim", optimizer
+    ).state.values():  # ZeroRedundancyOptimizer's own part is inside
         yield from (value for value in state.values() if isinstance(value, torch.Tensor))
     books = getattr(optimizer, "name2qmap", {})
     yield from (value for value in books.values() if isinstance(value, torch.Tensor))
@@ -69,7 +75,11 @@ def stray_tensors(device_type: str, known: set[int]) -> list[torch.Tensor]:
     gc.collect()
     found = []
     for thing in gc.get_objects():
-        if type(thing) is torch.Tensor and thing.device.type == device_type and thing.layout is torch.strided:
+        if (
+            type(thing) is torch.Tensor
+            and thing.device.type == device_type
+            and thing.layout is torch.strided
+        ):
             key = by_storage(storage_of(thing))
             if key not in known:
                 known.add(key)
@@ -78,7 +88,8 @@ def stray_tensors(device_type: str, known: set[int]) -> list[torch.Tensor]:
 
 
 def existing(training: Training) -> list[tuple[Category, torch.Tensor]]:
-    """Every tensor alive on the device, each storage once, with its owner; nobody's is `unattributed`."""
+    """Every tensor alive on the device, each storage once, with its owner; nobody's is
+    `unattributed`."""
     device_type = training.setup.device
     found: list[tuple[Category, torch.Tensor]] = []
     known: set[int] = set()
@@ -87,14 +98,18 @@ def existing(training: Training) -> list[tuple[Category, torch.Tensor]]:
         if tensor.device.type == device_type and key not in known and storage_of(tensor).nbytes():
             known.add(key)
             found.append((category, tensor))
-    return found + [("unattributed", t) for t in stray_tensors(device_type, known) if storage_of(t).nbytes()]
+    return found + [
+        ("unattributed", t) for t in stray_tensors(device_type, known) if storage_of(t).nbytes()
+    ]
 
 
 def claims_of(tensors: list[tuple[Category, torch.Tensor]], key: Key) -> Claims:
     return Claims(before={key(storage_of(tensor)): category for category, tensor in tensors})
 
 
-def sizes(tensors: Iterator[tuple[Category, torch.Tensor]], device_type: str) -> dict[Category, int]:
+def sizes(
+    tensors: Iterator[tuple[Category, torch.Tensor]], device_type: str
+) -> dict[Category, int]:
     """Bytes by category, each storage once, of the tensors on `device_type`."""
     known: set[int] = set()
     found: dict[Category, int] = {}

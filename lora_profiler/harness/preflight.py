@@ -1,4 +1,5 @@
-"""What is refused before a process is started: what cannot run here, or cannot run at all. Imports nothing heavy."""
+"""What is refused before a process is started: what cannot run here, or cannot run at all. Imports
+nothing heavy."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -22,7 +23,8 @@ MEASURED_SHARDINGS: tuple[Sharding, ...] = ("ddp", "zero1", *FULLY_SHARDED)
 
 
 class MeasurementError(LoraProfilerError):
-    """The measurement could not be made at all. A run that runs out of memory is a result, not this."""
+    """The measurement could not be made at all. A run that runs out of memory is a result, not
+    this."""
 
     exit_code = 4
 
@@ -38,11 +40,16 @@ def _visible_devices() -> int | None:
     cards, problem = open_cards()
     for card in cards:
         card.close()
-    return None if problem else len(visible_entries(os.environ.get("CUDA_VISIBLE_DEVICES"), len(cards)))
+    return (
+        None
+        if problem
+        else len(visible_entries(os.environ.get("CUDA_VISIBLE_DEVICES"), len(cards)))
+    )
 
 
 def allocator_settings(environ: Mapping[str, str]) -> str | None:
-    """What is asked of torch's CUDA allocator, under the variable's new name or else its old one; None if nothing is."""
+    """What is asked of torch's CUDA allocator, under the variable's new name or else its old one;
+    None if nothing is."""
     return environ.get("PYTORCH_ALLOC_CONF") or environ.get("PYTORCH_CUDA_ALLOC_CONF")
 
 
@@ -54,39 +61,63 @@ def refuse(
     environ: Mapping[str, str] = os.environ,
     devices: Callable[[], int | None] = _visible_devices,
 ) -> None:
-    """Raises MeasurementError for what this installation or card cannot run, UsageError for what no machine could."""
+    """Raises MeasurementError for what this installation or card cannot run, UsageError for what no
+    machine could."""
     setup, model = workload.setup, workload.model
     missing = [name for name in NEEDED if installed(name) is None]
     if missing:
-        raise MeasurementError(f"measuring needs {', '.join(missing)}; install them: pip install 'lora-profiler[measure]'.")
-    if (setup.quantization or setup.optimizer == "adamw_8bit") and installed("bitsandbytes") is None:
+        raise MeasurementError(
+            f"measuring needs {', '.join(missing)}; install them: pip install"
+            " 'lora-profiler[measure]'."
+        )
+    if (setup.quantization or setup.optimizer == "adamw_8bit") and installed(
+        "bitsandbytes"
+    ) is None:
         what = "a 4-bit base" if setup.quantization else "8-bit AdamW"
-        raise MeasurementError(f"{what} needs bitsandbytes; install it: pip install 'lora-profiler[qlora]'.")
+        raise MeasurementError(
+            f"{what} needs bitsandbytes; install it: pip install 'lora-profiler[qlora]'."
+        )
     if model.model_type == "gemma2" and setup.attention not in ("auto", "eager"):
-        raise UsageError(f"transformers runs Gemma 2 eager, since SDPA caps no scores; leave out --attention {setup.attention}.")
+        raise UsageError(
+            "transformers runs Gemma 2 eager, since SDPA caps no scores; leave out --attention"
+            f" {setup.attention}."
+        )
     longest = model.config.get("max_position_embeddings")
     if model.model_type in LEARNED_POSITIONS and longest is not None and setup.seq_len > longest:
-        raise UsageError(f"{model.id} has a table of {longest:,} positions, not {setup.seq_len:,}; take a shorter --seq-len.")
+        raise UsageError(
+            f"{model.id} has a table of {longest:,} positions, not {setup.seq_len:,}; take a"
+            " shorter --seq-len."
+        )
     check_loss(workload)
     check_packing(workload)
     check_kernels(workload)
     if setup.kernels == "liger":
-        raise UsageError("Liger's kernels are predicted here and not run; leave out --kernels liger to measure.")
+        raise UsageError(
+            "Liger's kernels are predicted here and not run; leave out --kernels liger to measure."
+        )
     if setup.is_packed and conditions.padding:
         raise UsageError("packed rows hold no padding; leave out one of --packed and --padding.")
     if setup.is_flattened:
         raise UsageError(
-            "packed rows are measured with SDPA, whose flash kernel takes no mask; leave out --attention flash, or predict what "
-            "FlashAttention 2 needs."
+            "packed rows are measured with SDPA, whose flash kernel takes no mask; leave out"
+            " --attention flash, or predict what FlashAttention 2 needs."
         )
     if setup.world_size > 1:
         _refuse_ranks(workload, conditions, devices)
-    if not 0 <= conditions.padding < 1 or round(setup.seq_len * conditions.padding) >= setup.seq_len:
-        raise UsageError(f"padding is {conditions.padding}; it must be at least 0 and leave at least one token.")
+    if (
+        not 0 <= conditions.padding < 1
+        or round(setup.seq_len * conditions.padding) >= setup.seq_len
+    ):
+        raise UsageError(
+            f"padding is {conditions.padding}; it must be at least 0 and leave at least one token."
+        )
     if conditions.budget_bytes is not None and setup.device == "xpu":
         raise UsageError("a smaller memory cannot be emulated on xpu; leave out the budget.")
     if conditions.memory_steps < 2:
-        raise UsageError(f"memory steps are {conditions.memory_steps}; the steady state begins at step 2, so take 2 or more.")
+        raise UsageError(
+            f"memory steps are {conditions.memory_steps}; the steady state begins at step 2, so"
+            " take 2 or more."
+        )
     if setup.device == "cuda":
         _refuse_allocator(environ)
     if setup.device == "cuda" and _needs_bfloat16(setup):
@@ -94,7 +125,9 @@ def refuse(
 
 
 def _needs_bfloat16(setup: TrainSetup) -> bool:
-    trl = setup.quantization is not None and setup.quantization.recipe == "trl"  # whose adapters are in bfloat16
+    trl = (
+        setup.quantization is not None and setup.quantization.recipe == "trl"
+    )  # whose adapters are in bfloat16
     adapters = setup.lora is not None and (trl or setup.lora.adapter_dtype == "bfloat16")
     return setup.dtype == "bfloat16" or setup.precision == "amp" or adapters
 
@@ -102,65 +135,92 @@ def _needs_bfloat16(setup: TrainSetup) -> bool:
 def _refuse_bfloat16(setup: TrainSetup, capability: tuple[int, int] | None) -> None:
     """Raises MeasurementError on a card without bfloat16, and says what trains there.
 
-    What AdamW updates has to be in float32: in float16 its eps and small squares of gradients round to 0, it divides 0 by 0, and
-    from step 2 on the loss is no number. No loss is scaled here.
+    What AdamW updates has to be in float32: in float16 its eps and small squares of gradients round
+    to 0, it divides 0 by 0, and from step 2 on the loss is no number. No loss is scaled here.
     """
     if capability is None or capability >= BFLOAT16_CAPABILITY:
         return
     if setup.lora is None:
-        advice = "take --dtype float32 and --precision pure; in float16 AdamW makes the loss NaN at step 2"
+        advice = (
+            "take --dtype float32 and --precision pure; in float16 AdamW makes the loss NaN at"
+            " step 2"
+        )
     else:
         recipe = ", --recipe stock or kbit" if setup.quantization is not None else ""
-        advice = f"take --dtype float16 and --precision pure, adapters in float32 (--adapter-dtype float32{recipe})"
-    raise MeasurementError(f"this card (compute capability {'.'.join(map(str, capability))}) has no bfloat16; {advice}.")
+        advice = (
+            "take --dtype float16 and --precision pure, adapters in float32 (--adapter-dtype"
+            f" float32{recipe})"
+        )
+    raise MeasurementError(
+        f"this card (compute capability {'.'.join(map(str, capability))}) has no bfloat16;"
+        f" {advice}."
+    )
 
 
 def _refuse_allocator(environ: Mapping[str, str]) -> None:
-    """Settings of torch's CUDA allocator that contradict each other, and those under which it counts no requested bytes.
+    """Settings of torch's CUDA allocator that contradict each other, and those under which it
+    counts no requested bytes.
 
-    Sources: torch's `c10/cuda`, `getDeviceStats` in CUDAMallocAsyncAllocator.cpp and `forceUncachedAllocator` in
-    CUDACachingAllocator.cpp, which asks only whether its variable is there.
+    Sources: torch's `c10/cuda`, `getDeviceStats` in CUDAMallocAsyncAllocator.cpp and
+    `forceUncachedAllocator` in CUDACachingAllocator.cpp, which asks only whether its variable is
+    there.
     """
-    asked = dict(part.partition(":")[::2] for part in (allocator_settings(environ) or "").replace(" ", "").split(","))
+    asked = dict(
+        part.partition(":")[::2]
+        for part in (allocator_settings(environ) or "").replace(" ", "").split(",")
+    )
     if asked.get("expandable_segments") == "True" and "max_split_size_mb" in asked:
         raise UsageError(
-            "PYTORCH_ALLOC_CONF asks for expandable_segments and max_split_size_mb, but torch splits expandable segments at "
-            "any size, so that the limit would not mean what it says; leave one of the two out."
+            "PYTORCH_ALLOC_CONF asks for expandable_segments and max_split_size_mb, but torch"
+            " splits expandable segments at any size, so that the limit would not mean what it"
+            " says; leave one of the two out."
         )
     if asked.get("backend") == "cudaMallocAsync":
         raise UsageError(
-            "PYTORCH_ALLOC_CONF asks for backend:cudaMallocAsync, under which torch counts no requested bytes, so that the peak "
-            "would be measured as 0; leave the backend out."
+            "PYTORCH_ALLOC_CONF asks for backend:cudaMallocAsync, under which torch counts no"
+            " requested bytes, so that the peak would be measured as 0; leave the backend out."
         )
     if NO_CACHING in environ:
         raise UsageError(
-            f"{NO_CACHING} is set, and torch's allocator counts no bytes without its cache, so that the peak would be measured "
-            "as 0; unset it."
+            f"{NO_CACHING} is set, and torch's allocator counts no bytes without its cache, so that"
+            " the peak would be measured as 0; unset it."
         )
 
 
-def _refuse_ranks(workload: Workload, conditions: Conditions, devices: Callable[[], int | None]) -> None:
+def _refuse_ranks(
+    workload: Workload, conditions: Conditions, devices: Callable[[], int | None]
+) -> None:
     """What several ranks on this machine cannot run, and what their libraries cannot share."""
     setup = workload.setup
     if setup.sharding not in MEASURED_SHARDINGS:
-        raise UsageError(f"sharding {setup.sharding} cannot be measured; take {', '.join(MEASURED_SHARDINGS)}.")
+        raise UsageError(
+            f"sharding {setup.sharding} cannot be measured; take {', '.join(MEASURED_SHARDINGS)}."
+        )
     if setup.device not in ("cpu", "cuda"):
         raise UsageError(f"several ranks are measured on cuda or cpu, not on {setup.device}.")
     if setup.device == "cuda":
         found = devices()
         if found is not None and found < setup.world_size:
             raise MeasurementError(
-                f"{setup.world_size} ranks need a CUDA device each, and {found} can be seen here; take a smaller --nproc, or "
-                "--device cpu."
+                f"{setup.world_size} ranks need a CUDA device each, and {found} can be seen here;"
+                " take a smaller --nproc, or --device cpu."
             )
     if setup.sharding != "ddp" and setup.optimizer not in ("adamw", "sgd"):
         raise UsageError(
-            f"{setup.optimizer} takes no states that {setup.sharding} shares; take --optimizer adamw or sgd, or --sharding ddp."
+            f"{setup.optimizer} takes no states that {setup.sharding} shares; take --optimizer"
+            " adamw or sgd, or --sharding ddp."
         )
-    packed = (workload.model.published.get("quantization_config") or {}).get("bnb_4bit_quant_storage")
-    shards_4_bit = setup.quantization is not None and setup.sharding in FULLY_SHARDED and conditions.weights != "random"
+    packed = (workload.model.published.get("quantization_config") or {}).get(
+        "bnb_4bit_quant_storage"
+    )
+    shards_4_bit = (
+        setup.quantization is not None
+        and setup.sharding in FULLY_SHARDED
+        and conditions.weights != "random"
+    )
     if shards_4_bit and packed not in (None, setup.dtype):
         raise UsageError(
-            f"these weights are stored in 4 bit as {packed}, which FSDP cannot shard beside {setup.dtype}; quantise them anew "
-            f"with bnb_4bit_quant_storage={setup.dtype}, or take --sharding ddp."
+            f"these weights are stored in 4 bit as {packed}, which FSDP cannot shard beside"
+            f" {setup.dtype}; quantise them anew with bnb_4bit_quant_storage={setup.dtype}, or take"
+            " --sharding ddp."
         )

@@ -1,4 +1,5 @@
-"""The platform of this machine, before any process is started: the card that a child would use, and the torch it would import."""
+"""The platform of this machine, before any process is started: the card that a child would use, and
+the torch it would import."""
 
 from importlib.metadata import PackageNotFoundError, version
 
@@ -8,7 +9,8 @@ from lora_profiler.workload import Device
 
 
 def present_platform(device: Device) -> Platform:
-    """What `device` is here: no capability where it is no CUDA card or NVML cannot tell, the usual torch where pip cannot."""
+    """What `device` is here: no capability where it is no CUDA card or NVML cannot tell, the usual
+    torch where pip cannot."""
     try:
         torch = version_of(version("torch"))
     except PackageNotFoundError:

@@ -1,4 +1,5 @@
-"""This process among the ranks of a case: how it joins them, how they agree, and how the model is spread over them."""
+"""This process among the ranks of a case: how it joins them, how they agree, and how the model is
+spread over them."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -30,7 +31,8 @@ class Ranks:
     size: int = 1
 
     def agree(self, value: float) -> float:
-        """What rank 0 says: decisions that depend on the clock must be the same everywhere, or ranks wait for each other."""
+        """What rank 0 says: decisions that depend on the clock must be the same everywhere, or
+        ranks wait for each other."""
         if self.size == 1:
             return value
         told = torch.tensor([float(value)], dtype=torch.float64)
@@ -46,13 +48,18 @@ class Ranks:
 def joined(setup: TrainSetup) -> Iterator[Ranks]:
     """The process group that torchrun's variables describe; alone where the setup has one rank.
 
-    Its own time limit is out of the way: the one of the case ends a rank that hangs. Left without a word after an error, since
-    a rank that is lost answers nobody; the process then ends as soon as its record is kept (`child`).
+    Its own time limit is out of the way: the one of the case ends a rank that hangs. Left without a
+    word after an error, since a rank that is lost answers nobody; the process then ends as soon as
+    its record is kept (`child`).
     """
     if setup.world_size == 1:
         yield Ranks()
         return
-    backend = "gloo" if setup.device == "cpu" else f"cpu:gloo,{setup.device}:{dist.get_default_backend_for_device(setup.device)}"
+    backend = (
+        "gloo"
+        if setup.device == "cpu"
+        else f"cpu:gloo,{setup.device}:{dist.get_default_backend_for_device(setup.device)}"
+    )
     dist.init_process_group(backend, timeout=timedelta(days=7))
     ranks = Ranks(dist.get_rank(), dist.get_world_size())
     yield ranks
@@ -68,22 +75,30 @@ def own_rank() -> int | None:
 
 @dataclass(slots=True, kw_only=True)
 class Spread:
-    """What a step calls, and the bytes by address that the ranks' library holds and no Python object does: DDP's buckets."""
+    """What a step calls, and the bytes by address that the ranks' library holds and no Python
+    object does: DDP's buckets."""
 
     module: torch.nn.Module
     buckets: dict[int, int] = field(default_factory=dict)
 
     def without_exchange(self) -> AbstractContextManager[Any]:
-        """For a micro-batch that others follow: DDP sends the sum of gradients once, FSDP must give up each whole gradient."""
-        return self.module.no_sync() if isinstance(self.module, DistributedDataParallel) else nullcontext()
+        """For a micro-batch that others follow: DDP sends the sum of gradients once, FSDP must give
+        up each whole gradient."""
+        return (
+            self.module.no_sync()
+            if isinstance(self.module, DistributedDataParallel)
+            else nullcontext()
+        )
 
     def settle(self) -> None:
-        """After the first steps: DDP has filled its buckets anew, as large together, at addresses that nobody knows."""
+        """After the first steps: DDP has filled its buckets anew, as large together, at addresses
+        that nobody knows."""
         self.buckets = {BUCKETS: sum(self.buckets.values())} if self.buckets else {}
 
 
 def spread(model: torch.nn.Module, setup: TrainSetup) -> Spread:
-    """`model`, in place, as the ranks of `setup` share it. Optimizers come after: theirs are the shards.
+    """`model`, in place, as the ranks of `setup` share it. Optimizers come after: theirs are the
+    shards.
 
     Raises UnbuildableError where FSDP finds no layers.
     """
@@ -96,12 +111,15 @@ def spread(model: torch.nn.Module, setup: TrainSetup) -> Spread:
             collectives_in_place(sharded)
         return Spread(module=sharded)
     found: list[DistributedDataParallel] = []
-    buckets = _left_by(lambda: found.append(DistributedDataParallel(model, init_sync=False)), setup.device)
+    buckets = _left_by(
+        lambda: found.append(DistributedDataParallel(model, init_sync=False)), setup.device
+    )
     return Spread(module=found[0], buckets=buckets)
 
 
 def _left_by(make: Callable[[], None], kind: str) -> dict[int, int]:
-    """Bytes that `make` leaves allocated: by address on the CPU, whose record must know them to see them die; else as one."""
+    """Bytes that `make` leaves allocated: by address on the CPU, whose record must know them to see
+    them die; else as one."""
     counters = Counters(kind)
     if kind == "cpu":
         timeline = recorded({}, lambda record: make())
@@ -109,11 +127,16 @@ def _left_by(make: Callable[[], None], kind: str) -> dict[int, int]:
     before = counters.read()["requested_bytes"] if counters.available else None
     make()
     after = counters.read()["requested_bytes"] if counters.available else None
-    return {BUCKETS: after - before} if before is not None and after is not None and after > before else {}
+    return (
+        {BUCKETS: after - before}
+        if before is not None and after is not None and after > before
+        else {}
+    )
 
 
 def reshard(model: torch.nn.Module) -> None:
-    """Gives up the weights that a forward pass without a backward one left gathered: the next step would take stale ones."""
+    """Gives up the weights that a forward pass without a backward one left gathered: the next step
+    would take stale ones."""
     for module in model.modules():
         if isinstance(module, dist.fsdp.FSDPModule):
             module.reshard()

@@ -1,7 +1,8 @@
-"""`measure`: one case in one fresh process. The parent never imports torch, makes no context on the device, and waits asleep.
+"""`measure`: one case in one fresh process. The parent never imports torch, makes no context on the
+device, and waits asleep.
 
-Whatever happens to the child becomes a record: a result that it wrote, or what its exit code, its last heartbeat and its log
-tell. Only the process group that was started here is ever ended.
+Whatever happens to the child becomes a record: a result that it wrote, or what its exit code, its
+last heartbeat and its log tell. Only the process group that was started here is ever ended.
 """
 
 import contextlib
@@ -26,7 +27,15 @@ from lora_profiler.harness.failures_text import without_paths
 from lora_profiler.harness.machine import oom_kills
 from lora_profiler.harness.parent_process import PARENT_VARIABLE
 from lora_profiler.harness.preflight import MeasurementError, allocator_settings, refuse
-from lora_profiler.records.record import Conditions, Device, Environment, Failure, Measurement, Record, Status
+from lora_profiler.records.record import (
+    Conditions,
+    Device,
+    Environment,
+    Failure,
+    Measurement,
+    Record,
+    Status,
+)
 from lora_profiler.records.serialize import RecordError, decoded, record_from_dict
 from lora_profiler.records.working_folder import WorkingFolder
 from lora_profiler.workload import Workload
@@ -40,8 +49,8 @@ CHILD = (sys.executable, "-m", "lora_profiler.harness.entry")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """Where a child stands: a stage before the first step or a phase of a step, and steps done of a timing pass; and which of
-    several ranks it is."""
+    """Where a child stands: a stage before the first step or a phase of a step, and steps done of a
+    timing pass; and which of several ranks it is."""
 
     phase: str
     step: int | None = None
@@ -50,7 +59,8 @@ class Heartbeat:
 
 
 class MeasurementInterrupted(KeyboardInterrupt):
-    """Ctrl-C, or a signal that is taken for it, while a child ran; `record` tells where it stood."""
+    """Ctrl-C, or a signal that is taken for it, while a child ran; `record` tells where it
+    stood."""
 
     def __init__(self, record: Record) -> None:
         super().__init__()
@@ -66,12 +76,14 @@ def measure(
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
     progress: Callable[[Heartbeat], None] = lambda heartbeat: None,
 ) -> Record:
-    """Trains `workload` for real in a fresh process and returns what was measured; running out of memory is a result.
+    """Trains `workload` for real in a fresh process and returns what was measured; running out of
+    memory is a result.
 
-    weights: None for random ones built from the config, "hub", a folder or a .gguf file; text: a file to train on instead of
-    random tokens.
+    weights: None for random ones built from the config, "hub", a folder or a .gguf file; text: a
+    file to train on instead of random tokens.
 
-    Raises UsageError or MeasurementError for what is refused before a process starts, MeasurementInterrupted on Ctrl-C.
+    Raises UsageError or MeasurementError for what is refused before a process starts,
+    MeasurementInterrupted on Ctrl-C.
     """
     case = make_case(workload, conditions, weights=weights, text=text)
     return measure_case(case, timeout_seconds=timeout_seconds, progress=progress)
@@ -85,7 +97,8 @@ def measure_case(
     result_path: Path | None = None,
     child: tuple[str, ...] = CHILD,
 ) -> Record:
-    """`measure` for a case; `result_path` is where the child leaves its record, so that it survives this process.
+    """`measure` for a case; `result_path` is where the child leaves its record, so that it survives
+    this process.
 
     A result that cannot be read stays beside it, as NAME.unreadable.json.
     """
@@ -102,7 +115,9 @@ def measure_case(
             tail = log.read().decode("utf-8", "replace")
         if result.exists():
             try:
-                return _with_whereabouts(record_from_dict(json.loads(result.read_text("utf-8"))), ended)
+                return _with_whereabouts(
+                    record_from_dict(json.loads(result.read_text("utf-8"))), ended
+                )
             except (LoraProfilerError, ValueError, RecursionError) as e:
                 ended.unreadable = str(e)
                 result.replace(result.with_suffix(".unreadable.json"))
@@ -121,7 +136,9 @@ def _launcher(case: Case) -> tuple[str, ...]:
 def _with_whereabouts(record: Record, ended: "_Ended") -> Record:
     """`record`, which its launcher left, with where the rank stood that died without a word."""
     failure = record.measurement.failure
-    heard = ended.ranks.get(failure.rank) if failure is not None and failure.rank is not None else None
+    heard = (
+        ended.ranks.get(failure.rank) if failure is not None and failure.rank is not None else None
+    )
     if failure is None or failure.phase is not None or not heard:
         return record
     stood = replace(failure, phase=heard[-1].phase, step=heard[-1].step)
@@ -129,8 +146,9 @@ def _with_whereabouts(record: Record, ended: "_Ended") -> Record:
 
 
 def environment_of(device: str, *, ranks: bool = False) -> Environment:
-    """The environment of a child that trains on `device`, asked of one, since only there torch is imported; of one of several
-    `ranks`, to which torchrun gives one thread each unless told otherwise.
+    """The environment of a child that trains on `device`, asked of one, since only there torch is
+    imported; of one of several `ranks`, to which torchrun gives one thread each unless told
+    otherwise.
 
     Raises MeasurementError where not even that runs.
     """
@@ -139,16 +157,23 @@ def environment_of(device: str, *, ranks: bool = False) -> Environment:
     if ranks:
         env.setdefault("OMP_NUM_THREADS", "1")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env, check=False)
-        found: Environment = decoded(Environment, json.loads(done.stdout.splitlines()[-1]), "environment")
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=300, env=env, check=False
+        )
+        found: Environment = decoded(
+            Environment, json.loads(done.stdout.splitlines()[-1]), "environment"
+        )
     except (OSError, subprocess.SubprocessError, ValueError, IndexError, RecordError) as e:
-        raise MeasurementError(f"a process that measures on {device} could not be started: {e}") from None
+        raise MeasurementError(
+            f"a process that measures on {device} could not be started: {e}"
+        ) from None
     return found
 
 
 @dataclass(slots=True)
 class _Ended:
-    """How a child ended: its exit code (negative: the signal), and what was heard of it. `unreadable`: why its result is none."""
+    """How a child ended: its exit code (negative: the signal), and what was heard of it.
+    `unreadable`: why its result is none."""
 
     exit_code: int = 0
     timed_out: bool = False
@@ -169,7 +194,8 @@ class _Ended:
         return True
 
     def furthest_behind(self, world_size: int) -> Heartbeat | None:
-        """Where the one rank stands that has come less far than all others; None if there is no such rank."""
+        """Where the one rank stands that has come less far than all others; None if there is no
+        such rank."""
         if world_size == 1 or self.last.phase == "reference":
             return None
         first, second, *_ = sorted(range(world_size), key=self._progress_of)
@@ -183,7 +209,11 @@ class _Ended:
 
 
 def _run(
-    command: list[str], log: IO[bytes], timeout_seconds: float, progress: Callable[[Heartbeat], None], weights: str | None
+    command: list[str],
+    log: IO[bytes],
+    timeout_seconds: float,
+    progress: Callable[[Heartbeat], None],
+    weights: str | None,
 ) -> _Ended:
     ended = _Ended()
     kills = oom_kills()
@@ -216,15 +246,23 @@ def _run(
             listener.join(timeout=1.0)
     ended.exit_code = process.returncode
     after = oom_kills()
-    ended.killed_for_memory = process.returncode == -9 and kills is not None and after is not None and after > kills
+    ended.killed_for_memory = (
+        process.returncode == -9 and kills is not None and after is not None and after > kills
+    )
     return ended
 
 
 def child_environment(weights: str | None) -> dict[str, str]:
-    """This process's environment, the package importable, and the allocator's settings under both of their names."""
+    """This process's environment, the package importable, and the allocator's settings under both
+    of their names."""
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
     env[PARENT_VARIABLE] = str(os.getpid())
     settings = allocator_settings(env)
     if settings:  # torch 2.9 read some of them under the old name only
@@ -234,7 +272,9 @@ def child_environment(weights: str | None) -> dict[str, str]:
     return env
 
 
-def _listen(process: "subprocess.Popen[bytes]", news: "queue.SimpleQueue[Heartbeat | None]", ended: _Ended) -> None:
+def _listen(
+    process: "subprocess.Popen[bytes]", news: "queue.SimpleQueue[Heartbeat | None]", ended: _Ended
+) -> None:
     """Passes heartbeats on, and keeps the last one."""
     assert process.stdout is not None
     with process.stdout as lines:
@@ -242,7 +282,12 @@ def _listen(process: "subprocess.Popen[bytes]", news: "queue.SimpleQueue[Heartbe
             try:
                 found = json.loads(line)
                 if "phase" in found:
-                    heard = Heartbeat(phase=str(found["phase"]), step=found["step"], done=found["done"], rank=found.get("rank"))
+                    heard = Heartbeat(
+                        phase=str(found["phase"]),
+                        step=found["step"],
+                        done=found["done"],
+                        rank=found.get("rank"),
+                    )
                     if ended.hear(heard):
                         news.put(heard)
                 elif "measurement" not in found:
@@ -251,10 +296,15 @@ def _listen(process: "subprocess.Popen[bytes]", news: "queue.SimpleQueue[Heartbe
                 continue
 
 
-def _await_end(process: "subprocess.Popen[bytes]", news: "queue.SimpleQueue[Heartbeat | None]") -> None:
-    """Says with None that the child has ended. It is not reaped here: its group keeps its number until it has been ended."""
+def _await_end(
+    process: "subprocess.Popen[bytes]", news: "queue.SimpleQueue[Heartbeat | None]"
+) -> None:
+    """Says with None that the child has ended. It is not reaped here: its group keeps its number
+    until it has been ended."""
     if hasattr(os, "waitid"):
-        with contextlib.suppress(ChildProcessError):  # ended and reaped by the other thread, which then hears nothing new
+        with contextlib.suppress(
+            ChildProcessError
+        ):  # ended and reaped by the other thread, which then hears nothing new
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     else:
         process.wait()
@@ -262,7 +312,8 @@ def _await_end(process: "subprocess.Popen[bytes]", news: "queue.SimpleQueue[Hear
 
 
 def _end_group(process: "subprocess.Popen[bytes]") -> None:
-    """Ends the child and all that it started: asks first, then does not ask; only afterwards is its number free again."""
+    """Ends the child and all that it started: asks first, then does not ask; only afterwards is its
+    number free again."""
     if not _has_ended(process):
         _signal_group(process, signal.SIGTERM)
         deadline = time.monotonic() + TERMINATE_SECONDS
@@ -298,11 +349,18 @@ def _failed(case: Case, ended: _Ended, log: str, started: str) -> Record:
         behind = ended.furthest_behind(case.workload.setup.world_size)
         if behind is not None:
             last, rank = behind, behind.rank
-            reason = f"the time limit passed while all waited for rank {rank}; the processes were ended"
+            reason = (
+                f"the time limit passed while all waited for rank {rank}; the processes were ended"
+            )
     elif ended.killed_for_memory:
-        status, reason = "host_oom", "the kernel ended the process because the machine ran out of memory"
+        status, reason = (
+            "host_oom",
+            "the kernel ended the process because the machine ran out of memory",
+        )
     elif ended.unreadable is not None:
-        reason = without_paths(f"the measured process left a result that cannot be read: {ended.unreadable}")[:600]
+        reason = without_paths(
+            f"the measured process left a result that cannot be read: {ended.unreadable}"
+        )[:600]
     elif ended.exit_code < 0:
         reason = f"the measured process was ended by signal {-ended.exit_code}"
     failure = Failure(

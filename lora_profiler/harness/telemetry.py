@@ -1,7 +1,8 @@
 """Clocks, heat, power and energy of the device while a run is timed.
 
-The samples come from a process of its own, `python -m lora_profiler.harness.telemetry`: a thread would take the interpreter from
-the loop that it watches. It ends when its standard input closes, so that it never outlives the run.
+The samples come from a process of its own, `python -m lora_profiler.harness.telemetry`: a thread
+would take the interpreter from the loop that it watches. It ends when its standard input closes, so
+that it never outlives the run.
 """
 
 import os
@@ -19,7 +20,8 @@ from lora_profiler.records.record import Energy, Flag, Telemetry
 
 IDLE_SECONDS = 5.0
 MIN_BLOCK_SECONDS = 10.0
-"""A shorter block says too little: cards see their own power only part of the time (arXiv 2312.02741)."""
+"""A shorter block says too little: cards see their own power only part of the time (arXiv
+2312.02741)."""
 
 LEAST_CLOCK_SHARE = 0.75
 """Of the default clock: a lower median is flagged."""
@@ -28,9 +30,11 @@ _SOURCE_ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def clock_flag(telemetry: Telemetry) -> Flag | None:
-    """What the clocks say of the times: that heat or a power brake slowed the card, or only that it ran far below its default.
+    """What the clocks say of the times: that heat or a power brake slowed the card, or only that it
+    ran far below its default.
 
-    The second has ordinary causes, the software power cap in long products or locked clocks above all: such times are the card's.
+    The second has ordinary causes, the software power cap in long products or locked clocks above
+    all: such times are the card's.
     """
     reasons = telemetry.throttle_reasons
     low = _clock_is_low(telemetry)
@@ -47,26 +51,36 @@ def _clock_is_low(telemetry: Telemetry) -> bool:
     return median(telemetry.sm_clock_mhz) < LEAST_CLOCK_SHARE * telemetry.default_sm_clock_mhz
 
 
-# --- the sidecar, seen from the measured process --------------------------------------------------------------------------
+# --- the sidecar, seen from the measured process --------------------------------------------------
 
 
 class TelemetrySidecar:
-    """Samples the device of process `pid` from `start` (or the last `begin`) to `stop`. None of the three raises."""
+    """Samples the device of process `pid` from `start` (or the last `begin`) to `stop`. None of the
+    three raises."""
 
     def __init__(self, pid: int, *, uuid: str | None = None, seconds_between: float = 0.1) -> None:
-        """`uuid` is that of the device where the framework knows it; else it is found as `nvml.open_device` does."""
-        self._arguments = [f"--pid={pid}", f"--seconds-between={seconds_between}", *([f"--uuid={uuid}"] if uuid else [])]
+        """`uuid` is that of the device where the framework knows it; else it is found as
+        `nvml.open_device` does."""
+        self._arguments = [
+            f"--pid={pid}",
+            f"--seconds-between={seconds_between}",
+            *([f"--uuid={uuid}"] if uuid else []),
+        ]
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
-        """Starts the process and waits for nothing. It takes its first sample some tenths of a second later."""
+        """Starts the process and waits for nothing. It takes its first sample some tenths of a
+        second later."""
         path = os.pathsep.join(filter(None, (str(_SOURCE_ROOT), os.environ.get("PYTHONPATH"))))
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "lora_profiler.harness.telemetry", *self._arguments],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
                 env={**os.environ, "PYTHONPATH": path},
-            )  # fmt: skip
+            )
         except OSError:
             self._process = None
 
@@ -80,7 +94,8 @@ class TelemetrySidecar:
                 return
 
     def stop(self, timeout_seconds: float = 3.0) -> Telemetry | None:
-        """What was sampled; None without NVML, without a single sample, or if the process does not answer in time."""
+        """What was sampled; None without NVML, without a single sample, or if the process does not
+        answer in time."""
         process, self._process = self._process, None
         if process is None:
             return None
@@ -105,7 +120,7 @@ def _telemetry(answer: str) -> Telemetry | None:
     return found if isinstance(found, Telemetry) else None
 
 
-# --- the sidecar itself ---------------------------------------------------------------------------------------------------
+# --- the sidecar itself ---------------------------------------------------------------------------
 
 
 class Sampler:
@@ -152,7 +167,8 @@ class Sampler:
 
 
 def watch(sampler: Sampler, commands: IO[str], seconds_between: float) -> Telemetry:
-    """Samples every `seconds_between` until `commands` ends; a line in it clears what was sampled."""
+    """Samples every `seconds_between` until `commands` ends; a line in it clears what was
+    sampled."""
     ended, restart = threading.Event(), threading.Event()
 
     def listen() -> None:
@@ -179,25 +195,32 @@ def main(arguments: list[str] | None = None) -> None:
     from argparse import ArgumentParser
     from dataclasses import asdict
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the run decides when this ends
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole group; the run decides when this ends
     parser = ArgumentParser(description=main.__doc__)
     parser.add_argument("--pid", type=int, required=True)
     parser.add_argument("--uuid")
     parser.add_argument("--seconds-between", type=float, default=0.1)
     options = parser.parse_args(arguments)
     with open_device(options.uuid) as nvml:
-        found = watch(Sampler(nvml, options.pid), sys.stdin, options.seconds_between) if nvml.available else None
+        found = (
+            watch(Sampler(nvml, options.pid), sys.stdin, options.seconds_between)
+            if nvml.available
+            else None
+        )
     try:
         print(json.dumps(None if found is None else asdict(found)), flush=True)
     except BrokenPipeError:  # nobody is there to read it
         os._exit(0)
 
 
-# --- energy ---------------------------------------------------------------------------------------------------------------
+# --- energy ---------------------------------------------------------------------------------------
 
 
 class EnergyMeter:
-    """The driver's energy counter over an idle wait and over one block of whole steps, begun and ended on synchronised devices.
+    """The driver's energy counter over an idle wait and over one block of whole steps, begun and
+    ended on synchronised devices.
 
     meter = EnergyMeter(nvml)
     meter.idle()
@@ -207,7 +230,11 @@ class EnergyMeter:
     """
 
     def __init__(
-        self, nvml: Nvml, *, clock: Callable[[], float] = time.perf_counter, sleep: Callable[[float], None] = time.sleep
+        self,
+        nvml: Nvml,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """`clock` and `sleep` stand in for time in tests."""
         self._nvml = nvml
@@ -217,7 +244,8 @@ class EnergyMeter:
         self._block: tuple[float, float] | None = None
 
     def idle(self, seconds: float = IDLE_SECONDS) -> None:
-        """Waits, and reads what the idle device takes meanwhile. Does not wait where there is no counter."""
+        """Waits, and reads what the idle device takes meanwhile. Does not wait where there is no
+        counter."""
         before = self._read()
         if before is not None:
             self._sleep(seconds)
@@ -230,19 +258,29 @@ class EnergyMeter:
         self._block = _difference(before, self._read())
 
     def result(self, steps: int) -> Energy | None:
-        """Of a block of `steps` optimizer steps. None without a counter or an idle wait, and for a block under ten seconds."""
+        """Of a block of `steps` optimizer steps. None without a counter or an idle wait, and for a
+        block under ten seconds."""
         if self._idle is None or self._block is None or self._block[1] < MIN_BLOCK_SECONDS:
             return None
         joules, seconds = self._block
-        return Energy(joules=joules, seconds=seconds, steps=steps, idle_joules=self._idle[0], idle_seconds=self._idle[1])
+        return Energy(
+            joules=joules,
+            seconds=seconds,
+            steps=steps,
+            idle_joules=self._idle[0],
+            idle_seconds=self._idle[1],
+        )
 
     def _read(self) -> tuple[int, float] | None:
         millijoules = self._nvml.energy_millijoules()
         return None if millijoules is None else (millijoules, self._clock())
 
 
-def _difference(before: tuple[int, float] | None, after: tuple[int, float] | None) -> tuple[float, float] | None:
-    """Joules and seconds between two readings; None if one is missing or the counter began anew (the driver was reloaded)."""
+def _difference(
+    before: tuple[int, float] | None, after: tuple[int, float] | None
+) -> tuple[float, float] | None:
+    """Joules and seconds between two readings; None if one is missing or the counter began anew
+    (the driver was reloaded)."""
     if before is None or after is None or after[0] < before[0]:
         return None
     return (after[0] - before[0]) / 1000, after[1] - before[1]

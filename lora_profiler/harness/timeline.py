@@ -1,7 +1,8 @@
-"""Births and deaths of memory over marked phases of training steps: peaks, and what was alive at one.
+"""Births and deaths of memory over marked phases of training steps: peaks, and what was alive at
+one.
 
-Two sources write the same timeline, torch's record of its allocator (`cpu_allocator`) and the storages that operators return
-(`tracker`), so that one set of rules reads both.
+Two sources write the same timeline, torch's record of its allocator (`cpu_allocator`) and the
+storages that operators return (`tracker`), so that one set of rules reads both.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,8 @@ from lora_profiler.prediction import Phase
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Allocation:
-    """Bytes alive from position `born` up to, but not at, position `died` (None: to the end). -1: there before the start.
+    """Bytes alive from position `born` up to, but not at, position `died` (None: to the end). -1:
+    there before the start.
 
     `key` tells allocations apart while they live: an address, or a storage's identity.
     """
@@ -28,7 +30,8 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """From `position` on, `phase` of `step` runs. `note` names an instant within a phase instead of starting one."""
+    """From `position` on, `phase` of `step` runs. `note` names an instant within a phase instead of
+    starting one."""
 
     position: int
     step: int
@@ -45,10 +48,16 @@ class Timeline:
     end: int = 0
 
     def spans(self) -> Iterator[tuple[int, Phase, int, int]]:
-        """(step, phase, first position, position behind the last) of every marked stretch, in order."""
+        """(step, phase, first position, position behind the last) of every marked stretch, in
+        order."""
         starts = [m for m in self.marks if not m.note]
         for mark, following in zip(starts, [*starts[1:], None], strict=True):
-            yield mark.step, mark.phase, mark.position, following.position if following else self.end
+            yield (
+                mark.step,
+                mark.phase,
+                mark.position,
+                following.position if following else self.end,
+            )
 
     def position_of(self, step: int, note: str) -> int | None:
         """Where `note` stands in `step`, None if it does not."""
@@ -72,7 +81,8 @@ class Timeline:
         return live
 
     def peaks(self) -> dict[tuple[int, Phase], "Peak"]:
-        """The first largest instant of each phase of each step; a phase that runs twice (accumulation) counts as one."""
+        """The first largest instant of each phase of each step; a phase that runs twice
+        (accumulation) counts as one."""
         live = self.live_bytes()
         found: dict[tuple[int, Phase], Peak] = {}
         for step, phase, start, stop in self.spans():

@@ -1,9 +1,11 @@
-"""The timing pass: whole steps with no probe in them, in blocks between which the device is waited for.
+"""The timing pass: whole steps with no probe in them, in blocks between which the device is waited
+for.
 
-CUDA steps are timed by events, so that the host never waits inside a block; elsewhere by the clock. The garbage collector is
-off inside a block. A step's time is that of forward, backward, optimizer and zero_grad; making the batch is a phase apart.
-Protocol: warm up until the steps no longer drift, then measure until the median is known well enough. Of several ranks the first
-decides when that is, between blocks: each step waits for all.
+CUDA steps are timed by events, so that the host never waits inside a block; elsewhere by the clock.
+The garbage collector is off inside a block. A step's time is that of forward, backward, optimizer
+and zero_grad; making the batch is a phase apart. Protocol: warm up until the steps no longer drift,
+then measure until the median is known well enough. Of several ranks the first decides when that is,
+between blocks: each step waits for all.
 """
 
 import gc
@@ -34,7 +36,8 @@ Agree = Callable[[float], float]
 
 @dataclass(slots=True)
 class TimingResult:
-    """Raw samples in seconds. `block_seconds` is the clock's sum over the blocks, to hold against the steps' own."""
+    """Raw samples in seconds. `block_seconds` is the clock's sum over the blocks, to hold against
+    the steps' own."""
 
     warmup_seconds: list[float] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
@@ -50,8 +53,8 @@ def timing_pass(
     progress: Callable[[str, int], None],
     agree: Agree = lambda value: value,
 ) -> None:
-    """Fills `result`. `progress` is told "warmup" or "timing" and how many steps of it are done, between blocks only; "timing"
-    with 0 steps tells that the warm-up is over."""
+    """Fills `result`. `progress` is told "warmup" or "timing" and how many steps of it are done,
+    between blocks only; "timing" with 0 steps tells that the warm-up is over."""
     if not conditions.min_timed_steps:
         return
     began = time.perf_counter()
@@ -79,7 +82,9 @@ def _warm_up_and_time(
     typical = max(result.warmup_seconds[-1], 1e-6)
     size = int(agree(min(max(1, round(BLOCK_SECONDS / typical)), conditions.min_timed_steps)))
     while not agree(_enough(result.step_seconds, conditions, limit, time.perf_counter() - began)):
-        result.block_seconds += _block(training, size, result.step_seconds, result.phase_seconds, result.losses)
+        result.block_seconds += _block(
+            training, size, result.step_seconds, result.phase_seconds, result.losses
+        )
         progress("timing", len(result.step_seconds))
 
 
@@ -93,20 +98,33 @@ def _enough(samples: list[float], conditions: Conditions, limit: float, elapsed:
 
 def _warm(samples: list[float], conditions: Conditions) -> bool:
     elapsed = sum(samples)
-    if len(samples) >= WARMUP_MAX_STEPS or elapsed >= min(WARMUP_MAX_SECONDS, conditions.max_timing_seconds / 2):
+    if len(samples) >= WARMUP_MAX_STEPS or elapsed >= min(
+        WARMUP_MAX_SECONDS, conditions.max_timing_seconds / 2
+    ):
         return bool(samples)
     if len(samples) < max(WARMUP_MIN_STEPS, DRIFT_WINDOW) or elapsed < WARMUP_MIN_SECONDS:
         return False
     window = samples[-DRIFT_WINDOW:]
-    slopes = sorted((b - a) / (j - i) for i, a in enumerate(window) for j, b in enumerate(window) if i < j)
+    slopes = sorted(
+        (b - a) / (j - i) for i, a in enumerate(window) for j, b in enumerate(window) if i < j
+    )
     return abs(slopes[len(slopes) // 2]) < DRIFT_LIMIT * sorted(window)[len(window) // 2]
 
 
 def _block(
-    training: Training, count: int, into: list[float], phases: dict[Phase, list[float]] | None, losses: list[float]
+    training: Training,
+    count: int,
+    into: list[float],
+    phases: dict[Phase, list[float]] | None,
+    losses: list[float],
 ) -> float:
-    """Runs `count` steps and appends the seconds of each; returns what the clock says of the whole block, batches left out."""
-    clock = _EventClock() if training.setup.device in ("cuda", "xpu") else _HostClock(training.setup.device)
+    """Runs `count` steps and appends the seconds of each; returns what the clock says of the whole
+    block, batches left out."""
+    clock = (
+        _EventClock()
+        if training.setup.device in ("cuda", "xpu")
+        else _HostClock(training.setup.device)
+    )
     gc.collect()
     gc.disable()
     try:
@@ -133,7 +151,8 @@ def _block(
 def _durations(
     marks: list[tuple[int, Phase, Instant]], between: Callable[[Instant, Instant], float]
 ) -> tuple[list[float], dict[Phase, list[float]]]:
-    """Seconds of each step without the making of its batch, and of each phase within it (summed over micro-batches)."""
+    """Seconds of each step without the making of its batch, and of each phase within it (summed
+    over micro-batches)."""
     steps: dict[int, float] = {}
     by_phase: dict[Phase, dict[int, float]] = {}
     for (step, phase, instant), (_, _, following) in pairwise(marks):
@@ -146,7 +165,8 @@ def _durations(
 
 
 class _HostClock:
-    """The host's clock at each phase boundary. MPS runs behind the host, so a step there ends with a wait."""
+    """The host's clock at each phase boundary. MPS runs behind the host, so a step there ends with
+    a wait."""
 
     def __init__(self, kind: str) -> None:
         self._waits = kind == "mps"
@@ -166,7 +186,8 @@ class _HostClock:
 
 
 class _EventClock:
-    """Timing events on the device's own stream: recording one costs the host microseconds and the device nothing."""
+    """Timing events on the device's own stream: recording one costs the host microseconds and the
+    device nothing."""
 
     def __init__(self) -> None:
         self._counters = Counters("cuda" if torch.cuda.is_available() else "xpu")

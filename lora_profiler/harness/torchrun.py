@@ -1,7 +1,9 @@
-"""The launcher of a case with several ranks: `python -m lora_profiler.harness.entry --ranks N CHILD... CASE RESULT`.
+"""The launcher of a case with several ranks: `python -m lora_profiler.harness.entry --ranks N
+CHILD... CASE RESULT`.
 
-It starts N measuring children under torchrun, each with CASE, and a last one alone, which trains on the same global data and
-whose losses theirs must equal; then it leaves one record. A rank that fails ends the others: torchrun sees to that.
+It starts N measuring children under torchrun, each with CASE, and a last one alone, which trains on
+the same global data and whose losses theirs must equal; then it leaves one record. A rank that
+fails ends the others: torchrun sees to that.
 """
 
 import json
@@ -34,7 +36,13 @@ def main(arguments: Sequence[str]) -> int:
     exits = _run_ranks(int(count), [*child, case_path, result_path])
     killed = (oom_kills() or 0) > (kills or 0)
     records = {rank: _read(rank_result(Path(case_path), rank)) for rank in range(int(count))}
-    found = gathered(case, records, exits, killed, lambda: environment(case.workload.setup.device, command=case.command))
+    found = gathered(
+        case,
+        records,
+        exits,
+        killed,
+        lambda: environment(case.workload.setup.device, command=case.command),
+    )
     record = replace(found, started_at=started)
     if record.measurement.went_through:
         _tell("reference")
@@ -45,29 +53,50 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run_ranks(count: int, command: Sequence[str]) -> dict[int, int]:
-    """Runs `command` once a rank; exit codes of the ranks that failed, negative for a signal, not of those ended for them."""
+    """Runs `command` once a rank; exit codes of the ranks that failed, negative for a signal, not
+    of those ended for them."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    options = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(count), "--max-restarts", "0", "--no-python"]
+    options = [
+        "--standalone",
+        "--local-addr",
+        "127.0.0.1",
+        "--nproc-per-node",
+        str(count),
+        "--max-restarts",
+        "0",
+        "--no-python",
+    ]
     try:
         run(parse_args([*options, *command]))  # type: ignore[no-untyped-call]
     except ChildFailedError as e:
         exits = {rank: failure.exitcode for rank, failure in e.failures.items()}
-        own = {rank: code for rank, code in exits.items() if code != -signal.SIGTERM}  # which torchrun sends to the others
+        own = {
+            rank: code for rank, code in exits.items() if code != -signal.SIGTERM
+        }  # which torchrun sends to the others
         return own or exits
     return {}
 
 
 def _reference_losses(case: Case, case_path: Path) -> tuple[float, ...]:
-    """Of one process that trains on what all ranks trained on: their micro-batches one after another, accumulated. None of them
-    where it cannot: one device may not hold what several do."""
+    """Of one process that trains on what all ranks trained on: their micro-batches one after
+    another, accumulated. None of them where it cannot: one device may not hold what several do."""
     setup = case.workload.setup
-    alone = replace(setup, world_size=1, sharding="none", accumulation=setup.accumulation * setup.world_size)
+    alone = replace(
+        setup, world_size=1, sharding="none", accumulation=setup.accumulation * setup.world_size
+    )
     same = replace(case, workload=replace(case.workload, setup=alone))
     asked, answer = case_path.with_suffix(".alone.json"), case_path.with_suffix(".losses.json")
     asked.write_text(json.dumps(case_dict(same), allow_nan=False), "utf-8")
-    command = [sys.executable, "-m", "lora_profiler.harness.entry", "--losses", str(asked), str(answer)]
+    command = [
+        sys.executable,
+        "-m",
+        "lora_profiler.harness.entry",
+        "--losses",
+        str(asked),
+        str(answer),
+    ]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     return tuple(json.loads(answer.read_text("utf-8"))) if done.returncode == 0 else ()
 

@@ -1,6 +1,8 @@
-"""Live bytes of the storages that operators return: the same on every device, and the only source where a device counts nothing.
+"""Live bytes of the storages that operators return: the same on every device, and the only source
+where a device counts nothing.
 
-What a kernel takes for itself is not seen. Everything alive before must be registered, or optimizer states are missed.
+What a kernel takes for itself is not seen. Everything alive before must be registered, or optimizer
+states are missed.
 """
 
 import weakref
@@ -23,7 +25,8 @@ _ATTENTION_KERNELS = {
     "_scaled_dot_product_efficient_attention": "efficient",
     "_scaled_dot_product_cudnn_attention": "cudnn",
     "_scaled_dot_product_flash_attention_for_cpu": "cpu",
-    "_safe_softmax": "math",  # what torch's own decomposition of the attention calls, and nothing else does
+    # what torch's own decomposition of the attention calls, and nothing else does
+    "_safe_softmax": ("math"),
 }
 """torch's operator -> the name that a prediction gives the kernel."""
 
@@ -33,16 +36,24 @@ _HELD_BY_NOBODY_ELSE = (4, 2)
 
 
 def _sums_gradients(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> bool:
-    """Whether this is autograd adding two gradients, which it does in place if nobody else holds the first of them.
+    """Whether this is autograd adding two gradients, which it does in place if nobody else holds
+    the first of them.
 
-    While a dispatch mode is active it never does (torch/csrc/autograd/input_buffer.cpp), so the tracker does it in its stead.
+    While a dispatch mode is active it never does (torch/csrc/autograd/input_buffer.cpp), so the
+    tracker does it in its stead.
     """
     if func is not torch.ops.aten.add.Tensor or kwargs or len(args) != 2 or torch.is_grad_enabled():
         return False
-    if not hasattr(torch.Tensor, "_use_count"):  # private: without it a sum is taken for a tensor of its own
+    if not hasattr(
+        torch.Tensor, "_use_count"
+    ):  # private: without it a sum is taken for a tensor of its own
         return False
     a, b = args
-    if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)) or a.shape != b.shape or a.dtype != b.dtype:
+    if (
+        not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor))
+        or a.shape != b.shape
+        or a.dtype != b.dtype
+    ):
         return False
     tensors, storages = _HELD_BY_NOBODY_ELSE
     uses: int = a._use_count()  # type: ignore[attr-defined]
@@ -51,7 +62,8 @@ def _sums_gradients(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
 
 @contextmanager
 def told_of_resizing(told: Callable[[torch.UntypedStorage], None]) -> Iterator[None]:
-    """Inside, `told` hears of each storage that changes its size. No operator returns it: FSDP frees gathered weights so."""
+    """Inside, `told` hears of each storage that changes its size. No operator returns it: FSDP
+    frees gathered weights so."""
     resize = torch.UntypedStorage.resize_
 
     def resize_(storage: torch.UntypedStorage, size: int) -> Any:
@@ -67,19 +79,24 @@ def told_of_resizing(told: Callable[[torch.UntypedStorage], None]) -> Iterator[N
 
 
 class BudgetExceededError(torch.OutOfMemoryError):
-    """Raised by the tracker in place of a device that is full. Bytes: the budget, those alive, those that came on top."""
+    """Raised by the tracker in place of a device that is full. Bytes: the budget, those alive,
+    those that came on top."""
 
     def __init__(self, budget_bytes: int, live_bytes: int, tried_bytes: int) -> None:
-        super().__init__(f"out of memory: {live_bytes} B alive and {tried_bytes} B more asked, of a budget of {budget_bytes} B")
+        super().__init__(
+            f"out of memory: {live_bytes} B alive and {tried_bytes} B more asked, of a budget of"
+            f" {budget_bytes} B"
+        )
         self.budget_bytes, self.live_bytes, self.tried_bytes = budget_bytes, live_bytes, tried_bytes
 
 
 class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes a timeline of all storages on `device_type` while it is active.
 
-    `existing` are tensors that are alive already, `unseen` bytes by key that no tensor of Python's holds. With `budget_bytes`,
-    raises BudgetExceededError once more than that is alive.
-    With `counters`, what an operator's kernel takes beyond its outputs is there for the time of the operator.
+    `existing` are tensors that are alive already, `unseen` bytes by key that no tensor of Python's
+    holds. With `budget_bytes`, raises BudgetExceededError once more than that is alive. With
+    `counters`, what an operator's kernel takes beyond its outputs is there for the time of the
+    operator.
     """
 
     def __init__(
@@ -111,7 +128,9 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._in_backward = phase == "backward"
         self.timeline.marks.append(Mark(position=self._next(), step=step, phase=phase, note=note))
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
         if self._counters is not None:
             self._counters.reset_peaks()
         if self._in_backward and _sums_gradients(func, args, kwargs):
@@ -129,16 +148,23 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _unseen_among(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> set[int]:
-        """Storages of `args`, where some are counted already as bytes that nobody sees: DDP writes into its buckets' views."""
+        """Storages of `args`, where some are counted already as bytes that nobody sees: DDP writes
+        into its buckets' views."""
         if not self._has_unseen:
             return set()
-        return {storage_of(leaf)._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+        return {
+            storage_of(leaf)._cdata
+            for leaf in tree_leaves((args, kwargs))
+            if isinstance(leaf, torch.Tensor)
+        }
 
     def _add_scratch(self, read: Mapping[str, int | None]) -> None:
         scratch = (read["requested_peak_bytes"] or 0) - (read["requested_bytes"] or 0)
         if scratch > 0:
             position = self._next()
-            self.timeline.allocations.append(Allocation(key=_SCRATCH, size_bytes=scratch, born=position, died=self._next()))
+            self.timeline.allocations.append(
+                Allocation(key=_SCRATCH, size_bytes=scratch, born=position, died=self._next())
+            )
 
     def _add(self, tensor: torch.Tensor, born: int | None = None) -> None:
         if tensor.device.type != self._device_type:

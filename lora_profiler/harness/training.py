@@ -1,4 +1,5 @@
-"""A training run in steps: the batch, forward, backward, optimizer step and zero_grad that every pass of the harness repeats."""
+"""A training run in steps: the batch, forward, backward, optimizer step and zero_grad that every
+pass of the harness repeats."""
 
 from array import array
 from collections.abc import Callable, Mapping
@@ -21,29 +22,41 @@ IGNORED_LABEL = -100
 
 
 class Batches:
-    """Micro-batches of `batch_size` x `seq_len` tokens: random ones, or consecutive windows of a text.
+    """Micro-batches of `batch_size` x `seq_len` tokens: random ones, or consecutive windows of a
+    text.
 
-    Rank r of W takes every W-th of them from the r-th on, so that W ranks together take what one process would with W times the
-    accumulation. Each micro-batch seeds what is drawn at random within it, dropout above all, by its own number.
+    Rank r of W takes every W-th of them from the r-th on, so that W ranks together take what one
+    process would with W times the accumulation. Each micro-batch seeds what is drawn at random
+    within it, dropout above all, by its own number.
 
-    Without padding the labels are the input ids themselves and there is no mask, as a data set of one long text gives them.
-    Packed sequences come with position ids that begin anew, and without a label for their first token. To CUDA they go from
-    pinned memory, as a data loader sends them: a copy from any other makes the host wait for the device.
+    Without padding the labels are the input ids themselves and there is no mask, as a data set of
+    one long text gives them. Packed sequences come with position ids that begin anew, and without a
+    label for their first token. To CUDA they go from pinned memory, as a data loader sends them: a
+    copy from any other makes the host wait for the device.
     """
 
     def __init__(
-        self, setup: TrainSetup, conditions: Conditions, vocab_size: int, text: torch.Tensor | None = None, rank: int = 0
+        self,
+        setup: TrainSetup,
+        conditions: Conditions,
+        vocab_size: int,
+        text: torch.Tensor | None = None,
+        rank: int = 0,
     ) -> None:
         self._shape = (setup.batch_size, setup.seq_len)
         self._device = setup.device
         self._vocab_size = vocab_size
-        self._text = None if text is None else array("q", text.tolist())  # no tensor, which would count as the training's memory
+        self._text = (
+            None if text is None else array("q", text.tolist())
+        )  # no tensor, which would count as the training's memory
         self._ranks = setup.world_size
         self._number, self._drawn = rank, 0
         self._seed = conditions.seed
         self._generator = torch.Generator().manual_seed(conditions.seed + 1)
         self._padded = round(setup.seq_len * conditions.padding)
-        self._positions = [i for length in lengths(setup) for i in range(length)] if setup.is_packed else []
+        self._positions = (
+            [i for length in lengths(setup) for i in range(length)] if setup.is_packed else []
+        )
 
     def next(self) -> Batch:
         ids = self._ids()
@@ -52,14 +65,20 @@ class Batches:
         if self._positions:
             positions = torch.tensor(self._positions).expand(ids.shape).contiguous()
             labels = ids.masked_fill(positions == 0, IGNORED_LABEL)
-            return {name: self._moved(t) for name, t in (("input_ids", ids), ("labels", labels), ("position_ids", positions))}
+            return {
+                name: self._moved(t)
+                for name, t in (("input_ids", ids), ("labels", labels), ("position_ids", positions))
+            }
         if not self._padded:
             ids = self._moved(ids)
             return {"input_ids": ids, "labels": ids}
         mask = torch.ones_like(ids)
         mask[:, ids.shape[1] - self._padded :] = 0
         labels = ids.masked_fill(mask == 0, IGNORED_LABEL)
-        return {name: self._moved(t) for name, t in (("input_ids", ids), ("labels", labels), ("attention_mask", mask))}
+        return {
+            name: self._moved(t)
+            for name, t in (("input_ids", ids), ("labels", labels), ("attention_mask", mask))
+        }
 
     def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._device == "cuda":
@@ -76,21 +95,25 @@ class Batches:
             return ids
         count = self._shape[0] * self._shape[1]
         begin = self._number % (len(self._text) // count) * count
-        return torch.tensor(self._text[begin : begin + count], dtype=torch.int64).reshape(self._shape)
+        return torch.tensor(self._text[begin : begin + count], dtype=torch.int64).reshape(
+            self._shape
+        )
 
 
 def token_counts(batch: Batch) -> tuple[int, int, int]:
-    """(padded, not padding, supervised) tokens of one micro-batch; supervised are the labels that are not ignored."""
+    """(padded, not padding, supervised) tokens of one micro-batch; supervised are the labels that
+    are not ignored."""
     padded = batch["input_ids"].numel()
     real = int(batch["attention_mask"].sum()) if "attention_mask" in batch else padded
     return padded, real, int((batch["labels"] != IGNORED_LABEL).sum())
 
 
 class Training:
-    """A model, its optimizer and its data, stepped from outside. `steps_done` counts whole optimizer steps.
+    """A model, its optimizer and its data, stepped from outside. `steps_done` counts whole
+    optimizer steps.
 
-    `ballast_bytes` are held as well, by a tensor that nothing uses. `spread` is how ranks share the model, whose gradients they
-    then exchange.
+    `ballast_bytes` are held as well, by a tensor that nothing uses. `spread` is how ranks share the
+    model, whose gradients they then exchange.
     """
 
     def __init__(
@@ -103,14 +126,20 @@ class Training:
         spread: Spread | None = None,
     ) -> None:
         self.model, self.optimizer, self.setup, self.batches = model, optimizer, setup, batches
-        self.ballast = torch.ones(ballast_bytes, dtype=torch.uint8, device=setup.device) if ballast_bytes else None
+        self.ballast = (
+            torch.ones(ballast_bytes, dtype=torch.uint8, device=setup.device)
+            if ballast_bytes
+            else None
+        )
         self.spread = spread or Spread(module=model)
         self.steps_done = 0
 
     def step(self, enter: Enter) -> torch.Tensor:
-        """One optimizer step; returns the mean loss of its micro-batches, detached and still on the device.
+        """One optimizer step; returns the mean loss of its micro-batches, detached and still on the
+        device.
 
-        Only the loss is held, so that logits die in backward; it lives until the step is over, as in a plain loop.
+        Only the loss is held, so that logits die in backward; it lives until the step is over, as
+        in a plain loop.
         """
         number = self.steps_done + 1
         accumulation = self.setup.accumulation

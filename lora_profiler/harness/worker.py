@@ -1,9 +1,11 @@
-"""The measured process: `python -m lora_profiler.harness.entry CASE RESULT` trains one case and leaves one record;
-`... --environment DEVICE` only tells in which environment it would; `... --losses CASE RESULT` leaves a list of losses.
+"""The measured process: `python -m lora_profiler.harness.entry CASE RESULT` trains one case and
+leaves one record; `... --environment DEVICE` only tells in which environment it would; `...
+--losses CASE RESULT` leaves a list of losses.
 
-CASE is the JSON that `runner` writes; RESULT is written whole or not at all. Standard output carries one JSON line a heartbeat,
-so that a hang has a phase, and last the record; whatever libraries print goes to standard error. One of several ranks leaves its
-record beside CASE and fails if its run did, so that torchrun ends the others.
+CASE is the JSON that `runner` writes; RESULT is written whole or not at all. Standard output
+carries one JSON line a heartbeat, so that a hang has a phase, and last the record; whatever
+libraries print goes to standard error. One of several ranks leaves its record beside CASE and fails
+if its run did, so that torchrun ends the others.
 """
 
 import json
@@ -34,7 +36,15 @@ from lora_profiler.harness.timing_pass import TimingResult, timing_pass
 from lora_profiler.harness.training import Batches, Training, token_counts
 from lora_profiler.prediction import Phase
 from lora_profiler.records.atomic_write import write_durably
-from lora_profiler.records.record import BUSY_SHARE, UNATTRIBUTED_SHARE, Failure, Flag, Measurement, Record, Status
+from lora_profiler.records.record import (
+    BUSY_SHARE,
+    UNATTRIBUTED_SHARE,
+    Failure,
+    Flag,
+    Measurement,
+    Record,
+    Status,
+)
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.records.statistics import half_width_limit, relative_half_width
 from lora_profiler.records.validate import cross_check_peaks, timing_flags
@@ -78,12 +88,20 @@ class Run:
         self.beat()
 
     def _peak_of(self, stage: str) -> int | None:
-        """How far the allocator went in the stage that ends. The memory pass resets its peaks at every phase and keeps them."""
+        """How far the allocator went in the stage that ends. The memory pass resets its peaks at
+        every phase and keeps them."""
         counters = Counters(self.case.workload.setup.device)
         if not counters.available:
             return driver_bytes(self.case.workload.setup.device)
         if stage == "memory":
-            return max((s.allocated_peak_bytes for s in self.memory.samples if s.allocated_peak_bytes is not None), default=None)
+            return max(
+                (
+                    s.allocated_peak_bytes
+                    for s in self.memory.samples
+                    if s.allocated_peak_bytes is not None
+                ),
+                default=None,
+            )
         return counters.read()["allocated_peak_bytes"]
 
     def enter(self, step: int, phase: Phase) -> None:
@@ -91,8 +109,12 @@ class Run:
         self.beat()
 
     def beat(self, done: int | None = None) -> None:
-        """Tells the parent where the run stands; one that is gone ends this process, since nobody waits for its result."""
-        self.tell({"phase": self.where, "step": self.step, "done": done} | ({} if self.rank is None else {"rank": self.rank}))
+        """Tells the parent where the run stands; one that is gone ends this process, since nobody
+        waits for its result."""
+        self.tell(
+            {"phase": self.where, "step": self.step, "done": done}
+            | ({} if self.rank is None else {"rank": self.rank})
+        )
 
     def tell(self, what: dict[str, Any]) -> None:
         try:
@@ -124,12 +146,20 @@ def _train(run: Run, view: DeviceView, ranks: Ranks) -> None:
     run.stage("optimizer_build")
     optimizer = modeling.make_optimizer(model, setup)
     torch.manual_seed(case.conditions.seed)
-    batches = Batches(setup, case.conditions, case.workload.model.config["vocab_size"], text, ranks.rank)
+    batches = Batches(
+        setup, case.conditions, case.workload.model.config["vocab_size"], text, ranks.rank
+    )
     del text
     training = Training(model, optimizer, setup, batches, case.conditions.ballast_bytes, shared)
     padded, real, supervised = token_counts(Batches(setup, case.conditions, 2).next())
-    run.tokens = (padded * setup.accumulation, real * setup.accumulation, supervised * setup.accumulation)
-    empty_cache(setup.device)  # of what building left there, such as 16-bit weights beside their 4-bit form
+    run.tokens = (
+        padded * setup.accumulation,
+        real * setup.accumulation,
+        supervised * setup.accumulation,
+    )
+    empty_cache(
+        setup.device
+    )  # of what building left there, such as 16-bit weights beside their 4-bit form
     run.stage("memory")
     memory_pass(training, case.conditions, run.memory, run.enter)
     view.sample("first_step")
@@ -150,13 +180,18 @@ def _train(run: Run, view: DeviceView, ranks: Ranks) -> None:
             finally:
                 run.memory.health.end(counters)
         run.other_cpu_share = view.other_cpu_share
-        run.timed_peak_bytes = counters.read()["requested_peak_bytes"] if counters.available else one_step_peak(training)
+        run.timed_peak_bytes = (
+            counters.read()["requested_peak_bytes"]
+            if counters.available
+            else one_step_peak(training)
+        )
     run.stage("end")
     view.sample("end")
 
 
 def losses_alone(case: Case) -> list[float]:
-    """The losses of `memory_steps` optimizer steps of one process, and nothing else measured: what ranks are held against."""
+    """The losses of `memory_steps` optimizer steps of one process, and nothing else measured: what
+    ranks are held against."""
     setup = case.workload.setup
     weights = case.workload.model.id if case.weights in (None, "hub") else case.weights
     text = modeling.text_tokens(case.text, weights) if case.text else None
@@ -164,7 +199,9 @@ def losses_alone(case: Case) -> list[float]:
     optimizer = modeling.make_optimizer(model, setup)
     batches = Batches(setup, case.conditions, case.workload.model.config["vocab_size"], text)
     training = Training(model, optimizer, setup, batches)
-    return [float(training.step(lambda step, phase: None)) for _ in range(case.conditions.memory_steps)]
+    return [
+        float(training.step(lambda step, phase: None)) for _ in range(case.conditions.memory_steps)
+    ]
 
 
 def measurement(run: Run, view: DeviceView, status: Status, failure: Failure | None) -> Measurement:
@@ -207,7 +244,8 @@ def measurement(run: Run, view: DeviceView, status: Status, failure: Failure | N
         workspace_bytes=memory.workspace_bytes,
         context_bytes=view.context_bytes(),
         stage_peak_bytes=dict(run.stage_peak_bytes),
-        resident_bytes=run.resident | {name: size for name, size in highest.items() if size is not None},
+        resident_bytes=run.resident
+        | {name: size for name, size in highest.items() if size is not None},
         device_samples=tuple(view.samples),
         process_vram_method=view.process_vram_method,
         exclusive=view.exclusive,
@@ -225,7 +263,11 @@ def flags(run: Run, view: DeviceView) -> tuple[Flag, ...]:
         found.append("busy_machine")
     if timing.step_seconds and timing.block_seconds > 1.02 * sum(timing.step_seconds):
         found.append("host_bound")
-    if any(cross_check_peaks(memory.steady, memory.tracked, memory.workspace_bytes, size, run.timed_peak_bytes)):
+    if any(
+        cross_check_peaks(
+            memory.steady, memory.tracked, memory.workspace_bytes, size, run.timed_peak_bytes
+        )
+    ):
         found.append("instrumentation_perturbed_memory")
     if memory.health.found.get("num_alloc_retries"):
         found.append("memory_pressure")
@@ -239,16 +281,20 @@ def flags(run: Run, view: DeviceView) -> tuple[Flag, ...]:
 
 
 def judged(run: Run, view: DeviceView) -> tuple[Status, Failure | None]:
-    """invalid where the loss is no number: then nothing was trained; else ok, or noisy with a timing below the protocol."""
+    """invalid where the loss is no number: then nothing was trained; else ok, or noisy with a
+    timing below the protocol."""
     losses = [*run.memory.losses, *run.timing.losses]
     bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
     if bad is not None:
-        return "invalid", Failure(reason=f"the loss is {losses[bad]} at step {bad + 1}", phase="loss", step=bad + 1)
+        return "invalid", Failure(
+            reason=f"the loss is {losses[bad]} at step {bad + 1}", phase="loss", step=bad + 1
+        )
     return quality(run, view), None
 
 
 def quality(run: Run, view: DeviceView) -> Status:
-    """ok, or noisy: the timing is not as good as the protocol asks; memory is exact in either case."""
+    """ok, or noisy: the timing is not as good as the protocol asks; memory is exact in either
+    case."""
     seconds = run.timing.step_seconds
     if not seconds:
         return "ok"
@@ -287,7 +333,8 @@ def measured(case: Case, heartbeats: IO[str]) -> Record:
 
 
 def _leave_at_once() -> NoReturn:
-    """Ends this process without its destructors: that of NCCL's process group may wait for ranks that wait for this one."""
+    """Ends this process without its destructors: that of NCCL's process group may wait for ranks
+    that wait for this one."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)

@@ -1,4 +1,5 @@
-"""PEFT's adapters on a model for as long as a block runs, and the exact values of the layers that it makes."""
+"""PEFT's adapters on a model for as long as a block runs, and the exact values of the layers that
+it makes."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -26,10 +27,11 @@ def adapted(
     init_lora_weights: Literal["gaussian"] | bool = True,
     dropout: float = 0.0,
 ) -> Iterator[Any]:
-    """Inside, `model` with LoRA on every linear layer as PEFT wraps it, in eval mode; afterwards as it was, but frozen.
+    """Inside, `model` with LoRA on every linear layer as PEFT wraps it, in eval mode; afterwards as
+    it was, but frozen.
 
-    A and B are drawn from `seed`. Everything not named here is PEFT's default: float32 adapters among it. Raises UnbuildableError
-    where PEFT refuses.
+    A and B are drawn from `seed`. Everything not named here is PEFT's default: float32 adapters
+    among it. Raises UnbuildableError where PEFT refuses.
     """
     torch.manual_seed(seed)
     with quiet(), refusals("PEFT refuses LoRA on the linear layers of this model"):
@@ -52,10 +54,15 @@ def adapted(
 
 
 def lora_layers(wrapped: nn.Module) -> dict[str, Any]:
-    """PEFT's layer of every adapted linear layer, by the name that the layer has in the base model."""
+    """PEFT's layer of every adapted linear layer, by the name that the layer has in the base
+    model."""
     from peft.tuners.lora import LoraLayer
 
-    found = {name: m for name, m in wrapped.named_modules() if isinstance(m, LoraLayer) and ADAPTER in m.lora_A}
+    found = {
+        name: m
+        for name, m in wrapped.named_modules()
+        if isinstance(m, LoraLayer) and ADAPTER in m.lora_A
+    }
     return {name.removeprefix("base_model.model."): layer for name, layer in found.items()}
 
 
@@ -65,12 +72,14 @@ def without_numbers(name: str) -> str:
 
 
 def layout(layer: Any) -> str:
-    """The class of the frozen layer under PEFT's: "Linear", "Conv1D", whose weight lies transposed, or "Linear4bit"."""
+    """The class of the frozen layer under PEFT's: "Linear", "Conv1D", whose weight lies transposed,
+    or "Linear4bit"."""
     return type(layer.get_base_layer()).__name__
 
 
 def exact_weight(layer: Any) -> torch.Tensor:
-    """The frozen weight W (d x k) of a PEFT layer in float64, dequantised where it is packed; merged if the layer is."""
+    """The frozen weight W (d x k) of a PEFT layer in float64, dequantised where it is packed;
+    merged if the layer is."""
     weight = layer.get_base_layer().weight
     if is_packed(layer):
         from bitsandbytes.functional import dequantize_4bit
@@ -100,7 +109,8 @@ class Factors:
 
 
 def factors(layer: Any, scaling: float) -> Factors:
-    """The factors that a PEFT layer holds; `scaling` is worked out by the caller, never read from the layer."""
+    """The factors that a PEFT layer holds; `scaling` is worked out by the caller, never read from
+    the layer."""
     a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
     return Factors(a=a.detach().double(), b=b.detach().double(), scaling=scaling)
 

@@ -1,4 +1,5 @@
-"""The seven claims, and what a check of one of them finds. Needs no torch, so that faces may read it."""
+"""The seven claims, and what a check of one of them finds. Needs no torch, so that faces may read
+it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ Tell = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What is said of LoRA. One that `must_hold` is an identity: where it fails, the code that runs is not LoRA."""
+    """What is said of LoRA. One that `must_hold` is an identity: where it fails, the code that runs
+    is not LoRA."""
 
     id: int
     title: str
@@ -25,50 +27,68 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         id=1,
         title="Size of the update",
-        statement="Fine-tuning a dense layer learns an update as large as its weight, d x k numbers; LoRA learns B (d x r) and "
-        "A (r x k) instead, r (d + k) numbers, far fewer while r is far below d and k.",
+        statement=(
+            "Fine-tuning a dense layer learns an update as large as its weight, d x k numbers; LoRA"
+            " learns B (d x r) and A (r x k) instead, r (d + k) numbers, far fewer while r is far"
+            " below d and k."
+        ),
     ),
     Claim(
         id=2,
         title="Shape and merge",
-        statement="(alpha / r) B A has the shape of W and adds to it element by element: merged and unmerged, a layer gives the "
-        "same output up to the rounding of its dtype.",
+        statement=(
+            "(alpha / r) B A has the shape of W and adds to it element by element: merged and"
+            " unmerged, a layer gives the same output up to the rounding of its dtype."
+        ),
         must_hold=True,
     ),
     Claim(
         id=3,
         title="Forward path",
-        statement="The input goes through the frozen weight and the adapter at once: h = W x + (alpha / r) B (A x).",
+        statement=(
+            "The input goes through the frozen weight and the adapter at once: h = W x + (alpha /"
+            " r) B (A x)."
+        ),
         must_hold=True,
     ),
     Claim(
         id=4,
         title="Initialisation",
-        statement="A starts Gaussian and B zero, so that training starts exactly from the base model.",
+        statement=(
+            "A starts Gaussian and B zero, so that training starts exactly from the base model."
+        ),
         must_hold=True,
     ),
     Claim(
         id=5,
         title="Scaling",
-        statement="Scaling by alpha / r lets one change the rank without retuning the learning rate.",
+        statement=(
+            "Scaling by alpha / r lets one change the rank without retuning the learning rate."
+        ),
     ),
     Claim(
         id=6,
         title="Intrinsic dimension",
-        statement="The update that fine-tuning learns has a low rank in effect: a product of two thin matrices holds most of "
-        "what it gains.",
+        statement=(
+            "The update that fine-tuning learns has a low rank in effect: a product of two thin"
+            " matrices holds most of what it gains."
+        ),
     ),
     Claim(
         id=7,
         title="Memory and speed",
-        statement="Adam keeps two running averages for every trained number, so that training fewer of them takes less memory.",
+        statement=(
+            "Adam keeps two running averages for every trained number, so that training fewer of"
+            " them takes less memory."
+        ),
     ),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What the check of one claim found. `sentences` say it in words, `evidence` in numbers that JSON can hold."""
+    """What the check of one claim found. `sentences` say it in words, `evidence` in numbers that
+    JSON can hold."""
 
     verdict: Verdict
     sentences: tuple[str, ...]

@@ -1,4 +1,5 @@
-"""Whether numbers are drawn from a named distribution: their moments in standard errors, and a Kolmogorov-Smirnov test."""
+"""Whether numbers are drawn from a named distribution: their moments in standard errors, and a
+Kolmogorov-Smirnov test."""
 
 import math
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ Kind = Literal["normal", "uniform"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moments:
-    """Of a sample scaled to unit variance under the hypothesis; `*_z` are distances from those of the standard normal, in the
-    standard errors of a normal sample of this size.
+    """Of a sample scaled to unit variance under the hypothesis; `*_z` are distances from those of
+    the standard normal, in the standard errors of a normal sample of this size.
     """
 
     count: int
@@ -27,7 +28,9 @@ class Moments:
 
     @property
     def largest_z(self) -> float:
-        return max(abs(self.mean_z), abs(self.deviation_z), abs(self.skewness_z), abs(self.kurtosis_z))
+        return max(
+            abs(self.mean_z), abs(self.deviation_z), abs(self.skewness_z), abs(self.kurtosis_z)
+        )
 
 
 def moments(sample: torch.Tensor) -> Moments:
@@ -52,9 +55,11 @@ def moments(sample: torch.Tensor) -> Moments:
 
 
 def kolmogorov_smirnov(sample: torch.Tensor, kind: Kind) -> tuple[float, float]:
-    """(distance, p-value) of a 1-D float64 sample from the standard normal, or from the uniform distribution on [-1, 1].
+    """(distance, p-value) of a 1-D float64 sample from the standard normal, or from the uniform
+    distribution on [-1, 1].
 
-    The p-value is that of the limiting distribution with Stephens's correction, good from some tens of numbers on.
+    The p-value is that of the limiting distribution with Stephens's correction, good from some tens
+    of numbers on.
     """
     n = sample.numel()
     ordered = sample.sort().values

@@ -4,17 +4,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 SMALL_PARAMETERS = 10_000_000
-"""A model with fewer is fed more tokens a step, which costs it little, and learns at a higher rate, as narrow models do."""
+"""A model with fewer is fed more tokens a step, which costs it little, and learns at a higher rate,
+as narrow models do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
     """Sizes of a run. A step is one optimizer step on `batch_size` x `seq_len` tokens.
 
-    check_tokens: on which layers are compared with their formula. held_out_batches: on which losses are measured. merge_steps:
-    that give the adapters of claims 2 and 3 something to add. timed_calls: of a layer. scaling_learning_rate: at which claim 5
-    trains every rank. learning_rates: that it tries at its outermost ranks. full_learning_rate, lora_learning_rate: of claim 6.
-    cost_memory_steps: that claim 7 watches the allocator for. cost_steps, cost_seconds: of its timing.
+    check_tokens: on which layers are compared with their formula. held_out_batches: on which losses
+    are measured. merge_steps: that give the adapters of claims 2 and 3 something to add.
+    timed_calls: of a layer. scaling_learning_rate: at which claim 5 trains every rank.
+    learning_rates: that it tries at its outermost ranks. full_learning_rate, lora_learning_rate: of
+    claim 6. cost_memory_steps: that claim 7 watches the allocator for. cost_steps, cost_seconds: of
+    its timing.
     """
 
     name: Literal["quick", "full"]
@@ -43,7 +46,8 @@ SMALL_MODEL_STEPS = {True: 150, False: 600}
 
 
 def effort_for(num_parameters: int, *, quick: bool) -> Effort:
-    """What is run on a model of that many parameters: minutes on two cores, or under two minutes with `quick`."""
+    """What is run on a model of that many parameters: minutes on two cores, or under two minutes
+    with `quick`."""
     is_small = num_parameters < SMALL_PARAMETERS
     powers = (1, 2, 4, 8, 16, 32, 64, 128)
     return Effort(

@@ -1,7 +1,9 @@
-"""Of claim 4: the gradients of A and B at the start and after one step, beside what the chain rule says they are.
+"""Of claim 4: the gradients of A and B at the start and after one step, beside what the chain rule
+says they are.
 
-With G the gradient of the loss by the layer's output (n x d), the gradient of B is s G^T (x A^T), that of A is s (G B)^T x.
-While B is zero, so is the second, whatever the data; the first is not. After one step B is not zero, and A begins to learn.
+With G the gradient of the loss by the layer's output (n x d), the gradient of B is s G^T (x A^T),
+that of A is s (G B)^T x. While B is zero, so is the second, whatever the data; the first is not.
+After one step B is not zero, and A begins to learn.
 """
 
 from dataclasses import dataclass
@@ -16,8 +18,8 @@ from lora_profiler.mathematics.training import loss_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gradients:
-    """Over all adapted layers: the largest entry of A's gradients, the smallest norm of B's, and how far either is from the chain
-    rule, as a share of what rounding can make.
+    """Over all adapted layers: the largest entry of A's gradients, the smallest norm of B's, and
+    how far either is from the chain rule, as a share of what rounding can make.
     """
 
     largest_of_a: float
@@ -44,7 +46,10 @@ def gradients(wrapped: Any, batch: torch.Tensor, scaling: float) -> Gradients:
     finally:
         for handle in handles:
             handle.remove()
-    errors = [_error_of_limit(layer, inputs[name], upstream[name], factors(layer, scaling)) for name, layer in layers.items()]
+    errors = [
+        _error_of_limit(layer, inputs[name], upstream[name], factors(layer, scaling))
+        for name, layer in layers.items()
+    ]
     return Gradients(
         largest_of_a=max(_gradient(layer.lora_A).abs().max().item() for layer in layers.values()),
         smallest_norm_of_b=min(_gradient(layer.lora_B).norm().item() for layer in layers.values()),

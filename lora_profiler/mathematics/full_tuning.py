@@ -20,10 +20,16 @@ def linear_names(model: Any) -> dict[str, bool]:
 
 
 class FullTuning:
-    """`model` is trained on `batches`, every parameter of it, and afterwards holds any update that is asked for."""
+    """`model` is trained on `batches`, every parameter of it, and afterwards holds any update that
+    is asked for."""
 
     def __init__(
-        self, model: Any, batches: Sequence[torch.Tensor], learning_rate: float, seed: int, after_step: Callable[[int], None]
+        self,
+        model: Any,
+        batches: Sequence[torch.Tensor],
+        learning_rate: float,
+        seed: int,
+        after_step: Callable[[int], None],
     ) -> None:
         self._model, self._transposed = model, linear_names(model)
         self._base = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -39,7 +45,9 @@ class FullTuning:
     @property
     def update(self) -> Weights:
         """What training added to each linear layer's weight."""
-        return {name: self._weight(self._tuned, name) - weight for name, weight in self.base.items()}
+        return {
+            name: self._weight(self._tuned, name) - weight for name, weight in self.base.items()
+        }
 
     def _weight(self, state: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
         weight = state[f"{name}.weight"]
@@ -65,9 +73,12 @@ class FullTuning:
         return self._filled(self._tuned)
 
     def with_updates(self, updates: Mapping[str, torch.Tensor]) -> Any:
-        """The base model with these updates of its linear layers, and nothing else that training changed."""
+        """The base model with these updates of its linear layers, and nothing else that training
+        changed."""
         changed = {
-            f"{name}.weight": self._base[f"{name}.weight"] + (update.T if self._transposed[name] else update)
+            f"{name}.weight": (
+                self._base[f"{name}.weight"] + (update.T if self._transposed[name] else update)
+            )
             for name, update in updates.items()
         }
         return self._filled(self._base | changed)

@@ -1,4 +1,5 @@
-"""What an adapted layer puts out: captured from a real forward pass, and computed independently with the limit of rounding."""
+"""What an adapted layer puts out: captured from a real forward pass, and computed independently
+with the limit of rounding."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +25,13 @@ def layer_calls(wrapped: nn.Module, ids: torch.Tensor) -> tuple[dict[str, Call],
     calls: dict[str, Call] = {}
 
     def keep(name: str) -> Any:
-        return lambda _module, args, output: calls.update({name: Call(x=_rows(args[0]), output=_rows(output))})
+        return lambda _module, args, output: calls.update(
+            {name: Call(x=_rows(args[0]), output=_rows(output))}
+        )
 
-    handles = [layer.register_forward_hook(keep(name)) for name, layer in lora_layers(wrapped).items()]
+    handles = [
+        layer.register_forward_hook(keep(name)) for name, layer in lora_layers(wrapped).items()
+    ]
     try:
         logits = wrapped(input_ids=ids, use_cache=False).logits
     finally:
@@ -50,8 +55,9 @@ class Expected:
 def two_paths(layer: Any, x: torch.Tensor, f: Factors) -> Expected:
     """W x + scaling B (A x) in float64.
 
-    The limit is that of a kernel that adds products up in float32 and rounds after each of the operations that PEFT's layer
-    does: W x; A x; B of it; times scaling; the sum; the cast back to the dtype of the base.
+    The limit is that of a kernel that adds products up in float32 and rounds after each of the
+    operations that PEFT's layer does: W x; A x; B of it; times scaling; the sum; the cast back to
+    the dtype of the base.
     """
     base, adapter = unit_roundoff(x.dtype), unit_roundoff(layer.lora_A[ADAPTER].weight.dtype)
     weight, bias, x64 = exact_weight(layer), _bias(layer), x.double()
@@ -59,12 +65,17 @@ def two_paths(layer: Any, x: torch.Tensor, f: Factors) -> Expected:
     size = x64.abs() @ weight.abs().T + bias.abs()
     path_size = abs(f.scaling) * ((x64.abs() @ f.a.abs().T) @ f.b.abs().T)
     k, r = weight.shape[1], f.a.shape[0]
-    limit = (gamma(k) + 3 * base) * size + (gamma(k) + gamma(r) + 4 * adapter + 3 * base) * path_size
+    limit = (gamma(k) + 3 * base) * size + (
+        gamma(k) + gamma(r) + 4 * adapter + 3 * base
+    ) * path_size
     return Expected(output=output, limit=limit)
 
 
-def one_path(layer: Any, x: torch.Tensor, weight: torch.Tensor, weight_limit: torch.Tensor) -> Expected:
-    """W' x in float64, of a layer whose weight in use may lie `weight_limit` from `weight` (both d x k, float64)."""
+def one_path(
+    layer: Any, x: torch.Tensor, weight: torch.Tensor, weight_limit: torch.Tensor
+) -> Expected:
+    """W' x in float64, of a layer whose weight in use may lie `weight_limit` from `weight` (both d
+    x k, float64)."""
     base, bias, x64 = unit_roundoff(x.dtype), _bias(layer), x.double()
     size = x64.abs() @ (weight.abs() + weight_limit).T + bias.abs()
     limit = (gamma(weight.shape[1]) + 2 * base) * size + x64.abs() @ weight_limit.T
@@ -72,13 +83,17 @@ def one_path(layer: Any, x: torch.Tensor, weight: torch.Tensor, weight_limit: to
 
 
 def merged_weight(layer: Any, f: Factors, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """W + scaling B A of an unmerged layer (d x k, float64), and how far the weight that PEFT merges in `dtype` may lie from it:
-    the update is computed in the adapter's dtype and cast, and the sum rounded.
+    """W + scaling B A of an unmerged layer (d x k, float64), and how far the weight that PEFT
+    merges in `dtype` may lie from it: the update is computed in the adapter's dtype and cast, and
+    the sum rounded.
     """
     base, adapter = unit_roundoff(dtype), unit_roundoff(layer.lora_A[ADAPTER].weight.dtype)
     weight, update = exact_weight(layer), f.update
     product = abs(f.scaling) * (f.b.abs() @ f.a.abs())
-    limit = base * (weight.abs() + 2 * update.abs()) + (1 + base) * (gamma(f.a.shape[0]) + 2 * adapter) * product
+    limit = (
+        base * (weight.abs() + 2 * update.abs())
+        + (1 + base) * (gamma(f.a.shape[0]) + 2 * adapter) * product
+    )
     return weight + update, limit * (1 + base)
 
 

@@ -1,4 +1,5 @@
-"""Claim 2: (alpha / r) B A has W's shape, and merged and unmerged layers agree to the rounding of their dtype."""
+"""Claim 2: (alpha / r) B A has W's shape, and merged and unmerged layers agree to the rounding of
+their dtype."""
 
 from typing import Any
 
@@ -8,7 +9,13 @@ from lora_profiler.mathematics import nf4_merging
 from lora_profiler.mathematics.adapters import exact_weight, factors, layout, lora_layers
 from lora_profiler.mathematics.claim import Finding, Tell, Verdict
 from lora_profiler.mathematics.effort import Effort
-from lora_profiler.mathematics.layer_outputs import Call, layer_calls, merged_weight, one_path, two_paths
+from lora_profiler.mathematics.layer_outputs import (
+    Call,
+    layer_calls,
+    merged_weight,
+    one_path,
+    two_paths,
+)
 from lora_profiler.mathematics.rounding import share_of_limit
 from lora_profiler.mathematics.starting_point import (
     SCALING,
@@ -22,11 +29,13 @@ from lora_profiler.units import percent_text
 
 DTYPES = ("float32", "bfloat16")
 ERRORS = ("weight_error_of_limit", "unmerged_error_of_limit", "merged_error_of_limit")
-"""Of a row: the largest error found, as a share of what rounding alone can make. Above 1 the claim fails."""
+"""Of a row: the largest error found, as a share of what rounding alone can make. Above 1 the claim
+fails."""
 
 
 def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding:
-    """Merges trained adapters on the model and on a tiny one of the other layout, in two dtypes, and on the model in NF4."""
+    """Merges trained adapters on the model and on a tiny one of the other layout, in two dtypes,
+    and on the model in NF4."""
     tell("training adapters", 0, 4)
     state = subject_start(subject, effort, seed)
     ids, rows = subject.check_ids(effort), []
@@ -38,25 +47,35 @@ def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding:
         other, batches, other_ids = companion(present, effort, seed)
         other_state = trained_factors(other, batches, seed)
         name = f"tiny {other.config.model_type}, random weights"
-        rows += [_row(other.to(getattr(torch, dtype)), name, dtype, other_state, other_ids, seed) for dtype in DTYPES]
+        rows += [
+            _row(other.to(getattr(torch, dtype)), name, dtype, other_state, other_ids, seed)
+            for dtype in DTYPES
+        ]
     tell("merging in NF4", 3, 4)
     nf4 = nf4_merging.evidence(subject, state, effort, seed)
     evidence = {"rows": rows, "nf4": nf4}
     return Finding(verdict=_verdict(evidence), sentences=_sentences(evidence), evidence=evidence)
 
 
-def _row(model: Any, name: str, dtype: str, state: dict[str, torch.Tensor], ids: torch.Tensor, seed: int) -> dict[str, Any]:
+def _row(
+    model: Any, name: str, dtype: str, state: dict[str, torch.Tensor], ids: torch.Tensor, seed: int
+) -> dict[str, Any]:
     classes = _classes(model)
     with with_factors(model, state, seed) as wrapped:
         calls, logits = layer_calls(wrapped, ids)
         layers = lora_layers(wrapped)
         layouts = sorted({layout(layer) for layer in layers.values()})
-        before = {name: layer.get_base_layer().weight.detach().clone() for name, layer in layers.items()}
+        before = {
+            name: layer.get_base_layer().weight.detach().clone() for name, layer in layers.items()
+        }
         found = [_merged_layer(layers[name], calls[name]) for name in layers]
         _, merged_logits = layer_calls(wrapped, ids)
         for layer in layers.values():
             layer.unmerge()
-        same = sum(int((layer.get_base_layer().weight == before[name]).sum()) for name, layer in layers.items())
+        same = sum(
+            int((layer.get_base_layer().weight == before[name]).sum())
+            for name, layer in layers.items()
+        )
         is_plain = _classes(wrapped.merge_and_unload()) == classes
     return {
         "model": name,
@@ -75,10 +94,15 @@ def _row(model: Any, name: str, dtype: str, state: dict[str, torch.Tensor], ids:
 
 @torch.no_grad()
 def _merged_layer(layer: Any, call: Call) -> dict[str, Any]:
-    """Merges one layer, and compares its weight and both of its outputs with what they should be."""
+    """Merges one layer, and compares its weight and both of its outputs with what they should
+    be."""
     f = factors(layer, SCALING)
     if f.update.shape != exact_weight(layer).shape:
-        return {"shapes_equal": False, "output_difference": torch.inf, **dict.fromkeys(ERRORS, torch.inf)}
+        return {
+            "shapes_equal": False,
+            "output_difference": torch.inf,
+            **dict.fromkeys(ERRORS, torch.inf),
+        }
     unmerged = two_paths(layer, call.x, f)
     weight, weight_limit = merged_weight(layer, f, call.x.dtype)
     layer.merge()
@@ -87,7 +111,9 @@ def _merged_layer(layer: Any, call: Call) -> dict[str, Any]:
     return {
         "shapes_equal": True,
         "weight_error_of_limit": share_of_limit(exact_weight(layer) - weight, weight_limit),
-        "unmerged_error_of_limit": share_of_limit(call.output.double() - unmerged.output, unmerged.limit),
+        "unmerged_error_of_limit": share_of_limit(
+            call.output.double() - unmerged.output, unmerged.limit
+        ),
         "merged_error_of_limit": share_of_limit(output.double() - merged.output, merged.limit),
         "output_difference": _difference(output, call.output),
     }
@@ -113,14 +139,23 @@ def _verdict(evidence: dict[str, Any]) -> Verdict:
 def _sentences(evidence: dict[str, Any]) -> tuple[str, ...]:
     rows = evidence["rows"]
     worst = max(row[name] for row in rows for name in ERRORS)
-    by_dtype = {dtype: max(row["output_difference"] for row in rows if row["dtype"] == dtype) for dtype in DTYPES}
+    by_dtype = {
+        dtype: max(row["output_difference"] for row in rows if row["dtype"] == dtype)
+        for dtype in DTYPES
+    }
     within = "within" if worst <= 1 else "NOT within"
     float32, bfloat16 = rows[0], rows[1]
     return (
-        f"Merged and unmerged outputs and merged weights lie {within} the rounding of their dtype: the largest error is "
-        f"{worst:.3g} of what rounding can make. The outputs differ by at most {by_dtype['float32']:.1e} in float32 and "
-        f"{by_dtype['bfloat16']:.1e} in bfloat16, relative to their root mean square.",
-        f"Merging cannot be undone to the bit: unmerge gives back {percent_text(float32['weights_restored_by_unmerge'])} of the "
-        f"weights in float32, {percent_text(bfloat16['weights_restored_by_unmerge'])} in bfloat16.",
+        (
+            f"Merged and unmerged outputs and merged weights lie {within} the rounding of their"
+            f" dtype: the largest error is {worst:.3g} of what rounding can make. The outputs"
+            f" differ by at most {by_dtype['float32']:.1e} in float32 and"
+            f" {by_dtype['bfloat16']:.1e} in bfloat16, relative to their root mean square."
+        ),
+        (
+            "Merging cannot be undone to the bit: unmerge gives back"
+            f" {percent_text(float32['weights_restored_by_unmerge'])} of the weights in float32,"
+            f" {percent_text(bfloat16['weights_restored_by_unmerge'])} in bfloat16."
+        ),
         *nf4_merging.sentences(evidence["nf4"]),
     )

@@ -1,4 +1,5 @@
-"""What an adapter adds to one layer: FLOPs and bytes kept for backward, predicted and measured, and time."""
+"""What an adapter adds to one layer: FLOPs and bytes kept for backward, predicted and measured, and
+time."""
 
 import time
 from collections.abc import Callable
@@ -14,14 +15,18 @@ from lora_profiler.mathematics.adapters import ADAPTER, exact_weight, lora_layer
 def path_costs(wrapped: nn.Module, tokens: int, calls: int, seed: int) -> list[dict[str, Any]]:
     """One row for each kind of adapted layer, on random inputs of `tokens` tokens, without dropout.
 
-    predicted_flops: 2 tokens r (d + k). predicted_bytes: the cast input for A's gradient and A's output for B's, tokens (k + r)
-    in the adapter's dtype; a frozen layer alone keeps nothing. Seconds are medians of `calls` forward passes each, taken in turn.
+    predicted_flops: 2 tokens r (d + k). predicted_bytes: the cast input for A's gradient and A's
+    output for B's, tokens (k + r) in the adapter's dtype; a frozen layer alone keeps nothing.
+    Seconds are medians of `calls` forward passes each, taken in turn.
     """
     kinds: dict[str, list[Any]] = {}
     for name, layer in lora_layers(wrapped).items():
         kinds.setdefault(without_numbers(name), []).append(layer)
     draw = torch.Generator().manual_seed(seed)
-    return [{"name": name, "copies": len(layers), **_cost(layers[0], tokens, calls, draw)} for name, layers in kinds.items()]
+    return [
+        {"name": name, "copies": len(layers), **_cost(layers[0], tokens, calls, draw)}
+        for name, layers in kinds.items()
+    ]
 
 
 def _cost(layer: Any, tokens: int, calls: int, draw: torch.Generator) -> dict[str, Any]:
@@ -44,9 +49,12 @@ def _cost(layer: Any, tokens: int, calls: int, draw: torch.Generator) -> dict[st
 
 
 def model_seconds(model: Any, wrapped: Any, ids: torch.Tensor, calls: int) -> dict[str, float]:
-    """Median seconds of a forward pass over `ids` of the whole model, and of its adapted copy, taken in turn."""
+    """Median seconds of a forward pass over `ids` of the whole model, and of its adapted copy,
+    taken in turn."""
     base, adapted = _seconds_in_turn(
-        lambda: model(input_ids=ids, use_cache=False), lambda: wrapped(input_ids=ids, use_cache=False), calls
+        lambda: model(input_ids=ids, use_cache=False),
+        lambda: wrapped(input_ids=ids, use_cache=False),
+        calls,
     )
     return {"base_seconds": base, "adapted_seconds": adapted}
 
@@ -68,7 +76,8 @@ def _flops(module: nn.Module, x: torch.Tensor) -> int:
 
 
 def _saved_bytes(module: nn.Module, x: torch.Tensor) -> int:
-    """Bytes of the storages that autograd keeps for backward of one forward pass, each once, parameters left out."""
+    """Bytes of the storages that autograd keeps for backward of one forward pass, each once,
+    parameters left out."""
     own = {p.untyped_storage().data_ptr() for p in module.parameters()}
     kept: dict[int, int] = {}
 
@@ -85,7 +94,9 @@ def _saved_bytes(module: nn.Module, x: torch.Tensor) -> int:
 
 
 @torch.no_grad()
-def _seconds_in_turn(a: Callable[[], object], b: Callable[[], object], calls: int) -> tuple[float, float]:
+def _seconds_in_turn(
+    a: Callable[[], object], b: Callable[[], object], calls: int
+) -> tuple[float, float]:
     found: tuple[list[float], list[float]] = [], []
     for _ in range(calls + 1):  # the first call of each warms up
         for seconds, call in zip(found, (a, b), strict=True):

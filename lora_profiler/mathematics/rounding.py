@@ -1,8 +1,10 @@
-"""How far floating-point results may lie from the exact ones: a priori bounds, so that no tolerance has to be guessed.
+"""How far floating-point results may lie from the exact ones: a priori bounds, so that no tolerance
+has to be guessed.
 
-u is the unit roundoff of a dtype, half the distance from 1 to the next number. An inner product of n terms lies within
-gamma(n) = n u / (1 - n u) of the exact one, relative to the sum of the terms' absolute values, in whichever order it is summed.
-Source: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1.
+u is the unit roundoff of a dtype, half the distance from 1 to the next number. An inner product of
+n terms lies within gamma(n) = n u / (1 - n u) of the exact one, relative to the sum of the terms'
+absolute values, in whichever order it is summed. Source: Higham, Accuracy and Stability of
+Numerical Algorithms, 2nd ed., section 3.1.
 """
 
 import torch
@@ -24,6 +26,11 @@ def gamma(terms: int, dtype: torch.dtype = ACCUMULATOR) -> float:
 
 
 def share_of_limit(error: torch.Tensor, limit: torch.Tensor) -> float:
-    """The largest |error| as a share of its own limit; up to 1 is rounding. 0 / 0 counts as 0, what is no number as infinite."""
+    """The largest |error| as a share of its own limit; up to 1 is rounding. 0 / 0 counts as 0, what
+    is no number as infinite."""
     shares = torch.where(error == 0, torch.zeros_like(error), error.abs() / limit)
-    return torch.nan_to_num(shares, nan=torch.inf, posinf=torch.inf).max().item() if shares.numel() else 0.0
+    return (
+        torch.nan_to_num(shares, nan=torch.inf, posinf=torch.inf).max().item()
+        if shares.numel()
+        else 0.0
+    )

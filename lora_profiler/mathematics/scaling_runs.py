@@ -1,4 +1,5 @@
-"""Of claim 5: one training run at one rank, scaling and learning rate, and what its updates came to."""
+"""Of claim 5: one training run at one rank, scaling and learning rate, and what its updates came
+to."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -28,9 +29,10 @@ class Scaling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """Norms are Frobenius norms over all adapted layers, relative to that of their weights: of what the first step and the last
-    step changed in the update, and of the whole update at the end. `first_logit_change` is the root mean square of what the first
-    step changes in held-out logits, relative to theirs; `gain` the fall of the held-out loss, minus infinity where it diverged.
+    """Norms are Frobenius norms over all adapted layers, relative to that of their weights: of what
+    the first step and the last step changed in the update, and of the whole update at the end.
+    `first_logit_change` is the root mean square of what the first step changes in held-out logits,
+    relative to theirs; `gain` the fall of the held-out loss, minus infinity where it diverged.
     """
 
     rank: int
@@ -59,7 +61,8 @@ class Runs:
         return _key(scaling, r, learning_rate) in self._done
 
     def run(self, scaling: Scaling, r: int, learning_rate: float) -> Run:
-        """The run at rank `r`. PEFT's layers scale as its options say; the norms here are those of B A times `factor(r)`."""
+        """The run at rank `r`. PEFT's layers scale as its options say; the norms here are those of
+        B A times `factor(r)`."""
         key = _key(scaling, r, learning_rate)
         if key not in self._done:
             self._done[key] = self._trained(scaling, r, learning_rate)
@@ -82,10 +85,18 @@ class Runs:
                 change = _logits(wrapped, self.held_out[0]) - self._base_logits
                 logit_change = (change.norm() / self._base_logits.norm()).item()
 
-        with adapted(self._model, r=r, alpha=scaling.alpha(r), use_rslora=scaling.use_rslora, seed=self._seed) as wrapped:
+        with adapted(
+            self._model, r=r, alpha=scaling.alpha(r), use_rslora=scaling.use_rslora, seed=self._seed
+        ) as wrapped:
             layers = lora_layers(wrapped)
             weight = math.sqrt(sum(_square_norm(layer) for layer in layers.values()))
-            train(wrapped, self.batches, learning_rate=learning_rate, seed=self._seed, after_step=after_step)
+            train(
+                wrapped,
+                self.batches,
+                learning_rate=learning_rate,
+                seed=self._seed,
+                after_step=after_step,
+            )
             loss = mean_loss(wrapped, self.held_out)
         return Run(
             rank=r,
@@ -122,13 +133,18 @@ def update_norm(state: Mapping[str, Factors]) -> float:
 
 
 def change_norm(before: Mapping[str, Factors], after: Mapping[str, Factors]) -> float:
-    """The Frobenius norm of the difference between two updates: s B' A' - s B A is [s B', -s B] [A'; A], a product of rank 2r."""
+    """The Frobenius norm of the difference between two updates: s B' A' - s B A is [s B', -s B]
+    [A'; A], a product of rank 2r."""
     pairs = [(before[name], f) for name, f in after.items()]
     return math.sqrt(
-        sum(_square(torch.cat([f.scaling * f.b, -old.scaling * old.b], 1), torch.cat([f.a, old.a])) for old, f in pairs)
+        sum(
+            _square(torch.cat([f.scaling * f.b, -old.scaling * old.b], 1), torch.cat([f.a, old.a]))
+            for old, f in pairs
+        )
     )
 
 
 def _square(b: torch.Tensor, a: torch.Tensor) -> float:
-    """The squared Frobenius norm of B A as the trace of (B^T B)(A A^T): products of r x r in place of one of d x k."""
+    """The squared Frobenius norm of B A as the trace of (B^T B)(A A^T): products of r x r in place
+    of one of d x k."""
     return max(0.0, ((b.T @ b) * (a @ a.T)).sum().item())

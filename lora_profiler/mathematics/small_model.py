@@ -1,4 +1,5 @@
-"""A small real model for where there are no weights: a Llama of under a million parameters that reads bytes, trained on the spot.
+"""A small real model for where there are no weights: a Llama of under a million parameters that
+reads bytes, trained on the spot.
 
 It learns *The Tempest*; the claims are then checked with *The Sonnets*, which it has never seen.
 """
@@ -35,7 +36,9 @@ BATCH_SIZE, SEQ_LEN = 16, 64
 LEARNING_RATE = 3e-3
 
 
-def train_small(folder: Path, *, seed: int, steps: int, tell: Tell, config: dict[str, Any] = CONFIG) -> list[float]:
+def train_small(
+    folder: Path, *, seed: int, steps: int, tell: Tell, config: dict[str, Any] = CONFIG
+) -> list[float]:
     """Trains it and saves it into `folder` with its tokenizer; the loss of each step."""
     import torch
 
@@ -51,7 +54,11 @@ def train_small(folder: Path, *, seed: int, steps: int, tell: Tell, config: dict
     batches = [torch.stack([tokens[s : s + SEQ_LEN] for s in row.tolist()]) for row in starts]
     model: Any = build_model(Workload(model=spec, setup=TrainSetup(device="cpu", dtype="float32")))
     losses = train(
-        model, batches, learning_rate=LEARNING_RATE, seed=seed, after_step=lambda done: tell("training it", done, steps)
+        model,
+        batches,
+        learning_rate=LEARNING_RATE,
+        seed=seed,
+        after_step=lambda done: tell("training it", done, steps),
     )
     with quiet():
         model.save_pretrained(folder)
@@ -69,7 +76,9 @@ def byte_tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer = Tokenizer(
+        models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[])
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)  # type: ignore[no-untyped-call]

@@ -1,4 +1,5 @@
-"""Where the model to check comes from: the hub, a folder, a GGUF file, or a small one trained on the spot; and its text."""
+"""Where the model to check comes from: the hub, a folder, a GGUF file, or a small one trained on
+the spot; and its text."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,10 +29,11 @@ LEAST_TOKENS = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is to be checked, as it was asked for. `model` is what `find_model` takes, "small", or None for SmolLM2-135M.
+    """What is to be checked, as it was asked for. `model` is what `find_model` takes, "small", or
+    None for SmolLM2-135M.
 
-    `weights` is None for those that belong to the model (in its folder, or on the hub), a folder, or a .gguf file; `text` a file,
-    or None for the bundled *Sonnets*.
+    `weights` is None for those that belong to the model (in its folder, or on the hub), a folder,
+    or a .gguf file; `text` a file, or None for the bundled *Sonnets*.
     """
 
     model: str | None = None
@@ -42,12 +44,15 @@ class Request:
     seed: int = 0
 
 
-def open_subject(request: Request, work: Path, tell: Tell, admit: Callable[[ModelSpec], None] = lambda spec: None) -> Subject:
-    """The model asked for with its weights and text. Where none was asked for and SmolLM2-135M's weights cannot be had, a small
-    model is trained on the spot, which the subject's note says. Files are made in `work`; `admit` may raise before any is.
+def open_subject(
+    request: Request, work: Path, tell: Tell, admit: Callable[[ModelSpec], None] = lambda spec: None
+) -> Subject:
+    """The model asked for with its weights and text. Where none was asked for and SmolLM2-135M's
+    weights cannot be had, a small model is trained on the spot, which the subject's note says.
+    Files are made in `work`; `admit` may raise before any is.
 
-    Raises ModelNotFoundError for weights that cannot be had, UsageError for a text that cannot be read or is too short,
-    UnbuildableError where a library is missing.
+    Raises ModelNotFoundError for weights that cannot be had, UsageError for a text that cannot be
+    read or is too short, UnbuildableError where a library is missing.
     """
     require("transformers", '"lora-profiler[measure]"', "Checking the mathematics")
     require("peft", '"lora-profiler[measure]"', "Checking the mathematics")
@@ -67,18 +72,24 @@ def _found(request: Request, work: Path, admit: Callable[[ModelSpec], None]) -> 
     admit(spec)
     if request.weights is not None:
         path = Path(request.weights).expanduser()
-        folder, name = (_unpacked(spec, path, work) if path.suffix == ".gguf" else path), path.resolve().name
+        folder, name = (
+            (_unpacked(spec, path, work) if path.suffix == ".gguf" else path),
+            path.resolve().name,
+        )
     elif (here := Path(model).expanduser()).is_dir():
         folder, name = here, here.resolve().name
     else:
         folder, name = hub_folder(spec, request.offline), "hub"
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise ModelNotFoundError(f"{folder} holds no weights; give a folder with a model's files, or a .gguf file.")
+        raise ModelNotFoundError(
+            f"{folder} holds no weights; give a folder with a model's files, or a .gguf file."
+        )
     return _subject(spec, folder, name, request.text, work, None)
 
 
 def hub_folder(spec: ModelSpec, offline: bool) -> Path:
-    """The folder of the local Hugging Face cache that holds the weights of `spec`, fetched from the hub where they are missing.
+    """The folder of the local Hugging Face cache that holds the weights of `spec`, fetched from the
+    hub where they are missing.
 
     Raises ModelNotFoundError where they cannot be had.
     """
@@ -94,21 +105,30 @@ def hub_folder(spec: ModelSpec, offline: bool) -> Path:
     except (LocalEntryNotFoundError, HFValidationError):
         pass
     if not may_ask:
-        raise ModelNotFoundError(f"{spec.id} is not in the local Hugging Face cache, and the hub may not be asked.")
+        raise ModelNotFoundError(
+            f"{spec.id} is not in the local Hugging Face cache, and the hub may not be asked."
+        )
     # The HTTP client's own base class, as in catalog.hub, without naming the client.
-    failures: tuple[type[BaseException], ...] = (HfHubHTTPError.__bases__[0], OSError, LocalEntryNotFoundError)
+    failures: tuple[type[BaseException], ...] = (
+        HfHubHTTPError.__bases__[0],
+        OSError,
+        LocalEntryNotFoundError,
+    )
     try:
         folder = Path(snapshot_download(spec.id, allow_patterns=files, etag_timeout=5))
     except failures as e:
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise ModelNotFoundError(f"the hub did not give them ({reason[:200]}).") from None
     if not any(folder.glob("*.safetensors")):
-        raise ModelNotFoundError(f"{spec.id} has no weights as safetensors on the hub; give a folder with --weights.")
+        raise ModelNotFoundError(
+            f"{spec.id} has no weights as safetensors on the hub; give a folder with --weights."
+        )
     return folder
 
 
 def _unpacked(spec: ModelSpec, path: Path, work: Path) -> Path:
-    """A folder with the weights of a GGUF file in float32 and its tokenizer: every process here then loads them in a second."""
+    """A folder with the weights of a GGUF file in float32 and its tokenizer: every process here
+    then loads them in a second."""
     if not path.is_file():
         raise UsageError(f"--weights {path}: there is no such file.")
     from transformers import AutoTokenizer
@@ -127,14 +147,17 @@ def _small(request: Request, work: Path, tell: Tell, why: str) -> Subject:
     losses = train_small(folder, seed=request.seed, steps=steps, tell=tell)
     spec = find_model(str(folder))
     note = (
-        f"{why}Checked on a small model: a Llama of {count_text(spec.num_parameters)} parameters that reads bytes, trained on "
-        f"the spot on The Tempest (bundled, public domain) in {steps} steps, loss {losses[0]:.2f} -> {losses[-1]:.2f}. What is "
-        "said of sizes, losses and times holds of it, and of no model that is in use."
+        f"{why}Checked on a small model: a Llama of {count_text(spec.num_parameters)} parameters"
+        f" that reads bytes, trained on the spot on The Tempest (bundled, public domain) in {steps}"
+        f" steps, loss {losses[0]:.2f} -> {losses[-1]:.2f}. What is said of sizes, losses and times"
+        " holds of it, and of no model that is in use."
     )
     return _subject(spec, folder, "trained on the spot", request.text, work, note)
 
 
-def _subject(spec: ModelSpec, folder: Path, weights: str, text: Path | None, work: Path, note: str | None) -> Subject:
+def _subject(
+    spec: ModelSpec, folder: Path, weights: str, text: Path | None, work: Path, note: str | None
+) -> Subject:
     if text is None:
         with as_file(bundled_text("sonnets")) as path:
             content, name = path.read_text("utf-8"), "The Sonnets (bundled)"
@@ -144,10 +167,24 @@ def _subject(spec: ModelSpec, folder: Path, weights: str, text: Path | None, wor
         except OSError as e:
             raise UsageError(f"the text {text} cannot be read: {e.strerror}.") from None
     if len(content) > MOST_CHARACTERS:
-        content, name = content[:MOST_CHARACTERS], f"{name}, first {count_text(MOST_CHARACTERS)} characters"
+        content, name = (
+            content[:MOST_CHARACTERS],
+            f"{name}, first {count_text(MOST_CHARACTERS)} characters",
+        )
     excerpt = work / "text.txt"
     excerpt.write_text(content, "utf-8")
     tokens = text_tokens(str(excerpt), str(folder))
     if len(tokens) < LEAST_TOKENS:
-        raise UsageError(f"the text has {len(tokens)} tokens; at least {LEAST_TOKENS} are needed to train and to measure on.")
-    return Subject(spec=spec, folder=folder, weights=weights, text_path=excerpt, text=name, tokens=tokens, note=note)
+        raise UsageError(
+            f"the text has {len(tokens)} tokens; at least {LEAST_TOKENS} are needed to train and to"
+            " measure on."
+        )
+    return Subject(
+        spec=spec,
+        folder=folder,
+        weights=weights,
+        text_path=excerpt,
+        text=name,
+        tokens=tokens,
+        note=note,
+    )

@@ -19,9 +19,11 @@ HELD_OUT_SHARE = 0.15
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """`folder` has config.json, weights and tokenizer, as `from_pretrained` takes them; `tokens` are those of the text, 1-D.
+    """`folder` has config.json, weights and tokenizer, as `from_pretrained` takes them; `tokens`
+    are those of the text, 1-D.
 
-    `weights` and `text` are what results call them; `note` says what must be known of a model that nobody asked for.
+    `weights` and `text` are what results call them; `note` says what must be known of a model that
+    nobody asked for.
     """
 
     spec: ModelSpec
@@ -33,7 +35,8 @@ class Subject:
     note: str | None = None
 
     def model(self, dtype: Dtype = "float32") -> Any:
-        """A model of its own with the weights in `dtype`, in eval mode, every parameter trainable."""
+        """A model of its own with the weights in `dtype`, in eval mode, every parameter
+        trainable."""
         return deepcopy(self._loaded).to(getattr(torch, dtype))
 
     @cached_property
@@ -42,7 +45,8 @@ class Subject:
         return build_model(workload, weights=str(self.folder)).eval()
 
     def training_batches(self, count: int, effort: Effort, seed: int) -> list[torch.Tensor]:
-        """`count` batches from the first part of the text, windows in an order drawn from `seed`, the same for every run."""
+        """`count` batches from the first part of the text, windows in an order drawn from `seed`,
+        the same for every run."""
         return _batches(self.tokens[: self._split], count, effort, seed)
 
     def held_out_batches(self, effort: Effort) -> list[torch.Tensor]:
@@ -59,11 +63,14 @@ class Subject:
 
 
 def _batches(tokens: torch.Tensor, count: int, effort: Effort, seed: int) -> list[torch.Tensor]:
-    """Windows that do not overlap, until the text is used up; then the same ones in another order."""
+    """Windows that do not overlap, until the text is used up; then the same ones in another
+    order."""
     length = effort.seq_len
     windows = tokens[: len(tokens) // length * length].reshape(-1, length)
     assert len(windows), f"a text of {len(tokens)} tokens has no window of {length}"
     draw = torch.Generator().manual_seed(seed)
     rounds = -(-count * effort.batch_size // len(windows))
     order = torch.cat([torch.randperm(len(windows), generator=draw) for _ in range(rounds)])
-    return [windows[order[i * effort.batch_size : (i + 1) * effort.batch_size]] for i in range(count)]
+    return [
+        windows[order[i * effort.batch_size : (i + 1) * effort.batch_size]] for i in range(count)
+    ]

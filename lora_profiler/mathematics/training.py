@@ -1,4 +1,5 @@
-"""A plain training loop and a plain loss: AdamW without weight decay at one learning rate, so that updates are the gradient's."""
+"""A plain training loop and a plain loss: AdamW without weight decay at one learning rate, so that
+updates are the gradient's."""
 
 from collections.abc import Callable, Sequence
 
@@ -33,12 +34,16 @@ def train(
     seed: int,
     after_step: Callable[[int], None] = lambda step: None,
 ) -> list[float]:
-    """One optimizer step a batch; the loss of each before its step. `after_step` is told the number of steps done.
+    """One optimizer step a batch; the loss of each before its step. `after_step` is told the number
+    of steps done.
 
-    What trains is what requires a gradient. `seed` is that of the model's dropout. The model is left in eval mode.
+    What trains is what requires a gradient. `seed` is that of the model's dropout. The model is
+    left in eval mode.
     """
     torch.manual_seed(seed)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=learning_rate, weight_decay=0.0
+    )
     model.train()
     losses = []
     for number, batch in enumerate(batches, 1):

@@ -1,11 +1,18 @@
-"""Claim 1: how many numbers a full update has, and how many A and B have, counted in PEFT's own layers."""
+"""Claim 1: how many numbers a full update has, and how many A and B have, counted in PEFT's own
+layers."""
 
 from typing import Any
 
 import torch
 from torch import nn
 
-from lora_profiler.mathematics.adapters import ADAPTER, adapted, layout, lora_layers, without_numbers
+from lora_profiler.mathematics.adapters import (
+    ADAPTER,
+    adapted,
+    layout,
+    lora_layers,
+    without_numbers,
+)
 from lora_profiler.mathematics.claim import Finding, Tell, Verdict
 from lora_profiler.mathematics.effort import Effort
 from lora_profiler.mathematics.subject import Subject
@@ -27,7 +34,8 @@ Count = tuple[int, int]
 
 
 def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding:
-    """Counts what trains at every rank, in full and with PEFT's layers on every linear layer of the model, without its data."""
+    """Counts what trains at every rank, in full and with PEFT's layers on every linear layer of the
+    model, without its data."""
     workload = Workload(model=subject.spec, setup=TrainSetup(device="cpu", dtype="float32"))
     model = build_model(workload, device="meta")
     weights, _ = count_parameters(model)
@@ -41,7 +49,9 @@ def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding:
         "example": _example(),
         "layers": [_layer(place, copies, by_rank) for place, copies in places.items()],
         "model": _model(places, by_rank, weights),
-        "counts_equal_formula": _are_as_stated(by_rank) and all(_turns(d, k) for *_, d, k in places),
+        "counts_equal_formula": (
+            _are_as_stated(by_rank) and all(_turns(d, k) for *_, d, k in places)
+        ),
     }
     return Finding(verdict=_verdict(evidence), sentences=_sentences(evidence), evidence=evidence)
 
@@ -59,7 +69,10 @@ def _counted(wrapped: nn.Module) -> dict[Place, list[Count]]:
 def _are_as_stated(by_rank: dict[int, dict[Place, list[Count]]]) -> bool:
     """Whether every A has r x k numbers and every B d x r."""
     return all(
-        count == (r * k, d * r) for r, found in by_rank.items() for (*_, d, k), counts in found.items() for count in counts
+        count == (r * k, d * r)
+        for r, found in by_rank.items()
+        for (*_, d, k), counts in found.items()
+        for count in counts
     )
 
 
@@ -69,7 +82,8 @@ def _first_rank_above(full: int, thin: int) -> int:
 
 
 def _turns(d: int, k: int) -> bool:
-    """Whether PEFT trains more than d x k numbers from the rank on that the formula says, and no more at the one before."""
+    """Whether PEFT trains more than d x k numbers from the rank on that the formula says, and no
+    more at the one before."""
     rank = _first_rank_above(d * k, d + k)
     return _trained(d, k, rank) > d * k and (rank == 1 or _trained(d, k, rank - 1) <= d * k)
 
@@ -79,17 +93,28 @@ def _trained(d: int, k: int, r: int) -> int:
     with quiet(), torch.device("meta"):
         from peft import LoraConfig, inject_adapter_in_model
 
-        alone = inject_adapter_in_model(LoraConfig(r=r, target_modules=["0"]), nn.Sequential(nn.Linear(k, d, bias=False)))
+        alone = inject_adapter_in_model(
+            LoraConfig(r=r, target_modules=["0"]), nn.Sequential(nn.Linear(k, d, bias=False))
+        )
     return sum(p.numel() for p in alone.parameters() if p.requires_grad)
 
 
 def _example() -> dict[str, Any]:
     d, k, r = EXAMPLE
     full, lora = d * k, _trained(d, k, r)
-    return {"out_features": d, "in_features": k, "rank": r, "full": full, "lora": lora, "fewer": 1 - lora / full}
+    return {
+        "out_features": d,
+        "in_features": k,
+        "rank": r,
+        "full": full,
+        "lora": lora,
+        "fewer": 1 - lora / full,
+    }
 
 
-def _layer(place: Place, copies: int, by_rank: dict[int, dict[Place, list[Count]]]) -> dict[str, Any]:
+def _layer(
+    place: Place, copies: int, by_rank: dict[int, dict[Place, list[Count]]]
+) -> dict[str, Any]:
     """Layers that are alike; numbers are those of one of them."""
     name, kind, d, k = place
     return {
@@ -100,25 +125,39 @@ def _layer(place: Place, copies: int, by_rank: dict[int, dict[Place, list[Count]
         "in_features": k,
         "full": d * k,
         "lora_exceeds_full_from_rank": _first_rank_above(d * k, d + k),
-        "ranks": [{"rank": r, "a": found[place][0][0], "b": found[place][0][1]} for r, found in by_rank.items()],
+        "ranks": [
+            {"rank": r, "a": found[place][0][0], "b": found[place][0][1]}
+            for r, found in by_rank.items()
+        ],
     }
 
 
-def _model(places: dict[Place, int], by_rank: dict[int, dict[Place, list[Count]]], weights: int) -> dict[str, Any]:
+def _model(
+    places: dict[Place, int], by_rank: dict[int, dict[Place, list[Count]]], weights: int
+) -> dict[str, Any]:
     full = sum(copies * d * k for (*_, d, k), copies in places.items())
     thin = sum(copies * (d + k) for (*_, d, k), copies in places.items())
     rows = []
     for r, found in by_rank.items():
         a, b = (sum(count[i] for counts in found.values() for count in counts) for i in (0, 1))
         rows.append({"rank": r, "a": a, "b": b, "lora": a + b, "share_of_full": (a + b) / full})
-    return {"weights": weights, "full": full, "lora_exceeds_full_from_rank": _first_rank_above(full, thin), "ranks": rows}
+    return {
+        "weights": weights,
+        "full": full,
+        "lora_exceeds_full_from_rank": _first_rank_above(full, thin),
+        "ranks": rows,
+    }
 
 
 def _verdict(evidence: dict[str, Any]) -> Verdict:
     if not evidence["counts_equal_formula"]:
         return "fails"
-    is_small = all(row["share_of_full"] < 1 for row in evidence["model"]["ranks"] if row["rank"] <= EXAMPLE[2])
-    return "holds" if is_small and evidence["example"]["fewer"] > FEWER_THAN_FULL else "holds_partly"
+    is_small = all(
+        row["share_of_full"] < 1 for row in evidence["model"]["ranks"] if row["rank"] <= EXAMPLE[2]
+    )
+    return (
+        "holds" if is_small and evidence["example"]["fewer"] > FEWER_THAN_FULL else "holds_partly"
+    )
 
 
 def _sentences(evidence: dict[str, Any]) -> tuple[str, ...]:
@@ -126,11 +165,20 @@ def _sentences(evidence: dict[str, Any]) -> tuple[str, ...]:
     eight = next(row for row in model["ranks"] if row["rank"] == example["rank"])
     first = min(evidence["layers"], key=lambda layer: layer["lora_exceeds_full_from_rank"])
     return (
-        f"A layer of {example['out_features']} x {example['in_features']} has {count_text(example['full'])} numbers to update, "
-        f"with rank {example['rank']} {count_text(example['lora'])}: {percent_text(example['fewer'])} fewer.",
-        f"Here rank {eight['rank']} trains {count_text(eight['lora'])} numbers where the full update of the same layers has "
-        f"{count_text(model['full'])}: {percent_text(1 - eight['share_of_full'])} fewer.",
-        f"It is not fewer at every rank: from rank {first['lora_exceeds_full_from_rank']} on LoRA trains more than the full "
-        f"update in {first['name']} ({first['out_features']} x {first['in_features']}), from rank "
-        f"{model['lora_exceeds_full_from_rank']} on in all adapted layers together.",
+        (
+            f"A layer of {example['out_features']} x {example['in_features']} has"
+            f" {count_text(example['full'])} numbers to update, with rank {example['rank']}"
+            f" {count_text(example['lora'])}: {percent_text(example['fewer'])} fewer."
+        ),
+        (
+            f"Here rank {eight['rank']} trains {count_text(eight['lora'])} numbers where the full"
+            f" update of the same layers has {count_text(model['full'])}:"
+            f" {percent_text(1 - eight['share_of_full'])} fewer."
+        ),
+        (
+            f"It is not fewer at every rank: from rank {first['lora_exceeds_full_from_rank']} on"
+            f" LoRA trains more than the full update in {first['name']} ({first['out_features']} x"
+            f" {first['in_features']}), from rank {model['lora_exceeds_full_from_rank']} on in all"
+            " adapted layers together."
+        ),
     )

@@ -1,4 +1,5 @@
-"""Of claim 6: spectra as rows of results, beside those of the weights themselves and of random matrices of the same shape."""
+"""Of claim 6: spectra as rows of results, beside those of the weights themselves and of random
+matrices of the same shape."""
 
 from collections.abc import Mapping
 from statistics import median
@@ -15,13 +16,16 @@ _DIGITS = 6
 
 
 def layer_rows(spectra: Mapping[str, Spectrum]) -> list[dict[str, Any]]:
-    """One row for each layer: effective rank, the rank that holds 90 % of the energy, and the energy held at `RANKS`."""
+    """One row for each layer: effective rank, the rank that holds 90 % of the energy, and the
+    energy held at `RANKS`."""
     return [{"name": name, **_summary(s)} for name, s in spectra.items()]
 
 
-def kind_rows(weights: Mapping[str, torch.Tensor], spectra: Mapping[str, Spectrum], seed: int) -> list[dict[str, Any]]:
-    """One row for each kind of layer: medians over its copies, the singular values of its middle copy relative to the largest,
-    and the same of that copy's weight and of a Gaussian matrix.
+def kind_rows(
+    weights: Mapping[str, torch.Tensor], spectra: Mapping[str, Spectrum], seed: int
+) -> list[dict[str, Any]]:
+    """One row for each kind of layer: medians over its copies, the singular values of its middle
+    copy relative to the largest, and the same of that copy's weight and of a Gaussian matrix.
     """
     kinds: dict[str, list[str]] = {}
     for name in spectra:
@@ -32,19 +36,21 @@ def kind_rows(weights: Mapping[str, torch.Tensor], spectra: Mapping[str, Spectru
         middle = names[len(names) // 2]
         weight = weights[middle]
         random = torch.randn(weight.shape, generator=draw, dtype=torch.float64)
-        rows.append({
-            "name": kind,
-            "copies": len(names),
-            "out_features": weight.shape[0],
-            "in_features": weight.shape[1],
-            "effective_rank": median(spectra[name].effective_rank for name in names),
-            "rank_for_90_percent": median(spectra[name].rank_for(0.9) for name in names),
-            "energy_at_8": median(_at(spectra[name].energy, 8) for name in names),
-            "middle": middle,
-            "update": _curve(spectra[middle]),
-            "weight": _curve(spectrum(weight)),
-            "random": _curve(spectrum(random)),
-        })  # fmt: skip
+        rows.append(
+            {
+                "name": kind,
+                "copies": len(names),
+                "out_features": weight.shape[0],
+                "in_features": weight.shape[1],
+                "effective_rank": median(spectra[name].effective_rank for name in names),
+                "rank_for_90_percent": median(spectra[name].rank_for(0.9) for name in names),
+                "energy_at_8": median(_at(spectra[name].energy, 8) for name in names),
+                "middle": middle,
+                "update": _curve(spectra[middle]),
+                "weight": _curve(spectrum(weight)),
+                "random": _curve(spectrum(random)),
+            }
+        )
     return rows
 
 
@@ -57,11 +63,16 @@ def _summary(s: Spectrum) -> dict[str, Any]:
 
 
 def _curve(s: Spectrum) -> dict[str, Any]:
-    """The summary, and singular values relative to the largest at some tens of places between the first and the last."""
+    """The summary, and singular values relative to the largest at some tens of places between the
+    first and the last."""
     n = len(s.values)
     places = sorted({round(n ** (i / 40)) for i in range(41)})
     values = (s.values / s.values[0]).tolist()
-    return {**_summary(s), "places": places, "values": [round(values[place - 1], _DIGITS) for place in places]}
+    return {
+        **_summary(s),
+        "places": places,
+        "values": [round(values[place - 1], _DIGITS) for place in places],
+    }
 
 
 def _at(energy: torch.Tensor, rank: int) -> float:

@@ -20,17 +20,24 @@ from lora_profiler.modeling.third_party import quiet
 from lora_profiler.units import bytes_text, count_text
 
 CHECKS: Mapping[int, Callable[[Subject, Effort, int, Tell], Finding]] = {
-    1: update_size.check, 2: merging.check, 3: forward_path.check, 4: initialisation.check, 5: scaling.check,
-    6: intrinsic_dimension.check, 7: cost.check,
-}  # fmt: skip
+    1: update_size.check,
+    2: merging.check,
+    3: forward_path.check,
+    4: initialisation.check,
+    5: scaling.check,
+    6: intrinsic_dimension.check,
+    7: cost.check,
+}
 TRAINED_IN_FULL = frozenset({6, 7})
 """Claims that need gradients and optimizer states of the whole model."""
 _BYTES_A_PARAMETER = {True: 32, False: 16}
-"""What the claims hold at most in float32: the model as it came, a copy of it, and either training (gradients, two averages, the
-weights before and after, the update) or weights in float64."""
+"""What the claims hold at most in float32: the model as it came, a copy of it, and either training
+(gradients, two averages, the weights before and after, the update) or weights in float64."""
 
 
-def verify(subject: Subject, claims: Sequence[Claim], effort: Effort, seed: int, watch: Watch) -> list[Checked]:
+def verify(
+    subject: Subject, claims: Sequence[Claim], effort: Effort, seed: int, watch: Watch
+) -> list[Checked]:
     """What each claim's check found, in the order of `claims`."""
     found = []
     for claim in claims:
@@ -44,11 +51,15 @@ def verify(subject: Subject, claims: Sequence[Claim], effort: Effort, seed: int,
 
 
 def check_memory(num_parameters: int, claims: Sequence[Claim], available_bytes: int | None) -> None:
-    """Raises UsageError where a model is too large to be checked here, before anything is loaded."""
-    needed = num_parameters * _BYTES_A_PARAMETER[any(claim.id in TRAINED_IN_FULL for claim in claims)]
+    """Raises UsageError where a model is too large to be checked here, before anything is
+    loaded."""
+    needed = (
+        num_parameters * _BYTES_A_PARAMETER[any(claim.id in TRAINED_IN_FULL for claim in claims)]
+    )
     if available_bytes is not None and needed > available_bytes:
         light = ",".join(str(claim.id) for claim in CLAIMS if claim.id not in TRAINED_IN_FULL)
         raise UsageError(
-            f"checking a model of {count_text(num_parameters)} parameters takes up to {bytes_text(needed)} of memory, and this "
-            f"machine has {bytes_text(available_bytes)}; take a smaller model, or --claims {light}, which take half."
+            f"checking a model of {count_text(num_parameters)} parameters takes up to"
+            f" {bytes_text(needed)} of memory, and this machine has {bytes_text(available_bytes)};"
+            f" take a smaller model, or --claims {light}, which take half."
         )

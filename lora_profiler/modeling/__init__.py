@@ -1,10 +1,16 @@
-"""The one place that makes a real, trainable model of a `Workload`: transformers + PEFT, 4-bit where asked, ready to step.
+"""The one place that makes a real, trainable model of a `Workload`: transformers + PEFT, 4-bit
+where asked, ready to step.
 
 May import torch; transformers, PEFT and bitsandbytes load when a model is built.
 """
 
 from lora_profiler.modeling.build import build_model
-from lora_profiler.modeling.contents import adapter_parameters, count_parameters, output_head, quantization_tensors
+from lora_profiler.modeling.contents import (
+    adapter_parameters,
+    count_parameters,
+    output_head,
+    quantization_tensors,
+)
 from lora_profiler.modeling.stepping import attention_context, forward_loss, make_optimizer
 from lora_profiler.modeling.text import text_tokens
 

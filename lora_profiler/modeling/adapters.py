@@ -8,10 +8,11 @@ from lora_profiler.workload import TrainSetup
 
 
 def inject_adapters(model: torch.nn.Module, setup: TrainSetup) -> Any:
-    """`model` wrapped by PEFT, adapters in the dtype of the setup; the recipe "trl" has bfloat16 ones.
+    """`model` wrapped by PEFT, adapters in the dtype of the setup; the recipe "trl" has bfloat16
+    ones.
 
-    PEFT makes them float32 on a 16-bit base unless `autocast_adapter_dtype` is off. What `modules_to_save` copies stays in the
-    base's dtype. Raises what PEFT raises.
+    PEFT makes them float32 on a 16-bit base unless `autocast_adapter_dtype` is off. What
+    `modules_to_save` copies stays in the base's dtype. Raises what PEFT raises.
     """
     import peft
 
@@ -19,7 +20,9 @@ def inject_adapters(model: torch.nn.Module, setup: TrainSetup) -> Any:
     assert lora is not None
     trl = setup.quantization is not None and setup.quantization.recipe == "trl"
     dtype = torch.bfloat16 if trl else getattr(torch, lora.adapter_dtype)
-    targets = list(lora.target_modules) if isinstance(lora.target_modules, tuple) else lora.target_modules
+    targets = (
+        list(lora.target_modules) if isinstance(lora.target_modules, tuple) else lora.target_modules
+    )
     config = peft.LoraConfig(
         task_type=_task_type(model),
         r=lora.r,
@@ -45,5 +48,6 @@ def _task_type(model: Any) -> str | None:
 
 
 def enable_checkpointing(model: Any) -> None:
-    """Non-reentrant, one segment a layer. The name is the one that every supported transformers has; 5.24 deprecates it."""
+    """Non-reentrant, one segment a layer. The name is the one that every supported transformers
+    has; 5.24 deprecates it."""
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -1,6 +1,8 @@
-"""`build_model`: the base model of a config.json on the device, in 4 bit where asked, with adapters and checkpointing.
+"""`build_model`: the base model of a config.json on the device, in 4 bit where asked, with adapters
+and checkpointing.
 
-The order is that of a fine-tuning script: load, quantise, prepare, inject adapters, turn checkpointing on.
+The order is that of a fine-tuning script: load, quantise, prepare, inject adapters, turn
+checkpointing on.
 """
 
 from collections.abc import Callable
@@ -28,21 +30,29 @@ _NO_ARCHITECTURE = ("auto_map", "quantization_config")
 
 
 def build_model(
-    workload: Workload, *, weights: str | None = None, on_stage: Stage = lambda name: None, device: str | None = None
+    workload: Workload,
+    *,
+    weights: str | None = None,
+    on_stage: Stage = lambda name: None,
+    device: str | None = None,
 ) -> torch.nn.Module:
-    """The model of `workload` on its device, in train mode without a cache, ready to train as its setup says.
+    """The model of `workload` on its device, in train mode without a cache, ready to train as its
+    setup says.
 
-    weights: None for random ones (seed 0, as transformers initialises them); "hub" for those of `workload.model.id`; a folder
-    that `from_pretrained` takes; or a GGUF file, dequantised. `on_stage` is told "load", "quantise" and "adapter_inject" as
-    each begins. `device` "meta" builds it of tensors without data. Remote code is never run.
+    weights: None for random ones (seed 0, as transformers initialises them); "hub" for those of
+    `workload.model.id`; a folder that `from_pretrained` takes; or a GGUF file, dequantised.
+    `on_stage` is told "load", "quantise" and "adapter_inject" as each begins. `device` "meta"
+    builds it of tensors without data. Remote code is never run.
 
     A 4-bit model is quantised one weight at a time, with random weights as they are made, else by
-    `from_pretrained(quantization_config=...)`; only GGUF weights are quantised out of the 16-bit model, which has to fit.
+    `from_pretrained(quantization_config=...)`; only GGUF weights are quantised out of the 16-bit
+    model, which has to fit.
 
-    Raises UnbuildableError where a library or the device is missing, where transformers or PEFT refuses, and where the
-    outcome is not what was asked for: its parameters do not count `workload.model.num_parameters`, its weights are not in
-    `setup.dtype`, or the given weights lack some. Raises UsageError for weights that are no such thing. An exhausted memory
-    leaves as torch raises it.
+    Raises UnbuildableError where a library or the device is missing, where transformers or PEFT
+    refuses, and where the outcome is not what was asked for: its parameters do not count
+    `workload.model.num_parameters`, its weights are not in `setup.dtype`, or the given weights lack
+    some. Raises UsageError for weights that are no such thing. An exhausted memory leaves as torch
+    raises it.
     """
     setup = workload.setup
     require("transformers", MEASURE, "Building a model")
@@ -52,7 +62,10 @@ def build_model(
         require("bitsandbytes", '"lora-profiler[qlora]"', "A 4-bit base")
     device = device or setup.device
     if device != "meta" and not torch.get_device_module(device).is_available():
-        raise UnbuildableError(f"torch {torch.__version__} sees no {setup.device} device on this machine; try --device cpu.")
+        raise UnbuildableError(
+            f"torch {torch.__version__} sees no {setup.device} device on this machine; try --device"
+            " cpu."
+        )
 
     torch.manual_seed(0)
     with quiet():
@@ -68,11 +81,19 @@ def build_model(
             model = with_liger(model)
         if setup.quantization is not None:
             on_stage("quantise")
-            quantise(model, setup.quantization, setup.dtype, deferred, sharded=setup.sharding in FULLY_SHARDED)
+            quantise(
+                model,
+                setup.quantization,
+                setup.dtype,
+                deferred,
+                sharded=setup.sharding in FULLY_SHARDED,
+            )
             prepare_for_training(model, setup.quantization, setup.checkpointing)
         if setup.lora is not None:
             on_stage("adapter_inject")
-            place = torch.device("meta") if device == "meta" else nullcontext()  # PEFT moves no adapter to where the base is then
+            place = (
+                torch.device("meta") if device == "meta" else nullcontext()
+            )  # PEFT moves no adapter to where the base is then
             with refusals(f"PEFT refuses these adapters on {workload.model.id}"), place:
                 model = inject_adapters(model, setup)
         if setup.checkpointing:
@@ -88,8 +109,9 @@ def base_model(
     device: str | None = None,
     deferred: DeferredWeights | None = None,
 ) -> torch.nn.Module:
-    """The model itself on `device` (None: that of the setup) in `setup.dtype`; already in 4 bit where transformers quantises
-    while it loads. Random weights of linear layers wait in `deferred`, if there is one.
+    """The model itself on `device` (None: that of the setup) in `setup.dtype`; already in 4 bit
+    where transformers quantises while it loads. Random weights of linear layers wait in `deferred`,
+    if there is one.
 
     Raises as `build_model` does.
     """
@@ -98,10 +120,14 @@ def base_model(
         place = torch.device(device or setup.device)
         with refusals(f"transformers cannot build {spec.id}"), place, deferred or nullcontext():
             model: torch.nn.Module = model_class._from_config(config, **_options(spec, setup))
-            return model.to(place)  # torch.normal, for one, makes its tensors on the CPU all the same
+            return model.to(
+                place
+            )  # torch.normal, for one, makes its tensors on the CPU all the same
     model_class, config = _class_and_config(spec, leave_out=("auto_map",))
     source = _pretrained(spec, setup, weights)
-    bar = redirect_stderr(StringIO()) if "gguf_file" in source else nullcontext()  # its own, which no setting turns off
+    bar = (
+        redirect_stderr(StringIO()) if "gguf_file" in source else nullcontext()
+    )  # its own, which no setting turns off
     with refusals(f"the weights of {spec.id} could not be loaded from {weights}"), bar:
         model, report = model_class.from_pretrained(
             config=config,
@@ -114,14 +140,15 @@ def base_model(
     absent = sorted(report["missing_keys"]) + sorted(name for name, *_ in report["mismatched_keys"])
     if absent:
         raise UnbuildableError(
-            f"{weights} lacks {len(absent)} weights of {spec.id}, or has them in another shape: {absent[0]} is the first. "
-            "Give the weights of this model."
+            f"{weights} lacks {len(absent)} weights of {spec.id}, or has them in another shape:"
+            f" {absent[0]} is the first. Give the weights of this model."
         )
     return model
 
 
 def filled_config(spec: ModelSpec) -> dict[str, Any]:
-    """The config.json of a model with everything that transformers fills in, such as the types of its layers.
+    """The config.json of a model with everything that transformers fills in, such as the types of
+    its layers.
 
     Raises UnbuildableError where transformers knows no such model, or refuses its config.
     """
@@ -132,34 +159,47 @@ def filled_config(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _class_and_config(spec: ModelSpec, leave_out: tuple[str, ...]) -> tuple[Any, Any]:
-    """The transformers class of a model and a fresh config object, without the fields to `leave_out`."""
+    """The transformers class of a model and a fresh config object, without the fields to
+    `leave_out`."""
     import transformers
 
     raw = {name: value for name, value in spec.published.items() if name not in leave_out}
     if not raw:
-        raise UnbuildableError(f"the config.json of {spec.id} is not known, so no model can be built from it.")
+        raise UnbuildableError(
+            f"the config.json of {spec.id} is not known, so no model can be built from it."
+        )
     model_class = getattr(transformers, spec.architecture, None)
     if model_class is None or spec.model_type not in transformers.CONFIG_MAPPING:
         raise UnbuildableError(
-            f"transformers {transformers.__version__} has no {spec.architecture} for model type {spec.model_type!r}; update it."
+            f"transformers {transformers.__version__} has no {spec.architecture} for model type"
+            f" {spec.model_type!r}; update it."
         )
     with refusals(f"transformers refuses the config.json of {spec.id}"):
-        config = transformers.CONFIG_MAPPING[spec.model_type].from_dict(deepcopy(raw) | {"model_type": spec.model_type})
+        config = transformers.CONFIG_MAPPING[spec.model_type].from_dict(
+            deepcopy(raw) | {"model_type": spec.model_type}
+        )
     config.use_cache = False
     if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
-        config.decoder_start_token_id = 0  # the first id that the decoder reads: any does, and published files leave it out
+        config.decoder_start_token_id = (
+            0  # the first id that the decoder reads: any does, and published files leave it out
+        )
     return model_class, config
 
 
 def _options(spec: ModelSpec, setup: TrainSetup) -> dict[str, Any]:
-    """dtype and attention. For "auto" transformers chooses: SDPA, but eager for the families that have no other.
+    """dtype and attention. For "auto" transformers chooses: SDPA, but eager for the families that
+    have no other.
 
-    Gemma 2 caps its scores, which no SDPA kernel does: 5.24 runs it eager and refuses SDPA, 5.17 would leave the cap out.
+    Gemma 2 caps its scores, which no SDPA kernel does: 5.24 runs it eager and refuses SDPA, 5.17
+    would leave the cap out.
     """
     attention = {"eager": "eager", "auto": None}.get(setup.attention, "sdpa")
     if spec.model_type == "gemma2" and attention != "eager":
         if attention == "sdpa":
-            raise UnbuildableError(f"{spec.id} caps its attention scores, so {setup.attention} cannot run; use eager or auto.")
+            raise UnbuildableError(
+                f"{spec.id} caps its attention scores, so {setup.attention} cannot run; use eager"
+                " or auto."
+            )
         attention = "eager"
     return {"dtype": getattr(torch, setup.dtype), "attn_implementation": attention}
 
@@ -169,14 +209,19 @@ def _pretrained(spec: ModelSpec, setup: TrainSetup, weights: str) -> dict[str, A
     on_the_fly = {}
     if setup.quantization is not None:
         sharded = setup.sharding in FULLY_SHARDED
-        on_the_fly["quantization_config"] = nf4_config(setup.quantization, setup.dtype, sharded=sharded)
+        on_the_fly["quantization_config"] = nf4_config(
+            setup.quantization, setup.dtype, sharded=sharded
+        )
     if weights == "hub":
         return {"pretrained_model_name_or_path": spec.id, **on_the_fly}
     path = Path(weights).expanduser()
     if path.is_dir():
         return {"pretrained_model_name_or_path": str(path), **on_the_fly}
     if not path.is_file() or path.suffix != ".gguf":
-        raise UsageError(f"weights are {weights!r}; give random, hub, a folder with a model's files, or a .gguf file.")
+        raise UsageError(
+            f"weights are {weights!r}; give random, hub, a folder with a model's files, or a .gguf"
+            " file."
+        )
     require("gguf", "gguf", "Reading a GGUF file")
     import transformers
 
@@ -187,19 +232,24 @@ def _pretrained(spec: ModelSpec, setup: TrainSetup, weights: str) -> dict[str, A
 
 
 def _check(model: Any, workload: Workload) -> None:
-    """Raises UnbuildableError unless the model is the one asked for: as many parameters, in the dtype asked for.
+    """Raises UnbuildableError unless the model is the one asked for: as many parameters, in the
+    dtype asked for.
 
-    transformers itself keeps some weights of some families in float32, router weights for one; those may be.
+    transformers itself keeps some weights of some families in float32, router weights for one;
+    those may be.
     """
     spec, dtype = workload.model, getattr(torch, workload.setup.dtype)
     count, _ = count_parameters(model)
     if count != spec.num_parameters:
         raise UnbuildableError(
-            f"{spec.id} was built with {count} parameters, but its config.json means {spec.num_parameters}; these are not the "
-            "weights of that model, or this version of transformers builds another one."
+            f"{spec.id} was built with {count} parameters, but its config.json means"
+            f" {spec.num_parameters}; these are not the weights of that model, or this version of"
+            " transformers builds another one."
         )
     kept = {*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())}
     for name, parameter in model.named_parameters():
         wanted = parameter.dtype == dtype or not parameter.is_floating_point()
-        if not wanted and not (parameter.dtype == torch.float32 and any(part in name for part in kept)):
+        if not wanted and not (
+            parameter.dtype == torch.float32 and any(part in name for part in kept)
+        ):
             raise UnbuildableError(f"{spec.id}: {name} is {parameter.dtype}, not {dtype} as asked.")

@@ -1,4 +1,5 @@
-"""What a built model holds: base and adapter parameters, the tensors beside a 4-bit weight, and the output head."""
+"""What a built model holds: base and adapter parameters, the tensors beside a 4-bit weight, and the
+output head."""
 
 from typing import Any
 
@@ -8,7 +9,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def adapter_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that PEFT added: low-rank factors and the copies of `modules_to_save`. None without PEFT."""
+    """The parameters that PEFT added: low-rank factors and the copies of `modules_to_save`. None
+    without PEFT."""
     found: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name in getattr(module, "adapter_layer_names", ()):
@@ -19,7 +21,8 @@ def adapter_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """(the base model's parameters, parameters that receive a gradient), each once; a 4-bit weight counts what it stands for.
+    """(the base model's parameters, parameters that receive a gradient), each once; a 4-bit weight
+    counts what it stands for.
 
     Adapters are in the second number only. Ties count once, buffers not.
     """
@@ -35,8 +38,8 @@ def _numel(parameter: nn.Parameter) -> int:
 
 
 def quantization_tensors(holder: torch.Tensor | nn.Module) -> list[torch.Tensor]:
-    """The tensors beside the packed weight of a 4-bit parameter, or its module's: scales, code book, offset, the nested ones;
-    else none."""
+    """The tensors beside the packed weight of a 4-bit parameter, or its module's: scales, code
+    book, offset, the nested ones; else none."""
     found, states = [], [getattr(holder, "quant_state", None)]
     while states:
         state = states.pop()
@@ -54,7 +57,8 @@ def within(model: Any) -> tuple[Any, str]:
 
 
 def output_head(model: Any) -> nn.Module | None:
-    """The module whose output is the logits, in PEFT's wrapping where it has one; None if the class names none."""
+    """The module whose output is the logits, in PEFT's wrapping where it has one; None if the class
+    names none."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     head = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
     return head if isinstance(head, nn.Module) else None

@@ -1,9 +1,10 @@
-"""Stand-ins for three of Liger-Kernel's functions, which are Triton's and run on accelerators alone: RMSNorm, SwiGLU, rotary
-embedding. They compute the same, keep the same tensors for backward, and write where Liger's write.
+"""Stand-ins for three of Liger-Kernel's functions, which are Triton's and run on accelerators
+alone: RMSNorm, SwiGLU, rotary embedding. They compute the same, keep the same tensors for backward,
+and write where Liger's write.
 
-Each is an operator of its own, so that a trace sees what it is given and returns, as of a kernel, and not the torch inside.
-Source: Liger-Kernel `ops/{rms_norm,swiglu,rope}.py` (ead96b6). Left out: a partial sum of each norm's weight gradient on every
-multiprocessor, float32.
+Each is an operator of its own, so that a trace sees what it is given and returns, as of a kernel,
+and not the torch inside. Source: Liger-Kernel `ops/{rms_norm,swiglu,rope}.py` (ead96b6). Left out:
+a partial sum of each norm's weight gradient on every multiprocessor, float32.
 """
 
 from collections.abc import Iterator
@@ -29,7 +30,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 @rms_norm.register_fake
 def _(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device), torch.empty(x.shape[:-1], device=x.device)
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device), torch.empty(
+        x.shape[:-1], device=x.device
+    )
 
 
 @custom_op("lora_profiler::rms_norm_backward", mutates_args={"grad"})
@@ -116,14 +119,16 @@ class _Rotary(torch.autograd.Function):
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> Tensor:
-    """x (b, heads, s, d) after it was rotated in place; a copy if its tokens do not come before its heads in memory."""
+    """x (b, heads, s, d) after it was rotated in place; a copy if its tokens do not come before its
+    heads in memory."""
     x = x.transpose(1, 2).contiguous()
     rotate(x, cos, sin, back)
     return x.transpose(1, 2)
 
 
 def with_liger(model: nn.Module) -> nn.Module:
-    """`model` with the norms and MLPs of Liger-Kernel, as `use_liger_kernel=True` makes it; `rotary_in_place` does the rest."""
+    """`model` with the norms and MLPs of Liger-Kernel, as `use_liger_kernel=True` makes it;
+    `rotary_in_place` does the rest."""
     for module in model.modules():
         kind = type(module).__name__
         if kind.endswith("RMSNorm"):
@@ -144,9 +149,12 @@ def _mlp(mlp: Any, x: Tensor) -> Tensor:
 
 @contextmanager
 def rotary_in_place() -> Iterator[None]:
-    """Inside, models of `FAMILIES` rotate queries and keys where they lie. Hold it over backward as well, for checkpoints."""
+    """Inside, models of `FAMILIES` rotate queries and keys where they lie. Hold it over backward as
+    well, for checkpoints."""
 
-    def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
+    def rotary(
+        q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
+    ) -> tuple[Tensor, Tensor]:
         return _Rotary.apply(q, k, cos, sin)  # type: ignore[no-any-return, no-untyped-call]
 
     with ExitStack() as stack:

@@ -1,8 +1,9 @@
 """The loss without all logits at once: the head multiplies a few tokens at a time.
 
-Both paths upcast to float32 and take cross-entropy as transformers does, `loss/loss_utils.py` (ForCausalLMLoss), and write the
-gradient over the logits. "chunked" makes the logits of a chunk again in backward; "fused" makes all gradients in forward, as
-Liger-Kernel's fused linear cross-entropy does, and backward only scales them.
+Both paths upcast to float32 and take cross-entropy as transformers does, `loss/loss_utils.py`
+(ForCausalLMLoss), and write the gradient over the logits. "chunked" makes the logits of a chunk
+again in backward; "fused" makes all gradients in forward, as Liger-Kernel's fused linear
+cross-entropy does, and backward only scales them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,12 +24,16 @@ IGNORED_LABEL = -100
 def loss_without_logits(model: nn.Module, setup: TrainSetup, batch: Mapping[str, Tensor]) -> Tensor:
     """The loss of one micro-batch by the path that `setup.loss` names, in the graph.
 
-    The model runs with a head that hands the hidden state on. Raises UsageError where that shows something between the head
-    and the loss, or a loss of the model's own.
+    The model runs with a head that hands the hidden state on. Raises UsageError where that shows
+    something between the head and the loss, or a loss of the model's own.
     """
-    hidden, weight, bias = _before_the_head(model, setup, {name: t for name, t in batch.items() if name != "labels"})
+    hidden, weight, bias = _before_the_head(
+        model, setup, {name: t for name, t in batch.items() if name != "labels"}
+    )
     if setup.precision == "amp":
-        hidden, weight, bias = (None if t is None else t.to(torch.bfloat16) for t in (hidden, weight, bias))
+        hidden, weight, bias = (
+            None if t is None else t.to(torch.bfloat16) for t in (hidden, weight, bias)
+        )
     assert hidden is not None and weight is not None
     path = _Fused if setup.loss == "fused" else _Chunked
     loss: Tensor = path.apply(hidden.flatten(0, -2), weight, bias, _shifted(batch["labels"]))  # type: ignore[no-untyped-call]
@@ -88,7 +93,8 @@ def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, scale: Tensor | None = None) -> Tensor:
-    """The sum of the rows' losses. The logits are lost; given `scale`, their gradient times `scale` stands in their place."""
+    """The sum of the rows' losses. The logits are lost; given `scale`, their gradient times `scale`
+    stands in their place."""
     wide = logits.float()
     kept, index = (labels != IGNORED_LABEL).float().unsqueeze(1), labels.clamp(min=0).unsqueeze(1)
     wide.sub_(wide.amax(1, keepdim=True))
@@ -107,7 +113,9 @@ def _cross_entropy(logits: Tensor, labels: Tensor, scale: Tensor | None = None) 
 class _Gradients:
     """What the chunks' gradients add up to, for the tensors that need one."""
 
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: tuple[bool, ...]) -> None:
+    def __init__(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: tuple[bool, ...]
+    ) -> None:
         self._hidden, self._weight = hidden, weight
         self.hidden = torch.empty_like(hidden) if needed[0] else None
         self.weight = torch.zeros_like(weight) if needed[1] else None
@@ -127,7 +135,9 @@ class _Gradients:
 
 class _Chunked(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
+    ) -> Tensor:
         count = _count(labels)
         total = torch.zeros_like(count)
         for rows in _chunks(hidden, weight):
@@ -150,7 +160,9 @@ class _Chunked(torch.autograd.Function):
 
 class _Fused(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
+    ) -> Tensor:
         scale = _count(labels).reciprocal_()
         total = torch.zeros_like(scale)
         gradients = _Gradients(hidden, weight, bias, ctx.needs_input_grad)

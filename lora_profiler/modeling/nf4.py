@@ -1,8 +1,10 @@
-"""A model turned into a 4-bit base (bitsandbytes NF4, block 64) where it stands, and PEFT's k-bit preparation.
+"""A model turned into a 4-bit base (bitsandbytes NF4, block 64) where it stands, and PEFT's k-bit
+preparation.
 
-transformers quantises while it loads a checkpoint. Random weights have none, so the same parts of transformers are called on
-a model that is already there: its quantiser says which modules change, and its load operation makes each packed weight.
-Source: transformers `quantizers/quantizer_bnb_4bit.py`, `integrations/bitsandbytes.py`; PEFT `utils/other.py`.
+transformers quantises while it loads a checkpoint. Random weights have none, so the same parts of
+transformers are called on a model that is already there: its quantiser says which modules change,
+and its load operation makes each packed weight. Source: transformers
+`quantizers/quantizer_bnb_4bit.py`, `integrations/bitsandbytes.py`; PEFT `utils/other.py`.
 """
 
 from typing import Any
@@ -18,7 +20,8 @@ from lora_profiler.workload import Quantization
 def nf4_config(quantization: Quantization, dtype: str, *, sharded: bool = False) -> Any:
     """The `BitsAndBytesConfig` of a base that computes in `dtype`.
 
-    One that FSDP shards is stored in that dtype too, four or eight codes to an element, as bitsandbytes and PEFT ask for it.
+    One that FSDP shards is stored in that dtype too, four or eight codes to an element, as
+    bitsandbytes and PEFT ask for it.
     """
     from transformers import BitsAndBytesConfig
 
@@ -33,23 +36,33 @@ def nf4_config(quantization: Quantization, dtype: str, *, sharded: bool = False)
 
 
 def quantise(
-    model: Any, quantization: Quantization, dtype: str, deferred: DeferredWeights | None = None, *, sharded: bool = False
+    model: Any,
+    quantization: Quantization,
+    dtype: str,
+    deferred: DeferredWeights | None = None,
+    *,
+    sharded: bool = False,
 ) -> None:
-    """Replace in place each linear module that transformers would load in NF4; nothing where it already did.
+    """Replace in place each linear module that transformers would load in NF4; nothing where it
+    already did.
 
-    One 16-bit weight at a time lives beside its packed form and is freed before the next one; those that wait in `deferred` are
-    filled only then. What stays in 16 bit is filled as well.
+    One 16-bit weight at a time lives beside its packed form and is freed before the next one; those
+    that wait in `deferred` are filled only then. What stays in 16 bit is filled as well.
     """
     if getattr(model, "is_loaded_in_4bit", False):
         return
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    quantizer = AutoHfQuantizer.from_config(nf4_config(quantization, dtype, sharded=sharded), pre_quantized=False)
+    quantizer = AutoHfQuantizer.from_config(
+        nf4_config(quantization, dtype, sharded=sharded), pre_quantized=False
+    )
     plain = dict(model.named_modules())
     with refusals("transformers cannot quantise this model"):
         quantizer.validate_environment(device_map=None)
         quantizer.preprocess_model(model=model, dtype=getattr(torch, dtype), device_map=None)
-    replaced = {name: plain[name] for name, module in model.named_modules() if module is not plain[name]}
+    replaced = {
+        name: plain[name] for name, module in model.named_modules() if module is not plain[name]
+    }
     plain.clear()
     operation = quantizer.get_quantize_ops()
     while replaced:
@@ -65,7 +78,8 @@ def quantise(
 
 
 def _pack(model: nn.Module, name: str, old: nn.Module, operation: Any) -> None:
-    """Give the new module `name`, so far without data, the packed weight and the bias of the one it replaces."""
+    """Give the new module `name`, so far without data, the packed weight and the bias of the one it
+    replaces."""
     new, weight = model.get_submodule(name), f"{name}.weight"
     packed = operation.convert({weight: old.weight.data}, model=model, full_layer_name=weight)
     new.weight = packed[weight]
@@ -75,9 +89,11 @@ def _pack(model: nn.Module, name: str, old: nn.Module, operation: Any) -> None:
 
 
 def _pack_without_data(weight: Any) -> None:
-    """bitsandbytes packs nothing on the way to the meta device; its packing itself gives the layout there too.
+    """bitsandbytes packs nothing on the way to the meta device; its packing itself gives the layout
+    there too.
 
-    It keeps a code book from the first packing for all later ones: that one is not to be without data.
+    It keeps a code book from the first packing for all later ones: that one is not to be without
+    data.
     """
     from bitsandbytes import functional
 
@@ -86,11 +102,14 @@ def _pack_without_data(weight: Any) -> None:
 
 
 def prepare_for_training(model: nn.Module, quantization: Quantization, checkpointing: bool) -> None:
-    """What the recipe does to a 4-bit base before adapters come: "kbit" casts everything left in 16 bit to float32."""
+    """What the recipe does to a 4-bit base before adapters come: "kbit" casts everything left in 16
+    bit to float32."""
     if quantization.recipe != "kbit":
         return
     from peft import prepare_model_for_kbit_training
 
     prepare_model_for_kbit_training(  # type: ignore[no-untyped-call]
-        model, use_gradient_checkpointing=checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False}
+        model,
+        use_gradient_checkpointing=checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
     )

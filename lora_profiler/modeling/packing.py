@@ -1,4 +1,5 @@
-"""Whether a model tells packed sequences apart: transformers finds them in the position ids while it makes the mask."""
+"""Whether a model tells packed sequences apart: transformers finds them in the position ids while
+it makes the mask."""
 
 import inspect
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from lora_profiler.support.packing import blind
 
 @contextmanager
 def told_apart(model: nn.Module) -> Iterator[None]:
-    """A forward pass of `model` on packed rows. Raises UsageError where its code never looks for sequences in the rows."""
+    """A forward pass of `model` on packed rows. Raises UsageError where its code never looks for
+    sequences in the rows."""
     from transformers import masking_utils
 
     base, name = within(model)

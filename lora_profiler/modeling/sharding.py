@@ -1,36 +1,53 @@
-"""A model shared by ranks: FSDP2 as accelerate wraps it, every decoder layer a unit, what is left (embedding, norm, head) the
-root's; or tensor parallelism, each linear layer of attention and MLP cut by itself."""
+"""A model shared by ranks: FSDP2 as accelerate wraps it, every decoder layer a unit, what is left
+(embedding, norm, head) the root's; or tensor parallelism, each linear layer of attention and MLP
+cut by itself."""
 
 from typing import Any
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    RowwiseParallel,
+    parallelize_module,
+)
 
 from lora_profiler.errors import UnbuildableError
 
-_BY_COLUMNS, _BY_ROWS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"), ("o_proj", "down_proj")
+_BY_COLUMNS, _BY_ROWS = (
+    ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"),
+    ("o_proj", "down_proj"),
+)
 
 
 def units(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """The modules that transformers says must not be split over devices, in the order in which they run.
+    """The modules that transformers says must not be split over devices, in the order in which they
+    run.
 
-    The source of the rule is accelerate's `fsdp2_prepare_auto_wrap_policy`. Raises UnbuildableError where a model names none.
+    The source of the rule is accelerate's `fsdp2_prepare_auto_wrap_policy`. Raises UnbuildableError
+    where a model names none.
     """
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]  # PEFT's
     names = set(base._no_split_modules or ())
     found = [module for module in model.modules() if type(module).__name__ in names]
     if not found:
-        raise UnbuildableError(f"{type(base).__name__} does not say which modules stay whole, so FSDP has no units; take ddp.")
+        raise UnbuildableError(
+            f"{type(base).__name__} does not say which modules stay whole, so FSDP has no units;"
+            " take ddp."
+        )
     return found
 
 
-def fully_sharded(model: torch.nn.Module, mesh: DeviceMesh, *, reshard_after_forward: bool) -> torch.nn.Module:
+def fully_sharded(
+    model: torch.nn.Module, mesh: DeviceMesh, *, reshard_after_forward: bool
+) -> torch.nn.Module:
     """`model` with its parameters sharded over `mesh`, in place.
 
-    With `reshard_after_forward`, torch's default, layers give their weights up after forward; the root's unit keeps them until
-    backward is over, as backward begins with it. Raises UnbuildableError as `units` does.
+    With `reshard_after_forward`, torch's default, layers give their weights up after forward; the
+    root's unit keeps them until backward is over, as backward begins with it. Raises
+    UnbuildableError as `units` does.
     """
     reshard = None if reshard_after_forward else False
     for unit in units(model):
@@ -40,7 +57,8 @@ def fully_sharded(model: torch.nn.Module, mesh: DeviceMesh, *, reshard_after_for
 
 
 def tensor_parallel(model: torch.nn.Module, mesh: DeviceMesh) -> torch.nn.Module:
-    """`model` with q, k, v, gate and up cut by columns and o and down by rows over `mesh`, in place; adapters are not."""
+    """`model` with q, k, v, gate and up cut by columns and o and down by rows over `mesh`, in
+    place; adapters are not."""
     plan: dict[str, ParallelStyle] = {}
     for name, _ in model.named_modules():
         last = name.rpartition(".")[2]

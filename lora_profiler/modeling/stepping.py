@@ -1,4 +1,5 @@
-"""The parts of one training step that depend on the setup: the optimizer, the loss, and the attention kernel."""
+"""The parts of one training step that depend on the setup: the optimizer, the loss, and the
+attention kernel."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -21,7 +22,8 @@ _BACKENDS = {
     "math": SDPBackend.MATH,
 }
 _FORCED = {"cuda": frozenset(_BACKENDS), "cpu": frozenset({"flash", "math"})}
-"""Kernels that a device has several of. What a CPU lacks falls to its flash kernel, as the predictor says."""
+"""Kernels that a device has several of. What a CPU lacks falls to its flash kernel, as the
+predictor says."""
 
 
 def make_optimizer(model: torch.nn.Module, setup: TrainSetup) -> torch.optim.Optimizer:
@@ -30,7 +32,10 @@ def make_optimizer(model: torch.nn.Module, setup: TrainSetup) -> torch.optim.Opt
     Raises UnbuildableError where its library is missing.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    implementation: dict[str, Any] = {"foreach": setup.optimizer_impl == "foreach", "fused": setup.optimizer_impl == "fused"}
+    implementation: dict[str, Any] = {
+        "foreach": setup.optimizer_impl == "foreach",
+        "fused": setup.optimizer_impl == "fused",
+    }
     if setup.sharding == "zero1":
         from torch.distributed.optim import ZeroRedundancyOptimizer
 
@@ -50,13 +55,15 @@ def make_optimizer(model: torch.nn.Module, setup: TrainSetup) -> torch.optim.Opt
     return AdamW8bit(parameters, lr=LEARNING_RATE)  # type: ignore[no-untyped-call]
 
 
-def forward_loss(model: torch.nn.Module, setup: TrainSetup, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def forward_loss(
+    model: torch.nn.Module, setup: TrainSetup, batch: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
     """The loss of one micro-batch, in the graph; the outputs, logits among them, are not held.
 
-    `batch` has input_ids and labels on the model's device, attention_mask only where something is padded, position_ids only where
-    rows are packed. Precision
-    "amp" runs the forward pass under bfloat16 autocast. Raises UnbuildableError for a class of models without a loss, UsageError
-    for one that the loss path of `setup` cannot take, or to which packed sequences are one.
+    `batch` has input_ids and labels on the model's device, attention_mask only where something is
+    padded, position_ids only where rows are packed. Precision "amp" runs the forward pass under
+    bfloat16 autocast. Raises UnbuildableError for a class of models without a loss, UsageError for
+    one that the loss path of `setup` cannot take, or to which packed sequences are one.
     """
     amp: AbstractContextManager[Any] = nullcontext()
     if setup.precision == "amp":
@@ -66,16 +73,19 @@ def forward_loss(model: torch.nn.Module, setup: TrainSetup, batch: Mapping[str, 
             return loss_without_logits(model, setup, batch)
         loss: torch.Tensor | None = getattr(model(**batch, use_cache=False), "loss", None)
     if loss is None:
-        raise UnbuildableError(f"{type(model).__name__} returns no loss to train on; ask about a class with a head.")
+        raise UnbuildableError(
+            f"{type(model).__name__} returns no loss to train on; ask about a class with a head."
+        )
     return loss
 
 
 @contextmanager
 def attention_context(setup: TrainSetup) -> Iterator[None]:
-    """Inside, SDPA takes the kernel that `setup.attention` names, or raises RuntimeError; for auto and eager nothing changes.
-    Among Liger's kernels queries and keys are rotated in place.
+    """Inside, SDPA takes the kernel that `setup.attention` names, or raises RuntimeError; for auto
+    and eager nothing changes. Among Liger's kernels queries and keys are rotated in place.
 
-    Hold it over backward as well: a checkpointed layer runs again there, and must take the same kernel.
+    Hold it over backward as well: a checkpointed layer runs again there, and must take the same
+    kernel.
     """
     with ExitStack() as stack:
         if setup.attention in _FORCED.get(setup.device, frozenset()):

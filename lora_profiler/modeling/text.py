@@ -11,8 +11,8 @@ from lora_profiler.modeling.third_party import quiet, refusals, require
 def text_tokens(path: str, weights: str) -> torch.Tensor:
     """The token ids of a text file, 1-D int64, without special tokens.
 
-    weights: a folder with a tokenizer, a GGUF file, which holds its own, or a hub id.
-    Raises UsageError for a text that cannot be read, UnbuildableError for a tokenizer that cannot be had.
+    weights: a folder with a tokenizer, a GGUF file, which holds its own, or a hub id. Raises
+    UsageError for a text that cannot be read, UnbuildableError for a tokenizer that cannot be had.
     """
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8", errors="replace")
@@ -27,4 +27,6 @@ def text_tokens(path: str, weights: str) -> torch.Tensor:
         source, options = str(Path(weights).expanduser().parent), {"gguf_file": Path(weights).name}
     with quiet(), refusals(f"no tokenizer could be loaded from {weights}"):
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64)
+        return torch.tensor(
+            tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64
+        )

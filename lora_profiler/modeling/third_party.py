@@ -1,4 +1,5 @@
-"""Around transformers, PEFT and bitsandbytes: are they here, do they keep quiet, and what they refuse said in one line."""
+"""Around transformers, PEFT and bitsandbytes: are they here, do they keep quiet, and what they
+refuse said in one line."""
 
 import logging
 import warnings
@@ -11,17 +12,21 @@ from lora_profiler.errors import LoraProfilerError, UnbuildableError
 
 
 def require(module: str, install: str, purpose: str) -> None:
-    """Raises UnbuildableError where `module` is not installed; `install` is what pip is to be given."""
+    """Raises UnbuildableError where `module` is not installed; `install` is what pip is to be
+    given."""
     if find_spec(module) is None:
-        raise UnbuildableError(f"{purpose} needs {module}, which is not installed: pip install {install}")
+        raise UnbuildableError(
+            f"{purpose} needs {module}, which is not installed: pip install {install}"
+        )
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Inside: no progress bars, warnings or log lines below an error from the libraries that build and load models.
+    """Inside: no progress bars, warnings or log lines below an error from the libraries that build
+    and load models.
 
-    Everything that matters of what they say is checked afterwards: classes, counts, dtypes, missing weights. A deprecated
-    name is called where only that one exists in every version supported.
+    Everything that matters of what they say is checked afterwards: classes, counts, dtypes, missing
+    weights. A deprecated name is called where only that one exists in every version supported.
     """
     from transformers.utils import logging as untyped
 
@@ -45,7 +50,8 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def refusals(what: str) -> Iterator[None]:
-    """Turns what a library raises on input it does not take into UnbuildableError: "`what`: reason".
+    """Turns what a library raises on input it does not take into UnbuildableError: "`what`:
+    reason".
 
     RuntimeError and MemoryError pass, because an exhausted device raises them.
     """

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """Everything a face shows about one workload. `gpu` is the card that was asked about, with `fit` None if unknowable.
+    """Everything a face shows about one workload. `gpu` is the card that was asked about, with
+    `fit` None if unknowable.
 
-    `timing` is of that card; without one, of this machine's processor where it was measured and is the device, else None.
-    `speed_gap` is against full fine-tuning, where that is among the ways asked about and both times are known. `communication`
-    is what a rank sends, None for a process alone.
+    `timing` is of that card; without one, of this machine's processor where it was measured and is
+    the device, else None. `speed_gap` is against full fine-tuning, where that is among the ways
+    asked about and both times are known. `communication` is what a rank sends, None for a process
+    alone.
     """
 
     prediction: Prediction
@@ -44,13 +46,18 @@ def answers(
     all_levers: bool = False,
     network: "Network | None" = None,
 ) -> list[Answer]:
-    """Predict each way to train one model, judge the card if one is named, time a step, and find what lowers each peak most.
+    """Predict each way to train one model, judge the card if one is named, time a step, and find
+    what lowers each peak most.
 
-    `all_levers` lists every lever, not the best alone. `network` is the link among several ranks. A method that is among the
-    workloads is no lever of another. Raises UsageError for a network among one process, and what `predict` raises.
+    `all_levers` lists every lever, not the best alone. `network` is the link among several ranks. A
+    method that is among the workloads is no lever of another. Raises UsageError for a network among
+    one process, and what `predict` raises.
     """
     if network is not None and any(w.setup.world_size == 1 for w in workloads):
-        raise UsageError("--interconnect is the link among several ranks; add --world-size and --sharding, or leave it out.")
+        raise UsageError(
+            "--interconnect is the link among several ranks; add --world-size and --sharding, or"
+            " leave it out."
+        )
     asked = {w.setup.method for w in workloads}
     predictions = [predict(on_card(workload, gpu), engine) for workload in workloads]
     timings, gaps = _timed(predictions, gpu, engine)
@@ -91,14 +98,18 @@ def _sent(prediction: Prediction, network: "Network | None") -> "Communication |
 def _timed(
     predictions: Sequence[Prediction], gpu: "Gpu | None", engine: str
 ) -> "tuple[list[Timing | None], list[SpeedGap | None]]":
-    """The time of each, and what keeps each from being as much faster than full fine-tuning as its FLOPs suggest."""
+    """The time of each, and what keeps each from being as much faster than full fine-tuning as its
+    FLOPs suggest."""
     if gpu is None and all(p.workload.setup.device != "cpu" for p in predictions):
         return [None] * len(predictions), [None] * len(predictions)
     from lora_profiler.planning.speed_gap import speed_gap
     from lora_profiler.planning.timing import is_timed, step_time
 
     timings: list[Timing | None]
-    timings = [step_time(p.workload, gpu, engine, p) if is_timed(p.workload, gpu) else None for p in predictions]
+    timings = [
+        step_time(p.workload, gpu, engine, p) if is_timed(p.workload, gpu) else None
+        for p in predictions
+    ]
     steps = [timing.step if timing else None for timing in timings]
     full = next((step for step in steps if step and step.workload.setup.method == "full"), None)
     gaps = [speed_gap(full, step) if full and step and step is not full else None for step in steps]

@@ -7,11 +7,16 @@ def checkpoint_words(workload: Workload) -> str | None:
     """None where there is nothing to say."""
     model = workload.model
     if model.nf4 is not None:
-        quantised = "with double quantisation" if model.nf4.double_quant else "without double quantisation"
-        return f"The checkpoint is stored in NF4 by bitsandbytes, {quantised}: adapters on it are QLoRA."
+        quantised = (
+            "with double quantisation" if model.nf4.double_quant else "without double quantisation"
+        )
+        return (
+            f"The checkpoint is stored in NF4 by bitsandbytes, {quantised}: adapters on it are"
+            " QLoRA."
+        )
     if model.dequantized_from is None:
         return None
     return (
-        f"The checkpoint is stored in {model.dequantized_from}, on which this training is not modelled: the answer is for its "
-        f"weights turned back into {workload.setup.dtype}."
+        f"The checkpoint is stored in {model.dequantized_from}, on which this training is not"
+        f" modelled: the answer is for its weights turned back into {workload.setup.dtype}."
     )

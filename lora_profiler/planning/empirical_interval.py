@@ -1,4 +1,5 @@
-"""What public measurements say of a predicted peak: how far off predictions of measured peaks were, and the nearest of them."""
+"""What public measurements say of a predicted peak: how far off predictions of measured peaks were,
+and the nearest of them."""
 
 from typing import NamedTuple
 
@@ -7,11 +8,12 @@ from lora_profiler.prediction import Prediction
 
 
 class LikelyPeak(NamedTuple):
-    """Where a CUDA allocator's peak lies if this prediction is as far off as those of public runs: from `low_bytes` to
-    `high_bytes`, nine times in ten. `half_width` is a share of the measured peak.
+    """Where a CUDA allocator's peak lies if this prediction is as far off as those of public runs:
+    from `low_bytes` to `high_bytes`, nine times in ten. `half_width` is a share of the measured
+    peak.
 
-    The public runs were predicted with the libraries and kernels that ran them; of a run with others than assumed here nothing
-    is said.
+    The public runs were predicted with the libraries and kernels that ran them; of a run with
+    others than assumed here nothing is said.
     """
 
     nearest: MeasuredMemory
@@ -24,8 +26,8 @@ class LikelyPeak(NamedTuple):
 def likely_peak(prediction: Prediction) -> LikelyPeak | None:
     """None for a lower bound, and for devices whose memory no public row tells.
 
-    An estimate's own bound widens the interval, as errors add up at worst. With an error of at most w either way the measured
-    peak is between predicted / (1 + w) and predicted / (1 - w).
+    An estimate's own bound widens the interval, as errors add up at worst. With an error of at most
+    w either way the measured peak is between predicted / (1 + w) and predicted / (1 - w).
     """
     if prediction.saved_activation_bytes is None or prediction.workload.setup.device != "cuda":
         return None

@@ -23,8 +23,9 @@ ENGINES = ("auto", "analytic", "compiled", "traced")
 def predict(workload: Workload, engine: str = "auto") -> Prediction:
     """The prediction of the named answerer.
 
-    "auto" takes a compiled profile where one is bundled or cached, else the rules, which say themselves where they are estimates
-    or lower bounds. "traced" traces the real step anew, which needs torch and takes seconds to minutes, and keeps the profile.
+    "auto" takes a compiled profile where one is bundled or cached, else the rules, which say
+    themselves where they are estimates or lower bounds. "traced" traces the real step anew, which
+    needs torch and takes seconds to minutes, and keeps the profile.
 
     Raises UsageError for an engine that is unknown, and whatever the answerer raises.
     """
@@ -51,7 +52,8 @@ def _predicted(workload: Workload, engine: str) -> Prediction:
 
 
 def peak_bytes(workload: Workload, engine: str = "auto") -> int:
-    """Steady-state peak alone: `predict(workload, engine).peak.total_bytes`, cheap enough to search with.
+    """Steady-state peak alone: `predict(workload, engine).peak.total_bytes`, cheap enough to search
+    with.
 
     "traced" takes the profiles that are there, as "compiled" does: a search traces nothing.
     """
@@ -65,7 +67,8 @@ def peak_bytes(workload: Workload, engine: str = "auto") -> int:
 
 
 def peak_polynomials(workload: Workload, engine: str = "auto") -> "tuple[Polynomial, ...]":
-    """Polynomials in batch, sequence and rank whose maximum is the steady-state peak, where the regime of `workload` holds."""
+    """Polynomials in batch, sequence and rank whose maximum is the steady-state peak, where the
+    regime of `workload` holds."""
     if _resolved(workload, engine) == "analytic":
         from lora_profiler.analytic import peak_polynomials as analytic_polynomials
 
@@ -83,7 +86,8 @@ class HasCapability(Protocol):
 
 
 def on_card(workload: Workload, gpu: "HasCapability | None") -> Workload:
-    """`workload` on the platform of `gpu`; as it is without a card, and on one whose compute capability nobody tells."""
+    """`workload` on the platform of `gpu`; as it is without a card, and on one whose compute
+    capability nobody tells."""
     if gpu is None or gpu.capability is None:
         return workload
     return replace(workload, platform=replace(workload.platform, capability=gpu.capability))
@@ -97,9 +101,13 @@ def windows_of(model: ModelSpec) -> tuple[int, ...]:
 
 
 def engine_for_search(prediction: Prediction, engine: str) -> str:
-    """The engine for questions that compare with `prediction`: where rules do not know the activations, profiles alone answer;
-    where no profile could hold the setup, rules alone do."""
-    if engine in ("compiled", "traced") and why_unprofiled(prediction.workload.setup) and rules_know(prediction.workload):
+    """The engine for questions that compare with `prediction`: where rules do not know the
+    activations, profiles alone answer; where no profile could hold the setup, rules alone do."""
+    if (
+        engine in ("compiled", "traced")
+        and why_unprofiled(prediction.workload.setup)
+        and rules_know(prediction.workload)
+    ):
         return "analytic"
     if engine == "auto" and prediction.engine != "analytic" and not rules_know(prediction.workload):
         return "compiled"
@@ -116,7 +124,9 @@ def rules_know(workload: Workload) -> bool:
 def check_engine(engine: str) -> None:
     """Raises UsageError for an engine that is unknown."""
     if engine not in ENGINES:
-        raise UsageError(f"engine is {engine!r}; accepted: {', '.join(ENGINES)}.{did_you_mean(engine, ENGINES)}")
+        raise UsageError(
+            f"engine is {engine!r}; accepted: {', '.join(ENGINES)}.{did_you_mean(engine, ENGINES)}"
+        )
 
 
 def _check_setup(workload: Workload, engine: str) -> None:

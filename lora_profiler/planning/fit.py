@@ -1,4 +1,5 @@
-"""A card's verdict on a workload, with the reserve that tensors do not show, and the largest sizes that fit."""
+"""A card's verdict on a workload, with the reserve that tensors do not show, and the largest sizes
+that fit."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,23 +15,31 @@ Verdict = Literal["fits", "tight", "does_not_fit"]
 
 CONTEXT_BYTES = round(0.6 * GIB)
 CONTEXT_BAND_BYTES = round(0.4 * GIB)
-"""What the driver takes for context and kernels, outside the allocator. Public reports lie between 107 MiB (RTX 4060 Ti)
-and 612 MiB (B200) with recent torch and up to 843 MB with older; it differs by card and torch, hence the band."""
+"""What the driver takes for context and kernels, outside the allocator. Public reports lie between
+107 MiB (RTX 4060 Ti) and 612 MiB (B200) with recent torch and up to 843 MB with older; it differs
+by card and torch, hence the band."""
 
 _MIB_32 = 32 * MIB
 _MIB_128 = 128 * MIB
 _WORKSPACE_BYTES = {
-    "hopper": _MIB_32, "blackwell": _MIB_32, "blackwell_dc": _MIB_32,
-    "cdna2": _MIB_32, "rdna3": _MIB_32, "cdna3": _MIB_128, "cdna4": _MIB_128,
-}  # fmt: skip
+    "hopper": _MIB_32,
+    "blackwell": _MIB_32,
+    "blackwell_dc": _MIB_32,
+    "cdna2": _MIB_32,
+    "rdna3": _MIB_32,
+    "cdna3": _MIB_128,
+    "cdna4": _MIB_128,
+}
 _OLDER_WORKSPACE_BYTES = 8_519_680
-"""One BLAS workspace, per handle and stream: torch's aten/src/ATen/cuda/CUDABlas.cpp (parseChosenWorkspaceSize)."""
+"""One BLAS workspace, per handle and stream: torch's aten/src/ATen/cuda/CUDABlas.cpp
+(parseChosenWorkspaceSize)."""
 WORKSPACES = 2
 """The forward pass and autograd's own thread each hold one."""
 
 FRAGMENTATION_PERCENT = 6
-"""Share of the peak that the caching allocator loses to rounding and holes. In a simulation of torch's allocator over whole
-steps, the smallest card that completed two steps was 1.4 % (8B LoRA), 3.6 % (8B full) and 5.9 % (0.5B full) above the peak."""
+"""Share of the peak that the caching allocator loses to rounding and holes. In a simulation of
+torch's allocator over whole steps, the smallest card that completed two steps was 1.4 % (8B LoRA),
+3.6 % (8B full) and 5.9 % (0.5B full) above the peak."""
 
 
 class Card(Protocol):
@@ -54,7 +63,8 @@ class Card(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reserve:
-    """Memory that no tensor shows, in bytes: kept free by a verdict of 'fits', and told apart by cause."""
+    """Memory that no tensor shows, in bytes: kept free by a verdict of 'fits', and told apart by
+    cause."""
 
     context_bytes: int
     workspace_bytes: int
@@ -69,10 +79,12 @@ class Reserve:
 class Fit:
     """One workload on one card.
 
-    verdict: 'fits' = peak + reserve within the card's usable bytes; 'tight' = the peak fits but not with the reserve; else
-    'does_not_fit'. `largest_batch_size`, `longest_seq_len` and `highest_rank`, each with all else as asked, are the largest
-    whose own verdict is 'fits'; 0 where not even 1 fits, None where no other size than the one traced is known, and no rank
-    without an adapter. `longest_seq_len` knows memory only, not how long a sequence the model was made for.
+    verdict: 'fits' = peak + reserve within the card's usable bytes; 'tight' = the peak fits but not
+    with the reserve; else 'does_not_fit'. `largest_batch_size`, `longest_seq_len` and
+    `highest_rank`, each with all else as asked, are the largest whose own verdict is 'fits'; 0
+    where not even 1 fits, None where no other size than the one traced is known, and no rank
+    without an adapter. `longest_seq_len` knows memory only, not how long a sequence the model was
+    made for.
     """
 
     gpu: Card
@@ -108,18 +120,26 @@ def reserve_for(gpu: Card, peak: int) -> Reserve:
     )
 
 
-def fit(workload: Workload, gpu: Card, engine: str = "auto", prediction: Prediction | None = None) -> Fit | None:
-    """Whether `workload` fits on `gpu`, and how far batch, sequence and rank can grow; `prediction` saves asking for it again.
+def fit(
+    workload: Workload, gpu: Card, engine: str = "auto", prediction: Prediction | None = None
+) -> Fit | None:
+    """Whether `workload` fits on `gpu`, and how far batch, sequence and rank can grow; `prediction`
+    saves asking for it again.
 
-    Sizes are found by bisection over the full predictor, whose peak never falls when one of them grows. Returns None
-    where the engine does not know the activations and what it knows alone would fit: then nobody can tell.
-    Raises UsageError for a setup that does not run on a card (`device` cpu), and for a card sold with several memory sizes.
+    Sizes are found by bisection over the full predictor, whose peak never falls when one of them
+    grows. Returns None where the engine does not know the activations and what it knows alone would
+    fit: then nobody can tell. Raises UsageError for a setup that does not run on a card (`device`
+    cpu), and for a card sold with several memory sizes.
     """
     if workload.setup.device == "cpu":
-        raise UsageError("a card was named, but the device is cpu; leave out one of --gpu and --device cpu.")
+        raise UsageError(
+            "a card was named, but the device is cpu; leave out one of --gpu and --device cpu."
+        )
     usable = gpu.usable_bytes
     if usable is None:
-        raise UsageError(f"{gpu.key} is sold with several memory sizes; say which, as in --gpu custom:24GiB.")
+        raise UsageError(
+            f"{gpu.key} is sold with several memory sizes; say which, as in --gpu custom:24GiB."
+        )
     workload = on_card(workload, gpu)
     if prediction is None:
         prediction = predict(workload, engine)
@@ -140,14 +160,20 @@ def fit(workload: Workload, gpu: Card, engine: str = "auto", prediction: Predict
         def fits(changed: TrainSetup) -> bool:
             try:
                 peak = peak_bytes(replace(workload, setup=changed), answerer)
-            except NoProfileError:  # a size at which other rules hold, for which nobody has traced the step
+            except (
+                NoProfileError
+            ):  # a size at which other rules hold, for which nobody has traced the step
                 return False
             return judge(peak, usable, gpu) == "fits"
 
-        batch_size = largest(lambda size: fits(replace(setup, batch_size=size)), guess=setup.batch_size)
+        batch_size = largest(
+            lambda size: fits(replace(setup, batch_size=size)), guess=setup.batch_size
+        )
         seq_len = largest(lambda size: fits(replace(setup, seq_len=size)), guess=setup.seq_len)
         if lora is not None:
-            rank = largest(lambda size: fits(replace(setup, lora=replace(lora, r=size))), guess=lora.r)
+            rank = largest(
+                lambda size: fits(replace(setup, lora=replace(lora, r=size))), guess=lora.r
+            )
     return Fit(
         gpu=gpu,
         usable_bytes=usable,
@@ -161,7 +187,8 @@ def fit(workload: Workload, gpu: Card, engine: str = "auto", prediction: Predict
 
 
 def _knows(workload: Workload, engine: str) -> bool:
-    """Whether a search has somebody to ask: a step traced at one size alone says nothing of others."""
+    """Whether a search has somebody to ask: a step traced at one size alone says nothing of
+    others."""
     try:
         peak_bytes(workload, engine)
     except NoProfileError:
@@ -170,7 +197,8 @@ def _knows(workload: Workload, engine: str) -> bool:
 
 
 def judge(peak: int, usable: int, gpu: Card) -> Verdict:
-    """The verdict on a peak of `peak` bytes on `gpu`, of which a program can have `usable` bytes: see `Fit`."""
+    """The verdict on a peak of `peak` bytes on `gpu`, of which a program can have `usable` bytes:
+    see `Fit`."""
     if peak + reserve_for(gpu, peak).total_bytes <= usable:
         return "fits"
     return "tight" if peak <= usable else "does_not_fit"
@@ -179,8 +207,8 @@ def judge(peak: int, usable: int, gpu: Card) -> Verdict:
 def largest(accepts: Callable[[int], bool], guess: int = 1, limit: int = MAX_SIZE) -> int:
     """The largest whole number from 1 to `limit` that `accepts` takes, 0 if it takes none.
 
-    `accepts` must be monotone: once it refuses a number it refuses every larger one. Doubles away from `guess`, then
-    bisects: about 2 log2(answer / guess) questions.
+    `accepts` must be monotone: once it refuses a number it refuses every larger one. Doubles away
+    from `guess`, then bisects: about 2 log2(answer / guess) questions.
     """
     low, high = 0, limit + 1  # low is accepted (or 0), high is refused (or out of range)
     probe = min(max(guess, 1), limit)

@@ -7,10 +7,14 @@ from lora_profiler.planning.fit import Card, judge, largest
 from lora_profiler.workload import Workload
 
 
-def predicted_largest_batch(workload: Workload, usable_bytes: int, card: Card | None = None) -> int | None:
-    """The largest micro-batch whose predicted peak, with what `card` needs besides, stays within `usable_bytes`; 0 if not even 1.
+def predicted_largest_batch(
+    workload: Workload, usable_bytes: int, card: Card | None = None
+) -> int | None:
+    """The largest micro-batch whose predicted peak, with what `card` needs besides, stays within
+    `usable_bytes`; 0 if not even 1.
 
-    Without a card the peak alone counts, as on a CPU with a budget. None where the engine does not know the activations.
+    Without a card the peak alone counts, as on a CPU with a budget. None where the engine does not
+    know the activations.
     """
     if predict(workload).saved_activation_bytes is None:
         return None

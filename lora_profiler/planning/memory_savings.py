@@ -16,7 +16,8 @@ AWAY_FROM_HEAD = ("setup", "last_layer_forward", "optimizer_step")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lever:
-    """One change that lowers the peak: what it is, the option that makes it, the peak after it, and its price in words."""
+    """One change that lowers the peak: what it is, the option that makes it, the peak after it, and
+    its price in words."""
 
     name: str
     option: str
@@ -30,25 +31,40 @@ class Lever:
 
 
 def levers(
-    workload: Workload, engine: str = "auto", prediction: Prediction | None = None, *, besides: Collection[str] = ()
+    workload: Workload,
+    engine: str = "auto",
+    prediction: Prediction | None = None,
+    *,
+    besides: Collection[str] = (),
 ) -> tuple[Lever, ...]:
-    """Single changes that lower the steady-state peak, the largest saving first; each is predicted anew, none is guessed.
+    """Single changes that lower the steady-state peak, the largest saving first; each is predicted
+    anew, none is guessed.
 
-    Changes to a method in `besides` are left out. Empty where the engine does not know the activations: then the peak itself
-    is only a lower bound.
+    Changes to a method in `besides` are left out. Empty where the engine does not know the
+    activations: then the peak itself is only a lower bound.
     """
     prediction = prediction or predict(workload, engine)
-    found = (_try(change, workload, engine_for_search(prediction, engine)) for change in _changes(workload, prediction, besides))
+    found = (
+        _try(change, workload, engine_for_search(prediction, engine))
+        for change in _changes(workload, prediction, besides)
+    )
     return tuple(sorted((lever for lever in found if lever), key=lambda lever: -lever.saved_bytes))
 
 
 def best_lever(
-    workload: Workload, engine: str = "auto", prediction: Prediction | None = None, *, besides: Collection[str] = ()
+    workload: Workload,
+    engine: str = "auto",
+    prediction: Prediction | None = None,
+    *,
+    besides: Collection[str] = (),
 ) -> Lever | None:
-    """The first of `levers`, in less time: a change that cannot save as much as one already tried is not tried."""
+    """The first of `levers`, in less time: a change that cannot save as much as one already tried
+    is not tried."""
     prediction = prediction or predict(workload, engine)
     best: Lever | None = None
-    for change in sorted(_changes(workload, prediction, besides), key=lambda change: -change.at_most):
+    for change in sorted(
+        _changes(workload, prediction, besides), key=lambda change: -change.at_most
+    ):
         if best is not None and change.at_most <= best.saved_bytes:
             break
         lever = _try(change, workload, engine_for_search(prediction, engine))
@@ -58,7 +74,8 @@ def best_lever(
 
 
 class _Change(NamedTuple):
-    """A change to try. It lowers the present peak moment by at most `at_most` bytes, hence the peak by no more."""
+    """A change to try. It lowers the present peak moment by at most `at_most` bytes, hence the peak
+    by no more."""
 
     name: str
     option: str
@@ -75,10 +92,18 @@ def _try(change: _Change, workload: Workload, engine: str) -> Lever | None:
         return None
     if after >= change.before:
         return None
-    return Lever(name=change.name, option=change.option, price=change.price, peak_bytes=after, saved_bytes=change.before - after)
+    return Lever(
+        name=change.name,
+        option=change.option,
+        price=change.price,
+        peak_bytes=after,
+        saved_bytes=change.before - after,
+    )
 
 
-def _changes(workload: Workload, prediction: Prediction, besides: Collection[str]) -> Iterator[_Change]:
+def _changes(
+    workload: Workload, prediction: Prediction, besides: Collection[str]
+) -> Iterator[_Change]:
     """Every change worth a try."""
     if prediction.saved_activation_bytes is None:
         return
@@ -86,12 +111,21 @@ def _changes(workload: Workload, prediction: Prediction, besides: Collection[str
     everything = peak.total_bytes
 
     def change(name: str, option: str, price: str, changed: TrainSetup, *touched: str) -> _Change:
-        at_most = sum(size for category, size in peak.bytes.items() if category in touched) if touched else everything
+        at_most = (
+            sum(size for category, size in peak.bytes.items() if category in touched)
+            if touched
+            else everything
+        )
         return _Change(name, option, price, changed, everything, at_most)
 
     if lora is None and "lora" not in besides:
         price = "trains an update of low rank"
-        yield change("LoRA instead of full fine-tuning", "--method lora", price, replace(setup, lora=LoraConfig()))
+        yield change(
+            "LoRA instead of full fine-tuning",
+            "--method lora",
+            price,
+            replace(setup, lora=LoraConfig()),
+        )
     if lora is not None and setup.quantization is None and "qlora" not in besides:
         qlora = replace(setup, quantization=Quantization())
         price = "dequantises every weight again for each use"
@@ -99,49 +133,121 @@ def _changes(workload: Workload, prediction: Prediction, besides: Collection[str
     if not setup.checkpointing:
         checkpointed = replace(setup, checkpointing=True)
         price = "runs most of the forward pass twice"
-        yield change("gradient checkpointing", "--checkpointing", price, checkpointed, "activations", "temporaries")
+        yield change(
+            "gradient checkpointing",
+            "--checkpointing",
+            price,
+            checkpointed,
+            "activations",
+            "temporaries",
+        )
     recipe = setup.quantization.recipe if setup.quantization else "stock"
-    if lora is not None and lora.adapter_dtype == "float32" and setup.dtype != "float32" and recipe == "stock":
+    if (
+        lora is not None
+        and lora.adapter_dtype == "float32"
+        and setup.dtype != "float32"
+        and recipe == "stock"
+    ):
         narrow = replace(setup, lora=replace(lora, adapter_dtype=setup.dtype))
         held = ("activations", "temporaries", "adapters", "gradients", "optimizer_states")
         option = f"--adapter-dtype {setup.dtype}"
-        yield change(f"{setup.dtype} adapters", option, "updates the adapters in 16 bit", narrow, *held)
-    if setup.optimizer_impl == "foreach" and setup.optimizer in ("adamw", "sgd") and peak.moment == "optimizer_step":
+        yield change(
+            f"{setup.dtype} adapters", option, "updates the adapters in 16 bit", narrow, *held
+        )
+    if (
+        setup.optimizer_impl == "foreach"
+        and setup.optimizer in ("adamw", "sgd")
+        and peak.moment == "optimizer_step"
+    ):
         fused = replace(setup, optimizer_impl="fused")
-        yield change("the fused optimizer", "--optimizer-impl fused", "none known", fused, "temporaries")
+        yield change(
+            "the fused optimizer", "--optimizer-impl fused", "none known", fused, "temporaries"
+        )
     if setup.optimizer == "adamw":
         eight = replace(setup, optimizer="adamw_8bit", optimizer_impl="foreach")
         step = ("temporaries",) if peak.moment == "optimizer_step" else ()
         yield change(
-            "8-bit AdamW", "--optimizer adamw_8bit", "keeps the optimizer states in 8 bit", eight, "optimizer_states", *step
+            "8-bit AdamW",
+            "--optimizer adamw_8bit",
+            "keeps the optimizer states in 8 bit",
+            eight,
+            "optimizer_states",
+            *step,
         )
     if setup.dtype == "float32" and setup.precision == "pure":
-        yield change("bfloat16 weights", "--dtype bfloat16", "trains in 16 bit", replace(setup, dtype="bfloat16"))
-    if setup.loss != "fused" and setup.world_size == 1 and peak.moment in ("end_of_forward", "loss_backward"):
+        yield change(
+            "bfloat16 weights",
+            "--dtype bfloat16",
+            "trains in 16 bit",
+            replace(setup, dtype="bfloat16"),
+        )
+    if (
+        setup.loss != "fused"
+        and setup.world_size == 1
+        and peak.moment in ("end_of_forward", "loss_backward")
+    ):
         fused_loss = replace(setup, loss="fused")
-        elsewhere = max(m.total_bytes for m in prediction.moments if m.step == "steady" and m.moment in AWAY_FROM_HEAD)
+        elsewhere = max(
+            m.total_bytes
+            for m in prediction.moments
+            if m.step == "steady" and m.moment in AWAY_FROM_HEAD
+        )
         found = change("a fused loss", "--loss fused", "leaves no logits to look at", fused_loss)
         yield found._replace(at_most=everything - elsewhere)  # these moments stay as they are
     if setup.attention in ("eager", "math"):
         fast = replace(setup, attention="auto")
-        yield change("SDPA attention", "--attention auto", "none known", fast, "activations", "temporaries")
-    flash = replace(setup, attention="flash") if setup.dtype != "float32" or setup.precision == "amp" else setup
+        yield change(
+            "SDPA attention", "--attention auto", "none known", fast, "activations", "temporaries"
+        )
+    flash = (
+        replace(setup, attention="flash")
+        if setup.dtype != "float32" or setup.precision == "amp"
+        else setup
+    )
     if flash.is_flattened and takes_flattened(workload.model):
         price = "needs the flash-attn package"
-        yield change("FlashAttention 2 for packed rows", "--attention flash", price, flash, "activations", "temporaries")
+        yield change(
+            "FlashAttention 2 for packed rows",
+            "--attention flash",
+            price,
+            flash,
+            "activations",
+            "temporaries",
+        )
     if lora is not None and lora.lora_dropout > 0:
         dry = replace(setup, lora=replace(lora, lora_dropout=0.0))
-        yield change("no adapter dropout", "--dropout 0", "regularises less", dry, "activations", "temporaries")
+        yield change(
+            "no adapter dropout",
+            "--dropout 0",
+            "regularises less",
+            dry,
+            "activations",
+            "temporaries",
+        )
     if lora is not None:
         adapted = ("adapters", "gradients", "optimizer_states", "activations", "temporaries")
         if lora.r > 1:
             lower = replace(setup, lora=replace(lora, r=lora.r // 2))
-            yield change(f"rank {lora.r // 2}", f"--rank {lora.r // 2}", "an update of lower rank", lower, *adapted)
+            yield change(
+                f"rank {lora.r // 2}",
+                f"--rank {lora.r // 2}",
+                "an update of lower rank",
+                lower,
+                *adapted,
+            )
         if lora.target_modules == "all-linear":
             fewer = replace(setup, lora=replace(lora, target_modules=None))
-            yield change("adapters on PEFT's default targets", "--targets default", "adapts fewer layers", fewer, *adapted)
+            yield change(
+                "adapters on PEFT's default targets",
+                "--targets default",
+                "adapts fewer layers",
+                fewer,
+                *adapted,
+            )
     if setup.batch_size > 1:
         half = setup.batch_size // 2
         smaller = replace(setup, batch_size=half)
         sized = ("inputs", "activations", "logits_and_loss", "temporaries")
-        yield change(f"batch {half}", f"--batch-size {half}", "more, smaller steps", smaller, *sized)
+        yield change(
+            f"batch {half}", f"--batch-size {half}", "more, smaller steps", smaller, *sized
+        )

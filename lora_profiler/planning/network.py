@@ -10,11 +10,19 @@ from lora_profiler.units import is_finite, shown
 
 GB = 10**9
 LINKS: Mapping[str, int] = {
-    "nvlink3": 300 * GB, "nvlink4": 450 * GB, "nvlink5": 900 * GB, "pcie3": 16 * GB, "pcie4": 32 * GB, "pcie5": 64 * GB,
-    "hdr": 25 * GB, "ndr": 50 * GB, "100gbe": 12_500_000_000, "25gbe": 3_125_000_000,
-}  # fmt: skip
-"""Bytes a second that one card can send, one way, as the makers give them: NVLink of A100, H100 and B200, PCIe with 16 lanes,
-InfiniBand HDR and NDR with four, Ethernet."""
+    "nvlink3": 300 * GB,
+    "nvlink4": 450 * GB,
+    "nvlink5": 900 * GB,
+    "pcie3": 16 * GB,
+    "pcie4": 32 * GB,
+    "pcie5": 64 * GB,
+    "hdr": 25 * GB,
+    "ndr": 50 * GB,
+    "100gbe": 12_500_000_000,
+    "25gbe": 3_125_000_000,
+}
+"""Bytes a second that one card can send, one way, as the makers give them: NVLink of A100, H100 and
+B200, PCIe with 16 lanes, InfiniBand HDR and NDR with four, Ethernet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,13 +34,17 @@ class Network:
 
     def __post_init__(self) -> None:
         if not is_finite(self.bytes_per_second) or self.bytes_per_second <= 0:
-            raise UsageError(f"interconnect {self.key[:60]!r} sends no number of bytes a second above 0.")
+            raise UsageError(
+                f"interconnect {self.key[:60]!r} sends no number of bytes a second above 0."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Communication:
-    """What one rank takes part in during an optimizer step. `seconds` is the least that the link takes for `sent_bytes`, None
-    where no link was named: real collectives reach a share of its rate, and wait for the slowest rank."""
+    """What one rank takes part in during an optimizer step. `seconds` is the least that the link
+    takes for `sent_bytes`, None where no link was named: real collectives reach a share of its
+    rate, and wait for the slowest rank.
+    """
 
     traffic: tuple[Traffic, ...]
     sent_bytes: int
@@ -47,18 +59,24 @@ def find_network(text: str) -> Network:
     rate = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*GB/s", text, flags=re.IGNORECASE)
     if rate is None or round(float(rate[1]) * GB) == 0:
         close = did_you_mean(text[:60], LINKS)
-        raise UsageError(f"interconnect is {shown(text)}; accepted: {', '.join(LINKS)}, or a rate such as 25GB/s.{close}")
+        raise UsageError(
+            f"interconnect is {shown(text)}; accepted: {', '.join(LINKS)}, or a rate such as"
+            f" 25GB/s.{close}"
+        )
     return Network(key=text, bytes_per_second=round(float(rate[1]) * GB))
 
 
 def communication(prediction: Prediction, network: Network | None = None) -> Communication | None:
     """What a rank of `prediction` sends in a step; None for a process alone.
 
-    Ring algorithms, as NCCL takes for large tensors: an all-reduce of X sends 2 (W - 1) / W times X, the others half of that.
+    Ring algorithms, as NCCL takes for large tensors: an all-reduce of X sends 2 (W - 1) / W times
+    X, the others half of that.
     """
     world_size = prediction.workload.setup.world_size
     if world_size == 1:
         return None
     sent = sum(traffic.sent_bytes(world_size) for traffic in prediction.traffic)
     seconds = None if network is None else sent / network.bytes_per_second
-    return Communication(traffic=prediction.traffic, sent_bytes=sent, network=network, seconds=seconds)
+    return Communication(
+        traffic=prediction.traffic, sent_bytes=sent, network=network, seconds=seconds
+    )

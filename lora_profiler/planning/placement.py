@@ -1,4 +1,5 @@
-"""Several cards for one model: which sharding takes how many, what each rank then holds, and how long a step takes."""
+"""Several cards for one model: which sharding takes how many, what each rank then holds, and how
+long a step takes."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -32,7 +33,8 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """One sharding of one setup over a number of ranks: what the fullest rank holds, and the verdict of its card."""
+    """One sharding of one setup over a number of ranks: what the fullest rank holds, and the
+    verdict of its card."""
 
     prediction: Prediction
     verdict: Verdict
@@ -44,9 +46,10 @@ class Placement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """A method under a sharding. `least` is on the fewest cards that it fits on, None where it fits on no number of them;
-    `whole` is on all cards. Seconds are of a step on all cards, at least and at most: compute and sending hidden behind each
-    other, and one after the other; without a link, of compute alone; None where the card's speed is not known.
+    """A method under a sharding. `least` is on the fewest cards that it fits on, None where it fits
+    on no number of them; `whole` is on all cards. Seconds are of a step on all cards, at least and
+    at most: compute and sending hidden behind each other, and one after the other; without a link,
+    of compute alone; None where the card's speed is not known.
     """
 
     sharding: Sharding
@@ -67,20 +70,25 @@ class Option:
 
 
 def find_cluster(text: str) -> Cluster:
-    """'8xh100_sxm_80gb' or, of several machines, '16x8xh100_sxm_80gb'. Of a short name that fits cards of several buses the SXM
-    one is taken, which is the one that comes in eights.
+    """'8xh100_sxm_80gb' or, of several machines, '16x8xh100_sxm_80gb'. Of a short name that fits
+    cards of several buses the SXM one is taken, which is the one that comes in eights.
 
     Raises UsageError for what is no such thing, and for an unknown card.
     """
     found = re.fullmatch(r"\s*(?:([0-9]{1,9})\s*[xX]\s*)?([0-9]{1,9})\s*[xX]\s*(\S.*?)\s*", text)
     if found is None:
-        raise UsageError(f"cluster is {text[:60]!r}; write cards times name, as in 8xh100_sxm_80gb, or 16x8xh100_sxm_80gb.")
+        raise UsageError(
+            f"cluster is {text[:60]!r}; write cards times name, as in 8xh100_sxm_80gb, or"
+            " 16x8xh100_sxm_80gb."
+        )
     machines, cards_each = int(found[1] or 1), int(found[2])
     if not 1 <= machines * cards_each <= MOST_CARDS:
         raise UsageError(f"cluster is {text!r}; it must have from 1 to {MOST_CARDS:,} cards.")
     gpu = _card(found[3])
     if gpu.usable_bytes is None:
-        raise UsageError(f"{gpu.key} is sold with several memory sizes; say which, as in 8xcustom:24GiB.")
+        raise UsageError(
+            f"{gpu.key} is sold with several memory sizes; say which, as in 8xcustom:24GiB."
+        )
     return Cluster(gpu=gpu, machines=machines, cards_each=cards_each)
 
 
@@ -88,20 +96,31 @@ def _card(name: str) -> Gpu:
     try:
         return find_gpu(name)
     except UsageError as ambiguous:
-        keys = [card.key for card in bundled_gpus() if card.key in str(ambiguous) and "_sxm_" in card.key]
+        keys = [
+            card.key
+            for card in bundled_gpus()
+            if card.key in str(ambiguous) and "_sxm_" in card.key
+        ]
         if len(keys) != 1 or "any of several" not in str(ambiguous):
             raise
         return find_gpu(keys[0])
 
 
-def plan(workloads: Sequence[Workload], cluster: Cluster, network: Network | None = None, engine: str = "auto") -> list[Option]:
-    """Every way to place each workload on the cluster, in the order of the workloads and of `SHARDINGS`; batch and sequence are a
-    rank's.
+def plan(
+    workloads: Sequence[Workload],
+    cluster: Cluster,
+    network: Network | None = None,
+    engine: str = "auto",
+) -> list[Option]:
+    """Every way to place each workload on the cluster, in the order of the workloads and of
+    `SHARDINGS`; batch and sequence are a rank's.
 
     Raises UsageError where a workload says itself how it is sharded, and what `predict` raises.
     """
     if any(workload.setup.world_size > 1 for workload in workloads):
-        raise UsageError("the plan chooses world size and sharding; leave --world-size and --sharding out.")
+        raise UsageError(
+            "the plan chooses world size and sharding; leave --world-size and --sharding out."
+        )
     return [
         _option(on_card(workload, cluster.gpu), sharding, cluster, network, engine)
         for workload in workloads
@@ -117,22 +136,37 @@ def _shardings(setup: TrainSetup, cluster: Cluster) -> tuple[Sharding, ...]:
     return SHARDINGS
 
 
-def _option(workload: Workload, sharding: Sharding, cluster: Cluster, network: Network | None, engine: str) -> Option:
+def _option(
+    workload: Workload, sharding: Sharding, cluster: Cluster, network: Network | None, engine: str
+) -> Option:
     def placed(world_size: int) -> Placement:
-        shared = replace(workload.setup, world_size=world_size, sharding=sharding if world_size > 1 else "none")
+        shared = replace(
+            workload.setup, world_size=world_size, sharding=sharding if world_size > 1 else "none"
+        )
         prediction = predict(replace(workload, setup=shared), engine)
         assert cluster.gpu.usable_bytes is not None
-        return Placement(prediction=prediction, verdict=judge(prediction.peak.total_bytes, cluster.gpu.usable_bytes, cluster.gpu))
+        return Placement(
+            prediction=prediction,
+            verdict=judge(prediction.peak.total_bytes, cluster.gpu.usable_bytes, cluster.gpu),
+        )
 
     whole = placed(cluster.cards)
     least = next((p for p in map(placed, world_sizes(cluster)) if p.verdict == "fits"), None)
     sent = communication(whole.prediction, network)
     low, high = _seconds(whole.prediction, cluster.gpu, engine, sent)
-    return Option(sharding=sharding, least=least, whole=whole, communication=sent, low_seconds=low, high_seconds=high)
+    return Option(
+        sharding=sharding,
+        least=least,
+        whole=whole,
+        communication=sent,
+        low_seconds=low,
+        high_seconds=high,
+    )
 
 
 def world_sizes(cluster: Cluster) -> Iterator[int]:
-    """Numbers of cards worth trying, from one up: powers of two within a machine, then whole machines, doubled each time."""
+    """Numbers of cards worth trying, from one up: powers of two within a machine, then whole
+    machines, doubled each time."""
     size = 1
     while size < cluster.cards_each:
         yield size

@@ -12,15 +12,19 @@ from lora_profiler.workload import Workload
 
 
 def variants(workload: Workload) -> Iterator[Workload]:
-    """The workload at one size for each regime: one sample or several, windows that the sequence fills or does not."""
+    """The workload at one size for each regime: one sample or several, windows that the sequence
+    fills or does not."""
     windows = windows_of(workload.model)
     for batch in (1, 2):
         for seq in (2, *windows):
             yield replace(workload, setup=replace(workload.setup, batch_size=batch, seq_len=seq))
 
 
-def worth_a_trace(workloads: Sequence[Workload], *, other_sizes: bool) -> list[tuple[Workload, Workload]]:
-    """(what was asked, the workload to trace for it), each profile once; with `other_sizes` those of other sizes too."""
+def worth_a_trace(
+    workloads: Sequence[Workload], *, other_sizes: bool
+) -> list[tuple[Workload, Workload]]:
+    """(what was asked, the workload to trace for it), each profile once; with `other_sizes` those
+    of other sizes too."""
     found: dict[str, tuple[Workload, Workload]] = {}
     for asked in workloads:
         for workload in (asked, *(variants(asked) if other_sizes else ())):
@@ -30,7 +34,13 @@ def worth_a_trace(workloads: Sequence[Workload], *, other_sizes: bool) -> list[t
 
 
 def is_worth_a_trace(workload: Workload) -> bool:
-    """Whether neither rules nor a profile know the model's activations, and what a trace needs is installed."""
+    """Whether neither rules nor a profile know the model's activations, and what a trace needs is
+    installed."""
     if why_unprofiled(workload.setup):
         return False
-    return not rules_know(workload) and not has_profile(workload) and not has_stand_in(workload) and not missing()
+    return (
+        not rules_know(workload)
+        and not has_profile(workload)
+        and not has_stand_in(workload)
+        and not missing()
+    )

@@ -1,4 +1,5 @@
-"""From the options of a training setup, as people write them, to the setups they mean: one place for every face that asks."""
+"""From the options of a training setup, as people write them, to the setups they mean: one place
+for every face that asks."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,24 +24,35 @@ from lora_profiler.workload import (
     Sharding,
     TrainSetup,
     Workload,
-)  # fmt: skip
+)
 
 DEFAULT_METHODS: tuple[Method, ...] = ("full", "lora")
-LORA_OPTIONS = ("rank", "alpha", "dropout", "targets", "layers_to_transform", "modules_to_save", "adapter_dtype", "use_dora")
+LORA_OPTIONS = (
+    "rank",
+    "alpha",
+    "dropout",
+    "targets",
+    "layers_to_transform",
+    "modules_to_save",
+    "adapter_dtype",
+    "use_dora",
+)
 QLORA_OPTIONS = ("double_quant", "recipe")
 CPU_DEFAULTS: Mapping[str, int | str] = {"seq_len": 128, "dtype": "float32"}
-"""What `bench` takes instead where it trains on a CPU: a step takes a second, not minutes. Many CPUs have no arithmetic of 16-bit
-floats, and imitate it many times slower.
+"""What `bench` takes instead where it trains on a CPU: a step takes a second, not minutes. Many
+CPUs have no arithmetic of 16-bit floats, and imitate it many times slower.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetupOptions:
-    """The options of `lora-profile predict` that say how a model is trained, by name and with their defaults.
+    """The options of `lora-profile predict` that say how a model is trained, by name and with their
+    defaults.
 
-    Lists are text with commas: `targets` is all-linear, default (PEFT's for the model), attention, names or re:PATTERN;
-    `layers_to_transform` numbers and ranges; `modules_to_save` names. `alpha` None means twice the rank. `use_dora` and
-    `use_reentrant` are known only to be refused with the reason.
+    Lists are text with commas: `targets` is all-linear, default (PEFT's for the model), attention,
+    names or re:PATTERN; `layers_to_transform` numbers and ranges; `modules_to_save` names. `alpha`
+    None means twice the rank. `use_dora` and `use_reentrant` are known only to be refused with the
+    reason.
     """
 
     methods: tuple[Method, ...] = DEFAULT_METHODS
@@ -73,44 +85,78 @@ class SetupOptions:
 
 
 def workloads(
-    model: ModelSpec, options: SetupOptions, given: Collection[str], platform: Platform | None = None
+    model: ModelSpec,
+    options: SetupOptions,
+    given: Collection[str],
+    platform: Platform | None = None,
 ) -> list[Workload]:
     """`setups` of `model`, each on `platform`, the usual one without."""
     platform = platform or Platform()
-    return [Workload(model=model, setup=setup, platform=platform) for setup in setups(model, options, given, platform)]
+    return [
+        Workload(model=model, setup=setup, platform=platform)
+        for setup in setups(model, options, given, platform)
+    ]
 
 
-def setups(model: ModelSpec, options: SetupOptions, given: Collection[str], platform: Platform | None = None) -> list[TrainSetup]:
-    """One setup for each method, in the order asked. `given` names the options that were written down, not left to default.
-    For a checkpoint in NF4 LoRA means QLoRA, and what is left to default is as it is stored.
+def setups(
+    model: ModelSpec,
+    options: SetupOptions,
+    given: Collection[str],
+    platform: Platform | None = None,
+) -> list[TrainSetup]:
+    """One setup for each method, in the order asked. `given` names the options that were written
+    down, not left to default. For a checkpoint in NF4 LoRA means QLoRA, and what is left to default
+    is as it is stored.
 
-    On a platform without arithmetic of bfloat16, where no dtype was given, adapters train on a float16 base; full fine-tuning and
-    autocast take float32 weights, since pure float16 without loss scaling ends in NaN.
+    On a platform without arithmetic of bfloat16, where no dtype was given, adapters train on a
+    float16 base; full fine-tuning and autocast take float32 weights, since pure float16 without
+    loss scaling ends in NaN.
 
-    Raises UsageError for options that contradict each other, that none of the methods would read, or that make no sense.
+    Raises UsageError for options that contradict each other, that none of the methods would read,
+    or that make no sense.
     """
     methods = tuple(dict.fromkeys(options.methods)) or DEFAULT_METHODS
     if model.nf4 is not None:
         methods, options = _as_stored(model.nf4, model.dtype, methods, options, given)
     _refuse_idle_options(methods, given)
     base = TrainSetup(
-        batch_size=options.batch_size, seq_len=options.seq_len, accumulation=options.accumulation, dtype=options.dtype,
-        precision=options.precision, optimizer=options.optimizer, optimizer_impl=options.optimizer_impl,
-        checkpointing=options.checkpointing, attention=options.attention, device=options.device,
-        loss=options.loss, world_size=options.world_size, sharding=options.sharding, packed=options.packed,
-        kernels=options.kernels, use_reentrant=options.use_reentrant,
-    )  # fmt: skip
-    lacks_bfloat16 = platform is not None and not platform.has_bfloat16 and options.device == "cuda" and "dtype" not in given
+        batch_size=options.batch_size,
+        seq_len=options.seq_len,
+        accumulation=options.accumulation,
+        dtype=options.dtype,
+        precision=options.precision,
+        optimizer=options.optimizer,
+        optimizer_impl=options.optimizer_impl,
+        checkpointing=options.checkpointing,
+        attention=options.attention,
+        device=options.device,
+        loss=options.loss,
+        world_size=options.world_size,
+        sharding=options.sharding,
+        packed=options.packed,
+        kernels=options.kernels,
+        use_reentrant=options.use_reentrant,
+    )
+    lacks_bfloat16 = (
+        platform is not None
+        and not platform.has_bfloat16
+        and options.device == "cuda"
+        and "dtype" not in given
+    )
     if lacks_bfloat16:
         base = replace(base, dtype="float32")
     if set(methods) == {"full"}:
         return [base]
     lora = LoraConfig(
-        r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=_targets(options.targets, model),
+        r=options.rank,
+        lora_alpha=options.alpha,
+        lora_dropout=options.dropout,
+        target_modules=_targets(options.targets, model),
         layers_to_transform=_numbers(options.layers_to_transform),
-        modules_to_save=_names(options.modules_to_save, "--modules-to-save"), adapter_dtype=options.adapter_dtype,
+        modules_to_save=_names(options.modules_to_save, "--modules-to-save"),
+        adapter_dtype=options.adapter_dtype,
         use_dora=options.use_dora,
-    )  # fmt: skip
+    )
     found = [_with_method(base, lora, method, options, given) for method in methods]
     if lacks_bfloat16 and options.precision == "pure":
         found = [replace(setup, dtype="float16") if setup.lora else setup for setup in found]
@@ -118,18 +164,28 @@ def setups(model: ModelSpec, options: SetupOptions, given: Collection[str], plat
 
 
 def _as_stored(
-    stored: Nf4Checkpoint, dtype: str | None, methods: tuple[Method, ...], options: SetupOptions, given: Collection[str]
+    stored: Nf4Checkpoint,
+    dtype: str | None,
+    methods: tuple[Method, ...],
+    options: SetupOptions,
+    given: Collection[str],
 ) -> tuple[tuple[Method, ...], SetupOptions]:
-    """Methods and options for a checkpoint in NF4; "full" where it was asked for, to be refused with the reason."""
+    """Methods and options for a checkpoint in NF4; "full" where it was asked for, to be refused
+    with the reason."""
     asked = methods if "methods" in given else ("qlora",)
     if "double_quant" not in given:
         options = replace(options, double_quant=stored.double_quant)
     if "dtype" not in given:
         options = replace(options, dtype=cast(Dtype, dtype or stored.compute_dtype))
-    return tuple(dict.fromkeys("full" if method == "full" else "qlora" for method in asked)), options
+    return (
+        tuple(dict.fromkeys("full" if method == "full" else "qlora" for method in asked)),
+        options,
+    )
 
 
-def _with_method(base: TrainSetup, lora: LoraConfig, method: str, options: SetupOptions, given: Collection[str]) -> TrainSetup:
+def _with_method(
+    base: TrainSetup, lora: LoraConfig, method: str, options: SetupOptions, given: Collection[str]
+) -> TrainSetup:
     if method == "full":
         return base
     if method == "lora":
@@ -137,19 +193,28 @@ def _with_method(base: TrainSetup, lora: LoraConfig, method: str, options: Setup
     quantization = Quantization(double_quant=options.double_quant, recipe=options.recipe)
     if quantization.recipe == "trl":
         if "adapter_dtype" in given and lora.adapter_dtype != "bfloat16":
-            raise UsageError(f"the trl recipe trains bfloat16 adapters, not {lora.adapter_dtype}; leave out one of the two.")
+            raise UsageError(
+                f"the trl recipe trains bfloat16 adapters, not {lora.adapter_dtype}; leave out one"
+                " of the two."
+            )
         lora = replace(lora, adapter_dtype="bfloat16")
     return replace(base, lora=lora, quantization=quantization)
 
 
 def _refuse_idle_options(methods: Sequence[str], given: Collection[str]) -> None:
     """An option that none of the methods would read is a mistake, not a wish to be ignored."""
-    idle = [] if {"lora", "qlora"} & set(methods) else [name for name in LORA_OPTIONS if name in given]
+    idle = (
+        [] if {"lora", "qlora"} & set(methods) else [name for name in LORA_OPTIONS if name in given]
+    )
     if idle:
-        raise UsageError(f"{flag(idle[0])} has no meaning for --method full; add --method lora, or leave it out.")
+        raise UsageError(
+            f"{flag(idle[0])} has no meaning for --method full; add --method lora, or leave it out."
+        )
     idle = [] if "qlora" in methods else [name for name in QLORA_OPTIONS if name in given]
     if idle:
-        raise UsageError(f"{flag(idle[0])} is about a 4-bit base; add --method qlora, or leave it out.")
+        raise UsageError(
+            f"{flag(idle[0])} is about a 4-bit base; add --method qlora, or leave it out."
+        )
 
 
 def flag(name: str) -> str:
@@ -187,10 +252,18 @@ def _numbers(text: str | None) -> tuple[int, ...]:
     for part in text.split(","):
         first, dash, last = (p.strip() for p in part.partition("-"))
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise UsageError(f"--layers-to-transform is {text[:60]!r}; write layer numbers and ranges, as in 0,2,8-15.")
+            raise UsageError(
+                f"--layers-to-transform is {text[:60]!r}; write layer numbers and ranges, as in"
+                " 0,2,8-15."
+            )
         if max(len(first), len(last)) > 9 or int(last or first) > 100_000:
-            raise UsageError(f"--layers-to-transform is {text[:60]!r}; no model has that many layers.")
+            raise UsageError(
+                f"--layers-to-transform is {text[:60]!r}; no model has that many layers."
+            )
         if int(last or first) < int(first):
-            raise UsageError(f"--layers-to-transform is {text[:60]!r}; write a range from its lower number to its higher one.")
+            raise UsageError(
+                f"--layers-to-transform is {text[:60]!r}; write a range from its lower number to"
+                " its higher one."
+            )
         found += range(int(first), int(last or first) + 1)
     return tuple(dict.fromkeys(found))

@@ -1,4 +1,5 @@
-"""Batches and lengths around a question, and which of them fit a card: what a map of what fits is drawn from."""
+"""Batches and lengths around a question, and which of them fit a card: what a map of what fits is
+drawn from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,8 @@ UNKNOWN_LENGTH = 8192
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeFit:
-    """One batch and length: its steady-state peak and the card's verdict, both None where the engine has no answer."""
+    """One batch and length: its steady-state peak and the card's verdict, both None where the
+    engine has no answer."""
 
     batch_size: int
     seq_len: int
@@ -28,9 +30,11 @@ class SizeFit:
 
 
 def size_fits(prediction: Prediction, gpu: Card, engine: str = "auto") -> tuple[SizeFit, ...]:
-    """The workload of `prediction` at every batch and length of a grid, its own among them, by batch and then by length.
+    """The workload of `prediction` at every batch and length of a grid, its own among them, by
+    batch and then by length.
 
-    Each is predicted anew. Empty where the engine does not know the activations, and for a card sold with several sizes.
+    Each is predicted anew. Empty where the engine does not know the activations, and for a card
+    sold with several sizes.
     """
     usable, workload = gpu.usable_bytes, prediction.workload
     if usable is None or prediction.saved_activation_bytes is None:
@@ -40,12 +44,23 @@ def size_fits(prediction: Prediction, gpu: Card, engine: str = "auto") -> tuple[
     for batch in batches(workload.setup.batch_size):
         for length in lengths(workload.setup.seq_len, trained_length(workload.model)):
             try:
-                peak = peak_bytes(replace(workload, setup=replace(workload.setup, batch_size=batch, seq_len=length)), answerer)
-            except LoraProfilerError:  # a size at which other rules hold, for which there is no profile
-                found.append(SizeFit(batch_size=batch, seq_len=length, peak_bytes=None, verdict=None))
+                peak = peak_bytes(
+                    replace(
+                        workload, setup=replace(workload.setup, batch_size=batch, seq_len=length)
+                    ),
+                    answerer,
+                )
+            except (
+                LoraProfilerError
+            ):  # a size at which other rules hold, for which there is no profile
+                found.append(
+                    SizeFit(batch_size=batch, seq_len=length, peak_bytes=None, verdict=None)
+                )
                 continue
             verdict = judge(peak, usable, gpu)
-            found.append(SizeFit(batch_size=batch, seq_len=length, peak_bytes=peak, verdict=verdict))
+            found.append(
+                SizeFit(batch_size=batch, seq_len=length, peak_bytes=peak, verdict=verdict)
+            )
     return tuple(found)
 
 

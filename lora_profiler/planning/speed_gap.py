@@ -1,4 +1,5 @@
-"""Why LoRA is not as much faster than full fine-tuning as its FLOPs suggest: what each kind of kernel adds to its time."""
+"""Why LoRA is not as much faster than full fine-tuning as its FLOPs suggest: what each kind of
+kernel adds to its time."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,7 +10,15 @@ from lora_profiler.steptime import Part
 from lora_profiler.steptime.roofline import Step, loaded
 
 Cause = Literal[
-    "products", "adapter_products", "attention", "memory", "adapter_memory", "dequantise", "launches", "update", "besides"
+    "products",
+    "adapter_products",
+    "attention",
+    "memory",
+    "adapter_memory",
+    "dequantise",
+    "launches",
+    "update",
+    "besides",
 ]
 
 
@@ -17,13 +26,15 @@ Cause = Literal[
 class SpeedGap:
     """A step with adapters beside full fine-tuning of the same model and sizes.
 
-    `seconds` are its own, `flops_ratio` and `seconds_ratio` shares of full's. `gap_seconds`: how much longer the step takes than
-    full's time times `flops_ratio`, which is what it would take if time went with FLOPs. `causes` add up to it; each is what the
-    step spends on something beyond `flops_ratio` times what full spends on it, below 0 where it saves more than FLOPs.
+    `seconds` are its own, `flops_ratio` and `seconds_ratio` shares of full's. `gap_seconds`: how
+    much longer the step takes than full's time times `flops_ratio`, which is what it would take if
+    time went with FLOPs. `causes` add up to it; each is what the step spends on something beyond
+    `flops_ratio` times what full spends on it, below 0 where it saves more than FLOPs.
 
-    products, attention: those that both have. adapter_products: those of sizes that full has none of. memory: kernels that move
-    bytes and multiply nothing, as many as full has; adapter_memory: what there are more (casts, dropout, scaled sums) or fewer.
-    launches: waiting for the host. besides: what a step takes whatever it computes.
+    products, attention: those that both have. adapter_products: those of sizes that full has none
+    of. memory: kernels that move bytes and multiply nothing, as many as full has; adapter_memory:
+    what there are more (casts, dropout, scaled sums) or fewer. launches: waiting for the host.
+    besides: what a step takes whatever it computes.
     """
 
     seconds: float
@@ -64,9 +75,16 @@ def speed_gap(full: TimedStep, lora: TimedStep) -> SpeedGap:
 
 
 def _seconds_of_new_products(full: TimedStep, lora: TimedStep) -> float:
-    """Of the products in `lora` of sizes that `full` has none of: the adapters', one of whose sides is the rank."""
+    """Of the products in `lora` of sizes that `full` has none of: the adapters', one of whose sides
+    is the rank."""
     known = {kernel.gemm for kernel in full.kernels.kernels if kernel.kind == "gemm"}
-    new = tuple(kernel for kernel in lora.kernels.kernels if kernel.kind == "gemm" and kernel.gemm not in known)
+    new = tuple(
+        kernel
+        for kernel in lora.kernels.kernels
+        if kernel.kind == "gemm" and kernel.gemm not in known
+    )
     accumulation, time = lora.workload.setup.accumulation, lora.time
     step = Step(micro=replace(lora.kernels, kernels=new), accumulation=accumulation, update_bytes=0)
-    return accumulation * loaded(step, time.rates, time.constants.fixed).device_seconds(time.constants.eta, time.constants.beta)
+    return accumulation * loaded(step, time.rates, time.constants.fixed).device_seconds(
+        time.constants.eta, time.constants.beta
+    )

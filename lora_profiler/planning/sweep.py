@@ -1,4 +1,5 @@
-"""Peaks of millions of (batch, sequence, rank) at once: the same polynomials as `predict`, over NumPy arrays."""
+"""Peaks of millions of (batch, sequence, rank) at once: the same polynomials as `predict`, over
+NumPy arrays."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,12 +21,13 @@ _BLOCK = 1 << 15
 """Points worked on at a time: what they need fits the processor's cache."""
 
 _EXACT_FLOAT = 2**53
-"""Below this every whole number is a float64, and float64 arithmetic on whole numbers is exact; processors do it faster."""
+"""Below this every whole number is a float64, and float64 arithmetic on whole numbers is exact;
+processors do it faster."""
 
 
 Key = tuple[int, int, int, int]
-"""Regime that hold: batch (1, or 2 for any other), first length of a span, rank where that is a fact (else any), and tokens of a
-chunk of the loss where they are one (else 0)."""
+"""Regime that hold: batch (1, or 2 for any other), first length of a span, rank where that is a
+fact (else any), and tokens of a chunk of the loss where they are one (else 0)."""
 Matrix = tuple[list[Exponents], Any]
 """Monomials, and a row of coefficients for each polynomial that can be the peak."""
 Example = tuple[int, int]
@@ -41,14 +43,16 @@ def sweep(
     rank: "ArrayLike | None" = None,
     engine: str = "auto",
 ) -> "NDArray[np.int64]":
-    """Steady-state peak bytes, `predict(...).peak.total_bytes`, for every combination of the given sizes.
+    """Steady-state peak bytes, `predict(...).peak.total_bytes`, for every combination of the given
+    sizes.
 
-    The arrays broadcast against each other as NumPy does: shapes (n, 1, 1), (m, 1), (k,) give an (n, m, k) table, equal
-    shapes go point by point. What is left out stays as `workload` has it. `engine` as in `predict`; nothing is traced. Needs
-    NumPy, and nothing else.
+    The arrays broadcast against each other as NumPy does: shapes (n, 1, 1), (m, 1), (k,) give an
+    (n, m, k) table, equal shapes go point by point. What is left out stays as `workload` has it.
+    `engine` as in `predict`; nothing is traced. Needs NumPy, and nothing else.
 
-    Raises UsageError for sizes that are not whole numbers from 1 up, a rank without an adapter, or a peak beyond 2^63 bytes, and
-    NoProfileError where only a profile could answer and there is none.
+    Raises UsageError for sizes that are not whole numbers from 1 up, a rank without an adapter, or
+    a peak beyond 2^63 bytes, and NoProfileError where only a profile could answer and there is
+    none.
     """
     import numpy as np
 
@@ -59,17 +63,25 @@ def sweep(
     arrays = [
         _sizes(np, name, value, default)
         for name, value, default in (
-            ("batch_size", batch_size, setup.batch_size), ("seq_len", seq_len, setup.seq_len), ("rank", rank, own),
+            ("batch_size", batch_size, setup.batch_size),
+            ("seq_len", seq_len, setup.seq_len),
+            ("rank", rank, own),
         )
-    ]  # fmt: skip
+    ]
     try:
         shape = np.broadcast_shapes(*(a.shape for a in arrays))
     except ValueError as error:
-        raise UsageError(f"sizes do not fit together: shapes {', '.join(str(a.shape) for a in arrays)}.") from error
+        raise UsageError(
+            f"sizes do not fit together: shapes {', '.join(str(a.shape) for a in arrays)}."
+        ) from error
     result = np.empty(shape, np.int64)
     if result.size:
-        plans = _Plans(np, workload, engine, *(int(edge(a)) for a in arrays for edge in (np.min, np.max)))
-        arrays = [a.astype(plans.dtype).reshape((1,) * (result.ndim - a.ndim) + a.shape) for a in arrays]
+        plans = _Plans(
+            np, workload, engine, *(int(edge(a)) for a in arrays for edge in (np.min, np.max))
+        )
+        arrays = [
+            a.astype(plans.dtype).reshape((1,) * (result.ndim - a.ndim) + a.shape) for a in arrays
+        ]
         _fill(plans, result, arrays)
     return result
 
@@ -83,22 +95,52 @@ def _sizes(np: Any, name: str, value: "ArrayLike | None", default: int) -> "NDAr
 
 
 class _Plans:
-    """The plans that answer for a range of sizes, as matrices: one row per possible peak, one column per monomial."""
+    """The plans that answer for a range of sizes, as matrices: one row per possible peak, one
+    column per monomial."""
 
-    def __init__(self, np: Any, workload: Workload, engine: str, b0: int, b1: int, s0: int, s1: int, r0: int, r1: int) -> None:
+    def __init__(
+        self,
+        np: Any,
+        workload: Workload,
+        engine: str,
+        b0: int,
+        b1: int,
+        s0: int,
+        s1: int,
+        r0: int,
+        r1: int,
+    ) -> None:
         self.np, self.workload = np, workload
         self._engine = "compiled" if engine == "auto" and not rules_know(workload) else engine
         self.low, self.high = (b0, s0, r0), (b1, s1, r1)
         packed = workload.setup.packed
-        starts = sorted({1, 2, *(w for w in windows_of(workload.model) if w > 2), *([packed + 1] if packed else [])})
+        starts = sorted(
+            {
+                1,
+                2,
+                *(w for w in windows_of(workload.model) if w > 2),
+                *([packed + 1] if packed else []),
+            }
+        )
         spans = zip(starts, [*starts[1:], MAX_SIZE + 1], strict=True)
         self.spans = [(first, after) for first, after in spans if first <= s1 and after > s0]
-        """Lengths [first, after) for which the same rules hold: one token, a window not yet filled, a filled one, packed rows."""
-        self.rank_is_fact = workload.setup.optimizer == "adamw_8bit" and workload.setup.lora is not None
+        """Lengths [first, after) for which the same rules hold: one token, a window not yet filled,
+        a filled one, packed rows."""
+        self.rank_is_fact = (
+            workload.setup.optimizer == "adamw_8bit" and workload.setup.lora is not None
+        )
         self._chunked = workload.setup.loss != "plain" and rules_know(workload)
         self._matrices: dict[Key, Matrix] = {}
-        corners = [(b1, s1)] if self._chunked else [(b, s) for b in {min(b0, 2), min(b1, 2)} for s, _ in self.spans]
-        largest = max(p.evaluate(b1, s1, r1) for b, s in corners for p in self._polynomials((min(b, 2), s, r1, 0), (b, s)))
+        corners = (
+            [(b1, s1)]
+            if self._chunked
+            else [(b, s) for b in {min(b0, 2), min(b1, 2)} for s, _ in self.spans]
+        )
+        largest = max(
+            p.evaluate(b1, s1, r1)
+            for b, s in corners
+            for p in self._polynomials((min(b, 2), s, r1, 0), (b, s))
+        )
         if largest >= 2**63:
             raise UsageError("these sizes need more than 2^63 bytes; lower the largest.")
         self.dtype = "float64" if largest < _EXACT_FLOAT else "int64"
@@ -106,17 +148,26 @@ class _Plans:
     def chunks(self, b: Any, s: Any) -> Any:
         """Tokens of a chunk of the loss at each point; 0 where they are no fact."""
         head = head_of(self.workload.model) if self._chunked else None
-        if head is None or head.out_features is None or head.in_features is None or head.out_features <= head.in_features:
+        if (
+            head is None
+            or head.out_features is None
+            or head.in_features is None
+            or head.out_features <= head.in_features
+        ):
             return self.np.zeros((1,) * max(b.ndim, s.ndim))
         parts = self.np.ceil(b * s / -(-head.out_features // head.in_features))
         return self.np.exp2(self.np.frexp(parts - 1)[1])  # the exponent is the bit length
 
     def _polynomials(self, key: Key, example: Example) -> list[Polynomial]:
-        """What can be the peak from the smallest sizes on, where the regime of `key` holds, as it does at `example`."""
+        """What can be the peak from the smallest sizes on, where the regime of `key` holds, as it
+        does at `example`."""
         batch, first, rank, _ = key
         setup = self.workload.setup
         lora = replace(setup.lora, r=rank) if setup.lora and self.rank_is_fact else setup.lora
-        asked = replace(self.workload, setup=replace(setup, batch_size=example[0], seq_len=example[1], lora=lora))
+        asked = replace(
+            self.workload,
+            setup=replace(setup, batch_size=example[0], seq_len=example[1], lora=lora),
+        )
         corner = max(self.low[0], batch), max(self.low[1], first), self.low[2]
         shifted = {p.shifted(*corner): p for p in peak_polynomials(asked, self._engine)}
         return [shifted[p] for p in undominated(shifted)]
@@ -147,7 +198,12 @@ def _fill(plans: _Plans, result: Any, arrays: list[Any]) -> None:
         elif where.shape == result.shape and result.ndim == 1:
             _scatter(plans, result, arrays, where, coefficients)
         else:
-            plans.np.copyto(result, _largest(plans, coefficients, arrays, result.shape), where=where, casting="unsafe")
+            plans.np.copyto(
+                result,
+                _largest(plans, coefficients, arrays, result.shape),
+                where=where,
+                casting="unsafe",
+            )
 
 
 def _example(plans: _Plans, where: Any, key: Key, arrays: list[Any]) -> Example:
@@ -155,28 +211,44 @@ def _example(plans: _Plans, where: Any, key: Key, arrays: list[Any]) -> Example:
     if not key[3]:
         return key[0], key[1]
     place = plans.np.unravel_index(where.argmax(), where.shape)
-    b, s = (int(plans.np.broadcast_to(a, plans.np.broadcast_shapes(a.shape, where.shape))[place]) for a in arrays[:2])
+    b, s = (
+        int(plans.np.broadcast_to(a, plans.np.broadcast_shapes(a.shape, where.shape))[place])
+        for a in arrays[:2]
+    )
     return b, s
 
 
 def _scatter(plans: _Plans, result: Any, arrays: list[Any], where: Any, matrix: Matrix) -> None:
-    """Unrelated points, by their number of tokens: many candidates can be the peak of a few tokens, few that of many."""
+    """Unrelated points, by their number of tokens: many candidates can be the peak of a few tokens,
+    few that of many."""
     tokens = arrays[0] * arrays[1]
     for first, after in pairwise(_TOKEN_STEPS):
         chosen = where & (tokens >= first) & (tokens < after)
         count = int(chosen.sum())
         if count:
-            result[chosen] = _largest(plans, matrix, [a[chosen] if a.size > 1 else a for a in arrays], (count,))
+            result[chosen] = _largest(
+                plans, matrix, [a[chosen] if a.size > 1 else a for a in arrays], (count,)
+            )
 
 
 def _facts(plans: _Plans, b: Any, s: Any, r: Any) -> Iterator[tuple[Any, Key]]:
     """(points, the regime that holds there) of one block."""
-    ranks = [(int(value), r == value) for value in plans.np.unique(r)] if plans.rank_is_fact else [(plans.high[2], True)]
+    ranks = (
+        [(int(value), r == value) for value in plans.np.unique(r)]
+        if plans.rank_is_fact
+        else [(plans.high[2], True)]
+    )
     batches = [(batch, where) for batch, where in ((1, b == 1), (2, b > 1)) if where.any()]
-    spans = [(first, where) for first, after in plans.spans if (where := (s >= first) & (s < after)).any()]
+    spans = [
+        (first, where)
+        for first, after in plans.spans
+        if (where := (s >= first) & (s < after)).any()
+    ]
     rows = plans.chunks(b, s)
     chunks = [(int(value), rows == value) for value in plans.np.unique(rows)]
-    for (batch, in_batch), (first, in_span), (rank, in_rank), (chunk, in_chunk) in product(batches, spans, ranks, chunks):
+    for (batch, in_batch), (first, in_span), (rank, in_rank), (chunk, in_chunk) in product(
+        batches, spans, ranks, chunks
+    ):
         where = in_batch & in_span & in_rank & in_chunk
         if where.any():
             yield where, (batch, first, rank, chunk)
@@ -185,15 +257,18 @@ def _facts(plans: _Plans, b: Any, s: Any, r: Any) -> Iterator[tuple[Any, Key]]:
 def _largest(plans: _Plans, matrix: Matrix, arrays: list[Any], shape: tuple[int, ...]) -> Any:
     """The largest candidate at every point of one block.
 
-    The candidate that leads at the largest sizes leaves behind all that it exceeds at every point of the block, whichever way
-    each difference of coefficients points. Over a table, all work before the rank comes in is on the smaller (batch,
-    sequence) face.
+    The candidate that leads at the largest sizes leaves behind all that it exceeds at every point
+    of the block, whichever way each difference of coefficients points. Over a table, all work
+    before the rank comes in is on the smaller (batch, sequence) face.
     """
     np, (monomials, coefficients) = plans.np, matrix
     b, s, r = arrays
     values = _values(np, monomials, b, s)
     by_monomial = values.reshape(len(monomials), -1)
-    least, most = (edge(by_monomial, axis=1) * [float(edge(r)) ** k for _, _, k, _, _ in monomials] for edge in (np.min, np.max))
+    least, most = (
+        edge(by_monomial, axis=1) * [float(edge(r)) ** k for _, _, k, _, _ in monomials]
+        for edge in (np.min, np.max)
+    )
     leader = coefficients[(coefficients @ most).argmax()]
     lead = leader - coefficients
     behind = np.maximum(lead, 0) @ least + np.minimum(lead, 0) @ most >= 0
@@ -212,7 +287,10 @@ def _largest(plans: _Plans, matrix: Matrix, arrays: list[Any], shape: tuple[int,
 
 def _values(np: Any, monomials: list[Exponents], b: Any, s: Any) -> Any:
     """Each monomial's part in batch and sequence at every point: (monomials, *face)."""
-    t, u = (np.ceil(s / multiple) * multiple if any(e[i] for e in monomials) else s for i, multiple in ((3, 32), (4, 16)))
+    t, u = (
+        np.ceil(s / multiple) * multiple if any(e[i] for e in monomials) else s
+        for i, multiple in ((3, 32), (4, 16))
+    )
     values = np.empty((len(monomials), *np.broadcast_shapes(b.shape, s.shape)), b.dtype)
     for row, (i, j, _, m, n) in enumerate(monomials):
         term: Any = 1

@@ -1,4 +1,5 @@
-"""How long a step takes on a device: its kernels counted or traced, and the constants that the device is known by."""
+"""How long a step takes on a device: its kernels counted or traced, and the constants that the
+device is known by."""
 
 from dataclasses import dataclass
 
@@ -8,16 +9,26 @@ from lora_profiler.evidence import MeasuredStep, nearest_step
 from lora_profiler.kernels import StepKernels
 from lora_profiler.planning.engine import check_engine, on_card, predict
 from lora_profiler.prediction import Prediction
-from lora_profiler.steptime import Basis, Constants, Rates, StepTime, constants_for, rates_of, step_time_at
+from lora_profiler.steptime import (
+    Basis,
+    Constants,
+    Rates,
+    StepTime,
+    constants_for,
+    rates_of,
+    step_time_at,
+)
 from lora_profiler.traced import missing
 from lora_profiler.workload import Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedStep:
-    """The time of one optimizer step of `workload` on a device, the kernels of its micro-batch, and the FLOPs of the whole step.
+    """The time of one optimizer step of `workload` on a device, the kernels of its micro-batch, and
+    the FLOPs of the whole step.
 
-    `evidence` is the public measurement most like it, None where the constants are this machine's own.
+    `evidence` is the public measurement most like it, None where the constants are this machine's
+    own.
     """
 
     workload: Workload
@@ -29,19 +40,26 @@ class TimedStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """What is known of a step's time. `step` is None where nothing is, and `refusal` then says why in a sentence; else it is
-    None."""
+    """What is known of a step's time. `step` is None where nothing is, and `refusal` then says why
+    in a sentence; else it is None."""
 
     step: TimedStep | None
     refusal: str | None
 
 
-def step_time(workload: Workload, gpu: Gpu | None = None, engine: str = "auto", prediction: Prediction | None = None) -> Timing:
-    """The time of a step of `workload` on `gpu`; without one, on this machine's processor where the workload's device is "cpu".
+def step_time(
+    workload: Workload,
+    gpu: Gpu | None = None,
+    engine: str = "auto",
+    prediction: Prediction | None = None,
+) -> Timing:
+    """The time of a step of `workload` on `gpu`; without one, on this machine's processor where the
+    workload's device is "cpu".
 
-    Constants that `lora-profile calibrate` found on this machine come before the package's own, which are fitted to public
-    measurements. The kernels are counted by rules; engine "traced" traces the step for them, which needs torch and takes some
-    seconds. `prediction` is that of the same workload, where there is one already.
+    Constants that `lora-profile calibrate` found on this machine come before the package's own,
+    which are fitted to public measurements. The kernels are counted by rules; engine "traced"
+    traces the step for them, which needs torch and takes some seconds. `prediction` is that of the
+    same workload, where there is one already.
 
     Raises UsageError for an unknown engine, and what `predict` raises.
     """
@@ -57,32 +75,46 @@ def step_time(workload: Workload, gpu: Gpu | None = None, engine: str = "auto", 
         return Timing(step=None, refusal=f"the time of a step is not known: {e}{hint}")
     setup, flops = workload.setup, (prediction or predict(workload, engine)).flops
     try:
-        time = step_time_at(kernels, setup, device.rates, device.constants, device.basis, flops=flops, width=device.half_width)
+        time = step_time_at(
+            kernels,
+            setup,
+            device.rates,
+            device.constants,
+            device.basis,
+            flops=flops,
+            width=device.half_width,
+        )
     except LoraProfilerError as e:
         return Timing(step=None, refusal=str(e))
     step = TimedStep(
         workload=workload,
         time=time,
         kernels=kernels,
-        flops=setup.accumulation * (flops.total if flops else sum(k.count * k.flops for k in kernels.kernels)),
+        flops=setup.accumulation
+        * (flops.total if flops else sum(k.count * k.flops for k in kernels.kernels)),
         evidence=_evidence(workload, gpu) if gpu and device.basis != "this machine" else None,
     )
     return Timing(step=step, refusal=None)
 
 
 def is_timed(workload: Workload, gpu: Gpu | None) -> bool:
-    """Whether there is a device to time: a card, or this machine's processor, measured and asked about."""
+    """Whether there is a device to time: a card, or this machine's processor, measured and asked
+    about."""
     return gpu is not None or _device(workload, gpu) is not None
 
 
 _NO_DEVICE = (
-    "a time is of a device: name a card; or let lora-profile calibrate measure this machine's processor, and ask for device cpu."
+    "a time is of a device: name a card; or let lora-profile calibrate measure this machine's"
+    " processor, and ask for device cpu."
 )
 _TRACE_IT = "--engine traced traces the step for them, which needs torch."
 
 
 def _no_speed(gpu: Gpu) -> str:
-    return f"the time of a step on {gpu.name} is not known: no source here gives its bandwidth and its peak in FLOP/s."
+    return (
+        f"the time of a step on {gpu.name} is not known: no source here gives its bandwidth and its"
+        " peak in FLOP/s."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,14 +126,20 @@ class _Device:
 
 
 def _device(workload: Workload, gpu: Gpu | None) -> _Device | None:
-    """What is known of the device: what was measured on this machine first, then what is known of cards like it."""
+    """What is known of the device: what was measured on this machine first, then what is known of
+    cards like it."""
     if gpu is None and workload.setup.device != "cpu":
         return None
     from lora_profiler.steptime.local import local_constants, local_cpu
 
     local = local_constants(gpu.key) if gpu else local_cpu()
     if local:
-        return _Device(rates=local.rates, constants=local.constants, basis="this machine", half_width=local.half_width)
+        return _Device(
+            rates=local.rates,
+            constants=local.constants,
+            basis="this machine",
+            half_width=local.half_width,
+        )
     rates = rates_of(gpu) if gpu else None
     if gpu is None or rates is None:
         return None
@@ -112,7 +150,10 @@ def _device(workload: Workload, gpu: Gpu | None) -> _Device | None:
 def _kernels(workload: Workload, engine: str) -> StepKernels:
     if engine == "traced":
         if absent := missing():
-            raise UnbuildableError(f"tracing needs {', '.join(absent)}; install them: pip install 'lora-profiler[measure]'.")
+            raise UnbuildableError(
+                f"tracing needs {', '.join(absent)}; install them: pip install"
+                " 'lora-profiler[measure]'."
+            )
         from lora_profiler.traced.kernels import step_kernels
 
         return step_kernels(workload)

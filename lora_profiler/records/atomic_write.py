@@ -1,4 +1,5 @@
-"""A file that is either whole or not there, whenever the disk is full, the power goes or the process is killed."""
+"""A file that is either whole or not there, whenever the disk is full, the power goes or the
+process is killed."""
 
 import errno
 import os
@@ -9,16 +10,19 @@ from pathlib import Path
 
 
 def write_durably(path: Path, text: str) -> None:
-    """Writes `text` as UTF-8 to `path`: first to `path` with .tmp added, on to the disk, then renamed over `path` in one step.
+    """Writes `text` as UTF-8 to `path`: first to `path` with .tmp added, on to the disk, then
+    renamed over `path` in one step.
 
-    Raises OSError, and leaves all as it was then. A process killed half-way leaves `path` as it was, and perhaps the .tmp file.
+    Raises OSError, and leaves all as it was then. A process killed half-way leaves `path` as it
+    was, and perhaps the .tmp file.
     """
     _write(path, path.with_name(path.name + ".tmp"), text, os.replace)
 
 
 def write_for_user(path: Path, text: str, *, replace: bool) -> None:
-    """The same for a file that a user named: links are followed, a file that is replaced keeps its mode, and where there is none
-    to replace, none that came meanwhile is. A pipe or a device is written to as it is.
+    """The same for a file that a user named: links are followed, a file that is replaced keeps its
+    mode, and where there is none to replace, none that came meanwhile is. A pipe or a device is
+    written to as it is.
 
     Raises OSError, FileExistsError without `replace`.
     """
@@ -64,7 +68,8 @@ def _rename_to_new(partial: Path, path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Puts the folder's own entries on to the disk: names that came, went or changed. Does nothing on Windows, which cannot."""
+    """Puts the folder's own entries on to the disk: names that came, went or changed. Does nothing
+    on Windows, which cannot."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,5 @@
-"""Reading a file of record lines: what one crash or one odd line can spoil is that line, never the rest."""
+"""Reading a file of record lines: what one crash or one odd line can spoil is that line, never the
+rest."""
 
 import json
 from pathlib import Path
@@ -16,11 +17,13 @@ class StoreError(LoraProfilerError):
 
 
 class RecordFile:
-    """The records of one file, as far as it went when last read; `catch_up` reads what was added since.
+    """The records of one file, as far as it went when last read; `catch_up` reads what was added
+    since.
 
-    `by_id` holds the newest record of each id (the last in the file), in file order. `torn` counts lines that are no JSON: what a
-    crash left. `unreadable` tells of each line that is JSON but no record that this version reads. `ends_open` says that the
-    file's last line has no newline, so that whatever is added must begin with one.
+    `by_id` holds the newest record of each id (the last in the file), in file order. `torn` counts
+    lines that are no JSON: what a crash left. `unreadable` tells of each line that is JSON but no
+    record that this version reads. `ends_open` says that the file's last line has no newline, so
+    that whatever is added must begin with one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,7 +50,8 @@ class RecordFile:
         return list(self.by_id.values())
 
     def catch_up(self) -> None:
-        """Reads on from where the last call ended, or from the start where the file is another or was cut. Raises OSError."""
+        """Reads on from where the last call ended, or from the start where the file is another or
+        was cut. Raises OSError."""
         if not self.path.exists():
             self._start_over()
             return
@@ -63,7 +67,9 @@ class RecordFile:
             self._newlines += 1
             self._advance(line + b"\n", open_end=False)
         self._torn_end = not self._take(rest)
-        if rest and not self._torn_end:  # a torn one is read again, in case that it was still being written
+        if (
+            rest and not self._torn_end
+        ):  # a torn one is read again, in case that it was still being written
             self._advance(rest, open_end=True)
 
     def _advance(self, line: bytes, open_end: bool) -> None:
@@ -90,26 +96,41 @@ class RecordFile:
 
 
 def parsed_record(data: Any) -> Record:
-    """`record_from_dict` for JSON of any kind and origin. Raises LoraProfilerError and nothing else."""
+    """`record_from_dict` for JSON of any kind and origin. Raises LoraProfilerError and nothing
+    else."""
     try:
         return record_from_dict(data)
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as e:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as e:
         if isinstance(e, LoraProfilerError):
             raise
         raise RecordError(f"This is no record that can be read ({type(e).__name__}: {e}).") from e
 
 
 def recency(record: Record) -> tuple[bool, str]:
-    """What makes a record the later one of its id: that it was not interrupted, then when it ended (ISO 8601 sorts as text)."""
+    """What makes a record the later one of its id: that it was not interrupted, then when it ended
+    (ISO 8601 sorts as text)."""
     return record.measurement.status != "interrupted", record.ended_at or ""
 
 
 def read_records(path: Path) -> RecordFile:
-    """The records of a file that is only to be read, such as a committed one. Raises StoreError where it cannot be opened."""
+    """The records of a file that is only to be read, such as a committed one. Raises StoreError
+    where it cannot be opened."""
     if path.is_dir():
-        raise StoreError(f"{path} is a folder; a file of records is needed, such as {path / 'records.jsonl'}.")
+        raise StoreError(
+            f"{path} is a folder; a file of records is needed, such as {path / 'records.jsonl'}."
+        )
     if not path.exists():
-        raise StoreError(f"{path} does not exist; a file of records is needed, as `lora-profile bench --records` writes it.")
+        raise StoreError(
+            f"{path} does not exist; a file of records is needed, as `lora-profile bench --records`"
+            " writes it."
+        )
     file = RecordFile(path)
     try:
         file.catch_up()

@@ -1,4 +1,5 @@
-"""Records of several files and folders as one set: what can be read, and a sentence for everything that cannot."""
+"""Records of several files and folders as one set: what can be read, and a sentence for everything
+that cannot."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,8 @@ _HOW = "A file of records has one JSON object a line, as `lora-profile bench --r
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordSet:
-    """Records, one of each id: the one that ended last, an interrupted one only where there is no other. In order of reading.
+    """Records, one of each id: the one that ended last, an interrupted one only where there is no
+    other. In order of reading.
 
     `warnings` tells of lines and files that gave no record.
     """
@@ -28,10 +30,12 @@ class RecordSet:
 
 
 def read_set(paths: Iterable[Path]) -> RecordSet:
-    """The records of files, and of the `.jsonl` files in folders and in the folders one below; links in folders are passed over.
+    """The records of files, and of the `.jsonl` files in folders and in the folders one below;
+    links in folders are passed over.
 
-    A file may also be what `lora-profile bench --format json` printed. Nothing else is opened. Raises StoreError for a path that
-    is neither file nor folder, a folder without such files, a file that cannot be opened, and where no record can be read at all.
+    A file may also be what `lora-profile bench --format json` printed. Nothing else is opened.
+    Raises StoreError for a path that is neither file nor folder, a folder without such files, a
+    file that cannot be opened, and where no record can be read at all.
     """
     by_id: dict[str, Record] = {}
     warnings: list[str] = []
@@ -56,17 +60,28 @@ def _files(path: Path) -> list[Path]:
             what = "is neither a file nor a folder" if path.exists() else "does not exist"
             raise StoreError(f"{path} {what}; name files of records, or folders of {SUFFIX} files.")
         found = [
-            file for pattern in (f"*{SUFFIX}", f"*/*{SUFFIX}") for file in sorted(path.glob(pattern)) if _is_its_own(file, path)
+            file
+            for pattern in (f"*{SUFFIX}", f"*/*{SUFFIX}")
+            for file in sorted(path.glob(pattern))
+            if _is_its_own(file, path)
         ]
     except (OSError, ValueError) as e:  # a name too long, a null byte
-        raise StoreError(f"{str(path)!r} cannot be opened: {getattr(e, 'strerror', None) or e}.") from None
+        raise StoreError(
+            f"{str(path)!r} cannot be opened: {getattr(e, 'strerror', None) or e}."
+        ) from None
     if not found:
-        raise StoreError(f"{path} has no {SUFFIX} files, nor have the folders in it; name files of records.")
+        raise StoreError(
+            f"{path} has no {SUFFIX} files, nor have the folders in it; name files of records."
+        )
     return found
 
 
 def _is_its_own(file: Path, folder: Path) -> bool:
-    return file.is_file() and not file.is_symlink() and (file.parent == folder or not file.parent.is_symlink())
+    return (
+        file.is_file()
+        and not file.is_symlink()
+        and (file.parent == folder or not file.parent.is_symlink())
+    )
 
 
 def _read(path: Path) -> tuple[list[Record], list[str]]:
@@ -91,7 +106,8 @@ def _told(file: RecordFile) -> Iterator[str]:
 
 
 def _bench_document(path: Path) -> tuple[list[Record], list[str]] | None:
-    """The records of a document of `lora-profile bench --format json` or `compare`; None for anything else."""
+    """The records of a document of `lora-profile bench --format json` or `compare`; None for
+    anything else."""
     try:
         data = json.loads(path.read_bytes().decode("utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -1,6 +1,8 @@
-"""Locks between processes: one writer at a time, and a mark that a folder belongs to a run that still lives.
+"""Locks between processes: one writer at a time, and a mark that a folder belongs to a run that
+still lives.
 
-Both go when their process ends, however it ends. On Windows a writer locks a byte of the file, and no run is marked.
+Both go when their process ends, however it ends. On Windows a writer locks a byte of the file, and
+no run is marked.
 """
 
 import os
@@ -15,12 +17,14 @@ else:
     import fcntl
 
 _marks: dict[tuple[int, Path], int] = {}
-"""Descriptors of this process's marks. They stay open: closing any descriptor of a file drops a process's POSIX locks on it."""
+"""Descriptors of this process's marks. They stay open: closing any descriptor of a file drops a
+process's POSIX locks on it."""
 
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Holds the lock file `path`, made if need be, for the block; waits for whoever holds it. Raises OSError."""
+    """Holds the lock file `path`, made if need be, for the block; waits for whoever holds it.
+    Raises OSError."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         if sys.platform == "win32":
@@ -33,7 +37,8 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 def mark_in_use(path: Path) -> None:
-    """Marks the file `path` as used by this process until it ends; waits for a `sole_user`. Raises OSError."""
+    """Marks the file `path` as used by this process until it ends; waits for a `sole_user`. Raises
+    OSError."""
     if sys.platform == "win32":
         return
     key = (os.getpid(), path)
@@ -45,7 +50,8 @@ def mark_in_use(path: Path) -> None:
 
 @contextmanager
 def sole_user(path: Path) -> Iterator[bool]:
-    """Whether no other living process has marked `path`; where that is so, none can until the block ends. Raises OSError."""
+    """Whether no other living process has marked `path`; where that is so, none can until the block
+    ends. Raises OSError."""
     if sys.platform == "win32":
         yield True
         return
@@ -66,9 +72,11 @@ def sole_user(path: Path) -> Iterator[bool]:
 
 
 def hold(path: Path) -> int | None:
-    """Makes the file `path`, held by this process until the descriptor that comes back is closed, or the process ends.
+    """Makes the file `path`, held by this process until the descriptor that comes back is closed,
+    or the process ends.
 
-    It has its name only once it is held, so that nobody finds it free before. None on Windows. Raises OSError.
+    It has its name only once it is held, so that nobody finds it free before. None on Windows.
+    Raises OSError.
     """
     if sys.platform == "win32":
         return None
@@ -84,7 +92,8 @@ def hold(path: Path) -> int | None:
 
 
 def was_let_go(path: Path) -> bool:
-    """Whether `path` was held once and no living process holds it now. False where there is no such file."""
+    """Whether `path` was held once and no living process holds it now. False where there is no such
+    file."""
     if sys.platform == "win32":
         return False
     try:

@@ -1,7 +1,9 @@
-"""What one real training run showed: raw samples, the machine and software they come from, and what was asked.
+"""What one real training run showed: raw samples, the machine and software they come from, and what
+was asked.
 
-Nothing derived is kept. Medians, rates and errors are worked out on reading (`statistics`, `compare`), so that a better formula
-scores all history again. `None` means "not measured", never 0; a missing phase or category was not seen.
+Nothing derived is kept. Medians, rates and errors are worked out on reading (`statistics`,
+`compare`), so that a better formula scores all history again. `None` means "not measured", never 0;
+a missing phase or category was not seen.
 """
 
 from collections.abc import Mapping
@@ -16,17 +18,27 @@ from lora_profiler.units import is_finite, shown
 from lora_profiler.workload import Workload, canonical
 
 SCHEMA_VERSION = "1.1"
-"""1.0: the fields of the contract alone. 1.1: conditions, keys, times, and every sample beyond the contract."""
+"""1.0: the fields of the contract alone. 1.1: conditions, keys, times, and every sample beyond the
+contract."""
 
-Status = Literal["ok", "noisy", "oom", "host_oom", "timeout", "crash", "unsupported", "invalid", "interrupted"]
+Status = Literal[
+    "ok", "noisy", "oom", "host_oom", "timeout", "crash", "unsupported", "invalid", "interrupted"
+]
 STATUSES: tuple[Status, ...] = Status.__args__  # type: ignore[attr-defined]  # typing has no public accessor on an alias
 MEASURED: frozenset[Status] = frozenset({"ok", "noisy"})
 """Statuses of a run that went through: its numbers are whole, where others are lower bounds."""
 
 Flag = Literal[
-    "busy_machine", "host_bound", "instrumentation_perturbed_memory", "losses_not_compared", "low_clock", "memory_pressure",
-    "shared_device", "thermal_throttling", "unattributed_over_1_percent",
-]  # fmt: skip
+    "busy_machine",
+    "host_bound",
+    "instrumentation_perturbed_memory",
+    "losses_not_compared",
+    "low_clock",
+    "memory_pressure",
+    "shared_device",
+    "thermal_throttling",
+    "unattributed_over_1_percent",
+]
 """What makes a number worth a second look; definitions in `docs/measuring.md`."""
 
 UNATTRIBUTED_SHARE = 0.01
@@ -43,10 +55,11 @@ VramMethod = Literal["pid", "device_delta", "none"]
 class Conditions:
     """What the harness held fixed beside the workload. Part of a case's key.
 
-    weights: "random", "hub", or the file name of local ones; text: "random" tokens, or the file name of a text.
-    `padding` is the share of padded positions in each sequence. `budget_bytes` emulates a device with so much memory.
-    `memory_steps` are the optimizer steps of the memory pass. `min_timed_steps` 0 leaves the timing pass out;
-    `max_timing_seconds` ends it. `ballast_bytes` are held through every step, a test of the harness itself.
+    weights: "random", "hub", or the file name of local ones; text: "random" tokens, or the file
+    name of a text. `padding` is the share of padded positions in each sequence. `budget_bytes`
+    emulates a device with so much memory. `memory_steps` are the optimizer steps of the memory
+    pass. `min_timed_steps` 0 leaves the timing pass out; `max_timing_seconds` ends it.
+    `ballast_bytes` are held through every step, a test of the harness itself.
     """
 
     weights: str = "random"
@@ -90,8 +103,9 @@ class Device:
 class Environment:
     """Machine and software of a run: no host name, user name, path or token.
 
-    `packages` maps distributions to versions; `variables` holds allow-listed environment variables. `commit`, `dirty` and
-    `diff_hash` are those of this program's source tree, None for an installed one.
+    `packages` maps distributions to versions; `variables` holds allow-listed environment variables.
+    `commit`, `dirty` and `diff_hash` are those of this program's source tree, None for an installed
+    one.
     """
 
     python: str
@@ -113,34 +127,51 @@ class Environment:
     @property
     def trained_on(self) -> Platform:
         """What of this environment the memory of a step depends on, for predictions."""
-        capability = capability_of(self.device.compute_capability) if self.device.kind == "cuda" else None
-        return Platform(capability=capability, torch=version_of(self.packages.get("torch", "")) or TORCH)
+        capability = (
+            capability_of(self.device.compute_capability) if self.device.kind == "cuda" else None
+        )
+        return Platform(
+            capability=capability, torch=version_of(self.packages.get("torch", "")) or TORCH
+        )
 
     @property
     def key(self) -> str:
-        """12 hex digits of what can change a result: software, device, processor, threads and settings; not the commit.
+        """12 hex digits of what can change a result: software, device, processor, threads and
+        settings; not the commit.
 
-        Of the allocator the backend counts: which settings are in force follows from the variables and torch's version, and can
-        be read only once the device was used.
+        Of the allocator the backend counts: which settings are in force follows from the variables
+        and torch's version, and can be read only once the device was used.
         """
         import hashlib
         import json
 
         device = self.device
         parts = [
-            self.python, self.platform, sorted(self.packages.items()), sorted(self.variables.items()), self.cpu, self.threads,
-            device.kind, device.name, device.total_bytes, device.driver, device.cuda, device.mig,
+            self.python,
+            self.platform,
+            sorted(self.packages.items()),
+            sorted(self.variables.items()),
+            self.cpu,
+            self.threads,
+            device.kind,
+            device.name,
+            device.total_bytes,
+            device.driver,
+            device.cuda,
+            device.mig,
             self.allocator and self.allocator.partition(",")[0],
-        ]  # fmt: skip
+        ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseSample:
-    """Counters at the end of one phase of one step of the memory pass; peaks are those within the phase.
+    """Counters at the end of one phase of one step of the memory pass; peaks are those within the
+    phase.
 
-    `requested`: bytes that tensors asked for; `allocated`: after the allocator's rounding; `active`: plus blocks another stream
-    still uses; `reserved`: taken from the driver. On CPU the allocator rounds nothing: `requested` alone is given.
+    `requested`: bytes that tensors asked for; `allocated`: after the allocator's rounding;
+    `active`: plus blocks another stream still uses; `reserved`: taken from the driver. On CPU the
+    allocator rounds nothing: `requested` alone is given.
     """
 
     step: int
@@ -156,7 +187,8 @@ class PhaseSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceSample:
-    """What the driver says is in use on the whole device at a named moment: idle, context, first_step, end.
+    """What the driver says is in use on the whole device at a named moment: idle, context,
+    first_step, end.
 
     `reserved_bytes` are what this process's allocator held of them at that moment.
     """
@@ -169,7 +201,8 @@ class DeviceSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Telemetry:
-    """Samples of a process of its own during the timing pass, ten a second; `throttle_reasons` are NVML's bits, or-ed."""
+    """Samples of a process of its own during the timing pass, ten a second; `throttle_reasons` are
+    NVML's bits, or-ed."""
 
     sm_clock_mhz: tuple[int, ...] = ()
     memory_clock_mhz: tuple[int, ...] = ()
@@ -183,7 +216,8 @@ class Telemetry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Energy:
-    """The driver's energy counter over a block of whole steps, and over an idle wait of the same warm process before it."""
+    """The driver's energy counter over a block of whole steps, and over an idle wait of the same
+    warm process before it."""
 
     joules: float
     seconds: float
@@ -194,8 +228,8 @@ class Energy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Where a run ended that did not go through. `phase` may also be a stage before the first step, such as "load"; `rank` is the
-    one of several that ended it."""
+    """Where a run ended that did not go through. `phase` may also be a stage before the first step,
+    such as "load"; `rank` is the one of several that ended it."""
 
     reason: str
     phase: str | None = None
@@ -211,8 +245,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankMeasurement:
-    """What one of several ranks measured of itself, in the terms of `Measurement`. `device` is the name of its device;
-    `exit_code` that of a rank that failed by itself. A rank ended for another's sake is a crash without one."""
+    """What one of several ranks measured of itself, in the terms of `Measurement`. `device` is the
+    name of its device; `exit_code` that of a rank that failed by itself. A rank ended for another's
+    sake is a crash without one.
+    """
 
     rank: int
     status: Status
@@ -229,15 +265,18 @@ class RankMeasurement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """Raw samples of one run. Peaks are those of the steady state (steps 2 and later) unless named otherwise.
+    """Raw samples of one run. Peaks are those of the steady state (steps 2 and later) unless named
+    otherwise.
 
-    `phase_peak_bytes` and `attribution_bytes` are requested bytes; the latter add up to `peak_requested_bytes` exactly, the rest
-    being `unattributed`. `tracked_phase_peak_bytes` is the second opinion of the storage tracker. `workspace_bytes` is what
-    a first matrix product added to allocated memory for good; `device_used_bytes` the driver's figure at the end less that of the
+    `phase_peak_bytes` and `attribution_bytes` are requested bytes; the latter add up to
+    `peak_requested_bytes` exactly, the rest being `unattributed`. `tracked_phase_peak_bytes` is the
+    second opinion of the storage tracker. `workspace_bytes` is what a first matrix product added to
+    allocated memory for good; `device_used_bytes` the driver's figure at the end less that of the
     idle device. Token counts are those of one optimizer step.
 
-    Of several ranks the numbers are those of the one with the highest peak, and `loss` is the mean of all; `ranks` has each one's
-    own, and `reference_loss` what one process on the same global data had. Without ranks both are empty.
+    Of several ranks the numbers are those of the one with the highest peak, and `loss` is the mean
+    of all; `ranks` has each one's own, and `reference_loss` what one process on the same global
+    data had. Without ranks both are empty.
     """
 
     status: Status
@@ -284,7 +323,8 @@ class Measurement:
 
     @property
     def rank_imbalance(self) -> float | None:
-        """How much lower the lowest peak of a rank is than the highest, as a share of it; None without ranks that measured."""
+        """How much lower the lowest peak of a rank is than the highest, as a share of it; None
+        without ranks that measured."""
         peaks = [r.peak_requested_bytes for r in self.ranks if r.peak_requested_bytes is not None]
         highest = max(peaks, default=0)
         return (highest - min(peaks)) / highest if highest else None
@@ -298,7 +338,8 @@ class Measurement:
 class Record:
     """One run as the store keeps it. `started_at` and `ended_at` are UTC, ISO 8601 with seconds.
 
-    The workload is on the platform of the environment, so that predictions are of the card and torch that ran it.
+    The workload is on the platform of the environment, so that predictions are of the card and
+    torch that ran it.
     """
 
     workload: Workload
@@ -310,7 +351,9 @@ class Record:
     ended_at: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "workload", replace(self.workload, platform=self.environment.trained_on))
+        object.__setattr__(
+            self, "workload", replace(self.workload, platform=self.environment.trained_on)
+        )
 
     @property
     def case_key(self) -> str:
@@ -318,16 +361,20 @@ class Record:
 
     @property
     def id(self) -> str:
-        """The case, the environment and the repeat: a second record of the same id replaces the first."""
+        """The case, the environment and the repeat: a second record of the same id replaces the
+        first."""
         return f"{self.case_key}.{self.environment.key}.{self.repeat}"
 
 
 @lru_cache(maxsize=1024)
 def case_key(workload: Workload, conditions: Conditions) -> str:
-    """The workload's key and six hex digits of the conditions; the same on every machine. Remembered, since every id needs it."""
+    """The workload's key and six hex digits of the conditions; the same on every machine.
+    Remembered, since every id needs it."""
     import hashlib
     import json
     from dataclasses import asdict
 
-    digest = hashlib.sha256(json.dumps(canonical(asdict(conditions)), sort_keys=True).encode()).hexdigest()[:6]
+    digest = hashlib.sha256(
+        json.dumps(canonical(asdict(conditions)), sort_keys=True).encode()
+    ).hexdigest()[:6]
     return f"{workload.key}-{digest}"

@@ -1,4 +1,5 @@
-"""Text that tells where, on whose machine or with which rights a run was made, and so has no place in a record."""
+"""Text that tells where, on whose machine or with which rights a run was made, and so has no place
+in a record."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -20,13 +21,19 @@ _TOKEN = re.compile(
         hf_[A-Za-z0-9]{16,} | gh[opsu]_[A-Za-z0-9]{20,} | github_pat_\w{20,} | glpat-[\w-]{20,} | sk-[\w-]{20,}
       | AKIA[A-Z0-9]{16} | eyJ[\w-]{10,}\.eyJ[\w-]+ | Bearer\s+\S{8,}
       | (?:api[_-]?key|password|passwd|secret|token)\s*[=:]\s*\S+
-    )""",
+    )""",  # noqa: E501
     re.VERBOSE | re.IGNORECASE,
 )
-_SECRET_NAME = re.compile(r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|CREDENTIALS?)(?:$|_)", re.IGNORECASE)
-_USER = re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b | (?<!\S)[a-z_][\w-]*@[\w-]+(?=[:\s]|$)", re.VERBOSE)
+_SECRET_NAME = re.compile(
+    r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|CREDENTIALS?)(?:$|_)",
+    re.IGNORECASE,
+)
+_USER = re.compile(
+    r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b | (?<!\S)[a-z_][\w-]*@[\w-]+(?=[:\s]|$)", re.VERBOSE
+)
 _HOST = re.compile(
-    r"\b[\w-]+\.(?:[\w-]+\.)*(?:cluster|corp|home\.arpa|internal|intra|lan|local|localdomain)\b | \bip-\d+-\d+-\d+-\d+\b",
+    r"\b[\w-]+\.(?:[\w-]+\.)*(?:cluster|corp|home\.arpa|internal|intra|lan|local|localdomain)\b |"
+    r" \bip-\d+-\d+-\d+-\d+\b",
     re.VERBOSE | re.IGNORECASE,
 )
 _ADDRESS = re.compile(r"(?<![\w.])(?!127\.|0\.0\.0\.0)(?:\d{1,3}\.){3}\d{1,3}(?![\w.])")
@@ -37,9 +44,11 @@ _VERSIONS = ("environment.packages", "environment.platform", "environment.device
 
 
 def private_text(data: Any, where: str = "") -> Iterator[str]:
-    """One sentence for each text of a JSON value, its keys too, that gives something away; the text itself is not repeated.
+    """One sentence for each text of a JSON value, its keys too, that gives something away; the text
+    itself is not repeated.
 
-    Looks for absolute paths, user and host names as they appear in addresses, tokens, and serial numbers of cards.
+    Looks for absolute paths, user and host names as they appear in addresses, tokens, and serial
+    numbers of cards.
     """
     if isinstance(data, str):
         for what, pattern in _KINDS.items():

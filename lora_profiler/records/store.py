@@ -1,7 +1,9 @@
-"""The records of this machine: a file of JSON lines that only grows, and survives crashes, full disks and two runs at once.
+"""The records of this machine: a file of JSON lines that only grows, and survives crashes, full
+disks and two runs at once.
 
-A result is written twice. The process that measures leaves it in the pending folder, whole or not at all; its parent appends it
-to the file and takes it out of the folder. Whatever is killed in between, `recover` finds in the folder.
+A result is written twice. The process that measures leaves it in the pending folder, whole or not
+at all; its parent appends it to the file and takes it out of the folder. Whatever is killed in
+between, `recover` finds in the folder.
 """
 
 import errno
@@ -22,29 +24,45 @@ from lora_profiler.records.record import STATUSES, Record
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.records.validate import check_file, problems
 
-__all__ = ["Store", "StoreError", "check_file", "default_records_path", "finished", "problems", "read_records"]
+__all__ = [
+    "Store",
+    "StoreError",
+    "check_file",
+    "default_records_path",
+    "finished",
+    "problems",
+    "read_records",
+]
 
 _LONGEST_NAME = 200
-"""Of a pending file, in characters: file systems end at 255 bytes, and this run's mark and .json.tmp come on top."""
+"""Of a pending file, in characters: file systems end at 255 bytes, and this run's mark and
+.json.tmp come on top."""
 
 
 def default_records_path() -> Path:
-    """`lora_profiler/records.jsonl` in the user's data folder, as the system has it. Raises StoreError where there is no home."""
+    """`lora_profiler/records.jsonl` in the user's data folder, as the system has it. Raises
+    StoreError where there is no home."""
     folder = user_folder("data")
     if folder is None:
-        raise StoreError("There is no home folder to keep records in; name a file with --records PATH.")
+        raise StoreError(
+            "There is no home folder to keep records in; name a file with --records PATH."
+        )
     return folder / "records.jsonl"
 
 
 def finished(records: Iterable[Record], rerun: Iterable[str] = ()) -> set[str]:
-    """The ids that a resumed run leaves out: those of every record that was not interrupted and has no status in `rerun`.
+    """The ids that a resumed run leaves out: those of every record that was not interrupted and has
+    no status in `rerun`.
 
     Raises UsageError for a status that does not exist.
     """
     again = {"interrupted", *rerun}
     for status in sorted(again.difference(STATUSES)):
         accepted = ", ".join(STATUSES)
-        raise UsageError(f"{status!r} is no status to run again; accepted: {accepted}.{did_you_mean(status, STATUSES)}")
+        raise UsageError(
+            f"{status!r} is no status to run again; accepted:"
+            f" {accepted}.{did_you_mean(status, STATUSES)}"
+        )
     return {record.id for record in records if record.measurement.status not in again}
 
 
@@ -66,9 +84,15 @@ class Store:
 
     def _try_out(self) -> None:
         if self.path.is_dir():
-            raise StoreError(f"{self.path} is a folder; records need a file, such as {self.path / 'records.jsonl'}.")
+            raise StoreError(
+                f"{self.path} is a folder; records need a file, such as"
+                f" {self.path / 'records.jsonl'}."
+            )
         if self.path.exists() and not self.path.is_file():
-            raise StoreError(f"{self.path} is no regular file; name another place for the records with --records PATH.")
+            raise StoreError(
+                f"{self.path} is no regular file; name another place for the records with --records"
+                " PATH."
+            )
         try:
             self.pending_folder.mkdir(parents=True, exist_ok=True)
             trial = self.pending_folder / f"trial-{os.getpid()}.tmp"
@@ -78,19 +102,21 @@ class Store:
                 os.close(os.open(self.path, os.O_RDWR | os.O_APPEND))
         except OSError as e:
             raise StoreError(
-                f"Records cannot be written to {self.path}: {_reason(e)}. Name another place with --records PATH."
+                f"Records cannot be written to {self.path}: {_reason(e)}. Name another place with"
+                " --records PATH."
             ) from None
         with self._locked():
             pass
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """No other process writes during the block, and all that was written is read. Raises StoreError."""
+        """No other process writes during the block, and all that was written is read. Raises
+        StoreError."""
         with _as_store_error(f"{self.path} cannot be read or locked"), exclusive(self._lock_path):
             self._file.catch_up()
             yield
 
-    # --- reading --------------------------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     def records(self) -> list[Record]:
         """Every record that can be read, one of each id: the last in the file. In file order."""
@@ -107,16 +133,22 @@ class Store:
 
     @property
     def unreadable(self) -> list[str]:
-        """One message for each line, or pending or merged file, that is whole but no record that this version reads."""
-        return [*self._file.unreadable, *(message for found in self._unreadable_elsewhere.values() for message in found)]
+        """One message for each line, or pending or merged file, that is whole but no record that
+        this version reads."""
+        return [
+            *self._file.unreadable,
+            *(message for found in self._unreadable_elsewhere.values() for message in found),
+        ]
 
-    # --- writing --------------------------------------------------------------------------------------------------------
+    # --- writing ----------------------------------------------------------------------------------
 
     def append(self, record: Record, replace: bool = False) -> bool:
-        """Adds `record`; False, and nothing written, where its id is there already and `replace` is not asked for.
+        """Adds `record`; False, and nothing written, where its id is there already and `replace` is
+        not asked for.
 
-        A record that was interrupted gives way to any that was not, and never takes such a one's place. The same record is
-        never written twice. Raises StoreError where the disk is full or fails: the file is then as it was.
+        A record that was interrupted gives way to any that was not, and never takes such a one's
+        place. The same record is never written twice. Raises StoreError where the disk is full or
+        fails: the file is then as it was.
         """
 
         def wanted(stored: Record) -> bool:
@@ -127,7 +159,8 @@ class Store:
         return self._add(record, wanted)
 
     def _take_in(self, record: Record) -> bool:
-        """Adds a record from elsewhere unless the store has a later one of its id. Raises StoreError."""
+        """Adds a record from elsewhere unless the store has a later one of its id. Raises
+        StoreError."""
         return self._add(record, lambda stored: recency(record) >= recency(stored))
 
     def _add(self, record: Record, wanted: Callable[[Record], bool]) -> bool:
@@ -140,11 +173,16 @@ class Store:
         return True
 
     def _write(self, line: str) -> None:
-        """One write at the end of the file and on to the disk, or the file as it was and StoreError. Needs the lock."""
+        """One write at the end of the file and on to the disk, or the file as it was and
+        StoreError. Needs the lock."""
         data = ("\n" if self._file.ends_open else "").encode() + line.encode() + b"\n"
         is_new = not self.path.exists()
         with _as_store_error(f"{self.path} could not be added to", hint=self._what_stays):
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+            descriptor = os.open(
+                self.path,
+                os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0),
+                0o666,
+            )
             try:
                 size = os.fstat(descriptor).st_size
                 try:
@@ -153,7 +191,9 @@ class Store:
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                     os.fsync(descriptor)
                 except OSError:
-                    with suppress(OSError):  # what stays behind then is a torn line, which readers pass over
+                    with suppress(
+                        OSError
+                    ):  # what stays behind then is a torn line, which readers pass over
                         os.ftruncate(descriptor, size)
                     raise
             finally:
@@ -163,17 +203,21 @@ class Store:
 
     def _what_stays(self) -> str:
         if any(self.pending_folder.glob("*.json")):
-            return f"The result is still in {self.pending_folder}: make room and run again, and it will be taken in."
+            return (
+                f"The result is still in {self.pending_folder}: make room and run again, and it"
+                " will be taken in."
+            )
         return "Nothing of this record was kept; make room and run again."
 
-    # --- results on their way -------------------------------------------------------------------------------------------
+    # --- results on their way ---------------------------------------------------------------------
 
     def pending_path(self, name: str) -> Path:
-        """Where the process that measures leaves its result (`durable.write_durably`), as `record_dict` in JSON.
+        """Where the process that measures leaves its result (`durable.write_durably`), as
+        `record_dict` in JSON.
 
-        `name` is the record's id or any other text. Another `Store` has another path for it, so that what two runs or an earlier
-        one leave is never taken for this one's. Until this process ends, no other takes anything out of the folder.
-        Raises StoreError.
+        `name` is the record's id or any other text. Another `Store` has another path for it, so
+        that what two runs or an earlier one leave is never taken for this one's. Until this process
+        ends, no other takes anything out of the folder. Raises StoreError.
         """
         with _as_store_error(f"{self.pending_folder} cannot be used"):
             mark_in_use(self._mark_path)
@@ -183,13 +227,18 @@ class Store:
         return self.pending_folder / f"{plain}.{self._run}.json"
 
     def recover(self) -> list[Record]:
-        """Takes in every finished result that a killed run left in the pending folder; returns those that were new.
+        """Takes in every finished result that a killed run left in the pending folder; returns
+        those that were new.
 
-        Files that are no records stay there and are told of in `unreadable`; unfinished ones (.tmp) are removed. While another
-        process still measures into this store, what lies there may be its own: nothing is taken. Raises StoreError.
+        Files that are no records stay there and are told of in `unreadable`; unfinished ones (.tmp)
+        are removed. While another process still measures into this store, what lies there may be
+        its own: nothing is taken. Raises StoreError.
         """
         taken: list[Record] = []
-        with _as_store_error(f"{self.pending_folder} cannot be read"), sole_user(self._mark_path) as alone:
+        with (
+            _as_store_error(f"{self.pending_folder} cannot be read"),
+            sole_user(self._mark_path) as alone,
+        ):
             for path in self._left_behind() if alone else ():
                 try:
                     record = parsed_record(json.loads(path.read_bytes().decode("utf-8")))
@@ -204,12 +253,17 @@ class Store:
         return taken
 
     def _left_behind(self) -> list[Path]:
-        return sorted(self.pending_folder.glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+        return sorted(
+            self.pending_folder.glob("*.json"),
+            key=lambda path: (path.stat().st_mtime_ns, path.name),
+        )
 
     def merge(self, paths: Iterable[Path]) -> int:
-        """Takes in the records of other files, such as those that came back from another machine; how many were new.
+        """Takes in the records of other files, such as those that came back from another machine;
+        how many were new.
 
-        Of two records of one id the one that ended later stays. Raises StoreError for a file that cannot be read.
+        Of two records of one id the one that ended later stays. Raises StoreError for a file that
+        cannot be read.
         """
         added = 0
         for path in paths:

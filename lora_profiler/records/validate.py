@@ -1,4 +1,5 @@
-"""What must be true of a record beyond the types of its fields, and of a file of records that is to be kept."""
+"""What must be true of a record beyond the types of its fields, and of a file of records that is to
+be kept."""
 
 import json
 import math
@@ -11,31 +12,45 @@ from typing import Any, NoReturn
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.prediction import Phase
 from lora_profiler.records.lines import parsed_record
-from lora_profiler.records.record import PERTURBED_SHARE, SCHEMA_VERSION, UNATTRIBUTED_SHARE, Flag, Record
+from lora_profiler.records.record import (
+    PERTURBED_SHARE,
+    SCHEMA_VERSION,
+    UNATTRIBUTED_SHARE,
+    Flag,
+    Record,
+)
 from lora_profiler.records.redaction import private_text
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.records.statistics import half_width_limit, relative_half_width
 from lora_profiler.workload import TrainSetup
 
 AT_REST: tuple[Phase, ...] = ("setup", "zero")
-"""Phases without a product in them: elsewhere kernels take memory for themselves, which no tracker of tensors sees."""
+"""Phases without a product in them: elsewhere kernels take memory for themselves, which no tracker
+of tensors sees."""
 LOSS_TOLERANCE = {"float32": 2e-6, "float16": 1e-4, "bfloat16": 1e-3}
-"""How far, relatively, the losses of ranks may be from those of one process, by the dtype of the weights: gradients are summed in
-another order, and Adam's first steps make a whole step of a rounding error around zero."""
+"""How far, relatively, the losses of ranks may be from those of one process, by the dtype of the
+weights: gradients are summed in another order, and Adam's first steps make a whole step of a
+rounding error around zero."""
 SPOILS_TIMES: tuple[Flag, ...] = ("busy_machine", "memory_pressure", "thermal_throttling")
 
 
 def timing_flags(flags: Collection[Flag], device_kind: str) -> list[Flag]:
     """Those of `flags` that make the times of a run on a device of this kind noisy.
 
-    A busy host takes nothing from an accelerator that it keeps fed: there it counts only where the run waited for the host.
+    A busy host takes nothing from an accelerator that it keeps fed: there it counts only where the
+    run waited for the host.
     """
     harmless = device_kind != "cpu" and "host_bound" not in flags
-    return [flag for flag in SPOILS_TIMES if flag in flags and not (flag == "busy_machine" and harmless)]
+    return [
+        flag for flag in SPOILS_TIMES if flag in flags and not (flag == "busy_machine" and harmless)
+    ]
 
 
-def unequal_loss(losses: Sequence[float], expected: Sequence[float], setup: TrainSetup) -> str | None:
-    """Where the mean loss of the ranks is not that of one process on the same data; None where they are equal within rounding.
+def unequal_loss(
+    losses: Sequence[float], expected: Sequence[float], setup: TrainSetup
+) -> str | None:
+    """Where the mean loss of the ranks is not that of one process on the same data; None where they
+    are equal within rounding.
 
     Under autocast products are in bfloat16 whatever the weights are.
     """
@@ -43,8 +58,8 @@ def unequal_loss(losses: Sequence[float], expected: Sequence[float], setup: Trai
     for step, (mine, one) in enumerate(zip(losses, expected, strict=False), 1):
         if abs(mine - one) > limit * abs(one):
             return (
-                f"the mean loss of the ranks at step {step} is {mine:.7g}, that of one process on the same data {one:.7g}: "
-                f"over {limit:g} of it apart"
+                f"the mean loss of the ranks at step {step} is {mine:.7g}, that of one process on"
+                f" the same data {one:.7g}: over {limit:g} of it apart"
             )
     return None
 
@@ -56,25 +71,45 @@ def cross_check_peaks(
     peak: int | None,
     timed_peak_bytes: int | None,
 ) -> Iterator[str]:
-    """Where two ways of measuring a peak differ by more than can be: the steady one of each phase as it was `counted`, the
-    `tracked` one, and that of the timing pass. The workspace is the library's own, no tensor, so that no tracker sees it."""
+    """Where two ways of measuring a peak differ by more than can be: the steady one of each phase
+    as it was `counted`, the `tracked` one, and that of the timing pass. The workspace is the
+    library's own, no tensor, so that no tracker sees it.
+    """
     for phase, seen in tracked.items():
         size = counted.get(phase, seen)
         least = size - (workspace_bytes or 0) - PERTURBED_SHARE * size if phase in AT_REST else 0
         if not least <= seen <= size + PERTURBED_SHARE * size:
             yield f"In {phase} the tracker saw {seen} bytes, the allocator {size}: over 0.5 % apart"
-    if peak is not None and timed_peak_bytes is not None and abs(timed_peak_bytes - peak) > PERTURBED_SHARE * peak:
-        yield f"After the timing pass the peak was {timed_peak_bytes}, before it {peak}: over 0.5 % apart"
+    if (
+        peak is not None
+        and timed_peak_bytes is not None
+        and abs(timed_peak_bytes - peak) > PERTURBED_SHARE * peak
+    ):
+        yield (
+            f"After the timing pass the peak was {timed_peak_bytes}, before it {peak}: over 0.5 %"
+            " apart"
+        )
 
 
 def problems(record: Record) -> list[str]:
-    """Everything that makes `record` unfit to be believed or published, a plain sentence each; empty for a good one."""
-    checks = (_status, _memory, _attribution, _ranks, _second_opinions, _times, _tokens, _provenance, _numbers)
+    """Everything that makes `record` unfit to be believed or published, a plain sentence each;
+    empty for a good one."""
+    checks = (
+        _status,
+        _memory,
+        _attribution,
+        _ranks,
+        _second_opinions,
+        _times,
+        _tokens,
+        _provenance,
+        _numbers,
+    )
     found = [sentence for check in checks for sentence in check(record)]
     return [*found, *private_text(record_dict(record))]
 
 
-# --- what a status promises ---------------------------------------------------------------------------------------------
+# --- what a status promises -----------------------------------------------------------------------
 
 
 def _status(record: Record) -> Iterator[str]:
@@ -99,24 +134,40 @@ def _noise_called_ok(record: Record) -> Iterator[str]:
         return
     limit, found = half_width_limit(kind), relative_half_width(m.step_seconds)
     if found > limit:
-        yield f"The status is ok, but the median's interval is {found:.1%} to either side; at most {limit:.0%} is not noise."
+        yield (
+            f"The status is ok, but the median's interval is {found:.1%} to either side; at most"
+            f" {limit:.0%} is not noise."
+        )
     if len(m.step_seconds) < record.conditions.min_timed_steps:
-        yield f"The status is ok with {len(m.step_seconds)} timed steps of {record.conditions.min_timed_steps}."
+        yield (
+            f"The status is ok with {len(m.step_seconds)} timed steps of"
+            f" {record.conditions.min_timed_steps}."
+        )
 
 
-# --- memory -------------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
 def _memory(record: Record) -> Iterator[str]:
     m = record.measurement
-    yield from _descending("", reserved=m.peak_reserved_bytes, allocated=m.peak_allocated_bytes, requested=m.peak_requested_bytes)
+    yield from _descending(
+        "",
+        reserved=m.peak_reserved_bytes,
+        allocated=m.peak_allocated_bytes,
+        requested=m.peak_requested_bytes,
+    )
     for s in m.phases:
         at = f" at step {s.step}, {s.phase}"
-        yield from _descending(at, reserved=s.reserved_bytes, allocated=s.allocated_bytes, requested=s.requested_bytes)
         yield from _descending(
-            f"{at}, peaks", reserved=s.reserved_peak_bytes, active=s.active_peak_bytes, allocated=s.allocated_peak_bytes,
+            at, reserved=s.reserved_bytes, allocated=s.allocated_bytes, requested=s.requested_bytes
+        )
+        yield from _descending(
+            f"{at}, peaks",
+            reserved=s.reserved_peak_bytes,
+            active=s.active_peak_bytes,
+            allocated=s.allocated_peak_bytes,
             requested=s.requested_peak_bytes,
-        )  # fmt: skip
+        )
         for name in ("requested", "allocated", "reserved"):
             now, peak = getattr(s, f"{name}_bytes"), getattr(s, f"{name}_peak_bytes")
             if now is not None and peak is not None and peak < now:
@@ -125,11 +176,24 @@ def _memory(record: Record) -> Iterator[str]:
     if peak is None:
         return
     if m.phase_peak_bytes and max(m.phase_peak_bytes.values()) != peak:
-        yield f"peak_requested_bytes is {peak}, but the highest phase reaches {max(m.phase_peak_bytes.values())}."
-    if m.phase_peak_bytes and m.peak_phase is not None and m.phase_peak_bytes.get(m.peak_phase) != peak:
-        yield f"The peak is said to lie in {m.peak_phase}, which reaches {m.phase_peak_bytes.get(m.peak_phase)}, not {peak}."
+        yield (
+            f"peak_requested_bytes is {peak}, but the highest phase reaches"
+            f" {max(m.phase_peak_bytes.values())}."
+        )
+    if (
+        m.phase_peak_bytes
+        and m.peak_phase is not None
+        and m.phase_peak_bytes.get(m.peak_phase) != peak
+    ):
+        yield (
+            f"The peak is said to lie in {m.peak_phase}, which reaches"
+            f" {m.phase_peak_bytes.get(m.peak_phase)}, not {peak}."
+        )
     if record.environment.device.kind == "cpu" and m.peak_allocated_bytes not in (None, peak):
-        yield f"On a CPU requested and allocated peaks are one; they are {peak} and {m.peak_allocated_bytes}."
+        yield (
+            f"On a CPU requested and allocated peaks are one; they are {peak} and"
+            f" {m.peak_allocated_bytes}."
+        )
 
 
 def _descending(where: str, **sizes: int | None) -> Iterator[str]:
@@ -162,12 +226,17 @@ def _ranks(record: Record) -> Iterator[str]:
         return
     peaks = [r.peak_requested_bytes for r in m.ranks if r.peak_requested_bytes is not None]
     if max(peaks, default=None) != m.peak_requested_bytes:
-        yield f"peak_requested_bytes is {m.peak_requested_bytes}, but the highest rank reaches {max(peaks, default=None)}."
+        yield (
+            f"peak_requested_bytes is {m.peak_requested_bytes}, but the highest rank reaches"
+            f" {max(peaks, default=None)}."
+        )
     unequal = unequal_loss(m.loss, m.reference_loss, setup)
     if unequal:
         yield f"The status is {m.status}, but {unequal}."
     if not m.reference_loss and "losses_not_compared" not in m.flags:
-        yield "Nobody held the losses of the ranks against those of one process, and no flag says so."
+        yield (
+            "Nobody held the losses of the ranks against those of one process, and no flag says so."
+        )
 
 
 def _second_opinions(record: Record) -> Iterator[str]:
@@ -175,12 +244,16 @@ def _second_opinions(record: Record) -> Iterator[str]:
     if not m.went_through or "instrumentation_perturbed_memory" in m.flags:
         return
     for found in cross_check_peaks(
-        m.phase_peak_bytes, m.tracked_phase_peak_bytes, m.workspace_bytes, m.peak_requested_bytes, m.timed_peak_bytes
+        m.phase_peak_bytes,
+        m.tracked_phase_peak_bytes,
+        m.workspace_bytes,
+        m.peak_requested_bytes,
+        m.timed_peak_bytes,
     ):
         yield f"{found}, and not flagged."
 
 
-# --- times, tokens and losses -------------------------------------------------------------------------------------------
+# --- times, tokens and losses ---------------------------------------------------------------------
 
 
 def _times(record: Record) -> Iterator[str]:
@@ -191,14 +264,20 @@ def _times(record: Record) -> Iterator[str]:
     for name, samples in steps.items():
         if any(s <= 0 for s in samples):
             yield f"{name} holds {min(samples)}; a step takes time."
-    parts = {**{f"phase_seconds.{n}": s for n, s in m.phase_seconds.items()}, "stage_seconds": m.stage_seconds.values()}
+    parts = {
+        **{f"phase_seconds.{n}": s for n, s in m.phase_seconds.items()},
+        "stage_seconds": m.stage_seconds.values(),
+    }
     for name, found in parts.items():
         if any(s < 0 for s in found):
             yield f"{name} holds {min(found)}; no time is negative."
     moments = {"started_at": _utc(record.started_at), "ended_at": _utc(record.ended_at)}
     for name, text in (("started_at", record.started_at), ("ended_at", record.ended_at)):
         if text is not None and moments[name] is None:
-            yield f"{name} is {text!r}; it must be UTC in ISO 8601, such as 2026-11-01T10:00:00+00:00."
+            yield (
+                f"{name} is {text!r}; it must be UTC in ISO 8601, such as"
+                " 2026-11-01T10:00:00+00:00."
+            )
     start, end = moments.values()
     if start is not None and end is not None and end < start:
         yield "The run ended before it started."
@@ -217,7 +296,10 @@ def _tokens(record: Record) -> Iterator[str]:
     m, setup = record.measurement, record.workload.setup
     expected = setup.batch_size * setup.seq_len * setup.accumulation
     if m.tokens_per_step not in (None, expected):
-        yield f"tokens_per_step is {m.tokens_per_step}; batch x sequence x accumulation is {expected}."
+        yield (
+            f"tokens_per_step is {m.tokens_per_step}; batch x sequence x accumulation is"
+            f" {expected}."
+        )
     if m.went_through and m.step_seconds and m.tokens_per_step is None:
         yield "Steps were timed, but tokens_per_step is missing."
     for name in ("nonpad_tokens_per_step", "supervised_tokens_per_step"):
@@ -225,24 +307,33 @@ def _tokens(record: Record) -> Iterator[str]:
         if count is not None and not 0 <= count <= expected:
             yield f"{name} is {count} of {expected} tokens."
     trained = m.num_trainable_parameters or 0
-    if m.num_parameters is not None and (trained < 0 or (setup.lora is None and trained > m.num_parameters)):
-        yield f"{m.num_trainable_parameters} of {m.num_parameters} parameters are said to be trained."
+    if m.num_parameters is not None and (
+        trained < 0 or (setup.lora is None and trained > m.num_parameters)
+    ):
+        yield (
+            f"{m.num_trainable_parameters} of {m.num_parameters} parameters are said to be trained."
+        )
 
 
-# --- where it comes from ------------------------------------------------------------------------------------------------
+# --- where it comes from --------------------------------------------------------------------------
 
 
 def _provenance(record: Record) -> Iterator[str]:
     e = record.environment
     known = {
-        "Python's version": e.python, "torch's version": e.packages.get("torch"), "the platform": e.platform,
+        "Python's version": e.python,
+        "torch's version": e.packages.get("torch"),
+        "the platform": e.platform,
         "the device's name": e.device.name,
-    }  # fmt: skip
+    }
     for what, text in known.items():
         if not text or not text.strip() or text == "unknown":
             yield f"The environment lacks {what}."
     if e.commit is None and not {"lora-profiler", "lora_profiler"} & set(e.packages):
-        yield "The environment names neither this program's commit nor, among the packages, its installed version."
+        yield (
+            "The environment names neither this program's commit nor, among the packages, its"
+            " installed version."
+        )
     if e.device.kind != record.workload.setup.device:
         yield f"The device is {e.device.kind}, the setup asks for {record.workload.setup.device}."
 
@@ -253,7 +344,11 @@ def _numbers(record: Record) -> Iterator[str]:
     for where, value in _numbers_in(data, ""):
         if isinstance(value, float) and not math.isfinite(value):
             yield f"{where} is {value}; every number must be finite."
-        elif value < 0 and "_bytes" in where and where != "measurement.attribution_bytes.unattributed":
+        elif (
+            value < 0
+            and "_bytes" in where
+            and where != "measurement.attribution_bytes.unattributed"
+        ):
             yield f"{where} is {value}; no amount of memory is negative."
 
 
@@ -268,14 +363,15 @@ def _numbers_in(data: Any, where: str) -> Iterator[tuple[str, int | float]]:
         yield where, data
 
 
-# --- files --------------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def check_file(path: Path) -> list[str]:
-    """What is wrong with a file of records that is to be kept, naming line and id; empty for a good one. Raises OSError.
+    """What is wrong with a file of records that is to be kept, naming line and id; empty for a good
+    one. Raises OSError.
 
-    Every line must be strict JSON, of the present schema or one that migrates; the keys written in it must be those that its
-    contents give; ids must differ; and `problems` must find nothing.
+    Every line must be strict JSON, of the present schema or one that migrates; the keys written in
+    it must be those that its contents give; ids must differ; and `problems` must find nothing.
     """
     found: list[str] = []
     seen: dict[str, int] = {}
@@ -300,7 +396,8 @@ def check_file(path: Path) -> list[str]:
 
 
 def check_folder(folder: Path) -> tuple[int, list[str]]:
-    """How many files of records lie under `folder`, and what is wrong with them; ids must differ within a file only."""
+    """How many files of records lie under `folder`, and what is wrong with them; ids must differ
+    within a file only."""
     files = sorted(folder.rglob("*.jsonl"))
     return len(files), [message for path in files for message in check_file(path)]
 
@@ -309,9 +406,16 @@ def _written_keys(data: Mapping[str, Any], record: Record) -> Iterable[str]:
     """Keys of older schemas were made by older rules, or by none."""
     if data["schema_version"] != SCHEMA_VERSION:
         return
-    for name, made in (("id", record.id), ("case_key", record.case_key), ("environment_key", record.environment.key)):
+    for name, made in (
+        ("id", record.id),
+        ("case_key", record.case_key),
+        ("environment_key", record.environment.key),
+    ):
         if data.get(name) != made:
-            yield f"{name} is written as {data.get(name)!r}, but the record's contents make it {made!r}."
+            yield (
+                f"{name} is written as {data.get(name)!r}, but the record's contents make it"
+                f" {made!r}."
+            )
 
 
 def _no_number(name: str) -> NoReturn:

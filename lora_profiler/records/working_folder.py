@@ -1,4 +1,5 @@
-"""A temporary folder that goes with its owner: at the end of a block, or, where the owner was killed, before the next is made."""
+"""A temporary folder that goes with its owner: at the end of a block, or, where the owner was
+killed, before the next is made."""
 
 import os
 import shutil
@@ -14,13 +15,16 @@ _LOCK = "in_use"
 
 
 class WorkingFolder(tempfile.TemporaryDirectory[str]):
-    """As `tempfile.TemporaryDirectory`. One that is made clears away those whose process was killed."""
+    """As `tempfile.TemporaryDirectory`. One that is made clears away those whose process was
+    killed."""
 
     def __init__(self) -> None:
         _clear()
         super().__init__(prefix=_PREFIX)
         self._held: int | None = None
-        with suppress(OSError):  # a full disk: the folder can still be worked in, and is not cleared away after a kill
+        with suppress(
+            OSError
+        ):  # a full disk: the folder can still be worked in, and is not cleared away after a kill
             self._held = hold(Path(self.name) / _LOCK)
 
     def cleanup(self) -> None:
@@ -31,7 +35,8 @@ class WorkingFolder(tempfile.TemporaryDirectory[str]):
 
 
 def _clear() -> None:
-    """Removes this user's folders whose lock nobody holds. One without a lock may be about to get it, or be of an old version."""
+    """Removes this user's folders whose lock nobody holds. One without a lock may be about to get
+    it, or be of an old version."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with suppress(OSError):
             if _is_own(folder) and was_let_go(folder / _LOCK):
@@ -40,4 +45,6 @@ def _clear() -> None:
 
 def _is_own(folder: Path) -> bool:
     found = folder.lstat()
-    return stat.S_ISDIR(found.st_mode) and (not hasattr(os, "getuid") or found.st_uid == os.getuid())
+    return stat.S_ISDIR(found.st_mode) and (
+        not hasattr(os, "getuid") or found.st_uid == os.getuid()
+    )

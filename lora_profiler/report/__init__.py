@@ -1,1 +1,2 @@
-"""From predictions to rows and text. Nothing here computes a cost, prints, or knows which face shows it."""
+"""From predictions to rows and text. Nothing here computes a cost, prints, or knows which face
+shows it."""

@@ -1,4 +1,5 @@
-"""What `bench` shows at the end: a few records in full, many as a table with their errors together, and what a search proved."""
+"""What `bench` shows at the end: a few records in full, many as a table with their errors together,
+and what a search proved."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +27,9 @@ def bench_blocks(results: Sequence[Result]) -> list[Block]:
         return _many(results)
     blocks: list[Block] = []
     for r in results:
-        blocks += record_blocks(r.record, r.prediction, r.comparisons, r.speed, r.utilisation, r.timing)
+        blocks += record_blocks(
+            r.record, r.prediction, r.comparisons, r.speed, r.utilisation, r.timing
+        )
     ratios = ratio_lines(results)
     return [*blocks, heading("Full against LoRA"), paragraph(*ratios)] if ratios else blocks
 
@@ -48,7 +51,9 @@ def _many(results: Sequence[Result]) -> list[Block]:
 
 
 def _numbered(table: Table) -> Table:
-    rows = tuple(replace(row, cells=(f"#{number}", *row.cells)) for number, row in enumerate(table.rows, 1))
+    rows = tuple(
+        replace(row, cells=(f"#{number}", *row.cells)) for number, row in enumerate(table.rows, 1)
+    )
     return replace(table, columns=("", *table.columns), rows=rows, left=table.left + 1)
 
 
@@ -62,7 +67,8 @@ def _failure_lines(number: int, r: Result) -> list[str]:
 
 
 def ratio_lines(results: Sequence[Result]) -> list[str]:
-    """The step times of each LoRA against those of full fine-tuning that is alike in all else, runs of one case together."""
+    """The step times of each LoRA against those of full fine-tuning that is alike in all else, runs
+    of one case together."""
     by_case: dict[str, list[Result]] = {}
     for r in results:
         if r.speed is not None:
@@ -72,7 +78,9 @@ def ratio_lines(results: Sequence[Result]) -> list[str]:
     lines = []
     for lora in groups:
         workload = lora[0].record.workload
-        base = full.get(replace(workload, setup=replace(workload.setup, lora=None, quantization=None)))
+        base = full.get(
+            replace(workload, setup=replace(workload.setup, lora=None, quantization=None))
+        )
         if workload.setup.lora is not None and base is not None:
             lines += _ratio_line(base, lora)
     return lines
@@ -84,14 +92,18 @@ def _ratio_line(base: Sequence[Result], lora: Sequence[Result]) -> list[str]:
     except UsageError:  # they were not measured under the same conditions, which their records say
         return []
     model = lora[0].record.workload.model.id
-    return [f"{model}: {ratio_line(method_label(base[0].prediction), method_label(lora[0].prediction), ratio)}"]
+    return [
+        f"{model}:"
+        f" {ratio_line(method_label(base[0].prediction), method_label(lora[0].prediction), ratio)}"
+    ]
 
 
-# --- batch searches -------------------------------------------------------------------------------------------------------
+# --- batch searches -------------------------------------------------------------------------------
 
 
 def search_blocks(found: Sequence[LargestBatch], probes: Mapping[str, Result]) -> list[Block]:
-    """Each search: what it proved, and a row for each probe. `probes` are all results by record id."""
+    """Each search: what it proved, and a row for each probe. `probes` are all results by record
+    id."""
     blocks: list[Block] = []
     for each in found:
         results = [probes[record.id] for record in each.records]
@@ -107,7 +119,10 @@ def search_title(probe: Result) -> str:
     """'gpt2, LoRA r16: the largest batch of 128 tokens'."""
     workload = probe.record.workload
     tokens = count_text(workload.setup.seq_len)
-    return f"{workload.model.id}, {method_label(probe.prediction)}: the largest batch of {tokens} tokens"
+    return (
+        f"{workload.model.id}, {method_label(probe.prediction)}: the largest batch of {tokens}"
+        " tokens"
+    )
 
 
 def search_lines(found: LargestBatch) -> list[str]:
@@ -115,17 +130,23 @@ def search_lines(found: LargestBatch) -> list[str]:
     within = _memory_text(found.records[0])
     size = count_text(found.batch_size)
     if found.batch_size:
-        larger = [r.workload.setup.batch_size for r in found.records if r.workload.setup.batch_size > found.batch_size]
+        larger = [
+            r.workload.setup.batch_size
+            for r in found.records
+            if r.workload.setup.batch_size > found.batch_size
+        ]
         failed = f", and {count_text(min(larger))} did not fit" if larger else ""
-        lines = [f"{size} is the largest batch within {within}: it trained in two processes{failed}."]
+        lines = [
+            f"{size} is the largest batch within {within}: it trained in two processes{failed}."
+        ]
     else:
         lines = [f"Not even one sequence trains within {within}."]
     if found.predicted is not None:
         lines.append(f"Predicted: {count_text(found.predicted)}.")
     if not found.monotone:
         lines.append(
-            f"! A larger batch, {count_text(found.upper)}, trained although a smaller one had not: the truth lies between "
-            f"{size} and {count_text(found.upper)}."
+            f"! A larger batch, {count_text(found.upper)}, trained although a smaller one had not:"
+            f" the truth lies between {size} and {count_text(found.upper)}."
         )
     if found.emulated:
         lines.append("The memory was emulated by --budget.")
@@ -134,4 +155,8 @@ def search_lines(found: LargestBatch) -> list[str]:
 
 def _memory_text(record: Record) -> str:
     size = record.conditions.budget_bytes or record.environment.device.total_bytes
-    return f"{bytes_text(size)} of {record.environment.device.name}" if size else record.environment.device.name
+    return (
+        f"{bytes_text(size)} of {record.environment.device.name}"
+        if size
+        else record.environment.device.name
+    )

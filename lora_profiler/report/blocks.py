@@ -1,4 +1,5 @@
-"""What a report is made of before any face draws it: paragraphs, and tables whose cells are text already."""
+"""What a report is made of before any face draws it: paragraphs, and tables whose cells are text
+already."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +9,8 @@ RowKind = Literal["plain", "section", "total", "peak"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """Cells from left to right; a row may be shorter than the table. `indent` shifts the first cell's text."""
+    """Cells from left to right; a row may be shorter than the table. `indent` shifts the first
+    cell's text."""
 
     cells: tuple[str, ...]
     kind: RowKind = "plain"
@@ -17,7 +19,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Rows under column labels. The first `left` columns hold names (left aligned), the others numbers (right aligned)."""
+    """Rows under column labels. The first `left` columns hold names (left aligned), the others
+    numbers (right aligned)."""
 
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -27,7 +30,8 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paragraph:
-    """One piece of running text. `heading` ones name what follows; `lines` are kept apart and never joined."""
+    """One piece of running text. `heading` ones name what follows; `lines` are kept apart and never
+    joined."""
 
     lines: tuple[str, ...]
     heading: bool = False

@@ -1,4 +1,5 @@
-"""A calibration as tables and as JSON: what was measured, what was fitted, how far off each step is by the others' constants."""
+"""A calibration as tables and as JSON: what was measured, what was fitted, how far off each step is
+by the others' constants."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -18,27 +19,34 @@ def calibration_blocks(found: Calibration, path: Path | None) -> list[Block]:
     threads = f", {made.threads} threads" if made.threads and local.rates.is_host else ""
     blocks: list[Block] = [
         heading(f"{made.device}{threads}, torch {made.torch}"),
-        Table(columns=("measured", "rate"), rows=tuple(Row(cells=cells) for cells in _measured(found))),
+        Table(
+            columns=("measured", "rate"), rows=tuple(Row(cells=cells) for cells in _measured(found))
+        ),
         Table(
             columns=("step", "method", "batch x tokens", "seconds", "error without its model"),
             rows=tuple(Row(cells=_step(step)) for step in found.steps),
             left=2,
         ),
         paragraph(
-            f"eta {constants.eta:.3f}, beta {constants.beta:.3f}: what steps reach of the rate of products and of the bandwidth.",
-            f"The largest error of a step whose model was left out is {percent_text(local.half_width)}; predictions take it "
-            "as their interval.",
+            f"eta {constants.eta:.3f}, beta {constants.beta:.3f}: what steps reach of the rate of"
+            " products and of the bandwidth.",
+            "The largest error of a step whose model was left out is"
+            f" {percent_text(local.half_width)}; predictions take it as their interval.",
             f"Kept in {path} as {local.key}." if path else "Not kept.",
         ),
     ]
     if found.failed:
-        names = ", ".join(f"{r.workload.model.id} ({r.workload.setup.method}): {r.measurement.status}" for r in found.failed)
+        names = ", ".join(
+            f"{r.workload.model.id} ({r.workload.setup.method}): {r.measurement.status}"
+            for r in found.failed
+        )
         blocks.append(paragraph(f"Left out, since they did not run through: {names}."))
     return blocks
 
 
 def calibration_payload(found: Calibration, path: Path | None) -> dict[str, Any]:
-    """`calibration` is the file's own content, `measured` what the probes found, `steps` those that were fitted."""
+    """`calibration` is the file's own content, `measured` what the probes found, `steps` those that
+    were fitted."""
     return {
         "schema_version": "1.0",
         "path": str(path) if path else None,
@@ -74,7 +82,10 @@ def _measured(found: Calibration) -> Iterator[tuple[str, str]]:
         yield f"    with a side of {side:.0f}", percent_text(share)
     yield f"attention forward, {micro.attention_dtype}", _flops_rate(micro.attention_forward)
     yield f"attention backward, {micro.attention_dtype}", _flops_rate(micro.attention_backward)
-    yield "4-bit weights made whole", _bytes_rate(micro.dequantisation) if micro.dequantisation else "not here"
+    yield (
+        "4-bit weights made whole",
+        (_bytes_rate(micro.dequantisation) if micro.dequantisation else "not here"),
+    )
     for name, rate in sorted(micro.operators.items(), key=lambda pair: pair[1]):
         yield name, _bytes_rate(rate)
     yield "launch of one kernel", seconds_text(fixed.launch_seconds)

@@ -68,12 +68,19 @@ def _number_text(value: float | None) -> str:
 
 
 def gpu_records(gpus: Sequence[Gpu]) -> list[dict[str, Any]]:
-    return [asdict(gpu) | {"usable_bytes": gpu.usable_bytes, "usable_is_estimated": gpu.usable_is_estimated} for gpu in gpus]
+    return [
+        asdict(gpu)
+        | {"usable_bytes": gpu.usable_bytes, "usable_is_estimated": gpu.usable_is_estimated}
+        for gpu in gpus
+    ]
 
 
 def csv_records(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Records with lists as text, for a flat file."""
-    return [{k: "; ".join(map(str, v)) if isinstance(v, list | tuple) else v for k, v in r.items()} for r in records]
+    return [
+        {k: "; ".join(map(str, v)) if isinstance(v, list | tuple) else v for k, v in r.items()}
+        for r in records
+    ]
 
 
 def doctor_table(diagnosis: Diagnosis) -> Table:

@@ -1,4 +1,5 @@
-"""What a user should be told beside an answer: ranks, targets and lengths that are probably not what was meant."""
+"""What a user should be told beside an answer: ranks, targets and lengths that are probably not
+what was meant."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def caution_lines(predictions: Sequence[Prediction], gpu: "Gpu | None" = None) -> list[str]:
-    """Everything worth a warning about the ways to train one model on `gpu`, if one is named, each once."""
+    """Everything worth a warning about the ways to train one model on `gpu`, if one is named, each
+    once."""
     return [
         *_other_vendors(gpu),
         *_idle_targets(predictions[-1].workload),
@@ -26,8 +28,8 @@ def caution_lines(predictions: Sequence[Prediction], gpu: "Gpu | None" = None) -
 def _other_vendors(gpu: "Gpu | None") -> Iterator[str]:
     if gpu is not None and gpu.vendor in ("amd", "intel"):
         yield (
-            f"which kernels torch takes on {gpu.name} is not known here: answered with those of NVIDIA's cards from sm_80 to "
-            "sm_89."
+            f"which kernels torch takes on {gpu.name} is not known here: answered with those of"
+            " NVIDIA's cards from sm_80 to sm_89."
         )
 
 
@@ -39,17 +41,23 @@ def _formats(predictions: Sequence[Prediction]) -> Iterator[str]:
         wide = [s.method for s in setups if s.dtype == "bfloat16" or s.precision == "amp"]
         if wide:
             yield (
-                f"{platform.capability_text} has no arithmetic of bfloat16, which {', '.join(wide)} would run in: torch imitates "
-                "it slowly, and refuses some products; without --dtype and --precision the answer takes a format that works."
+                f"{platform.capability_text} has no arithmetic of bfloat16, which {', '.join(wide)}"
+                " would run in: torch imitates it slowly, and refuses some products; without"
+                " --dtype and --precision the answer takes a format that works."
             )
         else:
-            methods = {dtype: [s.method for s in setups if s.dtype == dtype] for dtype in dict.fromkeys(s.dtype for s in setups)}
-            used = " and ".join(f"{dtype} ({', '.join(dict.fromkeys(of))})" for dtype, of in methods.items())
+            methods = {
+                dtype: [s.method for s in setups if s.dtype == dtype]
+                for dtype in dict.fromkeys(s.dtype for s in setups)
+            }
+            used = " and ".join(
+                f"{dtype} ({', '.join(dict.fromkeys(of))})" for dtype, of in methods.items()
+            )
             yield f"{platform.capability_text} has no arithmetic of bfloat16: answered in {used}."
     if any(s.method == "full" and s.dtype == "float16" for s in setups):
         yield (
-            "full fine-tuning of float16 weights without loss scaling ends in NaN within some steps; take --dtype float32, or "
-            "bfloat16 on a card of sm_80 or later."
+            "full fine-tuning of float16 weights without loss scaling ends in NaN within some"
+            " steps; take --dtype float32, or bfloat16 on a card of sm_80 or later."
         )
 
 
@@ -61,16 +69,19 @@ def _large_ranks(predictions: Sequence[Prediction]) -> Iterator[str]:
             first, lora = layers[0], prediction.workload.setup.lora
             assert lora is not None
             yield (
-                f"rank {lora.r} outweighs {len(layers)} of the adapted layers: the adapter of {first.name} "
-                f"({first.in_features} x {first.out_features}) has {first.num_trainable_parameters:,} weights, the layer itself "
-                f"{first.num_parameters:,}."
+                f"rank {lora.r} outweighs {len(layers)} of the adapted layers: the adapter of"
+                f" {first.name} ({first.in_features} x {first.out_features}) has"
+                f" {first.num_trainable_parameters:,} weights, the layer itself"
+                f" {first.num_parameters:,}."
             )
             return
 
 
 def _idle_targets(workload: Workload) -> Iterator[str]:
     for target in unmatched_targets(workload):
-        leaves = {name.rpartition(".")[2] for name, module in workload.model.modules() if module.is_linear}
+        leaves = {
+            name.rpartition(".")[2] for name, module in workload.model.modules() if module.is_linear
+        }
         near = did_you_mean(target, sorted(leaves))
         yield f"no module of {workload.model.id} matches {target}, which PEFT passes over.{near}"
 
@@ -78,4 +89,6 @@ def _idle_targets(workload: Workload) -> Iterator[str]:
 def _long_sequences(workload: Workload) -> Iterator[str]:
     made_for, seq_len = trained_length(workload.model), workload.setup.seq_len
     if made_for is not None and seq_len > made_for:
-        yield f"{workload.model.id} was made for {made_for:,} tokens, not {seq_len:,}; see --seq-len."
+        yield (
+            f"{workload.model.id} was made for {made_for:,} tokens, not {seq_len:,}; see --seq-len."
+        )

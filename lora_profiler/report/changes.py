@@ -1,4 +1,5 @@
-"""Two sets of records against each other: what differs in the set-up, what changed by method, and the largest changes."""
+"""Two sets of records against each other: what differs in the set-up, what changed by method, and
+the largest changes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
@@ -18,18 +19,27 @@ CHANGE_DEFINITION = "change = (after - before) / before"
 
 
 def change_blocks(
-    pairs: Pairs, found: Sequence[Change], setup: Sequence[SetupChange], worst: int, hints: Sequence[str] = ()
+    pairs: Pairs,
+    found: Sequence[Change],
+    setup: Sequence[SetupChange],
+    worst: int,
+    hints: Sequence[str] = (),
 ) -> list[Block]:
-    """What `compare --against` shows. `found` are changes of the pairs, in the metrics that were asked for."""
+    """What `compare --against` shows. `found` are changes of the pairs, in the metrics that were
+    asked for."""
     methods = {pair.case_key: pair.before[0].workload.setup.method for pair in pairs.pairs}
-    blocks: list[Block] = [heading(f"Before and after: {_count(len(pairs.pairs), 'case')} on both sides")]
+    blocks: list[Block] = [
+        heading(f"Before and after: {_count(len(pairs.pairs), 'case')} on both sides")
+    ]
     lines = [*outcome_lines(pairs.pairs), *one_sided_lines(pairs)]
     blocks += [paragraph(*lines)] if lines else []
     blocks.append(setup_table(setup) if setup else paragraph("The set-ups are the same."))
     if found:
         blocks += [changes_table(found, methods), paragraph(*_notes(found))]
     for metric in dict.fromkeys(c.metric for c in found):
-        largest = largest_changes([c for c in found if c.metric == metric and c.is_beyond_noise], worst)
+        largest = largest_changes(
+            [c for c in found if c.metric == metric and c.is_beyond_noise], worst
+        )
         if largest:
             blocks.append(largest_changes_table(largest, pairs.pairs))
     return [*blocks, paragraph(*hints)] if hints else blocks
@@ -54,7 +64,10 @@ def one_sided_lines(pairs: Pairs) -> list[str]:
             names = _cut([run_name(r) for r in cases.values()], "more", 2)
             lines.append(f"Only {word}, {_count(len(cases), 'case')}: {'; '.join(names)}")
     if pairs.left_out:
-        lines.append(f"Left out: {_count(pairs.left_out, 'run')} of an older environment than the newest of the case.")
+        lines.append(
+            f"Left out: {_count(pairs.left_out, 'run')} of an older environment than the newest of"
+            " the case."
+        )
     return lines
 
 
@@ -63,20 +76,32 @@ def _statuses(records: Sequence[Record]) -> str:
 
 
 def _cut(lines: list[str], what: str, count: int = MOST_CASES) -> list[str]:
-    return lines if len(lines) <= count else [*lines[:count], f"and {count_text(len(lines) - count)} {what}"]
+    return (
+        lines
+        if len(lines) <= count
+        else [*lines[:count], f"and {count_text(len(lines) - count)} {what}"]
+    )
 
 
 def _count(n: int, what: str) -> str:
     return f"{count_text(n)} {what}{'' if n == 1 else 's'}"
 
 
-# --- the set-up -----------------------------------------------------------------------------------------------------------
+# --- the set-up -----------------------------------------------------------------------------------
 
 
 def setup_table(found: Sequence[SetupChange]) -> Table:
     """A row for each field of the environments that differs."""
-    rows = [Row(cells=(field_label(c.field), _values(c.field, c.before), _values(c.field, c.after))) for c in found]
-    return Table(title="What differs in the set-up", columns=("", "before", "after"), rows=tuple(rows), left=3)
+    rows = [
+        Row(cells=(field_label(c.field), _values(c.field, c.before), _values(c.field, c.after)))
+        for c in found
+    ]
+    return Table(
+        title="What differs in the set-up",
+        columns=("", "before", "after"),
+        rows=tuple(rows),
+        left=3,
+    )
 
 
 def field_label(field: str) -> str:
@@ -92,19 +117,25 @@ def _values(field: str, values: Sequence[str]) -> str:
     return ", ".join([*known[:MOST_VALUES], f"{count_text(rest)} more"] if rest > 0 else known)
 
 
-# --- the changes ----------------------------------------------------------------------------------------------------------
+# --- the changes ----------------------------------------------------------------------------------
 
 
 def changes_table(found: Sequence[Change], methods: Mapping[str, Method]) -> Table:
-    """A section for each metric, in it a row for each method and one for all. `methods` by case key."""
+    """A section for each metric, in it a row for each method and one for all. `methods` by case
+    key."""
     rows: list[Row] = []
     measured = list(dict.fromkeys(c.metric for c in found))
     for metric in sorted(measured, key=list(labels.METRIC_LABELS).index):
         members = [c for c in found if c.metric == metric]
         rows.append(Row(cells=(labels.METRIC_LABELS[metric],), kind="section"))
-        by_method = {m: [c for c in members if methods[c.case_key] == m] for m in labels.METHOD_LABELS}
+        by_method = {
+            m: [c for c in members if methods[c.case_key] == m] for m in labels.METHOD_LABELS
+        }
         groups = {labels.METHOD_LABELS[m]: changed for m, changed in by_method.items() if changed}
-        rows += [Row(cells=(label, *_change_cells(changed)), indent=1) for label, changed in groups.items()]
+        rows += [
+            Row(cells=(label, *_change_cells(changed)), indent=1)
+            for label, changed in groups.items()
+        ]
         if len(groups) > 1:
             rows.append(Row(cells=("all", *_change_cells(members)), indent=1, kind="total"))
     columns = ("", "cases", "median", "lowest", "highest", "beyond noise")
@@ -124,13 +155,16 @@ def change_text(relative_change: float) -> str:
 
 def largest_changes(found: Iterable[Change], count: int) -> list[Change]:
     """The `count` largest relative changes, those from 0 first."""
-    return sorted(found, key=lambda c: float("inf") if c.relative_change is None else abs(c.relative_change), reverse=True)[
-        :count
-    ]
+    return sorted(
+        found,
+        key=lambda c: float("inf") if c.relative_change is None else abs(c.relative_change),
+        reverse=True,
+    )[:count]
 
 
 def largest_changes_table(found: Sequence[Change], pairs: Sequence[Pair]) -> Table:
-    """A row for each change of one metric: which case, before, after, change; for times the larger of the two intervals too."""
+    """A row for each change of one metric: which case, before, after, change; for times the larger
+    of the two intervals too."""
     is_time = found[0].before.low is not None
     rows = [
         Row(
@@ -144,7 +178,15 @@ def largest_changes_table(found: Sequence[Change], pairs: Sequence[Pair]) -> Tab
     ]
     return Table(
         title=f"Largest changes beyond noise: {labels.METRIC_LABELS[found[0].metric]}",
-        columns=("model", "method", "setup", "before", "after", "change", *(["+-"] if is_time else [])),
+        columns=(
+            "model",
+            "method",
+            "setup",
+            "before",
+            "after",
+            "change",
+            *(["+-"] if is_time else []),
+        ),
         rows=tuple(rows),
         left=3,
     )
@@ -152,7 +194,13 @@ def largest_changes_table(found: Sequence[Change], pairs: Sequence[Pair]) -> Tab
 
 def run_of(change: Change, pairs: Sequence[Pair]) -> Record:
     """The first of the runs before that a change comes from."""
-    return next(r for pair in pairs if pair.case_key == change.case_key for r in pair.before if r.id in change.before.record_ids)
+    return next(
+        r
+        for pair in pairs
+        if pair.case_key == change.case_key
+        for r in pair.before
+        if r.id in change.before.record_ids
+    )
 
 
 def _numbers(c: Change) -> tuple[str, str, str]:
@@ -170,7 +218,7 @@ def _half_width(side: Side) -> str:
     return f"{100 * _share(side):.1f} %"
 
 
-# --- a limit --------------------------------------------------------------------------------------------------------------
+# --- a limit --------------------------------------------------------------------------------------
 
 
 def judgement(
@@ -181,30 +229,41 @@ def judgement(
     chosen: Sequence[str],
     limit: float,
 ) -> str:
-    """A sentence or two on a limit: how many of the `judged` changes are `worse` by more, the worst, and the cases `lost`."""
+    """A sentence or two on a limit: how many of the `judged` changes are `worse` by more, the
+    worst, and the cases `lost`."""
     what = ", ".join(labels.METRIC_LABELS[metric] for metric in chosen)
     parts = []
     if lost:
-        parts.append(f"No longer trained: {_count(len(lost), 'case')}, such as {run_name(lost[0].before[0])}.")
+        parts.append(
+            f"No longer trained: {_count(len(lost), 'case')}, such as"
+            f" {run_name(lost[0].before[0])}."
+        )
     if worse:
         (worst,) = largest_changes(worse, 1)
         before, after, change = _numbers(worst)
         parts.append(
-            f"Worse by more than {percent_text(limit)}: {count_text(len(worse))} of {_count(len(judged), 'number')} ({what}). "
-            f"The worst is {labels.METRIC_LABELS[worst.metric]} of {run_name(run_of(worst, pairs))} ({worst.case_key}): "
-            f"{before} before, {after} after, {change}."
+            f"Worse by more than {percent_text(limit)}: {count_text(len(worse))} of"
+            f" {_count(len(judged), 'number')} ({what}). The worst is"
+            f" {labels.METRIC_LABELS[worst.metric]} of {run_name(run_of(worst, pairs))}"
+            f" ({worst.case_key}): {before} before, {after} after, {change}."
         )
     if parts:
         return " ".join(parts)
     if not judged:
         return f"Nothing could be judged: no case has a number on both sides ({what})."
-    return f"Not worse by more than {percent_text(limit)}: all {_count(len(judged), 'number')} ({what})."
+    return (
+        f"Not worse by more than {percent_text(limit)}: all {_count(len(judged), 'number')}"
+        f" ({what})."
+    )
 
 
 def _notes(found: Sequence[Change]) -> list[str]:
-    lines = [f"{CHANGE_DEFINITION}. Bytes: the largest of a case's runs; any difference is beyond noise."]
+    lines = [
+        f"{CHANGE_DEFINITION}. Bytes: the largest of a case's runs; any difference is beyond noise."
+    ]
     if any(c.before.low is not None for c in found):
         lines.append(
-            "Times: the median of all steps, beyond noise where the 95 % intervals lie apart; +- is half the wider of the two."
+            "Times: the median of all steps, beyond noise where the 95 % intervals lie apart; +- is"
+            " half the wider of the two."
         )
     return lines

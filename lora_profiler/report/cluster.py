@@ -14,20 +14,40 @@ from lora_profiler.report.predictions import adapter_line, attention_words, trai
 from lora_profiler.units import GIB, between_text, bytes_text, count_text, in_unit, short_count_text
 from lora_profiler.workload import TrainSetup, setup_dict
 
-COLUMNS = ("", "sharding", "cards needed", "GiB a rank then", "GiB on all", "verdict", "sent, GiB", "step", "tokens a second")
+COLUMNS = (
+    "",
+    "sharding",
+    "cards needed",
+    "GiB a rank then",
+    "GiB on all",
+    "verdict",
+    "sent, GiB",
+    "step",
+    "tokens a second",
+)
 
 
-def cluster_blocks(model: ModelSpec, options: Sequence[Option], cluster: Cluster, network: Network | None) -> list[Block]:
-    """What is asked, a row for each way to place it, the way that takes the fewest cards, and what the numbers rest on."""
+def cluster_blocks(
+    model: ModelSpec, options: Sequence[Option], cluster: Cluster, network: Network | None
+) -> list[Block]:
+    """What is asked, a row for each way to place it, the way that takes the fewest cards, and what
+    the numbers rest on."""
     first = options[0].whole.prediction
     setup = first.workload.setup
     wholes = [option.whole.prediction for option in options]
     dtypes = list(dict.fromkeys(prediction.workload.setup.dtype for prediction in wholes))
     kernels = list(dict.fromkeys(prediction.attention_kernel for prediction in wholes))
     asked = [training_line(_of_one(setup), dtypes) + " a rank", attention_words(setup, kernels)]
-    adapted = {method_label(o.whole.prediction): adapter_line(o.whole.prediction.workload.setup) for o in options if _has_lora(o)}
+    adapted = {
+        method_label(o.whole.prediction): adapter_line(o.whole.prediction.workload.setup)
+        for o in options
+        if _has_lora(o)
+    }
     rows = [Row(cells=_cells(option)) for option in options]
-    title = f"{model.id} ({short_count_text(model.num_parameters)} parameters) on {cluster_words(cluster)}"
+    title = (
+        f"{model.id} ({short_count_text(model.num_parameters)} parameters) on"
+        f" {cluster_words(cluster)}"
+    )
     return [
         heading(title),
         paragraph(*asked, *adapted.values()),
@@ -40,7 +60,10 @@ def cluster_blocks(model: ModelSpec, options: Sequence[Option], cluster: Cluster
 def cluster_words(cluster: Cluster) -> str:
     """'128 x h100_sxm_80gb in 16 machines, 79.10 GiB each'."""
     machines = f" in {count_text(cluster.machines)} machines" if cluster.machines > 1 else ""
-    return f"{count_text(cluster.cards)} x {cluster.gpu.key}{machines}, {bytes_text(cluster.gpu.usable_bytes or 0)} each"
+    return (
+        f"{count_text(cluster.cards)} x {cluster.gpu.key}{machines},"
+        f" {bytes_text(cluster.gpu.usable_bytes or 0)} each"
+    )
 
 
 def _of_one(setup: TrainSetup) -> TrainSetup:
@@ -55,7 +78,11 @@ def _cells(option: Option) -> tuple[str, ...]:
     whole, least = option.whole, option.least
     rates = option.tokens_per_second
     sent = option.communication
-    seconds = "?" if option.low_seconds is None else between_text(option.low_seconds, option.high_seconds or 0)
+    seconds = (
+        "?"
+        if option.low_seconds is None
+        else between_text(option.low_seconds, option.high_seconds or 0)
+    )
     return (
         method_label(whole.prediction),
         option.sharding,
@@ -82,12 +109,17 @@ def fewest_lines(options: Sequence[Option]) -> list[str]:
         mine = [o for o in options if method_label(o.whole.prediction) == label]
         fitting = [(o.least.world_size, o.sharding) for o in mine if o.least is not None]
         if not fitting:
-            lines.append(f"{label}: no sharding fits; checkpointing, a shorter sequence or more cards may help.")
+            lines.append(
+                f"{label}: no sharding fits; checkpointing, a shorter sequence or more cards may"
+                " help."
+            )
             continue
         fewest = min(number for number, _ in fitting)
         names = [sharding for number, sharding in fitting if number == fewest]
         how = "" if fewest == 1 else f", sharded as {' or '.join(names)}"
-        lines.append(f"{label}: fits on {count_text(fewest)} {'card' if fewest == 1 else 'cards'}{how}.")
+        lines.append(
+            f"{label}: fits on {count_text(fewest)} {'card' if fewest == 1 else 'cards'}{how}."
+        )
     return lines
 
 
@@ -96,21 +128,36 @@ def _basis(options: Sequence[Option]) -> list[str]:
     predictions = [option.whole.prediction for option in options]
     known = [p for p in predictions if p.saved_activation_bytes is not None]
     bound = max((p.error_bound or 0 for p in known), default=0)
-    doubt = f"exact, or estimates within {100 * bound:g} % wherever they were checked" if bound else "exact"
-    lines = [f"Peaks are {doubt}."] if len(known) == len(predictions) else ["Peaks are lower bounds: activations are not known."]
-    return lines + [f"- {text}" for text in dict.fromkeys(text for p in predictions for text in p.assumptions)]
+    doubt = (
+        f"exact, or estimates within {100 * bound:g} % wherever they were checked"
+        if bound
+        else "exact"
+    )
+    lines = (
+        [f"Peaks are {doubt}."]
+        if len(known) == len(predictions)
+        else ["Peaks are lower bounds: activations are not known."]
+    )
+    return lines + [
+        f"- {text}" for text in dict.fromkeys(text for p in predictions for text in p.assumptions)
+    ]
 
 
 def _time_words(network: Network | None) -> str:
     if network is None:
-        return "Times are of compute alone, on all cards; --interconnect adds what the ranks send each other."
+        return (
+            "Times are of compute alone, on all cards; --interconnect adds what the ranks send each"
+            " other."
+        )
     return (
-        f"Times are on all cards: at least as long as compute or sending over {network.key} at its full rate, whichever is "
-        "longer, at most both one after the other."
+        f"Times are on all cards: at least as long as compute or sending over {network.key} at its"
+        " full rate, whichever is longer, at most both one after the other."
     )
 
 
-def cluster_payload(model: ModelSpec, options: Sequence[Option], cluster: Cluster, network: Network | None) -> dict[str, Any]:
+def cluster_payload(
+    model: ModelSpec, options: Sequence[Option], cluster: Cluster, network: Network | None
+) -> dict[str, Any]:
     """The plan in JSON's own types; bytes are integers, what is not known is null."""
     return {
         "schema_version": "1.0",

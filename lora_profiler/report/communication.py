@@ -10,11 +10,19 @@ from lora_profiler.prediction import Traffic
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.method_label import method_label
-from lora_profiler.units import between_text, byte_unit, bytes_text, count_text, in_unit, seconds_text
+from lora_profiler.units import (
+    between_text,
+    byte_unit,
+    bytes_text,
+    count_text,
+    in_unit,
+    seconds_text,
+)
 
 
 def communication_table(answers: Sequence[Answer]) -> Table | None:
-    """A row for each kind of collective and phase, a column a method; None where nobody sends anything."""
+    """A row for each kind of collective and phase, a column a method; None where nobody sends
+    anything."""
     found = [answer.communication for answer in answers]
     known = [each for each in found if each is not None]
     if not known:
@@ -27,7 +35,13 @@ def communication_table(answers: Sequence[Answer]) -> Table | None:
         of_kind = [_of_kind(each, collective, phase) for each in found]
         label = f"{labels.COLLECTIVE_LABELS[collective]}, {labels.PHASE_SHORT[phase]}"
         rows.append(Row(cells=(label, *(_cell(traffic, size) for traffic in of_kind)), indent=1))
-    rows.append(Row(cells=("a rank sends", *(in_unit(e.sent_bytes, size) if e else "" for e in found)), kind="total", indent=1))
+    rows.append(
+        Row(
+            cells=("a rank sends", *(in_unit(e.sent_bytes, size) if e else "" for e in found)),
+            kind="total",
+            indent=1,
+        )
+    )
     network = known[0].network
     if network is not None:
         label = f"at least, over {network.key}"
@@ -35,7 +49,9 @@ def communication_table(answers: Sequence[Answer]) -> Table | None:
         rows.append(Row(cells=(label, *texts), kind="peak", indent=1))
         rows += _step_rows(answers)
     columns = (unit, *(method_label(answer.prediction) for answer in answers))
-    return Table(title=f"Communication of a step among {world} ranks", columns=columns, rows=tuple(rows))
+    return Table(
+        title=f"Communication of a step among {world} ranks", columns=columns, rows=tuple(rows)
+    )
 
 
 def _of_kind(each: Communication | None, collective: str, phase: str) -> Traffic | None:
@@ -44,7 +60,11 @@ def _of_kind(each: Communication | None, collective: str, phase: str) -> Traffic
 
 
 def _cell(traffic: Traffic | None, size: int) -> str:
-    return "-" if traffic is None else f"{count_text(traffic.count)} x, {in_unit(traffic.size_bytes, size)}"
+    return (
+        "-"
+        if traffic is None
+        else f"{count_text(traffic.count)} x, {in_unit(traffic.size_bytes, size)}"
+    )
 
 
 def _step_rows(answers: Sequence[Answer]) -> list[Row]:
@@ -54,33 +74,49 @@ def _step_rows(answers: Sequence[Answer]) -> list[Row]:
         return []
     longest = max(b[1] for b in bounds if b)
     return [
-        Row(cells=(label, *("" if b is None else seconds_text(b[i], longest) for b in bounds)), indent=1)
-        for i, label in enumerate(("step, if all of it is hidden behind compute", "step, if nothing is"))
+        Row(
+            cells=(label, *("" if b is None else seconds_text(b[i], longest) for b in bounds)),
+            indent=1,
+        )
+        for i, label in enumerate(
+            ("step, if all of it is hidden behind compute", "step, if nothing is")
+        )
     ]
 
 
 def step_bounds(answer: Answer) -> tuple[float, float] | None:
-    """Seconds of a step at least and at most, sending included; None where compute or link is not known."""
+    """Seconds of a step at least and at most, sending included; None where compute or link is not
+    known."""
     step = answer.timing.step if answer.timing else None
     seconds = answer.communication.seconds if answer.communication else None
-    return None if step is None or seconds is None else (max(step.time.low, seconds), step.time.high + seconds)
+    return (
+        None
+        if step is None or seconds is None
+        else (max(step.time.low, seconds), step.time.high + seconds)
+    )
 
 
 def communication_lines(answers: Sequence[Answer]) -> list[str]:
     """What the times leave out where several ranks train and no link was named."""
-    if not any(a.communication and a.communication.network is None and a.timing and a.timing.step for a in answers):
+    if not any(
+        a.communication and a.communication.network is None and a.timing and a.timing.step
+        for a in answers
+    ):
         return []
     return ["Times are of compute alone; --interconnect adds what the ranks send each other."]
 
 
 def sending_lines(answers: Sequence[Answer]) -> list[str]:
-    """'full: a rank sends 37.55 GiB a step, at least 89.60 ms over nvlink4; with it a step takes 174.07 ms to 359.25 ms.'"""
+    """'full: a rank sends 37.55 GiB a step, at least 89.60 ms over nvlink4; with it a step takes
+    174.07 ms to 359.25 ms.'"""
     lines = []
     for answer in answers:
         found, bounds = answer.communication, step_bounds(answer)
         if found is None:
             continue
-        words = f"{method_label(answer.prediction)}: a rank sends {bytes_text(found.sent_bytes)} a step"
+        words = (
+            f"{method_label(answer.prediction)}: a rank sends {bytes_text(found.sent_bytes)} a step"
+        )
         if found.network is not None and found.seconds is not None:
             words += f", at least {seconds_text(found.seconds)} over {found.network.key}"
         if bounds is not None:

@@ -1,9 +1,17 @@
-"""Predictions held against many records: errors by group, the largest of them, and what could not be compared."""
+"""Predictions held against many records: errors by group, the largest of them, and what could not
+be compared."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from lora_profiler.comparison.errors import TOTAL, Comparison, ErrorSummary, Grouping, Metric, summary
+from lora_profiler.comparison.errors import (
+    TOTAL,
+    Comparison,
+    ErrorSummary,
+    Grouping,
+    Metric,
+    summary,
+)
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.records.record import STATUSES, Record
 from lora_profiler.report import labels
@@ -11,7 +19,14 @@ from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
 from lora_profiler.report.measured_runs import setting
 from lora_profiler.report.measurements import environment_line
 from lora_profiler.report.method_label import way_label
-from lora_profiler.units import bytes_text, count_text, error_text, percent_text, rate_text, seconds_text
+from lora_profiler.units import (
+    bytes_text,
+    count_text,
+    error_text,
+    percent_text,
+    rate_text,
+    seconds_text,
+)
 
 MOST_ENVIRONMENTS = 3
 """So many are described; more are counted."""
@@ -20,13 +35,21 @@ LONGEST_NAME = 60
 
 
 def comparison_blocks(
-    scored: Sequence[Scored], chosen: Sequence[Metric], by: Sequence[Grouping], worst: int, hints: Sequence[str] = ()
+    scored: Sequence[Scored],
+    chosen: Sequence[Metric],
+    by: Sequence[Grouping],
+    worst: int,
+    hints: Sequence[str] = (),
 ) -> list[Block]:
-    """What `compare` shows of one set: a summary of the chosen metrics, and the `worst` largest errors. `hints` come last."""
+    """What `compare` shows of one set: a summary of the chosen metrics, and the `worst` largest
+    errors. `hints` come last."""
     records = {s.record.id: s.record for s in scored}
     comparisons = [c for s in scored for c in s.comparisons if c.metric in chosen]
     blocks: list[Block] = [
-        heading(f"{count_text(len(scored))} {'record' if len(scored) == 1 else 'records'}, predicted against measured"),
+        heading(
+            f"{count_text(len(scored))} {'record' if len(scored) == 1 else 'records'}, predicted"
+            " against measured"
+        ),
         paragraph(*environment_lines(records.values()), *not_compared_lines(scored)),
     ]
     if any(c.is_claim for c in comparisons):
@@ -35,7 +58,12 @@ def comparison_blocks(
         if largest:
             blocks.append(largest_errors_table(largest, records))
     else:
-        blocks.append(paragraph(f"Nothing is predicted of {_listed(labels.METRIC_LABELS[m] for m in chosen)} in these records."))
+        blocks.append(
+            paragraph(
+                f"Nothing is predicted of {_listed(labels.METRIC_LABELS[m] for m in chosen)} in"
+                " these records."
+            )
+        )
     return [*blocks, paragraph(*hints)] if hints else blocks
 
 
@@ -44,18 +72,30 @@ def environment_lines(records: Iterable[Record]) -> list[str]:
     lines = list(dict.fromkeys(environment_line(record.environment) for record in records))
     if len(lines) <= MOST_ENVIRONMENTS:
         return lines
-    return [*lines[:MOST_ENVIRONMENTS], f"and {count_text(len(lines) - MOST_ENVIRONMENTS)} more set-ups"]
+    return [
+        *lines[:MOST_ENVIRONMENTS],
+        f"and {count_text(len(lines) - MOST_ENVIRONMENTS)} more set-ups",
+    ]
 
 
 def not_compared_lines(scored: Sequence[Scored]) -> list[str]:
     """Runs that did not go through, by status, and those that nothing could predict, by reason."""
-    ended = Counter(s.record.measurement.status for s in scored if not s.record.measurement.went_through)
+    ended = Counter(
+        s.record.measurement.status for s in scored if not s.record.measurement.went_through
+    )
     lines = []
     if ended:
-        told = [f"{count_text(ended[status])} {labels.STATUS_LABELS[status]}" for status in STATUSES if ended[status]]
+        told = [
+            f"{count_text(ended[status])} {labels.STATUS_LABELS[status]}"
+            for status in STATUSES
+            if ended[status]
+        ]
         lines.append(f"Not compared, for the run did not go through: {', '.join(told)}.")
     reasons = Counter(s.refusal for s in scored if s.refusal is not None)
-    lines += [f"Not predicted, {count_text(n)}: {reason}" for reason, n in reasons.most_common(MOST_REASONS)]
+    lines += [
+        f"Not predicted, {count_text(n)}: {reason}"
+        for reason, n in reasons.most_common(MOST_REASONS)
+    ]
     rest = sum(reasons.values()) - sum(n for _, n in reasons.most_common(MOST_REASONS))
     return [*lines, f"Not predicted for other reasons: {count_text(rest)}."] if rest else lines
 
@@ -65,16 +105,20 @@ def _notes(comparisons: Sequence[Comparison]) -> list[str]:
     equal = sum(c.predicted == c.measured for c in made)
     engines = " and ".join(sorted({c.engine for c in made}))
     return [
-        f"{labels.ERROR_DEFINITION}. Equal to the last digit: {count_text(equal)} of {count_text(len(made))}. "
-        f"Predicted by the {engines} engine{'s' if ' and ' in engines else ''}."
+        f"{labels.ERROR_DEFINITION}. Equal to the last digit: {count_text(equal)} of"
+        f" {count_text(len(made))}. Predicted by the {engines}"
+        f" engine{'s' if ' and ' in engines else ''}."
     ]
 
 
-# --- errors by group ------------------------------------------------------------------------------------------------------
+# --- errors by group ------------------------------------------------------------------------------
 
 
-def errors_table(comparisons: Sequence[Comparison], by: Sequence[Grouping], records: Mapping[str, Record]) -> Table:
-    """A section for each metric, in it a row for each group and one for all of them. `records` are those compared, by id."""
+def errors_table(
+    comparisons: Sequence[Comparison], by: Sequence[Grouping], records: Mapping[str, Record]
+) -> Table:
+    """A section for each metric, in it a row for each group and one for all of them. `records` are
+    those compared, by id."""
     rows: list[Row] = []
     within = [name for name in by if name != "metric"]
     found = sorted({c.metric for c in comparisons}, key=list(labels.METRIC_LABELS).index)
@@ -86,10 +130,14 @@ def errors_table(comparisons: Sequence[Comparison], by: Sequence[Grouping], reco
         if len(found) > 1:
             rows.append(Row(cells=(labels.METRIC_LABELS[metric],), kind="section"))
         shown = groups if within else ()
-        rows += [Row(cells=(*_group_cells(metric, within, g.group), *_error_cells(g))) for g in shown]
+        rows += [
+            Row(cells=(*_group_cells(metric, within, g.group), *_error_cells(g))) for g in shown
+        ]
         if len(groups) > 1 or not within:
             (whole,) = summary(members, ())
-            rows.append(Row(cells=("all", *[""] * (len(within) - 1), *_error_cells(whole)), kind="total"))
+            rows.append(
+                Row(cells=("all", *[""] * (len(within) - 1), *_error_cells(whole)), kind="total")
+            )
     names = [labels.GROUPING_LABELS[name] for name in within] or [""]
     title = f"Error of the {labels.METRIC_LABELS[found[0]]}" if len(found) == 1 else "Errors"
     columns = (*names, "n", "mean", "median", "worst under", "worst over", "within 1 %")
@@ -110,11 +158,17 @@ def category_label(metric: str, category: str) -> str:
     """The words for a category of a metric: a part of memory, a group of phases, or the whole."""
     if category == TOTAL:
         return "whole"
-    return (labels.PHASE_LABELS if metric.endswith("phase_peak_bytes") else labels.CATEGORY_LABELS)[category]
+    return (labels.PHASE_LABELS if metric.endswith("phase_peak_bytes") else labels.CATEGORY_LABELS)[
+        category
+    ]
 
 
 def _error_cells(found: ErrorSummary) -> tuple[str, ...]:
-    within = f"{100 * found.share_within_1_percent:.0f} %" if found.share_within_1_percent in (0, 1) else _whole_percent(found)
+    within = (
+        f"{100 * found.share_within_1_percent:.0f} %"
+        if found.share_within_1_percent in (0, 1)
+        else _whole_percent(found)
+    )
     if found.mean_absolute is None or found.median is None:
         return (count_text(found.n), "", "", "", "", within)
     return (
@@ -132,17 +186,23 @@ def _whole_percent(found: ErrorSummary) -> str:
     return f"{min(max(round(100 * found.share_within_1_percent), 1), 99)} %"
 
 
-# --- the largest ----------------------------------------------------------------------------------------------------------
+# --- the largest ----------------------------------------------------------------------------------
 
 
 def largest_errors(comparisons: Iterable[Comparison], count: int) -> list[Comparison]:
-    """The `count` claims with the largest relative errors, those where 0 was measured first; none that is exact."""
+    """The `count` claims with the largest relative errors, those where 0 was measured first; none
+    that is exact."""
     off = [c for c in comparisons if c.is_claim and c.predicted != c.measured]
-    return sorted(off, key=lambda c: float("inf") if c.relative_error is None else abs(c.relative_error), reverse=True)[:count]
+    return sorted(
+        off,
+        key=lambda c: float("inf") if c.relative_error is None else abs(c.relative_error),
+        reverse=True,
+    )[:count]
 
 
 def largest_errors_table(found: Sequence[Comparison], records: Mapping[str, Record]) -> Table:
-    """A row each: which run, predicted, measured, error. What is compared has a column only where it is not all one."""
+    """A row each: which run, predicted, measured, error. What is compared has a column only where
+    it is not all one."""
     mixed = len({(c.metric, c.category) for c in found}) > 1
     rows = [
         Row(
@@ -156,7 +216,15 @@ def largest_errors_table(found: Sequence[Comparison], records: Mapping[str, Reco
         )
         for c in found
     ]
-    columns = ("model", "method", "setup", *(["what"] if mixed else []), "predicted", "measured", "error")
+    columns = (
+        "model",
+        "method",
+        "setup",
+        *(["what"] if mixed else []),
+        "predicted",
+        "measured",
+        "error",
+    )
     return Table(title="Largest errors", columns=columns, rows=tuple(rows), left=4 if mixed else 3)
 
 
@@ -191,25 +259,40 @@ def shortened(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[: half - 2]}...{name[-half + 1 :]}"
 
 
-# --- a limit --------------------------------------------------------------------------------------------------------------
+# --- a limit --------------------------------------------------------------------------------------
 
 
 def judgement(
-    judged: Sequence[Comparison], beyond: Sequence[Comparison], records: Mapping[str, Record], chosen: Sequence[str], limit: float
+    judged: Sequence[Comparison],
+    beyond: Sequence[Comparison],
+    records: Mapping[str, Record],
+    chosen: Sequence[str],
+    limit: float,
 ) -> str:
-    """A sentence or two on a limit: how many of the `judged` claims are `beyond` it, and the worst of these."""
+    """A sentence or two on a limit: how many of the `judged` claims are `beyond` it, and the worst
+    of these."""
     what = _listed(labels.METRIC_LABELS[metric] for metric in chosen)
     if not judged:
-        return f"Nothing could be judged: no record has both a measured and a predicted number ({what})."
-    claims = f"{count_text(len(judged))} claimed {'number' if len(judged) == 1 else 'numbers'} ({what})"
+        return (
+            "Nothing could be judged: no record has both a measured and a predicted number"
+            f" ({what})."
+        )
+    claims = (
+        f"{count_text(len(judged))} claimed {'number' if len(judged) == 1 else 'numbers'} ({what})"
+    )
     if not beyond:
         return f"Within {percent_text(limit)}: all {claims}."
     (worst,) = largest_errors(beyond, 1)
-    error = error_text(worst.relative_error) if worst.relative_error is not None else "nothing was measured"
+    error = (
+        error_text(worst.relative_error)
+        if worst.relative_error is not None
+        else "nothing was measured"
+    )
     return (
-        f"Off by more than {percent_text(limit)}: {count_text(len(beyond))} of {claims}. The worst is {_what(worst)} of "
-        f"{run_name(records[worst.record_id])} ({worst.record_id}): predicted {value_text(worst.metric, worst.predicted)}, "
-        f"measured {value_text(worst.metric, worst.measured)}, {error}."
+        f"Off by more than {percent_text(limit)}: {count_text(len(beyond))} of {claims}. The worst"
+        f" is {_what(worst)} of {run_name(records[worst.record_id])} ({worst.record_id}): predicted"
+        f" {value_text(worst.metric, worst.predicted)}, measured"
+        f" {value_text(worst.metric, worst.measured)}, {error}."
     )
 
 

@@ -1,4 +1,5 @@
-"""Public measurements beside an answer, in words: how far off predictions of peaks were, and which measured peak is nearest."""
+"""Public measurements beside an answer, in words: how far off predictions of peaks were, and which
+measured peak is nearest."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,13 +16,17 @@ if TYPE_CHECKING:
 
 
 def likely_lines(predictions: Sequence[Prediction]) -> list[str]:
-    """The interval of each peak, and the measured peaks nearest to them; nothing where public rows say nothing."""
+    """The interval of each peak, and the measured peaks nearest to them; nothing where public rows
+    say nothing."""
     pairs = [(method_label(p), likely_peak(p)) for p in predictions]
     known = [(label, likely) for label, likely in pairs if likely]
     if not known:
         return []
     ranges = "; ".join(f"{label} {range_words(likely)}" for label, likely in known)
-    lines = [f"Peak as measured, were it as far off as public ones: {ranges}. {interval_words(known[0][1].interval)}."]
+    lines = [
+        f"Peak as measured, were it as far off as public ones: {ranges}."
+        f" {interval_words(known[0][1].interval)}."
+    ]
     return lines + list(dict.fromkeys(nearest_peak_line(likely.nearest) for _, likely in known))
 
 
@@ -31,27 +36,37 @@ def range_words(likely: LikelyPeak) -> str:
 
 
 def interval_words(found: Interval) -> str:
-    """'Nine in ten of 68 public peaks, predicted with their own libraries and kernels replayed, were within 1.10 %, ...'."""
+    """'Nine in ten of 68 public peaks, predicted with their own libraries and kernels replayed,
+    were within 1.10 %, ...'."""
     share = f"{labels.NOMINAL_LABELS[found.nominal]} of {count_text(found.rows)} public peaks"
     within = f"were within {percent_text(found.half_width)}, the furthest {error_text(found.worst)}"
     return f"{share}, predicted with their own libraries and kernels replayed, {within}"
 
 
 def nearest_peak_line(row: MeasuredMemory) -> str:
-    """'Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 4 x 4,096 tokens with checkpointing on a100_sxm_80gb peaked
-    at 24.87 GiB; the prediction's error is -<0.01 % with its stack replayed.'"""
+    """'Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 4 x 4,096 tokens with
+    checkpointing on a100_sxm_80gb peaked at 24.87 GiB; the prediction's error is -<0.01 % with its
+    stack replayed.'"""
     error = f"the prediction's error is {error_text(row.error)} with its stack replayed"
     apart = f", and is no test: {row.apart}" if row.apart else ""
-    return f"Nearest public measurement: {row_label(row)} peaked at {bytes_text(row.measured_bytes)}; {error}{apart}."
+    return (
+        f"Nearest public measurement: {row_label(row)} peaked at {bytes_text(row.measured_bytes)};"
+        f" {error}{apart}."
+    )
 
 
 def row_label(row: "MeasuredMemory | MeasuredStep") -> str:
     """'mistralai/Mistral-7B-v0.1, LoRA, 4 x 4,096 tokens with checkpointing on a100_sxm_80gb'."""
-    sizes = setup_words(row) if isinstance(row, MeasuredMemory) else f"{count_text(row.tokens)} tokens"
+    sizes = (
+        setup_words(row) if isinstance(row, MeasuredMemory) else f"{count_text(row.tokens)} tokens"
+    )
     cards = f"{row.cards} x " if isinstance(row, MeasuredMemory) and row.cards > 1 else ""
     return f"{row.model}, {labels.METHOD_LABELS[row.method]}, {sizes} on {cards}{row.card}"
 
 
 def setup_words(row: MeasuredMemory) -> str:
     """'4 x 4,096 tokens with checkpointing'."""
-    return f"{row.batch_size} x {count_text(row.seq_len)} tokens{' with checkpointing' if row.checkpointing else ''}"
+    return (
+        f"{row.batch_size} x {count_text(row.seq_len)}"
+        f" tokens{' with checkpointing' if row.checkpointing else ''}"
+    )

@@ -1,7 +1,8 @@
-"""`--explain`: the formula behind each number of one prediction, with the numbers put in. The arithmetic shown is exact.
+"""`--explain`: the formula behind each number of one prediction, with the numbers put in. The
+arithmetic shown is exact.
 
-A formula is worked out again here from the model's shapes and compared with the predicted number: what a rule does not
-account for is shown as a rest, never hidden.
+A formula is worked out again here from the model's shapes and compared with the predicted number:
+what a rule does not account for is shown as a rest, never hidden.
 """
 
 from collections import Counter
@@ -20,7 +21,10 @@ LEGEND = "B batch, S sequence, R rank, V vocabulary; tokens = B x S. All bytes a
 
 _OPTIMIZERS = {
     "adamw": "AdamW keeps two states per trained weight, each in that weight's dtype",
-    "adamw_8bit": "8-bit AdamW keeps two bytes per trained weight and scales; tensors below 4,096 weights stay 32-bit",
+    "adamw_8bit": (
+        "8-bit AdamW keeps two bytes per trained weight and scales; tensors below 4,096 weights"
+        " stay 32-bit"
+    ),
     "sgd": "SGD without momentum keeps nothing",
     "adafactor": "Adafactor keeps one row and one column of sums per trained matrix",
 }
@@ -29,16 +33,24 @@ Line = tuple[str, str, str]
 
 
 _IN_CHUNKS: dict[MomentName, str] = {
-    "end_of_forward": "every saved activation, the logits of some tokens with their float32 copy, and gradients made so far",
-    "loss_backward": "every saved activation, and the gradients of the last hidden state and of the head",
+    "end_of_forward": (
+        "every saved activation, the logits of some tokens with their float32 copy, and gradients"
+        " made so far"
+    ),
+    "loss_backward": (
+        "every saved activation, and the gradients of the last hidden state and of the head"
+    ),
 }
 """What is alive where the head multiplies some tokens at a time."""
 
 
 def explain_blocks(prediction: Prediction, levers: Sequence[Lever]) -> list[Block]:
-    """The formulas of one prediction, a line each, then what is alive at each moment, and what each lever does to the peak."""
+    """The formulas of one prediction, a line each, then what is alive at each moment, and what each
+    lever does to the peak."""
     setup = prediction.workload.setup
-    sizes = f"B = {setup.batch_size}, S = {count_text(setup.seq_len)}" + (f", R = {setup.lora.r}" if setup.lora else "")
+    sizes = f"B = {setup.batch_size}, S = {count_text(setup.seq_len)}" + (
+        f", R = {setup.lora.r}" if setup.lora else ""
+    )
     lines = [f"{LEGEND} Here {sizes}."]
     for title, found in (
         ("parameters", _parameters(prediction)),
@@ -89,7 +101,11 @@ def moments_table(prediction: Prediction) -> Table:
         for name, moment in moments.items()
     ]
     columns = ("", *(labels.CATEGORY_SHORT[c] for c in categories), "sum")
-    return Table(title=f"Alive at each moment, {method_label(prediction)}, {unit}", columns=columns, rows=tuple(rows))
+    return Table(
+        title=f"Alive at each moment, {method_label(prediction)}, {unit}",
+        columns=columns,
+        rows=tuple(rows),
+    )
 
 
 def levers_table(prediction: Prediction, levers: Sequence[Lever]) -> Table:
@@ -109,7 +125,12 @@ def levers_table(prediction: Prediction, levers: Sequence[Lever]) -> Table:
         for lever in levers
     ]
     title = f"What lowers the peak, {method_label(prediction)}, each predicted anew, {unit}"
-    return Table(title=title, columns=("change", "option", "its price", "peak then", "saved", "share"), rows=tuple(rows), left=3)
+    return Table(
+        title=title,
+        columns=("change", "option", "its price", "peak then", "saved", "share"),
+        rows=tuple(rows),
+        left=3,
+    )
 
 
 def _parameters(prediction: Prediction) -> Iterator[Line]:
@@ -142,18 +163,35 @@ def _adapter_formula(prediction: Prediction) -> str:
     assert lora is not None
     widths, rest = divmod(prediction.parameters.adapter, lora.r)
     if rest or lora.modules_to_save:
-        return "R x (in + out) of every adapted layer, and full copies of what modules_to_save names"
+        return (
+            "R x (in + out) of every adapted layer, and full copies of what modules_to_save names"
+        )
     return f"R x (in + out) summed over adapted layers = {lora.r} x {count_text(widths)}"
 
 
 def _persistent(prediction: Prediction) -> Iterator[Line]:
-    setup, parameters, held = prediction.workload.setup, prediction.parameters, prediction.persistent_bytes
+    setup, parameters, held = (
+        prediction.workload.setup,
+        prediction.parameters,
+        prediction.persistent_bytes,
+    )
     weights = held.get("parameters", 0)
     if setup.quantization is None:
-        yield "weights", bytes_text(weights), _product(weights, parameters.base, "weights", setup.dtype, _cut(setup, "weights"))
+        yield (
+            "weights",
+            bytes_text(weights),
+            _product(weights, parameters.base, "weights", setup.dtype, _cut(setup, "weights")),
+        )
     else:
-        yield "weights", bytes_text(weights), "two 4-bit weights a byte in each linear layer; everything else in its own dtype"
-        plain, nested = "4 B per 64 weights, and 64 B", "1 B per 64 weights, 4 B per 16,384, and 1,092 B"
+        yield (
+            "weights",
+            bytes_text(weights),
+            "two 4-bit weights a byte in each linear layer; everything else in its own dtype",
+        )
+        plain, nested = (
+            "4 B per 64 weights, and 64 B",
+            "1 B per 64 weights, 4 B per 16,384, and 1,092 B",
+        )
         yield (
             "constants",
             bytes_text(held.get("quantization_state", 0)),
@@ -164,15 +202,27 @@ def _persistent(prediction: Prediction) -> Iterator[Line]:
         yield (
             "adapters",
             bytes_text(held["adapters"]),
-            _product(held["adapters"], parameters.adapter, "adapter weights", trained, _cut(setup, "weights")),
+            _product(
+                held["adapters"],
+                parameters.adapter,
+                "adapter weights",
+                trained,
+                _cut(setup, "weights"),
+            ),
         )
     gradients = held.get("gradients", 0)
     yield (
         "gradients",
         bytes_text(gradients),
-        _product(gradients, parameters.trainable, "trained weights", trained, _cut(setup, "gradients")),
+        _product(
+            gradients, parameters.trainable, "trained weights", trained, _cut(setup, "gradients")
+        ),
     )
-    yield "optimizer", bytes_text(held.get("optimizer_states", 0)), _optimizer_formula(prediction, trained)
+    yield (
+        "optimizer",
+        bytes_text(held.get("optimizer_states", 0)),
+        _optimizer_formula(prediction, trained),
+    )
 
 
 _CUT: dict[str, tuple[Sharding, ...]] = {
@@ -191,32 +241,45 @@ _CUT_WORDS: dict[Sharding, str] = {
 
 def _cut(setup: TrainSetup, what: str) -> str:
     """How ranks share weights, gradients or states, in words; nothing where each has them whole."""
-    return _CUT_WORDS[setup.sharding].format(setup.world_size) if setup.sharding in _CUT[what] else ""
+    return (
+        _CUT_WORDS[setup.sharding].format(setup.world_size) if setup.sharding in _CUT[what] else ""
+    )
 
 
 def _product(total: int, count: int, what: str, dtype: str, cut: str) -> str:
-    """'8,030,261,248 weights x 2 B (bfloat16)', and a rest where that is not all, or how ranks share it."""
+    """'8,030,261,248 weights x 2 B (bfloat16)', and a rest where that is not all, or how ranks
+    share it."""
     size = DTYPE_BYTES[dtype]
     text = f"{count_text(count)} {what} x {size} B ({dtype})"
     if cut:
         return f"{text}, {cut}"
     rest = total - count * size
-    return text if rest == 0 else f"{text} {'+' if rest > 0 else '-'} {count_text(abs(rest))} B of other dtypes"
+    return (
+        text
+        if rest == 0
+        else f"{text} {'+' if rest > 0 else '-'} {count_text(abs(rest))} B of other dtypes"
+    )
 
 
 def _optimizer_formula(prediction: Prediction, trained: str) -> str:
-    optimizer, states = prediction.workload.setup.optimizer, prediction.persistent_bytes.get("optimizer_states", 0)
+    optimizer, states = (
+        prediction.workload.setup.optimizer,
+        prediction.persistent_bytes.get("optimizer_states", 0),
+    )
     if optimizer != "adamw":
         return _OPTIMIZERS[optimizer]
     product = 2 * prediction.parameters.trainable * DTYPE_BYTES[trained]
     cut = _cut(prediction.workload.setup, "states")
     rest = f" + {count_text(states - product)} B of step counters" if states > product else ""
-    weights = f"{count_text(prediction.parameters.trainable)} trained weights x {DTYPE_BYTES[trained]} B"
+    weights = (
+        f"{count_text(prediction.parameters.trainable)} trained weights x {DTYPE_BYTES[trained]} B"
+    )
     return f"2 x {weights} ({_OPTIMIZERS[optimizer]}){f', {cut}' if cut else rest}"
 
 
 def _saved(prediction: Prediction) -> Iterator[Line]:
-    """What each layer of the stack keeps, a line for each distinct sum, then what is kept outside the layers."""
+    """What each layer of the stack keeps, a line for each distinct sum, then what is kept outside
+    the layers."""
     saved = prediction.saved_activation_bytes
     if saved is None:
         return
@@ -232,9 +295,15 @@ def _saved(prediction: Prediction) -> Iterator[Line]:
             sums.setdefault((stack, size), []).append(index)
     for (stack, size), indices in sums.items():
         each = f"{count_text(size)} B"
-        per_token = f", {count_text(size // tokens)} B a token" if size % tokens < min(tokens, 4096) else ""
+        per_token = (
+            f", {count_text(size // tokens)} B a token" if size % tokens < min(tokens, 4096) else ""
+        )
         which = f"layer {indices[0]}" if len(indices) == 1 else f"{len(indices)} layers"
-        yield which, bytes_text(size * len(indices)), f"{len(indices)} x {each} in {stack}{per_token}"
+        yield (
+            which,
+            bytes_text(size * len(indices)),
+            f"{len(indices)} x {each} in {stack}{per_token}",
+        )
     outside = saved - sum(by_layer.values())
     kept = {
         "plain": "float32 log-probabilities, 4 B x tokens x V; final norm, rotary tables, labels",
@@ -261,13 +330,19 @@ def _logits_formula(prediction: Prediction) -> str:
     """The logits' part of the peak as bytes per logit, where the peak lies in the loss."""
     size = prediction.peak.bytes.get("logits_and_loss", 0)
     vocabulary = prediction.workload.model.config.get("vocab_size")
-    if not isinstance(vocabulary, int) or prediction.peak.moment not in ("end_of_forward", "loss_backward"):
+    if not isinstance(vocabulary, int) or prediction.peak.moment not in (
+        "end_of_forward",
+        "loss_backward",
+    ):
         return ""
     setup = prediction.workload.setup
     if setup.loss != "plain":
         return f"{bytes_text(size)}, the logits of a few tokens and gradients made so far"
     each, rest = divmod(size, setup.batch_size * setup.seq_len * vocabulary)
-    return f"{each} B x {setup.batch_size} x {count_text(setup.seq_len)} x {count_text(vocabulary)} logits + {count_text(rest)} B"
+    return (
+        f"{each} B x {setup.batch_size} x {count_text(setup.seq_len)} x {count_text(vocabulary)}"
+        f" logits + {count_text(rest)} B"
+    )
 
 
 _PART_WORDS: dict[str, str] = {
@@ -282,7 +357,11 @@ def _communication_formula(prediction: Prediction) -> str:
     """What is alive at the peak for other ranks' sake, part by part, where the moment tells."""
     from lora_profiler.analytic import shared_parts
 
-    parts = shared_parts(prediction.workload, prediction.peak.moment) if prediction.workload.setup.world_size > 1 else {}
+    parts = (
+        shared_parts(prediction.workload, prediction.peak.moment)
+        if prediction.workload.setup.world_size > 1
+        else {}
+    )
     return " + ".join(f"{bytes_text(size)} {_PART_WORDS[part]}" for part, size in parts.items())
 
 
@@ -300,8 +379,16 @@ def _compute(prediction: Prediction) -> Iterator[Line]:
         others = ["attention", *(["experts"] if _has_experts(prediction) else [])]
         others += ["the head's gradients"] if setup.loss == "fused" else []
         forward += f" + {' and '.join(others)} {flops_text(rest)}"
-    yield "forward", flops_text(flops.forward), forward if rest >= 0 else "2 x multiply-adds of every operation"
-    yield "backward", flops_text(flops.backward), _backward_words(setup) + f", {flops.backward / flops.forward:.2f} x forward"
+    yield (
+        "forward",
+        flops_text(flops.forward),
+        forward if rest >= 0 else "2 x multiply-adds of every operation",
+    )
+    yield (
+        "backward",
+        flops_text(flops.backward),
+        _backward_words(setup) + f", {flops.backward / flops.forward:.2f} x forward",
+    )
     if flops.recompute:
         yield (
             "recompute",
@@ -313,36 +400,65 @@ def _compute(prediction: Prediction) -> Iterator[Line]:
 
 
 def _allocator(prediction: Prediction) -> Iterator[Line]:
-    """Nothing where the engine has no tape to replay. Context and BLAS workspaces are left out: they differ by card."""
+    """Nothing where the engine has no tape to replay. Context and BLAS workspaces are left out:
+    they differ by card."""
     memory = prediction.device_memory
     if memory is None:
         return
-    yield "allocated", bytes_text(memory.allocated_bytes), "whole blocks: requests rounded up to 512 B, and tails not split off"
+    yield (
+        "allocated",
+        bytes_text(memory.allocated_bytes),
+        "whole blocks: requests rounded up to 512 B, and tails not split off",
+    )
     yield (
         "reserved",
         bytes_text(memory.reserved_bytes),
         "segments taken from the driver, holes included, where there is always room",
     )
-    yield "reserved, expandable", bytes_text(memory.expandable_reserved_bytes), "the same with expandable_segments:True"
-    yield "at least", bytes_text(memory.smallest_bytes), "the least with which two steps end, after giving segments back"
+    yield (
+        "reserved, expandable",
+        bytes_text(memory.expandable_reserved_bytes),
+        "the same with expandable_segments:True",
+    )
+    yield (
+        "at least",
+        bytes_text(memory.smallest_bytes),
+        "the least with which two steps end, after giving segments back",
+    )
 
 
 def _has_experts(prediction: Prediction) -> bool:
     """Whether layers of the model hold matrices that only some tokens pass."""
-    return any(len(w.shape) == 3 for _, module in prediction.workload.model.modules() for w in module.weights)
+    return any(
+        len(w.shape) == 3
+        for _, module in prediction.workload.model.modules()
+        for w in module.weights
+    )
 
 
 def _backward_words(setup: TrainSetup) -> str:
-    again = {"plain": "", "chunked": "; the head once more", "fused": "; the head not at all"}[setup.loss]
+    again = {"plain": "", "chunked": "; the head once more", "fused": "; the head not at all"}[
+        setup.loss
+    ]
     if setup.lora is None:
         return f"each matrix twice: for its input's gradient and for its own{again}"
-    return f"frozen matrices once, for their input's gradient; adapters twice; nothing below the first adapter{again}"
+    return (
+        "frozen matrices once, for their input's gradient; adapters twice; nothing below the first"
+        f" adapter{again}"
+    )
 
 
 def _linear_flops(prediction: Prediction) -> tuple[int, int]:
-    """Forward FLOPs of the linear layers, which every token passes, and of their adapters; packed experts are not among them."""
+    """Forward FLOPs of the linear layers, which every token passes, and of their adapters; packed
+    experts are not among them."""
     tokens = prediction.workload.setup.batch_size * prediction.workload.setup.seq_len
     linear = [cost for cost in prediction.layers if cost.in_features is not None]
-    weights = sum(m.weight("weight").numel for _, m in prediction.workload.model.modules() if m.is_linear)
-    adapted = [c for c in linear if prediction.workload.setup.lora and c.num_trainable_parameters != c.num_parameters]
+    weights = sum(
+        m.weight("weight").numel for _, m in prediction.workload.model.modules() if m.is_linear
+    )
+    adapted = [
+        c
+        for c in linear
+        if prediction.workload.setup.lora and c.num_trainable_parameters != c.num_parameters
+    ]
     return 2 * tokens * weights, 2 * tokens * sum(c.num_trainable_parameters for c in adapted)

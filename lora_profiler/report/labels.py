@@ -1,4 +1,5 @@
-"""The words for what is predicted: label and definition of every category, moment and persistent part, in display order."""
+"""The words for what is predicted: label and definition of every category, moment and persistent
+part, in display order."""
 
 from typing import Final
 
@@ -35,10 +36,14 @@ CATEGORY_DEFINITIONS: Final[dict[str, str]] = {
     "optimizer_states": "what the optimizer remembers for every trained parameter",
     "inputs": "token ids and labels of the micro-batch",
     "activations": "what autograd keeps of the forward pass until backward needs it",
-    "logits_and_loss": "the logits, their float32 copies and gradients, and what cross-entropy keeps",
+    "logits_and_loss": (
+        "the logits, their float32 copies and gradients, and what cross-entropy keeps"
+    ),
     "temporaries": "tensors that live for one operation or one optimizer step only",
     "workspace": "scratch memory of BLAS libraries inside the allocator",
-    "communication": "what is there for other ranks: gathered weights, buffers of collectives, DDP's buckets",
+    "communication": (
+        "what is there for other ranks: gathered weights, buffers of collectives, DDP's buckets"
+    ),
     "unattributed": "known in total only",
 }
 
@@ -55,10 +60,18 @@ MOMENT_LABELS: Final[dict[str, str]] = {
 MOMENT_DEFINITIONS: Final[dict[str, str]] = {
     "setup": "what is there before any token is read",
     "last_layer_forward": "the saved activations so far, and the temporaries inside the last layer",
-    "end_of_forward": "every saved activation, and the logits with the float32 copy that cross-entropy makes",
-    "loss_backward": "every saved activation, and the float32 gradients of the loss with respect to the logits",
-    "last_layer_backward": "the layers that backward has not reached yet, and the gradients inside the layer it is in",
-    "first_layer_backward": "all gradients, and what backward still holds at the first layer and the embedding",
+    "end_of_forward": (
+        "every saved activation, and the logits with the float32 copy that cross-entropy makes"
+    ),
+    "loss_backward": (
+        "every saved activation, and the float32 gradients of the loss with respect to the logits"
+    ),
+    "last_layer_backward": (
+        "the layers that backward has not reached yet, and the gradients inside the layer it is in"
+    ),
+    "first_layer_backward": (
+        "all gradients, and what backward still holds at the first layer and the embedding"
+    ),
     "optimizer_step": "all gradients, and the optimizer's temporaries",
 }
 
@@ -72,10 +85,17 @@ PERSISTENT_LABELS: Final[dict[str, str]] = {
 
 METHOD_LABELS: Final[dict[str, str]] = {"full": "full", "lora": "LoRA", "qlora": "QLoRA"}
 
-VERDICT_LABELS: Final[dict[str, str]] = {"fits": "fits", "tight": "tight", "does_not_fit": "does not fit"}
+VERDICT_LABELS: Final[dict[str, str]] = {
+    "fits": "fits",
+    "tight": "tight",
+    "does_not_fit": "does not fit",
+}
 
 VERDICT_DEFINITIONS: Final[dict[str, str]] = {
-    "fits": "the peak and the reserve for what tensors do not show are within what the card gives a program",
+    "fits": (
+        "the peak and the reserve for what tensors do not show are within what the card gives a"
+        " program"
+    ),
     "tight": "the peak is, but not with the reserve",
     "does_not_fit": "not even the peak is",
 }
@@ -98,7 +118,11 @@ COLLECTIVE_LABELS: Final[dict[str, str]] = {
     "broadcast": "broadcast",
 }
 
-CLAIM_VERDICT_LABELS: Final[dict[str, str]] = {"holds": "holds", "holds_partly": "holds in part", "fails": "fails"}
+CLAIM_VERDICT_LABELS: Final[dict[str, str]] = {
+    "holds": "holds",
+    "holds_partly": "holds in part",
+    "fails": "fails",
+}
 
 PHASE_LABELS: Final[dict[str, str]] = {
     "setup": "between steps",
@@ -109,7 +133,8 @@ PHASE_LABELS: Final[dict[str, str]] = {
     "optimizer": "optimizer step",
     "zero": "clearing gradients",
 }
-"""Measured phases; "forward" also names the group of forward and loss that is compared with a prediction."""
+"""Measured phases; "forward" also names the group of forward and loss that is compared with a
+prediction."""
 
 PHASE_SHORT: Final[dict[str, str]] = PHASE_LABELS | {
     "setup": "the batch",
@@ -120,7 +145,10 @@ PHASE_SHORT: Final[dict[str, str]] = PHASE_LABELS | {
 }
 """The same while a step goes on, for narrow columns."""
 
-PHASE_CURVE: Final[dict[str, str]] = PHASE_SHORT | {"setup": "between steps", "optimizer": "optimizer step"}
+PHASE_CURVE: Final[dict[str, str]] = PHASE_SHORT | {
+    "setup": "between steps",
+    "optimizer": "optimizer step",
+}
 """The same along a picture of one step."""
 
 STAGE_LABELS: Final[dict[str, str]] = {
@@ -156,18 +184,36 @@ METRIC_LABELS: Final[dict[str, str]] = {
 }
 
 METRIC_DEFINITIONS: Final[dict[str, str]] = {
-    "peak_requested_bytes": "the most bytes that live tensors ask for at one instant of the second step or a later one",
-    "peak_allocated_bytes": "the same with the allocator's rounding and the tails of blocks that it does not split",
+    "peak_requested_bytes": (
+        "the most bytes that live tensors ask for at one instant of the second step or a later one"
+    ),
+    "peak_allocated_bytes": (
+        "the same with the allocator's rounding and the tails of blocks that it does not split"
+    ),
     "attribution_bytes": "what that instant is made of, by category; the parts add up to the peak",
     "phase_peak_bytes": "the most that tensors ask for within one phase of a steady step",
     "step1_phase_peak_bytes": "the same in the first step, before there are optimizer states",
-    "persistent_bytes": "what is there in every step: weights, adapters, buffers, gradients, optimizer states, by category",
-    "saved_activation_bytes": "everything that autograd keeps at the end of the forward pass, parameters left out",
+    "persistent_bytes": (
+        "what is there in every step: weights, adapters, buffers, gradients, optimizer states, by"
+        " category"
+    ),
+    "saved_activation_bytes": (
+        "everything that autograd keeps at the end of the forward pass, parameters left out"
+    ),
     "num_parameters": "the model's own weights, tied ones once; adapters are not among them",
-    "num_trainable_parameters": "weights that receive gradients: all of them in full fine-tuning, the adapters under LoRA",
-    "peak_reserved_bytes": "what the allocator took from the driver in segments, free blocks in them included",
-    "device_used_bytes": "what the driver says is in use on the device at the end, less what was in use while it was idle",
-    "step_seconds": "the median time of an optimizer step, all its micro-batches included, after the warm-up",
+    "num_trainable_parameters": (
+        "weights that receive gradients: all of them in full fine-tuning, the adapters under LoRA"
+    ),
+    "peak_reserved_bytes": (
+        "what the allocator took from the driver in segments, free blocks in them included"
+    ),
+    "device_used_bytes": (
+        "what the driver says is in use on the device at the end, less what was in use while it was"
+        " idle"
+    ),
+    "step_seconds": (
+        "the median time of an optimizer step, all its micro-batches included, after the warm-up"
+    ),
     "tokens_per_second": "padded tokens of an optimizer step over its median time",
 }
 
@@ -243,7 +289,10 @@ STATUS_LABELS: Final[dict[str, str]] = {
 
 STATUS_DEFINITIONS: Final[dict[str, str]] = {
     "ok": "the run went through and kept to the protocol",
-    "noisy": "the run went through and its memory is what it was, but its times scatter more than the protocol allows",
+    "noisy": (
+        "the run went through and its memory is what it was, but its times scatter more than the"
+        " protocol allows"
+    ),
     "oom": "the device had no room for an allocation",
     "host_oom": "the operating system ended the process because the machine ran out of memory",
     "timeout": "the run took longer than it was given and was ended",
@@ -254,11 +303,19 @@ STATUS_DEFINITIONS: Final[dict[str, str]] = {
 }
 
 STATUS_ADVICE: Final[dict[str, str]] = {
-    "oom": "a smaller batch or sequence, --checkpointing, or what `lora-profile predict` says lowers the peak most",
-    "host_oom": "a smaller model or batch, or a machine with more memory; other programs may hold what is missing",
+    "oom": (
+        "a smaller batch or sequence, --checkpointing, or what `lora-profile predict` says lowers"
+        " the peak most"
+    ),
+    "host_oom": (
+        "a smaller model or batch, or a machine with more memory; other programs may hold what is"
+        " missing"
+    ),
     "timeout": "a longer time limit, or a smaller batch or sequence",
     "crash": "the run again with the log at hand; `lora-profile doctor` shows what is installed",
-    "unsupported": "another dtype, attention or optimizer, or what `lora-profile doctor` says is missing",
+    "unsupported": (
+        "another dtype, attention or optimizer, or what `lora-profile doctor` says is missing"
+    ),
     "invalid": "one process, without --world-size: ranks that train together must have its losses",
     "interrupted": "the same command with --resume",
 }
@@ -266,12 +323,22 @@ STATUS_ADVICE: Final[dict[str, str]] = {
 
 FLAG_DEFINITIONS: Final[dict[str, str]] = {
     "busy_machine": "other programs took processor time while steps were timed: times are too long",
-    "host_bound": "the host could not keep the device busy: times say more about Python than about the card",
+    "host_bound": (
+        "the host could not keep the device busy: times say more about Python than about the card"
+    ),
     "instrumentation_perturbed_memory": "two ways of measuring the peak differ: memory is in doubt",
-    "losses_not_compared": "one process could not train on what the ranks trained on: nobody says that their losses are right",
-    "low_clock": "the card ran far below its default clock, as under a power cap or with locked clocks: it can be faster",
+    "losses_not_compared": (
+        "one process could not train on what the ranks trained on: nobody says that their losses"
+        " are right"
+    ),
+    "low_clock": (
+        "the card ran far below its default clock, as under a power cap or with locked clocks: it"
+        " can be faster"
+    ),
     "memory_pressure": "the allocator had to give memory back and ask again: times are too long",
-    "shared_device": "another process used the device: what the driver says is in use is not this run's alone",
+    "shared_device": (
+        "another process used the device: what the driver says is in use is not this run's alone"
+    ),
     "thermal_throttling": "the card slowed itself down: times are too long",
     "unattributed_over_1_percent": "over 1 % of the peak belongs to no category",
 }
@@ -310,10 +377,21 @@ BASIS_LABELS: Final[dict[str, str]] = {
 """How a card is known by which step times are worked out."""
 
 BASIS_DEFINITIONS: Final[dict[str, str]] = {
-    "this machine": "copies, products, launches and whole steps were measured here by lora-profile calibrate",
-    "fitted": "the shares of its peak and of its bandwidth that a step reaches are those of public measurements of it",
-    "same class": "the shares of its peak and of its bandwidth that a step reaches are those of cards of its class",
-    "other class": "no card of its class was fitted, so that the constants are of another, and the interval is wide",
+    "this machine": (
+        "copies, products, launches and whole steps were measured here by lora-profile calibrate"
+    ),
+    "fitted": (
+        "the shares of its peak and of its bandwidth that a step reaches are those of public"
+        " measurements of it"
+    ),
+    "same class": (
+        "the shares of its peak and of its bandwidth that a step reaches are those of cards of its"
+        " class"
+    ),
+    "other class": (
+        "no card of its class was fitted, so that the constants are of another, and the interval is"
+        " wide"
+    ),
 }
 
 LEFT_OUT_LABELS: Final[dict[str, str]] = {
@@ -326,7 +404,10 @@ LEFT_OUT_LABELS: Final[dict[str, str]] = {
 NOMINAL_LABELS: Final[dict[float, str]] = {0.9: "Nine in ten"}
 """The probability that an interval is made for."""
 
-TIER_LABELS: Final[dict[int, str]] = {1: "all conditions published", 2: "one or two conditions inferred"}
+TIER_LABELS: Final[dict[int, str]] = {
+    1: "all conditions published",
+    2: "one or two conditions inferred",
+}
 """How much a public row says of the run behind it."""
 
 SOURCE_LABELS: Final[dict[str, str]] = {
@@ -350,17 +431,24 @@ READING_LABELS: Final[dict[str, str]] = {
 """What a public row's counter counted."""
 
 MFU_DEFINITIONS: Final[tuple[str, ...]] = (
-    "MFU: FLOPs that the method needs (forward and backward) over what the card's dense peak allows in the same time. "
-    "HFU: with what checkpointing computes again. Attention counts in full, not only its causal half.",
-    'LoRA needs fewer FLOPs than full fine-tuning, so their MFU cannot be compared; "full equivalent" is the MFU of full '
-    "fine-tuning at the same tokens per second.",
+    (
+        "MFU: FLOPs that the method needs (forward and backward) over what the card's dense peak"
+        " allows in the same time. HFU: with what checkpointing computes again. Attention counts in"
+        " full, not only its causal half."
+    ),
+    (
+        'LoRA needs fewer FLOPs than full fine-tuning, so their MFU cannot be compared; "full'
+        ' equivalent" is the MFU of full fine-tuning at the same tokens per second.'
+    ),
 )
 
-ENERGY_CAVEAT: Final = "Energy is the driver's counter, which on A100 and H100 sees power a quarter of the time."
+ENERGY_CAVEAT: Final = (
+    "Energy is the driver's counter, which on A100 and H100 sees power a quarter of the time."
+)
 
 ERROR_DEFINITION: Final = "error = (predicted - measured) / measured"
 
 PARTS_CAVEAT: Final = (
-    "Where two instants of a step are nearly as high, the prediction may name one and the run another: the peaks then agree, and "
-    "the parts that they are made of do not."
+    "Where two instants of a step are nearly as high, the prediction may name one and the run"
+    " another: the peaks then agree, and the parts that they are made of do not."
 )

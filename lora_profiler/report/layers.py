@@ -1,4 +1,5 @@
-"""Per-layer tables: equal layers as one row, with the textbook comparison of trained weights and the sums that check it."""
+"""Per-layer tables: equal layers as one row, with the textbook comparison of trained weights and
+the sums that check it."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,8 @@ _MOST_RANGES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerGroup:
-    """Layers that cost the same: `name` with their numbers as ranges ("model.layers.0-31.self_attn.q_proj")."""
+    """Layers that cost the same: `name` with their numbers as ranges
+    ("model.layers.0-31.self_attn.q_proj")."""
 
     name: str
     layers: tuple[tuple[LayerCost, ...], ...]
@@ -31,11 +33,15 @@ class LayerGroup:
         return self.layers[0]
 
 
-def group_layers(layers: Sequence[Sequence[LayerCost]], *, parameters_only: bool = False) -> list[LayerGroup]:
-    """Groups equal layers of one model; `layers` holds the layers of each method, which share the names of all modules.
+def group_layers(
+    layers: Sequence[Sequence[LayerCost]], *, parameters_only: bool = False
+) -> list[LayerGroup]:
+    """Groups equal layers of one model; `layers` holds the layers of each method, which share the
+    names of all modules.
 
-    Equal means: the same name but for the numbers in it, the same kind and shape, and the same cost under every method
-    (with `parameters_only`, the same numbers of parameters; what owns none is left out).
+    Equal means: the same name but for the numbers in it, the same kind and shape, and the same cost
+    under every method (with `parameters_only`, the same numbers of parameters; what owns none is
+    left out).
     """
     members: dict[tuple[object, ...], list[tuple[LayerCost, ...]]] = {}
     by_name = [{cost.name: cost for cost in method} for method in layers[1:]]
@@ -43,16 +49,26 @@ def group_layers(layers: Sequence[Sequence[LayerCost]], *, parameters_only: bool
         if not all(first.name in found for found in by_name):
             continue  # what one method alone has beside the modules, such as a dropout mask
         costs = (first, *(found[first.name] for found in by_name))
-        if parameters_only and not any(c.num_parameters or c.num_trainable_parameters for c in costs):
+        if parameters_only and not any(
+            c.num_parameters or c.num_trainable_parameters for c in costs
+        ):
             continue
-        key: tuple[object, ...] = (_INDEX.sub("*", first.name), first.kind, first.in_features, first.out_features)
+        key: tuple[object, ...] = (
+            _INDEX.sub("*", first.name),
+            first.kind,
+            first.in_features,
+            first.out_features,
+        )
         for cost in costs:
             key += (cost.num_parameters, cost.num_trainable_parameters)
             if not parameters_only:
                 key += (cost.parameter_bytes, cost.gradient_bytes, cost.optimizer_state_bytes)
                 key += (cost.saved_activation_bytes, cost.flops)
         members.setdefault(key, []).append(costs)
-    return [LayerGroup(name=_range_name([m[0].name for m in group]), layers=tuple(group)) for group in members.values()]
+    return [
+        LayerGroup(name=_range_name([m[0].name for m in group]), layers=tuple(group))
+        for group in members.values()
+    ]
 
 
 def _range_name(names: list[str]) -> str:
@@ -79,12 +95,14 @@ def _ranges(numbers: Iterable[int]) -> str:
 
 
 def layer_blocks(predictions: Sequence[Prediction]) -> list[Block]:
-    """The parameter comparison over all methods of one model, then memory and compute of each method."""
+    """The parameter comparison over all methods of one model, then memory and compute of each
+    method."""
     return [parameter_table(predictions), *(cost_table(p) for p in predictions)]
 
 
 def parameter_table(predictions: Sequence[Prediction]) -> Table:
-    """Weights of each distinct layer and how many of them train under each method; the last row sums every copy."""
+    """Weights of each distinct layer and how many of them train under each method; the last row
+    sums every copy."""
     groups = group_layers([p.layers for p in predictions], parameters_only=True)
     rows = []
     for group in groups:
@@ -92,17 +110,40 @@ def parameter_table(predictions: Sequence[Prediction]) -> Table:
         trained = [c.num_trainable_parameters for c in group.costs]
         rows.append(_parameter_row(group.name, group.count, _shape(group.costs[0]), model, trained))
     model = sum(g.costs[0].num_parameters * g.count for g in groups)
-    trained = [sum(g.costs[i].num_trainable_parameters * g.count for g in groups) for i in range(len(predictions))]
-    rows.append(_parameter_row("all copies together", sum(g.count for g in groups), "", model, trained, kind="total"))
-    columns = ["layer", "copies", "in x out", "weights in each", *(f"trained, {method_label(p)}" for p in predictions)]
+    trained = [
+        sum(g.costs[i].num_trainable_parameters * g.count for g in groups)
+        for i in range(len(predictions))
+    ]
+    rows.append(
+        _parameter_row(
+            "all copies together", sum(g.count for g in groups), "", model, trained, kind="total"
+        )
+    )
+    columns = [
+        "layer",
+        "copies",
+        "in x out",
+        "weights in each",
+        *(f"trained, {method_label(p)}" for p in predictions),
+    ]
     if any(t < model for t in trained):
         columns.append("fewer")
-    return Table(title="Trained weights per layer", columns=tuple(columns), rows=_same_length(rows, len(columns)))
+    return Table(
+        title="Trained weights per layer",
+        columns=tuple(columns),
+        rows=_same_length(rows, len(columns)),
+    )
 
 
-def _parameter_row(name: str, count: int, shape: str, model: int, trained: Sequence[int], kind: str = "plain") -> Row:
+def _parameter_row(
+    name: str, count: int, shape: str, model: int, trained: Sequence[int], kind: str = "plain"
+) -> Row:
     least = min(trained)
-    fewer = ("frozen" if least == 0 else percent_text(1 - least / model)) if model and least < model else ""
+    fewer = (
+        ("frozen" if least == 0 else percent_text(1 - least / model))
+        if model and least < model
+        else ""
+    )
     cells = (name, f"x{count}", shape, count_text(model), *map(count_text, trained), fewer)
     return Row(cells=cells, kind=kind)  # type: ignore[arg-type]
 
@@ -112,10 +153,13 @@ def _same_length(rows: Sequence[Row], length: int) -> tuple[Row, ...]:
 
 
 def cost_table(prediction: Prediction) -> Table:
-    """Bytes and FLOPs of each distinct layer under one method; sums over every copy, and what belongs to no layer."""
+    """Bytes and FLOPs of each distinct layer under one method; sums over every copy, and what
+    belongs to no layer."""
     groups = group_layers([prediction.layers])
     rows = [_cost_row(g.name, g.count, _values(g.costs[0])) for g in groups]
-    sums = [sum(values) for values in zip(*(_values(cost) for cost in prediction.layers), strict=True)]
+    sums = [
+        sum(values) for values in zip(*(_values(cost) for cost in prediction.layers), strict=True)
+    ]
     saved, flops = prediction.saved_activation_bytes, prediction.flops
     persistent = prediction.persistent_bytes
     weights = sum(persistent.get(k, 0) for k in ("parameters", "quantization_state", "adapters"))
@@ -130,19 +174,45 @@ def cost_table(prediction: Prediction) -> Table:
     if any(rest):
         rows.append(_cost_row("outside the layers", 0, rest))
     rows.append(_cost_row("all together", 0, totals, kind="total"))
-    columns = ("layer", "copies", "weights", "gradients", "optimizer", "saved for backward", "compute")
-    return Table(title=f"Memory and compute in each layer, {method_label(prediction)}", columns=columns, rows=tuple(rows))
+    columns = (
+        "layer",
+        "copies",
+        "weights",
+        "gradients",
+        "optimizer",
+        "saved for backward",
+        "compute",
+    )
+    return Table(
+        title=f"Memory and compute in each layer, {method_label(prediction)}",
+        columns=columns,
+        rows=tuple(rows),
+    )
 
 
 def _values(cost: LayerCost) -> tuple[int, ...]:
-    return (cost.parameter_bytes, cost.gradient_bytes, cost.optimizer_state_bytes, cost.saved_activation_bytes, cost.flops)
+    return (
+        cost.parameter_bytes,
+        cost.gradient_bytes,
+        cost.optimizer_state_bytes,
+        cost.saved_activation_bytes,
+        cost.flops,
+    )
 
 
 def _cost_row(name: str, count: int, values: Sequence[int], kind: str = "plain") -> Row:
     texts = (*map(bytes_text, values[:4]), flops_text(values[4]))
-    cells = (name, f"x{count}" if count else "", *(text if value else "-" for text, value in zip(texts, values, strict=True)))
+    cells = (
+        name,
+        f"x{count}" if count else "",
+        *(text if value else "-" for text, value in zip(texts, values, strict=True)),
+    )
     return Row(cells=cells, kind=kind)  # type: ignore[arg-type]
 
 
 def _shape(cost: LayerCost) -> str:
-    return "" if cost.in_features is None or cost.out_features is None else shape_text(cost.in_features, cost.out_features)
+    return (
+        ""
+        if cost.in_features is None or cost.out_features is None
+        else shape_text(cost.in_features, cost.out_features)
+    )

@@ -1,4 +1,5 @@
-"""Many records: a row for each run, live or at the end, and the errors of all of them by metric and category."""
+"""Many records: a row for each run, live or at the end, and the errors of all of them by metric and
+category."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,14 @@ from lora_profiler.records.record import Record
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.method_label import method_label
-from lora_profiler.units import bytes_text, count_text, error_text, percent_text, rate_text, seconds_text
+from lora_profiler.units import (
+    bytes_text,
+    count_text,
+    error_text,
+    percent_text,
+    rate_text,
+    seconds_text,
+)
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload, setup_dict
 
 RUN_COLUMNS = ("model", "method", "setup", "status", "peak", "predicted", "error", "step", "tokens")
@@ -18,9 +26,12 @@ COMPARED_PEAK = "peak_requested_bytes"
 
 
 def run_row(record: Record, prediction: Prediction, distinction: str = "") -> Row:
-    """One run under `RUN_COLUMNS`. `distinction` says what sets it apart from its neighbours: see `distinctions`."""
+    """One run under `RUN_COLUMNS`. `distinction` says what sets it apart from its neighbours: see
+    `distinctions`."""
     measured = record.measurement.peak_requested_bytes
-    error = next((c.relative_error for c in compare(record, prediction) if c.metric == COMPARED_PEAK), None)
+    error = next(
+        (c.relative_error for c in compare(record, prediction) if c.metric == COMPARED_PEAK), None
+    )
     speed = throughput(record)
     at_least = "" if record.measurement.went_through else ">= "
     lower = "" if prediction.saved_activation_bytes is not None else ">= "
@@ -34,23 +45,39 @@ def run_row(record: Record, prediction: Prediction, distinction: str = "") -> Ro
             lower + bytes_text(prediction.peak.total_bytes),
             error_text(error) if error is not None else "",
             seconds_text(speed.steps.median) if speed else "",
-            rate_text(speed.tokens_per_second) if speed and speed.tokens_per_second is not None else "",
+            (
+                rate_text(speed.tokens_per_second)
+                if speed and speed.tokens_per_second is not None
+                else ""
+            ),
         )
     )
 
 
 def run_text(record: Record, prediction: Prediction, distinction: str = "") -> str:
-    """The same on one line, for a run that has just ended: 'gpt2, full, batch 4: ok, peak 2.3 GiB, predicted ...'."""
-    model, method, what, status, peak, predicted, error, step, tokens = run_row(record, prediction, distinction).cells
-    parts = [status, f"peak {peak}" if peak else "", f"predicted {predicted}", f"error {error}" if error else ""]
+    """The same on one line, for a run that has just ended: 'gpt2, full, batch 4: ok, peak 2.3 GiB,
+    predicted ...'."""
+    model, method, what, status, peak, predicted, error, step, tokens = run_row(
+        record, prediction, distinction
+    ).cells
+    parts = [
+        status,
+        f"peak {peak}" if peak else "",
+        f"predicted {predicted}",
+        f"error {error}" if error else "",
+    ]
     parts += [f"{step} a step" if step else "", tokens.replace("/s", " tokens/s")]
     return f"{', '.join(filter(None, (model, method, what)))}: {', '.join(filter(None, parts))}"
 
 
 def summary_table(pairs: Sequence[tuple[Record, Prediction]]) -> Table:
-    """A row for each record, failures included, in the order given. A column that no run fills is left out."""
+    """A row for each record, failures included, in the order given. A column that no run fills is
+    left out."""
     words = distinctions([record.workload for record, _ in pairs])
-    rows = [run_row(record, prediction, what) for (record, prediction), what in zip(pairs, words, strict=True)]
+    rows = [
+        run_row(record, prediction, what)
+        for (record, prediction), what in zip(pairs, words, strict=True)
+    ]
     used = [i for i in range(len(RUN_COLUMNS)) if any(row.cells[i] for row in rows)]
     return Table(
         columns=tuple(RUN_COLUMNS[i] for i in used),
@@ -59,22 +86,41 @@ def summary_table(pairs: Sequence[tuple[Record, Prediction]]) -> Table:
     )
 
 
-# --- what sets runs apart -----------------------------------------------------------------------------------------------
+# --- what sets runs apart -------------------------------------------------------------------------
 
 
 def distinctions(workloads: Sequence[Workload]) -> list[str]:
-    """For each workload, in words, the settings in which they differ; model, method and rank have cells of their own."""
+    """For each workload, in words, the settings in which they differ; model, method and rank have
+    cells of their own."""
     setups = [setup_dict(w.setup) for w in workloads]
-    differing = [name for name in _WORDS if len({str(s[name]) for s in setups if s[name] is not None}) > 1]
-    return [", ".join(filter(None, (_words(name, setup) for name in differing))) for setup in setups]
+    differing = [
+        name for name in _WORDS if len({str(s[name]) for s in setups if s[name] is not None}) > 1
+    ]
+    return [
+        ", ".join(filter(None, (_words(name, setup) for name in differing))) for setup in setups
+    ]
 
 
 def setting(setup: TrainSetup) -> str:
-    """'batch 4 x 256, bfloat16, fused, float32 adapters': sizes and dtype, then whatever is not as by default."""
+    """'batch 4 x 256, bfloat16, fused, float32 adapters': sizes and dtype, then whatever is not as
+    by default."""
     own, usual = setup_dict(setup), setup_dict(_USUAL)
     usual["adapter_dtype"] = setup.dtype  # another one costs memory, the default too
-    rest = [_words(n, own) for n in _WORDS if n not in ("batch_size", "seq_len", "dtype", "device") and own[n] != usual[n]]
-    return ", ".join(filter(None, (f"batch {count_text(setup.batch_size)} x {count_text(setup.seq_len)}", setup.dtype, *rest)))
+    rest = [
+        _words(n, own)
+        for n in _WORDS
+        if n not in ("batch_size", "seq_len", "dtype", "device") and own[n] != usual[n]
+    ]
+    return ", ".join(
+        filter(
+            None,
+            (
+                f"batch {count_text(setup.batch_size)} x {count_text(setup.seq_len)}",
+                setup.dtype,
+                *rest,
+            ),
+        )
+    )
 
 
 _USUAL = TrainSetup(lora=LoraConfig(), quantization=Quantization())
@@ -126,11 +172,14 @@ def _words(name: str, setup: Mapping[str, Any]) -> str:
     return _WORDS[name].format(value)
 
 
-# --- errors of all ------------------------------------------------------------------------------------------------------
+# --- errors of all --------------------------------------------------------------------------------
 
 
-def error_summary(comparisons: Sequence[Comparison], names: Mapping[str, str] | None = None) -> Table:
-    """Mean and worst error of each metric and category, and where the worst is. Rows that nothing predicts are left out.
+def error_summary(
+    comparisons: Sequence[Comparison], names: Mapping[str, str] | None = None
+) -> Table:
+    """Mean and worst error of each metric and category, and where the worst is. Rows that nothing
+    predicts are left out.
 
     `names` are shorter ones for the records, by id.
     """
@@ -140,7 +189,12 @@ def error_summary(comparisons: Sequence[Comparison], names: Mapping[str, str] | 
         if found.group[0] != metric:
             metric = found.group[0]
             rows.append(Row(cells=(labels.METRIC_LABELS[metric],), kind="section"))
-        rows.append(Row(cells=(_category_label(metric, found.group[1]), *_error_cells(found, names or {})), indent=1))
+        rows.append(
+            Row(
+                cells=(_category_label(metric, found.group[1]), *_error_cells(found, names or {})),
+                indent=1,
+            )
+        )
     columns = ("", "n", "mean of absolute", "median", "worst", "within 1 %", "worst record")
     return Table(title="Errors over all records", columns=columns, rows=tuple(rows))
 
@@ -148,7 +202,9 @@ def error_summary(comparisons: Sequence[Comparison], names: Mapping[str, str] | 
 def _category_label(metric: str, category: str) -> str:
     if category == TOTAL:
         return "all together"
-    return (labels.PHASE_LABELS if metric.endswith("phase_peak_bytes") else labels.CATEGORY_LABELS)[category]
+    return (labels.PHASE_LABELS if metric.endswith("phase_peak_bytes") else labels.CATEGORY_LABELS)[
+        category
+    ]
 
 
 def _error_cells(found: ErrorSummary, names: Mapping[str, str]) -> tuple[str, ...]:
@@ -157,6 +213,14 @@ def _error_cells(found: ErrorSummary, names: Mapping[str, str]) -> tuple[str, ..
         return (count_text(found.n), "", "", "", within, "")
     absolute = percent_text(found.mean_absolute) if found.mean_absolute else "exact"
     return (
-        count_text(found.n), absolute, error_text(found.median), error_text(found.worst), within,
-        names.get(found.worst_record_id, found.worst_record_id) if found.worst and found.worst_record_id else "",
-    )  # fmt: skip
+        count_text(found.n),
+        absolute,
+        error_text(found.median),
+        error_text(found.worst),
+        within,
+        (
+            names.get(found.worst_record_id, found.worst_record_id)
+            if found.worst and found.worst_record_id
+            else ""
+        ),
+    )

@@ -1,4 +1,5 @@
-"""One record: what was run, its numbers beside the predicted ones, how fast it went, or how it failed."""
+"""One record: what was run, its numbers beside the predicted ones, how fast it went, or how it
+failed."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +13,12 @@ from lora_profiler.report import labels
 from lora_profiler.report.advice import advice
 from lora_profiler.report.blocks import Block, Row, RowKind, Table, heading, paragraph
 from lora_profiler.report.method_label import method_label
-from lora_profiler.report.predictions import adapter_line, attention_words, exactness_lines, training_line
+from lora_profiler.report.predictions import (
+    adapter_line,
+    attention_words,
+    exactness_lines,
+    training_line,
+)
 from lora_profiler.report.process_group import ranks_lines, ranks_table
 from lora_profiler.report.speed import speed_lines
 from lora_profiler.report.timing import predicted_time_line
@@ -30,8 +36,8 @@ def record_blocks(
     utilisation: Utilisation | None = None,
     timing: Timing | None = None,
 ) -> list[Block]:
-    """Everything about one record. `comparisons` are those of `compare(record, prediction)`, `timing` that of its workload on its
-    card."""
+    """Everything about one record. `comparisons` are those of `compare(record, prediction)`,
+    `timing` that of its workload on its card."""
     label, status = method_label(prediction), labels.STATUS_LABELS[record.measurement.status]
     blocks: list[Block] = [
         heading(f"{record.workload.model.id}, {label}: {status}"),
@@ -48,7 +54,9 @@ def record_blocks(
         blocks.append(alone)
     blocks += _ranks_blocks(record)
     if speed:
-        told = [predicted_time_line(timing.step, speed.steps.median)] if timing and timing.step else []
+        told = (
+            [predicted_time_line(timing.step, speed.steps.median)] if timing and timing.step else []
+        )
         blocks.append(paragraph(*speed_lines(speed, utilisation), *told))
     return [*blocks, paragraph(*exactness_lines([prediction]))]
 
@@ -58,7 +66,7 @@ def _ranks_blocks(record: Record) -> list[Block]:
     return [*([table] if table else []), *([paragraph(*lines)] if lines else [])]
 
 
-# --- what was run -------------------------------------------------------------------------------------------------------
+# --- what was run ---------------------------------------------------------------------------------
 
 
 def _setting_lines(record: Record, prediction: Prediction) -> list[str]:
@@ -66,18 +74,25 @@ def _setting_lines(record: Record, prediction: Prediction) -> list[str]:
     kernel = record.measurement.attention_kernel or prediction.attention_kernel
     lines = [training_line(setup), attention_words(setup, [kernel])]
     if kernel != prediction.attention_kernel:
-        lines.append(f"attention ran by {kernel}, where {prediction.attention_kernel} was predicted")
+        lines.append(
+            f"attention ran by {kernel}, where {prediction.attention_kernel} was predicted"
+        )
     if setup.lora:
         lines.append(adapter_line(setup))
     return [*lines, _conditions_line(record), environment_line(record.environment)]
 
 
 def environment_line(environment: Environment) -> str:
-    """'NVIDIA L4, 22.03 GiB, driver 580.1; Python 3.12.3, torch 2.11.0, ...': device and software of a run."""
+    """'NVIDIA L4, 22.03 GiB, driver 580.1; Python 3.12.3, torch 2.11.0, ...': device and software
+    of a run."""
     parts = [_device_text(environment.device)]
     if environment.device.kind == "cpu" and environment.threads is not None:
         parts.append(f"{environment.threads} thread{'s' if environment.threads > 1 else ''}")
-    versions = [f"{name} {environment.packages[name]}" for name in NAMED_PACKAGES if name in environment.packages]
+    versions = [
+        f"{name} {environment.packages[name]}"
+        for name in NAMED_PACKAGES
+        if name in environment.packages
+    ]
     return "; ".join([", ".join(parts), ", ".join([f"Python {environment.python}", *versions])])
 
 
@@ -94,7 +109,13 @@ def _device_text(device: Device) -> str:
 
 def _conditions_line(record: Record) -> str:
     held = record.conditions
-    parts = [f"{held.weights} weights" if held.weights in ("random", "hub") else f"weights of {held.weights}"]
+    parts = [
+        (
+            f"{held.weights} weights"
+            if held.weights in ("random", "hub")
+            else f"weights of {held.weights}"
+        )
+    ]
     parts.append("random tokens" if held.text == "random" else f"text of {held.text}")
     if held.padding:
         parts.append(f"{percent_text(held.padding)} padding")
@@ -107,9 +128,14 @@ def _conditions_line(record: Record) -> str:
 
 def _status_lines(record: Record, speed: Throughput | None) -> list[str]:
     status = record.measurement.status
-    flags = dict.fromkeys([*record.measurement.flags, *(["host_bound"] if speed and speed.host_bound else [])])
+    flags = dict.fromkeys(
+        [*record.measurement.flags, *(["host_bound"] if speed and speed.host_bound else [])]
+    )
     words = f"{labels.STATUS_LABELS[status]}: {labels.STATUS_DEFINITIONS[status]}."
-    return [words, *(f"! {flag.replace('_', ' ')}: {labels.FLAG_DEFINITIONS[flag]}." for flag in flags)]
+    return [
+        words,
+        *(f"! {flag.replace('_', ' ')}: {labels.FLAG_DEFINITIONS[flag]}." for flag in flags),
+    ]
 
 
 def _failure_lines(record: Record, prediction: Prediction) -> list[str]:
@@ -117,9 +143,15 @@ def _failure_lines(record: Record, prediction: Prediction) -> list[str]:
     failure = record.measurement.failure
     lines = []
     if failure:
-        where = f" in {labels.PHASE_LABELS.get(failure.phase, failure.phase)}" if failure.phase else ""
+        where = (
+            f" in {labels.PHASE_LABELS.get(failure.phase, failure.phase)}" if failure.phase else ""
+        )
         step = f", step {failure.step}" if failure.step is not None else ""
-        lines.append(f"It ended{where}{step}: {failure.reason}" if where or step else f"It ended: {failure.reason}")
+        lines.append(
+            f"It ended{where}{step}: {failure.reason}"
+            if where or step
+            else f"It ended: {failure.reason}"
+        )
         sizes = {
             "asked for": failure.tried_bytes,
             "free": failure.free_bytes,
@@ -132,7 +164,10 @@ def _failure_lines(record: Record, prediction: Prediction) -> list[str]:
         if failure.exit_code is not None:
             lines.append(f"The process ended with code {failure.exit_code}.")
     bounds = lower_bounds(record)
-    lines += [f"At least, by then: {labels.METRIC_LABELS[name]} {bytes_text(size)}." for name, size in bounds.items()]
+    lines += [
+        f"At least, by then: {labels.METRIC_LABELS[name]} {bytes_text(size)}."
+        for name, size in bounds.items()
+    ]
     lines.append(f"Predicted: {predicted_peak_text(prediction)}.")
     if (to_try := advice(record)) is not None:
         lines.append(f"To try: {to_try}.")
@@ -140,18 +175,19 @@ def _failure_lines(record: Record, prediction: Prediction) -> list[str]:
 
 
 def predicted_peak_text(prediction: Prediction) -> str:
-    """'36.40 GiB at start of backward, in the loss'; 'at least' where the engine does not know the activations."""
+    """'36.40 GiB at start of backward, in the loss'; 'at least' where the engine does not know the
+    activations."""
     peak = prediction.peak
     text = f"{bytes_text(peak.total_bytes)} at {labels.MOMENT_LABELS[peak.moment]}"
     return text if prediction.saved_activation_bytes is not None else f"at least {text}"
 
 
-# --- predicted against measured -----------------------------------------------------------------------------------------
+# --- predicted against measured -------------------------------------------------------------------
 
 
 def error_table(record: Record, comparisons: Sequence[Comparison]) -> Table:
-    """Predicted, measured and signed error of every compared number. The parts of the peak add up to the peak in both columns;
-    `not attributed` is among them even where it is nothing."""
+    """Predicted, measured and signed error of every compared number. The parts of the peak add up
+    to the peak in both columns; `not attributed` is among them even where it is nothing."""
     rows = _Rows(comparisons)
     peak = rows.find("peak_requested_bytes", TOTAL)
     parts = rows.of("attribution_bytes")
@@ -161,24 +197,41 @@ def error_table(record: Record, comparisons: Sequence[Comparison]) -> Table:
             found = rows.find("attribution_bytes", category)
             if found or (parts and category == "unattributed"):
                 rows.line(
-                    labels.CATEGORY_LABELS[category], found.predicted if found else 0, found.measured if found else 0, found
+                    labels.CATEGORY_LABELS[category],
+                    found.predicted if found else 0,
+                    found.measured if found else 0,
+                    found,
                 )
         if peak:
             rows.line("peak", peak.predicted, peak.measured, peak, kind="peak")
         allocated = rows.find("peak_allocated_bytes", TOTAL)
         if allocated and not (peak and peak.measured == allocated.measured):
-            rows.line("peak allocated, rounded up", allocated.predicted, allocated.measured, allocated)
+            rows.line(
+                "peak allocated, rounded up", allocated.predicted, allocated.measured, allocated
+            )
         reserved = rows.find("peak_reserved_bytes", TOTAL)
         if reserved:
-            rows.line(labels.METRIC_LABELS["peak_reserved_bytes"], reserved.predicted, reserved.measured, reserved)
+            rows.line(
+                labels.METRIC_LABELS["peak_reserved_bytes"],
+                reserved.predicted,
+                reserved.measured,
+                reserved,
+            )
     rows.lines("peak of each phase", rows.of("phase_peak_bytes"), labels.PHASE_LABELS)
-    rows.lines("peak of each phase in step 1", rows.of("step1_phase_peak_bytes"), labels.PHASE_LABELS)
+    rows.lines(
+        "peak of each phase in step 1", rows.of("step1_phase_peak_bytes"), labels.PHASE_LABELS
+    )
     kept = rows.of("persistent_bytes")
     rows.lines("persistent", kept, labels.CATEGORY_LABELS)
     if kept:
         rows.sum(kept)
-    rows.lines("saved for backward", rows.of("saved_activation_bytes"), {TOTAL: "activations and loss"})
-    numbers = {"model": rows.find("num_parameters", TOTAL), "trained": rows.find("num_trainable_parameters", TOTAL)}
+    rows.lines(
+        "saved for backward", rows.of("saved_activation_bytes"), {TOTAL: "activations and loss"}
+    )
+    numbers = {
+        "model": rows.find("num_parameters", TOTAL),
+        "trained": rows.find("num_trainable_parameters", TOTAL),
+    }
     if any(numbers.values()):
         rows.heading("parameters")
     for label, number in numbers.items():
@@ -199,7 +252,9 @@ class _Rows:
         return [c for c in self._comparisons if c.metric == metric]
 
     def find(self, metric: Metric, category: str) -> Comparison | None:
-        return next((c for c in self._comparisons if c.metric == metric and c.category == category), None)
+        return next(
+            (c for c in self._comparisons if c.metric == metric and c.category == category), None
+        )
 
     def section(self, title: str, shown: Sequence[Comparison]) -> None:
         unit, self._size = byte_unit(max(max(c.predicted, c.measured) for c in shown))
@@ -214,8 +269,20 @@ class _Rows:
         for c in found:
             self.line(names[c.category], c.predicted, c.measured, c)
 
-    def line(self, label: str, predicted: int, measured: int, c: Comparison | None, kind: RowKind = "plain") -> None:
-        cells = (label, in_unit(predicted, self._size), in_unit(measured, self._size), comparison_text(c) if c else "")
+    def line(
+        self,
+        label: str,
+        predicted: int,
+        measured: int,
+        c: Comparison | None,
+        kind: RowKind = "plain",
+    ) -> None:
+        cells = (
+            label,
+            in_unit(predicted, self._size),
+            in_unit(measured, self._size),
+            comparison_text(c) if c else "",
+        )
         self.rows.append(Row(cells=cells, kind=kind, indent=1))
 
     def sum(self, parts: Sequence[Comparison]) -> None:
@@ -230,27 +297,40 @@ class _Rows:
 
 
 def comparison_text(c: Comparison) -> str:
-    """The signed error; a dash where nothing was measured to relate it to, nothing where nothing was predicted."""
+    """The signed error; a dash where nothing was measured to relate it to, nothing where nothing
+    was predicted."""
     if not c.is_claim:
         return ""
     return NOTHING if c.relative_error is None else error_text(c.relative_error)
 
 
-def _table_notes(record: Record, prediction: Prediction, comparisons: Sequence[Comparison]) -> list[str]:
+def _table_notes(
+    record: Record, prediction: Prediction, comparisons: Sequence[Comparison]
+) -> list[str]:
     lines = [f"{labels.ERROR_DEFINITION}; nothing stands there where nothing is predicted."]
     measurement = record.measurement
     if any(c.metric == "peak_requested_bytes" for c in comparisons):
-        where = f", measured in {labels.PHASE_LABELS[measurement.peak_phase]}" if measurement.peak_phase else ""
-        lines.insert(0, f"The peak is predicted at {labels.MOMENT_LABELS[prediction.peak.moment]}{where}.")
+        where = (
+            f", measured in {labels.PHASE_LABELS[measurement.peak_phase]}"
+            if measurement.peak_phase
+            else ""
+        )
+        lines.insert(
+            0, f"The peak is predicted at {labels.MOMENT_LABELS[prediction.peak.moment]}{where}."
+        )
     return lines
 
 
 def alone_table(record: Record) -> Table:
-    """Memory beside the tensors' that was measured and that nothing predicts; only what was measured has a row."""
+    """Memory beside the tensors' that was measured and that nothing predicts; only what was
+    measured has a row."""
     m = record.measurement
     requested, allocated, reserved, used = (
-        m.peak_requested_bytes, m.peak_allocated_bytes, m.peak_reserved_bytes, m.device_used_bytes,
-    )  # fmt: skip
+        m.peak_requested_bytes,
+        m.peak_allocated_bytes,
+        m.peak_reserved_bytes,
+        m.device_used_bytes,
+    )
     sizes = {
         "rounding": _difference(allocated, requested) or None,
         "workspace_bytes": m.workspace_bytes,
@@ -264,7 +344,10 @@ def alone_table(record: Record) -> Table:
     unit, size = byte_unit(max(known.values(), default=0))
     inside = ("fragmentation", "outside")
     rows = [
-        Row(cells=(labels.ALONE_LABELS[name], in_unit(value, size)), indent=2 if name in inside else 1)
+        Row(
+            cells=(labels.ALONE_LABELS[name], in_unit(value, size)),
+            indent=2 if name in inside else 1,
+        )
         for name, value in known.items()
     ]
     return Table(title=f"Measured beside, {unit}", columns=("", "measured"), rows=tuple(rows))

@@ -1,7 +1,9 @@
-"""The colours of every figure, in a light and a dark variant, with a hatch or a symbol beside each: never colour alone.
+"""The colours of every figure, in a light and a dark variant, with a hatch or a symbol beside each:
+never colour alone.
 
-Light colours have their dark twin in `DARK_OF`, so that a figure drawn in the light is repainted without being drawn again.
-Categories are told apart under simulated protanopia and deuteranopia by colour, or else by hatch; a test measures it.
+Light colours have their dark twin in `DARK_OF`, so that a figure drawn in the light is repainted
+without being drawn again. Categories are told apart under simulated protanopia and deuteranopia by
+colour, or else by hatch; a test measures it.
 """
 
 from collections.abc import Mapping
@@ -46,7 +48,7 @@ class Mark:
     symbol: str
 
 
-# --- paper and ink --------------------------------------------------------------------------------------------------------
+# --- paper and ink --------------------------------------------------------------------------------
 
 PAPER: Final = Colour(light="#ffffff", dark="#16181d")
 PANEL: Final = Colour(light="#f5f6f8", dark="#1e2127")
@@ -61,7 +63,7 @@ ACCENT: Final = Colour(light="#0a5c9e", dark="#6db7f2")
 WARNING: Final = Colour(light="#a63c00", dark="#ff9d66")
 """What failed, or is off."""
 
-# --- categories of memory -------------------------------------------------------------------------------------------------
+# --- categories of memory -------------------------------------------------------------------------
 
 CATEGORY_PAINTS: Final[Mapping[Category, Paint]] = {
     "parameters": Paint(colour=Colour(light="#4b85da", dark="#4695ea")),
@@ -91,7 +93,7 @@ PART_PAINTS: Final[Mapping[Part, Paint]] = {
 }
 """What a step's time is spent on."""
 
-# --- methods, verdicts, sides ---------------------------------------------------------------------------------------------
+# --- methods, verdicts, sides ---------------------------------------------------------------------
 
 METHOD_MARKS: Final[Mapping[Method, Mark]] = {
     "full": Mark(colour=Colour(light="#4b85da", dark="#4695ea"), symbol="circle"),

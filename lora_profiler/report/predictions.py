@@ -1,4 +1,5 @@
-"""The answer of `lora-profile predict` about one model: methods side by side, what holds the peak, the card's verdict."""
+"""The answer of `lora-profile predict` about one model: methods side by side, what holds the peak,
+the card's verdict."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -7,10 +8,18 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.remarks import ActivationExcess, trained_length
 from lora_profiler.prediction import CATEGORIES, MOMENTS, Moment, Prediction
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.report.blocks import Block, Row, RowKind, Table, heading, paragraph
 from lora_profiler.report.empirical_interval import likely_lines
 from lora_profiler.report.method_label import method_label
-from lora_profiler.units import byte_unit, bytes_text, count_text, flops_text, in_unit, percent_text, short_count_text
+from lora_profiler.units import (
+    byte_unit,
+    bytes_text,
+    count_text,
+    flops_text,
+    in_unit,
+    percent_text,
+    short_count_text,
+)
 from lora_profiler.workload import TrainSetup, Workload
 
 if TYPE_CHECKING:
@@ -22,7 +31,11 @@ UNKNOWN = "?"
 def model_blocks(answers: Sequence[Answer], excess: ActivationExcess | None = None) -> list[Block]:
     """All blocks about one model, asked with one setup and one or more methods."""
     first = answers[0].prediction
-    blocks: list[Block] = [heading(_title(first)), paragraph(*_setup_lines(answers)), comparison_table(answers)]
+    blocks: list[Block] = [
+        heading(_title(first)),
+        paragraph(*_setup_lines(answers)),
+        comparison_table(answers),
+    ]
     if answers[0].gpu is not None:
         blocks.append(card_table(answers))
     if any(answer.timing for answer in answers):
@@ -40,7 +53,10 @@ def model_blocks(answers: Sequence[Answer], excess: ActivationExcess | None = No
 
 def _title(prediction: Prediction) -> str:
     model = prediction.workload.model
-    return f"{model.id}: {model.model_type}, {model.num_layers} layers, {short_count_text(model.num_parameters)} parameters"
+    return (
+        f"{model.id}: {model.model_type}, {model.num_layers} layers,"
+        f" {short_count_text(model.num_parameters)} parameters"
+    )
 
 
 def _setup_lines(answers: Sequence[Answer]) -> list[str]:
@@ -49,7 +65,10 @@ def _setup_lines(answers: Sequence[Answer]) -> list[str]:
     kernels = list(dict.fromkeys(p.attention_kernel for p in predictions))
     dtypes = list(dict.fromkeys(p.workload.setup.dtype for p in predictions))
     rules = f"memory rules of {workload.setup.device}{_platform_words(workload)}"
-    lines = [training_line(workload.setup, dtypes), f"{attention_words(workload.setup, kernels)}, {rules}"]
+    lines = [
+        training_line(workload.setup, dtypes),
+        f"{attention_words(workload.setup, kernels)}, {rules}",
+    ]
     return lines + [adapter_line(p.workload.setup) for p in predictions if p.workload.setup.lora]
 
 
@@ -62,10 +81,15 @@ def _platform_words(workload: Workload) -> str:
 
 
 def training_line(setup: TrainSetup, dtypes: Sequence[str] = ()) -> str:
-    """'batch 1 x 2,048 tokens, bfloat16 weights, adamw (foreach)'. `dtypes` are those of several methods, where they differ."""
+    """'batch 1 x 2,048 tokens, bfloat16 weights, adamw (foreach)'. `dtypes` are those of several
+    methods, where they differ."""
     micro = f" x {setup.accumulation} micro-batches" if setup.accumulation > 1 else ""
     autocast = " under bfloat16 autocast" if setup.precision == "amp" else ""
-    packed = f" packed from sequences of {count_text(setup.packed)}" if setup.packed and setup.is_packed else ""
+    packed = (
+        f" packed from sequences of {count_text(setup.packed)}"
+        if setup.packed and setup.is_packed
+        else ""
+    )
     sizes = f"batch {setup.batch_size} x {count_text(setup.seq_len)} tokens{packed}{micro}"
     optimizer = f"{setup.optimizer} ({setup.optimizer_impl})"
     liger = ", Liger's kernels" if setup.kernels == "liger" else ""
@@ -83,16 +107,28 @@ def _rank_words(setup: TrainSetup) -> str:
 
 def attention_words(setup: TrainSetup, kernels: Sequence[str]) -> str:
     """'no checkpointing, flash attention'."""
-    return f"{'with checkpointing' if setup.checkpointing else 'no checkpointing'}, {' / '.join(kernels)} attention"
+    return (
+        f"{'with checkpointing' if setup.checkpointing else 'no checkpointing'},"
+        f" {' / '.join(kernels)} attention"
+    )
 
 
 def adapter_line(setup: TrainSetup) -> str:
-    """'LoRA: rank 16, alpha 32, targets all-linear, float32 adapters', and what else is not the default."""
+    """'LoRA: rank 16, alpha 32, targets all-linear, float32 adapters', and what else is not the
+    default."""
     lora, quantization = setup.lora, setup.quantization
     assert lora is not None
     targets = lora.target_modules
-    text = "PEFT's default" if targets is None else targets if isinstance(targets, str) else ", ".join(targets)
-    line = f"{labels.METHOD_LABELS[setup.method]}: rank {lora.r}, alpha {lora.alpha:g}, targets {text}"
+    text = (
+        "PEFT's default"
+        if targets is None
+        else targets
+        if isinstance(targets, str)
+        else ", ".join(targets)
+    )
+    line = (
+        f"{labels.METHOD_LABELS[setup.method]}: rank {lora.r}, alpha {lora.alpha:g}, targets {text}"
+    )
     line += f", {lora.adapter_dtype} adapters"
     if lora.lora_dropout:
         line += f", dropout {lora.lora_dropout:g}"
@@ -101,19 +137,27 @@ def adapter_line(setup: TrainSetup) -> str:
     if lora.modules_to_save:
         line += f", also trained: {', '.join(lora.modules_to_save)}"
     if quantization:
-        line += f", NF4 base{' with double quantisation' if quantization.double_quant else ''}, {quantization.recipe} recipe"
+        line += (
+            f", NF4 base{' with double quantisation' if quantization.double_quant else ''},"
+            f" {quantization.recipe} recipe"
+        )
     return line
 
 
 def comparison_table(answers: Sequence[Answer]) -> Table:
     """Parameters, persistent bytes, activations, moments, peak and FLOPs, one column a method.
 
-    With full fine-tuning first and one other method, a last column gives the other as a share of full.
+    With full fine-tuning first and one other method, a last column gives the other as a share of
+    full.
     """
     predictions = [a.prediction for a in answers]
     names = [method_label(p) for p in predictions]
     ratio = len(predictions) == 2 and predictions[0].workload.setup.method == "full"
-    columns = ("", *names, f"{labels.METHOD_LABELS[predictions[1].workload.setup.method]} / full") if ratio else ("", *names)
+    columns = (
+        ("", *names, f"{labels.METHOD_LABELS[predictions[1].workload.setup.method]} / full")
+        if ratio
+        else ("", *names)
+    )
     builder = _Rows(ratio)
 
     builder.section("parameters")
@@ -123,7 +167,8 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
         builder.numbers("adapters", [p.adapter for p in parameters], count_text)
     builder.numbers("trained", [p.trainable for p in parameters], count_text, kind="total")
     builder.texts(
-        "fewer trained than in full", [percent_text(p.reduction_vs_full) if p.trainable < p.base else "" for p in parameters]
+        "fewer trained than in full",
+        [percent_text(p.reduction_vs_full) if p.trainable < p.base else "" for p in parameters],
     )
 
     totals = [sum(p.persistent_bytes.values()) for p in predictions]
@@ -147,12 +192,16 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
             at = [s.get(moment) for s in steady]
             builder.moments(labels.MOMENT_LABELS[moment], at, peaks)
     known = all(p.saved_activation_bytes is not None for p in predictions)
-    builder.sizes("peak" if known else "peak without activations", [p.total_bytes for p in peaks], kind="peak")
+    builder.sizes(
+        "peak" if known else "peak without activations", [p.total_bytes for p in peaks], kind="peak"
+    )
 
     builder.section("what the peak is made of", [p.total_bytes for p in peaks])
     for category in CATEGORIES:
         held = [p.bytes.get(category, 0) for p in peaks]
-        if any(held):  # the methods' peaks may be different moments: a share of one part would say nothing
+        if any(
+            held
+        ):  # the methods' peaks may be different moments: a share of one part would say nothing
             builder.sizes(labels.CATEGORY_LABELS[category], held, share=False)
     builder.sizes("sum", [p.total_bytes for p in peaks], kind="total")
 
@@ -169,7 +218,8 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
 
 
 class _Rows:
-    """Collects rows of one comparison; a section of bytes writes all its values in the unit of its largest."""
+    """Collects rows of one comparison; a section of bytes writes all its values in the unit of its
+    largest."""
 
     def __init__(self, ratio: bool) -> None:
         self.rows: list[Row] = []
@@ -188,29 +238,53 @@ class _Rows:
             self.rows.append(Row(cells=cells, kind=kind, indent=1))  # type: ignore[arg-type]
 
     def numbers(
-        self, label: str, values: Sequence[int | None], text: Callable[[int], str], kind: str = "plain", *, share: bool = True
+        self,
+        label: str,
+        values: Sequence[int | None],
+        text: Callable[[int], str],
+        kind: str = "plain",
+        *,
+        share: bool = True,
     ) -> None:
-        self.texts(label, [UNKNOWN if v is None else text(v) for v in values], self._share(values) if share else "", kind)
+        self.texts(
+            label,
+            [UNKNOWN if v is None else text(v) for v in values],
+            self._share(values) if share else "",
+            kind,
+        )
 
-    def sizes(self, label: str, values: Sequence[int | None], kind: str = "plain", *, share: bool = True) -> None:
+    def sizes(
+        self, label: str, values: Sequence[int | None], kind: str = "plain", *, share: bool = True
+    ) -> None:
         self.numbers(label, values, lambda v: in_unit(v, self.size), kind, share=share)
 
     def moments(self, label: str, at: Sequence[Moment | None], peaks: Sequence[Moment]) -> None:
         totals = [m.total_bytes if m else None for m in at]
         texts = [
-            UNKNOWN if m is None else ("* " if m.moment == peak.moment else "") + in_unit(m.total_bytes, self.size)
+            (
+                UNKNOWN
+                if m is None
+                else ("* " if m.moment == peak.moment else "") + in_unit(m.total_bytes, self.size)
+            )
             for m, peak in zip(at, peaks, strict=True)
         ]
         self.texts(label, texts, self._share(totals))
 
     def _share(self, values: Sequence[int | None]) -> str:
-        if not self.ratio or values[0] is None or values[1] is None or values[0] == 0 or values[0] == values[1]:
+        if (
+            not self.ratio
+            or values[0] is None
+            or values[1] is None
+            or values[0] == 0
+            or values[0] == values[1]
+        ):
             return ""
         return percent_text(values[1] / values[0])
 
 
 def card_table(answers: Sequence[Answer]) -> Table:
-    """The verdict on the card that was asked about: peak, each part of the reserve, headroom, and the largest sizes."""
+    """The verdict on the card that was asked about: peak, each part of the reserve, headroom, and
+    the largest sizes."""
     from lora_profiler.planning.fit import CONTEXT_BAND_BYTES, FRAGMENTATION_PERCENT
     from lora_profiler.report.room import room
 
@@ -221,8 +295,11 @@ def card_table(answers: Sequence[Answer]) -> Table:
     usable = gpu.usable_bytes or 0
     unit, size = byte_unit(usable)
 
-    def row(label: str, value: "Callable[[Fit], str]", kind: str = "plain", indent: int = 1) -> Row:
-        return Row(cells=(label, *(value(f) if f else UNKNOWN for f in fits)), kind=kind, indent=indent)  # type: ignore[arg-type]
+    def row(
+        label: str, value: "Callable[[Fit], str]", kind: RowKind = "plain", indent: int = 1
+    ) -> Row:
+        cells = (label, *(value(f) if f else UNKNOWN for f in fits))
+        return Row(cells=cells, kind=kind, indent=indent)
 
     def limit(value: int | None) -> str:
         return UNKNOWN if value is None else count_text(value) if value else "none"
@@ -238,17 +315,28 @@ def card_table(answers: Sequence[Answer]) -> Table:
         row("reserve for what tensors do not show", lambda f: room(f).reserve),
         row(f"driver context and kernels (+- {band})", lambda f: room(f).context, indent=2),
         row("BLAS workspaces", lambda f: room(f).workspaces, indent=2),
-        row(f"fragmentation, {FRAGMENTATION_PERCENT} % of the peak", lambda f: room(f).fragmentation, indent=2),
+        row(
+            f"fragmentation, {FRAGMENTATION_PERCENT} % of the peak",
+            lambda f: room(f).fragmentation,
+            indent=2,
+        ),
         row("headroom", lambda f: room(f).headroom),
         row("verdict", lambda f: labels.VERDICT_LABELS[f.verdict], kind="peak"),
-        row(f"largest batch of {count_text(setup.seq_len)} tokens", lambda f: limit(f.largest_batch_size)),
+        row(
+            f"largest batch of {count_text(setup.seq_len)} tokens",
+            lambda f: limit(f.largest_batch_size),
+        ),
         row(f"longest sequence at batch {setup.batch_size}", lambda f: limit(f.longest_seq_len)),
     ]
     if any(a.prediction.workload.setup.lora for a in answers):
         rows.append(Row(cells=("highest rank", *map(rank, answers)), indent=1))
     name = gpu.key if gpu.name == gpu.key else f"{gpu.key} ({gpu.name})"
     title = f"{name}, {'~' if gpu.usable_is_estimated else ''}{in_unit(usable, size)} {unit} usable"
-    return Table(title=title, columns=(unit, *(method_label(a.prediction) for a in answers)), rows=tuple(rows))
+    return Table(
+        title=title,
+        columns=(unit, *(method_label(a.prediction) for a in answers)),
+        rows=tuple(rows),
+    )
 
 
 def _closing_blocks(answers: Sequence[Answer], excess: ActivationExcess | None) -> list[Block]:
@@ -274,7 +362,10 @@ def peak_words(prediction: Prediction) -> str:
     peak = prediction.peak
     at, label = labels.MOMENT_LABELS[peak.moment], method_label(prediction)
     if prediction.saved_activation_bytes is None:
-        return f"{label} needs at least {bytes_text(peak.total_bytes)} ({at}); its activations, which come on top, are not known"
+        return (
+            f"{label} needs at least {bytes_text(peak.total_bytes)} ({at}); its activations, which"
+            " come on top, are not known"
+        )
     return f"{label} peaks at {bytes_text(peak.total_bytes)}: {at}"
 
 
@@ -283,21 +374,32 @@ def _lever_words(answer: Answer) -> str:
         return ""
     lever = answer.levers[0]
     saving = f"{bytes_text(lever.saved_bytes)} ({100 * lever.saved_fraction:.0f} %)"
-    return f"{method_label(answer.prediction)}: {lever.name} ({lever.option}) lowers the peak most, by {saving}."
+    return (
+        f"{method_label(answer.prediction)}: {lever.name} ({lever.option}) lowers the peak most, by"
+        f" {saving}."
+    )
 
 
 def excess_line(excess: ActivationExcess) -> str:
     """One line on why LoRA keeps more for backward than full fine-tuning."""
     why = {
-        "adapter_dtype": "every adapted layer keeps its own copy of its input in the adapter's dtype",
+        "adapter_dtype": (
+            "every adapted layer keeps its own copy of its input in the adapter's dtype"
+        ),
         "dropout": "adapter dropout keeps the dropped input and a mask of every adapted layer",
     }
-    text = f"LoRA keeps more for backward than full ({bytes_text(excess.lora_bytes)} against {bytes_text(excess.full_bytes)})"
+    text = (
+        f"LoRA keeps more for backward than full ({bytes_text(excess.lora_bytes)} against"
+        f" {bytes_text(excess.full_bytes)})"
+    )
     if excess.causes:
         text += ": " + ", and ".join(why[c] for c in excess.causes)
     if excess.remedied_bytes < excess.lora_bytes:
         fixes = {"adapter_dtype": "adapters in the base's dtype", "dropout": "no dropout"}
-        text += f"; with {' and '.join(fixes[c] for c in excess.causes)} it would keep {bytes_text(excess.remedied_bytes)}"
+        text += (
+            f"; with {' and '.join(fixes[c] for c in excess.causes)} it would keep"
+            f" {bytes_text(excess.remedied_bytes)}"
+        )
     return text + "."
 
 
@@ -306,10 +408,19 @@ def _fit_notes(answer: Answer) -> list[str]:
         return []
     label = method_label(answer.prediction)
     if answer.fit is None:
-        return [f"{label}: whether it fits is not known, because its activations are not known to this engine."]
-    longest, trained_for = answer.fit.longest_seq_len, trained_length(answer.prediction.workload.model)
+        return [
+            f"{label}: whether it fits is not known, because its activations are not known to this"
+            " engine."
+        ]
+    longest, trained_for = (
+        answer.fit.longest_seq_len,
+        trained_length(answer.prediction.workload.model),
+    )
     if longest is None:
-        return [f"{label}: which other sizes fit is not known, because the step was traced at exactly this size."]
+        return [
+            f"{label}: which other sizes fit is not known, because the step was traced at exactly"
+            " this size."
+        ]
     if trained_for is not None and longest > trained_for:
         allowed, made_for = count_text(longest), count_text(trained_for)
         return [f"{label}: memory allows {allowed} tokens, the model was made for {made_for}."]
@@ -322,7 +433,9 @@ def exactness_lines(predictions: Sequence[Prediction]) -> list[str]:
     for p in predictions:
         said.setdefault(_exactness_text(p), []).append(method_label(p))
     lines = [f"{', '.join(names)}: {text}" for text, names in said.items()]
-    return lines + [f"- {text}" for text in dict.fromkeys(text for p in predictions for text in p.assumptions)]
+    return lines + [
+        f"- {text}" for text in dict.fromkeys(text for p in predictions for text in p.assumptions)
+    ]
 
 
 def _exactness_text(prediction: Prediction) -> str:
@@ -330,5 +443,9 @@ def _exactness_text(prediction: Prediction) -> str:
         return f"the peak is exact ({prediction.engine} engine)."
     if prediction.saved_activation_bytes is None:
         return f"the peak is a lower bound ({prediction.engine} engine)."
-    bound = f", within {100 * prediction.error_bound:g} % wherever it was checked" if prediction.error_bound else ""
+    bound = (
+        f", within {100 * prediction.error_bound:g} % wherever it was checked"
+        if prediction.error_bound
+        else ""
+    )
     return f"the peak is an estimate{bound} ({prediction.engine} engine)."

@@ -1,4 +1,5 @@
-"""What each of several ranks held and how high it went, the highest of them, and how far they lie apart."""
+"""What each of several ranks held and how high it went, the highest of them, and how far they lie
+apart."""
 
 from typing import Any
 
@@ -9,7 +10,8 @@ from lora_profiler.units import byte_unit, in_unit, percent_text
 
 
 def ranks_table(record: Record) -> Table | None:
-    """A row a rank, in the unit of the highest peak; a column that no rank fills is left out. None for a run of one process."""
+    """A row a rank, in the unit of the highest peak; a column that no rank fills is left out. None
+    for a run of one process."""
     ranks = record.measurement.ranks
     if not ranks:
         return None
@@ -35,11 +37,15 @@ def ranks_table(record: Record) -> Table | None:
 
 
 def ranks_text(record: Record) -> str:
-    """'2, alike' or '4, up to 3.1 % lower' for a cell beside the peak; nothing for a run of one process."""
+    """'2, alike' or '4, up to 3.1 % lower' for a cell beside the peak; nothing for a run of one
+    process."""
     m = record.measurement
     if not m.ranks or m.rank_imbalance is None:
         return ""
-    return f"{len(m.ranks)}, {f'up to {percent_text(m.rank_imbalance)} lower' if m.rank_imbalance else 'alike'}"
+    return (
+        f"{len(m.ranks)},"
+        f" {f'up to {percent_text(m.rank_imbalance)} lower' if m.rank_imbalance else 'alike'}"
+    )
 
 
 def ranks_lines(record: Record) -> list[str]:
@@ -58,8 +64,9 @@ def ranks_lines(record: Record) -> list[str]:
     if m.reference_loss and m.loss:
         steps = min(len(m.reference_loss), len(m.loss))
         lines.append(
-            f"Mean loss of the ranks at step {steps}: {m.loss[steps - 1]:.6g}; of one process with accumulation "
-            f"{setup.accumulation * setup.world_size} on the same data: {m.reference_loss[steps - 1]:.6g}."
+            f"Mean loss of the ranks at step {steps}: {m.loss[steps - 1]:.6g}; of one process with"
+            f" accumulation {setup.accumulation * setup.world_size} on the same data:"
+            f" {m.reference_loss[steps - 1]:.6g}."
         )
     return lines
 
@@ -72,7 +79,9 @@ def ranks_record(record: Record) -> dict[str, Any]:
     return {
         "record_id": record.id,
         "peak_requested_bytes": peaks,
-        "persistent_bytes": [sum(r.persistent_bytes.values()) if r.persistent_bytes else None for r in m.ranks],
+        "persistent_bytes": [
+            sum(r.persistent_bytes.values()) if r.persistent_bytes else None for r in m.ranks
+        ],
         "max_peak_requested_bytes": max(known, default=None),
         "imbalance": m.rank_imbalance,
     }

@@ -30,7 +30,8 @@ def profile_blocks(profiles: Sequence[Profile]) -> list[Block]:
         deepest = max(layers for layers, *_ in first.checked)
         found.append(
             paragraph(
-                f"Each was compared with {len(first.checked)} fresh traces, one of them of all {deepest} layers, event by event.",
+                f"Each was compared with {len(first.checked)} fresh traces, one of them of all"
+                f" {deepest} layers, event by event.",
                 f"Made with {made}; kept in {cache_path() or 'no place'}.",
             )
         )
@@ -45,7 +46,10 @@ def profile_records(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
             "setup": dict(p.setup),
             "valid": {name: list(ends) for name, ends in p.valid.items()},
             "attention_kernels": list(p.kernels),
-            "checked": [dict(zip(("num_layers", "batch_size", "seq_len", "rank"), point, strict=True)) for point in p.checked],
+            "checked": [
+                dict(zip(("num_layers", "batch_size", "seq_len", "rank"), point, strict=True))
+                for point in p.checked
+            ],
             "versions": dict(p.versions),
             "num_instants": len(p.instants),
             "packed_bytes": len(packed(p)),

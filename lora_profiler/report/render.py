@@ -1,4 +1,5 @@
-"""Blocks to text: plain, Markdown, CSV, and styled for a terminal. Pure: strings in, strings out, all of them printable."""
+"""Blocks to text: plain, Markdown, CSV, and styled for a terminal. Pure: strings in, strings out,
+all of them printable."""
 
 import io
 import re
@@ -10,7 +11,8 @@ from lora_profiler._printable import printable
 from lora_profiler.report.blocks import Block, Paragraph, Row, Table
 
 Style = Callable[[str, str], str]
-"""(text, what it is: 'heading' | 'section' | 'total' | 'peak' | 'columns') -> the text, perhaps with colour codes."""
+"""(text, what it is: 'heading' | 'section' | 'total' | 'peak' | 'columns') -> the text, perhaps
+with colour codes."""
 
 
 _UNIT = re.compile(r"(\d) (%|B\b|[KMGT]iB|[MGTPE]?FLOP)")
@@ -21,8 +23,12 @@ def no_style(text: str, kind: str) -> str:
 
 
 def plain(blocks: Sequence[Block], width: int = 100, style: Style = no_style) -> str:
-    """Text for a terminal or a pipe. Paragraphs wrap at `width`; tables keep their columns, however wide."""
-    parts = [_plain_table(b, style) if isinstance(b, Table) else _plain_paragraph(b, width, style) for b in blocks]
+    """Text for a terminal or a pipe. Paragraphs wrap at `width`; tables keep their columns, however
+    wide."""
+    parts = [
+        _plain_table(b, style) if isinstance(b, Table) else _plain_paragraph(b, width, style)
+        for b in blocks
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -30,18 +36,25 @@ def _plain_paragraph(block: Paragraph, width: int, style: Style) -> str:
     lines: list[str] = []
     for line in map(printable, block.lines):
         indent = " " * (len(line) - len(line.lstrip()))
-        lines += textwrap.wrap(line, width, subsequent_indent=indent + "  ", break_long_words=False, break_on_hyphens=False) or [
-            ""
-        ]
+        lines += textwrap.wrap(
+            line,
+            width,
+            subsequent_indent=indent + "  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
     text = "\n".join(lines)
     return style(text, "heading") if block.heading else text
 
 
 def _wrapped(line: str, width: int) -> str:
-    """`line` in lines of at most `width`, never broken between a number and its unit; continued lines are indented."""
+    """`line` in lines of at most `width`, never broken between a number and its unit; continued
+    lines are indented."""
     tied = _UNIT.sub("\\1\0\\2", line)
     indent = " " * (len(line) - len(line.lstrip()) + 2)
-    lines = textwrap.wrap(tied, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(
+        tied, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
     return "\n".join(lines).replace("\0", " ")
 
 
@@ -49,7 +62,16 @@ def _plain_table(table: Table, style: Style) -> str:
     count = len(table.columns)
     texts = [(row, _padded(row, count)) for row in table.rows]
     widths = [
-        max([len(table.columns[i]), *(len(cells[i]) for row, cells in texts if row.kind != "section" or len(row.cells) > 1)])
+        max(
+            [
+                len(table.columns[i]),
+                *(
+                    len(cells[i])
+                    for row, cells in texts
+                    if row.kind != "section" or len(row.cells) > 1
+                ),
+            ]
+        )
         for i in range(count)
     ]
     lines = [style(printable(table.title), "heading")] if table.title else []
@@ -69,12 +91,20 @@ def _padded(row: Row, count: int) -> list[str]:
 
 
 def _line(cells: list[str], widths: list[int], left: int) -> str:
-    return "  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))).rstrip()
+    return "  ".join(
+        c.ljust(w) if i < left else c.rjust(w)
+        for i, (c, w) in enumerate(zip(cells, widths, strict=True))
+    ).rstrip()
 
 
 def markdown(blocks: Sequence[Block]) -> str:
     """GitHub's Markdown: headings, paragraphs, pipe tables."""
-    return "\n\n".join(_markdown_table(b) if isinstance(b, Table) else _markdown_paragraph(b) for b in blocks) + "\n"
+    return (
+        "\n\n".join(
+            _markdown_table(b) if isinstance(b, Table) else _markdown_paragraph(b) for b in blocks
+        )
+        + "\n"
+    )
 
 
 def _markdown_paragraph(block: Paragraph) -> str:
@@ -88,9 +118,13 @@ def _markdown_table(table: Table) -> str:
     lines = [f"### {printable(table.title)}\n"] if table.title else []
     lines += [_markdown_row(table.columns), _markdown_row(rule)]
     for row in table.rows:
-        cells = [printable(c).replace("|", "\\|") for c in row.cells] + [""] * (len(table.columns) - len(row.cells))
+        cells = [printable(c).replace("|", "\\|") for c in row.cells] + [""] * (
+            len(table.columns) - len(row.cells)
+        )
         cells[0] = "&emsp;" * row.indent + cells[0]
-        lines.append(_markdown_row([f"**{c}**" if c else c for c in cells] if row.kind != "plain" else cells))
+        lines.append(
+            _markdown_row([f"**{c}**" if c else c for c in cells] if row.kind != "plain" else cells)
+        )
     return "\n".join(lines)
 
 
@@ -99,7 +133,8 @@ def _markdown_row(cells: Iterable[str]) -> str:
 
 
 def csv_text(records: Sequence[dict[str, Any]]) -> str:
-    """CSV with a header line, as RFC 4180 has it but with plain newlines; None is an empty field, and every text is printable."""
+    """CSV with a header line, as RFC 4180 has it but with plain newlines; None is an empty field,
+    and every text is printable."""
     import csv
 
     if not records:
@@ -107,5 +142,8 @@ def csv_text(records: Sequence[dict[str, Any]]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(records[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({k: printable(v) if isinstance(v, str) else v for k, v in record.items()} for record in records)
+    writer.writerows(
+        {k: printable(v) if isinstance(v, str) else v for k, v in record.items()}
+        for record in records
+    )
     return out.getvalue()

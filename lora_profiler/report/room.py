@@ -1,4 +1,5 @@
-"""What becomes of a card's memory, in numbers that add up as they stand: usable = peak + reserve + headroom."""
+"""What becomes of a card's memory, in numbers that add up as they stand: usable = peak + reserve +
+headroom."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,13 +23,18 @@ class Room:
 
 
 def room(fit: Fit) -> Room:
-    """Usable memory, peak and headroom are rounded as everywhere; the reserve, an estimate, takes up what rounding leaves."""
+    """Usable memory, peak and headroom are rounded as everywhere; the reserve, an estimate, takes
+    up what rounding leaves."""
     unit, size = byte_unit(fit.usable_bytes)
-    usable, peak, headroom = (hundredths(count, size) for count in (fit.usable_bytes, fit.peak_bytes, fit.headroom_bytes))
+    usable, peak, headroom = (
+        hundredths(count, size) for count in (fit.usable_bytes, fit.peak_bytes, fit.headroom_bytes)
+    )
     reserve = max(0, usable - peak - headroom)
     exact = fit.reserve.context_bytes, fit.reserve.workspace_bytes, fit.reserve.fragmentation_bytes
     parts = shared(reserve, [100 * count / size for count in exact])
-    context, workspaces, fragmentation = (hundredths_text(part, count) for part, count in zip(parts, exact, strict=True))
+    context, workspaces, fragmentation = (
+        hundredths_text(part, count) for part, count in zip(parts, exact, strict=True)
+    )
     return Room(
         unit=unit,
         usable=hundredths_text(usable, fit.usable_bytes),

@@ -1,4 +1,5 @@
-"""How fast a run went, in words: step times with their interval, rates, energy, utilisation, and one way against another."""
+"""How fast a run went, in words: step times with their interval, rates, energy, utilisation, and
+one way against another."""
 
 from functools import partial
 
@@ -14,16 +15,23 @@ def speed_lines(speed: Throughput, utilisation: Utilisation | None = None) -> li
     steps = speed.steps
     text = partial(seconds_text, largest=max(steps.high, steps.mean, steps.p90))
     lines = [
-        f"step: {text(steps.median)}, the median of {steps.n}; 95 % interval {text(steps.low)} to {text(steps.high)}",
-        f"half of all within {text(steps.mad)} of it; mean {text(steps.mean)}, "
-        f"10 % of them below {text(steps.p10)}, 10 % above {text(steps.p90)}",
+        (
+            f"step: {text(steps.median)}, the median of {steps.n}; 95 % interval {text(steps.low)}"
+            f" to {text(steps.high)}"
+        ),
+        (
+            f"half of all within {text(steps.mad)} of it; mean {text(steps.mean)}, "
+            f"10 % of them below {text(steps.p10)}, 10 % above {text(steps.p90)}"
+        ),
         _rates_line(speed),
     ]
     if speed.energy:
         energy = speed.energy
         net = energy.net_joules_per_token
         above = f", {net:.3g} J above idling" if net is not None else ""
-        lines += [f"energy: {energy.gross_joules_per_token:.3g} J a token{above}. {labels.ENERGY_CAVEAT}"]
+        lines += [
+            f"energy: {energy.gross_joules_per_token:.3g} J a token{above}. {labels.ENERGY_CAVEAT}"
+        ]
     if utilisation:
         lines += utilisation_lines(utilisation)
     return lines + [f"! {warning}" for warning in speed.warnings]
@@ -39,7 +47,9 @@ def _rates_line(speed: Throughput) -> str:
     if len(set(named.values())) == 1:
         named = {"tokens": speed.tokens_per_second}
     named |= {"sequences": speed.samples_per_second, "steps": speed.steps_per_second}
-    return "rates: " + ", ".join(rate_text(rate, name) for name, rate in named.items() if rate is not None)
+    return "rates: " + ", ".join(
+        rate_text(rate, name) for name, rate in named.items() if rate is not None
+    )
 
 
 def utilisation_lines(utilisation: Utilisation) -> list[str]:
@@ -55,4 +65,6 @@ def ratio_line(name_a: str, name_b: str, ratio: Ratio) -> str:
     """'LoRA r16 takes 0.713 of the time of full (95 % interval 0.701 to 0.726; 3 and 3 runs)'."""
     interval = f"95 % interval {ratio.low:.3f} to {ratio.high:.3f}"
     a, b = ratio.processes
-    return f"{name_b} takes {ratio.ratio:.3f} of the time of {name_a} ({interval}; {b} and {a} runs)"
+    return (
+        f"{name_b} takes {ratio.ratio:.3f} of the time of {name_a} ({interval}; {b} and {a} runs)"
+    )

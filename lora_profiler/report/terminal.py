@@ -1,4 +1,5 @@
-"""Blocks drawn by rich on a terminal: columns that fold to its width, and colour where it is wanted."""
+"""Blocks drawn by rich on a terminal: columns that fold to its width, and colour where it is
+wanted."""
 
 from collections.abc import Sequence
 
@@ -30,11 +31,20 @@ def _table(block: Table) -> object:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    table = RichTable(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim", show_header=any(block.columns))
+    table = RichTable(
+        box=None,
+        padding=(0, 2, 0, 0),
+        pad_edge=False,
+        header_style="dim",
+        show_header=any(block.columns),
+    )
     for index, label in enumerate(block.columns):
         is_name = index < block.left
         table.add_column(
-            Text(label), justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold" if is_name else "ellipsis"
+            Text(label),
+            justify="left" if is_name else "right",
+            no_wrap=not is_name,
+            overflow="fold" if is_name else "ellipsis",
         )
     for number, row in enumerate(block.rows):
         if row.kind == "section" and number:

@@ -1,4 +1,5 @@
-"""How long a step takes, in words: times with their interval side by side, where they go, and why LoRA gains what it gains."""
+"""How long a step takes, in words: times with their interval side by side, where they go, and why
+LoRA gains what it gains."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -32,9 +33,11 @@ def device_name(answers: Sequence[Answer]) -> str:
 
 
 def time_table(answers: Sequence[Answer]) -> Table | None:
-    """One optimizer step, a column a method: its time with interval, rates, and where the time goes. None where none is known.
+    """One optimizer step, a column a method: its time with interval, rates, and where the time
+    goes. None where none is known.
 
-    With full fine-tuning first and one other method, a last column gives the other as a share of full.
+    With full fine-tuning first and one other method, a last column gives the other as a share of
+    full.
     """
     steps = steps_of(answers)
     known = [step for step in steps if step]
@@ -44,28 +47,52 @@ def time_table(answers: Sequence[Answer]) -> Table | None:
     longest_part = max(max(step.time.parts.values(), default=0.0) for step in known)
     is_pair = len(answers) == 2 and answers[0].prediction.workload.setup.method == "full"
 
-    def cells(label: str, value: Callable[[TimedStep], float], text: Callable[[float], str], *, share: bool) -> tuple[str, ...]:
+    def cells(
+        label: str,
+        value: Callable[[TimedStep], float],
+        text: Callable[[float], str],
+        *,
+        share: bool,
+    ) -> tuple[str, ...]:
         found = [value(step) if step else None for step in steps]
         both = is_pair and share and found[0] and found[1]
         last = [percent_text(found[1] / found[0])] if both else []  # type: ignore[operator]  # neither is None
         return (label, *(UNKNOWN if f is None else text(f) for f in found), *last)
 
-    time, part_time = partial(seconds_text, largest=longest), partial(seconds_text, largest=longest_part)
+    time, part_time = (
+        partial(seconds_text, largest=longest),
+        partial(seconds_text, largest=longest_part),
+    )
     rows = [
         Row(cells=cells("time", lambda s: s.time.seconds, time, share=True), kind="peak", indent=1),
         Row(cells=cells("at least", lambda s: s.time.low, time, share=False), indent=1),
         Row(cells=cells("at most", lambda s: s.time.high, time, share=False), indent=1),
-        Row(cells=cells(_rate_label(answers), lambda s: s.time.tokens_per_second, rate_text, share=True), indent=1),
+        Row(
+            cells=cells(
+                _rate_label(answers), lambda s: s.time.tokens_per_second, rate_text, share=True
+            ),
+            indent=1,
+        ),
     ]
     if all(step.time.mfu is not None for step in known):
-        rows.append(Row(cells=cells("MFU", lambda s: s.time.mfu or 0.0, percent_text, share=False), indent=1))
+        rows.append(
+            Row(
+                cells=cells("MFU", lambda s: s.time.mfu or 0.0, percent_text, share=False), indent=1
+            )
+        )
     rows.append(Row(cells=("where the time goes",), kind="section"))
     for part in PARTS:
         if any(step.time.parts.get(part) for step in known):
             spent = partial(_seconds_of, part)
-            rows.append(Row(cells=cells(labels.PART_LABELS[part], spent, part_time, share=False), indent=1))
+            rows.append(
+                Row(cells=cells(labels.PART_LABELS[part], spent, part_time, share=False), indent=1)
+            )
     names = [method_label(answer.prediction) for answer in answers]
-    ratio = [f"{labels.METHOD_LABELS[answers[1].prediction.workload.setup.method]} / full"] if is_pair else []
+    ratio = (
+        [f"{labels.METHOD_LABELS[answers[1].prediction.workload.setup.method]} / full"]
+        if is_pair
+        else []
+    )
     title = f"One step on {device_name(answers)}, {labels.BASIS_LABELS[known[0].time.likeness]}"
     return Table(title=title, columns=("", *names, *ratio), rows=tuple(rows))
 
@@ -73,7 +100,11 @@ def time_table(answers: Sequence[Answer]) -> Table | None:
 def _rate_label(answers: Sequence[Answer]) -> str:
     """Ranks have a batch each, but under tensor parallelism, where all work on one."""
     setup = answers[0].prediction.workload.setup
-    return "tokens a second" if setup.world_size == 1 or setup.sharding == "tp" else "tokens a second and rank"
+    return (
+        "tokens a second"
+        if setup.world_size == 1 or setup.sharding == "tp"
+        else "tokens a second and rank"
+    )
 
 
 def _seconds_of(part: Part, step: TimedStep) -> float:
@@ -81,7 +112,8 @@ def _seconds_of(part: Part, step: TimedStep) -> float:
 
 
 def time_lines(answers: Sequence[Answer]) -> list[str]:
-    """What is to be said about the times: why LoRA gains what it gains, what they rest on, and where there is none and why."""
+    """What is to be said about the times: why LoRA gains what it gains, what they rest on, and
+    where there is none and why."""
     refused: dict[str, list[str]] = {}
     lines: list[str] = []
     for answer in answers:
@@ -94,19 +126,33 @@ def time_lines(answers: Sequence[Answer]) -> list[str]:
     if not known:
         return lines
     timed = [answer for answer, step in zip(answers, steps_of(answers), strict=True) if step]
-    beyond = [method_label(a.prediction) for a in timed if a.fit and a.fit.verdict == "does_not_fit"]
+    beyond = [
+        method_label(a.prediction) for a in timed if a.fit and a.fit.verdict == "does_not_fit"
+    ]
     if beyond:
         lines.append(f"{', '.join(beyond)}: the time is that of a card as fast, with room for it.")
-    lines.append(f"Step times, {labels.BASIS_LABELS[known[0].time.likeness]}: {_definition(known[0])}.")
-    borrowed = [kernel for kernel in _TIMED_AS_FLASH if any(kernel in op for step in known for op in _attention_ops(step))]
+    lines.append(
+        f"Step times, {labels.BASIS_LABELS[known[0].time.likeness]}: {_definition(known[0])}."
+    )
+    borrowed = [
+        kernel
+        for kernel in _TIMED_AS_FLASH
+        if any(kernel in op for step in known for op in _attention_ops(step))
+    ]
     if borrowed and known[0].time.likeness != "this machine":
         names = " and ".join(_TIMED_AS_FLASH[kernel] for kernel in borrowed)
-        lines.append(f"Attention by {names} is timed at the share of the peak that flash attention reaches: no source times it.")
-    return lines + list(dict.fromkeys(evidence_line(step.evidence) for step in known if step.evidence))
+        lines.append(
+            f"Attention by {names} is timed at the share of the peak that flash attention reaches:"
+            " no source times it."
+        )
+    return lines + list(
+        dict.fromkeys(evidence_line(step.evidence) for step in known if step.evidence)
+    )
 
 
 _TIMED_AS_FLASH = {"cudnn": "cuDNN's kernel", "efficient": "the efficient kernel"}
-"""Kernels of attention, by a part of their operators' names, whose speed no public measurement here tells."""
+"""Kernels of attention, by a part of their operators' names, whose speed no public measurement here
+tells."""
 
 
 def _attention_ops(step: TimedStep) -> set[str]:
@@ -114,39 +160,68 @@ def _attention_ops(step: TimedStep) -> set[str]:
 
 
 def gap_line(label: str, gap: SpeedGap) -> str:
-    """'LoRA r16 makes 77.43 % of full's FLOPs in 90.20 % of its time, 0.71 s more than its FLOPs suggest: it loses 0.40 s to
-    casts of the adapters, ..., and gains 0.17 s in the optimizer's update; all else +0.01 s.'"""
+    """'LoRA r16 makes 77.43 % of full's FLOPs in 90.20 % of its time, 0.71 s more than its FLOPs
+    suggest: it loses 0.40 s to casts of the adapters, ..., and gains 0.17 s in the optimizer's
+    update; all else +0.01 s.'"""
     least = _LEAST_SHARE * gap.seconds
     text = partial(seconds_text, largest=max(map(abs, (gap.gap_seconds, *gap.causes.values()))))
-    named = sorted((item for item in gap.causes.items() if abs(item[1]) >= least), key=lambda item: -abs(item[1]))
+    named = sorted(
+        (item for item in gap.causes.items() if abs(item[1]) >= least),
+        key=lambda item: -abs(item[1]),
+    )
     lost = [f"{text(spent)} to {labels.CAUSE_LABELS[cause]}" for cause, spent in named if spent > 0]
     won = [f"{text(-spent)} in {labels.CAUSE_LABELS[cause]}" for cause, spent in named if spent < 0]
-    said = [f"{verb} {', '.join(words)}" for verb, words in (("loses", lost), ("gains", won)) if words]
+    said = [
+        f"{verb} {', '.join(words)}" for verb, words in (("loses", lost), ("gains", won)) if words
+    ]
     rest = gap.gap_seconds - sum(spent for _, spent in named)
-    more = f"{text(abs(gap.gap_seconds))} {'more' if gap.gap_seconds >= 0 else 'less'} than its FLOPs suggest"
-    shares = f"{percent_text(gap.flops_ratio)} of full's FLOPs in {percent_text(gap.seconds_ratio)} of its time"
+    more = (
+        f"{text(abs(gap.gap_seconds))} {'more' if gap.gap_seconds >= 0 else 'less'} than its FLOPs"
+        " suggest"
+    )
+    shares = (
+        f"{percent_text(gap.flops_ratio)} of full's FLOPs in {percent_text(gap.seconds_ratio)} of"
+        " its time"
+    )
     why = f"it {', and '.join(said)}; all else" if said else "in all"
     return f"{label} makes {shares}, {more}: {why} {'-' if rest < 0 else '+'}{text(abs(rest))}."
 
 
 def evidence_line(row: MeasuredStep) -> str:
-    """'Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 16,384 tokens on a100_sxm_80gb took 4.93 s; ...'."""
-    error = f"the prediction's error is {error_text(row.error)} {labels.LEFT_OUT_LABELS[row.left_out]}"
-    return f"Nearest public measurement: {row_label(row)} took {seconds_text(row.measured_seconds)}; {error}."
+    """'Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 16,384 tokens on a100_sxm_80gb
+    took 4.93 s; ...'."""
+    error = (
+        f"the prediction's error is {error_text(row.error)} {labels.LEFT_OUT_LABELS[row.left_out]}"
+    )
+    return (
+        f"Nearest public measurement: {row_label(row)} took {seconds_text(row.measured_seconds)};"
+        f" {error}."
+    )
 
 
 def predicted_time_line(step: TimedStep, measured_seconds: float) -> str:
-    """'predicted: 1.23 s (1.03 s to 1.52 s), like a fitted card; error -4.20 %', beside a measured time."""
+    """'predicted: 1.23 s (1.03 s to 1.52 s), like a fitted card; error -4.20 %', beside a measured
+    time."""
     error = error_text(step.time.seconds / measured_seconds - 1)
     basis = labels.BASIS_LABELS[step.time.likeness]
-    return f"predicted: {seconds_text(step.time.seconds, step.time.high)} ({interval_words(step)}), {basis}; error {error}"
+    return (
+        f"predicted: {seconds_text(step.time.seconds, step.time.high)} ({interval_words(step)}),"
+        f" {basis}; error {error}"
+    )
 
 
 def time_words(answers: Sequence[Answer]) -> str:
     """'full: 1.23 s (1.03 s to 1.52 s); LoRA r16: ...', of the methods whose time is known."""
-    pairs = [(method_label(a.prediction), s) for a, s in zip(answers, steps_of(answers), strict=True) if s]
+    pairs = [
+        (method_label(a.prediction), s)
+        for a, s in zip(answers, steps_of(answers), strict=True)
+        if s
+    ]
     longest = max((step.time.high for _, step in pairs), default=0.0)
-    return "; ".join(f"{name}: {seconds_text(s.time.seconds, longest)} ({interval_words(s, longest)})" for name, s in pairs)
+    return "; ".join(
+        f"{name}: {seconds_text(s.time.seconds, longest)} ({interval_words(s, longest)})"
+        for name, s in pairs
+    )
 
 
 def interval_words(step: TimedStep, largest: float | None = None) -> str:
@@ -157,4 +232,6 @@ def interval_words(step: TimedStep, largest: float | None = None) -> str:
 def _definition(step: TimedStep) -> str:
     words = labels.BASIS_DEFINITIONS[step.time.likeness]
     cards = step.time.constants.cards
-    return f"{words} ({', '.join(cards)})" if cards and step.time.likeness == "same class" else words
+    return (
+        f"{words} ({', '.join(cards)})" if cards and step.time.likeness == "same class" else words
+    )

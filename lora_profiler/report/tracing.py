@@ -1,4 +1,5 @@
-"""Tracing while it goes, on stderr: what is traced and about how long it takes, then a line every quarter of a minute."""
+"""Tracing while it goes, on stderr: what is traced and about how long it takes, then a line every
+quarter of a minute."""
 
 import sys
 import threading
@@ -25,7 +26,8 @@ AT_ONCE = "--engine analytic answers at once, with a lower bound where rules do 
 
 @contextmanager
 def shown(total: int = 1, at_once: str | None = AT_ONCE) -> Iterator[None]:
-    """Tells of the traces made inside. `total` profiles are to come; `at_once` says what is quicker, None where nothing is."""
+    """Tells of the traces made inside. `total` profiles are to come; `at_once` says what is
+    quicker, None where nothing is."""
     lines = _Lines(total, at_once)
     try:
         with watching(lines):
@@ -44,9 +46,13 @@ class _Lines:
         which = f"[{self._number}/{self._total}] " if kept and self._total > 1 else ""
         what = f"{which}tracing {_words(workload, kept)}"
         libraries = 0.0 if "torch" in sys.modules else LIBRARIES_SECONDS
-        self._say(f"{what}: {self._expected(libraries, effort)}{'; kept for later' if kept else ''}")
+        self._say(
+            f"{what}: {self._expected(libraries, effort)}{'; kept for later' if kept else ''}"
+        )
         self._over = threading.Event()
-        threading.Thread(target=self._beat, args=(what, effort, self._over), name=THREAD, daemon=True).start()
+        threading.Thread(
+            target=self._beat, args=(what, effort, self._over), name=THREAD, daemon=True
+        ).start()
 
     def ended(self) -> None:
         self._over.set()
@@ -54,10 +60,14 @@ class _Lines:
     def _beat(self, what: str, effort: "Effort", over: threading.Event) -> None:
         began = time.monotonic()
         while not over.wait(SECONDS_BETWEEN):
-            self._say(f"{what}: {clock_text(time.monotonic() - began)} so far, {self._expected(0.0, effort)} more")
+            self._say(
+                f"{what}: {clock_text(time.monotonic() - began)} so far,"
+                f" {self._expected(0.0, effort)} more"
+            )
 
     def _expected(self, before: float, effort: "Effort") -> str:
-        """How long it takes yet, and once, where that is long, what is quicker; of several profiles also all of them."""
+        """How long it takes yet, and once, where that is long, what is quicker; of several profiles
+        also all of them."""
         own = before + effort.seconds_left()
         rest = own * max(self._total - self._number, 0)
         words = about_text(own)

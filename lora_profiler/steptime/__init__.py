@@ -1,10 +1,27 @@
-"""How long a training step takes on a card: a roofline over the kernels of the traced step, with two fitted constants."""
+"""How long a training step takes on a card: a roofline over the kernels of the traced step, with
+two fitted constants."""
 
 from lora_profiler.steptime.constants import Constants, Fixed, Rates, rates_of
 from lora_profiler.steptime.families import constants_for
-from lora_profiler.steptime.predict import PARTS, Basis, Part, StepTime, predict_step_time, step_time_at
+from lora_profiler.steptime.predict import (
+    PARTS,
+    Basis,
+    Part,
+    StepTime,
+    predict_step_time,
+    step_time_at,
+)
 
 __all__ = [
-    "PARTS", "Basis", "Constants", "Fixed", "Part", "Rates", "StepTime", "constants_for", "predict_step_time", "rates_of",
+    "PARTS",
+    "Basis",
+    "Constants",
+    "Fixed",
+    "Part",
+    "Rates",
+    "StepTime",
+    "constants_for",
+    "predict_step_time",
+    "rates_of",
     "step_time_at",
-]  # fmt: skip
+]

@@ -1,8 +1,10 @@
-"""What turns bytes and FLOPs into seconds: two fitted constants for a family of cards, and values that are fixed.
+"""What turns bytes and FLOPs into seconds: two fitted constants for a family of cards, and values
+that are fixed.
 
-`eta` is the share of a card's dense peak that large 16-bit products reach, `beta` the share of its bandwidth that large copies
-reach. Only these two were ever fitted to measured steps. The others are fixed, each with what supports it; where they rest on
-public rows, these are rows of `benchmarks/public_rows`.
+`eta` is the share of a card's dense peak that large 16-bit products reach, `beta` the share of its
+bandwidth that large copies reach. Only these two were ever fitted to measured steps. The others are
+fixed, each with what supports it; where they rest on public rows, these are rows of
+`benchmarks/public_rows`.
 """
 
 from collections.abc import Mapping
@@ -11,9 +13,10 @@ from dataclasses import dataclass, field
 from lora_profiler.catalog import Gpu
 
 FRESH_BYTES = 32 * 2**20
-"""From here on every tensor on a CPU is mapped by itself, so that its memory comes anew from the system each time, page by page:
-glibc's largest threshold of mmap (malloc.c, DEFAULT_MMAP_THRESHOLD_MAX). Of smaller ones its heap keeps some and gives back
-others, by what lies at its end; none is counted.
+"""From here on every tensor on a CPU is mapped by itself, so that its memory comes anew from the
+system each time, page by page: glibc's largest threshold of mmap (malloc.c,
+DEFAULT_MMAP_THRESHOLD_MAX). Of smaller ones its heap keeps some and gives back others, by what lies
+at its end; none is counted.
 """
 
 
@@ -21,15 +24,20 @@ others, by what lies at its end; none is counted.
 class Fixed:
     """What is not fitted. Shares are of the peak or of the bandwidth, times in seconds.
 
-    attention_forward, attention_backward: share of `eta` that fused attention reaches; Qwen-7B from 1,024 to 8,192 tokens wants
+    attention_forward, attention_backward: share of `eta` that fused attention reaches; Qwen-7B from
+    1,024 to 8,192 tokens wants
         0.54 of the peak on average over both.
-    fp32_product: share of the float32 peak that float32 products reach, TF32 being off by default in torch; cuBLAS' usual figure
-        on datacentre cards (BERT on V100 wants 0.87). None where `eta` is theirs too: a CPU has one kind of unit for all.
-    dequantisation: share of the bandwidth that bitsandbytes' NF4 kernels reach; QLoRA rows against LoRA rows of one model want
+    fp32_product: share of the float32 peak that float32 products reach, TF32 being off by default
+    in torch; cuBLAS' usual figure
+        on datacentre cards (BERT on V100 wants 0.87). None where `eta` is theirs too: a CPU has one
+        kind of unit for all.
+    dequantisation: share of the bandwidth that bitsandbytes' NF4 kernels reach; QLoRA rows against
+    LoRA rows of one model want
         0.25 to 0.33.
-    launch: of one kernel, by Python, autograd and the driver; it belongs to the host. 22 us with torch 2.0, below 15 with 2.13.
-    step: what a step takes beside micro-batches and update: data, scheduler, logging. Rows want 0 to 80 ms.
-    cached_share, cached_part: a kernel whose bytes fit into this part of the L2 cache saves this share of its time: it runs 2.5
+    launch: of one kernel, by Python, autograd and the driver; it belongs to the host. 22 us with
+    torch 2.0, below 15 with 2.13. step: what a step takes beside micro-batches and update: data,
+    scheduler, logging. Rows want 0 to 80 ms. cached_share, cached_part: a kernel whose bytes fit
+    into this part of the L2 cache saves this share of its time: it runs 2.5
         times faster.
     """
 
@@ -45,8 +53,8 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constants:
-    """`cards` are the keys of the cards whose measured steps `eta` and `beta` were fitted to, `rows` the ids of those steps: what
-    was fitted is no test."""
+    """`cards` are the keys of the cards whose measured steps `eta` and `beta` were fitted to,
+    `rows` the ids of those steps: what was fitted is no test."""
 
     family: str
     eta: float
@@ -58,16 +66,20 @@ class Constants:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """What a card can do at most: bytes/s, FLOP/s, bytes of L2 cache and multiprocessors, 0 where nobody says.
+    """What a card can do at most: bytes/s, FLOP/s, bytes of L2 cache and multiprocessors, 0 where
+    nobody says.
 
-    `tensor_flops` is the dense peak of 16-bit products, `fp32_flops` that of float32 ones. The rest differs on a CPU:
+    `tensor_flops` is the dense peak of 16-bit products, `fp32_flops` that of float32 ones. The rest
+    differs on a CPU:
 
-    tile: longer and shorter side of the pieces that a product's result is rounded up to; (1, 1) where a loop ends anywhere.
-    is_host: it launches its own kernels, so that launching takes its time away and never overlaps.
-    l2_bytes: there the last cache before memory.
-    fresh_bandwidth: bytes/s at which memory that the system hands out anew is first written, None where that costs nothing,
+    tile: longer and shorter side of the pieces that a product's result is rounded up to; (1, 1)
+    where a loop ends anywhere. is_host: it launches its own kernels, so that launching takes its
+    time away and never overlaps. l2_bytes: there the last cache before memory. fresh_bandwidth:
+    bytes/s at which memory that the system hands out anew is first written, None where that costs
+    nothing,
         as under CUDA's caching allocator.
-    narrow: (shortest side, share of a large product's rate) of products with such a side, the narrowest first; a longer one
+    narrow: (shortest side, share of a large product's rate) of products with such a side, the
+    narrowest first; a longer one
         than the last has the whole rate.
     operators: bytes/s of operators that compute longer than they move, by name.
     """
@@ -85,14 +97,32 @@ class Rates:
 
 
 _L2_MB = {
-    "a100": 40, "h100": 50, "h200": 50, "gh200": 50, "l40": 96, "l40s": 96, "rtx_6000_ada": 96, "rtx_4090": 72, "rtx_3090": 6,
+    "a100": 40,
+    "h100": 50,
+    "h200": 50,
+    "gh200": 50,
+    "l40": 96,
+    "l40s": 96,
+    "rtx_6000_ada": 96,
+    "rtx_4090": 72,
+    "rtx_3090": 6,
     "v100": 6,
-}  # fmt: skip
-"""L2 caches in MB (2^20 bytes), by the first words of a card's key; NVIDIA's architecture papers."""
+}
+"""L2 caches in MB (2^20 bytes), by the first words of a card's key; NVIDIA's architecture
+papers."""
 _PROCESSORS = {
-    "a100": 108, "h100": 132, "h100_pcie": 114, "h200": 132, "gh200": 132, "l40": 142, "l40s": 142, "rtx_6000_ada": 142,
-    "rtx_4090": 128, "rtx_3090": 82, "v100": 80,
-}  # fmt: skip
+    "a100": 108,
+    "h100": 132,
+    "h100_pcie": 114,
+    "h200": 132,
+    "gh200": 132,
+    "l40": 142,
+    "l40s": 142,
+    "rtx_6000_ada": 142,
+    "rtx_4090": 128,
+    "rtx_3090": 82,
+    "v100": 80,
+}
 """Streaming multiprocessors that are switched on; the same papers."""
 
 

@@ -1,6 +1,8 @@
-"""The constants that come with the package, and those that a card takes: its own family's, else the nearest one's.
+"""The constants that come with the package, and those that a card takes: its own family's, else the
+nearest one's.
 
-`data/constants.json` is written by `python -m benchmarks.step_time --write`: fitted there, and nowhere else.
+`data/constants.json` is written by `python -m benchmarks.step_time --write`: fitted there, and
+nowhere else.
 """
 
 import json
@@ -14,17 +16,19 @@ from lora_profiler.steptime.constants import Constants
 
 Likeness = Literal["fitted", "same class", "other class"]
 _FOREIGN = 0.40
-"""Half-width for a card of a class without any fitted card: A100 constants are 26 to 39 % too slow for GeForce cards."""
+"""Half-width for a card of a class without any fitted card: A100 constants are 26 to 39 % too slow
+for GeForce cards."""
 _UNFITTED = 0.08
-"""For a card like the fitted ones, beside their own: what H100 and L40S rows are off by the A100's constants."""
+"""For a card like the fitted ones, beside their own: what H100 and L40S rows are off by the A100's
+constants."""
 _UNSTATED = 0.10
 """For kernels that nobody has said, or that a compiler makes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundled:
-    """`half_widths`: of the interval up to each share of host time, both as shares: the largest error seen of a row whose model
-    was left out."""
+    """`half_widths`: of the interval up to each share of host time, both as shares: the largest
+    error seen of a row whose model was left out."""
 
     families: tuple[Constants, ...]
     half_widths: tuple[tuple[float, float], ...]
@@ -32,10 +36,18 @@ class Bundled:
 
 @cache
 def bundled() -> Bundled:
-    data = json.loads(files("lora_profiler.steptime").joinpath("data/constants.json").read_text(encoding="utf-8"))
+    data = json.loads(
+        files("lora_profiler.steptime").joinpath("data/constants.json").read_text(encoding="utf-8")
+    )
     return Bundled(
         families=tuple(
-            Constants(family=f["family"], eta=f["eta"], beta=f["beta"], cards=tuple(f["cards"]), rows=tuple(f["rows"]))
+            Constants(
+                family=f["family"],
+                eta=f["eta"],
+                beta=f["beta"],
+                cards=tuple(f["cards"]),
+                rows=tuple(f["rows"]),
+            )
             for f in data["families"]
         ),
         half_widths=tuple((share, width) for share, width in data["half_widths"]),
@@ -43,17 +55,25 @@ def bundled() -> Bundled:
 
 
 def constants_for(card: Gpu) -> tuple[Constants, Likeness]:
-    """The constants of the fitted cards that `card` is one of, or is most like, and how like them it is."""
-    of_class = {_class(key): family for family in reversed(bundled().families) for key in family.cards}
+    """The constants of the fitted cards that `card` is one of, or is most like, and how like them
+    it is."""
+    of_class = {
+        _class(key): family for family in reversed(bundled().families) for key in family.cards
+    }
     for family in bundled().families:
         if card.key in family.cards:
             return family, "fitted"
     like = of_class.get(_class(card.key))
-    return (like, "same class") if like and card.vendor == "nvidia" else (bundled().families[0], "other class")
+    return (
+        (like, "same class")
+        if like and card.vendor == "nvidia"
+        else (bundled().families[0], "other class")
+    )
 
 
 def _class(key: str) -> str:
-    """Cards for games clock above their rated boost, and reach shares of the peak that others do not."""
+    """Cards for games clock above their rated boost, and reach shares of the peak that others do
+    not."""
     games = key.startswith(("rtx_20", "rtx_30", "rtx_40", "rtx_50"))
     return "games" if games and not key.endswith("_ada") else "work"
 
@@ -64,5 +84,9 @@ def half_width(likeness: Likeness, share_of_host: float, stated_kernels: bool = 
     width = next((width for share, width in widths if share_of_host <= share), widths[-1][1])
     if likeness == "other class":
         return max(width, _FOREIGN)
-    squares = width**2 + (_UNFITTED**2 if likeness == "same class" else 0) + (0 if stated_kernels else _UNSTATED**2)
+    squares = (
+        width**2
+        + (_UNFITTED**2 if likeness == "same class" else 0)
+        + (0 if stated_kernels else _UNSTATED**2)
+    )
     return float(squares**0.5)

@@ -1,8 +1,10 @@
-"""eta and beta out of measured steps: robust least squares of the logarithm of time, in plain Python.
+"""eta and beta out of measured steps: robust least squares of the logarithm of time, in plain
+Python.
 
-Gauss-Newton over log eta and log beta; each step weighs a row by Huber's rule against the median absolute residual, so that a
-row of another stack than stated pulls no harder than one a few times less wrong. A card's memory delivers no more than its
-bandwidth, so that beta is at most 1; its clock can be above the one that the peak is stated for, so that eta may be more.
+Gauss-Newton over log eta and log beta; each step weighs a row by Huber's rule against the median
+absolute residual, so that a row of another stack than stated pulls no harder than one a few times
+less wrong. A card's memory delivers no more than its bandwidth, so that beta is at most 1; its
+clock can be above the one that the peak is stated for, so that eta may be more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,14 +43,18 @@ class Fitted:
     rows: frozenset[str]
 
     def error(self, row: Measured) -> float:
-        """(predicted - measured) / measured of a row that was not fitted. Raises UsageError for one that was."""
+        """(predicted - measured) / measured of a row that was not fitted. Raises UsageError for one
+        that was."""
         if row.id in self.rows:
-            raise UsageError(f"{row.id} was fitted, so it cannot test the fit; leave it out of one of both.")
+            raise UsageError(
+                f"{row.id} was fitted, so it cannot test the fit; leave it out of one of both."
+            )
         return row.load.seconds(self.eta, self.beta) / row.seconds - 1
 
 
 def fit(rows: Sequence[Measured]) -> Fitted:
-    """Raises UsageError for fewer than two rows, and for rows that leave one of both constants open."""
+    """Raises UsageError for fewer than two rows, and for rows that leave one of both constants
+    open."""
     if len(rows) < 2:
         raise UsageError(f"two constants need at least two measured steps; {len(rows)} given.")
     point = (log(_START[0]), log(_START[1]))
@@ -78,7 +84,10 @@ def _stride(rows: Sequence[Measured], point: tuple[float, float]) -> tuple[float
         xr, yr = xr + weight * x * residual, yr + weight * y * residual
     determinant = xx * yy - xy * xy
     if determinant < 1e-9 * len(rows) ** 2:
-        raise UsageError("these steps leave one constant open: they are all bound by products, or all by bytes. Add others.")
+        raise UsageError(
+            "these steps leave one constant open: they are all bound by products, or all by bytes."
+            " Add others."
+        )
     to_most = -point[1]
     along_beta = (xy * xr - xx * yr) / determinant
     if along_beta <= to_most:

@@ -1,9 +1,12 @@
-"""What `lora-profile calibrate` measured on this machine, as it is kept: one JSON file a device in the user's cache folder.
+"""What `lora-profile calibrate` measured on this machine, as it is kept: one JSON file a device in
+the user's cache folder.
 
-    {"format": 1, "key": ..., "rates": {...}, "constants": {...}, "half_width": ..., "errors": {step: error, ...},
+    {"format": 1, "key": ..., "rates": {...}, "constants": {...}, "half_width": ..., "errors":
+    {step: error, ...},
      "provenance": {"device", "cpu", "threads", "torch", "packages", "platform", "measured_at"}}
 
-Whoever reads imports no torch. A file that cannot be read, or of another format, counts as none: it can be measured again.
+Whoever reads imports no torch. A file that cannot be read, or of another format, counts as none: it
+can be measured again.
 """
 
 import json
@@ -31,7 +34,8 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where a calibration comes from. `threads` are torch's own, `measured_at` is UTC in ISO 8601."""
+    """Where a calibration comes from. `threads` are torch's own, `measured_at` is UTC in ISO
+    8601."""
 
     device: str
     cpu: str | None
@@ -46,8 +50,9 @@ class Provenance:
 class LocalConstants:
     """Constants of one device of this machine, fitted to steps that it made.
 
-    `errors`: (predicted - measured) / measured of each fitted step by the constants of the steps of all other models;
-    `half_width` of the interval around a prediction, as a share of the measured time: the largest of them.
+    `errors`: (predicted - measured) / measured of each fitted step by the constants of the steps of
+    all other models; `half_width` of the interval around a prediction, as a share of the measured
+    time: the largest of them.
     """
 
     key: str
@@ -58,7 +63,8 @@ class LocalConstants:
     provenance: Provenance
 
     def load(self, kernels: StepKernels, setup: TrainSetup) -> StepLoad:
-        """What one optimizer step of `setup`, whose micro-batch launches `kernels`, asks of this device.
+        """What one optimizer step of `setup`, whose micro-batch launches `kernels`, asks of this
+        device.
 
         Raises UsageError for an optimizer whose update is not counted.
         """
@@ -70,8 +76,8 @@ class LocalConstants:
 
 
 def cpu_key(environ: Mapping[str, str] | None = None) -> str:
-    """This machine's CPU under a name of its own: model, processors that this process may use, and threads where somebody sets
-    them. The same with and without torch."""
+    """This machine's CPU under a name of its own: model, processors that this process may use, and
+    threads where somebody sets them. The same with and without torch."""
     env = os.environ if environ is None else environ
     parts = ["cpu", cpu_model() or "unknown", str(len(allowed_cpus()) or os.cpu_count() or 1)]
     parts += [f"{name.partition('_')[0]} {env[name]}" for name in THREAD_VARIABLES if env.get(name)]
@@ -90,7 +96,8 @@ def local_path(device_key: str) -> Path | None:
 
 
 def local_constants(device_key: str) -> LocalConstants | None:
-    """The calibration of the device of that key (a card's in the catalogue, or `cpu_key()`); None where there is none."""
+    """The calibration of the device of that key (a card's in the catalogue, or `cpu_key()`); None
+    where there is none."""
     path = local_path(device_key)
     if path is None:
         return None
@@ -129,9 +136,21 @@ def document_of(found: LocalConstants) -> dict[str, object]:
 def _is_usable(found: LocalConstants) -> bool:
     """Every figure that something is divided by is above 0, and the interval below the whole."""
     rates, constants = found.rates, found.constants
-    rate = (rates.bandwidth, rates.tensor_flops, rates.fp32_flops, *rates.operators.values(), *rates.tile)
+    rate = (
+        rates.bandwidth,
+        rates.tensor_flops,
+        rates.fp32_flops,
+        *rates.operators.values(),
+        *rates.tile,
+    )
     fixed = constants.fixed
-    reached = (constants.eta, constants.beta, fixed.attention_forward, fixed.attention_backward, fixed.dequantisation)
+    reached = (
+        constants.eta,
+        constants.beta,
+        fixed.attention_forward,
+        fixed.attention_backward,
+        fixed.dequantisation,
+    )
     others = [value for value in (rates.fresh_bandwidth, fixed.fp32_product) if value is not None]
     return (
         all(value > 0 for value in (*rate, *reached, *others))

@@ -14,22 +14,32 @@ from lora_profiler.steptime.step import step_of
 from lora_profiler.workload import TrainSetup
 
 Basis = Likeness | Literal["this machine"]
-"""Where the constants come from: measured on the machine at hand, or fitted to cards that are more or less like the one asked."""
+"""Where the constants come from: measured on the machine at hand, or fitted to cards that are more
+or less like the one asked."""
 Part = Kind | Literal["launches", "update", "besides"]
 PARTS: tuple[Part, ...] = (
-    "gemm", "attention_forward", "attention_backward", "memory", "dequantise", "launches", "update", "besides"
-)  # fmt: skip
+    "gemm",
+    "attention_forward",
+    "attention_backward",
+    "memory",
+    "dequantise",
+    "launches",
+    "update",
+    "besides",
+)
 """Where the time of a step goes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTime:
-    """`low` and `high` hold the measured time of as many steps as the package has seen of this kind, all of them.
+    """`low` and `high` hold the measured time of as many steps as the package has seen of this
+    kind, all of them.
 
-    `mfu` is that of `throughput.utilisation`: attention in full, recomputation left out; None without a FLOP count.
-    `calibrated`: the constants were measured on this machine, or fitted to this very card. `share_of_host`: of a micro-batch's
-    time, what launching its kernels alone would take; above a half, a faster card helps little. `by_kind`: seconds on the device,
-    all micro-batches, and "update" and "besides".
+    `mfu` is that of `throughput.utilisation`: attention in full, recomputation left out; None
+    without a FLOP count. `calibrated`: the constants were measured on this machine, or fitted to
+    this very card. `share_of_host`: of a micro-batch's time, what launching its kernels alone would
+    take; above a half, a faster card helps little. `by_kind`: seconds on the device, all
+    micro-batches, and "update" and "besides".
     """
 
     seconds: float
@@ -51,11 +61,17 @@ class StepTime:
 
 
 def predict_step_time(
-    kernels: StepKernels, card: Gpu, setup: TrainSetup, flops: FlopCount | None = None, constants: Constants | None = None
+    kernels: StepKernels,
+    card: Gpu,
+    setup: TrainSetup,
+    flops: FlopCount | None = None,
+    constants: Constants | None = None,
 ) -> StepTime | None:
-    """The time of one optimizer step of `setup`, whose micro-batch launches `kernels`; None where the card's peaks are not known.
+    """The time of one optimizer step of `setup`, whose micro-batch launches `kernels`; None where
+    the card's peaks are not known.
 
-    `constants` are those of the card where they were measured on it; else the package's own. `flops` are of one micro-batch.
+    `constants` are those of the card where they were measured on it; else the package's own.
+    `flops` are of one micro-batch.
 
     Raises UsageError for an optimizer whose update is not counted.
     """
@@ -78,7 +94,8 @@ def step_time_at(
     flops: FlopCount | None = None,
     width: float | None = None,
 ) -> StepTime:
-    """The same on a device of known rates. `width` is half the interval's as a share, where the constants bring one of their own.
+    """The same on a device of known rates. `width` is half the interval's as a share, where the
+    constants bring one of their own.
 
     Raises UsageError for an optimizer whose update is not counted.
     """
@@ -97,7 +114,10 @@ def step_time_at(
         likeness=likeness,
         share_of_host=load.host / micro,
         by_kind={
-            **{kind: setup.accumulation * each for kind, each in by_kind(load.loads, eta, beta).items()},
+            **{
+                kind: setup.accumulation * each
+                for kind, each in by_kind(load.loads, eta, beta).items()
+            },
             "update": load.update / beta,
             "besides": load.besides,
         },
@@ -106,10 +126,16 @@ def step_time_at(
     )
 
 
-def _mfu(flops: FlopCount | None, setup: TrainSetup, seconds: float, kernels: StepKernels, rates: Rates) -> float | None:
+def _mfu(
+    flops: FlopCount | None, setup: TrainSetup, seconds: float, kernels: StepKernels, rates: Rates
+) -> float | None:
     """Against the peak of the dtype of most products."""
     if flops is None:
         return None
     wide = sum(k.count * k.flops for k in kernels.kernels if k.dtype == "float32")
-    peak = rates.fp32_flops if 2 * wide > sum(k.count * k.flops for k in kernels.kernels) else rates.tensor_flops
+    peak = (
+        rates.fp32_flops
+        if 2 * wide > sum(k.count * k.flops for k in kernels.kernels)
+        else rates.tensor_flops
+    )
     return setup.accumulation * (flops.forward + flops.backward) / (seconds * peak)

@@ -1,4 +1,5 @@
-"""Seconds of a step from its kernels: each takes the longer of its products and its bytes, and all of them a host to launch them.
+"""Seconds of a step from its kernels: each takes the longer of its products and its bytes, and all
+of them a host to launch them.
 
 bytes      b / (bandwidth beta), less where they fit into the cache
 product    2 m n k, in whole tiles and whole waves of them, / (peak eta)
@@ -20,7 +21,8 @@ _SMALL_TILES = (32, 64)
 class Step:
     """One optimizer step: `accumulation` micro-batches and an update that moves `update_bytes`.
 
-    `fresh_bytes`: of the update's temporaries, which a CPU takes from the system anew (`update.fresh_bytes`).
+    `fresh_bytes`: of the update's temporaries, which a CPU takes from the system anew
+    (`update.fresh_bytes`).
     """
 
     micro: StepKernels
@@ -35,8 +37,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What `count` equal kernels need of a card, in seconds each: products at the whole peak, bytes at the whole bandwidth, and
-    what no fitted constant scales; the longest counts. `fresh`, the system's time for new memory, comes on top."""
+    """What `count` equal kernels need of a card, in seconds each: products at the whole peak, bytes
+    at the whole bandwidth, and what no fitted constant scales; the longest counts. `fresh`, the
+    system's time for new memory, comes on top.
+    """
 
     kind: Kind
     product: float
@@ -79,12 +83,14 @@ def loaded(step: Step, rates: Rates, fixed: Fixed) -> StepLoad:
         counts[weight] = counts.get(weight, 0) + kernel.count
     return StepLoad(
         loads=tuple(
-            Load(kind, product, copy, rest, count, fresh) for (kind, product, copy, rest, fresh), count in counts.items()
+            Load(kind, product, copy, rest, count, fresh)
+            for (kind, product, copy, rest, fresh), count in counts.items()
         ),
         host=step.micro.launches * fixed.launch_seconds,
         update=step.update_bytes / rates.bandwidth,
         accumulation=step.accumulation,
-        besides=fixed.step_seconds + (step.fresh_bytes / rates.fresh_bandwidth if rates.fresh_bandwidth else 0.0),
+        besides=fixed.step_seconds
+        + (step.fresh_bytes / rates.fresh_bandwidth if rates.fresh_bandwidth else 0.0),
         overlaps=not rates.is_host,
     )
 
@@ -92,8 +98,9 @@ def loaded(step: Step, rates: Rates, fixed: Fixed) -> StepLoad:
 def weights(kernel: Kernel, rates: Rates, fixed: Fixed) -> tuple[float, float, float]:
     """(product, copy, rest) of one launch, as `Load` has them.
 
-    Float32 products reach a fixed share of a peak of their own unless `Fixed` says otherwise; dequantisations one of the
-    bandwidth, and operators that compute longer than they move a rate of their own.
+    Float32 products reach a fixed share of a peak of their own unless `Fixed` says otherwise;
+    dequantisations one of the bandwidth, and operators that compute longer than they move a rate of
+    their own.
     """
     if kernel.kind == "dequantise":
         return 0.0, 0.0, kernel.moved_bytes / (rates.bandwidth * fixed.dequantisation)
@@ -101,10 +108,17 @@ def weights(kernel: Kernel, rates: Rates, fixed: Fixed) -> tuple[float, float, f
     if kernel.kind == "memory":
         rate = rates.operators.get(kernel.op)
         return 0.0, copy, kernel.moved_bytes / rate if rate else 0.0
-    reached = {"attention_forward": fixed.attention_forward, "attention_backward": fixed.attention_backward}.get(kernel.kind, 1.0)
+    reached = {
+        "attention_forward": fixed.attention_forward,
+        "attention_backward": fixed.attention_backward,
+    }.get(kernel.kind, 1.0)
     if kernel.gemm is not None:
         reached *= narrow_share(kernel.gemm, rates)
-    flops = kernel.flops if kernel.gemm is None else tiled_flops(kernel.gemm, rates.processors, rates.tile)
+    flops = (
+        kernel.flops
+        if kernel.gemm is None
+        else tiled_flops(kernel.gemm, rates.processors, rates.tile)
+    )
     if kernel.dtype != "float32":
         return flops / (rates.tensor_flops * reached), copy, 0.0
     if fixed.fp32_product is None:
@@ -113,14 +127,20 @@ def weights(kernel: Kernel, rates: Rates, fixed: Fixed) -> tuple[float, float, f
 
 
 def fresh_seconds(kernel: Kernel, rates: Rates) -> float:
-    """For memory that the kernel's result takes from the system; an operator that changes its input (`add_`) takes none."""
-    if rates.fresh_bandwidth is None or kernel.written_bytes < FRESH_BYTES or kernel.op.endswith("_"):
+    """For memory that the kernel's result takes from the system; an operator that changes its input
+    (`add_`) takes none."""
+    if (
+        rates.fresh_bandwidth is None
+        or kernel.written_bytes < FRESH_BYTES
+        or kernel.op.endswith("_")
+    ):
         return 0.0
     return kernel.written_bytes / rates.fresh_bandwidth
 
 
 def narrow_share(gemm: Gemm, rates: Rates) -> float:
-    """Share of a large product's rate, between two measured sides in proportion to the logarithm."""
+    """Share of a large product's rate, between two measured sides in proportion to the
+    logarithm."""
     side = min(gemm.m, gemm.n, gemm.k)
     below: tuple[float, float] | None = None
     for width, share in rates.narrow:
@@ -134,8 +154,8 @@ def narrow_share(gemm: Gemm, rates: Rates) -> float:
 
 
 def copy_seconds(moved_bytes: int, rates: Rates, fixed: Fixed) -> float:
-    """At the whole bandwidth. What fits into a part of the cache saves a share of its time, by `Fixed`; what does not, in
-    proportion."""
+    """At the whole bandwidth. What fits into a part of the cache saves a share of its time, by
+    `Fixed`; what does not, in proportion."""
     if not moved_bytes:
         return 0.0
     cached = min(1.0, fixed.cached_part * rates.l2_bytes / moved_bytes)
@@ -143,11 +163,13 @@ def copy_seconds(moved_bytes: int, rates: Rates, fixed: Fixed) -> float:
 
 
 def tiled_flops(gemm: Gemm, processors: int, sides: tuple[int, ...] = (256, 128)) -> float:
-    """FLOPs that a card is busy for: the result in whole tiles, and these in whole waves of one tile for each multiprocessor.
+    """FLOPs that a card is busy for: the result in whole tiles, and these in whole waves of one
+    tile for each multiprocessor.
 
-    With cuBLAS' `sides` the longer side is rounded up to 256, the shorter to 128, or to 64 or 32 where it is no longer than that.
-    Fewer tiles than multiprocessors take no wave of their own: cuBLAS then splits the inner dimension. NVIDIA, "Matrix
-    Multiplication Background User's Guide", 3.1 and 3.2.
+    With cuBLAS' `sides` the longer side is rounded up to 256, the shorter to 128, or to 64 or 32
+    where it is no longer than that. Fewer tiles than multiprocessors take no wave of their own:
+    cuBLAS then splits the inner dimension. NVIDIA, "Matrix Multiplication Background User's Guide",
+    3.1 and 3.2.
     """
     long_side, short_side = sides
     short, long = sorted((gemm.m, gemm.n))

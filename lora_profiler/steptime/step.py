@@ -1,4 +1,5 @@
-"""One optimizer step, out of the kernels of its micro-batch and the setup that says how often they run and what the update is."""
+"""One optimizer step, out of the kernels of its micro-batch and the setup that says how often they
+run and what the update is."""
 
 from lora_profiler.errors import UsageError
 from lora_profiler.kernels import StepKernels
@@ -14,6 +15,11 @@ def step_of(kernels: StepKernels, setup: TrainSetup) -> Step:
     """
     moved = update_bytes(setup, kernels.trainable)
     if moved is None:
-        raise UsageError(f"the time of {setup.optimizer}'s update is not known; ask about adamw, adamw_8bit or sgd.")
+        raise UsageError(
+            f"the time of {setup.optimizer}'s update is not known; ask about adamw, adamw_8bit or"
+            " sgd."
+        )
     fresh = fresh_bytes(setup, kernels.trainable)
-    return Step(micro=kernels, accumulation=setup.accumulation, update_bytes=moved, fresh_bytes=fresh)
+    return Step(
+        micro=kernels, accumulation=setup.accumulation, update_bytes=moved, fresh_bytes=fresh
+    )

@@ -1,1 +1,2 @@
-"""What can be answered and how: losses, packed rows, Liger's kernels, profiles, and the kernels that attention takes."""
+"""What can be answered and how: losses, packed rows, Liger's kernels, profiles, and the kernels
+that attention takes."""

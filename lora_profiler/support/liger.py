@@ -4,24 +4,34 @@ from lora_profiler.errors import UsageError
 from lora_profiler.workload import Workload
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-"""Model types whose RMSNorm, SwiGLU and rotary embedding Liger-Kernel replaces by the same three functions."""
+"""Model types whose RMSNorm, SwiGLU and rotary embedding Liger-Kernel replaces by the same three
+functions."""
 
 
 ASSUMPTION = (
-    "Liger-Kernel's RMSNorm, SwiGLU and rotary embedding keep and write over what its source says; partial sums of the norms' "
-    "gradients, one a multiprocessor, are left out."
+    "Liger-Kernel's RMSNorm, SwiGLU and rotary embedding keep and write over what its source says;"
+    " partial sums of the norms' gradients, one a multiprocessor, are left out."
 )
 
 
 def check_kernels(workload: Workload) -> None:
-    """Raises UsageError where Liger's kernels do not take the model, or nothing here says what they keep of it."""
+    """Raises UsageError where Liger's kernels do not take the model, or nothing here says what they
+    keep of it."""
     model, setup = workload.model, workload.setup
     if setup.kernels != "liger":
         return
     if model.model_type not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
-        raise UsageError(f"Liger's kernels are known of {known}, not of {model.model_type}; leave --kernels out.")
+        raise UsageError(
+            f"Liger's kernels are known of {known}, not of {model.model_type}; leave --kernels out."
+        )
     if model.config.get("hidden_act") not in ("silu", "swish"):
-        raise UsageError(f"Liger's MLP is SwiGLU's, and {model.id} has {model.config.get('hidden_act')}; leave --kernels out.")
+        raise UsageError(
+            f"Liger's MLP is SwiGLU's, and {model.id} has {model.config.get('hidden_act')}; leave"
+            " --kernels out."
+        )
     if setup.sharding == "tp":
-        raise UsageError("Liger's kernels under tensor parallelism are not known; leave out one of --kernels and --sharding tp.")
+        raise UsageError(
+            "Liger's kernels under tensor parallelism are not known; leave out one of --kernels and"
+            " --sharding tp."
+        )

@@ -1,4 +1,5 @@
-"""The loss paths that make logits a few tokens at a time: how many at once, and which models they take. No torch."""
+"""The loss paths that make logits a few tokens at a time: how many at once, and which models they
+take. No torch."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -15,16 +16,19 @@ _NO_EFFECT = (None, 1)
 
 
 def chunk_rows(tokens: int, vocab_size: int, hidden_size: int) -> int:
-    """Tokens of a chunk: as many as keep its logits about as large as the hidden state of all tokens, a power of two.
+    """Tokens of a chunk: as many as keep its logits about as large as the hidden state of all
+    tokens, a power of two.
 
-    The choice of Liger-Kernel's fused linear cross-entropy. At most about twice `tokens`, which are then one chunk.
+    The choice of Liger-Kernel's fused linear cross-entropy. At most about twice `tokens`, which are
+    then one chunk.
     """
     parts = -(-vocab_size // hidden_size)
     return 1 << (-(-tokens // parts) - 1).bit_length()
 
 
 def check_loss(workload: Workload) -> None:
-    """Raises UsageError where the loss path of `workload` cannot take the model, as far as its config and modules tell.
+    """Raises UsageError where the loss path of `workload` cannot take the model, as far as its
+    config and modules tell.
 
     What they do not tell `modeling.losses` sees in the first forward pass.
     """
@@ -35,14 +39,17 @@ def check_loss(workload: Workload) -> None:
 def refused(model: str, loss: str, reason: str) -> UsageError:
     """The error for a model that a loss path cannot take."""
     return UsageError(
-        f"the {loss} loss multiplies by the head's weight itself, and {model} does not let it: {reason}; leave --loss out."
+        f"the {loss} loss multiplies by the head's weight itself, and {model} does not let it:"
+        f" {reason}; leave --loss out."
     )
 
 
 @lru_cache(maxsize=256)
 def head_of(model: ModelSpec) -> Module | None:
     """The module that makes the logits."""
-    return next((module for name, module in model.modules() if name == model.output_embedding), None)
+    return next(
+        (module for name, module in model.modules() if name == model.output_embedding), None
+    )
 
 
 @lru_cache(maxsize=256)
@@ -60,7 +67,9 @@ def _reason(model: ModelSpec, lora: LoraConfig | None) -> str | None:
                 return f"its {name} changes the logits that the head has made"
         if config.get("output_router_logits"):
             return "its output_router_logits adds the router's loss"
-    if lora is not None and any(adapter.module == model.output_embedding for adapter in adapters(model, lora)):
+    if lora is not None and any(
+        adapter.module == model.output_embedding for adapter in adapters(model, lora)
+    ):
         return f"the adapter on {model.output_embedding} adds to the logits"
     return None
 

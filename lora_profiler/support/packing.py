@@ -5,7 +5,8 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.workload import TrainSetup, Workload
 
 BLIND = frozenset({"opt", "bloom"})
-"""Model types of the rules and the catalogue whose code makes its mask without looking at position ids, or takes none."""
+"""Model types of the rules and the catalogue whose code makes its mask without looking at position
+ids, or takes none."""
 
 
 def lengths(setup: TrainSetup) -> tuple[int, ...]:
@@ -24,7 +25,10 @@ def check_packing(workload: Workload) -> None:
     if workload.setup.is_packed and workload.model.model_type in BLIND:
         raise blind(workload.model.id)
     if workload.setup.is_flattened and not takes_flattened(workload.model):
-        raise UsageError(f"{workload.model.id} caps its attention scores and runs eager here; leave out --attention flash.")
+        raise UsageError(
+            f"{workload.model.id} caps its attention scores and runs eager here; leave out"
+            " --attention flash."
+        )
 
 
 def takes_flattened(model: ModelSpec) -> bool:
@@ -35,8 +39,8 @@ def takes_flattened(model: ModelSpec) -> bool:
 def blind(model: str) -> UsageError:
     """The error for a model to which packed sequences are one."""
     return UsageError(
-        f"{model} does not tell packed sequences apart: its code makes no mask of position ids, so that each would attend to the "
-        "ones before it; leave --packed out."
+        f"{model} does not tell packed sequences apart: its code makes no mask of position ids, so"
+        " that each would attend to the ones before it; leave --packed out."
     )
 
 
@@ -44,9 +48,13 @@ def rows_words(setup: TrainSetup, kernel: str) -> str:
     """How the rows of a micro-batch are filled, and what attention runs over them."""
     if setup.is_flattened:
         return (
-            f"Rows of sequences of {setup.packed:,} tokens become one, and flash-attn's kernel is told where each begins "
-            "(cu_seqlens, 4 bytes a sequence, is left out); checked against traces of torch's operator for it, never measured."
+            f"Rows of sequences of {setup.packed:,} tokens become one, and flash-attn's kernel is"
+            " told where each begins (cu_seqlens, 4 bytes a sequence, is left out); checked"
+            " against traces of torch's operator for it, never measured."
         )
     if setup.is_packed:
-        return f"Rows of sequences of {setup.packed:,} tokens, without padding, each with a mask; attention kernel: {kernel}."
+        return (
+            f"Rows of sequences of {setup.packed:,} tokens, without padding, each with a mask;"
+            f" attention kernel: {kernel}."
+        )
     return f"No padding mask, equal lengths; attention kernel: {kernel}."

@@ -1,4 +1,5 @@
-"""Which setups no profile can answer, and why: their memory is no polynomial in the sizes, or not one process's."""
+"""Which setups no profile can answer, and why: their memory is no polynomial in the sizes, or not
+one process's."""
 
 from lora_profiler.workload import TrainSetup
 
@@ -7,13 +8,23 @@ def why_unprofiled(setup: TrainSetup) -> str | None:
     """The reason and what to do, None where a profile can hold the setup."""
     if setup.loss != "plain":
         return (
-            f"no profile knows the {setup.loss} loss: a chunk is a power of two of tokens, and no polynomial in batch and "
-            "sequence; take --engine analytic, or traced, which traces exactly this size."
+            f"no profile knows the {setup.loss} loss: a chunk is a power of two of tokens, and no"
+            " polynomial in batch and sequence; take --engine analytic, or traced, which traces"
+            " exactly this size."
         )
     if setup.world_size > 1:
-        return "a profile is of a process alone; of several ranks the rules answer, or --engine traced."
+        return (
+            "a profile is of a process alone; of several ranks the rules answer, or --engine"
+            " traced."
+        )
     if setup.is_packed:
-        return "no profile is of packed rows; take --engine analytic, or traced, which traces exactly this size."
+        return (
+            "no profile is of packed rows; take --engine analytic, or traced, which traces exactly"
+            " this size."
+        )
     if setup.kernels != "transformers":
-        return "no profile is of Liger's kernels; take --engine analytic, or traced, which traces exactly this size."
+        return (
+            "no profile is of Liger's kernels; take --engine analytic, or traced, which traces"
+            " exactly this size."
+        )
     return None

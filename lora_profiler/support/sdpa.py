@@ -1,7 +1,8 @@
 """Which kernel torch's scaled_dot_product_attention takes on a CUDA card. No torch.
 
-Source of every condition: torch `aten/src/ATen/native/transformers/cuda/sdp_utils.cpp`, functions named beside it. The whole was
-held against the CUDA builds of torch themselves: `benchmarks/sdpa_choices.py`, `tests/data/sdpa_choices.json`.
+Source of every condition: torch `aten/src/ATen/native/transformers/cuda/sdp_utils.cpp`, functions
+named beside it. The whole was held against the CUDA builds of torch themselves:
+`benchmarks/sdpa_choices.py`, `tests/data/sdpa_choices.json`.
 """
 
 from collections.abc import Collection
@@ -14,7 +15,8 @@ from lora_profiler.workload import Dtype, Workload
 Backend = Literal["cudnn", "flash", "efficient", "math"]
 
 USUAL_CAPABILITY = 80
-"""What holds without a card: sm_80 to sm_89 take the same kernels but for heads of 193 to 256 features."""
+"""What holds without a card: sm_80 to sm_89 take the same kernels but for heads of 193 to 256
+features."""
 FLASH_MAX_HEAD_DIM = 256
 _CUDNN_FIRST = 91500
 _CUDNN_WIDE = 92200
@@ -23,7 +25,8 @@ _CUDNN_WIDE = 92200
 class SdpaCall(NamedTuple):
     """One call in training: q and k are `head_dim` wide, v `value_dim`; q, k and v have `dtype`.
 
-    `grouped`: k and v have fewer heads than q. `masked`: a mask is given, which trains or not. `one_token`: one token a sequence.
+    `grouped`: k and v have fewer heads than q. `masked`: a mask is given, which trains or not.
+    `one_token`: one token a sequence.
     """
 
     dtype: Dtype
@@ -43,9 +46,9 @@ class SdpaCall(NamedTuple):
 def cuda_backend(call: SdpaCall, platform: Platform) -> Backend:
     """The first kernel, in torch's order, that takes `call` on `platform` (select_sdp_backend).
 
-    cuDNN comes before flash on sm_90 and sm_10x, where it is newer than 9.15.0 (check_prefer_cudnn_attention) and
-    TORCH_CUDNN_SDPA_DEPRIORITIZED is not set. Fewer heads of k and v than of q are refused before, unless `enable_gqa` is set or
-    `takes_single_head` holds.
+    cuDNN comes before flash on sm_90 and sm_10x, where it is newer than 9.15.0
+    (check_prefer_cudnn_attention) and TORCH_CUDNN_SDPA_DEPRIORITIZED is not set. Fewer heads of k
+    and v than of q are refused before, unless `enable_gqa` is set or `takes_single_head` holds.
     """
     capability = platform.capability or USUAL_CAPABILITY
     prefers_cudnn = capability // 10 in (9, 10) and platform.cudnn > _CUDNN_FIRST
@@ -58,8 +61,10 @@ def cuda_backend(call: SdpaCall, platform: Platform) -> Backend:
 
 
 def check_platform(workload: Workload) -> None:
-    """Raises UsageError for a kernel that was asked for and that the card does not have: flash and cuDNN's need sm_80
-    (check_flash_attention_hardware_support, check_cudnn_hardware_support), the efficient one for bfloat16 too."""
+    """Raises UsageError for a kernel that was asked for and that the card does not have: flash and
+    cuDNN's need sm_80 (check_flash_attention_hardware_support, check_cudnn_hardware_support), the
+    efficient one for bfloat16 too.
+    """
     setup, platform = workload.setup, workload.platform
     if setup.device != "cuda" or platform.capability is None or platform.capability >= 80:
         return
@@ -67,8 +72,9 @@ def check_platform(workload: Workload) -> None:
     if setup.attention in ("flash", "cudnn") or (setup.attention == "efficient" and half):
         of = "" if setup.attention in ("flash", "cudnn") else " in bfloat16"
         raise UsageError(
-            f"{setup.attention} attention{of} needs a card of sm_80 or later, and this one is {platform.capability_text}; leave "
-            "--attention out, so that torch takes what there is."
+            f"{setup.attention} attention{of} needs a card of sm_80 or later, and this one is"
+            f" {platform.capability_text}; leave --attention out, so that torch takes what"
+            " there is."
         )
 
 
@@ -79,14 +85,16 @@ def efficient_takes_grouped(platform: Platform) -> bool:
 
 
 def takes_single_head(platform: Platform) -> bool:
-    """Whether the fused kernels take one head of k and v for all of q without `enable_gqa` (`supports_mqa` in
-    check_batch_size_and_num_heads_dense)."""
+    """Whether the fused kernels take one head of k and v for all of q without `enable_gqa`
+    (`supports_mqa` in check_batch_size_and_num_heads_dense)."""
     return platform.torch >= (2, 14)
 
 
 def _cudnn_takes(call: SdpaCall, capability: int, platform: Platform) -> bool:
     """check_dtypes_low_precision, check_cudnn_tensor_shapes, check_cudnn_dropout (since 2.13) and
-    check_cudnn_d256_bprop_head_dim (since 2.14) on sm_90 and sm_10x. Masks that do not train and grouped heads are taken."""
+    check_cudnn_d256_bprop_head_dim (since 2.14) on sm_90 and sm_10x. Masks that do not train and
+    grouped heads are taken.
+    """
     widths = call.head_dim, call.value_dim
     if not call.is_half or call.mask_trains or call.one_token or any(w % 8 for w in widths):
         return False
@@ -98,37 +106,54 @@ def _cudnn_takes(call: SdpaCall, capability: int, platform: Platform) -> bool:
 
 
 def _flash_takes(call: SdpaCall, capability: int) -> bool:
-    """check_dtypes_low_precision, check_for_attn_mask, check_head_dim_size_flash, check_flash_attention_hardware_support; and on
-    sm_86, sm_89 and sm_12x check_requires_grad_and_head_dim_gt192_constraints_on_sm86_89_or_120."""
+    """check_dtypes_low_precision, check_for_attn_mask, check_head_dim_size_flash,
+    check_flash_attention_hardware_support; and on sm_86, sm_89 and sm_12x
+    check_requires_grad_and_head_dim_gt192_constraints_on_sm86_89_or_120."""
     width = call.head_dim
-    if capability < 80 or not call.is_half or call.masked or width != call.value_dim or width > FLASH_MAX_HEAD_DIM:
+    if (
+        capability < 80
+        or not call.is_half
+        or call.masked
+        or width != call.value_dim
+        or width > FLASH_MAX_HEAD_DIM
+    ):
         return False
     trains_any_width = not (86 <= capability <= 89 or capability >= 120)
     return trains_any_width or width <= 192 or (width > 224 and call.dropout == 0)
 
 
 def _efficient_takes(call: SdpaCall, capability: int) -> bool:
-    """check_head_dim_size_mem_efficient with minimum_gemm_alignment, and the dtypes of can_use_mem_efficient_attention."""
+    """check_head_dim_size_mem_efficient with minimum_gemm_alignment, and the dtypes of
+    can_use_mem_efficient_attention."""
     if call.dtype == "bfloat16" and capability < 80:
         return False
-    alignments = {70: 8} if call.is_half else {80: 4}  # elements that are loaded at once, by the capability from which on
+    alignments = (
+        {70: 8} if call.is_half else {80: 4}
+    )  # elements that are loaded at once, by the capability from which on
     alignment = max((size for least, size in alignments.items() if capability >= least), default=1)
     return not (call.head_dim % alignment or call.value_dim % alignment)
 
 
 KEPT_SCORES = (
-    "Attention that keeps its scores, with checkpointing: torch's CUDA build over a pretended card held up to one more score "
-    "matrix (batch x heads x sequence x sequence) at the peak than is followed here."
+    "Attention that keeps its scores, with checkpointing: torch's CUDA build over a pretended card"
+    " held up to one more score matrix (batch x heads x sequence x sequence) at the peak than is"
+    " followed here."
 )
 
 
 def keeps_scores_again(workload: Workload, kernels: Collection[str]) -> bool:
-    """Whether `KEPT_SCORES` is to be said: seen with eager attention and the math kernel, under checkpointing, on CUDA alone."""
-    return workload.setup.device == "cuda" and workload.setup.checkpointing and not {"eager", "math"}.isdisjoint(kernels)
+    """Whether `KEPT_SCORES` is to be said: seen with eager attention and the math kernel, under
+    checkpointing, on CUDA alone."""
+    return (
+        workload.setup.device == "cuda"
+        and workload.setup.checkpointing
+        and not {"eager", "math"}.isdisjoint(kernels)
+    )
 
 
 def kernel_words(workload: Workload, kernels: Collection[str]) -> tuple[str, ...]:
-    """What an answer takes for granted of attention's `kernels` on CUDA, a sentence each; nothing of other devices."""
+    """What an answer takes for granted of attention's `kernels` on CUDA, a sentence each; nothing
+    of other devices."""
     setup, platform = workload.setup, workload.platform
     if setup.device != "cuda":
         return ()
@@ -137,15 +162,19 @@ def kernel_words(workload: Workload, kernels: Collection[str]) -> tuple[str, ...
         of_torch = f"torch {platform.torch_text}"
         if platform.capability is None:
             found.append(
-                f"Attention runs the kernels that {of_torch} takes on NVIDIA cards from sm_80 to sm_89 and sm_12x. Cards before "
-                "sm_80 have no flash attention, sm_90 and sm_10x take cuDNN's; name the card with --gpu."
+                f"Attention runs the kernels that {of_torch} takes on NVIDIA cards from sm_80 to"
+                " sm_89 and sm_12x. Cards before sm_80 have no flash attention, sm_90 and sm_10x"
+                " take cuDNN's; name the card with --gpu."
             )
         else:
-            found.append(f"Attention runs the kernels that {of_torch} takes on {platform.capability_text}.")
+            found.append(
+                f"Attention runs the kernels that {of_torch} takes on {platform.capability_text}."
+            )
     if "math" in kernels:
         found.append("SDPA's math kernel keeps the scores: batch x heads x sequence x sequence.")
     if "cudnn" in kernels:
         found.append(
-            "cuDNN's own workspace is not known and left out. TORCH_CUDNN_SDPA_DEPRIORITIZED=1 brings flash attention back."
+            "cuDNN's own workspace is not known and left out. TORCH_CUDNN_SDPA_DEPRIORITIZED=1"
+            " brings flash attention back."
         )
     return tuple(found)

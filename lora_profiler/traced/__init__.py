@@ -1,4 +1,5 @@
-"""The real training step traced on the meta device, and compiled into profiles. What lies inside knows torch, this file not."""
+"""The real training step traced on the meta device, and compiled into profiles. What lies inside
+knows torch, this file not."""
 
 from dataclasses import replace
 from importlib.util import find_spec
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 NEEDED = ("torch", "transformers", "peft")
 _refused: set[str] = set()
-"""Keys of profiles that could not be trusted in this process: whoever asks again is spared the attempt."""
+"""Keys of profiles that could not be trusted in this process: whoever asks again is spared the
+attempt."""
 
 
 def missing() -> list[str]:
@@ -24,8 +26,8 @@ def missing() -> list[str]:
 
 
 def compile_profile(workload: "Workload") -> "Profile":
-    """A profile made now and kept in the cache. Raises UnbuildableError: a library is missing, or no profile could be trusted;
-    and UsageError for a setup that none could hold."""
+    """A profile made now and kept in the cache. Raises UnbuildableError: a library is missing, or
+    no profile could be trusted; and UsageError for a setup that none could hold."""
     _check(workload)
     if reason := why_unprofiled(workload.setup):
         raise UsageError(reason)
@@ -34,7 +36,11 @@ def compile_profile(workload: "Workload") -> "Profile":
     from lora_profiler.traced.watch import watched
 
     layers = workload.model.num_layers
-    few = [Size(depth) for depth in (*(LEAST_UNITS,) * 4, LEAST_UNITS + 1, LEAST_UNITS + 2) if depth < layers]
+    few = [
+        Size(depth)
+        for depth in (*(LEAST_UNITS,) * 4, LEAST_UNITS + 1, LEAST_UNITS + 2)
+        if depth < layers
+    ]
     with watched(workload, [*few, Size(layers)], kept=True):  # as far as is known without torch
         return _compiled(workload)
 
@@ -56,16 +62,20 @@ def _compiled(workload: "Workload") -> "Profile":
 
 
 def _check(workload: "Workload") -> None:
-    """What would fail only after the libraries are loaded, or, a pattern without end in PEFT's own matching, never."""
+    """What would fail only after the libraries are loaded, or, a pattern without end in PEFT's own
+    matching, never."""
     if absent := missing():
-        raise UnbuildableError(f"tracing needs {', '.join(absent)}; install them: pip install 'lora-profiler[measure]'.")
+        raise UnbuildableError(
+            f"tracing needs {', '.join(absent)}; install them: pip install"
+            " 'lora-profiler[measure]'."
+        )
     if workload.setup.lora is not None:
         check_patterns(workload.model, workload.setup.lora)
 
 
 def predict(workload: "Workload") -> "Prediction":
-    """The answer of a profile made now, which is kept; of one trace of exactly this size where no profile could hold the
-    setup, or none that was made could be trusted.
+    """The answer of a profile made now, which is kept; of one trace of exactly this size where no
+    profile could hold the setup, or none that was made could be trusted.
 
     Raises UnbuildableError where a library is missing, or the step cannot be built or traced.
     """

@@ -1,6 +1,8 @@
-"""The attention kernel that a device would take: SDPA's choice, which torch makes by device, made for tensors without data.
+"""The attention kernel that a device would take: SDPA's choice, which torch makes by device, made
+for tensors without data.
 
-Sources: torch `aten/src/ATen/native/transformers/{attention.cpp,sdp_utils_cpp.cpp}`, for CUDA those that `sdpa.py` names.
+Sources: torch `aten/src/ATen/native/transformers/{attention.cpp,sdp_utils_cpp.cpp}`, for CUDA those
+that `sdpa.py` names.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +17,12 @@ from torch import Tensor
 from lora_profiler.errors import UnbuildableError
 from lora_profiler.platform import Platform
 from lora_profiler.support.packing import lengths
-from lora_profiler.support.sdpa import SdpaCall, cuda_backend, efficient_takes_grouped, takes_single_head
+from lora_profiler.support.sdpa import (
+    SdpaCall,
+    cuda_backend,
+    efficient_takes_grouped,
+    takes_single_head,
+)
 from lora_profiler.traced.patching import replaced
 from lora_profiler.traced.release import TORCH
 from lora_profiler.traced.tracer import Tracer
@@ -24,21 +31,31 @@ from lora_profiler.workload import Dtype, Workload
 aten = torch.ops.aten
 FLASH_ALIGNMENT = 8
 """Head widths that are no multiple of it are padded, and the padded copies kept."""
-_DTYPES: dict[torch.dtype, Dtype] = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+_DTYPES: dict[torch.dtype, Dtype] = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
 
 
 @contextmanager
 def attention(
-    workload: Workload, kernels: set[str], tracer: Tracer, lowered: Callable[..., list[Any]] | None = None
+    workload: Workload,
+    kernels: set[str],
+    tracer: Tracer,
+    lowered: Callable[..., list[Any]] | None = None,
 ) -> Iterator[None]:
-    """SDPA calls the fused operator that the device would take; the meta device itself knows the math path alone.
+    """SDPA calls the fused operator that the device would take; the meta device itself knows the
+    math path alone.
 
     `lowered` casts what it gets, as autocast does before SDPA.
     """
     setup = workload.setup
     math = F.scaled_dot_product_attention
     packed = [0, *accumulate(lengths(setup) * setup.batch_size)] if setup.is_flattened else []
-    begins = torch.tensor(packed, dtype=torch.int32)  # on the CPU, so that torch can count FLOPs of each sequence
+    begins = torch.tensor(
+        packed, dtype=torch.int32
+    )  # on the CPU, so that torch can count FLOPs of each sequence
 
     def sdpa(
         query: Tensor,
@@ -59,22 +76,44 @@ def attention(
         kernels.add(kernel)
         if kernel == "math":
             with tracer.masking_in_place():
-                return math(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+                return math(
+                    query,
+                    key,
+                    value,
+                    attn_mask,
+                    dropout_p,
+                    is_causal,
+                    scale=scale,
+                    enable_gqa=enable_gqa,
+                )
         if kernel == "efficient" and key.shape[1] != query.shape[1]:
             if efficient_takes_grouped(workload.platform):
                 _check_grouped_on_meta()
             else:
                 groups = query.shape[1] // key.shape[1]
                 key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
-        return _fused(kernel, query, key, value, _additive(attn_mask, query.dtype), dropout_p, is_causal, scale)
+        return _fused(
+            kernel,
+            query,
+            key,
+            value,
+            _additive(attn_mask, query.dtype),
+            dropout_p,
+            is_causal,
+            scale,
+        )
 
-    with replaced(F, "scaled_dot_product_attention", sdpa), no_masks() if setup.is_flattened else nullcontext():
+    with (
+        replaced(F, "scaled_dot_product_attention", sdpa),
+        no_masks() if setup.is_flattened else nullcontext(),
+    ):
         yield
 
 
 @contextmanager
 def no_masks() -> Iterator[None]:
-    """Masks as transformers makes them for FlashAttention 2: none, since the kernel knows windows and sequences itself."""
+    """Masks as transformers makes them for FlashAttention 2: none, since the kernel knows windows
+    and sequences itself."""
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, flash_attention_mask
 
     ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] = flash_attention_mask
@@ -85,23 +124,37 @@ def no_masks() -> Iterator[None]:
 
 
 def attention_kernel(
-    workload: Workload, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, enable_gqa: bool
+    workload: Workload,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    enable_gqa: bool,
 ) -> str:
     """The kernel that torch takes for one call: "cpu", "flash", "efficient", "cudnn" or "math".
 
-    CPU: its flash kernel, but for dropout, a mask that trains, and heads of unlike widths. CUDA: see `cuda_backend`. Broadcast
-    heads are for math alone, but for one head of keys and values where `takes_single_head` holds, which the CPU's kernel shares.
-    A kernel that was asked for and cannot take a mask gives way to the efficient one.
+    CPU: its flash kernel, but for dropout, a mask that trains, and heads of unlike widths. CUDA:
+    see `cuda_backend`. Broadcast heads are for math alone, but for one head of keys and values
+    where `takes_single_head` holds, which the CPU's kernel shares. A kernel that was asked for and
+    cannot take a mask gives way to the efficient one.
     """
     setup = workload.setup
     widths = {query.shape[-1], key.shape[-1], value.shape[-1]}
     grouped = query.shape[1] != key.shape[1]
     whole = query.ndim == 4 and query.shape[0] == key.shape[0] == value.shape[0]
     one_for_all = key.shape[1] == value.shape[1] == 1 and takes_single_head(workload.platform)
-    if not whole or not (enable_gqa or one_for_all or query.shape[1] == key.shape[1] == value.shape[1]):
+    if not whole or not (
+        enable_gqa or one_for_all or query.shape[1] == key.shape[1] == value.shape[1]
+    ):
         return "math"
     if setup.device == "cpu":
-        refused = setup.attention == "math" or dropout > 0 or len(widths) > 1 or (mask is not None and mask.requires_grad)
+        refused = (
+            setup.attention == "math"
+            or dropout > 0
+            or len(widths) > 1
+            or (mask is not None and mask.requires_grad)
+        )
         return "math" if refused else "cpu"
     if setup.device == "mps":
         return "math"
@@ -124,41 +177,65 @@ def attention_kernel(
 
 
 def _fused(
-    kernel: str, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, causal: bool, scale: float | None
+    kernel: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    causal: bool,
+    scale: float | None,
 ) -> Tensor:
     qkv: tuple[Tensor, ...] = (query, key, value)
     out: Tensor
     if kernel == "cpu":
-        out, *_ = aten._scaled_dot_product_flash_attention_for_cpu(*qkv, dropout, causal, attn_mask=mask, scale=scale)
+        out, *_ = aten._scaled_dot_product_flash_attention_for_cpu(
+            *qkv, dropout, causal, attn_mask=mask, scale=scale
+        )
     elif kernel == "flash":
         width = query.shape[-1]
         scale = scale or width**-0.5
         if width % FLASH_ALIGNMENT:
             qkv = tuple(F.pad(t, (0, -width % FLASH_ALIGNMENT)) for t in qkv)
-        out, *_ = aten._scaled_dot_product_flash_attention(*qkv, dropout, causal, False, scale=scale)
+        out, *_ = aten._scaled_dot_product_flash_attention(
+            *qkv, dropout, causal, False, scale=scale
+        )
         out = out[..., :width]
     elif kernel == "cudnn":
-        out, *_ = aten._scaled_dot_product_cudnn_attention(*qkv, mask, True, dropout, causal, False, scale=scale)
+        out, *_ = aten._scaled_dot_product_cudnn_attention(
+            *qkv, mask, True, dropout, causal, False, scale=scale
+        )
     else:
         if mask is not None:
             mask = mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
-        out, *_ = aten._scaled_dot_product_efficient_attention(*qkv, mask, True, dropout, causal, scale=scale)
+        out, *_ = aten._scaled_dot_product_efficient_attention(
+            *qkv, mask, True, dropout, causal, scale=scale
+        )
     return out
 
 
 def _check_grouped_on_meta() -> None:
-    """Raises UnbuildableError where the installed torch is older than the efficient kernel's grouped heads."""
+    """Raises UnbuildableError where the installed torch is older than the efficient kernel's
+    grouped heads."""
     if not efficient_takes_grouped(Platform(torch=TORCH)):
         raise UnbuildableError(
-            f"torch {torch.__version__} is installed, whose efficient attention takes no grouped heads, as the one asked about "
-            "does; install that one to trace it, or take --engine analytic."
+            f"torch {torch.__version__} is installed, whose efficient attention takes no grouped"
+            " heads, as the one asked about does; install that one to trace it, or take --engine"
+            " analytic."
         )
 
 
 def _of_each_sequence(
-    query: Tensor, key: Tensor, value: Tensor, begins: Tensor, dropout: float, causal: bool, scale: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    begins: Tensor,
+    dropout: float,
+    causal: bool,
+    scale: float | None,
 ) -> Tensor:
-    """`flash_attn_varlen_func` on one row: torch's own operator of that kernel, on (tokens, heads, width) without the row.
+    """`flash_attn_varlen_func` on one row: torch's own operator of that kernel, on (tokens, heads,
+    width) without the row.
 
     `begins` are the tokens at which sequences begin, and the end. Grouped heads go in as they are.
     """
@@ -168,20 +245,30 @@ def _of_each_sequence(
         tensors = [F.pad(t, (0, -width % FLASH_ALIGNMENT)) for t in tensors]
     longest = int(begins.diff().max())
     out, *_ = aten._flash_attention_forward(
-        *tensors, begins, begins, longest, longest, dropout, causal, False, scale=scale or width**-0.5
+        *tensors,
+        begins,
+        begins,
+        longest,
+        longest,
+        dropout,
+        causal,
+        False,
+        scale=scale or width**-0.5,
     )
     return out[..., :width].unflatten(0, (query.shape[0], query.shape[2])).transpose(1, 2)  # type: ignore[no-any-return]
 
 
 def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """As `convert_boolean_attn_mask` does before a fused kernel: one more mask, in the dtype of the query."""
+    """As `convert_boolean_attn_mask` does before a fused kernel: one more mask, in the dtype of the
+    query."""
     if mask is None or mask.dtype != torch.bool:
         return mask
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask.logical_not(), float("-inf"))
 
 
 def safe_softmax(scores: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
-    """What the math path's one operator is made of: rows that are masked as a whole become zeros."""
+    """What the math path's one operator is made of: rows that are masked as a whole become
+    zeros."""
     out = torch.softmax(scores, dim, dtype)
     masked = torch.isneginf(scores)
     rows = masked.all(dim, keepdim=True)

@@ -1,12 +1,15 @@
-"""Autocast for tensors without data: torch has none for the meta device, so that the rules of a real device are applied to it.
+"""Autocast for tensors without data: torch has none for the meta device, so that the rules of a
+real device are applied to it.
 
-torch casts in kernels of its own, one per operator and device, above autograd and below Python. The same is done here under the
-dispatch key of a device that nobody has. Which operators take part torch itself is asked; what each of them does is its
-`aten/src/ATen/autocast_mode.{h,cpp}`: weights are cast once in a forward pass, frozen ones every time. The switch is that of CPU
-autocast, because checkpointing puts that one back where it computes again, whatever the device.
+torch casts in kernels of its own, one per operator and device, above autograd and below Python. The
+same is done here under the dispatch key of a device that nobody has. Which operators take part
+torch itself is asked; what each of them does is its `aten/src/ATen/autocast_mode.{h,cpp}`: weights
+are cast once in a forward pass, frozen ones every time. The switch is that of CPU autocast, because
+checkpointing puts that one back where it computes again, whatever the device.
 
-Fake tensors on the CPU would be cast by torch itself, but only by the CPU's rules: CUDA's have other lists (layer norms, sums,
-softmax and powers run in float32 there), and their dispatches take twice as long.
+Fake tensors on the CPU would be cast by torch itself, but only by the CPU's rules: CUDA's have
+other lists (layer norms, sums, softmax and powers run in float32 there), and their dispatches take
+twice as long.
 """
 
 import sys
@@ -18,7 +21,14 @@ import torch
 from torch import Tensor
 
 from lora_profiler.errors import UnbuildableError
-from lora_profiler.traced.autocast_lists import FLOAT_RESULT, LISTS, LOWER, PROMOTED, REFUSED, operators
+from lora_profiler.traced.autocast_lists import (
+    FLOAT_RESULT,
+    LISTS,
+    LOWER,
+    PROMOTED,
+    REFUSED,
+    operators,
+)
 from lora_profiler.traced.patching import replaced
 from lora_profiler.workload import TrainSetup
 
@@ -27,19 +37,26 @@ Cast = Callable[[Any, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], d
 
 
 class Autocast:
-    """Casts by the rules of the device of `setup`; the weights cast so far are kept as long as torch would keep them."""
+    """Casts by the rules of the device of `setup`; the weights cast so far are kept as long as
+    torch would keep them."""
 
     def __init__(self, setup: TrainSetup) -> None:
         if setup.device not in LISTS:
-            raise UnbuildableError(f"autocast on {setup.device} cannot be traced; on {' and '.join(LISTS)} it can.")
+            raise UnbuildableError(
+                f"autocast on {setup.device} cannot be traced; on {' and '.join(LISTS)} it can."
+            )
         self._device = setup.device
         self._weights: dict[int, tuple[Tensor, Tensor]] = {}
         self._keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, SPARE_KEY))
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Inside, `torch.autocast` for the device or for "meta" casts tensors on the meta device."""
-        included, excluded = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+        """Inside, `torch.autocast` for the device or for "meta" casts tensors on the meta
+        device."""
+        included, excluded = (
+            torch._C._dispatch_tls_local_include_set(),
+            torch._C._dispatch_tls_local_exclude_set(),
+        )
         with ExitStack() as stack:
             everything = stack.enter_context(torch.library._scoped_library("_", "IMPL"))
             everything.fallback(torch.library.fallthrough_kernel, SPARE_KEY)
@@ -47,17 +64,28 @@ class Autocast:
             for name in operators(self._device):
                 library.impl(name, self._kernel(name), SPARE_KEY)
             stack.enter_context(self._switches())
-            stack.enter_context(torch._C._ForceDispatchKeyGuard(included | self._keys, excluded - self._keys))
+            stack.enter_context(
+                torch._C._ForceDispatchKeyGuard(included | self._keys, excluded - self._keys)
+            )
             yield
 
     def lowered(self, *tensors: Tensor | None) -> list[Any]:
         """`tensors` as an operator of `LOWER` gets them."""
-        return [self._cast(t, torch.bfloat16) for t in tensors] if torch.is_autocast_enabled("cpu") else list(tensors)
+        return (
+            [self._cast(t, torch.bfloat16) for t in tensors]
+            if torch.is_autocast_enabled("cpu")
+            else list(tensors)
+        )
 
     @contextmanager
     def _switches(self) -> Iterator[None]:
-        """torch's functions that turn autocast on and tell of it, and transformers' own, which leaves the meta device out."""
-        plain, enabled, forget = torch.autocast, torch.is_autocast_enabled, torch.clear_autocast_cache
+        """torch's functions that turn autocast on and tell of it, and transformers' own, which
+        leaves the meta device out."""
+        plain, enabled, forget = (
+            torch.autocast,
+            torch.is_autocast_enabled,
+            torch.clear_autocast_cache,
+        )
         ours = (self._device, "meta")
 
         def autocast(device_type: str, *args: Any, **kwargs: Any) -> Any:
@@ -104,12 +132,19 @@ class Autocast:
         return lambda op, args, kwargs: self._all(args, kwargs, torch.float32)
 
     def _all(self, args: Any, kwargs: Any, dtype: torch.dtype) -> Any:
-        return torch.utils._pytree.tree_map_only(Tensor, lambda t: self._cast(t, dtype), (args, kwargs))
+        return torch.utils._pytree.tree_map_only(
+            Tensor, lambda t: self._cast(t, dtype), (args, kwargs)
+        )
 
     def _cast(self, tensor: Any, dtype: torch.dtype) -> Any:
         if tensor is None or not _eligible(tensor) or tensor.dtype == dtype:
             return tensor
-        weight = tensor.is_leaf and tensor.requires_grad and not tensor._is_view() and tensor.dtype == torch.float32
+        weight = (
+            tensor.is_leaf
+            and tensor.requires_grad
+            and not tensor._is_view()
+            and tensor.dtype == torch.float32
+        )
         if not weight or dtype != torch.bfloat16 or not torch.is_autocast_cache_enabled():
             return tensor.to(dtype)
         found = self._weights.get(id(tensor))
@@ -119,16 +154,25 @@ class Autocast:
 
 
 def _eligible(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.dtype != torch.float64 and tensor.device.type == "meta"
+    return (
+        tensor.is_floating_point()
+        and tensor.dtype != torch.float64
+        and tensor.device.type == "meta"
+    )
 
 
 def _widest(args: Any) -> torch.dtype:
     leaves = torch.utils._pytree.tree_leaves(args)
-    wide = any(isinstance(leaf, Tensor) and _eligible(leaf) and leaf.dtype == torch.float32 for leaf in leaves)
+    wide = any(
+        isinstance(leaf, Tensor) and _eligible(leaf) and leaf.dtype == torch.float32
+        for leaf in leaves
+    )
     return torch.float32 if wide else torch.bfloat16
 
 
-def _float_result(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _float_result(
+    operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     place = [argument.name for argument in operator._schema.arguments].index("dtype")
     given = args[place] if place < len(args) else kwargs.get("dtype")
     if given is not None or not _eligible(args[0]):

@@ -1,4 +1,5 @@
-"""Whose each storage of a trace is: by identity where an owner was seen, else by when it was born and when it died.
+"""Whose each storage of a trace is: by identity where an owner was seen, else by when it was born
+and when it died.
 
 The rules are those of measured attributions (`harness/categories.py`), so that comparing is a join.
 """
@@ -36,7 +37,9 @@ def completed(trace: Trace) -> None:
         elif mark.phase == "loss":
             category = "logits_and_loss"
         elif mark.phase == "forward":
-            backward = next((m.position for m in starts[index:] if m.phase in ("backward", "end")), end)
+            backward = next(
+                (m.position for m in starts[index:] if m.phase in ("backward", "end")), end
+            )
             category = "activations" if died[i] > backward else "temporaries"
         elif mark.phase == "backward":
             reached = next((p for p in gradients if mark.position <= p <= stop), None)

@@ -1,8 +1,10 @@
-"""A workload's step traced at a few points and compiled into a profile that answers for every size; refused on any doubt.
+"""A workload's step traced at a few points and compiled into a profile that answers for every size;
+refused on any doubt.
 
-Four traces of four units give the sizes as polynomials and the tape as blocks. Traces of five and of six units, and one of the
-model as it is, at sizes of their own, must then come out of it event by event. A model whose folded tape is that of a relative
-which passed all this, sizes aside, must only pass the trace of five units.
+Four traces of four units give the sizes as polynomials and the tape as blocks. Traces of five and
+of six units, and one of the model as it is, at sizes of their own, must then come out of it event
+by event. A model whose folded tape is that of a relative which passed all this, sizes aside, must
+only pass the trace of five units.
 """
 
 import gc
@@ -17,8 +19,8 @@ from lora_profiler.algebra import Polynomial
 from lora_profiler.compiled.affine import Affine
 from lora_profiler.compiled.instants import DepthError, Instant, instants, undominated
 from lora_profiler.compiled.modules import ModuleNumber
-from lora_profiler.compiled.profile import Regime, Profile, profile_key, setup_key
-from lora_profiler.compiled.regime import below, regime_of, least_sizes, windows_of
+from lora_profiler.compiled.profile import Profile, Regime, profile_key, setup_key
+from lora_profiler.compiled.regime import below, least_sizes, regime_of, windows_of
 from lora_profiler.compiled.tape import LEAST_UNITS, Birth, Layout, Tape
 from lora_profiler.errors import CompileError
 from lora_profiler.model_spec import ModelSpec
@@ -26,7 +28,15 @@ from lora_profiler.modeling import build_model
 from lora_profiler.prediction import Category
 from lora_profiler.traced.effort import Size
 from lora_profiler.traced.fit import NoPolynomialError, Point, fitted
-from lora_profiler.traced.flat import ChangingTapeError, Flat, TapeError, aligned, at_point, difference, flat
+from lora_profiler.traced.flat import (
+    ChangingTapeError,
+    Flat,
+    TapeError,
+    aligned,
+    at_point,
+    difference,
+    flat,
+)
 from lora_profiler.traced.fold import Label, fold, labels_of, template, unfolded
 from lora_profiler.traced.layouts import at_depth, layout_of
 from lora_profiler.traced.run import trace
@@ -37,9 +47,11 @@ FLOP_PHASES = ("forward", "backward", "recompute")
 PACKAGES = ("lora-profiler", "torch", "transformers", "peft", "bitsandbytes")
 _BATCHES, _RANKS = (3, 7, 5, 2, 4, 11, 2), (5, 11, 3, 13, 7, 2, 8)
 _SEQUENCES = (41, 67, 89, 131, 73, 101, 64)
-"""Unrelated sizes, also when rounded up to 16 and to 32: the first four are fitted through, the others checked at."""
+"""Unrelated sizes, also when rounded up to 16 and to 32: the first four are fitted through, the
+others checked at."""
 _LONGEST = 4096
-"""Tokens checked at where neither the regime nor the config sets an end. Traces of long sequences are no slower."""
+"""Tokens checked at where neither the regime nor the config sets an end. Traces of long sequences
+are no slower."""
 
 
 def compile_profile(workload: Workload, proven: Collection[str] = ()) -> Profile:
@@ -50,7 +62,8 @@ def compile_profile(workload: Workload, proven: Collection[str] = ()) -> Profile
     Raises CompileError, and what building the model raises.
     """
     enabled = gc.isenabled()
-    gc.disable()  # the libraries hold a million objects, which would be looked through again and again
+    # the libraries hold a million objects, which would be looked through again and again
+    gc.disable()
     try:
         return _folded_or_whole(workload, proven)
     finally:
@@ -99,12 +112,19 @@ def _compiled(
     fit_at, check_at = points[:4], (_far(points[4], model, regime), *points[5:])
     small = model if layout is None else at_depth(model, layout.layers(LEAST_UNITS))
     if (effort := expected()) is not None:
-        more = () if layout is None else (layout.layers(LEAST_UNITS + 1), layout.layers(LEAST_UNITS + 2))
+        more = (
+            ()
+            if layout is None
+            else (layout.layers(LEAST_UNITS + 1), layout.layers(LEAST_UNITS + 2))
+        )
         depths = (*(small.num_layers,) * len(fit_at), *more, model.num_layers)
         effort.plan([Size(depth) for depth in depths])
     flats = [traced(small, point) for point in fit_at]
     events, sizes = aligned(flats, fit_at)
-    flops = {phase: _by_module([f.flops_of(phase) for f in flats], fit_at, layout) for phase in FLOP_PHASES}
+    flops = {
+        phase: _by_module([f.flops_of(phase) for f in flats], fit_at, layout)
+        for phase in FLOP_PHASES
+    }
     trainable = _by_module([f.trainable for f in flats], fit_at, layout)
     checked = []
     if layout is None:
@@ -115,7 +135,10 @@ def _compiled(
         assert whole is not None
         checks = [(LEAST_UNITS + 1, at_depth(model, layout.layers(LEAST_UNITS + 1)))]
         if tape_signature(tape) not in proven:
-            checks += [(LEAST_UNITS + 2, at_depth(model, layout.layers(LEAST_UNITS + 2))), (whole, model)]
+            checks += [
+                (LEAST_UNITS + 2, at_depth(model, layout.layers(LEAST_UNITS + 2))),
+                (whole, model),
+            ]
     for (units, spec), point in zip(checks, check_at, strict=False):
         fresh = traced(spec, point)
         wrong = difference([event for event, _ in tape.expand(units)], sizes, fresh, point)
@@ -151,9 +174,16 @@ def _compiled(
 
 
 def tape_signature(tape: Tape) -> str:
-    """A hash of a folded tape and its layout without the sizes: what happens, in which order, to what."""
+    """A hash of a folded tape and its layout without the sizes: what happens, in which order, to
+    what."""
     blind = [
-        [run.direction, [[e._replace(size=0) if isinstance(e, Birth) else e for e in block] for block in run.blocks]]
+        [
+            run.direction,
+            [
+                [e._replace(size=0) if isinstance(e, Birth) else e for e in block]
+                for block in run.blocks
+            ],
+        ]
         for run in tape.runs
     ]
     return hashlib.sha256(repr((tape.layout, blind)).encode()).hexdigest()[:24]
@@ -179,17 +209,27 @@ def _points(workload: Workload, regime: Regime) -> tuple[Point, ...]:
 
 
 def _far(point: Point, model: ModelSpec, regime: Regime) -> Point:
-    """`point` with as many tokens as the regime and the model's positions allow: a window that nobody named would show."""
+    """`point` with as many tokens as the regime and the model's positions allow: a window that
+    nobody named would show."""
     if regime.one_token:
         return point
-    window, positions = below(regime, windows_of(model)), model.config.get("max_position_embeddings")
+    window, positions = (
+        below(regime, windows_of(model)),
+        model.config.get("max_position_embeddings"),
+    )
     ends = [end for end in (window and window - 1, positions) if isinstance(end, int)]
     longest = min(ends, default=_LONGEST)
     return point._replace(seq=max(point.seq, longest))
 
 
-def _valid(workload: Workload, regime: Regime, layout: Layout | None) -> dict[str, tuple[int, int | None]]:
-    windows, lora, layers = windows_of(workload.model), workload.setup.lora, workload.model.num_layers
+def _valid(
+    workload: Workload, regime: Regime, layout: Layout | None
+) -> dict[str, tuple[int, int | None]]:
+    windows, lora, layers = (
+        windows_of(workload.model),
+        workload.setup.lora,
+        workload.model.num_layers,
+    )
     batch, seq = least_sizes(regime, windows)
     beyond = below(regime, windows)
     return {
@@ -210,7 +250,11 @@ def _saved(tape: Tape, sizes: Sequence[Polynomial], layout: Layout | None) -> Af
                 found = found + sizes[event.birth.size]
         return found
 
-    return Affine.constant(at(0)) if layout is None else Affine.through(LEAST_UNITS, at(LEAST_UNITS), at(LEAST_UNITS + 1))
+    return (
+        Affine.constant(at(0))
+        if layout is None
+        else Affine.through(LEAST_UNITS, at(LEAST_UNITS), at(LEAST_UNITS + 1))
+    )
 
 
 def persistent(found: Sequence[Instant]) -> dict[Category, Affine]:
@@ -220,8 +264,11 @@ def persistent(found: Sequence[Instant]) -> dict[Category, Affine]:
     return {**setup.live, "gradients": step.live["gradients"]}
 
 
-def _by_module(found: Sequence[Mapping[str, int]], points: tuple[Point, ...], layout: Layout | None) -> tuple[ModuleNumber, ...]:
-    """Numbers by module seen at each point, as polynomials. Raises TapeError where inner units differ."""
+def _by_module(
+    found: Sequence[Mapping[str, int]], points: tuple[Point, ...], layout: Layout | None
+) -> tuple[ModuleNumber, ...]:
+    """Numbers by module seen at each point, as polynomials. Raises TapeError where inner units
+    differ."""
     names = list(dict.fromkeys(name for one in found for name in one))
     values = {name: _fitted(points, tuple(one.get(name, 0) for one in found)) for name in names}
     if layout is None:
@@ -234,7 +281,9 @@ def _by_module(found: Sequence[Mapping[str, int]], points: tuple[Point, ...], la
         if None in units:
             numbers.append(ModuleNumber(name, units[None], units[None], units[None]))
             continue
-        first, second, third, last = (units.get(unit, Polynomial({})) for unit in range(LEAST_UNITS))
+        first, second, third, last = (
+            units.get(unit, Polynomial({})) for unit in range(LEAST_UNITS)
+        )
         if second != third:
             raise TapeError(f"{name} differs between inner layers")
         numbers.append(ModuleNumber(name, first, second, last))
@@ -246,11 +295,19 @@ def _fitted(points: tuple[Point, ...], values: tuple[int, ...]) -> Polynomial:
 
 
 def _numbers_differ(
-    numbers: Sequence[ModuleNumber], fresh: Mapping[str, int], layout: Layout | None, units: int, at: Point
+    numbers: Sequence[ModuleNumber],
+    fresh: Mapping[str, int],
+    layout: Layout | None,
+    units: int,
+    at: Point,
 ) -> str | None:
     mine = {name: p.evaluate(*at) for number in numbers for name, p in number.at(layout, units)}
     wrong = [name for name in {*mine, *fresh} if mine.get(name, 0) != fresh.get(name, 0)]
-    return f"{min(wrong)} has {mine.get(min(wrong), 0)} instead of {fresh.get(min(wrong), 0)}" if wrong else None
+    return (
+        f"{min(wrong)} has {mine.get(min(wrong), 0)} instead of {fresh.get(min(wrong), 0)}"
+        if wrong
+        else None
+    )
 
 
 def versions() -> dict[str, str]:

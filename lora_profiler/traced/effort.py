@@ -1,5 +1,6 @@
-"""How long traces take: a guess before the first one, and then by what those that ended took, since a trace's time goes with the
-number of its operators. Those grow with the layers, and with the tokens where the model's code goes over them in a loop.
+"""How long traces take: a guess before the first one, and then by what those that ended took, since
+a trace's time goes with the number of its operators. Those grow with the layers, and with the
+tokens where the model's code goes over them in a loop.
 """
 
 import time
@@ -9,11 +10,13 @@ from typing import NamedTuple
 
 LIBRARIES_SECONDS = 5.0
 LAYER_SECONDS, ADAPTED_LAYER_SECONDS = 0.1, 0.2
-"""Of importing torch, transformers and PEFT, and of one layer in one trace; of families looked at, within a factor of three."""
+"""Of importing torch, transformers and PEFT, and of one layer in one trace; of families looked at,
+within a factor of three."""
 
 
 class Size(NamedTuple):
-    """What a trace's time depends on. Of a profile tokens do not count: a step that goes over them in a loop has none."""
+    """What a trace's time depends on. Of a profile tokens do not count: a step that goes over them
+    in a loop has none."""
 
     layers: int
     tokens: int = 0
@@ -28,7 +31,8 @@ class Ended(NamedTuple):
 
 
 class Effort:
-    """The traces that a question needs. `ended` are those of the same model and method so far, also for earlier questions."""
+    """The traces that a question needs. `ended` are those of the same model and method so far, also
+    for earlier questions."""
 
     def __init__(self, ended: list[Ended], sizes: Sequence[Size], *, adapted: bool) -> None:
         self._ended, self._to_come = ended, list(sizes)
@@ -60,16 +64,26 @@ class Effort:
         ended = list(self._ended)
         if len(ended) < 2:
             return self._layer_seconds * size.layers
-        rate = median(one.seconds / max(one.events, 1) for one in ended[1:])  # the first loads what the libraries left for later
+        rate = median(
+            one.seconds / max(one.events, 1) for one in ended[1:]
+        )  # the first loads what the libraries left for later
         return rate * _events(ended, size)
 
 
 def _events(ended: Sequence[Ended], size: Size) -> float:
-    """By the traces of one depth, the one with the most: layer by layer, on the line through what they have at their lengths."""
+    """By the traces of one depth, the one with the most: layer by layer, on the line through what
+    they have at their lengths."""
     depths = [one.size.layers for one in ended]
     layers = max(set(depths), key=lambda depth: (depths.count(depth), depth))
     seen = [(one.size.tokens, one.events / layers) for one in ended if one.size.layers == layers]
-    mean_tokens, mean_events = sum(t for t, _ in seen) / len(seen), sum(e for _, e in seen) / len(seen)
+    mean_tokens, mean_events = (
+        sum(t for t, _ in seen) / len(seen),
+        sum(e for _, e in seen) / len(seen),
+    )
     spread = sum((tokens - mean_tokens) ** 2 for tokens, _ in seen)
-    slope = sum((tokens - mean_tokens) * (events - mean_events) for tokens, events in seen) / spread if spread else 0.0
+    slope = (
+        sum((tokens - mean_tokens) * (events - mean_events) for tokens, events in seen) / spread
+        if spread
+        else 0.0
+    )
     return size.layers * (mean_events + max(slope, 0.0) * max(size.tokens - mean_tokens, 0.0))

@@ -1,4 +1,5 @@
-"""Sizes seen at a few points, solved into exact integer polynomials in batch, sequence and rank; refused on any doubt."""
+"""Sizes seen at a few points, solved into exact integer polynomials in batch, sequence and rank;
+refused on any doubt."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -22,11 +23,27 @@ class NoPolynomialError(Exception):
 
 
 MONOMIALS: tuple[Exponents, ...] = (
-    (0, 0, 0, 0, 0), (1, 1, 0, 0, 0), (1, 0, 0, 0, 0), (0, 1, 0, 0, 0), (0, 0, 1, 0, 0), (1, 1, 1, 0, 0), (1, 2, 0, 0, 0),
-    (0, 2, 0, 0, 0), (1, 0, 0, 1, 0), (1, 1, 0, 0, 1), (0, 1, 1, 0, 0), (1, 0, 1, 0, 0), (0, 0, 0, 1, 0), (1, 1, 0, 1, 0),
-    (0, 1, 0, 1, 0), (0, 1, 0, 0, 1), (1, 0, 0, 2, 0), (0, 0, 2, 0, 0),
-)  # fmt: skip
-"""Powers of batch, sequence, rank, and the sequence rounded up to 32 and to 16, the usual ones first."""
+    (0, 0, 0, 0, 0),
+    (1, 1, 0, 0, 0),
+    (1, 0, 0, 0, 0),
+    (0, 1, 0, 0, 0),
+    (0, 0, 1, 0, 0),
+    (1, 1, 1, 0, 0),
+    (1, 2, 0, 0, 0),
+    (0, 2, 0, 0, 0),
+    (1, 0, 0, 1, 0),
+    (1, 1, 0, 0, 1),
+    (0, 1, 1, 0, 0),
+    (1, 0, 1, 0, 0),
+    (0, 0, 0, 1, 0),
+    (1, 1, 0, 1, 0),
+    (0, 1, 0, 1, 0),
+    (0, 1, 0, 0, 1),
+    (1, 0, 0, 2, 0),
+    (0, 0, 2, 0, 0),
+)
+"""Powers of batch, sequence, rank, and the sequence rounded up to 32 and to 16, the usual ones
+first."""
 MOST_TERMS = 3
 
 
@@ -36,7 +53,8 @@ def _value(exponents: Exponents, at: Point) -> int:
 
 @cache
 def fitted(points: tuple[Point, ...], sizes: tuple[int, ...]) -> Polynomial:
-    """The sparsest polynomial with whole coefficients through all points: at least one more point than terms must agree.
+    """The sparsest polynomial with whole coefficients through all points: at least one more point
+    than terms must agree.
 
     Raises NoPolynomialError.
     """
@@ -50,9 +68,14 @@ def fitted(points: tuple[Point, ...], sizes: tuple[int, ...]) -> Polynomial:
     raise NoPolynomialError(f"sizes {sizes} at {points}")
 
 
-def _through(points: Sequence[Point], sizes: Sequence[int], monomials: Sequence[Exponents]) -> Polynomial | None:
+def _through(
+    points: Sequence[Point], sizes: Sequence[int], monomials: Sequence[Exponents]
+) -> Polynomial | None:
     n = len(monomials)
-    rows = [[Fraction(_value(e, at)) for e in monomials] + [Fraction(size)] for at, size in zip(points, sizes, strict=True)]
+    rows = [
+        [Fraction(_value(e, at)) for e in monomials] + [Fraction(size)]
+        for at, size in zip(points, sizes, strict=True)
+    ]
     for column in range(n):
         pivot = next((i for i in range(column, len(rows)) if rows[i][column]), None)
         if pivot is None:

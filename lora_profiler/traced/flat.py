@@ -1,4 +1,5 @@
-"""Traces in the form of tapes: flat events with their labels, aligned over several points of one workload."""
+"""Traces in the form of tapes: flat events with their labels, aligned over several points of one
+workload."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,8 @@ class ChangingTapeError(TapeError):
 
 @dataclass(frozen=True, slots=True)
 class Flat:
-    """A trace as flat events; the size of a birth is in bytes. `where` names the module that each event belongs to."""
+    """A trace as flat events; the size of a birth is in bytes. `where` names the module that each
+    event belongs to."""
 
     events: list[FlatEvent]
     where: list[str]
@@ -51,7 +53,9 @@ def flat(traced: Traced) -> Flat:
         if event >= 0:
             b = trace.births[event]
             assert b.category is not None
-            events.append(FlatEvent(Birth(b.size_bytes, b.category, b.module, b.op, b.saved), -1, None))
+            events.append(
+                FlatEvent(Birth(b.size_bytes, b.category, b.module, b.op, b.saved), -1, None)
+            )
         else:
             events.append(FlatEvent(None, ~event, None))
         where.append(trace.where[position])
@@ -61,18 +65,25 @@ def flat(traced: Traced) -> Flat:
 def at_point(workload: Workload, point: Point) -> Workload:
     setup = workload.setup
     lora = replace(setup.lora, r=point.rank, lora_alpha=None) if setup.lora else None
-    return replace(workload, setup=replace(setup, batch_size=point.batch, seq_len=point.seq, lora=lora))
+    return replace(
+        workload, setup=replace(setup, batch_size=point.batch, seq_len=point.seq, lora=lora)
+    )
 
 
-def aligned(flats: Sequence[Flat], points: tuple[Point, ...]) -> tuple[list[FlatEvent], list[Polynomial]]:
+def aligned(
+    flats: Sequence[Flat], points: tuple[Point, ...]
+) -> tuple[list[FlatEvent], list[Polynomial]]:
     """One tape for all points: the size of a birth is the number of its polynomial.
 
-    Raises ChangingTapeError where the traces differ in more than sizes, NoPolynomialError where sizes follow no polynomial.
+    Raises ChangingTapeError where the traces differ in more than sizes, NoPolynomialError where
+    sizes follow no polynomial.
     """
     first = flats[0]
     settled = _settled(first.events)
     for other in flats[1:]:
-        if len(other.events) != len(settled) or any(_unlike(*two) for two in zip(settled, _settled(other.events), strict=True)):
+        if len(other.events) != len(settled) or any(
+            _unlike(*two) for two in zip(settled, _settled(other.events), strict=True)
+        ):
             raise ChangingTapeError("the tape changes with batch, sequence or rank")
     numbers: dict[Polynomial, int] = {}
     events = []
@@ -80,14 +91,17 @@ def aligned(flats: Sequence[Flat], points: tuple[Point, ...]) -> tuple[list[Flat
         event = together[0]
         if event.birth is not None:
             found = fitted(points, tuple(e.birth.size for e in together if e.birth is not None))
-            event = event._replace(birth=event.birth._replace(size=numbers.setdefault(found, len(numbers))))
+            event = event._replace(
+                birth=event.birth._replace(size=numbers.setdefault(found, len(numbers)))
+            )
         events.append(event)
     return events, list(numbers)
 
 
 def _settled(events: Sequence[FlatEvent]) -> list[FlatEvent]:
-    """Events with neighbouring deaths by age: what dies in one go dies in the order in which Python clears a dict or a frame,
-    which now and then is another one, and no memory is taken in between."""
+    """Events with neighbouring deaths by age: what dies in one go dies in the order in which Python
+    clears a dict or a frame, which now and then is another one, and no memory is taken in
+    between."""
     found: list[FlatEvent] = []
     dying: list[FlatEvent] = []
     for event in events:
@@ -106,8 +120,11 @@ def _unlike(a: FlatEvent, b: FlatEvent) -> bool:
     return a.birth[1:] != b.birth[1:]
 
 
-def difference(events: Sequence[FlatEvent], sizes: Sequence[Polynomial], fresh: Flat, at: Point) -> str | None:
-    """What a tape says otherwise than a fresh trace at a point; None where they are equal, event by event.
+def difference(
+    events: Sequence[FlatEvent], sizes: Sequence[Polynomial], fresh: Flat, at: Point
+) -> str | None:
+    """What a tape says otherwise than a fresh trace at a point; None where they are equal, event by
+    event.
 
     The order among deaths that no other event parts does not count.
     """

@@ -1,8 +1,18 @@
-"""Folds the flat tape of four units into runs of blocks. Nothing here is taken on trust: the compiler expands and compares."""
+"""Folds the flat tape of four units into runs of blocks. Nothing here is taken on trust: the
+compiler expands and compares."""
 
 from collections.abc import Sequence
 
-from lora_profiler.compiled.tape import LEAST_UNITS, Anchor, Death, Event, FlatEvent, Layout, Run, Tape
+from lora_profiler.compiled.tape import (
+    LEAST_UNITS,
+    Anchor,
+    Death,
+    Event,
+    FlatEvent,
+    Layout,
+    Run,
+    Tape,
+)
 
 MARK = "<mark>"
 """Where a mark stands in a list of module names."""
@@ -25,7 +35,9 @@ def fold(events: Sequence[FlatEvent], labels: Sequence[Label], layout: Layout) -
                 if event.birth is not None:
                     home[len(home)] = (q, unit, ordinal)
                     ordinal += 1
-                    block.append(event.birth._replace(module=template(event.birth.module, unit, layout)))
+                    block.append(
+                        event.birth._replace(module=template(event.birth.module, unit, layout))
+                    )
                 elif event.mark is not None:
                     block.append(event.mark)
                 else:
@@ -44,7 +56,9 @@ def unfolded(events: Sequence[FlatEvent]) -> Tape:
             born += 1
             block.append(event.birth)
         else:
-            block.append(event.mark if event.mark is not None else Death(0, "single", 0, event.dies))
+            block.append(
+                event.mark if event.mark is not None else Death(0, "single", 0, event.dies)
+            )
     return Tape((Run(0, (tuple(block),)),), None)
 
 
@@ -58,8 +72,11 @@ def _segments(labels: Sequence[Label]) -> list[tuple[Label, int, int]]:
     return found
 
 
-def _turned(segments: Sequence[tuple[Label, int, int]], events: Sequence[FlatEvent]) -> list[tuple[Label, int, int]]:
-    """Segments cut where a pass over the stack turns back: an optimizer's list of tensors is born forth and dies back."""
+def _turned(
+    segments: Sequence[tuple[Label, int, int]], events: Sequence[FlatEvent]
+) -> list[tuple[Label, int, int]]:
+    """Segments cut where a pass over the stack turns back: an optimizer's list of tensors is born
+    forth and dies back."""
     found: list[tuple[Label, int, int]] = []
     for i, (label, start, stop) in enumerate(segments):
         around = [segments[k][0] for k in (i - 1, i + 1) if 0 <= k < len(segments)]
@@ -72,8 +89,11 @@ def _turned(segments: Sequence[tuple[Label, int, int]], events: Sequence[FlatEve
     return found
 
 
-def _runs(segments: Sequence[tuple[Label, int, int]]) -> list[tuple[int, list[tuple[Label, int, int]]]]:
-    """Segments gathered into whole passes over the stack (direction 1 or -1); every other stretch is a run of its own."""
+def _runs(
+    segments: Sequence[tuple[Label, int, int]],
+) -> list[tuple[int, list[tuple[Label, int, int]]]]:
+    """Segments gathered into whole passes over the stack (direction 1 or -1); every other stretch
+    is a run of its own."""
     found: list[tuple[int, list[tuple[Label, int, int]]]] = []
     i = 0
     while i < len(segments):
@@ -108,7 +128,8 @@ def _reference(home: tuple[int, Label, int], q: int, unit: Label) -> Death:
 
 
 def template(module: str, unit: Label, layout: Layout) -> str:
-    """`module` with its layer counted from the first layer of `unit`; outside the units from the nearer end of the stack."""
+    """`module` with its layer counted from the first layer of `unit`; outside the units from the
+    nearer end of the stack."""
     head = f"{layout.stack}."
     if not module.startswith(head):
         return module
@@ -136,12 +157,15 @@ def labels_of(where: Sequence[str], layout: Layout, units: int) -> list[Label]:
         if name not in known:
             known[name] = label(name)
     around = {"", *(layout.stack[:i] for i, letter in enumerate(layout.stack) if letter == ".")}
-    return _joined([known[name] for name in where], [known[name] is None and name not in around for name in where])
+    return _joined(
+        [known[name] for name in where],
+        [known[name] is None and name not in around for name in where],
+    )
 
 
 def _joined(labels: list[Label], apart: Sequence[bool]) -> list[Label]:
-    """What the modules around the stack do between two neighbouring units belongs to the one before, whose output gets its name
-    there. `apart` are marks and what other modules do."""
+    """What the modules around the stack do between two neighbouring units belongs to the one
+    before, whose output gets its name there. `apart` are marks and what other modules do."""
     found = list(labels)
     start: int | None = None
     before: Label = None

@@ -1,9 +1,11 @@
-"""The kernels of one micro-batch: what a device launches for every operator of the traced step, its bytes and its products.
+"""The kernels of one micro-batch: what a device launches for every operator of the traced step, its
+bytes and its products.
 
-One operator is one kernel, as it is on CUDA but for a few that launch two: those fill a tensor first, which is counted with the
-bytes of both. A kernel reads its inputs and writes its outputs once; where an operator takes a tensor of which the kernel
-touches some elements alone, a table says which. Sources: torch `aten/src/ATen/native/` (`NLLLoss.cu`, `Embedding.cu`,
-`Indexing.cu`, `TensorShape.cpp`), bitsandbytes `backends/cuda/ops.py`.
+One operator is one kernel, as it is on CUDA but for a few that launch two: those fill a tensor
+first, which is counted with the bytes of both. A kernel reads its inputs and writes its outputs
+once; where an operator takes a tensor of which the kernel touches some elements alone, a table says
+which. Sources: torch `aten/src/ATen/native/` (`NLLLoss.cu`, `Embedding.cu`, `Indexing.cu`,
+`TensorShape.cpp`), bitsandbytes `backends/cuda/ops.py`.
 """
 
 import re
@@ -28,23 +30,60 @@ from lora_profiler.workload import Dtype, Workload
 aten = torch.ops.aten
 Build = Callable[[Workload], torch.nn.Module]
 FEW_UNITS = (2, 3)
-"""Depths, in units of layers, between whose kernels the line to every other depth is drawn; one more proves it."""
+"""Depths, in units of layers, between whose kernels the line to every other depth is drawn; one
+more proves it."""
 
-_DTYPES: dict[torch.dtype, Dtype] = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-_NOTHING_RUNS = frozenset({
-    "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh", "_local_scalar_dense", "resize_",
-})  # fmt: skip
-_WRITES_ONLY = frozenset({
-    "zeros", "zeros_like", "new_zeros", "ones", "ones_like", "new_ones", "full", "full_like", "new_full", "fill_", "zero_",
-    "arange", "scalar_tensor", "rand_like", "randn_like",
-})  # fmt: skip
+_DTYPES: dict[torch.dtype, Dtype] = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
+_NOTHING_RUNS = frozenset(
+    {
+        "empty",
+        "empty_like",
+        "empty_strided",
+        "new_empty",
+        "new_empty_strided",
+        "lift_fresh",
+        "_local_scalar_dense",
+        "resize_",
+    }
+)
+_WRITES_ONLY = frozenset(
+    {
+        "zeros",
+        "zeros_like",
+        "new_zeros",
+        "ones",
+        "ones_like",
+        "new_ones",
+        "full",
+        "full_like",
+        "new_full",
+        "fill_",
+        "zero_",
+        "arange",
+        "scalar_tensor",
+        "rand_like",
+        "randn_like",
+    }
+)
 _GATHERS = frozenset({"embedding", "index", "index_select", "gather"})
 """Of the first tensor they read as many elements as they write."""
 _FILLS_FIRST = frozenset(
-    {"slice_backward", "select_backward", "constant_pad_nd", "nll_loss_backward", "embedding_dense_backward"}
+    {
+        "slice_backward",
+        "select_backward",
+        "constant_pad_nd",
+        "nll_loss_backward",
+        "embedding_dense_backward",
+    }
 )
 """They fill their output with zeros, and then write the gradient's or input's elements into it."""
-_ADDS_ROWS = frozenset({"index_add_", "index_put_", "_index_put_impl_", "scatter_add_", "index_copy_", "scatter_"})
+_ADDS_ROWS = frozenset(
+    {"index_add_", "index_put_", "_index_put_impl_", "scatter_add_", "index_copy_", "scatter_"}
+)
 """Of the tensor that they change they touch as many elements as they are given."""
 _COPIES_FIRST = frozenset({"index_add", "index_put", "scatter_add", "index_copy", "scatter"})
 _DEQUANTISE = frozenset({"dequantize_4bit", "dequantize_blockwise"})
@@ -55,9 +94,11 @@ _ATTENTION = re.compile(
 
 
 def step_kernels(workload: Workload, build: Build | None = None) -> StepKernels:
-    """The kernels of the micro-batch of `workload` on the model that `build` makes, at its full depth.
+    """The kernels of the micro-batch of `workload` on the model that `build` makes, at its full
+    depth.
 
-    Where layers repeat, models of two and three units are traced, and one of four proves that every count is linear.
+    Where layers repeat, models of two and three units are traced, and one of four proves that every
+    count is linear.
 
     Raises UnbuildableError where a count is not, and what building and tracing raise.
     """
@@ -65,11 +106,16 @@ def step_kernels(workload: Workload, build: Build | None = None) -> StepKernels:
     layout = layout_of(workload.model)
     units = None if layout is None else layout.units_of(workload.model.num_layers)
     if layout is None or units is None:
-        with watched(workload, [Size(workload.model.num_layers, workload.setup.seq_len)], kept=False):
+        with watched(
+            workload, [Size(workload.model.num_layers, workload.setup.seq_len)], kept=False
+        ):
             return recorded(workload, build, None)
     sizes = [Size(layout.layers(u), workload.setup.seq_len) for u in (*FEW_UNITS, LEAST_UNITS)]
     with watched(workload, sizes, kept=False):
-        few = [recorded(replace(workload, model=at_depth(workload.model, size.layers)), build, layout) for size in sizes]
+        few = [
+            recorded(replace(workload, model=at_depth(workload.model, size.layers)), build, layout)
+            for size in sizes
+        ]
     _same(at_units(few[0], few[1], LEAST_UNITS), few[2], workload)
     return at_units(few[0], few[1], units)
 
@@ -78,7 +124,8 @@ def at_units(two: StepKernels, three: StepKernels, units: int) -> StepKernels:
     """The kernels of `units` units, on the line through those of two and of three."""
     first, second = (dict(_counted(step.kernels)) for step in (two, three))
     kernels = [
-        replace(one, count=_on_line(first.get(one, 0), second.get(one, 0), units)) for one in dict.fromkeys([*first, *second])
+        replace(one, count=_on_line(first.get(one, 0), second.get(one, 0), units))
+        for one in dict.fromkeys([*first, *second])
     ]
     return StepKernels(
         kernels=merged(kernels),
@@ -104,7 +151,8 @@ def _same(line: StepKernels, fresh: StepKernels, workload: Workload) -> None:
     if wrong or line.trainable != fresh.trainable:
         what = f"{wrong[0].op} in {wrong[0].module or 'the model'}" if wrong else "what trains"
         raise UnbuildableError(
-            f"the kernels of {workload.model.id} are not linear in its layers: {what} is the first that is not."
+            f"the kernels of {workload.model.id} are not linear in its layers: {what} is the first"
+            " that is not."
         )
 
 
@@ -112,15 +160,28 @@ def _on_meta(workload: Workload) -> torch.nn.Module:
     return build_model(workload, device="meta")
 
 
-def recorded(workload: Workload, build: Build = _on_meta, layout: Layout | None = None) -> StepKernels:
-    """The kernels of `workload` at the depth that it has, in one trace; layers of the layout's stack under one name."""
+def recorded(
+    workload: Workload, build: Build = _on_meta, layout: Layout | None = None
+) -> StepKernels:
+    """The kernels of `workload` at the depth that it has, in one trace; layers of the layout's
+    stack under one name."""
     found: list[Kernel] = []
     numbers = re.compile(rf"^({re.escape(layout.stack)})\.\d+(?=\.|$)") if layout else None
 
-    def listen(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any, phase: str, module: str) -> None:
-        kernel = kernel_of(func, args, kwargs, result, "forward" if phase == "loss" else phase, module)  # type: ignore[arg-type]
+    def listen(
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        result: Any,
+        phase: str,
+        module: str,
+    ) -> None:
+        computed: Any = "forward" if phase == "loss" else phase
+        kernel = kernel_of(func, args, kwargs, result, computed, module)
         if kernel is not None:
-            found.append(kernel if numbers is None else replace(kernel, module=numbers.sub(r"\1.*", module)))
+            found.append(
+                kernel if numbers is None else replace(kernel, module=numbers.sub(r"\1.*", module))
+            )
 
     trained: dict[int, int] = {}
 
@@ -135,13 +196,21 @@ def recorded(workload: Workload, build: Build = _on_meta, layout: Layout | None 
     traced: Traced = trace(workload, building, listener=listen)
     assert sum(trained.values()) == sum(traced.trainable.values())
     setup = workload.setup
-    return StepKernels(kernels=merged(found), tokens=setup.batch_size * setup.seq_len, trainable=trained)
+    return StepKernels(
+        kernels=merged(found), tokens=setup.batch_size * setup.seq_len, trainable=trained
+    )
 
 
 def kernel_of(
-    func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any, phase: Phase, module: str
+    func: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    result: Any,
+    phase: Phase,
+    module: str,
 ) -> Kernel | None:
-    """The kernel that one operator launches, None where nothing runs: views, tensors without contents, numbers on the host."""
+    """The kernel that one operator launches, None where nothing runs: views, tensors without
+    contents, numbers on the host."""
     op = func._overloadpacket.__name__
     given = _tensors((args, kwargs))
     returned = _tensors(result)
@@ -151,12 +220,18 @@ def kernel_of(
     if op in _NOTHING_RUNS or not (new or changed):
         return None
     read, written = _traffic(op, args, given, new, changed)
-    kernel = Kernel(kind=_kind(op), op=op, phase=phase, module=module, read_bytes=read, written_bytes=written)
+    kernel = Kernel(
+        kind=_kind(op), op=op, phase=phase, module=module, read_bytes=read, written_bytes=written
+    )
     if kernel.kind == "gemm":
         gemm, dtype = _product(op, args)
         return replace(kernel, gemm=gemm, flops=gemm.flops, dtype=dtype)
     if kernel.kind.startswith("attention"):
-        return replace(kernel, flops=_attention_flops(func, args, kwargs, kernel.kind), dtype=_DTYPES[given[0].dtype])
+        return replace(
+            kernel,
+            flops=_attention_flops(func, args, kwargs, kernel.kind),
+            dtype=_DTYPES[given[0].dtype],
+        )
     if op == "dequantize_4bit":
         return replace(kernel, parameters=new[0].numel())
     return kernel
@@ -177,14 +252,22 @@ def _tensors(nested: Any) -> list[Tensor]:
     found: dict[tuple[Any, ...], Tensor] = {}
     for leaf in tree_leaves(nested):
         if isinstance(leaf, Tensor) and leaf.device.type == "meta" and leaf.numel():
-            key = (leaf.untyped_storage()._cdata, leaf.storage_offset(), tuple(leaf.shape), leaf.stride(), leaf.dtype)
+            key = (
+                leaf.untyped_storage()._cdata,
+                leaf.storage_offset(),
+                tuple(leaf.shape),
+                leaf.stride(),
+                leaf.dtype,
+            )
             found.setdefault(key, leaf)
     return list(found.values())
 
 
 def _changed(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
     """What the operator writes into."""
-    names = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    names = [
+        a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write
+    ]
     return _tensors([_argument(func, args, kwargs, name) for name in names])
 
 
@@ -208,7 +291,9 @@ def _sum(tensors: list[Tensor]) -> int:
     return sum(_bytes(tensor) for tensor in tensors)
 
 
-def _traffic(op: str, args: tuple[Any, ...], given: list[Tensor], new: list[Tensor], changed: list[Tensor]) -> tuple[int, int]:
+def _traffic(
+    op: str, args: tuple[Any, ...], given: list[Tensor], new: list[Tensor], changed: list[Tensor]
+) -> tuple[int, int]:
     """Bytes read and written."""
     written = _sum(new) + _sum(changed)
     if op in _WRITES_ONLY:
@@ -224,7 +309,9 @@ def _traffic(op: str, args: tuple[Any, ...], given: list[Tensor], new: list[Tens
         target = args[2]
         touched = target.numel() * args[1].element_size()
         return _bytes(args[0]) + _bytes(target), written + touched
-    if op == "native_layer_norm_backward":  # x's gradient is one kernel, those of weight and bias another that reads both again
+    if (
+        op == "native_layer_norm_backward"
+    ):  # x's gradient is one kernel, those of weight and bias another that reads both again
         return _sum(given) * (2 if len(new) > 1 else 1), written
     if op in _FILLS_FIRST:
         return _sum(given), written + (_bytes(args[0]) if isinstance(args[0], Tensor) else 0)
@@ -242,7 +329,9 @@ def _product(op: str, args: tuple[Any, ...]) -> tuple[Gemm, Dtype]:
     dtype = _DTYPES[first.dtype]
     if op == "linear":
         return Gemm(m=first.numel() // first.shape[-1], n=second.shape[0], k=first.shape[-1]), dtype
-    if op == "_grouped_mm" and first.ndim == 2 and second.ndim == 2:  # gradients of weights: each group sums over its own rows
+    if (
+        op == "_grouped_mm" and first.ndim == 2 and second.ndim == 2
+    ):  # gradients of weights: each group sums over its own rows
         return Gemm(m=first.shape[0], n=second.shape[1], k=first.shape[1]), dtype
     if op == "_grouped_mm":
         return Gemm(m=first.shape[0], n=second.shape[-1], k=first.shape[1]), dtype
@@ -250,8 +339,11 @@ def _product(op: str, args: tuple[Any, ...]) -> tuple[Gemm, Dtype]:
     return Gemm(batches=batches, m=first.shape[-2], n=second.shape[-1], k=first.shape[-1]), dtype
 
 
-def _attention_flops(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], kind: Kind) -> int:
-    """Two products forward, five backward, where a fused kernel makes the scores again; half of each where causal."""
+def _attention_flops(
+    func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], kind: Kind
+) -> int:
+    """Two products forward, five backward, where a fused kernel makes the scores again; half of
+    each where causal."""
     query, key, value = (_argument(func, args, kwargs, name) for name in ("query", "key", "value"))
     if query.ndim == 3:  # (tokens, heads, width): sequences of their own in one row
         lengths = _argument(func, args, kwargs, "cum_seq_q").diff().tolist()

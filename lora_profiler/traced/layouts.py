@@ -14,10 +14,16 @@ MOST_PERIOD = 8
 
 
 def layout_of(model: ModelSpec) -> Layout | None:
-    """The units of the one stack that makes the model's depth: the shortest period that repeats from some layer on. None where a
-    full trace is due: several such stacks, too few layers, or layers that do not repeat. A guess from shapes and the config, as
-    published and as transformers fills it in; the compiler checks it. Raises UnbuildableError as `filled_config` does."""
-    stacks = [part for part in model.parts if isinstance(part, Stack) and len(part.order) == model.num_layers]
+    """The units of the one stack that makes the model's depth: the shortest period that repeats
+    from some layer on. None where a full trace is due: several such stacks, too few layers, or
+    layers that do not repeat. A guess from shapes and the config, as published and as transformers
+    fills it in; the compiler checks it. Raises UnbuildableError as `filled_config` does.
+    """
+    stacks = [
+        part
+        for part in model.parts
+        if isinstance(part, Stack) and len(part.order) == model.num_layers
+    ]
     if len(stacks) != 1:
         return None
     kinds = _kinds(model, stacks[0])
@@ -25,28 +31,49 @@ def layout_of(model: ModelSpec) -> Layout | None:
         for prefix in range(MOST_PERIOD):
             body = kinds[prefix:]
             units, tail = divmod(len(body), period)
-            if units >= LEAST_UNITS and all(kind == body[i % period] for i, kind in enumerate(body)):
+            if units >= LEAST_UNITS and all(
+                kind == body[i % period] for i, kind in enumerate(body)
+            ):
                 return Layout(stacks[0].name, prefix, period, tail)
     return None
 
 
 def _kinds(model: ModelSpec, stack: Stack) -> list[tuple[Any, ...]]:
-    """What tells one layer of the stack from another: its weights, and what lists of the config with an entry a layer say."""
+    """What tells one layer of the stack from another: its weights, and what lists of the config
+    with an entry a layer say."""
     depth = len(stack.order)
-    lists = [*_lists(model.published, depth), *_lists(model.config, depth), *_lists(filled_config(model), depth)]
+    lists = [
+        *_lists(model.published, depth),
+        *_lists(model.config, depth),
+        *_lists(filled_config(model), depth),
+    ]
     return [(kind, *(str(values[i]) for values in lists)) for i, kind in enumerate(stack.order)]
 
 
 def _lists(config: Mapping[str, Any], length: int) -> list[Sequence[Any]]:
-    nested = [found for value in config.values() if isinstance(value, dict) for found in _lists(value, length)]
-    own = [value for value in config.values() if isinstance(value, list | tuple) and len(value) == length]
-    return nested + [value for value in own if list(value) != list(range(length))]  # that one names every layer
+    nested = [
+        found
+        for value in config.values()
+        if isinstance(value, dict)
+        for found in _lists(value, length)
+    ]
+    own = [
+        value
+        for value in config.values()
+        if isinstance(value, list | tuple) and len(value) == length
+    ]
+    return nested + [
+        value for value in own if list(value) != list(range(length))
+    ]  # that one names every layer
 
 
 def at_depth(model: ModelSpec, layers: int) -> ModelSpec:
-    """The same model with `layers` layers: its first ones, and where it has fewer, more that go on as the last ones do."""
+    """The same model with `layers` layers: its first ones, and where it has fewer, more that go on
+    as the last ones do."""
     raw = deepcopy(dict(model.published))
-    raw.pop("quantization_config", None)  # of a checkpoint in NF4, whose list of names need not fit another depth
+    raw.pop(
+        "quantization_config", None
+    )  # of a checkpoint in NF4, whose list of names need not fit another depth
     layout = layout_of(model)
     _cut(raw, model.num_layers, layers, layout.period if layout else 1)
     raw["model_type"] = raw.get("model_type", model.model_type)

@@ -1,7 +1,9 @@
-"""What the commonest operators return on tensors without data, without asking torch's own meta kernels, which are slow Python.
+"""What the commonest operators return on tensors without data, without asking torch's own meta
+kernels, which are slow Python.
 
-Only where nothing can be doubted: contiguous operands of one shape and one floating dtype give a tensor like the first; an
-in-place operator on lists gives nothing. Everything else goes torch's way.
+Only where nothing can be doubted: contiguous operands of one shape and one floating dtype give a
+tensor like the first; an in-place operator on lists gives nothing. Everything else goes torch's
+way.
 """
 
 from collections.abc import Callable
@@ -19,7 +21,9 @@ def _is_plain(tensor: torch.Tensor) -> bool:
 def _binary(func: Any, first: Any, second: Any, **rest: Any) -> Any:
     if isinstance(first, torch.Tensor) and _is_plain(first):
         if isinstance(second, torch.Tensor):
-            alike = second.shape == first.shape and second.dtype == first.dtype and _is_plain(second)
+            alike = (
+                second.shape == first.shape and second.dtype == first.dtype and _is_plain(second)
+            )
         else:
             alike = isinstance(second, int | float)
         if alike:
@@ -32,7 +36,11 @@ def _unary(func: Any, only: torch.Tensor, *rest: Any, **more: Any) -> Any:
 
 
 def _in_place(func: Any, first: list[torch.Tensor], *rest: Any, **more: Any) -> Any:
-    return None if all(tensor.device.type == "meta" for tensor in first) else func(first, *rest, **more)
+    return (
+        None
+        if all(tensor.device.type == "meta" for tensor in first)
+        else func(first, *rest, **more)
+    )
 
 
 SHORTCUTS: dict[Any, Callable[..., Any]] = {
@@ -41,9 +49,13 @@ SHORTCUTS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((aten.pow.Tensor_Scalar, aten.neg.default, aten.rsqrt.default), _unary),
     **dict.fromkeys(
         (
-            aten._foreach_addcmul_.Scalar, aten._foreach_addcdiv_.Scalar, aten._foreach_addcdiv_.ScalarList,
-            aten._foreach_lerp_.Scalar, aten._foreach_mul_.Scalar, aten._foreach_add_.Scalar,
+            aten._foreach_addcmul_.Scalar,
+            aten._foreach_addcdiv_.Scalar,
+            aten._foreach_addcdiv_.ScalarList,
+            aten._foreach_lerp_.Scalar,
+            aten._foreach_mul_.Scalar,
+            aten._foreach_add_.Scalar,
         ),
         _in_place,
     ),
-}  # fmt: skip
+}

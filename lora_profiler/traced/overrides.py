@@ -1,7 +1,9 @@
-"""What torch and transformers would do on a real device where the meta device does something else: scoped replacements.
+"""What torch and transformers would do on a real device where the meta device does something else:
+scoped replacements.
 
-Each is a context manager over one name of torch or transformers; `tests/test_overrides.py` fails when a name moves. Sources:
-torch `nn/functional.py`, transformers `masking_utils.py`, `modeling_utils.py`.
+Each is a context manager over one name of torch or transformers; `tests/test_overrides.py` fails
+when a name moves. Sources: torch `nn/functional.py`, transformers `masking_utils.py`,
+`modeling_utils.py`.
 """
 
 import re
@@ -23,12 +25,15 @@ from lora_profiler.traced.tracer import Tracer
 from lora_profiler.workload import TrainSetup, Workload
 
 aten = torch.ops.aten
-_FALLBACK = re.compile(r"`(?P<function>\w+)` is falling back .* because `(?P<package>[^`]+)` is not installed")
+_FALLBACK = re.compile(
+    r"`(?P<function>\w+)` is falling back .* because `(?P<package>[^`]+)` is not installed"
+)
 
 
 @contextmanager
 def device_rules(workload: Workload, kernels: set[str], tracer: Tracer) -> Iterator[None]:
-    """Everything that makes a trace on the meta device speak for the device and the platform of `workload`.
+    """Everything that makes a trace on the meta device speak for the device and the platform of
+    `workload`.
 
     Kernels that attention takes go to `kernels`.
     """
@@ -50,13 +55,16 @@ def device_rules(workload: Workload, kernels: set[str], tracer: Tracer) -> Itera
         stack.enter_context(no_look_at_tokens())
         stack.enter_context(known_padding(tracer))
         stack.enter_context(fused_on_meta())
-        stack.enter_context(generator_states(tracer.see) if setup.device == "cpu" else byte_dropout())
+        stack.enter_context(
+            generator_states(tracer.see) if setup.device == "cpu" else byte_dropout()
+        )
         yield
 
 
 @contextmanager
 def fallbacks_noted(found: set[str]) -> Iterator[None]:
-    """Notes which functions transformers runs in plain torch, because the package with their kernels is not installed here."""
+    """Notes which functions transformers runs in plain torch, because the package with their
+    kernels is not installed here."""
     from transformers.integrations import hub_kernels
 
     def note(text: str, *rest: Any) -> None:
@@ -69,7 +77,8 @@ def fallbacks_noted(found: set[str]) -> Iterator[None]:
 
 @contextmanager
 def byte_dropout() -> Iterator[None]:
-    """CUDA's dropout keeps a mask of one byte an element; the meta device keeps noise in the input's dtype, as the CPU does.
+    """CUDA's dropout keeps a mask of one byte an element; the meta device keeps noise in the
+    input's dtype, as the CPU does.
 
     The one that SDPA's math kernel calls lies in C++, where only the dispatcher can be told.
     """
@@ -79,7 +88,9 @@ def byte_dropout() -> Iterator[None]:
         out: Tensor = torch.native_dropout(input, p, True)[0] if training and p else input
         return out
 
-    def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    def dropout(
+        input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
         return plain(input, p, training, inplace) if inplace else of_bytes(input, p, training)
 
     called_in_cpp: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
@@ -93,7 +104,8 @@ def byte_dropout() -> Iterator[None]:
 
 @contextmanager
 def packed_sequences(are_packed: bool) -> Iterator[None]:
-    """transformers looks into the position ids for packed sequences; without data it is told whether there are any."""
+    """transformers looks into the position ids for packed sequences; without data it is told
+    whether there are any."""
     from transformers import masking_utils
 
     plain = masking_utils.find_packed_sequence_indices
@@ -101,7 +113,9 @@ def packed_sequences(are_packed: bool) -> Iterator[None]:
     def find(position_ids: Tensor) -> Tensor | None:
         if not are_packed:
             return None
-        with replaced(masking_utils, "is_tracing", lambda *args: True):  # it then takes for granted that there are
+        with replaced(
+            masking_utils, "is_tracing", lambda *args: True
+        ):  # it then takes for granted that there are
             return plain(position_ids)
 
     with replaced(masking_utils, "find_packed_sequence_indices", find):
@@ -110,14 +124,17 @@ def packed_sequences(are_packed: bool) -> Iterator[None]:
 
 @contextmanager
 def known_padding(tracer: Tracer) -> Iterator[None]:
-    """transformers leaves a mask out where it masks nothing. Whether it does is known here, and cannot be read off it."""
+    """transformers leaves a mask out where it masks nothing. Whether it does is known here, and
+    cannot be read off it."""
     from transformers import masking_utils
 
     def told(name: str) -> Callable[..., bool]:
         plain = getattr(masking_utils, name)
 
         def ignored(padding_mask: Tensor | None, *args: Any, **kwargs: Any) -> bool:
-            return not (padding_mask is not None and tracer.masks(padding_mask)) and plain(None, *args, **kwargs)
+            return not (padding_mask is not None and tracer.masks(padding_mask)) and plain(
+                None, *args, **kwargs
+            )
 
         return ignored
 
@@ -129,17 +146,22 @@ def known_padding(tracer: Tracer) -> Iterator[None]:
 
 @contextmanager
 def no_look_at_tokens() -> Iterator[None]:
-    """transformers looks at the first and the last tokens, to warn of padding without a mask; without data it is kept from it."""
+    """transformers looks at the first and the last tokens, to warn of padding without a mask;
+    without data it is kept from it."""
     from transformers import PreTrainedModel
 
-    with replaced(PreTrainedModel, "warn_if_padding_and_no_attention_mask", lambda *args, **kwargs: None):
+    with replaced(
+        PreTrainedModel, "warn_if_padding_and_no_attention_mask", lambda *args, **kwargs: None
+    ):
         yield
 
 
 @contextmanager
 def generator_states(seen: Callable[[Tensor], object]) -> Iterator[None]:
-    """The state of the CPU's generator comes from no operator. Checkpointing keeps one for every layer, and puts one aside while
-    it computes a layer again, but for the meta device, of which torch holds that it has no random numbers."""
+    """The state of the CPU's generator comes from no operator. Checkpointing keeps one for every
+    layer, and puts one aside while it computes a layer again, but for the meta device, of which
+    torch holds that it has no random numbers.
+    """
     plain, fork = torch.get_rng_state, torch.random.fork_rng
 
     def get_rng_state() -> Tensor:
@@ -147,16 +169,26 @@ def generator_states(seen: Callable[[Tensor], object]) -> Iterator[None]:
         seen(state)
         return state
 
-    def fork_rng(devices: Any = None, enabled: bool = True, *, device_type: str, **kwargs: Any) -> Any:
-        return fork([], enabled, **kwargs) if device_type == "meta" else fork(devices, enabled, device_type=device_type, **kwargs)
+    def fork_rng(
+        devices: Any = None, enabled: bool = True, *, device_type: str, **kwargs: Any
+    ) -> Any:
+        return (
+            fork([], enabled, **kwargs)
+            if device_type == "meta"
+            else fork(devices, enabled, device_type=device_type, **kwargs)
+        )
 
-    with replaced(torch, "get_rng_state", get_rng_state), replaced(torch.random, "fork_rng", fork_rng):
+    with (
+        replaced(torch, "get_rng_state", get_rng_state),
+        replaced(torch.random, "fork_rng", fork_rng),
+    ):
         yield
 
 
 @contextmanager
 def no_autocast_on_meta() -> Iterator[None]:
-    """PEFT turns autocast off around packed experts, for the device of the weights; torch knows none for the meta device."""
+    """PEFT turns autocast off around packed experts, for the device of the weights; torch knows
+    none for the meta device."""
     plain = torch.autocast
 
     def autocast(device_type: str, *args: Any, **kwargs: Any) -> Any:
@@ -166,7 +198,7 @@ def no_autocast_on_meta() -> Iterator[None]:
         yield
 
 
-# --- operators whose meta kernel returns something else than the device's -------------------------------------------------
+# --- operators whose meta kernel returns something else than the device's -------------------------
 
 
 def substitutes(device: str) -> dict[Any, Callable[..., Any]]:
@@ -181,18 +213,27 @@ def substitutes(device: str) -> dict[Any, Callable[..., Any]]:
 
 def kernels_in_python(setup: TrainSetup) -> dict[Any, Callable[..., Any]]:
     """Operator -> the Python that the device runs for it, to be traced in its place."""
-    return {aten._safe_softmax.default: safe_softmax} | optimizer_kernels(setup) | quantised_kernels(setup)
+    return (
+        {aten._safe_softmax.default: safe_softmax}
+        | optimizer_kernels(setup)
+        | quantised_kernels(setup)
+    )
 
 
 def grouped_product(func: Any, a: Tensor, b: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """The meta kernel insists on bfloat16 before torch 2.15; the devices take other dtypes and return the same shape in them."""
+    """The meta kernel insists on bfloat16 before torch 2.15; the devices take other dtypes and
+    return the same shape in them."""
     if a.dtype == torch.bfloat16:
         return func(a, b, *args, **kwargs)  # type: ignore[no-any-return]
-    shape: Tensor = func(*(torch.empty_like(t, dtype=torch.bfloat16) for t in (a, b)), *args, **kwargs)
+    shape: Tensor = func(
+        *(torch.empty_like(t, dtype=torch.bfloat16) for t in (a, b)), *args, **kwargs
+    )
     return torch.empty(shape.shape, dtype=a.dtype, device=a.device)
 
 
-def layer_norm_on_cpu(func: Any, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
+def layer_norm_on_cpu(
+    func: Any, x: Tensor, *args: Any, **kwargs: Any
+) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and deviation are in the input's dtype on the CPU, in float32 elsewhere."""
     out, mean, deviation = func(x, *args, **kwargs)
     return out, torch.empty_like(mean, dtype=x.dtype), torch.empty_like(deviation, dtype=x.dtype)

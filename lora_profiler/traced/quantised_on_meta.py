@@ -1,7 +1,9 @@
-"""The 4-bit product on tensors without data, with the copies that a real one makes of scales and weight.
+"""The 4-bit product on tensors without data, with the copies that a real one makes of scales and
+weight.
 
-bitsandbytes' own code runs down to its operators, and its registered fake ones return what the real ones return; only
-`gemm_4bit` allocates inside. Sources: bitsandbytes `backends/{default,cuda}/ops.py`, `autograd/_functions.py`.
+bitsandbytes' own code runs down to its operators, and its registered fake ones return what the real
+ones return; only `gemm_4bit` allocates inside. Sources: bitsandbytes
+`backends/{default,cuda}/ops.py`, `autograd/_functions.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,15 +39,18 @@ def product_on_cuda(
     absmax_code: Tensor | None = None,
     absmax_offset: Tensor | None = None,
 ) -> Tensor:
-    """`_dequant_linear_fallback` of bitsandbytes, which every product of more than 1536 rows takes on CUDA.
+    """`_dequant_linear_fallback` of bitsandbytes, which every product of more than 1536 rows takes
+    on CUDA.
 
-    Fewer rows may take a kernel without any copy, by a table of cards and shapes; the trace is then one weight too high here,
-    never too low.
+    Fewer rows may take a kernel without any copy, by a table of cards and shapes; the trace is then
+    one weight too high here, never too low.
     """
     if absmax_8bit is not None:
         assert absmax_code is not None and absmax_offset is not None
         operator = torch.ops.bitsandbytes.dequantize_blockwise.default
         whole = operator(absmax_8bit, absmax, absmax_code, NESTED_BLOCK, torch.float32)
         absmax = whole + absmax_offset
-    weight = torch.ops.bitsandbytes.dequantize_4bit.default(B, absmax, blocksize, quant_type, shapeB, A.dtype)
+    weight = torch.ops.bitsandbytes.dequantize_4bit.default(
+        B, absmax, blocksize, quant_type, shapeB, A.dtype
+    )
     return torch.nn.functional.linear(A, weight, bias)

@@ -1,7 +1,8 @@
-"""One workload traced: the real model on the meta device, two whole optimizer steps, and one more forward pass under hooks.
+"""One workload traced: the real model on the meta device, two whole optimizer steps, and one more
+forward pass under hooks.
 
-The loop is that of the harness (`modeling` makes model, optimizer and loss for both), so that a trace and a measurement speak of
-the same instants.
+The loop is that of the harness (`modeling` makes model, optimizer and loss for both), so that a
+trace and a measurement speak of the same instants.
 """
 
 import gc
@@ -22,7 +23,12 @@ from lora_profiler.traced.categories import LOGITS, LOGITS_GRADIENT, completed
 from lora_profiler.traced.effort import Size
 from lora_profiler.traced.failures import naming_the_line
 from lora_profiler.traced.optimizers_on_meta import code_books
-from lora_profiler.traced.overrides import device_rules, fallbacks_noted, kernels_in_python, substitutes
+from lora_profiler.traced.overrides import (
+    device_rules,
+    fallbacks_noted,
+    kernels_in_python,
+    substitutes,
+)
 from lora_profiler.traced.sharded_on_meta import (
     Sent,
     fake_group,
@@ -38,9 +44,11 @@ from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
 
 @dataclass(slots=True)
 class Traced:
-    """A trace, the kernels that attention took, the elements that PEFT added, those that train, by module, what ranks send.
+    """A trace, the kernels that attention took, the elements that PEFT added, those that train, by
+    module, what ranks send.
 
-    `fallbacks` are the functions that ran in plain torch for want of a package, as "function (package)".
+    `fallbacks` are the functions that ran in plain torch for want of a package, as "function
+    (package)".
     """
 
     trace: Trace
@@ -62,13 +70,20 @@ def plain_name(name: str) -> str:
 
 
 def trace(
-    workload: Workload, build: Callable[[Workload], torch.nn.Module], *, padding: bool = False, listener: Listener | None = None
+    workload: Workload,
+    build: Callable[[Workload], torch.nn.Module],
+    *,
+    padding: bool = False,
+    listener: Listener | None = None,
 ) -> Traced:
-    """Traces `workload` on the model that `build` makes of it on the meta device; with `padding` the batches have a mask.
+    """Traces `workload` on the model that `build` makes of it on the meta device; with `padding`
+    the batches have a mask.
 
-    `listener` is told of every operator of the second step's last micro-batch, forward and backward.
+    `listener` is told of every operator of the second step's last micro-batch, forward and
+    backward.
 
-    Raises UnbuildableError, with the line of the model's code, where that asks for a number that no tensor here holds.
+    Raises UnbuildableError, with the line of the model's code, where that asks for a number that no
+    tensor here holds.
     """
     setup, expected = workload.setup, effort()
     if expected is not None:
@@ -91,7 +106,11 @@ def trace(
 
 
 def _traced(
-    workload: Workload, model: torch.nn.Module, optimizer: torch.optim.Optimizer, padding: bool, listener: Listener | None
+    workload: Workload,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    padding: bool,
+    listener: Listener | None,
 ) -> Traced:
     setup = workload.setup
     _keep_every_layer(model)
@@ -135,7 +154,8 @@ def _traced(
 
 
 def _keep_every_layer(model: torch.nn.Module) -> None:
-    """Some models leave layers out at random while they train; a trace is of the step that leaves out none."""
+    """Some models leave layers out at random while they train; a trace is of the step that leaves
+    out none."""
     for module in model.modules():
         if getattr(module, "layerdrop", 0.0):
             module.layerdrop = 0.0  # type: ignore[assignment]  # a number, not a module
@@ -154,7 +174,8 @@ def _trainable(model: torch.nn.Module, names: dict[torch.nn.Module, str]) -> dic
 
 
 def two_steps(trace: Trace) -> Trace:
-    """The trace up to the third step, with what the hooks saw there moved to the births of the second forward pass, one by one.
+    """The trace up to the third step, with what the hooks saw there moved to the births of the
+    second forward pass, one by one.
 
     A trace of its own: the model dies later, and the old one goes on writing that down.
     """
@@ -162,8 +183,13 @@ def two_steps(trace: Trace) -> Trace:
     end = next(m.position for m in starts if m.step == 3)
     ahead = {m.step: m.position for m in starts if m.phase == "setup" and m.micro == 0}
     behind = {m.step: m.position for m in starts if m.phase in ("backward", "end") and m.micro == 0}
-    second, third = ([trace.births[e] for e in trace.events[ahead[step] : behind[step]] if e >= 0] for step in (2, 3))
-    assert [b.op for b in second] == [b.op for b in third], "the third forward pass is not the second one again"
+    second, third = (
+        [trace.births[e] for e in trace.events[ahead[step] : behind[step]] if e >= 0]
+        for step in (2, 3)
+    )
+    assert [b.op for b in second] == [b.op for b in third], (
+        "the third forward pass is not the second one again"
+    )
     kept = [birth.saved for birth in third]
     for birth in trace.births:
         birth.saved = False  # what belongs to the model is kept anyhow
@@ -196,7 +222,9 @@ class _Run:
         self._model, self._optimizer, self._setup, self._tracer = model, optimizer, setup, tracer
         self._padding = padding
         self._forward_model = model
-        self._module_of = {id(p): names[m] for m in model.modules() for p in m.parameters(recurse=False)}
+        self._module_of = {
+            id(p): names[m] for m in model.modules() for p in m.parameters(recurse=False)
+        }
         self._names = names
         self._head = modeling.output_head(model)
         self._step, self._micro = 0, 0
@@ -216,7 +244,9 @@ class _Run:
                 loss = self._whole_step(step)
             del loss
             for category, name, tensor in self._owned():
-                tracer.claim(tensor, category, name)  # a 4-bit layer's bias is another storage after its first forward pass
+                tracer.claim(
+                    tensor, category, name
+                )  # a 4-bit layer's bias is another storage after its first forward pass
         tracer.counts_flops = False
         tracer.mark(3, 0, "setup")
         of_step = list(sent)
@@ -244,7 +274,11 @@ class _Run:
         found = getattr(self, "_adapters", None)
         if found is None:
             ids = {id(p) for p in modeling.adapter_parameters(self._model)}
-            found = {id(m) for m in self._model.modules() if any(id(p) in ids for p in m.parameters(recurse=False))}
+            found = {
+                id(m)
+                for m in self._model.modules()
+                if any(id(p) in ids for p in m.parameters(recurse=False))
+            }
             self._adapters = found
         return found
 
@@ -252,12 +286,21 @@ class _Run:
         self._tracer.mark(self._step, self._micro, phase)
 
     def _batch(self) -> dict[str, torch.Tensor]:
-        """As the harness's `Batches.next`: without padding the labels are the ids themselves. Flattened rows are one."""
+        """As the harness's `Batches.next`: without padding the labels are the ids themselves.
+        Flattened rows are one."""
         setup = self._setup
-        shape = (1, setup.batch_size * setup.seq_len) if setup.is_flattened else (setup.batch_size, setup.seq_len)
+        shape = (
+            (1, setup.batch_size * setup.seq_len)
+            if setup.is_flattened
+            else (setup.batch_size, setup.seq_len)
+        )
         ids = torch.empty(shape, dtype=torch.int64, device="meta")
         if setup.is_packed:
-            return {"input_ids": ids, "labels": torch.empty_like(ids), "position_ids": torch.empty_like(ids)}
+            return {
+                "input_ids": ids,
+                "labels": torch.empty_like(ids),
+                "position_ids": torch.empty_like(ids),
+            }
         if not self._padding:
             return {"input_ids": ids, "labels": ids}
         mask = torch.empty_like(ids)
@@ -273,7 +316,9 @@ class _Run:
             self._micro = micro
             self._enter("setup")
             batch = self._batch()
-            self._tracer.listener = self._listener if step == 2 and micro == accumulation - 1 else None
+            self._tracer.listener = (
+                self._listener if step == 2 and micro == accumulation - 1 else None
+            )
             with self._unsent() if micro < accumulation - 1 else nullcontext():
                 self._enter("forward")
                 loss = self._forward(batch)
@@ -295,7 +340,9 @@ class _Run:
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
     def _forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        handle = self._head.register_forward_hook(self._logits_made) if self._head is not None else None
+        handle = (
+            self._head.register_forward_hook(self._logits_made) if self._head is not None else None
+        )
         try:
             loss = modeling.forward_loss(self._forward_model, self._setup, batch)
         finally:

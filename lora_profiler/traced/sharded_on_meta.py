@@ -1,8 +1,10 @@
-"""FSDP2 and DDP on tensors without data: a fake process group, collectives that move nothing and are written down, storages
-that FSDP frees and takes again.
+"""FSDP2 and DDP on tensors without data: a fake process group, collectives that move nothing and
+are written down, storages that FSDP frees and takes again.
 
-The real `fully_shard` and `DistributedDataParallel` run; replaced is what would touch memory or look for a device. Sources: torch
-2.13 `distributed/fsdp/_fully_shard/{_fsdp_collectives,_fsdp_param,_fsdp_param_group}.py`, `nn/parallel/distributed.py`.
+The real `fully_shard` and `DistributedDataParallel` run; replaced is what would touch memory or
+look for a device. Sources: torch 2.13
+`distributed/fsdp/_fully_shard/{_fsdp_collectives,_fsdp_param,_fsdp_param_group}.py`,
+`nn/parallel/distributed.py`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +33,8 @@ class Sent:
 
 @contextmanager
 def fake_group(world_size: int) -> Iterator[DeviceMesh]:
-    """Inside, this process is rank 0 of `world_size` that do not exist. Raises RuntimeError where there is a process group."""
+    """Inside, this process is rank 0 of `world_size` that do not exist. Raises RuntimeError where
+    there is a process group."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     dist.init_process_group("fake", rank=0, world_size=world_size, store=FakeStore())
@@ -47,14 +50,24 @@ class _OnMeta:
     def __init__(self, collective: Collective, tracer: Tracer, sent: list[Sent]) -> None:
         self._collective, self._tracer, self._sent = collective, tracer, sent
 
-    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    def allocate(
+        self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device
+    ) -> torch.Tensor:
         buffer = torch.empty(*size, dtype=dtype, device="meta")
         self._tracer.claim(buffer, "communication")
         return buffer
 
-    def __call__(self, output_tensor: torch.Tensor, input_tensor: torch.Tensor, **options: Any) -> None:
+    def __call__(
+        self, output_tensor: torch.Tensor, input_tensor: torch.Tensor, **options: Any
+    ) -> None:
         whole = max(output_tensor, input_tensor, key=torch.Tensor.numel)
-        self._sent.append(Sent(self._collective, cast(Phase, self._tracer.phase), whole.numel() * whole.element_size()))
+        self._sent.append(
+            Sent(
+                self._collective,
+                cast(Phase, self._tracer.phase),
+                whole.numel() * whole.element_size(),
+            )
+        )
 
 
 def notes_what_is_sent(model: torch.nn.Module, tracer: Tracer, sent: list[Sent]) -> None:
@@ -66,10 +79,13 @@ def notes_what_is_sent(model: torch.nn.Module, tracer: Tracer, sent: list[Sent])
 
 
 def noted_sums(tracer: Tracer, sent: list[Sent]) -> dict[Any, Callable[..., Any]]:
-    """The operator that sums over ranks under tensor parallelism, and what runs in its place: itself, with a note in `sent`."""
+    """The operator that sums over ranks under tensor parallelism, and what runs in its place:
+    itself, with a note in `sent`."""
 
     def all_reduce(func: Any, tensor: torch.Tensor, *rest: Any) -> Any:
-        sent.append(Sent("all_reduce", cast(Phase, tracer.phase), tensor.numel() * tensor.element_size()))
+        sent.append(
+            Sent("all_reduce", cast(Phase, tracer.phase), tensor.numel() * tensor.element_size())
+        )
         return func(tensor, *rest)
 
     return {torch.ops._c10d_functional.all_reduce.default: all_reduce}
@@ -77,8 +93,13 @@ def noted_sums(tracer: Tracer, sent: list[Sent]) -> dict[Any, Callable[..., Any]
 
 @contextmanager
 def fsdp_on_meta(tracer: Tracer) -> Iterator[None]:
-    """FSDP takes parameters on the meta device, finds no streams, and tells `tracer` of storages it frees and takes again."""
-    from torch.distributed.fsdp._fully_shard import _fsdp_collectives, _fsdp_param, _fsdp_param_group
+    """FSDP takes parameters on the meta device, finds no streams, and tells `tracer` of storages it
+    frees and takes again."""
+    from torch.distributed.fsdp._fully_shard import (
+        _fsdp_collectives,
+        _fsdp_param,
+        _fsdp_param_group,
+    )
 
     alloc, free = _fsdp_param.alloc_storage, _fsdp_param.free_storage
 
@@ -93,20 +114,29 @@ def fsdp_on_meta(tracer: Tracer) -> Iterator[None]:
 
     handle = _fsdp_collectives._get_device_handle  # type: ignore[attr-defined]  # a private import of torch's own
     with ExitStack() as stack:
-        stack.enter_context(replaced(_fsdp_collectives, "_get_device_handle", lambda kind: handle("cpu")))
-        stack.enter_context(replaced(_fsdp_param_group.FSDPParamGroup, "_validate_no_meta_params", lambda self: None))
+        stack.enter_context(
+            replaced(_fsdp_collectives, "_get_device_handle", lambda kind: handle("cpu"))
+        )
+        stack.enter_context(
+            replaced(
+                _fsdp_param_group.FSDPParamGroup, "_validate_no_meta_params", lambda self: None
+            )
+        )
         stack.enter_context(replaced(_fsdp_param, "alloc_storage", alloc_storage))
         stack.enter_context(replaced(_fsdp_param, "free_storage", free_storage))
         yield
 
 
 def replicated_on_meta(model: torch.nn.Module, tracer: Tracer, sent: list[Sent]) -> torch.nn.Module:
-    """`model` under DDP, whose buckets are born now. They stay as they are: filling them anew in the order in which gradients
-    came, as DDP does after the first step, asks a broadcast for numbers, and changes no sum."""
+    """`model` under DDP, whose buckets are born now. They stay as they are: filling them anew in
+    the order in which gradients came, as DDP does after the first step, asks a broadcast for
+    numbers, and changes no sum."""
 
     def all_reduced(_state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:  # type: ignore[name-defined]
         buffer = bucket.buffer()
-        sent.append(Sent("all_reduce", cast(Phase, tracer.phase), buffer.numel() * buffer.element_size()))
+        sent.append(
+            Sent("all_reduce", cast(Phase, tracer.phase), buffer.numel() * buffer.element_size())
+        )
         done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
         done.set_result(buffer)
         return done
@@ -115,7 +145,9 @@ def replicated_on_meta(model: torch.nn.Module, tracer: Tracer, sent: list[Sent])
         found = torch.nn.parallel.DistributedDataParallel(model, init_sync=False)
     found.register_comm_hook(None, all_reduced)
     found.reducer = _NeverRebuilt(found.reducer)  # type: ignore[assignment]
-    found.logger = SimpleNamespace(set_runtime_stats_and_log=lambda: None)  # its clock knows no meta device, and says so
+    found.logger = SimpleNamespace(
+        set_runtime_stats_and_log=lambda: None
+    )  # its clock knows no meta device, and says so
     return found
 
 

@@ -1,4 +1,5 @@
-"""A profile of one trace at one size, for what no profile holds: shards are rounded up, chunks to powers of two, packed rows."""
+"""A profile of one trace at one size, for what no profile holds: shards are rounded up, chunks to
+powers of two, packed rows."""
 
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ from lora_profiler.compiled.instants import instants
 from lora_profiler.compiled.modules import ModuleNumber
 from lora_profiler.compiled.predict import predict_with
 from lora_profiler.compiled.profile import Profile, setup_key
-from lora_profiler.compiled.regime import regime_of, key_of
+from lora_profiler.compiled.regime import key_of, regime_of
 from lora_profiler.modeling import build_model
 from lora_profiler.prediction import Collective, Phase, Prediction, Traffic
 from lora_profiler.traced.compiler import FLOP_PHASES, persistent, versions
@@ -19,21 +20,31 @@ from lora_profiler.workload import TrainSetup, Workload
 
 
 def predict_once(workload: Workload) -> Prediction:
-    """What a trace of exactly this workload says. Raises UnbuildableError as building and tracing do."""
+    """What a trace of exactly this workload says. Raises UnbuildableError as building and tracing
+    do."""
     traced = trace(workload, lambda asked: build_model(asked, device="meta"))
     return replace(
-        predict_with(profile_of(workload, traced), workload), engine="traced", traffic=_traffic(traced, workload.setup)
+        predict_with(profile_of(workload, traced), workload),
+        engine="traced",
+        traffic=_traffic(traced, workload.setup),
     )
 
 
 def _traffic(traced: Traced, setup: TrainSetup) -> tuple[Traffic, ...]:
     """Of all micro-batches, of which two are traced; DDP sends after the last one alone."""
-    whole, part = (1, 1) if setup.sharding == "ddp" else (setup.accumulation, min(setup.accumulation, 2))
+    whole, part = (
+        (1, 1) if setup.sharding == "ddp" else (setup.accumulation, min(setup.accumulation, 2))
+    )
     sizes: dict[tuple[Collective, Phase], list[int]] = {}
     for sent in traced.sent:
         sizes.setdefault((sent.collective, sent.phase), []).append(sent.size_bytes)
     return tuple(
-        Traffic(collective=collective, phase=phase, count=len(found) * whole // part, size_bytes=sum(found) * whole // part)
+        Traffic(
+            collective=collective,
+            phase=phase,
+            count=len(found) * whole // part,
+            size_bytes=sum(found) * whole // part,
+        )
         for (collective, phase), found in sizes.items()
     )
 
@@ -43,7 +54,13 @@ def profile_of(workload: Workload, traced: Traced) -> Profile:
     found = flat(traced)
     numbers: dict[int, int] = {}
     events = [
-        e if e.birth is None else e._replace(birth=e.birth._replace(size=numbers.setdefault(e.birth.size, len(numbers))))
+        (
+            e
+            if e.birth is None
+            else e._replace(
+                birth=e.birth._replace(size=numbers.setdefault(e.birth.size, len(numbers)))
+            )
+        )
         for e in found.events
     ]
     sizes = [_constant(size) for size in numbers]
@@ -53,7 +70,11 @@ def profile_of(workload: Workload, traced: Traced) -> Profile:
     lora = setup.lora.r if setup.lora else 1
     return Profile(
         key=key_of(workload),
-        model={"id": workload.model.id, "model_type": workload.model.model_type, "fingerprint": workload.model.fingerprint},
+        model={
+            "id": workload.model.id,
+            "model_type": workload.model.model_type,
+            "fingerprint": workload.model.fingerprint,
+        },
         setup=setup_key(setup),
         regime=regime_of(workload),
         valid={
@@ -68,7 +89,11 @@ def profile_of(workload: Workload, traced: Traced) -> Profile:
         fallbacks=found.fallbacks,
         versions=versions(),
         checked=(),
-        saved=Affine.constant(_constant(sum(e.birth.size for e in found.events if e.birth is not None and e.birth.saved))),
+        saved=Affine.constant(
+            _constant(
+                sum(e.birth.size for e in found.events if e.birth is not None and e.birth.saved)
+            )
+        ),
         persistent=persistent(here),
         instants=tuple(here),
         sizes=tuple(sizes),
@@ -83,4 +108,8 @@ def _constant(number: int) -> Polynomial:
 
 
 def _numbers(by_module: dict[str, int]) -> tuple[ModuleNumber, ...]:
-    return tuple(ModuleNumber(name, p, p, p) for name, count in by_module.items() for p in (_constant(count),))
+    return tuple(
+        ModuleNumber(name, p, p, p)
+        for name, count in by_module.items()
+        for p in (_constant(count),)
+    )

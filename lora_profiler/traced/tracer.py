@@ -1,7 +1,8 @@
-"""Births and deaths of every storage while real code runs on tensors without data, with the module and the operator of each.
+"""Births and deaths of every storage while real code runs on tensors without data, with the module
+and the operator of each.
 
-The order of events is that of a real run, sizes included; only the numbers in the tensors do not exist. What asks for one
-(`.item()`, a data-dependent shape) fails, with the line that asked.
+The order of events is that of a real run, sizes included; only the numbers in the tensors do not
+exist. What asks for one (`.item()`, a data-dependent shape) fails, with the line that asked.
 """
 
 import weakref
@@ -29,7 +30,8 @@ def _linear_flop(first: torch.Tensor, weight: torch.Tensor, *rest: Any, **more: 
 
 
 def _grouped_flop(first: torch.Tensor, second: torch.Tensor, *rest: Any, **more: Any) -> int:
-    """Each row of `first` is multiplied by the matrix of its group; of two matrices, groups of columns by groups of rows."""
+    """Each row of `first` is multiplied by the matrix of its group; of two matrices, groups of
+    columns by groups of rows."""
     return 2 * first.numel() * second.shape[-1]
 
 
@@ -38,11 +40,16 @@ _FLOPS = {
     aten.linear: _linear_flop,
     aten.addmm_: flop_registry[aten.addmm],
     aten._grouped_mm: _grouped_flop,
-    aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[aten._scaled_dot_product_flash_attention],
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[aten._scaled_dot_product_flash_attention_backward],
+    aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
+        aten._scaled_dot_product_flash_attention
+    ],
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        aten._scaled_dot_product_flash_attention_backward
+    ],
 }
-"""torch's own formulas; its registry lacks the CPU's attention, which multiplies the same matrices, the product as a whole, which
-a 4-bit base calls below autograd, the one that adds in place, and that of experts, each with its own rows."""
+"""torch's own formulas; its registry lacks the CPU's attention, which multiplies the same matrices,
+the product as a whole, which a 4-bit base calls below autograd, the one that adds in place, and
+that of experts, each with its own rows."""
 Listener = Callable[[Any, tuple[Any, ...], Mapping[str, Any], Any, str, str], None]
 """Told of every operator: itself, its arguments, what it returned, the phase and the module."""
 _NO_SEQUENCE = 2**63
@@ -56,7 +63,8 @@ def _local(tensor: torch.Tensor) -> torch.Tensor:
 
 @dataclass(slots=True)
 class Birth:
-    """One storage: its bytes, the phase it was born in (an index into `Trace.phases`), the module and operator that made it."""
+    """One storage: its bytes, the phase it was born in (an index into `Trace.phases`), the module
+    and operator that made it."""
 
     size_bytes: int
     phase: int
@@ -68,7 +76,8 @@ class Birth:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """From event `position` on, `phase` of `step` runs, micro-batch `micro`. `note` names an instant within a phase instead."""
+    """From event `position` on, `phase` of `step` runs, micro-batch `micro`. `note` names an
+    instant within a phase instead."""
 
     position: int
     step: int
@@ -79,7 +88,8 @@ class Mark:
 
 @dataclass(slots=True)
 class Trace:
-    """`events`: i for the birth of `births[i]`, ~i for its death. `flops`: by (phase, module) of the last whole step."""
+    """`events`: i for the birth of `births[i]`, ~i for its death. `flops`: by (phase, module) of
+    the last whole step."""
 
     births: list[Birth] = field(default_factory=list)
     events: list[int] = field(default_factory=list)
@@ -89,7 +99,8 @@ class Trace:
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes a trace of the storages on the meta device, and on the CPU too where host memory counts (`counts_host`)."""
+    """Writes a trace of the storages on the meta device, and on the CPU too where host memory
+    counts (`counts_host`)."""
 
     def __init__(
         self,
@@ -99,7 +110,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         *,
         counts_host: bool,
     ) -> None:
-        """`substitutes` are called in place of an operator; `kernels` too, but what they call is traced and they are not."""
+        """`substitutes` are called in place of an operator; `kernels` too, but what they call is
+        traced and they are not."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._substitutes, self._kernels = substitutes, kernels
         self.trace = Trace()
@@ -117,7 +129,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.counts_flops = False
         self.listener: Listener | None = None
 
-    # --- what runs ----------------------------------------------------------------------------------------------------------
+    # --- what runs --------------------------------------------------------------------------------
 
     def mark(self, step: int, micro: int, phase: str, note: str = "") -> None:
         self.trace.marks.append(Mark(len(self.trace.events), step, micro, phase, note))
@@ -135,8 +147,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         handles = []
         for module in model.modules():
             name = self._names.get(module, "")
-            handles.append(module.register_forward_pre_hook(lambda _m, _a, name=name: self._push(name)))
-            handles.append(module.register_forward_hook(lambda _m, _a, _o: self._pop(), always_call=True))
+            handles.append(
+                module.register_forward_pre_hook(lambda _m, _a, name=name: self._push(name))
+            )
+            handles.append(
+                module.register_forward_hook(lambda _m, _a, _o: self._pop(), always_call=True)
+            )
         try:
             yield
         finally:
@@ -173,14 +189,15 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextmanager
     def masking_in_place(self) -> Iterator[None]:
-        """Inside, the mask is added onto the scores, as the math path does unless a dispatch mode is active (attention.cpp)."""
+        """Inside, the mask is added onto the scores, as the math path does unless a dispatch mode
+        is active (attention.cpp)."""
         self._masks_in_place = True
         try:
             yield
         finally:
             self._masks_in_place = False
 
-    # --- what is born ---------------------------------------------------------------------------------------------------------
+    # --- what is born -----------------------------------------------------------------------------
 
     def register(self, tensors: Iterable[tuple[Category, str, torch.Tensor]]) -> None:
         """Notes what is there before the first step, by owner."""
@@ -213,7 +230,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._padded.add(mask.untyped_storage()._cdata)
 
     def masks(self, mask: torch.Tensor) -> bool:
-        """Whether `mask` comes from one that masks something; what a model makes for itself masks nothing."""
+        """Whether `mask` comes from one that masks something; what a model makes for itself masks
+        nothing."""
         return mask.untyped_storage()._cdata in self._padded
 
     def freed(self, tensor: torch.Tensor) -> None:
@@ -231,7 +249,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         found = self._alive.get(_local(tensor).untyped_storage()._cdata)
         return None if found is None else self.trace.births[found]
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if any(hasattr(kind, "_local_tensor") for kind in types):
             return NotImplemented  # DTensor calls the operator again, on the shards
@@ -247,7 +267,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         substitute = self._substitutes.get(func) or SHORTCUTS.get(func)
         result = func(*args, **kwargs) if substitute is None else substitute(func, *args, **kwargs)
         leaves = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
-        if self._padded and any(isinstance(t, torch.Tensor) and self.masks(t) for t in tree_leaves(args[:1])):
+        if self._padded and any(
+            isinstance(t, torch.Tensor) and self.masks(t) for t in tree_leaves(args[:1])
+        ):
             self._padded.update(leaf.untyped_storage()._cdata for leaf in leaves)
         owners = self._owners(args, len(leaves)) if self._phase == "optimizer" else None
         for i, leaf in enumerate(leaves):
@@ -262,7 +284,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _phase_of_operator(self) -> str:
-        again = self._in_backward and (self._stack or torch.is_grad_enabled())  # autograd functions run without a graph
+        again = self._in_backward and (
+            self._stack or torch.is_grad_enabled()
+        )  # autograd functions run without a graph
         return "recompute" if again else self._phase
 
     def _add(self, tensor: torch.Tensor, module: str, func: Any) -> int | None:
@@ -285,7 +309,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return number
 
     def _owners(self, args: tuple[Any, ...], count: int) -> list[str] | None:
-        """Modules of what an optimizer's operator returns: those of the tensors that it works on, one by one in a foreach one."""
+        """Modules of what an optimizer's operator returns: those of the tensors that it works on,
+        one by one in a foreach one."""
         tensors = [leaf for leaf in tree_leaves(args[:1]) if isinstance(leaf, torch.Tensor)]
         if len(tensors) != count:
             return None
@@ -298,5 +323,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._padded.discard(key)
             self.trace.events.append(~number)
             birth = self.trace.births[number]
-            listed = self._phase == "zero" or (self._phase == "optimizer" and birth.op.startswith("_foreach"))
+            listed = self._phase == "zero" or (
+                self._phase == "optimizer" and birth.op.startswith("_foreach")
+            )
             self.trace.where.append(birth.module if listed else self._module)

@@ -1,4 +1,5 @@
-"""Who waits for a trace is told of it: what is traced, before torch is loaded for it, and how long that will take."""
+"""Who waits for a trace is told of it: what is traced, before torch is loaded for it, and how long
+that will take."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ class Watch(Protocol):
     """What is told."""
 
     def began(self, workload: "Workload", effort: Effort, *, kept: bool) -> None:
-        """Traces begin, of a profile that is kept or for this answer alone. `effort` can be asked at any time, by any thread."""
+        """Traces begin, of a profile that is kept or for this answer alone. `effort` can be asked
+        at any time, by any thread."""
 
     def ended(self) -> None:
         """They are over, whatever came of them."""

@@ -1,4 +1,5 @@
-"""What only an NVIDIA GPU can show, on a small model: the counters agree with each other, with the driver and with the clock.
+"""What only an NVIDIA GPU can show, on a small model: the counters agree with each other, with the
+driver and with the clock.
 
 pytest -m gpu tests/gpu
 """
@@ -54,14 +55,17 @@ def test_a_record_holds_together(name: str) -> None:
 
 @pytest.mark.parametrize("name", SETUPS)
 def test_requested_bytes_are_the_predicted_ones(name: str) -> None:
-    """Within 1 %, once what no prediction speaks of is taken away: BLAS's workspace, and what has no owner, 1 % at most."""
+    """Within 1 %, once what no prediction speaks of is taken away: BLAS's workspace, and what has
+    no owner, 1 % at most."""
     record = measured(name)
     m = record.measurement
     assert m.peak_requested_bytes is not None and m.workspace_bytes is not None
     unattributed = m.attribution_bytes["unattributed"]
     assert abs(unattributed) <= 0.01 * m.peak_requested_bytes
     foretold = predict(record.workload).peak.total_bytes
-    assert m.peak_requested_bytes - m.workspace_bytes - unattributed == pytest.approx(foretold, rel=0.01)
+    assert m.peak_requested_bytes - m.workspace_bytes - unattributed == pytest.approx(
+        foretold, rel=0.01
+    )
 
 
 @pytest.mark.parametrize("name", SETUPS)
@@ -73,7 +77,8 @@ def test_rounding_adds_little(name: str) -> None:
 
 @pytest.mark.parametrize("name", SETUPS)
 def test_driver_and_allocator_agree(name: str) -> None:
-    """At the end, reserved bytes and what lies outside torch are what the driver sees, within 2 %, on a card of one's own."""
+    """At the end, reserved bytes and what lies outside torch are what the driver sees, within 2 %,
+    on a card of one's own."""
     m = measured(name).measurement
     end = next((s for s in m.device_samples if s.when == "end"), None)
     if not m.exclusive or m.context_bytes is None or end is None or end.reserved_bytes is None:
@@ -85,7 +90,9 @@ def test_driver_and_allocator_agree(name: str) -> None:
 def test_events_and_clock_agree(name: str) -> None:
     m = measured(name).measurement
     assert m.block_seconds is not None
-    assert sum(m.step_seconds) == pytest.approx(m.block_seconds, rel=0.02) or "host_bound" in m.flags
+    assert (
+        sum(m.step_seconds) == pytest.approx(m.block_seconds, rel=0.02) or "host_bound" in m.flags
+    )
 
 
 def test_three_processes_see_the_same_bytes() -> None:
@@ -96,22 +103,33 @@ def test_three_processes_see_the_same_bytes() -> None:
 
 
 def test_a_product_reaches_most_of_the_cards_peak() -> None:
-    """0.6 to 0.9 of the catalogue's dense figure: a sparse one in its place would give half of that."""
+    """0.6 to 0.9 of the catalogue's dense figure: a sparse one in its place would give half of
+    that."""
     record = measured("lora")
     card = card_of(record.environment.device)
     if card is None or card.bf16_dense_tflops is None:
         pytest.skip("the catalogue does not know this card")
     program = (
-        "import torch; a, b = (torch.randn(8192, 8192, device='cuda', dtype=torch.bfloat16) for _ in 'ab');"
-        "s, e = (torch.cuda.Event(enable_timing=True) for _ in 'se'); [a @ b for _ in range(20)]; s.record();"
-        "[a @ b for _ in range(50)]; e.record(); torch.cuda.synchronize(); print(50 * 2 * 8192**3 / s.elapsed_time(e) / 1e9)"
+        "import torch; a, b = (torch.randn(8192, 8192, device='cuda', dtype=torch.bfloat16) for _"
+        " in 'ab');s, e = (torch.cuda.Event(enable_timing=True) for _ in 'se'); [a @ b for _ in"
+        " range(20)]; s.record();[a @ b for _ in range(50)]; e.record(); torch.cuda.synchronize();"
+        " print(50 * 2 * 8192**3 / s.elapsed_time(e) / 1e9)"
     )
-    reached = float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+    reached = float(
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        ).stdout
+    )
     assert 0.55 <= reached / card.bf16_dense_tflops <= 0.95
 
 
 def test_a_budget_is_kept() -> None:
-    record = measure_case(case(replace(BASE, batch_size=64, seq_len=2048), Conditions(budget_bytes=4 * GIB, min_timed_steps=0)))
+    record = measure_case(
+        case(
+            replace(BASE, batch_size=64, seq_len=2048),
+            Conditions(budget_bytes=4 * GIB, min_timed_steps=0),
+        )
+    )
     assert record.measurement.status == "oom"
     assert record.measurement.failure is not None
     assert record.measurement.failure.phase in ("forward", "loss", "backward", "optimizer")
@@ -120,7 +138,9 @@ def test_a_budget_is_kept() -> None:
 def test_ballast_raises_the_peak_by_its_bytes() -> None:
     quick = Conditions(min_timed_steps=0)
     plain = measure_case(case(SETUPS["lora"], quick)).measurement.peak_allocated_bytes
-    heavy = measure_case(case(SETUPS["lora"], replace(quick, ballast_bytes=512 * MIB))).measurement.peak_allocated_bytes
+    heavy = measure_case(
+        case(SETUPS["lora"], replace(quick, ballast_bytes=512 * MIB))
+    ).measurement.peak_allocated_bytes
     assert plain is not None and heavy is not None
     assert 512 * MIB <= heavy - plain <= 514 * MIB
 

@@ -1,4 +1,5 @@
-"""The families that the ledger knows: each one's forward pass as a short program, read next to transformers' own code."""
+"""The families that the ledger knows: each one's forward pass as a short program, read next to
+transformers' own code."""
 
 from lora_profiler.analytic.families import gemma, gpt2, gpt_neox, llama, moe, opt, phi3
 from lora_profiler.analytic.families.blocks import KNOWN_ACTIVATIONS
@@ -23,11 +24,13 @@ FAMILIES: dict[str, Family] = {
 }
 
 _BODIES = ("ForCausalLM", "LMHeadModel", "Model")
-"""Endings of the classes that a family's program describes: the causal language model, or its bare body trained as one."""
+"""Endings of the classes that a family's program describes: the causal language model, or its bare
+body trained as one."""
 
 
 def family_of(model: ModelSpec) -> Family | None:
-    """The program that runs `model`, None if there is none: another type, another head, cross-attention."""
+    """The program that runs `model`, None if there is none: another type, another head,
+    cross-attention."""
     if not model.architecture.endswith(_BODIES) or model.config.get("add_cross_attention"):
         return None
     return FAMILIES.get(model.model_type)
@@ -43,7 +46,11 @@ def unmodelled(model: ModelSpec) -> tuple[str, ...]:
 
 
 _UNMODELLED = (
-    "layerdrop", "router_jitter_noise", "output_router_logits", "use_bidirectional_attention", "reorder_and_upcast_attn",
-)  # fmt: skip
+    "layerdrop",
+    "router_jitter_noise",
+    "output_router_logits",
+    "use_bidirectional_attention",
+    "reorder_and_upcast_attn",
+)
 
 __all__ = ["FAMILIES", "Family", "family_of", "unmodelled"]

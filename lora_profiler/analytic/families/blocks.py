@@ -1,4 +1,5 @@
-"""Pieces that several families share: norms, rotary embedding, attention, gated MLP. Each mirrors transformers' own code."""
+"""Pieces that several families share: norms, rotary embedding, attention, gated MLP. Each mirrors
+transformers' own code."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,7 +13,8 @@ Config = Mapping[str, Any]
 
 _KEEP_OUTPUT = frozenset({"relu", "tanh", "sigmoid"})
 FLASH_ALIGNMENT = 8
-"""Flash attention pads heads of a width that is no multiple of it, and keeps them padded (`attention.cpp`, pad_last_dim)."""
+"""Flash attention pads heads of a width that is no multiple of it, and keeps them padded
+(`attention.cpp`, pad_last_dim)."""
 _KEEP_INPUT = frozenset({"gelu", "gelu_pytorch_tanh", "silu", "swish"})
 KNOWN_ACTIVATIONS = _KEEP_OUTPUT | _KEEP_INPUT | {"gelu_new", "gelu_fast", "quick_gelu"}
 
@@ -32,20 +34,29 @@ class Heads(NamedTuple):
 def heads_of(c: Config) -> Heads:
     """Families without grouped heads state neither `num_key_value_heads` nor `head_dim`."""
     query = c["num_attention_heads"]
-    return Heads(query=query, key_value=c.get("num_key_value_heads", query), dim=c.get("head_dim", c["hidden_size"] // query))
+    return Heads(
+        query=query,
+        key_value=c.get("num_key_value_heads", query),
+        dim=c.get("head_dim", c["hidden_size"] // query),
+    )
 
 
-def rms_norm(op: Ledger, x: Tensor, name: str, rows: Polynomial = TOKENS, *, style: str = "llama") -> Tensor:
+def rms_norm(
+    op: Ledger, x: Tensor, name: str, rows: Polynomial = TOKENS, *, style: str = "llama"
+) -> Tensor:
     """w * x / rms(x), computed in float32.
 
-    style "llama" converts back before multiplying by w, "olmo" after, "gemma" multiplies by (1 + w) in float32.
+    style "llama" converts back before multiplying by w, "olmo" after, "gemma" multiplies by (1 + w)
+    in float32.
     """
     op.scope = name
     weight = op.weight(name)
     if op.rules.liger:
         return liger.norm(op, x, weight, rows)
     wide = op.cast(x, "float32")
-    inverse = op.activation(op.shift(op.reduce(op.square(wide), rows, "mean")), "rsqrt", keeps_output=True)
+    inverse = op.activation(
+        op.shift(op.reduce(op.square(wide), rows, "mean")), "rsqrt", keeps_output=True
+    )
     normed = op.multiply(wide, inverse)
     if style == "gemma":
         return op.cast(op.multiply(normed, op.shift(op.cast(weight, "float32"))), x.dtype)
@@ -64,14 +75,18 @@ def rotary(
     dtype: str | None = None,
     always_concatenates: bool = False,
 ) -> Tensor:
-    """x cos + rotate_half(x) sin over the first `rotary_dim` of each head's features; cos and sin are (1, s, rotary_dim),
-    of packed rows (b, s, rotary_dim).
+    """x cos + rotate_half(x) sin over the first `rotary_dim` of each head's features; cos and sin
+    are (1, s, rotary_dim), of packed rows (b, s, rotary_dim).
 
-    The tables have the residual stream's dtype; a family that makes them in another `dtype` converts the result back.
-    Families that allow a partial rotation concatenate the rest even where there is none (`always_concatenates`).
+    The tables have the residual stream's dtype; a family that makes them in another `dtype`
+    converts the result back. Families that allow a partial rotation concatenate the rest even where
+    there is none (`always_concatenates`).
     """
     x = op.turn(x)
-    cos, sin = (op.shared(f"{tables}.{t}", op.rules.positions * rotary_dim, dtype or op.rules.rest_dtype) for t in ("cos", "sin"))
+    cos, sin = (
+        op.shared(f"{tables}.{t}", op.rules.positions * rotary_dim, dtype or op.rules.rest_dtype)
+        for t in ("cos", "sin")
+    )
     rotated_elements = x.elements // head_dim * rotary_dim
     rest = x.elements - rotated_elements
     part = x if rotary_dim == head_dim else op.slices(x, (rotated_elements, rest))[0]
@@ -84,7 +99,8 @@ def rotary(
 
 
 def repeat(op: Ledger, x: Tensor, heads: Heads) -> Tensor:
-    """`repeat_kv`: each key/value head copied for its query heads; a single head is only expanded, which copies nothing."""
+    """`repeat_kv`: each key/value head copied for its query heads; a single head is only expanded,
+    which copies nothing."""
     if heads.groups == 1:
         return x
     return op.expand(x, heads.groups) if heads.key_value == 1 else op.copy(x, heads.groups)
@@ -103,11 +119,13 @@ def attention(
     upcast: bool = True,
     softcap: bool = False,
 ) -> Tensor:
-    """softmax(q k^T) v by the kernel that the rules name for calls with a mask (`masked`) or without.
+    """softmax(q k^T) v by the kernel that the rules name for calls with a mask (`masked`) or
+    without.
 
-    eager: `eager_attention_forward` of the family (`upcast`: float32 softmax). SDPA: PyTorch's fused kernels keep q, k, v,
-    their output and the row-wise log-sum-exp. Grouped heads are repeated where there is a mask, as transformers does, and before
-    an efficient kernel that does not take them.
+    eager: `eager_attention_forward` of the family (`upcast`: float32 softmax). SDPA: PyTorch's
+    fused kernels keep q, k, v, their output and the row-wise log-sum-exp. Grouped heads are
+    repeated where there is a mask, as transformers does, and before an efficient kernel that does
+    not take them.
     """
     op.scope = scope
     kernel = op.rules.masked_kernel if masked else op.rules.kernel
@@ -131,24 +149,48 @@ def attention(
         kept.append(op.fresh(B * S * S, q.dtype, False))
     flops = B * op.rules.attended * (heads.query * width * 4)
     mask = kept[6:]
-    named = f"{kernel}_masked" if masked else "flash_varlen" if kernel == "flash" and op.rules.packed else kernel
+    named = (
+        f"{kernel}_masked"
+        if masked
+        else "flash_varlen"
+        if kernel == "flash" and op.rules.packed
+        else kernel
+    )
     op.record(
-        named, (q, k, v), (out,), kept, flops, flops // 2 * 5, saves_output=True,
-        beside=(*kept[4:6], *mask), sizes=(B * heads.query, S, S, constant(width)),
-    )  # fmt: skip
+        named,
+        (q, k, v),
+        (out,),
+        kept,
+        flops,
+        flops // 2 * 5,
+        saves_output=True,
+        beside=(*kept[4:6], *mask),
+        sizes=(B * heads.query, S, S, constant(width)),
+    )
     if width != heads.dim:
         return op.copy(op.slices(out, (given,))[0])
-    # the output is laid out as q is, the efficient kernel's always as (b, s, heads, d); `transpose(1, 2).contiguous()` copies one
-    # that is (b, heads, s, d) in memory
+    # the output is laid out as q is, the efficient kernel's always as (b, s, heads, d);
+    # `transpose(1, 2).contiguous()` copies one that is (b, heads, s, d) in memory
     as_q = kernel != "efficient"
     return op.copy(out) if as_q and q.merged and not op.rules.seq_is_one else op.view(out)
 
 
-def _eager(op: Ledger, q: Tensor, k: Tensor, v: Tensor, heads: Heads, dropout: float, upcast: bool, softcap: bool) -> Tensor:
+def _eager(
+    op: Ledger,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: Heads,
+    dropout: float,
+    upcast: bool,
+    softcap: bool,
+) -> Tensor:
     """Attention written out in Python: scores (b, heads, s, s), softmax, product with v."""
     k, v = repeat(op, k, heads), repeat(op, v, heads)
     batches, dim = B * heads.query, constant(heads.dim)
-    scores = op.scale(op.matmul(op.lowered(q), op.lowered(k), (batches, S, S, dim), transposes=True))
+    scores = op.scale(
+        op.matmul(op.lowered(q), op.lowered(k), (batches, S, S, dim), transposes=True)
+    )
     if softcap:
         scores = op.scale(op.activation(op.scale(scores), "tanh", keeps_output=True))
     scores = op.mask(scores, op.fresh(B * S * S, op.rules.rest_dtype, False))
@@ -158,7 +200,8 @@ def _eager(op: Ledger, q: Tensor, k: Tensor, v: Tensor, heads: Heads, dropout: f
 
 
 def _math(op: Ledger, q: Tensor, k: Tensor, v: Tensor, heads: Heads, dropout: float) -> Tensor:
-    """SDPA without a fused kernel (`_scaled_dot_product_attention_math`): in float32, scale split over q and k."""
+    """SDPA without a fused kernel (`_scaled_dot_product_attention_math`): in float32, scale split
+    over q and k."""
     dtype = op.lowered(q).dtype
     wide = [op.cast(op.lowered(t), "float32") for t in (q, k, v)]
     wide[1:] = [op.copy(t, heads.groups) if heads.groups > 1 else t for t in wide[1:]]
@@ -191,8 +234,9 @@ def gated_mlp(op: Ledger, x: Tensor, c: Config, name: str = "mlp") -> Tensor:
 
 
 def activate(op: Ledger, x: Tensor, kind: str) -> Tensor:
-    """The activation function by its transformers name (`activations.py`). Those written out in Python keep several tensors;
-    one that is not in KNOWN_ACTIVATIONS is taken to be a single kernel that keeps its input."""
+    """The activation function by its transformers name (`activations.py`). Those written out in
+    Python keep several tensors; one that is not in KNOWN_ACTIVATIONS is taken to be a single kernel
+    that keeps its input."""
     if kind == "gelu_new":  # 0.5 * x * (1 + tanh(c * (x + 0.044715 * x^3)))
         inner = op.scale(op.add(x, op.scale(op.square(x))))
         return op.multiply(op.scale(x), op.shift(op.activation(inner, "tanh", keeps_output=True)))

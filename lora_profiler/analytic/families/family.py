@@ -1,4 +1,5 @@
-"""What a family has to say: how it embeds, what one layer does, and how it gets from the last layer to logits."""
+"""What a family has to say: how it embeds, what one layer does, and how it gets from the last layer
+to logits."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,13 +10,15 @@ from lora_profiler.analytic.tensors import Tensor
 
 
 class Family(NamedTuple):
-    """`stack` is the ModuleList of decoder layers. `embed` turns ids into the residual stream, `layer` runs layer i,
-    `head` makes logits of the last hidden state, `norm` that state of the last layer's output.
+    """`stack` is the ModuleList of decoder layers. `embed` turns ids into the residual stream,
+    `layer` runs layer i, `head` makes logits of the last hidden state, `norm` that state of the
+    last layer's output.
 
     `window(config, i)` is the sliding window of layer i in tokens, None for full attention;
-    `rotary_sets(config)` are the (name, features) of its rotary tables, in `rotary_dtype` or the residual stream's dtype;
-    `buffer_bytes(dtype)` what the model registers beside them. `mask_is_positional`: layers take the attention mask as a
-    positional argument, which checkpointing saves. `masks(config)`: windows that get a mask whether a layer uses it or not.
+    `rotary_sets(config)` are the (name, features) of its rotary tables, in `rotary_dtype` or the
+    residual stream's dtype; `buffer_bytes(dtype)` what the model registers beside them.
+    `mask_is_positional`: layers take the attention mask as a positional argument, which
+    checkpointing saves. `masks(config)`: windows that get a mask whether a layer uses it or not.
     `positions_per_sample`: position ids are (b, s) instead of (1, s).
     """
 

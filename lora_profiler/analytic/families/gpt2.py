@@ -1,4 +1,5 @@
-"""GPT-2: learned positions, LayerNorm, fused Conv1D c_attn, gelu_new written out (transformers `modeling_gpt2.py`)."""
+"""GPT-2: learned positions, LayerNorm, fused Conv1D c_attn, gelu_new written out (transformers
+`modeling_gpt2.py`)."""
 
 from lora_profiler.algebra.polynomial import TOKENS
 from lora_profiler.analytic.families.blocks import Config, activate, attention, heads_of
@@ -20,8 +21,12 @@ def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
     normed = op.layer_norm(x, "ln_1")
     fused = op.linear(normed, "attn.c_attn")
     op.scope = "attn"
-    q, k, v = (op.turn(op.view(t, heads.query)) for t in op.split(fused, [TOKENS * c["hidden_size"]] * 3))
-    out = attention(op, q, k, v, heads, "attn", dropout=c["attention_dropout"], masked=masked, upcast=False)
+    q, k, v = (
+        op.turn(op.view(t, heads.query)) for t in op.split(fused, [TOKENS * c["hidden_size"]] * 3)
+    )
+    out = attention(
+        op, q, k, v, heads, "attn", dropout=c["attention_dropout"], masked=masked, upcast=False
+    )
     attended = op.dropout(op.linear(out, "attn.c_proj"), c["resid_pdrop"])
     op.keep(normed, q, k, v)
     x = residual(op, attended, x)

@@ -1,4 +1,5 @@
-"""GPT-NeoX and Pythia: parallel residual branches, fused qkv, partial rotary embedding (`modeling_gpt_neox.py`)."""
+"""GPT-NeoX and Pythia: parallel residual branches, fused qkv, partial rotary embedding
+(`modeling_gpt_neox.py`)."""
 
 from lora_profiler.algebra.polynomial import TOKENS
 from lora_profiler.analytic.families.blocks import Config, activate, attention, heads_of, rotary
@@ -23,7 +24,10 @@ def self_attention(op: Ledger, x: Tensor, c: Config, masked: bool) -> Tensor:
     op.scope = "attention"
     q, k, v = op.split(op.turn(op.view(fused, heads.query)), [TOKENS * c["hidden_size"]] * 3)
     q, k = (rotary(op, t, heads.dim, rotary_dim(c), always_concatenates=True) for t in (q, k))
-    out = op.linear(attention(op, q, k, v, heads, "attention", dropout=c["attention_dropout"], masked=masked), "attention.dense")
+    out = op.linear(
+        attention(op, q, k, v, heads, "attention", dropout=c["attention_dropout"], masked=masked),
+        "attention.dense",
+    )
     op.keep(x, fused, q, k, v)
     return out
 
@@ -36,12 +40,20 @@ def mlp(op: Ledger, x: Tensor, c: Config) -> Tensor:
 
 def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
     masked = index in op.rules.masked_layers
-    attended = op.dropout(self_attention(op, op.layer_norm(x, "input_layernorm"), c, masked), c["hidden_dropout"])
+    attended = op.dropout(
+        self_attention(op, op.layer_norm(x, "input_layernorm"), c, masked), c["hidden_dropout"]
+    )
     if c["use_parallel_residual"]:
-        update = op.dropout(mlp(op, op.layer_norm(x, "post_attention_layernorm"), c), c["hidden_dropout"])
+        update = op.dropout(
+            mlp(op, op.layer_norm(x, "post_attention_layernorm"), c), c["hidden_dropout"]
+        )
         return residual(op, residual(op, update, attended), x)
     x = residual(op, attended, x)
-    return residual(op, op.dropout(mlp(op, op.layer_norm(x, "post_attention_layernorm"), c), c["hidden_dropout"]), x)
+    return residual(
+        op,
+        op.dropout(mlp(op, op.layer_norm(x, "post_attention_layernorm"), c), c["hidden_dropout"]),
+        x,
+    )
 
 
 def norm(op: Ledger, x: Tensor, c: Config) -> Tensor:

@@ -1,6 +1,7 @@
 """Liger-Kernel's RMSNorm, SwiGLU and rotary embedding: what each keeps, and what it writes over.
 
-Source: Liger-Kernel `ops/{rms_norm,swiglu,rope}.py` (ead96b6); `benchmarks/liger.py` looks at the functions themselves.
+Source: Liger-Kernel `ops/{rms_norm,swiglu,rope}.py` (ead96b6); `benchmarks/liger.py` looks at the
+functions themselves.
 """
 
 from lora_profiler.algebra.polynomial import ZERO, Polynomial, total
@@ -9,11 +10,20 @@ from lora_profiler.analytic.tensors import Tensor
 
 
 def norm(op: Ledger, x: Tensor, weight: Tensor, rows: Polynomial) -> Tensor:
-    """x / rms(x) times the weight: keeps x as it is and 1 / rms(x); x's gradient is written over that of the result."""
+    """x / rms(x) times the weight: keeps x as it is and 1 / rms(x); x's gradient is written over
+    that of the result."""
     out = op.fresh(x.elements, x.dtype, x.requires_grad or weight.requires_grad)
     inverse = op.fresh(rows, "float32", False)
     gradients = weight.bytes if weight.requires_grad else ZERO
-    op.record("liger_norm", (x, weight), (out,), (x, inverse), gradients=gradients, aliases=True, beside=(inverse,))
+    op.record(
+        "liger_norm",
+        (x, weight),
+        (out,),
+        (x, inverse),
+        gradients=gradients,
+        aliases=True,
+        beside=(inverse,),
+    )
     return out
 
 
@@ -27,12 +37,16 @@ def swiglu(op: Ledger, gate: Tensor, up: Tensor, scope: str) -> Tensor:
 
 
 def rotated(op: Ledger, q: Tensor, k: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """q and k after one function wrote over them, as it does over their gradients; only cos and sin are kept.
+    """q and k after one function wrote over them, as it does over their gradients; only cos and sin
+    are kept.
 
     Both require a gradient if one does, as all results of a `torch.autograd.Function`.
     """
     q, k = op.turn(q), op.turn(k)
-    tables = tuple(op.shared(f"rotary.{t}", op.rules.positions * head_dim, op.rules.rest_dtype) for t in ("cos", "sin"))
+    tables = tuple(
+        op.shared(f"rotary.{t}", op.rules.positions * head_dim, op.rules.rest_dtype)
+        for t in ("cos", "sin")
+    )
     trains = q.requires_grad or k.requires_grad
     first, second = (Tensor(t.elements, t.dtype, trains, t.storage, t.merged) for t in (q, k))
     op.record("liger_rotary", (q, k), (first, second), tables, aliases=True, beside=tables)

@@ -1,8 +1,16 @@
-"""Llama and its close relatives: Mistral, Qwen2, Qwen3, Olmo2 (transformers `modeling_llama.py` and the like)."""
+"""Llama and its close relatives: Mistral, Qwen2, Qwen3, Olmo2 (transformers `modeling_llama.py` and
+the like)."""
 
 from lora_profiler.algebra.polynomial import TOKENS
 from lora_profiler.analytic.families import liger
-from lora_profiler.analytic.families.blocks import Config, attention, gated_mlp, heads_of, rms_norm, rotary
+from lora_profiler.analytic.families.blocks import (
+    Config,
+    attention,
+    gated_mlp,
+    heads_of,
+    rms_norm,
+    rotary,
+)
 from lora_profiler.analytic.families.family import (
     Family,
     full_attention,
@@ -16,7 +24,8 @@ from lora_profiler.analytic.tensors import Tensor
 
 
 def self_attention(op: Ledger, x: Tensor, c: Config, masked: bool, norms: str = "none") -> Tensor:
-    """q, k, v, optional norms of q and k (Qwen3 per head, Olmo2 over all heads), rotary embedding, attention, output.
+    """q, k, v, optional norms of q and k (Qwen3 per head, Olmo2 over all heads), rotary embedding,
+    attention, output.
 
     `norms`: "none", "heads" or "all".
     """
@@ -26,7 +35,9 @@ def self_attention(op: Ledger, x: Tensor, c: Config, masked: bool, norms: str = 
         q = rms_norm(op, q, "self_attn.q_norm", style="olmo")
         k = rms_norm(op, k, "self_attn.k_norm", style="olmo")
     op.scope = "self_attn"
-    q, k, v = (op.view(t, n) for t, n in ((q, heads.query), (k, heads.key_value), (v, heads.key_value)))
+    q, k, v = (
+        op.view(t, n) for t, n in ((q, heads.query), (k, heads.key_value), (v, heads.key_value))
+    )
     if norms == "heads":
         q = rms_norm(op, q, "self_attn.q_norm", TOKENS * heads.query)
         k = rms_norm(op, k, "self_attn.k_norm", TOKENS * heads.key_value)
@@ -36,7 +47,9 @@ def self_attention(op: Ledger, x: Tensor, c: Config, masked: bool, norms: str = 
         q, k = liger.rotated(op, q, k, heads.dim)
     else:
         q, k = (rotary(op, t, heads.dim, heads.dim, dtype=table_dtype) for t in (q, k))
-    out = attention(op, q, k, op.turn(v), heads, "self_attn", dropout=c["attention_dropout"], masked=masked)
+    out = attention(
+        op, q, k, op.turn(v), heads, "self_attn", dropout=c["attention_dropout"], masked=masked
+    )
     out = op.linear(out, "self_attn.o_proj")
     op.keep(x, q, k, v)
     return out
@@ -55,17 +68,24 @@ def llama_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
 
 def qwen3_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
     masked = layer in op.rules.masked_layers
-    x = residual(op, x, self_attention(op, rms_norm(op, x, "input_layernorm"), c, masked, norms="heads"))
+    x = residual(
+        op, x, self_attention(op, rms_norm(op, x, "input_layernorm"), c, masked, norms="heads")
+    )
     return residual(op, x, gated_mlp(op, rms_norm(op, x, "post_attention_layernorm"), c))
 
 
 def olmo2_layer(op: Ledger, x: Tensor, c: Config, layer: int) -> Tensor:
     """Norms follow attention and MLP instead of preceding them."""
     update = rms_norm(
-        op, self_attention(op, x, c, layer in op.rules.masked_layers, norms="all"), "post_attention_layernorm", style="olmo"
+        op,
+        self_attention(op, x, c, layer in op.rules.masked_layers, norms="all"),
+        "post_attention_layernorm",
+        style="olmo",
     )
     x = residual(op, x, update)
-    return residual(op, x, rms_norm(op, gated_mlp(op, x, c), "post_feedforward_layernorm", style="olmo"))
+    return residual(
+        op, x, rms_norm(op, gated_mlp(op, x, c), "post_feedforward_layernorm", style="olmo")
+    )
 
 
 def final_norm(op: Ledger, x: Tensor, c: Config) -> Tensor:
@@ -79,9 +99,14 @@ def olmo2_final_norm(op: Ledger, x: Tensor, c: Config) -> Tensor:
 EMBED = plain_embedding("model.embed_tokens")
 
 LLAMA = Family(
-    stack="model.layers", embed=EMBED, layer=llama_layer, norm=final_norm, head=plain_head,
-    window=full_attention, rotary_sets=one_rotary_set,
-)  # fmt: skip
+    stack="model.layers",
+    embed=EMBED,
+    layer=llama_layer,
+    norm=final_norm,
+    head=plain_head,
+    window=full_attention,
+    rotary_sets=one_rotary_set,
+)
 MISTRAL = LLAMA._replace(window=window_by_layer_type)
 QWEN2 = MISTRAL
 QWEN3 = MISTRAL._replace(layer=qwen3_layer)

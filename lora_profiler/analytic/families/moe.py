@@ -1,7 +1,8 @@
-"""Mixtral and Qwen3-MoE: Llama's attention, experts as packed 3-D weights run by grouped matrix products.
+"""Mixtral and Qwen3-MoE: Llama's attention, experts as packed 3-D weights run by grouped matrix
+products.
 
-transformers `integrations/moe.py` (`grouped_mm_experts_forward`), `modeling_mixtral.py`, `modeling_qwen3_moe.py`. What is kept
-does not depend on which expert a token goes to.
+transformers `integrations/moe.py` (`grouped_mm_experts_forward`), `modeling_mixtral.py`,
+`modeling_qwen3_moe.py`. What is kept does not depend on which expert a token goes to.
 """
 
 from lora_profiler.algebra.polynomial import TOKENS, Polynomial, constant
@@ -11,7 +12,9 @@ from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.tensors import Tensor
 
 
-def route(op: Ledger, x: Tensor, experts: int, chosen: Polynomial, *, renormalises: bool, narrows: bool) -> tuple[Tensor, Tensor]:
+def route(
+    op: Ledger, x: Tensor, experts: int, chosen: Polynomial, *, renormalises: bool, narrows: bool
+) -> tuple[Tensor, Tensor]:
     """Routing weights of the chosen experts, and which these are.
 
     Softmax in float32, top k, divided by their sum where the model does so.
@@ -29,8 +32,17 @@ def route(op: Ledger, x: Tensor, experts: int, chosen: Polynomial, *, renormalis
     return (op.cast(weights, logits.dtype) if narrows else weights), indices
 
 
-def run_experts(op: Ledger, x: Tensor, weights: Tensor, indices: Tensor, c: Config, chosen: Polynomial, experts: int) -> Tensor:
-    """Tokens sorted by expert, gate-up and down products per group, weighted, put back in order and summed."""
+def run_experts(
+    op: Ledger,
+    x: Tensor,
+    weights: Tensor,
+    indices: Tensor,
+    c: Config,
+    chosen: Polynomial,
+    experts: int,
+) -> Tensor:
+    """Tokens sorted by expert, gate-up and down products per group, weighted, put back in order and
+    summed."""
     op.scope = "mlp.experts"
     double_width, hidden = op.modules["mlp.experts"].weight("gate_up_proj").shape[1:]
     width = double_width // 2
@@ -45,10 +57,14 @@ def run_experts(op: Ledger, x: Tensor, weights: Tensor, indices: Tensor, c: Conf
     op.derive("_to_int", (in_order,), narrow)
     op.derive("histc", (narrow,), counts)
     op.derive("cumsum", (counts,), offsets)
-    fused = op.grouped_product(gathered, op.parameter("mlp.experts", "gate_up_proj"), chosen, hidden, 2 * width, offsets)
+    fused = op.grouped_product(
+        gathered, op.parameter("mlp.experts", "gate_up_proj"), chosen, hidden, 2 * width, offsets
+    )
     gate, up = op.split(fused, [chosen * width] * 2)
     inner = op.multiply(activate(op, gate, c["hidden_act"]), up)
-    out = op.grouped_product(inner, op.parameter("mlp.experts", "down_proj"), chosen, width, hidden, offsets)
+    out = op.grouped_product(
+        inner, op.parameter("mlp.experts", "down_proj"), chosen, width, hidden, offsets
+    )
     weighted = op.multiply(out, sorted_weights)
     op.derive("arange", (), counting)
     op.derive("index_put_", (order, counting, back), back)

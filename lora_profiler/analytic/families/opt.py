@@ -1,4 +1,5 @@
-"""OPT: learned positions, LayerNorm before or after each branch, ReLU (transformers `modeling_opt.py`)."""
+"""OPT: learned positions, LayerNorm before or after each branch, ReLU (transformers
+`modeling_opt.py`)."""
 
 from lora_profiler.analytic.families.blocks import Config, activate, attention, heads_of
 from lora_profiler.analytic.families.family import Family, full_attention, plain_head
@@ -24,7 +25,10 @@ def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
     k, v = op.linear(hidden, "self_attn.k_proj"), op.linear(hidden, "self_attn.v_proj")
     op.scope = "self_attn"
     q, k, v = (op.turn(op.view(t, heads.query)) for t in (q, k, v))
-    out = op.linear(attention(op, q, k, v, heads, "self_attn", dropout=c["attention_dropout"]), "self_attn.out_proj")
+    out = op.linear(
+        attention(op, q, k, v, heads, "self_attn", dropout=c["attention_dropout"]),
+        "self_attn.out_proj",
+    )
     op.keep(hidden, q, k, v)
     x = residual(op, x, op.dropout(out, c["dropout"]))
     if not before:
@@ -32,7 +36,9 @@ def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
     hidden = op.layer_norm(x, "final_layer_norm") if before else x
     inner = op.linear(hidden, "fc1")
     op.scope = ""
-    x = residual(op, x, op.dropout(op.linear(activate(op, inner, c["hidden_act"]), "fc2"), c["dropout"]))
+    x = residual(
+        op, x, op.dropout(op.linear(activate(op, inner, c["hidden_act"]), "fc2"), c["dropout"])
+    )
     return x if before else op.layer_norm(x, "final_layer_norm")
 
 

@@ -1,8 +1,21 @@
-"""Phi-3: fused qkv and gate-up projections, dropout on both residual branches (transformers `modeling_phi3.py`)."""
+"""Phi-3: fused qkv and gate-up projections, dropout on both residual branches (transformers
+`modeling_phi3.py`)."""
 
 from lora_profiler.algebra.polynomial import TOKENS
-from lora_profiler.analytic.families.blocks import Config, activate, attention, heads_of, rms_norm, rotary
-from lora_profiler.analytic.families.family import Family, plain_embedding, plain_head, window_by_layer_type
+from lora_profiler.analytic.families.blocks import (
+    Config,
+    activate,
+    attention,
+    heads_of,
+    rms_norm,
+    rotary,
+)
+from lora_profiler.analytic.families.family import (
+    Family,
+    plain_embedding,
+    plain_head,
+    window_by_layer_type,
+)
 from lora_profiler.analytic.families.llama import final_norm, residual
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.tensors import Tensor
@@ -19,10 +32,14 @@ def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
     op.scope = "self_attn"
     sizes = [TOKENS * (n * heads.dim) for n in (heads.query, heads.key_value, heads.key_value)]
     q, k, v = op.slices(fused, sizes)
-    q, k, v = (op.view(t, n) for t, n in ((q, heads.query), (k, heads.key_value), (v, heads.key_value)))
+    q, k, v = (
+        op.view(t, n) for t, n in ((q, heads.query), (k, heads.key_value), (v, heads.key_value))
+    )
     q, k = (rotary(op, t, heads.dim, rotary_dim(c), always_concatenates=True) for t in (q, k))
     masked = index in op.rules.masked_layers
-    out = attention(op, q, k, op.turn(v), heads, "self_attn", dropout=c["attention_dropout"], masked=masked)
+    out = attention(
+        op, q, k, op.turn(v), heads, "self_attn", dropout=c["attention_dropout"], masked=masked
+    )
     update = op.linear(out, "self_attn.o_proj")
     op.keep(normed, fused, q, k, v)
     x = residual(op, x, op.dropout(update, c["resid_pdrop"]))

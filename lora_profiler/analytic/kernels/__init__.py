@@ -1,4 +1,5 @@
-"""The kernels of one micro-batch, counted from the family's program without torch. `counted_kernels(workload)`."""
+"""The kernels of one micro-batch, counted from the family's program without torch.
+`counted_kernels(workload)`."""
 
 from lora_profiler.analytic.kernels.count import counted_kernels
 

@@ -1,8 +1,10 @@
-"""What a device launches for each node of the ledger going back: autograd's own formulas (`derivatives.yaml`), kernel by kernel.
+"""What a device launches for each node of the ledger going back: autograd's own formulas
+(`derivatives.yaml`), kernel by kernel.
 
-A gradient is known by its bytes and by what comes first in memory after the batch: tokens, heads before tokens, or heads and
-their features before tokens. Where a layer's features were parted into heads, those of a gradient are joined again, which copies
-one whose tokens stand between heads and features. A tensor that was used twice gets two gradients, and a kernel that adds them.
+A gradient is known by its bytes and by what comes first in memory after the batch: tokens, heads
+before tokens, or heads and their features before tokens. Where a layer's features were parted into
+heads, those of a gradient are joined again, which copies one whose tokens stand between heads and
+features. A tensor that was used twice gets two gradients, and a kernel that adds them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +34,8 @@ Backward = Callable[[Node, Sequence[Gradient | None], Launches], Sent]
 
 
 def run_backward(nodes: Sequence[Node], output: Tensor, launches: Launches) -> None:
-    """Adds the kernels of the backward pass of `nodes`, whose last `output` gets its gradient from elsewhere."""
+    """Adds the kernels of the backward pass of `nodes`, whose last `output` gets its gradient from
+    elsewhere."""
     waiting: dict[Tensor, Gradient] = {}
     if output.requires_grad:
         waiting[output] = Gradient(launches.bytes(output))
@@ -51,7 +54,9 @@ def run_backward(nodes: Sequence[Node], output: Tensor, launches: Launches) -> N
                 waiting[tensor] = gradient
             else:
                 launches.memory(node.module, "add", before.bytes + gradient.bytes, before.bytes)
-                if gradient.first == "heads":  # torch rotates by halves after the product with cos, so that these arrive first
+                if (
+                    gradient.first == "heads"
+                ):  # torch rotates by halves after the product with cos, so that these arrive first
                     waiting[tensor] = gradient
 
 
@@ -106,7 +111,8 @@ def _halves(node: Node, arrived: Sequence[Gradient | None], launches: Launches) 
 
 
 def _concatenate(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
-    """Views of the gradient, for the first part: what else there is stands for a slice (`rotary`), whose node knows.
+    """Views of the gradient, for the first part: what else there is stands for a slice (`rotary`),
+    whose node knows.
 
     A slice without any elements gets a gradient all the same: zeros, which are added.
     """
@@ -168,7 +174,13 @@ def _add(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> 
         if tensor.requires_grad:
             yield (
                 tensor,
-                _converted(_summed(gradient, out.dtype, tensor, node, launches), out.dtype, tensor, node.module, launches),
+                _converted(
+                    _summed(gradient, out.dtype, tensor, node, launches),
+                    out.dtype,
+                    tensor,
+                    node.module,
+                    launches,
+                ),
             )
 
 
@@ -185,7 +197,9 @@ def _multiply(node: Node, arrived: Sequence[Gradient | None], launches: Launches
     gradient, out = _only(arrived), node.outputs[0]
     for tensor, other in (node.inputs, node.inputs[::-1]):
         if tensor.requires_grad:
-            launches.memory(node.module, "mul", gradient.bytes + launches.bytes(other), gradient.bytes)
+            launches.memory(
+                node.module, "mul", gradient.bytes + launches.bytes(other), gradient.bytes
+            )
             summed = _summed(gradient, out.dtype, tensor, node, launches)
             yield tensor, _converted(summed, out.dtype, tensor, node.module, launches)
 
@@ -227,16 +241,38 @@ def _softmax(node: Node, arrived: Sequence[Gradient | None], launches: Launches)
 
 
 def _layer_norm(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
-    """x's gradient is one kernel; those of weight and bias are another, which reads everything again."""
+    """x's gradient is one kernel; those of weight and bias are another, which reads everything
+    again."""
     x, out, gradient = node.inputs[0], node.outputs[0], _only(arrived)
     *weights, statistics = node.beside
     trained = [w for w in weights if w.requires_grad]
-    read = gradient.bytes + launches.bytes(x) + launches.bytes(statistics) + sum(launches.bytes(w, out.dtype) for w in weights)
-    written = launches.bytes(x) * x.requires_grad + sum(launches.bytes(w, out.dtype) for w in trained)
+    read = (
+        gradient.bytes
+        + launches.bytes(x)
+        + launches.bytes(statistics)
+        + sum(launches.bytes(w, out.dtype) for w in weights)
+    )
+    written = launches.bytes(x) * x.requires_grad + sum(
+        launches.bytes(w, out.dtype) for w in trained
+    )
     both = bool(trained) and x.requires_grad
-    launches.memory(node.module, "native_layer_norm_backward", read * (2 if both or len(trained) > 1 else 1), written)
+    launches.memory(
+        node.module,
+        "native_layer_norm_backward",
+        read * (2 if both or len(trained) > 1 else 1),
+        written,
+    )
     for weight in trained:
-        yield weight, _converted(Gradient(launches.bytes(weight, out.dtype)), out.dtype, weight, node.module, launches)
+        yield (
+            weight,
+            _converted(
+                Gradient(launches.bytes(weight, out.dtype)),
+                out.dtype,
+                weight,
+                node.module,
+                launches,
+            ),
+        )
     yield x, Gradient(launches.bytes(x))
 
 
@@ -245,7 +281,10 @@ def _embedding(node: Node, arrived: Sequence[Gradient | None], launches: Launche
     weight, gradient = node.inputs[0], _only(arrived)
     size = launches.bytes(weight)
     launches.memory(
-        node.module, "embedding_dense_backward", gradient.bytes + launches.bytes(node.beside[0]), size + gradient.bytes
+        node.module,
+        "embedding_dense_backward",
+        gradient.bytes + launches.bytes(node.beside[0]),
+        size + gradient.bytes,
     )
     yield weight, Gradient(size)
 
@@ -256,7 +295,8 @@ def _sum(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> 
 
 
 def _rows(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
-    """Zeros, into which the chosen elements are put, in either order of the rows. An expanded gradient is copied first."""
+    """Zeros, into which the chosen elements are put, in either order of the rows. An expanded
+    gradient is copied first."""
     x, index, gradient = node.inputs[0], node.beside[0], _only(arrived)
     size, whole = launches.bytes(node.outputs[0]), launches.bytes(x)
     if gradient.bytes < size:
@@ -271,7 +311,13 @@ def _normalize(node: Node, arrived: Sequence[Gradient | None], launches: Launche
     """y = x / t: dx = dy / t, dt the sum of -dy (x / t) / t."""
     x, total = node.inputs
     size, row = launches.bytes(x), launches.bytes(total)
-    for op, read in (("div", size + row), ("div", size + row), ("neg", size), ("mul", 2 * size), ("div", size + row)):
+    for op, read in (
+        ("div", size + row),
+        ("div", size + row),
+        ("neg", size),
+        ("mul", 2 * size),
+        ("div", size + row),
+    ):
         launches.memory(node.module, op, read, size)
     launches.memory(node.module, "sum", size, row)
     yield x, _only(arrived)
@@ -300,7 +346,14 @@ def _product(node: Node, arrived: Sequence[Gradient | None], launches: Launches)
     rows, outer, inner = forward.m, forward.n, forward.k
     if weight.requires_grad:
         m, n = (inner, outer) if node.op == "Conv1D" else (outer, inner)
-        launches.product(node.module, "mm", Gemm(m=m, n=n, k=rows), dtype, gradient.bytes + launches.bytes(x), size)
+        launches.product(
+            node.module,
+            "mm",
+            Gemm(m=m, n=n, k=rows),
+            dtype,
+            gradient.bytes + launches.bytes(x),
+            size,
+        )
         yield weight, Gradient(size)
     for bias in node.beside:
         if bias.requires_grad:
@@ -309,7 +362,9 @@ def _product(node: Node, arrived: Sequence[Gradient | None], launches: Launches)
             yield bias, _converted(Gradient(own), dtype, bias, node.module, launches)
     if x.requires_grad:
         own = launches.bytes(x)
-        launches.product(node.module, "mm", Gemm(m=rows, n=inner, k=outer), dtype, gradient.bytes + size, own)
+        launches.product(
+            node.module, "mm", Gemm(m=rows, n=inner, k=outer), dtype, gradient.bytes + size, own
+        )
         yield x, Gradient(own)
 
 
@@ -318,7 +373,12 @@ def _packed(node: Node, arrived: Sequence[Gradient | None], launches: Launches) 
     x, weight = node.inputs
     if not x.requires_grad:
         return
-    gradient, out, dtype, forward = _only(arrived), node.outputs[0], launches.compute, gemm_of(node, launches)
+    gradient, out, dtype, forward = (
+        _only(arrived),
+        node.outputs[0],
+        launches.compute,
+        gemm_of(node, launches),
+    )
     own = launches.bytes(x, dtype)
     coming = launches.bytes(out, dtype)
     if out.dtype != dtype:
@@ -330,7 +390,8 @@ def _packed(node: Node, arrived: Sequence[Gradient | None], launches: Launches) 
 
 
 def _batched(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
-    """z = x y: dx = dz y^T, dy = x^T dz. One gradient with its tokens first is no batch of matrices, and copied."""
+    """z = x y: dx = dz y^T, dy = x^T dz. One gradient with its tokens first is no batch of
+    matrices, and copied."""
     x, y = node.inputs
     gradient, dtype, forward = _only(arrived), node.outputs[0].dtype, gemm_of(node, launches)
     if gradient.first == "tokens" and launches.at.batch > 1 and launches.at.seq > 1:
@@ -342,8 +403,15 @@ def _batched(node: Node, arrived: Sequence[Gradient | None], launches: Launches)
         if tensor.requires_grad:
             own = launches.bytes(tensor)
             gemm = Gemm(batches=forward.batches, m=m, n=n, k=k)
-            launches.product(node.module, "bmm", gemm, dtype, gradient.bytes + launches.bytes(other), own)
-            yield tensor, Gradient(own, "features" if tensor is y and node.op == "bmm_transposed" else "heads")
+            launches.product(
+                node.module, "bmm", gemm, dtype, gradient.bytes + launches.bytes(other), own
+            )
+            yield (
+                tensor,
+                Gradient(
+                    own, "features" if tensor is y and node.op == "bmm_transposed" else "heads"
+                ),
+            )
 
 
 def _attention(node: Node, arrived: Sequence[Gradient | None], launches: Launches) -> Sent:
@@ -351,9 +419,14 @@ def _attention(node: Node, arrived: Sequence[Gradient | None], launches: Launche
     out, gradient = node.outputs[0], _only(arrived)
     read = gradient.bytes + sum(launches.there(t) for t in (*node.inputs, out, *node.beside))
     launches.attention(
-        node.module, ATTENTION_OP[node.op][1], "attention_backward",
-        attention_flops(node, launches, 5), out.dtype, read, sum(launches.bytes(t) for t in node.inputs),
-    )  # fmt: skip
+        node.module,
+        ATTENTION_OP[node.op][1],
+        "attention_backward",
+        attention_flops(node, launches, 5),
+        out.dtype,
+        read,
+        sum(launches.bytes(t) for t in node.inputs),
+    )
     for tensor in node.inputs:
         as_given = node.op in ("flash", "cudnn", "cudnn_masked") and tensor.merged
         yield tensor, Gradient(launches.bytes(tensor), "heads" if as_given else "tokens")
@@ -390,7 +463,10 @@ BACKWARD: dict[str, Backward] = {
     **dict.fromkeys(("view", "turn", "shift"), _passed),
     **dict.fromkeys(("scale", "neg"), _again),
     **dict.fromkeys(("_to_copy", "mask"), _to_copy),
-    **dict.fromkeys(("silu", "swish", "gelu", "gelu_pytorch_tanh", "relu", "tanh", "sigmoid"), _of_input_or_output),
+    **dict.fromkeys(
+        ("silu", "swish", "gelu", "gelu_pytorch_tanh", "relu", "tanh", "sigmoid"),
+        _of_input_or_output,
+    ),
     **dict.fromkeys(("pow", "rsqrt"), _power),
     **dict.fromkeys(("linear", "Conv1D"), _product),
     **dict.fromkeys(ATTENTION_OP, _attention),

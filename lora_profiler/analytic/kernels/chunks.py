@@ -1,4 +1,5 @@
-"""Kernels of a head that multiplies a chunk of tokens at a time, and of the loss in it: `modeling/losses.py`, line by line."""
+"""Kernels of a head that multiplies a chunk of tokens at a time, and of the loss in it:
+`modeling/losses.py`, line by line."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -88,10 +89,19 @@ def _losses(head: ChunkedHead, rows: int, launches: Launches) -> None:
         launches.memory("", "_to_copy", logits, wide)
     number, index = _WIDE * rows, _INDEX * rows
     for op, moved_in, moved_out in (
-        ("ne", index, rows), ("_to_copy", rows, number), ("clamp", index, index), ("amax", wide, number),
-        ("sub_", wide + number, wide), ("gather", index + number, number), ("exp_", wide, wide), ("sum", wide, number),
-        ("log", number, number), ("sub", 2 * number, number), ("mul", 2 * number, number), ("sum", number, SCALAR),
-    ):  # fmt: skip
+        ("ne", index, rows),
+        ("_to_copy", rows, number),
+        ("clamp", index, index),
+        ("amax", wide, number),
+        ("sub_", wide + number, wide),
+        ("gather", index + number, number),
+        ("exp_", wide, wide),
+        ("sum", wide, number),
+        ("log", number, number),
+        ("sub", 2 * number, number),
+        ("mul", 2 * number, number),
+        ("sum", number, SCALAR),
+    ):
         launches.memory("", op, moved_in, moved_out)
 
 
@@ -100,16 +110,21 @@ def _gradients(head: ChunkedHead, rows: int, launches: Launches) -> None:
     hidden, logits, wide = (rows * n * size for n, size in _sizes(head))
     number, index = _WIDE * rows, _INDEX * rows
     for op, moved_in, moved_out in (
-        ("mul", number + SCALAR, number), ("div", 2 * number, number), ("mul_", wide + number, wide), ("neg", number, number),
+        ("mul", number + SCALAR, number),
+        ("div", 2 * number, number),
+        ("mul_", wide + number, wide),
+        ("neg", number, number),
         ("scatter_add_", index + 2 * number, number),
-    ):  # fmt: skip
+    ):
         launches.memory("", op, moved_in, moved_out)
     if dtype != "float32":
         launches.memory("", "copy_", wide, logits)
     weight, *biases = head.parameters
     size = launches.bytes(weight)
     if head.hidden.requires_grad:
-        launches.product("", "mm", Gemm(m=rows, n=head.width, k=head.vocab), dtype, logits + size, hidden)
+        launches.product(
+            "", "mm", Gemm(m=rows, n=head.width, k=head.vocab), dtype, logits + size, hidden
+        )
         launches.memory("", "copy_", hidden, hidden)
     if weight.requires_grad:
         gemm = Gemm(m=head.vocab, n=head.width, k=rows)
@@ -122,6 +137,7 @@ def _gradients(head: ChunkedHead, rows: int, launches: Launches) -> None:
 
 
 def _sizes(head: ChunkedHead) -> tuple[tuple[int, int], ...]:
-    """(numbers, bytes of one) of a row of the hidden state, of the logits, and of their float32 copy."""
+    """(numbers, bytes of one) of a row of the hidden state, of the logits, and of their float32
+    copy."""
     size = ITEMSIZE[head.hidden.dtype]
     return (head.width, size), (head.vocab, size), (head.vocab, _WIDE)

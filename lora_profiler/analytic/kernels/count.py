@@ -1,7 +1,8 @@
-"""`counted_kernels`: every kernel of one micro-batch, out of the family's program and the rules of each operator.
+"""`counted_kernels`: every kernel of one micro-batch, out of the family's program and the rules of
+each operator.
 
-Equal to `traced.kernels.step_kernels` for the families and setups that `tests/test_counted_kernels.py` compares; no torch, and a
-few milliseconds instead of seconds.
+Equal to `traced.kernels.step_kernels` for the families and setups that
+`tests/test_counted_kernels.py` compares; no torch, and a few milliseconds instead of seconds.
 """
 
 from lora_profiler.analytic.families import Family, unmodelled
@@ -34,9 +35,11 @@ _ROTARY_IN_STEPS = frozenset({"dynamic", "longrope"})
 
 
 def counted_kernels(workload: Workload) -> StepKernels:
-    """The kernels of one micro-batch of `workload` on a CUDA card, in the terms of `traced.kernels.step_kernels`.
+    """The kernels of one micro-batch of `workload` on a CUDA card, in the terms of
+    `traced.kernels.step_kernels`.
 
-    Raises UncountedError, with what there is no rule for; a trace of the real model has one. Raises what `plan_for` raises.
+    Raises UncountedError, with what there is no rule for; a trace of the real model has one. Raises
+    what `plan_for` raises.
     """
     plan = plan_for(workload)
     forward = _countable(plan, workload)
@@ -56,10 +59,14 @@ def counted_kernels(workload: Workload) -> StepKernels:
     for tensor, count in plan.state.trainable.items():
         size = ITEMSIZE[tensor.dtype]
         trainable[size] = trainable.get(size, 0) + launches.size(tensor.numel) * count
-    return StepKernels(kernels=merged(launches.found), tokens=setup.batch_size * setup.seq_len, trainable=trainable)
+    return StepKernels(
+        kernels=merged(launches.found), tokens=setup.batch_size * setup.seq_len, trainable=trainable
+    )
 
 
-def _ahead(forward: ForwardPass, family: Family, workload: Workload, eager: bool, launches: Launches) -> None:
+def _ahead(
+    forward: ForwardPass, family: Family, workload: Workload, eager: bool, launches: Launches
+) -> None:
     """The forward pass and the loss."""
     model, setup = workload.model, workload.setup
     config, body = model.config, family.stack.rpartition(".")[0]
@@ -74,7 +81,12 @@ def _ahead(forward: ForwardPass, family: Family, workload: Workload, eager: bool
         for window in windows_with_masks(used, eager or setup.is_packed, setup.seq_len):
             mask(body, window, rest_dtype(setup) if eager else None, launches)
     for _, features in family.rotary_sets(config):
-        rotary_tables(f"{body}.rotary_emb", features, family.rotary_dtype or forward.embed.output.dtype, launches)
+        rotary_tables(
+            f"{body}.rotary_emb",
+            features,
+            family.rotary_dtype or forward.embed.output.dtype,
+            launches,
+        )
     for layer in forward.layers:
         run_forward(layer.run.nodes, launches.under(f"{family.stack}.*", len(layer.indices)))
     run_forward(forward.head.nodes, launches)
@@ -87,7 +99,9 @@ def _ahead(forward: ForwardPass, family: Family, workload: Workload, eager: bool
 def _back(forward: ForwardPass, family: Family, workload: Workload, launches: Launches) -> None:
     """The backward pass; under checkpointing each layer runs forward again before it."""
     launches.phase = "recompute"
-    launches.memory("", "ones_like", 0, 4)  # the loss's own gradient, which autograd makes outside of the backward pass
+    launches.memory(
+        "", "ones_like", 0, 4
+    )  # the loss's own gradient, which autograd makes outside of the backward pass
     launches.phase = "backward"
     if forward.chunks is None:
         loss_backward(forward.logits, launches)
@@ -106,7 +120,8 @@ def _back(forward: ForwardPass, family: Family, workload: Workload, launches: La
 
 
 def _tied(workload: Workload, launches: Launches) -> None:
-    """A weight that embeds and makes the logits gets two gradients. Later micro-batches add both onto what is there."""
+    """A weight that embeds and makes the logits gets two gradients. Later micro-batches add both
+    onto what is there."""
     model = workload.model
     if workload.setup.lora is not None or launches.accumulates:
         return
@@ -134,7 +149,11 @@ def _countable(plan: Plan, workload: Workload) -> ForwardPass:
     elif (model.config.get("rope_parameters") or {}).get("rope_type") in _ROTARY_IN_STEPS:
         why = "rotary tables that depend on the sequence"
     else:
-        runs = [plan.forward.embed, *(layer.run for layer in plan.forward.layers), plan.forward.head]
+        runs = [
+            plan.forward.embed,
+            *(layer.run for layer in plan.forward.layers),
+            plan.forward.head,
+        ]
         unknown = [
             node.op
             for run in runs
@@ -143,5 +162,8 @@ def _countable(plan: Plan, workload: Workload) -> ForwardPass:
         ]
         why = f"the operator {unknown[0]} of {model.model_type}" if unknown else None
     if why is not None or plan.forward is None:
-        raise UncountedError(f"the kernels of {model.id} are not counted: {why} has no rule here; a trace knows them.")
+        raise UncountedError(
+            f"the kernels of {model.id} are not counted: {why} has no rule here; a trace knows"
+            " them."
+        )
     return plan.forward

@@ -1,7 +1,9 @@
-"""What a device launches for each node of the ledger going forward: bytes in, bytes out, and the product if there is one.
+"""What a device launches for each node of the ledger going forward: bytes in, bytes out, and the
+product if there is one.
 
-A kernel reads its inputs and writes its outputs once. Views launch nothing. Sources: the operators that torch's dispatcher is
-given for each call (`traced/kernels.py` lists them for a real model), and the files that are named there.
+A kernel reads its inputs and writes its outputs once. Views launch nothing. Sources: the operators
+that torch's dispatcher is given for each call (`traced/kernels.py` lists them for a real model),
+and the files that are named there.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +14,10 @@ from lora_profiler.analytic.tensors import ITEMSIZE, Node
 from lora_profiler.kernels import Gemm
 
 Forward = Callable[[Node, Launches], None]
-_FLASH, _EFFICIENT = "_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"
+_FLASH, _EFFICIENT = (
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+)
 _CUDNN = "_scaled_dot_product_cudnn_attention"
 ATTENTION_OP = {
     "flash": (_FLASH, f"{_FLASH}_backward"),
@@ -27,7 +32,8 @@ INTEGERS = ("sort", "floor_divide", "_to_int", "histc", "cumsum", "arange", "ind
 
 
 def run_forward(nodes: Iterable[Node], launches: Launches) -> None:
-    """Adds the kernels of `nodes`. Raises KeyError for an operator without a rule; `count.py` asks before."""
+    """Adds the kernels of `nodes`. Raises KeyError for an operator without a rule; `count.py` asks
+    before."""
     for node in nodes:
         FORWARD[node.op](node, launches)
 
@@ -44,7 +50,9 @@ def _plain(node: Node, launches: Launches) -> None:
 
 def _clone(node: Node, launches: Launches) -> None:
     """Of an expanded tensor it reads what is there."""
-    launches.memory(node.module, node.op, launches.there(node.inputs[0]), launches.bytes(node.outputs[0]))
+    launches.memory(
+        node.module, node.op, launches.there(node.inputs[0]), launches.bytes(node.outputs[0])
+    )
 
 
 def _concatenate(node: Node, launches: Launches) -> None:
@@ -61,7 +69,12 @@ def _pad(node: Node, launches: Launches) -> None:
 def _dropout(node: Node, launches: Launches) -> None:
     """One kernel, which writes a mask of one byte an element too."""
     out, mask = node.outputs[0], node.beside[0]
-    launches.memory(node.module, node.op, launches.bytes(node.inputs[0]), launches.bytes(out) + launches.bytes(mask))
+    launches.memory(
+        node.module,
+        node.op,
+        launches.bytes(node.inputs[0]),
+        launches.bytes(out) + launches.bytes(mask),
+    )
 
 
 def _softmax(node: Node, launches: Launches) -> None:
@@ -73,7 +86,8 @@ def _softmax(node: Node, launches: Launches) -> None:
 
 
 def _safe_softmax(node: Node, launches: Launches) -> None:
-    """The math kernel's causal mask, which is added in place, its softmax, and zeros for rows that are masked as a whole.
+    """The math kernel's causal mask, which is added in place, its softmax, and zeros for rows that
+    are masked as a whole.
 
     torch `transformers/attention.cpp` (`_scaled_dot_product_attention_math`, `_safe_softmax`).
     """
@@ -114,7 +128,9 @@ def _all_outputs(node: Node, launches: Launches) -> None:
 
 def _top(node: Node, launches: Launches) -> None:
     x, out, index = node.inputs[0], node.outputs[0], node.beside[0]
-    launches.memory(node.module, node.op, launches.bytes(x), launches.bytes(out) + launches.bytes(index))
+    launches.memory(
+        node.module, node.op, launches.bytes(x), launches.bytes(out) + launches.bytes(index)
+    )
 
 
 def _normalize(node: Node, launches: Launches) -> None:
@@ -130,7 +146,9 @@ def _grouped(node: Node, launches: Launches) -> None:
     x, weight = node.inputs
     out, offsets = node.outputs[0], node.beside[0]
     read = launches.bytes(x) + launches.bytes(weight) + launches.bytes(offsets)
-    launches.product(node.module, node.op, gemm_of(node, launches), out.dtype, read, launches.bytes(out))
+    launches.product(
+        node.module, node.op, gemm_of(node, launches), out.dtype, read, launches.bytes(out)
+    )
 
 
 def _embedding(node: Node, launches: Launches) -> None:
@@ -140,18 +158,26 @@ def _embedding(node: Node, launches: Launches) -> None:
 
 
 def lower(node: Node, launches: Launches) -> None:
-    """The copies that autocast makes of the weights of a product or a layer norm, in the dtype in which it runs."""
+    """The copies that autocast makes of the weights of a product or a layer norm, in the dtype in
+    which it runs."""
     dtype = node.outputs[0].dtype
     weights = node.beside[:-1] if node.op == "native_layer_norm" else node.beside
     for weight in (*node.lowers, *weights):
         if weight.dtype != dtype:
-            launches.memory(node.module, "_to_copy", launches.bytes(weight), launches.bytes(weight, dtype))
+            launches.memory(
+                node.module, "_to_copy", launches.bytes(weight), launches.bytes(weight, dtype)
+            )
 
 
 def run_up_to(nodes: Sequence[Node], stop: int, launches: Launches) -> None:
-    """Adds the kernels of the first `stop` of `nodes`, and what runs before the next one keeps its inputs."""
+    """Adds the kernels of the first `stop` of `nodes`, and what runs before the next one keeps its
+    inputs."""
     run_forward(nodes[:stop], launches)
-    if stop < len(nodes) and nodes[stop].packs and nodes[stop].op in ("linear", "Conv1D", "native_layer_norm"):
+    if (
+        stop < len(nodes)
+        and nodes[stop].packs
+        and nodes[stop].op in ("linear", "Conv1D", "native_layer_norm")
+    ):
         lower(nodes[stop], launches)
 
 
@@ -165,13 +191,22 @@ def _product(node: Node, launches: Launches) -> None:
     out = node.outputs[0]
     lower(node, launches)
     read = launches.bytes(x) + sum(launches.bytes(w, out.dtype) for w in (weight, *node.beside))
-    launches.product(node.module, "addmm" if node.beside else "mm", gemm_of(node, launches), out.dtype, read, launches.bytes(out))
+    launches.product(
+        node.module,
+        "addmm" if node.beside else "mm",
+        gemm_of(node, launches),
+        out.dtype,
+        read,
+        launches.bytes(out),
+    )
 
 
 def _packed(node: Node, launches: Launches) -> None:
-    """A 4-bit layer: the input in the compute dtype, the weight unpacked, one product, the result in the input's dtype.
+    """A 4-bit layer: the input in the compute dtype, the weight unpacked, one product, the result
+    in the input's dtype.
 
-    bitsandbytes `nn/modules.py` (`Linear4bit.forward`), `backends/cuda/ops.py` (`_dequant_linear_fallback`).
+    bitsandbytes `nn/modules.py` (`Linear4bit.forward`), `backends/cuda/ops.py`
+    (`_dequant_linear_fallback`).
     """
     x, weight = node.inputs
     out, dtype = node.outputs[0], launches.compute
@@ -179,7 +214,9 @@ def _packed(node: Node, launches: Launches) -> None:
         launches.memory(node.module, "_to_copy", launches.bytes(x), launches.bytes(x, dtype))
     unpack(weight, node.module, launches)
     read = sum(launches.bytes(t, dtype) for t in (x, weight, *node.beside))
-    launches.product(node.module, "linear", gemm_of(node, launches), dtype, read, launches.bytes(out, dtype))
+    launches.product(
+        node.module, "linear", gemm_of(node, launches), dtype, read, launches.bytes(out, dtype)
+    )
     if out.dtype != dtype:
         launches.memory(node.module, "_to_copy", launches.bytes(out, dtype), launches.bytes(out))
 
@@ -188,21 +225,26 @@ def _batched(node: Node, launches: Launches) -> None:
     x, y = node.inputs
     out = node.outputs[0]
     read = launches.bytes(x) + launches.bytes(y)
-    launches.product(node.module, "bmm", gemm_of(node, launches), out.dtype, read, launches.bytes(out))
+    launches.product(
+        node.module, "bmm", gemm_of(node, launches), out.dtype, read, launches.bytes(out)
+    )
 
 
 def attention_flops(node: Node, launches: Launches, products: int) -> int:
-    """Of `products` products of scores' size, the causal half of them unless a mask says which are needed."""
+    """Of `products` products of scores' size, the causal half of them unless a mask says which are
+    needed."""
     flops = products * launches.size(node.forward_flops) // 2
     return flops if node.op.endswith("_masked") else flops // 2
 
 
 def _attention(node: Node, launches: Launches) -> None:
-    """q k^T and its product with v. Written beside the output: the row-wise log-sum-exp and the generator's state."""
+    """q k^T and its product with v. Written beside the output: the row-wise log-sum-exp and the
+    generator's state."""
     out = node.outputs[0]
     logsumexp, state, *mask = node.beside
     read = sum(launches.there(t) for t in (*node.inputs, *mask))
-    for additive in mask:  # a boolean one, made into zeros and minus infinity (attention.cpp, convert_boolean_attn_mask)
+    # a boolean one, made into zeros and minus infinity (attention.cpp, convert_boolean_attn_mask)
+    for additive in mask:
         size, booleans = launches.bytes(additive), launches.size(additive.elements)
         shared = launches.masks * launches.at.seq**2
         launches.memory(node.module, "zeros_like", 0, size)
@@ -210,18 +252,33 @@ def _attention(node: Node, launches: Launches) -> None:
         launches.memory(node.module, "masked_fill_", size + booleans, size)
     written = sum(launches.bytes(t) for t in (out, logsumexp, state))
     launches.attention(
-        node.module, ATTENTION_OP[node.op][0], "attention_forward",
-        attention_flops(node, launches, 2), out.dtype, read, written,
-    )  # fmt: skip
+        node.module,
+        ATTENTION_OP[node.op][0],
+        "attention_forward",
+        attention_flops(node, launches, 2),
+        out.dtype,
+        read,
+        written,
+    )
 
 
 def _liger_norm(node: Node, launches: Launches) -> None:
     read = sum(launches.bytes(t) for t in node.inputs)
-    launches.memory(node.module, "rms_norm", read, launches.bytes(node.outputs[0]) + launches.bytes(node.beside[0]))
+    launches.memory(
+        node.module,
+        "rms_norm",
+        read,
+        launches.bytes(node.outputs[0]) + launches.bytes(node.beside[0]),
+    )
 
 
 def _liger_swiglu(node: Node, launches: Launches) -> None:
-    launches.memory(node.module, "swiglu", sum(launches.bytes(t) for t in node.inputs), launches.bytes(node.outputs[0]))
+    launches.memory(
+        node.module,
+        "swiglu",
+        sum(launches.bytes(t) for t in node.inputs),
+        launches.bytes(node.outputs[0]),
+    )
 
 
 def rotated(node: Node, size: int, launches: Launches) -> None:
@@ -235,11 +292,29 @@ def _liger_rotary(node: Node, launches: Launches) -> None:
 
 
 FORWARD: dict[str, Forward] = {
-    **dict.fromkeys(("view", "view_heads", "turn", "split", "slices", "halves", "expand"), _nothing),
+    **dict.fromkeys(
+        ("view", "view_heads", "turn", "split", "slices", "halves", "expand"), _nothing
+    ),
     **dict.fromkeys(
         (
-            "_to_copy", "scale", "shift", "neg", "mask", "add", "mul", "pow", "mean", "sum", "rsqrt", "silu", "swish",
-            "gelu", "gelu_pytorch_tanh", "relu", "tanh", "sigmoid",
+            "_to_copy",
+            "scale",
+            "shift",
+            "neg",
+            "mask",
+            "add",
+            "mul",
+            "pow",
+            "mean",
+            "sum",
+            "rsqrt",
+            "silu",
+            "swish",
+            "gelu",
+            "gelu_pytorch_tanh",
+            "relu",
+            "tanh",
+            "sigmoid",
         ),
         _plain,
     ),
@@ -262,4 +337,4 @@ FORWARD: dict[str, Forward] = {
     "liger_norm": _liger_norm,
     "liger_swiglu": _liger_swiglu,
     "liger_rotary": _liger_rotary,
-}  # fmt: skip
+}

@@ -1,4 +1,5 @@
-"""Where counted kernels go: sizes become numbers here, and each kernel gets its phase, its module and its count."""
+"""Where counted kernels go: sizes become numbers here, and each kernel gets its phase, its module
+and its count."""
 
 from dataclasses import dataclass, field, replace
 
@@ -9,10 +10,16 @@ from lora_profiler.kernels import Gemm, Kernel, Kind, Phase
 from lora_profiler.workload import Dtype
 
 _OPERATORS = {
-    "shift": "add", "mask": "add", "scale": "mul", "swish": "silu", "swish_backward": "silu_backward",
-    "gelu_pytorch_tanh": "gelu", "gelu_pytorch_tanh_backward": "gelu_backward", "relu_backward": "threshold_backward",
+    "shift": "add",
+    "mask": "add",
+    "scale": "mul",
+    "swish": "silu",
+    "swish_backward": "silu_backward",
+    "gelu_pytorch_tanh": "gelu",
+    "gelu_pytorch_tanh_backward": "gelu_backward",
+    "relu_backward": "threshold_backward",
     "_to_int": "_to_copy",
-}  # fmt: skip
+}
 """What torch calls it, where the ledger says more or transformers another name."""
 
 
@@ -20,9 +27,9 @@ _OPERATORS = {
 class Launches:
     """The kernels of one part of the model that occurs `count` times, under `module`.
 
-    `at`: batch, sequence and rank; `rows` of the micro-batch, one where those of `packed` sequences are flattened; `compute`: the
-    dtype that 4-bit weights are unpacked to, `double_quant` how they are stored; `accumulates`: gradients of earlier
-    micro-batches are there already.
+    `at`: batch, sequence and rank; `rows` of the micro-batch, one where those of `packed` sequences
+    are flattened; `compute`: the dtype that 4-bit weights are unpacked to, `double_quant` how they
+    are stored; `accumulates`: gradients of earlier micro-batches are there already.
     """
 
     at: Values
@@ -57,40 +64,71 @@ class Launches:
         return self.size(tensor.elements) * ITEMSIZE[dtype or tensor.dtype]
 
     def there(self, tensor: Tensor) -> int:
-        """Bytes that an activation has in memory: an expanded one has fewer than its elements take."""
+        """Bytes that an activation has in memory: an expanded one has fewer than its elements
+        take."""
         return min(self.bytes(tensor), self.size(tensor.storage.bytes))
 
     def memory(self, scope: str, op: str, read: int, written: int) -> None:
         """A kernel that only moves bytes."""
         name = _OPERATORS.get(op, op)
-        self._add(Kernel(kind="memory", op=name, phase=self.phase, module="", read_bytes=read, written_bytes=written), scope)
+        self._add(
+            Kernel(
+                kind="memory",
+                op=name,
+                phase=self.phase,
+                module="",
+                read_bytes=read,
+                written_bytes=written,
+            ),
+            scope,
+        )
 
     def product(self, scope: str, op: str, gemm: Gemm, dtype: str, read: int, written: int) -> None:
         self._add(
             Kernel(
-                kind="gemm", op=op, phase=self.phase, module="", read_bytes=read, written_bytes=written, gemm=gemm,
-                flops=gemm.flops, dtype=dtype,  # type: ignore[arg-type]  # a tensor's dtype is a plain string
+                kind="gemm",
+                op=op,
+                phase=self.phase,
+                module="",
+                read_bytes=read,
+                written_bytes=written,
+                gemm=gemm,
+                flops=gemm.flops,
+                dtype=dtype,  # type: ignore[arg-type]  # a tensor's dtype is a plain string
             ),
             scope,
-        )  # fmt: skip
+        )
 
-    def attention(self, scope: str, op: str, kind: Kind, flops: int, dtype: str, read: int, written: int) -> None:
+    def attention(
+        self, scope: str, op: str, kind: Kind, flops: int, dtype: str, read: int, written: int
+    ) -> None:
         self._add(
             Kernel(
-                kind=kind, op=op, phase=self.phase, module="", read_bytes=read, written_bytes=written, flops=flops,
+                kind=kind,
+                op=op,
+                phase=self.phase,
+                module="",
+                read_bytes=read,
+                written_bytes=written,
+                flops=flops,
                 dtype=dtype,  # type: ignore[arg-type]  # as above
             ),
             scope,
-        )  # fmt: skip
+        )
 
     def dequantise(self, scope: str, op: str, read: int, written: int, parameters: int = 0) -> None:
         self._add(
             Kernel(
-                kind="dequantise", op=op, phase=self.phase, module="", read_bytes=read, written_bytes=written,
+                kind="dequantise",
+                op=op,
+                phase=self.phase,
+                module="",
+                read_bytes=read,
+                written_bytes=written,
                 parameters=parameters,
             ),
             scope,
-        )  # fmt: skip
+        )
 
     def _add(self, kernel: Kernel, scope: str) -> None:
         module = ".".join(part for part in (self.module, scope) if part)

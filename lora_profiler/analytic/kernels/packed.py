@@ -18,6 +18,10 @@ def unpack(weight: Tensor, scope: str, launches: Launches) -> None:
     scales = 4 * blocks
     if launches.double_quant:
         nested = 4 * -(-blocks // NF4_NESTED_BLOCK)
-        launches.dequantise(scope, "dequantize_blockwise", blocks + nested + _CODE_BOOK_BYTES, scales)
+        launches.dequantise(
+            scope, "dequantize_blockwise", blocks + nested + _CODE_BOOK_BYTES, scales
+        )
         launches.memory(scope, "add", scales + _OFFSET_BYTES, scales)
-    launches.dequantise(scope, "dequantize_4bit", -(-count // 2) + scales, count * ITEMSIZE[launches.compute], count)
+    launches.dequantise(
+        scope, "dequantize_4bit", -(-count // 2) + scales, count * ITEMSIZE[launches.compute], count
+    )

@@ -1,4 +1,5 @@
-"""Kernels around the layers, which no program of a family lists: position ids, rotary tables, attention masks, and the loss.
+"""Kernels around the layers, which no program of a family lists: position ids, rotary tables,
+attention masks, and the loss.
 
 transformers `masking_utils.py`, `modeling_rope_utils.py`, `loss/loss_utils.py` (ForCausalLMLoss).
 """
@@ -19,7 +20,8 @@ def count_up(scope: str, launches: Launches) -> None:
 
 
 def count_ones(scope: str, launches: Launches) -> None:
-    """Positions out of a mask of ones, as OPT makes them: summed up in float32, one less, as indices, two more."""
+    """Positions out of a mask of ones, as OPT makes them: summed up in float32, one less, as
+    indices, two more."""
     wide = 4 * launches.tokens
     for op, read in (("ones", 0), ("cumsum", wide), ("mul", 2 * wide), ("sub", wide)):
         launches.memory(scope, op, read, wide)
@@ -28,7 +30,8 @@ def count_ones(scope: str, launches: Launches) -> None:
 
 
 def find_sequences(scope: str, launches: Launches) -> None:
-    """The number of each token's sequence in its row: where a position is not the one before it and one, another begins."""
+    """The number of each token's sequence in its row: where a position is not the one before it and
+    one, another begins."""
     row, ids = _INDEX_BYTES * launches.rows, _INDEX_BYTES * launches.tokens
     launches.memory(scope, "sub", row, row)
     launches.memory(scope, "cat", row + ids, row + ids)
@@ -38,8 +41,8 @@ def find_sequences(scope: str, launches: Launches) -> None:
 
 
 def rotary_tables(scope: str, features: int, dtype: str, launches: Launches) -> None:
-    """cos and sin, (1, s, features), of packed rows (b, s, features), of positions times frequencies: computed in float32, each
-    angle for two features."""
+    """cos and sin, (1, s, features), of packed rows (b, s, features), of positions times
+    frequencies: computed in float32, each angle for two features."""
     positions = launches.tokens if launches.packed else launches.at.seq
     narrow, table = 4 * positions * (features // 2), 4 * positions * features
     launches.memory(scope, "_to_copy", _INDEX_BYTES * positions, 4 * positions)
@@ -53,8 +56,10 @@ def rotary_tables(scope: str, features: int, dtype: str, launches: Launches) -> 
 
 
 def mask(scope: str, window: int | None, additive: str | None, launches: Launches) -> None:
-    """Who may look at whom, (1, 1, s, s): earlier tokens, with a `window` only near ones, of packed rows those of the same
-    sequence, (b, 1, s, s). Eager attention takes it as zeros and minus infinity in the dtype `additive`, one for each sample."""
+    """Who may look at whom, (1, 1, s, s): earlier tokens, with a `window` only near ones, of packed
+    rows those of the same sequence, (b, 1, s, s). Eager attention takes it as zeros and minus
+    infinity in the dtype `additive`, one for each sample.
+    """
     batch, seq = launches.at.batch, launches.at.seq
     ids, pairs = _INDEX_BYTES * seq * launches.masks, seq * seq * launches.masks
     launches.memory(scope, "arange", 0, _INDEX_BYTES * batch)
@@ -66,7 +71,9 @@ def mask(scope: str, window: int | None, additive: str | None, launches: Launche
         launches.memory(scope, "bitwise_and", 1 + pairs, pairs)
         launches.memory(scope, "eq", 2 * ids, pairs)
         launches.memory(scope, "bitwise_and", 2 * pairs, pairs)
-        for _ in range(4):  # positions, and numbers of sequences, of those who look and of those who are looked at
+        for _ in range(
+            4
+        ):  # positions, and numbers of sequences, of those who look and of those who are looked at
             launches.memory(scope, "index", ids + _INDEX_BYTES * (batch + seq), ids)
     if window is not None:
         launches.memory(scope, "new_ones", 0, 1)
@@ -84,7 +91,8 @@ def mask(scope: str, window: int | None, additive: str | None, launches: Launche
 
 
 def shifted_labels(launches: Launches) -> None:
-    """Labels shifted by one: padded, and without the first, which is a copy where there are several samples."""
+    """Labels shifted by one: padded, and without the first, which is a copy where there are several
+    samples."""
     labels = _INDEX_BYTES * launches.tokens
     padded = labels + _INDEX_BYTES * launches.rows
     launches.memory("", "constant_pad_nd", labels, padded + labels)
@@ -117,5 +125,10 @@ def loss_backward(logits: Tensor, launches: Launches) -> None:
 
 
 def windows_with_masks(windows: Iterable[int | None], always: bool, seq: int) -> list[int | None]:
-    """Those for which a mask is made: all for eager attention and packed rows (`always`), else only a window that is filled."""
-    return [w for w in sorted(set(windows), key=lambda w: w or 0) if always or (w is not None and seq >= w)]
+    """Those for which a mask is made: all for eager attention and packed rows (`always`), else only
+    a window that is filled."""
+    return [
+        w
+        for w in sorted(set(windows), key=lambda w: w or 0)
+        if always or (w is not None and seq >= w)
+    ]

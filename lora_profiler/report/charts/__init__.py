@@ -15,7 +15,29 @@ from lora_profiler.report.charts.throughput_bars import ThroughputBar, throughpu
 from lora_profiler.report.charts.time_bars import TimeBar, time_bars, time_bars_of
 
 __all__ = [
-    "CONFIG", "CategoryBar", "ErrorDot", "Figure", "FitCell", "LayerQuantity", "LayerRow", "Limit", "ScatterPoint",
-    "ThroughputBar", "TimeBar", "category_bars", "claim_chart", "error_strip", "fit_map", "identity_scatter", "layer_bars",
-    "layer_rows", "lever_bars", "memory_curve", "phase_samples", "step_times", "throughput_bars", "time_bars", "time_bars_of",
-]  # fmt: skip
+    "CONFIG",
+    "CategoryBar",
+    "ErrorDot",
+    "Figure",
+    "FitCell",
+    "LayerQuantity",
+    "LayerRow",
+    "Limit",
+    "ScatterPoint",
+    "ThroughputBar",
+    "TimeBar",
+    "category_bars",
+    "claim_chart",
+    "error_strip",
+    "fit_map",
+    "identity_scatter",
+    "layer_bars",
+    "layer_rows",
+    "lever_bars",
+    "memory_curve",
+    "phase_samples",
+    "step_times",
+    "throughput_bars",
+    "time_bars",
+    "time_bars_of",
+]

@@ -16,7 +16,8 @@ from lora_profiler.units import bytes_text, percent_text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CategoryBar:
-    """One bar: bytes of one instant by category. Bars that follow each other with the same `group` stand under one heading."""
+    """One bar: bytes of one instant by category. Bars that follow each other with the same `group`
+    stand under one heading."""
 
     label: str
     bytes: Mapping[Category, int]
@@ -29,15 +30,20 @@ class CategoryBar:
         return sum(self.bytes.values())
 
 
-def category_bars(bars: Sequence[CategoryBar], *, limit: Limit | None = None, theme: Theme = "light") -> Figure:
-    """One horizontal stacked bar for each of `bars`, from top to bottom, its sum at the end. Empty without bars.
+def category_bars(
+    bars: Sequence[CategoryBar], *, limit: Limit | None = None, theme: Theme = "light"
+) -> Figure:
+    """One horizontal stacked bar for each of `bars`, from top to bottom, its sum at the end. Empty
+    without bars.
 
     Categories keep their order, colour and hatch; those that no bar has are left out of the legend.
     """
     largest = largest_of([bar.total_bytes for bar in bars], limit)
     axis, size = bytes_axis(largest)
     positions, heads = places([bar.group for bar in bars])
-    data = [trace for category in CATEGORIES for trace in _category(category, bars, positions, size)]
+    data = [
+        trace for category in CATEGORIES for trace in _category(category, bars, positions, size)
+    ]
     data.append(_sums(bars, positions, size))
     last = max(positions, default=0.0)
     shapes, notes = limit_line(limit, size, largest, below=last + 0.9)
@@ -54,9 +60,13 @@ def category_bars(bars: Sequence[CategoryBar], *, limit: Limit | None = None, th
     )
 
 
-def _category(category: Category, bars: Sequence[CategoryBar], positions: Sequence[float], size: int) -> Iterator[dict[str, Any]]:
+def _category(
+    category: Category, bars: Sequence[CategoryBar], positions: Sequence[float], size: int
+) -> Iterator[dict[str, Any]]:
     held = [(bar, y, bar.bytes.get(category, 0)) for bar, y in zip(bars, positions, strict=True)]
-    held = [(bar, y, count) for bar, y, count in held if count > 0]  # what is not attributed can be less than nothing
+    held = [
+        (bar, y, count) for bar, y, count in held if count > 0
+    ]  # what is not attributed can be less than nothing
     if not held:
         return
     name, paint = CATEGORY_LABELS[category], CATEGORY_PAINTS[category]
@@ -69,11 +79,15 @@ def _category(category: Category, bars: Sequence[CategoryBar], positions: Sequen
         "hovertext": [_hover(bar, name, count) for bar, _, count in held],
         "hoverinfo": "text",
         "marker": hatched(paint),
-    }  # fmt: skip
+    }
 
 
 def _hover(bar: CategoryBar, name: str, count: int) -> str:
-    share = f", {percent_text(count / bar.total_bytes)} of {bytes_text(bar.total_bytes)}" if bar.total_bytes > 0 else ""
+    share = (
+        f", {percent_text(count / bar.total_bytes)} of {bytes_text(bar.total_bytes)}"
+        if bar.total_bytes > 0
+        else ""
+    )
     return lines(label(bar.group, 80), f"{label(bar.label)}: {name}", bytes_text(count) + share)
 
 

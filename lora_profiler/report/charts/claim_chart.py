@@ -1,4 +1,5 @@
-"""What a claim was checked with: lines over ranks, places or learning rates, and shares by category."""
+"""What a claim was checked with: lines over ranks, places or learning rates, and shares by
+category."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,7 +22,8 @@ _SMALL_ABOVE = 16
 
 
 def claim_chart(chart: Chart, *, theme: Theme = "light") -> Figure:
-    """The chart with a line for each of its series, or, where x counts categories, with a row for each of these.
+    """The chart with a line for each of its series, or, where x counts categories, with a row for
+    each of these.
 
     It has no more series than there are marks. A point that is None is left out.
     """
@@ -32,7 +34,10 @@ def claim_chart(chart: Chart, *, theme: Theme = "light") -> Figure:
 def _curves(chart: Chart, theme: Theme) -> Figure:
     ends, notes = _cut(chart)
     return figure(
-        [_line(chart, series, mark) for series, mark in zip(chart.series, SERIES_MARKS, strict=False)],
+        [
+            _line(chart, series, mark)
+            for series, mark in zip(chart.series, SERIES_MARKS, strict=False)
+        ],
         height=_PLOT_PX + _LEGEND_PX * len(chart.series),
         x=values(label(chart.x_label), type=chart.x_scale, **_ticks(chart.series)),
         y=values(_y_title(chart), type=chart.y_scale, **{**_y_ticks(chart), **ends}),
@@ -43,20 +48,28 @@ def _curves(chart: Chart, theme: Theme) -> Figure:
 
 
 def _cut(chart: Chart) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(ends of the upright axis, a note): a run that goes wrong by more than the best gains must not press the others flat."""
+    """(ends of the upright axis, a note): a run that goes wrong by more than the best gains must
+    not press the others flat."""
     known = [y for series in chart.series for y in series.y if y is not None]
     best = max(known, default=0.0)
     below = [y for y in known if y < -best]
     if chart.y_scale != "linear" or best <= 0 or not below:
         return {}, []
-    text = f"{len(below)} {'points lie' if len(below) > 1 else 'point lies'} below, down to {_value(chart, min(below))}"
+    text = (
+        f"{len(below)} {'points lie' if len(below) > 1 else 'point lies'} below, down to"
+        f" {_value(chart, min(below))}"
+    )
     return {"range": [-_ROOM * best, _ROOM * best]}, [
         note(text, x=0, xref="paper", xanchor="left", y=0, yref="paper", yanchor="bottom")
     ]
 
 
 def _line(chart: Chart, series: Series, mark: Mark) -> dict[str, Any]:
-    points = [(x, y) for x, y in zip(series.x, series.y, strict=True) if y is not None and (y > 0 or chart.y_scale == "linear")]
+    points = [
+        (x, y)
+        for x, y in zip(series.x, series.y, strict=True)
+        if y is not None and (y > 0 or chart.y_scale == "linear")
+    ]
     return {
         "type": "scatter",
         "mode": "lines+markers",
@@ -66,7 +79,11 @@ def _line(chart: Chart, series: Series, mark: Mark) -> dict[str, Any]:
         "hovertext": [_hover(chart, series, f"{chart.x_label} {x:g}", y) for x, y in points],
         "hoverinfo": "text",
         "line": {"color": mark.colour.light, "width": 1.75},
-        "marker": {"color": mark.colour.light, "symbol": mark.symbol, "size": _mark_px(len(points))},
+        "marker": {
+            "color": mark.colour.light,
+            "symbol": mark.symbol,
+            "size": _mark_px(len(points)),
+        },
     }
 
 
@@ -106,7 +123,12 @@ def _rows(chart: Chart) -> Iterator[dict[str, Any]]:
             "y": [float(place) for place, _ in points],
             "hovertext": [_hover(chart, series, chart.categories[place], y) for place, y in points],
             "hoverinfo": "text",
-            "marker": {"color": mark.colour.light, "symbol": mark.symbol, "size": 10, "opacity": 0.9},
+            "marker": {
+                "color": mark.colour.light,
+                "symbol": mark.symbol,
+                "size": 10,
+                "opacity": 0.9,
+            },
         }
 
 
@@ -119,7 +141,14 @@ def _whole(chart: Chart, axis: str) -> list[dict[str, Any]]:
         if axis == "y"
         else {"y0": 0, "y1": 1, "yref": "paper", "x0": 1, "x1": 1}
     )
-    return [{"type": "line", **along, "layer": "below", "line": {"color": FAINT_INK.light, "width": 1, "dash": "dash"}}]
+    return [
+        {
+            "type": "line",
+            **along,
+            "layer": "below",
+            "line": {"color": FAINT_INK.light, "width": 1, "dash": "dash"},
+        }
+    ]
 
 
 def _y_ticks(chart: Chart) -> dict[str, Any]:
@@ -129,7 +158,9 @@ def _y_ticks(chart: Chart) -> dict[str, Any]:
         return {"tickformat": ".1~%" if chart.y_is_share else "~g", "nticks": 6}
     if chart.y_scale == "linear":
         return ticks(0, largest, short_count)
-    return powers_of_ten(min(y for series in chart.series for y in series.y if y), largest, short_count)
+    return powers_of_ten(
+        min(y for series in chart.series for y in series.y if y), largest, short_count
+    )
 
 
 def _largest(chart: Chart) -> float:

@@ -1,4 +1,5 @@
-"""How a dot of a method looks: filled where it is counted, hollow where it is shown and not counted."""
+"""How a dot of a method looks: filled where it is counted, hollow where it is shown and not
+counted."""
 
 from typing import Any
 
@@ -15,6 +16,17 @@ def dot_name(method: Method, *, counted: bool) -> str:
 def dot_mark(method: Method, size: int, *, counted: bool) -> dict[str, Any]:
     mark = METHOD_MARKS[method]
     if not counted:
-        return {"color": mark.colour.light, "symbol": f"{mark.symbol}-open", "size": size, "line": {"width": 1.5}}
+        return {
+            "color": mark.colour.light,
+            "symbol": f"{mark.symbol}-open",
+            "size": size,
+            "line": {"width": 1.5},
+        }
     edge = {"width": 0.5, "color": PAPER.light}
-    return {"color": mark.colour.light, "symbol": mark.symbol, "size": size, "opacity": 0.8, "line": edge}
+    return {
+        "color": mark.colour.light,
+        "symbol": mark.symbol,
+        "size": size,
+        "opacity": 0.8,
+        "line": edge,
+    }

@@ -25,7 +25,8 @@ _LEAST_PERCENT = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorDot:
-    """One error: 0.01 is predicted 1 % above what was measured. `label` is shown when pointed at, with the error.
+    """One error: 0.01 is predicted 1 % above what was measured. `label` is shown when pointed at,
+    with the error.
 
     `not_counted` is why it counts for no error that is stated, "" where it does: then it is hollow.
     """
@@ -39,21 +40,35 @@ class ErrorDot:
 
 
 def error_strip(dots: Sequence[ErrorDot], *, theme: Theme = "light") -> Figure:
-    """A strip for each group in order of appearance: its dots around zero, the median as a bar, how many they are by its name.
+    """A strip for each group in order of appearance: its dots around zero, the median as a bar, how
+    many they are by its name.
 
-    The `customdata` of every dot is its record id. Within a strip the height of a dot means nothing.
+    The `customdata` of every dot is its record id. Within a strip the height of a dot means
+    nothing.
     """
     groups = list(dict.fromkeys(dot.group for dot in dots))
     place = {group: float(number) for number, group in enumerate(groups)}
     members = {group: [dot for dot in dots if dot.group == group] for group in groups}
     reach = 1.1 * max([_LEAST_PERCENT, *(100 * abs(dot.error) for dot in dots)])
-    zero = {"type": "line", "x0": 0, "x1": 0, "y0": 0, "y1": 1, "yref": "paper", "line": {"color": FAINT_INK.light, "width": 1}}
-    labels = [lines(label(group, 32), f"n = {count_text(len(found))}") for group, found in members.items()]
+    zero = {
+        "type": "line",
+        "x0": 0,
+        "x1": 0,
+        "y0": 0,
+        "y1": 1,
+        "yref": "paper",
+        "line": {"color": FAINT_INK.light, "width": 1},
+    }
+    labels = [
+        lines(label(group, 32), f"n = {count_text(len(found))}") for group, found in members.items()
+    ]
     return figure(
         [*_dots(dots, place), _medians(members, place)],
         height=_AROUND_PX + _ROW_PX * len(groups),
         x=values(
-            "error, % of what was measured (left: predicted too little)", range=[-reach, reach], **ticks(-reach, reach, _percent)
+            "error, % of what was measured (left: predicted too little)",
+            range=[-reach, reach],
+            **ticks(-reach, reach, _percent),
         ),
         y=rows(labels, list(place.values())),
         theme=theme,
@@ -74,7 +89,11 @@ def _dots(dots: Sequence[ErrorDot], place: Mapping[str, float]) -> Iterator[dict
         heights.append(place[dot.group] + _SPREAD * ((number * _GOLDEN) % 1 - 0.5))
     for method, counted in product(get_args(Method), (True, False)):
         placed = zip(dots, heights, strict=True)
-        found = [(dot, y) for dot, y in placed if dot.method == method and (not dot.not_counted) == counted]
+        found = [
+            (dot, y)
+            for dot, y in placed
+            if dot.method == method and (not dot.not_counted) == counted
+        ]
         if found:
             yield {
                 "type": "scatter",
@@ -94,7 +113,9 @@ def _hover(dot: ErrorDot) -> str:
     return lines(label(dot.label, 80), error_text(dot.error), *why)
 
 
-def _medians(members: Mapping[str, Sequence[ErrorDot]], place: Mapping[str, float]) -> dict[str, Any]:
+def _medians(
+    members: Mapping[str, Sequence[ErrorDot]], place: Mapping[str, float]
+) -> dict[str, Any]:
     middles = {group: median(dot.error for dot in found) for group, found in members.items()}
     return {
         "type": "scatter",
@@ -102,7 +123,14 @@ def _medians(members: Mapping[str, Sequence[ErrorDot]], place: Mapping[str, floa
         "name": "median",
         "x": [100 * middle for middle in middles.values()],
         "y": [place[group] for group in middles],
-        "hovertext": [lines(label(group), f"median {error_text(middle)}") for group, middle in middles.items()],
+        "hovertext": [
+            lines(label(group), f"median {error_text(middle)}") for group, middle in middles.items()
+        ],
         "hoverinfo": "text",
-        "marker": {"symbol": "line-ns", "size": 22, "color": INK.light, "line": {"width": 2.5, "color": INK.light}},
+        "marker": {
+            "symbol": "line-ns",
+            "size": 22,
+            "color": INK.light,
+            "line": {"width": 2.5, "color": INK.light},
+        },
     }

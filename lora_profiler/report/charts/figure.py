@@ -1,4 +1,5 @@
-"""What all figures share: paper, ink and type, axes without clutter, and the repaint for the dark."""
+"""What all figures share: paper, ink and type, axes without clutter, and the repaint for the
+dark."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from lora_profiler.report.palette import (
     SMALL_PX,
     Paint,
     Theme,
-)  # fmt: skip
+)
 
 Figure = dict[str, Any]
-"""{"data": [...], "layout": {...}}: JSON's own types, as plotly's `Figure(...)`, `Plotly.newPlot` and Streamlit take it."""
+"""{"data": [...], "layout": {...}}: JSON's own types, as plotly's `Figure(...)`, `Plotly.newPlot`
+and Streamlit take it."""
 
 CONFIG: Final[dict[str, Any]] = {
     "displaylogo": False,
@@ -40,9 +42,16 @@ class Limit:
 
 
 def figure(
-    data: Sequence[Mapping[str, Any]], *, height: int, x: Mapping[str, Any], y: Mapping[str, Any], theme: Theme, **layout: Any
+    data: Sequence[Mapping[str, Any]],
+    *,
+    height: int,
+    x: Mapping[str, Any],
+    y: Mapping[str, Any],
+    theme: Theme,
+    **layout: Any,
 ) -> Figure:
-    """The finished figure of `height` pixels, as wide as where it stands. Drawn in light colours, and repainted for the dark."""
+    """The finished figure of `height` pixels, as wide as where it stands. Drawn in light colours,
+    and repainted for the dark."""
     drawn: Figure = {
         "data": list(data),
         "layout": {
@@ -63,21 +72,35 @@ def figure(
             "modebar": {"bgcolor": PAPER.light, "color": FAINT_INK.light, "activecolor": INK.light},
             "showlegend": True,
             "legend": {
-                "orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "traceorder": "normal",
-                "bgcolor": PAPER.light, "font": {"size": SMALL_PX}, "itemclick": "toggle", "itemdoubleclick": False,
+                "orientation": "h",
+                "x": 0,
+                "xanchor": "left",
+                "y": 1,
+                "yanchor": "bottom",
+                "traceorder": "normal",
+                "bgcolor": PAPER.light,
+                "font": {"size": SMALL_PX},
+                "itemclick": "toggle",
+                "itemdoubleclick": False,
             },
             "xaxis": {**_AXIS, **x},
             "yaxis": {**_AXIS, **y},
             **layout,
         },
-    }  # fmt: skip
+    }
     return drawn if theme == "light" else repainted(drawn)
 
 
 _AXIS: Final[dict[str, Any]] = {
-    "automargin": True, "fixedrange": True, "showgrid": False, "gridcolor": LINE.light, "zeroline": False,
-    "linecolor": LINE.light, "tickcolor": LINE.light, "tickfont": {"size": SMALL_PX, "color": FAINT_INK.light},
-}  # fmt: skip
+    "automargin": True,
+    "fixedrange": True,
+    "showgrid": False,
+    "gridcolor": LINE.light,
+    "zeroline": False,
+    "linecolor": LINE.light,
+    "tickcolor": LINE.light,
+    "tickfont": {"size": SMALL_PX, "color": FAINT_INK.light},
+}
 
 
 def title(text: str) -> dict[str, Any]:
@@ -87,17 +110,31 @@ def title(text: str) -> dict[str, Any]:
 
 def values(axis_title: str, **changes: Any) -> dict[str, Any]:
     """An axis of numbers, with thin lines across and thousands separators."""
-    return {"title": title(axis_title), "showgrid": True, "separatethousands": True, "nticks": 8, **changes}
+    return {
+        "title": title(axis_title),
+        "showgrid": True,
+        "separatethousands": True,
+        "nticks": 8,
+        **changes,
+    }
 
 
-def rows(labels: Sequence[str], positions: Sequence[float], *, below: float = 0.6, **changes: Any) -> dict[str, Any]:
-    """A vertical axis of safe labels at `positions`, from top to bottom. Positions are numbers, so that equal
-    labels stay two; the axis goes on `below` the last of them."""
+def rows(
+    labels: Sequence[str], positions: Sequence[float], *, below: float = 0.6, **changes: Any
+) -> dict[str, Any]:
+    """A vertical axis of safe labels at `positions`, from top to bottom. Positions are numbers, so
+    that equal labels stay two; the axis goes on `below` the last of them."""
     ends = [max(positions, default=0.0) + below, -0.6]
     return {
-        "tickmode": "array", "tickvals": list(positions), "ticktext": list(labels), "range": ends, "ticks": "",
-        "tickfont": {"size": SMALL_PX, "color": INK.light}, "ticklabelstandoff": 6, **changes,
-    }  # fmt: skip
+        "tickmode": "array",
+        "tickvals": list(positions),
+        "ticktext": list(labels),
+        "range": ends,
+        "ticks": "",
+        "tickfont": {"size": SMALL_PX, "color": INK.light},
+        "ticklabelstandoff": 6,
+        **changes,
+    }
 
 
 def note(text: str, *, x: float, y: float, **changes: Any) -> dict[str, Any]:
@@ -114,16 +151,23 @@ def head(text: str, *, y: float) -> dict[str, Any]:
 
 def hatched(paint: Paint) -> dict[str, Any]:
     """The marker of bars: colour and hatch, thinly parted from their neighbours."""
-    marker: dict[str, Any] = {"color": paint.colour.light, "line": {"width": 1, "color": PAPER.light}}
+    marker: dict[str, Any] = {
+        "color": paint.colour.light,
+        "line": {"width": 1, "color": PAPER.light},
+    }
     return {**marker, "pattern": hatch(paint)} if paint.hatch else marker
 
 
 def hatch(paint: Paint) -> dict[str, Any]:
     """Thin strokes of paper over a colour."""
     return {
-        "shape": paint.hatch, "fillmode": "replace", "bgcolor": paint.colour.light, "fgcolor": PAPER.light, "size": 7,
+        "shape": paint.hatch,
+        "fillmode": "replace",
+        "bgcolor": paint.colour.light,
+        "fgcolor": PAPER.light,
+        "size": 7,
         "solidity": 0.25,
-    }  # fmt: skip
+    }
 
 
 def key(name: str, marker: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,23 +176,27 @@ def key(name: str, marker: Mapping[str, Any]) -> dict[str, Any]:
     return {**nowhere, "name": name, "marker": dict(marker)}
 
 
-# --- the dark -------------------------------------------------------------------------------------------------------------
+# --- the dark -------------------------------------------------------------------------------------
 
 
 def repainted(drawn: Figure) -> Figure:
-    """The same figure with the dark twin of every colour. Text stays as it is, even where it spells a colour."""
+    """The same figure with the dark twin of every colour. Text stays as it is, even where it spells
+    a colour."""
     done: Figure = _repainted(drawn, is_colour=False)
     return done
 
 
 def _repainted(value: Any, *, is_colour: bool) -> Any:
     if isinstance(value, Mapping):
-        return {name: _repainted(part, is_colour=is_colour_name(name)) for name, part in value.items()}
+        return {
+            name: _repainted(part, is_colour=is_colour_name(name)) for name, part in value.items()
+        }
     if isinstance(value, list | tuple):
         return [_repainted(part, is_colour=is_colour) for part in value]
     return DARK_OF.get(value, value) if is_colour and isinstance(value, str) else value
 
 
 def is_colour_name(name: str) -> bool:
-    """Whether plotly's attribute of this name holds colours: `color`, `fillcolor`, `paper_bgcolor`, `colorscale`."""
+    """Whether plotly's attribute of this name holds colours: `color`, `fillcolor`, `paper_bgcolor`,
+    `colorscale`."""
     return name.endswith(("color", "colorscale"))

@@ -1,4 +1,5 @@
-"""Which batches and lengths fit a card: the peak in every cell, with its verdict in colour, sign and words."""
+"""Which batches and lengths fit a card: the peak in every cell, with its verdict in colour, sign
+and words."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ _VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitCell:
-    """One size; `peak_bytes` and `verdict` None where nothing answers. `is_asked` marks the cell of the question itself."""
+    """One size; `peak_bytes` and `verdict` None where nothing answers. `is_asked` marks the cell of
+    the question itself."""
 
     batch_size: int
     seq_len: int
@@ -27,15 +29,21 @@ class FitCell:
 
 
 def fit_map(cells: Sequence[FitCell], *, theme: Theme = "light") -> Figure:
-    """Sequence lengths from left to right, batch sizes from bottom to top, in every cell the peak and a sign of its verdict."""
+    """Sequence lengths from left to right, batch sizes from bottom to top, in every cell the peak
+    and a sign of its verdict."""
     lengths = sorted({cell.seq_len for cell in cells})
     batches = sorted({cell.batch_size for cell in cells}, reverse=True)
     by_size = {(cell.batch_size, cell.seq_len): cell for cell in cells}
     grid = [[by_size.get((batch, length)) for length in lengths] for batch in batches]
-    marks = [_outline(batches.index(c.batch_size), lengths.index(c.seq_len)) for c in cells if c.is_asked]
+    marks = [
+        _outline(batches.index(c.batch_size), lengths.index(c.seq_len)) for c in cells if c.is_asked
+    ]
     found = {cell.verdict for cell in cells}
     keys = [
-        key(f"{VERDICT_SIGNS[v]} {VERDICT_LABELS[v]}", {"symbol": "square", "size": 12, "color": VERDICT_COLOURS[v].light})
+        key(
+            f"{VERDICT_SIGNS[v]} {VERDICT_LABELS[v]}",
+            {"symbol": "square", "size": 12, "color": VERDICT_COLOURS[v].light},
+        )
         for v in _VERDICTS
         if v in found
     ]
@@ -43,26 +51,38 @@ def fit_map(cells: Sequence[FitCell], *, theme: Theme = "light") -> Figure:
         [_heat(grid, lengths), *keys],
         height=_AROUND_PX + _ROW_PX * len(batches),
         x={
-            "title": title("sequence length, tokens"), "tickmode": "array", "tickvals": list(range(len(lengths))),
-            "ticktext": [count_text(length) for length in lengths], "range": [-0.5, len(lengths) - 0.5],
+            "title": title("sequence length, tokens"),
+            "tickmode": "array",
+            "tickvals": list(range(len(lengths))),
+            "ticktext": [count_text(length) for length in lengths],
+            "range": [-0.5, len(lengths) - 0.5],
         },
         y=rows(
-            [count_text(batch) for batch in batches], range(len(batches)), title=title("batch size"),
+            [count_text(batch) for batch in batches],
+            range(len(batches)),
+            title=title("batch size"),
             range=[len(batches) - 0.5, -0.5],
         ),
         theme=theme,
         shapes=marks,
-    )  # fmt: skip
+    )
 
 
 def _heat(grid: Sequence[Sequence[FitCell | None]], lengths: Sequence[int]) -> dict[str, Any]:
     steps = len(_VERDICTS)
-    scale = [[(i + side) / steps, VERDICT_COLOURS[v].light] for i, v in enumerate(_VERDICTS) for side in (0, 1)]
+    scale = [
+        [(i + side) / steps, VERDICT_COLOURS[v].light]
+        for i, v in enumerate(_VERDICTS)
+        for side in (0, 1)
+    ]
     return {
         "type": "heatmap",
         "x": list(range(len(lengths))),
         "y": list(range(len(grid))),
-        "z": [[_VERDICTS.index(cell.verdict) if cell and cell.verdict else None for cell in row] for row in grid],
+        "z": [
+            [_VERDICTS.index(cell.verdict) if cell and cell.verdict else None for cell in row]
+            for row in grid
+        ],
         "zmin": -0.5,
         "zmax": steps - 0.5,
         "colorscale": scale,

@@ -1,4 +1,5 @@
-"""Rows of bars under the headings of their groups: where each stands, and how high all of them are."""
+"""Rows of bars under the headings of their groups: where each stands, and how high all of them
+are."""
 
 from collections.abc import Sequence
 
@@ -12,7 +13,8 @@ _HEAD_ABOVE = 0.85
 
 
 def places(groups: Sequence[str]) -> tuple[list[float], list[tuple[str, float]]]:
-    """Where each bar stands, from the top, and each heading. `groups` has one name a bar; equal neighbours share a heading."""
+    """Where each bar stands, from the top, and each heading. `groups` has one name a bar; equal
+    neighbours share a heading."""
     positions: list[float] = []
     heads: list[tuple[str, float]] = []
     y, before = 0.0, ""
@@ -27,6 +29,7 @@ def places(groups: Sequence[str]) -> tuple[list[float], list[tuple[str, float]]]
 
 
 def height_px(positions: Sequence[float], entries: int, extra_rows: float = 0.0) -> int:
-    """Pixels of a figure with bars at these positions and so many `entries` in its legend, axis included."""
+    """Pixels of a figure with bars at these positions and so many `entries` in its legend, axis
+    included."""
     legend = _LEGEND_PX * -(-entries // _LEGEND_COLUMNS)
     return round(_AROUND_PX + legend + _ROW_PX * (max(positions, default=0.0) + 1.2 + extra_rows))

@@ -20,8 +20,8 @@ _HEIGHT_PX = 460
 class ScatterPoint:
     """One record: bytes above 0 on both sides. `label` is shown when pointed at.
 
-    `not_counted` is why it counts for no error that is stated, "" where it does: then it is hollow, and `name` stands beside the
-    furthest of that name.
+    `not_counted` is why it counts for no error that is stated, "" where it does: then it is hollow,
+    and `name` stands beside the furthest of that name.
     """
 
     label: str
@@ -38,11 +38,14 @@ class ScatterPoint:
 
 
 def identity_scatter(points: Sequence[ScatterPoint], *, theme: Theme = "light") -> Figure:
-    """Measured from left to right, predicted from bottom to top, both in the same range of a log scale; a trace for each method.
+    """Measured from left to right, predicted from bottom to top, both in the same range of a log
+    scale; a trace for each method.
 
     The `customdata` of every point is its record id.
     """
-    sizes = [size for point in points for size in (point.predicted_bytes, point.measured_bytes)] or [1, 1]
+    sizes = [
+        size for point in points for size in (point.predicted_bytes, point.measured_bytes)
+    ] or [1, 1]
     smallest, largest = min(sizes), max(sizes)
     line = {
         "type": "scatter",
@@ -66,7 +69,11 @@ def _points(points: Sequence[ScatterPoint]) -> Iterator[dict[str, Any]]:
     hollow = [point for point in points if point.not_counted]
     furthest = {point.name: point for point in sorted(hollow, key=lambda point: abs(point.error))}
     for method, counted in product(get_args(Method), (True, False)):
-        found = [point for point in points if point.method == method and (not point.not_counted) == counted]
+        found = [
+            point
+            for point in points
+            if point.method == method and (not point.not_counted) == counted
+        ]
         if found:
             yield {
                 "type": "scatter",
@@ -74,8 +81,13 @@ def _points(points: Sequence[ScatterPoint]) -> Iterator[dict[str, Any]]:
                 "name": dot_name(method, counted=counted),
                 "x": [point.measured_bytes for point in found],
                 "y": [point.predicted_bytes for point in found],
-                "text": ["" if counted or furthest[point.name] is not point else label(point.name) for point in found],
-                "textposition": ["bottom center" if point.error < 0 else "top center" for point in found],  # away from the line
+                "text": [
+                    "" if counted or furthest[point.name] is not point else label(point.name)
+                    for point in found
+                ],
+                "textposition": [
+                    "bottom center" if point.error < 0 else "top center" for point in found
+                ],  # away from the line
                 "customdata": [point.record_id for point in found],
                 "hovertext": [_hover(point) for point in found],
                 "hoverinfo": "text",
@@ -86,7 +98,8 @@ def _points(points: Sequence[ScatterPoint]) -> Iterator[dict[str, Any]]:
 def _hover(point: ScatterPoint) -> str:
     return lines(
         label(point.label, 80),
-        f"predicted {bytes_text(point.predicted_bytes)}, measured {bytes_text(point.measured_bytes)}",
+        f"predicted {bytes_text(point.predicted_bytes)}, measured"
+        f" {bytes_text(point.measured_bytes)}",
         f"error {error_text(point.error)}",
         *([label(f"not counted: {point.not_counted}", 120)] if point.not_counted else []),
     )

@@ -1,4 +1,5 @@
-"""Text from outside, made safe to stand in a figure: plotly would read tags and entities in it, and a name can be any length."""
+"""Text from outside, made safe to stand in a figure: plotly would read tags and entities in it, and
+a name can be any length."""
 
 from lora_profiler._printable import printable
 
@@ -8,7 +9,8 @@ _ELLIPSIS = "…"
 
 
 def label(text: str, longest: int = LONGEST) -> str:
-    """`text` as plotly shows it word for word: one line, nothing that is a tag or turns the direction, at most `longest` long."""
+    """`text` as plotly shows it word for word: one line, nothing that is a tag or turns the
+    direction, at most `longest` long."""
     return _escaped(shortened(printable(text), longest))
 
 

@@ -18,9 +18,14 @@ from lora_profiler.units import bytes_text, count_text, flops_text, percent_text
 from lora_profiler.workload import Method
 
 LayerQuantity = Literal[
-    "num_trainable_parameters", "num_parameters", "parameter_bytes", "gradient_bytes", "optimizer_state_bytes",
-    "saved_activation_bytes", "flops",
-]  # fmt: skip
+    "num_trainable_parameters",
+    "num_parameters",
+    "parameter_bytes",
+    "gradient_bytes",
+    "optimizer_state_bytes",
+    "saved_activation_bytes",
+    "flops",
+]
 """The columns of `LayerCost` that can be drawn."""
 
 _ROW_PX, _AROUND_PX = 28, 110
@@ -34,7 +39,8 @@ _FAR_APART = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRow:
-    """Layers that cost the same: their name with numbers as ranges, how many they are, and the value of one of them by method."""
+    """Layers that cost the same: their name with numbers as ranges, how many they are, and the
+    value of one of them by method."""
 
     name: str
     count: int
@@ -44,19 +50,26 @@ class LayerRow:
     """What each label is."""
 
 
-def layer_rows(predictions: Sequence[Prediction], quantity: LayerQuantity = "num_trainable_parameters") -> list[LayerRow]:
+def layer_rows(
+    predictions: Sequence[Prediction], quantity: LayerQuantity = "num_trainable_parameters"
+) -> list[LayerRow]:
     """The rows of one model's predictions, one prediction a method, in the order of the model.
 
     Layers that hold nothing of `quantity` under any method are left out.
     """
     labels = [method_label(prediction) for prediction in predictions]
     methods = {name: p.workload.setup.method for name, p in zip(labels, predictions, strict=True)}
-    groups = group_layers([prediction.layers for prediction in predictions], parameters_only="parameters" in quantity)
+    groups = group_layers(
+        [prediction.layers for prediction in predictions], parameters_only="parameters" in quantity
+    )
     found = [
         LayerRow(
             name=group.name,
             count=group.count,
-            values={name: getattr(cost, quantity) for name, cost in zip(labels, group.costs, strict=True)},
+            values={
+                name: getattr(cost, quantity)
+                for name, cost in zip(labels, group.costs, strict=True)
+            },
             methods=methods,
         )
         for group in groups
@@ -65,9 +78,13 @@ def layer_rows(predictions: Sequence[Prediction], quantity: LayerQuantity = "num
 
 
 def layer_bars(
-    layers: Sequence[LayerRow], quantity: LayerQuantity = "num_trainable_parameters", *, theme: Theme = "light"
+    layers: Sequence[LayerRow],
+    quantity: LayerQuantity = "num_trainable_parameters",
+    *,
+    theme: Theme = "light",
 ) -> Figure:
-    """A line for each of `layers`, on it a mark for every method; on a log scale where values lie far apart.
+    """A line for each of `layers`, on it a mark for every method; on a log scale where values lie
+    far apart.
 
     Hollow marks at the left end stand for nothing at all.
     """
@@ -93,7 +110,9 @@ def _name(row: LayerRow) -> str:
     return f"{label(row.name, 40)}{f' x{count_text(row.count)}' if row.count > 1 else ''}"
 
 
-def _axis(quantity: LayerQuantity, smallest: int, largest: int, *, log: bool) -> tuple[dict[str, Any], float, float]:
+def _axis(
+    quantity: LayerQuantity, smallest: int, largest: int, *, log: bool
+) -> tuple[dict[str, Any], float, float]:
     """(axis, what values are divided by, where nothing is drawn)."""
     what = f"{LAYER_LABELS[quantity]} in each{', log scale' if log else ''}"
     if quantity.endswith("bytes"):
@@ -106,7 +125,11 @@ def _axis(quantity: LayerQuantity, smallest: int, largest: int, *, log: bool) ->
         return values(what, range=[0, 1.3 * largest], **ticks(0, 1.3 * largest, short_count)), 1, 0
     low, high = math.log10(smallest) - 0.35, math.log10(largest) + 0.75
     text = _short_flops if quantity == "flops" else short_count
-    return values(what, type="log", range=[low, high], **powers_of_ten(10**low, 10**high, text)), 1, _EDGE * 10**low
+    return (
+        values(what, type="log", range=[low, high], **powers_of_ten(10**low, 10**high, text)),
+        1,
+        _EDGE * 10**low,
+    )
 
 
 def _short_flops(count: float) -> str:
@@ -114,10 +137,18 @@ def _short_flops(count: float) -> str:
 
 
 def _text(value: int, quantity: LayerQuantity) -> str:
-    return (bytes_text if quantity.endswith("bytes") else flops_text if quantity == "flops" else count_text)(value)
+    return (
+        bytes_text
+        if quantity.endswith("bytes")
+        else flops_text
+        if quantity == "flops"
+        else count_text
+    )(value)
 
 
-def _lines(found: Sequence[LayerRow], positions: Sequence[int], size: float, zero: float) -> dict[str, Any]:
+def _lines(
+    found: Sequence[LayerRow], positions: Sequence[int], size: float, zero: float
+) -> dict[str, Any]:
     """From the least to the most of each row."""
     x: list[float | None] = []
     y: list[float | None] = []
@@ -126,20 +157,36 @@ def _lines(found: Sequence[LayerRow], positions: Sequence[int], size: float, zer
         x += [min(ends), max(ends), None]
         y += [at, at, None]
     return {
-        "type": "scatter", "mode": "lines", "x": x, "y": y, "line": {"color": LINE.light, "width": 3}, "hoverinfo": "skip",
+        "type": "scatter",
+        "mode": "lines",
+        "x": x,
+        "y": y,
+        "line": {"color": LINE.light, "width": 3},
+        "hoverinfo": "skip",
         "showlegend": False,
-    }  # fmt: skip
+    }
 
 
 def _marks(
-    found: Sequence[LayerRow], positions: Sequence[int], size: float, zero: float, quantity: LayerQuantity
+    found: Sequence[LayerRow],
+    positions: Sequence[int],
+    size: float,
+    zero: float,
+    quantity: LayerQuantity,
 ) -> Iterator[dict[str, Any]]:
     """Filled marks of each method, and hollow ones where it holds nothing."""
     methods = {name: method for row in found for name, method in row.methods.items()}
     for number, (name, method) in enumerate(methods.items()):
         mark, shift = METHOD_MARKS[method], _APART * (number - (len(methods) - 1) / 2)
-        held = [(row, at, row.values[name]) for row, at in zip(found, positions, strict=True) if name in row.values]
-        for symbol, here in ((mark.symbol, [h for h in held if h[2]]), (f"{mark.symbol}-open", [h for h in held if not h[2]])):
+        held = [
+            (row, at, row.values[name])
+            for row, at in zip(found, positions, strict=True)
+            if name in row.values
+        ]
+        for symbol, here in (
+            (mark.symbol, [h for h in held if h[2]]),
+            (f"{mark.symbol}-open", [h for h in held if not h[2]]),
+        ):
             yield {
                 "type": "scatter",
                 "mode": "markers",
@@ -149,25 +196,44 @@ def _marks(
                 "x": [value / size or zero for _, _, value in here],
                 "y": [at + shift for _, at, _ in here],
                 "hovertext": [
-                    lines(label(row.name, 80), f"{label(name)}: {_text(value, quantity)} in each") for row, _, value in here
+                    lines(label(row.name, 80), f"{label(name)}: {_text(value, quantity)} in each")
+                    for row, _, value in here
                 ],
                 "hoverinfo": "text",
                 "cliponaxis": False,
-                "marker": {"color": mark.colour.light, "symbol": symbol, "size": 9, "line": {"width": 1, "color": PAPER.light}},
+                "marker": {
+                    "color": mark.colour.light,
+                    "symbol": symbol,
+                    "size": 9,
+                    "line": {"width": 1, "color": PAPER.light},
+                },
             }
 
 
-def _ratios(found: Sequence[LayerRow], positions: Sequence[int], size: float, zero: float) -> dict[str, Any]:
+def _ratios(
+    found: Sequence[LayerRow], positions: Sequence[int], size: float, zero: float
+) -> dict[str, Any]:
     """At the end of each row, how its last method stands to its first."""
     return {
-        "type": "scatter", "mode": "text", "x": [max(row.values.values()) / size or zero for row in found], "y": list(positions),
-        "text": [f"  {_ratio(list(row.values.values()))}" for row in found], "textposition": "middle right",
-        "textfont": {"size": BODY_PX, "color": FAINT_INK.light}, "cliponaxis": False, "hoverinfo": "skip", "showlegend": False,
-    }  # fmt: skip
+        "type": "scatter",
+        "mode": "text",
+        "x": [max(row.values.values()) / size or zero for row in found],
+        "y": list(positions),
+        "text": [f"  {_ratio(list(row.values.values()))}" for row in found],
+        "textposition": "middle right",
+        "textfont": {"size": BODY_PX, "color": FAINT_INK.light},
+        "cliponaxis": False,
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
 
 
 def _ratio(held: Sequence[int]) -> str:
     first, last = held[0], held[-1]
     if len(held) < 2 or first == last or not first:
         return ""
-    return f"{percent_text(1 - last / first)} less" if last < first else f"{percent_text(last / first - 1)} more"
+    return (
+        f"{percent_text(1 - last / first)} less"
+        if last < first
+        else f"{percent_text(last / first - 1)} more"
+    )

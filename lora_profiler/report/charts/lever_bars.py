@@ -13,11 +13,15 @@ _ROW_PX, _AROUND_PX = 44, 100
 
 
 def lever_bars(levers: Sequence[Lever], *, theme: Theme = "light") -> Figure:
-    """One bar a lever of one workload, in the order given: the peak that is left and, hatched, what is saved.
+    """One bar a lever of one workload, in the order given: the peak that is left and, hatched, what
+    is saved.
 
     All levers of a workload begin at the same peak.
     """
-    axis, size = bytes_axis(round(1.2 * max((lever.peak_bytes + lever.saved_bytes for lever in levers), default=0)), "peak")
+    axis, size = bytes_axis(
+        round(1.2 * max((lever.peak_bytes + lever.saved_bytes for lever in levers), default=0)),
+        "peak",
+    )
     positions = list(range(len(levers)))
     wholes = [lever.peak_bytes + lever.saved_bytes for lever in levers]
     hover = [
@@ -28,24 +32,38 @@ def lever_bars(levers: Sequence[Lever], *, theme: Theme = "light") -> Figure:
         )
         for lever, whole in zip(levers, wholes, strict=True)
     ]
-    bar = {"type": "bar", "orientation": "h", "y": positions, "hovertext": hover, "hoverinfo": "text"}
-    saved = [f"{bytes_text(lever.saved_bytes)} less, {percent_text(lever.saved_fraction)}" for lever in levers]
+    bar = {
+        "type": "bar",
+        "orientation": "h",
+        "y": positions,
+        "hovertext": hover,
+        "hoverinfo": "text",
+    }
+    saved = [
+        f"{bytes_text(lever.saved_bytes)} less, {percent_text(lever.saved_fraction)}"
+        for lever in levers
+    ]
     left = {**bar, "name": "peak that is left", "x": [lever.peak_bytes / size for lever in levers]}
     gone = {**bar, "name": "saved", "x": [lever.saved_bytes / size for lever in levers]}
     sums = {
-        "type": "scatter", "mode": "text", "x": [whole / size for whole in wholes], "y": positions,
-        "text": [f" {text}" for text in saved], "textposition": "middle right", "hoverinfo": "skip", "showlegend": False,
-        "textfont": {"size": BODY_PX, "color": INK.light}, "cliponaxis": False,
-    }  # fmt: skip
+        "type": "scatter",
+        "mode": "text",
+        "x": [whole / size for whole in wholes],
+        "y": positions,
+        "text": [f" {text}" for text in saved],
+        "textposition": "middle right",
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "textfont": {"size": BODY_PX, "color": INK.light},
+        "cliponaxis": False,
+    }
     return figure(
-        [
-            {**left, "marker": hatched(REST_PAINT)},
-            {**gone, "marker": hatched(SAVED_PAINT)},
-            sums,
-        ],
+        [{**left, "marker": hatched(REST_PAINT)}, {**gone, "marker": hatched(SAVED_PAINT)}, sums],
         height=_AROUND_PX + _ROW_PX * len(levers),
         x=axis,
-        y=rows([lines(label(lever.name, 40), label(lever.option, 40)) for lever in levers], positions),
+        y=rows(
+            [lines(label(lever.name, 40), label(lever.option, 40)) for lever in levers], positions
+        ),
         theme=theme,
         barmode="stack",
         bargap=0.35,

@@ -14,11 +14,15 @@ from lora_profiler.units import bytes_text
 
 _HEIGHT_PX = 420
 _LETTER = 0.014
-"""Width of a letter as a share of the figure's, at its narrowest: what decides which phases have room for their name."""
+"""Width of a letter as a share of the figure's, at its narrowest: what decides which phases have
+room for their name."""
 
 
-def memory_curve(points: Sequence[CurvePoint], *, limit: Limit | None = None, theme: Theme = "light") -> Figure:
-    """Areas from the first to the last of `points`, which are in order of time and not of equal lengths of it. Empty without any.
+def memory_curve(
+    points: Sequence[CurvePoint], *, limit: Limit | None = None, theme: Theme = "light"
+) -> Figure:
+    """Areas from the first to the last of `points`, which are in order of time and not of equal
+    lengths of it. Empty without any.
 
     Phases are shaded in turn and named; the largest point is marked with its bytes and what ran.
     """
@@ -27,10 +31,19 @@ def memory_curve(points: Sequence[CurvePoint], *, limit: Limit | None = None, th
     shapes, notes = limit_line(limit, size)
     words = [*_names(bands, len(points)), *([_peak(points, size)] if points else [])]
     shades = [
-        {"type": "rect", "x0": first, "x1": after, "y0": 0, "y1": 1, "yref": "paper", "line": {"width": 1, "color": LINE.light},
-         "fillcolor": (PANEL if number % 2 else PAPER).light, "layer": "below"}
+        {
+            "type": "rect",
+            "x0": first,
+            "x1": after,
+            "y0": 0,
+            "y1": 1,
+            "yref": "paper",
+            "line": {"width": 1, "color": LINE.light},
+            "fillcolor": (PANEL if number % 2 else PAPER).light,
+            "layer": "below",
+        }
         for number, (_, first, after) in enumerate(bands)
-    ]  # fmt: skip
+    ]
     return figure(
         [*_areas(points, size), _totals(points, size)],
         height=_HEIGHT_PX,
@@ -61,7 +74,8 @@ def _bands(points: Sequence[CurvePoint]) -> list[tuple[str, float, float]]:
 
 
 def _names(bands: Sequence[tuple[str, float, float]], count: int) -> Iterator[dict[str, Any]]:
-    """The names of phases over their bands; a name that would run into the one before hangs in a second line, or is left out."""
+    """The names of phases over their bands; a name that would run into the one before hangs in a
+    second line, or is left out."""
     first_x, last_x = -0.5, count - 0.5
     free = [first_x, first_x]
     for name, first, after in bands:
@@ -93,7 +107,11 @@ def _areas(points: Sequence[CurvePoint], size: int) -> Iterator[dict[str, Any]]:
 
 
 def _held(points: Sequence[CurvePoint]) -> list[Category]:
-    return [category for category in CATEGORIES if any(point.bytes.get(category, 0) > 0 for point in points)]
+    return [
+        category
+        for category in CATEGORIES
+        if any(point.bytes.get(category, 0) > 0 for point in points)
+    ]
 
 
 def _totals(points: Sequence[CurvePoint], size: int) -> dict[str, Any]:
@@ -112,7 +130,11 @@ def _totals(points: Sequence[CurvePoint], size: int) -> dict[str, Any]:
 
 
 def _hover(point: CurvePoint) -> str:
-    parts = [f"{CATEGORY_LABELS[c]} {bytes_text(point.bytes[c])}" for c in reversed(CATEGORIES) if point.bytes.get(c)]
+    parts = [
+        f"{CATEGORY_LABELS[c]} {bytes_text(point.bytes[c])}"
+        for c in reversed(CATEGORIES)
+        if point.bytes.get(c)
+    ]
     where = PHASE_CURVE[point.phase] + (f", {label(point.module)}" if point.module else "")
     return lines(where, f"<b>{bytes_text(point.total_bytes)}</b>", *parts)
 
@@ -124,7 +146,18 @@ def _peak(points: Sequence[CurvePoint], size: int) -> dict[str, Any]:
     anchor = "left" if share < 0.25 else "right" if share > 0.75 else "center"
     return note(
         f"peak {bytes_text(point.total_bytes)}{where}",
-        x=at, y=point.total_bytes / size, showarrow=True, arrowhead=6, arrowsize=1, arrowwidth=1, arrowcolor=INK.light,
-        ax=0, ay=-22, xanchor=anchor, bgcolor=PAPER.light, borderpad=2, font={"size": BODY_PX, "color": INK.light},
+        x=at,
+        y=point.total_bytes / size,
+        showarrow=True,
+        arrowhead=6,
+        arrowsize=1,
+        arrowwidth=1,
+        arrowcolor=INK.light,
+        ax=0,
+        ay=-22,
+        xanchor=anchor,
+        bgcolor=PAPER.light,
+        borderpad=2,
+        font={"size": BODY_PX, "color": INK.light},
         standoff=1,
-    )  # fmt: skip
+    )

@@ -16,30 +16,39 @@ _HEIGHT_PX = 380
 
 
 def phase_samples(samples: Sequence[PhaseSample], *, theme: Theme = "light") -> Figure:
-    """A record's `measurement.phases` in their order: peak within each phase and bytes at its end, as far as they were read.
+    """A record's `measurement.phases` in their order: peak within each phase and bytes at its end,
+    as far as they were read.
 
-    Requested, and where there is such an allocator, allocated and reserved. Steps are shaded in turn and named.
+    Requested, and where there is such an allocator, allocated and reserved. Steps are shaded in
+    turn and named.
     """
     read = {name: [getattr(sample, name) for sample in samples] for name in COUNTER_LABELS}
     read = {name: sizes for name, sizes in read.items() if any(size is not None for size in sizes)}
-    axis, size = bytes_axis(max((s for sizes in read.values() for s in sizes if s is not None), default=0))
+    axis, size = bytes_axis(
+        max((s for sizes in read.values() for s in sizes if s is not None), default=0)
+    )
     shapes, notes = _steps(samples)
     return figure(
         [_line(name, sizes, samples, size) for name, sizes in read.items()],
         height=_HEIGHT_PX,
         x={
-            "tickmode": "array", "tickvals": list(range(len(samples))), "ticktext": [PHASE_CURVE[s.phase] for s in samples],
-            "tickangle": -45, "range": [-0.5, max(len(samples), 1) - 0.5],
+            "tickmode": "array",
+            "tickvals": list(range(len(samples))),
+            "ticktext": [PHASE_CURVE[s.phase] for s in samples],
+            "tickangle": -45,
+            "range": [-0.5, max(len(samples), 1) - 0.5],
         },
         y=axis,
         theme=theme,
         shapes=shapes,
         annotations=notes,
         margin={"l": 8, "r": 16, "t": 28, "b": 8},
-    )  # fmt: skip
+    )
 
 
-def _line(name: str, sizes: Sequence[int | None], samples: Sequence[PhaseSample], size: int) -> dict[str, Any]:
+def _line(
+    name: str, sizes: Sequence[int | None], samples: Sequence[PhaseSample], size: int
+) -> dict[str, Any]:
     mark = COUNTER_MARKS[name]
     return {
         "type": "scatter",
@@ -47,7 +56,11 @@ def _line(name: str, sizes: Sequence[int | None], samples: Sequence[PhaseSample]
         "name": COUNTER_LABELS[name],
         "x": list(range(len(samples))),
         "y": [None if s is None else s / size for s in sizes],
-        "line": {"color": mark.colour.light, "width": 1.5, "dash": "solid" if name.endswith("peak_bytes") else "dot"},
+        "line": {
+            "color": mark.colour.light,
+            "width": 1.5,
+            "dash": "solid" if name.endswith("peak_bytes") else "dot",
+        },
         "marker": {"color": mark.colour.light, "symbol": mark.symbol, "size": 7},
         "hovertext": [_hover(sample, name, s) for sample, s in zip(samples, sizes, strict=True)],
         "hoverinfo": "text",
@@ -67,11 +80,22 @@ def _steps(samples: Sequence[PhaseSample]) -> tuple[list[dict[str, Any]], list[d
     for number, (step, members) in enumerate(groupby(sample.step for sample in samples)):
         count = len(list(members))
         first, after = at - 0.5, at + count - 0.5
-        shapes.append({
-            "type": "rect", "x0": first, "x1": after, "y0": 0, "y1": 1, "yref": "paper", "line": {"width": 0},
-            "fillcolor": (PANEL if number % 2 else PAPER).light, "layer": "below",
-        })  # fmt: skip
+        shapes.append(
+            {
+                "type": "rect",
+                "x0": first,
+                "x1": after,
+                "y0": 0,
+                "y1": 1,
+                "yref": "paper",
+                "line": {"width": 0},
+                "fillcolor": (PANEL if number % 2 else PAPER).light,
+                "layer": "below",
+            }
+        )
         if count > 1:
-            notes.append(note(f"step {step}", x=(first + after) / 2, y=1, yref="paper", yanchor="top"))
+            notes.append(
+                note(f"step {step}", x=(first + after) / 2, y=1, yref="paper", yanchor="top")
+            )
         at += count
     return shapes, notes

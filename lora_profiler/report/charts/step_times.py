@@ -13,7 +13,8 @@ _HEIGHT_PX = 300
 
 
 def step_times(measurement: Measurement, *, theme: Theme = "light") -> Figure:
-    """A dot a step in order: warm-up hollow, timed filled; the median of the timed ones with its 95 % interval across.
+    """A dot a step in order: warm-up hollow, timed filled; the median of the timed ones with its 95
+    % interval across.
 
     Empty where nothing was timed.
     """
@@ -35,24 +36,47 @@ def step_times(measurement: Measurement, *, theme: Theme = "light") -> Figure:
     )
 
 
-def _dots(name: str, seconds: Sequence[float], first: int, scale: float, symbol: str) -> dict[str, Any]:
+def _dots(
+    name: str, seconds: Sequence[float], first: int, scale: float, symbol: str
+) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "markers",
         "name": name,
         "x": list(range(first, first + len(seconds))),
         "y": [scale * s for s in seconds],
-        "hovertext": [f"step {first + i}, {name}: {seconds_text(s)}" for i, s in enumerate(seconds)],
+        "hovertext": [
+            f"step {first + i}, {name}: {seconds_text(s)}" for i, s in enumerate(seconds)
+        ],
         "hoverinfo": "text",
         "marker": {"color": ACCENT.light, "symbol": symbol, "size": 7},
     }
 
 
-def _median(timed: Sequence[float], scale: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _median(
+    timed: Sequence[float], scale: float
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     low, middle, high = (scale * s for s in median_interval(timed))
     along = {"x0": 0, "x1": 1, "xref": "paper", "layer": "below"}
-    band = {"type": "rect", **along, "y0": low, "y1": high, "line": {"width": 0}, "fillcolor": PANEL.light}
-    line = {"type": "line", **along, "y0": middle, "y1": middle, "line": {"color": FAINT_INK.light, "width": 1, "dash": "dash"}}
-    low_text, middle_text, high_text = (seconds_text(end / scale, high / scale) for end in (low, middle, high))
+    band = {
+        "type": "rect",
+        **along,
+        "y0": low,
+        "y1": high,
+        "line": {"width": 0},
+        "fillcolor": PANEL.light,
+    }
+    line = {
+        "type": "line",
+        **along,
+        "y0": middle,
+        "y1": middle,
+        "line": {"color": FAINT_INK.light, "width": 1, "dash": "dash"},
+    }
+    low_text, middle_text, high_text = (
+        seconds_text(end / scale, high / scale) for end in (low, middle, high)
+    )
     text = f"median {middle_text}, 95 % interval {low_text} to {high_text}"
-    return [band, line], [note(text, x=1, xref="paper", xanchor="right", y=1, yref="paper", yanchor="bottom")]
+    return [band, line], [
+        note(text, x=1, xref="paper", xanchor="right", y=1, yref="paper", yanchor="bottom")
+    ]

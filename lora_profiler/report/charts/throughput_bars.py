@@ -16,7 +16,8 @@ from lora_profiler.workload import Method
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThroughputBar:
-    """Tokens a second in a median step, with the ends of its 95 % interval. Bars of the same `group` stand under one heading."""
+    """Tokens a second in a median step, with the ends of its 95 % interval. Bars of the same
+    `group` stand under one heading."""
 
     label: str
     method: Method
@@ -28,7 +29,8 @@ class ThroughputBar:
 
 
 def throughput_bars(bars: Sequence[ThroughputBar], *, theme: Theme = "light") -> Figure:
-    """One horizontal bar for each of `bars`, from top to bottom, its number at the end and its interval as a whisker."""
+    """One horizontal bar for each of `bars`, from top to bottom, its number at the end and its
+    interval as a whisker."""
     positions, heads = places([bar.group for bar in bars])
     largest = max((bar.high for bar in bars), default=1.0)
     return figure(
@@ -55,23 +57,42 @@ def _traces(bars: Sequence[ThroughputBar], positions: Sequence[float]) -> Iterat
                 "customdata": [bar.record_id for bar, _ in found],
                 "hovertext": [_hover(bar) for bar, _ in found],
                 "hoverinfo": "text",
-                "marker": {"color": METHOD_MARKS[method].colour.light, "line": {"width": 1, "color": PAPER.light}},
+                "marker": {
+                    "color": METHOD_MARKS[method].colour.light,
+                    "line": {"width": 1, "color": PAPER.light},
+                },
                 "error_x": {
-                    "type": "data", "symmetric": False, "thickness": 1.2, "width": 4, "color": FAINT_INK.light,
+                    "type": "data",
+                    "symmetric": False,
+                    "thickness": 1.2,
+                    "width": 4,
+                    "color": FAINT_INK.light,
                     "array": [bar.high - bar.tokens_per_second for bar, _ in found],
                     "arrayminus": [bar.tokens_per_second - bar.low for bar, _ in found],
                 },
-            }  # fmt: skip
+            }
 
 
 def _numbers(bars: Sequence[ThroughputBar], positions: Sequence[float]) -> dict[str, Any]:
     return {
-        "type": "scatter", "mode": "text", "x": [bar.high for bar in bars], "y": list(positions),
-        "text": [f" {rate_text(bar.tokens_per_second)}" for bar in bars], "textposition": "middle right", "hoverinfo": "skip",
-        "textfont": {"size": BODY_PX, "color": INK.light}, "cliponaxis": False, "showlegend": False,
-    }  # fmt: skip
+        "type": "scatter",
+        "mode": "text",
+        "x": [bar.high for bar in bars],
+        "y": list(positions),
+        "text": [f" {rate_text(bar.tokens_per_second)}" for bar in bars],
+        "textposition": "middle right",
+        "hoverinfo": "skip",
+        "textfont": {"size": BODY_PX, "color": INK.light},
+        "cliponaxis": False,
+        "showlegend": False,
+    }
 
 
 def _hover(bar: ThroughputBar) -> str:
     interval = f"95 % interval {rate_text(bar.low)} to {rate_text(bar.high)}"
-    return lines(label(bar.group, 80), label(bar.label, 80), rate_text(bar.tokens_per_second, "tokens"), interval)
+    return lines(
+        label(bar.group, 80),
+        label(bar.label, 80),
+        rate_text(bar.tokens_per_second, "tokens"),
+        interval,
+    )

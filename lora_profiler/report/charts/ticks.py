@@ -1,4 +1,5 @@
-"""Ticks whose numbers are written as everywhere else: plotly's own write 100k, and another minus than the text does."""
+"""Ticks whose numbers are written as everywhere else: plotly's own write 100k, and another minus
+than the text does."""
 
 import math
 from collections.abc import Callable
@@ -14,13 +15,20 @@ def ticks(low: float, high: float, text: Callable[[float], str]) -> dict[str, An
     rough = (high - low) / _MOST
     power = 10 ** math.floor(math.log10(rough))
     step = next(nice * power for nice in (1, 2, 5, 10) if nice * power >= rough * (1 - 1e-9))
-    places = [number * step for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+    places = [
+        number * step
+        for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    ]
     return {"tickmode": "array", "tickvals": places, "ticktext": [text(place) for place in places]}
 
 
 def powers_of_ten(smallest: float, largest: float, text: Callable[[int], str]) -> dict[str, Any]:
     """At every power of ten of a log axis between two numbers above 0."""
-    places = [10**power for power in range(math.ceil(math.log10(smallest)), math.floor(math.log10(largest)) + 1) if power >= 0]
+    places = [
+        10**power
+        for power in range(math.ceil(math.log10(smallest)), math.floor(math.log10(largest)) + 1)
+        if power >= 0
+    ]
     return {"tickmode": "array", "tickvals": places, "ticktext": [text(place) for place in places]}
 
 

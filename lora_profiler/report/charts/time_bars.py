@@ -34,14 +34,17 @@ class TimeBar:
 def time_bars_of(answers: Sequence[Answer]) -> list[TimeBar]:
     """A bar for each method whose time is known."""
     return [
-        TimeBar(label=method_label(a.prediction), seconds=s.time.parts, low=s.time.low, high=s.time.high)
+        TimeBar(
+            label=method_label(a.prediction), seconds=s.time.parts, low=s.time.low, high=s.time.high
+        )
         for a, s in zip(answers, steps_of(answers), strict=True)
         if s
     ]
 
 
 def time_bars(bars: Sequence[TimeBar], *, theme: Theme = "light") -> Figure:
-    """One horizontal stacked bar for each of `bars`, from top to bottom, its interval as a whisker and its sum at the end."""
+    """One horizontal stacked bar for each of `bars`, from top to bottom, its interval as a whisker
+    and its sum at the end."""
     positions: list[float] = [float(place) for place in range(len(bars))]
     largest = max((bar.high for bar in bars), default=1.0)
     unit, size = ("s", 1.0) if largest >= 1 else ("ms", 1e-3)
@@ -58,8 +61,14 @@ def time_bars(bars: Sequence[TimeBar], *, theme: Theme = "light") -> Figure:
     )
 
 
-def _part(part: Part, bars: Sequence[TimeBar], positions: Sequence[float], size: float) -> Iterator[dict[str, Any]]:
-    spent = [(bar, y, bar.seconds.get(part, 0.0)) for bar, y in zip(bars, positions, strict=True) if bar.seconds.get(part)]
+def _part(
+    part: Part, bars: Sequence[TimeBar], positions: Sequence[float], size: float
+) -> Iterator[dict[str, Any]]:
+    spent = [
+        (bar, y, bar.seconds.get(part, 0.0))
+        for bar, y in zip(bars, positions, strict=True)
+        if bar.seconds.get(part)
+    ]
     if not spent:
         return
     name = PART_LABELS[part]
@@ -82,20 +91,37 @@ def _hover(bar: TimeBar, name: str, seconds: float) -> str:
 
 def _intervals(bars: Sequence[TimeBar], positions: Sequence[float], size: float) -> dict[str, Any]:
     return {
-        "type": "scatter", "mode": "markers", "x": [bar.total_seconds / size for bar in bars], "y": list(positions),
-        "marker": {"size": 1, "color": FAINT_INK.light}, "hoverinfo": "skip", "showlegend": False, "cliponaxis": False,
+        "type": "scatter",
+        "mode": "markers",
+        "x": [bar.total_seconds / size for bar in bars],
+        "y": list(positions),
+        "marker": {"size": 1, "color": FAINT_INK.light},
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "cliponaxis": False,
         "error_x": {
-            "type": "data", "symmetric": False, "thickness": 1.2, "width": 4, "color": FAINT_INK.light,
+            "type": "data",
+            "symmetric": False,
+            "thickness": 1.2,
+            "width": 4,
+            "color": FAINT_INK.light,
             "array": [(bar.high - bar.total_seconds) / size for bar in bars],
             "arrayminus": [(bar.total_seconds - bar.low) / size for bar in bars],
         },
-    }  # fmt: skip
+    }
 
 
 def _sums(bars: Sequence[TimeBar], positions: Sequence[float], size: float) -> dict[str, Any]:
     longest = max((bar.high for bar in bars), default=0.0)
     return {
-        "type": "scatter", "mode": "text", "x": [bar.high / size for bar in bars], "y": list(positions),
-        "text": [f" {seconds_text(bar.total_seconds, longest)}" for bar in bars], "textposition": "middle right",
-        "hoverinfo": "skip", "textfont": {"size": BODY_PX, "color": INK.light}, "cliponaxis": False, "showlegend": False,
-    }  # fmt: skip
+        "type": "scatter",
+        "mode": "text",
+        "x": [bar.high / size for bar in bars],
+        "y": list(positions),
+        "text": [f" {seconds_text(bar.total_seconds, longest)}" for bar in bars],
+        "textposition": "middle right",
+        "hoverinfo": "skip",
+        "textfont": {"size": BODY_PX, "color": INK.light},
+        "cliponaxis": False,
+        "showlegend": False,
+    }

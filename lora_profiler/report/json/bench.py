@@ -1,4 +1,5 @@
-"""Records and their comparisons as the JSON of `lora-profile bench` and `compare`, and flat for CSV. The schema lies beside."""
+"""Records and their comparisons as the JSON of `lora-profile bench` and `compare`, and flat for
+CSV. The schema lies beside."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,25 +18,38 @@ from lora_profiler.workload import setup_dict
 
 SCHEMA_VERSION = "1.0"
 _MEASURED = (
-    "num_parameters", "num_trainable_parameters", "attention_kernel", "tokens_per_step", "peak_phase", "peak_requested_bytes",
-    "peak_allocated_bytes", "peak_reserved_bytes", "device_used_bytes", "workspace_bytes", "context_bytes",
+    "num_parameters",
+    "num_trainable_parameters",
+    "attention_kernel",
+    "tokens_per_step",
+    "peak_phase",
+    "peak_requested_bytes",
+    "peak_allocated_bytes",
+    "peak_reserved_bytes",
+    "device_used_bytes",
+    "workspace_bytes",
+    "context_bytes",
     "saved_activation_bytes",
-)  # fmt: skip
+)
 
 
 def bench_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of what `bench --format json` and `compare --format json` print."""
     from importlib.resources import files
 
-    schema: dict[str, Any] = json.loads(files("lora_profiler.report").joinpath("bench.schema.json").read_text("utf-8"))
+    schema: dict[str, Any] = json.loads(
+        files("lora_profiler.report").joinpath("bench.schema.json").read_text("utf-8")
+    )
     return schema
 
 
 def bench_payload(
-    records: Sequence[Record], comparisons: Sequence[Comparison], largest_batches: Sequence[LargestBatch] = ()
+    records: Sequence[Record],
+    comparisons: Sequence[Comparison],
+    largest_batches: Sequence[LargestBatch] = (),
 ) -> dict[str, Any]:
-    """The whole document: raw samples, how predictions stand to them, how ranks stand to each other, and what batch searches
-    proved. Nothing else is derived."""
+    """The whole document: raw samples, how predictions stand to them, how ranks stand to each
+    other, and what batch searches proved. Nothing else is derived."""
     document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "records": [record_dict(record) for record in records],
@@ -50,24 +64,35 @@ def bench_payload(
 
 
 def compare_payload(
-    scored: Sequence[Scored], comparisons: Sequence[Comparison], summaries: Sequence[Mapping[str, Any]]
+    scored: Sequence[Scored],
+    comparisons: Sequence[Comparison],
+    summaries: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """The same for `compare`: with errors by group (`summary_records`), and why records could not be predicted."""
+    """The same for `compare`: with errors by group (`summary_records`), and why records could not
+    be predicted."""
     return {
         **bench_payload([s.record for s in scored], comparisons),
         "summaries": list(summaries),
-        "refusals": [{"record_id": s.record.id, "reason": s.refusal} for s in scored if s.refusal is not None],
+        "refusals": [
+            {"record_id": s.record.id, "reason": s.refusal} for s in scored if s.refusal is not None
+        ],
     }
 
 
 def summary_records(found: Sequence[ErrorSummary], by: Sequence[Grouping]) -> list[dict[str, Any]]:
     """One flat record a group: the values that its members share, and their errors."""
     errors = [f.name for f in fields(ErrorSummary) if f.name != "group"]
-    return [{**dict(zip(by, s.group, strict=True)), **{name: getattr(s, name) for name in errors}} for s in found]
+    return [
+        {**dict(zip(by, s.group, strict=True)), **{name: getattr(s, name) for name in errors}}
+        for s in found
+    ]
 
 
-def change_payload(pairs: Pairs, found: Sequence[Change], setup: Sequence[SetupChange]) -> dict[str, Any]:
-    """Two sets against each other: `records` are those before, `against` those after; nothing is predicted."""
+def change_payload(
+    pairs: Pairs, found: Sequence[Change], setup: Sequence[SetupChange]
+) -> dict[str, Any]:
+    """Two sets against each other: `records` are those before, `against` those after; nothing is
+    predicted."""
     before = [*(r for pair in pairs.pairs for r in pair.before), *pairs.only_before]
     after = [*(r for pair in pairs.pairs for r in pair.after), *pairs.only_after]
     return {
@@ -76,7 +101,10 @@ def change_payload(pairs: Pairs, found: Sequence[Change], setup: Sequence[SetupC
         "changes": [_change_dict(change) for change in found],
         "setup_changes": [asdict(change) for change in setup],
         "outcomes": [
-            {"case_key": pair.case_key, **{side: [r.measurement.status for r in getattr(pair, side)] for side in _SIDES}}
+            {
+                "case_key": pair.case_key,
+                **{side: [r.measurement.status for r in getattr(pair, side)] for side in _SIDES},
+            }
             for pair in pairs.pairs
         ],
     }
@@ -98,24 +126,33 @@ def change_records(pairs: Pairs, found: Sequence[Change]) -> list[dict[str, Any]
             "method": workloads[c.case_key].setup.method,
             "case_key": c.case_key,
             "metric": c.metric,
-            **{side if name == "value" else f"{side}_{name}": _cell(value)
-               for side in _SIDES for name, value in asdict(getattr(c, side)).items()},
+            **{
+                side if name == "value" else f"{side}_{name}": _cell(value)
+                for side in _SIDES
+                for name, value in asdict(getattr(c, side)).items()
+            },
             "relative_change": c.relative_change,
             "is_beyond_noise": c.is_beyond_noise,
         }
         for c in found
-    ]  # fmt: skip
+    ]
 
 
 def _largest_batch_dict(found: LargestBatch) -> dict[str, Any]:
     workload = found.records[0].workload
     probes = {"record_ids": [record.id for record in found.records]}
     rest = {f.name: getattr(found, f.name) for f in fields(found) if f.name != "records"}
-    return {"model": workload.model.id, "setup": setup_dict(workload.setup) | {"batch_size": None}, **rest, **probes}
+    return {
+        "model": workload.model.id,
+        "setup": setup_dict(workload.setup) | {"batch_size": None},
+        **rest,
+        **probes,
+    }
 
 
 def run_records(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """One flat record a run for CSV: what was asked, the bytes measured, and the speed that the samples give."""
+    """One flat record a run for CSV: what was asked, the bytes measured, and the speed that the
+    samples give."""
     return [_run_record(record) for record in records]
 
 
@@ -142,8 +179,11 @@ def _cell(value: Any) -> Any:
     return "; ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
-def comparison_records(records: Sequence[Record], comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """One flat record a comparison for CSV, led by the model, method, family, device and status of its run."""
+def comparison_records(
+    records: Sequence[Record], comparisons: Sequence[Comparison]
+) -> list[dict[str, Any]]:
+    """One flat record a comparison for CSV, led by the model, method, family, device and status of
+    its run."""
     runs = {record.id: _run_names(record) for record in records}
     return [{**runs[c.record_id], **asdict(c)} for c in comparisons]
 

@@ -1,4 +1,5 @@
-"""Answers as the JSON of `lora-profile predict --format json`, and flattened for CSV. The schema lies beside this file."""
+"""Answers as the JSON of `lora-profile predict --format json`, and flattened for CSV. The schema
+lies beside this file."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,17 +22,23 @@ def predict_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of what `predict --format json` prints."""
     from importlib.resources import files
 
-    schema: dict[str, Any] = json.loads(files("lora_profiler.report").joinpath("predict.schema.json").read_text("utf-8"))
+    schema: dict[str, Any] = json.loads(
+        files("lora_profiler.report").joinpath("predict.schema.json").read_text("utf-8")
+    )
     return schema
 
 
 def predict_payload(answers: Sequence[Answer]) -> dict[str, Any]:
     """The whole document: one prediction per model and method, in the order given."""
-    return {"schema_version": SCHEMA_VERSION, "predictions": [answer_dict(answer) for answer in answers]}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "predictions": [answer_dict(answer) for answer in answers],
+    }
 
 
 def answer_dict(answer: Answer) -> dict[str, Any]:
-    """One prediction with its verdict and levers, in JSON's own types; bytes and FLOPs are integers."""
+    """One prediction with its verdict and levers, in JSON's own types; bytes and FLOPs are
+    integers."""
     prediction = answer.prediction
     return {
         **prediction_dict(prediction),
@@ -58,7 +65,10 @@ def prediction_dict(prediction: Prediction) -> dict[str, Any]:
             "checkpoint_quantization": "NF4" if model.nf4 else model.dequantized_from,
         },
         "setup": setup_dict(prediction.workload.setup),
-        "platform": {"compute_capability": platform.compute_capability, "torch": platform.torch_text},
+        "platform": {
+            "compute_capability": platform.compute_capability,
+            "torch": platform.torch_text,
+        },
         "engine": prediction.engine,
         "exactness": prediction.exactness,
         "error_bound": prediction.error_bound,
@@ -76,16 +86,20 @@ def prediction_dict(prediction: Prediction) -> dict[str, Any]:
         "saved_activation_bytes": prediction.saved_activation_bytes,
         "moments": [_moment_dict(moment) for moment in prediction.moments],
         "peak": _moment_dict(prediction.peak),
-        "device_memory": _device_memory_dict(prediction.device_memory) if prediction.device_memory else None,
-        "flops": {
-            "forward": flops.forward,
-            "backward": flops.backward,
-            "recompute": flops.recompute,
-            "total": flops.total,
-            "per_token": flops.per_token,
-        }
-        if flops
-        else None,
+        "device_memory": (
+            _device_memory_dict(prediction.device_memory) if prediction.device_memory else None
+        ),
+        "flops": (
+            {
+                "forward": flops.forward,
+                "backward": flops.backward,
+                "recompute": flops.recompute,
+                "total": flops.total,
+                "per_token": flops.per_token,
+            }
+            if flops
+            else None
+        ),
         "step_time": None,
     }
 
@@ -97,7 +111,12 @@ def _device_memory_dict(memory: DeviceMemory) -> dict[str, int | None]:
 
 
 def _moment_dict(moment: Moment) -> dict[str, Any]:
-    return {"moment": moment.moment, "step": moment.step, "total_bytes": moment.total_bytes, "bytes": dict(moment.bytes)}
+    return {
+        "moment": moment.moment,
+        "step": moment.step,
+        "total_bytes": moment.total_bytes,
+        "bytes": dict(moment.bytes),
+    }
 
 
 def _fit_dict(fit: Fit) -> dict[str, Any]:
@@ -131,16 +150,22 @@ def _step_time_dict(answer: Answer) -> dict[str, Any] | None:
         "share_of_host": time.share_of_host,
         "launches": step.kernels.launches,
         "part_seconds": {part: time.parts[part] for part in PARTS if part in time.parts},
-        "constants": {"family": time.constants.family, "eta": time.constants.eta, "beta": time.constants.beta},
+        "constants": {
+            "family": time.constants.family,
+            "eta": time.constants.eta,
+            "beta": time.constants.beta,
+        },
         "evidence": asdict(step.evidence) if step.evidence else None,
-        "against_full": {
-            "flops_ratio": gap.flops_ratio,
-            "seconds_ratio": gap.seconds_ratio,
-            "gap_seconds": gap.gap_seconds,
-            "cause_seconds": dict(gap.causes),
-        }
-        if gap
-        else None,
+        "against_full": (
+            {
+                "flops_ratio": gap.flops_ratio,
+                "seconds_ratio": gap.seconds_ratio,
+                "gap_seconds": gap.gap_seconds,
+                "cause_seconds": dict(gap.causes),
+            }
+            if gap
+            else None
+        ),
     }
 
 
@@ -170,7 +195,8 @@ def _lever_dict(lever: Lever) -> dict[str, Any]:
 
 
 def predict_records(answers: Sequence[Answer]) -> list[dict[str, Any]]:
-    """One flat record a prediction: the JSON's paths joined by dots; assumptions, layers and levers left out."""
+    """One flat record a prediction: the JSON's paths joined by dots; assumptions, layers and levers
+    left out."""
     records = []
     for answer in answers:
         document = prediction_dict(answer.prediction) | {
@@ -181,7 +207,9 @@ def predict_records(answers: Sequence[Answer]) -> list[dict[str, Any]]:
             "evidence": _evidence_dict(answer.prediction),
         }
         document["moments"] = {
-            f"{moment.moment}.{moment.step if moment.step == 'steady' else 'step1'}": moment.total_bytes
+            f"{moment.moment}.{moment.step if moment.step == 'steady' else 'step1'}": (
+                moment.total_bytes
+            )
             for moment in answer.prediction.moments
         }
         del document["assumptions"]
@@ -192,7 +220,11 @@ def predict_records(answers: Sequence[Answer]) -> list[dict[str, Any]]:
 def layer_records(answers: Sequence[Answer]) -> list[dict[str, Any]]:
     """One flat record a module of each prediction, led by model and method."""
     return [
-        {"model": answer.prediction.workload.model.id, "method": answer.prediction.workload.setup.method, **asdict(layer)}
+        {
+            "model": answer.prediction.workload.model.id,
+            "method": answer.prediction.workload.setup.method,
+            **asdict(layer),
+        }
         for answer in answers
         for layer in answer.prediction.layers
     ]
@@ -209,7 +241,8 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def _aligned(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """All records with the same keys, in order of first appearance; a null that another record fills with parts goes."""
+    """All records with the same keys, in order of first appearance; a null that another record
+    fills with parts goes."""
     keys = list(dict.fromkeys(key for record in records for key in record))
     keys = [key for key in keys if not any(other.startswith(f"{key}.") for other in keys)]
     return [{key: record.get(key) for key in keys} for record in records]

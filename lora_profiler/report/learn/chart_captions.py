@@ -6,7 +6,8 @@ from lora_profiler.report.verify.charts import Chart, Series
 from lora_profiler.units import percent_text
 
 LEVEL_FACTOR = 2.0
-"""A size is level over the ranks where its largest is at most so many times its smallest, as in claim 5."""
+"""A size is level over the ranks where its largest is at most so many times its smallest, as in
+claim 5."""
 RANK = 8
 """Of which sentences speak, where it was looked at; else of the highest that is lower."""
 _TENTH = 0.1
@@ -33,7 +34,7 @@ def _at_rank(series: Series) -> tuple[float, float] | None:
     return max((point for point in _points(series) if point[0] <= RANK), default=None)
 
 
-# --- one for each kind of chart ---------------------------------------------------------------------------------------------
+# --- one for each kind of chart -------------------------------------------------------------------
 
 
 def _trained_share(chart: Chart) -> tuple[str, ...]:
@@ -42,9 +43,19 @@ def _trained_share(chart: Chart) -> tuple[str, ...]:
     beyond = {s.label: next((x for x, y in _points(s) if y > 1), None) for s in chart.series}
     first = min((rank for rank in beyond.values() if rank is not None), default=None)
     highest = max(x for s in chart.series for x in s.x)
-    small = [f"At rank {found[0]:g} LoRA trains {percent_text(found[1])} of the numbers of the full update."] if found else []
+    small = (
+        [
+            f"At rank {found[0]:g} LoRA trains {percent_text(found[1])} of the numbers of the full"
+            " update."
+        ]
+        if found
+        else []
+    )
     if first is None:
-        return (*small, f"Up to rank {highest:g} it trains fewer in each of the {len(layers)} kinds of layers.")
+        return (
+            *small,
+            f"Up to rank {highest:g} it trains fewer in each of the {len(layers)} kinds of layers.",
+        )
     names = [label for label, rank in beyond.items() if rank == first]
     return (*small, f"At rank {first:g} it trains more than the full update in {_listed(names)}.")
 
@@ -59,7 +70,10 @@ def _level_or_not(chart: Chart) -> tuple[str, ...]:
         values = [y for _, y in points]
         is_level = max(values) <= LEVEL_FACTOR * min(values)
         how = "level" if is_level else "grows" if last > first else "falls"
-        said.append(f"{series.label}: {how}, rank {high:g} has {last / first:.3g} times what rank {low:g} has.")
+        said.append(
+            f"{series.label}: {how}, rank {high:g} has {last / first:.3g} times what rank {low:g}"
+            " has."
+        )
     return tuple(said)
 
 
@@ -78,9 +92,15 @@ def _gain(chart: Chart) -> tuple[str, ...]:
 
 
 def _learning_rates(chart: Chart) -> tuple[str, ...]:
-    best = {s.label: max(_points(s), key=lambda point: point[1], default=None) for s in chart.series}
+    best = {
+        s.label: max(_points(s), key=lambda point: point[1], default=None) for s in chart.series
+    }
     return tuple(
-        f"{label}: gains most at {point[0]:g}." if point and point[1] > 0 else f"{label}: gains nothing at any."
+        (
+            f"{label}: gains most at {point[0]:g}."
+            if point and point[1] > 0
+            else f"{label}: gains nothing at any."
+        )
         for label, point in best.items()
     )
 
@@ -89,7 +109,11 @@ def _spectrum(chart: Chart) -> tuple[str, ...]:
     said = []
     for series in chart.series:
         place = next((x for x, y in _points(series) if y <= _TENTH), None)
-        where = f"by number {place:g}" if place is not None else f"not at all in {max(series.x, default=0):g}"
+        where = (
+            f"by number {place:g}"
+            if place is not None
+            else f"not at all in {max(series.x, default=0):g}"
+        )
         said.append(f"{where} ({series.label})")
     return (f"Singular values fall to a tenth of the largest {_listed(said)}.",)
 
@@ -100,7 +124,12 @@ def _gain_by_rank(chart: Chart) -> tuple[str, ...]:
     if found is None:
         return ()
     also = f"; LoRA trained at that rank gains {percent_text(beside[1])} of it" if beside else ""
-    return (f"Cut down to rank {found[0]:g}, the update keeps {percent_text(found[1])} of its gain{also}.",)
+    return (
+        (
+            f"Cut down to rank {found[0]:g}, the update keeps {percent_text(found[1])} of its"
+            f" gain{also}."
+        ),
+    )
 
 
 def _energy(chart: Chart) -> tuple[str, ...]:
@@ -108,8 +137,10 @@ def _energy(chart: Chart) -> tuple[str, ...]:
     if most is None or middle is None or least is None:
         return ()
     return (
-        f"Rank {middle[0]:g} holds {percent_text(least[1])} to {percent_text(most[1])} of a layer's energy, "
-        f"{percent_text(middle[1])} in the middle.",
+        (
+            f"Rank {middle[0]:g} holds {percent_text(least[1])} to {percent_text(most[1])} of a"
+            f" layer's energy, {percent_text(middle[1])} in the middle."
+        ),
     )
 
 
@@ -128,7 +159,13 @@ def _cost(chart: Chart) -> tuple[str, ...]:
 
 
 _SAYS: dict[str, Callable[[Chart], tuple[str, ...]]] = {
-    "trained_share": _trained_share, "scaling_gain": _gain, "scaling_learning_rates": _learning_rates, "scaling_": _level_or_not,
-    "spectrum_": _spectrum, "gain_by_rank": _gain_by_rank, "energy_by_rank": _energy, "lora_of_full": _cost,
-}  # fmt: skip
+    "trained_share": _trained_share,
+    "scaling_gain": _gain,
+    "scaling_learning_rates": _learning_rates,
+    "scaling_": _level_or_not,
+    "spectrum_": _spectrum,
+    "gain_by_rank": _gain_by_rank,
+    "energy_by_rank": _energy,
+    "lora_of_full": _cost,
+}
 """By the beginning of the key; the first that fits."""

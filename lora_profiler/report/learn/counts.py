@@ -25,7 +25,9 @@ def counts_chart(layer: LoraLayer) -> Chart:
         series=(
             Series(label="full update", x=x, y=tuple(float(layer.full) for _ in ranks)),
             Series(label="A and B", x=x, y=tuple(float(replace(layer, r=r).lora) for r in ranks)),
-            Series(label=f"rank {count_text(layer.r)}", x=(float(layer.r),), y=(float(layer.lora),)),
+            Series(
+                label=f"rank {count_text(layer.r)}", x=(float(layer.r),), y=(float(layer.lora),)
+            ),
         ),
     )
 
@@ -34,11 +36,19 @@ def counts_words(layer: LoraLayer) -> tuple[str, ...]:
     """What the numbers of the layer say."""
     fewer = 1 - layer.share
     instead = f"{count_text(layer.lora)} numbers train instead of {count_text(layer.full)}"
-    how = f"{percent_text(fewer)} fewer" if fewer > 0 else f"{layer.share:.3g} times as many" if fewer < 0 else "as many"
+    how = (
+        f"{percent_text(fewer)} fewer"
+        if fewer > 0
+        else f"{layer.share:.3g} times as many"
+        if fewer < 0
+        else "as many"
+    )
     last = layer.largest_smaller_rank
     where = f"up to rank {count_text(last)}" if last else "at no rank"
     return (
         f"{instead}: {how}.",
-        f"A and B have r (d + k) numbers, the full update d k: fewer {where}, since d k / (d + k) is "
-        f"{layer.full / (layer.d + layer.k):,.6g}.",
+        (
+            f"A and B have r (d + k) numbers, the full update d k: fewer {where}, since d k / (d +"
+            f" k) is {layer.full / (layer.d + layer.k):,.6g}."
+        ),
     )

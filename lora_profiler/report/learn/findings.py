@@ -1,6 +1,7 @@
 """What a run of `verify` found, as the plain data that faces show: verdicts, sentences and charts.
 
-That of the committed run on SmolLM2-135M lies beside this file; `python -m benchmarks.mathematics --render` writes it.
+That of the committed run on SmolLM2-135M lies beside this file; `python -m benchmarks.mathematics
+--render` writes it.
 """
 
 import json
@@ -50,7 +51,10 @@ def findings(document: Mapping[str, Any]) -> Findings:
         lines=(*subject_lines(document), *([note] if note else [])),
         claims=tuple(
             ClaimFound(
-                **{name: claim[name] for name in ("id", "title", "statement", "must_hold", "verdict")},
+                **{
+                    name: claim[name]
+                    for name in ("id", "title", "statement", "must_hold", "verdict")
+                },
                 headline=headline(claim),
                 finding=tuple(claim["finding"]),
             )
@@ -71,7 +75,9 @@ def to_json(found: Findings) -> str:
     document = _short(asdict(found))
     lines = [f'"{name}": {json.dumps(document[name])}' for name in ("model", "lines")]
     for name in ("claims", "charts"):
-        lines.append(f'"{name}": [\n' + ",\n".join(json.dumps(each) for each in document[name]) + "\n]")
+        lines.append(
+            f'"{name}": [\n' + ",\n".join(json.dumps(each) for each in document[name]) + "\n]"
+        )
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
@@ -89,12 +95,17 @@ def from_json(text: str) -> Findings:
     return Findings(
         model=read["model"],
         lines=tuple(read["lines"]),
-        claims=tuple(ClaimFound(**{**claim, "finding": tuple(claim["finding"])}) for claim in read["claims"]),
+        claims=tuple(
+            ClaimFound(**{**claim, "finding": tuple(claim["finding"])}) for claim in read["claims"]
+        ),
         charts=tuple(
             Chart(
                 **{
                     **chart,
-                    "series": tuple(Series(label=s["label"], x=tuple(s["x"]), y=tuple(s["y"])) for s in chart["series"]),
+                    "series": tuple(
+                        Series(label=s["label"], x=tuple(s["x"]), y=tuple(s["y"]))
+                        for s in chart["series"]
+                    ),
                     "categories": tuple(chart["categories"]),
                 }
             )

@@ -1,4 +1,5 @@
-"""The two paths of a layer with LoRA, as a diagram of data that flows from x at the top to h at the bottom."""
+"""The two paths of a layer with LoRA, as a diagram of data that flows from x at the top to h at the
+bottom."""
 
 from lora_profiler.report.learn import svg
 from lora_profiler.report.learn.layer import LoraLayer
@@ -42,11 +43,17 @@ def flow(layer: LoraLayer, theme: Theme | None = None) -> str:
 def _trained(top: float, name: str, shape: str, *, wide_above: bool) -> str:
     """A trained matrix as the funnel that it is: to r numbers, or from them."""
     wide, thin = (_WIDE / 2, _THIN / 2) if wide_above else (_THIN / 2, _WIDE / 2)
-    corners = [(_RIGHT - wide, top), (_RIGHT + wide, top), (_RIGHT + thin, top + 58), (_RIGHT - thin, top + 58)]
+    corners = [
+        (_RIGHT - wide, top),
+        (_RIGHT + wide, top),
+        (_RIGHT + thin, top + 58),
+        (_RIGHT - thin, top + 58),
+    ]
     outline = " ".join(f"{x:g},{y:g}" for x, y in corners)
     letter, words = (top + 45, top + 21) if wide_above else (top + 25, top + 46)
     return (
-        f'<polygon points="{outline}" class="panel lora-line" stroke-width="1.5" stroke-linejoin="round"/>'
+        f'<polygon points="{outline}" class="panel lora-line" stroke-width="1.5"'
+        ' stroke-linejoin="round"/>'
         + svg.text(_RIGHT, letter, name, "ink mid big")
         + svg.text(_RIGHT, words, shape, "faint mid small")
     )
@@ -55,9 +62,12 @@ def _trained(top: float, name: str, shape: str, *, wide_above: bool) -> str:
 def flow_words(layer: LoraLayer) -> str:
     """What is seen, for who does not see it."""
     d, k, r = (count_text(n) for n in (layer.d, layer.k, layer.r))
-    w, a, b = (shape_text(*sizes) for sizes in ((layer.d, layer.k), (layer.r, layer.k), (layer.d, layer.r)))
+    w, a, b = (
+        shape_text(*sizes) for sizes in ((layer.d, layer.k), (layer.r, layer.k), (layer.d, layer.r))
+    )
     return (
-        f"Two paths from x to h. On the left x, {k} numbers a token, goes through the frozen W of {w}. On the right it goes "
-        f"through A of {a}, which makes {r} numbers of it, then through B of {b}, and is multiplied by "
-        f"alpha / r = {layer.scaling:.3g}. Both are added: h = W x + (alpha / r) B (A x), {d} numbers a token."
+        f"Two paths from x to h. On the left x, {k} numbers a token, goes through the frozen W of"
+        f" {w}. On the right it goes through A of {a}, which makes {r} numbers of it, then through"
+        f" B of {b}, and is multiplied by alpha / r = {layer.scaling:.3g}. Both are added: h = W x"
+        f" + (alpha / r) B (A x), {d} numbers a token."
     )

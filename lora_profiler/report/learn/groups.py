@@ -19,7 +19,10 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
 
 def grouped(charts: Sequence[Chart]) -> list[tuple[str, list[Chart]]]:
     """(heading, its charts), of headings that have any."""
-    found = [(heading, [c for c in charts if c.key.startswith(beginnings)]) for heading, beginnings in GROUPS.items()]
+    found = [
+        (heading, [c for c in charts if c.key.startswith(beginnings)])
+        for heading, beginnings in GROUPS.items()
+    ]
     return [(heading, members) for heading, members in found if members]
 
 
@@ -28,12 +31,19 @@ def numbers_table(chart: Chart) -> Table:
     by_series = [dict(zip(series.x, series.y, strict=True)) for series in chart.series]
     rows = [
         Row(
-            cells=(chart.categories[int(x)] if chart.categories else f"{x:g}", *(_cell(chart, each.get(x)) for each in by_series))
+            cells=(
+                chart.categories[int(x)] if chart.categories else f"{x:g}",
+                *(_cell(chart, each.get(x)) for each in by_series),
+            )
         )
         for x in sorted({x for series in chart.series for x in series.x})
     ]
     title = f"{chart.y_label}, by {chart.x_label}" if chart.x_label else chart.y_label
-    return Table(title=title, columns=(chart.x_label, *(series.label for series in chart.series)), rows=tuple(rows))
+    return Table(
+        title=title,
+        columns=(chart.x_label, *(series.label for series in chart.series)),
+        rows=tuple(rows),
+    )
 
 
 def _cell(chart: Chart, y: float | None) -> str:

@@ -8,7 +8,8 @@ GRADIENT_BYTES, ADAM_BYTES = 4, 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraLayer:
-    """W is d x k (out x in features); its update is B A with B of d x r and A of r x k, times alpha / r. All counts are exact."""
+    """W is d x k (out x in features); its update is B A with B of d x r and A of r x k, times alpha
+    / r. All counts are exact."""
 
     d: int = 4096
     k: int = 4096
@@ -44,7 +45,8 @@ class LoraLayer:
 
     @property
     def largest_smaller_rank(self) -> int:
-        """The highest rank at which A and B have fewer numbers than the full update; 0 where none has."""
+        """The highest rank at which A and B have fewer numbers than the full update; 0 where none
+        has."""
         return (self.full - 1) // (self.d + self.k)
 
 
@@ -54,5 +56,6 @@ def gradient_bytes(numbers: int) -> int:
 
 
 def adam_bytes(numbers: int) -> int:
-    """Bytes of Adam's two averages, in float32; the step counters, 4 bytes a tensor, are left out."""
+    """Bytes of Adam's two averages, in float32; the step counters, 4 bytes a tensor, are left
+    out."""
     return ADAM_BYTES * numbers

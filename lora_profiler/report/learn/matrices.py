@@ -53,14 +53,19 @@ def _scale_text(layer: LoraLayer, scale: float) -> str:
     side = min(layer.d, layer.k, layer.r)
     if side * scale >= _THINNEST_PX:
         return "all three to one scale"
-    return f"to one scale; {count_text(side)} wide would be {side * scale:.2g} of the pixel that is drawn"
+    return (
+        f"to one scale; {count_text(side)} wide would be {side * scale:.2g} of the pixel that is"
+        " drawn"
+    )
 
 
 def matrices_words(layer: LoraLayer) -> str:
     """What is seen, for who does not see it."""
     return (
-        f"Three rectangles to one scale. The full update has {count_text(layer.d)} rows and {count_text(layer.k)} columns, "
-        f"{count_text(layer.full)} numbers. B has {count_text(layer.d)} rows and {count_text(layer.r)} columns, "
-        f"{count_text(layer.b)} numbers; A has {count_text(layer.r)} rows and {count_text(layer.k)} columns, "
-        f"{count_text(layer.a)} numbers: together {count_text(layer.lora)}, {percent_text(layer.share)} of the full update."
+        f"Three rectangles to one scale. The full update has {count_text(layer.d)} rows and"
+        f" {count_text(layer.k)} columns, {count_text(layer.full)} numbers. B has"
+        f" {count_text(layer.d)} rows and {count_text(layer.r)} columns, {count_text(layer.b)}"
+        f" numbers; A has {count_text(layer.r)} rows and {count_text(layer.k)} columns,"
+        f" {count_text(layer.a)} numbers: together {count_text(layer.lora)},"
+        f" {percent_text(layer.share)} of the full update."
     )

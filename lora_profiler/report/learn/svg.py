@@ -1,21 +1,45 @@
-"""SVG that follows the theme: what is drawn names the role of each colour, and a style sheet in the picture says what it is."""
+"""SVG that follows the theme: what is drawn names the role of each colour, and a style sheet in the
+picture says what it is."""
 
 from html import escape
 
 from lora_profiler._printable import printable
-from lora_profiler.report.palette import FAINT_INK, FONT, INK, LINE, METHOD_MARKS, PANEL, Colour, Theme, colour
+from lora_profiler.report.palette import (
+    FAINT_INK,
+    FONT,
+    INK,
+    LINE,
+    METHOD_MARKS,
+    PANEL,
+    Colour,
+    Theme,
+    colour,
+)
 
 _FILLS: dict[str, Colour] = {
-    "ink": INK, "faint": FAINT_INK, "panel": PANEL, "full": METHOD_MARKS["full"].colour, "lora": METHOD_MARKS["lora"].colour,
-}  # fmt: skip
-_STROKES: dict[str, Colour] = {"line": FAINT_INK, "edge": LINE, "full-line": _FILLS["full"], "lora-line": _FILLS["lora"]}
+    "ink": INK,
+    "faint": FAINT_INK,
+    "panel": PANEL,
+    "full": METHOD_MARKS["full"].colour,
+    "lora": METHOD_MARKS["lora"].colour,
+}
+_STROKES: dict[str, Colour] = {
+    "line": FAINT_INK,
+    "edge": LINE,
+    "full-line": _FILLS["full"],
+    "lora-line": _FILLS["lora"],
+}
 
 
-def picture(width: int, height: int, parts: list[str], *, says: str, theme: Theme | None = None) -> str:
-    """The whole SVG, which tells a screen reader `says`. Without `theme` it takes that of whoever looks, light on paper."""
+def picture(
+    width: int, height: int, parts: list[str], *, says: str, theme: Theme | None = None
+) -> str:
+    """The whole SVG, which tells a screen reader `says`. Without `theme` it takes that of whoever
+    looks, light on paper."""
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="lpd" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'role="img" aria-label="{escape(says)}"><style>{_style(theme)}</style>{"".join(parts)}</svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="lpd" viewBox="0 0 {width} {height}"'
+        f' width="{width}" height="{height}" role="img"'
+        f' aria-label="{escape(says)}"><style>{_style(theme)}</style>{"".join(parts)}</svg>'
     )
 
 
@@ -24,12 +48,17 @@ def _style(theme: Theme | None) -> str:
     common = f".lpd text{{font:13px {FONT}}}{sizes}"
     if theme is not None:
         return common + _rules(theme)
-    return f"{common}{_rules('light')}@media screen and (prefers-color-scheme: dark){{{_rules('dark')}}}"
+    return (
+        f"{common}{_rules('light')}@media screen and (prefers-color-scheme:"
+        f" dark){{{_rules('dark')}}}"
+    )
 
 
 def _rules(theme: Theme) -> str:
     fills = "".join(f".lpd .{name}{{fill:{colour(of, theme)}}}" for name, of in _FILLS.items())
-    return fills + "".join(f".lpd .{name}{{stroke:{colour(of, theme)}}}" for name, of in _STROKES.items())
+    return fills + "".join(
+        f".lpd .{name}{{stroke:{colour(of, theme)}}}" for name, of in _STROKES.items()
+    )
 
 
 def text(x: float, y: float, words: str, names: str = "ink mid") -> str:
@@ -39,18 +68,27 @@ def text(x: float, y: float, words: str, names: str = "ink mid") -> str:
 
 def box(x: float, y: float, width: float, height: float, names: str, radius: float = 0) -> str:
     crisp = "" if radius else ' shape-rendering="crispEdges"'
-    return f'<rect x="{x:.6g}" y="{y:.6g}" width="{width:.6g}" height="{height:.6g}" rx="{radius:g}" class="{names}"{crisp}/>'
+    return (
+        f'<rect x="{x:.6g}" y="{y:.6g}" width="{width:.6g}" height="{height:.6g}" rx="{radius:g}"'
+        f' class="{names}"{crisp}/>'
+    )
 
 
 def arrow(points: list[tuple[float, float]], names: str = "line") -> str:
-    """A line through `points` with a head at its end; the last piece of it must be upright or level."""
+    """A line through `points` with a head at its end; the last piece of it must be upright or
+    level."""
     (x, y), (before_x, before_y) = points[-1], points[-2]
     step_x, step_y = (x > before_x) - (x < before_x), (y > before_y) - (y < before_y)
-    back = [(x - 7 * step_x + 4 * step_y * side, y - 7 * step_y + 4 * step_x * side) for side in (-1, 1)]
+    back = [
+        (x - 7 * step_x + 4 * step_y * side, y - 7 * step_y + 4 * step_x * side) for side in (-1, 1)
+    ]
     head = [back[0], (x, y), back[1]]
     return _line(points, names) + _line(head, names)
 
 
 def _line(points: list[tuple[float, float]], names: str) -> str:
     found = " ".join(f"{x:g},{y:g}" for x, y in points)
-    return f'<polyline points="{found}" class="{names}" fill="none" stroke-width="1.5" stroke-linejoin="round"/>'
+    return (
+        f'<polyline points="{found}" class="{names}" fill="none" stroke-width="1.5"'
+        ' stroke-linejoin="round"/>'
+    )

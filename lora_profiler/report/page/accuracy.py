@@ -1,4 +1,5 @@
-"""How far predictions were off: every run on the line where both are equal, errors in strips and in tables."""
+"""How far predictions were off: every run on the line where both are equal, errors in strips and in
+tables."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -8,7 +9,12 @@ from lora_profiler.records.record import Record
 from lora_profiler.report import charts, labels
 from lora_profiler.report.blocks import Paragraph, Table, paragraph
 from lora_profiler.report.charts import ErrorDot, ScatterPoint
-from lora_profiler.report.comparisons import errors_table, largest_errors, largest_errors_table, run_name
+from lora_profiler.report.comparisons import (
+    errors_table,
+    largest_errors,
+    largest_errors_table,
+    run_name,
+)
 from lora_profiler.report.page.parts import Beside, Drawing, Fact, Fold, Part, Section
 from lora_profiler.report.page.runs import Run, worst_first
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text
@@ -18,7 +24,8 @@ MOST_DOTS = 600
 WORST_DOTS = 150
 """Of them are those with the largest errors; the others are taken evenly."""
 MOST_NUMBERS = 1500
-"""Dots of the strips of several metrics, where all are drawn up to so many and `MOST_DOTS` of more."""
+"""Dots of the strips of several metrics, where all are drawn up to so many and `MOST_DOTS` of
+more."""
 MOST_FAMILIES = 20
 MOST_ERRORS = 15
 
@@ -37,11 +44,15 @@ def accuracy_section(runs: Sequence[Run]) -> Section | None:
         parts += [
             *_told(drawn, compared),
             Beside(parts=(_scatter(drawn), _families(drawn))),
-            Beside(parts=(_errors_by("method", peaks, records), _errors_by("family", peaks, records))),
+            Beside(
+                parts=(_errors_by("method", peaks, records), _errors_by("family", peaks, records))
+            ),
             *_largest(peaks, records),
         ]
     parts += [_metrics(claims, records), paragraph(*_notes(claims))]
-    parts += [Fold(title="Errors of every part", parts=(errors_table(claims, ("category",), records),))]
+    parts += [
+        Fold(title="Errors of every part", parts=(errors_table(claims, ("category",), records),))
+    ]
     return Section(name="accuracy", title="Predicted against measured", parts=tuple(parts))
 
 
@@ -55,10 +66,18 @@ def accuracy_facts(runs: Sequence[Run]) -> list[Fact]:
     exact = sum(c.predicted == c.measured for c in rows)
     mean = percent_text(found.mean_absolute or 0.0) if found.mean_absolute else "exact"
     worst = error_text(found.worst) if found.worst is not None else "exact"
-    where = by_id[found.worst_record_id].name if found.worst and found.worst_record_id else "every peak is equal to the byte"
+    where = (
+        by_id[found.worst_record_id].name
+        if found.worst and found.worst_record_id
+        else "every peak is equal to the byte"
+    )
     within = sum(c.is_within(0.01) for c in rows)
     return [
-        Fact(label="mean error of the peak", value=mean, note=f"over {count_text(found.n)} runs that went through"),
+        Fact(
+            label="mean error of the peak",
+            value=mean,
+            note=f"over {count_text(found.n)} runs that went through",
+        ),
         Fact(label="worst error of the peak", value=worst, note=where),
         Fact(
             label="within 1 %",
@@ -72,19 +91,21 @@ def _notes(claims: Sequence[Comparison]) -> list[str]:
     engines = " and ".join(sorted({c.engine for c in claims}))
     equal = sum(c.predicted == c.measured for c in claims)
     lines = [
-        f"{labels.ERROR_DEFINITION}. Mean is that of absolute errors. Equal to the last digit: {count_text(equal)} of "
-        f"{count_text(len(claims))} numbers. Predicted by the {engines} engine{'s' if ' and ' in engines else ''}."
+        f"{labels.ERROR_DEFINITION}. Mean is that of absolute errors. Equal to the last digit:"
+        f" {count_text(equal)} of {count_text(len(claims))} numbers. Predicted by the {engines}"
+        f" engine{'s' if ' and ' in engines else ''}."
     ]
     if any(c.metric == "attribution_bytes" for c in claims):
         lines.append(labels.PARTS_CAVEAT)
     return lines
 
 
-# --- figures --------------------------------------------------------------------------------------------------------------
+# --- figures --------------------------------------------------------------------------------------
 
 
 def _drawn(compared: Sequence[Run]) -> list[Run]:
-    """All of them where they are few; else the largest errors and every so many-th of the rest, in their order."""
+    """All of them where they are few; else the largest errors and every so many-th of the rest, in
+    their order."""
     if len(compared) <= MOST_DOTS:
         return list(compared)
     ordered = worst_first(compared)
@@ -96,8 +117,9 @@ def _drawn(compared: Sequence[Run]) -> list[Run]:
 def _told(drawn: Sequence[Run], compared: Sequence[Run]) -> Iterable[Paragraph]:
     if len(drawn) < len(compared):
         yield paragraph(
-            f"The figures show {count_text(len(drawn))} of {count_text(len(compared))} runs: the {WORST_DOTS} with the largest "
-            "errors, and every so many-th of the others. The tables count all."
+            f"The figures show {count_text(len(drawn))} of {count_text(len(compared))} runs: the"
+            f" {WORST_DOTS} with the largest errors, and every so many-th of the others. The tables"
+            " count all."
         )
 
 
@@ -116,23 +138,43 @@ def _scatter(drawn: Sequence[Run]) -> Drawing:
     span = f", from {bytes_text(min(sizes))} to {bytes_text(max(sizes))}" if sizes else ""
     return Drawing(
         name="scatter",
-        caption="Peak memory, predicted against measured; equal on the dashed line. The numbers are in the table of all runs.",
-        description=f"A scatter plot of {count_text(len(points))} runs{span}, and the line on which both sides are equal.",
+        caption=(
+            "Peak memory, predicted against measured; equal on the dashed line. The numbers are in"
+            " the table of all runs."
+        ),
+        description=(
+            f"A scatter plot of {count_text(len(points))} runs{span}, and the line on which both"
+            " sides are equal."
+        ),
         figure=charts.identity_scatter(points),
     )
 
 
 def _families(drawn: Sequence[Run]) -> Drawing:
-    """The peak's errors, a strip for each family; the families with most runs where they are many."""
-    dots = [_dot(run.scored.record.workload.model.model_type, run, run.error) for run in drawn if run.error is not None]
+    """The peak's errors, a strip for each family; the families with most runs where they are
+    many."""
+    dots = [
+        _dot(run.scored.record.workload.model.model_type, run, run.error)
+        for run in drawn
+        if run.error is not None
+    ]
     members = {dot.group: sum(d.group == dot.group for d in dots) for dot in dots}
     kept = sorted(members, key=lambda group: (-members[group], group))[:MOST_FAMILIES]
-    rest = f" The {MOST_FAMILIES} families with most runs of {len(members)}." if len(members) > MOST_FAMILIES else ""
+    rest = (
+        f" The {MOST_FAMILIES} families with most runs of {len(members)}."
+        if len(members) > MOST_FAMILIES
+        else ""
+    )
     shown = sorted((dot for dot in dots if dot.group in kept), key=lambda dot: dot.group)
     return Drawing(
         name="errors-by-family",
-        caption=f"Error of the peak, one dot a run, by family. The numbers are in the tables below.{rest}",
-        description=f"Strips of errors around zero for {len(kept)} model families, with the median of each.",
+        caption=(
+            "Error of the peak, one dot a run, by family. The numbers are in the tables"
+            f" below.{rest}"
+        ),
+        description=(
+            f"Strips of errors around zero for {len(kept)} model families, with the median of each."
+        ),
         figure=charts.error_strip(shown),
     )
 
@@ -143,8 +185,13 @@ def _metrics(claims: Sequence[Comparison], records: dict[str, Record]) -> Drawin
     kept, told = whole, ""
     if len(whole) > MOST_NUMBERS:
         by_size = sorted(whole, key=lambda c: -abs(c.relative_error or 0.0))
-        kept = by_size[:WORST_DOTS] + by_size[WORST_DOTS :: -(-len(whole) // (MOST_DOTS - WORST_DOTS))]
-        told = f" Drawn are {count_text(len(kept))} of {count_text(len(whole))}, the largest errors among them."
+        kept = (
+            by_size[:WORST_DOTS] + by_size[WORST_DOTS :: -(-len(whole) // (MOST_DOTS - WORST_DOTS))]
+        )
+        told = (
+            f" Drawn are {count_text(len(kept))} of {count_text(len(whole))}, the largest errors"
+            " among them."
+        )
     kept.sort(key=lambda c: METRICS.index(c.metric))
     dots = [
         ErrorDot(
@@ -157,8 +204,14 @@ def _metrics(claims: Sequence[Comparison], records: dict[str, Record]) -> Drawin
     ]
     return Drawing(
         name="errors-by-metric",
-        caption=f"Errors of every number that a run has one of, by what it is. The numbers are in the table below.{told}",
-        description=f"Strips of errors around zero for {len({dot.group for dot in dots})} metrics, with the median of each.",
+        caption=(
+            "Errors of every number that a run has one of, by what it is. The numbers are in the"
+            f" table below.{told}"
+        ),
+        description=(
+            f"Strips of errors around zero for {len({dot.group for dot in dots})} metrics, with the"
+            " median of each."
+        ),
         figure=charts.error_strip(dots),
     )
 
@@ -168,10 +221,12 @@ def _dot(group: str, run: Run, error: float) -> ErrorDot:
     return ErrorDot(group=group, label=run.name, error=error, method=record.workload.setup.method)
 
 
-# --- tables ---------------------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
 
 
-def _errors_by(grouping: Grouping, peaks: Sequence[Comparison], records: dict[str, Record]) -> Table:
+def _errors_by(
+    grouping: Grouping, peaks: Sequence[Comparison], records: dict[str, Record]
+) -> Table:
     table = errors_table(peaks, (grouping,), records)
     return replace(table, title=f"{table.title}, by {labels.GROUPING_LABELS[grouping]}")
 

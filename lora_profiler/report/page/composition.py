@@ -19,22 +19,37 @@ MOST_IN_FOLDS = 300
 
 
 def composition_section(runs: Sequence[Run]) -> Section | None:
-    """Bars of chosen runs, and of all others by model where they are not too many; None where no run says what its peak was."""
-    known = [r for r in runs if r.scored.record.measurement.went_through and r.scored.record.measurement.attribution_bytes]
+    """Bars of chosen runs, and of all others by model where they are not too many; None where no
+    run says what its peak was."""
+    known = [
+        r
+        for r in runs
+        if r.scored.record.measurement.went_through
+        and r.scored.record.measurement.attribution_bytes
+    ]
     if not known:
         return None
     if len(known) <= FEW:
         parts: list[Part] = [_drawing("peaks", known, "Peak of every run")]
     else:
         worst = [run for run in worst_first(known)[:WORST] if run.error]
-        parts = [_drawing("peaks", largest_of_each_kind(known), "The largest peaks, one of each family and method")]
-        parts += [_drawing("peaks-worst", worst, "The peaks that were predicted worst")] if worst else []
+        parts = [
+            _drawing(
+                "peaks",
+                largest_of_each_kind(known),
+                "The largest peaks, one of each family and method",
+            )
+        ]
+        parts += (
+            [_drawing("peaks-worst", worst, "The peaks that were predicted worst")] if worst else []
+        )
         parts += _folds(known) if len(known) <= MOST_IN_FOLDS else []
     return Section(name="composition", title="What the peaks are made of", parts=tuple(parts))
 
 
 def largest_of_each_kind(known: Sequence[Run]) -> list[Run]:
-    """The run with the largest peak of each family and method, those with the largest of all, at most `CHOSEN`."""
+    """The run with the largest peak of each family and method, those with the largest of all, at
+    most `CHOSEN`."""
     picked: dict[tuple[str, str], Run] = {}
     for run in sorted(known, key=lambda run: -peak_of(run)):
         workload = run.scored.record.workload
@@ -46,8 +61,13 @@ def _folds(known: Sequence[Run]) -> Iterable[Fold]:
     models = dict.fromkeys(run.scored.record.workload.model.id for run in known)
     for number, model in enumerate(models):
         members = [run for run in known if run.scored.record.workload.model.id == model]
-        title = f"{shortened(model)}: {count_text(len(members))} run{'s' if len(members) > 1 else ''}"
-        yield Fold(title=title, parts=(_drawing(f"peaks-{number}", members, "Peak of every run of this model"),))
+        title = (
+            f"{shortened(model)}: {count_text(len(members))} run{'s' if len(members) > 1 else ''}"
+        )
+        yield Fold(
+            title=title,
+            parts=(_drawing(f"peaks-{number}", members, "Peak of every run of this model"),),
+        )
 
 
 def _drawing(name: str, members: Sequence[Run], what: str) -> Drawing:
@@ -56,7 +76,10 @@ def _drawing(name: str, members: Sequence[Run], what: str) -> Drawing:
     return Drawing(
         name=name,
         caption=f"{what}, predicted beside measured, by category.",
-        description=f"Stacked bars in pairs for {count_text(len(members))} runs, the largest of {bytes_text(largest)}.",
+        description=(
+            f"Stacked bars in pairs for {count_text(len(members))} runs, the largest of"
+            f" {bytes_text(largest)}."
+        ),
         figure=charts.category_bars(bars),
         numbers=_numbers(bars),
     )
@@ -66,7 +89,9 @@ def _bars(run: Run) -> Iterable[CategoryBar]:
     prediction, measured = run.scored.prediction, run.scored.record.measurement
     if prediction is not None:
         lower = prediction.saved_activation_bytes is None
-        yield CategoryBar(label="predicted", bytes=prediction.peak.bytes, group=run.name, at_least=lower)
+        yield CategoryBar(
+            label="predicted", bytes=prediction.peak.bytes, group=run.name, at_least=lower
+        )
     yield CategoryBar(label="measured", bytes=measured.attribution_bytes, group=run.name)
 
 
@@ -74,7 +99,14 @@ def _numbers(bars: Sequence[CategoryBar]) -> Table:
     unit, size = byte_unit(max((bar.total_bytes for bar in bars), default=0))
     held = [category for category in CATEGORIES if any(bar.bytes.get(category) for bar in bars)]
     rows = tuple(
-        Row(cells=(bar.group, bar.label, *(in_unit(bar.bytes.get(c, 0), size) for c in held), in_unit(bar.total_bytes, size)))
+        Row(
+            cells=(
+                bar.group,
+                bar.label,
+                *(in_unit(bar.bytes.get(c, 0), size) for c in held),
+                in_unit(bar.total_bytes, size),
+            )
+        )
         for bar in bars
     )
     columns = ("run", "", *(labels.CATEGORY_SHORT[c] for c in held), "sum")

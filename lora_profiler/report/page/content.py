@@ -1,4 +1,5 @@
-"""Everything that a page says, as plain data: sections of paragraphs, tables and figures, and the numbers for machines."""
+"""Everything that a page says, as plain data: sections of paragraphs, tables and figures, and the
+numbers for machines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ from lora_profiler.units import count_text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """A page before any markup. `lines` stand below the title; `data` is `page.data.page_data` of the same records."""
+    """A page before any markup. `lines` stand below the title; `data` is `page.data.page_data` of
+    the same records."""
 
     title: str
     lines: tuple[str, ...]
@@ -34,7 +36,9 @@ class Content:
     data: dict[str, Any]
 
 
-def report_content(scored: Sequence[Scored], predictions: Sequence[Answer] = (), title: str | None = None) -> Content:
+def report_content(
+    scored: Sequence[Scored], predictions: Sequence[Answer] = (), title: str | None = None
+) -> Content:
     """The page of these records and answers, in the order given; either may be empty.
 
     Everything is worked out from the arguments: the same ones make the same page at any time.
@@ -65,7 +69,10 @@ def report_content(scored: Sequence[Scored], predictions: Sequence[Answer] = (),
 def _title(scored: Sequence[Scored], predictions: Sequence[Answer]) -> str:
     """'gpt2: predicted and measured', '137 runs of 18 models: predicted and measured'."""
     models = dict.fromkeys(
-        [*(s.record.workload.model.id for s in scored), *(a.prediction.workload.model.id for a in predictions)]
+        [
+            *(s.record.workload.model.id for s in scored),
+            *(a.prediction.workload.model.id for a in predictions),
+        ]
     )
     what = "predicted and measured" if scored else "predicted"
     if not models:

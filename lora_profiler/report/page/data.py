@@ -1,4 +1,5 @@
-"""The numbers of a page for machines: every record with its own numbers, and every comparison, column by column."""
+"""The numbers of a page for machines: every record with its own numbers, and every comparison,
+column by column."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,18 +12,28 @@ from lora_profiler.workload import setup_dict
 
 SCHEMA_VERSION = "1.0"
 MEASURED = (
-    "num_parameters", "num_trainable_parameters", "attention_kernel", "tokens_per_step", "peak_phase", "peak_requested_bytes",
-    "peak_allocated_bytes", "peak_reserved_bytes", "device_used_bytes", "saved_activation_bytes",
-)  # fmt: skip
+    "num_parameters",
+    "num_trainable_parameters",
+    "attention_kernel",
+    "tokens_per_step",
+    "peak_phase",
+    "peak_requested_bytes",
+    "peak_allocated_bytes",
+    "peak_reserved_bytes",
+    "device_used_bytes",
+    "saved_activation_bytes",
+)
 """Fields of `record.Measurement` that every record of a page has in full."""
 
 
 def page_data(runs: Sequence[Run], answers: Sequence[Answer]) -> dict[str, Any]:
-    """{"schema_version", "records": {name: [...]}, "comparisons": [...], "refusals": [...], "predictions": [...]}.
+    """{"schema_version", "records": {name: [...]}, "comparisons": [...], "refusals": [...],
+    "predictions": [...]}.
 
-    `records` has a list for each field, with one value a record. Each of `comparisons` is one metric and category of an engine:
-    `measured` has one value a record too, null where nothing was compared, and so has `difference`, which is predicted -
-    measured; relative_error is difference / measured. `predictions` are those of `predict --format json`.
+    `records` has a list for each field, with one value a record. Each of `comparisons` is one
+    metric and category of an engine: `measured` has one value a record too, null where nothing was
+    compared, and so has `difference`, which is predicted - measured; relative_error is difference /
+    measured. `predictions` are those of `predict --format json`.
     """
     rows = [_row(run) for run in runs]
     return {
@@ -30,7 +41,9 @@ def page_data(runs: Sequence[Run], answers: Sequence[Answer]) -> dict[str, Any]:
         "records": {name: [row[name] for row in rows] for name in (rows[0] if rows else ())},
         "comparisons": _comparisons(runs),
         "refusals": [
-            {"record_id": run.record_id, "reason": run.scored.refusal} for run in runs if run.scored.refusal is not None
+            {"record_id": run.record_id, "reason": run.scored.refusal}
+            for run in runs
+            if run.scored.refusal is not None
         ],
         "predictions": [answer_dict(answer) for answer in answers],
     }
@@ -66,7 +79,9 @@ def _comparisons(runs: Sequence[Run]) -> list[dict[str, Any]]:
             "category": category,
             "engine": engine,
             "measured": [by_run[n].measured if n in by_run else None for n in numbers],
-            "difference": [by_run[n].predicted - by_run[n].measured if n in by_run else None for n in numbers],
+            "difference": [
+                by_run[n].predicted - by_run[n].measured if n in by_run else None for n in numbers
+            ],
         }
         for (metric, category, engine), by_run in found.items()
     ]

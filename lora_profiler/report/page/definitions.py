@@ -15,9 +15,17 @@ def definitions_section() -> Section:
         _table("Moments of a step, as predicted", labels.MOMENT_LABELS, labels.MOMENT_DEFINITIONS),
         _table("How runs end", labels.STATUS_LABELS, labels.STATUS_DEFINITIONS),
         _table("Verdicts on a card", labels.VERDICT_LABELS, labels.VERDICT_DEFINITIONS),
-        _table("Flags of a run", {name: name.replace("_", " ") for name in labels.FLAG_DEFINITIONS}, labels.FLAG_DEFINITIONS),
+        _table(
+            "Flags of a run",
+            {name: name.replace("_", " ") for name in labels.FLAG_DEFINITIONS},
+            labels.FLAG_DEFINITIONS,
+        ),
     )
-    lines = (f"{labels.ERROR_DEFINITION}. Bytes are binary: 1 GiB = 1,024 MiB.", *labels.MFU_DEFINITIONS, labels.ENERGY_CAVEAT)
+    lines = (
+        f"{labels.ERROR_DEFINITION}. Bytes are binary: 1 GiB = 1,024 MiB.",
+        *labels.MFU_DEFINITIONS,
+        labels.ENERGY_CAVEAT,
+    )
     return Section(name="definitions", title="Definitions", parts=(paragraph(*lines), *tables))
 
 

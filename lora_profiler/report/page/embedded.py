@@ -1,4 +1,5 @@
-"""Text inside a page that no browser takes for markup: JSON and scripts in elements of their own, packed where they are large."""
+"""Text inside a page that no browser takes for markup: JSON and scripts in elements of their own,
+packed where they are large."""
 
 import base64
 import json
@@ -7,12 +8,14 @@ from html.parser import HTMLParser
 from typing import Any
 
 PACKED_ABOVE = 1_000_000
-"""Characters: longer texts are deflated (zlib) and written in base64, which browsers undo by themselves."""
+"""Characters: longer texts are deflated (zlib) and written in base64, which browsers undo by
+themselves."""
 DATA_ID = "data"
 
 
 def packed(text: str) -> tuple[str, bool]:
-    """(what stands in the element, whether it is packed). JSON and base64 alone may stand there as they are."""
+    """(what stands in the element, whether it is packed). JSON and base64 alone may stand there as
+    they are."""
     if len(text) <= PACKED_ABOVE:
         return text, False
     return base64.b64encode(zlib.compress(text.encode("utf-8"), 9)).decode("ascii"), True
@@ -25,12 +28,17 @@ def json_text(document: Any) -> str:
 
 
 def embedded_data(page: str) -> dict[str, Any]:
-    """The numbers embedded in a page that `write_page` made, back as they went in. Raises ValueError where there are none."""
+    """The numbers embedded in a page that `write_page` made, back as they went in. Raises
+    ValueError where there are none."""
     reader = _Reader()
     reader.feed(page)
     if reader.text is None:
         raise ValueError("this page holds no data of lora-profiler.")
-    text = zlib.decompress(base64.b64decode(reader.text)).decode("utf-8") if reader.is_packed else reader.text
+    text = (
+        zlib.decompress(base64.b64decode(reader.text)).decode("utf-8")
+        if reader.is_packed
+        else reader.text
+    )
     document: dict[str, Any] = json.loads(text)
     return document
 

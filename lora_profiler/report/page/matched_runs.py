@@ -1,4 +1,5 @@
-"""Runs that differ in their method alone: what full fine-tuning and LoRA are held against each other with."""
+"""Runs that differ in their method alone: what full fine-tuning and LoRA are held against each
+other with."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,7 +9,8 @@ from lora_profiler.workload import Workload
 
 
 def groups_alike(runs: Sequence[Run]) -> list[list[Run]]:
-    """Groups of runs with the same model, sizes, dtype, optimizer and device, one run a workload, full fine-tuning first.
+    """Groups of runs with the same model, sizes, dtype, optimizer and device, one run a workload,
+    full fine-tuning first.
 
     Only groups with several methods or ranks. In order of the largest peak, the largest first.
     """
@@ -23,7 +25,8 @@ def groups_alike(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def full_and_lora(groups: Sequence[Sequence[Run]]) -> list[Run]:
-    """Full fine-tuning and the first LoRA of the first group that has both and is predicted, else nothing."""
+    """Full fine-tuning and the first LoRA of the first group that has both and is predicted, else
+    nothing."""
     for group in groups:
         full = [run for run in group if run.scored.record.workload.setup.lora is None]
         lora = [run for run in group if run.scored.record.workload.setup.lora is not None]
@@ -43,4 +46,8 @@ def _without_method(workload: Workload) -> Workload:
 
 def _order(run: Run) -> tuple[int, int, int]:
     setup = run.scored.record.workload.setup
-    return ("full", "lora", "qlora").index(setup.method), setup.lora.r if setup.lora else 0, run.number
+    return (
+        ("full", "lora", "qlora").index(setup.method),
+        setup.lora.r if setup.lora else 0,
+        run.number,
+    )

@@ -1,4 +1,5 @@
-"""The page of a run of `verify`: one layer in numbers and pictures, what each claim was found to be, and every number of it."""
+"""The page of a run of `verify`: one layer in numbers and pictures, what each claim was found to
+be, and every number of it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,16 +25,23 @@ _MOST_AT_ONCE = 6
 
 
 def mathematics_content(document: Mapping[str, Any]) -> Content:
-    """The page of a document of `report.verify`; the same document makes the same page at any time."""
+    """The page of a document of `report.verify`; the same document makes the same page at any
+    time."""
     found = findings(document)
     closing = [document["tolerances"]] if "tolerances" in document else []
     return Content(
         title=f"The mathematics of LoRA, checked on {found.model}",
         lines=(*found.lines, *closing),
-        facts=tuple(Fact(label=c.title, value=CLAIM_VERDICT_LABELS[c.verdict], note=c.headline) for c in found.claims),
+        facts=tuple(
+            Fact(label=c.title, value=CLAIM_VERDICT_LABELS[c.verdict], note=c.headline)
+            for c in found.claims
+        ),
         sections=(
             _layer_section(LoraLayer()),
-            *(_group_section(number, heading, members) for number, (heading, members) in enumerate(grouped(found.charts))),
+            *(
+                _group_section(number, heading, members)
+                for number, (heading, members) in enumerate(grouped(found.charts))
+            ),
             _claims_section(document),
         ),
         data=dict(document),
@@ -50,8 +58,16 @@ def _layer_section(layer: LoraLayer) -> Section:
             _counts(layer),
             Beside(
                 parts=(
-                    Picture(name="matrices", caption="The full update, and B and A, to one scale.", svg=matrices(layer)),
-                    Picture(name="flow", caption="The two paths: h = W x + (alpha / r) B (A x).", svg=flow(layer)),
+                    Picture(
+                        name="matrices",
+                        caption="The full update, and B and A, to one scale.",
+                        svg=matrices(layer),
+                    ),
+                    Picture(
+                        name="flow",
+                        caption="The two paths: h = W x + (alpha / r) B (A x).",
+                        svg=flow(layer),
+                    ),
                 )
             ),
             Drawing(
@@ -70,14 +86,20 @@ def _counts(layer: LoraLayer) -> Table:
     rows = [
         Row(
             cells=(
-                name, count_text(n), bytes_text(gradient_bytes(n)), bytes_text(adam_bytes(n)),
-                bytes_text(gradient_bytes(n) + adam_bytes(n)), percent_text(n / layer.full),
+                name,
+                count_text(n),
+                bytes_text(gradient_bytes(n)),
+                bytes_text(adam_bytes(n)),
+                bytes_text(gradient_bytes(n) + adam_bytes(n)),
+                percent_text(n / layer.full),
             )
         )
         for name, n in both
-    ]  # fmt: skip
+    ]
     columns = ("", "numbers that train", "gradients", "Adam's averages", "both", "of full")
-    return Table(columns=columns, rows=tuple(rows), title="What trains, and what it holds in float32")
+    return Table(
+        columns=columns, rows=tuple(rows), title="What trains, and what it holds in float32"
+    )
 
 
 def _group_section(number: int, heading: str, members: Sequence[Chart]) -> Section:
@@ -102,5 +124,7 @@ def _drawing(chart: Chart) -> Drawing:
 
 
 def _claims_section(document: Mapping[str, Any]) -> Section:
-    parts: list[Paragraph | Table] = [block for claim in document["claims"] for block in claim_blocks(claim)]
+    parts: list[Paragraph | Table] = [
+        block for claim in document["claims"] for block in claim_blocks(claim)
+    ]
     return Section(name="claims", title="Every claim, and what was found", parts=tuple(parts))

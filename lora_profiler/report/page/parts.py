@@ -1,4 +1,5 @@
-"""What the content of a page is made of, beside paragraphs and tables: figures with their numbers, pictures, folds, sections."""
+"""What the content of a page is made of, beside paragraphs and tables: figures with their numbers,
+pictures, folds, sections."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ class Fact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawing:
-    """A figure. `name` is its id on the page; `description` says in words what is seen; `numbers` are the same as a table;
-    `lines` stand under the caption.
+    """A figure. `name` is its id on the page; `description` says in words what is seen; `numbers`
+    are the same as a table; `lines` stand under the caption.
 
     Without `numbers` the caption names the table that holds them.
     """
@@ -34,7 +35,8 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """A drawing that needs no script: `svg` of this program's own, which says in words what is seen."""
+    """A drawing that needs no script: `svg` of this program's own, which says in words what is
+    seen."""
 
     name: str
     caption: str

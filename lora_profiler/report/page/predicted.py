@@ -1,4 +1,5 @@
-"""Answers to questions, without records: the peak of each method, its step, its layers, the card, and what would lower it."""
+"""Answers to questions, without records: the peak of each method, its step, its layers, the card,
+and what would lower it."""
 
 from collections.abc import Iterable, Sequence
 
@@ -25,7 +26,9 @@ def predicted_sections(answers: Sequence[Answer]) -> Iterable[Section]:
     for number, model in enumerate(models):
         members = [answer for answer in answers if answer.prediction.workload.model == model]
         yield Section(
-            name=f"predicted-{number}", title=f"Predicted: {shortened(model.id)}", parts=tuple(_parts(f"p{number}", members))
+            name=f"predicted-{number}",
+            title=f"Predicted: {shortened(model.id)}",
+            parts=tuple(_parts(f"p{number}", members)),
         )
 
 
@@ -36,12 +39,21 @@ def predicted_facts(answers: Sequence[Answer]) -> list[Fact]:
         prediction = answer.prediction
         lower = "≥ " if prediction.saved_activation_bytes is None else ""
         trained = percent_text(prediction.parameters.trainable_fraction)
-        verdict = f"; {labels.VERDICT_LABELS[answer.fit.verdict]} on {answer.fit.gpu.name}" if answer.fit else ""
-        facts.append(Fact(
-            label=f"{method_label(prediction)} peaks at",
-            value=lower + bytes_text(prediction.peak.total_bytes),
-            note=f"{shortened(prediction.workload.model.id)}, {trained} of the weights train{verdict}",
-        ))  # fmt: skip
+        verdict = (
+            f"; {labels.VERDICT_LABELS[answer.fit.verdict]} on {answer.fit.gpu.name}"
+            if answer.fit
+            else ""
+        )
+        facts.append(
+            Fact(
+                label=f"{method_label(prediction)} peaks at",
+                value=lower + bytes_text(prediction.peak.total_bytes),
+                note=(
+                    f"{shortened(prediction.workload.model.id)}, {trained} of the weights"
+                    f" train{verdict}"
+                ),
+            )
+        )
     return facts
 
 
@@ -58,7 +70,10 @@ def _parts(prefix: str, answers: Sequence[Answer]) -> Iterable[Part]:
     yield from blocks
     known = [p for p in predictions if p.saved_activation_bytes is not None]
     if known:
-        curves = (curve_drawing(f"{prefix}-curve-{n}", method_label(p), p, limit) for n, p in enumerate(known))
+        curves = (
+            curve_drawing(f"{prefix}-curve-{n}", method_label(p), p, limit)
+            for n, p in enumerate(known)
+        )
         yield Beside(parts=tuple(curves))
     yield from layer_drawings(f"{prefix}-layers", predictions)
     for number, answer in enumerate(answers):
@@ -68,7 +83,11 @@ def _parts(prefix: str, answers: Sequence[Answer]) -> Iterable[Part]:
 
 def _limit(answer: Answer) -> Limit | None:
     gpu = answer.gpu
-    return None if gpu is None or gpu.usable_bytes is None else Limit(label=gpu.name, bytes=gpu.usable_bytes)
+    return (
+        None
+        if gpu is None or gpu.usable_bytes is None
+        else Limit(label=gpu.name, bytes=gpu.usable_bytes)
+    )
 
 
 def _bars(prefix: str, answers: Sequence[Answer], limit: Limit | None) -> Drawing:
@@ -83,7 +102,9 @@ def _bars(prefix: str, answers: Sequence[Answer], limit: Limit | None) -> Drawin
     told = ", ".join(f"{bar.label} {bytes_text(bar.total_bytes)}" for bar in bars)
     return Drawing(
         name=f"{prefix}-bars",
-        caption="The predicted peak of each method, by category; the numbers are in the table below.",
+        caption=(
+            "The predicted peak of each method, by category; the numbers are in the table below."
+        ),
         description=f"Stacked bars: {told}.",
         figure=charts.category_bars(bars, limit=limit),
     )
@@ -93,7 +114,10 @@ def _times(prefix: str, answers: Sequence[Answer]) -> Iterable[Drawing]:
     if bars := charts.time_bars_of(answers):
         yield Drawing(
             name=f"{prefix}-times",
-            caption=f"Where the time of one step on {device_name(answers)} goes; the numbers are in the table below.",
+            caption=(
+                f"Where the time of one step on {device_name(answers)} goes; the numbers are in the"
+                " table below."
+            ),
             description=f"Stacked bars: {time_words(answers)}.",
             figure=charts.time_bars(bars),
         )
@@ -105,17 +129,25 @@ def _fit_map(name: str, answer: Answer) -> Iterable[Drawing]:
     setup = answer.prediction.workload.setup
     cells = [
         FitCell(
-            batch_size=s.batch_size, seq_len=s.seq_len, peak_bytes=s.peak_bytes, verdict=s.verdict,
+            batch_size=s.batch_size,
+            seq_len=s.seq_len,
+            peak_bytes=s.peak_bytes,
+            verdict=s.verdict,
             is_asked=(s.batch_size, s.seq_len) == (setup.batch_size, setup.seq_len),
         )
         for s in size_fits(answer.prediction, answer.gpu)
-    ]  # fmt: skip
+    ]
     if cells:
         fitting = sum(cell.verdict == "fits" for cell in cells)
         yield Drawing(
             name=name,
-            caption=f"{method_label(answer.prediction)} on {answer.gpu.name}: peak and verdict at every batch and length.",
-            description=f"A grid of {count_text(len(cells))} sizes, {count_text(fitting)} of which fit.",
+            caption=(
+                f"{method_label(answer.prediction)} on {answer.gpu.name}: peak and verdict at every"
+                " batch and length."
+            ),
+            description=(
+                f"A grid of {count_text(len(cells))} sizes, {count_text(fitting)} of which fit."
+            ),
             figure=charts.fit_map(cells),
             numbers=_fit_table(cells),
         )
@@ -125,28 +157,48 @@ def _fit_table(cells: Sequence[FitCell]) -> Table:
     rows = tuple(
         Row(
             cells=(
-                count_text(c.batch_size), count_text(c.seq_len), bytes_text(c.peak_bytes) if c.peak_bytes is not None else "",
+                count_text(c.batch_size),
+                count_text(c.seq_len),
+                bytes_text(c.peak_bytes) if c.peak_bytes is not None else "",
                 labels.VERDICT_LABELS[c.verdict] if c.verdict else "not known",
             )
         )
         for c in cells
-    )  # fmt: skip
-    return Table(title="The numbers of the figure", columns=("batch", "tokens", "peak", "verdict"), rows=rows, left=0)
+    )
+    return Table(
+        title="The numbers of the figure",
+        columns=("batch", "tokens", "peak", "verdict"),
+        rows=rows,
+        left=0,
+    )
 
 
 def _levers(name: str, answer: Answer) -> Iterable[Drawing]:
     if answer.levers:
         best = answer.levers[0]
         rows = tuple(
-            Row(cells=(lever.name, lever.option, lever.price, *map(bytes_text, (lever.peak_bytes, lever.saved_bytes)),
-                       percent_text(lever.saved_fraction)))
+            Row(
+                cells=(
+                    lever.name,
+                    lever.option,
+                    lever.price,
+                    *map(bytes_text, (lever.peak_bytes, lever.saved_bytes)),
+                    percent_text(lever.saved_fraction),
+                )
+            )
             for lever in answer.levers
-        )  # fmt: skip
+        )
         columns = ("change", "option", "price", "peak then", "saved", "")
         yield Drawing(
             name=name,
-            caption=f"{method_label(answer.prediction)}: single changes that lower the peak, each predicted anew.",
-            description=f"Bars of {len(rows)} changes; {best.name} saves most, {bytes_text(best.saved_bytes)}.",
+            caption=(
+                f"{method_label(answer.prediction)}: single changes that lower the peak, each"
+                " predicted anew."
+            ),
+            description=(
+                f"Bars of {len(rows)} changes; {best.name} saves most,"
+                f" {bytes_text(best.saved_bytes)}."
+            ),
             figure=charts.lever_bars(answer.levers),
             numbers=Table(title="The numbers of the figure", columns=columns, rows=rows, left=3),
         )

@@ -1,4 +1,5 @@
-"""Where the records come from: devices, software, commits, commands and conditions, each set-up once."""
+"""Where the records come from: devices, software, commits, commands and conditions, each set-up
+once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -26,38 +27,63 @@ def provenance_section(runs: Sequence[Run]) -> Section | None:
         groups.setdefault(record.environment.key, []).append(record)
     shown = list(groups.values())[:MOST_ENVIRONMENTS]
     parts: list[Part] = [paragraph(*_lines(records, len(groups), len(shown)))]
-    parts.append(Beside(parts=tuple(environment_table(number, members) for number, members in enumerate(shown, 1))))
+    parts.append(
+        Beside(
+            parts=tuple(
+                environment_table(number, members) for number, members in enumerate(shown, 1)
+            )
+        )
+    )
     commands = list(dict.fromkeys(r.environment.command for r in records if r.environment.command))
     if commands:
         rows = tuple(Row(cells=(command,)) for command in commands[:MOST_COMMANDS])
         table = Table(title="As they were given", columns=("command",), rows=rows)
-        parts.append(Fold(title=f"The {count_text(len(commands))} commands that made the records", parts=(table,)))
+        parts.append(
+            Fold(
+                title=f"The {count_text(len(commands))} commands that made the records",
+                parts=(table,),
+            )
+        )
     return Section(name="provenance", title="Environment and provenance", parts=tuple(parts))
 
 
 def _lines(records: Sequence[Record], count: int, shown: int) -> list[str]:
     started = sorted(r.started_at for r in records if r.started_at)
-    lines = [f"{count_text(len(records))} runs in {count_text(count)} set-up{'s' if count > 1 else ''} of machine and software."]
+    lines = [
+        f"{count_text(len(records))} runs in {count_text(count)} set-up{'s' if count > 1 else ''}"
+        " of machine and software."
+    ]
     if started:
         lines.append(f"Made from {started[0]} to {started[-1]}.")
     if shown < count:
         lines.append(f"Described are {shown} of them.")
     flags = {flag for r in records for flag in r.measurement.flags}
-    lines += [f"Flagged: {flag.replace('_', ' ')}, {labels.FLAG_DEFINITIONS[flag]}." for flag in sorted(flags)]
+    lines += [
+        f"Flagged: {flag.replace('_', ' ')}, {labels.FLAG_DEFINITIONS[flag]}."
+        for flag in sorted(flags)
+    ]
     return lines
 
 
 def environment_table(number: int, members: Sequence[Record]) -> Table:
-    """One set-up: device, machine, packages, settings; commits and allocators as far as its records differ in them."""
+    """One set-up: device, machine, packages, settings; commits and allocators as far as its records
+    differ in them."""
     first = members[0].environment
     facts = {**_facts(first), **_listed("commit", members), **_listed("allocator", members)}
     rows = [Row(cells=(label, text)) for label, text in facts.items()]
     rows.append(Row(cells=("packages",), kind="section"))
-    rows += [Row(cells=(name, version), indent=1) for name, version in sorted(first.packages.items())]
+    rows += [
+        Row(cells=(name, version), indent=1) for name, version in sorted(first.packages.items())
+    ]
     if first.variables:
         rows.append(Row(cells=("settings",), kind="section"))
-        rows += [Row(cells=(name, value), indent=1) for name, value in sorted(first.variables.items())]
-    title = f"Set-up {number}: {first.device.name}, {count_text(len(members))} run{'s' if len(members) > 1 else ''}"
+        rows += [
+            Row(cells=(name, value), indent=1) for name, value in sorted(first.variables.items())
+        ]
+    title = (
+        f"Set-up {number}: {first.device.name}, {count_text(len(members))}"
+        f" run{'s' if len(members) > 1 else ''}"
+    )
     return Table(title=title, columns=("", ""), rows=tuple(rows), left=2)
 
 

@@ -10,18 +10,21 @@ from lora_profiler.report.evidence import (
     left_out_lines,
     missed_lines,
     sources_table,
-)  # fmt: skip
+)
 from lora_profiler.report.page.parts import Fold, Section
 
 _LINES = (
-    "What others measured and published, predicted: memory with the libraries and kernels of each row replayed, and nothing "
-    "fitted; steps by constants that never saw their model or card. The dashboard's page Evidence has every row with its "
-    "address.",
+    (
+        "What others measured and published, predicted: memory with the libraries and kernels of"
+        " each row replayed, and nothing fitted; steps by constants that never saw their model or"
+        " card. The dashboard's page Evidence has every row with its address."
+    ),
 )
 
 
 def public_section() -> Section:
-    """Errors by kind and source, the interval of a peak, and what was missed, set apart and left out."""
+    """Errors by kind and source, the interval of a peak, and what was missed, set apart and left
+    out."""
     found = interval()
     return Section(
         name="public",

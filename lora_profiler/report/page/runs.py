@@ -1,4 +1,5 @@
-"""The records of a page, numbered: every one in a table of its own, and every one that did not go through with its reason."""
+"""The records of a page, numbered: every one in a table of its own, and every one that did not go
+through with its reason."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ FEW = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A scored record as the page speaks of it. `number` counts from 1 in the order given; ids take long, and are kept."""
+    """A scored record as the page speaks of it. `number` counts from 1 in the order given; ids take
+    long, and are kept."""
 
     number: int
     scored: Scored
@@ -47,7 +49,9 @@ class Run:
     @property
     def peak(self) -> Comparison | None:
         """The peak, predicted and measured, where both are known."""
-        return next((c for c in self.scored.comparisons if c.metric == PEAK and c.category == TOTAL), None)
+        return next(
+            (c for c in self.scored.comparisons if c.metric == PEAK and c.category == TOTAL), None
+        )
 
     @property
     def error(self) -> float | None:
@@ -56,34 +60,57 @@ class Run:
 
 
 def numbered(scored: Sequence[Scored]) -> list[Run]:
-    return [Run(number=n, scored=s, record_id=s.record.id, speed=throughput(s.record)) for n, s in enumerate(scored, 1)]
+    return [
+        Run(number=n, scored=s, record_id=s.record.id, speed=throughput(s.record))
+        for n, s in enumerate(scored, 1)
+    ]
 
 
 def worst_first(runs: Sequence[Run]) -> list[Run]:
-    """By the size of the peak's error, the largest first; those without one last. Equal ones keep their order."""
+    """By the size of the peak's error, the largest first; those without one last. Equal ones keep
+    their order."""
     return sorted(runs, key=lambda run: -1.0 if run.error is None else abs(run.error), reverse=True)
 
 
-# --- all of them ----------------------------------------------------------------------------------------------------------
+# --- all of them ----------------------------------------------------------------------------------
 
 
 def runs_section(runs: Sequence[Run]) -> Section | None:
     """Every run, a row each."""
     if not runs:
         return None
-    shown = sorted(worst_first(runs)[:MOST_ROWS], key=lambda run: run.number) if len(runs) > MOST_ROWS else runs
+    shown = (
+        sorted(worst_first(runs)[:MOST_ROWS], key=lambda run: run.number)
+        if len(runs) > MOST_ROWS
+        else runs
+    )
     said: list[Part] = []
     if len(shown) < len(runs):
-        said.append(paragraph(
-            f"The {count_text(len(shown))} runs with the largest errors of {count_text(len(runs))}; the downloads at the top "
-            "hold all of them."
-        ))  # fmt: skip
+        said.append(
+            paragraph(
+                f"The {count_text(len(shown))} runs with the largest errors of"
+                f" {count_text(len(runs))}; the downloads at the top hold all of them."
+            )
+        )
     return Section(name="runs", title="All runs", parts=(*said, runs_table(shown)))
 
 
 def runs_table(runs: Sequence[Run]) -> Table:
     """A row for each run; a column that none fills is left out."""
-    columns = ("#", "model", "method", "setup", "status", "peak", "ranks", "predicted", "error", "step", "tokens/s", "record")
+    columns = (
+        "#",
+        "model",
+        "method",
+        "setup",
+        "status",
+        "peak",
+        "ranks",
+        "predicted",
+        "error",
+        "step",
+        "tokens/s",
+        "record",
+    )
     rows = [_cells(run) for run in runs]
     used = [i for i in range(len(columns)) if any(cells[i] for cells in rows)]
     return Table(
@@ -116,18 +143,21 @@ def _cells(run: Run) -> tuple[str, ...]:
 def _tail(run: Run) -> str:
     """A record's id without the model and the method, which have columns of their own."""
     workload = run.scored.record.workload
-    return run.record_id.removeprefix(f"{workload.model.id.replace('/', '--')}-{workload.setup.method}-")
+    return run.record_id.removeprefix(
+        f"{workload.model.id.replace('/', '--')}-{workload.setup.method}-"
+    )
 
 
 def _at_least(size: int | None, is_bound: bool) -> str:
     return "" if size is None else f"{'≥ ' if is_bound else ''}{bytes_text(size)}"
 
 
-# --- what did not go through ----------------------------------------------------------------------------------------------
+# --- what did not go through ----------------------------------------------------------------------
 
 
 def failures_section(runs: Sequence[Run]) -> Section | None:
-    """Every run that did not go through, and every workload that could not be predicted; a sentence where there are none."""
+    """Every run that did not go through, and every workload that could not be predicted; a sentence
+    where there are none."""
     if not runs:
         return None
     failed = [run for run in runs if not run.scored.record.measurement.went_through]
@@ -136,9 +166,16 @@ def failures_section(runs: Sequence[Run]) -> Section | None:
     if failed:
         parts += [failures_table(failed[:MOST_ROWS]), paragraph(*_definitions(failed))]
         if len(failed) > MOST_ROWS:
-            parts.append(paragraph(f"The first {count_text(MOST_ROWS)} of {count_text(len(failed))}; the downloads hold all."))
+            parts.append(
+                paragraph(
+                    f"The first {count_text(MOST_ROWS)} of {count_text(len(failed))}; the downloads"
+                    " hold all."
+                )
+            )
     else:
-        parts.append(paragraph("Every run went through: none ran out of memory, crashed, or was ended."))
+        parts.append(
+            paragraph("Every run went through: none ran out of memory, crashed, or was ended.")
+        )
     if refused:
         parts.append(_refusals_table(refused[:MOST_ROWS]))
     return Section(name="failures", title="What did not go through", parts=tuple(parts))
@@ -151,17 +188,33 @@ def failures_table(failed: Sequence[Run]) -> Table:
         record, prediction = run.scored.record, run.scored.prediction
         status, failure = record.measurement.status, record.measurement.failure
         bounds = lower_bounds(record)
-        rows.append(Row(cells=(
-            count_text(run.number),
-            *run_cells(record),
-            labels.STATUS_LABELS[status],
-            _where(failure.phase, failure.step) if failure else "",
-            shortened(failure.reason, LONGEST_ID) if failure else "",
-            bytes_text(bounds[PEAK]) if PEAK in bounds else "",
-            bytes_text(prediction.peak.total_bytes) if prediction else "",
-        )))  # fmt: skip
-    columns = ("#", "model", "method", "setup", "status", "where", "reason", "at least, by then", "predicted")
-    return Table(title="Runs that ended early: results too", columns=columns, rows=tuple(rows), left=7)
+        rows.append(
+            Row(
+                cells=(
+                    count_text(run.number),
+                    *run_cells(record),
+                    labels.STATUS_LABELS[status],
+                    _where(failure.phase, failure.step) if failure else "",
+                    shortened(failure.reason, LONGEST_ID) if failure else "",
+                    bytes_text(bounds[PEAK]) if PEAK in bounds else "",
+                    bytes_text(prediction.peak.total_bytes) if prediction else "",
+                )
+            )
+        )
+    columns = (
+        "#",
+        "model",
+        "method",
+        "setup",
+        "status",
+        "where",
+        "reason",
+        "at least, by then",
+        "predicted",
+    )
+    return Table(
+        title="Runs that ended early: results too", columns=columns, rows=tuple(rows), left=7
+    )
 
 
 def _where(phase: str | None, step: int | None) -> str:
@@ -175,7 +228,9 @@ def _definitions(failed: Sequence[Run]) -> list[str]:
     to_try: dict[Status, dict[str, None]] = {}
     for run in failed:
         found = advice(run.scored.record)
-        to_try.setdefault(run.scored.record.measurement.status, {}).update({found: None} if found else {})
+        to_try.setdefault(run.scored.record.measurement.status, {}).update(
+            {found: None} if found else {}
+        )
     lines = []
     for status, several in to_try.items():
         line = f"{labels.STATUS_LABELS[status].capitalize()}: {labels.STATUS_DEFINITIONS[status]}."
@@ -185,15 +240,24 @@ def _definitions(failed: Sequence[Run]) -> list[str]:
 
 def _refusals_table(refused: Sequence[Run]) -> Table:
     rows = [
-        Row(cells=(count_text(run.number), *run_cells(run.scored.record), shortened(run.scored.refusal or "", 300)))
+        Row(
+            cells=(
+                count_text(run.number),
+                *run_cells(run.scored.record),
+                shortened(run.scored.refusal or "", 300),
+            )
+        )
         for run in refused
     ]
     return Table(
-        title="Runs that nothing could predict", columns=("#", "model", "method", "setup", "why"), rows=tuple(rows), left=5
+        title="Runs that nothing could predict",
+        columns=("#", "model", "method", "setup", "why"),
+        rows=tuple(rows),
+        left=5,
     )
 
 
-# --- in short -------------------------------------------------------------------------------------------------------------
+# --- in short -------------------------------------------------------------------------------------
 
 
 def run_facts(runs: Sequence[Run]) -> list[Fact]:
@@ -212,12 +276,22 @@ def run_facts(runs: Sequence[Run]) -> list[Fact]:
 def _peak_fact(run: Run) -> Fact:
     record, prediction, peak = run.scored.record, run.scored.prediction, run.peak
     measured, speed = record.measurement, run.speed
-    told = [f"predicted {bytes_text(prediction.peak.total_bytes)}" if prediction else "not predicted"]
+    told = [
+        f"predicted {bytes_text(prediction.peak.total_bytes)}" if prediction else "not predicted"
+    ]
     told += [comparison_text(peak)] if peak else []
-    told += [rate_text(speed.tokens_per_second, "tokens")] if speed and speed.tokens_per_second is not None else []
+    told += (
+        [rate_text(speed.tokens_per_second, "tokens")]
+        if speed and speed.tokens_per_second is not None
+        else []
+    )
     size = _at_least(measured.peak_requested_bytes, not measured.went_through)
     return Fact(
-        label=f"{way_label(record.workload.setup)} peaks at" if size else way_label(record.workload.setup),
+        label=(
+            f"{way_label(record.workload.setup)} peaks at"
+            if size
+            else way_label(record.workload.setup)
+        ),
         value=size or labels.STATUS_LABELS[measured.status],
         note=", ".join(told),
     )

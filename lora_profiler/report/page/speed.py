@@ -1,4 +1,5 @@
-"""How fast the runs went: tokens a second of runs that are alike but for their method, with intervals."""
+"""How fast the runs went: tokens a second of runs that are alike but for their method, with
+intervals."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,10 +31,16 @@ def speed_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
         return None
     alike = [found for group in groups if len(found := [run for run in group if run.is_timed]) > 1]
     picked = _picked(alike) or list(timed[:MOST_BARS])
-    shown = "" if len(picked) == len(timed) else f"{count_text(len(picked))} of {count_text(len(timed))} timed runs. "
+    shown = (
+        ""
+        if len(picked) == len(timed)
+        else f"{count_text(len(picked))} of {count_text(len(timed))} timed runs. "
+    )
     several = "Runs of a group are alike in all but their method and its options. " if alike else ""
     parts: list[Part] = [
-        paragraph(f"{shown}{several}Whiskers are 95 % intervals of the median step.", *_ratio(alike)),
+        paragraph(
+            f"{shown}{several}Whiskers are 95 % intervals of the median step.", *_ratio(alike)
+        ),
         _drawing(picked),
         Beside(parts=tuple(_steps_drawing(run) for run in full_and_lora(alike) or timed[:1])),
     ]
@@ -50,7 +57,8 @@ def _picked(alike: Sequence[Sequence[Run]]) -> list[Run]:
 
 
 def _ratio(alike: Sequence[Sequence[Run]]) -> list[str]:
-    """The step time of LoRA as a share of full fine-tuning's, for the pair that the page shows elsewhere too."""
+    """The step time of LoRA as a share of full fine-tuning's, for the pair that the page shows
+    elsewhere too."""
     pair = full_and_lora(alike)
     if not pair:
         return []
@@ -63,7 +71,7 @@ def _ratio(alike: Sequence[Sequence[Run]]) -> list[str]:
     return [f"{shortened(records[0].workload.model.id)}: {ratio_line(full, lora, ratio)}."]
 
 
-# --- tokens a second ------------------------------------------------------------------------------------------------------
+# --- tokens a second ------------------------------------------------------------------------------
 
 
 def _drawing(picked: Sequence[Run]) -> Drawing:
@@ -72,7 +80,10 @@ def _drawing(picked: Sequence[Run]) -> Drawing:
     return Drawing(
         name="throughput",
         caption="Tokens a second in a median step.",
-        description=f"Bars for {count_text(len(bars))} runs; the fastest {rate_text(fastest.tokens_per_second, 'tokens')}.",
+        description=(
+            f"Bars for {count_text(len(bars))} runs; the fastest"
+            f" {rate_text(fastest.tokens_per_second, 'tokens')}."
+        ),
         figure=charts.throughput_bars(bars),
         numbers=_numbers(picked),
     )
@@ -99,7 +110,19 @@ def _numbers(picked: Sequence[Run]) -> Table:
         if run.speed is not None:
             flops = run.scored.prediction.flops if run.scored.prediction else None
             rows.append(_row(run, run.speed, utilisation(run.scored.record, flops)))
-    columns = ("#", "model", "method", "setup", "tokens/s", "median step", "95 % interval", "steps", "MFU", "HFU", "remarks")
+    columns = (
+        "#",
+        "model",
+        "method",
+        "setup",
+        "tokens/s",
+        "median step",
+        "95 % interval",
+        "steps",
+        "MFU",
+        "HFU",
+        "remarks",
+    )
     used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
     return Table(
         title="Time of a step and what went through it",
@@ -125,7 +148,7 @@ def _row(run: Run, speed: Throughput, used: Utilisation | None) -> tuple[str, ..
     )
 
 
-# --- raw times ------------------------------------------------------------------------------------------------------------
+# --- raw times ------------------------------------------------------------------------------------
 
 
 def _steps_drawing(run: Run) -> Drawing:
@@ -135,16 +158,20 @@ def _steps_drawing(run: Run) -> Drawing:
         name=f"steps-{run.number}",
         caption=f"{run.name}: the time of every step; the band is the 95 % interval of the median.",
         description=(
-            f"{count_text(len(measured.warmup_seconds))} warm-up steps and {count_text(speed.steps.n)} timed ones, the median "
-            f"{seconds_text(speed.steps.median)}."
+            f"{count_text(len(measured.warmup_seconds))} warm-up steps and"
+            f" {count_text(speed.steps.n)} timed ones, the median"
+            f" {seconds_text(speed.steps.median)}."
         ),
         figure=charts.step_times(measured),
         numbers=_steps_table(measured.warmup_seconds, measured.step_seconds),
-    )  # fmt: skip
+    )
 
 
 def _steps_table(warmup: Sequence[float], timed: Sequence[float]) -> Table:
     named = [("warm-up", s) for s in warmup] + [("timed", s) for s in timed]
     longest = max(seconds for _, seconds in named)
-    rows = tuple(Row(cells=(str(number), kind, seconds_text(s, longest))) for number, (kind, s) in enumerate(named, 1))
+    rows = tuple(
+        Row(cells=(str(number), kind, seconds_text(s, longest)))
+        for number, (kind, s) in enumerate(named, 1)
+    )
     return Table(title="The numbers of the figure", columns=("step", "", "time"), rows=rows, left=2)

@@ -21,7 +21,8 @@ MOST_POINTS = 60
 
 
 def steps_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Section | None:
-    """The predicted curve and the measured counters of full fine-tuning and of LoRA, else of the largest run.
+    """The predicted curve and the measured counters of full fine-tuning and of LoRA, else of the
+    largest run.
 
     `groups` are the runs that are alike.
     """
@@ -31,31 +32,50 @@ def steps_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
     curves = [
         curve_drawing(f"curve-{run.number}", run.name, prediction)
         for run in shown
-        if (prediction := run.scored.prediction) is not None and prediction.saved_activation_bytes is not None
+        if (prediction := run.scored.prediction) is not None
+        and prediction.saved_activation_bytes is not None
     ]
-    counters = [_samples_drawing(run, phases) for run in shown if (phases := run.scored.record.measurement.phases)]
+    counters = [
+        _samples_drawing(run, phases)
+        for run in shown
+        if (phases := run.scored.record.measurement.phases)
+    ]
     said = paragraph(ALIKE if len(shown) > 1 else "The run with the largest peak.")
-    parts: tuple[Part, ...] = (said, *(Beside(parts=tuple(each)) for each in (curves, counters) if each))
+    parts: tuple[Part, ...] = (
+        said,
+        *(Beside(parts=tuple(each)) for each in (curves, counters) if each),
+    )
     return Section(name="step", title="Memory over one step", parts=parts)
 
 
 def layers_section(groups: Sequence[Sequence[Run]]) -> Section | None:
-    """What each layer costs under full fine-tuning and LoRA; None where the runs do not hold both of one model."""
+    """What each layer costs under full fine-tuning and LoRA; None where the runs do not hold both
+    of one model."""
     pair = full_and_lora(groups)
     predictions = [run.scored.prediction for run in pair if run.scored.prediction is not None]
     parts = tuple(layer_drawings("layers", predictions)) if predictions else ()
-    return Section(name="layers", title="Layer by layer", parts=(paragraph(ALIKE), *parts)) if parts else None
+    return (
+        Section(name="layers", title="Layer by layer", parts=(paragraph(ALIKE), *parts))
+        if parts
+        else None
+    )
 
 
 def _largest(runs: Sequence[Run]) -> list[Run]:
-    rest = [run for run in runs if run.scored.prediction is not None and run.scored.record.measurement.went_through]
+    rest = [
+        run
+        for run in runs
+        if run.scored.prediction is not None and run.scored.record.measurement.went_through
+    ]
     return sorted(rest, key=lambda run: -peak_of(run))[:1]
 
 
-# --- one step -------------------------------------------------------------------------------------------------------------
+# --- one step -------------------------------------------------------------------------------------
 
 
-def curve_drawing(name: str, title: str, prediction: Prediction, limit: Limit | None = None) -> Drawing:
+def curve_drawing(
+    name: str, title: str, prediction: Prediction, limit: Limit | None = None
+) -> Drawing:
     """The predicted live bytes of one step."""
     points = prediction.curve
     peak = max(points, key=lambda point: point.total_bytes)
@@ -64,22 +84,28 @@ def curve_drawing(name: str, title: str, prediction: Prediction, limit: Limit | 
         name=name,
         caption=f"{title}: predicted memory over one steady step, by category, {engine}.",
         description=(
-            f"Stacked areas of {title} through {_phases(points)}; the peak is {bytes_text(peak.total_bytes)} in "
-            f"{labels.PHASE_CURVE[peak.phase]}{f', {peak.module}' if peak.module else ''}."
+            f"Stacked areas of {title} through {_phases(points)}; the peak is"
+            f" {bytes_text(peak.total_bytes)} in"
+            f" {labels.PHASE_CURVE[peak.phase]}{f', {peak.module}' if peak.module else ''}."
         ),
         figure=charts.memory_curve(points, limit=limit),
         numbers=_curve_table(points),
-    )  # fmt: skip
+    )
 
 
 def _phases(points: Sequence[CurvePoint]) -> str:
-    return ", ".join(labels.PHASE_CURVE[phase] for phase in dict.fromkeys(point.phase for point in points))
+    return ", ".join(
+        labels.PHASE_CURVE[phase] for phase in dict.fromkeys(point.phase for point in points)
+    )
 
 
 def _curve_table(points: Sequence[CurvePoint]) -> Table:
     """Every point of a short curve; of a long one the largest of each stretch."""
     each = -(-len(points) // MOST_POINTS)
-    kept = [max(points[i : i + each], key=lambda point: point.total_bytes) for i in range(0, len(points), each)]
+    kept = [
+        max(points[i : i + each], key=lambda point: point.total_bytes)
+        for i in range(0, len(points), each)
+    ]
     unit, size = byte_unit(max(point.total_bytes for point in points))
     held = [c for c in labels.CATEGORY_SHORT if any(point.bytes.get(c) for point in kept)]  # type: ignore[call-overload]
     rows = tuple(
@@ -97,8 +123,16 @@ def _curve_table(points: Sequence[CurvePoint]) -> Table:
     columns = ("phase", "module", *(labels.CATEGORY_SHORT[c] for c in held), "sum")
     modules = any(row.cells[1] for row in rows)
     if not modules:
-        columns, rows = (columns[0], *columns[2:]), tuple(Row(cells=(r.cells[0], *r.cells[2:]), kind=r.kind) for r in rows)
-    return Table(title=f"The numbers of the figure, {unit}", columns=columns, rows=rows, left=2 if modules else 1)
+        columns, rows = (
+            (columns[0], *columns[2:]),
+            tuple(Row(cells=(r.cells[0], *r.cells[2:]), kind=r.kind) for r in rows),
+        )
+    return Table(
+        title=f"The numbers of the figure, {unit}",
+        columns=columns,
+        rows=rows,
+        left=2 if modules else 1,
+    )
 
 
 def _samples_drawing(run: Run, samples: Sequence[PhaseSample]) -> Drawing:
@@ -106,17 +140,29 @@ def _samples_drawing(run: Run, samples: Sequence[PhaseSample]) -> Drawing:
     return Drawing(
         name=f"counters-{run.number}",
         caption=f"{run.name}: memory as it was measured, phase by phase.",
-        description=f"Lines through {len(samples)} phases of several steps; the largest peak is {bytes_text(max(peaks))}.",
+        description=(
+            f"Lines through {len(samples)} phases of several steps; the largest peak is"
+            f" {bytes_text(max(peaks))}."
+        ),
         figure=charts.phase_samples(samples),
         numbers=_samples_table(samples),
     )
 
 
 def _samples_table(samples: Sequence[PhaseSample]) -> Table:
-    names = [name for name in labels.COUNTER_LABELS if any(getattr(s, name) is not None for s in samples)]
-    unit, size = byte_unit(max((getattr(s, name) or 0 for s in samples for name in names), default=0))
+    names = [
+        name for name in labels.COUNTER_LABELS if any(getattr(s, name) is not None for s in samples)
+    ]
+    unit, size = byte_unit(
+        max((getattr(s, name) or 0 for s in samples for name in names), default=0)
+    )
     rows = tuple(
-        Row(cells=(f"step {s.step}, {labels.PHASE_CURVE[s.phase]}", *(_size(getattr(s, name), size) for name in names)))
+        Row(
+            cells=(
+                f"step {s.step}, {labels.PHASE_CURVE[s.phase]}",
+                *(_size(getattr(s, name), size) for name in names),
+            )
+        )
         for s in samples
     )
     columns = ("phase", *(labels.COUNTER_LABELS[name] for name in names))
@@ -127,29 +173,50 @@ def _size(value: int | None, size: int) -> str:
     return "" if value is None else in_unit(value, size)
 
 
-# --- layers ---------------------------------------------------------------------------------------------------------------
+# --- layers ---------------------------------------------------------------------------------------
 
 
 def layer_drawings(name: str, predictions: Sequence[Prediction]) -> Iterable[Drawing]:
     """One model's layers under every method: what trains, and what is kept for backward."""
     names = " and ".join(method_label(p) for p in predictions)
     model = shortened(predictions[0].workload.model.id)
-    ends = f" At its end: {method_label(predictions[-1])} against {method_label(predictions[0])}." if len(predictions) > 1 else ""
+    ends = (
+        f" At its end: {method_label(predictions[-1])} against {method_label(predictions[0])}."
+        if len(predictions) > 1
+        else ""
+    )
     for quantity in QUANTITIES:
         rows = charts.layer_rows(predictions, quantity)
         if rows:
             yield Drawing(
                 name=f"{name}-{quantity.replace('_', '-')}",
-                caption=f"{model}: {labels.LAYER_LABELS[quantity]} in each layer, {names}. Equal layers share a row.{ends}",
-                description=f"For each of {count_text(len(rows))} kinds of layer a mark for {names}, hollow for nothing.",
+                caption=(
+                    f"{model}: {labels.LAYER_LABELS[quantity]} in each layer, {names}. Equal layers"
+                    f" share a row.{ends}"
+                ),
+                description=(
+                    f"For each of {count_text(len(rows))} kinds of layer a mark for {names}, hollow"
+                    " for nothing."
+                ),
                 figure=charts.layer_bars(rows, quantity),
                 numbers=_layers_table(rows, quantity),
-            )  # fmt: skip
+            )
 
 
 def _layers_table(rows: Sequence[LayerRow], quantity: LayerQuantity) -> Table:
     names = list(rows[0].methods)
-    text = bytes_text if quantity.endswith("bytes") else flops_text if quantity == "flops" else count_text
-    cells = [(row.name, f"x{count_text(row.count)}", *(text(row.values[name]) for name in names)) for row in rows]
+    text = (
+        bytes_text
+        if quantity.endswith("bytes")
+        else flops_text
+        if quantity == "flops"
+        else count_text
+    )
+    cells = [
+        (row.name, f"x{count_text(row.count)}", *(text(row.values[name]) for name in names))
+        for row in rows
+    ]
     title = f"{labels.LAYER_LABELS[quantity].capitalize()}, in each of the copies"
-    return Table(title=title, columns=("layer", "copies", *names), rows=tuple(Row(cells=c) for c in cells))
+    return Table(
+        title=title, columns=("layer", "copies", *names), rows=tuple(Row(cells=c) for c in cells)
+    )

@@ -1,4 +1,5 @@
-"""Content to one HTML file: the template filled, plotly.js and the numbers inside, and nothing that reaches out."""
+"""Content to one HTML file: the template filled, plotly.js and the numbers inside, and nothing that
+reaches out."""
 
 import base64
 import hashlib
@@ -25,7 +26,8 @@ _TEMPLATES = "lora_profiler.report.page"
 
 
 def check_installed() -> None:
-    """Raises UsageError where jinja2 or plotly is missing; for commands, before they do any work."""
+    """Raises UsageError where jinja2 or plotly is missing; for commands, before they do any
+    work."""
     from importlib.util import find_spec
 
     missing = [name for name in ("jinja2", "plotly") if find_spec(name) is None]
@@ -34,7 +36,8 @@ def check_installed() -> None:
 
 
 def write_page(content: Content) -> str:
-    """The page as HTML. The same content gives the same bytes with the same version of plotly and this program.
+    """The page as HTML. The same content gives the same bytes with the same version of plotly and
+    this program.
 
     Raises UsageError where jinja2 or plotly is not installed.
     """
@@ -45,14 +48,19 @@ def write_page(content: Content) -> str:
     figures = {d.name: d.figure for section in content.sections for d in drawings(section.parts)}
     settings = {"config": CONFIG, "dark": palette.DARK_OF, "figures": figures}
     blocks = {"data": json_text(content.data), "figures": json_text(settings)}
-    page: str = _environment().get_template("page.html.j2").render(
-        content=content,
-        policy=_policy(script, plotly_js),
-        style=_trusted(_variables() + _text("page.css")),
-        script=_trusted(script),
-        blocks=[(name, *_embedded(text)) for name, text in blocks.items()] + [("plotly", *_embedded(plotly_js))],
-        generator=f"lora-profiler {__version__}, plotly.js {get_plotlyjs_version()}",
-    )  # fmt: skip
+    page: str = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            content=content,
+            policy=_policy(script, plotly_js),
+            style=_trusted(_variables() + _text("page.css")),
+            script=_trusted(script),
+            blocks=[(name, *_embedded(text)) for name, text in blocks.items()]
+            + [("plotly", *_embedded(plotly_js))],
+            generator=f"lora-profiler {__version__}, plotly.js {get_plotlyjs_version()}",
+        )
+    )
     return page
 
 
@@ -62,27 +70,44 @@ def _embedded(text: str) -> tuple[str, bool]:
 
 
 def _policy(*scripts: str) -> str:
-    """Nothing is loaded and nobody is told: only these scripts run, by their hash; styles and pictures are the page's own."""
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode('utf-8')).digest()).decode('ascii')}'" for s in scripts)
+    """Nothing is loaded and nobody is told: only these scripts run, by their hash; styles and
+    pictures are the page's own."""
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(s.encode('utf-8')).digest()).decode('ascii')}'"
+        for s in scripts
+    )
     parts = {
-        "default-src": "'none'", "script-src": hashes, "style-src": "'unsafe-inline'", "img-src": "data: blob:",
-        "connect-src": "'none'", "form-action": "'none'", "base-uri": "'none'",
-    }  # fmt: skip
+        "default-src": "'none'",
+        "script-src": hashes,
+        "style-src": "'unsafe-inline'",
+        "img-src": "data: blob:",
+        "connect-src": "'none'",
+        "form-action": "'none'",
+        "base-uri": "'none'",
+    }
     return "; ".join(f"{name} {value}" for name, value in parts.items())
 
 
 def _variables() -> str:
     """The palette as CSS variables, light, and dark where that is asked for."""
     named = {
-        "paper": palette.PAPER, "panel": palette.PANEL, "ink": palette.INK, "faint": palette.FAINT_INK, "line": palette.LINE,
-        "accent": palette.ACCENT, "warning": palette.WARNING,
-    }  # fmt: skip
+        "paper": palette.PAPER,
+        "panel": palette.PANEL,
+        "ink": palette.INK,
+        "faint": palette.FAINT_INK,
+        "line": palette.LINE,
+        "accent": palette.ACCENT,
+        "warning": palette.WARNING,
+    }
     light = "".join(f"--{name}:{colour.light};" for name, colour in named.items())
     dark = "".join(f"--{name}:{colour.dark};" for name, colour in named.items())
-    return f":root{{{light}--font:{palette.FONT}}}\n@media screen and (prefers-color-scheme: dark){{:root{{{dark}}}}}\n"
+    return (
+        f":root{{{light}--font:{palette.FONT}}}\n@media screen and (prefers-color-scheme:"
+        f" dark){{:root{{{dark}}}}}\n"
+    )
 
 
-# --- the template ---------------------------------------------------------------------------------------------------------
+# --- the template ---------------------------------------------------------------------------------
 
 
 def _environment() -> "Environment":

@@ -1,7 +1,8 @@
-"""A run while it goes: on a terminal a table that is drawn anew every second, elsewhere one line whenever a case starts or ends,
-or for another program a line of JSON at every step.
+"""A run while it goes: on a terminal a table that is drawn anew every second, elsewhere one line
+whenever a case starts or ends, or for another program a line of JSON at every step.
 
-All of it goes to stderr. A second between two drawings, since the machine that draws is the one that is measured.
+All of it goes to stderr. A second between two drawings, since the machine that draws is the one
+that is measured.
 """
 
 import json
@@ -38,19 +39,30 @@ _MOST_ROWS = 20
 
 @contextmanager
 def shown(
-    progress: Progress, *, total: int | None, deadline_seconds: float | None, transient: bool, as_json: bool = False
+    progress: Progress,
+    *,
+    total: int | None,
+    deadline_seconds: float | None,
+    transient: bool,
+    as_json: bool = False,
 ) -> Iterator[None]:
-    """Shows `progress` on stderr while the block runs. `total` is the number of cases where it is known beforehand.
+    """Shows `progress` on stderr while the block runs. `total` is the number of cases where it is
+    known beforehand.
 
-    `transient` takes the table away at the end, where another one is about to tell the same. `as_json` is for other programs.
+    `transient` takes the table away at the end, where another one is about to tell the same.
+    `as_json` is for other programs.
     """
     if as_json:
-        progress.tell = progress.beat = lambda index, row: print(json_line(index, row, total), file=sys.stderr, flush=True)
+        progress.tell = progress.beat = lambda index, row: print(
+            json_line(index, row, total), file=sys.stderr, flush=True
+        )
         yield
         return
     console = _terminal()
     if console is None:
-        progress.tell = lambda index, row: print(line(progress, index, row, total), file=sys.stderr, flush=True)
+        progress.tell = lambda index, row: print(
+            line(progress, index, row, total), file=sys.stderr, flush=True
+        )
         yield
         return
     from rich.live import Live
@@ -63,13 +75,18 @@ def shown(
         return drawn(progress, words, console.width, console.height, deadline_seconds)
 
     with Live(
-        console=console, get_renderable=draw, refresh_per_second=1 / _SECONDS_BETWEEN, transient=transient, redirect_stdout=False
+        console=console,
+        get_renderable=draw,
+        refresh_per_second=1 / _SECONDS_BETWEEN,
+        transient=transient,
+        redirect_stdout=False,
     ):
         yield
 
 
 def _terminal() -> Any:
-    """rich's console on stderr, None where that is no terminal that can be drawn on or rich is not there."""
+    """rich's console on stderr, None where that is no terminal that can be drawn on or rich is not
+    there."""
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         return None
     try:
@@ -79,7 +96,7 @@ def _terminal() -> Any:
     return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
-# --- one line a case ------------------------------------------------------------------------------------------------------
+# --- one line a case ------------------------------------------------------------------------------
 
 
 def line(progress: Progress, index: int, row: CaseRow, total: int | None) -> str:
@@ -88,9 +105,13 @@ def line(progress: Progress, index: int, row: CaseRow, total: int | None) -> str
     what = row_distinctions(progress.rows)[index]
     if row.record is None:
         workload = row.planned.case.workload
-        name = ", ".join(filter(None, (workload.model.id, method_label(row.planned.prediction), what)))
+        name = ", ".join(
+            filter(None, (workload.model.id, method_label(row.planned.prediction), what))
+        )
         peak = f"predicted peak {_predicted_text(row)}"
-        return f"{place} {name}: {'interrupted' if row.state == 'interrupted' else 'started'}, {peak}"
+        return (
+            f"{place} {name}: {'interrupted' if row.state == 'interrupted' else 'started'}, {peak}"
+        )
     text = f"{place} {run_text(row.record, row.planned.prediction, what)}"
     if row.state == "stored":
         return f"{text}; stored before, not run again"
@@ -108,30 +129,39 @@ def row_distinctions(rows: Sequence[CaseRow]) -> list[str]:
 
 
 def json_line(index: int, row: CaseRow, total: int | None) -> str:
-    """Where one case stands, as an object: `status` and `record_id` once it has a record, else `phase`, `step` and `done` as the
-    measured process told them. `case` counts from 1.
+    """Where one case stands, as an object: `status` and `record_id` once it has a record, else
+    `phase`, `step` and `done` as the measured process told them. `case` counts from 1.
     """
     beat, workload = row.heartbeat, row.planned.case.workload
-    return json.dumps({
-        "case": index + 1,
-        "of": total,
-        "model": workload.model.id,
-        "method": workload.setup.method,
-        "state": row.state,
-        "phase": beat.phase if beat and row.record is None else None,
-        "step": beat.step if beat and row.record is None else None,
-        "done": beat.done if beat and row.record is None else None,
-        "status": row.record.measurement.status if row.record else None,
-        "record_id": row.record.id if row.record else None,
-    }, allow_nan=False)  # fmt: skip
+    return json.dumps(
+        {
+            "case": index + 1,
+            "of": total,
+            "model": workload.model.id,
+            "method": workload.setup.method,
+            "state": row.state,
+            "phase": beat.phase if beat and row.record is None else None,
+            "step": beat.step if beat and row.record is None else None,
+            "done": beat.done if beat and row.record is None else None,
+            "status": row.record.measurement.status if row.record else None,
+            "record_id": row.record.id if row.record else None,
+        },
+        allow_nan=False,
+    )
 
 
-# --- the live table -------------------------------------------------------------------------------------------------------
+# --- the live table -------------------------------------------------------------------------------
 
 
-def drawn(progress: Progress, words: Sequence[str], width: int, height: int, deadline_seconds: float | None = None) -> "Group":
-    """The rows around the one that runs, as many as the terminal has lines for, and how far the whole is. `words` are those of
-    `row_distinctions`.
+def drawn(
+    progress: Progress,
+    words: Sequence[str],
+    width: int,
+    height: int,
+    deadline_seconds: float | None = None,
+) -> "Group":
+    """The rows around the one that runs, as many as the terminal has lines for, and how far the
+    whole is. `words` are those of `row_distinctions`.
     """
     from rich.console import Group
     from rich.table import Table
@@ -141,7 +171,9 @@ def drawn(progress: Progress, words: Sequence[str], width: int, height: int, dea
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="dim")
     for name, size in widths.items():
         left = name in COLUMNS[:4]
-        table.add_column(name, justify="left" if left else "right", no_wrap=True, overflow="ellipsis", width=size)
+        table.add_column(
+            name, justify="left" if left else "right", no_wrap=True, overflow="ellipsis", width=size
+        )
     first, last = window(progress.rows, min(height - 4, _MOST_ROWS))
     for row, what in list(zip(progress.rows, words, strict=True))[first:last]:
         cells = dict(zip(COLUMNS, _cells(progress, row, what), strict=True))
@@ -160,7 +192,11 @@ def column_widths(width: int, models: Sequence[str], words: Sequence[str]) -> di
             break
         names.remove(name)
     longest = max(map(len, (*models, "model")))
-    of_model = min(longest, max(rest - max(map(len, ("setup", *words))) - 1, rest // 2)) if has_setup else min(longest, rest)
+    of_model = (
+        min(longest, max(rest - max(map(len, ("setup", *words))) - 1, rest // 2))
+        if has_setup
+        else min(longest, rest)
+    )
     shared = {"model": of_model, "setup": min(max(map(len, ("setup", *words))), rest - of_model)}
     return {name: (_WIDTHS | shared)[name] for name in names}
 
@@ -170,7 +206,8 @@ def _model(row: CaseRow) -> str:
 
 
 def window(rows: Sequence[CaseRow], most: int) -> tuple[int, int]:
-    """The first row to show and the one after the last: the row that runs in the lower half, what comes next below it."""
+    """The first row to show and the one after the last: the row that runs in the lower half, what
+    comes next below it."""
     most = max(3, most)
     now = next((i for i, row in enumerate(rows) if row.state == "running"), None)
     if now is None:
@@ -191,18 +228,24 @@ def _cells(progress: Progress, row: CaseRow, what: str) -> tuple[str, ...]:
 
 
 def status_text(row: CaseRow) -> str:
-    """Where a row without a record stands: 'waiting', 'loading the weights', 'step 2: backward', 'timing, 40 steps'."""
+    """Where a row without a record stands: 'waiting', 'loading the weights', 'step 2: backward',
+    'timing, 40 steps'."""
     return beat_text(row.heartbeat) if row.state == "running" else row.state
 
 
 def beat_text(beat: Heartbeat | None) -> str:
-    """What a measured process does: 'loading the model', 'step 2: backward', 'timing, 40 steps'; 'starting' before it says so."""
+    """What a measured process does: 'loading the model', 'step 2: backward', 'timing, 40 steps';
+    'starting' before it says so."""
     if beat is None:
         return labels.STAGE_LABELS["start"]
     if beat.step is not None:
         return f"step {beat.step}: {labels.PHASE_SHORT.get(beat.phase, beat.phase)}"
     label = labels.STAGE_LABELS.get(beat.phase, beat.phase)
-    return label if beat.done is None else f"{label}, {count_text(beat.done)} step{'s' if beat.done != 1 else ''}"
+    return (
+        label
+        if beat.done is None
+        else f"{label}, {count_text(beat.done)} step{'s' if beat.done != 1 else ''}"
+    )
 
 
 def _predicted_text(row: CaseRow) -> str:
@@ -229,5 +272,7 @@ def footer(progress: Progress, deadline_seconds: float | None = None) -> str:
     if left:
         times.append(f"about {clock_text(left)} left")
     if deadline_seconds is not None:
-        times.append(f"{clock_text(max(0.0, deadline_seconds - progress.seconds_gone))} to the deadline")
+        times.append(
+            f"{clock_text(max(0.0, deadline_seconds - progress.seconds_gone))} to the deadline"
+        )
     return f"{counts}; {', '.join(times)}. Ctrl-C keeps what is done."

@@ -1,4 +1,5 @@
-"""How far `calibrate` is, on stderr: a bar on a terminal, elsewhere a line when something begins."""
+"""How far `calibrate` is, on stderr: a bar on a terminal, elsewhere a line when something
+begins."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -9,7 +10,9 @@ from contextlib import contextmanager
 def shown() -> Iterator[Callable[[str, int, int], None]]:
     """What is yielded is told what begins, how many pieces of work are done, and of how many."""
     if not sys.stderr.isatty():
-        yield lambda what, done, total: print(f"[{done}/{total}] {what}", file=sys.stderr, flush=True)
+        yield lambda what, done, total: print(
+            f"[{done}/{total}] {what}", file=sys.stderr, flush=True
+        )
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -22,4 +25,6 @@ def shown() -> Iterator[Callable[[str, int, int], None]]:
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=1)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+        yield lambda what, done, total: bar.update(
+            task, description=what, completed=done, total=total
+        )

@@ -1,5 +1,5 @@
-"""How far `verify` is, on stderr: on a terminal a bar for each claim, elsewhere a line when one begins, ends, or takes long, for
-another program a line of JSON whenever there is something new.
+"""How far `verify` is, on stderr: on a terminal a bar for each claim, elsewhere a line when one
+begins, ends, or takes long, for another program a line of JSON whenever there is something new.
 """
 
 import json
@@ -33,7 +33,10 @@ class Lines:
         return self._tell(f"    {claim.title}")
 
     def end(self, checked: Checked) -> None:
-        self._say(f"    {CLAIM_VERDICT_LABELS[checked.finding.verdict]}, took {clock_text(checked.seconds)}")
+        self._say(
+            f"    {CLAIM_VERDICT_LABELS[checked.finding.verdict]}, took"
+            f" {clock_text(checked.seconds)}"
+        )
 
     def _tell(self, what: str) -> Tell:
         def tell(doing: str, done: int, total: int) -> None:
@@ -48,8 +51,8 @@ class Lines:
 
 
 class JsonLines:
-    """An object a line, for other programs: {"claim": its number or 0 for the preparation, "title", "doing", "done", "total",
-    "verdict": null until it has one}.
+    """An object a line, for other programs: {"claim": its number or 0 for the preparation, "title",
+    "doing", "done", "total", "verdict": null until it has one}.
     """
 
     def __init__(self) -> None:
@@ -73,10 +76,24 @@ class JsonLines:
         return tell
 
     def _say(
-        self, number: int, title: str, doing: str = "", done: int = 0, total: int | None = None, *, verdict: str | None = None
+        self,
+        number: int,
+        title: str,
+        doing: str = "",
+        done: int = 0,
+        total: int | None = None,
+        *,
+        verdict: str | None = None,
     ) -> None:
         self._said = time.monotonic()
-        told = {"claim": number, "title": title, "doing": doing, "done": done, "total": total, "verdict": verdict}
+        told = {
+            "claim": number,
+            "title": title,
+            "doing": doing,
+            "done": done,
+            "total": total,
+            "verdict": verdict,
+        }
         print(json.dumps(told, allow_nan=False), file=sys.stderr, flush=True)
 
 
@@ -95,15 +112,20 @@ class Bars:
         return self._tell(self._task)
 
     def end(self, checked: Checked) -> None:
-        self._progress.update(self._task, total=1, completed=1, doing=CLAIM_VERDICT_LABELS[checked.finding.verdict])
+        self._progress.update(
+            self._task, total=1, completed=1, doing=CLAIM_VERDICT_LABELS[checked.finding.verdict]
+        )
 
     def _tell(self, task: Any) -> Tell:
-        return lambda doing, done, total: self._progress.update(task, completed=done, total=total, doing=doing)
+        return lambda doing, done, total: self._progress.update(
+            task, completed=done, total=total, doing=doing
+        )
 
 
 @contextmanager
 def shown_checks(count: int, *, as_json: bool = False) -> Iterator[Lines | JsonLines | Bars]:
-    """Shows on stderr how far the checks of `count` claims are while the block runs; `as_json` is for other programs."""
+    """Shows on stderr how far the checks of `count` claims are while the block runs; `as_json` is
+    for other programs."""
     if as_json:
         yield JsonLines()
         return
@@ -114,7 +136,11 @@ def shown_checks(count: int, *, as_json: bool = False) -> Iterator[Lines | JsonL
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True, highlight=False, emoji=False)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), TimeElapsedColumn(),
-               TextColumn("{task.fields[doing]}", style="dim", markup=False))  # fmt: skip
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[doing]}", style="dim", markup=False),
+    )
     with Progress(*columns, console=console, redirect_stdout=False) as progress:
         yield Bars(progress)

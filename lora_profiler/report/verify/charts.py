@@ -1,4 +1,5 @@
-"""A document of `verify`, fresh or committed, as plain data for charts: series of x and y, with the words that belong to them."""
+"""A document of `verify`, fresh or committed, as plain data for charts: series of x and y, with the
+words that belong to them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """`key` names it for ever; `note` is a sentence to stand below it; where `y_is_share`, y are fractions of 1.
+    """`key` names it for ever; `note` is a sentence to stand below it; where `y_is_share`, y are
+    fractions of 1.
 
     Of a chart of bars x counts the `categories` from 0; of any other there are none.
     """
@@ -41,7 +43,10 @@ def verify_charts(document: Mapping[str, Any]) -> tuple[Chart, ...]:
     """The charts that its claims have numbers for, in the order of the claims."""
     makers = {1: _size, 5: _scaling, 6: _dimension, 7: _cost}
     return tuple(
-        chart for claim in document["claims"] if claim["id"] in makers for chart in makers[claim["id"]](claim["evidence"])
+        chart
+        for claim in document["claims"]
+        if claim["id"] in makers
+        for chart in makers[claim["id"]](claim["evidence"])
     )
 
 
@@ -57,10 +62,17 @@ def _size(e: Mapping[str, Any]) -> list[Chart]:
             y_scale="log",
             y_is_share=True,
             series=(
-                Series(label="all adapted layers", x=tuple(ranks), y=tuple(row["share_of_full"] for row in e["model"]["ranks"])),
+                Series(
+                    label="all adapted layers",
+                    x=tuple(ranks),
+                    y=tuple(row["share_of_full"] for row in e["model"]["ranks"]),
+                ),
                 *(
                     Series(
-                        label=f"{_short(layer['name'])}, {layer['out_features']} x {layer['in_features']}",
+                        label=(
+                            f"{_short(layer['name'])}, {layer['out_features']} x"
+                            f" {layer['in_features']}"
+                        ),
                         x=tuple(row["rank"] for row in layer["ranks"]),
                         y=tuple((row["a"] + row["b"]) / layer["full"] for row in layer["ranks"]),
                     )
@@ -79,34 +91,53 @@ def _short(name: str) -> str:
 
 _SIZES = {
     "first_update": ("First update of W", "norm, relative to W"),
-    "first_logit_change": ("What the first update changes in the logits", "root mean square, relative to the logits"),
+    "first_logit_change": (
+        "What the first update changes in the logits",
+        "root mean square, relative to the logits",
+    ),
     "last_update": ("Last update of W", "norm, relative to W"),
     "whole_update": ("Whole update of W", "norm, relative to W"),
 }
 
 
 def _scaling(e: Mapping[str, Any]) -> list[Chart]:
-    steps = f"{e['steps']} steps at learning rate {e['learning_rate']:g}; alpha is {e['alpha']:g} where it is fixed."
+    steps = (
+        f"{e['steps']} steps at learning rate {e['learning_rate']:g}; alpha is {e['alpha']:g} where"
+        " it is fixed."
+    )
     charts = [
         Chart(
-            key=f"scaling_{name}", claim_id=5, title=title, x_label="rank", y_label=label, y_scale="log",
-            series=_by_rank(e["scalings"], name), note=steps,
+            key=f"scaling_{name}",
+            claim_id=5,
+            title=title,
+            x_label="rank",
+            y_label=label,
+            y_scale="log",
+            series=_by_rank(e["scalings"], name),
+            note=steps,
         )
         for name, (title, label) in _SIZES.items()
-    ]  # fmt: skip
+    ]
     charts.append(
         Chart(
-            key="scaling_gain", claim_id=5, title="Fall of the held-out loss", x_label="rank", y_label="loss before - loss after",
-            series=_by_rank(e["scalings"], "gain"), note=steps,
+            key="scaling_gain",
+            claim_id=5,
+            title="Fall of the held-out loss",
+            x_label="rank",
+            y_label="loss before - loss after",
+            series=_by_rank(e["scalings"], "gain"),
+            note=steps,
         )
-    )  # fmt: skip
+    )
     if e["learning_rates"]:
         labels = {each["key"]: each["label"] for each in e["scalings"]}
         charts.append(
             Chart(
                 key="scaling_learning_rates",
                 claim_id=5,
-                title="Fall of the held-out loss by learning rate, at the lowest and the highest rank",
+                title=(
+                    "Fall of the held-out loss by learning rate, at the lowest and the highest rank"
+                ),
                 x_label="learning rate",
                 y_label="loss before - loss after",
                 series=tuple(
@@ -117,7 +148,10 @@ def _scaling(e: Mapping[str, Any]) -> list[Chart]:
                     )
                     for row in e["learning_rates"]
                 ),
-                note="Where the two ranks of one scaling peak at one learning rate, the rank can be changed without retuning it.",
+                note=(
+                    "Where the two ranks of one scaling peak at one learning rate, the rank can be"
+                    " changed without retuning it."
+                ),
             )
         )
     return charts
@@ -146,10 +180,17 @@ def _dimension(e: Mapping[str, Any]) -> list[Chart]:
             y_scale="log",
             series=tuple(
                 Series(label=label, x=tuple(kind[name]["places"]), y=tuple(kind[name]["values"]))
-                for name, label in (("update", "update"), ("weight", "W itself"), ("random", "a random matrix"))
+                for name, label in (
+                    ("update", "update"),
+                    ("weight", "W itself"),
+                    ("random", "a random matrix"),
+                )
             ),
-            note=f"Effective rank {kind['update']['effective_rank']:.0f} of the update, "
-            f"{kind['weight']['effective_rank']:.0f} of W, {kind['random']['effective_rank']:.0f} of the random matrix.",
+            note=(
+                f"Effective rank {kind['update']['effective_rank']:.0f} of the update,"
+                f" {kind['weight']['effective_rank']:.0f} of W,"
+                f" {kind['random']['effective_rank']:.0f} of the random matrix."
+            ),
         )
         for kind in e["kinds"]
     ]
@@ -163,9 +204,15 @@ def _dimension(e: Mapping[str, Any]) -> list[Chart]:
             y_is_share=True,
             series=(
                 Series(
-                    label="full update cut down to the rank", x=ranks, y=tuple(row["truncated_gain_share"] for row in e["ranks"])
+                    label="full update cut down to the rank",
+                    x=ranks,
+                    y=tuple(row["truncated_gain_share"] for row in e["ranks"]),
                 ),
-                Series(label="LoRA trained at the rank", x=ranks, y=tuple(row["lora_gain_share"] for row in e["ranks"])),
+                Series(
+                    label="LoRA trained at the rank",
+                    x=ranks,
+                    y=tuple(row["lora_gain_share"] for row in e["ranks"]),
+                ),
             ),
             note="Gain is the fall of the held-out loss.",
         ),
@@ -175,9 +222,13 @@ def _dimension(e: Mapping[str, Any]) -> list[Chart]:
 
 
 def _energy(layers: Sequence[Mapping[str, Any]]) -> Chart:
-    """The least, the middle and the most of all layers; one with fewer ranks than another holds all from its last on."""
+    """The least, the middle and the most of all layers; one with fewer ranks than another holds all
+    from its last on."""
     places = range(max(len(layer["energy"]) for layer in layers))
-    by_rank = [[layer["energy"][min(place, len(layer["energy"]) - 1)] for layer in layers] for place in places]
+    by_rank = [
+        [layer["energy"][min(place, len(layer["energy"]) - 1)] for layer in layers]
+        for place in places
+    ]
     return Chart(
         key="energy_by_rank",
         claim_id=6,
@@ -186,8 +237,16 @@ def _energy(layers: Sequence[Mapping[str, Any]]) -> Chart:
         y_label="share of the squared norm",
         y_is_share=True,
         series=tuple(
-            Series(label=label, x=tuple(2.0**place for place in places), y=tuple(of(each) for each in by_rank))
-            for label, of in (("the layer with the most", max), ("the median layer", median), ("the layer with the least", min))
+            Series(
+                label=label,
+                x=tuple(2.0**place for place in places),
+                y=tuple(of(each) for each in by_rank),
+            )
+            for label, of in (
+                ("the layer with the most", max),
+                ("the median layer", median),
+                ("the layer with the least", min),
+            )
         ),
         note=f"Of {len(layers)} layers.",
     )
@@ -195,9 +254,14 @@ def _energy(layers: Sequence[Mapping[str, Any]]) -> Chart:
 
 def _cost(e: Mapping[str, Any]) -> list[Chart]:
     names = {
-        "trainable": "trained numbers", "gradients": "gradients", "optimizer_states": "Adam's states",
-        "saved_activations": "saved activations", "peak": "peak", "flops": "FLOPs", "step_time": "step time",
-    }  # fmt: skip
+        "trainable": "trained numbers",
+        "gradients": "gradients",
+        "optimizer_states": "Adam's states",
+        "saved_activations": "saved activations",
+        "peak": "peak",
+        "flops": "FLOPs",
+        "step_time": "step time",
+    }
     return [
         Chart(
             key="lora_of_full",
@@ -210,7 +274,10 @@ def _cost(e: Mapping[str, Any]) -> list[Chart]:
             x_scale="linear",
             series=tuple(
                 Series(
-                    label=f"{pair['dtype']}, {pair['adapter_dtype']} adapters, {pair['batch_size']} x {pair['seq_len']} tokens",
+                    label=(
+                        f"{pair['dtype']}, {pair['adapter_dtype']} adapters, {pair['batch_size']} x"
+                        f" {pair['seq_len']} tokens"
+                    ),
                     x=tuple(range(len(names))),
                     y=tuple(pair[name] for name in names),
                 )

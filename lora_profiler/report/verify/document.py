@@ -1,4 +1,5 @@
-"""What `verify` found, as the JSON of the command line and as text. The schema lies beside this file; no torch is needed."""
+"""What `verify` found, as the JSON of the command line and as text. The schema lies beside this
+file; no torch is needed."""
 
 import json
 import math
@@ -23,7 +24,9 @@ def verify_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of what `verify --format json` prints."""
     from importlib.resources import files
 
-    schema: dict[str, Any] = json.loads(files("lora_profiler.report").joinpath("verify.schema.json").read_text("utf-8"))
+    schema: dict[str, Any] = json.loads(
+        files("lora_profiler.report").joinpath("verify.schema.json").read_text("utf-8")
+    )
     return schema
 
 
@@ -38,7 +41,8 @@ def verify_payload(
     seed: int,
     quick: bool,
 ) -> dict[str, Any]:
-    """The whole document. Numbers that are none, as where a broken layer puts out nothing finite, are null."""
+    """The whole document. Numbers that are none, as where a broken layer puts out nothing finite,
+    are null."""
     return {
         "schema_version": SCHEMA_VERSION,
         "model": {
@@ -82,17 +86,23 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-# --- text -----------------------------------------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------------------
 
 
 def verify_blocks(document: Mapping[str, Any]) -> list[Block]:
-    """A document of `verify_payload`, fresh or read from a file, as text: what was looked at, a row for each claim, then each
-    claim with its tables and sentences.
+    """A document of `verify_payload`, fresh or read from a file, as text: what was looked at, a row
+    for each claim, then each claim with its tables and sentences.
     """
-    blocks: list[Block] = [heading(f"{document['model']['id']}: the mathematics of LoRA"), paragraph(*subject_lines(document))]
+    blocks: list[Block] = [
+        heading(f"{document['model']['id']}: the mathematics of LoRA"),
+        paragraph(*subject_lines(document)),
+    ]
     if document["model"]["note"]:
         blocks.append(paragraph(f"! {document['model']['note']}"))
-    blocks += [_summary(document["claims"]), paragraph("* must hold exactly: where it fails, the exit code is 1.")]
+    blocks += [
+        _summary(document["claims"]),
+        paragraph("* must hold exactly: where it fails, the exit code is 1."),
+    ]
     for claim in document["claims"]:
         blocks += claim_blocks(claim)
     return blocks
@@ -111,11 +121,16 @@ def claim_blocks(claim: Mapping[str, Any]) -> list[Block]:
 def subject_lines(document: Mapping[str, Any]) -> tuple[str, ...]:
     """What was looked at, how much was done, and with what."""
     model = document["model"]
-    environment = Environment(**{**document["environment"], "device": Device(**document["environment"]["device"])})
+    environment = Environment(
+        **{**document["environment"], "device": Device(**document["environment"]["device"])}
+    )
     effort = "a quick run" if document["quick"] else "a full run"
     return (
-        f"{model['model_type']}, {model['num_layers']} layers, {short_count_text(model['num_parameters'])} parameters; weights: "
-        f"{model['weights']}; text: {model['text']}",
+        (
+            f"{model['model_type']}, {model['num_layers']} layers,"
+            f" {short_count_text(model['num_parameters'])} parameters; weights: {model['weights']};"
+            f" text: {model['text']}"
+        ),
         f"{effort}, {seconds_text(document['seconds'])}, seed {document['seed']}",
         environment_line(environment),
     )

@@ -27,8 +27,9 @@ def _size(e: Evidence) -> str:
     example = e["example"]
     row = next(row for row in e["model"]["ranks"] if row["rank"] == example["rank"])
     return (
-        f"rank {example['rank']}: {percent_text(example['fewer'])} fewer in {example['out_features']} x "
-        f"{example['in_features']}, {percent_text(1 - row['share_of_full'])} here"
+        f"rank {example['rank']}: {percent_text(example['fewer'])} fewer in"
+        f" {example['out_features']} x {example['in_features']},"
+        f" {percent_text(1 - row['share_of_full'])} here"
     )
 
 
@@ -47,7 +48,10 @@ def _merge(e: Evidence) -> str:
 
 
 def _path(e: Evidence) -> str:
-    return f"error {limit_text(worst_of([row['error_of_limit'] for row in e['rows']]))} of rounding's limit"
+    return (
+        f"error {limit_text(worst_of([row['error_of_limit'] for row in e['rows']]))} of rounding's"
+        " limit"
+    )
 
 
 def _start(e: Evidence) -> str:
@@ -61,9 +65,9 @@ def _start(e: Evidence) -> str:
 def _scaling(e: Evidence) -> str:
     levels = e["scalings"][0]["levels"]
     return (
-        f"worst rank gains {percent_text(levels['loss']['least_to_best_gain'])} of best; first update "
-        f"r^{number(levels['first_update']['exponent'], '+.2f')}, in logits "
-        f"r^{number(levels['first_logit_change']['exponent'], '+.2f')}"
+        f"worst rank gains {percent_text(levels['loss']['least_to_best_gain'])} of best; first"
+        f" update r^{number(levels['first_update']['exponent'], '+.2f')}, in logits"
+        f" r^{number(levels['first_logit_change']['exponent'], '+.2f')}"
     )
 
 
@@ -71,8 +75,8 @@ def _dimension(e: Evidence) -> str:
     low = next((row for row in reversed(e["ranks"]) if row["rank"] <= 8), e["ranks"][0])
     held = [kind["energy_at_8"] for kind in e["kinds"]]
     return (
-        f"rank {low['rank']}: {percent_text(low['truncated_gain_share'])} of the gain, {percent_text(min(held))} to "
-        f"{percent_text(max(held))} of the energy"
+        f"rank {low['rank']}: {percent_text(low['truncated_gain_share'])} of the gain,"
+        f" {percent_text(min(held))} to {percent_text(max(held))} of the energy"
     )
 
 
@@ -81,9 +85,18 @@ def _cost(e: Evidence) -> str:
         return "not measured"
     pair = e["pairs"][0]
     time = f", step time {percent_text(pair['step_time'])}" if pair["step_time"] is not None else ""
-    return f"of full: Adam's states {percent_text(pair['optimizer_states'])}, peak {percent_text(pair['peak'])}{time}"
+    return (
+        f"of full: Adam's states {percent_text(pair['optimizer_states'])}, peak"
+        f" {percent_text(pair['peak'])}{time}"
+    )
 
 
 _HEADLINES: Mapping[int, Callable[[Evidence], str]] = {
-    1: _size, 2: _merge, 3: _path, 4: _start, 5: _scaling, 6: _dimension, 7: _cost,
-}  # fmt: skip
+    1: _size,
+    2: _merge,
+    3: _path,
+    4: _start,
+    5: _scaling,
+    6: _dimension,
+    7: _cost,
+}
