@@ -8,7 +8,7 @@ traced and compiled.
 
 Full, LoRA on all linear layers, LoRA on PEFT's default, QLoRA; with and without checkpointing;
 AdamW as foreach and fused; one sample and several; sliding windows that the sequence fills or not.
-The models of one type are compiled one after another: a tape that tells the story of a relative's,
+The models of one type are compiled one after another: a tape that is the same as a relative's,
 which was checked at full depth, needs fewer traces. Each model has at least one profile that was
 checked at its own full depth. Results: `results/bundle.md` and `.json`.
 """
@@ -112,7 +112,7 @@ def compile_type(names: list[str], impl: str, cases: str, until: float | None) -
     profiles were made or refused."""
     import warnings
 
-    from lora_profiler.traced.compiler import compile_profile, story
+    from lora_profiler.traced.compiler import compile_profile, tape_signature
 
     warnings.simplefilter("ignore")
     proven: set[str] = set()
@@ -127,7 +127,7 @@ def compile_type(names: list[str], impl: str, cases: str, until: float | None) -
                 if row is not None:
                     if row[0] is not None:
                         profile = unpacked(row[0])
-                        proven.add(story(profile.tape))
+                        proven.add(tape_signature(profile.tape))
                         deep = deep or any(
                             layers == model.num_layers for layers, *_ in profile.checked
                         )
@@ -146,7 +146,7 @@ def compile_type(names: list[str], impl: str, cases: str, until: float | None) -
                 ) as e:  # whatever a library raises on a meta tensor belongs into the table
                     reason = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
                 else:
-                    proven.add(story(profile.tape))
+                    proven.add(tape_signature(profile.tape))
                     deep, data = True, packed(profile)
                 with connection:
                     connection.execute(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lora_profiler.campaign.runs import MARGIN_SECONDS
-from lora_profiler.harness import device_view, runner, telemetry, timing_pass
+from lora_profiler.harness import driver_view, runner, telemetry, timing_pass
 from lora_profiler.prediction import CATEGORIES, PHASES
 from lora_profiler.records.record import (
     BUSY_SHARE,
@@ -94,8 +94,8 @@ def test_every_category_and_stage_is_named() -> None:
         f"more than {UNATTRIBUTED_SHARE:.0%} of the peak".replace("%", " %"),
         f"over {PERTURBED_SHARE:.1%} more than the allocator".replace("%", " %"),
         f"less in {' or '.join(f'`{phase}`' for phase in AT_REST)}",
-        f"idle device had more than {device_view.IDLE_BYTES // MIB} MiB in use",
-        f"over {device_view.UNEXPLAINED_BYTES // MIB} MiB are explained by neither",
+        f"idle device had more than {driver_view.IDLE_BYTES // MIB} MiB in use",
+        f"over {driver_view.UNEXPLAINED_BYTES // MIB} MiB are explained by neither",
         f"below {telemetry.LEAST_CLOCK_SHARE:.0%} of the default".replace("%", " %"),
         f"within {half_width_limit('cuda'):.0%} of it ({half_width_limit('cpu'):.0%} on a CPU)".replace(
             "%", " %"

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from fake_nvml import FakeDevice, FakeNvml
-from lora_profiler.harness import nvml, visible_device
+from lora_profiler.harness import nvml, nvml_handle
 from lora_profiler.harness.nvml import THROTTLING, Nvml, open_cards, open_device, uuid_hash
 from lora_profiler.harness.nvml_handle import visible_entries
 from lora_profiler.units import MIB
@@ -499,7 +499,7 @@ def test_the_context_holds_what_the_first_product_loads(
 
 def test_every_call_and_constant_is_pynvml_s() -> None:
     pynvml = pytest.importorskip("pynvml")
-    source = Path(nvml.__file__).read_text() + Path(visible_device.__file__).read_text()
+    source = Path(nvml.__file__).read_text() + Path(nvml_handle.__file__).read_text()
     calls = {
         name
         for name in re.findall(r"\bnvml(?:Device|System|Init|Shutdown)\w*", source)

@@ -113,7 +113,7 @@ def test_what_is_roughly_known_is_said_roughly(seconds: float, words: str) -> No
 
 def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every trace takes a quarter of a second more, and a line is due ten times a second."""
-    from lora_profiler.traced import compiler, once
+    from lora_profiler.traced import compiler, single_size
 
     def slow(*arguments: Any, **more: Any) -> Any:
         time.sleep(0.25)
@@ -121,7 +121,7 @@ def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
 
     real = compiler.trace
     monkeypatch.setattr(compiler, "trace", slow)
-    monkeypatch.setattr(once, "trace", slow)
+    monkeypatch.setattr(single_size, "trace", slow)
     monkeypatch.setattr(tracing, "SECONDS_BETWEEN", 0.1)
 
 
