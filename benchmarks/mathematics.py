@@ -24,14 +24,14 @@ from typing import Any
 from benchmarks.fetch_inputs import INPUTS, TEXT, WEIGHTS, FetchError, fetch
 from lora_profiler.cli.verify import chosen
 from lora_profiler.harness.environment import environment
-from lora_profiler.mathematics.claim import Claim
 from lora_profiler.mathematics.effort import effort_for
 from lora_profiler.mathematics.sources import Request, open_subject
 from lora_profiler.mathematics.verify import verify
+from lora_profiler.report.claims.claim import Claim
+from lora_profiler.report.claims.document import verify_blocks, verify_payload
 from lora_profiler.report.learn import findings
 from lora_profiler.report.progress.verify import shown_checks
 from lora_profiler.report.render import markdown
-from lora_profiler.report.verify.document import verify_blocks, verify_payload
 
 RESULTS = Path(__file__).parent / "results"
 SHOWN = Path(findings.__file__).with_name(findings.FILE)

@@ -4,8 +4,8 @@ numbers that are easily checked."""
 from dataclasses import asdict
 from typing import Any
 
+from lora_profiler.report.claims.chart import Chart, Series
 from lora_profiler.report.learn.findings import ClaimFound, Findings
-from lora_profiler.report.verify.charts import Chart, Series
 from records import make_record
 
 RANKS = (1.0, 8.0, 64.0)
@@ -134,11 +134,12 @@ def document(verdict: str = "holds") -> dict[str, Any]:
     ranks = [{"rank": 8, "a": 1_024, "b": 512, "lora": 1_536, "share_of_full": 0.1875}]
     layer = {
         "name": "model.layers.*.k_proj",
+        "kind": "Linear",
         "copies": 1,
         "out_features": 64,
         "in_features": 128,
         "full": 8_192,
-        "ranks": ranks,
+        "ranks": [{"rank": 8, "a": 1_024, "b": 512}],
         "lora_exceeds_full_from_rank": 43,
     }
     claim = {
@@ -150,9 +151,22 @@ def document(verdict: str = "holds") -> dict[str, Any]:
         "seconds": 1.0,
         "finding": ["Here 1,536 numbers train."],
         "evidence": {
-            "example": {"rank": 8, "fewer": 0.99609375, "out_features": 4096, "in_features": 4096},
+            "example": {
+                "out_features": 4_096,
+                "in_features": 4_096,
+                "rank": 8,
+                "full": 16_777_216,
+                "lora": 65_536,
+                "fewer": 0.99609375,
+            },
             "layers": [layer],
-            "model": {"ranks": ranks},
+            "model": {
+                "weights": 700_000,
+                "full": 8_192,
+                "lora_exceeds_full_from_rank": 43,
+                "ranks": ranks,
+            },
+            "counts_equal_formula": True,
         },
     }
     model = {

@@ -29,15 +29,22 @@ from commands import Run
 from lora_profiler.catalog import find_model
 from lora_profiler.errors import ModelNotFoundError, UsageError
 from lora_profiler.mathematics import sources, verify
-from lora_profiler.mathematics.claim import CLAIMS, Checked, Finding
 from lora_profiler.mathematics.sources import Request, hub_folder, open_subject
 from lora_profiler.mathematics.subject import Subject
 from lora_profiler.records.record import Device, Environment
 from lora_profiler.records.redaction import private_text
+from lora_profiler.report.claims import CLAIMS
+from lora_profiler.report.claims.claim import Checked, Finding
+from lora_profiler.report.claims.document import (
+    document_charts,
+    verify_blocks,
+    verify_payload,
+    verify_schema,
+)
+from lora_profiler.report.claims.scaling import Run as TrainedRun
+from lora_profiler.report.claims.scaling import Scaled, Scaling, levels_of, rate_gains
 from lora_profiler.report.progress.verify import shown_checks
 from lora_profiler.report.render import markdown, plain
-from lora_profiler.report.verify.charts import verify_charts
-from lora_profiler.report.verify.document import verify_blocks, verify_payload, verify_schema
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -123,52 +130,34 @@ def test_what_must_hold_and_does_not_ends_with_1(
     assert run("verify", str(llama.folder), "--claims", "5").exit_code == 0  # nobody is bound to it
 
 
-SCALING: dict[str, Any] = {
-    "alpha": 16.0,
-    "learning_rate": 1e-3,
-    "steps": 1,
-    "tokens_per_step": 1,
-    "base_loss": 1.0,
-    "trained_runs": 1,
-    "scalings": [
-        {
-            "key": "fixed",
-            "label": "alpha / r, alpha fixed",
-            "runs": [
-                {
-                    "rank": 1,
-                    "factor": 16.0,
-                    "learning_rate": 1e-3,
-                    "first_update": 0.1,
-                    "last_update": float("nan"),
-                    "whole_update": 0.1,
-                    "first_logit_change": 0.1,
-                    "loss": float("nan"),
-                    "gain": float("-inf"),
-                }
-            ],
-            "levels": {
-                "first_update": {"exponent": 0.5, "largest_to_least": 3.0, "level": False},
-                "last_update": {
-                    "exponent": float("nan"),
-                    "largest_to_least": float("nan"),
-                    "level": False,
-                },
-                "whole_update": {"exponent": 0.5, "largest_to_least": 3.0, "level": False},
-                "first_logit_change": {"exponent": 0.0, "largest_to_least": 1.0, "level": True},
-                "loss": {"least_to_best_gain": 0.0, "best_rank": 1, "level": False},
-            },
-        }
-    ],
-    "learning_rates": [
-        {
-            "key": "fixed",
-            "rank": 1,
-            "gains": [{"learning_rate": 1.0, "gain": float("-inf")}],
-            "best_learning_rate": 1.0,
-        }
-    ],
-}
+DIVERGED = TrainedRun(
+    rank=1,
+    factor=16.0,
+    learning_rate=1e-3,
+    first_update=0.1,
+    last_update=None,
+    whole_update=0.1,
+    first_logit_change=0.1,
+    loss=None,
+    gain=None,
+)
+SCALING = Scaling(
+    alpha=16.0,
+    learning_rate=1e-3,
+    steps=1,
+    tokens_per_step=1,
+    base_loss=1.0,
+    trained_runs=2,
+    scalings=(
+        Scaled(
+            key="fixed",
+            label="alpha / r, alpha fixed",
+            runs=(DIVERGED, replace(DIVERGED, rank=8, first_update=0.4)),
+            levels=levels_of((DIVERGED, replace(DIVERGED, rank=8, first_update=0.4))),
+        ),
+    ),
+    learning_rates=(rate_gains("fixed", 1, (DIVERGED,)),),
+)
 """Training that came to nothing finite."""
 
 
@@ -192,7 +181,7 @@ def test_numbers_that_are_none_are_null_in_json_and_none_in_text() -> None:
     assert "! A note." in plain(blocks)
     assert "none" in plain(blocks)
     assert "It diverged." in markdown(blocks)
-    assert {chart.key for chart in verify_charts(document)} >= {
+    assert {chart.key for chart in document_charts(document)} >= {
         "scaling_gain",
         "scaling_learning_rates",
     }
@@ -255,7 +244,7 @@ def test_help_loads_neither_torch_nor_claims() -> None:
     assert "2, 3 and 4 must hold exactly" in done.stdout
     loaded = set(done.stderr.split())
     assert loaded.isdisjoint(
-        {"torch", "numpy", "rich", "transformers", "lora_profiler.mathematics.claim"}
+        {"torch", "numpy", "rich", "transformers", "msgspec", "lora_profiler.report.claims"}
     )
 
 
@@ -373,7 +362,7 @@ def test_a_log_gets_a_line_when_a_claim_takes_long(
         watch.end(
             Checked(
                 claim=CLAIMS[4],
-                finding=Finding(verdict="holds_partly", sentences=(), evidence={}),
+                finding=Finding(verdict="holds_partly", sentences=(), evidence=SCALING),
                 seconds=61.0,
             )
         )
@@ -394,7 +383,7 @@ def test_another_program_is_told_in_json(capsys: pytest.CaptureFixture[str]) -> 
         watch.end(
             Checked(
                 claim=CLAIMS[4],
-                finding=Finding(verdict="holds_partly", sentences=(), evidence={}),
+                finding=Finding(verdict="holds_partly", sentences=(), evidence=SCALING),
                 seconds=61.0,
             )
         )
@@ -422,7 +411,7 @@ def test_committed_results_are_whole_and_turn_into_charts() -> None:
     assert list(private_text(document)) == []
     assert [claim["id"] for claim in document["claims"]] == list(range(1, 8))
     assert all(claim["verdict"] == "holds" for claim in document["claims"] if claim["must_hold"])
-    charts = verify_charts(document)
+    charts = document_charts(document)
     assert len({chart.key for chart in charts}) == len(charts)
     for chart in charts:
         assert chart.series

@@ -20,16 +20,15 @@ from dashboard_app import cautions, opened, problems, texts, written
 from learning import FINDINGS, document
 from lora_profiler.dashboard import check_view, checking, following, layer_params, learn_page, link
 from lora_profiler.report import charts
-from lora_profiler.report.learn.chart_captions import seen
+from lora_profiler.report.claims import caption, grouped
+from lora_profiler.report.claims.chart import Series, numbers_table
 from lora_profiler.report.learn.counts import counts_chart, counts_words
 from lora_profiler.report.learn.findings import findings, from_json, to_json
 from lora_profiler.report.learn.flow import flow
-from lora_profiler.report.learn.groups import grouped, numbers_table
 from lora_profiler.report.learn.layer import LoraLayer, adam_bytes, gradient_bytes
 from lora_profiler.report.learn.matrices import matrices
 from lora_profiler.report.page import embedded_data, mathematics_content, write_page
 from lora_profiler.report.palette import INK, METHOD_MARKS
-from lora_profiler.report.verify.charts import Series
 
 CHARTS = {chart.key: chart for chart in FINDINGS.charts}
 SVG = "{http://www.w3.org/2000/svg}"
@@ -175,7 +174,7 @@ def test_the_chart_of_counts_crosses_where_the_words_say() -> None:
     ],
 )
 def test_what_is_seen_is_worked_out_from_the_numbers(key: str, says: tuple[str, ...]) -> None:
-    assert seen(CHARTS[key]) == says
+    assert caption(CHARTS[key]) == says
 
 
 def test_every_point_is_drawn_and_stands_in_the_table() -> None:
@@ -226,7 +225,7 @@ def test_what_comes_with_the_package_is_what_the_committed_run_found() -> None:
     assert [chart for _, members in grouped(found.charts) for chart in members] == list(
         found.charts
     )
-    assert all(seen(chart) for chart in found.charts)
+    assert all(caption(chart) for chart in found.charts)
 
 
 def test_the_report_s_page_says_the_same_and_holds_every_number() -> None:
@@ -298,7 +297,7 @@ def test_what_was_found_is_shown_with_its_sentences() -> None:
     for key in ("trained_share", "gain_by_rank", "spectrum_a", "lora_of_full"):
         assert all(
             sentence in shown and sentence in drawn[f"claim.{key}"].alt
-            for sentence in seen(CHARTS[key])
+            for sentence in caption(CHARTS[key])
         )
     app.selectbox(key="learn.of.scaling_first_update").set_value("scaling_gain").run()
     assert "bursting: rank 1 gains most, rank 64 nothing." in texts(app)

@@ -21,17 +21,17 @@ from lora_profiler.mathematics import (
     initialisation,
     intrinsic_dimension,
     merging,
-    nf4_merging,
     scaling,
     update_size,
 )
 from lora_profiler.mathematics.adapters import adapted, exact_weight, factors, lora_layers
-from lora_profiler.mathematics.claim import CLAIMS, Finding
-from lora_profiler.mathematics.full_tuning import FullTuning, linear_names
-from lora_profiler.mathematics.subject import Subject
-from lora_profiler.mathematics.training import mean_loss, train
+from lora_profiler.mathematics.intrinsic_dimension import FullTuning, linear_names
+from lora_profiler.mathematics.subject import Subject, mean_loss, train
 from lora_profiler.mathematics.verify import CHECKS, check_memory, verify
 from lora_profiler.records.record import Device, Environment, Measurement, Record
+from lora_profiler.report.claims import CLAIMS
+from lora_profiler.report.claims.claim import Finding
+from lora_profiler.report.claims.merging import Nf4
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 
@@ -51,8 +51,8 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     return tiny_gpt2(tmp_path_factory.mktemp("gpt2"))
 
 
-def checked(check: Any, subject: Subject) -> Finding:
-    found: Finding = check(subject, EFFORT, 0, quietly)
+def checked(check: Any, subject: Subject) -> Finding[Any]:
+    found: Finding[Any] = check(subject, EFFORT, 0, quietly)
     return found
 
 
@@ -67,32 +67,24 @@ def test_sizes_are_those_of_the_predictor_and_of_the_formula(
     found = checked(update_size.check, subject)
     evidence = found.evidence
     assert found.verdict == "holds"
-    assert (evidence["example"]["full"], evidence["example"]["lora"]) == (16_777_216, 65_536)
-    assert evidence["example"]["fewer"] > 0.996
-    for row in evidence["model"]["ranks"]:
-        setup = TrainSetup(lora=LoraConfig(r=row["rank"]), device="cpu")
-        assert row["lora"] == predict(Workload(model=subject.spec, setup=setup)).parameters.adapter
-    for layer in evidence["layers"]:
-        d, k, turn = (
-            layer["out_features"],
-            layer["in_features"],
-            layer["lora_exceeds_full_from_rank"],
-        )
+    assert (evidence.example.full, evidence.example.lora) == (16_777_216, 65_536)
+    assert evidence.example.fewer > 0.996
+    for row in evidence.model.ranks:
+        setup = TrainSetup(lora=LoraConfig(r=row.rank), device="cpu")
+        assert row.lora == predict(Workload(model=subject.spec, setup=setup)).parameters.adapter
+    for layer in evidence.layers:
+        d, k, turn = (layer.out_features, layer.in_features, layer["lora_exceeds_full_from_rank"])
         assert turn * (d + k) > d * k >= (turn - 1) * (d + k)
-        assert layer["full"] == d * k
-        assert all(
-            (row["a"], row["b"]) == (row["rank"] * k, row["rank"] * d) for row in layer["ranks"]
-        )
-    full = sum(layer["copies"] * layer["full"] for layer in evidence["layers"])
-    turn = evidence["model"]["lora_exceeds_full_from_rank"]
-    by_rank = {row["rank"]: row for row in evidence["model"]["ranks"]}
-    assert evidence["model"]["full"] == full
-    assert turn * by_rank[1]["lora"] > full >= (turn - 1) * by_rank[1]["lora"]
-    assert [row["share_of_full"] > 1 for row in by_rank.values()] == [
-        rank >= turn for rank in by_rank
-    ]
+        assert layer.full == d * k
+        assert all((row.a, row.b) == (row.rank * k, row.rank * d) for row in layer.ranks)
+    full = sum(layer.copies * layer.full for layer in evidence.layers)
+    turn = evidence.model["lora_exceeds_full_from_rank"]
+    by_rank = {row.rank: row for row in evidence.model.ranks}
+    assert evidence.model.full == full
+    assert turn * by_rank[1].lora > full >= (turn - 1) * by_rank[1].lora
+    assert [row.share_of_full > 1 for row in by_rank.values()] == [rank >= turn for rank in by_rank]
     assert all(
-        layer["kind"] == ("Linear" if name == "llama" else "Conv1D") for layer in evidence["layers"]
+        layer.kind == ("Linear" if name == "llama" else "Conv1D") for layer in evidence.layers
     )
 
 
@@ -104,38 +96,38 @@ def test_merged_and_unmerged_agree_in_both_layouts(
     name: str, request: pytest.FixtureRequest
 ) -> None:
     found = checked(merging.check, request.getfixturevalue(name))
-    rows = found.evidence["rows"]
+    rows = found.evidence.rows
     assert found.verdict == "holds"
-    assert {row["layouts"][0] for row in rows} == {"Linear", "Conv1D"}
-    assert {row["dtype"] for row in rows} == {"float32", "bfloat16"}
+    assert {row.layouts[0] for row in rows} == {"Linear", "Conv1D"}
+    assert {row.dtype for row in rows} == {"float32", "bfloat16"}
     for row in rows:
-        assert row["shapes_equal"] and row["plain_after_merge"]
-        assert all(0 < row[error] <= 1 for error in merging.ERRORS)
-        assert row["output_difference"] < (1e-4 if row["dtype"] == "float32" else 0.2)
-        assert 0.5 < row["weights_restored_by_unmerge"] < 1
+        assert row.shapes_equal and row.plain_after_merge
+        errors = row.weight_error_of_limit, row.unmerged_error_of_limit, row.merged_error_of_limit
+        assert all(0 < error <= 1 for error in errors)
+        assert row.output_difference < (1e-4 if row.dtype == "float32" else 0.2)
+        assert 0.5 < row.weights_restored_by_unmerge < 1
 
 
 def test_a_4_bit_base_forgets_the_update_when_it_is_quantised_again(llama: Subject) -> None:
     pytest.importorskip("bitsandbytes")
-    nf4 = checked(merging.check, llama).evidence["nf4"]
-    assert nf4["checked"]
-    assert 0.05 < nf4["quantisation_error_of_weight"] < 0.15
-    assert max(nf4_merging.errors_of_limit(nf4)) <= 1
-    assert nf4["requantisation_error_of_update"] > 0.5
-    assert nf4["update_kept"] < 0.5
-    assert nf4["loss"]["unmerged"] < nf4["loss"]["merged_and_quantised_again"]
+    nf4 = checked(merging.check, llama).evidence.nf4
+    assert nf4.checked
+    assert 0.05 < nf4.quantisation_error_of_weight < 0.15
+    assert 0 < nf4.worst <= 1
+    assert nf4.requantisation_error_of_update > 0.5
+    assert nf4.update_kept < 0.5
+    assert nf4.loss.unmerged < nf4.loss.merged_and_quantised_again
 
 
 def test_without_bitsandbytes_the_rest_is_checked_and_the_gap_is_said(
     llama: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nf4_merging, "find_spec", lambda name: None)
+    monkeypatch.setattr(merging, "find_spec", lambda name: None)
     found = checked(merging.check, llama)
     assert found.verdict == "holds_partly"
-    assert found.evidence["nf4"] == {
-        "checked": False,
-        "reason": 'needs bitsandbytes: pip install "lora-profiler[qlora]"',
-    }
+    assert found.evidence.nf4 == Nf4(
+        checked=False, reason='needs bitsandbytes: pip install "lora-profiler[qlora]"'
+    )
     assert "NF4 base was not checked" in found.sentences[-1]
 
 
@@ -146,21 +138,16 @@ def test_every_layer_is_both_paths_at_once_and_costs_what_is_predicted(llama: Su
     found = checked(forward_path.check, llama)
     evidence = found.evidence
     assert found.verdict == "holds"
-    for row in evidence["rows"]:
-        assert row["layers"] == 14
-        assert 0 < row["error_of_limit"] <= 1
-        assert row["largest_path_of_output"] > 1e-3  # the second path is there to be seen
-    for cost_row in evidence["costs"]:
-        d, k, r, n = (
-            cost_row["out_features"],
-            cost_row["in_features"],
-            evidence["rank"],
-            evidence["tokens"],
-        )
-        assert cost_row["base_flops"] == 2 * n * d * k
-        assert cost_row["measured_flops"] == 2 * n * r * (d + k)
-        assert cost_row["measured_bytes"] == 4 * n * (k + r)
-        assert min(cost_row["base_seconds"], cost_row["adapted_seconds"]) > 0
+    for row in evidence.rows:
+        assert row.layers == 14
+        assert 0 < row.error_of_limit <= 1
+        assert row.largest_path_of_output > 1e-3  # the second path is there to be seen
+    for cost_row in evidence.costs:
+        d, k, r, n = (cost_row.out_features, cost_row.in_features, evidence.rank, evidence.tokens)
+        assert cost_row.base_flops == 2 * n * d * k
+        assert cost_row.measured_flops == 2 * n * r * (d + k)
+        assert cost_row.measured_bytes == 4 * n * (k + r)
+        assert min(cost_row.base_seconds, cost_row.adapted_seconds) > 0
 
 
 # --- 4 --------------------------------------------------------------------------------------------
@@ -177,16 +164,16 @@ def test_training_starts_from_the_base_model(llama: Subject) -> None:
                 for layer in lora_layers(wrapped).values()
             ]
         )
-    assert evidence["gaussian"]["moments"]["count"] == a.numel()
-    assert evidence["gaussian"]["moments"]["deviation"] == pytest.approx(
+    assert evidence.gaussian.moments.count == a.numel()
+    assert evidence.gaussian.moments.deviation == pytest.approx(
         16 * a.std(unbiased=False).item(), rel=1e-5
     )
-    assert evidence["default"]["p_value"] > 1e-3 > 1e-9 > evidence["default"]["p_value_as_normal"]
-    assert all(row["equal"] and row["largest_difference"] == 0 for row in evidence["logits"])
-    first, second = evidence["gradients"]["first"], evidence["gradients"]["second"]
-    assert (first["largest_of_a"], evidence["gradients"]["a_unmoved_by_first_step"]) == (0, True)
-    assert min(first["smallest_norm_of_b"], second["largest_of_a"]) > 0
-    assert max(first["error_of_limit"], second["error_of_limit"]) <= 1
+    assert evidence["default"].p_value > 1e-3 > 1e-9 > evidence["default"].p_value_as_normal
+    assert all(row.equal and row.largest_difference == 0 for row in evidence.logits)
+    first, second = evidence.gradients.first, evidence.gradients.second
+    assert (first.largest_of_a, evidence.gradients.a_unmoved_by_first_step) == (0, True)
+    assert min(first.smallest_norm_of_b, second.largest_of_a) > 0
+    assert max(first.error_of_limit, second.error_of_limit) <= 1
 
 
 # --- 5 --------------------------------------------------------------------------------------------
@@ -196,28 +183,28 @@ def test_scaling_shares_runs_that_are_one_and_is_the_same_again(llama: Subject) 
     effort = replace(EFFORT, learning_rates=(1e-3, 1e-2))
     found = scaling.check(llama, effort, 0, quietly)
     evidence = found.evidence
-    by_key = {row["key"]: row for row in evidence["scalings"]}
-    assert [run["factor"] for run in by_key["fixed"]["runs"]] == [16, 2, 0.25]
-    assert [run["factor"] for run in by_key["none"]["runs"]] == [1, 1, 1]
-    assert by_key["fixed"]["runs"][0] == by_key["fixed_rs"]["runs"][0]
-    assert evidence["trained_runs"] == 10 + 6  # at r = 1 two ways to scale are one, and two others
-    assert by_key["fixed_rs"]["levels"]["first_update"]["exponent"] == pytest.approx(
-        by_key["fixed"]["levels"]["first_update"]["exponent"] + 0.5, abs=1e-3
+    by_key = {row.key: row for row in evidence.scalings}
+    assert [run.factor for run in by_key["fixed"].runs] == [16, 2, 0.25]
+    assert [run.factor for run in by_key["none"].runs] == [1, 1, 1]
+    assert by_key["fixed"].runs[0] == by_key["fixed_rs"].runs[0]
+    assert evidence.trained_runs == 10 + 6  # at r = 1 two ways to scale are one, and two others
+    assert by_key["fixed_rs"].levels.first_update.exponent == pytest.approx(
+        by_key["fixed"].levels.first_update.exponent + 0.5, abs=1e-3
     )  # the first step of Adam has the same B whatever the scaling is
-    assert by_key["fixed"]["levels"]["first_logit_change"]["level"]
-    assert not by_key["none"]["levels"]["first_logit_change"]["level"]
-    assert {(row["key"], row["rank"]) for row in evidence["learning_rates"]} == {
+    assert by_key["fixed"].levels.first_logit_change.level
+    assert not by_key["none"].levels.first_logit_change.level
+    assert {(row.key, row.rank) for row in evidence.learning_rates} == {
         (key, r) for key in by_key for r in (1, 64)
     }
     few = replace(EFFORT, scaling_ranks=(1, 8))
     first = scaling.check(llama, few, 0, quietly).evidence
     assert first == scaling.check(llama, few, 0, quietly).evidence
-    assert first["scalings"][0]["runs"] == by_key["fixed"]["runs"][:2]
-    assert first["scalings"] != scaling.check(llama, few, 1, quietly).evidence["scalings"]
+    assert first.scalings[0].runs == by_key["fixed"].runs[:2]
+    assert first.scalings != scaling.check(llama, few, 1, quietly).evidence.scalings
 
 
 def test_the_first_update_is_what_peft_adds_to_the_weight(llama: Subject) -> None:
-    run = checked(scaling.check, llama).evidence["scalings"][1]["runs"][1]
+    run = checked(scaling.check, llama).evidence.scalings[1].runs[1]
     model, batches = llama.model(), llama.training_batches(EFFORT.scaling_steps, EFFORT, 0)
     with adapted(model, r=8, alpha=16, use_rslora=True, seed=0) as wrapped:
         layers = lora_layers(wrapped)
@@ -226,7 +213,7 @@ def test_the_first_update_is_what_peft_adds_to_the_weight(llama: Subject) -> Non
         update = torch.cat(
             [layer.get_delta_weight("default").flatten() for layer in layers.values()]
         ).norm()
-    assert run["first_update"] == pytest.approx((update / weight).item(), rel=1e-4)
+    assert run.first_update == pytest.approx((update / weight).item(), rel=1e-4)
 
 
 # --- 6 --------------------------------------------------------------------------------------------
@@ -238,16 +225,16 @@ def test_an_update_is_put_back_at_any_rank(name: str, request: pytest.FixtureReq
     found = checked(intrinsic_dimension.check, subject)
     evidence = found.evidence
     assert found.verdict == "holds"
-    assert evidence["changed_share"] > 0.99
-    shares = [row["truncated_gain_share"] for row in evidence["ranks"]]
+    assert evidence.changed_share > 0.99
+    shares = [row.truncated_gain_share for row in evidence.ranks]
     assert shares[-1] == pytest.approx(1, abs=0.01)  # rank 64 is the full rank of most layers
     assert max(shares[:2]) <= 1.05
     if name == "llama":  # the other has learnt so little that rank 1 holds it all
         assert shares[0] < shares[1]
-    for kind in evidence["kinds"]:
-        assert kind["energy_at_8"] > kind["random"]["energy"][3]
-        assert 1 <= kind["effective_rank"] <= min(kind["out_features"], kind["in_features"])
-    assert len(evidence["layers"]) == sum(kind["copies"] for kind in evidence["kinds"])
+    for kind in evidence.kinds:
+        assert kind.energy_at_8 > kind.random.energy[3]
+        assert 1 <= kind.effective_rank <= min(kind.out_features, kind.in_features)
+    assert len(evidence.layers) == sum(kind.copies for kind in evidence.kinds)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
@@ -299,16 +286,16 @@ def test_costs_are_shares_of_full_and_honest_where_lora_keeps_more(
 ) -> None:
     monkeypatch.setattr(cost, "measure", lambda workload, *a, **o: measured_as_predicted(workload))
     found = cost.check(llama, replace(EFFORT, cost_dtypes=("float32", "bfloat16")), 0, quietly)
-    pairs = found.evidence["pairs"]
-    assert [(p["dtype"], p["adapter_dtype"], p["seq_len"]) for p in pairs] == [
+    pairs = found.evidence.pairs
+    assert [(p.dtype, p.adapter_dtype, p.seq_len) for p in pairs] == [
         ("float32", "float32", 32),
         ("bfloat16", "float32", 32 // cost.IMITATED),
         ("bfloat16", "bfloat16", 32 // cost.IMITATED),
     ]
-    assert pairs[0]["step_time"] == pytest.approx(0.9)
-    assert all(p["optimizer_states"] < 1 for p in pairs)
-    assert pairs[1]["saved_activations"] > 1
-    assert pairs[1]["peak"] > 1  # of so small a model activations are most of the peak
+    assert pairs[0].step_time == pytest.approx(0.9)
+    assert all(p.optimizer_states < 1 for p in pairs)
+    assert pairs[1].saved_activations > 1
+    assert pairs[1].peak > 1  # of so small a model activations are most of the peak
     assert found.verdict == "holds_partly"
     assert "It keeps more activations than full fine-tuning." in " ".join(found.sentences)
     assert "exact" in found.sentences[0]
@@ -352,9 +339,9 @@ def test_costs_that_are_not_as_claimed(
 @pytest.mark.slow
 def test_costs_measured_for_real_are_as_predicted(llama: Subject) -> None:
     found = checked(cost.check, llama)
-    assert [row["status"] in ("ok", "noisy") for row in found.evidence["rows"]] == [True, True]
+    assert [row.status in ("ok", "noisy") for row in found.evidence.rows] == [True, True]
     assert found.verdict == "holds"
-    assert max(map(abs, cost.errors(found.evidence["rows"]))) < 0.01
+    assert max(abs(error) for row in found.evidence.rows for error in row.errors) < 0.01
 
 
 # --- all ------------------------------------------------------------------------------------------
@@ -413,7 +400,11 @@ def test_a_model_too_large_for_the_machine_is_refused_before_it_is_loaded() -> N
 def test_a_finding_is_made_of_what_json_can_hold(llama: Subject) -> None:
     import json
 
-    for claim in (1, 4):
-        finding = CHECKS[claim](llama, EFFORT, 0, quietly)
-        assert json.loads(json.dumps(finding.evidence)) == finding.evidence
-        assert asdict(finding)["sentences"]
+    import msgspec
+
+    for claim in CLAIMS[:4]:
+        finding = CHECKS[claim.id](llama, EFFORT, 0, quietly)
+        assert isinstance(finding.evidence, claim.evidence)
+        written = json.dumps(asdict(finding.evidence), allow_nan=False)
+        assert msgspec.json.decode(written, type=claim.evidence) == finding.evidence
+        assert finding.sentences

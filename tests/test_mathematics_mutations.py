@@ -25,10 +25,10 @@ from claim_subjects import (
     tiny_gpt2,
     tiny_llama,
 )
-from lora_profiler.mathematics.claim import Finding
 from lora_profiler.mathematics.spectrum import Spectrum
 from lora_profiler.mathematics.subject import Subject
 from lora_profiler.mathematics.verify import CHECKS
+from lora_profiler.report.claims.claim import Finding
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,7 +47,7 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     return tiny_gpt2(tmp_path_factory.mktemp("gpt2"))
 
 
-def found(claim: int, subject: Subject) -> Finding:
+def found(claim: int, subject: Subject) -> Finding[Any]:
     return CHECKS[claim](subject, EFFORT, 0, quietly)
 
 
@@ -82,10 +82,10 @@ def test_b_that_is_not_zero_is_seen_everywhere(
 ) -> None:
     break_peft(monkeypatch, b_not_zero)
     evidence = found(4, llama).evidence
-    assert not any(row["equal"] for row in evidence["logits"])
-    assert evidence["gaussian"]["largest_of_b"] > 0
-    assert evidence["gradients"]["first"]["largest_of_a"] > 0
-    assert not evidence["gradients"]["a_unmoved_by_first_step"]
+    assert not any(row.equal for row in evidence.logits)
+    assert evidence.gaussian.largest_of_b > 0
+    assert evidence.gradients.first.largest_of_a > 0
+    assert not evidence.gradients.a_unmoved_by_first_step
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_4_bit_layer_that_scales_wrongly_is_seen_though_the_others_are_right(
     )
     finding = found(2, llama)
     assert finding.verdict == "fails"
-    assert all(row["merged_error_of_limit"] <= 1 for row in finding.evidence["rows"])
+    assert all(row.merged_error_of_limit <= 1 for row in finding.evidence.rows)
 
 
 def test_a_rank_that_is_one_too_high_is_counted(

@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 
 from claim_subjects import EFFORT
 from lora_profiler.mathematics.adapters import Factors, without_numbers
-from lora_profiler.mathematics.distribution import kolmogorov_smirnov, moments
 from lora_profiler.mathematics.effort import effort_for
+from lora_profiler.mathematics.initialisation import kolmogorov_smirnov, moments
 from lora_profiler.mathematics.rounding import gamma, share_of_limit, unit_roundoff
-from lora_profiler.mathematics.scaling import exponent
-from lora_profiler.mathematics.scaling_runs import change_norm, update_norm
-from lora_profiler.mathematics.spectrum import spectrum
+from lora_profiler.mathematics.scaling import change_norm, update_norm
+from lora_profiler.mathematics.spectrum import kind_rows, layer_rows, spectrum
 from lora_profiler.mathematics.subject import _batches
-from lora_profiler.mathematics.update_spectra import kind_rows, layer_rows
+from lora_profiler.report.claims.scaling import exponent
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -153,17 +152,15 @@ def test_rows_of_spectra_keep_energy_at_powers_of_two() -> None:
     weights = {f"layers.{i}.up": normal(8, 20, seed=i) for i in range(3)}
     spectra = {name: spectrum(weight) for name, weight in weights.items()}
     (kind,) = kind_rows(weights, spectra, seed=0)
-    assert (kind["name"], kind["copies"], kind["middle"]) == ("layers.*.up", 3, "layers.1.up")
+    assert (kind.name, kind.copies, kind.middle) == ("layers.*.up", 3, "layers.1.up")
     squares = torch.linalg.svdvals(weights["layers.1.up"]).square()
     shares = [(squares[:r].sum() / squares.sum()).item() for r in (1, 2, 4, 8)]
-    assert kind["update"]["energy"] == pytest.approx(shares, abs=1e-5)
-    assert (
-        kind["weight"]["effective_rank"] == kind["update"]["effective_rank"]
-    )  # here the weight is the update
-    assert layer_rows(spectra)[1]["energy"] == kind["update"]["energy"]
-    assert kind["update"]["places"][0] == 1
-    assert kind["update"]["places"][-1] == 8
-    assert kind["update"]["values"][0] == 1
+    assert kind.update.energy == pytest.approx(tuple(shares), abs=1e-5)
+    assert kind.weight.effective_rank == kind.update.effective_rank  # here the weight is the update
+    assert layer_rows(spectra)[1].energy == kind.update.energy
+    assert kind.update.places[0] == 1
+    assert kind.update.places[-1] == 8
+    assert kind.update.values[0] == 1
 
 
 # --- norms and slopes -----------------------------------------------------------------------------

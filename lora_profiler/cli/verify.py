@@ -19,8 +19,8 @@ from lora_profiler.cli.options import output_options
 from lora_profiler.errors import UsageError
 
 if TYPE_CHECKING:
-    from lora_profiler.mathematics.claim import Claim
     from lora_profiler.model_spec import ModelSpec
+    from lora_profiler.report.claims.claim import Claim
 
 
 @click.command(
@@ -88,8 +88,8 @@ def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
     from lora_profiler.mathematics.sources import Request, open_subject
     from lora_profiler.mathematics.verify import verify
     from lora_profiler.records.working_folder import WorkingFolder
+    from lora_profiler.report.claims.document import verify_blocks, verify_payload
     from lora_profiler.report.progress.verify import shown_checks
-    from lora_profiler.report.verify.document import verify_blocks, verify_payload
 
     request = Request(
         model=model,
@@ -129,7 +129,7 @@ def verify_command(ctx: click.Context, /, model: str | None, **o: Any) -> None:
 def chosen(text: str | None) -> "list[Claim]":
     """The claims of '1,4' in their order, all of them for None. Raises UsageError for what is
     none."""
-    from lora_profiler.mathematics.claim import CLAIMS
+    from lora_profiler.report.claims import CLAIMS
 
     if text is None:
         return list(CLAIMS)

@@ -5,10 +5,10 @@ import streamlit as st
 
 from lora_profiler.dashboard import checking, following, widgets
 from lora_profiler.dashboard.checking import Checking, ClaimState
-from lora_profiler.mathematics.claim import CLAIMS
 from lora_profiler.report.blocks import Row, Table, paragraph
+from lora_profiler.report.claims import CLAIMS
+from lora_profiler.report.claims.document import claim_blocks
 from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
-from lora_profiler.report.verify.document import claim_blocks
 from lora_profiler.units import clock_text
 
 _EVERY_SECONDS = 0.5

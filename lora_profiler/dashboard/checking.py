@@ -8,7 +8,7 @@ from typing import Any
 
 from lora_profiler.dashboard import following
 from lora_profiler.dashboard.following import Followed
-from lora_profiler.mathematics.claim import Verdict
+from lora_profiler.report.claims.claim import Verdict
 
 NEEDED = ("torch", "transformers", "peft")
 INSTALL = "pip install 'lora-profiler[measure]'"

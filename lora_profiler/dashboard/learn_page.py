@@ -9,15 +9,14 @@ from lora_profiler.dashboard import check_view, layer_params, link, markup, widg
 from lora_profiler.dashboard.headline import Headline
 from lora_profiler.report import charts
 from lora_profiler.report.blocks import Row, Table, paragraph
+from lora_profiler.report.claims import caption, grouped
+from lora_profiler.report.claims.chart import Chart, numbers_table
 from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
-from lora_profiler.report.learn.chart_captions import seen
 from lora_profiler.report.learn.counts import counts_chart, counts_words
 from lora_profiler.report.learn.findings import Findings, committed_findings
 from lora_profiler.report.learn.flow import flow, flow_words
-from lora_profiler.report.learn.groups import grouped, numbers_table
 from lora_profiler.report.learn.layer import LoraLayer, adam_bytes, gradient_bytes
 from lora_profiler.report.learn.matrices import matrices, matrices_words
-from lora_profiler.report.verify.charts import Chart
 from lora_profiler.units import bytes_texts, change_text, count_text
 
 _KEY = "learn."
@@ -190,7 +189,7 @@ def _chart(members: list[Chart]) -> None:
             persist_state="session",
         )
     chart = next(chart for chart in members if chart.key == key)
-    words = seen(chart)
+    words = caption(chart)
     if len(members) == 1:
         widgets.small(f"{chart.title}.")
     widgets.figure(

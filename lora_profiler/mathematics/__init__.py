@@ -1,7 +1,6 @@
-"""The claims that LoRA rests on, each checked on a real model with PEFT's own layers: numbers, a
-verdict and a sentence.
+"""The claims that LoRA rests on, measured on a real model with PEFT's own layers.
 
-`claim` holds the claims themselves and needs no torch; `sources` finds a model to check them on,
-`verify` runs them. Every other module checks one claim, or is a small part that several of them
-share. Everything runs on the CPU and from one seed.
+`report.claims` says what each claim is and holds the type of its evidence; the module of the same
+name here measures it. `sources` finds a model, `verify` runs the checks; the other modules are what
+several of them share. Everything runs on the CPU and from one seed.
 """

@@ -1,13 +1,25 @@
-"""Claim 2: (alpha / r) B A has W's shape, and merged and unmerged layers agree to the rounding of
-their dtype."""
+"""Claim 2, measured: merged and unmerged layers in two dtypes and two layouts, and merging into a
+4-bit base."""
 
+from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch.nn import functional
 
-from lora_profiler.mathematics import nf4_merging
-from lora_profiler.mathematics.adapters import exact_weight, factors, layout, lora_layers
-from lora_profiler.mathematics.claim import Finding, Tell, Verdict
+from lora_profiler.mathematics.adapters import (
+    SCALING,
+    companion,
+    exact_weight,
+    factors,
+    is_packed,
+    layout,
+    lora_layers,
+    subject_start,
+    trained_factors,
+    with_factors,
+)
 from lora_profiler.mathematics.effort import Effort
 from lora_profiler.mathematics.layer_outputs import (
     Call,
@@ -17,23 +29,18 @@ from lora_profiler.mathematics.layer_outputs import (
     two_paths,
 )
 from lora_profiler.mathematics.rounding import share_of_limit
-from lora_profiler.mathematics.starting_point import (
-    SCALING,
-    companion,
-    subject_start,
-    trained_factors,
-    with_factors,
-)
-from lora_profiler.mathematics.subject import Subject
-from lora_profiler.units import percent_text
+from lora_profiler.mathematics.subject import Subject, mean_loss
+from lora_profiler.modeling.nf4 import quantise
+from lora_profiler.modeling.third_party import quiet
+from lora_profiler.report.claims.claim import Finding, Tell
+from lora_profiler.report.claims.merging import MergedRow, Merging, Nf4, Nf4Loss
+from lora_profiler.report.claims.numbers import finite
+from lora_profiler.workload import Dtype, Quantization
 
-DTYPES = ("float32", "bfloat16")
-ERRORS = ("weight_error_of_limit", "unmerged_error_of_limit", "merged_error_of_limit")
-"""Of a row: the largest error found, as a share of what rounding alone can make. Above 1 the claim
-fails."""
+DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 
 
-def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding:
+def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding[Merging]:
     """Merges trained adapters on the model and on a tiny one of the other layout, in two dtypes,
     and on the model in NF4."""
     tell("training adapters", 0, 4)
@@ -41,9 +48,8 @@ def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding:
     ids, rows = subject.check_ids(effort), []
     for number, dtype in enumerate(DTYPES):
         tell(f"merging in {dtype}", 1 + number, 4)
-        model = subject.model(dtype)  # type: ignore[arg-type]
-        rows.append(_row(model, subject.spec.id, dtype, state, ids, seed))
-    for present in rows[0]["layouts"]:
+        rows.append(_row(subject.model(dtype), subject.spec.id, dtype, state, ids, seed))
+    for present in rows[0].layouts:
         other, batches, other_ids = companion(present, effort, seed)
         other_state = trained_factors(other, batches, seed)
         name = f"tiny {other.config.model_type}, random weights"
@@ -52,14 +58,12 @@ def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding:
             for dtype in DTYPES
         ]
     tell("merging in NF4", 3, 4)
-    nf4 = nf4_merging.evidence(subject, state, effort, seed)
-    evidence = {"rows": rows, "nf4": nf4}
-    return Finding(verdict=_verdict(evidence), sentences=_sentences(evidence), evidence=evidence)
+    return Merging(rows=tuple(rows), nf4=_nf4(subject, state, effort, seed)).finding()
 
 
 def _row(
     model: Any, name: str, dtype: str, state: dict[str, torch.Tensor], ids: torch.Tensor, seed: int
-) -> dict[str, Any]:
+) -> MergedRow:
     classes = _classes(model)
     with with_factors(model, state, seed) as wrapped:
         calls, logits = layer_calls(wrapped, ids)
@@ -68,7 +72,7 @@ def _row(
         before = {
             name: layer.get_base_layer().weight.detach().clone() for name, layer in layers.items()
         }
-        found = [_merged_layer(layers[name], calls[name]) for name in layers]
+        merged = [_merged_layer(layers[name], calls[name]) for name in layers]
         _, merged_logits = layer_calls(wrapped, ids)
         for layer in layers.values():
             layer.unmerge()
@@ -77,46 +81,53 @@ def _row(
             for name, layer in layers.items()
         )
         is_plain = _classes(wrapped.merge_and_unload()) == classes
-    return {
-        "model": name,
-        "layouts": layouts,
-        "dtype": dtype,
-        "layers": len(found),
-        "shapes_equal": all(each["shapes_equal"] for each in found),
-        "plain_after_merge": is_plain,
-        **{name: max(each[name] for each in found) for name in ERRORS},
-        "output_difference": max(each["output_difference"] for each in found),
-        "logit_difference": _difference(merged_logits, logits),
-        "same_top_token": (merged_logits.argmax(-1) == logits.argmax(-1)).double().mean().item(),
-        "weights_restored_by_unmerge": same / sum(weight.numel() for weight in before.values()),
-    }
+    return MergedRow(
+        model=name,
+        layouts=tuple(layouts),
+        dtype=dtype,
+        layers=len(merged),
+        shapes_equal=all(layer.shapes_equal for layer in merged),
+        plain_after_merge=is_plain,
+        weight_error_of_limit=finite(max(layer.weight_error for layer in merged)),
+        unmerged_error_of_limit=finite(max(layer.unmerged_error for layer in merged)),
+        merged_error_of_limit=finite(max(layer.merged_error for layer in merged)),
+        output_difference=finite(max(layer.output_difference for layer in merged)),
+        logit_difference=finite(_difference(merged_logits, logits)),
+        same_top_token=(merged_logits.argmax(-1) == logits.argmax(-1)).double().mean().item(),
+        weights_restored_by_unmerge=same / sum(weight.numel() for weight in before.values()),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _MergedLayer:
+    """Errors as shares of what rounding can make."""
+
+    shapes_equal: bool
+    weight_error: float = torch.inf
+    unmerged_error: float = torch.inf
+    merged_error: float = torch.inf
+    output_difference: float = torch.inf
 
 
 @torch.no_grad()
-def _merged_layer(layer: Any, call: Call) -> dict[str, Any]:
+def _merged_layer(layer: Any, call: Call) -> _MergedLayer:
     """Merges one layer, and compares its weight and both of its outputs with what they should
     be."""
     f = factors(layer, SCALING)
     if f.update.shape != exact_weight(layer).shape:
-        return {
-            "shapes_equal": False,
-            "output_difference": torch.inf,
-            **dict.fromkeys(ERRORS, torch.inf),
-        }
+        return _MergedLayer(shapes_equal=False)
     unmerged = two_paths(layer, call.x, f)
     weight, weight_limit = merged_weight(layer, f, call.x.dtype)
     layer.merge()
     output = layer(call.x)
     merged = one_path(layer, call.x, weight, weight_limit)
-    return {
-        "shapes_equal": True,
-        "weight_error_of_limit": share_of_limit(exact_weight(layer) - weight, weight_limit),
-        "unmerged_error_of_limit": share_of_limit(
-            call.output.double() - unmerged.output, unmerged.limit
-        ),
-        "merged_error_of_limit": share_of_limit(output.double() - merged.output, merged.limit),
-        "output_difference": _difference(output, call.output),
-    }
+    return _MergedLayer(
+        shapes_equal=True,
+        weight_error=share_of_limit(exact_weight(layer) - weight, weight_limit),
+        unmerged_error=share_of_limit(call.output.double() - unmerged.output, unmerged.limit),
+        merged_error=share_of_limit(output.double() - merged.output, merged.limit),
+        output_difference=_difference(output, call.output),
+    )
 
 
 def _classes(model: Any) -> dict[str, type]:
@@ -128,34 +139,103 @@ def _difference(a: torch.Tensor, b: torch.Tensor) -> float:
     return ((a.double() - b.double()).abs().max() / b.double().square().mean().sqrt()).item()
 
 
-def _verdict(evidence: dict[str, Any]) -> Verdict:
-    rows, nf4 = evidence["rows"], evidence["nf4"]
-    errors = [row[name] for row in rows for name in ERRORS] + nf4_merging.errors_of_limit(nf4)
-    if max(errors) > 1 or not all(row["shapes_equal"] and row["plain_after_merge"] for row in rows):
-        return "fails"
-    return "holds" if nf4["checked"] else "holds_partly"
+# --- a 4-bit base ---------------------------------------------------------------------------------
 
 
-def _sentences(evidence: dict[str, Any]) -> tuple[str, ...]:
-    rows = evidence["rows"]
-    worst = max(row[name] for row in rows for name in ERRORS)
-    by_dtype = {
-        dtype: max(row["output_difference"] for row in rows if row["dtype"] == dtype)
-        for dtype in DTYPES
-    }
-    within = "within" if worst <= 1 else "NOT within"
-    float32, bfloat16 = rows[0], rows[1]
-    return (
-        (
-            f"Merged and unmerged outputs and merged weights lie {within} the rounding of their"
-            f" dtype: the largest error is {worst:.3g} of what rounding can make. The outputs"
-            f" differ by at most {by_dtype['float32']:.1e} in float32 and"
-            f" {by_dtype['bfloat16']:.1e} in bfloat16, relative to their root mean square."
-        ),
-        (
-            "Merging cannot be undone to the bit: unmerge gives back"
-            f" {percent_text(float32['weights_restored_by_unmerge'])} of the weights in float32,"
-            f" {percent_text(bfloat16['weights_restored_by_unmerge'])} in bfloat16."
-        ),
-        *nf4_merging.sentences(evidence["nf4"]),
+def _nf4(subject: Subject, state: dict[str, torch.Tensor], effort: Effort, seed: int) -> Nf4:
+    """What merging does to the model in NF4; not checked where bitsandbytes is not installed."""
+    if find_spec("bitsandbytes") is None:
+        return Nf4(checked=False, reason='needs bitsandbytes: pip install "lora-profiler[qlora]"')
+    model, held_out = subject.model(), subject.held_out_batches(effort)
+    original = linear_weights(model)
+    with quiet():
+        quantise(model, Quantization(), "float32")
+    _keep_training_kernel(model)
+    with quiet(), with_factors(model, state, seed) as wrapped:
+        calls, _ = layer_calls(wrapped, subject.check_ids(effort))
+        layers = {name: layer for name, layer in lora_layers(wrapped).items() if is_packed(layer)}
+        unmerged_loss = mean_loss(wrapped, held_out)
+        with wrapped.disable_adapter():
+            base_loss = mean_loss(wrapped, held_out)
+        merged = [_merged_nf4(layer, calls[name], original[name]) for name, layer in layers.items()]
+        merged_loss = mean_loss(wrapped, held_out)
+    weight, quantised, update, error, overlap = (
+        sum(getattr(layer, name) for layer in merged)
+        for name in ("weight", "quantised", "update", "error", "overlap")
     )
+    return Nf4(
+        checked=True,
+        layers=len(merged),
+        unmerged_error_of_limit=finite(max(layer.unmerged_error for layer in merged)),
+        merged_error_of_limit=finite(max(layer.merged_error for layer in merged)),
+        quantisation_error_of_weight=finite((quantised / weight) ** 0.5),
+        update_of_weight=finite((update / weight) ** 0.5),
+        requantisation_error_of_weight=finite((error / weight) ** 0.5),
+        requantisation_error_of_update=finite((error / update) ** 0.5),
+        update_kept=finite(overlap / update),
+        loss=Nf4Loss(
+            base=finite(base_loss),
+            unmerged=finite(unmerged_loss),
+            merged_and_quantised_again=finite(merged_loss),
+        ),
+    )
+
+
+def _keep_training_kernel(model: Any) -> None:
+    """For inference on some CPUs bitsandbytes rounds the scales to bfloat16 for good; what training
+    runs on is looked at here."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _MergedNf4:
+    """Errors as shares of what rounding can make, and sums of squares: of the merged weight, of
+    what quantising the original one changed, of the update, of what quantising again changed;
+    `overlap` is the inner product of the update and what PEFT's merge changed in all.
+    """
+
+    unmerged_error: float
+    merged_error: float
+    weight: float
+    quantised: float
+    update: float
+    error: float
+    overlap: float
+
+
+@torch.no_grad()
+def _merged_nf4(layer: Any, call: Call, original: torch.Tensor) -> _MergedNf4:
+    """Merges one layer twice: here, into the dequantised weight, and as PEFT does, which quantises
+    the outcome again."""
+    f = factors(layer, SCALING)
+    unmerged = two_paths(layer, call.x, f)
+    before = exact_weight(layer)
+    weight, limit = merged_weight(layer, f, call.x.dtype)
+    output = functional.linear(call.x, weight.to(call.x.dtype), layer.get_base_layer().bias)
+    merged = one_path(layer, call.x, weight, limit)
+    layer.merge()
+    after = exact_weight(layer)
+    return _MergedNf4(
+        unmerged_error=share_of_limit(call.output.double() - unmerged.output, unmerged.limit),
+        merged_error=share_of_limit(output.double() - merged.output, merged.limit),
+        weight=weight.square().sum().item(),
+        quantised=(before - original).square().sum().item(),
+        update=f.update.square().sum().item(),
+        error=(after - weight).square().sum().item(),
+        overlap=((after - before) * f.update).sum().item(),
+    )
+
+
+def linear_weights(model: Any) -> dict[str, torch.Tensor]:
+    """The weight of every linear layer (d x k, float64), by name."""
+    from transformers.pytorch_utils import Conv1D
+
+    layers = {
+        name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear | Conv1D)
+    }
+    return {
+        name: (m.weight.T if isinstance(m, Conv1D) else m.weight).detach().double()
+        for name, m in layers.items()
+    }

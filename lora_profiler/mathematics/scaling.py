@@ -1,173 +1,187 @@
-"""Claim 5: scaling by alpha / r lets one change the rank without retuning the learning rate. What
-stays level, what does not?"""
+"""Claim 5, measured: training runs at every rank and way to scale, and what their updates came
+to."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from lora_profiler.mathematics.claim import Finding, Tell, Verdict
+import torch
+
+from lora_profiler.mathematics.adapters import Factors, adapted, factors, lora_layers
 from lora_profiler.mathematics.effort import Effort
-from lora_profiler.mathematics.scaling_runs import Run, Runs, Scaling
-from lora_profiler.mathematics.subject import Subject
-from lora_profiler.units import percent_text
+from lora_profiler.mathematics.subject import Subject, mean_loss, train
+from lora_profiler.report.claims.claim import Finding, Tell
+from lora_profiler.report.claims.numbers import finite
+from lora_profiler.report.claims.scaling import Run, Scaled, Scaling, levels_of, rate_gains
 
 ALPHA = 16.0
 """Where alpha is fixed; where it is tied to the rank, alpha = r."""
-LEVEL_FACTOR = 2.0
-"""A size is level if its largest value over the ranks is at most so many times its least."""
-LEVEL_GAIN = 0.8
-"""A loss is level if the rank that gains least gains at least so much of what the best one
-gains."""
-SIZES = ("first_update", "last_update", "whole_update", "first_logit_change")
 
-SCALINGS = (
-    Scaling(key="fixed", label="alpha / r, alpha fixed", alpha=lambda r: ALPHA),
-    Scaling(
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """A way to scale, in PEFT's own options: `alpha` and `use_rslora` by rank."""
+
+    key: str
+    label: str
+    alpha: Callable[[int], float]
+    use_rslora: bool = False
+
+    def factor(self, r: int) -> float:
+        return self.alpha(r) / (math.sqrt(r) if self.use_rslora else r)
+
+
+WAYS = (
+    Way(key="fixed", label="alpha / r, alpha fixed", alpha=lambda r: ALPHA),
+    Way(
         key="fixed_rs", label="alpha / sqrt(r), alpha fixed", alpha=lambda r: ALPHA, use_rslora=True
     ),
-    Scaling(key="tied_rs", label="alpha / sqrt(r), alpha = r", alpha=float, use_rslora=True),
-    Scaling(key="none", label="no scaling, or alpha / r with alpha = r", alpha=float),
+    Way(key="tied_rs", label="alpha / sqrt(r), alpha = r", alpha=float, use_rslora=True),
+    Way(key="none", label="no scaling, or alpha / r with alpha = r", alpha=float),
 )
 """With alpha tied to the rank, alpha / r is 1 whatever the rank: no scaling at all. Those two are
 one row."""
 
 
-def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding:
+def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding[Scaling]:
     """Trains on the same batches for every rank and way to scale at one learning rate, and at
     several for the outermost ranks."""
     runs = Runs(subject, effort, seed)
     rate, rates = effort.scaling_learning_rate, effort.learning_rates
     outer = (effort.scaling_ranks[0], effort.scaling_ranks[-1])
-    wanted = [(s, r, rate) for r in effort.scaling_ranks for s in SCALINGS]
-    wanted += [(s, r, other) for r in outer for other in rates for s in SCALINGS]
-    for number, (s, r, at) in enumerate(wanted):
-        if not runs.is_done(s, r, at):
+    planned = [(way, r, rate) for r in effort.scaling_ranks for way in WAYS]
+    planned += [(way, r, other) for r in outer for other in rates for way in WAYS]
+    for number, (way, r, at) in enumerate(planned):
+        if not runs.is_done(way, r, at):
             tell(
-                f"rank {r}, scaled by {s.factor(r):.3g}, learning rate {at:g}", number, len(wanted)
+                f"rank {r}, scaled by {way.factor(r):.3g}, learning rate {at:g}",
+                number,
+                len(planned),
             )
-        runs.run(s, r, at)
-    rows = [_scaling(s, [runs.run(s, r, rate) for r in effort.scaling_ranks]) for s in SCALINGS]
-    evidence = {
-        "alpha": ALPHA,
-        "learning_rate": rate,
-        "steps": len(runs.batches),
-        "tokens_per_step": runs.batches[0].numel(),
-        "base_loss": runs.base_loss,
-        "trained_runs": runs.count,
-        "scalings": rows,
-        "learning_rates": [
-            _rates(s, r, [runs.run(s, r, at) for at in rates])
-            for s in SCALINGS
+        runs.run(way, r, at)
+    scalings = []
+    for way in WAYS:
+        by_rank = tuple(runs.run(way, r, rate) for r in effort.scaling_ranks)
+        scalings.append(
+            Scaled(key=way.key, label=way.label, runs=by_rank, levels=levels_of(by_rank))
+        )
+    return Scaling(
+        alpha=ALPHA,
+        learning_rate=rate,
+        steps=len(runs.batches),
+        tokens_per_step=runs.batches[0].numel(),
+        base_loss=finite(runs.base_loss),
+        trained_runs=runs.count,
+        scalings=tuple(scalings),
+        learning_rates=tuple(
+            rate_gains(way.key, r, [runs.run(way, r, at) for at in rates])
+            for way in WAYS
             for r in outer
             if rates
-        ],
-    }
-    return Finding(verdict=_verdict(evidence), sentences=_sentences(evidence), evidence=evidence)
-
-
-def exponent(ranks: Sequence[int], values: Sequence[float]) -> float:
-    """p of the power law r^p through the values: the slope of a straight line through their
-    logarithms."""
-    x, y = [math.log(r) for r in ranks], [math.log(v) for v in values]
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum(
-        (a - mean_x) ** 2 for a in x
-    )
-
-
-def _scaling(scaling: Scaling, runs: Sequence[Run]) -> dict[str, Any]:
-    """The runs of one way to scale, and how each size and the loss go with the rank."""
-    levels: dict[str, Any] = {}
-    for name in SIZES:
-        values = [getattr(run, name) for run in runs]
-        ratio = max(values) / min(values)
-        slope = exponent([run.rank for run in runs], values)
-        levels[name] = {
-            "exponent": slope,
-            "largest_to_least": ratio,
-            "level": ratio <= LEVEL_FACTOR,
-        }
-    gains = [run.gain for run in runs]
-    share = max(0.0, min(gains)) / max(gains) if max(gains) > 0 else 0.0
-    best = max(runs, key=lambda run: run.gain)
-    levels["loss"] = {
-        "least_to_best_gain": share,
-        "best_rank": best.rank,
-        "level": share >= LEVEL_GAIN,
-    }
-    return {
-        "key": scaling.key,
-        "label": scaling.label,
-        "runs": [asdict(run) for run in runs],
-        "levels": levels,
-    }
-
-
-def _rates(scaling: Scaling, r: int, runs: Sequence[Run]) -> dict[str, Any]:
-    best = max(runs, key=lambda run: run.gain)
-    gains = [{"learning_rate": run.learning_rate, "gain": run.gain} for run in runs]
-    return {"key": scaling.key, "rank": r, "gains": gains, "best_learning_rate": best.learning_rate}
-
-
-def _verdict(evidence: dict[str, Any]) -> Verdict:
-    """Holds if neither the loss nor any size but the whole update's goes with the rank; partly, if
-    at least the loss does not."""
-    levels = evidence["scalings"][0]["levels"]
-    if not levels["loss"]["level"]:
-        return "fails"
-    return (
-        "holds"
-        if all(levels[name]["level"] for name in SIZES if name != "whole_update")
-        else "holds_partly"
-    )
-
-
-def _sentences(evidence: dict[str, Any]) -> tuple[str, ...]:
-    ranks = [run["rank"] for run in evidence["scalings"][0]["runs"]]
-    return (
-        (
-            f"From rank {ranks[0]} to {ranks[-1]}, {evidence['steps']} steps at learning rate"
-            f" {evidence['learning_rate']:g}; r^p is how a size goes with the rank, and level is a"
-            " factor of at most 2."
         ),
-        *(_sentence(each) for each in evidence["scalings"]),
-        *_rate_sentences(evidence),
-    )
+    ).finding()
 
 
-def _sentence(scaling: dict[str, Any]) -> str:
-    levels = scaling["levels"]
-    words = {
-        "first_update": "first update",
-        "last_update": "later updates",
-        "first_logit_change": "its effect on logits",
-    }
-    order = ("first_update", "first_logit_change", "last_update")
-    sizes = ", ".join(
-        f"{words[name]}"
-        f" r^{levels[name]['exponent']:+.2f}{', level' if levels[name]['level'] else ''}"
-        for name in order
-    )
-    loss = levels["loss"]
-    return (
-        f"{scaling['label']}: {sizes}; the rank that gains least gains"
-        f" {percent_text(loss['least_to_best_gain'])} of what the best, rank {loss['best_rank']},"
-        " gains."
-    )
+class Runs:
+    """Runs of one model on the same batches, each trained once however often it is asked for."""
 
+    def __init__(self, subject: Subject, effort: Effort, seed: int) -> None:
+        self._model, self._seed = subject.model(), seed
+        self.held_out = subject.held_out_batches(effort)
+        self.batches = subject.training_batches(effort.scaling_steps, effort, seed)
+        self.base_loss = mean_loss(self._model, self.held_out)
+        self._base_logits = _logits(self._model, self.held_out[0])
+        self._done: dict[tuple[int, float, float], Run] = {}
 
-def _rate_sentences(evidence: dict[str, Any]) -> tuple[str, ...]:
-    best: dict[str, list[str]] = {}
-    for row in evidence["learning_rates"]:
-        best.setdefault(row["key"], []).append(
-            f"{row['best_learning_rate']:g} at rank {row['rank']}"
+    def is_done(self, way: Way, r: int, learning_rate: float) -> bool:
+        return _key(way, r, learning_rate) in self._done
+
+    def run(self, way: Way, r: int, learning_rate: float) -> Run:
+        """The run at rank `r`. PEFT's layers scale as its options say; the norms here are those of
+        B A times `factor(r)`."""
+        key = _key(way, r, learning_rate)
+        if key not in self._done:
+            self._done[key] = self._trained(way, r, learning_rate)
+        return self._done[key]
+
+    @property
+    def count(self) -> int:
+        return len(self._done)
+
+    def _trained(self, way: Way, r: int, learning_rate: float) -> Run:
+        last, factor = len(self.batches), way.factor(r)
+        states: dict[int, dict[str, Factors]] = {}
+        logit_change = 0.0
+
+        def after_step(step: int) -> None:
+            nonlocal logit_change
+            if step in (1, last - 1, last):
+                states[step] = {name: factors(layer, factor) for name, layer in layers.items()}
+            if step == 1:
+                change = _logits(wrapped, self.held_out[0]) - self._base_logits
+                logit_change = (change.norm() / self._base_logits.norm()).item()
+
+        with adapted(
+            self._model, r=r, alpha=way.alpha(r), use_rslora=way.use_rslora, seed=self._seed
+        ) as wrapped:
+            layers = lora_layers(wrapped)
+            weight = math.sqrt(sum(_square_norm(layer) for layer in layers.values()))
+            train(
+                wrapped,
+                self.batches,
+                learning_rate=learning_rate,
+                seed=self._seed,
+                after_step=after_step,
+            )
+            loss = mean_loss(wrapped, self.held_out)
+        return Run(
+            rank=r,
+            factor=factor,
+            learning_rate=learning_rate,
+            first_update=finite(update_norm(states[1]) / weight),
+            last_update=finite(change_norm(states[last - 1], states[last]) / weight),
+            whole_update=finite(update_norm(states[last]) / weight),
+            first_logit_change=finite(logit_change),
+            loss=finite(loss),
+            gain=finite(self.base_loss - loss),
         )
-    if not best:
-        return ()
-    labels = {each["key"]: each["label"] for each in evidence["scalings"]}
-    found = "; ".join(f"{labels[key]}: {', '.join(rates)}" for key, rates in best.items())
-    tried = ", ".join(
-        f"{each['learning_rate']:g}" for each in evidence["learning_rates"][0]["gains"]
+
+
+def _key(way: Way, r: int, learning_rate: float) -> tuple[int, float, float]:
+    return r, round(way.factor(r), 12), learning_rate
+
+
+@torch.no_grad()
+def _logits(model: Any, batch: torch.Tensor) -> torch.Tensor:
+    was_training = model.training
+    logits: torch.Tensor = model.eval()(input_ids=batch, use_cache=False).logits
+    model.train(was_training)
+    return logits
+
+
+def _square_norm(layer: Any) -> float:
+    return float(layer.get_base_layer().weight.double().square().sum().item())
+
+
+def update_norm(state: Mapping[str, Factors]) -> float:
+    """The Frobenius norm of scaling B A over all layers."""
+    return math.sqrt(sum(_square(f.scaling * f.b, f.a) for f in state.values()))
+
+
+def change_norm(before: Mapping[str, Factors], after: Mapping[str, Factors]) -> float:
+    """The Frobenius norm of the difference between two updates: s B' A' - s B A is [s B', -s B]
+    [A'; A], a product of rank 2r."""
+    pairs = [(before[name], f) for name, f in after.items()]
+    return math.sqrt(
+        sum(
+            _square(torch.cat([f.scaling * f.b, -old.scaling * old.b], 1), torch.cat([f.a, old.a]))
+            for old, f in pairs
+        )
     )
-    return (f"Best learning rate of {tried}: {found}.",)
+
+
+def _square(b: torch.Tensor, a: torch.Tensor) -> float:
+    """The squared Frobenius norm of B A as the trace of (B^T B)(A A^T): products of r x r in place
+    of one of d x k."""
+    return max(0.0, ((b.T @ b) * (a @ a.T)).sum().item())

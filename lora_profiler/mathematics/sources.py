@@ -1,21 +1,25 @@
-"""Where the model to check comes from: the hub, a folder, a GGUF file, or a small one trained on
-the spot; and its text."""
+"""Where the model to check comes from: the hub, a folder, a GGUF file, or, where there are no
+weights, a small one trained on the spot; and its text.
 
+The small one is a Llama of under a million parameters that reads bytes. It learns *The Tempest*;
+the claims are then checked with *The Sonnets*, which it has never seen.
+"""
+
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.resources import as_file
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from lora_profiler.catalog import find_model
+from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import ModelNotFoundError, UsageError
-from lora_profiler.mathematics.claim import Tell
 from lora_profiler.mathematics.effort import SMALL_MODEL_STEPS
-from lora_profiler.mathematics.small_model import bundled_text, train_small
-from lora_profiler.mathematics.subject import Subject
+from lora_profiler.mathematics.subject import Subject, train
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling import build_model, text_tokens
 from lora_profiler.modeling.third_party import quiet, refusals, require
+from lora_profiler.report.claims.claim import Tell
 from lora_profiler.units import count_text
 from lora_profiler.workload import TrainSetup, Workload
 
@@ -59,14 +63,14 @@ def open_subject(
     if request.model == SMALL:
         return _small(request, work, tell, "")
     try:
-        return _found(request, work, admit)
+        return _with_weights(request, work, admit)
     except ModelNotFoundError as e:
         if request.model is not None or request.weights is not None:
             raise
         return _small(request, work, tell, f"The weights of {DEFAULT_MODEL} could not be had: {e} ")
 
 
-def _found(request: Request, work: Path, admit: Callable[[ModelSpec], None]) -> Subject:
+def _with_weights(request: Request, work: Path, admit: Callable[[ModelSpec], None]) -> Subject:
     model = request.model or DEFAULT_MODEL
     spec = find_model(model, offline=request.offline)
     admit(spec)
@@ -96,10 +100,10 @@ def hub_folder(spec: ModelSpec, offline: bool) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    files = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
     may_ask = not offline and not constants.HF_HUB_OFFLINE
     try:
-        folder = Path(snapshot_download(spec.id, allow_patterns=files, local_files_only=True))
+        folder = Path(snapshot_download(spec.id, allow_patterns=patterns, local_files_only=True))
         if any(folder.glob("*.safetensors")):
             return folder
     except (LocalEntryNotFoundError, HFValidationError):
@@ -115,7 +119,7 @@ def hub_folder(spec: ModelSpec, offline: bool) -> Path:
         LocalEntryNotFoundError,
     )
     try:
-        folder = Path(snapshot_download(spec.id, allow_patterns=files, etag_timeout=5))
+        folder = Path(snapshot_download(spec.id, allow_patterns=patterns, etag_timeout=5))
     except failures as e:
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise ModelNotFoundError(f"the hub did not give them ({reason[:200]}).") from None
@@ -188,3 +192,73 @@ def _subject(
         tokens=tokens,
         note=note,
     )
+
+
+# --- the small model ------------------------------------------------------------------------------
+
+CONFIG: dict[str, Any] = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 128,
+    "intermediate_size": 320,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "vocab_size": 256,
+    "max_position_embeddings": 1024,
+    "tie_word_embeddings": True,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "dtype": "float32",
+}
+BATCH_SIZE, SEQ_LEN = 16, 64
+LEARNING_RATE = 3e-3
+
+
+def train_small(
+    folder: Path, *, seed: int, steps: int, tell: Tell, config: dict[str, Any] = CONFIG
+) -> list[float]:
+    """Trains it and saves it into `folder` with its tokenizer; the loss of each step."""
+    import torch
+
+    spec = model_from_config(config, id="small-llama", source="trained on the spot")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    with quiet():
+        byte_tokenizer().save_pretrained(folder)
+    with as_file(bundled_text("tempest")) as text:
+        tokens = text_tokens(str(text), str(folder))
+    draw = torch.Generator().manual_seed(seed)
+    starts = torch.randint(0, len(tokens) - SEQ_LEN, (steps, BATCH_SIZE), generator=draw)
+    batches = [torch.stack([tokens[s : s + SEQ_LEN] for s in row.tolist()]) for row in starts]
+    model: Any = build_model(Workload(model=spec, setup=TrainSetup(device="cpu", dtype="float32")))
+    losses = train(
+        model,
+        batches,
+        learning_rate=LEARNING_RATE,
+        seed=seed,
+        after_step=lambda done: tell("training it", done, steps),
+    )
+    with quiet():
+        model.save_pretrained(folder)
+    return losses
+
+
+def bundled_text(name: str) -> Any:
+    """The file of a bundled text, "tempest" or "sonnets"."""
+    return files("lora_profiler.mathematics").joinpath("text", f"{name}.txt")
+
+
+def byte_tokenizer() -> Any:
+    """A tokenizer of transformers whose 256 tokens are the bytes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(
+        models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[])
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)  # type: ignore[no-untyped-call]

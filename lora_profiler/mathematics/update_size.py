@@ -1,8 +1,6 @@
 """Claim 1: how many numbers a full update has, and how many A and B have, counted in PEFT's own
 layers."""
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -13,19 +11,24 @@ from lora_profiler.mathematics.adapters import (
     lora_layers,
     without_numbers,
 )
-from lora_profiler.mathematics.claim import Finding, Tell, Verdict
 from lora_profiler.mathematics.effort import Effort
 from lora_profiler.mathematics.subject import Subject
 from lora_profiler.modeling import build_model, count_parameters
 from lora_profiler.modeling.third_party import quiet
-from lora_profiler.units import count_text, percent_text
+from lora_profiler.report.claims.claim import Finding, Tell
+from lora_profiler.report.claims.update_size import (
+    Example,
+    Layer,
+    LayerRank,
+    Model,
+    ModelRank,
+    UpdateSize,
+)
 from lora_profiler.workload import TrainSetup, Workload
 
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 EXAMPLE = (4096, 4096, 8)
 """d, k and r of the textbook's example."""
-FEWER_THAN_FULL = 0.996
-"""What is said of the example: over 99.6 % fewer."""
 
 Place = tuple[str, str, int, int]
 """Linear layers that are alike: name without numbers, class, d, k."""
@@ -33,7 +36,7 @@ Count = tuple[int, int]
 """Numbers in A, in B."""
 
 
-def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding:
+def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding[UpdateSize]:
     """Counts what trains at every rank, in full and with PEFT's layers on every linear layer of the
     model, without its data."""
     workload = Workload(model=subject.spec, setup=TrainSetup(device="cpu", dtype="float32"))
@@ -45,33 +48,30 @@ def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding:
         with torch.device("meta"), adapted(model, r=r, alpha=r, seed=seed) as wrapped:
             by_rank[r] = _counted(wrapped)
     places = {place: len(counts) for place, counts in by_rank[RANKS[0]].items()}
-    evidence = {
-        "example": _example(),
-        "layers": [_layer(place, copies, by_rank) for place, copies in places.items()],
-        "model": _model(places, by_rank, weights),
-        "counts_equal_formula": (
-            _are_as_stated(by_rank) and all(_turns(d, k) for *_, d, k in places)
-        ),
-    }
-    return Finding(verdict=_verdict(evidence), sentences=_sentences(evidence), evidence=evidence)
+    return UpdateSize(
+        example=_example(),
+        layers=tuple(_layer(place, copies, by_rank) for place, copies in places.items()),
+        model=_model(places, by_rank, weights),
+        counts_equal_formula=(_are_as_stated(by_rank) and all(_turns(d, k) for *_, d, k in places)),
+    ).finding()
 
 
 def _counted(wrapped: nn.Module) -> dict[Place, list[Count]]:
-    found: dict[Place, list[Count]] = {}
+    counts: dict[Place, list[Count]] = {}
     for name, layer in lora_layers(wrapped).items():
         shape = layer.get_base_layer().weight.shape
         d, k = reversed(shape) if layout(layer) == "Conv1D" else shape
         count = layer.lora_A[ADAPTER].weight.numel(), layer.lora_B[ADAPTER].weight.numel()
-        found.setdefault((without_numbers(name), layout(layer), d, k), []).append(count)
-    return found
+        counts.setdefault((without_numbers(name), layout(layer), d, k), []).append(count)
+    return counts
 
 
 def _are_as_stated(by_rank: dict[int, dict[Place, list[Count]]]) -> bool:
     """Whether every A has r x k numbers and every B d x r."""
     return all(
         count == (r * k, d * r)
-        for r, found in by_rank.items()
-        for (*_, d, k), counts in found.items()
+        for r, by_place in by_rank.items()
+        for (*_, d, k), counts in by_place.items()
         for count in counts
     )
 
@@ -99,86 +99,43 @@ def _trained(d: int, k: int, r: int) -> int:
     return sum(p.numel() for p in alone.parameters() if p.requires_grad)
 
 
-def _example() -> dict[str, Any]:
+def _example() -> Example:
     d, k, r = EXAMPLE
     full, lora = d * k, _trained(d, k, r)
-    return {
-        "out_features": d,
-        "in_features": k,
-        "rank": r,
-        "full": full,
-        "lora": lora,
-        "fewer": 1 - lora / full,
-    }
+    return Example(
+        out_features=d, in_features=k, rank=r, full=full, lora=lora, fewer=1 - lora / full
+    )
 
 
-def _layer(
-    place: Place, copies: int, by_rank: dict[int, dict[Place, list[Count]]]
-) -> dict[str, Any]:
-    """Layers that are alike; numbers are those of one of them."""
+def _layer(place: Place, copies: int, by_rank: dict[int, dict[Place, list[Count]]]) -> Layer:
     name, kind, d, k = place
-    return {
-        "name": name,
-        "kind": kind,
-        "copies": copies,
-        "out_features": d,
-        "in_features": k,
-        "full": d * k,
-        "lora_exceeds_full_from_rank": _first_rank_above(d * k, d + k),
-        "ranks": [
-            {"rank": r, "a": found[place][0][0], "b": found[place][0][1]}
-            for r, found in by_rank.items()
-        ],
-    }
+    return Layer(
+        name=name,
+        kind=kind,
+        copies=copies,
+        out_features=d,
+        in_features=k,
+        full=d * k,
+        lora_exceeds_full_from_rank=_first_rank_above(d * k, d + k),
+        ranks=tuple(
+            LayerRank(rank=r, a=counts[place][0][0], b=counts[place][0][1])
+            for r, counts in by_rank.items()
+        ),
+    )
 
 
 def _model(
     places: dict[Place, int], by_rank: dict[int, dict[Place, list[Count]]], weights: int
-) -> dict[str, Any]:
+) -> Model:
     full = sum(copies * d * k for (*_, d, k), copies in places.items())
     thin = sum(copies * (d + k) for (*_, d, k), copies in places.items())
     rows = []
-    for r, found in by_rank.items():
-        a, b = (sum(count[i] for counts in found.values() for count in counts) for i in (0, 1))
-        rows.append({"rank": r, "a": a, "b": b, "lora": a + b, "share_of_full": (a + b) / full})
-    return {
-        "weights": weights,
-        "full": full,
-        "lora_exceeds_full_from_rank": _first_rank_above(full, thin),
-        "ranks": rows,
-    }
-
-
-def _verdict(evidence: dict[str, Any]) -> Verdict:
-    if not evidence["counts_equal_formula"]:
-        return "fails"
-    is_small = all(
-        row["share_of_full"] < 1 for row in evidence["model"]["ranks"] if row["rank"] <= EXAMPLE[2]
-    )
-    return (
-        "holds" if is_small and evidence["example"]["fewer"] > FEWER_THAN_FULL else "holds_partly"
-    )
-
-
-def _sentences(evidence: dict[str, Any]) -> tuple[str, ...]:
-    example, model = evidence["example"], evidence["model"]
-    eight = next(row for row in model["ranks"] if row["rank"] == example["rank"])
-    first = min(evidence["layers"], key=lambda layer: layer["lora_exceeds_full_from_rank"])
-    return (
-        (
-            f"A layer of {example['out_features']} x {example['in_features']} has"
-            f" {count_text(example['full'])} numbers to update, with rank {example['rank']}"
-            f" {count_text(example['lora'])}: {percent_text(example['fewer'])} fewer."
-        ),
-        (
-            f"Here rank {eight['rank']} trains {count_text(eight['lora'])} numbers where the full"
-            f" update of the same layers has {count_text(model['full'])}:"
-            f" {percent_text(1 - eight['share_of_full'])} fewer."
-        ),
-        (
-            f"It is not fewer at every rank: from rank {first['lora_exceeds_full_from_rank']} on"
-            f" LoRA trains more than the full update in {first['name']} ({first['out_features']} x"
-            f" {first['in_features']}), from rank {model['lora_exceeds_full_from_rank']} on in all"
-            " adapted layers together."
-        ),
+    for r, by_place in by_rank.items():
+        a, b = (sum(count[i] for counts in by_place.values() for count in counts) for i in (0, 1))
+        rows.append(ModelRank(rank=r, a=a, b=b, lora=a + b, share_of_full=(a + b) / full))
+    return Model(
+        weights=weights,
+        full=full,
+        lora_exceeds_full_from_rank=_first_rank_above(full, thin),
+        ranks=tuple(rows),
     )

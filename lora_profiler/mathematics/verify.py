@@ -13,13 +13,14 @@ from lora_profiler.mathematics import (
     scaling,
     update_size,
 )
-from lora_profiler.mathematics.claim import CLAIMS, Checked, Claim, Finding, Tell, Watch
 from lora_profiler.mathematics.effort import Effort
 from lora_profiler.mathematics.subject import Subject
 from lora_profiler.modeling.third_party import quiet
+from lora_profiler.report.claims import CLAIMS
+from lora_profiler.report.claims.claim import Checked, Claim, Evidence, Finding, Tell, Watch
 from lora_profiler.units import bytes_text, count_text
 
-CHECKS: Mapping[int, Callable[[Subject, Effort, int, Tell], Finding]] = {
+CHECKS: Mapping[int, Callable[[Subject, Effort, int, Tell], Finding[Evidence]]] = {
     1: update_size.check,
     2: merging.check,
     3: forward_path.check,
@@ -28,8 +29,6 @@ CHECKS: Mapping[int, Callable[[Subject, Effort, int, Tell], Finding]] = {
     6: intrinsic_dimension.check,
     7: cost.check,
 }
-TRAINED_IN_FULL = frozenset({6, 7})
-"""Claims that need gradients and optimizer states of the whole model."""
 _BYTES_A_PARAMETER = {True: 32, False: 16}
 """What the claims hold at most in float32: the model as it came, a copy of it, and either training
 (gradients, two averages, the weights before and after, the update) or weights in float64."""
@@ -39,25 +38,23 @@ def verify(
     subject: Subject, claims: Sequence[Claim], effort: Effort, seed: int, watch: Watch
 ) -> list[Checked]:
     """What each claim's check found, in the order of `claims`."""
-    found = []
+    done = []
     for claim in claims:
         tell = watch.begin(claim)
         began = time.perf_counter()
         with quiet():
             finding = CHECKS[claim.id](subject, effort, seed, tell)
-        found.append(Checked(claim=claim, finding=finding, seconds=time.perf_counter() - began))
-        watch.end(found[-1])
-    return found
+        done.append(Checked(claim=claim, finding=finding, seconds=time.perf_counter() - began))
+        watch.end(done[-1])
+    return done
 
 
 def check_memory(num_parameters: int, claims: Sequence[Claim], available_bytes: int | None) -> None:
     """Raises UsageError where a model is too large to be checked here, before anything is
     loaded."""
-    needed = (
-        num_parameters * _BYTES_A_PARAMETER[any(claim.id in TRAINED_IN_FULL for claim in claims)]
-    )
+    needed = num_parameters * _BYTES_A_PARAMETER[any(claim.trains_in_full for claim in claims)]
     if available_bytes is not None and needed > available_bytes:
-        light = ",".join(str(claim.id) for claim in CLAIMS if claim.id not in TRAINED_IN_FULL)
+        light = ",".join(str(claim.id) for claim in CLAIMS if not claim.trains_in_full)
         raise UsageError(
             f"checking a model of {count_text(num_parameters)} parameters takes up to"
             f" {bytes_text(needed)} of memory, and this machine has {bytes_text(available_bytes)};"

@@ -7,8 +7,8 @@ from typing import Any
 from lora_profiler.report.charts.figure import Figure, figure, note, rows, values
 from lora_profiler.report.charts.labels import label, lines
 from lora_profiler.report.charts.ticks import powers_of_ten, short_count, ticks
+from lora_profiler.report.claims.chart import Chart, Series
 from lora_profiler.report.palette import FAINT_INK, SERIES_MARKS, Mark, Theme
-from lora_profiler.report.verify.charts import Chart, Series
 from lora_profiler.units import percent_text
 
 _PLOT_PX, _LEGEND_PX, _ROW_PX = 290, 21, 34

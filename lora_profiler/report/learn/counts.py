@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from lora_profiler.report.claims.chart import Chart, Series
 from lora_profiler.report.learn.layer import LoraLayer
-from lora_profiler.report.verify.charts import Chart, Series
 from lora_profiler.units import count_text, percent_text
 
 _HIGHEST = 2**14

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
 
-from lora_profiler.mathematics.claim import Verdict
-from lora_profiler.report.verify.charts import Chart, Series, verify_charts
-from lora_profiler.report.verify.document import subject_lines
-from lora_profiler.report.verify.headlines import headline
+import msgspec
+
+from lora_profiler.report.claims.chart import Chart
+from lora_profiler.report.claims.claim import Verdict
+from lora_profiler.report.claims.document import document_charts, evidence_of, subject_lines
 
 FILE = "findings.json"
 _DIGITS = 7
@@ -44,7 +45,7 @@ class Findings:
 
 
 def findings(document: Mapping[str, Any]) -> Findings:
-    """Those of a document of `report.verify`, fresh or read from a file."""
+    """Those of a document of `report.claims`, fresh or read from a file."""
     note = document["model"]["note"]
     return Findings(
         model=document["model"]["id"],
@@ -55,12 +56,12 @@ def findings(document: Mapping[str, Any]) -> Findings:
                     name: claim[name]
                     for name in ("id", "title", "statement", "must_hold", "verdict")
                 },
-                headline=headline(claim),
+                headline=evidence_of(claim).headline,
                 finding=tuple(claim["finding"]),
             )
             for claim in document["claims"]
         ),
-        charts=verify_charts(document),
+        charts=document_charts(document),
     )
 
 
@@ -70,13 +71,13 @@ def committed_findings() -> Findings | None:
     return from_json(file.read_text("utf-8")) if file.is_file() else None
 
 
-def to_json(found: Findings) -> str:
+def to_json(content: Findings) -> str:
     """The text of the file, one chart a line."""
-    document = _short(asdict(found))
+    document = _short(asdict(content))
     lines = [f'"{name}": {json.dumps(document[name])}' for name in ("model", "lines")]
     for name in ("claims", "charts"):
         lines.append(
-            f'"{name}": [\n' + ",\n".join(json.dumps(each) for each in document[name]) + "\n]"
+            f'"{name}": [\n' + ",\n".join(json.dumps(item) for item in document[name]) + "\n]"
         )
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
@@ -91,24 +92,4 @@ def _short(value: Any) -> Any:
 
 def from_json(text: str) -> Findings:
     """The findings that `to_json` wrote."""
-    read = json.loads(text)
-    return Findings(
-        model=read["model"],
-        lines=tuple(read["lines"]),
-        claims=tuple(
-            ClaimFound(**{**claim, "finding": tuple(claim["finding"])}) for claim in read["claims"]
-        ),
-        charts=tuple(
-            Chart(
-                **{
-                    **chart,
-                    "series": tuple(
-                        Series(label=s["label"], x=tuple(s["x"]), y=tuple(s["y"]))
-                        for s in chart["series"]
-                    ),
-                    "categories": tuple(chart["categories"]),
-                }
-            )
-            for chart in read["charts"]
-        ),
-    )
+    return msgspec.json.decode(text, type=Findings)

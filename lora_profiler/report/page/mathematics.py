@@ -6,18 +6,17 @@ from typing import Any
 
 from lora_profiler.report import charts
 from lora_profiler.report.blocks import Paragraph, Row, Table, paragraph
+from lora_profiler.report.claims import caption, grouped
+from lora_profiler.report.claims.chart import Chart, numbers_table
+from lora_profiler.report.claims.document import claim_blocks
 from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
-from lora_profiler.report.learn.chart_captions import seen
 from lora_profiler.report.learn.counts import counts_chart, counts_words
 from lora_profiler.report.learn.findings import findings
 from lora_profiler.report.learn.flow import flow
-from lora_profiler.report.learn.groups import grouped, numbers_table
 from lora_profiler.report.learn.layer import LoraLayer, adam_bytes, gradient_bytes
 from lora_profiler.report.learn.matrices import matrices
 from lora_profiler.report.page.content import Content
 from lora_profiler.report.page.parts import Beside, Drawing, Fact, Fold, Part, Picture, Section
-from lora_profiler.report.verify.charts import Chart
-from lora_profiler.report.verify.document import claim_blocks
 from lora_profiler.units import bytes_text, count_text, percent_text, shape_text
 
 _MOST_AT_ONCE = 6
@@ -25,7 +24,7 @@ _MOST_AT_ONCE = 6
 
 
 def mathematics_content(document: Mapping[str, Any]) -> Content:
-    """The page of a document of `report.verify`; the same document makes the same page at any
+    """The page of a document of `report.claims`; the same document makes the same page at any
     time."""
     found = findings(document)
     closing = [document["tolerances"]] if "tolerances" in document else []
@@ -112,7 +111,7 @@ def _group_section(number: int, heading: str, members: Sequence[Chart]) -> Secti
 
 
 def _drawing(chart: Chart) -> Drawing:
-    words = (*seen(chart), *([chart.note] if chart.note else []))
+    words = (*caption(chart), *([chart.note] if chart.note else []))
     return Drawing(
         name="chart-" + "".join(c if c.isalnum() else "-" for c in chart.key),
         caption=f"{chart.title}.",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lora_profiler.mathematics.claim import Checked, Claim, Tell
+from lora_profiler.report.claims.claim import Checked, Claim, Tell
 from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
 from lora_profiler.units import clock_text
 

@@ -1,0 +1,337 @@
+"""Claim 7: what full fine-tuning and LoRA cost in memory and time, predicted beside measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+from lora_profiler.report.blocks import Table
+from lora_profiler.report.claims.chart import Chart, Series, listed
+from lora_profiler.report.claims.claim import Claim, Evidence, Verdict
+from lora_profiler.report.claims.numbers import Number, percent, plain_rows
+from lora_profiler.report.labels import METHOD_LABELS
+from lora_profiler.units import bytes_text, error_text, percent_text, seconds_text, short_count_text
+from lora_profiler.workload import DTYPE_BYTES
+
+CLOSE = 0.01
+"""A prediction further off than this is no prediction."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """Trained numbers, and bytes of all else. None was not measured, or cannot be predicted."""
+
+    trainable: int | None
+    gradients: int | None
+    optimizer_states: int | None
+    saved_activations: int | None
+    peak: int | None
+
+    @property
+    def values(self) -> tuple[int | None, ...]:
+        return tuple(getattr(self, size.name) for size in fields(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSeconds:
+    low: float
+    median: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostRow:
+    """One setup, which is spelled as in a record."""
+
+    setup: Mapping[str, Any]
+    status: str
+    reason: str | None
+    predicted: Sizes
+    measured: Sizes
+    step_seconds: StepSeconds | None
+    steps_timed: int
+    peak_phase: str | None
+    flops: int | None
+
+    @property
+    def method(self) -> str:
+        return str(self.setup["method"])
+
+    @property
+    def dtype(self) -> str:
+        return str(self.setup["dtype"])
+
+    @property
+    def adapter_dtype(self) -> str:
+        """That of what is trained."""
+        return str(self.setup["adapter_dtype"] or self.dtype)
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Batch size and sequence length."""
+        return self.setup["batch_size"], self.setup["seq_len"]
+
+    @property
+    def errors(self) -> list[float]:
+        """(predicted - measured) / measured of every number that both sides have."""
+        return [
+            (predicted - measured) / measured
+            for predicted, measured in zip(self.predicted.values, self.measured.values, strict=True)
+            if predicted is not None and measured
+        ]
+
+    @property
+    def averages_kept(self) -> float | None:
+        """Optimizer bytes per trained number, in units of what is trained: two, beside a few bytes
+        of step counters."""
+        states, trainable = self.measured.optimizer_states, self.measured.trainable
+        if states is None or not trainable:
+            return None
+        return states / (trainable * DTYPE_BYTES[self.adapter_dtype])
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        measured, predicted = self.measured, self.predicted.peak
+        trained, *sizes = measured.values
+        error = (predicted - measured.peak) / measured.peak if predicted and measured.peak else None
+        return (
+            METHOD_LABELS[self.method],
+            _dtypes(self.dtype, self.adapter_dtype),
+            _tokens(*self.tokens),
+            "" if trained is None else short_count_text(trained),
+            *("" if size is None else bytes_text(size) for size in sizes),
+            "" if error is None else error_text(error),
+            seconds_text(self.step_seconds.median) if self.step_seconds else "",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """LoRA as a share of full fine-tuning that is alike in dtype and sizes: measured, and predicted
+    FLOPs."""
+
+    dtype: str
+    adapter_dtype: str
+    batch_size: int
+    seq_len: int
+    trainable: Number
+    gradients: Number
+    optimizer_states: Number
+    saved_activations: Number
+    peak: Number
+    flops: Number
+    step_time: Number
+
+    @property
+    def tokens(self) -> str:
+        return _tokens(self.batch_size, self.seq_len)
+
+    @property
+    def shares(self) -> tuple[Number, ...]:
+        return tuple(getattr(self, name) for name in _PAIR_COLUMNS)
+
+    @property
+    def sentence(self) -> str:
+        adapters = f", {self.adapter_dtype} adapters" if self.adapter_dtype != self.dtype else ""
+        parts = [
+            f"{label} {percent_text(share)}"
+            for label, share in (
+                ("trained numbers", self.trainable),
+                ("Adam's states", self.optimizer_states),
+                ("saved activations", self.saved_activations),
+                ("peak", self.peak),
+                ("FLOPs", self.flops),
+                ("step time", self.step_time),
+            )
+            if share is not None
+        ]
+        more = (self.saved_activations or 0) > 1
+        remark = " It keeps more activations than full fine-tuning." if more else ""
+        return (
+            f"as a share of full in {self.dtype}{adapters}, {self.tokens} tokens:"
+            f" {', '.join(parts)}.{remark}"
+        )
+
+
+def pairs_of(rows: Sequence[CostRow]) -> tuple[Pair, ...]:
+    """Each LoRA beside full fine-tuning that is alike."""
+    full = {(row.dtype, row.tokens): row for row in rows if row.method == "full"}
+    return tuple(
+        _pair(full[row.dtype, row.tokens], row)
+        for row in rows
+        if row.method != "full" and (row.dtype, row.tokens) in full
+    )
+
+
+def _pair(full: CostRow, lora: CostRow) -> Pair:
+    shares = {
+        size.name: _share(getattr(lora.measured, size.name), getattr(full.measured, size.name))
+        for size in fields(Sizes)
+    }
+    batch_size, seq_len = lora.tokens
+    seconds = full.step_seconds, lora.step_seconds
+    return Pair(
+        dtype=lora.dtype,
+        adapter_dtype=lora.adapter_dtype,
+        batch_size=batch_size,
+        seq_len=seq_len,
+        **shares,
+        flops=_share(lora.flops, full.flops),
+        step_time=seconds[1].median / seconds[0].median if seconds[0] and seconds[1] else None,
+    )
+
+
+def _share(part: int | None, whole: int | None) -> Number:
+    return None if part is None or not whole else part / whole
+
+
+def _dtypes(dtype: str, adapter_dtype: str) -> str:
+    return dtype if adapter_dtype == dtype else f"{dtype}, {adapter_dtype} A, B"
+
+
+def _tokens(batch_size: int, seq_len: int) -> str:
+    return f"{batch_size} x {seq_len}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost(Evidence):
+    rank: int
+    rows: tuple[CostRow, ...]
+    pairs: tuple[Pair, ...]
+
+    @property
+    def _errors(self) -> list[float]:
+        return [error for row in self.rows for error in row.errors]
+
+    @property
+    def verdict(self) -> Verdict:
+        kept = [row.averages_kept for row in self.rows]
+        if any(averages is not None and abs(averages - 2) > CLOSE for averages in kept):
+            return "fails"
+        is_lower = all(pair.peak is not None and pair.peak < 1 for pair in self.pairs)
+        is_predicted = all(abs(error) <= CLOSE for error in self._errors)
+        return "holds" if is_lower and is_predicted and None not in kept else "holds_partly"
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        worst = max(self._errors, key=abs, default=0.0)
+        accuracy = f"off by {percent_text(abs(worst))} at most" if worst else "exact"
+        return (
+            *(
+                f"{row.method} in {row.dtype} was not measured whole: {row.reason}."
+                for row in self.rows
+                if None in row.measured.values
+            ),
+            (
+                f"Adam kept two numbers for each one trained in all {len(self.rows)} runs;"
+                " predictions of trained numbers, gradients, Adam's states, saved activations and"
+                f" peak are {accuracy}."
+                if self.verdict != "fails"
+                else "Adam did NOT keep two numbers for each one trained."
+            ),
+            *(f"LoRA r{self.rank} {pair.sentence}" for pair in self.pairs),
+        )
+
+    @property
+    def headline(self) -> str:
+        if not self.pairs or self.pairs[0].peak is None:
+            return "not measured"
+        pair = self.pairs[0]
+        time = "" if pair.step_time is None else f", step time {percent_text(pair.step_time)}"
+        return (
+            f"of full: Adam's states {percent(pair.optimizer_states)}, peak"
+            f" {percent(pair.peak)}{time}"
+        )
+
+    def tables(self) -> tuple[Table, ...]:
+        pairs = [
+            (
+                _dtypes(pair.dtype, pair.adapter_dtype),
+                pair.tokens,
+                *(percent(share, none="") for share in pair.shares),
+            )
+            for pair in self.pairs
+        ]
+        measured = ("method", "dtype", "tokens", "trained", "gradients", "Adam", "saved", "peak")
+        return (
+            Table(
+                title="Measured",
+                columns=(*measured, "predicted", "step"),
+                rows=plain_rows(row.cells for row in self.rows),
+                left=3,
+            ),
+            Table(
+                title=f"LoRA r{self.rank} as a share of full",
+                columns=("dtype", "tokens", *_PAIR_COLUMNS.values()),
+                rows=plain_rows(pairs),
+                left=2,
+            ),
+        )
+
+    def charts(self) -> tuple[Chart, ...]:
+        return (
+            Chart(
+                key="lora_of_full",
+                claim_id=CLAIM.id,
+                title=f"LoRA r{self.rank} as a share of full fine-tuning",
+                x_label="",
+                categories=_CATEGORIES,
+                y_label="LoRA / full, measured",
+                y_is_share=True,
+                x_scale="linear",
+                series=tuple(
+                    Series(
+                        label=f"{pair.dtype}, {pair.adapter_dtype} adapters, {pair.tokens} tokens",
+                        x=tuple(range(len(_CATEGORIES))),
+                        y=pair.shares,
+                    )
+                    for pair in self.pairs
+                ),
+            ),
+        )
+
+
+_PAIR_COLUMNS: Final = {
+    "trainable": "trained",
+    "gradients": "gradients",
+    "optimizer_states": "Adam",
+    "saved_activations": "saved",
+    "peak": "peak",
+    "flops": "FLOPs",
+    "step_time": "step",
+}
+_CATEGORIES: Final = (
+    "trained numbers",
+    "gradients",
+    "Adam's states",
+    "saved activations",
+    "peak",
+    "FLOPs",
+    "step time",
+)
+
+
+def _caption(chart: Chart) -> tuple[str, ...]:
+    """What is saved most, and what is not saved at all, in each setting."""
+    sentences = []
+    for series in chart.series:
+        points = [(chart.categories[int(x)], y) for x, y in series.points]
+        if not points:
+            continue
+        name, share = min(points, key=lambda point: point[1])
+        more = [f"{what} {percent_text(y)}" for what, y in points if y >= 1]
+        beyond = f"not less than in full: {listed(more)}" if more else "all is less than in full"
+        sentences.append(f"{series.label}: of the {name} {percent_text(share)} are left; {beyond}.")
+    return tuple(sentences)
+
+
+CLAIM = Claim(
+    id=7,
+    title="Memory and speed",
+    statement=(
+        "Adam keeps two running averages for every trained number, so that training fewer of"
+        " them takes less memory."
+    ),
+    evidence=Cost,
+    trains_in_full=True,
+    figures={"Memory and speed": {"lora_of_full": _caption}},
+)

@@ -1,0 +1,236 @@
+"""What `verify` found, as the JSON of the command line, with its schema, and as text; no torch is
+needed."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any, Final, Literal
+
+import msgspec
+
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.records.record import Device, Environment
+from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.report.claims import CLAIMS
+from lora_profiler.report.claims.chart import Chart
+from lora_profiler.report.claims.claim import Checked, Evidence, Verdict
+from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
+from lora_profiler.report.measurements import environment_line
+from lora_profiler.units import seconds_text, short_count_text
+
+SCHEMA_VERSION: Final = "1.0"
+Source = Literal["bundled", "hub", "local"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedModel:
+    """`note` is what must be known of a model that nobody asked for."""
+
+    id: str
+    model_type: str
+    source: Source
+    num_layers: int
+    num_parameters: int
+    weights: str
+    text: str
+    note: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedClaim:
+    """`finding` is in words, `evidence` in numbers; its type goes with `id`."""
+
+    id: int
+    title: str
+    statement: str
+    verdict: Verdict
+    must_hold: bool
+    seconds: float
+    finding: tuple[str, ...]
+    evidence: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """What a check of each claim found. Shares are fractions of 1; what was not measured, or came
+    to nothing finite, is null. New keys may be added under the same schema_version. `environment`
+    is as in a record."""
+
+    schema_version: Literal["1.0"]
+    model: CheckedModel
+    environment: Mapping[str, Any]
+    seed: int
+    quick: bool
+    seconds: float
+    claims: tuple[CheckedClaim, ...]
+
+
+def verify_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of what `verify --format json` prints, from the types above and
+    those of the claims."""
+    (document, *evidence), definitions = msgspec.json.schema_components(
+        [Document, *(claim.evidence for claim in CLAIMS)], ref_template="#/$defs/{name}"
+    )
+    definitions["CheckedClaim"]["allOf"] = [
+        {
+            "if": {"properties": {"id": {"const": claim.id}}},
+            "then": {"properties": {"evidence": kind}},
+        }
+        for claim, kind in zip(CLAIMS, evidence, strict=True)
+    ]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "lora-profile verify --format json",
+        **document,
+        "$defs": definitions,
+    }
+
+
+def verify_payload(
+    spec: ModelSpec,
+    environment: Environment,
+    checked: Sequence[Checked],
+    *,
+    weights: str,
+    text: str,
+    note: str | None,
+    seed: int,
+    quick: bool,
+) -> dict[str, Any]:
+    """The whole document. Numbers that are none, as where a broken layer puts out nothing finite,
+    are null."""
+    document = Document(
+        schema_version=SCHEMA_VERSION,
+        model=CheckedModel(
+            id=spec.id,
+            model_type=spec.model_type,
+            source=_source(spec),
+            num_layers=spec.num_layers,
+            num_parameters=spec.num_parameters,
+            weights=weights,
+            text=text,
+            note=note,
+        ),
+        environment=asdict(environment),
+        seed=seed,
+        quick=quick,
+        seconds=sum(each.seconds for each in checked),
+        claims=tuple(_claim(each) for each in checked),
+    )
+    plain: dict[str, Any] = _plain(document)
+    return plain
+
+
+def _source(spec: ModelSpec) -> Source:
+    """A folder is private: its path is left out."""
+    sources: dict[str, Source] = {"bundled": "bundled", "hub": "hub"}
+    return sources.get(spec.source, "local")
+
+
+def _claim(checked: Checked) -> CheckedClaim:
+    claim, finding = checked.claim, checked.finding
+    return CheckedClaim(
+        id=claim.id,
+        title=claim.title,
+        statement=claim.statement,
+        verdict=finding.verdict,
+        must_hold=claim.must_hold,
+        seconds=checked.seconds,
+        finding=finding.sentences,
+        evidence=_plain(finding.evidence),
+    )
+
+
+def _plain(value: Any) -> Any:
+    """`value` in JSON's own types."""
+    if is_dataclass(value):
+        values = {field: getattr(value, field.name) for field in fields(value)}
+        return {
+            field.name: _plain(item)
+            for field, item in values.items()
+            if not (item is None and field.default is None)
+        }
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def evidence_of(claim: Mapping[str, Any]) -> Evidence:
+    """Of a claim of the document, fresh or read from a file. Raises msgspec.ValidationError, with
+    the place, for what is not of its shape."""
+    kind = next(known.evidence for known in CLAIMS if known.id == claim["id"])
+    return msgspec.convert(claim["evidence"], kind)
+
+
+def document_charts(document: Mapping[str, Any]) -> tuple[Chart, ...]:
+    """The charts that its claims have numbers for, in the order of the claims."""
+    return tuple(chart for claim in document["claims"] for chart in evidence_of(claim).charts())
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def verify_blocks(document: Mapping[str, Any]) -> list[Block]:
+    """A document of `verify_payload`, fresh or read from a file, as text: what was looked at, a row
+    for each claim, then each claim with its tables and sentences.
+    """
+    blocks: list[Block] = [
+        heading(f"{document['model']['id']}: the mathematics of LoRA"),
+        paragraph(*subject_lines(document)),
+    ]
+    if document["model"]["note"]:
+        blocks.append(paragraph(f"! {document['model']['note']}"))
+    blocks += [
+        _summary(document["claims"]),
+        paragraph("* must hold exactly: where it fails, the exit code is 1."),
+    ]
+    for claim in document["claims"]:
+        blocks += claim_blocks(claim)
+    return blocks
+
+
+def claim_blocks(claim: Mapping[str, Any]) -> list[Block]:
+    """One claim of the document: its verdict, what it says, tables and sentences."""
+    return [
+        heading(f"{claim['id']}. {claim['title']}: {CLAIM_VERDICT_LABELS[claim['verdict']]}"),
+        paragraph(claim["statement"]),
+        *evidence_of(claim).tables(),
+        paragraph(*(f"- {sentence}" for sentence in claim["finding"])),
+    ]
+
+
+def subject_lines(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """What was looked at, how much was done, and with what."""
+    model = document["model"]
+    environment = Environment(
+        **{**document["environment"], "device": Device(**document["environment"]["device"])}
+    )
+    effort = "a quick run" if document["quick"] else "a full run"
+    return (
+        (
+            f"{model['model_type']}, {model['num_layers']} layers,"
+            f" {short_count_text(model['num_parameters'])} parameters; weights: {model['weights']};"
+            f" text: {model['text']}"
+        ),
+        f"{effort}, {seconds_text(document['seconds'])}, seed {document['seed']}",
+        environment_line(environment),
+    )
+
+
+def _summary(claims: Sequence[Mapping[str, Any]]) -> Table:
+    rows = [
+        Row(
+            cells=(
+                f"{claim['id']}{'*' if claim['must_hold'] else ''}",
+                claim["title"],
+                CLAIM_VERDICT_LABELS[claim["verdict"]],
+                evidence_of(claim).headline,
+                seconds_text(claim["seconds"]),
+            ),
+            kind="peak" if claim["verdict"] == "fails" else "plain",
+        )
+        for claim in claims
+    ]
+    return Table(columns=("", "claim", "verdict", "in numbers", "took"), rows=tuple(rows), left=4)

@@ -1,0 +1,230 @@
+"""Claim 4: A starts Gaussian and B zero, so that training starts exactly from the base model."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lora_profiler.report.blocks import Table
+from lora_profiler.report.claims.claim import Claim, Evidence, Verdict
+from lora_profiler.report.claims.numbers import (
+    Number,
+    at_most,
+    limit_text,
+    number,
+    plain_rows,
+    worst_of,
+)
+from lora_profiler.units import count_text
+
+LEAST_P, MOST_Z = 1e-6, 6.0
+"""Beyond these a sample is not what it should be: one seed in a million goes astray by chance."""
+
+Init = Literal["gaussian"] | bool
+"""PEFT's option `init_lora_weights`; True is its default, Kaiming uniform."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moments:
+    """Of a sample scaled to unit variance under the hypothesis; `*_z` are distances from those of
+    the standard normal, in the standard errors of a normal sample of this size.
+    """
+
+    count: int
+    mean: Number
+    deviation: Number
+    skewness: Number
+    excess_kurtosis: Number
+    mean_z: Number
+    deviation_z: Number
+    skewness_z: Number
+    kurtosis_z: Number
+    largest_z: Number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A and B of every layer before training. p-values are those of a Kolmogorov-Smirnov test with
+    the distribution that A should have, and with the normal one."""
+
+    init_lora_weights: Init
+    distribution: Literal["normal", "uniform"]
+    expected_deviation: str
+    layers: int
+    moments: Moments
+    distance: Number
+    p_value: Number
+    least_p_value_of_a_layer: Number
+    p_value_as_normal: Number
+    largest_of_b: Number
+
+    @property
+    def label(self) -> str:
+        return init_label(self.init_lora_weights)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logits:
+    """Those of the adapted model before the first step, beside the base model's."""
+
+    dtype: str
+    init_lora_weights: Init
+    equal: bool
+    numbers: int
+    largest_difference: Number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gradients:
+    """Over all adapted layers: the largest entry of A's gradients, the smallest norm of B's, and
+    how far either is from the chain rule, as a share of what rounding can make.
+    """
+
+    largest_of_a: Number
+    smallest_norm_of_b: Number
+    error_of_limit: Number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstSteps:
+    """Gradients before the first step and before the second one, of the Gaussian start."""
+
+    first: Gradients
+    a_unmoved_by_first_step: bool
+    second: Gradients
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Initialisation(Evidence):
+    rank: int
+    alpha: float
+    gaussian: Start
+    default: Start
+    logits: tuple[Logits, ...]
+    gradients: FirstSteps
+
+    @property
+    def _is_equal(self) -> bool:
+        return all(logits.equal for logits in self.logits)
+
+    @property
+    def verdict(self) -> Verdict:
+        gaussian, first, second = self.gaussian, self.gradients.first, self.gradients.second
+        is_gaussian = (gaussian.p_value or 0) >= LEAST_P and at_most(
+            gaussian.moments.largest_z, MOST_Z
+        )
+        is_start = self._is_equal and gaussian.largest_of_b == self.default.largest_of_b == 0
+        is_learning = (
+            first.largest_of_a == 0 < (first.smallest_norm_of_b or 0)
+            and (second.largest_of_a or 0) > 0
+        )
+        by_chain_rule = at_most(first.error_of_limit, 1) and at_most(second.error_of_limit, 1)
+        return "holds" if is_gaussian and is_start and is_learning and by_chain_rule else "fails"
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        gaussian, m = self.gaussian, self.gaussian.moments
+        worst = worst_of(logits.largest_difference for logits in self.logits)
+        return (
+            (
+                'With init_lora_weights="gaussian" A is normal with deviation 1 / r (p ='
+                f" {number(gaussian.p_value, '.2g')} on {count_text(m.count)} numbers, skewness"
+                f" {number(m.skewness, '+.4f')}, excess kurtosis"
+                f" {number(m.excess_kurtosis, '+.4f')}), and B is"
+                f" {'zero' if gaussian.largest_of_b == 0 else 'NOT zero'}."
+            ),
+            (
+                "PEFT's own default is not Gaussian: A is uniform within 1 / sqrt(k), whatever the"
+                f" rank (p = {number(self.default.p_value, '.2g')}; as a normal sample p ="
+                f" {number(self.default.p_value_as_normal, '.1g')})."
+            ),
+            (
+                "Before the first step the logits equal the base model's bit for bit, in float32"
+                " and bfloat16."
+                if self._is_equal
+                else (
+                    "Before the first step the logits do NOT equal the base model's: they differ by"
+                    f" up to {number(worst, '.2g', none='inf')}."
+                )
+            ),
+            (
+                "The first gradient of A is"
+                f" {'exactly zero' if self.gradients.first.largest_of_a == 0 else 'NOT zero'},"
+                " since it is B's transpose times the rest; that of B is not, so the first step"
+                " moves B alone, and A learns from the second on."
+            ),
+        )
+
+    @property
+    def headline(self) -> str:
+        first = self.gradients.first.largest_of_a
+        start = "logits equal bit for bit" if self._is_equal else "logits differ"
+        of_a = "zero" if first == 0 else number(first, ".1e")
+        p = number(self.gaussian.p_value, ".2g")
+        return f"{start}; A normal, p = {p}, its first gradient {of_a}"
+
+    def tables(self) -> tuple[Table, ...]:
+        starts = [
+            (
+                start.label,
+                f"{start.distribution}, deviation {start.expected_deviation}",
+                number(start.p_value, ".2g"),
+                number(start.p_value_as_normal, ".1g"),
+                number(start.moments.deviation, ".4f"),
+                number(start.moments.skewness, "+.4f"),
+                number(start.moments.excess_kurtosis, "+.4f"),
+                number(start.largest_of_b, "g"),
+            )
+            for start in (self.gaussian, self.default)
+        ]
+        logits = [
+            (
+                f"logits, {row.dtype}, {init_label(row.init_lora_weights)}",
+                number(row.largest_difference, "g"),
+                count_text(row.numbers),
+            )
+            for row in self.logits
+        ]
+        steps = [
+            (
+                f"gradients before the {name} step",
+                number(step.largest_of_a, ".3g"),
+                number(step.smallest_norm_of_b, ".3g"),
+                limit_text(step.error_of_limit),
+            )
+            for name, step in (("first", self.gradients.first), ("second", self.gradients.second))
+        ]
+        moments = ("deviation", "skewness", "kurtosis")
+        return (
+            Table(
+                columns=(
+                    "init_lora_weights",
+                    "A should be",
+                    "p",
+                    "p as normal",
+                    *moments,
+                    "largest of B",
+                ),
+                rows=plain_rows(starts),
+                left=2,
+            ),
+            Table(
+                columns=("adapted less base, before the first step", "largest", "numbers"),
+                rows=plain_rows(logits),
+            ),
+            Table(
+                columns=("", "largest of A", "least norm of B", "chain rule, of rounding's limit"),
+                rows=plain_rows(steps),
+            ),
+        )
+
+
+def init_label(option: Init) -> str:
+    return "True (default)" if option is True else str(option)
+
+
+CLAIM = Claim(
+    id=4,
+    title="Initialisation",
+    statement="A starts Gaussian and B zero, so that training starts exactly from the base model.",
+    evidence=Initialisation,
+    must_hold=True,
+)

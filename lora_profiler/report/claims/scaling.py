@@ -1,0 +1,389 @@
+"""Claim 5: scaling by alpha / r lets one change the rank without retuning the learning rate. What
+stays level, what does not?"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.claims.chart import Chart, Series
+from lora_profiler.report.claims.claim import Claim, Evidence, Verdict
+from lora_profiler.report.claims.numbers import Number, number, plain_rows
+from lora_profiler.units import percent_text
+
+LEVEL_FACTOR = 2.0
+"""A size is level if its largest value over the ranks is at most so many times its least."""
+LEVEL_GAIN = 0.8
+"""A loss is level if the rank that gains least gains at least so much of what the best one
+gains."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Norms are Frobenius norms over all adapted layers, relative to that of their weights: of what
+    the first step and the last step changed in the update, and of the whole update at the end.
+    `first_logit_change` is the root mean square of what the first step changes in held-out logits,
+    relative to theirs; `gain` the fall of the held-out loss, None where it diverged.
+    """
+
+    rank: int
+    factor: float
+    learning_rate: float
+    first_update: Number
+    last_update: Number
+    whole_update: Number
+    first_logit_change: Number
+    loss: Number
+    gain: Number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """How a size goes with the rank r: as r^exponent."""
+
+    exponent: Number
+    largest_to_least: Number
+    level: bool
+
+    @property
+    def text(self) -> str:
+        return f"r^{number(self.exponent, '+.2f')}{', level' if self.level else ''}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossLevel:
+    """How the fall of the loss goes with the rank."""
+
+    least_to_best_gain: float
+    best_rank: int
+    level: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Levels:
+    first_update: Level
+    last_update: Level
+    whole_update: Level
+    first_logit_change: Level
+    loss: LossLevel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaled:
+    """The runs of one way to scale."""
+
+    key: str
+    label: str
+    runs: tuple[Run, ...]
+    levels: Levels
+
+    @property
+    def sentence(self) -> str:
+        levels, loss = self.levels, self.levels.loss
+        return (
+            f"{self.label}: first update {levels.first_update.text}, its effect on logits"
+            f" {levels.first_logit_change.text}, later updates {levels.last_update.text}; the rank"
+            f" that gains least gains {percent_text(loss.least_to_best_gain)} of what the best,"
+            f" rank {loss.best_rank}, gains."
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateGain:
+    learning_rate: float
+    gain: Number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateGains:
+    """The fall of the loss at several learning rates, of one way to scale (`key`) at one rank."""
+
+    key: str
+    rank: int
+    gains: tuple[RateGain, ...]
+    best_learning_rate: float
+
+    @property
+    def texts(self) -> list[str]:
+        return [
+            number(each.gain, "+.3f") + "*" * (each.learning_rate == self.best_learning_rate)
+            for each in self.gains
+        ]
+
+
+def levels_of(runs: Sequence[Run]) -> Levels:
+    gains = [_gain_of(run) for run in runs]
+    best = max(gains)
+    share = max(0.0, min(gains)) / best if best > 0 else 0.0
+    ranks = [run.rank for run in runs]
+    return Levels(
+        first_update=_level(ranks, [run.first_update for run in runs]),
+        last_update=_level(ranks, [run.last_update for run in runs]),
+        whole_update=_level(ranks, [run.whole_update for run in runs]),
+        first_logit_change=_level(ranks, [run.first_logit_change for run in runs]),
+        loss=LossLevel(
+            least_to_best_gain=share, best_rank=ranks[gains.index(best)], level=share >= LEVEL_GAIN
+        ),
+    )
+
+
+def rate_gains(key: str, rank: int, runs: Sequence[Run]) -> RateGains:
+    return RateGains(
+        key=key,
+        rank=rank,
+        gains=tuple(RateGain(learning_rate=run.learning_rate, gain=run.gain) for run in runs),
+        best_learning_rate=max(runs, key=_gain_of).learning_rate,
+    )
+
+
+def _gain_of(run: Run) -> float:
+    """Minus infinity where it diverged."""
+    return -math.inf if run.gain is None else run.gain
+
+
+def _level(ranks: Sequence[int], sizes: Sequence[Number]) -> Level:
+    values = [size for size in sizes if size is not None]
+    if len(values) < len(sizes):
+        return Level(exponent=None, largest_to_least=None, level=False)
+    ratio = max(values) / min(values)
+    return Level(
+        exponent=exponent(ranks, values), largest_to_least=ratio, level=ratio <= LEVEL_FACTOR
+    )
+
+
+def exponent(ranks: Sequence[int], values: Sequence[float]) -> float:
+    """p of the power law r^p through the values: the slope of a straight line through their
+    logarithms."""
+    x, y = [math.log(r) for r in ranks], [math.log(v) for v in values]
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum(
+        (a - mean_x) ** 2 for a in x
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling(Evidence):
+    """The first of `scalings` is alpha / r with alpha fixed, of which the claim speaks."""
+
+    alpha: float
+    learning_rate: float
+    steps: int
+    tokens_per_step: int
+    base_loss: Number
+    trained_runs: int
+    scalings: tuple[Scaled, ...]
+    learning_rates: tuple[RateGains, ...]
+
+    @property
+    def _labels(self) -> dict[str, str]:
+        return {scaled.key: scaled.label for scaled in self.scalings}
+
+    @property
+    def _ranks(self) -> tuple[int, ...]:
+        return tuple(run.rank for run in self.scalings[0].runs)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Holds if neither the loss nor any size but the whole update's goes with the rank; partly,
+        if at least the loss does not."""
+        levels = self.scalings[0].levels
+        if not levels.loss.level:
+            return "fails"
+        sizes = (levels.first_update, levels.last_update, levels.first_logit_change)
+        return "holds" if all(size.level for size in sizes) else "holds_partly"
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        ranks = self._ranks
+        return (
+            (
+                f"From rank {ranks[0]} to {ranks[-1]}, {self.steps} steps at learning rate"
+                f" {self.learning_rate:g}; r^p is how a size goes with the rank, and level is a"
+                " factor of at most 2."
+            ),
+            *(scaled.sentence for scaled in self.scalings),
+            *self._rate_sentences(),
+        )
+
+    def _rate_sentences(self) -> tuple[str, ...]:
+        if not self.learning_rates:
+            return ()
+        best: dict[str, list[str]] = {}
+        for row in self.learning_rates:
+            best.setdefault(row.key, []).append(f"{row.best_learning_rate:g} at rank {row.rank}")
+        rates = "; ".join(f"{self._labels[key]}: {', '.join(at)}" for key, at in best.items())
+        tried = ", ".join(f"{each.learning_rate:g}" for each in self.learning_rates[0].gains)
+        return (f"Best learning rate of {tried}: {rates}.",)
+
+    @property
+    def headline(self) -> str:
+        levels = self.scalings[0].levels
+        return (
+            f"worst rank gains {percent_text(levels.loss.least_to_best_gain)} of best; first"
+            f" update r^{number(levels.first_update.exponent, '+.2f')}, in logits"
+            f" r^{number(levels.first_logit_change.exponent, '+.2f')}"
+        )
+
+    def tables(self) -> tuple[Table, ...]:
+        by_rank = Table(
+            columns=("relative to W, or to logits", *(f"r {r}" for r in self._ranks), "by rank"),
+            rows=tuple(row for scaled in self.scalings for row in _rows(scaled)),
+        )
+        if not self.learning_rates:
+            return (by_rank,)
+        rates = [f"{each.learning_rate:g}" for each in self.learning_rates[0].gains]
+        by_rate = Table(
+            title="Fall of the held-out loss by learning rate, * the best",
+            columns=("scaling", "rank", *rates),
+            rows=plain_rows(
+                (self._labels[row.key], str(row.rank), *row.texts) for row in self.learning_rates
+            ),
+        )
+        return (by_rank, by_rate)
+
+    def charts(self) -> tuple[Chart, ...]:
+        gain = "Fall of the held-out loss"
+        charts = tuple(
+            Chart(
+                key=f"scaling_{name}",
+                claim_id=CLAIM.id,
+                title=title,
+                x_label="rank",
+                y_label=label,
+                y_scale="linear" if name == "gain" else "log",
+                series=tuple(
+                    Series(
+                        label=scaled.label,
+                        x=self._ranks,
+                        y=tuple(getattr(run, name) for run in scaled.runs),
+                    )
+                    for scaled in self.scalings
+                ),
+                note=(
+                    f"{self.steps} steps at learning rate {self.learning_rate:g}; alpha is"
+                    f" {self.alpha:g} where it is fixed."
+                ),
+            )
+            for name, (title, label) in {**_SIZE_TITLES, "gain": (gain, _LOSS_FALL)}.items()
+        )
+        return (*charts, *([self._by_learning_rate()] if self.learning_rates else []))
+
+    def _by_learning_rate(self) -> Chart:
+        return Chart(
+            key="scaling_learning_rates",
+            claim_id=CLAIM.id,
+            title="Fall of the held-out loss by learning rate, at the lowest and the highest rank",
+            x_label="learning rate",
+            y_label=_LOSS_FALL,
+            series=tuple(
+                Series(
+                    label=f"{self._labels[row.key]}, rank {row.rank}",
+                    x=tuple(each.learning_rate for each in row.gains),
+                    y=tuple(each.gain for each in row.gains),
+                )
+                for row in self.learning_rates
+            ),
+            note=(
+                "Where the two ranks of one scaling peak at one learning rate, the rank can be"
+                " changed without retuning it."
+            ),
+        )
+
+
+_LOSS_FALL: Final = "loss before - loss after"
+_SIZE_TITLES: Final = {
+    "first_update": ("First update of W", "norm, relative to W"),
+    "first_logit_change": (
+        "What the first update changes in the logits",
+        "root mean square, relative to the logits",
+    ),
+    "last_update": ("Last update of W", "norm, relative to W"),
+    "whole_update": ("Whole update of W", "norm, relative to W"),
+}
+_SIZE_LABELS: Final = {
+    "first_update": "first update of W",
+    "first_logit_change": "its effect on logits",
+    "last_update": "last update of W",
+    "whole_update": "whole update of W",
+}
+
+
+def _rows(scaled: Scaled) -> list[Row]:
+    sizes = [
+        Row(
+            cells=(
+                label,
+                *(number(getattr(run, name), ".1e") for run in scaled.runs),
+                getattr(scaled.levels, name).text,
+            ),
+            indent=1,
+        )
+        for name, label in _SIZE_LABELS.items()
+    ]
+    gains = [number(run.gain, "+.3f") for run in scaled.runs]
+    loss = scaled.levels.loss
+    share = f"{percent_text(loss.least_to_best_gain)}{', level' if loss.level else ''}"
+    return [
+        Row(cells=(scaled.label,), kind="section"),
+        *sizes,
+        Row(cells=("fall of the held-out loss", *gains, share), indent=1, kind="total"),
+    ]
+
+
+def _size_caption(chart: Chart) -> tuple[str, ...]:
+    sentences = []
+    for series in chart.series:
+        points = [point for point in series.points if point[1] > 0]
+        if len(points) < 2:
+            continue
+        (low, first), (high, last) = points[0], points[-1]
+        values = [y for _, y in points]
+        is_level = max(values) <= LEVEL_FACTOR * min(values)
+        how = "level" if is_level else "grows" if last > first else "falls"
+        sentences.append(
+            f"{series.label}: {how}, rank {high:g} has {last / first:.3g} times what rank {low:g}"
+            " has."
+        )
+    return tuple(sentences)
+
+
+def _gain_caption(chart: Chart) -> tuple[str, ...]:
+    sentences = []
+    for series in chart.series:
+        best = series.highest
+        if best is None or best[1] <= 0:
+            sentences.append(f"{series.label}: no rank gains anything.")
+            continue
+        diverged = [x for x, y in zip(series.x, series.y, strict=True) if y is None]
+        least = (diverged[0], 0.0) if diverged else min(series.points, key=lambda point: point[1])
+        rest = f"{percent_text(least[1] / best[1])} of that" if least[1] > 0 else "nothing"
+        sentences.append(f"{series.label}: rank {best[0]:g} gains most, rank {least[0]:g} {rest}.")
+    return tuple(sentences)
+
+
+def _rate_caption(chart: Chart) -> tuple[str, ...]:
+    best = {series.label: series.highest for series in chart.series}
+    return tuple(
+        (
+            f"{label}: gains most at {point[0]:g}."
+            if point and point[1] > 0
+            else f"{label}: gains nothing at any."
+        )
+        for label, point in best.items()
+    )
+
+
+CLAIM = Claim(
+    id=5,
+    title="Scaling",
+    statement="Scaling by alpha / r lets one change the rank without retuning the learning rate.",
+    evidence=Scaling,
+    figures={
+        "Scaling by rank": {
+            "scaling_gain": _gain_caption,
+            "scaling_learning_rates": _rate_caption,
+            "scaling_": _size_caption,
+        }
+    },
+)

@@ -1,1 +1,0 @@
-"""The document of `lora-profile verify`: its tables, charts and headlines."""
