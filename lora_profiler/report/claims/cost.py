@@ -1,13 +1,13 @@
 """Claim 7: what full fine-tuning and LoRA cost in memory and time, predicted beside measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from lora_profiler.report.blocks import Table
 from lora_profiler.report.claims.chart import Chart, Series, listed
 from lora_profiler.report.claims.claim import Claim, Evidence, Verdict
-from lora_profiler.report.claims.numbers import Number, percent, plain_rows
+from lora_profiler.report.claims.numbers import Number, percent, table
 from lora_profiler.report.labels import METHOD_LABELS
 from lora_profiler.units import bytes_text, error_text, percent_text, seconds_text, short_count_text
 from lora_profiler.workload import DTYPE_BYTES
@@ -89,19 +89,13 @@ class CostRow:
         return states / (trainable * DTYPE_BYTES[self.adapter_dtype])
 
     @property
-    def cells(self) -> tuple[str, ...]:
-        measured, predicted = self.measured, self.predicted.peak
-        trained, *sizes = measured.values
-        error = (predicted - measured.peak) / measured.peak if predicted and measured.peak else None
-        return (
-            METHOD_LABELS[self.method],
-            _dtypes(self.dtype, self.adapter_dtype),
-            _tokens(*self.tokens),
-            "" if trained is None else short_count_text(trained),
-            *("" if size is None else bytes_text(size) for size in sizes),
-            "" if error is None else error_text(error),
-            seconds_text(self.step_seconds.median) if self.step_seconds else "",
-        )
+    def peak_error_text(self) -> str:
+        predicted, measured = self.predicted.peak, self.measured.peak
+        return error_text((predicted - measured) / measured) if predicted and measured else ""
+
+    @property
+    def step_text(self) -> str:
+        return seconds_text(self.step_seconds.median) if self.step_seconds else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,22 +121,15 @@ class Pair:
 
     @property
     def shares(self) -> tuple[Number, ...]:
-        return tuple(getattr(self, name) for name in _PAIR_COLUMNS)
+        return tuple(getattr(self, name) for name in _SHARES)
 
     @property
     def sentence(self) -> str:
         adapters = f", {self.adapter_dtype} adapters" if self.adapter_dtype != self.dtype else ""
         parts = [
             f"{label} {percent_text(share)}"
-            for label, share in (
-                ("trained numbers", self.trainable),
-                ("Adam's states", self.optimizer_states),
-                ("saved activations", self.saved_activations),
-                ("peak", self.peak),
-                ("FLOPs", self.flops),
-                ("step time", self.step_time),
-            )
-            if share is not None
+            for (_, label), share in zip(_SHARES.values(), self.shares, strict=True)
+            if share is not None and label != "gradients"
         ]
         more = (self.saved_activations or 0) > 1
         remark = " It keeps more activations than full fine-tuning." if more else ""
@@ -243,26 +230,35 @@ class Cost(Evidence):
         )
 
     def tables(self) -> tuple[Table, ...]:
-        pairs = [
-            (
-                _dtypes(pair.dtype, pair.adapter_dtype),
-                pair.tokens,
-                *(percent(share, none="") for share in pair.shares),
-            )
-            for pair in self.pairs
-        ]
-        measured = ("method", "dtype", "tokens", "trained", "gradients", "Adam", "saved", "peak")
         return (
-            Table(
+            table(
+                self.rows,
+                (
+                    ("method", lambda row: METHOD_LABELS[row.method]),
+                    ("dtype", lambda row: _dtypes(row.dtype, row.adapter_dtype)),
+                    ("tokens", lambda row: _tokens(*row.tokens)),
+                    ("trained", lambda row: _size(row.measured.trainable, short_count_text)),
+                    ("gradients", lambda row: _size(row.measured.gradients)),
+                    ("Adam", lambda row: _size(row.measured.optimizer_states)),
+                    ("saved", lambda row: _size(row.measured.saved_activations)),
+                    ("peak", lambda row: _size(row.measured.peak)),
+                    ("predicted", lambda row: row.peak_error_text),
+                    ("step", lambda row: row.step_text),
+                ),
                 title="Measured",
-                columns=(*measured, "predicted", "step"),
-                rows=plain_rows(row.cells for row in self.rows),
                 left=3,
             ),
-            Table(
+            table(
+                self.pairs,
+                (
+                    ("dtype", lambda pair: _dtypes(pair.dtype, pair.adapter_dtype)),
+                    ("tokens", lambda pair: pair.tokens),
+                    *(
+                        (label, lambda pair, name=name: percent(getattr(pair, name), none=""))
+                        for name, (label, _) in _SHARES.items()
+                    ),
+                ),
                 title=f"LoRA r{self.rank} as a share of full",
-                columns=("dtype", "tokens", *_PAIR_COLUMNS.values()),
-                rows=plain_rows(pairs),
                 left=2,
             ),
         )
@@ -274,14 +270,14 @@ class Cost(Evidence):
                 claim_id=CLAIM.id,
                 title=f"LoRA r{self.rank} as a share of full fine-tuning",
                 x_label="",
-                categories=_CATEGORIES,
+                categories=tuple(label for _, label in _SHARES.values()),
                 y_label="LoRA / full, measured",
                 y_is_share=True,
                 x_scale="linear",
                 series=tuple(
                     Series(
                         label=f"{pair.dtype}, {pair.adapter_dtype} adapters, {pair.tokens} tokens",
-                        x=tuple(range(len(_CATEGORIES))),
+                        x=tuple(range(len(_SHARES))),
                         y=pair.shares,
                     )
                     for pair in self.pairs
@@ -290,24 +286,20 @@ class Cost(Evidence):
         )
 
 
-_PAIR_COLUMNS: Final = {
-    "trainable": "trained",
-    "gradients": "gradients",
-    "optimizer_states": "Adam",
-    "saved_activations": "saved",
-    "peak": "peak",
-    "flops": "FLOPs",
-    "step_time": "step",
+_SHARES: Final = {
+    "trainable": ("trained", "trained numbers"),
+    "gradients": ("gradients", "gradients"),
+    "optimizer_states": ("Adam", "Adam's states"),
+    "saved_activations": ("saved", "saved activations"),
+    "peak": ("peak", "peak"),
+    "flops": ("FLOPs", "FLOPs"),
+    "step_time": ("step", "step time"),
 }
-_CATEGORIES: Final = (
-    "trained numbers",
-    "gradients",
-    "Adam's states",
-    "saved activations",
-    "peak",
-    "FLOPs",
-    "step time",
-)
+"""Of a pair: the head of its column, and what sentences and charts call it."""
+
+
+def _size(size: int | None, text: Callable[[int], str] = bytes_text) -> str:
+    return "" if size is None else text(size)
 
 
 def _caption(chart: Chart) -> tuple[str, ...]:

@@ -114,8 +114,8 @@ def verify_payload(
         environment=asdict(environment),
         seed=seed,
         quick=quick,
-        seconds=sum(each.seconds for each in checked),
-        claims=tuple(_claim(each) for each in checked),
+        seconds=sum(claim.seconds for claim in checked),
+        claims=tuple(map(_claim, checked)),
     )
     plain: dict[str, Any] = _plain(document)
     return plain

@@ -11,8 +11,8 @@ from lora_profiler.report.claims.numbers import (
     limit_text,
     number,
     percent,
-    plain_rows,
     shape,
+    table,
     worst_of,
 )
 from lora_profiler.units import bytes_text, percent_text
@@ -108,38 +108,31 @@ class ForwardPath(Evidence):
         return f"error {limit_text(self._worst)} of rounding's limit"
 
     def tables(self) -> tuple[Table, ...]:
-        errors = [
-            (
-                row.dtype,
-                str(row.layers),
-                limit_text(row.error_of_limit),
-                row.worst_layer,
-                percent(row.largest_path_of_output),
-            )
-            for row in self.rows
-        ]
-        costs = [
-            (
-                cost.name,
-                shape(cost.out_features, cost.in_features),
-                percent_text(cost.predicted_flops / cost.base_flops),
-                percent_text(cost.measured_flops / cost.base_flops),
-                bytes_text(cost.predicted_bytes),
-                bytes_text(cost.measured_bytes),
-                f"{100 * (cost.adapted_seconds / cost.base_seconds - 1):+.0f} %",
-            )
-            for cost in self.costs
-        ]
-        of_layers = ("dtype", "layers", "error, of rounding's limit", "in layer")
-        of_costs = ("layer", "d x k", "FLOPs, predicted", "measured", "kept, predicted", "measured")
         return (
-            Table(columns=(*of_layers, "second path, of output"), rows=plain_rows(errors)),
-            Table(
+            table(
+                self.rows,
+                (
+                    ("dtype", lambda row: row.dtype),
+                    ("layers", lambda row: str(row.layers)),
+                    ("error, of rounding's limit", lambda row: limit_text(row.error_of_limit)),
+                    ("in layer", lambda row: row.worst_layer),
+                    ("second path, of output", lambda row: percent(row.largest_path_of_output)),
+                ),
+            ),
+            table(
+                self.costs,
+                (
+                    ("layer", lambda cost: cost.name),
+                    ("d x k", lambda cost: shape(cost.out_features, cost.in_features)),
+                    ("FLOPs, predicted", lambda c: percent_text(c.predicted_flops / c.base_flops)),
+                    ("measured", lambda cost: percent_text(cost.measured_flops / cost.base_flops)),
+                    ("kept, predicted", lambda cost: bytes_text(cost.predicted_bytes)),
+                    ("measured", lambda cost: bytes_text(cost.measured_bytes)),
+                    ("time", lambda c: f"{100 * (c.adapted_seconds / c.base_seconds - 1):+.0f} %"),
+                ),
                 title=(
                     f"What the second path adds to a layer, rank {self.rank}, {self.tokens} tokens"
                 ),
-                columns=(*of_costs, "time"),
-                rows=plain_rows(costs),
             ),
         )
 

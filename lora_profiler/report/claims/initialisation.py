@@ -5,14 +5,7 @@ from typing import Literal
 
 from lora_profiler.report.blocks import Table
 from lora_profiler.report.claims.claim import Claim, Evidence, Verdict
-from lora_profiler.report.claims.numbers import (
-    Number,
-    at_most,
-    limit_text,
-    number,
-    plain_rows,
-    worst_of,
-)
+from lora_profiler.report.claims.numbers import Number, at_most, limit_text, number, table, worst_of
 from lora_profiler.units import count_text
 
 LEAST_P, MOST_Z = 1e-6, 6.0
@@ -55,10 +48,6 @@ class Start:
     least_p_value_of_a_layer: Number
     p_value_as_normal: Number
     largest_of_b: Number
-
-    @property
-    def label(self) -> str:
-        return init_label(self.init_lora_weights)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,57 +151,47 @@ class Initialisation(Evidence):
         return f"{start}; A normal, p = {p}, its first gradient {of_a}"
 
     def tables(self) -> tuple[Table, ...]:
-        starts = [
-            (
-                start.label,
-                f"{start.distribution}, deviation {start.expected_deviation}",
-                number(start.p_value, ".2g"),
-                number(start.p_value_as_normal, ".1g"),
-                number(start.moments.deviation, ".4f"),
-                number(start.moments.skewness, "+.4f"),
-                number(start.moments.excess_kurtosis, "+.4f"),
-                number(start.largest_of_b, "g"),
-            )
-            for start in (self.gaussian, self.default)
-        ]
-        logits = [
-            (
-                f"logits, {row.dtype}, {init_label(row.init_lora_weights)}",
-                number(row.largest_difference, "g"),
-                count_text(row.numbers),
-            )
-            for row in self.logits
-        ]
-        steps = [
-            (
-                f"gradients before the {name} step",
-                number(step.largest_of_a, ".3g"),
-                number(step.smallest_norm_of_b, ".3g"),
-                limit_text(step.error_of_limit),
-            )
-            for name, step in (("first", self.gradients.first), ("second", self.gradients.second))
-        ]
-        moments = ("deviation", "skewness", "kurtosis")
+        steps = self.gradients
         return (
-            Table(
-                columns=(
-                    "init_lora_weights",
-                    "A should be",
-                    "p",
-                    "p as normal",
-                    *moments,
-                    "largest of B",
+            table(
+                (self.gaussian, self.default),
+                (
+                    ("init_lora_weights", lambda row: init_label(row.init_lora_weights)),
+                    (
+                        "A should be",
+                        lambda row: f"{row.distribution}, deviation {row.expected_deviation}",
+                    ),
+                    ("p", lambda row: number(row.p_value, ".2g")),
+                    ("p as normal", lambda row: number(row.p_value_as_normal, ".1g")),
+                    ("deviation", lambda row: number(row.moments.deviation, ".4f")),
+                    ("skewness", lambda row: number(row.moments.skewness, "+.4f")),
+                    ("kurtosis", lambda row: number(row.moments.excess_kurtosis, "+.4f")),
+                    ("largest of B", lambda row: number(row.largest_of_b, "g")),
                 ),
-                rows=plain_rows(starts),
                 left=2,
             ),
-            Table(
-                columns=("adapted less base, before the first step", "largest", "numbers"),
-                rows=plain_rows(logits),
+            table(
+                self.logits,
+                (
+                    (
+                        "adapted less base, before the first step",
+                        lambda row: f"logits, {row.dtype}, {init_label(row.init_lora_weights)}",
+                    ),
+                    ("largest", lambda row: number(row.largest_difference, "g")),
+                    ("numbers", lambda row: count_text(row.numbers)),
+                ),
             ),
-            Table(
-                columns=("", "largest of A", "least norm of B", "chain rule, of rounding's limit"),
-                rows=plain_rows(steps),
+            table(
+                (("first", steps.first), ("second", steps.second)),
+                (
+                    ("", lambda row: f"gradients before the {row[0]} step"),
+                    ("largest of A", lambda row: number(row[1].largest_of_a, ".3g")),
+                    ("least norm of B", lambda row: number(row[1].smallest_norm_of_b, ".3g")),
+                    (
+                        "chain rule, of rounding's limit",
+                        lambda row: limit_text(row[1].error_of_limit),
+                    ),
+                ),
             ),
         )
 

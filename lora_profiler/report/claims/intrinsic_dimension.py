@@ -8,7 +8,7 @@ from statistics import median
 from lora_profiler.report.blocks import Table
 from lora_profiler.report.claims.chart import Chart, Series, listed
 from lora_profiler.report.claims.claim import Claim, Evidence, Verdict
-from lora_profiler.report.claims.numbers import Number, number, percent, plain_rows, shape
+from lora_profiler.report.claims.numbers import Number, number, percent, shape, table
 from lora_profiler.units import percent_text
 
 MOST_OF_GAIN = 0.9
@@ -181,54 +181,39 @@ class IntrinsicDimension(Evidence):
 
     def tables(self) -> tuple[Table, ...]:
         losses = self.losses
-        ranks = [
-            (
-                str(row.rank),
-                number(row.truncated_loss, ".4f"),
-                percent(row.truncated_gain_share),
-                number(row.lora_loss, ".4f"),
-                percent(row.lora_gain_share),
-            )
-            for row in self.ranks
-        ]
-        kinds = [
-            (
-                kind.name,
-                shape(kind.out_features, kind.in_features),
-                f"{kind.effective_rank:.0f}",
-                f"{kind.weight.effective_rank:.0f}",
-                f"{kind.random.effective_rank:.0f}",
-                percent_text(kind.energy_at_8),
-                percent_text(kind.weight.energy_at_8),
-                percent_text(kind.random.energy_at_8),
-                f"{kind.rank_for_90_percent:g}",
-            )
-            for kind in self.kinds
-        ]
-        matrices = ("update", "W", "random")
         return (
-            Table(
-                columns=(
-                    "rank",
-                    "loss, update cut to it",
-                    "gain kept",
-                    "loss, LoRA",
-                    "of that gain",
+            table(
+                self.ranks,
+                (
+                    ("rank", lambda row: str(row.rank)),
+                    ("loss, update cut to it", lambda row: number(row.truncated_loss, ".4f")),
+                    ("gain kept", lambda row: percent(row.truncated_gain_share)),
+                    ("loss, LoRA", lambda row: number(row.lora_loss, ".4f")),
+                    ("of that gain", lambda row: percent(row.lora_gain_share)),
                 ),
-                rows=plain_rows(ranks),
                 title=(
                     f"Held-out loss: {losses.base:.4f} before, {losses.linear_layers_alone:.4f}"
                     f" with the whole update of the linear layers, {losses.full:.4f} with all that"
                     " training changed"
                 ),
             ),
-            Table(
+            table(
+                self.kinds,
+                (
+                    ("layer", lambda kind: kind.name),
+                    ("d x k", lambda kind: shape(kind.out_features, kind.in_features)),
+                    ("update", lambda kind: f"{kind.effective_rank:.0f}"),
+                    ("W", lambda kind: f"{kind.weight.effective_rank:.0f}"),
+                    ("random", lambda kind: f"{kind.random.effective_rank:.0f}"),
+                    ("update", lambda kind: percent_text(kind.energy_at_8)),
+                    ("W", lambda kind: percent_text(kind.weight.energy_at_8)),
+                    ("random", lambda kind: percent_text(kind.random.energy_at_8)),
+                    ("rank for 90 %", lambda kind: f"{kind.rank_for_90_percent:g}"),
+                ),
                 title=(
                     "Effective rank, and energy that rank 8 holds: of the update, of W itself, of a"
                     " random matrix"
                 ),
-                columns=("layer", "d x k", *matrices, *matrices, "rank for 90 %"),
-                rows=plain_rows(kinds),
             ),
         )
 

@@ -1,9 +1,9 @@
 """Claim 2: (alpha / r) B A has W's shape, and merged and unmerged layers agree to the rounding of
 their dtype; what merging into a 4-bit base and quantising it again is worth."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from lora_profiler.report.blocks import Table
+from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.claims.claim import Claim, Evidence, Verdict
 from lora_profiler.report.claims.numbers import (
     Number,
@@ -11,7 +11,7 @@ from lora_profiler.report.claims.numbers import (
     limit_text,
     number,
     percent,
-    plain_rows,
+    table,
     worst_of,
 )
 
@@ -99,24 +99,24 @@ class Nf4:
         )
 
     def table(self, loss: Nf4Loss) -> Table:
-        shares = (
-            ("quantising the weight to NF4, error", self.quantisation_error_of_weight),
-            ("the update", self.update_of_weight),
-            ("quantising the merged weight again, error", self.requantisation_error_of_weight),
-        )
-        losses = (
-            ("no adapter", loss.base),
-            ("adapter beside the base", loss.unmerged),
-            ("merged and quantised again", loss.merged_and_quantised_again),
+        rows = (
+            ("quantising the weight to NF4, error", percent(self.quantisation_error_of_weight), ""),
+            ("the update", percent(self.update_of_weight), ""),
+            (
+                "quantising the merged weight again, error",
+                percent(self.requantisation_error_of_weight),
+                "",
+            ),
+            ("held-out loss, no adapter", "", number(loss.base, ".4f")),
+            ("held-out loss, adapter beside the base", "", number(loss.unmerged, ".4f")),
+            (
+                "held-out loss, merged and quantised again",
+                "",
+                number(loss.merged_and_quantised_again, ".4f"),
+            ),
         )
         return Table(
-            columns=("NF4 base", "of the weight", "loss"),
-            rows=plain_rows(
-                (
-                    *((what, percent(share), "") for what, share in shares),
-                    *((f"held-out loss, {what}", "", number(n, ".4f")) for what, n in losses),
-                )
-            ),
+            columns=("NF4 base", "of the weight", "loss"), rows=tuple(Row(cells=r) for r in rows)
         )
 
 
@@ -174,33 +174,27 @@ class Merging(Evidence):
 
     def tables(self) -> tuple[Table, ...]:
         nf4 = self.nf4
-        rows = [
+        errors = table(
+            self.rows,
             (
-                row.model,
-                ", ".join(row.layouts),
-                row.dtype,
-                str(row.layers),
-                limit_text(row.weight_error_of_limit),
-                limit_text(row.unmerged_error_of_limit),
-                limit_text(row.merged_error_of_limit),
-                number(row.output_difference, ".1e"),
-                percent(row.weights_restored_by_unmerge),
-            )
-            for row in self.rows
-        ]
-        if nf4.checked:
-            errors = (
-                limit_text(nf4.unmerged_error_of_limit),
-                limit_text(nf4.merged_error_of_limit),
-            )
-            rows.append(
-                ("the same in NF4", "Linear4bit", "float32", str(nf4.layers), "", *errors, "", "")
-            )
-        columns = ("error, of rounding's limit", "layout", "dtype", "layers", "weight", "unmerged")
-        table = Table(
-            columns=(*columns, "merged", "differ", "undone"), rows=plain_rows(rows), left=3
+                ("error, of rounding's limit", lambda row: row.model),
+                ("layout", lambda row: ", ".join(row.layouts)),
+                ("dtype", lambda row: row.dtype),
+                ("layers", lambda row: str(row.layers)),
+                ("weight", lambda row: limit_text(row.weight_error_of_limit)),
+                ("unmerged", lambda row: limit_text(row.unmerged_error_of_limit)),
+                ("merged", lambda row: limit_text(row.merged_error_of_limit)),
+                ("differ", lambda row: number(row.output_difference, ".1e")),
+                ("undone", lambda row: percent(row.weights_restored_by_unmerge)),
+            ),
+            left=3,
         )
-        return (table,) if nf4.loss is None else (table, nf4.table(nf4.loss))
+        if nf4.loss is None:
+            return (errors,)
+        unmerged, merged = map(limit_text, (nf4.unmerged_error_of_limit, nf4.merged_error_of_limit))
+        of_nf4 = ("the same in NF4", "Linear4bit", "float32", str(nf4.layers), "", unmerged, merged)
+        last = Row(cells=(*of_nf4, "", ""))
+        return (replace(errors, rows=(*errors.rows, last)), nf4.table(nf4.loss))
 
 
 CLAIM = Claim(

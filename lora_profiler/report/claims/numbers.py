@@ -1,11 +1,13 @@
-"""Numbers of evidence: which are none, how they compare, and how they are written."""
+"""Numbers of evidence: which are none, how they compare, how they are written and tabulated."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
-from lora_profiler.report.blocks import Row
+from lora_profiler.report.blocks import Row, Table
 from lora_profiler.units import percent_text
 
+R = TypeVar("R")
 Number = float | None
 """None where a run or a layer came to nothing finite, or nothing was measured."""
 
@@ -41,5 +43,17 @@ def shape(out_features: int, in_features: int) -> str:
     return f"{out_features} x {in_features}"
 
 
-def plain_rows(cells: Iterable[Sequence[str]]) -> tuple[Row, ...]:
-    return tuple(Row(cells=tuple(row)) for row in cells)
+def table(
+    rows: Iterable[R],
+    columns: Sequence[tuple[str, Callable[[R], str]]],
+    *,
+    title: str = "",
+    left: int = 1,
+) -> Table:
+    """A row for each of `rows`; each column is its label and the text of its cell."""
+    return Table(
+        columns=tuple(label for label, _ in columns),
+        rows=tuple(Row(cells=tuple(text(row) for _, text in columns)) for row in rows),
+        title=title,
+        left=left,
+    )

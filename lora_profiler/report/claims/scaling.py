@@ -9,7 +9,7 @@ from typing import Final
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.claims.chart import Chart, Series
 from lora_profiler.report.claims.claim import Claim, Evidence, Verdict
-from lora_profiler.report.claims.numbers import Number, number, plain_rows
+from lora_profiler.report.claims.numbers import Number, number, table
 from lora_profiler.units import percent_text
 
 LEVEL_FACTOR = 2.0
@@ -104,12 +104,9 @@ class RateGains:
     gains: tuple[RateGain, ...]
     best_learning_rate: float
 
-    @property
-    def texts(self) -> list[str]:
-        return [
-            number(each.gain, "+.3f") + "*" * (each.learning_rate == self.best_learning_rate)
-            for each in self.gains
-        ]
+    def gain_text(self, place: int) -> str:
+        at = self.gains[place]
+        return number(at.gain, "+.3f") + "*" * (at.learning_rate == self.best_learning_rate)
 
 
 def levels_of(runs: Sequence[Run]) -> Levels:
@@ -213,7 +210,7 @@ class Scaling(Evidence):
         for row in self.learning_rates:
             best.setdefault(row.key, []).append(f"{row.best_learning_rate:g} at rank {row.rank}")
         rates = "; ".join(f"{self._labels[key]}: {', '.join(at)}" for key, at in best.items())
-        tried = ", ".join(f"{each.learning_rate:g}" for each in self.learning_rates[0].gains)
+        tried = ", ".join(f"{at.learning_rate:g}" for at in self.learning_rates[0].gains)
         return (f"Best learning rate of {tried}: {rates}.",)
 
     @property
@@ -232,18 +229,23 @@ class Scaling(Evidence):
         )
         if not self.learning_rates:
             return (by_rank,)
-        rates = [f"{each.learning_rate:g}" for each in self.learning_rates[0].gains]
-        by_rate = Table(
-            title="Fall of the held-out loss by learning rate, * the best",
-            columns=("scaling", "rank", *rates),
-            rows=plain_rows(
-                (self._labels[row.key], str(row.rank), *row.texts) for row in self.learning_rates
+        labels = self._labels
+        by_rate = table(
+            self.learning_rates,
+            (
+                ("scaling", lambda row: labels[row.key]),
+                ("rank", lambda row: str(row.rank)),
+                *(
+                    (f"{rate.learning_rate:g}", lambda row, i=i: row.gain_text(i))
+                    for i, rate in enumerate(self.learning_rates[0].gains)
+                ),
             ),
+            title="Fall of the held-out loss by learning rate, * the best",
         )
         return (by_rank, by_rate)
 
     def charts(self) -> tuple[Chart, ...]:
-        gain = "Fall of the held-out loss"
+        sizes = _SIZES | {"gain": ("", "Fall of the held-out loss", _LOSS_FALL)}
         charts = tuple(
             Chart(
                 key=f"scaling_{name}",
@@ -265,7 +267,7 @@ class Scaling(Evidence):
                     f" {self.alpha:g} where it is fixed."
                 ),
             )
-            for name, (title, label) in {**_SIZE_TITLES, "gain": (gain, _LOSS_FALL)}.items()
+            for name, (_, title, label) in sizes.items()
         )
         return (*charts, *([self._by_learning_rate()] if self.learning_rates else []))
 
@@ -279,8 +281,8 @@ class Scaling(Evidence):
             series=tuple(
                 Series(
                     label=f"{self._labels[row.key]}, rank {row.rank}",
-                    x=tuple(each.learning_rate for each in row.gains),
-                    y=tuple(each.gain for each in row.gains),
+                    x=tuple(at.learning_rate for at in row.gains),
+                    y=tuple(at.gain for at in row.gains),
                 )
                 for row in self.learning_rates
             ),
@@ -292,21 +294,18 @@ class Scaling(Evidence):
 
 
 _LOSS_FALL: Final = "loss before - loss after"
-_SIZE_TITLES: Final = {
-    "first_update": ("First update of W", "norm, relative to W"),
+_OF_W: Final = "norm, relative to W"
+_SIZES: Final = {
+    "first_update": ("first update of W", "First update of W", _OF_W),
     "first_logit_change": (
+        "its effect on logits",
         "What the first update changes in the logits",
         "root mean square, relative to the logits",
     ),
-    "last_update": ("Last update of W", "norm, relative to W"),
-    "whole_update": ("Whole update of W", "norm, relative to W"),
+    "last_update": ("last update of W", "Last update of W", _OF_W),
+    "whole_update": ("whole update of W", "Whole update of W", _OF_W),
 }
-_SIZE_LABELS: Final = {
-    "first_update": "first update of W",
-    "first_logit_change": "its effect on logits",
-    "last_update": "last update of W",
-    "whole_update": "whole update of W",
-}
+"""Of each size: what its row in the table, its chart and the chart's axis are called."""
 
 
 def _rows(scaled: Scaled) -> list[Row]:
@@ -319,7 +318,7 @@ def _rows(scaled: Scaled) -> list[Row]:
             ),
             indent=1,
         )
-        for name, label in _SIZE_LABELS.items()
+        for name, (label, *_) in _SIZES.items()
     ]
     gains = [number(run.gain, "+.3f") for run in scaled.runs]
     loss = scaled.levels.loss

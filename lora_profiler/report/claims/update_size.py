@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from lora_profiler.report.blocks import Table
 from lora_profiler.report.claims.chart import Chart, Series, listed
 from lora_profiler.report.claims.claim import Claim, Evidence, Verdict
-from lora_profiler.report.claims.numbers import plain_rows, shape
+from lora_profiler.report.claims.numbers import shape, table
 from lora_profiler.units import count_text, percent_text
 
 FEWER_THAN_FULL = 0.996
@@ -49,6 +49,9 @@ class Layer:
     @property
     def shape(self) -> str:
         return shape(self.out_features, self.in_features)
+
+    def at(self, rank: int) -> LayerRank:
+        return next(row for row in self.ranks if row.rank == rank)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,36 +126,29 @@ class UpdateSize(Evidence):
 
     def tables(self) -> tuple[Table, ...]:
         rank = self.example.rank
-        layers = []
-        for layer in self.layers:
-            row = next(row for row in layer.ranks if row.rank == rank)
-            layers.append(
-                (
-                    layer.name,
-                    f"x{layer.copies}",
-                    layer.shape,
-                    count_text(layer.full),
-                    count_text(row.a),
-                    count_text(row.b),
-                    percent_text(1 - (row.a + row.b) / layer.full),
-                    str(layer.lora_exceeds_full_from_rank),
-                )
-            )
-        ranks = [
-            (
-                str(row.rank),
-                count_text(row.a),
-                count_text(row.b),
-                count_text(row.lora),
-                percent_text(row.share_of_full),
-            )
-            for row in self.model.ranks
-        ]
-        of_a_layer = ("layer", "copies", "d x k", "full", f"A, rank {rank}", f"B, rank {rank}")
         return (
-            Table(columns=(*of_a_layer, "fewer", "more from rank"), rows=plain_rows(layers)),
-            Table(
-                columns=("rank, all layers", "A", "B", "A and B", "of full"), rows=plain_rows(ranks)
+            table(
+                [(layer, layer.at(rank)) for layer in self.layers],
+                (
+                    ("layer", lambda row: row[0].name),
+                    ("copies", lambda row: f"x{row[0].copies}"),
+                    ("d x k", lambda row: row[0].shape),
+                    ("full", lambda row: count_text(row[0].full)),
+                    (f"A, rank {rank}", lambda row: count_text(row[1].a)),
+                    (f"B, rank {rank}", lambda row: count_text(row[1].b)),
+                    ("fewer", lambda row: percent_text(1 - (row[1].a + row[1].b) / row[0].full)),
+                    ("more from rank", lambda row: str(row[0].lora_exceeds_full_from_rank)),
+                ),
+            ),
+            table(
+                self.model.ranks,
+                (
+                    ("rank, all layers", lambda row: str(row.rank)),
+                    ("A", lambda row: count_text(row.a)),
+                    ("B", lambda row: count_text(row.b)),
+                    ("A and B", lambda row: count_text(row.lora)),
+                    ("of full", lambda row: percent_text(row.share_of_full)),
+                ),
             ),
         )
 

@@ -60,7 +60,7 @@ def _scale_text(layer: LoraLayer, scale: float) -> str:
 
 
 def matrices_words(layer: LoraLayer) -> str:
-    """What is seen, for who does not see it."""
+    """What is to be seen, for who does not see it."""
     return (
         f"Three rectangles to one scale. The full update has {count_text(layer.d)} rows and"
         f" {count_text(layer.k)} columns, {count_text(layer.full)} numbers. B has"

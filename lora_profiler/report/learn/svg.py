@@ -39,11 +39,12 @@ def picture(
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="lpd" viewBox="0 0 {width} {height}"'
         f' width="{width}" height="{height}" role="img"'
-        f' aria-label="{escape(says)}"><style>{_style(theme)}</style>{"".join(parts)}</svg>'
+        f' aria-label="{escape(says)}"><style>{style(theme)}</style>{"".join(parts)}</svg>'
     )
 
 
-def _style(theme: Theme | None) -> str:
+def style(theme: Theme | None) -> str:
+    """The rules of every role and size."""
     sizes = ".lpd .small{font-size:12px}.lpd .big{font-size:17px}.lpd .mid{text-anchor:middle}"
     common = f".lpd text{{font:13px {FONT}}}{sizes}"
     if theme is not None:
@@ -66,29 +67,8 @@ def text(x: float, y: float, words: str, names: str = "ink mid") -> str:
     return f'<text x="{x:g}" y="{y:g}" class="{names}">{escape(printable(words))}</text>'
 
 
-def box(x: float, y: float, width: float, height: float, names: str, radius: float = 0) -> str:
-    crisp = "" if radius else ' shape-rendering="crispEdges"'
+def box(x: float, y: float, width: float, height: float, names: str) -> str:
     return (
-        f'<rect x="{x:.6g}" y="{y:.6g}" width="{width:.6g}" height="{height:.6g}" rx="{radius:g}"'
-        f' class="{names}"{crisp}/>'
-    )
-
-
-def arrow(points: list[tuple[float, float]], names: str = "line") -> str:
-    """A line through `points` with a head at its end; the last piece of it must be upright or
-    level."""
-    (x, y), (before_x, before_y) = points[-1], points[-2]
-    step_x, step_y = (x > before_x) - (x < before_x), (y > before_y) - (y < before_y)
-    back = [
-        (x - 7 * step_x + 4 * step_y * side, y - 7 * step_y + 4 * step_x * side) for side in (-1, 1)
-    ]
-    head = [back[0], (x, y), back[1]]
-    return _line(points, names) + _line(head, names)
-
-
-def _line(points: list[tuple[float, float]], names: str) -> str:
-    found = " ".join(f"{x:g},{y:g}" for x, y in points)
-    return (
-        f'<polyline points="{found}" class="{names}" fill="none" stroke-width="1.5"'
-        ' stroke-linejoin="round"/>'
+        f'<rect x="{x:.6g}" y="{y:.6g}" width="{width:.6g}" height="{height:.6g}" class="{names}"'
+        ' shape-rendering="crispEdges"/>'
     )
