@@ -4,7 +4,7 @@ where models come from."""
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +33,21 @@ from lora_profiler.mathematics.sources import Request, hub_folder, open_subject
 from lora_profiler.mathematics.subject import Subject
 from lora_profiler.records.record import Device, Environment
 from lora_profiler.records.redaction import private_text
+from lora_profiler.report import claims
+from lora_profiler.report.blocks import Table
 from lora_profiler.report.claims import CLAIMS
-from lora_profiler.report.claims.claim import Checked, Finding
+from lora_profiler.report.claims.chart import Chart, Series
+from lora_profiler.report.claims.claim import Checked, Claim, Evidence, Finding, Verdict
 from lora_profiler.report.claims.document import (
     document_charts,
     verify_blocks,
     verify_payload,
     verify_schema,
 )
+from lora_profiler.report.claims.numbers import table
 from lora_profiler.report.claims.scaling import Run as TrainedRun
 from lora_profiler.report.claims.scaling import Scaled, Scaling, levels_of, rate_gains
+from lora_profiler.report.page import mathematics_content, write_page
 from lora_profiler.report.progress.verify import shown_checks
 from lora_profiler.report.render import markdown, plain
 
@@ -425,3 +430,97 @@ def test_committed_results_are_whole_and_turn_into_charts() -> None:
         row["rank"]: row["share_of_full"] for row in ranks
     }
     assert plain(verify_blocks(document))
+
+
+DRAW = """
+import json, sys
+from pathlib import Path
+from lora_profiler.report.claims.document import verify_blocks
+from lora_profiler.report.page import mathematics_content, write_page
+from lora_profiler.report.render import plain
+document = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+assert plain(verify_blocks(document)) and write_page(mathematics_content(document))
+print(*sys.modules)
+"""
+
+
+def test_a_stored_document_is_drawn_without_torch() -> None:
+    import subprocess
+
+    file = str(RESULTS / "mathematics.json")
+    done = subprocess.run([sys.executable, "-c", DRAW, file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert "lora_profiler.report.claims.scaling" in loaded
+    assert loaded.isdisjoint({"torch", "numpy", "transformers", "peft"})
+
+
+# --- an eighth claim ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price(Evidence):
+    cents: tuple[int, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        return "holds" if sum(self.cents) < 100 else "fails"
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        return (f"It costs {sum(self.cents)} cents.",)
+
+    @property
+    def headline(self) -> str:
+        return f"{sum(self.cents)} cents in all"
+
+    def tables(self) -> tuple[Table, ...]:
+        return (table(self.cents, (("cents each", lambda cents: f"{cents} c"),)),)
+
+    def charts(self) -> tuple[Chart, ...]:
+        series = Series(label="cents", x=(1.0, 2.0), y=tuple(map(float, self.cents)))
+        return (
+            Chart(
+                key="price_each",
+                claim_id=8,
+                title="Price",
+                x_label="number",
+                y_label="cents",
+                series=(series,),
+            ),
+        )
+
+
+def test_a_claim_is_drawn_everywhere_from_its_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = Claim(
+        id=8,
+        title="Price",
+        statement="It is cheap.",
+        evidence=Price,
+        figures={
+            "What it costs": {"price_": lambda chart: (f"{len(chart.series)} line goes up.",)}
+        },
+    )
+    for module in (claims, claims.document):
+        monkeypatch.setattr(module, "CLAIMS", (*CLAIMS, claim))
+    document = verify_payload(
+        find_model("gpt2"),
+        Environment(python="3", platform="t", packages={}, device=Device(kind="cpu", name="test")),
+        [Checked(claim=claim, finding=Price(cents=(30, 40)).finding(), seconds=1.0)],
+        weights="w",
+        text="t",
+        note=None,
+        seed=0,
+        quick=False,
+    )
+    assert document["claims"][0]["evidence"] == {"cents": [30, 40]}
+    jsonschema.validate(document, verify_schema())
+    with pytest.raises(jsonschema.ValidationError, match="'many' is not of type 'integer'"):
+        evidence = {"cents": ["many"]}
+        wrong = document | {"claims": [document["claims"][0] | {"evidence": evidence}]}
+        jsonschema.validate(wrong, verify_schema())
+    text = plain(verify_blocks(document))
+    page = write_page(mathematics_content(document))
+    for words in ("8. Price: holds", "70 cents in all", "It costs 70 cents.", "40 c"):
+        assert words in text and words in page
+    assert "What it costs" in page and "1 line goes up." in page

@@ -73,12 +73,12 @@ def test_sizes_are_those_of_the_predictor_and_of_the_formula(
         setup = TrainSetup(lora=LoraConfig(r=row.rank), device="cpu")
         assert row.lora == predict(Workload(model=subject.spec, setup=setup)).parameters.adapter
     for layer in evidence.layers:
-        d, k, turn = (layer.out_features, layer.in_features, layer["lora_exceeds_full_from_rank"])
+        d, k, turn = (layer.out_features, layer.in_features, layer.lora_exceeds_full_from_rank)
         assert turn * (d + k) > d * k >= (turn - 1) * (d + k)
         assert layer.full == d * k
         assert all((row.a, row.b) == (row.rank * k, row.rank * d) for row in layer.ranks)
     full = sum(layer.copies * layer.full for layer in evidence.layers)
-    turn = evidence.model["lora_exceeds_full_from_rank"]
+    turn = evidence.model.lora_exceeds_full_from_rank
     by_rank = {row.rank: row for row in evidence.model.ranks}
     assert evidence.model.full == full
     assert turn * by_rank[1].lora > full >= (turn - 1) * by_rank[1].lora
@@ -168,7 +168,7 @@ def test_training_starts_from_the_base_model(llama: Subject) -> None:
     assert evidence.gaussian.moments.deviation == pytest.approx(
         16 * a.std(unbiased=False).item(), rel=1e-5
     )
-    assert evidence["default"].p_value > 1e-3 > 1e-9 > evidence["default"].p_value_as_normal
+    assert evidence.default.p_value > 1e-3 > 1e-9 > evidence.default.p_value_as_normal
     assert all(row.equal and row.largest_difference == 0 for row in evidence.logits)
     first, second = evidence.gradients.first, evidence.gradients.second
     assert (first.largest_of_a, evidence.gradients.a_unmoved_by_first_step) == (0, True)
@@ -349,6 +349,9 @@ def test_costs_measured_for_real_are_as_predicted(llama: Subject) -> None:
 
 def test_every_claim_has_a_check_and_leaves_the_subject_as_it_was(llama: Subject) -> None:
     assert set(CHECKS) == {claim.id for claim in CLAIMS} == set(range(1, 8))
+    for claim in CLAIMS:
+        names = (kind.__module__.rpartition(".")[2] for kind in (CHECKS[claim.id], claim.evidence))
+        assert len(set(names)) == 1
     assert {claim.id for claim in CLAIMS if claim.must_hold} == {2, 3, 4}
     before = {n: p.clone() for n, p in llama.model().named_parameters()}
     events: list[tuple[int, str]] = []

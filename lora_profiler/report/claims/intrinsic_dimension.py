@@ -39,30 +39,30 @@ class Rank:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """Of singular values: the effective rank, the rank that holds 90 % of the energy, and the
-    energy held at ranks 1, 2, 4, 8, ..., as far as the matrix has them."""
+class LayerSummary:
+    """Of the singular values of a layer's update: the effective rank, the rank that holds 90 % of
+    the energy, and the energy held at ranks 1, 2, 4, 8, ..., as far as the matrix has them."""
 
+    name: str
     effective_rank: float
     rank_for_90_percent: int
     energy: tuple[float, ...]
 
-    @property
-    def energy_at_8(self) -> float:
-        return self.energy[min(3, len(self.energy) - 1)]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Curve(Summary):
-    """Singular values relative to the largest, at some tens of places."""
+class Curve:
+    """The same of one matrix, and its singular values relative to the largest, at some tens of
+    places."""
 
+    effective_rank: float
+    rank_for_90_percent: int
+    energy: tuple[float, ...]
     places: tuple[int, ...]
     values: tuple[float, ...]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerSummary(Summary):
-    name: str
+    @property
+    def energy_at_8(self) -> float:
+        return self.energy[min(3, len(self.energy) - 1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
