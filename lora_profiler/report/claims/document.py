@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, Final, Literal
 
-import msgspec
-
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.records.record import Device, Environment
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
@@ -68,6 +66,8 @@ class Document:
 def verify_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of what `verify --format json` prints, from the types above and
     those of the claims."""
+    import msgspec
+
     (document, *evidence), definitions = msgspec.json.schema_components(
         [Document, *(claim.evidence for claim in CLAIMS)], ref_template="#/$defs/{name}"
     )
@@ -160,6 +160,8 @@ def _plain(value: Any) -> Any:
 def evidence_of(claim: Mapping[str, Any]) -> Evidence:
     """Of a claim of the document, fresh or read from a file. Raises msgspec.ValidationError, with
     the place, for what is not of its shape."""
+    import msgspec
+
     kind = next(known.evidence for known in CLAIMS if known.id == claim["id"])
     return msgspec.convert(claim["evidence"], kind)
 

@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
 
-import msgspec
-
 from lora_profiler.report.claims.chart import Chart
 from lora_profiler.report.claims.claim import Verdict
 from lora_profiler.report.claims.document import document_charts, evidence_of, subject_lines
@@ -92,4 +90,6 @@ def _short(value: Any) -> Any:
 
 def from_json(text: str) -> Findings:
     """The findings that `to_json` wrote."""
+    import msgspec
+
     return msgspec.json.decode(text, type=Findings)
