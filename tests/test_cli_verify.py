@@ -4,9 +4,9 @@ where models come from."""
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import jsonschema
 import pytest
@@ -35,7 +35,7 @@ from lora_profiler.records.record import Device, Environment
 from lora_profiler.records.redaction import private_text
 from lora_profiler.report import claims
 from lora_profiler.report.blocks import Table
-from lora_profiler.report.claims import CLAIMS
+from lora_profiler.report.claims import CLAIMS, caption
 from lora_profiler.report.claims.chart import Chart, Series
 from lora_profiler.report.claims.claim import Checked, Claim, Evidence, Finding, Verdict
 from lora_profiler.report.claims.document import (
@@ -442,6 +442,34 @@ document = json.loads(Path(sys.argv[1]).read_text("utf-8"))
 assert plain(verify_blocks(document)) and write_page(mathematics_content(document))
 print(*sys.modules)
 """
+
+
+def without_numbers(evidence: Any) -> Any:
+    """`evidence` with None wherever a number may be none."""
+    if isinstance(evidence, tuple):
+        return tuple(map(without_numbers, evidence))
+    if not is_dataclass(evidence):
+        return evidence
+    hints = get_type_hints(type(evidence))
+    return replace(
+        evidence,
+        **{
+            name: None if hint in (float | None, int | None) else without_numbers(value)
+            for name, hint in hints.items()
+            for value in (getattr(evidence, name),)
+        },
+    )
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.title)
+def test_evidence_without_any_number_is_judged_and_drawn(claim: Claim) -> None:
+    stored = json.loads((RESULTS / "mathematics.json").read_text("utf-8"))["claims"][claim.id - 1]
+    evidence = claims.document.evidence_of(stored)
+    assert (evidence.verdict, list(evidence.sentences)) == (stored["verdict"], stored["finding"])
+    nothing = without_numbers(evidence)
+    assert nothing.finding().sentences and nothing.headline and nothing.tables()
+    assert nothing.verdict == "fails" or not claim.must_hold
+    assert all(caption(chart) is not None for chart in nothing.charts())
 
 
 def test_a_stored_document_is_drawn_without_torch() -> None:
