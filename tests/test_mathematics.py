@@ -52,8 +52,8 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 
 
 def checked(check: Any, subject: Subject) -> Finding[Any]:
-    found: Finding[Any] = check(subject, EFFORT, 0, quietly)
-    return found
+    finding: Finding[Any] = check(subject, EFFORT, 0, quietly)
+    return finding
 
 
 # --- 1 --------------------------------------------------------------------------------------------
@@ -64,9 +64,9 @@ def test_sizes_are_those_of_the_predictor_and_of_the_formula(
     name: str, request: pytest.FixtureRequest
 ) -> None:
     subject: Subject = request.getfixturevalue(name)
-    found = checked(update_size.check, subject)
-    evidence = found.evidence
-    assert found.verdict == "holds"
+    finding = checked(update_size.check, subject)
+    evidence = finding.evidence
+    assert finding.verdict == "holds"
     assert (evidence.example.full, evidence.example.lora) == (16_777_216, 65_536)
     assert evidence.example.fewer > 0.996
     for row in evidence.model.ranks:
@@ -95,9 +95,9 @@ def test_sizes_are_those_of_the_predictor_and_of_the_formula(
 def test_merged_and_unmerged_agree_in_both_layouts(
     name: str, request: pytest.FixtureRequest
 ) -> None:
-    found = checked(merging.check, request.getfixturevalue(name))
-    rows = found.evidence.rows
-    assert found.verdict == "holds"
+    finding = checked(merging.check, request.getfixturevalue(name))
+    rows = finding.evidence.rows
+    assert finding.verdict == "holds"
     assert {row.layouts[0] for row in rows} == {"Linear", "Conv1D"}
     assert {row.dtype for row in rows} == {"float32", "bfloat16"}
     for row in rows:
@@ -123,21 +123,21 @@ def test_without_bitsandbytes_the_rest_is_checked_and_the_gap_is_said(
     llama: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(merging, "find_spec", lambda name: None)
-    found = checked(merging.check, llama)
-    assert found.verdict == "holds_partly"
-    assert found.evidence.nf4 == Nf4(
+    finding = checked(merging.check, llama)
+    assert finding.verdict == "holds_partly"
+    assert finding.evidence.nf4 == Nf4(
         checked=False, reason='needs bitsandbytes: pip install "lora-profiler[qlora]"'
     )
-    assert "NF4 base was not checked" in found.sentences[-1]
+    assert "NF4 base was not checked" in finding.sentences[-1]
 
 
 # --- 3 --------------------------------------------------------------------------------------------
 
 
 def test_every_layer_is_both_paths_at_once_and_costs_what_is_predicted(llama: Subject) -> None:
-    found = checked(forward_path.check, llama)
-    evidence = found.evidence
-    assert found.verdict == "holds"
+    finding = checked(forward_path.check, llama)
+    evidence = finding.evidence
+    assert finding.verdict == "holds"
     for row in evidence.rows:
         assert row.layers == 14
         assert 0 < row.error_of_limit <= 1
@@ -154,9 +154,9 @@ def test_every_layer_is_both_paths_at_once_and_costs_what_is_predicted(llama: Su
 
 
 def test_training_starts_from_the_base_model(llama: Subject) -> None:
-    found = checked(initialisation.check, llama)
-    evidence = found.evidence
-    assert found.verdict == "holds"
+    finding = checked(initialisation.check, llama)
+    evidence = finding.evidence
+    assert finding.verdict == "holds"
     with adapted(llama.model(), r=16, alpha=32, seed=0, init_lora_weights="gaussian") as wrapped:
         a = torch.cat(
             [
@@ -181,8 +181,8 @@ def test_training_starts_from_the_base_model(llama: Subject) -> None:
 
 def test_scaling_shares_runs_that_are_one_and_is_the_same_again(llama: Subject) -> None:
     effort = replace(EFFORT, learning_rates=(1e-3, 1e-2))
-    found = scaling.check(llama, effort, 0, quietly)
-    evidence = found.evidence
+    finding = scaling.check(llama, effort, 0, quietly)
+    evidence = finding.evidence
     by_key = {row.key: row for row in evidence.scalings}
     assert [run.factor for run in by_key["fixed"].runs] == [16, 2, 0.25]
     assert [run.factor for run in by_key["none"].runs] == [1, 1, 1]
@@ -222,9 +222,9 @@ def test_the_first_update_is_what_peft_adds_to_the_weight(llama: Subject) -> Non
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_an_update_is_put_back_at_any_rank(name: str, request: pytest.FixtureRequest) -> None:
     subject: Subject = request.getfixturevalue(name)
-    found = checked(intrinsic_dimension.check, subject)
-    evidence = found.evidence
-    assert found.verdict == "holds"
+    finding = checked(intrinsic_dimension.check, subject)
+    evidence = finding.evidence
+    assert finding.verdict == "holds"
     assert evidence.changed_share > 0.99
     shares = [row.truncated_gain_share for row in evidence.ranks]
     assert shares[-1] == pytest.approx(1, abs=0.01)  # rank 64 is the full rank of most layers
@@ -285,8 +285,8 @@ def test_costs_are_shares_of_full_and_honest_where_lora_keeps_more(
     llama: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cost, "measure", lambda workload, *a, **o: measured_as_predicted(workload))
-    found = cost.check(llama, replace(EFFORT, cost_dtypes=("float32", "bfloat16")), 0, quietly)
-    pairs = found.evidence.pairs
+    finding = cost.check(llama, replace(EFFORT, cost_dtypes=("float32", "bfloat16")), 0, quietly)
+    pairs = finding.evidence.pairs
     assert [(p.dtype, p.adapter_dtype, p.seq_len) for p in pairs] == [
         ("float32", "float32", 32),
         ("bfloat16", "float32", 32 // cost.IMITATED),
@@ -296,9 +296,9 @@ def test_costs_are_shares_of_full_and_honest_where_lora_keeps_more(
     assert all(p.optimizer_states < 1 for p in pairs)
     assert pairs[1].saved_activations > 1
     assert pairs[1].peak > 1  # of so small a model activations are most of the peak
-    assert found.verdict == "holds_partly"
-    assert "It keeps more activations than full fine-tuning." in " ".join(found.sentences)
-    assert "exact" in found.sentences[0]
+    assert finding.verdict == "holds_partly"
+    assert "It keeps more activations than full fine-tuning." in " ".join(finding.sentences)
+    assert "exact" in finding.sentences[0]
 
 
 NOTHING: dict[str, Any] = {
@@ -331,17 +331,17 @@ def test_costs_that_are_not_as_claimed(
     monkeypatch.setattr(
         cost, "measure", lambda workload, *a, **o: measured_as_predicted(workload, **changes)
     )
-    found = checked(cost.check, llama)
-    assert found.verdict == verdict
-    assert sentence in " ".join(found.sentences)
+    finding = checked(cost.check, llama)
+    assert finding.verdict == verdict
+    assert sentence in " ".join(finding.sentences)
 
 
 @pytest.mark.slow
 def test_costs_measured_for_real_are_as_predicted(llama: Subject) -> None:
-    found = checked(cost.check, llama)
-    assert [row.status in ("ok", "noisy") for row in found.evidence.rows] == [True, True]
-    assert found.verdict == "holds"
-    assert max(abs(error) for row in found.evidence.rows for error in row.errors) < 0.01
+    finding = checked(cost.check, llama)
+    assert [row.status in ("ok", "noisy") for row in finding.evidence.rows] == [True, True]
+    assert finding.verdict == "holds"
+    assert max(abs(error) for row in finding.evidence.rows for error in row.errors) < 0.01
 
 
 # --- all ------------------------------------------------------------------------------------------
@@ -361,11 +361,11 @@ def test_every_claim_has_a_check_and_leaves_the_subject_as_it_was(llama: Subject
             events.append((claim.id, "begin"))
             return quietly
 
-        def end(self, found: Any) -> None:
-            events.append((found.claim.id, "end"))
+        def end(self, check: Any) -> None:
+            events.append((check.claim.id, "end"))
 
-    found = verify(llama, CLAIMS[:4], EFFORT, 0, Watched())
-    assert [each.finding.verdict for each in found] == ["holds"] * 4
+    checks = verify(llama, CLAIMS[:4], EFFORT, 0, Watched())
+    assert [each.finding.verdict for each in checks] == ["holds"] * 4
     assert events == [(number, what) for number in (1, 2, 3, 4) for what in ("begin", "end")]
     model = llama.model()
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
