@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from lora_profiler.harness.case import case_from_dict
-from lora_profiler.harness.parent_process import die_with_parent
+from lora_profiler.harness.process import die_with_parent
 from lora_profiler.records.atomic_write import write_durably
 from lora_profiler.records.serialize import record_dict
 from records import make_record

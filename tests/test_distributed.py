@@ -135,7 +135,7 @@ def test_a_case_of_two_ranks_is_one_record(monkeypatch: pytest.MonkeyPatch) -> N
 BEGINNING = """
     import json, os, signal, sys, time
     from pathlib import Path
-    from lora_profiler.harness.parent_process import die_with_parent
+    from lora_profiler.harness.process import die_with_parent
     die_with_parent()
     rank = int(os.environ["RANK"])
     Path(os.environ["PIDS"], str(rank)).write_text(str(os.getpid()))

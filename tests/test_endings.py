@@ -31,7 +31,7 @@ CHILD = """
 import json, os, sys, time
 from dataclasses import asdict
 from pathlib import Path
-from lora_profiler.harness.parent_process import die_with_parent
+from lora_profiler.harness.process import die_with_parent
 from records import make_record
 
 die_with_parent()

@@ -247,7 +247,7 @@ def test_a_record_is_predicted_on_what_ran_it() -> None:
 def test_a_bench_asks_about_the_card_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     card = SimpleNamespace(compute_capability=lambda: (7, 5))
     monkeypatch.setattr(present_platform, "open_device", lambda: nullcontext(card))
-    monkeypatch.setattr(present_platform, "version", lambda name: "2.15.0+cu132")
+    monkeypatch.setattr(present_platform, "installed_version", lambda name: "2.15.0+cu132")
     assert present_platform.present_platform("cuda") == Platform(capability=75, torch=(2, 15))
     assert present_platform.present_platform("cpu") == Platform(torch=(2, 15))
 

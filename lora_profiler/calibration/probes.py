@@ -23,7 +23,7 @@ from torch import Tensor
 from lora_profiler.calibration.micro import Micro
 from lora_profiler.calibration.operators import OPERATORS, moved_bytes
 from lora_profiler.harness.machine import last_cache_bytes
-from lora_profiler.harness.parent_process import die_with_parent
+from lora_profiler.harness.process import die_with_parent
 from lora_profiler.workload import Device, Dtype
 
 PROBE_SECONDS = 0.25

@@ -24,6 +24,7 @@ from lora_profiler.cluster_runs.resources import ON_GPUS, Needs
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case
 from lora_profiler.harness.case import case_dict
+from lora_profiler.harness.process import python_path
 from lora_profiler.units import MIB, bytes_text
 
 AUTO, LOCAL = "auto", "local"
@@ -316,7 +317,6 @@ def _settings(*, own: bool, started_here: bool) -> Iterator[str | None]:
     """
     changes = {"RAY_USAGE_STATS_ENABLED": "0"}
     if own:
-        root = str(Path(__file__).resolve().parents[2])
         changes |= {
             _OWN_ADDRESS_ONLY: "0",
             "RAY_AUTH_MODE": "token",
@@ -324,7 +324,7 @@ def _settings(*, own: bool, started_here: bool) -> Iterator[str | None]:
             "RAY_memory_monitor_refresh_ms": (
                 "0"
             ),  # it would end workers for what their cases are measured for
-            "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
+            "PYTHONPATH": python_path(),
         }
     elif (
         started_here

@@ -8,10 +8,10 @@ versions than those installed is not used.
 
 from collections.abc import Mapping
 from contextlib import closing
-from functools import cache
 from pathlib import Path
 
 from lora_profiler._paths import cache_folder
+from lora_profiler._versions import installed_version
 from lora_profiler.compiled.bundle import bundled_profile
 from lora_profiler.compiled.profile import FORMAT, Profile, ProfileError, packed, unpacked
 
@@ -99,15 +99,5 @@ def _is_of_these_versions(versions: Mapping[str, str]) -> bool:
     return all(
         installed in (None, made)
         for name, made in versions.items()
-        for installed in [_installed(name)]
+        for installed in [installed_version(name)]
     )
-
-
-@cache
-def _installed(name: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

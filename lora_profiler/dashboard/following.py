@@ -17,10 +17,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.harness.process import end_group, python_path
 
 WIND_UP_SECONDS = 25.0
 """What the process has after Ctrl-C to end its children and to store what is done; then it is
@@ -88,15 +88,9 @@ class Followed(Generic[State]):
             threading.Thread(target=self._end, daemon=True).start()
 
     def _end(self) -> None:
-        for what, seconds in (
-            (signal.SIGINT, WIND_UP_SECONDS),
-            (signal.SIGTERM, TERMINATE_SECONDS),
-        ):
-            _signal_group(self.process, what)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(seconds)
-                return
-        _signal_group(self.process, getattr(signal, "SIGKILL", signal.SIGTERM))
+        end_group(
+            self.process, (signal.SIGINT, WIND_UP_SECONDS), (signal.SIGTERM, TERMINATE_SECONDS)
+        )
 
     # --- listening --------------------------------------------------------------------------------
 
@@ -129,14 +123,6 @@ class Followed(Generic[State]):
         if line.strip():
             self.said.append(line)
             del self.said[:-_KEPT_LINES]
-
-
-def _signal_group(process: "subprocess.Popen[str]", what: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError, ValueError):
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, what)
-        elif process.poll() is None:
-            process.send_signal(signal.CTRL_BREAK_EVENT if what == signal.SIGINT else what)  # type: ignore[attr-defined]
 
 
 # --- the one that runs ----------------------------------------------------------------------------
@@ -174,8 +160,6 @@ def start(
                 "A measurement or a check runs already, and two at once would spoil each other;"
                 " wait, or cancel it."
             )
-        root = str(Path(__file__).resolve().parents[2])
-        paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         process: subprocess.Popen[str] = subprocess.Popen(
             [*_COMMAND, *arguments],
             stdin=subprocess.DEVNULL,
@@ -185,7 +169,12 @@ def start(
             encoding="utf-8",
             errors="replace",
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"},
+            env={
+                **os.environ,
+                "PYTHONPATH": python_path(),
+                "PYTHONUNBUFFERED": "1",
+                "NO_COLOR": "1",
+            },
         )
         found = Followed(
             command=shlex.join(["lora-profile", *shown]),

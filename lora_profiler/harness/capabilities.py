@@ -13,12 +13,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
+from lora_profiler.harness.process import python_path
 from lora_profiler.records.record import VramMethod
 
-_SOURCE_ROOT = Path(__file__).resolve().parent.parent.parent
 _CPU_BFLOAT16 = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
 """Names of processor flags, on x86 and ARM, of instructions that multiply in bfloat16."""
 
@@ -46,7 +45,7 @@ def abilities(environ: Mapping[str, str] | None = None, timeout_seconds: float =
     if find_spec("torch") is None:
         return Abilities(problem="torch is not installed")
     env = dict(os.environ if environ is None else environ)
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_SOURCE_ROOT), env.get("PYTHONPATH"))))
+    env["PYTHONPATH"] = python_path(env)
     command = [sys.executable, "-m", "lora_profiler.harness.capabilities"]
     try:
         done = subprocess.run(

@@ -5,10 +5,10 @@ Neither imports torch nor makes a context in this process.
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import get_args
 
+from lora_profiler._versions import installed_version
 from lora_profiler.harness.nvml import open_device
 from lora_profiler.harness.preflight import MeasurementError
 from lora_profiler.workload import Device
@@ -56,10 +56,7 @@ def check_device(device: Device) -> None:
 
 def torch_version() -> str:
     """The installed torch's version; "" if there is none."""
-    try:
-        return version("torch")
-    except PackageNotFoundError:
-        return ""
+    return installed_version("torch") or ""
 
 
 def _asked() -> str | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
 
+from lora_profiler._versions import installed_version
 from lora_profiler.harness.capabilities import Abilities, abilities
 from lora_profiler.harness.nvml import Nvml, open_cards
 from lora_profiler.units import bytes_text
@@ -96,12 +97,7 @@ def diagnose(environ: Mapping[str, str] | None = None) -> Diagnosis:
 
 
 def _version(distribution: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return f"not installed ({PACKAGES[distribution]})"
+    return installed_version(distribution) or f"not installed ({PACKAGES[distribution]})"
 
 
 def _installed(distribution: str) -> bool:

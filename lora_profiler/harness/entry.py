@@ -8,7 +8,7 @@ with `--ranks N CHILD... CASE RESULT` as `harness.torchrun`, which starts N of t
 import os
 import sys
 
-from lora_profiler.harness.parent_process import die_with_parent
+from lora_profiler.harness.process import die_with_parent
 
 
 def take_one_device() -> None:

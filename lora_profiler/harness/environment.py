@@ -12,6 +12,8 @@ from importlib import import_module
 from operator import attrgetter
 from typing import Any
 
+from lora_profiler._cpu import cpu_model
+from lora_profiler._versions import __version__, installed_versions
 from lora_profiler.harness.machine import (
     CpuTimes,
     cgroup_peak_bytes,
@@ -158,18 +160,6 @@ def environment(
     )
 
 
-def cpu_model() -> str | None:
-    """The processor's name as the system gives it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            names = [
-                line.partition(":")[2].strip() for line in file if line.startswith("model name")
-            ]
-    except OSError:
-        names = []
-    return (names[0] if names else platform.processor() or platform.machine()) or None
-
-
 def _torch() -> Any:
     try:
         return import_module("torch")
@@ -208,19 +198,9 @@ def _allocator(cuda: Any) -> str:
 
 
 def packages() -> dict[str, str]:
-    """Installed versions of this program and of `PACKAGES`."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    own = import_module(
-        __name__.partition(".")[0]
-    )  # the code that runs, which need not be what is installed
-    found = {"lora-profiler": str(own.__version__)}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return dict(sorted(found.items()))
+    """Installed versions of `PACKAGES`, and the version of the code that runs, which need not be
+    what is installed."""
+    return dict(sorted({"lora-profiler": __version__, **installed_versions(PACKAGES)}.items()))
 
 
 def _settings(torch: Any, kind: str) -> dict[str, str]:

@@ -8,11 +8,12 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from lora_profiler._cpu import allowed_cpus
 
 _ROOT = Path("/")
 _NO_LIMIT_BYTES = 2**60
@@ -192,18 +193,6 @@ def other_cpu_share(before: CpuTimes | None, after: CpuTimes | None) -> float | 
     return min(
         1.0, max(0.0, others / ((after.wall_seconds - before.wall_seconds) * len(after.cpus)))
     )
-
-
-def allowed_cpus() -> frozenset[int]:
-    """Of all threads of this process, since OpenMP may bind each to a processor of its own; empty
-    where the system has no such thing."""
-    if not hasattr(os, "sched_getaffinity"):
-        return frozenset()
-    found: set[int] = set()
-    for thread in Path("/proc/self/task").glob("*"):
-        with suppress(ProcessLookupError):  # it has just ended
-            found |= os.sched_getaffinity(int(thread.name))
-    return frozenset(found or os.sched_getaffinity(0))
 
 
 def _busy_seconds(root: Path) -> dict[int, float]:

@@ -1,8 +1,7 @@
 """The platform of this machine, before any process is started: the card that a child would use, and
 the torch it would import."""
 
-from importlib.metadata import PackageNotFoundError, version
-
+from lora_profiler._versions import installed_version
 from lora_profiler.harness.nvml import open_device
 from lora_profiler.platform import TORCH, Platform, version_of
 from lora_profiler.workload import Device
@@ -11,10 +10,7 @@ from lora_profiler.workload import Device
 def present_platform(device: Device) -> Platform:
     """What `device` is here: no capability where it is no CUDA card or NVML cannot tell, the usual
     torch where pip cannot."""
-    try:
-        torch = version_of(version("torch"))
-    except PackageNotFoundError:
-        torch = None
+    torch = version_of(installed_version("torch") or "")
     capability = None
     if device == "cuda":
         with open_device() as card:

@@ -25,8 +25,8 @@ from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness.case import Case, case_dict, make_case
 from lora_profiler.harness.failures_text import without_paths
 from lora_profiler.harness.machine import oom_kills
-from lora_profiler.harness.parent_process import PARENT_VARIABLE
 from lora_profiler.harness.preflight import MeasurementError, allocator_settings, refuse
+from lora_profiler.harness.process import PARENT_VARIABLE, end_group, python_path
 from lora_profiler.records.record import (
     Conditions,
     Device,
@@ -241,7 +241,7 @@ def _run(
     except KeyboardInterrupt:
         ended.interrupted = True
     finally:
-        _end_group(process)
+        end_group(process, (signal.SIGTERM, TERMINATE_SECONDS))
         if listener.ident is not None:
             listener.join(timeout=1.0)
     ended.exit_code = process.returncode
@@ -255,15 +255,13 @@ def _run(
 def child_environment(weights: str | None) -> dict[str, str]:
     """This process's environment, the package importable, and the allocator's settings under both
     of their names."""
-    root = str(Path(__file__).resolve().parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONPATH": python_path(),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
+        PARENT_VARIABLE: str(os.getpid()),
     }
-    env[PARENT_VARIABLE] = str(os.getpid())
     settings = allocator_settings(env)
     if settings:  # torch 2.9 read some of them under the old name only
         env["PYTORCH_ALLOC_CONF"] = env["PYTORCH_CUDA_ALLOC_CONF"] = settings
@@ -309,33 +307,6 @@ def _await_end(
     else:
         process.wait()
     news.put(None)
-
-
-def _end_group(process: "subprocess.Popen[bytes]") -> None:
-    """Ends the child and all that it started: asks first, then does not ask; only afterwards is its
-    number free again."""
-    if not _has_ended(process):
-        _signal_group(process, signal.SIGTERM)
-        deadline = time.monotonic() + TERMINATE_SECONDS
-        while not _has_ended(process) and time.monotonic() < deadline:
-            time.sleep(0.05)
-    _signal_group(process, getattr(signal, "SIGKILL", signal.SIGTERM))
-    process.wait()
-
-
-def _has_ended(process: "subprocess.Popen[bytes]") -> bool:
-    """Whether the child has ended, without reaping it."""
-    if hasattr(os, "waitid"):
-        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
-    return process.poll() is not None
-
-
-def _signal_group(process: "subprocess.Popen[bytes]", what: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, what)
-        elif process.poll() is None:
-            process.send_signal(what)
 
 
 def _failed(case: Case, ended: _Ended, log: str, started: str) -> Record:

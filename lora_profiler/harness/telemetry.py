@@ -12,10 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Any
 
 from lora_profiler.harness.nvml import SW_THERMAL_SLOWDOWN, THROTTLING, Nvml, open_device
+from lora_profiler.harness.process import python_path
 from lora_profiler.records.record import Energy, Flag, Telemetry
 
 IDLE_SECONDS = 5.0
@@ -25,8 +25,6 @@ MIN_BLOCK_SECONDS = 10.0
 
 LEAST_CLOCK_SHARE = 0.75
 """Of the default clock: a lower median is flagged."""
-
-_SOURCE_ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def clock_flag(telemetry: Telemetry) -> Flag | None:
@@ -71,7 +69,6 @@ class TelemetrySidecar:
     def start(self) -> None:
         """Starts the process and waits for nothing. It takes its first sample some tenths of a
         second later."""
-        path = os.pathsep.join(filter(None, (str(_SOURCE_ROOT), os.environ.get("PYTHONPATH"))))
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "lora_profiler.harness.telemetry", *self._arguments],
@@ -79,7 +76,7 @@ class TelemetrySidecar:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
-                env={**os.environ, "PYTHONPATH": path},
+                env={**os.environ, "PYTHONPATH": python_path()},
             )
         except OSError:
             self._process = None

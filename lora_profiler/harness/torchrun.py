@@ -21,7 +21,7 @@ from lora_profiler.harness.case import Case, case_dict, case_from_dict
 from lora_profiler.harness.environment import environment
 from lora_profiler.harness.gather import gathered, rank_result, with_reference
 from lora_profiler.harness.machine import oom_kills
-from lora_profiler.harness.parent_process import PARENT_VARIABLE
+from lora_profiler.harness.process import PARENT_VARIABLE
 from lora_profiler.records.atomic_write import write_durably
 from lora_profiler.records.record import Record
 from lora_profiler.records.serialize import record_dict, record_from_dict

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from lora_profiler._versions import missing
 from lora_profiler.compiled import has_profile, has_stand_in
 from lora_profiler.compiled.regime import key_of, windows_of
 from lora_profiler.planning.engine import rules_know
 from lora_profiler.support.profiles import why_unprofiled
-from lora_profiler.traced import missing
 from lora_profiler.workload import Workload
 
 

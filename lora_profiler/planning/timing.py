@@ -3,6 +3,7 @@ device is known by."""
 
 from dataclasses import dataclass
 
+from lora_profiler._versions import missing
 from lora_profiler.catalog import Gpu
 from lora_profiler.errors import LoraProfilerError, UnbuildableError
 from lora_profiler.evidence import MeasuredStep, nearest_step
@@ -18,7 +19,6 @@ from lora_profiler.steptime import (
     rates_of,
     step_time_at,
 )
-from lora_profiler.traced import missing
 from lora_profiler.workload import Workload
 
 

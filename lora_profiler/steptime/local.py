@@ -16,9 +16,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lora_profiler._cpu import allowed_cpus, cpu_model
 from lora_profiler._paths import cache_folder
-from lora_profiler.harness.environment import cpu_model
-from lora_profiler.harness.machine import allowed_cpus
 from lora_profiler.kernels import StepKernels
 from lora_profiler.records.atomic_write import write_durably
 from lora_profiler.records.serialize import RecordError, decoded

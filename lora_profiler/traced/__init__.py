@@ -2,9 +2,9 @@
 knows torch, this file not."""
 
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from lora_profiler._versions import missing
 from lora_profiler.adapters import check_patterns
 from lora_profiler.errors import CompileError, UnbuildableError, UsageError
 from lora_profiler.support.profiles import why_unprofiled
@@ -14,15 +14,9 @@ if TYPE_CHECKING:
     from lora_profiler.prediction import Prediction
     from lora_profiler.workload import Workload
 
-NEEDED = ("torch", "transformers", "peft")
 _refused: set[str] = set()
 """Keys of profiles that could not be trusted in this process: whoever asks again is spared the
 attempt."""
-
-
-def missing() -> list[str]:
-    """What a trace needs and is not installed."""
-    return [name for name in NEEDED if find_spec(name) is None]
 
 
 def compile_profile(workload: "Workload") -> "Profile":

@@ -11,10 +11,10 @@ import gc
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from lora_profiler._versions import installed_versions
 from lora_profiler.algebra import Polynomial
 from lora_profiler.compiled.affine import Affine
 from lora_profiler.compiled.instants import DepthError, Instant, instants, undominated
@@ -161,7 +161,7 @@ def _compiled(
         num_layers=model.num_layers,
         kernels=flats[0].kernels,
         fallbacks=flats[0].fallbacks,
-        versions=versions(),
+        versions=installed_versions(PACKAGES),
         checked=tuple(checked),
         saved=_saved(tape, sizes, layout),
         persistent=persistent(found),
@@ -308,14 +308,3 @@ def _numbers_differ(
         if wrong
         else None
     )
-
-
-def versions() -> dict[str, str]:
-    """Of what a trace depends on."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -3,6 +3,7 @@ powers of two, packed rows."""
 
 from dataclasses import replace
 
+from lora_profiler._versions import installed_versions
 from lora_profiler.algebra import Polynomial
 from lora_profiler.compiled.affine import Affine
 from lora_profiler.compiled.instants import instants
@@ -12,7 +13,7 @@ from lora_profiler.compiled.profile import Profile, setup_key
 from lora_profiler.compiled.regime import key_of, regime_of
 from lora_profiler.modeling import build_model
 from lora_profiler.prediction import Collective, Phase, Prediction, Traffic
-from lora_profiler.traced.compiler import FLOP_PHASES, persistent, versions
+from lora_profiler.traced.compiler import FLOP_PHASES, PACKAGES, persistent
 from lora_profiler.traced.flat import flat
 from lora_profiler.traced.fold import unfolded
 from lora_profiler.traced.run import Traced, trace
@@ -87,7 +88,7 @@ def profile_of(workload: Workload, traced: Traced) -> Profile:
         num_layers=workload.model.num_layers,
         kernels=found.kernels,
         fallbacks=found.fallbacks,
-        versions=versions(),
+        versions=installed_versions(PACKAGES),
         checked=(),
         saved=Affine.constant(
             _constant(

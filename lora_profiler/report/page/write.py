@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from lora_profiler._printable import printable
-from lora_profiler._version import __version__
+from lora_profiler._versions import __version__
 from lora_profiler.errors import UsageError
 from lora_profiler.report import palette
 from lora_profiler.report.charts import CONFIG

@@ -1,0 +1,12 @@
+from lora_profiler.evidence.left_out import Unexpressed as Unexpressed
+from lora_profiler.evidence.left_out import unexpressed as unexpressed
+from lora_profiler.evidence.memory import Interval as Interval
+from lora_profiler.evidence.memory import MeasuredMemory as MeasuredMemory
+from lora_profiler.evidence.memory import SourceShare as SourceShare
+from lora_profiler.evidence.memory import interval as interval
+from lora_profiler.evidence.memory import measured_memory as measured_memory
+from lora_profiler.evidence.memory import nearest_peak as nearest_peak
+from lora_profiler.evidence.steps import LeftOut as LeftOut
+from lora_profiler.evidence.steps import MeasuredStep as MeasuredStep
+from lora_profiler.evidence.steps import measured_steps as measured_steps
+from lora_profiler.evidence.steps import nearest_step as nearest_step
