@@ -11,12 +11,12 @@ from torch.distributed._tools.mem_tracker import MemTracker
 
 import families
 import oracle
+from lora_profiler.attribution import Mark
 from lora_profiler.catalog import model_from_config
 from lora_profiler.harness import memory_pass as passes
 from lora_profiler.harness import ownership
-from lora_profiler.harness.categories import Claims
 from lora_profiler.harness.memory_pass import MemoryResult, _Steps, memory_pass, one_step_peak
-from lora_profiler.harness.timeline import Allocation, Mark, Timeline
+from lora_profiler.harness.timeline import Allocation, Claims, Timeline
 from lora_profiler.harness.tracker import BudgetExceededError
 from lora_profiler.harness.training import Batches, Training, token_counts
 from lora_profiler.modeling import build_model, make_optimizer

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from lora_profiler.algebra.polynomial import Polynomial, total
+from lora_profiler.attribution import LOGITS_GRADIENT
 from lora_profiler.compiled.affine import Affine
 from lora_profiler.compiled.tape import Birth, FlatEvent, Tape
 from lora_profiler.prediction import Category, MomentName
@@ -17,7 +18,6 @@ Seen = tuple[int, MomentName, str, Live]
 Key = tuple[int, str, int, int]
 """(run, the end of the stack that a unit is counted from, units from there, number within the
 block)."""
-LOGITS, LOGITS_GRADIENT = "logits", "logits_gradient"
 
 _LAYER = re.compile(r"\.(\d+)(?:\.|$)")
 DEPTHS = (6, 7, 8)

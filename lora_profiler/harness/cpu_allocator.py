@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from lora_profiler.harness.timeline import Allocation, Mark, Timeline
+from lora_profiler.attribution import Mark
+from lora_profiler.harness.timeline import Allocation, Timeline
 from lora_profiler.prediction import Phase
 
 _MARK = "lora_profiler.mark/"

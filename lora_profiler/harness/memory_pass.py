@@ -16,20 +16,19 @@ from typing import Any, Protocol
 
 import torch
 
+from lora_profiler.attribution import LOGITS, LOGITS_GRADIENT
 from lora_profiler.harness import ownership
-from lora_profiler.harness.categories import LOGITS_GRADIENT, Claims, completed, composition
 from lora_profiler.harness.counters import Counters, Health, empty_cache
 from lora_profiler.harness.cpu_allocator import AllocatorRecord
 from lora_profiler.harness.failures import is_out_of_memory
 from lora_profiler.harness.process_group import reshard
-from lora_profiler.harness.timeline import Peak, Timeline, steady
+from lora_profiler.harness.timeline import Claims, Peak, Timeline, completed, composition, steady
 from lora_profiler.harness.tracker import BudgetExceededError, StorageTracker, told_of_resizing
 from lora_profiler.harness.training import Training
 from lora_profiler.modeling import attention_context, forward_loss, output_head
 from lora_profiler.prediction import Category, Phase
 from lora_profiler.records.record import Conditions, PhaseSample
 
-_LOGITS = "logits"
 Progress = Callable[[int, Phase], None]
 
 
@@ -261,7 +260,7 @@ def _compose(
 def _samples(timeline: Timeline, peaks: dict[tuple[int, Phase], Peak]) -> list[PhaseSample]:
     live = timeline.live_bytes()
     ends = {
-        (step, phase): live[max(stop - 1, start)] for step, phase, start, stop in timeline.spans()
+        (span.step, span.phase): live[max(span.stop - 1, span.start)] for span in timeline.spans()
     }
     return [
         PhaseSample(
@@ -365,10 +364,10 @@ class _Steps:
     def _note(self, step: int, logits: torch.Tensor) -> None:
         """Called as soon as the logits exist; on a loss path without all of them, as soon as the
         head is reached."""
-        self._recorder.mark(step, "forward", _LOGITS)
+        self._recorder.mark(step, "forward", LOGITS)
         if self._training.setup.loss == "plain":
             self._instants.append(
-                (step, _LOGITS, self._key(ownership.storage_of(logits)), "logits_and_loss")
+                (step, LOGITS, self._key(ownership.storage_of(logits)), "logits_and_loss")
             )
         if logits.requires_grad:
             logits.register_hook(lambda _: self._recorder.mark(step, "backward", LOGITS_GRADIENT))  # type: ignore[no-untyped-call]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from lora_profiler.harness.categories import Claims
+from lora_profiler.harness.timeline import Claims
 from lora_profiler.harness.training import Training
 from lora_profiler.modeling import quantization_tensors
 from lora_profiler.prediction import Category

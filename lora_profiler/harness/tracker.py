@@ -14,9 +14,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lora_profiler.attribution import Mark
 from lora_profiler.harness.counters import Counters
 from lora_profiler.harness.ownership import storage_of
-from lora_profiler.harness.timeline import Allocation, Mark, Timeline
+from lora_profiler.harness.timeline import Allocation, Timeline
 from lora_profiler.prediction import Phase
 
 _SCRATCH = -1

@@ -17,9 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import _disable_current_modes
 
 from lora_profiler import modeling
+from lora_profiler.attribution import LOGITS, LOGITS_GRADIENT
 from lora_profiler.modeling.sharding import fully_sharded, tensor_parallel
 from lora_profiler.prediction import Category
-from lora_profiler.traced.categories import LOGITS, LOGITS_GRADIENT, completed
 from lora_profiler.traced.effort import Size
 from lora_profiler.traced.failures import naming_the_line
 from lora_profiler.traced.optimizers_on_meta import code_books
@@ -141,7 +141,7 @@ def _traced(
         if enabled:
             gc.enable()
     whole = two_steps(tracer.trace)
-    completed(whole)
+    whole.attribute()
     adapters = modeling.adapter_parameters(model)
     return Traced(
         trace=whole,

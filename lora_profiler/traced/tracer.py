@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from lora_profiler.attribution import Lifetimes, Mark, spans_of
 from lora_profiler.prediction import Category
 from lora_profiler.traced.in_place_ops import IN_PLACE, held_by_nobody_else
 from lora_profiler.traced.meta_fast_paths import SHORTCUTS
@@ -74,18 +75,6 @@ class Birth:
     saved: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """From event `position` on, `phase` of `step` runs, micro-batch `micro`. `note` names an
-    instant within a phase instead."""
-
-    position: int
-    step: int
-    micro: int
-    phase: str
-    note: str = ""
-
-
 @dataclass(slots=True)
 class Trace:
     """`events`: i for the birth of `births[i]`, ~i for its death. `flops`: by (phase, module) of
@@ -94,8 +83,16 @@ class Trace:
     births: list[Birth] = field(default_factory=list)
     events: list[int] = field(default_factory=list)
     where: list[str] = field(default_factory=list)
-    marks: list[Mark] = field(default_factory=list)
+    marks: list[Mark[str]] = field(default_factory=list)
     flops: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def attribute(self) -> None:
+        """Gives a category to every birth that nobody claimed."""
+        lifetimes = Lifetimes(spans_of(self.marks, len(self.events)))
+        died = {~event: i for i, event in enumerate(self.events) if event < 0}
+        for i, event in enumerate(self.events):
+            if event >= 0 and self.births[event].category is None:
+                self.births[event].category = lifetimes.category(i, died.get(event))
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -132,7 +129,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     # --- what runs --------------------------------------------------------------------------------
 
     def mark(self, step: int, micro: int, phase: str, note: str = "") -> None:
-        self.trace.marks.append(Mark(len(self.trace.events), step, micro, phase, note))
+        position = len(self.trace.events)
+        self.trace.marks.append(
+            Mark(position=position, step=step, micro=micro, phase=phase, note=note)
+        )
         if not note:
             self._phase = phase
             self._in_backward = phase == "backward"
