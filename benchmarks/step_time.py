@@ -31,7 +31,7 @@ from lora_profiler.kernels import StepKernels
 from lora_profiler.steptime.constants import Fixed, Rates, rates_of
 from lora_profiler.steptime.fit import Fitted, Measured, fit, leave_out
 from lora_profiler.steptime.roofline import Step, loaded
-from lora_profiler.steptime.update import update_bytes
+from lora_profiler.steptime.step import update_bytes
 from lora_profiler.traced.kernels import step_kernels
 from lora_profiler.workload import Workload
 

@@ -48,8 +48,7 @@ from lora_profiler.steptime.roofline import (
     tiled_flops,
     weights,
 )
-from lora_profiler.steptime.step import step_of
-from lora_profiler.steptime.update import fresh_bytes
+from lora_profiler.steptime.step import fresh_bytes, step_of
 from lora_profiler.workload import Device, Dtype, LoraConfig, TrainSetup, Workload
 
 CPU = Rates(

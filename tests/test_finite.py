@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lora_profiler.campaign.case_files import read_case, write_cases
+from lora_profiler.campaign.suites import read_case, write_cases
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.cli.click_support import print_json
 from lora_profiler.dashboard.question import Question, from_params

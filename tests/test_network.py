@@ -18,7 +18,7 @@ from lora_profiler.report.communication import sending_lines, step_bounds
 from lora_profiler.report.explain import explain_blocks
 from lora_profiler.report.json.predict import predict_schema
 from lora_profiler.report.render import plain
-from lora_profiler.steptime.update import fresh_bytes, update_bytes
+from lora_profiler.steptime.step import fresh_bytes, update_bytes
 from lora_profiler.units import between_text, bytes_text
 from lora_profiler.workload import LoraConfig, Sharding, TrainSetup, Workload
 

@@ -23,8 +23,7 @@ from lora_profiler.platform import Platform
 from lora_profiler.traced import autocast_lists, overrides, tracer
 from lora_profiler.traced import run as runs
 from lora_profiler.traced.autocast import SPARE_KEY, Autocast
-from lora_profiler.traced.patching import replaced
-from lora_profiler.traced.release import TORCH
+from lora_profiler.traced.patching import TORCH, replaced
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 aten = torch.ops.aten

@@ -22,7 +22,7 @@ from lora_profiler.compiled.evaluation import forget
 from lora_profiler.compiled.predict import STAND_IN_ERROR
 from lora_profiler.compiled.regime import key_of
 from lora_profiler.errors import UnbuildableError, UsageError
-from lora_profiler.harness import present_platform
+from lora_profiler.harness import device_choice
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import predict as predict_by
 from lora_profiler.planning.fit import fit
@@ -246,10 +246,10 @@ def test_a_record_is_predicted_on_what_ran_it() -> None:
 
 def test_a_bench_asks_about_the_card_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     card = SimpleNamespace(compute_capability=lambda: (7, 5))
-    monkeypatch.setattr(present_platform, "open_device", lambda: nullcontext(card))
-    monkeypatch.setattr(present_platform, "installed_version", lambda name: "2.15.0+cu132")
-    assert present_platform.present_platform("cuda") == Platform(capability=75, torch=(2, 15))
-    assert present_platform.present_platform("cpu") == Platform(torch=(2, 15))
+    monkeypatch.setattr(device_choice, "open_device", lambda: nullcontext(card))
+    monkeypatch.setattr(device_choice, "installed_version", lambda name: "2.15.0+cu132")
+    assert device_choice.present_platform("cuda") == Platform(capability=75, torch=(2, 15))
+    assert device_choice.present_platform("cpu") == Platform(torch=(2, 15))
 
 
 def test_cards_of_the_catalogue_have_a_capability_if_and_only_if_they_are_nvidias() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import suite_models
-from lora_profiler.campaign.case_files import read_case, write_cases
 from lora_profiler.campaign.planned import planned_elsewhere
+from lora_profiler.campaign.suites import read_case, write_cases
 from lora_profiler.cli.main import main
 from lora_profiler.cluster_runs import slurm
 from lora_profiler.cluster_runs.resources import PROCESS_BYTES, Needs, default_cpus, needs, together

@@ -37,7 +37,7 @@ from lora_profiler.steptime.roofline import (
     tiled_flops,
     weights,
 )
-from lora_profiler.steptime.update import CLIPPING_PASSES, update_bytes
+from lora_profiler.steptime.step import CLIPPING_PASSES, update_bytes
 from lora_profiler.workload import TrainSetup
 
 MB = 2**20

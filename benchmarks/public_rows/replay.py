@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.public_rows import models, stacks
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.steptime.update import CLIPPING_PASSES
+from lora_profiler.steptime.step import CLIPPING_PASSES
 from lora_profiler.traced.kernels import Build
 from lora_profiler.workload import (
     LoraConfig,

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from tempfile import TemporaryFile
 
-from lora_profiler.harness.failures_text import without_paths
 from lora_profiler.harness.preflight import MeasurementError
+from lora_profiler.harness.provenance import without_paths
 from lora_profiler.harness.runner import child_environment
 from lora_profiler.records.serialize import RecordError, decoded
 from lora_profiler.workload import Device, Dtype

@@ -1,13 +1,16 @@
-"""Suites: named tuples of cases that `benchmarks/suites.py` of a source tree makes. They are no
-part of the installed package."""
+"""Where cases come from: suites, named tuples of them that `benchmarks/suites.py` of a source tree
+makes and that are no part of the installed package; and files, for other machines.
+"""
 
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module, invalidate_caches
 from pathlib import Path
 
-from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean
 from lora_profiler.harness import Case
+from lora_profiler.harness.case import case_dict, case_from_dict
 from lora_profiler.workload import Device
 
 Suite = Callable[..., tuple[Case, ...]]
@@ -56,3 +59,35 @@ def suite_cases(name: str, device: Device, roots: Sequence[Path] | None = None) 
     """The cases of the suite called `name`, for `device`. Raises UsageError for an unknown suite,
     with all there are."""
     return suite(name, roots)(device=device)
+
+
+# --- cases as files -------------------------------------------------------------------------------
+
+
+def write_cases(cases: Sequence[Case], folder: Path) -> None:
+    """`folder`/1.json and so on, in order. Raises OSError."""
+    folder.mkdir(exist_ok=True)
+    for number, case in enumerate(cases, 1):
+        (folder / f"{number}.json").write_text(
+            json.dumps(case_dict(case), indent=1, allow_nan=False) + "\n", "utf-8"
+        )
+
+
+def read_case(path: Path) -> Case:
+    """The case in a file that `write_cases` made. Raises UsageError for anything else."""
+    try:
+        return case_from_dict(json.loads(path.read_bytes().decode("utf-8")))
+    except OSError as e:
+        raise UsageError(f"--case {path} cannot be read: {e.strerror or e}.") from None
+    except (
+        LoraProfilerError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as e:
+        raise UsageError(
+            f"--case {path} holds no case that this version reads ({e}); `bench --suite NAME --emit"
+            " sbatch` writes such files."
+        ) from None

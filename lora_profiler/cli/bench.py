@@ -171,8 +171,7 @@ def _device(asked: "Device | None") -> "Device":
 def _asked_cases(ctx: click.Context, models: tuple[str, ...]) -> Sequence["Case"]:
     """Those of the suite, the file or the models. Raises UsageError, and MeasurementError for a
     device that is not there."""
-    from lora_profiler.campaign.case_files import read_case
-    from lora_profiler.campaign.suites import suite_cases
+    from lora_profiler.campaign.suites import read_case, suite_cases
 
     name, file = ctx.params["suite"], ctx.params["case"]
     if file:
@@ -260,8 +259,7 @@ def _run(
 ) -> int:
     """Measures, or searches and adds to `proven`; how many cases were left for want of time. Ctrl-C
     ends it early."""
-    from lora_profiler.campaign.batch_search import ProbeFailedError
-    from lora_profiler.campaign.predicted import predicted_start
+    from lora_profiler.campaign.batch_search import ProbeFailedError, predicted_start
     from lora_profiler.campaign.session import TimeIsUpError
 
     try:

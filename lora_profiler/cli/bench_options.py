@@ -292,7 +292,7 @@ def model_cases(ctx: click.Context, models: tuple[str, ...], device: "Device") -
     """
     from lora_profiler.catalog import find_model
     from lora_profiler.harness import make_case
-    from lora_profiler.harness.present_platform import present_platform
+    from lora_profiler.harness.device_choice import present_platform
 
     o = ctx.params
     if o["nproc"] is not None:

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from lora_profiler.campaign.case_files import write_cases
+from lora_profiler.campaign.suites import write_cases
 from lora_profiler.cluster_runs.resources import Needs, together
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case

@@ -17,8 +17,7 @@ from lora_profiler.algebra import Polynomial
 from lora_profiler.compiled.affine import Affine, affine_from_json, affine_json
 from lora_profiler.compiled.instants import Instant
 from lora_profiler.compiled.modules import ModuleNumber, numbers_from_json, numbers_json
-from lora_profiler.compiled.tape import Layout, Tape
-from lora_profiler.compiled.tape_json import tape_from_json, tape_json
+from lora_profiler.compiled.tape import Layout, Tape, tape_from_json, tape_json
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.prediction import Category

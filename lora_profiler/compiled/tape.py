@@ -7,8 +7,8 @@ between are copies, whose references point as far to the side as their own do. `
 flat tape of any depth again; the compiler proves it equal to fresh traces of other depths.
 """
 
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 
 from lora_profiler.prediction import Category
 
@@ -169,3 +169,32 @@ def _resolved(death: Death, unit: int, units: int) -> int:
     if death.anchor == "last":
         return units - 1 - death.unit
     return death.unit
+
+
+# --- as JSON --------------------------------------------------------------------------------------
+
+
+def tape_json(tape: Tape) -> dict[str, Any]:
+    known: dict[Event, int] = {}
+    for run in tape.runs:
+        for block in run.blocks:
+            for event in block:
+                known.setdefault(event, len(known))
+    kinds = {Birth: "b", Death: "d", Mark: "m"}
+    return {
+        "events": [[kinds[type(event)], *event] for event in known],
+        "runs": [
+            [run.direction, [[known[event] for event in block] for block in run.blocks]]
+            for run in tape.runs
+        ],
+    }
+
+
+def tape_from_json(data: Mapping[str, Any], layout: Layout | None) -> Tape:
+    kinds: dict[str, type[Birth] | type[Death] | type[Mark]] = {"b": Birth, "d": Death, "m": Mark}
+    events: list[Event] = [kinds[kind](*fields) for kind, *fields in data["events"]]
+    runs = (
+        Run(direction, tuple(tuple(events[i] for i in block) for block in blocks))
+        for direction, blocks in data["runs"]
+    )
+    return Tape(tuple(runs), layout)

@@ -1,5 +1,5 @@
-"""Which device a run takes where nobody named one: the accelerator that is there, else the CPU.
-Neither imports torch nor makes a context in this process.
+"""Which device a run takes where nobody named one, the accelerator that is there, else the CPU; and
+the platform that it is. Neither imports torch nor makes a context in this process.
 """
 
 import subprocess
@@ -11,6 +11,7 @@ from typing import get_args
 from lora_profiler._versions import installed_version
 from lora_profiler.harness.nvml import open_device
 from lora_profiler.harness.preflight import MeasurementError
+from lora_profiler.platform import TORCH, Platform, version_of
 from lora_profiler.workload import Device
 
 CPU_BUILD = "+cpu"
@@ -43,6 +44,18 @@ def present_device(
         return "cpu"
     found = (ask or _asked)()
     return found if found in get_args(Device) else "cpu"  # type: ignore[return-value]  # one of the four by now
+
+
+def present_platform(device: Device) -> Platform:
+    """What `device` is here: no capability where it is no CUDA card or NVML cannot tell, the usual
+    torch where pip cannot."""
+    torch = version_of(torch_version())
+    capability = None
+    if device == "cuda":
+        with open_device() as card:
+            found = card.compute_capability()
+        capability = 10 * found[0] + found[1] if found else None
+    return Platform(capability=capability, torch=torch or TORCH)
 
 
 def check_device(device: Device) -> None:

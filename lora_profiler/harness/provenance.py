@@ -24,6 +24,8 @@ _SECRET = re.compile(
 """Known prefixes of keys, and twenty letters and digits or more in one run: no option or model is
 called that."""
 
+_PATH = re.compile(r"(?:[A-Za-z]:)?(?:[\\/][\w.+\- ]+)+[\\/]([\w.+\-]+)")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
@@ -129,3 +131,8 @@ def public_word(word: str) -> str:
         last = re.split(separator, part.rstrip("/"))[-1]
         parts[i] = "***" if last and (last in names or "@" in last) else _SECRET.sub("***", last)
     return "".join(parts)[:_LONGEST_WORD]
+
+
+def without_paths(text: str) -> str:
+    """`text` with every absolute path cut to its last part."""
+    return _PATH.sub(r"\1", text)

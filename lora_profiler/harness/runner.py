@@ -23,10 +23,10 @@ from typing import IO, Any
 
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness.case import Case, case_dict, make_case
-from lora_profiler.harness.failures_text import without_paths
 from lora_profiler.harness.machine import oom_kills
 from lora_profiler.harness.preflight import MeasurementError, allocator_settings, refuse
 from lora_profiler.harness.process import PARENT_VARIABLE, end_group, python_path
+from lora_profiler.harness.provenance import without_paths
 from lora_profiler.records.record import (
     Conditions,
     Device,

@@ -1,5 +1,5 @@
 """A card's verdict on a workload, with the reserve that tensors do not show, and the largest sizes
-that fit."""
+that fit, from which a search that really trains begins."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -229,3 +229,22 @@ def largest(accepts: Callable[[int], bool], guess: int = 1, limit: int = MAX_SIZ
         else:
             high = middle
     return low
+
+
+def predicted_largest_batch(
+    workload: Workload, usable_bytes: int, card: Card | None = None
+) -> int | None:
+    """The largest micro-batch whose predicted peak, with what `card` needs besides, stays within
+    `usable_bytes`; 0 if not even 1.
+
+    Without a card the peak alone counts, as on a CPU with a budget. None where the engine does not
+    know the activations.
+    """
+    if predict(workload).saved_activation_bytes is None:
+        return None
+
+    def fits(size: int) -> bool:
+        peak = peak_bytes(replace(workload, setup=replace(workload.setup, batch_size=size)))
+        return peak <= usable_bytes if card is None else judge(peak, usable_bytes, card) == "fits"
+
+    return largest(fits, guess=workload.setup.batch_size)

@@ -1,11 +1,61 @@
 """One optimizer step, out of the kernels of its micro-batch and the setup that says how often they
-run and what the update is."""
+run, and the bytes that the update moves."""
+
+from collections.abc import Mapping
 
 from lora_profiler.errors import UsageError
 from lora_profiler.kernels import StepKernels
+from lora_profiler.steptime.constants import FRESH_BYTES
 from lora_profiler.steptime.roofline import Step
-from lora_profiler.steptime.update import fresh_bytes, update_bytes
-from lora_profiler.workload import TrainSetup
+from lora_profiler.workload import UPDATES_SHARED, TrainSetup
+
+CLIPPING_PASSES = 3
+"""Clipping by norm reads each gradient once for the norm, then reads and writes it scaled."""
+_ADAMW_PASSES = {"foreach": 20, "fused": 7, "forloop": 20}
+"""Times that AdamW reads or writes something of an element's size: fused, 4 read and 3 written;
+else operator by operator, 12 and 8 (torch `optim/adam.py`; 2 fewer without weight decay)."""
+
+
+def update_bytes(
+    setup: TrainSetup, trainable: Mapping[int, int], *, clipping: int = 0
+) -> int | None:
+    """Of one optimizer step over `trainable` elements by their size in bytes; `clipping` passes
+    more over the gradients.
+
+    8-bit AdamW reads and writes two states of one byte. SGD reads weight and gradient and writes
+    the weight, Adafactor's many operators are not counted: None.
+    """
+    if setup.optimizer == "adafactor":
+        return None
+    return sum(
+        _own(setup, count) * (_bytes_each(setup, size) + clipping * size)
+        for size, count in trainable.items()
+    )
+
+
+def fresh_bytes(setup: TrainSetup, trainable: Mapping[int, int]) -> int:
+    """Of the temporaries that foreach AdamW makes of all weights at once, one of their size; 0 for
+    other updates.
+
+    They are let go together. From twice `FRESH_BYTES` on, the largest trim threshold that glibc's
+    heap comes to (malloc.c), that gives them back to the system, and the next step takes them anew.
+    """
+    temporaries = sum(_own(setup, count) * size for size, count in trainable.items())
+    foreach = setup.optimizer == "adamw" and setup.optimizer_impl == "foreach"
+    return temporaries if foreach and temporaries >= 2 * FRESH_BYTES else 0
+
+
+def _own(setup: TrainSetup, count: int) -> int:
+    """Elements that this rank updates."""
+    return -(-count // setup.world_size) if setup.sharding in UPDATES_SHARED else count
+
+
+def _bytes_each(setup: TrainSetup, size: int) -> int:
+    if setup.optimizer == "adamw_8bit":
+        return 3 * size + 4
+    if setup.optimizer == "sgd":
+        return 3 * size
+    return _ADAMW_PASSES[setup.optimizer_impl] * size
 
 
 def step_of(kernels: StepKernels, setup: TrainSetup) -> Step:

@@ -23,8 +23,7 @@ from lora_profiler.support.sdpa import (
     efficient_takes_grouped,
     takes_single_head,
 )
-from lora_profiler.traced.patching import replaced
-from lora_profiler.traced.release import TORCH
+from lora_profiler.traced.patching import TORCH, replaced
 from lora_profiler.traced.tracer import Tracer
 from lora_profiler.workload import Dtype, Workload
 

@@ -17,10 +17,8 @@ from torch import Tensor
 
 from lora_profiler.traced.attention import attention, safe_softmax
 from lora_profiler.traced.autocast import Autocast
-from lora_profiler.traced.optimizers_on_meta import fused_on_meta, optimizer_kernels
-from lora_profiler.traced.patching import replaced
-from lora_profiler.traced.quantised_on_meta import quantised_kernels
-from lora_profiler.traced.release import TORCH
+from lora_profiler.traced.kernels_on_meta import fused_on_meta, optimizer_kernels, quantised_kernels
+from lora_profiler.traced.patching import TORCH, replaced
 from lora_profiler.traced.tracer import Tracer
 from lora_profiler.workload import TrainSetup, Workload
 

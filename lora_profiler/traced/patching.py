@@ -1,8 +1,15 @@
-"""One name of another library replaced for a while."""
+"""What of other libraries is replaced for a while, and which torch it is."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import torch
+
+from lora_profiler.platform import version_of
+
+TORCH = version_of(torch.__version__) or (0, 0)
+"""Major and minor version: a rule that holds for some versions names them."""
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from lora_profiler.modeling.sharding import fully_sharded, tensor_parallel
 from lora_profiler.prediction import Category
 from lora_profiler.traced.effort import Size
 from lora_profiler.traced.failures import naming_the_line
-from lora_profiler.traced.optimizers_on_meta import code_books
+from lora_profiler.traced.kernels_on_meta import code_books
 from lora_profiler.traced.overrides import (
     device_rules,
     fallbacks_noted,
@@ -53,7 +53,6 @@ class Traced:
 
     trace: Trace
     kernels: tuple[str, ...]
-    num_adapter: int
     trainable: dict[str, int]
     sent: tuple[Sent, ...] = ()
     fallbacks: tuple[str, ...] = ()
@@ -142,11 +141,9 @@ def _traced(
             gc.enable()
     whole = two_steps(tracer.trace)
     whole.attribute()
-    adapters = modeling.adapter_parameters(model)
     return Traced(
         trace=whole,
         kernels=tuple(sorted(kernels)),
-        num_adapter=sum(p.numel() for p in adapters),
         trainable=_trainable(model, names),
         sent=tuple(sent),
         fallbacks=tuple(sorted(fallbacks)),

@@ -20,8 +20,7 @@ from torch.utils.flop_counter import flop_registry
 
 from lora_profiler.attribution import Lifetimes, Mark, spans_of
 from lora_profiler.prediction import Category
-from lora_profiler.traced.in_place_ops import IN_PLACE, held_by_nobody_else
-from lora_profiler.traced.meta_fast_paths import SHORTCUTS
+from lora_profiler.traced.operators import IN_PLACE, SHORTCUTS, held_by_nobody_else
 
 aten = torch.ops.aten
 

@@ -1,0 +1,101 @@
+"""Optimizer steps and 4-bit products on tensors without data: torch's fused optimizers, and what
+bitsandbytes' kernels allocate.
+
+Sources: torch `optim/{adam,sgd}.py`; bitsandbytes `optim/optimizer.py`,
+`backends/{default,cpu,cuda}/ops.py`, `autograd/_functions.py`. On a GPU the 8-bit kernels work in
+place, as their registered fake ones do on the meta device; on the CPU they are Python that works in
+float32 copies, and that very Python is run under the tracer. The code of a 4-bit product runs down
+to its operators, of which only `gemm_4bit` allocates inside: copies of scales and weight.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lora_profiler.traced.patching import replaced
+from lora_profiler.workload import TrainSetup
+
+
+@contextmanager
+def fused_on_meta() -> Iterator[None]:
+    """torch refuses fused optimizers on the meta device, for which their operators are there all
+    the same."""
+    with ExitStack() as stack:
+        for name in ("adam", "sgd"):  # "adam" makes AdamW step as well
+            module = import_module(f"torch.optim.{name}")
+            stack.enter_context(replaced(module, "_device_dtype_check_for_fused", _in_place))
+        yield
+
+
+def optimizer_kernels(setup: TrainSetup) -> dict[Any, Callable[..., Any]]:
+    """Operator -> the Python that the device runs for it, to be traced in its place."""
+    found: dict[Any, Callable[..., Any]] = {torch.ops.aten._fused_sgd_.default: _in_place}
+    if setup.optimizer != "adamw_8bit" or setup.device != "cpu":
+        return found
+    from bitsandbytes.backends.cpu import ops
+
+    return found | {
+        torch.ops.bitsandbytes.optimizer_update_32bit.default: ops._optimizer_update_32bit_cpu,
+        torch.ops.bitsandbytes.optimizer_update_8bit_blockwise.default: (
+            ops._optimizer_update_8bit_blockwise_cpu
+        ),
+    }
+
+
+def _in_place(*args: Any, **kwargs: Any) -> None:
+    """A step that allocates nothing; torch has no meta kernel for it."""
+
+
+def code_books(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """What 8-bit AdamW shares among its tensors; it comes with the optimizer and moves to where the
+    first 8-bit state is."""
+    return list(getattr(optimizer, "name2qmap", {}).values())
+
+
+# --- the 4-bit product ----------------------------------------------------------------------------
+
+
+NESTED_BLOCK = 256
+
+
+def quantised_kernels(setup: TrainSetup) -> dict[Any, Callable[..., Any]]:
+    """Operator -> the Python that the device runs for it, to be traced in its place."""
+    if setup.quantization is None:
+        return {}
+    from bitsandbytes.backends.default import ops
+
+    product = product_on_cuda if setup.device == "cuda" else ops._gemm_4bit_default_impl
+    return {torch.ops.bitsandbytes.gemm_4bit.default: product}
+
+
+def product_on_cuda(
+    A: Tensor,
+    B: Tensor,
+    shapeB: Sequence[int],
+    absmax: Tensor,
+    blocksize: int,
+    quant_type: str,
+    bias: Tensor | None = None,
+    absmax_8bit: Tensor | None = None,
+    absmax_code: Tensor | None = None,
+    absmax_offset: Tensor | None = None,
+) -> Tensor:
+    """`_dequant_linear_fallback` of bitsandbytes, which every product of more than 1536 rows takes
+    on CUDA.
+
+    Fewer rows may take a kernel without any copy, by a table of cards and shapes; the trace is then
+    one weight too high here, never too low.
+    """
+    if absmax_8bit is not None:
+        assert absmax_code is not None and absmax_offset is not None
+        operator = torch.ops.bitsandbytes.dequantize_blockwise.default
+        whole = operator(absmax_8bit, absmax, absmax_code, NESTED_BLOCK, torch.float32)
+        absmax = whole + absmax_offset
+    weight = torch.ops.bitsandbytes.dequantize_4bit.default(
+        B, absmax, blocksize, quant_type, shapeB, A.dtype
+    )
+    return torch.nn.functional.linear(A, weight, bias)
