@@ -29,7 +29,7 @@ from typing import Any
 
 from lora_profiler.analytic import knows
 from lora_profiler.catalog import bundled_models, find_model
-from lora_profiler.compiled.bundle import BUNDLED, bundled_profiles, write_bundle
+from lora_profiler.compiled.library import BUNDLED, bundled_profiles, write_bundle
 from lora_profiler.compiled.profile import Profile, packed, unpacked
 from lora_profiler.compiled.regime import key_of, windows_of
 from lora_profiler.errors import LoraProfilerError

@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.bundle import asked
 from lora_profiler.catalog import find_model
-from lora_profiler.compiled.bundle import bundled_profile
+from lora_profiler.compiled.library import bundled_profile
 from lora_profiler.compiled.profile import Profile
 from lora_profiler.compiled.regime import below, key_of, least_sizes, regime_of, windows_of
 from lora_profiler.compiled.tape import LEAST_UNITS

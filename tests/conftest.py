@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from commands import Done, Run
-from lora_profiler.compiled import bundle
+from lora_profiler.compiled import library
 
-THE_BUNDLE = bundle.BUNDLED
+THE_BUNDLE = library.BUNDLED
 
 
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -47,4 +47,4 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 def pytest_configure(config: pytest.Config) -> None:
     folder = tempfile.mkdtemp(prefix="lora-profiler-tests-")
     os.environ["LORA_PROFILER_CACHE"] = folder
-    bundle.BUNDLED = Path(folder) / "no-bundle"
+    library.BUNDLED = Path(folder) / "no-bundle"

@@ -15,7 +15,7 @@ pytest.importorskip("transformers")
 import families
 from lora_profiler import traced
 from lora_profiler.catalog import find_gpu, find_model, model_from_config
-from lora_profiler.compiled import bundle, has_profile, library, peak_bytes, predict, predict_with
+from lora_profiler.compiled import has_profile, library, peak_bytes, predict, predict_with
 from lora_profiler.compiled.evaluation import forget
 from lora_profiler.compiled.profile import Profile, ProfileError, packed, profile_key, unpacked
 from lora_profiler.compiled.regime import regime_of
@@ -238,14 +238,14 @@ def test_a_bundle_gives_back_what_was_packed(
     asked, profile = made
     other = replace(profile, key="f" * 24, versions={**profile.versions, "torch": "1.0"})
     path = tmp_path / "profiles.sqlite"
-    bundle.write_bundle(path, [[other], [other, profile]][1:])
+    library.write_bundle(path, [[other], [other, profile]][1:])
     first = path.read_bytes()
-    bundle.write_bundle(path, [[other, profile]])
+    library.write_bundle(path, [[other, profile]])
     assert path.read_bytes() == first
-    monkeypatch.setattr(bundle, "BUNDLED", path)
-    found = bundle.bundled_profile(profile.key)
+    monkeypatch.setattr(library, "BUNDLED", path)
+    found = library.bundled_profile(profile.key)
     assert found is not None and packed(found) == packed(profile)
-    assert bundle.bundled_profile("0" * 24) is None
+    assert library.bundled_profile("0" * 24) is None
     forget()
     assert engine.predict(asked).engine == "compiled"
     assert engine.predict(asked) == predict_with(profile, asked)
@@ -256,14 +256,14 @@ def test_large_profiles_are_packed_apart(
 ) -> None:
     other = replace(made[1], key="f" * 24)
     path = tmp_path / "apart.sqlite"
-    monkeypatch.setattr(bundle, "BUNDLED", path)
-    monkeypatch.setattr(bundle, "LARGEST_PACK", 1)
-    bundle.write_bundle(path, [[other, made[1]]])
+    monkeypatch.setattr(library, "BUNDLED", path)
+    monkeypatch.setattr(library, "LARGEST_PACK", 1)
+    library.write_bundle(path, [[other, made[1]]])
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT count(*) FROM packs").fetchone() == (2,)
     connection.close()
-    assert [p.key for p in bundle.bundled_profiles()] == [other.key, made[1].key]
-    found = bundle.bundled_profile(made[1].key)
+    assert [p.key for p in library.bundled_profiles()] == [other.key, made[1].key]
+    found = library.bundled_profile(made[1].key)
     assert found is not None and packed(found) == packed(made[1])
 
 
@@ -272,15 +272,15 @@ def test_a_bundle_that_cannot_be_read_counts_as_none(
     spoilt: bytes, made: tuple[Workload, Profile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / f"{spoilt.hex()}.sqlite"
-    bundle.write_bundle(path, [[made[1]]])
+    library.write_bundle(path, [[made[1]]])
     if spoilt == b"damaged":
         with sqlite3.connect(path) as connection:
             connection.execute("UPDATE packs SET data = ?", (b"nothing",))
         connection.close()
     else:
         path.write_bytes(spoilt)
-    monkeypatch.setattr(bundle, "BUNDLED", path)
-    assert bundle.bundled_profile(made[1].key) is None
+    monkeypatch.setattr(library, "BUNDLED", path)
+    assert library.bundled_profile(made[1].key) is None
 
 
 def test_targets_that_mean_the_same_have_one_key() -> None:

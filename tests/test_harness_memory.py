@@ -15,7 +15,8 @@ from lora_profiler.attribution import Mark
 from lora_profiler.catalog import model_from_config
 from lora_profiler.harness import memory_pass as passes
 from lora_profiler.harness import ownership
-from lora_profiler.harness.memory_pass import MemoryResult, _Steps, memory_pass, one_step_peak
+from lora_profiler.harness.marked_steps import MarkedSteps
+from lora_profiler.harness.memory_pass import MemoryResult, memory_pass, one_step_peak
 from lora_profiler.harness.timeline import Allocation, Claims, Timeline
 from lora_profiler.harness.tracker import BudgetExceededError
 from lora_profiler.harness.training import Batches, Training, token_counts
@@ -186,7 +187,7 @@ def test_what_was_replaced_ends_when_it_went_and_not_when_its_address_is_used_ag
         end=60,
     )
     run = training(LORA)
-    steps = _Steps(
+    steps = MarkedSteps(
         run, None, Claims(before={7: "parameters"}), ownership.by_address, lambda step, phase: None
     )
     steps._seen = [(1, "end of backward", [8], "parameters")]

@@ -17,7 +17,7 @@ from conftest import THE_BUNDLE
 from lora_profiler.analytic import predict
 from lora_profiler.analytic.plan import EXACT_MOMENTS
 from lora_profiler.catalog import bundled_gpus, find_gpu, find_model, model_from_config
-from lora_profiler.compiled import bundle, has_profile, has_stand_in
+from lora_profiler.compiled import has_profile, has_stand_in, library
 from lora_profiler.compiled.evaluation import forget
 from lora_profiler.compiled.predict import STAND_IN_ERROR
 from lora_profiler.compiled.regime import key_of
@@ -137,7 +137,7 @@ def test_a_kernel_that_the_card_lacks_is_refused_in_words() -> None:
 @pytest.fixture
 def the_bundle(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The package's own profiles, which other tests do without."""
-    monkeypatch.setattr(bundle, "BUNDLED", THE_BUNDLE)
+    monkeypatch.setattr(library, "BUNDLED", THE_BUNDLE)
     forget()
     yield
     forget()

@@ -14,64 +14,17 @@ from functools import cache
 from hashlib import sha256
 from typing import Any, NoReturn
 
-from lora_profiler.errors import ModelNotFoundError, did_you_mean
+from lora_profiler.catalog.config_checks import (
+    check_fields,
+    check_relations,
+    check_rope,
+    refuse,
+    shown,
+)
+from lora_profiler.errors import ModelNotFoundError
 
 Raw = Mapping[str, Any]
 
-_SIZES = {
-    "hidden_size": 2**20,
-    "intermediate_size": 2**24,
-    "moe_intermediate_size": 2**24,
-    "word_embed_proj_dim": 2**20,
-    "num_hidden_layers": 10_000,
-    "num_attention_heads": 2**16,
-    "num_key_value_heads": 2**16,
-    "head_dim": 2**16,
-    "vocab_size": 2**26,
-    "max_position_embeddings": 2**31,
-    "num_experts": 2**16,
-    "num_experts_per_tok": 2**16,
-    "decoder_sparse_step": 10_000,
-    "sliding_window": 2**31,
-    "sliding_window_pattern": 10_000,
-}
-"""Whole numbers from 1 to the bound: some 50 times the largest model published, so that a slip of a
-digit is noticed."""
-_COUNTS = {"max_window_layers": 2**31}
-_FLAGS = frozenset(
-    {
-        "tie_word_embeddings",
-        "attention_bias",
-        "mlp_bias",
-        "use_sliding_window",
-        "norm_topk_prob",
-        "use_parallel_residual",
-        "do_layer_norm_before",
-        "_remove_final_layer_norm",
-        "enable_bias",
-        "layer_norm_elementwise_affine",
-        "scale_attn_weights",
-        "scale_attn_by_inverse_layer_idx",
-        "reorder_and_upcast_attn",
-        "add_cross_attention",
-        "output_router_logits",
-        "use_bidirectional_attention",
-    }
-)
-_RATES = frozenset(
-    {"attention_dropout", "resid_pdrop", "embd_pdrop", "hidden_dropout", "dropout", "layerdrop"}
-)
-_POSITIVE = frozenset(
-    {
-        "rms_norm_eps",
-        "layer_norm_eps",
-        "layer_norm_epsilon",
-        "attn_logit_softcapping",
-        "final_logit_softcapping",
-        "query_pre_attn_scalar",
-        "partial_rotary_factor",
-    }
-)
 _NULLABLE = frozenset(
     {
         "sliding_window",
@@ -93,32 +46,6 @@ _OLD_SPELLINGS = {
 _UNDECLARED = frozenset({"head_dim", "sliding_window_pattern"})
 """Read by the modelling code or the constructor although the config class of some families has no
 such field."""
-ACTIVATIONS = frozenset(
-    {
-        "gelu",
-        "gelu_10",
-        "gelu_accurate",
-        "gelu_fast",
-        "gelu_new",
-        "gelu_python",
-        "gelu_pytorch_tanh",
-        "gelu_python_tanh",
-        "laplace",
-        "leaky_relu",
-        "linear",
-        "mish",
-        "quick_gelu",
-        "relu",
-        "relu2",
-        "relu6",
-        "sigmoid",
-        "silu",
-        "swish",
-        "tanh",
-    }
-)
-"""`transformers.activations.ACT2FN` without the two that own weights (prelu, xielu)."""
-_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 
 
 def data_text(name: str) -> str:
@@ -213,7 +140,7 @@ def dtype(raw: Raw, source: str) -> str | None:
                 value = part.get(key)
                 if value is not None and not isinstance(value, str):
                     raise ModelNotFoundError(
-                        f"{source}: {key} is {_show(value)}; it must be text such as bfloat16."
+                        f"{source}: {key} is {shown(value)}; it must be text such as bfloat16."
                     )
                 if value is not None and value != "auto":
                     return str(value).removeprefix("torch.")
@@ -247,14 +174,14 @@ def normalise(raw: Raw, source: str, *, strict: bool) -> dict[str, Any]:
         if name in read and (value is not None or canonical in _NULLABLE):
             config[canonical] = value
     if strict:
-        _require(config, source)
+        check_fields(config, source)
     rope = _rope(raw, family["rope"], source, strict=strict)
     _derive(config, raw, source)
     if rope is not None:
         config["rope_parameters"] = rope
         config["partial_rotary_factor"] = rope.get("partial_rotary_factor", 1.0)
     if strict:
-        _check(config, source)
+        check_relations(config, source)
     if "num_experts" in config:
         config["num_local_experts"] = config["num_experts"]  # transformers answers to both names
     return config
@@ -264,49 +191,6 @@ def fingerprint(config: Mapping[str, Any]) -> str:
     """Short hash of normalised fields: equal configs of two files, whatever their spelling, have
     the same."""
     return sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _require(config: Mapping[str, Any], source: str) -> None:
-    """Types and ranges of every field that was given or is a class default."""
-    for name, value in config.items():
-        if value is None:
-            continue
-        if name in _SIZES or name in _COUNTS:
-            low, high = (1, _SIZES[name]) if name in _SIZES else (0, _COUNTS[name])
-            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-                _refuse(source, name, value, f"a whole number from {low} to {high}")
-        elif name in _FLAGS and not isinstance(value, bool):
-            _refuse(source, name, value, "true or false")
-        elif name in _RATES and not (_is_number(value) and 0 <= value < 1):
-            _refuse(source, name, value, "a number of at least 0 and below 1")
-        elif name in _POSITIVE and not (_is_number(value) and 0 < value < 1e30):
-            _refuse(source, name, value, "a number above 0")
-    act = config.get("hidden_act")
-    if not isinstance(act, str):
-        _refuse(source, "hidden_act", act, "the name of an activation such as silu")
-    if act not in ACTIVATIONS:
-        raise ModelNotFoundError(
-            f"{source}: hidden_act is {act!r}, which is not known"
-            f" here.{did_you_mean(act, ACTIVATIONS)}"
-        )
-    layers = config.get("layer_types")
-    if layers is not None:
-        if not isinstance(layers, list) or not all(
-            isinstance(x, str) and x in _LAYER_TYPES for x in layers
-        ):
-            _refuse(source, "layer_types", layers, "a list of full_attention and sliding_attention")
-        if len(layers) != config["num_hidden_layers"]:
-            _refuse(
-                source,
-                "layer_types",
-                layers,
-                f"as long as num_hidden_layers ({config['num_hidden_layers']})",
-            )
-    dense = config.get("mlp_only_layers")
-    if dense is not None and not (
-        isinstance(dense, list) and all(isinstance(x, int) for x in dense)
-    ):
-        _refuse(source, "mlp_only_layers", dense, "a list of layer numbers")
 
 
 def _derive(config: dict[str, Any], raw: Raw, source: str) -> None:
@@ -359,7 +243,7 @@ def _rope(raw: Raw, default: Raw | None, source: str, *, strict: bool) -> dict[s
         return None
     given = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
     if not isinstance(given, dict):
-        _refuse(
+        refuse(
             source,
             "rope_scaling" if raw.get("rope_scaling") else "rope_parameters",
             given,
@@ -379,7 +263,7 @@ def _rope(raw: Raw, default: Raw | None, source: str, *, strict: bool) -> dict[s
     if raw.get("model_type") == "phi3" and rope["rope_type"] in ("su", "yarn"):
         rope["rope_type"] = "longrope"  # Phi3Config: earlier names of the same scaling
     if strict:
-        _check_rope(rope, source)
+        check_rope(rope, source)
     return rope
 
 
@@ -394,59 +278,12 @@ def _nested_rope(
     for key, values in (("full_attention", full), ("sliding_attention", sliding)):
         own = given.get(key) or {}
         if not isinstance(own, dict):
-            _refuse(source, f"rope_parameters.{key}", own, "an object")
+            refuse(source, f"rope_parameters.{key}", own, "an object")
         merged = {**values, **own}
         rope[key] = {
             **default.get(key, {"rope_type": "default", "rope_theta": 10000.0}),
             **{"rope_type" if k == "type" else k: v for k, v in merged.items() if v is not None},
         }
         if strict:
-            _check_rope(rope[key], source)
+            check_rope(rope[key], source)
     return rope
-
-
-def _check_rope(rope: Mapping[str, Any], source: str) -> None:
-    if not (_is_number(rope["rope_theta"]) and 0 < rope["rope_theta"] < 1e30):
-        _refuse(source, "rope_theta", rope["rope_theta"], "a number above 0")
-    if not isinstance(rope["rope_type"], str):
-        _refuse(source, "rope_type", rope["rope_type"], "text")
-    part = rope.get("partial_rotary_factor", 1.0)
-    if not (_is_number(part) and 0 < part <= 1):
-        _refuse(source, "partial_rotary_factor", part, "a number above 0 and at most 1")
-
-
-def _check(config: Mapping[str, Any], source: str) -> None:
-    """Relations between fields without which the attention cannot be computed."""
-    hidden, heads, kv = (
-        config["hidden_size"],
-        config["num_attention_heads"],
-        config.get("num_key_value_heads"),
-    )
-    if hidden % heads and config["head_dim"] == hidden // heads:
-        raise ModelNotFoundError(
-            f"{source}: hidden_size {hidden} does not divide into num_attention_heads {heads};"
-            " correct one, or give head_dim."
-        )
-    if kv is not None and (kv > heads or heads % kv):
-        raise ModelNotFoundError(
-            f"{source}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv}; key"
-            " and value heads are shared by equally many query heads."
-        )
-    experts, chosen = config.get("num_experts"), config.get("num_experts_per_tok")
-    if experts is not None and chosen is not None and chosen > experts:
-        raise ModelNotFoundError(
-            f"{source}: num_experts_per_tok {chosen} is more than the {experts} experts there are."
-        )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _refuse(source: str, name: str, value: object, accepted: str) -> NoReturn:
-    raise ModelNotFoundError(f"{source}: {name} is {_show(value)}; it must be {accepted}.")

@@ -283,18 +283,18 @@ def match_device(name: str, total_bytes: int | None = None) -> Gpu | None:
     tells apart cards that share a name, and refuses a card whose memory it cannot be. Without it a
     name that fits several cards fits none.
     """
-    words = _words(name)
+    words = _driver_words(name)
     fitting = [
         gpu
         for gpu in bundled_gpus()
-        if words and words in [_words(spelling) for spelling in (gpu.name, *gpu.aliases)]
+        if words and words in [_driver_words(spelling) for spelling in (gpu.name, *gpu.aliases)]
     ]
     if total_bytes is not None:
         fitting = [gpu for gpu in fitting if _may_hold(gpu, total_bytes)]
     return fitting[0] if len(fitting) == 1 else None
 
 
-def _words(name: str) -> list[str]:
+def _driver_words(name: str) -> list[str]:
     return sorted(
         word for word in re.split(r"[^a-z0-9]+", name.lower()) if word and word not in _SILENT
     )

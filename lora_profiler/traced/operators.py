@@ -54,9 +54,6 @@ def held_by_nobody_else(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, A
 # --- without torch's slow meta kernels ------------------------------------------------------------
 
 
-aten = torch.ops.aten
-
-
 def _is_plain(tensor: torch.Tensor) -> bool:
     return tensor.device.type == "meta" and tensor.is_floating_point() and tensor.is_contiguous()
 
