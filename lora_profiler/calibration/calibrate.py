@@ -8,8 +8,7 @@ from math import ceil
 from statistics import median
 
 from lora_profiler.calibration.cases import CONDITIONS, FIT_CASES, fit_cases, tiny
-from lora_profiler.calibration.constants import measured_fixed, measured_rates
-from lora_profiler.calibration.micro import Micro, measured_micro
+from lora_profiler.calibration.micro import Micro, measured_fixed, measured_micro, measured_rates
 from lora_profiler.catalog import Gpu, find_gpu
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import MeasurementError, measure
