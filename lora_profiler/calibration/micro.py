@@ -1,5 +1,5 @@
-"""Rates of a device as small probes find them in a process of its own (`probes`), and as values of the
-roofline."""
+"""Rates of a device as small probes find them in a process of its own, and the roofline's values
+made of them."""
 
 import json
 import subprocess
@@ -95,7 +95,7 @@ def measured_micro(
     return found
 
 
-# --- as rates of the roofline ----------------------------------------------------------------------
+# --- as rates of the roofline ---------------------------------------------------------------------
 
 
 def measured_rates(micro: Micro, *, is_cpu: bool) -> Rates:
