@@ -103,11 +103,11 @@ def inquiry() -> Iterator[dict[str, Any]]:
     }
     if devices[0] == "cuda":
         yield {"vram_method": _vram_method(torch)}
-    found: dict[str, str] = {}
+    four_bit: dict[str, str] = {}
     for device in devices if find_spec("bitsandbytes") is not None else ():
         yield {"trying": f"4 bit on {device}"}
-        found[device] = _four_bit(torch, device)
-        yield {"four_bit": dict(found)}
+        four_bit[device] = _four_bit(torch, device)
+        yield {"four_bit": dict(four_bit)}
 
 
 def _bfloat16(torch: Any, device: str) -> str:

@@ -42,8 +42,8 @@ def present_device(
             return "cuda"
     if platform == "linux" and not any(map(exists, _DEVICE_FILES)):
         return "cpu"
-    found = (ask or _asked)()
-    return found if found in get_args(Device) else "cpu"  # type: ignore[return-value]  # one of the four by now
+    accelerator = (ask or _asked)()
+    return accelerator if accelerator in get_args(Device) else "cpu"  # type: ignore[return-value]  # one of the four by now
 
 
 def present_platform(device: Device) -> Platform:
@@ -53,8 +53,8 @@ def present_platform(device: Device) -> Platform:
     capability = None
     if device == "cuda":
         with open_device() as card:
-            found = card.compute_capability()
-        capability = 10 * found[0] + found[1] if found else None
+            version = card.compute_capability()
+        capability = 10 * version[0] + version[1] if version else None
     return Platform(capability=capability, torch=torch or TORCH)
 
 

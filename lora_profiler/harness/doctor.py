@@ -127,7 +127,7 @@ def _card_text(card: Nvml) -> str:
     )
 
 
-def _measuring_lines(found: Abilities) -> list[tuple[str, str, str]]:
+def _measuring_lines(abilities: Abilities) -> list[tuple[str, str, str]]:
     """What `bench` can train here, and why not."""
     missing = [name for name in MEASURING if not _installed(name)]
     lines = []
@@ -138,34 +138,34 @@ def _measuring_lines(found: Abilities) -> list[tuple[str, str, str]]:
                 f"no: {', '.join(missing)} not installed; pip install 'lora-profiler[measure]'",
             )
         )
-    elif not found.devices:
-        lines.append(("full, LoRA", f"no: {found.problem}"))
+    elif not abilities.devices:
+        lines.append(("full, LoRA", f"no: {abilities.problem}"))
     else:
-        lines.append(("full, LoRA", f"yes, on {', '.join(found.devices)}"))
-    lines.append(("QLoRA", _qlora_text(found, bool(missing))))
-    if found.devices:
-        lines.append(("torch", f"{found.torch}, sees {', '.join(found.devices)}"))
+        lines.append(("full, LoRA", f"yes, on {', '.join(abilities.devices)}"))
+    lines.append(("QLoRA", _qlora_text(abilities, bool(missing))))
+    if abilities.devices:
+        lines.append(("torch", f"{abilities.torch}, sees {', '.join(abilities.devices)}"))
         lines.append(
             (
                 "bfloat16",
-                ", ".join(f"{device}: {text}" for device, text in found.bfloat16.items())
+                ", ".join(f"{device}: {text}" for device, text in abilities.bfloat16.items())
                 or "not known",
             )
         )
-    if found.problem and found.devices:
-        lines.append(("inquiry", f"stopped at {found.problem}"))
-    if found.vram_method is not None:
-        lines.append(("memory of one process", _VRAM_METHODS[found.vram_method]))
+    if abilities.problem and abilities.devices:
+        lines.append(("inquiry", f"stopped at {abilities.problem}"))
+    if abilities.vram_method is not None:
+        lines.append(("memory of one process", _VRAM_METHODS[abilities.vram_method]))
     return [("measuring", name, text) for name, text in lines]
 
 
-def _qlora_text(found: Abilities, incomplete: bool) -> str:
+def _qlora_text(abilities: Abilities, incomplete: bool) -> str:
     if not _installed("bitsandbytes"):
         return "no: bitsandbytes not installed; pip install 'lora-profiler[qlora]'"
-    if incomplete or not found.devices:
+    if incomplete or not abilities.devices:
         return "no, as above"
-    works = [device for device, text in found.four_bit.items() if text == "yes"]
-    fails = [f"{device}: {text}" for device, text in found.four_bit.items() if text != "yes"]
+    works = [device for device, text in abilities.four_bit.items() if text == "yes"]
+    fails = [f"{device}: {text}" for device, text in abilities.four_bit.items() if text != "yes"]
     return "; ".join([f"yes, on {', '.join(works)}"] * bool(works) + fails) or "not known"
 
 

@@ -207,17 +207,17 @@ def _settings(torch: Any, kind: str) -> dict[str, str]:
     """What of torch's own switches changes numbers or speed, as it stands now."""
     if torch is None:
         return {}
-    found = {}
+    settings = {}
     for name, place in (_SETTINGS | (_CUDA_SETTINGS if kind == "cuda" else _CPU_SETTINGS)).items():
         try:
             value = attrgetter(place)(torch)
-            found[name] = str(value() if callable(value) else value)
+            settings[name] = str(value() if callable(value) else value)
         except (
             RuntimeError,
             AttributeError,
         ):  # torch refuses to tell by the older switches what the newer ones set; or too new
             continue
-    return found
+    return settings
 
 
 # --- the device -----------------------------------------------------------------------------------

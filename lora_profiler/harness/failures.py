@@ -89,5 +89,5 @@ def failure_of(
 
 
 def _tried_bytes(text: str) -> int | None:
-    found = _TRIED.search(text)
-    return round(float(found[1]) * _UNITS[found[2]]) if found else None
+    match = _TRIED.search(text)
+    return round(float(match[1]) * _UNITS[match[2]]) if match else None

@@ -45,11 +45,11 @@ def gathered(
     failed first in the order of cause is the record's failure; then peaks are lower bounds.
     `environment` is asked for only where no rank could tell it.
     """
-    found = {rank: record for rank, record in records.items() if record is not None}
+    complete = {rank: record for rank, record in records.items() if record is not None}
     cause = _cause(records, exits, killed_for_memory)
     ranks = tuple(_rank(rank, records[rank], exits.get(rank)) for rank in sorted(records))
-    source = found.get(cause.rank) if cause is not None and cause.rank is not None else None
-    source = source or (found[_highest(found)] if found else None)
+    source = complete.get(cause.rank) if cause is not None and cause.rank is not None else None
+    source = source or (complete[_highest(complete)] if complete else None)
     if source is None:
         empty = Measurement(status="crash")
         source = Record(
@@ -59,23 +59,23 @@ def gathered(
             measurement=empty,
         )
     status = source.measurement.status if cause is None else cause.status
-    told = replace(
+    measurement = replace(
         source.measurement,
         status=status,
         failure=None if cause is None else cause.failure,
         loss=(
-            _mean([r.measurement.loss for r in found.values()])
-            if len(found) == len(records)
+            _mean([r.measurement.loss for r in complete.values()])
+            if len(complete) == len(records)
             else ()
         ),
         ranks=ranks,
     )
-    first = found[min(found)] if found else source
+    first = complete[min(complete)] if complete else source
     return replace(
         first,
         workload=case.workload,
         conditions=case.conditions,
-        measurement=told,
+        measurement=measurement,
         repeat=case.repeat,
     )
 

@@ -34,13 +34,13 @@ def physical_memory_bytes() -> int | None:
 
 def memory_limit_bytes(root: Path = _ROOT) -> int | None:
     """The tightest memory limit among this process's control groups; None where there is none."""
-    found = [
+    limits = [
         _number(folder / name)
         for folder in _control_groups(root)
         for name in ("memory.max", "memory.limit_in_bytes")
     ]
     return min(
-        (limit for limit in found if limit is not None and limit < _NO_LIMIT_BYTES), default=None
+        (limit for limit in limits if limit is not None and limit < _NO_LIMIT_BYTES), default=None
     )
 
 
@@ -73,12 +73,12 @@ def peak_resident_bytes(root: Path = _ROOT) -> int | None:
 def cgroup_peak_bytes(root: Path = _ROOT) -> int | None:
     """The most that this process's control group ever used, page cache and other processes of the
     group included."""
-    found = (
+    peaks = (
         _number(folder / name)
         for folder in _control_groups(root)
         for name in ("memory.peak", "memory.max_usage_in_bytes")
     )
-    return next((peak for peak in found if peak is not None), None)
+    return next((peak for peak in peaks if peak is not None), None)
 
 
 def oom_kills(root: Path = _ROOT) -> int | None:
@@ -197,27 +197,27 @@ def other_cpu_share(before: CpuTimes | None, after: CpuTimes | None) -> float | 
 
 def _busy_seconds(root: Path) -> dict[int, float]:
     """By processor; empty where the system does not tell."""
-    found = {}
+    seconds = {}
     for line in _lines(root / "proc/stat"):
         name, *times = line.split()
         if name.startswith("cpu") and name != "cpu":
             user, nice, system, _idle, _iowait, irq, softirq, steal = map(
                 int, times[:8]
             )  # user and nice hold guests' time
-            found[int(name[3:])] = (user + nice + system + irq + softirq + steal) / os.sysconf(
+            seconds[int(name[3:])] = (user + nice + system + irq + softirq + steal) / os.sysconf(
                 "SC_CLK_TCK"
             )
-    psutil = None if found else _psutil()
+    psutil = None if seconds else _psutil()
     if psutil is not None:
         for cpu, spent in enumerate(psutil.cpu_times(percpu=True)):
-            found[cpu] = float(spent.user + spent.system + getattr(spent, "nice", 0.0))
-    return found
+            seconds[cpu] = float(spent.user + spent.system + getattr(spent, "nice", 0.0))
+    return seconds
 
 
 def _descendants() -> list[int]:
     """Process ids below this process; those that ended and were waited for are in their parents'
     times."""
-    found, waiting = [], [os.getpid()]
+    descendants, waiting = [], [os.getpid()]
     while waiting:
         parent = waiting.pop()
         children = [
@@ -225,9 +225,9 @@ def _descendants() -> list[int]:
             for task in Path(f"/proc/{parent}/task").glob("*/children")
             for pid in " ".join(_lines(task)).split()
         ]
-        found += children
+        descendants += children
         waiting += children
-    return found
+    return descendants
 
 
 def _process_seconds(pid: int) -> float:

@@ -63,18 +63,19 @@ class MarkedSteps:
     def bury(self, timeline: Timeline) -> None:
         """Ends what was owned before the start and is no more: torch's profiler reports no death of
         what it saw not born, and a birth at the same address may come much later."""
-        seen: dict[int, set[int]] = {}
+        keys_at: dict[int, set[int]] = {}
         for step, note, keys, _ in self._seen:
             position = timeline.position_of(step, note)
             if position is not None:
-                seen.setdefault(position, set()).update(keys)
+                keys_at.setdefault(position, set()).update(keys)
         for a in timeline.allocations:
             if a.born < 0 and self._claims.before.get(a.key, "unattributed") not in (
                 "unattributed",
                 "communication",
             ):
                 gone = next(
-                    (position for position, keys in sorted(seen.items()) if a.key not in keys), None
+                    (position for position, keys in sorted(keys_at.items()) if a.key not in keys),
+                    None,
                 )
                 if gone is not None and (a.died is None or gone < a.died):
                     a.died = gone

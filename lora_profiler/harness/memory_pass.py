@@ -47,13 +47,13 @@ class MemoryResult:
 
     def peaks(self) -> dict[tuple[int, Phase], int]:
         """Requested bytes by step and phase."""
-        found: dict[tuple[int, Phase], int] = {}
+        peaks: dict[tuple[int, Phase], int] = {}
         for s in self.samples:
             if s.requested_peak_bytes is not None:
-                found[s.step, s.phase] = max(
-                    s.requested_peak_bytes, found.get((s.step, s.phase), 0)
+                peaks[s.step, s.phase] = max(
+                    s.requested_peak_bytes, peaks.get((s.step, s.phase), 0)
                 )
-        return found
+        return peaks
 
     @property
     def steady(self) -> dict[Phase, int]:
@@ -66,8 +66,8 @@ class MemoryResult:
     @property
     def peak(self) -> tuple[Phase, int] | None:
         """The steady phase with the largest peak, and its bytes."""
-        found = self.steady
-        return max(found.items(), key=lambda item: item[1]) if found else None
+        phases = self.steady
+        return max(phases.items(), key=lambda item: item[1]) if phases else None
 
 
 def memory_pass(
@@ -233,11 +233,11 @@ def _attribute(result: MemoryResult, tracked: Timeline, claims: Claims) -> None:
         default=None,
     )
     if at is not None:
-        found = composition(tracked, at.position, claims)
+        alive = composition(tracked, at.position, claims)
         workspace: dict[Category, int] = (
             {"workspace": result.workspace_bytes} if result.workspace_bytes else {}
         )
-        result.attribution = completed(found | workspace, size)
+        result.attribution = completed(alive | workspace, size)
 
 
 def _compose(
@@ -292,9 +292,9 @@ def saved_activation_bytes(training: Training) -> int:
         loss = forward_loss(training.model, training.setup, training.batches.next())
     del loss
     model |= known()
-    found = sum(ownership.storage_of(t).nbytes() for key, t in kept.items() if key not in model)
+    size = sum(ownership.storage_of(t).nbytes() for key, t in kept.items() if key not in model)
     reshard(training.model)
-    return found
+    return size
 
 
 def one_step_peak(training: Training) -> int | None:

@@ -189,8 +189,8 @@ class Nvml:
         return None if uuid is None else uuid_hash(uuid)
 
     def compute_capability(self) -> tuple[int, int] | None:
-        found = self._ask("nvmlDeviceGetCudaComputeCapability")
-        return None if found is None else (int(found[0]), int(found[1]))
+        capability = self._ask("nvmlDeviceGetCudaComputeCapability")
+        return None if capability is None else (int(capability[0]), int(capability[1]))
 
     def vbios(self) -> str | None:
         return self._text("nvmlDeviceGetVbiosVersion")

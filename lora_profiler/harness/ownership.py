@@ -73,7 +73,7 @@ def owned(training: Training) -> Iterator[tuple[Category, torch.Tensor]]:
 def stray_tensors(device_type: str, known: set[int]) -> list[torch.Tensor]:
     """Tensors on the device that Python holds and nobody owns."""
     gc.collect()
-    found = []
+    strays = []
     for thing in gc.get_objects():
         if (
             type(thing) is torch.Tensor
@@ -83,22 +83,22 @@ def stray_tensors(device_type: str, known: set[int]) -> list[torch.Tensor]:
             key = by_storage(storage_of(thing))
             if key not in known:
                 known.add(key)
-                found.append(thing)
-    return found
+                strays.append(thing)
+    return strays
 
 
 def existing(training: Training) -> list[tuple[Category, torch.Tensor]]:
     """Every tensor alive on the device, each storage once, with its owner; nobody's is
     `unattributed`."""
     device_type = training.setup.device
-    found: list[tuple[Category, torch.Tensor]] = []
+    tensors: list[tuple[Category, torch.Tensor]] = []
     known: set[int] = set()
     for category, tensor in owned(training):
         key = by_storage(storage_of(tensor))
         if tensor.device.type == device_type and key not in known and storage_of(tensor).nbytes():
             known.add(key)
-            found.append((category, tensor))
-    return found + [
+            tensors.append((category, tensor))
+    return tensors + [
         ("unattributed", t) for t in stray_tensors(device_type, known) if storage_of(t).nbytes()
     ]
 
@@ -112,10 +112,10 @@ def sizes(
 ) -> dict[Category, int]:
     """Bytes by category, each storage once, of the tensors on `device_type`."""
     known: set[int] = set()
-    found: dict[Category, int] = {}
+    by_category: dict[Category, int] = {}
     for category, tensor in tensors:
         key = by_storage(storage_of(tensor))
         if tensor.device.type == device_type and key not in known:
             known.add(key)
-            found[category] = found.get(category, 0) + storage_of(tensor).nbytes()
-    return found
+            by_category[category] = by_category.get(category, 0) + storage_of(tensor).nbytes()
+    return by_category

@@ -165,17 +165,17 @@ def _refuse_allocator(environ: Mapping[str, str]) -> None:
     `forceUncachedAllocator` in CUDACachingAllocator.cpp, which asks only whether its variable is
     there.
     """
-    asked = dict(
+    settings = dict(
         part.partition(":")[::2]
         for part in (allocator_settings(environ) or "").replace(" ", "").split(",")
     )
-    if asked.get("expandable_segments") == "True" and "max_split_size_mb" in asked:
+    if settings.get("expandable_segments") == "True" and "max_split_size_mb" in settings:
         raise UsageError(
             "PYTORCH_ALLOC_CONF asks for expandable_segments and max_split_size_mb, but torch"
             " splits expandable segments at any size, so that the limit would not mean what it"
             " says; leave one of the two out."
         )
-    if asked.get("backend") == "cudaMallocAsync":
+    if settings.get("backend") == "cudaMallocAsync":
         raise UsageError(
             "PYTORCH_ALLOC_CONF asks for backend:cudaMallocAsync, under which torch counts no"
             " requested bytes, so that the peak would be measured as 0; leave the backend out."
@@ -199,10 +199,10 @@ def _refuse_ranks(
     if setup.device not in ("cpu", "cuda"):
         raise UsageError(f"several ranks are measured on cuda or cpu, not on {setup.device}.")
     if setup.device == "cuda":
-        found = devices()
-        if found is not None and found < setup.world_size:
+        count = devices()
+        if count is not None and count < setup.world_size:
             raise MeasurementError(
-                f"{setup.world_size} ranks need a CUDA device each, and {found} can be seen here;"
+                f"{setup.world_size} ranks need a CUDA device each, and {count} can be seen here;"
                 " take a smaller --nproc, or --device cpu."
             )
     if setup.sharding != "ddp" and setup.optimizer not in ("adamw", "sgd"):

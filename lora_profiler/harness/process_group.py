@@ -35,9 +35,9 @@ class Ranks:
         ranks wait for each other."""
         if self.size == 1:
             return value
-        told = torch.tensor([float(value)], dtype=torch.float64)
-        dist.broadcast(told, src=0)
-        return float(told)
+        tensor = torch.tensor([float(value)], dtype=torch.float64)
+        dist.broadcast(tensor, src=0)
+        return float(tensor)
 
     def wait(self) -> None:
         """Until all are here, so that none is gone while another still talks to it."""
@@ -110,11 +110,11 @@ def spread(model: torch.nn.Module, setup: TrainSetup) -> Spread:
         if setup.device == "cpu":
             collectives_in_place(sharded)
         return Spread(module=sharded)
-    found: list[DistributedDataParallel] = []
+    replicas: list[DistributedDataParallel] = []
     buckets = _left_by(
-        lambda: found.append(DistributedDataParallel(model, init_sync=False)), setup.device
+        lambda: replicas.append(DistributedDataParallel(model, init_sync=False)), setup.device
     )
-    return Spread(module=found[0], buckets=buckets)
+    return Spread(module=replicas[0], buckets=buckets)
 
 
 def _left_by(make: Callable[[], None], kind: str) -> dict[int, int]:

@@ -160,14 +160,14 @@ def environment_of(device: str, *, ranks: bool = False) -> Environment:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=300, env=env, check=False
         )
-        found: Environment = decoded(
+        environment: Environment = decoded(
             Environment, json.loads(done.stdout.splitlines()[-1]), "environment"
         )
     except (OSError, subprocess.SubprocessError, ValueError, IndexError, RecordError) as e:
         raise MeasurementError(
             f"a process that measures on {device} could not be started: {e}"
         ) from None
-    return found
+    return environment
 
 
 @dataclass(slots=True)
@@ -278,18 +278,18 @@ def _listen(
     with process.stdout as lines:
         for line in lines:
             try:
-                found = json.loads(line)
-                if "phase" in found:
+                message = json.loads(line)
+                if "phase" in message:
                     heard = Heartbeat(
-                        phase=str(found["phase"]),
-                        step=found["step"],
-                        done=found["done"],
-                        rank=found.get("rank"),
+                        phase=str(message["phase"]),
+                        step=message["step"],
+                        done=message["done"],
+                        rank=message.get("rank"),
                     )
                     if ended.hear(heard):
                         news.put(heard)
-                elif "measurement" not in found:
-                    ended.environment = found["environment"]
+                elif "measurement" not in message:
+                    ended.environment = message["environment"]
             except (ValueError, KeyError, TypeError):  # not ours
                 continue
 
@@ -356,8 +356,8 @@ def _failed(case: Case, ended: _Ended, log: str, started: str) -> Record:
 def _environment(case: Case, ended: _Ended) -> Environment:
     if ended.environment is not None:
         with contextlib.suppress(RecordError):
-            found: Environment = decoded(Environment, ended.environment, "environment")
-            return found
+            environment: Environment = decoded(Environment, ended.environment, "environment")
+            return environment
     device = case.workload.setup.device
     try:
         return environment_of(device, ranks=case.workload.setup.world_size > 1)

@@ -111,10 +111,10 @@ def _telemetry(answer: str) -> Telemetry | None:
     from lora_profiler.records.serialize import RecordError, decoded
 
     try:
-        found = decoded(Telemetry | None, json.loads(answer), "telemetry")
+        telemetry = decoded(Telemetry | None, json.loads(answer), "telemetry")
     except (ValueError, RecordError):  # it was ended before it could answer
         return None
-    return found if isinstance(found, Telemetry) else None
+    return telemetry if isinstance(telemetry, Telemetry) else None
 
 
 # --- the sidecar itself ---------------------------------------------------------------------------
@@ -201,13 +201,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds-between", type=float, default=0.1)
     options = parser.parse_args(arguments)
     with open_device(options.uuid) as nvml:
-        found = (
+        telemetry = (
             watch(Sampler(nvml, options.pid), sys.stdin, options.seconds_between)
             if nvml.available
             else None
         )
     try:
-        print(json.dumps(None if found is None else asdict(found)), flush=True)
+        print(json.dumps(None if telemetry is None else asdict(telemetry)), flush=True)
     except BrokenPipeError:  # nobody is there to read it
         os._exit(0)
 

@@ -142,8 +142,8 @@ def _block(
     seconds -= sum(by_phase["setup"])
     into += steps
     if phases is not None:
-        for phase, found in by_phase.items():
-            phases.setdefault(phase, []).extend(found)
+        for phase, samples in by_phase.items():
+            phases.setdefault(phase, []).extend(samples)
     losses += [float(loss) for loss in kept]
     return seconds
 
@@ -157,11 +157,13 @@ def _durations(
     by_phase: dict[Phase, dict[int, float]] = {}
     for (step, phase, instant), (_, _, following) in pairwise(marks):
         seconds = between(instant, following)
-        found = by_phase.setdefault(phase, {})
-        found[step] = found.get(step, 0.0) + seconds
+        durations = by_phase.setdefault(phase, {})
+        durations[step] = durations.get(step, 0.0) + seconds
         if phase != "setup":
             steps[step] = steps.get(step, 0.0) + seconds
-    return list(steps.values()), {phase: list(found.values()) for phase, found in by_phase.items()}
+    return list(steps.values()), {
+        phase: list(durations.values()) for phase, durations in by_phase.items()
+    }
 
 
 class _HostClock:

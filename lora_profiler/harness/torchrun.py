@@ -36,14 +36,14 @@ def main(arguments: Sequence[str]) -> int:
     exits = _run_ranks(int(count), [*child, case_path, result_path])
     killed = (oom_kills() or 0) > (kills or 0)
     records = {rank: _read(rank_result(Path(case_path), rank)) for rank in range(int(count))}
-    found = gathered(
+    whole = gathered(
         case,
         records,
         exits,
         killed,
         lambda: environment(case.workload.setup.device, command=case.command),
     )
-    record = replace(found, started_at=started)
+    record = replace(whole, started_at=started)
     if record.measurement.went_through:
         _tell("reference")
         record = with_reference(record, _reference_losses(case, Path(case_path)))
@@ -87,14 +87,14 @@ def _reference_losses(case: Case, case_path: Path) -> tuple[float, ...]:
         setup, world_size=1, sharding="none", accumulation=setup.accumulation * setup.world_size
     )
     same = replace(case, workload=replace(case.workload, setup=alone))
-    asked, answer = case_path.with_suffix(".alone.json"), case_path.with_suffix(".losses.json")
-    asked.write_text(json.dumps(case_dict(same), allow_nan=False), "utf-8")
+    request, answer = case_path.with_suffix(".alone.json"), case_path.with_suffix(".losses.json")
+    request.write_text(json.dumps(case_dict(same), allow_nan=False), "utf-8")
     command = [
         sys.executable,
         "-m",
         "lora_profiler.harness.entry",
         "--losses",
-        str(asked),
+        str(request),
         str(answer),
     ]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)

@@ -62,14 +62,14 @@ def _sums_gradients(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] 
 
 
 @contextmanager
-def told_of_resizing(told: Callable[[torch.UntypedStorage], None]) -> Iterator[None]:
-    """Inside, `told` hears of each storage that changes its size. No operator returns it: FSDP
+def told_of_resizing(notify: Callable[[torch.UntypedStorage], None]) -> Iterator[None]:
+    """Inside, `notify` hears of each storage that changes its size. No operator returns it: FSDP
     frees gathered weights so."""
     resize = torch.UntypedStorage.resize_
 
     def resize_(storage: torch.UntypedStorage, size: int) -> Any:
         found = resize(storage, size)
-        told(storage)
+        notify(storage)
         return found
 
     torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign,assignment]

@@ -223,7 +223,7 @@ def measurement(run: Run, view: DeviceView, status: Status, failure: Failure | N
         supervised_tokens_per_step=run.tokens[2] if run.tokens else None,
         step_seconds=tuple(timing.step_seconds),
         warmup_seconds=tuple(timing.warmup_seconds),
-        phase_seconds={phase: tuple(found) for phase, found in timing.phase_seconds.items()},
+        phase_seconds={phase: tuple(seconds) for phase, seconds in timing.phase_seconds.items()},
         block_seconds=timing.block_seconds or None,
         stage_seconds=dict(run.stage_seconds),
         other_cpu_share=run.other_cpu_share,
@@ -258,26 +258,26 @@ def measurement(run: Run, view: DeviceView, status: Status, failure: Failure | N
 def flags(run: Run, view: DeviceView) -> tuple[Flag, ...]:
     memory, timing = run.memory, run.timing
     size = memory.peak[1] if memory.peak else None
-    found: list[Flag] = []
+    raised: list[Flag] = []
     if run.other_cpu_share is not None and run.other_cpu_share > BUSY_SHARE:
-        found.append("busy_machine")
+        raised.append("busy_machine")
     if timing.step_seconds and timing.block_seconds > 1.02 * sum(timing.step_seconds):
-        found.append("host_bound")
+        raised.append("host_bound")
     if any(
         cross_check_peaks(
             memory.steady, memory.tracked, memory.workspace_bytes, size, run.timed_peak_bytes
         )
     ):
-        found.append("instrumentation_perturbed_memory")
+        raised.append("instrumentation_perturbed_memory")
     if memory.health.found.get("num_alloc_retries"):
-        found.append("memory_pressure")
+        raised.append("memory_pressure")
     if view.exclusive is False:
-        found.append("shared_device")
+        raised.append("shared_device")
     if view.clock_flag is not None:
-        found.append(view.clock_flag)
+        raised.append(view.clock_flag)
     if size and abs(memory.attribution.get("unattributed", 0)) > UNATTRIBUTED_SHARE * size:
-        found.append("unattributed_over_1_percent")
-    return tuple(found)
+        raised.append("unattributed_over_1_percent")
+    return tuple(raised)
 
 
 def judged(run: Run, view: DeviceView) -> tuple[Status, Failure | None]:
@@ -319,13 +319,13 @@ def measured(case: Case, heartbeats: IO[str]) -> Record:
         status = status_of(error)
         failure = failure_of(error, run.where, run.step, **view.failure_counters())
     view.look_around()
-    found = measurement(run, view, status, failure)
+    result = measurement(run, view, status, failure)
     view.close()
     return Record(
         workload=case.workload,
         conditions=case.conditions,
         environment=environment(case.workload.setup.device, command=case.command),
-        measurement=found,
+        measurement=result,
         repeat=case.repeat,
         started_at=started,
         ended_at=_now(),

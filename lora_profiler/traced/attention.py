@@ -157,9 +157,9 @@ def attention_kernel(
         return "math" if refused else "cpu"
     if setup.device == "mps":
         return "math"
-    asked = setup.attention
-    if asked in ("efficient", "cudnn", "math", "flash"):
-        return "efficient" if asked == "flash" and mask is not None else asked
+    implementation = setup.attention
+    if implementation in ("efficient", "cudnn", "math", "flash"):
+        return "efficient" if implementation == "flash" and mask is not None else implementation
     if query.shape[-1] != key.shape[-1]:
         return "math"
     call = SdpaCall(

@@ -147,10 +147,10 @@ class Autocast:
         )
         if not weight or dtype != torch.bfloat16 or not torch.is_autocast_cache_enabled():
             return tensor.to(dtype)
-        found = self._weights.get(id(tensor))
-        if found is None:
-            found = self._weights[id(tensor)] = (tensor, tensor.to(dtype))
-        return found[1]
+        known = self._weights.get(id(tensor))
+        if known is None:
+            known = self._weights[id(tensor)] = (tensor, tensor.to(dtype))
+        return known[1]
 
 
 def _eligible(tensor: Tensor) -> bool:

@@ -148,7 +148,7 @@ def _compiled(
         if wrong:
             raise TapeError(f"at {spec.num_layers} layers, {wrong}")
         checked.append((spec.num_layers, *point))
-    found = instants(tape, sizes, None if layout is None else LEAST_UNITS)
+    peaks = instants(tape, sizes, None if layout is None else LEAST_UNITS)
     least_batch, least_seq = least_sizes(regime, windows_of(model))
     folded_least = 0 if layout is None else LEAST_UNITS
     return Profile(
@@ -164,8 +164,8 @@ def _compiled(
         versions=installed_versions(PACKAGES),
         checked=tuple(checked),
         saved=_saved(tape, sizes, layout),
-        persistent=persistent(found),
-        instants=tuple(undominated(found, least_batch, least_seq, folded_least)),
+        persistent=persistent(peaks),
+        instants=tuple(undominated(peaks, least_batch, least_seq, folded_least)),
         sizes=tuple(sizes),
         flops=flops,
         trainable=trainable,
@@ -198,14 +198,14 @@ def _points(workload: Workload, regime: Regime) -> tuple[Point, ...]:
     windows = windows_of(workload.model)
     _, least = least_sizes(regime, windows)
     beyond = below(regime, windows)
-    found: list[Point] = []
+    points: list[Point] = []
     for batch, seq, rank in zip(_BATCHES, _SEQUENCES, _RANKS, strict=True):
         seq = 1 if regime.one_token else seq if least <= 2 else least + seq
         if beyond is not None and not regime.one_token:
-            seq = min(seq, beyond - 1 - len(found))
+            seq = min(seq, beyond - 1 - len(points))
         rank = regime.rank or (rank if workload.setup.lora else 1)
-        found.append(Point(1 if regime.one_sample else batch, seq, rank))
-    return tuple(found)
+        points.append(Point(1 if regime.one_sample else batch, seq, rank))
+    return tuple(points)
 
 
 def _far(point: Point, model: ModelSpec, regime: Regime) -> Point:
@@ -244,11 +244,11 @@ def _saved(tape: Tape, sizes: Sequence[Polynomial], layout: Layout | None) -> Af
     """Bytes of all that autograd keeps."""
 
     def at(units: int) -> Polynomial:
-        found = Polynomial({})
+        size = Polynomial({})
         for event, _ in tape.expand(units):
             if event.birth is not None and event.birth.saved:
-                found = found + sizes[event.birth.size]
-        return found
+                size = size + sizes[event.birth.size]
+        return size
 
     return (
         Affine.constant(at(0))
@@ -257,20 +257,20 @@ def _saved(tape: Tape, sizes: Sequence[Polynomial], layout: Layout | None) -> Af
     )
 
 
-def persistent(found: Sequence[Instant]) -> dict[Category, Affine]:
+def persistent(peaks: Sequence[Instant]) -> dict[Category, Affine]:
     """What lives between two steps, and the gradients when the optimizer begins."""
-    setup = next(i for i in found if i.step == 2 and i.moment == "setup")
-    step = next(i for i in found if i.step == 2 and i.moment == "optimizer_step")
+    setup = next(i for i in peaks if i.step == 2 and i.moment == "setup")
+    step = next(i for i in peaks if i.step == 2 and i.moment == "optimizer_step")
     return {**setup.live, "gradients": step.live["gradients"]}
 
 
 def _by_module(
-    found: Sequence[Mapping[str, int]], points: tuple[Point, ...], layout: Layout | None
+    counts: Sequence[Mapping[str, int]], points: tuple[Point, ...], layout: Layout | None
 ) -> tuple[ModuleNumber, ...]:
     """Numbers by module seen at each point, as polynomials. Raises TapeError where inner units
     differ."""
-    names = list(dict.fromkeys(name for one in found for name in one))
-    values = {name: _fitted(points, tuple(one.get(name, 0) for one in found)) for name in names}
+    names = list(dict.fromkeys(name for one in counts for name in one))
+    values = {name: _fitted(points, tuple(one.get(name, 0) for one in counts)) for name in names}
     if layout is None:
         return tuple(ModuleNumber(name, p, p, p) for name, p in values.items())
     by_template: dict[str, dict[Label, Polynomial]] = {}

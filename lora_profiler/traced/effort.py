@@ -75,14 +75,14 @@ def _events(ended: Sequence[Ended], size: Size) -> float:
     they have at their lengths."""
     depths = [one.size.layers for one in ended]
     layers = max(set(depths), key=lambda depth: (depths.count(depth), depth))
-    seen = [(one.size.tokens, one.events / layers) for one in ended if one.size.layers == layers]
+    rates = [(one.size.tokens, one.events / layers) for one in ended if one.size.layers == layers]
     mean_tokens, mean_events = (
-        sum(t for t, _ in seen) / len(seen),
-        sum(e for _, e in seen) / len(seen),
+        sum(t for t, _ in rates) / len(rates),
+        sum(e for _, e in rates) / len(rates),
     )
-    spread = sum((tokens - mean_tokens) ** 2 for tokens, _ in seen)
+    spread = sum((tokens - mean_tokens) ** 2 for tokens, _ in rates)
     slope = (
-        sum((tokens - mean_tokens) * (events - mean_events) for tokens, events in seen) / spread
+        sum((tokens - mean_tokens) * (events - mean_events) for tokens, events in rates) / spread
         if spread
         else 0.0
     )

@@ -62,9 +62,9 @@ def fitted(points: tuple[Point, ...], sizes: tuple[int, ...]) -> Polynomial:
         if terms >= len(points):
             break
         for chosen in combinations(MONOMIALS, terms):
-            found = _through(points, sizes, chosen)
-            if found is not None:
-                return found
+            polynomial = _through(points, sizes, chosen)
+            if polynomial is not None:
+                return polynomial
     raise NoPolynomialError(f"sizes {sizes} at {points}")
 
 

@@ -90,9 +90,11 @@ def aligned(
     for together in zip(*(f.events for f in flats), strict=True):
         event = together[0]
         if event.birth is not None:
-            found = fitted(points, tuple(e.birth.size for e in together if e.birth is not None))
+            polynomial = fitted(
+                points, tuple(e.birth.size for e in together if e.birth is not None)
+            )
             event = event._replace(
-                birth=event.birth._replace(size=numbers.setdefault(found, len(numbers)))
+                birth=event.birth._replace(size=numbers.setdefault(polynomial, len(numbers)))
             )
         events.append(event)
     return events, list(numbers)
@@ -102,16 +104,16 @@ def _settled(events: Sequence[FlatEvent]) -> list[FlatEvent]:
     """Events with neighbouring deaths by age: what dies in one go dies in the order in which Python
     clears a dict or a frame, which now and then is another one, and no memory is taken in
     between."""
-    found: list[FlatEvent] = []
+    settled: list[FlatEvent] = []
     dying: list[FlatEvent] = []
     for event in events:
         if event.birth is None and event.mark is None:
             dying.append(event)
         else:
-            found += sorted(dying, key=lambda death: death.dies)
+            settled += sorted(dying, key=lambda death: death.dies)
             dying.clear()
-            found.append(event)
-    return found + sorted(dying, key=lambda death: death.dies)
+            settled.append(event)
+    return settled + sorted(dying, key=lambda death: death.dies)
 
 
 def _unlike(a: FlatEvent, b: FlatEvent) -> bool:

@@ -63,13 +63,13 @@ def unfolded(events: Sequence[FlatEvent]) -> Tape:
 
 
 def _segments(labels: Sequence[Label]) -> list[tuple[Label, int, int]]:
-    found: list[tuple[Label, int, int]] = []
+    segments: list[tuple[Label, int, int]] = []
     for i, label in enumerate(labels):
-        if found and found[-1][0] == label:
-            found[-1] = (label, found[-1][1], i + 1)
+        if segments and segments[-1][0] == label:
+            segments[-1] = (label, segments[-1][1], i + 1)
         else:
-            found.append((label, i, i + 1))
-    return found
+            segments.append((label, i, i + 1))
+    return segments
 
 
 def _turned(
@@ -77,16 +77,16 @@ def _turned(
 ) -> list[tuple[Label, int, int]]:
     """Segments cut where a pass over the stack turns back: an optimizer's list of tensors is born
     forth and dies back."""
-    found: list[tuple[Label, int, int]] = []
+    cut: list[tuple[Label, int, int]] = []
     for i, (label, start, stop) in enumerate(segments):
         around = [segments[k][0] for k in (i - 1, i + 1) if 0 <= k < len(segments)]
         if label is not None and len(around) == 2 and around[0] == around[1] is not None:
             turn = next((k for k in range(start, stop) if events[k].birth is None), start)
             if start < turn and all(event.birth is None for event in events[turn:stop]):
-                found += [(label, start, turn), (label, turn, stop)]
+                cut += [(label, start, turn), (label, turn, stop)]
                 continue
-        found.append((label, start, stop))
-    return found
+        cut.append((label, start, stop))
+    return cut
 
 
 def _runs(
@@ -94,26 +94,26 @@ def _runs(
 ) -> list[tuple[int, list[tuple[Label, int, int]]]]:
     """Segments gathered into whole passes over the stack (direction 1 or -1); every other stretch
     is a run of its own."""
-    found: list[tuple[int, list[tuple[Label, int, int]]]] = []
+    runs: list[tuple[int, list[tuple[Label, int, int]]]] = []
     i = 0
     while i < len(segments):
         taken = segments[i : i + LEAST_UNITS]
         labels = [label for label, _, _ in taken]
         if labels == list(range(LEAST_UNITS)):
-            found.append((1, list(taken)))
+            runs.append((1, list(taken)))
         elif labels == list(range(LEAST_UNITS - 1, -1, -1)):
-            found.append((-1, list(taken)))
+            runs.append((-1, list(taken)))
         else:
             _, start, stop = segments[i]
-            if found and found[-1][0] == 0:
-                _, before, _ = found[-1][1][0]
-                found[-1] = (0, [(None, before, stop)])
+            if runs and runs[-1][0] == 0:
+                _, before, _ = runs[-1][1][0]
+                runs[-1] = (0, [(None, before, stop)])
             else:
-                found.append((0, [(None, start, stop)]))
+                runs.append((0, [(None, start, stop)]))
             i += 1
             continue
         i += LEAST_UNITS
-    return found
+    return runs
 
 
 def _reference(home: tuple[int, Label, int], q: int, unit: Label) -> Death:
@@ -166,7 +166,7 @@ def labels_of(where: Sequence[str], layout: Layout, units: int) -> list[Label]:
 def _joined(labels: list[Label], apart: Sequence[bool]) -> list[Label]:
     """What the modules around the stack do between two neighbouring units belongs to the one
     before, whose output gets its name there. `apart` are marks and what other modules do."""
-    found = list(labels)
+    joined = list(labels)
     start: int | None = None
     before: Label = None
     for i, label in enumerate(labels):
@@ -176,6 +176,6 @@ def _joined(labels: list[Label], apart: Sequence[bool]) -> list[Label]:
             start = i if start is None else start
         else:
             if start is not None and before is not None and abs(label - before) <= 1:
-                found[start:i] = [before] * (i - start)
+                joined[start:i] = [before] * (i - start)
             start, before = None, label
-    return found
+    return joined

@@ -165,7 +165,7 @@ def recorded(
 ) -> StepKernels:
     """The kernels of `workload` at the depth that it has, in one trace; layers of the layout's
     stack under one name."""
-    found: list[Kernel] = []
+    kernels: list[Kernel] = []
     numbers = re.compile(rf"^({re.escape(layout.stack)})\.\d+(?=\.|$)") if layout else None
 
     def listen(
@@ -179,7 +179,7 @@ def recorded(
         computed: Any = "forward" if phase == "loss" else phase
         kernel = kernel_of(func, args, kwargs, result, computed, module)
         if kernel is not None:
-            found.append(
+            kernels.append(
                 kernel if numbers is None else replace(kernel, module=numbers.sub(r"\1.*", module))
             )
 
@@ -197,7 +197,7 @@ def recorded(
     assert sum(trained.values()) == sum(traced.trainable.values())
     setup = workload.setup
     return StepKernels(
-        kernels=merged(found), tokens=setup.batch_size * setup.seq_len, trainable=trained
+        kernels=merged(kernels), tokens=setup.batch_size * setup.seq_len, trainable=trained
     )
 
 
@@ -249,7 +249,7 @@ def _kind(op: str) -> Kind:
 
 def _tensors(nested: Any) -> list[Tensor]:
     """The tensors without data in it, each once."""
-    found: dict[tuple[Any, ...], Tensor] = {}
+    tensors: dict[tuple[Any, ...], Tensor] = {}
     for leaf in tree_leaves(nested):
         if isinstance(leaf, Tensor) and leaf.device.type == "meta" and leaf.numel():
             key = (
@@ -259,8 +259,8 @@ def _tensors(nested: Any) -> list[Tensor]:
                 leaf.stride(),
                 leaf.dtype,
             )
-            found.setdefault(key, leaf)
-    return list(found.values())
+            tensors.setdefault(key, leaf)
+    return list(tensors.values())
 
 
 def _changed(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:

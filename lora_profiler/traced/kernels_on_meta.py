@@ -33,12 +33,12 @@ def fused_on_meta() -> Iterator[None]:
 
 def optimizer_kernels(setup: TrainSetup) -> dict[Any, Callable[..., Any]]:
     """Operator -> the Python that the device runs for it, to be traced in its place."""
-    found: dict[Any, Callable[..., Any]] = {torch.ops.aten._fused_sgd_.default: _in_place}
+    kernels: dict[Any, Callable[..., Any]] = {torch.ops.aten._fused_sgd_.default: _in_place}
     if setup.optimizer != "adamw_8bit" or setup.device != "cpu":
-        return found
+        return kernels
     from bitsandbytes.backends.cpu import ops
 
-    return found | {
+    return kernels | {
         torch.ops.bitsandbytes.optimizer_update_32bit.default: ops._optimizer_update_32bit_cpu,
         torch.ops.bitsandbytes.optimizer_update_8bit_blockwise.default: (
             ops._optimizer_update_8bit_blockwise_cpu

@@ -52,10 +52,10 @@ def _kinds(model: ModelSpec, stack: Stack) -> list[tuple[Any, ...]]:
 
 def _lists(config: Mapping[str, Any], length: int) -> list[Sequence[Any]]:
     nested = [
-        found
+        lists
         for value in config.values()
         if isinstance(value, dict)
-        for found in _lists(value, length)
+        for lists in _lists(value, length)
     ]
     own = [
         value

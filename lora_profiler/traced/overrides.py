@@ -60,14 +60,14 @@ def device_rules(workload: Workload, kernels: set[str], tracer: Tracer) -> Itera
 
 
 @contextmanager
-def fallbacks_noted(found: set[str]) -> Iterator[None]:
+def fallbacks_noted(fallbacks: set[str]) -> Iterator[None]:
     """Notes which functions transformers runs in plain torch, because the package with their
     kernels is not installed here."""
     from transformers.integrations import hub_kernels
 
     def note(text: str, *rest: Any) -> None:
         if said := _FALLBACK.match(text):
-            found.add(f"{said['function']} ({said['package']})")
+            fallbacks.add(f"{said['function']} ({said['package']})")
 
     with replaced(hub_kernels.logger, "warning_once", note):
         yield
@@ -155,7 +155,7 @@ def no_look_at_tokens() -> Iterator[None]:
 
 
 @contextmanager
-def generator_states(seen: Callable[[Tensor], object]) -> Iterator[None]:
+def generator_states(listener: Callable[[Tensor], object]) -> Iterator[None]:
     """The state of the CPU's generator comes from no operator. Checkpointing keeps one for every
     layer, and puts one aside while it computes a layer again, but for the meta device, of which
     torch holds that it has no random numbers.
@@ -164,7 +164,7 @@ def generator_states(seen: Callable[[Tensor], object]) -> Iterator[None]:
 
     def get_rng_state() -> Tensor:
         state = plain()
-        seen(state)
+        listener(state)
         return state
 
     def fork_rng(
@@ -201,12 +201,12 @@ def no_autocast_on_meta() -> Iterator[None]:
 
 def substitutes(device: str) -> dict[Any, Callable[..., Any]]:
     """Operator -> what the tracer calls in its place; it gets the operator and its arguments."""
-    found: dict[Any, Callable[..., Any]] = {}
+    kernels: dict[Any, Callable[..., Any]] = {}
     if TORCH < (2, 15):
-        found[aten._grouped_mm.default] = grouped_product
+        kernels[aten._grouped_mm.default] = grouped_product
     if device == "cpu":
-        found[aten.native_layer_norm.default] = layer_norm_on_cpu
-    return found
+        kernels[aten.native_layer_norm.default] = layer_norm_on_cpu
+    return kernels
 
 
 def kernels_in_python(setup: TrainSetup) -> dict[Any, Callable[..., Any]]:

@@ -160,14 +160,14 @@ def _keep_every_layer(model: torch.nn.Module) -> None:
 
 def _trainable(model: torch.nn.Module, names: dict[torch.nn.Module, str]) -> dict[str, int]:
     """Elements that train by module, a tied parameter once."""
-    found: dict[str, int] = {}
-    seen: set[int] = set()
+    elements: dict[str, int] = {}
+    known: set[int] = set()
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
-            if parameter.requires_grad and id(parameter) not in seen:
-                seen.add(id(parameter))
-                found[names[module]] = found.get(names[module], 0) + parameter.numel()
-    return found
+            if parameter.requires_grad and id(parameter) not in known:
+                known.add(id(parameter))
+                elements[names[module]] = elements.get(names[module], 0) + parameter.numel()
+    return elements
 
 
 def two_steps(trace: Trace) -> Trace:
@@ -268,16 +268,16 @@ class _Run:
 
     @property
     def _adapter_modules(self) -> set[int]:
-        found = getattr(self, "_adapters", None)
-        if found is None:
+        modules = getattr(self, "_adapters", None)
+        if modules is None:
             ids = {id(p) for p in modeling.adapter_parameters(self._model)}
-            found = {
+            modules = {
                 id(m)
                 for m in self._model.modules()
                 if any(id(p) in ids for p in m.parameters(recurse=False))
             }
-            self._adapters = found
-        return found
+            self._adapters = modules
+        return modules
 
     def _enter(self, phase: str) -> None:
         self._tracer.mark(self._step, self._micro, phase)

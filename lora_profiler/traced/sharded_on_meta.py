@@ -142,13 +142,13 @@ def replicated_on_meta(model: torch.nn.Module, tracer: Tracer, sent: list[Sent])
         return done
 
     with tracer:
-        found = torch.nn.parallel.DistributedDataParallel(model, init_sync=False)
-    found.register_comm_hook(None, all_reduced)
-    found.reducer = _NeverRebuilt(found.reducer)  # type: ignore[assignment]
-    found.logger = SimpleNamespace(
+        replica = torch.nn.parallel.DistributedDataParallel(model, init_sync=False)
+    replica.register_comm_hook(None, all_reduced)
+    replica.reducer = _NeverRebuilt(replica.reducer)  # type: ignore[assignment]
+    replica.logger = SimpleNamespace(
         set_runtime_stats_and_log=lambda: None
     )  # its clock knows no meta device, and says so
-    return found
+    return replica
 
 
 class _NeverRebuilt:

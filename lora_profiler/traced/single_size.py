@@ -23,7 +23,7 @@ from lora_profiler.workload import TrainSetup, Workload
 def predict_once(workload: Workload) -> Prediction:
     """What a trace of exactly this workload says. Raises UnbuildableError as building and tracing
     do."""
-    traced = trace(workload, lambda asked: build_model(asked, device="meta"))
+    traced = trace(workload, lambda w: build_model(w, device="meta"))
     return replace(
         predict_with(profile_of(workload, traced), workload),
         engine="traced",
@@ -43,16 +43,16 @@ def _traffic(traced: Traced, setup: TrainSetup) -> tuple[Traffic, ...]:
         Traffic(
             collective=collective,
             phase=phase,
-            count=len(found) * whole // part,
-            size_bytes=sum(found) * whole // part,
+            count=len(byte_counts) * whole // part,
+            size_bytes=sum(byte_counts) * whole // part,
         )
-        for (collective, phase), found in sizes.items()
+        for (collective, phase), byte_counts in sizes.items()
     )
 
 
 def profile_of(workload: Workload, traced: Traced) -> Profile:
     """The profile that answers exactly the `workload` that was traced, and no other size."""
-    found = flat(traced)
+    flat_tape = flat(traced)
     numbers: dict[int, int] = {}
     events = [
         (
@@ -62,7 +62,7 @@ def profile_of(workload: Workload, traced: Traced) -> Profile:
                 birth=e.birth._replace(size=numbers.setdefault(e.birth.size, len(numbers)))
             )
         )
-        for e in found.events
+        for e in flat_tape.events
     ]
     sizes = [_constant(size) for size in numbers]
     tape = unfolded(events)
@@ -86,20 +86,20 @@ def profile_of(workload: Workload, traced: Traced) -> Profile:
         },
         layout=None,
         num_layers=workload.model.num_layers,
-        kernels=found.kernels,
-        fallbacks=found.fallbacks,
+        kernels=flat_tape.kernels,
+        fallbacks=flat_tape.fallbacks,
         versions=installed_versions(PACKAGES),
         checked=(),
         saved=Affine.constant(
             _constant(
-                sum(e.birth.size for e in found.events if e.birth is not None and e.birth.saved)
+                sum(e.birth.size for e in flat_tape.events if e.birth is not None and e.birth.saved)
             )
         ),
         persistent=persistent(here),
         instants=tuple(here),
         sizes=tuple(sizes),
-        flops={phase: _numbers(found.flops_of(phase)) for phase in FLOP_PHASES},
-        trainable=_numbers(found.trainable),
+        flops={phase: _numbers(flat_tape.flops_of(phase)) for phase in FLOP_PHASES},
+        trainable=_numbers(flat_tape.trainable),
         tape_source=tape,
     )
 

@@ -207,9 +207,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def claim(self, tensor: torch.Tensor, category: Category, module: str | None = None) -> None:
         """Says whose a living storage is."""
-        found = self._alive.get(_local(tensor).untyped_storage()._cdata)
-        if found is not None:
-            birth = self.trace.births[found]
+        number = self._alive.get(_local(tensor).untyped_storage()._cdata)
+        if number is not None:
+            birth = self.trace.births[number]
             birth.category = category
             if module is not None:
                 birth.module = module
@@ -245,8 +245,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._phase
 
     def birth_of(self, tensor: torch.Tensor) -> Birth | None:
-        found = self._alive.get(_local(tensor).untyped_storage()._cdata)
-        return None if found is None else self.trace.births[found]
+        number = self._alive.get(_local(tensor).untyped_storage()._cdata)
+        return None if number is None else self.trace.births[number]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
