@@ -88,11 +88,11 @@ def measured_micro(
         log.seek(0)
         said = log.read().decode("utf-8", "replace")[-LOG_CHARACTERS:]
     try:
-        found: Micro = decoded(Micro, json.loads(last[-1])["micro"], "micro")
+        micro: Micro = decoded(Micro, json.loads(last[-1])["micro"], "micro")
     except (IndexError, KeyError, ValueError, RecordError) as e:
         why = without_paths(said).strip() or str(e)
         raise MeasurementError(f"the probes on {device} ended with code {code}: {why}") from None
-    return found
+    return micro
 
 
 # --- as rates of the roofline ---------------------------------------------------------------------
@@ -123,7 +123,7 @@ def measured_fixed(micro: Micro, rates: Rates, tiny: Record, launches: int) -> F
     """`tiny` is the record of the tiny model's step, whose forward and backward pass launch
     `launches` kernels."""
     usual = Fixed()
-    phases = {phase: median(found) for phase, found in tiny.measurement.phase_seconds.items()}
+    phases = {phase: median(seconds) for phase, seconds in tiny.measurement.phase_seconds.items()}
     product = micro.products[micro.attention_dtype]
     return Fixed(
         attention_forward=micro.attention_forward / product,

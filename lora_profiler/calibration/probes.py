@@ -78,29 +78,29 @@ class Probes:
 
     def run(self, tell: Callable[[str], None]) -> Micro:
         tell("bandwidth")
-        found: dict[str, Any] = {
+        rates: dict[str, Any] = {
             "bandwidth": self.bandwidth(self.large_bytes),
             "cache_bytes": self.cache_bytes,
         }
         if self.cache_bytes:
-            found["cached_bandwidth"] = self.bandwidth(self.cache_bytes // 16)
+            rates["cached_bandwidth"] = self.bandwidth(self.cache_bytes // 16)
         if self.on_cpu:
             tell("fresh memory")
-            found["fresh_bandwidth"] = self.fresh_bandwidth()
+            rates["fresh_bandwidth"] = self.fresh_bandwidth()
         tell("products")
-        found["products"] = products = self.products()
+        rates["products"] = products = self.products()
         if self.on_cpu:
-            found["narrow"] = self.narrow(products["float32"])
+            rates["narrow"] = self.narrow(products["float32"])
         tell("attention")
         dtype: Dtype = "float32" if self.on_cpu else self.half
-        found["attention_dtype"] = dtype
-        found["attention_forward"], found["attention_backward"] = self.attention(dtype)
+        rates["attention_dtype"] = dtype
+        rates["attention_forward"], rates["attention_backward"] = self.attention(dtype)
         if self.on_cpu:
             tell("operators")
-            found["operators"] = self.operators()
+            rates["operators"] = self.operators()
         tell("4-bit weights")
-        found["dequantisation"] = self.dequantisation()
-        return Micro(**found)
+        rates["dequantisation"] = self.dequantisation()
+        return Micro(**rates)
 
     @property
     def large_bytes(self) -> int:
@@ -156,7 +156,7 @@ class Probes:
 
     def narrow(self, whole: float) -> tuple[tuple[float, float], ...]:
         """As shares of `whole`: the mean time over which of the three sides is the narrow one."""
-        found = []
+        shares = []
         for side in NARROW_SIDES:
             shapes = (
                 (side, NARROW_BY, NARROW_BY),
@@ -164,8 +164,8 @@ class Probes:
                 (NARROW_BY, NARROW_BY, side),
             )
             rates = [self.product(*shape, "float32") for shape in shapes]
-            found.append((float(side), len(rates) / sum(1 / rate for rate in rates) / whole))
-        return tuple(found)
+            shares.append((float(side), len(rates) / sum(1 / rate for rate in rates) / whole))
+        return tuple(shares)
 
     def attention(self, dtype: Dtype) -> tuple[float, float]:
         """(forward, backward) of causal fused attention: two and five products of the halved

@@ -153,12 +153,12 @@ class _Search:
         )
         record = self._probe(case)
         self._records.append(record)
-        found = verdict(record)
-        if found is None:
+        outcome = verdict(record)
+        if outcome is None:
             raise ProbeFailedError(record)
-        if found == "fits":
+        if outcome == "fits":
             self._fitted.add(size)
-        return found == "fits"
+        return outcome == "fits"
 
 
 # --- where it begins ------------------------------------------------------------------------------

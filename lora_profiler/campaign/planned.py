@@ -52,9 +52,9 @@ def sorted_out(
     unable: list[Refused] = []
     for case in cases:
         try:
-            found = planned(case)
-            refuse_beyond(memory_bytes, [found])
-            able.append(found)
+            plan = planned(case)
+            refuse_beyond(memory_bytes, [plan])
+            able.append(plan)
         except MeasurementError as e:
             unable.append(Refused(case=case, reason=str(e)))
     return able, unable
@@ -68,9 +68,9 @@ def refuse_beyond(memory_bytes: int | None, cases: Sequence[Planned]) -> None:
     budget ends a run in time, but the weights must have room all the same. A device of its own says
     by itself that it is full.
     """
-    for each in cases:
-        conditions, prediction = each.case.conditions, each.prediction
-        if memory_bytes is None or each.case.workload.setup.device != "cpu":
+    for plan in cases:
+        conditions, prediction = plan.case.conditions, plan.prediction
+        if memory_bytes is None or plan.case.workload.setup.device != "cpu":
             continue
         weights = sum(
             prediction.persistent_bytes.get(name, 0)
@@ -80,9 +80,9 @@ def refuse_beyond(memory_bytes: int | None, cases: Sequence[Planned]) -> None:
         needed = max(
             weights, peak if conditions.budget_bytes is None else min(peak, conditions.budget_bytes)
         )
-        needed *= each.case.workload.setup.world_size
+        needed *= plan.case.workload.setup.world_size
         if needed > memory_bytes:
-            name = f"{each.case.workload.model.id} ({each.case.workload.setup.method})"
+            name = f"{plan.case.workload.model.id} ({plan.case.workload.setup.method})"
             raise MeasurementError(
                 f"{name} needs {bytes_text(needed)} by its prediction, and this machine has"
                 f" {bytes_text(memory_bytes)}; take a smaller batch or sequence, or --budget to see"

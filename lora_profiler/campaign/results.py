@@ -39,9 +39,9 @@ def result(record: Record, prediction: Prediction) -> Result:
 
 
 def _utilisation(record: Record, prediction: Prediction) -> Utilisation | None:
-    found = utilisation(record, prediction.flops)
+    own = utilisation(record, prediction.flops)
     setup = record.workload.setup
-    if found is None or setup.lora is None:
-        return found
+    if own is None or setup.lora is None:
+        return own
     full = predict(replace(record.workload, setup=replace(setup, lora=None, quantization=None)))
     return utilisation(record, prediction.flops, full.flops)

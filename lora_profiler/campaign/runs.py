@@ -141,9 +141,9 @@ def stored_before(
 ) -> dict[tuple[str, int], Record]:
     """Terminal records by case and repeat, of the environments that the cases would run in now."""
     wanted = {(case.key, case.repeat) for case in cases}
-    found = store.records()
-    done = finished(found, rerun)
-    candidates = [r for r in found if r.id in done and (r.case_key, r.repeat) in wanted]
+    records = store.records()
+    done = finished(records, rerun)
+    candidates = [r for r in records if r.id in done and (r.case_key, r.repeat) in wanted]
     return {(r.case_key, r.repeat): r for r in _of_here(candidates, here)}
 
 
@@ -151,12 +151,12 @@ def durations_before(cases: Sequence[Case], store: Store, here: EnvironmentKeys)
     """What this environment's records took: an earlier piece has shown what a later one may
     expect."""
     devices = {case.workload.setup.device for case in cases}
-    found = Durations()
+    durations = Durations()
     for record in _of_here(
         [r for r in store.records() if r.workload.setup.device in devices], here
     ):
-        found.note(record.workload, seconds_taken(record) or 0.0)
-    return found
+        durations.note(record.workload, seconds_taken(record) or 0.0)
+    return durations
 
 
 def _of_here(records: Sequence[Record], here: EnvironmentKeys) -> list[Record]:

@@ -42,8 +42,8 @@ class Session:
     def run(self, cases: Sequence[Planned]) -> runs.Outcome:
         """Every case in turn. Raises StoreError, and KeyboardInterrupt where Ctrl-C came between
         two cases."""
-        rows = [self.progress.add(each) for each in cases]
-        return self._run([each.case for each in cases], rows[0] if rows else 0)
+        rows = [self.progress.add(plan) for plan in cases]
+        return self._run([plan.case for plan in cases], rows[0] if rows else 0)
 
     def search(self, start: Planned, predicted: int | None) -> LargestBatch:
         """The largest batch of a case, each probe a row and a record.

@@ -38,10 +38,10 @@ def suites(roots: Sequence[Path] | None = None) -> Mapping[str, Suite]:
     sys.path.insert(0, str(root))
     invalidate_caches()
     try:
-        found: Mapping[str, Suite] = import_module(MODULE).suites()
+        by_name: Mapping[str, Suite] = import_module(MODULE).suites()
     finally:
         sys.path.remove(str(root))
-    return found
+    return by_name
 
 
 def suite(name: str, roots: Sequence[Path] | None = None) -> Suite:

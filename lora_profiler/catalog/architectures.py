@@ -241,11 +241,11 @@ def qwen3_moe(c: Config) -> Parts:
     mlps = {True: (experts, router), False: _gated_mlp(c)}
     dense, step = set(c["mlp_only_layers"]), c["decoder_sparse_step"]
     sparse = [i not in dense and (i + 1) % step == 0 for i in range(c["num_hidden_layers"])]
-    seen = tuple(dict.fromkeys(sparse))
+    kinds = tuple(dict.fromkeys(sparse))
     stack = Stack(
         name="model.layers",
-        kinds=tuple((*attention, *mlps[kind], *norms) for kind in seen),
-        order=tuple(seen.index(kind) for kind in sparse),
+        kinds=tuple((*attention, *mlps[kind], *norms) for kind in kinds),
+        order=tuple(kinds.index(kind) for kind in sparse),
     )
     return _model(c, stack, *_norms(c, kind, "model.norm"))
 

@@ -33,7 +33,7 @@ def bare_names() -> dict[str, dict[str, Any]]:
     by_name: dict[str, list[dict[str, Any]]] = {}
     for row in rows():
         by_name.setdefault(row["id"].rpartition("/")[2].lower(), []).append(row)
-    return {name: found[0] for name, found in by_name.items() if len(found) == 1}
+    return {name: models[0] for name, models in by_name.items() if len(models) == 1}
 
 
 def similar_names(name: str) -> str:

@@ -252,14 +252,14 @@ def _installed() -> str:
     try:
         pynvml.nvmlInit()
         try:
-            found = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))
+            name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))
         finally:
             pynvml.nvmlShutdown()
     except pynvml.NVMLError as e:
         raise UsageError(
             f"--gpu auto found no NVIDIA card ({e}); name the card, or give custom:24GiB."
         ) from None
-    return found.decode() if isinstance(found, bytes) else str(found)
+    return name.decode() if isinstance(name, bytes) else str(name)
 
 
 # --- from a driver's name -------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def _raise_for(response: Any) -> None:
     """
     from huggingface_hub import hf_raise_for_status
 
-    told = {name: response.headers[name] for name in ERROR_HEADERS if name in response.headers}
+    headers = {name: response.headers[name] for name in ERROR_HEADERS if name in response.headers}
     hf_raise_for_status(
-        type(response)(response.status_code, headers=told, request=response.request)
+        type(response)(response.status_code, headers=headers, request=response.request)
     )

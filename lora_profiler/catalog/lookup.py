@@ -78,13 +78,13 @@ def model_from_config(raw: Mapping[str, Any], *, id: str, source: str) -> ModelS
     where = f"config.json of {id}" if source == "hub" else source
     model_type = cfg.model_type(raw, where)
     architecture = _architecture(raw, where)
-    found = stored(raw, where, lambda: _likely_original(raw, architecture, id))
+    checkpoint = stored(raw, where, lambda: _likely_original(raw, architecture, id))
     spec = _from_config(raw, id, source, where, model_type, architecture)
-    if found is None:
+    if checkpoint is None:
         return spec
-    if found.skipped is not None:
-        check_skipped(spec, found.skipped, where)
-    return replace(spec, nf4=found.nf4, dequantized_from=found.dequantized_from)
+    if checkpoint.skipped is not None:
+        check_skipped(spec, checkpoint.skipped, where)
+    return replace(spec, nf4=checkpoint.nf4, dequantized_from=checkpoint.dequantized_from)
 
 
 def _from_config(

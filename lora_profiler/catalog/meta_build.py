@@ -95,9 +95,9 @@ def _model_class(raw: Mapping[str, Any], config: Any) -> Any:
     import transformers
 
     for name in raw.get("architectures") or ():
-        found = getattr(transformers, name, None) if isinstance(name, str) else None
-        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
-            return found
+        model_class = getattr(transformers, name, None) if isinstance(name, str) else None
+        if isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel):
+            return model_class
     return transformers.AutoModelForCausalLM._model_mapping[type(config)]
 
 
@@ -155,10 +155,10 @@ def _stacks(model: "nn.Module") -> set[str]:
     """Names of the outermost lists of layers, a layer being a module that holds others."""
     from torch import nn
 
-    found: set[str] = set()
+    stacks: set[str] = set()
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList | nn.Sequential) and not any(
-            name.startswith(f"{outer}.") for outer in found
+            name.startswith(f"{outer}.") for outer in stacks
         ):
             children = list(module.named_children())
             plain = all(not list(child.parameters(recurse=False)) for _, child in children)
@@ -167,8 +167,8 @@ def _stacks(model: "nn.Module") -> set[str]:
                 and plain
                 and [key for key, _ in children] == [str(i) for i in range(len(children))]
             ):
-                found.add(name)
-    return found
+                stacks.add(name)
+    return stacks
 
 
 def _place(name: str, stacks: set[str]) -> tuple[str, int, str]:
@@ -218,5 +218,5 @@ def _fold(name: str, layers: dict[int, list[Module]]) -> Stack:
 
 
 def _output_embedding(model: "PreTrainedModel") -> str | None:
-    found = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    return next((name for name, module in model.named_modules() if module is found), None)
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return next((name for name, module in model.named_modules() if module is head), None)

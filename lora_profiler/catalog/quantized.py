@@ -99,9 +99,9 @@ def check_skipped(spec: ModelSpec, skipped: tuple[str, ...], where: str) -> None
             name == one or name.startswith(f"{one}.") or name.endswith(one) for one in skipped
         )
         if kept != (name == spec.output_embedding):
-            told = "stays in 16 bit" if kept else "is in 4 bit"
+            state = "stays in 16 bit" if kept else "is in 4 bit"
             raise UnsupportedModelError(
-                f"{where}: by llm_int8_skip_modules {name} {told}, which QLoRA as known here does"
+                f"{where}: by llm_int8_skip_modules {name} {state}, which QLoRA as known here does"
                 " not do. Ask for the model that it was made from with --method qlora, which comes"
                 " close to it."
             )
@@ -112,13 +112,13 @@ def _config(raw: Mapping[str, Any], where: str) -> Mapping[str, Any] | None:
     nested = raw.get("text_config")
     for part in (raw, nested if isinstance(nested, Mapping) else {}):
         for key in _KEYS:
-            found = part.get(key)
-            if found is not None and not isinstance(found, Mapping):
+            stated = part.get(key)
+            if stated is not None and not isinstance(stated, Mapping):
                 raise ModelNotFoundError(
-                    f"{where}: {key} is {str(found)[:60]!r}; it must be an object."
+                    f"{where}: {key} is {str(stated)[:60]!r}; it must be an object."
                 )
-            if found:
-                return found
+            if stated:
+                return stated
     return None
 
 

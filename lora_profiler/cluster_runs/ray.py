@@ -150,15 +150,15 @@ class Cluster:
         where one does not answer."""
         if (device, ranks) not in self._keys:
             gpus = 1 if device in ON_GPUS else 0
-            asked = []
+            requests = []
             for node in self.nodes:
                 if node.gpus >= gpus:
                     task = self._on(
                         node, ray_task.environment_key, num_cpus=self.cpus, num_gpus=gpus
                     )
-                    asked.append((node, task.remote(device, ranks, self.cpus)))
+                    requests.append((node, task.remote(device, ranks, self.cpus)))
             self._keys[device, ranks] = frozenset(
-                _answer(self.ray, node, ref, ENVIRONMENT_SECONDS) for node, ref in asked
+                _answer(self.ray, node, ref, ENVIRONMENT_SECONDS) for node, ref in requests
             )
         return self._keys[device, ranks]
 
@@ -190,16 +190,16 @@ class Cluster:
     def _event(self, handle: Any) -> Event:
         errors = self.ray.exceptions
         try:
-            found = json.loads(self.ray.get(next(handle)))
+            answer = json.loads(self.ray.get(next(handle)))
         except errors.TaskCancelledError:
             return Cancelled()
         except errors.RayError as e:
             return Lost(_first_line(e))
         except StopIteration:
             return Lost("it ended without a record")
-        if "record" in found or "refused" in found:
-            return Ended(found["worker"], found.get("record"), found.get("refused"))
-        return Begun(found["worker"])
+        if "record" in answer or "refused" in answer:
+            return Ended(answer["worker"], answer.get("record"), answer.get("refused"))
+        return Begun(answer["worker"])
 
     def cancel(self, handle: Any, force: bool = False) -> None:
         """Takes a case out of the queue, or interrupts its worker, which ends the measured process;
@@ -380,7 +380,7 @@ def _connect(ray: Any, address: str | None, folder: str | None, num_cpus: int | 
 def _nodes(ray: Any, cpus: int) -> tuple[Node, ...]:
     """The machines that could run a case. Raises UsageError where there is none."""
     alive = [each for each in ray.nodes() if each["Alive"]]
-    found = [
+    nodes = [
         Node(
             id=each["NodeID"],
             address=each["NodeManagerAddress"],
@@ -390,9 +390,9 @@ def _nodes(ray: Any, cpus: int) -> tuple[Node, ...]:
         )
         for each in alive
     ]
-    able = tuple(node for node in found if node.cpus >= cpus)
+    able = tuple(node for node in nodes if node.cpus >= cpus)
     if not able:
-        most = max((node.cpus for node in found), default=0)
+        most = max((node.cpus for node in nodes), default=0)
         raise UsageError(
             f"each case is to have {cpus} processors, and no machine of the cluster has more than"
             f" {most}; see --cpus-per-case."
@@ -405,12 +405,14 @@ def _nodes(ray: Any, cpus: int) -> tuple[Node, ...]:
 
 def _check_versions(cluster: Cluster) -> None:
     """Raises UsageError where two machines differ, or where their lora-profiler is not this one."""
-    asked = [
+    requests = [
         (node, cluster._on(node, ray_task.versions, num_cpus=0).remote()) for node in cluster.nodes
     ]
-    found = {node.name: _answer(cluster.ray, node, ref, ANSWER_SECONDS) for node, ref in asked}
+    versions = {
+        node.name: _answer(cluster.ray, node, ref, ANSWER_SECONDS) for node, ref in requests
+    }
     own = ray_task.versions()
-    message = differences(found, own["lora-profiler"])
+    message = differences(versions, own["lora-profiler"])
     if message:
         raise UsageError(message)
 

@@ -84,21 +84,21 @@ def spread_cases(
         began=clock(),
     )
     store.recover()
-    cases = [each.case for each in planned]
+    cases = [plan.case for plan in planned]
     known = stored_before(cases, store, machines.environment_keys, rerun) if resume else {}
     if deadline_seconds is not None:
         run.deadline = run.began + deadline_seconds
         run.durations = durations_before(cases, store, machines.environment_keys)
     try:
-        for index, each in enumerate(planned):
-            stored = known.get((each.case.key, each.case.repeat))
+        for index, plan in enumerate(planned):
+            stored = known.get((plan.case.key, plan.case.repeat))
             if stored is not None:
                 run.records.append(stored)
                 observer.finished(index, stored, True)
-            elif run.too_late(each.case):
-                run.left.append(each.case)
+            elif run.too_late(plan.case):
+                run.left.append(plan.case)
             else:
-                run.submit(index, each)
+                run.submit(index, plan)
         while run.waiting:
             run.look(LOOK_SECONDS)
             run.take_back_what_is_late()

@@ -55,14 +55,14 @@ def emit(
         )
         with tempfile.TemporaryDirectory(
             prefix=".", dir=folder.absolute().parent
-        ) as beside:  # the disk may get full
-            write_cases(cases, Path(beside) / CASES)
-            (Path(beside) / SCRIPT).write_text(text, "utf-8")
+        ) as folder_beside:  # the disk may get full
+            write_cases(cases, Path(folder_beside) / CASES)
+            (Path(folder_beside) / SCRIPT).write_text(text, "utf-8")
             folder.mkdir(exist_ok=True)
             (folder / RESULTS).mkdir(exist_ok=True)
             shutil.rmtree(folder / CASES, ignore_errors=True)
             for name in (CASES, SCRIPT):
-                os.replace(Path(beside) / name, folder / name)
+                os.replace(Path(folder_beside) / name, folder / name)
     except OSError as e:
         raise UsageError(f"{folder} cannot be written: {e.strerror or e}.") from None
 

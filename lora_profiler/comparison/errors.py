@@ -129,8 +129,8 @@ class Claims:
                 measured=measured,
                 relative_error=(predicted - measured) / measured if measured else None,
             )
-            for metric, found in _findings(record.measurement).items()
-            for category, predicted, measured in _joined(metric, self._of(metric, record), found)
+            for metric, values in _findings(record.measurement).items()
+            for category, predicted, measured in _joined(metric, self._of(metric, record), values)
             if not (category == "setup" and between_micro_batches)
         )
 
@@ -203,11 +203,11 @@ def _at(prediction: Prediction, step: Step) -> dict[MomentName, Moment]:
 
 
 def _predicted_phases(moments: Mapping[MomentName, Moment]) -> dict[str, int]:
-    found = {
+    phases = {
         group: [moments[name].total_bytes for name in names if name in moments]
         for group, (_, names) in PHASE_GROUPS.items()
     }
-    return {group: max(sizes) for group, sizes in found.items() if sizes}
+    return {group: max(sizes) for group, sizes in phases.items() if sizes}
 
 
 def _measured_phases(peaks: Mapping[Phase, int]) -> dict[str, int]:
@@ -220,16 +220,16 @@ def _measured_phases(peaks: Mapping[Phase, int]) -> dict[str, int]:
 
 def _findings(measured: Measurement) -> Numbers:
     """What was measured, in the order of `METRICS`; nothing stands for what was not."""
-    found: dict[Metric, Mapping[str, int]] = {}
+    findings: dict[Metric, Mapping[str, int]] = {}
     for metric in METRICS:
         value = getattr(measured, metric)
         if metric.endswith("phase_peak_bytes"):
-            found[metric] = _measured_phases(value)
+            findings[metric] = _measured_phases(value)
         elif metric in _BY_CATEGORY:
-            found[metric] = value
+            findings[metric] = value
         elif value is not None:
-            found[metric] = {TOTAL: value}
-    return {metric: numbers for metric, numbers in found.items() if numbers}
+            findings[metric] = {TOTAL: value}
+    return {metric: numbers for metric, numbers in findings.items() if numbers}
 
 
 def lower_bounds(record: Record) -> dict[str, int]:
@@ -244,8 +244,8 @@ def lower_bounds(record: Record) -> dict[str, int]:
         "peak_reserved_bytes",
         "device_used_bytes",
     )
-    found = {name: getattr(measurement, name) for name in names}
-    return {name: size for name, size in found.items() if size is not None}
+    bounds = {name: getattr(measurement, name) for name in names}
+    return {name: size for name, size in bounds.items() if size is not None}
 
 
 # --- many records ---------------------------------------------------------------------------------
@@ -357,5 +357,5 @@ def _summed(group: tuple[str, ...], members: Sequence[Comparison]) -> ErrorSumma
 def misses(comparisons: Iterable[Comparison], above: float = 0.01) -> tuple[Comparison, ...]:
     """Claims that are off by more than `above` of what was measured, the largest difference
     first."""
-    found = [c for c in comparisons if c.is_claim and not c.is_within(above)]
-    return tuple(sorted(found, key=lambda c: -abs(c.predicted - c.measured)))
+    missed = [c for c in comparisons if c.is_claim and not c.is_within(above)]
+    return tuple(sorted(missed, key=lambda c: -abs(c.predicted - c.measured)))

@@ -96,11 +96,11 @@ def _model_flops(flops: FlopCount) -> int:
 def impossible(record: Record, flops: FlopCount | None) -> list[str]:
     """What cannot be true of a record's speed, a sentence each: more FLOPs than the card's peak
     allows."""
-    found = utilisation(record, flops)
-    if found is None or found.hfu <= 1:
+    share = utilisation(record, flops)
+    if share is None or share.hfu <= 1:
         return []
     return [
-        f"{record.id} reaches {100 * found.hfu:.0f} % of the peak of {found.card.name}"
-        f" ({found.peak_flops / 1e12:g} TFLOP/s): the time, the FLOPs or the card's figure is"
+        f"{record.id} reaches {100 * share.hfu:.0f} % of the peak of {share.card.name}"
+        f" ({share.peak_flops / 1e12:g} TFLOP/s): the time, the FLOPs or the card's figure is"
         " wrong."
     ]

@@ -77,13 +77,13 @@ def slope(samples: Sequence[float]) -> float:
     More than MOST_POINTS samples are first gathered into medians of equally many, since the pairs
     grow with the square.
     """
-    each = -(-len(samples) // MOST_POINTS)
-    points = [median(samples[i : i + each]) for i in range(0, len(samples) - each + 1, each)]
+    size = -(-len(samples) // MOST_POINTS)
+    points = [median(samples[i : i + size]) for i in range(0, len(samples) - size + 1, size)]
     return (
         median(
             (b - a) / (j - i)
             for i, a in enumerate(points)
             for j, b in enumerate(points[i + 1 :], i + 1)
         )
-        / each
+        / size
     )

@@ -260,11 +260,11 @@ def setup_changes(before: Iterable[Record], after: Iterable[Record]) -> tuple[Se
 
 
 def _values(records: Iterable[Record]) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
+    values: dict[str, set[str]] = {}
     for record in records:
         for name, value in _fields(record.environment):
-            found.setdefault(name, set()).add(value)
-    return found
+            values.setdefault(name, set()).add(value)
+    return values
 
 
 def _fields(environment: Environment) -> Iterator[tuple[str, str]]:

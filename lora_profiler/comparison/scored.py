@@ -37,14 +37,14 @@ def scored(records: Iterable[Record], engine: str = "auto") -> list[Scored]:
     check_engine(engine)
     answerer = "compiled" if engine == "traced" else engine
     answers: dict[Workload, _Answer] = {}
-    found = []
+    rows = []
     with collector_paused():
         for record in records:
             answer = answers.get(record.workload)
             if answer is None:
                 answer = answers[record.workload] = _answer(record.workload, answerer)
-            found.append(answer.beside(record))
-    return found
+            rows.append(answer.beside(record))
+    return rows
 
 
 class _Answer:

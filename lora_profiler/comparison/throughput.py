@@ -93,24 +93,28 @@ def _energy(measurement: Measurement) -> EnergyUse | None:
 
 def _warnings(steps: Spread, half_width_limit: float) -> tuple[str, ...]:
     """What makes the median doubtful, a clause each."""
-    found = []
+    warnings = []
     if steps.n < MIN_STEPS:
-        found.append(f"only {steps.n} of at least {MIN_STEPS} steps were timed")
+        warnings.append(f"only {steps.n} of at least {MIN_STEPS} steps were timed")
     if steps.sd is not None and steps.sd >= SD_LIMIT * steps.mean:
-        found.append(f"the standard deviation is {100 * steps.sd / steps.mean:.0f} % of the mean")
+        warnings.append(
+            f"the standard deviation is {100 * steps.sd / steps.mean:.0f} % of the mean"
+        )
     for name, value in (("shortest", steps.smallest), ("longest", steps.largest)):
         off = value / steps.mean - 1
         if abs(off) >= EXTREME_LIMIT:
-            found.append(
+            warnings.append(
                 f"the {name} step is {100 * abs(off):.0f} % {'below' if off < 0 else 'above'} the"
                 " mean"
             )
     if steps.relative_half_width > half_width_limit:
         width, limit = 100 * steps.relative_half_width, 100 * half_width_limit
-        found.append(f"the median's interval is +-{width:.1f} % wide, where {limit:g} % is the aim")
+        warnings.append(
+            f"the median's interval is +-{width:.1f} % wide, where {limit:g} % is the aim"
+        )
     if steps.drift is not None and abs(steps.drift) >= DRIFT_LIMIT:
-        found.append(
+        warnings.append(
             f"step times {'rise' if steps.drift > 0 else 'fall'} by {100 * abs(steps.drift):.1f} %"
             " a step"
         )
-    return tuple(found)
+    return tuple(warnings)

@@ -34,11 +34,11 @@ AffineJson = dict[str, list[int]]
 def affine_json(affine: Affine) -> AffineJson:
     """{"1,1,0,0,0": [coefficient, coefficient a unit]}; the second is left out where it is 0."""
     base, per_unit = affine.base.nonzero(), affine.per_unit.nonzero()
-    found = {}
+    document = {}
     for exponents in sorted({*base, *per_unit}):
         pair = [base.get(exponents, 0), per_unit.get(exponents, 0)]
-        found[",".join(map(str, exponents))] = pair if pair[1] else pair[:1]
-    return found
+        document[",".join(map(str, exponents))] = pair if pair[1] else pair[:1]
+    return document
 
 
 def affine_from_json(data: Mapping[str, Sequence[int]]) -> Affine:

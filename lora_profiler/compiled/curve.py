@@ -11,11 +11,11 @@ MOST_POINTS = 400
 """About as many as a picture has columns to spare; a step of 70 layers has 40,000 events."""
 
 
-def curve(found: Evaluation, at: Values) -> tuple[CurvePoint, ...]:
+def curve(evaluation: Evaluation, at: Values) -> tuple[CurvePoint, ...]:
     """One steady step (step 2) in about `MOST_POINTS` stretches, none across two phases: the
     highest instant of each."""
-    sizes = [size.evaluate(*at) for size in found.profile.sizes]
-    events = [event for event, _ in found.profile.tape.expand(found.units)]
+    sizes = [size.evaluate(*at) for size in evaluation.profile.sizes]
+    events = [event for event, _ in evaluation.profile.tape.expand(evaluation.units)]
     length = sum(1 for event in events if event.mark is None) // 2
     width = max(1, length // MOST_POINTS)
     live: Counter[Category] = Counter()
@@ -23,13 +23,13 @@ def curve(found: Evaluation, at: Values) -> tuple[CurvePoint, ...]:
     points: list[CurvePoint] = []
     step, phase, module = 0, "", ""
     highest: tuple[int, CurvePoint] | None = None
-    total = seen = 0
+    total = num_events = 0
 
     def close() -> None:
-        nonlocal highest, seen
+        nonlocal highest, num_events
         if highest is not None:
             points.append(highest[1])
-        highest, seen = None, 0
+        highest, num_events = None, 0
 
     for event in events:
         if event.mark is not None:
@@ -55,8 +55,8 @@ def curve(found: Evaluation, at: Values) -> tuple[CurvePoint, ...]:
                     phase=_PHASES[phase], module=module, bytes={c: n for c, n in live.items() if n}
                 ),
             )
-        seen += 1
-        if seen == width:
+        num_events += 1
+        if num_events == width:
             close()
     close()
     return tuple(points)

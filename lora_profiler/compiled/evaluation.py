@@ -75,10 +75,10 @@ class Evaluation:
                     break
             else:
                 alive.pop(event.dies, None)
-        found: dict[str, int] = {}
+        sizes: dict[str, int] = {}
         for module, size in alive.values():
-            found[module] = found.get(module, 0) + size
-        return found
+            sizes[module] = sizes.get(module, 0) + size
+        return sizes
 
     @property
     def steady_polynomials(self) -> tuple[Polynomial, ...]:
@@ -90,15 +90,15 @@ def evaluation_of(workload: Workload) -> Evaluation:
     """The profile of a workload at its depth, from this process's memory, the package or the cache.
     Raises NoProfileError."""
     regime = regime_of(workload)
-    found = _evaluation(workload.model, _fixed(workload.setup), regime) or stand_in(
+    evaluation = _evaluation(workload.model, _fixed(workload.setup), regime) or stand_in(
         workload, regime
     )
-    if found is None:
+    if evaluation is None:
         raise NoProfileError(
             f"no compiled profile answers {workload.model.id} with this setup; make one with the"
             f" same options: lora-profile compile {workload.model.id}"
         )
-    return found
+    return evaluation
 
 
 def has_stand_in(workload: Workload) -> bool:
@@ -117,17 +117,17 @@ def stand_in(workload: Workload, regime: Regime) -> Evaluation | None:
     platform, usual = workload.platform, Platform()
     if not regime.kernels:
         return None
-    found = _evaluation(workload.model, _fixed(workload.setup), regime._replace(kernels=()))
-    if found is None:
+    evaluation = _evaluation(workload.model, _fixed(workload.setup), regime._replace(kernels=()))
+    if evaluation is None:
         return None
-    kernels = set(found.profile.kernels)
+    kernels = set(evaluation.profile.kernels)
     same = kernels <= {"eager"} or (kernels <= {"eager", "math"} and platform.torch == usual.torch)
     for_cudnn = (
         regime.kernels[0] == "cudnn"
         and kernels in ({"flash"}, {"efficient"})
         and platform.torch == usual.torch
     )
-    return found if same or for_cudnn else None
+    return evaluation if same or for_cudnn else None
 
 
 def has_profile(workload: Workload) -> bool:

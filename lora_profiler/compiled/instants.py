@@ -46,12 +46,12 @@ class Instant(NamedTuple):
 
 
 def undominated(
-    found: Sequence[Instant], least_batch: int, least_seq: int, least_units: int
+    candidates: Sequence[Instant], least_batch: int, least_seq: int, least_units: int
 ) -> list[Instant]:
     """The instants that can be the largest of their step and moment, from the given sizes on; of
     equals the first."""
     fronts: dict[tuple[int, str], list[tuple[Polynomial, Polynomial, Instant]]] = {}
-    for instant in found:
+    for instant in candidates:
         base = instant.total(least_units).shifted(least_batch, least_seq, 1)
         growth = (instant.total(least_units + 1) - instant.total(least_units)).shifted(
             least_batch, least_seq, 1
@@ -104,10 +104,10 @@ _ZERO = Polynomial({})
 def _anchored(tape: Tape, sizes: Sequence[Polynomial], depth: int) -> Iterator[tuple[Key, Seen]]:
     """The instants whose unit is within three of an end of the stack, by that end. Those between
     lie on a line of these."""
-    for (run, unit, i), seen in _walk(tape, sizes, depth):
+    for (run, unit, i), moment in _walk(tape, sizes, depth):
         anchor, k = ("start", unit) if unit < 3 else ("end", depth - 1 - unit)
         if k < 3:
-            yield (run, anchor if tape.runs[run].direction else "", k, i), seen
+            yield (run, anchor if tape.runs[run].direction else "", k, i), moment
 
 
 def _walk(tape: Tape, sizes: Sequence[Polynomial], depth: int) -> Iterator[tuple[Place, Seen]]:
@@ -185,5 +185,5 @@ class _State:
 
 
 def _layer(module: str) -> int:
-    found = _LAYER.search(module)
-    return int(found[1]) if found else -1
+    match = _LAYER.search(module)
+    return int(match[1]) if match else -1

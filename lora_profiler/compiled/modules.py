@@ -58,12 +58,12 @@ def numbers_json(numbers: Sequence[ModuleNumber]) -> list[list[Any]]:
 
 
 def numbers_from_json(rows: Sequence[Sequence[Any]]) -> tuple[ModuleNumber, ...]:
-    found = []
+    numbers = []
     for name, *written in rows:
         polynomials = [_plain(p) for p in written]
         first, inner, last = polynomials * 3 if len(polynomials) == 1 else polynomials
-        found.append(ModuleNumber(name, first, inner, last))
-    return tuple(found)
+        numbers.append(ModuleNumber(name, first, inner, last))
+    return tuple(numbers)
 
 
 def _plain(data: Mapping[str, Sequence[int]]) -> Polynomial:

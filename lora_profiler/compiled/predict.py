@@ -70,14 +70,14 @@ def with_tape(prediction: Prediction) -> Prediction:
     bytes in which the two kernels differ.
     """
     workload = prediction.workload
-    found = stand_in(workload, regime_of(workload))
-    if found is None or workload.setup.device != "cuda":
+    evaluation = stand_in(workload, regime_of(workload))
+    if evaluation is None or workload.setup.device != "cuda":
         return prediction
-    at = found.values(workload.setup)
+    at = evaluation.values(workload.setup)
     return replace(
         prediction,
-        device_memory_source=partial(device_memory, found, at),
-        curve_source=partial(_curve, found, at),
+        device_memory_source=partial(device_memory, evaluation, at),
+        curve_source=partial(_curve, evaluation, at),
     )
 
 
@@ -88,12 +88,12 @@ def predict_with(profile: Profile, workload: Workload) -> Prediction:
     return _prediction(Evaluation(profile, units), workload)
 
 
-def _prediction(found: Evaluation, workload: Workload) -> Prediction:
-    profile, setup, at = found.profile, workload.setup, found.values(workload.setup)
-    trainable = found.trainable.evaluate(*at)
-    moments = tuple(_moments(found, at, 1)) + tuple(_moments(found, at, 2))
+def _prediction(evaluation: Evaluation, workload: Workload) -> Prediction:
+    profile, setup, at = evaluation.profile, workload.setup, evaluation.values(workload.setup)
+    trainable = evaluation.trainable.evaluate(*at)
+    moments = tuple(_moments(evaluation, at, 1)) + tuple(_moments(evaluation, at, 2))
     persistent: dict[str, int] = {
-        name: found.persistent[name].evaluate(*at) if name in found.persistent else 0
+        name: evaluation.persistent[name].evaluate(*at) if name in evaluation.persistent else 0
         for name in _PERSISTENT
     }
     kernels = _kernels(profile, workload)
@@ -111,12 +111,14 @@ def _prediction(found: Evaluation, workload: Workload) -> Prediction:
             trainable=trainable,
         ),
         persistent_bytes=persistent,
-        saved_activation_bytes=found.saved.evaluate(*at),
+        saved_activation_bytes=evaluation.saved.evaluate(*at),
         moments=moments,
-        flops=_flop_count(found, at, setup.batch_size * setup.seq_len),
-        layer_source=partial(layer_costs, found, workload),
-        device_memory_source=partial(device_memory, found, at) if setup.device == "cuda" else None,
-        curve_source=partial(_curve, found, at),
+        flops=_flop_count(evaluation, at, setup.batch_size * setup.seq_len),
+        layer_source=partial(layer_costs, evaluation, workload),
+        device_memory_source=partial(device_memory, evaluation, at)
+        if setup.device == "cuda"
+        else None,
+        curve_source=partial(_curve, evaluation, at),
     )
 
 
@@ -129,10 +131,10 @@ _PERSISTENT: tuple[Category, ...] = (
 )
 
 
-def _moments(found: Evaluation, at: Values, step: int) -> list[Moment]:
+def _moments(evaluation: Evaluation, at: Values, step: int) -> list[Moment]:
     best: dict[MomentName, tuple[int, int]] = {}
-    for number, total in found.totals(step, at):
-        moment = found.profile.instants[number].moment
+    for number, total in evaluation.totals(step, at):
+        moment = evaluation.profile.instants[number].moment
         if moment not in best or total > best[moment][0]:
             best[moment] = (total, number)
     return [
@@ -142,7 +144,7 @@ def _moments(found: Evaluation, at: Values, step: int) -> list[Moment]:
             bytes={
                 c: size
                 for c in CATEGORIES
-                if (size := found.category(number, c).evaluate(*at)) or c in _PERSISTENT[:3]
+                if (size := evaluation.category(number, c).evaluate(*at)) or c in _PERSISTENT[:3]
             },
         )
         for name, (_, number) in best.items()
@@ -187,10 +189,10 @@ def _doubt(
     return None
 
 
-def _flop_count(found: Evaluation, at: Values, tokens: int) -> FlopCount | None:
-    if not found.flops:
+def _flop_count(evaluation: Evaluation, at: Values, tokens: int) -> FlopCount | None:
+    if not evaluation.flops:
         return None
-    phases = {phase: polynomial.evaluate(*at) for phase, polynomial in found.flops.items()}
+    phases = {phase: polynomial.evaluate(*at) for phase, polynomial in evaluation.flops.items()}
     return FlopCount(
         forward=phases["forward"],
         backward=phases["backward"],
@@ -212,7 +214,7 @@ def _assumptions(workload: Workload, profile: Profile, kernels: tuple[str, ...])
     how = (
         f"compiled; {checked} agreed event by event" if profile.checked else "at exactly this size"
     )
-    found = [
+    assumptions = [
         f"The real step traced without data by {made}, {how}.",
         (
             "Bytes that live tensors ask for; allocator rounding, workspaces and the CUDA context"
@@ -222,37 +224,37 @@ def _assumptions(workload: Workload, profile: Profile, kernels: tuple[str, ...])
         *kernel_words(workload, kernels or ("eager",)),
     ]
     if profile.fallbacks:
-        found.append(
+        assumptions.append(
             "In plain torch, as transformers runs them where the package is missing:"
             f" {', '.join(profile.fallbacks)}. With it other kernels run, which keep other tensors."
         )
     if workload.setup.kernels == "liger":
-        found.append(ASSUMPTION)
+        assumptions.append(ASSUMPTION)
     if workload.setup.device == "cuda":
-        found.append(
+        assumptions.append(
             "CUDA rules are taken from torch's source and meta kernels; they await a check on a"
             " GPU."
         )
-    return tuple(found)
+    return tuple(assumptions)
 
 
-def _curve(found: Evaluation, at: Values) -> tuple[CurvePoint, ...]:
+def _curve(evaluation: Evaluation, at: Values) -> tuple[CurvePoint, ...]:
     from lora_profiler.compiled.curve import curve
 
-    return curve(found, at)
+    return curve(evaluation, at)
 
 
 # --- in the allocator -----------------------------------------------------------------------------
 
 
-def device_memory(found: Evaluation, at: Values) -> DeviceMemory:
+def device_memory(evaluation: Evaluation, at: Values) -> DeviceMemory:
     """The whole tape at these sizes, replayed through a simulation of CUDA's caching allocator."""
     from lora_profiler.compiled.allocator import replay, smallest_capacity
 
-    values = [size.evaluate(*at) for size in found.profile.sizes]
+    values = [size.evaluate(*at) for size in evaluation.profile.sizes]
     sizes: list[int] = []
     events: list[int] = []
-    for event, _ in found.profile.tape.expand(found.units):
+    for event, _ in evaluation.profile.tape.expand(evaluation.units):
         if event.birth is not None:
             events.append(len(sizes))
             sizes.append(values[event.birth.size])
@@ -270,14 +272,14 @@ def device_memory(found: Evaluation, at: Values) -> DeviceMemory:
 # --- by module ------------------------------------------------------------------------------------
 
 
-def layer_costs(found: Evaluation, workload: Workload) -> tuple[LayerCost, ...]:
+def layer_costs(evaluation: Evaluation, workload: Workload) -> tuple[LayerCost, ...]:
     """One row per module that owns parameters, then rows for what belongs to no module alone.
     Columns sum to the totals."""
-    profile, at = found.profile, found.values(workload.setup)
+    profile, at = evaluation.profile, evaluation.values(workload.setup)
     values = [size.evaluate(*at) for size in profile.sizes]
     columns: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     loss = False
-    for event, _ in profile.tape.expand(found.units):
+    for event, _ in profile.tape.expand(evaluation.units):
         if event.mark is not None and not event.mark.note:
             loss = event.mark.phase == "loss"
             continue
@@ -292,13 +294,13 @@ def layer_costs(found: Evaluation, workload: Workload) -> tuple[LayerCost, ...]:
         elif birth.category == "optimizer_states":
             columns[birth.module or "optimizer"]["states"] += size
     for number in profile.trainable:
-        for name, polynomial in number.at(profile.layout, found.units):
+        for name, polynomial in number.at(profile.layout, evaluation.units):
             columns[name]["trainable"] += polynomial.evaluate(*at)
     for phase in profile.flops.values():
         for number in phase:
-            for name, polynomial in number.at(profile.layout, found.units):
+            for name, polynomial in number.at(profile.layout, evaluation.units):
                 columns[name or "model"]["flops"] += polynomial.evaluate(*at)
-    for name, size in found.gradients(values).items():
+    for name, size in evaluation.gradients(values).items():
         columns[name]["gradients"] += size
     rows = [
         _row(name, module.kind, columns.pop(name, {}), module)

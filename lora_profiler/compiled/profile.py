@@ -115,13 +115,13 @@ def _told(model: ModelSpec, setup: TrainSetup) -> dict[str, Any]:
     Target modules that mean the same are written the same.
     """
     usual = setup_key(TrainSetup())
-    told = {name: value for name, value in setup_key(setup).items() if value != usual[name]}
+    differences = {name: value for name, value in setup_key(setup).items() if value != usual[name]}
     if setup.lora is not None:
         targets = setup.lora.target_modules or DEFAULT_TARGETS.get(model.model_type)
-        told["targets"] = (
+        differences["targets"] = (
             targets if targets is None or isinstance(targets, str) else sorted(targets)
         )
-    return told
+    return differences
 
 
 def profile_key(model: ModelSpec, setup: TrainSetup, regime: Regime) -> str:
@@ -178,7 +178,7 @@ def profile_json(profile: Profile) -> dict[str, Any]:
             for i in profile.instants
         ],
         "sizes": [affine_json(Affine.constant(size)) for size in profile.sizes],
-        "flops": {phase: numbers_json(found) for phase, found in profile.flops.items()},
+        "flops": {phase: numbers_json(numbers) for phase, numbers in profile.flops.items()},
         "trainable": numbers_json(profile.trainable),
         "tape": tape_json(profile.tape),
     }
@@ -221,7 +221,7 @@ def profile_from_json(data: Mapping[str, Any]) -> Profile:
             for step, moment, module, unit, live in data["instants"]
         ),
         sizes=tuple(affine_from_json(p).base for p in data["sizes"]),
-        flops={phase: numbers_from_json(found) for phase, found in data["flops"].items()},
+        flops={phase: numbers_from_json(numbers) for phase, numbers in data["flops"].items()},
         trainable=numbers_from_json(data["trainable"]),
         tape_source=data["tape"],
     )

@@ -29,9 +29,9 @@ def windows_of(model: ModelSpec) -> tuple[int, ...]:
         model.published,
         *(v for v in model.published.values() if isinstance(v, dict)),
     ]
-    found = {config.get(name) for config in published for name in _WINDOWS}
+    windows = {config.get(name) for config in published for name in _WINDOWS}
     return tuple(
-        sorted(w for w in found if isinstance(w, int) and not isinstance(w, bool) and w > 1)
+        sorted(w for w in windows if isinstance(w, int) and not isinstance(w, bool) and w > 1)
     )
 
 

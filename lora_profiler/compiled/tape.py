@@ -125,7 +125,7 @@ class Tape(NamedTuple):
         """Every event at a depth of `units`, with its place: (run, unit, number within its
         block)."""
         numbers: dict[tuple[int, int, int], int] = {}
-        found: list[tuple[FlatEvent, tuple[int, int, int]]] = []
+        expanded: list[tuple[FlatEvent, tuple[int, int, int]]] = []
         for q, run in enumerate(self.runs):
             for unit in run.units(units) if run.direction else (0,):
                 block = run.blocks[run.block_of(unit, units) if run.direction else 0]
@@ -140,10 +140,10 @@ class Tape(NamedTuple):
                             if self.layout
                             else event.module
                         )
-                        found.append((FlatEvent(event._replace(module=module), -1, None), place))
+                        expanded.append((FlatEvent(event._replace(module=module), -1, None), place))
                     elif isinstance(event, Death):
                         there = _resolved(event, unit, units)
-                        found.append(
+                        expanded.append(
                             (
                                 FlatEvent(
                                     None, numbers[q - event.back, there, event.ordinal], None
@@ -152,8 +152,8 @@ class Tape(NamedTuple):
                             )
                         )
                     else:
-                        found.append((FlatEvent(None, -1, event), place))
-        return found
+                        expanded.append((FlatEvent(None, -1, event), place))
+        return expanded
 
     def written(self, place: tuple[int, int, int], units: int) -> Event:
         """The event at a place of the tape expanded to `units`, as it is written for every

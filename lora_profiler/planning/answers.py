@@ -58,16 +58,16 @@ def answers(
             "--interconnect is the link among several ranks; add --world-size and --sharding, or"
             " leave it out."
         )
-    asked = {w.setup.method for w in workloads}
+    methods = {w.setup.method for w in workloads}
     predictions = [predict(on_card(workload, gpu), engine) for workload in workloads]
     timings, gaps = _timed(predictions, gpu, engine)
     found = []
     for prediction, timing, gap in zip(predictions, timings, gaps, strict=True):
         workload = prediction.workload
         if all_levers:
-            tried = levers(workload, engine, prediction, besides=asked)
+            tried = levers(workload, engine, prediction, besides=methods)
         else:
-            best = best_lever(workload, engine, prediction, besides=asked)
+            best = best_lever(workload, engine, prediction, besides=methods)
             tried = (best,) if best else ()
         found.append(
             Answer(

@@ -44,11 +44,13 @@ def levers(
     activations: then the peak itself is only a lower bound.
     """
     prediction = prediction or predict(workload, engine)
-    found = (
+    savings = (
         _try(change, workload, engine_for_search(prediction, engine))
         for change in _changes(workload, prediction, besides)
     )
-    return tuple(sorted((lever for lever in found if lever), key=lambda lever: -lever.saved_bytes))
+    return tuple(
+        sorted((lever for lever in savings if lever), key=lambda lever: -lever.saved_bytes)
+    )
 
 
 def best_lever(
@@ -192,8 +194,8 @@ def _changes(
             for m in prediction.moments
             if m.step == "steady" and m.moment in AWAY_FROM_HEAD
         )
-        found = change("a fused loss", "--loss fused", "leaves no logits to look at", fused_loss)
-        yield found._replace(at_most=everything - elsewhere)  # these moments stay as they are
+        option = change("a fused loss", "--loss fused", "leaves no logits to look at", fused_loss)
+        yield option._replace(at_most=everything - elsewhere)  # these moments stay as they are
     if setup.attention in ("eager", "math"):
         fast = replace(setup, attention="auto")
         yield change(

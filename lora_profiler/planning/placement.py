@@ -75,16 +75,16 @@ def find_cluster(text: str) -> Cluster:
 
     Raises UsageError for what is no such thing, and for an unknown card.
     """
-    found = re.fullmatch(r"\s*(?:([0-9]{1,9})\s*[xX]\s*)?([0-9]{1,9})\s*[xX]\s*(\S.*?)\s*", text)
-    if found is None:
+    match = re.fullmatch(r"\s*(?:([0-9]{1,9})\s*[xX]\s*)?([0-9]{1,9})\s*[xX]\s*(\S.*?)\s*", text)
+    if match is None:
         raise UsageError(
             f"cluster is {text[:60]!r}; write cards times name, as in 8xh100_sxm_80gb, or"
             " 16x8xh100_sxm_80gb."
         )
-    machines, cards_each = int(found[1] or 1), int(found[2])
+    machines, cards_each = int(match[1] or 1), int(match[2])
     if not 1 <= machines * cards_each <= MOST_CARDS:
         raise UsageError(f"cluster is {text!r}; it must have from 1 to {MOST_CARDS:,} cards.")
-    gpu = _card(found[3])
+    gpu = _card(match[3])
     if gpu.usable_bytes is None:
         raise UsageError(
             f"{gpu.key} is sold with several memory sizes; say which, as in 8xcustom:24GiB."

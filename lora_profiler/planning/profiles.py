@@ -25,12 +25,12 @@ def worth_a_trace(
 ) -> list[tuple[Workload, Workload]]:
     """(what was asked, the workload to trace for it), each profile once; with `other_sizes` those
     of other sizes too."""
-    found: dict[str, tuple[Workload, Workload]] = {}
-    for asked in workloads:
-        for workload in (asked, *(variants(asked) if other_sizes else ())):
+    by_key: dict[str, tuple[Workload, Workload]] = {}
+    for question in workloads:
+        for workload in (question, *(variants(question) if other_sizes else ())):
             if is_worth_a_trace(workload):
-                found.setdefault(key_of(workload), (asked, workload))
-    return list(found.values())
+                by_key.setdefault(key_of(workload), (question, workload))
+    return list(by_key.values())
 
 
 def is_worth_a_trace(workload: Workload) -> bool:

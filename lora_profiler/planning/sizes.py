@@ -40,7 +40,7 @@ def size_fits(prediction: Prediction, gpu: Card, engine: str = "auto") -> tuple[
     if usable is None or prediction.saved_activation_bytes is None:
         return ()
     answerer = engine_for_search(prediction, engine)
-    found = []
+    fits = []
     for batch in batches(workload.setup.batch_size):
         for length in lengths(workload.setup.seq_len, trained_length(workload.model)):
             try:
@@ -53,23 +53,21 @@ def size_fits(prediction: Prediction, gpu: Card, engine: str = "auto") -> tuple[
             except (
                 LoraProfilerError
             ):  # a size at which other rules hold, for which there is no profile
-                found.append(
+                fits.append(
                     SizeFit(batch_size=batch, seq_len=length, peak_bytes=None, verdict=None)
                 )
                 continue
             verdict = judge(peak, usable, gpu)
-            found.append(
-                SizeFit(batch_size=batch, seq_len=length, peak_bytes=peak, verdict=verdict)
-            )
-    return tuple(found)
+            fits.append(SizeFit(batch_size=batch, seq_len=length, peak_bytes=peak, verdict=verdict))
+    return tuple(fits)
 
 
-def batches(asked: int) -> Sequence[int]:
+def batches(batch_size: int) -> Sequence[int]:
     """Powers of two, and the one that was asked."""
-    return sorted({*BATCHES, asked})
+    return sorted({*BATCHES, batch_size})
 
 
-def lengths(asked: int, made_for: int | None) -> Sequence[int]:
+def lengths(seq_len: int, made_for: int | None) -> Sequence[int]:
     """Powers of two up to what the model was made for, and the one that was asked."""
     usual = [length for length in LENGTHS if length <= (made_for or UNKNOWN_LENGTH)] or [LENGTHS[0]]
-    return sorted({*usual[-LONGEST_COLUMNS:], asked})
+    return sorted({*usual[-LONGEST_COLUMNS:], seq_len})

@@ -164,22 +164,22 @@ class _Plans:
         batch, first, rank, _ = key
         setup = self.workload.setup
         lora = replace(setup.lora, r=rank) if setup.lora and self.rank_is_fact else setup.lora
-        asked = replace(
+        sized = replace(
             self.workload,
             setup=replace(setup, batch_size=example[0], seq_len=example[1], lora=lora),
         )
         corner = max(self.low[0], batch), max(self.low[1], first), self.low[2]
-        shifted = {p.shifted(*corner): p for p in peak_polynomials(asked, self._engine)}
+        shifted = {p.shifted(*corner): p for p in peak_polynomials(sized, self._engine)}
         return [shifted[p] for p in undominated(shifted)]
 
     def matrix(self, key: Key, example: Example) -> Matrix:
-        found = self._matrices.get(key)
-        if found is None:
+        coefficients = self._matrices.get(key)
+        if coefficients is None:
             polynomials = self._polynomials(key, example)
             monomials = sorted({e for p in polynomials for e in p.nonzero()})
             rows = [[p.terms.get(e, 0) for e in monomials] for p in polynomials]
-            found = self._matrices[key] = monomials, self.np.array(rows, self.dtype)
-        return found
+            coefficients = self._matrices[key] = monomials, self.np.array(rows, self.dtype)
+        return coefficients
 
 
 def _fill(plans: _Plans, result: Any, arrays: list[Any]) -> None:

@@ -104,10 +104,10 @@ def local_constants(device_key: str) -> LocalConstants | None:
         document = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
             return None
-        found: LocalConstants = decoded(LocalConstants, document, "calibration")
+        local: LocalConstants = decoded(LocalConstants, document, "calibration")
     except (OSError, ValueError, RecursionError, RecordError):
         return None
-    return found if _is_usable(found) else None
+    return local if _is_usable(local) else None
 
 
 def local_cpu() -> LocalConstants | None:
@@ -115,26 +115,26 @@ def local_cpu() -> LocalConstants | None:
     return local_constants(cpu_key())
 
 
-def keep(found: LocalConstants) -> Path | None:
+def keep(local: LocalConstants) -> Path | None:
     """Writes a calibration in place of an older one of its device. None where it cannot be kept."""
-    path = local_path(found.key)
+    path = local_path(local.key)
     if path is None:
         return None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, json.dumps(document_of(found), indent=1, allow_nan=False) + "\n")
+        write_durably(path, json.dumps(document_of(local), indent=1, allow_nan=False) + "\n")
     except OSError:
         return None
     return path
 
 
-def document_of(found: LocalConstants) -> dict[str, object]:
-    return {"format": FORMAT, **asdict(found)}
+def document_of(local: LocalConstants) -> dict[str, object]:
+    return {"format": FORMAT, **asdict(local)}
 
 
-def _is_usable(found: LocalConstants) -> bool:
+def _is_usable(local: LocalConstants) -> bool:
     """Every figure that something is divided by is above 0, and the interval below the whole."""
-    rates, constants = found.rates, found.constants
+    rates, constants = local.rates, local.constants
     rate = (
         rates.bandwidth,
         rates.tensor_flops,
@@ -155,5 +155,5 @@ def _is_usable(found: LocalConstants) -> bool:
         all(value > 0 for value in (*rate, *reached, *others))
         and len(rates.tile) == 2
         and all(len(pair) == 2 and min(pair) > 0 for pair in rates.narrow)
-        and 0 <= found.half_width < 1
+        and 0 <= local.half_width < 1
     )

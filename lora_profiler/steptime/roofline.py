@@ -184,7 +184,7 @@ def tiled_flops(gemm: Gemm, processors: int, sides: tuple[int, ...] = (256, 128)
 
 def by_kind(loads: Iterable[Load], eta: float, beta: float) -> dict[Kind, float]:
     """Seconds on the device by kind of kernel."""
-    found: dict[Kind, float] = {}
+    seconds: dict[Kind, float] = {}
     for load in loads:
-        found[load.kind] = found.get(load.kind, 0.0) + load.seconds(eta, beta)
-    return found
+        seconds[load.kind] = seconds.get(load.kind, 0.0) + load.seconds(eta, beta)
+    return seconds
