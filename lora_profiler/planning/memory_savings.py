@@ -194,8 +194,8 @@ def _changes(
             for m in prediction.moments
             if m.step == "steady" and m.moment in AWAY_FROM_HEAD
         )
-        option = change("a fused loss", "--loss fused", "leaves no logits to look at", fused_loss)
-        yield option._replace(at_most=everything - elsewhere)  # these moments stay as they are
+        saving = change("a fused loss", "--loss fused", "leaves no logits to look at", fused_loss)
+        yield saving._replace(at_most=everything - elsewhere)  # these moments stay as they are
     if setup.attention in ("eager", "math"):
         fast = replace(setup, attention="auto")
         yield change(
