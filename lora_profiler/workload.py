@@ -2,13 +2,13 @@
 it makes no sense."""
 
 from collections.abc import Mapping
-from dataclasses import InitVar, asdict, dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import InitVar, dataclass, field
+from typing import Any, Literal
 
-from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec, Nf4Checkpoint
+from lora_profiler.option import Option, check_options, option, options_of
 from lora_profiler.platform import Platform
-from lora_profiler.units import is_finite, shown
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "adamw_8bit", "sgd", "adafactor"]
@@ -27,35 +27,8 @@ FULLY_SHARDED: tuple[Sharding, ...] = ("fsdp", "fsdp-no-reshard")
 """Shardings that gather each layer's weights as it runs."""
 UPDATES_SHARED: tuple[Sharding, ...] = ("zero1", "zero2", *FULLY_SHARDED)
 """Shardings under which each rank updates its part of the weights."""
-LATER_FIELDS: dict[str, object] = {
-    "loss": "plain",
-    "world_size": 1,
-    "sharding": "none",
-    "packed": None,
-    "kernels": "transformers",
-}
-"""Fields that came after the first stored records, with what a record without them meant: at that
-value they are not in a key."""
-MAX_SIZE = 2**31 - 1
-"""Largest batch, sequence or rank accepted: beyond it torch's own index arithmetic no longer
-holds."""
 MAX_WORLD_SIZE = 2**20
 """Largest number of ranks accepted: some shardings deal tensors out to each."""
-
-
-def _choice(name: str, value: object, accepted: tuple[str, ...]) -> None:
-    if value not in accepted:
-        raise UsageError(
-            f"{name} is {value!r}; accepted:"
-            f" {', '.join(accepted)}.{did_you_mean(str(value), accepted)}"
-        )
-
-
-def _positive(name: str, value: object, largest: int = MAX_SIZE) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
-        raise UsageError(
-            f"{name} is {shown(value)}; it must be a whole number from 1 to {largest}."
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,15 +44,95 @@ class LoraConfig:
     Raises UsageError for values that PEFT refuses.
     """
 
-    r: int = 16
-    lora_alpha: float | None = None
-    lora_dropout: float = 0.0
-    target_modules: str | tuple[str, ...] | None = "all-linear"
-    layers_to_transform: tuple[int, ...] = ()
-    modules_to_save: tuple[str, ...] = ()
-    use_rslora: bool = False
-    adapter_dtype: Dtype = "float32"
-    use_dora: InitVar[bool] = False
+    r: int = field(
+        default=16,
+        metadata=option(
+            "Rank of the LoRA matrices.",
+            name="rank",
+            short="-r",
+            group="adapter",
+            column="left",
+            tip="Of the LoRA matrices.",
+        ),
+    )
+    lora_alpha: float | None = field(
+        default=None,
+        metadata=option(
+            "LoRA's scale; costs nothing.",
+            name="alpha",
+            default_text="2 x rank",
+            above=0,
+            group="adapter",
+            column="right",
+            words="alpha {}",
+        ),
+    )
+    lora_dropout: float = field(
+        default=0.0,
+        metadata=option(
+            "Dropout on the adapters' inputs.",
+            name="dropout",
+            at_least=0,
+            below=1,
+            group="adapter",
+            column="left",
+            tip="On the adapters' inputs.",
+            words="dropout {}",
+            heading="dropout {}",
+        ),
+    )
+    target_modules: str | tuple[str, ...] | None = field(
+        default="all-linear",
+        metadata=option(
+            "Layers to adapt: every linear layer, PEFT's default for the model, the attention"
+            " projections, names matched by suffix, or a pattern matched in full.",
+            name="targets",
+            metavar="all-linear|default|attention|NAME,...|re:PATTERN",
+            group="adapter",
+            tip="Every linear layer, PEFT's default for the model, the attention projections; or"
+            " type names with commas, or re:PATTERN.",
+            words="targets {}",
+        ),
+    )
+    layers_to_transform: tuple[int, ...] = field(
+        default=(),
+        metadata=option(
+            "Adapt only these layers, by number; with a list of names.",
+            metavar="N,N-N",
+            group="adapter",
+            tip="",
+            placeholder="all of them; or 0,2,8-15",
+            words="layers {}",
+            heading="layers {}",
+        ),
+    )
+    modules_to_save: tuple[str, ...] = field(
+        default=(),
+        metadata=option(
+            "Modules trained in full beside the adapters.",
+            metavar="NAME,...",
+            group="adapter",
+            tip="",
+            placeholder="none; or lm_head,embed_tokens",
+            words="also trains {}",
+            heading="also trained: {}",
+        ),
+    )
+    use_rslora: bool = field(
+        default=False, metadata=option(offered=False, words="rsLoRA|no rsLoRA")
+    )
+    adapter_dtype: Dtype = field(
+        default="float32",
+        metadata=option(
+            default_text="float32, as PEFT does",
+            group="adapter",
+            column="right",
+            label="Its dtype",
+            tip="Of the adapter: PEFT takes float32 on a 16-bit base.",
+            words="{} adapters",
+        ),
+    )
+    use_dora: InitVar[bool] = field(default=False, metadata=option(hidden=True))
 
     def __post_init__(self, use_dora: bool) -> None:
         if use_dora:
@@ -88,16 +141,7 @@ class LoraConfig:
                 " takes the norm of each whole weight in every forward pass; leave use_dora out to"
                 " ask about plain LoRA."
             )
-        _positive("rank", self.r)
-        if not is_finite(self.lora_dropout) or not 0.0 <= self.lora_dropout < 1.0:
-            raise UsageError(
-                f"dropout is {shown(self.lora_dropout)}; it must be at least 0 and below 1."
-            )
-        if self.lora_alpha is not None and not (is_finite(self.lora_alpha) and self.lora_alpha > 0):
-            raise UsageError(
-                f"alpha is {shown(self.lora_alpha)}; it must be a finite number above 0."
-            )
-        _choice("adapter dtype", self.adapter_dtype, get_args(Dtype))
+        check_options(self)
         if self.target_modules == () or self.target_modules == "":
             raise UsageError("target modules are empty; name at least one, or use all-linear.")
 
@@ -115,11 +159,30 @@ class Quantization:
     the base as it is and trains bfloat16 adapters.
     """
 
-    double_quant: bool = True
-    recipe: Recipe = "stock"
+    double_quant: bool = field(
+        default=True,
+        metadata=option(
+            "QLoRA: quantise the scales too.",
+            group="base",
+            label="Double quantisation",
+            tip="Quantise the scales too.",
+            words="double quantisation|plain quantisation",
+        ),
+    )
+    recipe: Recipe = field(
+        default="stock",
+        metadata=option(
+            "QLoRA: stock, PEFT's k-bit preparation (norms, embeddings and head to float32), or"
+            " TRL's (bfloat16 adapters).",
+            group="base",
+            tip="stock; kbit: PEFT's preparation, which brings norms, embeddings and head to"
+            " float32; trl: bfloat16 adapters.",
+            words="{} recipe",
+        ),
+    )
 
     def __post_init__(self) -> None:
-        _choice("recipe", self.recipe, get_args(Recipe))
+        check_options(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,23 +210,154 @@ class TrainSetup:
     """
 
     lora: LoraConfig | None = None
+    batch_size: int = field(
+        default=1,
+        metadata=option(
+            "Sequences in one micro-batch.",
+            short="-b",
+            group="batch",
+            column="left",
+            words="batch {}",
+        ),
+    )
+    seq_len: int = field(
+        default=2048,
+        metadata=option(
+            "Tokens in each sequence.",
+            short="-s",
+            noun="sequence length",
+            group="batch",
+            label="Sequence length, tokens",
+            tip="",
+            words="{} tokens",
+        ),
+    )
+    packed: int | None = field(
+        default=None,
+        metadata=option(
+            "Rows of --seq-len hold sequences of so many tokens; --attention flash is then"
+            " FlashAttention 2's kernel for them.",
+            metavar="TOKENS",
+            noun="packed length",
+            added=3,
+            group="batch",
+            label="Packed from sequences of, tokens",
+            tip="Sequences of this length share each row; flash attention is then FlashAttention"
+            " 2's for them.",
+            placeholder="one sequence a row",
+            words="packed from {}",
+        ),
+    )
+    accumulation: int = field(
+        default=1,
+        metadata=option(
+            "Micro-batches per optimizer step.",
+            group="batch",
+            column="right",
+            tip="",
+            words="accumulation {}",
+        ),
+    )
+    dtype: Dtype = field(
+        default="bfloat16",
+        metadata=option(
+            "Of the base weights.",
+            group="optimizer",
+            column="left",
+            label="Weights",
+            tip="Dtype of the base.",
+            words="{}",
+        ),
+    )
+    precision: Precision = field(
+        default="pure",
+        metadata=option("amp: bfloat16 autocast.", group="optimizer", column="right", words="{}"),
+    )
     quantization: Quantization | None = None
-    batch_size: int = 1
-    seq_len: int = 2048
-    accumulation: int = 1
-    dtype: Dtype = "bfloat16"
-    precision: Precision = "pure"
-    optimizer: Optimizer = "adamw"
-    optimizer_impl: OptimizerImpl = "foreach"
-    checkpointing: bool = False
-    attention: Attention = "auto"
-    device: Device = "cuda"
-    loss: Loss = "plain"
-    world_size: int = 1
-    sharding: Sharding = "none"
-    packed: int | None = None
-    kernels: Kernels = "transformers"
-    use_reentrant: InitVar[bool] = False
+    optimizer: Optimizer = field(
+        default="adamw", metadata=option(group="optimizer", column="left", words="{}")
+    )
+    optimizer_impl: OptimizerImpl = field(
+        default="foreach",
+        metadata=option(
+            "foreach is what torch takes on CUDA.",
+            noun="optimizer implementation",
+            group="optimizer",
+            column="right",
+            label="Made of",
+            tip="The optimizer's implementation; foreach is what torch takes on CUDA.",
+            words="{}",
+        ),
+    )
+    checkpointing: bool = field(
+        default=False,
+        metadata=option(
+            "Recompute each layer in backward.",
+            group="batch",
+            label="Gradient checkpointing",
+            words="checkpointing|no checkpointing",
+        ),
+    )
+    use_reentrant: InitVar[bool] = field(default=False, metadata=option(hidden=True))
+    attention: Attention = field(
+        default="auto",
+        metadata=option(
+            "auto is SDPA with the kernel that torch would take.",
+            group="attention",
+            words="{} attention",
+        ),
+    )
+    loss: Loss = field(
+        default="plain",
+        metadata=option(
+            "plain: all logits at once, as transformers; chunked: a few tokens at a time; fused: as"
+            " Liger's kernel.",
+            added=1,
+            group="optimizer",
+            tip="plain: all logits at once; chunked: a few tokens at a time; fused: as Liger's"
+            " kernel.",
+            words="{} loss",
+            heading="{} loss",
+        ),
+    )
+    kernels: Kernels = field(
+        default="transformers",
+        metadata=option(
+            "liger: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding; use_liger_kernel=True adds"
+            " --loss fused.",
+            added=4,
+            group="optimizer",
+            tip="liger: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding.",
+            words="{} kernels",
+            heading="Liger's kernels",
+        ),
+    )
+    world_size: int = field(
+        default=1,
+        metadata=option(
+            "Ranks that train together, a batch each.",
+            added=2,
+            largest=MAX_WORLD_SIZE,
+            group="ranks",
+            label="Ranks",
+            tip="",
+            words="{} ranks",
+        ),
+    )
+    sharding: Sharding = field(
+        default="none",
+        metadata=option(
+            "What the ranks share of the model.",
+            added=2,
+            group="ranks",
+            tip="What ranks that train together share of the model; each has a batch of its own.",
+            words="{}",
+            heading="{} over {world_size} ranks",
+        ),
+    )
+    device: Device = field(
+        default="cuda", metadata=option("Whose memory rules hold.", group="attention", words="{}")
+    )
 
     def __post_init__(self, use_reentrant: bool) -> None:
         if use_reentrant:
@@ -173,19 +367,7 @@ class TrainSetup:
                 " LoRA on a frozen embedding, it trains nothing; leave use_reentrant out and take"
                 " --checkpointing, which is non-reentrant."
             )
-        _positive("batch size", self.batch_size)
-        _positive("sequence length", self.seq_len)
-        _positive("accumulation", self.accumulation)
-        _choice("dtype", self.dtype, get_args(Dtype))
-        _choice("precision", self.precision, get_args(Precision))
-        _choice("optimizer", self.optimizer, get_args(Optimizer))
-        _choice("optimizer implementation", self.optimizer_impl, get_args(OptimizerImpl))
-        _choice("attention", self.attention, get_args(Attention))
-        _choice("device", self.device, get_args(Device))
-        _choice("loss", self.loss, get_args(Loss))
-        _positive("world size", self.world_size, MAX_WORLD_SIZE)
-        _choice("sharding", self.sharding, get_args(Sharding))
-        _choice("kernels", self.kernels, get_args(Kernels))
+        check_options(self)
         if self.world_size > 1 and self.sharding == "none":
             raise UsageError(
                 f"a world of {self.world_size} ranks needs to know what they share; add --sharding"
@@ -200,8 +382,6 @@ class TrainSetup:
                 f"the {self.loss} loss is known of one process only; leave out one of --loss and"
                 " --world-size."
             )
-        if self.packed is not None:
-            _positive("packed length", self.packed)
         if self.quantization is not None and self.lora is None:
             raise UsageError(
                 "a 4-bit base cannot be trained in full; add a LoRA adapter (method qlora)."
@@ -233,6 +413,18 @@ class TrainSetup:
         """Whether packed rows become one, without a mask: FlashAttention 2 is told where sequences
         begin (`cu_seqlens`)."""
         return self.is_packed and self.attention == "flash" and self.device == "cuda"
+
+
+OPTIONS: tuple[Option, ...] = options_of(TrainSetup)
+"""In the order of the command line's help."""
+STORED_OPTIONS = sorted(
+    (option for option in OPTIONS if not option.declared.hidden),
+    key=lambda option: (option.declared.added, option.owner is TrainSetup),
+)
+"""Those that are not refused, in the order of JSON and CSV, which have what came later last."""
+LATER_FIELDS = {option.name: option.default for option in STORED_OPTIONS if option.declared.added}
+"""Options that came after the first stored records, with what a record without them meant: at that
+value they are not in a key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,20 +499,12 @@ def canonical(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def setup_dict(setup: TrainSetup) -> dict[str, Any]:
     """The setup as JSON spells it: `method` and LoRA's fields beside the rest, absent ones null."""
-    lora, quantization = setup.lora, setup.quantization
-    targets = lora.target_modules if lora else None
-    rest = {k: v for k, v in asdict(setup).items() if k not in ("lora", "quantization")}
-    return {
-        "method": setup.method,
-        "rank": lora.r if lora else None,
-        "alpha": lora.alpha if lora else None,
-        "dropout": lora.lora_dropout if lora else None,
-        "targets": list(targets) if isinstance(targets, tuple) else targets,
-        "layers_to_transform": list(lora.layers_to_transform) if lora else None,
-        "modules_to_save": list(lora.modules_to_save) if lora else None,
-        "use_rslora": lora.use_rslora if lora else None,
-        "adapter_dtype": lora.adapter_dtype if lora else None,
-        "double_quant": quantization.double_quant if quantization else None,
-        "recipe": quantization.recipe if quantization else None,
-        **rest,
-    }
+    parts = {type(part): part for part in (setup, setup.lora, setup.quantization)}
+    values: dict[str, Any] = {"method": setup.method}
+    for stored in STORED_OPTIONS:
+        part = parts.get(stored.owner)
+        value = None if part is None else getattr(part, stored.field)
+        values[stored.name] = list(value) if isinstance(value, tuple) else value
+    if setup.lora is not None:
+        values["alpha"] = setup.lora.alpha  # None means one that follows from the rank
+    return values

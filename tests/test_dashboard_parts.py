@@ -34,7 +34,7 @@ from lora_profiler.dashboard.question import Question
 from lora_profiler.dashboard.runs import FILTERS, choices, filtered, runs, scatter, strip
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import fit
-from lora_profiler.planning.setups import SetupOptions
+from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.planning.sizes import batches, lengths, size_fits
 from lora_profiler.records.lines import StoreError
 from lora_profiler.records.record import Failure
@@ -423,7 +423,7 @@ def ended(found: Measuring, seconds: float = 60) -> Measuring:
     return found
 
 
-LARGE = Question(model="meta-llama/Llama-3.1-405B", options=SetupOptions(methods=("full",)))
+LARGE = Question(model="meta-llama/Llama-3.1-405B", options={**DEFAULTS, "methods": ("full",)})
 
 
 def test_what_bench_refuses_is_shown_where_it_was_asked(nothing_measured: Path) -> None:

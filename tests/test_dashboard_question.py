@@ -20,8 +20,8 @@ from lora_profiler.dashboard.link import PAGES, parsed, written
 from lora_profiler.dashboard.measuring import Conditions, bench_arguments
 from lora_profiler.dashboard.models import published_model, uploaded_model
 from lora_profiler.dashboard.question import (
-    CHOICES,
     METHODS,
+    SETUP_OPTIONS,
     Question,
     from_params,
     idle_options,
@@ -34,10 +34,11 @@ from lora_profiler.errors import (
     UnsupportedModelError,
     UsageError,
 )
-from lora_profiler.planning.setups import CPU_DEFAULTS, SetupOptions
+from lora_profiler.option import MAX_SIZE
+from lora_profiler.planning.engine import ENGINES
+from lora_profiler.planning.setups import CPU_DEFAULTS, DEFAULTS
 from lora_profiler.platform import Platform
 from lora_profiler.report.page import embedded_data, report_content, write_page
-from lora_profiler.workload import MAX_SIZE
 
 MODELS = ("openai-community/gpt2", "HuggingFaceTB/SmolLM2-135M", "Qwen/Qwen3-0.6B")
 TEXTS = st.text(
@@ -47,11 +48,11 @@ TEXTS = st.text(
 
 def options(
     sizes: st.SearchStrategy[int], texts: st.SearchStrategy[str]
-) -> st.SearchStrategy[SetupOptions]:
+) -> st.SearchStrategy[dict[str, Any]]:
     methods = st.lists(st.sampled_from(METHODS), min_size=1, unique=True).map(tuple)
     drawn = {
         **{name: sizes for name in ("rank", "batch_size", "seq_len", "accumulation")},
-        **{name: st.sampled_from(CHOICES[name]) for name in CHOICES if name != "engine"},
+        **{o.name: st.sampled_from(o.choices) for o in SETUP_OPTIONS.values() if o.choices},
         "alpha": st.none() | st.floats(0.001, 1e6),
         "dropout": st.floats(0, 0.99),
         "targets": (
@@ -65,15 +66,13 @@ def options(
         "double_quant": st.booleans(),
         "checkpointing": st.booleans(),
     }
-    return st.builds(SetupOptions, methods=methods, **drawn).map(_without_idle)  # type: ignore[arg-type]
+    return st.fixed_dictionaries({"methods": methods, **drawn}).map(_without_idle)
 
 
-def _without_idle(drawn: SetupOptions) -> SetupOptions:
+def _without_idle(drawn: dict[str, Any]) -> dict[str, Any]:
     """As the form has it: what no method reads keeps its default."""
-    from dataclasses import replace
-
-    default = SetupOptions()
-    return replace(drawn, **{name: getattr(default, name) for name in idle_options(drawn.methods)})
+    idle = idle_options(drawn["methods"])
+    return {**DEFAULTS, **{name: value for name, value in drawn.items() if name not in idle}}
 
 
 def questions(
@@ -87,7 +86,7 @@ def questions(
         "offline": st.booleans(),
         "gpu": st.none() | st.sampled_from(["rtx_4090", "custom:24GiB"]),
         "interconnect": st.none() | st.sampled_from(["nvlink4", "25GB/s"]),
-        "engine": st.sampled_from(CHOICES["engine"]),
+        "engine": st.sampled_from(ENGINES),
     }
     return st.builds(Question, model=model, options=options(sizes, texts), **(drawn | more))
 
@@ -121,7 +120,7 @@ def test_what_is_not_said_is_the_default_and_what_is_the_default_is_not_said() -
     assert to_params(Question()) == {"model": [Question().model]}
     asked = Question(
         model="gpt2",
-        options=SetupOptions(seq_len=512, methods=("qlora",), double_quant=False),
+        options={**DEFAULTS, "seq_len": 512, "methods": ("qlora",), "double_quant": False},
         gpu="rtx_4090",
     )
     assert to_params(asked) == {
@@ -165,14 +164,14 @@ def test_what_a_link_says_wrongly_is_told_and_keeps_its_default(
     found = parsed({"seq-len": ["512"], name: [value]} if name != "seq-len" else {name: [value]})
     assert len(found.complaints) == 1 and said in found.complaints[0], found.complaints
     assert found.question == Question(
-        options=SetupOptions(seq_len=512 if name != "seq-len" else 2048)
+        options={**DEFAULTS, "seq_len": 512 if name != "seq-len" else 2048}
     )
     assert len(found.complaints[0]) < 600
 
 
 def test_options_that_no_method_reads_are_told() -> None:
     question, complaints = from_params({"method": ["full"], "rank": ["8"], "recipe": ["kbit"]})
-    assert question == Question(options=SetupOptions(methods=("full",)))
+    assert question == Question(options={**DEFAULTS, "methods": ("full",)})
     assert [text.split()[0] for text in complaints] == ["--rank", "--recipe"]
 
 
@@ -299,7 +298,9 @@ def test_a_benchmark_asks_the_same_question_of_its_own_device(
     model = find_model(question.model)
     mine = outcome(lambda: workloads(model, question))
     assert mine == outcome(
-        lambda: command_line_workloads(model, ctx, platform_of(question), question.options.device)
+        lambda: command_line_workloads(
+            model, ctx, platform_of(question), question.options["device"]
+        )
     )
     assert (ctx.params["device"], ctx.params["steps"], ctx.params["budget"]) == (
         None,

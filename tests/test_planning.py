@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import UsageError
+from lora_profiler.option import MAX_SIZE
 from lora_profiler.planning.engine import peak_bytes, predict
 from lora_profiler.planning.fit import _WORKSPACE_BYTES, Fit, fit, judge, largest, reserve_for
 from lora_profiler.planning.memory_savings import best_lever, levers
 from lora_profiler.planning.remarks import activation_excess, attention_targets, outweighed_layers
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.units import GIB
-from lora_profiler.workload import MAX_SIZE, LoraConfig, Quantization, TrainSetup, Workload
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Literal
 from lora_profiler.catalog import Gpu, match_device
 from lora_profiler.harness import Case
 from lora_profiler.harness.nvml import open_device
+from lora_profiler.option import MAX_SIZE
 from lora_profiler.planning.fit import predicted_largest_batch
 from lora_profiler.records.record import Record
-from lora_profiler.workload import MAX_SIZE
 
 Probe = Callable[[Case], Record]
 Fits = Literal["fits", "fits_with_retries", "does_not_fit"]

@@ -9,7 +9,8 @@ import click
 from lora_profiler.cli.click_support import FiniteRange, NearestChoice, items
 from lora_profiler.cli.options import given, workloads
 from lora_profiler.errors import UsageError, did_you_mean
-from lora_profiler.planning.setups import CPU_DEFAULTS, flag
+from lora_profiler.option import flag
+from lora_profiler.planning.setups import CPU_DEFAULTS
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

@@ -2,7 +2,6 @@
 setups they mean."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
@@ -10,7 +9,8 @@ from click.core import ParameterSource
 
 from lora_profiler.cli.click_support import NearestChoice, complete_gpu
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.planning.setups import SetupOptions
+from lora_profiler.option import Kind, Option, flag
+from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.planning.setups import workloads as planning_workloads
 from lora_profiler.platform import (
     NEWEST_TORCH,
@@ -20,20 +20,7 @@ from lora_profiler.platform import (
     parse_torch,
     version_text,
 )
-from lora_profiler.workload import (
-    Attention,
-    Device,
-    Dtype,
-    Kernels,
-    Loss,
-    Method,
-    Optimizer,
-    OptimizerImpl,
-    Precision,
-    Recipe,
-    Sharding,
-    Workload,
-)
+from lora_profiler.workload import OPTIONS, Device, Method, Workload
 
 if TYPE_CHECKING:
     from lora_profiler.catalog import Gpu
@@ -41,168 +28,40 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _literal(alias: Any) -> NearestChoice:
-    return NearestChoice(get_args(alias))
+_METHOD = click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    type=NearestChoice(get_args(Method)),
+    help="Repeat for several. [default: full and lora]",
+)
+_TYPES: Mapping[Kind, Any] = {"switch": bool, "size": int, "number": float, "text": str}
 
 
-_SETUP_OPTIONS = [
-    click.option(
-        "--method",
-        "methods",
-        multiple=True,
-        type=_literal(Method),
-        help="Repeat for several. [default: full and lora]",
-    ),
-    click.option(
-        "-r", "--rank", type=int, default=16, show_default=True, help="Rank of the LoRA matrices."
-    ),
-    click.option("--alpha", type=float, help="LoRA's scale; costs nothing. [default: 2 x rank]"),
-    click.option(
-        "--dropout", type=float, default=0.0, help="Dropout on the adapters' inputs. [default: 0]"
-    ),
-    click.option(
-        "--targets",
-        default="all-linear",
-        metavar="all-linear|default|attention|NAME,...|re:PATTERN",
-        show_default=True,
-        help=(
-            "Layers to adapt: every linear layer, PEFT's default for the model, the attention"
-            " projections, names matched by suffix, or a pattern matched in full."
-        ),
-    ),
-    click.option(
-        "--layers-to-transform",
-        metavar="N,N-N",
-        help="Adapt only these layers, by number; with a list of names.",
-    ),
-    click.option(
-        "--modules-to-save", metavar="NAME,...", help="Modules trained in full beside the adapters."
-    ),
-    click.option(
-        "--adapter-dtype",
-        type=_literal(Dtype),
-        default="float32",
-        help="[default: float32, as PEFT does]",
-    ),
-    click.option("--use-dora", is_flag=True, hidden=True),
-    click.option(
-        "-b",
-        "--batch-size",
-        type=int,
-        default=1,
-        show_default=True,
-        help="Sequences in one micro-batch.",
-    ),
-    click.option(
-        "-s",
-        "--seq-len",
-        type=int,
-        default=2048,
-        show_default=True,
-        help="Tokens in each sequence.",
-    ),
-    click.option(
-        "--packed",
-        type=int,
-        metavar="TOKENS",
-        help=(
-            "Rows of --seq-len hold sequences of so many tokens; --attention flash is then"
-            " FlashAttention 2's kernel for them."
-        ),
-    ),
-    click.option(
-        "--accumulation",
-        type=int,
-        default=1,
-        show_default=True,
-        help="Micro-batches per optimizer step.",
-    ),
-    click.option(
-        "--dtype",
-        type=_literal(Dtype),
-        default="bfloat16",
-        show_default=True,
-        help="Of the base weights.",
-    ),
-    click.option(
-        "--precision",
-        type=_literal(Precision),
-        default="pure",
-        show_default=True,
-        help="amp: bfloat16 autocast.",
-    ),
-    click.option(
-        "--double-quant/--no-double-quant",
-        default=True,
-        help="QLoRA: quantise the scales too. [default: on]",
-    ),
-    click.option(
-        "--recipe",
-        type=_literal(Recipe),
-        default="stock",
-        show_default=True,
-        help=(
-            "QLoRA: stock, PEFT's k-bit preparation (norms, embeddings and head to float32), or"
-            " TRL's (bfloat16 adapters)."
-        ),
-    ),
-    click.option("--optimizer", type=_literal(Optimizer), default="adamw", show_default=True),
-    click.option(
-        "--optimizer-impl",
-        type=_literal(OptimizerImpl),
-        default="foreach",
-        show_default=True,
-        help="foreach is what torch takes on CUDA.",
-    ),
-    click.option(
-        "--checkpointing/--no-checkpointing",
-        default=False,
-        help="Recompute each layer in backward. [default: off]",
-    ),
-    click.option("--use-reentrant", is_flag=True, hidden=True),
-    click.option(
-        "--attention",
-        type=_literal(Attention),
-        default="auto",
-        show_default=True,
-        help="auto is SDPA with the kernel that torch would take.",
-    ),
-    click.option(
-        "--loss",
-        type=_literal(Loss),
-        default="plain",
-        show_default=True,
-        help=(
-            "plain: all logits at once, as transformers; chunked: a few tokens at a time; fused: as"
-            " Liger's kernel."
-        ),
-    ),
-    click.option(
-        "--kernels",
-        type=_literal(Kernels),
-        default="transformers",
-        show_default=True,
-        help=(
-            "liger: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding; use_liger_kernel=True adds"
-            " --loss fused."
-        ),
-    ),
-    click.option(
-        "--world-size",
-        type=int,
-        default=1,
-        show_default=True,
-        help="Ranks that train together, a batch each.",
-    ),
-    click.option(
-        "--sharding",
-        type=_literal(Sharding),
-        default="none",
-        show_default=True,
-        help="What the ranks share of the model.",
-    ),
-]
-"""Hidden ones are refused with the reason: people who come from PEFT and transformers know them."""
+def _click_option(option: Option, **changes: Any) -> Callable[[F], F]:
+    """The option of the command line. One that is hidden is refused with the reason: people who
+    come from PEFT and transformers know it."""
+    declared = option.declared
+    flags = [declared.short] if declared.short else []
+    if declared.hidden:
+        return click.option(*flags, option.flag, is_flag=True, hidden=True)
+    is_switch = option.kind == "switch"
+    flags.append(f"{option.flag}/{flag(f'no_{option.name}')}" if is_switch else option.flag)
+    default = declared.default_text
+    if is_switch:
+        default = "on" if option.default else "off"
+    elif option.kind == "number" and option.default is not None:
+        default = f"{option.default:g}"
+    words = (declared.help, f"[default: {default}]" if default else "")
+    settings: dict[str, Any] = {
+        "type": NearestChoice(option.choices) if option.choices else _TYPES[option.kind],
+        "default": option.default,
+        "metavar": declared.metavar,
+        "help": " ".join(filter(None, words)) or None,
+        "show_default": not default,
+    }
+    return click.option(*flags, **(settings | changes))
+
 
 _LOOKUP_OPTIONS = [
     click.option(
@@ -248,16 +107,15 @@ _ANSWER_OPTIONS = [
 def setup_options(*, device: str | None, device_help: str) -> Callable[[F], F]:
     """Adds the options of a training setup and of the model look-up. `device` is the default of
     --device, None to find it out."""
-    of_device = click.option(
-        "--device",
-        type=_literal(Device),
-        default=device,
-        show_default=device or False,
-        help=device_help,
-    )
+    device_changes = {"default": device, "show_default": device or False, "help": device_help}
+    setup = [
+        _click_option(option, **(device_changes if option.name == "device" else {}))
+        for option in OPTIONS
+        if option.declared.offered
+    ]
 
     def add(command: F) -> F:
-        return _with_options(command, [*_SETUP_OPTIONS, of_device, *_LOOKUP_OPTIONS])
+        return _with_options(command, [_METHOD, *setup, *_LOOKUP_OPTIONS])
 
     return add
 
@@ -314,12 +172,11 @@ def workloads(
 
     Raises UsageError for options that contradict each other.
     """
-    o = {f.name: ctx.params[f.name] for f in fields(SetupOptions)}
-    o["methods"] = tuple(o["methods"])
+    options = {name: ctx.params[name] for name in DEFAULTS}
     if device is not None:
-        o["device"] = device
+        options["device"] = device
     return planning_workloads(
-        model, SetupOptions(**o), {name for name in o if given(ctx, name)}, platform
+        model, options, {name for name in options if given(ctx, name)}, platform
     )
 
 

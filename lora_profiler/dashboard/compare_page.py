@@ -11,7 +11,6 @@ import streamlit as st
 
 from lora_profiler.comparison.errors import GROUPINGS, METRICS, Grouping, Metric
 from lora_profiler.dashboard import downloads, link, record_view, records, widgets
-from lora_profiler.dashboard.question import CHOICES
 from lora_profiler.dashboard.records import Loaded
 from lora_profiler.dashboard.runs import (
     FILTERS,
@@ -26,6 +25,7 @@ from lora_profiler.dashboard.runs import (
 )
 from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.planning.engine import ENGINES
 from lora_profiler.report import charts, labels
 from lora_profiler.report.comparisons import (
     environment_lines,
@@ -117,7 +117,7 @@ def _picked() -> _Picked:
         key="records_file",
         max_upload_size=UPLOAD_MIB,
     )
-    engines = [engine for engine in CHOICES["engine"] if engine != "traced"]
+    engines = [engine for engine in ENGINES if engine != "traced"]
     engine = st.selectbox("Predicted by", engines, key="compare_engine", persist_state="session")
     picked = _Picked(known=bool(known), asked=bool(chosen) or file is not None)
     for label in chosen:

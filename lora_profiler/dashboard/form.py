@@ -1,8 +1,9 @@
 """The question as widgets: seeded by the link, grouped as people think of them, the same options as
 the command line's."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
@@ -12,27 +13,26 @@ from lora_profiler.dashboard import widgets
 from lora_profiler.dashboard.link import changed_here
 from lora_profiler.dashboard.models import published_model, uploaded_model
 from lora_profiler.dashboard.question import (
-    BELOW_ONE,
-    CHOICES,
     METHODS,
-    MOST_ALPHA,
+    MOST,
     OWN_NAMES,
+    SETUP_OPTIONS,
     Question,
     idle_options,
 )
 from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.option import MAX_SIZE, Group, Option
+from lora_profiler.planning.engine import ENGINES
 from lora_profiler.planning.network import LINKS
-from lora_profiler.planning.setups import SetupOptions
+from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.report import labels
-from lora_profiler.workload import MAX_SIZE
+from lora_profiler.workload import OPTIONS
 
 BY_NAME, UPLOAD = "By name", "A config.json"
 _TARGETS = ("all-linear", "default", "attention")
 _KEY = "ask."
-_LISTS = ("layers_to_transform", "modules_to_save")
-"""Text that may be left empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,17 +61,13 @@ def seed(asked: Question, complaints: Sequence[str] = ()) -> None:
 
 def question() -> Question:
     """What is asked now."""
-    found: Question = st.session_state["question"]
-    return found
+    asked: Question = st.session_state["question"]
+    return asked
 
 
 def _values(asked: Question) -> dict[str, Any]:
     own = {name: getattr(asked, name) for name in OWN_NAMES}
-    return {
-        "origin": BY_NAME,
-        **own,
-        **{f.name: getattr(asked.options, f.name) for f in fields(SetupOptions)},
-    }
+    return {"origin": BY_NAME, **own, **asked.options}
 
 
 def _kept(name: str) -> dict[str, Any]:
@@ -84,7 +80,7 @@ def _kept(name: str) -> dict[str, Any]:
             list(value)
             if isinstance(value, tuple)
             else ""
-            if value is None and name in _LISTS
+            if value is None and _is_text_field(SETUP_OPTIONS.get(name))
             else value
         )
     return {"key": key, "on_change": changed_here}
@@ -120,44 +116,44 @@ def ask(*, to_measure: bool = False) -> Asked:
         **_kept("methods"),
     )
     values["methods"] = (
-        tuple(method for method in METHODS if method in chosen) or SetupOptions().methods
+        tuple(method for method in METHODS if method in chosen) or DEFAULTS["methods"]
     )
     if not to_measure:
         values["gpu"] = _card()
     asked = set(values["methods"])
     with st.expander("Batch and length", expanded=True):
-        values |= _batch()
+        values |= _group("batch")
     if asked & {"lora", "qlora"}:
         with st.expander("Adapter", expanded=True):
-            values |= _adapter()
+            values |= _group("adapter")
     if "qlora" in asked:
         with st.expander("4-bit base"):
-            values |= _quantised()
+            values |= _group("base")
     with st.expander("Weights and optimizer"):
-        values |= _optimizer()
+        values |= _group("optimizer")
     with st.expander("Several ranks", expanded=values["sharding"] != "none"):
         values |= _ranks(network=not to_measure)
     with st.expander("Attention" if to_measure else "Attention and device"):
-        values |= _attention(device=not to_measure)
+        values |= _group("attention", leave_out="device" if to_measure else "")
     by_name = values["origin"] == BY_NAME
     if by_name or not to_measure:
         with st.expander("Look-up" if to_measure else "Answer and look-up"):
             values |= {} if to_measure else _engine()
             values |= _look_up() if by_name else {}
-    found = st.session_state["question"] = _question(values)
-    st.session_state["first"] = st.session_state["first"] or found
+    current = st.session_state["question"] = _question(values)
+    st.session_state["first"] = st.session_state["first"] or current
     is_upload = values["origin"] == UPLOAD
     if is_upload and uploaded is None:
-        return Asked(question=found, model=None, refusal=None, uploaded=True)
+        return Asked(question=current, model=None, refusal=None, uploaded=True)
     try:
         if uploaded is not None:
             model = uploaded_model(uploaded.name, uploaded.getvalue())
         else:
             with st.spinner("Looking the model up", show_time=False):
-                model = published_model(found.model, found.revision, found.offline)
+                model = published_model(current.model, current.revision, current.offline)
     except LoraProfilerError as e:
-        return Asked(question=found, model=None, refusal=str(e), uploaded=is_upload)
-    return Asked(question=found, model=model, refusal=None, uploaded=is_upload)
+        return Asked(question=current, model=None, refusal=str(e), uploaded=is_upload)
+    return Asked(question=current, model=model, refusal=None, uploaded=is_upload)
 
 
 def tell(asked: Asked) -> None:
@@ -179,11 +175,9 @@ def _question(values: Mapping[str, Any]) -> Question:
     """The question of the values; options that no method reads, whose widgets are not shown, keep
     their defaults."""
     idle = idle_options(values["methods"])
-    options = SetupOptions(
-        **{f.name: values[f.name] for f in fields(SetupOptions) if f.name not in idle}
-    )
+    options = {name: values[name] for name in DEFAULTS if name not in idle}
     own = {name: values[name] for name in OWN_NAMES}
-    return Question(options=options, **own)
+    return Question(options={**DEFAULTS, **options}, **own)
 
 
 def _model() -> str:
@@ -227,65 +221,98 @@ def _with_linked(name: str, options: Sequence[str]) -> list[str]:
     return list(options) if linked is None or linked in options else [linked, *options]
 
 
-def _size(label: str, name: str, help: str | None = None, step: int = 1) -> int:
-    size: int = st.number_input(label, 1, MAX_SIZE, step=step, help=help, **_kept(name))
-    return size
+# --- the options of a setup -----------------------------------------------------------------------
 
 
-def _choice(label: str, name: str, help: str | None = None) -> str:
-    chosen: str = st.selectbox(label, CHOICES[name], help=help, **_kept(name))
-    return chosen
+def _group(group: Group, *, leave_out: str = "") -> dict[str, Any]:
+    """The widgets of a group, those in columns first, and what they say by option."""
+    options = [
+        option
+        for option in OPTIONS
+        if option.name in SETUP_OPTIONS
+        and option.declared.group == group
+        and option.name != leave_out
+    ]
+    values: dict[str, Any] = {}
+    if any(option.declared.column for option in options):
+        for side, place in zip(("left", "right"), st.columns(2), strict=True):
+            with place:
+                values |= {o.name: _widget(o) for o in options if o.declared.column == side}
+    return values | {o.name: _widget(o) for o in options if not o.declared.column}
 
 
-def _batch() -> dict[str, Any]:
-    left, right = st.columns(2)
-    with left:
-        batch_size = _size("Batch size", "batch_size", "Sequences in one micro-batch.")
-    with right:
-        accumulation = _size("Accumulation", "accumulation")
-    seq_len = _size("Sequence length, tokens", "seq_len")
-    packed = st.number_input(
-        "Packed from sequences of, tokens",
-        1,
-        MAX_SIZE,
-        value=None,
-        step=1,
-        placeholder="one sequence a row",
-        help=(
-            "Sequences of this length share each row; flash attention is then FlashAttention 2's"
-            " for them."
-        ),
-        **_kept("packed"),
+def _widget(option: Option) -> Any:
+    if option.kind == "choice":
+        return st.selectbox(_label(option), option.choices, help=_tip(option), **_kept(option.name))
+    if option.kind == "switch":
+        return st.toggle(_label(option), help=_tip(option), **_kept(option.name))
+    if option.kind == "text":
+        return _text(option) if _is_text_field(option) else _suggested(option)
+    return _number(option)
+
+
+def _label(option: Option) -> str:
+    return option.declared.label or option.name.replace("_", " ").capitalize()
+
+
+def _tip(option: Option) -> str | None:
+    """What is said beside the label: the command line's help where nothing else is declared."""
+    tip = option.declared.tip
+    return (option.declared.help if tip is None else tip) or None
+
+
+def _number(option: Option) -> Any:
+    declared = option.declared
+    looks: dict[str, Any] = {"min_value": 1, "max_value": MAX_SIZE, "step": 1}
+    if option.kind == "number":
+        most, step = float(MOST), 1.0
+        if declared.below is not None:
+            most, step = math.nextafter(declared.below, 0.0), 0.05
+        looks = {"min_value": 0.0, "max_value": most, "step": step, "format": "%g"}
+    if option.default is None:
+        looks |= {"value": None, "placeholder": declared.placeholder or declared.default_text}
+    return st.number_input(_label(option), help=_tip(option), **looks, **_kept(option.name))
+
+
+def _is_text_field(option: Option | None) -> bool:
+    """Whether it is text that may be left empty."""
+    return option is not None and option.kind == "text" and option.default is None
+
+
+def _text(option: Option) -> str | None:
+    """A list as text; None where nothing is written."""
+    text: str = st.text_input(
+        _label(option),
+        placeholder=option.declared.placeholder,
+        help=_tip(option),
+        **_kept(option.name),
     )
-    checkpointing = st.toggle(
-        "Gradient checkpointing", **_kept("checkpointing"), help="Recompute each layer in backward."
+    return text.strip() or None
+
+
+def _suggested(option: Option) -> str:
+    """Text that begins with some suggestions."""
+    text: str | None = st.selectbox(
+        _label(option),
+        _with_linked(option.name, _TARGETS),
+        **_kept(option.name),
+        accept_new_options=True,
+        help=_tip(option),
     )
-    return {
-        "batch_size": batch_size,
-        "seq_len": seq_len,
-        "packed": packed,
-        "accumulation": accumulation,
-        "checkpointing": checkpointing,
-    }
+    return text or option.default
 
 
 def _ranks(*, network: bool) -> dict[str, Any]:
     """What ranks share, and only then how many there are, and what links them."""
-    sharding = _choice(
-        "Sharding",
-        "sharding",
-        "What ranks that train together share of the model; each has a batch of its own.",
-    )
+    sharding = _widget(SETUP_OPTIONS["sharding"])
     if sharding == "none":
         return {"sharding": sharding, "world_size": 1, "interconnect": None}
     kept = _kept("world_size")
     st.session_state[kept["key"]] = max(2, st.session_state[kept["key"]])
-    found: dict[str, Any] = {
-        "sharding": sharding,
-        "world_size": st.number_input("Ranks", 2, MAX_SIZE, **kept),
-    }
+    world_size = st.number_input(_label(SETUP_OPTIONS["world_size"]), 2, MAX_SIZE, **kept)
+    values: dict[str, Any] = {"sharding": sharding, "world_size": world_size}
     if network:
-        found["interconnect"] = st.selectbox(
+        values["interconnect"] = st.selectbox(
             "Interconnect",
             _with_linked("interconnect", list(LINKS)),
             index=None,
@@ -294,120 +321,7 @@ def _ranks(*, network: bool) -> dict[str, Any]:
             placeholder="None: search, or type 25GB/s",
             help="The slowest link among the ranks.",
         )
-    return found
-
-
-def _adapter() -> dict[str, Any]:
-    left, right = st.columns(2)
-    with left:
-        rank = _size("Rank", "rank", "Of the LoRA matrices.")
-        dropout = st.number_input(
-            "Dropout",
-            0.0,
-            BELOW_ONE,
-            step=0.05,
-            format="%g",
-            help="On the adapters' inputs.",
-            **_kept("dropout"),
-        )
-    with right:
-        alpha = st.number_input(
-            "Alpha",
-            0.0,
-            float(MOST_ALPHA),
-            value=None,
-            step=1.0,
-            format="%g",
-            placeholder="2 x rank",
-            help="LoRA's scale; costs nothing.",
-            **_kept("alpha"),
-        )
-        dtype = _choice(
-            "Its dtype", "adapter_dtype", "Of the adapter: PEFT takes float32 on a 16-bit base."
-        )
-    targets = st.selectbox(
-        "Targets",
-        _with_linked("targets", _TARGETS),
-        **_kept("targets"),
-        accept_new_options=True,
-        help=(
-            "Every linear layer, PEFT's default for the model, the attention projections; or type"
-            " names with commas, or re:PATTERN."
-        ),
-    )
-    return {
-        "rank": rank,
-        "alpha": alpha,
-        "dropout": dropout,
-        "targets": targets or SetupOptions().targets,
-        "adapter_dtype": dtype,
-        "layers_to_transform": _text(
-            "Layers to transform", "layers_to_transform", "all of them; or 0,2,8-15"
-        ),
-        "modules_to_save": _text(
-            "Modules to save", "modules_to_save", "none; or lm_head,embed_tokens"
-        ),
-    }
-
-
-def _text(label: str, name: str, placeholder: str) -> str | None:
-    """A list as text; None where nothing is written."""
-    return st.text_input(label, placeholder=placeholder, **_kept(name)).strip() or None
-
-
-def _quantised() -> dict[str, Any]:
-    return {
-        "double_quant": st.toggle(
-            "Double quantisation", **_kept("double_quant"), help="Quantise the scales too."
-        ),
-        "recipe": _choice(
-            "Recipe",
-            "recipe",
-            "stock; kbit: PEFT's preparation, which brings norms, embeddings and head to float32;"
-            " trl: bfloat16 adapters.",
-        ),
-    }
-
-
-def _optimizer() -> dict[str, Any]:
-    left, right = st.columns(2)
-    with left:
-        dtype = _choice("Weights", "dtype", "Dtype of the base.")
-        optimizer = _choice("Optimizer", "optimizer")
-    with right:
-        precision = _choice("Precision", "precision", "amp: bfloat16 autocast.")
-        impl = _choice(
-            "Made of",
-            "optimizer_impl",
-            "The optimizer's implementation; foreach is what torch takes on CUDA.",
-        )
-    loss = _choice(
-        "Loss",
-        "loss",
-        "plain: all logits at once; chunked: a few tokens at a time; fused: as Liger's kernel.",
-    )
-    kernels = _choice(
-        "Kernels", "kernels", "liger: Liger-Kernel's RMSNorm, SwiGLU and rotary embedding."
-    )
-    return {
-        "dtype": dtype,
-        "precision": precision,
-        "optimizer": optimizer,
-        "optimizer_impl": impl,
-        "loss": loss,
-        "kernels": kernels,
-    }
-
-
-def _attention(*, device: bool) -> dict[str, Any]:
-    found = {
-        "attention": _choice(
-            "Attention", "attention", "auto is SDPA with the kernel that torch would take."
-        )
-    }
-    return found | (
-        {"device": _choice("Device", "device", "Whose memory rules hold.")} if device else {}
-    )
+    return values
 
 
 def _engine() -> dict[str, Any]:
@@ -415,7 +329,7 @@ def _engine() -> dict[str, Any]:
         "auto: a compiled profile where there is one, else the rules. Nothing is traced in this"
         " window."
     )
-    return {"engine": _choice("Engine", "engine", says)}
+    return {"engine": st.selectbox("Engine", ENGINES, help=says, **_kept("engine"))}
 
 
 def _look_up() -> dict[str, Any]:

@@ -15,12 +15,13 @@ from lora_profiler.dashboard.question import Question
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.harness import Heartbeat
 from lora_profiler.harness.device_choice import present_device
+from lora_profiler.option import MAX_SIZE
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.method_label import method_label
 from lora_profiler.report.progress.bench import beat_text
 from lora_profiler.units import bytes_text, clock_text
-from lora_profiler.workload import MAX_SIZE, Device
+from lora_profiler.workload import Device
 
 _EVERY_SECONDS = 0.5
 
@@ -127,7 +128,7 @@ def _as_measured(asked: Question, conditions: Conditions) -> Question:
     device = conditions.device or device_here()
     return replace(
         asked,
-        options=replace(asked.options, device=device),
+        options={**asked.options, "device": device},
         gpu=None,
         interconnect=None,
         engine="auto",
@@ -141,7 +142,7 @@ def device_here() -> Device:
 
 
 def _before(found: Answered, asked: form.Asked, conditions: Conditions) -> None:
-    device = found.question.options.device
+    device = found.question.options["device"]
     model = found.predictions[0].workload.model
     widgets.title(
         f"Measure {model.id}",

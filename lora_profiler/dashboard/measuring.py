@@ -12,7 +12,8 @@ from lora_profiler.dashboard.following import Followed
 from lora_profiler.dashboard.markup import plain_name
 from lora_profiler.dashboard.question import Question, setup_arguments
 from lora_profiler.model_spec import ModelSpec
-from lora_profiler.planning.setups import CPU_DEFAULTS, SetupOptions, flag
+from lora_profiler.option import flag
+from lora_profiler.planning.setups import CPU_DEFAULTS, DEFAULTS
 from lora_profiler.records.lines import parsed_record
 from lora_profiler.records.record import Record
 from lora_profiler.records.working_folder import WorkingFolder
@@ -36,11 +37,11 @@ def bench_arguments(model: str, question: Question, conditions: Conditions) -> l
     """What to give `lora-profile`; `model` is an id or a config.json's path. The device of a
     prediction is not taken over."""
     arguments = setup_arguments(
-        replace(question, options=replace(question.options, device=SetupOptions().device))
+        replace(question, options={**question.options, "device": DEFAULTS["device"]})
     )
     for name in CPU_DEFAULTS:
         if name not in question.given:
-            arguments += [flag(name), str(getattr(question.options, name))]
+            arguments += [flag(name), str(question.options[name])]
     named = {
         "--device": conditions.device,
         "--steps": conditions.steps,

@@ -2,56 +2,34 @@
 widgets are made elsewhere."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.option import MAX_SIZE, Option, flag
 from lora_profiler.planning.engine import ENGINES
-from lora_profiler.planning.setups import LORA_OPTIONS, QLORA_OPTIONS, SetupOptions, flag
-from lora_profiler.workload import (
-    MAX_SIZE,
-    Attention,
-    Device,
-    Dtype,
-    Kernels,
-    Loss,
-    Method,
-    Optimizer,
-    OptimizerImpl,
-    Precision,
-    Recipe,
-    Sharding,
-)
+from lora_profiler.planning.setups import DEFAULTS, LORA_OPTIONS, QLORA_OPTIONS
+from lora_profiler.workload import OPTIONS, Method
 
 FIRST_MODEL = "meta-llama/Llama-3.1-8B"
 """What the page shows before anything is asked."""
-MOST_ALPHA = 2**53 - 1
-BELOW_ONE = math.nextafter(1.0, 0.0)
-"""The largest alpha and dropout of a field in a browser."""
+MOST = 2**53 - 1
+"""The largest number of a field in a browser."""
 LONGEST_TEXT = 2000
 """Characters of one value in a link."""
 
-CHOICES: Mapping[str, tuple[str, ...]] = {
-    "adapter_dtype": get_args(Dtype),
-    "dtype": get_args(Dtype),
-    "precision": get_args(Precision),
-    "recipe": get_args(Recipe),
-    "optimizer": get_args(Optimizer),
-    "optimizer_impl": get_args(OptimizerImpl),
-    "attention": get_args(Attention),
-    "device": get_args(Device),
-    "loss": get_args(Loss),
-    "kernels": get_args(Kernels),
-    "sharding": get_args(Sharding),
-    "engine": ENGINES,
-}
 METHODS: tuple[str, ...] = get_args(Method)
-SIZES = ("rank", "batch_size", "seq_len", "accumulation", "world_size", "packed")
-SWITCHES = ("double_quant", "checkpointing", "offline")
 _WORDS = {True: "yes", False: "no"}
-_NEVER = ("use_dora", "use_reentrant")
-"""Options that exist to be refused have no widget and no place in a link."""
+SETUP_OPTIONS: Mapping[str, Option] = {
+    option.name: option
+    for option in sorted(OPTIONS, key=lambda option: option.declared.added)
+    if option.declared.offered and not option.declared.hidden
+}
+"""By name. Those that exist to be refused have no widget and no place in a link."""
+OWN_NAMES = ("model", "revision", "offline", "gpu", "interconnect", "engine")
+_PARAMETERS = {name.replace("_", "-"): name for name in (*OWN_NAMES, *SETUP_OPTIONS)}
+"""Name in a link, which is that of the command line's option, to the name of the field."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +40,7 @@ class Question:
     model: str = FIRST_MODEL
     revision: str = "main"
     offline: bool = False
-    options: SetupOptions = field(default_factory=SetupOptions)
+    options: Mapping[str, Any] = field(default_factory=lambda: DEFAULTS)
     gpu: str | None = None
     interconnect: str | None = None
     engine: str = "auto"
@@ -70,20 +48,7 @@ class Question:
     @property
     def given(self) -> frozenset[str]:
         """The options of the setup that are not left to their default."""
-        default = SetupOptions()
-        return frozenset(
-            f.name
-            for f in fields(SetupOptions)
-            if getattr(self.options, f.name) != getattr(default, f.name)
-        )
-
-
-_OPTION_NAMES = tuple(
-    f.name for f in fields(SetupOptions) if f.name not in _NEVER and f.name != "methods"
-)
-OWN_NAMES = ("model", "revision", "offline", "gpu", "interconnect", "engine")
-_PARAMETERS = {name.replace("_", "-"): name for name in (*OWN_NAMES, *_OPTION_NAMES)}
-"""Name in a link, which is that of the command line's option, to the name of the field."""
+        return frozenset(name for name in DEFAULTS if self.options[name] != DEFAULTS[name])
 
 
 # --- links ----------------------------------------------------------------------------------------
@@ -91,15 +56,15 @@ _PARAMETERS = {name.replace("_", "-"): name for name in (*OWN_NAMES, *_OPTION_NA
 
 def to_params(question: Question) -> dict[str, list[str]]:
     """The query parameters of a link to `question`: the model, and whatever is not the default."""
-    default, options = Question(), SetupOptions()
+    default = Question()
     params = {"model": [question.model]}
-    if question.options.methods != options.methods:
-        params["method"] = list(question.options.methods)
+    if "methods" in question.given:
+        params["method"] = list(question.options["methods"])
     for parameter, name in _PARAMETERS.items():
-        own = name in OWN_NAMES
-        value = getattr(question if own else question.options, name)
-        if value != getattr(default if own else options, name):
-            params[parameter] = [_text(value)]
+        if name in question.given:
+            params[parameter] = [_text(question.options[name])]
+        elif name in OWN_NAMES and getattr(question, name) != getattr(default, name):
+            params[parameter] = [_text(getattr(question, name))]
     return params
 
 
@@ -134,25 +99,22 @@ def from_params(params: Mapping[str, Sequence[str]]) -> tuple[Question, tuple[st
                 raise UsageError(
                     f"There is no option {parameter[:60]!r}.{did_you_mean(parameter[:60], known)}"
                 )
-            (own if name in OWN_NAMES else options)[name] = _READ[name](name, values[-1])
+            (own if name in OWN_NAMES else options)[name] = _read(name, values[-1])
         except UsageError as e:
             complaints.append(str(e))
-    question = Question(options=SetupOptions(**options), **own)
+    question = Question(options={**DEFAULTS, **options}, **own)
     return _without_idle(question, complaints), tuple(complaints)
 
 
 def _without_idle(question: Question, complaints: list[str]) -> Question:
-    idle = [name for name in idle_options(question.options.methods) if name in question.given]
+    methods = question.options["methods"]
+    idle = [name for name in idle_options(methods) if name in question.given]
     for name in idle:
         complaints.append(
-            f"{flag(name)} has no meaning for the methods asked,"
-            f" {', '.join(question.options.methods)}."
+            f"{flag(name)} has no meaning for the methods asked, {', '.join(methods)}."
         )
-    default = SetupOptions()
-    return replace(
-        question,
-        options=replace(question.options, **{name: getattr(default, name) for name in idle}),
-    )
+    defaults = {name: DEFAULTS[name] for name in idle}
+    return replace(question, options={**question.options, **defaults})
 
 
 def idle_options(methods: Iterable[str]) -> tuple[str, ...]:
@@ -174,8 +136,24 @@ def _choice(name: str, text: str, accepted: tuple[str, ...]) -> str:
     return text
 
 
-def _read_choice(name: str, text: str) -> str:
-    return _choice(name, text, CHOICES[name])
+def _read(name: str, text: str) -> Any:
+    """The value that a link gives for an option. Raises UsageError."""
+    if name == "engine":
+        return _choice(name, text, ENGINES)
+    if name == "offline":
+        return _read_switch(name, text)
+    option = SETUP_OPTIONS.get(name)
+    if option is None or option.kind == "text":
+        return _read_text(name, text)
+    if option.kind == "choice":
+        return _choice(name, text, option.choices)
+    if option.kind == "switch":
+        return _read_switch(name, text)
+    return _read_size(name, text) if option.kind == "size" else _read_number(option, text)
+
+
+def _read_switch(name: str, text: str) -> bool:
+    return _choice(name, text, tuple(_WORDS.values())) == _WORDS[True]
 
 
 def _read_size(name: str, text: str) -> int:
@@ -186,22 +164,16 @@ def _read_size(name: str, text: str) -> int:
     return int(text)
 
 
-def _read_switch(name: str, text: str) -> bool:
-    return _choice(name, text, tuple(_WORDS.values())) == _WORDS[True]
-
-
-def _read_number(name: str, text: str) -> float:
+def _read_number(option: Option, text: str) -> float:
     try:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not (0 <= number < 1 if name == "dropout" else 0 < number <= MOST_ALPHA):
-        accepted = (
-            "a number of at least 0 and below 1"
-            if name == "dropout"
-            else f"a number above 0 and up to {MOST_ALPHA}"
-        )
-        raise UsageError(f"{name} is {text[:60]!r}; it must be {accepted}.")
+    if not (option.is_in_range(number) and number <= MOST):
+        of = "" if option.declared.at_least is None else "of "
+        most = f" and up to {MOST}" if option.declared.below is None else ""
+        accepted = f"a number {of}{option.range_text}{most}"
+        raise UsageError(f"{option.flag[2:]} is {text[:60]!r}; it must be {accepted}.")
     return number
 
 
@@ -213,40 +185,20 @@ def _read_text(name: str, text: str) -> str:
     return text
 
 
-_READ: Mapping[str, Callable[[str, str], Any]] = {
-    name: (
-        _read_choice
-        if name in CHOICES
-        else (
-            _read_size
-            if name in SIZES
-            else (
-                _read_switch
-                if name in SWITCHES
-                else _read_number
-                if name in ("alpha", "dropout")
-                else _read_text
-            )
-        )
-    )
-    for name in (*OWN_NAMES, *_OPTION_NAMES)
-}
-
-
 # --- the command line -----------------------------------------------------------------------------
 
 
 def setup_arguments(question: Question) -> list[str]:
     """The options of setup and look-up, which `predict`, `compile` and `bench` share, as far as
     they are not defaults."""
-    arguments = [word for method in question.options.methods for word in ("--method", method)]
-    if question.options.methods == SetupOptions().methods:
-        arguments = []
-    for name in _OPTION_NAMES:
+    arguments = []
+    if "methods" in question.given:
+        arguments += [w for method in question.options["methods"] for w in ("--method", method)]
+    for name, option in SETUP_OPTIONS.items():
         if name in question.given:
-            value = getattr(question.options, name)
+            value = question.options[name]
             arguments += (
-                [_switch(name, value)] if isinstance(value, bool) else [flag(name), _text(value)]
+                [_switch(name, value)] if option.kind == "switch" else [option.flag, _text(value)]
             )
     if question.revision != "main":
         arguments += ["--revision", question.revision]

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from lora_profiler.errors import NoProfileError, UsageError
+from lora_profiler.option import MAX_SIZE
 from lora_profiler.planning.engine import engine_for_search, on_card, peak_bytes, predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.units import GIB, MIB
-from lora_profiler.workload import MAX_SIZE, TrainSetup, Workload
+from lora_profiler.workload import TrainSetup, Workload
 
 Verdict = Literal["fits", "tight", "does_not_fit"]
 

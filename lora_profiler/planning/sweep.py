@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from lora_profiler.algebra.front import undominated
 from lora_profiler.algebra.polynomial import Exponents, Polynomial
 from lora_profiler.errors import UsageError
+from lora_profiler.option import MAX_SIZE
 from lora_profiler.planning.engine import peak_polynomials, rules_know, windows_of
 from lora_profiler.support.losses import head_of
-from lora_profiler.workload import MAX_SIZE, Workload
+from lora_profiler.workload import Workload
 
 if TYPE_CHECKING:
     import numpy as np

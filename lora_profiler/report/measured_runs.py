@@ -6,6 +6,7 @@ from typing import Any
 
 from lora_profiler.comparison.errors import TOTAL, Comparison, ErrorSummary, compare, summary
 from lora_profiler.comparison.throughput import throughput
+from lora_profiler.option import Option
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import Record
 from lora_profiler.report import labels
@@ -19,7 +20,14 @@ from lora_profiler.units import (
     rate_text,
     seconds_text,
 )
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload, setup_dict
+from lora_profiler.workload import (
+    OPTIONS,
+    LoraConfig,
+    Quantization,
+    TrainSetup,
+    Workload,
+    setup_dict,
+)
 
 RUN_COLUMNS = ("model", "method", "setup", "status", "peak", "predicted", "error", "step", "tokens")
 COMPARED_PEAK = "peak_requested_bytes"
@@ -94,11 +102,11 @@ def distinctions(workloads: Sequence[Workload]) -> list[str]:
     cells of their own."""
     setups = [setup_dict(w.setup) for w in workloads]
     differing = [
-        name for name in _WORDS if len({str(s[name]) for s in setups if s[name] is not None}) > 1
+        option
+        for option in _TOLD
+        if len({str(s[option.name]) for s in setups if s[option.name] is not None}) > 1
     ]
-    return [
-        ", ".join(filter(None, (_words(name, setup) for name in differing))) for setup in setups
-    ]
+    return [", ".join(filter(None, (_words(o, setup) for o in differing))) for setup in setups]
 
 
 def setting(setup: TrainSetup) -> str:
@@ -107,9 +115,10 @@ def setting(setup: TrainSetup) -> str:
     own, usual = setup_dict(setup), setup_dict(_USUAL)
     usual["adapter_dtype"] = setup.dtype  # another one costs memory, the default too
     rest = [
-        _words(n, own)
-        for n in _WORDS
-        if n not in ("batch_size", "seq_len", "dtype", "device") and own[n] != usual[n]
+        _words(option, own)
+        for option in _TOLD
+        if option.name not in ("batch_size", "seq_len", "dtype", "device")
+        and own[option.name] != usual[option.name]
     ]
     return ", ".join(
         filter(
@@ -124,52 +133,36 @@ def setting(setup: TrainSetup) -> str:
 
 
 _USUAL = TrainSetup(lora=LoraConfig(), quantization=Quantization())
-_WORDS: Mapping[str, str] = {
-    "batch_size": "batch {}",
-    "seq_len": "{} tokens",
-    "accumulation": "accumulation {}",
-    "dtype": "{}",
-    "precision": "{}",
-    "checkpointing": "",
-    "optimizer": "{}",
-    "optimizer_impl": "{}",
-    "attention": "{} attention",
-    "device": "{}",
-    "targets": "targets {}",
-    "adapter_dtype": "{} adapters",
-    "dropout": "dropout {}",
-    "alpha": "alpha {}",
-    "use_rslora": "",
-    "layers_to_transform": "layers {}",
-    "modules_to_save": "also trains {}",
-    "recipe": "{} recipe",
-    "double_quant": "",
-    "loss": "{} loss",
-    "world_size": "{} ranks",
-    "sharding": "{}",
-    "packed": "packed from {}",
-    "kernels": "{} kernels",
-}
-_YES_OR_NO = {
-    "checkpointing": ("checkpointing", "no checkpointing"),
-    "use_rslora": ("rsLoRA", "no rsLoRA"),
-    "double_quant": ("double quantisation", "plain quantisation"),
-}
+_PARTS = (TrainSetup, LoraConfig, Quantization)
+_FIRST = (
+    *("batch_size", "seq_len", "accumulation", "dtype", "precision", "checkpointing"),
+    *("targets", "adapter_dtype", "dropout", "alpha", "use_rslora"),
+    "recipe",
+)
+"""Told first of each part; what is not named here follows in the order of the command line."""
 
 
-def _words(name: str, setup: Mapping[str, Any]) -> str:
-    value = setup[name]
-    if value is None or value == [] or (name == "alpha" and value == 2 * setup["rank"]):
+def _order(option: Option) -> tuple[int, int, int]:
+    position = _FIRST.index(option.name) if option.name in _FIRST else len(_FIRST)
+    return option.declared.added, _PARTS.index(option.owner), position
+
+
+_TOLD = sorted((option for option in OPTIONS if option.declared.words), key=_order)
+
+
+def _words(option: Option, setup: Mapping[str, Any]) -> str:
+    value, words = setup[option.name], option.declared.words
+    if value is None or value == [] or (option.name == "alpha" and value == 2 * setup["rank"]):
         return ""
-    if name in _YES_OR_NO:
-        return _YES_OR_NO[name][0 if value else 1]
+    if option.kind == "switch":
+        return words.split("|")[0 if value else 1]
     if isinstance(value, list):
         value = " ".join(map(str, value))
     elif isinstance(value, int):
         value = count_text(value)
     elif isinstance(value, float):
         value = f"{value:g}"
-    return _WORDS[name].format(value)
+    return words.format(value)
 
 
 # --- errors of all --------------------------------------------------------------------------------

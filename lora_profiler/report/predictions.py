@@ -20,7 +20,7 @@ from lora_profiler.units import (
     percent_text,
     short_count_text,
 )
-from lora_profiler.workload import TrainSetup, Workload
+from lora_profiler.workload import STORED_OPTIONS, LoraConfig, TrainSetup, Workload, setup_dict
 
 if TYPE_CHECKING:
     from lora_profiler.planning.fit import Fit
@@ -92,17 +92,26 @@ def training_line(setup: TrainSetup, dtypes: Sequence[str] = ()) -> str:
     )
     sizes = f"batch {setup.batch_size} x {count_text(setup.seq_len)} tokens{packed}{micro}"
     optimizer = f"{setup.optimizer} ({setup.optimizer_impl})"
-    liger = ", Liger's kernels" if setup.kernels == "liger" else ""
     weights = f"{' / '.join(dtypes) or setup.dtype} weights{autocast}"
-    return f"{sizes}, {weights}, {optimizer}{_loss_words(setup)}{_rank_words(setup)}{liger}"
+    return ", ".join((sizes, weights, optimizer, *_heading_words(setup, TrainSetup)))
 
 
-def _loss_words(setup: TrainSetup) -> str:
-    return "" if setup.loss == "plain" else f", {setup.loss} loss"
-
-
-def _rank_words(setup: TrainSetup) -> str:
-    return "" if setup.world_size == 1 else f", {setup.sharding} over {setup.world_size} ranks"
+def _heading_words(setup: TrainSetup, part: type) -> list[str]:
+    """What the options of `part` say where they are not the default."""
+    values = setup_dict(setup)
+    words = []
+    for option in STORED_OPTIONS:
+        value = values[option.name]
+        if option.owner is part and option.declared.heading and value not in (option.default, []):
+            shown = (
+                ", ".join(map(str, value))
+                if isinstance(value, list)
+                else f"{value:g}"
+                if isinstance(value, float)
+                else value
+            )
+            words.append(option.declared.heading.format(shown, **values))
+    return words
 
 
 def attention_words(setup: TrainSetup, kernels: Sequence[str]) -> str:
@@ -130,12 +139,7 @@ def adapter_line(setup: TrainSetup) -> str:
         f"{labels.METHOD_LABELS[setup.method]}: rank {lora.r}, alpha {lora.alpha:g}, targets {text}"
     )
     line += f", {lora.adapter_dtype} adapters"
-    if lora.lora_dropout:
-        line += f", dropout {lora.lora_dropout:g}"
-    if lora.layers_to_transform:
-        line += f", layers {', '.join(map(str, lora.layers_to_transform))}"
-    if lora.modules_to_save:
-        line += f", also trained: {', '.join(lora.modules_to_save)}"
+    line = ", ".join((line, *_heading_words(setup, LoraConfig)))
     if quantization:
         line += (
             f", NF4 base{' with double quantisation' if quantization.double_quant else ''},"

@@ -1,0 +1,204 @@
+"""A training option: declared once, as metadata of its field in the question. The command line,
+links, widgets, checks, keys and words are loops over what is declared."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, is_dataclass
+from functools import cache
+from typing import Any, Literal, ParamSpec, get_args
+
+from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.units import is_finite, shown
+
+Kind = Literal["choice", "switch", "size", "number", "text"]
+Group = Literal["batch", "adapter", "base", "optimizer", "ranks", "attention"]
+"""Of the form, in its order."""
+
+DECLARATION = "option"
+"""Key of a `Declaration` in a field's metadata."""
+MAX_SIZE = 2**31 - 1
+"""Largest batch, sequence or rank accepted: beyond it torch's own index arithmetic no longer
+holds."""
+
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What a field's name, annotation and default do not say of it.
+
+    name: on the command line, in links and in JSON, where it is not the field's. short: a flag of
+    one letter. noun: what messages call it. default_text: a default that is not a plain value.
+    added: which addition to the stored records it came with, 0 for the first ones; JSON and CSV
+    have later ones last, and keys leave them out at their default. hidden: known only to be refused
+    with the reason.
+
+    Bounds: `largest` of a size; `at_least`, `above` and `below` of a number.
+
+    The form: `group` and `column` place the widget; `label`, `tip` and `placeholder` are its words
+    where they are not the command line's.
+
+    Of results: `words` name a value where runs differ in it, "yes|no" for a switch; `heading` names
+    it above a prediction where it is not the default, and may name other values by option.
+    """
+
+    help: str = ""
+    name: str = ""
+    short: str = ""
+    metavar: str | None = None
+    noun: str = ""
+    default_text: str = ""
+    added: int = 0
+    hidden: bool = False
+    offered: bool = True
+    largest: int = MAX_SIZE
+    at_least: float | None = None
+    above: float | None = None
+    below: float | None = None
+    group: Group = "batch"
+    column: Literal["left", "right", ""] = ""
+    label: str = ""
+    tip: str | None = None
+    placeholder: str = ""
+    words: str = ""
+    heading: str = ""
+
+
+def _as_metadata(declare: Callable[P, Declaration]) -> Callable[P, Mapping[str, Declaration]]:
+    return lambda *args, **kwargs: {DECLARATION: declare(*args, **kwargs)}
+
+
+option = _as_metadata(Declaration)
+"""`field(default=..., metadata=option(...))` declares an option."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """A declared field. `owner` is its class, `annotation` its type; `default` is as people write
+    it: a list is text, None for an empty one."""
+
+    name: str
+    field: str
+    owner: type
+    annotation: Any
+    kind: Kind
+    choices: tuple[str, ...]
+    default: Any
+    declared: Declaration
+
+    @property
+    def flag(self) -> str:
+        return flag(self.name)
+
+    @property
+    def noun(self) -> str:
+        return self.declared.noun or self.name.replace("_", " ")
+
+    @property
+    def range_text(self) -> str:
+        """'at least 0 and below 1': the bounds of a number."""
+        bounds = (
+            ("at least", self.declared.at_least),
+            ("above", self.declared.above),
+            ("below", self.declared.below),
+        )
+        return " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+
+    def is_in_range(self, number: float) -> bool:
+        low, above, below = self.declared.at_least, self.declared.above, self.declared.below
+        return (
+            is_finite(number)
+            and (low is None or number >= low)
+            and (above is None or number > above)
+            and (below is None or number < below)
+        )
+
+
+def flag(name: str) -> str:
+    """The option of a parameter: seq_len is --seq-len."""
+    return "--" + name.replace("_", "-")
+
+
+@cache
+def options_of(owner: type) -> tuple[Option, ...]:
+    """The options that a dataclass declares, in its order, those of its parts where the part stands
+    and those that are refused included."""
+    return tuple(_options(owner))
+
+
+def _options(owner: type) -> Iterator[Option]:
+    declared: Mapping[str, Field[Any]] = owner.__dict__["__dataclass_fields__"]
+    for item in declared.values():  # unlike dataclasses.fields, with those that are refused
+        if DECLARATION in item.metadata:
+            yield _option(owner, item)
+        for part in get_args(item.type):
+            if is_dataclass(part):
+                yield from _options(part)  # type: ignore[arg-type]
+
+
+@cache
+def _checked(owner: type) -> tuple[Option, ...]:
+    return tuple(
+        option
+        for option in options_of(owner)
+        if option.owner is owner and option.kind in ("choice", "size", "number")
+    )
+
+
+def _option(owner: type, item: Field[Any]) -> Option:
+    declaration: Declaration = item.metadata[DECLARATION]
+    annotation = getattr(item.type, "type", item.type)  # what an InitVar is of
+    kind, choices = _kind(annotation)
+    return Option(
+        name=declaration.name or item.name,
+        field=item.name,
+        owner=owner,
+        annotation=annotation,
+        kind=kind,
+        choices=choices,
+        default=None if item.default == () else item.default,
+        declared=declaration,
+    )
+
+
+def _kind(annotation: Any) -> tuple[Kind, tuple[str, ...]]:
+    """How values of a type are written, and which there are where they are few."""
+    if annotation is bool:
+        return "switch", ()
+    if annotation in (int, int | None):
+        return "size", ()
+    if annotation in (float, float | None):
+        return "number", ()
+    choices = get_args(annotation)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return "choice", choices
+    return "text", ()
+
+
+def check_options(part: object) -> None:
+    """Raises UsageError for a value of `part`, a dataclass with options, that none can have."""
+    for option in _checked(type(part)):  # type: ignore[arg-type]
+        value = getattr(part, option.field)
+        if value is None and option.default is None:
+            continue
+        if option.kind == "choice":
+            if value not in option.choices:
+                raise UsageError(
+                    f"{option.noun} is {value!r}; accepted: {', '.join(option.choices)}."
+                    f"{did_you_mean(str(value), option.choices)}"
+                )
+        elif option.kind == "size":
+            _check_size(option, value)
+        elif not option.is_in_range(value):
+            finite = "a finite number " if option.declared.below is None else ""
+            raise UsageError(
+                f"{option.noun} is {shown(value)}; it must be {finite}{option.range_text}."
+            )
+
+
+def _check_size(option: Option, value: object) -> None:
+    largest = option.declared.largest
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
+        raise UsageError(
+            f"{option.noun} is {shown(value)}; it must be a whole number from 1 to {largest}."
+        )
