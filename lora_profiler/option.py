@@ -2,9 +2,9 @@
 links, widgets, checks, keys and words are loops over what is declared."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import Field, dataclass, is_dataclass
+from dataclasses import Field, is_dataclass
 from functools import cache
-from typing import Any, Literal, ParamSpec, get_args
+from typing import Any, Literal, NamedTuple, ParamSpec, get_args
 
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.units import is_finite, shown
@@ -18,13 +18,10 @@ DECLARATION = "option"
 MAX_SIZE = 2**31 - 1
 """Largest batch, sequence or rank accepted: beyond it torch's own index arithmetic no longer
 holds."""
-
-
 P = ParamSpec("P")
 
 
-@dataclass(frozen=True, slots=True)
-class Declaration:
+class Declaration(NamedTuple):
     """What a field's name, annotation and default do not say of it.
 
     name: on the command line, in links and in JSON, where it is not the field's. short: a flag of
@@ -72,8 +69,7 @@ option = _as_metadata(Declaration)
 """`field(default=..., metadata=option(...))` declares an option."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
+class Option(NamedTuple):
     """A declared field. `owner` is its class, `annotation` its type; `default` is as people write
     it: a list is text, None for an empty one."""
 
