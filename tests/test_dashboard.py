@@ -19,6 +19,7 @@ import records
 from dashboard_app import ROOT, cautions, opened, problems, tags_of, text_of, texts, written
 from lora_profiler.catalog import bundled_gpus, bundled_models, find_gpu, find_model
 from lora_profiler.dashboard import predict_page
+from lora_profiler.dashboard.question import SETUP_OPTIONS
 from lora_profiler.evidence import interval, measured_memory, measured_steps
 from lora_profiler.planning.answers import answers
 from lora_profiler.records.record import Failure
@@ -129,6 +130,13 @@ def test_every_option_reaches_the_question_the_address_and_the_answer(
         "device",
     }  # cost nothing, or change words that stand in closed drawers
     assert (texts(app) != before) or name in silent
+
+
+def test_every_option_has_a_widget() -> None:
+    app = sound(opened(**GPT2, method=["full", "lora", "qlora"], sharding="ddp", world_size="2"))
+    widgets = [*app.number_input, *app.selectbox, *app.text_input, *app.toggle]
+    names = {str(widget.key).removeprefix("ask.") for widget in widgets}
+    assert set(SETUP_OPTIONS) <= names
 
 
 def test_layers_are_chosen_with_a_list_of_names() -> None:

@@ -1,13 +1,19 @@
 """The options of a setup are the same ones, with the same defaults, whichever face asks for
 them."""
 
+from typing import Any
+
 import pytest
 
 from lora_profiler.catalog import find_model
 from lora_profiler.cli.main import predict_command
+from lora_profiler.cli.options import workloads as command_line_workloads
+from lora_profiler.dashboard.answered import workloads
+from lora_profiler.dashboard.question import SETUP_OPTIONS, from_params
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.setups import DEFAULTS, LORA_OPTIONS, QLORA_OPTIONS, setups
-from lora_profiler.workload import LoraConfig, TrainSetup
+from lora_profiler.platform import Platform
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, setup_dict
 
 GPT2 = find_model("gpt2")
 
@@ -28,6 +34,65 @@ def test_defaults_are_those_of_a_setup() -> None:
     full, lora = setups(GPT2, DEFAULTS, ())
     assert full == TrainSetup()
     assert lora == TrainSetup(lora=LoraConfig(r=16))
+
+
+LISTS = {
+    "targets": ("c_attn", ("c_attn",)),
+    "layers_to_transform": ("0-1,5", (0, 1, 5)),
+    "modules_to_save": ("lm_head", ("lm_head",)),
+}
+BESIDE = {"sharding": {"world-size": "2"}, "world_size": {"sharding": "ddp"}}
+"""What an option needs beside it."""
+
+
+def another_value(name: str) -> tuple[str, Any]:
+    """As people write it, and in its field."""
+    option = SETUP_OPTIONS[name]
+    if name in LISTS:
+        return LISTS[name]
+    if option.kind == "choice":
+        value = next(choice for choice in option.choices if choice != option.default)
+        return value, value
+    if option.kind == "switch":
+        return ("no", False) if option.default else ("yes", True)
+    return ("3", 3) if option.kind == "size" else ("0.25", 0.25)
+
+
+@pytest.mark.parametrize("name", SETUP_OPTIONS)
+def test_every_option_reaches_its_field_from_the_command_line_and_from_a_link(name: str) -> None:
+    text, value = another_value(name)
+    params = {name.replace("_", "-"): text, **BESIDE.get(name, {})}
+    arguments = []
+    for parameter, written in params.items():
+        if SETUP_OPTIONS[name].kind == "switch":
+            arguments.append("--" + ("" if written == "yes" else "no-") + parameter)
+        else:
+            arguments += ["--" + parameter, written]
+    ctx = predict_command.make_context("predict", ["gpt2", "--method", "qlora", *arguments])
+    (from_flags,) = command_line_workloads(GPT2, ctx, Platform())
+    question, complaints = from_params(
+        {"method": ["qlora"], **{key: [written] for key, written in params.items()}}
+    )
+    (from_link,) = workloads(GPT2, question)
+    assert from_flags == from_link and not complaints
+    setup = from_flags.setup
+    parts = {type(part): part for part in (setup, setup.lora, setup.quantization)}
+    option = SETUP_OPTIONS[name]
+    assert getattr(parts[option.owner], option.field) == value
+    assert setup_dict(setup)[name] == (list(value) if isinstance(value, tuple) else value)
+    plain = TrainSetup(lora=LoraConfig(), quantization=Quantization())
+    assert setup != plain
+
+
+def test_json_and_csv_have_what_came_later_last() -> None:
+    """Whoever reads columns by position reads on: names are only ever added at the end."""
+    assert list(setup_dict(TrainSetup())) == [
+        *("method", "rank", "alpha", "dropout", "targets", "layers_to_transform"),
+        *("modules_to_save", "use_rslora", "adapter_dtype", "double_quant", "recipe"),
+        *("batch_size", "seq_len", "accumulation", "dtype", "precision", "optimizer"),
+        *("optimizer_impl", "checkpointing", "attention", "device", "loss", "world_size"),
+        *("sharding", "packed", "kernels"),
+    ]
 
 
 @pytest.mark.parametrize("name", [*LORA_OPTIONS, *QLORA_OPTIONS])
