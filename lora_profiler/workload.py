@@ -119,7 +119,14 @@ class LoraConfig:
         ),
     )
     use_rslora: bool = field(
-        default=False, metadata=option(offered=False, words="rsLoRA|no rsLoRA")
+        default=False,
+        metadata=option(
+            "Scale by alpha / sqrt(rank) instead of alpha / rank; costs nothing.",
+            group="adapter",
+            label="rsLoRA",
+            words="rsLoRA|no rsLoRA",
+            heading="rsLoRA",
+        ),
     )
     adapter_dtype: Dtype = field(
         default="float32",
