@@ -47,7 +47,6 @@ class Declaration(NamedTuple):
     default_text: str = ""
     added: int = 0
     hidden: bool = False
-    offered: bool = True
     largest: int = MAX_SIZE
     at_least: float | None = None
     above: float | None = None

@@ -98,10 +98,19 @@ def test_one_prediction_a_model_and_method_in_the_order_given() -> None:
     ]
 
 
+def test_rslora_is_another_scale_and_costs_nothing() -> None:
+    """PEFT multiplies by a number made at the start, whichever formula it comes from."""
+    adapter = ("gpt2", "--method", "lora", "-s", "64", "--engine", "analytic")
+    (plain,), (rslora,) = predictions(*adapter), predictions(*adapter, "--use-rslora")
+    assert rslora.pop("setup") == {**plain.pop("setup"), "use_rslora": True}
+    assert rslora == plain
+    assert "float32 adapters, rsLoRA\n" in answer(*adapter, "--use-rslora")
+
+
 def test_every_option_reaches_the_setup() -> None:
     options = (
         "--method qlora -r 4 --alpha 9 --dropout 0.1 --targets c_attn,mlp.c_fc -b 3 -s 96"
-        " --layers-to-transform 0,2-4 --modules-to-save ln_f --adapter-dtype bfloat16"
+        " --layers-to-transform 0,2-4 --modules-to-save ln_f --use-rslora --adapter-dtype bfloat16"
         " --accumulation 2 --dtype float16 --precision amp --no-double-quant --recipe trl"
         " --optimizer sgd --optimizer-impl forloop --checkpointing --attention eager --device cuda"
         " --loss plain --world-size 4 --sharding ddp --packed 32 --kernels transformers --engine"
@@ -116,7 +125,7 @@ def test_every_option_reaches_the_setup() -> None:
         "targets": ["c_attn", "mlp.c_fc"],
         "layers_to_transform": [0, 2, 3, 4],
         "modules_to_save": ["ln_f"],
-        "use_rslora": False,
+        "use_rslora": True,
         "adapter_dtype": "bfloat16",
         "double_quant": False,
         "recipe": "trl",

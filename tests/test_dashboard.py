@@ -92,6 +92,7 @@ OPTIONS: list[tuple[str, str, Any, str, str]] = [
     ("number_input", "alpha", 32.0, "alpha", "32.0"),
     ("number_input", "dropout", 0.1, "dropout", "0.1"),
     ("selectbox", "targets", "attention", "targets", "attention"),
+    ("toggle", "use_rslora", True, "use-rslora", "yes"),
     ("selectbox", "adapter_dtype", "bfloat16", "adapter-dtype", "bfloat16"),
     ("text_input", "modules_to_save", "lm_head", "modules-to-save", "lm_head"),
     ("toggle", "double_quant", False, "double-quant", "no"),

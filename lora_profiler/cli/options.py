@@ -111,7 +111,6 @@ def setup_options(*, device: str | None, device_help: str) -> Callable[[F], F]:
     setup = [
         _click_option(option, **(device_changes if option.name == "device" else {}))
         for option in OPTIONS
-        if option.declared.offered
     ]
 
     def add(command: F) -> F:

@@ -24,7 +24,7 @@ _WORDS = {True: "yes", False: "no"}
 SETUP_OPTIONS: Mapping[str, Option] = {
     option.name: option
     for option in sorted(OPTIONS, key=lambda option: option.declared.added)
-    if option.declared.offered and not option.declared.hidden
+    if not option.declared.hidden
 }
 """By name. Those that exist to be refused have no widget and no place in a link."""
 OWN_NAMES = ("model", "revision", "offline", "gpu", "interconnect", "engine")

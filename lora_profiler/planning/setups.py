@@ -12,12 +12,9 @@ from lora_profiler.platform import Platform
 from lora_profiler.workload import OPTIONS, LoraConfig, Method, Quantization, TrainSetup, Workload
 
 DEFAULT_METHODS: tuple[Method, ...] = ("full", "lora")
-LORA_OPTIONS = tuple(o.name for o in OPTIONS if o.owner is LoraConfig and o.declared.offered)
+LORA_OPTIONS = tuple(o.name for o in OPTIONS if o.owner is LoraConfig)
 QLORA_OPTIONS = tuple(o.name for o in OPTIONS if o.owner is Quantization)
-DEFAULTS: Mapping[str, Any] = {
-    "methods": DEFAULT_METHODS,
-    **{o.name: o.default for o in OPTIONS if o.declared.offered},
-}
+DEFAULTS: Mapping[str, Any] = {"methods": DEFAULT_METHODS, **{o.name: o.default for o in OPTIONS}}
 """The options of a setup by name, as people write them: lists are text with commas."""
 CPU_DEFAULTS: Mapping[str, int | str] = {"seq_len": 128, "dtype": "float32"}
 """What `bench` takes instead where it trains on a CPU: a step takes a second, not minutes. Many
