@@ -429,9 +429,6 @@ STORED_OPTIONS = sorted(
     key=lambda option: (option.declared.added, option.owner is TrainSetup),
 )
 """Those that are not refused, in the order of JSON and CSV, which have what came later last."""
-LATER_FIELDS = {option.name: option.default for option in STORED_OPTIONS if option.declared.added}
-"""Options that came after the first stored records, with what a record without them meant: at that
-value they are not in a key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -456,11 +453,8 @@ class Workload:
         import hashlib
         import json
 
-        setup = canonical(setup_dict(self.setup))
-        told = {
-            name: value for name, value in setup.items() if value != LATER_FIELDS.get(name, ...)
-        }
-        text = json.dumps([self.model.id, self.model.fingerprint, told], sort_keys=True)
+        fields = canonical(key_fields(self.setup))
+        text = json.dumps([self.model.id, self.model.fingerprint, fields], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         return f"{self.model.id.replace('/', '--')}-{self.setup.method}-{digest}"
 
@@ -506,7 +500,7 @@ def canonical(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def setup_dict(setup: TrainSetup) -> dict[str, Any]:
     """The setup as JSON spells it: `method` and LoRA's fields beside the rest, absent ones null."""
-    parts = {type(part): part for part in (setup, setup.lora, setup.quantization)}
+    parts = _parts(setup)
     values: dict[str, Any] = {"method": setup.method}
     for stored in STORED_OPTIONS:
         part = parts.get(stored.owner)
@@ -515,3 +509,18 @@ def setup_dict(setup: TrainSetup) -> dict[str, Any]:
     if setup.lora is not None:
         values["alpha"] = setup.lora.alpha  # None means one that follows from the rank
     return values
+
+
+def key_fields(setup: TrainSetup) -> dict[str, Any]:
+    """`setup_dict` without what came later than the first stored records and says nothing: what is
+    at its default, or of a part that is not there."""
+    values, parts = setup_dict(setup), _parts(setup)
+    for stored in STORED_OPTIONS:
+        is_default = stored.owner not in parts or values[stored.name] == stored.default
+        if stored.declared.added and is_default:
+            del values[stored.name]
+    return values
+
+
+def _parts(setup: TrainSetup) -> dict[type, object]:
+    return {type(part): part for part in (setup, setup.lora, setup.quantization)}

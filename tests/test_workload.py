@@ -6,9 +6,12 @@ from dataclasses import asdict, fields, replace
 
 import pytest
 
+from lora_profiler import workload
+from lora_profiler.catalog import find_model
 from lora_profiler.errors import UsageError
+from lora_profiler.option import Option
 from lora_profiler.records.serialize import RecordError, setup_from_dict
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, setup_dict
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload, setup_dict
 
 
 def test_dora_is_refused_with_the_reason() -> None:
@@ -85,6 +88,32 @@ def test_a_value_out_of_range_is_refused_in_words(made: Callable[[], object], me
     with pytest.raises(UsageError) as refusal:
         made()
     assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize("name", ["use_rslora", "double_quant", "checkpointing"])
+def test_an_option_that_comes_later_leaves_older_keys_as_they_are(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever part of the setup it is of, and whether the setup has that part."""
+    model = find_model("gpt2")
+    full, lora = TrainSetup(), TrainSetup(lora=LoraConfig())
+    qlora = replace(lora, quantization=Quantization())
+    others = {
+        "use_rslora": replace(lora, lora=LoraConfig(use_rslora=True)),
+        "double_quant": replace(qlora, quantization=Quantization(double_quant=False)),
+        "checkpointing": replace(full, checkpointing=True),
+    }
+    without = [option for option in workload.STORED_OPTIONS if option.name != name]
+    (option,) = set(workload.STORED_OPTIONS) - set(without)
+
+    def keys(options: list[Option], setups: list[TrainSetup]) -> list[str]:
+        monkeypatch.setattr(workload, "STORED_OPTIONS", options)
+        return [Workload(model=model, setup=setup).key for setup in setups]
+
+    later = [*without, option._replace(declared=option.declared._replace(added=99))]
+    before = keys(without, [full, lora, qlora])
+    assert keys(later, [full, lora, qlora]) == before
+    assert keys(later, [others[name]])[0] not in before
 
 
 def test_more_ranks_than_there_are_machines_for_are_refused_before_each_gets_its_share() -> None:

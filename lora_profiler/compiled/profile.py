@@ -21,7 +21,7 @@ from lora_profiler.compiled.tape import Layout, Tape, tape_from_json, tape_json
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.prediction import Category
-from lora_profiler.workload import TrainSetup, setup_dict
+from lora_profiler.workload import TrainSetup, key_fields, setup_dict
 
 FORMAT = 2
 OPEN_FIELDS = ("batch_size", "seq_len", "rank", "alpha", "accumulation", "use_rslora")
@@ -114,8 +114,12 @@ def _told(model: ModelSpec, setup: TrainSetup) -> dict[str, Any]:
 
     Target modules that mean the same are written the same.
     """
-    usual = setup_key(TrainSetup())
-    differences = {name: value for name, value in setup_key(setup).items() if value != usual[name]}
+    usual, kept = setup_key(TrainSetup()), key_fields(setup)
+    differences = {
+        name: value
+        for name, value in setup_key(setup).items()
+        if name in kept and value != usual[name]
+    }
     if setup.lora is not None:
         targets = setup.lora.target_modules or DEFAULT_TARGETS.get(model.model_type)
         differences["targets"] = (
