@@ -516,7 +516,7 @@ def key_fields(setup: TrainSetup) -> dict[str, Any]:
     at its default, or of a part that is not there."""
     values, parts = setup_dict(setup), _parts(setup)
     for stored in STORED_OPTIONS:
-        is_default = stored.owner not in parts or values[stored.name] == stored.default
+        is_default = stored.owner not in parts or values[stored.name] in (stored.default, [])
         if stored.declared.added and is_default:
             del values[stored.name]
     return values

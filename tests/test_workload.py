@@ -90,7 +90,7 @@ def test_a_value_out_of_range_is_refused_in_words(made: Callable[[], object], me
     assert str(refusal.value) == message
 
 
-@pytest.mark.parametrize("name", ["use_rslora", "double_quant", "checkpointing"])
+@pytest.mark.parametrize("name", ["use_rslora", "modules_to_save", "double_quant", "checkpointing"])
 def test_an_option_that_comes_later_leaves_older_keys_as_they_are(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +100,7 @@ def test_an_option_that_comes_later_leaves_older_keys_as_they_are(
     qlora = replace(lora, quantization=Quantization())
     others = {
         "use_rslora": replace(lora, lora=LoraConfig(use_rslora=True)),
+        "modules_to_save": replace(lora, lora=LoraConfig(modules_to_save=("lm_head",))),
         "double_quant": replace(qlora, quantization=Quantization(double_quant=False)),
         "checkpointing": replace(full, checkpointing=True),
     }

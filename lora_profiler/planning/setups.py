@@ -81,7 +81,7 @@ def _arguments(owner: type, options: Mapping[str, Any], model: ModelSpec) -> dic
     return {
         option.field: _parsed(option, options[option.name], model)
         for option in OPTIONS
-        if option.owner is owner and option.name in options
+        if option.owner is owner
     }
 
 
