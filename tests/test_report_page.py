@@ -840,7 +840,7 @@ def test_a_browser_draws_every_figure_in_the_colours_of_its_scheme(
     )
     assert set(papers) == {palette.colour(palette.PAPER, scheme)}
     for drawing in drawings(part for section in CONTENT.sections for part in section.parts):
-        expected = drawing.figure if scheme == "light" else charts.figure.repainted(drawing.figure)
+        expected = drawing.figure if scheme == "light" else charts.repainted(drawing.figure)
         layout = page.evaluate(f"document.getElementById('{drawing.name}').layout")
         assert layout["font"] == expected["layout"]["font"]
         assert layout.get("shapes", []) == expected["layout"].get("shapes", [])

@@ -208,14 +208,13 @@ def _draw(chosen: Sequence[Run], total: int) -> None:
 
 
 def _figures(chosen: Sequence[Run]) -> None:
-    shade = widgets.theme()
     shown = sorted(
         (run for run in chosen if run.relative_error is not None),
         key=lambda run: -abs(run.relative_error or 0),
     )
     widgets.section("Peak memory, predicted against measured")
     widgets.figure(
-        charts.identity_scatter(scatter(shown[:MOST_DOTS]), theme=shade),
+        charts.identity_scatter(scatter(shown[:MOST_DOTS])),
         "scatter",
         "Predicted against measured peak of each record; on the line both are equal. The table of"
         " records has the numbers.",
@@ -223,7 +222,7 @@ def _figures(chosen: Sequence[Run]) -> None:
     widgets.section("Errors of the peak")
     by: Grouping = widgets.choose("By", STRIPS, STRIPS[0], "strip_by", labels.GROUPING_LABELS)  # type: ignore[assignment]
     widgets.figure(
-        charts.error_strip(strip(shown[:MOST_DOTS], by), theme=shade),
+        charts.error_strip(strip(shown[:MOST_DOTS], by)),
         "strip",
         f"Signed relative errors of the peak by {labels.GROUPING_LABELS[by]}; the table has the"
         " numbers.",

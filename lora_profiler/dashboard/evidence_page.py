@@ -115,7 +115,6 @@ def _headlines() -> list[Headline]:
 
 
 def _figures() -> None:
-    shade = widgets.theme()
     peaks = [row for row in measured_memory() if row.reading == "peak"]
     points = [
         ScatterPoint(
@@ -136,9 +135,7 @@ def _figures() -> None:
         " above, and filled."
     )
     widgets.figure(
-        charts.identity_scatter(points, theme=shade),
-        f"{_KEY}memory",
-        f"{said} The table below has the numbers.",
+        charts.identity_scatter(points), f"{_KEY}memory", f"{said} The table below has the numbers."
     )
     widgets.small(said, *not_counted_lines(peaks))
     steps = measured_steps()
@@ -161,9 +158,7 @@ def _figures() -> None:
         " counted above, and filled: those predicted by constants fitted without their model."
     )
     widgets.figure(
-        charts.error_strip(dots, theme=shade),
-        f"{_KEY}steps",
-        f"{said} The table below has the numbers.",
+        charts.error_strip(dots), f"{_KEY}steps", f"{said} The table below has the numbers."
     )
     why = Counter(dot.not_counted for dot in dots if dot.not_counted)
     widgets.small(

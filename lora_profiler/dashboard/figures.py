@@ -8,10 +8,9 @@ from lora_profiler.planning.sizes import size_fits
 from lora_profiler.report import charts
 from lora_profiler.report.charts import CategoryBar, Figure, FitCell, LayerQuantity, Limit
 from lora_profiler.report.method_label import method_label
-from lora_profiler.report.palette import Theme
 
 
-def composition(answers: Sequence[Answer], theme: Theme) -> Figure:
+def composition(answers: Sequence[Answer]) -> Figure:
     """What each method's peak is made of."""
     bars = [
         CategoryBar(
@@ -21,21 +20,21 @@ def composition(answers: Sequence[Answer], theme: Theme) -> Figure:
         )
         for a in answers
     ]
-    return charts.category_bars(bars, limit=_limit(answers[0]), theme=theme)
+    return charts.category_bars(bars, limit=_limit(answers[0]))
 
 
-def times(answers: Sequence[Answer], theme: Theme) -> Figure | None:
+def times(answers: Sequence[Answer]) -> Figure | None:
     """Where the time of each method's step goes; None where no time is known."""
     bars = charts.time_bars_of(answers)
-    return charts.time_bars(bars, theme=theme) if bars else None
+    return charts.time_bars(bars) if bars else None
 
 
-def curve(answer: Answer, theme: Theme) -> Figure:
+def curve(answer: Answer) -> Figure:
     """Memory over one steady step."""
-    return charts.memory_curve(answer.prediction.curve, limit=_limit(answer), theme=theme)
+    return charts.memory_curve(answer.prediction.curve, limit=_limit(answer))
 
 
-def fit_map(answer: Answer, engine: str, theme: Theme) -> Figure | None:
+def fit_map(answer: Answer, engine: str) -> Figure | None:
     """Which batches and lengths fit the card that was named; None where none was, or nobody can
     tell."""
     if answer.gpu is None:
@@ -52,18 +51,18 @@ def fit_map(answer: Answer, engine: str, theme: Theme) -> Figure | None:
         )
         for s in size_fits(answer.prediction, answer.gpu, engine)
     ]
-    return charts.fit_map(cells, theme=theme) if cells else None
+    return charts.fit_map(cells) if cells else None
 
 
-def levers(answer: Answer, theme: Theme) -> Figure | None:
+def levers(answer: Answer) -> Figure | None:
     """What lowers the peak; None where nothing does."""
-    return charts.lever_bars(answer.levers, theme=theme) if answer.levers else None
+    return charts.lever_bars(answer.levers) if answer.levers else None
 
 
-def layers(answers: Sequence[Answer], quantity: LayerQuantity, theme: Theme) -> Figure | None:
+def layers(answers: Sequence[Answer], quantity: LayerQuantity) -> Figure | None:
     """One quantity of every kind of layer under each method; None where no layer holds any."""
     rows = charts.layer_rows([a.prediction for a in answers], quantity)
-    return charts.layer_bars(rows, quantity, theme=theme) if rows else None
+    return charts.layer_bars(rows, quantity) if rows else None
 
 
 def _limit(answer: Answer) -> Limit | None:

@@ -96,9 +96,7 @@ def _one_layer(layer: LoraLayer) -> None:
     counted = counts_chart(layer)
     widgets.section(counted.title)
     widgets.figure(
-        charts.claim_chart(counted, theme=shade),
-        "counts",
-        " ".join((f"{counted.title}.", *counts_words(layer))),
+        charts.claim_chart(counted), "counts", " ".join((f"{counted.title}.", *counts_words(layer)))
     )
 
 
@@ -193,8 +191,6 @@ def _chart(members: list[Chart]) -> None:
     if len(members) == 1:
         widgets.small(f"{chart.title}.")
     widgets.figure(
-        charts.claim_chart(chart, theme=widgets.theme()),
-        f"claim.{members[0].key}",
-        " ".join((f"{chart.title}.", *words)),
+        charts.claim_chart(chart), f"claim.{members[0].key}", " ".join((f"{chart.title}.", *words))
     )
     widgets.small(*words, *([chart.note] if chart.note else []))

@@ -62,9 +62,7 @@ def _draw(found: Answered) -> None:
     st.html(markup.cards(headlines(found.answers)))
     widgets.section("What the peak is made of")
     widgets.figure(
-        figures.composition(found.answers, widgets.theme()),
-        "composition",
-        _composition_words(found.answers),
+        figures.composition(found.answers), "composition", _composition_words(found.answers)
     )
     _likely(found)
     _time(found)
@@ -124,7 +122,7 @@ def _time(found: Answered) -> None:
     lines = time_lines(found.answers)
     if not lines:
         return
-    drawn = figures.times(found.answers, widgets.theme())
+    drawn = figures.times(found.answers)
     widgets.section(f"Time of one step on {device_name(found.answers)}")
     if drawn is None:
         widgets.note(*lines)
@@ -152,15 +150,15 @@ def _detail(found: Answered) -> None:
         names[0],
     )
     answer = found.answers[names.index(widgets.choose("In detail", names, default, "detail"))]
-    label, shade = method_label(answer.prediction), widgets.theme()
+    label = method_label(answer.prediction)
     widgets.section(f"Memory over one step, {label}")
     widgets.figure(
-        figures.curve(answer, shade),
+        figures.curve(answer),
         "curve",
         f"Live memory over one training step, {peak_words(answer.prediction)}.",
     )
     widgets.section(f"What fits, {label}")
-    fitting = figures.fit_map(answer, found.question.engine, shade)
+    fitting = figures.fit_map(answer, found.question.engine)
     if fitting is not None and answer.gpu is not None:
         widgets.figure(
             fitting, "fit_map", f"Which batch sizes and sequence lengths fit {answer.gpu.name}."
@@ -181,7 +179,7 @@ def _detail(found: Answered) -> None:
             " activations."
         )
     widgets.section(f"What lowers the peak, {label}")
-    drawn = figures.levers(answer, shade)
+    drawn = figures.levers(answer)
     if drawn is None:
         widgets.note("No single change that is known here lowers this peak.")
     else:
@@ -207,7 +205,7 @@ def _layers(found: Answered) -> None:
         key="quantity",
         format_func=labels.LAYER_LABELS.__getitem__,
     )
-    drawn = figures.layers(found.answers, quantity, widgets.theme())
+    drawn = figures.layers(found.answers, quantity)
     if drawn is None:
         widgets.note("No layer holds any of it.")
     else:

@@ -30,9 +30,7 @@ def show(scored: Scored, key: str = "record") -> None:
             "Counters at the end of each phase of each step of the memory pass, and the peak within"
             " each."
         )
-        widgets.figure(
-            charts.phase_samples(measurement.phases, theme=widgets.theme()), f"{key}.phases", words
-        )
+        widgets.figure(charts.phase_samples(measurement.phases), f"{key}.phases", words)
     bars = _bars(scored)
     if bars:
         widgets.section("What the peak was made of")
@@ -40,14 +38,12 @@ def show(scored: Scored, key: str = "record") -> None:
             "Stacked bars of the peak by category, predicted and measured; the table below has the"
             " numbers."
         )
-        widgets.figure(
-            charts.category_bars(bars, theme=widgets.theme()), f"{key}.attribution", words
-        )
+        widgets.figure(charts.category_bars(bars), f"{key}.attribution", words)
     if measurement.step_seconds:
         widgets.section("Time of each step")
         counts = len(measurement.warmup_seconds), len(measurement.step_seconds)
         words = f"Times of {counts[0]} warm-up and {counts[1]} timed steps, with the median."
-        widgets.figure(charts.step_times(measurement, theme=widgets.theme()), f"{key}.steps", words)
+        widgets.figure(charts.step_times(measurement), f"{key}.steps", words)
     widgets.section("In numbers")
     widgets.blocks(blocks)
     with widgets.drawer("Machine and software", f"{key}.environment") as is_open:

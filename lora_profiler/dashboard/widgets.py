@@ -12,7 +12,7 @@ import streamlit as st
 from lora_profiler._printable import printable
 from lora_profiler.dashboard import markup
 from lora_profiler.report.blocks import Block
-from lora_profiler.report.charts import CONFIG, Figure
+from lora_profiler.report.charts import CONFIG, Figure, repainted
 from lora_profiler.report.palette import ACCENT, LINE, PAPER, WARNING, Theme, colour
 from lora_profiler.units import error_text
 
@@ -34,7 +34,7 @@ def style() -> None:
 def _colours(shade: Theme) -> str:
     """The palette's colours as the style sheet names them."""
     named = {"paper": PAPER, "line": LINE, "accent": ACCENT, "warning": WARNING}
-    return " ".join(f"--lp-{name}: {colour(of, shade)};" for name, of in named.items())
+    return " ".join(f"--lp-{name}: {colour(of)};" for name, of in named.items())
 
 
 @cache
@@ -86,7 +86,8 @@ def note(*lines: str, heading: str = "") -> None:
 
 def figure(drawn: Figure, key: str, says: str) -> None:
     """A figure of `report.charts`. `says` is what a screen reader is told."""
-    st.plotly_chart(drawn, theme=None, key=key, width="stretch", config=CONFIG, alt=says)
+    shown = repainted(drawn) if theme() == "dark" else drawn
+    st.plotly_chart(shown, theme=None, key=key, width="stretch", config=CONFIG, alt=says)
 
 
 def written(

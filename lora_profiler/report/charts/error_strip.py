@@ -10,7 +10,7 @@ from lora_profiler.report.charts.dots import dot_mark, dot_name
 from lora_profiler.report.charts.figure import Figure, figure, rows, values
 from lora_profiler.report.charts.labels import label, lines
 from lora_profiler.report.charts.ticks import ticks
-from lora_profiler.report.palette import FAINT_INK, INK, Theme
+from lora_profiler.report.palette import FAINT_INK, INK
 from lora_profiler.units import count_text, error_text
 from lora_profiler.workload import Method
 
@@ -39,7 +39,7 @@ class ErrorDot:
     not_counted: str = ""
 
 
-def error_strip(dots: Sequence[ErrorDot], *, theme: Theme = "light") -> Figure:
+def error_strip(dots: Sequence[ErrorDot]) -> Figure:
     """A strip for each group in order of appearance: its dots around zero, the median as a bar, how
     many they are by its name.
 
@@ -71,7 +71,6 @@ def error_strip(dots: Sequence[ErrorDot], *, theme: Theme = "light") -> Figure:
             **ticks(-reach, reach, _percent),
         ),
         y=rows(labels, list(place.values())),
-        theme=theme,
         shapes=[{**zero, "layer": "below"}],
     )
 

@@ -17,7 +17,6 @@ from lora_profiler.report.palette import (
     PAPER,
     SMALL_PX,
     Paint,
-    Theme,
 )
 
 Figure = dict[str, Any]
@@ -47,12 +46,11 @@ def figure(
     height: int,
     x: Mapping[str, Any],
     y: Mapping[str, Any],
-    theme: Theme,
     **layout: Any,
 ) -> Figure:
-    """The finished figure of `height` pixels, as wide as where it stands. Drawn in light colours,
-    and repainted for the dark."""
-    drawn: Figure = {
+    """The finished figure of `height` pixels, as wide as where it stands, in light colours;
+    `repainted` makes its dark twin."""
+    return {
         "data": list(data),
         "layout": {
             "template": {"layout": {}},  # none of plotly's own
@@ -88,7 +86,6 @@ def figure(
             **layout,
         },
     }
-    return drawn if theme == "light" else repainted(drawn)
 
 
 _AXIS: Final[dict[str, Any]] = {

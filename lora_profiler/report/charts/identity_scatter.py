@@ -9,7 +9,7 @@ from lora_profiler.report.charts.bytes_axis import log_bytes_axis
 from lora_profiler.report.charts.dots import dot_mark, dot_name
 from lora_profiler.report.charts.figure import Figure, figure
 from lora_profiler.report.charts.labels import label, lines
-from lora_profiler.report.palette import FAINT_INK, Theme
+from lora_profiler.report.palette import FAINT_INK
 from lora_profiler.units import bytes_text, error_text
 from lora_profiler.workload import Method
 
@@ -37,7 +37,7 @@ class ScatterPoint:
         return (self.predicted_bytes - self.measured_bytes) / self.measured_bytes
 
 
-def identity_scatter(points: Sequence[ScatterPoint], *, theme: Theme = "light") -> Figure:
+def identity_scatter(points: Sequence[ScatterPoint]) -> Figure:
     """Measured from left to right, predicted from bottom to top, both in the same range of a log
     scale; a trace for each method.
 
@@ -61,7 +61,6 @@ def identity_scatter(points: Sequence[ScatterPoint], *, theme: Theme = "light") 
         height=_HEIGHT_PX,
         x=log_bytes_axis(smallest, largest, "measured peak"),
         y=log_bytes_axis(smallest, largest, "predicted peak"),
-        theme=theme,
     )
 
 

@@ -13,7 +13,7 @@ from lora_profiler.report.charts.ticks import powers_of_ten, short_count, ticks,
 from lora_profiler.report.labels import LAYER_LABELS
 from lora_profiler.report.layers import group_layers
 from lora_profiler.report.method_label import method_label
-from lora_profiler.report.palette import BODY_PX, FAINT_INK, LINE, METHOD_MARKS, PAPER, Theme
+from lora_profiler.report.palette import BODY_PX, FAINT_INK, LINE, METHOD_MARKS, PAPER
 from lora_profiler.units import bytes_text, count_text, flops_text, percent_text
 from lora_profiler.workload import Method
 
@@ -78,10 +78,7 @@ def layer_rows(
 
 
 def layer_bars(
-    layers: Sequence[LayerRow],
-    quantity: LayerQuantity = "num_trainable_parameters",
-    *,
-    theme: Theme = "light",
+    layers: Sequence[LayerRow], quantity: LayerQuantity = "num_trainable_parameters"
 ) -> Figure:
     """A line for each of `layers`, on it a mark for every method; on a log scale where values lie
     far apart.
@@ -102,7 +99,6 @@ def layer_bars(
         height=_AROUND_PX + _ROW_PX * len(layers),
         x=axis,
         y=rows([_name(row) for row in layers], positions),
-        theme=theme,
     )
 
 

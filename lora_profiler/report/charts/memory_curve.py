@@ -9,7 +9,7 @@ from lora_profiler.report.charts.bytes_axis import bytes_axis, largest_of, limit
 from lora_profiler.report.charts.figure import Figure, Limit, figure, hatch, note, title
 from lora_profiler.report.charts.labels import label, lines
 from lora_profiler.report.labels import CATEGORY_LABELS, PHASE_CURVE
-from lora_profiler.report.palette import BODY_PX, CATEGORY_PAINTS, INK, LINE, PANEL, PAPER, Theme
+from lora_profiler.report.palette import BODY_PX, CATEGORY_PAINTS, INK, LINE, PANEL, PAPER
 from lora_profiler.units import bytes_text
 
 _HEIGHT_PX = 420
@@ -18,9 +18,7 @@ _LETTER = 0.014
 room for their name."""
 
 
-def memory_curve(
-    points: Sequence[CurvePoint], *, limit: Limit | None = None, theme: Theme = "light"
-) -> Figure:
+def memory_curve(points: Sequence[CurvePoint], *, limit: Limit | None = None) -> Figure:
     """Areas from the first to the last of `points`, which are in order of time and not of equal
     lengths of it. Empty without any.
 
@@ -54,7 +52,6 @@ def memory_curve(
             "ticks": "",
         },
         y=axis,
-        theme=theme,
         hovermode="x",
         shapes=[*shades, *shapes],
         annotations=[*words, *notes],

@@ -9,7 +9,7 @@ from lora_profiler.report.charts.figure import Figure, figure, head, rows, value
 from lora_profiler.report.charts.grouped_rows import height_px, places
 from lora_profiler.report.charts.labels import label, lines
 from lora_profiler.report.labels import METHOD_LABELS
-from lora_profiler.report.palette import BODY_PX, FAINT_INK, INK, METHOD_MARKS, PAPER, Theme
+from lora_profiler.report.palette import BODY_PX, FAINT_INK, INK, METHOD_MARKS, PAPER
 from lora_profiler.units import rate_text
 from lora_profiler.workload import Method
 
@@ -28,7 +28,7 @@ class ThroughputBar:
     record_id: str = ""
 
 
-def throughput_bars(bars: Sequence[ThroughputBar], *, theme: Theme = "light") -> Figure:
+def throughput_bars(bars: Sequence[ThroughputBar]) -> Figure:
     """One horizontal bar for each of `bars`, from top to bottom, its number at the end and its
     interval as a whisker."""
     positions, heads = places([bar.group for bar in bars])
@@ -38,7 +38,6 @@ def throughput_bars(bars: Sequence[ThroughputBar], *, theme: Theme = "light") ->
         height=height_px(positions, len(get_args(Method))),
         x=values("tokens a second, median step", range=[0, ROOM * largest]),
         y=rows([label(bar.label) for bar in bars], positions),
-        theme=theme,
         bargap=0.35,
         annotations=[head(label(text, 100), y=y) for text, y in heads],
     )
