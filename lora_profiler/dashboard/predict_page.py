@@ -16,14 +16,12 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.empirical_interval import likely_peak
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Paragraph, Table
 from lora_profiler.report.charts.layer_bars import LayerQuantity
-from lora_profiler.report.communication import communication_lines, sending_lines
-from lora_profiler.report.empirical_interval import likely_lines
+from lora_profiler.report.communication import sending_lines
 from lora_profiler.report.explain import explain_blocks
 from lora_profiler.report.layers import layer_blocks
 from lora_profiler.report.method_label import method_label
-from lora_profiler.report.predictions import model_blocks, peak_words
+from lora_profiler.report.predictions import ModelParts, model_parts, peak_words
 from lora_profiler.report.timing import device_name, steps_of, time_lines, time_words
 from lora_profiler.units import bytes_text
 
@@ -44,9 +42,8 @@ def show() -> None:
 
 
 def _draw(found: Answered) -> None:
-    blocks = model_blocks(found.answers, found.excess)
-    heading, setup, *closing = (block for block in blocks if isinstance(block, Paragraph))
-    widgets.title(heading.lines[0], *setup.lines)
+    parts = model_parts(found.answers, found.excess)
+    widgets.title(parts.title, *parts.setup)
     if found.cautions:
         widgets.caution(*found.cautions)
     if would_be_traced(found):
@@ -64,7 +61,7 @@ def _draw(found: Answered) -> None:
     widgets.figure(
         figures.composition(found.answers), "composition", _composition_words(found.answers)
     )
-    _likely(found)
+    _likely(found, parts)
     _time(found)
     _sending(found)
     _detail(found)
@@ -72,18 +69,13 @@ def _draw(found: Answered) -> None:
     widgets.section("In numbers")
     with widgets.drawer("All numbers", "numbers") as is_open:
         if is_open:
-            widgets.blocks(block for block in blocks if isinstance(block, Table))
+            widgets.blocks(parts.tables)
     with widgets.drawer("How each number was worked out", "explain") as is_open:
         if is_open:
             widgets.blocks(
                 block for a in found.answers for block in explain_blocks(a.prediction, a.levers)
             )
-    told = {
-        *time_lines(found.answers),
-        *communication_lines(found.answers),
-        *likely_lines(found.predictions),
-    }  # they stand beside their figure and their table
-    widgets.small(*(line for block in closing for line in block.lines if line not in told))
+    widgets.small(*parts.peaks, *parts.exactness)
     widgets.section("Take it along")
     widgets.downloads("predict", downloads.of_answers(found))
     st.caption("The same on the command line")
@@ -94,14 +86,13 @@ def _draw(found: Answered) -> None:
     )
 
 
-def _likely(found: Answered) -> None:
+def _likely(found: Answered, parts: ModelParts) -> None:
     """How far off the peaks may be, and the public measurements nearest to this question; nothing
     where there are none."""
-    lines = likely_lines(found.predictions)
-    if not lines:
+    if not parts.likely:
         return
     widgets.section("What public measurements say")
-    widgets.small(*lines)
+    widgets.small(*parts.likely)
     steps = [step for step in steps_of(found.answers) if step]
     peaks = [likely.nearest for p in found.predictions if (likely := likely_peak(p))]
     evidence_table.show(

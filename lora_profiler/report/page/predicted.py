@@ -7,13 +7,13 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.remarks import activation_excess
 from lora_profiler.planning.sizes import size_fits
 from lora_profiler.report import charts, labels
-from lora_profiler.report.blocks import Paragraph, Row, Table
+from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.charts import CategoryBar, FitCell, Limit
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.method_label import method_label
 from lora_profiler.report.page.parts import Beside, Drawing, Fact, Part, Section
 from lora_profiler.report.page.steps import curve_drawing, layer_drawings
-from lora_profiler.report.predictions import model_blocks
+from lora_profiler.report.predictions import model_parts
 from lora_profiler.report.timing import device_name, time_words
 from lora_profiler.units import bytes_text, count_text, percent_text
 
@@ -61,13 +61,14 @@ def _parts(prefix: str, answers: Sequence[Answer]) -> Iterable[Part]:
     predictions = [answer.prediction for answer in answers]
     full = next((p for p in predictions if p.workload.setup.method == "full"), None)
     lora = next((p for p in predictions if p.workload.setup.method != "full"), None)
-    title, *blocks = model_blocks(answers, activation_excess(full, lora) if full and lora else None)
-    if isinstance(title, Paragraph):
-        yield Paragraph(lines=title.lines)
+    parts = model_parts(answers, activation_excess(full, lora) if full and lora else None)
+    yield paragraph(parts.title)
     limit = _limit(answers[0])
     yield _bars(prefix, answers, limit)
     yield from _times(prefix, answers)
-    yield from blocks
+    yield paragraph(*parts.setup)
+    yield from parts.tables
+    yield from parts.notes
     known = [p for p in predictions if p.saved_activation_bytes is not None]
     if known:
         curves = (
