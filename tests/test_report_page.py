@@ -297,16 +297,16 @@ def test_definitions_are_all_there() -> None:
 
 
 def test_headlines_are_right() -> None:
-    facts = {fact.label: fact for fact in report_content(FOUND[:3]).facts}
+    cards = {card.label: card for card in report_content(FOUND[:3]).cards}
     peaks = [s.prediction.peak.total_bytes for s in FOUND[:3] if s.prediction]
     errors = [(p - m) / m for p, m in zip(peaks, (2_000_000, 1_000_000, 1_999_000), strict=True)]
-    assert facts["mean error of the peak"].value == f"{100 * fmean(map(abs, errors)):.2f} %"
+    assert cards["mean error of the peak"].value == f"{100 * fmean(map(abs, errors)):.2f} %"
     worst = max(errors, key=abs)
-    assert facts["worst error of the peak"].value == f"{100 * worst:+,.2f} %"
-    assert facts["worst error of the peak"].note.startswith(f"#{errors.index(worst) + 1} ")
-    assert facts["within 1 %"].value == f"{sum(abs(e) <= 0.01 for e in errors)} of 3"
-    assert facts["runs"].value == "3"
-    assert "2 did not go through" in next(f.note for f in CONTENT.facts if f.label == "runs")
+    assert cards["worst error of the peak"].value == f"{100 * worst:+,.2f} %"
+    assert cards["worst error of the peak"].note.startswith(f"#{errors.index(worst) + 1} ")
+    assert cards["within 1 %"].value == f"{sum(abs(e) <= 0.01 for e in errors)} of 3"
+    assert cards["runs"].value == "3"
+    assert "2 did not go through" in next(c.note for c in CONTENT.cards if c.label == "runs")
 
 
 def test_environments_are_told_once_with_packages_and_commits() -> None:

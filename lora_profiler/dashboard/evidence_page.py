@@ -9,7 +9,6 @@ import streamlit as st
 
 from lora_profiler.dashboard import downloads, evidence_table, form, link, markup, widgets
 from lora_profiler.dashboard.evidence_table import Measured
-from lora_profiler.dashboard.headline import Headline
 from lora_profiler.evidence import interval, measured_memory, measured_steps
 from lora_profiler.evidence.documents import Kind
 from lora_profiler.report import charts
@@ -33,6 +32,7 @@ from lora_profiler.report.labels import (
     METHOD_LABELS,
     SOURCE_LABELS,
 )
+from lora_profiler.report.page.parts import Card
 from lora_profiler.report.render import csv_text
 from lora_profiler.units import count_text, error_text, percent_text
 from lora_profiler.workload import Method
@@ -51,7 +51,7 @@ def show() -> None:
         " step by constants that never saw its model or its card.",
         f"{ERROR_DEFINITION}.",
     )
-    st.html(markup.cards(_headlines()))
+    st.html(markup.cards(_cards()))
     widgets.note(
         f"{interval_words(interval())}.",
         coverage_words(interval()),
@@ -72,7 +72,7 @@ def show() -> None:
                 widgets.small(*left_out_lines(kind))
 
 
-def _headlines() -> list[Headline]:
+def _cards() -> list[Card]:
     memory, steps, found = graded_memory(), unseen_steps(), interval()
     tiers = {
         tier: errors_of(row for row in memory if row.tier == tier)
@@ -80,7 +80,7 @@ def _headlines() -> list[Headline]:
     }
     time = errors_of(steps)
     return [
-        Headline(
+        Card(
             label="Memory, mean error",
             rows=tuple(
                 (f"tier {tier}", percent_text(e.mean), f"{count_text(e.rows)} rows")
@@ -88,7 +88,7 @@ def _headlines() -> list[Headline]:
             ),
             note=f"worst {', '.join(error_text(e.worst) for e in tiers.values())}",
         ),
-        Headline(
+        Card(
             label="Interval of a peak",
             rows=(
                 ("half-width", percent_text(found.half_width), ""),
@@ -100,7 +100,7 @@ def _headlines() -> list[Headline]:
             ),
             note="each source against the errors of the others",
         ),
-        Headline(
+        Card(
             label="Time of a step",
             rows=(
                 ("median", percent_text(time.median), ""),

@@ -6,7 +6,6 @@ from base64 import b64encode
 import streamlit as st
 
 from lora_profiler.dashboard import check_view, layer_params, link, markup, widgets
-from lora_profiler.dashboard.headline import Headline
 from lora_profiler.report import charts
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.claims import caption, grouped
@@ -17,6 +16,7 @@ from lora_profiler.report.learn.findings import Findings, committed_findings
 from lora_profiler.report.learn.flow import flow, flow_words
 from lora_profiler.report.learn.layer import LoraLayer, adam_bytes, gradient_bytes
 from lora_profiler.report.learn.matrices import matrices, matrices_words
+from lora_profiler.report.page.parts import Card
 from lora_profiler.units import bytes_texts, change_text, count_text
 
 _KEY = "learn."
@@ -48,8 +48,8 @@ def show() -> None:
         for text in st.session_state["complaints"]:
             widgets.caution(f"Passed over in the link: {text}")
     _one_layer(layer)
-    findings = committed_findings()
-    if findings is None:
+    found = committed_findings()
+    if found is None:
         widgets.section("What was found")
         widgets.note(
             "This installation has no committed results. On the command line, lora-profile verify"
@@ -57,7 +57,7 @@ def show() -> None:
             heading="There is nothing to show yet",
         )
     else:
-        _findings(findings)
+        _found(found)
     check_view.show()
 
 
@@ -83,7 +83,7 @@ def _layer() -> LoraLayer:
 
 
 def _one_layer(layer: LoraLayer) -> None:
-    st.html(markup.cards(_headlines(layer)))
+    st.html(markup.cards(_cards(layer)))
     widgets.note(*counts_words(layer))
     shade = widgets.theme()
     left, right = st.columns(2)
@@ -100,11 +100,11 @@ def _one_layer(layer: LoraLayer) -> None:
     )
 
 
-def _headlines(layer: LoraLayer) -> list[Headline]:
+def _cards(layer: LoraLayer) -> list[Card]:
     both = layer.full, layer.lora
     change = change_text(layer.share - 1)
     return [
-        Headline(
+        Card(
             label=label,
             rows=(("full", texts[0], ""), (f"LoRA r{layer.r}", texts[1], change)),
             note=note,
@@ -133,33 +133,33 @@ def _headlines(layer: LoraLayer) -> list[Headline]:
 def _picture(svg: str, says: str) -> None:
     """As an image, since streamlit takes SVG out of a page's own HTML."""
     source = f"data:image/svg+xml;base64,{b64encode(svg.encode('utf-8')).decode('ascii')}"
-    st.html(f'<div class="lp lp-picture"><img src="{source}" alt="{markup.escape(says)}"></div>')
+    st.html(markup.picture(source, says))
 
 
 # --- what was found -------------------------------------------------------------------------------
 
 
-def _findings(findings: Findings) -> None:
-    widgets.section(f"What was found on {findings.model}")
-    widgets.small(*findings.lines)
-    widgets.blocks([_verdicts(findings)])
+def _found(found: Findings) -> None:
+    widgets.section(f"What was found on {found.model}")
+    widgets.small(*found.lines)
+    widgets.blocks([_verdicts(found)])
     widgets.small("* must hold exactly, up to rounding")
     with widgets.drawer("Every claim, and what was found", "learn.findings") as is_open:
         if is_open:
-            for claim in findings.claims:
+            for claim in found.claims:
                 widgets.section(f"{claim.id}. {claim.title}")
                 widgets.blocks([paragraph(claim.statement), paragraph(*claim.finding)])
-    for heading, members in grouped(findings.charts):
+    for heading, members in grouped(found.charts):
         widgets.section(heading)
         _chart(members)
     with widgets.drawer("The numbers of all these figures", "learn.numbers") as is_open:
         if is_open:
-            for chart in findings.charts:
+            for chart in found.charts:
                 widgets.section(chart.title)
                 widgets.blocks([numbers_table(chart)])
 
 
-def _verdicts(findings: Findings) -> Table:
+def _verdicts(found: Findings) -> Table:
     rows = [
         Row(
             cells=(
@@ -169,7 +169,7 @@ def _verdicts(findings: Findings) -> Table:
                 c.headline,
             )
         )
-        for c in findings.claims
+        for c in found.claims
     ]
     return Table(columns=("", "claim", "verdict", "in numbers"), rows=tuple(rows), left=4)
 

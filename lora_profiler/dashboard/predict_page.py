@@ -9,7 +9,6 @@ import streamlit as st
 
 from lora_profiler.dashboard import downloads, evidence_table, figures, form, link, markup, widgets
 from lora_profiler.dashboard.answered import Answered, answered, would_be_traced
-from lora_profiler.dashboard.headline import headlines
 from lora_profiler.dashboard.question import predict_arguments, setup_arguments
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.answers import Answer
@@ -21,6 +20,7 @@ from lora_profiler.report.communication import sending_lines
 from lora_profiler.report.explain import explain_blocks
 from lora_profiler.report.layers import layer_blocks
 from lora_profiler.report.method_label import method_label
+from lora_profiler.report.page.headlines import headlines
 from lora_profiler.report.predictions import ModelParts, model_parts, peak_words
 from lora_profiler.report.timing import device_name, steps_of, time_lines, time_words
 from lora_profiler.units import bytes_text

@@ -13,7 +13,8 @@ from lora_profiler._printable import printable
 from lora_profiler.dashboard import markup
 from lora_profiler.report.blocks import Block
 from lora_profiler.report.charts import CONFIG, Figure, repainted
-from lora_profiler.report.palette import ACCENT, LINE, PAPER, WARNING, Theme, colour
+from lora_profiler.report.page.markup import colour_variables, template_text
+from lora_profiler.report.palette import Theme
 from lora_profiler.units import error_text
 
 if TYPE_CHECKING:
@@ -28,18 +29,13 @@ Offer = tuple[str, str, str, Callable[[], str]]
 
 def style() -> None:
     """Once a run, before anything else."""
-    st.html(f"<style>:root {{ {_colours(theme())} }} {_css()}</style>")
-
-
-def _colours(shade: Theme) -> str:
-    """The palette's colours as the style sheet names them."""
-    named = {"paper": PAPER, "line": LINE, "accent": ACCENT, "warning": WARNING}
-    return " ".join(f"--lp-{name}: {colour(of)};" for name, of in named.items())
+    st.html(f"<style>:root {{ {colour_variables(theme())} }} {_css()}</style>")
 
 
 @cache
 def _css() -> str:
-    return files("lora_profiler.dashboard").joinpath("style.css").read_text("utf-8")
+    own = files("lora_profiler.dashboard").joinpath("style.css").read_text("utf-8")
+    return own + template_text("blocks.css")
 
 
 def theme() -> Theme:

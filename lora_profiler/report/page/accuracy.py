@@ -15,7 +15,7 @@ from lora_profiler.report.comparisons import (
     largest_errors_table,
     run_name,
 )
-from lora_profiler.report.page.parts import Beside, Drawing, Fact, Fold, Part, Section
+from lora_profiler.report.page.parts import Beside, Card, Drawing, Fold, Part, Section
 from lora_profiler.report.page.runs import Run, worst_first
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text
 
@@ -56,7 +56,7 @@ def accuracy_section(runs: Sequence[Run]) -> Section | None:
     return Section(name="accuracy", title="Predicted against measured", parts=tuple(parts))
 
 
-def accuracy_facts(runs: Sequence[Run]) -> list[Fact]:
+def accuracy_cards(runs: Sequence[Run]) -> list[Card]:
     """Mean and worst error of the peak, and how many are within one percent."""
     rows = [peak for run in runs if (peak := run.peak) is not None]
     whole = summary(rows, ())
@@ -73,13 +73,13 @@ def accuracy_facts(runs: Sequence[Run]) -> list[Fact]:
     )
     within = sum(c.is_within(0.01) for c in rows)
     return [
-        Fact(
+        Card(
             label="mean error of the peak",
             value=mean,
             note=f"over {count_text(found.n)} runs that went through",
         ),
-        Fact(label="worst error of the peak", value=worst, note=where),
-        Fact(
+        Card(label="worst error of the peak", value=worst, note=where),
+        Card(
             label="within 1 %",
             value=f"{count_text(within)} of {count_text(found.n)}",
             note=f"{count_text(exact)} equal to the byte",

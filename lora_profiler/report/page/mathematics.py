@@ -16,7 +16,7 @@ from lora_profiler.report.learn.flow import flow
 from lora_profiler.report.learn.layer import LoraLayer, adam_bytes, gradient_bytes
 from lora_profiler.report.learn.matrices import matrices
 from lora_profiler.report.page.content import Content
-from lora_profiler.report.page.parts import Beside, Drawing, Fact, Fold, Part, Picture, Section
+from lora_profiler.report.page.parts import Beside, Card, Drawing, Fold, Part, Picture, Section
 from lora_profiler.units import bytes_text, count_text, percent_text, shape_text
 
 _MOST_AT_ONCE = 6
@@ -26,20 +26,20 @@ _MOST_AT_ONCE = 6
 def mathematics_content(document: Mapping[str, Any]) -> Content:
     """The page of a document of `report.claims`; the same document makes the same page at any
     time."""
-    content = findings(document)
+    found = findings(document)
     closing = [document["tolerances"]] if "tolerances" in document else []
     return Content(
-        title=f"The mathematics of LoRA, checked on {content.model}",
-        lines=(*content.lines, *closing),
-        facts=tuple(
-            Fact(label=c.title, value=CLAIM_VERDICT_LABELS[c.verdict], note=c.headline)
-            for c in content.claims
+        title=f"The mathematics of LoRA, checked on {found.model}",
+        lines=(*found.lines, *closing),
+        cards=tuple(
+            Card(label=c.title, value=CLAIM_VERDICT_LABELS[c.verdict], note=c.headline)
+            for c in found.claims
         ),
         sections=(
             _layer_section(LoraLayer()),
             *(
                 _group_section(number, heading, members)
-                for number, (heading, members) in enumerate(grouped(content.charts))
+                for number, (heading, members) in enumerate(grouped(found.charts))
             ),
             _claims_section(document),
         ),

@@ -11,13 +11,12 @@ from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.charts import CategoryBar, FitCell, Limit
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.method_label import method_label
-from lora_profiler.report.page.parts import Beside, Drawing, Fact, Part, Section
+from lora_profiler.report.page.headlines import headlines
+from lora_profiler.report.page.parts import Beside, Cards, Drawing, Part, Section
 from lora_profiler.report.page.steps import curve_drawing, layer_drawings
 from lora_profiler.report.predictions import model_parts
 from lora_profiler.report.timing import device_name, time_words
 from lora_profiler.units import bytes_text, count_text, percent_text
-
-MOST_FACTS = 6
 
 
 def predicted_sections(answers: Sequence[Answer]) -> Iterable[Section]:
@@ -32,37 +31,13 @@ def predicted_sections(answers: Sequence[Answer]) -> Iterable[Section]:
         )
 
 
-def predicted_facts(answers: Sequence[Answer]) -> list[Fact]:
-    """The peak of each answer."""
-    facts = []
-    for answer in answers[:MOST_FACTS]:
-        prediction = answer.prediction
-        lower = "≥ " if prediction.saved_activation_bytes is None else ""
-        trained = percent_text(prediction.parameters.trainable_fraction)
-        verdict = (
-            f"; {labels.VERDICT_LABELS[answer.fit.verdict]} on {answer.fit.gpu.name}"
-            if answer.fit
-            else ""
-        )
-        facts.append(
-            Fact(
-                label=f"{method_label(prediction)} peaks at",
-                value=lower + bytes_text(prediction.peak.total_bytes),
-                note=(
-                    f"{shortened(prediction.workload.model.id)}, {trained} of the weights"
-                    f" train{verdict}"
-                ),
-            )
-        )
-    return facts
-
-
 def _parts(prefix: str, answers: Sequence[Answer]) -> Iterable[Part]:
     predictions = [answer.prediction for answer in answers]
     full = next((p for p in predictions if p.workload.setup.method == "full"), None)
     lora = next((p for p in predictions if p.workload.setup.method != "full"), None)
     parts = model_parts(answers, activation_excess(full, lora) if full and lora else None)
     yield paragraph(parts.title)
+    yield Cards(cards=tuple(headlines(answers)))
     limit = _limit(answers[0])
     yield _bars(prefix, answers, limit)
     yield from _times(prefix, answers)

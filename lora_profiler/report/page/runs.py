@@ -15,7 +15,7 @@ from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.comparisons import run_cells
 from lora_profiler.report.measurements import comparison_text
 from lora_profiler.report.method_label import way_label
-from lora_profiler.report.page.parts import Fact, Part, Section
+from lora_profiler.report.page.parts import Card, Part, Section
 from lora_profiler.report.process_group import ranks_text
 from lora_profiler.units import bytes_text, count_text, rate_text, seconds_text
 
@@ -260,7 +260,7 @@ def _refusals_table(refused: Sequence[Run]) -> Table:
 # --- in short -------------------------------------------------------------------------------------
 
 
-def run_facts(runs: Sequence[Run]) -> list[Fact]:
+def run_cards(runs: Sequence[Run]) -> list[Card]:
     """How many, and how many of them went through; of a few, the peak of each."""
     if not runs:
         return []
@@ -269,11 +269,11 @@ def run_facts(runs: Sequence[Run]) -> list[Fact]:
     models = len({run.scored.record.workload.model.id for run in runs})
     of = f"of {count_text(models)} models; " if models > 1 else ""
     note = "all went through" if not ended else f"{count_text(ended)} did not go through"
-    peaks = [_peak_fact(run) for run in runs] if len(runs) <= FEW else []
-    return [*peaks, Fact(label="runs", value=count_text(len(runs)), note=of + note)]
+    peaks = [_peak_card(run) for run in runs] if len(runs) <= FEW else []
+    return [*peaks, Card(label="runs", value=count_text(len(runs)), note=of + note)]
 
 
-def _peak_fact(run: Run) -> Fact:
+def _peak_card(run: Run) -> Card:
     record, prediction, peak = run.scored.record, run.scored.prediction, run.peak
     measured, speed = record.measurement, run.speed
     told = [
@@ -286,7 +286,7 @@ def _peak_fact(run: Run) -> Fact:
         else []
     )
     size = _at_least(measured.peak_requested_bytes, not measured.went_through)
-    return Fact(
+    return Card(
         label=(
             f"{way_label(record.workload.setup)} peaks at"
             if size

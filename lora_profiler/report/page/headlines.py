@@ -2,13 +2,13 @@
 full fine-tuning."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.fit import Fit
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
 from lora_profiler.report.method_label import method_label
+from lora_profiler.report.page.parts import Card
 from lora_profiler.report.room import room
 from lora_profiler.report.timing import device_name, interval_words, steps_of
 from lora_profiler.units import (
@@ -24,18 +24,7 @@ from lora_profiler.units import (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Headline:
-    """One card: (method, value, change against full) for each method, or what `columns` names; and
-    a line under them."""
-
-    label: str
-    rows: tuple[tuple[str, ...], ...]
-    note: str
-    columns: tuple[str, ...] = ()
-
-
-def headlines(answers: Sequence[Answer]) -> list[Headline]:
+def headlines(answers: Sequence[Answer]) -> list[Card]:
     """Peak, what is trained, what is held, what backward needs, compute, and the card's verdict
     where one is named."""
     predictions = [answer.prediction for answer in answers]
@@ -83,7 +72,7 @@ def headlines(answers: Sequence[Answer]) -> list[Headline]:
     return [verdict, *found] if verdict else found
 
 
-def _times(answers: Sequence[Answer]) -> list[Headline]:
+def _times(answers: Sequence[Answer]) -> list[Card]:
     """The time of one step with its interval, and tokens a second, on the device that was asked
     about."""
     steps = {
@@ -112,8 +101,8 @@ def _times(answers: Sequence[Answer]) -> list[Headline]:
         f"{label}: {interval_words(step, longest)}" for label, step in steps.items()
     )
     return [
-        Headline(label=f"One step on {name}", rows=tuple(rows), note=f"{between}; {basis}{unfit}"),
-        Headline(
+        Card(label=f"One step on {name}", rows=tuple(rows), note=f"{between}; {basis}{unfit}"),
+        Card(
             label="Tokens a second", rows=tuple(rates), note=f"on {name}, padding among them{unfit}"
         ),
     ]
@@ -135,7 +124,7 @@ def _headline(
     value: Callable[[Prediction], int | None],
     texts: Callable[[Sequence[int | None]], list[str]],
     note: str,
-) -> Headline:
+) -> Card:
     full = next((value(p) for p in predictions if p.workload.setup.method == "full"), None)
     rows = []
     for p, text in zip(predictions, texts([value(p) for p in predictions]), strict=True):
@@ -144,7 +133,7 @@ def _headline(
             change_text(number / full - 1) if number is not None and full and not is_full else ""
         )
         rows.append((method_label(p), text, change))
-    return Headline(label=label, rows=tuple(rows), note=note)
+    return Card(label=label, rows=tuple(rows), note=note)
 
 
 def _each(text: Callable[[int], str]) -> Callable[[Sequence[int | None]], list[str]]:
@@ -152,14 +141,14 @@ def _each(text: Callable[[int], str]) -> Callable[[Sequence[int | None]], list[s
     return lambda numbers: ["not known" if number is None else text(number) for number in numbers]
 
 
-def _verdict(answers: Sequence[Answer]) -> Headline | None:
+def _verdict(answers: Sequence[Answer]) -> Card | None:
     gpu = answers[0].gpu
     if gpu is None or gpu.usable_bytes is None:
         return None
     rows = tuple((method_label(a.prediction), *_room(a.fit)) for a in answers)
     unit, size = byte_unit(gpu.usable_bytes)
     usable = f"{'~' if gpu.usable_is_estimated else ''}{in_unit(gpu.usable_bytes, size)} {unit}"
-    return Headline(
+    return Card(
         label=f"On {gpu.name}, {unit}",
         columns=("", "", "peak", "reserve", "headroom"),
         rows=rows,
