@@ -27,11 +27,11 @@ from lora_profiler.comparison.throughput import throughput
 from lora_profiler.dashboard import downloads, following, markup, measuring, widgets
 from lora_profiler.dashboard import records as shown_records
 from lora_profiler.dashboard import settings as served
+from lora_profiler.dashboard.compare_page import FILTERS, choices, filtered, runs
 from lora_profiler.dashboard.following import AlreadyRunningError
 from lora_profiler.dashboard.measure_page import where
 from lora_profiler.dashboard.measuring import Conditions, Measuring, read_case
 from lora_profiler.dashboard.question import Question
-from lora_profiler.dashboard.runs import FILTERS, choices, filtered, runs, scatter, strip
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import fit
 from lora_profiler.planning.setups import SetupOptions
@@ -42,6 +42,8 @@ from lora_profiler.records.serialize import record_dict
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.comparisons import run_name
 from lora_profiler.report.page import embedded_data
+from lora_profiler.report.page.accuracy import errors_drawing, scatter_drawing
+from lora_profiler.report.page.parts import Drawing
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 # --- text -----------------------------------------------------------------------------------------
@@ -290,16 +292,31 @@ def test_speeds_in_the_table_are_those_of_the_record() -> None:
         assert (run.step_seconds, run.tokens_per_second) == (
             (speed.steps.median, speed.tokens_per_second) if speed else (None, None)
         )
-        assert run.name == run_name(run.scored.record)
+        assert run.name == f"#{run.number} {run_name(run.scored.record)}"
 
 
 def test_figures_of_many_records_leave_out_what_was_not_compared() -> None:
     compared = [run for run in some_runs() if run.status == "ok"]
-    assert len(scatter(some_runs())) == len(strip(some_runs(), "method")) == len(compared)
-    assert [dot.group for dot in strip(some_runs(), "method")] == ["full", "full", "LoRA"]
-    assert {dot.error for dot in strip(compared, "device")} == {
-        run.relative_error for run in compared
-    }
+    assert len(compared) == 3
+    by_method = dots(errors_drawing(some_runs(), "method"))
+    assert len(dots(scatter_drawing(some_runs()))) == len(by_method) == len(compared)
+    assert {text.split("<br>")[0] for text in by_method} == {run.name for run in compared}
+    strips = errors_drawing(some_runs(), "method").figure["layout"]["yaxis"]["ticktext"]
+    assert strips == ["full<br>n = 2", "LoRA<br>n = 1"]
+    devices = errors_drawing(compared, "device").figure
+    assert sorted(
+        x for trace in devices["data"] if trace["name"] != "median" for x in trace["x"]
+    ) == sorted(100 * run.error for run in compared if run.error is not None)
+
+
+def dots(drawing: Drawing) -> list[str]:
+    """What is shown where a run is pointed at."""
+    return [
+        text
+        for trace in drawing.figure["data"]
+        if trace["name"] != "median"
+        for text in trace.get("hovertext", ())
+    ]
 
 
 # --- sizes that fit -------------------------------------------------------------------------------

@@ -234,7 +234,9 @@ def test_the_report_s_page_says_the_same_and_holds_every_number() -> None:
     assert embedded_data(page) == json.loads(json.dumps(document()))
     assert "1. Size of the update: holds" in page and "- Here 1,536 numbers train." in page
     assert "At rank 8 LoRA trains 18.75 % of the numbers of the full update." in page
-    assert '<td class="n">65,536</td>' in page and '<td class="n">768.00 KiB</td>' in page
+    assert (
+        '<td class="lp-value">65,536</td>' in page and '<td class="lp-value">0.75 MiB</td>' in page
+    )
     found = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert [ElementTree.fromstring(each).attrib["aria-label"][:5] for each in found] == [
         "Three",

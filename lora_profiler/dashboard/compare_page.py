@@ -2,9 +2,10 @@
 
 import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import lru_cache
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import streamlit as st
@@ -13,20 +14,10 @@ from lora_profiler.comparison.errors import GROUPINGS, METRICS, Grouping, Metric
 from lora_profiler.dashboard import downloads, link, record_view, records, widgets
 from lora_profiler.dashboard.question import CHOICES
 from lora_profiler.dashboard.records import Loaded
-from lora_profiler.dashboard.runs import (
-    FILTERS,
-    STRIPS,
-    Filter,
-    Run,
-    choices,
-    filtered,
-    runs,
-    scatter,
-    strip,
-)
 from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.report import charts, labels
+from lora_profiler.records.record import STATUSES
+from lora_profiler.report import labels
 from lora_profiler.report.comparisons import (
     environment_lines,
     errors_table,
@@ -34,10 +25,21 @@ from lora_profiler.report.comparisons import (
     largest_errors_table,
     not_compared_lines,
 )
+from lora_profiler.report.page.accuracy import (
+    RunGrouping,
+    drawn,
+    drawn_words,
+    errors_drawing,
+    scatter_drawing,
+)
+from lora_profiler.report.page.runs import Run, numbered
 from lora_profiler.units import byte_unit, count_text
 
+Filter = Literal["model", "method", "device", "status"]
+FILTERS: tuple[Filter, ...] = get_args(Filter)
+STRIPS: tuple[RunGrouping, ...] = get_args(RunGrouping)
 MOST_DOTS = 2000
-"""A figure shows the records of the largest errors; more dots than this hide each other."""
+"""More dots than this hide each other."""
 _WORST = 5
 _TITLE = "Predicted against measured"
 LINKED = "linked_record"
@@ -181,6 +183,26 @@ def _filters(found: Sequence[Run]) -> dict[Filter, list[str]]:
     }
 
 
+@lru_cache(maxsize=8)
+def runs(loaded: Loaded) -> tuple[Run, ...]:
+    """A row for each record, failures included, in their order."""
+    return tuple(numbered(loaded.scored))
+
+
+def choices(found: Iterable[Run], by: Filter) -> list[str]:
+    """What a filter can be set to: methods and statuses in their own order, names by the
+    alphabet."""
+    present = {getattr(run, by) for run in found}
+    order = {"method": tuple(labels.METHOD_LABELS), "status": STATUSES}.get(by)
+    return [name for name in order if name in present] if order else sorted(present)
+
+
+def filtered(found: Sequence[Run], wanted: Mapping[Filter, Collection[str]]) -> list[Run]:
+    """Those that every filter lets through; an empty one lets all through."""
+    active = [(by, set(names)) for by, names in wanted.items() if names]
+    return [run for run in found if all(getattr(run, by) in names for by, names in active)]
+
+
 # --- the page -------------------------------------------------------------------------------------
 
 
@@ -208,30 +230,15 @@ def _draw(chosen: Sequence[Run], total: int) -> None:
 
 
 def _figures(chosen: Sequence[Run]) -> None:
-    shown = sorted(
-        (run for run in chosen if run.relative_error is not None),
-        key=lambda run: -abs(run.relative_error or 0),
-    )
+    compared = [run for run in chosen if run.error is not None]
+    shown = drawn(compared, MOST_DOTS)
     widgets.section("Peak memory, predicted against measured")
-    widgets.figure(
-        charts.identity_scatter(scatter(shown[:MOST_DOTS])),
-        "scatter",
-        "Predicted against measured peak of each record; on the line both are equal. The table of"
-        " records has the numbers.",
-    )
+    widgets.drawing(scatter_drawing(shown), "scatter")
     widgets.section("Errors of the peak")
-    by: Grouping = widgets.choose("By", STRIPS, STRIPS[0], "strip_by", labels.GROUPING_LABELS)  # type: ignore[assignment]
-    widgets.figure(
-        charts.error_strip(strip(shown[:MOST_DOTS], by)),
-        "strip",
-        f"Signed relative errors of the peak by {labels.GROUPING_LABELS[by]}; the table has the"
-        " numbers.",
-    )
-    if len(shown) > MOST_DOTS:
-        widgets.small(
-            f"Both figures show the {count_text(MOST_DOTS)} records with the largest errors, of"
-            f" {count_text(len(shown))}."
-        )
+    by: RunGrouping = widgets.choose("By", STRIPS, STRIPS[0], "strip_by", labels.GROUPING_LABELS)  # type: ignore[assignment]
+    widgets.drawing(errors_drawing(shown, by), "strip")
+    for words in drawn_words(shown, compared):
+        widgets.small(*words.lines)
 
 
 def _errors(scored: Sequence[Any], by_id: dict[str, Any]) -> None:
@@ -265,25 +272,24 @@ def _table(chosen: Sequence[Run]) -> None:
     unit, size = byte_unit(max((run.measured_bytes or 0 for run in chosen), default=1))
     frame = pd.DataFrame(
         {
+            "#": [run.number for run in chosen],
             "model": [run.model for run in chosen],
-            "method": [run.way for run in chosen],
+            "method": [run.cells[1] for run in chosen],
             "status": [labels.STATUS_LABELS[run.status] for run in chosen],
             f"predicted, {unit}": [_in(run.predicted_bytes, size) for run in chosen],
             f"measured, {unit}": [_in(run.measured_bytes, size) for run in chosen],
-            "error, %": [
-                None if run.relative_error is None else 100 * run.relative_error for run in chosen
-            ],
+            "error, %": [None if run.error is None else 100 * run.error for run in chosen],
             "step, ms": [
                 None if run.step_seconds is None else 1000 * run.step_seconds for run in chosen
             ],
             "tokens/s": [run.tokens_per_second for run in chosen],
-            "setup": [run.setting for run in chosen],
+            "setup": [run.cells[2] for run in chosen],
             "device": [run.device for run in chosen],
         }
     )
     number = {
         name: st.column_config.NumberColumn(format="%,.2f")
-        for name in (*frame.columns[3:5], "step, ms")
+        for name in (*frame.columns[4:6], "step, ms")
     }
     shown = widgets.written(frame, {"error, %": widgets.percents_off})
     picked = st.dataframe(
@@ -308,7 +314,7 @@ def _table(chosen: Sequence[Run]) -> None:
         st.session_state[LINKED] = chosen[rows[0]].record_id
     link.write(link.written("Compare", record=run.record_id if run else linked))
     if run is not None:
-        record_view.show(run.scored)
+        record_view.show(run)
     elif linked is not None:
         widgets.caution(
             f"The record {linked[:160]!r}, which the link names, is not among those shown."

@@ -6,18 +6,17 @@ from base64 import b64encode
 import streamlit as st
 
 from lora_profiler.dashboard import check_view, layer_params, link, markup, widgets
-from lora_profiler.report import charts
 from lora_profiler.report.blocks import Row, Table, paragraph
-from lora_profiler.report.claims import caption, grouped
+from lora_profiler.report.claims import grouped
 from lora_profiler.report.claims.chart import Chart, numbers_table
 from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
 from lora_profiler.report.learn.counts import counts_chart, counts_words
 from lora_profiler.report.learn.findings import Findings, committed_findings
 from lora_profiler.report.learn.flow import flow, flow_words
-from lora_profiler.report.learn.layer import LoraLayer, adam_bytes, gradient_bytes
+from lora_profiler.report.learn.layer import LoraLayer
 from lora_profiler.report.learn.matrices import matrices, matrices_words
-from lora_profiler.report.page.parts import Card
-from lora_profiler.units import bytes_texts, change_text, count_text
+from lora_profiler.report.page.mathematics import claim_drawing, counts_drawing, layer_cards
+from lora_profiler.units import count_text
 
 _KEY = "learn."
 _LABELS = {
@@ -83,7 +82,7 @@ def _layer() -> LoraLayer:
 
 
 def _one_layer(layer: LoraLayer) -> None:
-    st.html(markup.cards(_cards(layer)))
+    st.html(markup.cards(layer_cards(layer)))
     widgets.note(*counts_words(layer))
     shade = widgets.theme()
     left, right = st.columns(2)
@@ -93,41 +92,8 @@ def _one_layer(layer: LoraLayer) -> None:
     with right:
         widgets.section("The two paths")
         _picture(flow(layer, shade), flow_words(layer))
-    counted = counts_chart(layer)
-    widgets.section(counted.title)
-    widgets.figure(
-        charts.claim_chart(counted), "counts", " ".join((f"{counted.title}.", *counts_words(layer)))
-    )
-
-
-def _cards(layer: LoraLayer) -> list[Card]:
-    both = layer.full, layer.lora
-    change = change_text(layer.share - 1)
-    return [
-        Card(
-            label=label,
-            rows=(("full", texts[0], ""), (f"LoRA r{layer.r}", texts[1], change)),
-            note=note,
-        )
-        for label, texts, note in (
-            ("Numbers that train", [count_text(n) for n in both], "d k against r (d + k)"),
-            (
-                "Gradients",
-                bytes_texts([gradient_bytes(n) for n in both]),
-                "in float32, 4 bytes a number",
-            ),
-            (
-                "Adam's two averages",
-                bytes_texts([adam_bytes(n) for n in both]),
-                "in float32, 8 bytes a number",
-            ),
-            (
-                "Gradients and Adam",
-                bytes_texts([gradient_bytes(n) + adam_bytes(n) for n in both]),
-                "12 bytes a number",
-            ),
-        )
-    ]
+    widgets.section(counts_chart(layer).title)
+    widgets.drawing(counts_drawing(layer), "counts")
 
 
 def _picture(svg: str, says: str) -> None:
@@ -187,10 +153,6 @@ def _chart(members: list[Chart]) -> None:
             persist_state="session",
         )
     chart = next(chart for chart in members if chart.key == key)
-    words = caption(chart)
     if len(members) == 1:
         widgets.small(f"{chart.title}.")
-    widgets.figure(
-        charts.claim_chart(chart), f"claim.{members[0].key}", " ".join((f"{chart.title}.", *words))
-    )
-    widgets.small(*words, *([chart.note] if chart.note else []))
+    widgets.drawing(claim_drawing(chart), f"claim.{members[0].key}")

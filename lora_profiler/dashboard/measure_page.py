@@ -18,6 +18,7 @@ from lora_profiler.harness.device_choice import present_device
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.method_label import method_label
+from lora_profiler.report.page.runs import numbered
 from lora_profiler.report.progress.bench import beat_text
 from lora_profiler.units import bytes_text, clock_text
 from lora_profiler.workload import MAX_SIZE, Device
@@ -240,8 +241,8 @@ def _after(ended: Measuring) -> None:
     for line in ended.said:
         if line.startswith("Warning: "):
             widgets.caution(line.removeprefix("Warning: "))
-    found = scored(measuring.records(ended))
-    if not found:
+    runs = numbered(scored(measuring.records(ended)))
+    if not runs:
         widgets.note("No case had ended or begun to be measured; nothing was stored.")
-    for number, each in enumerate(found):
-        record_view.show(each, f"measured.{number}")
+    for run in runs:
+        record_view.show(run, f"measured.{run.number}")

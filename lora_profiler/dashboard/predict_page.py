@@ -2,18 +2,15 @@
 would lower it."""
 
 import shlex
-from collections.abc import Sequence
 from typing import get_args
 
 import streamlit as st
 
-from lora_profiler.dashboard import downloads, evidence_table, figures, form, link, markup, widgets
+from lora_profiler.dashboard import downloads, evidence_table, form, link, markup, widgets
 from lora_profiler.dashboard.answered import Answered, answered, would_be_traced
 from lora_profiler.dashboard.question import predict_arguments, setup_arguments
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.empirical_interval import likely_peak
-from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.report import labels
 from lora_profiler.report.charts.layer_bars import LayerQuantity
 from lora_profiler.report.communication import sending_lines
@@ -21,9 +18,16 @@ from lora_profiler.report.explain import explain_blocks
 from lora_profiler.report.layers import layer_blocks
 from lora_profiler.report.method_label import method_label
 from lora_profiler.report.page.headlines import headlines
-from lora_profiler.report.predictions import ModelParts, model_parts, peak_words
-from lora_profiler.report.timing import device_name, steps_of, time_lines, time_words
-from lora_profiler.units import bytes_text
+from lora_profiler.report.page.predicted import (
+    answer_curve,
+    composition_drawing,
+    fit_drawing,
+    levers_drawing,
+    times_drawing,
+)
+from lora_profiler.report.page.steps import layer_drawing
+from lora_profiler.report.predictions import ModelParts, model_parts
+from lora_profiler.report.timing import device_name, steps_of, time_lines
 
 
 def show() -> None:
@@ -58,9 +62,7 @@ def _draw(found: Answered) -> None:
         )
     st.html(markup.cards(headlines(found.answers)))
     widgets.section("What the peak is made of")
-    widgets.figure(
-        figures.composition(found.answers), "composition", _composition_words(found.answers)
-    )
+    widgets.drawing(composition_drawing("composition", found.answers), "composition")
     _likely(found, parts)
     _time(found)
     _sending(found)
@@ -113,16 +115,12 @@ def _time(found: Answered) -> None:
     lines = time_lines(found.answers)
     if not lines:
         return
-    drawn = figures.times(found.answers)
     widgets.section(f"Time of one step on {device_name(found.answers)}")
-    if drawn is None:
+    drawing = times_drawing("times", found.answers)
+    if drawing is None:
         widgets.note(*lines)
     else:
-        widgets.figure(
-            drawn,
-            "times",
-            f"Stacked bars of where the time of one step goes. {time_words(found.answers)}.",
-        )
+        widgets.drawing(drawing, "times")
         widgets.small(*lines)
 
 
@@ -143,17 +141,11 @@ def _detail(found: Answered) -> None:
     answer = found.answers[names.index(widgets.choose("In detail", names, default, "detail"))]
     label = method_label(answer.prediction)
     widgets.section(f"Memory over one step, {label}")
-    widgets.figure(
-        figures.curve(answer),
-        "curve",
-        f"Live memory over one training step, {peak_words(answer.prediction)}.",
-    )
+    widgets.drawing(answer_curve("curve", answer), "curve")
     widgets.section(f"What fits, {label}")
-    fitting = figures.fit_map(answer, found.question.engine)
-    if fitting is not None and answer.gpu is not None:
-        widgets.figure(
-            fitting, "fit_map", f"Which batch sizes and sequence lengths fit {answer.gpu.name}."
-        )
+    fitting = fit_drawing("fit_map", answer, found.question.engine)
+    if fitting is not None:
+        widgets.drawing(fitting, "fit_map")
         widgets.small(
             *(
                 f"{labels.VERDICT_LABELS[name]}: {words}."
@@ -170,22 +162,12 @@ def _detail(found: Answered) -> None:
             " activations."
         )
     widgets.section(f"What lowers the peak, {label}")
-    drawn = figures.levers(answer)
-    if drawn is None:
+    lowering = levers_drawing("levers", answer)
+    if lowering is None:
         widgets.note("No single change that is known here lowers this peak.")
     else:
-        widgets.figure(
-            drawn,
-            "levers",
-            "What lowers the peak: "
-            + "; ".join(_lever_words(lever) for lever in answer.levers)
-            + ".",
-        )
+        widgets.drawing(lowering, "levers")
         widgets.small(*(f"{lever.name}: {lever.option}; {lever.price}." for lever in answer.levers))
-
-
-def _lever_words(lever: Lever) -> str:
-    return f"{lever.name} by {bytes_text(lever.saved_bytes)}"
 
 
 def _layers(found: Answered) -> None:
@@ -196,28 +178,11 @@ def _layers(found: Answered) -> None:
         key="quantity",
         format_func=labels.LAYER_LABELS.__getitem__,
     )
-    drawn = figures.layers(found.answers, quantity)
-    if drawn is None:
+    drawing = layer_drawing("layers", found.predictions, quantity)
+    if drawing is None:
         widgets.note("No layer holds any of it.")
     else:
-        what = labels.LAYER_LABELS[quantity]
-        widgets.figure(
-            drawn,
-            "layers",
-            f"{what} of each kind of layer under each method; the table below has the numbers.",
-        )
+        widgets.drawing(drawing, "layers")
     with widgets.drawer("Every kind of layer as a table", "layer_tables") as is_open:
         if is_open:
             widgets.blocks(layer_blocks(found.predictions))
-
-
-def _composition_words(answers: Sequence[Answer]) -> str:
-    parts_of = []
-    for a in answers:
-        held = ", ".join(
-            f"{labels.CATEGORY_LABELS[category]} {bytes_text(size)}"
-            for category, size in a.prediction.peak.bytes.items()
-            if size
-        )
-        parts_of.append(f"{method_label(a.prediction)}: {held}")
-    return f"Stacked bars of the peak by category. {'; '.join(parts_of)}."

@@ -14,6 +14,7 @@ from lora_profiler.dashboard import markup
 from lora_profiler.report.blocks import Block
 from lora_profiler.report.charts import CONFIG, Figure, repainted
 from lora_profiler.report.page.markup import colour_variables, template_text
+from lora_profiler.report.page.parts import Drawing
 from lora_profiler.report.palette import Theme
 from lora_profiler.units import error_text
 
@@ -78,6 +79,14 @@ def caution(*lines: str) -> None:
 def note(*lines: str, heading: str = "") -> None:
     """An empty state, or something to know."""
     st.html(markup.note("note", lines, heading))
+
+
+def drawing(it: Drawing, key: str) -> None:
+    """A figure and the lines under it; its caption is the section's head, its numbers stand in the
+    page's tables."""
+    figure(it.figure, key, it.description)
+    if it.lines:
+        small(*it.lines)
 
 
 def figure(drawn: Figure, key: str, says: str) -> None:

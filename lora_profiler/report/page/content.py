@@ -13,12 +13,17 @@ from lora_profiler.report.page.accuracy import accuracy_cards, accuracy_section
 from lora_profiler.report.page.composition import composition_section
 from lora_profiler.report.page.data import page_data
 from lora_profiler.report.page.definitions import definitions_section
-from lora_profiler.report.page.matched_runs import groups_alike
 from lora_profiler.report.page.parts import Card, Section, sections
 from lora_profiler.report.page.predicted import predicted_sections
 from lora_profiler.report.page.provenance import provenance_section
 from lora_profiler.report.page.public import public_section
-from lora_profiler.report.page.runs import failures_section, numbered, run_cards, runs_section
+from lora_profiler.report.page.runs import (
+    failures_section,
+    groups_alike,
+    numbered,
+    run_cards,
+    runs_section,
+)
 from lora_profiler.report.page.speed import speed_section
 from lora_profiler.report.page.steps import layers_section, steps_section
 from lora_profiler.units import count_text

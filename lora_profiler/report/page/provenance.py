@@ -30,7 +30,8 @@ def provenance_section(runs: Sequence[Run]) -> Section | None:
     parts.append(
         Beside(
             parts=tuple(
-                environment_table(number, members) for number, members in enumerate(shown, 1)
+                environment_table(_set_up(number, members), members)
+                for number, members in enumerate(shown, 1)
             )
         )
     )
@@ -65,7 +66,13 @@ def _lines(records: Sequence[Record], count: int, shown: int) -> list[str]:
     return lines
 
 
-def environment_table(number: int, members: Sequence[Record]) -> Table:
+def _set_up(number: int, members: Sequence[Record]) -> str:
+    several = "s" if len(members) > 1 else ""
+    name = members[0].environment.device.name
+    return f"Set-up {number}: {name}, {count_text(len(members))} run{several}"
+
+
+def environment_table(title: str, members: Sequence[Record]) -> Table:
     """One set-up: device, machine, packages, settings; commits and allocators as far as its records
     differ in them."""
     first = members[0].environment
@@ -80,10 +87,6 @@ def environment_table(number: int, members: Sequence[Record]) -> Table:
         rows += [
             Row(cells=(name, value), indent=1) for name, value in sorted(first.variables.items())
         ]
-    title = (
-        f"Set-up {number}: {first.device.name}, {count_text(len(members))}"
-        f" run{'s' if len(members) > 1 else ''}"
-    )
     return Table(title=title, columns=("", ""), rows=tuple(rows), left=2)
 
 
@@ -95,14 +98,15 @@ def _facts(environment: Environment) -> dict[str, str]:
         for name in path.split("."):
             value = value.get(name)
         if value is not None and path not in ("commit", "allocator"):
-            found[label] = _text(path, value)
+            found[label] = fact_text(path, value)
     return found
 
 
-def _text(path: str, value: Any) -> str:
+def fact_text(path: str, value: Any) -> str:
+    """One value of an environment or of conditions; `path` is the name of its field."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if path.endswith("_bytes"):
+    if path.endswith("_bytes") and isinstance(value, int):
         return bytes_text(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 

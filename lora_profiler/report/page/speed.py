@@ -12,12 +12,10 @@ from lora_profiler.report import charts
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.charts import ThroughputBar
 from lora_profiler.report.charts.labels import shortened
-from lora_profiler.report.comparisons import run_cells
 from lora_profiler.report.measured_runs import setting
 from lora_profiler.report.method_label import way_label
-from lora_profiler.report.page.matched_runs import full_and_lora
 from lora_profiler.report.page.parts import Beside, Drawing, Part, Section
-from lora_profiler.report.page.runs import Run
+from lora_profiler.report.page.runs import Run, full_and_lora
 from lora_profiler.report.speed import ratio_line
 from lora_profiler.units import between_text, count_text, percent_text, rate_text, seconds_text
 
@@ -42,7 +40,7 @@ def speed_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
             f"{shown}{several}Whiskers are 95 % intervals of the median step.", *_ratio(alike)
         ),
         _drawing(picked),
-        Beside(parts=tuple(_steps_drawing(run) for run in full_and_lora(alike) or timed[:1])),
+        Beside(parts=tuple(step_times_drawing(run) for run in full_and_lora(alike) or timed[:1])),
     ]
     return Section(name="speed", title="Throughput", parts=tuple(parts))
 
@@ -137,7 +135,7 @@ def _row(run: Run, speed: Throughput, used: Utilisation | None) -> tuple[str, ..
     flags = [flag.replace("_", " ") for flag in run.scored.record.measurement.flags]
     return (
         count_text(run.number),
-        *run_cells(run.scored.record),
+        *run.cells,
         rate_text(tokens).removesuffix("/s") if tokens is not None else "",
         seconds_text(steps.median, steps.high),
         between_text(steps.low, steps.high),
@@ -151,7 +149,8 @@ def _row(run: Run, speed: Throughput, used: Utilisation | None) -> tuple[str, ..
 # --- raw times ------------------------------------------------------------------------------------
 
 
-def _steps_drawing(run: Run) -> Drawing:
+def step_times_drawing(run: Run) -> Drawing:
+    """The time of every step of a run that was timed."""
     measured, speed = run.scored.record.measurement, run.speed
     assert speed is not None
     return Drawing(

@@ -1,6 +1,6 @@
 """Memory over one step, and what each layer costs: full fine-tuning beside LoRA."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from lora_profiler.prediction import CurvePoint, Prediction
 from lora_profiler.records.record import PhaseSample
@@ -9,9 +9,8 @@ from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.charts import LayerQuantity, LayerRow, Limit
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.method_label import method_label
-from lora_profiler.report.page.matched_runs import full_and_lora, peak_of
 from lora_profiler.report.page.parts import Beside, Drawing, Part, Section
-from lora_profiler.report.page.runs import Run
+from lora_profiler.report.page.runs import Run, full_and_lora, peak_of
 from lora_profiler.units import byte_unit, bytes_text, count_text, flops_text, in_unit
 
 QUANTITIES: tuple[LayerQuantity, ...] = ("num_trainable_parameters", "saved_activation_bytes")
@@ -35,11 +34,7 @@ def steps_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
         if (prediction := run.scored.prediction) is not None
         and prediction.saved_activation_bytes is not None
     ]
-    counters = [
-        _samples_drawing(run, phases)
-        for run in shown
-        if (phases := run.scored.record.measurement.phases)
-    ]
+    counters = [counters_drawing(run) for run in shown if run.scored.record.measurement.phases]
     said = paragraph(ALIKE if len(shown) > 1 else "The run with the largest peak.")
     parts: tuple[Part, ...] = (
         said,
@@ -135,7 +130,9 @@ def _curve_table(points: Sequence[CurvePoint]) -> Table:
     )
 
 
-def _samples_drawing(run: Run, samples: Sequence[PhaseSample]) -> Drawing:
+def counters_drawing(run: Run) -> Drawing:
+    """Memory as it was measured, of a run whose counters were read."""
+    samples = run.scored.record.measurement.phases
     peaks = [sample.requested_peak_bytes or 0 for sample in samples]
     return Drawing(
         name=f"counters-{run.number}",
@@ -176,8 +173,19 @@ def _size(value: int | None, size: int) -> str:
 # --- layers ---------------------------------------------------------------------------------------
 
 
-def layer_drawings(name: str, predictions: Sequence[Prediction]) -> Iterable[Drawing]:
+def layer_drawings(name: str, predictions: Sequence[Prediction]) -> list[Drawing]:
     """One model's layers under every method: what trains, and what is kept for backward."""
+    drawings = [layer_drawing(name, predictions, quantity) for quantity in QUANTITIES]
+    return [drawing for drawing in drawings if drawing is not None]
+
+
+def layer_drawing(
+    name: str, predictions: Sequence[Prediction], quantity: LayerQuantity
+) -> Drawing | None:
+    """One quantity of every kind of layer; None where no layer holds any."""
+    rows = charts.layer_rows(predictions, quantity)
+    if not rows:
+        return None
     names = " and ".join(method_label(p) for p in predictions)
     model = shortened(predictions[0].workload.model.id)
     ends = (
@@ -185,22 +193,19 @@ def layer_drawings(name: str, predictions: Sequence[Prediction]) -> Iterable[Dra
         if len(predictions) > 1
         else ""
     )
-    for quantity in QUANTITIES:
-        rows = charts.layer_rows(predictions, quantity)
-        if rows:
-            yield Drawing(
-                name=f"{name}-{quantity.replace('_', '-')}",
-                caption=(
-                    f"{model}: {labels.LAYER_LABELS[quantity]} in each layer, {names}. Equal layers"
-                    f" share a row.{ends}"
-                ),
-                description=(
-                    f"For each of {count_text(len(rows))} kinds of layer a mark for {names}, hollow"
-                    " for nothing."
-                ),
-                figure=charts.layer_bars(rows, quantity),
-                numbers=_layers_table(rows, quantity),
-            )
+    return Drawing(
+        name=f"{name}-{quantity.replace('_', '-')}",
+        caption=(
+            f"{model}: {labels.LAYER_LABELS[quantity]} in each layer, {names}. Equal layers"
+            f" share a row.{ends}"
+        ),
+        description=(
+            f"{labels.LAYER_LABELS[quantity]}: for each of {count_text(len(rows))} kinds of layer a"
+            f" mark for {names}, hollow for nothing."
+        ),
+        figure=charts.layer_bars(rows, quantity),
+        numbers=_layers_table(rows, quantity),
+    )
 
 
 def _layers_table(rows: Sequence[LayerRow], quantity: LayerQuantity) -> Table:
