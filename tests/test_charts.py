@@ -34,9 +34,9 @@ from lora_profiler.report.charts import (
     ThroughputBar,
     TimeBar,
 )
+from lora_profiler.report.charts.axes import ticks
 from lora_profiler.report.charts.figure import is_colour_name, repainted
 from lora_profiler.report.charts.labels import LONGEST
-from lora_profiler.report.charts.ticks import ticks
 from lora_profiler.report.labels import CATEGORY_LABELS
 from lora_profiler.report.learn.counts import counts_chart
 from lora_profiler.report.learn.layer import LoraLayer

@@ -18,7 +18,7 @@ from streamlit.testing.v1 import AppTest
 from benchmarks.mathematics import RESULTS, SHOWN
 from dashboard_app import cautions, opened, problems, texts, written
 from learning import FINDINGS, document
-from lora_profiler.dashboard import check_view, checking, following, layer_params, learn_page, link
+from lora_profiler.dashboard import check_view, following, learn_page, link
 from lora_profiler.report import charts
 from lora_profiler.report.claims import caption, grouped
 from lora_profiler.report.claims.chart import Series, numbers_table
@@ -323,7 +323,7 @@ def test_a_link_reproduces_the_layer(layer: LoraLayer) -> None:
 
 def test_what_a_link_says_in_vain_is_told_until_a_slider_moves() -> None:
     app = opened(page="learn", r="7", d="128", rnak="8")
-    assert [slider(app, name).value for name in layer_params.STEPS] == [128, 4096, 8, 16]
+    assert [slider(app, name).value for name in link.LAYER_STEPS] == [128, 4096, 8, 16]
     assert any("r is '7'; accepted: 1, 2, 4" in text for text in cautions(app))
     assert any("no option 'rnak'" in text for text in cautions(app))
     assert not cautions(slider(app, "k").set_value(64).run())
@@ -375,7 +375,7 @@ def start(app: AppTest) -> AppTest:
 def test_a_claim_is_followed_to_its_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     process(monkeypatch, [PREPARING, CHECKED], f"print(json.dumps({document()!r}))")
     app = start(opened(page="learn"))
-    running = checking.present()
+    running = check_view.present()
     assert running is not None
     until(lambda: not running.runs)
     assert [check_view.where(state) for state in running.told.values()] == [
@@ -399,13 +399,13 @@ def test_a_check_is_cancelled_and_nothing_else_runs_beside_it(
 ) -> None:
     process(monkeypatch, [PREPARING], "time.sleep(60)")
     app = start(opened(page="learn"))
-    running = checking.present()
+    running = check_view.present()
     assert running is not None
     until(lambda: running.told)
     app.run()
     assert "training it, 21 of 150" in texts(app) and app.button(key="learn.start").disabled
     with pytest.raises(following.AlreadyRunningError, match="spoil each other"):
-        checking.start(2)
+        check_view.start(2)
     assert opened(page="measure", model="gpt2").button(key="measure.start").disabled
     app.button(key="learn.cancel").click().run()
     until(lambda: not running.runs)
@@ -421,10 +421,10 @@ def test_why_nothing_was_checked_and_what_must_be_installed(
 ) -> None:
     process(monkeypatch, [], 'sys.exit("Error: no room here")')
     app = start(opened(page="learn"))
-    running = checking.present()
+    running = check_view.present()
     until(lambda: running is not None and not running.runs)
     assert problems(app.run()) == ["Nothing was checked\nno room here"]
-    monkeypatch.setattr(checking, "find_spec", lambda name: None if name == "peft" else object())
+    monkeypatch.setattr(check_view, "find_spec", lambda name: None if name == "peft" else object())
     app.run()
     assert app.button(key="learn.start").disabled
     assert "peft must be installed here" in texts(

@@ -5,7 +5,7 @@ from base64 import b64encode
 
 import streamlit as st
 
-from lora_profiler.dashboard import check_view, layer_params, link, markup, widgets
+from lora_profiler.dashboard import check_view, link, markup, widgets
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.claims import grouped
 from lora_profiler.report.claims.chart import Chart, numbers_table
@@ -30,7 +30,7 @@ _LABELS = {
 def seed(layer: LoraLayer) -> None:
     """Sets the sliders, wherever they are drawn next."""
     st.session_state[f"{_KEY}linked"] = layer
-    for name in layer_params.STEPS:
+    for name in link.LAYER_STEPS:
         st.session_state[_KEY + name] = getattr(layer, name)
 
 
@@ -72,7 +72,7 @@ def _layer() -> LoraLayer:
         with place:
             values[name] = st.select_slider(
                 label,
-                layer_params.STEPS[name],
+                link.LAYER_STEPS[name],
                 key=_KEY + name,
                 format_func=count_text,
                 persist_state="session",

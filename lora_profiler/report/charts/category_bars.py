@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_profiler.prediction import CATEGORIES, Category
-from lora_profiler.report.charts.bytes_axis import bytes_axis, largest_of, limit_line
-from lora_profiler.report.charts.figure import Figure, Limit, figure, hatched, head, rows
-from lora_profiler.report.charts.grouped_rows import height_px, places
+from lora_profiler.report.charts.axes import bytes_axis, largest_of, limit_line
+from lora_profiler.report.charts.figure import Figure, Limit, figure, head, height_px, places, rows
 from lora_profiler.report.charts.labels import label, lines
+from lora_profiler.report.charts.marks import hatched
 from lora_profiler.report.labels import CATEGORY_LABELS
 from lora_profiler.report.palette import BODY_PX, CATEGORY_PAINTS, INK
 from lora_profiler.units import bytes_text, percent_text

@@ -4,9 +4,9 @@ category."""
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from lora_profiler.report.charts.axes import powers_of_ten, short_count, ticks
 from lora_profiler.report.charts.figure import Figure, figure, note, rows, values
 from lora_profiler.report.charts.labels import label, lines
-from lora_profiler.report.charts.ticks import powers_of_ten, short_count, ticks
 from lora_profiler.report.claims.chart import Chart, Series
 from lora_profiler.report.palette import FAINT_INK, SERIES_MARKS, Mark
 from lora_profiler.units import percent_text

@@ -6,10 +6,10 @@ from itertools import product
 from statistics import median
 from typing import Any, get_args
 
-from lora_profiler.report.charts.dots import dot_mark, dot_name
+from lora_profiler.report.charts.axes import ticks
 from lora_profiler.report.charts.figure import Figure, figure, rows, values
 from lora_profiler.report.charts.labels import label, lines
-from lora_profiler.report.charts.ticks import ticks
+from lora_profiler.report.charts.marks import dot_mark, dot_name
 from lora_profiler.report.palette import FAINT_INK, INK
 from lora_profiler.units import count_text, error_text
 from lora_profiler.workload import Method

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from lora_profiler.planning.fit import Verdict
-from lora_profiler.report.charts.figure import Figure, figure, key, rows, title
+from lora_profiler.report.charts.figure import Figure, figure, rows, title
 from lora_profiler.report.charts.labels import lines
+from lora_profiler.report.charts.marks import key
 from lora_profiler.report.labels import VERDICT_LABELS
 from lora_profiler.report.palette import INK, VERDICT_COLOURS, VERDICT_SIGNS
 from lora_profiler.units import bytes_text, count_text, short_bytes_text

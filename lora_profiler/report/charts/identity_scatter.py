@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, get_args
 
-from lora_profiler.report.charts.bytes_axis import log_bytes_axis
-from lora_profiler.report.charts.dots import dot_mark, dot_name
+from lora_profiler.report.charts.axes import log_bytes_axis
 from lora_profiler.report.charts.figure import Figure, figure
 from lora_profiler.report.charts.labels import label, lines
+from lora_profiler.report.charts.marks import dot_mark, dot_name
 from lora_profiler.report.palette import FAINT_INK
 from lora_profiler.units import bytes_text, error_text
 from lora_profiler.workload import Method

@@ -6,10 +6,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lora_profiler.prediction import Prediction
-from lora_profiler.report.charts.bytes_axis import bytes_axis, log_bytes_axis
+from lora_profiler.report.charts.axes import (
+    bytes_axis,
+    log_bytes_axis,
+    powers_of_ten,
+    short_count,
+    ticks,
+    without_zeros,
+)
 from lora_profiler.report.charts.figure import Figure, figure, rows, values
 from lora_profiler.report.charts.labels import label, lines
-from lora_profiler.report.charts.ticks import powers_of_ten, short_count, ticks, without_zeros
 from lora_profiler.report.labels import LAYER_LABELS
 from lora_profiler.report.layers import group_layers
 from lora_profiler.report.method_label import method_label

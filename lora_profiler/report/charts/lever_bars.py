@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from lora_profiler.planning.memory_savings import Lever
-from lora_profiler.report.charts.bytes_axis import bytes_axis
-from lora_profiler.report.charts.figure import Figure, figure, hatched, rows
+from lora_profiler.report.charts.axes import bytes_axis
+from lora_profiler.report.charts.figure import Figure, figure, rows
 from lora_profiler.report.charts.labels import label, lines
+from lora_profiler.report.charts.marks import hatched
 from lora_profiler.report.palette import BODY_PX, INK, REST_PAINT, SAVED_PAINT
 from lora_profiler.units import bytes_text, percent_text
 

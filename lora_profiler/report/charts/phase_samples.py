@@ -5,7 +5,7 @@ from itertools import groupby
 from typing import Any
 
 from lora_profiler.records.record import PhaseSample
-from lora_profiler.report.charts.bytes_axis import bytes_axis
+from lora_profiler.report.charts.axes import bytes_axis
 from lora_profiler.report.charts.figure import Figure, figure, note
 from lora_profiler.report.charts.labels import lines
 from lora_profiler.report.labels import COUNTER_LABELS, PHASE_CURVE

@@ -4,9 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from lora_profiler.report.charts.bytes_axis import ROOM
-from lora_profiler.report.charts.figure import Figure, figure, head, rows, values
-from lora_profiler.report.charts.grouped_rows import height_px, places
+from lora_profiler.report.charts.axes import ROOM
+from lora_profiler.report.charts.figure import Figure, figure, head, height_px, places, rows, values
 from lora_profiler.report.charts.labels import label, lines
 from lora_profiler.report.labels import METHOD_LABELS
 from lora_profiler.report.palette import BODY_PX, FAINT_INK, INK, METHOD_MARKS, PAPER

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_profiler.planning.answers import Answer
-from lora_profiler.report.charts.bytes_axis import ROOM
-from lora_profiler.report.charts.figure import Figure, figure, hatched, rows, values
-from lora_profiler.report.charts.grouped_rows import height_px
+from lora_profiler.report.charts.axes import ROOM
+from lora_profiler.report.charts.figure import Figure, figure, height_px, rows, values
 from lora_profiler.report.charts.labels import label, lines
+from lora_profiler.report.charts.marks import hatched
 from lora_profiler.report.labels import PART_LABELS
 from lora_profiler.report.method_label import method_label
 from lora_profiler.report.palette import BODY_PX, FAINT_INK, INK, PART_PAINTS

@@ -12,11 +12,10 @@ from lora_profiler.report.comparisons import environment_lines, not_compared_lin
 from lora_profiler.report.page.accuracy import accuracy_cards, accuracy_section
 from lora_profiler.report.page.composition import composition_section
 from lora_profiler.report.page.data import page_data
-from lora_profiler.report.page.definitions import definitions_section
 from lora_profiler.report.page.parts import Card, Section, sections
 from lora_profiler.report.page.predicted import predicted_sections
 from lora_profiler.report.page.provenance import provenance_section
-from lora_profiler.report.page.public import public_section
+from lora_profiler.report.page.reference import definitions_section, public_section
 from lora_profiler.report.page.runs import (
     failures_section,
     groups_alike,
