@@ -51,8 +51,8 @@ def check_arguments(claim: int) -> list[str]:
 
 def read_claim(line: Mapping[str, Any]) -> tuple[int, ClaimState]:
     """Raises TypeError for a line that is none."""
-    found = ClaimState(**line)
-    return found.claim, found
+    state = ClaimState(**line)
+    return state.claim, state
 
 
 def present() -> Checking | None:

@@ -50,9 +50,9 @@ LINKED = "linked_record"
 class _Picked:
     """What was read, and what could not be: (heading, sentence)."""
 
-    known: bool = False
-    asked: bool = False
-    found: list[Loaded] = field(default_factory=list)
+    any_sources: bool = False
+    any_chosen: bool = False
+    loaded: list[Loaded] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -70,15 +70,15 @@ def _show() -> None:
         widgets.caution(f"Passed over in the link: {text}")
     for heading, text in picked.problems:
         widgets.problem(text, heading=heading)
-    if not picked.found:
+    if not picked.loaded:
         _nothing(picked)
         return
-    found = records.merged(tuple(picked.found))
-    for warning in found.warnings:
+    loaded = records.merged(tuple(picked.loaded))
+    for warning in loaded.warnings:
         widgets.caution(f"Passed over: {warning}")
-    if not found.complete:
+    if not loaded.complete:
         _await_the_rest()
-    everything = runs(found)
+    everything = runs(loaded)
     with st.sidebar:
         wanted = _filters(everything)
     chosen = filtered(everything, wanted)
@@ -121,16 +121,16 @@ def _picked() -> _Picked:
     )
     engines = [engine for engine in CHOICES["engine"] if engine != "traced"]
     engine = st.selectbox("Predicted by", engines, key="compare_engine", persist_state="session")
-    picked = _Picked(known=bool(known), asked=bool(chosen) or file is not None)
+    picked = _Picked(any_sources=bool(known), any_chosen=bool(chosen) or file is not None)
     for label in chosen:
         try:
             with st.spinner("Reading the records", show_time=False):
-                picked.found.append(records.loaded(known[label], engine))
+                picked.loaded.append(records.loaded(known[label], engine))
         except (LoraProfilerError, OSError) as e:
             picked.problems.append((f"{label} could not be read", str(e)))
     if file is not None:
         try:
-            picked.found.append(records.uploaded(file.name, file.getvalue(), engine))
+            picked.loaded.append(records.uploaded(file.name, file.getvalue(), engine))
         except LoraProfilerError as e:
             picked.problems.append(("The uploaded file was not taken", str(e)))
     return picked
@@ -150,9 +150,9 @@ def _sources(names: list[str]) -> list[str]:
 
 def _nothing(picked: _Picked) -> None:
     widgets.title(_TITLE)
-    if picked.asked:
+    if picked.any_chosen:
         return
-    if picked.known:
+    if picked.any_sources:
         widgets.note("Choose on the left which records to show.")
     else:
         widgets.note(
@@ -162,7 +162,7 @@ def _nothing(picked: _Picked) -> None:
         )
 
 
-def _filters(found: Sequence[Run]) -> dict[Filter, list[str]]:
+def _filters(everything: Sequence[Run]) -> dict[Filter, list[str]]:
     names: dict[Filter, str] = {
         "model": "Model",
         "method": "Method",
@@ -173,7 +173,7 @@ def _filters(found: Sequence[Run]) -> dict[Filter, list[str]]:
     return {
         by: st.multiselect(
             names[by],
-            choices(found, by),
+            choices(everything, by),
             key=f"filter.{by}",
             placeholder="All",
             persist_state="session",
@@ -189,18 +189,18 @@ def runs(loaded: Loaded) -> tuple[Run, ...]:
     return tuple(numbered(loaded.scored))
 
 
-def choices(found: Iterable[Run], by: Filter) -> list[str]:
+def choices(rows: Iterable[Run], by: Filter) -> list[str]:
     """What a filter can be set to: methods and statuses in their own order, names by the
     alphabet."""
-    present = {getattr(run, by) for run in found}
+    present = {getattr(run, by) for run in rows}
     order = {"method": tuple(labels.METHOD_LABELS), "status": STATUSES}.get(by)
     return [name for name in order if name in present] if order else sorted(present)
 
 
-def filtered(found: Sequence[Run], wanted: Mapping[Filter, Collection[str]]) -> list[Run]:
+def filtered(rows: Sequence[Run], wanted: Mapping[Filter, Collection[str]]) -> list[Run]:
     """Those that every filter lets through; an empty one lets all through."""
     active = [(by, set(names)) for by, names in wanted.items() if names]
-    return [run for run in found if all(getattr(run, by) in names for by, names in active)]
+    return [run for run in rows if all(getattr(run, by) in names for by, names in active)]
 
 
 # --- the page -------------------------------------------------------------------------------------
@@ -256,12 +256,12 @@ def _errors(scored: Sequence[Any], by_id: dict[str, Any]) -> None:
                 key="errors_by",
                 format_func=labels.GROUPING_LABELS.__getitem__,
             )
-            found = [c for s in scored for c in s.comparisons if c.metric == chosen]
-            if not any(c.is_claim for c in found):
+            comparisons = [c for s in scored for c in s.comparisons if c.metric == chosen]
+            if not any(c.is_claim for c in comparisons):
                 widgets.note("Nothing is predicted of it in these records.")
                 return
-            blocks = [errors_table(found, by, by_id)]
-            if largest := largest_errors(found, _WORST):
+            blocks = [errors_table(comparisons, by, by_id)]
+            if largest := largest_errors(comparisons, _WORST):
                 blocks.append(largest_errors_table(largest, by_id))
             widgets.blocks(blocks)
             widgets.small(f"{labels.ERROR_DEFINITION}.")

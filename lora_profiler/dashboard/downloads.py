@@ -16,21 +16,26 @@ from lora_profiler.report.render import csv_text
 JSON, CSV, HTML = "application/json", "text/csv", "text/html"
 
 
-def of_answers(found: Answered) -> list[Offer]:
+def of_answers(result: Answered) -> list[Offer]:
     """The answers to one question."""
-    name = plain_name(found.predictions[0].workload.model.id)
+    name = plain_name(result.predictions[0].workload.model.id)
     return [
-        ("JSON", f"{name}.json", JSON, lambda: json_text(found.payload)),
-        ("CSV", f"{name}.csv", CSV, lambda: csv_text(predict_records(found.answers))),
-        ("CSV by layer", f"{name}-layers.csv", CSV, lambda: csv_text(layer_records(found.answers))),
-        ("Report, HTML", f"{name}.html", HTML, lambda: _page_of_answers(found)),
+        ("JSON", f"{name}.json", JSON, lambda: json_text(result.payload)),
+        ("CSV", f"{name}.csv", CSV, lambda: csv_text(predict_records(result.answers))),
+        (
+            "CSV by layer",
+            f"{name}-layers.csv",
+            CSV,
+            lambda: csv_text(layer_records(result.answers)),
+        ),
+        ("Report, HTML", f"{name}.html", HTML, lambda: _page_of_answers(result)),
     ]
 
 
-def of_records(found: Sequence[Scored], name: str) -> list[Offer]:
+def of_records(rows: Sequence[Scored], name: str) -> list[Offer]:
     """Records and their comparisons."""
-    records = [s.record for s in found]
-    comparisons = [c for s in found for c in s.comparisons]
+    records = [s.record for s in rows]
+    comparisons = [c for s in rows for c in s.comparisons]
     return [
         ("JSON", f"{name}.json", JSON, lambda: json_text(bench_payload(records, comparisons))),
         ("CSV of runs", f"{name}-runs.csv", CSV, lambda: csv_text(run_records(records))),
@@ -40,7 +45,7 @@ def of_records(found: Sequence[Scored], name: str) -> list[Offer]:
             CSV,
             lambda: csv_text(comparison_records(records, comparisons)),
         ),
-        ("Report, HTML", f"{name}.html", HTML, lambda: _page_of_records(found)),
+        ("Report, HTML", f"{name}.html", HTML, lambda: _page_of_records(rows)),
     ]
 
 
@@ -48,13 +53,13 @@ def json_text(document: Mapping[str, Any]) -> str:
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
-def _page_of_answers(found: Answered) -> str:
+def _page_of_answers(result: Answered) -> str:
     from lora_profiler.report.page import report_content, write_page
 
-    return write_page(report_content([], found.answers))
+    return write_page(report_content([], result.answers))
 
 
-def _page_of_records(found: Sequence[Scored]) -> str:
+def _page_of_records(rows: Sequence[Scored]) -> str:
     from lora_profiler.report.page import report_content, write_page
 
-    return write_page(report_content(found))
+    return write_page(report_content(rows))

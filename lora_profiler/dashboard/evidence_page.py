@@ -73,7 +73,7 @@ def show() -> None:
 
 
 def _cards() -> list[Card]:
-    memory, steps, found = graded_memory(), unseen_steps(), interval()
+    memory, steps, peak_interval = graded_memory(), unseen_steps(), interval()
     tiers = {
         tier: errors_of(row for row in memory if row.tier == tier)
         for tier in sorted({row.tier for row in memory})
@@ -91,11 +91,11 @@ def _cards() -> list[Card]:
         Card(
             label="Interval of a peak",
             rows=(
-                ("half-width", percent_text(found.half_width), ""),
+                ("half-width", percent_text(peak_interval.half_width), ""),
                 (
                     "inside",
-                    f"{found.inside} of {found.rows}",
-                    percent_text(found.inside / found.rows),
+                    f"{peak_interval.inside} of {peak_interval.rows}",
+                    percent_text(peak_interval.inside / peak_interval.rows),
                 ),
             ),
             note="each source against the errors of the others",
@@ -184,20 +184,20 @@ def _rows() -> None:
         methods = _several("Method", list(get_args(Method)), "method", METHOD_LABELS)
     with places[2]:
         cards = _several("Card", sorted({row.card for row in rows}), "card")
-    found = [
+    matches = [
         row
         for row in rows
         if (not sources or row.source in sources)
         and (not methods or row.method in methods)
         and (not cards or row.card in cards)
     ]
-    if not found:
+    if not matches:
         widgets.note("No row is of all that was chosen.")
         return
     evidence_table.show(
-        found, f"{_KEY}rows", f"{count_text(len(found))} of {count_text(len(rows))} rows"
+        matches, f"{_KEY}rows", f"{count_text(len(matches))} of {count_text(len(rows))} rows"
     )
-    told = evidence_table.records(found)
+    documents = evidence_table.records(matches)
     widgets.downloads(
         "evidence",
         [
@@ -205,9 +205,9 @@ def _rows() -> None:
                 "JSON",
                 f"evidence-{kind}.json",
                 downloads.JSON,
-                lambda: downloads.json_text({"schema_version": "1.0", kind: told}),
+                lambda: downloads.json_text({"schema_version": "1.0", kind: documents}),
             ),
-            ("CSV", f"evidence-{kind}.csv", downloads.CSV, lambda: csv_text(told)),
+            ("CSV", f"evidence-{kind}.csv", downloads.CSV, lambda: csv_text(documents)),
         ],
     )
 

@@ -47,8 +47,8 @@ def show() -> None:
         for text in st.session_state["complaints"]:
             widgets.caution(f"Passed over in the link: {text}")
     _one_layer(layer)
-    found = committed_findings()
-    if found is None:
+    findings = committed_findings()
+    if findings is None:
         widgets.section("What was found")
         widgets.note(
             "This installation has no committed results. On the command line, lora-profile verify"
@@ -56,7 +56,7 @@ def show() -> None:
             heading="There is nothing to show yet",
         )
     else:
-        _found(found)
+        _found(findings)
     check_view.show()
 
 
@@ -105,27 +105,27 @@ def _picture(svg: str, says: str) -> None:
 # --- what was found -------------------------------------------------------------------------------
 
 
-def _found(found: Findings) -> None:
-    widgets.section(f"What was found on {found.model}")
-    widgets.small(*found.lines)
-    widgets.blocks([_verdicts(found)])
+def _found(findings: Findings) -> None:
+    widgets.section(f"What was found on {findings.model}")
+    widgets.small(*findings.lines)
+    widgets.blocks([_verdicts(findings)])
     widgets.small("* must hold exactly, up to rounding")
     with widgets.drawer("Every claim, and what was found", "learn.findings") as is_open:
         if is_open:
-            for claim in found.claims:
+            for claim in findings.claims:
                 widgets.section(f"{claim.id}. {claim.title}")
                 widgets.blocks([paragraph(claim.statement), paragraph(*claim.finding)])
-    for heading, members in grouped(found.charts):
+    for heading, members in grouped(findings.charts):
         widgets.section(heading)
         _chart(members)
     with widgets.drawer("The numbers of all these figures", "learn.numbers") as is_open:
         if is_open:
-            for chart in found.charts:
+            for chart in findings.charts:
                 widgets.section(chart.title)
                 widgets.blocks([numbers_table(chart)])
 
 
-def _verdicts(found: Findings) -> Table:
+def _verdicts(findings: Findings) -> Table:
     rows = [
         Row(
             cells=(
@@ -135,7 +135,7 @@ def _verdicts(found: Findings) -> Table:
                 c.headline,
             )
         )
-        for c in found.claims
+        for c in findings.claims
     ]
     return Table(columns=("", "claim", "verdict", "in numbers"), rows=tuple(rows), left=4)
 

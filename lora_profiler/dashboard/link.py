@@ -35,11 +35,13 @@ def parsed(params: Mapping[str, Sequence[str]]) -> Link:
     complaints: list[str] = []
     page = _page(rest.pop("page", [PAGES[0]])[-1], complaints)
     if page == "Learn":
-        layer, found = layer_from(rest)
-        return Link(page=page, question=Question(), layer=layer, complaints=(*complaints, *found))
+        layer, passed_over = layer_from(rest)
+        return Link(
+            page=page, question=Question(), layer=layer, complaints=(*complaints, *passed_over)
+        )
     if page != "Compare":
-        question, found = from_params(rest)
-        return Link(page=page, question=question, complaints=(*complaints, *found))
+        question, passed_over = from_params(rest)
+        return Link(page=page, question=question, complaints=(*complaints, *passed_over))
     record = rest.pop("record", [""])[-1] or None
     for name in rest:
         text = (
@@ -50,14 +52,14 @@ def parsed(params: Mapping[str, Sequence[str]]) -> Link:
 
 
 def _page(name: str, complaints: list[str]) -> str:
-    found = next((page for page in PAGES if page.lower() == name.lower()), None)
-    if found is None:
+    match = next((page for page in PAGES if page.lower() == name.lower()), None)
+    if match is None:
         known = [page.lower() for page in PAGES]
         complaints.append(
             f"There is no page {name[:60]!r}; there are"
             f" {', '.join(known)}.{did_you_mean(name[:60], known)}"
         )
-    return found or PAGES[0]
+    return match or PAGES[0]
 
 
 def written(

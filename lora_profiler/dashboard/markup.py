@@ -40,9 +40,9 @@ def small(lines: Sequence[str]) -> str:
     return str(_macros().small(lines))
 
 
-def cards(found: Sequence[Card]) -> str:
+def cards(items: Sequence[Card]) -> str:
     """The headlines side by side, as many in a row as there is room for."""
-    return f'<div class="lp">{_macros().cards(found, 2)}</div>'
+    return f'<div class="lp">{_macros().cards(items, 2)}</div>'
 
 
 def picture(source: str, says: str) -> str:

@@ -30,17 +30,17 @@ def show() -> None:
     with st.sidebar:
         with st.expander("How it is measured", expanded=True):
             conditions = _conditions()
-        asked = form.ask(to_measure=True)
-    form.tell(asked)
-    link.write(link.written("Measure", None if asked.uploaded else asked.question))
+        inputs = form.ask(to_measure=True)
+    form.tell(inputs)
+    link.write(link.written("Measure", None if inputs.uploaded else inputs.question))
     running = measuring.present()
-    if asked.model is not None:
+    if inputs.model is not None:
         try:
-            found = answered(asked.model, _as_measured(asked.question, conditions))
+            result = answered(inputs.model, _as_measured(inputs.question, conditions))
         except LoraProfilerError as e:
-            widgets.problem(str(e), heading="This question cannot be asked")
+            widgets.problem(str(e), heading="This question cannot be inputs")
         else:
-            _before(found, asked, conditions)
+            _before(result, inputs, conditions)
     if running is None:
         return
     if running.runs:
@@ -122,13 +122,13 @@ def _conditions() -> Conditions:
     )
 
 
-def _as_measured(asked: Question, conditions: Conditions) -> Question:
+def _as_measured(question: Question, conditions: Conditions) -> Question:
     """The question of the device that would be trained on; `bench` asks about no card and no
     engine."""
     device = conditions.device or device_here()
     return replace(
-        asked,
-        options=replace(asked.options, device=device),
+        question,
+        options=replace(question.options, device=device),
         gpu=None,
         interconnect=None,
         engine="auto",
@@ -141,9 +141,9 @@ def device_here() -> Device:
     return present_device()
 
 
-def _before(found: Answered, asked: form.Asked, conditions: Conditions) -> None:
-    device = found.question.options.device
-    model = found.predictions[0].workload.model
+def _before(result: Answered, inputs: form.Asked, conditions: Conditions) -> None:
+    device = result.question.options.device
+    model = result.predictions[0].workload.model
     widgets.title(
         f"Measure {model.id}",
         f"Trains for real on this machine's {device}, each method in a process of its own, with"
@@ -158,14 +158,14 @@ def _before(found: Answered, asked: form.Asked, conditions: Conditions) -> None:
                 + bytes_text(p.peak.total_bytes),
             )
         )
-        for p in found.predictions
+        for p in result.predictions
     ]
     widgets.blocks([Table(columns=("method", f"predicted peak on {device}"), rows=tuple(rows))])
     if st.button(
         "Start measuring", type="primary", key="measure.start", disabled=following.is_busy()
     ):
         try:
-            measuring.start(model, found.question, conditions, uploaded=asked.uploaded)
+            measuring.start(model, result.question, conditions, uploaded=inputs.uploaded)
         except (LoraProfilerError, OSError) as e:
             widgets.problem(str(e), heading="Nothing was started")
         else:

@@ -86,8 +86,8 @@ Measuring = Followed[CaseState]
 
 def read_case(line: Mapping[str, Any]) -> tuple[int, CaseState]:
     """Raises TypeError for a line that is none."""
-    found = CaseState(**line)
-    return found.case, found
+    state = CaseState(**line)
+    return state.case, state
 
 
 def records(ended: Measuring) -> list[Record]:

@@ -32,27 +32,27 @@ from lora_profiler.report.timing import device_name, steps_of, time_lines
 
 def show() -> None:
     with st.sidebar:
-        asked = form.ask()
-    form.tell(asked)
-    link.write(link.written("Predict", None if asked.uploaded else asked.question))
-    if asked.model is None:
+        inputs = form.ask()
+    form.tell(inputs)
+    link.write(link.written("Predict", None if inputs.uploaded else inputs.question))
+    if inputs.model is None:
         return
     try:
-        found = answered(asked.model, asked.question)
+        result = answered(inputs.model, inputs.question)
     except LoraProfilerError as e:
         widgets.problem(str(e), heading="This question has no answer")
         return
-    _draw(found)
+    _draw(result)
 
 
-def _draw(found: Answered) -> None:
-    parts = model_parts(found.answers, found.excess)
+def _draw(result: Answered) -> None:
+    parts = model_parts(result.answers, result.excess)
     widgets.title(parts.title, *parts.setup)
-    if found.cautions:
-        widgets.caution(*found.cautions)
-    if would_be_traced(found):
+    if result.cautions:
+        widgets.caution(*result.cautions)
+    if would_be_traced(result):
         command = shlex.join(
-            ["lora-profile", "compile", found.question.model, *setup_arguments(found.question)]
+            ["lora-profile", "compile", result.question.model, *setup_arguments(result.question)]
         )
         widgets.caution(
             "Neither the rules nor a profile know this model's activations, so that every peak here"
@@ -60,14 +60,14 @@ def _draw(found: Answered) -> None:
             " too:",
             command,
         )
-    st.html(markup.cards(headlines(found.answers)))
+    st.html(markup.cards(headlines(result.answers)))
     widgets.section("What the peak is made of")
-    widgets.drawing(composition_drawing("composition", found.answers), "composition")
-    _likely(found, parts)
-    _time(found)
-    _sending(found)
-    _detail(found)
-    _layers(found)
+    widgets.drawing(composition_drawing("composition", result.answers), "composition")
+    _likely(result, parts)
+    _time(result)
+    _sending(result)
+    _detail(result)
+    _layers(result)
     widgets.section("In numbers")
     with widgets.drawer("All numbers", "numbers") as is_open:
         if is_open:
@@ -75,28 +75,28 @@ def _draw(found: Answered) -> None:
     with widgets.drawer("How each number was worked out", "explain") as is_open:
         if is_open:
             widgets.blocks(
-                block for a in found.answers for block in explain_blocks(a.prediction, a.levers)
+                block for a in result.answers for block in explain_blocks(a.prediction, a.levers)
             )
     widgets.small(*parts.peaks, *parts.exactness)
     widgets.section("Take it along")
-    widgets.downloads("predict", downloads.of_answers(found))
+    widgets.downloads("predict", downloads.of_answers(result))
     st.caption("The same on the command line")
     st.code(
-        shlex.join(["lora-profile", *predict_arguments(found.question)]),
+        shlex.join(["lora-profile", *predict_arguments(result.question)]),
         language=None,
         wrap_lines=True,
     )
 
 
-def _likely(found: Answered, parts: ModelParts) -> None:
+def _likely(result: Answered, parts: ModelParts) -> None:
     """How far off the peaks may be, and the public measurements nearest to this question; nothing
     where there are none."""
     if not parts.likely:
         return
     widgets.section("What public measurements say")
     widgets.small(*parts.likely)
-    steps = [step for step in steps_of(found.answers) if step]
-    peaks = [likely.nearest for p in found.predictions if (likely := likely_peak(p))]
+    steps = [step for step in steps_of(result.answers) if step]
+    peaks = [likely.nearest for p in result.predictions if (likely := likely_peak(p))]
     evidence_table.show(
         list(dict.fromkeys(peaks)), "nearest_peaks", "The measured peaks nearest to this question."
     )
@@ -109,14 +109,14 @@ def _likely(found: Answered, parts: ModelParts) -> None:
         )
 
 
-def _time(found: Answered) -> None:
+def _time(result: Answered) -> None:
     """Where the time of a step goes, and what there is to say about it; nothing where no device was
     asked about."""
-    lines = time_lines(found.answers)
+    lines = time_lines(result.answers)
     if not lines:
         return
-    widgets.section(f"Time of one step on {device_name(found.answers)}")
-    drawing = times_drawing("times", found.answers)
+    widgets.section(f"Time of one step on {device_name(result.answers)}")
+    drawing = times_drawing("times", result.answers)
     if drawing is None:
         widgets.note(*lines)
     else:
@@ -124,26 +124,30 @@ def _time(found: Answered) -> None:
         widgets.small(*lines)
 
 
-def _sending(found: Answered) -> None:
+def _sending(result: Answered) -> None:
     """What ranks send each other in a step; nothing where there is one process."""
-    if lines := sending_lines(found.answers):
+    if lines := sending_lines(result.answers):
         widgets.section("Between the ranks")
         widgets.small(*lines)
 
 
-def _detail(found: Answered) -> None:
+def _detail(result: Answered) -> None:
     """What belongs to one method: its step, its map of what fits, its levers."""
-    names = [method_label(p) for p in found.predictions]
+    names = [method_label(p) for p in result.predictions]
     default = next(
-        (label for label, p in zip(names, found.predictions, strict=True) if p.workload.setup.lora),
+        (
+            label
+            for label, p in zip(names, result.predictions, strict=True)
+            if p.workload.setup.lora
+        ),
         names[0],
     )
-    answer = found.answers[names.index(widgets.choose("In detail", names, default, "detail"))]
+    answer = result.answers[names.index(widgets.choose("In detail", names, default, "detail"))]
     label = method_label(answer.prediction)
     widgets.section(f"Memory over one step, {label}")
     widgets.drawing(answer_curve("curve", answer), "curve")
     widgets.section(f"What fits, {label}")
-    fitting = fit_drawing("fit_map", answer, found.question.engine)
+    fitting = fit_drawing("fit_map", answer, result.question.engine)
     if fitting is not None:
         widgets.drawing(fitting, "fit_map")
         widgets.small(
@@ -152,7 +156,7 @@ def _detail(found: Answered) -> None:
                 for name, words in labels.VERDICT_DEFINITIONS.items()
             )
         )
-    elif found.gpu is None:
+    elif result.gpu is None:
         widgets.note(
             "Choose a card on the left to see which batch sizes and sequence lengths fit it."
         )
@@ -170,7 +174,7 @@ def _detail(found: Answered) -> None:
         widgets.small(*(f"{lever.name}: {lever.option}; {lever.price}." for lever in answer.levers))
 
 
-def _layers(found: Answered) -> None:
+def _layers(result: Answered) -> None:
     widgets.section("Layer by layer")
     quantity: LayerQuantity = st.selectbox(
         "What is shown of each layer",
@@ -178,11 +182,11 @@ def _layers(found: Answered) -> None:
         key="quantity",
         format_func=labels.LAYER_LABELS.__getitem__,
     )
-    drawing = layer_drawing("layers", found.predictions, quantity)
+    drawing = layer_drawing("layers", result.predictions, quantity)
     if drawing is None:
         widgets.note("No layer holds any of it.")
     else:
         widgets.drawing(drawing, "layers")
     with widgets.drawer("Every kind of layer as a table", "layer_tables") as is_open:
         if is_open:
-            widgets.blocks(layer_blocks(found.predictions))
+            widgets.blocks(layer_blocks(result.predictions))

@@ -49,14 +49,14 @@ def _drawings(run: Run) -> Iterator[tuple[str, Drawing]]:
 
 def _blocks(scored: Scored) -> list[Block]:
     if scored.prediction is not None:
-        found = result(scored.record, scored.prediction)
+        run_result = result(scored.record, scored.prediction)
         return record_details(
-            found.record,
-            found.prediction,
-            found.comparisons,
-            found.speed,
-            found.utilisation,
-            found.timing,
+            run_result.record,
+            run_result.prediction,
+            run_result.comparisons,
+            run_result.speed,
+            run_result.utilisation,
+            run_result.timing,
         )
     alone = alone_table(scored.record)
     return [paragraph(f"Not predicted: {scored.refusal or ''}"), *([alone] if alone.rows else [])]

@@ -59,8 +59,8 @@ def plain(text: str) -> str:
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", printable(text))
 
 
-def blocks(found: Iterable[Block]) -> None:
-    st.html(markup.html_of(found))
+def blocks(content: Iterable[Block]) -> None:
+    st.html(markup.html_of(content))
 
 
 def small(*lines: str) -> None:

@@ -60,7 +60,8 @@ def error_strip(dots: Sequence[ErrorDot]) -> Figure:
         "line": {"color": FAINT_INK.light, "width": 1},
     }
     labels = [
-        lines(label(group, 32), f"n = {count_text(len(found))}") for group, found in members.items()
+        lines(label(group, 32), f"n = {count_text(len(group_dots))}")
+        for group, group_dots in members.items()
     ]
     return figure(
         [*_dots(dots, place), _medians(members, place)],
@@ -88,20 +89,20 @@ def _dots(dots: Sequence[ErrorDot], place: Mapping[str, float]) -> Iterator[dict
         heights.append(place[dot.group] + _SPREAD * ((number * _GOLDEN) % 1 - 0.5))
     for method, counted in product(get_args(Method), (True, False)):
         placed = zip(dots, heights, strict=True)
-        found = [
+        placed_dots = [
             (dot, y)
             for dot, y in placed
             if dot.method == method and (not dot.not_counted) == counted
         ]
-        if found:
+        if placed_dots:
             yield {
                 "type": "scatter",
                 "mode": "markers",
                 "name": dot_name(method, counted=counted),
-                "x": [100 * dot.error for dot, _ in found],
-                "y": [y for _, y in found],
-                "customdata": [dot.record_id for dot, _ in found],
-                "hovertext": [_hover(dot) for dot, _ in found],
+                "x": [100 * dot.error for dot, _ in placed_dots],
+                "y": [y for _, y in placed_dots],
+                "customdata": [dot.record_id for dot, _ in placed_dots],
+                "hovertext": [_hover(dot) for dot, _ in placed_dots],
                 "hoverinfo": "text",
                 "marker": dot_mark(method, 8, counted=counted),
             }
@@ -115,7 +116,9 @@ def _hover(dot: ErrorDot) -> str:
 def _medians(
     members: Mapping[str, Sequence[ErrorDot]], place: Mapping[str, float]
 ) -> dict[str, Any]:
-    middles = {group: median(dot.error for dot in found) for group, found in members.items()}
+    middles = {
+        group: median(dot.error for dot in group_dots) for group, group_dots in members.items()
+    }
     return {
         "type": "scatter",
         "mode": "markers",

@@ -39,14 +39,14 @@ def fit_map(cells: Sequence[FitCell]) -> Figure:
     marks = [
         _outline(batches.index(c.batch_size), lengths.index(c.seq_len)) for c in cells if c.is_asked
     ]
-    found = {cell.verdict for cell in cells}
+    verdicts = {cell.verdict for cell in cells}
     keys = [
         key(
             f"{VERDICT_SIGNS[v]} {VERDICT_LABELS[v]}",
             {"symbol": "square", "size": 12, "color": VERDICT_COLOURS[v].light},
         )
         for v in _VERDICTS
-        if v in found
+        if v in verdicts
     ]
     return figure(
         [_heat(grid, lengths), *keys],

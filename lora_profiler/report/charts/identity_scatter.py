@@ -68,27 +68,27 @@ def _points(points: Sequence[ScatterPoint]) -> Iterator[dict[str, Any]]:
     hollow = [point for point in points if point.not_counted]
     furthest = {point.name: point for point in sorted(hollow, key=lambda point: abs(point.error))}
     for method, counted in product(get_args(Method), (True, False)):
-        found = [
+        shown = [
             point
             for point in points
             if point.method == method and (not point.not_counted) == counted
         ]
-        if found:
+        if shown:
             yield {
                 "type": "scatter",
                 "mode": "markers" if counted else "markers+text",
                 "name": dot_name(method, counted=counted),
-                "x": [point.measured_bytes for point in found],
-                "y": [point.predicted_bytes for point in found],
+                "x": [point.measured_bytes for point in shown],
+                "y": [point.predicted_bytes for point in shown],
                 "text": [
                     "" if counted or furthest[point.name] is not point else label(point.name)
-                    for point in found
+                    for point in shown
                 ],
                 "textposition": [
-                    "bottom center" if point.error < 0 else "top center" for point in found
+                    "bottom center" if point.error < 0 else "top center" for point in shown
                 ],  # away from the line
-                "customdata": [point.record_id for point in found],
-                "hovertext": [_hover(point) for point in found],
+                "customdata": [point.record_id for point in shown],
+                "hovertext": [_hover(point) for point in shown],
                 "hoverinfo": "text",
                 "marker": dot_mark(method, 9, counted=counted),
             }

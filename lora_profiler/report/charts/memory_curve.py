@@ -62,13 +62,13 @@ def memory_curve(points: Sequence[CurvePoint], *, limit: Limit | None = None) ->
 
 def _bands(points: Sequence[CurvePoint]) -> list[tuple[str, float, float]]:
     """(phase, where it begins, where it ends) along the axis."""
-    found = []
+    bands = []
     at = 0
     for phase, members in groupby(point.phase for point in points):
         count = len(list(members))
-        found.append((PHASE_CURVE[phase], at - 0.5, at + count - 0.5))
+        bands.append((PHASE_CURVE[phase], at - 0.5, at + count - 0.5))
         at += count
-    return found
+    return bands
 
 
 def _names(bands: Sequence[tuple[str, float, float]], count: int) -> Iterator[dict[str, Any]]:

@@ -44,16 +44,18 @@ def throughput_bars(bars: Sequence[ThroughputBar]) -> Figure:
 
 def _traces(bars: Sequence[ThroughputBar], positions: Sequence[float]) -> Iterator[dict[str, Any]]:
     for method in get_args(Method):
-        found = [(bar, y) for bar, y in zip(bars, positions, strict=True) if bar.method == method]
-        if found:
+        method_bars = [
+            (bar, y) for bar, y in zip(bars, positions, strict=True) if bar.method == method
+        ]
+        if method_bars:
             yield {
                 "type": "bar",
                 "orientation": "h",
                 "name": METHOD_LABELS[method],
-                "x": [bar.tokens_per_second for bar, _ in found],
-                "y": [y for _, y in found],
-                "customdata": [bar.record_id for bar, _ in found],
-                "hovertext": [_hover(bar) for bar, _ in found],
+                "x": [bar.tokens_per_second for bar, _ in method_bars],
+                "y": [y for _, y in method_bars],
+                "customdata": [bar.record_id for bar, _ in method_bars],
+                "hovertext": [_hover(bar) for bar, _ in method_bars],
                 "hoverinfo": "text",
                 "marker": {
                     "color": METHOD_MARKS[method].colour.light,
@@ -65,8 +67,8 @@ def _traces(bars: Sequence[ThroughputBar], positions: Sequence[float]) -> Iterat
                     "thickness": 1.2,
                     "width": 4,
                     "color": FAINT_INK.light,
-                    "array": [bar.high - bar.tokens_per_second for bar, _ in found],
-                    "arrayminus": [bar.tokens_per_second - bar.low for bar, _ in found],
+                    "array": [bar.high - bar.tokens_per_second for bar, _ in method_bars],
+                    "arrayminus": [bar.tokens_per_second - bar.low for bar, _ in method_bars],
                 },
             }
 

@@ -66,13 +66,13 @@ def accuracy_cards(runs: Sequence[Run]) -> list[Card]:
     whole = summary(rows, ())
     if not whole or whole[0].mean_absolute is None:
         return []
-    found, by_id = whole[0], {run.record_id: run for run in runs}
+    errors, by_id = whole[0], {run.record_id: run for run in runs}
     exact = sum(c.predicted == c.measured for c in rows)
-    mean = percent_text(found.mean_absolute or 0.0) if found.mean_absolute else "exact"
-    worst = error_text(found.worst) if found.worst is not None else "exact"
+    mean = percent_text(errors.mean_absolute or 0.0) if errors.mean_absolute else "exact"
+    worst = error_text(errors.worst) if errors.worst is not None else "exact"
     where = (
-        by_id[found.worst_record_id].name
-        if found.worst and found.worst_record_id
+        by_id[errors.worst_record_id].name
+        if errors.worst and errors.worst_record_id
         else "every peak is equal to the byte"
     )
     within = sum(c.is_within(0.01) for c in rows)
@@ -80,12 +80,12 @@ def accuracy_cards(runs: Sequence[Run]) -> list[Card]:
         Card(
             label="mean error of the peak",
             value=mean,
-            note=f"over {count_text(found.n)} runs that went through",
+            note=f"over {count_text(errors.n)} runs that went through",
         ),
         Card(label="worst error of the peak", value=worst, note=where),
         Card(
             label="within 1 %",
-            value=f"{count_text(within)} of {count_text(found.n)}",
+            value=f"{count_text(within)} of {count_text(errors.n)}",
             note=f"{count_text(exact)} equal to the byte",
         ),
     ]
@@ -239,6 +239,6 @@ def _errors_by(
 
 
 def _largest(peaks: Sequence[Comparison], records: dict[str, Record]) -> Iterable[Part]:
-    found = largest_errors(peaks, MOST_ERRORS)
-    if found:
-        yield largest_errors_table(found, records)
+    largest = largest_errors(peaks, MOST_ERRORS)
+    if largest:
+        yield largest_errors_table(largest, records)

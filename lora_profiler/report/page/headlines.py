@@ -30,7 +30,7 @@ def headlines(answers: Sequence[Answer]) -> list[Card]:
     predictions = [answer.prediction for answer in answers]
     known = all(p.saved_activation_bytes is not None for p in predictions)
     least = min(p.parameters.trainable_fraction for p in predictions)
-    found = [
+    cards = [
         _headline(
             "Peak memory" if known else "Peak memory without activations",
             predictions,
@@ -67,9 +67,9 @@ def headlines(answers: Sequence[Answer]) -> list[Card]:
             "forward and backward",
         ),
     ]
-    found += _times(answers)
+    cards += _times(answers)
     verdict = _verdict(answers)
-    return [verdict, *found] if verdict else found
+    return [verdict, *cards] if verdict else cards
 
 
 def _times(answers: Sequence[Answer]) -> list[Card]:
@@ -84,10 +84,12 @@ def _times(answers: Sequence[Answer]) -> list[Card]:
     longest = max(step.time.high for step in steps.values())
     rows, rates = [], []
     for label, step in steps.items():
-        time, beside = step.time, full.time if full and full is not step else None
-        change = change_text(time.seconds / beside.seconds - 1) if beside else ""
+        time, reference = step.time, full.time if full and full is not step else None
+        change = change_text(time.seconds / reference.seconds - 1) if reference else ""
         faster = (
-            change_text(time.tokens_per_second / beside.tokens_per_second - 1) if beside else ""
+            change_text(time.tokens_per_second / reference.tokens_per_second - 1)
+            if reference
+            else ""
         )
         rows.append((label, seconds_text(time.seconds, longest), change))
         rates.append((label, rate_text(time.tokens_per_second), faster))
@@ -162,5 +164,5 @@ def _verdict(answers: Sequence[Answer]) -> Card | None:
 def _room(fit: Fit | None) -> tuple[str, ...]:
     if fit is None:
         return "not known", "", "", ""
-    found = room(fit)
-    return labels.VERDICT_LABELS[fit.verdict], found.peak, found.reserve, found.headroom
+    parts = room(fit)
+    return labels.VERDICT_LABELS[fit.verdict], parts.peak, parts.reserve, parts.headroom

@@ -35,20 +35,20 @@ _MOST_AT_ONCE = 6
 def mathematics_content(document: Mapping[str, Any]) -> Content:
     """The page of a document of `report.claims`; the same document makes the same page at any
     time."""
-    found = findings(document)
+    results = findings(document)
     closing = [document["tolerances"]] if "tolerances" in document else []
     return Content(
-        title=f"The mathematics of LoRA, checked on {found.model}",
-        lines=(*found.lines, *closing),
+        title=f"The mathematics of LoRA, checked on {results.model}",
+        lines=(*results.lines, *closing),
         cards=tuple(
             Card(label=c.title, value=CLAIM_VERDICT_LABELS[c.verdict], note=c.headline)
-            for c in found.claims
+            for c in results.claims
         ),
         sections=(
             _layer_section(LoraLayer()),
             *(
                 _group_section(number, heading, members)
-                for number, (heading, members) in enumerate(grouped(found.charts))
+                for number, (heading, members) in enumerate(grouped(results.charts))
             ),
             _claims_section(document),
         ),

@@ -87,15 +87,15 @@ class Section:
 
 def drawings(parts: Iterable[Part]) -> list[Drawing]:
     """Every figure among `parts` and in their folds, in order."""
-    found: list[Drawing] = []
+    figures: list[Drawing] = []
     for part in parts:
         if isinstance(part, Drawing):
-            found.append(part)
+            figures.append(part)
         elif isinstance(part, Fold | Beside):
-            found += drawings(part.parts)
-    return found
+            figures += drawings(part.parts)
+    return figures
 
 
-def sections(*asked: Section | None) -> tuple[Section, ...]:
+def sections(*candidates: Section | None) -> tuple[Section, ...]:
     """Those that there is something to say in."""
-    return tuple(section for section in asked if section is not None and section.parts)
+    return tuple(section for section in candidates if section is not None and section.parts)

@@ -92,14 +92,14 @@ def environment_table(title: str, members: Sequence[Record]) -> Table:
 
 def _facts(environment: Environment) -> dict[str, str]:
     document: Mapping[str, Any] = asdict(environment)
-    found = {}
+    facts = {}
     for path, label in labels.ENVIRONMENT_LABELS.items():
         value: Any = document
         for name in path.split("."):
             value = value.get(name)
         if value is not None and path not in ("commit", "allocator"):
-            found[label] = fact_text(path, value)
-    return found
+            facts[label] = fact_text(path, value)
+    return facts
 
 
 def fact_text(path: str, value: Any) -> str:

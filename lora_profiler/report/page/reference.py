@@ -63,12 +63,12 @@ _LINES = (
 def public_section() -> Section:
     """Errors by kind and source, the interval of a peak, and what was missed, set apart and left
     out."""
-    found = interval()
+    peak_interval = interval()
     return Section(
         name="public",
         title="Public measurements",
         parts=(
-            paragraph(*_LINES, f"{interval_words(found)}.", coverage_words(found)),
+            paragraph(*_LINES, f"{interval_words(peak_interval)}.", coverage_words(peak_interval)),
             errors_table(),
             sources_table(),
             Fold(title="Misses, and what is known of them", parts=(paragraph(*missed_lines()),)),

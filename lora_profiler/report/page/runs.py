@@ -146,7 +146,9 @@ def groups_alike(runs: Sequence[Run]) -> list[list[Run]]:
         if record.measurement.went_through:
             key = _without_method(record.workload), record.environment.key
             groups.setdefault(key, {}).setdefault(record.workload, run)
-    several = [sorted(found.values(), key=_order) for found in groups.values() if len(found) > 1]
+    several = [
+        sorted(members.values(), key=_order) for members in groups.values() if len(members) > 1
+    ]
     return sorted(several, key=lambda group: -max(peak_of(run) for run in group))
 
 
@@ -334,9 +336,9 @@ def _where(phase: str | None, step: int | None) -> str:
 def _definitions(failed: Sequence[Run]) -> list[str]:
     to_try: dict[Status, dict[str, None]] = {}
     for run in failed:
-        found = advice(run.scored.record)
+        remedy = advice(run.scored.record)
         to_try.setdefault(run.scored.record.measurement.status, {}).update(
-            {found: None} if found else {}
+            {remedy: None} if remedy else {}
         )
     lines = []
     for status, several in to_try.items():
@@ -377,11 +379,11 @@ def run_cards(runs: Sequence[Run]) -> list[Card]:
 def _peak_card(run: Run) -> Card:
     record, prediction, peak = run.scored.record, run.scored.prediction, run.peak
     measured, speed = record.measurement, run.speed
-    told = [
+    notes = [
         f"predicted {bytes_text(prediction.peak.total_bytes)}" if prediction else "not predicted"
     ]
-    told += [comparison_text(peak)] if peak else []
-    told += (
+    notes += [comparison_text(peak)] if peak else []
+    notes += (
         [rate_text(speed.tokens_per_second, "tokens")]
         if speed and speed.tokens_per_second is not None
         else []
@@ -394,5 +396,5 @@ def _peak_card(run: Run) -> Card:
             else way_label(record.workload.setup)
         ),
         value=size or labels.STATUS_LABELS[measured.status],
-        note=", ".join(told),
+        note=", ".join(notes),
     )

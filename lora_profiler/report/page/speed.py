@@ -27,7 +27,9 @@ def speed_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
     timed = [run for run in runs if run.is_timed]
     if not timed:
         return None
-    alike = [found for group in groups if len(found := [run for run in group if run.is_timed]) > 1]
+    alike = [
+        members for group in groups if len(members := [run for run in group if run.is_timed]) > 1
+    ]
     picked = _picked(alike) or list(timed[:MOST_BARS])
     shown = (
         ""

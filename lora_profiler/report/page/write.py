@@ -58,8 +58,8 @@ def write_page(content: Content) -> str:
 
 
 def _embedded(text: str) -> tuple[str, bool]:
-    found, is_packed = packed(text)
-    return trusted(found), is_packed
+    content, is_packed = packed(text)
+    return trusted(content), is_packed
 
 
 def _style() -> str:
