@@ -527,7 +527,7 @@ def test_one_record_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     shown = texts(app)
     assert f"record {record.id}" in shown and "tiny-gpt2, full: ok" in shown
     assert "peak of each phase" in shown
-    assert {"record.attribution", "record.steps"} <= set(figures(app))
+    assert {"record.peak", "record.steps-1"} <= set(figures(app))
     app.session_state["record.environment"] = True
     shown = texts(sound(app.run()))
     assert "torch\t2.13.0" in shown and "A processor" in shown and "0123abc" in shown
