@@ -36,11 +36,10 @@ def _parts(prefix: str, answers: Sequence[Answer]) -> Iterable[Part]:
     full = next((p for p in predictions if p.workload.setup.method == "full"), None)
     lora = next((p for p in predictions if p.workload.setup.method != "full"), None)
     parts = model_parts(answers, activation_excess(full, lora) if full and lora else None)
-    yield paragraph(parts.title)
+    yield paragraph(parts.title, *parts.setup)
     yield Cards(cards=tuple(headlines(answers)))
     yield composition_drawing(f"{prefix}-bars", answers)
     yield from _known(times_drawing(f"{prefix}-times", answers))
-    yield paragraph(*parts.setup)
     yield from parts.tables
     yield from parts.notes
     known = [answer for answer in answers if answer.prediction.saved_activation_bytes is not None]
