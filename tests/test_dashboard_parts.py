@@ -24,7 +24,7 @@ from lora_profiler._printable import printable
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.comparison.scored import scored
 from lora_profiler.comparison.throughput import throughput
-from lora_profiler.dashboard import downloads, following, markup, measuring, widgets
+from lora_profiler.dashboard import downloads, following, measuring, widgets
 from lora_profiler.dashboard import records as shown_records
 from lora_profiler.dashboard import settings as served
 from lora_profiler.dashboard.compare_page import FILTERS, choices, filtered, runs
@@ -43,6 +43,7 @@ from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.comparisons import run_name
 from lora_profiler.report.page import embedded_data
 from lora_profiler.report.page.accuracy import errors_drawing, scatter_drawing
+from lora_profiler.report.page.markup import drawn
 from lora_profiler.report.page.parts import Drawing
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
@@ -57,14 +58,14 @@ TEXTS = st.text(max_size=40) | st.sampled_from(
 def test_any_text_is_shown_word_for_word(text: str) -> None:
     expected = text_of(f"<p>{escape(printable(text))}</p>")
     for html in (
-        markup.note("problem", [text]),
-        markup.small([text]),
-        markup.title(text),
-        markup.section(text),
+        drawn("note", "problem", [text], ""),
+        drawn("small", [text]),
+        drawn("title", text, []),
+        drawn("section", text),
     ):
         assert text_of(html) == expected
         assert tags_of(html) <= {"div", "p", "h1", "h2"}
-    picture = markup.picture("data:,", text)
+    picture = drawn("picture", "data:,", text)
     assert tags_of(picture) == {"div", "img"}
     assert unescape(picture.split('"')[-2]) == printable(text)
 
@@ -76,8 +77,8 @@ def test_tables_hold_their_cells_as_text(name: str, cell: str) -> None:
         Row(cells=(name, cell), indent=1),
         Row(cells=(name,), kind="total"),
     )
-    html = markup.html_of(
-        [Table(title=name, columns=("", cell or "x"), rows=rows), paragraph(cell)]
+    html = drawn(
+        "blocks", [Table(title=name, columns=("", cell or "x"), rows=rows), paragraph(cell)]
     )
     assert tags_of(html) <= {"div", "p", "table", "caption", "thead", "tbody", "tr", "th", "td"}
     assert html.count("<tr") == 3 + 1 and html.count("<td") + html.count("<th ") == 2 + 1 + 2 + 2
@@ -93,7 +94,7 @@ def test_labels_of_widgets_are_no_markdown(text: str) -> None:
 
 @given(TEXTS)
 def test_any_name_makes_a_file_name(text: str) -> None:
-    name = markup.plain_name(text)
+    name = downloads.plain_name(text)
     assert name and "/" not in name and not name.startswith(".") and name == os.path.basename(name)
 
 

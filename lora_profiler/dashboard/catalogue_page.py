@@ -1,7 +1,6 @@
 """Catalogue: the bundled models and cards, to search, to sort, and to take to the page of
 predictions."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +11,7 @@ from lora_profiler.catalog import Gpu, bundled_gpus, bundled_models
 from lora_profiler.dashboard import downloads, form, link, widgets
 from lora_profiler.dashboard.question import Question
 from lora_profiler.errors import did_you_mean
-from lora_profiler.report.catalogues import csv_records, gpu_records, matching, model_records
-from lora_profiler.report.render import csv_text
+from lora_profiler.report.catalogues import gpu_records, matching, model_records
 from lora_profiler.units import GIB, count_text
 
 
@@ -58,15 +56,9 @@ def _models() -> None:
         f"{count_text(len(matches))} of {count_text(len(entries))} models",
     )
     if chosen is not None:
-        question = replace(form.question(), model=matches[chosen].id)
-        st.button(
-            f"Predict {widgets.plain(matches[chosen].id)}",
-            key="models_go",
-            type="primary",
-            on_click=_predict,
-            args=(question,),
-        )
-    widgets.downloads("models", _offers("models", model_records(matches)))
+        name = matches[chosen].id
+        _button(f"Predict {name}", "models_go", replace(form.question(), model=name))
+    widgets.downloads("models", downloads.of_rows("models", "models", model_records(matches)))
 
 
 def _cards() -> None:
@@ -107,15 +99,9 @@ def _cards() -> None:
             " the page Predict."
         )
     elif chosen is not None:
-        question = replace(form.question(), gpu=matches[chosen].key)
-        st.button(
-            f"Judge {widgets.plain(matches[chosen].name)}",
-            key="cards_go",
-            type="primary",
-            on_click=_predict,
-            args=(question,),
-        )
-    widgets.downloads("cards", _offers("cards", gpu_records(matches)))
+        card = matches[chosen]
+        _button(f"Judge {card.name}", "cards_go", replace(form.question(), gpu=card.key))
+    widgets.downloads("cards", downloads.of_rows("cards", "cards", gpu_records(matches)))
 
 
 def _how_known(card: Gpu) -> str:
@@ -150,19 +136,12 @@ def _table(
     return rows[0] if rows else None
 
 
+def _button(label: str, key: str, question: Question) -> None:
+    """Leads to the page of predictions."""
+    st.button(widgets.plain(label), key=key, type="primary", on_click=_predict, args=(question,))
+
+
 def _predict(question: Question) -> None:
     form.seed(question)
     st.session_state[link.PAGE_KEY] = "Predict"
     link.changed_here()
-
-
-def _offers(name: str, records: Sequence[dict[str, Any]]) -> list[widgets.Offer]:
-    return [
-        (
-            "JSON",
-            f"{name}.json",
-            downloads.JSON,
-            lambda: downloads.json_text({"schema_version": "1.0", name: list(records)}),
-        ),
-        ("CSV", f"{name}.csv", downloads.CSV, lambda: csv_text(csv_records(list(records)))),
-    ]

@@ -2,13 +2,14 @@
 they are asked for."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.dashboard.answered import Answered
-from lora_profiler.dashboard.markup import plain_name
 from lora_profiler.dashboard.widgets import Offer
+from lora_profiler.report.catalogues import csv_records
 from lora_profiler.report.json.bench import bench_payload, comparison_records, run_records
 from lora_profiler.report.json.predict import layer_records, predict_records
 from lora_profiler.report.render import csv_text
@@ -47,6 +48,20 @@ def of_records(rows: Sequence[Scored], name: str) -> list[Offer]:
         ),
         ("Report, HTML", f"{name}.html", HTML, lambda: _page_of_records(rows)),
     ]
+
+
+def of_rows(what: str, name: str, documents: Sequence[dict[str, Any]]) -> list[Offer]:
+    """Rows of one kind, which JSON has under the name `what`."""
+    document = {"schema_version": "1.0", what: documents}
+    return [
+        ("JSON", f"{name}.json", JSON, lambda: json_text(document)),
+        ("CSV", f"{name}.csv", CSV, lambda: csv_text(csv_records(documents))),
+    ]
+
+
+def plain_name(text: str) -> str:
+    """A file name out of any text."""
+    return re.sub(r"[^\w.-]+", "-", text)[:80].strip(".-") or "model"
 
 
 def json_text(document: Mapping[str, Any]) -> str:

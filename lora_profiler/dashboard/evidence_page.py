@@ -7,7 +7,7 @@ from typing import get_args
 
 import streamlit as st
 
-from lora_profiler.dashboard import downloads, evidence_table, form, link, markup, widgets
+from lora_profiler.dashboard import downloads, evidence_table, form, link, widgets
 from lora_profiler.dashboard.evidence_table import Measured
 from lora_profiler.evidence import interval, measured_memory, measured_steps
 from lora_profiler.evidence.documents import Kind
@@ -33,7 +33,6 @@ from lora_profiler.report.labels import (
     SOURCE_LABELS,
 )
 from lora_profiler.report.page.parts import Card
-from lora_profiler.report.render import csv_text
 from lora_profiler.units import count_text, error_text, percent_text
 from lora_profiler.workload import Method
 
@@ -51,7 +50,7 @@ def show() -> None:
         " step by constants that never saw its model or its card.",
         f"{ERROR_DEFINITION}.",
     )
-    st.html(markup.cards(_cards()))
+    widgets.cards(_cards())
     widgets.note(
         f"{interval_words(interval())}.",
         coverage_words(interval()),
@@ -198,18 +197,7 @@ def _rows() -> None:
         matches, f"{_KEY}rows", f"{count_text(len(matches))} of {count_text(len(rows))} rows"
     )
     documents = evidence_table.records(matches)
-    widgets.downloads(
-        "evidence",
-        [
-            (
-                "JSON",
-                f"evidence-{kind}.json",
-                downloads.JSON,
-                lambda: downloads.json_text({"schema_version": "1.0", kind: documents}),
-            ),
-            ("CSV", f"evidence-{kind}.csv", downloads.CSV, lambda: csv_text(documents)),
-        ],
-    )
+    widgets.downloads("evidence", downloads.of_rows(kind, f"evidence-{kind}", documents))
 
 
 def _several(

@@ -1,11 +1,9 @@
 """Learn: one layer in numbers and pictures, what the claims about LoRA were found to be, and each
 of them to be checked here."""
 
-from base64 import b64encode
-
 import streamlit as st
 
-from lora_profiler.dashboard import check_view, link, markup, widgets
+from lora_profiler.dashboard import check_view, link, widgets
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.claims import grouped
 from lora_profiler.report.claims.chart import Chart, numbers_table
@@ -82,24 +80,18 @@ def _layer() -> LoraLayer:
 
 
 def _one_layer(layer: LoraLayer) -> None:
-    st.html(markup.cards(layer_cards(layer)))
+    widgets.cards(layer_cards(layer))
     widgets.note(*counts_words(layer))
     shade = widgets.theme()
     left, right = st.columns(2)
     with left:
         widgets.section("Full update, and B and A")
-        _picture(matrices(layer, shade), matrices_words(layer))
+        widgets.picture(matrices(layer, shade), matrices_words(layer))
     with right:
         widgets.section("The two paths")
-        _picture(flow(layer, shade), flow_words(layer))
+        widgets.picture(flow(layer, shade), flow_words(layer))
     widgets.section(counts_chart(layer).title)
     widgets.drawing(counts_drawing(layer), "counts")
-
-
-def _picture(svg: str, says: str) -> None:
-    """As an image, since streamlit takes SVG out of a page's own HTML."""
-    source = f"data:image/svg+xml;base64,{b64encode(svg.encode('utf-8')).decode('ascii')}"
-    st.html(markup.picture(source, says))
 
 
 # --- what was found -------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lora_profiler.dashboard import following
+from lora_profiler.dashboard.downloads import plain_name
 from lora_profiler.dashboard.following import Followed
-from lora_profiler.dashboard.markup import plain_name
 from lora_profiler.dashboard.question import Question, setup_arguments
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.setups import CPU_DEFAULTS, SetupOptions, flag

@@ -6,7 +6,7 @@ from typing import get_args
 
 import streamlit as st
 
-from lora_profiler.dashboard import downloads, evidence_table, form, link, markup, widgets
+from lora_profiler.dashboard import downloads, evidence_table, form, link, widgets
 from lora_profiler.dashboard.answered import Answered, answered, would_be_traced
 from lora_profiler.dashboard.question import predict_arguments, setup_arguments
 from lora_profiler.errors import LoraProfilerError
@@ -60,7 +60,7 @@ def _draw(result: Answered) -> None:
             " too:",
             command,
         )
-    st.html(markup.cards(headlines(result.answers)))
+    widgets.cards(headlines(result.answers))
     widgets.section("What the peak is made of")
     widgets.drawing(composition_drawing("composition", result.answers), "composition")
     _likely(result, parts)
@@ -117,10 +117,8 @@ def _time(result: Answered) -> None:
         return
     widgets.section(f"Time of one step on {device_name(result.answers)}")
     drawing = times_drawing("times", result.answers)
-    if drawing is None:
-        widgets.note(*lines)
-    else:
-        widgets.drawing(drawing, "times")
+    widgets.drawing(drawing, "times", nothing=lines)
+    if drawing is not None:
         widgets.small(*lines)
 
 
@@ -166,12 +164,9 @@ def _detail(result: Answered) -> None:
             " activations."
         )
     widgets.section(f"What lowers the peak, {label}")
-    lowering = levers_drawing("levers", answer)
-    if lowering is None:
-        widgets.note("No single change that is known here lowers this peak.")
-    else:
-        widgets.drawing(lowering, "levers")
-        widgets.small(*(f"{lever.name}: {lever.option}; {lever.price}." for lever in answer.levers))
+    nothing = ("No single change that is known here lowers this peak.",)
+    widgets.drawing(levers_drawing("levers", answer), "levers", nothing=nothing)
+    widgets.small(*(f"{lever.name}: {lever.option}; {lever.price}." for lever in answer.levers))
 
 
 def _layers(result: Answered) -> None:
@@ -183,10 +178,7 @@ def _layers(result: Answered) -> None:
         format_func=labels.LAYER_LABELS.__getitem__,
     )
     drawing = layer_drawing("layers", result.predictions, quantity)
-    if drawing is None:
-        widgets.note("No layer holds any of it.")
-    else:
-        widgets.drawing(drawing, "layers")
+    widgets.drawing(drawing, "layers", nothing=("No layer holds any of it.",))
     with widgets.drawer("Every kind of layer as a table", "layer_tables") as is_open:
         if is_open:
             widgets.blocks(layer_blocks(result.predictions))

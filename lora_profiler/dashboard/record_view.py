@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from lora_profiler.campaign.results import result
 from lora_profiler.comparison.scored import Scored
-from lora_profiler.dashboard import downloads, markup, widgets
+from lora_profiler.dashboard import downloads, widgets
 from lora_profiler.records.record import Record
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Row, Table, paragraph
@@ -33,7 +33,7 @@ def show(run: Run, key: str = "record") -> None:
     with widgets.drawer("Machine and software", f"{key}.environment") as is_open:
         if is_open:
             widgets.blocks([environment_table("Environment", [record]), conditions_table(record)])
-    widgets.downloads(key, downloads.of_records([run.scored], markup.plain_name(run.record_id)))
+    widgets.downloads(key, downloads.of_records([run.scored], downloads.plain_name(run.record_id)))
 
 
 def _drawings(run: Run) -> Iterator[tuple[str, Drawing]]:

@@ -1,6 +1,7 @@
 """What pages are put together from: text, tables, figures and downloads, in one look."""
 
 import re
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -10,11 +11,10 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from lora_profiler._printable import printable
-from lora_profiler.dashboard import markup
 from lora_profiler.report.blocks import Block
 from lora_profiler.report.charts import CONFIG, Figure, repainted
-from lora_profiler.report.page.markup import colour_variables, template_text
-from lora_profiler.report.page.parts import Drawing
+from lora_profiler.report.page.markup import colour_variables, drawn, template_text
+from lora_profiler.report.page.parts import Card, Drawing
 from lora_profiler.report.palette import Theme
 from lora_profiler.units import error_text
 
@@ -45,12 +45,12 @@ def theme() -> Theme:
 
 
 def title(text: str, *lines: str) -> None:
-    st.html(markup.title(text, lines))
+    st.html(drawn("title", text, lines))
 
 
 def section(text: str) -> None:
     """The head of what follows."""
-    st.html(markup.section(text))
+    st.html(drawn("section", text))
 
 
 def plain(text: str) -> str:
@@ -60,33 +60,48 @@ def plain(text: str) -> str:
 
 
 def blocks(content: Iterable[Block]) -> None:
-    st.html(markup.html_of(content))
+    """Paragraphs, and tables that scroll in themselves where the window is narrow."""
+    st.html(drawn("blocks", content))
+
+
+def cards(items: Sequence[Card]) -> None:
+    """The headlines side by side, as many in a row as there is room for."""
+    st.html(f'<div class="lp">{drawn("cards", items, 2)}</div>')
+
+
+def picture(svg: str, says: str) -> None:
+    """As an image, since streamlit takes SVG out of a page's own HTML."""
+    source = f"data:image/svg+xml;base64,{b64encode(svg.encode('utf-8')).decode('ascii')}"
+    st.html(drawn("picture", source, says))
 
 
 def small(*lines: str) -> None:
-    st.html(markup.small(lines))
+    if lines:
+        st.html(drawn("small", lines))
 
 
 def problem(text: str, *more: str, heading: str = "") -> None:
     """What cannot be done, and what to do; the rest of the page stays."""
-    st.html(markup.note("problem", (text, *more), heading))
+    st.html(drawn("note", "problem", (text, *more), heading))
 
 
 def caution(*lines: str) -> None:
-    st.html(markup.note("caution", lines))
+    st.html(drawn("note", "caution", lines, ""))
 
 
 def note(*lines: str, heading: str = "") -> None:
     """An empty state, or something to know."""
-    st.html(markup.note("note", lines, heading))
+    st.html(drawn("note", "note", lines, heading))
 
 
-def drawing(it: Drawing, key: str) -> None:
-    """A figure and the lines under it; its caption is the section's head, its numbers stand in the
-    page's tables."""
+def drawing(it: Drawing | None, key: str, *, nothing: Sequence[str] = ()) -> None:
+    """A figure and the lines under it, else why there is `nothing` to draw. Its caption is the
+    section's head, its numbers stand in the page's tables."""
+    if it is None:
+        note(*nothing)
+        return
     figure(it.figure, key, it.description)
-    if it.lines:
-        small(*it.lines)
+    small(*it.lines)
 
 
 def figure(drawn: Figure, key: str, says: str) -> None:

@@ -56,6 +56,16 @@ def environment(longest: int | None = None) -> "Environment":
     return environment
 
 
+def drawn(macro: str, *arguments: object) -> str:
+    """A piece of a page: what the macro of `blocks.html.j2` makes of the arguments."""
+    return str(getattr(_blocks(), macro)(*arguments))
+
+
+@cache
+def _blocks() -> Any:
+    return environment().get_template("blocks.html.j2").module
+
+
 def _fit_to_show(longest: int | None) -> Callable[[Any], Any]:
     def fit(value: Any) -> Any:
         if not isinstance(value, str) or hasattr(value, "__html__"):

@@ -12,7 +12,7 @@ from lora_profiler.comparison.throughput import Throughput, throughput
 from lora_profiler.records.record import Status
 from lora_profiler.report import labels
 from lora_profiler.report.advice import advice
-from lora_profiler.report.blocks import Row, Table, paragraph
+from lora_profiler.report.blocks import Row, Table, filled, paragraph
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.comparisons import run_cells
 from lora_profiler.report.measurements import comparison_text
@@ -220,14 +220,13 @@ def runs_table(runs: Sequence[Run]) -> Table:
         "tokens/s",
         "record",
     )
-    rows = [_cells(run) for run in runs]
-    used = [i for i in range(len(columns)) if any(cells[i] for cells in rows)]
-    return Table(
+    table = Table(
         title="Peak predicted and measured, time of a step",
-        columns=tuple(columns[i] for i in used),
-        rows=tuple(Row(cells=tuple(cells[i] for i in used)) for cells in rows),
-        left=sum(1 for i in used if i < 5),
+        columns=columns,
+        rows=tuple(Row(cells=_cells(run)) for run in runs),
+        left=5,
     )
+    return filled(table)
 
 
 def _cells(run: Run) -> tuple[str, ...]:

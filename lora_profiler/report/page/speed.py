@@ -9,7 +9,7 @@ from lora_profiler.comparison.paired_runs import full_against_lora
 from lora_profiler.comparison.throughput import Throughput
 from lora_profiler.errors import UsageError
 from lora_profiler.report import charts
-from lora_profiler.report.blocks import Row, Table, paragraph
+from lora_profiler.report.blocks import Row, Table, filled, paragraph
 from lora_profiler.report.charts import ThroughputBar
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.measured_runs import setting
@@ -109,7 +109,8 @@ def _numbers(picked: Sequence[Run]) -> Table:
     for run in picked:
         if run.speed is not None:
             flops = run.scored.prediction.flops if run.scored.prediction else None
-            rows.append(_row(run, run.speed, utilisation(run.scored.record, flops)))
+            used = utilisation(run.scored.record, flops)
+            rows.append(Row(cells=_row(run, run.speed, used)))
     columns = (
         "#",
         "model",
@@ -123,13 +124,8 @@ def _numbers(picked: Sequence[Run]) -> Table:
         "HFU",
         "remarks",
     )
-    used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
-    return Table(
-        title="Time of a step and what went through it",
-        columns=tuple(columns[i] for i in used),
-        rows=tuple(Row(cells=tuple(row[i] for i in used)) for row in rows),
-        left=4,
-    )
+    title = "Time of a step and what went through it"
+    return filled(Table(title=title, columns=columns, rows=tuple(rows), left=4))
 
 
 def _row(run: Run, speed: Throughput, used: Utilisation | None) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from lora_profiler.prediction import CurvePoint, Prediction
 from lora_profiler.records.record import PhaseSample
 from lora_profiler.report import charts, labels
-from lora_profiler.report.blocks import Row, Table, paragraph
+from lora_profiler.report.blocks import Row, Table, filled, paragraph
 from lora_profiler.report.charts import LayerQuantity, LayerRow, Limit
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.method_label import method_label
@@ -116,18 +116,8 @@ def _curve_table(points: Sequence[CurvePoint]) -> Table:
         for point in kept
     )
     columns = ("phase", "module", *(labels.CATEGORY_SHORT[c] for c in held), "sum")
-    modules = any(row.cells[1] for row in rows)
-    if not modules:
-        columns, rows = (
-            (columns[0], *columns[2:]),
-            tuple(Row(cells=(r.cells[0], *r.cells[2:]), kind=r.kind) for r in rows),
-        )
-    return Table(
-        title=f"The numbers of the figure, {unit}",
-        columns=columns,
-        rows=rows,
-        left=2 if modules else 1,
-    )
+    title = f"The numbers of the figure, {unit}"
+    return filled(Table(title=title, columns=columns, rows=rows, left=2))
 
 
 def counters_drawing(run: Run) -> Drawing:
