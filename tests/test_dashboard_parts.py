@@ -406,13 +406,13 @@ def told(**fields: Any) -> str:
     ],
 )
 def test_where_a_case_stands_is_said_in_words(line: str, words: str) -> None:
-    assert where(followed(line).told[1]) == words
+    assert where(followed(line).states[1]) == words
 
 
 @given(st.text(max_size=60))
 def test_whatever_a_process_says_is_heard(line: str) -> None:
     found = followed(line, "{", "{}", '{"case": 1}', told(step=1, phase="forward"))
-    assert list(found.told) == [1]
+    assert list(found.states) == [1]
 
 
 def test_why_nothing_was_measured_is_its_own_last_word() -> None:
@@ -485,7 +485,7 @@ def test_a_cancelled_process_ends_with_all_that_it_started(
     with pytest.raises(AlreadyRunningError, match="spoil each other"):
         measuring.start(find_model("gpt2"), Question(model="gpt2"), Conditions(), uploaded=False)
     deadline = time.monotonic() + 30
-    while not found.said and time.monotonic() < deadline:
+    while not found.stderr_lines and time.monotonic() < deadline:
         time.sleep(0.02)
     found.cancel()
     ended(found, 20)

@@ -378,7 +378,7 @@ def test_a_claim_is_followed_to_its_verdict(monkeypatch: pytest.MonkeyPatch) -> 
     running = check_view.present()
     assert running is not None
     until(lambda: not running.runs)
-    assert [check_view.where(state) for state in running.told.values()] == [
+    assert [check_view.where(state) for state in running.states.values()] == [
         "training it, 21 of 150",
         "holds",
     ]
@@ -401,7 +401,7 @@ def test_a_check_is_cancelled_and_nothing_else_runs_beside_it(
     app = start(opened(page="learn"))
     running = check_view.present()
     assert running is not None
-    until(lambda: running.told)
+    until(lambda: running.states)
     app.run()
     assert "training it, 21 of 150" in texts(app) and app.button(key="learn.start").disabled
     with pytest.raises(following.AlreadyRunningError, match="spoil each other"):

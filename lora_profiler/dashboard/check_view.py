@@ -135,7 +135,7 @@ def _live() -> None:
 
 
 def _progress(running: Checking) -> Table:
-    rows = [Row(cells=(state.title, where(state))) for _, state in sorted(running.told.items())]
+    rows = [Row(cells=(state.title, where(state))) for _, state in sorted(running.states.items())]
     return Table(columns=("", "now"), rows=tuple(rows) or (Row(cells=("", "starting")),), left=2)
 
 

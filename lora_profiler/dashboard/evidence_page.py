@@ -129,14 +129,16 @@ def _figures() -> None:
     ]
     counted = sum(row.is_graded for row in peaks)
     widgets.section("Peaks, predicted against measured")
-    said = (
+    caption = (
         f"{count_text(counted)} of the {count_text(len(peaks))} public peaks shown are counted"
         " above, and filled."
     )
     widgets.figure(
-        charts.identity_scatter(points), f"{_KEY}memory", f"{said} The table below has the numbers."
+        charts.identity_scatter(points),
+        f"{_KEY}memory",
+        f"{caption} The table below has the numbers.",
     )
-    widgets.small(said, *not_counted_lines(peaks))
+    widgets.small(caption, *not_counted_lines(peaks))
     steps = measured_steps()
     dots = [
         ErrorDot(
@@ -152,16 +154,16 @@ def _figures() -> None:
         for row in steps
     ]
     widgets.section("Time of a step, errors by source")
-    said = (
+    caption = (
         f"{count_text(len(unseen_steps()))} of the {count_text(len(steps))} public steps shown are"
         " counted above, and filled: those predicted by constants fitted without their model."
     )
     widgets.figure(
-        charts.error_strip(dots), f"{_KEY}steps", f"{said} The table below has the numbers."
+        charts.error_strip(dots), f"{_KEY}steps", f"{caption} The table below has the numbers."
     )
     why = Counter(dot.not_counted for dot in dots if dot.not_counted)
     widgets.small(
-        said,
+        caption,
         *(
             f"Not counted, and hollow: {count_text(number)} {reason}."
             for reason, number in why.items()

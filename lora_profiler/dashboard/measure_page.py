@@ -206,7 +206,7 @@ def _progress(running: Measuring) -> Table:
                 where(case),
             )
         )
-        for case in running.told.values()
+        for case in running.states.values()
     ]
     return Table(
         columns=("case", "model", "method", "now"),
@@ -238,7 +238,7 @@ def _after(ended: Measuring) -> None:
     if refusal is not None:
         widgets.problem(*refusal.splitlines(), heading="Nothing was measured")
         return
-    for line in ended.said:
+    for line in ended.stderr_lines:
         if line.startswith("Warning: "):
             widgets.caution(line.removeprefix("Warning: "))
     runs = numbered(scored(measuring.records(ended)))

@@ -92,7 +92,7 @@ def read_case(line: Mapping[str, Any]) -> tuple[int, CaseState]:
 
 def records(ended: Measuring) -> list[Record]:
     """What it measured, once it has ended."""
-    return [parsed_record(each) for each in (ended.document or {}).get("records", ())]
+    return [parsed_record(document) for document in (ended.document or {}).get("records", ())]
 
 
 def present() -> Measuring | None:

@@ -93,7 +93,7 @@ def _mark_px(points: int) -> int:
 
 def _ticks(series: Sequence[Series]) -> dict[str, Any]:
     """A tick at every x where they are few."""
-    places = sorted({x for each in series for x in each.x})
+    places = sorted({x for line in series for x in line.x})
     if len(places) > _MOST_TICKS:
         return {"tickformat": "~g", "nticks": 6}
     return {"tickmode": "array", "tickvals": places, "ticktext": [f"{x:g}" for x in places]}

@@ -114,8 +114,8 @@ def drawn(compared: Sequence[Run], most: int = MOST_DOTS) -> list[Run]:
         return list(compared)
     ordered = worst_first(compared)
     rest = ordered[WORST_DOTS:]
-    each = -(-len(rest) // (most - WORST_DOTS))
-    return sorted([*ordered[:WORST_DOTS], *rest[::each]], key=lambda run: run.number)
+    stride = -(-len(rest) // (most - WORST_DOTS))
+    return sorted([*ordered[:WORST_DOTS], *rest[::stride]], key=lambda run: run.number)
 
 
 def drawn_words(shown: Sequence[Run], compared: Sequence[Run]) -> list[Paragraph]:

@@ -342,7 +342,7 @@ def _definitions(failed: Sequence[Run]) -> list[str]:
     lines = []
     for status, several in to_try.items():
         line = f"{labels.STATUS_LABELS[status].capitalize()}: {labels.STATUS_DEFINITIONS[status]}."
-        lines.append(" ".join([line, *(f"To try: {each}." for each in several)]))
+        lines.append(" ".join([line, *(f"To try: {remedy}." for remedy in several)]))
     return lines
 
 

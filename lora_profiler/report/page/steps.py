@@ -38,7 +38,7 @@ def steps_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
     said = paragraph(ALIKE if len(shown) > 1 else "The run with the largest peak.")
     parts: tuple[Part, ...] = (
         said,
-        *(Beside(parts=tuple(each)) for each in (curves, counters) if each),
+        *(Beside(parts=tuple(figures)) for figures in (curves, counters) if figures),
     )
     return Section(name="step", title="Memory over one step", parts=parts)
 
@@ -96,10 +96,10 @@ def _phases(points: Sequence[CurvePoint]) -> str:
 
 def _curve_table(points: Sequence[CurvePoint]) -> Table:
     """Every point of a short curve; of a long one the largest of each stretch."""
-    each = -(-len(points) // MOST_POINTS)
+    stride = -(-len(points) // MOST_POINTS)
     kept = [
-        max(points[i : i + each], key=lambda point: point.total_bytes)
-        for i in range(0, len(points), each)
+        max(points[i : i + stride], key=lambda point: point.total_bytes)
+        for i in range(0, len(points), stride)
     ]
     unit, size = byte_unit(max(point.total_bytes for point in points))
     held = [c for c in labels.CATEGORY_SHORT if any(point.bytes.get(c) for point in kept)]  # type: ignore[call-overload]
