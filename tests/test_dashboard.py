@@ -21,9 +21,12 @@ from lora_profiler.catalog import bundled_gpus, bundled_models, find_gpu, find_m
 from lora_profiler.dashboard import predict_page
 from lora_profiler.evidence import interval, measured_memory, measured_steps
 from lora_profiler.planning.answers import answers
+from lora_profiler.planning.remarks import activation_excess
 from lora_profiler.records.record import Failure
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.report import labels
+from lora_profiler.report.blocks import Paragraph
+from lora_profiler.report.predictions import model_blocks
 from lora_profiler.report.room import room
 from lora_profiler.units import GIB, bytes_text, bytes_texts, error_text, rate_text, seconds_text
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
@@ -129,6 +132,18 @@ def test_every_option_reaches_the_question_the_address_and_the_answer(
         "device",
     }  # cost nothing, or change words that stand in closed drawers
     assert (texts(app) != before) or name in silent
+
+
+def test_every_sentence_of_the_command_line_is_on_the_page_once() -> None:
+    setups = [TrainSetup(seq_len=256), TrainSetup(seq_len=256, lora=LoraConfig(r=16))]
+    workloads = [Workload(model=find_model("gpt2"), setup=setup) for setup in setups]
+    both = answers(workloads, find_gpu("l4"), all_levers=True)
+    excess = activation_excess(*(answer.prediction for answer in both))
+    paragraphs = [b for b in model_blocks(both, excess) if isinstance(b, Paragraph)]
+    shown = texts(sound(opened(model="gpt2", seq_len="256", gpu="l4"))).split("\n")
+    lines = [line for block in paragraphs for line in block.lines]
+    assert len(lines) > 10 and excess is not None
+    assert {line: shown.count(line.strip()) for line in lines} == dict.fromkeys(lines, 1)
 
 
 def test_layers_are_chosen_with_a_list_of_names() -> None:

@@ -44,7 +44,7 @@ from lora_profiler.report.comparisons import run_name
 from lora_profiler.report.page import embedded_data
 from lora_profiler.report.page.accuracy import errors_drawing, scatter_drawing
 from lora_profiler.report.page.markup import drawn
-from lora_profiler.report.page.parts import Drawing
+from lora_profiler.report.page.parts import Card, Drawing
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 # --- text -----------------------------------------------------------------------------------------
@@ -82,6 +82,17 @@ def test_tables_hold_their_cells_as_text(name: str, cell: str) -> None:
     )
     assert tags_of(html) <= {"div", "p", "table", "caption", "thead", "tbody", "tr", "th", "td"}
     assert html.count("<tr") == 3 + 1 and html.count("<td") + html.count("<th ") == 2 + 1 + 2 + 2
+
+
+@given(TEXTS.filter(bool))
+def test_cards_hold_their_texts_as_text(text: str) -> None:
+    rows = Card(label=text, rows=((text, text, ""),), columns=("", text, text), note=text)
+    html = drawn("cards", [Card(label=text, value=text, note=text), rows], 2)
+    cells = {"table", "thead", "tbody", "tr", "th", "td"}
+    assert tags_of(html) <= {"div", "section", "h2", "p", *cells}
+    assert html.count("<td") + html.count("<th ") == 2 + 2  # a column that no row fills has none
+    shown = text_of(f"<p>{escape(printable(text))}</p>")
+    assert text_of(html).count(shown) >= 7  # label, value and note, label, row's name, cell, note
 
 
 @given(TEXTS)
