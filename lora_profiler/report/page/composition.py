@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from lora_profiler.prediction import CATEGORIES
 from lora_profiler.report import charts, labels
-from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.blocks import Row, Table, filled
 from lora_profiler.report.charts import CategoryBar
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.page.parts import Drawing, Fold, Part, Section
@@ -68,29 +68,32 @@ def _folds(known: Sequence[Run]) -> Iterable[Fold]:
 
 
 def peaks_drawing(name: str, members: Sequence[Run], what: str) -> Drawing:
-    """The peaks of these runs, predicted beside measured, by category."""
-    bars = [bar for run in members for bar in _bars(run)]
+    """The peaks of these runs, predicted beside measured, by category; one alone is named by the
+    caption."""
+    several = len(members) > 1
+    what = what if several else f"{members[0].name}: the peak"
+    bars = [bar for run in members for bar in _bars(run, run.name if several else "")]
     largest = max((bar.total_bytes for bar in bars), default=0)
     return Drawing(
         name=name,
         caption=f"{what}, predicted beside measured, by category.",
         description=(
-            f"Stacked bars in pairs for {count_text(len(members))} runs, the largest of"
-            f" {bytes_text(largest)}."
+            f"Stacked bars in pairs for {count_text(len(members))} run{'s' if several else ''}, the"
+            f" largest of {bytes_text(largest)}."
         ),
         figure=charts.category_bars(bars),
         numbers=_numbers(bars),
     )
 
 
-def _bars(run: Run) -> Iterable[CategoryBar]:
+def _bars(run: Run, name: str) -> Iterable[CategoryBar]:
     prediction, measured = run.scored.prediction, run.scored.record.measurement
     if prediction is not None:
         lower = prediction.saved_activation_bytes is None
         yield CategoryBar(
-            label="predicted", bytes=prediction.peak.bytes, group=run.name, at_least=lower
+            label="predicted", bytes=prediction.peak.bytes, group=name, at_least=lower
         )
-    yield CategoryBar(label="measured", bytes=measured.attribution_bytes, group=run.name)
+    yield CategoryBar(label="measured", bytes=measured.attribution_bytes, group=name)
 
 
 def _numbers(bars: Sequence[CategoryBar]) -> Table:
@@ -108,4 +111,5 @@ def _numbers(bars: Sequence[CategoryBar]) -> Table:
         for bar in bars
     )
     columns = ("run", "", *(labels.CATEGORY_SHORT[c] for c in held), "sum")
-    return Table(title=f"The numbers of the figure, {unit}", columns=columns, rows=rows, left=2)
+    title = f"The numbers of the figure, {unit}"
+    return filled(Table(title=title, columns=columns, rows=rows, left=2))
