@@ -23,7 +23,7 @@ def show(run: Run, key: str = "record") -> None:
     """Everything about one record; `key` sets its widgets apart from those of another one on the
     same page."""
     record = run.scored.record
-    widgets.section(f"{', '.join(run.cells[:2])}: {labels.STATUS_LABELS[run.status]}")
+    widgets.section(f"{run.model}, {run.cells[1]}: {labels.STATUS_LABELS[run.status]}")
     widgets.small(f"record {run.record_id}")
     for heading, drawing in _drawings(run):
         widgets.section(heading)
