@@ -270,14 +270,15 @@ def _errors(scored: Sequence[Any], by_id: dict[str, Any]) -> None:
 def _table(chosen: Sequence[Run]) -> None:
     widgets.section("Records")
     unit, size = byte_unit(max((run.measured_bytes or 0 for run in chosen), default=1))
+    predicted, measured = f"predicted, {unit}", f"measured, {unit}"
     frame = pd.DataFrame(
         {
             "#": [run.number for run in chosen],
             "model": [run.model for run in chosen],
             "method": [run.cells[1] for run in chosen],
             "status": [labels.STATUS_LABELS[run.status] for run in chosen],
-            f"predicted, {unit}": [_in(run.predicted_bytes, size) for run in chosen],
-            f"measured, {unit}": [_in(run.measured_bytes, size) for run in chosen],
+            predicted: [_in(run.predicted_bytes, size) for run in chosen],
+            measured: [_in(run.measured_bytes, size) for run in chosen],
             "error, %": [None if run.error is None else 100 * run.error for run in chosen],
             "step, ms": [
                 None if run.step_seconds is None else 1000 * run.step_seconds for run in chosen
@@ -289,7 +290,7 @@ def _table(chosen: Sequence[Run]) -> None:
     )
     number = {
         name: st.column_config.NumberColumn(format="%,.2f")
-        for name in (*frame.columns[4:6], "step, ms")
+        for name in (predicted, measured, "step, ms")
     }
     shown = widgets.written(frame, {"error, %": widgets.percents_off})
     picked = st.dataframe(
