@@ -34,9 +34,9 @@ from lora_profiler.report.charts import (
     ThroughputBar,
     TimeBar,
 )
+from lora_profiler.report.charts.axes import ticks
 from lora_profiler.report.charts.figure import is_colour_name, repainted
 from lora_profiler.report.charts.labels import LONGEST
-from lora_profiler.report.charts.ticks import ticks
 from lora_profiler.report.labels import CATEGORY_LABELS
 from lora_profiler.report.learn.counts import counts_chart
 from lora_profiler.report.learn.layer import LoraLayer
@@ -124,7 +124,7 @@ def curve(count: int) -> list[CurvePoint]:
     ]
 
 
-def figures(theme: palette.Theme = "light") -> dict[str, Figure]:
+def figures() -> dict[str, Figure]:
     """Every chart with something to show, and with nothing."""
     measured = make_record().measurement
     rows = {q: charts.layer_rows(PREDICTIONS, q) for q in get_args(charts.LayerQuantity)}
@@ -157,36 +157,34 @@ def figures(theme: palette.Theme = "light") -> dict[str, Figure]:
         TimeBar(label="LoRA", seconds={"gemm": 0.5, "launches": 0.0}, low=0.4, high=0.7),
     ]
     return {
-        "times": charts.time_bars(timed_steps, theme=theme),
+        "times": charts.time_bars(timed_steps),
         "short times": charts.time_bars(
-            [TimeBar(label="a", seconds={"gemm": 0.01}, low=0.009, high=0.02)], theme=theme
+            [TimeBar(label="a", seconds={"gemm": 0.01}, low=0.009, high=0.02)]
         ),
-        "no times": charts.time_bars([], theme=theme),
-        "bars": charts.category_bars(bars, limit=LIMIT, theme=theme),
-        "bars of every category": charts.category_bars([every], theme=theme),
-        "no bars": charts.category_bars([], theme=theme),
-        "long curve": charts.memory_curve(curve(300), limit=LIMIT, theme=theme),
-        "short curve": charts.memory_curve(PREDICTIONS[1].curve, theme=theme),
-        "no curve": charts.memory_curve([], theme=theme),
-        **{q: charts.layer_bars(rows[q], q, theme=theme) for q in rows},
-        "no layers": charts.layer_bars([], theme=theme),
-        "scatter": charts.identity_scatter(points, theme=theme),
-        "no scatter": charts.identity_scatter([], theme=theme),
-        "strip": charts.error_strip(dots, theme=theme),
-        "no strip": charts.error_strip([], theme=theme),
-        "throughput": charts.throughput_bars(timed, theme=theme),
-        "no throughput": charts.throughput_bars([], theme=theme),
-        "steps": charts.step_times(measured, theme=theme),
-        "no steps": charts.step_times(
-            replace(measured, step_seconds=(), warmup_seconds=()), theme=theme
-        ),
-        "phases": charts.phase_samples(SAMPLES, theme=theme),
-        "no phases": charts.phase_samples([], theme=theme),
-        "levers": charts.lever_bars(LEVERS, theme=theme),
-        "no levers": charts.lever_bars([], theme=theme),
-        "fit": charts.fit_map(CELLS, theme=theme),
-        "no fit": charts.fit_map([], theme=theme),
-        **{chart.key: charts.claim_chart(chart, theme=theme) for chart in FINDINGS.charts},
+        "no times": charts.time_bars([]),
+        "bars": charts.category_bars(bars, limit=LIMIT),
+        "bars of every category": charts.category_bars([every]),
+        "no bars": charts.category_bars([]),
+        "long curve": charts.memory_curve(curve(300), limit=LIMIT),
+        "short curve": charts.memory_curve(PREDICTIONS[1].curve),
+        "no curve": charts.memory_curve([]),
+        **{q: charts.layer_bars(rows[q], q) for q in rows},
+        "no layers": charts.layer_bars([]),
+        "scatter": charts.identity_scatter(points),
+        "no scatter": charts.identity_scatter([]),
+        "strip": charts.error_strip(dots),
+        "no strip": charts.error_strip([]),
+        "throughput": charts.throughput_bars(timed),
+        "no throughput": charts.throughput_bars([]),
+        "steps": charts.step_times(measured),
+        "no steps": charts.step_times(replace(measured, step_seconds=(), warmup_seconds=())),
+        "phases": charts.phase_samples(SAMPLES),
+        "no phases": charts.phase_samples([]),
+        "levers": charts.lever_bars(LEVERS),
+        "no levers": charts.lever_bars([]),
+        "fit": charts.fit_map(CELLS),
+        "no fit": charts.fit_map([]),
+        **{chart.key: charts.claim_chart(chart) for chart in FINDINGS.charts},
     }
 
 
@@ -197,7 +195,8 @@ DOTS: list[tuple[str, float, Method]] = [
     ("gpt2", 0.0, "qlora"),
     ("gpt2", 0.0, "full"),
 ]
-LIGHT, DARK = figures(), figures("dark")
+LIGHT = figures()
+DARK = {name: repainted(figure) for name, figure in LIGHT.items()}
 
 
 def traces(figure: Figure, kind: str, **having: Any) -> list[dict[str, Any]]:
@@ -417,7 +416,6 @@ def test_the_dark_figure_is_the_light_one_repainted_in_every_colour(name: str) -
     ]
     assert set(light) <= set(palette.DARK_OF)
     assert dark == [palette.DARK_OF[value] for value in light]
-    assert repainted(LIGHT[name]) == DARK[name]
     looks_like_a_colour = [
         v for a, v in walk(LIGHT[name]) if isinstance(v, str) and re.fullmatch("#[0-9a-f]{6}", v)
     ]
@@ -426,7 +424,7 @@ def test_the_dark_figure_is_the_light_one_repainted_in_every_colour(name: str) -
 
 def test_text_that_spells_a_colour_is_not_repainted() -> None:
     bars = [CategoryBar(label=palette.PAPER.light, bytes={"parameters": 1})]
-    dark = charts.category_bars(bars, theme="dark")
+    dark = repainted(charts.category_bars(bars))
     assert dark["layout"]["yaxis"]["ticktext"] == [palette.PAPER.light]
 
 

@@ -22,9 +22,12 @@ from lora_profiler.dashboard import predict_page
 from lora_profiler.dashboard.question import SETUP_OPTIONS
 from lora_profiler.evidence import interval, measured_memory, measured_steps
 from lora_profiler.planning.answers import answers
+from lora_profiler.planning.remarks import activation_excess
 from lora_profiler.records.record import Failure
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.report import labels
+from lora_profiler.report.blocks import Paragraph
+from lora_profiler.report.predictions import model_blocks
 from lora_profiler.report.room import room
 from lora_profiler.units import GIB, bytes_text, bytes_texts, error_text, rate_text, seconds_text
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
@@ -138,6 +141,18 @@ def test_every_option_has_a_widget() -> None:
     widgets = [*app.number_input, *app.selectbox, *app.text_input, *app.toggle]
     names = {str(widget.key).removeprefix("ask.") for widget in widgets}
     assert set(SETUP_OPTIONS) <= names
+
+
+def test_every_sentence_of_the_command_line_is_on_the_page_once() -> None:
+    setups = [TrainSetup(seq_len=256), TrainSetup(seq_len=256, lora=LoraConfig(r=16))]
+    workloads = [Workload(model=find_model("gpt2"), setup=setup) for setup in setups]
+    both = answers(workloads, find_gpu("l4"), all_levers=True)
+    excess = activation_excess(*(answer.prediction for answer in both))
+    paragraphs = [b for b in model_blocks(both, excess) if isinstance(b, Paragraph)]
+    shown = texts(sound(opened(model="gpt2", seq_len="256", gpu="l4"))).split("\n")
+    lines = [line for block in paragraphs for line in block.lines]
+    assert len(lines) > 10 and excess is not None
+    assert {line: shown.count(line.strip()) for line in lines} == dict.fromkeys(lines, 1)
 
 
 def test_layers_are_chosen_with_a_list_of_names() -> None:
@@ -537,7 +552,7 @@ def test_one_record_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     shown = texts(app)
     assert f"record {record.id}" in shown and "tiny-gpt2, full: ok" in shown
     assert "peak of each phase" in shown
-    assert {"record.attribution", "record.steps"} <= set(figures(app))
+    assert {"record.peak", "record.steps-1"} <= set(figures(app))
     app.session_state["record.environment"] = True
     shown = texts(sound(app.run()))
     assert "torch\t2.13.0" in shown and "A processor" in shown and "0123abc" in shown

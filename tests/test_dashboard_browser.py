@@ -260,6 +260,7 @@ OUTSIDE = """() => {
         const left = around.left + parseFloat(style.paddingLeft), right = around.right - parseFloat(style.paddingRight);
         const texts = document.createTreeWalker(box, NodeFilter.SHOW_TEXT);
         while (texts.nextNode()) {
+            if (!texts.currentNode.data.trim()) continue;
             const range = document.createRange(), cell = texts.currentNode.parentElement;
             range.selectNodeContents(cell);
             for (const r of range.getClientRects()) {

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from html import unescape
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,14 @@ from lora_profiler._printable import printable
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.comparison.scored import scored
 from lora_profiler.comparison.throughput import throughput
-from lora_profiler.dashboard import downloads, following, markup, measuring, widgets
+from lora_profiler.dashboard import downloads, following, measuring, widgets
 from lora_profiler.dashboard import records as shown_records
 from lora_profiler.dashboard import settings as served
+from lora_profiler.dashboard.compare_page import FILTERS, choices, filtered, runs
 from lora_profiler.dashboard.following import AlreadyRunningError
 from lora_profiler.dashboard.measure_page import where
 from lora_profiler.dashboard.measuring import Conditions, Measuring, read_case
 from lora_profiler.dashboard.question import Question
-from lora_profiler.dashboard.runs import FILTERS, choices, filtered, runs, scatter, strip
 from lora_profiler.planning.engine import predict
 from lora_profiler.planning.fit import fit
 from lora_profiler.planning.setups import DEFAULTS
@@ -42,6 +42,9 @@ from lora_profiler.records.serialize import record_dict
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.comparisons import run_name
 from lora_profiler.report.page import embedded_data
+from lora_profiler.report.page.accuracy import errors_drawing, scatter_drawing
+from lora_profiler.report.page.markup import drawn
+from lora_profiler.report.page.parts import Card, Drawing
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 # --- text -----------------------------------------------------------------------------------------
@@ -53,17 +56,18 @@ TEXTS = st.text(max_size=40) | st.sampled_from(
 
 @given(TEXTS)
 def test_any_text_is_shown_word_for_word(text: str) -> None:
-    expected = text_of(f"<p>{markup.escape(text)}</p>")
+    expected = text_of(f"<p>{escape(printable(text))}</p>")
     for html in (
-        markup.note("problem", [text]),
-        markup.small([text]),
-        markup.title(text),
-        markup.section(text),
+        drawn("note", "problem", [text], ""),
+        drawn("small", [text]),
+        drawn("title", text, []),
+        drawn("section", text),
     ):
         assert text_of(html) == expected
         assert tags_of(html) <= {"div", "p", "h1", "h2"}
-    assert "<" not in markup.escape(text)
-    assert unescape(markup.escape(text)) == printable(text)
+    picture = drawn("picture", "data:,", text)
+    assert tags_of(picture) == {"div", "img"}
+    assert unescape(picture.split('"')[-2]) == printable(text)
 
 
 @given(TEXTS, TEXTS)
@@ -73,11 +77,22 @@ def test_tables_hold_their_cells_as_text(name: str, cell: str) -> None:
         Row(cells=(name, cell), indent=1),
         Row(cells=(name,), kind="total"),
     )
-    html = markup.html_of(
-        [Table(title=name, columns=("", cell or "x"), rows=rows), paragraph(cell)]
+    html = drawn(
+        "blocks", [Table(title=name, columns=("", cell or "x"), rows=rows), paragraph(cell)]
     )
     assert tags_of(html) <= {"div", "p", "table", "caption", "thead", "tbody", "tr", "th", "td"}
     assert html.count("<tr") == 3 + 1 and html.count("<td") + html.count("<th ") == 2 + 1 + 2 + 2
+
+
+@given(TEXTS.filter(bool))
+def test_cards_hold_their_texts_as_text(text: str) -> None:
+    rows = Card(label=text, rows=((text, text, ""),), columns=("", text, text), note=text)
+    html = drawn("cards", [Card(label=text, value=text, note=text), rows], 2)
+    cells = {"table", "thead", "tbody", "tr", "th", "td"}
+    assert tags_of(html) <= {"div", "section", "h2", "p", *cells}
+    assert html.count("<td") + html.count("<th ") == 2 + 2  # a column that no row fills has none
+    shown = text_of(f"<p>{escape(printable(text))}</p>")
+    assert text_of(html).count(shown) >= 7  # label, value and note, label, row's name, cell, note
 
 
 @given(TEXTS)
@@ -90,7 +105,7 @@ def test_labels_of_widgets_are_no_markdown(text: str) -> None:
 
 @given(TEXTS)
 def test_any_name_makes_a_file_name(text: str) -> None:
-    name = markup.plain_name(text)
+    name = downloads.plain_name(text)
     assert name and "/" not in name and not name.startswith(".") and name == os.path.basename(name)
 
 
@@ -289,16 +304,31 @@ def test_speeds_in_the_table_are_those_of_the_record() -> None:
         assert (run.step_seconds, run.tokens_per_second) == (
             (speed.steps.median, speed.tokens_per_second) if speed else (None, None)
         )
-        assert run.name == run_name(run.scored.record)
+        assert run.name == f"#{run.number} {run_name(run.scored.record)}"
 
 
 def test_figures_of_many_records_leave_out_what_was_not_compared() -> None:
     compared = [run for run in some_runs() if run.status == "ok"]
-    assert len(scatter(some_runs())) == len(strip(some_runs(), "method")) == len(compared)
-    assert [dot.group for dot in strip(some_runs(), "method")] == ["full", "full", "LoRA"]
-    assert {dot.error for dot in strip(compared, "device")} == {
-        run.relative_error for run in compared
-    }
+    assert len(compared) == 3
+    by_method = dots(errors_drawing(some_runs(), "method"))
+    assert len(dots(scatter_drawing(some_runs()))) == len(by_method) == len(compared)
+    assert {text.split("<br>")[0] for text in by_method} == {run.name for run in compared}
+    strips = errors_drawing(some_runs(), "method").figure["layout"]["yaxis"]["ticktext"]
+    assert strips == ["full<br>n = 2", "LoRA<br>n = 1"]
+    devices = errors_drawing(compared, "device").figure
+    assert sorted(
+        x for trace in devices["data"] if trace["name"] != "median" for x in trace["x"]
+    ) == sorted(100 * run.error for run in compared if run.error is not None)
+
+
+def dots(drawing: Drawing) -> list[str]:
+    """What is shown where a run is pointed at."""
+    return [
+        text
+        for trace in drawing.figure["data"]
+        if trace["name"] != "median"
+        for text in trace.get("hovertext", ())
+    ]
 
 
 # --- sizes that fit -------------------------------------------------------------------------------
@@ -387,13 +417,13 @@ def told(**fields: Any) -> str:
     ],
 )
 def test_where_a_case_stands_is_said_in_words(line: str, words: str) -> None:
-    assert where(followed(line).told[1]) == words
+    assert where(followed(line).states[1]) == words
 
 
 @given(st.text(max_size=60))
 def test_whatever_a_process_says_is_heard(line: str) -> None:
     found = followed(line, "{", "{}", '{"case": 1}', told(step=1, phase="forward"))
-    assert list(found.told) == [1]
+    assert list(found.states) == [1]
 
 
 def test_why_nothing_was_measured_is_its_own_last_word() -> None:
@@ -466,7 +496,7 @@ def test_a_cancelled_process_ends_with_all_that_it_started(
     with pytest.raises(AlreadyRunningError, match="spoil each other"):
         measuring.start(find_model("gpt2"), Question(model="gpt2"), Conditions(), uploaded=False)
     deadline = time.monotonic() + 30
-    while not found.said and time.monotonic() < deadline:
+    while not found.stderr_lines and time.monotonic() < deadline:
         time.sleep(0.02)
     found.cancel()
     ended(found, 20)

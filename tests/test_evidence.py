@@ -42,7 +42,7 @@ from lora_profiler.report.evidence import (
 )
 from lora_profiler.report.json.predict import predict_schema
 from lora_profiler.report.page.parts import Fold
-from lora_profiler.report.page.public import public_section
+from lora_profiler.report.page.reference import public_section
 from lora_profiler.workload import LoraConfig, Method, Quantization, Sharding, TrainSetup, Workload
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"

@@ -18,7 +18,7 @@ from streamlit.testing.v1 import AppTest
 from benchmarks.mathematics import RESULTS, SHOWN
 from dashboard_app import cautions, opened, problems, texts, written
 from learning import FINDINGS, document
-from lora_profiler.dashboard import check_view, checking, following, layer_params, learn_page, link
+from lora_profiler.dashboard import check_view, following, learn_page, link
 from lora_profiler.report import charts
 from lora_profiler.report.claims import caption, grouped
 from lora_profiler.report.claims.chart import Series, numbers_table
@@ -234,7 +234,9 @@ def test_the_report_s_page_says_the_same_and_holds_every_number() -> None:
     assert embedded_data(page) == json.loads(json.dumps(document()))
     assert "1. Size of the update: holds" in page and "- Here 1,536 numbers train." in page
     assert "At rank 8 LoRA trains 18.75 % of the numbers of the full update." in page
-    assert '<td class="n">65,536</td>' in page and '<td class="n">768.00 KiB</td>' in page
+    assert (
+        '<td class="lp-value">65,536</td>' in page and '<td class="lp-value">0.75 MiB</td>' in page
+    )
     found = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert [ElementTree.fromstring(each).attrib["aria-label"][:5] for each in found] == [
         "Three",
@@ -321,7 +323,7 @@ def test_a_link_reproduces_the_layer(layer: LoraLayer) -> None:
 
 def test_what_a_link_says_in_vain_is_told_until_a_slider_moves() -> None:
     app = opened(page="learn", r="7", d="128", rnak="8")
-    assert [slider(app, name).value for name in layer_params.STEPS] == [128, 4096, 8, 16]
+    assert [slider(app, name).value for name in link.LAYER_STEPS] == [128, 4096, 8, 16]
     assert any("r is '7'; accepted: 1, 2, 4" in text for text in cautions(app))
     assert any("no option 'rnak'" in text for text in cautions(app))
     assert not cautions(slider(app, "k").set_value(64).run())
@@ -373,10 +375,10 @@ def start(app: AppTest) -> AppTest:
 def test_a_claim_is_followed_to_its_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     process(monkeypatch, [PREPARING, CHECKED], f"print(json.dumps({document()!r}))")
     app = start(opened(page="learn"))
-    running = checking.present()
+    running = check_view.present()
     assert running is not None
     until(lambda: not running.runs)
-    assert [check_view.where(state) for state in running.told.values()] == [
+    assert [check_view.where(state) for state in running.states.values()] == [
         "training it, 21 of 150",
         "holds",
     ]
@@ -397,13 +399,13 @@ def test_a_check_is_cancelled_and_nothing_else_runs_beside_it(
 ) -> None:
     process(monkeypatch, [PREPARING], "time.sleep(60)")
     app = start(opened(page="learn"))
-    running = checking.present()
+    running = check_view.present()
     assert running is not None
-    until(lambda: running.told)
+    until(lambda: running.states)
     app.run()
     assert "training it, 21 of 150" in texts(app) and app.button(key="learn.start").disabled
     with pytest.raises(following.AlreadyRunningError, match="spoil each other"):
-        checking.start(2)
+        check_view.start(2)
     assert opened(page="measure", model="gpt2").button(key="measure.start").disabled
     app.button(key="learn.cancel").click().run()
     until(lambda: not running.runs)
@@ -419,10 +421,10 @@ def test_why_nothing_was_checked_and_what_must_be_installed(
 ) -> None:
     process(monkeypatch, [], 'sys.exit("Error: no room here")')
     app = start(opened(page="learn"))
-    running = checking.present()
+    running = check_view.present()
     until(lambda: running is not None and not running.runs)
     assert problems(app.run()) == ["Nothing was checked\nno room here"]
-    monkeypatch.setattr(checking, "find_spec", lambda name: None if name == "peft" else object())
+    monkeypatch.setattr(check_view, "find_spec", lambda name: None if name == "peft" else object())
     app.run()
     assert app.button(key="learn.start").disabled
     assert "peft must be installed here" in texts(

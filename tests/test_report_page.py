@@ -40,9 +40,8 @@ from lora_profiler.report.json.predict import predict_payload
 from lora_profiler.report.page import Content, embedded_data, report_content, write_page
 from lora_profiler.report.page import write as page_write
 from lora_profiler.report.page.embedded import PACKED_ABOVE, json_text, packed
-from lora_profiler.report.page.matched_runs import full_and_lora, groups_alike
 from lora_profiler.report.page.parts import Beside, Drawing, Fold, Part, drawings
-from lora_profiler.report.page.runs import MOST_ROWS, numbered
+from lora_profiler.report.page.runs import MOST_ROWS, full_and_lora, groups_alike, numbered
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 from records import CPU, H100, LORA_WORKLOAD, WORKLOAD, make_record
 from test_dashboard_browser import NEEDED, PROGRAM, PROGRAMS
@@ -297,16 +296,16 @@ def test_definitions_are_all_there() -> None:
 
 
 def test_headlines_are_right() -> None:
-    facts = {fact.label: fact for fact in report_content(FOUND[:3]).facts}
+    cards = {card.label: card for card in report_content(FOUND[:3]).cards}
     peaks = [s.prediction.peak.total_bytes for s in FOUND[:3] if s.prediction]
     errors = [(p - m) / m for p, m in zip(peaks, (2_000_000, 1_000_000, 1_999_000), strict=True)]
-    assert facts["mean error of the peak"].value == f"{100 * fmean(map(abs, errors)):.2f} %"
+    assert cards["mean error of the peak"].value == f"{100 * fmean(map(abs, errors)):.2f} %"
     worst = max(errors, key=abs)
-    assert facts["worst error of the peak"].value == f"{100 * worst:+,.2f} %"
-    assert facts["worst error of the peak"].note.startswith(f"#{errors.index(worst) + 1} ")
-    assert facts["within 1 %"].value == f"{sum(abs(e) <= 0.01 for e in errors)} of 3"
-    assert facts["runs"].value == "3"
-    assert "2 did not go through" in next(f.note for f in CONTENT.facts if f.label == "runs")
+    assert cards["worst error of the peak"].value == f"{100 * worst:+,.2f} %"
+    assert cards["worst error of the peak"].note.startswith(f"#{errors.index(worst) + 1} ")
+    assert cards["within 1 %"].value == f"{sum(abs(e) <= 0.01 for e in errors)} of 3"
+    assert cards["runs"].value == "3"
+    assert "2 did not go through" in next(c.note for c in CONTENT.cards if c.label == "runs")
 
 
 def test_environments_are_told_once_with_packages_and_commits() -> None:
@@ -840,7 +839,7 @@ def test_a_browser_draws_every_figure_in_the_colours_of_its_scheme(
     )
     assert set(papers) == {palette.colour(palette.PAPER, scheme)}
     for drawing in drawings(part for section in CONTENT.sections for part in section.parts):
-        expected = drawing.figure if scheme == "light" else charts.figure.repainted(drawing.figure)
+        expected = drawing.figure if scheme == "light" else charts.repainted(drawing.figure)
         layout = page.evaluate(f"document.getElementById('{drawing.name}').layout")
         assert layout["font"] == expected["layout"]["font"]
         assert layout.get("shapes", []) == expected["layout"].get("shapes", [])

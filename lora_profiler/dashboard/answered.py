@@ -65,23 +65,23 @@ def answered(model: ModelSpec, question: Question) -> Answered:
         raise UsageError(NOT_TRACED_HERE)
     gpu = find_gpu(question.gpu) if question.gpu is not None else None
     network = find_network(question.interconnect) if question.interconnect is not None else None
-    found = answers(
+    method_answers = answers(
         workloads(model, question), gpu, question.engine, all_levers=True, network=network
     )
-    predictions = [answer.prediction for answer in found]
+    predictions = [answer.prediction for answer in method_answers]
     full = next((p for p in predictions if p.workload.setup.method == "full"), None)
     lora = next((p for p in predictions if p.workload.setup.method != "full"), None)
     return Answered(
         question=question,
-        answers=tuple(found),
+        answers=tuple(method_answers),
         excess=activation_excess(full, lora, question.engine) if full and lora else None,
         cautions=tuple(caution_lines(predictions, gpu)),
     )
 
 
-def would_be_traced(found: Answered) -> bool:
+def would_be_traced(result: Answered) -> bool:
     """Whether the command line would trace the step first, since neither rules nor a profile know
     what the model keeps."""
-    return found.question.engine == "auto" and any(
-        is_worth_a_trace(p.workload) for p in found.predictions
+    return result.question.engine == "auto" and any(
+        is_worth_a_trace(p.workload) for p in result.predictions
     )

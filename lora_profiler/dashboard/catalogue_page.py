@@ -1,7 +1,6 @@
 """Catalogue: the bundled models and cards, to search, to sort, and to take to the page of
 predictions."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +11,7 @@ from lora_profiler.catalog import Gpu, bundled_gpus, bundled_models
 from lora_profiler.dashboard import downloads, form, link, widgets
 from lora_profiler.dashboard.question import Question
 from lora_profiler.errors import did_you_mean
-from lora_profiler.report.catalogues import csv_records, gpu_records, matching, model_records
-from lora_profiler.report.render import csv_text
+from lora_profiler.report.catalogues import gpu_records, matching, model_records
 from lora_profiler.units import GIB, count_text
 
 
@@ -30,12 +28,12 @@ def _models() -> None:
         "Search the models", key="models_text", placeholder="llama 8b; qwen3; gated"
     )
     entries = bundled_models()
-    found = [
+    matches = [
         e
         for e in entries
         if matching(text, (e.id, *e.aliases, e.model_type, "gated" if e.gated else ""))
     ]
-    if not found:
+    if not matches:
         near = did_you_mean(text, [e.id for e in entries])
         widgets.note(
             f"No bundled model is called {text!r}.{near} Any hub id can be typed on the page"
@@ -45,38 +43,32 @@ def _models() -> None:
     chosen = _table(
         "models",
         {
-            "model": [e.id for e in found],
-            "type": [e.model_type for e in found],
-            "parameters, M": [e.num_parameters / 1e6 for e in found],
-            "published in": [e.checkpoint_quantization or e.dtype or "not stated" for e in found],
-            "access": ["gated" if e.gated else "open" for e in found],
-            "count checked": [e.verification for e in found],
-            "also called": [", ".join(e.aliases) for e in found],
-            "source": [e.source for e in found],
+            "model": [e.id for e in matches],
+            "type": [e.model_type for e in matches],
+            "parameters, M": [e.num_parameters / 1e6 for e in matches],
+            "published in": [e.checkpoint_quantization or e.dtype or "not stated" for e in matches],
+            "access": ["gated" if e.gated else "open" for e in matches],
+            "count checked": [e.verification for e in matches],
+            "also called": [", ".join(e.aliases) for e in matches],
+            "source": [e.source for e in matches],
         },
         {"parameters, M": "%,.1f"},
-        f"{count_text(len(found))} of {count_text(len(entries))} models",
+        f"{count_text(len(matches))} of {count_text(len(entries))} models",
     )
     if chosen is not None:
-        asked = replace(form.question(), model=found[chosen].id)
-        st.button(
-            f"Predict {widgets.plain(found[chosen].id)}",
-            key="models_go",
-            type="primary",
-            on_click=_predict,
-            args=(asked,),
-        )
-    widgets.downloads("models", _offers("models", model_records(found)))
+        name = matches[chosen].id
+        _button(f"Predict {name}", "models_go", replace(form.question(), model=name))
+    widgets.downloads("models", downloads.of_rows("models", "models", model_records(matches)))
 
 
 def _cards() -> None:
     widgets.section("Cards")
     text = st.text_input("Search the cards", key="cards_text", placeholder="4090; h100; amd")
     cards = bundled_gpus()
-    found = [
+    matches = [
         c for c in cards if matching(text, (c.key, c.name, *c.aliases, c.vendor, c.architecture))
     ]
-    if not found:
+    if not matches:
         near = did_you_mean(text, [c.key for c in cards])
         widgets.note(
             f"No bundled card is called {text!r}.{near} custom:24GiB stands for any card of that"
@@ -86,36 +78,30 @@ def _cards() -> None:
     chosen = _table(
         "cards",
         {
-            "card": [c.name for c in found],
-            "key": [c.key for c in found],
-            "architecture": [c.architecture for c in found],
+            "card": [c.name for c in matches],
+            "key": [c.key for c in matches],
+            "architecture": [c.architecture for c in matches],
             "usable, GiB": [
-                None if c.usable_bytes is None else c.usable_bytes / GIB for c in found
+                None if c.usable_bytes is None else c.usable_bytes / GIB for c in matches
             ],
-            "usable is": [_how_known(c) for c in found],
-            "bandwidth, GB/s": [c.bandwidth_gb_s for c in found],
-            "bf16, TFLOP/s": [c.bf16_dense_tflops for c in found],
-            "confidence": [c.confidence for c in found],
-            "source": [c.source for c in found],
+            "usable is": [_how_known(c) for c in matches],
+            "bandwidth, GB/s": [c.bandwidth_gb_s for c in matches],
+            "bf16, TFLOP/s": [c.bf16_dense_tflops for c in matches],
+            "confidence": [c.confidence for c in matches],
+            "source": [c.source for c in matches],
         },
         {"usable, GiB": "%,.2f", "bandwidth, GB/s": "%,.0f", "bf16, TFLOP/s": "%,.1f"},
-        f"{count_text(len(found))} of {count_text(len(cards))} cards",
+        f"{count_text(len(matches))} of {count_text(len(cards))} cards",
     )
-    if chosen is not None and found[chosen].usable_bytes is None:
+    if chosen is not None and matches[chosen].usable_bytes is None:
         widgets.note(
-            f"{found[chosen].name} is sold with several memory sizes; type custom:24GiB, say, on"
+            f"{matches[chosen].name} is sold with several memory sizes; type custom:24GiB, say, on"
             " the page Predict."
         )
     elif chosen is not None:
-        asked = replace(form.question(), gpu=found[chosen].key)
-        st.button(
-            f"Judge {widgets.plain(found[chosen].name)}",
-            key="cards_go",
-            type="primary",
-            on_click=_predict,
-            args=(asked,),
-        )
-    widgets.downloads("cards", _offers("cards", gpu_records(found)))
+        card = matches[chosen]
+        _button(f"Judge {card.name}", "cards_go", replace(form.question(), gpu=card.key))
+    widgets.downloads("cards", downloads.of_rows("cards", "cards", gpu_records(matches)))
 
 
 def _how_known(card: Gpu) -> str:
@@ -150,19 +136,12 @@ def _table(
     return rows[0] if rows else None
 
 
-def _predict(asked: Question) -> None:
-    form.seed(asked)
+def _button(label: str, key: str, question: Question) -> None:
+    """Leads to the page of predictions."""
+    st.button(widgets.plain(label), key=key, type="primary", on_click=_predict, args=(question,))
+
+
+def _predict(question: Question) -> None:
+    form.seed(question)
     st.session_state[link.PAGE_KEY] = "Predict"
     link.changed_here()
-
-
-def _offers(name: str, records: Sequence[dict[str, Any]]) -> list[widgets.Offer]:
-    return [
-        (
-            "JSON",
-            f"{name}.json",
-            downloads.JSON,
-            lambda: downloads.json_text({"schema_version": "1.0", name: list(records)}),
-        ),
-        ("CSV", f"{name}.csv", downloads.CSV, lambda: csv_text(csv_records(list(records)))),
-    ]

@@ -1,17 +1,74 @@
-"""One claim checked live: started, followed while it goes, and its verdict with all that was
-found."""
+"""One claim checked live: `lora-profile verify` on the small model that it trains on the spot, in a
+process of its own, followed while it goes, and its verdict."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
 
 import streamlit as st
 
-from lora_profiler.dashboard import checking, following, widgets
-from lora_profiler.dashboard.checking import Checking, ClaimState
+from lora_profiler.dashboard import following, widgets
+from lora_profiler.dashboard.following import Followed
 from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.claims import CLAIMS
+from lora_profiler.report.claims.claim import Verdict
 from lora_profiler.report.claims.document import claim_blocks
 from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
 from lora_profiler.units import clock_text
 
 _EVERY_SECONDS = 0.5
+NEEDED = ("torch", "transformers", "peft")
+INSTALL = "pip install 'lora-profiler[measure]'"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimState:
+    """Where one claim stands, as `verify --progress json` tells it; claim 0 is what comes before
+    the first."""
+
+    claim: int
+    title: str
+    doing: str
+    done: int
+    total: int | None
+    verdict: Verdict | None
+
+
+Checking = Followed[ClaimState]
+
+
+def missing() -> list[str]:
+    """What a check needs and is not installed. Nothing is imported to find out."""
+    return [name for name in NEEDED if find_spec(name) is None]
+
+
+def check_arguments(claim: int) -> list[str]:
+    """What to give `lora-profile`: no network, no download, and under two minutes for all claims
+    together."""
+    return ["verify", "small", "--quick", "--claims", str(claim)]
+
+
+def read_claim(line: Mapping[str, Any]) -> tuple[int, ClaimState]:
+    """Raises TypeError for a line that is none."""
+    state = ClaimState(**line)
+    return state.claim, state
+
+
+def present() -> Checking | None:
+    """The check that goes on, or the last one that did; None where there was none."""
+    return following.present("checking")
+
+
+def start(claim: int) -> Checking:
+    """Raises AlreadyRunningError."""
+    arguments = check_arguments(claim)
+    return following.start(
+        "checking", read_claim, [*arguments, "--progress", "json", "--format", "json"], arguments
+    )
+
+
+# --- what is shown --------------------------------------------------------------------------------
 
 
 def show() -> None:
@@ -29,10 +86,10 @@ def show() -> None:
         "Trains a small model on the spot on bundled text in a process of its own, then checks the"
         " claim on it. A minute or two; nothing is downloaded."
     )
-    lacking = checking.missing()
+    lacking = missing()
     if lacking:
         widgets.note(
-            f"{checking.INSTALL} brings them.",
+            f"{INSTALL} brings them.",
             heading=f"To check a claim, {', '.join(lacking)} must be installed here",
         )
     if st.button(
@@ -42,12 +99,12 @@ def show() -> None:
         disabled=bool(lacking) or following.is_busy(),
     ):
         try:
-            checking.start(chosen)
+            start(chosen)
         except (following.AlreadyRunningError, OSError) as e:
             widgets.problem(str(e), heading="Nothing was started")
         else:
             st.rerun()
-    running = checking.present()
+    running = present()
     if running is None:
         return
     if running.runs:
@@ -60,7 +117,7 @@ def show() -> None:
 def _live() -> None:
     """Drawn anew by itself twice a second, without the rest of the page, until the process has
     ended."""
-    running = checking.present()
+    running = present()
     if running is None or not running.runs:
         st.rerun()
     widgets.section("Checking")
@@ -78,7 +135,7 @@ def _live() -> None:
 
 
 def _progress(running: Checking) -> Table:
-    rows = [Row(cells=(state.title, where(state))) for _, state in sorted(running.told.items())]
+    rows = [Row(cells=(state.title, where(state))) for _, state in sorted(running.states.items())]
     return Table(columns=("", "now"), rows=tuple(rows) or (Row(cells=("", "starting")),), left=2)
 
 

@@ -2,9 +2,10 @@
 
 import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import lru_cache
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import streamlit as st
@@ -12,21 +13,11 @@ import streamlit as st
 from lora_profiler.comparison.errors import GROUPINGS, METRICS, Grouping, Metric
 from lora_profiler.dashboard import downloads, link, record_view, records, widgets
 from lora_profiler.dashboard.records import Loaded
-from lora_profiler.dashboard.runs import (
-    FILTERS,
-    STRIPS,
-    Filter,
-    Run,
-    choices,
-    filtered,
-    runs,
-    scatter,
-    strip,
-)
 from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import ENGINES
-from lora_profiler.report import charts, labels
+from lora_profiler.records.record import STATUSES
+from lora_profiler.report import labels
 from lora_profiler.report.comparisons import (
     environment_lines,
     errors_table,
@@ -34,10 +25,21 @@ from lora_profiler.report.comparisons import (
     largest_errors_table,
     not_compared_lines,
 )
+from lora_profiler.report.page.accuracy import (
+    RunGrouping,
+    drawn,
+    drawn_words,
+    errors_drawing,
+    scatter_drawing,
+)
+from lora_profiler.report.page.runs import Run, numbered
 from lora_profiler.units import byte_unit, count_text
 
+Filter = Literal["model", "method", "device", "status"]
+FILTERS: tuple[Filter, ...] = get_args(Filter)
+STRIPS: tuple[RunGrouping, ...] = get_args(RunGrouping)
 MOST_DOTS = 2000
-"""A figure shows the records of the largest errors; more dots than this hide each other."""
+"""More dots than this hide each other."""
 _WORST = 5
 _TITLE = "Predicted against measured"
 LINKED = "linked_record"
@@ -48,9 +50,9 @@ LINKED = "linked_record"
 class _Picked:
     """What was read, and what could not be: (heading, sentence)."""
 
-    known: bool = False
-    asked: bool = False
-    found: list[Loaded] = field(default_factory=list)
+    any_sources: bool = False
+    any_chosen: bool = False
+    loaded: list[Loaded] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -68,15 +70,15 @@ def _show() -> None:
         widgets.caution(f"Passed over in the link: {text}")
     for heading, text in picked.problems:
         widgets.problem(text, heading=heading)
-    if not picked.found:
+    if not picked.loaded:
         _nothing(picked)
         return
-    found = records.merged(tuple(picked.found))
-    for warning in found.warnings:
+    loaded = records.merged(tuple(picked.loaded))
+    for warning in loaded.warnings:
         widgets.caution(f"Passed over: {warning}")
-    if not found.complete:
+    if not loaded.complete:
         _await_the_rest()
-    everything = runs(found)
+    everything = runs(loaded)
     with st.sidebar:
         wanted = _filters(everything)
     chosen = filtered(everything, wanted)
@@ -119,16 +121,16 @@ def _picked() -> _Picked:
     )
     engines = [engine for engine in ENGINES if engine != "traced"]
     engine = st.selectbox("Predicted by", engines, key="compare_engine", persist_state="session")
-    picked = _Picked(known=bool(known), asked=bool(chosen) or file is not None)
+    picked = _Picked(any_sources=bool(known), any_chosen=bool(chosen) or file is not None)
     for label in chosen:
         try:
             with st.spinner("Reading the records", show_time=False):
-                picked.found.append(records.loaded(known[label], engine))
+                picked.loaded.append(records.loaded(known[label], engine))
         except (LoraProfilerError, OSError) as e:
             picked.problems.append((f"{label} could not be read", str(e)))
     if file is not None:
         try:
-            picked.found.append(records.uploaded(file.name, file.getvalue(), engine))
+            picked.loaded.append(records.uploaded(file.name, file.getvalue(), engine))
         except LoraProfilerError as e:
             picked.problems.append(("The uploaded file was not taken", str(e)))
     return picked
@@ -148,9 +150,9 @@ def _sources(names: list[str]) -> list[str]:
 
 def _nothing(picked: _Picked) -> None:
     widgets.title(_TITLE)
-    if picked.asked:
+    if picked.any_chosen:
         return
-    if picked.known:
+    if picked.any_sources:
         widgets.note("Choose on the left which records to show.")
     else:
         widgets.note(
@@ -160,7 +162,7 @@ def _nothing(picked: _Picked) -> None:
         )
 
 
-def _filters(found: Sequence[Run]) -> dict[Filter, list[str]]:
+def _filters(everything: Sequence[Run]) -> dict[Filter, list[str]]:
     names: dict[Filter, str] = {
         "model": "Model",
         "method": "Method",
@@ -171,7 +173,7 @@ def _filters(found: Sequence[Run]) -> dict[Filter, list[str]]:
     return {
         by: st.multiselect(
             names[by],
-            choices(found, by),
+            choices(everything, by),
             key=f"filter.{by}",
             placeholder="All",
             persist_state="session",
@@ -179,6 +181,26 @@ def _filters(found: Sequence[Run]) -> dict[Filter, list[str]]:
         )
         for by in FILTERS
     }
+
+
+@lru_cache(maxsize=8)
+def runs(loaded: Loaded) -> tuple[Run, ...]:
+    """A row for each record, failures included, in their order."""
+    return tuple(numbered(loaded.scored))
+
+
+def choices(rows: Iterable[Run], by: Filter) -> list[str]:
+    """What a filter can be set to: methods and statuses in their own order, names by the
+    alphabet."""
+    present = {getattr(run, by) for run in rows}
+    order = {"method": tuple(labels.METHOD_LABELS), "status": STATUSES}.get(by)
+    return [name for name in order if name in present] if order else sorted(present)
+
+
+def filtered(rows: Sequence[Run], wanted: Mapping[Filter, Collection[str]]) -> list[Run]:
+    """Those that every filter lets through; an empty one lets all through."""
+    active = [(by, set(names)) for by, names in wanted.items() if names]
+    return [run for run in rows if all(getattr(run, by) in names for by, names in active)]
 
 
 # --- the page -------------------------------------------------------------------------------------
@@ -208,31 +230,15 @@ def _draw(chosen: Sequence[Run], total: int) -> None:
 
 
 def _figures(chosen: Sequence[Run]) -> None:
-    shade = widgets.theme()
-    shown = sorted(
-        (run for run in chosen if run.relative_error is not None),
-        key=lambda run: -abs(run.relative_error or 0),
-    )
+    compared = [run for run in chosen if run.error is not None]
+    shown = drawn(compared, MOST_DOTS)
     widgets.section("Peak memory, predicted against measured")
-    widgets.figure(
-        charts.identity_scatter(scatter(shown[:MOST_DOTS]), theme=shade),
-        "scatter",
-        "Predicted against measured peak of each record; on the line both are equal. The table of"
-        " records has the numbers.",
-    )
+    widgets.drawing(scatter_drawing(shown), "scatter")
     widgets.section("Errors of the peak")
-    by: Grouping = widgets.choose("By", STRIPS, STRIPS[0], "strip_by", labels.GROUPING_LABELS)  # type: ignore[assignment]
-    widgets.figure(
-        charts.error_strip(strip(shown[:MOST_DOTS], by), theme=shade),
-        "strip",
-        f"Signed relative errors of the peak by {labels.GROUPING_LABELS[by]}; the table has the"
-        " numbers.",
-    )
-    if len(shown) > MOST_DOTS:
-        widgets.small(
-            f"Both figures show the {count_text(MOST_DOTS)} records with the largest errors, of"
-            f" {count_text(len(shown))}."
-        )
+    by: RunGrouping = widgets.choose("By", STRIPS, STRIPS[0], "strip_by", labels.GROUPING_LABELS)  # type: ignore[assignment]
+    widgets.drawing(errors_drawing(shown, by), "strip")
+    for words in drawn_words(shown, compared):
+        widgets.small(*words.lines)
 
 
 def _errors(scored: Sequence[Any], by_id: dict[str, Any]) -> None:
@@ -250,12 +256,12 @@ def _errors(scored: Sequence[Any], by_id: dict[str, Any]) -> None:
                 key="errors_by",
                 format_func=labels.GROUPING_LABELS.__getitem__,
             )
-            found = [c for s in scored for c in s.comparisons if c.metric == chosen]
-            if not any(c.is_claim for c in found):
+            comparisons = [c for s in scored for c in s.comparisons if c.metric == chosen]
+            if not any(c.is_claim for c in comparisons):
                 widgets.note("Nothing is predicted of it in these records.")
                 return
-            blocks = [errors_table(found, by, by_id)]
-            if largest := largest_errors(found, _WORST):
+            blocks = [errors_table(comparisons, by, by_id)]
+            if largest := largest_errors(comparisons, _WORST):
                 blocks.append(largest_errors_table(largest, by_id))
             widgets.blocks(blocks)
             widgets.small(f"{labels.ERROR_DEFINITION}.")
@@ -264,27 +270,27 @@ def _errors(scored: Sequence[Any], by_id: dict[str, Any]) -> None:
 def _table(chosen: Sequence[Run]) -> None:
     widgets.section("Records")
     unit, size = byte_unit(max((run.measured_bytes or 0 for run in chosen), default=1))
+    predicted, measured = f"predicted, {unit}", f"measured, {unit}"
     frame = pd.DataFrame(
         {
+            "#": [run.number for run in chosen],
             "model": [run.model for run in chosen],
-            "method": [run.way for run in chosen],
+            "method": [run.cells[1] for run in chosen],
             "status": [labels.STATUS_LABELS[run.status] for run in chosen],
-            f"predicted, {unit}": [_in(run.predicted_bytes, size) for run in chosen],
-            f"measured, {unit}": [_in(run.measured_bytes, size) for run in chosen],
-            "error, %": [
-                None if run.relative_error is None else 100 * run.relative_error for run in chosen
-            ],
+            predicted: [_in(run.predicted_bytes, size) for run in chosen],
+            measured: [_in(run.measured_bytes, size) for run in chosen],
+            "error, %": [None if run.error is None else 100 * run.error for run in chosen],
             "step, ms": [
                 None if run.step_seconds is None else 1000 * run.step_seconds for run in chosen
             ],
             "tokens/s": [run.tokens_per_second for run in chosen],
-            "setup": [run.setting for run in chosen],
+            "setup": [run.cells[2] for run in chosen],
             "device": [run.device for run in chosen],
         }
     )
     number = {
         name: st.column_config.NumberColumn(format="%,.2f")
-        for name in (*frame.columns[3:5], "step, ms")
+        for name in (predicted, measured, "step, ms")
     }
     shown = widgets.written(frame, {"error, %": widgets.percents_off})
     picked = st.dataframe(
@@ -309,7 +315,7 @@ def _table(chosen: Sequence[Run]) -> None:
         st.session_state[LINKED] = chosen[rows[0]].record_id
     link.write(link.written("Compare", record=run.record_id if run else linked))
     if run is not None:
-        record_view.show(run.scored)
+        record_view.show(run)
     elif linked is not None:
         widgets.caution(
             f"The record {linked[:160]!r}, which the link names, is not among those shown."

@@ -42,36 +42,40 @@ class Door:
         if scope["type"] == "lifespan" or scope["path"] == _HEALTH:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
-            asked = HTTPConnection(scope)
+            connection = HTTPConnection(scope)
             inside = (
-                _has_cookie(asked)
-                and asked.headers.get("origin") == f"http://{asked.headers.get('host')}"
+                _has_cookie(connection)
+                and connection.headers.get("origin") == f"http://{connection.headers.get('host')}"
             )
             await (self._app if inside else WebSocketClose(1008))(scope, receive, send)
         else:
             await (_answer(HTTPConnection(scope)) or self._app)(scope, receive, _unframed(send))
 
 
-def _answer(asked: HTTPConnection) -> Response | None:
+def _answer(connection: HTTPConnection) -> Response | None:
     """What is said instead of the page; None where the page is."""
-    if _is_token(asked.query_params.get(PARAMETER, "")):
-        found = RedirectResponse(
-            asked.url.remove_query_params(PARAMETER), 303, {"Cache-Control": "no-store"}
+    if _is_token(connection.query_params.get(PARAMETER, "")):
+        response = RedirectResponse(
+            connection.url.remove_query_params(PARAMETER), 303, {"Cache-Control": "no-store"}
         )
-        found.set_cookie(
-            _cookie(asked), TOKEN, httponly=True, samesite="lax"
+        response.set_cookie(
+            _cookie(connection), TOKEN, httponly=True, samesite="lax"
         )  # strict: a link in a letter would not open
-        return found
-    return None if _has_cookie(asked) else HTMLResponse(_CLOSED, 403, {"Cache-Control": "no-store"})
+        return response
+    return (
+        None
+        if _has_cookie(connection)
+        else HTMLResponse(_CLOSED, 403, {"Cache-Control": "no-store"})
+    )
 
 
-def _has_cookie(asked: HTTPConnection) -> bool:
-    return _is_token(asked.cookies.get(_cookie(asked), ""))
+def _has_cookie(connection: HTTPConnection) -> bool:
+    return _is_token(connection.cookies.get(_cookie(connection), ""))
 
 
-def _cookie(asked: HTTPConnection) -> str:
+def _cookie(connection: HTTPConnection) -> str:
     """One for each port, so that two dashboards do not turn each other's browser out."""
-    server = asked.scope.get("server") or ("", 0)
+    server = connection.scope.get("server") or ("", 0)
     return f"lora_profiler_{server[1]}"
 
 

@@ -2,13 +2,14 @@
 they are asked for."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.dashboard.answered import Answered
-from lora_profiler.dashboard.markup import plain_name
 from lora_profiler.dashboard.widgets import Offer
+from lora_profiler.report.catalogues import csv_records
 from lora_profiler.report.json.bench import bench_payload, comparison_records, run_records
 from lora_profiler.report.json.predict import layer_records, predict_records
 from lora_profiler.report.render import csv_text
@@ -16,21 +17,26 @@ from lora_profiler.report.render import csv_text
 JSON, CSV, HTML = "application/json", "text/csv", "text/html"
 
 
-def of_answers(found: Answered) -> list[Offer]:
+def of_answers(result: Answered) -> list[Offer]:
     """The answers to one question."""
-    name = plain_name(found.predictions[0].workload.model.id)
+    name = plain_name(result.predictions[0].workload.model.id)
     return [
-        ("JSON", f"{name}.json", JSON, lambda: json_text(found.payload)),
-        ("CSV", f"{name}.csv", CSV, lambda: csv_text(predict_records(found.answers))),
-        ("CSV by layer", f"{name}-layers.csv", CSV, lambda: csv_text(layer_records(found.answers))),
-        ("Report, HTML", f"{name}.html", HTML, lambda: _page_of_answers(found)),
+        ("JSON", f"{name}.json", JSON, lambda: json_text(result.payload)),
+        ("CSV", f"{name}.csv", CSV, lambda: csv_text(predict_records(result.answers))),
+        (
+            "CSV by layer",
+            f"{name}-layers.csv",
+            CSV,
+            lambda: csv_text(layer_records(result.answers)),
+        ),
+        ("Report, HTML", f"{name}.html", HTML, lambda: _page_of_answers(result)),
     ]
 
 
-def of_records(found: Sequence[Scored], name: str) -> list[Offer]:
+def of_records(rows: Sequence[Scored], name: str) -> list[Offer]:
     """Records and their comparisons."""
-    records = [s.record for s in found]
-    comparisons = [c for s in found for c in s.comparisons]
+    records = [s.record for s in rows]
+    comparisons = [c for s in rows for c in s.comparisons]
     return [
         ("JSON", f"{name}.json", JSON, lambda: json_text(bench_payload(records, comparisons))),
         ("CSV of runs", f"{name}-runs.csv", CSV, lambda: csv_text(run_records(records))),
@@ -40,21 +46,35 @@ def of_records(found: Sequence[Scored], name: str) -> list[Offer]:
             CSV,
             lambda: csv_text(comparison_records(records, comparisons)),
         ),
-        ("Report, HTML", f"{name}.html", HTML, lambda: _page_of_records(found)),
+        ("Report, HTML", f"{name}.html", HTML, lambda: _page_of_records(rows)),
     ]
+
+
+def of_rows(what: str, name: str, documents: Sequence[dict[str, Any]]) -> list[Offer]:
+    """Rows of one kind, which JSON has under the name `what`."""
+    document = {"schema_version": "1.0", what: documents}
+    return [
+        ("JSON", f"{name}.json", JSON, lambda: json_text(document)),
+        ("CSV", f"{name}.csv", CSV, lambda: csv_text(csv_records(documents))),
+    ]
+
+
+def plain_name(text: str) -> str:
+    """A file name out of any text."""
+    return re.sub(r"[^\w.-]+", "-", text)[:80].strip(".-") or "model"
 
 
 def json_text(document: Mapping[str, Any]) -> str:
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
-def _page_of_answers(found: Answered) -> str:
+def _page_of_answers(result: Answered) -> str:
     from lora_profiler.report.page import report_content, write_page
 
-    return write_page(report_content([], found.answers))
+    return write_page(report_content([], result.answers))
 
 
-def _page_of_records(found: Sequence[Scored]) -> str:
+def _page_of_records(rows: Sequence[Scored]) -> str:
     from lora_profiler.report.page import report_content, write_page
 
-    return write_page(report_content(found))
+    return write_page(report_content(rows))

@@ -7,9 +7,8 @@ from typing import get_args
 
 import streamlit as st
 
-from lora_profiler.dashboard import downloads, evidence_table, form, link, markup, widgets
+from lora_profiler.dashboard import downloads, evidence_table, form, link, widgets
 from lora_profiler.dashboard.evidence_table import Measured
-from lora_profiler.dashboard.headline import Headline
 from lora_profiler.evidence import interval, measured_memory, measured_steps
 from lora_profiler.evidence.documents import Kind
 from lora_profiler.report import charts
@@ -33,7 +32,7 @@ from lora_profiler.report.labels import (
     METHOD_LABELS,
     SOURCE_LABELS,
 )
-from lora_profiler.report.render import csv_text
+from lora_profiler.report.page.parts import Card
 from lora_profiler.units import count_text, error_text, percent_text
 from lora_profiler.workload import Method
 
@@ -51,7 +50,7 @@ def show() -> None:
         " step by constants that never saw its model or its card.",
         f"{ERROR_DEFINITION}.",
     )
-    st.html(markup.cards(_headlines()))
+    widgets.cards(_cards())
     widgets.note(
         f"{interval_words(interval())}.",
         coverage_words(interval()),
@@ -72,15 +71,15 @@ def show() -> None:
                 widgets.small(*left_out_lines(kind))
 
 
-def _headlines() -> list[Headline]:
-    memory, steps, found = graded_memory(), unseen_steps(), interval()
+def _cards() -> list[Card]:
+    memory, steps, peak_interval = graded_memory(), unseen_steps(), interval()
     tiers = {
         tier: errors_of(row for row in memory if row.tier == tier)
         for tier in sorted({row.tier for row in memory})
     }
     time = errors_of(steps)
     return [
-        Headline(
+        Card(
             label="Memory, mean error",
             rows=tuple(
                 (f"tier {tier}", percent_text(e.mean), f"{count_text(e.rows)} rows")
@@ -88,19 +87,19 @@ def _headlines() -> list[Headline]:
             ),
             note=f"worst {', '.join(error_text(e.worst) for e in tiers.values())}",
         ),
-        Headline(
+        Card(
             label="Interval of a peak",
             rows=(
-                ("half-width", percent_text(found.half_width), ""),
+                ("half-width", percent_text(peak_interval.half_width), ""),
                 (
                     "inside",
-                    f"{found.inside} of {found.rows}",
-                    percent_text(found.inside / found.rows),
+                    f"{peak_interval.inside} of {peak_interval.rows}",
+                    percent_text(peak_interval.inside / peak_interval.rows),
                 ),
             ),
             note="each source against the errors of the others",
         ),
-        Headline(
+        Card(
             label="Time of a step",
             rows=(
                 ("median", percent_text(time.median), ""),
@@ -115,7 +114,6 @@ def _headlines() -> list[Headline]:
 
 
 def _figures() -> None:
-    shade = widgets.theme()
     peaks = [row for row in measured_memory() if row.reading == "peak"]
     points = [
         ScatterPoint(
@@ -131,16 +129,16 @@ def _figures() -> None:
     ]
     counted = sum(row.is_graded for row in peaks)
     widgets.section("Peaks, predicted against measured")
-    said = (
+    caption = (
         f"{count_text(counted)} of the {count_text(len(peaks))} public peaks shown are counted"
         " above, and filled."
     )
     widgets.figure(
-        charts.identity_scatter(points, theme=shade),
+        charts.identity_scatter(points),
         f"{_KEY}memory",
-        f"{said} The table below has the numbers.",
+        f"{caption} The table below has the numbers.",
     )
-    widgets.small(said, *not_counted_lines(peaks))
+    widgets.small(caption, *not_counted_lines(peaks))
     steps = measured_steps()
     dots = [
         ErrorDot(
@@ -156,18 +154,16 @@ def _figures() -> None:
         for row in steps
     ]
     widgets.section("Time of a step, errors by source")
-    said = (
+    caption = (
         f"{count_text(len(unseen_steps()))} of the {count_text(len(steps))} public steps shown are"
         " counted above, and filled: those predicted by constants fitted without their model."
     )
     widgets.figure(
-        charts.error_strip(dots, theme=shade),
-        f"{_KEY}steps",
-        f"{said} The table below has the numbers.",
+        charts.error_strip(dots), f"{_KEY}steps", f"{caption} The table below has the numbers."
     )
     why = Counter(dot.not_counted for dot in dots if dot.not_counted)
     widgets.small(
-        said,
+        caption,
         *(
             f"Not counted, and hollow: {count_text(number)} {reason}."
             for reason, number in why.items()
@@ -189,32 +185,21 @@ def _rows() -> None:
         methods = _several("Method", list(get_args(Method)), "method", METHOD_LABELS)
     with places[2]:
         cards = _several("Card", sorted({row.card for row in rows}), "card")
-    found = [
+    matches = [
         row
         for row in rows
         if (not sources or row.source in sources)
         and (not methods or row.method in methods)
         and (not cards or row.card in cards)
     ]
-    if not found:
+    if not matches:
         widgets.note("No row is of all that was chosen.")
         return
     evidence_table.show(
-        found, f"{_KEY}rows", f"{count_text(len(found))} of {count_text(len(rows))} rows"
+        matches, f"{_KEY}rows", f"{count_text(len(matches))} of {count_text(len(rows))} rows"
     )
-    told = evidence_table.records(found)
-    widgets.downloads(
-        "evidence",
-        [
-            (
-                "JSON",
-                f"evidence-{kind}.json",
-                downloads.JSON,
-                lambda: downloads.json_text({"schema_version": "1.0", kind: told}),
-            ),
-            ("CSV", f"evidence-{kind}.csv", downloads.CSV, lambda: csv_text(told)),
-        ],
-    )
+    documents = evidence_table.records(matches)
+    widgets.downloads("evidence", downloads.of_rows(kind, f"evidence-{kind}", documents))
 
 
 def _several(

@@ -41,8 +41,8 @@ class AlreadyRunningError(LoraProfilerError):
 
 @dataclass(slots=True, kw_only=True)
 class Followed(Generic[State]):
-    """A started run. `told` is what it said last of each of its parts in lines of JSON, by number,
-    as `read` makes it of them; `said` what else stood on stderr.
+    """A started run. `states` has the last line of JSON on stderr for each of its parts, by number,
+    as `read` makes it of them; `stderr_lines` are the others.
 
     `exit_code` is None while it runs; afterwards `document` holds the JSON that it printed, None
     where it printed none.
@@ -53,8 +53,8 @@ class Followed(Generic[State]):
     process: "subprocess.Popen[str]"
     read: Callable[[Mapping[str, Any]], tuple[int, State]]
     folder: "tempfile.TemporaryDirectory[str] | None" = None
-    told: dict[int, State] = field(default_factory=dict)
-    said: list[str] = field(default_factory=list)
+    states: dict[int, State] = field(default_factory=dict)
+    stderr_lines: list[str] = field(default_factory=list)
     exit_code: int | None = None
     ended: float | None = None
     cancelled: bool = False
@@ -73,11 +73,11 @@ class Followed(Generic[State]):
         cancelled."""
         if self.runs or self.document is not None or self.cancelled:
             return None
-        errors = [line for line in self.said if line.startswith("Error: ")]
+        errors = [line for line in self.stderr_lines if line.startswith("Error: ")]
         return (
             errors[-1].removeprefix("Error: ")
             if errors
-            else "\n".join(self.said[-8:]) or f"It ended with {self.exit_code}."
+            else "\n".join(self.stderr_lines[-8:]) or f"It ended with {self.exit_code}."
         )
 
     def cancel(self) -> None:
@@ -118,11 +118,11 @@ class Followed(Generic[State]):
         if line.startswith("{"):
             with contextlib.suppress(ValueError, TypeError):
                 number, state = self.read(json.loads(line))
-                self.told[number] = state
+                self.states[number] = state
                 return
         if line.strip():
-            self.said.append(line)
-            del self.said[:-_KEPT_LINES]
+            self.stderr_lines.append(line)
+            del self.stderr_lines[:-_KEPT_LINES]
 
 
 # --- the one that runs ----------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def present(kind: Kind) -> "Followed[Any] | None":
 
 def is_busy() -> bool:
     """Whether a run of any kind goes on."""
-    return any(each.runs for each in _started.values())
+    return any(followed.runs for followed in _started.values())
 
 
 def start(

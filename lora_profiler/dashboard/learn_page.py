@@ -1,23 +1,20 @@
 """Learn: one layer in numbers and pictures, what the claims about LoRA were found to be, and each
 of them to be checked here."""
 
-from base64 import b64encode
-
 import streamlit as st
 
-from lora_profiler.dashboard import check_view, layer_params, link, markup, widgets
-from lora_profiler.dashboard.headline import Headline
-from lora_profiler.report import charts
+from lora_profiler.dashboard import check_view, link, widgets
 from lora_profiler.report.blocks import Row, Table, paragraph
-from lora_profiler.report.claims import caption, grouped
+from lora_profiler.report.claims import grouped
 from lora_profiler.report.claims.chart import Chart, numbers_table
 from lora_profiler.report.labels import CLAIM_VERDICT_LABELS
 from lora_profiler.report.learn.counts import counts_chart, counts_words
 from lora_profiler.report.learn.findings import Findings, committed_findings
 from lora_profiler.report.learn.flow import flow, flow_words
-from lora_profiler.report.learn.layer import LoraLayer, adam_bytes, gradient_bytes
+from lora_profiler.report.learn.layer import LoraLayer
 from lora_profiler.report.learn.matrices import matrices, matrices_words
-from lora_profiler.units import bytes_texts, change_text, count_text
+from lora_profiler.report.page.mathematics import claim_drawing, counts_drawing, layer_cards
+from lora_profiler.units import count_text
 
 _KEY = "learn."
 _LABELS = {
@@ -31,7 +28,7 @@ _LABELS = {
 def seed(layer: LoraLayer) -> None:
     """Sets the sliders, wherever they are drawn next."""
     st.session_state[f"{_KEY}linked"] = layer
-    for name in layer_params.STEPS:
+    for name in link.LAYER_STEPS:
         st.session_state[_KEY + name] = getattr(layer, name)
 
 
@@ -57,7 +54,7 @@ def show() -> None:
             heading="There is nothing to show yet",
         )
     else:
-        _findings(findings)
+        _found(findings)
     check_view.show()
 
 
@@ -73,7 +70,7 @@ def _layer() -> LoraLayer:
         with place:
             values[name] = st.select_slider(
                 label,
-                layer_params.STEPS[name],
+                link.LAYER_STEPS[name],
                 key=_KEY + name,
                 format_func=count_text,
                 persist_state="session",
@@ -83,65 +80,24 @@ def _layer() -> LoraLayer:
 
 
 def _one_layer(layer: LoraLayer) -> None:
-    st.html(markup.cards(_headlines(layer)))
+    widgets.cards(layer_cards(layer))
     widgets.note(*counts_words(layer))
     shade = widgets.theme()
     left, right = st.columns(2)
     with left:
         widgets.section("Full update, and B and A")
-        _picture(matrices(layer, shade), matrices_words(layer))
+        widgets.picture(matrices(layer, shade), matrices_words(layer))
     with right:
         widgets.section("The two paths")
-        _picture(flow(layer, shade), flow_words(layer))
-    counted = counts_chart(layer)
-    widgets.section(counted.title)
-    widgets.figure(
-        charts.claim_chart(counted, theme=shade),
-        "counts",
-        " ".join((f"{counted.title}.", *counts_words(layer))),
-    )
-
-
-def _headlines(layer: LoraLayer) -> list[Headline]:
-    both = layer.full, layer.lora
-    change = change_text(layer.share - 1)
-    return [
-        Headline(
-            label=label,
-            rows=(("full", texts[0], ""), (f"LoRA r{layer.r}", texts[1], change)),
-            note=note,
-        )
-        for label, texts, note in (
-            ("Numbers that train", [count_text(n) for n in both], "d k against r (d + k)"),
-            (
-                "Gradients",
-                bytes_texts([gradient_bytes(n) for n in both]),
-                "in float32, 4 bytes a number",
-            ),
-            (
-                "Adam's two averages",
-                bytes_texts([adam_bytes(n) for n in both]),
-                "in float32, 8 bytes a number",
-            ),
-            (
-                "Gradients and Adam",
-                bytes_texts([gradient_bytes(n) + adam_bytes(n) for n in both]),
-                "12 bytes a number",
-            ),
-        )
-    ]
-
-
-def _picture(svg: str, says: str) -> None:
-    """As an image, since streamlit takes SVG out of a page's own HTML."""
-    source = f"data:image/svg+xml;base64,{b64encode(svg.encode('utf-8')).decode('ascii')}"
-    st.html(f'<div class="lp lp-picture"><img src="{source}" alt="{markup.escape(says)}"></div>')
+        widgets.picture(flow(layer, shade), flow_words(layer))
+    widgets.section(counts_chart(layer).title)
+    widgets.drawing(counts_drawing(layer), "counts")
 
 
 # --- what was found -------------------------------------------------------------------------------
 
 
-def _findings(findings: Findings) -> None:
+def _found(findings: Findings) -> None:
     widgets.section(f"What was found on {findings.model}")
     widgets.small(*findings.lines)
     widgets.blocks([_verdicts(findings)])
@@ -189,12 +145,6 @@ def _chart(members: list[Chart]) -> None:
             persist_state="session",
         )
     chart = next(chart for chart in members if chart.key == key)
-    words = caption(chart)
     if len(members) == 1:
         widgets.small(f"{chart.title}.")
-    widgets.figure(
-        charts.claim_chart(chart, theme=widgets.theme()),
-        f"claim.{members[0].key}",
-        " ".join((f"{chart.title}.", *words)),
-    )
-    widgets.small(*words, *([chart.note] if chart.note else []))
+    widgets.drawing(claim_drawing(chart), f"claim.{members[0].key}")

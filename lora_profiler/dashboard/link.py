@@ -2,11 +2,10 @@
 outside, else written."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import streamlit as st
 
-from lora_profiler.dashboard import layer_params
 from lora_profiler.dashboard.question import Question, from_params, to_params
 from lora_profiler.errors import did_you_mean
 from lora_profiler.report.learn.layer import LoraLayer
@@ -36,11 +35,13 @@ def parsed(params: Mapping[str, Sequence[str]]) -> Link:
     complaints: list[str] = []
     page = _page(rest.pop("page", [PAGES[0]])[-1], complaints)
     if page == "Learn":
-        layer, found = layer_params.from_params(rest)
-        return Link(page=page, question=Question(), layer=layer, complaints=(*complaints, *found))
+        layer, passed_over = layer_from(rest)
+        return Link(
+            page=page, question=Question(), layer=layer, complaints=(*complaints, *passed_over)
+        )
     if page != "Compare":
-        question, found = from_params(rest)
-        return Link(page=page, question=question, complaints=(*complaints, *found))
+        question, passed_over = from_params(rest)
+        return Link(page=page, question=question, complaints=(*complaints, *passed_over))
     record = rest.pop("record", [""])[-1] or None
     for name in rest:
         text = (
@@ -51,14 +52,14 @@ def parsed(params: Mapping[str, Sequence[str]]) -> Link:
 
 
 def _page(name: str, complaints: list[str]) -> str:
-    found = next((page for page in PAGES if page.lower() == name.lower()), None)
-    if found is None:
+    match = next((page for page in PAGES if page.lower() == name.lower()), None)
+    if match is None:
         known = [page.lower() for page in PAGES]
         complaints.append(
             f"There is no page {name[:60]!r}; there are"
             f" {', '.join(known)}.{did_you_mean(name[:60], known)}"
         )
-    return found or PAGES[0]
+    return match or PAGES[0]
 
 
 def written(
@@ -72,7 +73,7 @@ def written(
     if question is not None:
         params |= to_params(question)
     if layer is not None:
-        params |= layer_params.to_params(layer)
+        params |= layer_params(layer)
     return params | ({"record": [record]} if record else {})
 
 
@@ -108,3 +109,45 @@ def write(params: Params) -> None:
 
 def _params() -> Params:
     return {name: st.query_params.get_all(name) for name in st.query_params}
+
+
+# --- the layer of the page Learn: only sizes that its sliders have --------------------------------
+
+_POWERS = tuple(2**n for n in range(15))
+_WIDTHS = tuple(sorted({2**n for n in range(6, 15)} | {3 * 2**n for n in range(5, 13)}))
+LAYER_STEPS: Mapping[str, tuple[int, ...]] = {
+    "d": _WIDTHS,
+    "k": _WIDTHS,
+    "r": _POWERS,
+    "alpha": _POWERS,
+}
+"""What each slider can be set to: powers of two up to 16,384, widths one more between two of them,
+as models have."""
+
+
+def layer_params(layer: LoraLayer) -> dict[str, list[str]]:
+    """Whatever is not the default."""
+    default = LoraLayer()
+    return {
+        name: [str(getattr(layer, name))]
+        for name in LAYER_STEPS
+        if getattr(layer, name) != getattr(default, name)
+    }
+
+
+def layer_from(params: Mapping[str, Sequence[str]]) -> tuple[LoraLayer, tuple[str, ...]]:
+    """The layer that a link shows, and a sentence for everything in the link that is passed
+    over."""
+    layer, complaints = LoraLayer(), []
+    for name, values in params.items():
+        if name not in LAYER_STEPS:
+            complaints.append(
+                f"The page Learn has no option {name[:60]!r}.{did_you_mean(name[:60], LAYER_STEPS)}"
+            )
+            continue
+        steps = {str(step): step for step in LAYER_STEPS[name]}
+        if values[-1] in steps:
+            layer = replace(layer, **{name: steps[values[-1]]})
+        else:
+            complaints.append(f"{name} is {values[-1][:60]!r}; accepted: {', '.join(steps)}.")
+    return layer, tuple(complaints)

@@ -19,6 +19,7 @@ from lora_profiler.option import MAX_SIZE
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.report.method_label import method_label
+from lora_profiler.report.page.runs import numbered
 from lora_profiler.report.progress.bench import beat_text
 from lora_profiler.units import bytes_text, clock_text
 from lora_profiler.workload import Device
@@ -30,17 +31,17 @@ def show() -> None:
     with st.sidebar:
         with st.expander("How it is measured", expanded=True):
             conditions = _conditions()
-        asked = form.ask(to_measure=True)
-    form.tell(asked)
-    link.write(link.written("Measure", None if asked.uploaded else asked.question))
+        inputs = form.ask(to_measure=True)
+    form.tell(inputs)
+    link.write(link.written("Measure", None if inputs.uploaded else inputs.question))
     running = measuring.present()
-    if asked.model is not None:
+    if inputs.model is not None:
         try:
-            found = answered(asked.model, _as_measured(asked.question, conditions))
+            result = answered(inputs.model, _as_measured(inputs.question, conditions))
         except LoraProfilerError as e:
-            widgets.problem(str(e), heading="This question cannot be asked")
+            widgets.problem(str(e), heading="This question cannot be inputs")
         else:
-            _before(found, asked, conditions)
+            _before(result, inputs, conditions)
     if running is None:
         return
     if running.runs:
@@ -122,13 +123,13 @@ def _conditions() -> Conditions:
     )
 
 
-def _as_measured(asked: Question, conditions: Conditions) -> Question:
+def _as_measured(question: Question, conditions: Conditions) -> Question:
     """The question of the device that would be trained on; `bench` asks about no card and no
     engine."""
     device = conditions.device or device_here()
     return replace(
-        asked,
-        options={**asked.options, "device": device},
+        question,
+        options={**question.options, "device": device},
         gpu=None,
         interconnect=None,
         engine="auto",
@@ -141,9 +142,9 @@ def device_here() -> Device:
     return present_device()
 
 
-def _before(found: Answered, asked: form.Asked, conditions: Conditions) -> None:
-    device = found.question.options["device"]
-    model = found.predictions[0].workload.model
+def _before(result: Answered, inputs: form.Asked, conditions: Conditions) -> None:
+    device = result.question.options["device"]
+    model = result.predictions[0].workload.model
     widgets.title(
         f"Measure {model.id}",
         f"Trains for real on this machine's {device}, each method in a process of its own, with"
@@ -158,14 +159,14 @@ def _before(found: Answered, asked: form.Asked, conditions: Conditions) -> None:
                 + bytes_text(p.peak.total_bytes),
             )
         )
-        for p in found.predictions
+        for p in result.predictions
     ]
     widgets.blocks([Table(columns=("method", f"predicted peak on {device}"), rows=tuple(rows))])
     if st.button(
         "Start measuring", type="primary", key="measure.start", disabled=following.is_busy()
     ):
         try:
-            measuring.start(model, found.question, conditions, uploaded=asked.uploaded)
+            measuring.start(model, result.question, conditions, uploaded=inputs.uploaded)
         except (LoraProfilerError, OSError) as e:
             widgets.problem(str(e), heading="Nothing was started")
         else:
@@ -206,7 +207,7 @@ def _progress(running: Measuring) -> Table:
                 where(case),
             )
         )
-        for case in running.told.values()
+        for case in running.states.values()
     ]
     return Table(
         columns=("case", "model", "method", "now"),
@@ -238,11 +239,11 @@ def _after(ended: Measuring) -> None:
     if refusal is not None:
         widgets.problem(*refusal.splitlines(), heading="Nothing was measured")
         return
-    for line in ended.said:
+    for line in ended.stderr_lines:
         if line.startswith("Warning: "):
             widgets.caution(line.removeprefix("Warning: "))
-    found = scored(measuring.records(ended))
-    if not found:
+    runs = numbered(scored(measuring.records(ended)))
+    if not runs:
         widgets.note("No case had ended or begun to be measured; nothing was stored.")
-    for number, each in enumerate(found):
-        record_view.show(each, f"measured.{number}")
+    for run in runs:
+        record_view.show(run, f"measured.{run.number}")

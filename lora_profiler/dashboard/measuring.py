@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lora_profiler.dashboard import following
+from lora_profiler.dashboard.downloads import plain_name
 from lora_profiler.dashboard.following import Followed
-from lora_profiler.dashboard.markup import plain_name
 from lora_profiler.dashboard.question import Question, setup_arguments
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option import flag
@@ -87,13 +87,13 @@ Measuring = Followed[CaseState]
 
 def read_case(line: Mapping[str, Any]) -> tuple[int, CaseState]:
     """Raises TypeError for a line that is none."""
-    found = CaseState(**line)
-    return found.case, found
+    state = CaseState(**line)
+    return state.case, state
 
 
 def records(ended: Measuring) -> list[Record]:
     """What it measured, once it has ended."""
-    return [parsed_record(each) for each in (ended.document or {}).get("records", ())]
+    return [parsed_record(document) for document in (ended.document or {}).get("records", ())]
 
 
 def present() -> Measuring | None:

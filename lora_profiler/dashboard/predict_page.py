@@ -2,56 +2,57 @@
 would lower it."""
 
 import shlex
-from collections.abc import Sequence
 from typing import get_args
 
 import streamlit as st
 
-from lora_profiler.dashboard import downloads, evidence_table, figures, form, link, markup, widgets
+from lora_profiler.dashboard import downloads, evidence_table, form, link, widgets
 from lora_profiler.dashboard.answered import Answered, answered, would_be_traced
-from lora_profiler.dashboard.headline import headlines
 from lora_profiler.dashboard.question import predict_arguments, setup_arguments
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.empirical_interval import likely_peak
-from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Paragraph, Table
 from lora_profiler.report.charts.layer_bars import LayerQuantity
-from lora_profiler.report.communication import communication_lines, sending_lines
-from lora_profiler.report.empirical_interval import likely_lines
+from lora_profiler.report.communication import sending_lines
 from lora_profiler.report.explain import explain_blocks
 from lora_profiler.report.layers import layer_blocks
 from lora_profiler.report.method_label import method_label
-from lora_profiler.report.predictions import model_blocks, peak_words
-from lora_profiler.report.timing import device_name, steps_of, time_lines, time_words
-from lora_profiler.units import bytes_text
+from lora_profiler.report.page.headlines import headlines
+from lora_profiler.report.page.predicted import (
+    answer_curve,
+    composition_drawing,
+    fit_drawing,
+    levers_drawing,
+    times_drawing,
+)
+from lora_profiler.report.page.steps import layer_drawing
+from lora_profiler.report.predictions import ModelParts, model_parts
+from lora_profiler.report.timing import device_name, steps_of, time_lines
 
 
 def show() -> None:
     with st.sidebar:
-        asked = form.ask()
-    form.tell(asked)
-    link.write(link.written("Predict", None if asked.uploaded else asked.question))
-    if asked.model is None:
+        inputs = form.ask()
+    form.tell(inputs)
+    link.write(link.written("Predict", None if inputs.uploaded else inputs.question))
+    if inputs.model is None:
         return
     try:
-        found = answered(asked.model, asked.question)
+        result = answered(inputs.model, inputs.question)
     except LoraProfilerError as e:
         widgets.problem(str(e), heading="This question has no answer")
         return
-    _draw(found)
+    _draw(result)
 
 
-def _draw(found: Answered) -> None:
-    blocks = model_blocks(found.answers, found.excess)
-    heading, setup, *closing = (block for block in blocks if isinstance(block, Paragraph))
-    widgets.title(heading.lines[0], *setup.lines)
-    if found.cautions:
-        widgets.caution(*found.cautions)
-    if would_be_traced(found):
+def _draw(result: Answered) -> None:
+    parts = model_parts(result.answers, result.excess)
+    widgets.title(parts.title, *parts.setup)
+    if result.cautions:
+        widgets.caution(*result.cautions)
+    if would_be_traced(result):
         command = shlex.join(
-            ["lora-profile", "compile", found.question.model, *setup_arguments(found.question)]
+            ["lora-profile", "compile", result.question.model, *setup_arguments(result.question)]
         )
         widgets.caution(
             "Neither the rules nor a profile know this model's activations, so that every peak here"
@@ -59,53 +60,43 @@ def _draw(found: Answered) -> None:
             " too:",
             command,
         )
-    st.html(markup.cards(headlines(found.answers)))
+    widgets.cards(headlines(result.answers))
     widgets.section("What the peak is made of")
-    widgets.figure(
-        figures.composition(found.answers, widgets.theme()),
-        "composition",
-        _composition_words(found.answers),
-    )
-    _likely(found)
-    _time(found)
-    _sending(found)
-    _detail(found)
-    _layers(found)
+    widgets.drawing(composition_drawing("composition", result.answers), "composition")
+    _likely(result, parts)
+    _time(result)
+    _sending(result)
+    _detail(result)
+    _layers(result)
     widgets.section("In numbers")
     with widgets.drawer("All numbers", "numbers") as is_open:
         if is_open:
-            widgets.blocks(block for block in blocks if isinstance(block, Table))
+            widgets.blocks(parts.tables)
     with widgets.drawer("How each number was worked out", "explain") as is_open:
         if is_open:
             widgets.blocks(
-                block for a in found.answers for block in explain_blocks(a.prediction, a.levers)
+                block for a in result.answers for block in explain_blocks(a.prediction, a.levers)
             )
-    told = {
-        *time_lines(found.answers),
-        *communication_lines(found.answers),
-        *likely_lines(found.predictions),
-    }  # they stand beside their figure and their table
-    widgets.small(*(line for block in closing for line in block.lines if line not in told))
+    widgets.small(*parts.peaks, *parts.exactness)
     widgets.section("Take it along")
-    widgets.downloads("predict", downloads.of_answers(found))
+    widgets.downloads("predict", downloads.of_answers(result))
     st.caption("The same on the command line")
     st.code(
-        shlex.join(["lora-profile", *predict_arguments(found.question)]),
+        shlex.join(["lora-profile", *predict_arguments(result.question)]),
         language=None,
         wrap_lines=True,
     )
 
 
-def _likely(found: Answered) -> None:
+def _likely(result: Answered, parts: ModelParts) -> None:
     """How far off the peaks may be, and the public measurements nearest to this question; nothing
     where there are none."""
-    lines = likely_lines(found.predictions)
-    if not lines:
+    if not parts.likely:
         return
     widgets.section("What public measurements say")
-    widgets.small(*lines)
-    steps = [step for step in steps_of(found.answers) if step]
-    peaks = [likely.nearest for p in found.predictions if (likely := likely_peak(p))]
+    widgets.small(*parts.likely)
+    steps = [step for step in steps_of(result.answers) if step]
+    peaks = [likely.nearest for p in result.predictions if (likely := likely_peak(p))]
     evidence_table.show(
         list(dict.fromkeys(peaks)), "nearest_peaks", "The measured peaks nearest to this question."
     )
@@ -118,60 +109,52 @@ def _likely(found: Answered) -> None:
         )
 
 
-def _time(found: Answered) -> None:
+def _time(result: Answered) -> None:
     """Where the time of a step goes, and what there is to say about it; nothing where no device was
     asked about."""
-    lines = time_lines(found.answers)
+    lines = time_lines(result.answers)
     if not lines:
         return
-    drawn = figures.times(found.answers, widgets.theme())
-    widgets.section(f"Time of one step on {device_name(found.answers)}")
-    if drawn is None:
-        widgets.note(*lines)
-    else:
-        widgets.figure(
-            drawn,
-            "times",
-            f"Stacked bars of where the time of one step goes. {time_words(found.answers)}.",
-        )
+    widgets.section(f"Time of one step on {device_name(result.answers)}")
+    drawing = times_drawing("times", result.answers)
+    widgets.drawing(drawing, "times", nothing=lines)
+    if drawing is not None:
         widgets.small(*lines)
 
 
-def _sending(found: Answered) -> None:
+def _sending(result: Answered) -> None:
     """What ranks send each other in a step; nothing where there is one process."""
-    if lines := sending_lines(found.answers):
+    if lines := sending_lines(result.answers):
         widgets.section("Between the ranks")
         widgets.small(*lines)
 
 
-def _detail(found: Answered) -> None:
+def _detail(result: Answered) -> None:
     """What belongs to one method: its step, its map of what fits, its levers."""
-    names = [method_label(p) for p in found.predictions]
+    names = [method_label(p) for p in result.predictions]
     default = next(
-        (label for label, p in zip(names, found.predictions, strict=True) if p.workload.setup.lora),
+        (
+            label
+            for label, p in zip(names, result.predictions, strict=True)
+            if p.workload.setup.lora
+        ),
         names[0],
     )
-    answer = found.answers[names.index(widgets.choose("In detail", names, default, "detail"))]
-    label, shade = method_label(answer.prediction), widgets.theme()
+    answer = result.answers[names.index(widgets.choose("In detail", names, default, "detail"))]
+    label = method_label(answer.prediction)
     widgets.section(f"Memory over one step, {label}")
-    widgets.figure(
-        figures.curve(answer, shade),
-        "curve",
-        f"Live memory over one training step, {peak_words(answer.prediction)}.",
-    )
+    widgets.drawing(answer_curve("curve", answer), "curve")
     widgets.section(f"What fits, {label}")
-    fitting = figures.fit_map(answer, found.question.engine, shade)
-    if fitting is not None and answer.gpu is not None:
-        widgets.figure(
-            fitting, "fit_map", f"Which batch sizes and sequence lengths fit {answer.gpu.name}."
-        )
+    fitting = fit_drawing("fit_map", answer, result.question.engine)
+    if fitting is not None:
+        widgets.drawing(fitting, "fit_map")
         widgets.small(
             *(
                 f"{labels.VERDICT_LABELS[name]}: {words}."
                 for name, words in labels.VERDICT_DEFINITIONS.items()
             )
         )
-    elif found.gpu is None:
+    elif result.gpu is None:
         widgets.note(
             "Choose a card on the left to see which batch sizes and sequence lengths fit it."
         )
@@ -181,25 +164,12 @@ def _detail(found: Answered) -> None:
             " activations."
         )
     widgets.section(f"What lowers the peak, {label}")
-    drawn = figures.levers(answer, shade)
-    if drawn is None:
-        widgets.note("No single change that is known here lowers this peak.")
-    else:
-        widgets.figure(
-            drawn,
-            "levers",
-            "What lowers the peak: "
-            + "; ".join(_lever_words(lever) for lever in answer.levers)
-            + ".",
-        )
-        widgets.small(*(f"{lever.name}: {lever.option}; {lever.price}." for lever in answer.levers))
+    nothing = ("No single change that is known here lowers this peak.",)
+    widgets.drawing(levers_drawing("levers", answer), "levers", nothing=nothing)
+    widgets.small(*(f"{lever.name}: {lever.option}; {lever.price}." for lever in answer.levers))
 
 
-def _lever_words(lever: Lever) -> str:
-    return f"{lever.name} by {bytes_text(lever.saved_bytes)}"
-
-
-def _layers(found: Answered) -> None:
+def _layers(result: Answered) -> None:
     widgets.section("Layer by layer")
     quantity: LayerQuantity = st.selectbox(
         "What is shown of each layer",
@@ -207,28 +177,8 @@ def _layers(found: Answered) -> None:
         key="quantity",
         format_func=labels.LAYER_LABELS.__getitem__,
     )
-    drawn = figures.layers(found.answers, quantity, widgets.theme())
-    if drawn is None:
-        widgets.note("No layer holds any of it.")
-    else:
-        what = labels.LAYER_LABELS[quantity]
-        widgets.figure(
-            drawn,
-            "layers",
-            f"{what} of each kind of layer under each method; the table below has the numbers.",
-        )
+    drawing = layer_drawing("layers", result.predictions, quantity)
+    widgets.drawing(drawing, "layers", nothing=("No layer holds any of it.",))
     with widgets.drawer("Every kind of layer as a table", "layer_tables") as is_open:
         if is_open:
-            widgets.blocks(layer_blocks(found.predictions))
-
-
-def _composition_words(answers: Sequence[Answer]) -> str:
-    parts_of = []
-    for a in answers:
-        held = ", ".join(
-            f"{labels.CATEGORY_LABELS[category]} {bytes_text(size)}"
-            for category, size in a.prediction.peak.bytes.items()
-            if size
-        )
-        parts_of.append(f"{method_label(a.prediction)}: {held}")
-    return f"Stacked bars of the peak by category. {'; '.join(parts_of)}."
+            widgets.blocks(layer_blocks(result.predictions))

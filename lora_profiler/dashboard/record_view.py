@@ -1,114 +1,65 @@
 """One record in full: its numbers beside the predicted ones, its timeline, its steps, what the peak
 held, and the machine."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
 
 from lora_profiler.campaign.results import result
 from lora_profiler.comparison.scored import Scored
-from lora_profiler.dashboard import downloads, markup, widgets
-from lora_profiler.records.record import Environment, Record
-from lora_profiler.report import charts, labels
-from lora_profiler.report.blocks import Block, Paragraph, Row, Table
-from lora_profiler.report.charts import CategoryBar
-from lora_profiler.report.comparisons import run_name
-from lora_profiler.report.measurements import alone_table, record_blocks
-from lora_profiler.units import bytes_text
+from lora_profiler.dashboard import downloads, widgets
+from lora_profiler.records.record import Record
+from lora_profiler.report import labels
+from lora_profiler.report.blocks import Block, Row, Table, paragraph
+from lora_profiler.report.measurements import alone_table, record_details
+from lora_profiler.report.page.composition import peaks_drawing
+from lora_profiler.report.page.parts import Drawing
+from lora_profiler.report.page.provenance import environment_table, fact_text
+from lora_profiler.report.page.runs import Run
+from lora_profiler.report.page.speed import step_times_drawing
+from lora_profiler.report.page.steps import counters_drawing
 
 
-def show(scored: Scored, key: str = "record") -> None:
+def show(run: Run, key: str = "record") -> None:
     """Everything about one record; `key` sets its widgets apart from those of another one on the
     same page."""
-    record, measurement = scored.record, scored.record.measurement
-    heading, *blocks = _blocks(scored)
-    widgets.section(" ".join(heading.lines) if isinstance(heading, Paragraph) else run_name(record))
-    widgets.small(f"record {record.id}")
-    if measurement.phases:
-        widgets.section("Memory, phase by phase")
-        words = (
-            "Counters at the end of each phase of each step of the memory pass, and the peak within"
-            " each."
-        )
-        widgets.figure(
-            charts.phase_samples(measurement.phases, theme=widgets.theme()), f"{key}.phases", words
-        )
-    bars = _bars(scored)
-    if bars:
-        widgets.section("What the peak was made of")
-        words = (
-            "Stacked bars of the peak by category, predicted and measured; the table below has the"
-            " numbers."
-        )
-        widgets.figure(
-            charts.category_bars(bars, theme=widgets.theme()), f"{key}.attribution", words
-        )
-    if measurement.step_seconds:
-        widgets.section("Time of each step")
-        counts = len(measurement.warmup_seconds), len(measurement.step_seconds)
-        words = f"Times of {counts[0]} warm-up and {counts[1]} timed steps, with the median."
-        widgets.figure(charts.step_times(measurement, theme=widgets.theme()), f"{key}.steps", words)
+    record = run.scored.record
+    widgets.section(f"{run.model}, {run.cells[1]}: {labels.STATUS_LABELS[run.status]}")
+    widgets.small(f"record {run.record_id}")
+    for heading, drawing in _drawings(run):
+        widgets.section(heading)
+        widgets.drawing(drawing, f"{key}.{drawing.name}")
     widgets.section("In numbers")
-    widgets.blocks(blocks)
+    widgets.blocks(_blocks(run.scored))
     with widgets.drawer("Machine and software", f"{key}.environment") as is_open:
         if is_open:
-            widgets.blocks([environment_table(record.environment), conditions_table(record)])
-    widgets.downloads(key, downloads.of_records([scored], markup.plain_name(record.id)))
+            widgets.blocks([environment_table("Environment", [record]), conditions_table(record)])
+    widgets.downloads(key, downloads.of_records([run.scored], downloads.plain_name(run.record_id)))
+
+
+def _drawings(run: Run) -> Iterator[tuple[str, Drawing]]:
+    """(heading, figure) of all that was measured."""
+    measurement = run.scored.record.measurement
+    if measurement.phases:
+        yield "Memory, phase by phase", counters_drawing(run)
+    if measurement.attribution_bytes:
+        yield "What the peak was made of", peaks_drawing("peak", [run], "Peak")
+    if run.speed is not None:
+        yield "Time of each step", step_times_drawing(run)
 
 
 def _blocks(scored: Scored) -> list[Block]:
     if scored.prediction is not None:
-        found = result(scored.record, scored.prediction)
-        return record_blocks(
-            found.record,
-            found.prediction,
-            found.comparisons,
-            found.speed,
-            found.utilisation,
-            found.timing,
+        run_result = result(scored.record, scored.prediction)
+        return record_details(
+            run_result.record,
+            run_result.prediction,
+            run_result.comparisons,
+            run_result.speed,
+            run_result.utilisation,
+            run_result.timing,
         )
-    name, reason = run_name(scored.record), scored.refusal or ""
     alone = alone_table(scored.record)
-    return [
-        Paragraph(lines=(name,), heading=True),
-        Paragraph(lines=(f"Not predicted: {reason}",)),
-        *([alone] if alone.rows else []),
-    ]
-
-
-def _bars(scored: Scored) -> list[CategoryBar]:
-    """Predicted, as far as it is, and measured."""
-    measured, prediction = scored.record.measurement.attribution_bytes, scored.prediction
-    if not measured:
-        return []
-    bars = [CategoryBar(label="measured", bytes=measured)]
-    if prediction is None or prediction.saved_activation_bytes is None:
-        return bars
-    return [CategoryBar(label="predicted", bytes=prediction.peak.bytes), *bars]
-
-
-# --- what a record says about where it was made ---------------------------------------------------
-
-
-def environment_table(environment: Environment) -> Table:
-    """Device, machine, software and settings; only what is known has a row."""
-    known = dict(_flat(asdict(environment)))
-    rows = [
-        Row(cells=(label, _text(path, known[path])))
-        for path, label in labels.ENVIRONMENT_LABELS.items()
-        if path in known
-    ]
-    rows += [
-        Row(cells=(path.partition(".")[2], str(value)))
-        for path, value in known.items()
-        if path.startswith("packages.")
-    ]
-    rows += [
-        Row(cells=(path.partition(".")[2], str(value)))
-        for path, value in known.items()
-        if path.startswith("variables.")
-    ]
-    return Table(title="Environment", columns=("", ""), rows=tuple(rows), left=2)
+    return [paragraph(f"Not predicted: {scored.refusal or ''}"), *([alone] if alone.rows else [])]
 
 
 def conditions_table(record: Record) -> Table:
@@ -122,22 +73,8 @@ def conditions_table(record: Record) -> Table:
     if record.environment.command:
         held["command"] = record.environment.command
     rows = [
-        Row(cells=(name.replace("_", " "), _text(name, value)))
+        Row(cells=(name.replace("_", " "), fact_text(name, value)))
         for name, value in held.items()
         if value is not None
     ]
     return Table(title="Conditions", columns=("", ""), rows=tuple(rows), left=2)
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, item in value.items():
-        if isinstance(item, Mapping):
-            yield from _flat(item, f"{prefix}{name}.")
-        elif item is not None:
-            yield f"{prefix}{name}", item
-
-
-def _text(name: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return bytes_text(value) if name.endswith("_bytes") and isinstance(value, int) else str(value)

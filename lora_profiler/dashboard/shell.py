@@ -46,12 +46,12 @@ def show() -> None:
         menu_items={"About": _ABOUT, "Get help": None, "Report a bug": None},
     )
     widgets.style()
-    asked = link.news()
-    if asked is not None:
-        st.session_state[link.PAGE_KEY] = asked.page
-        st.session_state[compare_page.LINKED] = asked.record
-        form.seed(asked.question, asked.complaints)
-        learn_page.seed(asked.layer)
+    address = link.news()
+    if address is not None:
+        st.session_state[link.PAGE_KEY] = address.page
+        st.session_state[compare_page.LINKED] = address.record
+        form.seed(address.question, address.complaints)
+        learn_page.seed(address.layer)
     page = st.segmented_control(
         "Page",
         link.PAGES,

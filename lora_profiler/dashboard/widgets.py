@@ -1,6 +1,7 @@
 """What pages are put together from: text, tables, figures and downloads, in one look."""
 
 import re
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from lora_profiler._printable import printable
-from lora_profiler.dashboard import markup
 from lora_profiler.report.blocks import Block
-from lora_profiler.report.charts import CONFIG, Figure
-from lora_profiler.report.palette import ACCENT, LINE, PAPER, WARNING, Theme, colour
+from lora_profiler.report.charts import CONFIG, Figure, repainted
+from lora_profiler.report.page.markup import colour_variables, drawn, template_text
+from lora_profiler.report.page.parts import Card, Drawing
+from lora_profiler.report.palette import Theme
 from lora_profiler.units import error_text
 
 if TYPE_CHECKING:
@@ -28,18 +30,13 @@ Offer = tuple[str, str, str, Callable[[], str]]
 
 def style() -> None:
     """Once a run, before anything else."""
-    st.html(f"<style>:root {{ {_colours(theme())} }} {_css()}</style>")
-
-
-def _colours(shade: Theme) -> str:
-    """The palette's colours as the style sheet names them."""
-    named = {"paper": PAPER, "line": LINE, "accent": ACCENT, "warning": WARNING}
-    return " ".join(f"--lp-{name}: {colour(of, shade)};" for name, of in named.items())
+    st.html(f"<style>:root {{ {colour_variables(theme())} }} {_css()}</style>")
 
 
 @cache
 def _css() -> str:
-    return files("lora_profiler.dashboard").joinpath("style.css").read_text("utf-8")
+    own = files("lora_profiler.dashboard").joinpath("style.css").read_text("utf-8")
+    return own + template_text("blocks.css")
 
 
 def theme() -> Theme:
@@ -48,12 +45,12 @@ def theme() -> Theme:
 
 
 def title(text: str, *lines: str) -> None:
-    st.html(markup.title(text, lines))
+    st.html(drawn("title", text, lines))
 
 
 def section(text: str) -> None:
     """The head of what follows."""
-    st.html(markup.section(text))
+    st.html(drawn("section", text))
 
 
 def plain(text: str) -> str:
@@ -62,31 +59,55 @@ def plain(text: str) -> str:
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", printable(text))
 
 
-def blocks(found: Iterable[Block]) -> None:
-    st.html(markup.html_of(found))
+def blocks(content: Iterable[Block]) -> None:
+    """Paragraphs, and tables that scroll in themselves where the window is narrow."""
+    st.html(drawn("blocks", content))
+
+
+def cards(items: Sequence[Card]) -> None:
+    """The headlines side by side, as many in a row as there is room for."""
+    st.html(f'<div class="lp">{drawn("cards", items, 2)}</div>')
+
+
+def picture(svg: str, says: str) -> None:
+    """As an image, since streamlit takes SVG out of a page's own HTML."""
+    source = f"data:image/svg+xml;base64,{b64encode(svg.encode('utf-8')).decode('ascii')}"
+    st.html(drawn("picture", source, says))
 
 
 def small(*lines: str) -> None:
-    st.html(markup.small(lines))
+    if lines:
+        st.html(drawn("small", lines))
 
 
 def problem(text: str, *more: str, heading: str = "") -> None:
     """What cannot be done, and what to do; the rest of the page stays."""
-    st.html(markup.note("problem", (text, *more), heading))
+    st.html(drawn("note", "problem", (text, *more), heading))
 
 
 def caution(*lines: str) -> None:
-    st.html(markup.note("caution", lines))
+    st.html(drawn("note", "caution", lines, ""))
 
 
 def note(*lines: str, heading: str = "") -> None:
     """An empty state, or something to know."""
-    st.html(markup.note("note", lines, heading))
+    st.html(drawn("note", "note", lines, heading))
+
+
+def drawing(it: Drawing | None, key: str, *, nothing: Sequence[str] = ()) -> None:
+    """A figure and the lines under it, else why there is `nothing` to draw. Its caption is the
+    section's head, its numbers stand in the page's tables."""
+    if it is None:
+        note(*nothing)
+        return
+    figure(it.figure, key, it.description)
+    small(*it.lines)
 
 
 def figure(drawn: Figure, key: str, says: str) -> None:
     """A figure of `report.charts`. `says` is what a screen reader is told."""
-    st.plotly_chart(drawn, theme=None, key=key, width="stretch", config=CONFIG, alt=says)
+    shown = repainted(drawn) if theme() == "dark" else drawn
+    st.plotly_chart(shown, theme=None, key=key, width="stretch", config=CONFIG, alt=says)
 
 
 def written(

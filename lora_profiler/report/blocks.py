@@ -1,7 +1,7 @@
 """What a report is made of before any face draws it: paragraphs, and tables whose cells are text
 already."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 RowKind = Literal["plain", "section", "total", "peak"]
@@ -26,6 +26,17 @@ class Table:
     rows: tuple[Row, ...]
     title: str = ""
     left: int = 1
+
+
+def filled(table: Table) -> Table:
+    """The table, whose rows are all as long, without the columns that none of them fills."""
+    used = [n for n in range(len(table.columns)) if any(row.cells[n] for row in table.rows)]
+    return replace(
+        table,
+        columns=tuple(table.columns[n] for n in used),
+        rows=tuple(replace(row, cells=tuple(row.cells[n] for n in used)) for row in table.rows),
+        left=sum(n < table.left for n in used),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

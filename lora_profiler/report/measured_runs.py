@@ -10,7 +10,7 @@ from lora_profiler.option import Option
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import Record
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.blocks import Row, Table, filled
 from lora_profiler.report.method_label import method_label
 from lora_profiler.units import (
     bytes_text,
@@ -86,12 +86,7 @@ def summary_table(pairs: Sequence[tuple[Record, Prediction]]) -> Table:
         run_row(record, prediction, what)
         for (record, prediction), what in zip(pairs, words, strict=True)
     ]
-    used = [i for i in range(len(RUN_COLUMNS)) if any(row.cells[i] for row in rows)]
-    return Table(
-        columns=tuple(RUN_COLUMNS[i] for i in used),
-        rows=tuple(Row(cells=tuple(row.cells[i] for i in used)) for row in rows),
-        left=sum(1 for i in used if i < 4),
-    )
+    return filled(Table(columns=RUN_COLUMNS, rows=tuple(rows), left=4))
 
 
 # --- what sets runs apart -------------------------------------------------------------------------

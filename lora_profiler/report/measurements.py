@@ -36,11 +36,23 @@ def record_blocks(
     utilisation: Utilisation | None = None,
     timing: Timing | None = None,
 ) -> list[Block]:
-    """Everything about one record. `comparisons` are those of `compare(record, prediction)`,
-    `timing` that of its workload on its card."""
+    """Everything about one record under its name. `comparisons` are those of
+    `compare(record, prediction)`, `timing` that of its workload on its card."""
     label, status = method_label(prediction), labels.STATUS_LABELS[record.measurement.status]
+    name = heading(f"{record.workload.model.id}, {label}: {status}")
+    return [name, *record_details(record, prediction, comparisons, speed, utilisation, timing)]
+
+
+def record_details(
+    record: Record,
+    prediction: Prediction,
+    comparisons: Sequence[Comparison],
+    speed: Throughput | None,
+    utilisation: Utilisation | None,
+    timing: Timing | None,
+) -> list[Block]:
+    """The same without the name."""
     blocks: list[Block] = [
-        heading(f"{record.workload.model.id}, {label}: {status}"),
         paragraph(*_setting_lines(record, prediction)),
         paragraph(*_status_lines(record, speed)),
     ]

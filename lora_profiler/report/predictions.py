@@ -2,13 +2,14 @@
 the card's verdict."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.remarks import ActivationExcess, trained_length
 from lora_profiler.prediction import CATEGORIES, MOMENTS, Moment, Prediction
 from lora_profiler.report import labels
-from lora_profiler.report.blocks import Block, Row, RowKind, Table, heading, paragraph
+from lora_profiler.report.blocks import Block, Paragraph, Row, RowKind, Table, heading, paragraph
 from lora_profiler.report.empirical_interval import likely_lines
 from lora_profiler.report.method_label import method_label
 from lora_profiler.units import (
@@ -28,27 +29,67 @@ if TYPE_CHECKING:
 UNKNOWN = "?"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelParts:
+    """All that is said about one model, each part by its name; a table is None where it has nothing
+    to show."""
+
+    title: str
+    setup: tuple[str, ...]
+    comparison: Table
+    card: Table | None
+    times: Table | None
+    communication: Table | None
+    peaks: tuple[str, ...]
+    time_notes: tuple[str, ...]
+    exactness: tuple[str, ...]
+    likely: tuple[str, ...]
+
+    @property
+    def tables(self) -> list[Table]:
+        tables = (self.comparison, self.card, self.times, self.communication)
+        return [table for table in tables if table is not None]
+
+    @property
+    def notes(self) -> list[Paragraph]:
+        """What stands below the tables."""
+        notes = (self.peaks, self.time_notes, self.exactness, self.likely)
+        return [paragraph(*lines) for lines in notes if lines]
+
+
 def model_blocks(answers: Sequence[Answer], excess: ActivationExcess | None = None) -> list[Block]:
     """All blocks about one model, asked with one setup and one or more methods."""
-    first = answers[0].prediction
-    blocks: list[Block] = [
-        heading(_title(first)),
-        paragraph(*_setup_lines(answers)),
-        comparison_table(answers),
-    ]
-    if answers[0].gpu is not None:
-        blocks.append(card_table(answers))
-    if any(answer.timing for answer in answers):
-        from lora_profiler.report.timing import time_table
+    parts = model_parts(answers, excess)
+    return [heading(parts.title), paragraph(*parts.setup), *parts.tables, *parts.notes]
 
-        timed = time_table(answers)
-        blocks += [timed] if timed else []
+
+def model_parts(answers: Sequence[Answer], excess: ActivationExcess | None = None) -> ModelParts:
+    """What `model_blocks` puts in a row, by name."""
+    predictions = [answer.prediction for answer in answers]
+    times = communication = None
+    time_notes: list[str] = []
+    if any(answer.timing for answer in answers):
+        from lora_profiler.report.communication import communication_lines
+        from lora_profiler.report.timing import time_lines, time_table
+
+        times = time_table(answers)
+        time_notes = [*time_lines(answers), *communication_lines(answers)]
     if answers[0].communication is not None:
         from lora_profiler.report.communication import communication_table
 
-        sent = communication_table(answers)
-        blocks += [sent] if sent else []
-    return blocks + _closing_blocks(answers, excess)
+        communication = communication_table(answers)
+    return ModelParts(
+        title=_title(predictions[0]),
+        setup=tuple(_setup_lines(answers)),
+        comparison=comparison_table(answers),
+        card=card_table(answers) if answers[0].gpu is not None else None,
+        times=times,
+        communication=communication,
+        peaks=tuple(_peak_lines(answers, excess)),
+        time_notes=tuple(time_notes),
+        exactness=tuple(exactness_lines(predictions)),
+        likely=tuple(likely_lines(predictions)),
+    )
 
 
 def _title(prediction: Prediction) -> str:
@@ -343,23 +384,14 @@ def card_table(answers: Sequence[Answer]) -> Table:
     )
 
 
-def _closing_blocks(answers: Sequence[Answer], excess: ActivationExcess | None) -> list[Block]:
+def _peak_lines(answers: Sequence[Answer], excess: ActivationExcess | None) -> list[str]:
     lines = [f"* {peak_words(a.prediction)}." for a in answers]
     lines += [words for a in answers if (words := _lever_words(a))]
     if excess:
         lines.append(excess_line(excess))
     for answer in answers:
         lines += _fit_notes(answer)
-    told: list[Block] = [paragraph(*lines)]
-    if any(answer.timing for answer in answers):
-        from lora_profiler.report.communication import communication_lines
-        from lora_profiler.report.timing import time_lines
-
-        told.append(paragraph(*time_lines(answers), *communication_lines(answers)))
-    predictions = [a.prediction for a in answers]
-    told.append(paragraph(*exactness_lines(predictions)))
-    likely = likely_lines(predictions)
-    return [*told, paragraph(*likely)] if likely else told
+    return lines
 
 
 def peak_words(prediction: Prediction) -> str:
@@ -433,10 +465,10 @@ def _fit_notes(answer: Answer) -> list[str]:
 
 def exactness_lines(predictions: Sequence[Prediction]) -> list[str]:
     """What each peak claims to be, and then what the answers take for granted."""
-    said: dict[str, list[str]] = {}
+    methods: dict[str, list[str]] = {}
     for p in predictions:
-        said.setdefault(_exactness_text(p), []).append(method_label(p))
-    lines = [f"{', '.join(names)}: {text}" for text, names in said.items()]
+        methods.setdefault(_exactness_text(p), []).append(method_label(p))
+    lines = [f"{', '.join(names)}: {text}" for text, names in methods.items()]
     return lines + [
         f"- {text}" for text in dict.fromkeys(text for p in predictions for text in p.assumptions)
     ]

@@ -3,7 +3,7 @@
 from lora_profiler.report.charts.category_bars import CategoryBar, category_bars
 from lora_profiler.report.charts.claim_chart import claim_chart
 from lora_profiler.report.charts.error_strip import ErrorDot, error_strip
-from lora_profiler.report.charts.figure import CONFIG, Figure, Limit
+from lora_profiler.report.charts.figure import CONFIG, Figure, Limit, repainted
 from lora_profiler.report.charts.fit_map import FitCell, fit_map
 from lora_profiler.report.charts.identity_scatter import ScatterPoint, identity_scatter
 from lora_profiler.report.charts.layer_bars import LayerQuantity, LayerRow, layer_bars, layer_rows
@@ -36,6 +36,7 @@ __all__ = [
     "lever_bars",
     "memory_curve",
     "phase_samples",
+    "repainted",
     "step_times",
     "throughput_bars",
     "time_bars",

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_profiler.prediction import CATEGORIES, Category
-from lora_profiler.report.charts.bytes_axis import bytes_axis, largest_of, limit_line
-from lora_profiler.report.charts.figure import Figure, Limit, figure, hatched, head, rows
-from lora_profiler.report.charts.grouped_rows import height_px, places
+from lora_profiler.report.charts.axes import bytes_axis, largest_of, limit_line
+from lora_profiler.report.charts.figure import Figure, Limit, figure, head, height_px, places, rows
 from lora_profiler.report.charts.labels import label, lines
+from lora_profiler.report.charts.marks import hatched
 from lora_profiler.report.labels import CATEGORY_LABELS
-from lora_profiler.report.palette import BODY_PX, CATEGORY_PAINTS, INK, Theme
+from lora_profiler.report.palette import BODY_PX, CATEGORY_PAINTS, INK
 from lora_profiler.units import bytes_text, percent_text
 
 
@@ -30,9 +30,7 @@ class CategoryBar:
         return sum(self.bytes.values())
 
 
-def category_bars(
-    bars: Sequence[CategoryBar], *, limit: Limit | None = None, theme: Theme = "light"
-) -> Figure:
+def category_bars(bars: Sequence[CategoryBar], *, limit: Limit | None = None) -> Figure:
     """One horizontal stacked bar for each of `bars`, from top to bottom, its sum at the end. Empty
     without bars.
 
@@ -52,7 +50,6 @@ def category_bars(
         height=height_px(positions, len(data), 0.7 if limit else 0.0),
         x=axis,
         y=rows([label(bar.label) for bar in bars], positions, below=1.3 if limit else 0.6),
-        theme=theme,
         barmode="stack",
         bargap=0.25,
         annotations=[*(head(label(text, 100), y=y) for text, y in heads), *notes],

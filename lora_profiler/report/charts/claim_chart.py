@@ -4,11 +4,11 @@ category."""
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from lora_profiler.report.charts.axes import powers_of_ten, short_count, ticks
 from lora_profiler.report.charts.figure import Figure, figure, note, rows, values
 from lora_profiler.report.charts.labels import label, lines
-from lora_profiler.report.charts.ticks import powers_of_ten, short_count, ticks
 from lora_profiler.report.claims.chart import Chart, Series
-from lora_profiler.report.palette import FAINT_INK, SERIES_MARKS, Mark, Theme
+from lora_profiler.report.palette import FAINT_INK, SERIES_MARKS, Mark
 from lora_profiler.units import percent_text
 
 _PLOT_PX, _LEGEND_PX, _ROW_PX = 290, 21, 34
@@ -21,17 +21,17 @@ _SMALL_ABOVE = 16
 """Points of a line whose marks are small."""
 
 
-def claim_chart(chart: Chart, *, theme: Theme = "light") -> Figure:
+def claim_chart(chart: Chart) -> Figure:
     """The chart with a line for each of its series, or, where x counts categories, with a row for
     each of these.
 
     It has no more series than there are marks. A point that is None is left out.
     """
     assert len(chart.series) <= len(SERIES_MARKS), chart.key
-    return _by_category(chart, theme) if chart.categories else _curves(chart, theme)
+    return _by_category(chart) if chart.categories else _curves(chart)
 
 
-def _curves(chart: Chart, theme: Theme) -> Figure:
+def _curves(chart: Chart) -> Figure:
     ends, notes = _cut(chart)
     return figure(
         [
@@ -41,7 +41,6 @@ def _curves(chart: Chart, theme: Theme) -> Figure:
         height=_PLOT_PX + _LEGEND_PX * len(chart.series),
         x=values(label(chart.x_label), type=chart.x_scale, **_ticks(chart.series)),
         y=values(_y_title(chart), type=chart.y_scale, **{**_y_ticks(chart), **ends}),
-        theme=theme,
         shapes=_whole(chart, "y") if chart.y_is_share else [],
         annotations=notes,
     )
@@ -94,20 +93,19 @@ def _mark_px(points: int) -> int:
 
 def _ticks(series: Sequence[Series]) -> dict[str, Any]:
     """A tick at every x where they are few."""
-    places = sorted({x for each in series for x in each.x})
+    places = sorted({x for line in series for x in line.x})
     if len(places) > _MOST_TICKS:
         return {"tickformat": "~g", "nticks": 6}
     return {"tickmode": "array", "tickvals": places, "ticktext": [f"{x:g}" for x in places]}
 
 
-def _by_category(chart: Chart, theme: Theme) -> Figure:
+def _by_category(chart: Chart) -> Figure:
     places = [float(number) for number in range(len(chart.categories))]
     return figure(
         list(_rows(chart)),
         height=90 + _ROW_PX * len(places) + _LEGEND_PX * len(chart.series),
         x=values(_y_title(chart), range=[0, _ROOM * max(1.0, _largest(chart))], tickformat=".0%"),
         y=rows([label(text) for text in chart.categories], places, showgrid=True),
-        theme=theme,
         shapes=_whole(chart, "x"),
     )
 

@@ -6,11 +6,11 @@ from itertools import product
 from statistics import median
 from typing import Any, get_args
 
-from lora_profiler.report.charts.dots import dot_mark, dot_name
+from lora_profiler.report.charts.axes import ticks
 from lora_profiler.report.charts.figure import Figure, figure, rows, values
 from lora_profiler.report.charts.labels import label, lines
-from lora_profiler.report.charts.ticks import ticks
-from lora_profiler.report.palette import FAINT_INK, INK, Theme
+from lora_profiler.report.charts.marks import dot_mark, dot_name
+from lora_profiler.report.palette import FAINT_INK, INK
 from lora_profiler.units import count_text, error_text
 from lora_profiler.workload import Method
 
@@ -39,7 +39,7 @@ class ErrorDot:
     not_counted: str = ""
 
 
-def error_strip(dots: Sequence[ErrorDot], *, theme: Theme = "light") -> Figure:
+def error_strip(dots: Sequence[ErrorDot]) -> Figure:
     """A strip for each group in order of appearance: its dots around zero, the median as a bar, how
     many they are by its name.
 
@@ -60,7 +60,8 @@ def error_strip(dots: Sequence[ErrorDot], *, theme: Theme = "light") -> Figure:
         "line": {"color": FAINT_INK.light, "width": 1},
     }
     labels = [
-        lines(label(group, 32), f"n = {count_text(len(found))}") for group, found in members.items()
+        lines(label(group, 32), f"n = {count_text(len(group_dots))}")
+        for group, group_dots in members.items()
     ]
     return figure(
         [*_dots(dots, place), _medians(members, place)],
@@ -71,7 +72,6 @@ def error_strip(dots: Sequence[ErrorDot], *, theme: Theme = "light") -> Figure:
             **ticks(-reach, reach, _percent),
         ),
         y=rows(labels, list(place.values())),
-        theme=theme,
         shapes=[{**zero, "layer": "below"}],
     )
 
@@ -89,20 +89,20 @@ def _dots(dots: Sequence[ErrorDot], place: Mapping[str, float]) -> Iterator[dict
         heights.append(place[dot.group] + _SPREAD * ((number * _GOLDEN) % 1 - 0.5))
     for method, counted in product(get_args(Method), (True, False)):
         placed = zip(dots, heights, strict=True)
-        found = [
+        placed_dots = [
             (dot, y)
             for dot, y in placed
             if dot.method == method and (not dot.not_counted) == counted
         ]
-        if found:
+        if placed_dots:
             yield {
                 "type": "scatter",
                 "mode": "markers",
                 "name": dot_name(method, counted=counted),
-                "x": [100 * dot.error for dot, _ in found],
-                "y": [y for _, y in found],
-                "customdata": [dot.record_id for dot, _ in found],
-                "hovertext": [_hover(dot) for dot, _ in found],
+                "x": [100 * dot.error for dot, _ in placed_dots],
+                "y": [y for _, y in placed_dots],
+                "customdata": [dot.record_id for dot, _ in placed_dots],
+                "hovertext": [_hover(dot) for dot, _ in placed_dots],
                 "hoverinfo": "text",
                 "marker": dot_mark(method, 8, counted=counted),
             }
@@ -116,7 +116,9 @@ def _hover(dot: ErrorDot) -> str:
 def _medians(
     members: Mapping[str, Sequence[ErrorDot]], place: Mapping[str, float]
 ) -> dict[str, Any]:
-    middles = {group: median(dot.error for dot in found) for group, found in members.items()}
+    middles = {
+        group: median(dot.error for dot in group_dots) for group, group_dots in members.items()
+    }
     return {
         "type": "scatter",
         "mode": "markers",

@@ -16,8 +16,6 @@ from lora_profiler.report.palette import (
     PANEL,
     PAPER,
     SMALL_PX,
-    Paint,
-    Theme,
 )
 
 Figure = dict[str, Any]
@@ -47,12 +45,11 @@ def figure(
     height: int,
     x: Mapping[str, Any],
     y: Mapping[str, Any],
-    theme: Theme,
     **layout: Any,
 ) -> Figure:
-    """The finished figure of `height` pixels, as wide as where it stands. Drawn in light colours,
-    and repainted for the dark."""
-    drawn: Figure = {
+    """The finished figure of `height` pixels, as wide as where it stands, in light colours;
+    `repainted` makes its dark twin."""
+    return {
         "data": list(data),
         "layout": {
             "template": {"layout": {}},  # none of plotly's own
@@ -88,7 +85,6 @@ def figure(
             **layout,
         },
     }
-    return drawn if theme == "light" else repainted(drawn)
 
 
 _AXIS: Final[dict[str, Any]] = {
@@ -149,31 +145,38 @@ def head(text: str, *, y: float) -> dict[str, Any]:
     return note(text, x=0, y=y, xref="paper", xanchor="left", yanchor="middle", font=font)
 
 
-def hatched(paint: Paint) -> dict[str, Any]:
-    """The marker of bars: colour and hatch, thinly parted from their neighbours."""
-    marker: dict[str, Any] = {
-        "color": paint.colour.light,
-        "line": {"width": 1, "color": PAPER.light},
-    }
-    return {**marker, "pattern": hatch(paint)} if paint.hatch else marker
+# --- rows of bars under the headings of their groups ----------------------------------------------
+
+_ROW_PX, _AROUND_PX, _LEGEND_PX = 28, 84, 19
+_LEGEND_COLUMNS = 3
+"""Entries of a legend in one line, where the figure is narrow."""
+_HEAD_ROWS = 1.15
+"""Height of a heading and the space above it, in rows."""
+_HEAD_ABOVE = 0.85
+"""How far a heading stands above its first bar, in rows."""
 
 
-def hatch(paint: Paint) -> dict[str, Any]:
-    """Thin strokes of paper over a colour."""
-    return {
-        "shape": paint.hatch,
-        "fillmode": "replace",
-        "bgcolor": paint.colour.light,
-        "fgcolor": PAPER.light,
-        "size": 7,
-        "solidity": 0.25,
-    }
+def places(groups: Sequence[str]) -> tuple[list[float], list[tuple[str, float]]]:
+    """Where each bar stands, from the top, and each heading. `groups` has one name a bar; equal
+    neighbours share a heading."""
+    positions: list[float] = []
+    heads: list[tuple[str, float]] = []
+    y, before = 0.0, ""
+    for group in groups:
+        if group and group != before:
+            y += _HEAD_ROWS
+            heads.append((group, y - _HEAD_ABOVE))
+        before = group
+        positions.append(y)
+        y += 1
+    return positions, heads
 
 
-def key(name: str, marker: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry of the legend that belongs to no trace."""
-    nowhere = {"type": "scatter", "mode": "markers", "x": [None], "y": [None], "hoverinfo": "skip"}
-    return {**nowhere, "name": name, "marker": dict(marker)}
+def height_px(positions: Sequence[float], entries: int, extra_rows: float = 0.0) -> int:
+    """Pixels of a figure with bars at these positions and so many `entries` in its legend, axis
+    included."""
+    legend = _LEGEND_PX * -(-entries // _LEGEND_COLUMNS)
+    return round(_AROUND_PX + legend + _ROW_PX * (max(positions, default=0.0) + 1.2 + extra_rows))
 
 
 # --- the dark -------------------------------------------------------------------------------------

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from lora_profiler.planning.fit import Verdict
-from lora_profiler.report.charts.figure import Figure, figure, key, rows, title
+from lora_profiler.report.charts.figure import Figure, figure, rows, title
 from lora_profiler.report.charts.labels import lines
+from lora_profiler.report.charts.marks import key
 from lora_profiler.report.labels import VERDICT_LABELS
-from lora_profiler.report.palette import INK, VERDICT_COLOURS, VERDICT_SIGNS, Theme
+from lora_profiler.report.palette import INK, VERDICT_COLOURS, VERDICT_SIGNS
 from lora_profiler.units import bytes_text, count_text, short_bytes_text
 
 _ROW_PX, _AROUND_PX = 34, 110
@@ -28,7 +29,7 @@ class FitCell:
     is_asked: bool = False
 
 
-def fit_map(cells: Sequence[FitCell], *, theme: Theme = "light") -> Figure:
+def fit_map(cells: Sequence[FitCell]) -> Figure:
     """Sequence lengths from left to right, batch sizes from bottom to top, in every cell the peak
     and a sign of its verdict."""
     lengths = sorted({cell.seq_len for cell in cells})
@@ -38,14 +39,14 @@ def fit_map(cells: Sequence[FitCell], *, theme: Theme = "light") -> Figure:
     marks = [
         _outline(batches.index(c.batch_size), lengths.index(c.seq_len)) for c in cells if c.is_asked
     ]
-    found = {cell.verdict for cell in cells}
+    verdicts = {cell.verdict for cell in cells}
     keys = [
         key(
             f"{VERDICT_SIGNS[v]} {VERDICT_LABELS[v]}",
             {"symbol": "square", "size": 12, "color": VERDICT_COLOURS[v].light},
         )
         for v in _VERDICTS
-        if v in found
+        if v in verdicts
     ]
     return figure(
         [_heat(grid, lengths), *keys],
@@ -63,7 +64,6 @@ def fit_map(cells: Sequence[FitCell], *, theme: Theme = "light") -> Figure:
             title=title("batch size"),
             range=[len(batches) - 0.5, -0.5],
         ),
-        theme=theme,
         shapes=marks,
     )
 

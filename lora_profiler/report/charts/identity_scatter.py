@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, get_args
 
-from lora_profiler.report.charts.bytes_axis import log_bytes_axis
-from lora_profiler.report.charts.dots import dot_mark, dot_name
+from lora_profiler.report.charts.axes import log_bytes_axis
 from lora_profiler.report.charts.figure import Figure, figure
 from lora_profiler.report.charts.labels import label, lines
-from lora_profiler.report.palette import FAINT_INK, Theme
+from lora_profiler.report.charts.marks import dot_mark, dot_name
+from lora_profiler.report.palette import FAINT_INK
 from lora_profiler.units import bytes_text, error_text
 from lora_profiler.workload import Method
 
@@ -37,7 +37,7 @@ class ScatterPoint:
         return (self.predicted_bytes - self.measured_bytes) / self.measured_bytes
 
 
-def identity_scatter(points: Sequence[ScatterPoint], *, theme: Theme = "light") -> Figure:
+def identity_scatter(points: Sequence[ScatterPoint]) -> Figure:
     """Measured from left to right, predicted from bottom to top, both in the same range of a log
     scale; a trace for each method.
 
@@ -61,7 +61,6 @@ def identity_scatter(points: Sequence[ScatterPoint], *, theme: Theme = "light") 
         height=_HEIGHT_PX,
         x=log_bytes_axis(smallest, largest, "measured peak"),
         y=log_bytes_axis(smallest, largest, "predicted peak"),
-        theme=theme,
     )
 
 
@@ -69,27 +68,27 @@ def _points(points: Sequence[ScatterPoint]) -> Iterator[dict[str, Any]]:
     hollow = [point for point in points if point.not_counted]
     furthest = {point.name: point for point in sorted(hollow, key=lambda point: abs(point.error))}
     for method, counted in product(get_args(Method), (True, False)):
-        found = [
+        shown = [
             point
             for point in points
             if point.method == method and (not point.not_counted) == counted
         ]
-        if found:
+        if shown:
             yield {
                 "type": "scatter",
                 "mode": "markers" if counted else "markers+text",
                 "name": dot_name(method, counted=counted),
-                "x": [point.measured_bytes for point in found],
-                "y": [point.predicted_bytes for point in found],
+                "x": [point.measured_bytes for point in shown],
+                "y": [point.predicted_bytes for point in shown],
                 "text": [
                     "" if counted or furthest[point.name] is not point else label(point.name)
-                    for point in found
+                    for point in shown
                 ],
                 "textposition": [
-                    "bottom center" if point.error < 0 else "top center" for point in found
+                    "bottom center" if point.error < 0 else "top center" for point in shown
                 ],  # away from the line
-                "customdata": [point.record_id for point in found],
-                "hovertext": [_hover(point) for point in found],
+                "customdata": [point.record_id for point in shown],
+                "hovertext": [_hover(point) for point in shown],
                 "hoverinfo": "text",
                 "marker": dot_mark(method, 9, counted=counted),
             }

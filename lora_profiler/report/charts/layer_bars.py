@@ -6,14 +6,20 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lora_profiler.prediction import Prediction
-from lora_profiler.report.charts.bytes_axis import bytes_axis, log_bytes_axis
+from lora_profiler.report.charts.axes import (
+    bytes_axis,
+    log_bytes_axis,
+    powers_of_ten,
+    short_count,
+    ticks,
+    without_zeros,
+)
 from lora_profiler.report.charts.figure import Figure, figure, rows, values
 from lora_profiler.report.charts.labels import label, lines
-from lora_profiler.report.charts.ticks import powers_of_ten, short_count, ticks, without_zeros
 from lora_profiler.report.labels import LAYER_LABELS
 from lora_profiler.report.layers import group_layers
 from lora_profiler.report.method_label import method_label
-from lora_profiler.report.palette import BODY_PX, FAINT_INK, LINE, METHOD_MARKS, PAPER, Theme
+from lora_profiler.report.palette import BODY_PX, FAINT_INK, LINE, METHOD_MARKS, PAPER
 from lora_profiler.units import bytes_text, count_text, flops_text, percent_text
 from lora_profiler.workload import Method
 
@@ -62,7 +68,7 @@ def layer_rows(
     groups = group_layers(
         [prediction.layers for prediction in predictions], parameters_only="parameters" in quantity
     )
-    found = [
+    candidates = [
         LayerRow(
             name=group.name,
             count=group.count,
@@ -74,22 +80,19 @@ def layer_rows(
         )
         for group in groups
     ]
-    return [row for row in found if any(row.values.values())]
+    return [row for row in candidates if any(row.values.values())]
 
 
 def layer_bars(
-    layers: Sequence[LayerRow],
-    quantity: LayerQuantity = "num_trainable_parameters",
-    *,
-    theme: Theme = "light",
+    layers: Sequence[LayerRow], quantity: LayerQuantity = "num_trainable_parameters"
 ) -> Figure:
     """A line for each of `layers`, on it a mark for every method; on a log scale where values lie
     far apart.
 
     Hollow marks at the left end stand for nothing at all.
     """
-    found = [value for row in layers for value in row.values.values() if value]
-    smallest, largest = min(found, default=1), max(found, default=1)
+    sizes = [value for row in layers for value in row.values.values() if value]
+    smallest, largest = min(sizes, default=1), max(sizes, default=1)
     log = largest > _FAR_APART * smallest
     axis, size, zero = _axis(quantity, smallest, largest, log=log)
     positions = list(range(len(layers)))
@@ -102,7 +105,6 @@ def layer_bars(
         height=_AROUND_PX + _ROW_PX * len(layers),
         x=axis,
         y=rows([_name(row) for row in layers], positions),
-        theme=theme,
     )
 
 
@@ -147,12 +149,12 @@ def _text(value: int, quantity: LayerQuantity) -> str:
 
 
 def _lines(
-    found: Sequence[LayerRow], positions: Sequence[int], size: float, zero: float
+    layers: Sequence[LayerRow], positions: Sequence[int], size: float, zero: float
 ) -> dict[str, Any]:
     """From the least to the most of each row."""
     x: list[float | None] = []
     y: list[float | None] = []
-    for row, at in zip(found, positions, strict=True):
+    for row, at in zip(layers, positions, strict=True):
         ends = [value / size or zero for value in row.values.values()]
         x += [min(ends), max(ends), None]
         y += [at, at, None]
@@ -168,19 +170,19 @@ def _lines(
 
 
 def _marks(
-    found: Sequence[LayerRow],
+    layers: Sequence[LayerRow],
     positions: Sequence[int],
     size: float,
     zero: float,
     quantity: LayerQuantity,
 ) -> Iterator[dict[str, Any]]:
     """Filled marks of each method, and hollow ones where it holds nothing."""
-    methods = {name: method for row in found for name, method in row.methods.items()}
+    methods = {name: method for row in layers for name, method in row.methods.items()}
     for number, (name, method) in enumerate(methods.items()):
         mark, shift = METHOD_MARKS[method], _APART * (number - (len(methods) - 1) / 2)
         held = [
             (row, at, row.values[name])
-            for row, at in zip(found, positions, strict=True)
+            for row, at in zip(layers, positions, strict=True)
             if name in row.values
         ]
         for symbol, here in (
@@ -211,15 +213,15 @@ def _marks(
 
 
 def _ratios(
-    found: Sequence[LayerRow], positions: Sequence[int], size: float, zero: float
+    layers: Sequence[LayerRow], positions: Sequence[int], size: float, zero: float
 ) -> dict[str, Any]:
     """At the end of each row, how its last method stands to its first."""
     return {
         "type": "scatter",
         "mode": "text",
-        "x": [max(row.values.values()) / size or zero for row in found],
+        "x": [max(row.values.values()) / size or zero for row in layers],
         "y": list(positions),
-        "text": [f"  {_ratio(list(row.values.values()))}" for row in found],
+        "text": [f"  {_ratio(list(row.values.values()))}" for row in layers],
         "textposition": "middle right",
         "textfont": {"size": BODY_PX, "color": FAINT_INK.light},
         "cliponaxis": False,

@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 
 from lora_profiler.planning.memory_savings import Lever
-from lora_profiler.report.charts.bytes_axis import bytes_axis
-from lora_profiler.report.charts.figure import Figure, figure, hatched, rows
+from lora_profiler.report.charts.axes import bytes_axis
+from lora_profiler.report.charts.figure import Figure, figure, rows
 from lora_profiler.report.charts.labels import label, lines
-from lora_profiler.report.palette import BODY_PX, INK, REST_PAINT, SAVED_PAINT, Theme
+from lora_profiler.report.charts.marks import hatched
+from lora_profiler.report.palette import BODY_PX, INK, REST_PAINT, SAVED_PAINT
 from lora_profiler.units import bytes_text, percent_text
 
 _ROW_PX, _AROUND_PX = 44, 100
 
 
-def lever_bars(levers: Sequence[Lever], *, theme: Theme = "light") -> Figure:
+def lever_bars(levers: Sequence[Lever]) -> Figure:
     """One bar a lever of one workload, in the order given: the peak that is left and, hatched, what
     is saved.
 
@@ -64,7 +65,6 @@ def lever_bars(levers: Sequence[Lever], *, theme: Theme = "light") -> Figure:
         y=rows(
             [lines(label(lever.name, 40), label(lever.option, 40)) for lever in levers], positions
         ),
-        theme=theme,
         barmode="stack",
         bargap=0.35,
     )

@@ -5,11 +5,12 @@ from itertools import groupby
 from typing import Any
 
 from lora_profiler.prediction import CATEGORIES, Category, CurvePoint
-from lora_profiler.report.charts.bytes_axis import bytes_axis, largest_of, limit_line
-from lora_profiler.report.charts.figure import Figure, Limit, figure, hatch, note, title
+from lora_profiler.report.charts.axes import bytes_axis, largest_of, limit_line
+from lora_profiler.report.charts.figure import Figure, Limit, figure, note, title
 from lora_profiler.report.charts.labels import label, lines
+from lora_profiler.report.charts.marks import hatch
 from lora_profiler.report.labels import CATEGORY_LABELS, PHASE_CURVE
-from lora_profiler.report.palette import BODY_PX, CATEGORY_PAINTS, INK, LINE, PANEL, PAPER, Theme
+from lora_profiler.report.palette import BODY_PX, CATEGORY_PAINTS, INK, LINE, PANEL, PAPER
 from lora_profiler.units import bytes_text
 
 _HEIGHT_PX = 420
@@ -18,9 +19,7 @@ _LETTER = 0.014
 room for their name."""
 
 
-def memory_curve(
-    points: Sequence[CurvePoint], *, limit: Limit | None = None, theme: Theme = "light"
-) -> Figure:
+def memory_curve(points: Sequence[CurvePoint], *, limit: Limit | None = None) -> Figure:
     """Areas from the first to the last of `points`, which are in order of time and not of equal
     lengths of it. Empty without any.
 
@@ -54,7 +53,6 @@ def memory_curve(
             "ticks": "",
         },
         y=axis,
-        theme=theme,
         hovermode="x",
         shapes=[*shades, *shapes],
         annotations=[*words, *notes],
@@ -64,13 +62,13 @@ def memory_curve(
 
 def _bands(points: Sequence[CurvePoint]) -> list[tuple[str, float, float]]:
     """(phase, where it begins, where it ends) along the axis."""
-    found = []
+    bands = []
     at = 0
     for phase, members in groupby(point.phase for point in points):
         count = len(list(members))
-        found.append((PHASE_CURVE[phase], at - 0.5, at + count - 0.5))
+        bands.append((PHASE_CURVE[phase], at - 0.5, at + count - 0.5))
         at += count
-    return found
+    return bands
 
 
 def _names(bands: Sequence[tuple[str, float, float]], count: int) -> Iterator[dict[str, Any]]:

@@ -5,17 +5,17 @@ from itertools import groupby
 from typing import Any
 
 from lora_profiler.records.record import PhaseSample
-from lora_profiler.report.charts.bytes_axis import bytes_axis
+from lora_profiler.report.charts.axes import bytes_axis
 from lora_profiler.report.charts.figure import Figure, figure, note
 from lora_profiler.report.charts.labels import lines
 from lora_profiler.report.labels import COUNTER_LABELS, PHASE_CURVE
-from lora_profiler.report.palette import COUNTER_MARKS, PANEL, PAPER, Theme
+from lora_profiler.report.palette import COUNTER_MARKS, PANEL, PAPER
 from lora_profiler.units import bytes_text
 
 _HEIGHT_PX = 380
 
 
-def phase_samples(samples: Sequence[PhaseSample], *, theme: Theme = "light") -> Figure:
+def phase_samples(samples: Sequence[PhaseSample]) -> Figure:
     """A record's `measurement.phases` in their order: peak within each phase and bytes at its end,
     as far as they were read.
 
@@ -39,7 +39,6 @@ def phase_samples(samples: Sequence[PhaseSample], *, theme: Theme = "light") -> 
             "range": [-0.5, max(len(samples), 1) - 0.5],
         },
         y=axis,
-        theme=theme,
         shapes=shapes,
         annotations=notes,
         margin={"l": 8, "r": 16, "t": 28, "b": 8},

@@ -6,13 +6,13 @@ from typing import Any
 from lora_profiler.records.record import Measurement
 from lora_profiler.records.statistics import median_interval
 from lora_profiler.report.charts.figure import Figure, figure, note, title, values
-from lora_profiler.report.palette import ACCENT, FAINT_INK, PANEL, Theme
+from lora_profiler.report.palette import ACCENT, FAINT_INK, PANEL
 from lora_profiler.units import seconds_text
 
 _HEIGHT_PX = 300
 
 
-def step_times(measurement: Measurement, *, theme: Theme = "light") -> Figure:
+def step_times(measurement: Measurement) -> Figure:
     """A dot a step in order: warm-up hollow, timed filled; the median of the timed ones with its 95
     % interval across.
 
@@ -30,7 +30,6 @@ def step_times(measurement: Measurement, *, theme: Theme = "light") -> Figure:
         height=_HEIGHT_PX,
         x={"title": title("step"), "range": [0.3, len(warmup) + len(timed) + 0.7], "nticks": 12},
         y=values(f"time of a step, {unit}", rangemode="tozero"),
-        theme=theme,
         shapes=shapes,
         annotations=notes,
     )

@@ -4,12 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from lora_profiler.report.charts.bytes_axis import ROOM
-from lora_profiler.report.charts.figure import Figure, figure, head, rows, values
-from lora_profiler.report.charts.grouped_rows import height_px, places
+from lora_profiler.report.charts.axes import ROOM
+from lora_profiler.report.charts.figure import Figure, figure, head, height_px, places, rows, values
 from lora_profiler.report.charts.labels import label, lines
 from lora_profiler.report.labels import METHOD_LABELS
-from lora_profiler.report.palette import BODY_PX, FAINT_INK, INK, METHOD_MARKS, PAPER, Theme
+from lora_profiler.report.palette import BODY_PX, FAINT_INK, INK, METHOD_MARKS, PAPER
 from lora_profiler.units import rate_text
 from lora_profiler.workload import Method
 
@@ -28,7 +27,7 @@ class ThroughputBar:
     record_id: str = ""
 
 
-def throughput_bars(bars: Sequence[ThroughputBar], *, theme: Theme = "light") -> Figure:
+def throughput_bars(bars: Sequence[ThroughputBar]) -> Figure:
     """One horizontal bar for each of `bars`, from top to bottom, its number at the end and its
     interval as a whisker."""
     positions, heads = places([bar.group for bar in bars])
@@ -38,7 +37,6 @@ def throughput_bars(bars: Sequence[ThroughputBar], *, theme: Theme = "light") ->
         height=height_px(positions, len(get_args(Method))),
         x=values("tokens a second, median step", range=[0, ROOM * largest]),
         y=rows([label(bar.label) for bar in bars], positions),
-        theme=theme,
         bargap=0.35,
         annotations=[head(label(text, 100), y=y) for text, y in heads],
     )
@@ -46,16 +44,18 @@ def throughput_bars(bars: Sequence[ThroughputBar], *, theme: Theme = "light") ->
 
 def _traces(bars: Sequence[ThroughputBar], positions: Sequence[float]) -> Iterator[dict[str, Any]]:
     for method in get_args(Method):
-        found = [(bar, y) for bar, y in zip(bars, positions, strict=True) if bar.method == method]
-        if found:
+        method_bars = [
+            (bar, y) for bar, y in zip(bars, positions, strict=True) if bar.method == method
+        ]
+        if method_bars:
             yield {
                 "type": "bar",
                 "orientation": "h",
                 "name": METHOD_LABELS[method],
-                "x": [bar.tokens_per_second for bar, _ in found],
-                "y": [y for _, y in found],
-                "customdata": [bar.record_id for bar, _ in found],
-                "hovertext": [_hover(bar) for bar, _ in found],
+                "x": [bar.tokens_per_second for bar, _ in method_bars],
+                "y": [y for _, y in method_bars],
+                "customdata": [bar.record_id for bar, _ in method_bars],
+                "hovertext": [_hover(bar) for bar, _ in method_bars],
                 "hoverinfo": "text",
                 "marker": {
                     "color": METHOD_MARKS[method].colour.light,
@@ -67,8 +67,8 @@ def _traces(bars: Sequence[ThroughputBar], positions: Sequence[float]) -> Iterat
                     "thickness": 1.2,
                     "width": 4,
                     "color": FAINT_INK.light,
-                    "array": [bar.high - bar.tokens_per_second for bar, _ in found],
-                    "arrayminus": [bar.tokens_per_second - bar.low for bar, _ in found],
+                    "array": [bar.high - bar.tokens_per_second for bar, _ in method_bars],
+                    "arrayminus": [bar.tokens_per_second - bar.low for bar, _ in method_bars],
                 },
             }
 

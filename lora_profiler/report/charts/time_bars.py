@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_profiler.planning.answers import Answer
-from lora_profiler.report.charts.bytes_axis import ROOM
-from lora_profiler.report.charts.figure import Figure, figure, hatched, rows, values
-from lora_profiler.report.charts.grouped_rows import height_px
+from lora_profiler.report.charts.axes import ROOM
+from lora_profiler.report.charts.figure import Figure, figure, height_px, rows, values
 from lora_profiler.report.charts.labels import label, lines
+from lora_profiler.report.charts.marks import hatched
 from lora_profiler.report.labels import PART_LABELS
 from lora_profiler.report.method_label import method_label
-from lora_profiler.report.palette import BODY_PX, FAINT_INK, INK, PART_PAINTS, Theme
+from lora_profiler.report.palette import BODY_PX, FAINT_INK, INK, PART_PAINTS
 from lora_profiler.report.timing import steps_of
 from lora_profiler.steptime import PARTS, Part
 from lora_profiler.units import percent_text, seconds_text
@@ -42,7 +42,7 @@ def time_bars_of(answers: Sequence[Answer]) -> list[TimeBar]:
     ]
 
 
-def time_bars(bars: Sequence[TimeBar], *, theme: Theme = "light") -> Figure:
+def time_bars(bars: Sequence[TimeBar]) -> Figure:
     """One horizontal stacked bar for each of `bars`, from top to bottom, its interval as a whisker
     and its sum at the end."""
     positions: list[float] = [float(place) for place in range(len(bars))]
@@ -55,7 +55,6 @@ def time_bars(bars: Sequence[TimeBar], *, theme: Theme = "light") -> Figure:
         height=height_px(positions, len(data)),
         x=values(f"time of one step, {unit}", range=[0, ROOM * largest / size]),
         y=rows([label(bar.label) for bar in bars], positions),
-        theme=theme,
         barmode="stack",
         bargap=0.25,
     )

@@ -1,8 +1,10 @@
 """How far predictions were off: every run on the line where both are equal, errors in strips and in
 tables."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from lora_profiler.comparison.errors import METRICS, TOTAL, Comparison, Grouping, summary
 from lora_profiler.records.record import Record
@@ -15,7 +17,7 @@ from lora_profiler.report.comparisons import (
     largest_errors_table,
     run_name,
 )
-from lora_profiler.report.page.parts import Beside, Drawing, Fact, Fold, Part, Section
+from lora_profiler.report.page.parts import Beside, Card, Drawing, Fold, Part, Section
 from lora_profiler.report.page.runs import Run, worst_first
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text
 
@@ -26,7 +28,9 @@ WORST_DOTS = 150
 MOST_NUMBERS = 1500
 """Dots of the strips of several metrics, where all are drawn up to so many and `MOST_DOTS` of
 more."""
-MOST_FAMILIES = 20
+MOST_GROUPS = 20
+RunGrouping = Literal["method", "family", "model", "device"]
+"""What a run is of, and its errors are grouped by."""
 MOST_ERRORS = 15
 
 
@@ -39,11 +43,11 @@ def accuracy_section(runs: Sequence[Run]) -> Section | None:
         return None
     parts: list[Part] = []
     if compared:
-        drawn = _drawn(compared)
+        shown = drawn(compared)
         peaks = [c for run in compared if (c := run.peak) is not None]
         parts += [
-            *_told(drawn, compared),
-            Beside(parts=(_scatter(drawn), _families(drawn))),
+            *drawn_words(shown, compared),
+            Beside(parts=(scatter_drawing(shown), errors_drawing(shown, "family"))),
             Beside(
                 parts=(_errors_by("method", peaks, records), _errors_by("family", peaks, records))
             ),
@@ -56,32 +60,32 @@ def accuracy_section(runs: Sequence[Run]) -> Section | None:
     return Section(name="accuracy", title="Predicted against measured", parts=tuple(parts))
 
 
-def accuracy_facts(runs: Sequence[Run]) -> list[Fact]:
+def accuracy_cards(runs: Sequence[Run]) -> list[Card]:
     """Mean and worst error of the peak, and how many are within one percent."""
     rows = [peak for run in runs if (peak := run.peak) is not None]
     whole = summary(rows, ())
     if not whole or whole[0].mean_absolute is None:
         return []
-    found, by_id = whole[0], {run.record_id: run for run in runs}
+    errors, by_id = whole[0], {run.record_id: run for run in runs}
     exact = sum(c.predicted == c.measured for c in rows)
-    mean = percent_text(found.mean_absolute or 0.0) if found.mean_absolute else "exact"
-    worst = error_text(found.worst) if found.worst is not None else "exact"
+    mean = percent_text(errors.mean_absolute or 0.0) if errors.mean_absolute else "exact"
+    worst = error_text(errors.worst) if errors.worst is not None else "exact"
     where = (
-        by_id[found.worst_record_id].name
-        if found.worst and found.worst_record_id
+        by_id[errors.worst_record_id].name
+        if errors.worst and errors.worst_record_id
         else "every peak is equal to the byte"
     )
     within = sum(c.is_within(0.01) for c in rows)
     return [
-        Fact(
+        Card(
             label="mean error of the peak",
             value=mean,
-            note=f"over {count_text(found.n)} runs that went through",
+            note=f"over {count_text(errors.n)} runs that went through",
         ),
-        Fact(label="worst error of the peak", value=worst, note=where),
-        Fact(
+        Card(label="worst error of the peak", value=worst, note=where),
+        Card(
             label="within 1 %",
-            value=f"{count_text(within)} of {count_text(found.n)}",
+            value=f"{count_text(within)} of {count_text(errors.n)}",
             note=f"{count_text(exact)} equal to the byte",
         ),
     ]
@@ -103,35 +107,40 @@ def _notes(claims: Sequence[Comparison]) -> list[str]:
 # --- figures --------------------------------------------------------------------------------------
 
 
-def _drawn(compared: Sequence[Run]) -> list[Run]:
+def drawn(compared: Sequence[Run], most: int = MOST_DOTS) -> list[Run]:
     """All of them where they are few; else the largest errors and every so many-th of the rest, in
     their order."""
-    if len(compared) <= MOST_DOTS:
+    if len(compared) <= most:
         return list(compared)
     ordered = worst_first(compared)
     rest = ordered[WORST_DOTS:]
-    each = -(-len(rest) // (MOST_DOTS - WORST_DOTS))
-    return sorted([*ordered[:WORST_DOTS], *rest[::each]], key=lambda run: run.number)
+    stride = -(-len(rest) // (most - WORST_DOTS))
+    return sorted([*ordered[:WORST_DOTS], *rest[::stride]], key=lambda run: run.number)
 
 
-def _told(drawn: Sequence[Run], compared: Sequence[Run]) -> Iterable[Paragraph]:
-    if len(drawn) < len(compared):
-        yield paragraph(
-            f"The figures show {count_text(len(drawn))} of {count_text(len(compared))} runs: the"
+def drawn_words(shown: Sequence[Run], compared: Sequence[Run]) -> list[Paragraph]:
+    """What the figures leave out, if anything."""
+    if len(shown) == len(compared):
+        return []
+    return [
+        paragraph(
+            f"The figures show {count_text(len(shown))} of {count_text(len(compared))} runs: the"
             f" {WORST_DOTS} with the largest errors, and every so many-th of the others. The tables"
             " count all."
         )
+    ]
 
 
-def _scatter(drawn: Sequence[Run]) -> Drawing:
+def scatter_drawing(shown: Sequence[Run]) -> Drawing:
+    """The peak of each run on the line where both sides are equal."""
     points = [
         ScatterPoint(
             label=run.name,
-            method=run.scored.record.workload.setup.method,
+            method=run.method,
             predicted_bytes=peak.predicted,
             measured_bytes=peak.measured,
         )
-        for run in drawn
+        for run in shown
         if (peak := run.peak) is not None and peak.predicted > 0 and peak.measured > 0
     ]
     sizes = [point.measured_bytes for point in points]
@@ -150,45 +159,43 @@ def _scatter(drawn: Sequence[Run]) -> Drawing:
     )
 
 
-def _families(drawn: Sequence[Run]) -> Drawing:
-    """The peak's errors, a strip for each family; the families with most runs where they are
-    many."""
-    dots = [
-        _dot(run.scored.record.workload.model.model_type, run, run.error)
-        for run in drawn
-        if run.error is not None
-    ]
-    members = {dot.group: sum(d.group == dot.group for d in dots) for dot in dots}
-    kept = sorted(members, key=lambda group: (-members[group], group))[:MOST_FAMILIES]
-    rest = (
-        f" The {MOST_FAMILIES} families with most runs of {len(members)}."
-        if len(members) > MOST_FAMILIES
-        else ""
-    )
-    shown = sorted((dot for dot in dots if dot.group in kept), key=lambda dot: dot.group)
+def errors_drawing(shown: Sequence[Run], by: RunGrouping) -> Drawing:
+    """The peak's errors, a strip for each group; the groups with most runs where they are many."""
+    dots = [_dot(run, by, run.error) for run in shown if run.error is not None]
+    members = Counter(dot.group for dot in dots)
+    kept = sorted(members, key=lambda group: (-members[group], group))[:MOST_GROUPS]
+    order = list(labels.METHOD_LABELS.values()) if by == "method" else sorted(kept)
+    what = labels.GROUPING_LABELS[by]
     return Drawing(
-        name="errors-by-family",
+        name=f"errors-by-{by}",
         caption=(
-            "Error of the peak, one dot a run, by family. The numbers are in the tables"
-            f" below.{rest}"
+            f"Error of the peak, one dot a run, by {what}. The numbers are in the tables below."
         ),
         description=(
-            f"Strips of errors around zero for {len(kept)} model families, with the median of each."
+            f"Strips of errors around zero for {len(kept)} groups by {what}, with the median of"
+            " each."
         ),
-        figure=charts.error_strip(shown),
+        lines=(
+            (f"The {MOST_GROUPS} groups with most runs of {len(members)}.",)
+            if len(members) > MOST_GROUPS
+            else ()
+        ),
+        figure=charts.error_strip(
+            sorted((d for d in dots if d.group in kept), key=lambda d: order.index(d.group))
+        ),
     )
 
 
 def _metrics(claims: Sequence[Comparison], records: dict[str, Record]) -> Drawing:
     """Errors of every metric that is one number, a strip each."""
     whole = [c for c in claims if c.category == TOTAL and c.relative_error is not None]
-    kept, told = whole, ""
+    kept, rest = whole, ""
     if len(whole) > MOST_NUMBERS:
         by_size = sorted(whole, key=lambda c: -abs(c.relative_error or 0.0))
         kept = (
             by_size[:WORST_DOTS] + by_size[WORST_DOTS :: -(-len(whole) // (MOST_DOTS - WORST_DOTS))]
         )
-        told = (
+        rest = (
             f" Drawn are {count_text(len(kept))} of {count_text(len(whole))}, the largest errors"
             " among them."
         )
@@ -206,7 +213,7 @@ def _metrics(claims: Sequence[Comparison], records: dict[str, Record]) -> Drawin
         name="errors-by-metric",
         caption=(
             "Errors of every number that a run has one of, by what it is. The numbers are in the"
-            f" table below.{told}"
+            f" table below.{rest}"
         ),
         description=(
             f"Strips of errors around zero for {len({dot.group for dot in dots})} metrics, with the"
@@ -216,9 +223,9 @@ def _metrics(claims: Sequence[Comparison], records: dict[str, Record]) -> Drawin
     )
 
 
-def _dot(group: str, run: Run, error: float) -> ErrorDot:
-    record = run.scored.record
-    return ErrorDot(group=group, label=run.name, error=error, method=record.workload.setup.method)
+def _dot(run: Run, by: RunGrouping, error: float) -> ErrorDot:
+    group = labels.METHOD_LABELS[run.method] if by == "method" else str(getattr(run, by))
+    return ErrorDot(group=group, label=run.name, error=error, method=run.method)
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -232,6 +239,6 @@ def _errors_by(
 
 
 def _largest(peaks: Sequence[Comparison], records: dict[str, Record]) -> Iterable[Part]:
-    found = largest_errors(peaks, MOST_ERRORS)
-    if found:
-        yield largest_errors_table(found, records)
+    largest = largest_errors(peaks, MOST_ERRORS)
+    if largest:
+        yield largest_errors_table(largest, records)

@@ -4,12 +4,11 @@ from collections.abc import Iterable, Sequence
 
 from lora_profiler.prediction import CATEGORIES
 from lora_profiler.report import charts, labels
-from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.blocks import Row, Table, filled
 from lora_profiler.report.charts import CategoryBar
 from lora_profiler.report.charts.labels import shortened
-from lora_profiler.report.page.matched_runs import peak_of
 from lora_profiler.report.page.parts import Drawing, Fold, Part, Section
-from lora_profiler.report.page.runs import Run, worst_first
+from lora_profiler.report.page.runs import Run, peak_of, worst_first
 from lora_profiler.units import byte_unit, bytes_text, count_text, in_unit
 
 FEW, CHOSEN, WORST = 8, 8, 4
@@ -30,19 +29,18 @@ def composition_section(runs: Sequence[Run]) -> Section | None:
     if not known:
         return None
     if len(known) <= FEW:
-        parts: list[Part] = [_drawing("peaks", known, "Peak of every run")]
+        parts: list[Part] = [peaks_drawing("peaks", known, "Peak of every run")]
     else:
         worst = [run for run in worst_first(known)[:WORST] if run.error]
         parts = [
-            _drawing(
+            peaks_drawing(
                 "peaks",
                 largest_of_each_kind(known),
                 "The largest peaks, one of each family and method",
             )
         ]
-        parts += (
-            [_drawing("peaks-worst", worst, "The peaks that were predicted worst")] if worst else []
-        )
+        if worst:
+            parts.append(peaks_drawing("peaks-worst", worst, "The peaks that were predicted worst"))
         parts += _folds(known) if len(known) <= MOST_IN_FOLDS else []
     return Section(name="composition", title="What the peaks are made of", parts=tuple(parts))
 
@@ -52,47 +50,50 @@ def largest_of_each_kind(known: Sequence[Run]) -> list[Run]:
     most `CHOSEN`."""
     picked: dict[tuple[str, str], Run] = {}
     for run in sorted(known, key=lambda run: -peak_of(run)):
-        workload = run.scored.record.workload
-        picked.setdefault((workload.model.model_type, workload.setup.method), run)
+        picked.setdefault((run.family, run.method), run)
     return list(picked.values())[:CHOSEN]
 
 
 def _folds(known: Sequence[Run]) -> Iterable[Fold]:
-    models = dict.fromkeys(run.scored.record.workload.model.id for run in known)
+    models = dict.fromkeys(run.model for run in known)
     for number, model in enumerate(models):
-        members = [run for run in known if run.scored.record.workload.model.id == model]
+        members = [run for run in known if run.model == model]
         title = (
             f"{shortened(model)}: {count_text(len(members))} run{'s' if len(members) > 1 else ''}"
         )
         yield Fold(
             title=title,
-            parts=(_drawing(f"peaks-{number}", members, "Peak of every run of this model"),),
+            parts=(peaks_drawing(f"peaks-{number}", members, "Peak of every run of this model"),),
         )
 
 
-def _drawing(name: str, members: Sequence[Run], what: str) -> Drawing:
-    bars = [bar for run in members for bar in _bars(run)]
+def peaks_drawing(name: str, members: Sequence[Run], what: str) -> Drawing:
+    """The peaks of these runs, predicted beside measured, by category; one alone is named by the
+    caption."""
+    several = len(members) > 1
+    what = what if several else f"{members[0].name}: the peak"
+    bars = [bar for run in members for bar in _bars(run, run.name if several else "")]
     largest = max((bar.total_bytes for bar in bars), default=0)
     return Drawing(
         name=name,
         caption=f"{what}, predicted beside measured, by category.",
         description=(
-            f"Stacked bars in pairs for {count_text(len(members))} runs, the largest of"
-            f" {bytes_text(largest)}."
+            f"Stacked bars in pairs for {count_text(len(members))} run{'s' if several else ''}, the"
+            f" largest of {bytes_text(largest)}."
         ),
         figure=charts.category_bars(bars),
         numbers=_numbers(bars),
     )
 
 
-def _bars(run: Run) -> Iterable[CategoryBar]:
+def _bars(run: Run, name: str) -> Iterable[CategoryBar]:
     prediction, measured = run.scored.prediction, run.scored.record.measurement
     if prediction is not None:
         lower = prediction.saved_activation_bytes is None
         yield CategoryBar(
-            label="predicted", bytes=prediction.peak.bytes, group=run.name, at_least=lower
+            label="predicted", bytes=prediction.peak.bytes, group=name, at_least=lower
         )
-    yield CategoryBar(label="measured", bytes=measured.attribution_bytes, group=run.name)
+    yield CategoryBar(label="measured", bytes=measured.attribution_bytes, group=name)
 
 
 def _numbers(bars: Sequence[CategoryBar]) -> Table:
@@ -110,4 +111,5 @@ def _numbers(bars: Sequence[CategoryBar]) -> Table:
         for bar in bars
     )
     columns = ("run", "", *(labels.CATEGORY_SHORT[c] for c in held), "sum")
-    return Table(title=f"The numbers of the figure, {unit}", columns=columns, rows=rows, left=2)
+    title = f"The numbers of the figure, {unit}"
+    return filled(Table(title=title, columns=columns, rows=rows, left=2))

@@ -9,16 +9,20 @@ from lora_profiler.comparison.scored import Scored
 from lora_profiler.planning.answers import Answer
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.comparisons import environment_lines, not_compared_lines
-from lora_profiler.report.page.accuracy import accuracy_facts, accuracy_section
+from lora_profiler.report.page.accuracy import accuracy_cards, accuracy_section
 from lora_profiler.report.page.composition import composition_section
 from lora_profiler.report.page.data import page_data
-from lora_profiler.report.page.definitions import definitions_section
-from lora_profiler.report.page.matched_runs import groups_alike
-from lora_profiler.report.page.parts import Fact, Section, sections
-from lora_profiler.report.page.predicted import predicted_facts, predicted_sections
+from lora_profiler.report.page.parts import Card, Section, sections
+from lora_profiler.report.page.predicted import predicted_sections
 from lora_profiler.report.page.provenance import provenance_section
-from lora_profiler.report.page.public import public_section
-from lora_profiler.report.page.runs import failures_section, numbered, run_facts, runs_section
+from lora_profiler.report.page.reference import definitions_section, public_section
+from lora_profiler.report.page.runs import (
+    failures_section,
+    groups_alike,
+    numbered,
+    run_cards,
+    runs_section,
+)
 from lora_profiler.report.page.speed import speed_section
 from lora_profiler.report.page.steps import layers_section, steps_section
 from lora_profiler.units import count_text
@@ -31,7 +35,7 @@ class Content:
 
     title: str
     lines: tuple[str, ...]
-    facts: tuple[Fact, ...]
+    cards: tuple[Card, ...]
     sections: tuple[Section, ...]
     data: dict[str, Any]
 
@@ -48,7 +52,7 @@ def report_content(
     return Content(
         title=title or _title(scored, predictions),
         lines=tuple([*environment_lines(s.record for s in scored), *not_compared_lines(scored)]),
-        facts=(*run_facts(runs), *accuracy_facts(runs), *predicted_facts(predictions)),
+        cards=(*run_cards(runs), *accuracy_cards(runs)),
         sections=sections(
             *predicted_sections(predictions),
             accuracy_section(runs),

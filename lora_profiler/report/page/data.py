@@ -68,10 +68,10 @@ def _row(run: Run) -> dict[str, Any]:
 
 
 def _comparisons(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    found: dict[tuple[str, str, str], dict[int, Comparison]] = {}
+    columns: dict[tuple[str, str, str], dict[int, Comparison]] = {}
     for number, run in enumerate(runs):
         for c in run.scored.comparisons:
-            found.setdefault((c.metric, c.category, c.engine), {})[number] = c
+            columns.setdefault((c.metric, c.category, c.engine), {})[number] = c
     numbers = range(len(runs))
     return [
         {
@@ -83,5 +83,5 @@ def _comparisons(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 by_run[n].predicted - by_run[n].measured if n in by_run else None for n in numbers
             ],
         }
-        for (metric, category, engine), by_run in found.items()
+        for (metric, category, engine), by_run in columns.items()
     ]

@@ -53,9 +53,9 @@ class _Reader(HTMLParser):
         self._within = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        if tag == "script" and found.get("id") == DATA_ID:
-            self._within, self.text, self.is_packed = True, "", "data-packed" in found
+        attributes = dict(attrs)
+        if tag == "script" and attributes.get("id") == DATA_ID:
+            self._within, self.text, self.is_packed = True, "", "data-packed" in attributes
 
     def handle_endtag(self, tag: str) -> None:
         self._within = False

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_profiler.report import charts
-from lora_profiler.report.blocks import Paragraph, Row, Table, paragraph
+from lora_profiler.report.blocks import Paragraph, Table, paragraph
 from lora_profiler.report.claims import caption, grouped
 from lora_profiler.report.claims.chart import Chart, numbers_table
 from lora_profiler.report.claims.document import claim_blocks
@@ -16,8 +16,17 @@ from lora_profiler.report.learn.flow import flow
 from lora_profiler.report.learn.layer import LoraLayer, adam_bytes, gradient_bytes
 from lora_profiler.report.learn.matrices import matrices
 from lora_profiler.report.page.content import Content
-from lora_profiler.report.page.parts import Beside, Drawing, Fact, Fold, Part, Picture, Section
-from lora_profiler.units import bytes_text, count_text, percent_text, shape_text
+from lora_profiler.report.page.parts import (
+    Beside,
+    Card,
+    Cards,
+    Drawing,
+    Fold,
+    Part,
+    Picture,
+    Section,
+)
+from lora_profiler.units import bytes_texts, change_text, count_text, shape_text
 
 _MOST_AT_ONCE = 6
 """Figures of one heading; the others are in a fold."""
@@ -26,20 +35,20 @@ _MOST_AT_ONCE = 6
 def mathematics_content(document: Mapping[str, Any]) -> Content:
     """The page of a document of `report.claims`; the same document makes the same page at any
     time."""
-    content = findings(document)
+    results = findings(document)
     closing = [document["tolerances"]] if "tolerances" in document else []
     return Content(
-        title=f"The mathematics of LoRA, checked on {content.model}",
-        lines=(*content.lines, *closing),
-        facts=tuple(
-            Fact(label=c.title, value=CLAIM_VERDICT_LABELS[c.verdict], note=c.headline)
-            for c in content.claims
+        title=f"The mathematics of LoRA, checked on {results.model}",
+        lines=(*results.lines, *closing),
+        cards=tuple(
+            Card(label=c.title, value=CLAIM_VERDICT_LABELS[c.verdict], note=c.headline)
+            for c in results.claims
         ),
         sections=(
             _layer_section(LoraLayer()),
             *(
                 _group_section(number, heading, members)
-                for number, (heading, members) in enumerate(grouped(content.charts))
+                for number, (heading, members) in enumerate(grouped(results.charts))
             ),
             _claims_section(document),
         ),
@@ -48,13 +57,12 @@ def mathematics_content(document: Mapping[str, Any]) -> Content:
 
 
 def _layer_section(layer: LoraLayer) -> Section:
-    counted = counts_chart(layer)
     return Section(
         name="layer",
         title=f"One layer of {shape_text(layer.d, layer.k)}, rank {layer.r}, alpha {layer.alpha}",
         parts=(
             paragraph(*counts_words(layer)),
-            _counts(layer),
+            Cards(cards=tuple(layer_cards(layer))),
             Beside(
                 parts=(
                     Picture(
@@ -69,40 +77,56 @@ def _layer_section(layer: LoraLayer) -> Section:
                     ),
                 )
             ),
-            Drawing(
-                name="counts",
-                caption=f"{counted.title}.",
-                description=" ".join(counts_words(layer)),
-                figure=charts.claim_chart(counted),
-                numbers=numbers_table(counted),
-            ),
+            counts_drawing(layer),
         ),
     )
 
 
-def _counts(layer: LoraLayer) -> Table:
-    both = (("full", layer.full), (f"LoRA r{layer.r}", layer.lora))
-    rows = [
-        Row(
-            cells=(
-                name,
-                count_text(n),
-                bytes_text(gradient_bytes(n)),
-                bytes_text(adam_bytes(n)),
-                bytes_text(gradient_bytes(n) + adam_bytes(n)),
-                percent_text(n / layer.full),
-            )
-        )
-        for name, n in both
-    ]
-    columns = ("", "numbers that train", "gradients", "Adam's averages", "both", "of full")
-    return Table(
-        columns=columns, rows=tuple(rows), title="What trains, and what it holds in float32"
+def counts_drawing(layer: LoraLayer) -> Drawing:
+    """How many numbers train at each rank."""
+    counted = counts_chart(layer)
+    return Drawing(
+        name="counts",
+        caption=f"{counted.title}.",
+        description=" ".join((f"{counted.title}.", *counts_words(layer))),
+        figure=charts.claim_chart(counted),
+        numbers=numbers_table(counted),
     )
 
 
+def layer_cards(layer: LoraLayer) -> list[Card]:
+    """What trains, and what it holds in float32."""
+    both = layer.full, layer.lora
+    change = change_text(layer.share - 1)
+    return [
+        Card(
+            label=label,
+            rows=(("full", texts[0], ""), (f"LoRA r{layer.r}", texts[1], change)),
+            note=note,
+        )
+        for label, texts, note in (
+            ("Numbers that train", [count_text(n) for n in both], "d k against r (d + k)"),
+            (
+                "Gradients",
+                bytes_texts([gradient_bytes(n) for n in both]),
+                "in float32, 4 bytes a number",
+            ),
+            (
+                "Adam's two averages",
+                bytes_texts([adam_bytes(n) for n in both]),
+                "in float32, 8 bytes a number",
+            ),
+            (
+                "Gradients and Adam",
+                bytes_texts([gradient_bytes(n) + adam_bytes(n) for n in both]),
+                "12 bytes a number",
+            ),
+        )
+    ]
+
+
 def _group_section(number: int, heading: str, members: Sequence[Chart]) -> Section:
-    drawn: list[Part] = [_drawing(chart) for chart in members]
+    drawn: list[Part] = [claim_drawing(chart) for chart in members]
     shown, rest = drawn[:_MOST_AT_ONCE], drawn[_MOST_AT_ONCE:]
     parts: list[Part] = [Beside(parts=tuple(shown))] if len(shown) > 1 else shown
     if rest:
@@ -110,7 +134,8 @@ def _group_section(number: int, heading: str, members: Sequence[Chart]) -> Secti
     return Section(name=f"found-{number}", title=heading, parts=tuple(parts))
 
 
-def _drawing(chart: Chart) -> Drawing:
+def claim_drawing(chart: Chart) -> Drawing:
+    """A chart of `verify`, with what is seen in it."""
     words = (*caption(chart), *([chart.note] if chart.note else []))
     return Drawing(
         name="chart-" + "".join(c if c.isalnum() else "-" for c in chart.key),

@@ -9,12 +9,20 @@ from lora_profiler.report.charts import Figure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fact:
-    """One headline number: what it is, its text with unit, and a line on it."""
+class Card:
+    """What stands first on a page: one number with its unit as `value`, or `rows` of (name, value,
+    change, ...) under `columns`; and a line on it."""
 
     label: str
-    value: str
+    value: str = ""
+    rows: tuple[tuple[str, ...], ...] = ()
+    columns: tuple[str, ...] = ()
     note: str = ""
+
+    @property
+    def filled(self) -> list[int]:
+        """The places beside the name that any row fills."""
+        return [n for n in range(1, len(self.rows[0])) if any(row[n] for row in self.rows)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +66,14 @@ class Beside:
     parts: tuple["Part", ...]
 
 
-Part = Paragraph | Table | Drawing | Picture | Fold | Beside
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cards:
+    """Cards side by side, as many in a row as there is room for."""
+
+    cards: tuple[Card, ...]
+
+
+Part = Paragraph | Table | Cards | Drawing | Picture | Fold | Beside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,15 +87,15 @@ class Section:
 
 def drawings(parts: Iterable[Part]) -> list[Drawing]:
     """Every figure among `parts` and in their folds, in order."""
-    found: list[Drawing] = []
+    figures: list[Drawing] = []
     for part in parts:
         if isinstance(part, Drawing):
-            found.append(part)
+            figures.append(part)
         elif isinstance(part, Fold | Beside):
-            found += drawings(part.parts)
-    return found
+            figures += drawings(part.parts)
+    return figures
 
 
-def sections(*asked: Section | None) -> tuple[Section, ...]:
+def sections(*candidates: Section | None) -> tuple[Section, ...]:
     """Those that there is something to say in."""
-    return tuple(section for section in asked if section is not None and section.parts)
+    return tuple(section for section in candidates if section is not None and section.parts)

@@ -7,17 +7,16 @@ from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.remarks import activation_excess
 from lora_profiler.planning.sizes import size_fits
 from lora_profiler.report import charts, labels
-from lora_profiler.report.blocks import Paragraph, Row, Table
+from lora_profiler.report.blocks import Row, Table, paragraph
 from lora_profiler.report.charts import CategoryBar, FitCell, Limit
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.method_label import method_label
-from lora_profiler.report.page.parts import Beside, Drawing, Fact, Part, Section
+from lora_profiler.report.page.headlines import headlines
+from lora_profiler.report.page.parts import Beside, Cards, Drawing, Part, Section
 from lora_profiler.report.page.steps import curve_drawing, layer_drawings
-from lora_profiler.report.predictions import model_blocks
+from lora_profiler.report.predictions import model_parts
 from lora_profiler.report.timing import device_name, time_words
 from lora_profiler.units import bytes_text, count_text, percent_text
-
-MOST_FACTS = 6
 
 
 def predicted_sections(answers: Sequence[Answer]) -> Iterable[Section]:
@@ -32,65 +31,42 @@ def predicted_sections(answers: Sequence[Answer]) -> Iterable[Section]:
         )
 
 
-def predicted_facts(answers: Sequence[Answer]) -> list[Fact]:
-    """The peak of each answer."""
-    facts = []
-    for answer in answers[:MOST_FACTS]:
-        prediction = answer.prediction
-        lower = "≥ " if prediction.saved_activation_bytes is None else ""
-        trained = percent_text(prediction.parameters.trainable_fraction)
-        verdict = (
-            f"; {labels.VERDICT_LABELS[answer.fit.verdict]} on {answer.fit.gpu.name}"
-            if answer.fit
-            else ""
-        )
-        facts.append(
-            Fact(
-                label=f"{method_label(prediction)} peaks at",
-                value=lower + bytes_text(prediction.peak.total_bytes),
-                note=(
-                    f"{shortened(prediction.workload.model.id)}, {trained} of the weights"
-                    f" train{verdict}"
-                ),
-            )
-        )
-    return facts
-
-
 def _parts(prefix: str, answers: Sequence[Answer]) -> Iterable[Part]:
     predictions = [answer.prediction for answer in answers]
     full = next((p for p in predictions if p.workload.setup.method == "full"), None)
     lora = next((p for p in predictions if p.workload.setup.method != "full"), None)
-    title, *blocks = model_blocks(answers, activation_excess(full, lora) if full and lora else None)
-    if isinstance(title, Paragraph):
-        yield Paragraph(lines=title.lines)
-    limit = _limit(answers[0])
-    yield _bars(prefix, answers, limit)
-    yield from _times(prefix, answers)
-    yield from blocks
-    known = [p for p in predictions if p.saved_activation_bytes is not None]
+    parts = model_parts(answers, activation_excess(full, lora) if full and lora else None)
+    yield paragraph(parts.title, *parts.setup)
+    yield Cards(cards=tuple(headlines(answers)))
+    yield composition_drawing(f"{prefix}-bars", answers)
+    yield from _known(times_drawing(f"{prefix}-times", answers))
+    yield from parts.tables
+    yield from parts.notes
+    known = [answer for answer in answers if answer.prediction.saved_activation_bytes is not None]
     if known:
-        curves = (
-            curve_drawing(f"{prefix}-curve-{n}", method_label(p), p, limit)
-            for n, p in enumerate(known)
-        )
+        curves = (answer_curve(f"{prefix}-curve-{n}", answer) for n, answer in enumerate(known))
         yield Beside(parts=tuple(curves))
     yield from layer_drawings(f"{prefix}-layers", predictions)
     for number, answer in enumerate(answers):
-        yield from _fit_map(f"{prefix}-fit-{number}", answer)
-        yield from _levers(f"{prefix}-levers-{number}", answer)
+        yield from _known(
+            fit_drawing(f"{prefix}-fit-{number}", answer),
+            levers_drawing(f"{prefix}-levers-{number}", answer),
+        )
+
+
+def _known(*drawings: Drawing | None) -> Iterable[Drawing]:
+    return (drawing for drawing in drawings if drawing is not None)
 
 
 def _limit(answer: Answer) -> Limit | None:
     gpu = answer.gpu
-    return (
-        None
-        if gpu is None or gpu.usable_bytes is None
-        else Limit(label=gpu.name, bytes=gpu.usable_bytes)
-    )
+    if gpu is None or gpu.usable_bytes is None:
+        return None
+    return Limit(label=gpu.name, bytes=gpu.usable_bytes)
 
 
-def _bars(prefix: str, answers: Sequence[Answer], limit: Limit | None) -> Drawing:
+def composition_drawing(name: str, answers: Sequence[Answer]) -> Drawing:
+    """What each method's peak is made of."""
     bars = [
         CategoryBar(
             label=method_label(a.prediction),
@@ -99,33 +75,52 @@ def _bars(prefix: str, answers: Sequence[Answer], limit: Limit | None) -> Drawin
         )
         for a in answers
     ]
-    told = ", ".join(f"{bar.label} {bytes_text(bar.total_bytes)}" for bar in bars)
+    words = "; ".join(f"{bar.label}: {_held(bar)}" for bar in bars)
     return Drawing(
-        name=f"{prefix}-bars",
+        name=name,
         caption=(
             "The predicted peak of each method, by category; the numbers are in the table below."
         ),
-        description=f"Stacked bars: {told}.",
-        figure=charts.category_bars(bars, limit=limit),
+        description=f"Stacked bars of the peak by category. {words}.",
+        figure=charts.category_bars(bars, limit=_limit(answers[0])),
     )
 
 
-def _times(prefix: str, answers: Sequence[Answer]) -> Iterable[Drawing]:
-    if bars := charts.time_bars_of(answers):
-        yield Drawing(
-            name=f"{prefix}-times",
-            caption=(
-                f"Where the time of one step on {device_name(answers)} goes; the numbers are in the"
-                " table below."
-            ),
-            description=f"Stacked bars: {time_words(answers)}.",
-            figure=charts.time_bars(bars),
-        )
+def _held(bar: CategoryBar) -> str:
+    return ", ".join(
+        f"{labels.CATEGORY_LABELS[category]} {bytes_text(size)}"
+        for category, size in bar.bytes.items()
+        if size
+    )
 
 
-def _fit_map(name: str, answer: Answer) -> Iterable[Drawing]:
+def times_drawing(name: str, answers: Sequence[Answer]) -> Drawing | None:
+    """Where the time of each method's step goes; None where no time is known."""
+    bars = charts.time_bars_of(answers)
+    if not bars:
+        return None
+    return Drawing(
+        name=name,
+        caption=(
+            f"Where the time of one step on {device_name(answers)} goes; the numbers are in the"
+            " table below."
+        ),
+        description=f"Stacked bars of where the time of one step goes. {time_words(answers)}.",
+        figure=charts.time_bars(bars),
+    )
+
+
+def answer_curve(name: str, answer: Answer) -> Drawing:
+    """Memory over one steady step, below what the card has."""
+    prediction = answer.prediction
+    return curve_drawing(name, method_label(prediction), prediction, _limit(answer))
+
+
+def fit_drawing(name: str, answer: Answer, engine: str = "auto") -> Drawing | None:
+    """Which batches and lengths fit the card that was named; None where none was, or nobody can
+    tell."""
     if answer.gpu is None:
-        return
+        return None
     setup = answer.prediction.workload.setup
     cells = [
         FitCell(
@@ -135,22 +130,24 @@ def _fit_map(name: str, answer: Answer) -> Iterable[Drawing]:
             verdict=s.verdict,
             is_asked=(s.batch_size, s.seq_len) == (setup.batch_size, setup.seq_len),
         )
-        for s in size_fits(answer.prediction, answer.gpu)
+        for s in size_fits(answer.prediction, answer.gpu, engine)
     ]
-    if cells:
-        fitting = sum(cell.verdict == "fits" for cell in cells)
-        yield Drawing(
-            name=name,
-            caption=(
-                f"{method_label(answer.prediction)} on {answer.gpu.name}: peak and verdict at every"
-                " batch and length."
-            ),
-            description=(
-                f"A grid of {count_text(len(cells))} sizes, {count_text(fitting)} of which fit."
-            ),
-            figure=charts.fit_map(cells),
-            numbers=_fit_table(cells),
-        )
+    if not cells:
+        return None
+    fitting = sum(cell.verdict == "fits" for cell in cells)
+    return Drawing(
+        name=name,
+        caption=(
+            f"{method_label(answer.prediction)} on {answer.gpu.name}: peak and verdict at every"
+            " batch and length."
+        ),
+        description=(
+            f"Which batch sizes and sequence lengths fit {answer.gpu.name}: of a grid of"
+            f" {count_text(len(cells))} sizes {count_text(fitting)}."
+        ),
+        figure=charts.fit_map(cells),
+        numbers=_fit_table(cells),
+    )
 
 
 def _fit_table(cells: Sequence[FitCell]) -> Table:
@@ -173,32 +170,31 @@ def _fit_table(cells: Sequence[FitCell]) -> Table:
     )
 
 
-def _levers(name: str, answer: Answer) -> Iterable[Drawing]:
-    if answer.levers:
-        best = answer.levers[0]
-        rows = tuple(
-            Row(
-                cells=(
-                    lever.name,
-                    lever.option,
-                    lever.price,
-                    *map(bytes_text, (lever.peak_bytes, lever.saved_bytes)),
-                    percent_text(lever.saved_fraction),
-                )
+def levers_drawing(name: str, answer: Answer) -> Drawing | None:
+    """What lowers the peak; None where nothing does."""
+    if not answer.levers:
+        return None
+    words = "; ".join(f"{lever.name} by {bytes_text(lever.saved_bytes)}" for lever in answer.levers)
+    rows = tuple(
+        Row(
+            cells=(
+                lever.name,
+                lever.option,
+                lever.price,
+                *map(bytes_text, (lever.peak_bytes, lever.saved_bytes)),
+                percent_text(lever.saved_fraction),
             )
-            for lever in answer.levers
         )
-        columns = ("change", "option", "price", "peak then", "saved", "")
-        yield Drawing(
-            name=name,
-            caption=(
-                f"{method_label(answer.prediction)}: single changes that lower the peak, each"
-                " predicted anew."
-            ),
-            description=(
-                f"Bars of {len(rows)} changes; {best.name} saves most,"
-                f" {bytes_text(best.saved_bytes)}."
-            ),
-            figure=charts.lever_bars(answer.levers),
-            numbers=Table(title="The numbers of the figure", columns=columns, rows=rows, left=3),
-        )
+        for lever in answer.levers
+    )
+    columns = ("change", "option", "price", "peak then", "saved", "")
+    return Drawing(
+        name=name,
+        caption=(
+            f"{method_label(answer.prediction)}: single changes that lower the peak, each"
+            " predicted anew."
+        ),
+        description=f"What lowers the peak: {words}.",
+        figure=charts.lever_bars(answer.levers),
+        numbers=Table(title="The numbers of the figure", columns=columns, rows=rows, left=3),
+    )

@@ -30,7 +30,8 @@ def provenance_section(runs: Sequence[Run]) -> Section | None:
     parts.append(
         Beside(
             parts=tuple(
-                environment_table(number, members) for number, members in enumerate(shown, 1)
+                environment_table(_set_up(number, members), members)
+                for number, members in enumerate(shown, 1)
             )
         )
     )
@@ -65,7 +66,13 @@ def _lines(records: Sequence[Record], count: int, shown: int) -> list[str]:
     return lines
 
 
-def environment_table(number: int, members: Sequence[Record]) -> Table:
+def _set_up(number: int, members: Sequence[Record]) -> str:
+    several = "s" if len(members) > 1 else ""
+    name = members[0].environment.device.name
+    return f"Set-up {number}: {name}, {count_text(len(members))} run{several}"
+
+
+def environment_table(title: str, members: Sequence[Record]) -> Table:
     """One set-up: device, machine, packages, settings; commits and allocators as far as its records
     differ in them."""
     first = members[0].environment
@@ -80,29 +87,26 @@ def environment_table(number: int, members: Sequence[Record]) -> Table:
         rows += [
             Row(cells=(name, value), indent=1) for name, value in sorted(first.variables.items())
         ]
-    title = (
-        f"Set-up {number}: {first.device.name}, {count_text(len(members))}"
-        f" run{'s' if len(members) > 1 else ''}"
-    )
     return Table(title=title, columns=("", ""), rows=tuple(rows), left=2)
 
 
 def _facts(environment: Environment) -> dict[str, str]:
     document: Mapping[str, Any] = asdict(environment)
-    found = {}
+    facts = {}
     for path, label in labels.ENVIRONMENT_LABELS.items():
         value: Any = document
         for name in path.split("."):
             value = value.get(name)
         if value is not None and path not in ("commit", "allocator"):
-            found[label] = _text(path, value)
-    return found
+            facts[label] = fact_text(path, value)
+    return facts
 
 
-def _text(path: str, value: Any) -> str:
+def fact_text(path: str, value: Any) -> str:
+    """One value of an environment or of conditions; `path` is the name of its field."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if path.endswith("_bytes"):
+    if path.endswith("_bytes") and isinstance(value, int):
         return bytes_text(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 

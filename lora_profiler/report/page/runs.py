@@ -1,8 +1,10 @@
 """The records of a page, numbered: every one in a table of its own, and every one that did not go
 through with its reason."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from statistics import median
 
 from lora_profiler.comparison.errors import TOTAL, Comparison, Metric, lower_bounds
 from lora_profiler.comparison.scored import Scored
@@ -10,14 +12,15 @@ from lora_profiler.comparison.throughput import Throughput, throughput
 from lora_profiler.records.record import Status
 from lora_profiler.report import labels
 from lora_profiler.report.advice import advice
-from lora_profiler.report.blocks import Row, Table, paragraph
+from lora_profiler.report.blocks import Row, Table, filled, paragraph
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.comparisons import run_cells
 from lora_profiler.report.measurements import comparison_text
 from lora_profiler.report.method_label import way_label
-from lora_profiler.report.page.parts import Fact, Part, Section
+from lora_profiler.report.page.parts import Card, Part, Section
 from lora_profiler.report.process_group import ranks_text
 from lora_profiler.units import bytes_text, count_text, rate_text, seconds_text
+from lora_profiler.workload import Method, Workload
 
 MOST_ROWS = 800
 """Rows of the tables of all runs. The embedded data hold more."""
@@ -27,49 +30,155 @@ FEW = 4
 """Runs whose peaks are headlines."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
-    """A scored record as the page speaks of it. `number` counts from 1 in the order given; ids take
-    long, and are kept."""
+    """A scored record as pages speak of it. `number` counts from 1 in the order given; what takes
+    long is kept: the id, `cells` of model, method and setup, and the peak, predicted and measured,
+    where both are known."""
 
     number: int
     scored: Scored
     record_id: str
-    speed: Throughput | None
+    cells: tuple[str, str, str]
+    peak: Comparison | None
 
     @property
     def name(self) -> str:
         """'#12 gpt2, LoRA r16, batch 2 x 512, float32'."""
-        return f"#{self.number} {', '.join(run_cells(self.scored.record))}"
+        return f"#{self.number} {', '.join(self.cells)}"
+
+    @property
+    def model(self) -> str:
+        return self.scored.record.workload.model.id
+
+    @property
+    def family(self) -> str:
+        return self.scored.record.workload.model.model_type
+
+    @property
+    def method(self) -> Method:
+        return self.scored.record.workload.setup.method
+
+    @property
+    def device(self) -> str:
+        return self.scored.record.environment.device.name
+
+    @property
+    def status(self) -> Status:
+        return self.scored.record.measurement.status
+
+    @cached_property  # its intervals take most of a millisecond, which few pages need of all runs
+    def speed(self) -> Throughput | None:
+        return throughput(self.scored.record)
+
+    @property
+    def step_seconds(self) -> float | None:
+        """The median."""
+        measured = self.scored.record.measurement
+        known = measured.went_through and measured.step_seconds
+        return median(measured.step_seconds) if known else None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        seconds, tokens = self.step_seconds, self.scored.record.measurement.tokens_per_step
+        return tokens / seconds if seconds and tokens else None
 
     @property
     def is_timed(self) -> bool:
         return self.speed is not None and self.speed.tokens_per_second is not None
 
     @property
-    def peak(self) -> Comparison | None:
-        """The peak, predicted and measured, where both are known."""
-        return next(
-            (c for c in self.scored.comparisons if c.metric == PEAK and c.category == TOTAL), None
-        )
+    def measured_bytes(self) -> int | None:
+        return self.scored.record.measurement.peak_requested_bytes
+
+    @property
+    def predicted_bytes(self) -> int | None:
+        """The whole peak; None where only a lower bound of it is known."""
+        prediction = self.scored.prediction
+        if prediction is None or prediction.saved_activation_bytes is None:
+            return None
+        return prediction.peak.total_bytes
 
     @property
     def error(self) -> float | None:
-        peak = self.peak
-        return None if peak is None else peak.relative_error
+        return None if self.peak is None else self.peak.relative_error
 
 
-def numbered(scored: Sequence[Scored]) -> list[Run]:
-    return [
-        Run(number=n, scored=s, record_id=s.record.id, speed=throughput(s.record))
-        for n, s in enumerate(scored, 1)
-    ]
+def numbered(scored: Iterable[Scored]) -> list[Run]:
+    """A run for each record, failures included, in their order."""
+    cells: dict[Workload, tuple[str, str, str]] = {}  # of many records few workloads differ
+    runs = []
+    for number, s in enumerate(scored, 1):
+        workload = s.record.workload
+        if workload not in cells:
+            cells[workload] = run_cells(s.record)
+        peaks = (c for c in s.comparisons if c.metric == PEAK and c.category == TOTAL)
+        runs.append(
+            Run(
+                number=number,
+                scored=s,
+                record_id=s.record.id,
+                cells=cells[workload],
+                peak=next(peaks, None),
+            )
+        )
+    return runs
 
 
 def worst_first(runs: Sequence[Run]) -> list[Run]:
     """By the size of the peak's error, the largest first; those without one last. Equal ones keep
     their order."""
     return sorted(runs, key=lambda run: -1.0 if run.error is None else abs(run.error), reverse=True)
+
+
+# --- what differs in the method alone -------------------------------------------------------------
+
+
+def groups_alike(runs: Sequence[Run]) -> list[list[Run]]:
+    """Groups of runs with the same model, sizes, dtype, optimizer and device, one run a workload,
+    full fine-tuning first.
+
+    Only groups with several methods or ranks. In order of the largest peak, the largest first.
+    """
+    groups: dict[tuple[Workload, str], dict[Workload, Run]] = {}
+    for run in runs:
+        record = run.scored.record
+        if record.measurement.went_through:
+            key = _without_method(record.workload), record.environment.key
+            groups.setdefault(key, {}).setdefault(record.workload, run)
+    several = [
+        sorted(members.values(), key=_order) for members in groups.values() if len(members) > 1
+    ]
+    return sorted(several, key=lambda group: -max(peak_of(run) for run in group))
+
+
+def full_and_lora(groups: Sequence[Sequence[Run]]) -> list[Run]:
+    """Full fine-tuning and the first LoRA of the first group that has both and is predicted, else
+    nothing."""
+    for group in groups:
+        full = [run for run in group if run.scored.record.workload.setup.lora is None]
+        lora = [run for run in group if run.scored.record.workload.setup.lora is not None]
+        if full and lora and full[0].scored.prediction and lora[0].scored.prediction:
+            return [full[0], lora[0]]
+    return []
+
+
+def peak_of(run: Run) -> int:
+    """Measured peak in bytes, 0 where it was not measured."""
+    return run.scored.record.measurement.peak_requested_bytes or 0
+
+
+def _without_method(workload: Workload) -> Workload:
+    return replace(workload, setup=replace(workload.setup, lora=None, quantization=None))
+
+
+def _order(run: Run) -> tuple[int, int, int]:
+    setup = run.scored.record.workload.setup
+    return (
+        ("full", "lora", "qlora").index(setup.method),
+        setup.lora.r if setup.lora else 0,
+        run.number,
+    )
 
 
 # --- all of them ----------------------------------------------------------------------------------
@@ -111,14 +220,13 @@ def runs_table(runs: Sequence[Run]) -> Table:
         "tokens/s",
         "record",
     )
-    rows = [_cells(run) for run in runs]
-    used = [i for i in range(len(columns)) if any(cells[i] for cells in rows)]
-    return Table(
+    table = Table(
         title="Peak predicted and measured, time of a step",
-        columns=tuple(columns[i] for i in used),
-        rows=tuple(Row(cells=tuple(cells[i] for i in used)) for cells in rows),
-        left=sum(1 for i in used if i < 5),
+        columns=columns,
+        rows=tuple(Row(cells=_cells(run)) for run in runs),
+        left=5,
     )
+    return filled(table)
 
 
 def _cells(run: Run) -> tuple[str, ...]:
@@ -128,7 +236,7 @@ def _cells(run: Run) -> tuple[str, ...]:
     lower = prediction is not None and prediction.saved_activation_bytes is None
     return (
         count_text(run.number),
-        *run_cells(record),
+        *run.cells,
         labels.STATUS_LABELS[measured.status],
         _at_least(measured.peak_requested_bytes, not measured.went_through),
         ranks_text(record),
@@ -192,7 +300,7 @@ def failures_table(failed: Sequence[Run]) -> Table:
             Row(
                 cells=(
                     count_text(run.number),
-                    *run_cells(record),
+                    *run.cells,
                     labels.STATUS_LABELS[status],
                     _where(failure.phase, failure.step) if failure else "",
                     shortened(failure.reason, LONGEST_ID) if failure else "",
@@ -227,26 +335,20 @@ def _where(phase: str | None, step: int | None) -> str:
 def _definitions(failed: Sequence[Run]) -> list[str]:
     to_try: dict[Status, dict[str, None]] = {}
     for run in failed:
-        found = advice(run.scored.record)
+        remedy = advice(run.scored.record)
         to_try.setdefault(run.scored.record.measurement.status, {}).update(
-            {found: None} if found else {}
+            {remedy: None} if remedy else {}
         )
     lines = []
     for status, several in to_try.items():
         line = f"{labels.STATUS_LABELS[status].capitalize()}: {labels.STATUS_DEFINITIONS[status]}."
-        lines.append(" ".join([line, *(f"To try: {each}." for each in several)]))
+        lines.append(" ".join([line, *(f"To try: {remedy}." for remedy in several)]))
     return lines
 
 
 def _refusals_table(refused: Sequence[Run]) -> Table:
     rows = [
-        Row(
-            cells=(
-                count_text(run.number),
-                *run_cells(run.scored.record),
-                shortened(run.scored.refusal or "", 300),
-            )
-        )
+        Row(cells=(count_text(run.number), *run.cells, shortened(run.scored.refusal or "", 300)))
         for run in refused
     ]
     return Table(
@@ -260,38 +362,38 @@ def _refusals_table(refused: Sequence[Run]) -> Table:
 # --- in short -------------------------------------------------------------------------------------
 
 
-def run_facts(runs: Sequence[Run]) -> list[Fact]:
+def run_cards(runs: Sequence[Run]) -> list[Card]:
     """How many, and how many of them went through; of a few, the peak of each."""
     if not runs:
         return []
     through = sum(run.scored.record.measurement.went_through for run in runs)
     ended = len(runs) - through
-    models = len({run.scored.record.workload.model.id for run in runs})
+    models = len({run.model for run in runs})
     of = f"of {count_text(models)} models; " if models > 1 else ""
     note = "all went through" if not ended else f"{count_text(ended)} did not go through"
-    peaks = [_peak_fact(run) for run in runs] if len(runs) <= FEW else []
-    return [*peaks, Fact(label="runs", value=count_text(len(runs)), note=of + note)]
+    peaks = [_peak_card(run) for run in runs] if len(runs) <= FEW else []
+    return [*peaks, Card(label="runs", value=count_text(len(runs)), note=of + note)]
 
 
-def _peak_fact(run: Run) -> Fact:
+def _peak_card(run: Run) -> Card:
     record, prediction, peak = run.scored.record, run.scored.prediction, run.peak
     measured, speed = record.measurement, run.speed
-    told = [
+    notes = [
         f"predicted {bytes_text(prediction.peak.total_bytes)}" if prediction else "not predicted"
     ]
-    told += [comparison_text(peak)] if peak else []
-    told += (
+    notes += [comparison_text(peak)] if peak else []
+    notes += (
         [rate_text(speed.tokens_per_second, "tokens")]
         if speed and speed.tokens_per_second is not None
         else []
     )
     size = _at_least(measured.peak_requested_bytes, not measured.went_through)
-    return Fact(
+    return Card(
         label=(
             f"{way_label(record.workload.setup)} peaks at"
             if size
             else way_label(record.workload.setup)
         ),
         value=size or labels.STATUS_LABELS[measured.status],
-        note=", ".join(told),
+        note=", ".join(notes),
     )

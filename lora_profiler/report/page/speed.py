@@ -9,15 +9,13 @@ from lora_profiler.comparison.paired_runs import full_against_lora
 from lora_profiler.comparison.throughput import Throughput
 from lora_profiler.errors import UsageError
 from lora_profiler.report import charts
-from lora_profiler.report.blocks import Row, Table, paragraph
+from lora_profiler.report.blocks import Row, Table, filled, paragraph
 from lora_profiler.report.charts import ThroughputBar
 from lora_profiler.report.charts.labels import shortened
-from lora_profiler.report.comparisons import run_cells
 from lora_profiler.report.measured_runs import setting
 from lora_profiler.report.method_label import way_label
-from lora_profiler.report.page.matched_runs import full_and_lora
 from lora_profiler.report.page.parts import Beside, Drawing, Part, Section
-from lora_profiler.report.page.runs import Run
+from lora_profiler.report.page.runs import Run, full_and_lora
 from lora_profiler.report.speed import ratio_line
 from lora_profiler.units import between_text, count_text, percent_text, rate_text, seconds_text
 
@@ -29,7 +27,9 @@ def speed_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
     timed = [run for run in runs if run.is_timed]
     if not timed:
         return None
-    alike = [found for group in groups if len(found := [run for run in group if run.is_timed]) > 1]
+    alike = [
+        members for group in groups if len(members := [run for run in group if run.is_timed]) > 1
+    ]
     picked = _picked(alike) or list(timed[:MOST_BARS])
     shown = (
         ""
@@ -42,7 +42,7 @@ def speed_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
             f"{shown}{several}Whiskers are 95 % intervals of the median step.", *_ratio(alike)
         ),
         _drawing(picked),
-        Beside(parts=tuple(_steps_drawing(run) for run in full_and_lora(alike) or timed[:1])),
+        Beside(parts=tuple(step_times_drawing(run) for run in full_and_lora(alike) or timed[:1])),
     ]
     return Section(name="speed", title="Throughput", parts=tuple(parts))
 
@@ -109,7 +109,8 @@ def _numbers(picked: Sequence[Run]) -> Table:
     for run in picked:
         if run.speed is not None:
             flops = run.scored.prediction.flops if run.scored.prediction else None
-            rows.append(_row(run, run.speed, utilisation(run.scored.record, flops)))
+            used = utilisation(run.scored.record, flops)
+            rows.append(Row(cells=_row(run, run.speed, used)))
     columns = (
         "#",
         "model",
@@ -123,13 +124,8 @@ def _numbers(picked: Sequence[Run]) -> Table:
         "HFU",
         "remarks",
     )
-    used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
-    return Table(
-        title="Time of a step and what went through it",
-        columns=tuple(columns[i] for i in used),
-        rows=tuple(Row(cells=tuple(row[i] for i in used)) for row in rows),
-        left=4,
-    )
+    title = "Time of a step and what went through it"
+    return filled(Table(title=title, columns=columns, rows=tuple(rows), left=4))
 
 
 def _row(run: Run, speed: Throughput, used: Utilisation | None) -> tuple[str, ...]:
@@ -137,7 +133,7 @@ def _row(run: Run, speed: Throughput, used: Utilisation | None) -> tuple[str, ..
     flags = [flag.replace("_", " ") for flag in run.scored.record.measurement.flags]
     return (
         count_text(run.number),
-        *run_cells(run.scored.record),
+        *run.cells,
         rate_text(tokens).removesuffix("/s") if tokens is not None else "",
         seconds_text(steps.median, steps.high),
         between_text(steps.low, steps.high),
@@ -151,7 +147,8 @@ def _row(run: Run, speed: Throughput, used: Utilisation | None) -> tuple[str, ..
 # --- raw times ------------------------------------------------------------------------------------
 
 
-def _steps_drawing(run: Run) -> Drawing:
+def step_times_drawing(run: Run) -> Drawing:
+    """The time of every step of a run that was timed."""
     measured, speed = run.scored.record.measurement, run.speed
     assert speed is not None
     return Drawing(

@@ -1,17 +1,16 @@
 """Memory over one step, and what each layer costs: full fine-tuning beside LoRA."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from lora_profiler.prediction import CurvePoint, Prediction
 from lora_profiler.records.record import PhaseSample
 from lora_profiler.report import charts, labels
-from lora_profiler.report.blocks import Row, Table, paragraph
+from lora_profiler.report.blocks import Row, Table, filled, paragraph
 from lora_profiler.report.charts import LayerQuantity, LayerRow, Limit
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.method_label import method_label
-from lora_profiler.report.page.matched_runs import full_and_lora, peak_of
 from lora_profiler.report.page.parts import Beside, Drawing, Part, Section
-from lora_profiler.report.page.runs import Run
+from lora_profiler.report.page.runs import Run, full_and_lora, peak_of
 from lora_profiler.units import byte_unit, bytes_text, count_text, flops_text, in_unit
 
 QUANTITIES: tuple[LayerQuantity, ...] = ("num_trainable_parameters", "saved_activation_bytes")
@@ -35,15 +34,11 @@ def steps_section(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> Secti
         if (prediction := run.scored.prediction) is not None
         and prediction.saved_activation_bytes is not None
     ]
-    counters = [
-        _samples_drawing(run, phases)
-        for run in shown
-        if (phases := run.scored.record.measurement.phases)
-    ]
+    counters = [counters_drawing(run) for run in shown if run.scored.record.measurement.phases]
     said = paragraph(ALIKE if len(shown) > 1 else "The run with the largest peak.")
     parts: tuple[Part, ...] = (
         said,
-        *(Beside(parts=tuple(each)) for each in (curves, counters) if each),
+        *(Beside(parts=tuple(figures)) for figures in (curves, counters) if figures),
     )
     return Section(name="step", title="Memory over one step", parts=parts)
 
@@ -101,10 +96,10 @@ def _phases(points: Sequence[CurvePoint]) -> str:
 
 def _curve_table(points: Sequence[CurvePoint]) -> Table:
     """Every point of a short curve; of a long one the largest of each stretch."""
-    each = -(-len(points) // MOST_POINTS)
+    stride = -(-len(points) // MOST_POINTS)
     kept = [
-        max(points[i : i + each], key=lambda point: point.total_bytes)
-        for i in range(0, len(points), each)
+        max(points[i : i + stride], key=lambda point: point.total_bytes)
+        for i in range(0, len(points), stride)
     ]
     unit, size = byte_unit(max(point.total_bytes for point in points))
     held = [c for c in labels.CATEGORY_SHORT if any(point.bytes.get(c) for point in kept)]  # type: ignore[call-overload]
@@ -121,21 +116,13 @@ def _curve_table(points: Sequence[CurvePoint]) -> Table:
         for point in kept
     )
     columns = ("phase", "module", *(labels.CATEGORY_SHORT[c] for c in held), "sum")
-    modules = any(row.cells[1] for row in rows)
-    if not modules:
-        columns, rows = (
-            (columns[0], *columns[2:]),
-            tuple(Row(cells=(r.cells[0], *r.cells[2:]), kind=r.kind) for r in rows),
-        )
-    return Table(
-        title=f"The numbers of the figure, {unit}",
-        columns=columns,
-        rows=rows,
-        left=2 if modules else 1,
-    )
+    title = f"The numbers of the figure, {unit}"
+    return filled(Table(title=title, columns=columns, rows=rows, left=2))
 
 
-def _samples_drawing(run: Run, samples: Sequence[PhaseSample]) -> Drawing:
+def counters_drawing(run: Run) -> Drawing:
+    """Memory as it was measured, of a run whose counters were read."""
+    samples = run.scored.record.measurement.phases
     peaks = [sample.requested_peak_bytes or 0 for sample in samples]
     return Drawing(
         name=f"counters-{run.number}",
@@ -176,8 +163,19 @@ def _size(value: int | None, size: int) -> str:
 # --- layers ---------------------------------------------------------------------------------------
 
 
-def layer_drawings(name: str, predictions: Sequence[Prediction]) -> Iterable[Drawing]:
+def layer_drawings(name: str, predictions: Sequence[Prediction]) -> list[Drawing]:
     """One model's layers under every method: what trains, and what is kept for backward."""
+    drawings = [layer_drawing(name, predictions, quantity) for quantity in QUANTITIES]
+    return [drawing for drawing in drawings if drawing is not None]
+
+
+def layer_drawing(
+    name: str, predictions: Sequence[Prediction], quantity: LayerQuantity
+) -> Drawing | None:
+    """One quantity of every kind of layer; None where no layer holds any."""
+    rows = charts.layer_rows(predictions, quantity)
+    if not rows:
+        return None
     names = " and ".join(method_label(p) for p in predictions)
     model = shortened(predictions[0].workload.model.id)
     ends = (
@@ -185,22 +183,19 @@ def layer_drawings(name: str, predictions: Sequence[Prediction]) -> Iterable[Dra
         if len(predictions) > 1
         else ""
     )
-    for quantity in QUANTITIES:
-        rows = charts.layer_rows(predictions, quantity)
-        if rows:
-            yield Drawing(
-                name=f"{name}-{quantity.replace('_', '-')}",
-                caption=(
-                    f"{model}: {labels.LAYER_LABELS[quantity]} in each layer, {names}. Equal layers"
-                    f" share a row.{ends}"
-                ),
-                description=(
-                    f"For each of {count_text(len(rows))} kinds of layer a mark for {names}, hollow"
-                    " for nothing."
-                ),
-                figure=charts.layer_bars(rows, quantity),
-                numbers=_layers_table(rows, quantity),
-            )
+    return Drawing(
+        name=f"{name}-{quantity.replace('_', '-')}",
+        caption=(
+            f"{model}: {labels.LAYER_LABELS[quantity]} in each layer, {names}. Equal layers"
+            f" share a row.{ends}"
+        ),
+        description=(
+            f"{labels.LAYER_LABELS[quantity]}: for each of {count_text(len(rows))} kinds of layer a"
+            f" mark for {names}, hollow for nothing."
+        ),
+        figure=charts.layer_bars(rows, quantity),
+        numbers=_layers_table(rows, quantity),
+    )
 
 
 def _layers_table(rows: Sequence[LayerRow], quantity: LayerQuantity) -> Table:

@@ -78,9 +78,9 @@
     return csv(columns, records.record_id.map((_, n) => columns.map((name) => records[name][n])));
   }
 
-  function comparisons({ records, comparisons: found }) {
+  function comparisons({ records, comparisons: compared }) {
     const columns = ["record_id", "engine", "metric", "category", "predicted", "measured", "relative_error"];
-    const rows = records.record_id.flatMap((id, n) => found.filter((c) => c.measured[n] !== null).map((c) => [
+    const rows = records.record_id.flatMap((id, n) => compared.filter((c) => c.measured[n] !== null).map((c) => [
       id, c.engine, c.metric, c.category, c.measured[n] + c.difference[n], c.measured[n],
       c.measured[n] ? c.difference[n] / c.measured[n] : null,
     ]));

@@ -1,20 +1,21 @@
-"""Axes of bytes: in one binary unit, or in powers of two on a log scale."""
+"""Axes and their ticks: of bytes in one binary unit or in powers of two, of numbers at round
+places. They are written as everywhere else; plotly's own write 100k, and another minus."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lora_profiler.report.charts.figure import Limit, note, values
 from lora_profiler.report.charts.labels import label
-from lora_profiler.report.charts.ticks import without_zeros
 from lora_profiler.report.palette import PAPER, SMALL_PX, WARNING
-from lora_profiler.units import byte_unit, bytes_text
+from lora_profiler.units import byte_unit, bytes_text, short_count_text
 
 ROOM = 1.16
 """How far an axis goes beyond its largest value, for the text at the end of bars."""
 Layout = dict[str, Any]
 _STEPS = (1, 2, 3, 5, 10)
 _MOST_TICKS = 9
+_MOST_ROUND_TICKS = 8
 
 
 def bytes_axis(
@@ -86,3 +87,37 @@ def limit_line(
 def largest_of(totals: Sequence[int], limit: Limit | None) -> int:
     """The largest number of bytes that a figure shows."""
     return max([*totals, limit.bytes if limit else 0], default=0)
+
+
+# --- ticks ----------------------------------------------------------------------------------------
+
+
+def ticks(low: float, high: float, text: Callable[[float], str]) -> dict[str, Any]:
+    """At round numbers from `low` to `high`, which is more."""
+    rough = (high - low) / _MOST_ROUND_TICKS
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(nice * power for nice in (1, 2, 5, 10) if nice * power >= rough * (1 - 1e-9))
+    places = [
+        number * step
+        for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    ]
+    return {"tickmode": "array", "tickvals": places, "ticktext": [text(place) for place in places]}
+
+
+def powers_of_ten(smallest: float, largest: float, text: Callable[[int], str]) -> dict[str, Any]:
+    """At every power of ten of a log axis between two numbers above 0."""
+    places = [
+        10**power
+        for power in range(math.ceil(math.log10(smallest)), math.floor(math.log10(largest)) + 1)
+        if power >= 0
+    ]
+    return {"tickmode": "array", "tickvals": places, "ticktext": [text(place) for place in places]}
+
+
+def short_count(count: float) -> str:
+    """'10 M', '100 K' of a whole number."""
+    return without_zeros(short_count_text(round(count)))
+
+
+def without_zeros(text: str) -> str:
+    return text.replace(".00 ", " ").replace(".0 ", " ")

@@ -2,13 +2,13 @@
 full fine-tuning."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.fit import Fit
 from lora_profiler.prediction import Prediction
 from lora_profiler.report import labels
 from lora_profiler.report.method_label import method_label
+from lora_profiler.report.page.parts import Card
 from lora_profiler.report.room import room
 from lora_profiler.report.timing import device_name, interval_words, steps_of
 from lora_profiler.units import (
@@ -24,24 +24,13 @@ from lora_profiler.units import (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Headline:
-    """One card: (method, value, change against full) for each method, or what `columns` names; and
-    a line under them."""
-
-    label: str
-    rows: tuple[tuple[str, ...], ...]
-    note: str
-    columns: tuple[str, ...] = ()
-
-
-def headlines(answers: Sequence[Answer]) -> list[Headline]:
+def headlines(answers: Sequence[Answer]) -> list[Card]:
     """Peak, what is trained, what is held, what backward needs, compute, and the card's verdict
     where one is named."""
     predictions = [answer.prediction for answer in answers]
     known = all(p.saved_activation_bytes is not None for p in predictions)
     least = min(p.parameters.trainable_fraction for p in predictions)
-    found = [
+    cards = [
         _headline(
             "Peak memory" if known else "Peak memory without activations",
             predictions,
@@ -78,12 +67,12 @@ def headlines(answers: Sequence[Answer]) -> list[Headline]:
             "forward and backward",
         ),
     ]
-    found += _times(answers)
+    cards += _times(answers)
     verdict = _verdict(answers)
-    return [verdict, *found] if verdict else found
+    return [verdict, *cards] if verdict else cards
 
 
-def _times(answers: Sequence[Answer]) -> list[Headline]:
+def _times(answers: Sequence[Answer]) -> list[Card]:
     """The time of one step with its interval, and tokens a second, on the device that was asked
     about."""
     steps = {
@@ -95,10 +84,12 @@ def _times(answers: Sequence[Answer]) -> list[Headline]:
     longest = max(step.time.high for step in steps.values())
     rows, rates = [], []
     for label, step in steps.items():
-        time, beside = step.time, full.time if full and full is not step else None
-        change = change_text(time.seconds / beside.seconds - 1) if beside else ""
+        time, reference = step.time, full.time if full and full is not step else None
+        change = change_text(time.seconds / reference.seconds - 1) if reference else ""
         faster = (
-            change_text(time.tokens_per_second / beside.tokens_per_second - 1) if beside else ""
+            change_text(time.tokens_per_second / reference.tokens_per_second - 1)
+            if reference
+            else ""
         )
         rows.append((label, seconds_text(time.seconds, longest), change))
         rates.append((label, rate_text(time.tokens_per_second), faster))
@@ -112,8 +103,8 @@ def _times(answers: Sequence[Answer]) -> list[Headline]:
         f"{label}: {interval_words(step, longest)}" for label, step in steps.items()
     )
     return [
-        Headline(label=f"One step on {name}", rows=tuple(rows), note=f"{between}; {basis}{unfit}"),
-        Headline(
+        Card(label=f"One step on {name}", rows=tuple(rows), note=f"{between}; {basis}{unfit}"),
+        Card(
             label="Tokens a second", rows=tuple(rates), note=f"on {name}, padding among them{unfit}"
         ),
     ]
@@ -135,7 +126,7 @@ def _headline(
     value: Callable[[Prediction], int | None],
     texts: Callable[[Sequence[int | None]], list[str]],
     note: str,
-) -> Headline:
+) -> Card:
     full = next((value(p) for p in predictions if p.workload.setup.method == "full"), None)
     rows = []
     for p, text in zip(predictions, texts([value(p) for p in predictions]), strict=True):
@@ -144,7 +135,7 @@ def _headline(
             change_text(number / full - 1) if number is not None and full and not is_full else ""
         )
         rows.append((method_label(p), text, change))
-    return Headline(label=label, rows=tuple(rows), note=note)
+    return Card(label=label, rows=tuple(rows), note=note)
 
 
 def _each(text: Callable[[int], str]) -> Callable[[Sequence[int | None]], list[str]]:
@@ -152,14 +143,14 @@ def _each(text: Callable[[int], str]) -> Callable[[Sequence[int | None]], list[s
     return lambda numbers: ["not known" if number is None else text(number) for number in numbers]
 
 
-def _verdict(answers: Sequence[Answer]) -> Headline | None:
+def _verdict(answers: Sequence[Answer]) -> Card | None:
     gpu = answers[0].gpu
     if gpu is None or gpu.usable_bytes is None:
         return None
     rows = tuple((method_label(a.prediction), *_room(a.fit)) for a in answers)
     unit, size = byte_unit(gpu.usable_bytes)
     usable = f"{'~' if gpu.usable_is_estimated else ''}{in_unit(gpu.usable_bytes, size)} {unit}"
-    return Headline(
+    return Card(
         label=f"On {gpu.name}, {unit}",
         columns=("", "", "peak", "reserve", "headroom"),
         rows=rows,
@@ -173,5 +164,5 @@ def _verdict(answers: Sequence[Answer]) -> Headline | None:
 def _room(fit: Fit | None) -> tuple[str, ...]:
     if fit is None:
         return "not known", "", "", ""
-    found = room(fit)
-    return labels.VERDICT_LABELS[fit.verdict], found.peak, found.reserve, found.headroom
+    parts = room(fit)
+    return labels.VERDICT_LABELS[fit.verdict], parts.peak, parts.reserve, parts.headroom
