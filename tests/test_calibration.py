@@ -22,8 +22,8 @@ from lora_profiler.harness import MeasurementError, make_case
 from lora_profiler.harness.machine import last_cache_bytes
 from lora_profiler.harness.preflight import refuse
 from lora_profiler.kernels import Gemm, Kernel, StepKernels
+from lora_profiler.records.decode import decoded
 from lora_profiler.records.record import Conditions, Record
-from lora_profiler.records.serialize import decoded
 from lora_profiler.steptime import Constants, Fixed, Rates
 from lora_profiler.steptime.constants import FRESH_BYTES
 from lora_profiler.steptime.fit import Fitted, Measured

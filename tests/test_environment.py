@@ -20,9 +20,9 @@ from lora_profiler.harness import machine
 from lora_profiler.harness.environment import environment, public_command, resident_bytes
 from lora_profiler.harness.machine import CpuTimes, cpu_times, other_cpu_share
 from lora_profiler.harness.provenance import public_word, source
+from lora_profiler.records.decode import decoded
 from lora_profiler.records.record import Environment
 from lora_profiler.records.redaction import private_text
-from lora_profiler.records.serialize import decoded
 
 ROOT = Path(__file__).parent.parent
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -71,6 +71,8 @@ def test_commands_load_nothing_heavy(arguments: list[str]) -> None:
     loaded = modules_after(code)
     assert "lora_profiler.cli.main" in loaded
     assert loaded.isdisjoint(HEAVY)
+    reads_records = arguments[:1] == ["compare"] and "--help" not in arguments
+    assert ("msgspec" in loaded) == reads_records
 
 
 def test_an_answer_loads_nothing_of_other_questions() -> None:
@@ -89,7 +91,7 @@ def test_an_answer_loads_nothing_of_other_questions() -> None:
     ]
     assert "lora_profiler.report.empirical_interval" in loaded
     assert loaded.isdisjoint(
-        {"csv", "socket", "statistics", *(f"lora_profiler.{name}" for name in others)}
+        {"csv", "msgspec", "socket", "statistics", *(f"lora_profiler.{name}" for name in others)}
     )
 
 

@@ -16,6 +16,7 @@ import lora_profiler
 from lora_profiler.catalog import find_model
 from lora_profiler.catalog.bundled import bundled_models
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError
+from lora_profiler.records.decode import RecordError
 from lora_profiler.records.record import (
     SCHEMA_VERSION,
     STATUSES,
@@ -25,7 +26,6 @@ from lora_profiler.records.record import (
     case_key,
 )
 from lora_profiler.records.serialize import (
-    RecordError,
     record_dict,
     record_from_dict,
     workload_dict,
@@ -207,7 +207,11 @@ def test_keys_follow_what_they_stand_for() -> None:
             "dtype is 'bf16'; accepted: float32, bfloat16, float16",
         ),
         (("workload", "setup", "method"), "dora", "method is 'dora'; accepted: full, lora, qlora"),
-        (("workload", "setup", "lora"), {}, "A setup has no field lora"),
+        (
+            ("workload", "setup", "lora"),
+            {},
+            "workload.setup has no field lora; the record may come from a newer version",
+        ),
         (("workload", "model", "id"), 5, "model.id is 5; it must be str"),
         (("workload", "model", "config"), [], r"model.config is \[\]; it must be an object"),
         (("repeat",), "1", "repeat is '1'; it must be int"),
@@ -235,8 +239,8 @@ def test_errors_name_the_field(place: tuple[Any, ...], value: object, message: s
     [
         (("workload",), "A record needs workload"),
         (("measurement",), "A record needs measurement"),
-        (("workload", "setup"), "A workload needs setup"),
-        (("workload", "model", "id"), "A workload needs id"),
+        (("workload", "setup"), "workload needs setup"),
+        (("workload", "model", "id"), "workload.model needs id"),
         (("environment", "device", "name"), "environment.device needs name"),
         (("measurement", "phases", 0, "step"), r"measurement.phases\[0\] needs step"),
     ],

@@ -10,7 +10,8 @@ from lora_profiler import workload
 from lora_profiler.catalog import find_model
 from lora_profiler.errors import UsageError
 from lora_profiler.option import Option
-from lora_profiler.records.serialize import RecordError, setup_from_dict
+from lora_profiler.records.decode import RecordError
+from lora_profiler.records.serialize import setup_from_dict
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload, setup_dict
 
 

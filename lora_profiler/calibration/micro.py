@@ -13,8 +13,8 @@ from tempfile import TemporaryFile
 from lora_profiler.harness.preflight import MeasurementError
 from lora_profiler.harness.provenance import without_paths
 from lora_profiler.harness.runner import child_environment
+from lora_profiler.records.decode import RecordError, decoded
 from lora_profiler.records.record import Record
-from lora_profiler.records.serialize import RecordError, decoded
 from lora_profiler.steptime import Fixed, Rates
 from lora_profiler.workload import Device, Dtype
 

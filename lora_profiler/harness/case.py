@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lora_profiler.records.decode import decoded
 from lora_profiler.records.record import Conditions, case_key
-from lora_profiler.records.serialize import decoded, workload_dict, workload_from_dict
+from lora_profiler.records.serialize import workload_dict, workload_from_dict
 from lora_profiler.workload import Workload
 
 

@@ -27,6 +27,7 @@ from lora_profiler.harness.machine import oom_kills
 from lora_profiler.harness.preflight import MeasurementError, allocator_settings, refuse
 from lora_profiler.harness.process import PARENT_VARIABLE, end_group, python_path
 from lora_profiler.harness.provenance import without_paths
+from lora_profiler.records.decode import RecordError, decoded
 from lora_profiler.records.record import (
     Conditions,
     Device,
@@ -36,7 +37,7 @@ from lora_profiler.records.record import (
     Record,
     Status,
 )
-from lora_profiler.records.serialize import RecordError, decoded, record_from_dict
+from lora_profiler.records.serialize import record_from_dict
 from lora_profiler.records.working_folder import WorkingFolder
 from lora_profiler.workload import Workload
 

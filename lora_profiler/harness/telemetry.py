@@ -108,7 +108,7 @@ class TelemetrySidecar:
 def _telemetry(answer: str) -> Telemetry | None:
     import json
 
-    from lora_profiler.records.serialize import RecordError, decoded
+    from lora_profiler.records.decode import RecordError, decoded
 
     try:
         telemetry = decoded(Telemetry | None, json.loads(answer), "telemetry")

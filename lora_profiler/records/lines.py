@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from lora_profiler.errors import LoraProfilerError
+from lora_profiler.records.decode import RecordError
 from lora_profiler.records.record import Record
-from lora_profiler.records.serialize import RecordError, record_from_dict
+from lora_profiler.records.serialize import record_from_dict
 
 
 class StoreError(LoraProfilerError):

@@ -1,16 +1,14 @@
 """Workloads and records to JSON and back. What comes back is checked field by field; older schemas
 are migrated on reading."""
 
-import types
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, fields, is_dataclass
-from functools import cache
-from math import isfinite
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, get_type_hints
 
 from lora_profiler.catalog import find_model, model_from_config
-from lora_profiler.errors import LoraProfilerError, UsageError
+from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.records.decode import RecordError, decoded
 from lora_profiler.records.record import (
     SCHEMA_VERSION,
     Conditions,
@@ -18,31 +16,91 @@ from lora_profiler.records.record import (
     Measurement,
     Record,
 )
-from lora_profiler.units import is_finite
-from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload, setup_dict
+from lora_profiler.workload import (
+    LoraConfig,
+    Method,
+    Quantization,
+    TrainSetup,
+    Workload,
+    setup_dict,
+)
 
-_DERIVED = frozenset({"id", "case_key", "environment_key"})
-_LORA = ("layers_to_transform", "modules_to_save", "use_rslora", "adapter_dtype")
-_SETUP_KINDS: dict[str, Any] = {
-    "rank": int | None,
-    "alpha": float | None,
-    "dropout": float | None,
-    "layers_to_transform": tuple[int, ...] | None,
-    "modules_to_save": tuple[str, ...] | None,
-    "use_rslora": bool | None,
-    "adapter_dtype": str | None,
-    "double_quant": bool | None,
-    "recipe": str | None,
-    "checkpointing": bool,
+# --- as JSON has them -----------------------------------------------------------------------------
+
+_JSON_NAMES = {
+    "r": "rank",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "target_modules": "targets",
 }
-"""Of the fields whose types the dataclasses themselves leave to the type checker."""
+"""Of LoraConfig's fields in a setup, where they are called otherwise."""
+_PARTS = ("lora", "quantization")
 
 
-class RecordError(LoraProfilerError):
-    """A record that cannot be read: not JSON, a missing or unknown field, a wrong type, a newer
-    schema."""
+def _setup_fields() -> Any:
+    """The fields of `setup_dict`: those of TrainSetup, and beside them those of LoRA and
+    quantization, null where there is none."""
+    hints = get_type_hints(TrainSetup)
+    own = [(f.name, hints[f.name], f) for f in fields(TrainSetup) if f.name not in _PARTS]
+    parts = []
+    for kind in (LoraConfig, Quantization):
+        hints = get_type_hints(kind)
+        for f in fields(kind):
+            hint = hints[f.name] | None
+            if f.name == "lora_alpha":
+                hint = int | hint  # 32 is written as 32, not as 32.0
+            parts.append((_JSON_NAMES.get(f.name, f.name), hint, field(default=None)))
+    method = ("method", Method, field(default="full"))
+    return make_dataclass("SetupFields", [method, *parts, *own], frozen=True, kw_only=True)
 
-    exit_code = 2
+
+if TYPE_CHECKING:
+    SetupFields = Any
+else:
+    SetupFields = _setup_fields()
+
+
+class ModelFields(TypedDict):
+    """A model as a record has it. `config` is the model's config.json, out of which it can be built
+    again; without it the id is looked up."""
+
+    id: str
+    model_type: NotRequired[str | None]
+    source: NotRequired[str | None]
+    num_layers: NotRequired[int | None]
+    fingerprint: NotRequired[str | None]
+    config: NotRequired[dict[str, Any] | None]
+
+
+class WorkloadFields(TypedDict):
+    model: ModelFields
+    setup: SetupFields
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordFields:
+    """A real training run: what was asked, on what, and the raw samples.
+
+    Bytes are integers, seconds are numbers; what was not measured is null or left out, never 0.
+    `id` is case_key, environment_key and repeat; these keys follow from the rest, and a later
+    record of the same id replaces the earlier. Times are UTC, ISO 8601. Cross-field rules are in
+    lora_profiler/records/validate.py; older schemas are migrated on reading.
+    """
+
+    schema_version: Literal["1.1"]
+    id: str | None = None
+    case_key: str | None = None
+    environment_key: str | None = None
+    repeat: int = 0
+    started_at: str | None = None
+    ended_at: str | None = None
+    conditions: Conditions = field(default_factory=Conditions)
+    environment: Environment
+    measurement: Measurement
+    workload: WorkloadFields
+
+
+# --- records --------------------------------------------------------------------------------------
 
 
 def record_dict(record: Record) -> dict[str, Any]:
@@ -69,35 +127,15 @@ def record_from_dict(data: Mapping[str, Any]) -> Record:
     Raises RecordError for anything else, and what `find_model` raises for a model that is neither
     bundled nor described.
     """
-    data = migrated(_object(data, "a record"))
-    known = {
-        "schema_version",
-        "repeat",
-        "started_at",
-        "ended_at",
-        "workload",
-        "conditions",
-        "environment",
-        "measurement",
-    }
-    unknown = sorted(set(data) - known - _DERIVED)
-    if unknown:
-        raise RecordError(
-            f"A record has no field {', '.join(unknown)}; it may come from a newer version."
-        )
-    missing = sorted({"workload", "environment", "measurement"} - set(data))
-    if missing:
-        raise RecordError(f"A record needs {', '.join(missing)}.")
-    for name in _DERIVED:
-        decoded(str | None, data.get(name), name)
+    read: RecordFields = decoded(RecordFields, migrated(decoded(dict[str, Any], data, "")), "")
     return Record(
-        workload=workload_from_dict(_object(data["workload"], "workload")),
-        conditions=decoded(Conditions, data.get("conditions", {}), "conditions"),
-        environment=decoded(Environment, data["environment"], "environment"),
-        measurement=decoded(Measurement, data["measurement"], "measurement"),
-        repeat=decoded(int, data.get("repeat", 0), "repeat"),
-        started_at=decoded(str | None, data.get("started_at"), "started_at"),
-        ended_at=decoded(str | None, data.get("ended_at"), "ended_at"),
+        workload=_workload(read.workload),
+        conditions=read.conditions,
+        environment=read.environment,
+        measurement=read.measurement,
+        repeat=read.repeat,
+        started_at=read.started_at,
+        ended_at=read.ended_at,
     )
 
 
@@ -120,18 +158,15 @@ def migrated(data: Mapping[str, Any]) -> Mapping[str, Any]:
 def _from_1_0(data: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """1.0 is the contract's minimum: an environment of any fields, and no conditions, keys or
     times."""
-    environment = dict(_object(data.get("environment", {}), "environment"))
+    environment = decoded(dict[str, Any], data.get("environment", {}), "environment")
     names = {f.name for f in fields(Environment)}
     unplaced = {
         name: str(value)
         for name, value in environment.items()
         if name not in names and value is not None
     }
-    setup = (
-        _object(_object(data["workload"], "workload").get("setup", {}), "workload.setup")
-        if "workload" in data
-        else {}
-    )
+    workload = decoded(dict[str, Any], data.get("workload", {}), "workload")
+    setup = decoded(dict[str, Any], workload.get("setup", {}), "workload.setup")
     kind = str(setup.get("device", "cuda"))
     device = environment.get("device")
     if not isinstance(device, Mapping):
@@ -185,33 +220,27 @@ def workload_from_dict(data: Mapping[str, Any]) -> Workload:
 
     Raises RecordError for what is no workload or names another model than its config describes.
     """
+    return _workload(decoded(WorkloadFields, data, "workload"))
+
+
+def _workload(read: WorkloadFields) -> Workload:
     try:
-        model, setup = _object(data["model"], "model"), _object(data["setup"], "setup")
-        return Workload(model=_model_from_dict(model), setup=setup_from_dict(setup))
-    except KeyError as e:
-        raise RecordError(f"A workload needs {e.args[0]}.") from None
+        return Workload(model=_model(read["model"]), setup=_setup(read["setup"]))
     except UsageError as e:
         raise RecordError(f"The record's setup is not valid: {e}") from None
 
 
-def _model_from_dict(data: Mapping[str, Any]) -> ModelSpec:
-    name = decoded(str, data["id"], "model.id")
-    for key, kind in (
-        ("model_type", str | None),
-        ("source", str | None),
-        ("num_layers", int | None),
-    ):
-        decoded(kind, data.get(key), f"model.{key}")
-    config = data.get("config")
-    if config is not None and _object(config, "model.config"):
-        spec = model_from_config(config, id=name, source=data.get("source") or "file")
+def _model(read: ModelFields) -> ModelSpec:
+    name, config = read["id"], read.get("config")
+    if config:
+        spec = model_from_config(config, id=name, source=read.get("source") or "file")
     else:
         spec = find_model(
             name, offline=True, on_disk=False
         )  # no record makes this program read a file
-    if data.get("fingerprint") not in (None, spec.fingerprint):
+    if read.get("fingerprint") not in (None, spec.fingerprint):
         raise RecordError(
-            f"The record's {data['id']} is not the model that this version makes of its config."
+            f"The record's {name} is not the model that this version makes of its config."
         )
     return spec
 
@@ -219,162 +248,19 @@ def _model_from_dict(data: Mapping[str, Any]) -> ModelSpec:
 def setup_from_dict(data: Mapping[str, Any]) -> TrainSetup:
     """The setup of `workload.setup_dict`; a field that is left out has its default. Raises
     RecordError, UsageError."""
-    for name, kind in _SETUP_KINDS.items():
-        if name in data:
-            decoded(kind, data[name], f"setup.{name}")
-    rest = dict(data)
-    method = rest.pop("method", "full")
-    targets = rest.pop("targets", None)
-    lora_fields = {
-        "r": rest.pop("rank", None),
-        "lora_alpha": rest.pop("alpha", None),
-        "lora_dropout": rest.pop("dropout", None),
-        **{name: rest.pop(name, None) for name in _LORA},
-    }
-    quantization_fields = {name: rest.pop(name, None) for name in ("double_quant", "recipe")}
-    unknown = sorted(set(rest) - ({f.name for f in fields(TrainSetup)} - {"lora", "quantization"}))
-    if unknown:
-        raise RecordError(f"A setup has no field {', '.join(unknown)}.")
-    if method not in ("full", "lora", "qlora"):
-        raise RecordError(f"method is {method!r}; accepted: full, lora, qlora.")
-    decoded(tuple[str, ...] if isinstance(targets, list) else str | None, targets, "setup.targets")
-    lora = None
-    if method != "full":
-        given: dict[str, Any] = {
-            name: tuple(v) if isinstance(v, list) else v
-            for name, v in lora_fields.items()
-            if v is not None
-        }
-        lora = LoraConfig(
-            target_modules=tuple(targets) if isinstance(targets, list) else targets, **given
-        )
-    quantization = None
-    if method == "qlora":
-        quantization = Quantization(
-            **{name: v for name, v in quantization_fields.items() if v is not None}
-        )
-    return TrainSetup(lora=lora, quantization=quantization, **rest)
+    return _setup(decoded(SetupFields, data, "setup"))
 
 
-# --- fields ---------------------------------------------------------------------------------------
+def _setup(read: SetupFields) -> TrainSetup:
+    lora = quantization = None
+    if read.method != "full":
+        lora = LoraConfig(**{"target_modules": None} | _given(LoraConfig, read))
+    if read.method == "qlora":
+        quantization = Quantization(**_given(Quantization, read))
+    own = {f.name: getattr(read, f.name) for f in fields(TrainSetup) if f.name not in _PARTS}
+    return TrainSetup(lora=lora, quantization=quantization, **own)
 
 
-def _object(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise RecordError(f"{where} is {_short(value)}; it must be an object.")
-    return value
-
-
-Decoder = Callable[[Any, str], Any]
-"""(a value as json reads it, where it stands) -> the value as its annotation has it."""
-
-
-def decoded(kind: Any, value: Any, where: str) -> Any:
-    """`value`, as json reads it, as an instance of the annotation `kind`: dataclasses, Literals,
-    unions, tuples, mappings.
-
-    Raises RecordError naming `where`: a wrong type, an unknown or a missing field. A bool is no
-    int.
-    """
-    return _decoder(kind)(value, where)
-
-
-@cache
-def _decoder(kind: Any) -> Decoder:
-    """Made once for each annotation: thousands of records are read with the same few."""
-    origin = get_origin(kind)
-    if origin in (Union, types.UnionType):
-        return _optional(get_args(kind))
-    if origin is Literal:
-        return _one_of(get_args(kind))
-    if origin is tuple:
-        return _sequence(get_args(kind)[0])
-    if origin is not None and issubclass(origin, Mapping):
-        return _mapping(*get_args(kind))
-    return _dataclass(kind) if is_dataclass(kind) else _plain(kind)
-
-
-def _optional(options: tuple[Any, ...]) -> Decoder:
-    decode = _decoder(next(option for option in options if option is not types.NoneType))
-    if types.NoneType not in options:
-        return decode
-    return lambda value, where: None if value is None else decode(value, where)
-
-
-def _one_of(accepted: tuple[Any, ...]) -> Decoder:
-    def decode(value: Any, where: str) -> Any:
-        if value not in accepted:
-            raise RecordError(
-                f"{where} is {_short(value)}; accepted: {', '.join(map(str, accepted))}."
-            )
-        return value
-
-    return decode
-
-
-def _sequence(kind: Any) -> Decoder:
-    decode_item = _decoder(kind)
-
-    def decode(value: Any, where: str) -> Any:
-        if not isinstance(value, list | tuple):
-            raise RecordError(f"{where} is {_short(value)}; it must be a list.")
-        if all(type(item) is kind for item in value) and (
-            kind is not float or all(map(isfinite, value))
-        ):
-            return tuple(value)  # the many times of steps, as they are
-        return tuple([decode_item(item, f"{where}[{i}]") for i, item in enumerate(value)])
-
-    return decode
-
-
-def _mapping(of_key: Any, of_value: Any) -> Decoder:
-    decode_key, decode_value = _decoder(of_key), _decoder(of_value)
-
-    def decode(value: Any, where: str) -> Any:
-        pairs = _object(value, where).items()
-        return {decode_key(k, f"{where} key"): decode_value(v, f"{where}.{k}") for k, v in pairs}
-
-    return decode
-
-
-def _dataclass(kind: Any) -> Decoder:
-    hints = get_type_hints(kind)
-    decoders = {f.name: _decoder(hints[f.name]) for f in fields(kind)}
-    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
-
-    def decode(value: Any, where: str) -> Any:
-        data = _object(value, where)
-        unknown = sorted(data.keys() - decoders.keys())
-        if unknown:
-            raise RecordError(
-                f"{where} has no field {', '.join(unknown)}; the record may come from a newer"
-                " version."
-            )
-        missing = [name for name in needed if name not in data]
-        if missing:
-            raise RecordError(f"{where} needs {', '.join(missing)}.")
-        return kind(
-            **{name: decoders[name](item, f"{where}.{name}") for name, item in data.items()}
-        )
-
-    return decode
-
-
-def _plain(kind: Any) -> Decoder:
-    accepted = (int, float) if kind is float else (kind,)
-
-    def decode(value: Any, where: str) -> Any:
-        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise RecordError(f"{where} is {_short(value)}; it must be {kind.__name__}.")
-        if kind is float and not is_finite(
-            value
-        ):  # Python's json reads nan and inf, and ints beyond all floats
-            raise RecordError(f"{where} is {_short(value)}; it must be finite.")
-        return float(value) if kind is float else value
-
-    return decode
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _given(kind: type[LoraConfig | Quantization], read: SetupFields) -> dict[str, Any]:
+    values = {f.name: getattr(read, _JSON_NAMES.get(f.name, f.name)) for f in fields(kind)}
+    return {name: value for name, value in values.items() if value is not None}

@@ -20,7 +20,7 @@ from lora_profiler._cpu import allowed_cpus, cpu_model
 from lora_profiler._paths import cache_folder
 from lora_profiler.kernels import StepKernels
 from lora_profiler.records.atomic_write import write_durably
-from lora_profiler.records.serialize import RecordError, decoded
+from lora_profiler.records.decode import RecordError, decoded
 from lora_profiler.steptime.constants import Constants, Rates
 from lora_profiler.steptime.roofline import StepLoad, loaded
 from lora_profiler.steptime.step import step_of
