@@ -12,11 +12,11 @@ import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-import lora_profiler
 from lora_profiler.catalog import find_model
 from lora_profiler.catalog.bundled import bundled_models
 from lora_profiler.errors import LoraProfilerError, ModelNotFoundError
 from lora_profiler.records.decode import RecordError
+from lora_profiler.records.json_schema import record_schema
 from lora_profiler.records.record import (
     SCHEMA_VERSION,
     STATUSES,
@@ -37,12 +37,12 @@ from record_strategies import MODELS, records, workloads
 from records import make_record
 
 GOLDEN = Path(__file__).parent / "golden"
-SCHEMA = json.loads(
-    (Path(lora_profiler.__file__).parent / "records" / "record.schema.json").read_text()
-)
+SCHEMA = record_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 SLOW_START = settings(
-    deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
 

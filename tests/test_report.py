@@ -277,12 +277,10 @@ def test_json_is_what_the_schema_says(name: str, gpu: str | None) -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(json.loads(json.dumps(document)), schema)
     for prediction in document["predictions"]:
-        assert set(prediction) == set(schema["$defs"]["prediction"]["properties"])
-        assert set(prediction["setup"]) == set(
-            schema["$defs"]["prediction"]["properties"]["setup"]["properties"]
-        )
+        assert set(prediction) == set(schema["$defs"]["AnswerJson"]["properties"])
+        assert set(prediction["setup"]) == set(schema["$defs"]["SetupFields"]["properties"])
         assert prediction["peak"] in prediction["moments"]
-        timed = schema["$defs"]["prediction"]["properties"]["step_time"]["anyOf"][0]["properties"]
+        timed = schema["$defs"]["StepTimeJson"]["properties"]
         if prediction["step_time"]:
             assert gpu is not None and set(prediction["step_time"]) == set(timed)
         assert (prediction["step_time_refusal"] is None) == (

@@ -203,7 +203,7 @@ def write_out(text: str, path: str | None, show: Callable[[], None] | None = Non
         click.echo(text, nl=False)
 
 
-def print_json(document: dict[str, Any], output: str | None) -> None:
+def print_json(document: Mapping[str, Any], output: str | None) -> None:
     """`document` to the file, or to stdout."""
     import json
 

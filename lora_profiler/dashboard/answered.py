@@ -1,5 +1,6 @@
 """A question and all that is said about it: the one place where a page's numbers come from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,7 @@ class Answered:
     cautions: tuple[str, ...]
 
     @property
-    def payload(self) -> dict[str, Any]:
+    def payload(self) -> Mapping[str, Any]:
         """The JSON of `lora-profile predict`."""
         return predict_payload(self.answers)
 

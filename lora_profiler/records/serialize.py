@@ -51,7 +51,12 @@ def _setup_fields() -> Any:
                 hint = int | hint  # 32 is written as 32, not as 32.0
             parts.append((_JSON_NAMES.get(f.name, f.name), hint, field(default=None)))
     method = ("method", Method, field(default="full"))
-    return make_dataclass("SetupFields", [method, *parts, *own], frozen=True, kw_only=True)
+    doc = {
+        "__doc__": "How the model is trained. Fields of an adapter are null where there is none."
+    }
+    return make_dataclass(
+        "SetupFields", [method, *parts, *own], frozen=True, kw_only=True, namespace=doc
+    )
 
 
 if TYPE_CHECKING:

@@ -1,14 +1,14 @@
 """What ranks send each other, as a table, a line and JSON."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.network import Communication
 from lora_profiler.prediction import Traffic
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.json.plain import plain
 from lora_profiler.report.method_label import method_label
 from lora_profiler.units import (
     between_text,
@@ -18,6 +18,9 @@ from lora_profiler.units import (
     in_unit,
     seconds_text,
 )
+
+if TYPE_CHECKING:
+    from lora_profiler.report.json.predict_types import CommunicationJson
 
 
 def communication_table(answers: Sequence[Answer]) -> Table | None:
@@ -125,7 +128,7 @@ def sending_lines(answers: Sequence[Answer]) -> list[str]:
     return lines + communication_lines(answers)
 
 
-def communication_dict(answer: Answer) -> dict[str, Any] | None:
+def communication_dict(answer: Answer) -> "CommunicationJson | None":
     """None for a process alone."""
     found = answer.communication
     if found is None:
@@ -133,7 +136,7 @@ def communication_dict(answer: Answer) -> dict[str, Any] | None:
     bounds = step_bounds(answer)
     return {
         "world_size": answer.prediction.workload.setup.world_size,
-        "collectives": [asdict(traffic) for traffic in found.traffic],
+        "collectives": [plain(traffic) for traffic in found.traffic],
         "sent_bytes": found.sent_bytes,
         "interconnect": found.network.key if found.network else None,
         "seconds": found.seconds,

@@ -1,12 +1,15 @@
 """What each of several ranks held and how high it went, the highest of them, and how far they lie
 apart."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lora_profiler.records.record import Record
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Row, Table
 from lora_profiler.units import byte_unit, in_unit, percent_text
+
+if TYPE_CHECKING:
+    from lora_profiler.report.json.bench_types import RanksJson
 
 
 def ranks_table(record: Record) -> Table | None:
@@ -71,7 +74,7 @@ def ranks_lines(record: Record) -> list[str]:
     return lines
 
 
-def ranks_record(record: Record) -> dict[str, Any]:
+def ranks_record(record: Record) -> "RanksJson":
     """The same for JSON."""
     m = record.measurement
     peaks = [r.peak_requested_bytes for r in m.ranks]

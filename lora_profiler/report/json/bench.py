@@ -1,10 +1,9 @@
 """Records and their comparisons as the JSON of `lora-profile bench` and `compare`, and flat for
-CSV. The schema lies beside."""
+CSV."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from lora_profiler.campaign.batch_search import LargestBatch
 from lora_profiler.comparison.errors import Comparison, ErrorSummary, Grouping
@@ -13,10 +12,15 @@ from lora_profiler.comparison.scored import Scored
 from lora_profiler.comparison.throughput import throughput
 from lora_profiler.records.record import Record
 from lora_profiler.records.serialize import record_dict
+from lora_profiler.report.json.plain import plain
 from lora_profiler.report.process_group import ranks_record
 from lora_profiler.workload import setup_dict
 
-SCHEMA_VERSION = "1.0"
+if TYPE_CHECKING:
+    from lora_profiler.records.serialize import RecordFields
+    from lora_profiler.report.json import bench_types as types
+
+SCHEMA_VERSION: Literal["1.0"] = "1.0"
 _MEASURED = (
     "num_parameters",
     "num_trainable_parameters",
@@ -35,25 +39,24 @@ _MEASURED = (
 
 def bench_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of what `bench --format json` and `compare --format json` print."""
-    from importlib.resources import files
+    from lora_profiler.report.json.bench_types import BenchJson
+    from lora_profiler.report.json.schema import payload_schema
 
-    schema: dict[str, Any] = json.loads(
-        files("lora_profiler.report").joinpath("bench.schema.json").read_text("utf-8")
-    )
-    return schema
+    title = "lora-profile bench --format json, lora-profile compare --format json"
+    return payload_schema(BenchJson, title=title)
 
 
 def bench_payload(
     records: Sequence[Record],
     comparisons: Sequence[Comparison],
     largest_batches: Sequence[LargestBatch] = (),
-) -> dict[str, Any]:
+) -> "types.BenchJson":
     """The whole document: raw samples, how predictions stand to them, how ranks stand to each
     other, and what batch searches proved. Nothing else is derived."""
-    document: dict[str, Any] = {
+    document: types.BenchJson = {
         "schema_version": SCHEMA_VERSION,
-        "records": [record_dict(record) for record in records],
-        "comparisons": [asdict(comparison) for comparison in comparisons],
+        "records": _record_fields(records),
+        "comparisons": [plain(comparison) for comparison in comparisons],
     }
     of_ranks = [ranks_record(record) for record in records if record.measurement.ranks]
     if of_ranks:
@@ -67,7 +70,7 @@ def compare_payload(
     scored: Sequence[Scored],
     comparisons: Sequence[Comparison],
     summaries: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
+) -> "types.BenchJson":
     """The same for `compare`: with errors by group (`summary_records`), and why records could not
     be predicted."""
     return {
@@ -90,24 +93,29 @@ def summary_records(found: Sequence[ErrorSummary], by: Sequence[Grouping]) -> li
 
 def change_payload(
     pairs: Pairs, found: Sequence[Change], setup: Sequence[SetupChange]
-) -> dict[str, Any]:
+) -> "types.BenchJson":
     """Two sets against each other: `records` are those before, `against` those after; nothing is
     predicted."""
     before = [*(r for pair in pairs.pairs for r in pair.before), *pairs.only_before]
     after = [*(r for pair in pairs.pairs for r in pair.after), *pairs.only_after]
     return {
         **bench_payload(before, ()),
-        "against": [record_dict(record) for record in after],
+        "against": _record_fields(after),
         "changes": [_change_dict(change) for change in found],
-        "setup_changes": [asdict(change) for change in setup],
+        "setup_changes": [plain(change) for change in setup],
         "outcomes": [
             {
                 "case_key": pair.case_key,
-                **{side: [r.measurement.status for r in getattr(pair, side)] for side in _SIDES},
+                "before": [r.measurement.status for r in pair.before],
+                "after": [r.measurement.status for r in pair.after],
             }
             for pair in pairs.pairs
         ],
     }
+
+
+def _record_fields(records: Sequence[Record]) -> "list[RecordFields]":
+    return [cast("RecordFields", record_dict(record)) for record in records]
 
 
 _SIDES = ("before", "after")
@@ -138,15 +146,17 @@ def change_records(pairs: Pairs, found: Sequence[Change]) -> list[dict[str, Any]
     ]
 
 
-def _largest_batch_dict(found: LargestBatch) -> dict[str, Any]:
+def _largest_batch_dict(found: LargestBatch) -> "types.LargestBatchJson":
     workload = found.records[0].workload
-    probes = {"record_ids": [record.id for record in found.records]}
-    rest = {f.name: getattr(found, f.name) for f in fields(found) if f.name != "records"}
     return {
         "model": workload.model.id,
         "setup": setup_dict(workload.setup) | {"batch_size": None},
-        **rest,
-        **probes,
+        "batch_size": found.batch_size,
+        "upper": found.upper,
+        "monotone": found.monotone,
+        "emulated": found.emulated,
+        "predicted": found.predicted,
+        "record_ids": [record.id for record in found.records],
     }
 
 

@@ -1,10 +1,8 @@
-"""Answers as the JSON of `lora-profile predict --format json`, and flattened for CSV. The schema
-lies beside this file."""
+"""Answers as the JSON of `lora-profile predict --format json`, and flattened for CSV."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.empirical_interval import likely_peak
@@ -12,23 +10,25 @@ from lora_profiler.planning.fit import Fit
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.prediction import DeviceMemory, Moment, Prediction
 from lora_profiler.report.communication import communication_dict
+from lora_profiler.report.json.plain import plain
 from lora_profiler.steptime import PARTS
 from lora_profiler.workload import setup_dict
 
-SCHEMA_VERSION = "1.0"
+if TYPE_CHECKING:
+    from lora_profiler.report.json import predict_types as types
+
+SCHEMA_VERSION: Literal["1.0"] = "1.0"
 
 
 def predict_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of what `predict --format json` prints."""
-    from importlib.resources import files
+    from lora_profiler.report.json.predict_types import PredictJson
+    from lora_profiler.report.json.schema import payload_schema
 
-    schema: dict[str, Any] = json.loads(
-        files("lora_profiler.report").joinpath("predict.schema.json").read_text("utf-8")
-    )
-    return schema
+    return payload_schema(PredictJson, title="lora-profile predict --format json")
 
 
-def predict_payload(answers: Sequence[Answer]) -> dict[str, Any]:
+def predict_payload(answers: Sequence[Answer]) -> "types.PredictJson":
     """The whole document: one prediction per model and method, in the order given."""
     return {
         "schema_version": SCHEMA_VERSION,
@@ -36,7 +36,7 @@ def predict_payload(answers: Sequence[Answer]) -> dict[str, Any]:
     }
 
 
-def answer_dict(answer: Answer) -> dict[str, Any]:
+def answer_dict(answer: Answer) -> "types.AnswerJson":
     """One prediction with its verdict and levers, in JSON's own types; bytes and FLOPs are
     integers."""
     prediction = answer.prediction
@@ -48,11 +48,11 @@ def answer_dict(answer: Answer) -> dict[str, Any]:
         "communication": communication_dict(answer),
         "evidence": _evidence_dict(prediction),
         "levers": [_lever_dict(lever) for lever in answer.levers],
-        "layers": [asdict(layer) for layer in prediction.layers],
+        "layers": [plain(layer) for layer in prediction.layers],
     }
 
 
-def prediction_dict(prediction: Prediction) -> dict[str, Any]:
+def prediction_dict(prediction: Prediction) -> "types.PredictionJson":
     """A prediction alone, without its layers."""
     model, parameters, flops = prediction.workload.model, prediction.parameters, prediction.flops
     platform = prediction.workload.platform
@@ -82,7 +82,7 @@ def prediction_dict(prediction: Prediction) -> dict[str, Any]:
             "trainable_fraction": parameters.trainable_fraction,
             "reduction_vs_full": parameters.reduction_vs_full,
         },
-        "persistent_bytes": dict(prediction.persistent_bytes),
+        "persistent_bytes": cast("types.PersistentBytes", dict(prediction.persistent_bytes)),
         "saved_activation_bytes": prediction.saved_activation_bytes,
         "moments": [_moment_dict(moment) for moment in prediction.moments],
         "peak": _moment_dict(prediction.peak),
@@ -104,13 +104,17 @@ def prediction_dict(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _device_memory_dict(memory: DeviceMemory) -> dict[str, int | None]:
+def _device_memory_dict(memory: DeviceMemory) -> "types.DeviceMemoryJson":
     """`device_bytes` would add context and workspaces, which differ by card: see `fit.reserve`."""
-    names = ("allocated_bytes", "reserved_bytes", "expandable_reserved_bytes")
-    return {**{name: getattr(memory, name) for name in names}, "device_bytes": None}
+    return {
+        "allocated_bytes": memory.allocated_bytes,
+        "reserved_bytes": memory.reserved_bytes,
+        "expandable_reserved_bytes": memory.expandable_reserved_bytes,
+        "device_bytes": None,
+    }
 
 
-def _moment_dict(moment: Moment) -> dict[str, Any]:
+def _moment_dict(moment: Moment) -> "types.MomentJson":
     return {
         "moment": moment.moment,
         "step": moment.step,
@@ -119,13 +123,13 @@ def _moment_dict(moment: Moment) -> dict[str, Any]:
     }
 
 
-def _fit_dict(fit: Fit) -> dict[str, Any]:
+def _fit_dict(fit: Fit) -> "types.FitJson":
     return {
         "gpu": fit.gpu.key,
         "usable_bytes": fit.usable_bytes,
         "usable_is_estimated": fit.gpu.usable_is_estimated,
         "reserve_bytes": fit.reserve_bytes,
-        "reserve": asdict(fit.reserve),
+        "reserve": plain(fit.reserve),
         "verdict": fit.verdict,
         "headroom_bytes": fit.headroom_bytes,
         "largest_batch_size": fit.largest_batch_size,
@@ -134,7 +138,7 @@ def _fit_dict(fit: Fit) -> dict[str, Any]:
     }
 
 
-def _step_time_dict(answer: Answer) -> dict[str, Any] | None:
+def _step_time_dict(answer: Answer) -> "types.StepTimeJson | None":
     step = answer.timing.step if answer.timing else None
     if step is None:
         return None
@@ -155,7 +159,7 @@ def _step_time_dict(answer: Answer) -> dict[str, Any] | None:
             "eta": time.constants.eta,
             "beta": time.constants.beta,
         },
-        "evidence": asdict(step.evidence) if step.evidence else None,
+        "evidence": plain(step.evidence) if step.evidence else None,
         "against_full": (
             {
                 "flops_ratio": gap.flops_ratio,
@@ -169,7 +173,7 @@ def _step_time_dict(answer: Answer) -> dict[str, Any] | None:
     }
 
 
-def _evidence_dict(prediction: Prediction) -> dict[str, Any] | None:
+def _evidence_dict(prediction: Prediction) -> "types.EvidenceJson | None":
     """What public measurements say of the peak; null where they say nothing."""
     likely = likely_peak(prediction)
     if likely is None:
@@ -199,7 +203,8 @@ def predict_records(answers: Sequence[Answer]) -> list[dict[str, Any]]:
     left out."""
     records = []
     for answer in answers:
-        document = prediction_dict(answer.prediction) | {
+        document: dict[str, Any] = {
+            **prediction_dict(answer.prediction),
             "fit": _fit_dict(answer.fit) if answer.fit else None,
             "step_time": _step_time_dict(answer),
             "step_time_refusal": answer.timing.refusal if answer.timing else None,

@@ -1,0 +1,231 @@
+"""What `lora-profile predict --format json` prints, as types: what builds it is checked against
+them, and the schema is made of them. Loaded for the schema alone."""
+
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, get_type_hints
+
+from lora_profiler.evidence.memory import MeasuredMemory
+from lora_profiler.evidence.steps import MeasuredStep
+from lora_profiler.planning.fit import Reserve, Verdict
+from lora_profiler.planning.memory_savings import Lever
+from lora_profiler.planning.speed_gap import Cause
+from lora_profiler.prediction import (
+    Category,
+    Engine,
+    Exactness,
+    LayerCost,
+    MomentName,
+    Step,
+    Traffic,
+)
+from lora_profiler.records.serialize import SetupFields
+from lora_profiler.steptime.predict import Basis, Part
+
+if TYPE_CHECKING:
+    LeverJson = Any
+    NearestPeak = Any
+else:  # a dataclass as JSON has it, beside what follows from its fields
+    LeverJson = TypedDict("LeverJson", get_type_hints(Lever) | {"saved_fraction": float})
+    LeverJson.__doc__ = "A single change that lowers the peak."
+    NearestPeak = TypedDict("NearestPeak", get_type_hints(MeasuredMemory) | {"error": float})
+    NearestPeak.__doc__ = MeasuredMemory.__doc__
+
+
+class ModelJson(TypedDict):
+    """`checkpoint_quantization` is how the checkpoint stores its weights where that is not 16 or 32
+    bit; null where it is."""
+
+    id: str
+    model_type: str
+    source: str
+    num_layers: int
+    checkpoint_quantization: NotRequired[str | None]
+
+
+class PlatformJson(TypedDict):
+    compute_capability: str | None
+    torch: str
+
+
+class ParametersJson(TypedDict):
+    base: int
+    adapter: int
+    total: int
+    trainable: int
+    trainable_fraction: float
+    reduction_vs_full: float
+
+
+class PersistentBytes(TypedDict):
+    parameters: int
+    quantization_state: int
+    adapters: int
+    gradients: int
+    optimizer_states: int
+
+
+class MomentJson(TypedDict):
+    """Live bytes of one instant by category."""
+
+    moment: MomentName
+    step: Step
+    total_bytes: int
+    bytes: dict[Category, int]
+
+
+class DeviceMemoryJson(TypedDict):
+    """Peaks of CUDA's caching allocator. `device_bytes` would add context and workspaces, which
+    differ by card."""
+
+    allocated_bytes: int | None
+    reserved_bytes: int | None
+    expandable_reserved_bytes: NotRequired[int]
+    device_bytes: int | None
+
+
+class FlopsJson(TypedDict):
+    """FLOPs of one micro-batch as the hardware runs them."""
+
+    forward: int
+    backward: int
+    recompute: int
+    total: int
+    per_token: int
+
+
+class FitJson(TypedDict):
+    """`largest_batch_size` and `longest_seq_len` are null where the step was traced at exactly the
+    size asked, which says nothing of others; so is `highest_rank`, and for full fine-tuning."""
+
+    gpu: str
+    usable_bytes: int
+    usable_is_estimated: bool
+    reserve_bytes: int
+    reserve: Reserve
+    verdict: Verdict
+    headroom_bytes: int
+    largest_batch_size: int | None
+    longest_seq_len: int | None
+    highest_rank: int | None
+
+
+class ConstantsJson(TypedDict):
+    family: str
+    eta: float
+    beta: float
+
+
+class AgainstFull(TypedDict):
+    """A step beside one of full fine-tuning. `gap_seconds` are those beyond flops_ratio times those
+    of full; the causes add up to it."""
+
+    flops_ratio: float
+    seconds_ratio: float
+    gap_seconds: float
+    cause_seconds: dict[Cause, float]
+
+
+class StepTimeJson(TypedDict):
+    """Of one optimizer step on the card that was named, or on this machine's processor.
+
+    calibrated: the constants were measured on this machine, or fitted to this very card.
+    share_of_host: of a micro-batch's time, what launching its kernels alone would take. launches:
+    kernels of one micro-batch. part_seconds: where the time goes; the parts add up to seconds.
+    evidence: the nearest public measurement; null where the constants are this machine's own.
+    against_full: null where full fine-tuning is not among the answers, and for full itself.
+    """
+
+    seconds: float
+    low_seconds: float
+    high_seconds: float
+    tokens_per_second: float
+    mfu: float | None
+    calibrated: bool
+    basis: Basis
+    share_of_host: float
+    launches: int
+    part_seconds: dict[Part, float]
+    constants: ConstantsJson
+    evidence: MeasuredStep | None
+    against_full: AgainstFull | None
+
+
+class CommunicationJson(TypedDict):
+    """What one of several ranks takes part in during an optimizer step. `seconds` is the least that
+    the interconnect takes for `sent_bytes`."""
+
+    world_size: int
+    collectives: list[Traffic]
+    sent_bytes: int
+    interconnect: str | None
+    seconds: float | None
+    step_low_seconds: NotRequired[float | None]
+    step_high_seconds: NotRequired[float | None]
+
+
+class IntervalJson(TypedDict):
+    """How far off predictions of public peaks were, with their own libraries and kernels replayed.
+
+    nominal: the probability that half_width is made for. rows: measured peaks behind it; inside: of
+    them within what the errors of all sources but their own give. worst: the largest error, signed.
+    """
+
+    nominal: float
+    half_width: float
+    rows: int
+    inside: int
+    worst: float
+
+
+class EvidenceJson(TypedDict):
+    """What public measurements say of the peak. `half_width` is a share of the measured peak:
+    interval.half_width and, for an estimate, error_bound."""
+
+    low_bytes: int
+    high_bytes: int
+    half_width: float
+    interval: IntervalJson
+    nearest: NearestPeak
+
+
+class PredictionJson(TypedDict):
+    """`error_bound` is the largest relative error seen of an estimated peak.
+    `saved_activation_bytes`: everything autograd keeps at the end of forward, without parameters.
+    """
+
+    model: ModelJson
+    setup: SetupFields
+    platform: PlatformJson
+    engine: Engine
+    exactness: Exactness
+    error_bound: float | None
+    assumptions: list[str]
+    attention_kernel: str
+    parameters: ParametersJson
+    persistent_bytes: PersistentBytes
+    saved_activation_bytes: int | None
+    moments: list[MomentJson]
+    peak: MomentJson
+    device_memory: DeviceMemoryJson | None
+    flops: FlopsJson | None
+    step_time: StepTimeJson | None
+
+
+class AnswerJson(PredictionJson):
+    """A prediction with what follows from it. `step_time_refusal` is why there is no step_time,
+    where a device was named. `evidence` is null for a lower bound, and for devices that none is of.
+    """
+
+    fit: FitJson | None
+    step_time_refusal: str | None
+    communication: NotRequired[CommunicationJson | None]
+    evidence: EvidenceJson | None
+    levers: list[LeverJson]
+    layers: list[LayerCost]
+
+
+class PredictJson(TypedDict):
+    """Bytes and FLOPs are integers; what is not known is null, never 0. New keys may be added under
+    the same schema_version."""
+
+    schema_version: Literal["1.0"]
+    predictions: list[AnswerJson]
