@@ -11,7 +11,7 @@ import pytest
 
 from lora_profiler.comparison.errors import compare
 from lora_profiler.records.lines import StoreError
-from lora_profiler.records.load import RecordSet, read_set
+from lora_profiler.records.load import RecordSet, read_content, read_set
 from lora_profiler.records.record import Record
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.report.json.bench import bench_payload
@@ -107,6 +107,25 @@ def test_good_lines_are_used_and_each_kind_of_bad_one_is_told_of(tmp_path: Path)
     assert nothing == f"{empty} is empty."
 
 
+def test_of_one_id_in_one_file_the_order_of_lines_does_not_matter(tmp_path: Path) -> None:
+    older, newer = (replace(MADE[0], ended_at=f"2026-11-0{day}T00:00:00+00:00") for day in (1, 2))
+    for order in ((older, newer), (newer, older)):
+        file = write(tmp_path / "a.jsonl", *(line(r) for r in order))
+        assert read_set([file]).records == read_content("a", file.read_bytes()).records == (newer,)
+
+
+def test_content_is_read_as_its_file_is(tmp_path: Path) -> None:
+    document = json.dumps(bench_payload(MADE[:2], ()))
+    for text in (
+        line(MADE[0]) + "{torn\n",
+        "\ufeff" + line(MADE[1]),
+        document,
+        "[]\n" * 9 + line(MADE[0]),
+    ):
+        file = write(tmp_path / "{a}.jsonl", text)
+        assert read_content(str(file), file.read_bytes()) == read_set([file])
+
+
 def test_an_older_file_is_read(tmp_path: Path) -> None:
     old = json.loads((GOLDEN / "record-1.0.json").read_text())
     (record,) = read_set([write(tmp_path / "old.jsonl", json.dumps(old))]).records
@@ -136,7 +155,7 @@ def test_the_json_that_bench_printed_is_a_set_too(tmp_path: Path) -> None:
         (b"\x89PNG\r\n\x1a\n\x00\xff", "of its lines are no JSON"),
         (b"\xff\xfe{\x00}\x00", "one of its lines is no JSON"),
         (b"[1, 2]\n", "line 1: a record is [1, 2]; it must be an object"),
-        (b'{"records": []}\n', "line 1: A record needs a schema_version"),
+        (b'{"records": []}\n', "a.jsonl has an empty list of records"),
         (b'{\n"records": {}\n}\n', "3 of its lines are no JSON"),
         (b'{\n"records": []\n}\n', "a.jsonl has an empty list of records"),
         (b"[" * 100_000, "one of its lines is no JSON"),

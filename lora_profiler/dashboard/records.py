@@ -2,9 +2,8 @@
 Nothing else is opened."""
 
 import argparse
-import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,15 +13,10 @@ import lora_profiler
 from lora_profiler.catalog.meta_build import nothing_built
 from lora_profiler.comparison.scored import Scored, scored
 from lora_profiler.dashboard.models import INSTEAD
-from lora_profiler.errors import LoraProfilerError
-from lora_profiler.records.lines import StoreError, parsed_record, recency
-from lora_profiler.records.load import SUFFIX, RecordSet, read_set
-from lora_profiler.records.record import Record
+from lora_profiler.records.lines import StoreError
+from lora_profiler.records.load import SUFFIX, RecordSet, newest, read_content, read_set
 from lora_profiler.records.store import default_records_path
 from lora_profiler.units import MIB
-
-MOST_TOLD = 5
-"""Of what cannot be read in one upload, so much is told one by one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,71 +163,23 @@ def uploaded(name: str, content: bytes, engine: str) -> Loaded:
     Raises StoreError where there is no record in it.
     """
     try:
-        text = content.decode("utf-8-sig")
+        content.decode("utf-8")
     except UnicodeDecodeError as e:
         raise StoreError(
             f"{name} is no file of records: it is not UTF-8 text (byte {e.start})."
         ) from None
-    records: list[Record] = []
-    warnings: list[str] = []
     with nothing_built(INSTEAD):
-        for place, item in _items(text):
-            try:
-                records.append(parsed_record(item))
-            except LoraProfilerError as e:
-                warnings.append(f"{name}, {place}: {e}")
-    if len(warnings) > MOST_TOLD:
-        warnings[MOST_TOLD:] = [f"{name}: {len(warnings) - MOST_TOLD:,} more cannot be read."]
-    if not records:
-        told = " ".join(warnings) or "It is empty."
-        raise StoreError(
-            f"{name} holds no record that can be read. {told} A file of records has one JSON object"
-            " a line, as `lora-profile bench --records` writes it."
-        )
-    return Loaded(scored=tuple(scored(_newest(records), engine)), warnings=tuple(warnings))
-
-
-_NO_JSON = object()
-
-
-def _items(text: str) -> Iterable[tuple[str, object]]:
-    """Where each thing stands that may be a record, and what it is; `_NO_JSON`, which is none, for
-    a line that is not JSON."""
-    whole = _json(text)
-    if isinstance(whole, dict) and isinstance(whole.get("records"), list):
-        return [(f"records[{number}]", item) for number, item in enumerate(whole["records"])]
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    return [(f"line {number}", _json(line)) for number, line in lines]
-
-
-def _json(text: str) -> object:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return _NO_JSON
+        records = read_content(name, content)
+    return Loaded(scored=tuple(scored(records.records, engine)), warnings=records.warnings)
 
 
 @lru_cache(maxsize=8)
-def merged(found: tuple[Loaded, ...]) -> Loaded:
+def merged(parts: tuple[Loaded, ...]) -> Loaded:
     """Several as one: of each id the record that ended last, as one file has it."""
-    if len(found) == 1:
-        return found[0]
-    by_id: dict[str, Scored] = {}
-    warnings: list[str] = []
-    for each in found:
-        warnings += each.warnings
-        for s in each.scored:
-            key = s.record.id
-            if key not in by_id or recency(s.record) >= recency(by_id[key].record):
-                by_id[key] = s
-    complete = all(each.complete for each in found)
-    return Loaded(scored=tuple(by_id.values()), warnings=tuple(warnings), complete=complete)
-
-
-def _newest(records: Iterable[Record]) -> list[Record]:
-    by_id: dict[str, Record] = {}
-    for record in records:
-        key = record.id
-        if key not in by_id or recency(record) >= recency(by_id[key]):
-            by_id[key] = record
-    return list(by_id.values())
+    if len(parts) == 1:
+        return parts[0]
+    return Loaded(
+        scored=tuple(newest((s for part in parts for s in part.scored), lambda s: s.record)),
+        warnings=tuple(warning for part in parts for warning in part.warnings),
+        complete=all(part.complete for part in parts),
+    )

@@ -83,17 +83,21 @@ class RecordFile:
         if not line.strip():
             return True
         try:
-            data = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError):
-            return False
-        try:
-            record = parsed_record(data)
+            record = parsed_line(line)
         except LoraProfilerError as e:
             self.unreadable.append(f"{self.path}, line {self._newlines + 1}: {e}")
             return True
+        except (ValueError, RecursionError):
+            return False
         self.by_id.pop(record.id, None)  # the newest takes its place at the end
         self.by_id[record.id] = record
         return True
+
+
+def parsed_line(line: bytes) -> Record:
+    """The record in a line. Raises ValueError or RecursionError for what is no JSON, and
+    LoraProfilerError for JSON that is no record."""
+    return parsed_record(json.loads(line.decode("utf-8")))
 
 
 def parsed_record(data: Any) -> Record:

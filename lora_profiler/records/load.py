@@ -2,15 +2,18 @@
 that cannot."""
 
 import json
-from collections.abc import Iterable, Iterator
+from codecs import BOM_UTF8
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from lora_profiler._gc import collector_paused
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.records.lines import RecordFile, StoreError, parsed_record, read_records, recency
+from lora_profiler.records.lines import StoreError, parsed_line, parsed_record, recency
 from lora_profiler.records.record import Record
 
+T = TypeVar("T")
 SUFFIX = ".jsonl"
 _TOLD = 3
 """Of the lines of one file that are no records, so many are told of one by one."""
@@ -37,19 +40,36 @@ def read_set(paths: Iterable[Path]) -> RecordSet:
     Raises StoreError for a path that is neither file nor folder, a folder without such files, a
     file that cannot be opened, and where no record can be read at all.
     """
-    by_id: dict[str, Record] = {}
+    files = dict.fromkeys(file for path in paths for file in _files(path))
+    return _one_set(_parsed(str(file), _content(file)) for file in files)
+
+
+def read_content(name: str, content: bytes) -> RecordSet:
+    """The same of the content of a file that is called `name`. Raises StoreError where no record
+    can be read."""
+    return _one_set([_parsed(name, content)])
+
+
+def newest(items: Iterable[T], record_of: Callable[[T], Record]) -> list[T]:
+    """Of each id the one whose record ended last, the last of equals, in place of the first."""
+    by_id: dict[str, T] = {}
+    for item in items:
+        record = record_of(item)
+        held = by_id.get(record.id)
+        if held is None or recency(record) >= recency(record_of(held)):
+            by_id[record.id] = item
+    return list(by_id.values())
+
+
+def _one_set(parts: Iterable[tuple[list[Record], list[str]]]) -> RecordSet:
+    records: list[Record] = []
     warnings: list[str] = []
-    for file in dict.fromkeys(file for path in paths for file in _files(path)):
-        with collector_paused():
-            found, told = _read(file)
-        warnings += told
-        for record in found:
-            key = record.id
-            if key not in by_id or recency(record) >= recency(by_id[key]):
-                by_id[key] = record
-    if not by_id:
+    for of_part, warnings_of_part in parts:
+        records += of_part
+        warnings += warnings_of_part
+    if not records:
         raise StoreError(f"No record can be read. {' '.join(warnings)} {_HOW}")
-    return RecordSet(records=tuple(by_id.values()), warnings=tuple(warnings))
+    return RecordSet(records=tuple(newest(records, lambda r: r)), warnings=tuple(warnings))
 
 
 def _files(path: Path) -> list[Path]:
@@ -84,44 +104,65 @@ def _is_its_own(file: Path, folder: Path) -> bool:
     )
 
 
-def _read(path: Path) -> tuple[list[Record], list[str]]:
-    file = read_records(path)
-    if not file.by_id and file.torn:
-        document = _bench_document(path)
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise StoreError(f"{path} cannot be read: {e.strerror or e}.") from None
+
+
+def _parsed(name: str, content: bytes) -> tuple[list[Record], list[str]]:
+    """The records in the lines of a file, or in the document that it is, and what to say of what is
+    no record."""
+    records: list[Record] = []
+    unreadable: list[str] = []
+    torn = 0
+    content = content.removeprefix(BOM_UTF8)
+    with collector_paused():
+        for number, line in enumerate(content.split(b"\n"), 1):
+            if not line.strip():
+                continue
+            try:
+                records.append(parsed_line(line))
+            except LoraProfilerError as e:
+                unreadable.append(f"{name}, line {number}: {e}")
+            except (ValueError, RecursionError):
+                torn += 1
+        document = _bench_document(content) if not records else None
         if document is not None:
-            return document
-    return file.records, list(_told(file))
+            return _of_document(name, document)
+    warnings = _first(unreadable, name, "lines are no records that can be read")
+    if torn:
+        lines = f"{torn:,} of its lines are" if torn > 1 else "one of its lines is"
+        warnings.append(f"{name}: {lines} no JSON, as a crash leaves them.")
+    elif not records and not unreadable:
+        warnings.append(f"{name} is empty.")
+    return records, warnings
 
 
-def _told(file: RecordFile) -> Iterator[str]:
-    messages, rest = file.unreadable[:_TOLD], len(file.unreadable) - _TOLD
-    yield from messages
-    if rest > 0:
-        yield f"{file.path}: {rest:,} more of its lines are no records that can be read."
-    if file.torn:
-        lines = f"{file.torn:,} of its lines are" if file.torn > 1 else "one of its lines is"
-        yield f"{file.path}: {lines} no JSON, as a crash leaves them."
-    elif not file.by_id and not file.unreadable:
-        yield f"{file.path} is empty."
-
-
-def _bench_document(path: Path) -> tuple[list[Record], list[str]] | None:
-    """The records of a document of `lora-profile bench --format json` or `compare`; None for
+def _bench_document(content: bytes) -> list[Any] | None:
+    """What a document of `lora-profile bench --format json` or `compare` has for records; None for
     anything else."""
     try:
-        data = json.loads(path.read_bytes().decode("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        data = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(data, dict) or not isinstance(data.get("records"), list):
-        return None
-    found: list[Record] = []
+    records = data.get("records") if isinstance(data, dict) else None
+    return records if isinstance(records, list) else None
+
+
+def _of_document(name: str, items: list[Any]) -> tuple[list[Record], list[str]]:
+    records: list[Record] = []
     unreadable: list[str] = []
-    for number, each in enumerate(data["records"]):
+    for number, item in enumerate(items):
         try:
-            found.append(parsed_record(each))
+            records.append(parsed_record(item))
         except LoraProfilerError as e:
-            unreadable.append(f"{path}, records[{number}]: {e}")
-    rest = len(unreadable) - _TOLD
-    more = [f"{path}: {rest:,} more of its records cannot be read."] if rest > 0 else []
-    empty = [] if data["records"] else [f"{path} has an empty list of records."]
-    return found, [*unreadable[:_TOLD], *more, *empty]
+            unreadable.append(f"{name}, records[{number}]: {e}")
+    warnings = _first(unreadable, name, "records cannot be read")
+    return records, warnings if items else [f"{name} has an empty list of records."]
+
+
+def _first(messages: list[str], name: str, what: str) -> list[str]:
+    rest = len(messages) - _TOLD
+    return messages if rest <= 0 else [*messages[:_TOLD], f"{name}: {rest:,} more of its {what}."]
