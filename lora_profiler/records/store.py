@@ -4,6 +4,13 @@ disks and two runs at once.
 A result is written twice. The process that measures leaves it in the pending folder, whole or not
 at all; its parent appends it to the file and takes it out of the folder. Whatever is killed in
 between, `recover` finds in the folder.
+
+A folder with one file a record, written by rename and without locks, was tried in place of it. A
+rename does not compare: of two runs that had one id at once, the interrupted one took the place of
+the finished one in 216 of 450 cases, which a lock rules out. Names with a mark of the run lost
+nothing, but 1,000 records took a third longer to append and to read. Files of lines would have to
+be read as before, since they are what `--records FILE` names and what is committed, so that little
+of the code would go.
 """
 
 import errno
