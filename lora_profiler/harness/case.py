@@ -4,11 +4,11 @@ inputs lie."""
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from lora_profiler.records.decode import decoded
 from lora_profiler.records.record import Conditions, case_key
-from lora_profiler.records.serialize import workload_dict, workload_from_dict
+from lora_profiler.records.serialize import WorkloadFields, workload_dict, workload_of
 from lora_profiler.workload import Workload
 
 
@@ -64,13 +64,23 @@ def case_dict(case: Case) -> dict[str, Any]:
     }
 
 
+class CaseFields(TypedDict):
+    workload: WorkloadFields
+    conditions: Conditions
+    repeat: int
+    weights: str | None
+    text: str | None
+    command: str | None
+
+
 def case_from_dict(data: Mapping[str, Any]) -> Case:
     """Raises RecordError for what is no case."""
+    read: CaseFields = decoded(CaseFields, data, "case")
     return Case(
-        workload=workload_from_dict(data["workload"]),
-        conditions=decoded(Conditions, data["conditions"], "conditions"),
-        repeat=data["repeat"],
-        weights=data["weights"],
-        text=data["text"],
-        command=data["command"],
+        workload=workload_of(read["workload"]),
+        conditions=read["conditions"],
+        repeat=read["repeat"],
+        weights=read["weights"],
+        text=read["text"],
+        command=read["command"],
     )

@@ -41,7 +41,11 @@ def _setup_fields() -> Any:
     """The fields of `setup_dict`: those of TrainSetup, and beside them those of LoRA and
     quantization, null where there is none."""
     hints = get_type_hints(TrainSetup)
-    own = [(f.name, hints[f.name], f) for f in fields(TrainSetup) if f.name not in _PARTS]
+    own = [
+        (f.name, hints[f.name], field(default=f.default))
+        for f in fields(TrainSetup)
+        if f.name not in _PARTS
+    ]
     parts = []
     for kind in (LoraConfig, Quantization):
         hints = get_type_hints(kind)
@@ -134,7 +138,7 @@ def record_from_dict(data: Mapping[str, Any]) -> Record:
     """
     read: RecordFields = decoded(RecordFields, migrated(decoded(dict[str, Any], data, "")), "")
     return Record(
-        workload=_workload(read.workload),
+        workload=workload_of(read.workload),
         conditions=read.conditions,
         environment=read.environment,
         measurement=read.measurement,
@@ -225,10 +229,11 @@ def workload_from_dict(data: Mapping[str, Any]) -> Workload:
 
     Raises RecordError for what is no workload or names another model than its config describes.
     """
-    return _workload(decoded(WorkloadFields, data, "workload"))
+    return workload_of(decoded(WorkloadFields, data, "workload"))
 
 
-def _workload(read: WorkloadFields) -> Workload:
+def workload_of(read: WorkloadFields) -> Workload:
+    """Raises RecordError as `workload_from_dict` does."""
     try:
         return Workload(model=_model(read["model"]), setup=_setup(read["setup"]))
     except UsageError as e:
