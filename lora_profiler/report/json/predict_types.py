@@ -8,15 +8,7 @@ from lora_profiler.evidence.steps import MeasuredStep
 from lora_profiler.planning.fit import Reserve, Verdict
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.planning.speed_gap import Cause
-from lora_profiler.prediction import (
-    Category,
-    Engine,
-    Exactness,
-    LayerCost,
-    MomentName,
-    Step,
-    Traffic,
-)
+from lora_profiler.prediction import Category, Engine, Exactness, LayerCost, MomentName, Traffic
 from lora_profiler.records.serialize import SetupFields
 from lora_profiler.steptime.predict import Basis, Part
 
@@ -67,7 +59,7 @@ class MomentJson(TypedDict):
     """Live bytes of one instant by category."""
 
     moment: MomentName
-    step: Step
+    step: Literal[1] | Literal["steady"]  # as one Literal msgspec before 0.22 would sort them
     total_bytes: int
     bytes: dict[Category, int]
 
