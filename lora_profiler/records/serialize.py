@@ -17,6 +17,7 @@ from lora_profiler.records.record import (
     Record,
 )
 from lora_profiler.workload import (
+    STORED_OPTIONS,
     LoraConfig,
     Method,
     Quantization,
@@ -27,13 +28,7 @@ from lora_profiler.workload import (
 
 # --- as JSON has them -----------------------------------------------------------------------------
 
-_JSON_NAMES = {
-    "r": "rank",
-    "lora_alpha": "alpha",
-    "lora_dropout": "dropout",
-    "target_modules": "targets",
-}
-"""Of LoraConfig's fields in a setup, where they are called otherwise."""
+_JSON_NAMES = {stored.field: stored.name for stored in STORED_OPTIONS}
 _PARTS = ("lora", "quantization")
 
 

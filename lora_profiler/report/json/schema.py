@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_profiler.records.json_schema import SIZES, json_schema
-from lora_profiler.workload import LATER_FIELDS
+from lora_profiler.workload import STORED_OPTIONS
 
 _AMOUNT = re.compile(
     r"(^|_)(bytes|seconds|parameters|per_step|per_second|per_token|states?|tokens)$"
@@ -29,7 +29,8 @@ _LIMITS: Mapping[str, Mapping[str, Any]] = {
 def payload_schema(kind: type, *, title: str) -> dict[str, Any]:
     """Of a document that a command prints. Memory, time and counts are never negative, which their
     names tell; a later version may add fields."""
-    return json_schema(kind, title=title, limits=_limits, optional=frozenset(LATER_FIELDS))
+    later = frozenset(stored.name for stored in STORED_OPTIONS if stored.declared.added)
+    return json_schema(kind, title=title, limits=_limits, optional=later)
 
 
 def _limits(name: str) -> Mapping[str, Any]:
