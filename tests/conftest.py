@@ -13,9 +13,6 @@ from hypothesis import HealthCheck, settings
 from commands import Done, Run
 from lora_profiler.compiled import library
 
-THE_BUNDLE = library.BUNDLED
-
-
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 """A machine that others use as well is no reason to fail."""
