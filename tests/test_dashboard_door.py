@@ -213,7 +213,7 @@ def test_the_browser_is_handed_a_file_of_this_user_s_alone(monkeypatch: pytest.M
     handed: list[str] = []
     monkeypatch.setattr(webbrowser, "open", handed.append)
     with opened("http://127.0.0.1:8501/?token=secret"):
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not handed and time.monotonic() < deadline:
             time.sleep(0.01)
         (uri,) = handed

@@ -783,7 +783,7 @@ ALL_DRAWN = (
 def until(page: Any, expression: str) -> None:
     """Waits until it is true. Asked from outside: the page lets nobody evaluate text, not even
     Playwright's own waiting."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not page.evaluate(expression):
         assert time.monotonic() < deadline, expression
         page.wait_for_timeout(50)
