@@ -230,6 +230,13 @@ time.sleep(60)
 """
 
 
+def ignores(pid: int, which: signal.Signals) -> bool:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("SigIgn:"):
+            return bool(int(line.split()[1], 16) >> (which - 1) & 1)
+    return False
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_it_dies_with_its_parent_and_ignores_ctrl_c(fake_driver: Callable[..., None]) -> None:
     fake_driver()
@@ -241,7 +248,9 @@ def test_it_dies_with_its_parent_and_ignores_ctrl_c(fake_driver: Callable[..., N
     )
     assert owner.stdout is not None
     pid = int(owner.stdout.readline())
-    time.sleep(1.0)
+    until = time.monotonic() + 60
+    while not ignores(pid, signal.SIGINT) and time.monotonic() < until:
+        time.sleep(0.05)
     os.kill(pid, signal.SIGINT)
     time.sleep(0.2)
     assert alive(pid)
