@@ -17,7 +17,7 @@ from websockets.exceptions import InvalidStatus
 
 from dashboard_client import asked, cookie_of, press
 from lora_profiler.dashboard.serving import opened
-from test_cli_app import ROOT, Served, healthy, served
+from serving import ROOT, Served, healthy, served
 
 MEASURE = "page=measure&model=meta-llama%2FLlama-3.1-405B&method=full"
 """More than any machine holds, so that what is started refuses and ends by itself."""
