@@ -21,6 +21,7 @@ import inspect
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
@@ -84,12 +85,16 @@ def changed_families() -> frozenset[str]:
     """Model types whose program differs from the one before the last commit."""
     from lora_profiler.analytic import families
 
-    stems = {Path(name).stem for name in os.environ[CHANGED].split() if "/families/" in name}
-    programs = [vars(getattr(families, stem)).values() for stem in stems if hasattr(families, stem)]
+    programs = [
+        getattr(getattr(families, file.stem), program)
+        for file in map(ROOT.joinpath, os.environ[CHANGED].split())
+        if file.parent.name == "families" and file.stem in vars(families) and file.exists()
+        for program in re.findall(r"^([A-Z0-9_]+)\b.*= ", file.read_text(), re.MULTILINE)
+    ]
     return frozenset(
         name
         for name, family in families.FAMILIES.items()
-        if any(family is value for program in programs for value in program)
+        if any(family is program for program in programs)
     )
 
 
