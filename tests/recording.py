@@ -241,7 +241,7 @@ class Measure:
 
     def __call__(self, config: Mapping[str, Any], *arguments: Any) -> Any:
         assert THE is not None
-        cell = json.dumps([_plain(config), *map(_plain, arguments)], separators=(",", ":"))
+        cell = _line([config, *arguments])
         return THE.answer(
             self, cell, str(config["model_type"]), lambda: self.function(config, *arguments)
         )
@@ -249,6 +249,10 @@ class Measure:
 
 def measure(*code: str, by_processor: bool = False) -> Callable[[Callable[..., Any]], Measure]:
     return lambda function: Measure(function, code, by_processor)
+
+
+def _line(cell: Any) -> str:
+    return json.dumps(_plain(cell), separators=(",", ":"), sort_keys=True)
 
 
 def _plain(value: Any) -> Any:
@@ -260,7 +264,7 @@ def _plain(value: Any) -> Any:
             name: _plain(field) for name, field in changed.items() if field != defaults[name]
         } or "defaults"
     if isinstance(value, Mapping):
-        return {str(name): _plain(field) for name, field in sorted(value.items())}
+        return {str(name): _plain(field) for name, field in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value
