@@ -40,6 +40,7 @@ PREDICTOR = (
     "support",
     "platform.py",
     "model_spec.py",
+    "option.py",
     "prediction.py",
     "workload.py",
 )

@@ -1,10 +1,18 @@
 """The command line as tests run it: in this process, or by itself on a terminal."""
 
+import io
 import os
 import pty
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from typing import NamedTuple
+from unittest.mock import patch
+
+from lora_profiler.compiled import library
+
+THE_BUNDLE = library.BUNDLED
+"""The package's profiles, which `conftest` hides from tests."""
 
 
 class Done(NamedTuple):
@@ -17,6 +25,29 @@ class Done(NamedTuple):
 
 Run = Callable[..., Done]
 """The fixture `run`: called with the arguments of `lora-profile`."""
+
+
+def in_this_process(*arguments: str, environment: Mapping[str, str]) -> Done:
+    """What a process with just this `environment`, and without a terminal, would write and end
+    with."""
+    from huggingface_hub import constants
+
+    from lora_profiler.cli.main import main
+
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    with (
+        patch.dict(os.environ, environment, clear=True),
+        patch.object(library, "BUNDLED", THE_BUNDLE),
+        patch.object(constants, "HF_HUB_OFFLINE", environment.get("HF_HUB_OFFLINE") == "1"),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            main(arguments)
+        except SystemExit as ended:
+            code = ended.code
+    texts = (stream.buffer.getvalue().decode() for stream in (out, err))  # type: ignore[attr-defined]
+    return Done(code or 0, *texts)  # type: ignore[arg-type]
 
 
 def on_a_terminal(

@@ -10,15 +10,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+import recording
 from commands import Done, Run
 from lora_profiler.compiled import library
 
-THE_BUNDLE = library.BUNDLED
-
-
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A machine that others use as well is no reason to fail."""
+settings.register_profile("quick", patient, max_examples=25)
+settings.register_profile("whole", patient, max_examples=120)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,7 +43,55 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
     return run_
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--whole",
+        action="store_true",
+        help="every cell of the oracle live, every test that is marked slow, 120 examples of each"
+        " property: all that is drawn from by a seed without it",
+    )
+    parser.addoption(
+        "--oracle",
+        choices=("auto", "live", "record"),
+        default="auto",
+        help="real models: as tests/recording.py decides, or all of them live; `record` is for"
+        " `python -m benchmarks.oracle_grid`",
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    assert recording.THE is not None
+    return recording.THE.describe()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of xdist hands its counts, and what it recorded, to whoever started it."""
+    assert recording.THE is not None
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["oracle"] = recording.THE.counts
+    if folder := os.environ.get(recording.PARTS):
+        recording.THE.leave(Path(folder))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of the slow tests a third, unless they are named."""
+    if config.getoption("--whole") or any("::" in argument for argument in config.args):
+        return
+    left_out = [
+        item
+        for item in items
+        if item.get_closest_marker("slow") and not recording.drawn(1 / 3, item.nodeid)
+    ]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    whole = config.getoption("--whole")
+    settings.load_profile("whole" if whole else "quick")
+    recording.decide()
+    recording.THE = recording.Recording("live" if whole else config.getoption("--oracle"))
+    config.pluginmanager.register(recording.Totals(recording.THE), "oracle-totals")
     folder = tempfile.mkdtemp(prefix="lora-profiler-tests-")
     os.environ["LORA_PROFILER_CACHE"] = folder
     library.BUNDLED = Path(folder) / "no-bundle"

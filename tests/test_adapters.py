@@ -4,13 +4,12 @@ counts of 66 real models."""
 import json
 import subprocess
 import sys
-import warnings
 from collections import defaultdict
-from copy import deepcopy
 from pathlib import Path
 
 import pytest
 
+import truth
 from lora_profiler.adapters import RefusedTargetsError, adapters, saved_modules
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.errors import UsageError
@@ -181,50 +180,6 @@ def test_stored_counts_of_real_models(row, case):
     assert by_name == want["modules"]
 
 
-@pytest.fixture(scope="module")
-def bases():
-    """Tiny real models without weights, one a type. PEFT changes them in place, so each use takes a
-    copy."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    pytest.importorskip("peft")
-    built = {}
-    for name, raw in MODELS.items():
-        config = transformers.CONFIG_MAPPING[raw["model_type"]].from_dict(deepcopy(dict(raw)))
-        cls = getattr(transformers, raw["architectures"][0]) if "architectures" in raw else None
-        with torch.device("meta"):
-            built[name] = (
-                cls(config) if cls else transformers.AutoModelForCausalLM.from_config(config)
-            )
-    return built
-
-
-def peft_answer(base, lora):
-    """(trainable weights by name and shape, None), or (None, name of PEFT's exception)."""
-    import copy
-
-    import peft
-
-    asked = lora.target_modules
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            config = peft.LoraConfig(
-                r=lora.r,
-                lora_dropout=lora.lora_dropout,
-                target_modules=list(asked) if isinstance(asked, tuple) else asked,
-                layers_to_transform=list(lora.layers_to_transform) or None,
-                modules_to_save=list(lora.modules_to_save) or None,
-            )
-            model = peft.get_peft_model(copy.deepcopy(base), config)
-        except Exception as e:
-            return None, type(e).__name__
-    return (
-        sorted((name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad),
-        None,
-    )
-
-
 def our_answer(spec, lora):
     """The same, from names and shapes. Packed parameters nest wrappers, so their names are left to
     the shapes."""
@@ -245,10 +200,11 @@ def our_answer(spec, lora):
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("model", MODELS)
-def test_peft_itself_agrees(bases, model, case):
+def test_peft_itself_agrees(model, case):
     spec = model_from_config(MODELS[model], id=model, source="test")
     lora = LoraConfig(r=4, **CASES[case])
-    real, error = peft_answer(bases[model], lora)
+    answer = truth.peft(MODELS[model], lora)
+    error = answer if isinstance(answer, str) else None
     try:
         ours, saved = our_answer(spec, lora)
     except RefusedTargetsError as refusal:
@@ -259,6 +215,7 @@ def test_peft_itself_agrees(bases, model, case):
             assert error == refusal.peft_error, str(refusal)
         return
     assert error is None, f"PEFT refuses with {error}"
+    real = [(name, tuple(shape)) for name, shape in answer]
     nested = [(name, shape) for name, shape in real if ".base_layer." in name]
     in_lora = [(name, shape) for name, shape in real if "lora_" in name]
     if nested:

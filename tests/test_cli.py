@@ -22,7 +22,11 @@ ENVIRONMENT = {
 } | {"HF_HUB_OFFLINE": "1"}
 
 
-def lora_profile(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def lora_profile(*arguments: str) -> commands.Done:
+    return commands.in_this_process(*arguments, environment=ENVIRONMENT)
+
+
+def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "lora_profiler", *arguments],
         capture_output=True,
@@ -35,14 +39,14 @@ def lora_profile(*arguments: str, **environment: str) -> subprocess.CompletedPro
 
 def answer(*arguments: str, code: int = 0) -> str:
     done = lora_profile(*arguments)
-    assert done.returncode == code, done.stderr
+    assert done.exit_code == code, done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout
 
 
 def refusal(*arguments: str, code: int) -> str:
     done = lora_profile(*arguments)
-    assert done.returncode == code, (done.stdout, done.stderr)
+    assert done.exit_code == code, (done.stdout, done.stderr)
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     assert "Error: " in done.stderr
@@ -381,6 +385,22 @@ def test_bad_input_gets_a_clear_error(arguments: list[str], code: int, words: li
 
 
 @pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["gpt2", "-s", "64"], 0),
+        (["meta-llama/Llama-3.1-8B", "--gpu", "rtx_4090"], 1),
+        (["gpt2", "--rank", "0"], 2),
+        (["nobody/nothing"], 3),
+    ],
+)
+def test_a_process_answers_as_its_main_function_does(arguments: list[str], code: int) -> None:
+    """All others here run in the tests' own process."""
+    done = process(*arguments)
+    assert (done.returncode, done.stdout, done.stderr) == lora_profile(*arguments)
+    assert done.returncode == code
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",
@@ -421,7 +441,7 @@ def test_a_local_config_is_a_model(tmp_path: Path) -> None:
 
 def test_a_rank_that_outweighs_its_layers_is_a_warning() -> None:
     done = lora_profile("gpt2", "-s", "64", "--rank", "2000", "--format", "json")
-    assert done.returncode == 0
+    assert done.exit_code == 0
     assert done.stderr.startswith("Warning: rank 2000 outweighs 48 of the adapted layers")
     json.loads(done.stdout)
     assert lora_profile("gpt2", "-s", "64", "--rank", "8").stderr == ""
@@ -429,7 +449,7 @@ def test_a_rank_that_outweighs_its_layers_is_a_warning() -> None:
 
 def test_a_sequence_longer_than_the_model_was_made_for_is_a_warning() -> None:
     done = lora_profile("gpt2", "-s", "2048")
-    assert done.returncode == 0
+    assert done.exit_code == 0
     assert (
         done.stderr
         == "Warning: openai-community/gpt2 was made for 1,024 tokens, not 2,048; see --seq-len.\n"
@@ -438,7 +458,7 @@ def test_a_sequence_longer_than_the_model_was_made_for_is_a_warning() -> None:
 
 def test_a_target_among_others_that_matches_nothing_is_a_warning() -> None:
     done = lora_profile("meta-llama/Llama-3.1-8B", "--targets", "q_prj,v_proj")
-    assert done.returncode == 0
+    assert done.exit_code == 0
     assert done.stderr.startswith(
         "Warning: no module of meta-llama/Llama-3.1-8B matches q_prj, which PEFT passes over. Did"
         " you mean q_proj"
@@ -449,12 +469,12 @@ def test_output_goes_to_a_new_file_only(tmp_path: Path) -> None:
     path = tmp_path / "answer.json"
     arguments = ["gpt2", "-s", "64", "--format", "json", "-o", str(path)]
     done = lora_profile(*arguments)
-    assert (done.returncode, done.stdout) == (0, "")
+    assert (done.exit_code, done.stdout) == (0, "")
     assert done.stderr == f"Wrote {path}.\n"
     first = path.read_text()
     assert json.loads(first)["schema_version"] == "1.0"
     assert "exists" in refusal(*arguments, code=2)
-    assert lora_profile(*arguments, "-b", "2", "--force").returncode == 0
+    assert lora_profile(*arguments, "-b", "2", "--force").exit_code == 0
     assert path.read_text() != first
 
 
@@ -478,7 +498,7 @@ def test_gpus() -> None:
 
 def test_a_filter_that_finds_nothing_says_so() -> None:
     done = lora_profile("gpus", "4900", "--format", "json")
-    assert done.returncode == 0
+    assert done.exit_code == 0
     assert json.loads(done.stdout)["gpus"] == []
     assert "no bundled card is called '4900'" in done.stderr
 
@@ -490,16 +510,14 @@ def test_doctor_never_prints_a_token(tmp_path: Path) -> None:
         "PYTHONPATH": os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", ""))),
         "HF_HOME": str(tmp_path),
     }
-    done = lora_profile(
-        "doctor", HF_TOKEN=secret, HF_ENDPOINT="https://user:word@example.org", **quick
-    )
+    done = process("doctor", HF_TOKEN=secret, HF_ENDPOINT="https://user:word@example.org", **quick)
     assert done.returncode == 0
     assert secret not in done.stdout + done.stderr
     assert "user:word" not in done.stdout
     assert re.search(r"token +set by HF_TOKEN", done.stdout)
     assert "HF_HUB_OFFLINE is set" in done.stdout
     (tmp_path / "token").write_text(secret)
-    document = json.loads(lora_profile("doctor", "--format", "json", **quick).stdout)
+    document = json.loads(process("doctor", "--format", "json", **quick).stdout)
     assert document["hub"]["token"] == "set by a token file"
     assert "free disk there" in document["measuring"]
     assert document["packages"]["click"][0].isdigit()
@@ -541,7 +559,7 @@ def test_version() -> None:
     ],
 )
 def test_shell_completion(words: str, expected: str) -> None:
-    done = lora_profile(
+    done = process(
         _LORA_PROFILE_COMPLETE="bash_complete",
         COMP_WORDS=words,
         COMP_CWORD=str(len(words.split()) - 1),

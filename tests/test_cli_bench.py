@@ -12,114 +12,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import pytest
 
 import commands
 import families
-from lora_profiler.campaign import runs, session
+from benching import SIZES, Answer, Bench, bench, record_of, statuses
 from lora_profiler.cli.main import main
-from lora_profiler.harness import Case, Heartbeat, MeasurementInterrupted
-from lora_profiler.planning.engine import predict
-from lora_profiler.records.record import Conditions, Failure, Record
+from lora_profiler.harness import Case, MeasurementInterrupted
+from lora_profiler.records.record import Conditions, Record
 from lora_profiler.records.store import Store
 from lora_profiler.report.json.bench import bench_schema
 from lora_profiler.workload import Workload
-from records import make_record
 
-Answer = Callable[[Case], Record]
-SIZES = ("--device", "cpu", "-b", "2", "-s", "24", "--dtype", "float32")
-
-
-def record_of(case: Case, status: str = "ok", **measured: Any) -> Record:
-    """A record of `case` whose peak is the predicted one."""
-    peak = predict(case.workload).peak
-    fields: dict[str, Any] = {
-        "status": status,
-        "peak_requested_bytes": peak.total_bytes,
-        "peak_allocated_bytes": peak.total_bytes,
-        "attribution_bytes": dict(peak.bytes),
-        "phase_peak_bytes": {"backward": peak.total_bytes},
-        "step1_phase_peak_bytes": None,
-        "persistent_bytes": None,
-        "saved_activation_bytes": None,
-    }
-    if status not in ("ok", "noisy"):
-        fields |= dict.fromkeys(
-            (
-                "peak_requested_bytes",
-                "peak_allocated_bytes",
-                "attribution_bytes",
-                "phase_peak_bytes",
-            )
-        )
-        fields |= {
-            "failure": Failure(reason="as planned", phase="forward", step=1),
-            "step_seconds": None,
-        }
-    return make_record(
-        case.workload, conditions=case.conditions, repeat=case.repeat, **fields | measured
-    )
-
-
-class Bench:
-    """The command in this process. Cases are answered by `answer` and kept in `asked`; no process
-    is started."""
-
-    def __init__(
-        self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        self.store_path = folder / "records.jsonl"
-        self.model = folder / "tiny" / "config.json"
-        self.model.parent.mkdir()
-        self.model.write_text(json.dumps(families.TINY["llama"]))
-        self.asked: list[Case] = []
-        self.options: list[dict[str, Any]] = []
-        self.answer: Answer = record_of
-        self._capsys = capsys
-        monkeypatch.setattr(session, "measure_case", self._measure)
-        monkeypatch.setattr(
-            runs, "environment_of", lambda device, ranks=False: make_record().environment
-        )
-
-    def _measure(
-        self, case: Case, *, progress: Callable[[Heartbeat], None], **options: Any
-    ) -> Record:
-        self.asked.append(case)
-        self.options.append(options)
-        progress(Heartbeat(phase="forward", step=1))
-        return self.answer(case)
-
-    def __call__(self, *arguments: str, records: Path | None = None) -> tuple[int, str, str]:
-        self.asked.clear()
-        self._capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(["bench", *arguments, "--records", str(records or self.store_path)])
-        out, err = self._capsys.readouterr()
-        assert "Traceback" not in err
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, out, err
-
-    def tiny(self, *arguments: str) -> tuple[int, str, str]:
-        return self(str(self.model), *SIZES, *arguments)
-
-    def stored(self) -> list[Record]:
-        return Store(self.store_path).records()
-
-
-@pytest.fixture
-def bench(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Bench:
-    return Bench(tmp_path, capsys, monkeypatch)
-
-
-def statuses(*found: str) -> Answer:
-    """Answers in turn; the last one for all that follow."""
-    left = list(found)
-    return lambda case: record_of(case, left.pop(0) if len(left) > 1 else left[0])
+__all__ = ["bench"]  # a fixture
 
 
 # --- what is asked --------------------------------------------------------------------------------
@@ -733,7 +640,7 @@ def test_shell_completion(words: str, expected: str) -> None:
 ON_A_TERMINAL = """
 import sys
 sys.path[:0] = sys.argv[1].split(":")
-from test_cli_bench import record_of
+from benching import record_of
 from lora_profiler.campaign import session
 from lora_profiler.cli.main import main
 from lora_profiler.harness import Heartbeat
@@ -890,7 +797,7 @@ def test_ctrl_c_of_a_real_run_leaves_the_finished_rows_and_no_process(place: Pat
     assert kept["lora"].measurement.status == "interrupted"
     assert kept["lora"].measurement.failure is not None
     assert kept["lora"].measurement.failure.phase
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while list(processes_of(place)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert list(processes_of(place)) == []

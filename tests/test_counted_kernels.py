@@ -8,20 +8,22 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import families
+import truth
 from lora_profiler.analytic import predict
 from lora_profiler.analytic.kernels import counted_kernels
 from lora_profiler.catalog import find_gpu, model_from_config
 from lora_profiler.errors import UncountedError
-from lora_profiler.kernels import Kernel, StepKernels
+from lora_profiler.kernels import Kernel
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.platform import Platform
 from lora_profiler.steptime import predict_step_time
 from lora_profiler.traced.kernels import step_kernels
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from truth import by_kernel
 
 WIDTH = {
     "phi3": {"hidden_size": 64},
@@ -160,31 +162,21 @@ CASES: dict[str, Workload] = {
 }
 
 
-def each(kernels: StepKernels) -> Counter[tuple[Any, ...]]:
-    """How often each kernel runs, by all that its time depends on."""
-    found: Counter[tuple[Any, ...]] = Counter()
-    for k in kernels.kernels:
-        found[
-            k.phase, k.kind, k.read_bytes, k.written_bytes, k.gemm, k.flops, k.dtype, k.parameters
-        ] += k.count
-    return found
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_kernels_are_those_of_the_trace(name: str) -> None:
-    counted, traced = counted_kernels(CASES[name]), step_kernels(CASES[name])
-    mine, real = each(counted), each(traced)
+    counted = counted_kernels(CASES[name])
+    mine, (real, tokens, trainable) = by_kernel(counted), truth.traced_kernels(CASES[name])
     assert {"too few": real - mine, "too many": mine - real} == {
         "too few": Counter(),
         "too many": Counter(),
     }
-    assert (counted.tokens, counted.trainable) == (traced.tokens, traced.trainable)
+    assert (counted.tokens, counted.trainable) == (tokens, trainable)
 
 
 def test_a_deep_model_has_its_layers_under_one_name_and_takes_as_long() -> None:
     workload = step("llama", {"num_hidden_layers": 9}, lora=EVERY)
     counted, traced = counted_kernels(workload), step_kernels(workload)
-    assert each(counted) == each(traced)
+    assert by_kernel(counted) == by_kernel(traced)
     products = [
         Counter({k.module: k.count for k in s.kernels if k.kind == "gemm"})
         for s in (counted, traced)
@@ -258,11 +250,10 @@ SETUPS = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
 @given(llamas(), SETUPS)
 def test_every_layer_more_is_as_much_more(sizes: dict[str, Any], setup: TrainSetup) -> None:
     def at(layers: int) -> Counter[tuple[Any, ...]]:
-        return each(
+        return by_kernel(
             counted_kernels(
                 Workload(model=spec("llama", **sizes | {"num_hidden_layers": layers}), setup=setup)
             )
@@ -272,7 +263,6 @@ def test_every_layer_more_is_as_much_more(sizes: dict[str, Any], setup: TrainSet
     assert seven == Counter({one: two[one] + 5 * (three[one] - two[one]) for one in {*two, *three}})
 
 
-@settings(max_examples=40, deadline=None)
 @given(llamas(), SETUPS, st.integers(2, 9))
 def test_launches_do_not_depend_on_the_batch_and_flops_grow_with_it(
     sizes: dict[str, Any], setup: TrainSetup, batch: int
@@ -287,7 +277,6 @@ def test_launches_do_not_depend_on_the_batch_and_flops_grow_with_it(
     assert flops[0] * batch == flops[1] * setup.batch_size
 
 
-@settings(max_examples=60, deadline=None)
 @given(llamas(), SETUPS)
 def test_flops_are_those_of_the_prediction(sizes: dict[str, Any], setup: TrainSetup) -> None:
     """The prediction counts attention in full, a fused kernel's causal half is counted here."""

@@ -5,9 +5,7 @@ Skipped where there is no browser, unless LORA_PROFILER_NEEDS_BROWSER is set, as
 """
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,17 +16,15 @@ from typing import Any
 import pytest
 
 import records
+from browser import NEEDED, PROGRAM, PROGRAMS
 from lora_profiler.records.lines import read_records
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.report.page import embedded_data
 from lora_profiler.report.palette import PAPER
-from test_cli_app import served
+from serving import served
 
 pytestmark = pytest.mark.browser
 
-NEEDED = os.environ.get("LORA_PROFILER_NEEDS_BROWSER")
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-PROGRAM = next(filter(None, map(shutil.which, PROGRAMS)), None)
 TINY = "model=EleutherAI%2Fpythia-14m&seq-len=32&dtype=float32&method=lora"
 PATIENCE_MS = 60_000
 

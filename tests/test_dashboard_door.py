@@ -17,7 +17,7 @@ from websockets.exceptions import InvalidStatus
 
 from dashboard_client import asked, cookie_of, press
 from lora_profiler.dashboard.serving import opened
-from test_cli_app import ROOT, Served, healthy, served
+from serving import ROOT, Served, healthy, served
 
 MEASURE = "page=measure&model=meta-llama%2FLlama-3.1-405B&method=full"
 """More than any machine holds, so that what is started refuses and ends by itself."""
@@ -213,7 +213,7 @@ def test_the_browser_is_handed_a_file_of_this_user_s_alone(monkeypatch: pytest.M
     handed: list[str] = []
     monkeypatch.setattr(webbrowser, "open", handed.append)
     with opened("http://127.0.0.1:8501/?token=secret"):
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not handed and time.monotonic() < deadline:
             time.sleep(0.01)
         (uri,) = handed

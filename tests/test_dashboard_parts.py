@@ -491,7 +491,7 @@ def test_a_cancelled_process_ends_with_all_that_it_started(
     )
     with pytest.raises(AlreadyRunningError, match="spoil each other"):
         measuring.start(find_model("gpt2"), Question(model="gpt2"), Conditions(), uploaded=False)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not found.stderr_lines and time.monotonic() < deadline:
         time.sleep(0.02)
     found.cancel()

@@ -8,10 +8,9 @@ is eager here, and the experts' products are checked by hand.
 from dataclasses import replace
 
 import pytest
-import torch
 
 import cases
-import oracle
+import truth
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.model_spec import ModelSpec
@@ -68,7 +67,7 @@ def test_equal_to_torchs_counter(name, which, checkpointing):
     setup = TrainSetup(
         lora=targets(name, which), checkpointing=checkpointing, attention="eager", **SMALL
     )
-    counted = oracle.flops(oracle.build(cases.CONFIGS[name], setup), setup)
+    counted = truth.flops(cases.CONFIGS[name], setup)
     found = predict(Workload(model=cases.spec_of(name), setup=setup)).flops
     ahead, back, again = of_experts(name, trains=setup.lora is None, checkpointing=checkpointing)
     assert (found.forward, found.backward, found.recompute) == (
@@ -87,7 +86,7 @@ def test_adapters_on_experts(name, checkpointing):
     setup = TrainSetup(
         lora=LoraConfig(r=4), checkpointing=checkpointing, attention="eager", **SMALL
     )
-    counted = oracle.flops(oracle.build(cases.CONFIGS[name], setup), setup)
+    counted = truth.flops(cases.CONFIGS[name], setup)
     found = predict(Workload(model=cases.spec_of(name), setup=setup)).flops
     ahead, back, again = of_experts(name, trains=True, checkpointing=checkpointing)
     assert (found.forward, found.backward, found.recompute) == (
@@ -101,19 +100,13 @@ def test_adapters_on_experts(name, checkpointing):
 def test_forward_flops_of_each_linear(name):
     """In full fine-tuning a linear costs its forward product three times."""
     setup = TrainSetup(attention="eager", **SMALL)
-    model = oracle.build(cases.CONFIGS[name], setup)
-    real = oracle.forward_flops_by_module(model, setup)
+    real = truth.forward_flops_of_linears(cases.CONFIGS[name], setup)
     rows = {
         row.name: row.flops
         for row in predict(Workload(model=cases.spec_of(name), setup=setup)).layers
     }
-    linears = [
-        n
-        for n, m in model.named_modules()
-        if isinstance(m, torch.nn.Linear) or type(m).__name__ == "Conv1D"
-    ]
-    assert len(linears) > 3
-    assert {n: rows[n] for n in linears} == {n: 3 * real[n] for n in linears}
+    assert len(real) > 3
+    assert {linear: rows[linear] for linear in real} == {n: 3 * size for n, size in real.items()}
 
 
 # --- by hand --------------------------------------------------------------------------------------

@@ -187,7 +187,7 @@ def _alive(pid: int) -> bool:
 
 
 def _gone(pids: list[int]) -> bool:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while any(map(_alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.02)
     return not any(map(_alive, pids))

@@ -9,39 +9,9 @@ from pathlib import Path
 import grimp
 import pytest
 
-HEAVY = [
-    "torch",
-    "numpy",
-    "pandas",
-    "transformers",
-    "peft",
-    "accelerate",
-    "bitsandbytes",
-    "huggingface_hub",
-    "rich",
-    "streamlit",
-    "plotly",
-    "jinja2",
-    "ray",
-    "httpx",
-    "pygments",
-    "importlib.metadata",
-    "urllib.request",
-    "asyncio",
-    "concurrent.futures",
-]
+from loading import HEAVY, modules_after
+
 COMMITTED = str(Path(__file__).parents[1] / "benchmarks" / "records")
-SHOW_MODULES = (
-    "import sys, atexit; atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr)); "
-)
-
-
-def modules_after(code: str, exit_code: int = 0) -> set[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", SHOW_MODULES + code], capture_output=True, text=True
-    )
-    assert done.returncode == exit_code, done.stderr
-    return set(done.stderr.split())
 
 
 @pytest.mark.parametrize(

@@ -362,7 +362,7 @@ def process(monkeypatch: pytest.MonkeyPatch, lines: list[dict[str, Any]], ending
 
 
 def until(condition: Any) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -12,6 +12,7 @@ import torch
 
 import cases
 import oracle
+import truth
 from lora_profiler.analytic import predict
 from lora_profiler.analytic.plan import EXACT_MOMENTS
 from lora_profiler.analytic.predict import layer_error
@@ -103,14 +104,14 @@ SETUPS = [
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
 def test_exact_moments_are_those_of_the_trace(name: str, place: int) -> None:
     workload = tiny(name, SETUPS[place])
-    mine, real = predict(workload), predict_once(workload)
+    mine, real = predict(workload), truth.traced(cases.CONFIGS[name], SETUPS[place])
     assert {m: totals(mine)[m] for m in EXACT_MOMENTS} == {
-        m: totals(real)[m] for m in EXACT_MOMENTS
+        m: real.moments[m] for m in EXACT_MOMENTS
     }
     assert mine.saved_activation_bytes == real.saved_activation_bytes
     assert mine.flops == real.flops
     within = 1e-9 if mine.exactness == "exact" else layer_error(workload.setup.checkpointing)
-    assert mine.peak.total_bytes == pytest.approx(real.peak.total_bytes, rel=within)
+    assert mine.peak.total_bytes == pytest.approx(real.peak_bytes, rel=within)
 
 
 @pytest.mark.parametrize(
@@ -145,9 +146,8 @@ def test_real_steps(name: str, setup: TrainSetup) -> None:
     prediction = predict(
         Workload(model=model_from_config(dict(config), id=name, source="test"), setup=setup)
     )
-    model = oracle.build(config, setup)
-    assert prediction.saved_activation_bytes == oracle.saved_activation_bytes(model, setup)
-    real = oracle.step_peaks(oracle.build(config, setup), setup)
+    assert prediction.saved_activation_bytes == truth.saved_bytes(config, setup)
+    real = truth.peaks(config, setup)
     assert totals(prediction)["end_of_forward"] == real[2, "forward"]
     assert totals(prediction)["loss_backward"] == real[2, "backward"]
     assert totals(prediction)["optimizer_step"] == real[2, "optimizer"]

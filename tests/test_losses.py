@@ -14,6 +14,7 @@ import torch
 import cases
 import families
 import oracle
+import truth
 from lora_profiler.analytic import predict
 from lora_profiler.analytic.plan import EXACT_MOMENTS
 from lora_profiler.catalog import find_gpu, find_model, model_from_config
@@ -28,7 +29,6 @@ from lora_profiler.planning.timing import step_time
 from lora_profiler.prediction import Prediction
 from lora_profiler.support.losses import check_loss, chunk_rows
 from lora_profiler.traced import compile_profile
-from lora_profiler.traced.single_size import predict_once
 from lora_profiler.workload import LoraConfig, Loss, Quantization, TrainSetup, Workload
 
 PATHS: tuple[Loss, ...] = ("chunked", "fused")
@@ -197,9 +197,9 @@ def drawn() -> list[tuple[str, TrainSetup]]:
 )
 def test_exact_moments_are_those_of_the_trace(name: str, setup: TrainSetup) -> None:
     workload = Workload(model=spec(config(name)), setup=setup)
-    mine, real = predict(workload), predict_once(workload)
+    mine, real = predict(workload), truth.traced(config(name), setup)
     assert {m: totals(mine)[m] for m in EXACT_MOMENTS} == {
-        m: totals(real)[m] for m in EXACT_MOMENTS
+        m: real.moments[m] for m in EXACT_MOMENTS
     }
     assert mine.flops == real.flops
     assert (
@@ -230,10 +230,7 @@ def test_real_steps(name: str, setup: TrainSetup, path: Loss) -> None:
         setup, batch_size=2, seq_len=100, device="cpu", optimizer_impl="fused", loss=path
     )
     prediction = predict(Workload(model=spec(found), setup=setup))
-    with torch.backends.mkldnn.flags(
-        enabled=False
-    ):  # what it takes inside a 16-bit product differs by processor
-        real = oracle.step_peaks(oracle.build(found, setup), setup)
+    real = truth.peaks_without_onednn(found, setup)
     mine = totals(prediction)
     ahead = mine["end_of_forward"] >= mine["last_layer_forward"]
     assert mine["optimizer_step"] == real[2, "optimizer"]

@@ -9,7 +9,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from claim_subjects import EFFORT
@@ -39,7 +39,6 @@ def test_unit_roundoff_is_half_the_distance_to_the_next_number() -> None:
     assert unit_roundoff(torch.bfloat16) == 2**-8
 
 
-@settings(deadline=None, max_examples=30)
 @given(terms=st.integers(1, 2000), seed=st.integers(0, 10_000), spread=st.floats(0, 6))
 def test_no_float32_inner_product_leaves_its_bound(terms: int, seed: int, spread: float) -> None:
     scale = 10 ** (spread * normal(terms, seed=seed + 1))
@@ -118,7 +117,6 @@ def test_moments_and_their_standard_errors() -> None:
 # --- spectra --------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=20)
 @given(d=st.integers(1, 40), k=st.integers(1, 40), seed=st.integers(0, 1000), data=st.data())
 def test_a_spectrum_is_the_singular_value_decomposition(
     d: int, k: int, seed: int, data: st.DataObject

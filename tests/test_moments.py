@@ -13,8 +13,8 @@ from functools import cache
 import pytest
 
 import cases
-import oracle
-import test_oracle
+import reference
+import truth
 from benchmarks import peaks
 from lora_profiler.analytic import peak_bytes, predict
 from lora_profiler.analytic.plan import EXACT_MOMENTS
@@ -22,6 +22,7 @@ from lora_profiler.analytic.predict import CHECKPOINTED_LAYER_ERROR, LAYER_ERROR
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.prediction import Prediction
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+from oracle import PHASES
 
 BACKWARD = peaks.PHASES["backward"]
 QV = ("q_proj", "v_proj")
@@ -82,12 +83,12 @@ TOY = {
 def test_toy_model(row):
     """Real CPU runs of a 4-layer Llama with 32000 words; `test_oracle.py` repeats them."""
     setup, expected = TOY[row]
-    assert by_phase(predicted(test_oracle.WIDE, setup)) == expected
+    assert by_phase(predicted(reference.WIDE, setup)) == expected
 
 
 def test_toy_model_with_fused_adamw():
     """Its step needs no temporaries; the peak of the whole step then lies in the loss."""
-    found = totals(predicted(test_oracle.WIDE, toy(dtype="float32", optimizer_impl="fused")))
+    found = totals(predicted(reference.WIDE, toy(dtype="float32", optimizer_impl="fused")))
     assert found["optimizer_step"] == 709_964_204
     assert max(found, key=lambda name: found[name]) == "loss_backward"
 
@@ -193,7 +194,7 @@ def drawn(optimizer: str, implementation: str) -> list[cases.Case]:
     ids=lambda c: f"{c.setup.optimizer}-{c.setup.optimizer_impl}-{c}",
 )
 def test_optimizer_steps_to_the_byte(case):
-    real = oracle.step_peaks(oracle.build(cases.CONFIGS[case.config], case.setup), case.setup)
+    real = truth.peaks(cases.CONFIGS[case.config], case.setup)
     assert totals(predict(cases.workload(case)))["optimizer_step"] == real[2, "optimizer"]
 
 
@@ -202,11 +203,17 @@ def test_optimizer_steps_to_the_byte(case):
 SEEDED = [c for c in peaks.configurations(seeds=(5,)) if c.config["vocab_size"] <= 32_000][::4]
 
 
+def measured(configuration: peaks.Configuration) -> peaks.Row:
+    real = truth.peaks(configuration.config, configuration.setup)
+    by_phase = {name: real[2, name] for name in (*PHASES, "step")}
+    return peaks.judged(configuration, by_phase)
+
+
 @pytest.mark.parametrize("configuration", SEEDED, ids=str)
 def test_real_steps(configuration):
     """The phases whose peak an exact moment holds by a safe margin are equal to the byte; the whole
     keeps its promise."""
-    row = peaks.measure(configuration)
+    row = measured(configuration)
     found = totals(row.prediction)
     assert found["optimizer_step"] == row.real["optimizer"]
     margin = 1 + CHECKPOINTED_LAYER_ERROR
@@ -251,7 +258,7 @@ WIDE = cases.CONFIGS["llama"] | {"vocab_size": 8000}
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "adafactor"])
 def test_step_1_has_no_states_yet(optimizer, lora):
     setup = TrainSetup(batch_size=2, seq_len=64, device="cpu", lora=lora, optimizer=optimizer)
-    real = oracle.step_peaks(oracle.build(WIDE, setup), setup)
+    real = truth.peaks(WIDE, setup)
     found = predicted(WIDE, setup)
     for step, name in ((1, 1), (2, "steady")):
         forward, backward, _ = by_phase(found, name)
@@ -280,7 +287,7 @@ def test_accumulation_keeps_gradients(lora, checkpointing):
         "checkpointing": checkpointing,
     }
     once, twice = TrainSetup(**common), TrainSetup(accumulation=2, **common)
-    real = oracle.step_peaks(oracle.build(WIDE, twice), twice)
+    real = truth.peaks(WIDE, twice)
     found, alone = predicted(WIDE, twice), predicted(WIDE, once)
     gradients = found.persistent_bytes["gradients"]
     loss_before = 4 + (2 * 2 * 2 * 64 * 48 if lora and checkpointing else 0)
@@ -314,8 +321,8 @@ def test_masks_held_by_checkpoints(name, attention):
     setup = TrainSetup(
         batch_size=4, seq_len=64, device="cpu", checkpointing=True, attention=attention
     )
-    real = oracle.step_peaks(oracle.build(config, setup), setup)
-    assert by_phase(predicted(config, setup)) == tuple(real[2, phase] for phase in oracle.PHASES)
+    real = truth.peaks(config, setup)
+    assert by_phase(predicted(config, setup)) == tuple(real[2, phase] for phase in PHASES)
 
 
 @pytest.mark.parametrize("name", ["qwen2", "gpt2", "gpt_neox", "opt"])
@@ -325,7 +332,7 @@ def test_autocast_caches_its_copies_of_trained_biases(name):
     setup = TrainSetup(
         seq_len=40, device="cpu", dtype="float32", precision="amp", optimizer_impl="fused"
     )
-    real = oracle.step_peaks(oracle.build(config, setup), setup)
+    real = truth.peaks(config, setup)
     assert totals(predicted(config, setup))["end_of_forward"] == real[2, "forward"]
 
 
@@ -336,8 +343,8 @@ def test_checkpoints_of_every_family(name, method):
     output."""
     config, lora = cases.CONFIGS[name] | {"vocab_size": 9000}, cases.methods(name)[method]
     setup = TrainSetup(lora=lora, batch_size=2, seq_len=40, device="cpu", checkpointing=True)
-    real = oracle.step_peaks(oracle.build(config, setup), setup)
-    assert by_phase(predicted(config, setup)) == tuple(real[2, phase] for phase in oracle.PHASES)
+    real = truth.peaks(config, setup)
+    assert by_phase(predicted(config, setup)) == tuple(real[2, phase] for phase in PHASES)
 
 
 @pytest.mark.parametrize("seq_len", [20, 60])
@@ -354,9 +361,9 @@ def test_frequencies_for_long_sequences_are_kept_from_the_first_forward_pass_on(
     setup = TrainSetup(
         lora=LoraConfig(), batch_size=2, seq_len=seq_len, device="cpu", checkpointing=True
     )
-    real = oracle.step_peaks(oracle.build(config, setup), setup)
+    real = truth.peaks(config, setup)
     found = predicted(config, setup)
-    assert by_phase(found) == tuple(real[2, phase] for phase in oracle.PHASES)
+    assert by_phase(found) == tuple(real[2, phase] for phase in PHASES)
     assert totals(found)["setup"] == totals(found, 1)["setup"] + found.persistent_bytes[
         "optimizer_states"
     ] + 4 * len(factors)

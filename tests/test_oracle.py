@@ -6,50 +6,15 @@ import torch
 
 import families
 import oracle
+import truth
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup
+from reference import PARAMETERS, SAVED, WIDE
 
 QKVO = ("q_proj", "k_proj", "v_proj", "o_proj")
-
-# family: full, q and v (GPT-2: c_attn), all (MoE: q, k, v, o), full GC, all GC, full eager, full
-# fp32, full at b 1 s 17
-SAVED = {
-    "llama": (324_484, 277_828, 464_452, 52_612, 43_012, 418_948, 560_644, 115_340),
-    "qwen2": (324_484, 277_828, 464_452, 52_612, 43_012, 418_948, 560_644, 115_340),
-    "qwen3": (425_092, 344_260, 546_628, 52_612, 43_012, 524_164, 703_108, 151_108),
-    "gpt2": (420_292, 357_316, 530_116, 43_588, 38_404, 445_636, 817_924, 148_932),
-    "gemma3_text": (599_620, 403_332, 605_764, 57_412, 43_204, 698_692, 817_732, 214_780),
-    "gemma2": (621_604, 462_628, 664_612, 67_108, 52_900, 621_604, 867_844, 210_894),
-    "mixtral": (523_252, 416_692, 476_596, 52_612, 43_012, 617_716, 943_732, 185_768),
-    "qwen3_moe": (458_020, 358_756, 434_404, 52_612, 43_012, 557_092, 755_044, 162_832),
-}
-PARAMETERS = {
-    "llama": 79_152,
-    "qwen2": 74_592,
-    "qwen3": 86_160,
-    "gpt2": 102_048,
-    "gemma3_text": 81_600,
-    "gemma2": 81_504,
-    "mixtral": 224_880,
-    "qwen3_moe": 177_168,
-}
-
-WIDE = families.TINY["llama"] | {
-    "hidden_size": 512,
-    "intermediate_size": 1376,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 64,
-    "vocab_size": 32000,
-}
 
 
 def small(**fields) -> TrainSetup:
     return TrainSetup(**({"batch_size": 2, "seq_len": 24, "device": "cpu"} | fields))
-
-
-def saved(config, setup: TrainSetup) -> int:
-    return oracle.saved_activation_bytes(oracle.build(config, setup), setup)
 
 
 @pytest.mark.parametrize("family", SAVED)
@@ -68,7 +33,9 @@ def test_saved_bytes_of_the_reference_table(family):
         small(dtype="float32"),
         small(batch_size=1, seq_len=17),
     )
-    assert tuple(saved(families.TINY[family], setup) for setup in setups) == SAVED[family]
+    assert (
+        tuple(truth.saved_bytes(families.TINY[family], setup) for setup in setups) == SAVED[family]
+    )
 
 
 @pytest.mark.parametrize("family", PARAMETERS)
@@ -97,7 +64,9 @@ def test_saved_bytes_in_rank_and_size(rank, batch, seq, dtype, expected):
     }
     config = families.TINY["llama"] | changes | {"vocab_size": 333}
     assert (
-        saved(config, small(batch_size=batch, seq_len=seq, dtype=dtype, lora=LoraConfig(r=rank)))
+        truth.saved_bytes(
+            config, small(batch_size=batch, seq_len=seq, dtype=dtype, lora=LoraConfig(r=rank))
+        )
         == expected
     )
 
@@ -118,7 +87,7 @@ PEAKS = [
 
 @pytest.mark.parametrize(("setup", "expected"), PEAKS)
 def test_peaks_of_the_reference_table(setup, expected):
-    peaks = oracle.step_peaks(oracle.build(WIDE, setup), setup)
+    peaks = truth.peaks(WIDE, setup)
     assert tuple(peaks[2, phase] for phase in oracle.PHASES) == expected
     assert peaks[2, "step"] == max(expected)
     assert peaks[1, "backward"] < peaks[2, "backward"]
@@ -127,8 +96,8 @@ def test_peaks_of_the_reference_table(setup, expected):
 def test_the_two_trackers_agree():
     setup = small(seq_len=256, dtype="float32", lora=LoraConfig(r=4, adapter_dtype="float32"))
     config = WIDE | {"vocab_size": 2000}
-    by_allocator = oracle.step_peaks(oracle.build(config, setup), setup)
-    by_dispatch = oracle.step_peaks(oracle.build(config, setup), setup, source="dispatch")
+    by_allocator = truth.peaks(config, setup)
+    by_dispatch = truth.tensor_peaks(config, setup)
     for step in (1, 2):
         assert by_dispatch[step, "forward"] == pytest.approx(
             by_allocator[step, "forward"], rel=1e-4
@@ -224,11 +193,7 @@ def test_flops_of_llama():
 )
 def test_every_family_trains(config, attention, lora):
     setup = small(attention=attention, lora=lora)
-    model = oracle.build(config, setup)
-    batch = oracle.make_batch(model, setup)
-    before = oracle.forward(model, setup, batch).item()
-    oracle.run_steps(model, setup, oracle.make_optimizer(model, setup), batch, 2)
-    assert 0 < oracle.forward(model, setup, batch).item() < 1.5 * before
+    assert truth.trains(config, setup)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "sgd", "adafactor"])

@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import oracle
-import test_traced as traced
+import tracing
 from cases import spec_of
 from lora_profiler.errors import UnbuildableError
 from lora_profiler.modeling import build_model, quantization_tensors
@@ -27,7 +27,7 @@ from lora_profiler.traced.patching import TORCH, replaced
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 aten = torch.ops.aten
-BASE, ALL = traced.BASE, traced.ALL
+BASE, ALL = tracing.BASE, tracing.ALL
 CUDA = replace(BASE, device="cuda", dtype="bfloat16")
 
 
@@ -40,8 +40,8 @@ def tape(
     name: str, setup: TrainSetup, *, padding: bool = False, **changes: Any
 ) -> list[tuple[int, int]]:
     """What is born and dies, with its size."""
-    found = traced.traced_of(
-        traced.config_of(name, vocab_size=32, **changes), setup, padding=padding
+    found = tracing.traced_of(
+        tracing.config_of(name, vocab_size=32, **changes), setup, padding=padding
     ).trace
     return [(e, found.births[e if e >= 0 else ~e].size_bytes) for e in found.events]
 
@@ -532,7 +532,7 @@ def test_the_meta_device_knows_the_math_path_alone():
 
 def test_flash_pads_widths_that_its_loads_do_not_divide():
     assert tape("llama", CUDA, head_dim=12) != tape("llama", CUDA, head_dim=16)
-    padded = traced.traced_of(traced.config_of("llama", head_dim=12), CUDA).trace
+    padded = tracing.traced_of(tracing.config_of("llama", head_dim=12), CUDA).trace
     assert [
         b
         for b in padded.births
@@ -555,7 +555,7 @@ def test_a_packed_base_without_data_has_the_layout_of_a_real_one(name, double_qu
     )
 
     def layout(device: str) -> dict[str, Any]:
-        model = build_model(traced.workload_of(traced.config_of(name), setup), device=device)
+        model = build_model(tracing.workload_of(tracing.config_of(name), setup), device=device)
         tensors = {n: [p, *quantization_tensors(p)] for n, p in model.named_parameters()}
         return {
             n: [(tuple(t.shape), t.dtype, t.device.type == device) for t in found]
@@ -569,9 +569,9 @@ def test_packing_without_data_leaves_no_code_book_without_data():
     from bitsandbytes import functional
 
     with replaced(functional, "name2qmap", {}):
-        build_model(traced.workload_of(traced.config_of("llama"), QLORA), device="meta")
+        build_model(tracing.workload_of(tracing.config_of("llama"), QLORA), device="meta")
         assert functional.name2qmap["dynamic"].device.type == "cpu"
-        oracle.build(traced.config_of("llama"), QLORA)
+        oracle.build(tracing.config_of("llama"), QLORA)
 
 
 def test_bitsandbytes_packs_nothing_on_its_way_to_the_meta_device():

@@ -15,6 +15,7 @@ import torch
 import cases
 import families
 import oracle
+import truth
 from lora_profiler.analytic import predict
 from lora_profiler.analytic.plan import EXACT_MOMENTS
 from lora_profiler.analytic.predict import layer_error
@@ -231,7 +232,7 @@ def drawn() -> list[tuple[str, TrainSetup]]:
 )
 def test_exact_moments_are_those_of_the_trace(name: str, setup: TrainSetup) -> None:
     workload = Workload(model=spec(name), setup=setup)
-    mine, real = predict(workload), predict_once(workload)
+    mine, real = predict(workload), truth.traced(cases.CONFIGS[name], setup)
     assert mine.attention_kernel == (
         "eager" if setup.attention == "eager" else real.attention_kernel
     )
@@ -242,11 +243,11 @@ def test_exact_moments_are_those_of_the_trace(name: str, setup: TrainSetup) -> N
         assert (mine.exactness, mine.error_bound) == ("estimate", None)
         return
     assert {m: totals(mine)[m] for m in EXACT_MOMENTS} == {
-        m: totals(real)[m] for m in EXACT_MOMENTS
+        m: real.moments[m] for m in EXACT_MOMENTS
     }
     assert mine.saved_activation_bytes == real.saved_activation_bytes
     within = 1e-9 if mine.exactness == "exact" else layer_error(workload.setup.checkpointing)
-    assert mine.peak.total_bytes == pytest.approx(real.peak.total_bytes, rel=within)
+    assert mine.peak.total_bytes == pytest.approx(real.peak_bytes, rel=within)
 
 
 MEASURED = [
@@ -278,7 +279,7 @@ def test_real_steps(name: str, setup: TrainSetup) -> None:
     prediction = predict(
         Workload(model=model_from_config(dict(found), id=name, source="test"), setup=setup)
     )
-    real = oracle.step_peaks(oracle.build(found, setup), setup)
+    real = truth.peaks(found, setup)
     mine = totals(prediction)
     assert mine["optimizer_step"] == real[2, "optimizer"]
     if mine["end_of_forward"] >= mine["last_layer_forward"]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 import cases
-import oracle
+import truth
 from lora_profiler.analytic import predict
 from lora_profiler.analytic.optimizers import state_bytes
 from lora_profiler.analytic.persistent import nf4_bytes
@@ -30,9 +30,7 @@ def agree(config, setup: TrainSetup) -> None:
         if is_trl(setup) and setup.lora
         else setup
     )
-    model = oracle.build(config, measured)
-    real = oracle.persistent_bytes(model, measured, oracle.make_optimizer(model, measured))
-    states = oracle.quantization_state_bytes(model)
+    real, states = truth.persistent(config, measured).values()
     workload = Workload(
         model=model_from_config(dict(config), id=str(sorted(config.items())), source="test"),
         setup=setup,

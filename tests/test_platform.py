@@ -12,8 +12,7 @@ import torch
 
 import cases
 import records
-from commands import Run
-from conftest import THE_BUNDLE
+from commands import THE_BUNDLE, Run
 from lora_profiler.analytic import predict
 from lora_profiler.analytic.plan import EXACT_MOMENTS
 from lora_profiler.catalog import bundled_gpus, find_gpu, find_model, model_from_config

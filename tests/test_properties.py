@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_profiler.analytic import peak_bytes, predict
@@ -116,7 +116,6 @@ def never_less(more: Workload, less: Workload) -> None:
     assert peak_bytes(more) >= peak_bytes(less)
 
 
-@settings(max_examples=120, deadline=None)
 @given(workloads())
 def test_whole_numbers_that_add_up(workload):
     prediction = predict(workload)
@@ -140,7 +139,6 @@ def test_whole_numbers_that_add_up(workload):
     )
 
 
-@settings(max_examples=120, deadline=None)
 @given(workloads())
 def test_rows_of_layers_add_up(workload):
     prediction = predict(workload)
@@ -170,7 +168,6 @@ def test_rows_of_layers_add_up(workload):
     assert len(set(names)) == len(names)
 
 
-@settings(max_examples=120, deadline=None)
 @given(workloads(), st.integers(1, 64), st.integers(1, 8192))
 def test_more_samples_or_tokens_never_cost_less(workload, batch, seq):
     setup = workload.setup
@@ -178,7 +175,6 @@ def test_more_samples_or_tokens_never_cost_less(workload, batch, seq):
     never_less(changed(workload, seq_len=setup.seq_len + seq), workload)
 
 
-@settings(max_examples=120, deadline=None)
 @given(workloads(lora=ALWAYS, optimizers=OPTIMIZERS), st.integers(1, 256))
 def test_more_rank_never_costs_less(workload, more):
     """Of 8-bit AdamW it is not true: a tensor that reaches 4096 elements changes from 8 bytes an
@@ -187,7 +183,6 @@ def test_more_rank_never_costs_less(workload, more):
     never_less(adapted(workload, r=workload.setup.lora.r + more), workload)
 
 
-@settings(max_examples=120, deadline=None)
 @given(workloads(lora=ALWAYS), st.data())
 def test_more_targets_never_cost_less(workload, data):
     assert workload.setup.lora is not None
@@ -197,7 +192,6 @@ def test_more_targets_never_cost_less(workload, data):
     never_less(adapted(workload, target_modules=tuple({*chosen, *extra})), workload)
 
 
-@settings(max_examples=120, deadline=None)
 @given(workloads(lora=ALWAYS))
 def test_lora_trains_less_and_qlora_holds_less(workload):
     lora = changed(workload, quantization=None)
@@ -219,7 +213,6 @@ def test_lora_trains_less_and_qlora_holds_less(workload):
     assert plain["quantization_state"] > quantized["quantization_state"]
 
 
-@settings(max_examples=120, deadline=None)
 @given(workloads())
 def test_checkpointing_keeps_less_and_computes_more(workload):
     on, off = (predict(changed(workload, checkpointing=value)) for value in (True, False))
@@ -233,7 +226,6 @@ def test_checkpointing_keeps_less_and_computes_more(workload):
     assert on.persistent_bytes == off.persistent_bytes
 
 
-@settings(max_examples=120, deadline=None)
 @given(workloads())
 def test_answers_survive_json_and_repeat(workload):
     answer = prediction_dict(predict(workload))

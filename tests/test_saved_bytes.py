@@ -12,12 +12,13 @@ from dataclasses import replace
 import pytest
 
 import cases
-import oracle
-import test_oracle
+import reference
+import truth
 from lora_profiler.analytic import predict
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from oracle import Saved
 
 QV = ("q_proj", "v_proj")
 RESIDUAL_DROPOUT = ("gpt2-varied", "opt_no_bias-varied")
@@ -37,9 +38,7 @@ def saved(model: ModelSpec, **fields) -> int:
 
 @pytest.mark.parametrize("case", cases.sample(200, seed=20), ids=str)
 def test_equal_to_autograd(case):
-    storages = oracle.saved_by_storage(
-        oracle.build(cases.CONFIGS[case.config], case.setup), case.setup
-    )
+    storages = truth.saved_storages(cases.CONFIGS[case.config], case.setup)
     prediction = predict(cases.workload(case))
     assert prediction.saved_activation_bytes == sum(s.bytes for s in storages)
     assert prediction.saved_activation_bytes == sum(
@@ -56,9 +55,7 @@ def test_equal_to_autograd(case):
         assert by_part(ours, depth) == by_part(real, depth)
 
 
-def real_by_module(
-    storages: list[oracle.Saved], names: set[str], case: cases.Case
-) -> dict[str, int]:
+def real_by_module(storages: list[Saved], names: set[str], case: cases.Case) -> dict[str, int]:
     """Bytes by the predictor's name of a module: PEFT's wrappers removed, functions without weights
     given to their parent."""
     result: dict[str, int] = defaultdict(int)
@@ -75,7 +72,7 @@ def real_by_module(
     return result
 
 
-def is_shared(storage: oracle.Saved, case: cases.Case) -> bool:
+def is_shared(storage: Saved, case: cases.Case) -> bool:
     """Rotary tables, and the mask that GPT-2 hands to its checkpointed layers: the only ones
     without a batch dimension or with one for heads."""
     size, seq = case.setup.batch_size, case.setup.seq_len
@@ -109,11 +106,7 @@ def test_every_module_keeps_what_autograd_keeps_there(name, method):
     case = cases.Case(name, method, TrainSetup(lora=lora, batch_size=2, seq_len=24, device="cpu"))
     prediction = predict(cases.workload(case))
     names = {row.name for row in prediction.layers}
-    real = real_by_module(
-        oracle.saved_by_storage(oracle.build(cases.CONFIGS[name], case.setup), case.setup),
-        names,
-        case,
-    )
+    real = real_by_module(truth.saved_storages(cases.CONFIGS[name], case.setup), names, case)
     ours = {
         row.name: row.saved_activation_bytes
         for row in prediction.layers
@@ -133,7 +126,7 @@ def test_autocast(name, method, dtype):
     setup = TrainSetup(
         lora=lora, batch_size=2, seq_len=24, dtype=dtype, precision="amp", device="cpu"
     )
-    real = oracle.saved_activation_bytes(oracle.build(cases.CONFIGS[name], setup), setup)
+    real = truth.saved_bytes(cases.CONFIGS[name], setup)
     assert predict(Workload(model=cases.spec_of(name), setup=setup)).saved_activation_bytes == real
 
 
@@ -155,9 +148,7 @@ def test_qlora(name, recipe, checkpointing):
         checkpointing=checkpointing,
         device="cpu",
     )
-    model = oracle.build(cases.CONFIGS[name], setup)
-    oracle.forward(model, setup, oracle.make_batch(model, setup))
-    real = oracle.saved_activation_bytes(model, setup)
+    real = truth.saved_bytes_of_the_second_pass(cases.CONFIGS[name], setup)
     assert predict(Workload(model=cases.spec_of(name), setup=setup)).saved_activation_bytes == real
 
 
@@ -167,7 +158,7 @@ def test_expert_adapters_under_autocast_are_an_estimate(name):
     setup = TrainSetup(
         lora=LoraConfig(r=3), batch_size=2, seq_len=16, precision="amp", device="cpu"
     )
-    real = oracle.saved_activation_bytes(oracle.build(cases.CONFIGS[name], setup), setup)
+    real = truth.saved_bytes(cases.CONFIGS[name], setup)
     found = predict(Workload(model=cases.spec_of(name), setup=setup))
     assert found.exactness == "estimate"
     assert abs(found.saved_activation_bytes - real) <= 1024
@@ -184,7 +175,7 @@ def test_the_grid_is_large_and_covers_every_family():
 # --- toy numbers that others took from the same versions ------------------------------------------
 
 
-@pytest.mark.parametrize("family", test_oracle.SAVED)
+@pytest.mark.parametrize("family", reference.SAVED)
 def test_toy_models(family):
     model = cases.spec_of(family)
     few = LoraConfig(r=4, target_modules=cases.FEW.get(family, QV))
@@ -199,7 +190,7 @@ def test_toy_models(family):
         saved(model, **toy, attention="eager"),
         saved(model, **toy, dtype="float32"),
         saved(model, **toy | {"batch_size": 1, "seq_len": 17}),
-    ) == test_oracle.SAVED[family]
+    ) == reference.SAVED[family]
 
 
 @pytest.mark.parametrize(

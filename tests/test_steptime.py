@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_profiler.catalog import find_gpu
@@ -229,7 +229,6 @@ ANCHORS = (
 @given(
     eta=st.floats(0.3, 1.2), beta=st.floats(0.3, 1.0), more=st.lists(LOADS, min_size=0, max_size=8)
 )
-@settings(max_examples=60, deadline=None)
 def test_a_fit_finds_the_constants_that_made_the_times(
     eta: float, beta: float, more: list[list[Load]]
 ) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import resuming_run
+from loading import HEAVY, modules_after
 from lora_profiler.errors import UsageError
 from lora_profiler.records import store as store_module
 from lora_profiler.records.atomic_write import write_durably
@@ -30,7 +31,6 @@ from lora_profiler.records.store import (
 )
 from records import WORKLOAD
 from records import make_record as make_any_record
-from test_imports import HEAVY, modules_after
 
 TESTS = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}

@@ -169,13 +169,13 @@ def test_it_delays_nothing(
     fake_driver: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_driver()
-    monkeypatch.setenv("FAKE_NVML_SECONDS", "5")  # a driver that takes its time
+    monkeypatch.setenv("FAKE_NVML_SECONDS", "120")  # a driver that takes its time
     sidecar = TelemetrySidecar(os.getpid())
     asked = time.monotonic()
     sidecar.start()
     sidecar.begin()
     assert sidecar.stop(timeout_seconds=0.2) is None
-    assert time.monotonic() - asked < 2
+    assert time.monotonic() - asked < 60
 
 
 def test_without_nvml_there_is_no_telemetry(
@@ -216,7 +216,7 @@ def test_a_sidecar_that_does_not_answer_is_ended(
     process.send_signal(how)
     asked = time.monotonic()
     assert sidecar.stop(timeout_seconds=0.3) is None
-    assert time.monotonic() - asked < 2
+    assert time.monotonic() - asked < 60
     assert process.returncode == -signal.SIGKILL
 
 
@@ -230,6 +230,13 @@ time.sleep(60)
 """
 
 
+def ignores(pid: int, which: signal.Signals) -> bool:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("SigIgn:"):
+            return bool(int(line.split()[1], 16) >> (which - 1) & 1)
+    return False
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_it_dies_with_its_parent_and_ignores_ctrl_c(fake_driver: Callable[..., None]) -> None:
     fake_driver()
@@ -241,14 +248,16 @@ def test_it_dies_with_its_parent_and_ignores_ctrl_c(fake_driver: Callable[..., N
     )
     assert owner.stdout is not None
     pid = int(owner.stdout.readline())
-    time.sleep(1.0)
+    until = time.monotonic() + 60
+    while not ignores(pid, signal.SIGINT) and time.monotonic() < until:
+        time.sleep(0.05)
     os.kill(pid, signal.SIGINT)
     time.sleep(0.2)
     assert alive(pid)
     owner.kill()
     owner.wait()
     owner.stdout.close()
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while alive(pid) and time.monotonic() < until:
         time.sleep(0.05)
     assert not alive(pid)
