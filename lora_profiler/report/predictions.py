@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.remarks import ActivationExcess, trained_length
+from lora_profiler.planning.diagnostics import ActivationExcess
 from lora_profiler.prediction import CATEGORIES, MOMENTS, Moment, Prediction
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Paragraph, Row, RowKind, Table, heading, paragraph
@@ -450,7 +450,7 @@ def _fit_notes(answer: Answer) -> list[str]:
         ]
     longest, trained_for = (
         answer.fit.longest_seq_len,
-        trained_length(answer.prediction.workload.model),
+        answer.prediction.workload.model.trained_length,
     )
     if longest is None:
         return [
