@@ -67,7 +67,12 @@ def answered(model: ModelSpec, question: Question) -> Answered:
     gpu = find_gpu(question.gpu) if question.gpu is not None else None
     network = find_network(question.interconnect) if question.interconnect is not None else None
     method_answers = answers(
-        workloads(model, question), gpu, question.engine, all_levers=True, network=network
+        workloads(model, question),
+        gpu,
+        question.engine,
+        all_levers=True,
+        network=network,
+        may_trace=False,
     )
     predictions = [answer.prediction for answer in method_answers]
     full = next((p for p in predictions if p.workload.setup.method == "full"), None)

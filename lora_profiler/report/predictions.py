@@ -69,11 +69,14 @@ def model_parts(answers: Sequence[Answer], excess: ActivationExcess | None = Non
     times = communication = None
     time_notes: list[str] = []
     if any(answer.timing for answer in answers):
-        from lora_profiler.report.communication import communication_lines
         from lora_profiler.report.timing import time_lines, time_table
 
         times = time_table(answers)
-        time_notes = [*time_lines(answers), *communication_lines(answers)]
+        time_notes = time_lines(answers)
+        if any(answer.communication for answer in answers):
+            from lora_profiler.report.communication import communication_lines
+
+            time_notes += communication_lines(answers)
     if answers[0].communication is not None:
         from lora_profiler.report.communication import communication_table
 
@@ -88,7 +91,7 @@ def model_parts(answers: Sequence[Answer], excess: ActivationExcess | None = Non
         peaks=tuple(_peak_lines(answers, excess)),
         time_notes=tuple(time_notes),
         exactness=tuple(exactness_lines(predictions)),
-        likely=tuple(likely_lines(predictions)),
+        likely=tuple(likely_lines(answers)),
     )
 
 
