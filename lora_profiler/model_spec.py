@@ -146,5 +146,15 @@ class ModelSpec:
         return total
 
     @property
+    def trained_length(self) -> int | None:
+        """The longest sequence that the model was made for, in tokens; None where its config does
+        not say."""
+        for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
+            length = self.config.get(key)
+            if isinstance(length, int) and not isinstance(length, bool):
+                return length
+        return None
+
+    @property
     def num_layers(self) -> int:
         return int(self.config["num_hidden_layers"])

@@ -1,10 +1,11 @@
 """An answer: memory at every named moment, FLOPs, cost per layer. Ints only; text is made by
 `units` and `report`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from importlib import import_module
+from typing import Any, Literal
 
 from lora_profiler.workload import Workload
 
@@ -167,19 +168,32 @@ class DeviceMemory:
 
     `allocated` counts whole blocks, `reserved` the segments taken from the driver when there is
     always room, `expandable_reserved` the same with expandable segments. BLAS workspaces and the
-    driver's context come on top.
+    driver's context come on top. `events` are what was replayed: n allocates `sizes[n]` bytes, ~n
+    frees them.
     """
 
     allocated_bytes: int
     reserved_bytes: int
     expandable_reserved_bytes: int
-    smallest_source: Callable[[], int] = field(repr=False, compare=False)
+    sizes: tuple[int, ...] = field(default=(), repr=False, compare=False)
+    events: tuple[int, ...] = field(default=(), repr=False, compare=False)
 
     @cached_property
     def smallest_bytes(self) -> int:
         """The least that the allocator must be given to complete both steps: found by bisection,
         some tenths of a second."""
-        return self.smallest_source()
+        smallest: int = _of("compiled.allocator", "smallest_capacity")(self.sizes, self.events)
+        return smallest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Details:
+    """What a `Prediction` says when asked for more, as plain data. `curve` None stands for one
+    point at each moment."""
+
+    layers: tuple[LayerCost, ...] = ()
+    curve: tuple[CurvePoint, ...] | None = None
+    device_memory: DeviceMemory | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +206,9 @@ class Prediction:
     out; None where the engine does not know it. `exactness` tells whether `peak` is exact by
     construction; `error_bound` is the largest relative error seen where it is an estimate (0.15:
     within 15 %), None where nothing is claimed. Of several ranks it is the one that holds most, and
-    `traffic` is what each takes part in.
+    `traffic` is what each takes part in. `has_tape` tells that a profile can be replayed for the
+    curve and the allocator. `details` are given where no engine could work them out again from the
+    workload: where the step was traced for this answer alone.
     """
 
     workload: Workload
@@ -207,17 +223,15 @@ class Prediction:
     moments: tuple[Moment, ...]
     flops: FlopCount | None
     traffic: tuple[Traffic, ...] = ()
-    layer_source: Callable[[], tuple[LayerCost, ...]] = field(repr=False, compare=False)
-    device_memory_source: Callable[[], DeviceMemory] | None = field(
-        default=None, repr=False, compare=False
-    )
-    curve_source: Callable[[], tuple[CurvePoint, ...]] | None = field(
-        default=None, repr=False, compare=False
-    )
+    has_tape: bool = field(default=False, repr=False, compare=False)
+    details: Details | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def layers(self) -> tuple[LayerCost, ...]:
-        return self.layer_source()
+        if self.details is not None:
+            return self.details.layers
+        layers: tuple[LayerCost, ...] = _of(_DETAILS_OF[self.engine], "layers_of")(self)
+        return layers
 
     @cached_property
     def curve(self) -> tuple[CurvePoint, ...]:
@@ -226,17 +240,41 @@ class Prediction:
 
         An engine without a tape gives one point for each moment that it knows.
         """
-        if self.curve_source is not None:
-            return self.curve_source()
+        curve: tuple[CurvePoint, ...] | None = None
+        if self.details is not None:
+            curve = self.details.curve
+        elif self.has_tape:
+            curve = _of("compiled.details", "curve_of")(self)
+        if curve is not None:
+            return curve
         steady = (m for m in self.moments if m.step == "steady")
         return tuple(CurvePoint(phase=PHASE_OF[m.moment], module="", bytes=m.bytes) for m in steady)
 
     @cached_property
     def device_memory(self) -> DeviceMemory | None:
         """None where the engine has no tape to replay, or the device no such allocator."""
-        return None if self.device_memory_source is None else self.device_memory_source()
+        if self.details is not None:
+            return self.details.device_memory
+        if not self.has_tape or self.workload.setup.device != "cuda":
+            return None
+        memory: DeviceMemory = _of("compiled.details", "device_memory_of")(self)
+        return memory
 
     @cached_property
     def peak(self) -> Moment:
         """The steady-state moment with the most live bytes; the earliest of equals."""
         return max((m for m in self.moments if m.step == "steady"), key=lambda m: m.total_bytes)
+
+
+_DETAILS_OF: Mapping[Engine, str] = {
+    "analytic": "analytic.predict",
+    "compiled": "compiled.details",
+    "traced": "compiled.details",  # a trace is kept as a profile
+}
+"""The module of each engine that works out the details of a prediction by its workload."""
+
+
+def _of(module: str, name: str) -> Any:
+    """A function of an engine, found by name: a prediction is data below all engines, and one out
+    of a pickle has none at hand."""
+    return getattr(import_module(f"lora_profiler.{module}"), name)

@@ -12,7 +12,15 @@ from typing import Any
 
 import families
 from lora_profiler.catalog import model_from_config
-from lora_profiler.prediction import FlopCount, Moment, MomentName, ParameterCount, Prediction, Step
+from lora_profiler.prediction import (
+    Details,
+    FlopCount,
+    Moment,
+    MomentName,
+    ParameterCount,
+    Prediction,
+    Step,
+)
 from lora_profiler.records.record import Conditions, Device, Environment, Measurement, Record
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
@@ -186,7 +194,7 @@ def make_prediction(
             *(_moment(name, "steady", parts) for name, parts in steady.items()),
         ),
         "flops": FlopCount(forward=4_000, backward=8_000, recompute=0, tokens=16),
-        "layer_source": tuple,
+        "details": Details(),
     }
     return Prediction(**{**fields, **changes})
 

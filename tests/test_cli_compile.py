@@ -12,9 +12,14 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from commands import Run
+from lora_profiler.catalog import find_model
 from lora_profiler.compiled.evaluation import forget
-from lora_profiler.errors import CompileError
+from lora_profiler.compiled.profile import Profile
+from lora_profiler.errors import CompileError, UnbuildableError
+from lora_profiler.planning.answers import answers
+from lora_profiler.planning.engine import engines_for, peak_bytes, predict
 from lora_profiler.report.json.predict import predict_schema
+from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 TINY_BLOOM = {
     "model_type": "bloom",
@@ -30,6 +35,7 @@ TINY_BLOOM = {
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORA_PROFILER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("lora_profiler.traced._refused", set())
     forget()
 
 
@@ -172,6 +178,63 @@ def test_auto_traces_the_size_asked_where_no_profile_can_be_trusted(
     assert answer["moments"] == exact["moments"]
     assert len(tried) == 1
     assert not kept.exists()
+
+
+def test_auto_means_the_same_from_python_as_on_the_command_line(run: Run, config: str) -> None:
+    (said,) = predictions(run, "predict", config, "--method", "full", "-s", "64")
+    (Path(os.environ["LORA_PROFILER_CACHE"]) / "profiles.sqlite").unlink()
+    forget()
+    workload = Workload(model=find_model(config), setup=TrainSetup(seq_len=64))
+    (first,) = answers([workload], may_trace=False)
+    assert first.prediction.saved_activation_bytes is None  # the rules' lower bound
+    found = predict(workload)
+    assert found.saved_activation_bytes == said["saved_activation_bytes"]
+    assert found.peak.total_bytes == said["peak"]["total_bytes"] == peak_bytes(workload)
+    (again,) = answers([workload], may_trace=False)  # as the dashboard asks: the profile is there
+    assert again.prediction == found
+    assert found.peak.total_bytes > first.prediction.peak.total_bytes
+
+
+def test_one_method_without_a_trusted_profile_leaves_the_other_s(
+    config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lora_profiler.traced import compiler
+
+    real, tried = compiler.compile_profile, []
+
+    def refuse_full(workload: Workload) -> Profile:
+        tried.append(workload.setup.method)
+        if workload.setup.method == "full":
+            raise CompileError("its tape changes with the size.")
+        return real(workload)
+
+    monkeypatch.setattr(compiler, "compile_profile", refuse_full)
+    model = find_model(config)
+    pair = [
+        Workload(model=model, setup=TrainSetup(seq_len=48, checkpointing=True, lora=lora))
+        for lora in (None, LoraConfig(r=4))
+    ]
+    with pytest.warns(UserWarning, match="its tape changes"):
+        found = answers(pair)
+    assert [answer.prediction.engine for answer in found] == ["traced", "compiled"]
+    assert tried == ["full", "lora"]
+    assert engines_for(pair) == ["traced", "auto"]
+    assert tried == ["full", "lora"]  # what was refused once is not tried again
+
+
+def test_a_step_that_cannot_be_traced_is_said_from_python_too(
+    config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lora_profiler.traced import compiler
+
+    def fail(workload: Workload) -> Profile:
+        raise UnbuildableError("no such operator.")
+
+    monkeypatch.setattr(compiler, "compile_profile", fail)
+    workload = Workload(model=find_model(config), setup=TrainSetup(seq_len=72))
+    with pytest.warns(UserWarning, match="could not be traced: no such operator"):
+        found = predict(workload)
+    assert (found.engine, found.saved_activation_bytes) == ("analytic", None)
 
 
 def test_without_a_profile_the_engine_says_how_to_make_one(run: Run, config: str) -> None:

@@ -22,7 +22,7 @@ from lora_profiler.comparison.errors import (
     misses,
     summary,
 )
-from lora_profiler.prediction import DeviceMemory
+from lora_profiler.prediction import Details, DeviceMemory, Prediction
 from lora_profiler.records.record import STATUSES
 from lora_profiler.records.validate import problems
 from lora_profiler.workload import Workload
@@ -121,10 +121,7 @@ def test_reserved_and_device_bytes_have_no_rows_where_nothing_predicts_them() ->
 
 
 MEMORY = DeviceMemory(
-    allocated_bytes=2_100_000,
-    reserved_bytes=4_000_000,
-    expandable_reserved_bytes=3_000_000,
-    smallest_source=lambda: 2_500_000,
+    allocated_bytes=2_100_000, reserved_bytes=4_000_000, expandable_reserved_bytes=3_000_000
 )
 ON_CARD = {
     "peak_requested_bytes": 2_000_000,
@@ -151,7 +148,7 @@ def test_allocated_and_reserved_are_held_against_the_simulated_allocator(
     )
     found = by_place(
         compare(
-            record, records.make_prediction(record.workload, device_memory_source=lambda: MEMORY)
+            record, records.make_prediction(record.workload, details=Details(device_memory=MEMORY))
         )
     )
     assert found["peak_requested_bytes", TOTAL] == (2_000_000, 2_000_000)
@@ -168,14 +165,23 @@ def test_without_a_simulated_allocator_allocated_is_held_against_the_peak_and_re
     assert ("peak_reserved_bytes", TOTAL) not in found
 
 
-def test_the_allocator_of_a_run_that_failed_is_not_simulated() -> None:
-    def never() -> DeviceMemory:
+def test_the_allocator_of_a_run_that_failed_is_not_simulated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(prediction: Prediction) -> DeviceMemory:
         raise AssertionError("simulated")
 
-    record = records.make_record(device=records.H100, status="oom", **ON_CARD)
-    assert (
-        compare(record, records.make_prediction(record.workload, device_memory_source=never)) == ()
+    monkeypatch.setattr("lora_profiler.compiled.details.device_memory_of", never)
+    record = records.make_record(
+        replace(records.WORKLOAD, setup=replace(records.WORKLOAD.setup, device="cuda")),
+        device=records.H100,
+        status="oom",
+        **ON_CARD,
     )
+    prediction = records.make_prediction(record.workload, has_tape=True, details=None)
+    assert compare(record, prediction) == ()
+    with pytest.raises(AssertionError, match="simulated"):
+        compare(replace(record, measurement=replace(record.measurement, status="ok")), prediction)
 
 
 def test_claims_are_held_against_any_number_of_records() -> None:

@@ -22,7 +22,7 @@ from lora_profiler.dashboard import predict_page
 from lora_profiler.dashboard.question import SETUP_OPTIONS
 from lora_profiler.evidence import interval, measured_memory, measured_steps
 from lora_profiler.planning.answers import answers
-from lora_profiler.planning.remarks import activation_excess
+from lora_profiler.planning.diagnostics import activation_excess
 from lora_profiler.records.record import Failure
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.report import labels

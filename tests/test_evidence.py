@@ -24,6 +24,7 @@ from lora_profiler.evidence import (
     unexpressed,
 )
 from lora_profiler.evidence.documents import document
+from lora_profiler.planning.answers import answers
 from lora_profiler.planning.empirical_interval import likely_peak
 from lora_profiler.planning.engine import predict
 from lora_profiler.report import labels
@@ -269,7 +270,7 @@ def test_public_rows_say_nothing_of_lower_bounds_and_of_other_devices() -> None:
     assert (
         unknown.saved_activation_bytes is None
         and likely_peak(unknown) is None
-        and likely_lines([unknown]) == []
+        and likely_lines(answers([unknown.workload], engine="analytic")) == []
     )
 
 
@@ -364,7 +365,7 @@ def test_a_row_that_is_no_test_says_so() -> None:
 
 def test_lines_name_ranges_the_interval_and_each_row_once() -> None:
     setup = TrainSetup(checkpointing=True, batch_size=4, seq_len=4096)
-    pair = [predict(Workload(model=MISTRAL, setup=s)) for s in (setup, replace(setup, lora=LORA))]
+    pair = answers([Workload(model=MISTRAL, setup=s) for s in (setup, replace(setup, lora=LORA))])
     lines = likely_lines([*pair, pair[1]])
     assert len(lines) == 3 and lines[0].startswith(
         "Peak as measured, were it as far off as public ones: full "

@@ -19,7 +19,7 @@ from lora_profiler.comparison.mfu import utilisation
 from lora_profiler.comparison.paired_runs import full_against_lora
 from lora_profiler.comparison.scored import Scored
 from lora_profiler.comparison.throughput import throughput
-from lora_profiler.prediction import CATEGORIES, PHASES, DeviceMemory, FlopCount
+from lora_profiler.prediction import CATEGORIES, PHASES, Details, DeviceMemory, FlopCount
 from lora_profiler.records.record import STATUSES, Conditions, Energy, Failure, Flag, Record
 from lora_profiler.records.serialize import record_from_dict
 from lora_profiler.report import labels, render
@@ -209,12 +209,9 @@ def test_a_card_s_memory_stands_beside_with_its_differences() -> None:
 def test_a_simulated_allocator_stands_beside_what_was_allocated_and_reserved() -> None:
     record = records.make_record(device=records.H100, **ON_CARD)
     memory = DeviceMemory(
-        allocated_bytes=2 * MIB,
-        reserved_bytes=9 * MIB,
-        expandable_reserved_bytes=6 * MIB,
-        smallest_source=lambda: 2 * MIB,
+        allocated_bytes=2 * MIB, reserved_bytes=9 * MIB, expandable_reserved_bytes=6 * MIB
     )
-    prediction = records.make_prediction(record.workload, device_memory_source=lambda: memory)
+    prediction = records.make_prediction(record.workload, details=Details(device_memory=memory))
     rows = sections(error_table(record, compare(record, prediction)))["what the peak is made of"]
     assert rows["peak allocated, rounded up"].cells[1:] == ("2.00", "2.00", "exact")
     assert rows["reserved by the allocator"].cells[1:] == ("9.00", "6.00", "+50.00 %")

@@ -130,13 +130,13 @@ def test_a_rank_updates_its_part_alone(sharding: Sharding, ranks: int) -> None:
 
 def test_explain_tells_how_ranks_share_each_part() -> None:
     model = find_model("SmolLM2-135M", offline=True)
-    found = predict(Workload(model=model, setup=SETUP))
-    text = plain(explain_blocks(found, ()), width=400)
+    shared, alone = (answers([Workload(model=model, setup=s)])[0] for s in (SETUP, TrainSetup()))
+    text = plain(explain_blocks(shared), width=400)
     cut = "of each tensor the first of 8 chunks"
     assert f" weights x 2 B (bfloat16), {cut}" in text
     assert f" trained weights x 2 B (bfloat16), {cut}" in text
     assert f"each in that weight's dtype), {cut}" in text
-    parts = shared_parts(found.workload, found.peak.moment)
+    parts = shared_parts(shared.prediction.workload, shared.prediction.peak.moment)
     assert f"{bytes_text(parts['root'])} the root's gathered weights" in text
     assert f"{bytes_text(parts['buffer'])} the buffer" in text
-    assert "chunks" not in plain(explain_blocks(predict(Workload(model=model)), ()), width=400)
+    assert "chunks" not in plain(explain_blocks(alone), width=400)

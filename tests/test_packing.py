@@ -33,14 +33,19 @@ from lora_profiler.planning.timing import step_time
 from lora_profiler.prediction import Prediction
 from lora_profiler.records.record import Conditions
 from lora_profiler.report.predictions import training_line
-from lora_profiler.support.packing import BLIND, check_packing, lengths
+from lora_profiler.support.model_types import MODEL_TYPES, ModelType
+from lora_profiler.support.packing import check_packing, lengths
 from lora_profiler.traced import compile_profile
 from lora_profiler.traced.single_size import predict_once
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
 
 LORA = LoraConfig(r=4)
 SEEING = (
-    *(n for n in cases.TINY_NAMES if n not in BLIND),
+    *(
+        n
+        for n in cases.TINY_NAMES
+        if not MODEL_TYPES.get(cases.family(n), ModelType()).packing_blind
+    ),
     "mistral-varied",
     "gemma3_text-varied",
     "gpt2-varied",
@@ -127,7 +132,7 @@ def test_models_that_do_not_tell_sequences_apart_are_refused_with_and_without_to
 
 @pytest.mark.parametrize("name", ["opt", "bloom", "bert", "t5"])
 def test_their_code_itself_shows_it(name: str) -> None:
-    """What the list of `packing.BLIND` does not name is seen in the first forward pass."""
+    """What the table of model types does not name is seen in the first forward pass."""
     tiny = {
         "opt": families.TINY["opt"],
         "bloom": {

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lora_profiler.adapters.targets import attention_targets
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.errors import UsageError
 from lora_profiler.option import MAX_SIZE
+from lora_profiler.planning.diagnostics import activation_excess, outweighed_layers
 from lora_profiler.planning.engine import peak_bytes, predict
 from lora_profiler.planning.fit import _WORKSPACE_BYTES, Fit, fit, judge, largest, reserve_for
 from lora_profiler.planning.memory_savings import best_lever, levers
-from lora_profiler.planning.remarks import activation_excess, attention_targets, outweighed_layers
 from lora_profiler.planning.sweep import sweep
 from lora_profiler.units import GIB
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
@@ -109,7 +110,10 @@ def test_fit_adds_up_and_says_none_as_zero() -> None:
     assert found.headroom_bytes == found.usable_bytes - found.peak_bytes - found.reserve_bytes < 0
 
 
-def test_fit_of_unknown_activations_is_only_ever_a_no() -> None:
+def test_fit_of_unknown_activations_is_only_ever_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "lora_profiler._versions.find_spec", lambda name: None
+    )  # nothing to trace with
     case = workload("microsoft/phi-2", lora=LoraConfig())
     assert fit(case, FakeCard()) is None
     no = fit(case, FakeCard(usable_bytes=GIB))
@@ -227,3 +231,32 @@ def test_a_sweep_of_one_point_is_the_peak() -> None:
     asked = workload(lora=LoraConfig(r=4))
     assert sweep(asked).shape == ()
     assert int(sweep(asked)) == peak_bytes(asked)
+
+
+# --- checked once ---------------------------------------------------------------------------------
+
+
+def test_sizes_of_a_workload_that_is_ready_are_not_checked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checked = []
+    monkeypatch.setattr("lora_profiler.planning.engine.check", lambda w, engine: checked.append(w))
+    asked = workload(lora=LoraConfig(r=8), packed=256)
+    prediction = predict(asked)
+    assert checked == [asked]
+    found = fit(asked, FakeCard(), prediction=prediction)
+    assert found is not None and found.largest_batch_size and found.longest_seq_len
+    assert checked == [asked]
+    levers(asked, prediction=prediction)
+    setups = [other.setup for other in checked]
+    assert len(setups) == len(set(setups))  # a lever is another workload, and each is tried once
+
+
+def test_rows_that_are_packed_only_where_they_are_longer_are_checked_there() -> None:
+    asked = workload("facebook/opt-125m", packed=2048)
+    assert predict(asked).saved_activation_bytes
+    with pytest.raises(UsageError, match="does not tell packed sequences apart"):
+        fit(asked, FakeCard())
+    with pytest.raises(UsageError, match="does not tell packed sequences apart"):
+        sweep(asked, seq_len=[512, 4096])
+    assert sweep(asked, seq_len=[512, 2048]).shape == (2,)

@@ -11,6 +11,7 @@ from lora_profiler.analytic import predict as by_rule
 from lora_profiler.analytic import shared_parts
 from lora_profiler.analytic.sharding import BUCKET, FIRST_BUCKET, Piece, bucket_bytes, unit
 from lora_profiler.errors import UsageError
+from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import Prediction
 from lora_profiler.traced.single_size import predict_once as by_trace
 from lora_profiler.workload import LoraConfig, Sharding, TrainSetup, Workload
@@ -207,9 +208,9 @@ def test_a_part_under_tensor_parallelism_by_hand() -> None:
 
 def test_heads_that_ranks_do_not_divide_are_refused() -> None:
     with pytest.raises(UsageError, match="which 3 ranks do not divide"):
-        by_rule(workload("llama", "tp", 3))
+        predict(workload("llama", "tp", 3))
     with pytest.raises(UsageError, match="not of gpt2"):
-        by_rule(workload("gpt2", "tp", 2))
+        predict(workload("gpt2", "tp", 2))
 
 
 def test_adapters_under_tensor_parallelism_claim_no_error() -> None:

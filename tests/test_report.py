@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from lora_profiler.catalog import Gpu, find_gpu, find_model
 from lora_profiler.planning.answers import Answer, answers
+from lora_profiler.planning.diagnostics import activation_excess
 from lora_profiler.planning.fit import Fit, judge, reserve_for
-from lora_profiler.planning.remarks import activation_excess
 from lora_profiler.prediction import CATEGORIES, MOMENTS
 from lora_profiler.report import labels, render
 from lora_profiler.report.blocks import Paragraph, Row, Table
@@ -59,7 +59,8 @@ def ask(
         Workload(model=model, setup=TrainSetup(**{**{f: getattr(base, f) for f in FIELDS}, **m}))
         for m in methods
     ]  # type: ignore[arg-type]
-    return answers(made, find_gpu(gpu) if gpu else None, all_levers=all_levers)
+    card = find_gpu(gpu) if gpu else None
+    return answers(made, card, all_levers=all_levers, may_trace=False)
 
 
 FIELDS = [f for f in TrainSetup.__dataclass_fields__ if f not in ("lora", "quantization")]
@@ -322,7 +323,7 @@ def test_csv_of_known_and_unknown_models_together_keeps_its_columns() -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_explanations_use_the_predicted_numbers(name: str) -> None:
     for answer in ask(name):
-        text = render.plain(explain_blocks(answer.prediction, answer.levers), 10_000)
+        text = render.plain(explain_blocks(answer), 10_000)
         assert f"{answer.prediction.parameters.base:,}" in text
         for line in text.splitlines():
             if match := re.search(
@@ -337,8 +338,7 @@ def test_explanations_use_the_predicted_numbers(name: str) -> None:
 
 
 def test_explained_saved_bytes_are_the_sum_of_their_lines() -> None:
-    p = ask("meta-llama/Llama-3.1-8B", seq_len=2048)[1].prediction
-    text = render.plain(explain_blocks(p, ()), 10_000)
+    text = render.plain(explain_blocks(ask("meta-llama/Llama-3.1-8B", seq_len=2048)[1]), 10_000)
     assert "layer 0: 544.70 MiB = 1 x 571,154,456 B in model.layers, 278,884 B a token" in text
     assert "31 layers: 17.46 GiB = 31 x 604,717,080 B in model.layers, 295,272 B a token" in text
     assert "logits and loss at the peak: 12 B x 1 x 2,048 x 128,256 logits + 8 B" in text

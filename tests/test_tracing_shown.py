@@ -37,6 +37,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     monkeypatch.setenv("LORA_PROFILER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("lora_profiler.traced._refused", set())
     monkeypatch.setattr("lora_profiler.traced.watch._ENDED", {})
     forget()
     path = tmp_path / "bloom.json"

@@ -7,8 +7,6 @@ could end it, and a server would answer nobody.
 """
 
 import json
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +40,9 @@ class UnmatchedError(Exception):
 def verdict(pattern: str, keys: Sequence[str], *, whole: bool) -> Verdict:
     """Which `keys` the pattern matches: as `re.fullmatch` where `whole`, else as `re.match`. Raises
     UnmatchedError."""
+    import signal
+    import subprocess  # most answers have no pattern to match
+
     asked = json.dumps(
         {"pattern": pattern, "keys": keys, "whole": whole, "seconds": PROCESSOR_SECONDS}
     )

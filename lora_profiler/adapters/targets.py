@@ -14,6 +14,7 @@ from typing import NamedTuple
 from lora_profiler.adapters.patterns import UnmatchedError, Verdict, shown, verdict
 from lora_profiler.adapters.peft_tables import DEFAULT_TARGETS, FUSED_PARAMETER, PACKED_EXPERTS
 from lora_profiler.adapters.refusal import refuse, suggestion
+from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec, Module, Stack
 from lora_profiler.workload import LoraConfig
 
@@ -274,3 +275,27 @@ def outer_containers(spec: ModelSpec) -> list[str]:
         for n in range(1, len(pieces) + isinstance(part, Stack)):
             found[".".join(pieces[:n])] = None
     return [name for name in found if name not in own]
+
+
+def attention_targets(model: ModelSpec) -> tuple[str, ...]:
+    """LoRA targets for the linear layers inside attention, by the shortest names that match nothing
+    outside it.
+
+    Raises UsageError where no module's path says that it is attention.
+    """
+    inside: dict[str, str] = {}
+    outside: set[str] = set()
+    for name, module in model.modules():
+        if not module.is_linear:
+            continue
+        parent, _, leaf = name.rpartition(".")
+        owner = parent.rpartition(".")[2]
+        if "attn" in owner or "attention" in owner:
+            inside[f"{owner}.{leaf}"] = leaf
+        else:
+            outside.add(leaf)
+    if not inside:
+        raise UsageError(
+            f"{model.id} names no attention projections; list them with --targets NAME,NAME."
+        )
+    return tuple(dict.fromkeys(path if leaf in outside else leaf for path, leaf in inside.items()))

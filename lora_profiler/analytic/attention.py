@@ -6,6 +6,7 @@ from typing import NamedTuple
 from lora_profiler.analytic.families import family_of
 from lora_profiler.analytic.families.blocks import heads_of
 from lora_profiler.analytic.persistent import rest_dtype
+from lora_profiler.support.model_types import type_of
 from lora_profiler.support.sdpa import FLASH_MAX_HEAD_DIM, SdpaCall, cuda_backend
 from lora_profiler.workload import Dtype, Workload
 
@@ -24,13 +25,13 @@ def attention_kernels(workload: Workload) -> AttentionKernels:
     Without a mask transformers hands grouped heads of up to 256 features to SDPA as they are
     (`enable_gqa`), with one it repeats them first; which kernel torch takes then
     `sdpa.cuda_backend` says. A filled sliding window and packed rows bring masks. A flash kernel
-    that was asked for gives way to the efficient one where there is a mask. transformers runs Gemma
-    2 eager whatever is asked.
+    that was asked for gives way to the efficient one where there is a mask. Some
+    types run eager whatever is asked.
     """
     setup, model = workload.setup, workload.model
     if family_of(model) is None:
         return AttentionKernels(setup.attention, setup.attention)
-    if setup.attention == "eager" or model.model_type == "gemma2":
+    if setup.attention == "eager" or type_of(model).eager_only:
         return AttentionKernels("eager", "eager")
     if setup.device == "cpu":
         kernel = "math" if setup.attention == "math" else "cpu"

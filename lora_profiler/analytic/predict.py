@@ -2,7 +2,6 @@
 thousands of sizes."""
 
 from dataclasses import replace
-from functools import partial
 
 from lora_profiler.algebra.polynomial import Polynomial
 from lora_profiler.algebra.table import Values
@@ -123,14 +122,14 @@ def predict(workload: Workload) -> Prediction:
             else None
         ),
         traffic=plan.shards.traffic(setup),
-        layer_source=partial(_layers, plan, at),
     )
 
 
-def _layers(plan: Plan, at: Values) -> tuple[LayerCost, ...]:
+def layers_of(prediction: Prediction) -> tuple[LayerCost, ...]:
+    """What each module costs, by the rules that gave `prediction`."""
     from lora_profiler.analytic.layers import layer_costs
 
-    return layer_costs(plan, at)
+    return layer_costs(plan_for(prediction.workload), values(prediction.workload))
 
 
 _SHARED = {

@@ -11,55 +11,28 @@ compares with a trace of the real `parallelize_module`.
 from dataclasses import replace
 
 from lora_profiler.catalog import model_from_config
-from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.prediction import Traffic
+from lora_profiler.support.tensor_parallel import divided_sizes
 from lora_profiler.workload import DTYPE_BYTES, TrainSetup, Workload
 
-FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2"})
-"""Model types with one linear layer for each of q, k, v, gate and up, and no norm over all
-heads."""
 ROW_WISE, COLUMN_WISE = 2, 5
 """Products of a layer: o and down; q, k, v, gate and up."""
 
 
 def part_of(workload: Workload) -> Workload:
-    """What one rank of `workload` trains, as a process alone.
-
-    Raises UsageError for a family whose layers are made otherwise, for sizes that do not divide,
-    and for a 4-bit base, whose blocks would be cut.
-    """
-    model, setup = workload.model, workload.setup
-    if model.model_type not in FAMILIES:
-        known = ", ".join(sorted(FAMILIES))
-        raise UsageError(
-            f"tensor parallelism is known of {known}, not of {model.model_type}; take --sharding"
-            " fsdp."
-        )
-    if setup.quantization is not None:
-        raise UsageError(
-            "tensor parallelism would cut the blocks of a 4-bit base; take --sharding fsdp or ddp."
-        )
+    """What one rank of `workload` trains, as a process alone."""
+    setup = workload.setup
     return Workload(
-        model=_cut(model, setup.world_size), setup=replace(setup, world_size=1, sharding="none")
+        model=_cut(workload.model, setup.world_size),
+        setup=replace(setup, world_size=1, sharding="none"),
     )
 
 
 def _cut(model: ModelSpec, ranks: int) -> ModelSpec:
     config = model.config
-    heads = int(config["num_attention_heads"])
-    head_dim = int(config.get("head_dim") or config["hidden_size"] // heads)
-    sizes = {
-        "num_attention_heads": heads,
-        "num_key_value_heads": int(config.get("num_key_value_heads") or heads),
-        "intermediate_size": int(config["intermediate_size"]),
-    }
-    for name, size in sizes.items():
-        if size % ranks:
-            raise UsageError(
-                f"{model.id} has {name} {size}, which {ranks} ranks do not divide; take another"
-                " --world-size."
-            )
+    sizes = divided_sizes(model)
+    head_dim = int(config.get("head_dim") or config["hidden_size"] // sizes["num_attention_heads"])
     part = {name: size // ranks for name, size in sizes.items()}
     return model_from_config(
         {**model.published, **part, "head_dim": head_dim}, id=model.id, source=model.source

@@ -30,14 +30,14 @@ class Refused:
 def planned(case: Case) -> Planned:
     """`case` with its prediction. Raises what `refusals.refuse` and the predictor raise."""
     refuse(case.workload, case.conditions)
-    return Planned(case=case, prediction=predict(case.workload))
+    return Planned(case=case, prediction=predict(case.workload, may_trace=False))
 
 
 def planned_elsewhere(case: Case) -> Planned:
     """`planned` for a case that other machines run: what this one lacks is no reason to refuse it.
     Raises UsageError."""
     refuse(case.workload, case.conditions, installed=lambda name: name, capability=lambda: None)
-    return Planned(case=case, prediction=predict(case.workload))
+    return Planned(case=case, prediction=predict(case.workload, may_trace=False))
 
 
 def sorted_out(

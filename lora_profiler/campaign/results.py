@@ -43,5 +43,8 @@ def _utilisation(record: Record, prediction: Prediction) -> Utilisation | None:
     setup = record.workload.setup
     if own is None or setup.lora is None:
         return own
-    full = predict(replace(record.workload, setup=replace(setup, lora=None, quantization=None)))
+    full = predict(
+        replace(record.workload, setup=replace(setup, lora=None, quantization=None)),
+        may_trace=False,
+    )
     return utilisation(record, prediction.flops, full.flops)

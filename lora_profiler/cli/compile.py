@@ -70,10 +70,10 @@ def compile_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     platform = platform_of(o, find_gpu(o["gpu"]) if o["gpu"] else None)
     with shown(at_once=None):
         made = [
-            each
+            profile
             for spec in specs
             for workload in workloads(spec, ctx, platform)
-            for each in _compiled(workload)
+            for profile in _compiled(workload)
         ]
     from lora_profiler.report.profiles import profile_blocks, profile_records
 
@@ -86,18 +86,18 @@ def compile_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
 def _compiled(workload: Any) -> "Sequence[Profile]":
     """One profile for each set of facts that sizes can change. Raises CompileError where none of
     them could be trusted."""
-    from lora_profiler.planning.profiles import variants
+    from lora_profiler.compiled.regime import one_of_each_regime
     from lora_profiler.traced import compile_profile
 
-    found: list[Profile] = []
+    made: list[Profile] = []
     refused: list[CompileError] = []
-    for each in variants(workload):
+    for example in one_of_each_regime(workload):
         try:
-            found.append(compile_profile(each))
+            made.append(compile_profile(example))
         except CompileError as e:
             refused.append(e)
-    if not found:
+    if not made:
         raise refused[0]
     for error in refused:
         warn(str(error))
-    return found
+    return made

@@ -3,7 +3,6 @@ the answer starts at once."""
 
 import gc
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from lora_profiler.planning.answers import Answer
     from lora_profiler.planning.network import Network
     from lora_profiler.report.blocks import Block
-    from lora_profiler.workload import Workload
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -118,22 +116,18 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     check_new_file(o["output"], o["force"])
     from lora_profiler.catalog import find_model
     from lora_profiler.planning.answers import answers
+    from lora_profiler.report.tracing import shown
 
     gpu = _gpu(o["gpu"]) if o["gpu"] else None
     network = _network(o["interconnect"]) if o["interconnect"] else None
     specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
     platform = platform_of(o, gpu)
-    asked = [workloads(spec, ctx, platform) for spec in specs]
-    engines = [o["engine"]] * len(asked)
-    if o["engine"] == "auto":
-        engines = [
-            _trace_what_nothing_knows(workloads, other_sizes=gpu is not None) for workloads in asked
-        ]
+    models_workloads = [workloads(spec, ctx, platform) for spec in specs]
     everything = o["explain"] or o["form"] == "json"
-    with _traces_shown() if "traced" in engines else nullcontext():
+    with shown():
         found = [
-            answers(workloads, gpu, engine, all_levers=everything, network=network)
-            for workloads, engine in zip(asked, engines, strict=True)
+            answers(of_model, gpu, o["engine"], all_levers=everything, network=network)
+            for of_model in models_workloads
         ]
     for one_model in found:
         warn_of([answer.prediction for answer in one_model], gpu)
@@ -142,12 +136,6 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
         a.fit and a.fit.verdict != "does_not_fit" for one_model in found for a in one_model
     ):
         ctx.exit(1)
-
-
-def _traces_shown() -> AbstractContextManager[None]:
-    from lora_profiler.report.tracing import shown
-
-    return shown()
 
 
 def _gpu(key: str) -> "Gpu":
@@ -160,40 +148,6 @@ def _network(text: str) -> "Network":
     from lora_profiler.planning.network import find_network
 
     return find_network(text)
-
-
-def _trace_what_nothing_knows(workloads: Sequence["Workload"], *, other_sizes: bool) -> str:
-    """Makes the profiles that are missing where the rules do not know the model either; says what
-    cannot be traced.
-
-    With `other_sizes` also those that hold at other sizes: the largest that fit are searched for
-    among all. Returns the engine to ask: "traced", at exactly the sizes asked, where a profile
-    could not be trusted.
-    """
-    from lora_profiler.planning.profiles import worth_a_trace
-
-    missing = worth_a_trace(workloads, other_sizes=other_sizes)
-    if not missing:
-        return "auto"
-    from lora_profiler.errors import CompileError, UnbuildableError
-    from lora_profiler.report.tracing import shown
-    from lora_profiler.traced import compile_profile
-
-    refused: list[Workload] = []
-    with shown(len(missing)):
-        for asked, workload in missing:
-            if asked in refused:
-                continue
-            try:
-                compile_profile(workload)
-            except CompileError as e:
-                warn(str(e))
-                if workload is asked:
-                    click.echo("tracing exactly this size instead", err=True)
-                    refused.append(asked)
-            except UnbuildableError as e:
-                warn(f"the step could not be traced: {e}")
-    return "traced" if refused else "auto"
 
 
 def _print_answers(answers: Sequence[Sequence["Answer"]], o: dict[str, Any]) -> None:
@@ -221,7 +175,7 @@ def _print_answers(answers: Sequence[Sequence["Answer"]], o: dict[str, Any]) -> 
 def _model_blocks(
     answers: Sequence["Answer"], *, per_layer: bool, explain: bool, engine: str
 ) -> list["Block"]:
-    from lora_profiler.planning.remarks import activation_excess
+    from lora_profiler.planning.diagnostics import activation_excess
     from lora_profiler.report.predictions import model_blocks
 
     predictions = [a.prediction for a in answers]
@@ -235,7 +189,7 @@ def _model_blocks(
     if explain:
         from lora_profiler.report.explain import explain_blocks
 
-        blocks += [block for a in answers for block in explain_blocks(a.prediction, a.levers)]
+        blocks += [block for a in answers for block in explain_blocks(a)]
     return blocks
 
 

@@ -71,6 +71,6 @@ class _Answer:
 
 def _answer(workload: Workload, engine: str) -> _Answer:
     try:
-        return _Answer(predict(workload, engine), None)
+        return _Answer(predict(workload, engine, may_trace=False), None)
     except LoraProfilerError as e:
         return _Answer(None, str(e))

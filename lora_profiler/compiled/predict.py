@@ -1,24 +1,17 @@
 """`predict`: a workload answered by its profile. `peak_bytes`: only the number, for searches over
 thousands of sizes."""
 
-from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 
 from lora_profiler.algebra import Polynomial
 from lora_profiler.algebra.table import Values
-from lora_profiler.compiled.evaluation import Evaluation, evaluation_of, stand_in
+from lora_profiler.compiled.evaluation import Evaluation, evaluation_of, has_stand_in
 from lora_profiler.compiled.profile import Profile
 from lora_profiler.compiled.regime import regime_of
-from lora_profiler.model_spec import Module
 from lora_profiler.prediction import (
     CATEGORIES,
     Category,
-    CurvePoint,
-    DeviceMemory,
     FlopCount,
-    LayerCost,
     Moment,
     MomentName,
     ParameterCount,
@@ -70,22 +63,20 @@ def with_tape(prediction: Prediction) -> Prediction:
     bytes in which the two kernels differ.
     """
     workload = prediction.workload
-    evaluation = stand_in(workload, regime_of(workload))
-    if evaluation is None or workload.setup.device != "cuda":
+    if workload.setup.device != "cuda" or not has_stand_in(workload):
         return prediction
-    at = evaluation.values(workload.setup)
-    return replace(
-        prediction,
-        device_memory_source=partial(device_memory, evaluation, at),
-        curve_source=partial(_curve, evaluation, at),
-    )
+    return replace(prediction, has_tape=True)
 
 
 def predict_with(profile: Profile, workload: Workload) -> Prediction:
-    """`predict` from a profile at hand, which must be one of this workload."""
+    """`predict` from a profile at hand, which must be one of this workload. No library may have it,
+    so that all of it is worked out now."""
+    from lora_profiler.compiled.details import details
+
     units = profile.units(workload.model.num_layers)
     assert units is not None, f"the profile serves no model of {workload.model.num_layers} layers"
-    return _prediction(Evaluation(profile, units), workload)
+    evaluation = Evaluation(profile, units)
+    return replace(_prediction(evaluation, workload), details=details(evaluation, workload))
 
 
 def _prediction(evaluation: Evaluation, workload: Workload) -> Prediction:
@@ -114,11 +105,7 @@ def _prediction(evaluation: Evaluation, workload: Workload) -> Prediction:
         saved_activation_bytes=evaluation.saved.evaluate(*at),
         moments=moments,
         flops=_flop_count(evaluation, at, setup.batch_size * setup.seq_len),
-        layer_source=partial(layer_costs, evaluation, workload),
-        device_memory_source=partial(device_memory, evaluation, at)
-        if setup.device == "cuda"
-        else None,
-        curve_source=partial(_curve, evaluation, at),
+        has_tape=True,
     )
 
 
@@ -236,93 +223,3 @@ def _assumptions(workload: Workload, profile: Profile, kernels: tuple[str, ...])
             " GPU."
         )
     return tuple(assumptions)
-
-
-def _curve(evaluation: Evaluation, at: Values) -> tuple[CurvePoint, ...]:
-    from lora_profiler.compiled.curve import curve
-
-    return curve(evaluation, at)
-
-
-# --- in the allocator -----------------------------------------------------------------------------
-
-
-def device_memory(evaluation: Evaluation, at: Values) -> DeviceMemory:
-    """The whole tape at these sizes, replayed through a simulation of CUDA's caching allocator."""
-    from lora_profiler.compiled.allocator import replay, smallest_capacity
-
-    values = [size.evaluate(*at) for size in evaluation.profile.sizes]
-    sizes: list[int] = []
-    events: list[int] = []
-    for event, _ in evaluation.profile.tape.expand(evaluation.units):
-        if event.birth is not None:
-            events.append(len(sizes))
-            sizes.append(values[event.birth.size])
-        elif event.mark is None:
-            events.append(~event.dies)
-    plain, expandable = replay(sizes, events), replay(sizes, events, expandable_segments=True)
-    return DeviceMemory(
-        allocated_bytes=plain.allocated_bytes,
-        reserved_bytes=plain.reserved_bytes,
-        expandable_reserved_bytes=expandable.reserved_bytes,
-        smallest_source=partial(smallest_capacity, sizes, events),
-    )
-
-
-# --- by module ------------------------------------------------------------------------------------
-
-
-def layer_costs(evaluation: Evaluation, workload: Workload) -> tuple[LayerCost, ...]:
-    """One row per module that owns parameters, then rows for what belongs to no module alone.
-    Columns sum to the totals."""
-    profile, at = evaluation.profile, evaluation.values(workload.setup)
-    values = [size.evaluate(*at) for size in profile.sizes]
-    columns: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    loss = False
-    for event, _ in profile.tape.expand(evaluation.units):
-        if event.mark is not None and not event.mark.note:
-            loss = event.mark.phase == "loss"
-            continue
-        if event.birth is None:
-            continue
-        birth = event.birth
-        size = values[birth.size]
-        if birth.saved:
-            columns["loss" if loss else birth.module or "model"]["saved"] += size
-        if birth.category in ("parameters", "adapters", "quantization_state"):
-            columns[birth.module]["parameters"] += size
-        elif birth.category == "optimizer_states":
-            columns[birth.module or "optimizer"]["states"] += size
-    for number in profile.trainable:
-        for name, polynomial in number.at(profile.layout, evaluation.units):
-            columns[name]["trainable"] += polynomial.evaluate(*at)
-    for phase in profile.flops.values():
-        for number in phase:
-            for name, polynomial in number.at(profile.layout, evaluation.units):
-                columns[name or "model"]["flops"] += polynomial.evaluate(*at)
-    for name, size in evaluation.gradients(values).items():
-        columns[name]["gradients"] += size
-    rows = [
-        _row(name, module.kind, columns.pop(name, {}), module)
-        for name, module in workload.model.modules()
-    ]
-    for name, own in columns.items():
-        if any(own.values()):
-            rows.append(_row(name, "optimizer" if name == "optimizer" else "activation", own))
-    return tuple(rows)
-
-
-def _row(name: str, kind: str, own: Mapping[str, int], module: Module | None = None) -> LayerCost:
-    return LayerCost(
-        name=name,
-        kind=kind,
-        in_features=module.in_features if module else None,
-        out_features=module.out_features if module else None,
-        num_parameters=module.num_parameters if module else 0,
-        num_trainable_parameters=own.get("trainable", 0),
-        parameter_bytes=own.get("parameters", 0),
-        gradient_bytes=own.get("gradients", 0),
-        optimizer_state_bytes=own.get("states", 0),
-        saved_activation_bytes=own.get("saved", 0),
-        flops=own.get("flops", 0),
-    )

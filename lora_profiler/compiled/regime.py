@@ -1,7 +1,9 @@
 """The regime of a workload: what a profile cannot leave open, and the smallest sizes for which it
 holds."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from lora_profiler.compiled.profile import Regime, profile_key
@@ -22,6 +24,7 @@ RANK_COUNTS_IN_STEPS = ("adamw_8bit",)
 no polynomial in the rank."""
 
 
+@lru_cache(maxsize=256)
 def windows_of(model: ModelSpec) -> tuple[int, ...]:
     """Lengths at which attention changes, as far as the config names them, in tokens."""
     published = [
@@ -48,6 +51,14 @@ def regime_of(workload: Workload) -> Regime:
     )
 
 
+def one_of_each_regime(workload: Workload) -> Iterator[Workload]:
+    """The workload at one size for each regime: one sample or several, windows that the sequence
+    fills or does not."""
+    for batch in (1, 2):
+        for seq in (2, *windows_of(workload.model)):
+            yield replace(workload, setup=replace(workload.setup, batch_size=batch, seq_len=seq))
+
+
 def _kernels(workload: Workload) -> tuple[str, ...]:
     """What the platform's choice of attention kernels is, empty where it is that of the usual one.
 
@@ -64,7 +75,13 @@ def _kernels(workload: Workload) -> tuple[str, ...]:
             else ()
         )
     dtype: Dtype = "bfloat16" if setup.precision == "amp" else setup.dtype
-    config = workload.model.config
+    return _chosen(workload.model, dtype, platform)
+
+
+@lru_cache(maxsize=256)
+def _chosen(model: ModelSpec, dtype: Dtype, platform: Platform) -> tuple[str, ...]:
+    """What SDPA takes without a mask and with one; the same for every batch and length."""
+    config = model.config
     dropout = next((config[name] for name in _DROPOUTS if config.get(name)), 0.0)
     calls = [
         SdpaCall(
@@ -80,7 +97,7 @@ def _kernels(workload: Workload) -> tuple[str, ...]:
     ]
     chosen = tuple(dict.fromkeys(cuda_backend(call, platform) for call in calls if not call.masked))
     masked = tuple(dict.fromkeys(cuda_backend(call, platform) for call in calls if call.masked))
-    same = all(cuda_backend(call, platform) == cuda_backend(call, usual) for call in calls)
+    same = all(cuda_backend(call, platform) == cuda_backend(call, Platform()) for call in calls)
     return () if same else ("/".join(chosen), "/".join(masked))
 
 

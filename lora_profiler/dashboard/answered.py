@@ -9,10 +9,10 @@ from lora_profiler.dashboard.question import Question
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.answers import Answer, answers
+from lora_profiler.planning.diagnostics import ActivationExcess, activation_excess
 from lora_profiler.planning.fit import Card
 from lora_profiler.planning.network import find_network
 from lora_profiler.planning.profiles import is_worth_a_trace
-from lora_profiler.planning.remarks import ActivationExcess, activation_excess
 from lora_profiler.planning.setups import workloads as planning_workloads
 from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction
@@ -67,7 +67,12 @@ def answered(model: ModelSpec, question: Question) -> Answered:
     gpu = find_gpu(question.gpu) if question.gpu is not None else None
     network = find_network(question.interconnect) if question.interconnect is not None else None
     method_answers = answers(
-        workloads(model, question), gpu, question.engine, all_levers=True, network=network
+        workloads(model, question),
+        gpu,
+        question.engine,
+        all_levers=True,
+        network=network,
+        may_trace=False,
     )
     predictions = [answer.prediction for answer in method_answers]
     full = next((p for p in predictions if p.workload.setup.method == "full"), None)

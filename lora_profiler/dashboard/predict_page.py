@@ -10,7 +10,6 @@ from lora_profiler.dashboard import downloads, evidence_table, form, link, widge
 from lora_profiler.dashboard.answered import Answered, answered, would_be_traced
 from lora_profiler.dashboard.question import predict_arguments, setup_arguments
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.planning.empirical_interval import likely_peak
 from lora_profiler.report import labels
 from lora_profiler.report.charts.layer_bars import LayerQuantity
 from lora_profiler.report.communication import sending_lines
@@ -74,9 +73,7 @@ def _draw(result: Answered) -> None:
             widgets.blocks(parts.tables)
     with widgets.drawer("How each number was worked out", "explain") as is_open:
         if is_open:
-            widgets.blocks(
-                block for a in result.answers for block in explain_blocks(a.prediction, a.levers)
-            )
+            widgets.blocks(block for a in result.answers for block in explain_blocks(a))
     widgets.small(*parts.peaks, *parts.exactness)
     widgets.section("Take it along")
     widgets.downloads("predict", downloads.of_answers(result))
@@ -96,7 +93,7 @@ def _likely(result: Answered, parts: ModelParts) -> None:
     widgets.section("What public measurements say")
     widgets.small(*parts.likely)
     steps = [step for step in steps_of(result.answers) if step]
-    peaks = [likely.nearest for p in result.predictions if (likely := likely_peak(p))]
+    peaks = [likely.nearest for answer in result.answers if (likely := answer.likely)]
     evidence_table.show(
         list(dict.fromkeys(peaks)), "nearest_peaks", "The measured peaks nearest to this question."
     )

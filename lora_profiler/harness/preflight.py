@@ -9,14 +9,11 @@ from lora_profiler.errors import LoraProfilerError, UsageError
 from lora_profiler.harness.nvml import open_cards, open_device
 from lora_profiler.harness.nvml_handle import visible_entries
 from lora_profiler.records.record import Conditions
-from lora_profiler.support.liger import check_kernels
-from lora_profiler.support.losses import check_loss
-from lora_profiler.support.packing import check_packing
+from lora_profiler.support.check import check_model
+from lora_profiler.support.model_types import type_of
 from lora_profiler.workload import FULLY_SHARDED, Sharding, TrainSetup, Workload
 
 NEEDED = ("torch", "transformers", "peft", "accelerate")
-LEARNED_POSITIONS = {"gpt2", "opt", "gpt_neo", "gpt_bigcode", "codegen"}
-"""Model types with a table of positions: a longer sequence has no row in it."""
 BFLOAT16_CAPABILITY = (8, 0)
 NO_CACHING = "PYTORCH_NO_CUDA_MEMORY_CACHING"
 MEASURED_SHARDINGS: tuple[Sharding, ...] = ("ddp", "zero1", *FULLY_SHARDED)
@@ -77,20 +74,18 @@ def refuse(
         raise MeasurementError(
             f"{what} needs bitsandbytes; install it: pip install 'lora-profiler[qlora]'."
         )
-    if model.model_type == "gemma2" and setup.attention not in ("auto", "eager"):
+    if type_of(model).eager_only and setup.attention not in ("auto", "eager"):
         raise UsageError(
             "transformers runs Gemma 2 eager, since SDPA caps no scores; leave out --attention"
             f" {setup.attention}."
         )
     longest = model.config.get("max_position_embeddings")
-    if model.model_type in LEARNED_POSITIONS and longest is not None and setup.seq_len > longest:
+    if type_of(model).learned_positions and longest is not None and setup.seq_len > longest:
         raise UsageError(
             f"{model.id} has a table of {longest:,} positions, not {setup.seq_len:,}; take a"
             " shorter --seq-len."
         )
-    check_loss(workload)
-    check_packing(workload)
-    check_kernels(workload)
+    check_model(workload)
     if setup.kernels == "liger":
         raise UsageError(
             "Liger's kernels are predicted here and not run; leave out --kernels liger to measure."

@@ -45,7 +45,7 @@ def check(subject: Subject, effort: Effort, seed: int, tell: Tell) -> Finding[Co
             text=str(subject.text_path),
             progress=progress,
         )
-        rows.append(_row(setup, predict(workload), record.measurement))
+        rows.append(_row(setup, predict(workload, may_trace=False), record.measurement))
     return Cost(rank=RANK, rows=tuple(rows), pairs=pairs_of(rows)).finding()
 
 

@@ -21,6 +21,7 @@ from lora_profiler.modeling.contents import count_parameters
 from lora_profiler.modeling.deferred import DeferredWeights
 from lora_profiler.modeling.nf4 import nf4_config, prepare_for_training, quantise
 from lora_profiler.modeling.third_party import quiet, refusals, require
+from lora_profiler.support.model_types import type_of
 from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
 
 Stage = Callable[[str], None]
@@ -194,7 +195,7 @@ def _options(spec: ModelSpec, setup: TrainSetup) -> dict[str, Any]:
     would leave the cap out.
     """
     attention = {"eager": "eager", "auto": None}.get(setup.attention, "sdpa")
-    if spec.model_type == "gemma2" and attention != "eager":
+    if type_of(spec).eager_only and attention != "eager":
         if attention == "sdpa":
             raise UnbuildableError(
                 f"{spec.id} caps its attention scores, so {setup.attention} cannot run; use eager"

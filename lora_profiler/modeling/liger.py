@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.library import custom_op
 
-from lora_profiler.support.liger import FAMILIES
+from lora_profiler.support.model_types import LIGER_TYPES
 
 
 @custom_op("lora_profiler::rms_norm", mutates_args=())
@@ -149,8 +149,8 @@ def _mlp(mlp: Any, x: Tensor) -> Tensor:
 
 @contextmanager
 def rotary_in_place() -> Iterator[None]:
-    """Inside, models of `FAMILIES` rotate queries and keys where they lie. Hold it over backward as
-    well, for checkpoints."""
+    """Inside, models of `LIGER_TYPES` rotate queries and keys where they lie. Hold it over backward
+    as well, for checkpoints."""
 
     def rotary(
         q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
@@ -158,7 +158,7 @@ def rotary_in_place() -> Iterator[None]:
         return _Rotary.apply(q, k, cos, sin)  # type: ignore[no-any-return, no-untyped-call]
 
     with ExitStack() as stack:
-        for family in FAMILIES:
+        for family in LIGER_TYPES:
             module = import_module(f"transformers.models.{family}.modeling_{family}")
             stack.callback(setattr, module, "apply_rotary_pos_emb", module.apply_rotary_pos_emb)
             module.apply_rotary_pos_emb = rotary  # type: ignore[attr-defined]

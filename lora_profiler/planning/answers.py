@@ -1,17 +1,19 @@
 """Everything that a face shows about a few ways to train one model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_profiler.errors import UsageError
-from lora_profiler.planning.engine import on_card, predict
+from lora_profiler.planning.engine import engines_for, on_card, predict_checked
 from lora_profiler.planning.memory_savings import Lever, best_lever, levers
 from lora_profiler.prediction import Prediction
 from lora_profiler.workload import Workload
 
 if TYPE_CHECKING:
+    from lora_profiler.analytic.sharding import Part
     from lora_profiler.catalog import Gpu
+    from lora_profiler.planning.empirical_interval import LikelyPeak
     from lora_profiler.planning.fit import Fit
     from lora_profiler.planning.network import Communication, Network
     from lora_profiler.planning.speed_gap import SpeedGap
@@ -37,6 +39,23 @@ class Answer:
     speed_gap: "SpeedGap | None"
     communication: "Communication | None"
 
+    @property
+    def likely(self) -> "LikelyPeak | None":
+        """What public measurements say of the peak."""
+        from lora_profiler.planning.empirical_interval import likely_peak
+
+        return likely_peak(self.prediction)
+
+    @property
+    def shared_bytes(self) -> "Mapping[Part, int]":
+        """What is held at the peak for other ranks' sake, by what it is; nothing of a process
+        alone."""
+        if self.prediction.workload.setup.world_size == 1:
+            return {}
+        from lora_profiler.analytic import shared_parts
+
+        return shared_parts(self.prediction.workload, self.prediction.peak.moment)
+
 
 def answers(
     workloads: Sequence[Workload],
@@ -45,13 +64,15 @@ def answers(
     *,
     all_levers: bool = False,
     network: "Network | None" = None,
+    may_trace: bool = True,
 ) -> list[Answer]:
     """Predict each way to train one model, judge the card if one is named, time a step, and find
     what lowers each peak most.
 
     `all_levers` lists every lever, not the best alone. `network` is the link among several ranks. A
-    method that is among the workloads is no lever of another. Raises UsageError for a network among
-    one process, and what `predict` raises.
+    method that is among the workloads is no lever of another. `engine` and `may_trace` as in
+    `predict`; with a card the profiles for other sizes are traced too. Raises UsageError for a
+    network among one process, and what `predict` raises.
     """
     if network is not None and any(w.setup.world_size == 1 for w in workloads):
         raise UsageError(
@@ -59,17 +80,19 @@ def answers(
             " leave it out."
         )
     methods = {w.setup.method for w in workloads}
-    predictions = [predict(on_card(workload, gpu), engine) for workload in workloads]
-    timings, gaps = _timed(predictions, gpu, engine)
-    found = []
-    for prediction, timing, gap in zip(predictions, timings, gaps, strict=True):
+    ready = [on_card(workload, gpu) for workload in workloads]
+    engines = engines_for(ready, engine, other_sizes=gpu is not None, may_trace=may_trace)
+    predictions = list(map(predict_checked, ready, engines))
+    timings, gaps = _timed(predictions, gpu, engines)
+    rows = []
+    for prediction, timing, gap, engine in zip(predictions, timings, gaps, engines, strict=True):
         workload = prediction.workload
         if all_levers:
             tried = levers(workload, engine, prediction, besides=methods)
         else:
             best = best_lever(workload, engine, prediction, besides=methods)
             tried = (best,) if best else ()
-        found.append(
+        rows.append(
             Answer(
                 prediction=prediction,
                 gpu=gpu,
@@ -80,7 +103,7 @@ def answers(
                 communication=_sent(prediction, network) if workload.setup.world_size > 1 else None,
             )
         )
-    return found
+    return rows
 
 
 def _judged(prediction: Prediction, gpu: "Gpu", engine: str) -> "Fit | None":
@@ -96,7 +119,7 @@ def _sent(prediction: Prediction, network: "Network | None") -> "Communication |
 
 
 def _timed(
-    predictions: Sequence[Prediction], gpu: "Gpu | None", engine: str
+    predictions: Sequence[Prediction], gpu: "Gpu | None", engines: Sequence[str]
 ) -> "tuple[list[Timing | None], list[SpeedGap | None]]":
     """The time of each, and what keeps each from being as much faster than full fine-tuning as its
     FLOPs suggest."""
@@ -108,7 +131,7 @@ def _timed(
     timings: list[Timing | None]
     timings = [
         step_time(p.workload, gpu, engine, p) if is_timed(p.workload, gpu) else None
-        for p in predictions
+        for p, engine in zip(predictions, engines, strict=True)
     ]
     steps = [timing.step if timing else None for timing in timings]
     full = next((step for step in steps if step and step.workload.setup.method == "full"), None)

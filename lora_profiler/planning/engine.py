@@ -1,5 +1,6 @@
-"""Which answerer predicts: the one place that chooses between rules, profiles and fresh traces."""
+"""Who answers: the one place that chooses between rules, profiles and fresh traces."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -7,12 +8,9 @@ from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.planning.checkpoints import checkpoint_words
 from lora_profiler.prediction import Prediction
-from lora_profiler.support.liger import check_kernels
-from lora_profiler.support.losses import check_loss
-from lora_profiler.support.packing import check_packing
+from lora_profiler.support.check import check
 from lora_profiler.support.profiles import why_unprofiled
-from lora_profiler.support.sdpa import check_platform
-from lora_profiler.workload import Workload
+from lora_profiler.workload import TrainSetup, Workload
 
 if TYPE_CHECKING:
     from lora_profiler.algebra import Polynomial
@@ -20,21 +18,70 @@ if TYPE_CHECKING:
 ENGINES = ("auto", "analytic", "compiled", "traced")
 
 
-def predict(workload: Workload, engine: str = "auto") -> Prediction:
+def predict(workload: Workload, engine: str = "auto", *, may_trace: bool = True) -> Prediction:
     """The prediction of the named answerer.
 
-    "auto" takes a compiled profile where one is bundled or cached, else the rules, which say
-    themselves where they are estimates or lower bounds. "traced" traces the real step anew, which
-    needs torch and takes seconds to minutes, and keeps the profile.
+    "auto" takes a compiled profile where one is bundled or cached, else rules that know the model,
+    else a profile made now: see `engines_for`. "traced" traces the real step anew, which needs
+    torch and takes seconds to minutes, and keeps the profile.
 
     Raises UsageError for an engine that is unknown, and whatever the answerer raises.
     """
-    found, words = _predicted(workload, engine), checkpoint_words(workload)
-    return replace(found, assumptions=(*found.assumptions, words)) if words else found
+    (engine,) = engines_for([workload], engine, may_trace=may_trace)
+    return predict_checked(workload, engine)
+
+
+def peak_bytes(workload: Workload, engine: str = "auto") -> int:
+    """Steady-state peak alone: `predict(workload, engine).peak.total_bytes`, cheap enough to search
+    with.
+
+    Nothing is traced: "traced" takes the profiles that are there, as "compiled" does, and "auto"
+    what is known so far.
+    """
+    (engine,) = engines_for([workload], engine, may_trace=False)
+    return peak_bytes_checked(workload, engine)
+
+
+def engines_for(
+    workloads: Sequence[Workload],
+    engine: str = "auto",
+    *,
+    other_sizes: bool = False,
+    may_trace: bool = True,
+) -> list[str]:
+    """Makes workloads ready: checks them, once, and tells the engine to ask for each.
+
+    "auto" stands for a profile that is bundled or cached, else the rules. Where neither knows what
+    the model keeps, the step is traced here and now, and the profile kept, if torch is installed;
+    "traced" comes back for a workload of which no profile could be trusted: it is traced at exactly
+    its size. Without `may_trace` nothing is, and the rules give a lower bound. With `other_sizes`
+    the profiles for other batches and lengths are made too: the largest that fit are searched for
+    among all. Whoever watches (`traced.watch`) is told of traces and of what could not be traced.
+
+    Raises UsageError for an unknown engine, and for a workload that cannot be answered.
+    """
+    check_engine(engine)
+    for workload in workloads:
+        check(workload, engine)
+    if engine != "auto" or not may_trace or all(map(rules_know, workloads)):
+        return [engine] * len(workloads)
+    from lora_profiler.planning.profiles import make_missing
+
+    untrusted = make_missing(workloads, other_sizes=other_sizes)
+    return ["traced" if workload in untrusted else engine for workload in workloads]
+
+
+def predict_checked(workload: Workload, engine: str) -> Prediction:
+    """`predict` of a workload that is ready."""
+    prediction, words = _predicted(workload, engine), checkpoint_words(workload)
+    if words is None:
+        return prediction
+    return replace(prediction, assumptions=(*prediction.assumptions, words))
 
 
 def _predicted(workload: Workload, engine: str) -> Prediction:
-    if _resolved(workload, engine) == "analytic":
+    answerer = _at_hand(workload) if engine == "auto" else engine
+    if answerer == "analytic":
         from lora_profiler.analytic import predict as analytic_predict
 
         if engine != "auto" or why_unprofiled(workload.setup):
@@ -42,7 +89,7 @@ def _predicted(workload: Workload, engine: str) -> Prediction:
         from lora_profiler.compiled import with_tape
 
         return with_tape(analytic_predict(workload))
-    if engine == "traced":
+    if answerer == "traced":
         from lora_profiler.traced import predict as traced_predict
 
         return traced_predict(workload)
@@ -51,13 +98,9 @@ def _predicted(workload: Workload, engine: str) -> Prediction:
     return compiled_predict(workload)
 
 
-def peak_bytes(workload: Workload, engine: str = "auto") -> int:
-    """Steady-state peak alone: `predict(workload, engine).peak.total_bytes`, cheap enough to search
-    with.
-
-    "traced" takes the profiles that are there, as "compiled" does: a search traces nothing.
-    """
-    if _resolved(workload, engine) == "analytic":
+def peak_bytes_checked(workload: Workload, engine: str) -> int:
+    """`peak_bytes` of a workload that is ready."""
+    if (_at_hand(workload) if engine == "auto" else engine) == "analytic":
         from lora_profiler.analytic import peak_bytes as analytic_peak_bytes
 
         return analytic_peak_bytes(workload)
@@ -66,16 +109,33 @@ def peak_bytes(workload: Workload, engine: str = "auto") -> int:
     return compiled_peak_bytes(workload)
 
 
-def peak_polynomials(workload: Workload, engine: str = "auto") -> "tuple[Polynomial, ...]":
+def peak_polynomials(workload: Workload, engine: str) -> "tuple[Polynomial, ...]":
     """Polynomials in batch, sequence and rank whose maximum is the steady-state peak, where the
-    regime of `workload` holds."""
-    if _resolved(workload, engine) == "analytic":
+    regime of `workload`, which is ready, holds."""
+    if (_at_hand(workload) if engine == "auto" else engine) == "analytic":
         from lora_profiler.analytic import peak_polynomials as analytic_polynomials
 
         return analytic_polynomials(workload)
     from lora_profiler.compiled import peak_polynomials as compiled_polynomials
 
     return compiled_polynomials(workload)
+
+
+def resized(workload: Workload, setup: TrainSetup, engine: str) -> Workload:
+    """`workload`, which is ready, with other sizes, which are then too."""
+    other = replace(workload, setup=setup)
+    if setup.is_packed and not workload.setup.is_packed:  # longer rows hold several sequences
+        check(other, engine)
+    return other
+
+
+def _at_hand(workload: Workload) -> str:
+    """Who answers for "auto" without a trace."""
+    from lora_profiler.compiled import has_profile, has_stand_in
+
+    if has_profile(workload) or (not rules_know(workload) and has_stand_in(workload)):
+        return "compiled"
+    return "analytic"
 
 
 class HasCapability(Protocol):
@@ -127,25 +187,3 @@ def check_engine(engine: str) -> None:
         raise UsageError(
             f"engine is {engine!r}; accepted: {', '.join(ENGINES)}.{did_you_mean(engine, ENGINES)}"
         )
-
-
-def _check_setup(workload: Workload, engine: str) -> None:
-    """Raises UsageError for a setup that no answerer knows, or not the one that is asked."""
-    check_loss(workload)
-    check_packing(workload)
-    check_kernels(workload)
-    check_platform(workload)
-    if engine == "compiled" and (reason := why_unprofiled(workload.setup)):
-        raise UsageError(reason)
-
-
-def _resolved(workload: Workload, engine: str) -> str:
-    check_engine(engine)
-    _check_setup(workload, engine)
-    if engine != "auto":
-        return engine
-    from lora_profiler.compiled import has_profile, has_stand_in
-
-    if has_profile(workload) or (not rules_know(workload) and has_stand_in(workload)):
-        return "compiled"
-    return "analytic"

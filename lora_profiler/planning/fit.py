@@ -7,7 +7,15 @@ from typing import Literal, Protocol
 
 from lora_profiler.errors import NoProfileError, UsageError
 from lora_profiler.option import MAX_SIZE
-from lora_profiler.planning.engine import engine_for_search, on_card, peak_bytes, predict
+from lora_profiler.planning.engine import (
+    engine_for_search,
+    engines_for,
+    on_card,
+    peak_bytes_checked,
+    predict,
+    predict_checked,
+    resized,
+)
 from lora_profiler.prediction import Prediction
 from lora_profiler.units import GIB, MIB
 from lora_profiler.workload import TrainSetup, Workload
@@ -143,7 +151,8 @@ def fit(
         )
     workload = on_card(workload, gpu)
     if prediction is None:
-        prediction = predict(workload, engine)
+        (engine,) = engines_for([workload], engine, other_sizes=True)
+        prediction = predict_checked(workload, engine)
     peak = prediction.peak.total_bytes
     verdict = judge(peak, usable, gpu)
     batch_size: int | None = 0
@@ -160,7 +169,7 @@ def fit(
 
         def fits(changed: TrainSetup) -> bool:
             try:
-                peak = peak_bytes(replace(workload, setup=changed), answerer)
+                peak = peak_bytes_checked(resized(workload, changed, answerer), answerer)
             except (
                 NoProfileError
             ):  # a size at which other rules hold, for which nobody has traced the step
@@ -191,7 +200,7 @@ def _knows(workload: Workload, engine: str) -> bool:
     """Whether a search has somebody to ask: a step traced at one size alone says nothing of
     others."""
     try:
-        peak_bytes(workload, engine)
+        peak_bytes_checked(workload, engine)
     except NoProfileError:
         return False
     return True
@@ -241,11 +250,12 @@ def predicted_largest_batch(
     Without a card the peak alone counts, as on a CPU with a budget. None where the engine does not
     know the activations.
     """
-    if predict(workload).saved_activation_bytes is None:
+    if predict(workload, may_trace=False).saved_activation_bytes is None:
         return None
 
     def fits(size: int) -> bool:
-        peak = peak_bytes(replace(workload, setup=replace(workload.setup, batch_size=size)))
+        sized = replace(workload, setup=replace(workload.setup, batch_size=size))
+        peak = peak_bytes_checked(sized, "auto")
         return peak <= usable_bytes if card is None else judge(peak, usable_bytes, card) == "fits"
 
     return largest(fits, guess=workload.setup.batch_size)

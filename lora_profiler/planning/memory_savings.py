@@ -44,13 +44,9 @@ def levers(
     activations: then the peak itself is only a lower bound.
     """
     prediction = prediction or predict(workload, engine)
-    savings = (
-        _try(change, workload, engine_for_search(prediction, engine))
-        for change in _changes(workload, prediction, besides)
-    )
-    return tuple(
-        sorted((lever for lever in savings if lever), key=lambda lever: -lever.saved_bytes)
-    )
+    answerer = engine_for_search(prediction, engine)
+    tried = (_try(change, workload, answerer) for change in _changes(workload, prediction, besides))
+    return tuple(sorted((lever for lever in tried if lever), key=lambda lever: -lever.saved_bytes))
 
 
 def best_lever(
@@ -63,13 +59,14 @@ def best_lever(
     """The first of `levers`, in less time: a change that cannot save as much as one already tried
     is not tried."""
     prediction = prediction or predict(workload, engine)
+    answerer = engine_for_search(prediction, engine)
     best: Lever | None = None
     for change in sorted(
         _changes(workload, prediction, besides), key=lambda change: -change.at_most
     ):
         if best is not None and change.at_most <= best.saved_bytes:
             break
-        lever = _try(change, workload, engine_for_search(prediction, engine))
+        lever = _try(change, workload, answerer)
         if lever is not None and (best is None or lever.saved_bytes > best.saved_bytes):
             best = lever
     return best

@@ -143,7 +143,7 @@ def _option(
         shared = replace(
             workload.setup, world_size=world_size, sharding=sharding if world_size > 1 else "none"
         )
-        prediction = predict(replace(workload, setup=shared), engine)
+        prediction = predict(replace(workload, setup=shared), engine, may_trace=False)
         assert cluster.gpu.usable_bytes is not None
         return Placement(
             prediction=prediction,

@@ -1,36 +1,16 @@
-"""Which profiles a model has, and when one is worth a trace."""
+"""Profiles that nobody has made yet: when one is worth a trace, and the traces that make them."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 from lora_profiler._versions import missing
+from lora_profiler.analytic import knows
 from lora_profiler.compiled import has_profile, has_stand_in
-from lora_profiler.compiled.regime import key_of, windows_of
-from lora_profiler.planning.engine import rules_know
+from lora_profiler.compiled.regime import key_of, one_of_each_regime
+from lora_profiler.errors import CompileError, UnbuildableError
 from lora_profiler.support.profiles import why_unprofiled
+from lora_profiler.traced import compile_profile, is_untrusted
+from lora_profiler.traced.watch import announce, note, warn
 from lora_profiler.workload import Workload
-
-
-def variants(workload: Workload) -> Iterator[Workload]:
-    """The workload at one size for each regime: one sample or several, windows that the sequence
-    fills or does not."""
-    windows = windows_of(workload.model)
-    for batch in (1, 2):
-        for seq in (2, *windows):
-            yield replace(workload, setup=replace(workload.setup, batch_size=batch, seq_len=seq))
-
-
-def worth_a_trace(
-    workloads: Sequence[Workload], *, other_sizes: bool
-) -> list[tuple[Workload, Workload]]:
-    """(what was asked, the workload to trace for it), each profile once; with `other_sizes` those
-    of other sizes too."""
-    by_key: dict[str, tuple[Workload, Workload]] = {}
-    for question in workloads:
-        for workload in (question, *(variants(question) if other_sizes else ())):
-            if is_worth_a_trace(workload):
-                by_key.setdefault(key_of(workload), (question, workload))
-    return list(by_key.values())
 
 
 def is_worth_a_trace(workload: Workload) -> bool:
@@ -39,8 +19,40 @@ def is_worth_a_trace(workload: Workload) -> bool:
     if why_unprofiled(workload.setup):
         return False
     return (
-        not rules_know(workload)
+        not knows(workload.model)
         and not has_profile(workload)
         and not has_stand_in(workload)
         and not missing()
     )
+
+
+def make_missing(workloads: Sequence[Workload], *, other_sizes: bool) -> list[Workload]:
+    """Traces the profiles that `workloads` lack, with `other_sizes` those of other regimes too.
+
+    Returns the workloads of which no profile could be trusted. What could not be traced at all is
+    told to whoever watches, and stays unknown.
+    """
+    lacking: dict[str, tuple[Workload, Workload]] = {}
+    for workload in workloads:
+        for example in (workload, *(one_of_each_regime(workload) if other_sizes else ())):
+            if is_worth_a_trace(example):
+                lacking.setdefault(key_of(example), (workload, example))
+    if lacking:
+        announce(len(lacking))
+    untrusted: list[Workload] = []
+    for workload, example in lacking.values():
+        if workload in untrusted:
+            continue
+        if is_untrusted(example):
+            untrusted += [workload] if example is workload else []
+            continue
+        try:
+            compile_profile(example)
+        except CompileError as e:
+            warn(str(e))
+            if example is workload:
+                note("tracing exactly this size instead")
+                untrusted.append(workload)
+        except UnbuildableError as e:
+            warn(f"the step could not be traced: {e}")
+    return untrusted

@@ -156,7 +156,7 @@ def _targets(text: str, model: ModelSpec, flag: str) -> str | tuple[str, ...] | 
     if text == "default":
         return None
     if text == "attention":
-        from lora_profiler.planning.remarks import attention_targets
+        from lora_profiler.adapters.targets import attention_targets
 
         return attention_targets(model)
     if text.startswith("re:"):

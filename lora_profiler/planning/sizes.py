@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lora_profiler.errors import LoraProfilerError
-from lora_profiler.planning.engine import engine_for_search, peak_bytes
+from lora_profiler.planning.engine import engine_for_search, peak_bytes_checked, resized
 from lora_profiler.planning.fit import Card, Verdict, judge
-from lora_profiler.planning.remarks import trained_length
 from lora_profiler.prediction import Prediction
 
 BATCHES = tuple(2**n for n in range(7))
@@ -40,26 +39,22 @@ def size_fits(prediction: Prediction, gpu: Card, engine: str = "auto") -> tuple[
     if usable is None or prediction.saved_activation_bytes is None:
         return ()
     answerer = engine_for_search(prediction, engine)
-    fits = []
+    rows = []
     for batch in batches(workload.setup.batch_size):
-        for length in lengths(workload.setup.seq_len, trained_length(workload.model)):
+        for length in lengths(workload.setup.seq_len, workload.model.trained_length):
             try:
-                peak = peak_bytes(
-                    replace(
-                        workload, setup=replace(workload.setup, batch_size=batch, seq_len=length)
-                    ),
-                    answerer,
-                )
+                setup = replace(workload.setup, batch_size=batch, seq_len=length)
+                peak = peak_bytes_checked(resized(workload, setup, answerer), answerer)
             except (
                 LoraProfilerError
             ):  # a size at which other rules hold, for which there is no profile
-                fits.append(
+                rows.append(
                     SizeFit(batch_size=batch, seq_len=length, peak_bytes=None, verdict=None)
                 )
                 continue
             verdict = judge(peak, usable, gpu)
-            fits.append(SizeFit(batch_size=batch, seq_len=length, peak_bytes=peak, verdict=verdict))
-    return tuple(fits)
+            rows.append(SizeFit(batch_size=batch, seq_len=length, peak_bytes=peak, verdict=verdict))
+    return tuple(rows)
 
 
 def batches(batch_size: int) -> Sequence[int]:

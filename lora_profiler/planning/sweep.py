@@ -10,7 +10,8 @@ from lora_profiler.algebra.front import undominated
 from lora_profiler.algebra.polynomial import Exponents, Polynomial
 from lora_profiler.errors import UsageError
 from lora_profiler.option import MAX_SIZE
-from lora_profiler.planning.engine import peak_polynomials, rules_know, windows_of
+from lora_profiler.planning.engine import check_engine, peak_polynomials, rules_know, windows_of
+from lora_profiler.support.check import check
 from lora_profiler.support.losses import head_of
 from lora_profiler.workload import Workload
 
@@ -112,6 +113,7 @@ class _Plans:
         r1: int,
     ) -> None:
         self.np, self.workload = np, workload
+        check_engine(engine)
         self._engine = "compiled" if engine == "auto" and not rules_know(workload) else engine
         self.low, self.high = (b0, s0, r0), (b1, s1, r1)
         packed = workload.setup.packed
@@ -170,6 +172,7 @@ class _Plans:
             setup=replace(setup, batch_size=example[0], seq_len=example[1], lora=lora),
         )
         corner = max(self.low[0], batch), max(self.low[1], first), self.low[2]
+        check(sized, self._engine)
         shifted = {p.shifted(*corner): p for p in peak_polynomials(sized, self._engine)}
         return [shifted[p] for p in undominated(shifted)]
 

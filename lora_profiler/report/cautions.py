@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lora_profiler.errors import did_you_mean
-from lora_profiler.planning.remarks import outweighed_layers, trained_length, unmatched_targets
+from lora_profiler.planning.diagnostics import outweighed_layers, unmatched_targets
 from lora_profiler.prediction import Prediction
 from lora_profiler.workload import Workload
 
@@ -87,7 +87,7 @@ def _idle_targets(workload: Workload) -> Iterator[str]:
 
 
 def _long_sequences(workload: Workload) -> Iterator[str]:
-    made_for, seq_len = trained_length(workload.model), workload.setup.seq_len
+    made_for, seq_len = workload.model.trained_length, workload.setup.seq_len
     if made_for is not None and seq_len > made_for:
         yield (
             f"{workload.model.id} was made for {made_for:,} tokens, not {seq_len:,}; see --seq-len."

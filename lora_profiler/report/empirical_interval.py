@@ -5,20 +5,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lora_profiler.evidence import Interval, MeasuredMemory
-from lora_profiler.planning.empirical_interval import LikelyPeak, likely_peak
-from lora_profiler.prediction import Prediction
+from lora_profiler.planning.answers import Answer
 from lora_profiler.report import labels
 from lora_profiler.report.method_label import method_label
 from lora_profiler.units import bytes_text, count_text, error_text, percent_text
 
 if TYPE_CHECKING:
     from lora_profiler.evidence import MeasuredStep
+    from lora_profiler.planning.empirical_interval import LikelyPeak
 
 
-def likely_lines(predictions: Sequence[Prediction]) -> list[str]:
+def likely_lines(answers: Sequence[Answer]) -> list[str]:
     """The interval of each peak, and the measured peaks nearest to them; nothing where public rows
     say nothing."""
-    pairs = [(method_label(p), likely_peak(p)) for p in predictions]
+    pairs = [(method_label(answer.prediction), answer.likely) for answer in answers]
     known = [(label, likely) for label, likely in pairs if likely]
     if not known:
         return []
@@ -30,7 +30,7 @@ def likely_lines(predictions: Sequence[Prediction]) -> list[str]:
     return lines + list(dict.fromkeys(nearest_peak_line(likely.nearest) for _, likely in known))
 
 
-def range_words(likely: LikelyPeak) -> str:
+def range_words(likely: "LikelyPeak") -> str:
     """'24.60 GiB to 25.15 GiB'."""
     return f"{bytes_text(likely.low_bytes)} to {bytes_text(likely.high_bytes)}"
 

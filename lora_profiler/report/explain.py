@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from lora_profiler.model_spec import ModelSpec, Stack
+from lora_profiler.planning.answers import Answer
 from lora_profiler.planning.memory_savings import Lever
 from lora_profiler.prediction import CATEGORIES, LayerCost, Moment, MomentName, Prediction
 from lora_profiler.report import labels
@@ -44,9 +45,10 @@ _IN_CHUNKS: dict[MomentName, str] = {
 """What is alive where the head multiplies some tokens at a time."""
 
 
-def explain_blocks(prediction: Prediction, levers: Sequence[Lever]) -> list[Block]:
+def explain_blocks(answer: Answer) -> list[Block]:
     """The formulas of one prediction, a line each, then what is alive at each moment, and what each
     lever does to the peak."""
+    prediction, levers = answer.prediction, answer.levers
     setup = prediction.workload.setup
     sizes = f"B = {setup.batch_size}, S = {count_text(setup.seq_len)}" + (
         f", R = {setup.lora.r}" if setup.lora else ""
@@ -69,7 +71,7 @@ def explain_blocks(prediction: Prediction, levers: Sequence[Lever]) -> list[Bloc
     told = labels.MOMENT_DEFINITIONS | (_IN_CHUNKS if setup.loss != "plain" else {})
     words = [f"{labels.MOMENT_LABELS[m]}: {told[m]}" for m in _steady(prediction)]
     logits = _logits_formula(prediction)
-    shared = _communication_formula(prediction)
+    shared = _communication_formula(answer)
     blocks.append(
         paragraph(
             *words,
@@ -353,16 +355,10 @@ _PART_WORDS: dict[str, str] = {
 }
 
 
-def _communication_formula(prediction: Prediction) -> str:
+def _communication_formula(answer: Answer) -> str:
     """What is alive at the peak for other ranks' sake, part by part, where the moment tells."""
-    from lora_profiler.analytic import shared_parts
-
-    parts = (
-        shared_parts(prediction.workload, prediction.peak.moment)
-        if prediction.workload.setup.world_size > 1
-        else {}
-    )
-    return " + ".join(f"{bytes_text(size)} {_PART_WORDS[part]}" for part, size in parts.items())
+    parts = answer.shared_bytes.items()
+    return " + ".join(f"{bytes_text(size)} {_PART_WORDS[part]}" for part, size in parts)
 
 
 def _compute(prediction: Prediction) -> Iterator[Line]:

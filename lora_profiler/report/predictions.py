@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.remarks import ActivationExcess, trained_length
+from lora_profiler.planning.diagnostics import ActivationExcess
 from lora_profiler.prediction import CATEGORIES, MOMENTS, Moment, Prediction
 from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Paragraph, Row, RowKind, Table, heading, paragraph
@@ -69,11 +69,14 @@ def model_parts(answers: Sequence[Answer], excess: ActivationExcess | None = Non
     times = communication = None
     time_notes: list[str] = []
     if any(answer.timing for answer in answers):
-        from lora_profiler.report.communication import communication_lines
         from lora_profiler.report.timing import time_lines, time_table
 
         times = time_table(answers)
-        time_notes = [*time_lines(answers), *communication_lines(answers)]
+        time_notes = time_lines(answers)
+        if any(answer.communication for answer in answers):
+            from lora_profiler.report.communication import communication_lines
+
+            time_notes += communication_lines(answers)
     if answers[0].communication is not None:
         from lora_profiler.report.communication import communication_table
 
@@ -88,7 +91,7 @@ def model_parts(answers: Sequence[Answer], excess: ActivationExcess | None = Non
         peaks=tuple(_peak_lines(answers, excess)),
         time_notes=tuple(time_notes),
         exactness=tuple(exactness_lines(predictions)),
-        likely=tuple(likely_lines(predictions)),
+        likely=tuple(likely_lines(answers)),
     )
 
 
@@ -450,7 +453,7 @@ def _fit_notes(answer: Answer) -> list[str]:
         ]
     longest, trained_for = (
         answer.fit.longest_seq_len,
-        trained_length(answer.prediction.workload.model),
+        answer.prediction.workload.model.trained_length,
     )
     if longest is None:
         return [

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lora_profiler._printable import printable
-from lora_profiler.traced.effort import LIBRARIES_SECONDS
 from lora_profiler.traced.watch import watching
 from lora_profiler.units import about_text, clock_text
 
@@ -25,10 +24,9 @@ AT_ONCE = "--engine analytic answers at once, with a lower bound where rules do 
 
 
 @contextmanager
-def shown(total: int = 1, at_once: str | None = AT_ONCE) -> Iterator[None]:
-    """Tells of the traces made inside. `total` profiles are to come; `at_once` says what is
-    quicker, None where nothing is."""
-    lines = _Lines(total, at_once)
+def shown(at_once: str | None = AT_ONCE) -> Iterator[None]:
+    """Tells of the traces made inside. `at_once` says what is quicker, None where nothing is."""
+    lines = _Lines(at_once)
     try:
         with watching(lines):
             yield
@@ -37,11 +35,22 @@ def shown(total: int = 1, at_once: str | None = AT_ONCE) -> Iterator[None]:
 
 
 class _Lines:
-    def __init__(self, total: int, at_once: str | None) -> None:
-        self._total, self._number, self._at_once = total, 0, at_once
+    def __init__(self, at_once: str | None) -> None:
+        self._total, self._number, self._at_once = 1, 0, at_once
         self._over = threading.Event()
 
+    def announced(self, count: int) -> None:
+        self._total, self._number = count, 0
+
+    def warned(self, text: str) -> None:
+        self._say(f"Warning: {text}")
+
+    def noted(self, text: str) -> None:
+        self._say(text)
+
     def began(self, workload: "Workload", effort: "Effort", *, kept: bool) -> None:
+        from lora_profiler.traced.effort import LIBRARIES_SECONDS
+
         self._number += 1
         which = f"[{self._number}/{self._total}] " if kept and self._total > 1 else ""
         what = f"{which}tracing {_words(workload, kept)}"

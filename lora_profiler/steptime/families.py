@@ -8,12 +8,13 @@ nowhere else.
 import json
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Literal
 
 from lora_profiler.catalog import Gpu
 from lora_profiler.steptime.constants import Constants
 
+_CONSTANTS = Path(__file__).parent / "data" / "constants.json"
 Likeness = Literal["fitted", "same class", "other class"]
 _FOREIGN = 0.40
 """Half-width for a card of a class without any fitted card: A100 constants are 26 to 39 % too slow
@@ -36,9 +37,7 @@ class Bundled:
 
 @cache
 def bundled() -> Bundled:
-    data = json.loads(
-        files("lora_profiler.steptime").joinpath("data/constants.json").read_text(encoding="utf-8")
-    )
+    data = json.loads(_CONSTANTS.read_text(encoding="utf-8"))
     return Bundled(
         families=tuple(
             Constants(

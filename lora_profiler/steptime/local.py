@@ -19,8 +19,6 @@ from pathlib import Path
 from lora_profiler._cpu import allowed_cpus, cpu_model
 from lora_profiler._paths import cache_folder
 from lora_profiler.kernels import StepKernels
-from lora_profiler.records.atomic_write import write_durably
-from lora_profiler.records.decode import RecordError, decoded
 from lora_profiler.steptime.constants import Constants, Rates
 from lora_profiler.steptime.roofline import StepLoad, loaded
 from lora_profiler.steptime.step import step_of
@@ -102,12 +100,18 @@ def local_constants(device_key: str) -> LocalConstants | None:
         return None
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
-            return None
-        local: LocalConstants = decoded(LocalConstants, document, "calibration")
-    except (OSError, ValueError, RecursionError, RecordError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return local if _is_usable(local) else None
+    if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
+        return None
+    # most machines have none, and an answer about a card does without the reader of records
+    from lora_profiler.records.decode import RecordError, decoded
+
+    try:
+        constants: LocalConstants = decoded(LocalConstants, document, "calibration")
+    except (ValueError, RecursionError, RecordError):
+        return None
+    return constants if _is_usable(constants) else None
 
 
 def local_cpu() -> LocalConstants | None:
@@ -120,6 +124,8 @@ def keep(local: LocalConstants) -> Path | None:
     path = local_path(local.key)
     if path is None:
         return None
+    from lora_profiler.records.atomic_write import write_durably
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(path, json.dumps(document_of(local), indent=1, allow_nan=False) + "\n")

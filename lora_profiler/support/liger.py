@@ -1,12 +1,8 @@
 """Liger-Kernel's norms, rotary embedding and MLP: which models they are known of. No torch."""
 
 from lora_profiler.errors import UsageError
+from lora_profiler.support.model_types import LIGER_TYPES, type_of
 from lora_profiler.workload import Workload
-
-FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-"""Model types whose RMSNorm, SwiGLU and rotary embedding Liger-Kernel replaces by the same three
-functions."""
-
 
 ASSUMPTION = (
     "Liger-Kernel's RMSNorm, SwiGLU and rotary embedding keep and write over what its source says;"
@@ -20,10 +16,10 @@ def check_kernels(workload: Workload) -> None:
     model, setup = workload.model, workload.setup
     if setup.kernels != "liger":
         return
-    if model.model_type not in FAMILIES:
-        known = ", ".join(sorted(FAMILIES))
+    if not type_of(model).liger:
         raise UsageError(
-            f"Liger's kernels are known of {known}, not of {model.model_type}; leave --kernels out."
+            f"Liger's kernels are known of {', '.join(LIGER_TYPES)}, not of {model.model_type};"
+            " leave --kernels out."
         )
     if model.config.get("hidden_act") not in ("silu", "swish"):
         raise UsageError(

@@ -2,11 +2,8 @@
 
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec
+from lora_profiler.support.model_types import type_of
 from lora_profiler.workload import TrainSetup, Workload
-
-BLIND = frozenset({"opt", "bloom"})
-"""Model types of the rules and the catalogue whose code makes its mask without looking at position
-ids, or takes none."""
 
 
 def lengths(setup: TrainSetup) -> tuple[int, ...]:
@@ -22,7 +19,7 @@ def check_packing(workload: Workload) -> None:
 
     What is not known `modeling.packing` sees in the first forward pass.
     """
-    if workload.setup.is_packed and workload.model.model_type in BLIND:
+    if workload.setup.is_packed and type_of(workload.model).packing_blind:
         raise blind(workload.model.id)
     if workload.setup.is_flattened and not takes_flattened(workload.model):
         raise UsageError(

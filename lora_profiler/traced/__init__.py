@@ -19,6 +19,13 @@ _refused: set[str] = set()
 attempt."""
 
 
+def is_untrusted(workload: "Workload") -> bool:
+    """Whether this process has seen that no profile of `workload` can be trusted."""
+    from lora_profiler.compiled.regime import key_of
+
+    return key_of(workload) in _refused
+
+
 def compile_profile(workload: "Workload") -> "Profile":
     """A profile made now and kept in the cache. Raises UnbuildableError: a library is missing, or
     no profile could be trusted; and UsageError for a setup that none could hold."""
@@ -75,9 +82,8 @@ def predict(workload: "Workload") -> "Prediction":
     """
     _check(workload)
     from lora_profiler.compiled import predict_with
-    from lora_profiler.compiled.regime import key_of
 
-    if why_unprofiled(workload.setup) or key_of(workload) in _refused:
+    if why_unprofiled(workload.setup) or is_untrusted(workload):
         return _once(workload)
     try:
         return replace(predict_with(compile_profile(workload), workload), engine="traced")

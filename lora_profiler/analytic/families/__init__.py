@@ -1,27 +1,31 @@
 """The families that the ledger knows: each one's forward pass as a short program, read next to
 transformers' own code."""
 
-from lora_profiler.analytic.families import gemma, gpt2, gpt_neox, llama, moe, opt, phi3
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+
 from lora_profiler.analytic.families.blocks import KNOWN_ACTIVATIONS
 from lora_profiler.analytic.families.family import Family
 from lora_profiler.model_spec import ModelSpec
 
-FAMILIES: dict[str, Family] = {
-    "llama": llama.LLAMA,
-    "mistral": llama.MISTRAL,
-    "qwen2": llama.QWEN2,
-    "qwen3": llama.QWEN3,
-    "olmo2": llama.OLMO2,
-    "phi3": phi3.PHI3,
-    "gemma": gemma.GEMMA,
-    "gemma2": gemma.GEMMA2,
-    "gemma3_text": gemma.GEMMA3,
-    "gpt2": gpt2.GPT2,
-    "gpt_neox": gpt_neox.GPT_NEOX,
-    "opt": opt.OPT,
-    "mixtral": moe.MIXTRAL,
-    "qwen3_moe": moe.QWEN3_MOE,
+FAMILIES: Mapping[str, str] = {
+    "llama": "llama.LLAMA",
+    "mistral": "llama.MISTRAL",
+    "qwen2": "llama.QWEN2",
+    "qwen3": "llama.QWEN3",
+    "olmo2": "llama.OLMO2",
+    "phi3": "phi3.PHI3",
+    "gemma": "gemma.GEMMA",
+    "gemma2": "gemma.GEMMA2",
+    "gemma3_text": "gemma.GEMMA3",
+    "gpt2": "gpt2.GPT2",
+    "gpt_neox": "gpt_neox.GPT_NEOX",
+    "opt": "opt.OPT",
+    "mixtral": "moe.MIXTRAL",
+    "qwen3_moe": "moe.QWEN3_MOE",
 }
+"""Model type -> module and name of its program here: an answer loads the one that it needs."""
 
 _BODIES = ("ForCausalLM", "LMHeadModel", "Model")
 """Endings of the classes that a family's program describes: the causal language model, or its bare
@@ -33,7 +37,14 @@ def family_of(model: ModelSpec) -> Family | None:
     cross-attention."""
     if not model.architecture.endswith(_BODIES) or model.config.get("add_cross_attention"):
         return None
-    return FAMILIES.get(model.model_type)
+    return _program(FAMILIES[model.model_type]) if model.model_type in FAMILIES else None
+
+
+@cache
+def _program(path: str) -> Family:
+    module, _, name = path.partition(".")
+    program: Family = getattr(import_module(f"{__name__}.{module}"), name)
+    return program
 
 
 def unmodelled(model: ModelSpec) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ and what would lower it."""
 from collections.abc import Iterable, Sequence
 
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.remarks import activation_excess
+from lora_profiler.planning.diagnostics import activation_excess
 from lora_profiler.planning.sizes import size_fits
 from lora_profiler.report import charts, labels
 from lora_profiler.report.blocks import Row, Table, paragraph

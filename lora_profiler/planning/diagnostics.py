@@ -1,11 +1,11 @@
-"""What a user should be told beside the numbers: more activations under LoRA, odd ranks and
-targets, long sequences."""
+"""What is odd about a question or its answer: more activations under LoRA, ranks and targets that
+are probably not what was meant."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
-from lora_profiler.errors import LoraProfilerError, UsageError
+from lora_profiler.errors import LoraProfilerError
 from lora_profiler.model_spec import ModelSpec, Module
 from lora_profiler.planning.engine import predict
 from lora_profiler.prediction import LayerCost, Prediction
@@ -46,7 +46,7 @@ def activation_excess(
     adapter = replace(setup.lora, adapter_dtype=setup.dtype, lora_dropout=0.0)
     try:
         remedied = predict(
-            replace(lora.workload, setup=replace(setup, lora=adapter)), engine
+            replace(lora.workload, setup=replace(setup, lora=adapter)), engine, may_trace=False
         ).saved_activation_bytes
     except LoraProfilerError:
         remedied = None
@@ -56,30 +56,6 @@ def activation_excess(
         causes=tuple(causes),
         remedied_bytes=lora_bytes if remedied is None else remedied,
     )
-
-
-def attention_targets(model: ModelSpec) -> tuple[str, ...]:
-    """LoRA targets for the linear layers inside attention, by the shortest names that match nothing
-    outside it.
-
-    Raises UsageError where no module's path says that it is attention.
-    """
-    inside: dict[str, str] = {}
-    outside: set[str] = set()
-    for name, module in model.modules():
-        if not module.is_linear:
-            continue
-        parent, _, leaf = name.rpartition(".")
-        owner = parent.rpartition(".")[2]
-        if "attn" in owner or "attention" in owner:
-            inside[f"{owner}.{leaf}"] = leaf
-        else:
-            outside.add(leaf)
-    if not inside:
-        raise UsageError(
-            f"{model.id} names no attention projections; list them with --targets NAME,NAME."
-        )
-    return tuple(dict.fromkeys(path if leaf in outside else leaf for path, leaf in inside.items()))
 
 
 def outweighed_layers(prediction: Prediction) -> tuple[LayerCost, ...]:
@@ -111,15 +87,6 @@ def _distinct_modules(model: ModelSpec) -> Iterator[Module]:
         else:
             for kind in part.kinds:
                 yield from kind
-
-
-def trained_length(model: ModelSpec) -> int | None:
-    """The longest sequence that the model was made for, None where its config does not say."""
-    for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
-        length = model.config.get(key)
-        if isinstance(length, int) and not isinstance(length, bool):
-            return length
-    return None
 
 
 def unmatched_targets(workload: Workload) -> tuple[str, ...]:

@@ -1,0 +1,116 @@
+"""What a profile says beyond memory at each moment: cost by module, memory over a step, and the
+allocator. Each goes through the whole tape, and is worked out when asked for."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+from lora_profiler.compiled.allocator import replay
+from lora_profiler.compiled.curve import curve
+from lora_profiler.compiled.evaluation import Evaluation, evaluation_of
+from lora_profiler.model_spec import Module
+from lora_profiler.prediction import CurvePoint, Details, DeviceMemory, LayerCost, Prediction
+from lora_profiler.workload import Workload
+
+
+def layers_of(prediction: Prediction) -> tuple[LayerCost, ...]:
+    """By the profile that answers its workload, as the two below. Raise NoProfileError where it is
+    no more."""
+    return _layers(evaluation_of(prediction.workload), prediction.workload)
+
+
+def curve_of(prediction: Prediction) -> tuple[CurvePoint, ...]:
+    evaluation = evaluation_of(prediction.workload)
+    return curve(evaluation, evaluation.values(prediction.workload.setup))
+
+
+def device_memory_of(prediction: Prediction) -> DeviceMemory:
+    return _device_memory(evaluation_of(prediction.workload), prediction.workload)
+
+
+def details(evaluation: Evaluation, workload: Workload) -> Details:
+    """All three."""
+    return Details(
+        layers=_layers(evaluation, workload),
+        curve=curve(evaluation, evaluation.values(workload.setup)),
+        device_memory=(
+            _device_memory(evaluation, workload) if workload.setup.device == "cuda" else None
+        ),
+    )
+
+
+def _device_memory(evaluation: Evaluation, workload: Workload) -> DeviceMemory:
+    """The whole tape at these sizes, replayed through a simulation of CUDA's caching allocator."""
+    at = evaluation.values(workload.setup)
+    values = [size.evaluate(*at) for size in evaluation.profile.sizes]
+    sizes: list[int] = []
+    events: list[int] = []
+    for event, _ in evaluation.profile.tape.expand(evaluation.units):
+        if event.birth is not None:
+            events.append(len(sizes))
+            sizes.append(values[event.birth.size])
+        elif event.mark is None:
+            events.append(~event.dies)
+    plain, expandable = replay(sizes, events), replay(sizes, events, expandable_segments=True)
+    return DeviceMemory(
+        allocated_bytes=plain.allocated_bytes,
+        reserved_bytes=plain.reserved_bytes,
+        expandable_reserved_bytes=expandable.reserved_bytes,
+        sizes=tuple(sizes),
+        events=tuple(events),
+    )
+
+
+def _layers(evaluation: Evaluation, workload: Workload) -> tuple[LayerCost, ...]:
+    """One row per module that owns parameters, then rows for what belongs to no module alone.
+    Columns sum to the totals."""
+    profile, at = evaluation.profile, evaluation.values(workload.setup)
+    values = [size.evaluate(*at) for size in profile.sizes]
+    columns: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    loss = False
+    for event, _ in profile.tape.expand(evaluation.units):
+        if event.mark is not None and not event.mark.note:
+            loss = event.mark.phase == "loss"
+            continue
+        if event.birth is None:
+            continue
+        birth = event.birth
+        size = values[birth.size]
+        if birth.saved:
+            columns["loss" if loss else birth.module or "model"]["saved"] += size
+        if birth.category in ("parameters", "adapters", "quantization_state"):
+            columns[birth.module]["parameters"] += size
+        elif birth.category == "optimizer_states":
+            columns[birth.module or "optimizer"]["states"] += size
+    for number in profile.trainable:
+        for name, polynomial in number.at(profile.layout, evaluation.units):
+            columns[name]["trainable"] += polynomial.evaluate(*at)
+    for phase in profile.flops.values():
+        for number in phase:
+            for name, polynomial in number.at(profile.layout, evaluation.units):
+                columns[name or "model"]["flops"] += polynomial.evaluate(*at)
+    for name, size in evaluation.gradients(values).items():
+        columns[name]["gradients"] += size
+    rows = [
+        _row(name, module.kind, columns.pop(name, {}), module)
+        for name, module in workload.model.modules()
+    ]
+    for name, own in columns.items():
+        if any(own.values()):
+            rows.append(_row(name, "optimizer" if name == "optimizer" else "activation", own))
+    return tuple(rows)
+
+
+def _row(name: str, kind: str, own: Mapping[str, int], module: Module | None = None) -> LayerCost:
+    return LayerCost(
+        name=name,
+        kind=kind,
+        in_features=module.in_features if module else None,
+        out_features=module.out_features if module else None,
+        num_parameters=module.num_parameters if module else 0,
+        num_trainable_parameters=own.get("trainable", 0),
+        parameter_bytes=own.get("parameters", 0),
+        gradient_bytes=own.get("gradients", 0),
+        optimizer_state_bytes=own.get("states", 0),
+        saved_activation_bytes=own.get("saved", 0),
+        flops=own.get("flops", 0),
+    )
