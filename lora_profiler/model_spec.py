@@ -105,6 +105,11 @@ class ModelSpec:
     is set where the checkpoint is one in NF4, which is the base of QLoRA and of nothing else;
     `dequantized_from` names how a checkpoint is stored whose weights are asked about as turned back
     into 16 bit.
+
+    Examples:
+        >>> from lora_profiler import find_model
+        >>> find_model("gpt2").num_layers
+        12
     """
 
     id: str

@@ -28,7 +28,13 @@ refuses."""
 class Platform:
     """`capability`: the card's compute capability times ten, 75 for sm_75; None where no NVIDIA
     card is named: answers then hold for cards from sm_80 to sm_89. `torch`: major and minor
-    version."""
+    version.
+
+    Examples:
+        >>> from lora_profiler import Platform
+        >>> Platform(capability=90).capability_text
+        'sm_90'
+    """
 
     capability: int | None = None
     torch: tuple[int, int] = TORCH

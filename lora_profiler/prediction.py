@@ -46,7 +46,16 @@ Exactness = Literal["exact", "estimate"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
     """Live bytes of **one instant** by category. `step` 1 has no optimizer states yet during
-    forward and backward."""
+    forward and backward.
+
+    Examples:
+        >>> from lora_profiler import TrainSetup, Workload, find_model, predict
+        >>> model = find_model("gpt2")
+        >>> workload = Workload(model=model, setup=TrainSetup(seq_len=512))
+        >>> peak = predict(workload).peak
+        >>> peak.moment, peak.bytes["optimizer_states"]
+        ('loss_backward', 497759232)
+    """
 
     moment: MomentName
     step: Step
@@ -86,7 +95,15 @@ class CurvePoint:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterCount:
     """Numbers, not bytes. `base` is the model's own count, tied weights once; `adapter` what LoRA
-    adds."""
+    adds.
+
+    Examples:
+        >>> from lora_profiler import LoraConfig, TrainSetup, Workload, find_model, predict
+        >>> model = find_model("gpt2")
+        >>> answer = predict(Workload(model=model, setup=TrainSetup(lora=LoraConfig(r=8))))
+        >>> answer.parameters.trainable
+        1179648
+    """
 
     base: int
     adapter: int
@@ -108,7 +125,16 @@ class ParameterCount:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlopCount:
     """FLOPs (2 x multiply-add) of one micro-batch as the hardware runs them; frozen weights skip
-    what autograd skips."""
+    what autograd skips.
+
+    Examples:
+        >>> from lora_profiler import TrainSetup, Workload, find_model, predict
+        >>> model = find_model("gpt2")
+        >>> workload = Workload(model=model, setup=TrainSetup(seq_len=512))
+        >>> flops = predict(workload).flops
+        >>> flops.forward, flops.tokens
+        (136160477184, 512)
+    """
 
     forward: int
     backward: int
@@ -147,7 +173,16 @@ class Traffic:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerCost:
     """What one named module costs: a linear with its adapter, a norm, or the attention core of a
-    layer (no weights)."""
+    layer (no weights).
+
+    Examples:
+        >>> from lora_profiler import TrainSetup, Workload, find_model, predict
+        >>> model = find_model("gpt2")
+        >>> workload = Workload(model=model, setup=TrainSetup(seq_len=512))
+        >>> layers = predict(workload).layers
+        >>> sum(layer.saved_activation_bytes for layer in layers)
+        378980652
+    """
 
     name: str
     kind: str
@@ -209,6 +244,13 @@ class Prediction:
     `traffic` is what each takes part in. `has_tape` tells that a profile can be replayed for the
     curve and the allocator. `details` are given where no engine could work them out again from the
     workload: where the step was traced for this answer alone.
+
+    Examples:
+        >>> from lora_profiler import TrainSetup, Workload, find_model, predict
+        >>> model = find_model("gpt2")
+        >>> answer = predict(Workload(model=model, setup=TrainSetup(seq_len=512)))
+        >>> answer.parameters.trainable, answer.exactness
+        (124439808, 'exact')
     """
 
     workload: Workload

@@ -42,6 +42,11 @@ class LoraConfig:
     reason, and is no field.
 
     Raises UsageError for values that PEFT refuses.
+
+    Examples:
+        >>> from lora_profiler import LoraConfig
+        >>> LoraConfig(r=8).alpha
+        16
     """
 
     r: int = field(
@@ -164,6 +169,11 @@ class Quantization:
     recipe: "stock" injects adapters as PEFT does; "kbit" first runs
     `prepare_model_for_kbit_training` (every parameter left in 16 bit becomes float32); "trl" keeps
     the base as it is and trains bfloat16 adapters.
+
+    Examples:
+        >>> from lora_profiler import LoraConfig, Quantization, TrainSetup
+        >>> TrainSetup(lora=LoraConfig(), quantization=Quantization(recipe="trl")).method
+        'qlora'
     """
 
     double_quant: bool = field(
@@ -214,6 +224,11 @@ class TrainSetup:
     transformers' own; its loss is `loss` "fused".
 
     Raises UsageError for values out of range and for options that contradict each other.
+
+    Examples:
+        >>> from lora_profiler import TrainSetup
+        >>> TrainSetup(seq_len=512).method
+        'full'
     """
 
     lora: LoraConfig | None = None
@@ -436,6 +451,11 @@ class Workload:
     """One frozen question: this model, trained with this setup, on this platform.
 
     Raises UsageError for a setup that a checkpoint in NF4 cannot be trained with.
+
+    Examples:
+        >>> from lora_profiler import Workload, find_model
+        >>> Workload(model=find_model("gpt2")).key
+        'openai-community--gpt2-full-9e958c3d4e69'
     """
 
     model: ModelSpec

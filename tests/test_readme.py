@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import lora_profiler
 from readme import (
     ACCURACY,
     PAGES,
@@ -39,6 +40,24 @@ def test_python_session(session: str) -> None:
     test = parser.get_doctest(session, {}, "session", "session", 0)
     assert test.examples
     assert runner.run(test).failed == 0
+
+
+EXAMPLES = {
+    name: doc
+    for name in sorted(lora_profiler.__all__)
+    if ">>>" in (doc := getattr(lora_profiler, name).__doc__ or "")
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example_in_a_docstring(name: str) -> None:
+    examples = doctest.DocTestParser().get_doctest(EXAMPLES[name], {}, name, name, 0)
+    assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(examples).failed == 0
+
+
+def test_every_public_name_has_an_example() -> None:
+    names = {name for name in lora_profiler.__all__ if not name.endswith("Error")}
+    assert names - set(EXAMPLES) == {"__version__"}
 
 
 def test_accuracy_is_that_of_the_committed_results() -> None:

@@ -34,7 +34,13 @@ class CatalogEntry:
 
 
 def bundled_models() -> tuple[CatalogEntry, ...]:
-    """Every bundled model, in the order of the data file: by type, then size."""
+    """Every bundled model, in the order of the data file: by type, then size.
+
+    Examples:
+        >>> from lora_profiler import bundled_models
+        >>> "openai-community/gpt2" in {entry.id for entry in bundled_models()}
+        True
+    """
     return tuple(
         CatalogEntry(
             id=row["id"],

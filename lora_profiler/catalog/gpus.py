@@ -43,6 +43,11 @@ class Gpu:
     `confidence`: high, medium or low (the source's). `compute_capability` is "9.0" for sm_90, None
     for other vendors' cards and `custom:` ones; source: NVIDIA's list of CUDA GPUs,
     https://developer.nvidia.com/cuda-gpus.
+
+    Examples:
+        >>> from lora_profiler import find_gpu
+        >>> find_gpu("t4").name
+        'NVIDIA T4'
     """
 
     key: str
@@ -110,7 +115,13 @@ class Gpu:
 
 @cache
 def bundled_gpus() -> tuple[Gpu, ...]:
-    """Every card of the catalogue, in the order of the data file."""
+    """Every card of the catalogue, in the order of the data file.
+
+    Examples:
+        >>> from lora_profiler import bundled_gpus
+        >>> any(card.key == "h100_sxm_80gb" for card in bundled_gpus())
+        True
+    """
     rows = list(csv.DictReader(StringIO(data_text("gpus.csv"))))
     return tuple(_gpu(row, rows) for row in rows)
 
@@ -168,6 +179,12 @@ def find_gpu(name: str) -> Gpu:
 
     Raises UsageError for an unknown card, with the nearest, and for a short form that fits several,
     with all of them.
+
+    Examples:
+        >>> from lora_profiler import find_gpu
+        >>> card = find_gpu("rtx_4090")
+        >>> card.usable_bytes, card.capability
+        (25232932864, 89)
     """
     wanted = name.strip()
     if not wanted:

@@ -40,6 +40,12 @@ def find_model(
 
     Raises ModelNotFoundError or UnsupportedModelError with the next step, UsageError for an empty
     name.
+
+    Examples:
+        >>> from lora_profiler import find_model
+        >>> model = find_model("gpt2")
+        >>> model.num_parameters
+        124439808
     """
     name = name.strip()
     if not name or "\0" in name:

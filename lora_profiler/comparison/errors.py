@@ -62,6 +62,15 @@ class Comparison:
     "total".
 
     `relative_error` is (predicted - measured) / measured, None where 0 was measured.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from lora_profiler import Store, compare, predict
+        >>> path = Path("benchmarks/records/cpu-epyc/cpu_families.jsonl")
+        >>> record = Store(path).records()[0]
+        >>> errors = compare(record, predict(record.workload))
+        >>> {c.metric for c in errors} >= {"peak_requested_bytes", "num_parameters"}
+        True
     """
 
     record_id: str
@@ -97,6 +106,15 @@ def compare(record: Record, prediction: Prediction) -> tuple[Comparison, ...]:
     Elsewhere nothing is predicted of reserved bytes, and allocated ones are held against the
     predicted peak, although rounding comes on top. Both exclude BLAS workspaces, which a run's
     include.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from lora_profiler import Store, compare, predict
+        >>> path = Path("benchmarks/records/cpu-epyc/cpu_families.jsonl")
+        >>> record = Store(path).records()[0]
+        >>> errors = compare(record, predict(record.workload))
+        >>> next(c.relative_error for c in errors if c.metric == "peak_requested_bytes")
+        0.0
     """
     return claims(prediction).against(record) if record.measurement.went_through else ()
 

@@ -30,6 +30,14 @@ class Throughput:
     Token rates: padded (batch x length), those that are no padding, those whose label counts.
     `host_bound`: the timed block took 2 % longer, or shorter, by the host's clock than the device's
     events say; None on a CPU, where there is one clock only.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from lora_profiler import Store, throughput
+        >>> path = Path("benchmarks/records/cpu-epyc/cpu_families.jsonl")
+        >>> record = Store(path).records()[0]
+        >>> throughput(record).steps.n
+        14
     """
 
     record_id: str
@@ -46,7 +54,16 @@ class Throughput:
 
 def throughput(record: Record) -> Throughput | None:
     """The speed of a run that went through and was timed, None for any other and where a step is
-    said to have taken no time."""
+    said to have taken no time.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from lora_profiler import Store, throughput
+        >>> path = Path("benchmarks/records/cpu-epyc/cpu_families.jsonl")
+        >>> record = Store(path).records()[0]
+        >>> round(throughput(record).tokens_per_second)
+        895
+    """
     measurement, setup = record.measurement, record.workload.setup
     if not measurement.went_through or min(measurement.step_seconds, default=0.0) <= 0:
         return None

@@ -85,6 +85,14 @@ def measure(
 
     Raises UsageError or MeasurementError for what is refused before a process starts,
     MeasurementInterrupted on Ctrl-C.
+
+    Examples:
+        >>> from lora_profiler import Conditions, TrainSetup, Workload, find_model, measure
+        >>> model = find_model("EleutherAI/pythia-14m")
+        >>> setup = TrainSetup(seq_len=128, device="cpu")
+        >>> record = measure(Workload(model=model, setup=setup), Conditions(min_timed_steps=0))
+        >>> record.measurement.peak_requested_bytes
+        165302104
     """
     case = make_case(workload, conditions, weights=weights, text=text)
     return measure_case(case, timeout_seconds=timeout_seconds, progress=progress)

@@ -73,6 +73,13 @@ def answers(
     method that is among the workloads is no lever of another. `engine` and `may_trace` as in
     `predict`; with a card the profiles for other sizes are traced too. Raises UsageError for a
     network among one process, and what `predict` raises.
+
+    Examples:
+        >>> from lora_profiler import TrainSetup, Workload, answers, find_model
+        >>> model = find_model("gpt2")
+        >>> workload = Workload(model=model, setup=TrainSetup(seq_len=512))
+        >>> [a.prediction.peak.total_bytes for a in answers([workload])]
+        [1331468072]
     """
     if network is not None and any(w.setup.world_size == 1 for w in workloads):
         raise UsageError(

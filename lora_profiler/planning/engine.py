@@ -26,6 +26,12 @@ def predict(workload: Workload, engine: str = "auto", *, may_trace: bool = True)
     torch and takes seconds to minutes, and keeps the profile.
 
     Raises UsageError for an engine that is unknown, and whatever the answerer raises.
+
+    Examples:
+        >>> from lora_profiler import TrainSetup, Workload, find_model, predict
+        >>> workload = Workload(model=find_model("gpt2"), setup=TrainSetup(seq_len=512))
+        >>> predict(workload).peak.total_bytes
+        1331468072
     """
     (engine,) = engines_for([workload], engine, may_trace=may_trace)
     return predict_checked(workload, engine)
@@ -37,6 +43,11 @@ def peak_bytes(workload: Workload, engine: str = "auto") -> int:
 
     Nothing is traced: "traced" takes the profiles that are there, as "compiled" does, and "auto"
     what is known so far.
+
+    Examples:
+        >>> from lora_profiler import TrainSetup, Workload, find_model, peak_bytes
+        >>> peak_bytes(Workload(model=find_model("gpt2"), setup=TrainSetup(seq_len=512)))
+        1331468072
     """
     (engine,) = engines_for([workload], engine, may_trace=False)
     return peak_bytes_checked(workload, engine)

@@ -94,6 +94,13 @@ class Fit:
     where not even 1 fits, None where no other size than the one traced is known, and no rank
     without an adapter. `longest_seq_len` knows memory only, not how long a sequence the model was
     made for.
+
+    Examples:
+        >>> from lora_profiler import LoraConfig, TrainSetup, Workload, find_gpu, find_model, fit
+        >>> model = find_model("meta-llama/Llama-3.1-8B")
+        >>> workload = Workload(model=model, setup=TrainSetup(lora=LoraConfig()))
+        >>> fit(workload, find_gpu("h100_sxm_80gb")).largest_batch_size
+        2
     """
 
     gpu: Card
@@ -139,6 +146,13 @@ def fit(
     grows. Returns None where the engine does not know the activations and what it knows alone would
     fit: then nobody can tell. Raises UsageError for a setup that does not run on a card (`device`
     cpu), and for a card sold with several memory sizes.
+
+    Examples:
+        >>> from lora_profiler import LoraConfig, TrainSetup, Workload, find_gpu, find_model, fit
+        >>> model = find_model("meta-llama/Llama-3.1-8B")
+        >>> workload = Workload(model=model, setup=TrainSetup(lora=LoraConfig()))
+        >>> fit(workload, find_gpu("rtx_4090")).verdict
+        'does_not_fit'
     """
     if workload.setup.device == "cpu":
         raise UsageError(

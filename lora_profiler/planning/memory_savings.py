@@ -17,7 +17,15 @@ AWAY_FROM_HEAD = ("setup", "last_layer_forward", "optimizer_step")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lever:
     """One change that lowers the peak: what it is, the option that makes it, the peak after it, and
-    its price in words."""
+    its price in words.
+
+    Examples:
+        >>> from lora_profiler import LoraConfig, TrainSetup, Workload, find_model, levers
+        >>> model = find_model("meta-llama/Llama-3.1-8B")
+        >>> workload = Workload(model=model, setup=TrainSetup(lora=LoraConfig()))
+        >>> levers(workload)[0].price
+        'runs most of the forward pass twice'
+    """
 
     name: str
     option: str
@@ -42,6 +50,13 @@ def levers(
 
     Changes to a method in `besides` are left out. Empty where the engine does not know the
     activations: then the peak itself is only a lower bound.
+
+    Examples:
+        >>> from lora_profiler import LoraConfig, TrainSetup, Workload, find_model, levers
+        >>> model = find_model("meta-llama/Llama-3.1-8B")
+        >>> workload = Workload(model=model, setup=TrainSetup(lora=LoraConfig()))
+        >>> levers(workload)[0].option
+        '--checkpointing'
     """
     prediction = prediction or predict(workload, engine)
     answerer = engine_for_search(prediction, engine)
@@ -57,7 +72,15 @@ def best_lever(
     besides: Collection[str] = (),
 ) -> Lever | None:
     """The first of `levers`, in less time: a change that cannot save as much as one already tried
-    is not tried."""
+    is not tried.
+
+    Examples:
+        >>> from lora_profiler import LoraConfig, TrainSetup, Workload, best_lever, find_model
+        >>> model = find_model("meta-llama/Llama-3.1-8B")
+        >>> workload = Workload(model=model, setup=TrainSetup(lora=LoraConfig()))
+        >>> best_lever(workload).option
+        '--checkpointing'
+    """
     prediction = prediction or predict(workload, engine)
     answerer = engine_for_search(prediction, engine)
     best: Lever | None = None

@@ -55,6 +55,12 @@ def sweep(
     Raises UsageError for sizes that are not whole numbers from 1 up, a rank without an adapter, or
     a peak beyond 2^63 bytes, and NoProfileError where only a profile could answer and there is
     none.
+
+    Examples:
+        >>> from lora_profiler import TrainSetup, Workload, find_model, sweep
+        >>> workload = Workload(model=find_model("gpt2"), setup=TrainSetup(seq_len=512))
+        >>> sweep(workload, batch_size=[1, 2, 4]).tolist()
+        [1331468072, 1916292904, 3085942568]
     """
     import numpy as np
 

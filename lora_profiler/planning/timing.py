@@ -62,6 +62,14 @@ def step_time(
     same workload, where there is one already.
 
     Raises UsageError for an unknown engine, and what `predict` raises.
+
+    Examples:
+        >>> from lora_profiler import LoraConfig, TrainSetup, Workload
+        >>> from lora_profiler import find_gpu, find_model, step_time
+        >>> model = find_model("meta-llama/Llama-3.1-8B")
+        >>> workload = Workload(model=model, setup=TrainSetup(lora=LoraConfig()))
+        >>> round(step_time(workload, find_gpu("a100_sxm_80gb")).step.time.seconds, 1)
+        0.6
     """
     check_engine(engine)
     workload = on_card(workload, gpu)

@@ -60,6 +60,11 @@ class Conditions:
     emulates a device with so much memory. `memory_steps` are the optimizer steps of the memory
     pass. `min_timed_steps` 0 leaves the timing pass out; `max_timing_seconds` ends it.
     `ballast_bytes` are held through every step, a test of the harness itself.
+
+    Examples:
+        >>> from lora_profiler import Conditions
+        >>> Conditions(min_timed_steps=0).seed
+        0
     """
 
     weights: str = "random"
@@ -106,6 +111,14 @@ class Environment:
     `packages` maps distributions to versions; `variables` holds allow-listed environment variables.
     `commit`, `dirty` and `diff_hash` are those of this program's source tree, None for an installed
     one.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from lora_profiler import Store
+        >>> path = Path("benchmarks/records/cpu-epyc/cpu_families.jsonl")
+        >>> record = Store(path).records()[0]
+        >>> record.environment.packages["torch"]
+        '2.13.0+cpu'
     """
 
     python: str
@@ -277,6 +290,14 @@ class Measurement:
     Of several ranks the numbers are those of the one with the highest peak, and `loss` is the mean
     of all; `ranks` has each one's own, and `reference_loss` what one process on the same global
     data had. Without ranks both are empty.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from lora_profiler import Store
+        >>> path = Path("benchmarks/records/cpu-epyc/cpu_families.jsonl")
+        >>> record = Store(path).records()[0]
+        >>> record.measurement.peak_requested_bytes
+        250906996
     """
 
     status: Status
@@ -340,6 +361,14 @@ class Record:
 
     The workload is on the platform of the environment, so that predictions are of the card and
     torch that ran it.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from lora_profiler import Store
+        >>> path = Path("benchmarks/records/cpu-epyc/cpu_families.jsonl")
+        >>> record = Store(path).records()[0]
+        >>> record.id
+        'medium-llama-full-c9028c9f2d42-f6f33a.5c929146a9ce.0'
     """
 
     workload: Workload

@@ -77,6 +77,14 @@ class Store:
     """The file of records at `path`, made with its folder when first written to.
 
     Raises StoreError at once, before anything is measured, for a place that cannot be written.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from lora_profiler import Store
+        >>> with TemporaryDirectory() as folder:
+        ...     len(Store(Path(folder) / "records").records())
+        0
     """
 
     def __init__(self, path: Path) -> None:

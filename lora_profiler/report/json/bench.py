@@ -38,7 +38,13 @@ _MEASURED = (
 
 
 def bench_schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of what `bench --format json` and `compare --format json` print."""
+    """The JSON Schema (2020-12) of what `bench --format json` and `compare --format json` print.
+
+    Examples:
+        >>> from lora_profiler import bench_schema
+        >>> bench_schema()["type"]
+        'object'
+    """
     from lora_profiler.report.json.bench_types import BenchJson
     from lora_profiler.report.json.schema import payload_schema
 
@@ -52,7 +58,16 @@ def bench_payload(
     largest_batches: Sequence[LargestBatch] = (),
 ) -> "types.BenchJson":
     """The whole document: raw samples, how predictions stand to them, how ranks stand to each
-    other, and what batch searches proved. Nothing else is derived."""
+    other, and what batch searches proved. Nothing else is derived.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from lora_profiler import Store, bench_payload
+        >>> path = Path("benchmarks/records/cpu-epyc/cpu_families.jsonl")
+        >>> record = Store(path).records()[0]
+        >>> sorted(bench_payload([record], []))
+        ['comparisons', 'records', 'schema_version']
+    """
     document: types.BenchJson = {
         "schema_version": SCHEMA_VERSION,
         "records": _record_fields(records),

@@ -21,7 +21,13 @@ SCHEMA_VERSION: Literal["1.0"] = "1.0"
 
 
 def predict_schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of what `predict --format json` prints."""
+    """The JSON Schema (2020-12) of what `predict --format json` prints.
+
+    Examples:
+        >>> from lora_profiler import predict_schema
+        >>> predict_schema()["type"]
+        'object'
+    """
     from lora_profiler.report.json.predict_types import PredictJson
     from lora_profiler.report.json.schema import payload_schema
 
@@ -38,7 +44,15 @@ def predict_payload(answers: Sequence[Answer]) -> "types.PredictJson":
 
 def answer_dict(answer: Answer) -> "types.AnswerJson":
     """One prediction with its verdict and levers, in JSON's own types; bytes and FLOPs are
-    integers."""
+    integers.
+
+    Examples:
+        >>> from lora_profiler import TrainSetup, Workload, answer_dict, answers, find_model
+        >>> model = find_model("gpt2")
+        >>> workload = Workload(model=model, setup=TrainSetup(seq_len=512))
+        >>> answer_dict(answers([workload])[0])["peak"]["total_bytes"]
+        1331468072
+    """
     prediction = answer.prediction
     return {
         **prediction_dict(prediction),
@@ -53,7 +67,15 @@ def answer_dict(answer: Answer) -> "types.AnswerJson":
 
 
 def prediction_dict(prediction: Prediction) -> "types.PredictionJson":
-    """A prediction alone, without its layers."""
+    """A prediction alone, without its layers.
+
+    Examples:
+        >>> from lora_profiler import TrainSetup, Workload, find_model, predict, prediction_dict
+        >>> model = find_model("gpt2")
+        >>> workload = Workload(model=model, setup=TrainSetup(seq_len=512))
+        >>> prediction_dict(predict(workload))["peak"]["total_bytes"]
+        1331468072
+    """
     model, parameters, flops = prediction.workload.model, prediction.parameters, prediction.flops
     platform = prediction.workload.platform
     return {
