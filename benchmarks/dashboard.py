@@ -27,7 +27,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from lora_profiler._cpu import cpu_model
+from lora_profiler._common.cpu import cpu_model
 from lora_profiler.records.load import read_set
 from lora_profiler.records.serialize import record_dict
 

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from lora_profiler._paths import CACHE_VARIABLE
+from lora_profiler._common.paths import CACHE_VARIABLE
 from lora_profiler.comparison.scored import scored
 from lora_profiler.records.load import read_set
 from lora_profiler.report.page import mathematics_content, report_content, write_page

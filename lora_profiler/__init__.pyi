@@ -1,4 +1,4 @@
-from lora_profiler._versions import __version__ as __version__
+from lora_profiler._common.versions import __version__ as __version__
 from lora_profiler.catalog import Gpu as Gpu
 from lora_profiler.catalog import bundled_gpus as bundled_gpus
 from lora_profiler.catalog import bundled_models as bundled_models

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import lora_profiler
 import records
 from dashboard_app import ROOT, opened, problems, tags_of, text_of, texts
-from lora_profiler._printable import printable
+from lora_profiler._common.printable import printable
 from lora_profiler.catalog import find_gpu, find_model
 from lora_profiler.comparison.scored import scored
 from lora_profiler.comparison.throughput import throughput

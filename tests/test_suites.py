@@ -333,7 +333,7 @@ def test_all_that_a_prediction_depends_on_is_hashed() -> None:
     assert (
         {"analytic", "planning"}
         <= set(done.stdout.split())
-        <= hashed | {"errors", "units", "_lazy", "_versions"}
+        <= hashed | {"errors", "units", "_common"}
     )
 
 

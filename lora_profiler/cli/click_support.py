@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from lora_profiler._printable import printable
+from lora_profiler._common.printable import printable
 from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean, nearest
 
 if TYPE_CHECKING:

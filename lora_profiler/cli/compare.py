@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lora_profiler._printable import printable
+from lora_profiler._common.printable import printable
 from lora_profiler.cli.click_support import (
     HELP_NAMES,
     ExampleCommand,

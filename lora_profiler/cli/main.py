@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from lora_profiler._gc import collector_paused, exit_without_search
-from lora_profiler._versions import __version__
+from lora_profiler._common.collector import collector_paused, exit_without_search
+from lora_profiler._common.versions import __version__
 from lora_profiler.cli.click_support import (
     HELP_NAMES,
     DefaultGroup,

@@ -4,7 +4,7 @@ records share it."""
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lora_profiler._gc import collector_paused
+from lora_profiler._common.collector import collector_paused
 from lora_profiler.comparison.errors import Claims, Comparison, claims
 from lora_profiler.errors import LoraProfilerError
 from lora_profiler.planning.engine import check_engine, predict

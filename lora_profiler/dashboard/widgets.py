@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from lora_profiler._printable import printable
+from lora_profiler._common.printable import printable
 from lora_profiler.report.blocks import Block
 from lora_profiler.report.charts import CONFIG, Figure, repainted
 from lora_profiler.report.page.markup import colour_variables, drawn, template_text

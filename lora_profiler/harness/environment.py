@@ -12,8 +12,8 @@ from importlib import import_module
 from operator import attrgetter
 from typing import Any
 
-from lora_profiler._cpu import cpu_model
-from lora_profiler._versions import __version__, installed_versions
+from lora_profiler._common.cpu import cpu_model
+from lora_profiler._common.versions import __version__, installed_versions
 from lora_profiler.harness.machine import (
     CpuTimes,
     cgroup_peak_bytes,

@@ -3,7 +3,7 @@ device is known by."""
 
 from dataclasses import dataclass
 
-from lora_profiler._versions import missing
+from lora_profiler._common.versions import missing
 from lora_profiler.catalog import Gpu
 from lora_profiler.errors import LoraProfilerError, UnbuildableError
 from lora_profiler.evidence import MeasuredStep, nearest_step

@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
-from lora_profiler._paths import user_folder
+from lora_profiler._common.paths import user_folder
 from lora_profiler.errors import LoraProfilerError, UsageError, did_you_mean
 from lora_profiler.records.atomic_write import sync_folder
 from lora_profiler.records.lines import RecordFile, StoreError, parsed_record, read_records, recency

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from lora_profiler._printable import printable
+from lora_profiler._common.printable import printable
 from lora_profiler.report.blocks import Block, Paragraph, Row, Table
 
 Style = Callable[[str, str], str]

@@ -3,7 +3,7 @@ wanted."""
 
 from collections.abc import Sequence
 
-from lora_profiler._printable import printable
+from lora_profiler._common.printable import printable
 from lora_profiler.report.blocks import Block, Paragraph, Table
 
 _STYLES = {"plain": "", "section": "bold", "total": "bold", "peak": "bold cyan"}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from lora_profiler._printable import printable
+from lora_profiler._common.printable import printable
 from lora_profiler.traced.watch import watching
 from lora_profiler.units import about_text, clock_text
 

@@ -1,7 +1,7 @@
 """Text from outside, made safe to stand in a figure: plotly would read tags and entities in it, and
 a name can be any length."""
 
-from lora_profiler._printable import printable
+from lora_profiler._common.printable import printable
 
 LONGEST = 44
 """Characters of a label; longer ones lose their middle."""

@@ -3,7 +3,7 @@ picture says what it is."""
 
 from html import escape
 
-from lora_profiler._printable import printable
+from lora_profiler._common.printable import printable
 from lora_profiler.report.palette import (
     FAINT_INK,
     FONT,

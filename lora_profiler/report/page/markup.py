@@ -6,7 +6,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
-from lora_profiler._printable import printable
+from lora_profiler._common.printable import printable
 from lora_profiler.report import palette
 from lora_profiler.report.charts.labels import shortened
 from lora_profiler.report.palette import Colour, Theme, colour

@@ -4,7 +4,7 @@ reaches out."""
 import base64
 import hashlib
 
-from lora_profiler._versions import __version__
+from lora_profiler._common.versions import __version__
 from lora_profiler.errors import UsageError
 from lora_profiler.report.charts import CONFIG
 from lora_profiler.report.page.content import Content
