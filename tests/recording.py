@@ -21,7 +21,6 @@ import inspect
 import json
 import os
 import platform
-import re
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
@@ -82,20 +81,12 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def changed_families() -> frozenset[str]:
-    """Model types whose program differs from the one before the last commit."""
-    from lora_profiler.analytic import families
+    """Model types whose program lies in a file that is not as before the last commit."""
+    from lora_profiler.analytic.families import FAMILIES
 
-    programs = [
-        getattr(getattr(families, file.stem), program)
-        for file in map(ROOT.joinpath, os.environ[CHANGED].split())
-        if file.parent.name == "families" and file.stem in vars(families) and file.exists()
-        for program in re.findall(r"^([A-Z0-9_]+)\b.*= ", file.read_text(), re.MULTILINE)
-    ]
-    return frozenset(
-        name
-        for name, family in families.FAMILIES.items()
-        if any(family is program for program in programs)
-    )
+    changed = map(Path, os.environ[CHANGED].split())
+    modules = {file.stem for file in changed if file.parent.name == "families"}
+    return frozenset(name for name, path in FAMILIES.items() if path.partition(".")[0] in modules)
 
 
 def _git(*arguments: str) -> str:

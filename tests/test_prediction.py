@@ -11,7 +11,7 @@ import pytest
 
 import families
 import records
-from conftest import THE_BUNDLE
+from commands import THE_BUNDLE
 from lora_profiler.catalog import find_model, model_from_config
 from lora_profiler.compiled import library
 from lora_profiler.compiled.evaluation import forget

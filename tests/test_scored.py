@@ -43,9 +43,9 @@ def test_each_record_has_the_prediction_and_comparisons_of_its_workload() -> Non
 def test_one_prediction_for_each_distinct_workload(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Workload] = []
 
-    def counted(workload: Workload, engine: str) -> Prediction:
+    def counted(workload: Workload, engine: str, *, may_trace: bool) -> Prediction:
         asked.append(workload)
-        return predict(workload, engine)
+        return predict(workload, engine, may_trace=may_trace)
 
     monkeypatch.setattr(module, "predict", counted)
     twice = [records.WORKLOAD, records.LORA_WORKLOAD, STRANGE] * 2
