@@ -1,0 +1,273 @@
+"""Follows a script's training steps from hooks that torch offers, and ends its process after as
+many as were asked for."""
+
+import atexit
+import os
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+from . import kernels, outcome
+from .facts import input_shapes, output_layer
+from .kernels_by_name import between
+from .peaks import Peaks
+from .settings import Settings
+from .tensors import Owner, owners, roots
+
+_PATIENCE_SECONDS = 60
+"""For how long a rank waits for the others' results: one that ends first takes the store with it
+that the others still ask."""
+_LOG_ENTRIES = 20_000_000
+
+
+class Recorder:
+    """`step` counts from 1; a step ends as the next one's backward pass begins, or with the last
+    optimizer of the last step."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.peaks = Peaks()
+        self.step, self.phase = 0, "setup"
+        self.steps_done = 0
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self.inputs: dict[str, list[int]] = {}
+        self.autocast = False
+        self.backward_passes = 0
+        self.owners: dict[int, Owner] = {}
+        self.out_of_memory: dict[str, Any] | None = None
+        self.launches: list[tuple[int, int]] = []
+        self.kernel_names: dict[str, int] = {}
+        self.started = time.time()
+        self._stepped: list[int] = []
+        self._depth = 0
+        self._names_before: dict[str, int] = {}
+        self._counts_before = (0, 0)
+        self._process = os.getpid()
+        self._has_ended = False
+        self._modules: dict[int, str] = {}
+        self.head = ""
+
+    @property
+    def is_done(self) -> bool:
+        return self.steps_done >= self.settings.steps
+
+    def install(self) -> None:
+        torch.cuda._lazy_call(self._card_opened)
+        register_optimizer_step_pre_hook(self._before_optimizer)
+        register_optimizer_step_post_hook(self._after_optimizer)
+        self._forward_hook = torch.nn.modules.module.register_module_forward_pre_hook(
+            self._first_forward
+        )
+        self._wrap_backward()
+        sys.excepthook = self._uncaught
+        atexit.register(self._script_ended)
+
+    # --- as the card is opened ---
+
+    def _card_opened(self) -> None:
+        torch.cuda.memory._record_memory_history(
+            max_entries=_LOG_ENTRIES, context="alloc", stacks="python"
+        )
+        observe = torch._C._cuda_attach_out_of_memory_observer  # type: ignore[attr-defined]
+        observe(self._memory_ran_out)
+        self._mark()
+
+    def _memory_ran_out(
+        self, device: int, wanted_bytes: int, total_bytes: int, free_bytes: int
+    ) -> None:
+        self.owners = owners(self.optimizers)
+        self.out_of_memory = {
+            "device": device,
+            "step": self.step,
+            "phase": self.phase,
+            "wanted_bytes": wanted_bytes,
+            "free_bytes": free_bytes,
+            "total_bytes": total_bytes,
+        }
+
+    # --- phases ---
+
+    def _enter(self, step: int, phase: str) -> None:
+        self.peaks.begin(step, phase)
+        self.step, self.phase = step, phase
+        self._mark()
+
+    def _mark(self, module: str = "") -> None:
+        torch.cuda.memory._set_memory_metadata(
+            f"{self.step} {self.phase}{' ' if module else ''}{module}"
+        )
+
+    def _first_forward(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        """The first module that is called to be trained is the model, or what holds it."""
+        trains = module.training and torch.is_grad_enabled() and torch.cuda.is_initialized()
+        if not trains or not any(
+            each.requires_grad and each.is_cuda for each in module.parameters()
+        ):
+            return
+        self._forward_hook.remove()
+        self.inputs = input_shapes(args, {})
+        self._inputs_hook = module.register_forward_pre_hook(self._second_forward, with_kwargs=True)
+        self.autocast = torch.is_autocast_enabled("cuda")
+        if self.step == 0:
+            self._enter(1, "forward")
+
+    def _second_forward(
+        self, _: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        """Named inputs are not shown to a hook that is for all modules."""
+        self._inputs_hook.remove()
+        self.inputs = input_shapes(args, kwargs)
+
+    def _wrap_backward(self) -> None:
+        engine = torch.autograd._engine_run_backward  # type: ignore[attr-defined]
+
+        def run_backward(outputs: Sequence[torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+            self._depth += 1
+            try:
+                if self._depth > 1:  # checkpointing runs one inside another
+                    return engine(outputs, *args, **kwargs)
+                self._begin_backward()
+                # labels are kept by thread, and this one runs in a thread of autograd's own
+                nodes = (getattr(each, "grad_fn", None) for each in outputs)
+                marks = [node.register_prehook(lambda _: self._mark()) for node in nodes if node]
+                gradients = engine(outputs, *args, **kwargs)
+                for mark in marks:
+                    mark.remove()
+                self._enter(self.step, "forward")
+                return gradients
+            finally:
+                self._depth -= 1
+
+        torch.autograd._engine_run_backward = run_backward  # type: ignore
+
+    def _begin_backward(self) -> None:
+        if self.step == 0:  # a loss without a module
+            self._enter(1, "forward")
+        self.backward_passes += 1
+        self._enter(self.step, "backward")
+
+    def _before_optimizer(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if not torch.cuda.is_initialized():
+            return
+        if id(optimizer) not in map(id, self.optimizers):
+            self.optimizers.append(optimizer)
+        if self.step == 0:
+            self.step = 1
+        if id(optimizer) in self._stepped:  # no backward pass in between
+            self._stepped = []
+        self.peaks.relabel(
+            self.step, "optimizer"
+        )  # what lies between the backward pass and here: clipping, scaling
+        self._enter(self.step, "optimizer")
+        if self.step >= self.settings.steps:
+            self.owners |= owners(self.optimizers)
+
+    def _after_optimizer(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if not torch.cuda.is_initialized():
+            return
+        self._stepped.append(id(optimizer))
+        if not self._is_last_of_step():
+            return
+        self._stepped = []
+        self.steps_done = self.step
+        self._count_launches()
+        if self.is_done:
+            self.peaks.look()
+            self._write("done")
+            self._wait_for_others()
+            self._leave(0)
+        if self.steps_done + 1 == self.settings.steps:
+            self._name_modules()
+        self.backward_passes = 0
+        self._enter(self.step + 1, "forward")
+
+    def _is_last_of_step(self) -> bool:
+        """Whether every optimizer that is known has stepped. In the first step one that comes later
+        counts to the second."""
+        return set(self._stepped) >= {id(each) for each in self.optimizers}
+
+    def _count_launches(self) -> None:
+        counts = kernels.launches(), kernels.library_calls()
+        self.launches.append(
+            (counts[0] - self._counts_before[0], counts[1] - self._counts_before[1])
+        )
+        self._counts_before = counts
+        names = kernels.launches_by_name(self.settings.folder / f"kernels-{self._process}")
+        self.kernel_names = between(self._names_before, names)
+        self._names_before = names
+
+    def _name_modules(self) -> None:
+        """From here on every allocation of the forward pass is labelled with its module."""
+        for root in roots():
+            for name, module in root.named_modules():
+                self._modules.setdefault(id(module), name)
+        self.head = self._modules.get(id(output_layer()), "")
+        stack: list[str] = []
+
+        def enter(module: torch.nn.Module, _: Any) -> None:
+            stack.append(self._modules.get(id(module), stack[-1] if stack else ""))
+            self._mark(stack[-1])
+
+        def leave(module: torch.nn.Module, *_: Any) -> None:
+            if stack:
+                stack.pop()
+            self._mark(stack[-1] if stack else "")
+
+        torch.nn.modules.module.register_module_forward_pre_hook(enter)
+        torch.nn.modules.module.register_module_forward_hook(leave, always_call=True)
+
+    # --- the end ---
+
+    def _uncaught(
+        self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        traceback.print_exception(kind, error, trace)
+        if (
+            self._has_ended
+            or not torch.cuda.is_initialized()
+            or issubclass(kind, KeyboardInterrupt)
+        ):
+            return
+        self.peaks.look()
+        status = outcome.status_of(error)
+        self._write(
+            status,
+            error=outcome.error_facts(error, trace) | {"step": self.step, "phase": self.phase},
+        )
+        self._leave(1)
+
+    def _script_ended(self) -> None:
+        if self._has_ended or os.getpid() != self._process or not torch.cuda.is_initialized():
+            return
+        self.peaks.look()
+        self._write("ended")
+        self._leave(0)
+
+    def _write(self, status: str, error: dict[str, Any] | None = None) -> None:
+        self._has_ended = True
+        torch.cuda.memory._set_memory_metadata("")
+        self.owners |= owners(self.optimizers) if status == "done" else {}
+        outcome.write(self, status, error)
+
+    def _wait_for_others(self) -> None:
+        until = time.monotonic() + _PATIENCE_SECONDS
+        while (
+            time.monotonic() < until
+            and len(list(self.settings.folder.glob("result-*.json"))) < self.settings.world_size
+        ):
+            time.sleep(0.02)
+
+    def _leave(self, code: int) -> None:
+        """At once: autograd's threads and the libraries' own ends meet a card that is not there."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

@@ -1,0 +1,41 @@
+"""What this run is asked, from the environment."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`folder`: where results go. `models`: the catalogue's configs, as JSON. `snapshot`: a file
+    for torch's memory_viz."""
+
+    folder: Path
+    steps: int
+    models: Path | None
+    snapshot: Path | None
+    fakes_tokenizers: bool
+
+    @property
+    def rank(self) -> int:
+        return int(os.environ.get("RANK", "0"))
+
+    @property
+    def world_size(self) -> int:
+        return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def read_settings() -> Settings:
+    fields = json.loads(os.environ.get("LORA_PROFILER_RUN_SETTINGS", "{}"))
+    return Settings(
+        folder=Path(os.environ["LORA_PROFILER_RUN"]),
+        steps=fields.get("steps", 3),
+        models=_path(fields.get("models")),
+        snapshot=_path(fields.get("snapshot")),
+        fakes_tokenizers=fields.get("fakes_tokenizers", False),
+    )
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None

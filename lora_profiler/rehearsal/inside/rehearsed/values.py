@@ -1,0 +1,53 @@
+"""Where the bytes that a step asks for depend on values, which a pretended card has none of."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+LARGEST_CASE: list[str] = []
+"""Operators that were answered with their largest case, in the order in which they came."""
+_DRAWN = (
+    "normal_",
+    "uniform_",
+    "trunc_normal_",
+    "xavier_normal_",
+    "xavier_uniform_",
+    "kaiming_normal_",
+    "kaiming_uniform_",
+)
+_LARGE = 1 << 16
+_library = torch.library.Library("aten", "IMPL")
+
+
+def take_largest_cases() -> None:
+    _library.impl("nonzero", _everything, "CUDA", allow_override=True)
+
+
+def _everything(tensor: torch.Tensor) -> torch.Tensor:
+    if "nonzero" not in LARGEST_CASE:
+        LARGEST_CASE.append("nonzero")
+    # as torch's own: one row a dimension, then transposed
+    return torch.empty((tensor.dim(), tensor.numel()), dtype=torch.int64, device=tensor.device).t()
+
+
+def draw_no_weights() -> None:
+    """Random weights are never looked at. `trunc_normal_` may draw until all values lie inside, and
+    here none is ever drawn."""
+    for name in _DRAWN:
+        original = getattr(torch.nn.init, name, None)
+        if original is not None:
+            setattr(torch.nn.init, name, _without_large(original))
+
+
+def _without_large(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def draw(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        on_card = tensor.is_cuda and original.__name__ == "trunc_normal_"
+        return (
+            tensor
+            if on_card or (tensor.device.type == "cpu" and tensor.numel() > _LARGE)
+            else original(tensor, *args, **kwargs)
+        )
+
+    draw.__name__ = original.__name__
+    return draw

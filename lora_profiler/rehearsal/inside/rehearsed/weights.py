@@ -1,0 +1,242 @@
+"""Models of the hub whose weights are not on this disk: a config, where the catalogue knows one,
+and a checkpoint of holes.
+
+Loading it is what loading the real one is, byte for byte, and every value is zero: a file of the
+right length without storage. All of it lies in this run's own view of the hub's cache (`launch.py`
+makes that, of links), and goes with the run."""
+
+import json
+import os
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+STOOD_IN: list[str] = []
+"""Repositories whose weights are holes."""
+_COMMIT = "0" * 40
+_WEIGHTS = "model.safetensors"
+_OTHER_WEIGHTS = (
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+_DTYPES = {
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "float32": "F32",
+    "float64": "F64",
+    "int64": "I64",
+    "int32": "I32",
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+}
+"""torch's names of dtypes -> those of safetensors."""
+
+
+def stand_in(settings: Settings) -> None:
+    """Every look into the hub's cache from here on finds what is not there."""
+    from transformers.utils import hub
+
+    original: Callable[..., Any] = hub.cached_files
+
+    def cached_files(
+        path_or_repo_id: Any, filenames: Sequence[str], *args: Any, **kwargs: Any
+    ) -> Any:
+        if not os.path.isdir(path_or_repo_id):
+            for name in filenames:
+                _prepare(settings, str(path_or_repo_id), name)
+        return original(path_or_repo_id, filenames, *args, **kwargs)
+
+    hub.cached_files = cached_files
+
+
+def _prepare(settings: Settings, repository: str, name: str) -> None:
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(repository, name), str):
+        return
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    if settings.folder not in folder.parents:
+        return  # the script has set a cache of its own
+    snapshot = _snapshot(folder, _known_config(settings, repository))
+    if snapshot is None or (snapshot / name).exists():
+        return
+    if name == _WEIGHTS and not any((snapshot / other).exists() for other in _OTHER_WEIGHTS):
+        write_holes(snapshot / _WEIGHTS, snapshot / "config.json")
+        STOOD_IN.append(repository)
+    elif name in _TOKENIZER and settings.fakes_tokenizers:
+        write_tokenizer(snapshot)
+    else:
+        _say_missing(folder, snapshot.name, name)
+
+
+def _snapshot(folder: Path, config: dict[str, Any] | None) -> Path | None:
+    """A folder of the repository's newest commit that can be written to; None where nothing of the
+    model is known."""
+    main = folder / "refs" / "main"
+    if main.exists():
+        commit = main.read_text("utf-8").strip()
+        if folder.is_symlink():
+            _copy_of_links(folder)
+        snapshot = folder / "snapshots" / commit
+        return snapshot if (snapshot / "config.json").exists() else None
+    if config is None:
+        return None
+    snapshot = folder / "snapshots" / _COMMIT
+    snapshot.mkdir(parents=True, exist_ok=True)
+    main.parent.mkdir(exist_ok=True)
+    (snapshot / "config.json").write_text(json.dumps(config), "utf-8")
+    main.write_text(_COMMIT, "utf-8")
+    return snapshot
+
+
+def _copy_of_links(folder: Path) -> None:
+    """In place of a link to the user's own folder, a folder of links to its files: nothing is
+    written into the user's cache."""
+    source = folder.resolve()
+    folder.unlink()
+    for place, _, files in os.walk(source):
+        target = folder / Path(place).relative_to(source)
+        target.mkdir(parents=True, exist_ok=True)
+        for name in files:
+            (target / name).symlink_to(Path(place, name).resolve())
+
+
+def _say_missing(folder: Path, commit: str, name: str) -> None:
+    """As the hub's cache remembers a file that the repository does not have, so that nobody asks
+    the network for it."""
+    marker = folder / ".no_exist" / commit / name
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+
+
+def _known_config(settings: Settings, repository: str) -> dict[str, Any] | None:
+    if settings.models is None:
+        return None
+    wanted = repository.lower()
+    for row in json.loads(settings.models.read_text("utf-8"))["models"]:
+        if wanted in (row["id"].lower(), *(alias.lower() for alias in row.get("aliases", []))):
+            kind = row.get("transformers_model_type") or row["model_type"]
+            return {
+                "dtype": row.get("dtype"),
+                **row["config"],
+                "model_type": kind,
+                "architectures": [row["architecture"]],
+            }
+    return None
+
+
+def write_holes(path: Path, config_path: Path) -> None:
+    """A safetensors file of all that the config's own architecture holds; its data is a hole."""
+    header: dict[str, dict[str, Any]] = {}
+    end = 0
+    for name, tensor in _tensors_of(config_path):
+        size = tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _DTYPES[str(tensor.dtype).removeprefix("torch.")],
+            "shape": list(tensor.shape),
+            "data_offsets": [end, end + size],
+        }
+        end += size
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    text += b" " * (-len(text) % 8)
+    partial = path.with_name(f".{os.getpid()}-{path.name}")
+    with open(partial, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+    os.replace(partial, path)
+
+
+def _tensors_of(config_path: Path) -> "Iterator[tuple[str, torch.Tensor]]":
+    """Of the model on the meta device; what is tied to another tensor is stored once, as the hub's
+    checkpoints do."""
+    import torch
+    import transformers
+
+    fields = json.loads(config_path.read_text("utf-8"))
+    config = transformers.AutoConfig.for_model(**fields)
+    kind = getattr(transformers, fields["architectures"][0])
+    dtype = getattr(config, "dtype", None) or torch.bfloat16
+    with torch.device("meta"):
+        model = kind._from_config(config, dtype=dtype)
+    yield from model.named_parameters()
+    persistent = model.state_dict().keys()
+    yield from ((name, buffer) for name, buffer in model.named_buffers() if name in persistent)
+
+
+def write_tokenizer(folder: Path) -> None:
+    """One token a byte: texts get about four times as many tokens as with the model's own."""
+    symbols = _byte_symbols()
+    special = ["<|pad|>", "<|end|>"]
+    vocabulary = {symbol: i for i, symbol in enumerate([*symbols, *special])}
+    document: dict[str, Any] = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "normalizer": None,
+        "post_processor": None,
+        "added_tokens": [
+            {
+                "id": vocabulary[each],
+                "content": each,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
+            for each in special
+        ],
+        "pre_tokenizer": {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": True,
+        },
+        "decoder": {
+            "type": "ByteLevel",
+            "add_prefix_space": True,
+            "trim_offsets": True,
+            "use_regex": True,
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": vocabulary,
+            "merges": [],
+        },
+    }
+    each = "{{ message['role'] }}: {{ message['content'] }}<|end|>"
+    chat = f"{{% for message in messages %}}{each}{{% endfor %}}"
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": "<|pad|>",
+        "eos_token": "<|end|>",
+        "chat_template": chat,
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(document), "utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+
+
+def _byte_symbols() -> list[str]:
+    """The printable characters by which byte-level tokenizers write the 256 bytes."""
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]

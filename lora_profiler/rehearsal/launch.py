@@ -1,0 +1,153 @@
+"""A command run over the stub libraries, in a process group and a folder of its own, until its
+steps are done."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from lora_profiler.rehearsal.build import Stubs
+from lora_profiler.rehearsal.cards import PretendedCard
+from lora_profiler.rehearsal.environment import is_python
+from lora_profiler.rehearsal.errors import RehearsalError
+from lora_profiler.rehearsal.result import Rehearsal, best_of, read_result
+
+_GRACE_SECONDS = 5
+"""Between asking a process group to end and ending it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """`is_online`: the hub may be asked for configs and tokenizers that are missing; never for
+    weights of a model whose config is here. `fakes_tokenizers`: missing tokenizers are stood in
+    for."""
+
+    command: tuple[str, ...]
+    python: Path
+    card: PretendedCard
+    count: int = 1
+    steps: int = 3
+    snapshot: Path | None = None
+    is_online: bool = False
+    fakes_tokenizers: bool = False
+
+
+def rehearse(request: Request, stubs: Stubs, output: int) -> list[Rehearsal]:
+    """Results of all ranks, rank by rank. `output`: the descriptor where the script's own output
+    goes.
+
+    Raises RehearsalError where the script wrote none, KeyboardInterrupt after it has ended all that
+    it started."""
+    with tempfile.TemporaryDirectory(prefix="rehearsal-") as name:
+        folder = Path(name)
+        _link_hub_cache(folder / "hub")
+        code = _run(_command(request), _environment(request, stubs, folder), output)
+        results = [read_result(path) for path in sorted(folder.glob("result-*.json"))]
+    if not results:
+        offline = "" if request.is_online else " Without --online nothing is downloaded."
+        raise RehearsalError(
+            f"{' '.join(request.command)} ended with exit code {code} before it used the card: "
+            f"nothing was rehearsed.{offline}"
+        )
+    return best_of(results)
+
+
+def _command(request: Request) -> list[str]:
+    """With the environment's own Python, and its own torchrun, accelerate or trl."""
+    first, *rest = request.command
+    if is_python(first) and os.sep not in first:
+        return [str(request.python), *rest]
+    beside = request.python.with_name(first)
+    if os.sep not in first and beside.exists():
+        return [str(beside), *rest]
+    if shutil.which(first) is None:
+        raise RehearsalError(f"There is no command {first}.")
+    return [first, *rest]
+
+
+def _environment(request: Request, stubs: Stubs, folder: Path) -> dict[str, str]:
+    inside = str(files("lora_profiler.rehearsal") / "inside")
+    settings = {
+        "steps": request.steps,
+        "snapshot": str(request.snapshot.absolute()) if request.snapshot else None,
+        "models": str(files("lora_profiler.catalog") / "data" / "models.json"),
+        "fakes_tokenizers": request.fakes_tokenizers,
+    }
+    environment = dict(os.environ)
+    environment.pop("CUDA_VISIBLE_DEVICES", None)
+    environment |= request.card.environment(request.count)
+    environment |= {
+        "LD_PRELOAD": _before(":".join(map(str, stubs.libraries)), environment, "LD_PRELOAD"),
+        "PYTHONPATH": _before(inside, environment, "PYTHONPATH"),
+        "PATH": _before(str(request.python.parent), environment, "PATH"),
+        "LORA_PROFILER_RUN": str(folder),
+        "LORA_PROFILER_RUN_SETTINGS": json.dumps(settings),
+        "TRITON_LIBCUDA_PATH": str(stubs.folder),
+        "HF_HUB_CACHE": str(folder / "hub"),
+        "WANDB_MODE": "disabled",  # three steps without values are no run for anybody's records
+    }
+    if not request.is_online:
+        environment["HF_HUB_OFFLINE"] = "1"
+    return environment
+
+
+def _before(first: str, environment: Mapping[str, str], name: str) -> str:
+    return f"{first}:{environment[name]}" if environment.get(name) else first
+
+
+def _link_hub_cache(folder: Path) -> None:
+    """This run's view of the user's cache of the hub: what is added to it goes with the run."""
+    folder.mkdir()
+    for entry in _hub_cache().glob("*--*"):
+        (folder / entry.name).symlink_to(entry.absolute())
+
+
+def _hub_cache() -> Path:
+    """As huggingface_hub.constants has it."""
+    home = os.environ.get("HF_HOME") or str(
+        Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface"
+    )
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str], output: int) -> int:
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
+    with _ended_with(process):
+        return process.wait()
+
+
+@contextmanager
+def _ended_with(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """Whatever happens inside, nobody of the process' group is left after it: launchers leave
+    workers, and loaders theirs."""
+    try:
+        yield
+    except BaseException:
+        _signal_group(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE_SECONDS)
+        raise
+    finally:
+        _signal_group(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _signal_group(group: int, number: int) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return

@@ -1,0 +1,148 @@
+"""What a rehearsal came to: as the script's process wrote it, and what can be said of it in
+words."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lora_profiler.rehearsal.errors import RehearsalError
+
+Status = Literal["done", "out_of_memory", "refused", "error", "ended"]
+STATUSES: tuple[Status, ...] = ("out_of_memory", "refused", "error", "ended", "done")
+"""The worst first. refused: the card's software would not do it, as products in bfloat16 on a T4.
+ended: before its steps."""
+EXIT_CODES: Mapping[Status, int] = {
+    "done": 0,
+    "out_of_memory": 1,
+    "refused": 1,
+    "error": 4,
+    "ended": 4,
+}
+SCHEMA = 1
+COUNTERS = ("requested_bytes", "allocated_bytes", "reserved_bytes")
+Peak = Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """Of one rank. `document` is what its process wrote; the fields are those that answers go
+    by."""
+
+    document: Mapping[str, Any]
+
+    @property
+    def status(self) -> Status:
+        status: Status = self.document["status"]
+        return status
+
+    @property
+    def rank(self) -> int:
+        return int(self.document["rank"])
+
+    @property
+    def world_size(self) -> int:
+        return int(self.document["world_size"])
+
+    @property
+    def steps(self) -> int:
+        return int(self.document["steps"])
+
+    def peak(self, part: Literal["setup", "first_step", "steady", "whole"]) -> Peak | None:
+        peak: Peak | None = self.document["peaks"][part]
+        return peak
+
+    def phases(self) -> Mapping[tuple[str, str], Peak]:
+        """("first" or "later", phase) -> the largest of each counter; setup has no step."""
+        by_phase: dict[tuple[str, str], dict[str, int]] = {}
+        for row in self.document["phases"]:
+            step = "" if row["step"] == 0 else "first" if row["step"] == 1 else "later"
+            peaks = by_phase.setdefault((step, row["phase"]), dict.fromkeys(COUNTERS, 0))
+            for counter in COUNTERS:
+                peaks[counter] = max(peaks[counter], row[counter])
+        return by_phase
+
+    @property
+    def launches(self) -> tuple[int, int] | None:
+        """Kernels and library calls of the last step that ended."""
+        launches = self.document["launches"]
+        return (launches[-1]["kernels"], launches[-1]["library_calls"]) if launches else None
+
+
+def read_result(path: Path) -> Rehearsal:
+    document = json.loads(path.read_text("utf-8"))
+    if document.get("schema") != SCHEMA or document.get("status") not in STATUSES:
+        raise RehearsalError(f"{path.name} is no result of this version's rehearsal.")
+    return Rehearsal(document)
+
+
+def best_of(results: Sequence[Rehearsal]) -> list[Rehearsal]:
+    """One result a rank, rank by rank: of several processes of a rank the one that trained most, or
+    that failed."""
+    by_rank: dict[int, Rehearsal] = {}
+    for result in results:
+        other = by_rank.get(result.rank)
+        if other is None or _weight(result) > _weight(other):
+            by_rank[result.rank] = result
+    return [by_rank[rank] for rank in sorted(by_rank)]
+
+
+def _weight(result: Rehearsal) -> tuple[bool, int]:
+    return result.status not in ("done", "ended"), result.steps
+
+
+def worst_of(results: Sequence[Rehearsal]) -> Rehearsal:
+    """The rank to tell of: one that failed, else the one whose peak is the largest."""
+
+    def key(result: Rehearsal) -> tuple[int, int]:
+        whole = result.peak("whole")
+        return STATUSES.index(result.status), -(whole["requested_bytes"] if whole else 0)
+
+    return min(results, key=key)
+
+
+def limits(result: Rehearsal, *, is_custom: bool) -> list[str]:
+    """What this answer takes for granted, a sentence each."""
+    document = result.document
+    facts = document["facts"]
+    sentences = [
+        "Values were not computed and times mean nothing: only sizes, their order and the "
+        "kernels' choice are real."
+    ]
+    if is_custom:
+        sentences.append("Only the card's memory was given; everything else is an A100's.")
+    if document["largest_case"]:
+        sentences.append(
+            "Sizes that depend on values took their largest case "
+            f"({', '.join(document['largest_case'])}: every element)."
+        )
+    if document["values_read"]:
+        sentences.append(
+            f"{document['values_read']:,} single values were read from the card; a bool was "
+            "answered true, another value 0."
+        )
+    if facts.get("has_experts"):
+        sentences.append(
+            "Which tokens an expert gets depends on values: a router sends all of them to the "
+            "same experts here."
+        )
+    if "cudnn" in document["attention"]:
+        sentences.append(
+            "cuDNN ran attention; the workspace that it asks for is not known and counted as 0."
+        )
+    if document["weights_of_holes"]:
+        names = ", ".join(document["weights_of_holes"])
+        sentences.append(
+            f"The weights of {names} are not on this disk and were stood in for by a checkpoint "
+            "of zeros."
+        )
+    if result.world_size > 1:
+        sentences.append(
+            "Collectives moved nothing but small messages; NCCL's own buffers are not counted."
+        )
+    if document["steps"] < 2 and result.status == "done":
+        sentences.append(
+            "One step only: its optimizer states are made in it, so that later steps may hold more."
+        )
+    return sentences
