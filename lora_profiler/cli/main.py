@@ -48,7 +48,17 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     cls=DefaultGroup,
     lazy_commands={
         name: f"lora_profiler.cli.{name}"
-        for name in ("app", "bench", "calibrate", "compare", "compile", "plan", "report", "verify")
+        for name in (
+            "app",
+            "bench",
+            "calibrate",
+            "compare",
+            "compile",
+            "plan",
+            "rehearse",
+            "report",
+            "verify",
+        )
     },
     context_settings=HELP_NAMES,
     invoke_without_command=True,

@@ -1,0 +1,152 @@
+"""`lora-profile rehearse`: a training script, unchanged, on a card that is not there."""
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lora_profiler.cli.click_support import (
+    HELP_NAMES,
+    ExampleCommand,
+    check_new_file,
+    complete_gpu,
+    print_blocks,
+    print_json,
+    warn,
+    write_out,
+)
+from lora_profiler.cli.options import output_options
+from lora_profiler.errors import UsageError
+
+if TYPE_CHECKING:
+    from lora_profiler.rehearsal.launch import Request
+    from lora_profiler.rehearsal.result import Rehearsal
+
+
+@click.command(
+    "rehearse",
+    short_help="Run your own training script on a card you do not have.",
+    cls=ExampleCommand,
+    context_settings={**HELP_NAMES, "ignore_unknown_options": False},
+    epilog="""
+COMMAND is what you would type on a machine with the card. It runs unchanged, with the CUDA build of torch of its own environment,
+over libraries that do nothing: the allocator and the choice of kernels are real, so that its bytes are those of the card;
+values and times are not. It is ended after --steps optimizer steps. Linux only.
+
+Examples:
+  lora-profile rehearse --gpu h100_sxm_80gb -- python train.py --batch-size 4
+  lora-profile rehearse --gpu t4 --phases -- python train.py
+  lora-profile rehearse --gpu a100_sxm_80gb --gpus 2 -- torchrun --nproc-per-node 2 train.py
+  lora-profile rehearse --gpu rtx_4090 --python ~/venvs/cuda/bin/python -- trl sft --config sft.yaml
+
+Exit code: 0 the steps were done; 1 it ran out of memory, or the card's software refused it; 2 usage; 4 not rehearsed: no compiler,
+no CUDA build of torch, a script that failed or ended before its steps; 128 + its number where a signal ended it.
+""",
+)
+@click.argument("command", metavar="-- COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option(
+    "--gpu",
+    metavar="KEY",
+    required=True,
+    shell_complete=complete_gpu,
+    help="The card to pretend; custom:24GiB too.",
+)
+@click.option(
+    "--gpus", type=click.IntRange(1, 64), default=1, show_default=True, help="How many of them."
+)
+@click.option(
+    "--steps", type=click.IntRange(1), default=3, show_default=True, help="Optimizer steps to run."
+)
+@click.option(
+    "--python", metavar="PYTHON", help="Of the environment to run in. [default: that of COMMAND]"
+)
+@click.option("--phases", is_flag=True, help="Peaks of forward, backward and optimizer too.")
+@click.option("--report", metavar="FILE", help="Write the answer as one HTML page too.")
+@click.option(
+    "--snapshot", metavar="FILE", help="Write the allocator's log for pytorch.org/memory_viz."
+)
+@click.option(
+    "--online", is_flag=True, help="Let the script download what is missing. [default: nothing is]"
+)
+@click.option(
+    "--pretend-tokenizer",
+    is_flag=True,
+    help="Stand in for tokenizers that are missing: one token a byte.",
+)
+@output_options("table", "json", "md")
+@click.pass_context
+def rehearse_command(ctx: click.Context, /, command: tuple[str, ...], **o: Any) -> None:
+    """Run COMMAND for a few training steps on a pretended card, and tell what it asks of its memory."""
+    for name in ("output", "report", "snapshot"):
+        check_new_file(o[name], o["force"])
+    from lora_profiler.campaign.interrupts import one_interrupt
+    from lora_profiler.catalog import find_gpu
+    from lora_profiler.planning.fit import CONTEXT_BYTES
+    from lora_profiler.rehearsal.cards import pretended
+    from lora_profiler.rehearsal.environment import check_platform, find_python
+    from lora_profiler.rehearsal.launch import Request
+
+    if o["gpu"].lower() == "auto":
+        raise UsageError(
+            "--gpu auto is the card that is there; a rehearsal pretends one that is not. Name it."
+        )
+    card = pretended(find_gpu(o["gpu"]), CONTEXT_BYTES)
+    check_platform()
+    request = Request(
+        command=command,
+        python=find_python(command, o["python"]),
+        card=card,
+        count=o["gpus"],
+        steps=o["steps"],
+        snapshot=Path(o["snapshot"]) if o["snapshot"] else None,
+        is_online=o["online"],
+        fakes_tokenizers=o["pretend_tokenizer"],
+    )
+    results: list[Rehearsal] = []
+    with one_interrupt() as interrupt, suppress(KeyboardInterrupt):
+        results = _rehearse(request)
+    if interrupt.asked:
+        ctx.exit(interrupt.exit_code)
+    from lora_profiler.planning.nearest import nearest
+    from lora_profiler.rehearsal.result import EXIT_CODES, worst_of
+    from lora_profiler.report.rehearsal import rehearsal_blocks, rehearsal_document
+    from lora_profiler.report.rehearsal_page import rehearsal_page
+
+    result = worst_of(results)
+    beside = None
+    if result.status == "done":
+        facts, torch = result.document["facts"], result.document["torch"]
+        beside = nearest(facts, result.world_size, card.capability, torch)
+    if o["form"] == "json":
+        print_json(rehearsal_document(results, card, beside), o["output"])
+    else:
+        blocks = rehearsal_blocks(results, card, beside, with_phases=o["phases"])
+        print_blocks(blocks, o["form"], o["output"])
+    if o["report"]:
+        blocks = rehearsal_blocks(results, card, beside, with_phases=True)
+        held = result.document["held"] or {"categories": {}}
+        write_out(rehearsal_page(blocks, held["categories"], command), o["report"])
+    ctx.exit(EXIT_CODES[result.status])
+
+
+def _rehearse(request: "Request") -> "list[Rehearsal]":
+    from lora_profiler.rehearsal.build import stubs
+    from lora_profiler.rehearsal.compiler import find_compiler
+    from lora_profiler.rehearsal.environment import read_environment
+    from lora_profiler.rehearsal.launch import rehearse
+
+    environment = read_environment(request.python)
+    if environment.caution:
+        warn(environment.caution)
+    libraries = stubs(environment, find_compiler())
+    if libraries.built_now:
+        click.echo(
+            f"Built {len(libraries.libraries)} stub libraries for torch {environment.torch}, once.",
+            err=True,
+        )
+    cards = f"{request.count} x {request.card.name}" if request.count > 1 else request.card.name
+    click.echo(f"Rehearsing {request.steps} steps on a pretended {cards}.", err=True)
+    sys.stderr.flush()
+    return rehearse(request, libraries, output=2)

@@ -1,0 +1,134 @@
+"""The question that is nearest to what a rehearsed script trained, and its prediction."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from lora_profiler.catalog import find_model, model_from_config
+from lora_profiler.errors import LoraProfilerError, UsageError
+from lora_profiler.planning.engine import predict
+from lora_profiler.platform import Platform, version_of
+from lora_profiler.prediction import Prediction
+from lora_profiler.workload import (
+    Dtype,
+    LoraConfig,
+    Optimizer,
+    OptimizerImpl,
+    Quantization,
+    TrainSetup,
+    Workload,
+)
+
+_OPTIMIZERS: Mapping[str, Optimizer] = {
+    "AdamW": "adamw",
+    "Adam": "adamw",
+    "SGD": "sgd",
+    "AdamW8bit": "adamw_8bit",
+    "Adafactor": "adafactor",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """`prediction` None, and the `reason`, where nothing near enough can be asked."""
+
+    prediction: Prediction | None
+    reason: str = ""
+
+
+def nearest(facts: Mapping[str, Any], world_size: int, capability: int, torch: str) -> Nearest:
+    """`facts` as a rehearsal reads them off the script's process."""
+    try:
+        if world_size > 1:
+            raise UsageError("how the ranks share the model is not read off")
+        platform = Platform(capability=capability, torch=version_of(torch) or Platform().torch)
+        model = _model(facts)
+        return Nearest(predict(Workload(model=model, setup=_setup(facts), platform=platform)))
+    except LoraProfilerError as error:
+        return Nearest(None, str(error).rstrip("."))
+
+
+def _model(facts: Mapping[str, Any]) -> Any:
+    if not facts.get("config"):
+        raise UsageError("the model has no transformers config")
+    config = {k: v for k, v in facts["config"].items() if k != "quantization_config"}
+    try:
+        return find_model(facts["name"], offline=True, on_disk=False)
+    except LoraProfilerError:
+        return model_from_config(config, id=facts["name"] or "the script's model", source="file")
+
+
+def _setup(facts: Mapping[str, Any]) -> TrainSetup:
+    batch_size, seq_len = _sizes(facts["inputs"])
+    quantised = facts.get("quantisation")
+    return TrainSetup(
+        lora=_lora(facts["lora"]) if facts.get("lora") else None,
+        quantization=_quantization(facts) if quantised else None,
+        batch_size=batch_size,
+        seq_len=seq_len,
+        accumulation=max(facts["accumulation"], 1),
+        dtype=_known(quantised["dtype"] if quantised else _base_dtype(facts)),
+        precision="amp" if facts["autocast"] and _base_dtype(facts) == "float32" else "pure",
+        optimizer=_optimizer(facts),
+        optimizer_impl=_implementation(facts.get("optimizer_options") or {}),
+        checkpointing=facts["checkpointing"],
+        attention="eager" if facts.get("attention_implementation") == "eager" else "auto",
+    )
+
+
+def _sizes(inputs: Mapping[str, list[int]]) -> tuple[int, int]:
+    shape = inputs.get("input_ids") or inputs.get("0") or []
+    if len(shape) != 2:
+        raise UsageError("the model was not called with input_ids of batch x tokens")
+    return shape[0], shape[1]
+
+
+def _base_dtype(facts: Mapping[str, Any]) -> str:
+    """Of most weights; adapters are trained and the base is not, where there are adapters."""
+    counts: Mapping[str, int] = facts["dtypes"]
+    base = {name: count for name, count in counts.items() if not name.startswith("trained ")}
+    base = base or {name.removeprefix("trained "): count for name, count in counts.items()}
+    return max(base, key=lambda name: base[name])
+
+
+def _known(dtype: str) -> Dtype:
+    if dtype not in get_args(Dtype):
+        raise UsageError(f"weights in {dtype} are not predicted")
+    return dtype  # type: ignore[return-value]
+
+
+def _lora(config: Mapping[str, Any]) -> LoraConfig:
+    if config["type"] != "LoraConfig":
+        raise UsageError(f"{config['type']} is not predicted")
+    targets = config["target_modules"]
+    return LoraConfig(
+        r=config["r"],
+        lora_alpha=config["lora_alpha"],
+        lora_dropout=config["lora_dropout"],
+        target_modules=tuple(targets) if isinstance(targets, list) else targets,
+        modules_to_save=tuple(config["modules_to_save"] or ()),
+        use_rslora=config["use_rslora"],
+        adapter_dtype=_known(config["dtype"]),
+    )
+
+
+def _quantization(facts: Mapping[str, Any]) -> Quantization:
+    """PEFT's k-bit preparation leaves every other weight in float32."""
+    state, dtypes = facts["quantisation"], facts["dtypes"]
+    if state["type"] != "nf4":
+        raise UsageError(f"quantisation to {state['type']} is not predicted")
+    is_prepared = "float32" in dtypes and state["dtype"] not in dtypes
+    return Quantization(double_quant=state["double"], recipe="kbit" if is_prepared else "stock")
+
+
+def _optimizer(facts: Mapping[str, Any]) -> Optimizer:
+    names = [name.rpartition(".")[2] for name in facts["optimizers"]]
+    if len(names) != 1 or names[0] not in _OPTIMIZERS:
+        raise UsageError(f"{', '.join(names) or 'no optimizer'} is not predicted")
+    return _OPTIMIZERS[names[0]]
+
+
+def _implementation(options: Mapping[str, Any]) -> OptimizerImpl:
+    if options.get("fused"):
+        return "fused"
+    return "forloop" if options.get("foreach") is False else "foreach"

@@ -1,0 +1,292 @@
+"""The answer of a rehearsal as blocks and as JSON. It says of every figure that it was rehearsed,
+not measured."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from lora_profiler.planning.nearest import Nearest
+from lora_profiler.prediction import Category
+from lora_profiler.rehearsal.cards import PretendedCard
+from lora_profiler.rehearsal.result import COUNTERS, Rehearsal, limits, worst_of
+from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.units import byte_unit, bytes_text, count_text, in_unit
+
+_HEADS = ("requested", "allocated", "reserved")
+_LARGEST_SHOWN = 5
+_ALIKE: tuple[tuple[str, tuple[str, ...], tuple[Category, ...]], ...] = (
+    ("weights and adapters", ("parameters",), ("parameters", "adapters")),
+    ("quantisation constants", ("quantisation constants",), ("quantization_state",)),
+    ("buffers", ("buffers",), ("buffers",)),
+    ("gradients", ("gradients",), ("gradients",)),
+    ("optimizer states", ("optimizer states",), ("optimizer_states",)),
+    ("inputs and activations", ("saved for the backward pass",), ("inputs", "activations")),
+    ("logits and loss", ("logits and loss",), ("logits_and_loss",)),
+    (
+        "temporaries",
+        (
+            "temporaries of the forward pass",
+            "temporaries of the backward pass",
+            "temporaries of the optimizer",
+        ),
+        ("temporaries",),
+    ),
+    ("workspaces of BLAS", ("workspaces of BLAS",), ("workspace",)),
+)
+"""Categories of a rehearsal and of a prediction that are the same."""
+
+
+def rehearsal_blocks(
+    results: Sequence[Rehearsal],
+    card: PretendedCard,
+    nearest: Nearest | None = None,
+    *,
+    with_phases: bool,
+) -> list[Block]:
+    result = worst_of(results)
+    blocks: list[Block] = [heading(_verdict(result, card)), *_failure(result), _peaks(result)]
+    if with_phases:
+        blocks.append(_phases(result))
+    if len(results) > 1:
+        blocks.append(_ranks(results))
+    blocks += _held(result)
+    if nearest is not None:
+        blocks += _nearest(result, nearest)
+    if len(results) < result.world_size:
+        silent = result.world_size - len(results)
+        blocks.append(paragraph(f"{silent} of {result.world_size} ranks ended without a result."))
+    blocks.append(paragraph(*_ran(result)))
+    blocks.append(paragraph(*limits(result, is_custom=card.is_custom)))
+    return blocks
+
+
+def _verdict(result: Rehearsal, card: PretendedCard) -> str:
+    count = result.document["device"]["count"]
+    cards = f"a pretended {card.name}" if count == 1 else f"{count} pretended {card.name}"
+    ended = {
+        "done": f"It runs on {cards}, rehearsed for {result.steps} steps",
+        "out_of_memory": f"It runs out of memory on {cards}",
+        "refused": f"It does not run on {cards}",
+        "error": f"The script failed on {cards}",
+        "ended": f"The script ended on {cards} after {result.steps} optimizer steps, before "
+        "those asked for",
+    }[result.status]
+    reserved = (result.peak("whole") or {}).get("reserved_bytes", 0)
+    room = f": {bytes_text(reserved)} reserved of {bytes_text(card.total_bytes)}"
+    return ended + (room if result.status == "done" else "") + "."
+
+
+def _failure(result: Rehearsal) -> list[Block]:
+    error, ran_out = result.document["error"], result.document["out_of_memory"]
+    lines = []
+    if ran_out is not None and result.status == "out_of_memory":
+        when = (
+            "before training"
+            if ran_out["step"] == 0
+            else f"in step {ran_out['step']}, {ran_out['phase']}"
+        )
+        lines.append(
+            f"{when[0].upper()}{when[1:]}: {bytes_text(ran_out['wanted_bytes'])} more were "
+            "asked for, and "
+            f"{bytes_text(ran_out['free_bytes'])} were free on the card."
+        )
+    elif error is not None:
+        step = error.get("step", 0)
+        lines.append("Before training." if step == 0 else f"In step {step}, {error['phase']}.")
+    if error is not None:
+        lines.append(f"{error['type']}: {error['message']}")
+        lines += [f"  {_place(line)}" for line in error.get("where", ())]
+    return [paragraph(*lines)] if lines else []
+
+
+def _peaks(result: Rehearsal) -> Table:
+    names = (
+        ("setup", "before training"),
+        ("first_step", "first step"),
+        ("steady", "later steps"),
+        ("whole", "peak"),
+    )
+    rows = []
+    for part, name in names:
+        peak = result.peak(part)  # type: ignore[arg-type]
+        if peak is not None:
+            cells = (
+                name,
+                *(count_text(peak[counter]) for counter in COUNTERS),
+                bytes_text(peak["reserved_bytes"]),
+            )
+            rows.append(Row(cells=cells, kind="peak" if part == "whole" else "plain"))
+    return Table(columns=("rehearsed, bytes", *_HEADS, ""), rows=tuple(rows))
+
+
+def _phases(result: Rehearsal) -> Table:
+    rows = tuple(
+        Row(
+            cells=(
+                f"{step + ' ' if step else ''}{phase}",
+                *(count_text(peak[counter]) for counter in COUNTERS),
+            )
+        )
+        for (step, phase), peak in result.phases().items()
+    )
+    return Table(
+        title="each phase, first step and later ones",
+        columns=("rehearsed, bytes", *_HEADS),
+        rows=rows,
+    )
+
+
+def _ranks(results: Sequence[Rehearsal]) -> Table:
+    rows = tuple(
+        Row(
+            cells=(
+                f"rank {each.rank}",
+                *(count_text((each.peak("whole") or {}).get(counter, 0)) for counter in COUNTERS),
+            )
+        )
+        for each in results
+    )
+    return Table(title="each rank's peak", columns=("rehearsed, bytes", *_HEADS), rows=rows)
+
+
+def _held(result: Rehearsal) -> list[Block]:
+    held = result.document["held"]
+    if held is None:
+        return []
+    unit, size = byte_unit(held["requested_bytes"])
+    where = "before training" if held["step"] == 0 else f"in step {held['step']}, {held['phase']}"
+    moment = "as memory ran out" if result.status == "out_of_memory" else "at the peak"
+    categories = [
+        Row(cells=(name, in_unit(count, size), count_text(count)))
+        for name, count in held["categories"].items()
+    ]
+    total = Row(
+        cells=("sum", in_unit(held["requested_bytes"], size), count_text(held["requested_bytes"])),
+        kind="total",
+    )
+    what = Table(
+        title=f"what was held {moment} {where}",
+        columns=("", unit, "requested bytes"),
+        rows=(*categories, total),
+    )
+    largest = tuple(
+        Row(
+            cells=(
+                bytes_text(piece["bytes"]),
+                piece["category"],
+                piece["name"] or "-",
+                _line(piece["stack"]),
+            )
+        )
+        for piece in held["largest"][:_LARGEST_SHOWN]
+    )
+    return [what, Table(title="the largest of it", columns=("", "", "", ""), rows=largest, left=4)]
+
+
+def _nearest(result: Rehearsal, nearest: Nearest) -> list[Block]:
+    """The prediction of the nearest question beside what was held, and the difference."""
+    held = result.document["held"]
+    if nearest.prediction is None:
+        return [paragraph(f"No prediction stands beside it: {nearest.reason}.")]
+    predicted = nearest.prediction.peak.bytes
+    rows, categories = [], dict(held["categories"])
+    for name, rehearsed_names, predicted_names in _ALIKE:
+        rehearsed = sum(categories.pop(each, 0) for each in rehearsed_names)
+        counted = sum(predicted.get(each, 0) for each in predicted_names)
+        if rehearsed or counted:
+            rows.append(_beside(name, rehearsed, counted))
+    rows += [_beside(name, count, 0) for name, count in categories.items()]
+    total = held["requested_bytes"], nearest.prediction.peak.total_bytes
+    title = (
+        f"the prediction of the nearest question beside it, {nearest.prediction.exactness} there"
+    )
+    columns = ("bytes", "rehearsed", "predicted", "difference")
+    sums = Row(cells=_beside("sum", *total).cells, kind="total")
+    return [Table(title=title, columns=columns, rows=(*rows, sums))]
+
+
+def _beside(name: str, rehearsed: int, predicted: int) -> Row:
+    difference = predicted - rehearsed
+    text = "equal" if not difference else f"{difference:+,}"
+    return Row(cells=(name, count_text(rehearsed), count_text(predicted), text))
+
+
+def _line(stack: Sequence[str]) -> str:
+    return _place(stack[0]) if stack else "-"
+
+
+def _place(line: str) -> str:
+    """A line by its place in the environment's packages or in this folder."""
+    return line.rpartition("/site-packages/")[2].removeprefix(f"{os.getcwd()}/")
+
+
+def _ran(result: Rehearsal) -> list[str]:
+    document, facts = result.document, result.document["facts"]
+    lines = [
+        f"torch {document['torch']} over a pretended card of compute capability "
+        f"{document['device']['compute_capability']}."
+    ]
+    if "model" in facts:
+        optimizers = (
+            ", ".join(name.rpartition(".")[2] for name in facts["optimizers"]) or "no optimizer yet"
+        )
+        lines.append(
+            f"{facts['model']}: {facts['parameters']:,} parameters, "
+            f"{facts['trained_parameters']:,} trained; {optimizers}."
+        )
+    if result.launches is not None:
+        kernels, calls = result.launches
+        attention = (
+            ", ".join(document["attention"])
+            or "no fused kernel: the scores were kept, or there is no attention"
+        )
+        lines.append(
+            f"A step launches {kernels:,} kernels and makes {calls:,} calls of BLAS and its "
+            f"like. Attention: {attention}."
+        )
+    if document["retries"]:
+        lines.append(f"The allocator gave its cache back {document['retries']} times to go on.")
+    if document["second_count"]["is_equal"]:
+        lines.append("The requested peak is equal to a second count, of the allocator's own log.")
+    else:
+        lines.append(
+            "A second count, of the allocator's own log, says "
+            f"{document['second_count']['requested_bytes']:,} bytes requested."
+        )
+    return lines
+
+
+def rehearsal_document(
+    results: Sequence[Rehearsal], card: PretendedCard, nearest: Nearest | None = None
+) -> dict[str, Any]:
+    result = worst_of(results)
+    return {
+        "schema_version": "1.0",
+        "device": "rehearsed",
+        "status": result.status,
+        "card": {
+            "key": card.key,
+            "name": card.name,
+            "capability": card.capability,
+            "total_bytes": card.total_bytes,
+            "context_bytes": card.context_bytes,
+            "count": result.document["device"]["count"],
+        },
+        "limits": limits(result, is_custom=card.is_custom),
+        "told_rank": result.rank,
+        "nearest_prediction": None if nearest is None else _nearest_document(nearest),
+        "ranks": [dict(each.document) for each in results],
+    }
+
+
+def _nearest_document(nearest: Nearest) -> dict[str, Any]:
+    if nearest.prediction is None:
+        return {"reason": nearest.reason}
+    peak = nearest.prediction.peak
+    return {
+        "exactness": nearest.prediction.exactness,
+        "engine": nearest.prediction.engine,
+        "moment": peak.moment,
+        "requested_bytes": peak.total_bytes,
+        "categories": dict(peak.bytes),
+    }
