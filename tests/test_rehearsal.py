@@ -1,0 +1,1024 @@
+"""What a rehearsal is made of, so far as it needs no CUDA build of torch."""
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands import Run
+from lora_profiler.catalog import bundled_gpus, find_gpu, find_model
+from lora_profiler.errors import UsageError
+from lora_profiler.planning.nearest import nearest
+from lora_profiler.platform import Platform
+from lora_profiler.rehearsal import build
+from lora_profiler.rehearsal.build import Stubs, generated_source, stubs
+from lora_profiler.rehearsal.cards import PretendedCard, pretended
+from lora_profiler.rehearsal.compiler import Compiler, find_compiler
+from lora_profiler.rehearsal.elf import read_library
+from lora_profiler.rehearsal.environment import (
+    Environment,
+    check_platform,
+    find_python,
+    read_environment,
+)
+from lora_profiler.rehearsal.errors import RehearsalError
+from lora_profiler.rehearsal.inside.rehearsed.history import held, held_at_peak, name_pieces, play
+from lora_profiler.rehearsal.inside.rehearsed.kernels_by_name import attention_kernels, between
+from lora_profiler.rehearsal.inside.rehearsed.settings import Settings
+from lora_profiler.rehearsal.launch import Request, rehearse
+from lora_profiler.rehearsal.result import (
+    EXIT_CODES,
+    Rehearsal,
+    best_of,
+    limits,
+    read_result,
+    worst_of,
+)
+from lora_profiler.rehearsal.symbols import Exports, exports
+from lora_profiler.report.blocks import Table
+from lora_profiler.report.rehearsal import rehearsal_blocks, rehearsal_document
+from lora_profiler.report.rehearsal_page import rehearsal_page
+from lora_profiler.report.render import plain
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a rehearsal runs on Linux")
+needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+CARD = PretendedCard(
+    key="t4",
+    name="NVIDIA T4",
+    capability=75,
+    multiprocessors=40,
+    l2_bytes=1,
+    total_bytes=1 << 34,
+    context_bytes=0,
+)
+
+
+def compiled(folder: Path, name: str, source: str, *options: str) -> Path:
+    path = folder / name
+    (folder / f"{name}.c").write_text(source)
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-w", "-o", path, folder / f"{name}.c", *options],
+        check=True,
+        cwd=folder,
+    )
+    return path
+
+
+# --- symbols --------------------------------------------------------------------------------------------------------------
+
+
+@needs_cc
+def test_symbols_are_those_that_binutils_list(tmp_path: Path) -> None:
+    if shutil.which("nm") is None or shutil.which("readelf") is None:
+        pytest.skip("needs nm and readelf")
+    library = compiled(
+        tmp_path,
+        "libx.so",
+        '#include <stdio.h>\nint cuFoo(); int f(){ puts("a"); return cuFoo(); }',
+    )
+    for path in (
+        library,
+        Path(shutil.which("nm") or "").resolve(),
+        *Path(ctypes.__file__).parents[1].glob("lib-dynload/*.so"),
+    ):
+        rows = subprocess.run(
+            ["nm", "-D", "--undefined-only", path], check=True, capture_output=True, text=True
+        ).stdout
+        names = {line.split()[-1].partition("@")[0] for line in rows.splitlines()}
+        dynamic = subprocess.run(
+            ["readelf", "-d", path], check=True, capture_output=True, text=True
+        ).stdout
+        found = read_library(path)
+        assert {symbol.name for symbol in found.undefined} == names, path
+        assert list(found.needed) == [
+            line.split("[")[1][:-1] for line in dynamic.splitlines() if "(NEEDED)" in line
+        ]
+
+
+@needs_cc
+def test_a_versioned_symbol_belongs_to_the_library_that_gives_that_version(tmp_path: Path) -> None:
+    (tmp_path / "map").write_text("libcublas.so.13 { global: *; };\n")
+    compiled(
+        tmp_path,
+        "libcublas.so.13",
+        "int cublasFoo(){return 0;}",
+        "-Wl,-soname,libcublas.so.13",
+        "-Wl,--version-script=map",
+    )
+    user = compiled(
+        tmp_path,
+        "libuser.so",
+        "int f(){ return cublasFoo() + cuInit(0) + ncclBar(); }",
+        "-L.",
+        "-l:libcublas.so.13",
+    )
+    source = tmp_path / "driver.c"
+    source.write_text("x = cuCtxGetLimit(&n, 0); cudaFoo(); notcuBar();")
+    wanted = exports([user], [source])
+    assert wanted["libcublas"] == Exports("libcublas.so.13", "libcublas.so.13", {"cublasFoo"})
+    assert wanted["libcuda"] == Exports("libcuda.so.1", None, {"cuInit", "cuCtxGetLimit"})
+    assert "libnccl" not in wanted  # nobody names that library
+
+
+def test_what_is_no_library_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "libx.so"
+    file.write_bytes(b"not a library")
+    with pytest.raises(ValueError, match="no 64-bit ELF"):
+        read_library(file)
+
+
+@needs_cc
+def test_generated_functions_return_nothing_make_handles_and_give_way_to_written_ones(
+    tmp_path: Path,
+) -> None:
+    wanted = Exports("libcublas.so.13", None, {"cublasCreate_v9", "cublasGemmEx", "cublasWritten"})
+    source = (
+        generated_source(wanted)
+        + "long calls; void pretended_called(const char*a,const char*b,int computes){calls+=computes;}"
+    )
+    (tmp_path / "written.c").write_text("int cublasWritten(){ return 7; }")
+    library = ctypes.CDLL(
+        str(compiled(tmp_path, "libgenerated.so", source, str(tmp_path / "written.c")))
+    )
+    handle = ctypes.c_void_p()
+    assert library.cublasCreate_v9(ctypes.byref(handle)) == 0
+    assert handle.value
+    assert library.cublasGemmEx(None) == 0
+    assert library.cublasWritten() == 7
+    assert (
+        ctypes.c_long.in_dll(library, "calls").value == 1
+    )  # a product computes, a handle does not
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------------
+
+
+def test_no_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("lora_profiler.rehearsal.compiler.find_spec", lambda name: None)
+    with pytest.raises(
+        RehearsalError, match=r"gcc or clang.*\n.*lora-profiler\[rehearse\]"
+    ) as refused:
+        find_compiler()
+    assert refused.value.exit_code == 4
+
+
+def test_the_compiler_of_the_environment_comes_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    own.write_text("#!/bin/sh\necho own compiler 1.0\n")
+    own.chmod(0o755)
+    monkeypatch.setenv("CC", f"{own} -m64")
+    assert find_compiler() == Compiler((str(own), "-m64"), "own compiler 1.0")
+
+
+def test_another_platform_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora_profiler.rehearsal.environment.sys.platform", "darwin")
+    with pytest.raises(RehearsalError, match="Linux"):
+        check_platform()
+
+
+def an_environment(tmp_path: Path, version: str, cuda: str | None, header: int | None) -> Path:
+    """A Python whose torch is a version.py, and its Triton headers of a version of CUDA."""
+    packages = tmp_path / "packages"
+    (packages / "torch" / "lib").mkdir(parents=True)
+    (packages / "torch" / "__init__.py").touch()
+    (packages / "torch" / "version.py").write_text(
+        f"__version__ = '{version}'\ncuda: Optional[str] = {cuda!r}\nhip = None\n"
+    )
+    if header is not None:
+        include = packages / "triton" / "backends" / "nvidia" / "include"
+        include.mkdir(parents=True)
+        (packages / "triton" / "__init__.py").touch()
+        (include / "cuda.h").touch()
+        (include / "cuda_runtime_api.h").write_text(f"#define CUDART_VERSION  {header}\n")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={packages} exec {sys.executable} -S "$@"\n')
+    python.chmod(0o755)
+    return python
+
+
+@pytest.mark.parametrize(
+    ("version", "cuda", "header", "words"),
+    [
+        ("2.13.0+cpu", None, None, "no CUDA build.*\n.*pip install torch"),
+        ("2.13.0+cu130", "13.0", 12080, "no headers of CUDA 13.*nvidia-cuda-runtime==13"),
+        ("2.13.0+cu126", "12.6", None, "nvidia-cuda-runtime-cu12==12"),
+    ],
+)
+def test_an_environment_that_cannot_be_rehearsed_says_what_to_install(
+    tmp_path: Path, version: str, cuda: str | None, header: int | None, words: str
+) -> None:
+    with pytest.raises(RehearsalError, match=f"(?s){words}"):
+        read_environment(an_environment(tmp_path, version, cuda, header))
+
+
+def test_no_torch_and_a_python_that_does_not_run(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n')
+    python.chmod(0o755)
+    with pytest.raises(RehearsalError, match="has no torch"):
+        read_environment(python)
+    python.write_text("#!/bin/sh\necho broken >&2; exit 3\n")
+    with pytest.raises(RehearsalError, match="does not run: broken"):
+        read_environment(python)
+
+
+def test_an_untried_torch_is_said(tmp_path: Path) -> None:
+    found = read_environment(an_environment(tmp_path, "9.1.0+cu130", "13.0", 13010))
+    assert (found.torch, found.cuda_major, found.headers.name) == ("9.1.0+cu130", 13, "include")
+    assert found.caution is not None and "9.1.0" in found.caution
+    other = tmp_path / "other"
+    other.mkdir()
+    assert read_environment(an_environment(other, "2.13.0+cu130", "13.0", 13010)).caution is None
+
+
+def test_the_python_is_that_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("torchrun", "python", "python3"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_python(["torchrun", "x.py"], None) == tmp_path / "python"
+    assert find_python(["python3", "x.py"], None) == tmp_path / "python3"
+    assert find_python(["no-such-command"], None) == Path(sys.executable)
+    with pytest.raises(RehearsalError, match="no Python /nowhere"):
+        find_python(["python"], "/nowhere")
+
+
+# --- the cache ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
+    monkeypatch.setenv("LORA_PROFILER_CACHE", str(tmp_path / "cache"))
+    library = tmp_path / "libtorch.so"
+    library.write_bytes(b"a library")
+    return Environment(
+        python=Path(sys.executable),
+        torch="2.13.0+cu130",
+        cuda="13.0",
+        cudnn=92000,
+        nccl=22907,
+        libraries=(library,),
+        driver_sources=(),
+        headers=tmp_path,
+    )
+
+
+COMPILER = Compiler(("cc",), "cc 1.0")
+
+
+def test_two_builds_at_once_leave_one_whole_folder(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2)
+
+    def slow(folder: Path, *_: Any) -> None:
+        both.wait()
+        for name in ("libcublas.so.13", "libcudart.so.13"):
+            (folder / name).write_text(name)
+            time.sleep(0.05)
+        both.wait()
+
+    monkeypatch.setattr(build, "_build", slow)
+    found: list[Stubs] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(stubs(environment, COMPILER)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    first, second = found
+    assert first.libraries == second.libraries
+    assert [path.name for path in first.libraries] == ["libcudart.so.13", "libcublas.so.13"]
+    assert [path.name for path in first.folder.parent.iterdir()] == [
+        first.folder.name
+    ]  # nothing half-built stays
+    assert not stubs(environment, COMPILER).built_now
+
+
+@pytest.mark.parametrize("error", [RehearsalError("no"), KeyboardInterrupt()])
+def test_a_build_that_fails_leaves_nothing(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fails(folder: Path, *_: Any) -> None:
+        (folder / "libcudart.so.13").write_text("half")
+        raise error
+
+    monkeypatch.setattr(build, "_build", fails)
+    with pytest.raises(type(error)):
+        stubs(environment, COMPILER)
+    assert list((Path(os.environ["LORA_PROFILER_CACHE"]) / "stubs").iterdir()) == []
+
+
+def test_another_library_or_compiler_is_built_for_anew(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_build", lambda folder, *_: (folder / "libcudart.so.13").touch())
+    folders = {
+        stubs(environment, COMPILER).folder,
+        stubs(environment, Compiler(("cc",), "cc 2.0")).folder,
+    }
+    environment.libraries[0].write_bytes(b"another library")
+    folders.add(stubs(environment, COMPILER).folder)
+    assert len(folders) == 3
+
+
+def test_a_cache_that_cannot_be_written_is_said(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORA_PROFILER_CACHE", str(environment.libraries[0]))
+    with pytest.raises(RehearsalError, match=r"cannot be written.*LORA_PROFILER_CACHE"):
+        stubs(environment, COMPILER)
+
+
+# --- cards ----------------------------------------------------------------------------------------------------------------
+
+
+def test_every_nvidia_card_of_the_catalogue_can_be_pretended() -> None:
+    from lora_profiler.rehearsal.cards import _multiprocessors
+
+    nvidia = [gpu for gpu in bundled_gpus() if gpu.vendor == "nvidia"]
+    assert {gpu.key for gpu in nvidia} == set(_multiprocessors())
+    for gpu in nvidia:
+        card = pretended(gpu, 100)
+        fields = dict(
+            field.split("=") for field in card.environment(2)["LORA_PROFILER_CARD"].split("|")
+        )
+        assert int(fields["major"]) * 10 + int(fields["minor"]) == gpu.capability
+        assert int(fields["total_bytes"]) == gpu.usable_bytes
+        assert card.environment(2)["LORA_PROFILER_CARDS"] == "2"
+
+
+def test_a_custom_card_is_an_a100_of_that_size_and_another_vendor_s_is_refused() -> None:
+    card = pretended(find_gpu("custom:24GiB"), 0)
+    assert (card.total_bytes, card.capability, card.is_custom) == (24 << 30, 80, True)
+    with pytest.raises(UsageError, match="NVIDIA's cards"):
+        pretended(find_gpu("mi300x_192gb"), 0)
+
+
+# --- the allocator's log --------------------------------------------------------------------------------------------------
+
+
+def entry(
+    action: str, address: int, size: int, label: str = "", function: str = "forward"
+) -> dict[str, Any]:
+    frames = [{"name": function, "filename": "/x/train.py", "line": 3}]
+    return {
+        "action": action,
+        "addr": address,
+        "size": size,
+        "user_metadata": label,
+        "frames": frames,
+    }
+
+
+def test_a_log_gives_the_peak_of_each_phase_and_what_was_held() -> None:
+    log = play(
+        [
+            entry("alloc", 1, 1000, "0 setup"),
+            entry("alloc", 2, 50, "1 forward model.layers.0"),
+            entry("free_completed", 2, 50),
+            entry("alloc", 2, 300, "1 forward model.layers.0"),
+            entry("alloc", 3, 2 << 20, "1 forward", function="cross_entropy"),
+            entry("alloc", 4, 2 << 20, "1 backward", function="run"),
+            entry("alloc", 5, 40, "1 backward", function="run"),
+            entry("free_requested", 3, 2 << 20),
+            entry("free_completed", 3, 2 << 20),
+            entry("free_completed", 4, 2 << 20),
+            entry("free_completed", 2, 300),
+            entry("alloc", 6, 8_519_680, "1 optimizer"),
+        ]
+    )
+    assert {key: peak for key, (peak, _) in log.peaks.items()} == {
+        (0, "setup"): 1000,
+        (1, "forward"): 1300 + (2 << 20),
+        (1, "backward"): 1340 + (4 << 20),
+        (1, "optimizer"): 1040 + 8_519_680,
+    }
+    name_pieces(log, {1: ("parameters", "weight"), 5: ("gradients", "weight")}, 11)
+    found = held_at_peak(log, (1, "backward"), "")
+    assert found["categories"] == {
+        "logits and loss": 4 << 20,
+        "parameters": 1000,
+        "saved for the backward pass": 300,
+        "gradients": 40,
+    }
+    assert sum(found["categories"].values()) == found["requested_bytes"]
+    at_forward = held_at_peak(log, (1, "forward"), "model.layers.0")
+    assert at_forward["categories"]["logits and loss"] == 300 + (
+        2 << 20
+    )  # the layer that makes the logits is told
+    assert held_at_peak(log, (1, "optimizer"), "")["categories"]["workspaces of BLAS"] == 8_519_680
+
+
+def test_a_piece_that_its_own_pass_frees_is_temporary_and_the_owner_goes_by_the_moment() -> None:
+    log = play(
+        [
+            entry("alloc", 1, 10, "1 forward"),
+            entry("alloc", 2, 30, "1 forward"),
+            entry("free_completed", 2, 30),
+            entry("alloc", 2, 5, "1 forward"),
+        ]
+    )
+    name_pieces(log, {2: ("parameters", "later")}, 3)
+    assert held_at_peak(log, (1, "forward"), "")["categories"] == {
+        "temporaries of the forward pass": 30,
+        "saved for the backward pass": 10,
+    }
+
+
+def test_what_was_held_as_memory_ran_out_is_not_what_was_held_at_the_peak() -> None:
+    log = play(
+        [
+            entry("alloc", 1, 1000, "1 forward"),
+            entry("free_completed", 1, 1000),
+            entry("alloc", 2, 300, "1 backward"),
+            entry("alloc", 3, 40, "1 backward"),
+            entry("oom", 0, 9000, "1 backward"),
+            entry("free_completed", 2, 300),
+        ]
+    )
+    assert log.ran_out == 4
+    name_pieces(log, {2: ("gradients", "weight")}, 4)
+    found = held(log, (1, "backward"), 4, "")
+    assert found["categories"] == {"gradients": 300, "temporaries of the backward pass": 40}
+    assert (found["step"], found["phase"], found["requested_bytes"]) == (1, "backward", 340)
+
+
+def test_what_a_trainer_s_loss_function_calls_is_not_all_of_the_loss() -> None:
+    frames = [{"name": name, "filename": "x", "line": 1} for name in ("forward", "compute_loss")]
+    of_layer = {**entry("alloc", 1, 10, "1 forward"), "frames": frames}
+    of_loss = {**entry("alloc", 2, 20, "1 forward"), "frames": frames[::-1]}
+    assert held_at_peak(play([of_layer, of_loss]), (1, "forward"), "")["categories"] == {
+        "logits and loss": 20,
+        "saved for the backward pass": 10,
+    }
+
+
+def test_which_attention_ran_is_read_off_the_kernels() -> None:
+    names = {
+        "_ZN13pytorch_flash16flash_fwd_kernelI": 2,
+        "cudnnBackendExecute": 1,
+        "softmax_warp_forward": 4,
+    }
+    assert attention_kernels(names) == ["flash", "cudnn"]
+    assert attention_kernels(["fmha_cutlassF_f16_aligned_64x64_rf_sm80"]) == ["efficient"]
+    assert attention_kernels(["softmax_warp_forward"]) == []
+    assert between({"a": 2, "b": 1}, {"a": 5, "b": 1, "c": 1}) == {"a": 3, "c": 1}
+
+
+# --- the script's process -------------------------------------------------------------------------------------------------
+
+
+def request(*command: str) -> Request:
+    return Request(command=command, python=Path(sys.executable), card=CARD)
+
+
+def without_stubs(tmp_path: Path) -> Stubs:
+    return Stubs(tmp_path, (), built_now=False)
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    peak = {"requested_bytes": 10, "allocated_bytes": 20, "reserved_bytes": 30}
+    return {
+        "schema": 1,
+        "status": "done",
+        "rank": 0,
+        "world_size": 1,
+        "torch": "2.13.0+cu130",
+        "steps": 3,
+        "retries": 0,
+        "device": {"name": "T4", "compute_capability": "7.5", "total_bytes": 1 << 34, "count": 1},
+        "peaks": {"setup": peak, "first_step": peak, "steady": peak, "whole": peak},
+        "phases": [
+            {"step": step, "phase": phase, **peak}
+            for step in (1, 2, 3)
+            for phase in ("forward", "backward")
+        ],
+        "second_count": {"requested_bytes": 10, "is_equal": True},
+        "held": None,
+        "launches": [{"kernels": 5, "library_calls": 2}],
+        "attention": ["flash"],
+        "kernels": {},
+        "out_of_memory": None,
+        "error": None,
+        "largest_case": [],
+        "values_read": 0,
+        "weights_of_holes": [],
+        "facts": {"optimizers": []},
+        **changes,
+    }
+
+
+WRITES = """
+import json, os, sys
+for name, document in json.loads(sys.argv[1]).items():
+    open(os.path.join(os.environ["LORA_PROFILER_RUN"], name), "w").write(json.dumps(document))
+"""
+
+
+def test_results_are_read_rank_by_rank(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    written = {
+        "result-0-7.json": document(steps=0, status="ended"),
+        "result-0-9.json": document(),
+        "result-1-8.json": document(rank=1, status="out_of_memory"),
+    }
+    found = rehearse(
+        request("python", "-c", WRITES, json.dumps(written)), without_stubs(tmp_path), 2
+    )
+    assert [(each.rank, each.status, each.steps) for each in found] == [
+        (0, "done", 3),
+        (1, "out_of_memory", 3),
+    ]
+    assert worst_of(found).rank == 1
+    assert EXIT_CODES[worst_of(found).status] == 1
+
+
+def test_a_script_is_run_with_what_the_stubs_and_the_hooks_need(tmp_path: Path) -> None:
+    script = (
+        "import json, os, sys; names = ('LORA_PROFILER_CARD', 'HF_HUB_OFFLINE', 'PYTHONPATH', 'LD_PRELOAD', 'HF_HUB_CACHE')\n"
+        "open(sys.argv[1], 'w').write(json.dumps({name: os.environ.get(name) for name in names}))"
+    )
+    out = tmp_path / "out.json"
+    preload = Stubs(tmp_path, (tmp_path / "a.so", tmp_path / "b.so"), built_now=False)
+    with pytest.raises(RehearsalError, match=r"exit code 0 before it used the card.*--online"):
+        rehearse(request("python", "-S", "-c", script, str(out)), preload, 2)
+    found = json.loads(out.read_text())
+    assert (
+        "capability" not in found["LORA_PROFILER_CARD"]
+        and "major=7|minor=5" in found["LORA_PROFILER_CARD"]
+    )
+    assert found["HF_HUB_OFFLINE"] == "1"
+    assert found["LD_PRELOAD"].split(":")[:2] == [str(tmp_path / "a.so"), str(tmp_path / "b.so")]
+    assert (Path(found["PYTHONPATH"].split(":")[0]) / "sitecustomize.py").exists()
+    assert not Path(found["HF_HUB_CACHE"]).exists()  # it went with the run
+
+
+def test_an_interrupt_leaves_none_of_the_script_s_processes(tmp_path: Path) -> None:
+    """A launcher and its worker, which hears no SIGTERM."""
+    pids = tmp_path / "pids"
+    worker = "import os, signal, sys, time; signal.signal(15, signal.SIG_IGN); open(sys.argv[1], 'a').write(f'{os.getpid()} '); time.sleep(600)"
+    script = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {worker!r}, sys.argv[1]]); time.sleep(600)"
+
+    def interrupt() -> None:
+        while not pids.exists() or not pids.read_text().endswith(" "):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        rehearse(request("python", "-c", script, str(pids)), without_stubs(tmp_path), 2)
+    (pid,) = map(int, pids.read_text().split())
+    until = time.monotonic() + 10
+    while (
+        time.monotonic() < until and Path(f"/proc/{pid}").exists() and "zombie" not in _state(pid)
+    ):
+        time.sleep(0.02)
+    assert not Path(f"/proc/{pid}").exists() or "zombie" in _state(pid)
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return "zombie"
+
+
+def test_a_result_of_another_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "result-0-1.json"
+    path.write_text(json.dumps(document(schema=99)))
+    with pytest.raises(RehearsalError, match="no result of this version"):
+        read_result(path)
+
+
+def test_an_action_waits_for_the_import_and_not_for_the_look(tmp_path: Path) -> None:
+    (tmp_path / "looked_at.py").write_text("value = 1\n")
+    inside = Path(build.__file__).with_name("inside")
+    script = (
+        "import importlib.util, sys\nfrom rehearsed.imports import after_import\n"
+        "after_import('looked_at', lambda: print('imported', sys.modules['looked_at'].value))\n"
+        "print('found', importlib.util.find_spec('looked_at') is not None)\nimport looked_at\nimport looked_at\n"
+        "print(type(looked_at.__spec__.loader).__name__)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{inside}:{tmp_path}"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n")[:3] == ["found True", "imported 1", "SourceFileLoader"]
+
+
+def test_the_environment_s_own_sitecustomize_still_runs(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import os; os.environ['OWN'] = 'ran'\n")
+    inside = Path(build.__file__).with_name("inside")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{inside}:{tmp_path}",
+        "LORA_PROFILER_RUN": str(tmp_path),
+    }
+    script = "import os, sys; print(os.environ.get('OWN'), 'rehearsed.start' in sys.modules, 'torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "ran True False\n"
+
+
+# --- models that are not there --------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_of_holes_has_the_model_s_tensors_and_no_storage(tmp_path: Path) -> None:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    safetensors = pytest.importorskip("safetensors")
+    from lora_profiler.rehearsal.inside.rehearsed.weights import write_holes
+
+    config = {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 512,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "vocab_size": 8000,
+        "tie_word_embeddings": True,
+        "dtype": "bfloat16",
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    path = tmp_path / "model.safetensors"
+    write_holes(path, tmp_path / "config.json")
+    with torch.device("meta"):
+        real = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config))
+    with safetensors.safe_open(path, "pt") as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    assert shapes == {name: tuple(parameter.shape) for name, parameter in real.named_parameters()}
+    (header_bytes,) = struct.unpack("<Q", path.read_bytes()[:8])
+    assert path.stat().st_size == 8 + header_bytes + 2 * real.num_parameters()
+    assert path.stat().st_blocks * 512 < 100_000
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert loaded.num_parameters() == real.num_parameters() and loaded.dtype == torch.bfloat16
+
+
+CONFIG = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 500,
+}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A user's cache of the hub with one model's config, seen by a run through links."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    transformers_hub = pytest.importorskip("transformers.utils.hub")
+    from lora_profiler.rehearsal.inside.rehearsed import weights
+
+    snapshot = tmp_path / "cache" / "models--some--model" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text(json.dumps(CONFIG))
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    run = tmp_path / "run" / "hub"
+    run.mkdir(parents=True)
+    (run / "models--some--model").symlink_to(snapshot.parents[1])
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(run))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(transformers_hub, "cached_files", transformers_hub.cached_files)
+    monkeypatch.setattr(weights, "STOOD_IN", [])
+    models = tmp_path / "models.json"
+    models.write_text(
+        json.dumps(
+            {
+                "models": [
+                    {
+                        "id": "known/One",
+                        "model_type": "llama",
+                        "architecture": "LlamaForCausalLM",
+                        "dtype": "float16",
+                        "config": CONFIG,
+                    }
+                ]
+            }
+        )
+    )
+    weights.stand_in(
+        Settings(
+            folder=tmp_path / "run", steps=3, models=models, snapshot=None, fakes_tokenizers=True
+        )
+    )
+    yield snapshot
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_model_without_weights_loads_from_holes_and_the_user_s_cache_stays_as_it_was(
+    hub: Path,
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    from lora_profiler.rehearsal.inside.rehearsed import weights
+
+    before = files_of(hub.parents[1])
+    model = transformers.AutoModelForCausalLM.from_pretrained("some/model")
+    assert model.config.hidden_size == 64 and not any(
+        parameter.any() for parameter in model.parameters()
+    )
+    assert files_of(hub.parents[1]) == before
+    assert weights.STOOD_IN == ["some/model"]
+    model = transformers.AutoModelForCausalLM.from_pretrained("known/One", dtype="auto")
+    assert str(model.dtype) == "torch.float16"
+    tokenizer = transformers.AutoTokenizer.from_pretrained("known/One")
+    assert len(tokenizer("four")["input_ids"]) == 4
+    with pytest.raises(OSError, match="find them in the cached files"):
+        transformers.AutoModelForCausalLM.from_pretrained("unknown/model")
+
+
+def test_weights_that_are_in_the_cache_are_the_ones_that_load(hub: Path) -> None:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    real = transformers.LlamaForCausalLM(transformers.LlamaConfig(**CONFIG))
+    real.save_pretrained(hub, max_shard_size="100KB")
+    assert (hub / "model.safetensors.index.json").exists()
+    model = transformers.AutoModelForCausalLM.from_pretrained("some/model")
+    assert torch.equal(model.lm_head.weight, real.lm_head.weight)
+
+
+def test_a_tokenizer_that_is_stood_in_for_gives_a_token_a_byte(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    from lora_profiler.rehearsal.inside.rehearsed.weights import write_tokenizer
+
+    write_tokenizer(tmp_path)
+    tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    text = "Größe, two  spaces\n"
+    assert len(tokenizer(text)["input_ids"]) == len(text.encode())
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert tokenizer.pad_token != tokenizer.eos_token
+
+
+# --- the answer -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_says_that_it_was_rehearsed() -> None:
+    result = Rehearsal(document())
+    text = plain(rehearsal_blocks([result], CARD, with_phases=True))
+    assert text.startswith(
+        "It runs on a pretended NVIDIA T4, rehearsed for 3 steps: 30 B reserved of 16.00 GiB."
+    )
+    assert "measured" not in text and "later backward" in text
+    assert rehearsal_document([result], CARD)["device"] == "rehearsed"
+
+
+def test_an_answer_tells_where_memory_ran_out_in_torch_s_words() -> None:
+    ran_out = {"step": 2, "phase": "backward", "wanted_bytes": 1 << 30, "free_bytes": 1 << 20}
+    error = {
+        "type": "OutOfMemoryError",
+        "message": "CUDA out of memory. Tried",
+        "where": ["a.py:3 f"],
+        "step": 2,
+        "phase": "backward",
+    }
+    result = Rehearsal(document(status="out_of_memory", out_of_memory=ran_out, error=error))
+    text = plain(rehearsal_blocks([result], CARD, with_phases=False))
+    assert text.startswith("It runs out of memory on a pretended NVIDIA T4.")
+    assert "In step 2, backward: 1.00 GiB more were asked for, and 1.00 MiB were free" in text
+    assert "OutOfMemoryError: CUDA out of memory. Tried" in text and "a.py:3 f" in text
+
+
+def test_a_page_is_whole_escaped_and_asks_nobody_for_anything() -> None:
+    from html.parser import HTMLParser
+
+    result = Rehearsal(
+        document(error={"type": "E", "message": "<script>x</script>"}, status="error")
+    )
+    blocks = rehearsal_blocks([result], CARD, with_phases=True)
+    page = rehearsal_page(blocks, {"parameters": 300, "logits & loss": 100}, ("python", "a<b.py"))
+    tags: list[tuple[str, dict[str, str | None]]] = []
+    texts: list[str] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: tags.append((tag, dict(attributes)))  # type: ignore[method-assign]
+    parser.handle_data = texts.append  # type: ignore[method-assign,assignment]
+    parser.feed(page)
+    assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in tags}
+    assert not any("src" in attributes or "href" in attributes for _, attributes in tags)
+    assert "python a<b.py" in texts and any("<script>x</script>" in text for text in texts)
+    assert [a["style"] for _, a in tags if a.get("class") == "bar"] == [
+        "width:30.0rem",
+        "width:10.0rem",
+    ]
+    assert "Rehearsed, not measured" in page
+
+
+def test_what_an_answer_takes_for_granted() -> None:
+    plain_words = " ".join(limits(Rehearsal(document()), is_custom=False))
+    assert "Values were not computed" in plain_words and "nonzero" not in plain_words
+    words = " ".join(
+        limits(
+            Rehearsal(
+                document(
+                    largest_case=["nonzero"],
+                    values_read=4,
+                    attention=["cudnn"],
+                    world_size=2,
+                    facts={"has_experts": True},
+                    weights_of_holes=["a/b"],
+                )
+            ),
+            is_custom=True,
+        )
+    )
+    for each in ("A100", "nonzero", "4 single values", "cuDNN", "Collectives", "expert", "a/b"):
+        assert each in words
+
+
+def test_ranks_that_say_nothing_are_told_of() -> None:
+    text = plain(rehearsal_blocks([Rehearsal(document(world_size=4))], CARD, with_phases=False))
+    assert "3 of 4 ranks ended without a result." in text
+
+
+def test_of_several_processes_of_a_rank_the_one_that_trained_most_counts() -> None:
+    found = best_of(
+        [
+            Rehearsal(document(steps=1)),
+            Rehearsal(document(steps=3)),
+            Rehearsal(document(steps=0, status="ended")),
+        ]
+    )
+    assert [each.steps for each in found] == [3]
+
+
+# --- the nearest prediction ---
+
+
+FACTS: dict[str, Any] = {
+    "optimizers": ["torch.optim.adamw.AdamW"],
+    "optimizer_options": {"foreach": None, "fused": None},
+    "dtypes": {"bfloat16": 100, "trained float32": 60},
+    "checkpointing": True,
+    "attention_implementation": "sdpa",
+    "config": {"model_type": "llama"},
+    "name": "meta-llama/Llama-3.2-1B",
+    "lora": {
+        "type": "LoraConfig",
+        "r": 8,
+        "lora_alpha": 16,
+        "lora_dropout": 0.0,
+        "dtype": "float32",
+        "modules_to_save": None,
+        "target_modules": ["q_proj", "v_proj"],
+        "use_rslora": False,
+    },
+    "inputs": {"input_ids": [2, 300], "labels": [2, 300]},
+    "autocast": False,
+    "accumulation": 2,
+}
+
+
+def test_the_nearest_question_is_the_one_that_the_script_asked() -> None:
+    question = nearest(FACTS, 1, 89, "2.14.1+cu130").prediction
+    assert question is not None
+    lora = LoraConfig(r=8, lora_alpha=16, target_modules=("q_proj", "v_proj"))
+    setup = TrainSetup(lora=lora, batch_size=2, seq_len=300, accumulation=2, checkpointing=True)
+    assert question.workload.setup == setup
+    assert question.workload.model == find_model("meta-llama/Llama-3.2-1B", offline=True)
+    assert question.workload.platform == Platform(capability=89, torch=(2, 14))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "value"),
+    [
+        ({"lora": None, "dtypes": {"trained float32": 9}, "autocast": True}, "precision", "amp"),
+        ({"lora": None, "dtypes": {"trained float32": 9}}, "dtype", "float32"),
+        ({"optimizer_options": {"fused": True}}, "optimizer_impl", "fused"),
+        ({"optimizer_options": {"foreach": False}}, "optimizer_impl", "forloop"),
+        ({"optimizers": ["bitsandbytes.optim.adamw.AdamW8bit"]}, "optimizer", "adamw_8bit"),
+        ({"attention_implementation": "eager"}, "attention", "eager"),
+        (
+            {"quantisation": {"type": "nf4", "double": False, "dtype": "bfloat16"}},
+            "quantization",
+            Quantization(double_quant=False),
+        ),
+        (
+            {
+                "quantisation": {"type": "nf4", "double": True, "dtype": "bfloat16"},
+                "dtypes": {"uint8": 9, "float32": 3},
+            },
+            "quantization",
+            Quantization(recipe="kbit"),
+        ),
+    ],
+)
+def test_each_fact_of_the_script_is_a_field_of_the_question(
+    changes: dict[str, Any], field: str, value: Any
+) -> None:
+    prediction = nearest({**FACTS, **changes}, 1, 80, "2.13.0+cu130").prediction
+    assert prediction is not None
+    assert getattr(prediction.workload.setup, field) == value
+
+
+@pytest.mark.parametrize(
+    ("changes", "world_size", "words"),
+    [
+        ({}, 2, "ranks"),
+        ({"config": None}, 1, "no transformers config"),
+        ({"inputs": {"pixel_values": [1, 3, 224, 224]}}, 1, "input_ids"),
+        ({"optimizers": ["my.Muon"]}, 1, "Muon"),
+        ({"lora": {**FACTS["lora"], "type": "IA3Config"}}, 1, "IA3Config"),
+        ({"quantisation": {"type": "fp4", "double": False, "dtype": "bfloat16"}}, 1, "fp4"),
+    ],
+)
+def test_what_is_not_predicted_is_said(
+    changes: dict[str, Any], world_size: int, words: str
+) -> None:
+    found = nearest({**FACTS, **changes}, world_size, 80, "2.13.0+cu130")
+    assert found.prediction is None and words in found.reason
+    held = {
+        "step": 3,
+        "phase": "backward",
+        "requested_bytes": 1,
+        "categories": {"parameters": 1},
+        "largest": [],
+    }
+    text = plain(rehearsal_blocks([Rehearsal(document(held=held))], CARD, found, with_phases=False))
+    assert "No prediction stands beside it" in text
+
+
+def test_the_prediction_stands_beside_what_was_held_category_by_category() -> None:
+    prediction = nearest(FACTS, 1, 80, "2.13.0+cu130")
+    assert prediction.prediction is not None
+    predicted = prediction.prediction.peak.bytes
+    weights = predicted["parameters"] + predicted["adapters"]
+    held = {
+        "step": 3,
+        "phase": "backward",
+        "requested_bytes": weights + 12,
+        "largest": [],
+        "categories": {
+            "parameters": weights,
+            "workspaces of BLAS": 7,
+            "held since before training": 5,
+        },
+    }
+    blocks = rehearsal_blocks([Rehearsal(document(held=held))], CARD, prediction, with_phases=False)
+    (table,) = [block for block in blocks if isinstance(block, Table) and "nearest" in block.title]
+    rows = {row.cells[0]: row.cells[1:] for row in table.rows}
+    assert rows["weights and adapters"][2] == "equal"
+    assert rows["workspaces of BLAS"] == ("7", "0", "-7")
+    assert rows["held since before training"] == ("5", "0", "-5")
+    assert rows["sum"][1] == f"{prediction.prediction.peak.total_bytes:,}"
+    columns = [
+        [int(cell.replace(",", "")) for cell in column]
+        for column in zip(*(c[:2] for n, c in rows.items() if n != "sum"), strict=True)
+    ]
+    assert [f"{sum(column):,}" for column in columns] == list(rows["sum"][:2])
+
+
+# --- the command ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--gpu", "t4"), 2, "Missing argument"),
+        (("--", "python", "x.py"), 2, "--gpu"),
+        (("--gpu", "t5", "--", "python"), 2, "no card"),
+        (("--gpu", "mi300x_192gb", "--", "python"), 2, "NVIDIA's cards"),
+        (("--gpu", "auto", "--", "python"), 2, "pretends one that is not"),
+        (("--gpu", "t4", "--steps", "0", "--", "python"), 2, "--steps"),
+        (
+            ("--gpu", "t4", "--python", "/nowhere/python", "--", "python"),
+            4,
+            "no Python /nowhere/python",
+        ),
+    ],
+)
+def test_bad_input_is_refused(run: Run, arguments: tuple[str, ...], code: int, words: str) -> None:
+    done = run("rehearse", *arguments)
+    assert (done.exit_code, done.stdout) == (code, "")
+    assert words in done.stderr
+
+
+def test_a_cpu_build_of_torch_is_refused_with_the_command_that_installs_another(
+    run: Run, tmp_path: Path
+) -> None:
+    python = an_environment(tmp_path, "2.13.0+cpu", None, None)
+    done = run("rehearse", "--gpu", "t4", "--python", str(python), "--", "python", "x.py")
+    assert done.exit_code == 4
+    assert "no CUDA build" in done.stderr and "pip install torch" in done.stderr

@@ -1,0 +1,405 @@
+"""Rehearsals over the real CUDA build of torch. It is found through $LORA_PROFILER_CUDA_PYTHON, a Python with such a build."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_profiler import Workload, predict
+from lora_profiler.catalog import find_gpu, find_model
+from lora_profiler.platform import Platform, version_of
+from lora_profiler.workload import LoraConfig, TrainSetup
+
+PYTHON = os.environ.get("LORA_PROFILER_CUDA_PYTHON")
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples" / "rehearse"
+MIB = 1 << 20
+WORKSPACES = 2 * 8_519_680
+"""Of cuBLAS before Hopper: one for the forward pass, one for autograd's thread."""
+
+pytestmark = [
+    pytest.mark.skipif(
+        PYTHON is None,
+        reason="$LORA_PROFILER_CUDA_PYTHON names no Python with a CUDA build of torch",
+    ),
+    pytest.mark.slow,
+]
+
+LOOP = """
+import torch
+torch.manual_seed(0)
+model = torch.nn.Sequential(*[torch.nn.Linear(1024, 1024, bias=False) for _ in range(4)]).cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+for step in range(10):
+    x = torch.ones(256, 1024, device="cuda")
+    torch.cuda.reset_peak_memory_stats()
+    model(x).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    print("peak", torch.cuda.max_memory_allocated(), flush=True)
+"""
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "lora_profiler", "rehearse", "--python", str(PYTHON), *arguments]
+
+
+def rehearse(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=ROOT)
+
+
+def answer(*arguments: str, code: int = 0) -> dict[str, Any]:
+    """The JSON of a rehearsal; its first rank's document under "rank"."""
+    done = rehearse("--format", "json", *arguments)
+    assert done.returncode == code, done.stderr[-3000:]
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document | {"rank": document["ranks"][0]}
+
+
+def script(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "script.py"
+    path.write_text(text)
+    return str(path)
+
+
+def torch_version() -> tuple[int, int]:
+    text = subprocess.run(
+        [str(PYTHON), "-c", "import importlib.metadata as m; print(m.version('torch'))"],
+        capture_output=True,
+        text=True,
+    ).stdout
+    found = version_of(text)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "options", "batch_size", "seq_len", "checkpointing"),
+    [
+        ("HuggingFaceTB/SmolLM2-135M", "a100_sxm_80gb", (), 2, 256, False),
+        ("Qwen/Qwen2.5-0.5B", "rtx_4090", ("--checkpointing",), 1, 512, True),
+    ],
+)
+def test_a_plain_loop_asks_for_what_is_predicted_to_the_byte(
+    model: str,
+    gpu: str,
+    options: tuple[str, ...],
+    batch_size: int,
+    seq_len: int,
+    checkpointing: bool,
+) -> None:
+    pytest.importorskip("torch")
+    found = answer(
+        "--gpu",
+        gpu,
+        "--",
+        "python",
+        str(EXAMPLES / "plain_loop.py"),
+        "--model",
+        model,
+        "--batch-size",
+        str(batch_size),
+        "--seq-len",
+        str(seq_len),
+        *options,
+    )
+    rank = found["rank"]
+    workload = Workload(
+        model=find_model(model, offline=True),
+        setup=TrainSetup(
+            lora=LoraConfig(r=16),
+            batch_size=batch_size,
+            seq_len=seq_len,
+            checkpointing=checkpointing,
+        ),
+        platform=Platform(capability=find_gpu(gpu).capability, torch=torch_version()),
+    )
+    predicted = predict(workload)
+    assert rank["peaks"]["whole"]["requested_bytes"] - WORKSPACES == predicted.peak.total_bytes
+    held = rank["held"]["categories"]
+    assert held["workspaces of BLAS"] == WORKSPACES
+    assert rank["held"]["phase"] == "backward"
+    assert held["parameters"] + held["optimizer states"] == sum(
+        predicted.peak.bytes[name] for name in ("parameters", "adapters", "optimizer_states")
+    )
+    assert rank["second_count"]["is_equal"]
+    assert rank["attention"] == ["flash"]
+    assert rank["weights_of_holes"] == [model]
+    assert (found["device"], found["status"], rank["steps"]) == ("rehearsed", "done", 3)
+
+
+def test_phases_and_launches_of_a_loop_whose_sizes_are_known(tmp_path: Path) -> None:
+    """Four layers of 4 MiB, activations of 1 MiB."""
+    done = rehearse(
+        "--gpu", "a100_sxm_80gb", "--format", "json", "--", "python", script(tmp_path, LOOP)
+    )
+    rank = json.loads(done.stdout)["ranks"][0]
+    phases = {(row["step"], row["phase"]): row["requested_bytes"] for row in rank["phases"]}
+    assert (
+        phases[0, "setup"] == 17 * MIB
+    )  # the first input too: the forward pass begins with the model's call
+    assert (
+        phases[2, "forward"] == 16 * MIB + 16 * MIB + MIB + WORKSPACES
+    )  # as it begins: the last step's gradients and input
+    assert (
+        phases[2, "backward"] == phases[3, "backward"] == rank["peaks"]["steady"]["requested_bytes"]
+    )
+    assert (
+        phases[2, "optimizer"] == 16 * MIB + 16 * MIB + MIB + 8 + WORKSPACES
+    )  # SGD in place; the loss and its gradient
+    assert rank["second_count"]["is_equal"]
+    assert rank["launches"][1] == rank["launches"][2]
+    assert (
+        rank["launches"][1]["library_calls"] == 4 + 4 + 3
+    )  # forward, weights' gradients, inputs' but the first
+    assert rank["attention"] == []
+
+
+def test_the_script_sees_its_own_peaks(tmp_path: Path) -> None:
+    """It sets peaks back itself, and reads what it would read without the hooks' own reading in between."""
+    done = rehearse(
+        "--gpu", "a100_sxm_80gb", "--steps", "5", "--", "python", script(tmp_path, LOOP)
+    )
+    peaks = [int(line.split()[1]) for line in done.stderr.splitlines() if line.startswith("peak ")]
+    assert len(peaks) == 4  # the fifth step ends the process before it prints
+    # weights, four gradients, the input and five more of its size, the workspaces; 4 bytes of the sum take 512
+    assert peaks[2] == peaks[3] >= 16 * MIB + 16 * MIB + MIB + WORKSPACES
+
+
+def test_out_of_memory_is_torch_s_own_and_ends_with_1(tmp_path: Path) -> None:
+    big = LOOP.replace("torch.ones(256, 1024", "torch.ones(1 << 20, 1024")
+    found = answer("--gpu", "custom:8GiB", "--", "python", script(tmp_path, big), code=1)
+    rank = found["rank"]
+    assert found["status"] == "out_of_memory"
+    assert (
+        rank["error"]["type"] == "OutOfMemoryError"
+        and "CUDA out of memory. Tried to allocate 4.00 GiB" in rank["error"]["message"]
+    )
+    assert "total capacity of 8.00 GiB" in rank["error"]["message"]
+    assert rank["out_of_memory"]["wanted_bytes"] == 4 << 30
+    assert rank["out_of_memory"]["phase"] == "forward"
+    assert any("script.py" in line for line in rank["error"]["where"])
+    # the input, and the weights; the first output is what was asked for
+    assert rank["held"]["categories"]["parameters"] == 16 * MIB
+    assert rank["held"]["requested_bytes"] >= (4 << 30) + 16 * MIB
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "import torch\ntorch.ones(3, device='cuda')\nraise ValueError('of its own')",
+            "ValueError: of its own",
+        ),
+        (
+            "import torch\ntorch.ones(3, device='cuda')",
+            "ended on a pretended NVIDIA T4 after 0 optimizer steps",
+        ),
+        ("import sys\nsys.exit(7)", "exit code 7 before it used the card"),
+        ("import no_such_module", "exit code 1 before it used the card"),
+    ],
+)
+def test_a_script_that_does_not_get_there_ends_with_4(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    done = rehearse("--gpu", "t4", "--", "python", script(tmp_path, text))
+    assert done.returncode == 4, done.stderr
+    assert words in done.stdout + done.stderr
+
+
+def test_a_card_that_this_torch_has_no_kernels_for_is_refused_in_cuda_s_words(
+    tmp_path: Path,
+) -> None:
+    done = rehearse("--gpu", "p100_pcie_16gb", "--", "python", script(tmp_path, LOOP))
+    assert done.returncode == 1
+    assert "It does not run on a pretended NVIDIA Tesla P100" in done.stdout
+    assert "no kernel image is available for execution on the device" in done.stdout
+
+
+@pytest.mark.parametrize("gpu", ["t4", "rtx_4090", "h100_sxm_80gb", "b300_288gb", "rtx_5090"])
+def test_the_card_is_what_torch_and_nvml_see(tmp_path: Path, gpu: str) -> None:
+    text = (
+        "import torch\nx = torch.ones(3, 1000, device='cuda')\n(x != 1).cumsum(-1)\n"  # CUB chooses by the image that runs
+        "p = torch.cuda.get_device_properties(1)\nfree, total = torch.cuda.mem_get_info(0)\n"
+        "print('SEES', torch.cuda.device_count(), p.major * 10 + p.minor, p.total_memory, total, total - free)\n"
+        "print('NVML', torch.cuda.device_memory_used(0))\n"
+    )
+    done = rehearse("--gpu", gpu, "--gpus", "2", "--", "python", script(tmp_path, text))
+    card = find_gpu(gpu)
+    lines = {
+        line.split()[0]: line.split()[1:]
+        for line in done.stderr.splitlines()
+        if line[:4] in ("SEES", "NVML")
+    }
+    count, capability, memory, total, used = map(int, lines["SEES"])
+    assert (count, capability, memory, total) == (
+        2,
+        card.capability,
+        card.usable_bytes,
+        card.usable_bytes,
+    )
+    assert used >= 2 * MIB
+    if lines.get("NVML"):
+        assert int(lines["NVML"][0]) == used
+
+
+def test_two_ranks_tell_their_peaks() -> None:
+    found = answer(
+        "--gpu",
+        "a100_sxm_80gb",
+        "--gpus",
+        "2",
+        "--",
+        "torchrun",
+        "--nproc-per-node",
+        "2",
+        str(EXAMPLES / "fsdp2.py"),
+        "--model",
+        "HuggingFaceTB/SmolLM2-135M",
+        "--seq-len",
+        "128",
+    )
+    first, second = found["ranks"]
+    assert (first["rank"], second["rank"], first["world_size"]) == (0, 1, 2)
+    assert first["peaks"] == second["peaks"]
+    parameters = 134_515_008
+    held = first["held"]["categories"]
+    # float32, half of it on each rank, and both of AdamW's moments; FSDP2 pads no parameter of even size
+    assert held["optimizer states"] - 2 * 4 * parameters // 2 < 4096
+    assert found["card"]["count"] == 2
+
+
+def test_small_collectives_carry_what_they_are_asked_to(tmp_path: Path) -> None:
+    text = (
+        "import os, torch, torch.distributed as dist\ndist.init_process_group('nccl')\nrank = dist.get_rank()\n"
+        "torch.cuda.set_device(rank)\nx = torch.tensor([rank + 5] * 3).cuda()\ny = [torch.zeros(3, dtype=torch.long).cuda() for _ in range(2)]\n"
+        "dist.all_gather(y, x)\ndist.broadcast(x, 1)\nprint('GOT', rank, [each.tolist() for each in y], x.tolist(), flush=True)\n"
+    )
+    done = rehearse(
+        "--gpu",
+        "t4",
+        "--gpus",
+        "2",
+        "--",
+        "torchrun",
+        "--nproc-per-node",
+        "2",
+        script(tmp_path, text),
+    )
+    lines = sorted(line for line in done.stderr.splitlines() if line.startswith("GOT"))
+    assert lines == [f"GOT {rank} [[5, 5, 5], [6, 6, 6]] [6, 6, 6]" for rank in (0, 1)]
+
+
+def test_a_snapshot_is_what_torch_s_own_viewer_reads(tmp_path: Path) -> None:
+    path = tmp_path / "snapshot.pickle"
+    found = answer(
+        "--gpu", "a100_sxm_80gb", "--snapshot", str(path), "--", "python", script(tmp_path, LOOP)
+    )
+    snapshot = pickle.loads(path.read_bytes())
+    assert {"segments", "device_traces"} <= snapshot.keys()
+    held_bytes = peak = 0
+    for entry in snapshot["device_traces"][0]:
+        held_bytes += {"alloc": entry["size"], "free_completed": -entry["size"]}.get(
+            entry["action"], 0
+        )
+        peak = max(peak, held_bytes)
+    assert peak == found["rank"]["peaks"]["whole"]["requested_bytes"]
+
+
+def test_expandable_segments_map_memory_of_the_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "snapshot.pickle"
+    plain = answer("--gpu", "a100_sxm_80gb", "--", "python", script(tmp_path, LOOP))["rank"][
+        "peaks"
+    ]["whole"]
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    arguments = (
+        "--gpu",
+        "a100_sxm_80gb",
+        "--snapshot",
+        str(path),
+        "--",
+        "python",
+        script(tmp_path, LOOP),
+    )
+    expandable = answer(*arguments)["rank"]["peaks"]["whole"]
+    assert expandable["requested_bytes"] == plain["requested_bytes"]
+    assert all(segment["is_expandable"] for segment in pickle.loads(path.read_bytes())["segments"])
+    done = rehearse(
+        "--gpu",
+        "custom:1GiB",
+        "--",
+        "python",
+        script(tmp_path, LOOP.replace("256, 1024", "1 << 20, 1024")),
+    )
+    assert done.returncode == 1 and "CUDA out of memory" in done.stdout
+
+
+def test_sizes_that_depend_on_values_take_their_largest_case(tmp_path: Path) -> None:
+    text = LOOP.replace("model(x)", "model(x)[x > 0.5]")
+    rank = answer("--gpu", "a100_sxm_80gb", "--", "python", script(tmp_path, text))["rank"]
+    assert rank["largest_case"] == ["nonzero"]
+    assert any(
+        piece["bytes"] == 2 * 8 * 256 * 1024 for piece in rank["held"]["largest"]
+    )  # two indices of each element
+
+
+def test_two_first_rehearsals_at_once_both_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORA_PROFILER_CACHE", str(tmp_path / "cache"))
+    arguments = command("--gpu", "t4", "--", "python", script(tmp_path, LOOP))
+    both = [
+        subprocess.Popen(
+            arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        for _ in range(2)
+    ]
+    texts = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], texts
+    assert texts[0][0] == texts[1][0]
+    assert len(list((tmp_path / "cache" / "stubs").iterdir())) == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_everything(tmp_path: Path, number: int, code: int) -> None:
+    endless = script(
+        tmp_path,
+        "import os, time, torch\ntorch.ones(3, device='cuda')\nprint('PID', os.getpid(), flush=True)\ntime.sleep(600)",
+    )
+    process = subprocess.Popen(
+        command("--gpu", "t4", "--", "python", endless),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stderr is not None
+    pid = next(int(line.split()[1]) for line in process.stderr if line.startswith("PID"))
+    drain = threading.Thread(target=process.stderr.read)
+    drain.start()
+    process.send_signal(number)
+    assert process.wait(30) == code
+    until = time.monotonic() + 10
+    while time.monotonic() < until and Path(f"/proc/{pid}").exists():
+        time.sleep(0.05)
+    assert not Path(f"/proc/{pid}").exists()
+    drain.join()
+
+
+def test_the_guide_shows_what_happens() -> None:
+    if torch_version() != (2, 13):
+        pytest.skip("the guide shows torch 2.13")
+    block = (ROOT / "docs" / "guide" / "rehearse.md").read_text("utf-8").split("```text\n$ ")[1]
+    shown, _, output = block.partition("```")[0].partition("\n")
+    assert shown.startswith("lora-profile rehearse ")
+    assert rehearse(*shown.split()[2:]).stdout == output
