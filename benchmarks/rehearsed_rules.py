@@ -1,0 +1,287 @@
+"""Predictions against rehearsals: the harness's own training steps over the real CUDA build of
+torch on pretended cards, at full model size.
+
+    python -m benchmarks.rehearsed_rules --python PYTHON [--seconds N] [--again]
+
+PYTHON is of an environment with a CUDA build of torch, transformers, PEFT and bitsandbytes.
+Appends to `results/rehearsed.jsonl`, a row as each of COUNT seeded configurations ends, and writes
+`results/rehearsed.md`. What is there is not run again, so that it can be done in pieces
+(--seconds). --again predicts anew and writes the page only. Rows hold sizes and no times: nothing
+was measured.
+"""
+
+import argparse
+import json
+import os
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from lora_profiler.analytic.families import FAMILIES
+from lora_profiler.catalog import bundled_models, find_gpu, find_model
+from lora_profiler.errors import LoraProfilerError
+from lora_profiler.planning.engine import predict
+from lora_profiler.platform import Platform, version_of
+from lora_profiler.records.serialize import setup_dict, setup_from_dict, workload_dict
+from lora_profiler.rehearsal.build import stubs
+from lora_profiler.rehearsal.cards import pretended
+from lora_profiler.rehearsal.compiler import find_compiler
+from lora_profiler.rehearsal.environment import read_environment
+from lora_profiler.rehearsal.launch import Request, rehearse
+from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+
+HERE = Path(__file__).parent
+ROWS = HERE / "results" / "rehearsed.jsonl"
+PAGE = HERE / "results" / "rehearsed.md"
+SEED, COUNT = 2026, 320
+CARDS = ("t4", "a100_sxm_80gb", "a10", "rtx_4090", "h100_sxm_80gb", "b200_180gb", "rtx_5090")
+MOST_PARAMETERS = 9_000_000_000
+MIB = 1 << 20
+PLENTY_BYTES = 1 << 40
+"""Of every card: sizes are compared here, not verdicts."""
+
+
+def models() -> list[str]:
+    """The smallest and the largest of each family of the rules that one host can go through."""
+    by_type: dict[str, list[Any]] = {}
+    for model in bundled_models():
+        if model.model_type in FAMILIES and model.num_parameters <= MOST_PARAMETERS:
+            by_type.setdefault(model.model_type, []).append(model)
+    names = []
+    for group in by_type.values():
+        group.sort(key=lambda model: (model.num_parameters, model.id))
+        names += [model.id for model in dict.fromkeys((group[0], group[-1]))]
+    return names
+
+
+def configurations() -> Iterator[tuple[str, TrainSetup, str]]:
+    """(model, setup, card), the same on every machine."""
+    draw = random.Random(SEED)
+    names = models()
+    for number in range(COUNT):
+        method = draw.choice(("full", "lora", "lora", "qlora"))
+        lora = LoraConfig(r=draw.choice((8, 16, 64)), lora_dropout=draw.choice((0.0, 0.0, 0.1)))
+        quantization = Quantization(
+            double_quant=draw.random() < 0.7, recipe=draw.choice(("stock", "kbit", "trl"))
+        )
+        precision = draw.choice(("pure", "pure", "amp"))
+        setup = TrainSetup(
+            lora=None if method == "full" else lora,
+            quantization=quantization if method == "qlora" else None,
+            batch_size=draw.choice((1, 2, 4)),
+            seq_len=draw.choice((128, 256, 512, 1024)),
+            accumulation=draw.choice((1, 1, 1, 2)),
+            dtype=draw.choice(("bfloat16", "bfloat16", "float16", "float32")),
+            precision=precision,
+            optimizer_impl=draw.choice(("foreach", "foreach", "fused", "forloop")),
+            checkpointing=draw.random() < 0.5,
+            attention=draw.choice(("auto", "auto", "auto", "eager")),
+        )
+        yield names[number % len(names)], setup, draw.choice(CARDS)
+
+
+def key(model: str, setup: Mapping[str, Any], card: str) -> str:
+    return json.dumps([model, setup, card], sort_keys=True)
+
+
+def workload(model: str, setup: TrainSetup, card: str, torch: str) -> Workload:
+    """Raises LoraProfilerError for a combination that is refused."""
+    version = version_of(torch)
+    assert version is not None
+    platform = Platform(capability=find_gpu(card).capability, torch=version)
+    return Workload(model=find_model(model, offline=True), setup=setup, platform=platform)
+
+
+def prediction(model: str, setup: TrainSetup, card: str, torch: str) -> dict[str, Any]:
+    try:
+        answer = predict(workload(model, setup, card, torch))
+    except LoraProfilerError as error:
+        return {"refused": str(error)}
+    memory = answer.device_memory
+    return {
+        "engine": answer.engine,
+        "exactness": answer.exactness,
+        "requested_bytes": answer.peak.total_bytes,
+        "allocated_bytes": memory.allocated_bytes if memory else None,
+        "reserved_bytes": memory.reserved_bytes if memory else None,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--python", type=Path)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--again", action="store_true")
+    options = parser.parse_args()
+    rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    if not options.again:
+        rows += run(options.python, time.monotonic() + options.seconds, rows)
+    PAGE.write_text(page(rows))
+
+
+def run(python: Path, until: float, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    environment = read_environment(python)
+    libraries = stubs(environment, find_compiler())
+    keys = {key(row["model"], row["setup"], row["card"]) for row in rows}
+    os.environ["PYTHONPATH"] = str(HERE.parent)
+    added = []
+    for model, setup, card in configurations():
+        fields = setup_dict(setup)
+        if key(model, fields, card) in keys:
+            continue
+        if time.monotonic() > until:
+            break
+        row = {"model": model, "setup": fields, "card": card, "torch": environment.torch}
+        row |= rehearsed(model, setup, card, environment.torch, python, libraries)
+        with open(ROWS, "a") as file:
+            file.write(json.dumps(row) + "\n")
+        added.append(row)
+    return added
+
+
+def rehearsed(
+    model: str, setup: TrainSetup, card: str, torch: str, python: Path, libraries: Any
+) -> dict[str, Any]:
+    try:
+        question = workload(model, setup, card, torch)
+    except LoraProfilerError as error:
+        return {"refused": str(error)}
+    big = replace(pretended(find_gpu(card), 0), total_bytes=PLENTY_BYTES)
+    step = str(HERE / "rehearsed_step.py")
+    command = ("python", step, json.dumps(workload_dict(question)))
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            (result,) = rehearse(
+                Request(command=command, python=python, card=big), libraries, nowhere.fileno()
+            )
+    except LoraProfilerError as error:
+        return {"failed": str(error)[-200:]}
+    document = result.document
+    if result.status != "done":
+        error = document["error"] or {}
+        return {"failed": f"{result.status}: {error.get('type')}: {error.get('message')}"[:400]}
+    workspaces = (document["held"]["categories"] or {}).get("workspaces of BLAS", 0)
+    return {
+        "rehearsed": document["peaks"]["steady"],
+        "workspaces_bytes": workspaces,
+        "attention": document["attention"],
+        "launches": document["launches"][-1],
+        "categories": document["held"]["categories"],
+        "second_count_is_equal": document["second_count"]["is_equal"],
+    }
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def compared(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Predicted less rehearsed, workspaces put to the prediction: they are no part of it."""
+    if "rehearsed" not in row:
+        return None
+    predicted = prediction(row["model"], setup_from_dict(row["setup"]), row["card"], row["torch"])
+    if "refused" in predicted:
+        return None
+    errors = {}
+    for counter in ("requested_bytes", "allocated_bytes", "reserved_bytes"):
+        if predicted[counter] is not None:
+            errors[counter] = (
+                predicted[counter] + row["workspaces_bytes"] - row["rehearsed"][counter]
+            )
+    return {
+        **row,
+        "exactness": predicted["exactness"],
+        "engine": predicted["engine"],
+        "errors": errors,
+    }
+
+
+def page(rows: Sequence[Mapping[str, Any]]) -> str:
+    results = [result for row in rows if (result := compared(row)) is not None]
+    refused = sum("refused" in row for row in rows)
+    failed = [row for row in rows if "failed" in row]
+    lines = [
+        "# Predicted and rehearsed",
+        "",
+        f"`python -m benchmarks.rehearsed_rules`: {len(rows)} of {COUNT} seeded configurations so "
+        "far, over the real CUDA build of torch on pretended cards of plenty of memory, at full "
+        "model size; steady peak of three steps. Rehearsed, not measured. BLAS workspaces are "
+        "added to the prediction. "
+        f"{refused} are refused before they run, {len(failed)} did not run.",
+        "",
+        "| | compared | requested equal | mean | worst | allocated equal | mean | worst | "
+        "reserved equal | mean | worst |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        _summary("all", results),
+    ]
+    groups = {
+        "answers": lambda r: f"{r['engine']}, {r['exactness']}",
+        "card": lambda r: r["card"],
+        "method": _method,
+        "attention": lambda r: r["setup"]["attention"] + " " + (", ".join(r["attention"]) or "-"),
+        "model type": lambda r: find_model(r["model"], offline=True).model_type,
+    }
+    for name, group in groups.items():
+        for value in sorted({group(result) for result in results}):
+            of_value = [result for result in results if group(result) == value]
+            lines.append(_summary(f"{name}: {value}", of_value))
+    lines += ["", "The worst by requested bytes:", ""]
+    lines += ["| model | card | options | predicted less rehearsed | share | answer |"]
+    lines += ["| --- | --- | --- | ---: | ---: | --- |"]
+    results.sort(key=lambda r: -abs(_share(r, "requested_bytes")))
+    for result in results[:25]:
+        if not result["errors"]["requested_bytes"]:
+            break
+        lines.append(
+            f"| {result['model']} | {result['card']} | {_options(result)} | "
+            f"{result['errors']['requested_bytes']:,} | {_share(result, 'requested_bytes'):+.4%} | "
+            f"{result['engine']}, {result['exactness']} |"
+        )
+    lines += ["", "What did not run:", ""] if failed else []
+    lines += [
+        f"- {row['model']} on {row['card']}, {_options(row)}: {row['failed']}" for row in failed
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _share(result: Mapping[str, Any], counter: str) -> float:
+    return float(result["errors"].get(counter, 0) / result["rehearsed"][counter])
+
+
+def _summary(name: str, results: Sequence[Mapping[str, Any]]) -> str:
+    cells = [name, str(len(results))]
+    for counter in ("requested_bytes", "allocated_bytes", "reserved_bytes"):
+        counted = [result for result in results if counter in result["errors"]]
+        if not counted:
+            cells += ["-", "-", "-"]
+            continue
+        shares = [abs(_share(result, counter)) for result in counted]
+        equal = sum(result["errors"][counter] == 0 for result in counted)
+        cells += [f"{equal} of {len(counted)}", f"{mean(shares):.3%}", f"{max(shares):.3%}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def _method(row: Mapping[str, Any]) -> str:
+    setup = setup_from_dict(row["setup"])
+    return "full" if setup.lora is None else "QLoRA" if setup.quantization else "LoRA"
+
+
+def _options(row: Mapping[str, Any]) -> str:
+    setup = setup_from_dict(row["setup"])
+    words = [_method(row), f"{setup.batch_size} x {setup.seq_len}", setup.dtype, setup.attention]
+    words += ["amp"] if setup.precision == "amp" else []
+    words += ["checkpointing"] if setup.checkpointing else []
+    words += [f"accumulation {setup.accumulation}"] if setup.accumulation > 1 else []
+    words += [setup.optimizer_impl] if setup.optimizer_impl != "foreach" else []
+    if setup.lora is not None and setup.lora.lora_dropout:
+        words.append("dropout")
+    if setup.quantization is not None:
+        words.append(setup.quantization.recipe)
+    return ", ".join(words)
+
+
+if __name__ == "__main__":
+    main()
