@@ -22,6 +22,7 @@ EXIT_CODES: Mapping[Status, int] = {
 }
 SCHEMA = 1
 COUNTERS = ("requested_bytes", "allocated_bytes", "reserved_bytes")
+PHASES = ("setup", "forward", "backward", "optimizer")
 Peak = Mapping[str, int]
 
 
@@ -56,7 +57,7 @@ class Rehearsal:
     def phases(self) -> Mapping[tuple[str, str], Peak]:
         """("first" or "later", phase) -> the largest of each counter; setup has no step."""
         by_phase: dict[tuple[str, str], dict[str, int]] = {}
-        for row in self.document["phases"]:
+        for row in sorted(self.document["phases"], key=_place):
             step = "" if row["step"] == 0 else "first" if row["step"] == 1 else "later"
             peaks = by_phase.setdefault((step, row["phase"]), dict.fromkeys(COUNTERS, 0))
             for counter in COUNTERS:
@@ -68,6 +69,10 @@ class Rehearsal:
         """Kernels and library calls of the last step that ended."""
         launches = self.document["launches"]
         return (launches[-1]["kernels"], launches[-1]["library_calls"]) if launches else None
+
+
+def _place(row: Mapping[str, Any]) -> tuple[int, int]:
+    return row["step"], PHASES.index(row["phase"])
 
 
 def read_result(path: Path) -> Rehearsal:
