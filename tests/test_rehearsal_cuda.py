@@ -353,6 +353,15 @@ def test_sizes_that_depend_on_values_take_their_largest_case(tmp_path: Path) -> 
     )  # two indices of each element
 
 
+def test_a_compiled_model_runs_the_same_step_each_time(tmp_path: Path) -> None:
+    text = LOOP.replace("optimizer = ", "model.compile()\noptimizer = ", 1)
+    rank = answer("--gpu", "rtx_4090", "--", "python", script(tmp_path, text))["rank"]
+    requested = {(r["step"], r["phase"]): r["requested_bytes"] for r in rank["phases"]}
+    assert requested[2, "backward"] == requested[3, "backward"]
+    assert rank["launches"][1] == rank["launches"][2]
+    assert rank["second_count"]["is_equal"]
+
+
 def test_two_first_rehearsals_at_once_both_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -206,8 +206,12 @@ class Recorder:
         self._names_before = names
 
     def _name_modules(self) -> None:
-        """From here on every allocation of the forward pass is labelled with its module."""
-        for root in roots():
+        """From here on every allocation of the forward pass is labelled with its module. Of a
+        compiled model it is not: hooks would have it compiled anew, and not as the script has it."""
+        models = roots()
+        if any(_is_compiled(module) for root in models for module in root.modules()):
+            return
+        for root in models:
             for name, module in root.named_modules():
                 self._modules.setdefault(id(module), name)
         self.head = self._modules.get(id(output_layer()), "")
@@ -271,3 +275,8 @@ class Recorder:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _is_compiled(module: torch.nn.Module) -> bool:
+    by_call = getattr(module, "_compiled_call_impl", None) is not None
+    return by_call or type(module).__name__ == "OptimizedModule"
