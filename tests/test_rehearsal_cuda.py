@@ -22,9 +22,6 @@ PYTHON = os.environ.get("LORA_PROFILER_CUDA_PYTHON")
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples" / "rehearse"
 MIB = 1 << 20
-WORKSPACES = 2 * 8_519_680
-"""Of cuBLAS before Hopper: one for the forward pass, one for autograd's thread."""
-
 pytestmark = [
     pytest.mark.skipif(
         PYTHON is None,
@@ -81,6 +78,12 @@ def torch_version() -> tuple[int, int]:
     return found
 
 
+def workspaces() -> int:
+    """What cuBLAS holds on cards before Hopper: one for the forward pass, one for autograd's
+    thread. Since torch 2.15 a product takes one and gives it back."""
+    return 2 * 8_519_680 if torch_version() < (2, 15) else 0
+
+
 @pytest.mark.parametrize(
     ("model", "gpu", "options", "batch_size", "seq_len", "checkpointing"),
     [
@@ -123,9 +126,9 @@ def test_a_plain_loop_asks_for_what_is_predicted_to_the_byte(
         platform=Platform(capability=find_gpu(gpu).capability, torch=torch_version()),
     )
     predicted = predict(workload)
-    assert rank["peaks"]["whole"]["requested_bytes"] - WORKSPACES == predicted.peak.total_bytes
+    assert rank["peaks"]["whole"]["requested_bytes"] - workspaces() == predicted.peak.total_bytes
     held = rank["held"]["categories"]
-    assert held["workspaces of BLAS"] == WORKSPACES
+    assert held.get("workspaces of BLAS", 0) == workspaces()
     assert rank["held"]["phase"] == "backward"
     assert held["parameters"] + held["optimizer states"] == sum(
         predicted.peak.bytes[name] for name in ("parameters", "adapters", "optimizer_states")
@@ -147,13 +150,13 @@ def test_phases_and_launches_of_a_loop_whose_sizes_are_known(tmp_path: Path) -> 
         phases[0, "setup"] == 17 * MIB
     )  # the first input too: the forward pass begins with the model's call
     assert (
-        phases[2, "forward"] == 16 * MIB + 16 * MIB + MIB + WORKSPACES
+        phases[2, "forward"] == 16 * MIB + 16 * MIB + MIB + workspaces()
     )  # as it begins: the last step's gradients and input
     assert (
         phases[2, "backward"] == phases[3, "backward"] == rank["peaks"]["steady"]["requested_bytes"]
     )
     assert (
-        phases[2, "optimizer"] == 16 * MIB + 16 * MIB + MIB + 8 + WORKSPACES
+        phases[2, "optimizer"] == 16 * MIB + 16 * MIB + MIB + 8 + workspaces()
     )  # SGD in place; the loss and its gradient
     assert rank["second_count"]["is_equal"]
     assert rank["launches"][1] == rank["launches"][2]
@@ -171,7 +174,7 @@ def test_the_script_sees_its_own_peaks(tmp_path: Path) -> None:
     peaks = [int(line.split()[1]) for line in done.stderr.splitlines() if line.startswith("peak ")]
     assert len(peaks) == 4  # the fifth step ends the process before it prints
     # weights, four gradients, the input and five more of its size, the workspaces; 4 bytes of the sum take 512
-    assert peaks[2] == peaks[3] >= 16 * MIB + 16 * MIB + MIB + WORKSPACES
+    assert peaks[2] == peaks[3] >= 16 * MIB + 16 * MIB + MIB + workspaces()
 
 
 def test_out_of_memory_is_torch_s_own_and_ends_with_1(tmp_path: Path) -> None:

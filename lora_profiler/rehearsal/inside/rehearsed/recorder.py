@@ -206,8 +206,8 @@ class Recorder:
         self._names_before = names
 
     def _name_modules(self) -> None:
-        """From here on every allocation of the forward pass is labelled with its module. Of a
-        compiled model it is not: hooks would have it compiled anew, and not as the script has it."""
+        """From here on every allocation of the forward pass is labelled with its module; not of a
+        compiled model, which hooks would have compiled anew, and not as the script has it."""
         models = roots()
         if any(_is_compiled(module) for root in models for module in root.modules()):
             return
