@@ -212,6 +212,8 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         "added to the prediction. "
         f"{refused} are refused before they run, {len(failed)} did not run.",
         "",
+        *_nearness(results),
+        "",
         "| | compared | requested equal | mean | worst | allocated equal | mean | worst | "
         "reserved equal | mean | worst |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -245,6 +247,20 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
         f"- {row['model']} on {row['card']}, {_options(row)}: {row['failed']}" for row in failed
     ]
     return "\n".join(lines) + "\n"
+
+
+def _nearness(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = []
+    for exactness in ("exact", "estimate"):
+        of_kind = [result for result in results if result["exactness"] == exactness]
+        errors = [abs(result["errors"]["requested_bytes"]) for result in of_kind]
+        near = sum(abs(_share(result, "requested_bytes")) <= 0.001 for result in of_kind)
+        lines.append(
+            f"- Answers that say {exactness}: {len(of_kind)}. Requested bytes are equal in "
+            f"{errors.count(0)}, within 4 KiB in {sum(error <= 4096 for error in errors)}, within "
+            f"0.1 % in {near}."
+        )
+    return lines
 
 
 def _share(result: Mapping[str, Any], counter: str) -> float:
