@@ -206,6 +206,11 @@ def test_out_of_memory_is_torch_s_own_and_ends_with_1(tmp_path: Path) -> None:
             "import torch\ntorch.ones(3, device='cuda')",
             "ended on a pretended NVIDIA T4 after 0 optimizer steps",
         ),
+        (
+            "import sys, torch\nsys.excepthook = lambda *error: None\n"
+            "torch.ones(3, device='cuda')\nraise ValueError('shown by nobody')",
+            "ValueError: shown by nobody",
+        ),
         ("import sys\nsys.exit(7)", "exit code 7 before it used the card"),
         ("import no_such_module", "exit code 1 before it used the card"),
     ],

@@ -5,7 +5,6 @@ import os
 import pickle
 import time
 from collections.abc import Iterable, Mapping
-from types import TracebackType
 from typing import Any, Protocol
 
 import torch
@@ -189,9 +188,9 @@ def status_of(error: BaseException) -> str:
     return "error"
 
 
-def error_facts(error: BaseException, trace: TracebackType | None) -> dict[str, Any]:
+def error_facts(error: BaseException) -> dict[str, Any]:
     """`where`: the innermost lines outside torch."""
-    lines = []
+    lines, trace = [], error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
         if "/torch/" not in code.co_filename and "/rehearsed/" not in code.co_filename:

@@ -5,9 +5,7 @@ import atexit
 import os
 import sys
 import time
-import traceback
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -68,7 +66,6 @@ class Recorder:
             self._first_forward
         )
         self._wrap_backward()
-        sys.excepthook = self._uncaught
         atexit.register(self._script_ended)
 
     # --- as the card is opened ---
@@ -231,30 +228,20 @@ class Recorder:
 
     # --- the end ---
 
-    def _uncaught(
-        self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
-    ) -> None:
-        traceback.print_exception(kind, error, trace)
-        if (
-            self._has_ended
-            or not torch.cuda.is_initialized()
-            or issubclass(kind, KeyboardInterrupt)
-        ):
-            return
-        self.peaks.look()
-        status = outcome.status_of(error)
-        self._write(
-            status,
-            error=outcome.error_facts(error, trace) | {"step": self.step, "phase": self.phase},
-        )
-        self._leave(1)
-
     def _script_ended(self) -> None:
+        """Python has written the error that nobody caught by then, whoever shows it."""
         if self._has_ended or os.getpid() != self._process or not torch.cuda.is_initialized():
             return
+        error: BaseException | None = getattr(sys, "last_value", None)
+        if isinstance(error, KeyboardInterrupt):
+            return
         self.peaks.look()
-        self._write("ended")
-        self._leave(0)
+        if error is None:
+            self._write("ended")
+            self._leave(0)
+        facts = outcome.error_facts(error) | {"step": self.step, "phase": self.phase}
+        self._write(outcome.status_of(error), error=facts)
+        self._leave(1)
 
     def _write(self, status: str, error: dict[str, Any] | None = None) -> None:
         self._has_ended = True
