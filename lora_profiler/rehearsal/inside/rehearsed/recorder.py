@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.optim.optimizer import (
@@ -161,9 +161,8 @@ class Recorder:
             self.step = 1
         if id(optimizer) in self._stepped:  # no backward pass in between
             self._stepped = []
-        self.peaks.relabel(
-            self.step, "optimizer"
-        )  # what lies between the backward pass and here: clipping, scaling
+        # what lies between the backward pass and here: clipping, scaling
+        self.peaks.relabel(self.step, "optimizer")
         self._enter(self.step, "optimizer")
         if self.step >= self.settings.steps:
             self.owners |= owners(self.optimizers)
@@ -257,7 +256,7 @@ class Recorder:
         ):
             time.sleep(0.02)
 
-    def _leave(self, code: int) -> None:
+    def _leave(self, code: int) -> NoReturn:
         """At once: autograd's threads and the libraries' own ends meet a card that is not there."""
         sys.stdout.flush()
         sys.stderr.flush()
