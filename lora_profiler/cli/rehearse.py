@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     "rehearse",
     short_help="Run your own training script on a card you do not have.",
     cls=ExampleCommand,
-    context_settings={**HELP_NAMES, "ignore_unknown_options": False},
+    context_settings=HELP_NAMES,
     epilog="""
 COMMAND is what you would type on a machine with the card. It runs unchanged, with the CUDA build of torch of its own environment,
 over libraries that do nothing: the allocator and the choice of kernels are real, so that its bytes are those of the card;
