@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from lora_profiler._paths import CACHE_VARIABLE, cache_folder
+from lora_profiler._common.paths import CACHE_VARIABLE, cache_folder
 from lora_profiler.rehearsal.compiler import Compiler
 from lora_profiler.rehearsal.environment import Environment
 from lora_profiler.rehearsal.errors import RehearsalError

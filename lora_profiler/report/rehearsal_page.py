@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
-from lora_profiler._printable import printable
-from lora_profiler._versions import __version__
+from lora_profiler._common.printable import printable
+from lora_profiler._common.versions import __version__
 from lora_profiler.report import palette
 from lora_profiler.report.blocks import Block, Paragraph, Table
 from lora_profiler.units import bytes_text
