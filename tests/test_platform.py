@@ -168,7 +168,8 @@ def test_profiles_of_the_usual_platform_answer_for_others_only_where_kernels_are
             "estimate",
         ),  # efficient elsewhere: heads of 192 and 128
         ("bigscience/bloom-560m", "eager", "exact"),
-        ("tiiuae/falcon-7b", "math", "exact"),  # one head of k and v
+        # one head of k and v; softmax's product is not followed
+        ("tiiuae/falcon-7b", "math", "estimate"),
     ],
 )
 def test_a_profile_speaks_for_hopper_where_no_rule_does(
@@ -182,7 +183,7 @@ def test_a_profile_speaks_for_hopper_where_no_rule_does(
     there, here = predict_by(usual), predict_by(hopper)
     assert (here.attention_kernel, here.exactness) == (kernel, exactness)
     assert here.peak.total_bytes == there.peak.total_bytes
-    assert has_stand_in(turing) == (exactness == "exact")
+    assert has_stand_in(turing) == (kernel in ("eager", "math"))
 
 
 @pytest.mark.usefixtures("the_bundle")

@@ -1,6 +1,7 @@
 """`predict`: a workload answered by its profile. `peak_bytes`: only the number, for searches over
 thousands of sizes."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from lora_profiler.algebra import Polynomial
@@ -19,7 +20,7 @@ from lora_profiler.prediction import (
 )
 from lora_profiler.support.liger import ASSUMPTION
 from lora_profiler.support.packing import rows_words
-from lora_profiler.support.sdpa import KEPT_SCORES, keeps_scores_again, kernel_words
+from lora_profiler.support.sdpa import SOFTMAX_PRODUCT, kernel_words, softmax_product_bytes
 from lora_profiler.workload import Workload
 
 PROMOTION_ERROR = 0.20
@@ -88,7 +89,7 @@ def _prediction(evaluation: Evaluation, workload: Workload) -> Prediction:
         for name in _PERSISTENT
     }
     kernels = _kernels(profile, workload)
-    doubt = _doubt(workload, kernels, kernels != profile.kernels)
+    doubt = _doubt(workload, kernels, kernels != profile.kernels, moments)
     return Prediction(
         workload=workload,
         engine="compiled",
@@ -109,6 +110,7 @@ def _prediction(evaluation: Evaluation, workload: Workload) -> Prediction:
     )
 
 
+_INSIDE_BACKWARD: tuple[MomentName, ...] = ("last_layer_backward", "first_layer_backward")
 _PERSISTENT: tuple[Category, ...] = (
     "parameters",
     "quantization_state",
@@ -149,7 +151,7 @@ def _kernels(profile: Profile, workload: Workload) -> tuple[str, ...]:
 
 
 def _doubt(
-    workload: Workload, kernels: tuple[str, ...], stands_in: bool
+    workload: Workload, kernels: tuple[str, ...], stands_in: bool, moments: Sequence[Moment]
 ) -> tuple[str, float | None] | None:
     """Why an answer is an estimate, and how far off a peak may be, None where nobody can tell; None
     where it is exact."""
@@ -162,8 +164,10 @@ def _doubt(
             ),
             STAND_IN_ERROR,
         )
-    if keeps_scores_again(workload, kernels or ("eager",)):
-        return KEPT_SCORES, None
+    product = softmax_product_bytes(workload, kernels or ("eager",))
+    inside = max((m.total_bytes for m in moments if m.moment in _INSIDE_BACKWARD), default=0)
+    if product and inside + product > max(m.total_bytes for m in moments):
+        return SOFTMAX_PRODUCT, None
     mixed = setup.lora is not None and setup.lora.adapter_dtype != setup.dtype
     if setup.device == "cpu" and (mixed or setup.precision == "amp"):
         return (

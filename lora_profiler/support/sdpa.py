@@ -134,21 +134,26 @@ def _efficient_takes(call: SdpaCall, capability: int) -> bool:
     return not (call.head_dim % alignment or call.value_dim % alignment)
 
 
-KEPT_SCORES = (
-    "Attention that keeps its scores, with checkpointing: torch's CUDA build over a pretended card"
-    " held up to one more score matrix (batch x heads x sequence x sequence) at the peak than is"
-    " followed here."
+SOFTMAX_PRODUCT = (
+    "Softmax's backward on CUDA multiplies gradient and output into one more score matrix (batch x"
+    " heads x sequence x sequence), which is not followed here: a peak inside a layer stands higher"
+    " by it."
 )
+_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 
 
-def keeps_scores_again(workload: Workload, kernels: Collection[str]) -> bool:
-    """Whether `KEPT_SCORES` is to be said: seen with eager attention and the math kernel, under
-    checkpointing, on CUDA alone."""
-    return (
-        workload.setup.device == "cuda"
-        and workload.setup.checkpointing
-        and not {"eager", "math"}.isdisjoint(kernels)
-    )
+def softmax_product_bytes(workload: Workload, kernels: Collection[str]) -> int:
+    """Bytes that attention which keeps its scores holds beside what rules and profiles follow,
+    while a layer runs back on CUDA; 0 where no such kernel runs.
+
+    A score matrix in float32, seen over torch's CUDA build 2.13 (`native/cuda/SoftMax.cu`,
+    softmax_backward_cuda_out).
+    """
+    setup, config = workload.setup, workload.model.config
+    if setup.device != "cuda" or {"eager", "math"}.isdisjoint(kernels):
+        return 0
+    heads = next((config[name] for name in _HEADS if config.get(name)), 1)
+    return 4 * setup.batch_size * int(heads) * setup.seq_len**2
 
 
 def kernel_words(workload: Workload, kernels: Collection[str]) -> tuple[str, ...]:
