@@ -204,7 +204,7 @@ def test_a_rank_that_hangs_is_named_and_none_is_left(pids: Callable[[], list[int
             beat("backward", 1)
         time.sleep(600)
     """
-    record = measure_case(case(), timeout_seconds=10.0, child=ranks_that(program))
+    record = measure_case(case(), timeout_seconds=40.0, child=ranks_that(program))
     m = record.measurement
     assert m.status == "timeout" and m.failure is not None
     assert "rank 1" in m.failure.reason
