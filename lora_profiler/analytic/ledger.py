@@ -8,8 +8,8 @@ out, which is how `torch.autograd.graph.saved_tensors_hooks` sees them: a view s
 and a tensor kept by two ops counts once.
 
 Every op also leaves a `Node`: what it saves, the FLOPs of its kernels, what its backward allocates.
-`liveness.py` walks these nodes to find the live bytes inside a layer's backward pass, `flops.py` to
-count.
+`liveness.py` walks these nodes to find the live bytes inside a layer's backward pass,
+`structure.py` sums their FLOPs, `kernels/` tells what a device launches for each.
 
 Saving rules: torch's `derivatives.yaml`, checked against real models by
 `tests/test_saved_bytes.py`.
