@@ -125,7 +125,7 @@ class Recorder:
         self.inputs = input_shapes(args, kwargs)
 
     def _wrap_backward(self) -> None:
-        engine = torch.autograd._engine_run_backward  # type: ignore[assignment]
+        engine = torch.autograd._engine_run_backward  # type: ignore[attr-defined]
 
         def run_backward(outputs: Sequence[torch.Tensor], *args: Any, **kwargs: Any) -> Any:
             self._depth += 1
@@ -144,7 +144,7 @@ class Recorder:
             finally:
                 self._depth -= 1
 
-        torch.autograd._engine_run_backward = run_backward  # type: ignore[assignment]
+        torch.autograd._engine_run_backward = run_backward  # type: ignore
 
     def _begin_backward(self) -> None:
         if self.step == 0:  # a loss without a module
