@@ -16,6 +16,8 @@ from lora_profiler.errors import UsageError as UsageError
 from lora_profiler.harness import MeasurementError as MeasurementError
 from lora_profiler.harness import measure as measure
 from lora_profiler.model_spec import ModelSpec as ModelSpec
+from lora_profiler.planning.advise import Remedy as Remedy
+from lora_profiler.planning.advise import advise as advise
 from lora_profiler.planning.answers import answers as answers
 from lora_profiler.planning.engine import peak_bytes as peak_bytes
 from lora_profiler.planning.engine import predict as predict
@@ -24,6 +26,7 @@ from lora_profiler.planning.fit import fit as fit
 from lora_profiler.planning.memory_savings import Lever as Lever
 from lora_profiler.planning.memory_savings import best_lever as best_lever
 from lora_profiler.planning.memory_savings import levers as levers
+from lora_profiler.planning.smallest_cards import smallest_cards as smallest_cards
 from lora_profiler.planning.sweep import sweep as sweep
 from lora_profiler.planning.timing import step_time as step_time
 from lora_profiler.platform import Platform as Platform

@@ -61,7 +61,7 @@ def predictions(*arguments: str) -> list[dict[str, Any]]:
 
 
 def test_the_main_job() -> None:
-    text = answer("meta-llama/Llama-3.1-8B", "--rank", "16")
+    text = answer("meta-llama/Llama-3.1-8B", "--rank", "16", "--detail")
     assert text.startswith("meta-llama/Llama-3.1-8B: llama, 32 layers, 8.03 B parameters\n")
     for part in (
         "full",
@@ -108,7 +108,7 @@ def test_rslora_is_another_scale_and_costs_nothing() -> None:
     (plain,), (rslora,) = predictions(*adapter), predictions(*adapter, "--use-rslora")
     assert rslora.pop("setup") == {**plain.pop("setup"), "use_rslora": True}
     assert rslora == plain
-    assert "float32 adapters, rsLoRA\n" in answer(*adapter, "--use-rslora")
+    assert "float32 adapters, rsLoRA\n" in answer(*adapter, "--use-rslora", "--detail")
 
 
 def test_every_option_reaches_the_setup() -> None:
@@ -239,7 +239,7 @@ MISTRAL = (
 
 
 def test_a_card_brings_the_time_of_a_step() -> None:
-    text = answer(*MISTRAL)
+    text = answer(*MISTRAL, "--detail")
     for part in (
         "One step on NVIDIA A100 SXM4 80GB, fitted to this card",
         "at least",
@@ -285,7 +285,7 @@ def test_a_peak_comes_with_an_interval_and_the_nearest_measured_one() -> None:
         assert nearest["url"].startswith(
             "https://github.com/foundation-model-stack/fms-acceleration/blob/"
         )
-    text = " ".join(answer(*MISTRAL).split())
+    text = " ".join(answer(*MISTRAL, "--detail").split())
     assert "Peak as measured, were it as far off as public ones: full " in text
     assert (
         "Nearest public measurement: mistralai/Mistral-7B-v0.1, LoRA, 4 x 4,096 tokens with"
@@ -311,7 +311,7 @@ def test_a_peak_comes_with_an_interval_and_the_nearest_measured_one() -> None:
     ],
 )
 def test_a_time_that_nobody_knows_is_said_and_not_made_up(arguments: list[str], words: str) -> None:
-    assert words in " ".join(answer(*arguments).split())
+    assert words in " ".join(answer(*arguments, "--detail").split())
     for prediction in predictions(*arguments):
         assert prediction["step_time"] is None
         assert words in str(prediction["step_time_refusal"])
@@ -320,7 +320,7 @@ def test_a_time_that_nobody_knows_is_said_and_not_made_up(arguments: list[str], 
 def test_without_a_card_there_is_no_time() -> None:
     for prediction in predictions("gpt2", "-s", "512"):
         assert prediction["step_time"] is None and prediction["step_time_refusal"] is None
-    assert "One step" not in answer("gpt2", "-s", "512")
+    assert "One step" not in answer("gpt2", "-s", "512", "--detail")
 
 
 @pytest.mark.parametrize(

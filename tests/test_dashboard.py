@@ -146,7 +146,7 @@ def test_every_option_has_a_widget() -> None:
 def test_every_sentence_of_the_command_line_is_on_the_page_once() -> None:
     setups = [TrainSetup(seq_len=256), TrainSetup(seq_len=256, lora=LoraConfig(r=16))]
     workloads = [Workload(model=find_model("gpt2"), setup=setup) for setup in setups]
-    both = answers(workloads, find_gpu("l4"), all_levers=True)
+    both = answers(workloads, find_gpu("l4"), levers="all")
     excess = activation_excess(*(answer.prediction for answer in both))
     paragraphs = [b for b in model_blocks(both, excess) if isinstance(b, Paragraph)]
     shown = texts(sound(opened(model="gpt2", seq_len="256", gpu="l4"))).split("\n")
@@ -296,7 +296,7 @@ def test_figures_show_the_numbers_of_the_answer() -> None:
         Workload(model=find_model("gpt2"), setup=s)
         for s in (setup, replace(setup, lora=LoraConfig()))
     ]
-    found = answers(workloads, all_levers=True)
+    found = answers(workloads, levers="all")
     sums: dict[float, float] = {}
     for trace in drawn["composition"]["data"]:
         if trace["type"] == "bar":

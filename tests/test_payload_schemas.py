@@ -44,7 +44,7 @@ def predicted() -> Any:
     model, gpu = find_model("meta-llama/Llama-3.1-8B"), find_gpu("h100_sxm_80gb")
     return predict_payload(
         [
-            *answers([Workload(model=model, setup=s) for s in setups], gpu, all_levers=True),
+            *answers([Workload(model=model, setup=s) for s in setups], gpu, levers="all"),
             *answers(
                 [Workload(model=model, setup=s) for s in ranks], network=find_network("nvlink4")
             ),

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
+from typing import Literal
 
 import jsonschema
 import pytest
@@ -45,7 +46,7 @@ MODELS = [
 
 
 def ask(
-    name: str, gpu: str | None = None, *, all_levers: bool = False, **setup: object
+    name: str, gpu: str | None = None, *, levers: Literal["best", "all"] = "best", **setup: object
 ) -> list[Answer]:
     base = TrainSetup(**{"seq_len": 512, **setup})  # type: ignore[arg-type]
     lora = LoraConfig(r=8)
@@ -60,7 +61,7 @@ def ask(
         for m in methods
     ]  # type: ignore[arg-type]
     card = find_gpu(gpu) if gpu else None
-    return answers(made, card, all_levers=all_levers, may_trace=False)
+    return answers(made, card, levers=levers, may_trace=False)
 
 
 FIELDS = [f for f in TrainSetup.__dataclass_fields__ if f not in ("lora", "quantization")]
@@ -273,7 +274,7 @@ def test_the_excess_of_lora_is_said_in_one_line() -> None:
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("gpu", [None, "rtx_4090"])
 def test_json_is_what_the_schema_says(name: str, gpu: str | None) -> None:
-    document = predict_payload(ask(name, gpu, all_levers=True))
+    document = predict_payload(ask(name, gpu, levers="all"))
     schema = predict_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(json.loads(json.dumps(document)), schema)

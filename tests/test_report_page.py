@@ -114,9 +114,7 @@ def answered() -> list[Any]:
     model = find_model("meta-llama/Llama-3.2-1B")
     setups = [TrainSetup(seq_len=64), TrainSetup(seq_len=64, lora=LoraConfig(r=8))]
     return answers(
-        [Workload(model=model, setup=setup) for setup in setups],
-        find_gpu("rtx_4090"),
-        all_levers=True,
+        [Workload(model=model, setup=setup) for setup in setups], find_gpu("rtx_4090"), levers="all"
     )
 
 

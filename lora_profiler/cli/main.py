@@ -3,7 +3,7 @@ the answer starts at once."""
 
 import gc
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
@@ -112,6 +112,11 @@ Exit code: 0 done, and if --gpu names a card at least one method fits it; 1 none
 @setup_options(device="cuda", device_help="Whose memory rules hold.")
 @answer_options
 @click.option(
+    "--detail",
+    is_flag=True,
+    help="The whole table: every moment and part, compute, the reserve, where time goes, caveats.",
+)
+@click.option(
     "--per-layer", is_flag=True, help="Weights, memory and compute of every distinct layer."
 )
 @click.option(
@@ -133,15 +138,25 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
     platform = platform_of(o, gpu)
     models_workloads = [workloads(spec, ctx, platform) for spec in specs]
-    everything = o["explain"] or o["form"] == "json"
+    detailed = o["detail"] or o["per_layer"] or o["explain"]
+    short = o["form"] in ("table", "md") and not detailed
+    levers: Literal["none", "best", "all"] = (
+        "all" if o["explain"] or o["form"] == "json" else "none" if short else "best"
+    )
     with shown():
         found = [
-            answers(of_model, gpu, o["engine"], all_levers=everything, network=network)
+            answers(of_model, gpu, o["engine"], levers=levers, network=network)
             for of_model in models_workloads
         ]
     for one_model in found:
         warn_of([answer.prediction for answer in one_model], gpu)
-    _print_answers(found, o)
+    if short:
+        from lora_profiler.report.short_answer import short_blocks
+
+        blocks = [block for one_model in found for block in short_blocks(one_model)]
+        print_blocks(blocks, o["form"], o["output"])
+    else:
+        _print_answers(found, o)
     if gpu is not None and not any(
         a.fit and a.fit.verdict != "does_not_fit" for one_model in found for a in one_model
     ):
@@ -176,13 +191,13 @@ def _print_answers(answers: Sequence[Sequence["Answer"]], o: dict[str, Any]) -> 
     else:
         blocks: list[Block] = []
         for one_model in answers:
-            blocks += _model_blocks(
+            blocks += _detailed_blocks(
                 one_model, per_layer=o["per_layer"], explain=o["explain"], engine=o["engine"]
             )
         print_blocks(blocks, o["form"], o["output"])
 
 
-def _model_blocks(
+def _detailed_blocks(
     answers: Sequence["Answer"], *, per_layer: bool, explain: bool, engine: str
 ) -> list["Block"]:
     from lora_profiler.planning.diagnostics import activation_excess

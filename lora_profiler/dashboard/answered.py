@@ -70,7 +70,7 @@ def answered(model: ModelSpec, question: Question) -> Answered:
         workloads(model, question),
         gpu,
         question.engine,
-        all_levers=True,
+        levers="all",
         network=network,
         may_trace=False,
     )

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lora_profiler.errors import UsageError
 from lora_profiler.planning.engine import engines_for, on_card, predict_checked
-from lora_profiler.planning.memory_savings import Lever, best_lever, levers
+from lora_profiler.planning.memory_savings import Lever, best_lever
+from lora_profiler.planning.memory_savings import levers as every_lever
 from lora_profiler.prediction import Prediction
 from lora_profiler.workload import Workload
 
@@ -62,14 +63,14 @@ def answers(
     gpu: "Gpu | None" = None,
     engine: str = "auto",
     *,
-    all_levers: bool = False,
+    levers: Literal["none", "best", "all"] = "best",
     network: "Network | None" = None,
     may_trace: bool = True,
 ) -> list[Answer]:
     """Predict each way to train one model, judge the card if one is named, time a step, and find
     what lowers each peak most.
 
-    `all_levers` lists every lever, not the best alone. `network` is the link among several ranks. A
+    `levers` are those to look for. `network` is the link among several ranks. A
     method that is among the workloads is no lever of another. `engine` and `may_trace` as in
     `predict`; with a card the profiles for other sizes are traced too. Raises UsageError for a
     network among one process, and what `predict` raises.
@@ -94,9 +95,10 @@ def answers(
     rows = []
     for prediction, timing, gap, engine in zip(predictions, timings, gaps, engines, strict=True):
         workload = prediction.workload
-        if all_levers:
-            tried = levers(workload, engine, prediction, besides=methods)
-        else:
+        tried: tuple[Lever, ...] = ()
+        if levers == "all":
+            tried = every_lever(workload, engine, prediction, besides=methods)
+        elif levers == "best":
             best = best_lever(workload, engine, prediction, besides=methods)
             tried = (best,) if best else ()
         rows.append(

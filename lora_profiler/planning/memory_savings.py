@@ -60,7 +60,7 @@ def levers(
     """
     prediction = prediction or predict(workload, engine)
     answerer = engine_for_search(prediction, engine)
-    tried = (_try(change, workload, answerer) for change in _changes(workload, prediction, besides))
+    tried = (_try(change, workload, answerer) for change in changes(workload, prediction, besides))
     return tuple(sorted((lever for lever in tried if lever), key=lambda lever: -lever.saved_bytes))
 
 
@@ -85,7 +85,7 @@ def best_lever(
     answerer = engine_for_search(prediction, engine)
     best: Lever | None = None
     for change in sorted(
-        _changes(workload, prediction, besides), key=lambda change: -change.at_most
+        changes(workload, prediction, besides), key=lambda change: -change.at_most
     ):
         if best is not None and change.at_most <= best.saved_bytes:
             break
@@ -95,9 +95,9 @@ def best_lever(
     return best
 
 
-class _Change(NamedTuple):
+class Change(NamedTuple):
     """A change to try. It lowers the present peak moment by at most `at_most` bytes, hence the peak
-    by no more."""
+    by no more. `learns_the_same`: the update is that of before, but for rounding."""
 
     name: str
     option: str
@@ -105,9 +105,14 @@ class _Change(NamedTuple):
     setup: TrainSetup
     before: int
     at_most: int
+    learns_the_same: bool
 
 
-def _try(change: _Change, workload: Workload, engine: str) -> Lever | None:
+_LEARN_THE_SAME = ("--checkpointing", "--loss", "--optimizer-impl", "--attention", "--batch-size")
+"""Options that change how a step is worked out, not what it learns."""
+
+
+def _try(change: Change, workload: Workload, engine: str) -> Lever | None:
     try:
         after = peak_bytes(replace(workload, setup=change.setup), engine)
     except LoraProfilerError:  # this change does not exist for this model
@@ -123,22 +128,23 @@ def _try(change: _Change, workload: Workload, engine: str) -> Lever | None:
     )
 
 
-def _changes(
+def changes(
     workload: Workload, prediction: Prediction, besides: Collection[str]
-) -> Iterator[_Change]:
+) -> Iterator[Change]:
     """Every change worth a try."""
     if prediction.saved_activation_bytes is None:
         return
     setup, lora, peak = workload.setup, workload.setup.lora, prediction.peak
     everything = peak.total_bytes
 
-    def change(name: str, option: str, price: str, changed: TrainSetup, *touched: str) -> _Change:
+    def change(name: str, option: str, price: str, changed: TrainSetup, *touched: str) -> Change:
         at_most = (
             sum(size for category, size in peak.bytes.items() if category in touched)
             if touched
             else everything
         )
-        return _Change(name, option, price, changed, everything, at_most)
+        same = option.startswith(_LEARN_THE_SAME)
+        return Change(name, option, price, changed, everything, at_most, same)
 
     if lora is None and "lora" not in besides:
         price = "trains an update of low rank"
@@ -266,10 +272,14 @@ def _changes(
                 fewer,
                 *adapted,
             )
-    if setup.batch_size > 1:
-        half = setup.batch_size // 2
-        smaller = replace(setup, batch_size=half)
+    if setup.batch_size > 1 and setup.batch_size % 2 == 0:
+        half, twice = setup.batch_size // 2, setup.accumulation * 2
+        smaller = replace(setup, batch_size=half, accumulation=twice)
         sized = ("inputs", "activations", "logits_and_loss", "temporaries")
         yield change(
-            f"batch {half}", f"--batch-size {half}", "more, smaller steps", smaller, *sized
+            f"micro-batch {half}",
+            f"--batch-size {half} --accumulation {twice}",
+            "more, smaller micro-batches a step",
+            smaller,
+            *sized,
         )

@@ -82,7 +82,7 @@ def model_parts(answers: Sequence[Answer], excess: ActivationExcess | None = Non
 
         communication = communication_table(answers)
     return ModelParts(
-        title=_title(predictions[0]),
+        title=title_words(predictions[0]),
         setup=tuple(_setup_lines(answers)),
         comparison=comparison_table(answers),
         card=card_table(answers) if answers[0].gpu is not None else None,
@@ -95,7 +95,7 @@ def model_parts(answers: Sequence[Answer], excess: ActivationExcess | None = Non
     )
 
 
-def _title(prediction: Prediction) -> str:
+def title_words(prediction: Prediction) -> str:
     model = prediction.workload.model
     return (
         f"{model.id}: {model.model_type}, {model.num_layers} layers,"

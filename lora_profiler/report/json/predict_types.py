@@ -202,9 +202,22 @@ class PredictionJson(TypedDict):
     step_time: StepTimeJson | None
 
 
+class RemedyJson(TypedDict):
+    """A set of changes that makes the workload fit the card; `seconds` is that of a step then."""
+
+    options: list[str]
+    prices: list[str]
+    learns_the_same: bool
+    peak_bytes: int
+    seconds: float | None
+    tokens_per_second: float | None
+
+
 class AnswerJson(PredictionJson):
     """A prediction with what follows from it. `step_time_refusal` is why there is no step_time,
     where a device was named. `evidence` is null for a lower bound, and for devices that none is of.
+    `remedies` are of a card that it does not fit, the first to try first; `smallest_cards` the keys
+    of those that it fits.
     """
 
     fit: FitJson | None
@@ -212,6 +225,8 @@ class AnswerJson(PredictionJson):
     communication: NotRequired[CommunicationJson | None]
     evidence: EvidenceJson | None
     levers: list[LeverJson]
+    remedies: NotRequired[list[RemedyJson]]
+    smallest_cards: NotRequired[list[str]]
     layers: list[LayerCost]
 
 

@@ -1,0 +1,183 @@
+"""What makes a workload fit a card: the sets of changes that suffice, the quickest first."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from lora_profiler.catalog import Gpu
+from lora_profiler.errors import LoraProfilerError, UsageError
+from lora_profiler.planning.engine import (
+    engine_for_search,
+    engines_for,
+    on_card,
+    peak_bytes_checked,
+    predict_checked,
+)
+from lora_profiler.planning.fit import judge
+from lora_profiler.planning.memory_savings import Change, changes
+from lora_profiler.planning.timing import TimedStep, step_time
+from lora_profiler.prediction import Prediction
+from lora_profiler.support.check import check
+from lora_profiler.workload import TrainSetup, Workload
+
+MOST_CHANGES = 3
+"""In one set; a person can still see what each is for."""
+MOST_TIMED = 6
+"""Sets whose step is timed, those of the fewest changes first."""
+MOST_GROWN = 3
+"""Sets that do not suffice yet and are tried with one change more: those of the lowest peaks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remedy:
+    """Changes that together make a workload fit: each one's option and price in words, whether the
+    update stays the same but for rounding, the workload that they end in, its peak, and its step
+    where the time is known.
+
+    Examples:
+        >>> from lora_profiler import LoraConfig, TrainSetup, Workload
+        >>> from lora_profiler import advise, find_gpu, find_model
+        >>> model = find_model("meta-llama/Llama-3.1-8B")
+        >>> workload = Workload(model=model, setup=TrainSetup(lora=LoraConfig()))
+        >>> advise(workload, find_gpu("rtx_4090"))[0].options
+        ('--checkpointing',)
+    """
+
+    options: tuple[str, ...]
+    prices: tuple[str, ...]
+    learns_the_same: bool
+    workload: Workload
+    peak_bytes: int
+    step: TimedStep | None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        return self.step.time.tokens_per_second if self.step else None
+
+
+def advise(
+    workload: Workload,
+    gpu: Gpu,
+    engine: str = "auto",
+    prediction: Prediction | None = None,
+    *,
+    besides: Collection[str] = (),
+) -> tuple[Remedy, ...]:
+    """The sets of at most `MOST_CHANGES` changes that make `workload` fit `gpu`: the one with the
+    most tokens a second first among those that learn the same, and then among the others. Each is
+    predicted anew; none holds a change that it does not need. Empty where the workload fits as it
+    is, where nothing suffices, and where the engine does not know the activations.
+
+    Changes to a method in `besides` are left out. `prediction` is that of the same workload on the
+    card, where there is one already. Raises UsageError for a card sold with several memory sizes,
+    and what `predict` raises.
+
+    Examples:
+        >>> from lora_profiler import LoraConfig, TrainSetup, Workload
+        >>> from lora_profiler import advise, find_gpu, find_model
+        >>> workload = Workload(model=find_model("gpt2"), setup=TrainSetup(lora=LoraConfig()))
+        >>> advise(workload, find_gpu("rtx_4090"))
+        ()
+    """
+    usable = gpu.usable_bytes
+    if usable is None:
+        raise UsageError(
+            f"{gpu.key} is sold with several memory sizes; say which, as in --gpu custom:24GiB."
+        )
+    workload = on_card(workload, gpu)
+    if prediction is None:
+        (engine,) = engines_for([workload], engine, other_sizes=True)
+        prediction = predict_checked(workload, engine)
+    if (
+        prediction.saved_activation_bytes is None
+        or judge(prediction.peak.total_bytes, usable, gpu) == "fits"
+    ):
+        return ()
+    answerer = engine_for_search(prediction, engine)
+    sufficient = _sufficient(workload, prediction, gpu, usable, answerer, besides)
+    remedies = [
+        Remedy(
+            options=tuple(change.option for change in tried.changes),
+            prices=tuple(dict.fromkeys(change.price for change in tried.changes)),
+            learns_the_same=all(change.learns_the_same for change in tried.changes),
+            workload=tried.workload,
+            peak_bytes=tried.peak_bytes,
+            step=_timed(tried.workload, gpu, engine),
+        )
+        for tried in sufficient[:MOST_TIMED]
+    ]
+    return tuple(
+        sorted(remedies, key=lambda r: (not r.learns_the_same, -(r.tokens_per_second or 0)))
+    )
+
+
+class _Tried(NamedTuple):
+    """A workload after some changes."""
+
+    changes: tuple[Change, ...]
+    workload: Workload
+    peak_bytes: int
+
+
+def _sufficient(
+    workload: Workload,
+    prediction: Prediction,
+    gpu: Gpu,
+    usable: int,
+    engine: str,
+    besides: Collection[str],
+) -> list[_Tried]:
+    """Sets that fit and of which no part does, the smallest first. One is grown only while nothing
+    fits, one change at a time."""
+    growing = [_Tried((), workload, prediction.peak.total_bytes)]
+    seen: set[TrainSetup] = {workload.setup}
+    sufficient: list[_Tried] = []
+    for _ in range(MOST_CHANGES):
+        grown: list[_Tried] = []
+        for start in growing:
+            for tried in _grown(start, engine, besides, seen):
+                fits = judge(tried.peak_bytes, usable, gpu) == "fits"
+                (sufficient if fits else grown).append(tried)
+        if len(sufficient) >= 2:
+            break
+        growing = sorted(grown, key=lambda tried: tried.peak_bytes)[:MOST_GROWN]
+    return [
+        tried
+        for tried in sufficient
+        if not any(_options(other) < _options(tried) for other in sufficient)
+    ]
+
+
+def _grown(
+    start: _Tried, engine: str, besides: Collection[str], seen: set[TrainSetup]
+) -> Iterator[_Tried]:
+    """`start` with one change more, each that lowers its peak."""
+    try:
+        prediction = predict_checked(start.workload, engine)
+    except LoraProfilerError:
+        return
+    for change in changes(start.workload, prediction, besides):
+        if change.setup in seen:
+            continue
+        seen.add(change.setup)
+        changed = replace(start.workload, setup=change.setup)
+        try:
+            check(changed, engine)
+            peak = peak_bytes_checked(changed, engine)
+        except LoraProfilerError:  # this change does not exist for this model
+            continue
+        if peak < start.peak_bytes:
+            kept = tuple(c for c in start.changes if _flag(c) != _flag(change))
+            yield _Tried((*kept, change), changed, peak)
+
+
+def _flag(change: Change) -> str:
+    return change.option.split()[0]
+
+
+def _options(tried: _Tried) -> frozenset[str]:
+    return frozenset(change.option for change in tried.changes)
+
+
+def _timed(workload: Workload, gpu: Gpu, engine: str) -> TimedStep | None:
+    return step_time(workload, gpu, "auto" if engine == "traced" else engine).step

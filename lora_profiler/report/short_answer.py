@@ -1,0 +1,216 @@
+"""The answer that a person wanted, in at most 25 lines of 80 columns: what trains, what holds the
+peak, which card is enough, and on a named card whether it fits, what makes it fit, and how fast."""
+
+import textwrap
+from collections.abc import Collection, Iterator, Sequence
+
+from lora_profiler.planning.advise import Remedy
+from lora_profiler.planning.answers import Answer
+from lora_profiler.planning.timing import TimedStep
+from lora_profiler.prediction import Category, Prediction
+from lora_profiler.report.blocks import Block, Paragraph, Row, Table, heading, paragraph
+from lora_profiler.report.method_label import method_label
+from lora_profiler.report.predictions import attention_words, title_words, training_line
+from lora_profiler.report.room import shared
+from lora_profiler.units import (
+    byte_unit,
+    bytes_text,
+    count_text,
+    in_unit,
+    rate_text,
+    seconds_text,
+    short_count_text,
+)
+
+WIDTH = 80
+_BAR = 22
+_LETTERS: dict[str, tuple[str, tuple[Category, ...]]] = {
+    "w": ("weights", ("parameters", "quantization_state", "adapters", "buffers")),
+    "g": ("gradients", ("gradients",)),
+    "o": ("optimizer states", ("optimizer_states",)),
+    "a": ("activations", ("activations", "inputs")),
+    "l": ("logits and loss", ("logits_and_loss",)),
+    "t": ("temporaries", ("temporaries", "workspace")),
+    "c": ("communication", ("communication",)),
+}
+"""A letter of the bar: what it stands for. A letter, not a colour: the answer is read in pipes and
+logs too."""
+
+
+def short_blocks(answers: Sequence[Answer]) -> list[Block]:
+    """About one model, asked with one setup and one or more methods."""
+    predictions = [answer.prediction for answer in answers]
+    blocks: list[Block] = [
+        heading(title_words(predictions[0])),
+        _lines(_question(predictions)),
+        _peaks(answers),
+        _lines(_legend(predictions)),
+    ]
+    if answers[0].gpu is not None:
+        blocks.append(_lines(*_on_card(answers)))
+    blocks.append(_lines(_trust(predictions), *_more(answers)))
+    return blocks
+
+
+def _lines(*texts: str) -> Paragraph:
+    """Each text in lines of at most `WIDTH` columns; those that go on are indented."""
+    lines = [
+        line
+        for text in texts
+        for line in textwrap.wrap(
+            text,
+            WIDTH,
+            subsequent_indent=" " * (len(text) - len(text.lstrip()) + 2),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    ]
+    return paragraph(*lines)
+
+
+def _question(predictions: Sequence[Prediction]) -> str:
+    setup = predictions[0].workload.setup
+    dtypes = list(dict.fromkeys(p.workload.setup.dtype for p in predictions))
+    kernels = list(dict.fromkeys(p.attention_kernel for p in predictions))
+    return f"{training_line(setup, dtypes)}, {attention_words(setup, kernels)}"
+
+
+def _peaks(answers: Sequence[Answer]) -> Table:
+    """A row a method: the bar of what holds its peak, the smallest cards, what trains, the peak."""
+    largest = max(answer.prediction.peak.total_bytes for answer in answers)
+    unit, size = byte_unit(largest)
+    known = all(a.prediction.saved_activation_bytes is not None for a in answers)
+    rows = [
+        Row(
+            cells=(
+                method_label(answer.prediction),
+                _bar(answer.prediction, largest),
+                _card_words(answer),
+                short_count_text(answer.prediction.parameters.trainable),
+                f"{in_unit(answer.prediction.peak.total_bytes, size)}",
+            )
+        )
+        for answer in answers
+    ]
+    peak = f"peak, {unit}" if known else f"at least, {unit}"
+    return Table(
+        columns=("", "what holds the peak", "smallest card", "trained", peak),
+        rows=tuple(rows),
+        left=3,
+    )
+
+
+def _shares(prediction: Prediction) -> dict[str, int]:
+    held = prediction.peak.bytes
+    return {
+        letter: sum(held.get(category, 0) for category in categories)
+        for letter, (_, categories) in _LETTERS.items()
+    }
+
+
+def _bar(prediction: Prediction, largest: int) -> str:
+    """Letters in proportion, in all as many as the peak is of the `largest`."""
+    shares = _shares(prediction)
+    total = round(_BAR * sum(shares.values()) / largest)
+    counts = shared(total, [_BAR * size / largest for size in shares.values()])
+    return "".join(letter * count for letter, count in zip(shares, counts, strict=True))
+
+
+def _legend(predictions: Sequence[Prediction]) -> str:
+    largest = max(prediction.peak.total_bytes for prediction in predictions)
+    drawn = {letter for prediction in predictions for letter in _bar(prediction, largest)}
+    words = ", ".join(f"{k} {name}" for k, (name, _) in _LETTERS.items() if k in drawn)
+    return f"{words}; a letter is {bytes_text(largest // _BAR)}"
+
+
+def _card_words(answer: Answer) -> str:
+    """'48 GB, l40s': the smallest memory that suffices, and a card that has it."""
+    from lora_profiler.planning.smallest_cards import smallest_cards
+
+    prediction = answer.prediction
+    if prediction.saved_activation_bytes is None:
+        return "not known"
+    if prediction.workload.setup.device != "cuda":
+        return ""
+    cards = smallest_cards(prediction)
+    return f"{cards[0].memory_gib_marketed:g} GB, {cards[0].key}" if cards else "none alone"
+
+
+def _on_card(answers: Sequence[Answer]) -> Iterator[str]:
+    """The verdict of each method on the card that was asked about, and what would make it fit."""
+    gpu = answers[0].gpu
+    assert gpu is not None
+    about = "~" if gpu.usable_is_estimated else ""
+    yield f"{gpu.name}, {about}{bytes_text(gpu.usable_bytes or 0)} usable"
+    methods = {answer.prediction.workload.setup.method for answer in answers}
+    for answer in answers:
+        yield f"  {method_label(answer.prediction)} {_verdict(answer)}"
+        if answer.fit is not None and answer.fit.verdict != "fits":
+            yield from _remedies(answer, methods)
+
+
+def _verdict(answer: Answer) -> str:
+    fit = answer.fit
+    if fit is None:
+        return "may fit or not: what its layers keep is not known to this engine"
+    step = answer.timing.step if answer.timing else None
+    reserve = f"reserve {bytes_text(fit.reserve_bytes)}"
+    if fit.verdict == "does_not_fit":
+        return f"does not fit: {bytes_text(-fit.headroom_bytes)} too much ({reserve})"
+    speed = f"; {_speed(step)}" if step else ""
+    if fit.verdict == "tight":
+        return f"is tight, {bytes_text(-fit.headroom_bytes)} short ({reserve}){speed}"
+    batch = f" (to batch {count_text(fit.largest_batch_size)})" if fit.largest_batch_size else ""
+    return f"fits, {bytes_text(fit.headroom_bytes)} left{batch}{speed}"
+
+
+def _speed(step: TimedStep) -> str:
+    return f"{seconds_text(step.time.seconds)}, {rate_text(step.time.tokens_per_second, 'tokens')}"
+
+
+def _remedies(answer: Answer, methods: Collection[str]) -> Iterator[str]:
+    """The quickest set of changes that suffices and trains the same, and the quickest of all."""
+    from lora_profiler.planning.advise import advise
+
+    assert answer.gpu is not None
+    remedies = advise(
+        answer.prediction.workload, answer.gpu, "auto", answer.prediction, besides=methods
+    )
+    if not remedies:
+        yield "    nothing short of several cards makes it fit: lora-profile plan"
+        return
+    first = remedies[0]
+    quickest = max(remedies, key=lambda remedy: remedy.tokens_per_second or 0)
+    yield f"    {_words(first)}"
+    if quickest is not first and first.learns_the_same:
+        yield f"    {_words(quickest)}"
+
+
+def _words(remedy: Remedy) -> str:
+    words = f"{' '.join(remedy.options)}: fits, {bytes_text(remedy.peak_bytes)}"
+    if remedy.tokens_per_second is not None:
+        words += f", {rate_text(remedy.tokens_per_second, 'tokens')}"
+    return words + ("" if remedy.learns_the_same else ", trains otherwise")
+
+
+def _trust(predictions: Sequence[Prediction]) -> str:
+    """How sure the peaks are, in one sentence."""
+    kinds: dict[str, list[str]] = {}
+    for prediction in predictions:
+        kinds.setdefault(_sureness(prediction), []).append(method_label(prediction))
+    return "; ".join(f"{', '.join(names)}: {kind}" for kind, names in kinds.items()) + "."
+
+
+def _sureness(prediction: Prediction) -> str:
+    if prediction.exactness == "exact":
+        return "the peak is exact for this loop"
+    if prediction.saved_activation_bytes is None:
+        return "a lower bound, activations not known"
+    if prediction.error_bound:
+        return f"the peak is within {100 * prediction.error_bound:g} %"
+    return "the peak is an estimate"
+
+
+def _more(answers: Sequence[Answer]) -> Iterator[str]:
+    card = "" if answers[0].gpu else "--gpu KEY judges a card; "
+    yield f"{card}--detail shows every part and caveat, --explain the formulas."

@@ -1,0 +1,129 @@
+"""The short answer: 25 lines of 80 columns; its advice held against every set of changes; its cards
+against all of the catalogue."""
+
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+
+import commands
+from lora_profiler import (
+    Gpu,
+    LoraConfig,
+    TrainSetup,
+    Workload,
+    advise,
+    bundled_gpus,
+    find_gpu,
+    find_model,
+    fit,
+    peak_bytes,
+    predict,
+    smallest_cards,
+    step_time,
+)
+from lora_profiler.planning.engine import on_card
+from lora_profiler.planning.fit import judge
+
+MODELS = (
+    "meta-llama/Llama-3.1-8B",
+    "meta-llama/Llama-3.1-70B",
+    "Qwen/Qwen2.5-0.5B",
+    "mistralai/Mistral-7B-v0.1",
+    "google/gemma-2-9b",
+    "openai-community/gpt2",
+    "EleutherAI/pythia-1.4b",
+    "facebook/opt-1.3b",
+    "mistralai/Mixtral-8x7B-v0.1",
+    "microsoft/Phi-3.5-mini-instruct",
+)
+LLAMA = "meta-llama/Llama-3.1-8B"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_it_is_25_lines_of_80_columns(model: str) -> None:
+    methods = ("--method", "full", "--method", "lora", "--method", "qlora")
+    done = commands.run(model, "-s", "1024", "-b", "4", *methods, "--gpu", "rtx_4090")
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 25 and max(map(len, lines)) <= 80, done.stdout
+    assert lines[0].startswith(f"{model}: ")
+    verdicts = [line for line in lines if line.startswith("  ") and (" fit" in line)]
+    assert len(verdicts) >= 3
+
+
+def test_what_it_says_of_a_card_that_is_too_small() -> None:
+    text = commands.run(LLAMA, "--method", "lora", "--gpu", "rtx_4090").stdout
+    assert "LoRA r16 does not fit: 15.70 GiB too much (reserve 2.80 GiB)" in text
+    assert "    --checkpointing: fits, 18.89 GiB, " in text
+    assert "LoRA r16: the peak is exact for this loop." in text
+
+
+def test_the_bar_is_in_proportion() -> None:
+    text = commands.run(LLAMA).stdout
+    full, lora = (
+        next(line for line in text.splitlines() if line.startswith(name)).split()
+        for name in ("full ", "LoRA r16 ")
+    )
+    assert (full[1].count("w"), full[1].count("o")) == (4, 9)  # of 22: 14.96 and 29.92 of 74.79 GiB
+    assert len(full[1]) == 22 and len(lora[2]) == 11
+
+
+CASES = [
+    ("rtx_4090", TrainSetup(lora=LoraConfig())),
+    ("a100_sxm_80gb", TrainSetup()),
+    ("l4", TrainSetup(lora=LoraConfig(lora_dropout=0.1), batch_size=2, seq_len=1024)),
+]
+
+
+@pytest.mark.parametrize(("card", "setup"), CASES)
+def test_no_change_or_pair_is_quicker_than_the_first_advice(card: str, setup: TrainSetup) -> None:
+    """Against all single changes and pairs of those that learn the same, written out here."""
+    gpu, workload = find_gpu(card), Workload(model=find_model(LLAMA), setup=setup)
+    remedies = advise(workload, gpu)
+    assert remedies
+    for remedy in remedies:
+        verdict = fit(remedy.workload, gpu)
+        assert verdict is not None and verdict.verdict == "fits"
+        assert remedy.peak_bytes == peak_bytes(remedy.workload)
+    singles: list[dict[str, object]] = [
+        {"checkpointing": True},
+        {"loss": "fused"},
+        {"optimizer_impl": "fused"},
+    ]
+    if setup.batch_size > 1:
+        singles.append({"batch_size": setup.batch_size // 2, "accumulation": 2})
+    sets = [*singles, *({**one, **other} for one, other in combinations(singles, 2))]
+    fitting = [changed for fields in sets if _fits(changed := _with(workload, fields, gpu), gpu)]
+    rates = [step.time.tokens_per_second for w in fitting if (step := step_time(w, gpu).step)]
+    first = remedies[0]
+    assert first.learns_the_same == bool(rates)
+    if rates:
+        assert first.tokens_per_second == pytest.approx(max(rates))
+
+
+def _with(workload: Workload, fields: dict[str, object], gpu: Gpu) -> Workload:
+    return on_card(replace(workload, setup=replace(workload.setup, **fields)), gpu)  # type: ignore[arg-type]
+
+
+def _fits(workload: Workload, gpu: Gpu) -> bool:
+    assert gpu.usable_bytes is not None
+    return judge(peak_bytes(workload), gpu.usable_bytes, gpu) == "fits"
+
+
+def test_a_set_holds_no_change_that_it_does_not_need() -> None:
+    workload = Workload(model=find_model(LLAMA), setup=TrainSetup(lora=LoraConfig()))
+    sets = [frozenset(r.options) for r in advise(workload, find_gpu("rtx_4090"))]
+    assert not any(one < other for one in sets for other in sets)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_smallest_cards_are_those_that_fit(batch: int) -> None:
+    """Against the verdict of every card of NVIDIA's."""
+    setup = TrainSetup(lora=LoraConfig(), batch_size=batch, seq_len=512)
+    workload = Workload(model=find_model(LLAMA), setup=setup)
+    cards = [c for c in bundled_gpus() if c.vendor == "nvidia" and c.usable_bytes]
+    able = [c for c in cards if on_card(workload, c).platform.has_bfloat16]
+    fitting = [c for c in able if _fits(on_card(workload, c), c)]
+    least = min(c.memory_gib_marketed or 0 for c in fitting)
+    expected = {c.key for c in fitting if c.memory_gib_marketed == least}
+    assert {c.key for c in smallest_cards(predict(workload))} == expected
