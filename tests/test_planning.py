@@ -176,7 +176,7 @@ def test_a_lever_does_what_its_option_does() -> None:
     assert after["--checkpointing"] == peak_bytes(
         replace(case, setup=replace(case.setup, checkpointing=True))
     )
-    assert after["--batch-size 2 --accumulation 2"] == peak_bytes(
+    assert after["-b 2 --accumulation 2"] == peak_bytes(
         replace(case, setup=replace(case.setup, batch_size=2, accumulation=2))
     )
     assert "--method qlora" not in {lever.option for lever in levers(case, besides={"qlora"})}

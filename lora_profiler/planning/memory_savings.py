@@ -108,7 +108,7 @@ class Change(NamedTuple):
     learns_the_same: bool
 
 
-_LEARN_THE_SAME = ("--checkpointing", "--loss", "--optimizer-impl", "--attention", "--batch-size")
+_LEARN_THE_SAME = ("--checkpointing", "--loss", "--optimizer-impl", "--attention", "-b")
 """Options that change how a step is worked out, not what it learns."""
 
 
@@ -278,7 +278,7 @@ def changes(
         sized = ("inputs", "activations", "logits_and_loss", "temporaries")
         yield change(
             f"micro-batch {half}",
-            f"--batch-size {half} --accumulation {twice}",
+            f"-b {half} --accumulation {twice}",
             "more, smaller micro-batches a step",
             smaller,
             *sized,

@@ -2,7 +2,7 @@
 peak, which card is enough, and on a named card whether it fits, what makes it fit, and how fast."""
 
 import textwrap
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from lora_profiler.planning.advise import Remedy
 from lora_profiler.planning.answers import Answer
@@ -22,14 +22,14 @@ from lora_profiler.units import (
     short_count_text,
 )
 
-WIDTH = 80
+WIDTH, MOST_LINES = 80, 25
 _BAR = 22
 _LETTERS: dict[str, tuple[str, tuple[Category, ...]]] = {
     "w": ("weights", ("parameters", "quantization_state", "adapters", "buffers")),
     "g": ("gradients", ("gradients",)),
-    "o": ("optimizer states", ("optimizer_states",)),
+    "o": ("optimizer", ("optimizer_states",)),
     "a": ("activations", ("activations", "inputs")),
-    "l": ("logits and loss", ("logits_and_loss",)),
+    "l": ("logits", ("logits_and_loss",)),
     "t": ("temporaries", ("temporaries", "workspace")),
     "c": ("communication", ("communication",)),
 }
@@ -40,16 +40,26 @@ logs too."""
 def short_blocks(answers: Sequence[Answer]) -> list[Block]:
     """About one model, asked with one setup and one or more methods."""
     predictions = [answer.prediction for answer in answers]
-    blocks: list[Block] = [
+    above: list[Block] = [
         heading(title_words(predictions[0])),
         _lines(_question(predictions)),
         _peaks(answers),
         _lines(_legend(predictions)),
     ]
-    if answers[0].gpu is not None:
-        blocks.append(_lines(*_on_card(answers)))
-    blocks.append(_lines(_trust(predictions), *_more(answers)))
-    return blocks
+    below = _lines(_trust(predictions), *_more(answers))
+    if answers[0].gpu is None:
+        return [*above, below]
+    remedies = [_remedies(answer, answers) for answer in answers]
+    both = [*above, _on_card(answers, remedies), below]
+    if _height(both) <= MOST_LINES:
+        return both
+    return [*above, _on_card(answers, [words[:1] for words in remedies]), below]
+
+
+def _height(blocks: Sequence[Block]) -> int:
+    """Lines, with an empty one between blocks; a table's head is one."""
+    sizes = [len(b.rows) + 1 if isinstance(b, Table) else len(b.lines) for b in blocks]
+    return sum(sizes) + len(blocks) - 1
 
 
 def _lines(*texts: str) -> Paragraph:
@@ -120,7 +130,7 @@ def _legend(predictions: Sequence[Prediction]) -> str:
     largest = max(prediction.peak.total_bytes for prediction in predictions)
     drawn = {letter for prediction in predictions for letter in _bar(prediction, largest)}
     words = ", ".join(f"{k} {name}" for k, (name, _) in _LETTERS.items() if k in drawn)
-    return f"{words}; a letter is {bytes_text(largest // _BAR)}"
+    return f"{words}; {bytes_text(largest // _BAR)} a letter"
 
 
 def _card_words(answer: Answer) -> str:
@@ -136,17 +146,16 @@ def _card_words(answer: Answer) -> str:
     return f"{cards[0].memory_gib_marketed:g} GB, {cards[0].key}" if cards else "none alone"
 
 
-def _on_card(answers: Sequence[Answer]) -> Iterator[str]:
+def _on_card(answers: Sequence[Answer], remedies: Sequence[Sequence[str]]) -> Paragraph:
     """The verdict of each method on the card that was asked about, and what would make it fit."""
     gpu = answers[0].gpu
     assert gpu is not None
     about = "~" if gpu.usable_is_estimated else ""
-    yield f"{gpu.name}, {about}{bytes_text(gpu.usable_bytes or 0)} usable"
-    methods = {answer.prediction.workload.setup.method for answer in answers}
-    for answer in answers:
-        yield f"  {method_label(answer.prediction)} {_verdict(answer)}"
-        if answer.fit is not None and answer.fit.verdict != "fits":
-            yield from _remedies(answer, methods)
+    lines = [f"{gpu.name}, {about}{bytes_text(gpu.usable_bytes or 0)} usable"]
+    for answer, words in zip(answers, remedies, strict=True):
+        lines.append(f"  {method_label(answer.prediction)} {_verdict(answer)}")
+        lines += (f"    {text}" for text in words)
+    return _lines(*lines)
 
 
 def _verdict(answer: Answer) -> str:
@@ -168,22 +177,21 @@ def _speed(step: TimedStep) -> str:
     return f"{seconds_text(step.time.seconds)}, {rate_text(step.time.tokens_per_second, 'tokens')}"
 
 
-def _remedies(answer: Answer, methods: Collection[str]) -> Iterator[str]:
+def _remedies(answer: Answer, answers: Sequence[Answer]) -> list[str]:
     """The quickest set of changes that suffices and trains the same, and the quickest of all."""
     from lora_profiler.planning.advise import advise
 
-    assert answer.gpu is not None
-    remedies = advise(
-        answer.prediction.workload, answer.gpu, "auto", answer.prediction, besides=methods
-    )
+    if answer.gpu is None or answer.fit is None or answer.fit.verdict == "fits":
+        return []
+    methods = {other.prediction.workload.setup.method for other in answers}
+    prediction = answer.prediction
+    remedies = advise(prediction.workload, answer.gpu, "auto", prediction, besides=methods)
     if not remedies:
-        yield "    nothing short of several cards makes it fit: lora-profile plan"
-        return
+        return ["nothing short of several cards makes it fit: lora-profile plan"]
     first = remedies[0]
     quickest = max(remedies, key=lambda remedy: remedy.tokens_per_second or 0)
-    yield f"    {_words(first)}"
-    if quickest is not first and first.learns_the_same:
-        yield f"    {_words(quickest)}"
+    both = (first, quickest) if quickest is not first and first.learns_the_same else (first,)
+    return [_words(remedy) for remedy in both]
 
 
 def _words(remedy: Remedy) -> str:
