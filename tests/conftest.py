@@ -3,6 +3,7 @@ place of the rules."""
 
 import gc
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,10 @@ from hypothesis import HealthCheck, settings
 import recording
 from commands import Done, Run
 from lora_profiler.compiled import library
+
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+"""Hundreds of processes import the same modules."""
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A machine that others use as well is no reason to fail."""

@@ -21,10 +21,12 @@ import pytest
 import torch
 
 import families
+from lora_profiler import modeling
 from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case, Heartbeat, MeasurementError, make_case, measure_case
 from lora_profiler.harness import worker as measured_process
+from lora_profiler.harness.case import case_dict
 from lora_profiler.harness.driver_view import DeviceView
 from lora_profiler.harness.machine import cgroup_peak_bytes
 from lora_profiler.harness.memory_pass import MemoryResult
@@ -33,10 +35,12 @@ from lora_profiler.harness.timing_pass import TimingResult
 from lora_profiler.harness.worker import Run, flags, measurement, quality, train
 from lora_profiler.planning.engine import predict
 from lora_profiler.records.record import Conditions, PhaseSample, Record, Telemetry
+from lora_profiler.records.serialize import record_from_dict
 from lora_profiler.records.store import Store
 from lora_profiler.records.validate import problems
 from lora_profiler.units import GIB, MIB
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from records import ENVIRONMENT
 
 MODEL = model_from_config(
     dict(families.TINY["llama"]) | {"vocab_size": 4000}, id="tiny", source="test"
@@ -50,29 +54,61 @@ def case(setup: TrainSetup = SETUP, conditions: Conditions = QUICK) -> Case:
     return make_case(Workload(model=MODEL, setup=setup), conditions)
 
 
+def measured(asked: Case) -> Record:
+    """As the child measures it, in this process."""
+    return measured_process.measured(asked, io.StringIO())
+
+
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(autouse=True)
+def known_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not asked of a process that imports torch for it, as `driver` does once."""
+    monkeypatch.setattr("lora_profiler.harness.runner.environment_of", lambda *_, **__: ENVIRONMENT)
+
+
 @pytest.fixture(scope="module")
-def good() -> Record:
+def driver(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A process that measures one case, timed, and one whose child crashes: the records, the phases
+    that were heard, and the heavy modules that it has imported itself."""
+    program = textwrap.dedent("""
+        import json, sys
+        from lora_profiler.harness import measure_case
+        from lora_profiler.harness.case import case_from_dict
+        from lora_profiler.records.serialize import record_dict
+        case, phases = case_from_dict(json.load(open(sys.argv[1]))), []
+        good = measure_case(case, progress=lambda heartbeat: phases.append(heartbeat.phase))
+        crash = measure_case(case, child=(sys.executable, "-c", "raise SystemExit(3)"))
+        heavy = sorted({"torch", "transformers", "numpy"} & set(sys.modules))
+        print(json.dumps(dict(good=record_dict(good), crash=record_dict(crash), phases=phases, heavy=heavy)))
+    """)
+    path = tmp_path_factory.mktemp("driver") / "case.json"
+    path.write_text(json.dumps(case_dict(case(conditions=TIMED))))
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.fixture(scope="module")
+def good(driver: dict[str, Any]) -> Record:
     """One case that goes through, timed."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    heard: list[Heartbeat] = []
-    try:
-        record = measure_case(case(conditions=TIMED), progress=heard.append)
-    finally:
-        (
-            os.environ.pop("OMP_NUM_THREADS")
-            if before is None
-            else os.environ.update(OMP_NUM_THREADS=before)
-        )
-    order = list(dict.fromkeys(h.phase for h in heard))
+    return record_from_dict(driver["good"])
+
+
+def test_every_stage_and_phase_is_heard_of(driver: dict[str, Any]) -> None:
+    order = list(dict.fromkeys(driver["phases"]))
     assert order[:3] == ["context", "load", "adapter_inject"]
     assert {"forward", "loss", "backward", "optimizer", "timing"} <= set(order)
-    return record
 
 
 def test_a_record_holds_together(good: Record) -> None:
@@ -109,36 +145,25 @@ def test_a_measurement_equals_its_prediction(good: Record) -> None:
     )
 
 
-def test_the_parent_imports_no_torch_and_makes_no_context(tmp_path: Path) -> None:
-    program = textwrap.dedent("""
-        import sys
-        from lora_profiler import LoraConfig, TrainSetup, Workload
-        from lora_profiler.catalog import find_model
-        from lora_profiler.harness import make_case, measure_case
-        from lora_profiler.records.record import Conditions
-        setup = TrainSetup(device="cpu", dtype="float32", seq_len=8, lora=LoraConfig(r=4))
-        workload = Workload(model=find_model(sys.argv[1]), setup=setup)
-        record = measure_case(make_case(workload, Conditions(min_timed_steps=0, memory_steps=2)))
-        crash = measure_case(make_case(workload), child=(sys.executable, "-c", "raise SystemExit(3)"))
-        print(record.measurement.status, crash.measurement.status, sorted({"torch", "transformers", "numpy"} & set(sys.modules)))
-    """)
-    config = tmp_path / "config.json"
-    config.write_text(
-        json.dumps(dict(families.TINY["llama"]) | {"architectures": ["LlamaForCausalLM"]})
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(config)], capture_output=True, text=True, timeout=200
-    )
-    assert done.stdout.split(maxsplit=2) == ["ok", "crash", "[]\n"], done.stderr
+def test_the_parent_imports_no_torch_and_makes_no_context(
+    driver: dict[str, Any], good: Record
+) -> None:
+    crash = record_from_dict(driver["crash"])
+    assert (good.measurement.went_through, crash.measurement.status) == (True, "crash")
+    assert crash.environment.key == good.environment.key
+    assert driver["heavy"] == []
 
 
 # --- 6: what ends badly is a row ------------------------------------------------------------------
 
 
-def test_a_budget_gives_oom_with_its_phase_and_bytes(good: Record) -> None:
+def test_a_budget_gives_oom_with_its_phase_and_bytes_and_the_next_case_is_as_ever(
+    good: Record,
+) -> None:
     peak = good.measurement.peak_requested_bytes
     assert peak is not None
     record = measure_case(case(conditions=replace(QUICK, budget_bytes=peak - MIB)))
+    again = measure_case(case()).measurement
     m = record.measurement
     assert m.status == "oom"
     assert m.failure is not None and m.failure.phase in ("loss", "backward") and m.failure.step == 1
@@ -146,6 +171,14 @@ def test_a_budget_gives_oom_with_its_phase_and_bytes(good: Record) -> None:
     assert m.failure.allocated_bytes + m.failure.tried_bytes > peak - MIB
     assert m.step1_phase_peak_bytes["forward"] > 0, "peaks before the failure are kept"
     assert problems(record) == []
+    for name in (
+        "phase_peak_bytes",
+        "step1_phase_peak_bytes",
+        "attribution_bytes",
+        "persistent_bytes",
+        "saved_activation_bytes",
+    ):
+        assert getattr(again, name) == getattr(good.measurement, name), name
 
 
 def test_the_system_refusing_memory_is_oom() -> None:
@@ -267,7 +300,7 @@ def test_a_crash_keeps_the_end_of_its_log_without_paths() -> None:
 )
 @pytest.mark.parametrize("device", ["cuda", "mps", "xpu"])
 def test_a_device_that_is_not_there_is_unsupported(device: str) -> None:
-    record = measure_case(case(replace(SETUP, device=device)))  # type: ignore[arg-type]
+    record = measured(case(replace(SETUP, device=device)))  # type: ignore[arg-type]
     assert record.measurement.status == "unsupported"
     assert record.measurement.failure is not None
     assert (
@@ -323,20 +356,17 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     assert _gone(children)
 
 
-def test_a_loss_that_is_no_number_is_invalid() -> None:
-    overflow = textwrap.dedent("""
-        import runpy, torch
-        from lora_profiler import modeling
-        build = modeling.build_model
-        def broken(*args, **options):
-            model = build(*args, **options)
-            with torch.no_grad():
-                next(p for p in model.parameters() if p.requires_grad).fill_(float("nan"))
-            return model
-        modeling.build_model = broken
-        runpy.run_module("lora_profiler.harness.entry", run_name="__main__", alter_sys=True)
-    """)
-    record = measure_case(case(), child=(sys.executable, "-c", overflow))
+def test_a_loss_that_is_no_number_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = modeling.build_model
+
+    def broken(*arguments: Any, **options: Any) -> Any:
+        model = build(*arguments, **options)
+        with torch.no_grad():
+            next(p for p in model.parameters() if p.requires_grad).fill_(float("nan"))
+        return model
+
+    monkeypatch.setattr(modeling, "build_model", broken)
+    record = measured(case())
     assert record.measurement.status == "invalid"
     assert record.measurement.failure is not None
     assert record.measurement.failure.reason == "the loss is nan at step 1"
@@ -344,29 +374,23 @@ def test_a_loss_that_is_no_number_is_invalid() -> None:
     assert problems(record) == []
 
 
-# --- 7: isolation ---------------------------------------------------------------------------------
-
-
-def test_a_case_is_the_same_after_one_that_ran_out_of_memory(good: Record) -> None:
-    measure_case(case(conditions=replace(QUICK, budget_bytes=2 * MIB)))
-    again = measure_case(case(conditions=TIMED))
-    for name in (
-        "phase_peak_bytes",
-        "step1_phase_peak_bytes",
-        "attribution_bytes",
-        "persistent_bytes",
-        "saved_activation_bytes",
-    ):
-        assert getattr(again.measurement, name) == getattr(good.measurement, name), name
-
-
+@pytest.mark.slow
 def test_a_busy_machine_is_flagged() -> None:
-    hog = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    """Another process takes a core while steps are timed."""
+    hogs: list[subprocess.Popen[bytes]] = []
+
+    def listen(heartbeat: Heartbeat) -> None:
+        if heartbeat.phase == "memory" and not hogs:
+            hogs.append(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
+
     try:
-        record = measure_case(case(conditions=replace(TIMED, max_timing_seconds=3.0)))
+        record = measure_case(
+            case(conditions=replace(TIMED, max_timing_seconds=3.0)), progress=listen
+        )
     finally:
-        hog.kill()
-        hog.wait()
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
     assert "busy_machine" in record.measurement.flags
     assert record.measurement.status == "noisy"
 
@@ -651,9 +675,7 @@ def test_what_no_machine_can_run_is_refused() -> None:
 
 
 def test_an_absurd_size_ends_as_oom_and_not_in_a_swapping_machine() -> None:
-    record = measure_case(
-        case(replace(SETUP, seq_len=200), replace(QUICK, ballast_bytes=512 * GIB))
-    )
+    record = measured(case(replace(SETUP, seq_len=200), replace(QUICK, ballast_bytes=512 * GIB)))
     assert record.measurement.status == "oom"
     assert record.measurement.failure is not None
     assert record.measurement.failure.tried_bytes == 512 * GIB
