@@ -215,8 +215,10 @@ class TrainSetup:
     `loss` is how the loss comes from the last hidden state: "plain" makes all logits and then
     cross-entropy, as transformers does; "chunked" makes the logits of a few tokens at a time, and
     again in backward; "fused" computes the gradient with the loss, chunk by chunk, as Liger's
-    kernel does. `world_size` is the number of ranks, each with a batch of its own, and `sharding`
-    what they share of the model.
+    kernel does. `hold_outputs` is of a loop that writes `out = model(...)`: the output, all logits
+    among it where there are any, lives until the next one takes its name; without it the loop keeps
+    the loss alone. `world_size` is the number of ranks, each with a batch of its own, and
+    `sharding` what they share of the model.
 
     `packed` is the length in tokens of the sequences that are packed into each row of `seq_len`,
     the last one of a row cut where it ends; None, or a row no longer than that, for one sequence a
@@ -340,6 +342,20 @@ class TrainSetup:
             " kernel.",
             words="{} loss",
             heading="{} loss",
+        ),
+    )
+    hold_outputs: bool = field(
+        default=False,
+        metadata=option(
+            "The loop keeps the model's output, logits among it, until the next forward pass has"
+            " returned: out = model(...).",
+            added=5,
+            group="optimizer",
+            label="Outputs held",
+            tip="The loop keeps the model's output, logits among it, until the next forward pass"
+            " has returned.",
+            words="outputs held|outputs dropped",
+            heading="outputs held",
         ),
     )
     kernels: Kernels = field(

@@ -28,10 +28,10 @@ from lora_profiler.model_spec import ModelSpec
 from lora_profiler.modeling import (
     attention_context,
     build_model,
-    forward_loss,
     make_optimizer,
     quantization_tensors,
 )
+from lora_profiler.modeling import forward as forward_pass
 from lora_profiler.modeling.adapters import inject_adapters
 from lora_profiler.modeling.build import base_model
 from lora_profiler.modeling.third_party import quiet
@@ -117,7 +117,7 @@ def forward(model: Any, setup: TrainSetup, batch: Batch) -> torch.Tensor:
     """The loss, and nothing else, of one forward pass."""
     setup = replace(setup, device="cpu")
     with attention_context(setup):
-        return forward_loss(model, setup, batch)
+        return forward_pass(model, setup, batch).loss
 
 
 def run_steps(
@@ -130,18 +130,21 @@ def run_steps(
     zero_last: bool = True,
 ) -> None:
     """`steps` whole optimizer steps, each of `setup.accumulation` micro-batches; `phase` wraps
-    every part of a step."""
+    every part of a step. Each micro-batch's output lives until the next one's takes its name, where
+    the setup says so."""
+    setup = replace(setup, device="cpu")
     for step in range(1, steps + 1):
         for _ in range(setup.accumulation):
-            with phase(step, "forward"):
-                loss = forward(model, setup, batch)
-            with phase(step, "backward"), attention_context(replace(setup, device="cpu")):
+            with phase(step, "forward"), attention_context(setup):
+                loss, out = forward_pass(model, setup, batch)
+            with phase(step, "backward"), attention_context(setup):
                 loss.backward()
         with phase(step, "optimizer"):
             optimizer.step()
         if zero_last or step < steps:
             optimizer.zero_grad(set_to_none=True)
         del loss
+    del out
 
 
 # --- what lives on --------------------------------------------------------------------------------

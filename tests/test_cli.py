@@ -117,8 +117,8 @@ def test_every_option_reaches_the_setup() -> None:
         " --layers-to-transform 0,2-4 --modules-to-save ln_f --use-rslora --adapter-dtype bfloat16"
         " --accumulation 2 --dtype float16 --precision amp --no-double-quant --recipe trl"
         " --optimizer sgd --optimizer-impl forloop --checkpointing --attention eager --device cuda"
-        " --loss plain --world-size 4 --sharding ddp --packed 32 --kernels transformers --engine"
-        " analytic --offline"
+        " --loss plain --world-size 4 --sharding ddp --packed 32 --kernels transformers --hold-outputs"
+        " --engine analytic --offline"
     )
     (found,) = predictions("gpt2", *options.split())
     assert found["setup"] == {
@@ -148,6 +148,7 @@ def test_every_option_reaches_the_setup() -> None:
         "sharding": "ddp",
         "packed": 32,
         "kernels": "transformers",
+        "hold_outputs": True,
     }
 
 

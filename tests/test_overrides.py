@@ -325,8 +325,8 @@ def test_without_it_nothing_is_cast(monkeypatch):
     monkeypatch.setattr(Autocast, "lowered", lambda self, *tensors: list(tensors))
     monkeypatch.setattr(
         runs.modeling,
-        "forward_loss",
-        lambda model, setup, batch: model(**batch, use_cache=False).loss,
+        "forward",
+        lambda model, setup, batch: (model(**batch, use_cache=False).loss, None),
     )
     assert tape("llama", setup) != with_it
 

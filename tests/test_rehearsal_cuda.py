@@ -85,19 +85,16 @@ def workspaces() -> int:
 
 
 @pytest.mark.parametrize(
-    ("model", "gpu", "options", "batch_size", "seq_len", "checkpointing"),
+    ("model", "gpu", "options", "batch_size", "seq_len"),
     [
-        ("HuggingFaceTB/SmolLM2-135M", "a100_sxm_80gb", (), 2, 256, False),
-        ("Qwen/Qwen2.5-0.5B", "rtx_4090", ("--checkpointing",), 1, 512, True),
+        ("HuggingFaceTB/SmolLM2-135M", "a100_sxm_80gb", (), 2, 256),
+        ("Qwen/Qwen2.5-0.5B", "rtx_4090", ("--checkpointing",), 1, 512),
+        ("HuggingFaceTB/SmolLM2-135M", "a100_sxm_80gb", ("--hold-outputs",), 2, 256),
+        ("Qwen/Qwen2.5-0.5B", "rtx_4090", ("--hold-outputs", "--checkpointing"), 1, 512),
     ],
 )
 def test_a_plain_loop_asks_for_what_is_predicted_to_the_byte(
-    model: str,
-    gpu: str,
-    options: tuple[str, ...],
-    batch_size: int,
-    seq_len: int,
-    checkpointing: bool,
+    model: str, gpu: str, options: tuple[str, ...], batch_size: int, seq_len: int
 ) -> None:
     pytest.importorskip("torch")
     found = answer(
@@ -121,7 +118,8 @@ def test_a_plain_loop_asks_for_what_is_predicted_to_the_byte(
             lora=LoraConfig(r=16),
             batch_size=batch_size,
             seq_len=seq_len,
-            checkpointing=checkpointing,
+            checkpointing="--checkpointing" in options,
+            hold_outputs="--hold-outputs" in options,
         ),
         platform=Platform(capability=find_gpu(gpu).capability, torch=torch_version()),
     )

@@ -12,6 +12,7 @@ parser.add_argument("--batch-size", type=int, default=1)
 parser.add_argument("--seq-len", type=int, default=1024)
 parser.add_argument("--rank", type=int, default=16)
 parser.add_argument("--checkpointing", action="store_true")
+parser.add_argument("--hold-outputs", action="store_true")
 args = parser.parse_args()
 
 model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.bfloat16, device_map="cuda")
@@ -26,7 +27,10 @@ model.train()
 optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-4)
 for step in range(100):
     tokens = torch.randint(0, model.config.vocab_size, (args.batch_size, args.seq_len)).to("cuda")
-    loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+    out = model(input_ids=tokens, labels=tokens, use_cache=False)
+    loss = out.loss
+    if not args.hold_outputs:
+        del out
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()

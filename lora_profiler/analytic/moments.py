@@ -36,11 +36,14 @@ class Candidate(NamedTuple):
 Moments = Mapping[MomentName, tuple[Candidate, ...]]
 
 
+def merged(base: Breakdown, more: Breakdown) -> dict[Category, Polynomial]:
+    """The sum of both, category by category."""
+    return {**base, **{category: base.get(category, ZERO) + more[category] for category in more}}
+
+
 def candidate(base: Breakdown, **more: Polynomial) -> Candidate:
-    merged: dict[Category, Polynomial] = dict(base)
-    for category, size in more.items():
-        merged[category] = merged.get(category, ZERO) + size  # type: ignore[index, call-overload]  # keyword names are categories
-    return Candidate(bytes=merged, total=total(merged.values()))
+    sizes = merged(base, more)  # type: ignore[arg-type]  # keyword names are categories
+    return Candidate(bytes=sizes, total=total(sizes.values()))
 
 
 def beside(base: dict[Category, Polynomial], size: Polynomial) -> dict[Category, Polynomial]:
@@ -160,10 +163,15 @@ def moments(
     if left := long_frequency_bytes(family, workload):
         base["activations"] = constant(left)
     base = beside(base, shards.always)
-    setup_moment = candidate(base)
+    held = held_outputs(forward, setup)
+    setup_moment = candidate(merged(base, held))
     base["inputs"] = _inputs(setup)
     accumulated = gradients if setup.accumulation > 1 else ZERO
-    running = base | {"gradients": accumulated}
+    output = _logits_held(forward, setup)
+    if setup.hold_outputs and setup.accumulation > 1:
+        output = output + SCALAR  # the loss before it is divided
+    ahead = merged(base | {"gradients": accumulated}, held)
+    running = merged(base | {"gradients": accumulated}, {"logits_and_loss": output})
 
     logits = forward.logits
     stored = kept.saved - kept.ids - kept.capped - kept.loss + kept.held + kept.scalars
@@ -173,7 +181,7 @@ def moments(
     last_hidden = ZERO if hidden_is_saved else forward.hidden.bytes
     padded = ZERO if has_one_row(setup) else B * (S + 1) * 8
     end_of_forward = candidate(
-        beside(running, shards.in_loss),
+        beside(ahead, shards.in_loss),
         activations=stored + last_hidden + kept.cached,
         logits_and_loss=kept_of_logits + logits.bytes + copy + padded + 4,
     )
@@ -187,13 +195,15 @@ def moments(
         (loss_backward,),
     )
     if forward.chunks is not None:
-        in_loss = _in_chunks(forward, stored, kept, running, setup.accumulation > 1)
+        in_loss = _in_chunks(forward, stored, kept, ahead, running, setup.accumulation > 1)
 
-    # the gradient of a leaf stays, and with it the leaf, until the loss is dropped
-    leaf = forward.leaf.bytes * 2 if forward.leaf is not None else ZERO
     step = [
         candidate(
-            base, gradients=gradients, activations=leaf, logits_and_loss=constant(4), temporaries=t
+            base,
+            gradients=gradients,
+            activations=_leaf_bytes(forward),
+            logits_and_loss=output + SCALAR,
+            temporaries=t,
         )
         for t in step_temporary_candidates(shards.stepped, setup)
     ]
@@ -202,8 +212,31 @@ def moments(
         "end_of_forward": in_loss[0],
         "loss_backward": in_loss[1],
         "optimizer_step": tuple(step),
-        **_inside_layers(forward, kept, shards, running, workload),
+        **_inside_layers(forward, kept, shards, ahead, running, workload),
     }
+
+
+def held_outputs(forward: ForwardPass, setup: TrainSetup) -> dict[Category, Polynomial]:
+    """What a loop that holds the output of the last forward pass still has of it, until the next
+    one has returned. No dropped loss lets its leaf go."""
+    if not setup.hold_outputs:
+        return {}
+    return {
+        "activations": _leaf_bytes(forward),
+        "logits_and_loss": _logits_held(forward, setup) + SCALAR,
+    }
+
+
+def _logits_held(forward: ForwardPass, setup: TrainSetup) -> Polynomial:
+    """Bytes of the logits in the output that the loop holds; in chunks there are never all of
+    them."""
+    return forward.logits.bytes if setup.hold_outputs and forward.chunks is None else ZERO
+
+
+def _leaf_bytes(forward: ForwardPass) -> Polynomial:
+    """The gradient of a leaf that is no parameter stays, and with it the leaf, until the loss is
+    dropped."""
+    return forward.leaf.bytes * 2 if forward.leaf is not None else ZERO
 
 
 def _inputs(setup: TrainSetup) -> Polynomial:
@@ -215,6 +248,7 @@ def _in_chunks(
     forward: ForwardPass,
     stored: Polynomial,
     kept: Activations,
+    before: Breakdown,
     running: Breakdown,
     accumulates: bool,
 ) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...]]:
@@ -235,21 +269,25 @@ def _in_chunks(
         ahead = ahead + hidden
 
     def found(
-        activations: Polynomial, rest: Polynomial, stages: Iterable[Polynomial], makes: bool
+        base: Breakdown,
+        activations: Polynomial,
+        rest: Polynomial,
+        stages: Iterable[Polynomial],
+        makes: bool,
     ) -> list[Candidate]:
         more = {owned: chunks.trained} if makes else {}
-        held = candidate(running, activations=activations, **more).bytes
+        held = candidate(base, activations=activations, **more).bytes
         return [
             candidate(held, logits_and_loss=rest + stage + chunks.made * makes) for stage in stages
         ]
 
     labels = kept.labels + chunks.copied + 2 * SCALAR
     if chunks.fused:
-        end = found(ahead, labels, chunks.gradients(), True)
-        back = found(stored, constant(2 * SCALAR), [ZERO], True)
+        end = found(before, ahead, labels, chunks.gradients(), True)
+        back = found(running, stored, constant(2 * SCALAR), [ZERO], True)
     else:
-        end = found(ahead, labels, [chunks.losses()], False)
-        back = found(stored, labels + 2 * SCALAR, chunks.gradients(), True)
+        end = found(before, ahead, labels, [chunks.losses()], False)
+        back = found(running, stored, labels + 2 * SCALAR, chunks.gradients(), True)
     if chunks.lowered:
         left = stored if chunks.fused else stored - hidden
         own: dict[Category, Polynomial] = {
@@ -353,11 +391,12 @@ def _inside_layers(
     forward: ForwardPass,
     kept: Activations,
     shards: ShardState,
+    before: dict[Category, Polynomial],
     running: dict[Category, Polynomial],
     workload: Workload,
 ) -> dict[MomentName, tuple[Candidate, ...]]:
     """Candidates inside the layers: each distinct one where it occurs last and first, then head and
-    embedding.
+    embedding. `before` lies beside the forward pass, `running` beside backward.
 
     Under checkpointing a layer's forward pass runs again at the start of its backward, and counts
     there.
@@ -393,6 +432,7 @@ def _inside_layers(
         return total(per_layer[id(x)] * sum(i < below for i in x.indices) for x in forward.layers)
 
     def found(
+        base: dict[Category, Polynomial],
         index: int,
         inside: Iterable[Polynomial],
         own: Polynomial,
@@ -400,7 +440,7 @@ def _inside_layers(
         **more: Polynomial,
     ) -> list[Candidate]:
         below = ends + stored(below=index) + own
-        alive = beside(running, sent)
+        alive = beside(base, sent)
         return [candidate(alive, activations=below, temporaries=size, **more) for size in inside]
 
     unreduced = forward.head.gradient_bytes if shards.is_sharded else ZERO
@@ -424,6 +464,7 @@ def _inside_layers(
         run, newest, oldest = layer.run, layer.indices[-1], layer.indices[0]
         running_forward = run.checkpointed_candidates if checkpointing else run.forward_candidates
         ahead += found(
+            before,
             newest,
             running_forward,
             run.input.bytes + kept.masks + kept.cached,
@@ -443,12 +484,11 @@ def _inside_layers(
                 {"gradients": made(above=index), "logits_and_loss": constant(4)},
             )
             within = [size + unreduced for size in run.backward_candidates]
-            where += found(index, within, checkpoint, sent, **extra)
+            where += found(running, index, within, checkpoint, sent, **extra)
             if checkpointing:
                 again = [size + unreduced for size in run.recompute_candidates]
-                where += found(
-                    index, again, run.input.bytes + run.waiting_gradients + state, sent, **extra
-                )
+                rerun = run.input.bytes + run.waiting_gradients + state
+                where += found(running, index, again, rerun, sent, **extra)
     if forward.embed.gradient_bytes != ZERO:
         first.append(_embedding_backward(forward, shards, running, workload))
     inside = {

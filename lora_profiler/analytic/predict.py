@@ -6,6 +6,7 @@ from dataclasses import replace
 from lora_profiler.algebra.polynomial import Polynomial
 from lora_profiler.algebra.table import Values
 from lora_profiler.analytic.families import family_of, unmodelled
+from lora_profiler.analytic.moments import held_outputs
 from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, plan_for
 from lora_profiler.analytic.sharding import Part
 from lora_profiler.model_spec import ModelSpec
@@ -22,6 +23,7 @@ from lora_profiler.prediction import (
     Prediction,
 )
 from lora_profiler.support.liger import ASSUMPTION
+from lora_profiler.support.losses import OUTPUTS_HELD
 from lora_profiler.support.packing import rows_words
 from lora_profiler.support.sdpa import SOFTMAX_PRODUCT, kernel_words, softmax_product_bytes
 from lora_profiler.workload import TrainSetup, Workload
@@ -32,6 +34,8 @@ rounded up: `benchmarks/results/peaks.md`. `tests/test_moments.py` holds the pub
 it."""
 
 _STATES_FROM_STEP_2 = frozenset(MOMENTS) - {"optimizer_step"}
+_OF_THE_LAST_PASS: tuple[MomentName, ...] = ("setup", "last_layer_forward", "end_of_forward")
+"""Moments at which the output of the last forward pass is still there if the loop holds it."""
 
 
 def knows(model: ModelSpec) -> bool:
@@ -176,6 +180,10 @@ def _largest(plan: Plan, totals: list[int]) -> dict[MomentName, tuple[int, int]]
 def _moments(plan: Plan, totals: list[int], at: Values) -> tuple[Moment, ...]:
     """Every moment in step order, first for step 1, then in steady state."""
     first, steady = [], []
+    setup, held = plan.workload.setup, {}
+    if plan.forward is not None:
+        sizes = held_outputs(plan.forward, setup)
+        held = {category: size.evaluate(*at) for category, size in sizes.items()}
     for moment, (_, number) in _largest(plan, totals).items():
         polynomials = plan.candidate(moment, number).bytes
         found: dict[Category, int] = {
@@ -185,6 +193,8 @@ def _moments(plan: Plan, totals: list[int], at: Values) -> tuple[Moment, ...]:
         fresh = found | {"optimizer_states": 0} if moment in _STATES_FROM_STEP_2 else found
         if moment == "setup" and "activations" in found:
             fresh = fresh | {"activations": 0}  # no forward pass has left anything yet
+        if moment == "setup" or (moment in _OF_THE_LAST_PASS and setup.accumulation == 1):
+            fresh = fresh | {c: max(fresh[c] - held[c], 0) for c in held}
         first.append(Moment(moment=moment, step=1, bytes=fresh))
     return (*first, *steady)
 
@@ -286,6 +296,8 @@ def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
         found.append(_SHARED[setup.sharding])
     if setup.kernels == "liger":
         found.append(ASSUMPTION)
+    if setup.hold_outputs:
+        found.append(OUTPUTS_HELD)
     if plan.forward.chunks is not None:
         rows = plan.forward.chunks.rows.evaluate(*values(workload))
         found.append(

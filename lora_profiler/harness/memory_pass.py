@@ -81,6 +81,7 @@ def memory_pass(
     """
     kind = training.setup.device
     counters = Counters(kind)
+    training.held = None  # what no record saw being born
     if counters.available:
         _with_counters(training, conditions, counters, result, progress)
     elif kind == "cpu":
@@ -185,8 +186,10 @@ def _with_allocator_record(
 def _tracked(
     training: Training, conditions: Conditions, result: MemoryResult, progress: Progress
 ) -> tuple[Timeline, Claims]:
-    """One steady step (with neither counters nor record: all steps) under the storage tracker."""
+    """Up to one steady step (with neither counters nor record: all steps) under the storage
+    tracker."""
     kind = training.setup.device
+    training.held = None
     alone = not result.samples
     tensors = ownership.existing(training)
     claims = ownership.claims_of(tensors, ownership.by_storage)
@@ -201,7 +204,8 @@ def _tracked(
     steps = MarkedSteps(training, tracker, claims, ownership.by_storage, progress)
     try:
         with tracker:
-            steps.run(conditions.memory_steps if alone else 1, result.losses if alone else [])
+            count = conditions.memory_steps if alone else training.steps_to_steady
+            steps.run(count, result.losses if alone else [])
     finally:
         peaks = tracker.timeline.peaks()
         if alone:
@@ -302,10 +306,12 @@ def one_step_peak(training: Training) -> int | None:
     None on other devices."""
     if training.setup.device != "cpu":
         return None
+    training.held = None
     tensors = ownership.existing(training)
     record = AllocatorRecord(_bytes_by_address(tensors) | training.spread.buckets)
     del tensors
     record.start()
-    training.step(record.mark)
+    for _ in range(training.steps_to_steady):
+        training.step(record.mark)
     record.mark(training.steps_done + 1, "setup")
     return max(record.stop().live_bytes())

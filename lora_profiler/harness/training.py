@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lora_profiler.harness.process_group import Spread
-from lora_profiler.modeling import attention_context, forward_loss
+from lora_profiler.modeling import attention_context, forward
 from lora_profiler.prediction import Phase
 from lora_profiler.records.record import Conditions
 from lora_profiler.support.packing import lengths
@@ -112,8 +112,9 @@ class Training:
     """A model, its optimizer and its data, stepped from outside. `steps_done` counts whole
     optimizer steps.
 
-    `ballast_bytes` are held as well, by a tensor that nothing uses. `spread` is how ranks share the
-    model, whose gradients they then exchange.
+    `held` is the output of the last forward pass where the setup says so. `ballast_bytes` are held
+    as well, by a tensor that nothing uses. `spread` is how ranks share the model, whose gradients
+    they then exchange.
     """
 
     def __init__(
@@ -132,14 +133,20 @@ class Training:
             else None
         )
         self.spread = spread or Spread(module=model)
+        self.held: object = None
         self.steps_done = 0
+
+    @property
+    def steps_to_steady(self) -> int:
+        """Steps from nothing held to the last one as every later one is."""
+        return 2 if self.setup.hold_outputs else 1
 
     def step(self, enter: Enter) -> torch.Tensor:
         """One optimizer step; returns the mean loss of its micro-batches, detached and still on the
         device.
 
         Only the loss is held, so that logits die in backward; it lives until the step is over, as
-        in a plain loop.
+        in a plain loop. With `hold_outputs` all of the output is, until the next one is there.
         """
         number = self.steps_done + 1
         accumulation = self.setup.accumulation
@@ -150,7 +157,7 @@ class Training:
             exchange = self.spread.without_exchange() if micro + 1 < accumulation else nullcontext()
             enter(number, "forward")
             with attention_context(self.setup), exchange:
-                loss = forward_loss(self.spread.module, self.setup, batch)
+                loss, self.held = forward(self.spread.module, self.setup, batch)
                 if accumulation > 1:
                     loss = loss / accumulation
                 enter(number, "backward")

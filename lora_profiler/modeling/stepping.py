@@ -3,7 +3,7 @@ attention kernel."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -55,10 +55,26 @@ def make_optimizer(model: torch.nn.Module, setup: TrainSetup) -> torch.optim.Opt
     return AdamW8bit(parameters, lr=LEARNING_RATE)  # type: ignore[no-untyped-call]
 
 
+class Forward(NamedTuple):
+    """What one forward pass hands to the loop: the loss, in the graph, and what the loop `held`
+    until the next pass has returned, None where it keeps the loss alone."""
+
+    loss: torch.Tensor
+    held: object
+
+
 def forward_loss(
     model: torch.nn.Module, setup: TrainSetup, batch: Mapping[str, torch.Tensor]
 ) -> torch.Tensor:
-    """The loss of one micro-batch, in the graph; the outputs, logits among them, are not held.
+    """The loss alone of `forward`."""
+    return forward(model, setup, batch).loss
+
+
+def forward(
+    model: torch.nn.Module, setup: TrainSetup, batch: Mapping[str, torch.Tensor]
+) -> Forward:
+    """The forward pass of one micro-batch. With `setup.hold_outputs` the model's output is handed
+    on to be held, logits among it where the loss path makes all of them.
 
     `batch` has input_ids and labels on the model's device, attention_mask only where something is
     padded, position_ids only where rows are packed. Precision "amp" runs the forward pass under
@@ -70,13 +86,17 @@ def forward_loss(
         amp = torch.autocast(setup.device, torch.bfloat16)
     with amp, told_apart(model) if setup.is_packed else nullcontext():
         if setup.loss != "plain":
-            return loss_without_logits(model, setup, batch)
-        loss: torch.Tensor | None = getattr(model(**batch, use_cache=False), "loss", None)
-    if loss is None:
+            loss = loss_without_logits(model, setup, batch)
+            return Forward(loss, loss if setup.hold_outputs else None)
+        output = model(**batch, use_cache=False)
+        made: torch.Tensor | None = getattr(output, "loss", None)
+        held = output if setup.hold_outputs else None
+        del output
+    if made is None:
         raise UnbuildableError(
             f"{type(model).__name__} returns no loss to train on; ask about a class with a head."
         )
-    return loss
+    return Forward(made, held)
 
 
 @contextmanager

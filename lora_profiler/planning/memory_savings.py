@@ -222,6 +222,10 @@ def changes(
         )
         saving = change("a fused loss", "--loss fused", "leaves no logits to look at", fused_loss)
         yield saving._replace(at_most=everything - elsewhere)  # these moments stay as they are
+    if setup.hold_outputs:
+        dropped = replace(setup, hold_outputs=False)
+        option, of_outputs = "--no-hold-outputs", ("logits_and_loss", "activations")
+        yield change("dropping outputs", option, "none known", dropped, *of_outputs)
     if setup.attention in ("eager", "math"):
         fast = replace(setup, attention="auto")
         yield change(

@@ -13,6 +13,11 @@ from lora_profiler.workload import LoraConfig, Workload
 _AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 """Fields of a config.json by which a model caps or scales the logits that its head has made."""
 _NO_EFFECT = (None, 1)
+OUTPUTS_HELD = (
+    "The loop holds the model's output until the next one is there; called with use_cache=False, so"
+    " that no keys and values are in it."
+)
+"""What `hold_outputs` takes for granted."""
 
 
 def chunk_rows(tokens: int, vocab_size: int, hidden_size: int) -> int:

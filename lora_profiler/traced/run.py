@@ -225,6 +225,7 @@ class _Run:
         self._names = names
         self._head = modeling.output_head(model)
         self._step, self._micro = 0, 0
+        self._held: object = None
 
     def go(self, sent: list[Sent]) -> None:
         """Leaves in `sent` what the second step sent."""
@@ -305,7 +306,8 @@ class _Run:
         return {"input_ids": ids, "labels": torch.empty_like(ids), "attention_mask": mask}
 
     def _whole_step(self, step: int) -> torch.Tensor:
-        """As the harness's `Training.step`: the loss alone is held, until the step is over."""
+        """As the harness's `Training.step`: the loss is held until the step is over, and the output
+        until the next where `hold_outputs` says so."""
         self._step = step
         accumulation = min(self._setup.accumulation, 2)
         summed: Any = 0
@@ -341,7 +343,7 @@ class _Run:
             self._head.register_forward_hook(self._logits_made) if self._head is not None else None
         )
         try:
-            loss = modeling.forward_loss(self._forward_model, self._setup, batch)
+            loss, self._held = modeling.forward(self._forward_model, self._setup, batch)
         finally:
             if handle is not None:
                 handle.remove()
