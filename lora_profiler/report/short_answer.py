@@ -3,10 +3,9 @@ peak, which card is enough, and on a named card whether it fits, what makes it f
 
 import textwrap
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from lora_profiler.planning.advise import Remedy
 from lora_profiler.planning.answers import Answer
-from lora_profiler.planning.timing import TimedStep
 from lora_profiler.prediction import Category, Prediction
 from lora_profiler.report.blocks import Block, Paragraph, Row, Table, heading, paragraph
 from lora_profiler.report.method_label import method_label
@@ -21,6 +20,10 @@ from lora_profiler.units import (
     seconds_text,
     short_count_text,
 )
+
+if TYPE_CHECKING:
+    from lora_profiler.planning.advise import Remedy
+    from lora_profiler.planning.timing import TimedStep
 
 WIDTH, MOST_LINES = 80, 25
 _BAR = 22
@@ -173,7 +176,7 @@ def _verdict(answer: Answer) -> str:
     return f"fits, {bytes_text(fit.headroom_bytes)} left{batch}{speed}"
 
 
-def _speed(step: TimedStep) -> str:
+def _speed(step: "TimedStep") -> str:
     return f"{seconds_text(step.time.seconds)}, {rate_text(step.time.tokens_per_second, 'tokens')}"
 
 
@@ -194,7 +197,7 @@ def _remedies(answer: Answer, answers: Sequence[Answer]) -> list[str]:
     return [_words(remedy) for remedy in both]
 
 
-def _words(remedy: Remedy) -> str:
+def _words(remedy: "Remedy") -> str:
     words = f"{' '.join(remedy.options)}: fits, {bytes_text(remedy.peak_bytes)}"
     if remedy.tokens_per_second is not None:
         words += f", {rate_text(remedy.tokens_per_second, 'tokens')}"
