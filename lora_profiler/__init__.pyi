@@ -19,6 +19,8 @@ from lora_profiler.model_spec import ModelSpec as ModelSpec
 from lora_profiler.planning.advise import Remedy as Remedy
 from lora_profiler.planning.advise import advise as advise
 from lora_profiler.planning.answers import answers as answers
+from lora_profiler.planning.crossover import Crossover as Crossover
+from lora_profiler.planning.crossover import crossover as crossover
 from lora_profiler.planning.engine import peak_bytes as peak_bytes
 from lora_profiler.planning.engine import predict as predict
 from lora_profiler.planning.fit import Fit as Fit

@@ -54,6 +54,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
             "calibrate",
             "compare",
             "compile",
+            "crossover",
             "plan",
             "rehearse",
             "report",

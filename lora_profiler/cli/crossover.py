@@ -1,0 +1,96 @@
+"""`lora-profile crossover`: from which length and batch on LoRA costs more than full training."""
+
+from typing import Any
+
+import click
+
+from lora_profiler.cli.click_support import (
+    HELP_NAMES,
+    ExampleCommand,
+    check_new_file,
+    complete_gpu,
+    complete_model,
+    print_blocks,
+    print_json,
+)
+from lora_profiler.cli.options import (
+    TORCH_OPTION,
+    given,
+    output_options,
+    platform_of,
+    setup_options,
+    workloads,
+)
+from lora_profiler.errors import UsageError
+
+
+@click.command(
+    "crossover",
+    short_help="From where on LoRA needs more memory, or longer, than full training.",
+    cls=ExampleCommand,
+    context_settings=HELP_NAMES,
+    epilog="""
+Examples:
+  lora-profile crossover Qwen/Qwen2.5-0.5B
+  lora-profile crossover meta-llama/Llama-3.1-8B --gpu a100_sxm_80gb --checkpointing
+  lora-profile crossover gpt2 --lengths 64,256,1024 --batches 1,8 --format json
+""",
+)
+@click.argument("model", metavar="MODEL", shell_complete=complete_model)
+@click.option(
+    "--gpu",
+    metavar="KEY|custom:24GiB",
+    shell_complete=complete_gpu,
+    help="Take its kernels, and compare times too.",
+)
+@click.option("--lengths", metavar="N,N,...", help="In tokens. [default: 128 to 32,768, doubling]")
+@click.option("--batches", metavar="N,N,...", help="Sequences. [default: 1,2,4,8,16]")
+@click.option(
+    "--engine",
+    default="auto",
+    metavar="auto|analytic|compiled",
+    show_default=True,
+    help="What answers.",
+)
+@TORCH_OPTION
+@setup_options(device="cuda", device_help="Whose memory rules hold.")
+@output_options("table", "json", "md")
+@click.pass_context
+def crossover_command(ctx: click.Context, /, model: str, **o: Any) -> None:
+    """Where one way to train MODEL overtakes another in memory, and on a card in time: all three
+    methods, or those asked for."""
+    check_new_file(o["output"], o["force"])
+    from lora_profiler.catalog import find_gpu, find_model
+    from lora_profiler.planning.crossover import BATCH_SIZES, LENGTHS, crossover
+    from lora_profiler.report.crossover import crossover_blocks, crossover_payload
+    from lora_profiler.report.tracing import shown
+
+    for name in ("batch_size", "seq_len"):
+        if given(ctx, name):
+            raise UsageError("a crossover is over sizes; take --lengths and --batches.")
+    if not given(ctx, "methods"):
+        ctx.params["methods"] = ("full", "lora", "qlora")
+    gpu = find_gpu(o["gpu"]) if o["gpu"] else None
+    spec = find_model(model, revision=o["revision"], offline=o["offline"])
+    with shown():
+        found = crossover(
+            workloads(spec, ctx, platform_of(o, gpu)),
+            gpu,
+            lengths=_numbers(o["lengths"], "--lengths") or LENGTHS,
+            batch_sizes=_numbers(o["batches"], "--batches") or BATCH_SIZES,
+            engine=o["engine"],
+        )
+    if o["form"] == "json":
+        print_json(crossover_payload(found), o["output"])
+    else:
+        print_blocks(crossover_blocks(found), o["form"], o["output"])
+
+
+def _numbers(text: str | None, flag: str) -> list[int]:
+    """Raises UsageError for what are no whole numbers from 1 up."""
+    if text is None:
+        return []
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and 1 <= int(part) <= 2**31 - 1 for part in parts):
+        raise UsageError(f"{flag} is {text[:60]!r}; write whole numbers with commas between them.")
+    return [int(part) for part in parts]

@@ -1,0 +1,102 @@
+"""Where one way overtakes another: each end of a span against the predictions on both sides of it."""
+
+from dataclasses import replace
+
+import pytest
+
+from lora_profiler import (
+    LoraConfig,
+    Quantization,
+    TrainSetup,
+    UsageError,
+    Workload,
+    crossover,
+    find_gpu,
+    find_model,
+    predict,
+    step_time,
+)
+from lora_profiler.planning.crossover import HIGHEST_RANK, Crossover
+from lora_profiler.report.crossover import sentences
+from lora_profiler.workload import Method
+
+MODEL = find_model("Qwen/Qwen2.5-0.5B")
+LORA = TrainSetup(lora=LoraConfig())
+WAYS = {"full": TrainSetup(), "lora": LORA, "qlora": replace(LORA, quantization=Quantization())}
+LENGTHS, BATCHES = (128, 1024, 8192), (1, 8)
+
+
+@pytest.fixture(scope="module")
+def found() -> Crossover:
+    ways = [Workload(model=MODEL, setup=setup) for setup in WAYS.values()]
+    return crossover(ways, lengths=LENGTHS, batch_sizes=BATCHES)
+
+
+def peak(method: str, batch: int, length: int, rank: int = 16) -> int:
+    setup = replace(WAYS[method], batch_size=batch, seq_len=length)
+    if setup.lora:
+        setup = replace(setup, lora=LoraConfig(r=rank))
+    return predict(Workload(model=MODEL, setup=setup)).peak.total_bytes
+
+
+def test_a_span_begins_and_ends_where_the_peaks_cross(found: Crossover) -> None:
+    assert {(s.dearer, s.cheaper) for s in found.crossings} == {("lora", "full"), ("qlora", "full")}
+    for span in found.crossings:
+        for length, dearer in ((span.first - 1, False), (span.first, True)):
+            one, other = (peak(m, span.batch_size, length) for m in (span.dearer, span.cheaper))
+            assert (one > other) is dearer
+        assert span.last is None
+
+
+def test_points_are_predictions(found: Crossover) -> None:
+    assert [(p.batch_size, p.seq_len) for p in found.points] == [
+        (batch, length) for batch in BATCHES for length in LENGTHS
+    ]
+    for point in found.points:
+        sizes = point.batch_size, point.seq_len
+        assert point.peak_bytes == {method: peak(method, *sizes) for method in WAYS}
+        costs: dict[Method, int] = point.peak_bytes
+        assert point.least("memory") == min(costs, key=lambda m: costs[m])
+        assert point.seconds == {} and point.least("time") is None
+
+
+def test_the_highest_rank_is_the_last_that_needs_no_more(found: Crossover) -> None:
+    ranks = {(p.batch_size, p.seq_len): p.highest_rank for p in found.points}
+    assert ranks[1, 8192] == 0
+    for (batch, length), rank in ranks.items():
+        assert rank is not None and rank < HIGHEST_RANK
+        full = peak("full", batch, length)
+        assert rank == 0 or peak("lora", batch, length, rank) <= full
+        assert peak("lora", batch, length, rank + 1) > full
+
+
+def test_a_card_brings_times() -> None:
+    gpu = find_gpu("a100_sxm_80gb")
+    model = find_model("meta-llama/Llama-3.1-8B")
+    ways = [Workload(model=model, setup=WAYS[method]) for method in ("full", "lora")]
+    found = crossover(ways, gpu, lengths=(128, 8192), batch_sizes=(4,))
+    span = next(s for s in found.crossings if s.quantity == "time")
+    for length, slower in ((span.first - 1, False), (span.first, True)):
+        full, lora = (
+            step_time(replace(w, setup=replace(w.setup, batch_size=4, seq_len=length)), gpu).step
+            for w in ways
+        )
+        assert full and lora and (lora.time.seconds > full.time.seconds) is slower
+
+
+def test_sentences_say_where(found: Crossover) -> None:
+    lora_full, _, qlora_lora = sentences(found)
+    first = {s.batch_size: s.first for s in found.crossings if s.dearer == "lora"}
+    assert lora_full == (
+        "LoRA r16 needs more memory than full:"
+        f" from {first[1]:,} tokens on at batch 1; from {first[8]:,} tokens on at batch 8."
+    )
+    assert qlora_lora.endswith("nowhere from 128 to 8,192 tokens.")
+
+
+def test_one_method_and_no_length_are_refused() -> None:
+    way = Workload(model=MODEL, setup=LORA)
+    with pytest.raises(UsageError, match="at least two"):
+        crossover([way])
+    with pytest.raises(UsageError, match="was made for"):
+        crossover([way, Workload(model=MODEL)], lengths=(10**6,))
