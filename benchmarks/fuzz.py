@@ -147,7 +147,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "--optimizer": ("adamw", "adamw_8bit", "sgd", "adafactor"),
     "--optimizer-impl": ("foreach", "fused", "forloop"),
     "--attention": ("auto", "flash", "efficient", "cudnn", "math", "eager"),
-    "--loss": ("plain", "chunked", "fused"),
+    "--loss": ("plain", "chunked", "fused", "trl"),
     "--kernels": ("transformers", "liger"),
     "--device": ("cuda", "cpu", "mps", "xpu"),
     "--engine": ("auto", "analytic", "compiled"),
@@ -237,6 +237,7 @@ def question(dice: random.Random, models: Sequence[str]) -> list[str]:
     words = [word for name, value in asked.items() for word in (name, value)]
     words += [word for method in methods for word in ("--method", method)]
     words += ["--checkpointing"] if dice.random() < 0.25 else []
+    words += ["--hold-outputs"] if dice.random() < 0.1 else []
     return ["predict", *words, "--offline", "--", model]
 
 

@@ -18,7 +18,7 @@ Device = Literal["cuda", "cpu", "mps", "xpu"]
 Precision = Literal["pure", "amp"]
 Recipe = Literal["stock", "kbit", "trl"]
 Method = Literal["full", "lora", "qlora"]
-Loss = Literal["plain", "chunked", "fused"]
+Loss = Literal["plain", "chunked", "fused", "trl"]
 Kernels = Literal["transformers", "liger"]
 Sharding = Literal["none", "ddp", "zero1", "zero2", "fsdp", "fsdp-no-reshard", "tp"]
 
@@ -215,10 +215,10 @@ class TrainSetup:
     `loss` is how the loss comes from the last hidden state: "plain" makes all logits and then
     cross-entropy, as transformers does; "chunked" makes the logits of a few tokens at a time, and
     again in backward; "fused" computes the gradient with the loss, chunk by chunk, as Liger's
-    kernel does. `hold_outputs` is of a loop that writes `out = model(...)`: the output, all logits
-    among it where there are any, lives until the next one takes its name; without it the loop keeps
-    the loss alone. `world_size` is the number of ranks, each with a batch of its own, and
-    `sharding` what they share of the model.
+    kernel does; "trl" is the tiled head of TRL's trainers. `hold_outputs` is of a loop that writes
+    `out = model(...)`: the output, all logits among it where there are any, lives until the next
+    one takes its name; without it the loop keeps the loss alone. `world_size` is the number of
+    ranks, each with a batch of its own, and `sharding` what they share of the model.
 
     `packed` is the length in tokens of the sequences that are packed into each row of `seq_len`,
     the last one of a row cut where it ends; None, or a row no longer than that, for one sequence a
@@ -335,11 +335,11 @@ class TrainSetup:
         default="plain",
         metadata=option(
             "plain: all logits at once, as transformers; chunked: a few tokens at a time; fused: as"
-            " Liger's kernel.",
+            " Liger's kernel; trl: as TRL's trainers.",
             added=1,
             group="optimizer",
             tip="plain: all logits at once; chunked: a few tokens at a time; fused: as Liger's"
-            " kernel.",
+            " kernel; trl: as TRL's trainers.",
             words="{} loss",
             heading="{} loss",
         ),

@@ -32,6 +32,8 @@ from lora_profiler.traced import compile_profile
 from lora_profiler.workload import LoraConfig, Loss, Quantization, TrainSetup, Workload
 
 PATHS: tuple[Loss, ...] = ("chunked", "fused")
+TRAINERS: tuple[Loss, ...] = ("trl",)
+"""Trainers' own losses, which flip other rules: `test_trainer_losses.py`."""
 LORA = LoraConfig(r=4)
 SAVED = LoraConfig(r=4, modules_to_save=("lm_head",))
 
@@ -61,7 +63,7 @@ def gradients(
     return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", [*PATHS, *TRAINERS])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "amp"])
 @pytest.mark.parametrize("lora", [None, LORA, SAVED], ids=["full", "lora", "saved head"])
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
@@ -105,7 +107,7 @@ REFUSED = {
     ),
     "the adapter on lm_head": Workload(
         model=spec(config("llama")),
-        setup=TrainSetup(loss="chunked", lora=LoraConfig(target_modules=("q_proj", "lm_head"))),
+        setup=TrainSetup(loss="trl", lora=LoraConfig(target_modules=("q_proj", "lm_head"))),
     ),
 }
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from lora_profiler.algebra.front import undominated
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, constant, total
 from lora_profiler.analytic.families import Family
-from lora_profiler.analytic.losses import SCALAR
+from lora_profiler.analytic.loss_paths import LossPath
+from lora_profiler.analytic.losses import SCALAR, ChunkedHead
 from lora_profiler.analytic.optimizers import step_temporary_candidates, total_state_bytes
 from lora_profiler.analytic.sharding import ShardState
 from lora_profiler.analytic.structure import ForwardPass, LayerRun
@@ -131,6 +132,8 @@ def activations(
         loss=(
             vocab * 4 + labels + 4
             if chunks is None
+            else chunks.kept
+            if isinstance(chunks, LossPath)
             else chunks.made + chunks.trained
             if chunks.fused
             else labels + SCALAR
@@ -194,7 +197,9 @@ def moments(
         (end_of_forward,),
         (loss_backward,),
     )
-    if forward.chunks is not None:
+    if isinstance(forward.chunks, LossPath):
+        in_loss = _in_path(forward, stored, kept, ahead, running)
+    elif forward.chunks is not None:
         in_loss = _in_chunks(forward, stored, kept, ahead, running, setup.accumulation > 1)
 
     step = [
@@ -244,6 +249,24 @@ def _inputs(setup: TrainSetup) -> Polynomial:
     return TOKENS * (24 if setup.is_packed else 8)
 
 
+def _in_path(
+    forward: ForwardPass,
+    stored: Polynomial,
+    kept: Activations,
+    before: Breakdown,
+    running: Breakdown,
+) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...]]:
+    """(end of forward, loss's backward) of a trainer's own loss."""
+    path = forward.chunks
+    assert isinstance(path, LossPath)
+    ahead = stored + kept.cached
+    if path.hidden.storage not in forward.head.saved:
+        ahead = ahead + path.hidden.bytes
+    end = [candidate(before, activations=ahead, logits_and_loss=size) for size in path.ahead]
+    back = [candidate(running, activations=stored, logits_and_loss=size) for size in path.back]
+    return _undominated(end), _undominated(back)
+
+
 def _in_chunks(
     forward: ForwardPass,
     stored: Polynomial,
@@ -259,7 +282,7 @@ def _in_chunks(
     backward, while the lowered ones still exist.
     """
     chunks = forward.chunks
-    assert chunks is not None
+    assert isinstance(chunks, ChunkedHead)
     owned: Category = "logits_and_loss" if accumulates or chunks.lowered else "gradients"
     hidden = chunks.hidden.bytes
     if not chunks.fused:

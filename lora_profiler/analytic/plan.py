@@ -251,7 +251,7 @@ def _rules(workload: Workload, kernels: AttentionKernels, masked_layers: frozens
         liger=setup.kernels == "liger",
         attended=_attended(setup),
         chunk_rows=chunk_fact(workload),
-        fused_loss=setup.loss == "fused",
+        loss=setup.loss,
     )
 
 

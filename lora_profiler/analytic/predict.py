@@ -6,6 +6,7 @@ from dataclasses import replace
 from lora_profiler.algebra.polynomial import Polynomial
 from lora_profiler.algebra.table import Values
 from lora_profiler.analytic.families import family_of, unmodelled
+from lora_profiler.analytic.losses import ChunkedHead
 from lora_profiler.analytic.moments import held_outputs
 from lora_profiler.analytic.plan import EXACT_MOMENTS, Plan, plan_for
 from lora_profiler.analytic.sharding import Part
@@ -23,7 +24,7 @@ from lora_profiler.prediction import (
     Prediction,
 )
 from lora_profiler.support.liger import ASSUMPTION
-from lora_profiler.support.losses import OUTPUTS_HELD
+from lora_profiler.support.losses import LOSS_WORDS, OUTPUTS_HELD
 from lora_profiler.support.packing import rows_words
 from lora_profiler.support.sdpa import SOFTMAX_PRODUCT, kernel_words, softmax_product_bytes
 from lora_profiler.workload import TrainSetup, Workload
@@ -298,7 +299,9 @@ def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
         found.append(ASSUMPTION)
     if setup.hold_outputs:
         found.append(OUTPUTS_HELD)
-    if plan.forward.chunks is not None:
+    if setup.loss in LOSS_WORDS:
+        found.append(LOSS_WORDS[setup.loss])
+    elif isinstance(plan.forward.chunks, ChunkedHead):
         rows = plan.forward.chunks.rows.evaluate(*values(workload))
         found.append(
             f"The {setup.loss} loss makes the logits of {rows:,} tokens at a time, as measuring"

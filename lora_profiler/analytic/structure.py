@@ -14,6 +14,7 @@ from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, total
 from lora_profiler.analytic.families import Family
 from lora_profiler.analytic.ledger import Ledger
 from lora_profiler.analytic.liveness import backward_bytes, forward_bytes, waiting_gradients
+from lora_profiler.analytic.loss_paths import LossPath, trl_head
 from lora_profiler.analytic.losses import ChunkedHead, chunked_head
 from lora_profiler.analytic.tensors import Node, Rules, Storage, Tensor
 from lora_profiler.model_spec import ModelSpec, Module, Stack
@@ -116,7 +117,7 @@ class ForwardPass(NamedTuple):
     hidden: Tensor
     logits: Tensor
     num_layers: int
-    chunks: ChunkedHead | None
+    chunks: ChunkedHead | LossPath | None
 
     @property
     def head_gradient_bytes(self) -> Polynomial:
@@ -180,11 +181,16 @@ def forward_pass(
     op = Ledger(rules, root, outside, trainable)
     start = Tensor(x.elements, x.dtype, x.requires_grad, Storage(x.bytes))
     hidden = family.norm(op, start, config)
-    chunks = None
+    chunks: ChunkedHead | LossPath | None = None
     if rules.chunk_rows is None:
         logits = family.head(op, hidden, config)
     else:
-        chunks = chunked_head(op, hidden, spec, fused=rules.fused_loss, rows=rules.chunk_rows)
+        if rules.loss == "trl":
+            chunks = trl_head(op, hidden, spec, rules.chunk_rows)
+        else:
+            chunks = chunked_head(
+                op, hidden, spec, fused=rules.loss == "fused", rows=rules.chunk_rows
+            )
         logits = chunks.hidden
     head = Run(op.nodes, op.saved, start, logits, promotes, op.scalars, _copies(op))
     return ForwardPass(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, Polynomial, S
+from lora_profiler.workload import Loss
 
 ITEMSIZE = {
     "float32": 4,
@@ -91,8 +92,7 @@ class Rules(NamedTuple):
     `masked_layers` get an explicit mask: their sliding window is filled, or rows hold several
     sequences. `one_row`: a micro-batch is one row; `attended` are the pairs of tokens of a row that
     attention computes. `liger`: norms, MLP and rotary embedding are Liger-Kernel's. `chunk_rows`:
-    tokens that the head takes at a time, None for all logits at once (`losses.chunk_fact`); with
-    `fused_loss` it makes its gradients in forward.
+    tokens that the head takes at a time, None for all logits at once (`losses.chunk_fact`).
     """
 
     device: str
@@ -114,7 +114,7 @@ class Rules(NamedTuple):
     liger: bool = False
     attended: Polynomial = S * S
     chunk_rows: int | None = None
-    fused_loss: bool = False
+    loss: Loss = "plain"
 
     @property
     def positions(self) -> Polynomial:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lora_profiler.modeling.contents import output_head, within
+from lora_profiler.modeling.trl_head import tiled_loss
 from lora_profiler.support.losses import chunk_rows, refused
 from lora_profiler.workload import TrainSetup
 
@@ -30,11 +31,12 @@ def loss_without_logits(model: nn.Module, setup: TrainSetup, batch: Mapping[str,
     hidden, weight, bias = _before_the_head(
         model, setup, {name: t for name, t in batch.items() if name != "labels"}
     )
-    if setup.precision == "amp":
-        hidden, weight, bias = (
-            None if t is None else t.to(torch.bfloat16) for t in (hidden, weight, bias)
-        )
     assert hidden is not None and weight is not None
+    if setup.loss == "trl":
+        return tiled_loss(setup, hidden, weight, bias, batch["labels"])
+    if setup.precision == "amp":
+        hidden, weight = hidden.to(torch.bfloat16), weight.to(torch.bfloat16)
+        bias = None if bias is None else bias.to(torch.bfloat16)
     path = _Fused if setup.loss == "fused" else _Chunked
     loss: Tensor = path.apply(hidden.flatten(0, -2), weight, bias, _shifted(batch["labels"]))  # type: ignore[no-untyped-call]
     return loss

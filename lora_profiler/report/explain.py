@@ -33,6 +33,13 @@ Line = tuple[str, str, str]
 """(what, its value, the formula)."""
 
 
+_HEAD_AGAIN = {
+    "plain": "",
+    "chunked": "; the head once more",
+    "fused": "; the head not at all",
+    "trl": "; the head once more",
+}
+"""What backward does with the head besides, by loss."""
 _IN_CHUNKS: dict[MomentName, str] = {
     "end_of_forward": (
         "every saved activation, the logits of some tokens with their float32 copy, and gradients"
@@ -311,6 +318,7 @@ def _saved(prediction: Prediction) -> Iterator[Line]:
         "plain": "float32 log-probabilities, 4 B x tokens x V; final norm, rotary tables, labels",
         "chunked": "the last hidden state; final norm, rotary tables, labels",
         "fused": "the gradients that the loss has made; final norm, rotary tables",
+        "trl": "the last hidden state, labels, two numbers a token; final norm, rotary tables",
     }
     yield "elsewhere", bytes_text(outside), kept[prediction.workload.setup.loss]
     yield (
@@ -433,9 +441,7 @@ def _has_experts(prediction: Prediction) -> bool:
 
 
 def _backward_words(setup: TrainSetup) -> str:
-    again = {"plain": "", "chunked": "; the head once more", "fused": "; the head not at all"}[
-        setup.loss
-    ]
+    again = _HEAD_AGAIN[setup.loss]
     if setup.lora is None:
         return f"each matrix twice: for its input's gradient and for its own{again}"
     return (

@@ -8,11 +8,22 @@ from typing import Any
 from lora_profiler.adapters import adapters
 from lora_profiler.errors import UsageError
 from lora_profiler.model_spec import ModelSpec, Module
-from lora_profiler.workload import LoraConfig, Workload
+from lora_profiler.support.packing import lengths
+from lora_profiler.workload import LoraConfig, TrainSetup, Workload
 
 _AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 """Fields of a config.json by which a model caps or scales the logits that its head has made."""
 _NO_EFFECT = (None, 1)
+TRL_TILE_ROWS, TRL_TILE_COLUMNS = 4096, 32768
+"""Tokens and words of the largest tile of TRL's head, trl 1.16: TOKEN_CHUNK_SIZE in
+`kernels/chunked_logprob.py`, _CHUNKED_LOGPROB_CHUNK_SIZE in `trainer/utils.py`."""
+LOSS_WORDS = {
+    "trl": (
+        "The trl loss is the fused head of TRL 1.16, which every SFTTrainer has: logits in tiles of"
+        " at most 4,096 tokens x 32,768 words."
+    )
+}
+"""What a loss path of a trainer is taken to be, by its name."""
 OUTPUTS_HELD = (
     "The loop holds the model's output until the next one is there; called with use_cache=False, so"
     " that no keys and values are in it."
@@ -47,6 +58,19 @@ def refused(model: str, loss: str, reason: str) -> UsageError:
         f"the {loss} loss multiplies by the head's weight itself, and {model} does not let it:"
         f" {reason}; leave --loss out."
     )
+
+
+def trl_fact(setup: TrainSetup) -> int:
+    """What flips a rule of TRL's head: sequences of a row, whose first token nothing predicts,
+    times two; and one more where there are more labels than fit a tile."""
+    sequences = len(lengths(setup))
+    labels = setup.batch_size * (setup.seq_len - (sequences if runs_triton(setup.device) else 1))
+    return 2 * sequences + (labels > TRL_TILE_ROWS)
+
+
+def runs_triton(device: str) -> bool:
+    """Whether TRL's head has its kernels there, as its `_use_triton`."""
+    return device in ("cuda", "xpu")
 
 
 @lru_cache(maxsize=256)

@@ -7,6 +7,7 @@ exist. What asks for one (`.item()`, a data-dependent shape) fails, with the lin
 
 import weakref
 from bisect import bisect_right
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,21 +36,23 @@ def _grouped_flop(first: torch.Tensor, second: torch.Tensor, *rest: Any, **more:
     return 2 * first.numel() * second.shape[-1]
 
 
-_FLOPS = {
-    **flop_registry,
-    aten.linear: _linear_flop,
-    aten.addmm_: flop_registry[aten.addmm],
-    aten._grouped_mm: _grouped_flop,
-    aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
-        aten._scaled_dot_product_flash_attention
-    ],
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
-        aten._scaled_dot_product_flash_attention_backward
-    ],
-}
-"""torch's own formulas; its registry lacks the CPU's attention, which multiplies the same matrices,
-the product as a whole, which a 4-bit base calls below autograd, the one that adds in place, and
-that of experts, each with its own rows."""
+_FLOPS = ChainMap(
+    {
+        aten.linear: _linear_flop,
+        aten.addmm_: flop_registry[aten.addmm],
+        aten._grouped_mm: _grouped_flop,
+        aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
+            aten._scaled_dot_product_flash_attention
+        ],
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+            aten._scaled_dot_product_flash_attention_backward
+        ],
+    },
+    flop_registry,
+)
+"""torch's own formulas, and those of stand-ins that are loaded later; its registry lacks the CPU's
+attention, which multiplies the same matrices, the product as a whole, which a 4-bit base calls
+below autograd, the one that adds in place, and that of experts, each with its own rows."""
 Listener = Callable[[Any, tuple[Any, ...], Mapping[str, Any], Any, str, str], None]
 """Told of every operator: itself, its arguments, what it returned, the phase and the module."""
 _NO_SEQUENCE = 2**63

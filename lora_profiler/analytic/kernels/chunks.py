@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from lora_profiler.analytic.kernels.launches import Launches
 from lora_profiler.analytic.kernels.surroundings import shifted_labels
+from lora_profiler.analytic.loss_paths import LossPath
 from lora_profiler.analytic.losses import SCALAR, ChunkedHead
 from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
 from lora_profiler.kernels import Gemm
@@ -58,6 +59,37 @@ def chunks_backward(head: ChunkedHead, launches: Launches) -> None:
             launches.memory("", "_to_copy", launches.bytes(lowered), launches.bytes(given))
         if given.requires_grad and launches.accumulates:
             launches.memory("", "add_", 2 * launches.bytes(given), launches.bytes(given))
+
+
+def path_forward(path: LossPath, launches: Launches) -> None:
+    """A trainer's own loss, all logits at once: its product, and one pass over them."""
+    gemm, logits, read = _path_product(path, launches)
+    launches.product("", "mm", gemm, path.hidden.dtype, read, logits)
+    launches.memory("", "_log_softmax", logits, 0)
+    if launches.accumulates:
+        launches.memory("", "div", SCALAR, SCALAR)
+
+
+def path_backward(path: LossPath, launches: Launches) -> None:
+    """The product once more where the logits are made again, and those of the gradients."""
+    gemm, logits, read = _path_product(path, launches)
+    dtype = path.hidden.dtype
+    if path.again:
+        launches.product("", "mm", gemm, dtype, read, logits)
+    launches.memory("", "_log_softmax_backward_data", logits, logits)
+    if path.hidden.requires_grad:
+        back = Gemm(m=gemm.m, n=gemm.k, k=gemm.n)
+        launches.product("", "mm", back, dtype, read, launches.bytes(path.hidden))
+    if path.given[0].requires_grad:
+        back = Gemm(m=gemm.n, n=gemm.k, k=gemm.m)
+        launches.product("", "mm", back, dtype, read, launches.bytes(path.given[0]))
+
+
+def _path_product(path: LossPath, launches: Launches) -> tuple[Gemm, int, int]:
+    """(the head's product, bytes of the logits, bytes that it reads)."""
+    gemm = Gemm(m=launches.size(path.tokens), n=path.vocab, k=path.width)
+    logits = gemm.m * gemm.n * ITEMSIZE[path.hidden.dtype]
+    return gemm, logits, launches.bytes(path.hidden) + launches.bytes(path.given[0])
 
 
 def _chunks(head: ChunkedHead, launches: Launches) -> Iterator[tuple[int, Launches]]:

@@ -7,7 +7,12 @@ Equal to `traced.kernels.step_kernels` for the families and setups that
 
 from lora_profiler.analytic.families import Family, unmodelled
 from lora_profiler.analytic.kernels.backward import BACKWARD, run_backward
-from lora_profiler.analytic.kernels.chunks import chunks_backward, chunks_forward
+from lora_profiler.analytic.kernels.chunks import (
+    chunks_backward,
+    chunks_forward,
+    path_backward,
+    path_forward,
+)
 from lora_profiler.analytic.kernels.forward import FORWARD, run_forward, run_up_to
 from lora_profiler.analytic.kernels.launches import Launches
 from lora_profiler.analytic.kernels.surroundings import (
@@ -20,6 +25,7 @@ from lora_profiler.analytic.kernels.surroundings import (
     rotary_tables,
     windows_with_masks,
 )
+from lora_profiler.analytic.loss_paths import LossPath
 from lora_profiler.analytic.persistent import rest_dtype
 from lora_profiler.analytic.plan import Plan, plan_for
 from lora_profiler.analytic.predict import values
@@ -92,6 +98,8 @@ def _ahead(
     run_forward(forward.head.nodes, launches)
     if forward.chunks is None:
         loss_forward(forward.logits, launches)
+    elif isinstance(forward.chunks, LossPath):
+        path_forward(forward.chunks, launches)
     else:
         chunks_forward(forward.chunks, launches)
 
@@ -105,6 +113,8 @@ def _back(forward: ForwardPass, family: Family, workload: Workload, launches: La
     launches.phase = "backward"
     if forward.chunks is None:
         loss_backward(forward.logits, launches)
+    elif isinstance(forward.chunks, LossPath):
+        path_backward(forward.chunks, launches)
     else:
         chunks_backward(forward.chunks, launches)
     run_backward(forward.head.nodes, forward.logits, launches)

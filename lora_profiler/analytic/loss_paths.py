@@ -1,0 +1,133 @@
+"""What trainers' own losses hold at once, forward and backward; each as its stand-in in `modeling/`
+holds it, which was read off the trainer's code.
+
+A path is worked out whole: everything of the loss that lives beside the activations, at each
+instant that can be the largest.
+"""
+
+from typing import NamedTuple
+
+from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, constant, total
+from lora_profiler.analytic.ledger import Ledger
+from lora_profiler.analytic.tensors import ITEMSIZE, Tensor
+from lora_profiler.model_spec import ModelSpec
+from lora_profiler.support.losses import TRL_TILE_COLUMNS, TRL_TILE_ROWS, head_of, runs_triton
+
+_SCALAR = 4
+_COUNT = 8
+"""The number of labels that the loss is divided by."""
+
+
+class LossPath(NamedTuple):
+    """The head and the loss of a trainer, for `tokens` of a micro-batch.
+
+    `hidden` is the last hidden state, `given` the head's weight and bias. `kept` is what autograd
+    keeps of it; `ahead` and `back` all its bytes at each instant of the forward pass and of
+    backward that can be the largest. `again`: backward makes the logits once more.
+    """
+
+    hidden: Tensor
+    given: tuple[Tensor, ...]
+    kept: Polynomial
+    ahead: tuple[Polynomial, ...]
+    back: tuple[Polynomial, ...]
+    tokens: Polynomial
+    width: int
+    vocab: int
+    again: bool
+
+    @property
+    def parameter_gradients(self) -> Polynomial:
+        """Bytes of the gradients of weight and bias, as the parameters have them in the end."""
+        return total(t.bytes for t in self.given if t.requires_grad)
+
+    @property
+    def num_gradients(self) -> int:
+        """Products that backward needs."""
+        return self.hidden.requires_grad + self.given[0].requires_grad
+
+    @property
+    def product_flops(self) -> Polynomial:
+        return self.tokens * (2 * self.width * self.vocab)
+
+    @property
+    def forward_flops(self) -> Polynomial:
+        return self.product_flops
+
+    @property
+    def backward_flops(self) -> Polynomial:
+        return self.product_flops * (self.again + self.num_gradients)
+
+
+def trl_head(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
+    """TRL's tiled head, `modeling/trl_head.py`, line by line. `fact`: `support.losses.trl_fact`."""
+    sequences, is_capped = divmod(fact, 2)
+    triton = runs_triton(op.rules.device)
+    weight, bias, width, vocab = _head(op, model)
+    tokens = TOKENS - B * sequences  # with a label
+    mask = TOKENS - (constant(1) if op.rules.one_row else B)
+    count = tokens if triton else mask
+    rows = constant(TRL_TILE_ROWS) if is_capped else count
+    compute = "bfloat16" if op.rules.autocast else hidden.dtype
+    size = ITEMSIZE[compute]
+
+    copied = count * (width * ITEMSIZE[hidden.dtype])
+    if not triton and op.rules.one_row:  # a view
+        copied = ZERO
+        op.saved.setdefault(hidden.storage, op.scope)
+    kept = copied + count * (8 + 2 * 4) + mask + _COUNT
+    buffer = rows * (TRL_TILE_COLUMNS * size)
+    lowered = rows * (width * size) if hidden.dtype != compute else ZERO
+    first, last = min(vocab, TRL_TILE_COLUMNS), (vocab - 1) % TRL_TILE_COLUMNS + 1
+    second = min(vocab - first, TRL_TILE_COLUMNS) or (first if is_capped else 0)
+    word = width * size * (weight.dtype != compute)
+    of_bias = first * size if bias is not None and bias.dtype != compute else 0
+    tile = rows * first
+
+    sums = copied + count * (8 + 7 * 4) + mask + buffer + lowered
+    ahead = [sums + first * word + of_bias, sums + count * 16]
+    if not triton:
+        ahead += [sums + tile * 13 + rows * 20]
+    if is_capped:
+        ahead += [sums + lowered]
+
+    given = (weight,) if bias is None else (weight, bias)
+    trained = [t for t in given if t.requires_grad]
+    made = total(t.elements * 4 for t in trained)
+    returned = total(t.bytes for t in trained if t.dtype != "float32")
+    if hidden.requires_grad:
+        made = made + count * (width * 4)
+        returned = returned + (copied if hidden.dtype != "float32" else ZERO)
+    made = made + kept + count * 4 + buffer + lowered + _SCALAR
+    back = [
+        made + (first + second) * word,
+        made + first * word + of_bias,
+        made + last * word + returned,
+    ]
+    if not triton:
+        back += [made + tile * 29 + first * word]
+        if compute != "float32":
+            back += [
+                made + tile * 4 + first * (word + width * 4) * hidden.requires_grad,
+                made + (tile * 4 + rows * (width * 4)) * weight.requires_grad + first * word,
+            ]
+    return LossPath(
+        hidden=hidden,
+        given=given,
+        kept=kept,
+        ahead=tuple(ahead),
+        back=tuple(back),
+        tokens=count,
+        width=width,
+        vocab=vocab,
+        again=True,
+    )
+
+
+def _head(op: Ledger, model: ModelSpec) -> tuple[Tensor, Tensor | None, int, int]:
+    """(weight, bias, features in and out) of the head."""
+    head = head_of(model)
+    assert head is not None and head.in_features is not None and head.out_features is not None
+    op.scope = model.output_embedding or ""
+    bias = op.weight(op.scope, "bias") if op.has(op.scope, "bias") else None
+    return op.weight(op.scope), bias, head.in_features, head.out_features

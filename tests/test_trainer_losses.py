@@ -1,0 +1,192 @@
+"""Losses of trainers, each by a stand-in that trains: rules against traces, and against real steps."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import tracing
+import truth
+from lora_profiler.analytic import predict
+from lora_profiler.analytic.plan import EXACT_MOMENTS
+from lora_profiler.catalog import find_gpu, find_model, model_from_config
+from lora_profiler.errors import UsageError
+from lora_profiler.modeling import trl_head
+from lora_profiler.planning.engine import peak_bytes
+from lora_profiler.planning.sweep import sweep
+from lora_profiler.planning.timing import step_time
+from lora_profiler.prediction import Prediction
+from lora_profiler.traced.single_size import predict_once
+from lora_profiler.workload import LoraConfig, Loss, Quantization, TrainSetup, Workload
+
+BASE = TrainSetup(batch_size=2, seq_len=40)
+LORA = LoraConfig(r=4)
+SAVED = LoraConfig(r=4, modules_to_save=("lm_head",))
+AMP = replace(BASE, dtype="float32", precision="amp")
+WIDE = 40_000
+"""More words than one of TRL's tiles has."""
+
+
+def workload(name: str, setup: TrainSetup, vocab_size: int = WIDE) -> Workload:
+    config = tracing.config_of(name, vocab_size=vocab_size)
+    return Workload(model=model_from_config(config, id=name, source="test"), setup=setup)
+
+
+def totals(prediction: Prediction) -> dict[str, int]:
+    return {m.moment: m.total_bytes for m in prediction.moments if m.step == "steady"}
+
+
+# --- rules against traces -------------------------------------------------------------------------
+
+TRACED: list[tuple[str, TrainSetup]] = [
+    ("llama", BASE),
+    ("llama", replace(AMP, lora=SAVED, checkpointing=True)),
+    ("qwen2", replace(BASE, lora=LORA, checkpointing=True, quantization=Quantization())),
+    ("qwen2", replace(AMP, checkpointing=True)),
+    ("gpt2", replace(AMP, lora=LORA, batch_size=1)),
+    ("opt", replace(BASE, dtype="float32", hold_outputs=True)),
+    ("llama", replace(BASE, lora=LORA, packed=17)),
+    ("llama", replace(AMP, dtype="bfloat16", lora=LORA, packed=17, attention="flash")),
+]
+
+
+@pytest.mark.parametrize("loss", ["trl"])
+@pytest.mark.parametrize("place", range(len(TRACED)))
+def test_exact_moments_are_those_of_the_trace(place: int, loss: Loss) -> None:
+    name, setup = TRACED[place]
+    asked = workload(name, replace(setup, loss=loss))
+    mine, real = predict(asked), predict_once(asked)
+    assert {m: totals(mine)[m] for m in EXACT_MOMENTS} == {
+        m: totals(real)[m] for m in EXACT_MOMENTS
+    }
+    assert mine.flops == real.flops
+    assert mine.saved_activation_bytes == real.saved_activation_bytes
+    assert mine.saved_activation_bytes == sum(c.saved_activation_bytes for c in mine.layers)
+
+
+@pytest.mark.parametrize("tokens", [2048, 2050, 4100])
+def test_trl_takes_no_more_tokens_at_once_than_a_tile_has(tokens: int) -> None:
+    """2 x 2,048 are 4,094 labels, 2 x 2,050 two more than a tile's 4,096."""
+    asked = workload("llama", replace(AMP, lora=LORA, seq_len=tokens, loss="trl"))
+    mine, real = totals(predict(asked)), totals(predict_once(asked))
+    assert {m: mine[m] for m in EXACT_MOMENTS} == {m: real[m] for m in EXACT_MOMENTS}
+
+
+# --- rules against real steps ---------------------------------------------------------------------
+
+REAL = [
+    ("llama", replace(BASE, dtype="float32")),
+    ("qwen2", replace(BASE, lora=LORA, checkpointing=True)),
+    ("gpt2", replace(AMP, lora=LORA)),
+]
+
+
+@pytest.mark.parametrize("loss", ["trl"])
+@pytest.mark.parametrize(("name", "setup"), REAL)
+def test_real_steps(name: str, setup: TrainSetup, loss: Loss) -> None:
+    setup = replace(setup, device="cpu", optimizer_impl="fused", loss=loss)
+    prediction = predict(workload(name, setup, 4001))
+    real = truth.peaks_without_onednn(tracing.config_of(name, vocab_size=4001), setup)
+    assert prediction.peak.moment == "loss_backward"
+    assert prediction.peak.total_bytes == pytest.approx(real[2, "step"], rel=1e-3)
+
+
+# --- the stand-ins --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_trl_s_kernels_stand_in_for_what_torch_computes_in_its_place(dtype: torch.dtype) -> None:
+    """Tokens with a label alone, tiles changed where they lie: the same numbers."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(2, 9, 8, generator=generator).to(dtype).requires_grad_()
+    weight = torch.randn(50, 8, generator=generator).to(dtype).requires_grad_()
+    labels = torch.randint(0, 50, (2, 9), generator=generator)
+    labels[0, :4] = -100
+    found = []
+    for device in ("cpu", "cuda"):
+        setup = replace(BASE, device=device, batch_size=2, seq_len=9)  # type: ignore[arg-type]
+        hidden.grad = weight.grad = None
+        loss = trl_head.tiled_loss(setup, hidden, weight, None, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert hidden.grad is not None and weight.grad is not None
+        found.append((loss, hidden.grad.clone(), weight.grad.clone()))
+    for of_torch, of_kernels in zip(*found, strict=True):
+        torch.testing.assert_close(of_torch, of_kernels)
+    logits = (hidden @ weight.T).float()[:, :-1].flatten(0, 1)
+    truth_ = torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten())
+    torch.testing.assert_close(found[0][0], truth_, rtol=2e-3, atol=0)
+
+
+def test_trl_s_head_is_the_one_that_trl_has() -> None:
+    """Loss and gradients of the function in the installed TRL, where there is one."""
+    kernels = pytest.importorskip("trl.kernels")
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1, 9, 8, generator=generator).requires_grad_()
+    weight = torch.randn(50, 8, generator=generator).requires_grad_()
+    labels = torch.randint(0, 50, (1, 9), generator=generator)
+    setup = replace(BASE, device="cpu", batch_size=1, seq_len=9)
+    trl_head.tiled_loss(setup, hidden, weight, None, labels).backward()  # type: ignore[no-untyped-call]
+    assert hidden.grad is not None and weight.grad is not None
+    mine = hidden.grad.clone(), weight.grad.clone()
+    hidden.grad = weight.grad = None
+    rows, targets = hidden[:, :-1].reshape(-1, 8), labels[:, 1:].reshape(-1)
+    found = kernels.ChunkedLogProbFunction.apply(rows, weight, None, targets, 1.0, 32768)
+    (-found[0].mean()).backward()
+    torch.testing.assert_close(mine, (hidden.grad, weight.grad))
+
+
+# --- planning -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("packed", [None, 64])
+def test_sweeps_are_many_predictions(packed: int | None) -> None:
+    asked = Workload(
+        model=find_model("gpt2", offline=True),
+        setup=TrainSetup(lora=LORA, loss="trl", packed=packed),
+    )
+    batch, seq = [1, 2, 7, 16], [1, 5, 64, 100, 1000]
+    table = sweep(asked, batch_size=[[b] for b in batch], seq_len=seq, engine="analytic")
+    singles = [
+        [
+            peak_bytes(replace(asked, setup=replace(asked.setup, batch_size=b, seq_len=s)))
+            for s in seq
+        ]
+        for b in batch
+    ]
+    assert np.array_equal(table, singles)
+
+
+def test_several_ranks_are_refused() -> None:
+    with pytest.raises(UsageError, match="one process only"):
+        TrainSetup(loss="trl", world_size=2, sharding="ddp")
+
+
+def test_time_is_known() -> None:
+    model = find_model("meta-llama/Llama-3.1-8B", offline=True)
+    seconds = {}
+    for loss in ("plain", "trl"):
+        asked = Workload(model=model, setup=TrainSetup(loss=loss))  # type: ignore[arg-type]
+        timing = step_time(asked, find_gpu("h100_sxm"))
+        assert timing.step is not None
+        seconds[loss] = timing.step.time.seconds
+    assert 0.8 < seconds["trl"] / seconds["plain"] < 1.2
+
+
+def test_what_it_costs_by_hand() -> None:
+    """Llama 3.1 8B under LoRA, 8 x 1,024: a tile of 256 MiB, 28 bytes a token of sums, and the
+    gradient of the hidden state in float32; nothing that grows with the vocabulary."""
+    model = find_model("meta-llama/Llama-3.1-8B", offline=True)
+    setup = TrainSetup(
+        lora=LoraConfig(), batch_size=8, seq_len=1024, precision="amp", checkpointing=True
+    )
+    prediction = predict(Workload(model=model, setup=replace(setup, loss="trl")))
+    labels, tile = 8 * 1023, 4096 * 32768 * 2
+    loss = {
+        m.moment: m.bytes.get("logits_and_loss") for m in prediction.moments if m.step == "steady"
+    }
+    ahead = labels * (4096 * 2 + 8 + 28 + 16 + 1) + tile
+    assert loss["end_of_forward"] == ahead
+    kept = labels * (4096 * 2 + 8 + 8 + 1) + 8
+    back = kept + labels * (4 + 4096 * 4) + tile + 4 + labels * 4096 * 2
+    assert loss["loss_backward"] == back
