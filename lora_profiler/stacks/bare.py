@@ -1,0 +1,37 @@
+"""The step that the rules are written for, and the loop that most people write themselves."""
+
+from lora_profiler.stacks.stack import METHODS, Gap, Options, Packing, Stack
+from lora_profiler.workload import Method
+
+_NOTHING: dict[Method, Options] = {method: {} for method in METHODS}
+
+VERSIONS = (
+    Stack(
+        name="bare",
+        library="",
+        version="",
+        call="bare loop",
+        about=(
+            "The options' own defaults: loss.backward() and optimizer.step() with nothing of the"
+            " model's output kept.",
+        ),
+        defaults=_NOTHING,
+        packing=Packing(one_row=False),
+        holds=("no output: the logits die in backward",),
+    ),
+    Stack(
+        name="loop",
+        library="",
+        version="",
+        call="loop that holds its output",
+        about=("As bare, in a loop that writes out = model(...) and keeps out through the step.",),
+        defaults=_NOTHING,
+        packing=Packing(one_row=False),
+        gaps=(
+            Gap(
+                "out = model(...) keeps the logits through backward and the optimizer step, 2 bytes"
+                " each in 16 bit, 4 from a float32 head: not priced"
+            ),
+        ),
+    ),
+)
