@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from lora_profiler.cli.click_support import FiniteRange, NearestChoice, items
-from lora_profiler.cli.options import given, workloads
+from lora_profiler.cli.options import given, stack_options, workloads
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.option import flag
 from lora_profiler.planning.setups import CPU_DEFAULTS
@@ -299,7 +299,8 @@ def model_cases(ctx: click.Context, models: tuple[str, ...], device: "Device") -
     if o["nproc"] is not None:
         o["world_size"] = o["nproc"]
     if device == "cpu":
-        usual = {name: value for name, value in CPU_DEFAULTS.items() if not given(ctx, name)}
+        own = stack_options(ctx)
+        usual = {n: v for n, v in CPU_DEFAULTS.items() if n not in own and not given(ctx, n)}
         o |= usual
         for name, value in usual.items():
             click.echo(

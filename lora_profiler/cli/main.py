@@ -26,6 +26,7 @@ from lora_profiler.cli.options import (
     output_options,
     platform_of,
     setup_options,
+    trainer,
     workloads,
 )
 from lora_profiler.cli.warnings import warn_of
@@ -146,7 +147,14 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     )
     with shown():
         found = [
-            answers(of_model, gpu, o["engine"], levers=levers, network=network)
+            answers(
+                of_model,
+                gpu,
+                o["engine"],
+                levers=levers,
+                network=network,
+                trainer=trainer(ctx),
+            )
             for of_model in models_workloads
         ]
     for one_model in found:

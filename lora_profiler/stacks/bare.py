@@ -1,6 +1,7 @@
 """The step that the rules are written for, and the loop that most people write themselves."""
 
 from lora_profiler.stacks.stack import METHODS, Gap, Options, Packing, Stack
+from lora_profiler.stacks.transformers_trainer import ALIASES
 from lora_profiler.workload import Method
 
 _NOTHING: dict[Method, Options] = {method: {} for method in METHODS}
@@ -17,6 +18,7 @@ VERSIONS = (
         ),
         defaults=_NOTHING,
         packing=Packing(one_row=False),
+        aliases=ALIASES,
         holds=("no output: the logits die in backward",),
     ),
     Stack(
@@ -27,6 +29,7 @@ VERSIONS = (
         about=("As bare, in a loop that writes out = model(...) and keeps out through the step.",),
         defaults=_NOTHING,
         packing=Packing(one_row=False),
+        aliases=ALIASES,
         gaps=(
             Gap(
                 "out = model(...) keeps the logits through backward and the optimizer step, 2 bytes"

@@ -21,6 +21,8 @@ _MODULES: Final[Mapping[str, str]] = {
     "peft-bench": "peft_bench",
     "unsloth": "unsloth",
 }
+BARE: Final = "bare"
+"""The stack of a question that names none."""
 TRAINERS: Final[tuple[str, ...]] = tuple(_MODULES)
 """Names of the stacks, in the order in which they are listed."""
 

@@ -15,7 +15,7 @@ COMMON: Options = {
     "kernels": "transformers",
 }
 """What SFTConfig and DPOConfig agree in."""
-QUANTIZED: Options = {"double_quant": False, "recipe": "trl"}
+QUANTIZED: Options = {"double_quant": False, "recipe": "trl", "adapter_dtype": "bfloat16"}
 """bitsandbytes' own default of double quantisation, and bfloat16 adapters (sft_trainer.py)."""
 TILE = Gap(
     "TRL's own loss works in tiles of min(tokens, 4,096) x 32,768 logits, up to 256 MiB, and keeps"
