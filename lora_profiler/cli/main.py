@@ -27,6 +27,7 @@ from lora_profiler.cli.options import (
     platform_of,
     setup_options,
     trainer,
+    trainer_peaks,
     workloads,
 )
 from lora_profiler.cli.warnings import warn_of
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from lora_profiler.planning.answers import Answer
     from lora_profiler.planning.network import Network
     from lora_profiler.report.blocks import Block
+    from lora_profiler.workload import Workload
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -165,7 +167,7 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
         blocks = [block for one_model in found for block in short_blocks(one_model)]
         print_blocks(blocks, o["form"], o["output"])
     else:
-        _print_answers(found, o)
+        _print_answers(found, ctx)
     if gpu is not None and not any(
         a.fit and a.fit.verdict != "does_not_fit" for one_model in found for a in one_model
     ):
@@ -184,7 +186,8 @@ def _network(text: str) -> "Network":
     return find_network(text)
 
 
-def _print_answers(answers: Sequence[Sequence["Answer"]], o: dict[str, Any]) -> None:
+def _print_answers(answers: Sequence[Sequence["Answer"]], ctx: click.Context) -> None:
+    o = ctx.params
     flat = [a for one_model in answers for a in one_model]
     if o["form"] == "json":
         from lora_profiler.report.json.predict import predict_payload
@@ -203,6 +206,7 @@ def _print_answers(answers: Sequence[Sequence["Answer"]], o: dict[str, Any]) -> 
             blocks += _detailed_blocks(
                 one_model, per_layer=o["per_layer"], explain=o["explain"], engine=o["engine"]
             )
+            blocks += _trainer_blocks(one_model[0].prediction.workload, ctx)
         print_blocks(blocks, o["form"], o["output"])
 
 
@@ -225,6 +229,15 @@ def _detailed_blocks(
 
         blocks += [block for a in answers for block in explain_blocks(a)]
     return blocks
+
+
+def _trainer_blocks(workload: "Workload", ctx: click.Context) -> list["Block"]:
+    """The peak as common trainers would train, where none was named."""
+    from lora_profiler.report.blocks import paragraph
+    from lora_profiler.report.trainer import peak_lines
+
+    lines = peak_lines(trainer_peaks(workload.model, ctx, workload.platform))
+    return [paragraph(*lines)] if lines else []
 
 
 @root.command(

@@ -30,6 +30,7 @@ from lora_profiler.workload import OPTIONS, Device, Method, Workload
 
 if TYPE_CHECKING:
     from lora_profiler.catalog import Gpu
+    from lora_profiler.planning.trainers import TrainerPeak
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -190,6 +191,18 @@ def workloads(
     if device is not None:
         options["device"] = device
     return planning_workloads(model, options, _names_given(ctx), platform, _stack(ctx))
+
+
+def trainer_peaks(
+    model: ModelSpec, ctx: click.Context, platform: Platform
+) -> "Sequence[TrainerPeak]":
+    """What the common trainers' own defaults would need; none where --trainer names one."""
+    if ctx.params["trainer"] is not None:
+        return []
+    from lora_profiler.planning.trainers import trainer_peaks as planning_peaks
+
+    options = {name: ctx.params[name] for name in DEFAULTS}
+    return planning_peaks(model, options, _names_given(ctx), platform)
 
 
 def trainer(ctx: click.Context) -> Trainer | None:

@@ -76,8 +76,9 @@ def answers(
     `levers` are those to look for. `network` is the link among several ranks. A
     method that is among the workloads is no lever of another. `engine` and `may_trace` as in
     `predict`; with a card the profiles for other sizes are traced too. `trainer` is whose defaults
-    the workloads have: where its loop holds what nothing prices, no peak is exact. Raises UsageError for a
-    network among one process, and what `predict` raises.
+    the workloads have: where its loop holds what nothing prices, no peak is exact.
+
+    Raises UsageError for a network among one process, and what `predict` raises.
 
     Examples:
         >>> from lora_profiler import TrainSetup, Workload, answers, find_model

@@ -11,7 +11,7 @@ VERSIONS = (
         name="bare",
         library="",
         version="",
-        call="bare loop",
+        call="a bare loop",
         about=(
             "The options' own defaults: loss.backward() and optimizer.step() with nothing of the"
             " model's output kept.",
@@ -25,7 +25,7 @@ VERSIONS = (
         name="loop",
         library="",
         version="",
-        call="loop that holds its output",
+        call="a loop that holds its output",
         about=("As bare, in a loop that writes out = model(...) and keeps out through the step.",),
         defaults=_NOTHING,
         packing=Packing(one_row=False),
