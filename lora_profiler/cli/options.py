@@ -190,7 +190,7 @@ def workloads(
     options = {name: ctx.params[name] for name in DEFAULTS}
     if device is not None:
         options["device"] = device
-    return planning_workloads(model, options, _names_given(ctx), platform, _stack(ctx))
+    return planning_workloads(model, options, _names_given(ctx), platform, stack_of(ctx))
 
 
 def trainer_peaks(
@@ -207,20 +207,15 @@ def trainer_peaks(
 
 def trainer(ctx: click.Context) -> Trainer | None:
     """What --trainer names, with the options given beside it. Raises UsageError."""
-    stack = _stack(ctx)
+    stack = stack_of(ctx)
     if stack is None:
         return None
     _, names = spelled(stack, ctx.params, _names_given(ctx))
     return Trainer(stack=stack, given=names)
 
 
-def stack_options(ctx: click.Context) -> set[str]:
-    """Names of the options that the trainer sets, for some method. Raises UsageError."""
-    stack = _stack(ctx)
-    return {name for own in stack.defaults.values() for name in own} if stack else set()
-
-
-def _stack(ctx: click.Context) -> Stack | None:
+def stack_of(ctx: click.Context) -> Stack | None:
+    """What --trainer names. Raises UsageError."""
     name = ctx.params["trainer"]
     return None if name is None else find_stack(name)
 

@@ -33,7 +33,7 @@ VERSIONS = (
         gaps=(
             Gap(
                 "out = model(...) keeps the logits through backward and the optimizer step, 2 bytes"
-                " each in 16 bit, 4 from a float32 head: not priced"
+                " each in 16 bit, 4 from a float32 head"
             ),
         ),
     ),

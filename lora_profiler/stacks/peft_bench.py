@@ -40,7 +40,7 @@ VERSIONS = (
         gaps=(
             Gap(
                 "outputs = model(...) keeps the logits through backward and the optimizer step, 2"
-                " bytes each: not priced"
+                " bytes each"
             ),
             Gap("its batches are padded to their longest: a mask, and other kernels, come with it"),
             Gap(

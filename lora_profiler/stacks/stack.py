@@ -69,6 +69,11 @@ class Stack:
         return f"{versioned}'s {self.call}" if versioned else self.call
 
     @property
+    def options(self) -> frozenset[str]:
+        """Names of the options that it sets, for some method."""
+        return frozenset(name for own in self.defaults.values() for name in own)
+
+    @property
     def key(self) -> str:
         """'trl-sft@1.16': what names this version on the command line."""
         return f"{self.name}@{self.version}" if self.version else self.name

@@ -27,8 +27,7 @@ VERSIONS = (
         gaps=(
             TILE,
             Gap(
-                "a second, frozen copy of the model is the reference, in the checkpoint's dtype:"
-                " not priced",
+                "a second, frozen copy of the model is the reference, in the checkpoint's dtype",
                 ("full",),
             ),
         ),

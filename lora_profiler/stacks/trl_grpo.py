@@ -25,7 +25,7 @@ VERSIONS = (
         gaps=(
             TILE,
             Gap(
-                "generation is not priced: its KV cache, or the share of the card that vLLM takes"
+                "generation: its KV cache, or the share of the card that vLLM takes"
                 " (vllm_gpu_memory_utilization)"
             ),
         ),
