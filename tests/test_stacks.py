@@ -251,33 +251,46 @@ def test_sfttrainer_needs_what_a_rehearsal_of_it_needed() -> None:
 
 
 def test_the_answer_names_the_trainer_its_version_and_what_is_its_own(run: Run) -> None:
-    done = run("SmolLM2-135M", "--trainer", "trl-sft", "--method", "lora", "-b", "4")
-    assert (done.exit_code, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
-    assert lines[2:7] == [
-        "batch 4 x 1,024 tokens, bfloat16 weights under bfloat16 autocast, adamw (fused), chunked"
-        " loss",
-        "with checkpointing, flash attention, memory rules of cuda (sm_80 to sm_89, torch 2.13)",
+    asked = ("SmolLM2-135M", "--trainer", "trl-sft", "--method", "lora", "-b", "4")
+    short, detailed = run(*asked), run(*asked, "--detail")
+    assert short.stdout.splitlines()[2:6] == [
+        "batch 4 x 1,024 tokens, bfloat16 weights under bfloat16 autocast, adamw (fused),",
+        "  chunked loss, with checkpointing, flash attention",
+        "for TRL 1.16's SFTTrainer (--trainer trl-sft@1.16): its own are sequence length,",
+        "  precision, optimizer implementation, checkpointing, loss, rank, alpha, targets",
+    ]
+    assert "LoRA r8: an estimate, since the loop holds what is not priced" in short.stdout
+    assert detailed.stdout.splitlines()[4:7] == [
         "for TRL 1.16's SFTTrainer (--trainer trl-sft@1.16), which sets 1,024 tokens, amp"
         " precision, fused",
         "  optimizer, checkpointing, chunked loss, rank 8, alpha 8, targets default",
         "LoRA: rank 8, alpha 8, targets PEFT's default, float32 adapters",
     ]
-    assert "Peak under a trainer's own defaults" not in done.stdout
+    assert "peak under a trainer's own defaults" not in short.stdout + detailed.stdout
+
+
+@pytest.mark.parametrize("key", BY_KEY)
+def test_the_short_answer_stays_short(run: Run, key: str) -> None:
+    methods = (word for method in METHODS for word in ("--method", method))
+    done = run("meta-llama/Llama-3.2-1B", "--trainer", key, *methods, "--gpu", "rtx_4090")
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 25 and max(map(len, lines)) <= 80
+    assert sum(line.startswith(f"for {BY_KEY[key].title}") for line in lines) == 1
 
 
 def test_without_a_trainer_it_says_so_and_what_three_of_them_would_need(run: Run) -> None:
     asked = ("SmolLM2-135M", "--method", "lora", "-b", "4", "-s", "512")
     done = run(*asked)
     lines = done.stdout.splitlines()
-    assert lines[4].startswith("for a bare loop, ")
-    heading = "Peak under a trainer's own defaults, where no option says otherwise:"
-    peaks = lines[lines.index(heading) + 1 :]
-    assert len(peaks) == 3
-    for line in peaks:
-        peak, name = line.removesuffix(")").split("LoRA ")[1].split(" (--trainer ")
-        answer = run(*asked, "--trainer", name, "--engine", "analytic")
+    assert "for a bare loop, which keeps nothing of the model's output" in lines
+    first = lines.index("peak under a trainer's own defaults (--trainer NAME):") + 1
+    peaks = dict(line.split("  LoRA ") for line in lines[first : first + 3])
+    assert [name.strip() for name in peaks] == ["transformers", "trl-sft", "axolotl"]
+    for name, peak in peaks.items():
+        answer = run(*asked, "--trainer", name.strip(), "--engine", "analytic", "--detail")
         assert f"peaks at {peak}: " in answer.stdout
+    detailed = run(*asked, "--detail").stdout
+    assert all(f"  LoRA {peak}" in detailed for peak in peaks.values())
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from lora_profiler.catalog import Gpu
     from lora_profiler.planning.answers import Answer
     from lora_profiler.planning.network import Network
+    from lora_profiler.planning.trainers import TrainerPeak
     from lora_profiler.report.blocks import Block
-    from lora_profiler.workload import Workload
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -150,12 +150,7 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     with shown():
         found = [
             answers(
-                of_model,
-                gpu,
-                o["engine"],
-                levers=levers,
-                network=network,
-                trainer=trainer(ctx),
+                of_model, gpu, o["engine"], levers=levers, network=network, trainer=trainer(ctx)
             )
             for of_model in models_workloads
         ]
@@ -164,7 +159,11 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     if short:
         from lora_profiler.report.short_answer import short_blocks
 
-        blocks = [block for one_model in found for block in short_blocks(one_model)]
+        blocks = [
+            block
+            for one_model in found
+            for block in short_blocks(one_model, _trainer_peaks(one_model, ctx))
+        ]
         print_blocks(blocks, o["form"], o["output"])
     else:
         _print_answers(found, ctx)
@@ -201,12 +200,16 @@ def _print_answers(answers: Sequence[Sequence["Answer"]], ctx: click.Context) ->
             csv_text(layer_records(flat) if o["per_layer"] else predict_records(flat)), o["output"]
         )
     else:
+        from lora_profiler.report.blocks import paragraph
+        from lora_profiler.report.trainer import peak_lines
+
         blocks: list[Block] = []
         for one_model in answers:
             blocks += _detailed_blocks(
                 one_model, per_layer=o["per_layer"], explain=o["explain"], engine=o["engine"]
             )
-            blocks += _trainer_blocks(one_model[0].prediction.workload, ctx)
+            lines = peak_lines(_trainer_peaks(one_model, ctx))
+            blocks += [paragraph(*lines)] if lines else []
         print_blocks(blocks, o["form"], o["output"])
 
 
@@ -231,13 +234,9 @@ def _detailed_blocks(
     return blocks
 
 
-def _trainer_blocks(workload: "Workload", ctx: click.Context) -> list["Block"]:
-    """The peak as common trainers would train, where none was named."""
-    from lora_profiler.report.blocks import paragraph
-    from lora_profiler.report.trainer import peak_lines
-
-    lines = peak_lines(trainer_peaks(workload.model, ctx, workload.platform))
-    return [paragraph(*lines)] if lines else []
+def _trainer_peaks(answers: Sequence["Answer"], ctx: click.Context) -> "Sequence[TrainerPeak]":
+    workload = answers[0].prediction.workload
+    return trainer_peaks(workload.model, ctx, workload.platform)
 
 
 @root.command(
