@@ -218,7 +218,11 @@ def test_pairs_are_two_rows_each() -> None:
 
 def test_a_loop_that_holds_what_is_not_priced_is_no_exact_answer() -> None:
     options = {**DEFAULTS, "methods": ("full", "lora")}
-    for name, full in (("transformers", "exact"), ("loop", "estimate"), ("torchtune", "estimate")):
+    for name, full in (
+        ("transformers", "exact"),
+        ("unsloth", "estimate"),
+        ("torchtune", "estimate"),
+    ):
         trainer = Trainer(stack=find_stack(name))
         asked = workloads(LLAMA, options, {"methods"}, stack=trainer.stack)
         first, _ = answers(asked, trainer=trainer, may_trace=False)
@@ -245,6 +249,20 @@ def test_sfttrainer_needs_what_a_rehearsal_of_it_needed() -> None:
     workload = Workload(model=LLAMA, setup=setup, platform=Platform(capability=90))
     (answer,) = answers([workload])
     assert answer.prediction.peak.total_bytes == pytest.approx(3.454 * GIB, rel=0.03)
+
+
+def test_a_loop_that_holds_its_output_is_the_bare_one_with_it() -> None:
+    bare, loop = (setup_for(LLAMA, name, "full") for name in ("bare", "loop"))
+    assert loop == dataclasses.replace(bare, hold_outputs=True)
+    held, dropped = (
+        answers([Workload(model=LLAMA, setup=setup)])[0].prediction for setup in (loop, bare)
+    )
+    logits = 128_256 * 2048 * 2
+    at = [
+        next(m.total_bytes for m in p.moments if m.moment == "optimizer_step")
+        for p in (held, dropped)
+    ]
+    assert at[0] - at[1] == logits
 
 
 # --- the command line -----------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from lora_profiler.stacks.stack import METHODS
 
 EVERYWHERE = (
     *("batch_size", "seq_len", "accumulation", "dtype", "precision", "optimizer"),
-    *("optimizer_impl", "checkpointing", "loss", "kernels"),
+    *("optimizer_impl", "checkpointing", "loss", "hold_outputs", "kernels"),
 )
 ADAPTED = (*("rank", "alpha", "dropout", "targets", "adapter_dtype", "double_quant", "recipe"),)
 

@@ -23,9 +23,9 @@ from lora_profiler.units import (
 )
 
 if TYPE_CHECKING:
-    from lora_profiler.planning.trainers import TrainerPeak
     from lora_profiler.planning.advise import Remedy
     from lora_profiler.planning.timing import TimedStep
+    from lora_profiler.planning.trainers import TrainerPeak
 
 WIDTH, MOST_LINES = 80, 25
 _BAR = 22

@@ -1,6 +1,6 @@
 """The step that the rules are written for, and the loop that most people write themselves."""
 
-from lora_profiler.stacks.stack import METHODS, Gap, Options, Packing, Stack
+from lora_profiler.stacks.stack import METHODS, Options, Packing, Stack
 from lora_profiler.stacks.transformers_trainer import ALIASES
 from lora_profiler.workload import Method
 
@@ -27,14 +27,12 @@ VERSIONS = (
         version="",
         call="a loop that holds its output",
         about=("As bare, in a loop that writes out = model(...) and keeps out through the step.",),
-        defaults=_NOTHING,
+        defaults={method: {"hold_outputs": True} for method in METHODS},
         packing=Packing(one_row=False),
         aliases=ALIASES,
-        gaps=(
-            Gap(
-                "out = model(...) keeps the logits through backward and the optimizer step, 2 bytes"
-                " each in 16 bit, 4 from a float32 head"
-            ),
+        holds=(
+            "the logits, through backward and the optimizer step, until the next forward pass has"
+            " returned",
         ),
     ),
 )
