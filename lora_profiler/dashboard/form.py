@@ -18,8 +18,8 @@ from lora_profiler.dashboard.question import (
     OWN_NAMES,
     SETUP_OPTIONS,
     Question,
+    completed,
     defaults_of,
-    idle_options,
 )
 from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
@@ -193,11 +193,9 @@ def tell(asked: Asked) -> None:
 def _question(values: Mapping[str, Any]) -> Question:
     """The question of the values; options that no method reads, whose widgets are not shown, keep
     their defaults."""
-    idle = idle_options(values["methods"])
-    defaults = defaults_of(values["trainer"], values["methods"])
-    options = {name: values[name] for name in DEFAULTS if name not in idle}
+    options = completed(values["trainer"], {name: values[name] for name in DEFAULTS})
     own = {name: values[name] for name in OWN_NAMES}
-    return Question(options={**defaults, **options}, **own)
+    return Question(options=options, **own)
 
 
 def _methods(chosen: Sequence[str]) -> tuple[Method, ...]:

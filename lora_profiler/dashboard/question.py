@@ -71,6 +71,14 @@ def defaults_of(trainer: str | None, methods: Sequence[Method]) -> Mapping[str, 
     return {**DEFAULTS, **own}
 
 
+def completed(trainer: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Every option of a setup; what is left empty, and what no method reads, has its default."""
+    methods = options["methods"]
+    idle = idle_options(methods)
+    said = {n: v for n, v in options.items() if v is not None and n not in idle}
+    return {**defaults_of(trainer, methods), **said}
+
+
 # --- links ----------------------------------------------------------------------------------------
 
 
