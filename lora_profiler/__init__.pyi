@@ -28,6 +28,7 @@ from lora_profiler.planning.fit import fit as fit
 from lora_profiler.planning.memory_savings import Lever as Lever
 from lora_profiler.planning.memory_savings import best_lever as best_lever
 from lora_profiler.planning.memory_savings import levers as levers
+from lora_profiler.planning.setups import setup_for as setup_for
 from lora_profiler.planning.smallest_cards import smallest_cards as smallest_cards
 from lora_profiler.planning.sweep import sweep as sweep
 from lora_profiler.planning.timing import step_time as step_time

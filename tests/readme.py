@@ -4,7 +4,8 @@
     tests/readme.py --update     runs every transcript again and writes its output into its page,
     and the accuracy of the
                                         committed benchmark results into README.md and
-                                        docs/accuracy.md
+                                        docs/accuracy.md, and what trainers do by default into
+                                        docs/guide/trainers.md
 
 A transcript is a fenced block of kind `console`: `$ command`, then everything that it prints.
 `console exit=1` states an exit code other than 0. Blocks of kind `pycon` are Python sessions.
@@ -23,6 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 ACCURACY = ROOT / "docs" / "accuracy.md"
 PAGES = (README, *sorted((ROOT / "docs").rglob("*.md")))
+TRAINERS = ROOT / "docs" / "guide" / "trainers.md"
+_TRAINERS_BEGIN = "<!-- trainers: made of lora_profiler/stacks, to the end -->"
 _BEGIN, _END = "<!-- accuracy:begin -->", "<!-- accuracy:end -->"
 _FENCE = re.compile(
     r"^```(?P<kind>\w+)(?: exit=(?P<code>\d+))?\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
@@ -108,8 +111,18 @@ def with_accuracy(page: Path, text: str) -> str:
     return f"{before}{_BEGIN}\n{headlines() if page == README else table()}\n{_END}{after}"
 
 
+def with_trainers(page: Path, text: str) -> str:
+    """The page with what the stacks say between its marks."""
+    if page != TRAINERS:
+        return text
+    from trainers_page import table
+
+    before, _, _ = text.partition(_TRAINERS_BEGIN)
+    return f"{before}{_TRAINERS_BEGIN}\n\n{table()}"
+
+
 def updated(page: Path) -> str:
-    text = with_accuracy(page, page.read_text("utf-8"))
+    text = with_trainers(page, with_accuracy(page, page.read_text("utf-8")))
     for transcript in reversed(list(transcripts(text))):
         output, code = run(transcript.command)
         assert code == transcript.code, (

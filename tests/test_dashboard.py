@@ -23,6 +23,7 @@ from lora_profiler.dashboard.question import SETUP_OPTIONS
 from lora_profiler.evidence import interval, measured_memory, measured_steps
 from lora_profiler.planning.answers import answers
 from lora_profiler.planning.diagnostics import activation_excess
+from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.records.record import Failure
 from lora_profiler.records.serialize import record_dict
 from lora_profiler.report import labels
@@ -110,6 +111,24 @@ OPTIONS: list[tuple[str, str, Any, str, str]] = [
     ("text_input", "revision", "main", "", ""),
     ("toggle", "offline", True, "offline", "yes"),
 ]
+
+
+def test_a_trainer_fills_in_what_nobody_has_set() -> None:
+    app = opened(**GPT2, method="lora", rank="4")
+    chosen = next(element for element in app.selectbox if element.key == "ask.trainer")
+    sound(chosen.set_value("trl-sft").run())
+    question = asked(app)
+    assert (question.trainer, question.options["rank"]) == ("trl-sft", 4)
+    assert (question.options["seq_len"], question.options["loss"]) == (256, "chunked")
+    shown = {e.key: e.value for e in (*app.number_input, *app.toggle, *app.selectbox)}
+    assert (shown["ask.batch_size"], shown["ask.checkpointing"]) == (8, True)
+    assert shown["ask.loss"] == "chunked"
+    assert question.given == {"methods", "rank", "seq_len"}
+    assert app.query_params["trainer"] in ("trl-sft", ["trl-sft"])
+    assert "batch-size" not in app.query_params
+    assert "for TRL 1.16's SFTTrainer" in texts(app)
+    sound(next(e for e in app.selectbox if e.key == "ask.trainer").set_value(None).run())
+    assert asked(app).options == {**DEFAULTS, "methods": ("lora",), "rank": 4, "seq_len": 256}
 
 
 @pytest.mark.parametrize(

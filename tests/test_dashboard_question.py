@@ -23,8 +23,8 @@ from lora_profiler.dashboard.question import (
     METHODS,
     SETUP_OPTIONS,
     Question,
+    completed,
     from_params,
-    idle_options,
     predict_arguments,
     to_params,
 )
@@ -39,6 +39,7 @@ from lora_profiler.planning.engine import ENGINES
 from lora_profiler.planning.setups import CPU_DEFAULTS, DEFAULTS
 from lora_profiler.platform import Platform
 from lora_profiler.report.page import embedded_data, report_content, write_page
+from lora_profiler.stacks import TRAINERS
 
 MODELS = ("openai-community/gpt2", "HuggingFaceTB/SmolLM2-135M", "Qwen/Qwen3-0.6B")
 TEXTS = st.text(
@@ -66,13 +67,11 @@ def options(
         "double_quant": st.booleans(),
         "checkpointing": st.booleans(),
     }
-    return st.fixed_dictionaries({"methods": methods, **drawn}).map(_without_idle)
+    return st.fixed_dictionaries({"methods": methods}, optional=drawn)
 
 
-def _without_idle(drawn: dict[str, Any]) -> dict[str, Any]:
-    """As the form has it: what no method reads keeps its default."""
-    idle = idle_options(drawn["methods"])
-    return {**DEFAULTS, **{name: value for name, value in drawn.items() if name not in idle}}
+def as_the_form_has_it(trainer: str | None, drawn: dict[str, Any], **own: Any) -> Question:
+    return Question(trainer=trainer, options=completed(trainer, drawn), **own)
 
 
 def questions(
@@ -88,7 +87,10 @@ def questions(
         "interconnect": st.none() | st.sampled_from(["nvlink4", "25GB/s"]),
         "engine": st.sampled_from(ENGINES),
     }
-    return st.builds(Question, model=model, options=options(sizes, texts), **(drawn | more))
+    trainer = st.none() | st.sampled_from((*TRAINERS, "transformers@4.57"))
+    return st.builds(
+        as_the_form_has_it, trainer, options(sizes, texts), model=model, **(drawn | more)
+    )
 
 
 ANY = questions(TEXTS, st.integers(1, MAX_SIZE), TEXTS)
@@ -307,7 +309,8 @@ def test_a_benchmark_asks_the_same_question_of_its_own_device(
         conditions.steps,
         conditions.budget,
     )
-    assert all(is_given(ctx, name) for name in CPU_DEFAULTS), (
+    own = question.stack.options if question.stack else ()
+    assert all(is_given(ctx, name) or name in own for name in CPU_DEFAULTS), (
         "on a CPU bench would take another value"
     )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from lora_profiler.cli.click_support import FiniteRange, NearestChoice, items
-from lora_profiler.cli.options import given, workloads
+from lora_profiler.cli.options import given, stack_of, workloads
 from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.option import flag
 from lora_profiler.planning.setups import CPU_DEFAULTS
@@ -298,8 +298,10 @@ def model_cases(ctx: click.Context, models: tuple[str, ...], device: "Device") -
     o = ctx.params
     if o["nproc"] is not None:
         o["world_size"] = o["nproc"]
+    stack = stack_of(ctx)
     if device == "cpu":
-        usual = {name: value for name, value in CPU_DEFAULTS.items() if not given(ctx, name)}
+        own = stack.options if stack else ()
+        usual = {n: v for n, v in CPU_DEFAULTS.items() if n not in own and not given(ctx, n)}
         o |= usual
         for name, value in usual.items():
             click.echo(
@@ -312,6 +314,10 @@ def model_cases(ctx: click.Context, models: tuple[str, ...], device: "Device") -
         _check_tokenizer(specs)
     platform = present_platform(device)
     asked = [workload for spec in specs for workload in workloads(spec, ctx, platform, device)]
+    if stack:
+        click.echo(
+            f"Trained by the harness' own loop, with the defaults of {stack.title}.", err=True
+        )
     return [
         make_case(workload, conditions, weights=weights, text=text, repeat=repeat)
         for repeat in range(o["repeats"])

@@ -34,6 +34,24 @@ class NearestChoice(click.Choice[str]):
             ) from None
 
 
+class SpelledChoice(NearestChoice):
+    """One of several words, or a trainer's own for one of them, which whoever knows the trainer
+    translates."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            from lora_profiler.stacks import TRAINERS, versions
+
+            stacks = (stack for name in TRAINERS for stack in versions(name))
+            if param is None or all(
+                value not in stack.aliases.get(str(param.name), {}) for stack in stacks
+            ):
+                raise
+            return str(value)
+
+
 class FiniteRange(click.FloatRange):
     """A number in a range; neither infinite nor none at all."""
 
@@ -134,6 +152,13 @@ def complete_gpu(ctx: click.Context, param: Any, incomplete: str) -> list["Compl
 
     keys = ["auto", *(gpu.key for gpu in bundled_gpus())]
     return items(key for key in keys if key.startswith(incomplete.lower()))
+
+
+def complete_trainer(ctx: click.Context, param: Any, incomplete: str) -> list["CompletionItem"]:
+    from lora_profiler.stacks import TRAINERS, versions
+
+    names = [*TRAINERS, *(stack.key for name in TRAINERS for stack in versions(name)[1:])]
+    return items(name for name in names if name.startswith(incomplete.lower()))
 
 
 def items(words: Iterable[str]) -> list["CompletionItem"]:

@@ -26,6 +26,8 @@ from lora_profiler.cli.options import (
     output_options,
     platform_of,
     setup_options,
+    trainer,
+    trainer_peaks,
     workloads,
 )
 from lora_profiler.cli.warnings import warn_of
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from lora_profiler.catalog import Gpu
     from lora_profiler.planning.answers import Answer
     from lora_profiler.planning.network import Network
+    from lora_profiler.planning.trainers import TrainerPeak
     from lora_profiler.report.blocks import Block
 
 
@@ -146,7 +149,9 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     )
     with shown():
         found = [
-            answers(of_model, gpu, o["engine"], levers=levers, network=network)
+            answers(
+                of_model, gpu, o["engine"], levers=levers, network=network, trainer=trainer(ctx)
+            )
             for of_model in models_workloads
         ]
     for one_model in found:
@@ -154,10 +159,14 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     if short:
         from lora_profiler.report.short_answer import short_blocks
 
-        blocks = [block for one_model in found for block in short_blocks(one_model)]
+        blocks = [
+            block
+            for one_model in found
+            for block in short_blocks(one_model, _trainer_peaks(one_model, ctx))
+        ]
         print_blocks(blocks, o["form"], o["output"])
     else:
-        _print_answers(found, o)
+        _print_answers(found, ctx)
     if gpu is not None and not any(
         a.fit and a.fit.verdict != "does_not_fit" for one_model in found for a in one_model
     ):
@@ -176,7 +185,8 @@ def _network(text: str) -> "Network":
     return find_network(text)
 
 
-def _print_answers(answers: Sequence[Sequence["Answer"]], o: dict[str, Any]) -> None:
+def _print_answers(answers: Sequence[Sequence["Answer"]], ctx: click.Context) -> None:
+    o = ctx.params
     flat = [a for one_model in answers for a in one_model]
     if o["form"] == "json":
         from lora_profiler.report.json.predict import predict_payload
@@ -190,11 +200,16 @@ def _print_answers(answers: Sequence[Sequence["Answer"]], o: dict[str, Any]) -> 
             csv_text(layer_records(flat) if o["per_layer"] else predict_records(flat)), o["output"]
         )
     else:
+        from lora_profiler.report.blocks import paragraph
+        from lora_profiler.report.trainer import peak_lines
+
         blocks: list[Block] = []
         for one_model in answers:
             blocks += _detailed_blocks(
                 one_model, per_layer=o["per_layer"], explain=o["explain"], engine=o["engine"]
             )
+            lines = peak_lines(_trainer_peaks(one_model, ctx))
+            blocks += [paragraph(*lines)] if lines else []
         print_blocks(blocks, o["form"], o["output"])
 
 
@@ -217,6 +232,11 @@ def _detailed_blocks(
 
         blocks += [block for a in answers for block in explain_blocks(a)]
     return blocks
+
+
+def _trainer_peaks(answers: Sequence["Answer"], ctx: click.Context) -> "Sequence[TrainerPeak]":
+    workload = answers[0].prediction.workload
+    return trainer_peaks(workload.model, ctx, workload.platform)
 
 
 @root.command(

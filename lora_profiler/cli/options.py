@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import click
 from click.core import ParameterSource
 
-from lora_profiler.cli.click_support import NearestChoice, complete_gpu
+from lora_profiler.cli.click_support import (
+    NearestChoice,
+    SpelledChoice,
+    complete_gpu,
+    complete_trainer,
+)
 from lora_profiler.model_spec import ModelSpec
 from lora_profiler.option import Kind, Option, flag
 from lora_profiler.planning.setups import DEFAULTS
@@ -20,10 +25,12 @@ from lora_profiler.platform import (
     parse_torch,
     version_text,
 )
+from lora_profiler.stacks import BARE, TRAINERS, Stack, Trainer, find_stack, spelled
 from lora_profiler.workload import OPTIONS, Device, Method, Workload
 
 if TYPE_CHECKING:
     from lora_profiler.catalog import Gpu
+    from lora_profiler.planning.trainers import TrainerPeak
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,6 +41,15 @@ _METHOD = click.option(
     multiple=True,
     type=NearestChoice(get_args(Method)),
     help="Repeat for several. [default: full and lora]",
+)
+_TRAINER = click.option(
+    "--trainer",
+    metavar="NAME[@VERSION]",
+    shell_complete=complete_trainer,
+    help=(
+        "Whose loop and whose defaults, where no option says otherwise:"
+        f" {', '.join(TRAINERS)}. [default: {BARE}]"
+    ),
 )
 _TYPES: Mapping[Kind, Any] = {"switch": bool, "size": int, "number": float, "text": str}
 
@@ -54,7 +70,7 @@ def _click_option(option: Option, **changes: Any) -> Callable[[F], F]:
         default = f"{option.default:g}"
     words = (declared.help, f"[default: {default}]" if default else "")
     settings: dict[str, Any] = {
-        "type": NearestChoice(option.choices) if option.choices else _TYPES[option.kind],
+        "type": SpelledChoice(option.choices) if option.choices else _TYPES[option.kind],
         "default": option.default,
         "metavar": declared.metavar,
         "help": " ".join(filter(None, words)) or None,
@@ -114,7 +130,7 @@ def setup_options(*, device: str | None, device_help: str) -> Callable[[F], F]:
     ]
 
     def add(command: F) -> F:
-        return _with_options(command, [_METHOD, *setup, *_LOOKUP_OPTIONS])
+        return _with_options(command, [_METHOD, _TRAINER, *setup, *_LOOKUP_OPTIONS])
 
     return add
 
@@ -169,14 +185,43 @@ def workloads(
     """One workload for each asked method, in the order asked; on `device` where that is not left to
     --device.
 
-    Raises UsageError for options that contradict each other.
+    Raises UsageError for options that contradict each other, or that the trainer cannot do.
     """
     options = {name: ctx.params[name] for name in DEFAULTS}
     if device is not None:
         options["device"] = device
-    return planning_workloads(
-        model, options, {name for name in options if given(ctx, name)}, platform
-    )
+    return planning_workloads(model, options, _names_given(ctx), platform, stack_of(ctx))
+
+
+def trainer_peaks(
+    model: ModelSpec, ctx: click.Context, platform: Platform
+) -> "Sequence[TrainerPeak]":
+    """What the common trainers' own defaults would need; none where --trainer names one."""
+    if ctx.params["trainer"] is not None:
+        return []
+    from lora_profiler.planning.trainers import trainer_peaks as planning_peaks
+
+    options = {name: ctx.params[name] for name in DEFAULTS}
+    return planning_peaks(model, options, _names_given(ctx), platform)
+
+
+def trainer(ctx: click.Context) -> Trainer | None:
+    """What --trainer names, with the options given beside it. Raises UsageError."""
+    stack = stack_of(ctx)
+    if stack is None:
+        return None
+    _, names = spelled(stack, ctx.params, _names_given(ctx))
+    return Trainer(stack=stack, given=names)
+
+
+def stack_of(ctx: click.Context) -> Stack | None:
+    """What --trainer names. Raises UsageError."""
+    name = ctx.params["trainer"]
+    return None if name is None else find_stack(name)
+
+
+def _names_given(ctx: click.Context) -> set[str]:
+    return {name for name in DEFAULTS if given(ctx, name)}
 
 
 def given(ctx: click.Context, name: str) -> bool:

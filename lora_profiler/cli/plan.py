@@ -19,6 +19,7 @@ from lora_profiler.cli.options import (
     output_options,
     platform_of,
     setup_options,
+    trainer,
     workloads,
 )
 from lora_profiler.errors import UsageError
@@ -83,10 +84,11 @@ def plan_command(ctx: click.Context, /, model: str, **o: Any) -> None:
         options = plan(
             workloads(spec, ctx, platform_of(o, cluster.gpu)), cluster, network, o["engine"]
         )
+    whose = trainer(ctx)
     warn_of([option.whole.prediction for option in options], cluster.gpu)
     if o["form"] == "json":
-        print_json(cluster_payload(spec, options, cluster, network), o["output"])
+        print_json(cluster_payload(spec, options, cluster, network, whose), o["output"])
     else:
-        print_blocks(cluster_blocks(spec, options, cluster, network), o["form"], o["output"])
+        print_blocks(cluster_blocks(spec, options, cluster, network, whose), o["form"], o["output"])
     if all(option.least is None for option in options):
         ctx.exit(1)

@@ -18,6 +18,7 @@ from lora_profiler.platform import Platform
 from lora_profiler.prediction import Prediction
 from lora_profiler.report.cautions import caution_lines
 from lora_profiler.report.json.predict import predict_payload
+from lora_profiler.stacks import Trainer
 from lora_profiler.workload import Workload
 
 NOT_TRACED_HERE = (
@@ -53,7 +54,7 @@ def workloads(model: ModelSpec, question: Question) -> list[Workload]:
     """One for each method, on the card's platform. Raises UsageError."""
     gpu = find_gpu(question.gpu) if question.gpu is not None else None
     platform = Platform(capability=gpu.capability if gpu else None)
-    return planning_workloads(model, question.options, question.given, platform)
+    return planning_workloads(model, question.options, question.given, platform, question.stack)
 
 
 def answered(model: ModelSpec, question: Question) -> Answered:
@@ -66,6 +67,7 @@ def answered(model: ModelSpec, question: Question) -> Answered:
         raise UsageError(NOT_TRACED_HERE)
     gpu = find_gpu(question.gpu) if question.gpu is not None else None
     network = find_network(question.interconnect) if question.interconnect is not None else None
+    stack = question.stack
     method_answers = answers(
         workloads(model, question),
         gpu,
@@ -73,6 +75,7 @@ def answered(model: ModelSpec, question: Question) -> Answered:
         levers="all",
         network=network,
         may_trace=False,
+        trainer=Trainer(stack=stack, given=question.given) if stack else None,
     )
     predictions = [answer.prediction for answer in method_answers]
     full = next((p for p in predictions if p.workload.setup.method == "full"), None)

@@ -18,7 +18,8 @@ from lora_profiler.dashboard.question import (
     OWN_NAMES,
     SETUP_OPTIONS,
     Question,
-    idle_options,
+    completed,
+    defaults_of,
 )
 from lora_profiler.dashboard.settings import UPLOAD_MIB
 from lora_profiler.errors import LoraProfilerError
@@ -28,7 +29,8 @@ from lora_profiler.planning.engine import ENGINES
 from lora_profiler.planning.network import LINKS
 from lora_profiler.planning.setups import DEFAULTS
 from lora_profiler.report import labels
-from lora_profiler.workload import OPTIONS
+from lora_profiler.stacks import TRAINERS, find_stack
+from lora_profiler.workload import OPTIONS, Method
 
 BY_NAME, UPLOAD = "By name", "A config.json"
 _TARGETS = ("all-linear", "default", "attention")
@@ -86,6 +88,24 @@ def _kept(name: str) -> dict[str, Any]:
     return {"key": key, "on_change": changed_here}
 
 
+def _filling(name: str) -> dict[str, Any]:
+    """As `_kept`, of a widget that decides the defaults of others."""
+    return {**_kept(name), "on_change": _fill}
+
+
+def _fill() -> None:
+    """Sets every option that nobody has set to its default, which is another now."""
+    changed_here()
+    state, values = st.session_state, st.session_state["remembered"]
+    before = defaults_of(values["trainer"], values["methods"])
+    methods = _methods(state[_KEY + "methods"])
+    after = defaults_of(state[_KEY + "trainer"], methods)
+    for name in SETUP_OPTIONS:
+        if values[name] == before[name]:
+            values[name] = after[name]
+            state.pop(_KEY + name, None)
+
+
 # --- the widgets ----------------------------------------------------------------------------------
 
 
@@ -107,17 +127,16 @@ def ask(*, to_measure: bool = False) -> Asked:
         )
     else:
         values["model"] = _model()
+    values["trainer"] = _trainer()
     chosen = st.pills(
         "Methods",
         METHODS,
         selection_mode="multi",
         format_func=labels.METHOD_LABELS.__getitem__,
         help="Several stand side by side; with none chosen, full and LoRA do.",
-        **_kept("methods"),
+        **_filling("methods"),
     )
-    values["methods"] = (
-        tuple(method for method in METHODS if method in chosen) or DEFAULTS["methods"]
-    )
+    values["methods"] = _methods(chosen)
     if not to_measure:
         values["gpu"] = _card()
     asked = set(values["methods"])
@@ -174,10 +193,25 @@ def tell(asked: Asked) -> None:
 def _question(values: Mapping[str, Any]) -> Question:
     """The question of the values; options that no method reads, whose widgets are not shown, keep
     their defaults."""
-    idle = idle_options(values["methods"])
-    options = {name: values[name] for name in DEFAULTS if name not in idle}
+    options = completed(values["trainer"], {name: values[name] for name in DEFAULTS})
     own = {name: values[name] for name in OWN_NAMES}
-    return Question(options={**DEFAULTS, **options}, **own)
+    return Question(options=options, **own)
+
+
+def _methods(chosen: Sequence[str]) -> tuple[Method, ...]:
+    return tuple(method for method in METHODS if method in chosen) or DEFAULTS["methods"]
+
+
+def _trainer() -> str | None:
+    return st.selectbox(
+        "Trainer",
+        _with_linked("trainer", TRAINERS),
+        index=None,
+        **_filling("trainer"),
+        placeholder="A bare loop",
+        format_func=lambda name: f"{name} · {find_stack(name).title}",
+        help="Sets what nobody has set to its own defaults, and says what its loop holds.",
+    )
 
 
 def _model() -> str:

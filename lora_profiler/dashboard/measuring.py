@@ -39,8 +39,9 @@ def bench_arguments(model: str, question: Question, conditions: Conditions) -> l
     arguments = setup_arguments(
         replace(question, options={**question.options, "device": DEFAULTS["device"]})
     )
+    own = question.stack.options if question.stack else ()
     for name in CPU_DEFAULTS:
-        if name not in question.given:
+        if name not in question.given and name not in own:
             arguments += [flag(name), str(question.options[name])]
     named = {
         "--device": conditions.device,

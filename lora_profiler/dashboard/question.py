@@ -10,6 +10,7 @@ from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.option import MAX_SIZE, Option, flag
 from lora_profiler.planning.engine import ENGINES
 from lora_profiler.planning.setups import DEFAULTS, LORA_OPTIONS, QLORA_OPTIONS
+from lora_profiler.stacks import CHECKPOINT_DTYPE, Stack, find_stack
 from lora_profiler.workload import OPTIONS, Method
 
 FIRST_MODEL = "meta-llama/Llama-3.1-8B"
@@ -19,7 +20,7 @@ MOST = 2**53 - 1
 LONGEST_TEXT = 2000
 """Characters of one value in a link."""
 
-METHODS: tuple[str, ...] = get_args(Method)
+METHODS: tuple[Method, ...] = get_args(Method)
 _WORDS = {True: "yes", False: "no"}
 SETUP_OPTIONS: Mapping[str, Option] = {
     option.name: option
@@ -27,19 +28,20 @@ SETUP_OPTIONS: Mapping[str, Option] = {
     if not option.declared.hidden
 }
 """By name. Those that exist to be refused have no widget and no place in a link."""
-OWN_NAMES = ("model", "revision", "offline", "gpu", "interconnect", "engine")
+OWN_NAMES = ("model", "revision", "offline", "trainer", "gpu", "interconnect", "engine")
 _PARAMETERS = {name.replace("_", "-"): name for name in (*OWN_NAMES, *SETUP_OPTIONS)}
 """Name in a link, which is that of the command line's option, to the name of the field."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A model by id, the options of a setup, a card, a link and an engine, all as the command line
-    takes them."""
+    """A model by id, a trainer, the options of a setup, a card, a link and an engine, all as the
+    command line takes them."""
 
     model: str = FIRST_MODEL
     revision: str = "main"
     offline: bool = False
+    trainer: str | None = None
     options: Mapping[str, Any] = field(default_factory=lambda: DEFAULTS)
     gpu: str | None = None
     interconnect: str | None = None
@@ -48,7 +50,33 @@ class Question:
     @property
     def given(self) -> frozenset[str]:
         """The options of the setup that are not left to their default."""
-        return frozenset(name for name in DEFAULTS if self.options[name] != DEFAULTS[name])
+        defaults = defaults_of(self.trainer, self.options["methods"])
+        return frozenset(name for name in DEFAULTS if self.options[name] != defaults[name])
+
+    @property
+    def stack(self) -> Stack | None:
+        return None if self.trainer is None else find_stack(self.trainer)
+
+
+def defaults_of(trainer: str | None, methods: Sequence[Method]) -> Mapping[str, Any]:
+    """What the options are where nobody sets them: those of the trainer, of the first method that
+    has one, else the command line's. A dtype that is the checkpoint's is shown as the latter."""
+    if trainer is None:
+        return DEFAULTS
+    own: dict[str, Any] = {}
+    for method in methods:
+        own = {**find_stack(trainer).defaults[method], **own}
+    if own.get("dtype") == CHECKPOINT_DTYPE:
+        del own["dtype"]
+    return {**DEFAULTS, **own}
+
+
+def completed(trainer: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Every option of a setup; what is left empty, and what no method reads, has its default."""
+    methods = options["methods"]
+    idle = idle_options(methods)
+    said = {n: v for n, v in options.items() if v is not None and n not in idle}
+    return {**defaults_of(trainer, methods), **said}
 
 
 # --- links ----------------------------------------------------------------------------------------
@@ -102,7 +130,9 @@ def from_params(params: Mapping[str, Sequence[str]]) -> tuple[Question, tuple[st
             (own if name in OWN_NAMES else options)[name] = _read(name, values[-1])
         except UsageError as e:
             complaints.append(str(e))
-    question = Question(options={**DEFAULTS, **options}, **own)
+    methods = options.get("methods", DEFAULTS["methods"])
+    defaults = defaults_of(own.get("trainer"), methods)
+    question = Question(options={**defaults, **options}, **own)
     return _without_idle(question, complaints), tuple(complaints)
 
 
@@ -113,8 +143,9 @@ def _without_idle(question: Question, complaints: list[str]) -> Question:
         complaints.append(
             f"{flag(name)} has no meaning for the methods asked, {', '.join(methods)}."
         )
-    defaults = {name: DEFAULTS[name] for name in idle}
-    return replace(question, options={**question.options, **defaults})
+    defaults = defaults_of(question.trainer, methods)
+    left_out = {name: defaults[name] for name in idle}
+    return replace(question, options={**question.options, **left_out})
 
 
 def idle_options(methods: Iterable[str]) -> tuple[str, ...]:
@@ -140,6 +171,8 @@ def _read(name: str, text: str) -> Any:
     """The value that a link gives for an option. Raises UsageError."""
     if name == "engine":
         return _choice(name, text, ENGINES)
+    if name == "trainer":
+        return find_stack(text).key if "@" in text else find_stack(text).name
     if name == "offline":
         return _read_switch(name, text)
     option = SETUP_OPTIONS.get(name)
@@ -191,7 +224,7 @@ def _read_text(name: str, text: str) -> str:
 def setup_arguments(question: Question) -> list[str]:
     """The options of setup and look-up, which `predict`, `compile` and `bench` share, as far as
     they are not defaults."""
-    arguments = []
+    arguments = [] if question.trainer is None else ["--trainer", question.trainer]
     if "methods" in question.given:
         arguments += [w for method in question.options["methods"] for w in ("--method", method)]
     for name, option in SETUP_OPTIONS.items():

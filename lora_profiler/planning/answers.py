@@ -1,7 +1,7 @@
 """Everything that a face shows about a few ways to train one model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from lora_profiler.errors import UsageError
@@ -9,6 +9,7 @@ from lora_profiler.planning.engine import engines_for, on_card, predict_checked
 from lora_profiler.planning.memory_savings import Lever, best_lever
 from lora_profiler.planning.memory_savings import levers as every_lever
 from lora_profiler.prediction import Prediction
+from lora_profiler.stacks import Trainer
 from lora_profiler.workload import Workload
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Answer:
     `timing` is of that card; without one, of this machine's processor where it was measured and is
     the device, else None. `speed_gap` is against full fine-tuning, where that is among the ways
     asked about and both times are known. `communication` is what a rank sends, None for a process
-    alone.
+    alone. `trainer` is whose loop it is, None for a bare one.
     """
 
     prediction: Prediction
@@ -39,6 +40,7 @@ class Answer:
     timing: "Timing | None"
     speed_gap: "SpeedGap | None"
     communication: "Communication | None"
+    trainer: Trainer | None = None
 
     @property
     def likely(self) -> "LikelyPeak | None":
@@ -66,14 +68,17 @@ def answers(
     levers: Literal["none", "best", "all"] = "best",
     network: "Network | None" = None,
     may_trace: bool = True,
+    trainer: Trainer | None = None,
 ) -> list[Answer]:
     """Predict each way to train one model, judge the card if one is named, time a step, and find
     what lowers each peak most.
 
     `levers` are those to look for. `network` is the link among several ranks. A
     method that is among the workloads is no lever of another. `engine` and `may_trace` as in
-    `predict`; with a card the profiles for other sizes are traced too. Raises UsageError for a
-    network among one process, and what `predict` raises.
+    `predict`; with a card the profiles for other sizes are traced too. `trainer` is whose defaults
+    the workloads have: where its loop holds what nothing prices, no peak is exact.
+
+    Raises UsageError for a network among one process, and what `predict` raises.
 
     Examples:
         >>> from lora_profiler import TrainSetup, Workload, answers, find_model
@@ -90,7 +95,10 @@ def answers(
     methods = {w.setup.method for w in workloads}
     ready = [on_card(workload, gpu) for workload in workloads]
     engines = engines_for(ready, engine, other_sizes=gpu is not None, may_trace=may_trace)
-    predictions = list(map(predict_checked, ready, engines))
+    predictions = [
+        _of_loop(predict_checked(workload, engine), trainer)
+        for workload, engine in zip(ready, engines, strict=True)
+    ]
     timings, gaps = _timed(predictions, gpu, engines)
     rows = []
     for prediction, timing, gap, engine in zip(predictions, timings, gaps, engines, strict=True):
@@ -104,6 +112,7 @@ def answers(
         rows.append(
             Answer(
                 prediction=prediction,
+                trainer=trainer,
                 gpu=gpu,
                 fit=_judged(prediction, gpu, engine) if gpu else None,
                 levers=tried,
@@ -113,6 +122,20 @@ def answers(
             )
         )
     return rows
+
+
+def _of_loop(prediction: Prediction, trainer: Trainer | None) -> Prediction:
+    """An estimate with the reasons, where the trainer's loop holds what is not priced."""
+    gaps = trainer.gaps(prediction.workload.setup.method) if trainer else ()
+    if not trainer or not gaps:
+        return prediction
+    words = tuple(f"{trainer.stack.title}: {gap}." for gap in gaps)
+    return replace(
+        prediction,
+        exactness="estimate",
+        error_bound=None,
+        assumptions=(*prediction.assumptions, *words),
+    )
 
 
 def _judged(prediction: Prediction, gpu: "Gpu", engine: str) -> "Fit | None":

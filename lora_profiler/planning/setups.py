@@ -5,10 +5,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lora_profiler.errors import UsageError
+from lora_profiler.errors import UsageError, did_you_mean
 from lora_profiler.model_spec import ModelSpec, Nf4Checkpoint
 from lora_profiler.option import Option, flag
 from lora_profiler.platform import Platform
+from lora_profiler.stacks.find import BARE, find_stack
+from lora_profiler.stacks.stack import Stack
+from lora_profiler.stacks.trainer import Trainer, check_able, spelled
 from lora_profiler.workload import OPTIONS, LoraConfig, Method, Quantization, TrainSetup, Workload
 
 DEFAULT_METHODS: tuple[Method, ...] = ("full", "lora")
@@ -27,13 +30,37 @@ def workloads(
     options: Mapping[str, Any],
     given: Collection[str],
     platform: Platform | None = None,
+    stack: Stack | None = None,
 ) -> list[Workload]:
     """`setups` of `model`, each on `platform`, the usual one without."""
     platform = platform or Platform()
     return [
         Workload(model=model, setup=setup, platform=platform)
-        for setup in setups(model, options, given, platform)
+        for setup in setups(model, options, given, platform, stack)
     ]
+
+
+def setup_for(
+    model: ModelSpec, trainer: str = "bare", method: Method = "lora", **options: Any
+) -> TrainSetup:
+    """The setup of a method as `trainer` makes it by default: the name of a stack, with @ and a
+    version if another than the newest is meant.
+
+    `options` overrule its own; they are named and written as on the command line. Raises UsageError
+    for a trainer or an option that is not known, and as `setups` does.
+
+    Examples:
+        >>> from lora_profiler import find_model, setup_for
+        >>> setup = setup_for(find_model("gpt2"), "trl-sft", seq_len=512)
+        >>> setup.batch_size, setup.seq_len, setup.checkpointing, setup.lora.r
+        (8, 512, True, 8)
+    """
+    unknown = next((name for name in options if name not in DEFAULTS), None)
+    if unknown is not None:
+        raise UsageError(f"there is no option {unknown!r}.{did_you_mean(unknown, DEFAULTS)}")
+    every = {**DEFAULTS, **options, "methods": (method,)}
+    (setup,) = setups(model, every, {*options, "methods"}, None, find_stack(trainer))
+    return setup
 
 
 def setups(
@@ -41,22 +68,56 @@ def setups(
     options: Mapping[str, Any],
     given: Collection[str],
     platform: Platform | None = None,
+    stack: Stack | None = None,
 ) -> list[TrainSetup]:
     """One setup for each method, in the order asked. `options` are those of `DEFAULTS` with their
-    values, `given` names those that were written down, not left to default. For a checkpoint in NF4
-    LoRA means QLoRA, and what is left to default is as it is stored.
+    values, `given` names those that were written down, not left to default: what `stack` says of
+    them goes before the default. For a checkpoint in NF4 LoRA means QLoRA, and what is left to
+    default is as it is stored.
 
     On a platform without arithmetic of bfloat16, where no dtype was given, adapters train on a
     float16 base; full fine-tuning and autocast take float32 weights, since pure float16 without
     loss scaling ends in NaN.
 
-    Raises UsageError for options that contradict each other, that none of the methods would read,
-    or that make no sense.
+    Raises UsageError for options that contradict each other, that the trainer cannot do, that none
+    of the methods would read, or that make no sense.
     """
+    stack = stack or find_stack(BARE)
+    options, given = spelled(stack, options, given)
+    check_able(stack, options, given)
     methods = tuple(dict.fromkeys(options["methods"])) or DEFAULT_METHODS
+    stored: Mapping[str, Any] = {}
     if model.nf4 is not None:
-        methods, options = _as_stored(model.nf4, model.dtype, methods, options, given)
+        methods = _able_methods(methods, given)
+        stored = _as_stored(model.nf4, model.dtype, given)
     _refuse_idle_options(methods, given)
+    trainer = Trainer(stack=stack, given=given)
+    made = []
+    for method in methods:
+        own = trainer.defaults(method, options, model)
+        try:
+            setup = _setup(model, method, {**options, **own, **stored}, given, platform)
+        except UsageError as e:
+            raise UsageError(f"{e}{_whose(stack, own, str(e))}") from e
+        made.append(trainer.laid_out(setup))
+    return made
+
+
+def _whose(stack: Stack, own: Mapping[str, Any], message: str) -> str:
+    """' TRL 1.16's SFTTrainer takes --loss chunked.': where a refusal is about options that nobody
+    gave."""
+    meant = [n for n in own if flag(n) in message and str(own[n]) in message]
+    words = ", ".join(f"{flag(name)} {own[name]}" for name in meant)
+    return f" {stack.title} takes {words} unless another is given." if meant else ""
+
+
+def _setup(
+    model: ModelSpec,
+    method: Method,
+    options: Mapping[str, Any],
+    given: Collection[str],
+    platform: Platform | None,
+) -> TrainSetup:
     base = TrainSetup(**_arguments(TrainSetup, options, model))
     lacks_bfloat16 = (
         platform is not None
@@ -66,14 +127,14 @@ def setups(
     )
     if lacks_bfloat16:
         base = replace(base, dtype="float32")
-    if set(methods) == {"full"}:
-        return [base]
+    if method == "full":
+        return base
     lora = LoraConfig(**_arguments(LoraConfig, options, model))
     quantization = Quantization(**_arguments(Quantization, options, model))
-    made = [_with_method(base, lora, quantization, method, given) for method in methods]
+    setup = _with_adapter(base, lora, quantization, method, given)
     if lacks_bfloat16 and base.precision == "pure":
-        made = [replace(setup, dtype="float16") if setup.lora else setup for setup in made]
-    return made
+        return replace(setup, dtype="float16")
+    return setup
 
 
 def _arguments(owner: type, options: Mapping[str, Any], model: ModelSpec) -> dict[str, Any]:
@@ -85,32 +146,28 @@ def _arguments(owner: type, options: Mapping[str, Any], model: ModelSpec) -> dic
     }
 
 
-def _as_stored(
-    stored: Nf4Checkpoint,
-    dtype: str | None,
-    methods: tuple[Method, ...],
-    options: Mapping[str, Any],
-    given: Collection[str],
-) -> tuple[tuple[Method, ...], Mapping[str, Any]]:
-    """Methods and options for a checkpoint in NF4; "full" where it was asked for, to be refused
-    with the reason."""
+def _able_methods(methods: tuple[Method, ...], given: Collection[str]) -> tuple[Method, ...]:
+    """Methods for a checkpoint in NF4; "full" where it was asked for, to be refused with the
+    reason."""
     wanted = methods if "methods" in given else ("qlora",)
-    as_stored = {"double_quant": stored.double_quant, "dtype": dtype or stored.compute_dtype}
-    return (
-        tuple(dict.fromkeys("full" if method == "full" else "qlora" for method in wanted)),
-        {**options, **{name: as_stored[name] for name in as_stored if name not in given}},
-    )
+    return tuple(dict.fromkeys("full" if method == "full" else "qlora" for method in wanted))
 
 
-def _with_method(
+def _as_stored(
+    stored: Nf4Checkpoint, dtype: str | None, given: Collection[str]
+) -> Mapping[str, Any]:
+    """What a checkpoint in NF4 says of the options that were not given."""
+    options = {"double_quant": stored.double_quant, "dtype": dtype or stored.compute_dtype}
+    return {name: value for name, value in options.items() if name not in given}
+
+
+def _with_adapter(
     base: TrainSetup,
     lora: LoraConfig,
     quantization: Quantization,
     method: Method,
     given: Collection[str],
 ) -> TrainSetup:
-    if method == "full":
-        return base
     if method == "lora":
         return replace(base, lora=lora)
     if quantization.recipe == "trl":

@@ -11,6 +11,8 @@ from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
 from lora_profiler.report.method_label import method_label
 from lora_profiler.report.predictions import adapter_line, attention_words, training_line
+from lora_profiler.report.trainer import trainer_dict, trainer_lines
+from lora_profiler.stacks import Trainer
 from lora_profiler.units import GIB, between_text, bytes_text, count_text, in_unit, short_count_text
 from lora_profiler.workload import TrainSetup, setup_dict
 
@@ -28,7 +30,11 @@ COLUMNS = (
 
 
 def cluster_blocks(
-    model: ModelSpec, options: Sequence[Option], cluster: Cluster, network: Network | None
+    model: ModelSpec,
+    options: Sequence[Option],
+    cluster: Cluster,
+    network: Network | None,
+    trainer: Trainer | None = None,
 ) -> list[Block]:
     """What is asked, a row for each way to place it, the way that takes the fewest cards, and what
     the numbers rest on."""
@@ -38,6 +44,8 @@ def cluster_blocks(
     dtypes = list(dict.fromkeys(prediction.workload.setup.dtype for prediction in wholes))
     kernels = list(dict.fromkeys(prediction.attention_kernel for prediction in wholes))
     asked = [training_line(_of_one(setup), dtypes) + " a rank", attention_words(setup, kernels)]
+    by_method = {p.workload.setup.method: p.workload for p in wholes}
+    asked += trainer_lines(trainer, list(by_method.values()))
     adapted = {
         method_label(o.whole.prediction): adapter_line(o.whole.prediction.workload.setup)
         for o in options
@@ -156,7 +164,11 @@ def _time_words(network: Network | None) -> str:
 
 
 def cluster_payload(
-    model: ModelSpec, options: Sequence[Option], cluster: Cluster, network: Network | None
+    model: ModelSpec,
+    options: Sequence[Option],
+    cluster: Cluster,
+    network: Network | None,
+    trainer: Trainer | None = None,
 ) -> dict[str, Any]:
     """The plan in JSON's own types; bytes are integers, what is not known is null."""
     return {
@@ -172,6 +184,7 @@ def cluster_payload(
         "options": [
             {
                 "setup": setup_dict(option.whole.prediction.workload.setup),
+                "trainer": trainer_dict(trainer, option.whole.prediction.workload),
                 "least": _placement_dict(option.least) if option.least else None,
                 "whole": _placement_dict(option.whole),
                 "sent_bytes": option.communication.sent_bytes if option.communication else 0,

@@ -12,6 +12,7 @@ from lora_profiler.report import labels
 from lora_profiler.report.blocks import Block, Paragraph, Row, RowKind, Table, heading, paragraph
 from lora_profiler.report.empirical_interval import likely_lines
 from lora_profiler.report.method_label import method_label
+from lora_profiler.report.trainer import trainer_lines
 from lora_profiler.units import (
     byte_unit,
     bytes_text,
@@ -113,6 +114,7 @@ def _setup_lines(answers: Sequence[Answer]) -> list[str]:
         training_line(workload.setup, dtypes),
         f"{attention_words(workload.setup, kernels)}, {rules}",
     ]
+    lines += trainer_lines(answers[0].trainer, [p.workload for p in predictions])
     return lines + [adapter_line(p.workload.setup) for p in predictions if p.workload.setup.lora]
 
 

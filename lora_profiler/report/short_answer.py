@@ -11,6 +11,7 @@ from lora_profiler.report.blocks import Block, Paragraph, Row, Table, heading, p
 from lora_profiler.report.method_label import method_label
 from lora_profiler.report.predictions import attention_words, title_words, training_line
 from lora_profiler.report.room import shared
+from lora_profiler.report.trainer import peak_lines, short_trainer_lines
 from lora_profiler.units import (
     byte_unit,
     bytes_text,
@@ -24,6 +25,7 @@ from lora_profiler.units import (
 if TYPE_CHECKING:
     from lora_profiler.planning.advise import Remedy
     from lora_profiler.planning.timing import TimedStep
+    from lora_profiler.planning.trainers import TrainerPeak
 
 WIDTH, MOST_LINES = 80, 25
 _BAR = 22
@@ -40,23 +42,28 @@ _LETTERS: dict[str, tuple[str, tuple[Category, ...]]] = {
 logs too."""
 
 
-def short_blocks(answers: Sequence[Answer]) -> list[Block]:
-    """About one model, asked with one setup and one or more methods."""
+def short_blocks(answers: Sequence[Answer], peaks: "Sequence[TrainerPeak]" = ()) -> list[Block]:
+    """About one model, asked with one setup and one or more methods; `peaks` are those that common
+    trainers' defaults would have, said where there is room."""
     predictions = [answer.prediction for answer in answers]
     above: list[Block] = [
         heading(title_words(predictions[0])),
-        _lines(_question(predictions)),
+        _lines(*_question(answers)),
         _peaks(answers),
         _lines(_legend(predictions)),
     ]
-    below = _lines(_trust(predictions), *_more(answers))
+    below = _lines(_trust(answers), *_more(answers))
+    whose = [paragraph(*peak_lines(peaks))] if peaks else []
     if answers[0].gpu is None:
-        return [*above, below]
+        return [*above, *whose, below]
     remedies = [_remedies(answer, answers) for answer in answers]
-    both = [*above, _on_card(answers, remedies), below]
-    if _height(both) <= MOST_LINES:
-        return both
-    return [*above, _on_card(answers, [words[:1] for words in remedies]), below]
+    first = [words[:1] for words in remedies]
+    full, both, least = (
+        [*above, *whose, _on_card(answers, remedies), below],
+        [*above, _on_card(answers, remedies), below],
+        [*above, _on_card(answers, first), below],
+    )
+    return next((blocks for blocks in (full, both) if _height(blocks) <= MOST_LINES), least)
 
 
 def _height(blocks: Sequence[Block]) -> int:
@@ -81,11 +88,15 @@ def _lines(*texts: str) -> Paragraph:
     return paragraph(*lines)
 
 
-def _question(predictions: Sequence[Prediction]) -> str:
+def _question(answers: Sequence[Answer]) -> list[str]:
+    predictions = [answer.prediction for answer in answers]
     setup = predictions[0].workload.setup
     dtypes = list(dict.fromkeys(p.workload.setup.dtype for p in predictions))
     kernels = list(dict.fromkeys(p.attention_kernel for p in predictions))
-    return f"{training_line(setup, dtypes)}, {attention_words(setup, kernels)}"
+    return [
+        f"{training_line(setup, dtypes)}, {attention_words(setup, kernels)}",
+        *short_trainer_lines(answers[0].trainer, [p.workload for p in predictions]),
+    ]
 
 
 def _peaks(answers: Sequence[Answer]) -> Table:
@@ -204,15 +215,18 @@ def _words(remedy: "Remedy") -> str:
     return words + ("" if remedy.learns_the_same else ", trains otherwise")
 
 
-def _trust(predictions: Sequence[Prediction]) -> str:
+def _trust(answers: Sequence[Answer]) -> str:
     """How sure the peaks are, in one sentence."""
     kinds: dict[str, list[str]] = {}
-    for prediction in predictions:
-        kinds.setdefault(_sureness(prediction), []).append(method_label(prediction))
+    for answer in answers:
+        kinds.setdefault(_sureness(answer), []).append(method_label(answer.prediction))
     return "; ".join(f"{', '.join(names)}: {kind}" for kind, names in kinds.items()) + "."
 
 
-def _sureness(prediction: Prediction) -> str:
+def _sureness(answer: Answer) -> str:
+    prediction = answer.prediction
+    if answer.trainer and answer.trainer.gaps(prediction.workload.setup.method):
+        return "an estimate, since the loop holds what is not priced (--detail)"
     if prediction.exactness == "exact":
         return "the peak is exact for this loop"
     if prediction.saved_activation_bytes is None:

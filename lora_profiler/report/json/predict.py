@@ -13,6 +13,7 @@ from lora_profiler.planning.smallest_cards import smallest_cards
 from lora_profiler.prediction import DeviceMemory, Moment, Prediction
 from lora_profiler.report.communication import communication_dict
 from lora_profiler.report.json.plain import plain
+from lora_profiler.report.trainer import trainer_dict
 from lora_profiler.steptime import PARTS
 from lora_profiler.workload import setup_dict
 
@@ -58,6 +59,9 @@ def answer_dict(answer: Answer) -> "types.AnswerJson":
     prediction = answer.prediction
     return {
         **prediction_dict(prediction),
+        "trainer": cast(
+            "types.TrainerJson | None", trainer_dict(answer.trainer, prediction.workload)
+        ),
         "fit": _fit_dict(answer.fit) if answer.fit else None,
         "step_time": _step_time_dict(answer),
         "step_time_refusal": answer.timing.refusal if answer.timing else None,
@@ -261,6 +265,8 @@ def predict_records(answers: Sequence[Answer]) -> list[dict[str, Any]]:
             for moment in answer.prediction.moments
         }
         del document["assumptions"]
+        if answer.trainer is not None:
+            document["trainer"] = trainer_dict(answer.trainer, answer.prediction.workload)
         records.append(dict(_flat(document)))
     return _aligned(records)
 

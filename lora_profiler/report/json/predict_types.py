@@ -179,6 +179,16 @@ class EvidenceJson(TypedDict):
     nearest: NearestPeak
 
 
+class TrainerJson(TypedDict):
+    """Whose loop it is. `from_stack` are the options that are its own, as people write them: no
+    option said otherwise."""
+
+    name: str
+    library: str | None
+    version: str | None
+    from_stack: dict[str, bool | int | float | str]
+
+
 class PredictionJson(TypedDict):
     """`error_bound` is the largest relative error seen of an estimated peak.
     `saved_activation_bytes`: everything autograd keeps at the end of forward, without parameters.
@@ -218,8 +228,10 @@ class AnswerJson(PredictionJson):
     where a device was named. `evidence` is null for a lower bound, and for devices that none is of.
     `remedies` are of a card that it does not fit, the first to try first; `smallest_cards` the keys
     of those that it fits.
+    `trainer` is null where none was named: a bare loop.
     """
 
+    trainer: TrainerJson | None
     fit: FitJson | None
     step_time_refusal: str | None
     communication: NotRequired[CommunicationJson | None]

@@ -1,0 +1,63 @@
+"""axolotl: its schema's defaults, and what nearly all of its examples set where the schema sets
+nothing."""
+
+from lora_profiler.stacks.stack import Gap, Packing, Stack, by_method
+from lora_profiler.stacks.transformers_trainer import ADAMW_FUSED, ALIASES
+
+VERSIONS = (
+    Stack(
+        name="axolotl",
+        library="axolotl",
+        version="0.18",
+        call="trainer",
+        about=(
+            "The schema's defaults (micro_batch_size 1, adamw_torch_fused), and of its 250 examples"
+            " what most set: bf16, sequence_len 2,048, gradient_checkpointing, lora_r 32,"
+            " lora_alpha 16, lora_dropout 0.05, lora_target_linear. No packing and no plugin unless"
+            " you say so.",
+            "sample_packing is --packed MEAN; the cut cross-entropy and Liger plugins change"
+            " --loss and --kernels.",
+        ),
+        defaults=by_method(
+            {
+                "batch_size": 1,
+                "seq_len": 2048,
+                "accumulation": 1,
+                "dtype": "bfloat16",
+                "precision": "amp",
+                **ADAMW_FUSED,
+                "checkpointing": True,
+                "loss": "plain",
+                "kernels": "transformers",
+            },
+            adapter={
+                "rank": 32,
+                "alpha": 16.0,
+                "dropout": 0.05,
+                "targets": "all-linear",
+                "adapter_dtype": "float32",
+            },
+            base={"double_quant": True, "recipe": "stock"},
+        ),
+        packing=Packing(one_row=True, attention="flash"),
+        aliases=ALIASES,
+        holds=(
+            "one row of micro_batch_size x sequence_len tokens where samples are packed (axolotl"
+            " 067b021, utils/collators)",
+            "norms, embeddings and head are float32 for a moment and bfloat16 again: no k-bit"
+            " preparation stays (axolotl 067b021, loaders/model.py)",
+        ),
+        gaps=(
+            Gap(
+                "axolotl switches its own LoRA kernels on for adapters without dropout, which keep"
+                " less than PEFT's layers: priced as PEFT's",
+                ("lora", "qlora"),
+            ),
+            Gap(
+                "with SDPA or eager attention axolotl keeps norms, embeddings and head of a full"
+                " fine-tuning in float32; priced as bfloat16, as with FlashAttention",
+                ("full",),
+            ),
+        ),
+    ),
+)

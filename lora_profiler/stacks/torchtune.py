@@ -1,0 +1,77 @@
+"""torchtune: the recipes' shipped configs, which agree in nearly all that costs memory."""
+
+from lora_profiler.stacks.stack import Gap, Options, Packing, Refusal, Stack, by_method
+from lora_profiler.stacks.transformers_trainer import ADAMW_FOREACH, ADAMW_FUSED
+
+_EIGHT_BIT: Options = {"optimizer": "adamw_8bit"}
+
+VERSIONS = (
+    Stack(
+        name="torchtune",
+        library="torchtune",
+        version="0.7",
+        call="recipes",
+        about=(
+            "What its 177 shipped configs agree in: batch_size 2, dtype bf16 throughout, fused"
+            " AdamW, activation checkpointing; adapters of rank 8 on q, v, output and the MLP,"
+            " accumulation 8 with them.",
+            "max_seq_len is null in most: the length is the data's. Some full recipes take a"
+            " paged 8-bit AdamW and step in backward (optimizer_in_bwd), which is not modelled.",
+        ),
+        defaults=by_method(
+            {
+                "batch_size": 2,
+                "accumulation": 1,
+                "dtype": "bfloat16",
+                "precision": "pure",
+                **ADAMW_FUSED,
+                "checkpointing": True,
+                "loss": "plain",
+                "kernels": "transformers",
+            },
+            adapter={
+                "accumulation": 8,
+                "rank": 8,
+                "alpha": 16.0,
+                "dropout": 0.0,
+                "targets": "q_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
+                "adapter_dtype": "bfloat16",
+            },
+            base={"double_quant": True, "recipe": "stock"},
+        ),
+        packing=Packing(one_row=False),
+        aliases={
+            "optimizer": {
+                "torch.optim.AdamW": ADAMW_FOREACH,
+                "torch.optim.SGD": {"optimizer": "sgd"},
+                "bitsandbytes.optim.AdamW8bit": _EIGHT_BIT,
+            },
+            "dtype": {"bf16": {"dtype": "bfloat16"}, "fp32": {"dtype": "float32"}},
+            "targets": {"output_proj": {"targets": "o_proj"}},
+        },
+        holds=(
+            "everything in the dtype of the config, adapters too, without autocast (torchtune"
+            " bd2a0fc, recipes/lora_finetune_single_device.py)",
+        ),
+        gaps=(
+            Gap(
+                "LinearCrossEntropyLoss makes the logits of an eighth of the tokens at a time and"
+                " keeps 4 bytes for each logit until backward: priced as the plain loss, which"
+                " keeps more"
+            ),
+            Gap(
+                "the 4-bit base is torchao's NF4, with scales in 8 bit: priced as bitsandbytes'",
+                ("qlora",),
+            ),
+        ),
+        refusals=(
+            Refusal(
+                "precision",
+                "its recipes have no autocast; --dtype says the format of everything",
+                ("amp",),
+            ),
+            Refusal("kernels", "its models are its own, without Liger's kernels", ("liger",)),
+            Refusal("recipe", "its 4-bit base is torchao's, prepared by nobody", ("kbit", "trl")),
+        ),
+    ),
+)

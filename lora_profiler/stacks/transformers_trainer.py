@@ -1,0 +1,76 @@
+"""transformers' Trainer, with PEFT's adapters: `TrainingArguments` and `LoraConfig` as they are
+made without arguments."""
+
+from lora_profiler.stacks.stack import CHECKPOINT_DTYPE, Options, Packing, Refusal, Stack, by_method
+
+PEFT_LORA: Options = {"rank": 8, "alpha": 8.0, "targets": "default", "adapter_dtype": "float32"}
+"""`peft.LoraConfig()`, version 0.21."""
+
+ADAMW_FUSED: Options = {"optimizer": "adamw", "optimizer_impl": "fused"}
+ADAMW_FOREACH: Options = {"optimizer": "adamw", "optimizer_impl": "foreach"}
+ALIASES: dict[str, dict[str, Options]] = {
+    "optimizer": {
+        "adamw_torch": ADAMW_FOREACH,
+        "adamw_torch_fused": ADAMW_FUSED,
+        "adamw_bnb_8bit": {"optimizer": "adamw_8bit"},
+    },
+    "attention": {"flash_attention_2": {"attention": "flash"}, "sdpa": {"attention": "auto"}},
+}
+"""Spellings of `TrainingArguments.optim` and of `attn_implementation`."""
+_COMMON: Options = {
+    "batch_size": 8,
+    "accumulation": 1,
+    "dtype": CHECKPOINT_DTYPE,
+    "precision": "pure",
+    **ADAMW_FUSED,
+    "checkpointing": False,
+    "loss": "plain",
+    "kernels": "transformers",
+}
+_HOLDS = (
+    "compute_loss keeps no output: the logits die in backward; accelerate's float32 copy of them"
+    " is gone before it (transformers 5.24, trainer.py; measured to 0.008 %)",
+)
+_REFUSALS = (
+    Refusal("loss", "its loss is made of all logits, or Liger's (use_liger_kernel)", ("chunked",)),
+)
+
+VERSIONS = (
+    Stack(
+        name="transformers",
+        library="transformers",
+        version="5.24",
+        call="Trainer",
+        about=(
+            "TrainingArguments() and peft.LoraConfig() as they are, on from_pretrained(name):"
+            " weights in the checkpoint's dtype, no autocast.",
+            "bf16=True is --precision amp. The length is the data's.",
+        ),
+        defaults=by_method(
+            _COMMON, adapter=PEFT_LORA, base={"double_quant": False, "recipe": "stock"}
+        ),
+        packing=Packing(one_row=False),
+        aliases=ALIASES,
+        holds=_HOLDS,
+        refusals=_REFUSALS,
+    ),
+    Stack(
+        name="transformers",
+        library="transformers",
+        version="4.57",
+        call="Trainer",
+        about=(
+            "As version 5, but from_pretrained(name) made float32 weights of any checkpoint.",
+            "bf16=True is --precision amp. The length is the data's.",
+        ),
+        defaults=by_method(
+            {**_COMMON, "dtype": "float32"},
+            adapter=PEFT_LORA,
+            base={"double_quant": False, "recipe": "stock"},
+        ),
+        packing=Packing(one_row=False),
+        aliases=ALIASES,
+        holds=_HOLDS,
+        refusals=_REFUSALS,
+    ),
+)

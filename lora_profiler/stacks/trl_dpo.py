@@ -1,0 +1,36 @@
+"""TRL's DPOTrainer: `DPOConfig` and PEFT's `LoraConfig` as they are made without arguments."""
+
+from lora_profiler.stacks.stack import Gap, Refusal, Stack, by_method
+from lora_profiler.stacks.transformers_trainer import ALIASES, PEFT_LORA
+from lora_profiler.stacks.trl_sft import COMMON, HOLDS, QUANTIZED, TILE
+
+VERSIONS = (
+    Stack(
+        name="trl-dpo",
+        library="TRL",
+        version="1.16",
+        call="DPOTrainer",
+        about=(
+            "DPOConfig() and peft.LoraConfig() as they are, on a model's name: bfloat16 autocast"
+            " over the checkpoint's weights, checkpointing, max_length 1,024. A batch counts"
+            " pairs: the model sees twice as many rows.",
+        ),
+        defaults=by_method(COMMON, adapter={**PEFT_LORA, "dropout": 0.0}, base=QUANTIZED),
+        packing=None,
+        aliases=ALIASES,
+        rows=2,
+        holds=(
+            *HOLDS,
+            "the reference is the model with its adapters switched off, in a pass without"
+            " gradients: no second model (TRL 1.16, dpo_trainer.py; measured)",
+        ),
+        gaps=(
+            TILE,
+            Gap(
+                "a second, frozen copy of the model is the reference, in the checkpoint's dtype",
+                ("full",),
+            ),
+        ),
+        refusals=(Refusal("packed", "pairs are not packed; padding_free has no option here"),),
+    ),
+)

@@ -1,0 +1,49 @@
+"""Unsloth: its arguments' defaults and its notebooks, as near as options come."""
+
+from lora_profiler.stacks.stack import Gap, Packing, Refusal, Stack, by_method
+from lora_profiler.stacks.transformers_trainer import ALIASES
+
+VERSIONS = (
+    Stack(
+        name="unsloth",
+        library="Unsloth",
+        version="2026.8",
+        call="notebooks",
+        about=(
+            "get_peft_model's defaults (rank 16, alpha 16, the seven projections), and what most of"
+            " its 420 notebooks set: batch 2, accumulation 4, 2,048 tokens, adamw_8bit,"
+            " checkpointing.",
+        ),
+        defaults=by_method(
+            {
+                "batch_size": 2,
+                "seq_len": 2048,
+                "accumulation": 4,
+                "dtype": "bfloat16",
+                "precision": "amp",
+                "optimizer": "adamw_8bit",
+                "checkpointing": True,
+                "loss": "fused",
+                "kernels": "liger",
+            },
+            adapter={
+                "rank": 16,
+                "alpha": 16.0,
+                "dropout": 0.0,
+                "targets": "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
+                "adapter_dtype": "float32",
+            },
+            base={"double_quant": True, "recipe": "stock"},
+        ),
+        packing=Packing(one_row=True, attention="flash"),
+        aliases=ALIASES,
+        gaps=(
+            Gap(
+                "its kernels, its loss and its LoRA layers are its own, and its checkpoints go to"
+                " the host's memory (use_gradient_checkpointing=\"unsloth\"): priced as Liger's"
+                " kernels and loss with checkpoints on the device, the nearest that has rules"
+            ),
+        ),
+        refusals=(Refusal("recipe", "it prepares the 4-bit base itself", ("kbit", "trl")),),
+    ),
+)

@@ -1,0 +1,340 @@
+"""Trainers' defaults: as their own default objects have them, as a question has them, and as an
+answer says them."""
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from commands import Run
+from lora_profiler import answer_dict, answers, find_model, setup_for
+from lora_profiler.errors import UsageError
+from lora_profiler.planning.setups import DEFAULTS, setups, workloads
+from lora_profiler.platform import Platform
+from lora_profiler.report.trainer import trainer_lines
+from lora_profiler.stacks import CHECKPOINT_DTYPE, Stack, Trainer, find_stack
+from lora_profiler.stacks.stack import METHODS
+from lora_profiler.units import GIB
+from lora_profiler.workload import OPTIONS, Method, TrainSetup, Workload, setup_dict
+from readme import TRAINERS as PAGE
+from readme import with_trainers
+from trainers_page import stacks
+
+LLAMA = find_model("meta-llama/Llama-3.2-1B")
+GPT2 = find_model("gpt2")  # its checkpoint is float32
+BY_KEY = {stack.key: stack for stack in stacks()}
+OF_NAME = {option.name: option for option in OPTIONS}
+
+
+def asked(stack: Stack, method: Method, **given: Any) -> TrainSetup:
+    return setup_for(LLAMA, stack.key, method, **given)
+
+
+# --- the data -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("key", BY_KEY)
+def test_every_default_is_what_a_question_then_has(key: str, method: Method) -> None:
+    """Every stack can be asked about with every method, and each of its defaults arrives."""
+    stack = BY_KEY[key]
+    fields = setup_dict(asked(stack, method))
+    for name, value in stack.defaults[method].items():
+        if name == "dtype" and value == CHECKPOINT_DTYPE:
+            value = "bfloat16"  # as Llama's checkpoint is stored
+        if name == "batch_size":
+            value *= stack.rows
+        if name == "targets":
+            value = None if value == "default" else value if "," not in value else value.split(",")
+        assert fields[name] == value, name
+
+
+@pytest.mark.parametrize("key", BY_KEY)
+def test_every_alias_means_values_that_options_have(key: str) -> None:
+    stack = BY_KEY[key]
+    for name, spellings in stack.aliases.items():
+        assert name in OF_NAME
+        for spelling, meant in spellings.items():
+            assert name in meant
+            assert spelling not in OF_NAME[name].choices
+            for option, value in meant.items():
+                assert not OF_NAME[option].choices or value in OF_NAME[option].choices
+
+
+@pytest.mark.parametrize("key", BY_KEY)
+def test_every_refusal_is_one_clear_line(key: str) -> None:
+    stack = BY_KEY[key]
+    other = {"size": 2, "number": 0.5, "switch": True}
+    for refusal in stack.refusals:
+        option = OF_NAME[refusal.option]
+        for value in refusal.values or (other[option.kind],):
+            with pytest.raises(UsageError, match="cannot do") as refused:
+                asked(stack, "qlora", **{refusal.option: value})
+            assert str(refused.value).startswith(f"{stack.title} cannot do {option.flag} {value}: ")
+
+
+def test_the_page_has_what_the_stacks_say() -> None:
+    text = PAGE.read_text("utf-8")
+    assert text == with_trainers(PAGE, text), (
+        "after a wanted change: python tests/readme.py --update"
+    )
+
+
+# --- the installed trainers -----------------------------------------------------------------------
+
+
+def of_arguments(config: Any) -> dict[str, Any]:
+    """The options that `transformers.TrainingArguments`, or what TRL makes of it, mean."""
+    alias = find_stack("transformers").aliases["optimizer"][config.optim]
+    return {
+        "batch_size": config.per_device_train_batch_size,
+        "accumulation": config.gradient_accumulation_steps,
+        "checkpointing": config.gradient_checkpointing,
+        "precision": "amp" if config.bf16 else "pure",
+        "kernels": "liger" if config.use_liger_kernel else "transformers",
+        **alias,
+    }
+
+
+def differences(stack: Stack, method: Method, options: dict[str, Any]) -> dict[str, Any]:
+    """What the stack says otherwise than `options`, which are those of the installed version: one
+    that moves a default needs a stack of its own, before the present one."""
+    own = stack.defaults[method]
+    return {name: (own[name], value) for name, value in options.items() if own[name] != value}
+
+
+def test_transformers_defaults_are_those_of_its_own_arguments() -> None:
+    transformers = pytest.importorskip("transformers")
+    stack = find_stack("transformers")
+    options = of_arguments(transformers.TrainingArguments(output_dir="unused"))
+    for method in METHODS:
+        assert differences(stack, method, options) == {}
+
+
+def test_adapters_are_those_of_peft() -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig()
+    options = {"rank": config.r, "alpha": config.lora_alpha, "targets": "default"}
+    assert config.target_modules is None and config.lora_dropout == DEFAULTS["dropout"]
+    for name in ("transformers", "trl-sft", "trl-dpo", "trl-grpo"):
+        for method in ("lora", "qlora"):
+            assert differences(find_stack(name), method, options) == {}
+
+
+def test_a_quantised_base_is_that_of_bitsandbytes_config() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BitsAndBytesConfig(load_in_4bit=True)
+    for name in ("transformers", "trl-sft", "trl-dpo", "trl-grpo", "peft-bench"):
+        own = find_stack(name).defaults["qlora"]
+        assert own["double_quant"] == config.bnb_4bit_use_double_quant
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "lengths"),
+    [
+        ("trl-sft", "SFTConfig", {"seq_len": "max_length"}),
+        ("trl-dpo", "DPOConfig", {"seq_len": "max_length"}),
+        ("trl-grpo", "GRPOConfig", {}),
+    ],
+)
+def test_trl_defaults_are_those_of_its_own_configs(
+    name: str, config: str, lengths: dict[str, str]
+) -> None:
+    """bf16 is resolved by the machine: what the field is declared as means autocast where the card
+    has it."""
+    trl = pytest.importorskip("trl")
+    stack = find_stack(name)
+    made = getattr(trl, config)(output_dir="unused", bf16=False)
+    declared = {field.name: field.default for field in dataclasses.fields(made)}
+    assert declared["bf16"] is None
+    options = of_arguments(made) | {"precision": "amp"}
+    options |= {option: getattr(made, field) for option, field in lengths.items()}
+    for method in METHODS:
+        assert differences(stack, method, options) == {}
+    if name == "trl-sft":
+        assert made.packing_strategy == "bfd"  # which lays rows end to end
+        assert (made.packing, made.padding_free) == (False, False)
+    if name == "trl-grpo":
+        assert (made.beta, made.num_generations, made.max_completion_length) == (0.0, 8, 512)
+
+
+# --- a question under a stack ---------------------------------------------------------------------
+
+
+def test_an_option_that_is_given_overrules_the_stack_and_the_answer_says_the_rest() -> None:
+    given = {"batch_size": 4, "rank": 16, "methods": ("lora",)}
+    stack = find_stack("trl-sft")
+    (workload,) = workloads(LLAMA, {**DEFAULTS, **given}, set(given), stack=stack)
+    assert (workload.setup.batch_size, workload.setup.seq_len) == (4, 1024)
+    trainer = Trainer(stack=stack, given=frozenset(given))
+    document = answer_dict(answers([workload], trainer=trainer)[0])
+    said = document["trainer"]
+    assert said is not None
+    assert (said["name"], said["library"], said["version"]) == ("trl-sft", "TRL", "1.16")
+    assert said["from_stack"] == {
+        name: "bfloat16" if name == "dtype" else value
+        for name, value in stack.defaults["lora"].items()
+        if name not in given
+    }
+    assert answer_dict(answers([workload])[0])["trainer"] is None
+
+
+def test_weights_are_as_the_checkpoint_has_them() -> None:
+    assert setup_for(GPT2, "transformers").dtype == "float32"
+    assert setup_for(LLAMA, "transformers").dtype == "bfloat16"
+    assert setup_for(LLAMA, "transformers@4").dtype == "float32"
+    assert setup_for(GPT2, "transformers", dtype="bfloat16").dtype == "bfloat16"
+
+
+def test_an_implementation_is_that_of_the_stacks_own_optimizer() -> None:
+    assert setup_for(LLAMA, "transformers").optimizer_impl == "fused"
+    eight_bit = setup_for(LLAMA, "transformers", optimizer="adamw_bnb_8bit")
+    assert (eight_bit.optimizer, eight_bit.optimizer_impl) == ("adamw_8bit", "foreach")
+    assert setup_for(LLAMA, "transformers", optimizer="adamw_torch").optimizer_impl == "foreach"
+    assert setup_for(LLAMA, optimizer="adamw_torch_fused").optimizer_impl == "fused"
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "length", "attention"),
+    [("trl-sft", 1, 2048, "auto"), ("axolotl", 1, 2048, "flash"), ("llamafactory", 4, 512, "auto")],
+)
+def test_packed_rows_are_laid_out_as_the_trainer_does(
+    name: str, batch: int, length: int, attention: str
+) -> None:
+    setup = setup_for(LLAMA, name, batch_size=4, seq_len=512, packed=64)
+    assert (setup.batch_size, setup.seq_len, setup.attention) == (batch, length, attention)
+    whole = setup_for(LLAMA, name, batch_size=4, seq_len=512, packed=512)
+    assert (whole.batch_size, whole.seq_len) == (4, 512)
+
+
+def test_pairs_are_two_rows_each() -> None:
+    stack = find_stack("trl-dpo")
+    workload = Workload(model=LLAMA, setup=asked(stack, "lora", batch_size=3))
+    assert workload.setup.batch_size == 6
+    lines = trainer_lines(Trainer(stack=stack, given=frozenset({"batch_size"})), [workload])
+    assert lines[-1] == "a batch of 3 is 6 rows of the model"
+
+
+def test_a_loop_that_holds_what_is_not_priced_is_no_exact_answer() -> None:
+    options = {**DEFAULTS, "methods": ("full", "lora")}
+    for name, full in (
+        ("transformers", "exact"),
+        ("unsloth", "estimate"),
+        ("torchtune", "estimate"),
+    ):
+        trainer = Trainer(stack=find_stack(name))
+        asked = workloads(LLAMA, options, {"methods"}, stack=trainer.stack)
+        first, _ = answers(asked, trainer=trainer, may_trace=False)
+        assert first.prediction.exactness == full
+        gaps = [
+            text for text in first.prediction.assumptions if text.startswith(trainer.stack.title)
+        ]
+        assert len(gaps) == len(trainer.gaps("full"))
+
+
+def test_a_card_without_bfloat16_is_asked_about_as_without_a_trainer() -> None:
+    options = {**DEFAULTS, "methods": ("full", "lora")}
+    turing = Platform(capability=75)
+    for name in ("transformers", "trl-sft"):
+        full, lora = setups(LLAMA, options, {"methods"}, turing, find_stack(name))
+        assert full.dtype == "float32"
+        assert lora.dtype == ("float16" if lora.precision == "pure" else "float32")
+
+
+def test_sfttrainer_needs_what_a_rehearsal_of_it_needed() -> None:
+    """An unmodified script of TRL 1.16 requested 3.454 GiB on a pretended H100; its loss is priced
+    as the chunked one, which is short by its tile."""
+    setup = setup_for(LLAMA, "trl-sft", batch_size=4, rank=16, alpha=16.0, targets="all-linear")
+    workload = Workload(model=LLAMA, setup=setup, platform=Platform(capability=90))
+    (answer,) = answers([workload])
+    assert answer.prediction.peak.total_bytes == pytest.approx(3.454 * GIB, rel=0.03)
+
+
+def test_a_loop_that_holds_its_output_is_the_bare_one_with_it() -> None:
+    bare, loop = (setup_for(LLAMA, name, "full") for name in ("bare", "loop"))
+    assert loop == dataclasses.replace(bare, hold_outputs=True)
+    held, dropped = (
+        answers([Workload(model=LLAMA, setup=setup)])[0].prediction for setup in (loop, bare)
+    )
+    logits = 128_256 * 2048 * 2
+    at = [
+        next(m.total_bytes for m in p.moments if m.moment == "optimizer_step")
+        for p in (held, dropped)
+    ]
+    assert at[0] - at[1] == logits
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+def test_the_answer_names_the_trainer_its_version_and_what_is_its_own(run: Run) -> None:
+    asked = ("SmolLM2-135M", "--trainer", "trl-sft", "--method", "lora", "-b", "4")
+    short, detailed = run(*asked), run(*asked, "--detail")
+    assert short.stdout.splitlines()[2:6] == [
+        "batch 4 x 1,024 tokens, bfloat16 weights under bfloat16 autocast, adamw (fused),",
+        "  chunked loss, with checkpointing, flash attention",
+        "for TRL 1.16's SFTTrainer (--trainer trl-sft@1.16): its own are sequence length,",
+        "  precision, optimizer implementation, checkpointing, loss, rank, alpha, targets",
+    ]
+    assert "LoRA r8: an estimate, since the loop holds what is not priced" in short.stdout
+    assert detailed.stdout.splitlines()[4:7] == [
+        "for TRL 1.16's SFTTrainer (--trainer trl-sft@1.16), which sets 1,024 tokens, amp"
+        " precision, fused",
+        "  optimizer, checkpointing, chunked loss, rank 8, alpha 8, targets default",
+        "LoRA: rank 8, alpha 8, targets PEFT's default, float32 adapters",
+    ]
+    assert "peak under a trainer's own defaults" not in short.stdout + detailed.stdout
+
+
+@pytest.mark.parametrize("key", BY_KEY)
+def test_the_short_answer_stays_short(run: Run, key: str) -> None:
+    methods = (word for method in METHODS for word in ("--method", method))
+    done = run("meta-llama/Llama-3.2-1B", "--trainer", key, *methods, "--gpu", "rtx_4090")
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 25 and max(map(len, lines)) <= 80
+    assert sum(line.startswith(f"for {BY_KEY[key].title}") for line in lines) == 1
+
+
+def test_without_a_trainer_it_says_so_and_what_three_of_them_would_need(run: Run) -> None:
+    asked = ("SmolLM2-135M", "--method", "lora", "-b", "4", "-s", "512")
+    done = run(*asked)
+    lines = done.stdout.splitlines()
+    assert "for a bare loop, which keeps nothing of the model's output" in lines
+    first = lines.index("peak under a trainer's own defaults (--trainer NAME):") + 1
+    peaks = dict(line.split("  LoRA ") for line in lines[first : first + 3])
+    assert [name.strip() for name in peaks] == ["transformers", "trl-sft", "axolotl"]
+    for name, peak in peaks.items():
+        answer = run(*asked, "--trainer", name.strip(), "--engine", "analytic", "--detail")
+        assert f"peaks at {peak}: " in answer.stdout
+    detailed = run(*asked, "--detail").stdout
+    assert all(f"  LoRA {peak}" in detailed for peak in peaks.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--trainer", "trl-sfft"), "Did you mean trl-sft, "),
+        (("--trainer", "trl-sft@0.9"), "trl-sft is known in version 1.16, not '0.9'"),
+        (("--trainer", "loop@1"), "loop has no versions"),
+        (("--trainer", "peft-bench", "--packed", "64"), "cannot do --packed 64: its batches are"),
+        (
+            ("--trainer", "trl-sft", "--world-size", "2", "--sharding", "ddp"),
+            "TRL 1.16's SFTTrainer takes --loss chunked unless another is given.",
+        ),
+        (("--trainer", "torchtune", "--optimizer", "adamw_torch"), "accepted: adamw, adamw_8bit"),
+    ],
+)
+def test_what_cannot_be_is_one_clear_line(run: Run, arguments: tuple[str, ...], said: str) -> None:
+    done = run("gpt2", "--method", "lora", *arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert said in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_plan_has_the_trainer_too(run: Run) -> None:
+    arguments = ("plan", "gpt2", "--cluster", "2xrtx_4090", "--trainer", "transformers")
+    shown = run(*arguments, "--targets", "c_attn")
+    assert "for transformers 5.24's Trainer (--trainer transformers@5.24)" in shown.stdout
+    done = run(*arguments, "--targets", "c_attn", "--format", "json")
+    first = json.loads(done.stdout)["options"][0]
+    assert first["trainer"]["from_stack"]["batch_size"] == first["setup"]["batch_size"] == 8
