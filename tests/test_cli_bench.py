@@ -750,19 +750,6 @@ def test_a_real_run_agrees_with_its_prediction_and_is_not_repeated(place: Path) 
 
 
 @pytest.mark.slow
-def test_a_real_run_out_of_its_budget_is_a_result_with_a_phase(place: Path) -> None:
-    done = lora_profile(
-        *real(place, "--method", "full", "--budget", "1MiB", "--format", "json"), **ONE_CORE
-    )
-    assert done.returncode == 0, done.stderr
-    (record,) = json.loads(done.stdout)["records"]
-    measurement = record["measurement"]
-    assert measurement["status"] == "oom"
-    assert measurement["failure"]["phase"] in ("forward", "loss", "backward", "optimizer")
-    assert measurement["failure"]["step"] == 1
-
-
-@pytest.mark.slow
 def test_ctrl_c_of_a_real_run_leaves_the_finished_rows_and_no_process(place: Path) -> None:
     arguments = real(
         place, "--method", "full", "--method", "lora", "--seed", "3", "--timing-seconds", "1"
@@ -778,10 +765,12 @@ def test_ctrl_c_of_a_real_run_leaves_the_finished_rows_and_no_process(place: Pat
     try:
         assert process.stderr is not None
         assert any("LoRA r16: started" in line for line in process.stderr)
-        time.sleep(2.0)
-        assert list(processes_of(place))
+        deadline = time.monotonic() + 60
+        while not list(processes_of(place)):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=200)
     finally:
         process.kill()
     assert process.returncode == 130, err

@@ -20,6 +20,7 @@ from lora_profiler.planning.answers import answers
 from lora_profiler.planning.engine import engines_for, peak_bytes, predict
 from lora_profiler.report.json.predict import predict_schema
 from lora_profiler.workload import LoraConfig, TrainSetup, Workload
+from tracing import share_traces
 
 TINY_BLOOM = {
     "model_type": "bloom",
@@ -34,14 +35,15 @@ TINY_BLOOM = {
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    share_traces(monkeypatch)
     monkeypatch.setenv("LORA_PROFILER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("lora_profiler.traced._refused", set())
     forget()
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> str:
-    path = tmp_path / "config.json"
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("bloom") / "config.json"
     path.write_text(json.dumps(TINY_BLOOM))
     return str(path)
 

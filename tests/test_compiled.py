@@ -28,7 +28,9 @@ from lora_profiler.traced.compiler import compile_profile, tape_signature
 from lora_profiler.traced.flat import Flat, flat
 from lora_profiler.traced.layouts import at_depth, layout_of
 from lora_profiler.traced.run import trace
+from lora_profiler.traced.single_size import predict_once
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
+from tracing import share_traces, traced_once
 
 BASE = TrainSetup(device="cuda", batch_size=2, seq_len=64)
 LORA = replace(BASE, lora=LoraConfig(r=4))
@@ -40,6 +42,7 @@ out."""
 @pytest.fixture(autouse=True)
 def cache_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache of one's own."""
+    share_traces(monkeypatch)
     monkeypatch.setenv("LORA_PROFILER_CACHE", str(tmp_path / "cache"))
     forget()
     yield tmp_path / "cache" / "profiles.sqlite"
@@ -60,15 +63,11 @@ def compiled(asked: Workload) -> Profile:
     return compile_profile(asked)
 
 
-def fresh(asked: Workload) -> Flat:
-    return flat(trace(asked, lambda w: build_model(w, device="meta")))
-
-
 def truth(asked: Workload) -> dict[tuple[int, str], int]:
-    """Peak of each (step, phase) by adding up the events of a fresh trace."""
+    """Peak of each (step, phase) by adding up the events of a trace of that very size."""
     found: dict[tuple[int, str], int] = {}
     live, sizes, where = 0, [], (0, "before")
-    for event in fresh(asked).events:
+    for event in flat(traced_once(asked)).events:
         if event.birth is not None:
             sizes.append(event.birth.size)
             live += event.birth.size
@@ -145,8 +144,8 @@ def test_unlike_layers_are_folded_by_their_period_or_traced_whole(family: str) -
 
 def test_a_filled_window_is_another_profile() -> None:
     window = {"sliding_window": 48, "layer_types": ["sliding_attention"] * 7}
-    short = workload("mistral", replace(LORA, seq_len=47), **window)
-    long = workload("mistral", replace(LORA, seq_len=48), **window)
+    short = workload("mistral", replace(BASE, seq_len=47), **window)
+    long = workload("mistral", replace(BASE, seq_len=48), **window)
     assert regime_of(short) != regime_of(long)
     assert profile_key(short.model, short.setup, regime_of(short)) != profile_key(
         long.model, long.setup, regime_of(long)
@@ -209,8 +208,7 @@ def test_what_the_trace_cannot_see_on_a_cpu_is_an_estimate() -> None:
         (alike, "exact"),
         (replace(alike, precision="amp"), "estimate"),
     ):
-        asked = workload("llama", setup, layers=2)
-        said = predict_with(compile_profile(asked), asked)
+        said = predict_once(workload("llama", setup, layers=2))
         assert said.exactness == exactness
         assert (said.error_bound is not None) == (exactness == "estimate")
 
@@ -447,17 +445,15 @@ def test_a_4_bit_base_multiplies_as_often_as_any() -> None:
     asked = workload(
         "llama", replace(LORA, quantization=Quantization(), checkpointing=True), head_dim=16
     )
-    assert (
-        predict_with(compile_profile(asked), asked).flops == engine.predict(asked, "analytic").flops
-    )
+    assert predict_once(asked).flops == engine.predict(asked, "analytic").flops
 
 
 # --- relatives ------------------------------------------------------------------------------------
 
 
 def test_a_relative_needs_fewer_traces_and_has_the_same_profile_otherwise() -> None:
-    wide = workload("llama", LORA, hidden_size=96, intermediate_size=200, vocab_size=300)
-    proven = tape_signature(compiled(workload("llama", LORA)).tape)
+    wide = workload("llama", BASE, hidden_size=96, intermediate_size=200, vocab_size=300)
+    proven = tape_signature(compiled(workload("llama", BASE)).tape)
     short, whole = compile_profile(wide, proven={proven}), compile_profile(wide)
     assert [layers for layers, *_ in short.checked] == [5]
     assert [layers for layers, *_ in whole.checked] == [5, 6, 7]
@@ -476,6 +472,10 @@ def test_a_model_that_does_something_else_is_no_relative(changes: dict[str, Any]
 # --- shortcuts ------------------------------------------------------------------------------------
 
 
+def fresh(asked: Workload) -> Flat:
+    return flat(trace(asked, lambda w: build_model(w, device="meta")))
+
+
 @pytest.mark.parametrize(
     ("family", "setup"),
     [
@@ -489,7 +489,7 @@ def test_a_model_that_does_something_else_is_no_relative(changes: dict[str, Any]
 def test_shortcuts_change_nothing(
     family: str, setup: TrainSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = workload(family, setup)
+    asked = workload(family, setup, layers=2)
     with_them = fresh(asked)
     monkeypatch.setattr(tracer, "SHORTCUTS", {})
     without = fresh(asked)
@@ -566,9 +566,9 @@ def test_periods_that_only_transformers_fills_in_are_found(
 
 
 def test_a_model_whose_period_the_config_leaves_out_is_folded() -> None:
-    made = compiled(workload("llama", LORA, 16, **SMOLLM3))
+    made = compiled(workload("llama", BASE, 16, **SMOLLM3))
     assert made.layout is not None and made.layout.period == 4
-    deeper = workload("llama", replace(LORA, seq_len=77), 28, **SMOLLM3)
+    deeper = workload("llama", replace(BASE, seq_len=77), 28, **SMOLLM3)
     assert predict_with(made, deeper).peak.total_bytes == max(
         n for (step, _), n in truth(deeper).items() if step == 2
     )

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import several_ranks
+import time_limit
 from lora_profiler.cli.main import main
 from lora_profiler.errors import UsageError
 from lora_profiler.harness import Case, Heartbeat, MeasurementError, make_case, measure_case
@@ -138,12 +139,12 @@ BEGINNING = """
     from lora_profiler.harness.process import die_with_parent
     die_with_parent()
     rank = int(os.environ["RANK"])
-    Path(os.environ["PIDS"], str(rank)).write_text(str(os.getpid()))
     def beat(phase, step):
         print(json.dumps({"phase": phase, "step": step, "done": None, "rank": rank}), flush=True)
     if rank == 0:
         print(os.environ["ENVIRONMENT"], flush=True)
     beat("forward", 1)
+    Path(os.environ["PIDS"], str(rank)).write_text(str(os.getpid()))
     while len(list(Path(os.environ["PIDS"]).iterdir())) < 2:
         time.sleep(0.05)
 """
@@ -197,14 +198,17 @@ def test_a_rank_that_dies_is_named_and_takes_the_others_along(
     assert problems(record) == []
 
 
-def test_a_rank_that_hangs_is_named_and_none_is_left(pids: Callable[[], list[int]]) -> None:
+def test_a_rank_that_hangs_is_named_and_none_is_left(
+    pids: Callable[[], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = """
         if rank == 0:
             beat("loss", 1)
             beat("backward", 1)
         time.sleep(600)
     """
-    record = measure_case(case(), timeout_seconds=40.0, child=ranks_that(program))
+    progress = time_limit.passes_in("backward", monkeypatch)
+    record = measure_case(case(), progress=progress, child=ranks_that(program))
     m = record.measurement
     assert m.status == "timeout" and m.failure is not None
     assert "rank 1" in m.failure.reason

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +20,7 @@ import pytest
 import torch
 
 import families
+import time_limit
 from lora_profiler import modeling
 from lora_profiler.catalog import model_from_config
 from lora_profiler.errors import UsageError
@@ -226,9 +226,12 @@ def _gone(pids: list[int]) -> bool:
     return not any(map(_alive, pids))
 
 
-def test_a_hang_is_a_timeout_with_its_phase_and_leaves_nothing_alive(tmp_path: Path) -> None:
+def test_a_hang_is_a_timeout_with_its_phase_and_leaves_nothing_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     marker = tmp_path / "pids"
-    record = measure_case(case(), timeout_seconds=2.0, child=_sleeper("backward", marker))
+    progress = time_limit.passes_in("backward", monkeypatch)
+    record = measure_case(case(), progress=progress, child=_sleeper("backward", marker))
     assert record.measurement.status == "timeout"
     assert record.measurement.failure is not None
     assert (record.measurement.failure.phase, record.measurement.failure.step) == ("backward", 2)
@@ -240,9 +243,8 @@ def test_a_child_that_ignores_the_request_is_ended_all_the_same(
 ) -> None:
     monkeypatch.setattr("lora_profiler.harness.runner.TERMINATE_SECONDS", 0.5)
     marker = tmp_path / "pids"
-    record = measure_case(
-        case(), timeout_seconds=2.0, child=_sleeper("load", marker, stubborn=True)
-    )
+    progress = time_limit.passes_in("load", monkeypatch)
+    record = measure_case(case(), progress=progress, child=_sleeper("load", marker, stubborn=True))
     assert record.measurement.status == "timeout"
     assert _gone([int(pid) for pid in marker.read_text().split()])
 
@@ -314,15 +316,11 @@ def test_an_interruption_is_a_record_and_ends_the_child(tmp_path: Path) -> None:
 
     marker = tmp_path / "pids"
 
-    def interrupt() -> None:
-        while not marker.exists() or not marker.read_text():
-            time.sleep(0.02)
-        time.sleep(0.3)
+    def interrupt(heartbeat: Heartbeat) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(MeasurementInterrupted) as raised:
-        measure_case(case(), child=_sleeper("forward", marker))
+        measure_case(case(), progress=interrupt, child=_sleeper("forward", marker))
     assert raised.value.record.measurement.status == "interrupted"
     assert raised.value.record.measurement.failure is not None
     assert raised.value.record.measurement.failure.phase == "forward"

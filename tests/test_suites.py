@@ -27,7 +27,7 @@ from benchmarks.machine import usable_environment
 from benchmarks.suites import home_device, suites
 from lora_profiler.catalog import find_gpu
 from lora_profiler.errors import UsageError
-from lora_profiler.harness import Case, MeasurementError, make_case, measure_case
+from lora_profiler.harness import Case, MeasurementError, make_case
 from lora_profiler.harness.device_choice import CPU_BUILD, torch_version
 from lora_profiler.harness.preflight import refuse
 from lora_profiler.harness.telemetry import MIN_BLOCK_SECONDS
@@ -728,17 +728,7 @@ def test_a_bare_machine_measures(bare_python: Path, tmp_path: Path) -> None:
     )
 
 
-# --- miniatures and facts -------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_an_edge_in_miniature_is_an_edge() -> None:
-    """The budget of a stand-in is passed for real by the second batch; the rehearsal in
-    `test_blind.py` trains the first, too."""
-    edges = [
-        case for case in CASES["h100_campaign", "cpu"] if case.conditions.budget_bytes is not None
-    ]
-    assert measure_case(edges[1]).measurement.status == "oom"
+# --- facts of kernels -------------------------------------------------------------------------
 
 
 def test_facts_of_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

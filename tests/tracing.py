@@ -3,8 +3,10 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
+import pytest
 import torch
 
 import cases
@@ -12,6 +14,7 @@ import families
 import oracle
 from lora_profiler.catalog import model_from_config
 from lora_profiler.modeling import build_model
+from lora_profiler.traced import compiler, single_size
 from lora_profiler.traced.run import Traced, trace
 from lora_profiler.traced.tracer import Trace
 from lora_profiler.workload import LoraConfig, Quantization, TrainSetup, Workload
@@ -261,3 +264,27 @@ def alive_before_the_second_step(found: Trace) -> Counter[str]:
         birth = found.births[event if event >= 0 else ~event]
         alive[str(birth.category)] += birth.size_bytes if event >= 0 else -birth.size_bytes
     return alive
+
+
+# --- the same trace, once -------------------------------------------------------------------------
+
+_on_meta = compiler._on_meta
+
+
+@cache
+def traced_once(workload: Workload) -> Traced:
+    """Of the model as it is, for all tests of this process that ask the same."""
+    return trace(workload, _on_meta)
+
+
+def share_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Profiles are made of traces that other tests have made already, unless a test changed how
+    models are built."""
+    monkeypatch.setattr(
+        compiler,
+        "trace",
+        lambda workload, build: (
+            traced_once(workload) if build is _on_meta else trace(workload, build)
+        ),
+    )
+    monkeypatch.setattr(single_size, "trace", lambda workload, _: traced_once(workload))

@@ -1,0 +1,25 @@
+"""A measured process's time limit that passes when a test says so, not when a machine is slow."""
+
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+
+from lora_profiler.harness import Heartbeat
+
+
+def passes_in(phase: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[Heartbeat], None]:
+    """What `measure_case` is given as its progress: the limit is over once `phase` is heard of."""
+    ahead = 0.0
+    monkeypatch.setattr(
+        "lora_profiler.harness.runner.time",
+        SimpleNamespace(monotonic=lambda: time.monotonic() + ahead),
+    )
+
+    def progress(heartbeat: Heartbeat) -> None:
+        nonlocal ahead
+        if heartbeat.phase == phase:
+            ahead = 1e6
+
+    return progress
