@@ -36,6 +36,8 @@ class ModelParts:
 
     title: str
     setup: tuple[str, ...]
+    data: tuple[str, ...]
+    epoch: Table | None
     comparison: Table
     card: Table | None
     times: Table | None
@@ -47,7 +49,7 @@ class ModelParts:
 
     @property
     def tables(self) -> list[Table]:
-        tables = (self.comparison, self.card, self.times, self.communication)
+        tables = (self.epoch, self.comparison, self.card, self.times, self.communication)
         return [table for table in tables if table is not None]
 
     @property
@@ -60,7 +62,8 @@ class ModelParts:
 def model_blocks(answers: Sequence[Answer], excess: ActivationExcess | None = None) -> list[Block]:
     """All blocks about one model, asked with one setup and one or more methods."""
     parts = model_parts(answers, excess)
-    return [heading(parts.title), paragraph(*parts.setup), *parts.tables, *parts.notes]
+    above = [paragraph(*lines) for lines in (parts.setup, parts.data) if lines]
+    return [heading(parts.title), *above, *parts.tables, *parts.notes]
 
 
 def model_parts(answers: Sequence[Answer], excess: ActivationExcess | None = None) -> ModelParts:
@@ -81,9 +84,17 @@ def model_parts(answers: Sequence[Answer], excess: ActivationExcess | None = Non
         from lora_profiler.report.communication import communication_table
 
         communication = communication_table(answers)
+    data: list[str] = []
+    epoch = None
+    if answers[0].over_data is not None:
+        from lora_profiler.report.data import data_lines, epoch_table
+
+        data, epoch = data_lines(answers[0]), epoch_table(answers)
     return ModelParts(
         title=title_words(predictions[0]),
         setup=tuple(_setup_lines(answers)),
+        data=tuple(data),
+        epoch=epoch,
         comparison=comparison_table(answers),
         card=card_table(answers) if answers[0].gpu is not None else None,
         times=times,
