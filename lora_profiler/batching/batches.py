@@ -87,6 +87,10 @@ class Batches:
         """Tokens that the model sees for each token of the data."""
         return self.processed_tokens / self.num_tokens
 
+    @property
+    def has_padding(self) -> bool:
+        return round(self.processed_tokens) > self.num_tokens
+
     def parts(self, count: int) -> list[tuple[int, float]]:
         """Mean lengths of `count` parts of the batches, each of as many, and the share of each:
         what an average over all is taken of. Fewer where there are fewer lengths."""

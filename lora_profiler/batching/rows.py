@@ -9,6 +9,7 @@ MARKERS_OF_A_MESSAGE = 5
 """Tokens that a chat template puts around a message: its role, where it begins and ends, line
 breaks, in ChatML and in Llama 3's template alike."""
 
+_TOKEN_IDS = "input_ids"
 _CHATS = ("messages", "conversations", "conversation")
 _LENGTHS = ("length", "num_tokens", "n_tokens", "token_count")
 _PARTS: tuple[tuple[tuple[str, ...], ...], ...] = (
@@ -48,7 +49,7 @@ class Columns:
             (value,) = values
             if isinstance(value, int) and not isinstance(value, bool):
                 return Sample(tokens=value)
-            if _is_token_ids(value):
+            if self.names == (_TOKEN_IDS,) or _is_token_ids(value):
                 return Sample(tokens=len(value))
         texts: list[str] = []
         markers = 0
@@ -72,7 +73,7 @@ def _chosen(names: Sequence[str], column: str | None, where: str) -> tuple[str, 
             )
         return (column,)
     lower = {name.lower(): name for name in reversed(names)}
-    for known in ("input_ids", *_LENGTHS, *_CHATS):
+    for known in (_TOKEN_IDS, *_LENGTHS, *_CHATS):
         if known in lower:
             return (lower[known],)
     for parts in _PARTS:

@@ -71,7 +71,7 @@ def _epoch_words(epoch: OverData) -> str:
         f"{count_text(batches.num_batches)} batches in {count_text(epoch.steps_per_epoch)} steps an"
         f" epoch, of {short_count_text(round(batches.processed_tokens))} tokens"
     )
-    if factor == 1:
+    if not batches.has_padding:
         return f"{words}, none of them padding"
     return (
         f"{words} for {short_count_text(batches.num_tokens)} of the data ({factor:.2f} times,"
@@ -114,7 +114,7 @@ def _attention_lines(batches: Batches, setup: "TrainSetup") -> list[str]:
             "TRL and axolotl pack for FlashAttention; --attention flash answers for that, and this"
             " answer has SDPA's mask over the whole row."
         ]
-    if batches.packed is None and setup.batch_size > 1 and batches.padding_factor > 1:
+    if batches.packed is None and setup.batch_size > 1 and batches.has_padding:
         return ["The mask that a padded batch asks for is not in the answer."]
     return []
 
