@@ -120,8 +120,9 @@ def _setup_lines(answers: Sequence[Answer]) -> list[str]:
     kernels = list(dict.fromkeys(p.attention_kernel for p in predictions))
     dtypes = list(dict.fromkeys(p.workload.setup.dtype for p in predictions))
     rules = f"memory rules of {workload.setup.device}{_platform_words(workload)}"
+    worst = "worst " if answers[0].over_data else ""
     lines = [
-        training_line(workload.setup, dtypes),
+        worst + training_line(workload.setup, dtypes),
         f"{attention_words(workload.setup, kernels)}, {rules}",
     ]
     return lines + [adapter_line(p.workload.setup) for p in predictions if p.workload.setup.lora]
