@@ -222,8 +222,9 @@ def main() -> None:
     (RESULTS / "data_lengths.md").write_text(
         "# Epochs over lengths of samples\n\n`python -m benchmarks.data_lengths`:"
         f" {SAMPLES} samples, batches of {BATCH_SIZE}, cut at {LONGEST}; {versions}."
-        f" Peaks are of steps after the first.\n\n{table(rows)}\n\nPeak of each of the {len(every)} steps, by its own shape:"
-        f" errors from {min(every):+.3%} to {max(every):+.3%}.\n"
+        f" Peaks are of steps after the first.\n\n{table(rows)}\n\n"
+        f"Peak of each of the {len(every)} steps, by its own shape: errors from"
+        f" {min(every):+.3%} to {max(every):+.3%}.\n"
     )
 
 
