@@ -105,6 +105,10 @@ def answers(
     ready = [on_card(workload, gpu) for workload in workloads]
     engines = engines_for(ready, engine, other_sizes=gpu is not None, may_trace=may_trace)
     predictions = list(map(predict_checked, ready, engines))
+    if data is not None:
+        from lora_profiler.planning.over_data import without_mask
+
+        predictions = list(map(without_mask, predictions, epochs))
     timings, gaps = _timed(predictions, gpu, engines, batches)
     rows = []
     for prediction, timing, gap, engine, epoch in zip(

@@ -21,6 +21,11 @@ TIMED_PARTS = 4
 """Quarters of an epoch, by length, each timed at its mean length: a step's time is nearly linear in
 the length within one. `tests/test_over_data.py` holds them against every length."""
 
+NO_MASK = (
+    "The mask that a padded batch asks for is not in the answer: attention then takes another"
+    " kernel, and its peak is higher."
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingData:
@@ -109,6 +114,18 @@ def worst_batch(workload: Workload, batches: Batches) -> Workload:
 
 def _at(setup: TrainSetup, batches: Batches, length: int) -> TrainSetup:
     return replace(setup, batch_size=batches.batch_size, seq_len=length, packed=batches.packed)
+
+
+def without_mask(prediction: Prediction, batches: Batches) -> Prediction:
+    """The prediction of a padded batch, which has no mask here: no longer exact."""
+    if batches.batching not in ("random", "grouped") or not batches.has_padding:
+        return prediction
+    return replace(
+        prediction,
+        exactness="estimate",
+        error_bound=None,
+        assumptions=(*prediction.assumptions, NO_MASK),
+    )
 
 
 def over_data(

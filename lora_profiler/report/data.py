@@ -56,7 +56,7 @@ def data_lines(answer: Answer) -> list[str]:
         f"{sizes}.",
         f"{made}.",
         f"Memory is that of the worst batch, {_shape_text(epoch.worst)}: {_rarity(epoch)}.",
-        *_cut_lines(batches, setup),
+        *_cut_lines(batches),
         *_attention_lines(batches, setup),
         *lengths.notes,
     ]
@@ -95,7 +95,7 @@ def _rarity(epoch: OverData) -> str:
     return f"less than one {of} is expected to be as long ({expected:.2g})"
 
 
-def _cut_lines(batches: Batches, setup: "TrainSetup") -> list[str]:
+def _cut_lines(batches: Batches) -> list[str]:
     if not batches.cut_samples:
         return []
     share = (
@@ -114,9 +114,35 @@ def _attention_lines(batches: Batches, setup: "TrainSetup") -> list[str]:
             "TRL and axolotl pack for FlashAttention; --attention flash answers for that, and this"
             " answer has SDPA's mask over the whole row."
         ]
-    if batches.packed is None and setup.batch_size > 1 and batches.has_padding:
-        return ["The mask that a padded batch asks for is not in the answer."]
     return []
+
+
+def short_lines(answers: Sequence[Answer]) -> list[str]:
+    """The epoch in a few lines: samples and padding, the median batch, how long it takes."""
+    epochs = [answer.over_data for answer in answers if answer.over_data is not None]
+    first = epochs[0]
+    lengths, batches = first.data.lengths, first.batches
+    padding = f", {batches.padding_factor:.2f} times their tokens" if batches.has_padding else ""
+    lines = [
+        f"{count_text(lengths.num_samples)} samples of {lengths.mean:,.0f} tokens on average"
+        f" ({first.data.batching} batches{padding})",
+        f"worst batch: {_rarity(first)}",
+    ]
+    unit, size = byte_unit(max(epoch.median.peak_bytes or 0 for epoch in epochs))
+    held = (
+        UNKNOWN if e.median.peak_bytes is None else in_unit(e.median.peak_bytes, size)
+        for e in epochs
+    )
+    lines.append(f"median batch, {_shape_text(first.median)}: {', '.join(held)} {unit}")
+    spans = [("an epoch", 1.0)]
+    if first.data.epochs is not None and first.data.epochs != 1:
+        spans.append((f"{first.data.epochs:g} epochs", first.data.epochs))
+    times = [
+        f"{name} {', '.join(_times_text(answers, number * first.steps_per_epoch))}"
+        for name, number in spans
+        if any(_seconds(answer, 1) is not None for answer in answers)
+    ]
+    return lines + (["; ".join(times)] if times else [])
 
 
 def epoch_table(answers: Sequence[Answer]) -> Table:
@@ -149,10 +175,13 @@ def epoch_table(answers: Sequence[Answer]) -> Table:
 
 
 def _time_row(label: str, answers: Sequence[Answer], steps: float) -> Row:
+    return Row(cells=(label, *_times_text(answers, steps)), indent=1)
+
+
+def _times_text(answers: Sequence[Answer], steps: float) -> list[str]:
     seconds = [_seconds(answer, steps) for answer in answers]
-    longest = max(s for s in seconds if s is not None)
-    cells = (UNKNOWN if s is None else seconds_text(s, longest) for s in seconds)
-    return Row(cells=(label, *cells), indent=1)
+    longest = max((s for s in seconds if s is not None), default=0.0)
+    return [UNKNOWN if s is None else seconds_text(s, longest) for s in seconds]
 
 
 def _seconds(answer: Answer, steps: float) -> float | None:

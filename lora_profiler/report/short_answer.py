@@ -45,9 +45,10 @@ def short_blocks(answers: Sequence[Answer]) -> list[Block]:
     predictions = [answer.prediction for answer in answers]
     above: list[Block] = [
         heading(title_words(predictions[0])),
-        _lines(_question(predictions)),
+        _lines(_question(answers)),
         _peaks(answers),
         _lines(_legend(predictions)),
+        *_epoch(answers),
     ]
     below = _lines(_trust(predictions), *_more(answers))
     if answers[0].gpu is None:
@@ -81,11 +82,21 @@ def _lines(*texts: str) -> Paragraph:
     return paragraph(*lines)
 
 
-def _question(predictions: Sequence[Prediction]) -> str:
+def _question(answers: Sequence[Answer]) -> str:
+    predictions = [answer.prediction for answer in answers]
     setup = predictions[0].workload.setup
+    worst = "worst " if answers[0].over_data else ""
     dtypes = list(dict.fromkeys(p.workload.setup.dtype for p in predictions))
     kernels = list(dict.fromkeys(p.attention_kernel for p in predictions))
-    return f"{training_line(setup, dtypes)}, {attention_words(setup, kernels)}"
+    return f"{worst}{training_line(setup, dtypes)}, {attention_words(setup, kernels)}"
+
+
+def _epoch(answers: Sequence[Answer]) -> Iterator[Block]:
+    """What the data say beside the worst batch; nothing without them."""
+    if answers[0].over_data is not None:
+        from lora_profiler.report.data import short_lines
+
+        yield _lines(*short_lines(answers))
 
 
 def _peaks(answers: Sequence[Answer]) -> Table:
