@@ -221,7 +221,9 @@ def test_columns_that_trainers_know_are_read(tmp_path: Path) -> None:
         ('{"text": ""}\n{"text": null}\n', "has no text in its column text"),
         ('{"title": "a"}\n', "no column that is known to hold text: it has 'title'"),
         ('{"input_ids": [1]}\n{"input_ids": []}\n', "line 2 has a length of 0"),
-        ('{"messages": "a"}\n{"messages": [3.5]}\n', "line 2, has neither text nor messages"),
+        ('{"messages": "a"}\n{"messages": [3.5]}\n', "line 2, has .* neither text nor messages"),
+        ('{"text": "a"}\n{"text": 3}\n', "line 2, has 3 in column 'text'"),
+        ('{"length": 5}\n{"length": "x"}\n', "line 2, has 'x' in column 'length'"),
     ],
 )
 def test_data_that_cannot_be_read_are_refused_by_line(

@@ -156,3 +156,25 @@ def test_nothing_of_it_is_loaded_for_other_questions() -> None:
     loaded = modules_after(code.format(", '--lengths', 'mean=60,max=512'"))
     assert "lora_profiler.batching.log_normal" in loaded
     assert loaded.isdisjoint({"numpy", "pyarrow", "tokenizers", "statistics", "huggingface_hub"})
+
+
+def test_recorded_epochs_are_predicted_again() -> None:
+    """Of transformers' Trainer, with its samplers and TRL's packing: `benchmarks.data_lengths`."""
+    from benchmarks import data_lengths
+
+    rows = json.loads((data_lengths.RESULTS / "data_lengths.json").read_text())
+    assert len(rows) == len(data_lengths.distributions()) * len(data_lengths.RULES) == 15
+    for row in rows:
+        lengths, rule = data_lengths.distributions()[row["lengths"]], row["rule"]
+        said = data_lengths.predicted(lengths, rule, row["shapes"])
+        assert said == row["predicted"]
+        came = [(count, length) for count, length, _ in row["shapes"]]
+        assert len(came) == said["num_batches"]
+        tokens = sum(count * length for count, length in came)
+        if rule == "packed":
+            assert tokens == round(said["processed_tokens"])
+            assert max(came) <= tuple(said["worst"])
+        else:
+            assert tokens == pytest.approx(said["processed_tokens"], rel=0.12)
+            assert max(came) == tuple(said["worst"])
+        assert all(abs(error) < 0.002 for error in data_lengths.errors(row, with_mask=False))

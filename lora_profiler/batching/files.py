@@ -97,7 +97,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
                 if line.strip():
                     yield f"{path}, line {number:,},", line
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is no text in UTF-8 after line {number:,}.") from None
+        raise UsageError(f"{path} is no text in UTF-8 from line {number + 1:,} on.") from None
     except OSError as e:
         raise UsageError(f"{path} cannot be read: {e.strerror}.") from None
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lora_profiler.errors import UsageError, did_you_mean
+from lora_profiler.units import shown
 
 MARKERS_OF_A_MESSAGE = 5
 """Tokens that a chat template puts around a message: its role, where it begins and ends, line
@@ -39,6 +40,8 @@ class Columns:
 
     def __init__(self, names: Sequence[str], column: str | None, where: str) -> None:
         self.names = _chosen(names, column, where)
+        self._is_length = column is None and self.names[0].lower() in _LENGTHS
+        self._may_be_length = column is not None or self._is_length
 
     def sample(self, row: Mapping[str, Any], where: str) -> Sample:
         """Raises UsageError for a row without text, or of another kind than its data set's."""
@@ -47,8 +50,10 @@ class Columns:
         values = [row[name] for name in self.names]
         if len(values) == 1:
             (value,) = values
-            if isinstance(value, int) and not isinstance(value, bool):
+            if self._may_be_length and isinstance(value, int) and not isinstance(value, bool):
                 return Sample(tokens=value)
+            if self._is_length:
+                raise UsageError(f"{where} has {shown(value)} in column {self.names[0]!r}.")
             if self.names == (_TOKEN_IDS,) or _is_token_ids(value):
                 return Sample(tokens=len(value))
         texts: list[str] = []
@@ -60,7 +65,10 @@ class Columns:
                 texts += (text for message in value for text in _message_texts(message))
                 markers += MARKERS_OF_A_MESSAGE * len(value)
             elif value is not None:
-                raise UsageError(f"{where} has neither text nor messages in column {name!r}.")
+                raise UsageError(
+                    f"{where} has {shown(value)} in column {name!r}, which is neither text nor"
+                    " messages."
+                )
         return Sample(tokens=None, texts=tuple(texts), markers=markers or 1)  # one ends the text
 
 
@@ -73,7 +81,7 @@ def _chosen(names: Sequence[str], column: str | None, where: str) -> tuple[str, 
             )
         return (column,)
     lower = {name.lower(): name for name in reversed(names)}
-    for known in (_TOKEN_IDS, *_LENGTHS, *_CHATS):
+    for known in (_TOKEN_IDS, *_CHATS):
         if known in lower:
             return (lower[known],)
     for parts in _PARTS:
@@ -81,7 +89,7 @@ def _chosen(names: Sequence[str], column: str | None, where: str) -> tuple[str, 
         if all(chosen):
             beside = (lower[name] for name in _BESIDE if name in lower)
             return tuple(name for name in (*chosen, *beside) if name is not None)
-    for known in _TEXTS:
+    for known in (*_TEXTS, *_LENGTHS):
         if known in lower:
             return (lower[known],)
     raise UsageError(
@@ -101,7 +109,7 @@ def _is_token_ids(value: Any) -> bool:
         isinstance(value, Sequence)
         and not isinstance(value, str)
         and bool(value)
-        and isinstance(value[0], int)
+        and all(isinstance(token, int) for token in value)
     )
 
 

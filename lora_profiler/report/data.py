@@ -122,10 +122,10 @@ def short_lines(answers: Sequence[Answer]) -> list[str]:
     epochs = [answer.over_data for answer in answers if answer.over_data is not None]
     first = epochs[0]
     lengths, batches = first.data.lengths, first.batches
-    padding = f", {batches.padding_factor:.2f} times their tokens" if batches.has_padding else ""
+    padding = f", {batches.padding_factor:.2f} x the tokens" if batches.has_padding else ""
     lines = [
-        f"{count_text(lengths.num_samples)} samples of {lengths.mean:,.0f} tokens on average"
-        f" ({first.data.batching} batches{padding})",
+        f"{count_text(lengths.num_samples)} samples, {lengths.mean:,.0f} tokens on average;"
+        f" {first.data.batching} batches{padding}",
         f"worst batch: {_rarity(first)}",
     ]
     unit, size = byte_unit(max(epoch.median.peak_bytes or 0 for epoch in epochs))
