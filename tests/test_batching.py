@@ -117,6 +117,13 @@ def test_packed_rows_hold_all_tokens(batching: str) -> None:
     assert made.longest == (512 if batching == "packed-wrapped" else 1024)
 
 
+def test_more_samples_than_can_be_packed_are_counted_all_the_same() -> None:
+    many = read_lengths("mean=600,max=4096,samples=1000000000")
+    assert batches_of(many, batch_size=4).num_batches == 250_000_000
+    with pytest.raises(UsageError, match="too many to be packed or grouped"):
+        batches_of(many, batching="packed", max_length=4096)
+
+
 def test_the_longest_packed_batch_is_as_rare_as_drawing_the_fullest_rows() -> None:
     """Ten rows of one sample each, two of them full: one of 45 pairs has both."""
     made = batches_of(

@@ -9,6 +9,8 @@ from lora_profiler.units import shown
 LONGEST = 2**24
 """Longest sample accepted, in tokens."""
 MOST_SAMPLES = 10**9
+MOST_IN_ORDER = 5_000_000
+"""Samples that packing and grouping go through, one by one."""
 SEED = 0
 
 
@@ -53,7 +55,15 @@ class SampleLengths:
         return weighted_quantile(self.counts, share)
 
     def in_order(self) -> list[int]:
-        """Every sample's length, as packing meets them."""
+        """Every sample's length, as packing meets them.
+
+        Raises UsageError for more samples than are gone through one by one.
+        """
+        if self.num_samples > MOST_IN_ORDER:
+            raise UsageError(
+                f"{self.num_samples:,} samples are too many to be packed or grouped one by one; a"
+                f" part of them, up to {MOST_IN_ORDER:,}, tells the same."
+            )
         if self.order is not None:
             return list(self.order)
         from random import Random
