@@ -228,7 +228,7 @@ def main() -> None:
                 "predicted": predicted(lengths, rule, real["shapes"]),
             }
             rows.append(row)
-            path.write_text(json.dumps(rows, indent=1) + "\n")
+            path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
             print(name, rule, flush=True)
     versions = ", ".join(f"{n} {v}" for n, v in rows[0]["versions"].items())
     (RESULTS / "data_lengths.md").write_text(
