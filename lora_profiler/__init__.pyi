@@ -1,4 +1,9 @@
 from lora_profiler._common.versions import __version__ as __version__
+from lora_profiler.batching.batches import Batches as Batches
+from lora_profiler.batching.batches import batches_of as batches_of
+from lora_profiler.batching.data import read_lengths as read_lengths
+from lora_profiler.batching.sample_lengths import SampleLengths as SampleLengths
+from lora_profiler.batching.sample_lengths import lengths_of as lengths_of
 from lora_profiler.catalog import Gpu as Gpu
 from lora_profiler.catalog import bundled_gpus as bundled_gpus
 from lora_profiler.catalog import bundled_models as bundled_models
@@ -28,6 +33,8 @@ from lora_profiler.planning.fit import fit as fit
 from lora_profiler.planning.memory_savings import Lever as Lever
 from lora_profiler.planning.memory_savings import best_lever as best_lever
 from lora_profiler.planning.memory_savings import levers as levers
+from lora_profiler.planning.over_data import OverData as OverData
+from lora_profiler.planning.over_data import TrainingData as TrainingData
 from lora_profiler.planning.setups import setup_for as setup_for
 from lora_profiler.planning.smallest_cards import smallest_cards as smallest_cards
 from lora_profiler.planning.sweep import sweep as sweep

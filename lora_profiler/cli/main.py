@@ -21,6 +21,7 @@ from lora_profiler.cli.click_support import (
     warn,
     write_out,
 )
+from lora_profiler.cli.data_options import data_options, training_data
 from lora_profiler.cli.options import (
     answer_options,
     output_options,
@@ -106,6 +107,8 @@ Examples:
   lora-profile predict gpt2 --rank 8 --targets c_attn --per-layer
   lora-profile predict Qwen/Qwen2.5-7B --method qlora --checkpointing -b 4 --gpu rtx_4090
   lora-profile predict ./my-model/config.json --format json -o answer.json
+  lora-profile predict gpt2 -b 8 --lengths mean=600,max=4096 --gpu t4 --epochs 3
+  lora-profile predict gpt2 -b 8 -s 1024 --data train.jsonl --batching packed
 
 Exit code: 0 done, and if --gpu names a card at least one method fits it; 1 none fits; 2 usage; 3 no such model.
 """,
@@ -115,6 +118,7 @@ Exit code: 0 done, and if --gpu names a card at least one method fits it; 1 none
 )
 @setup_options(device="cuda", device_help="Whose memory rules hold.")
 @answer_options
+@data_options
 @click.option(
     "--detail",
     is_flag=True,
@@ -142,6 +146,7 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
     platform = platform_of(o, gpu)
     models_workloads = [workloads(spec, ctx, platform) for spec in specs]
+    models_data = [training_data(ctx, o, spec) for spec in specs]
     detailed = o["detail"] or o["per_layer"] or o["explain"]
     short = o["form"] in ("table", "md") and not detailed
     levers: Literal["none", "best", "all"] = (
@@ -150,9 +155,15 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     with shown():
         found = [
             answers(
-                of_model, gpu, o["engine"], levers=levers, network=network, trainer=trainer(ctx)
+                of_model,
+                gpu,
+                o["engine"],
+                levers=levers,
+                network=network,
+                trainer=trainer(ctx),
+                data=data,
             )
-            for of_model in models_workloads
+            for of_model, data in zip(models_workloads, models_data, strict=True)
         ]
     for one_model in found:
         warn_of([answer.prediction for answer in one_model], gpu)

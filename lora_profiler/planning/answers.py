@@ -14,10 +14,12 @@ from lora_profiler.workload import Workload
 
 if TYPE_CHECKING:
     from lora_profiler.analytic.sharding import Part
+    from lora_profiler.batching.batches import Batches
     from lora_profiler.catalog import Gpu
     from lora_profiler.planning.empirical_interval import LikelyPeak
     from lora_profiler.planning.fit import Fit
     from lora_profiler.planning.network import Communication, Network
+    from lora_profiler.planning.over_data import OverData, TrainingData
     from lora_profiler.planning.speed_gap import SpeedGap
     from lora_profiler.planning.timing import Timing
 
@@ -31,6 +33,9 @@ class Answer:
     the device, else None. `speed_gap` is against full fine-tuning, where that is among the ways
     asked about and both times are known. `communication` is what a rank sends, None for a process
     alone. `trainer` is whose loop it is, None for a bare one.
+
+    With data the prediction, its verdict and its levers are of the worst batch, `over_data` is the
+    epoch, and `timing` the average over it, which no `speed_gap` is told of.
     """
 
     prediction: Prediction
@@ -41,6 +46,7 @@ class Answer:
     speed_gap: "SpeedGap | None"
     communication: "Communication | None"
     trainer: Trainer | None = None
+    over_data: "OverData | None" = None
 
     @property
     def likely(self) -> "LikelyPeak | None":
@@ -69,6 +75,7 @@ def answers(
     network: "Network | None" = None,
     may_trace: bool = True,
     trainer: Trainer | None = None,
+    data: "TrainingData | None" = None,
 ) -> list[Answer]:
     """Predict each way to train one model, judge the card if one is named, time a step, and find
     what lowers each peak most.
@@ -76,7 +83,8 @@ def answers(
     `levers` are those to look for. `network` is the link among several ranks. A
     method that is among the workloads is no lever of another. `engine` and `may_trace` as in
     `predict`; with a card the profiles for other sizes are traced too. `trainer` is whose defaults
-    the workloads have: where its loop holds what nothing prices, no peak is exact.
+    the workloads have: where its loop holds what nothing prices, no peak is exact. With `data` the
+    batches are those that a trainer makes of them, and each answer is of the worst.
 
     Raises UsageError for a network among one process, and what `predict` raises.
 
@@ -93,15 +101,27 @@ def answers(
             " leave it out."
         )
     methods = {w.setup.method for w in workloads}
+    batches: Sequence[Batches | None] = [None] * len(workloads)
+    if data is not None:
+        from lora_profiler.planning.over_data import batches_for, worst_batch
+
+        epochs = batches_for(workloads, data)
+        workloads, batches = list(map(worst_batch, workloads, epochs)), epochs
     ready = [on_card(workload, gpu) for workload in workloads]
     engines = engines_for(ready, engine, other_sizes=gpu is not None, may_trace=may_trace)
     predictions = [
         _of_loop(predict_checked(workload, engine), trainer)
         for workload, engine in zip(ready, engines, strict=True)
     ]
-    timings, gaps = _timed(predictions, gpu, engines)
+    if data is not None:
+        from lora_profiler.planning.over_data import without_mask
+
+        predictions = list(map(without_mask, predictions, epochs))
+    timings, gaps = _timed(predictions, gpu, engines, batches)
     rows = []
-    for prediction, timing, gap, engine in zip(predictions, timings, gaps, engines, strict=True):
+    for prediction, timing, gap, engine, epoch in zip(
+        predictions, timings, gaps, engines, batches, strict=True
+    ):
         workload = prediction.workload
         tried: tuple[Lever, ...] = ()
         if levers == "all":
@@ -119,6 +139,7 @@ def answers(
                 timing=timing,
                 speed_gap=gap,
                 communication=_sent(prediction, network) if workload.setup.world_size > 1 else None,
+                over_data=_over_data(prediction, data, epoch, engine) if data and epoch else None,
             )
         )
     return rows
@@ -150,21 +171,39 @@ def _sent(prediction: Prediction, network: "Network | None") -> "Communication |
     return communication(prediction, network)
 
 
+def _over_data(
+    prediction: Prediction, data: "TrainingData", batches: "Batches", engine: str
+) -> "OverData":
+    from lora_profiler.planning.over_data import over_data
+
+    return over_data(prediction, data, batches, engine)
+
+
 def _timed(
-    predictions: Sequence[Prediction], gpu: "Gpu | None", engines: Sequence[str]
+    predictions: Sequence[Prediction],
+    gpu: "Gpu | None",
+    engines: Sequence[str],
+    batches: "Sequence[Batches | None]",
 ) -> "tuple[list[Timing | None], list[SpeedGap | None]]":
     """The time of each, and what keeps each from being as much faster than full fine-tuning as its
-    FLOPs suggest."""
+    FLOPs suggest; with batches the mean over them."""
     if gpu is None and all(p.workload.setup.device != "cpu" for p in predictions):
         return [None] * len(predictions), [None] * len(predictions)
     from lora_profiler.planning.speed_gap import speed_gap
     from lora_profiler.planning.timing import is_timed, step_time
 
-    timings: list[Timing | None]
-    timings = [
-        step_time(p.workload, gpu, engine, p) if is_timed(p.workload, gpu) else None
-        for p, engine in zip(predictions, engines, strict=True)
-    ]
+    timings: list[Timing | None] = []
+    for p, engine, epoch in zip(predictions, engines, batches, strict=True):
+        if not is_timed(p.workload, gpu):
+            timings.append(None)
+        elif epoch is None:
+            timings.append(step_time(p.workload, gpu, engine, p))
+        else:
+            from lora_profiler.planning.over_data import mean_timing
+
+            timings.append(mean_timing(p.workload, epoch, gpu, engine))
+    if any(batches):
+        return timings, [None] * len(timings)
     steps = [timing.step if timing else None for timing in timings]
     full = next((step for step in steps if step and step.workload.setup.method == "full"), None)
     gaps = [speed_gap(full, step) if full and step and step is not full else None for step in steps]

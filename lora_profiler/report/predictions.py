@@ -37,6 +37,8 @@ class ModelParts:
 
     title: str
     setup: tuple[str, ...]
+    data: tuple[str, ...]
+    epoch: Table | None
     comparison: Table
     card: Table | None
     times: Table | None
@@ -48,7 +50,7 @@ class ModelParts:
 
     @property
     def tables(self) -> list[Table]:
-        tables = (self.comparison, self.card, self.times, self.communication)
+        tables = (self.epoch, self.comparison, self.card, self.times, self.communication)
         return [table for table in tables if table is not None]
 
     @property
@@ -61,7 +63,8 @@ class ModelParts:
 def model_blocks(answers: Sequence[Answer], excess: ActivationExcess | None = None) -> list[Block]:
     """All blocks about one model, asked with one setup and one or more methods."""
     parts = model_parts(answers, excess)
-    return [heading(parts.title), paragraph(*parts.setup), *parts.tables, *parts.notes]
+    above = [paragraph(*lines) for lines in (parts.setup, parts.data) if lines]
+    return [heading(parts.title), *above, *parts.tables, *parts.notes]
 
 
 def model_parts(answers: Sequence[Answer], excess: ActivationExcess | None = None) -> ModelParts:
@@ -82,9 +85,17 @@ def model_parts(answers: Sequence[Answer], excess: ActivationExcess | None = Non
         from lora_profiler.report.communication import communication_table
 
         communication = communication_table(answers)
+    data: list[str] = []
+    epoch = None
+    if answers[0].over_data is not None:
+        from lora_profiler.report.data import data_lines, epoch_table
+
+        data, epoch = data_lines(answers[0]), epoch_table(answers)
     return ModelParts(
         title=title_words(predictions[0]),
         setup=tuple(_setup_lines(answers)),
+        data=tuple(data),
+        epoch=epoch,
         comparison=comparison_table(answers),
         card=card_table(answers) if answers[0].gpu is not None else None,
         times=times,
@@ -110,8 +121,9 @@ def _setup_lines(answers: Sequence[Answer]) -> list[str]:
     kernels = list(dict.fromkeys(p.attention_kernel for p in predictions))
     dtypes = list(dict.fromkeys(p.workload.setup.dtype for p in predictions))
     rules = f"memory rules of {workload.setup.device}{_platform_words(workload)}"
+    worst = "worst " if answers[0].over_data else ""
     lines = [
-        training_line(workload.setup, dtypes),
+        worst + training_line(workload.setup, dtypes),
         f"{attention_words(workload.setup, kernels)}, {rules}",
     ]
     lines += trainer_lines(answers[0].trainer, [p.workload for p in predictions])

@@ -51,6 +51,7 @@ def short_blocks(answers: Sequence[Answer], peaks: "Sequence[TrainerPeak]" = ())
         _lines(*_question(answers)),
         _peaks(answers),
         _lines(_legend(predictions)),
+        *_epoch(answers),
     ]
     below = _lines(_trust(answers), *_more(answers))
     whose = [paragraph(*peak_lines(peaks))] if peaks else []
@@ -91,12 +92,21 @@ def _lines(*texts: str) -> Paragraph:
 def _question(answers: Sequence[Answer]) -> list[str]:
     predictions = [answer.prediction for answer in answers]
     setup = predictions[0].workload.setup
+    worst = "worst " if answers[0].over_data else ""
     dtypes = list(dict.fromkeys(p.workload.setup.dtype for p in predictions))
     kernels = list(dict.fromkeys(p.attention_kernel for p in predictions))
     return [
-        f"{training_line(setup, dtypes)}, {attention_words(setup, kernels)}",
+        f"{worst}{training_line(setup, dtypes)}, {attention_words(setup, kernels)}",
         *short_trainer_lines(answers[0].trainer, [p.workload for p in predictions]),
     ]
+
+
+def _epoch(answers: Sequence[Answer]) -> Iterator[Block]:
+    """What the data say beside the worst batch; nothing without them."""
+    if answers[0].over_data is not None:
+        from lora_profiler.report.data import short_lines
+
+        yield _lines(*short_lines(answers))
 
 
 def _peaks(answers: Sequence[Answer]) -> Table:

@@ -93,7 +93,8 @@ def time_table(answers: Sequence[Answer]) -> Table | None:
         if is_pair
         else []
     )
-    title = f"One step on {device_name(answers)}, {labels.BASIS_LABELS[known[0].time.likeness]}"
+    step = "One step on average" if answers[0].over_data else "One step"
+    title = f"{step} on {device_name(answers)}, {labels.BASIS_LABELS[known[0].time.likeness]}"
     return Table(title=title, columns=("", *names, *ratio), rows=tuple(rows))
 
 

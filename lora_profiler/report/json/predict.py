@@ -71,6 +71,7 @@ def answer_dict(answer: Answer) -> "types.AnswerJson":
         "remedies": [_remedy_dict(remedy) for remedy in _remedies(answer)],
         "smallest_cards": [card.key for card in smallest_cards(prediction)],
         "layers": [plain(layer) for layer in prediction.layers],
+        **_data_part(answer),
     }
 
 
@@ -224,6 +225,15 @@ def _evidence_dict(prediction: Prediction) -> "types.EvidenceJson | None":
     }
 
 
+def _data_part(answer: Answer) -> "types.DataPart":
+    """Of an answer over data; nothing without them."""
+    if answer.over_data is None:
+        return {}
+    from lora_profiler.report.data import data_dict
+
+    return {"data": data_dict(answer, answer.over_data)}
+
+
 def _lever_dict(lever: Lever) -> dict[str, Any]:
     return {**asdict(lever), "saved_fraction": lever.saved_fraction}
 
@@ -257,6 +267,7 @@ def predict_records(answers: Sequence[Answer]) -> list[dict[str, Any]]:
             "step_time_refusal": answer.timing.refusal if answer.timing else None,
             "communication": communication_dict(answer),
             "evidence": _evidence_dict(answer.prediction),
+            **_data_part(answer),
         }
         document["moments"] = {
             f"{moment.moment}.{moment.step if moment.step == 'steady' else 'step1'}": (

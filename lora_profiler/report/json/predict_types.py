@@ -3,6 +3,7 @@ them, and the schema is made of them. Loaded for the schema alone."""
 
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, get_type_hints
 
+from lora_profiler.batching.batches import Batching
 from lora_profiler.evidence.memory import MeasuredMemory
 from lora_profiler.evidence.steps import MeasuredStep
 from lora_profiler.planning.fit import Reserve, Verdict
@@ -223,12 +224,65 @@ class RemedyJson(TypedDict):
     tokens_per_second: float | None
 
 
+class BatchJson(TypedDict):
+    """A shape of batch. `peak_bytes` is null where the step was traced at exactly the worst one.
+    `expected_per_epoch`: how many batches as long as this an epoch is expected to have."""
+
+    batch_size: int
+    seq_len: int
+    peak_bytes: int | None
+    expected_per_epoch: float
+
+
+class LengthsJson(TypedDict):
+    """Lengths of the samples in tokens, before any is cut."""
+
+    source: str
+    num_samples: int
+    num_tokens: int
+    mean: float
+    median: int
+    p95: int
+    longest: int
+    notes: list[str]
+
+
+class DataJson(TypedDict):
+    """The epoch of which `setup`, `peak`, `fit` and `levers` are the worst batch, and `step_time`
+    the average. `num_tokens` are trained on in an epoch; `cut_samples` lost their end, or were left
+    out; `padding_factor`: tokens that the model sees for each. Seconds of an epoch are null where
+    those of a step are, `total_seconds` too without --epochs."""
+
+    lengths: LengthsJson
+    batching: Batching
+    max_length: int | None
+    pad_to_multiple_of: int | None
+    num_tokens: int
+    cut_samples: int
+    num_batches: int
+    steps_per_epoch: int
+    processed_tokens: float
+    padding_factor: float
+    worst: BatchJson
+    median: BatchJson
+    epoch_seconds: float | None
+    epoch_low_seconds: float | None
+    epoch_high_seconds: float | None
+    epochs: float | None
+    total_seconds: float | None
+
+
+class DataPart(TypedDict):
+    data: NotRequired[DataJson]
+
+
 class AnswerJson(PredictionJson):
     """A prediction with what follows from it. `step_time_refusal` is why there is no step_time,
     where a device was named. `evidence` is null for a lower bound, and for devices that none is of.
     `remedies` are of a card that it does not fit, the first to try first; `smallest_cards` the keys
     of those that it fits.
     `trainer` is null where none was named: a bare loop.
+    `data` is there where lengths of samples were given.
     """
 
     trainer: TrainerJson | None
@@ -240,6 +294,7 @@ class AnswerJson(PredictionJson):
     remedies: NotRequired[list[RemedyJson]]
     smallest_cards: NotRequired[list[str]]
     layers: list[LayerCost]
+    data: NotRequired[DataJson]
 
 
 class PredictJson(TypedDict):

@@ -1,0 +1,170 @@
+"""`--data`: lengths of the samples in a file, or in a folder of files."""
+
+import json
+from collections.abc import Iterator, Mapping
+from itertools import chain, tee
+from pathlib import Path
+from typing import Any
+
+from lora_profiler.batching.rows import Columns, Sample
+from lora_profiler.batching.sample_lengths import SampleLengths, check_length, counted
+from lora_profiler.batching.token_counts import TokenCounter
+from lora_profiler.errors import UsageError
+from lora_profiler.model_spec import ModelSpec
+
+JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
+TEXT = (".txt", ".text")
+COLUMNAR = (".parquet", ".arrow")
+SUFFIXES = (*JSON_LINES, ".json", *COLUMNAR, *TEXT)
+
+Row = tuple[str, Mapping[str, Any]]
+"""Where a row stands, in words, and its columns."""
+
+
+def read_data(path: str, model: ModelSpec | None = None) -> SampleLengths:
+    """Lengths of the samples at `path`, in tokens of `model`'s tokenizer where it is at hand:
+    JSONL, JSON, Parquet, Arrow, text with a sample a line, or a folder of one of these, as
+    `datasets` writes it. `FILE#COLUMN` names the column.
+
+    Raises UsageError for data that cannot be read, and for data without text.
+    """
+    place, column = _place(path)
+    files = _files(place)
+    rows = chain.from_iterable(map(_rows, files))
+    first = next(rows, None)
+    if first is None:
+        raise UsageError(f"{place} is empty: it has no sample.")
+    columns = Columns(list(first[1]), column, str(place))
+    counter = TokenCounter(model)
+    order = tuple(_lengths(chain([first], rows), columns, counter, place))
+    is_counted = columns.sample(first[1], first[0]).tokens is not None
+    return SampleLengths(
+        counts=counted(order),
+        order=order,
+        source=f"{place.name}, {_named(columns.names)}",
+        notes=() if is_counted else (counter.note,),
+    )
+
+
+def _named(names: tuple[str, ...]) -> str:
+    return f"column{'s' if len(names) > 1 else ''} {', '.join(names)}"
+
+
+def _place(path: str) -> tuple[Path, str | None]:
+    place = Path(path)
+    if place.exists():
+        return place, None
+    name, mark, column = path.rpartition("#")
+    if mark and Path(name).exists():
+        return Path(name), column
+    raise UsageError(f"There is no file or folder {path}.")
+
+
+def _files(place: Path) -> list[Path]:
+    """The files to read: of a folder those of its training split, all of one kind."""
+    if place.is_file():
+        return [place]
+    for folder in (place / "train", place):
+        for suffixes in ((".arrow",), (".parquet",), JSON_LINES, (".json",), TEXT):
+            files = [f for f in sorted(folder.glob("*")) if f.suffix.lower() in suffixes]
+            files = [f for f in files if not f.name.startswith(("cache-", "state.", "dataset_"))]
+            if files:
+                return [f for f in files if "train" in f.name.lower()] or files
+    raise UsageError(f"{place} has no file of data in it: none ends in {', '.join(SUFFIXES)}.")
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    suffix = path.suffix.lower()
+    if suffix in COLUMNAR:
+        from lora_profiler.batching.arrow_files import arrow_rows
+
+        return arrow_rows(path)
+    if suffix in JSON_LINES:
+        return _json_lines(path)
+    if suffix == ".json":
+        return _json_rows(path)
+    if suffix in TEXT:
+        return _text_rows(path)
+    raise UsageError(f"{path} is no data that is known here; known are {', '.join(SUFFIXES)}.")
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Lines that are not blank, each with where it stands."""
+    number = 0
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield f"{path}, line {number:,},", line
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is no text in UTF-8 from line {number + 1:,} on.") from None
+    except OSError as e:
+        raise UsageError(f"{path} cannot be read: {e.strerror}.") from None
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
+    for where, line in _lines(path):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as e:
+            reason = e.msg if isinstance(e, json.JSONDecodeError) else "it cannot be parsed"
+            raise UsageError(f"{where} is not valid JSON: {reason}.") from None
+        yield where, _as_row(row, where)
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    """A list of rows; a file whose lines are JSON each is JSONL under another name."""
+    text, again = tee(_lines(path))
+    first = next(again, None)
+    if first is None:
+        return
+    if not first[1].lstrip().startswith("["):
+        yield from _json_lines(path)
+        return
+    try:
+        rows = json.loads("".join(line for _, line in text))
+    except (ValueError, RecursionError) as e:
+        where = f"line {e.lineno:,}: {e.msg}" if isinstance(e, json.JSONDecodeError) else str(e)
+        raise UsageError(f"{path} is not valid JSON, {where}.") from None
+    for number, row in enumerate(rows, start=1):
+        where = f"{path}, row {number:,},"
+        yield where, _as_row(row, where)
+
+
+def _as_row(row: Any, where: str) -> Mapping[str, Any]:
+    if isinstance(row, dict):
+        return row
+    raise UsageError(f"{where} is no row: it has no columns by name.")
+
+
+def _text_rows(path: Path) -> Iterator[Row]:
+    return ((where, {"text": line.rstrip("\n")}) for where, line in _lines(path))
+
+
+def _lengths(
+    rows: Iterator[Row], columns: Columns, counter: TokenCounter, place: Path
+) -> Iterator[int]:
+    """Tokens of each row; texts of many rows are counted at a time."""
+    samples: list[Sample] = []
+    has_text = False
+
+    def texts() -> Iterator[str]:
+        nonlocal has_text
+        for where, row in rows:
+            sample = columns.sample(row, where)
+            if sample.tokens is not None:
+                check_length(sample.tokens, where.rstrip(","))
+            has_text = has_text or sample.tokens is not None or any(sample.texts)
+            samples.append(sample)
+            yield from sample.texts
+
+    counts = list(counter.counts(texts()))
+    if not has_text:
+        raise UsageError(f"{place} has no text in its {_named(columns.names)}.")
+    at = 0
+    for sample in samples:
+        if sample.tokens is not None:
+            yield sample.tokens
+            continue
+        yield sum(counts[at : at + len(sample.texts)]) + sample.markers
+        at += len(sample.texts)

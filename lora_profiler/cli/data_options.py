@@ -1,0 +1,98 @@
+"""The options that say how long samples are and how batches are made of them."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from lora_profiler.cli.click_support import FiniteRange, NearestChoice
+from lora_profiler.cli.options import given
+from lora_profiler.errors import UsageError
+from lora_profiler.option import MAX_SIZE, flag
+
+if TYPE_CHECKING:
+    from lora_profiler.model_spec import ModelSpec
+    from lora_profiler.planning.over_data import TrainingData
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+BATCHINGS = ("random", "grouped", "packed", "packed-split", "packed-wrapped", "packed-axolotl")
+"""As `batching.batches` has them, which is loaded for questions about data alone."""
+_ABOUT_DATA = ("batching", "pad_to_multiple_of", "epochs")
+
+_OPTIONS = (
+    click.option(
+        "--data",
+        metavar="FILE[#COLUMN]",
+        help="Samples of this JSONL, JSON, Parquet, Arrow or text file, or folder of them: the worst"
+        " batch's memory, the average one's time. --seq-len cuts them where it is given.",
+    ),
+    click.option(
+        "--lengths",
+        metavar="mean=N,max=N|FILE",
+        help="Samples as long as that, in tokens: two of mean=, median=, p95= and sigma= of a"
+        " log-normal distribution, with min=, max= and samples=; or a file of length,count.",
+    ),
+    click.option(
+        "--batching",
+        type=NearestChoice(BATCHINGS),
+        default="random",
+        show_default=True,
+        help="With --data or --lengths: drawn at random and padded to the longest, grouped by"
+        " length, or packed into rows of --seq-len as TRL (packed is its bfd) or axolotl do.",
+    ),
+    click.option(
+        "--pad-to-multiple-of",
+        type=click.IntRange(1, MAX_SIZE),
+        metavar="TOKENS",
+        help="With --data or --lengths: batches are padded to a multiple.",
+    ),
+    click.option(
+        "--epochs",
+        type=FiniteRange(0, min_open=True),
+        metavar="NUMBER",
+        help="With --data or --lengths: how long so many take.",
+    ),
+)
+
+
+def data_options(command: F) -> F:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def training_data(
+    ctx: click.Context, o: Mapping[str, Any], model: "ModelSpec"
+) -> "TrainingData | None":
+    """What --data or --lengths say, None without them.
+
+    Raises UsageError for both, for options that only data give a meaning, and for data that cannot
+    be read.
+    """
+    if o["data"] is None and o["lengths"] is None:
+        if idle := [name for name in _ABOUT_DATA if given(ctx, name)]:
+            raise UsageError(
+                f"{flag(idle[0])} is about the lengths of samples; add --data or --lengths, or"
+                " leave it out."
+            )
+        return None
+    if o["data"] is not None and o["lengths"] is not None:
+        raise UsageError("--data and --lengths both say how long samples are; leave one out.")
+    from lora_profiler.planning.over_data import TrainingData
+
+    if o["data"] is not None:
+        from lora_profiler.batching.files import read_data
+
+        lengths = read_data(o["data"], model)
+    else:
+        from lora_profiler.batching.data import lengths_from
+
+        lengths = lengths_from(o["lengths"])
+    return TrainingData(
+        lengths=lengths,
+        batching=o["batching"],
+        max_length=o["seq_len"] if given(ctx, "seq_len") else None,
+        pad_to_multiple_of=o["pad_to_multiple_of"],
+        epochs=o["epochs"],
+    )

@@ -1,0 +1,224 @@
+"""What lengths of samples say, in words: the batches of an epoch, the worst one's memory, the
+average one's time."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from lora_profiler.batching.batches import Batches, Batching
+from lora_profiler.planning.answers import Answer
+from lora_profiler.planning.over_data import BatchPeak, OverData
+from lora_profiler.report.blocks import Row, Table
+from lora_profiler.report.json.plain import plain
+from lora_profiler.report.method_label import method_label
+from lora_profiler.units import (
+    byte_unit,
+    count_text,
+    in_unit,
+    percent_text,
+    seconds_text,
+    short_count_text,
+)
+
+if TYPE_CHECKING:
+    from lora_profiler.report.json import predict_types as types
+    from lora_profiler.workload import TrainSetup
+
+UNKNOWN = "?"
+P95 = 0.95
+_MADE: Mapping[Batching, str] = {
+    "random": "drawn at random and padded to their longest",
+    "grouped": "grouped by length as LengthGroupedSampler does and padded to their longest",
+    "packed": "packed by TRL's bfd, a batch one row",
+    "packed-split": "packed by TRL's bfd_split, a batch one row",
+    "packed-wrapped": "packed by TRL's wrapped",
+    "packed-axolotl": "packed by axolotl's multipack, a batch one row",
+}
+
+
+def data_lines(answer: Answer) -> list[str]:
+    """How long the samples are, what batches are made of them, and what was assumed."""
+    epoch = answer.over_data
+    assert epoch is not None
+    data, batches, setup = epoch.data, epoch.batches, answer.prediction.workload.setup
+    lengths = data.lengths
+    sizes = (
+        f"{count_text(lengths.num_samples)} samples, mean {lengths.mean:,.0f}, median"
+        f" {count_text(lengths.quantile(0.5))}, 95 % up to {count_text(lengths.quantile(P95))},"
+        f" longest {count_text(lengths.longest)} tokens ({lengths.source})"
+    )
+    multiple = (
+        f" to a multiple of {count_text(data.pad_to_multiple_of)}"
+        if data.pad_to_multiple_of
+        else ""
+    )
+    made = f"Batches {_MADE[data.batching]}{multiple}: {_epoch_words(epoch)}"
+    return [
+        f"{sizes}.",
+        f"{made}.",
+        f"Memory is that of the worst batch, {_shape_text(epoch.worst)}: {_rarity(epoch)}.",
+        *_cut_lines(batches),
+        *_attention_lines(batches, setup),
+        *lengths.notes,
+    ]
+
+
+def _epoch_words(epoch: OverData) -> str:
+    """'2,500 batches in 2,500 steps an epoch, of 12.00 M tokens for 6.00 M of the data (2.00 times,
+    49.99 % padding)'."""
+    batches = epoch.batches
+    factor = batches.padding_factor
+    words = (
+        f"{count_text(batches.num_batches)} batches in {count_text(epoch.steps_per_epoch)} steps an"
+        f" epoch, of {short_count_text(round(batches.processed_tokens))} tokens"
+    )
+    if not batches.has_padding:
+        return f"{words}, none of them padding"
+    return (
+        f"{words} for {short_count_text(batches.num_tokens)} of the data ({factor:.2f} times,"
+        f" {percent_text(1 - 1 / factor)} padding)"
+    )
+
+
+def _shape_text(batch: BatchPeak) -> str:
+    return f"{count_text(batch.batch_size)} x {count_text(batch.seq_len)} tokens"
+
+
+def _rarity(epoch: OverData) -> str:
+    """'about 37 of 2,500 batches are as long'."""
+    expected, total = epoch.worst.expected_per_epoch, epoch.batches.num_batches
+    if expected >= total - 0.5:
+        return "every batch is as long"
+    of = f"of {count_text(total)} batches an epoch"
+    if expected >= 0.95:
+        are = "are" if round(expected) > 1 else "is"
+        return f"about {count_text(round(expected))} {of} {are} as long"
+    return f"less than one {of} is expected to be as long ({expected:.2g})"
+
+
+def _cut_lines(batches: Batches) -> list[str]:
+    if not batches.cut_samples:
+        return []
+    share = (
+        f"{count_text(batches.cut_samples)} samples"
+        f" ({percent_text(batches.cut_samples / batches.num_samples)})"
+    )
+    if batches.batching == "packed-axolotl":
+        return [f"{share} are longer than the row allows and left out, as axolotl does."]
+    return [f"{share} are longer and cut."]
+
+
+def _attention_lines(batches: Batches, setup: "TrainSetup") -> list[str]:
+    """What attention runs over such batches, where the answer's is another."""
+    if batches.packed is not None and not setup.is_flattened and setup.is_packed:
+        return [
+            "TRL and axolotl pack for FlashAttention; --attention flash answers for that, and this"
+            " answer has SDPA's mask over the whole row."
+        ]
+    return []
+
+
+def short_lines(answers: Sequence[Answer]) -> list[str]:
+    """The epoch in a few lines: samples and padding, the median batch, how long it takes."""
+    epochs = [answer.over_data for answer in answers if answer.over_data is not None]
+    first = epochs[0]
+    lengths, batches = first.data.lengths, first.batches
+    padding = f", {batches.padding_factor:.2f} x the tokens" if batches.has_padding else ""
+    lines = [
+        f"{count_text(lengths.num_samples)} samples, {lengths.mean:,.0f} tokens on average;"
+        f" {first.data.batching} batches{padding}",
+        f"worst batch: {_rarity(first)}",
+    ]
+    unit, size = byte_unit(max(epoch.median.peak_bytes or 0 for epoch in epochs))
+    held = (
+        UNKNOWN if e.median.peak_bytes is None else in_unit(e.median.peak_bytes, size)
+        for e in epochs
+    )
+    lines.append(f"median batch, {_shape_text(first.median)}: {', '.join(held)} {unit}")
+    spans = [("an epoch", 1.0)]
+    if first.data.epochs is not None and first.data.epochs != 1:
+        spans.append((f"{first.data.epochs:g} epochs", first.data.epochs))
+    times = [
+        f"{name} {', '.join(_times_text(answers, number * first.steps_per_epoch))}"
+        for name, number in spans
+        if any(_seconds(answer, 1) is not None for answer in answers)
+    ]
+    return lines + (["; ".join(times)] if times else [])
+
+
+def epoch_table(answers: Sequence[Answer]) -> Table:
+    """Peaks of the worst and of the median batch, and how long an epoch takes, a column a
+    method."""
+    epochs = [answer.over_data for answer in answers if answer.over_data is not None]
+    unit, size = byte_unit(max(epoch.worst.peak_bytes or 0 for epoch in epochs))
+
+    def peaks(name: str, batch: Callable[[OverData], BatchPeak], *, is_worst: bool = False) -> Row:
+        held = [batch(epoch).peak_bytes for epoch in epochs]
+        cells = (UNKNOWN if peak is None else in_unit(peak, size) for peak in held)
+        label = f"{name}, {_shape_text(batch(epochs[0]))}"
+        return Row(cells=(label, *cells), kind="peak" if is_worst else "plain", indent=1)
+
+    rows = [
+        Row(cells=(f"peak, {unit}",), kind="section"),
+        peaks("worst batch", lambda epoch: epoch.worst, is_worst=True),
+        peaks("median batch", lambda epoch: epoch.median),
+    ]
+    if any(_seconds(answer, 1) is not None for answer in answers):
+        rows.append(Row(cells=("time",), kind="section"))
+        steps = epochs[0].steps_per_epoch
+        rows.append(_time_row("a step, on average", answers, 1))
+        rows.append(_time_row("an epoch", answers, steps))
+        number = epochs[0].data.epochs
+        if number is not None and number != 1:
+            rows.append(_time_row(f"{number:g} epochs", answers, number * steps))
+    names = [method_label(answer.prediction) for answer in answers]
+    return Table(title="An epoch of the data", columns=("", *names), rows=tuple(rows))
+
+
+def _time_row(label: str, answers: Sequence[Answer], steps: float) -> Row:
+    return Row(cells=(label, *_times_text(answers, steps)), indent=1)
+
+
+def _times_text(answers: Sequence[Answer], steps: float) -> list[str]:
+    seconds = [_seconds(answer, steps) for answer in answers]
+    longest = max((s for s in seconds if s is not None), default=0.0)
+    return [UNKNOWN if s is None else seconds_text(s, longest) for s in seconds]
+
+
+def _seconds(answer: Answer, steps: float) -> float | None:
+    step = answer.timing.step if answer.timing else None
+    return step.time.seconds * steps if step else None
+
+
+def data_dict(answer: Answer, epoch: OverData) -> "types.DataJson":
+    """The epoch as JSON has it."""
+    data, batches, lengths = epoch.data, epoch.batches, epoch.data.lengths
+    step = answer.timing.step if answer.timing else None
+    steps = epoch.steps_per_epoch
+    return {
+        "lengths": {
+            "source": lengths.source,
+            "num_samples": lengths.num_samples,
+            "num_tokens": lengths.num_tokens,
+            "mean": lengths.mean,
+            "median": lengths.quantile(0.5),
+            "p95": lengths.quantile(P95),
+            "longest": lengths.longest,
+            "notes": list(lengths.notes),
+        },
+        "batching": data.batching,
+        "max_length": data.max_length,
+        "pad_to_multiple_of": data.pad_to_multiple_of,
+        "num_tokens": batches.num_tokens,
+        "cut_samples": batches.cut_samples,
+        "num_batches": batches.num_batches,
+        "steps_per_epoch": steps,
+        "processed_tokens": batches.processed_tokens,
+        "padding_factor": batches.padding_factor,
+        "worst": plain(epoch.worst),  # type: ignore[typeddict-item]
+        "median": plain(epoch.median),  # type: ignore[typeddict-item]
+        "epoch_seconds": steps * step.time.seconds if step else None,
+        "epoch_low_seconds": steps * step.time.low if step else None,
+        "epoch_high_seconds": steps * step.time.high if step else None,
+        "epochs": data.epochs,
+        "total_seconds": data.epochs * steps * step.time.seconds if step and data.epochs else None,
+    }
