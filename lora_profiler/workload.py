@@ -215,9 +215,10 @@ class TrainSetup:
     `loss` is how the loss comes from the last hidden state: "plain" makes all logits and then
     cross-entropy, as transformers does; "chunked" makes the logits of a few tokens at a time, and
     again in backward; "fused" computes the gradient with the loss, chunk by chunk, as Liger's
-    kernel does; "trl" is the tiled head of TRL's trainers. `hold_outputs` is of a loop that writes
-    `out = model(...)`: the output, all logits among it where there are any, lives until the next
-    one takes its name; without it the loop keeps the loss alone. `world_size` is the number of
+    kernel does; "trl" is the tiled head of TRL's trainers. With `label_smoothing_factor` above 0 it
+    is transformers' `LabelSmoother` that makes it of all logits. `hold_outputs` is of a loop that
+    writes `out = model(...)`: the output, all logits among it where there are any, lives until the
+    next one takes its name; without it the loop keeps the loss alone. `world_size` is the number of
     ranks, each with a batch of its own, and `sharding` what they share of the model.
 
     `packed` is the length in tokens of the sequences that are packed into each row of `seq_len`,
@@ -344,6 +345,21 @@ class TrainSetup:
             heading="{} loss",
         ),
     )
+    label_smoothing_factor: float = field(
+        default=0.0,
+        metadata=option(
+            "As transformers' Trainer: the loss is made of all logits by its LabelSmoother.",
+            added=6,
+            at_least=0,
+            below=1,
+            group="optimizer",
+            label="Label smoothing",
+            tip="Of transformers' Trainer, which makes the loss of all logits by its"
+            " LabelSmoother.",
+            words="label smoothing {}",
+            heading="label smoothing {}",
+        ),
+    )
     hold_outputs: bool = field(
         default=False,
         metadata=option(
@@ -419,6 +435,11 @@ class TrainSetup:
             raise UsageError(
                 f"the {self.loss} loss is known of one process only; leave out one of --loss and"
                 " --world-size."
+            )
+        if self.label_smoothing_factor and self.loss != "plain":
+            raise UsageError(
+                f"label smoothing needs all logits, which the {self.loss} loss never makes; leave"
+                " out one of --loss and --label-smoothing-factor."
             )
         if self.quantization is not None and self.lora is None:
             raise UsageError(

@@ -118,7 +118,7 @@ def test_every_option_reaches_the_setup() -> None:
         " --accumulation 2 --dtype float16 --precision amp --no-double-quant --recipe trl"
         " --optimizer sgd --optimizer-impl forloop --checkpointing --attention eager --device cuda"
         " --loss plain --world-size 4 --sharding ddp --packed 32 --kernels transformers --hold-outputs"
-        " --engine analytic --offline"
+        " --label-smoothing-factor 0.1 --engine analytic --offline"
     )
     (found,) = predictions("gpt2", *options.split())
     assert found["setup"] == {
@@ -149,6 +149,7 @@ def test_every_option_reaches_the_setup() -> None:
         "packed": 32,
         "kernels": "transformers",
         "hold_outputs": True,
+        "label_smoothing_factor": 0.1,
     }
 
 

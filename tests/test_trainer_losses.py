@@ -1,11 +1,13 @@
 """Losses of trainers, each by a stand-in that trains: rules against traces, and against real steps."""
 
 from dataclasses import replace
+from typing import Final, Literal
 
 import numpy as np
 import pytest
 import torch
 
+import oracle
 import tracing
 import truth
 from lora_profiler.analytic import predict
@@ -24,6 +26,8 @@ BASE = TrainSetup(batch_size=2, seq_len=40)
 LORA = LoraConfig(r=4)
 SAVED = LoraConfig(r=4, modules_to_save=("lm_head",))
 AMP = replace(BASE, dtype="float32", precision="amp")
+SMOOTHED: Final = "smoothed"
+"""The plain loss with label smoothing, beside the others."""
 WIDE = 40_000
 """More words than one of TRL's tiles has."""
 
@@ -31,6 +35,12 @@ WIDE = 40_000
 def workload(name: str, setup: TrainSetup, vocab_size: int = WIDE) -> Workload:
     config = tracing.config_of(name, vocab_size=vocab_size)
     return Workload(model=model_from_config(config, id=name, source="test"), setup=setup)
+
+
+def made_by(loss: Loss | Literal["smoothed"], setup: TrainSetup) -> TrainSetup:
+    if loss == SMOOTHED:
+        return replace(setup, label_smoothing_factor=0.1)
+    return replace(setup, loss=loss)
 
 
 def totals(prediction: Prediction) -> dict[str, int]:
@@ -51,11 +61,11 @@ TRACED: list[tuple[str, TrainSetup]] = [
 ]
 
 
-@pytest.mark.parametrize("loss", ["trl"])
+@pytest.mark.parametrize("loss", ["trl", SMOOTHED])
 @pytest.mark.parametrize("place", range(len(TRACED)))
-def test_exact_moments_are_those_of_the_trace(place: int, loss: Loss) -> None:
+def test_exact_moments_are_those_of_the_trace(place: int, loss: Loss | Literal["smoothed"]) -> None:
     name, setup = TRACED[place]
-    asked = workload(name, replace(setup, loss=loss))
+    asked = workload(name, made_by(loss, setup))
     mine, real = predict(asked), predict_once(asked)
     assert {m: totals(mine)[m] for m in EXACT_MOMENTS} == {
         m: totals(real)[m] for m in EXACT_MOMENTS
@@ -82,13 +92,13 @@ REAL = [
 ]
 
 
-@pytest.mark.parametrize("loss", ["trl"])
+@pytest.mark.parametrize("loss", ["trl", SMOOTHED])
 @pytest.mark.parametrize(("name", "setup"), REAL)
-def test_real_steps(name: str, setup: TrainSetup, loss: Loss) -> None:
-    setup = replace(setup, device="cpu", optimizer_impl="fused", loss=loss)
+def test_real_steps(name: str, setup: TrainSetup, loss: Loss | Literal["smoothed"]) -> None:
+    setup = made_by(loss, replace(setup, device="cpu", optimizer_impl="fused"))
     prediction = predict(workload(name, setup, 4001))
     real = truth.peaks_without_onednn(tracing.config_of(name, vocab_size=4001), setup)
-    assert prediction.peak.moment == "loss_backward"
+    assert prediction.peak.moment in ("end_of_forward", "loss_backward")
     assert prediction.peak.total_bytes == pytest.approx(real[2, "step"], rel=1e-3)
 
 
@@ -155,6 +165,26 @@ def test_sweeps_are_many_predictions(packed: int | None) -> None:
         for b in batch
     ]
     assert np.array_equal(table, singles)
+
+
+def test_label_smoothing_needs_all_logits() -> None:
+    with pytest.raises(UsageError, match="needs all logits"):
+        TrainSetup(loss="trl", label_smoothing_factor=0.1)
+    with pytest.raises(UsageError, match="below 1"):
+        TrainSetup(label_smoothing_factor=1.0)
+
+
+def test_label_smoothing_is_that_of_transformers() -> None:
+    """A share of the loss is the mean over all words."""
+    setup = replace(BASE, device="cpu", dtype="float32")
+    model = oracle.build(tracing.config_of("llama"), setup)
+    batch = oracle.make_batch(model, setup)
+    plain = oracle.forward(model, setup, batch)
+    with torch.no_grad():
+        logits = model(input_ids=batch["input_ids"], use_cache=False).logits[:, :-1]
+        flat = -logits.log_softmax(-1).mean()
+    found = oracle.forward(model, replace(setup, label_smoothing_factor=0.25), batch)
+    torch.testing.assert_close(found, 0.75 * plain + 0.25 * flat)
 
 
 def test_several_ranks_are_refused() -> None:

@@ -59,6 +59,46 @@ class LossPath(NamedTuple):
         return self.product_flops * (self.again + self.num_gradients)
 
 
+class Smoothing(NamedTuple):
+    """transformers' LabelSmoother over all logits: what autograd keeps of it, all its bytes at each
+    instant that can be the largest, and those of the logits in the output."""
+
+    kept: Polynomial
+    ahead: tuple[Polynomial, ...]
+    back: tuple[Polynomial, ...]
+    output: Polynomial
+
+
+def smoothing(logits: Tensor, *, is_converted: bool, one_row: bool, on_cpu: bool) -> Smoothing:
+    """`trainer_pt_utils.LabelSmoother` of transformers 5.24, line by line: logits shifted (a copy
+    but of one row), their log-softmax and its negative, which are kept. `is_converted`: accelerate
+    made the logits float32 before. A CPU copies 16-bit numbers to sum them up in float32."""
+    dtype = "float32" if is_converted else logits.dtype
+    size = ITEMSIZE[dtype]
+    tokens = TOKENS - (constant(1) if one_row else B)
+    vocab = logits.elements.evaluate(1, 1, 1)
+    whole, shifted = logits.elements * size, tokens * (vocab * size)
+    copied = ZERO if one_row else shifted
+    ahead = whole + copied + shifted * 2 + tokens * (1 + 8 + size + 4) + _COUNT
+    ahead = ahead + (tokens * 2 if size == 2 else constant(_COUNT))
+    narrow = logits.bytes if dtype != logits.dtype else ZERO
+    # both gradients of the negative meet: the gather's zeros, and the sum's, expanded, or in 16 bit
+    # a copy as large as all
+    met = shifted + tokens * (8 + size) + (tokens * 4 if size == 4 else shifted)
+    return Smoothing(
+        kept=shifted * 2 + tokens * 9 + 2 * _COUNT,
+        ahead=(
+            ahead,
+            whole + narrow,
+            whole + copied + shifted * (4 if on_cpu and size == 2 else 2) + tokens * (13 + size),
+        ),
+        back=tuple(
+            size + 2 * _SCALAR for size in (shifted * 2 + met, whole + shifted, whole + narrow)
+        ),
+        output=whole,
+    )
+
+
 def trl_head(op: Ledger, hidden: Tensor, model: ModelSpec, fact: int) -> LossPath:
     """TRL's tiled head, `modeling/trl_head.py`, line by line. `fact`: `support.losses.trl_fact`."""
     sequences, is_capped = divmod(fact, 2)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from lora_profiler.algebra.front import undominated
 from lora_profiler.algebra.polynomial import TOKENS, ZERO, B, Polynomial, S, constant, total
 from lora_profiler.analytic.families import Family
-from lora_profiler.analytic.loss_paths import LossPath
+from lora_profiler.analytic.loss_paths import LossPath, Smoothing, smoothing
 from lora_profiler.analytic.losses import SCALAR, ChunkedHead
 from lora_profiler.analytic.optimizers import step_temporary_candidates, total_state_bytes
 from lora_profiler.analytic.sharding import ShardState
@@ -130,7 +130,9 @@ def activations(
         head=forward.head.saved_bytes,
         capped=_kept_by_softcapping(forward, workload),
         loss=(
-            vocab * 4 + labels + 4
+            _smoothing(forward, setup).kept
+            if setup.label_smoothing_factor
+            else vocab * 4 + labels + 4
             if chunks is None
             else chunks.kept
             if isinstance(chunks, LossPath)
@@ -171,7 +173,7 @@ def moments(
     base["inputs"] = _inputs(setup)
     accumulated = gradients if setup.accumulation > 1 else ZERO
     output = _logits_held(forward, setup)
-    if setup.hold_outputs and setup.accumulation > 1:
+    if setup.hold_outputs and setup.accumulation > 1 and not setup.label_smoothing_factor:
         output = output + SCALAR  # the loss before it is divided
     ahead = merged(base | {"gradients": accumulated}, held)
     running = merged(base | {"gradients": accumulated}, {"logits_and_loss": output})
@@ -197,7 +199,22 @@ def moments(
         (end_of_forward,),
         (loss_backward,),
     )
-    if isinstance(forward.chunks, LossPath):
+    if setup.label_smoothing_factor:
+        smoothed = _smoothing(forward, setup)
+        made = candidate(
+            beside(ahead, shards.in_loss),
+            activations=stored + last_hidden + kept.cached,
+            logits_and_loss=kept.capped + logits.bytes,
+        )
+        in_loss = (
+            _undominated(
+                [made, *_each(beside(ahead, shards.in_loss), stored, kept.capped, smoothed.ahead)]
+            ),
+            _undominated(
+                [*_each(beside(running, shards.before_layers), stored, kept.capped, smoothed.back)]
+            ),
+        )
+    elif isinstance(forward.chunks, LossPath):
         in_loss = _in_path(forward, stored, kept, ahead, running)
     elif forward.chunks is not None:
         in_loss = _in_chunks(forward, stored, kept, ahead, running, setup.accumulation > 1)
@@ -226,16 +243,21 @@ def held_outputs(forward: ForwardPass, setup: TrainSetup) -> dict[Category, Poly
     one has returned. No dropped loss lets its leaf go."""
     if not setup.hold_outputs:
         return {}
+    loss = 0 if setup.label_smoothing_factor else SCALAR  # which is not the model's then
     return {
         "activations": _leaf_bytes(forward),
-        "logits_and_loss": _logits_held(forward, setup) + SCALAR,
+        "logits_and_loss": _logits_held(forward, setup) + loss,
     }
 
 
 def _logits_held(forward: ForwardPass, setup: TrainSetup) -> Polynomial:
     """Bytes of the logits in the output that the loop holds; in chunks there are never all of
     them."""
-    return forward.logits.bytes if setup.hold_outputs and forward.chunks is None else ZERO
+    if not setup.hold_outputs or forward.chunks is not None:
+        return ZERO
+    return (
+        _smoothing(forward, setup).output if setup.label_smoothing_factor else forward.logits.bytes
+    )
 
 
 def _leaf_bytes(forward: ForwardPass) -> Polynomial:
@@ -247,6 +269,24 @@ def _leaf_bytes(forward: ForwardPass) -> Polynomial:
 def _inputs(setup: TrainSetup) -> Polynomial:
     """Token ids; with packed rows labels and position ids of their own."""
     return TOKENS * (24 if setup.is_packed else 8)
+
+
+def _smoothing(forward: ForwardPass, setup: TrainSetup) -> Smoothing:
+    return smoothing(
+        forward.logits,
+        is_converted=setup.precision == "amp",
+        one_row=has_one_row(setup),
+        on_cpu=setup.device == "cpu",
+    )
+
+
+def _each(
+    base: Breakdown, activations: Polynomial, rest: Polynomial, stages: Iterable[Polynomial]
+) -> list[Candidate]:
+    """The stages of a loss, with `rest` of it besides."""
+    return [
+        candidate(base, activations=activations, logits_and_loss=rest + stage) for stage in stages
+    ]
 
 
 def _in_path(
@@ -262,8 +302,8 @@ def _in_path(
     ahead = stored + kept.cached
     if path.hidden.storage not in forward.head.saved:
         ahead = ahead + path.hidden.bytes
-    end = [candidate(before, activations=ahead, logits_and_loss=size) for size in path.ahead]
-    back = [candidate(running, activations=stored, logits_and_loss=size) for size in path.back]
+    end = _each(before, ahead, ZERO, path.ahead)
+    back = _each(running, stored, ZERO, path.back)
     return _undominated(end), _undominated(back)
 
 

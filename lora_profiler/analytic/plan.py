@@ -120,6 +120,7 @@ def plan_for(workload: Workload) -> Plan:
         setup.world_size,
         setup.sharding,
         setup.loss,
+        setup.label_smoothing_factor > 0,
         setup.hold_outputs,
         chunk_fact(workload),
         setup.is_packed,

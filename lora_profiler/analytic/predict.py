@@ -24,7 +24,7 @@ from lora_profiler.prediction import (
     Prediction,
 )
 from lora_profiler.support.liger import ASSUMPTION
-from lora_profiler.support.losses import LOSS_WORDS, OUTPUTS_HELD
+from lora_profiler.support.losses import LOSS_WORDS, OUTPUTS_HELD, SMOOTHED
 from lora_profiler.support.packing import rows_words
 from lora_profiler.support.sdpa import SOFTMAX_PRODUCT, kernel_words, softmax_product_bytes
 from lora_profiler.workload import TrainSetup, Workload
@@ -297,6 +297,8 @@ def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
         found.append(_SHARED[setup.sharding])
     if setup.kernels == "liger":
         found.append(ASSUMPTION)
+    if setup.label_smoothing_factor:
+        found.append(SMOOTHED)
     if setup.hold_outputs:
         found.append(OUTPUTS_HELD)
     if setup.loss in LOSS_WORDS:
@@ -313,7 +315,7 @@ def assumptions(workload: Workload, plan: Plan) -> tuple[str, ...]:
             "CUDA rules are taken from torch's source and meta kernels; they await a check on a"
             " GPU."
         )
-    if setup.precision == "amp":
+    if setup.precision == "amp" and not setup.label_smoothing_factor:
         found.append(
             "Autocast to bfloat16 covers the forward pass alone; logits are not converted to"
             " float32 afterwards."

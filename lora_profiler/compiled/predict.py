@@ -19,7 +19,7 @@ from lora_profiler.prediction import (
     Prediction,
 )
 from lora_profiler.support.liger import ASSUMPTION
-from lora_profiler.support.losses import LOSS_WORDS, OUTPUTS_HELD
+from lora_profiler.support.losses import LOSS_WORDS, OUTPUTS_HELD, SMOOTHED
 from lora_profiler.support.packing import rows_words
 from lora_profiler.support.sdpa import SOFTMAX_PRODUCT, kernel_words, softmax_product_bytes
 from lora_profiler.workload import Workload
@@ -224,6 +224,8 @@ def _assumptions(workload: Workload, profile: Profile, kernels: tuple[str, ...])
         assumptions.append(ASSUMPTION)
     if workload.setup.loss in LOSS_WORDS:
         assumptions.append(LOSS_WORDS[workload.setup.loss])
+    if workload.setup.label_smoothing_factor:
+        assumptions.append(SMOOTHED)
     if workload.setup.hold_outputs:
         assumptions.append(OUTPUTS_HELD)
     if workload.setup.device == "cuda":

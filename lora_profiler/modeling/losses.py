@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lora_profiler.errors import UnbuildableError
 from lora_profiler.modeling.contents import output_head, within
 from lora_profiler.modeling.trl_head import tiled_loss
 from lora_profiler.support.losses import chunk_rows, refused
@@ -39,6 +40,27 @@ def loss_without_logits(model: nn.Module, setup: TrainSetup, batch: Mapping[str,
         bias = None if bias is None else bias.to(torch.bfloat16)
     path = _Fused if setup.loss == "fused" else _Chunked
     loss: Tensor = path.apply(hidden.flatten(0, -2), weight, bias, _shifted(batch["labels"]))  # type: ignore[no-untyped-call]
+    return loss
+
+
+def smoothed_loss(model: nn.Module, setup: TrainSetup, output: Any, labels: Tensor) -> Tensor:
+    """The loss of transformers' own LabelSmoother, as its Trainer calls it in `compute_loss`.
+
+    Under "amp" accelerate has converted the logits to float32 (`convert_outputs_to_fp32`). Raises
+    UnbuildableError for a class of models without logits.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.trainer_pt_utils import LabelSmoother
+
+    base, name = within(model)
+    if getattr(output, "logits", None) is None:
+        raise UnbuildableError(f"{name} returns no logits to smooth; ask about one with a head.")
+    if setup.precision == "amp":
+        output.logits = output.logits.float()
+    is_causal = type(base).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    smoother = LabelSmoother(epsilon=setup.label_smoothing_factor)
+    count = (labels[..., is_causal:] != IGNORED_LABEL).sum()
+    loss: Tensor = smoother(output, labels, shift_labels=is_causal, num_items_in_batch=count)
     return loss
 
 

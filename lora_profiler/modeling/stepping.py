@@ -9,7 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lora_profiler.errors import UnbuildableError
-from lora_profiler.modeling.losses import loss_without_logits
+from lora_profiler.modeling.losses import loss_without_logits, smoothed_loss
 from lora_profiler.modeling.packing import told_apart
 from lora_profiler.modeling.third_party import require
 from lora_profiler.workload import TrainSetup
@@ -84,14 +84,19 @@ def forward(
     amp: AbstractContextManager[Any] = nullcontext()
     if setup.precision == "amp":
         amp = torch.autocast(setup.device, torch.bfloat16)
+    is_smoothed = setup.label_smoothing_factor > 0
     with amp, told_apart(model) if setup.is_packed else nullcontext():
         if setup.loss != "plain":
             loss = loss_without_logits(model, setup, batch)
             return Forward(loss, loss if setup.hold_outputs else None)
-        output = model(**batch, use_cache=False)
+        given = {k: v for k, v in batch.items() if k != "labels"} if is_smoothed else batch
+        output = model(**given, use_cache=False)
         made: torch.Tensor | None = getattr(output, "loss", None)
-        held = output if setup.hold_outputs else None
+        held = output if setup.hold_outputs or is_smoothed else None
         del output
+    if is_smoothed:
+        made = smoothed_loss(model, setup, held, batch["labels"])
+        held = held if setup.hold_outputs else None
     if made is None:
         raise UnbuildableError(
             f"{type(model).__name__} returns no loss to train on; ask about a class with a head."

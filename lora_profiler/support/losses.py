@@ -24,6 +24,11 @@ LOSS_WORDS = {
     )
 }
 """What a loss path of a trainer is taken to be, by its name."""
+SMOOTHED = (
+    "The loss is that of transformers' LabelSmoother, over logits that accelerate has converted to"
+    " float32 under autocast."
+)
+"""What `label_smoothing_factor` takes for granted."""
 OUTPUTS_HELD = (
     "The loop holds the model's output until the next one is there; called with use_cache=False, so"
     " that no keys and values are in it."

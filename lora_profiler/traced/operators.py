@@ -20,11 +20,12 @@ aten = torch.ops.aten
 IN_PLACE = {
     aten.add.Tensor: (aten.add_.Tensor, 4),
     aten.scatter.src: (aten.scatter_.src, 4),
-    aten.scatter_add.default: (aten.scatter_add_.default, 4),
+    aten.scatter_add.default: (aten.scatter_add_.default, 5),
     aten.index_add.default: (aten.index_add_.default, 4),
     aten.index_put.default: (aten.index_put_.default, 5),
 }
-"""Operator -> what autograd calls instead of it, and the uses that its first tensor has then."""
+"""Operator -> what autograd calls instead of it, and the uses that its first tensor has then; that
+of a gather's zeros has one more where autocast's rules are installed."""
 _STORAGE_USES = 2
 
 
