@@ -119,10 +119,10 @@ def test_a_trainer_fills_in_what_nobody_has_set() -> None:
     sound(chosen.set_value("trl-sft").run())
     question = asked(app)
     assert (question.trainer, question.options["rank"]) == ("trl-sft", 4)
-    assert (question.options["seq_len"], question.options["loss"]) == (256, "chunked")
+    assert (question.options["seq_len"], question.options["loss"]) == (256, "trl")
     shown = {e.key: e.value for e in (*app.number_input, *app.toggle, *app.selectbox)}
     assert (shown["ask.batch_size"], shown["ask.checkpointing"]) == (8, True)
-    assert shown["ask.loss"] == "chunked"
+    assert shown["ask.loss"] == "trl"
     assert question.given == {"methods", "rank", "seq_len"}
     assert app.query_params["trainer"] in ("trl-sft", ["trl-sft"])
     assert "batch-size" not in app.query_params

@@ -2,7 +2,7 @@
 
 from lora_profiler.stacks.stack import Gap, Refusal, Stack, by_method
 from lora_profiler.stacks.transformers_trainer import ALIASES, PEFT_LORA
-from lora_profiler.stacks.trl_sft import COMMON, HOLDS, QUANTIZED, TILE
+from lora_profiler.stacks.trl_sft import COMMON, HOLDS, QUANTIZED
 
 VERSIONS = (
     Stack(
@@ -25,7 +25,6 @@ VERSIONS = (
             " gradients: no second model (TRL 1.16, dpo_trainer.py; measured)",
         ),
         gaps=(
-            TILE,
             Gap(
                 "a second, frozen copy of the model is the reference, in the checkpoint's dtype",
                 ("full",),

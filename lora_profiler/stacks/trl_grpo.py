@@ -2,7 +2,7 @@
 
 from lora_profiler.stacks.stack import Gap, Options, Refusal, Stack, by_method
 from lora_profiler.stacks.transformers_trainer import ALIASES, PEFT_LORA
-from lora_profiler.stacks.trl_sft import COMMON, HOLDS, QUANTIZED, TILE
+from lora_profiler.stacks.trl_sft import COMMON, HOLDS, QUANTIZED
 
 _COMMON: Options = {name: value for name, value in COMMON.items() if name != "seq_len"}
 
@@ -23,7 +23,6 @@ VERSIONS = (
         aliases=ALIASES,
         holds=HOLDS,
         gaps=(
-            TILE,
             Gap(
                 "generation: its KV cache, or the share of the card that vLLM takes"
                 " (vllm_gpu_memory_utilization)"

@@ -1,6 +1,6 @@
 """TRL's SFTTrainer: `SFTConfig` and PEFT's `LoraConfig` as they are made without arguments."""
 
-from lora_profiler.stacks.stack import CHECKPOINT_DTYPE, Gap, Options, Packing, Stack, by_method
+from lora_profiler.stacks.stack import CHECKPOINT_DTYPE, Options, Packing, Stack, by_method
 from lora_profiler.stacks.transformers_trainer import ADAMW_FUSED, ALIASES, PEFT_LORA
 
 COMMON: Options = {
@@ -11,20 +11,16 @@ COMMON: Options = {
     "precision": "amp",
     **ADAMW_FUSED,
     "checkpointing": True,
-    "loss": "chunked",
+    "loss": "trl",
     "kernels": "transformers",
 }
 """What SFTConfig and DPOConfig agree in."""
 QUANTIZED: Options = {"double_quant": False, "recipe": "trl", "adapter_dtype": "bfloat16"}
 """bitsandbytes' own default of double quantisation, and bfloat16 adapters (sft_trainer.py)."""
-TILE = Gap(
-    "TRL's own loss works in tiles of min(tokens, 4,096) x 32,768 logits, up to 256 MiB, and keeps"
-    " float32 gradients of the hidden states and of a trained head: priced as the chunked loss,"
-    " which is short by them where the loss holds the peak"
-)
 HOLDS = (
-    "no logits: loss, entropy and accuracy come from one pass over tiles of the head (TRL 1.16,"
-    " chunked cross-entropy; measured to 0.3 % beside the tile)",
+    "no logits: loss, entropy and accuracy come from one pass over tiles of min(tokens, 4,096) x"
+    " 32,768 logits, with float32 gradients of the hidden states and of a trained head (TRL 1.16;"
+    " --loss trl)",
     "on a 4-bit base adapters are made bfloat16 (TRL 1.16, sft_trainer.py)",
 )
 
@@ -43,6 +39,5 @@ VERSIONS = (
         packing=Packing(one_row=True),
         aliases=ALIASES,
         holds=HOLDS,
-        gaps=(TILE,),
     ),
 )
