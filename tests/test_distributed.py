@@ -19,7 +19,7 @@ import several_ranks
 import time_limit
 from lora_profiler.cli.main import main
 from lora_profiler.errors import UsageError
-from lora_profiler.harness import Case, Heartbeat, MeasurementError, make_case, measure_case
+from lora_profiler.harness import Case, Heartbeat, MeasurementError, make_case, measure_case, runner
 from lora_profiler.harness.case import case_dict
 from lora_profiler.harness.gather import gathered, rank_result, with_reference
 from lora_profiler.harness.preflight import refuse
@@ -139,10 +139,12 @@ BEGINNING = """
     from lora_profiler.harness.process import die_with_parent
     die_with_parent()
     rank = int(os.environ["RANK"])
+    def say(line):
+        os.write(1, f"{line}\\n".encode())  # in one piece: the ranks share a pipe
     def beat(phase, step):
-        print(json.dumps({"phase": phase, "step": step, "done": None, "rank": rank}), flush=True)
+        say(json.dumps({"phase": phase, "step": step, "done": None, "rank": rank}))
     if rank == 0:
-        print(os.environ["ENVIRONMENT"], flush=True)
+        say(os.environ["ENVIRONMENT"])
     beat("forward", 1)
     Path(os.environ["PIDS"], str(rank)).write_text(str(os.getpid()))
     while len(list(Path(os.environ["PIDS"]).iterdir())) < 2:
@@ -201,13 +203,21 @@ def test_a_rank_that_dies_is_named_and_takes_the_others_along(
 def test_a_rank_that_hangs_is_named_and_none_is_left(
     pids: Callable[[], list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The limit passes when both were heard of, and the first has come further."""
     program = """
-        if rank == 0:
-            beat("loss", 1)
+        while rank == 0:
             beat("backward", 1)
+            time.sleep(0.1)
         time.sleep(600)
     """
-    progress = time_limit.passes_in("backward", monkeypatch)
+    ranks, hear = set(), runner._Ended.hear
+
+    def hear_too(ended: Any, heartbeat: Heartbeat) -> bool:
+        ranks.add(heartbeat.rank)
+        return hear(ended, heartbeat)
+
+    monkeypatch.setattr(runner._Ended, "hear", hear_too)
+    progress = time_limit.passes(lambda h: h.phase == "backward" and 1 in ranks, monkeypatch)
     record = measure_case(case(), progress=progress, child=ranks_that(program))
     m = record.measurement
     assert m.status == "timeout" and m.failure is not None

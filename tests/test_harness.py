@@ -230,7 +230,7 @@ def test_a_hang_is_a_timeout_with_its_phase_and_leaves_nothing_alive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marker = tmp_path / "pids"
-    progress = time_limit.passes_in("backward", monkeypatch)
+    progress = time_limit.passes(lambda h: h.phase == "backward", monkeypatch)
     record = measure_case(case(), progress=progress, child=_sleeper("backward", marker))
     assert record.measurement.status == "timeout"
     assert record.measurement.failure is not None
@@ -243,7 +243,7 @@ def test_a_child_that_ignores_the_request_is_ended_all_the_same(
 ) -> None:
     monkeypatch.setattr("lora_profiler.harness.runner.TERMINATE_SECONDS", 0.5)
     marker = tmp_path / "pids"
-    progress = time_limit.passes_in("load", monkeypatch)
+    progress = time_limit.passes(lambda h: h.phase == "load", monkeypatch)
     record = measure_case(case(), progress=progress, child=_sleeper("load", marker, stubborn=True))
     assert record.measurement.status == "timeout"
     assert _gone([int(pid) for pid in marker.read_text().split()])

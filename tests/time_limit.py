@@ -9,8 +9,11 @@ import pytest
 from lora_profiler.harness import Heartbeat
 
 
-def passes_in(phase: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[Heartbeat], None]:
-    """What `measure_case` is given as its progress: the limit is over once `phase` is heard of."""
+def passes(
+    when: Callable[[Heartbeat], bool], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Heartbeat], None]:
+    """What `measure_case` is given as its progress: the limit is over once `when` says so of a
+    heartbeat."""
     ahead = 0.0
     monkeypatch.setattr(
         "lora_profiler.harness.runner.time",
@@ -19,7 +22,7 @@ def passes_in(phase: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[Heartbea
 
     def progress(heartbeat: Heartbeat) -> None:
         nonlocal ahead
-        if heartbeat.phase == phase:
+        if when(heartbeat):
             ahead = 1e6
 
     return progress
