@@ -59,6 +59,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
             "compile",
             "crossover",
             "plan",
+            "read",
             "rehearse",
             "report",
             "verify",
@@ -99,13 +100,15 @@ def root(ctx: click.Context) -> None:
     cls=ExampleCommand,
     context_settings=HELP_NAMES,
     epilog="""
-MODEL is a hub id (SmolLM2-135M will do), a hub URL, an alias, a folder, or a path to a config.json.
+MODEL is a hub id (SmolLM2-135M will do), a hub URL, an alias, a folder, a path to a config.json, or a trainer's own file
+(`lora-profile read` says of which), whose options those on the command line overrule.
 
 Examples:
   lora-profile predict meta-llama/Llama-3.1-8B --rank 16
   lora-profile predict gpt2 --rank 8 --targets c_attn --per-layer
   lora-profile predict Qwen/Qwen2.5-7B --method qlora --checkpointing -b 4 --gpu rtx_4090
   lora-profile predict ./my-model/config.json --format json -o answer.json
+  lora-profile predict qlora.yml --gpu rtx_4090        the question that axolotl's file is
 
 Exit code: 0 done, and if --gpu names a card at least one method fits it; 1 none fits; 2 usage; 3 no such model.
 """,
@@ -121,6 +124,18 @@ Exit code: 0 done, and if --gpu names a card at least one method fits it; 1 none
     help="The whole table: every moment and part, compute, the reserve, where time goes, caveats.",
 )
 @click.option(
+    "--model", metavar="ID", help="Of a trainer's file that names none, or in place of its own."
+)
+@click.option(
+    "--write",
+    nargs=2,
+    metavar="axolotl|trl|llamafactory|torchtune FILE",
+    help="Write the question as a trainer's file, which trains it and reads as it.",
+)
+@click.option(
+    "--from", "framework", metavar="NAME", help="Whose file MODEL is. [default: by its keys]"
+)
+@click.option(
     "--per-layer", is_flag=True, help="Weights, memory and compute of every distinct layer."
 )
 @click.option(
@@ -134,14 +149,25 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     asked for."""
     check_new_file(o["output"], o["force"])
     from lora_profiler.catalog import find_model
+    from lora_profiler.cli.trainer_file import model_of, named, note, on_model, write
     from lora_profiler.planning.answers import answers
     from lora_profiler.report.tracing import shown
 
     gpu = _gpu(o["gpu"]) if o["gpu"] else None
     network = _network(o["interconnect"]) if o["interconnect"] else None
-    specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
     platform = platform_of(o, gpu)
-    models_workloads = [workloads(spec, ctx, platform) for spec in specs]
+    lookup = {name: o[name] for name in ("revision", "offline")}
+    questions = []
+    for name, file in named(models, o["framework"]):
+        if file is None:
+            spec = find_model(name, **lookup)
+        else:
+            spec = model_of(file, o["model"], **lookup)
+            file = on_model(file, spec)
+            note(file)
+        questions.append((workloads(spec, ctx, platform, file=file), trainer(ctx, file)))
+    if o["write"]:
+        write(o["write"], [workload for of_model, _ in questions for workload in of_model])
     detailed = o["detail"] or o["per_layer"] or o["explain"]
     short = o["form"] in ("table", "md") and not detailed
     levers: Literal["none", "best", "all"] = (
@@ -149,10 +175,8 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     )
     with shown():
         found = [
-            answers(
-                of_model, gpu, o["engine"], levers=levers, network=network, trainer=trainer(ctx)
-            )
-            for of_model in models_workloads
+            answers(of_model, gpu, o["engine"], levers=levers, network=network, trainer=of_trainer)
+            for of_model, of_trainer in questions
         ]
     for one_model in found:
         warn_of([answer.prediction for answer in one_model], gpu)
