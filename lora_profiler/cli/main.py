@@ -259,7 +259,10 @@ def _detailed_blocks(
 
 
 def _trainer_peaks(answers: Sequence["Answer"], ctx: click.Context) -> "Sequence[TrainerPeak]":
+    """None where a trainer is named, by --trainer or by its own file."""
     workload = answers[0].prediction.workload
+    if answers[0].trainer is not None:
+        return []
     return trainer_peaks(workload.model, ctx, workload.platform)
 
 
