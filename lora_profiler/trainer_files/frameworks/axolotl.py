@@ -208,7 +208,7 @@ AXOLOTL = Framework(
         "base_model": sets("model", text),
         "revision_of_model": sets("revision", text),
         "adapter": _adapter,
-        "load_in_4bit": lambda value, document: NOTHING,
+        "load_in_4bit": shared.four_bit("adapter"),
         "load_in_8bit": missing("a base in 8 bit, answered in 16", "too high"),
         "lora_r": sets("rank", size),
         "lora_alpha": sets("alpha", number),

@@ -92,6 +92,16 @@ _ATTENTION = {
 }
 
 
+def four_bit(adapter: str) -> Reader:
+    """load_in_4bit: a base in NF4 where the key `adapter` says that there is one on it."""
+
+    def read(value: Any, document: Document) -> Meaning:
+        has_adapter = is_on(document.get(adapter)) and not is_on(document.get("full_finetuning"))
+        return Meaning({"methods": ("qlora",)}) if is_on(value) and has_adapter else NOTHING
+
+    return read
+
+
 def evaluation(batch: int) -> Meaning:
     """Evaluation while training, in batches of so many rows."""
     if "eval_batch_size" in _CHOICES:

@@ -187,7 +187,7 @@ TRL = Framework(
         "attn_implementation": shared.attention,
         "use_flash_attention_2": shared.attention_switch("flash"),
         "use_peft": lambda value, document: Meaning({"methods": (_method(document),)}),
-        "load_in_4bit": lambda value, document: NOTHING,
+        "load_in_4bit": shared.four_bit("use_peft"),
         "load_in_8bit": missing("a base in 8 bit, answered in 16", "too high"),
         "bnb_4bit_quant_type": _quant_type,
         "use_bnb_nested_quant": sets("double_quant", switch),

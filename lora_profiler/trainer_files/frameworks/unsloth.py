@@ -76,7 +76,7 @@ UNSLOTH = Framework(
         "dtype": lambda value, document: (
             NOTHING if value is None else Meaning({"dtype": dtype(value)})
         ),
-        "load_in_4bit": lambda value, document: NOTHING,
+        "load_in_4bit": shared.four_bit("r"),
         "load_in_8bit": missing("a base in 8 bit, answered in 16", "too high"),
         "load_in_16bit": lambda value, document: NOTHING,
         "load_in_fp8": missing("a base in FP8, answered in 16 bit", "too high"),
