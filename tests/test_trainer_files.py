@@ -486,7 +486,7 @@ LIKELY = {
     "axolotl": {"precision": "amp", "dtype": "bfloat16", "recipe": "stock"},
     "trl": {
         "precision": "amp",
-        "loss": "chunked",
+        "loss": find_stack("trl-sft").defaults["full"]["loss"],
         "recipe": "trl",
         "targets": "all-linear",
         "packed": None,

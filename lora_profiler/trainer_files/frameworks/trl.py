@@ -112,8 +112,8 @@ def _liger(value: Any, document: Document) -> Meaning:
     """TRL's trainers keep their own loss; transformers' Trainer takes Liger's with its kernels."""
     if is_off(value):
         return NOTHING
-    own = {} if _is_plain(document) else {"loss": "chunked"}
-    return Meaning({"kernels": "liger", "loss": "fused", **own})
+    own = {"loss": "fused"} if _is_plain(document) else {}
+    return Meaning({"kernels": "liger", **own})
 
 
 def _targets(value: Any) -> str:
