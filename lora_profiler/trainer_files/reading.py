@@ -26,6 +26,7 @@ from lora_profiler.workload import (
     FULLY_SHARDED,
     OPTIONS,
     LoraConfig,
+    Loss,
     Method,
     Quantization,
     TrainSetup,
@@ -173,14 +174,24 @@ def on_model(file: TrainerFile, model: ModelSpec) -> TrainerFile:
         what = f"Liger's kernels on {model.model_type}, answered without them"
         changed.append(_instead(file.name, "kernels", "liger", "transformers", what))
     loss = asked.get("loss", "plain")
-    setup = TrainSetup(loss=loss)
-    try:
-        check_loss(Workload(model=replace(model, nf4=None), setup=setup))
-    except UsageError:
+    if not _takes_loss(model, loss, asked):
         what = f"the {loss} loss on {model.model_type}, answered as plain"
         changed.append(_instead(file.name, "loss", loss, "plain", what))
     own = {name: value for row in changed for name, value in row.options.items()}
     return replace(file, options={**file.options, **own}, keys=(*file.keys, *changed))
+
+
+def _takes_loss(model: ModelSpec, loss: Loss, asked: Mapping[str, Any]) -> bool:
+    """Whether a loss that multiplies by the head's weight itself goes with the model, and with the
+    targets: an adapter on the head adds to the logits."""
+    targets = str(asked.get("targets", "")).split(",")
+    if loss != "plain" and (model.output_embedding or "").rpartition(".")[2] in targets:
+        return False
+    try:
+        check_loss(Workload(model=replace(model, nf4=None), setup=TrainSetup(loss=loss)))
+    except UsageError:
+        return False
+    return True
 
 
 def _instead(file: str, option: str, value: str, nearest: str, what: str) -> KeyReading:
