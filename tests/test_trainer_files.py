@@ -401,6 +401,14 @@ def test_read_shows_every_key(tmp_path: Path) -> None:
     assert "lora-profile NousResearch/Llama-3.2-1B --trainer axolotl" in shown
 
 
+def test_what_a_file_says_moves_no_cursor(tmp_path: Path) -> None:
+    path = tmp_path / "qlora.yml"
+    path.write_text(AXOLOTL + 'chat_template: "\\e[2Jgone"\n"\\e[31mkey": 1\n')
+    for done in (lora_profile("read", str(path)), lora_profile(str(path))):
+        assert done.exit_code == 0
+        assert "\x1b" not in done.stdout + done.stderr
+
+
 def test_a_model_that_only_remote_code_builds_is_refused_with_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

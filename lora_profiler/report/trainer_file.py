@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lora_profiler._common.printable import printable
 from lora_profiler.option import flag
 from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
 from lora_profiler.trainer_files.reading import KeyReading, TrainerFile
@@ -21,7 +22,7 @@ def trainer_file_blocks(file: TrainerFile) -> list[Block]:
             cells=(
                 *((key.file,) if several else ()),
                 str(key.line) if key.line else "",
-                key.key,
+                printable(key.key),
                 _value_text(key.value) if key.line or key.value is not None else "(not set)",
                 _reading_text(key, file.asks),
             )
@@ -30,14 +31,14 @@ def trainer_file_blocks(file: TrainerFile) -> list[Block]:
     )
     columns = (*(("file",) if several else ()), "line", "key", "value", "reads as")
     blocks: list[Block] = [
-        heading(f"{file.name}: {file.title}, {file.model or 'no model named'}"),
+        heading(printable(f"{file.name}: {file.title}, {file.model or 'no model named'}")),
         Table(columns=columns, rows=rows, left=len(columns)),
         paragraph(counts_text(file)),
     ]
     if file.asks:
         wanted = ", ".join(map(flag, file.asks))
         blocks.append(paragraph(f"Asked for: {wanted}, which only the data or the machine tell."))
-    return [*blocks, paragraph(shlex.join(command_words(file)))]
+    return [*blocks, paragraph(printable(shlex.join(command_words(file))))]
 
 
 def counts_text(file: TrainerFile) -> str:
@@ -125,7 +126,7 @@ def _flag_words(name: str, value: Any) -> list[str]:
 
 
 def _value_text(value: Any) -> str:
-    text = "null" if value is None else str(value).replace("\n", " ")
+    text = "null" if value is None else printable(str(value).replace("\n", " "))
     return text if len(text) <= _VALUE_WIDTH else f"{text[: _VALUE_WIDTH - 1]}…"
 
 
