@@ -174,21 +174,26 @@ def check_options(part: object) -> None:
     """Raises UsageError for a value of `part`, a dataclass with options, that none can have."""
     for option in _checked(type(part)):  # type: ignore[arg-type]
         value = getattr(part, option.field)
-        if value is None and option.default is None:
-            continue
-        if option.kind == "choice":
-            if value not in option.choices:
-                raise UsageError(
-                    f"{option.noun} is {value!r}; accepted: {', '.join(option.choices)}."
-                    f"{did_you_mean(str(value), option.choices)}"
-                )
-        elif option.kind == "size":
-            _check_size(option, value)
-        elif not option.is_in_range(value):
-            finite = "a finite number " if option.declared.below is None else ""
+        if value is not None or option.default is not None:
+            check_value(option, value)
+
+
+def check_value(option: Option, value: Any) -> None:
+    """Raises UsageError for a value that the option cannot have: one of its field, not what people
+    write."""
+    if option.kind == "choice":
+        if value not in option.choices:
             raise UsageError(
-                f"{option.noun} is {shown(value)}; it must be {finite}{option.range_text}."
+                f"{option.noun} is {value!r}; accepted: {', '.join(option.choices)}."
+                f"{did_you_mean(str(value), option.choices)}"
             )
+    elif option.kind == "size":
+        _check_size(option, value)
+    elif option.kind == "number" and not option.is_in_range(value):
+        finite = "a finite number " if option.declared.below is None else ""
+        raise UsageError(
+            f"{option.noun} is {shown(value)}; it must be {finite}{option.range_text}."
+        )
 
 
 def _check_size(option: Option, value: object) -> None:

@@ -26,7 +26,9 @@ def test_the_command_line_has_the_same_options_with_the_same_defaults() -> None:
     for name in names - {"methods"}:
         assert ctx.params[name] == DEFAULTS[name], name
     beside = {"models", "revision", "offline", "gpu", "torch", "interconnect", "engine"}
-    beside |= {"detail", "per_layer", "explain", "form", "output", "force", "trainer"}
+    beside |= {"model", "framework", "write", "detail"}
+    beside |= {"per_layer", "explain", "form", "output", "force", "trainer"}
+    beside |= {"data", "lengths", "batching", "pad_to_multiple_of", "epochs"}
     assert set(ctx.params) - names == beside
 
 

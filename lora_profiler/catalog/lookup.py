@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lora_profiler.catalog import config as cfg
 from lora_profiler.catalog.architectures import FAMILIES
 from lora_profiler.catalog.facts import bare_names, facts, rows
+from lora_profiler.catalog.mirrors import mirrored
 from lora_profiler.catalog.quantized import check_skipped, scheme, stored
 from lora_profiler.errors import ModelNotFoundError, UsageError, nearest
 from lora_profiler.model_spec import ModelSpec
@@ -33,10 +34,10 @@ def find_model(
     """The model called `name`: a hub id, a hub URL, an alias, a folder, or a path to a config.json.
 
     Looked for among the bundled models, on the disk, among the bundled ones without their
-    organisation's name, in the local Hugging Face cache, on the hub (config.json only; not if
-    `offline`). A bundled id at another `revision` than main is not the bundled one and goes to the
-    cache and the hub. Without `on_disk` no name is taken for a path, as where names come from
-    links. Remote code is never run.
+    organisation's name, among their mirrors, in the local Hugging Face cache, on the hub
+    (config.json only; not if `offline`). A bundled id at another `revision` than main is not the
+    bundled one and goes to the cache and the hub. Without `on_disk` no name is taken for a path, as
+    where names come from links. Remote code is never run.
 
     Raises ModelNotFoundError or UnsupportedModelError with the next step, UsageError for an empty
     name.
@@ -64,6 +65,12 @@ def find_model(
     row = bare_names().get(name.lower())
     if row is not None and revision == "main":
         return _bundled(row)
+    copy = mirrored(name) if revision == "main" else None
+    if copy is not None:
+        spec = _bundled(copy.row)
+        if copy.nf4 is None:
+            return spec
+        return replace(spec, nf4=copy.nf4, dtype=copy.nf4.compute_dtype)
     if not re.fullmatch(_MODEL_ID, name):
         here = "neither a file or folder here nor" if on_disk else "not"
         raise ModelNotFoundError(f"{name!r} is {here} a hub id of the form organisation/name.")

@@ -60,6 +60,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
             "compile",
             "crossover",
             "plan",
+            "read",
             "rehearse",
             "report",
             "verify",
@@ -100,7 +101,8 @@ def root(ctx: click.Context) -> None:
     cls=ExampleCommand,
     context_settings=HELP_NAMES,
     epilog="""
-MODEL is a hub id (SmolLM2-135M will do), a hub URL, an alias, a folder, or a path to a config.json.
+MODEL is a hub id (SmolLM2-135M will do), a hub URL, an alias, a folder, a path to a config.json, or a trainer's own file
+(`lora-profile read` says of which), whose options those on the command line overrule.
 
 Examples:
   lora-profile predict meta-llama/Llama-3.1-8B --rank 16
@@ -109,6 +111,7 @@ Examples:
   lora-profile predict ./my-model/config.json --format json -o answer.json
   lora-profile predict gpt2 -b 8 --lengths mean=600,max=4096 --gpu t4 --epochs 3
   lora-profile predict gpt2 -b 8 -s 1024 --data train.jsonl --batching packed
+  lora-profile predict qlora.yml --gpu rtx_4090        the question that axolotl's file is
 
 Exit code: 0 done, and if --gpu names a card at least one method fits it; 1 none fits; 2 usage; 3 no such model.
 """,
@@ -125,6 +128,18 @@ Exit code: 0 done, and if --gpu names a card at least one method fits it; 1 none
     help="The whole table: every moment and part, compute, the reserve, where time goes, caveats.",
 )
 @click.option(
+    "--model", metavar="ID", help="Of a trainer's file that names none, or in place of its own."
+)
+@click.option(
+    "--write",
+    nargs=2,
+    metavar="axolotl|trl|llamafactory|torchtune FILE",
+    help="Write the question as a trainer's file, which trains it and reads as it.",
+)
+@click.option(
+    "--from", "framework", metavar="NAME", help="Whose file MODEL is. [default: by its keys]"
+)
+@click.option(
     "--per-layer", is_flag=True, help="Weights, memory and compute of every distinct layer."
 )
 @click.option(
@@ -138,15 +153,26 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
     asked for."""
     check_new_file(o["output"], o["force"])
     from lora_profiler.catalog import find_model
+    from lora_profiler.cli.trainer_file import model_of, named, note, on_model, write
     from lora_profiler.planning.answers import answers
     from lora_profiler.report.tracing import shown
 
     gpu = _gpu(o["gpu"]) if o["gpu"] else None
     network = _network(o["interconnect"]) if o["interconnect"] else None
-    specs = [find_model(name, revision=o["revision"], offline=o["offline"]) for name in models]
     platform = platform_of(o, gpu)
-    models_workloads = [workloads(spec, ctx, platform) for spec in specs]
-    models_data = [training_data(ctx, o, spec) for spec in specs]
+    lookup = {name: o[name] for name in ("revision", "offline")}
+    questions = []
+    for name, file in named(models, o["framework"]):
+        if file is None:
+            spec = find_model(name, **lookup)
+        else:
+            spec = model_of(file, o["model"], **lookup)
+            file = on_model(file, spec)
+            note(file)
+        of_model = workloads(spec, ctx, platform, file=file)
+        questions.append((of_model, trainer(ctx, file), training_data(ctx, o, spec)))
+    if o["write"]:
+        write(o["write"], [workload for of_model, *_ in questions for workload in of_model])
     detailed = o["detail"] or o["per_layer"] or o["explain"]
     short = o["form"] in ("table", "md") and not detailed
     levers: Literal["none", "best", "all"] = (
@@ -160,10 +186,10 @@ def predict_command(ctx: click.Context, /, models: tuple[str, ...], **o: Any) ->
                 o["engine"],
                 levers=levers,
                 network=network,
-                trainer=trainer(ctx),
+                trainer=of_trainer,
                 data=data,
             )
-            for of_model, data in zip(models_workloads, models_data, strict=True)
+            for of_model, of_trainer, data in questions
         ]
     for one_model in found:
         warn_of([answer.prediction for answer in one_model], gpu)
@@ -246,7 +272,10 @@ def _detailed_blocks(
 
 
 def _trainer_peaks(answers: Sequence["Answer"], ctx: click.Context) -> "Sequence[TrainerPeak]":
+    """None where a trainer is named, by --trainer or by its own file."""
     workload = answers[0].prediction.workload
+    if answers[0].trainer is not None:
+        return []
     return trainer_peaks(workload.model, ctx, workload.platform)
 
 

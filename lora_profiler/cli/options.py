@@ -31,6 +31,7 @@ from lora_profiler.workload import OPTIONS, Device, Method, Workload
 if TYPE_CHECKING:
     from lora_profiler.catalog import Gpu
     from lora_profiler.planning.trainers import TrainerPeak
+    from lora_profiler.trainer_files.reading import TrainerFile
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -180,17 +181,21 @@ def platform_of(o: Mapping[str, Any], gpu: "Gpu | None") -> Platform:
 
 
 def workloads(
-    model: ModelSpec, ctx: click.Context, platform: Platform, device: Device | None = None
+    model: ModelSpec,
+    ctx: click.Context,
+    platform: Platform,
+    device: Device | None = None,
+    file: "TrainerFile | None" = None,
 ) -> list[Workload]:
     """One workload for each asked method, in the order asked; on `device` where that is not left to
-    --device.
+    --device. What `file` says goes before the defaults.
 
     Raises UsageError for options that contradict each other, or that the trainer cannot do.
     """
-    options = {name: ctx.params[name] for name in DEFAULTS}
+    options, names = _asked(ctx, file)
     if device is not None:
         options["device"] = device
-    return planning_workloads(model, options, _names_given(ctx), platform, stack_of(ctx))
+    return planning_workloads(model, options, names, platform, stack_of(ctx, file))
 
 
 def trainer_peaks(
@@ -205,18 +210,33 @@ def trainer_peaks(
     return planning_peaks(model, options, _names_given(ctx), platform)
 
 
-def trainer(ctx: click.Context) -> Trainer | None:
-    """What --trainer names, with the options given beside it. Raises UsageError."""
-    stack = stack_of(ctx)
+def trainer(ctx: click.Context, file: "TrainerFile | None" = None) -> Trainer | None:
+    """What --trainer or `file` names, with the options given beside it. Raises UsageError."""
+    stack = stack_of(ctx, file)
     if stack is None:
         return None
-    _, names = spelled(stack, ctx.params, _names_given(ctx))
+    _, names = spelled(stack, *_asked(ctx, file))
+    if file is not None:
+        from lora_profiler.trainer_files.reading import with_gaps
+
+        stack = with_gaps(stack, file)
     return Trainer(stack=stack, given=names)
 
 
-def stack_of(ctx: click.Context) -> Stack | None:
-    """What --trainer names. Raises UsageError."""
-    name = ctx.params["trainer"]
+def _asked(ctx: click.Context, file: "TrainerFile | None") -> tuple[dict[str, Any], set[str]]:
+    """Values of all options, and the names of those that the command line or `file` gives."""
+    options = {name: ctx.params[name] for name in DEFAULTS}
+    names = _names_given(ctx)
+    if file is not None:
+        own = file.beside({name: options[name] for name in names})
+        options |= own
+        names |= own.keys()
+    return options, names
+
+
+def stack_of(ctx: click.Context, file: "TrainerFile | None" = None) -> Stack | None:
+    """What --trainer names, or the stack of `file`. Raises UsageError."""
+    name = ctx.params["trainer"] or (file.stack if file else None)
     return None if name is None else find_stack(name)
 
 

@@ -14,9 +14,20 @@ ALIASES: dict[str, dict[str, Options]] = {
         "adamw_torch_fused": ADAMW_FUSED,
         "adamw_bnb_8bit": {"optimizer": "adamw_8bit"},
     },
-    "attention": {"flash_attention_2": {"attention": "flash"}, "sdpa": {"attention": "auto"}},
+    "attention": {
+        "flash_attention_2": {"attention": "flash"},
+        "fa2": {"attention": "flash"},
+        "sdpa": {"attention": "auto"},
+    },
+    "dtype": {
+        "bf16": {"dtype": "bfloat16"},
+        "fp16": {"dtype": "float16"},
+        "fp32": {"dtype": "float32"},
+    },
+    "targets": {"all": {"targets": "all-linear"}},
 }
-"""Spellings of `TrainingArguments.optim` and of `attn_implementation`."""
+"""Spellings of `TrainingArguments.optim`, of `attn_implementation`, of dtypes, and LLaMA-Factory's
+of every linear layer."""
 _COMMON: Options = {
     "batch_size": 8,
     "accumulation": 1,

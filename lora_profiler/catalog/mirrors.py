@@ -1,0 +1,138 @@
+"""Other names of bundled models: mirrors, tuned versions of the same sizes, and NF4 copies."""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+from lora_profiler.catalog.facts import bare_names, facts
+from lora_profiler.model_spec import Nf4Checkpoint
+
+_MIRRORS = frozenset(
+    {"unsloth", "nousresearch", "alpindale", "casperhansen", "mistral-community", "axolotl-ai-co"}
+)
+"""Who publish copies of others' models under their own names, config.json unchanged."""
+_NF4_SUFFIX = "-bnb-4bit"
+_DYNAMIC_SUFFIX = "-unsloth-bnb-4bit"
+"""Of checkpoints that leave some layers in 16 bit, which only their own config.json tells."""
+_NF4 = Nf4Checkpoint(double_quant=True, compute_dtype="bfloat16")
+"""As `bnb_4bit_*` stand in the config.json of Unsloth's copies."""
+_SAME_SIZES = {
+    "qwen": ("-instruct", "-chat", "-base"),
+    "meta-llama": ("-instruct",),
+    "google": ("-it", "-pt"),
+    "mistralai": (),
+    "huggingfacetb": ("-instruct", "-base"),
+    "tiiuae": ("-instruct", "-base"),
+    "ibm-granite": ("-instruct", "-base"),
+    "allenai": ("-instruct", "-sft", "-dpo"),
+    "01-ai": ("-chat",),
+    "codellama": ("-instruct",),
+    "deepseek-ai": ("-base", "-chat"),
+    "microsoft": (),
+}
+"""Endings by which owners tell tuned versions apart; sizes, vocabulary and tying are those of the
+model without, or with another ending."""
+_RENAMED = {
+    "llama-3-8b": "meta-llama/Meta-Llama-3-8B",
+    "llama-3-8b-instruct": "meta-llama/Meta-Llama-3-8B",
+    "llama-3-70b": "meta-llama/Meta-Llama-3-70B",
+    "llama-3-70b-instruct": "meta-llama/Meta-Llama-3-70B",
+    "llama-2-7b": "meta-llama/Llama-2-7b-hf",
+    "llama-2-7b-chat": "meta-llama/Llama-2-7b-hf",
+    "llama-2-13b": "meta-llama/Llama-2-13b-hf",
+    "llama-2-13b-chat": "meta-llama/Llama-2-13b-hf",
+    "codellama-7b": "codellama/CodeLlama-7b-hf",
+    "codellama-34b": "codellama/CodeLlama-34b-hf",
+    "mistral-7b": "mistralai/Mistral-7B-v0.1",
+    "zephyr-sft": "mistralai/Mistral-7B-v0.1",
+    "zephyr-7b-sft-full": "mistralai/Mistral-7B-v0.1",
+    "zephyr-7b-sft-qlora": "mistralai/Mistral-7B-v0.1",
+    "mistral-7b-sft-constitutional-ai": "mistralai/Mistral-7B-v0.1",
+    "tinyllama": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+    "tinyllama-chat": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+    "open_llama_3b_v2": "openlm-research/open_llama_3b",
+    "phi-4": "microsoft/phi-4",
+    "qwen3-4b-thinking-2507": "Qwen/Qwen3-4B-Instruct-2507",
+    "qwen3-30b-a3b-instruct-2507": "Qwen/Qwen3-30B-A3B",
+    "qwen3-30b-a3b-thinking-2507": "Qwen/Qwen3-30B-A3B",
+    "qwen3-235b-a22b-instruct-2507": "Qwen/Qwen3-235B-A22B",
+    "qwen3-235b-a22b-thinking-2507": "Qwen/Qwen3-235B-A22B",
+    "deepseek-r1-0528-qwen3-8b": "Qwen/Qwen3-8B",
+    "qwen2.5-coder-0.5b": "Qwen/Qwen2.5-0.5B",
+    "qwen2.5-coder-0.5b-instruct": "Qwen/Qwen2.5-0.5B-Instruct",
+    "qwen2.5-coder-1.5b": "Qwen/Qwen2.5-1.5B",
+    "qwen2.5-coder-1.5b-instruct": "Qwen/Qwen2.5-1.5B-Instruct",
+    "qwen2.5-coder-3b": "Qwen/Qwen2.5-3B",
+    "qwen2.5-coder-3b-instruct": "Qwen/Qwen2.5-3B-Instruct",
+    "qwen2.5-coder-7b": "Qwen/Qwen2.5-7B",
+    "qwen2.5-coder-7b-instruct": "Qwen/Qwen2.5-7B-Instruct",
+    "qwen2.5-coder-14b": "Qwen/Qwen2.5-14B",
+    "qwen2.5-coder-14b-instruct": "Qwen/Qwen2.5-14B-Instruct",
+    "qwen2.5-coder-32b": "Qwen/Qwen2.5-32B",
+    "qwen2.5-coder-32b-instruct": "Qwen/Qwen2.5-32B-Instruct",
+}
+"""Names, without their owner, of models with the sizes of a bundled one that is called something
+else."""
+_RENAMED_BY = (
+    _MIRRORS
+    | {"qwen", "deepseek-ai", "mistralai", "alignment-handbook", "tinyllama"}
+    | {"openlm-research"}
+)
+
+
+class Mirrored(NamedTuple):
+    """A bundled model's line in the data file, and how the copy is stored where that differs."""
+
+    row: dict[str, Any]
+    nf4: Nf4Checkpoint | None
+
+
+def mirrored(name: str) -> Mirrored | None:
+    """The bundled model that `name`, owner and all, is a copy or a tuned version of; None for any
+    other name.
+
+    Examples:
+        >>> mirrored("unsloth/llama-3-8b-bnb-4bit").row["id"]
+        'meta-llama/Meta-Llama-3-8B'
+    """
+    owner, slash, tail = name.lower().rpartition("/")
+    if not slash:
+        return None
+    nf4 = None
+    if owner == "unsloth" and tail.endswith(_NF4_SUFFIX):
+        if tail.endswith(_DYNAMIC_SUFFIX):
+            return None
+        tail, nf4 = tail.removesuffix(_NF4_SUFFIX), _NF4
+    row = _original(owner, tail)
+    if row is None or (nf4 and "checkpoint_quantization" in row):
+        return None
+    return Mirrored(row, nf4)
+
+
+def _original(owner: str, tail: str) -> dict[str, Any] | None:
+    if owner in _RENAMED_BY and tail in _RENAMED:
+        return facts()[_RENAMED[tail].lower()]
+    if owner in _MIRRORS:
+        return _tails().get(tail) or _tails().get(f"meta-{tail}")
+    for ending in _SAME_SIZES.get(owner, ()):
+        if tail.endswith(ending):
+            stem = f"{owner}/{tail.removesuffix(ending)}"
+            beside = [stem, *(f"{stem}{other}" for other in _SAME_SIZES[owner])]
+            return next((facts()[each] for each in beside if each in facts()), None)
+    return None
+
+
+@cache
+def _tails() -> dict[str, dict[str, Any]]:
+    """Names without owner, of tuned versions too, where they mean one model alone."""
+    tails: dict[str, dict[str, Any]] = dict(bare_names())
+    several: set[str] = set()
+    for name, row in facts().items():
+        owner, _, tail = name.rpartition("/")
+        if tails.setdefault(tail, row) is not row:
+            several.add(tail)
+        for ending in _SAME_SIZES.get(owner, ()):
+            stem = tail.removesuffix(ending) if tail.endswith(ending) else tail
+            for other in ("", *_SAME_SIZES[owner]):
+                if f"{owner}/{stem}{other}" not in facts():
+                    tails.setdefault(f"{stem}{other}", row)
+    return {tail: row for tail, row in tails.items() if tail not in several}

@@ -1,0 +1,62 @@
+"""`lora-profile read`: a trainer's file, key by key."""
+
+from pathlib import Path
+
+import click
+
+from lora_profiler.cli.click_support import (
+    HELP_NAMES,
+    ExampleCommand,
+    NearestChoice,
+    check_new_file,
+    print_blocks,
+    print_json,
+)
+from lora_profiler.cli.options import output_options
+
+FRAMEWORK_NAMES = ("axolotl", "torchtune", "llamafactory", "unsloth", "trl")
+
+
+@click.command(
+    "read",
+    short_help="Show how a trainer's own file is understood, key by key.",
+    cls=ExampleCommand,
+    context_settings=HELP_NAMES,
+    epilog="""
+FILE is of axolotl, LLaMA-Factory, torchtune or TRL (YAML, or SFTConfig and TrainingArguments as JSON), an Unsloth notebook, or a
+text file with a command line of TRL's scripts; accelerate's or DeepSpeed's file may stand behind it. Nothing in a file is run.
+Each key is an option, costs nothing, or is not modelled; then the answer is too low, too high, or either way.
+
+Examples:
+  lora-profile read qlora.yml                          and `lora-profile qlora.yml` answers it
+  lora-profile read sft.yaml zero3.yaml --format json  with the file that accelerate is started with
+  lora-profile read -- trl sft --model_name_or_path Qwen/Qwen3-0.6B --use_peft
+
+Exit code: 0 done; 2 a file that is of no known trainer, contradicts itself, or is none at all.
+""",
+)
+@click.argument("words", metavar="FILE...", nargs=-1, required=True)
+@click.option(
+    "--from",
+    "framework",
+    type=NearestChoice(FRAMEWORK_NAMES),
+    help="Whose file it is. [default: by its keys]",
+)
+@output_options("table", "json", "md")
+def read_command(
+    words: tuple[str, ...], framework: str | None, form: str, output: str | None, force: bool
+) -> None:
+    """Show each key of a trainer's FILE as understood, and the command that it amounts to."""
+    check_new_file(output, force)
+    from lora_profiler.report.trainer_file import trainer_file_blocks, trainer_file_payload
+    from lora_profiler.trainer_files.reading import read_command as read_words
+    from lora_profiler.trainer_files.reading import read_files
+
+    if len(words) > 1 and not Path(words[0]).is_file():
+        file = read_words(words, Path())
+    else:
+        file = read_files([Path(word) for word in words], framework)
+    if form == "json":
+        print_json({"schema_version": "1.0", **trainer_file_payload(file)}, output)
+    else:
+        print_blocks(trainer_file_blocks(file), form, output)

@@ -1,0 +1,142 @@
+"""A trainer's file, key by key: as a table, as JSON, and as the command that it amounts to."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lora_profiler._common.printable import printable
+from lora_profiler.option import flag
+from lora_profiler.report.blocks import Block, Row, Table, heading, paragraph
+from lora_profiler.trainer_files.reading import KeyReading, TrainerFile
+from lora_profiler.workload import OPTIONS
+
+_VALUE_WIDTH = 32
+_KINDS = {option.name: option for option in OPTIONS}
+
+
+def trainer_file_blocks(file: TrainerFile) -> list[Block]:
+    """Each key as understood, what is asked for, and the command."""
+    several = len({key.file for key in file.keys}) > 1
+    rows = tuple(
+        Row(
+            cells=(
+                *((key.file,) if several else ()),
+                str(key.line) if key.line else "",
+                printable(key.key),
+                _value_text(key.value) if key.line or key.value is not None else "(not set)",
+                _reading_text(key, file.asks),
+            )
+        )
+        for key in file.keys
+    )
+    columns = (*(("file",) if several else ()), "line", "key", "value", "reads as")
+    blocks: list[Block] = [
+        heading(printable(f"{file.name}: {file.title}, {file.model or 'no model named'}")),
+        Table(columns=columns, rows=rows, left=len(columns)),
+        paragraph(counts_text(file)),
+    ]
+    if file.asks:
+        wanted = ", ".join(map(flag, file.asks))
+        blocks.append(paragraph(f"Asked for: {wanted}, which only the data or the machine tell."))
+    return [*blocks, paragraph(printable(shlex.join(command_words(file))))]
+
+
+def counts_text(file: TrainerFile) -> str:
+    """'Of 57 keys 14 are options, 40 cost nothing, 2 are not modelled, 1 is not known.'"""
+    states = [key.state for key in file.keys]
+    counts = (
+        (states.count("option") + states.count("asks"), "are options", "is an option"),
+        (states.count("costs nothing"), "cost nothing", "costs nothing"),
+        (states.count("not modelled"), "are not modelled", "is not modelled"),
+        (states.count("unknown"), "are not known", "is not known"),
+    )
+    words = ", ".join(f"{n} {one if n == 1 else many}" for n, many, one in counts if n)
+    return f"Of {len(states)} keys {words}."
+
+
+def command_words(file: TrainerFile) -> list[str]:
+    """The command that asks the same, without what is asked for."""
+    words = ["lora-profile", file.model or "MODEL", "--trainer", file.stack]
+    if file.revision is not None:
+        words += ["--revision", file.revision]
+    given = {name: "" for name in file.asks}
+    options = {name: v for name, v in file.beside(given).items() if v is not None}
+    for method in options.pop("methods", ()):
+        words += ["--method", method]
+    for name, value in options.items():
+        words += _flag_words(name, value)
+    return words
+
+
+def trainer_file_payload(file: TrainerFile) -> dict[str, Any]:
+    """The document of `lora-profile read --format json`."""
+    given = {name: "" for name in file.asks}
+    return {
+        "file": file.name,
+        "framework": file.framework,
+        "trainer": file.stack,
+        "model": file.model,
+        "revision": file.revision,
+        "options": _plain(file.beside(given)),
+        "asks": list(file.asks),
+        "command": command_words(file),
+        "keys": [
+            {
+                "file": key.file,
+                "line": key.line or None,
+                "key": key.key,
+                "value": _plain_value(key.value),
+                "state": key.state,
+                "options": _plain(key.options),
+                "not_modelled": key.missing or None,
+                "direction": key.direction,
+                "asks": list(key.asks),
+                "note": key.note or None,
+            }
+            for key in file.keys
+        ],
+    }
+
+
+def _reading_text(key: KeyReading, open_asks: Sequence[str]) -> str:
+    words = " ".join(
+        word
+        for name, value in key.options.items()
+        if name in _KINDS or name == "methods"
+        for word in ([f"--method {value[0]}"] if name == "methods" else _flag_words(name, value))
+    )
+    if key.state == "unknown":
+        return "not known: nothing is made of it"
+    parts = [words]
+    if asks := [ask for ask in key.asks if ask in open_asks]:
+        parts.append(f"asks for {', '.join(map(flag, asks))}")
+    if key.missing:
+        parts.append(f"not modelled: {key.missing} ({key.direction})")
+    parts.append(key.note)
+    if key.state == "costs nothing":
+        parts.insert(0, "costs nothing")
+    return "; ".join(filter(None, parts)) or "names the model"
+
+
+def _flag_words(name: str, value: Any) -> list[str]:
+    option = _KINDS.get(name)
+    if option is not None and option.kind == "switch":
+        return [flag(name if value else f"no_{name}")]
+    return [flag(name), f"{value:g}" if isinstance(value, float) else str(value)]
+
+
+def _value_text(value: Any) -> str:
+    text = "null" if value is None else printable(str(value).replace("\n", " "))
+    return text if len(text) <= _VALUE_WIDTH else f"{text[: _VALUE_WIDTH - 1]}…"
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _plain_value(value) for name, value in options.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain_value(item) for item in value]
+    if isinstance(value, dict):
+        return {str(name): _plain_value(item) for name, item in value.items()}
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -1,0 +1,1 @@
+"""What each framework's keys mean: one file of data a framework."""

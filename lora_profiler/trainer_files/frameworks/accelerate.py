@@ -1,0 +1,146 @@
+"""The files that stand beside a trainer's: accelerate's YAML, and DeepSpeed's JSON."""
+
+from typing import Any
+
+from lora_profiler.trainer_files.document import Document
+from lora_profiler.trainer_files.framework import Framework
+from lora_profiler.trainer_files.frameworks import shared
+from lora_profiler.trainer_files.meaning import (
+    NOTHING,
+    Meaning,
+    free,
+    is_off,
+    is_on,
+    missing,
+    not_modelled,
+    number,
+    sets,
+    size,
+)
+
+
+def _distributed(value: Any, document: Document) -> Meaning:
+    kind = str(value).upper()
+    if kind in ("MULTI_GPU", "MULTI_CPU"):
+        return Meaning({"sharding": "ddp"})
+    if kind == "FSDP":
+        return Meaning({"sharding": "fsdp"})
+    if kind in ("NO", "NONE", "DEEPSPEED", "FALSE"):
+        return NOTHING
+    return not_modelled(f"{value}, answered as one card", "either way")
+
+
+def _precision(value: Any, document: Document) -> Meaning:
+    kind = str(value).lower()
+    if kind == "bf16":
+        return Meaning({"precision": "amp"})
+    if kind in ("no", "none", "false"):
+        return NOTHING
+    what = f"{kind} autocast, answered as bfloat16's"
+    return not_modelled(what, "either way", precision="amp")
+
+
+_OFFLOAD = "states or parameters on the host"
+
+ACCELERATE = Framework(
+    name="accelerate",
+    title="accelerate",
+    marks=frozenset(
+        {"compute_environment", "distributed_type", "num_processes", "mixed_precision"}
+    ),
+    keys={
+        "distributed_type": _distributed,
+        "num_processes": sets("world_size", size),
+        "mixed_precision": _precision,
+        "fsdp_config.fsdp_sharding_strategy": shared.fsdp_strategy,
+        "fsdp_config.fsdp_reshard_after_forward": shared.fsdp_strategy,
+        "fsdp_config.fsdp_offload_params": missing("FSDP's parameters on the host", "too high"),
+        "fsdp_config.fsdp_activation_checkpointing": lambda value, document: (
+            Meaning({"checkpointing": True}) if is_on(value) else NOTHING
+        ),
+        "deepspeed_config.zero_stage": shared.zero_stage,
+        "deepspeed_config.offload_optimizer_device": shared.offload_device(_OFFLOAD),
+        "deepspeed_config.offload_param_device": shared.offload_device(_OFFLOAD),
+        "deepspeed_config.gradient_accumulation_steps": lambda value, document: NOTHING,
+        "dynamo_config.dynamo_backend": missing("torch.compile", "too high"),
+        "fp8_config.backend": missing("products in FP8, answered in 16 bit", "either way"),
+        "use_cpu": lambda value, document: Meaning({"device": "cpu"}) if is_on(value) else NOTHING,
+        **dict.fromkeys(
+            (
+                "parallelism_config.parallelism_config_tp_size",
+                "parallelism_config.parallelism_config_cp_size",
+                "parallelism_config.parallelism_config_sp_size",
+            ),
+            shared.parallel("the work", "tensor or context parallelism"),
+        ),
+        **free(
+            """compute_environment debug downcast_bf16 machine_rank main_training_function
+            num_machines rdzv_backend same_network tpu_env tpu_use_cluster tpu_use_sudo gpu_ids
+            enable_cpu_affinity main_process_ip main_process_port commands command_file
+            tpu_name tpu_zone ipex_config mpirun_config"""
+        ),
+    },
+    under=dict.fromkeys(
+        (
+            "fsdp_config.",
+            "deepspeed_config.",
+            "parallelism_config.",
+            "dynamo_config.",
+            "fp8_config.",
+        ),
+        lambda value, document: NOTHING,
+    ),
+)
+
+
+def _enabled(value: Any, document: Document) -> Meaning:
+    """ "auto" is what the trainer's file says."""
+    return NOTHING if value == "auto" or is_off(value) else Meaning({"precision": "amp"})
+
+
+def _number(option: str) -> Any:
+    def read(value: Any, document: Document) -> Meaning:
+        return NOTHING if value == "auto" else Meaning({option: size(value)})
+
+    return read
+
+
+DEEPSPEED = Framework(
+    name="deepspeed",
+    title="DeepSpeed",
+    marks=frozenset({"zero_optimization.stage", "zero_optimization", "train_batch_size"}),
+    keys={
+        "zero_optimization.stage": shared.zero_stage,
+        "zero_optimization.offload_optimizer.device": shared.offload_device(_OFFLOAD),
+        "zero_optimization.offload_param.device": shared.offload_device(_OFFLOAD),
+        "train_micro_batch_size_per_gpu": _number("batch_size"),
+        "gradient_accumulation_steps": _number("accumulation"),
+        "bf16.enabled": _enabled,
+        "fp16.enabled": lambda value, document: NOTHING,
+        "tensor_parallel.autotp_size": lambda value, document: (
+            not_modelled("tensor parallelism", "too high") if number(value) > 1 else NOTHING
+        ),
+        "compile.deepcompile": missing("DeepCompile", "either way"),
+        **free(
+            """train_batch_size gradient_clipping zero_allow_untested_optimizer
+            zero_force_ds_cpu_optimizer steps_per_print wall_clock_breakdown prescale_gradients"""
+        ),
+    },
+    under={
+        **dict.fromkeys(
+            (
+                "zero_optimization.",
+                "fp16.",
+                "bf16.",
+                "optimizer.",
+                "scheduler.",
+                "amp.",
+                "tensor_parallel.",
+                "compile.",
+                "flops_profiler.",
+            ),
+            lambda value, document: NOTHING,
+        ),
+        "activation_checkpointing.": missing("DeepSpeed's own checkpointing", "either way"),
+    },
+)

@@ -1,0 +1,455 @@
+"""axolotl's YAML, read beside its schemas at 067b021 (July 2026)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from lora_profiler.trainer_files.document import Document
+from lora_profiler.trainer_files.framework import Framework, both_on
+from lora_profiler.trainer_files.frameworks import shared
+from lora_profiler.trainer_files.meaning import (
+    NOTHING,
+    Meaning,
+    dtype,
+    free,
+    is_off,
+    is_on,
+    layer_numbers,
+    missing,
+    missing_above,
+    names,
+    not_modelled,
+    number,
+    sets,
+    size,
+    switch,
+    targets,
+    text,
+    told_by,
+)
+
+_KERNEL_KEYS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
+_LIGER = ("liger_rms_norm", "liger_rope", "liger_glu_activation")
+_VISION = "images: the vision side and its inputs"
+
+
+def _adapter(value: Any, document: Document) -> Meaning:
+    if is_off(value):
+        return Meaning({"methods": ("full",)})
+    name = text(value).lower()
+    if name == "qlora" or (name == "lora" and is_on(document.get("load_in_4bit"))):
+        return Meaning({"methods": ("qlora",)})
+    if name == "lora":
+        return Meaning({"methods": ("lora",)})
+    return not_modelled(f"the adapter {name}, answered as LoRA", "either way", methods=("lora",))
+
+
+def _total_batch(value: Any, document: Document) -> Meaning:
+    """Rows of an optimizer step, all ranks together."""
+    if value is None or document.get("gradient_accumulation_steps") is not None:
+        return NOTHING
+    return Meaning(
+        {"accumulation": max(1, size(value) // size(document.get("micro_batch_size", 1)))}
+    )
+
+
+def _bf16(value: Any, document: Document) -> Meaning:
+    if value == "full":
+        return Meaning({"precision": "pure", "dtype": "bfloat16"})
+    if is_off(value) and is_off(document.get("fp16")) and value is not None:
+        loads_16_bit = any(is_on(document.get(key)) for key in ("bfloat16", "float16"))
+        return NOTHING if loads_16_bit else Meaning({"precision": "pure", "dtype": "float32"})
+    return shared.autocast(value, document)
+
+
+def _loads(kind: str) -> Any:
+    def read(value: Any, document: Document) -> Meaning:
+        return Meaning({"dtype": kind, "precision": "pure"}) if is_on(value) else NOTHING
+
+    return read
+
+
+def _linear(value: Any, document: Document) -> Meaning:
+    return Meaning({"targets": "all-linear"}) if is_on(value) else NOTHING
+
+
+def _plugins(value: Any, document: Document) -> Meaning:
+    found = Meaning()
+    for plugin in value if isinstance(value, list) else [value]:
+        kind = str(plugin).lower()
+        if "cut_cross_entropy" in kind:
+            found = _cut_cross_entropy(True, document)
+        elif any(word in kind for word in ("expert_parallel", "llm_compressor", "spectrum")):
+            found = _beside(found, f"the plugin {str(plugin).rpartition('.')[2]}", "too high")
+        elif any(word in kind for word in (".kd", "densemixer", "diffusion", "nemo", "hatchery")):
+            found = _beside(found, f"the plugin {str(plugin).rpartition('.')[2]}", "too low")
+        elif "kernels" in kind:
+            found = _beside(found, "axolotl's own kernels", "either way")
+        elif not any(word in kind for word in ("liger", "swanlab", "lm_eval", "grokfast")):
+            found = _beside(found, f"the plugin {plugin}", "either way")
+    return found
+
+
+def _beside(meaning: Meaning, what: str, direction: Any) -> Meaning:
+    both = "; ".join(filter(None, (meaning.missing, what)))
+    same = meaning.direction in (None, direction)
+    return meaning._replace(missing=both, direction=direction if same else "either way")
+
+
+def _cut_cross_entropy(value: Any, document: Document) -> Meaning:
+    if is_off(value):
+        return NOTHING
+    return shared.own_loss("cce", "cut cross entropy", "either way", "fused")
+
+
+def _liger_layer_norm(value: Any, document: Document) -> Meaning:
+    return Meaning(note="the models that Liger's kernels are known of have RMSNorm alone")
+
+
+def _liger(value: Any, document: Document) -> Meaning:
+    """Liger's kernels are one option: all three of them."""
+    if is_off(value):
+        return NOTHING
+    on = [key for key in _LIGER if is_on(document.get(key))]
+    if is_on(document.get("liger_swiglu")) and "liger_glu_activation" not in on:
+        on.append("liger_swiglu")
+    if len(on) == len(_LIGER):
+        return Meaning({"kernels": "liger"})
+    return not_modelled("only some of Liger's kernels, answered without them", "too high")
+
+
+def _validation(value: Any, document: Document) -> Meaning:
+    if is_off(value) or (isinstance(value, int | float | str) and number(value) == 0):
+        return NOTHING
+    if is_off(document.get("eval_strategy", True)):
+        return NOTHING
+    return _evaluated(document)
+
+
+def _evaluated(document: Document) -> Meaning:
+    """In batches of its own size, or of the training's."""
+    usual = document.get("micro_batch_size", 1)
+    return shared.evaluation(size(document.get("eval_batch_size", usual)))
+
+
+def _preference(value: Any, document: Document) -> Meaning:
+    if is_off(value):
+        return NOTHING
+    return not_modelled(f"rl: {value}, answered as supervised fine-tuning", "too low")
+
+
+def _model_type(value: Any, document: Document) -> Meaning:
+    kind = str(value)
+    if "SequenceClassification" in kind or "TokenClassification" in kind:
+        return not_modelled(f"{kind}'s small head, answered with the language model's", "too high")
+    return NOTHING
+
+
+def _processor(value: Any, document: Document) -> Meaning:
+    return NOTHING if is_off(value) else not_modelled(_VISION, "too low")
+
+
+def _quantized_as(value: Any, document: Document) -> Meaning:
+    if is_off(value) or is_on(document.get("model_quantization_config_kwargs.dequantize")):
+        return NOTHING
+    return not_modelled(f"the base as {value} stores it", "too high")
+
+
+def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
+    adapter = document.get("adapter")
+    if document.get("gradient_checkpointing") is None:
+        yield "gradient_checkpointing", Meaning({"checkpointing": False})
+    if is_off(adapter):
+        yield "adapter", Meaning({"methods": ("full",)})
+    elif document.get("lora_target_modules") is None and is_off(document.get("lora_target_linear")):
+        yield "lora_target_modules", Meaning({"targets": "default"})
+    if document.has_under("fsdp_config") and is_off(document.get("fsdp")):
+        yield "fsdp", Meaning({"sharding": "fsdp"}, asks=("world_size",))
+    switched = [key for key in _KERNEL_KEYS if document.get(key) is not None]
+    beside = [document.get(key) for key in ("rl", "trust_remote_code", "nvfp4_merge_aware")]
+    in_8_bit = adapter == "lora" and is_on(document.get("load_in_8bit"))
+    if (
+        adapter in ("lora", "qlora")
+        and not switched
+        and not any(map(is_on, beside))
+        and not in_8_bit
+    ):
+        what = "axolotl's LoRA kernels, which it switches on by itself"
+        yield "lora_mlp_kernel", not_modelled(what, "too high")
+
+
+def _unquantised_full(document: Document) -> tuple[str, str] | None:
+    if is_off(document.get("adapter")):
+        key = "load_in_4bit"
+        if is_on(document.get(key)):
+            return key, f"{key} is about a frozen base, and no adapter is named."
+    return None
+
+
+def _qlora_in_4_bit(document: Document) -> tuple[str, str] | None:
+    if document.get("adapter") != "qlora" or is_on(document.get("load_in_4bit", True)):
+        return None
+    return "load_in_4bit", "load_in_4bit is off, and adapter: qlora is a base in 4 bit."
+
+
+AXOLOTL = Framework(
+    name="axolotl",
+    title="axolotl",
+    marks=frozenset({"base_model", "micro_batch_size", "sequence_len", "sample_packing"}),
+    stack=lambda document: "axolotl",
+    files=("deepspeed",),
+    implied=_implied,
+    checks=(
+        both_on("load_in_4bit", "load_in_8bit", "a base is stored in one of them."),
+        both_on("bf16", "fp16", "autocast has one dtype."),
+        _unquantised_full,
+        _qlora_in_4_bit,
+    ),
+    keys={
+        "base_model": sets("model", text),
+        "revision_of_model": sets("revision", text),
+        "adapter": _adapter,
+        "load_in_4bit": shared.four_bit("adapter"),
+        "load_in_8bit": missing("a base in 8 bit, answered in 16", "too high"),
+        "lora_r": sets("rank", size),
+        "lora_alpha": sets("alpha", number),
+        "lora_dropout": sets("dropout", number),
+        "lora_target_modules": sets("targets", targets),
+        "lora_target_linear": _linear,
+        "lora_modules_to_save": sets("modules_to_save", names),
+        "peft_layers_to_transform": sets("layers_to_transform", layer_numbers),
+        "peft_use_rslora": sets("use_rslora", switch),
+        "peft_use_dora": missing("DoRA, answered as LoRA", "too low"),
+        "peft_autocast_adapter_dtype": lambda value, document: (
+            Meaning({"adapter_dtype": "bfloat16"}) if value is False else NOTHING
+        ),
+        "lora_target_parameters": missing("adapters on experts' parameters", "too low"),
+        "quantize_moe_experts": missing("experts in 4 bit, answered in 16", "too high"),
+        "bnb_config_kwargs.bnb_4bit_use_double_quant": sets("double_quant", switch),
+        "micro_batch_size": sets("batch_size", size),
+        "sequence_len": sets("seq_len", size),
+        "gradient_accumulation_steps": sets("accumulation", size),
+        "batch_size": _total_batch,
+        "sample_packing": shared.one_row,
+        "batch_flattening": missing("a batch laid into one row without padding", "too high"),
+        "optimizer": shared.optimizer,
+        "bf16": _bf16,
+        "fp16": shared.autocast_float16,
+        "bfloat16": _loads("bfloat16"),
+        "float16": _loads("float16"),
+        "float32": _loads("float32"),
+        "torch_dtype": sets("dtype", dtype),
+        "fp8": missing("products in FP8, answered in 16 bit", "either way"),
+        "gradient_checkpointing": shared.checkpointing,
+        "activation_offloading": missing("activations on the host", "too high"),
+        "layer_offloading": missing("layers on the host", "too high"),
+        "selective_checkpointing": missing("checkpoints of chosen operations", "too low"),
+        "attn_implementation": shared.attention,
+        "flash_attention": shared.attention_switch("flash"),
+        "sdp_attention": shared.attention_switch("auto"),
+        "eager_attention": shared.attention_switch("eager"),
+        "xformers_attention": shared.attention_switch("efficient"),
+        "flex_attention": missing("flex attention, answered as sdpa", "either way"),
+        "sage_attention": missing("sage attention, answered as sdpa", "either way"),
+        "s2_attention": missing("shifted sparse attention", "too high"),
+        "sdpa_varlen": missing("sdpa without padding", "too high"),
+        "flash_optimum": missing("BetterTransformer", "either way"),
+        "flash_attn_cross_entropy": missing("FlashAttention's cross entropy", "too high"),
+        "flash_attn_rms_norm": missing("FlashAttention's RMSNorm", "too high"),
+        "flash_attn_fuse_mlp": missing("FlashAttention's MLP", "too high"),
+        "plugins": _plugins,
+        "cut_cross_entropy": _cut_cross_entropy,
+        "chunked_cross_entropy": lambda value, document: (
+            not_modelled(
+                "axolotl's chunked loss, answered as --loss chunked", "too low", loss="chunked"
+            )
+            if is_on(value)
+            else NOTHING
+        ),
+        "liger_rms_norm": _liger,
+        "liger_rope": _liger,
+        "liger_glu_activation": _liger,
+        "liger_swiglu": _liger,
+        "liger_fused_linear_cross_entropy": lambda value, document: (
+            Meaning({"loss": "fused"}) if is_on(value) else NOTHING
+        ),
+        "liger_cross_entropy": missing(
+            "Liger's cross entropy, answered as transformers'", "too high"
+        ),
+        "liger_layer_norm": _liger_layer_norm,
+        "liger_rms_norm_gated": missing("Liger's gated RMSNorm", "too high"),
+        **dict.fromkeys(_KERNEL_KEYS, missing("axolotl's LoRA kernels", "too high")),
+        "val_set_size": _validation,
+        "test_datasets": lambda value, document: NOTHING if is_off(value) else _evaluated(document),
+        "do_causal_lm_eval": missing("generation while evaluating", "too low"),
+        "do_bench_eval": missing("a benchmark while training", "too low"),
+        "fsdp": shared.fsdp,
+        "fsdp_config": lambda value, document: NOTHING,
+        "fsdp_config.sharding_strategy": shared.fsdp_strategy,
+        "fsdp_config.fsdp_sharding_strategy": shared.fsdp_strategy,
+        "fsdp_config.reshard_after_forward": shared.fsdp_strategy,
+        "fsdp_config.fsdp_reshard_after_forward": shared.fsdp_strategy,
+        "fsdp_config.offload_params": missing("FSDP's parameters on the host", "too high"),
+        "fsdp_config.fsdp_offload_params": missing("FSDP's parameters on the host", "too high"),
+        "fsdp_config.activation_checkpointing": shared.checkpointing,
+        "fsdp_config.fsdp_activation_checkpointing": shared.checkpointing,
+        "fsdp_config.mixed_precision_policy": missing("FSDP's own mixed precision", "either way"),
+        "deepspeed": shared.deepspeed,
+        "world_size": sets("world_size", size),
+        "dp_shard_size": lambda value, document: (
+            Meaning({"sharding": "fsdp", "world_size": size(value)})
+            if value is not None and size(value) > 1
+            else NOTHING
+        ),
+        "dp_replicate_size": missing_above(1, "replicas of sharded groups", "either way"),
+        "context_parallel_size": shared.parallel("the sequence", "context parallelism"),
+        "sequence_parallel_degree": shared.parallel("the sequence", "sequence parallelism"),
+        "tensor_parallel_size": shared.parallel("each layer", "tensor parallelism"),
+        "expert_parallel_size": shared.parallel("the experts", "expert parallelism"),
+        "ray_num_workers": sets("world_size", size),
+        "rl": _preference,
+        "reward_model": missing("a reward model's head", "too high"),
+        "process_reward_model": missing("a reward model's head", "too high"),
+        "num_labels": missing("a classifier's head", "too high"),
+        "model_type": _model_type,
+        "processor_type": _processor,
+        "is_multimodal": missing(_VISION, "too low"),
+        "unfrozen_parameters": missing("some parameters frozen", "too high"),
+        "lisa_n_layers": missing("LISA, which trains a few layers at a time", "too high"),
+        "spectrum_top_fraction": missing("Spectrum, which trains some layers", "too high"),
+        "relora": missing("ReLoRA", "too low"),
+        "torch_compile": missing("torch.compile", "too high"),
+        "qat.weight_dtype": missing("quantisation-aware training", "too low"),
+        "gptq": missing("a base in GPTQ", "too high"),
+        "model_quantization_config": _quantized_as,
+        "use_onebitllms": missing("BitNet's layers", "either way"),
+        "tiled_mlp": missing("a tiled MLP", "too high"),
+        "fp32_norms": missing("norms in float32", "too low"),
+        "use_kernels": missing("kernels from the hub", "either way"),
+        "optim_target_modules": missing("an optimizer for some modules only", "too high"),
+        "auto_find_batch_size": missing("a batch that the trainer chooses", "too high"),
+        "resize_token_embeddings_to_32x": missing("a vocabulary rounded up to 32", "too low"),
+        "use_eaft": missing("EAFT's loss", "too low"),
+        "use_pose": missing("PoSE", "either way"),
+        "peft_layer_replication": missing("replicated layers", "too low"),
+        "lora_rank_pattern": missing("ranks by layer", "either way"),
+        "peft_trainable_token_indices": missing("trained rows of the embedding", "too low"),
+        "kd_trainer": missing("distillation's loss", "too low"),
+        "use_mora": missing("MoRA, answered as LoRA", "either way"),
+        "eval_batch_size": lambda value, document: NOTHING,
+        **free(
+            """learning_rate lr_scheduler lr_scheduler_kwargs warmup_steps warmup_ratio
+            weight_decay max_grad_norm num_epochs max_steps seed tf32 adam_beta1 adam_beta2
+            adam_beta3 adam_epsilon adam_epsilon2 adam_eps embedding_lr embedding_lr_scale
+            lr_quadratic_warmup eta_min cosine_min_lr_ratio cosine_constant_lr_ratio
+            lr_div_factor lr_groups optim_args loraplus_lr_ratio loraplus_lr_embedding
+            neftune_noise_alpha noisy_embedding_alpha torchdistx_path strict output_dir
+            logging_steps save_steps saves_per_epoch save_strategy save_total_limit
+            save_first_step save_only_model save_safetensors eval_steps evals_per_epoch
+            eval_strategy evaluation_strategy eval_table_size eval_max_new_tokens
+            eval_sequence_len eval_sample_packing eval_causal_lm_metrics
+            early_stopping_patience load_best_model_at_end metric_for_best_model
+            greater_is_better loss_watchdog_threshold loss_watchdog_patience gc_steps
+            gc_collect_steps torch_empty_cache_steps resume_from_checkpoint
+            auto_resume_from_checkpoints local_rank dataset_prepared_path dataset_processes
+            dataset_num_proc dataset_shard_num dataset_shard_idx dataset_keep_in_memory
+            dataset_exact_deduplication shuffle_merged_datasets shuffle_before_merging_datasets
+            skip_prepare_dataset num_dataset_shards_to_save pretraining_dataset
+            push_dataset_to_hub hf_use_auth_token dataloader_pin_memory dataloader_num_workers
+            dataloader_prefetch_factor dataloader_drop_last remove_unused_columns ddp
+            ddp_timeout ddp_bucket_cap_mb ddp_broadcast_buffers ddp_find_unused_parameters
+            tokenizer_type tokenizer_config tokenizer_use_fast tokenizer_legacy
+            tokenizer_save_jinja_files tokenizer_use_mistral_common base_model_config
+            cls_model_config trust_remote_code base_model_ignore_patterns chat_template
+            chat_template_jinja chat_template_kwargs eot_tokens default_system_message tokens
+            train_on_inputs group_by_length curriculum_sampling pad_to_sequence_len
+            pad_to_multiple_of min_sample_len max_prompt_len excess_length_strategy
+            max_packed_sequence_len sample_packing_group_size sample_packing_bin_size
+            sample_packing_sequentially sample_packing_eff_est
+            sample_packing_seq_len_multiplier sample_packing_mp_start_method total_num_tokens
+            total_supervised_tokens multipack_real_batches pretrain_multipack_attn
+            pretrain_multipack_buffer_size streaming streaming_multipack_buffer_size
+            pretraining_sample_concatenation lora_model_dir lora_fan_in_fan_out lora_on_cpu
+            lora_alpha_pattern peft_layers_pattern peft_init_lora_weights
+            peft_ensure_weight_tying merge_lora qlora_sharded_model_loading gptq_groupsize
+            gptq_model_v1 gptq_disable_exllama gradient_checkpointing_kwargs.use_reentrant
+            fsdp_version fsdp_final_state_dict_type experimental_skip_move_to_device
+            low_cpu_mem_usage device device_map max_memory gpu_memory_limit hub_model_id
+            hub_strategy hub_revision use_tensorboard use_ray debug is_falcon_derived_model
+            is_llama_derived_model is_mistral_derived_model is_qwen_derived_model trainer_cls
+            fix_untrained_tokens embeddings_skip_upcast mean_resizing_embeddings reinit_weights
+            freeze_mm_modules include_tokens_per_second include_tkps profiler_steps
+            profiler_steps_start special_tokens router_aux_loss_coef nvfp4_merge_aware
+            dynamic_checkpoint shrink_embeddings plot_loss test_value full_finetune dpo_beta
+            rl_beta orpo_alpha simpo_gamma cpo_alpha kto_desirable_weight
+            kto_undesirable_weight center_rewards_coefficient dpo_label_smoothing
+            relora_prune_ratio relora_prune_method relora_cpu_offload lisa_step_interval
+            lisa_layers_attribute eaft_alpha eaft_k spectrum_model_name generate_samples
+            flex_attn_compile_kwargs.dynamic flex_attn_compile_kwargs.mode
+            torch_compile_backend torch_compile_mode llama4_linearized_experts heads_k_stride
+            ring_attn_func image_size image_resize_algorithm freeze_vision_tower
+            tiled_mlp_num_shards tiled_mlp_use_original_mlp chunked_cross_entropy_num_chunks
+            datasets unfrozen use_wandb is_preprocess expert_parallel_num_nvl_bytes
+            expert_parallel_token_capacity fp8_enable_fsdp_float8_all_gather dataset"""
+        ),
+        **dict.fromkeys(
+            [
+                "experts_implementation",
+                "use_scattermoe",
+                "use_sonicmoe",
+                "use_dsv4_kernels",
+                "use_glm_dsa_kernels",
+                "dsv4_fp4_grouped_mode",
+                "fused_attn_kernel",
+                "gemma4_hybrid_attn_impl",
+                "large_head_attention",
+            ],
+            missing("kernels of experts or attention", "either way"),
+        ),
+    },
+    under={
+        **dict.fromkeys(
+            (
+                "datasets.",
+                "special_tokens.",
+                "tokens.",
+                "wandb_",
+                "mlflow_",
+                "comet_",
+                "swanlab_",
+                "use_swanlab",
+                "trackio_",
+                "otel_",
+                "use_otel",
+                "jagged_",
+                "gradient_checkpointing_kwargs.",
+                "fsdp_config.",
+                "accelerator_config.",
+                "lr_scheduler_kwargs.",
+                "chat_template_kwargs.",
+                "model_quantization_config_kwargs.",
+                "bnb_config_kwargs.",
+                "lm_eval_",
+                "added_tokens_overrides",
+                "optim_args.",
+                "dynamic_checkpoint.",
+                "grokfast_",
+                "peft.loftq_config.",
+                "generation_",
+                "flex_attn_compile_kwargs.",
+                "device_map.",
+                "overrides_of_model_kwargs.",
+            ),
+            lambda value, document: NOTHING,
+        ),
+        "model_config.": missing("the model's config overruled", "either way"),
+        "overrides_of_model_config.": missing("the model's config overruled", "either way"),
+        "qat.": told_by("qat.weight_dtype"),
+        **dict.fromkeys(("trl.", "ebft.", "dpo_"), told_by("rl")),
+        "vllm.": told_by("rl"),
+        "diffusion.": told_by("plugins"),
+        "llmcompressor.": told_by("plugins"),
+        "kd_": told_by("plugins"),
+        "qgalore_": missing("Q-GaLore", "too high"),
+        "dion_": missing("Dion", "either way"),
+    },
+)

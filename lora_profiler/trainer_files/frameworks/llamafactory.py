@@ -1,0 +1,276 @@
+"""LLaMA-Factory's YAML, read beside its hparams at ff6d4d1 (August 2026)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from lora_profiler.trainer_files.document import Document
+from lora_profiler.trainer_files.framework import Framework
+from lora_profiler.trainer_files.frameworks import shared
+from lora_profiler.trainer_files.frameworks.training_arguments import (
+    TRAINING_ARGUMENTS,
+    TRAINING_ARGUMENTS_UNDER,
+    evaluated,
+)
+from lora_profiler.trainer_files.meaning import (
+    NOTHING,
+    Meaning,
+    free,
+    is_off,
+    is_on,
+    missing,
+    names,
+    not_modelled,
+    number,
+    sets,
+    size,
+    switch,
+    targets,
+    text,
+)
+
+
+def _method(value: Any, document: Document) -> Meaning:
+    kind = str(value or "lora").lower()
+    bits = document.get("quantization_bit")
+    if kind == "full":
+        return Meaning({"methods": ("full",)})
+    if kind == "freeze":
+        what = "freezing all but some layers, answered as full"
+        return not_modelled(what, "too high", methods=("full",))
+    four = bits is not None and size(bits) == 4
+    methods = ("qlora",) if four else ("lora",)
+    if kind != "lora":
+        return not_modelled(f"{kind}, answered as LoRA", "either way", methods=methods)
+    return Meaning({"methods": methods})
+
+
+def _bits(value: Any, document: Document) -> Meaning:
+    if is_off(value) or size(value) == 4:
+        return NOTHING
+    return not_modelled(f"a base in {size(value)} bit, answered in 16", "too high")
+
+
+def _quantizer(value: Any, document: Document) -> Meaning:
+    kind = str(value).lower()
+    if is_off(value) or kind in ("bnb", "bitsandbytes") or is_off(document.get("quantization_bit")):
+        return NOTHING
+    return not_modelled(f"a base quantised by {kind}, answered as bitsandbytes' NF4", "either way")
+
+
+def _quant_type(value: Any, document: Document) -> Meaning:
+    if is_off(value) or str(value).lower() == "nf4":
+        return NOTHING
+    return not_modelled(f"a base in {value}, answered as NF4", "either way")
+
+
+def _cut_off(value: Any, document: Document) -> Meaning:
+    if value is None:
+        return NOTHING
+    length = {"seq_len": size(value)}
+    if is_on(document.get("packing")) or is_on(document.get("neat_packing")):
+        return Meaning(length)
+    note = "a cut-off: the longest that a batch can be; --seq-len tells what the data have"
+    return Meaning(length, note=note)
+
+
+def _batch(value: Any, document: Document) -> Meaning:
+    if value is None:
+        return NOTHING
+    if document.get("stage") in ("dpo", "rm", "kto"):
+        return Meaning({"batch_size": 2 * size(value)}, note="a row for each of the two answers")
+    return Meaning({"batch_size": size(value)})
+
+
+def _stage(value: Any, document: Document) -> Meaning:
+    if value in (None, "sft", "pt"):
+        return NOTHING
+    if value == "rm":
+        return not_modelled("a reward model's head, answered with the language model's", "too high")
+    if value == "dpo" and document.get("finetuning_type", "lora") == "lora":
+        return NOTHING
+    return not_modelled(f"{value}'s reference model or generation", "too low")
+
+
+def _disable_checkpointing(value: Any, document: Document) -> Meaning:
+    return Meaning({"checkpointing": not is_on(value)})
+
+
+def _bf16(value: Any, document: Document) -> Meaning:
+    """What is trained is cast to float32, unless pure_bf16 or ZeRO-3 stand against it."""
+    if is_off(value):
+        return NOTHING
+    is_full = document.get("finetuning_type") in ("full", "freeze")
+    zero3 = any(n in str(document.get("deepspeed", "")) for n in ("z3", "zero3"))
+    if is_full and not zero3 and not is_on(document.get("pure_bf16")):
+        note = "full fine-tuning casts the weights to float32"
+        return Meaning({"precision": "amp", "dtype": "float32"}, note=note)
+    return Meaning({"precision": "amp", "dtype": "bfloat16"})
+
+
+def _pure_bf16(value: Any, document: Document) -> Meaning:
+    return Meaning({"precision": "pure", "dtype": "bfloat16"}) if is_on(value) else NOTHING
+
+
+def _validation(value: Any, document: Document) -> Meaning:
+    return NOTHING if is_off(value) else evaluated(document)
+
+
+def _gradient_checkpointing(value: Any, document: Document) -> Meaning:
+    """LLaMA-Factory switches it on by itself, whatever the trainer's key says."""
+    return NOTHING
+
+
+def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
+    if "finetuning_type" not in document.entries:
+        yield "finetuning_type", _method("lora", document)
+    if "disable_gradient_checkpointing" not in document.entries:
+        yield "disable_gradient_checkpointing", Meaning({"checkpointing": True})
+    if "cutoff_len" not in document.entries:
+        yield "cutoff_len", _cut_off(2048, document)
+    if document.get("lora_target") is None:
+        yield "lora_target", Meaning({"targets": "all-linear"})
+
+
+def _needs_adapter(document: Document) -> tuple[str, str] | None:
+    key = "quantization_bit"
+    if is_off(document.get(key)) or document.get("finetuning_type", "lora") in ("lora", "oft"):
+        return None
+    return key, f"{key} is about a frozen base; finetuning_type: lora trains on one."
+
+
+def _two_packings(document: Document) -> tuple[str, str] | None:
+    if is_on(document.get("pure_bf16")) and is_on(document.get("fp16")):
+        return "pure_bf16", "pure_bf16 contradicts fp16."
+    if is_on(document.get("bf16")) and is_on(document.get("fp16")):
+        return "fp16", "fp16 contradicts bf16: autocast has one dtype."
+    return None
+
+
+LLAMAFACTORY = Framework(
+    name="llamafactory",
+    title="LLaMA-Factory",
+    marks=frozenset(
+        {"stage", "finetuning_type", "cutoff_len", "template", "do_train", "lora_rank"}
+    ),
+    stack=lambda document: "llamafactory",
+    files=("deepspeed", "fsdp_config"),
+    implied=_implied,
+    checks=(_needs_adapter, _two_packings),
+    keys={
+        **TRAINING_ARGUMENTS,
+        "model_name_or_path": sets("model", text),
+        "model_revision": sets("revision", text),
+        "stage": _stage,
+        "finetuning_type": _method,
+        "quantization_bit": _bits,
+        "quantization_method": _quantizer,
+        "quantization_type": _quant_type,
+        "double_quantization": sets("double_quant", switch),
+        "lora_rank": sets("rank", size),
+        "lora_alpha": sets("alpha", number),
+        "lora_dropout": sets("dropout", number),
+        "lora_target": sets("targets", targets),
+        "additional_target": sets("modules_to_save", names),
+        "use_rslora": sets("use_rslora", switch),
+        "use_dora": missing("DoRA, answered as LoRA", "too low"),
+        "pissa_init": missing("PiSSA's residual base", "either way"),
+        "per_device_train_batch_size": _batch,
+        "cutoff_len": _cut_off,
+        "packing": lambda value, document: NOTHING,
+        "neat_packing": missing("a mask that keeps packed sequences apart", "too low"),
+        "flash_attn": shared.attention,
+        "gradient_checkpointing": _gradient_checkpointing,
+        "disable_gradient_checkpointing": _disable_checkpointing,
+        "use_unsloth_gc": missing("checkpoints that are moved to the host's memory", "too high"),
+        "use_unsloth": missing("Unsloth's kernels", "too high"),
+        "enable_liger_kernel": lambda value, document: (
+            Meaning({"kernels": "liger", "loss": "fused"}) if is_on(value) else NOTHING
+        ),
+        "bf16": _bf16,
+        "pure_bf16": _pure_bf16,
+        "upcast_layernorm": missing("norms in float32", "too low"),
+        "upcast_lmhead_output": missing("logits in float32", "too low"),
+        "fp8": missing("products in FP8, answered in 16 bit", "either way"),
+        "val_size": _validation,
+        "eval_dataset": lambda value, document: NOTHING if is_off(value) else evaluated(document),
+        "use_galore": missing("GaLore, answered as adamw", "too high"),
+        "use_apollo": missing("APOLLO, answered as adamw", "too high"),
+        "use_badam": missing("BAdam, answered as adamw", "too high"),
+        "use_adam_mini": missing("Adam-mini, answered as adamw", "too high"),
+        "use_muon": missing("Muon, answered as adamw", "too high"),
+        "mixture_of_depths": missing("a mixture of depths", "either way"),
+        "use_llama_pro": missing("LLaMA Pro's added blocks", "either way"),
+        "freeze_trainable_layers": lambda value, document: NOTHING,
+        "oft_rank": lambda value, document: NOTHING,
+        "image_max_pixels": missing("images: the vision side and its inputs", "too low"),
+        "video_max_pixels": missing("images: the vision side and its inputs", "too low"),
+        "ref_model": missing("a reference model", "too low"),
+        "reward_model": missing("a reward model", "too low"),
+        "ref_model_quantization_bit": missing("a reference model", "too low"),
+        "shift_attn": missing("shifted sparse attention", "too high"),
+        "rope_scaling": lambda value, document: NOTHING,
+        "resize_vocab": missing("a vocabulary made larger", "too low"),
+        "new_special_tokens": missing("a vocabulary made larger", "too low"),
+        "use_kt": missing("KTransformers' experts on the CPU", "too high"),
+        "ray_num_workers": sets("world_size", size),
+        "tensor_model_parallel_size": shared.parallel("each layer", "tensor parallelism"),
+        "pipeline_model_parallel_size": shared.parallel("the layers", "pipeline parallelism"),
+        "expert_model_parallel_size": shared.parallel("the experts", "expert parallelism"),
+        "context_parallel_size": shared.parallel("the sequence", "context parallelism"),
+        "sequence_parallel_size": shared.parallel("the sequence", "sequence parallelism"),
+        "hyper_parallel_cp_size": shared.parallel("the sequence", "context parallelism"),
+        "sequence_parallel": missing("Megatron's sequence parallelism", "too high"),
+        "use_distributed_optimizer": missing("Megatron's distributed optimizer", "too high"),
+        "recompute_granularity": lambda value, document: (
+            Meaning({"checkpointing": True}) if value == "full" else NOTHING
+        ),
+        "use_v1_kernels": missing("LLaMA-Factory's own kernels", "too high"),
+        "use_asft_loss": missing("ASFT's reference pass", "too low"),
+        "use_dft_loss": missing("DFT's loss", "either way"),
+        "use_eaft_loss": missing("EAFT's loss", "too low"),
+        "compute_accuracy": lambda value, document: NOTHING,
+        "use_mca": missing("Megatron's training", "either way"),
+        "use_megatron_bridge": missing("Megatron's training", "either way"),
+        "train_from_scratch": lambda value, document: NOTHING,
+        **free(
+            """do_train dataset dataset_dir media_dir template train_on_prompt mask_history
+            streaming buffer_size mix_strategy interleave_probs overwrite_cache
+            preprocessing_batch_size preprocessing_num_workers max_samples eval_num_beams
+            ignore_pad_token_for_loss eval_on_each_dataset tool_format default_system
+            enable_thinking preserve_thinking tokenized_path data_shared_file_system plot_loss
+            include_effective_tokens_per_second trust_remote_code adapter_name_or_path
+            adapter_folder cache_dir use_fast_tokenizer split_special_tokens add_tokens
+            add_special_tokens init_special_tokens low_cpu_mem_usage moe_aux_loss_coef
+            use_reentrant_gc infer_backend offload_folder use_kv_cache infer_dtype hf_hub_token
+            ms_hub_token om_hub_token print_param_status compute_dtype quantization_device_map
+            loraplus_lr_ratio loraplus_lr_embedding pissa_iter pissa_convert create_new_adapter
+            freeze_trainable_modules freeze_extra_modules module_dropout oft_block_size
+            oft_target pref_beta pref_ftx pref_bco_weight pref_loss dpo_label_smoothing
+            kto_chosen_weight kto_rejected_weight simpo_gamma ld_alpha ppo_epochs
+            ppo_buffer_size ppo_target galore_rank galore_target galore_update_interval
+            galore_scale galore_proj_type galore_layerwise apollo_target apollo_rank
+            apollo_update_interval apollo_scale apollo_proj apollo_proj_type apollo_scale_type
+            apollo_layerwise apollo_scale_front badam_mode badam_start_block badam_switch_mode
+            badam_switch_interval badam_update_ratio badam_mask_mode badam_verbose asft_alpha
+            eaft_alpha freeze_vision_tower freeze_multi_modal_projector freeze_language_model
+            disable_shuffling early_stopping_steps image_min_pixels image_do_pan_and_scan
+            crop_to_patches video_min_pixels video_fps video_maxlen use_audio_in_video
+            audio_sampling_rate ray_init_kwargs master_addr master_port ray_run_name
+            ray_storage_path placement_strategy resources_per_worker
+            fsdp_transformer_layer_cls_to_wrap fp8_backend fp8_enable_fsdp_float8_all_gather
+            bias_activation_fusion apply_rope_fusion overlap_param_gather overlap_grad_reduce
+            moe_grouped_gemm moe_token_dispatcher_type mixed_precision use_packed_sequences
+            export_hf_on_finish kt_cpu_activation kt_weight_path kt_non_expert_weight_path
+            predict_with_generate generation_max_length generation_num_beams do_sample
+            temperature top_p top_k max_new_tokens length_penalty num_beams skip_special_tokens
+            enable_torch_profiler dataset_shuffle export_dir"""
+        ),
+    },
+    under={
+        **TRAINING_ARGUMENTS_UNDER,
+        **dict.fromkeys(
+            ("kt_config.", "swanlab_", "use_swanlab", "export_", "vllm_", "sglang_", "profiler_"),
+            lambda value, document: NOTHING,
+        ),
+    },
+)

@@ -1,0 +1,316 @@
+"""torchtune's recipe configurations, read at bd2a0fc (April 2026)."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from lora_profiler.trainer_files.document import Document
+from lora_profiler.trainer_files.framework import Framework
+from lora_profiler.trainer_files.frameworks import shared
+from lora_profiler.trainer_files.meaning import (
+    NOTHING,
+    Meaning,
+    dtype,
+    free,
+    is_off,
+    is_on,
+    missing,
+    names,
+    not_modelled,
+    number,
+    sets,
+    size,
+    switch,
+    text,
+    told_by,
+)
+
+MODELS = {
+    "gemma.gemma_2b": "google/gemma-2b",
+    "gemma.gemma_7b": "google/gemma-7b",
+    "gemma2.gemma2_2b": "google/gemma-2-2b",
+    "gemma2.gemma2_9b": "google/gemma-2-9b",
+    "gemma2.gemma2_27b": "google/gemma-2-27b",
+    "llama2.llama2_7b": "meta-llama/Llama-2-7b-hf",
+    "llama2.llama2_13b": "meta-llama/Llama-2-13b-hf",
+    "llama2.llama2_70b": "meta-llama/Llama-2-70b-hf",
+    "code_llama2.code_llama2_7b": "codellama/CodeLlama-7b-hf",
+    "llama3.llama3_8b": "meta-llama/Meta-Llama-3-8B",
+    "llama3.llama3_70b": "meta-llama/Meta-Llama-3-70B",
+    "llama3_1.llama3_1_8b": "meta-llama/Llama-3.1-8B",
+    "llama3_1.llama3_1_70b": "meta-llama/Llama-3.1-70B",
+    "llama3_1.llama3_1_405b": "meta-llama/Llama-3.1-405B",
+    "llama3_2.llama3_2_1b": "meta-llama/Llama-3.2-1B",
+    "llama3_2.llama3_2_3b": "meta-llama/Llama-3.2-3B",
+    "llama3_2_vision.llama3_2_vision_11b": "meta-llama/Llama-3.2-11B-Vision-Instruct",
+    "llama3_2_vision.llama3_2_vision_90b": "meta-llama/Llama-3.2-90B-Vision-Instruct",
+    "llama3_3.llama3_3_70b": "meta-llama/Llama-3.3-70B-Instruct",
+    "llama4.llama4_scout_17b_16e": "meta-llama/Llama-4-Scout-17B-16E-Instruct",
+    "llama4.llama4_maverick_17b_128e": "meta-llama/Llama-4-Maverick-17B-128E-Instruct",
+    "mistral.mistral_7b": "mistralai/Mistral-7B-v0.1",
+    "phi3.phi3_mini": "microsoft/Phi-3-mini-4k-instruct",
+    "phi4.phi4_14b": "microsoft/phi-4",
+    "qwen2.qwen2_0_5b": "Qwen/Qwen2-0.5B",
+    "qwen2.qwen2_1_5b": "Qwen/Qwen2-1.5B",
+    "qwen2.qwen2_7b": "Qwen/Qwen2-7B",
+    "qwen2_5.qwen2_5_0_5b": "Qwen/Qwen2.5-0.5B",
+    "qwen2_5.qwen2_5_1_5b": "Qwen/Qwen2.5-1.5B",
+    "qwen2_5.qwen2_5_3b": "Qwen/Qwen2.5-3B",
+    "qwen2_5.qwen2_5_7b": "Qwen/Qwen2.5-7B",
+    "qwen2_5.qwen2_5_14b": "Qwen/Qwen2.5-14B",
+    "qwen2_5.qwen2_5_32b": "Qwen/Qwen2.5-32B",
+    "qwen2_5.qwen2_5_72b": "Qwen/Qwen2.5-72B",
+    "qwen3.qwen3_0_6b": "Qwen/Qwen3-0.6B",
+    "qwen3.qwen3_1_7b": "Qwen/Qwen3-1.7B",
+    "qwen3.qwen3_4b": "Qwen/Qwen3-4B",
+    "qwen3.qwen3_8b": "Qwen/Qwen3-8B",
+    "qwen3.qwen3_14b": "Qwen/Qwen3-14B",
+    "qwen3.qwen3_32b": "Qwen/Qwen3-32B",
+}
+"""Builders and the models of the hub that they build."""
+_FUSED = {
+    "q_proj": "qkv_proj",
+    "k_proj": "qkv_proj",
+    "v_proj": "qkv_proj",
+    "gate_proj": "gate_up_proj",
+    "up_proj": "gate_up_proj",
+}
+"""Projections that torchtune has apart and transformers' Phi-3 as one."""
+_MLP = ("gate_proj", "up_proj", "down_proj")
+_VISION = "images: the vision side and its inputs"
+_BUILDER = r"torchtune\.models\.(?P<family>\w+)\.(?P<kind>qlora_|lora_)?(?P<builder>\w+)"
+
+
+def builder(document: Document) -> re.Match[str] | None:
+    return re.fullmatch(_BUILDER, str(document.get("model._component_", "")))
+
+
+def _model(value: Any, document: Document) -> Meaning:
+    """The checkpoint's folder has the model's name; its builder tells whether it has adapters."""
+    found = builder(document)
+    if found is None:
+        raise ValueError("no builder of torchtune.models.")
+    method = {"qlora_": "qlora", "lora_": "lora"}.get(found["kind"] or "", "full")
+    if method == "lora" and is_on(document.get("model.quantize_base")):
+        method = "qlora"
+    name = f"{found['family']}.{found['builder']}"
+    plain = re.sub(r"_(instruct|base)$", "", name)
+    model = MODELS.get(name) or MODELS.get(plain)
+    options: dict[str, Any] = {"methods": (method,)}
+    if model is not None:
+        options["model"] = model
+    elif (folder := _folder(document)) is not None:
+        options["model"] = folder
+    else:
+        return Meaning(options, asks=("model",))
+    if "vision" in name:
+        return not_modelled(_VISION, "too low", **options)
+    return Meaning(options)
+
+
+def _folder(document: Document) -> str | None:
+    folder = str(document.get("checkpointer.checkpoint_dir", "")).removesuffix("/original/")
+    name = folder.rstrip("/").rpartition("/")[2]
+    return name if re.fullmatch(r"[\w.\-]+", name) else None
+
+
+def _targets(value: Any, document: Document) -> Meaning:
+    """The names of the projections, in transformers' spelling."""
+    wanted = [
+        name.replace("output_proj", "o_proj") for name in (names(value) or "").split(",") if name
+    ]
+    if is_on(document.get("model.apply_lora_to_mlp")):
+        wanted += _MLP
+    if is_on(document.get("model.apply_lora_to_output")):
+        wanted.append("lm_head")
+    if not wanted:
+        raise ValueError("it must name at least one projection.")
+    found = builder(document)
+    if found is not None and found["family"] in ("phi3", "phi4"):
+        fused = ",".join(dict.fromkeys(_FUSED.get(name, name) for name in wanted))
+        what = "projections that torchtune has apart, answered as transformers' fused ones"
+        return not_modelled(what, "either way", targets=fused)
+    return Meaning({"targets": ",".join(dict.fromkeys(wanted))})
+
+
+def _optimizer(value: Any, document: Document) -> Meaning:
+    name = text(value).rpartition(".")[2]
+    is_fused = is_on(document.get("optimizer.fused"))
+    if name == "AdamW":
+        return Meaning({"optimizer": "adamw", "optimizer_impl": "fused" if is_fused else "foreach"})
+    known = {
+        "PagedAdamW": "paged_adamw",
+        "PagedAdamW8bit": "paged_adamw_8bit",
+        "PagedAdamW32bit": "paged_adamw_32bit",
+        "AdamW8bit": "adamw_bnb_8bit",
+        "SGD": "sgd",
+        "Adafactor": "adafactor",
+        "AdamW4bit": "adamw_torch_4bit",
+        "CPUOffloadOptimizer": "",
+    }
+    if known.get(name):
+        return shared.optimizer(known[name], document)
+    return not_modelled(f"{name}, answered as adamw", "either way", optimizer="adamw")
+
+
+def _loss(value: Any, document: Document) -> Meaning:
+    name = text(value).rpartition(".")[2]
+    if name in ("LinearCrossEntropyLoss", "CEWithChunkedOutputLoss"):
+        what = f"{name}, which keeps 4 bytes a logit"
+        return shared.own_loss("torchtune", what, "too high", "plain")
+    if name == "CrossEntropyLoss":
+        return Meaning({"loss": "plain"})
+    return not_modelled(f"{name}, answered as supervised fine-tuning", "too low")
+
+
+def _length(value: Any, document: Document) -> Meaning:
+    if value is None:
+        return Meaning(asks=("seq_len",), note="null: the length is the data's")
+    note = "a cut-off: the longest that a batch can be; --seq-len tells what the data have"
+    return Meaning({"seq_len": size(value)}, note=note)
+
+
+def _packed(value: Any, document: Document) -> Meaning:
+    if is_off(value):
+        return NOTHING
+    what = "the mask of packed rows, without --packed and the data's mean length"
+    return not_modelled(what, "either way")
+
+
+def _dtype(value: Any, document: Document) -> Meaning:
+    kind = dtype(value)
+    return Meaning({"dtype": kind, "precision": "pure", "adapter_dtype": kind})
+
+
+def _validation(value: Any, document: Document) -> Meaning:
+    if value is None:
+        return NOTHING
+    usual = document.get("batch_size", 2)
+    rows = document.get("batch_size_val", usual)
+    return shared.evaluation(size(usual if rows == "${batch_size}" else rows))
+
+
+def _part(value: Any, document: Document) -> Meaning:
+    return NOTHING if value in ("frozen", False, None) else not_modelled(_VISION, "too low")
+
+
+def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
+    if "tokenizer.max_seq_len" not in document.entries:
+        yield "tokenizer.max_seq_len", _length(None, document)
+    if "model.lora_attn_modules" not in document.entries and is_on(
+        document.get("model.apply_lora_to_mlp")
+    ):
+        yield "model.lora_attn_modules", _targets([], document)
+
+
+def _other_framework(document: Document) -> tuple[str, str] | None:
+    key = "model._component_"
+    if key in document.entries and builder(document) is None:
+        return key, f"{str(document.get(key))[:60]} is no builder of torchtune.models."
+    return None
+
+
+TORCHTUNE = Framework(
+    name="torchtune",
+    title="torchtune",
+    marks=frozenset(
+        {"model._component_", "optimizer._component_", "tokenizer._component_", "loss._component_"}
+    ),
+    stack=lambda document: "torchtune",
+    implied=_implied,
+    checks=(_other_framework,),
+    keys={
+        "model._component_": _model,
+        "model.lora_rank": sets("rank", size),
+        "model.lora_alpha": sets("alpha", number),
+        "model.lora_dropout": sets("dropout", number),
+        "model.lora_attn_modules": _targets,
+        "model.apply_lora_to_mlp": lambda value, document: NOTHING,
+        "model.apply_lora_to_output": lambda value, document: NOTHING,
+        "model.quantize_base": lambda value, document: NOTHING,
+        "model.use_dora": missing("DoRA, answered as LoRA", "too low"),
+        "model.decoder_trainable": _part,
+        "model.encoder_trainable": _part,
+        "model.fusion_trainable": _part,
+        "model.image_size": missing(_VISION, "too low"),
+        "batch_size": sets("batch_size", size),
+        "gradient_accumulation_steps": sets("accumulation", size),
+        "tokenizer.max_seq_len": _length,
+        "dataset.packed": _packed,
+        "optimizer._component_": _optimizer,
+        "optimizer.fused": lambda value, document: NOTHING,
+        "optimizer_in_bwd": missing("an optimizer that steps in backward", "too high"),
+        "loss._component_": _loss,
+        "dtype": _dtype,
+        "enable_activation_checkpointing": sets("checkpointing", switch),
+        "ac_mode": missing("selective checkpointing", "either way"),
+        "ac_option": missing("selective checkpointing", "either way"),
+        "enable_activation_offloading": missing("activations on the host", "too high"),
+        "quantizer._component_": missing("quantisation-aware training", "too low"),
+        "kd_loss._component_": missing("distillation's teacher and loss", "too low"),
+        "compile": missing("torch.compile", "too high"),
+        "run_val_every_n_steps": _validation,
+        "fsdp_cpu_offload": missing("FSDP's parameters on the host", "too high"),
+        "fsdp.cpu_offload": missing("FSDP's parameters on the host", "too high"),
+        "fsdp_reshard_after_forward": shared.fsdp_strategy,
+        "tensor_parallel_dim": shared.parallel("each layer", "tensor parallelism"),
+        "context_parallel_dim": shared.parallel("the sequence", "context parallelism"),
+        "device": lambda value, document: Meaning({"device": "cpu"}) if value == "cpu" else NOTHING,
+        **free(
+            """output_dir seed shuffle epochs max_steps_per_epoch clip_grad_norm log_every_n_steps
+            log_peak_memory_stats log_level resume_from_checkpoint save_adapter_weights_only
+            low_cpu_ram batch_size_val collate_fn name base_model_path
+            memory_efficient_fsdp_wrap optimizer.lr optimizer.weight_decay optimizer.betas
+            optimizer.eps custom_sharded_layers data_parallel_shard_dim
+            data_parallel_replicate_dim save_every_n_epochs num_output_chunks
+            enable_async_checkpointing"""
+        ),
+    },
+    under={
+        **dict.fromkeys(
+            (
+                "tokenizer.",
+                "checkpointer.",
+                "dataset.",
+                "dataset_val.",
+                "datasets",
+                "metric_logger.",
+                "profiler.",
+                "lr_scheduler.",
+                "optimizer.",
+                "dataloader.",
+                "early_exit",
+                "tensor_parallel_plan.",
+                "loss.",
+            ),
+            lambda value, document: NOTHING,
+        ),
+        "quantizer.": told_by("quantizer._component_"),
+        **dict.fromkeys(("teacher_", "kd_"), told_by("kd_loss._component_")),
+        **dict.fromkeys(
+            (
+                "ref_",
+                "policy_",
+                "reward_",
+                "value_",
+                "ppo_",
+                "grpo_",
+                "forward_batch_size",
+                "max_generated_tokens",
+                "num_steps",
+                "temperature",
+                "top_k",
+                "gamma",
+                "lmbda",
+                "kl_coeff",
+                "enable_kv_cache",
+                "min_response_length",
+                "penalise_no_eos",
+                "stop_token_ids",
+                "whiten_rewards",
+            ),
+            told_by("loss._component_"),
+        ),
+        "model.": missing("a model's own sizes", "either way"),
+    },
+)

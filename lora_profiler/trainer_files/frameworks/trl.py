@@ -1,0 +1,260 @@
+"""TRL's YAML, JSON and command lines (ModelConfig, SFTConfig, DPOConfig, GRPOConfig), those of the
+alignment handbook among them, and plain TrainingArguments."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from lora_profiler.trainer_files.document import Document
+from lora_profiler.trainer_files.framework import Framework, both_on
+from lora_profiler.trainer_files.frameworks import shared
+from lora_profiler.trainer_files.frameworks.training_arguments import (
+    TRAINING_ARGUMENTS,
+    TRAINING_ARGUMENTS_UNDER,
+)
+from lora_profiler.trainer_files.meaning import (
+    NOTHING,
+    Meaning,
+    dtype,
+    free,
+    is_off,
+    is_on,
+    missing,
+    names,
+    not_modelled,
+    number,
+    sets,
+    size,
+    switch,
+    targets,
+    text,
+)
+
+_DPO_LOSSES = [
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "nca_pair",
+    "robust",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_pair",
+    "aot_unpaired",
+    "discopop",
+    "apo_zero",
+    "apo_down",
+    "sigmoid_norm",
+]
+_SCRIPTS: dict[str, tuple[str, Any]] = {
+    "dtype": ("dtype", "float32"),
+    "lora_r": ("rank", 16),
+    "lora_alpha": ("alpha", 32.0),
+    "lora_dropout": ("dropout", 0.05),
+    "lora_target_modules": ("targets", "default"),
+}
+"""Defaults of ModelConfig, which files that name a model fill; the classes have others."""
+TASK = "task"
+"""The trainer, as a command line names it: `trl dpo`."""
+
+
+def task(document: Document) -> str:
+    """Which of TRL's trainers the file is for, by its keys."""
+    if (named := document.get(TASK)) is not None:
+        return str(named)
+    if document.get("num_generations") or document.get("reward_funcs"):
+        return "grpo"
+    if document.get("desirable_weight") is not None:
+        return "kto"
+    if document.get("loss_type") in _DPO_LOSSES or any(
+        key in document.entries for key in ("beta", "max_prompt_length", "precompute_ref_log_probs")
+    ):
+        return "dpo"
+    return "sft"
+
+
+def _stack(document: Document) -> str:
+    if _is_plain(document):
+        return "transformers"
+    return {"dpo": "trl-dpo", "grpo": "trl-grpo"}.get(task(document), "trl-sft")
+
+
+def _is_plain(document: Document) -> bool:
+    """TrainingArguments alone, without a key of TRL's."""
+    return TASK not in document.entries and not any(
+        key in document.entries
+        for key in TRL.keys
+        if key not in TRAINING_ARGUMENTS and key not in ("model_name_or_path", "trust_remote_code")
+    )
+
+
+def _method(document: Document) -> str:
+    if not is_on(document.get("use_peft")):
+        return "full"
+    return "qlora" if is_on(document.get("load_in_4bit")) else "lora"
+
+
+def _length(value: Any, document: Document) -> Meaning:
+    if value is None:
+        return NOTHING
+    note = "a cut-off: the longest that a batch can be; --seq-len tells what the data have"
+    return Meaning({"seq_len": size(value)}, note=note)
+
+
+def _packing(value: Any, document: Document) -> Meaning:
+    """All strategies but "wrapped", which cuts rows without boundaries, make one row of a batch."""
+    if document.get("packing_strategy") == "wrapped":
+        return NOTHING
+    return shared.one_row(value, document)
+
+
+def _liger(value: Any, document: Document) -> Meaning:
+    """TRL's trainers keep their own loss; transformers' Trainer takes Liger's with its kernels."""
+    if is_off(value):
+        return NOTHING
+    own = {"loss": "fused"} if _is_plain(document) else {}
+    return Meaning({"kernels": "liger", **own})
+
+
+def _targets(value: Any) -> str:
+    """ModelConfig hands over a list of one as that one, which PEFT takes for a pattern."""
+    return targets(value[0] if isinstance(value, list) and len(value) == 1 else value)
+
+
+def _quant_type(value: Any, document: Document) -> Meaning:
+    if is_off(value) or str(value).lower() == "nf4":
+        return NOTHING
+    return not_modelled(f"a base in {value}, answered as NF4", "either way")
+
+
+def _loss(value: Any, document: Document) -> Meaning:
+    names_ = value if isinstance(value, list) else [value]
+    if task(document) != "sft" or set(names_) <= {None, "nll", "chunked_nll", "dft"}:
+        return NOTHING
+    return not_modelled(f"the loss {value}", "either way")
+
+
+def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
+    kind = task(document)
+    if not is_on(document.get("use_peft")):
+        yield "use_peft", Meaning({"methods": ("full",)})
+    if kind not in ("sft", "dpo", "grpo"):
+        yield "trainer", not_modelled(f"{kind.upper()}'s loss, answered as SFT", "too low")
+    elif kind == "grpo":
+        prompt, answer = (
+            document.get(key, usual)
+            for key, usual in (("max_prompt_length", 512), ("max_completion_length", 512))
+        )
+        yield "max_length", Meaning({"seq_len": size(prompt) + size(answer)})
+    if "model_name_or_path" in document.entries and not _is_plain(document):
+        for key, (option, value) in _SCRIPTS.items():
+            if key != "dtype" or document.get("torch_dtype") is None:
+                yield key, Meaning({option: value})
+
+
+def _idle_adapter(document: Document) -> tuple[str, str] | None:
+    key = "load_in_4bit"
+    if (
+        is_on(document.get(key))
+        and "use_peft" in document.entries
+        and is_off(document.get("use_peft"))
+    ):
+        return key, f"{key} is about a frozen base, and use_peft is off."
+    return None
+
+
+TRL = Framework(
+    name="trl",
+    title="TRL",
+    marks=frozenset(
+        {"model_name_or_path", "per_device_train_batch_size", "use_peft", "max_length"}
+    ),
+    stack=_stack,
+    files=("deepspeed", "fsdp_config"),
+    implied=_implied,
+    checks=(
+        both_on("load_in_4bit", "load_in_8bit", "a base is stored in one of them."),
+        both_on("bf16", "fp16", "autocast has one dtype."),
+        _idle_adapter,
+    ),
+    keys={
+        **TRAINING_ARGUMENTS,
+        "model_name_or_path": sets("model", text),
+        "model_revision": sets("revision", text),
+        TASK: lambda value, document: NOTHING,
+        "dtype": sets("dtype", dtype),
+        "torch_dtype": sets("dtype", dtype),
+        "attn_implementation": shared.attention,
+        "use_flash_attention_2": shared.attention_switch("flash"),
+        "use_peft": lambda value, document: Meaning({"methods": (_method(document),)}),
+        "load_in_4bit": shared.four_bit("use_peft"),
+        "load_in_8bit": missing("a base in 8 bit, answered in 16", "too high"),
+        "bnb_4bit_quant_type": _quant_type,
+        "use_bnb_nested_quant": sets("double_quant", switch),
+        "bnb_4bit_quant_storage": lambda value, document: NOTHING,
+        "lora_r": sets("rank", size),
+        "lora_alpha": sets("alpha", number),
+        "lora_dropout": sets("dropout", number),
+        "lora_target_modules": sets("targets", _targets),
+        "lora_target_parameters": missing("adapters on experts' parameters", "too low"),
+        "lora_modules_to_save": sets("modules_to_save", names),
+        "use_rslora": sets("use_rslora", switch),
+        "use_dora": missing("DoRA, answered as LoRA", "too low"),
+        "use_liger_kernel": _liger,
+        "max_seq_length": _length,
+        "max_length": _length,
+        "padding_free": _packing,
+        "packing": _packing,
+        "activation_offloading": missing("activations on the host", "too high"),
+        "loss_type": _loss,
+        "use_liger_loss": missing("Liger's loss of TRL", "too high"),
+        "vllm_gpu_memory_utilization": missing("vLLM's share of the card", "too low"),
+        "cast_lm_head_to_fp32": missing("a head in float32", "too low"),
+        "sync_ref_model": missing("a reference model that follows", "too low"),
+        "use_unsloth": missing("Unsloth's kernels", "too high"),
+        **free(
+            """trust_remote_code lora_task_type dataset_name dataset_config dataset_train_split
+            dataset_test_split dataset_streaming dataset_text_field dataset_kwargs
+            dataset_num_proc dataset_batch_size dataset_splits dataset_configs dataset_mixer
+            text_column preprocessing_num_workers ignore_bias_buffers model_init_kwargs
+            router_aux_loss_coef chat_template chat_template_path eos_token pad_token
+            shuffle_dataset packing_strategy pad_to_multiple_of eval_packing
+            completion_only_loss assistant_only_loss truncation_mode max_prompt_length
+            max_completion_length disable_dropout precompute_ref_log_probs
+            precompute_ref_batch_size loss_weights ld_alpha f_divergence_type
+            f_alpha_divergence_coef label_smoothing beta use_weighting discopop_tau
+            reference_free ref_model_mixup_alpha ref_model_sync_steps desirable_weight
+            undesirable_weight num_generations generation_batch_size steps_per_generation
+            temperature top_p top_k min_p generation_kwargs chat_template_kwargs
+            repetition_penalty cache_implementation num_iterations epsilon delta epsilon_high
+            reward_weights reward_funcs scale_rewards mask_truncated_completions
+            log_completions num_completions_to_print log_unique_prompts
+            importance_sampling_level top_entropy_quantile ds3_gather_for_generation use_vllm
+            vllm_mode vllm_server_host vllm_server_port vllm_server_base_url
+            vllm_server_timeout vllm_tensor_parallel_size system_prompt benchmarks callbacks
+            center_rewards_coefficient dataset_prompt_column hub_model_revision
+            overwrite_hub_revision push_to_hub_revision wandb_project wandb_entity
+            wandb_run_group dataset_config_name gradient_accumulation streaming max_samples
+            model_type orpo_alpha cpo_alpha simpo_gamma num_generations_eval
+            max_num_worker_reward_model reward_model_path judge dataset dataset_id dataset_path
+            tools instruct_template dataset_shuffle eval_num_samples log_multimodal"""
+        ),
+    },
+    under={
+        **TRAINING_ARGUMENTS_UNDER,
+        **dict.fromkeys(
+            (
+                "dataset_mixture.",
+                "dataset_mixer.",
+                "dataset_kwargs.",
+                "model_init_kwargs.",
+                "chat_template_kwargs.",
+                "generation_kwargs.",
+                "dataset_",
+                "vllm_",
+                "env_",
+            ),
+            lambda value, document: NOTHING,
+        ),
+    },
+)

@@ -1,0 +1,119 @@
+"""The calls of an Unsloth notebook: FastLanguageModel's and the trainer's arguments."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from lora_profiler.trainer_files.document import Document
+from lora_profiler.trainer_files.framework import Framework, both_on
+from lora_profiler.trainer_files.frameworks import shared
+from lora_profiler.trainer_files.frameworks.trl import TRL
+from lora_profiler.trainer_files.meaning import (
+    NOTHING,
+    Meaning,
+    dtype,
+    free,
+    is_on,
+    missing,
+    names,
+    not_modelled,
+    number,
+    sets,
+    size,
+    switch,
+    targets,
+    text,
+)
+
+
+def _checkpointing(value: Any, document: Document) -> Meaning:
+    if value == "unsloth":
+        what = "checkpoints that Unsloth moves to the host's memory, answered as kept on the card"
+        return not_modelled(what, "too high", checkpointing=True)
+    return shared.checkpointing(value, document)
+
+
+def _method(document: Document) -> str:
+    if is_on(document.get("full_finetuning")) or "r" not in document.entries:
+        return "full"
+    return "qlora" if is_on(document.get("load_in_4bit")) else "lora"
+
+
+def _length(value: Any, document: Document) -> Meaning:
+    return Meaning({"seq_len": size(value)}) if value is not None else NOTHING
+
+
+def _implied(document: Document) -> Iterator[tuple[str, Meaning]]:
+    yield "get_peft_model", Meaning({"methods": (_method(document),)})
+    what = "Unsloth's own kernels and loss, answered as Liger's"
+    yield "unsloth", not_modelled(what, "either way", kernels="liger", loss="fused")
+    if document.get("num_generations") is not None:
+        yield "trainer", not_modelled("GRPO's generation", "too low")
+
+
+UNSLOTH = Framework(
+    name="unsloth",
+    title="Unsloth",
+    marks=frozenset(
+        [
+            "model_name",
+            "r",
+            "random_state",
+            "use_gradient_checkpointing",
+            "fast_inference",
+            "full_finetuning",
+            "finetune_vision_layers",
+        ]
+    ),
+    stack=lambda document: "unsloth",
+    implied=_implied,
+    checks=(both_on("load_in_4bit", "load_in_8bit", "a base is stored in one of them."),),
+    keys={
+        **TRL.keys,
+        "model_name": sets("model", text),
+        "max_length": _length,
+        "max_seq_length": _length,
+        "per_device_train_batch_size": sets("batch_size", size),
+        "dtype": lambda value, document: (
+            NOTHING if value is None else Meaning({"dtype": dtype(value)})
+        ),
+        "load_in_4bit": shared.four_bit("r"),
+        "load_in_8bit": missing("a base in 8 bit, answered in 16", "too high"),
+        "load_in_16bit": lambda value, document: NOTHING,
+        "load_in_fp8": missing("a base in FP8, answered in 16 bit", "too high"),
+        "full_finetuning": lambda value, document: NOTHING,
+        "r": sets("rank", size),
+        "target_modules": sets("targets", targets),
+        "lora_alpha": sets("alpha", number),
+        "lora_dropout": sets("dropout", number),
+        "modules_to_save": sets("modules_to_save", names),
+        "layers_to_transform": missing("adapters on some layers", "too high"),
+        "target_parameters": missing("adapters on experts' parameters", "too low"),
+        "use_rslora": sets("use_rslora", switch),
+        "use_dora": missing("DoRA, answered as LoRA", "too low"),
+        "use_gradient_checkpointing": _checkpointing,
+        "finetune_vision_layers": missing("images: the vision side and its inputs", "too low"),
+        "finetune_audio_layers": missing("sound: its encoder and its inputs", "too low"),
+        "num_labels": missing("a classifier's head", "too high"),
+        "fast_inference": missing("vLLM's share of the card", "too low"),
+        "gpu_memory_utilization": missing("vLLM's share of the card", "too low"),
+        "float8_kv_cache": lambda value, document: NOTHING,
+        "max_lora_rank": lambda value, document: NOTHING,
+        "qat_scheme": missing("quantisation-aware training", "too low"),
+        "unsloth_tiled_mlp": missing("a tiled MLP", "too high"),
+        "offload_embedding": missing("the embedding on the host", "too high"),
+        **free(
+            """id2label label2id audio_codec_path step token load_in_16bit random_state bias
+            loftq_config finetune_language_layers finetune_attention_modules
+            finetune_mlp_modules attn_implementation_ auto_model whisper_language whisper_task
+            model tokenizer processing_class train_dataset eval_dataset args data_collator
+            formatting_func reward_funcs dataset_text_field callbacks compute_metrics
+            init_lora_weights task_type unsloth_force_compile max_prompt_length
+            trust_remote_code embedding_learning_rate use_exact_model_name peft_config
+            adapter_name fix_tokenizer device_map revision local_files_only ref_model
+            padding_side truncation_side correct_bias return_logits ensure_weight_tying
+            pooling_mode normalize_embeddings loss scaling batch_sampler fp16_full_eval_
+            unsloth_vllm_standby"""
+        ),
+    },
+    under=TRL.under,
+)

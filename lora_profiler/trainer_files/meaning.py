@@ -1,0 +1,170 @@
+"""What a trainer's key means here: options of a setup, nothing that costs memory, or something that
+no option says, with the direction in which the answer is then wrong."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from lora_profiler.trainer_files.document import Document
+
+Direction = Literal["too low", "too high", "either way"]
+"""Of the answer, where something is not modelled."""
+ONE_ROW = "one_row"
+"""Among the options of a meaning: that a batch is laid into one row."""
+AUTO_DTYPE = "auto"
+"""Of the option dtype: as the checkpoint is stored."""
+
+
+class Meaning(NamedTuple):
+    """options: their values, as people write them, with `model` and `methods` among them. missing:
+    what is not modelled. asks: options that the file cannot tell and the question needs. note: what
+    is worth knowing beside."""
+
+    options: Mapping[str, Any] = {}
+    missing: str = ""
+    direction: Direction | None = None
+    asks: tuple[str, ...] = ()
+    note: str = ""
+
+
+Reader = Callable[[Any, Document], Meaning]
+NOTHING = Meaning()
+"""It costs nothing, or is switched off."""
+_OFF = (None, False, 0, "", "false", "no", "none", "null", "off", "disabled")
+
+
+def is_off(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.lower() in _OFF
+    return value in _OFF or value in ([], {})
+
+
+def is_on(value: Any) -> bool:
+    """A switch as YAML, JSON or a command line has it."""
+    return not is_off(value)
+
+
+def not_modelled(what: str, direction: Direction, **options: Any) -> Meaning:
+    """`options` come nearest."""
+    return Meaning(options=options, missing=what, direction=direction)
+
+
+def costs_nothing(value: Any, document: Document) -> Meaning:
+    return NOTHING
+
+
+def free(names: str) -> dict[str, Reader]:
+    """Keys that cost no memory, by names with spaces between them."""
+    return dict.fromkeys(names.split(), costs_nothing)
+
+
+def sets(option: str, convert: Callable[[Any], Any] = lambda value: value) -> Reader:
+    """The key is `option`; null leaves the framework's default. `convert` raises ValueError with
+    what the value must be."""
+
+    def read(value: Any, document: Document) -> Meaning:
+        return NOTHING if value is None else Meaning({option: convert(value)})
+
+    return read
+
+
+def missing(what: str, direction: Direction) -> Reader:
+    """The key is not modelled unless it is off."""
+
+    def read(value: Any, document: Document) -> Meaning:
+        return NOTHING if is_off(value) else not_modelled(what, direction)
+
+    return read
+
+
+def told_by(key: str) -> Reader:
+    """What stands beside `key`, which says of all of it that it is not modelled."""
+
+    def read(value: Any, document: Document) -> Meaning:
+        return Meaning(note=f"a part of {key}, see there")
+
+    return read
+
+
+def missing_above(least: float, what: str, direction: Direction) -> Reader:
+    """The key is not modelled where its number is above `least`."""
+
+    def read(value: Any, document: Document) -> Meaning:
+        is_plain = is_off(value) or number(value) <= least
+        return NOTHING if is_plain else not_modelled(what, direction)
+
+    return read
+
+
+def size(value: Any) -> int:
+    """A whole number, at least 1, however it is written."""
+    exact = number(value)
+    if exact != int(exact) or exact < 1:
+        raise ValueError("it must be a whole number, at least 1.")
+    return int(exact)
+
+
+def number(value: Any) -> float:
+    """A finite number; YAML reads 2e-5 as text."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("it must be a number.")
+    try:
+        result = float(value)
+    except (ValueError, OverflowError):
+        raise ValueError("it must be a number.") from None
+    if result - result != 0:
+        raise ValueError("it must be a finite number.")
+    return result
+
+
+def switch(value: Any) -> bool:
+    return is_on(value)
+
+
+def text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("it must be a name.")
+    return value.strip()
+
+
+def names(value: Any) -> str | None:
+    """A list of names as people write it: with commas."""
+    items: Sequence[Any] = re.split(r"[,\s]+", value.strip()) if isinstance(value, str) else value
+    if not isinstance(items, list) or not all(isinstance(item, str) and item for item in items):
+        raise ValueError("it must be a list of names.")
+    return ",".join(items) or None
+
+
+def layer_numbers(value: Any) -> str | None:
+    items = value if isinstance(value, list) else [value]
+    return ",".join(str(int(number(item))) for item in items) or None
+
+
+def targets(value: Any) -> str:
+    """PEFT's target_modules: a list matches by suffix, a text is a pattern matched in full."""
+    if isinstance(value, list):
+        if value in (["all-linear"], ["all"]):
+            return "all-linear"
+        return names(value) or "default"
+    pattern = text(value)
+    if pattern in ("all-linear", "all"):
+        return "all-linear"
+    if "," in pattern and re.fullmatch(r"[\w.,\s]+", pattern):
+        return names(pattern) or "default"
+    return f"re:{pattern}"
+
+
+def dtype(value: Any) -> str:
+    name = text(value).removeprefix("torch.").lower()
+    known = {
+        "bf16": "bfloat16",
+        "fp16": "float16",
+        "half": "float16",
+        "fp32": "float32",
+        "float": "float32",
+        "none": AUTO_DTYPE,
+    }
+    result = known.get(name, name)
+    if result not in ("bfloat16", "float16", "float32", AUTO_DTYPE):
+        raise ValueError("it must be bfloat16, float16, float32 or auto.")
+    return result

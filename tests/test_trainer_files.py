@@ -1,0 +1,582 @@
+"""Trainers' own files as questions: each framework's keys, what is refused, and what is said of the
+rest. The expected options are those of shared configurations worked out by hand, from the
+frameworks' sources."""
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+import commands
+from loading import modules_after
+from lora_profiler import find_model
+from lora_profiler.errors import LoraProfilerError
+from lora_profiler.planning.setups import DEFAULTS, setups
+from lora_profiler.stacks import find_stack
+from lora_profiler.trainer_files.document import TrainerFileError, parse
+from lora_profiler.trainer_files.reading import (
+    TrainerFile,
+    read_command,
+    read_document,
+    read_files,
+    recognised,
+)
+from lora_profiler.trainer_files.writing import written
+from lora_profiler.workload import Workload, setup_dict
+
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | {
+    "HF_HUB_OFFLINE": "1"
+}
+AXOLOTL = """\
+base_model: NousResearch/Llama-3.2-1B
+load_in_4bit: true
+adapter: qlora
+lora_r: 32
+lora_alpha: 16
+lora_dropout: 0.05
+lora_target_linear: true
+sequence_len: 512
+sample_packing: true
+micro_batch_size: 2
+gradient_accumulation_steps: 4
+optimizer: adamw_bnb_8bit
+learning_rate: 2e-4
+bf16: auto
+attn_implementation: flash_attention_2
+gradient_checkpointing: true
+activation_offloading: true
+lora_mlp_kernel: false
+datasets:
+  - path: mhenrichsen/alpaca_2k_test
+    type: alpaca
+"""
+LLAMAFACTORY = """\
+model_name_or_path: Qwen/Qwen3-0.6B
+stage: sft
+do_train: true
+finetuning_type: full
+template: qwen3
+cutoff_len: 1024
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 8
+bf16: true
+flash_attn: fa2
+optim: paged_adamw_8bit
+"""
+TORCHTUNE = """\
+model:
+  _component_: torchtune.models.llama3_2.lora_llama3_2_1b
+  lora_attn_modules: ['q_proj', 'v_proj', 'output_proj']
+  apply_lora_to_mlp: True
+  lora_rank: 64
+  lora_alpha: 128
+tokenizer:
+  _component_: torchtune.models.llama3.llama3_tokenizer
+  max_seq_len: null
+checkpointer:
+  checkpoint_dir: /tmp/Llama-3.2-1B-Instruct/
+batch_size: 4
+optimizer:
+  _component_: torch.optim.AdamW
+  fused: True
+loss:
+  _component_: torchtune.modules.loss.LinearCrossEntropyLoss
+dtype: bf16
+enable_activation_checkpointing: False
+"""
+TRL = """\
+model_name_or_path: Qwen/Qwen2-0.5B
+dtype: bfloat16
+use_peft: true
+lora_r: 8
+lora_target_modules: all-linear
+max_length: 512
+per_device_train_batch_size: 4
+packing: true
+bf16: true
+gradient_checkpointing: true
+eval_strategy: "no"
+"""
+ACCELERATE = """\
+compute_environment: LOCAL_MACHINE
+distributed_type: FSDP
+mixed_precision: bf16
+num_processes: 4
+fsdp_config:
+  fsdp_reshard_after_forward: false
+  fsdp_version: 2
+"""
+NOTEBOOK = """\
+%%capture
+!pip install unsloth
+from unsloth import FastLanguageModel
+max_seq_length = 1024
+model, tokenizer = FastLanguageModel.from_pretrained(
+    model_name="unsloth/llama-3-8b-bnb-4bit", max_seq_length=max_seq_length, load_in_4bit=True,
+)
+model = FastLanguageModel.get_peft_model(
+    model, r=16, target_modules=["q_proj", "v_proj"], lora_alpha=16,
+    use_gradient_checkpointing="unsloth",
+)
+trainer = SFTTrainer(model=model, args=SFTConfig(
+    per_device_train_batch_size=2, gradient_accumulation_steps=4, optim="adamw_8bit",
+))
+"""
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Any:
+    """A file's reading: `read(text, name)`."""
+
+    def run(text: str, name: str = "file.yaml", *beside: str, **options: Any) -> TrainerFile:
+        paths = [tmp_path / name, *(tmp_path / f"beside{n}.yaml" for n in range(len(beside)))]
+        for path, content in zip(paths, (text, *beside), strict=True):
+            path.write_text(content)
+        return read_files(paths, **options)
+
+    return run
+
+
+def lora_profile(*arguments: str) -> commands.Done:
+    return commands.in_this_process(*arguments, environment=ENVIRONMENT)
+
+
+def keys(file: TrainerFile) -> dict[str, Any]:
+    return {key.key: key for key in file.keys}
+
+
+def test_axolotl(read: Any) -> None:
+    file = read(AXOLOTL)
+    assert (file.framework, file.stack, file.model) == (
+        "axolotl",
+        "axolotl",
+        "NousResearch/Llama-3.2-1B",
+    )
+    assert file.beside({}) == {
+        "methods": ("qlora",),
+        "rank": 32,
+        "alpha": 16.0,
+        "dropout": 0.05,
+        "targets": "all-linear",
+        "batch_size": 1,  # a packed batch is one row
+        "seq_len": 1024,
+        "accumulation": 4,
+        "optimizer": "adamw_8bit",
+        "precision": "amp",
+        "checkpointing": True,
+        "attention": "flash",
+    }
+    assert {key.key: key.direction for key in file.not_modelled} == {
+        "activation_offloading": "too high"
+    }
+    assert keys(file)["learning_rate"].state == "costs nothing"
+    assert keys(file)["optimizer"].line == 12
+    # given on the command line, the length overrules; a mean length leaves the layout to the stack
+    assert file.beside({"seq_len": 2048})["seq_len"] == 4096
+    assert file.beside({"packed": 100})["batch_size"] == 2
+
+
+def test_axolotl_switches_its_kernels_on_where_nothing_is_said(read: Any) -> None:
+    silent = AXOLOTL.replace("lora_mlp_kernel: false\n", "")
+    assert keys(read(silent))["lora_mlp_kernel"].direction == "too high"
+    assert "lora_mlp_kernel" not in keys(read(silent + "rl: dpo\n"))
+
+
+def test_evaluation_has_a_batch_of_its_own(read: Any) -> None:
+    row = keys(read(AXOLOTL + "val_set_size: 0.1\neval_batch_size: 8\n"))["val_set_size"]
+    assert row.options == {"eval_batch_size": 8} or row.direction == "too low"
+    off = read(AXOLOTL + "val_set_size: 0.1\neval_strategy: 'no'\n")
+    assert keys(off)["val_set_size"].state == "costs nothing"
+    usual = keys(read(TRL.replace('"no"', "epoch")))["eval_strategy"]
+    assert usual.options == {"eval_batch_size": 8} or usual.direction == "too low"
+
+
+def test_kernels_that_are_not_known_of_a_model_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "file.yaml"
+    liger = "".join(f"liger_{key}: true\n" for key in ("rope", "rms_norm", "glu_activation"))
+    path.write_text(AXOLOTL.replace("NousResearch/Llama-3.2-1B", "google/gemma-3-1b-it") + liger)
+    done = lora_profile(str(path), "--format", "json")
+    (prediction,) = json.loads(done.stdout)["predictions"]
+    assert prediction["setup"]["kernels"] == "transformers"
+    assert "Liger's kernels on gemma3_text" in "\n".join(prediction["assumptions"])
+
+
+def test_llamafactory(read: Any) -> None:
+    file = read(LLAMAFACTORY)
+    assert (file.framework, file.model) == ("llamafactory", "Qwen/Qwen3-0.6B")
+    assert file.options == {
+        "methods": ("full",),
+        "seq_len": 1024,
+        "batch_size": 1,
+        "accumulation": 8,
+        "precision": "amp",
+        "dtype": "float32",  # trained weights are cast
+        "checkpointing": True,  # on though the file is silent
+        "attention": "flash",
+        "optimizer": "adamw_8bit",
+    }
+    assert [key.key for key in file.not_modelled] == ["optim"]
+    pure = read(LLAMAFACTORY.replace("bf16: true", "pure_bf16: true"))
+    assert (pure.options["dtype"], pure.options["precision"]) == ("bfloat16", "pure")
+
+
+def test_torchtune(read: Any) -> None:
+    file = read(TORCHTUNE)
+    assert (file.framework, file.model) == ("torchtune", "meta-llama/Llama-3.2-1B")
+    assert file.asks == ("seq_len",)
+    assert file.options["targets"] == "q_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
+    assert file.options["optimizer_impl"] == "fused"
+    assert file.options["adapter_dtype"] == "bfloat16"
+    assert file.options["checkpointing"] is False
+    with pytest.raises(TrainerFileError, match=r"line 9 \(tokenizer.max_seq_len\): .* --seq-len"):
+        file.beside({})
+    assert "seq_len" not in file.beside({"seq_len": 1024})
+
+
+def test_trl_with_accelerate_s_file(read: Any) -> None:
+    file = read(TRL)
+    assert (file.framework, file.stack) == ("trl", "trl-sft")
+    assert file.options["alpha"] == 32.0  # ModelConfig's, not twice the rank
+    assert file.beside({})["seq_len"] == 2048
+    assert not file.not_modelled
+    sharded = read(TRL, "sft.yaml", ACCELERATE)
+    assert sharded.options["sharding"] == "fsdp-no-reshard"
+    assert sharded.options["world_size"] == 4
+    wrapped = read(TRL + "packing_strategy: wrapped\n").beside({})
+    assert (wrapped["batch_size"], wrapped["seq_len"]) == (4, 512)
+
+
+def test_arguments_as_json(read: Any, tmp_path: Path) -> None:
+    content = {"per_device_train_batch_size": 2, "max_length": 256, "optim": "adamw_torch_fused"}
+    file = read(json.dumps(content, indent=1), "sft_config.json")
+    assert (file.stack, file.asks) == ("trl-sft", ("model",))
+    assert file.options["batch_size"] == 2
+    assert keys(file)["optim"].line == 4
+    plain = read(json.dumps({"per_device_train_batch_size": 2, "bf16": True}), "arguments.json")
+    assert plain.stack == "transformers"
+    path = str(tmp_path / "arguments.json")
+    assert "names no model of the hub; add --model ID" in lora_profile(path, "-s", "64").stderr
+    done = lora_profile(path, "-s", "64", "--model", "gpt2", "--format", "json")
+    (prediction,) = json.loads(done.stdout)["predictions"]
+    assert prediction["setup"]["batch_size"] == 2
+
+
+def test_a_notebook_of_unsloth(read: Any) -> None:
+    cells = [{"cell_type": "code", "source": NOTEBOOK.splitlines(keepends=True)}]
+    file = read(json.dumps({"cells": cells}), "train.ipynb")
+    assert (file.framework, file.model) == ("unsloth", "unsloth/llama-3-8b-bnb-4bit")
+    assert file.options["methods"] == ("qlora",)
+    assert file.options["seq_len"] == 1024
+    assert file.options["targets"] == "q_proj,v_proj"
+    assert file.options["checkpointing"] is True
+    assert keys(file)["use_gradient_checkpointing"].direction == "too high"
+    assert read(NOTEBOOK.replace("%%capture\n", ""), "train.py").options == file.options
+
+
+def test_a_command_line(read: Any, tmp_path: Path) -> None:
+    text = """\
+# how it was trained
+CUDA_VISIBLE_DEVICES=0,1 accelerate launch --num_processes 2 --multi_gpu \\
+    trl/scripts/dpo.py --model_name_or_path Qwen/Qwen2-0.5B \\
+    --use_peft --lora_target_modules q_proj v_proj --max_length=256
+"""
+    file = read(text, "train.sh")
+    assert (file.stack, file.model) == ("trl-dpo", "Qwen/Qwen2-0.5B")
+    assert file.options["targets"] == "q_proj,v_proj"
+    assert (file.options["world_size"], file.options["sharding"]) == (2, "ddp")
+    assert keys(file)["max_length"].line == 4
+    (tmp_path / "sft.yaml").write_text(TRL)
+    words = shlex.split("trl sft --config sft.yaml --lora_r 64")
+    given = read_command(words, tmp_path)
+    assert given.options["rank"] == 64
+    assert given.options["seq_len"] == 512
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no keys"),
+        ("- a\n- b\n", "holds no keys"),
+        ("a: b\nc: d\n", "no trainer is known by these keys"),
+        ("base_model: gpt2\n  x: 1\n", "line 2: not valid YAML"),
+        (AXOLOTL.replace("512", "0"), "line 8: sequence_len is 0; it must be a whole number"),
+        (AXOLOTL.replace("0.05", "1.5", 1), "line 6: lora_dropout: dropout is 1.5"),
+        (AXOLOTL + "load_in_8bit: true\n", "load_in_8bit contradicts load_in_4bit in line 2"),
+        (AXOLOTL.replace("adapter: qlora\n", ""), "load_in_4bit is about a frozen base"),
+        (AXOLOTL + "lora_r: 8\n", "line 22: lora_r stands there a second time"),
+        (
+            AXOLOTL + "optimizer_: x\noptim: !!python/object:os.system x\n",
+            "!!python/object:os.system",
+        ),
+        (AXOLOTL + "x: !include other.yaml\n", "the tag !include would construct an object"),
+        (AXOLOTL.replace("adamw_bnb_8bit", "adam_what"), "line 12: optimizer is adam_what; no opt"),
+        (LLAMAFACTORY + "quantization_bit: 4\n", "quantization_bit is about a frozen base"),
+        (TORCHTUNE.replace("torchtune.models.", "mine."), "is no builder of torchtune.models."),
+        (ACCELERATE, "is accelerate's file, which stands beside a trainer's"),
+        (
+            "a: &a [x, x, x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a]\n"
+            "c: &c [*b, *b, *b, *b, *b, *b, *b, *b, *b, *b]\nd: &d [*c, *c, *c, *c, *c, *c, *c, *c, *c]\n"
+            "e: [*d, *d, *d, *d, *d, *d, *d, *d]\n",
+            "anchors unfold to more than 20,000 values",
+        ),
+        ("a: &a\n  b: *a\n", "nested more than 20 deep"),
+        ("[" * 1000, "nested more than 20 deep"),
+        ("x: " + "y" * 300_000, "is larger than 256,000 bytes"),
+    ],
+)
+def test_a_bad_file_gets_one_clear_line(read: Any, text: str, message: str) -> None:
+    with pytest.raises(LoraProfilerError) as error:
+        read(text)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert error.value.exit_code == 2
+
+
+def test_merged_mappings_of_anchors_are_read(read: Any) -> None:
+    text = AXOLOTL.replace("lora_r: 32\n", "<<: &own\n  lora_r: 16\n  lora_dropout: 0.5\n")
+    assert read(text).options["rank"] == 16
+    assert read(text).options["dropout"] == 0.05  # its own key goes first
+
+
+def test_a_key_that_is_not_known_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "qlora.yml"
+    path.write_text(AXOLOTL + "lora_what: 3\n")
+    done = lora_profile(str(path), "--format", "json")
+    assert done.exit_code == 0, done.stderr
+    (prediction,) = json.loads(done.stdout)["predictions"]
+    notes = "\n".join(prediction["assumptions"])
+    assert prediction["exactness"] == "estimate"
+    assert "qlora.yml, line 22, lora_what: a key that is not known" in notes
+    assert (
+        "line 17, activation_offloading: activations on the host (the answer is too high)" in notes
+    )
+    assert "1 is not known" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "more"),
+    [(AXOLOTL, ()), (LLAMAFACTORY, ()), (TORCHTUNE, ("-s", "512")), (TRL, ())],
+    ids=["axolotl", "llamafactory", "torchtune", "trl"],
+)
+def test_a_file_is_answered_as_the_command_it_is_read_as(
+    tmp_path: Path, text: str, more: tuple[str, ...]
+) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text(text)
+    document = json.loads(lora_profile("read", str(path), "--format", "json").stdout)
+    words = document["command"][1:]
+    answers = [
+        json.loads(lora_profile(*asked, *more, "--format", "json").stdout)["predictions"]
+        for asked in ([str(path)], words)
+    ]
+    by_file, by_command = ([(p["setup"], p["peak"]) for p in answer] for answer in answers)
+    assert by_file == by_command
+    assert {key["state"] for key in document["keys"]} >= {"option", "costs nothing"}
+
+
+def test_options_of_the_command_line_overrule_the_file_s(tmp_path: Path) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text(AXOLOTL)
+    done = lora_profile(str(path), "--method", "full", "-b", "1", "-s", "128", "--format", "json")
+    (prediction,) = json.loads(done.stdout)["predictions"]
+    setup = prediction["setup"]
+    assert (setup["method"], setup["seq_len"], setup["rank"]) == ("full", 128, None)
+
+
+def test_read_shows_every_key(tmp_path: Path) -> None:
+    path = tmp_path / "qlora.yml"
+    path.write_text(AXOLOTL)
+    shown = lora_profile("read", str(path)).stdout
+    for line in AXOLOTL.splitlines():
+        key = line.partition(":")[0]
+        if line[0] not in " -":
+            assert f" {key} " in shown, key
+    assert "Of 19 keys" in shown
+    assert "not modelled: activations on the host (too high)" in shown
+    assert "lora-profile NousResearch/Llama-3.2-1B --trainer axolotl" in shown
+
+
+def test_what_a_file_says_moves_no_cursor(tmp_path: Path) -> None:
+    path = tmp_path / "qlora.yml"
+    path.write_text(AXOLOTL + 'chat_template: "\\e[2Jgone"\n"\\e[31mkey": 1\n')
+    for done in (lora_profile("read", str(path)), lora_profile(str(path))):
+        assert done.exit_code == 0
+        assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_a_model_that_only_remote_code_builds_is_refused_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)  # its import is most of what this would cost
+    folder = tmp_path / "own"
+    folder.mkdir()
+    config = {"model_type": "my_own", "auto_map": {"AutoConfig": "configuration_own.Own"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    path = tmp_path / "file.yaml"
+    path.write_text(AXOLOTL.replace("NousResearch/Llama-3.2-1B", str(folder)))
+    done = lora_profile(str(path))
+    assert done.exit_code == 3
+    assert "file.yaml, line 1 (base_model): " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "original"),
+    [
+        ("unsloth/Llama-3.2-1B-Instruct", "meta-llama/Llama-3.2-1B"),
+        ("unsloth/llama-3-8b-Instruct", "meta-llama/Meta-Llama-3-8B"),
+        ("NousResearch/Meta-Llama-3.1-8B", "meta-llama/Llama-3.1-8B"),
+        ("Qwen/Qwen2-1.5B-Instruct", "Qwen/Qwen2-1.5B"),
+        ("Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-7B-Instruct"),
+        ("unsloth/Qwen3-14B", "Qwen/Qwen3-14B"),
+        ("unsloth/gemma-2-2b-it", "google/gemma-2-2b"),
+        ("mistral-community/Mixtral-8x22B-v0.1", "mistralai/Mixtral-8x22B-v0.1"),
+    ],
+)
+def test_mirrors_and_tuned_versions_are_known_offline(name: str, original: str) -> None:
+    assert find_model(name, offline=True).id == original
+
+
+def test_a_copy_in_4_bit_is_a_question_of_qlora() -> None:
+    model = find_model("unsloth/llama-3-8b-bnb-4bit", offline=True)
+    assert model.id == "meta-llama/Meta-Llama-3-8B"
+    assert model.nf4 is not None and model.nf4.double_quant
+    with pytest.raises(LoraProfilerError):  # some of its layers are in 16 bit
+        find_model("unsloth/Qwen3-14B-unsloth-bnb-4bit", offline=True)
+    with pytest.raises(LoraProfilerError):  # nobody's mirror
+        find_model("somebody/Llama-3.2-1B", offline=True)
+
+
+def test_only_a_file_loads_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text(AXOLOTL)
+
+    def loaded(name: str) -> set[str]:
+        return modules_after(
+            f"from lora_profiler.cli.main import root; root.main([{name!r}, '--method', 'qlora',"
+            " '-s', '64'], 'x', standalone_mode=False)"
+        )
+
+    with_name = loaded("meta-llama/Llama-3.2-1B")
+    assert "yaml" not in with_name
+    assert not {name for name in with_name if name.startswith("lora_profiler.trainer_files")}
+    assert "yaml" in loaded(str(path))
+
+
+VALUES: dict[str, list[Any]] = {
+    "rank": [4, 16, 64],
+    "alpha": [8.0, 16.0, 32.5],
+    "dropout": [0.0, 0.05],
+    "targets": ["all-linear", "default", "q_proj,v_proj", r"re:.*\.(q|v)_proj"],
+    "modules_to_save": [None, "lm_head"],
+    "use_rslora": [False, True],
+    "adapter_dtype": ["float32", "bfloat16"],
+    "batch_size": [1, 2, 8],
+    "seq_len": [64, 1000],
+    "packed": [None, 50],
+    "accumulation": [1, 4],
+    "dtype": ["bfloat16", "float32"],
+    "precision": ["pure", "amp"],
+    "double_quant": [True, False],
+    "recipe": ["stock", "trl"],
+    "optimizer": ["adamw", "adamw_8bit", "sgd", "adafactor"],
+    "optimizer_impl": ["foreach", "fused"],
+    "checkpointing": [False, True],
+    "attention": ["auto", "flash", "eager"],
+    "loss": ["plain", "chunked", "fused"],
+    "kernels": ["transformers", "liger"],
+}
+LIKELY = {
+    "axolotl": {"precision": "amp", "dtype": "bfloat16", "recipe": "stock"},
+    "trl": {
+        "precision": "amp",
+        "loss": find_stack("trl-sft").defaults["full"]["loss"],
+        "recipe": "trl",
+        "targets": "all-linear",
+        "packed": None,
+    },
+    "llamafactory": {
+        "precision": "amp",
+        "dtype": "bfloat16",
+        "adapter_dtype": "float32",
+        "loss": "plain",
+        "kernels": "transformers",
+        "recipe": "stock",
+        "targets": "all-linear",
+        "packed": None,
+    },
+    "torchtune": {
+        "precision": "pure",
+        "dtype": "bfloat16",
+        "adapter_dtype": "bfloat16",
+        "targets": "q_proj,v_proj,o_proj",
+        "attention": "auto",
+        "kernels": "transformers",
+        "loss": "plain",
+        "modules_to_save": None,
+        "use_rslora": False,
+        "double_quant": True,
+        "recipe": "stock",
+        "packed": None,
+    },
+}
+"""What a framework's files can say at all is drawn most of the time."""
+
+
+@pytest.mark.parametrize("trainer", LIKELY)
+def test_what_is_written_reads_as_the_same_question(trainer: str) -> None:
+    """Over drawn questions; those that a file cannot say are refused with the options at fault."""
+    random = Random(trainer)
+    model = find_model("meta-llama/Llama-3.2-1B")
+    kept = refused = 0
+    for _ in range(60):
+        options = {name: random.choice(values) for name, values in VALUES.items()}
+        if random.random() < 0.8:
+            options |= LIKELY[trainer]
+        method = random.choice(["full", "lora", "qlora"])
+        if method == "qlora" and options["recipe"] == "trl":
+            options["adapter_dtype"] = "bfloat16"
+        try:
+            (setup,) = setups(model, {**DEFAULTS, **options, "methods": (method,)}, {"methods"})
+        except LoraProfilerError:
+            continue  # no question at all
+        workload = Workload(model=model, setup=setup)
+        try:
+            text = written(trainer, workload, "file.yaml")
+        except LoraProfilerError as error:
+            assert "cannot say --" in str(error), error
+            refused += 1
+            continue
+        kept += 1
+        document = parse(text, "file.yaml", Path(), is_json=False)
+        file = read_document(document, trainer)
+        given = {} if setup.packed is None else {"packed": setup.packed}
+        own = {**file.beside(given), **given}
+        (back,) = setups(model, {**DEFAULTS, **own}, set(own), None, find_stack(file.stack))
+        assert setup_dict(back) == setup_dict(setup)
+        assert recognised(document) is not None
+        assert recognised(document).name == trainer  # type: ignore[union-attr]
+        assert not file.not_modelled
+    assert kept >= 15
+    assert refused >= 5
+
+
+def test_a_question_is_written_to_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "sft.yaml"
+    asked = ["Qwen/Qwen2-0.5B", "--trainer", "trl-sft", "--method", "lora", "-s", "300"]
+    first = lora_profile(*asked, "--write", "trl", str(path), "--format", "json")
+    assert first.exit_code == 0, first.stderr
+    second = lora_profile(str(path), "--format", "json")
+    one, other = (json.loads(done.stdout)["predictions"][0] for done in (first, second))
+    assert one["setup"] == other["setup"]
+    assert one["peak"] == other["peak"]
+    again = lora_profile(*asked, "--write", "trl", str(path))
+    assert again.exit_code == 2 and "exists" in again.stderr
+    both = lora_profile("Qwen/Qwen2-0.5B", "--write", "trl", str(tmp_path / "both.yaml"))
+    assert both.exit_code == 2 and "one question" in both.stderr
+    unknown = lora_profile(*asked, "--write", "axolot", str(tmp_path / "x.yaml"))
+    assert "Did you mean axolotl?" in unknown.stderr
