@@ -222,7 +222,8 @@ class TrainSetup:
 
     `packed` is the length in tokens of the sequences that are packed into each row of `seq_len`,
     the last one of a row cut where it ends; None, or a row no longer than that, for one sequence a
-    row. `kernels` "liger" are Liger-Kernel's RMSNorm, SwiGLU and rotary embedding in place of
+    row. `padding` is the share of each sequence that is padding: memory only knows whether there is
+    any, which brings an attention mask. `kernels` "liger" are Liger-Kernel's RMSNorm, SwiGLU and rotary embedding in place of
     transformers' own; its loss is `loss` "fused".
 
     Raises UsageError for values out of range and for options that contradict each other.
@@ -393,6 +394,23 @@ class TrainSetup:
             heading="{} over {world_size} ranks",
         ),
     )
+    padding: float = field(
+        default=0.0,
+        metadata=option(
+            "Share of each sequence that is padding: batches padded to their longest have an"
+            " attention mask.",
+            metavar="SHARE",
+            added=7,
+            at_least=0,
+            below=1,
+            group="batch",
+            label="Padding, share of a sequence",
+            tip="Batches padded to their longest sequence have an attention mask; any share above 0"
+            " means that.",
+            words="padding {}",
+            heading="padded",
+        ),
+    )
     device: Device = field(
         default="cuda", metadata=option("Whose memory rules hold.", group="attention", words="{}")
     )
@@ -445,6 +463,16 @@ class TrainSetup:
     def is_packed(self) -> bool:
         """Whether a row holds several sequences."""
         return self.packed is not None and self.packed < self.seq_len
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether batches have an attention mask that leaves tokens out."""
+        return self.padding > 0
+
+    @property
+    def padded_tokens(self) -> int:
+        """Tokens of each sequence that are padding, at least one where there is any."""
+        return max(1, round(self.seq_len * self.padding)) if self.is_padded else 0
 
     @property
     def is_flattened(self) -> bool:

@@ -148,7 +148,8 @@ def moments(
     forward: ForwardPass, kept: Activations, shards: ShardState, family: Family, workload: Workload
 ) -> Moments:
     """Steady-state live bytes at every moment; `inputs` are the token ids, which live through the
-    step; of packed rows labels and position ids too."""
+    step; of packed rows and padded sequences what else
+    comes with the batch."""
     setup, state = workload.setup, shards.state
     gradients = state.gradient_bytes
     base: dict[Category, Polynomial] = {
@@ -240,8 +241,9 @@ def _leaf_bytes(forward: ForwardPass) -> Polynomial:
 
 
 def _inputs(setup: TrainSetup) -> Polynomial:
-    """Token ids; with packed rows labels and position ids of their own."""
-    return TOKENS * (24 if setup.is_packed else 8)
+    """Token ids; of padded sequences labels and attention mask too, of packed rows labels and
+    position ids."""
+    return TOKENS * (24 if setup.is_packed or setup.is_padded else 8)
 
 
 def _in_chunks(
@@ -357,12 +359,12 @@ def mask_bytes(
     windows: set[int | None], *, setup: TrainSetup, dtype: str, kernel: str
 ) -> Polynomial:
     """Attention masks of the given kinds of attention: additive ones for eager, one a sample; for
-    SDPA a boolean one each packed row, or for all samples where a sliding window is filled, none
-    where the causal flag suffices.
+    SDPA a boolean one each packed row or padded sequence, or for all samples where a sliding window
+    is filled, none where the causal flag suffices.
     """
     if setup.is_flattened:
         return ZERO
-    if setup.is_packed and kernel != "eager":
+    if (setup.is_packed or setup.is_padded) and kernel != "eager":
         return B * S * S * len(windows)
     if kernel == "eager":
         return B * S * S * (ITEMSIZE[dtype] * len(windows))

@@ -123,6 +123,7 @@ def plan_for(workload: Workload) -> Plan:
         setup.hold_outputs,
         chunk_fact(workload),
         setup.is_packed,
+        setup.is_padded,
         _sequences(setup),
         setup.kernels,
         tuple([setup.seq_len >= w for w in windows]) if windows else (),
@@ -256,14 +257,16 @@ def _rules(workload: Workload, kernels: AttentionKernels, masked_layers: frozens
 
 
 def _masked_layers(workload: Workload, family: Family) -> frozenset[int]:
-    """Layers whose SDPA gets an explicit mask: sequences share a row, or fill the layer's sliding
-    window."""
+    """Layers whose SDPA gets an explicit mask: sequences share a row, are padded, or fill the
+    layer's sliding window."""
     setup, model = workload.setup, workload.model
     if setup.is_flattened:
         return frozenset()
     windows = {i: family.window(model.config, i) for i in range(model.num_layers)}
     return frozenset(
-        i for i, w in windows.items() if setup.is_packed or (w is not None and setup.seq_len >= w)
+        i
+        for i, w in windows.items()
+        if setup.is_packed or setup.is_padded or (w is not None and setup.seq_len >= w)
     )
 
 

@@ -262,8 +262,8 @@ def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
     if plan.masks_in_math:
         # masks' copies are left out: it was 6 % too low in a tiny model of packed rows
         found.append(
-            "SDPA's math kernel with a mask, of packed rows or a filled sliding window, is not"
-            " followed to the byte."
+            "SDPA's math kernel with a mask, of packed rows, padding or a filled sliding window, is"
+            " not followed to the byte."
         )
     if setup.sharding == "tp" and setup.optimizer_impl == "foreach":
         found.append(

@@ -53,7 +53,7 @@ class Batches:
         self._number, self._drawn = rank, 0
         self._seed = conditions.seed
         self._generator = torch.Generator().manual_seed(conditions.seed + 1)
-        self._padded = round(setup.seq_len * conditions.padding)
+        self._padded = setup.padded_tokens
         self._positions = (
             [i for length in lengths(setup) for i in range(length)] if setup.is_packed else []
         )

@@ -72,11 +72,9 @@ def trace(
     workload: Workload,
     build: Callable[[Workload], torch.nn.Module],
     *,
-    padding: bool = False,
     listener: Listener | None = None,
 ) -> Traced:
-    """Traces `workload` on the model that `build` makes of it on the meta device; with `padding`
-    the batches have a mask.
+    """Traces `workload` on the model that `build` makes of it on the meta device.
 
     `listener` is told of every operator of the second step's last micro-batch, forward and
     backward.
@@ -98,7 +96,7 @@ def trace(
             if setup.sharding == "tp":
                 model = tensor_parallel(model, mesh)
             optimizer = modeling.make_optimizer(model, setup)
-        traced = _traced(workload, model, optimizer, padding, listener)
+        traced = _traced(workload, model, optimizer, listener)
     if expected is not None:
         expected.end(Size(workload.model.num_layers, setup.seq_len), len(traced.trace.events))
     return traced
@@ -108,7 +106,6 @@ def _traced(
     workload: Workload,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    padding: bool,
     listener: Listener | None,
 ) -> Traced:
     setup = workload.setup
@@ -122,7 +119,7 @@ def _traced(
     noted |= noted_sums(tracer, sent)
     if setup.sharding in FULLY_SHARDED:
         notes_what_is_sent(model, tracer, sent)
-    run = _Run(model, optimizer, setup, padding, tracer, names, listener)
+    run = _Run(model, optimizer, setup, tracer, names, listener)
     enabled = gc.isenabled()
     gc.disable()  # deaths are those that reference counts bring, the same in every run
     try:
@@ -210,14 +207,12 @@ class _Run:
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         setup: TrainSetup,
-        padding: bool,
         tracer: Tracer,
         names: dict[torch.nn.Module, str],
         listener: Listener | None,
     ) -> None:
         self._listener = listener
         self._model, self._optimizer, self._setup, self._tracer = model, optimizer, setup, tracer
-        self._padding = padding
         self._forward_model = model
         self._module_of = {
             id(p): names[m] for m in model.modules() for p in m.parameters(recurse=False)
@@ -299,7 +294,7 @@ class _Run:
                 "labels": torch.empty_like(ids),
                 "position_ids": torch.empty_like(ids),
             }
-        if not self._padding:
+        if not setup.is_padded:
             return {"input_ids": ids, "labels": ids}
         mask = torch.empty_like(ids)
         self._tracer.pad(mask)
