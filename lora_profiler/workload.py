@@ -223,7 +223,8 @@ class TrainSetup:
     `packed` is the length in tokens of the sequences that are packed into each row of `seq_len`,
     the last one of a row cut where it ends; None, or a row no longer than that, for one sequence a
     row. `padding` is the share of each sequence that is padding: memory only knows whether there is
-    any, which brings an attention mask. `kernels` "liger" are Liger-Kernel's RMSNorm, SwiGLU and rotary embedding in place of
+    any, which brings an attention mask. `eval_batch_size` sequences are evaluated between steps;
+    None for no evaluation while training. `kernels` "liger" are Liger-Kernel's RMSNorm, SwiGLU and rotary embedding in place of
     transformers' own; its loss is `loss` "fused".
 
     Raises UsageError for values out of range and for options that contradict each other.
@@ -409,6 +410,23 @@ class TrainSetup:
             " means that.",
             words="padding {}",
             heading="padded",
+        ),
+    )
+    eval_batch_size: int | None = field(
+        default=None,
+        metadata=option(
+            "Sequences in one batch of evaluation between steps (per_device_eval_batch_size).",
+            metavar="N",
+            default_text="no evaluation while training",
+            noun="evaluation batch size",
+            added=8,
+            group="batch",
+            label="Evaluation batch",
+            tip="Sequences of one batch of evaluation between steps, 8 in transformers unless asked"
+            " otherwise.",
+            placeholder="no evaluation while training",
+            words="evaluation batch {}",
+            heading="evaluating batches of {}",
         ),
     )
     device: Device = field(

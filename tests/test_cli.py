@@ -117,7 +117,8 @@ def test_every_option_reaches_the_setup() -> None:
         " --layers-to-transform 0,2-4 --modules-to-save ln_f --use-rslora --adapter-dtype bfloat16"
         " --accumulation 2 --dtype float16 --precision amp --no-double-quant --recipe trl"
         " --optimizer sgd --optimizer-impl forloop --checkpointing --attention eager --device cuda"
-        " --loss plain --world-size 4 --sharding ddp --kernels transformers --padding 0.25 --hold-outputs"
+        " --loss plain --world-size 4 --sharding ddp --kernels transformers --padding 0.25"
+        " --hold-outputs --eval-batch-size 8"
         " --engine analytic --offline"
     )
     (found,) = predictions("gpt2", *options.split())
@@ -150,6 +151,7 @@ def test_every_option_reaches_the_setup() -> None:
         "kernels": "transformers",
         "hold_outputs": True,
         "padding": 0.25,
+        "eval_batch_size": 8,
     }
 
 

@@ -91,7 +91,7 @@ def test_json_and_csv_have_what_came_later_last() -> None:
         *("modules_to_save", "use_rslora", "adapter_dtype", "double_quant", "recipe"),
         *("batch_size", "seq_len", "accumulation", "dtype", "precision", "optimizer"),
         *("optimizer_impl", "checkpointing", "attention", "device", "loss", "world_size"),
-        *("sharding", "packed", "kernels", "hold_outputs", "padding"),
+        *("sharding", "packed", "kernels", "hold_outputs", "padding", "eval_batch_size"),
     ]
 
 

@@ -79,6 +79,13 @@ class Polynomial:
             for (i, j, k, m, n), c in self.terms.items()
         )
 
+    def at_batch(self, batch: int) -> "Polynomial":
+        """The same with a number for b."""
+        return total(
+            Polynomial({(0, *rest): c * batch**i})
+            for (i, *rest), c in self.terms.items()  # type: ignore[misc]
+        )
+
     def dominates(self, other: "Polynomial") -> bool:
         """True if no coefficient is smaller than the other's: then this is at least as large
         wherever b, s, r >= 0."""

@@ -95,14 +95,10 @@ def activations(
     setup, config = workload.setup, workload.model.config
     vocab, chunks = forward.logits.elements, forward.chunks
     labels = TOKENS * 8 + 8 if has_one_row(setup) else TOKENS * 8
-    shared, held, position_count = forward.shared(), ZERO, TOKENS if setup.is_packed else S
+    shared, held = forward.shared(), ZERO
     used = {family.window(config, i) for i in range(forward.num_layers)}
     mask = partial(mask_bytes, setup=setup, dtype=forward.embed.output.dtype, kernel=kernel)
     if setup.checkpointing:
-        dtype = family.rotary_dtype or forward.embed.output.dtype
-        tables = total(
-            position_count * (2 * size * ITEMSIZE[dtype]) for _, size in family.rotary_sets(config)
-        )
         positions = S * 8
         if setup.is_packed:
             positions = ZERO  # they came with the batch
@@ -110,7 +106,7 @@ def activations(
             positions = TOKENS * 8
         elif any(storage.bytes == positions for storage in forward.embed.saved):
             positions = ZERO  # a trained position embedding keeps them already
-        held = tables + positions
+        held = table_bytes(forward, family, workload) + positions
         shared = {}
         if family.mask_is_positional:
             shared["attention_mask"] = mask(used)
@@ -144,6 +140,16 @@ def activations(
     )
 
 
+def table_bytes(forward: ForwardPass, family: Family, workload: Workload) -> Polynomial:
+    """cos and sin of each rotary set."""
+    dtype = family.rotary_dtype or forward.embed.output.dtype
+    positions = TOKENS if workload.setup.is_packed else S
+    return total(
+        positions * (2 * size * ITEMSIZE[dtype])
+        for _, size in family.rotary_sets(workload.model.config)
+    )
+
+
 def moments(
     forward: ForwardPass, kept: Activations, shards: ShardState, family: Family, workload: Workload
 ) -> Moments:
@@ -166,7 +172,7 @@ def moments(
     base = beside(base, shards.always)
     held = held_outputs(forward, setup)
     setup_moment = candidate(merged(base, held))
-    base["inputs"] = _inputs(setup)
+    base["inputs"] = input_bytes(setup)
     accumulated = gradients if setup.accumulation > 1 else ZERO
     output = _logits_held(forward, setup)
     if setup.hold_outputs and setup.accumulation > 1:
@@ -240,7 +246,7 @@ def _leaf_bytes(forward: ForwardPass) -> Polynomial:
     return forward.leaf.bytes * 2 if forward.leaf is not None else ZERO
 
 
-def _inputs(setup: TrainSetup) -> Polynomial:
+def input_bytes(setup: TrainSetup) -> Polynomial:
     """Token ids; of padded sequences labels and attention mask too, of packed rows labels and
     position ids."""
     return TOKENS * (24 if setup.is_packed or setup.is_padded else 8)
@@ -337,7 +343,7 @@ def persistent_only(shards: ShardState, workload: Workload) -> Moments:
         "optimizer_states": total_state_bytes(shards.stepped.trainable, workload.setup),
     }
     base = beside(base, shards.always)
-    step = base | {"gradients": state.gradient_bytes, "inputs": _inputs(workload.setup)}
+    step = base | {"gradients": state.gradient_bytes, "inputs": input_bytes(workload.setup)}
     temporaries = step_temporary_candidates(shards.stepped, workload.setup)
     return {
         "setup": (candidate(base),),

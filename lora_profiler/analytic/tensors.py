@@ -92,7 +92,7 @@ class Rules(NamedTuple):
     sequences. `one_row`: a micro-batch is one row; `attended` are the pairs of tokens of a row that
     attention computes. `liger`: norms, MLP and rotary embedding are Liger-Kernel's. `chunk_rows`:
     tokens that the head takes at a time, None for all logits at once (`losses.chunk_fact`); with
-    `fused_loss` it makes its gradients in forward.
+    `fused_loss` it makes its gradients in forward. Dropout is for what `trains`.
     """
 
     device: str
@@ -115,6 +115,7 @@ class Rules(NamedTuple):
     attended: Polynomial = S * S
     chunk_rows: int | None = None
     fused_loss: bool = False
+    trains: bool = True
 
     @property
     def positions(self) -> Polynomial:

@@ -41,9 +41,7 @@ def make_case(
     """A case whose conditions name its inputs, without saying where on this machine they lie."""
     name = "random" if weights is None else "hub" if weights == "hub" else Path(weights).name
     workload, conditions = padding_in_setup(workload, conditions or Conditions())
-    named = replace(
-        conditions, weights=name, text="random" if text is None else Path(text).name
-    )
+    named = replace(conditions, weights=name, text="random" if text is None else Path(text).name)
     return Case(
         workload=workload,
         conditions=named,

@@ -27,9 +27,7 @@ def layer(op: Ledger, x: Tensor, c: Config, index: int) -> Tensor:
     op.scope = "self_attn"
     q, k, v = (op.turn(op.view(t, heads.query)) for t in (q, k, v))
     out = op.linear(
-        attention(
-            op, q, k, v, heads, "self_attn", dropout=c["attention_dropout"], masked=masked
-        ),
+        attention(op, q, k, v, heads, "self_attn", dropout=c["attention_dropout"], masked=masked),
         "self_attn.out_proj",
     )
     op.keep(hidden, q, k, v)
