@@ -5,8 +5,8 @@ What the model, the optimizer or a gradient owns is claimed by identity. All els
 was born and when it died: forward's memory is an activation if it lives on into backward, else a
 temporary; the logits, and all that is born from then on until the gradient of the logits exists,
 belong to the loss; backward's memory is a temporary unless it outlives backward (the gradient of a
-leaf that is no parameter). Of evaluation, what is born from the logits on belongs to the loss. Where DDP keeps buckets, what forward leaves behind for the next step is
-theirs.
+leaf that is no parameter). Of evaluation, what is born from the logits on belongs to the loss.
+Where DDP keeps buckets, what forward leaves behind for the next step is theirs.
 """
 
 from bisect import bisect_right

@@ -224,8 +224,8 @@ class TrainSetup:
     the last one of a row cut where it ends; None, or a row no longer than that, for one sequence a
     row. `padding` is the share of each sequence that is padding: memory only knows whether there is
     any, which brings an attention mask. `eval_batch_size` sequences are evaluated between steps;
-    None for no evaluation while training. `kernels` "liger" are Liger-Kernel's RMSNorm, SwiGLU and rotary embedding in place of
-    transformers' own; its loss is `loss` "fused".
+    None for no evaluation while training. `kernels` "liger" are Liger-Kernel's RMSNorm, SwiGLU and
+    rotary embedding in place of transformers' own; its loss is `loss` "fused".
 
     Raises UsageError for values out of range and for options that contradict each other.
 

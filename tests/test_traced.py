@@ -15,7 +15,6 @@ from oneDNN, `test_scratch` says.
 import gc
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch

@@ -31,8 +31,9 @@ class Ledger:
     `modules` and `adapters` are keyed by the names that the forward pass uses (relative to the
     layer inside a layer). `trainable` are the modules whose own weights receive gradients. `leaf`:
     see `inputs`; `scalars`: see `scale`. `cached` are autocast's bfloat16 copies of trained
-    weights, by the weight's own storage; they live until autocast is left at the end of forward. `returned` is what a module
-    hands on beside its output, for which the layer has a name until it ends.
+    weights, by the weight's own storage; they live until autocast is left at the end of forward.
+    `returned` is what a module hands on beside its output, for which the layer has a name until it
+    ends.
     """
 
     rules: Rules

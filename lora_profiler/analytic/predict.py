@@ -27,7 +27,7 @@ from lora_profiler.support.liger import ASSUMPTION
 from lora_profiler.support.losses import OUTPUTS_HELD
 from lora_profiler.support.packing import rows_words
 from lora_profiler.support.sdpa import SOFTMAX_PRODUCT, kernel_words, softmax_product_bytes
-from lora_profiler.workload import TrainSetup, Workload
+from lora_profiler.workload import FULLY_SHARDED, TrainSetup, Workload
 
 LAYER_ERROR, CHECKPOINTED_LAYER_ERROR = 0.03, 0.05
 """Largest relative error seen of a peak that falls inside a layer, without and with checkpointing,
@@ -277,6 +277,8 @@ def _doubts(plan: Plan, setup: TrainSetup) -> list[str]:
             "SDPA's math kernel with a mask, of packed rows, padding or a filled sliding window, is"
             " not followed to the byte."
         )
+    if setup.eval_batch_size is not None and setup.sharding in (*FULLY_SHARDED, "tp"):
+        found.append("No trace of evaluation under this sharding was held against its rule.")
     if setup.sharding == "tp" and setup.optimizer_impl == "foreach":
         found.append(
             "torch's foreach optimizers refuse weights of which some are cut and some whole; take"

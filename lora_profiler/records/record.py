@@ -57,9 +57,10 @@ class Conditions:
 
     weights: "random", "hub", or the file name of local ones; text: "random" tokens, or the file
     name of a text. `padding` is that of the setup, as older records have it: what is said here is
-    moved there. `budget_bytes` emulates a device with so much memory. `memory_steps` are the optimizer steps of the memory
-    pass. `min_timed_steps` 0 leaves the timing pass out; `max_timing_seconds` ends it.
-    `ballast_bytes` are held through every step, a test of the harness itself.
+    moved there. `budget_bytes` emulates a device with so much memory. `memory_steps` are the
+    optimizer steps of the memory pass. `min_timed_steps` 0 leaves the timing pass out;
+    `max_timing_seconds` ends it. `ballast_bytes` are held through every step, a test of the harness
+    itself.
 
     Examples:
         >>> from lora_profiler import Conditions

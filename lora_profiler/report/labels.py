@@ -75,8 +75,8 @@ MOMENT_DEFINITIONS: Final[dict[str, str]] = {
     ),
     "optimizer_step": "all gradients, and the optimizer's temporaries",
     "evaluation": (
-        "no gradients; the logits of evaluation's batch with the copies that the loss makes, or what"
-        " a layer's forward pass needs"
+        "no gradients; the logits of evaluation's batch with the copies that the loss makes, or"
+        " what a layer's forward pass needs"
     ),
 }
 
