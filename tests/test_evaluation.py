@@ -53,7 +53,7 @@ ADAPTED = replace(BASE, lora=LoraConfig(r=4, lora_dropout=0.1))
 TRACED = [
     ("llama", BASE),
     ("llama", replace(ADAPTED, checkpointing=True, padding=0.2)),
-    ("llama", replace(BASE, loss="chunked", lora=LORA)),
+    ("llama", replace(BASE, loss="chunked", dtype="float32", precision="amp")),
     ("llama", replace(BASE, loss="fused")),
     ("mistral-varied", replace(BASE, packed=10, eval_batch_size=3)),
     ("qwen2", replace(BASE, dtype="float32", precision="amp", eval_batch_size=1, batch_size=2)),
@@ -140,8 +140,10 @@ def trainers_peak(
     from transformers import Trainer, TrainingArguments
 
     def collate(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-        longest = max(len(row["input_ids"]) for row in rows)
-        ids = torch.tensor([r["input_ids"] + [0] * (longest - len(r["input_ids"])) for r in rows])
+        lengths = [len(row["input_ids"]) for row in rows]
+        ids = torch.zeros(len(rows), setup.seq_len, dtype=torch.long)
+        for i, length in enumerate(lengths):
+            ids[i, :length] = torch.arange(1, length + 1)
         mask = (ids > 0).long()
         return {
             "input_ids": ids,

@@ -62,7 +62,7 @@ def test_exact_moments_are_those_of_the_trace(name: str, setup: TrainSetup) -> N
     assert mine.peak.total_bytes == pytest.approx(real.peak_bytes, rel=within)
 
 
-@pytest.mark.parametrize("name", ["llama", "opt", "mistral-varied"])
+@pytest.mark.parametrize("name", ["llama", "opt", "qwen3"])
 def test_real_steps(name: str) -> None:
     """Grouped heads are copied, and each layer keeps a mask in float32: the loss holds the peak."""
     found = {**cases.CONFIGS[name], "vocab_size": 4001, "max_position_embeddings": 256}

@@ -81,10 +81,12 @@ class Polynomial:
 
     def at_batch(self, batch: int) -> "Polynomial":
         """The same with a number for b."""
-        return total(
-            Polynomial({(0, *rest): c * batch**i})
-            for (i, *rest), c in self.terms.items()  # type: ignore[misc]
-        )
+        terms: dict[Exponents, int] = {}
+        for (i, *others), coefficient in self.terms.items():
+            j, k, m, n = others
+            exponents = (0, j, k, m, n)
+            terms[exponents] = terms.get(exponents, 0) + coefficient * batch**i
+        return Polynomial(terms)
 
     def dominates(self, other: "Polynomial") -> bool:
         """True if no coefficient is smaller than the other's: then this is at least as large

@@ -65,19 +65,18 @@ def evaluation(
     runs = [(forward.embed, 1), *((x.run, len(x.indices)) for x in forward.layers)]
     runs.append((forward.head, 1))
     cached = total(s.bytes * n for run, n in runs for s in run.cached)
-    labels = TOKENS * 8 + (ZERO if has_one_row(setup) else B * (S + 1) * 8)
-    if has_one_row(setup):
-        labels = labels + 8
+    labels = TOKENS * 8 + (8 if has_one_row(setup) else 0)
+    padded = ZERO if has_one_row(setup) else B * (S + 1) * 8
     logits, chunks = forward.logits, forward.chunks
     hidden = forward.hidden.bytes
     if chunks is None:
         copy = logits.elements * 4 if ITEMSIZE[logits.dtype] != 4 else ZERO
-        loss = logits.bytes + copy + logits.elements * 4 + labels + 2 * SCALAR
+        loss = logits.bytes + copy + logits.elements * 4 + labels + padded + 2 * SCALAR
     else:
-        if chunks.hidden.storage is not forward.hidden.storage:
-            hidden = hidden + chunks.hidden.bytes
         made = chunks.trained if chunks.fused and not chunks.lowered else ZERO
-        loss = chunks.losses() + chunks.copied + made + labels + 2 * SCALAR
+        loss = chunks.losses() + chunks.copied + made + labels + (2 + chunks.fused) * SCALAR
+        if chunks.hidden.storage is not forward.hidden.storage:  # handed on in its place
+            hidden, loss = ZERO, loss + chunks.hidden.bytes
     found = [
         candidate(
             beside(alone, shards.in_loss),

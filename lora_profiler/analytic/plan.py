@@ -127,6 +127,7 @@ def plan_for(workload: Workload) -> Plan:
         setup.is_packed,
         setup.is_padded,
         setup.eval_batch_size,
+        chunk_fact(evaluated(workload)) if setup.eval_batch_size else None,
         _sequences(setup),
         setup.kernels,
         tuple([setup.seq_len >= w for w in windows]) if windows else (),
